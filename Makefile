@@ -1,0 +1,68 @@
+# Every job of the project, from a fresh clone: the first one builds .venv from requirements.lock, later ones find it there.
+#   make train ARGS="model=mlp data=cifar10"     PYTHON=python3.12 chooses the interpreter of .venv
+
+.PHONY: help install train test lint bench tensorboard lock clean
+
+# Without PYTHON, the interpreter that .venv was built with, so that a choice once made holds.
+PYTHON ?= $(or $(realpath .venv/bin/python),python3)
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+MINIMUM := $(shell sed -n 's/^requires-python = ">=\(.*\)"/\1/p' pyproject.toml)
+PIP := .venv/bin/python -m pip --disable-pip-version-check --no-input
+
+# Stamps are written last, so an interrupted installation starts again; another Python version has other stamps.
+LOCKED := .venv/locked-$(VERSION)
+INSTALLED := .venv/installed-$(VERSION)
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 14
+
+install: $(INSTALLED) ## build .venv, or bring it up to date
+
+train: $(INSTALLED) ## train.py with ARGS, for instance ARGS="model=lenet trainer.max_epochs=10"
+	.venv/bin/python train.py $(ARGS)
+
+# One thread for each of two test processes: more would compete for the same cores.
+test: lint ## lint, types, then the tests; ARGS go to pytest
+	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 $(ARGS)
+
+lint: $(INSTALLED) ## ruff and mypy
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+bench: $(INSTALLED) ## speed against the bare PyTorch loop; fails when a bar is missed
+	.venv/bin/python benchmarks/bench.py $(ARGS)
+
+tensorboard: $(INSTALLED) ## the curves of every run under outputs/
+	.venv/bin/tensorboard --logdir outputs $(ARGS)
+
+# Universal: one lock for every platform and Python version. ARGS=--upgrade moves all pins, else only what must move does.
+# Written beside and compared first: an unchanged lock keeps its time, and .venv stays.
+lock: $(LOCKED) ## rewrite requirements.lock from pyproject.toml
+	cp requirements.lock .venv/requirements.lock
+	.venv/bin/uv pip compile --quiet --universal --python-version $(MINIMUM) --fork-strategy fewest --extra dev \
+		--generate-hashes --no-emit-index-url --no-header --no-annotate --output-file .venv/requirements.lock $(ARGS) pyproject.toml
+	cmp -s .venv/requirements.lock requirements.lock || cp .venv/requirements.lock requirements.lock
+
+clean: ## remove .venv and caches; data/ and outputs/ stay
+	rm -rf .venv .mypy_cache .ruff_cache .hypothesis src/*.egg-info
+
+# Rebuilt from nothing, so that no package of an earlier lock stays. One dependency comes as a source archive only:
+# its build backend is taken from the lock too, where pip's build isolation would fetch an unchecked one.
+$(LOCKED): requirements.lock
+	@[ -n "$(VERSION)" ] || { echo "PYTHON=$(PYTHON): no such interpreter; Python $(MINIMUM) or newer is needed" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < tuple(map(int, "$(MINIMUM)".split("."))))' || \
+		{ echo "PYTHON=$(PYTHON): is Python $(VERSION); $(MINIMUM) or newer is needed, for instance PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "PYTHON=$(PYTHON): has no venv module; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@rm -f .venv/locked-* .venv/installed-*
+	$(PYTHON) -m venv --clear .venv
+	sed -n '/^setuptools==/,/[^\\]$$/p' requirements.lock | $(PIP) install --require-hashes -r /dev/stdin
+	$(PIP) install --require-hashes --no-build-isolation -r requirements.lock
+	@touch $@
+
+# Without an index nothing can be installed beside the lock: a dependency that it lacks is an error here.
+$(INSTALLED): pyproject.toml $(LOCKED)
+	$(PIP) install --quiet --no-index --no-build-isolation -e '.[dev]' || \
+		{ echo "does requirements.lock hold what pyproject.toml asks for? \`make lock\` rewrites it" >&2; exit 1; }
+	@touch $@

@@ -1,0 +1,280 @@
+"""Augmentations: what a mini-batch goes through between the data set and the model, on the training device.
+
+Every image draws for itself, and every draw comes from the generator that is handed in, so a batch is a pure function
+of the generator's seed. Shapes: N images, C channels, H rows, W columns, K classes. Pixels lie in [0, 1], 0 is black;
+normalisation comes later. The batch handed in is left as it is.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from enum import IntEnum
+from typing import Annotated, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic_core import PydanticCustomError
+from torch import Generator, Tensor
+
+from digitlab.schema import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, settings
+
+
+def _ordered(bounds: object, check: ValidatorFunctionWrapHandler) -> tuple[float, float]:
+    if isinstance(bounds, list | tuple) and len(bounds) == 2:
+        least, greatest = check(tuple(bounds))
+        if least <= greatest:
+            return least, greatest
+    raise PydanticCustomError("bounds", "must be [least, greatest], two numbers in that order")
+
+
+Bounds = Annotated[tuple[PositiveFloat, PositiveFloat], WrapValidator(_ordered)]
+Batch = tuple[Tensor, Tensor]  # images and targets
+
+
+class Stage(IntEnum):
+    """When an augmentation takes its turn."""
+
+    SHAPE = 0  # moves pixels
+    VALUE = 1  # changes their values; on moved pixels, so that no interpolation smooths the noise away
+    ERASE = 2  # removes them; late, so that nothing blurs or warps the edge of the hole
+    MIX = 3  # joins images; last, as what comes after could no longer tell them apart
+
+
+class Augmentation(ABC):
+    """The base of all augmentations, ours and a user's; without a ``stage`` of its own one counts among the values."""
+
+    stage: ClassVar[Stage] = Stage.VALUE
+
+    @abstractmethod
+    def __call__(self, images: Tensor, targets: Tensor, *, classes: int, generator: Generator) -> Batch:
+        """Return new images and targets.
+
+        ``images`` is a float (N, C, H, W) in [0, 1], and so is what comes back, of the same shape, dtype and device;
+        ``targets`` is an int64 (N,) of classes, or a float (N, K) of class probabilities once they have been mixed;
+        ``classes`` is K; ``generator`` lives on the device of the images.
+        """
+
+
+class Compose(Augmentation):
+    """Augmentations one after the other, by stage and then by class name, however they were listed; none: identity."""
+
+    def __init__(self, augmentations: Iterable[Augmentation] = ()) -> None:
+        self.augmentations = sorted(augmentations, key=lambda each: (each.stage, type(each).__name__))
+
+    def __len__(self) -> int:
+        return len(self.augmentations)
+
+    def __call__(self, images: Tensor, targets: Tensor, *, classes: int, generator: Generator) -> Batch:
+        for augmentation in self.augmentations:
+            images, targets = augmentation(images, targets, classes=classes, generator=generator)
+        return images, targets
+
+
+@settings
+class Shift(Augmentation):
+    """Pad by ``padding`` pixels on all sides, then cut a window of the old size anywhere out of the result.
+
+    The padding is black, or the image reflected about its outermost pixels (again and again where it is small).
+    """
+
+    stage: ClassVar[Stage] = Stage.SHAPE
+    padding: PositiveInt = 4
+    fill: Literal["zero", "reflect"] = "zero"
+
+    def __call__(self, images: Tensor, targets: Tensor, *, classes: int, generator: Generator) -> Batch:
+        count, (height, width) = len(images), images.shape[2:]
+        # (N, C, 2 padding + 1, 2 padding + 1, H, W): a view of all windows, of which each image keeps one.
+        windows = self._padded(images).unfold(2, height, 1).unfold(3, width, 1)
+        top, left = torch.randint(2 * self.padding + 1, (2, count), generator=generator, device=images.device)
+        return windows[torch.arange(count, device=images.device), :, top, left], targets
+
+    def _padded(self, images: Tensor) -> Tensor:
+        if self.fill == "zero":
+            return F.pad(images, [self.padding] * 4)
+        rows, columns = (self._reflected(length, images.device) for length in images.shape[2:])
+        source = (rows[:, None] * images.shape[3] + columns).flatten()
+        padded = images.flatten(2).gather(2, source.expand(*images.shape[:2], -1))
+        return padded.view(*images.shape[:2], len(rows), len(columns))
+
+    def _reflected(self, length: int, device: torch.device) -> Tensor:
+        """Where each of the ``length`` + 2 ``padding`` positions of an axis takes its pixel from."""
+        position = torch.arange(-self.padding, length + self.padding, device=device)
+        last = length - 1
+        return last - (position % max(1, 2 * last) - last).abs()
+
+
+@settings
+class Flip(Augmentation):
+    """Mirror left and right, with the given probability."""
+
+    stage: ClassVar[Stage] = Stage.SHAPE
+    probability: Fraction = 0.5
+
+    def __call__(self, images: Tensor, targets: Tensor, *, classes: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        chosen = _uniform(images, generator) < self.probability
+        return torch.where(chosen, images.flip(3), images), targets
+
+
+@settings
+class Affine(Augmentation):
+    """Rotate, scale and shear about the centre of the image, interpolated bilinearly, with black around it.
+
+    The angle is uniform within ±``degrees``, the horizontal shear within ±``shear_degrees``, the scale between its two
+    bounds (above 1 enlarges).
+    """
+
+    stage: ClassVar[Stage] = Stage.SHAPE
+    degrees: Annotated[float, Field(ge=0, le=180)] = 15.0
+    scale: Bounds = (0.9, 1.1)
+    shear_degrees: Annotated[float, Field(ge=0, lt=90)] = 0.0
+
+    def __call__(self, images: Tensor, targets: Tensor, *, classes: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        angle, shear, scale = (
+            _uniform(images, generator, low, high).flatten()
+            for low, high in (
+                (-math.radians(self.degrees), math.radians(self.degrees)),
+                (-math.radians(self.shear_degrees), math.radians(self.shear_degrees)),
+                self.scale,
+            )
+        )
+        # From output to input: the inverse of scale · rotation · shear, in pixels, which are square.
+        cos, sin, tan = angle.cos() / scale, angle.sin() / scale, shear.tan()
+        inverse = torch.stack([cos + tan * sin, sin - tan * cos, -sin, cos], dim=1).view(-1, 2, 2)
+        points = (inverse @ _pixel_centres(images).flatten(1)).view(-1, 2, *images.shape[2:])
+        return _sample(images, points), targets
+
+
+@settings
+class Elastic(Augmentation):
+    """Elastic deformation (Simard, Steinkraus and Platt, 2003): every pixel moves, neighbours together.
+
+    Displacements are uniform noise in [-1, 1], smoothed by a Gaussian of ``sigma_pixels`` and times ``alpha_pixels``.
+    Away from the border the root mean square along each axis is about 0.16 ``alpha_pixels`` / ``sigma_pixels``,
+    1.4 pixels with the defaults, which are the paper's for MNIST. Interpolated bilinearly, with black around the image.
+    """
+
+    stage: ClassVar[Stage] = Stage.SHAPE
+    alpha_pixels: NonNegativeFloat = 34.0
+    sigma_pixels: PositiveFloat = 4.0
+
+    def __call__(self, images: Tensor, targets: Tensor, *, classes: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        noise = images.new_empty(len(images), 2, *images.shape[2:]).uniform_(-1, 1, generator=generator)
+        displacement = self.alpha_pixels * _smooth(noise, images.new_tensor([self.sigma_pixels]))
+        return _sample(images, _pixel_centres(images) + displacement), targets
+
+
+@settings
+class Blur(Augmentation):
+    """Gaussian blur of a standard deviation that is uniform in ``sigma_pixels``, with the given probability."""
+
+    stage: ClassVar[Stage] = Stage.VALUE
+    sigma_pixels: Bounds = (0.1, 1.5)
+    probability: Fraction = 0.5
+
+    def __call__(self, images: Tensor, targets: Tensor, *, classes: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        chosen = _uniform(images, generator) < self.probability
+        sigma_pixels = _uniform(images, generator, *self.sigma_pixels).flatten()
+        return torch.where(chosen, _smooth(images, sigma_pixels).clamp(0, 1), images), targets
+
+
+@settings
+class Noise(Augmentation):
+    """Add Gaussian noise of standard deviation ``std``, in units of the pixels' range, and clamp to that range."""
+
+    stage: ClassVar[Stage] = Stage.VALUE
+    std: NonNegativeFloat = 0.1
+
+    def __call__(self, images: Tensor, targets: Tensor, *, classes: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        noise = torch.empty_like(images).normal_(0, self.std, generator=generator)
+        return noise.add_(images).clamp_(0, 1), targets
+
+
+@settings
+class Cutout(Augmentation):
+    """Paint over a square of ``size_pixels`` (DeVries and Taylor, 2017) with the grey value ``fill``.
+
+    Its centre is anywhere in the image, so a part of it may lie outside. The paper fills with the data set's mean, for
+    CIFAR-10 a ``fill`` of 0.47; on MNIST black is the background.
+    """
+
+    stage: ClassVar[Stage] = Stage.ERASE
+    size_pixels: PositiveInt = 8
+    fill: Fraction = 0.0
+
+    def __call__(self, images: Tensor, targets: Tensor, *, classes: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        inside = []
+        for length in images.shape[2:]:
+            centre = torch.randint(length, (len(images), 1), generator=generator, device=images.device)
+            offset = torch.arange(length, device=images.device) - (centre - self.size_pixels // 2)
+            inside.append((offset >= 0) & (offset < self.size_pixels))
+        rows, columns = inside
+        return images.masked_fill(rows[:, None, :, None] & columns[:, None, None, :], self.fill), targets
+
+
+@settings
+class MixUp(Augmentation):
+    """Mix each image and its target with those of another image of the batch (Zhang et al., 2018).
+
+    The share an image keeps is drawn from Beta(``alpha``, ``alpha``): below 1 mostly near 0 or 1, uniform at 1. Targets
+    come back as class probabilities, a float (N, K) of the images' dtype whose rows sum to one.
+    """
+
+    stage: ClassVar[Stage] = Stage.MIX
+    alpha: PositiveFloat = 0.2
+
+    def __call__(self, images: Tensor, targets: Tensor, *, classes: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        if targets.ndim == 1:
+            targets = F.one_hot(targets, classes)
+        targets = targets.to(images.dtype)
+        partner = torch.randperm(len(images), generator=generator, device=images.device)
+        share = self._share(images, generator)
+        # lerp never leaves the range between its ends, which a sum of two products may do by rounding.
+        mixed = torch.lerp(images[partner], images, share)
+        return mixed, torch.lerp(targets[partner], targets, share.flatten(1))
+
+    def _share(self, images: Tensor, generator: Generator) -> Tensor:
+        # PyTorch's own beta distribution takes no generator. This closed form (Devroye, "Random variate generation in
+        # one line of code", 1996) is exact for a symmetric beta and needs two uniform numbers. Large powers may
+        # overflow to infinity, which leads to the right limits, 0 and 1.
+        power = torch.expm1(-_uniform(images, generator).log() / self.alpha)
+        cos = (2 * math.pi * _uniform(images, generator)).cos()
+        return 0.5 + 0.5 * cos.sign() / (1 + 1 / (power * cos**2)).sqrt()
+
+
+def _uniform(images: Tensor, generator: Generator, low: float = 0, high: float = 1) -> Tensor:
+    """One number an image, (N, 1, 1, 1), of the images' dtype."""
+    return images.new_empty(len(images), 1, 1, 1).uniform_(low, high, generator=generator)
+
+
+def _pixel_centres(images: Tensor) -> Tensor:
+    """(2, H, W): x and y of each pixel's centre, in pixels from the centre of the image."""
+    axes = [torch.arange(n, dtype=images.dtype, device=images.device) - (n - 1) / 2 for n in images.shape[2:]]
+    rows, columns = torch.meshgrid(*axes, indexing="ij")
+    return torch.stack([columns, rows])
+
+
+def _sample(images: Tensor, points: Tensor) -> Tensor:
+    """The images (N, C, H, W) at ``points`` (N, 2, H, W), x and y in pixels from the centre; black beyond the edge."""
+    height, width = images.shape[2:]
+    grid = torch.stack([points[:, 0] * (2 / width), points[:, 1] * (2 / height)], dim=-1)
+    # The four weights of a pixel may sum to a little more than one.
+    return F.grid_sample(images, grid, padding_mode="zeros", align_corners=False).clamp(0, 1)
+
+
+def _smooth(images: Tensor, sigma_pixels: Tensor) -> Tensor:
+    """Gaussian-smooth (N, C, H, W) by ``sigma_pixels``, (N,) or (1,); at the border over the pixels that exist.
+
+    The kernel is separable and the images are small, so a product with a matrix from either side does it, and allows
+    every image a width of its own.
+    """
+    rows, columns = (_smoothing_matrix(length, sigma_pixels) for length in images.shape[2:])
+    return rows @ images @ columns.mT
+
+
+def _smoothing_matrix(length: int, sigma_pixels: Tensor) -> Tensor:
+    """(N, 1, length, length), each row a Gaussian about its own position that sums to one."""
+    position = torch.arange(length, dtype=sigma_pixels.dtype, device=sigma_pixels.device)
+    distance = (position[:, None] - position) / sigma_pixels.view(-1, 1, 1, 1)
+    # Beyond 8 standard deviations a weight is nothing but slow: denormal numbers made a product take 20 times as long.
+    return torch.softmax((-0.5 * distance.square()).masked_fill(distance.abs() > 8, -torch.inf), dim=-1)

@@ -1,0 +1,174 @@
+"""The loader: from indices to chunks of mini-batches, each a pure function of (seed, epoch, step).
+
+N images, C, H, W, K classes; B mini-batches in a chunk. A chunk is what happens between two log points. Its length
+changes nothing but the time that goes by between them: the order of the images, the draws of the augmentation and every
+limit count mini-batches.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from digitlab.data.augment import Compose
+from digitlab.data.seeding import stream_seed
+from digitlab.data.sources import ImageSet
+
+# Gathering ahead more than the cache holds makes each image travel to memory and back before it is used.
+_GATHER_AHEAD_BYTES = 1 << 20
+
+
+@dataclass(slots=True)
+class Position:
+    """Where a run stands: ``epoch`` epochs are done, and ``step`` mini-batches of the next; ``total_steps`` over all."""
+
+    epoch: int = 0
+    step: int = 0
+    total_steps: int = 0
+
+    def advance(self) -> None:
+        """One more mini-batch is done."""
+        self.step += 1
+        self.total_steps += 1
+
+    def next_epoch(self) -> None:
+        self.epoch += 1
+        self.step = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkPlan:
+    """How an epoch is cut: everything is counted in mini-batches, and None means no limit."""
+
+    seed: int
+    batch_size: int
+    chunk_length: int
+    limit_train_batches: int | None = None
+    max_steps: int | None = None
+    val_every_steps: int | None = None
+    rank: int = 0
+    world_size: int = 1
+
+    def steps_per_epoch(self, images: int) -> int:
+        """Mini-batches in an epoch over ``images``, the last and smaller one included."""
+        full, rest = divmod(images, self.batch_size)
+        steps = max(full + (rest >= self._smallest), 1)
+        return steps if self.limit_train_batches is None else min(steps, self.limit_train_batches)
+
+    @property
+    def _smallest(self) -> int:
+        # Batch norm can't learn from one image: a rest too small to give every process two joins the batch before it.
+        return min(2 * self.world_size, self.batch_size)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """B consecutive mini-batches of an epoch as indices into ``images``; ``step`` is the first one's place in it."""
+
+    images: ImageSet
+    indices: tuple[Tensor, ...]
+    augment: Compose
+    classes: int
+    plan: ChunkPlan
+    epoch: int
+    step: int
+    validate: bool
+    last: bool
+
+    def minibatches(
+        self, normalise: Callable[[Tensor], Tensor]
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor, float]]:
+        """Yield images (n, C, H, W) normalised, targets (n,) or (n, K), labels (n,), and this process's weight.
+
+        The weight makes the mean over processes of their mean losses the mean over the whole mini-batch; 1 when alone.
+        """
+        pixels_per_image = self.images.images[0].numel()
+        ahead = max(1, _GATHER_AHEAD_BYTES // (4 * pixels_per_image * len(self.indices[0]))) if not self.augment else 1
+        for start in range(0, len(self.indices), ahead):
+            group = self.indices[start : start + ahead]
+            shares = [index[self.plan.rank :: self.plan.world_size] for index in group]
+            sizes = [len(share) for share in shares]
+            index = torch.cat(shares) if len(shares) > 1 else shares[0]
+            labels = self.images.labels.index_select(0, index)
+            pixels = self.images.images.index_select(0, index)
+            targets = labels
+            if self.augment:
+                pixels, targets = self._augmented(pixels, labels, self.step + start)
+            images = normalise(pixels)
+            for own, whole, *tensors in zip(
+                sizes, group, images.split(sizes), targets.split(sizes), labels.split(sizes), strict=True
+            ):
+                yield (*tensors, own * self.plan.world_size / len(whole))  # type: ignore[misc]
+
+    def _augmented(self, pixels: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator(pixels.device)
+        generator.manual_seed(stream_seed("augment", self.plan.seed, self.epoch, step, self.plan.rank))
+        return self.augment(pixels.float() / 255, labels, classes=self.classes, generator=generator)
+
+
+class ChunkLoader:
+    """Iterating it yields the chunks of one epoch, from where ``position`` stands at the first of them.
+
+    It has no length on purpose: Lightning asks for a loader's length once a run, and a resumed epoch is shorter than
+    those which follow.
+    """
+
+    def __init__(
+        self, *, images: ImageSet, indices: Tensor, augment: Compose, classes: int, plan: ChunkPlan, position: Position
+    ) -> None:
+        self.images, self.indices, self.augment, self.classes = images, indices, augment, classes
+        self.plan, self.position = plan, position
+
+    def __iter__(self) -> Iterator[Chunk]:
+        epoch, step, total = self.position.epoch, self.position.step, self.position.total_steps
+        batches = self.batches(epoch)
+        while step < len(batches) and (self.plan.max_steps is None or total < self.plan.max_steps):
+            length = min(self.plan.chunk_length, len(batches) - step)
+            if self.plan.max_steps is not None:
+                length = min(length, self.plan.max_steps - total)
+            if self.plan.val_every_steps is not None:
+                length = min(length, self.plan.val_every_steps - total % self.plan.val_every_steps)
+            indices = tuple(batches[step : step + length])
+            total += length
+            due = self.plan.val_every_steps is not None and total % self.plan.val_every_steps == 0
+            last = step + length == len(batches) or total == self.plan.max_steps
+            yield Chunk(
+                images=self.images, indices=indices, augment=self.augment, classes=self.classes, plan=self.plan,
+                epoch=epoch, step=step, validate=due or last, last=last,
+            )  # fmt: skip
+            step += length
+
+    def batches(self, epoch: int) -> list[Tensor]:
+        """The mini-batches of an epoch as indices (n,): every training image once, in an order of (seed, epoch)."""
+        generator = torch.Generator().manual_seed(stream_seed("shuffle", self.plan.seed, epoch))
+        order = torch.randperm(len(self.indices), generator=generator).to(self.indices.device)
+        shuffled = self.indices[order]
+        steps = self.plan.steps_per_epoch(len(self.indices))
+        cuts = [self.plan.batch_size * step for step in range(1, steps)]
+        batches = list(shuffled.tensor_split(cuts))
+        if self.plan.limit_train_batches is not None and len(batches) == self.plan.limit_train_batches:
+            batches[-1] = batches[-1][: self.plan.batch_size]
+        return batches
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationBatch:
+    """Images in their given order, for validation and test: ``images`` uint8 (n, C, H, W), ``labels`` int64 (n,)."""
+
+    images: Tensor
+    labels: Tensor
+
+
+class EvaluationLoader:
+    """Iterating it yields the images of ``indices`` in order, ``batch_size`` at a time."""
+
+    def __init__(self, *, images: ImageSet, indices: Tensor, batch_size: int) -> None:
+        self.images, self.indices, self.batch_size = images, indices, batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // self.batch_size)
+
+    def __iter__(self) -> Iterator[EvaluationBatch]:
+        for index in self.indices.split(self.batch_size):
+            yield EvaluationBatch(self.images.images.index_select(0, index), self.images.labels.index_select(0, index))

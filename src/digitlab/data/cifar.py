@@ -1,0 +1,137 @@
+"""Reader of CIFAR-10's own files: the archive ``cifar-10-python.tar.gz`` and the Python 2 pickles it holds.
+
+A pickle is a program. Three things stand before it: the checksum, an unpickler that knows the three names which these
+files use and no other, and a check of what came out.
+"""
+
+import os
+import pickle
+import tarfile
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from digitlab.data.checksum import check_file
+from digitlab.schema import DataError
+
+# The files and their SHA-256. `batches.meta` holds the class names; only torchvision asks for it.
+TRAIN_BATCHES: Mapping[str, str] = {
+    "data_batch_1": "54636561a3ce25bd3e19253c6b0d8538147b0ae398331ac4a2d86c6d987368cd",
+    "data_batch_2": "766b2cef9fbc745cf056b3152224f7cf77163b330ea9a15f9392beb8b89bc5a8",
+    "data_batch_3": "0f00d98ebfb30b3ec0ad19f9756dc2630b89003e10525f5e148445e82aa6a1f9",
+    "data_batch_4": "3f7bb240661948b8f4d53e36ec720d8306f5668bd0071dcb4e6c947f78e9682b",
+    "data_batch_5": "d91802434d8376bbaeeadf58a737e3a1b12ac839077e931237e0dcd43adcb154",
+}
+TEST_BATCHES: Mapping[str, str] = {"test_batch": "f53d8d457504f7cff4ea9e021afcf0e0ad8e24a91f3fc42091b8adef61157831"}
+META: Mapping[str, str] = {"batches.meta": "f962466ef690d46b226450fb9aadc74ba4bc64a76aa526b5827fe4bc5c7125cb"}
+BATCH_IMAGES = 10_000
+
+_MAX_MEMBER_BYTES = 1 << 25  # the largest of them has 31 MB
+_VALUES = 3 * 32 * 32
+
+
+def _unsigned_byte(code: str | bytes, *_: int) -> np.dtype[np.uint8]:
+    """Stands in for ``numpy.dtype``: pixels have one type, and NumPy warns of the old call with integer flags."""
+    if code not in ("u1", b"u1"):
+        raise pickle.UnpicklingError(f"an array of {code!r}")
+    return np.dtype(np.uint8)
+
+
+# NumPy has moved the function that makes an array before its state is set; an array knows where it is.
+_RECONSTRUCT = cast(Callable[..., Any], np.empty(0).__reduce__()[0])
+_ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
+    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): _unsigned_byte,
+}
+
+
+class _ArraysOnly(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Callable[..., Any]:
+        try:
+            return _ALLOWED[module, name]
+        except KeyError:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}") from None
+
+
+def read_batch(path: Path, *, sha256: str) -> tuple[npt.NDArray[np.uint8], list[int]]:
+    """One batch: pixels, uint8 (N, 3072), red, green and blue planes row by row; and N labels in 0 … 9.
+
+    Raises:
+        DataError: the file is missing, is not the one with this SHA-256, asks for anything but arrays when it is
+            unpickled, or holds something else than pixels and labels.
+    """
+    try:
+        check_file(path, sha256)
+        with path.open("rb") as file:
+            # Python 2's strings are bytes; as text, 31 MB of pixels would be decoded and encoded again.
+            batch = _ArraysOnly(file, encoding="bytes").load()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    except DataError:
+        raise
+    except Exception as error:  # a pickle that is not what it should be may raise anything
+        raise DataError(f"{path}: refused, not a batch of CIFAR-10 ({error})") from error
+    return _checked_batch(path, batch)
+
+
+def _checked_batch(path: Path, batch: object) -> tuple[npt.NDArray[np.uint8], list[int]]:
+    pixels, labels = (batch.get(b"data"), batch.get(b"labels")) if isinstance(batch, dict) else (None, None)
+    if not isinstance(pixels, np.ndarray) or not isinstance(labels, list):
+        raise DataError(f"{path}: no batch of CIFAR-10, `data` and `labels` are not in it")
+    if pixels.shape != (len(labels), _VALUES) or pixels.dtype != np.uint8:
+        raise DataError(f"{path}: pixels {pixels.dtype} {pixels.shape} do not fit {len(labels)} labels")
+    if not all(type(label) is int and 0 <= label < 10 for label in labels):
+        raise DataError(f"{path}: a label is none of 0 … 9")
+    return pixels, labels
+
+
+def extract(archive: Path, folder: Path, digests: Mapping[str, str]) -> None:
+    """Take the files named in ``digests`` (name to SHA-256) out of the archive, where they lie in ``folder.name``.
+
+    Each is written beside its place, checked, and moved there whole, so two processes may do this at once.
+
+    Raises:
+        DataError: the archive is damaged, lacks one of them, names a path outside its own folder, holds one that is
+            no regular file or too large, or the folder cannot be written.
+    """
+    wanted = {f"{folder.name}/{name}": sha256 for name, sha256 in digests.items()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(archive, "r:gz") as tar:
+            for member in tar:
+                _refuse_path(archive, member.name)
+                if member.name in wanted:
+                    _extract_member(tar, member, folder.parent / member.name, wanted.pop(member.name))
+    except (OSError, EOFError, tarfile.TarError) as error:
+        raise DataError(f"{archive}: cannot be unpacked into {folder} ({error})") from error
+    if wanted:
+        raise DataError(f"{archive}: {', '.join(wanted)} missing in it")
+
+
+def _refuse_path(archive: Path, name: str) -> None:
+    parts = PurePosixPath(name)
+    if parts.is_absolute() or ".." in parts.parts:
+        raise DataError(f"{archive}: refused, it names the path {name}")
+
+
+def _extract_member(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path, sha256: str) -> None:
+    source = tar.extractfile(member) if member.isreg() else None
+    if source is None or member.size > _MAX_MEMBER_BYTES:
+        raise DataError(f"{tar.name!s}: refused, {member.name} is no regular file of at most {_MAX_MEMBER_BYTES} bytes")
+    with source, tempfile.NamedTemporaryFile(dir=target.parent, prefix=f"{target.name}.", delete=False) as part:
+        try:
+            while block := source.read(1 << 20):
+                part.write(block)
+            part.flush()
+            os.fsync(part.fileno())
+            check_file(Path(part.name), sha256)
+            os.chmod(part.name, 0o644)  # a temporary file is its owner's alone; a data set is often shared
+            os.replace(part.name, target)
+        except BaseException:
+            os.unlink(part.name)
+            raise

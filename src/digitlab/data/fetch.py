@@ -1,0 +1,171 @@
+"""Downloads: ordered mirrors, time limits, retries, resuming, one process at a time; a file is whole or absent.
+
+What has arrived so far lies in ``NAME.part`` beside the file wanted; it is moved to its name when it has been checked.
+Mirrors hold the same bytes, so what one began another can finish.
+"""
+
+import http.client
+import logging
+import os
+import socket
+import ssl
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+from digitlab.schema import DataError
+
+_BLOCK_BYTES = 1 << 16
+_MAX_BYTES = 1 << 28  # the largest file that is fetched has 170 MB; a mirror that sends on and on is cut off here
+_BUSY = {408, 425, 429, 500, 502, 503, 504}  # answers that a server may give once and not again
+_RANGE_NOT_SATISFIABLE = 416
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Patience:
+    """How long a mirror is waited for: each connection and each read, and how often it is asked again."""
+
+    timeout_seconds: float = 15.0
+    attempts: int = 3
+    backoff_seconds: float = 1.0  # before the second attempt, twice that before the third, and so on
+
+
+class _TransferError(Exception):
+    """One attempt at one mirror failed; ``again`` where another attempt at the same mirror may succeed."""
+
+    def __init__(self, reason: str, *, again: bool) -> None:
+        super().__init__(reason)
+        self.again = again
+
+
+def fetch(
+    urls: Sequence[str], path: Path, *, verify: Callable[[Path], object], patience: Patience | None = None
+) -> None:
+    """Fetch ``path`` from the first of ``urls`` that gives a file which ``verify`` does not refuse.
+
+    ``verify`` is called with the file that has arrived and raises ``DataError`` when it is not the one expected.
+    Returns at once where the file is there, also when another process has just fetched it.
+
+    Raises:
+        DataError: every mirror failed (the message has a line for each with its reason), or the folder cannot be
+            written.
+    """
+    part = path.with_name(f"{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(path), _progress(path.name) as progress:
+            if path.exists():
+                return
+            failures = []
+            for url in urls:
+                try:
+                    _ask(url, part, verify, patience or Patience(), progress)
+                except _TransferError as error:
+                    failures.append(f"  {url}: {error}")
+                    _log.info("%s: %s", url, error)
+                    continue
+                os.replace(part, path)
+                return
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from error
+    raise DataError("\n".join(failures))
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    lock = FileLock(path.with_name(f"{path.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        _log.warning("another process is fetching %s, waiting for it", path)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _progress(name: str) -> Progress:
+    columns = (name, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+
+
+def _ask(url: str, part: Path, verify: Callable[[Path], object], patience: Patience, progress: Progress) -> None:
+    """Leave the whole file, checked, in ``part``, or raise ``_TransferError`` when this mirror does not give it."""
+    for attempt in range(patience.attempts):
+        if attempt:
+            time.sleep(patience.backoff_seconds * 2 ** (attempt - 1))
+        try:
+            return _attempt(url, part, verify, patience.timeout_seconds, progress)
+        except _TransferError as error:
+            if not error.again or attempt == patience.attempts - 1:
+                raise
+    raise AssertionError("attempts is at least 1")
+
+
+def _attempt(
+    url: str, part: Path, verify: Callable[[Path], object], timeout_seconds: float, progress: Progress
+) -> None:
+    resumed = part.exists()
+    try:
+        _transfer(url, part, timeout_seconds, progress)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code != _RANGE_NOT_SATISFIABLE:
+            raise _TransferError(f"HTTP {error.code} {error.reason}", again=error.code in _BUSY) from error
+        # Nothing follows what is there: it was whole before it could be moved, or it is something else.
+    except urllib.error.URLError as error:
+        reason = error.reason
+        raise _TransferError(_in_words(reason), again=isinstance(reason, TimeoutError | ConnectionResetError)) from error
+    except (TimeoutError, ConnectionError, ssl.SSLError, http.client.HTTPException) as error:
+        raise _TransferError(_in_words(error), again=True) from error
+    try:
+        verify(part)
+    except DataError as error:
+        part.unlink()
+        # The beginning may have come from a mirror that sent something else: once more, from the first byte on.
+        raise _TransferError("what it sends is not the file expected (checksum)", again=resumed) from error
+
+
+def _transfer(url: str, part: Path, timeout_seconds: float, progress: Progress) -> None:
+    """One request; what arrives is appended to ``part`` where the server resumes, and replaces it where it does not."""
+    offset = part.stat().st_size if part.exists() else 0
+    headers = {"User-Agent": "digitlab"} | ({"Range": f"bytes={offset}-"} if offset else {})
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout_seconds) as response:
+        if not response.headers.get("Content-Range", "").startswith(f"bytes {offset}-"):
+            offset = 0
+        length = response.headers.get("Content-Length")
+        total = offset + int(length) if length is not None and length.isdecimal() else None
+        bar = progress.add_task(url, completed=offset, total=total)
+        arrived = offset
+        with part.open("ab" if offset else "wb") as file:
+            while arrived <= _MAX_BYTES and (block := response.read1(_BLOCK_BYTES)):
+                file.write(block)
+                arrived += len(block)
+                progress.update(bar, completed=arrived)
+            os.fsync(file.fileno())
+        progress.update(bar, visible=False)
+    if arrived > _MAX_BYTES:
+        part.unlink()
+        raise _TransferError(f"sends more than {_MAX_BYTES:,} bytes", again=False)
+    if total is not None and arrived < total:
+        raise _TransferError(f"broke off after {arrived:,} of {total:,} bytes", again=True)
+
+
+def _in_words(error: object) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, socket.gaierror):
+        return "its name is not known here (no network?)"
+    return str(getattr(error, "strerror", None) or error or type(error).__name__).lower()

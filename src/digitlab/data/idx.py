@@ -1,0 +1,117 @@
+"""Reader of IDX files, the format of MNIST: a header of magic number and dimensions, then one byte a value.
+
+Stricter than most: a byte too few or too many, another type of value or a header that promises more than the file can
+hold are refused, before memory is taken for them. Compressed files (gzip) are known by their first two bytes.
+"""
+
+import gzip
+import hashlib
+import math
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from io import BufferedIOBase
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from digitlab.data.checksum import expect_sha256
+from digitlab.schema import DataError
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_UNSIGNED_BYTE = 0x08  # the format's code of the type of its values; the only one that images and labels come in
+_MAX_DIMENSIONS = 4
+_BLOCK_BYTES = 1 << 20
+# Deflate (RFC 1951) packs at most 258 bytes into 2 bits: what promises more than this cannot be whole.
+_MAX_DEFLATE_RATIO = 1032
+
+
+def idx_shape(path: Path) -> tuple[int, ...]:
+    """The dimensions that the header states, (N,) for labels and (N, H, W) or (N, C, H, W) for images.
+
+    Raises:
+        DataError: the file is missing, cannot be read, does not begin as an IDX file of unsigned bytes, or is too
+            short for the values its header states.
+    """
+    with _content(path) as (stream, most_bytes):
+        return _read_header(path, stream, most_bytes)[1]
+
+
+def read_idx(path: Path, *, sha256: str | None = None) -> Tensor:
+    """The values of an IDX file, plain or gzipped: uint8, in the shape that its header states.
+
+    ``sha256`` is the digest of the *uncompressed* content, so that one digest knows a file whatever compressed it.
+
+    Raises:
+        DataError: as ``idx_shape``; or the file is truncated, too long, or not the one with this digest.
+    """
+    with _content(path) as (stream, most_bytes):
+        header, shape = _read_header(path, stream, most_bytes)
+        values = np.empty(shape, dtype=np.uint8)
+        digest = hashlib.sha256(header)
+        # Block by block: GzipFile.readinto makes a copy of all that is asked for at once.
+        view, filled = values.data.cast("B"), 0
+        while count := stream.readinto(view[filled : filled + _BLOCK_BYTES]):
+            digest.update(view[filled : filled + count])
+            filled += count
+        if filled < values.size:
+            raise DataError(f"{path}: truncated, {filled} of the {values.size} values its header states")
+        if stream.read(1):  # reading on to the end also makes gzip check its own checksum
+            raise DataError(f"{path}: longer than the {values.size} values its header states")
+    if sha256 is not None:
+        expect_sha256(path, digest.hexdigest(), sha256)
+    return torch.from_numpy(values)
+
+
+def image_shape(path: Path, shape: Sequence[int]) -> tuple[int, int, int]:
+    """(C, H, W) of images stored as (N, H, W), which are grey, or as (N, C, H, W); ``DataError`` for anything else."""
+    if len(shape) not in (3, 4):
+        raise DataError(f"{path}: {len(shape)} dimensions; images have 3 (N, H, W) or 4 (N, C, H, W)")
+    channels = shape[1] if len(shape) == 4 else 1
+    return channels, shape[-2], shape[-1]
+
+
+def refuse_misfit(
+    images_file: Path, images_shape: Sequence[int], labels_file: Path, labels_shape: Sequence[int]
+) -> None:
+    """Raise ``DataError`` unless there is one label for each image."""
+    if tuple(labels_shape) != tuple(images_shape[:1]):
+        shape = " × ".join(map(str, labels_shape))
+        raise DataError(f"{labels_file}: holds {shape} labels for the {images_shape[0]} images of {images_file}")
+
+
+@contextmanager
+def _content(path: Path) -> Iterator[tuple[BufferedIOBase, int]]:
+    """The uncompressed bytes of the file, and the most there can be of them."""
+    try:
+        with path.open("rb") as file:
+            zipped = file.read(2) == _GZIP_MAGIC
+            file.seek(0)
+            file_bytes = path.stat().st_size
+            yield (gzip.GzipFile(fileobj=file), _MAX_DEFLATE_RATIO * file_bytes) if zipped else (file, file_bytes)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except EOFError:
+        raise DataError(f"{path}: truncated in the middle of its compressed data") from None
+    except (OSError, zlib.error) as error:  # gzip.BadGzipFile is an OSError
+        raise DataError(f"{path}: cannot be read ({error})") from error
+
+
+def _read_header(path: Path, stream: BufferedIOBase, most_bytes: int) -> tuple[bytes, tuple[int, ...]]:
+    magic = stream.read(4)
+    if len(magic) < 4 or magic[:2] != b"\0\0" or not 1 <= magic[3] <= _MAX_DIMENSIONS:
+        raise DataError(f"{path}: not an IDX file (it begins with {magic.hex(' ') or 'nothing'})")
+    if magic[2] != _UNSIGNED_BYTE:
+        raise DataError(f"{path}: holds values of type 0x{magic[2]:02x}; only unsigned bytes (0x08) are read")
+    sizes = stream.read(4 * magic[3])
+    shape = tuple(int(size) for size in np.frombuffer(sizes[: len(sizes) // 4 * 4], dtype=">u4"))
+    stated = f"its header states {' × '.join(map(str, shape))} values"
+    if len(shape) < magic[3]:
+        raise DataError(f"{path}: truncated in its header")
+    if 0 in shape:
+        raise DataError(f"{path}: empty, {stated}")
+    if math.prod(shape) > most_bytes:
+        raise DataError(f"{path}: truncated, {stated} and it holds {most_bytes} bytes at most")
+    return magic + sizes, shape

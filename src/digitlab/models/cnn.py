@@ -1,0 +1,91 @@
+"""Convolutional networks: ``LeNet``, the classic of 1998 with ReLU, and ``CNN``, a small modern one."""
+
+from torch import Tensor, nn
+
+from digitlab.models.layers import ACTIVATIONS, Activation, Init, initialise
+from digitlab.schema import ConfigError, PositiveFloat, PositiveInt, Rate, checked
+
+
+class LeNet(nn.Module):
+    """LeNet-5 (LeCun et al., 1998) with average pooling and, by default, ReLU.
+
+    28 x 28 images are padded by 2 to the 32 x 32 of the paper. ``dropout`` acts between the two dense layers.
+    """
+
+    @checked
+    def __init__(
+        self,
+        *,
+        image_shape: tuple[int, int, int],
+        classes: int,
+        activation: Activation = "relu",
+        dropout: Rate = 0.5,
+        init: Init = "torch",
+        init_scale: PositiveFloat = 1.0,
+    ) -> None:
+        super().__init__()
+        channels, height, width = image_shape
+        padding = 2 if (height, width) == (28, 28) else 0
+        rows, columns = (((side + 2 * padding - 4) // 2 - 4) // 2 for side in (height, width))
+        if min(rows, columns) < 1:
+            raise ConfigError("image_shape", list(image_shape), "LeNet needs images of 16 x 16 pixels or more")
+        act = ACTIVATIONS[activation]
+        self.features = nn.Sequential(
+            nn.Conv2d(channels, 6, kernel_size=5, padding=padding), act(), nn.AvgPool2d(2),
+            nn.Conv2d(6, 16, kernel_size=5), act(), nn.AvgPool2d(2),
+        )  # fmt: skip
+        self.dense1 = nn.Linear(16 * rows * columns, 120)
+        self.dense2 = nn.Linear(120, 84)
+        self.output = nn.Linear(84, classes)
+        self.activation = act()
+        self.dropout = nn.Dropout(dropout)
+        initialise(self, init=init, scale=init_scale)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (N, C, H, W), normalised, to logits (N, K)."""
+        hidden = self.activation(self.dense1(self.features(images).flatten(1)))
+        logits: Tensor = self.output(self.activation(self.dense2(self.dropout(hidden))))
+        return logits
+
+
+def _stage(channels_in: int, channels_out: int) -> list[nn.Module]:
+    """A 3 x 3 convolution without bias (the norm would subtract it), batch norm, ReLU."""
+    convolution = nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1, bias=False)
+    return [convolution, nn.BatchNorm2d(channels_out), nn.ReLU()]
+
+
+class CNN(nn.Module):
+    """Five 3 x 3 convolutions of ``width``, ``width``, 2, 2 and 4 x ``width`` channels, each with batch norm and ReLU.
+
+    Max pooling halves the image after the second and the fourth; the mean over the last map, dropout and a dense layer
+    follow. At the default width of 24 it has under 100,000 parameters.
+    """
+
+    @checked
+    def __init__(
+        self,
+        *,
+        image_shape: tuple[int, int, int],
+        classes: int,
+        width: PositiveInt = 24,
+        dropout: Rate = 0.1,
+        init: Init = "torch",
+        init_scale: PositiveFloat = 1.0,
+    ) -> None:
+        super().__init__()
+        channels, height, columns = image_shape
+        if min(height, columns) < 4:
+            raise ConfigError("image_shape", list(image_shape), "the CNN needs images of 4 x 4 pixels or more")
+        self.features = nn.Sequential(
+            *_stage(channels, width), *_stage(width, width), nn.MaxPool2d(2),
+            *_stage(width, 2 * width), *_stage(2 * width, 2 * width), nn.MaxPool2d(2),
+            *_stage(2 * width, 4 * width),
+        )  # fmt: skip
+        self.dropout = nn.Dropout(dropout)
+        self.output = nn.Linear(4 * width, classes)
+        initialise(self, init=init, scale=init_scale)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (N, C, H, W), normalised, to logits (N, K)."""
+        logits: Tensor = self.output(self.dropout(self.features(images).mean((2, 3))))
+        return logits

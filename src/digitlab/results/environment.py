@@ -1,0 +1,57 @@
+"""What a result depends on besides its configuration: versions, commit, hardware, command."""
+
+import os
+import platform
+import shlex
+import subprocess
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from digitlab.config import ROOT
+
+_PACKAGES = ("digitlab", "torch", "torchvision", "lightning", "hydra-core", "omegaconf", "torchmetrics", "tensorboard")
+
+
+def versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {package: version(package) for package in _PACKAGES}
+
+
+def git_commit() -> str | None:
+    """The commit of the project, with ``-dirty`` where tracked files differ from it; None outside a repository."""
+    try:
+        describe = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+        return subprocess.run(describe, cwd=ROOT, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def hardware(device: torch.device) -> dict[str, str | int]:
+    """The processor, its cores that this process may use, memory in GiB, and the device trained on."""
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    facts: dict[str, str | int] = {
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "threads": torch.get_num_threads(),
+        "memory_gib": round(memory_bytes / 2**30),
+        "device": device.type,
+    }
+    if device.type == "cuda":
+        facts["gpu"] = torch.cuda.get_device_name(device)
+    return facts
+
+
+def _cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def command(overrides: Sequence[str]) -> str:
+    """The command that runs the same again."""
+    return shlex.join(["python", "train.py", *overrides])

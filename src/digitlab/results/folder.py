@@ -1,0 +1,116 @@
+"""The layout of a run folder, and finding run folders: the one place that knows their file names."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from digitlab.schema import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """The paths of one run."""
+
+    path: Path
+
+    @property
+    def best(self) -> Path:
+        return self.path / "checkpoints" / "best.ckpt"
+
+    @property
+    def last(self) -> Path:
+        return self.path / "checkpoints" / "last.ckpt"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.csv"
+
+    @property
+    def result(self) -> Path:
+        return self.path / "result.json"
+
+    @property
+    def summary(self) -> Path:
+        return self.path / "model.txt"
+
+    @property
+    def confusion(self) -> Path:
+        return self.path / "confusion_matrix.csv"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "train.log"
+
+    @property
+    def config(self) -> Path:
+        return self.path / ".hydra" / "config.yaml"
+
+    @property
+    def overrides_file(self) -> Path:
+        return self.path / ".hydra" / "overrides.yaml"
+
+    def read_config(self) -> DictConfig:
+        """The composed configuration of the run.
+
+        Raises ``ConfigError`` where the folder is no run folder.
+        """
+        try:
+            config = OmegaConf.load(self.config)
+        except (OSError, OmegaConfBaseException) as error:
+            raise ConfigError("", str(self.path), "is no run folder: it has no readable .hydra/config.yaml") from error
+        if not isinstance(config, DictConfig) or "model" not in config:
+            raise ConfigError("", str(self.path), "is no run folder: its .hydra/config.yaml is not one of digitlab's")
+        return config
+
+    def read_overrides(self) -> list[str]:
+        """What was typed to start the run; empty for a run that was not started from the command line."""
+        if not self.overrides_file.exists():
+            return []
+        return [str(override) for override in OmegaConf.load(self.overrides_file)]
+
+    def read_result(self) -> dict[str, Any]:
+        """``result.json`` as written."""
+        result: dict[str, Any] = json.loads(self.result.read_text(encoding="utf-8"))
+        return result
+
+    def discard_if_fresh(self) -> None:
+        """Remove the folder where Hydra has made it and no run has begun in it; its parent too, where that is empty."""
+        if any(file.name not in (".hydra", self.log.name) for file in self.path.iterdir()):
+            return
+        shutil.rmtree(self.path)
+        parent = self.path.parent
+        if parent.exists() and not any(parent.iterdir()):
+            parent.rmdir()
+
+
+def find_runs(root: Path) -> Iterator[RunFolder]:
+    """All folders under ``root`` that hold a ``result.json``, oldest first."""
+    results = [path for path in root.rglob("result.json") if (path.parent / ".hydra").is_dir()]
+    for path in sorted(results, key=lambda result: (result.stat().st_mtime, str(result))):
+        yield RunFolder(path.parent)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a reader, or the next start after a power cut, finds the old one or the new, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,138 @@
+"""The writer of a run folder: TensorBoard events, metrics.csv, checkpoints, result.json, one a run.
+
+It knows no Trainer: one callback drives it for a solo run, and a population can drive one for each of its members.
+"""
+
+import csv
+import io
+import json
+import logging
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+from digitlab.config import walk
+from digitlab.results.checkpoint import write_checkpoint
+from digitlab.results.folder import RunFolder, write_atomically
+
+log = logging.getLogger(__name__)
+
+Status = Literal["finished", "stopped", "failed"]
+Row = dict[str, float | int]
+
+
+class RunWriter:
+    """Writes one run; ``rows`` are those of ``metrics.csv`` that a resumed run has already, ``steps`` its mini-batches.
+
+    Curves of the training and the validation passes lie in two event files under ``train/`` and ``val/`` with the same
+    tags, so TensorBoard draws them on shared charts; everything else is in the folder itself.
+    """
+
+    def __init__(self, folder: RunFolder, *, config: Mapping[str, Any], rows: Sequence[Row] = (), steps: int = 0) -> None:
+        self.folder = folder
+        self.config = config
+        self.rows = list(rows)
+        purge = steps + 1 if rows or steps else None
+        self._events = {
+            name: SummaryWriter(str(folder.path / name), purge_step=purge, max_queue=1000, flush_secs=30)
+            for name in ("", "train", "val")
+        }
+        if purge is None:
+            text = json.dumps(config, indent=2, default=str)
+            self._events[""].add_text("config", f"```json\n{text}\n```", global_step=0)
+
+    def validation(self, metrics: Mapping[str, float], *, step: int) -> None:
+        """Events of one validation: ``metrics`` are keyed ``val/loss`` and so on, ``step`` counts mini-batches."""
+        self._scalars(metrics, step)
+
+    def losses(self, values: Iterable[tuple[int, float]]) -> None:
+        """Events of the training loss of single mini-batches: pairs of (step, loss)."""
+        for step, value in values:
+            self._events["train"].add_scalar("loss_step", value, step)
+
+    def epoch(self, row: Row) -> None:
+        """Add an epoch's row to ``metrics.csv`` and its values but for ``val/`` ones, written before, to the events."""
+        self.rows.append(row)
+        columns = list(dict.fromkeys(name for each in self.rows for name in each))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_atomically(self.folder.metrics, text.getvalue().encode())
+        step = int(row["step"])
+        self._scalars({name: value for name, value in row.items() if name.startswith("train/")}, step)
+        for name in ("lr", "images_per_second"):
+            self._events[""].add_scalar(name, row[name], step)
+        self._events[""].add_scalar("epoch", row["epoch"], step)
+        for events in self._events.values():
+            events.flush()
+        log.info(" ".join(f"{name}={value:.6g}" for name, value in row.items()))
+
+    def _scalars(self, metrics: Mapping[str, float], step: int) -> None:
+        for name, value in metrics.items():
+            split, _, tag = name.partition("/")
+            self._events[split].add_scalar(tag, value, step)
+
+    def checkpoint(self, checkpoint: dict[str, Any], *, best: bool) -> None:
+        write_checkpoint(self.folder.best if best else self.folder.last, checkpoint)
+
+    def summary(self, text: str) -> None:
+        write_atomically(self.folder.summary, text.encode())
+
+    def confusion(self, confusion: torch.Tensor, class_names: Sequence[str]) -> None:
+        """``confusion_matrix.csv``: int64 (K, K), a row a true class, a column a predicted one."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["true \\ predicted", *class_names])
+        for name, counts in zip(class_names, confusion.tolist(), strict=True):
+            writer.writerow([name, *counts])
+        write_atomically(self.folder.confusion, text.getvalue().encode())
+
+    def result(self, result: Mapping[str, Any], *, step: int = 0) -> None:
+        """Write ``result.json``; of a finished run also the hyper-parameters beside its best values, for TensorBoard."""
+        text = json.dumps(_finite(result), indent=2, allow_nan=False)
+        write_atomically(self.folder.result, text.encode() + b"\n")
+        if result["status"] == "finished":
+            self._hyper_parameters(result, step)
+
+    def _hyper_parameters(self, result: Mapping[str, Any], step: int) -> None:
+        values = dict(result["metrics"]) | {
+            name: result[name] for name in ("train_seconds", "parameters", "images_per_second", "best_epoch")
+        }
+        values = {f"best/{name}": value for name, value in values.items() if "class_accuracy" not in name}
+        values = {name: float(value) for name, value in values.items() if value is not None and math.isfinite(value)}
+        experiment, start, end = hparams(_flat(self.config), values)
+        events = self._events[""]
+        for summary in (experiment, start, end):
+            events.file_writer.add_summary(summary)
+        for name, value in values.items():
+            events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        for events in self._events.values():
+            events.close()
+
+
+def _finite(value: Any) -> Any:
+    # JSON knows no nan: a metric that could not be measured is null.
+    if isinstance(value, Mapping):
+        return {name: _finite(entry) for name, entry in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, str | float | bool]:
+    """Hyper-parameters as TensorBoard takes them; never None, which would turn a column of numbers into words."""
+    leaves = {path: value for path, value in walk(config) if not isinstance(value, Mapping) and "_target_" not in path}
+    names = {path.removesuffix("._target_"): str(value).rpartition(".")[2] for path, value in walk(config) if path.endswith("._target_")}
+    numbers = {
+        path: value if isinstance(value, bool | int | float | str) else str(value)
+        for path, value in leaves.items()
+        if value is not None
+    }
+    return names | numbers

@@ -1,0 +1,172 @@
+"""A composed configuration, checked and built: everything of a run but its images and its weights.
+
+The schema is the constructors': each part is made here, networks without memory for their weights, and no data is read.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from lightning.pytorch import Callback
+from omegaconf import DictConfig, OmegaConf
+from pydantic import Field, ValidationError
+from torch import nn
+
+from digitlab.config import build, plain
+from digitlab.data.augment import Augmentation, Compose
+from digitlab.data.module import ImageData
+from digitlab.schema import ConfigError, NonNegativeInt, nearest, refusal, settings
+from digitlab.training.losses import Loss
+from digitlab.training.metrics import NAMES
+from digitlab.training.optimizers import Optimizer
+from digitlab.training.schedules import Schedule
+from digitlab.training.selection import EarlyStopping, Monitor
+from digitlab.training.settings import TrainerSettings
+
+T = TypeVar("T")
+
+MONITORS = tuple(f"{split}/{name}" for split in ("val", "train") for name in NAMES)
+_NODES = ("data", "model", "loss", "optimizer", "scheduler", "augment", "trainer", "early_stopping", "monitor", "ema", "callbacks")
+
+
+@settings
+class Switches:
+    """The keys of the configuration that are single values."""
+
+    seed: NonNegativeInt
+    test: Literal["best", "last", "none"]
+    resume: str | None
+    compile: bool
+
+
+@settings
+class Ema:
+    """Average of the weights over mini-batches; ``decay`` of the old average a mini-batch, null for none."""
+
+    decay: Annotated[float, Field(gt=0, lt=1)] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experiment:
+    """The parts of a run. ``model``, ``loss``, ``optimizer`` and ``scheduler`` stay plain, for the checkpoint."""
+
+    switches: Switches
+    data: ImageData
+    model: dict[str, Any]
+    loss: dict[str, Any]
+    optimizer: dict[str, Any]
+    scheduler: dict[str, Any]
+    trainer: TrainerSettings
+    monitor: Monitor
+    early_stopping: EarlyStopping | None
+    ema_decay: float | None
+    callbacks: list[Callback]
+
+    @classmethod
+    def from_config(cls, config: DictConfig, *, typed: Sequence[str] | None = None) -> "Experiment":
+        """Check and build ``config``; ``typed`` are the overrides of the command line (default: Hydra's of this run).
+
+        Raises ``ConfigError``, which names the key, the value and what is allowed.
+        """
+        _refuse_unknown(config)
+        typed = _typed_overrides() if typed is None else typed
+        nodes = {name: plain(config[name], name) for name in _NODES if name != "early_stopping"}
+        data = build(nodes["data"], "data", ImageData)
+        try:
+            data.check_sizes()
+        except ConfigError as error:
+            raise error.under("data") from error
+        data.augment = Compose([build(node, f"augment.{name}", Augmentation) for name, node in nodes["augment"].items()])
+        build(nodes["loss"], "loss", Loss)
+        build(nodes["scheduler"], "scheduler", Schedule)
+        _check_network(nodes, data)
+        stopping = None if config.early_stopping is None else plain(config.early_stopping, "early_stopping")
+        trainer = build(nodes["trainer"], "trainer", TrainerSettings)
+        _check_device(trainer)
+        monitor, early_stopping = _selection(
+            _settings(Monitor, nodes["monitor"], "monitor"),
+            None if stopping is None else _settings(EarlyStopping, stopping, "early_stopping"),
+            without_validation=data.val_size == 0,
+            typed=any(override.startswith("monitor.metric=") for override in typed),
+        )
+        return cls(
+            switches=_settings(Switches, {name: config[name] for name in Switches.__dataclass_fields__}, ""),
+            data=data,
+            **{name: nodes[name] for name in ("model", "loss", "optimizer", "scheduler")},
+            trainer=trainer,
+            monitor=monitor,
+            early_stopping=early_stopping,
+            ema_decay=_settings(Ema, nodes["ema"], "ema").decay,
+            callbacks=[build(node, f"callbacks.{name}", Callback) for name, node in nodes["callbacks"].items()],
+        )
+
+
+def _refuse_unknown(config: DictConfig) -> None:
+    known = [*_NODES, *Switches.__dataclass_fields__]
+    for key in config:
+        if key != "hydra" and key not in known:
+            value = OmegaConf.to_container(config, resolve=False)[key]  # type: ignore[index, call-overload]
+            raise ConfigError(str(key), value, f"no such key{nearest(str(key), known)}; there are {', '.join(known)}")
+    for key in known:
+        if key not in config:
+            raise ConfigError(key, None, "must be given")
+
+
+def _typed_overrides() -> Sequence[str]:
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+
+
+def _settings(cls: type[T], values: dict[str, Any], key: str) -> T:
+    try:
+        return cls(**values)
+    except ValidationError as error:
+        refused = refusal(error, names=cls.__dataclass_fields__)  # type: ignore[attr-defined]
+        raise (refused.under(key) if key else refused) from error
+
+
+def _check_network(nodes: dict[str, dict[str, Any]], data: ImageData) -> None:
+    """Build the network without memory for its weights, and the optimiser over it."""
+    with torch.device("meta"):
+        network = build(
+            nodes["model"], "model", nn.Module,
+            image_shape=data.source.image_shape, classes=len(data.source.class_names),
+        )  # fmt: skip
+    optimizer = build(nodes["optimizer"], "optimizer", Optimizer)
+    try:
+        optimizer.split(network)
+    except ConfigError as error:
+        raise error.under("optimizer") from error
+    norms = (nn.BatchNorm1d, nn.BatchNorm2d)
+    if data.batch_size == 1 and any(isinstance(layer, norms) for layer in network.modules()):
+        raise ConfigError("data.batch_size", 1, "must be 2 or more for a model with batch norm")
+
+
+def _check_device(trainer: TrainerSettings) -> None:
+    if trainer.accelerator == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("trainer.accelerator", "cuda", "no CUDA device is here: use trainer=auto or trainer=cpu")
+    if trainer.accelerator == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("trainer.accelerator", "mps", "no Apple GPU is here: use trainer=auto or trainer=cpu")
+    if trainer.accelerator == "cuda" and trainer.devices > torch.cuda.device_count():
+        raise ConfigError("trainer.devices", trainer.devices, f"must be at most {torch.cuda.device_count()} here")
+    if trainer.devices > 1 and trainer.strategy != "ddp":
+        raise ConfigError("trainer.devices", trainer.devices, "more than one needs trainer=ddp")
+    if trainer.strategy == "ddp" and HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        raise ConfigError("trainer.strategy", "ddp", "can't be swept with -m: every process would launch the sweep again")
+
+
+def _selection(
+    monitor: Monitor, early_stopping: EarlyStopping | None, *, without_validation: bool, typed: bool
+) -> tuple[Monitor, EarlyStopping | None]:
+    if monitor.metric not in MONITORS:
+        allowed = f"must be one of {', '.join(MONITORS)}{nearest(monitor.metric, MONITORS)}"
+        raise ConfigError("monitor.metric", monitor.metric, allowed)
+    if not without_validation:
+        return monitor, early_stopping
+    if monitor.metric.startswith("val/"):
+        if typed:
+            raise ConfigError("monitor.metric", monitor.metric, "needs a validation set, and data.val_size is 0")
+        monitor = Monitor(metric=monitor.metric.replace("val/", "train/"), mode=monitor.mode)
+    return monitor, None

@@ -1,0 +1,59 @@
+"""Losses: from logits and targets to the mean over a mini-batch, and from logits to the scores of the classes."""
+
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from digitlab.schema import Rate, settings
+
+
+class Loss(ABC):
+    """``targets`` are int64 (N,) or, after mix-up, the weights of the classes, float (N, K)."""
+
+    @abstractmethod
+    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The mean over the mini-batch of logits (N, K): a float scalar."""
+
+    @abstractmethod
+    def scores(self, logits: Tensor) -> Tensor:
+        """Logits (N, K) as confidences in [0, 1], (N, K), that keep their order."""
+
+
+@settings
+class CrossEntropy(Loss):
+    """Cross-entropy of the softmax; ``label_smoothing`` after Szegedy et al. (2016)."""
+
+    label_smoothing: Rate = 0.0
+
+    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
+
+    def scores(self, logits: Tensor) -> Tensor:
+        return logits.softmax(1)
+
+
+@settings
+class MeanSquaredError(Loss):
+    """Mean over outputs and mini-batch of (output - one-hot target)²."""
+
+    output: Literal["softmax", "sigmoid", "raw"] = "softmax"
+
+    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
+        outputs = logits if self.output == "raw" else self.scores(logits)
+        if targets.ndim == 1:
+            # A scatter, not F.one_hot: that makes int64 first and asks the device for the largest label.
+            ones = torch.ones_like(outputs[:, :1])
+            targets = torch.zeros_like(outputs).scatter_(1, targets[:, None], ones)
+        return F.mse_loss(outputs, targets.to(outputs.dtype))
+
+    def scores(self, logits: Tensor) -> Tensor:
+        match self.output:
+            case "softmax":
+                return logits.softmax(1)
+            case "sigmoid":
+                return logits.sigmoid()
+            case _:
+                return logits.clamp(0, 1)

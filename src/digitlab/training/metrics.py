@@ -1,0 +1,54 @@
+"""Metrics from counts: the loss summed over images and the confusion matrix, read once a pass.
+
+K classes, N images. The counts are whole numbers, so neither the length of a chunk nor the order of the passes changes
+a metric, and nothing but two additions a chunk is paid for them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+NAMES = ("loss", "accuracy", "f1", "f1_weighted")
+
+
+@dataclass(slots=True)
+class Counts:
+    """The sums of one pass: ``confusion`` int64 (K, K), true class by predicted class; ``loss_sum`` over the images."""
+
+    confusion: Tensor
+    loss_sum: float = 0.0
+
+    @classmethod
+    def zeros(cls, classes: int, device: torch.device) -> "Counts":
+        return cls(torch.zeros(classes, classes, dtype=torch.int64, device=device))
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """Count predictions: logits (N, K), labels int64 (N,)."""
+        classes = len(self.confusion)
+        cells = labels * classes + logits.argmax(1)
+        self.confusion += torch.bincount(cells, minlength=classes * classes).view(classes, classes)
+
+    def metrics(self) -> dict[str, float]:
+        """``loss``, ``accuracy``, and ``f1`` as the mean over classes and weighted by their frequency; nan over no image."""
+        confusion = self.confusion.double().cpu()
+        images = float(confusion.sum())
+        if images == 0:
+            return dict.fromkeys(NAMES, float("nan"))
+        hits, support = confusion.diagonal(), confusion.sum(1)
+        # As everywhere (scikit-learn, torchmetrics): a class neither seen nor predicted has no F1 and does not count.
+        seen = (support + confusion.sum(0)) > 0
+        f1 = 2 * hits / (support + confusion.sum(0)).clamp(min=1)
+        return {
+            "loss": self.loss_sum / images,
+            "accuracy": float(hits.sum()) / images,
+            "f1": float(f1[seen].mean()),
+            "f1_weighted": float((f1 * support).sum()) / images,
+        }
+
+    def class_accuracy(self, class_names: Sequence[str]) -> dict[str, float]:
+        """The share of each class that was recognised, for the classes that occur."""
+        confusion = self.confusion.double().cpu()
+        pairs = zip(class_names, confusion.diagonal(), confusion.sum(1), strict=True)
+        return {name: float(hits / support) for name, hits, support in pairs if support > 0}

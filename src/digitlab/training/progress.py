@@ -1,0 +1,69 @@
+"""The progress bar: one line an epoch with loss and accuracy, counted in mini-batches; nothing where no one looks."""
+
+import sys
+import time
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from digitlab.data.chunks import Chunk
+from digitlab.training.classifier import Classifier
+
+# Reading the metrics makes the host wait for the device: often enough for the eye, seldom enough for the run.
+_REFRESH_SECONDS = 0.25
+
+
+class EpochBar(Callback):
+    """Draws on stderr while training, if that is a terminal."""
+
+    def __init__(self) -> None:
+        self._progress: Progress | None = None
+        self._task = TaskID(0)
+        self._drawn_at = 0.0
+        self._validation = ""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        console = Console(file=sys.stderr)
+        if not console.is_terminal or not trainer.is_global_zero:
+            return
+        self._progress = Progress(
+            TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn(),
+            TextColumn("{task.fields[metrics]}"), console=console, auto_refresh=False,
+        )  # fmt: skip
+        self._progress.start()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._progress is not None:
+            assert isinstance(pl_module, Classifier)
+            name = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+            self._task = self._progress.add_task(name, total=pl_module.steps_per_epoch, metrics=self._validation)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Chunk, batch_idx: int
+    ) -> None:
+        now = time.monotonic()
+        if self._progress is None or (now - self._drawn_at < _REFRESH_SECONDS and not batch.last):
+            return
+        assert isinstance(pl_module, Classifier)
+        self._drawn_at = now
+        fields = {}
+        # The counts of a finished epoch have been taken for its row already.
+        if not batch.last:
+            metrics = pl_module.train_counts.metrics()
+            fields["metrics"] = f"loss {metrics['loss']:.4f} · accuracy {metrics['accuracy']:.4f}{self._validation}"
+        self._progress.update(self._task, completed=batch.step + len(batch.indices), **fields)
+        self._progress.refresh()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._progress is not None:
+            metrics = trainer.callback_metrics
+            if "val/accuracy" in metrics:
+                self._validation = f" · val/accuracy {float(metrics['val/accuracy']):.4f}"
+            self._progress.refresh()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None

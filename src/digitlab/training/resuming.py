@@ -1,0 +1,54 @@
+"""``resume=FOLDER``: go on with a run from its own configuration, in its own folder."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from digitlab.config import compose
+from digitlab.results.folder import RunFolder
+from digitlab.schema import ConfigError
+from digitlab.training.run import Outcome, train
+
+# What a group of conf/trainer decides; the rest of `trainer` stays as it was.
+_DEVICE_KEYS = ("accelerator", "devices", "strategy")
+
+
+def resume(folder: str, arguments: Sequence[str]) -> Outcome:
+    """Go on with the run in ``folder``; a run that was stopped before its first checkpoint starts from the beginning.
+
+    ``arguments`` are those of the command line: beside ``resume`` only ``trainer.max_epochs`` and ``trainer`` may be
+    among them. Raises ``ConfigError`` for any other, or where ``folder`` is no run folder, and whatever ``train`` raises.
+    """
+    run_folder = RunFolder(Path(folder).resolve())
+    try:
+        config = run_folder.read_config()
+    except ConfigError as error:
+        raise ConfigError("resume", folder, error.allowed) from error
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key == "resume":
+            continue
+        _override(config, key, value, argument)
+    handler = logging.FileHandler(run_folder.log)
+    handler.setFormatter(logging.Formatter("[%(asctime)s][%(levelname)s] %(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        return train(config, folder=run_folder.path, overrides=run_folder.read_overrides(), resume=True)
+    finally:
+        root.removeHandler(handler)
+        handler.close()
+
+
+def _override(config: DictConfig, key: str, value: str, argument: str) -> None:
+    if key not in ("trainer", "trainer.max_epochs"):
+        raise ConfigError(
+            key, value or argument, "can't be given beside resume=: only trainer.max_epochs and trainer= can be changed"
+        )
+    composed = compose([argument]).trainer
+    keys = _DEVICE_KEYS if key == "trainer" else ("max_epochs",)
+    for name in keys:
+        config.trainer[name] = composed[name]

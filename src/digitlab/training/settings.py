@@ -1,0 +1,70 @@
+"""Typed settings of a run that belong to no component: the trainer's, and the facts that a data set hands on."""
+
+import dataclasses
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+
+from digitlab.schema import PositiveFloat, PositiveInt, settings
+
+PRECISIONS: dict[str, torch.dtype] = {"32": torch.float32, "64": torch.float64, "bf16": torch.bfloat16}
+
+
+@settings
+class DataFacts:
+    """What a network and its reader need to know of a data set: image shape (C, H, W), class names, mean and std.
+
+    ``mean`` and ``std`` are of pixels in [0, 1], one a channel.
+    """
+
+    name: str
+    title: str
+    image_shape: Annotated[list[PositiveInt], Field(min_length=3, max_length=3)]
+    class_names: Annotated[list[str], Field(min_length=2)]
+    mean: list[float]
+    std: list[PositiveFloat]
+
+    def plain(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+@settings
+class TrainerSettings:
+    """How long, where and how exactly a run trains. Every limit counts mini-batches; null is no limit.
+
+    ``precision``: 32, 64 or bf16 (mixed: weights stay float32). ``val_every_steps`` validates inside epochs as well as
+    after each. ``chunk_length`` is how many mini-batches Lightning hands over at once: it changes nothing but speed.
+    """
+
+    accelerator: Literal["auto", "cpu", "cuda", "mps"]
+    devices: PositiveInt
+    strategy: Literal["auto", "ddp"]
+    max_epochs: PositiveInt
+    max_steps: PositiveInt | None
+    precision: Literal[32, 64, "32", "64", "bf16"]
+    gradient_clip_norm: PositiveFloat | None
+    val_every_steps: PositiveInt | None
+    limit_train_batches: PositiveInt | None
+    limit_val_batches: PositiveInt | None
+    limit_test_batches: PositiveInt | None
+    overfit_batches: PositiveInt | None
+    chunk_length: PositiveInt
+    deterministic: bool
+    progress_bar: bool
+    profiler: Literal["simple", "advanced"] | None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return PRECISIONS[str(self.precision)]
+
+    def lightning(self) -> dict[str, Any]:
+        """The part that Lightning's ``Trainer`` takes; what counts mini-batches stays with the loader."""
+        return {
+            "accelerator": self.accelerator,
+            "devices": self.devices,
+            "strategy": self.strategy,
+            "max_epochs": self.max_epochs,
+            "deterministic": self.deterministic,
+            "profiler": self.profiler,
+        }

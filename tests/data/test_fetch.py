@@ -1,0 +1,224 @@
+"""Downloads against real servers on this machine, each of which fails in its own way."""
+
+import hashlib
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from digitlab.data import fetch as fetch_module
+from digitlab.data.checksum import check_file
+from digitlab.data.fetch import Patience, fetch
+from digitlab.schema import DataError
+
+BODY = bytes(range(256)) * 1000
+HALF = len(BODY) // 2
+SHA256 = hashlib.sha256(BODY).hexdigest()
+PATIENCE = Patience(timeout_seconds=0.3, attempts=2, backoff_seconds=0.01)
+
+
+class Mirror(ThreadingHTTPServer):
+    """Serves BODY; the path of a request says how."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.requests: list[tuple[str, str | None]] = []  # path and Range of each
+        self.released = threading.Event()
+
+    def __call__(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.server_port}/{path}"
+
+
+class Answer(BaseHTTPRequestHandler):
+    server: Mirror
+
+    def do_GET(self) -> None:
+        path, asked = self.path[1:], self.headers.get("Range")
+        self.server.requests.append((path, asked))
+        getattr(self, path)(int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0)
+
+    def answer(self, code: int, body: bytes, *, length: int | None = None, **headers: str) -> None:
+        self.send_response(code)
+        self.send_header("Content-Length", str(len(body) if length is None else length))
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def whole(self, offset: int) -> None:
+        self.answer(200, BODY)
+
+    def ranges(self, offset: int) -> None:
+        if not offset:
+            self.answer(200, BODY)
+        elif offset >= len(BODY):
+            self.answer(416, b"")
+        else:
+            self.answer(206, BODY[offset:], Content_Range=f"bytes {offset}-{len(BODY) - 1}/{len(BODY)}")
+
+    def breaks(self, offset: int) -> None:
+        self.answer(200, BODY[:HALF], length=len(BODY))
+
+    def garbage(self, offset: int) -> None:
+        self.answer(200, b"<html>sign in to use this network</html>")
+
+    def endless(self, offset: int) -> None:
+        self.answer(200, BODY, length=10 * len(BODY))
+
+    def silent(self, offset: int) -> None:
+        self.server.released.wait(10)
+
+    def leisurely(self, offset: int) -> None:
+        time.sleep(0.5)
+        self.answer(200, BODY)
+
+    def busy(self, offset: int) -> None:
+        first = [path for path, _ in self.server.requests] == ["busy"]
+        self.answer(*((503, b"") if first else (200, BODY)))
+
+    def gone(self, offset: int) -> None:
+        self.answer(404, b"")
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing on stderr: tests look at what is written there."""
+
+
+@pytest.fixture
+def mirror(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with Mirror() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.released.set()
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "folder" / "set.bin"
+
+
+def get(target: Path, *urls: str) -> None:
+    fetch(urls, target, verify=lambda path: check_file(path, SHA256), patience=PATIENCE)
+
+
+def begin(target: Path, content: bytes) -> Path:
+    part = target.with_name("set.bin.part")
+    part.parent.mkdir()
+    part.write_bytes(content)
+    return part
+
+
+def test_a_file_is_fetched_whole_and_nothing_is_printed(mirror: Mirror, target: Path, capfd) -> None:
+    get(target, mirror("whole"))
+    assert target.read_bytes() == BODY
+    assert not target.with_name("set.bin.part").exists()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_file_that_is_there_is_not_asked_for(mirror: Mirror, target: Path) -> None:
+    target.parent.mkdir()
+    target.write_bytes(b"here")
+    get(target, mirror("whole"))
+    assert (target.read_bytes(), mirror.requests) == (b"here", [])
+
+
+@pytest.mark.parametrize("broken", ["gone", "silent", "garbage", "breaks"])
+def test_the_next_mirror_serves_where_one_fails(mirror: Mirror, target: Path, broken: str) -> None:
+    get(target, mirror(broken), mirror("ranges"))
+    assert target.read_bytes() == BODY
+
+
+def test_a_port_that_nobody_serves_is_passed_over_at_once(mirror: Mirror, target: Path) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as closed:
+        dead = f"http://127.0.0.1:{closed.server_port}/"
+    start = time.monotonic()
+    fetch([dead, mirror("whole")], target, verify=lambda path: None, patience=Patience(backoff_seconds=30))
+    assert time.monotonic() - start < 5
+
+
+def test_what_one_mirror_began_another_finishes(mirror: Mirror, target: Path) -> None:
+    get(target, mirror("breaks"), mirror("ranges"))
+    assert target.read_bytes() == BODY
+    assert mirror.requests[-1] == ("ranges", f"bytes={HALF}-")
+
+
+def test_a_part_left_by_a_killed_process_is_resumed(mirror: Mirror, target: Path) -> None:
+    begin(target, BODY[:1000])
+    get(target, mirror("ranges"))
+    assert target.read_bytes() == BODY
+    assert mirror.requests == [("ranges", "bytes=1000-")]
+
+
+def test_a_server_that_ignores_the_range_starts_the_file_again(mirror: Mirror, target: Path) -> None:
+    begin(target, BODY[:1000])
+    get(target, mirror("whole"))
+    assert target.read_bytes() == BODY
+
+
+def test_a_part_that_begins_wrong_is_fetched_from_its_first_byte(mirror: Mirror, target: Path) -> None:
+    begin(target, b"x" * 1000)
+    get(target, mirror("ranges"))
+    assert target.read_bytes() == BODY
+    assert mirror.requests == [("ranges", "bytes=1000-"), ("ranges", None)]
+
+
+@pytest.mark.parametrize("content", [BODY, BODY + b"more"], ids=["whole", "too long"])
+def test_a_part_that_nothing_follows_is_moved_or_fetched_again(mirror: Mirror, target: Path, content: bytes) -> None:
+    begin(target, content)
+    get(target, mirror("ranges"))
+    assert target.read_bytes() == BODY
+    assert len(mirror.requests) == (1 if content == BODY else 2)
+
+
+@pytest.mark.parametrize(("path", "requests"), [("busy", 2), ("silent", 2), ("breaks", 2), ("gone", 1), ("garbage", 1)])
+def test_only_what_may_pass_is_tried_again(mirror: Mirror, target: Path, path: str, requests: int) -> None:
+    get(target, mirror(path), mirror("ranges"))
+    assert [asked for asked, _ in mirror.requests].count(path) == requests
+
+
+def test_when_all_fail_one_error_says_why_of_each(mirror: Mirror, target: Path) -> None:
+    reasons = {
+        "gone": "HTTP 404 Not Found",
+        "silent": "no answer in time",
+        "breaks": f"broke off after {HALF:,} of {len(BODY):,} bytes",
+        "garbage": "what it sends is not the file expected (checksum)",
+    }
+    with pytest.raises(DataError) as caught:
+        get(target, *(mirror(path) for path in reasons))
+    assert str(caught.value).split("\n") == [f"  {mirror(path)}: {reason}" for path, reason in reasons.items()]
+    assert not target.exists()
+
+
+def test_a_mirror_that_sends_on_and_on_is_cut_off(mirror: Mirror, target: Path, monkeypatch) -> None:
+    monkeypatch.setattr(fetch_module, "_MAX_BYTES", HALF)
+    with pytest.raises(DataError, match="sends more than"):
+        get(target, mirror("endless"))
+    assert not target.with_name("set.bin.part").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_named(mirror: Mirror, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"file/set\.bin: cannot be written"):
+        get(tmp_path / "file" / "set.bin", mirror("whole"))
+
+
+def test_two_processes_at_once_fetch_once(mirror: Mirror, target: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from digitlab.data.fetch import fetch; "
+        "fetch([sys.argv[1]], Path(sys.argv[2]), verify=lambda path: None)"
+    )
+    command = [sys.executable, "-c", code, mirror("leisurely"), str(target)]
+    processes = [subprocess.Popen(command) for _ in range(2)]
+    assert [process.wait(60) for process in processes] == [0, 0]
+    assert target.read_bytes() == BODY
+    assert len(mirror.requests) == 1

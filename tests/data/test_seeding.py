@@ -1,0 +1,23 @@
+"""Streams of random numbers: stable for ever, and nothing in common."""
+
+from itertools import product
+
+from digitlab.data.seeding import stream_seed
+
+
+def test_a_seed_never_changes_between_processes_or_versions():
+    assert stream_seed("augment", 0, 1, 2) == 3022843183882875398
+
+
+def test_a_seed_fits_63_bits():
+    assert all(0 <= stream_seed("shuffle", number) < 2**63 for number in range(1000))
+
+
+def test_neighbouring_streams_differ_in_the_32_bits_that_the_cpu_generator_keeps():
+    seeds = {stream_seed("augment", *numbers) % 2**32 for numbers in product(range(10), repeat=3)}
+    assert len(seeds) == 1000
+
+
+def test_purpose_and_order_and_grouping_of_the_numbers_all_count():
+    names = [("a", 1, 23), ("a", 12, 3), ("a", 23, 1), ("b", 1, 23), ("a", 123), ("a1", 23), ("a", 1, 23, 0)]
+    assert len({stream_seed(*name) for name in names}) == len(names)

@@ -1,0 +1,216 @@
+"""Update rules against ``torch.optim``: alone, stacked, and with their state handed over."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from digitlab.training.rules import RULES, State, from_optimizer_state, init_state, to_optimizer_state
+
+MEMBERS, UPDATES = 3, 50
+TORCH = {
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "rmsprop": torch.optim.RMSprop,
+    "adagrad": torch.optim.Adagrad,
+}
+CASES = [
+    ("sgd", {"lr": 0.1}),
+    ("sgd", {"lr": 0.1, "weight_decay": 0.01}),
+    ("sgd", {"lr": 0.1, "weight_decay": 0.01, "momentum": 0.9}),
+    ("sgd", {"lr": 0.1, "weight_decay": 0.01, "momentum": 0.8, "nesterov": True}),
+    ("adam", {"lr": 0.01}),
+    ("adam", {"lr": 0.01, "weight_decay": 0.01, "betas": (0.8, 0.99), "eps": 1e-6}),
+    ("adamw", {"lr": 0.01, "weight_decay": 0.1}),
+    ("adamw", {"lr": 0.01, "weight_decay": 0.1, "betas": (0.8, 0.99), "eps": 1e-6}),
+    ("rmsprop", {"lr": 0.01}),
+    ("rmsprop", {"lr": 0.01, "weight_decay": 0.01, "alpha": 0.9, "eps": 1e-6}),
+    ("rmsprop", {"lr": 0.001, "weight_decay": 0.01, "momentum": 0.9}),
+    ("adagrad", {"lr": 0.1}),
+    ("adagrad", {"lr": 0.1, "weight_decay": 0.01, "eps": 1e-6}),
+]
+each_case = pytest.mark.parametrize(("rule", "options"), CASES)
+
+
+def network(seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Sequential:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).to(dtype)
+
+
+def gradients(net: nn.Module, update: int) -> list[Tensor]:
+    """Of the loss on a batch that depends on the number of the update alone."""
+    generator = torch.Generator().manual_seed(update)
+    first = next(net.parameters())
+    inputs = torch.randn(10, 6, generator=generator, dtype=torch.float64).to(first.dtype)
+    labels = torch.randint(3, (10,), generator=generator)
+    return list(torch.autograd.grad(nn.functional.cross_entropy(net(inputs), labels), list(net.parameters())))
+
+
+def decays(net: nn.Module, weight_decay: float | Tensor) -> list[float | Tensor]:
+    return [weight_decay if name.endswith("weight") else 0.0 for name, _ in net.named_parameters()]
+
+
+def torch_optimizer(rule: str, net: nn.Module, *, weight_decay: float = 0.0, **options) -> torch.optim.Optimizer:
+    """One group a parameter, in the order of the network, as biases are not decayed."""
+    groups = [
+        {"params": [p], "weight_decay": w} for p, w in zip(net.parameters(), decays(net, weight_decay), strict=True)
+    ]
+    return TORCH[rule](groups, **options)
+
+
+def by_torch(optimizer: torch.optim.Optimizer, net: nn.Module, updates: range) -> None:
+    for update in updates:
+        for parameter, gradient in zip(net.parameters(), gradients(net, update), strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+
+
+def by_rule(rule: str, net: nn.Module, state: State, updates: range, *, weight_decay=0.0, **options) -> None:
+    for update in updates:
+        found = gradients(net, update)
+        with torch.no_grad():
+            RULES[rule](list(net.parameters()), found, state, weight_decay=decays(net, weight_decay), **options)
+
+
+def start(rule: str, net: nn.Module, options: dict) -> State:
+    return init_state(rule, list(net.parameters()), momentum=options.get("momentum", 0.0))
+
+
+def difference(found: nn.Module, expected: nn.Module) -> float:
+    """The largest difference of two networks' parameters, relative to the largest entry of each tensor."""
+    pairs = zip(found.parameters(), expected.parameters(), strict=True)
+    return max(((f - e).abs().max() / e.abs().max()).item() for f, e in pairs)
+
+
+def solo_run(rule: str, options: dict, *, seed: int = 0) -> nn.Module:
+    net = network(seed)
+    by_torch(torch_optimizer(rule, net, **options), net, range(UPDATES))
+    return net
+
+
+@each_case
+def test_a_rule_updates_as_torch_does(rule, options):
+    net = network()
+    by_rule(rule, net, start(rule, net, options), range(UPDATES), **options)
+    assert difference(net, solo_run(rule, options)) <= 1e-12
+
+
+@each_case
+def test_hyper_parameters_may_be_tensors_without_dimensions(rule, options):
+    net = network()
+    tensors = {k: torch.tensor(v, dtype=torch.float64) if isinstance(v, float) else v for k, v in options.items()}
+    by_rule(rule, net, start(rule, net, tensors), range(UPDATES), **tensors)
+    assert difference(net, solo_run(rule, options)) <= 1e-12
+
+
+def test_in_float32_the_first_updates_agree_to_rounding():
+    rates = {"lr": torch.tensor(0.1, dtype=torch.float64), "betas": (0.9, 0.999)}
+    ours, theirs = network(dtype=torch.float32), network(dtype=torch.float32)
+    by_rule("adam", ours, start("adam", ours, rates), range(2), **rates)
+    by_torch(torch.optim.Adam(theirs.parameters(), lr=0.1), theirs, range(2))
+    assert difference(ours, theirs) <= 1e-6
+
+
+@each_case
+def test_gradients_are_left_as_they_were(rule, options):
+    net = network()
+    found, state = gradients(net, 0), start(rule, net, options)
+    before = copy.deepcopy(found)
+    decay = decays(net, options.get("weight_decay", 0.0))
+    with torch.no_grad():
+        RULES[rule](list(net.parameters()), found, state, **(options | {"weight_decay": decay}))
+    assert all(torch.equal(f, b) for f, b in zip(found, before, strict=True))
+
+
+def spread(value):
+    """A third, two thirds and the whole of an option's number, one for each member."""
+    if isinstance(value, bool):
+        return [value] * MEMBERS
+    if isinstance(value, tuple):
+        return list(zip(*(spread(part) for part in value), strict=True))
+    return [value * (m + 1) / MEMBERS for m in range(MEMBERS)]
+
+
+def stacked_option(values):
+    if isinstance(values[0], bool):
+        return values[0]
+    if isinstance(values[0], tuple):
+        return tuple(stacked_option(part) for part in zip(*values, strict=True))
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def population_run(rule: str, members: list[dict]) -> tuple[list[nn.Module], State]:
+    """One stacked run; returns the members as networks of their own."""
+    nets = [network(seed) for seed in range(len(members))]
+    options = {key: stacked_option([member[key] for member in members]) for key in members[0]}
+    stacked = [torch.stack(tensors) for tensors in zip(*(n.parameters() for n in nets), strict=True)]
+    stacked = [tensor.detach() for tensor in stacked]
+    for net, own in zip(nets, zip(*(t.unbind() for t in stacked), strict=True), strict=True):
+        for parameter, view in zip(net.parameters(), own, strict=True):
+            parameter.data = view
+    decay = decays(nets[0], options.pop("weight_decay", 0.0))
+    state = init_state(rule, stacked, momentum=options.get("momentum", 0.0))
+    for update in range(UPDATES):
+        each = [gradients(net, update) for net in nets]
+        together = [torch.stack(tensors) for tensors in zip(*each, strict=True)]
+        RULES[rule](stacked, together, state, weight_decay=decay, **options)
+    return nets, state
+
+
+@each_case
+def test_each_member_of_a_population_updates_as_torch_does_alone(rule, options):
+    per_option = {key: spread(value) for key, value in options.items()}
+    members = [{key: values[m] for key, values in per_option.items()} for m in range(MEMBERS)]
+    nets, _ = population_run(rule, members)
+    for seed, (net, member) in enumerate(zip(nets, members, strict=True)):
+        assert difference(net, solo_run(rule, member, seed=seed)) <= 1e-12
+
+
+@pytest.mark.parametrize("rule", ["sgd", "rmsprop"])
+def test_a_member_without_momentum_or_decay_may_stand_beside_one_with_both(rule):
+    members = [
+        {"lr": 0.01, "momentum": 0.0, "weight_decay": 0.0},
+        {"lr": 0.001, "momentum": 0.9, "weight_decay": 0.1},
+    ]
+    nets, _ = population_run(rule, members)
+    for seed, (net, member) in enumerate(zip(nets, members, strict=True)):
+        assert difference(net, solo_run(rule, member, seed=seed)) <= 1e-12
+
+
+@each_case
+def test_torch_resumes_what_a_rule_began(rule, options):
+    net = network()
+    state = start(rule, net, options)
+    by_rule(rule, net, state, range(UPDATES // 2), **options)
+    optimizer = torch_optimizer(rule, net, **options)
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": to_optimizer_state(rule, state)})
+    by_torch(optimizer, net, range(UPDATES // 2, UPDATES))
+    assert difference(net, solo_run(rule, options)) <= 1e-12
+
+
+@each_case
+def test_a_rule_resumes_what_torch_began(rule, options):
+    net = network()
+    optimizer = torch_optimizer(rule, net, **options)
+    by_torch(optimizer, net, range(UPDATES // 2))
+    entries, momentum = optimizer.state_dict()["state"], options.get("momentum", 0.0)
+    state = from_optimizer_state(rule, entries, list(net.parameters()), momentum=momentum)
+    by_rule(rule, net, state, range(UPDATES // 2, UPDATES), **options)
+    assert difference(net, solo_run(rule, options)) <= 1e-12
+
+
+@each_case
+def test_a_members_state_is_laid_out_as_torch_lays_it_out(rule, options):
+    _, state = population_run(rule, [options] * MEMBERS)
+    net = network()
+    optimizer = torch_optimizer(rule, net, **options)
+    by_torch(optimizer, net, range(UPDATES))
+    theirs = optimizer.state_dict()["state"]
+    ours = to_optimizer_state(rule, state, member=0)
+    assert {i: set(entry) for i, entry in ours.items()} == {i: set(entry) for i, entry in theirs.items()}
+    for i, entry in theirs.items():
+        for name, value in entry.items():
+            torch.testing.assert_close(ours[i][name], value, rtol=1e-11, atol=1e-14)
