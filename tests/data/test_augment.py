@@ -58,6 +58,11 @@ def test_shape_dtype_and_range_stay(augmentation, shape, count, dtype):
 
 
 @EACH
+def test_white_is_never_exceeded_by_rounding(augmentation):
+    assert images_after(augmentation, torch.ones(500, 1, 9, 14)).max() <= 1
+
+
+@EACH
 def test_a_batch_is_a_pure_function_of_the_generator(augmentation):
     images = random_images(16, 3, 32, 32)
     torch.testing.assert_close(apply(augmentation, images), apply(augmentation, images), rtol=0, atol=0)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from digitlab.data import fetch as fetch_module
+import digitlab.data.fetch as fetch_module
 from digitlab.data.checksum import check_file
 from digitlab.data.fetch import Patience, fetch
 from digitlab.schema import DataError
@@ -213,11 +213,13 @@ def test_a_folder_that_cannot_be_made_is_named(mirror: Mirror, tmp_path: Path) -
 
 
 def test_two_processes_at_once_fetch_once(mirror: Mirror, target: Path) -> None:
+    # The module alone, not its package, which would import torch and Lightning in each.
     code = (
-        "import sys; from pathlib import Path; from digitlab.data.fetch import fetch; "
-        "fetch([sys.argv[1]], Path(sys.argv[2]), verify=lambda path: None)"
+        "import runpy, sys; from pathlib import Path; "
+        "fetch = runpy.run_path(sys.argv[1])['fetch']; "
+        "fetch([sys.argv[2]], Path(sys.argv[3]), verify=lambda path: None)"
     )
-    command = [sys.executable, "-c", code, mirror("leisurely"), str(target)]
+    command = [sys.executable, "-c", code, str(fetch_module.__file__), mirror("leisurely"), str(target)]
     processes = [subprocess.Popen(command) for _ in range(2)]
     assert [process.wait(60) for process in processes] == [0, 0]
     assert target.read_bytes() == BODY

@@ -77,9 +77,9 @@ class Chunk:
     last: bool
 
     def minibatches(
-        self, normalise: Callable[[Tensor], Tensor]
+        self, normalise: Callable[[Tensor], Tensor], encode: Callable[[Tensor, int], Tensor]
     ) -> Iterator[tuple[Tensor, Tensor, Tensor, float]]:
-        """Yield images (n, C, H, W) normalised, targets (n,) or (n, K), labels (n,), and this process's weight.
+        """Yield images (n, C, H, W) normalised, targets encoded, labels (n,), and this process's weight.
 
         The weight makes the mean over processes of their mean losses the mean over the whole mini-batch; 1 when alone.
         """
@@ -95,7 +95,7 @@ class Chunk:
             targets = labels
             if self.augment:
                 pixels, targets = self._augmented(pixels, labels, self.step + start)
-            images = normalise(pixels)
+            images, targets = normalise(pixels), encode(targets, self.classes)
             for own, whole, *tensors in zip(
                 sizes, group, images.split(sizes), targets.split(sizes), labels.split(sizes), strict=True
             ):

@@ -127,7 +127,9 @@ def _attempt(
         # Nothing follows what is there: it was whole before it could be moved, or it is something else.
     except urllib.error.URLError as error:
         reason = error.reason
-        raise _TransferError(_in_words(reason), again=isinstance(reason, TimeoutError | ConnectionResetError)) from error
+        raise _TransferError(
+            _in_words(reason), again=isinstance(reason, TimeoutError | ConnectionResetError)
+        ) from error
     except (TimeoutError, ConnectionError, ssl.SSLError, http.client.HTTPException) as error:
         raise _TransferError(_in_words(error), again=True) from error
     try:

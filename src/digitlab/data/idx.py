@@ -112,6 +112,7 @@ def _read_header(path: Path, stream: BufferedIOBase, most_bytes: int) -> tuple[b
         raise DataError(f"{path}: truncated in its header")
     if 0 in shape:
         raise DataError(f"{path}: empty, {stated}")
-    if math.prod(shape) > most_bytes:
-        raise DataError(f"{path}: truncated, {stated} and it holds {most_bytes} bytes at most")
-    return magic + sizes, shape
+    header = magic + sizes
+    if math.prod(shape) > most_bytes - len(header):
+        raise DataError(f"{path}: truncated, {stated} and it can't hold more than {most_bytes - len(header)}")
+    return header, shape

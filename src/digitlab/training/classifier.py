@@ -5,8 +5,7 @@ logits, is a plain ``nn.Module``; loss, update rule, schedule and metrics are th
 """
 
 import copy
-import math
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -16,13 +15,13 @@ from torch import Tensor, nn
 from digitlab.config import build
 from digitlab.data.chunks import Chunk, EvaluationBatch, Position
 from digitlab.data.seeding import stream_seed
-from digitlab.schema import RunError
 from digitlab.training.interrupt import StopSignal
 from digitlab.training.losses import Loss
 from digitlab.training.metrics import Counts
 from digitlab.training.optimizers import Optimizer
 from digitlab.training.schedules import Schedule
 from digitlab.training.settings import DataFacts
+from digitlab.training.step import EagerStep
 
 
 class Classifier(LightningModule):
@@ -99,73 +98,46 @@ class Classifier(LightningModule):
         return optimizer
 
     def on_train_start(self) -> None:
-        self.forward_seed = stream_seed("forward", self.seed, self.global_rank)
         self.stop_signal.install()
+        # The raw optimiser: Lightning's wrapper would cost a tenth of a small network's step.
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        self.step = EagerStep(
+            network=self.network, loss=self.loss, optimizer=optimizer,
+            backward=_plain_backward if self.trainer.world_size == 1 else self._shared_backward,
+            lr=self.update.lr, schedule=self.schedule,
+            steps_per_epoch=self.steps_per_epoch, total_steps=self.total_steps,
+            seed=stream_seed("forward", self.seed, self.global_rank), device=self.device,
+            autocast_dtype=self.autocast_dtype, gradient_clip_norm=self.gradient_clip_norm,
+            average=self.average, ema_decay=self.ema_decay,
+        )  # fmt: skip
         self.train_counts.confusion = self.train_counts.confusion.to(self.device)
 
     @property
     def learning_rate(self) -> float:
-        """The learning rate of the mini-batch to come."""
-        factor = self.schedule.factor(
-            self.position.total_steps, steps_per_epoch=self.steps_per_epoch, total_steps=self.total_steps
-        )
-        return self.update.lr * factor
+        """The learning rate of the mini-batch that was learnt from last."""
+        return self.step.learning_rate(max(self.position.total_steps - 1, 0))
 
     def training_step(self, chunk: Chunk, batch_idx: int) -> None:
-        """One update for each mini-batch of the chunk.
-
-        Raises ``RunError`` where a loss is not finite, before the update it would have led to.
-        """
-        # The raw optimiser: Lightning's wrapper costs a tenth of a small network's step.
-        optimizer = self.optimizers(use_pl_optimizer=False)
-        assert isinstance(optimizer, torch.optim.Optimizer)
-        logits, labels, losses, sizes = [], [], [], []
-        parameters = list(self.network.parameters())
-        for images, targets, batch_labels, weight in chunk.minibatches(self.normalise):
-            self._reseed()
-            for group in optimizer.param_groups:
-                group["lr"] = self.learning_rate
-            with self._autocast():
-                batch_logits = self.network(images)
-                loss = self.loss(batch_logits, targets)
-            if loss.device.type == "cpu":
-                self._require_finite(loss.item())
-            self._backward(loss, weight)
-            if self.gradient_clip_norm is not None:
-                nn.utils.clip_grad_norm_(parameters, self.gradient_clip_norm)
-            optimizer.step()
-            optimizer.zero_grad()
-            self._update_average()
-            self.position.advance()
-            logits.append(batch_logits.detach())
+        """One update for each mini-batch of the chunk; raises ``RunError`` where a loss is not finite."""
+        step, position, stop_signal = self.step, self.position, self.stop_signal
+        alone = self.trainer.world_size == 1
+        logits, labels, losses = [], [], []
+        for images, targets, batch_labels, weight in chunk.minibatches(self.normalise, self.loss.encode):
+            batch_logits, loss = step(images, targets, weight, position.total_steps)
+            position.advance()
+            logits.append(batch_logits)
             labels.append(batch_labels)
-            losses.append(loss.detach())
-            sizes.append(len(batch_labels))
-            if self.stop_signal.received is not None and self.trainer.world_size == 1:
+            losses.append(loss)
+            # Several processes stop together, at the end of the chunk.
+            if stop_signal.received is not None and alone:
                 break
-        self._count(logits, labels, losses, sizes)
-        # Lightning counts updates by its wrapped optimiser, which was not asked; global_step, that callbacks and
-        # loggers read, would stand still.
+        self._count(logits, labels, losses)
+        # Lightning counts updates by its wrapped optimiser, which was not asked, as it costs a tenth of a small network's
+        # step; global_step, that callbacks and loggers read, would stand still.
         self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total.completed += len(losses)
 
-    def _reseed(self) -> None:
-        # Dropout draws from the device's global generator. Seeded anew for each mini-batch, its draws are a pure function
-        # of (seed, step, process): a resumed run needs no random state, and the length of a chunk changes nothing.
-        generator = torch.default_generator
-        if self.device.type == "cuda":
-            generator = torch.cuda.default_generators[self.device.index or 0]
-        generator.manual_seed(self.forward_seed ^ self.position.total_steps)
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        # Entered once a mini-batch: around a whole chunk its cache would keep the weights as cast for the first.
-        if self.autocast_dtype is None:
-            return nullcontext()
-        return torch.autocast(self.device.type, self.autocast_dtype)
-
-    def _backward(self, loss: Tensor, weight: float) -> None:
-        if self.trainer.world_size == 1:
-            loss.backward()
-            return
+    def _shared_backward(self, loss: Tensor, weight: float) -> None:
         # Plain backward() would not average the gradients over the processes when several happen in one training_step.
         self.manual_backward(loss * weight)
         for buffer in self.network.buffers():
@@ -173,34 +145,13 @@ class Classifier(LightningModule):
                 torch.distributed.all_reduce(buffer)
                 buffer /= self.trainer.world_size
 
-    def _require_finite(self, loss: float) -> None:
-        if not math.isfinite(loss):
-            raise RunError(
-                f"the loss is {loss} at epoch {self.position.epoch + 1}, step {self.position.total_steps + 1} "
-                f"(learning rate {self.learning_rate:g}): training stopped before the update"
-            )
-
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        if self.average is None:
-            return
-        assert self.ema_decay is not None
-        # The early average would be mostly initial weights: its memory grows with the steps taken.
-        step = self.position.total_steps
-        decay = min(self.ema_decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1 - decay)
-        for average, buffer in zip(self.average.buffers(), self.network.buffers(), strict=True):
-            average.copy_(buffer)
-
-    def _count(self, logits: list[Tensor], labels: list[Tensor], losses: list[Tensor], sizes: list[int]) -> None:
+    def _count(self, logits: list[Tensor], labels: list[Tensor], losses: list[Tensor]) -> None:
         values = torch.stack(losses).tolist()
-        if self.device.type != "cpu":
-            # Read once a chunk, as each reading makes the host wait for the device.
-            for value in values:
-                self._require_finite(value)
+        first = self.position.total_steps - len(values)
+        for offset, (value, batch_labels) in enumerate(zip(values, labels, strict=True)):
+            self.step.require_finite(value, first + offset)
+            self.train_counts.loss_sum += value * len(batch_labels)
         self.train_counts.add(torch.cat(logits), torch.cat(labels))
-        for value, size in zip(values, sizes, strict=True):
-            self.train_counts.loss_sum += value * size
 
     def take_train_counts(self) -> Counts:
         """The counts of the training passes since they were last taken, over all processes."""
@@ -215,11 +166,11 @@ class Classifier(LightningModule):
     # Evaluation: every process sees all images, so all come to the same decisions without asking each other --------
 
     def _evaluate(self, batch: EvaluationBatch) -> Tensor:
-        with self._autocast():
+        with nullcontext() if self.autocast_dtype is None else torch.autocast(self.device.type, self.autocast_dtype):
             logits = self(batch.images)
         logits = logits.to(self.pixel_scale.dtype)
         self.evaluation.add(logits, batch.labels)
-        self.evaluation.loss_sum += self.loss(logits, batch.labels).item() * len(batch.labels)
+        self.evaluation.loss_sum += self.loss(logits, self.loss.encode(batch.labels, logits.shape[1])).item() * len(batch.labels)
         return logits
 
     def on_validation_epoch_start(self) -> None:
@@ -245,3 +196,7 @@ class Classifier(LightningModule):
     def _log_evaluation(self, split: str) -> None:
         metrics = {f"{split}/{name}": value for name, value in self.evaluation.metrics().items()}
         self.log_dict(metrics, rank_zero_only=True, batch_size=1)
+
+
+def _plain_backward(loss: Tensor, weight: float) -> None:
+    loss.backward()

@@ -11,7 +11,14 @@ from digitlab.schema import Rate, settings
 
 
 class Loss(ABC):
-    """``targets`` are int64 (N,) or, after mix-up, the weights of the classes, float (N, K)."""
+    """Losses of logits (N, K) against targets as ``encode`` makes them."""
+
+    def encode(self, targets: Tensor, classes: int) -> Tensor:
+        """Labels int64 (N,) or, after mix-up, class weights float (N, K), in the form that the loss takes.
+
+        Apart from the loss itself, so that it is done for many mini-batches at once.
+        """
+        return targets
 
     @abstractmethod
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -41,12 +48,11 @@ class MeanSquaredError(Loss):
 
     output: Literal["softmax", "sigmoid", "raw"] = "softmax"
 
+    def encode(self, targets: Tensor, classes: int) -> Tensor:
+        return F.one_hot(targets, classes).to(torch.get_default_dtype()) if targets.ndim == 1 else targets
+
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
         outputs = logits if self.output == "raw" else self.scores(logits)
-        if targets.ndim == 1:
-            # A scatter, not F.one_hot: that makes int64 first and asks the device for the largest label.
-            ones = torch.ones_like(outputs[:, :1])
-            targets = torch.zeros_like(outputs).scatter_(1, targets[:, None], ones)
         return F.mse_loss(outputs, targets.to(outputs.dtype))
 
     def scores(self, logits: Tensor) -> Tensor:

@@ -1,0 +1,113 @@
+"""One update of a solo run: forward, loss, backward, rule, by eager PyTorch and ``torch.optim``.
+
+It runs for every mini-batch, and a small network's whole step takes 300 µs: what can be looked up once is looked up when
+it is made, and nothing but the loss is read from the tensors.
+"""
+
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from digitlab.schema import RunError
+from digitlab.training.losses import Loss
+from digitlab.training.schedules import Constant, Schedule
+
+
+class EagerStep:
+    """The update of ``network`` by ``optimizer``; ``average``, where given, follows its weights with ``ema_decay``.
+
+    ``backward(loss, weight)`` computes the gradients; ``seed`` is that of the forward pass in this process;
+    ``total_steps`` and ``steps_per_epoch`` are what the schedule needs to know.
+    """
+
+    def __init__(
+        self,
+        *,
+        network: nn.Module,
+        loss: Loss,
+        optimizer: torch.optim.Optimizer,
+        backward: Callable[[Tensor, float], None],
+        lr: float,
+        schedule: Schedule,
+        steps_per_epoch: int,
+        total_steps: int,
+        seed: int,
+        device: torch.device,
+        autocast_dtype: torch.dtype | None = None,
+        gradient_clip_norm: float | None = None,
+        average: nn.Module | None = None,
+        ema_decay: float | None = None,
+    ) -> None:
+        self._network, self._loss, self._optimizer, self._backward = network, loss, optimizer, backward
+        self._lr, self._schedule = lr, schedule
+        self._steps_per_epoch, self._total_steps = steps_per_epoch, total_steps
+        self._constant = isinstance(schedule, Constant) and schedule.warmup_epochs == 0
+        self._seed = seed
+        self._on_cpu = device.type == "cpu"
+        self._generator = _generator(device)
+        self._autocast = nullcontext() if autocast_dtype is None else torch.autocast(device.type, autocast_dtype)
+        self._clip_norm = gradient_clip_norm
+        self._parameters = list(network.parameters())
+        self._average, self._ema_decay = average, ema_decay
+
+    def learning_rate(self, step: int) -> float:
+        """The learning rate of the mini-batch ``step``, counted from 0 over the whole run."""
+        if self._constant:
+            return self._lr
+        factor = self._schedule.factor(step, steps_per_epoch=self._steps_per_epoch, total_steps=self._total_steps)
+        return self._lr * factor
+
+    def __call__(self, images: Tensor, targets: Tensor, weight: float, step: int) -> tuple[Tensor, Tensor]:
+        """Learn from images (n, C, H, W), normalised, and encoded targets; returns logits (n, K) and the mean loss.
+
+        Raises ``RunError`` where the loss is not finite, before the update it would have led to. On a GPU, where to look
+        is to wait, the caller looks (``require_finite``).
+        """
+        # Dropout draws from the device's global generator. Seeded anew for each mini-batch, its draws are a pure function
+        # of (seed, step, process): a resumed run needs no random state, and the length of a chunk changes nothing.
+        self._generator.manual_seed(self._seed ^ step)
+        if not self._constant:
+            for group in self._optimizer.param_groups:
+                group["lr"] = self.learning_rate(step)
+        # Autocast is entered once a mini-batch: around a chunk its cache would keep the weights as cast for the first.
+        with self._autocast:
+            logits = self._network(images)
+            loss = self._loss(logits, targets)
+        if self._on_cpu:
+            self.require_finite(loss.item(), step)
+        self._backward(loss, weight)
+        if self._clip_norm is not None:
+            nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        if self._average is not None:
+            self._follow(step + 1)
+        return logits.detach(), loss.detach()
+
+    def require_finite(self, loss: float, step: int) -> None:
+        """Raise ``RunError`` with epoch, step (both from 1) and learning rate unless ``loss`` is finite."""
+        if not math.isfinite(loss):
+            raise RunError(
+                f"the loss is {loss} at epoch {step // self._steps_per_epoch + 1}, step {step + 1} "
+                f"(learning rate {self.learning_rate(step):g}): training stopped"
+            )
+
+    @torch.no_grad()
+    def _follow(self, steps_done: int) -> None:
+        assert self._average is not None
+        assert self._ema_decay is not None
+        # The early average would be mostly initial weights: its memory grows with the steps taken.
+        decay = min(self._ema_decay, (1 + steps_done) / (10 + steps_done))
+        torch._foreach_lerp_(list(self._average.parameters()), self._parameters, 1 - decay)
+        for average, buffer in zip(self._average.buffers(), self._network.buffers(), strict=True):
+            average.copy_(buffer)
+
+
+def _generator(device: torch.device) -> torch.Generator:
+    if device.type == "cuda":
+        generator: torch.Generator = torch.cuda.default_generators[device.index or 0]
+        return generator
+    return torch.mps._get_default_mps_generator() if device.type == "mps" else torch.default_generator

@@ -1,0 +1,298 @@
+"""The sources: the arrays that torchvision reads, and one clear error for files damaged, swapped or missing."""
+
+import gzip
+import hashlib
+import io
+import struct
+import tarfile
+import threading
+import tracemalloc
+import warnings
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor
+
+from digitlab.data import sources
+from digitlab.data.cifar import META, TEST_BATCHES, TRAIN_BATCHES
+from digitlab.data.sources import Cifar10Source, FashionMnistSource, IdxSource, ImageSet, MnistSource, Source
+from digitlab.data.splits import fingerprint, split_indices
+from digitlab.schema import ConfigError, DataError
+
+NOWHERE = ("http://127.0.0.1:9/",)  # the discard port: nobody serves there
+
+
+@pytest.fixture(scope="module")
+def data() -> Path:
+    folder = Path(__file__).parents[2] / "data"
+    if not folder.is_dir():
+        pytest.skip(f"needs the three data sets in {folder}")
+    return folder
+
+
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, str]]:
+    """A folder and the address at which its files are served."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *_: None)
+    folder = tmp_path / "served"
+    folder.mkdir()
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=folder)) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield folder, f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
+
+
+def torchvision_set(dataset: type, root: Path, *, train: bool) -> tuple[Tensor, Tensor]:
+    """What torchvision's class of the same files holds, as uint8 (N, C, H, W) and int64 (N,)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # NumPy warns of how CIFAR-10's pickles state their dtype
+        read = dataset(root, train=train, download=False)
+    images = torch.as_tensor(read.data)
+    images = images.permute(0, 3, 1, 2) if images.ndim == 4 else images[:, None]
+    return images, torch.as_tensor(read.targets)
+
+
+@pytest.mark.parametrize(
+    ("source", "dataset"),
+    [
+        (MnistSource(), torchvision.datasets.MNIST),
+        (FashionMnistSource(), torchvision.datasets.FashionMNIST),
+        (Cifar10Source(), torchvision.datasets.CIFAR10),
+    ],
+    ids=["mnist", "fashion_mnist", "cifar10"],
+)
+def test_the_arrays_are_those_of_torchvision(data: Path, source: Source, dataset: type) -> None:
+    source.prepare(data)
+    train, test = source.read(data)
+    assert source.train_count == len(train.images)
+    if source.title != "MNIST":  # whose names torchvision spells out: "0 - zero"
+        assert list(source.class_names) == dataset.classes
+    for ours, is_train in ((train, True), (test, False)):
+        images, labels = torchvision_set(dataset, data, train=is_train)
+        assert (ours.images.dtype, ours.labels.dtype) == (torch.uint8, torch.int64)
+        assert tuple(ours.images.shape[1:]) == source.image_shape
+        assert torch.equal(ours.images, images)
+        assert torch.equal(ours.labels, labels)
+
+
+def test_cifar10_is_read_a_batch_at_a_time(data: Path) -> None:
+    tracemalloc.start()
+    try:
+        Cifar10Source().read(data)
+        # All but the tensors it returns, which are PyTorch's: one batch as file, as string and as array is 93 MB.
+        assert tracemalloc.get_traced_memory()[1] < 110_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_mnist_needs_nothing_but_the_package(tmp_path: Path) -> None:
+    source = MnistSource()
+    source.prepare(tmp_path)
+    train, test = source.read(tmp_path)
+    assert (tuple(train.images.shape), tuple(test.images.shape)) == ((60_000, 1, 28, 28), (10_000, 1, 28, 28))
+    assert list(tmp_path.iterdir()) == []
+    indices = split_indices(train.labels, val_size=5000, train_size=None, split_seed=0)
+    assert fingerprint(*indices) == "5427f8fcee276167"  # the default split, on which MNIST's results rest
+
+
+def idx(*shape: int, start: int = 0, values: int = 256) -> bytes:
+    """An IDX file whose values count up from ``start``, modulo ``values``."""
+    content = bytes((start + i) % values for i in range(torch.Size(shape).numel()))
+    return struct.pack(f">BBBB{len(shape)}I", 0, 0, 8, len(shape), *shape) + content
+
+
+TINY = {
+    "train-images-idx3-ubyte": idx(12, 28, 28),
+    "train-labels-idx1-ubyte": idx(12, values=10),
+    "t10k-images-idx3-ubyte": idx(12, 28, 28, start=7),
+    "t10k-labels-idx1-ubyte": idx(12, start=3, values=10),
+}
+
+
+@pytest.fixture
+def fashion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[FashionMnistSource, Path]:
+    """Fashion-MNIST with files of 12 images, and its folder under tmp_path, which holds nothing yet."""
+    digests = {name: hashlib.sha256(file).hexdigest() for name, file in TINY.items()}
+    monkeypatch.setattr(FashionMnistSource, "digests", digests)
+    monkeypatch.setattr(FashionMnistSource, "mirrors", NOWHERE)
+    folder = tmp_path / "FashionMNIST" / "raw"
+    folder.mkdir(parents=True)
+    return FashionMnistSource(), folder
+
+
+def test_plain_and_gzipped_files_may_lie_side_by_side(fashion, tmp_path: Path) -> None:
+    source, folder = fashion
+    for number, (name, file) in enumerate(TINY.items()):
+        path = folder / (name if number % 2 else f"{name}.gz")
+        path.write_bytes(file if number % 2 else gzip.compress(file))
+    source.prepare(tmp_path)
+    train, test = source.read(tmp_path)
+    assert train.images.flatten()[:3].tolist() == [0, 1, 2]
+    assert test.images.flatten()[:3].tolist() == [7, 8, 9]
+    assert test.labels.tolist() == [(3 + i) % 10 for i in range(12)]
+
+
+@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("harm", ["truncated", "one bit", "swapped"])
+def test_a_damaged_or_swapped_file_is_named_with_the_way_out(fashion, tmp_path: Path, name: str, harm: str) -> None:
+    source, folder = fashion
+    other = name.replace("train", "t10k") if "train" in name else name.replace("t10k", "train")
+    whole = TINY[name]
+    harmed = {"truncated": whole[:-1], "one bit": whole[:-1] + bytes([whole[-1] ^ 1]), "swapped": TINY[other]}[harm]
+    for each, file in TINY.items():
+        (folder / each).write_bytes(harmed if each == name else file)
+    source.prepare(tmp_path)
+    with pytest.raises(DataError, match=rf"{name}: .*; delete it, and it is fetched again"):
+        source.read(tmp_path)
+
+
+def test_what_is_missing_is_fetched_into_torchvisions_place(fashion, served, tmp_path: Path, monkeypatch) -> None:
+    (source, folder), (shelf, address) = fashion, served
+    monkeypatch.setattr(FashionMnistSource, "mirrors", (*NOWHERE, address))
+    for name, file in TINY.items():
+        (shelf / f"{name}.gz").write_bytes(gzip.compress(file))
+    source.prepare(tmp_path)
+    train, _ = source.read(tmp_path)
+    assert len(train.images) == 12
+    assert sorted(path.name for path in folder.glob("*.gz")) == sorted(f"{name}.gz" for name in TINY)
+
+
+def test_when_nothing_works_one_message_says_what_was_tried_and_the_ways_out(fashion, tmp_path: Path) -> None:
+    source, folder = fashion
+    with pytest.raises(DataError) as caught:
+        source.prepare(tmp_path)
+    message = str(caught.value)
+    for part in ("Fashion-MNIST", str(folder), f"{NOWHERE[0]}train-images", "refused", "DIGITLAB_DATA", "data=mnist"):
+        assert part in message
+    with pytest.raises(DataError, match="train-images-idx3-ubyte is in none of"):
+        source.read(tmp_path)
+
+
+@pytest.fixture
+def archive(monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """CIFAR-10's archive with files of a few bytes, which the source is made to expect."""
+    files = {name: name.encode() for name in (*TRAIN_BATCHES, *TEST_BATCHES, *META)}
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as tar:
+        for name, file in files.items():
+            member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+            member.size = len(file)
+            tar.addfile(member, io.BytesIO(file))
+    for group in ("TRAIN_BATCHES", "TEST_BATCHES", "META"):
+        digests = {name: hashlib.sha256(files[name]).hexdigest() for name in getattr(sources, group)}
+        monkeypatch.setattr(sources, group, digests)
+    monkeypatch.setattr(Cifar10Source, "archive_sha256", hashlib.sha256(stream.getvalue()).hexdigest())
+    monkeypatch.setattr(Cifar10Source, "mirrors", NOWHERE)
+    return stream.getvalue()
+
+
+def extracted(root: Path) -> set[str]:
+    return {path.name for path in (root / "cifar-10-batches-py").iterdir()}
+
+
+def test_an_archive_that_lies_in_the_root_is_unpacked(archive: bytes, tmp_path: Path) -> None:
+    (tmp_path / "cifar-10-python.tar.gz").write_bytes(archive)
+    Cifar10Source().prepare(tmp_path)
+    assert extracted(tmp_path) == {*TRAIN_BATCHES, *TEST_BATCHES, *META}
+
+
+def test_the_archive_is_fetched_and_unpacked_where_a_batch_is_missing(
+    archive: bytes, served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf, address = served
+    (shelf / "cifar-10-python.tar.gz").write_bytes(archive)
+    monkeypatch.setattr(Cifar10Source, "mirrors", (*NOWHERE, address))
+    Cifar10Source().prepare(tmp_path)
+    (tmp_path / "cifar-10-batches-py" / "data_batch_3").unlink()
+    Cifar10Source().prepare(tmp_path)
+    assert extracted(tmp_path) == {*TRAIN_BATCHES, *TEST_BATCHES, *META}
+
+
+def test_a_damaged_archive_and_a_damaged_batch_are_named_with_the_way_out(archive: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "cifar-10-python.tar.gz"
+    path.write_bytes(archive[:-1])
+    with pytest.raises(DataError, match=rf"{path.name}: damaged.*; delete it, and it is fetched again"):
+        Cifar10Source().prepare(tmp_path)
+    path.write_bytes(archive)
+    Cifar10Source().prepare(tmp_path)
+    (tmp_path / "cifar-10-batches-py" / "data_batch_1").write_bytes(b"data_batch_2")
+    with pytest.raises(DataError, match=r"data_batch_1: damaged.*; delete it, and it is fetched again"):
+        Cifar10Source().read(tmp_path)
+
+
+def test_no_archive_and_no_network_is_one_message_with_the_ways_out(archive: bytes, tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        Cifar10Source().prepare(tmp_path)
+    for part in ("CIFAR-10", f"put cifar-10-python.tar.gz into {tmp_path}", NOWHERE[0], "DIGITLAB_DATA", "data=mnist"):
+        assert part in str(caught.value)
+
+
+def own(tmp_path: Path, **changed: bytes) -> IdxSource:
+    """A set of one's own: 4 training and 2 test images of 3 x 5 x 6 in three classes, but for what is changed."""
+    files = {
+        "train_images": idx(4, 3, 5, 6),
+        "train_labels": idx(4, values=3),
+        "test_images": idx(2, 3, 5, 6, start=9),
+        "test_labels": idx(2, values=3),
+    } | changed
+    for name, file in files.items():
+        (tmp_path / name).write_bytes(file)
+    paths = {name: str(tmp_path / name) for name in files}
+    return IdxSource(name="own", class_names=["a", "b", "c"], **paths)
+
+
+def read(source: IdxSource, root: Path) -> tuple[ImageSet, ImageSet]:
+    source.prepare(root)
+    return source.read(root)
+
+
+def test_colour_images_of_ones_own_are_read(tmp_path: Path) -> None:
+    source = own(tmp_path)
+    train, test = read(source, tmp_path)
+    assert (source.image_shape, source.train_count, source.title) == ((3, 5, 6), 4, "own")
+    assert (tuple(train.images.shape), tuple(test.images.shape)) == ((4, 3, 5, 6), (2, 3, 5, 6))
+    assert test.images.flatten()[:2].tolist() == [9, 10]
+    assert train.labels.tolist() == [0, 1, 2, 0]
+
+
+def test_grey_images_get_a_channel(tmp_path: Path) -> None:
+    source = own(tmp_path, train_images=idx(4, 5, 6), test_images=gzip.compress(idx(2, 5, 6)))
+    train, test = read(source, tmp_path)
+    assert source.image_shape == (1, 5, 6)
+    assert (tuple(train.images.shape), tuple(test.images.shape)) == ((4, 1, 5, 6), (2, 1, 5, 6))
+
+
+@pytest.mark.parametrize(
+    ("changed", "file", "reason"),
+    [
+        ({"train_labels": idx(3, values=3)}, "train_labels", "holds 3 labels for the 4 images of .*train_images"),
+        ({"test_labels": idx(2, 1, values=3)}, "test_labels", "holds 2 × 1 labels"),
+        ({"test_images": idx(2, 3, 5, 5)}, "test_images", "train_images has"),
+        ({"train_images": idx(4)}, "train_images", "1 dimensions"),
+        ({"train_images": idx(4, 3, 5, 6)[:-1]}, "train_images", "truncated"),
+        ({"train_labels": b"a,b"}, "train_labels", "not an IDX file"),
+    ],
+    ids=["count", "labels", "shape", "dimensions", "truncated", "format"],
+)
+def test_files_that_do_not_fit_are_refused_by_their_headers(tmp_path: Path, changed, file: str, reason: str) -> None:
+    with pytest.raises(DataError, match=f"{file}: .*{reason}"):
+        own(tmp_path, **changed).prepare(tmp_path)
+
+
+def test_a_label_without_a_class_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="train_labels: label 3, but there are 3 classes"):
+        read(own(tmp_path, train_labels=idx(4)), tmp_path)
+
+
+@pytest.mark.parametrize("class_names", [["a"], ["a", "a"], [str(number) for number in range(257)]])
+def test_class_names_are_2_to_256_different_ones(class_names: list[str]) -> None:
+    with pytest.raises(ConfigError, match="class_names"):
+        IdxSource(name="own", class_names=class_names, train_images="", train_labels="", test_images="", test_labels="")

@@ -1,0 +1,129 @@
+"""The split: exact sizes, disjoint, stratified, nested, and the same on every machine."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from digitlab.data.splits import fingerprint, split_counts, split_indices
+from digitlab.schema import ConfigError
+
+# The class sizes of MNIST's training set, in an order of images that does not matter here.
+MNIST_SIZES = (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949)
+LABELS = torch.repeat_interleave(torch.arange(10), torch.tensor(MNIST_SIZES))
+
+
+def split(labels: Tensor = LABELS, *, val_size=5000, train_size=None, split_seed: int = 0) -> tuple[Tensor, Tensor]:
+    return split_indices(labels, val_size=val_size, train_size=train_size, split_seed=split_seed)
+
+
+labels_of_any_classes = st.lists(st.integers(0, 4), min_size=1, max_size=60).map(torch.tensor)
+
+
+@given(labels=labels_of_any_classes, val=st.integers(0, 60), train=st.integers(1, 60), seed=st.integers(0, 2**64))
+@settings(max_examples=200, deadline=None)
+def test_sizes_are_exact_and_no_image_is_on_both_sides(labels: Tensor, val: int, train: int, seed: int) -> None:
+    try:
+        train_indices, val_indices = split(labels, val_size=val, train_size=train, split_seed=seed)
+    except ConfigError as error:
+        assert error.key in ("val_size", "train_size")  # noqa: PT017 - a refusal is one of the two good ends
+        return
+    both = torch.cat([train_indices, val_indices])
+    assert (len(train_indices), len(val_indices)) == (train, val)
+    assert len(both.unique()) == train + val
+    assert 0 <= int(both.min()) <= int(both.max()) < len(labels)
+    assert set(labels[train_indices].tolist()) == set(labels.tolist())
+
+
+def test_every_image_is_on_one_side_and_in_order() -> None:
+    train, val = split()
+    assert (train.dtype, val.dtype) == (torch.int64, torch.int64)
+    assert torch.equal(torch.cat([train, val]).sort().values, torch.arange(60_000))
+    assert torch.equal(train, train.sort().values)
+    assert torch.equal(val, val.sort().values)
+
+
+@pytest.mark.parametrize("val_size", [0, 1, 10, 4999, 5000, 0.25, 59_000])
+@pytest.mark.parametrize("train_size", [None, 10, 777, 0.5])
+def test_each_class_has_its_share_to_about_one_image(val_size, train_size) -> None:
+    for indices in split(val_size=val_size, train_size=train_size):
+        shares = torch.tensor(MNIST_SIZES) * len(indices) / 60_000
+        assert float((LABELS[indices].bincount(minlength=10) - shares).abs().max()) < 2
+
+
+def test_equal_classes_are_split_into_equal_parts() -> None:
+    labels = torch.arange(10).repeat(5000)
+    train, val = split(labels, train_size=1000)
+    assert labels[val].bincount().tolist() == [500] * 10
+    assert labels[train].bincount().tolist() == [100] * 10
+
+
+def test_a_smaller_training_set_is_part_of_a_larger_and_validation_stays() -> None:
+    sizes = [10, 11, 100, 1001, 0.3, 30_000, 54_999, 55_000, None]
+    splits = [split(train_size=size) for size in sizes]
+    for (smaller, val), (larger, same) in itertools.pairwise(splits):
+        assert set(smaller.tolist()) < set(larger.tolist()) or len(smaller) == len(larger) == 55_000
+        assert torch.equal(val, same)
+
+
+def test_the_split_is_the_same_everywhere_and_always() -> None:
+    # The images of every result so far: a change of this number makes them incomparable with what comes after.
+    assert fingerprint(*split()) == "3549b34e6ea0de25"
+    torch.manual_seed(3)
+    np.random.seed(3)
+    assert fingerprint(*split()) == fingerprint(*split(LABELS.to(torch.uint8)))
+
+
+def test_another_seed_is_another_split() -> None:
+    assert len({fingerprint(*split(split_seed=seed)) for seed in range(20)}) == 20
+
+
+def test_a_fraction_and_its_count_are_the_same_split() -> None:
+    assert fingerprint(*split(val_size=0.1, train_size=0.25)) == fingerprint(*split(val_size=6000, train_size=13_500))
+
+
+def test_no_validation_leaves_everything_to_train_on() -> None:
+    for size in (0, 0.0):
+        train, val = split(val_size=size)
+        assert (len(train), val.shape, val.dtype) == (60_000, (0,), torch.int64)
+
+
+@pytest.mark.parametrize("size", [-1, 59_991, 60_000, 1.0, -0.1, 5000.0, math.nan, math.inf, 0.99999])
+def test_a_validation_set_out_of_range_is_refused_without_data(size: float) -> None:
+    with pytest.raises(ConfigError, match=r"val_size=.*at least one image of each of the 10 classes") as caught:
+        split_counts(60_000, classes=10, val_size=size, train_size=None)
+    assert (caught.value.key, caught.value.value) == ("val_size", size)
+
+
+@pytest.mark.parametrize("size", [0, 9, 55_001, 0.0, 1.5, -0.5, 1e-5, math.nan])
+def test_a_training_set_out_of_range_is_refused_without_data(size: float) -> None:
+    with pytest.raises(ConfigError, match=r"train_size=.*a count from 10 \(an image a class\) to 55000"):
+        split_counts(60_000, classes=10, val_size=5000, train_size=size)
+
+
+def test_the_whole_of_the_rest_may_be_asked_for() -> None:
+    for size in (None, 55_000, 1.0):
+        assert split_counts(60_000, classes=10, val_size=5000, train_size=size) == (55_000, 5000)
+
+
+def test_a_class_that_validation_would_take_whole_is_refused() -> None:
+    labels = torch.tensor([0] * 99 + [7])
+    with pytest.raises(ConfigError, match=r"val_size=0\.9: must leave at least one image of class 7"):
+        split(labels, val_size=0.9)
+    with pytest.raises(ConfigError, match="train_size=2: must leave at least one image of class 7"):
+        split(labels, val_size=0, train_size=2)
+
+
+def test_a_fingerprint_tells_apart_what_only_the_border_divides() -> None:
+    left, right = (
+        fingerprint(torch.tensor([1, 2]), torch.tensor([3])),
+        fingerprint(torch.tensor([1]), torch.tensor([2, 3])),
+    )
+    assert left != right
+    assert len(left) == 16
+    assert int(left, 16) >= 0
