@@ -186,6 +186,13 @@ def test_only_what_may_pass_is_tried_again(mirror: Mirror, target: Path, path: s
     assert [asked for asked, _ in mirror.requests].count(path) == requests
 
 
+def test_the_pause_before_another_attempt_doubles(mirror: Mirror, target: Path) -> None:
+    start = time.monotonic()
+    with pytest.raises(DataError):
+        fetch([mirror("breaks")], target, verify=lambda _: None, patience=Patience(attempts=3, backoff_seconds=0.1))
+    assert 0.3 <= time.monotonic() - start < 5
+
+
 def test_when_all_fail_one_error_says_why_of_each(mirror: Mirror, target: Path) -> None:
     reasons = {
         "gone": "HTTP 404 Not Found",

@@ -97,8 +97,11 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _progress(name: str) -> Progress:
-    columns = (name, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+    """A bar, its first task, on stderr; nothing at all where that is not a terminal."""
+    columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    progress = Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+    progress.add_task(name, total=None)
+    return progress
 
 
 def _ask(url: str, part: Path, verify: Callable[[Path], object], patience: Patience, progress: Progress) -> None:
@@ -149,7 +152,8 @@ def _transfer(url: str, part: Path, timeout_seconds: float, progress: Progress) 
             offset = 0
         length = response.headers.get("Content-Length")
         total = offset + int(length) if length is not None and length.isdecimal() else None
-        bar = progress.add_task(url, completed=offset, total=total)
+        bar = progress.task_ids[0]
+        progress.update(bar, completed=offset, total=total)
         arrived = offset
         with part.open("ab" if offset else "wb") as file:
             while arrived <= _MAX_BYTES and (block := response.read1(_BLOCK_BYTES)):
@@ -157,7 +161,6 @@ def _transfer(url: str, part: Path, timeout_seconds: float, progress: Progress) 
                 arrived += len(block)
                 progress.update(bar, completed=arrived)
             os.fsync(file.fileno())
-        progress.update(bar, visible=False)
     if arrived > _MAX_BYTES:
         part.unlink()
         raise _TransferError(f"sends more than {_MAX_BYTES:,} bytes", again=False)

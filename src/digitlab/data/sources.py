@@ -17,7 +17,7 @@ from digitlab.data.checksum import check_file
 from digitlab.data.cifar import BATCH_IMAGES, META, TEST_BATCHES, TRAIN_BATCHES, extract, read_batch
 from digitlab.data.fetch import fetch
 from digitlab.data.idx import idx_shape, image_shape, read_idx, refuse_misfit
-from digitlab.schema import ConfigError, DataError, checked
+from digitlab.schema import ConfigError, DataError, NonNegativeInt, checked
 
 _FETCH_AGAIN = "delete it, and it is fetched again"
 
@@ -33,12 +33,14 @@ class ImageSet:
 class Source(ABC):
     """A data set of K classes, ``class_names``, with an official training and test set of C × H × W images.
 
-    ``name`` is what a configuration calls it, ``title`` what a reader does.
+    ``name`` is what a configuration calls it, ``title`` what a reader does. Where each image is one figure, light on
+    black, cut out and scaled, ``margin_pixels`` is the black frame left around it; None where it is a whole picture.
     """
 
     name: str
     title: str
     class_names: tuple[str, ...]
+    margin_pixels: int | None = None
 
     @property
     @abstractmethod
@@ -106,6 +108,7 @@ class MnistSource(_KnownIdx):
     name = "mnist"
     title = "MNIST"
     class_names = tuple("0123456789")
+    margin_pixels = 4  # the digit fills 20 x 20 of 28 x 28, its centre of mass in the middle (LeCun et al., 1998)
     remedy = "install digitlab again"
     digests: Mapping[str, str] = {
         "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -132,6 +135,7 @@ class FashionMnistSource(_KnownIdx):
     class_names = (
         "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
     )  # fmt: skip
+    margin_pixels = 0  # trimmed, and its longer edge scaled to 28 (Xiao, Rasul and Vollgraf, 2017)
     remedy = _FETCH_AGAIN
     digests: Mapping[str, str] = {
         "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
@@ -222,8 +226,8 @@ class Cifar10Source(Source):
 class IdxSource(Source):
     """One's own data set: four IDX files, plain or gzipped, images (N, H, W) or (N, C, H, W), labels (N,).
 
-    Paths are used as given, so a configuration may write ``${data.root}/letters/train-images``. Nothing is fetched and
-    nothing is known by checksum. ``ConfigError`` where the class names are not 2 to 256 different ones.
+    Paths are used as given, so a configuration may write ``${data.root}/letters/train-images``. ``ConfigError`` where
+    the class names are not 2 to 256 different ones.
     """
 
     @checked
@@ -237,8 +241,10 @@ class IdxSource(Source):
         train_labels: str | Path,
         test_images: str | Path,
         test_labels: str | Path,
+        margin_pixels: NonNegativeInt | None = None,
     ) -> None:
         self.name, self.title, self.class_names = name, title or name, tuple(class_names)
+        self.margin_pixels = margin_pixels
         if not 2 <= len(set(self.class_names)) == len(self.class_names) <= 256:
             raise ConfigError("class_names", list(class_names), "must be from 2 to 256 names, each of them once")
         self._train = Path(train_images).expanduser(), Path(train_labels).expanduser()

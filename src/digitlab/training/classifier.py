@@ -77,6 +77,13 @@ class Classifier(LightningModule):
         self.test_scores: list[Tensor] = []
         self.test_labels: list[Tensor] = []
 
+    def use_precision(self, dtype: torch.dtype) -> None:
+        """float64 for weights and all, bfloat16 for mixed precision: the weights stay float32."""
+        if dtype == torch.float64:
+            self.double()
+        elif dtype == torch.bfloat16:
+            self.autocast_dtype = dtype
+
     def normalise(self, pixels: Tensor) -> Tensor:
         """Pixels (N, C, H, W), uint8 or float in [0, 1], as the network's input in the dtype of its weights."""
         if pixels.dtype == torch.uint8:

@@ -113,7 +113,7 @@ class Run:
         source = data.source
         facts = DataFacts(
             name=source.name, title=source.title, image_shape=list(source.image_shape), class_names=list(source.class_names),
-            mean=data.mean, std=data.std,
+            mean=data.mean, std=data.std, margin_pixels=source.margin_pixels,
         )  # fmt: skip
         torch.manual_seed(stream_seed("init", experiment.switches.seed))
         classifier = Classifier(
@@ -122,10 +122,7 @@ class Run:
             gradient_clip_norm=experiment.trainer.gradient_clip_norm,
         )  # fmt: skip
         classifier.seed = experiment.switches.seed
-        if experiment.trainer.dtype == torch.float64:
-            classifier.double()
-        elif experiment.trainer.dtype == torch.bfloat16:
-            classifier.autocast_dtype = torch.bfloat16
+        classifier.use_precision(experiment.trainer.dtype)
         if experiment.switches.compile:
             # In place, so that the names in the checkpoint stay as they are.
             classifier.network.compile()

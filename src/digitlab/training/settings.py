@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 
-from digitlab.schema import PositiveFloat, PositiveInt, settings
+from digitlab.schema import NonNegativeInt, PositiveFloat, PositiveInt, settings
 
 PRECISIONS: dict[str, torch.dtype] = {"32": torch.float32, "64": torch.float64, "bf16": torch.bfloat16}
 
@@ -15,7 +15,7 @@ PRECISIONS: dict[str, torch.dtype] = {"32": torch.float32, "64": torch.float64, 
 class DataFacts:
     """What a network and its reader need to know of a data set: image shape (C, H, W), class names, mean and std.
 
-    ``mean`` and ``std`` are of pixels in [0, 1], one a channel.
+    ``mean`` and ``std`` are of pixels in [0, 1], one a channel; ``margin_pixels`` as in ``digitlab.data.Source``.
     """
 
     name: str
@@ -24,6 +24,7 @@ class DataFacts:
     class_names: Annotated[list[str], Field(min_length=2)]
     mean: list[float]
     std: list[PositiveFloat]
+    margin_pixels: NonNegativeInt | None = None
 
     def plain(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
