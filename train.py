@@ -1,19 +1,18 @@
 """Train one network, or with -m a sweep of them:
 
-    python train.py model=mlp data=cifar10
-    python train.py -m optimizer.lr=0.1,0.01 model.dropout=0,0.2
-    python train.py resume=outputs/cifar10-mlp/2026-11-21_10-00-00_1a2b3c4d
+python train.py model=mlp data=cifar10
+python train.py -m optimizer.lr=0.1,0.01 model.dropout=0,0.2
+python train.py resume=outputs/cifar10-mlp/2026-11-21_10-00-00_1a2b3c4d
 """
 
 import os
 import sys
 
 import hydra
-from hydra.errors import HydraException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
-from digitlab.config import CONF, hydra_refusal, register_resolvers
+from digitlab.config import COMPOSITION_ERRORS, CONF, refuse_unreadable, refused, register_resolvers
+from digitlab.failures import leave, told
 from digitlab.schema import DigitlabError
 
 register_resolvers()
@@ -27,29 +26,40 @@ def main(config: DictConfig) -> float:
     from digitlab.results.table import print_result
     from digitlab.training import train
 
-    outcome = train(config)
+    with told():
+        outcome = train(config)
     print_result(outcome.folder, outcome.result)
     return outcome.monitored
 
 
+def go_on(folder: str, arguments: list[str]) -> None:
+    from digitlab.results.table import print_result
+    from digitlab.training.resuming import resume
+
+    outcome = resume(folder, arguments)
+    print_result(outcome.folder, outcome.result)
+
+
 def run() -> None:
     """The exit code is 0 for a finished run, 2 for a bad configuration, 1 for anything else; 130 and 143 for signals."""
+    arguments = sys.argv[1:]
+    overrides = [argument for argument in arguments if not argument.startswith("-")]
+    folder = dict(argument.split("=", 1) for argument in overrides if "=" in argument).get("resume", "null")
     try:
-        folder = next((argument.removeprefix("resume=") for argument in sys.argv[1:] if argument.startswith("resume=")), None)
-        if folder in (None, "null"):
-            main()
+        if folder != "null":
+            go_on(folder, arguments)
         else:
-            from digitlab.results.table import print_result
-            from digitlab.training.resuming import resume
-
-            outcome = resume(folder, sys.argv[1:])
-            print_result(outcome.folder, outcome.result)
+            # In tab completion, whatever is typed so far may stand.
+            if "-sc" not in arguments and "--shell-completion" not in arguments:
+                refuse_unreadable((override for override in overrides if "=" in override), CONF)
+            main()
     except DigitlabError as error:
-        print(error, file=sys.stderr)
-        sys.exit(error.exit_code)
-    except (HydraException, OmegaConfBaseException) as error:
-        print(hydra_refusal(error), file=sys.stderr)
-        sys.exit(2)
+        leave(error)
+    except COMPOSITION_ERRORS as error:
+        leave(refused(error, overrides))
+    except KeyboardInterrupt:
+        # Before the run listens for it: there is nothing to save yet.
+        sys.exit(130)
 
 
 if __name__ == "__main__":

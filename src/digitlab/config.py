@@ -7,8 +7,10 @@ import inspect
 import os
 import re
 import secrets
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,12 +18,13 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
+from yaml import MarkedYAMLError, YAMLError
 
-from digitlab.schema import ConfigError, nearest, refusal
+from digitlab.overrides import group_names, group_table, hydra_refusal, refuse_unreadable
+from digitlab.schema import ConfigError, DigitlabError, nearest, refusal, unknown
 
 # An installed copy without its project around it (no train.py above src/) works from the current directory.
 _SOURCE_ROOT = Path(__file__).resolve().parents[2]
@@ -32,16 +35,26 @@ CONF = ROOT / "conf"
 # those in DIGITLAB_ALLOW (comma-separated), may be named by a _target_.
 _ALLOWED_PACKAGES = ("digitlab", "torch", "lightning", "torchmetrics")
 
+# What composing raises where the files or the words of the command line are wrong.
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
+
 T = TypeVar("T")
 
 
 def register_resolvers() -> None:
-    """Teach OmegaConf ``${project:data}``, a path beside train.py, and ``${run_suffix:}``, unlike any other run's."""
+    """Teach OmegaConf what ``conf/`` uses beside Hydra's own, such as ``${project:data}``, a path beside train.py."""
     OmegaConf.register_new_resolver("project", lambda name: str(ROOT / name), replace=True)
     OmegaConf.register_new_resolver("sweep_name", lambda choice: choice or "sweep", replace=True)
     OmegaConf.register_new_resolver("folder_name", _folder_name, replace=True)
+    OmegaConf.register_new_resolver("groups", lambda: group_table(CONF), replace=True)
+    OmegaConf.register_new_resolver("direction", direction, replace=True)
     # Cached: the folder's name is resolved several times in one run.
     OmegaConf.register_new_resolver("run_suffix", lambda: secrets.token_hex(4), use_cache=True, replace=True)
+
+
+def direction(metric: object) -> str:
+    """Which way a metric is better: ``min`` for losses, ``max`` for the others."""
+    return "min" if str(metric).endswith("/loss") else "max"
 
 
 def _folder_name(overrides: str) -> str:
@@ -57,9 +70,10 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     register_resolvers()
     with _restored_hydra(), initialize_config_dir(str(CONF), version_base="1.3", job_name="train"):
         try:
+            refuse_unreadable(overrides, CONF)
             return hydra_compose("train", overrides=list(overrides))
-        except (HydraException, OmegaConfBaseException) as error:
-            raise hydra_refusal(error) from error
+        except COMPOSITION_ERRORS as error:
+            raise refused(error, overrides) from error
 
 
 @contextmanager
@@ -75,36 +89,21 @@ def _restored_hydra() -> Iterator[None]:
             GlobalHydra.instance().initialize(outer)
 
 
-def hydra_refusal(error: Exception) -> ConfigError:
-    """What Hydra says over several lines, as one that names the key and the nearest right name."""
-    text = re.sub(r"\s+", " ", str(error)).strip()
-    if group := re.search(r"Could not find '([^']+)' Available options in '([^']+)': (.*?)(?: Config search path|$)", text):
-        name, key, options = group[1].rpartition("/")[2], group[2], group[3].split()
-        return ConfigError(key, name, f"must be one of {', '.join(options)}{nearest(name, options)}")
-    if match := re.search(r"Could not override '([^']+)'", text):
-        key = match[1]
-        return ConfigError(key, _typed_value(key), f"no such key{_nearest_key(key)}")
-    if match := re.search(r"In '[^']+': Could not find '([^']+)'", text):
-        return ConfigError(*_split(match[1]), "no such file in conf/")
-    return ConfigError("", text, "can't be composed")
-
-
-def _split(name: str) -> tuple[str, str]:
-    group, _, option = name.rpartition("/")
-    return group, option
-
-
-def _typed_value(key: str) -> str:
-    import sys
-
-    values = [argument.partition("=")[2] for argument in sys.argv[1:] if argument.partition("=")[0] == key]
-    return values[0] if values else "?"
-
-
-def _nearest_key(key: str) -> str:
-    keys = [path for path, _ in walk(OmegaConf.to_container(compose(), resolve=False))]
-    groups = [path.name for path in CONF.iterdir() if path.is_dir()]
-    return nearest(key, [*keys, *groups])
+def refused(error: Exception, overrides: Sequence[str]) -> ConfigError:
+    """What Hydra, OmegaConf or YAML raised while composing ``overrides``, as one line."""
+    if isinstance(error, ConfigError):
+        return error
+    if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return ConfigError("", f"{mark.name}, line {mark.line + 1}", f"is no YAML: {error.problem}")
+    chosen = [override for override in overrides if override.partition("=")[0] in group_names(CONF)]
+    with _restored_hydra(), initialize_config_dir(str(CONF), version_base="1.3"):
+        try:
+            config = hydra_compose("train", overrides=chosen)
+        except COMPOSITION_ERRORS:
+            config = hydra_compose("train")
+    keys = [path for path, _ in walk(OmegaConf.to_container(config, resolve=False))]
+    return hydra_refusal(error, overrides, keys, CONF)
 
 
 def walk(node: object, prefix: str = "") -> Iterator[tuple[str, object]]:
@@ -132,27 +131,38 @@ def build(node: Mapping[str, Any], key: str, kind: type[T], **given: Any) -> T:
         if name != "_target_"
     }
     names = [name for name in inspect.signature(target).parameters if name not in given]
-    for name in arguments:
+    for name, value in arguments.items():
         if name not in names:
-            raise ConfigError(f"{key}.{name}", arguments[name], f"no such key{nearest(name, names)}; there are {', '.join(names)}")
+            raise unknown(name, value, names, under=key)
     try:
         return target(**arguments, **given)
     except ValidationError as error:
-        raise refusal(error, names=names).under(key) from error
-    except ConfigError as error:
-        raise error.under(key) from error
-    except TypeError as error:
-        raise ConfigError(key, node["_target_"], f"does not take these settings: {error}") from error
+        raise refusal(error, of=target, given=arguments | given).under(key) from error
+    except DigitlabError as error:
+        raise error.under(key) if isinstance(error, ConfigError) else error from error
+    except Exception as error:
+        raise ConfigError(key, target.__name__, f"can't be built: {_cause(error)}") from error
+
+
+def _cause(error: Exception) -> str:
+    # A class of the user's can raise anything: with the place, one line is as good as a traceback.
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    where = "" if place.filename == __file__ else f" ({place.filename}, line {place.lineno})"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"
 
 
 def _class(target: str, key: str, kind: type[T]) -> type[T]:
     allowed = [*_ALLOWED_PACKAGES, *filter(None, os.environ.get("DIGITLAB_ALLOW", "").split(","))]
     if target.partition(".")[0] not in allowed:
         raise ConfigError(key, target, f"must lie in {', '.join(allowed)}, or in a package named by DIGITLAB_ALLOW")
+    module_name, _, name = target.rpartition(".")
     try:
-        found = get_object(target)
+        module = import_module(module_name)
     except Exception as error:
-        raise ConfigError(key, target, f"can't be imported: {str(error).splitlines()[0]}") from error
+        raise ConfigError(key, target, f"can't be imported: {_cause(error)}") from error
+    found = getattr(module, name, None)
+    if found is None:
+        raise ConfigError(key, target, f"{module_name} has no {name}{nearest(name, dir(module))}")
     if not (isinstance(found, type) and issubclass(found, kind)):
         raise ConfigError(key, target, f"must be a {kind.__name__}")
     return found
@@ -168,6 +178,13 @@ def plain(node: Any, key: str) -> dict[str, Any]:
     try:
         container = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(key, "?", str(error).splitlines()[0]) from error
+        raise unresolved(error, key) from error
     assert isinstance(container, dict)
     return {str(name): value for name, value in container.items()}
+
+
+def unresolved(error: OmegaConfBaseException, key: str) -> ConfigError:
+    """The refusal of a value at or under ``key`` that is ``???`` or an interpolation that leads nowhere."""
+    parent, name = error.parent_node, error.key
+    value = parent._get_node(name) if OmegaConf.is_config(parent) else None
+    return ConfigError(error.full_key or key, getattr(value, "_value", lambda: "?")(), str(error.msg).splitlines()[0])

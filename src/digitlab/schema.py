@@ -6,11 +6,14 @@ schema: ``digitlab.config`` turns what these refuse into one line that names the
 """
 
 import difflib
-from collections.abc import Callable, Iterable
-from typing import Annotated, Any, TypeVar, dataclass_transform
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import is_dataclass
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, Field, ValidationError, validate_call
 from pydantic.dataclasses import dataclass
+from pydantic_core.core_schema import ErrorType
 
 # Strict: "3" is no number and True no count, as on the command line a wrong type is nearly always a slip.
 # Neither nan nor inf is ever a setting.
@@ -22,6 +25,10 @@ PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
+
+_TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
+# Any other complaint comes from a check of our own, whose message is the better one.
+_STANDARD_COMPLAINTS = frozenset(get_args(ErrorType))
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -47,7 +54,7 @@ class ConfigError(DigitlabError, ValueError):
     exit_code = 2
 
     def __init__(self, key: str, value: object, allowed: str) -> None:
-        super().__init__(f"{key}={show(value)}: {allowed}")
+        super().__init__(f"{key}={show(value)}: {allowed}" if key else f"{show(value)}: {allowed}")
         self.key, self.value, self.allowed = key, value, allowed
 
     def under(self, prefix: str) -> "ConfigError":
@@ -61,7 +68,9 @@ def show(value: object) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list | tuple):
         return "[" + ",".join(show(item) for item in value) + "]"
-    return str(value)
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{show(item)}" for key, item in value.items()) + "}"
+    return " ".join(str(value).split())
 
 
 def checked(function: F) -> F:
@@ -81,23 +90,65 @@ def nearest(name: str, names: Iterable[str]) -> str:
     return f" (did you mean `{close[0]}`?)" if close else ""
 
 
-def refusal(error: ValidationError, *, names: Iterable[str] = ()) -> ConfigError:
-    """The first of pydantic's complaints as a ``ConfigError``; ``names`` are the arguments that exist."""
+def unknown(key: str, value: object, names: Iterable[str], *, under: str = "", where: str = "") -> ConfigError:
+    """The refusal of a key that is none of ``names``; ``under`` is the config key of the node they all stand in."""
+    names = list(names)
+    error = ConfigError(key, value, f"no such key{where}{nearest(key, names)}; there are {', '.join(names)}")
+    return error.under(under) if under else error
+
+
+def refusal(error: ValidationError, *, of: type, given: Mapping[str, Any]) -> ConfigError:
+    """The first of pydantic's complaints about ``of(**given)`` as a ``ConfigError`` that says all that is allowed."""
     first = error.errors()[0]
     original = first.get("ctx", {}).get("error")
     if isinstance(original, ConfigError):
         # Raised by a check of a settings class that no single annotation can express.
         return original
-    key = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("function-", "constrained-")))
-    names = list(names)
-    if first["type"] in ("unexpected_keyword_argument", "unexpected_argument"):
-        allowed = f"no such key{nearest(key, names)}; there are {', '.join(sorted(names))}"
-    elif first["type"] in ("missing_keyword_only_argument", "missing_argument", "missing"):
+    key = str(first["loc"][0])
+    hints = get_type_hints(of if is_dataclass(of) else getattr(of, "__init__"), include_extras=True)
+    if key not in given:
         return ConfigError(key, None, "must be given")
-    else:
-        message = first["msg"][0].lower() + first["msg"][1:]
-        allowed = message.replace("input should be", "must be")
-        expected = first.get("ctx", {}).get("expected")
-        if expected and isinstance(first["input"], str):
-            allowed += nearest(first["input"], [part.strip(" '") for part in str(expected).replace(" or ", ",").split(",")])
-    return ConfigError(key, first["input"], allowed)
+    if key not in hints:
+        return unknown(key, given[key], hints)
+    if first["type"] not in _STANDARD_COMPLAINTS:
+        return ConfigError(key, given[key], first["msg"])
+    names = [show(name) for name in _literals(hints[key])]
+    finite = ", and finite" if first["type"] == "finite_number" else ""
+    return ConfigError(key, given[key], f"must be {describe(hints[key])}{finite}{nearest(show(given[key]), names)}")
+
+
+def describe(annotation: Any) -> str:
+    """What an annotation allows, in words: ``a number in [0, 1)`` for ``Rate``."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        constraints = [each for field in arguments[1:] for each in getattr(field, "metadata", ())]
+        limits = {name: getattr(each, name) for each in constraints for name in each.__slots__}
+        return _limited(arguments[0], limits)
+    if origin is Literal:
+        names = list(dict.fromkeys(show(name) for name in arguments))
+        return " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+    if origin in (Union, UnionType):
+        return ", or ".join(describe(each) for each in arguments)
+    if origin is not None and issubclass(origin, Sequence):
+        return _limited(annotation, {})
+    return _TYPES.get(annotation) or f"a {getattr(annotation, '__name__', annotation)}"
+
+
+def _limited(kind: Any, limits: Mapping[str, Any]) -> str:
+    if get_origin(kind) is not None:
+        least, most = limits.get("min_length", 0), limits.get("max_length")
+        count = f" of {most}" if least == most else f" of {least} or more" if least else ""
+        return f"a list{count}, each {describe(get_args(kind)[0])}"
+    low, high = limits.get("ge", limits.get("gt")), limits.get("le", limits.get("lt"))
+    if low is not None and high is not None:
+        return f"{_TYPES[kind]} in {'[' if 'ge' in limits else '('}{low}, {high}{']' if 'le' in limits else ')'}"
+    if low is not None:
+        return f"{_TYPES[kind]} of {low} or more" if "ge" in limits else f"{_TYPES[kind]} above {low}"
+    return f"{_TYPES[kind]} of {high} or less" if "le" in limits else f"{_TYPES[kind]} below {high}"
+
+
+def _literals(annotation: Any) -> list[Any]:
+    arguments = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return list(arguments)
+    return [literal for each in arguments for literal in _literals(each)]

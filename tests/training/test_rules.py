@@ -23,6 +23,7 @@ CASES = [
     ("sgd", {"lr": 0.1, "weight_decay": 0.01, "momentum": 0.8, "nesterov": True}),
     ("adam", {"lr": 0.01}),
     ("adam", {"lr": 0.01, "weight_decay": 0.01, "betas": (0.8, 0.99), "eps": 1e-6}),
+    ("adam", {"lr": 0.01, "betas": (0.0, 0.99)}),
     ("adamw", {"lr": 0.01, "weight_decay": 0.1}),
     ("adamw", {"lr": 0.01, "weight_decay": 0.1, "betas": (0.8, 0.99), "eps": 1e-6}),
     ("rmsprop", {"lr": 0.01}),

@@ -99,7 +99,7 @@ class Chunk:
             for own, whole, *tensors in zip(
                 sizes, group, images.split(sizes), targets.split(sizes), labels.split(sizes), strict=True
             ):
-                yield (*tensors, own * self.plan.world_size / len(whole))  # type: ignore[misc]
+                yield (*tensors, own * self.plan.world_size / len(whole))
 
     def _augmented(self, pixels: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
         generator = torch.Generator(pixels.device)

@@ -119,7 +119,9 @@ class ImageData(LightningDataModule):
         assert self.trainer is not None
         assert self.plan is not None
         self.to(self.trainer.strategy.root_device)
-        return self.chunks(self.plan, self.trainer.lightning_module.position)
+        position = self.trainer.lightning_module.position
+        assert isinstance(position, Position)
+        return self.chunks(self.plan, position)
 
     def val_dataloader(self) -> EvaluationLoader:
         return self.evaluation_loader("val")

@@ -22,23 +22,31 @@ _FAINTEST = 0.05
 _LEAST_CONTRAST = 0.04
 
 
-def read_picture(path: Path) -> Image.Image:
-    """The picture in a file of any format that Pillow reads, turned upright as its EXIF data say.
+def read_own_image(path: Path, *, image_shape: tuple[int, int, int], margin_pixels: int | None) -> Tensor:
+    """The picture in a file of any format that Pillow reads, as ``as_data_set_image`` makes it: uint8 (C, H, W).
 
-    Raises ``DataError`` where the file is missing, no picture, damaged, or so large that it may be meant as an attack.
+    Raises ``DataError``, naming the file, where it is missing, no picture, damaged, blank, or so large that it may be
+    meant as an attack.
     """
+    try:
+        return as_data_set_image(_read(path), image_shape=image_shape, margin_pixels=margin_pixels)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def _read(path: Path) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as picture:
-                return ImageOps.exif_transpose(picture)
+                return ImageOps.exif_transpose(picture)  # upright, as a camera noted that it was held
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
+        raise DataError("no such file") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: too large, more than {Image.MAX_IMAGE_PIXELS} pixels") from error
+        raise DataError(f"too large, more than {Image.MAX_IMAGE_PIXELS} pixels") from error
     except Exception as error:  # a damaged file may raise anything, by format
         reason = "no picture in a known format" if isinstance(error, Image.UnidentifiedImageError) else str(error)
-        raise DataError(f"{path}: can't be read: {reason}") from error
+        raise DataError(f"can't be read: {reason}") from error
 
 
 def as_data_set_image(
@@ -91,10 +99,11 @@ def _figure(picture: Image.Image) -> Tensor:
     background = border.median()
     if background - pixels.min() > pixels.max() - background:
         pixels, border, background = 1 - pixels, 1 - border, 1 - background
-    # Uneven light and grain make a border vary; what varies no more than it is background too.
-    noise = (border - background).abs().quantile(0.9)
+    # Uneven light and grain make a border vary; what varies hardly more is background too. By medians, as a figure may
+    # touch the border in places.
+    noise = 3 * (border - background).abs().median()
     if pixels.max() - background - noise < _LEAST_CONTRAST:
-        raise DataError("is blank: nothing in it stands out from its border")
+        raise DataError("blank: nothing in it stands out from its border")
     figure = (pixels - background - noise).clamp(min=0)
     figure /= figure.max()
     rows, columns = ((figure > _FAINTEST).any(dim).nonzero().flatten() for dim in (1, 0))
@@ -114,9 +123,11 @@ def _place(figure: Tensor, frame: tuple[int, int], *, by_mass: bool) -> tuple[in
     places = []
     for dim, side in enumerate(frame):
         length = figure.shape[dim]
-        centre = (length - 1) / 2
+        place = (side - length + 1) // 2
         if by_mass:
             weights = figure.sum(1 - dim)
             centre = float((weights * torch.arange(length)).sum() / weights.sum())
-        places.append(min(max(round((side - 1) / 2 - centre), 0), side - length))
+            # In MNIST it is the pixel side / 2 that the centre of mass comes nearest to.
+            place = min(max(round(side / 2 - centre), 0), side - length)
+        places.append(place)
     return places[0], places[1]

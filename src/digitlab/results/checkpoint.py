@@ -15,7 +15,7 @@ def write_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
     """Write a checkpoint; there is a whole one at ``path`` at every moment after the first."""
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
-    write_atomically(path, buffer.getbuffer())
+    write_atomically(path, buffer.getvalue())
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

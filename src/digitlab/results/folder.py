@@ -2,8 +2,8 @@
 
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,14 @@ class RunFolder:
             return []
         return [str(override) for override in OmegaConf.load(self.overrides_file)]
 
+    def read_choices(self) -> dict[str, str]:
+        """Which config of each group was chosen, ``{"data": "mnist", "model": "mlp", …}``."""
+        # Hydra's own record. As YAML the whole file would take 20 ms, and a list of runs reads a thousand of them.
+        text = (self.config.parent / "hydra.yaml").read_text(encoding="utf-8")
+        block = re.search(r"^( *)choices:\n((?:\1 +.*\n)*)", text, re.MULTILINE)
+        lines = block[2].splitlines() if block else []
+        return {group.strip(): name.strip() for group, _, name in (line.partition(": ") for line in lines)}
+
     def read_result(self) -> dict[str, Any]:
         """``result.json`` as written."""
         result: dict[str, Any] = json.loads(self.result.read_text(encoding="utf-8"))
@@ -90,11 +98,15 @@ class RunFolder:
             parent.rmdir()
 
 
-def find_runs(root: Path) -> Iterator[RunFolder]:
-    """All folders under ``root`` that hold a ``result.json``, oldest first."""
-    results = [path for path in root.rglob("result.json") if (path.parent / ".hydra").is_dir()]
-    for path in sorted(results, key=lambda result: (result.stat().st_mtime, str(result))):
-        yield RunFolder(path.parent)
+def find_runs(root: Path) -> list[RunFolder]:
+    """All run folders under ``root``, those without a ``result.json`` too, in the order they were begun."""
+    found = []
+    for path, folders, _ in os.walk(root):
+        if ".hydra" in folders:
+            begun = os.stat(os.path.join(path, ".hydra")).st_mtime
+            found.append((begun, path))
+            folders.clear()  # a run holds no other
+    return [RunFolder(Path(path)) for _, path in sorted(found)]
 
 
 def write_atomically(path: Path, content: bytes) -> None:

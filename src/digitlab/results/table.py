@@ -1,25 +1,48 @@
-"""Tables for the terminal: the metrics of one run, and the list of runs."""
+"""Tables for the terminal and for other programs: the metrics of one run, the list of runs. Nothing here needs torch."""
 
-from collections.abc import Sequence
+import csv
+import io
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from digitlab.results.folder import RunFolder
+from digitlab.schema import ConfigError, nearest
+
+Row = dict[str, str | int | float | None]
+
+# What the table of runs shows of the metrics; as CSV they are all there.
+_SHOWN = ("val/accuracy", "val/loss", "test/accuracy")
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None, words: int = 1) -> None:
+    """A table of which the first ``words`` columns are words, the others numbers."""
+    table = Table(title=title)
+    for number, name in enumerate(columns):
+        table.add_column(name, justify="left" if number < words else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    # A pipe has no width of its own: what is folded at 80 columns can't be searched.
+    console.print(table, width=None if console.is_terminal else 400)
+
+
+def print_metrics(metrics: Mapping[str, float | None], *, title: str) -> None:
+    """Metrics keyed ``test/accuracy`` and so on, a row a name and a column a split, without those of single classes."""
+    metrics = {name: value for name, value in metrics.items() if "class_accuracy" not in name}
+    splits = [split for split in ("train", "val", "test") if any(name.startswith(f"{split}/") for name in metrics)]
+    names = dict.fromkeys(name.partition("/")[2] for name in metrics)
+    rows = [[name, *(_number(metrics.get(f"{split}/{name}")) for split in splits)] for name in names]
+    print_table(["metric", *splits], rows, title=title)
+
 
 def print_result(folder: Path, result: dict[str, Any]) -> None:
     """The metrics of a finished run, and where it lies."""
-    metrics = {name: value for name, value in result["metrics"].items() if "class_accuracy" not in name}
-    splits = [split for split in ("train", "val", "test") if any(name.startswith(f"{split}/") for name in metrics)]
-    names = list(dict.fromkeys(name.partition("/")[2] for name in metrics))
-    table = Table("metric", *splits, title=f"best epoch {result['best_epoch']} of {result['epochs']}")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for name in names:
-        table.add_row(name, *(_number(metrics.get(f"{split}/{name}")) for split in splits))
-    console = Console()
-    console.print(table)
+    print_metrics(result["metrics"], title=f"best epoch {result['best_epoch']} of {result['epochs']}")
     # Not by rich: it would break a long path over two lines.
     print(folder)
 
@@ -28,11 +51,66 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
 
-def print_runs(rows: Sequence[dict[str, str]]) -> None:
-    """A table of strings, a row a run; every row has the same keys."""
-    table = Table(*rows[0])
-    for row in rows:
-        table.add_row(*row.values())
-    console = Console()
-    # A pipe has no width of its own: what is cut to 80 columns can't be searched.
-    console.print(table, width=None if console.is_terminal else 400)
+def run_row(run: RunFolder) -> Row:
+    """What the list of runs says of one: facts, then all metrics but those of single classes, last its folder.
+
+    A run without ``result.json``, which is still going on or was killed, is ``unfinished`` and has no metrics.
+    Raises ``OSError`` or ``ValueError`` where its files can't be read.
+    """
+    choices = run.read_choices()
+    row: Row = {"status": "unfinished", "data": choices.get("data"), "model": choices.get("model")}
+    row |= {"seed": None, "epochs": None}
+    result = run.read_result() if run.result.exists() else {}
+    if not isinstance(result, dict) or not isinstance(result.get("metrics", {}), dict):
+        raise ValueError("result.json is not one of digitlab's")
+    row |= {name: result[name] for name in ("status", "seed", "epochs") if name in result}
+    row |= {name: value for name, value in result.get("metrics", {}).items() if "class_accuracy" not in name}
+    return row | {"train_seconds": result.get("train_seconds"), "folder": os.path.relpath(run.path)}
+
+
+def sort_rows(rows: Sequence[Row], metric: str) -> list[Row]:
+    """The rows with the best ``metric`` first, and last those without it.
+
+    Losses, errors and seconds are better when small. Raises ``ConfigError`` where no row has such a metric.
+    """
+    numbers = {name for row in rows for name, value in row.items() if isinstance(value, int | float)}
+    if metric not in numbers:
+        raise ConfigError("--sort", metric, f"must be one of {', '.join(sorted(numbers))}{nearest(metric, numbers)}")
+    sign = 1 if metric.endswith(("loss", "error", "seconds")) else -1
+
+    def rank(row: Row) -> tuple[bool, float]:
+        value = row.get(metric)
+        return (False, sign * value) if isinstance(value, int | float) else (True, 0.0)
+
+    return sorted(rows, key=rank)
+
+
+def print_runs(rows: Sequence[Row], *, metric: str | None = None) -> None:
+    """The list of runs, a line each: their facts, a few metrics, and ``metric`` among them."""
+    facts = ["status", "data", "model", "seed", "epochs"]
+    metrics = [*_SHOWN, *([metric] if metric and metric not in (*_SHOWN, *facts, "train_seconds") else [])]
+    columns = [*facts, *metrics, "train_seconds", "folder"]
+    lines = [columns, *([_cell(name, row.get(name)) for name in columns] for row in rows)]
+    # Without rules, which a thousand runs would be slow to draw, and the folder last and whole: it is copied and piped.
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    words = facts.index("seed")
+    for line in lines:
+        left = [text.ljust(width) for text, width in zip(line[:words], widths, strict=False)]
+        right = [text.rjust(width) for text, width in zip(line[words:-1], widths[words:], strict=False)]
+        print(*left, *right, line[-1], sep="  ")
+
+
+def _cell(name: str, value: str | int | float | None) -> str:
+    if name == "train_seconds" and isinstance(value, int | float):
+        return f"{value:.1f}"
+    return _number(value) if isinstance(value, float) else "" if value is None else str(value)
+
+
+def runs_csv(rows: Sequence[Row]) -> str:
+    """All that is known of the runs, for other programs, unrounded."""
+    columns = list(dict.fromkeys(name for row in rows for name in row if name != "folder"))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*columns, "folder"], restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

@@ -108,7 +108,7 @@ class RunWriter:
         experiment, start, end = hparams(_flat(self.config), values)
         events = self._events[""]
         for summary in (experiment, start, end):
-            events.file_writer.add_summary(summary)
+            events._get_file_writer().add_summary(summary)
         for name, value in values.items():
             events.add_scalar(name, value, step)
 

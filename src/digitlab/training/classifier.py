@@ -33,6 +33,10 @@ class Classifier(LightningModule):
     and where it is given, the averaged network is the one evaluated.
     """
 
+    pixel_scale: Tensor
+    pixel_shift: Tensor
+    step: EagerStep
+
     def __init__(
         self,
         *,
@@ -67,9 +71,12 @@ class Classifier(LightningModule):
         self.position = Position()
         self.train_counts = Counts.zeros(classes, torch.device("cpu"))
         self.optimizer_state: dict[str, Any] | None = None
+        # Losses of single mini-batches, (step from 1, loss), that no one has written yet.
+        self.logged_losses: list[tuple[int, float]] = []
         # What a run sets before it starts.
         self.seed = 0
         self.steps_per_epoch = 0
+        self.log_every_steps = 50
         self.total_steps = 0
         self.autocast_dtype: torch.dtype | None = None
         self.stop_signal = StopSignal()
@@ -115,6 +122,8 @@ class Classifier(LightningModule):
             lr=self.update.lr, schedule=self.schedule,
             steps_per_epoch=self.steps_per_epoch, total_steps=self.total_steps,
             seed=stream_seed("forward", self.seed, self.global_rank), device=self.device,
+            # On a GPU to look is to wait, and several processes have to look together: both look once a chunk.
+            check_first=self.device.type == "cpu" and self.trainer.world_size == 1,
             autocast_dtype=self.autocast_dtype, gradient_clip_norm=self.gradient_clip_norm,
             average=self.average, ema_decay=self.ema_decay,
         )  # fmt: skip
@@ -153,11 +162,18 @@ class Classifier(LightningModule):
                 buffer /= self.trainer.world_size
 
     def _count(self, logits: list[Tensor], labels: list[Tensor], losses: list[Tensor]) -> None:
-        values = torch.stack(losses).tolist()
+        stacked = torch.stack(losses)
+        values = checked = stacked.tolist()
+        if self.trainer.world_size > 1:
+            # Where one process meets a loss that is not finite all stop, or the others would wait for it for ever.
+            torch.distributed.all_reduce(stacked)
+            checked = stacked.tolist()
         first = self.position.total_steps - len(values)
-        for offset, (value, batch_labels) in enumerate(zip(values, labels, strict=True)):
-            self.step.require_finite(value, first + offset)
+        for step, (value, check, batch_labels) in enumerate(zip(values, checked, labels, strict=True), start=first):
+            self.step.require_finite(check, step)
             self.train_counts.loss_sum += value * len(batch_labels)
+            if (step + 1) % self.log_every_steps == 0:
+                self.logged_losses.append((step + 1, value))
         self.train_counts.add(torch.cat(logits), torch.cat(labels))
 
     def take_train_counts(self) -> Counts:
@@ -174,10 +190,11 @@ class Classifier(LightningModule):
 
     def _evaluate(self, batch: EvaluationBatch) -> Tensor:
         with nullcontext() if self.autocast_dtype is None else torch.autocast(self.device.type, self.autocast_dtype):
-            logits = self(batch.images)
+            logits: Tensor = self(batch.images)
         logits = logits.to(self.pixel_scale.dtype)
+        loss = self.loss(logits, self.loss.encode(batch.labels, logits.shape[1]))
         self.evaluation.add(logits, batch.labels)
-        self.evaluation.loss_sum += self.loss(logits, self.loss.encode(batch.labels, logits.shape[1])).item() * len(batch.labels)
+        self.evaluation.loss_sum += loss.item() * len(batch.labels)
         return logits
 
     def on_validation_epoch_start(self) -> None:
@@ -202,7 +219,8 @@ class Classifier(LightningModule):
 
     def _log_evaluation(self, split: str) -> None:
         metrics = {f"{split}/{name}": value for name, value in self.evaluation.metrics().items()}
-        self.log_dict(metrics, rank_zero_only=True, batch_size=1)
+        # Every process has the same values, and their mean is their value; Lightning warns where it is not taken.
+        self.log_dict(metrics, sync_dist=self.trainer.world_size > 1, batch_size=1)
 
 
 def _plain_backward(loss: Tensor, weight: float) -> None:

@@ -9,16 +9,16 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from lightning.pytorch import Callback
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, ValidationError
 from torch import nn
 
-from digitlab.config import build, plain
+from digitlab.config import build, direction, plain, unresolved
 from digitlab.data.augment import Augmentation, Compose
 from digitlab.data.module import ImageData
-from digitlab.schema import ConfigError, NonNegativeInt, nearest, refusal, settings
+from digitlab.schema import ConfigError, NonNegativeInt, nearest, refusal, settings, unknown
 from digitlab.training.losses import Loss
 from digitlab.training.metrics import NAMES
 from digitlab.training.optimizers import Optimizer
@@ -29,7 +29,19 @@ from digitlab.training.settings import TrainerSettings
 T = TypeVar("T")
 
 MONITORS = tuple(f"{split}/{name}" for split in ("val", "train") for name in NAMES)
-_NODES = ("data", "model", "loss", "optimizer", "scheduler", "augment", "trainer", "early_stopping", "monitor", "ema", "callbacks")
+_NODES = (
+    "data",
+    "model",
+    "loss",
+    "optimizer",
+    "scheduler",
+    "augment",
+    "trainer",
+    "early_stopping",
+    "monitor",
+    "ema",
+    "callbacks",
+)
 
 
 @settings
@@ -73,27 +85,35 @@ class Experiment:
         """
         _refuse_unknown(config)
         typed = _typed_overrides() if typed is None else typed
-        nodes = {name: plain(config[name], name) for name in _NODES if name != "early_stopping"}
+        switches = _settings(Switches, {name: _value(config, name) for name in Switches.__dataclass_fields__}, "")
+        if switches.resume is not None:
+            # train.py goes another way with it: here it would be a new run that looks like the old one's next part.
+            raise ConfigError("resume", switches.resume, "must be given on the command line of a single run, without +")
+        nodes = {name: plain(_value(config, name), name) for name in _NODES if name != "early_stopping"}
         data = build(nodes["data"], "data", ImageData)
         try:
             data.check_sizes()
         except ConfigError as error:
             raise error.under("data") from error
-        data.augment = Compose([build(node, f"augment.{name}", Augmentation) for name, node in nodes["augment"].items()])
+        if data.root.exists() and not data.root.is_dir():
+            raise ConfigError("data.root", str(data.root), "must be a folder, or not be there yet")
+        data.augment = Compose(
+            [build(node, f"augment.{name}", Augmentation) for name, node in nodes["augment"].items()]
+        )
         build(nodes["loss"], "loss", Loss)
         build(nodes["scheduler"], "scheduler", Schedule)
         _check_network(nodes, data)
-        stopping = None if config.early_stopping is None else plain(config.early_stopping, "early_stopping")
+        stopping = _value(config, "early_stopping")
         trainer = build(nodes["trainer"], "trainer", TrainerSettings)
-        _check_device(trainer)
+        _check_device(trainer, typed)
         monitor, early_stopping = _selection(
             _settings(Monitor, nodes["monitor"], "monitor"),
-            None if stopping is None else _settings(EarlyStopping, stopping, "early_stopping"),
+            None if stopping is None else _settings(EarlyStopping, plain(stopping, "early_stopping"), "early_stopping"),
             without_validation=data.val_size == 0,
             typed=any(override.startswith("monitor.metric=") for override in typed),
         )
         return cls(
-            switches=_settings(Switches, {name: config[name] for name in Switches.__dataclass_fields__}, ""),
+            switches=switches,
             data=data,
             **{name: nodes[name] for name in ("model", "loss", "optimizer", "scheduler")},
             trainer=trainer,
@@ -109,10 +129,17 @@ def _refuse_unknown(config: DictConfig) -> None:
     for key in config:
         if key != "hydra" and key not in known:
             value = OmegaConf.to_container(config, resolve=False)[key]  # type: ignore[index, call-overload]
-            raise ConfigError(str(key), value, f"no such key{nearest(str(key), known)}; there are {', '.join(known)}")
+            raise unknown(str(key), value, known)
     for key in known:
         if key not in config:
             raise ConfigError(key, None, "must be given")
+
+
+def _value(config: DictConfig, key: str) -> Any:
+    try:
+        return config[key]
+    except OmegaConfBaseException as error:
+        raise unresolved(error, key) from error
 
 
 def _typed_overrides() -> Sequence[str]:
@@ -123,7 +150,7 @@ def _settings(cls: type[T], values: dict[str, Any], key: str) -> T:
     try:
         return cls(**values)
     except ValidationError as error:
-        refused = refusal(error, names=cls.__dataclass_fields__)  # type: ignore[attr-defined]
+        refused = refusal(error, of=cls, given=values)
         raise (refused.under(key) if key else refused) from error
 
 
@@ -144,17 +171,23 @@ def _check_network(nodes: dict[str, dict[str, Any]], data: ImageData) -> None:
         raise ConfigError("data.batch_size", 1, "must be 2 or more for a model with batch norm")
 
 
-def _check_device(trainer: TrainerSettings) -> None:
-    if trainer.accelerator == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("trainer.accelerator", "cuda", "no CUDA device is here: use trainer=auto or trainer=cpu")
+def _check_device(trainer: TrainerSettings, typed: Sequence[str]) -> None:
+    def refused(key: str, allowed: str) -> ConfigError:
+        # Named as it was typed: `trainer=gpu`, of which trainer.accelerator=cuda is a part.
+        group = [override for override in typed if override.startswith("trainer=")]
+        if group and not any(override.startswith(f"trainer.{key}=") for override in typed):
+            return ConfigError("trainer", group[-1].partition("=")[2], allowed)
+        return ConfigError(f"trainer.{key}", getattr(trainer, key), allowed)
+
+    cuda_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if trainer.accelerator == "cuda" and not cuda_devices:
+        raise refused("accelerator", "no CUDA device is here: use trainer=auto or trainer=cpu")
     if trainer.accelerator == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError("trainer.accelerator", "mps", "no Apple GPU is here: use trainer=auto or trainer=cpu")
-    if trainer.accelerator == "cuda" and trainer.devices > torch.cuda.device_count():
-        raise ConfigError("trainer.devices", trainer.devices, f"must be at most {torch.cuda.device_count()} here")
+        raise refused("accelerator", "no Apple GPU is here: use trainer=auto or trainer=cpu")
+    if trainer.accelerator != "cpu" and cuda_devices and trainer.devices > cuda_devices:
+        raise refused("devices", f"must be at most {cuda_devices} here, the number of CUDA devices")
     if trainer.devices > 1 and trainer.strategy != "ddp":
-        raise ConfigError("trainer.devices", trainer.devices, "more than one needs trainer=ddp")
-    if trainer.strategy == "ddp" and HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
-        raise ConfigError("trainer.strategy", "ddp", "can't be swept with -m: every process would launch the sweep again")
+        raise refused("devices", "more than one needs trainer=ddp")
 
 
 def _selection(
@@ -163,6 +196,9 @@ def _selection(
     if monitor.metric not in MONITORS:
         allowed = f"must be one of {', '.join(MONITORS)}{nearest(monitor.metric, MONITORS)}"
         raise ConfigError("monitor.metric", monitor.metric, allowed)
+    mode = direction(monitor.metric)
+    if monitor.mode != mode:
+        raise ConfigError("monitor.mode", monitor.mode, f"must be {mode} for monitor.metric={monitor.metric}")
     if not without_validation:
         return monitor, early_stopping
     if monitor.metric.startswith("val/"):

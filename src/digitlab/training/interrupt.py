@@ -1,8 +1,11 @@
 """SIGINT and SIGTERM: the step under way is finished, the run is saved, and the process ends with 130 or 143."""
 
 import signal
+from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Any, NoReturn
+from typing import Any
+
+from lightning.pytorch import Trainer
 
 from digitlab.schema import DigitlabError
 
@@ -41,6 +44,13 @@ class StopSignal:
         for each in self._previous:
             signal.signal(each, signal.SIG_DFL)
 
-    def leave(self) -> NoReturn:
-        assert self.received is not None
-        raise Interrupted(self.received)
+    def obey(self, trainer: Trainer, *, save: Callable[[], None] | None = None) -> None:
+        """Raise ``Interrupted``, after ``save()``, where any process of ``trainer`` received a signal.
+
+        All processes have to come here, and wait here for each other.
+        """
+        if trainer.strategy.reduce_boolean_decision(self.received is not None, all=False):
+            if save is not None:
+                save()
+            # A process that stops for another's sake received nothing itself.
+            raise Interrupted(self.received or signal.SIGTERM)

@@ -50,7 +50,7 @@ class Optimizer:
         device = next(network.parameters()).device.type
         return self._build(groups, **({"fused": True} if device in _FUSED_DEVICES else {}))
 
-    def split(self, network: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+    def split(self, network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """The parameters that are decayed, and the others; without weight decay all are others, in one group."""
         if self.weight_decay == 0:
             return [], list(network.parameters())

@@ -48,7 +48,7 @@ class EpochBar(Callback):
             return
         assert isinstance(pl_module, Classifier)
         self._drawn_at = now
-        fields = {}
+        fields: dict[str, Any] = {}
         # The counts of a finished epoch have been taken for its row already.
         if not batch.last:
             metrics = pl_module.train_counts.metrics()

@@ -118,19 +118,26 @@ class Recorder(Callback):
         row["train_seconds"] = self.epoch_seconds
         row["images_per_second"] = self._images / self.epoch_seconds
         self.rows.append(row)
+        self._write_losses(classifier)
         if self.writer is not None:
             self.writer.epoch(row)
+
+    def _write_losses(self, classifier: Classifier) -> None:
+        losses, classifier.logged_losses = classifier.logged_losses, []
+        if self.writer is not None:
+            self.writer.losses(losses)
 
     def _save(self, trainer: Trainer, classifier: Classifier, *, best: bool) -> None:
         if self.writer is not None:
             self.writer.checkpoint(snapshot(trainer, classifier, self), best=best)
 
     def _obey_signal(self, trainer: Trainer, classifier: Classifier) -> None:
-        if not trainer.strategy.reduce_boolean_decision(self.stop_signal.received is not None, all=False):
-            return
-        self._stop_clock()
-        self._save(trainer, classifier, best=False)
-        self.stop_signal.leave()
+        def save() -> None:
+            self._stop_clock()
+            self._write_losses(classifier)
+            self._save(trainer, classifier, best=False)
+
+        self.stop_signal.obey(trainer, save=save)
 
     def _start_clock(self) -> None:
         self._clock_started_at = time.perf_counter()

@@ -30,6 +30,8 @@ def resume(folder: str, arguments: Sequence[str]) -> Outcome:
         key, _, value = argument.partition("=")
         if key == "resume":
             continue
+        if argument.startswith("-"):
+            raise ConfigError("resume", folder, f"can't be given beside {argument}: it goes on with a single run")
         _override(config, key, value, argument)
     handler = logging.FileHandler(run_folder.log)
     handler.setFormatter(logging.Formatter("[%(asctime)s][%(levelname)s] %(message)s"))

@@ -1,7 +1,9 @@
 """``train(cfg)``: one run from its composed configuration to its result."""
 
 import logging
+import os
 import statistics
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,8 +15,8 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning.pytorch import Trainer
+from lightning.pytorch.loops.progress import _ProcessedTracker
 from lightning.pytorch.utilities.model_summary import ModelSummary
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from digitlab.data.chunks import ChunkPlan
@@ -61,11 +63,15 @@ def train(
     run_folder = RunFolder(Path(HydraConfig.get().runtime.output_dir) if folder is None else Path(folder))
     run_folder.path.mkdir(parents=True, exist_ok=True)
     try:
-        with quiet_libraries(), StopSignal() as stop_signal, _device_memory():
+        with quiet_libraries(), _device_memory():
+            stop_signal = StopSignal()
             run = Run(config, run_folder, overrides=overrides, stop_signal=stop_signal, resume=resume)
-            with run.recorded():
+            # Before this, while data is fetched, there is nothing to save, and a signal ends the process as ever.
+            with stop_signal, run.recorded(), _first_process_reports():
                 run.fit()
+                run.obey_signal()
                 run.test()
+                run.obey_signal()
             return run.outcome()
     except DigitlabError:
         if not (HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN):
@@ -82,6 +88,7 @@ class Run:
         self.folder, self.overrides = folder, list(overrides)
         self.experiment = experiment = Experiment.from_config(config, typed=overrides)
         self.data = experiment.data
+        self.data.overfit_batches = experiment.trainer.overfit_batches
         self.data.prepare_data()
         self.data.setup()
         checkpoint = read_checkpoint(folder.last) if resume and folder.last.exists() else None
@@ -90,7 +97,7 @@ class Run:
         self.classifier.stop_signal = stop_signal
         self.rows: list[dict[str, float | int]] = [] if checkpoint is None else checkpoint["rows"]
         self.writer: RunWriter | None = None
-        if rank_zero_only.rank == 0:
+        if _is_first_process():
             container = OmegaConf.to_container(config, resolve=True)
             assert isinstance(container, dict)
             steps = self.classifier.position.total_steps
@@ -149,11 +156,13 @@ class Run:
             rank=self.trainer.global_rank, world_size=self.trainer.world_size,
         )  # fmt: skip
         data.limit_val_batches, data.limit_test_batches = settings.limit_val_batches, settings.limit_test_batches
+        classifier.log_every_steps = settings.log_every_steps
         classifier.steps_per_epoch = data.plan.steps_per_epoch(len(data.train_indices))
         all_epochs = settings.max_epochs * classifier.steps_per_epoch
         classifier.total_steps = min(all_epochs, settings.max_steps or all_epochs)
         # Lightning's own counters start where the run stands; the loader knows the place within the epoch.
         progress = self.trainer.fit_loop.epoch_progress.current
+        assert isinstance(progress, _ProcessedTracker)
         progress.processed = progress.completed = classifier.position.epoch
 
     @contextmanager
@@ -182,6 +191,10 @@ class Run:
             log.info("early stopping has ended this run already")
             return
         self.trainer.fit(self.classifier, datamodule=self.data)
+
+    def obey_signal(self) -> None:
+        """Stop between two phases; with several processes also where the others wait until the first has written."""
+        self.recorder.stop_signal.obey(self.trainer)
 
     def _summarise(self) -> None:
         if self.writer is None:
@@ -247,6 +260,26 @@ def quiet_libraries() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
+
+
+@contextmanager
+def _first_process_reports() -> Iterator[None]:
+    """End the other processes of a run quietly: they all come to the same end, and the first one tells of it.
+
+    Lightning kills the first process, which may still be writing, as soon as another ends with an error.
+    """
+    try:
+        yield
+    except DigitlabError:
+        if _is_first_process():
+            raise
+    if not _is_first_process():
+        sys.exit()
+
+
+def _is_first_process() -> bool:
+    # Lightning numbers the processes that it launches, here before a Trainer could be asked.
+    return int(os.environ.get("LOCAL_RANK", "0")) == 0
 
 
 @contextmanager

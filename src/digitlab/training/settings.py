@@ -51,6 +51,7 @@ class TrainerSettings:
     limit_test_batches: PositiveInt | None
     overfit_batches: PositiveInt | None
     chunk_length: PositiveInt
+    log_every_steps: PositiveInt
     deterministic: bool
     progress_bar: bool
     profiler: Literal["simple", "advanced"] | None

@@ -36,6 +36,7 @@ class EagerStep:
         total_steps: int,
         seed: int,
         device: torch.device,
+        check_first: bool,
         autocast_dtype: torch.dtype | None = None,
         gradient_clip_norm: float | None = None,
         average: nn.Module | None = None,
@@ -46,11 +47,12 @@ class EagerStep:
         self._steps_per_epoch, self._total_steps = steps_per_epoch, total_steps
         self._constant = isinstance(schedule, Constant) and schedule.warmup_epochs == 0
         self._seed = seed
-        self._on_cpu = device.type == "cpu"
+        self._check_first = check_first
         self._generator = _generator(device)
         self._autocast = nullcontext() if autocast_dtype is None else torch.autocast(device.type, autocast_dtype)
         self._clip_norm = gradient_clip_norm
         self._parameters = list(network.parameters())
+        self._weights: list[Tensor] = list(self._parameters)
         self._average, self._ema_decay = average, ema_decay
 
     def learning_rate(self, step: int) -> float:
@@ -63,8 +65,8 @@ class EagerStep:
     def __call__(self, images: Tensor, targets: Tensor, weight: float, step: int) -> tuple[Tensor, Tensor]:
         """Learn from images (n, C, H, W), normalised, and encoded targets; returns logits (n, K) and the mean loss.
 
-        Raises ``RunError`` where the loss is not finite, before the update it would have led to. On a GPU, where to look
-        is to wait, the caller looks (``require_finite``).
+        With ``check_first``, raises ``RunError`` where the loss is not finite, before the update it would have led to;
+        without it, the caller looks (``require_finite``).
         """
         # Dropout draws from the device's global generator. Seeded anew for each mini-batch, its draws are a pure function
         # of (seed, step, process): a resumed run needs no random state, and the length of a chunk changes nothing.
@@ -76,7 +78,7 @@ class EagerStep:
         with self._autocast:
             logits = self._network(images)
             loss = self._loss(logits, targets)
-        if self._on_cpu:
+        if self._check_first:
             self.require_finite(loss.item(), step)
         self._backward(loss, weight)
         if self._clip_norm is not None:
@@ -101,7 +103,7 @@ class EagerStep:
         assert self._ema_decay is not None
         # The early average would be mostly initial weights: its memory grows with the steps taken.
         decay = min(self._ema_decay, (1 + steps_done) / (10 + steps_done))
-        torch._foreach_lerp_(list(self._average.parameters()), self._parameters, 1 - decay)
+        torch._foreach_lerp_(list(self._average.parameters()), self._weights, 1 - decay)
         for average, buffer in zip(self._average.buffers(), self._network.buffers(), strict=True):
             average.copy_(buffer)
 

@@ -1,10 +1,13 @@
 """The test set, met once: metrics, confusion matrix and calibration of one checkpoint."""
 
+from typing import Literal
+
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
+from digitlab.schema import ConfigError
 from digitlab.training.classifier import Classifier
 
 # As in the paper that named it expected calibration error (Guo et al., 2017).
@@ -29,3 +32,19 @@ def measure_test(trainer: Trainer, classifier: Classifier, data: LightningDataMo
         f"class_accuracy/{name}": value for name, value in counts.class_accuracy(classifier.facts.class_names).items()
     }
     return {f"test/{name}": value for name, value in metrics.items()}, counts.confusion.cpu()
+
+
+def evaluate(
+    classifier: Classifier, data: LightningDataModule, *, accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+) -> dict[str, float]:
+    """Metrics keyed ``test/…`` of a trained ``classifier`` on the test split of ``data``, which no run need have used.
+
+    Raises ``ConfigError`` for an accelerator that is not here.
+    """
+    if accelerator == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device", accelerator, "no CUDA device is here: use auto or cpu")
+    trainer = Trainer(
+        accelerator=accelerator, devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False,
+    )  # fmt: skip
+    return measure_test(trainer, classifier, data)[0]

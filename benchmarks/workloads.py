@@ -1,0 +1,103 @@
+"""The five workloads of the benchmark, stated once for every row of its table, and the images they train on.
+
+N images, C, H, W, K classes.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import Tensor
+
+from digitlab.config import compose
+from digitlab.training.experiment import Experiment
+
+CLASSES = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """One network, data set and update rule.
+
+    ``hidden`` are the units of an MLP's hidden layers; empty stands for LeNet (see ``conf/model/lenet.yaml``).
+    ``loss=mse`` compares the sigmoid of the logits with one-hot targets. ``epochs`` are those of one round, more of
+    them where they are short. ``train_size`` limits the training split, for a smoke run; None takes it all.
+    """
+
+    key: str
+    title: str
+    data: Literal["mnist", "cifar10"] = "mnist"
+    hidden: tuple[int, ...] = ()
+    activation: Literal["relu", "sigmoid"] = "relu"
+    loss: Literal["cross_entropy", "mse"] = "cross_entropy"
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    learning_rate: float = 0.1
+    batch_size: int = 128
+    epochs: int
+    train_size: int | None = None
+
+    def overrides(self) -> list[str]:
+        """The workload as one types it after ``python train.py``."""
+        model = ["model=lenet"]
+        if self.hidden:
+            model = ["model=mlp", f"model.hidden=[{','.join(map(str, self.hidden))}]"]
+        return [
+            f"data={self.data}",
+            *model,
+            f"model.activation={self.activation}",
+            f"loss={self.loss}",
+            *(["loss.output=sigmoid"] if self.loss == "mse" else []),
+            f"optimizer={self.optimizer}",
+            f"optimizer.lr={self.learning_rate}",
+            f"data.batch_size={self.batch_size}",
+            f"trainer.max_epochs={self.epochs}",
+            *([f"data.train_size={self.train_size}"] if self.train_size is not None else []),
+        ]
+
+
+WORKLOADS = (
+    Workload(key="a", title="MNIST 784-64-64-10, SGD, batch 128", hidden=(64, 64), epochs=6),
+    Workload(key="b", title="MNIST LeNet, Adam, batch 128", optimizer="adam", learning_rate=0.001, epochs=3),
+    Workload(
+        key="c", title="MNIST 784-30-10 sigmoid, MSE, SGD, batch 10", hidden=(30,), activation="sigmoid", loss="mse",
+        learning_rate=0.25, batch_size=10, epochs=4,
+    ),
+    Workload(key="d", title="CIFAR-10 3072-256-10, SGD, batch 128", data="cifar10", hidden=(256,), epochs=4),
+    Workload(key="e", title="MNIST 784-500-300-10, SGD, batch 128", hidden=(500, 300), epochs=4),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSplit:
+    """What digitlab trains on, for the other rows to train on too.
+
+    ``images`` float32 (N, C, H, W), normalised with the split's ``mean`` and ``std`` (one a channel, of pixels in
+    [0, 1]); ``labels`` int64 (N,). ``train_indices`` and ``val_indices`` say which images of the official training set
+    these are, and which are held out; ``root`` is the folder of the data sets.
+    """
+
+    images: Tensor = field(repr=False)
+    labels: Tensor = field(repr=False)
+    mean: list[float]
+    std: list[float]
+    train_indices: Tensor = field(repr=False)
+    val_indices: Tensor = field(repr=False)
+    root: str
+
+
+def training_split(workload: Workload) -> TrainingSplit:
+    """The training split of ``workload``, read, split and measured by digitlab itself; ``DataError`` without files."""
+    data = Experiment.from_config(compose(workload.overrides()), typed=()).data
+    data.prepare_data()
+    data.setup()
+    images = data.train_set.images[data.train_indices].float().div_(255)
+    for channel, (mean, std) in enumerate(zip(data.mean, data.std, strict=True)):
+        images[:, channel].sub_(mean).div_(std)
+    return TrainingSplit(
+        images=images,
+        labels=data.train_set.labels[data.train_indices],
+        mean=data.mean,
+        std=data.std,
+        train_indices=data.train_indices,
+        val_indices=data.val_indices,
+        root=str(data.root),
+    )

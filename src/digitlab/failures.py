@@ -1,0 +1,85 @@
+"""How a failure reaches the user: one line on stderr and an exit code, and for a job of a sweep a ``result.json`` too.
+
+``train.py`` and the preflight check end here; nothing is imported at the top that needs torch.
+"""
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+
+from digitlab.schema import DigitlabError, RunError
+
+log = logging.getLogger(__name__)
+
+
+def leave(error: DigitlabError) -> NoReturn:
+    """Say in one line what went wrong, and end the process with the exit code that belongs to it."""
+    print(error, file=sys.stderr)
+    sys.exit(error.exit_code)
+
+
+class SweepError(RunError):
+    """A job of the sweep in ``folder`` failed; as text, all the jobs in it that failed."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.folder = folder
+
+    def __str__(self) -> str:
+        results = {path.parent.name: json.loads(path.read_text("utf-8")) for path in self.folder.glob("*/result.json")}
+        failed = {name: result["error"] for name, result in results.items() if result["status"] == "failed"}
+        lines = [f"{self.folder}: {len(failed)} of {len(results)} jobs failed"]
+        return "\n  ".join(lines + [f"{name}: {error}" for name, error in sorted(failed.items(), key=_job_number)])
+
+
+def _job_number(named: tuple[str, str]) -> int:
+    number = named[0].partition("_")[0]
+    return int(number) if number.isdecimal() else 0
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Around what Hydra runs, once for a run, once a job for a sweep.
+
+    A run that fails, or a signal, ends the process. A job of a sweep that fails is told at once, marked as failed in
+    its ``result.json`` and told again when the sweep has ended: the other jobs go on.
+    """
+    try:
+        yield
+    except Exception as error:
+        expected = isinstance(error, DigitlabError)
+        solo = HydraConfig.get().mode == RunMode.RUN
+        # An exit code above 128 is that of a signal: Hydra would go on with the next job.
+        if isinstance(error, DigitlabError) and (solo or error.exit_code > 128):
+            leave(error)
+        if solo:
+            raise
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        log.error("%s failed: %s", folder.name, error, exc_info=not expected)
+        _mark_failed(folder, error)
+        raise SweepError(folder.parent) from error
+
+
+def _mark_failed(folder: Path, error: Exception) -> None:
+    """The ``result.json`` of a job that failed before it had a run of its own to write one."""
+    from digitlab.results import environment
+    from digitlab.results.folder import RunFolder, write_atomically
+
+    run_folder = RunFolder(folder)
+    if run_folder.result.exists():
+        return
+    overrides = list(HydraConfig.get().overrides.task)
+    result = {
+        "status": "failed", "metrics": {}, "best_epoch": None, "epochs": 0, "train_seconds": 0.0,
+        "images_per_second": None, "parameters": None, "seed": None, "split_fingerprint": None,
+        "overrides": overrides, "command": environment.command(overrides), "versions": environment.versions(),
+        "git_commit": environment.git_commit(), "hardware": None, "error": f"{type(error).__name__}: {error}",
+    }  # fmt: skip
+    write_atomically(run_folder.result, json.dumps(result, indent=2).encode() + b"\n")

@@ -1,0 +1,100 @@
+"""What Hydra refuses of the words of a command line, told in one line that names the key.
+
+``digitlab.config`` and ``train.py`` come here; nothing here imports torch.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf.errors import OmegaConfBaseException
+
+from digitlab.schema import ConfigError, nearest, unknown
+
+
+def refuse_unreadable(overrides: Iterable[str], groups: Path) -> None:
+    """Refuse what is no ``KEY=VALUE``, and for a group what is no name; ``groups`` is the folder of the groups.
+
+    Raises ``ConfigError``.
+    """
+    parser = OverridesParser.create()
+    for text in overrides:
+        key, value = _split(text)
+        if not key or ("=" not in text and not text.startswith("~")):
+            raise ConfigError("", text, "must be written KEY=VALUE")
+        try:
+            override = parser.parse_override(text)
+        except HydraException as error:
+            allowed = "can't be read: brackets and quotes must be closed, a list is written [64,64]"
+            raise ConfigError(key, value, allowed) from error
+        given = () if override.is_sweep_override() or override.is_delete() else override.value()
+        if key in group_names(groups) and (given is None or isinstance(given, bool | int | float)):
+            raise _no_such_name(key, value, _options(groups / key))
+
+
+def _split(override: str) -> tuple[str, str]:
+    key, _, value = override.lstrip("+~").partition("=")
+    return key, value
+
+
+def group_names(groups: Path) -> list[str]:
+    """The groups that a command line can choose from."""
+    return sorted(path.name for path in groups.iterdir() if path.is_dir() and path.name not in ("hydra", "budget"))
+
+
+def group_table(groups: Path) -> str:
+    """A line for each group with the names there are, for ``--help``."""
+    return "\n".join(f"  {group}: {', '.join(_options(groups / group))}" for group in group_names(groups))
+
+
+def _options(group: Path) -> list[str]:
+    return sorted(path.stem for path in group.glob("*.yaml"))
+
+
+def _no_such_name(group: str, name: str, names: Sequence[str]) -> ConfigError:
+    return ConfigError(group, name, f"must be one of {', '.join(names)}{nearest(name, names)}")
+
+
+def hydra_refusal(error: Exception, overrides: Iterable[str], keys: Sequence[str], groups: Path) -> ConfigError:
+    """What Hydra or OmegaConf say over several lines as one that names the key, the value and the nearest right name.
+
+    ``overrides`` are what was typed, ``keys`` the dotted paths there are, ``groups`` the folder of the groups.
+    """
+    text = " ".join(str(error).split())
+    typed = dict(_split(override) for override in overrides)
+    if isinstance(error, OverrideParseException):
+        return ConfigError("", error.override, "must be written KEY=VALUE")
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        return _no_such_name(group, name, error.options or _options(groups / group))
+    if match := re.search(r"Could not (override|append|delete)[^']*'([^']+)'", text):
+        key = match[2]
+        if match[1] == "append":
+            return ConfigError(key, typed.get(key), "is there already: write it without the +")
+        return _no_such_key(key, typed, keys, group_names(groups))
+    if match := re.search(r"Multiple values for (\S+)\.", text):
+        return ConfigError(match[1], typed.get(match[1]), "is there already: write it without the +")
+    if match := re.search(r"Ambiguous value for argument '([^'=]+)=", text):
+        allowed = f"is several values: {match[1]}=[{typed.get(match[1])}] is one list, and with -m each value is a run"
+        return ConfigError(match[1], typed.get(match[1]), allowed)
+    if isinstance(error, OmegaConfBaseException) and error.full_key:
+        return ConfigError(error.full_key, typed.get(error.full_key, "?"), str(error.msg).splitlines()[0])
+    if deleted := [override for override in overrides if override.startswith("~")]:
+        return ConfigError(_split(deleted[0])[0], None, "must be given")
+    return ConfigError("", "the configuration", f"can't be composed: {text}")
+
+
+def _no_such_key(key: str, typed: Mapping[str, str], keys: Sequence[str], groups: Sequence[str]) -> ConfigError:
+    parent, _, name = key.rpartition(".")
+    siblings = [path.removeprefix(f"{parent}.") for path in keys if path.startswith(f"{parent}.")]
+    siblings = [path for path in siblings if "." not in path and path != "_target_"]
+    value = typed.get(key)
+    if siblings:
+        return unknown(
+            name, value, siblings, under=parent, where=f" in {parent}={typed[parent]}" if parent in typed else ""
+        )
+    if parent in keys:
+        return ConfigError(key, value, f"no such key: one that is new is written +{key}=VALUE")
+    return ConfigError(key, value, f"no such key{nearest(key, [*keys, *groups])}")

@@ -1,0 +1,97 @@
+"""Whole runs of the real configuration on a small part of MNIST, and what they leave, stripped of times."""
+
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from digitlab.config import compose
+from digitlab.results.checkpoint import read_checkpoint
+from digitlab.results.folder import RunFolder
+from digitlab.training import Outcome, train
+
+SMALL = (
+    "trainer=cpu",
+    "trainer.progress_bar=false",
+    "trainer.max_epochs=2",
+    "trainer.limit_test_batches=2",
+    "early_stopping=null",
+    "data.train_size=1000",
+    "data.val_size=200",
+    "data.batch_size=64",
+    "model.hidden=[16]",
+    "test=none",
+)
+_TIMES = ("train_seconds", "images_per_second")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that came to its end, and what of it must not depend on the machine."""
+
+    outcome: Outcome
+
+    @property
+    def folder(self) -> RunFolder:
+        return RunFolder(self.outcome.folder)
+
+    @property
+    def result(self) -> dict[str, Any]:
+        return self.outcome.result
+
+    def checkpoint(self, which: str = "last") -> dict[str, Any]:
+        """The checkpoint without the times in it."""
+        checkpoint = read_checkpoint(self.folder.best if which == "best" else self.folder.last)
+        rows = [{key: value for key, value in row.items() if key not in _TIMES} for row in checkpoint["rows"]]
+        return {key: value for key, value in checkpoint.items() if key != "epoch_seconds"} | {"rows": rows}
+
+    def rows(self) -> list[dict[str, str]]:
+        """``metrics.csv`` as written, without its times."""
+        with self.folder.metrics.open(encoding="utf-8") as file:
+            return [{key: value for key, value in row.items() if key not in _TIMES} for row in csv.DictReader(file)]
+
+
+def difference(one: Any, other: Any, path: str = "") -> str | None:
+    """Where two checkpoints differ in a bit, or None."""
+    if isinstance(one, torch.Tensor):
+        same = isinstance(other, torch.Tensor) and one.dtype == other.dtype and torch.equal(one, other)
+        return None if same else path
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        if one.keys() != other.keys():
+            return f"{path}: {sorted(map(str, one.keys() ^ other.keys()))}"
+        return next((found for key in one if (found := difference(one[key], other[key], f"{path}/{key}"))), None)
+    if isinstance(one, Sequence) and not isinstance(one, str) and len(one) == len(other):
+        pairs = enumerate(zip(one, other, strict=True))
+        return next((found for i, (a, b) in pairs if (found := difference(a, b, f"{path}/{i}"))), None)
+    # Equal by value, and nan to nan.
+    return None if repr(one) == repr(other) else f"{path}: {one} != {other}"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., Finished]:
+    """``run("model=lenet", ...)`` trains on 1,000 images of MNIST, in ``tmp_path/name`` (by default a new folder)."""
+
+    def finish(*overrides: str, name: str | None = None, resume: bool = False) -> Finished:
+        folder = tmp_path / (name or f"run{len(list(tmp_path.iterdir()))}")
+        small = [override for override in SMALL if not (override.startswith("model.") and "model=" in "".join(overrides))]
+        return Finished(train(compose([*small, *overrides]), folder=folder, overrides=overrides, resume=resume))
+
+    return finish
+
+
+@pytest.fixture
+def same_bits() -> Callable[..., None]:
+    """``same_bits(one, other)`` asserts that two runs left the same checkpoints and the same ``metrics.csv``."""
+
+    def compare(one: Finished, other: Finished) -> None:
+        for which in ("last", "best"):
+            found = difference(one.checkpoint(which), other.checkpoint(which))
+            # hyper-parameters name the length of a chunk nowhere, so nothing at all may differ.
+            assert found is None, f"{which}.ckpt differs at {found}"
+        assert one.rows() == other.rows()
+
+    return compare

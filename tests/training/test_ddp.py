@@ -1,0 +1,86 @@
+"""Two processes on the CPU train as one: same bits in both, one run folder, one report, and what a solo run learns."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from digitlab.results.checkpoint import read_checkpoint
+from digitlab.results.folder import RunFolder
+
+# 63 images are 32 for the one process and 31 for the other; double precision leaves rounding nowhere to hide.
+LEARNING = (
+    "data.batch_size=63",
+    "data.train_size=1000",
+    "data.val_size=200",
+    "model.hidden=[16]",
+    "optimizer=sgd",
+    "optimizer.momentum=0.9",
+    "trainer.gradient_clip_norm=0.5",
+    "trainer.precision=64",
+    "scheduler=cosine",
+    "ema.decay=0.9",
+    "early_stopping=null",
+)
+
+
+@pytest.fixture
+def ddp(train_py, tmp_path):
+    """``ddp(...)`` trains in two processes in ``tmp_path/run``; each writes a digest of its weights to ``digests/``."""
+
+    def command(*overrides):
+        environment = {"DIGITLAB_ALLOW": "run_callbacks", "PYTHONPATH": str(Path(__file__).parent)}
+        return train_py(*overrides, environment=environment)
+
+    return command
+
+
+@pytest.fixture
+def started(tmp_path):
+    digest = f"+callbacks.digest={{_target_: run_callbacks.Digest, folder: {tmp_path / 'digests'}}}"
+    run_dir = f"hydra.run.dir={tmp_path / 'run'}"
+    return ("trainer=ddp", "trainer.accelerator=cpu", "trainer.progress_bar=false", digest, run_dir)
+
+
+def digests(tmp_path):
+    return [(tmp_path / "digests" / str(rank)).read_text() for rank in (0, 1)]
+
+
+def test_two_processes_learn_what_one_does_and_resume(ddp, started, run, tmp_path):
+    test = ("test=last", "trainer.limit_test_batches=2")
+    first = ddp(*started, *LEARNING, *test, "trainer.max_epochs=1")
+    assert (first.returncode, first.stderr) == (0, "")
+    assert first.stdout.count("best epoch") == first.stdout.count(str(tmp_path / "run")) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["digests", "run"]
+    assert len(set(digests(tmp_path))) == 1
+
+    second = ddp(f"resume={tmp_path / 'run'}", "trainer.max_epochs=2")
+    assert (second.returncode, second.stderr) == (0, "")
+    assert second.stdout.count("best epoch") == 1
+    one, other = digests(tmp_path)
+    assert one == other
+
+    solo = run(*LEARNING, *test, "trainer.max_epochs=1", name="solo")
+    solo = run(*LEARNING, *test, "trainer.max_epochs=2", name="solo", resume=True)
+    shared = read_checkpoint(RunFolder(tmp_path / "run").last)
+    for name, expected in solo.checkpoint()["state_dict"].items():
+        torch.testing.assert_close(shared["state_dict"][name], expected, rtol=1e-9, atol=1e-12)
+    result = RunFolder(tmp_path / "run").read_result()
+    assert result["metrics"] == pytest.approx(solo.result["metrics"])
+    assert result["epochs"] == 2
+
+
+def test_batch_statistics_are_the_same_in_both_processes(ddp, started, tmp_path):
+    small = ("data.batch_size=31", "trainer.limit_train_batches=5", "trainer.limit_val_batches=1", "trainer.max_epochs=1")
+    done = ddp(*started, *small, "model=cnn", "model.width=4", "ema.decay=0.9", "augment=[shift]", "test=none")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(set(digests(tmp_path))) == 1
+
+
+def test_a_loss_that_is_not_finite_ends_both_with_one_line(ddp, started, tmp_path):
+    done = ddp(*started, "optimizer=sgd", "optimizer.lr=1e30", "trainer.max_epochs=1", "data.train_size=1000")
+    assert done.returncode == 1
+    assert done.stderr.startswith("the loss is")
+    assert done.stderr.count("\n") == 1
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "failed"

@@ -1,0 +1,96 @@
+"""A run that was stopped and resumed ends with the bits of one that was not; equal commands, equal bits."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from digitlab.training.interrupt import Interrupted
+
+# What keeps a state from step to step: momentum, batch statistics, the average, the schedule, the random draws.
+STATEFUL = (
+    "model=mlp_dropout",
+    "model.hidden=[16,16]",
+    "model.batch_norm=true",
+    "augment=[shift,noise]",
+    "optimizer=sgd",
+    "optimizer.momentum=0.9",
+    "ema.decay=0.9",
+    "trainer.max_epochs=3",
+)
+
+
+@pytest.fixture
+def interrupted(run, monkeypatch):
+    """``interrupted(step, number, *overrides)`` is the exit code of a run in ``tmp_path/stopped`` that a signal meets."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.setenv("DIGITLAB_ALLOW", "run_callbacks")
+
+    def stop(step, number, *overrides):
+        callback = f"+callbacks.stop={{_target_: run_callbacks.SignalAt, step: {step}, number: {int(number)}}}"
+        with pytest.raises(Interrupted) as stopped:
+            run(*overrides, callback, name="stopped")
+        return stopped.value.exit_code
+
+    return stop
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "rmsprop", "adagrad"])
+def test_two_runs_of_one_command_end_with_the_same_bits(run, same_bits, optimizer):
+    overrides = ("model=lenet", f"optimizer={optimizer}", "augment=[affine]", "trainer.limit_train_batches=3")
+    same_bits(run(*overrides), run(*overrides))
+
+
+def test_the_seed_changes_the_weights_and_not_the_split(run):
+    one, other = run("trainer.max_steps=1"), run("trainer.max_steps=1", "seed=1")
+    assert one.result["split_fingerprint"] == other.result["split_fingerprint"]
+    weights = [finished.checkpoint()["state_dict"]["network.output.weight"] for finished in (one, other)]
+    assert not weights[0].equal(weights[1])
+
+
+def test_the_split_seed_changes_the_split(run):
+    one, other = run("trainer.max_steps=1"), run("trainer.max_steps=1", "data.split_seed=1")
+    assert one.result["split_fingerprint"] != other.result["split_fingerprint"]
+
+
+@pytest.mark.parametrize("optimizer", ["optimizer.nesterov=true", "optimizer=rmsprop", "optimizer=adam"])
+def test_more_epochs_later_are_as_good_as_at_once(run, same_bits, optimizer):
+    overrides = tuple(each for each in STATEFUL if not (each.startswith("optimizer") and optimizer == "optimizer=adam"))
+    overrides = (*overrides, optimizer)
+    whole = run(*overrides)
+    run(*overrides, "trainer.max_epochs=1", name="parts")
+    same_bits(whole, run(*overrides, name="parts", resume=True))
+
+
+@pytest.mark.parametrize("step", [0, 5, 15, 16, 20, 40])
+def test_a_run_that_a_signal_stops_ends_with_the_same_bits_once_resumed(run, same_bits, interrupted, step):
+    overrides = (*STATEFUL, "scheduler=one_cycle", "trainer.chunk_length=4", "trainer.val_every_steps=10")
+    assert interrupted(step, signal.SIGINT, *overrides) == 130
+    same_bits(run(*overrides), run(*overrides, name="stopped", resume=True))
+
+
+def test_a_run_can_be_stopped_again_and_again(run, same_bits, interrupted):
+    whole = run(*STATEFUL)
+    assert interrupted(3, signal.SIGTERM, *STATEFUL) == 143
+    run(*STATEFUL, "trainer.max_epochs=1", name="stopped", resume=True)
+    run(*STATEFUL, "trainer.max_epochs=2", name="stopped", resume=True)
+    same_bits(whole, run(*STATEFUL, name="stopped", resume=True))
+
+
+def test_a_stopped_run_says_so_and_leaves_a_checkpoint_of_the_step_it_finished(run, tmp_path, interrupted):
+    interrupted(5, signal.SIGINT)
+    from digitlab.results.checkpoint import read_checkpoint
+    from digitlab.results.folder import RunFolder
+
+    folder = RunFolder(tmp_path / "stopped")
+    assert folder.read_result()["status"] == "stopped"
+    assert read_checkpoint(folder.last)["global_step"] == 6
+
+
+def test_a_signal_in_the_last_step_stops_the_run_before_its_test(run, interrupted, same_bits):
+    overrides = ("test=best", "trainer.limit_test_batches=1")
+    assert interrupted(31, signal.SIGINT, *overrides) == 130
+    resumed = run(*overrides, name="stopped", resume=True)
+    same_bits(resumed, run(*overrides))
+    assert resumed.result["status"] == "finished"
+    assert "test/accuracy" in resumed.result["metrics"]
