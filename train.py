@@ -11,8 +11,9 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from digitlab.config import COMPOSITION_ERRORS, CONF, refuse_unreadable, refused, register_resolvers
+from digitlab.config import COMPOSITION_ERRORS, CONF, refused, register_resolvers
 from digitlab.failures import leave, told
+from digitlab.overrides import refuse_unreadable
 from digitlab.schema import DigitlabError
 
 register_resolvers()
@@ -41,7 +42,7 @@ def go_on(folder: str, arguments: list[str]) -> None:
 
 
 def run() -> None:
-    """The exit code is 0 for a finished run, 2 for a bad configuration, 1 for anything else; 130 and 143 for signals."""
+    """Exit codes: 0 for a finished run, 2 for a bad configuration, 130 and 143 after signals, 1 for anything else."""
     arguments = sys.argv[1:]
     overrides = [argument for argument in arguments if not argument.startswith("-")]
     folder = dict(argument.split("=", 1) for argument in overrides if "=" in argument).get("resume", "null")

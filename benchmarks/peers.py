@@ -48,4 +48,7 @@ def peer_seconds(name: str, workload: Workload, device: torch.device) -> list[fl
         return f"{', '.join(missing)} not installed: pip install -e '.[bench]'"
     # Spawned, not forked: the libraries' threads would not survive a fork.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-        return process.submit(peer.epoch_seconds, workload, device.type).result()
+        try:
+            return process.submit(peer.epoch_seconds, workload, device.type).result()
+        except Exception as error:  # whatever happens to a reference row, the measurement goes on
+            return f"failed: {type(error).__name__}: {error}".splitlines()[0]

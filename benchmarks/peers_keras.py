@@ -54,8 +54,8 @@ def _dense_layers(keras: Any, workload: Workload) -> list[Any]:
 def _lenet_layers(keras: Any, workload: Workload) -> list[Any]:
     layers, activation = keras.layers, workload.activation
     return [
-        layers.Conv2D(6, 5, padding="same", activation=activation), layers.AveragePooling2D(),
-        layers.Conv2D(16, 5, activation=activation), layers.AveragePooling2D(),
+        layers.Conv2D(6, 5, padding="same", activation=activation), layers.AveragePooling2D(2),
+        layers.Conv2D(16, 5, activation=activation), layers.AveragePooling2D(2),
         layers.Flatten(),
         layers.Dense(120, activation=activation), layers.Dropout(0.5),
         layers.Dense(84, activation=activation),

@@ -19,6 +19,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from torchvision import datasets, transforms
 
 from bare import network
+from digitlab.training.run import quiet_libraries
 from workloads import CLASSES, TrainingSplit, Workload, training_split
 
 EPOCHS = 2
@@ -90,7 +91,7 @@ def epoch_seconds(workload: Workload, device: str) -> list[float]:
     split = training_split(workload)
     loaders = _loaders(workload, split)
     clock = TrainingClock()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, quiet_libraries():
         trainer = L.Trainer(
             accelerator=device, devices=1, max_epochs=EPOCHS, default_root_dir=folder,
             logger=[TensorBoardLogger(folder), CSVLogger(folder)],

@@ -1,4 +1,4 @@
-"""The how-to pages, followed to the letter: their files are written and their commands run, in a copy of the project."""
+"""The how-to pages, to the letter: their files are written and their commands run, in a copy of the project."""
 
 import os
 import re
@@ -60,7 +60,12 @@ def run(command: str, project: Path, *more: str) -> str:
         "PYTHONPATH": paths,
     }
     done = subprocess.run(
-        ["sh", "-c", " ".join([command, *more])], cwd=project, env=environment, capture_output=True, text=True, timeout=120
+        ["sh", "-c", " ".join([command, *more])],
+        cwd=project,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""

@@ -113,7 +113,8 @@ def runs(
 @app.command()
 def show(
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="OVERRIDES…", help="As for train.py: data=cifar10 augment=[shift,flip].")
+        list[str] | None,
+        typer.Argument(metavar="OVERRIDES…", help="As for train.py: data=cifar10 augment=[shift,flip]."),
     ] = None,
 ) -> None:
     """Show a data set before training: its split, its mean and deviation, and some images of every class."""
@@ -133,7 +134,10 @@ def show(
     pictures = {"": (images, source.title)}
     if len(data.augment):
         names = ", ".join(type(each).__name__ for each in data.augment.augmentations)
-        pictures["_augmented"] = _augmented(data, images, labels, seed=config.seed), f"{source.title}, augmented: {names}"
+        pictures["_augmented"] = (
+            _augmented(data, images, labels, seed=config.seed),
+            f"{source.title}, augmented: {names}",
+        )
     for suffix, (shown, title) in pictures.items():
         path = ROOT / "outputs" / "show" / f"{source.name}{suffix}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -153,7 +157,9 @@ def _print_split(data: "ImageData") -> None:
     shape = " × ".join(map(str, source.image_shape))
     print_table(["class", *splits], rows, title=f"{source.title}, images of {shape}")
     for name, values in (("mean", data.mean), ("std", data.std)):
-        print(f"{name} of each channel of the training split, in [0, 1]: {', '.join(f'{value:.4f}' for value in values)}")
+        print(
+            f"{name} of each channel of the training split, in [0, 1]: {', '.join(f'{value:.4f}' for value in values)}"
+        )
     print(f"split: {data.split_fingerprint}")
 
 
@@ -189,7 +195,9 @@ def predict(
         except DataError as error:
             print(error, file=sys.stderr)
     if readable:
-        print_table(["file", "class", "confidence", "runner-up", "confidence"], _rankings(classifier, readable), words=2)
+        print_table(
+            ["file", "class", "confidence", "runner-up", "confidence"], _rankings(classifier, readable), words=2
+        )
     if len(readable) < len(set(images)):
         sys.exit(1)
 
@@ -203,5 +211,7 @@ def _rankings(classifier: "Classifier", images: "dict[Path, Tensor]") -> list[li
     tops = zip(images, *scores.topk(2, dim=1), strict=True)
     return [
         [str(path), names[first], f"{high:.1%}", names[second], f"{low:.1%}"]
-        for path, (high, low), (first, second) in ((path, values.tolist(), index.tolist()) for path, values, index in tops)
+        for path, (high, low), (first, second) in (
+            (path, values.tolist(), index.tolist()) for path, values, index in tops
+        )
     ]

@@ -90,7 +90,7 @@ def _no_such_key(key: str, typed: Mapping[str, str], keys: Sequence[str], groups
     parent, _, name = key.rpartition(".")
     siblings = [path.removeprefix(f"{parent}.") for path in keys if path.startswith(f"{parent}.")]
     siblings = [path for path in siblings if "." not in path and path != "_target_"]
-    value = typed.get(key)
+    value = typed.get(key, "?")  # typed nowhere: it stands in a file
     if siblings:
         return unknown(
             name, value, siblings, under=parent, where=f" in {parent}={typed[parent]}" if parent in typed else ""

@@ -63,8 +63,8 @@ class Preflight(Callback):
 def _shapes(loader: ConfigLoader, overrides: list[str]) -> Iterator[list[str]]:
     """The overrides of one job for each combination of the groups that a sweep goes over.
 
-    Which keys exist depends on the groups alone, so of the values of any other key one is enough; of the strategy, which
-    not every value may be swept with, all.
+    Which keys exist depends on the groups alone, so of the values of any other key one is enough; of the strategy all,
+    as one of them can't be swept.
     """
     choices: dict[str, list[str]] = {}
     for override in OverridesParser.create(config_loader=loader).parse_overrides(overrides):

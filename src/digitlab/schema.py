@@ -9,7 +9,18 @@ import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import is_dataclass
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    TypeVar,
+    Union,
+    cast,
+    dataclass_transform,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from pydantic import ConfigDict, Field, ValidationError, validate_call
 from pydantic.dataclasses import dataclass
@@ -35,7 +46,7 @@ T = TypeVar("T")
 
 
 class DigitlabError(Exception):
-    """A failure that one line explains: it is shown without a traceback. ``exit_code`` is what the process ends with."""
+    """A failure that one line explains, shown without a traceback; the process ends with ``exit_code``."""
 
     exit_code = 1
 
@@ -81,7 +92,7 @@ def checked(function: F) -> F:
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 def settings(cls: type[T]) -> type[T]:
     """A frozen, keyword-only dataclass whose fields are checked against their annotations when it is made."""
-    return dataclass(config=_STRICT, frozen=True, kw_only=True)(cls)
+    return cast(type[T], dataclass(config=_STRICT, frozen=True, kw_only=True)(cls))
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
@@ -97,7 +108,7 @@ def unknown(key: str, value: object, names: Iterable[str], *, under: str = "", w
     return error.under(under) if under else error
 
 
-def refusal(error: ValidationError, *, of: type, given: Mapping[str, Any]) -> ConfigError:
+def refusal(error: ValidationError, *, of: Any, given: Mapping[str, Any]) -> ConfigError:
     """The first of pydantic's complaints about ``of(**given)`` as a ``ConfigError`` that says all that is allowed."""
     first = error.errors()[0]
     original = first.get("ctx", {}).get("error")
@@ -105,7 +116,7 @@ def refusal(error: ValidationError, *, of: type, given: Mapping[str, Any]) -> Co
         # Raised by a check of a settings class that no single annotation can express.
         return original
     key = str(first["loc"][0])
-    hints = get_type_hints(of if is_dataclass(of) else getattr(of, "__init__"), include_extras=True)
+    hints = get_type_hints(of if is_dataclass(of) else of.__init__, include_extras=True)
     if key not in given:
         return ConfigError(key, None, "must be given")
     if key not in hints:

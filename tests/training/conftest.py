@@ -77,7 +77,9 @@ def run(tmp_path: Path) -> Callable[..., Finished]:
 
     def finish(*overrides: str, name: str | None = None, resume: bool = False) -> Finished:
         folder = tmp_path / (name or f"run{len(list(tmp_path.iterdir()))}")
-        small = [override for override in SMALL if not (override.startswith("model.") and "model=" in "".join(overrides))]
+        small = [
+            override for override in SMALL if not (override.startswith("model.") and "model=" in "".join(overrides))
+        ]
         return Finished(train(compose([*small, *overrides]), folder=folder, overrides=overrides, resume=resume))
 
     return finish
@@ -90,7 +92,6 @@ def same_bits() -> Callable[..., None]:
     def compare(one: Finished, other: Finished) -> None:
         for which in ("last", "best"):
             found = difference(one.checkpoint(which), other.checkpoint(which))
-            # hyper-parameters name the length of a chunk nowhere, so nothing at all may differ.
             assert found is None, f"{which}.ckpt differs at {found}"
         assert one.rows() == other.rows()
 

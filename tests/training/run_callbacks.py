@@ -1,4 +1,4 @@
-"""Lightning callbacks that tests hand to a run by the configuration: ``+callbacks.NAME={_target_: run_callbacks.…}``."""
+"""Lightning callbacks that tests hand to a run: ``+callbacks.NAME={_target_: run_callbacks.…}``."""
 
 import hashlib
 import os

@@ -72,7 +72,12 @@ def test_two_processes_learn_what_one_does_and_resume(ddp, started, run, tmp_pat
 
 
 def test_batch_statistics_are_the_same_in_both_processes(ddp, started, tmp_path):
-    small = ("data.batch_size=31", "trainer.limit_train_batches=5", "trainer.limit_val_batches=1", "trainer.max_epochs=1")
+    small = (
+        "data.batch_size=31",
+        "trainer.limit_train_batches=5",
+        "trainer.limit_val_batches=1",
+        "trainer.max_epochs=1",
+    )
     done = ddp(*started, *small, "model=cnn", "model.width=4", "ema.decay=0.9", "augment=[shift]", "test=none")
     assert (done.returncode, done.stderr) == (0, "")
     assert len(set(digests(tmp_path))) == 1

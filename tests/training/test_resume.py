@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from digitlab.results.checkpoint import read_checkpoint
+from digitlab.results.folder import RunFolder
 from digitlab.training.interrupt import Interrupted
 
 # What keeps a state from step to step: momentum, batch statistics, the average, the schedule, the random draws.
@@ -22,7 +24,7 @@ STATEFUL = (
 
 @pytest.fixture
 def interrupted(run, monkeypatch):
-    """``interrupted(step, number, *overrides)`` is the exit code of a run in ``tmp_path/stopped`` that a signal meets."""
+    """``interrupted(step, number, *overrides)`` is the exit code of a run in ``stopped/`` that a signal meets."""
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     monkeypatch.setenv("DIGITLAB_ALLOW", "run_callbacks")
 
@@ -79,9 +81,6 @@ def test_a_run_can_be_stopped_again_and_again(run, same_bits, interrupted):
 
 def test_a_stopped_run_says_so_and_leaves_a_checkpoint_of_the_step_it_finished(run, tmp_path, interrupted):
     interrupted(5, signal.SIGINT)
-    from digitlab.results.checkpoint import read_checkpoint
-    from digitlab.results.folder import RunFolder
-
     folder = RunFolder(tmp_path / "stopped")
     assert folder.read_result()["status"] == "stopped"
     assert read_checkpoint(folder.last)["global_step"] == 6

@@ -5,6 +5,7 @@ changes nothing but the time that goes by between them: the order of the images,
 limit count mini-batches.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from digitlab.data.augment import Compose
+from digitlab.data.normalise import Normalise
 from digitlab.data.seeding import stream_seed
 from digitlab.data.sources import ImageSet
 
@@ -21,7 +23,7 @@ _GATHER_AHEAD_BYTES = 1 << 20
 
 @dataclass(slots=True)
 class Position:
-    """Where a run stands: ``epoch`` epochs are done, and ``step`` mini-batches of the next; ``total_steps`` over all."""
+    """Where a run stands: ``epoch`` epochs are done and ``step`` mini-batches of the next, ``total_steps`` in all."""
 
     epoch: int = 0
     step: int = 0
@@ -43,7 +45,7 @@ class ChunkPlan:
 
     seed: int
     batch_size: int
-    chunk_length: int
+    chunk_length: int | None
     limit_train_batches: int | None = None
     max_steps: int | None = None
     val_every_steps: int | None = None
@@ -52,9 +54,12 @@ class ChunkPlan:
 
     def steps_per_epoch(self, images: int) -> int:
         """Mini-batches in an epoch over ``images``, the last and smaller one included."""
+        return len(range(self.whole_epoch(images))[: self.limit_train_batches])
+
+    def whole_epoch(self, images: int) -> int:
+        """Mini-batches that ``images`` make without a limit."""
         full, rest = divmod(images, self.batch_size)
-        steps = max(full + (rest >= self._smallest), 1)
-        return steps if self.limit_train_batches is None else min(steps, self.limit_train_batches)
+        return max(full + (rest >= self._smallest), 1)
 
     @property
     def _smallest(self) -> int:
@@ -77,10 +82,11 @@ class Chunk:
     last: bool
 
     def minibatches(
-        self, normalise: Callable[[Tensor], Tensor], encode: Callable[[Tensor, int], Tensor]
+        self, normalise: Normalise, encode: Callable[[Tensor, int], Tensor]
     ) -> Iterator[tuple[Tensor, Tensor, Tensor, float]]:
         """Yield images (n, C, H, W) normalised, targets encoded, labels (n,), and this process's weight.
 
+        Images are good until the next are asked for.
         The weight makes the mean over processes of their mean losses the mean over the whole mini-batch; 1 when alone.
         """
         pixels_per_image = self.images.images[0].numel()
@@ -91,11 +97,12 @@ class Chunk:
             sizes = [len(share) for share in shares]
             index = torch.cat(shares) if len(shares) > 1 else shares[0]
             labels = self.images.labels.index_select(0, index)
-            pixels = self.images.images.index_select(0, index)
-            targets = labels
             if self.augment:
+                pixels = self.images.images.index_select(0, index)
                 pixels, targets = self._augmented(pixels, labels, self.step + start)
-            images, targets = normalise(pixels), encode(targets, self.classes)
+                images, targets = normalise(pixels), encode(targets, self.classes)
+            else:
+                images, targets = normalise.gather(self.images.images, index), encode(labels, self.classes)
             for own, whole, *tensors in zip(
                 sizes, group, images.split(sizes), targets.split(sizes), labels.split(sizes), strict=True
             ):
@@ -105,6 +112,35 @@ class Chunk:
         generator = torch.Generator(pixels.device)
         generator.manual_seed(stream_seed("augment", self.plan.seed, self.epoch, step, self.plan.rank))
         return self.augment(pixels.float() / 255, labels, classes=self.classes, generator=generator)
+
+
+class _Pace:
+    """How many mini-batches the next chunk has: where nothing was asked for, as many as take about 50 ms.
+
+    Then what Lightning spends around a chunk, half a millisecond, is a hundredth of it, and a progress bar moves.
+    """
+
+    _SECONDS = 0.05
+    _LONGEST = 512
+
+    def __init__(self, plan: ChunkPlan) -> None:
+        # Several processes talk to each other after each chunk, so theirs have one length.
+        self._fixed = plan.chunk_length or (32 if plan.world_size > 1 else None)
+        self._length = 8
+        self._asked_at: float | None = None
+
+    def chunk_length(self) -> int:
+        if self._fixed is not None:
+            return self._fixed
+        now = time.perf_counter()
+        if self._asked_at is not None:
+            seconds = now - self._asked_at
+            if seconds < self._SECONDS / 2:
+                self._length = min(2 * self._length, self._LONGEST)
+            elif seconds > 2 * self._SECONDS:
+                self._length = max(self._length // 2, 1)
+        self._asked_at = now
+        return self._length
 
 
 class ChunkLoader:
@@ -123,8 +159,9 @@ class ChunkLoader:
     def __iter__(self) -> Iterator[Chunk]:
         epoch, step, total = self.position.epoch, self.position.step, self.position.total_steps
         batches = self.batches(epoch)
+        pace = _Pace(self.plan)
         while step < len(batches) and (self.plan.max_steps is None or total < self.plan.max_steps):
-            length = min(self.plan.chunk_length, len(batches) - step)
+            length = min(pace.chunk_length(), len(batches) - step)
             if self.plan.max_steps is not None:
                 length = min(length, self.plan.max_steps - total)
             if self.plan.val_every_steps is not None:
@@ -144,12 +181,8 @@ class ChunkLoader:
         generator = torch.Generator().manual_seed(stream_seed("shuffle", self.plan.seed, epoch))
         order = torch.randperm(len(self.indices), generator=generator).to(self.indices.device)
         shuffled = self.indices[order]
-        steps = self.plan.steps_per_epoch(len(self.indices))
-        cuts = [self.plan.batch_size * step for step in range(1, steps)]
-        batches = list(shuffled.tensor_split(cuts))
-        if self.plan.limit_train_batches is not None and len(batches) == self.plan.limit_train_batches:
-            batches[-1] = batches[-1][: self.plan.batch_size]
-        return batches
+        cuts = [self.plan.batch_size * step for step in range(1, self.plan.whole_epoch(len(self.indices)))]
+        return list(shuffled.tensor_split(cuts))[: self.plan.limit_train_batches]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from digitlab.schema import ConfigError
 
@@ -63,7 +62,7 @@ class RunFolder:
         """
         try:
             config = OmegaConf.load(self.config)
-        except (OSError, OmegaConfBaseException) as error:
+        except Exception as error:  # of the file system, of YAML or of OmegaConf
             raise ConfigError("", str(self.path), "is no run folder: it has no readable .hydra/config.yaml") from error
         if not isinstance(config, DictConfig) or "model" not in config:
             raise ConfigError("", str(self.path), "is no run folder: its .hydra/config.yaml is not one of digitlab's")
@@ -110,7 +109,7 @@ def find_runs(root: Path) -> list[RunFolder]:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or the next start after a power cut, finds the old one or the new, never a part."""
+    """Write a file so that a reader, or the next start after a power cut, finds the old one or the new, no part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:

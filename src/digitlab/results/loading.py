@@ -59,7 +59,7 @@ def load_classifier(run: RunFolder, checkpoint: Which = "best") -> Classifier:
     except ConfigError:
         raise
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = " ".join(str(error).split())
         raise RunError(f"{path}: does not fit the network that its run describes: {reason}") from error
     return classifier.eval()
 

@@ -1,8 +1,9 @@
-"""Tables for the terminal and for other programs: the metrics of one run, the list of runs. Nothing here needs torch."""
+"""Tables for the terminal and for other programs: the metrics of a run, the list of runs. Nothing here needs torch."""
 
 import csv
 import io
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,16 +20,17 @@ Row = dict[str, str | int | float | None]
 _SHOWN = ("val/accuracy", "val/loss", "test/accuracy")
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None, words: int = 1) -> None:
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None, words: int = 1
+) -> None:
     """A table of which the first ``words`` columns are words, the others numbers."""
     table = Table(title=title)
     for number, name in enumerate(columns):
         table.add_column(name, justify="left" if number < words else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    console = Console()
     # A pipe has no width of its own: what is folded at 80 columns can't be searched.
-    console.print(table, width=None if console.is_terminal else 400)
+    Console(width=None if sys.stdout.isatty() else 400).print(table)
 
 
 def print_metrics(metrics: Mapping[str, float | None], *, title: str) -> None:

@@ -15,11 +15,13 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from digitlab.config import walk
 from digitlab.results.checkpoint import write_checkpoint
 from digitlab.results.folder import RunFolder, write_atomically
 
 log = logging.getLogger(__name__)
+
+# Their keys say by themselves what they are about: batch_size, hidden, lr.
+_BARE_SECTIONS = ("data", "model", "optimizer")
 
 Status = Literal["finished", "stopped", "failed"]
 Row = dict[str, float | int]
@@ -32,7 +34,9 @@ class RunWriter:
     tags, so TensorBoard draws them on shared charts; everything else is in the folder itself.
     """
 
-    def __init__(self, folder: RunFolder, *, config: Mapping[str, Any], rows: Sequence[Row] = (), steps: int = 0) -> None:
+    def __init__(
+        self, folder: RunFolder, *, config: Mapping[str, Any], rows: Sequence[Row] = (), steps: int = 0
+    ) -> None:
         self.folder = folder
         self.config = config
         self.rows = list(rows)
@@ -93,7 +97,7 @@ class RunWriter:
         write_atomically(self.folder.confusion, text.getvalue().encode())
 
     def result(self, result: Mapping[str, Any], *, step: int = 0) -> None:
-        """Write ``result.json``; of a finished run also the hyper-parameters beside its best values, for TensorBoard."""
+        """Write ``result.json``; of a finished run also the hyper-parameters with its best values, for TensorBoard."""
         text = json.dumps(_finite(result), indent=2, allow_nan=False)
         write_atomically(self.folder.result, text.encode() + b"\n")
         if result["status"] == "finished":
@@ -127,12 +131,21 @@ def _finite(value: Any) -> Any:
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, str | float | bool]:
-    """Hyper-parameters as TensorBoard takes them; never None, which would turn a column of numbers into words."""
-    leaves = {path: value for path, value in walk(config) if not isinstance(value, Mapping) and "_target_" not in path}
-    names = {path.removesuffix("._target_"): str(value).rpartition(".")[2] for path, value in walk(config) if path.endswith("._target_")}
-    numbers = {
-        path: value if isinstance(value, bool | int | float | str) else str(value)
-        for path, value in leaves.items()
+    """What one compares runs by, under short names; the whole configuration is in the text tab.
+
+    Never None, which would turn a column of numbers into words.
+    """
+    flat: dict[str, Any] = {"seed": config["seed"], "max_epochs": config["trainer"]["max_epochs"]}
+    flat["augment"] = ",".join(config["augment"]) or "none"
+    for section in ("data", "model", "loss", "optimizer", "scheduler"):
+        node = config[section]
+        component = node["source"] if section == "data" else node
+        flat[section] = component["_target_"].rpartition(".")[2].removesuffix("Source")
+        for name, value in node.items():
+            if name not in ("_target_", "source", "root"):
+                flat[name if section in _BARE_SECTIONS else f"{section}.{name}"] = value
+    return {
+        name: value if isinstance(value, bool | int | float | str) else str(value)
+        for name, value in flat.items()
         if value is not None
     }
-    return names | numbers

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from digitlab.config import build
 from digitlab.data.chunks import Chunk, EvaluationBatch, Position
+from digitlab.data.normalise import Normalise
 from digitlab.data.seeding import stream_seed
 from digitlab.training.interrupt import StopSignal
 from digitlab.training.losses import Loss
@@ -33,8 +34,6 @@ class Classifier(LightningModule):
     and where it is given, the averaged network is the one evaluated.
     """
 
-    pixel_scale: Tensor
-    pixel_shift: Tensor
     step: EagerStep
 
     def __init__(
@@ -53,7 +52,8 @@ class Classifier(LightningModule):
         # Several updates happen in one training_step, so Lightning's own single update a step is out of the way.
         self.automatic_optimization = False
         self.facts = DataFacts(**data)
-        classes, shape = len(self.facts.class_names), tuple(self.facts.image_shape)
+        channels, height, width = self.facts.image_shape
+        classes, shape = len(self.facts.class_names), (channels, height, width)
         self.network: nn.Module = build(model, "model", nn.Module, image_shape=shape, classes=classes)
         self.average: nn.Module | None = None
         if ema_decay is not None:
@@ -62,9 +62,7 @@ class Classifier(LightningModule):
         self.update: Optimizer = build(optimizer, "optimizer", Optimizer)
         self.schedule: Schedule = build(scheduler, "scheduler", Schedule)
         self.ema_decay, self.gradient_clip_norm = ema_decay, gradient_clip_norm
-        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.facts.mean, self.facts.std))
-        self.register_buffer("pixel_scale", 1 / (255 * std))
-        self.register_buffer("pixel_shift", -mean / std)
+        self.normalise = Normalise(image_shape=shape, mean=self.facts.mean, std=self.facts.std)
         self.example_input_array = torch.zeros(1, *shape, dtype=torch.uint8)
 
         # The state of a run, which a checkpoint carries on.
@@ -90,12 +88,6 @@ class Classifier(LightningModule):
             self.double()
         elif dtype == torch.bfloat16:
             self.autocast_dtype = dtype
-
-    def normalise(self, pixels: Tensor) -> Tensor:
-        """Pixels (N, C, H, W), uint8 or float in [0, 1], as the network's input in the dtype of its weights."""
-        if pixels.dtype == torch.uint8:
-            return (pixels.to(self.pixel_scale.dtype).mul_(self.pixel_scale)).add_(self.pixel_shift)
-        return pixels.to(self.pixel_scale.dtype) * (255 * self.pixel_scale) + self.pixel_shift
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels (N, C, H, W), uint8 or float in [0, 1], to logits (N, K) by the weights that are evaluated."""
@@ -149,8 +141,8 @@ class Classifier(LightningModule):
             if stop_signal.received is not None and alone:
                 break
         self._count(logits, labels, losses)
-        # Lightning counts updates by its wrapped optimiser, which was not asked, as it costs a tenth of a small network's
-        # step; global_step, that callbacks and loggers read, would stand still.
+        # Lightning counts updates by its wrapped optimiser, which was not asked, as it costs a tenth of a small
+        # network's step; global_step, that callbacks and loggers read, would stand still.
         self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total.completed += len(losses)
 
     def _shared_backward(self, loss: Tensor, weight: float) -> None:
@@ -191,7 +183,7 @@ class Classifier(LightningModule):
     def _evaluate(self, batch: EvaluationBatch) -> Tensor:
         with nullcontext() if self.autocast_dtype is None else torch.autocast(self.device.type, self.autocast_dtype):
             logits: Tensor = self(batch.images)
-        logits = logits.to(self.pixel_scale.dtype)
+        logits = logits.to(self.normalise.scale.dtype)
         loss = self.loss(logits, self.loss.encode(batch.labels, logits.shape[1]))
         self.evaluation.add(logits, batch.labels)
         self.evaluation.loss_sum += loss.item() * len(batch.labels)

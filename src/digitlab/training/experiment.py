@@ -85,18 +85,10 @@ class Experiment:
         """
         _refuse_unknown(config)
         typed = _typed_overrides() if typed is None else typed
-        switches = _settings(Switches, {name: _value(config, name) for name in Switches.__dataclass_fields__}, "")
-        if switches.resume is not None:
-            # train.py goes another way with it: here it would be a new run that looks like the old one's next part.
-            raise ConfigError("resume", switches.resume, "must be given on the command line of a single run, without +")
+        switches = _switches(config)
         nodes = {name: plain(_value(config, name), name) for name in _NODES if name != "early_stopping"}
         data = build(nodes["data"], "data", ImageData)
-        try:
-            data.check_sizes()
-        except ConfigError as error:
-            raise error.under("data") from error
-        if data.root.exists() and not data.root.is_dir():
-            raise ConfigError("data.root", str(data.root), "must be a folder, or not be there yet")
+        _check_data(data)
         data.augment = Compose(
             [build(node, f"augment.{name}", Augmentation) for name, node in nodes["augment"].items()]
         )
@@ -106,6 +98,9 @@ class Experiment:
         stopping = _value(config, "early_stopping")
         trainer = build(nodes["trainer"], "trainer", TrainerSettings)
         _check_device(trainer, typed)
+        if data.batch_size < trainer.devices:
+            allowed = f"must be {trainer.devices} or more, for each of {trainer.devices} processes has a share of it"
+            raise ConfigError("data.batch_size", data.batch_size, allowed)
         monitor, early_stopping = _selection(
             _settings(Monitor, nodes["monitor"], "monitor"),
             None if stopping is None else _settings(EarlyStopping, plain(stopping, "early_stopping"), "early_stopping"),
@@ -128,7 +123,7 @@ def _refuse_unknown(config: DictConfig) -> None:
     known = [*_NODES, *Switches.__dataclass_fields__]
     for key in config:
         if key != "hydra" and key not in known:
-            value = OmegaConf.to_container(config, resolve=False)[key]  # type: ignore[index, call-overload]
+            value = OmegaConf.to_container(config, resolve=False)[key]  # type: ignore[index]
             raise unknown(str(key), value, known)
     for key in known:
         if key not in config:
@@ -152,6 +147,23 @@ def _settings(cls: type[T], values: dict[str, Any], key: str) -> T:
     except ValidationError as error:
         refused = refusal(error, of=cls, given=values)
         raise (refused.under(key) if key else refused) from error
+
+
+def _switches(config: DictConfig) -> Switches:
+    switches = _settings(Switches, {name: _value(config, name) for name in Switches.__dataclass_fields__}, "")
+    if switches.resume is not None:
+        # train.py goes another way with it: here it would be a new run that looks like the old one's next part.
+        raise ConfigError("resume", switches.resume, "must be given on the command line of a single run, without +")
+    return switches
+
+
+def _check_data(data: ImageData) -> None:
+    try:
+        data.check_sizes()
+    except ConfigError as error:
+        raise error.under("data") from error
+    if data.root.exists() and not data.root.is_dir():
+        raise ConfigError("data.root", str(data.root), "must be a folder, or not be there yet")
 
 
 def _check_network(nodes: dict[str, dict[str, Any]], data: ImageData) -> None:

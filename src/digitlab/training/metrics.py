@@ -27,7 +27,8 @@ class Counts:
     def add(self, logits: Tensor, labels: Tensor) -> None:
         """Count predictions: logits (N, K), labels int64 (N,)."""
         classes = len(self.confusion)
-        cells = labels * classes + logits.argmax(1)
+        # max, not argmax, which takes half as long again over so few classes.
+        cells = labels * classes + logits.max(1).indices
         self.confusion += torch.bincount(cells, minlength=classes * classes).view(classes, classes)
 
     def metrics(self) -> dict[str, float]:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from digitlab.schema import ConfigError, NonNegativeFloat, PositiveFloat, Rate, settings
 

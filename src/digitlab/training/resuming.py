@@ -19,7 +19,7 @@ def resume(folder: str, arguments: Sequence[str]) -> Outcome:
     """Go on with the run in ``folder``; a run that was stopped before its first checkpoint starts from the beginning.
 
     ``arguments`` are those of the command line: beside ``resume`` only ``trainer.max_epochs`` and ``trainer`` may be
-    among them. Raises ``ConfigError`` for any other, or where ``folder`` is no run folder, and whatever ``train`` raises.
+    among them. Raises ``ConfigError`` for any other, or where ``folder`` is no run folder, and what ``train`` raises.
     """
     run_folder = RunFolder(Path(folder).resolve())
     try:

@@ -74,7 +74,7 @@ def train(
                 run.obey_signal()
             return run.outcome()
     except DigitlabError:
-        if not (HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN):
+        if not resume and not (HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN):
             run_folder.discard_if_fresh()
         raise
 
@@ -101,10 +101,17 @@ class Run:
             container = OmegaConf.to_container(config, resolve=True)
             assert isinstance(container, dict)
             steps = self.classifier.position.total_steps
-            self.writer = RunWriter(folder, config={str(k): v for k, v in container.items()}, rows=self.rows, steps=steps)
+            self.writer = RunWriter(
+                folder, config={str(k): v for k, v in container.items()}, rows=self.rows, steps=steps
+            )
         self.recorder = Recorder(
             writer=self.writer,
-            selection=Selection(monitor=experiment.monitor, early_stopping=experiment.early_stopping, history=history),
+            selection=Selection(
+                monitor=experiment.monitor,
+                early_stopping=experiment.early_stopping,
+                last_is_best=len(self.data.val_indices) == 0,
+                history=history,
+            ),
             stop_signal=stop_signal,
             validating=len(self.data.val_indices) > 0,
             rows=self.rows,
@@ -187,8 +194,9 @@ class Run:
 
     def fit(self) -> None:
         self._summarise()
-        if self.recorder.selection.exhausted:
-            log.info("early stopping has ended this run already")
+        over = self.classifier.position.total_steps >= self.classifier.total_steps
+        if over or self.recorder.selection.exhausted:
+            log.info("this run has come to its end before, by %s", "its last step" if over else "early stopping")
             return
         self.trainer.fit(self.classifier, datamodule=self.data)
 

@@ -46,12 +46,20 @@ class Point:
 
 
 class Selection:
-    """The best point of a history, and whether patience has run out."""
+    """The best point of a history, and whether patience has run out.
+
+    ``last_is_best`` is for a run without validation images, which has nothing to choose by.
+    """
 
     def __init__(
-        self, *, monitor: Monitor, early_stopping: EarlyStopping | None = None, history: Iterable[Point] = ()
+        self,
+        *,
+        monitor: Monitor,
+        early_stopping: EarlyStopping | None = None,
+        last_is_best: bool = False,
+        history: Iterable[Point] = (),
     ) -> None:
-        self.monitor = monitor
+        self.monitor, self.last_is_best = monitor, last_is_best
         self.early_stopping = early_stopping
         self.history: list[Point] = []
         self.best: Point | None = None
@@ -64,7 +72,7 @@ class Selection:
         """Take a new point in; whether it is the best so far (the earlier one wins a tie, nan never)."""
         self.history.append(point)
         best = self.monitor.worst if self.best is None else self.best.value
-        improved = self.monitor.better(point.value, best)
+        improved = self.last_is_best or self.monitor.better(point.value, best)
         if improved:
             self.best = point
         reference = self.monitor.worst if self._progress_at is None else self._progress_at.value

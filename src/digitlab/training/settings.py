@@ -35,7 +35,8 @@ class TrainerSettings:
     """How long, where and how exactly a run trains. Every limit counts mini-batches; null is no limit.
 
     ``precision``: 32, 64 or bf16 (mixed: weights stay float32). ``val_every_steps`` validates inside epochs as well as
-    after each. ``chunk_length`` is how many mini-batches Lightning hands over at once: it changes nothing but speed.
+    after each. ``chunk_length`` is how many mini-batches Lightning hands over at once: it changes nothing
+    but speed; null chooses it by the time that they take.
     """
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"]
@@ -50,7 +51,7 @@ class TrainerSettings:
     limit_val_batches: PositiveInt | None
     limit_test_batches: PositiveInt | None
     overfit_batches: PositiveInt | None
-    chunk_length: PositiveInt
+    chunk_length: PositiveInt | None
     log_every_steps: PositiveInt
     deterministic: bool
     progress_bar: bool

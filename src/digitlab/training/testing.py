@@ -14,7 +14,9 @@ from digitlab.training.classifier import Classifier
 _CALIBRATION_BINS = 15
 
 
-def measure_test(trainer: Trainer, classifier: Classifier, data: LightningDataModule) -> tuple[dict[str, float], Tensor]:
+def measure_test(
+    trainer: Trainer, classifier: Classifier, data: LightningDataModule
+) -> tuple[dict[str, float], Tensor]:
     """Metrics keyed ``test/…`` and the confusion matrix, int64 (K, K), of ``classifier`` on the test split of ``data``.
 
     Besides loss, accuracy and F1 they are the accuracy of each class and the calibration error: the mean distance of

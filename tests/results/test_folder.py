@@ -1,0 +1,103 @@
+"""The run folder: files that are whole at every moment, names that never meet, and what counts as a run."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from digitlab.config import ROOT
+from digitlab.results.folder import RunFolder, find_runs, write_atomically
+from digitlab.schema import ConfigError
+
+_WRITE_FOR_EVER = """
+import sys, itertools
+from pathlib import Path
+from digitlab.results.folder import write_atomically
+for letter in itertools.cycle((b"a", b"b")):
+    write_atomically(Path(sys.argv[1]), letter * 300_000)
+"""
+
+
+def test_a_reader_finds_the_old_file_or_the_new_one_even_when_the_writer_is_killed(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"a" * 300_000)
+    seen = set()
+    deadline = time.monotonic() + 30
+    with subprocess.Popen([sys.executable, "-c", _WRITE_FOR_EVER, str(path)]) as writer:
+        try:
+            while len(seen) < 2 and time.monotonic() < deadline:
+                seen.add(path.read_bytes())
+            seen.update(path.read_bytes() for _ in range(200))
+        finally:
+            writer.kill()
+    seen.add(path.read_bytes())
+    assert seen == {b"a" * 300_000, b"b" * 300_000}
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+    with pytest.raises(TypeError):
+        write_atomically(path, "no bytes")
+    assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [("file", b"old")]
+
+
+def test_folders_on_the_way_are_made(tmp_path):
+    write_atomically(tmp_path / "a" / "b" / "file", b"new")
+    assert (tmp_path / "a" / "b" / "file").read_bytes() == b"new"
+
+
+def test_two_runs_started_in_the_same_instant_do_not_share_a_folder(tmp_path):
+    command = [sys.executable, str(ROOT / "train.py"), "--cfg", "hydra", "--package", "hydra.run", "--resolve"]
+    both = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    one, other = (process.communicate(timeout=60)[0].rpartition("dir: ")[2].strip() for process in both)
+    assert one.startswith(str(ROOT / "outputs" / "mnist-mlp"))
+    assert one != other
+
+
+def begun(path, config="model: {}\n"):
+    (path / ".hydra").mkdir(parents=True)
+    (path / ".hydra" / "config.yaml").write_text(config)
+    return RunFolder(path)
+
+
+@pytest.mark.parametrize(
+    "config", [None, "a: [", "- a list", "seed: 0", ""], ids=["none", "no YAML", "a list", "no model", "empty"]
+)
+def test_a_folder_that_is_no_run_is_refused(tmp_path, config):
+    folder = RunFolder(tmp_path / "run") if config is None else begun(tmp_path / "run", config)
+    with pytest.raises(ConfigError, match="is no run folder"):
+        folder.read_config()
+
+
+def test_what_was_typed_is_read_back(tmp_path):
+    folder = begun(tmp_path / "run")
+    assert folder.read_overrides() == []
+    folder.overrides_file.write_text("- model=lenet\n- optimizer.lr=0.1\n")
+    assert folder.read_overrides() == ["model=lenet", "optimizer.lr=0.1"]
+
+
+def test_a_folder_in_which_nothing_has_begun_is_removed_with_its_empty_parent(tmp_path):
+    folder = begun(tmp_path / "mnist-mlp" / "run")
+    folder.log.write_text("")
+    folder.discard_if_fresh()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_runs_and_runs_that_have_begun_are_not_removed(tmp_path):
+    used, fresh = begun(tmp_path / "used"), begun(tmp_path / "fresh")
+    used.last.parent.mkdir()
+    used.discard_if_fresh()
+    fresh.discard_if_fresh()
+    assert [path.name for path in tmp_path.iterdir()] == ["used"]
+
+
+def test_runs_are_found_at_any_depth_but_not_inside_one_another(tmp_path):
+    paths = [tmp_path / "b", tmp_path / "sweeps" / "name" / "0", tmp_path / "a"]
+    for path in paths:
+        begun(path)
+    begun(tmp_path / "a" / "checkpoints")
+    (tmp_path / "no run").mkdir()
+    found = [run.path for run in find_runs(tmp_path)]
+    assert sorted(found) == sorted(paths)

@@ -1,0 +1,230 @@
+"""The writer, alone and in a whole run: events as TensorBoard reads them, metrics.csv, result.json."""
+
+import csv
+import json
+import math
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+from digitlab.config import compose
+from digitlab.results.checkpoint import read_checkpoint
+from digitlab.results.folder import RunFolder
+from digitlab.results.writer import RunWriter
+from digitlab.training import train
+
+RUN = (
+    "model=linear",
+    "trainer=cpu",
+    "trainer.progress_bar=false",
+    "trainer.max_epochs=3",
+    "trainer.val_every_steps=10",
+    "trainer.log_every_steps=5",
+    "data.train_size=1600",
+    "data.val_size=300",
+    "optimizer.lr=0.01",
+    "seed=5",
+)
+RESULT = {
+    "status": "finished",
+    "metrics": {"val/accuracy": 0.9, "test/f1": 0.8, "test/loss": math.nan, "test/class_accuracy/7": 0.5},
+    "best_epoch": None,
+    "train_seconds": 1.5,
+    "parameters": 12,
+    "images_per_second": 1000.0,
+}
+
+
+def events(path):
+    """The events that lie in this very folder."""
+    accumulator = EventAccumulator(str(path), size_guidance={"scalars": 0, "tensors": 0})
+    return accumulator.Reload()
+
+
+def curve(path, tag):
+    return [(event.step, pytest.approx(event.value, rel=1e-6)) for event in events(path).Scalars(tag)]
+
+
+def hyper_parameters(path):
+    """The record that TensorBoard's table of runs shows: (hyper-parameters, names of metrics)."""
+    metadata = {tag: found.plugin_data.content for tag, found in events(path).summary_metadata.items()}
+    start = HParamsPluginData.FromString(metadata["_hparams_/session_start_info"]).session_start_info
+    experiment = HParamsPluginData.FromString(metadata["_hparams_/experiment"]).experiment
+    values = {name: getattr(value, value.WhichOneof("kind")) for name, value in start.hparams.items()}
+    return values, {info.name.tag for info in experiment.metric_infos}
+
+
+def rows(folder):
+    return list(csv.DictReader(folder.metrics.read_text(encoding="utf-8").splitlines()))
+
+
+def row(epoch, **metrics):
+    measured = {
+        "train/loss": 1 / epoch,
+        "val/loss": 2 / epoch,
+        "lr": 0.1,
+        "images_per_second": 1e4,
+        "train_seconds": 1.0,
+    }
+    return {"epoch": epoch, "step": 10 * epoch} | measured | metrics
+
+
+@pytest.fixture
+def folder(run_folder):
+    return RunFolder(run_folder)
+
+
+@pytest.fixture(scope="module")
+def config():
+    return OmegaConf.to_container(compose(RUN), resolve=True)
+
+
+@pytest.fixture
+def writer(folder, config):
+    writer = RunWriter(folder, config=config)
+    yield writer
+    writer.close()
+
+
+def epoch(writer, number, **metrics):
+    writer.validation({"val/loss": 2 / number}, step=10 * number)
+    writer.epoch(row(number, **metrics))
+
+
+def test_training_and_validation_share_their_charts(writer, folder):
+    epoch(writer, 1)
+    epoch(writer, 2)
+    assert curve(folder.path / "train", "loss") == [(10, 1.0), (20, 0.5)]
+    assert curve(folder.path / "val", "loss") == [(10, 2.0), (20, 1.0)]
+    assert curve(folder.path, "lr") == [(10, 0.1), (20, 0.1)]
+    assert curve(folder.path, "images_per_second") == [(10, 1e4), (20, 1e4)]
+    assert curve(folder.path, "epoch") == [(10, 1), (20, 2)]
+
+
+def test_the_configuration_is_there_to_read(writer, folder, config):
+    writer.close()
+    text = events(folder.path).Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert json.loads(text.removeprefix("```json").removesuffix("```")) == config
+
+
+def test_metrics_csv_grows_by_a_row_an_epoch_and_may_gain_columns(writer, folder):
+    epoch(writer, 1)
+    assert [found["epoch"] for found in rows(folder)] == ["1"]
+    epoch(writer, 2, **{"val/f1": 0.75})
+    assert [found["val/f1"] for found in rows(folder)] == ["", "0.75"]
+    assert [float(found["train/loss"]) for found in rows(folder)] == [1.0, 0.5]
+
+
+def test_numbers_are_written_to_the_last_bit(writer, folder):
+    value = 0.1 + 0.2
+    epoch(writer, 1, **{"val/f1": value})
+    assert float(rows(folder)[0]["val/f1"]) == value
+
+
+def test_a_resumed_run_replaces_what_came_after_its_checkpoint(writer, folder, config):
+    for number in (1, 2, 3):
+        epoch(writer, number)
+    writer.close()
+    resumed = RunWriter(folder, config=config, rows=[row(1)], steps=10)
+    epoch(resumed, 2, **{"train/loss": 0.25})
+    resumed.close()
+    assert curve(folder.path / "train", "loss") == [(10, 1.0), (20, 0.25)]
+    assert curve(folder.path / "val", "loss") == [(10, 2.0), (20, 1.0)]
+    assert [found["train/loss"] for found in rows(folder)] == ["1.0", "0.25"]
+    assert len(events(folder.path).Tensors("config/text_summary")) == 1
+
+
+def test_the_table_of_runs_gets_the_best_values_and_no_placeholder(writer, folder):
+    writer.result(RESULT, step=20)
+    writer.close()
+    values, metrics = hyper_parameters(folder.path)
+    assert values.items() >= {"seed": 5, "model": "Linear", "lr": 0.01, "train_size": 1600, "augment": "none"}.items()
+    assert "None" not in values.values()
+    # Neither nan nor null, nor a column for each class.
+    names = ("val/accuracy", "test/f1", "train_seconds", "parameters", "images_per_second")
+    assert metrics == {f"best/{name}" for name in names}
+    assert curve(folder.path, "best/val/accuracy") == [(20, 0.9)]
+    assert curve(folder.path, "best/parameters") == [(20, 12)]
+
+
+@pytest.mark.parametrize("status", ["stopped", "failed"])
+def test_a_run_that_did_not_finish_has_a_result_but_no_place_in_the_table(writer, folder, status):
+    writer.result(RESULT | {"status": status})
+    writer.close()
+    assert folder.read_result()["status"] == status
+    assert "_hparams_/session_start_info" not in events(folder.path).summary_metadata
+
+
+def test_what_could_not_be_measured_is_null_in_json(writer, folder):
+    writer.result(RESULT)
+    assert folder.read_result()["metrics"] == RESULT["metrics"] | {"test/loss": None}
+    assert "NaN" not in folder.result.read_text()
+
+
+def test_the_confusion_matrix_has_a_row_a_true_class(writer, folder):
+    writer.confusion(torch.tensor([[5, 1], [0, 7]]), ["cat", "a,b"])
+    lines = list(csv.reader(folder.confusion.read_text().splitlines()))
+    assert lines == [["true \\ predicted", "cat", "a,b"], ["cat", "5", "1"], ["a,b", "0", "7"]]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A whole run: three epochs of 13 mini-batches, validated after 10, 13, 20, 26, 30 and 39."""
+    return train(compose(RUN), folder=tmp_path_factory.mktemp("run"), overrides=RUN)
+
+
+def test_result_json_has_all_that_is_promised(finished):
+    result = RunFolder(finished.folder).read_result()
+    promised = (
+        "metrics", "best_epoch", "epochs", "train_seconds", "images_per_second", "parameters", "seed", "overrides",
+        "split_fingerprint", "command", "versions", "git_commit", "hardware", "status",
+    )  # fmt: skip
+    assert set(promised) <= result.keys()
+    assert result == finished.result
+    assert (result["status"], result["epochs"], result["seed"], result["parameters"]) == ("finished", 3, 5, 7850)
+    assert result["best_epoch"] in (1, 2, 3)
+    assert result["overrides"][0] == "model=linear"
+    assert result["command"].startswith("python train.py model=linear ")
+    assert {"python", "torch", "lightning", "digitlab"} <= result["versions"].keys()
+    assert {"cpu", "cores", "memory_gib", "device"} <= result["hardware"].keys()
+    assert len(result["split_fingerprint"]) == 16
+
+
+def test_the_metrics_of_a_run_are_those_of_the_checkpoint_that_was_tested(finished):
+    best = read_checkpoint(RunFolder(finished.folder).best)
+    metrics = finished.result["metrics"]
+    assert metrics["val/accuracy"] == best["metrics"]["val/accuracy"] == finished.monitored
+    assert finished.monitored == max(
+        point["value"] for point in read_checkpoint(RunFolder(finished.folder).last)["history"]
+    )
+    for name in ("loss", "accuracy", "f1", "f1_weighted"):
+        assert {f"val/{name}", f"test/{name}"} <= metrics.keys()
+
+
+def test_the_training_time_of_a_run_is_the_sum_of_its_epochs(finished):
+    table = rows(RunFolder(finished.folder))
+    seconds = [float(found["train_seconds"]) for found in table]
+    assert finished.result["train_seconds"] == pytest.approx(sum(seconds))
+    speeds = [float(found["images_per_second"]) for found in table]
+    assert speeds == pytest.approx([1600 / each for each in seconds])
+    assert finished.result["images_per_second"] == sorted(speeds)[1]
+
+
+def test_the_curves_of_a_run_are_its_rows(finished):
+    table = rows(RunFolder(finished.folder))
+    assert [(found["epoch"], found["step"]) for found in table] == [("1", "13"), ("2", "26"), ("3", "39")]
+    for split, tag in (("train", "loss"), ("train", "accuracy"), ("train", "f1"), ("val", "loss"), ("val", "accuracy")):
+        points = dict(curve(finished.folder / split, tag))
+        assert [points[int(found["step"])] for found in table] == [float(found[f"{split}/{tag}"]) for found in table]
+    assert [step for step, _ in curve(finished.folder / "val", "loss")] == [10, 13, 20, 26, 30, 39]
+    assert [step for step, _ in curve(finished.folder / "train", "loss_step")] == [5, 10, 15, 20, 25, 30, 35]
+
+
+def test_the_table_of_runs_tells_the_test_metrics_of_a_run(finished):
+    _, metrics = hyper_parameters(finished.folder)
+    assert {"best/val/accuracy", "best/test/accuracy", "best/test/f1"} <= metrics
+    [(step, best)] = curve(finished.folder, "best/test/accuracy")
+    assert (step, best) == (39, finished.result["metrics"]["test/accuracy"])

@@ -1,0 +1,317 @@
+"""Bad input: one line that names the key, the value and what is allowed; no traceback, and nothing left behind."""
+
+import gzip
+import json
+import shutil
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from digitlab.config import ROOT, compose
+from digitlab.schema import ConfigError, DataError
+from digitlab.training import train
+from digitlab.training.experiment import Experiment
+from digitlab.training.resuming import resume
+
+# The command line, and the key that the refusal must name.
+REFUSED = """
+    model=lenett                                        model
+    data=mnst                                           data
+    optimizer=sdg                                       optimizer
+    scheduler=cosin                                     scheduler
+    loss=mae                                            loss
+    trainer=gpuu                                        trainer
+    experiment=cifar                                    experiment
+    debug=quick                                         debug
+    augment=[shift,flp]                                 augment
+    model=null                                          model
+    data=3                                              data
+    ~model                                              model
+    ~optimizer.lr                                       optimizer.lr
+    +model=lenet                                        model
+    +seed=3                                             seed
+    optimizer.lrr=1                                     optimizer.lrr
+    +optimizer.lrr=1                                    optimizer.lrr
+    optimiser=sgd                                       optimiser
+    optimiser.lr=1                                      optimiser.lr
+    +optimiser.lr=1                                     optimiser
+    optimizer=adam,optimizer.momentum=0.9               optimizer
+    optimizer.momentum=0.9                              optimizer.momentum
+    model.hidden=[64                                    model.hidden
+    model.hidden=64,64                                  model.hidden
+    optimizer.lr==3                                     optimizer.lr
+    model.hidden=[]                                     model.hidden
+    model.hidden=[0]                                    model.hidden
+    model.hidden=64                                     model.hidden
+    model.hidden=[64,abc]                               model.hidden
+    model.hidden=null                                   model.hidden
+    model.dropout=1.5                                   model.dropout
+    model.dropout=-0.1                                  model.dropout
+    model.dropout=true                                  model.dropout
+    model.dropout=${foo}                                model.dropout
+    model.activation=rellu                              model.activation
+    model.activation=[relu] model.hidden=[8,8]          model.activation
+    model.activation=[relu,tahn] model.hidden=[8,8]     model.activation
+    model.init=xavier                                   model.init
+    model._target_=os.system                            model._target_
+    data.batch_size=0                                   data.batch_size
+    data.batch_size=1.5                                 data.batch_size
+    data.batch_size=abc                                 data.batch_size
+    data.batch_size=1 model.batch_norm=true             data.batch_size
+    data.batch_size=1 trainer=ddp trainer.accelerator=cpu data.batch_size
+    data.val_size=60000                                 data.val_size
+    data.val_size=50000 data=cifar10                    data.val_size
+    data.val_size=-1                                    data.val_size
+    data.val_size=1.0                                   data.val_size
+    data.train_size=0.0                                 data.train_size
+    data.train_size=9                                   data.train_size
+    data.train_size=55001                               data.train_size
+    data.split_seed=-1                                  data.split_seed
+    data.normalize=minmax                               data.normalize
+    data.root=3                                         data.root
+    data.root=/dev/null                                 data.root
+    optimizer.lr=-1                                     optimizer.lr
+    optimizer.lr=0                                      optimizer.lr
+    optimizer.lr=nan                                    optimizer.lr
+    optimizer.lr=inf                                    optimizer.lr
+    optimizer.lr=abc                                    optimizer.lr
+    optimizer.lr=                                       optimizer.lr
+    optimizer.lr=???                                    optimizer.lr
+    optimizer.betas=[0.9]                               optimizer.betas
+    optimizer.weight_decay=-1                           optimizer.weight_decay
+    optimizer.weight_decay=1 optimizer.decay_layers=[x] optimizer.decay_layers
+    optimizer=sgd optimizer.nesterov=true               optimizer.nesterov
+    loss=mse loss.output=softmx                         loss.output
+    loss.label_smoothing=1                              loss.label_smoothing
+    scheduler.warmup_epochs=-1                          scheduler.warmup_epochs
+    scheduler=steps scheduler.milestones_epochs=[3,2]   scheduler.milestones_epochs
+    augment=affine augment.affine.degres=3              augment.affine.degres
+    augment=affine augment.affine.scale=[2,1]           augment.affine.scale
+    ema.decay=1                                         ema.decay
+    ema=0.9                                             ema
+    monitor.metric=val/acc                              monitor.metric
+    monitor.metric=null                                 monitor.metric
+    monitor.mode=maximum                                monitor.mode
+    monitor.mode=min                                    monitor.mode
+    monitor=val/loss                                    monitor
+    early_stopping=3                                    early_stopping
+    early_stopping.patience=0                           early_stopping.patience
+    early_stopping.unit=epoch                           early_stopping.unit
+    trainer.max_epochs=0                                trainer.max_epochs
+    trainer.max_epochs=null                             trainer.max_epochs
+    trainer.precision=16                                trainer.precision
+    trainer.devices=2                                   trainer.devices
+    trainer.accelerator=tpu                             trainer.accelerator
+    trainer.limit_train_batches=0.5                     trainer.limit_train_batches
+    seed=-1                                             seed
+    seed=1.0                                            seed
+    seed=${nowhere}                                     seed
+    test=bestt                                          test
+    compile=yes                                         compile
+    +resume=outputs                                     resume
+    callbacks=3                                         callbacks
+    callbacks.mine=1                                    callbacks.mine
+    +callbacks.mine=1                                   callbacks.mine
+    +callbacks.mine._target_=torch.nn.ReLU              callbacks.mine._target_
+    model.dropout=1.5 optimizer.lr=-1                   model.dropout
+"""
+NEAREST = {
+    "model=lenett": "lenet",
+    "augment=[shift,flp]": "flip",
+    "optimizer.lrr=1": "lr",
+    "optimiser=sgd": "optimizer",
+    "optimiser.lr=1": "optimizer.lr",
+    "monitor.metric=val/acc": "val/accuracy",
+    "test=bestt": "best",
+}
+
+
+def refusal(overrides):
+    with pytest.raises(ConfigError) as caught:
+        Experiment.from_config(compose(overrides), typed=overrides)
+    return caught.value
+
+
+def one_line(text):
+    return text.strip().count("\n") == 0 and "Traceback" not in text
+
+
+@pytest.mark.parametrize("case", REFUSED.strip().splitlines())
+def test_refused_by_its_key_in_one_line(case):
+    *overrides, key = case.split()
+    error = refusal(overrides)
+    assert error.key == key
+    assert one_line(str(error))
+    assert str(error).startswith(f"{key}=")
+    assert error.allowed
+
+
+@pytest.mark.parametrize(("override", "name"), NEAREST.items())
+def test_the_nearest_right_name_is_told(override, name):
+    assert f"(did you mean `{name}`?)" in str(refusal([override]))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_gpu_that_is_not_there_is_refused_as_it_was_typed():
+    assert refusal(["trainer=gpu"]).key == "trainer"
+    assert refusal(["trainer.accelerator=cuda"]).key == "trainer.accelerator"
+
+
+@pytest.mark.parametrize("folder", ["nowhere", ".", "file"])
+def test_a_resume_folder_that_is_none_is_refused(folder, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"^resume=.*: is no run folder"):
+        resume(str(tmp_path / folder), [])
+
+
+@pytest.mark.parametrize(
+    "argument", ["seed=1", "model=lenet", "-m", "trainer.max_epochs=0", "trainer=gpuu", "trainer.max_epochs"]
+)
+def test_beside_resume_only_epochs_and_device_may_change(argument, shrunk, run_folder):
+    (run_folder / ".hydra").mkdir(parents=True)
+    OmegaConf.save(shrunk(), run_folder / ".hydra" / "config.yaml")
+    with pytest.raises(ConfigError) as caught:
+        resume(str(run_folder), [f"resume={run_folder}", argument])
+    assert caught.value.key in (argument.partition("=")[0], "resume", "")
+    assert one_line(str(caught.value))
+
+
+# Whole processes, as users start them: the line, the exit code, and that no folder is left.
+
+
+def refused_by_the_script(train_py, tmp_path, *arguments, sweep=False):
+    kind, folder = ("sweep", tmp_path / "out" / "sweep") if sweep else ("run", tmp_path / "out" / "run")
+    ended = train_py(*arguments, f"hydra.{kind}.dir={folder}")
+    assert one_line(ended.stderr), ended.stderr
+    assert not (tmp_path / "out").exists()
+    assert ended.stdout == ""
+    return ended
+
+
+@pytest.mark.parametrize(
+    ("argument", "line"),
+    [
+        ("model=foo", "model=foo: must be one of cnn, lenet, linear, mlp, mlp_dropout"),
+        ("optimizer.lrr=1", "optimizer.lrr=1: no such key (did you mean `lr`?)"),
+        ("model.hidden=[64", "model.hidden=[64: can't be read"),
+        ("model.dropout=1.5", "model.dropout=1.5: must be a number in [0, 1)"),
+        ("optimizer.lr", "optimizer.lr: must be written KEY=VALUE"),
+    ],
+)
+def test_the_script_refuses_in_one_line_and_leaves_nothing(argument, line, train_py, tmp_path):
+    ended = refused_by_the_script(train_py, tmp_path, argument)
+    assert ended.stderr.startswith(line)
+    assert ended.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key"),
+    [
+        (["model=mlp,foo"], "model=foo"),
+        (["model=mlp,linear", "model.dropout=0,0.2"], "model.dropout=0"),
+        (["trainer=cpu,ddp"], "trainer.strategy=ddp"),
+        (["optimizer.lr=[0.1,0.2"], "optimizer.lr=[0.1,0.2"),
+    ],
+)
+def test_a_sweep_that_can_not_be_composed_is_refused_as_a_whole(arguments, key, train_py, tmp_path):
+    ended = refused_by_the_script(train_py, tmp_path, "-m", *arguments, sweep=True)
+    assert ended.stderr.startswith(f"{key}: ")
+    assert ended.returncode == 2
+
+
+def experiment(tmp_path, text):
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    (tmp_path / "conf" / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{text}\n")
+    return f"hydra.searchpath=[file://{tmp_path}/conf]", "experiment=mine"
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("optimizer: {lrr: 1}", "optimizer.lrr"),
+        ("optimiser: {lr: 1}", "optimiser"),
+        ("sede: 3", "sede"),
+        ("trainer: {max_epoch: 3}", "trainer.max_epoch"),
+        ("early_stopping: {patienc: 3}", "early_stopping.patienc"),
+        ("monitor: {metrics: val/loss}", "monitor.metrics"),
+        ("optimizer: {lr: fast}", "optimizer.lr"),
+        ("defaults:\n  - override /model: lenett", "model"),
+        ("defaults:\n  - override /modle: lenet", "modle"),
+        ("seed: [1", ""),
+    ],
+)
+def test_a_slip_in_a_file_is_refused_like_one_on_the_command_line(text, key, tmp_path):
+    error = refusal(experiment(tmp_path, text))
+    assert error.key == key
+    assert one_line(str(error))
+
+
+IDX = """
+data:
+  source: {{_target_: digitlab.data.sources.IdxSource, name: mine, class_names: [{names}],
+    train_images: "{folder}/images.gz", train_labels: "{folder}/{labels}",
+    test_images: "{folder}/images.gz", test_labels: "{folder}/labels.gz"}}
+"""
+
+
+def idx_files(folder, *, names="abcdefghij", labels="labels.gz"):
+    raw = ROOT / "src" / "digitlab" / "data" / "mnist"
+    shutil.copy(raw / "t10k-images-idx3-ubyte.gz", folder / "images.gz")
+    shutil.copy(raw / "t10k-labels-idx1-ubyte.gz", folder / "labels.gz")
+    shutil.copy(raw / "train-labels-idx1-ubyte.gz", folder / "others.gz")
+    return experiment(folder, IDX.format(folder=folder, names=",".join(names), labels=labels))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"labels": "nowhere.gz"}, "nowhere.gz: no such file"),
+        ({"labels": "others.gz"}, "others.gz: holds 60000 labels for the 10000 images of"),
+        ({"names": "abc"}, "label 9, but there are 3 classes"),
+    ],
+)
+def test_data_that_is_missing_or_does_not_fit_ends_the_run_and_leaves_nothing(change, words, shrunk, tmp_path):
+    config = shrunk(*idx_files(tmp_path, **change))
+    with pytest.raises(DataError, match=words) as caught:
+        train(config, folder=tmp_path / "out" / "run")
+    assert one_line(str(caught.value))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_script_ends_with_1_where_data_is_truncated(train_py, tmp_path):
+    overrides = idx_files(tmp_path)
+    content = gzip.decompress((tmp_path / "images.gz").read_bytes())
+    (tmp_path / "images.gz").write_bytes(gzip.compress(content[:-1], 1))
+    ended = refused_by_the_script(train_py, tmp_path, *overrides)
+    assert "images.gz: truncated" in ended.stderr
+    assert ended.returncode == 1
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(train_py, tmp_path):
+    folder = tmp_path / "run"
+    # One step at this rate is bearable, the next is not: the checkpoint is of the first epoch, of one step.
+    arguments = ["trainer.limit_train_batches=1", "optimizer=sgd", "optimizer.lr=1e30", "trainer.progress_bar=false"]
+    ended = train_py(*arguments, f"hydra.run.dir={folder}")
+    assert ended.returncode == 1
+    assert one_line(ended.stderr), ended.stderr
+    assert "epoch 2, step 2 (learning rate 1e+30)" in ended.stderr
+    result = json.loads((folder / "result.json").read_text())
+    assert result["status"] == "failed"
+    assert result["epochs"] == 1
+    assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 1
+
+
+def test_a_bad_value_in_a_sweep_fails_its_own_job_only(train_py, tmp_path):
+    folder = tmp_path / "sweep"
+    ended = train_py(
+        "-m", "debug=fast", "model.dropout=1.5,0", "trainer.progress_bar=false", f"hydra.sweep.dir={folder}"
+    )
+    results = {path.parent.name[0]: json.loads(path.read_text()) for path in folder.glob("*/result.json")}
+    assert {number: result["status"] for number, result in results.items()} == {"0": "failed", "1": "finished"}
+    assert "model.dropout=1.5: must be a number in [0, 1)" in results["0"]["error"]
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr
+    told = [line for line in ended.stderr.splitlines() if "must be a number in [0, 1)" in line]
+    assert len(told) == 2, "once as it happens, once at the end"
+    assert f"{folder}: 1 of 2 jobs failed" in ended.stderr

@@ -1,0 +1,191 @@
+"""The digitlab command as a user runs it: what it prints, what it leaves alone, and how it refuses."""
+
+import csv
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from digitlab import cli
+from digitlab.data.sources import MnistSource
+
+PROJECT = Path(__file__).parents[1]
+
+Digitlab = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def digitlab(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Digitlab:
+    """Runs the command; returns exit code, stdout and stderr."""
+
+    def command(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["digitlab", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        captured = capsys.readouterr()
+        return int(exit_.value.code or 0), captured.out, captured.err
+
+    return command
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one run of train.py in it, ``mnist-linear/a``."""
+    root = tmp_path_factory.mktemp("outputs")
+    overrides = ["model=linear", "trainer=cpu", "trainer.max_epochs=2", "data.train_size=5000", "seed=3"]
+    command = [sys.executable, "train.py", *overrides, f"hydra.run.dir={root}/mnist-linear/a"]
+    subprocess.run(command, cwd=PROJECT, check=True, capture_output=True, timeout=120)
+    return root
+
+
+@pytest.fixture
+def run(outputs: Path) -> Path:
+    return outputs / "mnist-linear" / "a"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["evaluate", "--help"], ["runs", "--root", str(PROJECT / "tests")]])
+def test_what_needs_no_torch_imports_none(arguments: list[str]) -> None:
+    code = "import sys; from digitlab.cli import main\ntry: main()\nfinally: assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_evaluate_prints_what_the_run_measured_and_writes_nothing(digitlab: Digitlab, run: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    code, out, err = digitlab("evaluate", run, "--device", "cpu")
+    assert (code, err) == (0, "")
+    for name in ("accuracy", "loss", "f1"):
+        assert f"{json.loads((run / 'result.json').read_text())['metrics'][f'test/{name}']:.4f}" in out
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+def test_evaluate_refuses_in_one_line(digitlab: Digitlab, run: Path, tmp_path: Path) -> None:
+    refused = [
+        (["evaluate", run, "--data", "cifar10"], "data=cifar10: has 10 classes of images (3, 32, 32)"),
+        (["evaluate", run, "--data", "mnst"], "did you mean `mnist`"),
+        (["evaluate", tmp_path], f"RUN_FOLDER={tmp_path}: is no run folder"),
+        (["evaluate", tmp_path / "x"], "there is no such folder"),
+    ]
+    if not (PROJECT / "data").is_dir():
+        del refused[0]
+    if not torch.cuda.is_available():
+        refused.append((["evaluate", run, "--device", "cuda"], "device=cuda: no CUDA device is here"))
+    for arguments, message in refused:
+        code, out, err = digitlab(*arguments)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert message in err
+
+
+@pytest.mark.parametrize("option", [["--device", "tpu"], ["--checkpoint", "first"], ["--data"]])
+def test_an_option_of_another_value_is_a_usage_error(digitlab: Digitlab, run: Path, option: list[str]) -> None:
+    assert digitlab("evaluate", run, *option)[0] == 2
+
+
+def copies(run: Path, root: Path, accuracies: list[float | None]) -> None:
+    """Runs with these test accuracies, in this order; None: no result yet."""
+    for number, accuracy in enumerate(accuracies):
+        shutil.copytree(run / ".hydra", root / str(number) / ".hydra")
+        os.utime(root / str(number) / ".hydra", (number, number))
+        if accuracy is not None:
+            result = json.loads((run / "result.json").read_text())
+            result["metrics"]["test/accuracy"] = accuracy
+            (root / str(number) / "result.json").write_text(json.dumps(result))
+
+
+def table(out: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(out)))
+
+
+def test_runs_lists_all_in_the_order_they_were_begun(digitlab: Digitlab, run: Path, tmp_path: Path) -> None:
+    copies(run, tmp_path, [0.9, None, 0.95])
+    code, out, err = digitlab("runs", "--root", tmp_path)
+    header, *lines = out.splitlines()
+    assert (code, err) == (0, "")
+    assert [os.path.abspath(line.split()[-1]) for line in lines] == [str(tmp_path / name) for name in "012"]
+    assert header.split()[:5] == ["status", "data", "model", "seed", "epochs"]
+    assert lines[0].split()[:5] == ["finished", "mnist", "linear", "3", "2"]
+    assert lines[1].split()[:3] == ["unfinished", "mnist", "linear"]
+    assert len({line.index("mnist") for line in lines}) == 1
+
+
+def test_runs_are_sorted_with_the_best_first_and_those_without_it_last(
+    digitlab: Digitlab, run: Path, tmp_path: Path
+) -> None:
+    copies(run, tmp_path, [0.9, None, 0.95])
+    rows = table(digitlab("runs", "--root", tmp_path, "--csv", "--sort", "test/accuracy")[1])
+    assert [row["test/accuracy"] for row in rows] == ["0.95", "0.9", ""]
+    assert digitlab("runs", "--root", tmp_path, "--sort", "test/f1")[1].splitlines()[0].split()[-3] == "test/f1"
+    code, out, err = digitlab("runs", "--root", tmp_path, "--sort", "test/acuracy")
+    assert (code, out) == (2, "")
+    assert "did you mean `test/accuracy`?" in err
+
+
+def test_losses_are_better_when_small(digitlab: Digitlab, run: Path, tmp_path: Path) -> None:
+    copies(run, tmp_path, [0.5, 0.6])
+    result = json.loads((tmp_path / "1" / "result.json").read_text())
+    result["metrics"]["val/loss"] = 0.0
+    (tmp_path / "1" / "result.json").write_text(json.dumps(result))
+    rows = table(digitlab("runs", "--root", tmp_path, "--csv", "--sort", "val/loss")[1])
+    assert rows[0]["val/loss"] == "0.0"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"metrics": 3}'])
+def test_a_run_that_cannot_be_read_is_named_and_the_others_are_listed(
+    digitlab: Digitlab, run: Path, tmp_path: Path, content: str
+) -> None:
+    copies(run, tmp_path, [0.9, 0.95])
+    (tmp_path / "0" / "result.json").write_text(content)
+    code, out, err = digitlab("runs", "--root", tmp_path)
+    assert (code, len(out.splitlines()), err.count("\n")) == (0, 2, 1)
+    assert err.startswith(f"{tmp_path}/0: can't be read: ")
+
+
+def test_no_runs_and_no_folder_are_said_so(digitlab: Digitlab, tmp_path: Path) -> None:
+    assert digitlab("runs", "--root", tmp_path) == (0, "", f"no runs under {tmp_path}\n")
+    code, _, err = digitlab("runs", "--root", tmp_path / "nowhere")
+    assert (code, "there is no such folder" in err) == (2, True)
+
+
+def test_show_counts_the_split_and_draws_the_images(
+    digitlab: Digitlab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("digitlab.config.ROOT", tmp_path)
+    code, out, err = digitlab("show", "data=mnist", "augment=[shift,noise]", "data.normalize=unit")
+    assert (code, err) == (0, "")
+    assert "55000" in out
+    assert "0.1307" in out  # MNIST's well-known mean, whatever the normalisation
+    plain, augmented = (Image.open(path) for path in out.split()[-2:])
+    assert plain.size == augmented.size
+    assert plain.tobytes() != augmented.tobytes()
+    assert {path.name for path in (tmp_path / "outputs" / "show").iterdir()} == {"mnist.png", "mnist_augmented.png"}
+
+
+def test_show_refuses_what_train_refuses(digitlab: Digitlab) -> None:
+    code, out, err = digitlab("show", "data.val_size=60000")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "data.val_size=60000" in err
+
+
+def test_predict_names_the_class_of_each_file_and_each_file_that_is_none(
+    digitlab: Digitlab, run: Path, tmp_path: Path
+) -> None:
+    test = MnistSource().read(tmp_path)[1]
+    paths = [tmp_path / f"{number}.png" for number in range(12)]
+    for path, image in zip(paths, test.images[:12], strict=True):
+        Image.fromarray(255 - image[0].numpy()).resize((84, 84)).save(path)
+    code, out, err = digitlab("predict", run, *paths)
+    assert (code, err) == (0, "")
+    named = [line.split("│")[2].strip() for line in out.splitlines() if ".png" in line]
+    assert sum(int(name) == label for name, label in zip(named, test.labels[:12].tolist(), strict=True)) >= 9
+    (tmp_path / "text.png").write_text("no picture")
+    code, out, err = digitlab("predict", run, tmp_path / "text.png", paths[0], tmp_path / "nowhere.png")
+    assert (code, err.count("\n"), out.count(".png")) == (1, 2, 1)
+    assert digitlab("predict", run, tmp_path / "text.png")[:2] == (1, "")

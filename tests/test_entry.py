@@ -1,0 +1,80 @@
+"""``train.py`` as users start it: what it answers, where it writes, how it ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from digitlab.config import ROOT
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--help"], "python train.py model=lenet data=fashion_mnist"),
+        (["--cfg", "job"], "max_epochs:"),
+        (["-sc", "query=bash"], "model=lenet"),
+    ],
+)
+def test_help_config_and_completion_answer_without_torch(arguments, words, train_py):
+    # The profile of imports on stderr names every module that was imported.
+    profile = {"PYTHONPROFILEIMPORTTIME": "1", "COMP_LINE": "train.py model=le", "COMP_POINT": "17"}
+    ended = train_py(*arguments, environment=profile)
+    assert words in ended.stdout
+    imported = {line.rpartition("|")[2].strip() for line in ended.stderr.splitlines()}
+    assert "digitlab.config" in imported
+    assert not imported & {"torch", "lightning", "numpy", "torchvision"}
+    assert ended.returncode == 0
+
+
+def test_help_names_every_group_and_its_choices(train_py):
+    text = train_py("--help").stdout
+    for line in ("data: cifar10, fashion_mnist, mnist", "model: cnn, lenet, linear, mlp, mlp_dropout"):
+        assert line in text
+
+
+def test_runs_lie_beside_the_script_and_no_two_in_one_folder(train_py, tmp_path):
+    cfg = ["--cfg", "hydra", "--package", "hydra.run.dir", "--resolve"]
+    folders = [train_py(*cfg).stdout.strip() for _ in range(2)]
+    assert folders[0] != folders[1]
+    for folder in folders:
+        assert folder.startswith(str(ROOT / "outputs" / "mnist-mlp"))
+
+
+def test_a_run_ends_with_a_table_and_its_folder_and_says_nothing_else(train_py, tmp_path):
+    folder = tmp_path / "run"
+    ended = train_py("debug=fast", f"hydra.run.dir={folder}")
+    assert ended.returncode == 0
+    assert ended.stderr == ""
+    assert "accuracy" in ended.stdout
+    assert ended.stdout.splitlines()[-1] == str(folder)
+    assert json.loads((folder / "result.json").read_text())["status"] == "finished"
+    assert [path.name for path in tmp_path.iterdir()] == ["run"], "nothing is written to the working directory"
+
+
+def test_a_relative_resume_folder_is_one_of_the_callers(train_py, tmp_path):
+    arguments = ["trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.progress_bar=false", "test=none"]
+    train_py(*arguments, f"hydra.run.dir={tmp_path}/run")
+    ended = train_py("resume=run", "trainer.max_epochs=2")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["epochs"] == 2
+
+
+def test_ctrl_c_ends_a_whole_sweep(tmp_path):
+    folder = tmp_path / "sweep"
+    arguments = ["-m", "seed=0,1", "trainer.max_epochs=1000", "early_stopping=null", f"hydra.sweep.dir={folder}"]
+    command = [sys.executable, str(ROOT / "train.py"), *arguments, "trainer.progress_bar=false"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=dict(os.environ)) as process:
+        deadline = time.monotonic() + 60
+        while not list(folder.glob("*/metrics.csv")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"Traceback" not in stderr
+    results = [json.loads(path.read_text()) for path in folder.glob("*/result.json")]
+    assert [result["status"] for result in results] == ["stopped"]

@@ -1,0 +1,71 @@
+"""What a run's checkpoints hold and promise, and what precision and compilation change."""
+
+import shutil
+
+import pytest
+import torch
+
+from digitlab.training import Classifier
+
+
+def images(shape=(1, 28, 28)):
+    return torch.randint(256, (20, *shape), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+
+def loaded(finished, which="last"):
+    path = finished.folder.best if which == "best" else finished.folder.last
+    return Classifier.load_from_checkpoint(path, weights_only=True, map_location="cpu").eval()
+
+
+def plain(value):
+    """Whether a value is made of nothing but plain values and tensors."""
+    if isinstance(value, dict):
+        return type(value) is dict and all(plain(key) and plain(entry) for key, entry in value.items())
+    if isinstance(value, list | tuple):
+        return type(value) in (list, tuple) and all(map(plain, value))
+    return value is None or type(value) in (str, int, float, bool, torch.Tensor)
+
+
+@pytest.mark.parametrize("overrides", [(), ("ema.decay=0.9", "model=cnn", "model.width=4", "augment=[shift,mixup]")])
+def test_checkpoints_hold_plain_values_and_load_without_anything_else(run, overrides):
+    finished = run(*overrides, "trainer.max_steps=3")
+    for which in ("best", "last"):
+        assert plain(finished.checkpoint(which))
+        first, second = loaded(finished, which), loaded(finished, which)
+        assert first.hparams == second.hparams
+        assert torch.equal(first(images()), second(images()))
+        assert first.state_dict().keys() == finished.checkpoint(which)["state_dict"].keys()
+
+
+def test_double_precision_is_double_throughout(run):
+    finished = run("trainer.precision=64", "loss=mse", "trainer.max_steps=2", "ema.decay=0.5", "augment=[shift]")
+    state = finished.checkpoint()["state_dict"]
+    assert {tensor.dtype for tensor in state.values() if tensor.is_floating_point()} == {torch.float64}
+
+
+@pytest.mark.parametrize(
+    "model", [("model=mlp", "model.hidden=[64]"), ("model=lenet", "model.dropout=0")], ids=["mlp", "lenet"]
+)
+def test_bf16_falls_like_float32(run, model):
+    # 60 mini-batches; the start is ln 10 = 2.3.
+    sixty = ("data.train_size=1920", "data.batch_size=32", "trainer.max_epochs=1", "optimizer.lr=0.003")
+    single, half = (
+        float(run(*model, *sixty, f"trainer.precision={precision}").rows()[-1]["train/loss"])
+        for precision in ("32", "bf16")
+    )
+    assert half == pytest.approx(single, rel=0.03)
+    assert half < 1.3
+
+
+def test_bf16_keeps_its_weights_in_float32(run):
+    state = run("trainer.precision=bf16", "trainer.max_steps=2").checkpoint()["state_dict"]
+    assert {tensor.dtype for tensor in state.values() if tensor.is_floating_point()} == {torch.float32}
+
+
+@pytest.mark.skipif(
+    shutil.which("g++") is None and shutil.which("clang++") is None, reason="no C++ compiler for torch.compile"
+)
+def test_a_compiled_run_leaves_the_checkpoint_of_an_eager_one(run):
+    compiled, eager = run("compile=true", "trainer.max_steps=2"), run("trainer.max_steps=2")
+    assert compiled.checkpoint()["state_dict"].keys() == eager.checkpoint()["state_dict"].keys()
+    torch.testing.assert_close(loaded(compiled)(images()), loaded(eager)(images()), rtol=1e-3, atol=1e-4)

@@ -1,0 +1,48 @@
+"""Checks across the parts of a configuration, which no single constructor can make."""
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import LearningRateMonitor
+
+from digitlab.config import compose
+from digitlab.schema import ConfigError
+from digitlab.training.experiment import Experiment
+
+
+def test_no_image_is_read(tmp_path):
+    experiment = Experiment.from_config(compose(["data=cifar10", f"data.root={tmp_path}/nowhere"]))
+    assert not hasattr(experiment.data, "train_set")
+    assert not list(tmp_path.iterdir())
+
+
+def test_checking_does_not_disturb_the_random_numbers_of_the_caller():
+    state = torch.get_rng_state()
+    Experiment.from_config(compose(["model=cnn"]))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_callbacks_of_the_user_are_built():
+    node = "+callbacks.rate._target_=lightning.pytorch.callbacks.LearningRateMonitor"
+    callbacks = Experiment.from_config(compose([node])).callbacks
+    assert [type(callback) for callback in callbacks] == [LearningRateMonitor]
+
+
+def test_what_augments_is_everything_that_was_chosen():
+    experiment = Experiment.from_config(compose(["augment=[shift,flip,mixup]"]))
+    assert len(experiment.data.augment) == 3
+
+
+@pytest.mark.parametrize("typed", [[], ["monitor.metric=val/loss"]])
+def test_only_a_typed_validation_monitor_needs_validation(typed):
+    config = compose(["data.val_size=0", "monitor.metric=val/loss"])
+    if typed:
+        with pytest.raises(ConfigError, match=r"^monitor\.metric=val/loss: needs a validation set"):
+            Experiment.from_config(config, typed=typed)
+    else:
+        assert Experiment.from_config(config, typed=typed).monitor.metric == "train/loss"
+
+
+def test_a_configuration_without_a_part_is_refused():
+    config = compose(["~ema"])
+    with pytest.raises(ConfigError, match=r"^ema=null: must be given$"):
+        Experiment.from_config(config)

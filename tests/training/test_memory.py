@@ -1,0 +1,37 @@
+"""Memory: a run peaks under 500 MB above what importing torch and Lightning takes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# VmHWM belongs to the program; getrusage's ru_maxrss would begin with what the process that started it had.
+_RUN = """
+import sys
+from pathlib import Path
+
+def peak_bytes():
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+
+import torch, lightning
+before = peak_bytes()
+from digitlab.config import compose
+from digitlab.training import train
+train(compose(sys.argv[2:]), folder=Path(sys.argv[1]))
+print(peak_bytes() - before)
+"""
+_TEN = ("trainer.limit_val_batches=10", "trainer.limit_test_batches=10")
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells the peak of one program")
+def test_an_epoch_on_the_largest_set_stays_below_500_mb(data_root, tmp_path):
+    settings = ("data=cifar10", "model=mlp", "trainer=cpu", "trainer.max_epochs=1", "trainer.progress_bar=false")
+    command = [sys.executable, "-c", _RUN, str(tmp_path / "run"), *settings, f"data.root={data_root}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    # The images alone are 184 MB: less would mean that something else was measured.
+    assert 184e6 < int(done.stdout.splitlines()[-1]) < 500e6

@@ -1,0 +1,61 @@
+"""Metrics against torchmetrics, classes that never occur included."""
+
+import math
+
+import pytest
+import torch
+from torchmetrics.functional.classification import (
+    multiclass_accuracy,
+    multiclass_confusion_matrix,
+    multiclass_f1_score,
+)
+
+from digitlab.training.metrics import NAMES, Counts
+
+CLASSES = 5
+
+
+def predictions(images=200, *, seed=0, labels_below=CLASSES, predicted_below=CLASSES):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(images, CLASSES, generator=generator)
+    logits[:, predicted_below:] = -10
+    return logits, torch.randint(labels_below, (images,), generator=generator)
+
+
+def counted(logits, labels, *, parts=1):
+    counts = Counts.zeros(CLASSES, torch.device("cpu"))
+    for part, part_labels in zip(logits.chunk(parts), labels.chunk(parts), strict=True):
+        counts.add(part, part_labels)
+    return counts
+
+
+@pytest.mark.parametrize(
+    "absent",
+    [{}, {"labels_below": 3}, {"predicted_below": 3}, {"labels_below": 3, "predicted_below": 4}, {"labels_below": 1}],
+)
+def test_metrics_are_torchmetrics(absent):
+    logits, labels = predictions(**absent)
+    counts = counted(logits, labels)
+    metrics = counts.metrics()
+    assert metrics["accuracy"] == pytest.approx(float(multiclass_accuracy(logits, labels, CLASSES, average="micro")))
+    for name, average in (("f1", "macro"), ("f1_weighted", "weighted")):
+        assert metrics[name] == pytest.approx(float(multiclass_f1_score(logits, labels, CLASSES, average=average)))
+    assert torch.equal(counts.confusion, multiclass_confusion_matrix(logits, labels, CLASSES))
+
+
+def test_class_accuracy_is_the_share_of_each_class_that_occurs():
+    logits, labels = predictions(labels_below=4)
+    accuracies = counted(logits, labels).class_accuracy("abcde")
+    expected = multiclass_accuracy(logits, labels, CLASSES, average="none")
+    assert accuracies == pytest.approx({name: float(expected[i]) for i, name in enumerate("abcd")})
+
+
+def test_counting_in_parts_changes_nothing():
+    logits, labels = predictions()
+    assert torch.equal(counted(logits, labels, parts=7).confusion, counted(logits, labels).confusion)
+
+
+def test_metrics_over_no_image_are_nan():
+    metrics = counted(*predictions(0)).metrics()
+    assert set(metrics) == set(NAMES)
+    assert all(math.isnan(value) for value in metrics.values())

@@ -1,0 +1,102 @@
+"""Optimisers: each is torch's class of its name, and weight decay acts on the weights it is told to."""
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from digitlab.models import CNN, MLP
+from digitlab.schema import ConfigError
+from digitlab.training.optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
+
+EACH = [
+    (SGD(lr=0.1), torch.optim.SGD, {"lr": 0.1}),
+    (SGD(lr=0.1, momentum=0.9, nesterov=True), torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "nesterov": True}),
+    (Adam(lr=0.01, betas=[0.8, 0.99]), torch.optim.Adam, {"lr": 0.01, "betas": (0.8, 0.99)}),
+    (AdamW(lr=0.01), torch.optim.AdamW, {"lr": 0.01, "weight_decay": 0.0}),
+    (RMSprop(lr=0.01, momentum=0.5, alpha=0.9), torch.optim.RMSprop, {"lr": 0.01, "momentum": 0.5, "alpha": 0.9}),
+    (Adagrad(lr=0.01), torch.optim.Adagrad, {"lr": 0.01}),
+]
+DECAYING = [SGD, Adam, AdamW, RMSprop, Adagrad]
+
+
+def mlp(**options):
+    torch.manual_seed(0)
+    return MLP(image_shape=(1, 4, 4), classes=3, hidden=[5, 6], **options)
+
+
+def learn(network, optimizer, *, steps=1):
+    for step in range(steps):
+        images = torch.randn(8, 1, 4, 4, generator=torch.Generator().manual_seed(step))
+        network(images).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return {name: parameter.detach() for name, parameter in network.named_parameters()}
+
+
+@pytest.mark.parametrize(("ours", "theirs", "options"), EACH, ids=repr)
+def test_steps_are_those_of_torch(ours, theirs, options):
+    network, twin = mlp(), mlp()
+    expected = learn(twin, theirs(twin.parameters(), **options), steps=3)
+    # Fused kernels may round another way than torch's plain loops.
+    torch.testing.assert_close(learn(network, ours.build(network), steps=3), expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("cls", DECAYING)
+def test_weight_decay_acts_on_weights_and_never_on_biases_and_norms(cls):
+    changed = changed_by_decay(cls, lambda: mlp(batch_norm=True))
+    assert changed == {"hidden.0.weight", "hidden.3.weight", "output.weight"}
+
+
+def changed_by_decay(cls, make, **options):
+    """Names of the parameters that end elsewhere with weight decay than without it."""
+    one, other = make(), make()
+    without = learn(one, cls(lr=0.01).build(one))
+    decayed = learn(other, cls(lr=0.01, weight_decay=0.1, **options).build(other))
+    return {name for name in without if not torch.equal(without[name], decayed[name])}
+
+
+@pytest.mark.parametrize(
+    ("layers", "weights"),
+    [
+        (["output"], {"output.weight"}),
+        (["hidden.*"], {"hidden.0.weight", "hidden.2.weight"}),
+        (["hidden.0", "output"], {"hidden.0.weight", "output.weight"}),
+        (None, {"hidden.0.weight", "hidden.2.weight", "output.weight"}),
+    ],
+)
+def test_decay_layers_choose_whose_weights(layers, weights):
+    assert changed_by_decay(SGD, mlp, decay_layers=layers) == weights
+
+
+def test_every_parameter_is_learnt_once():
+    network = CNN(image_shape=(1, 28, 28), classes=10)
+    for weight_decay in (0.0, 0.1):
+        optimizer = SGD(lr=0.1, weight_decay=weight_decay).build(network)
+        taken = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+        assert sorted(taken) == sorted(id(parameter) for parameter in network.parameters())
+
+
+def test_a_pattern_that_meets_no_layer_is_refused():
+    with pytest.raises(ConfigError, match=r"decay_layers=conv: must match a layer of hidden\.0, hidden\.2, output"):
+        SGD(lr=0.1, weight_decay=0.1, decay_layers=["conv"]).build(mlp())
+
+
+@pytest.mark.parametrize(
+    ("cls", "bad"),
+    [
+        (SGD, {"lr": 0.0}),
+        (SGD, {"lr": float("nan")}),
+        (SGD, {"lr": 0.1, "momentum": 1.0}),
+        (SGD, {"lr": 0.1, "weight_decay": -1.0}),
+        (Adam, {"lr": 0.1, "betas": [0.9]}),
+        (RMSprop, {"lr": 0.1, "eps": 0.0}),
+    ],
+)
+def test_settings_out_of_range_are_refused(cls, bad):
+    with pytest.raises(ValidationError):
+        cls(**bad)
+
+
+def test_nesterov_without_momentum_is_refused():
+    with pytest.raises(ValidationError, match="nesterov"):
+        SGD(lr=0.1, nesterov=True)

@@ -1,0 +1,42 @@
+"""Every data set with every model: the composed configuration trains two mini-batches and meets the test set."""
+
+import csv
+import math
+
+import pytest
+
+from digitlab.config import CONF
+from digitlab.results.checkpoint import read_checkpoint
+from digitlab.results.folder import RunFolder
+from digitlab.training import train
+
+
+def names(group):
+    """What ``conf/`` offers: a new data set or model is tested with all of the others from the day it is there."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def test_the_data_sets_and_models_that_are_promised_are_there():
+    assert {"mnist", "fashion_mnist", "cifar10"} <= set(names("data"))
+    assert {"linear", "mlp", "mlp_dropout", "lenet", "cnn"} <= set(names("model"))
+
+
+@pytest.mark.parametrize("model", names("model"))
+@pytest.mark.parametrize("data", names("data"))
+def test_every_model_learns_from_every_data_set_and_is_tested(shrunk, run_folder, request, data, model):
+    if data != "mnist":
+        request.getfixturevalue("data_root")
+    two = ("trainer.max_epochs=1", "trainer.limit_train_batches=2", "data.batch_size=32")
+    outcome = train(shrunk(f"data={data}", f"model={model}", *two), folder=run_folder)
+    assert outcome.result["status"] == "finished"
+    folder = RunFolder(run_folder)
+    checkpoint = read_checkpoint(folder.last)
+    # Adam keeps a mean gradient for every parameter: each has had two updates, and none of nothing.
+    moments = checkpoint["optimizer_states"][0]["state"].values()
+    assert all(state["step"] == 2 and state["exp_avg"].any() for state in moments)
+    assert sum(state["exp_avg"].numel() for state in moments) == outcome.result["parameters"]
+    tested = {name: value for name, value in outcome.result["metrics"].items() if name.startswith("test/")}
+    assert {"test/loss", "test/accuracy", "test/f1", "test/f1_weighted", "test/calibration_error"} <= tested.keys()
+    assert all(math.isfinite(value) for value in tested.values())
+    _, *rows = csv.reader(folder.confusion.read_text(encoding="utf-8").splitlines())
+    assert sum(int(count) for row in rows for count in row[1:]) == 2 * 32

@@ -1,0 +1,78 @@
+"""Best and patience as pure functions of the metric history."""
+
+import math
+
+import pytest
+
+from digitlab.training.selection import EarlyStopping, Monitor, Point, Selection
+
+MAX, MIN = Monitor(metric="val/accuracy", mode="max"), Monitor(metric="val/loss", mode="min")
+
+
+def selection(*values, monitor=MAX, steps_per_epoch=10, **stopping):
+    early_stopping = EarlyStopping(**stopping) if stopping else None
+    history = [Point(epoch, epoch * steps_per_epoch, value) for epoch, value in enumerate(values, start=1)]
+    return Selection(monitor=monitor, early_stopping=early_stopping, history=history)
+
+
+@pytest.mark.parametrize(
+    ("values", "monitor", "epoch"),
+    [
+        ((0.1, 0.3, 0.2), MAX, 2),
+        ((0.1, 0.3, 0.2), MIN, 1),
+        ((0.2, 0.3, 0.3), MAX, 2),  # the earlier one wins a tie
+        ((math.nan, 0.1, math.nan), MAX, 2),
+        ((math.nan, 5.0), MIN, 2),
+        ((0.0,), MAX, 1),
+    ],
+)
+def test_the_best_is_the_first_of_the_best_values(values, monitor, epoch):
+    assert selection(*values, monitor=monitor).best.epoch == epoch
+
+
+def test_nan_is_never_the_best():
+    assert selection(math.nan, math.nan).best is None
+
+
+def test_without_validation_the_last_is_the_best():
+    last = Selection(monitor=MAX, last_is_best=True)
+    assert all(last.update(Point(epoch, epoch, value)) for epoch, value in enumerate((0.3, 0.1, 0.2)))
+    assert last.best.value == 0.2
+
+
+@pytest.mark.parametrize(
+    ("values", "exhausted"),
+    [
+        ((0.1, 0.2, 0.2), False),
+        ((0.2, 0.2, 0.2), True),
+        ((0.2, 0.1, 0.3), False),
+        ((math.nan, math.nan), True),
+    ],
+)
+def test_patience_counts_epochs_without_a_gain(values, exhausted):
+    assert selection(*values, patience=2).exhausted is exhausted
+
+
+def test_patience_in_steps_counts_mini_batches():
+    assert not selection(0.2, 0.1, patience=11, unit="steps").exhausted
+    assert selection(0.2, 0.1, 0.1, patience=11, unit="steps").exhausted
+
+
+def test_a_small_gain_is_the_best_but_buys_no_patience():
+    crawling = selection(0.5, 0.505, 0.509, patience=2, min_delta=0.01)
+    assert crawling.exhausted
+    assert crawling.best.value == 0.509
+    # Small gains add up.
+    assert not selection(0.5, 0.508, 0.516, patience=2, min_delta=0.01).exhausted
+
+
+def test_without_early_stopping_patience_never_runs_out():
+    assert not selection(*[0.0] * 100).exhausted
+
+
+def test_a_replayed_history_gives_the_same_selection():
+    whole = selection(0.1, 0.4, 0.2, 0.3, patience=2)
+    parts = selection(0.1, 0.4, patience=2)
+    for point in whole.history[2:]:
+        parts.update(point)
+    assert (parts.best, parts.exhausted) == (whole.best, whole.exhausted) == (whole.history[1], True)
