@@ -32,7 +32,7 @@ class Counts:
         self.confusion += torch.bincount(cells, minlength=classes * classes).view(classes, classes)
 
     def metrics(self) -> dict[str, float]:
-        """``loss``, ``accuracy``, and ``f1`` as the mean over classes and weighted by their frequency; nan over no image."""
+        """``loss``, ``accuracy``, and ``f1``, plain and weighted by the classes' frequency; nan over no image."""
         confusion = self.confusion.double().cpu()
         images = float(confusion.sum())
         if images == 0:

@@ -1,6 +1,6 @@
 """The one callback between Lightning's Trainer and a run's ``RunWriter`` and ``Selection``.
 
-It measures the time of the training part of each epoch, decides what is best and when to stop, and has the writer write.
+It measures the time of each epoch's training part, decides what is best and when to stop, and has the writer write.
 """
 
 import time

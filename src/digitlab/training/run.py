@@ -126,7 +126,8 @@ class Run:
         experiment, data = self.experiment, self.data
         source = data.source
         facts = DataFacts(
-            name=source.name, title=source.title, image_shape=list(source.image_shape), class_names=list(source.class_names),
+            name=source.name, title=source.title, image_shape=list(source.image_shape),
+            class_names=list(source.class_names),
             mean=data.mean, std=data.std, margin_pixels=source.margin_pixels,
         )  # fmt: skip
         torch.manual_seed(stream_seed("init", experiment.switches.seed))

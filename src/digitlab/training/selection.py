@@ -29,7 +29,7 @@ class Monitor:
 
 @settings
 class EarlyStopping:
-    """Stop once ``patience`` epochs (or steps, that is mini-batches) brought nothing better by more than ``min_delta``."""
+    """Stop once ``patience`` epochs, or steps (mini-batches), brought nothing better by more than ``min_delta``."""
 
     patience: PositiveInt
     unit: Literal["epochs", "steps"] = "epochs"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def snapshot(trainer: Trainer, classifier: Classifier, recorder: Recorder) -> dict[str, Any]:
-    """Everything that decides how the run goes on; random draws are functions of the position, so it holds no generator.
+    """Everything that decides how the run goes on; no generator, as random draws are functions of the position.
 
     ``state_dict``, ``hyper_parameters`` and the version stand where ``Classifier.load_from_checkpoint`` looks for them.
     """

@@ -1,7 +1,7 @@
 """One update of a solo run: forward, loss, backward, rule, by eager PyTorch and ``torch.optim``.
 
-It runs for every mini-batch, and a small network's whole step takes 300 µs: what can be looked up once is looked up when
-it is made, and nothing but the loss is read from the tensors.
+It runs for every mini-batch, and a small network's whole step takes 300 µs: what can be looked up once is looked up
+when it is made, and nothing but the loss is read from the tensors.
 """
 
 import math
@@ -68,8 +68,8 @@ class EagerStep:
         With ``check_first``, raises ``RunError`` where the loss is not finite, before the update it would have led to;
         without it, the caller looks (``require_finite``).
         """
-        # Dropout draws from the device's global generator. Seeded anew for each mini-batch, its draws are a pure function
-        # of (seed, step, process): a resumed run needs no random state, and the length of a chunk changes nothing.
+        # Dropout draws from the device's global generator. Seeded anew for each mini-batch, its draws are a pure
+        # function of (seed, step, process): a resumed run needs no random state, and chunks of any length are alike.
         self._generator.manual_seed(self._seed ^ step)
         if not self._constant:
             for group in self._optimizer.param_groups:
