@@ -94,9 +94,9 @@ class Experiment:
         )
         build(nodes["loss"], "loss", Loss)
         build(nodes["scheduler"], "scheduler", Schedule)
-        _check_network(nodes, data)
-        stopping = _value(config, "early_stopping")
         trainer = build(nodes["trainer"], "trainer", TrainerSettings)
+        _check_network(nodes, data, processes=trainer.devices)
+        stopping = _value(config, "early_stopping")
         _check_device(trainer, typed)
         if data.batch_size < trainer.devices:
             allowed = f"must be {trainer.devices} or more, for each of {trainer.devices} processes has a share of it"
@@ -166,7 +166,7 @@ def _check_data(data: ImageData) -> None:
         raise ConfigError("data.root", str(data.root), "must be a folder, or not be there yet")
 
 
-def _check_network(nodes: dict[str, dict[str, Any]], data: ImageData) -> None:
+def _check_network(nodes: dict[str, dict[str, Any]], data: ImageData, *, processes: int) -> None:
     """Build the network without memory for its weights, and the optimiser over it."""
     with torch.device("meta"):
         network = build(
@@ -179,8 +179,10 @@ def _check_network(nodes: dict[str, dict[str, Any]], data: ImageData) -> None:
     except ConfigError as error:
         raise error.under("optimizer") from error
     norms = (nn.BatchNorm1d, nn.BatchNorm2d)
-    if data.batch_size == 1 and any(isinstance(layer, norms) for layer in network.modules()):
-        raise ConfigError("data.batch_size", 1, "must be 2 or more for a model with batch norm")
+    smallest = 2 * processes
+    if data.batch_size < smallest and any(isinstance(layer, norms) for layer in network.modules()):
+        allowed = f"must be {smallest} or more: batch norm needs two images in each process"
+        raise ConfigError("data.batch_size", data.batch_size, allowed)
 
 
 def _check_device(trainer: TrainerSettings, typed: Sequence[str]) -> None:

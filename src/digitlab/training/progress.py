@@ -12,7 +12,7 @@ from digitlab.data.chunks import Chunk
 from digitlab.training.classifier import Classifier
 
 # Reading the metrics makes the host wait for the device: often enough for the eye, seldom enough for the run.
-_REFRESH_SECONDS = 0.25
+_REFRESH_SECONDS = 0.5
 
 
 class EpochBar(Callback):

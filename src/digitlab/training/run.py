@@ -74,7 +74,7 @@ def train(
                 run.obey_signal()
             return run.outcome()
     except DigitlabError:
-        if not resume and not (HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN):
+        if not resume and not _in_sweep():
             run_folder.discard_if_fresh()
         raise
 
@@ -211,7 +211,7 @@ class Run:
         summary = str(ModelSummary(self.classifier, max_depth=-1))
         self.writer.summary(summary + "\n")
         log.info("model:\n%s", summary)
-        if self.experiment.trainer.progress_bar:
+        if self.experiment.trainer.progress_bar and not _in_sweep():
             print(summary)
 
     def test(self) -> None:
@@ -284,6 +284,10 @@ def _first_process_reports() -> Iterator[None]:
             raise
     if not _is_first_process():
         sys.exit()
+
+
+def _in_sweep() -> bool:
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def _is_first_process() -> bool:
