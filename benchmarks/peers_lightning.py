@@ -19,7 +19,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from torchvision import datasets, transforms
 
 from bare import network
-from digitlab.training.run import quiet_libraries
+from digitlab.training.surroundings import quiet_libraries
 from workloads import CLASSES, TrainingSplit, Workload, training_split
 
 EPOCHS = 2

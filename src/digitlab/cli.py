@@ -67,7 +67,7 @@ def evaluate(
     """Test a run's checkpoint on the whole official test set. Nothing is written."""
     from digitlab.results.loading import load_classifier, load_data, open_run, require_fit
     from digitlab.results.table import print_metrics
-    from digitlab.training.run import quiet_libraries
+    from digitlab.training.surroundings import quiet_libraries
     from digitlab.training.testing import evaluate as measure
 
     run = open_run(folder)

@@ -13,7 +13,7 @@ from digitlab.results.folder import RunFolder
 from digitlab.results.loading import load, load_classifier, load_data, open_run, require_fit
 from digitlab.schema import ConfigError, DigitlabError, RunError
 from digitlab.training import train
-from digitlab.training.run import quiet_libraries
+from digitlab.training.surroundings import quiet_libraries
 from digitlab.training.testing import evaluate
 
 

@@ -1,10 +1,7 @@
 """``train(cfg)``: one run from its composed configuration to its result."""
 
 import logging
-import os
 import statistics
-import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +22,7 @@ from digitlab.results import environment
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
 from digitlab.results.writer import RunWriter, Status
-from digitlab.schema import DigitlabError, RunError
+from digitlab.schema import DigitlabError
 from digitlab.training.classifier import Classifier
 from digitlab.training.experiment import Experiment
 from digitlab.training.interrupt import Interrupted, StopSignal
@@ -34,6 +31,7 @@ from digitlab.training.recorder import Recorder
 from digitlab.training.selection import Selection
 from digitlab.training.settings import DataFacts
 from digitlab.training.snapshot import restore
+from digitlab.training.surroundings import device_memory, first_process_reports, is_first_process, quiet_libraries
 from digitlab.training.testing import measure_test
 
 log = logging.getLogger(__name__)
@@ -63,11 +61,11 @@ def train(
     run_folder = RunFolder(Path(HydraConfig.get().runtime.output_dir) if folder is None else Path(folder))
     run_folder.path.mkdir(parents=True, exist_ok=True)
     try:
-        with quiet_libraries(), _device_memory():
+        with quiet_libraries(), device_memory():
             stop_signal = StopSignal()
             run = Run(config, run_folder, overrides=overrides, stop_signal=stop_signal, resume=resume)
             # Before this, while data is fetched, there is nothing to save, and a signal ends the process as ever.
-            with stop_signal, run.recorded(), _first_process_reports():
+            with stop_signal, run.recorded(), first_process_reports():
                 run.fit()
                 run.obey_signal()
                 run.test()
@@ -97,7 +95,7 @@ class Run:
         self.classifier.stop_signal = stop_signal
         self.rows: list[dict[str, float | int]] = [] if checkpoint is None else checkpoint["rows"]
         self.writer: RunWriter | None = None
-        if _is_first_process():
+        if is_first_process():
             container = OmegaConf.to_container(config, resolve=True)
             assert isinstance(container, dict)
             steps = self.classifier.position.total_steps
@@ -255,51 +253,5 @@ class Run:
         return Outcome(self.folder.path, self.result, self.experiment.monitor.worst if best is None else best.value)
 
 
-@contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """Keep Lightning's greetings and the named warnings of third parties off the terminal."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
-
-
-@contextmanager
-def _first_process_reports() -> Iterator[None]:
-    """End the other processes of a run quietly: they all come to the same end, and the first one tells of it.
-
-    Lightning kills the first process, which may still be writing, as soon as another ends with an error.
-    """
-    try:
-        yield
-    except DigitlabError:
-        if _is_first_process():
-            raise
-    if not _is_first_process():
-        sys.exit()
-
-
 def _in_sweep() -> bool:
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-
-
-def _is_first_process() -> bool:
-    # Lightning numbers the processes that it launches, here before a Trainer could be asked.
-    return int(os.environ.get("LOCAL_RANK", "0")) == 0
-
-
-@contextmanager
-def _device_memory() -> Iterator[None]:
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise RunError(
-            f"the device ran out of memory: a smaller data.batch_size or model helps ({str(error).splitlines()[0]})"
-        ) from error

@@ -1,0 +1,60 @@
+"""What surrounds a run: libraries that are kept quiet, processes beside the first, a device out of memory."""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from digitlab.schema import DigitlabError, RunError
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep Lightning's greetings and the named warnings of third parties off the terminal."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+@contextmanager
+def first_process_reports() -> Iterator[None]:
+    """End the other processes of a run quietly: they all come to the same end, and the first one tells of it.
+
+    Lightning kills the first process, which may still be writing, as soon as another ends with an error.
+    """
+    try:
+        yield
+    except DigitlabError:
+        if is_first_process():
+            raise
+    if not is_first_process():
+        sys.exit()
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that writes and reports."""
+    # Lightning numbers the processes that it launches, here before a Trainer could be asked.
+    return int(os.environ.get("LOCAL_RANK", "0")) == 0
+
+
+@contextmanager
+def device_memory() -> Iterator[None]:
+    """Turn a device that is out of memory into a ``RunError``."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise RunError(
+            f"the device ran out of memory: a smaller data.batch_size or model helps ({str(error).splitlines()[0]})"
+        ) from error
