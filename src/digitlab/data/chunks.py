@@ -17,8 +17,8 @@ from digitlab.data.normalise import Normalise
 from digitlab.data.seeding import stream_seed
 from digitlab.data.sources import ImageSet
 
-# Few large gathers beat many small ones, until they are much larger than the cache: 4 MB measured best.
-_GATHER_AHEAD_BYTES = 1 << 22
+# Small mini-batches are gathered together, as far as they stay in the cache until the step reads them.
+_GATHER_AHEAD_BYTES = 1 << 20
 
 
 @dataclass(slots=True)
@@ -81,33 +81,48 @@ class Chunk:
     validate: bool
     last: bool
 
+    @property
+    def shares(self) -> tuple[Tensor, ...]:
+        """Of each mini-batch, the indices (n,) that this process learns from; alone, all of them."""
+        if self.plan.world_size == 1:
+            return self.indices
+        return tuple(index[self.plan.rank :: self.plan.world_size] for index in self.indices)
+
+    @property
+    def labels(self) -> Tensor:
+        """Labels of the shares, one after the other: int64 (n,)."""
+        return self.images.labels.index_select(0, torch.cat(self.shares))
+
     def minibatches(
         self, normalise: Normalise, encode: Callable[[Tensor, int], Tensor]
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor, float]]:
-        """Yield images (n, C, H, W) normalised, targets encoded, labels (n,), and this process's weight.
+    ) -> Iterator[tuple[Tensor, Tensor, float]]:
+        """Yield images (n, C, H, W) normalised, targets encoded, and this process's weight.
 
         The weight makes the mean over processes of their mean losses the mean over the whole mini-batch; 1 when alone.
         """
-        pixels_per_image = self.images.images[0].numel()
-        ahead = max(1, _GATHER_AHEAD_BYTES // (4 * pixels_per_image * len(self.indices[0]))) if not self.augment else 1
-        for start in range(0, len(self.indices), ahead):
-            group = self.indices[start : start + ahead]
-            shares = [index[self.plan.rank :: self.plan.world_size] for index in group]
-            sizes = [len(share) for share in shares]
-            index = torch.cat(shares) if len(shares) > 1 else shares[0]
-            labels = self.images.labels.index_select(0, index)
-            pixels, targets = self.images.images.index_select(0, index), labels
-            if self.augment:
-                pixels, targets = self._augmented(pixels, labels, self.step + start)
-            images, targets = normalise(pixels), encode(targets, self.classes)
-            for own, whole, *tensors in zip(
-                sizes, group, images.split(sizes), targets.split(sizes), labels.split(sizes), strict=True
-            ):
-                yield (*tensors, own * self.plan.world_size / len(whole))
+        shares, labels = self.shares, self.labels
+        sizes = [len(share) for share in shares]
+        weights = [size * self.plan.world_size / len(whole) for size, whole in zip(sizes, self.indices, strict=True)]
+        if self.augment:
+            for place, (share, own) in enumerate(zip(shares, labels.split(sizes), strict=True)):
+                pixels, targets = self._augmented(self.images.images.index_select(0, share), own, place)
+                yield normalise(pixels), encode(targets, self.classes), weights[place]
+        else:
+            targets = encode(labels, self.classes)
+            yield from zip(self._plain(shares, sizes, normalise), targets.split(sizes), weights, strict=True)
 
-    def _augmented(self, pixels: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
+    def _plain(self, shares: tuple[Tensor, ...], sizes: list[int], normalise: Normalise) -> Iterator[Tensor]:
+        float_bytes = 4 * self.images.images[0].numel() * max(sizes)
+        ahead = max(1, _GATHER_AHEAD_BYTES // float_bytes)
+        for start in range(0, len(shares), ahead):
+            group = shares[start : start + ahead]
+            index = torch.cat(group) if len(group) > 1 else group[0]
+            images = normalise(self.images.images.index_select(0, index))
+            yield from images.split(sizes[start : start + ahead])
+
+    def _augmented(self, pixels: Tensor, labels: Tensor, place: int) -> tuple[Tensor, Tensor]:
         generator = torch.Generator(pixels.device)
-        generator.manual_seed(stream_seed("augment", self.plan.seed, self.epoch, step, self.plan.rank))
+        generator.manual_seed(stream_seed("augment", self.plan.seed, self.epoch, self.step + place, self.plan.rank))
         return self.augment(pixels.float() / 255, labels, classes=self.classes, generator=generator)
 
 

@@ -130,17 +130,24 @@ class Classifier(LightningModule):
         """One update for each mini-batch of the chunk; raises ``RunError`` where a loss is not finite."""
         step, position, stop_signal = self.step, self.position, self.stop_signal
         alone = self.trainer.world_size == 1
-        logits, labels, losses = [], [], []
-        for images, targets, batch_labels, weight in chunk.minibatches(self.normalise, self.loss.encode):
+        labels = chunk.labels
+        # The logits are copied into one tensor: kept as they come, each would lie in the gap that a mini-batch's images
+        # left in memory, the next would not fit in there, and a chunk would wander over hundreds of fresh megabytes.
+        logits = torch.empty(
+            len(labels), len(self.facts.class_names), dtype=self.normalise.scale.dtype, device=self.device
+        )
+        sizes = [len(share) for share in chunk.shares]
+        losses: list[Tensor | float] = []
+        minibatches = chunk.minibatches(self.normalise, self.loss.encode)
+        for (images, targets, weight), rows in zip(minibatches, logits.split(sizes), strict=True):
             batch_logits, loss = step(images, targets, weight, position.total_steps)
             position.advance()
-            logits.append(batch_logits)
-            labels.append(batch_labels)
+            rows.copy_(batch_logits)
             losses.append(loss)
             # Several processes stop together, at the end of the chunk.
             if stop_signal.received is not None and alone:
                 break
-        self._count(logits, labels, losses)
+        self._count(logits, labels, sizes, losses)
         # Lightning counts updates by its wrapped optimiser, which was not asked, as it costs a tenth of a small
         # network's step; global_step, that callbacks and loggers read, would stand still.
         self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total.completed += len(losses)
@@ -153,20 +160,23 @@ class Classifier(LightningModule):
                 torch.distributed.all_reduce(buffer)
                 buffer /= self.trainer.world_size
 
-    def _count(self, logits: list[Tensor], labels: list[Tensor], losses: list[Tensor]) -> None:
-        stacked = torch.stack(losses)
-        values = checked = stacked.tolist()
-        if self.trainer.world_size > 1:
-            # Where one process meets a loss that is not finite all stop, or the others would wait for it for ever.
-            torch.distributed.all_reduce(stacked)
-            checked = stacked.tolist()
+    def _count(self, logits: Tensor, labels: Tensor, sizes: list[int], losses: list[Tensor | float]) -> None:
+        values = checked = [loss for loss in losses if isinstance(loss, float)]
+        if not values:
+            stacked = torch.stack([loss for loss in losses if isinstance(loss, Tensor)])
+            values = checked = stacked.tolist()
+            if self.trainer.world_size > 1:
+                # Where one process meets a loss that is not finite all stop, or the others would wait for ever.
+                torch.distributed.all_reduce(stacked)
+                checked = stacked.tolist()
         first = self.position.total_steps - len(values)
-        for step, (value, check, batch_labels) in enumerate(zip(values, checked, labels, strict=True), start=first):
+        for step, (value, check, size) in enumerate(zip(values, checked, sizes, strict=False), start=first):
             self.step.require_finite(check, step)
-            self.train_counts.loss_sum += value * len(batch_labels)
+            self.train_counts.loss_sum += value * size
             if (step + 1) % self.log_every_steps == 0:
                 self.logged_losses.append((step + 1, value))
-        self.train_counts.add(torch.cat(logits), torch.cat(labels))
+        done = sum(sizes[: len(values)])
+        self.train_counts.add(logits[:done], labels[:done])
 
     def take_train_counts(self) -> Counts:
         """The counts of the training passes since they were last taken, over all processes."""

@@ -62,11 +62,11 @@ class EagerStep:
         factor = self._schedule.factor(step, steps_per_epoch=self._steps_per_epoch, total_steps=self._total_steps)
         return self._lr * factor
 
-    def __call__(self, images: Tensor, targets: Tensor, weight: float, step: int) -> tuple[Tensor, Tensor]:
+    def __call__(self, images: Tensor, targets: Tensor, weight: float, step: int) -> tuple[Tensor, Tensor | float]:
         """Learn from images (n, C, H, W), normalised, and encoded targets; returns logits (n, K) and the mean loss.
 
-        With ``check_first``, raises ``RunError`` where the loss is not finite, before the update it would have led to;
-        without it, the caller looks (``require_finite``).
+        With ``check_first`` the loss is a number, and ``RunError`` is raised where it is not finite, before the update
+        it would have led to; without, it is a scalar on the device, and the caller looks (``require_finite``).
         """
         # Dropout draws from the device's global generator. Seeded anew for each mini-batch, its draws are a pure
         # function of (seed, step, process): a resumed run needs no random state, and chunks of any length are alike.
@@ -78,16 +78,20 @@ class EagerStep:
         with self._autocast:
             logits = self._network(images)
             loss = self._loss(logits, targets)
+        mean_loss: Tensor | float = loss.detach()
         if self._check_first:
-            self.require_finite(loss.item(), step)
+            mean_loss = loss.item()
+            self.require_finite(mean_loss, step)
         self._backward(loss, weight)
         if self._clip_norm is not None:
             nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
         self._optimizer.step()
-        self._optimizer.zero_grad()
+        # What zero_grad() does, without the 6 µs that its hooks for a profiler take.
+        for parameter in self._parameters:
+            parameter.grad = None
         if self._average is not None:
             self._follow(step + 1)
-        return logits.detach(), loss.detach()
+        return logits.detach(), mean_loss
 
     def require_finite(self, loss: float, step: int) -> None:
         """Raise ``RunError`` with epoch, step (both from 1) and learning rate unless ``loss`` is finite."""
