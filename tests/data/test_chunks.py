@@ -45,9 +45,15 @@ def minibatches(loader):
     """What the training step gets: (images, targets, labels, weight) of every mini-batch, the images in [0, 1]."""
     shape = loader.images.images.shape[1:]
     unit = Normalise(image_shape=shape, mean=[0.0] * shape[0], std=[1.0] * shape[0])
-    batches = (batch for chunk in loader for batch in chunk.minibatches(unit, lambda targets, _: targets))
-    # Images are good until the next are asked for.
-    return [(images.clone(), *rest) for images, *rest in batches]
+    return [
+        (images, targets, labels, weight)
+        for chunk in loader
+        for (images, targets, weight), labels in zip(
+            chunk.minibatches(unit, lambda targets, _: targets),
+            chunk.labels.split([len(share) for share in chunk.shares]),
+            strict=True,
+        )
+    ]
 
 
 @given(count=st.integers(1, 200), batch_size=st.integers(1, 40), length=st.integers(1, 50), epoch=st.integers(0, 3))
