@@ -1,0 +1,24 @@
+"""The ``digitlab`` command: what one does before training (``show``) and with finished runs.
+
+    digitlab show data=cifar10 augment=[shift,flip]
+    digitlab runs --sort val/accuracy
+    digitlab evaluate RUN_FOLDER
+    digitlab predict RUN_FOLDER image.png
+
+Each module is a command. Torch is imported inside those that need it, so that ``--help`` and ``runs`` answer at once.
+"""
+
+import sys
+
+from digitlab.cli import evaluate, predict, runs, show  # noqa: F401, their commands join the application
+from digitlab.cli.app import app
+from digitlab.schema import DigitlabError
+
+
+def main() -> None:
+    """The way in: what a user can put right is one line on stderr, without a traceback."""
+    try:
+        app()
+    except DigitlabError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -1,0 +1,41 @@
+"""``digitlab runs``: a table of all runs with their metrics."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from digitlab.cli.app import app
+from digitlab.schema import ConfigError
+
+
+@app.command()
+def runs(
+    root: Annotated[Path | None, typer.Option(help="Where to look for run folders.  [default: outputs]")] = None,
+    sort: Annotated[str | None, typer.Option(metavar="METRIC", help="Best first, e.g. test/accuracy.")] = None,
+    csv: Annotated[bool, typer.Option("--csv", help="All metrics, unrounded, for other programs.")] = False,
+) -> None:
+    """List all runs, the oldest first. A folder that can't be read is named on stderr."""
+    from digitlab.config import ROOT
+    from digitlab.results.folder import find_runs
+    from digitlab.results.table import Row, print_runs, run_row, runs_csv, sort_rows
+
+    root = ROOT / "outputs" if root is None else root
+    if not root.is_dir():
+        raise ConfigError("--root", root, "there is no such folder")
+    rows: list[Row] = []
+    for run in find_runs(root):
+        try:
+            rows.append(run_row(run))
+        except (OSError, ValueError) as error:
+            print(f"{run.path}: can't be read: {error}", file=sys.stderr)
+    if not rows:
+        print(f"no runs under {root}", file=sys.stderr)
+        return
+    if sort is not None:
+        rows = sort_rows(rows, sort)
+    if csv:
+        print(runs_csv(rows), end="")
+    else:
+        print_runs(rows, metric=sort)

@@ -1,0 +1,75 @@
+"""``digitlab show``: a data set before training."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from digitlab.cli.app import app
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from digitlab.data import ImageData
+
+
+@app.command()
+def show(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="OVERRIDES…", help="As for train.py: data=cifar10 augment=[shift,flip]."),
+    ] = None,
+) -> None:
+    """Show a data set before training: its split, its mean and deviation, and some images of every class."""
+    from digitlab.config import ROOT, compose
+    from digitlab.figures.samples import first_of_each_class, sample_grid
+    from digitlab.training.experiment import Experiment
+
+    config = compose(overrides or [])
+    data = Experiment.from_config(config, typed=overrides or []).data
+    data.normalize = "standard"  # the mean and deviation of the images, whatever the run makes of them
+    data.prepare_data()
+    data.setup()
+    _print_split(data)
+    source, labels = data.source, data.train_set.labels[data.train_indices]
+    chosen = data.train_indices[first_of_each_class(labels, classes=len(source.class_names), count=10)]
+    images, labels = data.train_set.images[chosen], data.train_set.labels[chosen]
+    pictures = {"": (images, source.title)}
+    if len(data.augment):
+        names = ", ".join(type(each).__name__ for each in data.augment.augmentations)
+        pictures["_augmented"] = (
+            _augmented(data, images, labels, seed=config.seed),
+            f"{source.title}, augmented: {names}",
+        )
+    for suffix, (shown, title) in pictures.items():
+        path = ROOT / "outputs" / "show" / f"{source.name}{suffix}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sample_grid(shown, labels, class_names=source.class_names, title=title).savefig(path)
+        print(path)
+
+
+def _print_split(data: "ImageData") -> None:
+    from digitlab.results.table import print_table
+
+    source = data.source
+    train, test = data.train_set.labels, data.test_set.labels
+    splits = {"train": train[data.train_indices], "val": train[data.val_indices], "test": test}
+    counts = [labels.bincount(minlength=len(source.class_names)).tolist() for labels in splits.values()]
+    rows = [[name, *map(str, row)] for name, row in zip(source.class_names, zip(*counts, strict=True), strict=True)]
+    rows.append(["all", *(str(len(labels)) for labels in splits.values())])
+    shape = " × ".join(map(str, source.image_shape))
+    print_table(["class", *splits], rows, title=f"{source.title}, images of {shape}")
+    for name, values in (("mean", data.mean), ("std", data.std)):
+        print(
+            f"{name} of each channel of the training split, in [0, 1]: {', '.join(f'{value:.4f}' for value in values)}"
+        )
+    print(f"split: {data.split_fingerprint}")
+
+
+def _augmented(data: "ImageData", images: "Tensor", labels: "Tensor", *, seed: int) -> "Tensor":
+    import torch
+
+    from digitlab.data.seeding import stream_seed
+
+    generator = torch.Generator().manual_seed(stream_seed("show", seed))
+    classes = len(data.source.class_names)
+    return data.augment(images.float() / 255, labels, classes=classes, generator=generator)[0]
