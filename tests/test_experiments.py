@@ -1,0 +1,41 @@
+"""The recipes of conf/experiment: each composes, learns from two mini-batches and meets the test set."""
+
+import re
+
+import pytest
+from omegaconf import OmegaConf
+
+from digitlab.config import CONF
+from digitlab.training import train
+
+FILES = sorted((CONF / "experiment").glob("*.yaml"))
+NAMES = [path.stem for path in FILES]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_recipe_learns_from_two_mini_batches_and_is_tested(shrunk, run_folder, request, name):
+    config = shrunk(f"experiment={name}", "trainer.max_epochs=1", "trainer.limit_train_batches=2")
+    if "Mnist" not in config.data.source._target_ or "Fashion" in config.data.source._target_:
+        request.getfixturevalue("data_root")
+    result = train(config, folder=run_folder).result
+    assert (result["status"], result["epochs"]) == ("finished", 1)
+    assert 0 <= result["metrics"]["test/accuracy"] <= 1
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_header_of_a_recipe_says_its_command(path):
+    text = path.read_text(encoding="utf-8")
+    swept = "hydra" in OmegaConf.load(path)
+    assert re.search(rf"^#   python train.py {'-m ' if swept else ''}experiment={path.stem}$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("name", "report"),
+    [(name, name[:2]) for name in NAMES if name.startswith("r")],
+)
+def test_recipes_of_the_reports_choose_nothing_that_the_report_did_not(shrunk, name, report):
+    config = shrunk(f"experiment={name}")
+    assert config.data.normalize == "unit"
+    # R1 keeps its best network, picked here on validation; all others report the last epoch.
+    assert config.test == ("best" if report == "r1" else "last")
+    assert config.early_stopping is None or config.data.val_size == 0
