@@ -1,0 +1,1 @@
+"""Sweeps: many runs from one command. A sweep's folder has a manifest, a folder a run, and the table of them all."""

@@ -1,0 +1,170 @@
+"""The manifest of a sweep, ``sweep.json``: which run has which number and folder, and what was typed for it.
+
+How a run stands is said by its own folder alone. A run is known by its configuration, so that the same command, or
+another one with some of the same runs in it, finds those that are there. Nothing here imports torch.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from digitlab.results.folder import RunFolder, write_atomically
+from digitlab.schema import ConfigError, RunError
+
+# Keys that change no number of a run. Those of Hydra and of the sweep itself are no settings of a run either.
+_WITHOUT_EFFECT = ("hydra", "sweep", "resume")
+_WITHOUT_EFFECT_IN = {"data": ("root",), "trainer": ("progress_bar", "chunk_length")}
+_FORMAT = 1
+# File systems end a name at 255 bytes, and a listing is to be read.
+_LONGEST_NAME = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A run of the sweep: its number, its folder's name, the digest of its configuration, and its overrides."""
+
+    number: int
+    folder: str
+    fingerprint: str
+    overrides: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The sweep in ``path``; its runs in the order of their numbers, which never change."""
+
+    path: Path
+    runs: list[Entry]
+
+    def folder(self, entry: Entry) -> RunFolder:
+        return RunFolder(self.path / entry.folder)
+
+    def entry(self, folder: str) -> Entry | None:
+        return next((entry for entry in self.runs if entry.folder == folder), None)
+
+    @classmethod
+    def read(cls, path: Path) -> "Manifest":
+        """The manifest of the sweep in ``path``.
+
+        Raises ``ConfigError`` where it has none, ``RunError`` where it is damaged.
+        """
+        file = manifest_file(path)
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            if content["format"] != _FORMAT:
+                raise RunError(f"{file}: is of format {content['format']}; this version reads {_FORMAT}")
+            return cls(path, [Entry(**entry) for entry in content["runs"]])
+        except (FileNotFoundError, NotADirectoryError):
+            reason = f"is no sweep: it has no {file.name}" if path.is_dir() else "there is no such folder"
+            raise ConfigError("SWEEP_FOLDER", path, reason) from None
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            reason = f"is damaged ({type(error).__name__}): with it moved away, the runs there keep their folders"
+            raise RunError(f"{file}: {reason}, and the sweep begins anew beside them") from error
+
+    def write(self) -> None:
+        content = {"format": _FORMAT, "runs": [asdict(entry) for entry in self.runs]}
+        write_atomically(manifest_file(self.path), json.dumps(content, indent=1).encode() + b"\n")
+
+    def with_run(self, fingerprint: str, overrides: Sequence[str]) -> "Manifest":
+        """The manifest with one more run, whose number no folder has had before."""
+        numbers = [entry.number for entry in self.runs] + list(_numbers_in(self.path))
+        number = max(numbers, default=-1) + 1
+        name = f"{number}_{folder_name(','.join(overrides))}" if overrides else str(number)
+        entry = Entry(number, name, fingerprint, list(overrides))
+        return Manifest(self.path, [*self.runs, entry])
+
+
+def manifest_file(path: Path) -> Path:
+    return path / "sweep.json"
+
+
+def _numbers_in(path: Path) -> Iterator[int]:
+    for folder in path.iterdir():
+        number = folder.name.partition("_")[0]
+        if number.isdecimal():
+            yield int(number)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """The right to change the manifest in ``path``: jobs of one sweep may run in several processes."""
+    from filelock import FileLock
+
+    with FileLock(path / ".manifest.lock"):
+        yield
+
+
+def create(path: Path) -> Manifest:
+    """The manifest in ``path``, a new one where there is none. Raises ``RunError`` where it is damaged."""
+    with locked(path):
+        if manifest_file(path).exists():
+            return Manifest.read(path)
+        manifest = Manifest(path, [])
+        manifest.write()
+        return manifest
+
+
+def folder_of_run(path: Path, config: DictConfig, overrides: Sequence[str]) -> str:
+    """The name of the run folder of ``config`` in the sweep in ``path``: the one it has, or one of its own from now on.
+
+    ``overrides`` are those of the run.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    digest, overrides = fingerprint(config), run_overrides(overrides)
+    manifest = create(path)
+    with locked(path):
+        manifest = Manifest.read(path)
+        known = [entry for entry in manifest.runs if entry.fingerprint == digest]
+        if not known:
+            manifest = manifest.with_run(digest, overrides)
+            manifest.write()
+            known = manifest.runs[-1:]
+    return known[0].folder
+
+
+def fingerprint(config: DictConfig) -> str:
+    """16 hexadecimal digits that two configurations share where every setting with an effect on the run is equal."""
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key not in _WITHOUT_EFFECT])
+    try:
+        container = OmegaConf.to_container(own, resolve=True)
+    except OmegaConfBaseException:
+        # Refused when the run begins, and told there.
+        container = OmegaConf.to_container(own, resolve=False)
+    assert isinstance(container, dict)
+    for node, keys in _WITHOUT_EFFECT_IN.items():
+        if isinstance(container.get(node), dict):
+            container[node] = {key: value for key, value in container[node].items() if key not in keys}
+    text = json.dumps(_canonical(container), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _canonical(value: Any) -> Any:
+    # 0 and 0.0 are the same setting.
+    if isinstance(value, dict):
+        return {str(key): _canonical(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_canonical(entry) for entry in value]
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def run_overrides(overrides: Sequence[str]) -> list[str]:
+    """Of the overrides of a job those that are about the run, not about the sweep it is in."""
+    return [override for override in overrides if not override.lstrip("+").startswith("sweep.")]
+
+
+def folder_name(text: str) -> str:
+    """``text`` as a name that every file system takes; a digest keeps two apart that would look the same."""
+    name = re.sub(r"[^\w.,=+-]+", "-", text).strip("-.")
+    if name == text and len(name.encode()) <= _LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    short = name.encode()[: _LONGEST_NAME - 9].decode(errors="ignore")
+    return f"{short}-{digest}" if short else digest

@@ -1,0 +1,52 @@
+"""What a job of a sweep has to do: nothing where its run has finished before, else to go on from where it stands.
+
+The same command again is how one goes on with a sweep. Nothing here imports torch, unless a checkpoint must be read.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from digitlab.config import direction
+from digitlab.results.folder import RunFolder
+from digitlab.schema import DigitlabError
+from digitlab.sweeps.manifest import Manifest
+
+
+def finished_value(folder: Path) -> float | None:
+    """The best value of the monitored metric of the run in ``folder``, or None where it has not finished.
+
+    Only runs that the manifest beside them knows count: for these a folder stands for one configuration.
+    """
+    run = RunFolder(folder)
+    try:
+        if Manifest.read(folder.parent).entry(folder.name) is None:
+            return None
+        result = run.read_result()
+        return monitored(run, result)[1] if result["status"] == "finished" else None
+    except (OSError, ValueError, KeyError, TypeError, DigitlabError):
+        # Missing, cut short or of another make: the run is to be done.
+        return None
+
+
+def monitored(run: RunFolder, result: dict[str, Any]) -> tuple[str, float]:
+    """The monitored metric of a finished run and its value at the best checkpoint, never one of the test set.
+
+    Where it never was a number, the value is infinite and worse than all others. Raises ``OSError``, ``ValueError``,
+    ``KeyError`` or ``RunError`` where the run's files can't be read.
+    """
+    # By OmegaConf the file would take 20 ms, and the table of a sweep reads hundreds of them.
+    text = run.config.read_text(encoding="utf-8")
+    config = yaml.load(text, Loader=yaml.CSafeLoader)  # type: ignore[no-untyped-call]
+    metric, metrics = str(config["monitor"]["metric"]), result["metrics"]
+    if config["test"] == "last":
+        from digitlab.results.checkpoint import read_checkpoint
+
+        metrics = read_checkpoint(run.best)["metrics"]
+    if metric not in metrics and config["data"]["val_size"] == 0:
+        metric = metric.replace("val/", "train/")  # as the run itself does where there is no validation set
+    value = metrics[metric]
+    worst = -math.inf if direction(metric) == "max" else math.inf
+    return metric, worst if value is None or math.isnan(value) else float(value)
