@@ -67,5 +67,9 @@ class MLP(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W), normalised, to logits (N, K)."""
-        logits: Tensor = self.output(self.hidden(images.flatten(1)))
+        features = images.flatten(1)
+        # Not self.hidden(features): in a small network's step the call of one more module can be felt.
+        for layer in self.hidden:
+            features = layer(features)
+        logits: Tensor = self.output(features)
         return logits

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -9,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from digitlab.data.chunks import Chunk
+from digitlab.results.writer import Row
 from digitlab.training.classifier import Classifier
 
 # Reading the metrics makes the host wait for the device: often enough for the eye, seldom enough for the run.
@@ -16,9 +18,10 @@ _REFRESH_SECONDS = 0.5
 
 
 class EpochBar(Callback):
-    """Draws on stderr while training, if that is a terminal."""
+    """Draws on stderr while training, if that is a terminal; ``rows`` grows by that of each epoch done."""
 
-    def __init__(self) -> None:
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._rows = rows
         self._progress: Progress | None = None
         self._task = TaskID(0)
         self._drawn_at = 0.0
@@ -58,10 +61,13 @@ class EpochBar(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._progress is not None:
-            metrics = trainer.callback_metrics
-            if "val/accuracy" in metrics:
-                self._validation = f" · val/accuracy {float(metrics['val/accuracy']):.4f}"
-            self._progress.refresh()
+            row = self._rows[-1]
+            self._validation = f" · val/accuracy {row['val/accuracy']:.4f}" if "val/accuracy" in row else ""
+            shown = f"loss {row['train/loss']:.4f} · accuracy {row['train/accuracy']:.4f}{self._validation}"
+            self._progress.update(self._task, metrics=shown)
+            # Above the bar for good: drawn anew with it, the lines of a long run would take longer than its epochs.
+            self._progress.console.print(self._progress.make_tasks_table(self._progress.tasks))
+            self._progress.remove_task(self._task)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self._progress is not None:

@@ -1,7 +1,6 @@
 """``train(cfg)``: one run from its composed configuration to its result."""
 
 import logging
-import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,22 +13,19 @@ from hydra.types import RunMode
 from lightning.pytorch import Trainer
 from lightning.pytorch.loops.progress import _ProcessedTracker
 from lightning.pytorch.utilities.model_summary import ModelSummary
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from digitlab.data.chunks import ChunkPlan
-from digitlab.data.seeding import stream_seed
-from digitlab.results import environment
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
-from digitlab.results.writer import RunWriter, Status
+from digitlab.results.writer import Row, RunWriter, Status
 from digitlab.schema import DigitlabError
-from digitlab.training.classifier import Classifier
+from digitlab.training.assembly import chunk_plan, initial_classifier, read_data, result_fields, run_writer, set_length
 from digitlab.training.experiment import Experiment
 from digitlab.training.interrupt import Interrupted, StopSignal
 from digitlab.training.progress import EpochBar
+from digitlab.training.record import Record
 from digitlab.training.recorder import Recorder
 from digitlab.training.selection import Selection
-from digitlab.training.settings import DataFacts
 from digitlab.training.snapshot import restore
 from digitlab.training.surroundings import device_memory, first_process_reports, is_first_process, quiet_libraries
 from digitlab.training.testing import measure_test
@@ -85,24 +81,19 @@ class Run:
     ) -> None:
         self.folder, self.overrides = folder, list(overrides)
         self.experiment = experiment = Experiment.from_config(config, typed=overrides)
-        self.data = experiment.data
-        self.data.overfit_batches = experiment.trainer.overfit_batches
-        self.data.prepare_data()
-        self.data.setup()
+        self.data = read_data(experiment)
         checkpoint = read_checkpoint(folder.last) if resume and folder.last.exists() else None
-        self.classifier = self._classifier()
+        self.classifier = initial_classifier(experiment, self.data)
+        if experiment.switches.compile:
+            # In place, so that the names in the checkpoint stay as they are.
+            self.classifier.network.compile()
         history = [] if checkpoint is None else restore(checkpoint, self.classifier)
         self.classifier.stop_signal = stop_signal
-        self.rows: list[dict[str, float | int]] = [] if checkpoint is None else checkpoint["rows"]
+        self.rows: list[Row] = [] if checkpoint is None else checkpoint["rows"]
         self.writer: RunWriter | None = None
         if is_first_process():
-            container = OmegaConf.to_container(config, resolve=True)
-            assert isinstance(container, dict)
-            steps = self.classifier.position.total_steps
-            self.writer = RunWriter(
-                folder, config={str(k): v for k, v in container.items()}, rows=self.rows, steps=steps
-            )
-        self.recorder = Recorder(
+            self.writer = run_writer(config, folder, rows=self.rows, steps=self.classifier.position.total_steps)
+        self.record = Record(
             writer=self.writer,
             selection=Selection(
                 monitor=experiment.monitor,
@@ -110,43 +101,23 @@ class Run:
                 last_is_best=len(self.data.val_indices) == 0,
                 history=history,
             ),
-            stop_signal=stop_signal,
             validating=len(self.data.val_indices) > 0,
             rows=self.rows,
             epoch_seconds=0.0 if checkpoint is None else checkpoint["epoch_seconds"],
         )
+        self.recorder = Recorder(record=self.record, stop_signal=stop_signal)
         self.trainer = self._trainer()
         self._plan()
         self.test_metrics: dict[str, float] = {}
         self.result: dict[str, Any] = {}
 
-    def _classifier(self) -> Classifier:
-        experiment, data = self.experiment, self.data
-        source = data.source
-        facts = DataFacts(
-            name=source.name, title=source.title, image_shape=list(source.image_shape),
-            class_names=list(source.class_names),
-            mean=data.mean, std=data.std, margin_pixels=source.margin_pixels,
-        )  # fmt: skip
-        torch.manual_seed(stream_seed("init", experiment.switches.seed))
-        classifier = Classifier(
-            model=experiment.model, data=facts.plain(), loss=experiment.loss, optimizer=experiment.optimizer,
-            scheduler=experiment.scheduler, ema_decay=experiment.ema_decay,
-            gradient_clip_norm=experiment.trainer.gradient_clip_norm,
-        )  # fmt: skip
-        classifier.seed = experiment.switches.seed
-        classifier.use_precision(experiment.trainer.dtype)
-        if experiment.switches.compile:
-            # In place, so that the names in the checkpoint stay as they are.
-            classifier.network.compile()
-        return classifier
-
     def _trainer(self) -> Trainer:
         settings = self.experiment.trainer
+        bar = [EpochBar(self.rows)] if settings.progress_bar else []
         return Trainer(
             **settings.lightning(),
             default_root_dir=self.folder.path,
-            callbacks=[self.recorder, *([EpochBar()] if settings.progress_bar else []), *self.experiment.callbacks],
+            callbacks=[self.recorder, *bar, *self.experiment.callbacks],
             limit_val_batches=1.0 if len(self.data.val_indices) > 0 else 0,
             # The run folder is written by the recorder's writer, which serves populations too.
             logger=False, enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False,
@@ -154,18 +125,9 @@ class Run:
         )  # fmt: skip
 
     def _plan(self) -> None:
-        settings, classifier, data = self.experiment.trainer, self.classifier, self.data
-        data.plan = ChunkPlan(
-            seed=self.experiment.switches.seed, batch_size=data.batch_size, chunk_length=settings.chunk_length,
-            limit_train_batches=settings.limit_train_batches, max_steps=settings.max_steps,
-            val_every_steps=settings.val_every_steps,
-            rank=self.trainer.global_rank, world_size=self.trainer.world_size,
-        )  # fmt: skip
-        data.limit_val_batches, data.limit_test_batches = settings.limit_val_batches, settings.limit_test_batches
-        classifier.log_every_steps = settings.log_every_steps
-        classifier.steps_per_epoch = data.plan.steps_per_epoch(len(data.train_indices))
-        all_epochs = settings.max_epochs * classifier.steps_per_epoch
-        classifier.total_steps = min(all_epochs, settings.max_steps or all_epochs)
+        classifier, data, trainer = self.classifier, self.data, self.trainer
+        data.plan = chunk_plan(self.experiment, rank=trainer.global_rank, world_size=trainer.world_size)
+        set_length(classifier, self.experiment, data.plan.steps_per_epoch(len(data.train_indices)))
         # Lightning's own counters start where the run stands; the loader knows the place within the epoch.
         progress = self.trainer.fit_loop.epoch_progress.current
         assert isinstance(progress, _ProcessedTracker)
@@ -194,7 +156,7 @@ class Run:
     def fit(self) -> None:
         self._summarise()
         over = self.classifier.position.total_steps >= self.classifier.total_steps
-        if over or self.recorder.selection.exhausted:
+        if over or self.record.selection.exhausted:
             log.info("this run has come to its end before, by %s", "its last step" if over else "early stopping")
             return
         self.trainer.fit(self.classifier, datamodule=self.data)
@@ -225,31 +187,14 @@ class Run:
             self.writer.confusion(confusion, self.classifier.facts.class_names)
 
     def _result(self, status: Status, error: BaseException | None) -> dict[str, Any]:
-        best, rows = self.recorder.selection.best, self.recorder.rows
-        result = {
-            "status": status,
-            "metrics": self.test_metrics or self._best_metrics(),
-            "best_epoch": None if best is None else best.epoch,
-            "epochs": len(rows),
-            "train_seconds": sum(row["train_seconds"] for row in rows),
-            "images_per_second": statistics.median([row["images_per_second"] for row in rows]) if rows else None,
-            "parameters": sum(parameter.numel() for parameter in self.classifier.network.parameters()),
-            "seed": self.experiment.switches.seed,
-            "split_fingerprint": self.data.split_fingerprint,
-            "overrides": self.overrides,
-            "command": environment.command(self.overrides),
-            "versions": environment.versions(),
-            "git_commit": environment.git_commit(),
-            "hardware": environment.hardware(self.trainer.strategy.root_device),
-        }
-        return result if error is None else result | {"error": f"{type(error).__name__}: {error}"}
-
-    def _best_metrics(self) -> dict[str, float]:
-        metrics: dict[str, float] = read_checkpoint(self.folder.best)["metrics"] if self.folder.best.exists() else {}
-        return metrics
+        return result_fields(
+            status=status, error=error, record=self.record, classifier=self.classifier, folder=self.folder,
+            split_fingerprint=self.data.split_fingerprint, overrides=self.overrides, test_metrics=self.test_metrics,
+            device=self.trainer.strategy.root_device,
+        )  # fmt: skip
 
     def outcome(self) -> Outcome:
-        best = self.recorder.selection.best
+        best = self.record.selection.best
         return Outcome(self.folder.path, self.result, self.experiment.monitor.worst if best is None else best.value)
 
 
