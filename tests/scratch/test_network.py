@@ -1,0 +1,115 @@
+"""The NumPy network as oracle: its gradients, autograd's and finite differences agree, and so do whole trainings."""
+
+import numpy as np
+import pytest
+import torch
+
+from digitlab.data.chunks import Position
+from digitlab.results.folder import RunFolder
+from digitlab.schema import ConfigError
+from digitlab.scratch.network import Dense, Network, glorot, gradient_check, train
+from digitlab.training.interrupt import StopSignal
+from digitlab.training.losses import CrossEntropy, MeanSquaredError
+from digitlab.training.run import Run
+from digitlab.training.surroundings import quiet_libraries
+
+OUTPUTS = {("mse", "linear"): "raw", ("mse", "sigmoid"): "sigmoid", ("mse", "softmax"): "softmax"}
+SHAPES = [[6, 4], [6, 5, 4], [6, 5, 3, 4]]
+HIDDEN = ["relu", "tanh", "sigmoid"]
+CASES = [
+    (units, hidden, output, loss)
+    for units in SHAPES
+    for hidden in HIDDEN
+    for output, loss in [("linear", "mse"), ("sigmoid", "mse"), ("softmax", "mse"), ("softmax", "cross_entropy")]
+]
+
+
+def some_images(count=7, pixels=6, classes=4):
+    random = np.random.default_rng(3)
+    return random.uniform(size=(count, pixels)), random.integers(classes, size=count)
+
+
+def network(units, hidden, output, loss):
+    layers = glorot(units, [hidden] * (len(units) - 2) + [output], seed=1)
+    for layer in layers:
+        layer.bias += np.linspace(-0.3, 0.3, len(layer.bias))
+    return Network(layers, loss=loss)
+
+
+@pytest.mark.parametrize(("units", "hidden", "output", "loss"), CASES)
+def test_gradients_are_those_of_finite_differences(units, hidden, output, loss):
+    assert gradient_check(network(units, hidden, output, loss), *some_images()) < 1e-6
+
+
+def test_the_check_sees_a_wrong_gradient(monkeypatch):
+    wrong = network([6, 5, 4], "tanh", "softmax", "cross_entropy")
+    right = wrong.gradients(*some_images())
+    right[0].weights[2, 1] *= 1.0001
+    monkeypatch.setattr(wrong, "gradients", lambda images, labels: right)
+    assert gradient_check(wrong, *some_images()) > 1e-6
+
+
+@pytest.mark.parametrize(("units", "hidden", "output", "loss"), CASES)
+def test_gradients_are_those_of_autograd(units, hidden, output, loss):
+    ours = network(units, hidden, output, loss)
+    images, labels = some_images()
+    leaves = [[torch.tensor(each, requires_grad=True) for each in (layer.weights, layer.bias)] for layer in ours.layers]
+    values = torch.from_numpy(images)
+    for (weights, bias), layer in zip(leaves, ours.layers, strict=True):
+        values = values @ weights + bias
+        if layer is not ours.layers[-1]:
+            values = getattr(torch, layer.activation)(values)
+    theirs = CrossEntropy() if loss == "cross_entropy" else MeanSquaredError(output=OUTPUTS[loss, output])
+    cost = theirs(values, theirs.encode(torch.from_numpy(labels), 4))
+    cost.backward()
+    assert ours.cost(images, labels) == pytest.approx(cost.item(), rel=1e-12)
+    for (weights, bias), gradient in zip(leaves, ours.gradients(images, labels), strict=True):
+        np.testing.assert_allclose(gradient.weights, weights.grad, rtol=1e-9, atol=1e-15)
+        np.testing.assert_allclose(gradient.bias, bias.grad, rtol=1e-9, atol=1e-15)
+
+
+RECIPES = {
+    "experiment=r2_softmax": ([], "softmax", "cross_entropy", 0.01),
+    "experiment=r3_sigmoid30_mse": (["sigmoid"], "sigmoid", "mse", 0.25),
+    "experiment=r5_fashion_arch1": (["relu"], "softmax", "cross_entropy", 0.001),
+}
+
+
+def dense_layers(run, activations):
+    weights = [tensor.detach().numpy().copy() for tensor in run.classifier.network.parameters()]
+    pairs = zip(weights[::2], weights[1::2], activations, strict=True)
+    return [Dense(weight.T.copy(), bias, activation) for weight, bias, activation in pairs]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(("precision", "tolerance"), [(64, 1e-10), (32, 1e-5)])
+def test_fifty_steps_end_at_the_weights_of_the_lightning_path(shrunk, run_folder, recipe, precision, tolerance):
+    hidden, output, loss, lr = RECIPES[recipe]
+    config = shrunk(
+        recipe, "data=mnist", "data.train_size=2000", "data.batch_size=40", "data.val_size=0", "test=none",
+        "trainer.max_epochs=1", "trainer.limit_train_batches=50", f"trainer.precision={precision}",
+    )  # fmt: skip
+    run = Run(config, RunFolder(run_folder), overrides=[], stop_signal=StopSignal(), resume=False)
+    ours = Network(dense_layers(run, [*hidden, output]), loss=loss)
+    batches = run.data.chunks(run.data.plan, Position()).batches(0)
+    images = run.classifier.normalise(run.data.train_set.images).flatten(1).numpy()
+    train(ours, images, run.data.train_set.labels.numpy(), batches=[index.numpy() for index in batches], lr=lr)
+    with quiet_libraries(), run.recorded():
+        run.fit()
+    for mine, theirs in zip(ours.layers, dense_layers(run, [*hidden, output]), strict=True):
+        for name in ("weights", "bias"):
+            value, other = getattr(mine, name), getattr(theirs, name)
+            assert value.dtype == other.dtype == (np.float64 if precision == 64 else np.float32)
+            np.testing.assert_allclose(value, other, rtol=tolerance, atol=tolerance * np.abs(other).max())
+
+
+def test_cross_entropy_needs_a_softmax():
+    with pytest.raises(ConfigError, match="softmax"):
+        network([6, 4], "relu", "sigmoid", "cross_entropy")
+
+
+def test_no_output_overflows_or_becomes_nan():
+    images, _ = some_images()
+    for output in ("sigmoid", "softmax"):
+        outputs = network([6, 5, 4], "relu", output, "mse")(1e6 * images)
+        assert ((outputs >= 0) & (outputs <= 1)).all()
