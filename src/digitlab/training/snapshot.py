@@ -1,26 +1,22 @@
 """The state of a run as a checkpoint: plain values and tensors, from which it goes on to the bit."""
 
-from __future__ import annotations
-
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning
-from lightning.pytorch import Trainer
 
 from digitlab.data.chunks import Position
 from digitlab.training.classifier import Classifier
 from digitlab.training.metrics import Counts
+from digitlab.training.record import Record
 from digitlab.training.selection import Point
 
-if TYPE_CHECKING:
-    from digitlab.training.recorder import Recorder
 
-
-def snapshot(trainer: Trainer, classifier: Classifier, recorder: Recorder) -> dict[str, Any]:
+def snapshot(classifier: Classifier, optimizer_state: dict[str, Any], record: Record) -> dict[str, Any]:
     """Everything that decides how the run goes on; no generator, as random draws are functions of the position.
 
-    ``state_dict``, ``hyper_parameters`` and the version stand where ``Classifier.load_from_checkpoint`` looks for them.
+    ``optimizer_state`` is the ``state_dict`` of its torch optimiser. ``state_dict``, ``hyper_parameters`` and the
+    version stand where ``Classifier.load_from_checkpoint`` looks for them.
     """
     position = classifier.position
     return {
@@ -29,13 +25,13 @@ def snapshot(trainer: Trainer, classifier: Classifier, recorder: Recorder) -> di
         "state_dict": {name: tensor.detach().clone() for name, tensor in classifier.state_dict().items()},
         "epoch": position.epoch,
         "global_step": position.total_steps,
-        "optimizer_states": [trainer.optimizers[0].state_dict()],
+        "optimizer_states": [optimizer_state],
         "position": dataclasses.asdict(position),
         "train_counts": dataclasses.asdict(classifier.train_counts),
-        "history": [dataclasses.asdict(point) for point in recorder.selection.history],
-        "metrics": dict(recorder.metrics),
-        "rows": [dict(row) for row in recorder.rows],
-        "epoch_seconds": recorder.epoch_seconds,
+        "history": [dataclasses.asdict(point) for point in record.selection.history],
+        "metrics": dict(record.metrics),
+        "rows": [dict(row) for row in record.rows],
+        "epoch_seconds": record.epoch_seconds,
     }
 
 

@@ -1,0 +1,108 @@
+"""What a solo run and a member of a population make alike, from the checked parts to ``result.json``."""
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from digitlab.data.chunks import ChunkPlan
+from digitlab.data.module import ImageData
+from digitlab.data.seeding import stream_seed
+from digitlab.results import environment
+from digitlab.results.checkpoint import read_checkpoint
+from digitlab.results.folder import RunFolder
+from digitlab.results.writer import Row, RunWriter, Status
+from digitlab.training.classifier import Classifier
+from digitlab.training.experiment import Experiment
+from digitlab.training.record import Record
+from digitlab.training.settings import DataFacts
+
+
+def read_data(experiment: Experiment) -> ImageData:
+    """The data set of ``experiment``, fetched if need be, read and split."""
+    data, trainer = experiment.data, experiment.trainer
+    data.overfit_batches = trainer.overfit_batches
+    data.limit_val_batches, data.limit_test_batches = trainer.limit_val_batches, trainer.limit_test_batches
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def initial_classifier(experiment: Experiment, data: ImageData) -> Classifier:
+    """The classifier with the initial weights of its seed."""
+    source = data.source
+    facts = DataFacts(
+        name=source.name, title=source.title, image_shape=list(source.image_shape),
+        class_names=list(source.class_names),
+        mean=data.mean, std=data.std, margin_pixels=source.margin_pixels,
+    )  # fmt: skip
+    torch.manual_seed(stream_seed("init", experiment.switches.seed))
+    classifier = Classifier(
+        model=experiment.model, data=facts.plain(), loss=experiment.loss, optimizer=experiment.optimizer,
+        scheduler=experiment.scheduler, ema_decay=experiment.ema_decay,
+        gradient_clip_norm=experiment.trainer.gradient_clip_norm,
+    )  # fmt: skip
+    classifier.seed = experiment.switches.seed
+    classifier.use_precision(experiment.trainer.dtype)
+    classifier.log_every_steps = experiment.trainer.log_every_steps
+    return classifier
+
+
+def chunk_plan(experiment: Experiment, *, rank: int = 0, world_size: int = 1) -> ChunkPlan:
+    settings = experiment.trainer
+    return ChunkPlan(
+        seed=experiment.switches.seed, batch_size=experiment.data.batch_size, chunk_length=settings.chunk_length,
+        limit_train_batches=settings.limit_train_batches, max_steps=settings.max_steps,
+        val_every_steps=settings.val_every_steps, rank=rank, world_size=world_size,
+    )  # fmt: skip
+
+
+def set_length(classifier: Classifier, experiment: Experiment, steps_per_epoch: int) -> None:
+    """Tell ``classifier`` how many mini-batches an epoch and the whole training have, as its schedule asks."""
+    settings = experiment.trainer
+    classifier.steps_per_epoch = steps_per_epoch
+    all_epochs = settings.max_epochs * steps_per_epoch
+    classifier.total_steps = min(all_epochs, settings.max_steps or all_epochs)
+
+
+def run_writer(config: DictConfig, folder: RunFolder, *, rows: Sequence[Row] = (), steps: int = 0) -> RunWriter:
+    container = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(container, dict)
+    return RunWriter(folder, config={str(key): value for key, value in container.items()}, rows=rows, steps=steps)
+
+
+def result_fields(
+    *,
+    status: Status,
+    error: BaseException | None,
+    record: Record,
+    classifier: Classifier,
+    folder: RunFolder,
+    split_fingerprint: str,
+    overrides: Sequence[str],
+    test_metrics: dict[str, float],
+    device: torch.device,
+) -> dict[str, Any]:
+    """``result.json`` of a run; without ``test_metrics`` its metrics are those of the best checkpoint so far."""
+    best, rows = record.selection.best, record.rows
+    if not test_metrics and folder.best.exists():
+        test_metrics = read_checkpoint(folder.best)["metrics"]
+    result = {
+        "status": status,
+        "metrics": test_metrics,
+        "best_epoch": None if best is None else best.epoch,
+        "epochs": len(rows),
+        "train_seconds": sum(row["train_seconds"] for row in rows),
+        "images_per_second": statistics.median([row["images_per_second"] for row in rows]) if rows else None,
+        "parameters": sum(parameter.numel() for parameter in classifier.network.parameters()),
+        "seed": classifier.seed,
+        "split_fingerprint": split_fingerprint,
+        "overrides": list(overrides),
+        "command": environment.command(overrides),
+        "versions": environment.versions(),
+        "git_commit": environment.git_commit(),
+        "hardware": environment.hardware(device),
+    }
+    return result if error is None else result | {"error": f"{type(error).__name__}: {error}"}
