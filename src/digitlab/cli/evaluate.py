@@ -1,10 +1,20 @@
-"""``digitlab evaluate``: a run's checkpoint on a whole official test set."""
+"""``digitlab evaluate``: a run's checkpoint on a whole official test set, on harder images, on images of no class."""
 
-from typing import Annotated
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from digitlab.cli.app import Device, Folder, Which, WhichOption, app
+from digitlab.schema import ConfigError, RunError
+
+if TYPE_CHECKING:
+    from digitlab.data import ImageData
+    from digitlab.results.folder import RunFolder
+    from digitlab.training import Classifier
+
+_EXAMPLES = 3  # images under the figure's curve, for each severity
 
 
 @app.command()
@@ -13,17 +23,114 @@ def evaluate(
     data: Annotated[str | None, typer.Option(metavar="NAME", help="Another data set of conf/data/ that fits.")] = None,
     checkpoint: WhichOption = Which.BEST,
     device: Annotated[Device, typer.Option(help="Whatever the run was trained on.")] = Device.AUTO,
+    corrupt: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND",
+            help="Test on corrupted images: noise, blur, stretch, pen, rotate, shift, occlude or invert. "
+            "A figure goes to RUN_FOLDER/figures/.",
+        ),
+    ] = None,
+    severity: Annotated[
+        int | None, typer.Option(metavar="1..5", help="One severity of the corruption alone.  [default: all, drawn]")
+    ] = None,
+    out_of_distribution: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="How sure of images of no class: fashion_mnist, cifar10, mnist or noise."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the figure of an earlier call.")] = False,
 ) -> None:
-    """Test a run's checkpoint on the whole official test set. Nothing is written."""
+    """Test a run's checkpoint on the whole official test set; on harder or strange images, where asked for."""
     from digitlab.results.loading import load_classifier, load_data, open_run, require_fit
-    from digitlab.results.table import print_metrics
     from digitlab.training.surroundings import quiet_libraries
-    from digitlab.training.testing import evaluate as measure
 
+    if severity is not None and corrupt is None:
+        raise ConfigError("--severity", severity, "goes with --corrupt")
     run = open_run(folder)
     classifier = load_classifier(run, checkpoint.value)
     images = load_data(run, data)
     require_fit(classifier, images)
+    if data is None and classifier.facts.name != images.source.name:
+        path = run.best if checkpoint is Which.BEST else run.last
+        raise RunError(
+            f"{path}: was trained on {classifier.facts.name}, and its run's configuration says {images.source.name}:"
+            f" --data {classifier.facts.name} tests it on its own"
+        )
+    strange = None if out_of_distribution is None else _strange_images(run, images, out_of_distribution)
     with quiet_libraries():
-        metrics = measure(classifier, images, accelerator=device.value)
+        if corrupt is not None:
+            _corrupted(run, classifier, images, kind=corrupt, severity=severity, device=device, force=force)
+        if out_of_distribution is not None:
+            _strange(classifier, images, strange, device=device)
+        if corrupt is None and out_of_distribution is None:
+            _plain(classifier, images, checkpoint=checkpoint, device=device)
+
+
+def _plain(classifier: "Classifier", images: "ImageData", *, checkpoint: Which, device: Device) -> None:
+    from digitlab.results.table import print_metrics
+    from digitlab.training.testing import evaluate as measure
+
+    metrics = measure(classifier, images, accelerator=device.value)
     print_metrics(metrics, title=f"{images.source.title}, {checkpoint.value} checkpoint, on {classifier.device.type}")
+
+
+def _corrupted(
+    run: "RunFolder", classifier: "Classifier", images: "ImageData", *,
+    kind: str, severity: int | None, device: Device, force: bool,
+) -> None:  # fmt: skip
+    """A row a severity; of all five also the figure, unless it is there and ``force`` is not given."""
+    from digitlab.data.corrupt import corruptions
+    from digitlab.results.table import print_table
+    from digitlab.training.robustness import measure_corrupted
+
+    metrics = measure_corrupted(classifier, images, corruptions(kind, severity), accelerator=device.value)
+    names = ("accuracy", "f1", "loss", "calibration_error")
+    rows = [[str(each), *(f"{row[f'test/{name}']:.4f}" for name in names)] for each, row in metrics.items()]
+    print_table(["severity", *names], rows, title=f"{images.source.title}, {kind}", words=0)
+    if severity is None:
+        path = run.figures / f"corrupt_{kind}_{images.source.name}.png"
+        if path.exists() and not force:
+            print(f"{path}: is there already and stays as it is; --force draws it again", file=sys.stderr)
+        else:
+            accuracies = {each: row["test/accuracy"] for each, row in metrics.items()}
+            _draw(path, accuracies, images, kind=kind)
+
+
+def _draw(path: Path, accuracies: dict[int, float], images: "ImageData", *, kind: str) -> None:
+    import torch
+
+    from digitlab.data.corrupt import corruptions
+    from digitlab.figures.robustness import severity_figure
+    from digitlab.training.robustness import corrupted_images
+
+    shown = images.test_set.images[:_EXAMPLES].cpu()
+    examples = torch.stack([corrupted_images(shown, each) for each in corruptions(kind).values()])
+    path.parent.mkdir(exist_ok=True)
+    severity_figure(accuracies, examples, title=f"{images.source.title}, {kind}").savefig(path)
+    print(path)
+
+
+def _strange_images(run: "RunFolder", own: "ImageData", name: str) -> "ImageData | None":
+    """The data set of this name; None for noise."""
+    from digitlab.results.loading import load_data
+
+    if name == own.source.name:
+        raise ConfigError("--out-of-distribution", name, "is the data set that the network is tested on")
+    try:
+        return None if name == "noise" else load_data(run, name)
+    except ConfigError as error:
+        raise ConfigError("--out-of-distribution", name, f"must be noise, or as data= {error.allowed}") from error
+
+
+def _strange(classifier: "Classifier", own: "ImageData", other: "ImageData | None", *, device: Device) -> None:
+    from digitlab.results.table import print_table
+    from digitlab.training.robustness import out_of_distribution
+
+    measured = out_of_distribution(classifier, own, other, accelerator=device.value)
+    titles = (own.source.title, "uniform noise" if other is None else other.source.title)
+    rows = [
+        [title, str(len(sure)), f"{sure.mean():.4f}", f"{sure.median():.4f}", f"{(sure >= 0.9).double().mean():.1%}"]
+        for title, sure in zip(titles, (measured.own, measured.other), strict=True)
+    ]
+    print_table(["test images", "count", "mean confidence", "median", "0.9 or more"], rows)
+    print(f"AUROC of the confidence, {titles[0]} against {titles[1]}: {measured.auroc:.4f}")

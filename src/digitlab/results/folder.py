@@ -44,6 +44,16 @@ class RunFolder:
         return self.path / "confusion_matrix.csv"
 
     @property
+    def figures(self) -> Path:
+        """The folder of pictures, made after the run."""
+        return self.path / "figures"
+
+    @property
+    def iterations(self) -> Path:
+        """A row a mini-batch, where ``figures.iterations=true`` asked for it."""
+        return self.path / "iterations.csv"
+
+    @property
     def log(self) -> Path:
         return self.path / "train.log"
 

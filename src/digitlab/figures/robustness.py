@@ -1,0 +1,66 @@
+"""The picture of a network's robustness: accuracy against the severity of a corruption, over images so corrupted.
+
+N images, C, H, W, S severities. ``digitlab evaluate --corrupt`` draws it.
+"""
+
+from collections.abc import Mapping
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from digitlab.figures.style import SPLIT_LOOKS, styled
+
+_COLUMN_INCHES, _CURVE_INCHES, _EDGE_INCHES = 0.9, 2.2, 0.6
+_TILE = 0.92  # of a column's width; the rest is the gap between images
+
+
+@styled
+def severity_figure(accuracies: Mapping[int, float], examples: Tensor, *, title: str) -> Figure:
+    """Accuracy in [0, 1] against each of S severities, ascending, and below each what its images look like.
+
+    ``examples`` is a float (S, N, C, H, W) in [0, 1], the same N images at each severity. Three channels are red, green
+    and blue; of any other number the mean is shown in grey.
+    """
+    columns, rows, _, height, width = examples.shape
+    strip_inches = rows * _COLUMN_INCHES * height / width
+    size = (_EDGE_INCHES + columns * _COLUMN_INCHES, _CURVE_INCHES + strip_inches + 1.5 * _EDGE_INCHES)
+    figure = Figure(figsize=size)
+    left, wide = _EDGE_INCHES / size[0], columns * _COLUMN_INCHES / size[0]
+    above = figure.add_axes((left, 1 - (0.5 * _EDGE_INCHES + _CURVE_INCHES) / size[1], wide, _CURVE_INCHES / size[1]))
+    below = figure.add_axes((left, 0.8 * _EDGE_INCHES / size[1], wide, strip_inches / size[1]))
+    _strip(below, examples)
+    _curve(above, list(accuracies.values()), title)
+    below.set_xticks(range(columns), [str(severity) for severity in accuracies])
+    below.set_xlabel("severity of the corruption (0: images as they are)")
+    for axes in (above, below):
+        axes.set_xlim(-0.5, columns - 0.5)
+    return figure
+
+
+def _curve(axes: Axes, accuracies: list[float], title: str) -> None:
+    colour, line, marker = SPLIT_LOOKS["test"]
+    axes.plot(range(len(accuracies)), accuracies, color=colour, linestyle=line, marker=marker)
+    for place, accuracy in enumerate(accuracies):
+        # Below the point where it stands high, so that no number meets the edge of the axes.
+        offset = (0, -13) if accuracy > 0.5 else (0, 7)
+        axes.annotate(f"{accuracy:.1%}", (place, accuracy), offset, textcoords="offset points", ha="center")
+    axes.set_ylim(0, 1.04)
+    axes.set_ylabel("test accuracy")
+    axes.set_xticks([])
+    axes.set_title(title)
+
+
+def _strip(axes: Axes, examples: Tensor) -> None:
+    columns, rows = examples.shape[:2]
+    pixels = examples if examples.shape[2] == 3 else examples.mean(2, keepdim=True).expand(-1, -1, 3, -1, -1)
+    for column in range(columns):
+        for row in range(rows):
+            edges = (column - _TILE / 2, column + _TILE / 2, row + _TILE / 2, row - _TILE / 2)
+            image = pixels[column, row].permute(1, 2, 0).numpy()
+            axes.imshow(image, extent=edges, interpolation="nearest", aspect="auto")
+    axes.set_ylim(rows - 0.5, -0.5)
+    axes.set_yticks([])
+    axes.tick_params(length=0)
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)

@@ -1,0 +1,146 @@
+"""How a trained network bears what it was not trained on: corrupted test images, and images of no class it knows.
+
+It stands beside the plain test in ``digitlab.training.testing`` and measures with it; only what a batch holds differs.
+N images, C, H, W, K classes.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Generator, Tensor
+from torchmetrics.functional.classification import binary_auroc
+
+from digitlab.data.augment import Augmentation, Compose
+from digitlab.data.chunks import EvaluationBatch
+from digitlab.data.foreign import as_shape, noise_images
+from digitlab.data.module import ImageData
+from digitlab.data.seeding import stream_seed
+from digitlab.training.classifier import Classifier
+from digitlab.training.testing import evaluate
+
+Accelerator = Literal["auto", "cpu", "cuda"]
+# From a test batch, and a generator on its device that is the batch's own, to the batch that the network meets.
+Change = Callable[[EvaluationBatch, Generator], EvaluationBatch]
+
+
+def measure_corrupted(
+    classifier: Classifier, data: ImageData, corruptions: Mapping[int, Augmentation], *,
+    accelerator: Accelerator = "auto", seed: int = 0,
+) -> dict[int, dict[str, float]]:  # fmt: skip
+    """Metrics keyed ``test/…``, as the plain test has them, for each severity of a corruption.
+
+    The draws are a pure function of ``seed`` and of an image's place in the test set, whatever the severity. Raises
+    ``ConfigError`` for an accelerator that is not here.
+    """
+    classes = len(data.source.class_names)
+    return {
+        severity: evaluate(classifier, _TestImages(data, _corrupted(each, classes), seed), accelerator=accelerator)
+        for severity, each in corruptions.items()
+    }
+
+
+def corrupted_images(images: Tensor, corruption: Augmentation, *, seed: int = 0) -> Tensor:
+    """Images, uint8 (N, C, H, W), one draw each: float (N, C, H, W) in [0, 1]."""
+    labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+    return corruption(images.float() / 255, labels, classes=1, generator=_generator(images.device, seed, 0))[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Confidences:
+    """How sure a network is of images of its own test set, ``own``, and of ``other`` ones: float (N,) each, in [0, 1].
+
+    It is the greatest score of an image by the loss that trained the network: for cross-entropy the maximum softmax
+    probability (Hendrycks and Gimpel, 2017). ``auroc`` is the chance that an image of its own has the higher one, ties
+    counted half: 1 tells all apart, 0.5 is as good as guessing.
+    """
+
+    own: Tensor
+    other: Tensor
+
+    @property
+    def auroc(self) -> float:
+        target = torch.cat([torch.ones_like(self.own), torch.zeros_like(self.other)]).long()
+        return float(binary_auroc(torch.cat([self.own, self.other]), target))
+
+
+def out_of_distribution(
+    classifier: Classifier, data: ImageData, other: ImageData | None, *,
+    accelerator: Accelerator = "auto", seed: int = 0,
+) -> Confidences:  # fmt: skip
+    """Confidence on the test set of ``data`` against that on the test set of ``other``, or on noise for None.
+
+    The other images are given the shape of the network's own. Raises ``DataError`` where they can't be, and
+    ``ConfigError`` for an accelerator that is not here.
+    """
+    channels, height, width = classifier.facts.image_shape
+    shape = channels, height, width
+
+    def noise(batch: EvaluationBatch, generator: Generator) -> EvaluationBatch:
+        return EvaluationBatch(noise_images(len(batch.images), shape, generator), batch.labels)
+
+    def converted(batch: EvaluationBatch, generator: Generator) -> EvaluationBatch:
+        # Labels of another data set mean nothing here, and may be none of the network's classes.
+        return EvaluationBatch(as_shape(batch.images, shape), torch.zeros_like(batch.labels))
+
+    strange = _TestImages(data, noise, seed) if other is None else _TestImages(other, converted, seed)
+    return Confidences(_confidence(classifier, data, accelerator), _confidence(classifier, strange, accelerator))
+
+
+def _confidence(classifier: Classifier, data: LightningDataModule, accelerator: Accelerator) -> Tensor:
+    evaluate(classifier, data, accelerator=accelerator)
+    return torch.cat(classifier.test_scores).max(1).values.cpu()
+
+
+def _corrupted(corruption: Augmentation, classes: int) -> Change:
+    def change(batch: EvaluationBatch, generator: Generator) -> EvaluationBatch:
+        # The identity keeps the bytes: severity 0 is the plain test, to the bit.
+        if isinstance(corruption, Compose) and not corruption:
+            return batch
+        images, _ = corruption(batch.images.float() / 255, batch.labels, classes=classes, generator=generator)
+        return EvaluationBatch(images, batch.labels)
+
+    return change
+
+
+def _generator(device: torch.device, seed: int, batch: int) -> Generator:
+    return Generator(device).manual_seed(stream_seed("corrupt", seed, batch))
+
+
+class _TestImages(LightningDataModule):
+    """The test set of ``data`` with other images in every batch, on the device of the trainer."""
+
+    def __init__(self, data: ImageData, change: Change, seed: int) -> None:
+        super().__init__()
+        self.data, self.change, self.seed = data, change, seed
+
+    def prepare_data(self) -> None:
+        self.data.prepare_data()
+
+    def setup(self, stage: str | None = None) -> None:
+        self.data.setup(stage)
+
+    def test_dataloader(self) -> "_ChangedLoader":
+        assert self.trainer is not None
+        self.data.to(self.trainer.strategy.root_device)
+        return _ChangedLoader(self)
+
+    def transfer_batch_to_device(
+        self, batch: EvaluationBatch, device: torch.device, dataloader_idx: int
+    ) -> EvaluationBatch:
+        return batch
+
+
+class _ChangedLoader:
+    def __init__(self, images: _TestImages) -> None:
+        self.images = images
+        self.loader = images.data.evaluation_loader("test")
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[EvaluationBatch]:
+        for number, batch in enumerate(self.loader):
+            yield self.images.change(batch, _generator(batch.images.device, self.images.seed, number))

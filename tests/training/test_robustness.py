@@ -1,0 +1,97 @@
+"""A trained network on harder and on strange images, on real MNIST."""
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from digitlab.config import build, compose, plain
+from digitlab.data import ImageData
+from digitlab.data.corrupt import CORRUPTIONS, corruptions
+from digitlab.results.folder import RunFolder
+from digitlab.results.loading import load_classifier, load_data
+from digitlab.training import train
+from digitlab.training.robustness import Confidences, corrupted_images, measure_corrupted, out_of_distribution
+from digitlab.training.surroundings import quiet_libraries
+from digitlab.training.testing import evaluate
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A linear network, about 85 % on its test set, and its data with the first 1,920 test images."""
+    folder = tmp_path_factory.mktemp("run")
+    small = ["trainer=cpu", "trainer.progress_bar=false", "trainer.max_epochs=2", "data.train_size=1000"]
+    config = compose([*small, "model=linear", "optimizer.lr=0.01", "test=none"])
+    (folder / ".hydra").mkdir()
+    OmegaConf.save(config, folder / ".hydra" / "config.yaml")
+    train(config, folder=folder, overrides=[])
+    data = load_data(RunFolder(folder))
+    data.limit_test_batches = 15
+    return load_classifier(RunFolder(folder)), data
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    with quiet_libraries():
+        yield
+
+
+def test_severity_0_is_the_plain_test_to_the_bit(trained):
+    classifier, data = trained
+    plain = evaluate(classifier, data, accelerator="cpu")
+    identity = {0: corruptions("noise")[0]}
+    assert measure_corrupted(classifier, data, identity, accelerator="cpu") == {0: plain}
+
+
+@pytest.mark.parametrize("kind", CORRUPTIONS)
+def test_harm_grows_with_severity_and_is_the_same_each_time(trained, kind):
+    chosen = {severity: corruptions(kind)[severity] for severity in (0, 1, 3, 5)}
+    first, second = (measure_corrupted(*trained, chosen, accelerator="cpu") for _ in range(2))
+    assert first == second
+    accuracies = [metrics["test/accuracy"] for metrics in first.values()]
+    # Little of a corruption may help by chance, a lot never does.
+    assert accuracies[0] + 0.01 >= accuracies[1] > accuracies[2] > accuracies[3]
+
+
+def test_another_seed_draws_anew(trained):
+    one, other = (measure_corrupted(*trained, corruptions("noise", 5), accelerator="cpu", seed=seed) for seed in (0, 1))
+    assert one != other
+
+
+def test_examples_are_corrupted_like_the_test(trained):
+    _, data = trained
+    data.setup()
+    images = data.test_set.images[:20]
+    assert torch.equal(corrupted_images(images, corruptions("blur")[0]), images.float() / 255)
+    assert not torch.equal(*(corrupted_images(images, corruptions("noise")[2], seed=seed) for seed in (0, 1)))
+
+
+def images_of(name, root):
+    return build(plain(compose([f"data={name}", f"data.root={root}"]).data, "data"), "data", ImageData)
+
+
+def test_a_network_is_less_sure_of_what_is_no_digit(trained, data_root):
+    classifier, data = trained
+    clothes = images_of("fashion_mnist", data_root)
+    photographs = images_of("cifar10", data_root)
+    for other in (clothes, photographs):
+        measured = out_of_distribution(classifier, data, other, accelerator="cpu")
+        assert len(measured.own) == 15 * 128
+        assert len(measured.other) == 10_000
+        assert measured.own.mean() > measured.other.mean()
+        assert 0.5 < measured.auroc < 1
+
+
+def test_noise_needs_no_other_data_and_is_drawn_the_same_each_time(trained):
+    first, second = (out_of_distribution(*trained, None, accelerator="cpu") for _ in range(2))
+    assert torch.equal(first.other, second.other)
+    assert len(first.other) == len(first.own)
+    # The classes' own labels play no part: confidence is at least that of a uniform guess.
+    assert first.other.min() >= 0.1
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "auroc"),
+    [([0.9, 0.8], [0.1, 0.2], 1.0), ([0.1], [0.9], 0.0), ([0.5, 0.5], [0.5], 0.5), ([0.9, 0.3], [0.5], 0.5)],
+)
+def test_auroc_is_the_chance_that_the_own_image_is_the_surer(own, other, auroc):
+    assert Confidences(torch.tensor(own), torch.tensor(other)).auroc == pytest.approx(auroc)
