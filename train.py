@@ -1,7 +1,7 @@
 """Train one network, or with -m a sweep of them:
 
 python train.py model=mlp data=cifar10
-python train.py -m optimizer.lr=0.1,0.01 model.dropout=0,0.2
+python train.py -m optimizer.lr=0.1,0.01 model.dropout=0,0.2      (again: it goes on where it was stopped)
 python train.py resume=outputs/cifar10-mlp/2026-11-21_10-00-00_1a2b3c4d
 """
 
@@ -12,23 +12,30 @@ import hydra
 from omegaconf import DictConfig
 
 from digitlab.config import COMPOSITION_ERRORS, CONF, refused, register_resolvers
-from digitlab.failures import leave, told
+from digitlab.failures import in_sweep, leave, told
 from digitlab.overrides import refuse_unreadable
 from digitlab.schema import DigitlabError
+from digitlab.sweeps import resolvers
+from digitlab.sweeps.resume import finish
+from digitlab.sweeps.session import concluded
 
 register_resolvers()
+resolvers.register_resolvers()
 # Hydra then raises instead of printing its own report and ending the process with 1.
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 def main(config: DictConfig) -> float:
-    # Imported here, so that --help, --cfg and tab completion need no torch.
-    from digitlab.results.table import print_result
-    from digitlab.training import train
-
     with told():
+        if in_sweep():
+            return finish(config)
+        # Imported here, so that --help, --cfg and tab completion need no torch.
+        from digitlab.training import train
+
         outcome = train(config)
+    from digitlab.results.table import print_result
+
     print_result(outcome.folder, outcome.result)
     return outcome.monitored
 
@@ -53,7 +60,8 @@ def run() -> None:
             # In tab completion, whatever is typed so far may stand.
             if "-sc" not in arguments and "--shell-completion" not in arguments:
                 refuse_unreadable((override for override in overrides if "=" in override), CONF)
-            main()
+            with concluded():
+                main()
     except DigitlabError as error:
         leave(error)
     except COMPOSITION_ERRORS as error:

@@ -5,7 +5,6 @@ Nothing here imports torch, so that ``train.py --help`` and tab completion answe
 
 import inspect
 import os
-import re
 import secrets
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,8 +43,6 @@ T = TypeVar("T")
 def register_resolvers() -> None:
     """Teach OmegaConf what ``conf/`` uses beside Hydra's own, such as ``${project:data}``, a path beside train.py."""
     OmegaConf.register_new_resolver("project", lambda name: str(ROOT / name), replace=True)
-    OmegaConf.register_new_resolver("sweep_name", lambda choice: choice or "sweep", replace=True)
-    OmegaConf.register_new_resolver("folder_name", _folder_name, replace=True)
     OmegaConf.register_new_resolver("groups", lambda: group_table(CONF), replace=True)
     OmegaConf.register_new_resolver("direction", direction, replace=True)
     # Cached: the folder's name is resolved several times in one run.
@@ -55,11 +52,6 @@ def register_resolvers() -> None:
 def direction(metric: object) -> str:
     """Which way a metric is better: ``min`` for losses, ``max`` for the others."""
     return "min" if str(metric).endswith("/loss") else "max"
-
-
-def _folder_name(overrides: str) -> str:
-    # A path may not hold a slash, and file systems end a name at 255 bytes.
-    return re.sub(r"[^\w.,=+-]+", "-", overrides)[:150]
 
 
 def compose(overrides: Sequence[str] = ()) -> DictConfig:

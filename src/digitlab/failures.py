@@ -26,22 +26,12 @@ def leave(error: DigitlabError) -> NoReturn:
 
 
 class SweepError(RunError):
-    """A job of the sweep in ``folder`` failed; as text, all the jobs in it that failed."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self.folder = folder
-
-    def __str__(self) -> str:
-        results = {path.parent.name: json.loads(path.read_text("utf-8")) for path in self.folder.glob("*/result.json")}
-        failed = {name: result["error"] for name, result in results.items() if result["status"] == "failed"}
-        lines = [f"{self.folder}: {len(failed)} of {len(results)} jobs failed"]
-        return "\n  ".join(lines + [f"{name}: {error}" for name, error in sorted(failed.items(), key=_job_number)])
+    """Runs of a sweep failed, one or more: the others went on."""
 
 
-def _job_number(named: tuple[str, str]) -> int:
-    number = named[0].partition("_")[0]
-    return int(number) if number.isdecimal() else 0
+def in_sweep() -> bool:
+    """Whether the running Hydra job is one of a sweep."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 @contextmanager
@@ -55,7 +45,7 @@ def told() -> Iterator[None]:
         yield
     except Exception as error:
         expected = isinstance(error, DigitlabError)
-        solo = HydraConfig.get().mode == RunMode.RUN
+        solo = not in_sweep()
         # An exit code above 128 is that of a signal: Hydra would go on with the next job.
         if isinstance(error, DigitlabError) and (solo or error.exit_code > 128):
             leave(error)
@@ -64,7 +54,7 @@ def told() -> Iterator[None]:
         folder = Path(HydraConfig.get().runtime.output_dir)
         log.error("%s failed: %s", folder.name, error, exc_info=not expected)
         _mark_failed(folder, error)
-        raise SweepError(folder.parent) from error
+        raise SweepError(f"{folder.name}: {error}") from error
 
 
 def _mark_failed(folder: Path, error: Exception) -> None:

@@ -4,23 +4,22 @@ Hydra imports and calls it at the start of a run or a sweep (``hydra.callbacks.p
 values of a sweep are checked job by job, at the head of ``train()``: a bad one fails alone.
 """
 
-import itertools
-from collections.abc import Iterator
+import sys
 from pathlib import Path
 from typing import Any
 
-from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.object_type import ObjectType
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from digitlab.config import COMPOSITION_ERRORS, refused
+from digitlab.config import COMPOSITION_ERRORS, plain, refused
 from digitlab.failures import leave
 from digitlab.schema import ConfigError, DigitlabError
+from digitlab.sweeps.jobs import Grid, sweep_overrides
+from digitlab.sweeps.session import begin
+from digitlab.sweeps.settings import refuse_without_sweep, sweep_settings
 
 
 class Preflight(Callback):
@@ -36,6 +35,7 @@ class Preflight(Callback):
         # Hydra's next step too; the name of the folder asks it for the names of the data set and the model.
         HydraConfig.instance().set_config(config)
         try:
+            refuse_without_sweep(config.hydra.overrides.task)
             Experiment.from_config(config)
             _make_folder("hydra.run.dir", config.hydra.run.dir)
         except DigitlabError as error:
@@ -44,38 +44,29 @@ class Preflight(Callback):
     def on_multirun_start(self, config: DictConfig, config_name: str | None = None, **kwargs: Any) -> None:
         HydraConfig.instance().set_config(config)
         loader = GlobalHydra.instance().config_loader()
-        params = OmegaConf.select(config, "hydra.sweeper.params") or {}
-        overrides = [*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task]
-        job: list[str] = overrides
+        job = overrides = sweep_overrides(config)
         try:
-            for job in _shapes(loader, overrides):
+            grid = Grid(loader, overrides)
+            for job in grid.shapes():
                 composed = loader.load_configuration(config_name, job, run_mode=RunMode.RUN)
                 if OmegaConf.select(composed, "trainer.strategy") == "ddp":
                     allowed = "can't be swept with -m: each of its processes would launch the whole sweep"
                     raise ConfigError("trainer.strategy", "ddp", allowed)
-            _make_folder("hydra.sweep.dir", config.hydra.sweep.dir)
+            sweep = sweep_settings(plain(config.sweep, "sweep"), config.hydra.overrides.hydra)
+            jobs = None if grid.searched else grid.jobs()
+            folder = Path(config.hydra.sweep.dir)
+            if not sweep.dry_run:
+                _make_folder("hydra.sweep.dir", config.hydra.sweep.dir)
+                begin(folder, grid.keys, jobs)
+                return
+            from digitlab.sweeps.rehearsal import rehearse
+
+            rehearse(folder, jobs, loader, config_name)
         except COMPOSITION_ERRORS as error:
             leave(refused(error, job))
-        except ConfigError as error:
+        except DigitlabError as error:
             leave(error)
-
-
-def _shapes(loader: ConfigLoader, overrides: list[str]) -> Iterator[list[str]]:
-    """The overrides of one job for each combination of the groups that a sweep goes over.
-
-    Which keys exist depends on the groups alone, so of the values of any other key one is enough; of the strategy all,
-    as one of them can't be swept.
-    """
-    choices: dict[str, list[str]] = {}
-    for override in OverridesParser.create(config_loader=loader).parse_overrides(overrides):
-        key = override.get_key_element()
-        if not override.is_sweep_override():
-            choices[key] = [f"{key}={override.get_value_element_as_str()}"]
-        elif override.is_discrete_sweep():
-            values = [f"{key}={value}" for value in override.sweep_string_iterator()]
-            every = key == "trainer.strategy" or loader.get_group_options(key, ObjectType.CONFIG)
-            choices[key] = values if every else values[:1]
-    return (list(job) for job in itertools.product(*choices.values()))
+        sys.exit(0)
 
 
 def _make_folder(key: str, folder: str) -> None:

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +39,14 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The sweep in ``path``; its runs in the order of their numbers, which never change."""
+    """The sweep in ``path``; its runs in the order of their numbers, which never change.
+
+    ``keys`` are those that its last command swept over: new folders are named by their values.
+    """
 
     path: Path
     runs: list[Entry]
+    keys: list[str]
 
     def folder(self, entry: Entry) -> RunFolder:
         return RunFolder(self.path / entry.folder)
@@ -61,7 +65,7 @@ class Manifest:
             content = json.loads(file.read_text(encoding="utf-8"))
             if content["format"] != _FORMAT:
                 raise RunError(f"{file}: is of format {content['format']}; this version reads {_FORMAT}")
-            return cls(path, [Entry(**entry) for entry in content["runs"]])
+            return cls(path, [Entry(**entry) for entry in content["runs"]], list(content["keys"]))
         except (FileNotFoundError, NotADirectoryError):
             reason = f"is no sweep: it has no {file.name}" if path.is_dir() else "there is no such folder"
             raise ConfigError("SWEEP_FOLDER", path, reason) from None
@@ -70,16 +74,17 @@ class Manifest:
             raise RunError(f"{file}: {reason}, and the sweep begins anew beside them") from error
 
     def write(self) -> None:
-        content = {"format": _FORMAT, "runs": [asdict(entry) for entry in self.runs]}
+        content = {"format": _FORMAT, "keys": self.keys, "runs": [asdict(entry) for entry in self.runs]}
         write_atomically(manifest_file(self.path), json.dumps(content, indent=1).encode() + b"\n")
 
     def with_run(self, fingerprint: str, overrides: Sequence[str]) -> "Manifest":
         """The manifest with one more run, whose number no folder has had before."""
         numbers = [entry.number for entry in self.runs] + list(_numbers_in(self.path))
         number = max(numbers, default=-1) + 1
-        name = f"{number}_{folder_name(','.join(overrides))}" if overrides else str(number)
+        swept = [override for override in overrides if override.partition("=")[0] in self.keys]
+        name = f"{number}_{folder_name(','.join(swept))}" if swept else str(number)
         entry = Entry(number, name, fingerprint, list(overrides))
-        return Manifest(self.path, [*self.runs, entry])
+        return replace(self, runs=[*self.runs, entry])
 
 
 def manifest_file(path: Path) -> Path:
@@ -102,32 +107,28 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def create(path: Path) -> Manifest:
-    """The manifest in ``path``, a new one where there is none. Raises ``RunError`` where it is damaged."""
+def create(path: Path, keys: Sequence[str]) -> None:
+    """Have a manifest in ``path`` for a command that sweeps over ``keys``. Raises ``RunError`` for a damaged one."""
     with locked(path):
-        if manifest_file(path).exists():
-            return Manifest.read(path)
-        manifest = Manifest(path, [])
-        manifest.write()
-        return manifest
+        runs = Manifest.read(path).runs if manifest_file(path).exists() else []
+        Manifest(path, runs, list(keys)).write()
 
 
-def folder_of_run(path: Path, config: DictConfig, overrides: Sequence[str]) -> str:
-    """The name of the run folder of ``config`` in the sweep in ``path``: the one it has, or one of its own from now on.
-
-    ``overrides`` are those of the run.
-    """
-    path.mkdir(parents=True, exist_ok=True)
-    digest, overrides = fingerprint(config), run_overrides(overrides)
-    manifest = create(path)
+def allot(path: Path, config: DictConfig, overrides: Sequence[str]) -> str:
+    """The name of the folder of the run of ``config`` in ``path``: the one it has, or from now on one of its own."""
+    digest = fingerprint(config)
     with locked(path):
         manifest = Manifest.read(path)
-        known = [entry for entry in manifest.runs if entry.fingerprint == digest]
-        if not known:
+        known = next((entry for entry in manifest.runs if entry.fingerprint == digest), None)
+        if known is None:
             manifest = manifest.with_run(digest, overrides)
+            known = manifest.runs[-1]
             manifest.write()
-            known = manifest.runs[-1:]
-    return known[0].folder
+        elif known.overrides != list(overrides):
+            # The same run in other words: those of the last command are the ones to go by.
+            manifest.runs[manifest.runs.index(known)] = replace(known, overrides=list(overrides))
+            manifest.write()
+    return known.folder
 
 
 def fingerprint(config: DictConfig) -> str:

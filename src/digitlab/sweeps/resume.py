@@ -8,11 +8,31 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
 
 from digitlab.config import direction
 from digitlab.results.folder import RunFolder
 from digitlab.schema import DigitlabError
-from digitlab.sweeps.manifest import Manifest
+from digitlab.sweeps.manifest import Manifest, run_overrides
+
+
+def finish(config: DictConfig) -> float:
+    """Bring the run of the running Hydra job to its end, from where it stands; the monitored value, found or made.
+
+    Raises what ``train`` raises.
+    """
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    value = finished_value(folder)
+    if value is not None:
+        return value
+    from digitlab.training import train
+
+    # What the last attempt came to is no longer so.
+    RunFolder(folder).result.unlink(missing_ok=True)
+    config.trainer.progress_bar = False  # the sweep has one
+    overrides = run_overrides(list(HydraConfig.get().overrides.task))
+    return train(config, folder=folder, overrides=overrides, resume=True).monitored
 
 
 def finished_value(folder: Path) -> float | None:

@@ -122,7 +122,8 @@ class Experiment:
 def _refuse_unknown(config: DictConfig) -> None:
     known = [*_NODES, *Switches.__dataclass_fields__]
     for key in config:
-        if key != "hydra" and key not in known:
+        # Those two are about the command, not about the run.
+        if key not in ("hydra", "sweep", *known):
             value = OmegaConf.to_container(config, resolve=False)[key]  # type: ignore[index]
             raise unknown(str(key), value, known)
     for key in known:

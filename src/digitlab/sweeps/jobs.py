@@ -1,0 +1,70 @@
+"""The jobs of a sweep's command, before any of them is composed: what each would be given as overrides."""
+
+import itertools
+from collections.abc import Sequence
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+
+from digitlab.schema import ConfigError
+
+
+class Grid:
+    """What the overrides of a sweep let each key be; ``searched`` if a value is left to a search, as of an interval.
+
+    Raises ``ConfigError`` for a key that is given the same value twice.
+    """
+
+    def __init__(self, loader: ConfigLoader, overrides: Sequence[str]) -> None:
+        self._loader = loader
+        self.searched = False
+        self.keys: list[str] = []  # that are swept
+        self._choices: dict[str, list[str]] = {}
+        for override in OverridesParser.create(config_loader=loader).parse_overrides(list(overrides)):
+            key = override.get_key_element()
+            if override.is_sweep_override():
+                self.keys.append(key)
+            if not override.is_sweep_override():
+                self._choices[key] = [f"{key}={override.get_value_element_as_str()}"]
+            elif override.is_discrete_sweep():
+                self._choices[key] = [f"{key}={value}" for value in _distinct(key, override)]
+            else:
+                self.searched = True
+
+    def jobs(self) -> list[list[str]]:
+        """The overrides of each job, in the order that Hydra gives them."""
+        return [list(job) for job in itertools.product(*self._choices.values())]
+
+    def shapes(self) -> list[list[str]]:
+        """The overrides of one job for each combination of the groups that the sweep goes over.
+
+        Which keys exist depends on the groups alone, so of the values of any other key one is enough; of the strategy
+        all, as one of them can't be swept.
+        """
+        choices = [
+            values
+            if key == "trainer.strategy" or self._loader.get_group_options(key, ObjectType.CONFIG)
+            else values[:1]
+            for key, values in self._choices.items()
+        ]
+        return [list(job) for job in itertools.product(*choices)]
+
+
+def _distinct(key: str, override: Override) -> list[str]:
+    values = [str(value) for value in override.sweep_string_iterator()]
+    parser = OverridesParser.create()
+    # By value: 0.1 and 1e-1 would be two jobs of one run.
+    seen = [repr(parser.parse_override(f"{key}={value}").value()) for value in values]
+    for number, value in enumerate(seen):
+        if value in seen[:number]:
+            raise ConfigError(key, ",".join(values), f"has {values[number]} twice: each value is a run")
+    return values
+
+
+def sweep_overrides(config: DictConfig) -> list[str]:
+    """All that the command sweeps over and sets: of its sweep group first, then what was typed."""
+    params = OmegaConf.select(config, "hydra.sweeper.params") or {}
+    return [*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task]

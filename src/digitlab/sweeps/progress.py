@@ -1,0 +1,136 @@
+"""The one line of a sweep under way: runs done, failed and left, the best so far, the time left.
+
+It reads the run folders, so it is the same whichever launcher trains the runs, and in which process.
+"""
+
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from digitlab.config import direction
+from digitlab.schema import DigitlabError
+from digitlab.sweeps.manifest import Manifest
+from digitlab.sweeps.state import SweepRun, read_run
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_REFRESH_SECONDS = 0.5
+
+
+class Tally:
+    """Counts the runs of the sweep in ``path`` that have ended.
+
+    ``jobs`` are the overrides of the runs that the command asks for; None where a search will choose them, and all runs
+    of the sweep count.
+    """
+
+    def __init__(self, path: Path, jobs: Sequence[Sequence[str]] | None) -> None:
+        self.path = path
+        self.jobs = None if jobs is None else {tuple(job) for job in jobs}
+        self.began_at = time.time()
+        self._ended: dict[int, SweepRun] = {}
+        self._ended_now: set[int] = set()
+
+    def update(self) -> None:
+        """Look again at the runs that had not ended."""
+        manifest = Manifest.read(self.path)
+        for entry in manifest.runs:
+            known = entry.number in self._ended
+            if known or (self.jobs is not None and tuple(entry.overrides) not in self.jobs):
+                continue
+            run = read_run(manifest.folder(entry), entry)
+            new = self._is_new(run)
+            # A failure of an earlier command is one that this command will try again.
+            if run.status == "finished" or (run.status == "failed" and new):
+                self._ended[entry.number] = run
+                self._ended_now |= {entry.number} if new else set()
+
+    def _is_new(self, run: SweepRun) -> bool:
+        return run.folder.result.exists() and run.folder.result.stat().st_mtime >= self.began_at
+
+    @property
+    def done(self) -> int:
+        return sum(run.status == "finished" for run in self._ended.values())
+
+    @property
+    def failed(self) -> int:
+        return len(self._ended) - self.done
+
+    @property
+    def left(self) -> int | None:
+        return None if self.jobs is None else len(self.jobs) - len(self._ended)
+
+    @property
+    def best(self) -> SweepRun | None:
+        """The finished run with the best value of the monitored metric."""
+        finished = [run for run in self._ended.values() if run.value is not None and run.metric is not None]
+        return max(finished, key=_gain, default=None)
+
+    def seconds_left(self, now: float) -> float | None:
+        """At the pace of the runs that have ended since the command was given; None before there is one."""
+        if not self._ended_now or self.left is None:
+            return None
+        return (now - self.began_at) / len(self._ended_now) * self.left
+
+    def text(self) -> str:
+        parts = [f"{self.done} done", f"{self.failed} failed"]
+        parts += [] if self.left is None else [f"{self.left} left"]
+        if self.best is not None and self.best.value is not None:
+            parts.append(f"best {self.best.metric} {self.best.value:.4f} (run {self.best.entry.number})")
+        seconds = self.seconds_left(time.time())
+        return " · ".join(parts if seconds is None else [*parts, f"{duration(seconds)} left"])
+
+
+def _gain(run: SweepRun) -> float:
+    assert run.value is not None
+    return run.value if direction(run.metric) == "max" else -run.value
+
+
+def duration(seconds: float) -> str:
+    """``3 h 20 min``, ``4 min 10 s`` or ``12 s``."""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+    return f"{whole // 60} min {whole % 60:02} s" if whole >= 60 else f"{whole} s"
+
+
+class SweepLine:
+    """Draws the tally on stderr from a thread of its own, if that is a terminal."""
+
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        from rich.console import Console
+
+        console = Console(file=sys.stderr)
+        if console.is_terminal:
+            self._thread = threading.Thread(target=self._draw, args=(console,), daemon=True)
+            self._thread.start()
+
+    def _draw(self, console: "Console") -> None:
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        tally = self._tally
+        total = None if tally.jobs is None else len(tally.jobs)
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[text]}"))
+        with Progress(*columns, console=console, auto_refresh=False, transient=True) as progress:
+            task = progress.add_task(tally.path.name[:30], total=total, text="")
+            while not self._over.wait(_REFRESH_SECONDS):
+                try:
+                    tally.update()
+                except (OSError, DigitlabError):
+                    continue  # drawn from the files when they can be read again
+                progress.update(task, completed=tally.done + tally.failed, text=tally.text(), refresh=True)
+
+    def stop(self) -> None:
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None

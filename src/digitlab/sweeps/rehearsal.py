@@ -1,0 +1,123 @@
+"""``sweep.dry_run=true``: what a sweep would run, about how long and in how much memory. It leaves nothing behind."""
+
+import resource
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from digitlab.results.table import print_table
+from digitlab.schema import ConfigError
+from digitlab.sweeps.manifest import fingerprint, manifest_file, run_overrides
+from digitlab.sweeps.progress import duration
+from digitlab.sweeps.state import SweepRun, read_runs
+
+# Mini-batches of a measurement: enough for a rate, few enough for a second or two.
+_MEASURED_BATCHES = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A job of the sweep, composed: ``run`` is the one that has its configuration already, if there is one."""
+
+    overrides: list[str]
+    config: DictConfig
+    run: SweepRun | None
+
+    @property
+    def finished(self) -> bool:
+        return self.run is not None and self.run.status == "finished"
+
+    @property
+    def epochs(self) -> int:
+        return int(self.config.trainer.max_epochs)
+
+
+def rehearse(folder: Path, jobs: Sequence[Sequence[str]] | None, loader: ConfigLoader, config_name: str | None) -> None:
+    """Print the runs of the sweep in ``folder``, which need not be there, and estimates.
+
+    Raises ``ConfigError`` where a search is to choose the runs, and what the training of the first run raises.
+    """
+    if jobs is None:
+        raise ConfigError("sweep.dry_run", True, "can't list the runs of a search: it chooses them as it goes")
+    plan = _plan(folder, jobs, loader, config_name)
+    _print_runs(folder, plan)
+    left = [planned for planned in plan if not planned.finished]
+    print(f"{len(plan)} runs, {len(plan) - len(left)} of them finished before")
+    if left:
+        print(_estimate([planned.run for planned in plan if planned.run is not None], left))
+
+
+def _plan(folder: Path, jobs: Sequence[Sequence[str]], loader: ConfigLoader, config_name: str | None) -> list[Planned]:
+    known: dict[str, SweepRun] = {}
+    if manifest_file(folder).exists():
+        known = {run.entry.fingerprint: run for run in read_runs(folder)}
+    plan = []
+    for job in jobs:
+        config = loader.load_configuration(config_name, list(job), run_mode=RunMode.RUN)
+        with open_dict(config):
+            del config["hydra"]
+        plan.append(Planned(run_overrides(job), config, known.get(fingerprint(config))))
+    return plan
+
+
+def _print_runs(folder: Path, plan: Sequence[Planned]) -> None:
+    rows = []
+    for planned in plan:
+        number = "new" if planned.run is None else str(planned.run.entry.number)
+        state = "" if planned.run is None else planned.run.status
+        rows.append([number, state, " ".join(planned.overrides)])
+    print_table(["run", "state", "overrides"], rows, title=str(folder), words=3)
+
+
+def _estimate(before: Sequence[SweepRun], left: Sequence[Planned]) -> str:
+    rates = [run.result["train_seconds"] / run.result["epochs"] for run in before if run.result.get("epochs")]
+    result, mebibytes = _measure(left[0].config)
+    if rates:
+        source, seconds_per_epoch = f"the {len(rates)} runs there are", statistics.fmean(rates)
+    else:
+        source = f"{_MEASURED_BATCHES} mini-batches of the first run"
+        seconds_per_epoch = _training_images(left[0].config) / result["images_per_second"]
+    epochs = sum(planned.epochs for planned in left)
+    seconds = epochs * seconds_per_epoch
+    return (
+        f"about {duration(seconds)} of training one after another ({epochs} epochs at most, by {source}), "
+        f"and {mebibytes:.0f} MiB a process (measured on the first run)"
+    )
+
+
+def _training_images(config: DictConfig) -> int:
+    """How many images an epoch of ``config`` trains on."""
+    from digitlab.training.experiment import Experiment
+
+    experiment = Experiment.from_config(config, typed=[])
+    experiment.data.setup()
+    images, limit = len(experiment.data.train_indices), experiment.trainer.limit_train_batches
+    return images if limit is None else min(images, limit * experiment.data.batch_size)
+
+
+def _measure(config: DictConfig) -> tuple[dict[str, Any], float]:
+    """The result of the first mini-batches of ``config``, and the most memory that this process has held, in MiB."""
+    from digitlab.training import train
+
+    short = OmegaConf.merge(
+        config,
+        {
+            "trainer": {"max_epochs": 1, "limit_val_batches": 1, "progress_bar": False, "profiler": None},
+            "test": "none",
+        },
+    )
+    assert isinstance(short, DictConfig)
+    limit = short.trainer.limit_train_batches
+    short.trainer.limit_train_batches = min(limit or _MEASURED_BATCHES, _MEASURED_BATCHES)
+    with TemporaryDirectory() as folder:
+        result = train(short, folder=Path(folder), overrides=[]).result
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return result, peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -1,0 +1,52 @@
+"""``sweep.*`` of the configuration, checked."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from digitlab.schema import ConfigError, refusal, settings
+from digitlab.sweeps.manifest import folder_name, run_overrides
+
+
+@settings
+class SweepSettings:
+    """``name`` of the sweep's folder, by default made from what was typed, so that the same command finds its sweep.
+
+    ``fresh`` begins a new sweep beside the one that is there; ``dry_run`` tells what would run, and runs nothing.
+    """
+
+    name: str | None
+    fresh: bool
+    dry_run: bool
+
+    def __post_init__(self) -> None:
+        if self.name is not None and (not self.name or folder_name(self.name) != self.name):
+            allowed = "must be a name of at most 100 letters, digits and .,=+-_ that begins and ends with none of .-"
+            raise ConfigError("name", self.name, allowed)
+
+
+def sweep_settings(node: dict[str, Any], typed: Sequence[str]) -> SweepSettings:
+    """The checked settings of the ``sweep`` node; ``typed`` are the overrides of Hydra, for the folder may be one.
+
+    Raises ``ConfigError``.
+    """
+    try:
+        checked = SweepSettings(**node)
+    except ValidationError as error:
+        raise refusal(error, of=SweepSettings, given=node).under("sweep") from error
+    for override in typed:
+        key, _, value = override.partition("=")
+        if key == "hydra.sweep.subdir":
+            raise ConfigError(key, value, "can't be set: the runs of a sweep are numbered by its manifest")
+        if key == "hydra.sweep.dir" and (checked.name is not None or checked.fresh):
+            raise ConfigError(key, value, "can't be given beside sweep.name and sweep.fresh, which say the same")
+    return checked
+
+
+def refuse_without_sweep(overrides: Sequence[str]) -> None:
+    """Raise ``ConfigError`` where a single run is told about its sweep: nearly always the -m has been forgotten."""
+    for override in overrides:
+        if override not in run_overrides([override]):
+            key, _, value = override.lstrip("+").partition("=")
+            raise ConfigError(key, value, "is about a sweep: it needs -m")

@@ -1,0 +1,53 @@
+"""Mean, standard deviation and confidence interval of a few measurements, such as the same run with several seeds."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """``count`` values: their mean, sample standard deviation ``sd``, and the 95 % confidence interval of the mean.
+
+    One value alone has neither ``sd`` nor ``interval``. The interval is Student's (1908), which holds for few values if
+    these are about normally distributed.
+    """
+
+    count: int
+    mean: float
+    sd: float | None = None
+    interval: tuple[float, float] | None = None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Summary":
+        count, mean = len(values), statistics.fmean(values)
+        if count == 1:
+            return cls(count, mean)
+        sd = statistics.stdev(values, xbar=mean)
+        half = student_quantile(count - 1) * sd / math.sqrt(count)
+        return cls(count, mean, sd, (mean - half, mean + half))
+
+
+@lru_cache
+def student_quantile(degrees: int, probability: float = 0.975) -> float:
+    """The value below which Student's t with ``degrees`` of freedom stays with ``probability``, in (0.5, 1)."""
+    # t = sqrt(degrees) * tan(angle), and the distribution grows with the angle.
+    low, high = 0.0, math.pi / 2
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _student_below(middle, degrees) < probability else (low, middle)
+    return math.sqrt(degrees) * math.tan(low)
+
+
+def _student_below(angle: float, degrees: int) -> float:
+    """P(T < sqrt(degrees) tan(angle)): the finite series of Abramowitz and Stegun (1964), 26.7.3 and 26.7.4."""
+    cosine, sine = math.cos(angle), math.sin(angle)
+    odd = degrees % 2
+    term, total = (cosine, 0.0) if odd else (1.0, 0.0)
+    for power in range(1 + odd, degrees + odd, 2):
+        total += term
+        term *= cosine**2 * power / (power + 1)
+    inside = 2 / math.pi * (angle + sine * total) if odd else sine * total
+    return (1 + inside) / 2
