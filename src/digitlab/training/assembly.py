@@ -1,10 +1,12 @@
 """What a solo run and a member of a population make alike, from the checked parts to ``result.json``."""
 
+import logging
 import statistics
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities.model_summary import ModelSummary
 from omegaconf import DictConfig, OmegaConf
 
 from digitlab.data.chunks import ChunkPlan
@@ -18,6 +20,8 @@ from digitlab.training.classifier import Classifier
 from digitlab.training.experiment import Experiment
 from digitlab.training.record import Record
 from digitlab.training.settings import DataFacts
+
+log = logging.getLogger(__name__)
 
 
 def read_data(experiment: Experiment) -> ImageData:
@@ -71,6 +75,14 @@ def run_writer(config: DictConfig, folder: RunFolder, *, rows: Sequence[Row] = (
     container = OmegaConf.to_container(config, resolve=True)
     assert isinstance(container, dict)
     return RunWriter(folder, config={str(key): value for key, value in container.items()}, rows=rows, steps=steps)
+
+
+def summarise(classifier: Classifier, writer: RunWriter) -> str:
+    """Write the table of layers, shapes and parameters, and return it."""
+    summary = str(ModelSummary(classifier, max_depth=-1))
+    writer.summary(summary + "\n")
+    log.info("model:\n%s", summary)
+    return summary
 
 
 def result_fields(

@@ -1,6 +1,5 @@
 """``resume=FOLDER``: go on with a run from its own configuration, in its own folder."""
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from digitlab.config import compose
 from digitlab.results.folder import RunFolder
 from digitlab.schema import ConfigError
 from digitlab.training.run import Outcome, train
+from digitlab.training.surroundings import log_to
 
 # What a group of conf/trainer decides; the rest of `trainer` stays as it was.
 _DEVICE_KEYS = ("accelerator", "devices", "strategy")
@@ -33,16 +33,8 @@ def resume(folder: str, arguments: Sequence[str]) -> Outcome:
         if argument.startswith("-"):
             raise ConfigError("resume", folder, f"can't be given beside {argument}: it goes on with a single run")
         _override(config, key, value, argument)
-    handler = logging.FileHandler(run_folder.log)
-    handler.setFormatter(logging.Formatter("[%(asctime)s][%(levelname)s] %(message)s"))
-    root = logging.getLogger()
-    root.addHandler(handler)
-    root.setLevel(logging.INFO)
-    try:
+    with log_to(run_folder.log):
         return train(config, folder=run_folder.path, overrides=run_folder.read_overrides(), resume=True)
-    finally:
-        root.removeHandler(handler)
-        handler.close()
 
 
 def _override(config: DictConfig, key: str, value: str, argument: str) -> None:

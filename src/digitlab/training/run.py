@@ -11,14 +11,21 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning.pytorch import Trainer
 from lightning.pytorch.loops.progress import _ProcessedTracker
-from lightning.pytorch.utilities.model_summary import ModelSummary
 from omegaconf import DictConfig
 
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
 from digitlab.results.writer import Row, RunWriter, Status
 from digitlab.schema import DigitlabError
-from digitlab.training.assembly import chunk_plan, initial_classifier, read_data, result_fields, run_writer, set_length
+from digitlab.training.assembly import (
+    chunk_plan,
+    initial_classifier,
+    read_data,
+    result_fields,
+    run_writer,
+    set_length,
+    summarise,
+)
 from digitlab.training.experiment import Experiment
 from digitlab.training.interrupt import Interrupted, StopSignal
 from digitlab.training.progress import EpochBar
@@ -167,9 +174,7 @@ class Run:
     def _summarise(self) -> None:
         if self.writer is None:
             return
-        summary = str(ModelSummary(self.classifier, max_depth=-1))
-        self.writer.summary(summary + "\n")
-        log.info("model:\n%s", summary)
+        summary = summarise(self.classifier, self.writer)
         if self.experiment.trainer.progress_bar and not _in_sweep():
             print(summary)
 

@@ -99,10 +99,8 @@ class EagerStep:
     def require_finite(self, loss: float, step: int) -> None:
         """Raise ``RunError`` with epoch, step (both from 1) and learning rate unless ``loss`` is finite."""
         if not math.isfinite(loss):
-            raise RunError(
-                f"the loss is {loss} at epoch {step // self._steps_per_epoch + 1}, step {step + 1} "
-                f"(learning rate {self.learning_rate(step):g}): training stopped"
-            )
+            rate = self.learning_rate(step)
+            raise loss_error(loss, step, steps_per_epoch=self._steps_per_epoch, learning_rate=rate)
 
     @torch.no_grad()
     def _follow(self, steps_done: int) -> None:
@@ -113,6 +111,14 @@ class EagerStep:
         torch._foreach_lerp_(list(self._average.parameters()), self._weights, 1 - decay)
         for average, buffer in zip(self._average.buffers(), self._network.buffers(), strict=True):
             average.copy_(buffer)
+
+
+def loss_error(loss: float, step: int, *, steps_per_epoch: int, learning_rate: float) -> RunError:
+    """What to raise for a ``loss`` that is not finite at mini-batch ``step``, counted from 0 over the whole run."""
+    return RunError(
+        f"the loss is {loss} at epoch {step // steps_per_epoch + 1}, step {step + 1} "
+        f"(learning rate {learning_rate:g}): training stopped"
+    )
 
 
 def _generator(device: torch.device) -> torch.Generator:

@@ -11,7 +11,7 @@ from digitlab.schema import ConfigError
 from digitlab.training.classifier import Classifier
 
 # As in the paper that named it expected calibration error (Guo et al., 2017).
-_CALIBRATION_BINS = 15
+CALIBRATION_BINS = 15
 
 
 def measure_test(
@@ -23,12 +23,26 @@ def measure_test(
     confidence and accuracy over 15 bins of confidence, in [0, 1].
     """
     trainer.test(classifier, datamodule=data, verbose=False)
+    return _measured(classifier)
+
+
+def measure_alone(classifier: Classifier, data: LightningDataModule) -> tuple[dict[str, float], Tensor]:
+    """As ``measure_test``, without a Trainer; the images of ``data`` lie on the classifier's device already."""
+    classifier.eval()
+    with torch.inference_mode():
+        classifier.on_test_epoch_start()
+        for number, batch in enumerate(data.test_dataloader()):
+            classifier.test_step(batch, number)
+    return _measured(classifier)
+
+
+def _measured(classifier: Classifier) -> tuple[dict[str, float], Tensor]:
     counts = classifier.evaluation
     scores = torch.cat(classifier.test_scores)
     labels = torch.cat(classifier.test_labels)
     metrics = counts.metrics()
     metrics["calibration_error"] = float(
-        multiclass_calibration_error(scores, labels, num_classes=scores.shape[1], n_bins=_CALIBRATION_BINS)
+        multiclass_calibration_error(scores, labels, num_classes=scores.shape[1], n_bins=CALIBRATION_BINS)
     )
     metrics |= {
         f"class_accuracy/{name}": value for name, value in counts.class_accuracy(classifier.facts.class_names).items()

@@ -1,0 +1,183 @@
+"""One run of a population: its folder, its classifier, whose weights are a row of the population's, and its record."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from digitlab.data.chunks import Position
+from digitlab.data.module import ImageData
+from digitlab.results.checkpoint import read_checkpoint
+from digitlab.results.folder import RunFolder
+from digitlab.results.writer import Status
+from digitlab.training.assembly import initial_classifier, result_fields, run_writer, set_length, summarise
+from digitlab.training.experiment import Experiment
+from digitlab.training.metrics import Counts
+from digitlab.training.record import Record
+from digitlab.training.selection import Selection
+from digitlab.training.snapshot import snapshot
+from digitlab.training.surroundings import log_to
+from digitlab.training.testing import measure_alone
+
+# Makes the "state" of a torch optimiser: only when a checkpoint is written is it needed.
+State = Callable[[], dict[int, dict[str, Tensor]]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A run that is to be trained: its checked configuration, its folder, and what was typed for it."""
+
+    number: int
+    config: DictConfig
+    experiment: Experiment
+    folder: RunFolder
+    overrides: Sequence[str]
+
+    @property
+    def seed(self) -> int:
+        return self.experiment.switches.seed
+
+
+class Member:
+    """Does for one run what Lightning's trainer and the recorder do for a solo run.
+
+    ``outcome`` is the best monitored value of a run that has come to its end, or the error that ended it.
+    """
+
+    def __init__(self, job: Job, data: ImageData, *, steps_per_epoch: int) -> None:
+        self.job, self.data = job, data
+        self.classifier = initial_classifier(job.experiment, data)
+        set_length(self.classifier, job.experiment, steps_per_epoch)
+        validating = len(data.val_indices) > 0
+        self._param_groups = self.classifier.update.build(self.classifier.network).state_dict()["param_groups"]
+        self.outcome: float | Exception | None = None
+        self.learning_rate = 0.0
+        self._images = 0
+        self._test_metrics: dict[str, float] = {}
+        with log_to(job.folder.log):
+            self.writer = run_writer(job.config, job.folder)
+            summarise(self.classifier, self.writer)
+        self.record = Record(
+            writer=self.writer,
+            selection=Selection(
+                monitor=job.experiment.monitor, early_stopping=job.experiment.early_stopping,
+                last_is_best=not validating,
+            ),
+            validating=validating,
+            rows=[],
+        )  # fmt: skip
+
+    def live_in(self, parameters: Sequence[Tensor], buffers: Sequence[Tensor], averages: Sequence[Tensor]) -> None:
+        """Make the classifier's weights views of the tensors given, each a row of the population's."""
+        _point(self.classifier.network, parameters, buffers)
+        if self.classifier.average is not None:
+            _point(self.classifier.average, averages, buffers)
+
+    def count(self, counts: Counts, losses: Sequence[tuple[int, float]]) -> None:
+        """Add what was learnt in a chunk; ``losses`` of single mini-batches as (step from 1, loss)."""
+        own = self.classifier.train_counts
+        own.confusion = own.confusion + counts.confusion
+        own.loss_sum += counts.loss_sum
+        self.classifier.logged_losses += losses
+
+    def take_train_metrics(self) -> None:
+        counts, self.classifier.train_counts = (
+            self.classifier.train_counts,
+            Counts.zeros(len(self.classifier.facts.class_names), self.classifier.train_counts.confusion.device),
+        )
+        self._images = int(counts.confusion.sum())
+        self.record.metrics |= {f"train/{name}": value for name, value in counts.metrics().items()}
+
+    def validated(self, counts: Counts, position: Position, state: State) -> None:
+        with log_to(self.job.folder.log):
+            measured = {f"val/{name}": value for name, value in counts.metrics().items()}
+            if self.record.add_validation(measured, position):
+                self.save(position, state, best=True)
+
+    def end_epoch(self, position: Position, state: State, *, epoch_over: bool) -> None:
+        """What is done after an epoch, or where the run ends inside one."""
+        if "train/loss" not in self.record.metrics:
+            self.take_train_metrics()
+        with log_to(self.job.folder.log):
+            self.record.add_epoch(
+                position, images=self._images, learning_rate=self.learning_rate, losses=self._take_losses()
+            )
+        if epoch_over:
+            position = replace(position)
+            position.next_epoch()
+            self.record.epoch_seconds = 0.0
+        self.save(position, state, best=False)
+        if not self.record.validating:
+            self.save(position, state, best=True)
+        self.record.metrics = {}
+
+    def is_over(self, position: Position) -> bool:
+        over = position.total_steps >= self.classifier.total_steps
+        return over or self.record.selection.exhausted
+
+    def save(self, position: Position, state: State, *, best: bool) -> None:
+        """Write a checkpoint that a solo run would go on from."""
+        self.classifier.position = replace(position)
+        groups = [{**group, "lr": self.learning_rate} for group in self._param_groups]
+        optimizer_state = {"state": state(), "param_groups": groups}
+        self.writer.checkpoint(snapshot(self.classifier, optimizer_state, self.record), best=best)
+
+    def stop(self, position: Position, state: State, error: Exception) -> None:
+        """Save the run where it stands: a signal came."""
+        self.record.add_losses(self._take_losses())
+        self.save(position, state, best=False)
+        self._close("stopped", error)
+
+    def fail(self, error: Exception) -> None:
+        self._leave()
+        self.outcome = error
+        self._close("failed", error)
+
+    def finish(self) -> None:
+        """The test, as the configuration asks for it, and the result."""
+        self._leave()
+        best = self.record.selection.best
+        try:
+            self._test()
+        except Exception as error:
+            self.fail(error)
+        else:
+            self.outcome = self.record.selection.monitor.worst if best is None else best.value
+            self._close("finished", None)
+
+    def _leave(self) -> None:
+        """Take the weights out of the population's tensors, so that these can go."""
+        for module in (self.classifier.network, self.classifier.average):
+            for tensor in [] if module is None else [*module.parameters(), *module.buffers()]:
+                tensor.data = tensor.data.clone()
+
+    def _test(self) -> None:
+        which, folder = self.job.experiment.switches.test, self.job.folder
+        if which == "none":
+            return
+        checkpoint = read_checkpoint(folder.best if which == "best" else folder.last)
+        self.classifier.load_state_dict(checkpoint["state_dict"])
+        metrics, confusion = measure_alone(self.classifier, self.data)
+        self._test_metrics = checkpoint["metrics"] | metrics
+        self.writer.confusion(confusion, self.classifier.facts.class_names)
+
+    def _close(self, status: Status, error: Exception | None) -> None:
+        result = result_fields(
+            status=status, error=error, record=self.record, classifier=self.classifier, folder=self.job.folder,
+            split_fingerprint=self.data.split_fingerprint, overrides=self.job.overrides,
+            test_metrics=self._test_metrics, device=self.classifier.device,
+        )  # fmt: skip
+        with log_to(self.job.folder.log):
+            self.writer.result(result, step=self.classifier.position.total_steps)
+            self.writer.close()
+
+    def _take_losses(self) -> list[tuple[int, float]]:
+        losses, self.classifier.logged_losses = self.classifier.logged_losses, []
+        return losses
+
+
+def _point(module: nn.Module, parameters: Sequence[Tensor], buffers: Sequence[Tensor]) -> None:
+    own = [*module.parameters(), *module.buffers()]
+    for tensor, row in zip(own, (*parameters, *buffers), strict=True):
+        tensor.data = row

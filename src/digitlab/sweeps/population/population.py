@@ -1,0 +1,303 @@
+"""A population: members trained step by step together, which leave it when they have come to their end."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from itertools import groupby
+
+import torch
+from torch import Tensor, nn
+
+from digitlab.data.chunks import Chunk, ChunkLoader, Position
+from digitlab.sweeps.population.dense import DenseStack
+from digitlab.sweeps.population.dropout import Masks
+from digitlab.sweeps.population.losses import StackedLoss
+from digitlab.sweeps.population.mapped import MappedStack, dropout_shapes
+from digitlab.sweeps.population.member import Job, Member
+from digitlab.sweeps.population.update import Rates, Update
+from digitlab.training.assembly import chunk_plan, read_data
+from digitlab.training.interrupt import Interrupted, StopSignal
+from digitlab.training.metrics import Counts
+from digitlab.training.step import loss_error
+
+# Mini-batches between two looks at the losses and the signal, where nothing was asked for.
+_CHUNK_LENGTH = 64
+# torch's own, in clip_grad_norm_.
+_CLIP_EPS = 1e-6
+
+
+class Population:
+    """Trains ``jobs``, which differ in numbers only (``grouping``), on ``device``."""
+
+    def __init__(self, jobs: Sequence[Job], *, device: torch.device, stop_signal: StopSignal) -> None:
+        # A stable order of streams: members of one seed see the same images.
+        jobs = sorted(jobs, key=lambda job: (job.seed, job.number))
+        self.experiment = jobs[0].experiment
+        self.device, self.stop_signal = device, stop_signal
+        self.data = read_data(self.experiment)
+        self.data.to(device)
+        self.steps_per_epoch = chunk_plan(self.experiment).steps_per_epoch(len(self.data.train_indices))
+        self.members = [Member(job, self.data, steps_per_epoch=self.steps_per_epoch) for job in jobs]
+        for member in self.members:
+            member.classifier.to(device)
+        self.position = Position()
+        self.all_members = list(self.members)
+        self._form()
+
+    @property
+    def began(self) -> bool:
+        """Whether any member has a row already."""
+        return any(member.record.rows for member in self.all_members)
+
+    def train(self) -> None:
+        """Until all members have come to their end; raises ``Interrupted``, after saving them, when a signal comes."""
+        while self.members:
+            self._epoch()
+            self._compact()
+            if self.members and self.stop_signal.received is not None:
+                self._stop(self.stop_signal.received)
+
+    def _form(self, kept: Tensor | None = None) -> None:
+        """Stack the members that are there; ``kept`` says which of the former ones they are."""
+        members = self.members
+        classifiers = [member.classifier for member in members]
+        networks = [classifier.network for classifier in classifiers]
+        first = classifiers[0]
+        # Where any member drops out, all have the layer: at a rate of 0 it does nothing.
+        template = max(networks, key=lambda network: sum(isinstance(layer, nn.Dropout) for layer in network.modules()))
+        streams = [list(group) for _, group in groupby(members, key=lambda member: member.job.seed)]
+        sizes = [len(stream) for stream in streams]
+        parameters = _stack([list(network.parameters()) for network in networks])
+        self._buffers = _stack([list(network.buffers()) for network in networks])
+        averages = [classifier.average for classifier in classifiers if classifier.average is not None]
+        self._averages = _stack([list(average.parameters()) for average in averages])
+        self.stack: DenseStack | MappedStack
+        if DenseStack.fits(template):
+            self.stack = DenseStack(template, parameters, stream_sizes=sizes)
+        else:
+            self.stack = MappedStack(template, parameters, buffers=self._buffers, stream_sizes=sizes)
+        for row, member in enumerate(members):
+            member.live_in(*([t.detach()[row] for t in group] for group in (parameters, self._buffers, self._averages)))
+        updates = [classifier.update for classifier in classifiers]
+        update = Update(updates, networks, self.stack.parameters)
+        if kept is not None:
+            update.keep(kept, self.update)
+        self.update: Update = update
+        self._rates = Rates(
+            updates, [classifier.schedule for classifier in classifiers], steps_per_epoch=self.steps_per_epoch,
+            total_steps=[classifier.total_steps for classifier in classifiers], device=self.device,
+        )  # fmt: skip
+        self._normalise = first.normalise
+        self._dtype = first.normalise.scale.dtype
+        self._loss = StackedLoss([classifier.loss for classifier in classifiers], device=self.device, dtype=self._dtype)
+        self._masks = _masks(template, members, device=self.device, dtype=self._dtype)
+        self._stream_of = torch.tensor([s for s, size in enumerate(sizes) for _ in range(size)], device=self.device)
+        self._loaders = [self._loader(stream[0]) for stream in streams]
+        self._classes = len(first.facts.class_names)
+        numbers = [(classifier.ema_decay, classifier.gradient_clip_norm) for classifier in classifiers]
+        self._ema_decay, self._clip_norm = (self._numbers(values) for values in zip(*numbers, strict=True))
+
+    def _numbers(self, values: Sequence[float | None]) -> Tensor | None:
+        given = [value for value in values if value is not None]
+        return torch.tensor(given, dtype=torch.float64, device=self.device) if given else None
+
+    def _loader(self, member: Member) -> ChunkLoader:
+        plan = chunk_plan(member.job.experiment)
+        plan = replace(plan, chunk_length=plan.chunk_length or _CHUNK_LENGTH)
+        # The augmentation has no numbers of its own that could differ, and draws by the seed of the plan.
+        return self.data.chunks(plan, self.position)
+
+    # Training ---------------------------------------------------------------------------------------------------------
+
+    def _epoch(self) -> None:
+        self.data.augment = self.experiment.data.augment
+        for chunks in zip(*self._loaders, strict=True):
+            with self._timed():
+                self._learn(chunks)
+            if chunks[0].last and self._whole(chunks[0]):
+                for member in self._active():
+                    member.take_train_metrics()
+            if chunks[0].validate and self._whole(chunks[0]):
+                if len(self.data.val_indices) > 0:
+                    self._validate()
+                if not chunks[0].last:
+                    self._end_exhausted()
+            elif self.stop_signal.received is not None:
+                self._stop(self.stop_signal.received)
+            if not self._active():
+                return
+        self._end_epoch()
+
+    def _whole(self, chunk: Chunk) -> bool:
+        return self.position.step == chunk.step + len(chunk.indices)
+
+    def _active(self) -> list[Member]:
+        return [member for member in self.members if member.outcome is None]
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        started_at = time.perf_counter()
+        yield
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        active = self._active()
+        share = (time.perf_counter() - started_at) / max(len(active), 1)
+        for member in active:
+            member.record.epoch_seconds += share
+
+    def _learn(self, chunks: Sequence[Chunk]) -> None:
+        """One update for each mini-batch, all members at once; those whose loss is not finite fail."""
+        sizes = [len(index) for index in chunks[0].indices]
+        members, first = len(self.members), self.position.total_steps
+        rates = self._rates.table(first, len(sizes))
+        descents = rates.to(self._dtype).unsqueeze(2).unsqueeze(3)
+        # Kept in two tensors, as small ones that stay alive would break up the memory the steps go through.
+        logits = torch.empty(members, sum(sizes), self._classes, dtype=self._dtype, device=self.device)
+        losses = torch.empty(len(sizes), members, dtype=self._dtype, device=self.device)
+        streams = [chunk.minibatches(self._normalise, self._loss.encode) for chunk in chunks]
+        done = 0
+        for batch, rows in zip(zip(*streams, strict=True), logits.split(sizes, 1), strict=True):
+            images = [stream[0] for stream in batch]
+            targets = torch.stack([stream[1] for stream in batch]).index_select(0, self._stream_of)
+            masks = self._masks.draw(first + done, sizes[done]) if self._masks is not None else ()
+            outputs = self.stack.forward(images, masks)
+            loss = self._loss(outputs, targets)
+            self.stack.backward(loss.sum())
+            self._update(rates[done], descents[done])
+            rows.copy_(outputs.detach())
+            losses[done] = loss.detach()
+            self.position.advance()
+            done += 1
+            if self._ema_decay is not None:
+                self._follow()
+            if self.stop_signal.received is not None:
+                break
+        self._count(chunks, logits, losses[:done], sizes[:done], rates)
+
+    def _update(self, rates: Tensor, descent: Tensor) -> None:
+        if isinstance(self.stack, DenseStack) and self.update.plain_descent and self._clip_norm is None:
+            self.update.decay(rates)
+            self.stack.descend(descent)
+            return
+        gradients = self.stack.gradients()
+        if self._clip_norm is not None:
+            norms = torch.stack([g.flatten(1).norm(dim=1) for g in gradients]).norm(dim=0)
+            factors = (self._clip_norm / (norms + _CLIP_EPS)).clamp(max=1).to(self._dtype)
+            gradients = [g * factors.view(-1, *[1] * (g.ndim - 1)) for g in gradients]
+        self.update(gradients, rates)
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        # As the solo run's step does: the memory of the average grows with the steps taken.
+        steps = self.position.total_steps
+        decay = self._ema_decay.clamp(max=(1 + steps) / (10 + steps)) if self._ema_decay is not None else None
+        assert decay is not None
+        for average, parameter in zip(self._averages, self.stack.parameters, strict=True):
+            weight = (1 - decay).to(average.dtype).view(-1, *[1] * (average.ndim - 1))
+            average.lerp_(parameter, weight)
+
+    def _count(
+        self, chunks: Sequence[Chunk], logits: Tensor, losses: Tensor, sizes: Sequence[int], rates: Tensor
+    ) -> None:
+        done, first = sum(sizes), self.position.total_steps - len(sizes)
+        labels = torch.stack([chunk.labels[:done] for chunk in chunks]).index_select(0, self._stream_of)
+        confusion = _confusion(logits[:, :done], labels)
+        weighted = losses.double() * torch.tensor(sizes, device=self.device).unsqueeze(1)
+        finite = losses.isfinite().all(0).tolist()
+        values, sums, last_rates = losses.T.tolist(), weighted.sum(0).tolist(), rates[len(sizes) - 1].tolist()
+        every = self.experiment.trainer.log_every_steps
+        logged = [i for i in range(len(sizes)) if (first + i + 1) % every == 0]
+        for row, member in enumerate(self.members):
+            if member.outcome is not None:
+                continue
+            member.learning_rate = last_rates[row]
+            if not finite[row]:
+                bad = next(i for i, value in enumerate(values[row]) if not torch.isfinite(torch.tensor(value)))
+                self._fail(member, row, values[row][bad], first + bad, rates[bad][row].item())
+                continue
+            member.count(Counts(confusion[row], sums[row]), [(first + i + 1, values[row][i]) for i in logged])
+
+    def _fail(self, member: Member, row: int, loss: float, step: int, rate: float) -> None:
+        member.fail(loss_error(loss, step, steps_per_epoch=self.steps_per_epoch, learning_rate=rate))
+
+    # Between two chunks -----------------------------------------------------------------------------------------------
+
+    def _state(self, member: Member) -> Callable[[], dict[int, dict[str, Tensor]]]:
+        return partial(self.update.member_state, self.members.index(member), member.classifier.network)
+
+    def _validate(self) -> None:
+        for member, counts in zip(self.members, self._evaluate(), strict=True):
+            if member.outcome is None:
+                member.validated(counts, self.position, self._state(member))
+
+    @torch.no_grad()
+    def _evaluate(self) -> list[Counts]:
+        members = len(self.members)
+        confusion = torch.zeros(members, self._classes, self._classes, dtype=torch.int64, device=self.device)
+        sums = torch.zeros(members, dtype=torch.float64, device=self.device)
+        weights = self._averages or self.stack.parameters
+        for batch in self.data.val_dataloader():
+            logits = self.stack.evaluate(self._normalise(batch.images), weights)
+            targets = self._loss.encode(batch.labels, self._classes)
+            loss = self._loss(logits, targets.expand(members, *targets.shape))
+            sums += loss.double() * len(batch.labels)
+            confusion += _confusion(logits, batch.labels.expand(members, -1))
+        return [Counts(own, loss_sum) for own, loss_sum in zip(confusion, sums.tolist(), strict=True)]
+
+    def _end_exhausted(self) -> None:
+        """End the members whose patience in steps ran out inside the epoch."""
+        for member in self._active():
+            if member.record.selection.exhausted:
+                member.end_epoch(self.position, self._state(member), epoch_over=False)
+                member.finish()
+
+    def _end_epoch(self) -> None:
+        epoch_over = self.position.step == self.steps_per_epoch
+        for member in self._active():
+            member.end_epoch(self.position, self._state(member), epoch_over=epoch_over)
+            if member.is_over(self.position):
+                member.finish()
+        if epoch_over:
+            self.position.next_epoch()
+
+    def _compact(self) -> None:
+        """Stack those anew that go on, so that the time of the others is not spent."""
+        active = self._active()
+        if len(active) < len(self.members):
+            kept = torch.tensor([self.members.index(member) for member in active], device=self.device)
+            self.members = active
+            if active:
+                self._form(kept)
+
+    def _stop(self, number: int) -> None:
+        error = Interrupted(number)
+        for member in self._active():
+            member.stop(self.position, self._state(member), error)
+        raise error
+
+
+def _stack(tensors: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """Of lists of tensors, one a member, the list of them stacked."""
+    return [torch.stack([tensor.detach() for tensor in own]) for own in zip(*tensors, strict=True)]
+
+
+def _masks(template: nn.Module, members: Sequence[Member], *, device: torch.device, dtype: torch.dtype) -> Masks | None:
+    rates = [_dropout_rate(member.classifier.network) for member in members]
+    if not any(rates):
+        return None
+    shapes = dropout_shapes(template, members[0].classifier.facts.image_shape)
+    return Masks(shapes, seeds=[member.job.seed for member in members], rates=rates, device=device, dtype=dtype)
+
+
+def _dropout_rate(network: nn.Module) -> float:
+    return next((layer.p for layer in network.modules() if isinstance(layer, nn.Dropout)), 0.0)
+
+
+def _confusion(logits: Tensor, labels: Tensor) -> Tensor:
+    """Logits (M, n, K) and labels int64 (M, n) to counts int64 (M, K, K), true class by predicted class."""
+    members, _, classes = logits.shape
+    first_cell = torch.arange(members, device=logits.device).unsqueeze(1) * classes * classes
+    cells = first_cell + labels * classes + logits.max(2).indices
+    return torch.bincount(cells.flatten(), minlength=members * classes * classes).view(members, classes, classes)

@@ -1,0 +1,130 @@
+"""The update of a population: one rule, and for each member its own numbers and schedule."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from digitlab.training.optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
+from digitlab.training.rules import RULES, Number, RuleName, State, init_state, to_optimizer_state
+from digitlab.training.schedules import Schedule
+
+RULE_OF: dict[type[Optimizer], RuleName] = {
+    SGD: "sgd", Adam: "adam", AdamW: "adamw", RMSprop: "rmsprop", Adagrad: "adagrad"
+}  # fmt: skip
+# Besides the learning rate and weight decay; the pair of betas is taken apart.
+_NUMBERS = ("momentum", "alpha", "eps")
+
+
+class Update:
+    """Changes stacked ``parameters`` by the rule that all of ``optimizers``, one a member, are settings of.
+
+    ``networks`` are the members' own, which say what of them decays. ``state`` is what the rule remembers.
+    """
+
+    def __init__(
+        self, optimizers: Sequence[Optimizer], networks: Sequence[nn.Module], parameters: Sequence[Tensor]
+    ) -> None:
+        self.rule: RuleName = RULE_OF[type(optimizers[0])]
+        self.parameters = list(parameters)
+        self._optimizers = list(optimizers)
+        device = self.parameters[0].device
+        self._weight_decay = [_number(values, device) for values in zip(*_decays(optimizers, networks), strict=True)]
+        first = vars(optimizers[0])
+        self._numbers: dict[str, Any] = {
+            name: _number([getattr(each, name) for each in optimizers], device) for name in _NUMBERS if name in first
+        }
+        if "betas" in first:
+            pairs = zip(*(each.betas for each in optimizers if isinstance(each, Adam | AdamW)), strict=True)
+            self._numbers["betas"] = tuple(_number(betas, device) for betas in pairs)
+        if "nesterov" in first:
+            self._numbers["nesterov"] = first["nesterov"]
+        self.state = init_state(self.rule, self.parameters, momentum=self._numbers.get("momentum", 0.0))
+
+    @property
+    def plain_descent(self) -> bool:
+        """Whether an update is no more than the gradient times the learning rate, and weight decay."""
+        return (
+            self.rule == "sgd" and not isinstance(self._numbers["momentum"], Tensor) and not self._numbers["momentum"]
+        )
+
+    @torch.no_grad()
+    def __call__(self, gradients: Sequence[Tensor], rates: Tensor) -> None:
+        """One update with learning rates float64 (M,)."""
+        RULES[self.rule](
+            self.parameters, gradients, self.state, lr=rates, weight_decay=self._weight_decay, **self._numbers
+        )
+
+    @torch.no_grad()
+    def decay(self, rates: Tensor) -> None:
+        """The part of a plain descent that needs no gradient: the weights lose ``rates`` · ``weight_decay`` of them."""
+        self.state.step.add_(1)
+        for parameter, decay in zip(self.parameters, self._weight_decay, strict=True):
+            if isinstance(decay, Tensor) or decay != 0:
+                factor = (1 - rates * decay).to(parameter.dtype)
+                parameter.mul_(factor.view(-1, *[1] * (parameter.ndim - 1)))
+
+    def member_state(self, member: int, network: nn.Module) -> dict[int, dict[str, Tensor]]:
+        """The ``"state"`` of the torch optimiser that the solo run of ``member`` would have, in its own order."""
+        optimizer = self._optimizers[member]
+        entries = self.state.entries
+        if "momentum_buffer" in entries and getattr(optimizer, "momentum", 0.0) == 0:
+            entries = {name: tensors for name, tensors in entries.items() if name != "momentum_buffer"}
+        places = {id(parameter): place for place, parameter in enumerate(network.parameters())}
+        decayed, plain = optimizer.split(network)
+        order = [places[id(parameter)] for parameter in (*decayed, *plain)]
+        own = {name: [tensors[place] for place in order] for name, tensors in entries.items()}
+        return to_optimizer_state(self.rule, State(self.state.step, own), member=member)
+
+    def keep(self, members: Tensor, before: "Update") -> None:
+        """Take over the state of those ``members``, int64, of ``before`` that are left here."""
+        self.state.step.copy_(before.state.step)
+        for name, tensors in self.state.entries.items():
+            for tensor, old in zip(tensors, before.state.entries[name], strict=True):
+                tensor.copy_(old.index_select(0, members))
+
+
+class Rates:
+    """The learning rates of the members, each by its own schedule; ``total_steps`` is each one's whole training."""
+
+    def __init__(
+        self,
+        optimizers: Sequence[Optimizer],
+        schedules: Sequence[Schedule],
+        *,
+        steps_per_epoch: int,
+        total_steps: Sequence[int],
+        device: torch.device,
+    ) -> None:
+        self._base = torch.tensor([each.lr for each in optimizers], dtype=torch.float64, device=device)
+        kinds = list(zip(map(repr, schedules), total_steps, strict=True))
+        self._kinds = {kind: (schedule, kind[1]) for kind, schedule in zip(kinds, schedules, strict=True)}
+        self._kind_of = torch.tensor([list(self._kinds).index(kind) for kind in kinds], device=device)
+        self._steps_per_epoch = steps_per_epoch
+
+    def table(self, first_step: int, steps: int) -> Tensor:
+        """The rates of ``steps`` mini-batches from ``first_step``, counted from 0: float64 (steps, M)."""
+        factors = [
+            [
+                schedule.factor(step, steps_per_epoch=self._steps_per_epoch, total_steps=total)
+                for schedule, total in self._kinds.values()
+            ]
+            for step in range(first_step, first_step + steps)
+        ]
+        table = torch.tensor(factors, dtype=torch.float64, device=self._base.device)
+        return table.index_select(1, self._kind_of) * self._base
+
+
+def _decays(optimizers: Sequence[Optimizer], networks: Sequence[nn.Module]) -> list[list[float]]:
+    """For each member the weight decay of each of its parameters."""
+    decays = []
+    for optimizer, network in zip(optimizers, networks, strict=True):
+        decayed = {id(parameter) for parameter in optimizer.split(network)[0]}
+        decays.append([optimizer.weight_decay if id(p) in decayed else 0.0 for p in network.parameters()])
+    return decays
+
+
+def _number(values: Sequence[float], device: torch.device) -> Number:
+    """One for all where they agree, which spares the rule a broadcast, else float64 (M,)."""
+    return values[0] if len(set(values)) == 1 else torch.tensor(values, dtype=torch.float64, device=device)

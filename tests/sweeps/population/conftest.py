@@ -1,0 +1,63 @@
+"""Small populations of the real configuration, and the solo runs that their members are held against."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from digitlab.config import compose
+from digitlab.results.folder import RunFolder
+from digitlab.sweeps.population.member import Job, Member
+from digitlab.sweeps.population.population import Population
+from digitlab.training import Outcome, train
+from digitlab.training.experiment import Experiment
+from digitlab.training.interrupt import StopSignal
+
+SMALL = (
+    "trainer=cpu",
+    "trainer.progress_bar=false",
+    "trainer.max_epochs=3",
+    "trainer.precision=64",
+    "trainer.limit_test_batches=2",
+    "early_stopping=null",
+    "data.train_size=200",
+    "data.val_size=50",
+    "data.batch_size=32",
+    "test=none",
+)
+
+
+@pytest.fixture
+def together(tmp_path: Path) -> Callable[..., list[Member]]:
+    """``together(["seed=0", ...], ["seed=1", ...])`` trains a member for each list; they come back in that order."""
+
+    def run(*jobs: Sequence[str], common: Sequence[str] = ()) -> list[Member]:
+        made = []
+        for number, overrides in enumerate(jobs):
+            typed = [*common, *overrides]
+            config = compose([*SMALL, *typed])
+            folder = RunFolder(tmp_path / "together" / str(number))
+            folder.path.mkdir(parents=True)
+            made.append(
+                Job(
+                    number=number, config=config, experiment=Experiment.from_config(config, typed=typed),
+                    folder=folder, overrides=typed,
+                )  # fmt: skip
+            )
+        population = Population(made, device=torch.device("cpu"), stop_signal=StopSignal())
+        population.train()
+        return sorted(population.all_members, key=lambda member: member.job.number)
+
+    return run
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Callable[..., Outcome]:
+    """``alone("seed=0", ...)`` trains a solo run of the same configuration."""
+
+    def run(*overrides: str) -> Outcome:
+        folder = tmp_path / "alone" / str(len(list(tmp_path.glob("alone/*"))))
+        return train(compose([*SMALL, *overrides]), folder=folder, overrides=overrides)
+
+    return run
