@@ -18,12 +18,12 @@ _SHOWN_ROWS = 20
 
 def print_report(table: SweepTable) -> None:
     """The settings, the effects, the winner and the failures, on stdout."""
-    columns, rows = _settings(table)
+    columns, rows = settings_table(table)
     shown = rows[:_SHOWN_ROWS]
     more = f", the best {len(shown)} of {len(rows)} settings (all in sweep.md)" if len(rows) > len(shown) else ""
     tables.print_table(columns, shown, title=f"{table.name}{more}", words=len(table.keys))
     if table.effects:
-        tables.print_table(*_effects(table), title="effect of each value: mean over all its runs", words=2)
+        tables.print_table(*effects_table(table), title="effect of each value: mean over all its runs", words=2)
     for line in [*_winner(table), *_unsuccessful(table)]:
         print(line)
 
@@ -39,7 +39,7 @@ def command(run: SweepRun) -> str:
     return shlex.join(["python", "train.py", *run.entry.overrides])
 
 
-def _settings(table: SweepTable) -> tuple[list[str], list[list[str]]]:
+def settings_table(table: SweepTable) -> tuple[list[str], list[list[str]]]:
     columns = [*table.keys, table.metric or "monitored", "sd", "95 % interval", "n", "failed", "runs"]
     return columns, [_setting_cells(row) for row in table.rows]
 
@@ -50,7 +50,7 @@ def _setting_cells(row: Row) -> list[str]:
     return [*map(show, row.setting), *_summary_cells(row.summary), failed, numbers]
 
 
-def _effects(table: SweepTable) -> tuple[list[str], list[list[str]]]:
+def effects_table(table: SweepTable) -> tuple[list[str], list[list[str]]]:
     columns = ["key", "value", table.metric or "monitored", "sd", "95 % interval", "n"]
     rows = [[key, show(v), *_summary_cells(mean)] for key, effect in table.effects.items() for v, mean in effect]
     return columns, rows
@@ -100,9 +100,13 @@ def _run_row(table: SweepTable, run: SweepRun) -> tables.Row:
 
 
 def _markdown(table: SweepTable) -> str:
-    parts = [f"# {table.name}", _markdown_table(*_settings(table), words=len(table.keys))]
+    parts = [f"# {table.name}", _markdown_table(*settings_table(table), words=len(table.keys))]
     if table.effects:
-        parts += ["## Effect of each value", "Mean over all runs with it.", _markdown_table(*_effects(table), words=2)]
+        parts += [
+            "## Effect of each value",
+            "Mean over all runs with it.",
+            _markdown_table(*effects_table(table), words=2),
+        ]
     parts += ["## Winner", "```\n" + "\n".join(_winner(table)) + "\n```"]
     if lines := _unsuccessful(table):
         parts += ["## Not finished", "```\n" + "\n".join(lines) + "\n```"]
