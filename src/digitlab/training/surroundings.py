@@ -31,19 +31,23 @@ def quiet_libraries() -> Iterator[None]:
 
 @contextmanager
 def log_to(path: Path) -> Iterator[None]:
-    """Add what is logged meanwhile to the file ``path``, as Hydra's own logging of a job does."""
+    """Add what is logged meanwhile to the file ``path``, as Hydra's logging of a job does; elsewhere only warnings."""
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("[%(asctime)s][%(levelname)s] %(message)s"))
     root = logging.getLogger()
-    level = root.level
+    before = root.level, [(other, other.level) for other in root.handlers]
+    for other in root.handlers:
+        other.setLevel(max(other.level, logging.WARNING))
     root.addHandler(handler)
     root.setLevel(logging.INFO)
     try:
         yield
     finally:
-        root.setLevel(level)
         root.removeHandler(handler)
         handler.close()
+        root.setLevel(before[0])
+        for other, level in before[1]:
+            other.setLevel(level)
 
 
 @contextmanager

@@ -39,12 +39,8 @@ def together(tmp_path: Path) -> Callable[..., list[Member]]:
             config = compose([*SMALL, *typed])
             folder = RunFolder(tmp_path / "together" / str(number))
             folder.path.mkdir(parents=True)
-            made.append(
-                Job(
-                    number=number, config=config, experiment=Experiment.from_config(config, typed=typed),
-                    folder=folder, overrides=typed,
-                )  # fmt: skip
-            )
+            experiment = Experiment.from_config(config, typed=typed)
+            made.append(Job(number=number, config=config, experiment=experiment, folder=folder, overrides=typed))
         population = Population(made, device=torch.device("cpu"), stop_signal=StopSignal())
         population.train()
         return sorted(population.all_members, key=lambda member: member.job.number)

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-import torch
 
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder

@@ -10,7 +10,7 @@ from digitlab.data.chunks import Position
 from digitlab.data.module import ImageData
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
-from digitlab.results.writer import Status
+from digitlab.results.writer import RunWriter, Status
 from digitlab.training.assembly import initial_classifier, result_fields, run_writer, set_length, summarise
 from digitlab.training.experiment import Experiment
 from digitlab.training.metrics import Counts
@@ -55,11 +55,8 @@ class Member:
         self.learning_rate = 0.0
         self._images = 0
         self._test_metrics: dict[str, float] = {}
-        with log_to(job.folder.log):
-            self.writer = run_writer(job.config, job.folder)
-            summarise(self.classifier, self.writer)
         self.record = Record(
-            writer=self.writer,
+            writer=None,
             selection=Selection(
                 monitor=job.experiment.monitor, early_stopping=job.experiment.early_stopping,
                 last_is_best=not validating,
@@ -67,6 +64,17 @@ class Member:
             validating=validating,
             rows=[],
         )  # fmt: skip
+
+    def begin(self) -> None:
+        """Open the files of the run."""
+        with log_to(self.job.folder.log):
+            self.record.writer = run_writer(self.job.config, self.job.folder)
+            summarise(self.classifier, self.record.writer)
+
+    @property
+    def writer(self) -> RunWriter:
+        assert self.record.writer is not None
+        return self.record.writer
 
     def live_in(self, parameters: Sequence[Tensor], buffers: Sequence[Tensor], averages: Sequence[Tensor]) -> None:
         """Make the classifier's weights views of the tensors given, each a row of the population's."""

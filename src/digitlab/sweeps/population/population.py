@@ -44,12 +44,9 @@ class Population:
             member.classifier.to(device)
         self.position = Position()
         self.all_members = list(self.members)
+        # Whether any file has been written. Before the first chunk none is: memory may not suffice for it.
+        self.begun = False
         self._form()
-
-    @property
-    def began(self) -> bool:
-        """Whether any member has a row already."""
-        return any(member.record.rows for member in self.all_members)
 
     def train(self) -> None:
         """Until all members have come to their end; raises ``Interrupted``, after saving them, when a signal comes."""
@@ -201,6 +198,10 @@ class Population:
     def _count(
         self, chunks: Sequence[Chunk], logits: Tensor, losses: Tensor, sizes: Sequence[int], rates: Tensor
     ) -> None:
+        if not self.begun:
+            self.begun = True
+            for member in self.members:
+                member.begin()
         done, first = sum(sizes), self.position.total_steps - len(sizes)
         labels = torch.stack([chunk.labels[:done] for chunk in chunks]).index_select(0, self._stream_of)
         confusion = _confusion(logits[:, :done], labels)

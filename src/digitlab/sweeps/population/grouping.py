@@ -1,0 +1,121 @@
+"""Which jobs of a sweep may train as one population: those whose configurations differ only in numbers."""
+
+import json
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from digitlab.config import build
+from digitlab.models import CNN, MLP, LeNet, Linear
+from digitlab.sweeps.population.dense import DenseStack
+from digitlab.sweeps.population.losses import STACKABLE
+from digitlab.sweeps.population.member import Job
+from digitlab.sweeps.population.update import RULE_OF
+from digitlab.training.experiment import Experiment
+from digitlab.training.losses import Loss
+from digitlab.training.optimizers import Optimizer
+
+# What may differ between members besides the seed, the schedule and the choice of the best moment.
+_NUMBERS = {
+    "model": ("dropout",),
+    "loss": ("label_smoothing",),
+    "optimizer": ("lr", "weight_decay", "decay_layers", "momentum", "betas", "alpha", "eps"),
+    "trainer": ("max_epochs", "gradient_clip_norm", "progress_bar"),
+}
+_OTHER_NODES = ("data", "augment")
+# Networks whose forward pass is known to map over members; one's own trains one by one.
+_NETWORKS = (Linear, MLP, LeNet, CNN)
+
+# On a processor: what members' weights may take, as long as sharing the images saves more than the cache loses
+# (README, measured). There a convolution gains nothing by being mapped. Three event files a member are open at once.
+_DENSE_BYTES = 32 << 20
+_MAPPED_BYTES = 2 << 20
+_MOST_MEMBERS = 128
+
+
+def kinship(config: DictConfig, experiment: Experiment) -> str | None:
+    """What all members of a population have in common, as text; None where the run has to train alone."""
+    trainer, device = experiment.trainer, device_of(experiment)
+    loss = build(experiment.loss, "loss", Loss)
+    optimizer = build(experiment.optimizer, "optimizer", Optimizer)
+    alone = (
+        trainer.devices > 1
+        or trainer.strategy != "auto"
+        or trainer.profiler is not None
+        or trainer.dtype == torch.bfloat16
+        or device.type == "mps"
+        or (trainer.deterministic and device.type != "cpu")
+        or experiment.switches.compile
+        or bool(experiment.callbacks)
+        or type(_network(experiment)) not in _NETWORKS
+        or type(loss) not in STACKABLE
+        or type(optimizer) not in RULE_OF
+    )
+    return None if alone else json.dumps(_common(config, experiment), sort_keys=True, default=str)
+
+
+def _common(config: DictConfig, experiment: Experiment) -> dict[str, Any]:
+    nodes = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(nodes, dict)
+    common = {name: nodes[name] for name in _OTHER_NODES}
+    for name, numbers in _NUMBERS.items():
+        common[name] = {key: value for key, value in nodes[name].items() if key not in numbers}
+    common["ema"] = experiment.ema_decay is None
+    common["clip"] = experiment.trainer.gradient_clip_norm is None
+    return common
+
+
+def device_of(experiment: Experiment) -> torch.device:
+    """Where the run trains: ``auto`` is CUDA, else Apple's GPU, else the CPU."""
+    accelerator = experiment.trainer.accelerator
+    if accelerator != "auto":
+        return torch.device(accelerator)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _network(experiment: Experiment) -> nn.Module:
+    """The network without memory for its weights."""
+    source = experiment.data.source
+    with torch.device("meta"):
+        return build(
+            experiment.model, "model", nn.Module, image_shape=source.image_shape, classes=len(source.class_names)
+        )
+
+
+def populations(jobs: Iterable[Job], *, max_members: int | None = None) -> list[list[Job]]:
+    """The jobs in groups that train together, of ``max_members`` at most (None: by memory and cache).
+
+    A group of one trains alone.
+    """
+    groups: dict[str, list[Job]] = {}
+    for job in jobs:
+        key = kinship(job.config, job.experiment)
+        groups.setdefault(f"alone {job.number}" if key is None else key, []).append(job)
+    return [part for group in groups.values() for part in split(group, max_members or most_members(group[0]))]
+
+
+def split(jobs: Sequence[Job], most: int) -> list[list[Job]]:
+    """``jobs`` in parts of nearly equal size, ``most`` at most; those with one seed stay together as far as can be."""
+    jobs = sorted(jobs, key=lambda job: (job.seed, job.number))
+    parts = -(-len(jobs) // most)
+    cuts = [len(jobs) * part // parts for part in range(parts + 1)]
+    return [jobs[begin:end] for begin, end in pairwise(cuts)]
+
+
+def most_members(job: Job) -> int:
+    """How many members train fastest together, by what their weights take of the cache."""
+    network = _network(job.experiment)
+    if device_of(job.experiment).type != "cpu":
+        return _MOST_MEMBERS
+    if DenseStack.fits(network):
+        room = _DENSE_BYTES
+    else:
+        room = 0 if any(isinstance(layer, nn.Conv2d) for layer in network.modules()) else _MAPPED_BYTES
+    member_bytes = 4 * sum(parameter.numel() for parameter in network.parameters())
+    return min(max(room // member_bytes, 1), _MOST_MEMBERS)

@@ -1,0 +1,51 @@
+"""Jobs in, outcomes out: one population, or smaller ones where memory runs out."""
+
+import logging
+from collections.abc import Sequence
+
+import torch
+
+from digitlab.sweeps.population.grouping import device_of, split
+from digitlab.sweeps.population.member import Job
+from digitlab.sweeps.population.population import Population
+from digitlab.training.interrupt import Interrupted, StopSignal
+from digitlab.training.surroundings import device_memory, quiet_libraries
+
+log = logging.getLogger(__name__)
+
+
+def train_together(jobs: Sequence[Job]) -> list[tuple[Job, Exception | None]]:
+    """Train ``jobs`` as one population; each comes back with the error that ended its run, None where it finished.
+
+    Where memory runs out before anything is written, two halves are trained one after the other. Raises
+    ``Interrupted`` after a signal; the runs under way are saved then.
+    """
+    stop_signal = StopSignal()
+    population: Population | None = None
+    try:
+        with quiet_libraries(), device_memory(), stop_signal:
+            population = Population(jobs, device=device_of(jobs[0].experiment), stop_signal=stop_signal)
+            population.train()
+    except Interrupted:
+        raise
+    except Exception as error:
+        if _out_of_memory(error) and len(jobs) > 1 and not (population and population.begun):
+            log.warning("a population of %d needs too much memory: it is halved", len(jobs))
+            population = None
+            return [done for half in split(jobs, -(-len(jobs) // 2)) for done in train_together(half)]
+        ended = {} if population is None else {member.job.number: member.outcome for member in population.all_members}
+        return [(job, _error(ended.get(job.number), error)) for job in jobs]
+    return [(member.job, _error(member.outcome, None)) for member in population.all_members]
+
+
+def _error(outcome: float | Exception | None, error: Exception | None) -> Exception | None:
+    """Of a member that came to an end before ``error`` met the population, its own."""
+    if outcome is None:
+        return error
+    return outcome if isinstance(outcome, Exception) else None
+
+
+def _out_of_memory(error: Exception) -> bool:
+    causes = (error, error.__cause__)
+    # On a processor torch raises a plain RuntimeError.
+    return any(isinstance(each, torch.OutOfMemoryError) or "allocate memory" in str(each) for each in causes)

@@ -1,0 +1,149 @@
+"""``hydra/launcher=vectorized``: the jobs of a sweep that differ only in numbers train together, as populations.
+
+Hydra imports this at every start, so nothing here imports torch before jobs are launched. Folders, configurations, logs
+and the returns of jobs are Hydra's own: a job is run once to register it and once more when its run has ended.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra._internal.callbacks import Callbacks
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, configure_log, run_job, setup_globals
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+
+from digitlab.failures import leave, told
+from digitlab.results.folder import RunFolder
+from digitlab.schema import ConfigError
+from digitlab.sweeps.manifest import run_overrides
+from digitlab.sweeps.resume import finished_value
+
+if TYPE_CHECKING:
+    from digitlab.sweeps.population.member import Job
+
+log = logging.getLogger(__name__)
+
+
+class VectorizedLauncher(BasicLauncher):
+    """Trains populations of ``max_members`` at most; ``auto`` chooses by memory and cache.
+
+    A job that can't be grouped, or whose run has begun before, runs as ``hydra/launcher=basic`` would run it.
+    """
+
+    def __init__(self, max_members: int | str = "auto") -> None:
+        super().__init__()
+        self.max_members = max_members
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run the jobs; their returns come in the order of ``job_overrides``.
+
+        Raises ``ConfigError`` where ``max_members`` is neither ``auto`` nor a count.
+        """
+        most = self._max_members()
+        setup_globals()
+        assert self.config is not None
+        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
+        numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
+        overrides = dict(zip(numbers, job_overrides, strict=True))
+        configs = {number: self._compose(number, overrides[number]) for number in numbers}
+        jobs = [job for number in numbers if (job := self._register(number, configs[number])) is not None]
+        returns: dict[int, JobReturn] = {}
+        for population in _populations(jobs, most):
+            if len(population) == 1:
+                continue
+            for number, error in _train(population).items():
+                returns[number] = self._run(configs[number], self._task(error))
+        for number in numbers:
+            if number not in returns:
+                returns[number] = super().launch([overrides[number]], number)[0]
+        return [returns[number] for number in numbers]
+
+    def _max_members(self) -> int | None:
+        most = self.max_members
+        if most == "auto":
+            return None
+        if not isinstance(most, int) or isinstance(most, bool) or most < 1:
+            raise ConfigError("hydra.launcher.max_members", most, "must be auto, or a whole number of 1 or more")
+        return most
+
+    def _compose(self, number: int, overrides: Sequence[str]) -> DictConfig:
+        assert self.hydra_context is not None
+        assert self.config is not None
+        config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+        with open_dict(config):
+            config.hydra.job.id = config.hydra.job.num = number
+        return config
+
+    def _register(self, number: int, config: DictConfig) -> Job | None:
+        """Have Hydra make the folder of a job; None where it has nothing to train, or is not to train with others."""
+        found: list[Job] = []
+
+        def register(task_config: DictConfig) -> None:
+            folder = Path(HydraConfig.get().runtime.output_dir)
+            if finished_value(folder) is None and not RunFolder(folder).last.exists():
+                found.append(_job(number, task_config, RunFolder(folder)))
+
+        self._run(config, register, quietly=True)
+        return found[0] if found else None
+
+    def _run(self, config: DictConfig, task: TaskFunction, *, quietly: bool = False) -> JobReturn:
+        assert self.hydra_context is not None
+        assert self.config is not None
+        context = self.hydra_context
+        if quietly:
+            # Callbacks hear of a job once, when it has come to its end.
+            context = HydraContext(config_loader=context.config_loader, callbacks=Callbacks())
+        done = run_job(
+            hydra_context=context, task_function=task, config=config,
+            job_dir_key="hydra.sweep.dir", job_subdir_key="hydra.sweep.subdir",
+        )  # fmt: skip
+        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        return done
+
+    def _task(self, error: Exception | None) -> TaskFunction:
+        """What a job has to do once its run has ended: a finished one is found so by the ordinary task."""
+        assert self.task_function is not None
+        if error is None:
+            return self.task_function
+
+        def fail(config: DictConfig) -> None:
+            with told():
+                raise error
+
+        return fail
+
+
+def _job(number: int, config: DictConfig, folder: RunFolder) -> Job:
+    """Raises ``ConfigError``: then the job runs alone, and is told to have failed as any other."""
+    from digitlab.sweeps.population.member import Job
+    from digitlab.training.experiment import Experiment
+
+    overrides = run_overrides(list(HydraConfig.get().overrides.task))
+    experiment = Experiment.from_config(config, typed=overrides)
+    return Job(number=number, config=config, experiment=experiment, folder=folder, overrides=overrides)
+
+
+def _populations(jobs: Sequence[Job], most: int | None) -> list[list[Job]]:
+    if not jobs:
+        return []
+    from digitlab.sweeps.population.grouping import populations
+
+    return populations(jobs, max_members=most)
+
+
+def _train(jobs: Sequence[Job]) -> dict[int, Exception | None]:
+    """For the number of each job the error that ended it, or None. Ends the process after a signal."""
+    from digitlab.sweeps.population.together import train_together
+    from digitlab.training.interrupt import Interrupted
+
+    try:
+        return {job.number: error for job, error in train_together(jobs)}
+    except Interrupted as stop:
+        leave(stop)
