@@ -65,9 +65,10 @@ class Network:
 
     def cost(self, images: Array, labels: Ints) -> float:
         """The mean loss over images (N, D) with labels (N,) in 0 … K - 1."""
-        return self._cost(self(images), labels)
+        return self.cost_of(self(images), labels)
 
-    def _cost(self, outputs: Array, labels: Ints) -> float:
+    def cost_of(self, outputs: Array, labels: Ints) -> float:
+        """The mean loss of outputs (N, K) that were computed before."""
         if self.loss == "mse":
             return float(np.mean((outputs - one_hot(labels, outputs)) ** 2))
         return float(-np.mean(np.log(outputs[np.arange(len(labels)), labels])))

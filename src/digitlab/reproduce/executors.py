@@ -1,0 +1,228 @@
+"""The ways to run a row beside ``train``: NumPy, the standard library, boosted trees; each leaves a ``result.json``.
+
+They take data, split, initial weights and the order of the images from the same configuration as the way through
+Lightning. N images, D pixels, K classes.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+from digitlab.config import build
+from digitlab.data.chunks import ChunkPlan, Position
+from digitlab.data.module import ImageData
+from digitlab.data.seeding import stream_seed
+from digitlab.data.sources import ImageSet, MnistSource
+from digitlab.results import environment
+from digitlab.results.folder import RunFolder
+from digitlab.results.writer import RunWriter
+from digitlab.scratch import pure
+from digitlab.scratch.network import Activation, Dense, Network, train
+from digitlab.training.experiment import Experiment
+from digitlab.training.losses import CrossEntropy, Loss, MeanSquaredError
+from digitlab.training.metrics import Counts
+
+# The default of xgboost's classifier; its bare training function has another.
+_BOOSTING_ROUNDS = 100
+
+Metrics = dict[str, float]
+Floats = npt.NDArray[np.floating]
+Ints = npt.NDArray[np.integer]
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a way of running came to: its metrics, keyed ``test/…``, and the rest of what ``result.json`` says of it."""
+
+    metrics: Metrics
+    confusion: Tensor
+    train_seconds: float
+    parameters: int | None
+    epochs: int
+    images: int
+
+
+def run_numpy(config: DictConfig, experiment: Experiment, data: ImageData, *, test_curve: bool) -> Trained:
+    """The dense network of ``config`` in NumPy, to the last epoch.
+
+    With ``test_curve`` the test set is met after every mini-batch, as in R1, and the best moment is chosen on it.
+    """
+    network = _numpy_network(experiment, data)
+    plan = ChunkPlan(
+        seed=experiment.switches.seed, batch_size=data.batch_size, chunk_length=None,
+        limit_train_batches=experiment.trainer.limit_train_batches,
+    )  # fmt: skip
+    loader = data.chunks(plan, Position())
+    images, labels = _flat(data.train_set)
+    curve = _TestCurve(*_flat(data.test_set)) if test_curve else None
+    seconds = 0.0
+    for epoch in range(experiment.trainer.max_epochs):
+        for batch in ([index.numpy()] for index in loader.batches(epoch)):
+            started = time.perf_counter()
+            train(network, images, labels, batches=batch, lr=config.optimizer.lr)
+            seconds += time.perf_counter() - started
+            if curve is not None:
+                curve.look(network)
+    outputs = torch.from_numpy(network(_flat(data.test_set)[0]))
+    metrics, confusion = _test_metrics(outputs, data, loss=network.cost(*_flat(data.test_set)))
+    return Trained(
+        metrics=metrics | ({} if curve is None else curve.metrics()),
+        confusion=confusion,
+        train_seconds=seconds,
+        parameters=sum(layer.weights.size + layer.bias.size for layer in network.layers),
+        epochs=experiment.trainer.max_epochs,
+        images=experiment.trainer.max_epochs * sum(len(index) for index in loader.batches(0)),
+    )
+
+
+class _TestCurve:
+    """Accuracy and loss on the test set after every mini-batch."""
+
+    def __init__(self, images: Floats, labels: Ints) -> None:
+        self.images, self.labels = images, labels
+        self.accuracies: list[float] = []
+        self.losses: list[float] = []
+
+    def look(self, network: Network) -> None:
+        outputs = network(self.images)
+        self.accuracies.append(float(np.mean(outputs.argmax(axis=1) == self.labels)))
+        self.losses.append(network.cost_of(outputs, self.labels))
+
+    def metrics(self) -> Metrics:
+        """The maximum of the curve and where it lies; steps are counted from 1."""
+        best, cheapest = int(np.argmax(self.accuracies)), int(np.argmin(self.losses))
+        below = [step for step, loss in enumerate(self.losses, start=1) if loss < 0.05]
+        return {
+            "test/accuracy_max": self.accuracies[best],
+            "test/loss_at_accuracy_max": self.losses[best],
+            "test/loss_min": self.losses[cheapest],
+            "test/steps_between_bests": float(abs(best - cheapest)),
+            "test/steps_to_loss_0.05": float(below[0]) if below else math.nan,
+        }
+
+
+def _numpy_network(experiment: Experiment, data: ImageData) -> Network:
+    """The network of the configuration with the initial weights that a run through Lightning would begin with."""
+    torch.manual_seed(stream_seed("init", experiment.switches.seed))
+    source = data.source
+    network = build(
+        experiment.model, "model", nn.Module, image_shape=source.image_shape, classes=len(source.class_names)
+    )
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
+    loss = build(experiment.loss, "loss", Loss)
+    activation = experiment.model.get("activation", "relu")
+    hidden = activation if isinstance(activation, list) else [activation] * (len(layers) - 1)
+    activations = [*hidden, _output_activation(loss)]
+    return Network(
+        [
+            Dense(layer.weight.detach().numpy().T.copy(), layer.bias.detach().numpy().copy(), name)
+            for layer, name in zip(layers, activations, strict=True)
+        ],
+        loss="cross_entropy" if isinstance(loss, CrossEntropy) else "mse",
+    )
+
+
+def _output_activation(loss: Loss) -> Activation:
+    if isinstance(loss, MeanSquaredError):
+        return "linear" if loss.output == "raw" else loss.output
+    return "softmax"
+
+
+def run_pure(config: DictConfig, experiment: Experiment, data: ImageData) -> Trained:
+    """R1 by the standard library: the layer that was best in validation, which is met every 50 mini-batches."""
+    folder, limits = MnistSource().folders(data.root)[0], experiment.trainer
+    training = _digits(folder, "train", _limited(data.train_indices, limits.limit_train_batches, data))
+    unseen = _digits(folder, "train", _limited(data.val_indices, limits.limit_val_batches, data))
+    learnt = pure.learn(
+        training, unseen, epochs=limits.max_epochs, batch_size=data.batch_size, step_size=config.optimizer.lr,
+        seed=experiment.switches.seed, evaluate_every=50,
+    )  # fmt: skip
+    testing = _digits(folder, "t10k", torch.arange(len(data.test_set.labels)))
+    outputs = torch.tensor([pure.predict(learnt.layer, digit) for digit in testing])
+    metrics, confusion = _test_metrics(outputs, data, loss=pure.evaluate(learnt.layer, testing).cost)
+    return Trained(
+        metrics={"val/accuracy": learnt.best.accuracy, "val/loss": learnt.best.cost} | metrics,
+        confusion=confusion,
+        train_seconds=learnt.update_seconds,
+        parameters=pure.CLASSES * (pure.PIXELS + 1),
+        epochs=limits.max_epochs,
+        images=limits.max_epochs * len(training),
+    )
+
+
+def _digits(folder: Path, part: str, indices: Tensor) -> list[pure.Digit]:
+    images = pure.read_images(folder / f"{part}-images-idx3-ubyte.gz")
+    labels = pure.read_labels(folder / f"{part}-labels-idx1-ubyte.gz")
+    return [pure.normalise(images[index], labels[index]) for index in indices.tolist()]
+
+
+def run_xgboost(experiment: Experiment, data: ImageData) -> Trained:
+    """Boosted trees (Chen and Guestrin, 2016) with their defaults on flat images in [0, 1]."""
+    import xgboost
+
+    images, labels = _flat(data.train_set)
+    index = _limited(data.train_indices, experiment.trainer.limit_train_batches, data).numpy()
+    classes = len(data.source.class_names)
+    settings = {"objective": "multi:softmax", "num_class": classes}
+    started = time.perf_counter()
+    training = xgboost.DMatrix(images[index], labels[index])
+    trees = xgboost.train(settings, training, num_boost_round=_BOOSTING_ROUNDS)
+    seconds = time.perf_counter() - started
+    predicted = torch.from_numpy(trees.predict(xgboost.DMatrix(_flat(data.test_set)[0]))).long()
+    # Trees that answer with a class have no loss.
+    metrics, confusion = _test_metrics(F.one_hot(predicted, classes).double(), data, loss=math.nan)
+    return Trained(
+        metrics=metrics, confusion=confusion, train_seconds=seconds, parameters=None,
+        epochs=trees.num_boosted_rounds(), images=len(index),
+    )  # fmt: skip
+
+
+def _limited(indices: Tensor, batches: int | None, data: ImageData) -> Tensor:
+    return indices if batches is None else indices[: batches * data.batch_size]
+
+
+def _flat(images: ImageSet) -> tuple[Floats, Ints]:
+    """Images (N, D) in [0, 1], float32, and their labels (N,)."""
+    return (images.images.flatten(1).float() / 255).numpy(), images.labels.numpy()
+
+
+def _test_metrics(outputs: Tensor, data: ImageData, *, loss: float) -> tuple[Metrics, Tensor]:
+    """``test/…`` of outputs (N, K) on the test set, and the confusion matrix, int64 (K, K)."""
+    counts = Counts.zeros(outputs.shape[1], torch.device("cpu"))
+    counts.add(outputs, data.test_set.labels)
+    metrics = counts.metrics() | {"loss": loss}
+    return {f"test/{name}": value for name, value in metrics.items()}, counts.confusion
+
+
+def write(folder: RunFolder, config: DictConfig, data: ImageData, trained: Trained, *, command: str) -> None:
+    """The run folder of a run that Lightning had no part in: ``result.json`` with the keys of any other, and events."""
+    container = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(container, dict)
+    writer = RunWriter(folder, config={str(key): value for key, value in container.items()})
+    writer.confusion(trained.confusion, data.source.class_names)
+    result = {
+        "status": "finished",
+        "metrics": trained.metrics,
+        "best_epoch": trained.epochs,
+        "epochs": trained.epochs,
+        "train_seconds": trained.train_seconds,
+        "images_per_second": trained.images / trained.train_seconds,
+        "parameters": trained.parameters,
+        "seed": config.seed,
+        "split_fingerprint": data.split_fingerprint,
+        "overrides": folder.read_overrides(),
+        "command": command,
+        "versions": environment.versions(),
+        "git_commit": environment.git_commit(),
+        "hardware": environment.hardware(torch.device("cpu")),
+    }
+    writer.result(result)
+    writer.close()

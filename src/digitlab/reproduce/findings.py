@@ -1,0 +1,160 @@
+"""What the reports found without a figure, each as comparisons of measured rows that can hold or fail."""
+
+from dataclasses import dataclass
+
+from digitlab.reproduce.registry import rows
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """A number of every run of a row: a metric of ``result.json``, or one of ``digitlab.reproduce.outcomes``."""
+
+    row: str
+    of: str = "val/accuracy"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """That ``larger`` exceeds ``smaller`` by more than ``by``; with a negative ``by``, that it is less by no more."""
+
+    larger: Quantity | float
+    smaller: Quantity | float
+    by: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One sentence of a report as claims, of which all have to hold."""
+
+    report: str
+    text: str
+    claims: tuple[Claim, ...]
+
+
+_VOLATILITY = "volatility"
+_BASE = Quantity("r5_cifar_baseline")
+_BASE_VOLATILITY = Quantity("r5_cifar_baseline", _VOLATILITY)
+
+
+def _cifar(variant: str, of: str = "val/accuracy") -> Quantity:
+    return Quantity(f"r5_cifar_{variant}", of)
+
+
+def _above(*variants: str) -> tuple[Claim, ...]:
+    """That the baseline is more accurate than each of these."""
+    return tuple(Claim(_BASE, _cifar(variant)) for variant in variants)
+
+
+def findings() -> tuple[Finding, ...]:
+    """All findings, in the order of the reports."""
+    return (*_R1, *_R3, *_r5_fashion(), *_R5_CIFAR)
+
+
+_R1 = (
+    Finding(
+        "R1", "the cost falls below 0.05 within 300 to 500 iterations",
+        (
+            Claim(500.0, Quantity("r1_test_curve", "test/steps_to_loss_0.05")),
+            Claim(Quantity("r1_test_curve", "test/steps_to_loss_0.05"), 300.0),
+        ),
+    ),
+    Finding(
+        "R1", "asked: is the network best by accuracy the one best by cost? (holds: within ten iterations)",
+        (Claim(10.0, Quantity("r1_test_curve", "test/steps_between_bests")),),
+    ),
+)  # fmt: skip
+
+_R3 = (
+    Finding(
+        "R3b", "overfitting is seen from epoch 3 (validation loss above training loss from there on)",
+        (Claim(3.5, Quantity("r3_dense_200_50_20", "overfits_from_epoch")),),
+    ),
+    Finding(
+        "R3a", "the framework is faster than NumPy",
+        (Claim(Quantity("r3_sigmoid30_mse_numpy", "train_seconds"), Quantity("r3_sigmoid30_mse", "train_seconds")),),
+    ),
+)  # fmt: skip
+
+
+def _r5_fashion() -> tuple[Finding, ...]:
+    best = Quantity("r5_fashion_arch8")
+    others = tuple(Claim(best, Quantity(f"r5_fashion_arch{number}")) for number in range(1, 8))
+    unscaled = [row for row in rows() if row.startswith("r5_fashion_lr_") and row.endswith("_normal")]
+    above = [row for row in unscaled if float(row.split("_")[3]) > 0.001]
+    batch = {size: f"r5_fashion_batch_{size}" for size in (128, 2048, 4096)}
+    return (
+        Finding(
+            "R5a", "unscaled weights: every rate above 0.001 ends in vanishing or exploding gradients (below 20 %)",
+            tuple(Claim(0.2, Quantity(row)) for row in above),
+        ),
+        Finding(
+            "R5a", "the batch size has little effect (128 and 2048 within one point)",
+            (
+                Claim(Quantity(batch[128]), Quantity(batch[2048]), by=-0.01),
+                Claim(Quantity(batch[2048]), Quantity(batch[128]), by=-0.01),
+            ),
+        ),
+        Finding(
+            "R5a", "batch 2048 is the smoothest",
+            tuple(
+                Claim(Quantity(batch[each], _VOLATILITY), Quantity(batch[2048], _VOLATILITY)) for each in (128, 4096)
+            ),
+        ),
+        Finding(
+            "R5a", "batch 2048 is the cheapest",
+            tuple(
+                Claim(Quantity(batch[each], "train_seconds"), Quantity(batch[2048], "train_seconds"))
+                for each in (128, 4096)
+            ),
+        ),
+        Finding("R5a", "batch 4096 overshoots (below 2048)", (Claim(Quantity(batch[2048]), Quantity(batch[4096])),)),
+        Finding("R5a", "architecture 8 is the best of the eight", others),
+        Finding(
+            "R5a", "the curve of architecture 8 settles at epochs 20 to 25 (last five epochs: less than one point)",
+            (Claim(0.01, Quantity("r5_fashion_arch8", "gain_of_last_five_epochs")),),
+        ),
+    )  # fmt: skip
+
+
+_R5_CIFAR = (
+    Finding(
+        "R5b", "dropout 0.15 is better and steadier than 0.25",
+        (
+            Claim(_cifar("dropout_0_15"), _cifar("dropout_0_25")),
+            Claim(_cifar("dropout_0_25", _VOLATILITY), _cifar("dropout_0_15", _VOLATILITY)),
+        ),
+    ),
+    Finding("R5b", "weight decay costs accuracy", _above("decay_1e_5", "decay_1e_4")),
+    Finding("R5b", "1 hidden layer beats 2 and 3", _above("layers_2", "layers_3")),
+    Finding("R5b", "256 nodes beat 128 and 512", _above("nodes_128", "nodes_512")),
+    Finding(
+        "R5b", "25 epochs are higher but unstable",
+        (Claim(_cifar("epochs_25"), _BASE), Claim(_cifar("epochs_25", _VOLATILITY), _BASE_VOLATILITY)),
+    ),
+    Finding(
+        "R5b", "50 epochs overfit (validation loss rises from its minimum, more than after 10 epochs)",
+        (Claim(_cifar("epochs_50", "val_loss_rise"), _cifar("baseline", "val_loss_rise")),),
+    ),
+    Finding(
+        "R5b", "batch 128 is the steadiest",
+        tuple(Claim(_cifar(f"batch_{size}", _VOLATILITY), _BASE_VOLATILITY) for size in (64, 256)),
+    ),
+    Finding("R5b", "SGD far above Adam at the same 0.1 (ten points)", (Claim(_BASE, _cifar("adam_0_1"), by=0.1),)),
+    Finding("R5b", "SGD at 0.1 above Adam at 0.001 (ours)", _above("adam_0_001")),
+    Finding(
+        "R5b", "rate 0.01 is smoother than 0.1 and 0.001, but below 0.1",
+        (
+            Claim(_BASE_VOLATILITY, _cifar("lr_0_01", _VOLATILITY)),
+            Claim(_cifar("lr_0_001", _VOLATILITY), _cifar("lr_0_01", _VOLATILITY)),
+            *_above("lr_0_01"),
+        ),
+    ),
+    Finding(
+        "R5b", "the finals gain almost no accuracy over the baseline (at most one point)",
+        (Claim(_BASE, _cifar("final"), by=-0.01), Claim(_BASE, _cifar("final_lr_0_01"), by=-0.01)),
+    ),
+    Finding(
+        "R5b", "the finals are less volatile than the baseline",
+        tuple(Claim(_BASE_VOLATILITY, _cifar(final, _VOLATILITY)) for final in ("final", "final_lr_0_01")),
+    ),
+)  # fmt: skip

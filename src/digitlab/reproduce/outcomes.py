@@ -1,0 +1,101 @@
+"""What a run came to, as numbers: the metrics of ``result.json``, and a few read off its curves."""
+
+import csv
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from digitlab.results.folder import RunFolder
+
+Curve = Sequence[float]
+
+_LAST_EPOCHS = 5
+# Of ten classes, where a run diverged: its network says nothing.
+_CHANCE = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class RunOutcome:
+    """One finished run, or one that diverged. ``curves`` are the columns of ``metrics.csv``, a value an epoch."""
+
+    metrics: Mapping[str, float]
+    curves: Mapping[str, Curve]
+    train_seconds: float
+    parameters: int | None
+    hardware: str
+    diverged: bool = False
+
+    def value(self, quantity: str) -> float:
+        """A metric, ``train_seconds``, or one of ``DERIVED``; nan where the run has no such number.
+
+        A run that diverged has the accuracy of chance, and nothing else.
+        """
+        if self.diverged:
+            return _CHANCE if quantity.endswith("accuracy") else math.nan
+        if quantity == "train_seconds":
+            return self.train_seconds
+        if quantity in DERIVED:
+            return DERIVED[quantity](self.curves)
+        return self.metrics.get(quantity, math.nan)
+
+
+def read_outcome(run: RunFolder) -> RunOutcome | None:
+    """The outcome of a run that finished or diverged; None for one that is not there or ended otherwise."""
+    if not run.result.exists():
+        return None
+    result = run.read_result()
+    diverged = result["status"] == "failed" and "the loss is" in result.get("error", "")
+    if result["status"] != "finished" and not diverged:
+        return None
+    hardware = result["hardware"]
+    return RunOutcome(
+        metrics={name: value for name, value in result["metrics"].items() if value is not None},
+        curves=_curves(run),
+        train_seconds=result["train_seconds"],
+        parameters=result["parameters"],
+        hardware=f"{hardware.get('gpu', hardware['cpu'])}, {hardware['threads']} threads",
+        diverged=diverged,
+    )
+
+
+def _curves(run: RunFolder) -> dict[str, list[float]]:
+    if not run.metrics.exists():
+        return {}
+    with run.metrics.open(encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    # Validation inside epochs leaves no row of its own, so a column is as long as there are epochs.
+    return {name: [float(line[name]) for line in lines if line[name]] for name in (lines[0] if lines else ())}
+
+
+def _volatility(curves: Mapping[str, Curve]) -> float:
+    last = curves.get("val/accuracy", ())[-_LAST_EPOCHS:]
+    return statistics.stdev(last) if len(last) == _LAST_EPOCHS else math.nan
+
+
+def _val_loss_rise(curves: Mapping[str, Curve]) -> float:
+    losses = curves.get("val/loss", ())
+    return losses[-1] - min(losses) if losses else math.nan
+
+
+def _gain_of_last_five_epochs(curves: Mapping[str, Curve]) -> float:
+    accuracies = curves.get("val/accuracy", ())
+    return accuracies[-1] - accuracies[-1 - _LAST_EPOCHS] if len(accuracies) > _LAST_EPOCHS else math.nan
+
+
+def _overfits_from_epoch(curves: Mapping[str, Curve]) -> float:
+    pairs = list(zip(curves.get("train/loss", ()), curves.get("val/loss", ()), strict=False))
+    below = [epoch for epoch, (train, val) in enumerate(pairs, start=1) if val <= train]
+    return float(max(below, default=0) + 1) if pairs else math.nan
+
+
+DERIVED: dict[str, Callable[[Mapping[str, Curve]], float]] = {
+    # Standard deviation (n - 1) of the validation accuracy over the last five epochs.
+    "volatility": _volatility,
+    # Validation loss of the last epoch above the lowest of all.
+    "val_loss_rise": _val_loss_rise,
+    # Validation accuracy of the last epoch above that five epochs before.
+    "gain_of_last_five_epochs": _gain_of_last_five_epochs,
+    # The epoch from which on, to the end, validation loss is above training loss.
+    "overfits_from_epoch": _overfits_from_epoch,
+}

@@ -1,0 +1,173 @@
+"""All rows, in the order of the reports: the one place of the figures that they give."""
+
+from functools import cache
+
+from digitlab.reproduce.rows import Figure, Row, grid
+from digitlab.schema import ConfigError, nearest
+
+_TEST = (Figure("test/accuracy"),)
+_VALIDATION = (Figure("val/accuracy"), Figure("test/accuracy"))
+
+
+@cache
+def rows() -> dict[str, Row]:
+    """Every row by its name."""
+    every = (*_R1, *_R2, *_R3, *_r4(), *_r5_fashion(), *_R5_CIFAR, *_WISHES)
+    return {row.name: row for row in every}
+
+
+def chosen(names: list[str]) -> list[Row]:
+    """The rows of these names, all where there is none; an experiment's name stands for all of its rows.
+
+    Raises ``ConfigError`` for a name that no row has.
+    """
+    found: dict[str, Row] = {}
+    for name in names:
+        matching = {row.name: row for row in rows().values() if name in (row.name, row.experiment)}
+        if name in rows():
+            matching = {name: rows()[name]}
+        if not matching:
+            raise ConfigError("NAME", name, f"there is no such row{nearest(name, rows())}")
+        found |= matching
+    return list((found if names else rows()).values())
+
+
+_R1 = (
+    Row(
+        name="r1_linear_mse", report="R1", what="784-10, MSE, best of validation",
+        figures=(Figure("test/accuracy", 0.8693), Figure("test/loss", 0.044)),
+        note="the report's is the best of its test curve",
+    ),
+    Row(
+        name="r1_test_curve", report="R1", what="784-10, MSE, best of the test curve (NumPy)", executor="numpy",
+        experiment="r1_linear_mse", overrides=("data.val_size=0", "trainer.val_every_steps=null"),
+        figures=(Figure("test/accuracy_max", 0.8693), Figure("test/loss_at_accuracy_max", 0.044)),
+        note="chosen on the test set, as in the report; all 60,000 images",
+    ),
+    Row(name="r1_pure", report="R1", what="784-10, MSE, standard library", experiment="r1_linear_mse", executor="pure",
+        figures=_TEST),
+    Row(name="r1_numpy", report="R1", what="784-10, MSE, NumPy, last epoch", experiment="r1_linear_mse",
+        executor="numpy", figures=_TEST),
+)  # fmt: skip
+
+_R2 = (
+    Row(name="r2_softmax", report="R2a", what="784-10 softmax, 5 epochs", figures=(Figure("test/accuracy", 0.9007),)),
+    Row(name="r2_softmax_numpy", report="R2a", what="784-10 softmax, 5 epochs, NumPy", experiment="r2_softmax",
+        executor="numpy", figures=(Figure("test/accuracy", 0.9007),)),
+    Row(name="r2_tanh300", report="R2b", what="784-300-10 tanh, Adam, 6 epochs",
+        figures=(Figure("test/accuracy", 0.97),)),
+)  # fmt: skip
+
+_R3 = (
+    Row(
+        name="r3_sigmoid30_mse", report="R3a", what="784-30-10 sigmoid, MSE, 5 epochs",
+        figures=(
+            Figure("test/accuracy", 0.9136), Figure("test/f1_weighted", 0.9131), Figure("train/loss", 0.0176),
+            Figure("train/accuracy", 0.9059), Figure("val/loss", 0.0168), Figure("val/accuracy", 0.9094),
+        ),
+        reported_seconds=46, note="the report's time is Keras's",
+    ),
+    Row(
+        name="r3_sigmoid30_mse_numpy", report="R3a", what="784-30-10 sigmoid, MSE, 5 epochs, NumPy",
+        experiment="r3_sigmoid30_mse", executor="numpy", figures=_TEST,
+        reported_seconds=255, note="the report's NumPy had no mini-batches; ours has batches of 10",
+    ),
+    Row(
+        name="r3_dense_200_50_20", report="R3b", what="784-200-50-20-10 ReLU, MSE, 15 epochs",
+        figures=(
+            Figure("test/accuracy", 0.9730), Figure("test/f1_weighted", 0.9730), Figure("train/loss", 0.0021),
+            Figure("train/accuracy", 0.9879), Figure("val/loss", 0.0042), Figure("val/accuracy", 0.9733),
+        ),
+        reported_seconds=192,
+    ),
+    Row(
+        name="r3_xgboost", report="R3c", what="boosted trees, multi:softmax", experiment="r2_softmax",
+        executor="xgboost", figures=(Figure("test/accuracy", 0.9795), Figure("test/f1_weighted", 0.9795)),
+        reported_seconds=103, note="needs the extra baselines; nothing in it is drawn at random",
+    ),
+)  # fmt: skip
+
+
+def _r4() -> tuple[Row, ...]:
+    factors = {"2.0e-6": 0.98177, "5.015e-4": 0.98190, "1.001e-3": 0.98087, "1.5005e-3": 0.98153, "2.0e-3": 0.98013}
+    return (
+        Row(name="r4_mlp_64_64", report="R4a", what="784-64-64-10, 10 epochs",
+            figures=(Figure("test/accuracy", 0.9731), Figure("test/loss", 0.0913))),
+        *grid("r4_mlp_500_300_l2", report="R4b", what="784-500-300-10, weight decay (twice the L2 factor)",
+              metric="test/accuracy", figures=factors),
+        Row(name="r4_mlp_500_300", report="R4b", what="784-500-300-10, L2 factor 1e-5",
+            figures=(Figure("test/accuracy", 0.9815),)),
+        Row(name="r4_lenet", report="R4c", what="LeNet-5, dropout and L2, 40 epochs",
+            figures=(Figure("test/accuracy", 0.9919),)),
+    )  # fmt: skip
+
+
+def _r5_fashion() -> tuple[Row, ...]:
+    units = ("64", "64 sigmoid", "128, 64 sigmoid", "64, 64", "128, 64", "512, 64", "512, 128, 64")
+    return (
+        *grid("r5_fashion_lr", report="R5a", what="architecture 1, rate and initial weights", metric="val/accuracy"),
+        *grid("r5_fashion_batch", report="R5a", what="architecture 1, batch size", metric="val/accuracy"),
+        *(
+            Row(name=f"r5_fashion_arch{number}", report="R5a", what=f"architecture {number}: {each}",
+                figures=_VALIDATION)
+            for number, each in enumerate(units, start=1)
+        ),
+        Row(name="r5_fashion_arch8", report="R5a", what="architecture 8: 512, 256, 128, 64",
+            figures=(Figure("val/accuracy"), Figure("test/accuracy", 0.85, counts_from=0.845)),
+            note="a rounded figure"),
+    )  # fmt: skip
+
+
+def _cifar(name: str, what: str, *figures: Figure, note: str = "") -> Row:
+    return Row(name=f"r5_cifar_{name}", report="R5b", what=what, figures=figures or _VALIDATION, note=note)
+
+
+_R5_CIFAR = (
+    _cifar("baseline", "3072-256-10, SGD 0.1, batch 128, 10 epochs"),
+    _cifar("series", "10 epochs each at 0.1, 0.01, 0.001", Figure("val/accuracy", 0.50), Figure("test/accuracy")),
+    _cifar("dropout_0_25", "dropout 0.25"),
+    _cifar("dropout_0_15", "dropout 0.15"),
+    _cifar("decay_1e_5", "weight decay 1e-5"),
+    _cifar("decay_1e_4", "weight decay 1e-4"),
+    _cifar("layers_2", "2 hidden layers"),
+    _cifar("layers_3", "3 hidden layers"),
+    _cifar("nodes_128", "128 hidden units"),
+    _cifar("nodes_512", "512 hidden units"),
+    _cifar("epochs_25", "25 epochs"),
+    _cifar("epochs_50", "50 epochs"),
+    _cifar("batch_64", "batch 64"),
+    _cifar("batch_256", "batch 256"),
+    _cifar("adam_0_1", "Adam 0.1"),
+    _cifar("adam_0_001", "Adam 0.001", note="ours: a rate that suits Adam"),
+    _cifar("lr_0_01", "SGD 0.01"),
+    _cifar("lr_0_001", "SGD 0.001"),
+    _cifar("final", "two layers, dropout 0.15, 10 epochs at 0.1, 10 at 0.01"),
+    _cifar("final_lr_0_01", "two layers, dropout 0.15, 10 epochs at 0.01"),
+    _cifar("final_lr_0_01_20", "two layers, dropout 0.15, 20 epochs at 0.01", note="ours: as long as the other final"),
+)
+
+
+def _wish(name: str, what: str, against: str, *, report: str, metric: str = "test/accuracy") -> Row:
+    return Row(name=f"wish_{name}", report=report, what=what, against=against, figures=(Figure(metric),))
+
+
+_WISHES = (
+    _wish("mnist_softmax", "784-10 with softmax and cross-entropy", "r1_linear_mse", report="R1"),
+    _wish("mnist_early_stopping", "784-10, MSE, until 1,100 steps bring nothing", "r1_linear_mse", report="R1"),
+    _wish("mnist_blur", "784-64-64-10, training on blurred digits", "r4_mlp_64_64", report="R1"),
+    _wish("mnist_stretch", "784-64-64-10, training on stretched digits", "r4_mlp_64_64", report="R1"),
+    _wish("mnist_tanh", "784-64-64-10 with tanh", "r4_mlp_64_64", report="R4"),
+    _wish("mnist_cnn", "CNN, shifts, one cycle", "r4_lenet", report="R4"),
+    Row(name="wish_mnist_mlp_500_300", report="R4", what="784-500-300-10 to reach Hinton's 98.47 %",
+        against="r4_mlp_500_300", figures=(Figure("test/accuracy", 0.9847),)),
+    _wish("fashion_cnn", "CNN, shifts and flips, one cycle", "r5_fashion_arch8", report="R5a"),
+    _wish("fashion_arch8_tuned", "architecture 8, Adam, dropout, early stopping", "r5_fashion_arch8", report="R5a"),
+    _wish("cifar_cnn", "CNN, crops and flips, one cycle", "r5_cifar_series", report="R5b"),
+    _wish("cifar_adagrad", "AdaGrad 0.01", "r5_cifar_baseline", report="R5b", metric="val/accuracy"),
+    _wish("cifar_rmsprop", "RMSProp 0.001", "r5_cifar_baseline", report="R5b", metric="val/accuracy"),
+    _wish("cifar_lr_0_05", "SGD 0.05", "r5_cifar_baseline", report="R5b", metric="val/accuracy"),
+    _wish("cifar_clipping", "gradients clipped at norm 1", "r5_cifar_baseline", report="R5b", metric="val/accuracy"),
+    _wish("cifar_he", "He's initial weights", "r5_cifar_baseline", report="R5b", metric="val/accuracy"),
+    _wish("cifar_early_stopping", "up to 100 epochs, patience 5", "r5_cifar_baseline", report="R5b",
+          metric="val/accuracy"),
+)  # fmt: skip

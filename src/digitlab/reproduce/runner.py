@@ -1,0 +1,163 @@
+"""Makes the runs of rows: composes each recipe, leaves out what is there, and goes on after a failure."""
+
+import logging
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from digitlab.config import CONF, register_resolvers, walk
+from digitlab.data.sources import ImageSet
+from digitlab.reproduce import executors
+from digitlab.reproduce.outcomes import read_outcome
+from digitlab.reproduce.rows import Row
+from digitlab.results.folder import RunFolder
+from digitlab.schema import RunError
+from digitlab.training import train
+from digitlab.training.experiment import Experiment
+from digitlab.training.interrupt import Interrupted
+
+log = logging.getLogger(__name__)
+
+
+class LeftOut(RunError):
+    """A row that can't be run here, as something is not installed."""
+
+
+# One epoch of three mini-batches of each kind, as debug=fast says.
+_QUICK = "debug=fast"
+
+
+def run_folder(root: Path, row: Row, replicate: int) -> RunFolder:
+    """Where a run of a row lies: ``seed<k>``, or ``fold<k>`` in a cross-validation."""
+    return RunFolder(root / row.name / f"{'seed' if row.folds is None else 'fold'}{replicate}")
+
+
+def make_runs(
+    rows: Sequence[Row], root: Path, *, seeds: int, quick: bool
+) -> Iterator[tuple[Row, int, Exception | None]]:
+    """Make every run that ``root`` does not hold yet; yields row, replicate and what went wrong, None if nothing did.
+
+    A run that was stopped goes on from its checkpoint. What another process is at is left to it, so several share the
+    work. ``Interrupted`` after SIGINT or SIGTERM ends it all.
+    """
+    for replicate in range(max(row.replicates(seeds) for row in rows)):
+        for row in rows:
+            if replicate >= row.replicates(seeds):
+                continue
+            folder = run_folder(root, row, replicate)
+            try:
+                with _alone(root, folder):
+                    if _run(row, folder, replicate, quick=quick):
+                        yield row, replicate, None
+            except Timeout:
+                log.info("%s is made by another process", folder.path)
+            except Interrupted:
+                raise
+            except Exception as error:
+                log.debug("%s failed", folder.path, exc_info=True)
+                yield row, replicate, error
+
+
+@contextmanager
+def _alone(root: Path, folder: RunFolder) -> Iterator[None]:
+    locks = root / ".locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    with FileLock(locks / "-".join(folder.path.parts[-2:]), timeout=0):
+        yield
+
+
+def _run(row: Row, folder: RunFolder, replicate: int, *, quick: bool) -> bool:
+    """Make a run, or go on with it; False where it is there already. ``RunError`` where another recipe made it."""
+    if row.executor == "xgboost" and find_spec("xgboost") is None:
+        raise LeftOut("xgboost is not installed: pip install 'digitlab[baselines]'")
+    typed = [*row.typed(replicate), *([_QUICK] if quick else [])]
+    config, choices = compose(typed)
+    begun = folder.config.exists()
+    if begun and (keys := changed(folder.read_config(), config)):
+        raise RunError(f"{folder.path} was made with another {', '.join(keys)}: remove it to make it anew")
+    if read_outcome(folder) is not None:
+        return False
+    stopped = begun and row.executor == "lightning" and folder.last.exists()
+    if folder.path.exists() and not stopped:
+        # Nothing to go on from: it failed, or was stopped before its first checkpoint.
+        shutil.rmtree(folder.path)
+    _describe(folder, config, choices, typed)
+    with _logged(folder):
+        if row.executor == "lightning":
+            train(config, folder=folder.path, overrides=typed, resume=stopped)
+        else:
+            _run_without_lightning(row, folder, config, quick=quick)
+    return True
+
+
+def changed(made: DictConfig, now: DictConfig) -> list[str]:
+    """The settings that two configurations both have and differ in, but for where data lies and what computes."""
+    before, after = (dict(walk(OmegaConf.to_container(each, resolve=False))) for each in (made, now))
+    return [
+        key
+        for key in before.keys() & after.keys()
+        if before[key] != after[key]
+        and not isinstance(before[key], dict)
+        and key not in ("data.root", "trainer.accelerator")
+    ]
+
+
+def _run_without_lightning(row: Row, folder: RunFolder, config: DictConfig, *, quick: bool) -> None:
+    experiment = Experiment.from_config(config, typed=[])
+    data = experiment.data
+    data.prepare_data()
+    data.setup()
+    tested = None if (limit := experiment.trainer.limit_test_batches) is None else limit * data.batch_size
+    data.test_set = ImageSet(data.test_set.images[:tested], data.test_set.labels[:tested])
+    match row.executor:
+        case "numpy":
+            trained = executors.run_numpy(config, experiment, data, test_curve=row.name == "r1_test_curve")
+        case "pure":
+            trained = executors.run_pure(config, experiment, data)
+        case "xgboost":
+            trained = executors.run_xgboost(experiment, data)
+        case other:
+            raise RunError(f"{row.name}: there is no way to run {other}")
+    executors.write(folder, config, data, trained, command=f"digitlab reproduce {row.name}{' --quick' * quick}")
+
+
+def compose(typed: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
+    """What ``python train.py TYPED`` runs, without its progress bar, and which config of each group it chose."""
+    register_resolvers()
+    with initialize_config_dir(str(CONF), version_base="1.3", job_name="train"):
+        composed = hydra_compose("train", overrides=[*typed, "trainer.progress_bar=false"], return_hydra_config=True)
+    choices = {str(group): str(name) for group, name in composed.hydra.runtime.choices.items()}
+    with open_dict(composed):
+        del composed["hydra"]
+    return composed, choices
+
+
+def _describe(folder: RunFolder, config: DictConfig, choices: dict[str, str], typed: Sequence[str]) -> None:
+    """What Hydra would leave in the folder of a run from the command line."""
+    folder.config.parent.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(config, folder.config)
+    OmegaConf.save(list(typed), folder.overrides_file)
+    OmegaConf.save({"hydra": {"runtime": {"choices": choices}}}, folder.config.with_name("hydra.yaml"))
+
+
+@contextmanager
+def _logged(folder: RunFolder) -> Iterator[None]:
+    handler = logging.FileHandler(folder.log)
+    handler.setFormatter(logging.Formatter("[%(asctime)s][%(levelname)s] %(message)s"))
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,93 @@
+"""The comparison: the reports' figures and findings beside what was measured, a line each."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from digitlab.reproduce.findings import Quantity, findings
+from digitlab.reproduce.outcomes import RunOutcome, read_outcome
+from digitlab.reproduce.registry import rows
+from digitlab.reproduce.rows import Figure, Row
+from digitlab.reproduce.verdicts import Sample, Verdict, decide, differences, reached
+from digitlab.results.folder import RunFolder
+
+
+@dataclass(frozen=True, slots=True)
+class FigureLine:
+    """One metric of one row. Accuracies are in [0, 1]; nan where there is nothing.
+
+    ``difference`` is ours less the report's, or, for a wish, less the row that it is compared with.
+    """
+
+    row: Row
+    figure: Figure
+    ours: Sample
+    difference: float
+    verdict: Verdict
+    train_seconds: float
+    parameters: int | None
+    diverged: int
+
+
+@dataclass(frozen=True, slots=True)
+class FindingLine:
+    """One finding: the differences that its claims are about, and what they come to."""
+
+    report: str
+    text: str
+    differences: tuple[float, ...]
+    verdict: Verdict
+
+
+class Measured:
+    """The outcomes of every run under ``root``, read once."""
+
+    def __init__(self, root: Path) -> None:
+        self.outcomes: Mapping[str, Sequence[RunOutcome]] = {
+            name: [outcome for outcome in map(read_outcome, _runs(root, row)) if outcome is not None]
+            for name, row in rows().items()
+        }
+
+    def sample(self, quantity: Quantity) -> Sample:
+        """A quantity over the runs of its row; those that do not have it are left out."""
+        values = [outcome.value(quantity.of) for outcome in self.outcomes[quantity.row]]
+        return Sample(tuple(value for value in values if not math.isnan(value)))
+
+    def figure_lines(self) -> list[FigureLine]:
+        """A line for each metric of each row, in the order of the reports."""
+        return [self._line(row, figure) for row in rows().values() for figure in row.figures]
+
+    def _line(self, row: Row, figure: Figure) -> FigureLine:
+        outcomes = self.outcomes[row.name]
+        ours = self.sample(Quantity(row.name, figure.metric))
+        other = math.nan if figure.reported is None else figure.reported
+        if row.against is not None:
+            other = self.sample(Quantity(row.against, figure.metric)).mean
+        return FigureLine(
+            row, figure, ours,
+            difference=ours.mean - other,
+            verdict=reached(figure, ours),
+            train_seconds=Sample(tuple(each.train_seconds for each in outcomes if not each.diverged)).mean,
+            parameters=next((each.parameters for each in outcomes), None),
+            diverged=sum(each.diverged for each in outcomes),
+        )  # fmt: skip
+
+    def finding_lines(self) -> list[FindingLine]:
+        """A line for each finding, in the order of the reports."""
+        return [
+            FindingLine(
+                finding.report, finding.text, tuple(differences(finding.claims, self.sample)),
+                decide(finding, self.sample),
+            )
+            for finding in findings()
+        ]  # fmt: skip
+
+    def hardware(self, row: Row | None = None) -> list[str]:
+        """The machines that the runs of ``row``, or all, were made on."""
+        chosen = self.outcomes.values() if row is None else [self.outcomes[row.name]]
+        return sorted({outcome.hardware for outcomes in chosen for outcome in outcomes})
+
+
+def _runs(root: Path, row: Row) -> list[RunFolder]:
+    return [RunFolder(path) for path in sorted((root / row.name).glob("*"))]

@@ -1,0 +1,128 @@
+"""The runs and their table: what is there is kept, what fails is named, and the table says what the runs left."""
+
+import csv
+import shutil
+
+import pytest
+from omegaconf import OmegaConf
+from typer.testing import CliRunner
+
+from digitlab.cli import app
+from digitlab.config import CONF
+from digitlab.reproduce import runner
+from digitlab.reproduce.outcomes import read_outcome
+from digitlab.reproduce.registry import rows
+from digitlab.reproduce.rendering import write_headers
+from digitlab.reproduce.runner import LeftOut, compose, make_runs, run_folder
+from digitlab.reproduce.table import Measured
+from digitlab.results.folder import find_runs
+from digitlab.results.table import run_row
+from digitlab.schema import RunError
+
+QUICK = ["r1_linear_mse", "r1_test_curve", "r1_pure", "r3_sigmoid30_mse", "r3_sigmoid30_mse_numpy"]
+
+
+def quick(root, *names, seeds=1):
+    chosen = [rows()[name] for name in names]
+    return [(row.name, replicate, error) for row, replicate, error in make_runs(chosen, root, seeds=seeds, quick=True)]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    root = tmp_path_factory.mktemp("reproduce")
+    assert quick(root, *QUICK, seeds=2) == [(name, seed, None) for seed in range(2) for name in QUICK]
+    return root
+
+
+def test_every_way_of_running_leaves_a_run_folder(made):
+    runs = find_runs(made)
+    assert len(runs) == 2 * len(QUICK)
+    for run in runs:
+        listed = run_row(run)
+        assert (listed["status"], listed["data"]) == ("finished", "mnist")
+        assert 0 <= listed["test/accuracy"] <= 1
+        assert run.confusion.exists()
+        assert run.read_result()["seed"] == int(run.path.name.removeprefix("seed"))
+
+
+def test_numpy_ends_where_lightning_does(made):
+    ours, numpy = (read_outcome(run_folder(made, rows()[name], 0)) for name in QUICK[3:])
+    assert numpy.metrics["test/loss"] == pytest.approx(ours.metrics["test/loss"], rel=1e-5)
+    assert numpy.parameters == ours.parameters == 23_860
+
+
+def test_what_is_there_is_not_made_again(made):
+    before = {
+        path: path.stat().st_mtime_ns for path in made.rglob("*") if path.is_file() and ".locks" not in path.parts
+    }
+    assert quick(made, *QUICK, seeds=2) == []
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_run_of_another_recipe_is_named_and_left_alone(made, tmp_path):
+    folder = run_folder(tmp_path, rows()["r3_sigmoid30_mse"], 0)
+    shutil.copytree(run_folder(made, rows()["r3_sigmoid30_mse"], 0).path, folder.path)
+    config = folder.read_config()
+    config.optimizer.lr = 0.5
+    OmegaConf.save(config, folder.config)
+    [(_, _, error)] = quick(tmp_path, "r3_sigmoid30_mse")
+    assert isinstance(error, RunError)
+    assert f"{folder.path} was made with another optimizer.lr" in str(error)
+    assert folder.result.exists()
+
+
+def test_a_run_without_result_is_made_again(made, tmp_path):
+    folder = run_folder(tmp_path, rows()["r3_sigmoid30_mse"], 0)
+    shutil.copytree(run_folder(made, rows()["r3_sigmoid30_mse"], 0).path, folder.path)
+    folder.result.unlink()
+    folder.last.unlink()
+    assert quick(tmp_path, "r3_sigmoid30_mse") == [("r3_sigmoid30_mse", 0, None)]
+    assert read_outcome(folder) is not None
+
+
+def test_it_goes_on_after_a_failure_and_names_what_is_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "find_spec", lambda name: None)
+    monkeypatch.setenv("DIGITLAB_DATA", str(tmp_path / "file"))
+    (tmp_path / "file").write_text("no folder")
+    made = quick(tmp_path / "runs", "r3_xgboost", "r5_fashion_arch1", "r3_sigmoid30_mse_numpy")
+    assert [name for name, _, _ in made] == ["r3_xgboost", "r5_fashion_arch1", "r3_sigmoid30_mse_numpy"]
+    assert isinstance(made[0][2], LeftOut)
+    assert "data.root" in str(made[1][2])
+
+
+def test_the_command_composed_is_that_of_the_recipe():
+    config, choices = compose(rows()["r5_fashion_lr_0.03_he"].typed(2))
+    assert (config.optimizer.lr, config.model.init, config.seed) == (0.03, "he", 2)
+    assert (choices["data"], choices["model"]) == ("fashion_mnist", "mlp")
+    assert "hydra" not in config
+
+
+def test_the_command_writes_the_tables(made):
+    done = CliRunner().invoke(app, ["reproduce", "--table", "--root", str(made)])
+    assert done.exit_code == 0, done.output
+    assert done.output.split() == [str(made / name) for name in ("table.md", "table.csv", "findings.csv")]
+    with (made / "table.csv").open(encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == sum(len(row.figures) for row in rows().values())
+    measured = Measured(made)
+    for line in lines:
+        outcomes = measured.outcomes[line["row"]]
+        assert int(line["n"]) == sum(line["metric"] in outcome.metrics for outcome in outcomes)
+        assert (line["mean"] == "") == (line["n"] == "0")
+    text = (made / "table.md").read_text(encoding="utf-8")
+    widths = {line.count("|") for line in text.splitlines() if line.startswith("| `")}
+    assert widths == {11}
+    assert all(f"`{name}`" in text for name in rows())
+
+
+def test_headers_take_what_was_measured_and_nothing_else(made, tmp_path):
+    shutil.copytree(CONF / "experiment", tmp_path / "experiment")
+    written = write_headers(Measured(made), tmp_path / "experiment")
+    assert {path.stem for path in written} == {"r1_linear_mse", "r3_sigmoid30_mse"}
+    for path in written:
+        now, before = (each.read_text(encoding="utf-8") for each in (path, CONF / "experiment" / path.name))
+        assert now.count("#   ours:") == 1
+        assert "(n = 2)" in now
+        assert now.partition("ours:")[0] == before.partition("ours:")[0]
+        assert now.partition("ours:")[2].partition("\n")[2] == before.partition("ours:")[2].partition("\n")[2]
+    assert write_headers(Measured(made), tmp_path / "experiment") == []

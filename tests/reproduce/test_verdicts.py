@@ -1,0 +1,81 @@
+"""Verdicts: by two standard errors, in the right direction, and open where nothing can be known."""
+
+import math
+import statistics
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from digitlab.reproduce.findings import Claim, Finding, Quantity
+from digitlab.reproduce.rows import Figure
+from digitlab.reproduce.verdicts import Sample, decide, differences, reached
+
+ACCURACY, LOSS = Figure("test/accuracy", 0.9), Figure("test/loss", 0.05)
+
+
+def finding(*claims):
+    return Finding("R0", "a claim", claims)
+
+
+def sampled(**values):
+    return lambda quantity: Sample(tuple(values.get(quantity.row, ())))
+
+
+ONE_OVER_TWO = finding(Claim(Quantity("one"), Quantity("two")))
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=6))
+def test_standard_deviation_and_error_are_the_usual_ones(values):
+    sample = Sample(tuple(values))
+    assert sample.sd == pytest.approx(statistics.stdev(values))
+    assert sample.standard_error == pytest.approx(statistics.stdev(values) / math.sqrt(len(values)))
+
+
+@pytest.mark.parametrize(
+    ("figure", "values", "verdict"),
+    [
+        (ACCURACY, (0.91, 0.92, 0.93), "reached"),
+        (ACCURACY, (0.88, 0.90, 0.91), "reached"),
+        (ACCURACY, (0.880, 0.881, 0.882), "short"),
+        (ACCURACY, (0.8999,), "short"),
+        (ACCURACY, (0.9,), "reached"),
+        (ACCURACY, (), ""),
+        (LOSS, (0.04, 0.041), "reached"),
+        (LOSS, (0.06, 0.0601), "short"),
+        (Figure("test/accuracy", 0.85, counts_from=0.845), (0.846,), "reached"),
+        (Figure("test/accuracy"), (0.9, 0.91), ""),
+    ],
+)
+def test_a_figure_is_reached_within_two_standard_errors_or_better(figure, values, verdict):
+    assert reached(figure, Sample(values)) == verdict
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "verdict"),
+    [
+        ((0.5, 0.51, 0.52), (0.4, 0.41, 0.42), "holds"),
+        ((0.4, 0.41, 0.42), (0.5, 0.51, 0.52), "fails"),
+        ((0.4, 0.5, 0.6), (0.45, 0.5, 0.52), "undecided"),
+        ((0.5,), (0.1,), "undecided"),
+        ((), (0.1, 0.2), "undecided"),
+    ],
+)
+def test_a_claim_is_decided_by_two_standard_errors_of_the_difference(one, two, verdict):
+    assert decide(ONE_OVER_TWO, sampled(one=one, two=two)) == verdict
+
+
+def test_all_claims_have_to_hold_and_one_that_fails_decides():
+    holds, fails = Claim(1.0, Quantity("two")), Claim(Quantity("two"), 1.0)
+    open_ = Claim(Quantity("none"), Quantity("two"))
+    sample = sampled(two=(0.1, 0.2))
+    assert decide(finding(holds), sample) == "holds"
+    assert decide(finding(holds, open_), sample) == "undecided"
+    assert decide(finding(holds, open_, fails), sample) == "fails"
+
+
+def test_a_margin_is_part_of_the_claim():
+    sample = sampled(one=(0.50, 0.51), two=(0.49, 0.50))
+    assert decide(finding(Claim(Quantity("one"), Quantity("two"), by=0.1)), sample) == "fails"
+    assert decide(finding(Claim(Quantity("two"), Quantity("one"), by=-0.1)), sample) == "holds"
+    assert differences(ONE_OVER_TWO.claims, sample) == pytest.approx([0.01])
