@@ -48,27 +48,28 @@ def digests(tmp_path):
 
 
 def test_two_processes_learn_what_one_does_and_resume(ddp, started, run, tmp_path):
-    test = ("test=last", "trainer.limit_test_batches=2")
-    first = ddp(*started, *LEARNING, *test, "trainer.max_epochs=1")
-    assert (first.returncode, first.stderr) == (0, "")
-    assert first.stdout.count("best epoch") == first.stdout.count(str(tmp_path / "run")) == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["digests", "run"]
-    assert len(set(digests(tmp_path))) == 1
+    overrides = (*LEARNING, "test=last", "trainer.limit_test_batches=2", "trainer.max_epochs=2")
+    # 1,000 images are 16 mini-batches: both processes stop at the end of the chunk, after 8 of them.
+    stop = "+callbacks.stop={_target_: run_callbacks.SignalAt, step: 5, number: 2}"
+    first = ddp(*started, *overrides, "trainer.chunk_length=8", stop)
+    assert (first.returncode, first.stderr) == (130, "stopped by SIGINT\n")
+    folder = RunFolder(tmp_path / "run")
+    assert read_checkpoint(folder.last)["global_step"] == 8
 
-    second = ddp(f"resume={tmp_path / 'run'}", "trainer.max_epochs=2")
+    second = ddp(f"resume={folder.path}")
     assert (second.returncode, second.stderr) == (0, "")
-    assert second.stdout.count("best epoch") == 1
+    assert second.stdout.count("best epoch") == second.stdout.count(str(folder.path)) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["digests", "run"]
     one, other = digests(tmp_path)
     assert one == other
 
-    solo = run(*LEARNING, *test, "trainer.max_epochs=1", name="solo")
-    solo = run(*LEARNING, *test, "trainer.max_epochs=2", name="solo", resume=True)
-    shared = read_checkpoint(RunFolder(tmp_path / "run").last)
+    solo = run(*overrides, name="solo")
+    shared = read_checkpoint(folder.last)
     for name, expected in solo.checkpoint()["state_dict"].items():
         torch.testing.assert_close(shared["state_dict"][name], expected, rtol=1e-9, atol=1e-12)
-    result = RunFolder(tmp_path / "run").read_result()
-    assert result["metrics"] == pytest.approx(solo.result["metrics"])
-    assert result["epochs"] == 2
+    assert folder.read_result()["metrics"] == pytest.approx(solo.result["metrics"])
+    for row, expected in zip(shared["rows"], solo.checkpoint()["rows"], strict=True):
+        assert {name: row[name] for name in expected} == pytest.approx(expected)
 
 
 def test_batch_statistics_are_the_same_in_both_processes(ddp, started, tmp_path):

@@ -90,6 +90,8 @@ class Recorder(Callback):
         def save() -> None:
             self._stop_clock()
             self.record.add_losses(_take_losses(classifier))
+            # The sum over all processes, from which the first of a resumed run goes on.
+            classifier.train_counts = classifier.take_train_counts()
             self._save(trainer, classifier, best=False)
 
         self.stop_signal.obey(trainer, save=save)

@@ -10,6 +10,7 @@ from digitlab.training.classifier import Classifier
 from digitlab.training.metrics import Counts
 from digitlab.training.record import Record
 from digitlab.training.selection import Point
+from digitlab.training.surroundings import is_first_process
 
 
 def snapshot(classifier: Classifier, optimizer_state: dict[str, Any], record: Record) -> dict[str, Any]:
@@ -40,5 +41,6 @@ def restore(checkpoint: dict[str, Any], classifier: Classifier) -> list[Point]:
     classifier.load_state_dict(checkpoint["state_dict"])
     classifier.optimizer_state = checkpoint["optimizer_states"][0]
     classifier.position = Position(**checkpoint["position"])
-    classifier.train_counts = Counts(**checkpoint["train_counts"])
+    if is_first_process():
+        classifier.train_counts = Counts(**checkpoint["train_counts"])
     return [Point(**point) for point in checkpoint["history"]]
