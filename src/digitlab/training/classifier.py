@@ -199,8 +199,11 @@ class Classifier(LightningModule):
         self.evaluation.loss_sum += loss.item() * len(batch.labels)
         return logits
 
-    def on_validation_epoch_start(self) -> None:
+    def _begin_evaluation(self) -> None:
         self.evaluation = Counts.zeros(len(self.facts.class_names), self.device)
+
+    def on_validation_epoch_start(self) -> None:
+        self._begin_evaluation()
 
     def validation_step(self, batch: EvaluationBatch, batch_idx: int) -> None:
         self._evaluate(batch)
@@ -209,7 +212,7 @@ class Classifier(LightningModule):
         self._log_evaluation("val")
 
     def on_test_epoch_start(self) -> None:
-        self.on_validation_epoch_start()
+        self._begin_evaluation()
         self.test_scores, self.test_labels = [], []
 
     def test_step(self, batch: EvaluationBatch, batch_idx: int) -> None:
