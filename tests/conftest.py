@@ -55,6 +55,12 @@ def train_py(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     return run
 
 
+@pytest.fixture
+def one_line() -> Callable[[str], bool]:
+    """``one_line(text)``: is it what a user should see of an error, one line and no traceback?"""
+    return lambda text: len(text.strip().splitlines()) == 1 and "Traceback" not in text
+
+
 @pytest.fixture(scope="session")
 def data_root() -> Path:
     """The folder with the real Fashion-MNIST and CIFAR-10; without it the test is skipped (MNIST is in the package)."""

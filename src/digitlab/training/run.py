@@ -73,7 +73,7 @@ def train(
                 run.test()
                 run.obey_signal()
             return run.outcome()
-    except DigitlabError:
+    except (DigitlabError, KeyboardInterrupt):
         if not resume and not _in_sweep():
             run_folder.discard_if_fresh()
         raise

@@ -1,0 +1,158 @@
+"""Bad runs, as users start them: one line and an exit code, no traceback, and no folder where nothing has begun."""
+
+import gzip
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from digitlab.config import ROOT
+from digitlab.schema import DataError
+from digitlab.training import train
+
+
+@pytest.fixture
+def refused_by_the_script(train_py, one_line, tmp_path):
+    """``refused_by_the_script(...)`` runs train.py, which must say one line and leave nothing."""
+
+    def run(*arguments, sweep=False):
+        kind, folder = ("sweep", tmp_path / "out" / "sweep") if sweep else ("run", tmp_path / "out" / "run")
+        ended = train_py(*arguments, f"hydra.{kind}.dir={folder}")
+        assert one_line(ended.stderr), ended.stderr
+        assert not (tmp_path / "out").exists()
+        assert ended.stdout == ""
+        return ended
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("argument", "line"),
+    [
+        ("model=foo", "model=foo: must be one of cnn, lenet, linear, mlp, mlp_dropout"),
+        ("optimizer.lrr=1", "optimizer.lrr=1: no such key (did you mean `lr`?)"),
+        ("model.hidden=[64", "model.hidden=[64: can't be read"),
+        ("model.dropout=1.5", "model.dropout=1.5: must be a number in [0, 1)"),
+        ("optimizer.lr", "optimizer.lr: must be written KEY=VALUE"),
+    ],
+)
+def test_the_script_refuses_in_one_line_and_leaves_nothing(argument, line, refused_by_the_script):
+    ended = refused_by_the_script(argument)
+    assert ended.stderr.startswith(line)
+    assert ended.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key"),
+    [
+        (["model=mlp,foo"], "model=foo"),
+        (["model=mlp,linear", "model.dropout=0,0.2"], "model.dropout=0"),
+        (["trainer=cpu,ddp"], "trainer.strategy=ddp"),
+        (["optimizer.lr=[0.1,0.2"], "optimizer.lr=[0.1,0.2"),
+    ],
+)
+def test_a_sweep_that_can_not_be_composed_is_refused_as_a_whole(arguments, key, refused_by_the_script):
+    ended = refused_by_the_script("-m", *arguments, sweep=True)
+    assert ended.stderr.startswith(f"{key}: ")
+    assert ended.returncode == 2
+
+
+IDX = """
+source: {{_target_: digitlab.data.sources.IdxSource, name: mine, class_names: [{names}],
+  train_images: "{folder}/images.gz", train_labels: "{folder}/{labels}",
+  test_images: "{folder}/images.gz", test_labels: "{folder}/labels.gz"}}
+"""
+
+
+def idx_files(folder, *, names="abcdefghij", labels="labels.gz"):
+    raw = ROOT / "src" / "digitlab" / "data" / "mnist"
+    shutil.copy(raw / "t10k-images-idx3-ubyte.gz", folder / "images.gz")
+    shutil.copy(raw / "t10k-labels-idx1-ubyte.gz", folder / "labels.gz")
+    shutil.copy(raw / "train-labels-idx1-ubyte.gz", folder / "others.gz")
+    (folder / "conf" / "data").mkdir(parents=True)
+    (folder / "conf" / "data" / "mine.yaml").write_text(IDX.format(folder=folder, names=",".join(names), labels=labels))
+    return f"hydra.searchpath=[file://{folder}/conf]", "data=mine"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"labels": "nowhere.gz"}, "nowhere.gz: no such file"),
+        ({"labels": "others.gz"}, "others.gz: holds 60000 labels for the 10000 images of"),
+        ({"names": "abc"}, "label 9, but there are 3 classes"),
+    ],
+)
+def test_data_that_does_not_fit_ends_the_run_and_leaves_nothing(change, words, shrunk, one_line, tmp_path):
+    config = shrunk(*idx_files(tmp_path, **change))
+    with pytest.raises(DataError, match=words) as caught:
+        train(config, folder=tmp_path / "out" / "run")
+    assert one_line(str(caught.value))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_script_ends_with_1_where_data_is_truncated(refused_by_the_script, tmp_path):
+    overrides = idx_files(tmp_path)
+    content = gzip.decompress((tmp_path / "images.gz").read_bytes())
+    (tmp_path / "images.gz").write_bytes(gzip.compress(content[:-1], 1))
+    ended = refused_by_the_script(*overrides)
+    assert "images.gz: truncated" in ended.stderr
+    assert ended.returncode == 1
+
+
+def reader_arrived(fifo, process):
+    """Open ``fifo`` for writing as soon as ``process`` reads from it."""
+    while process.poll() is None:
+        try:
+            return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:
+            time.sleep(0.01)
+    raise AssertionError(process.communicate())
+
+
+def test_ctrl_c_while_data_is_awaited_leaves_no_folder(tmp_path):
+    overrides = idx_files(tmp_path, labels="slow")
+    os.mkfifo(tmp_path / "slow")
+    command = [sys.executable, ROOT / "train.py", *overrides, f"hydra.run.dir={tmp_path / 'out' / 'run'}"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    writing = reader_arrived(tmp_path / "slow", process)
+    assert (tmp_path / "out" / "run").is_dir()
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60) == ("", "")
+    os.close(writing)
+    assert process.returncode == 130
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(train_py, one_line, tmp_path):
+    folder = tmp_path / "run"
+    # One step at this rate is bearable, the next is not: the checkpoint is of the first epoch, of one step.
+    arguments = ["trainer.limit_train_batches=1", "optimizer=sgd", "optimizer.lr=1e30", "trainer.progress_bar=false"]
+    ended = train_py(*arguments, f"hydra.run.dir={folder}")
+    assert ended.returncode == 1
+    assert one_line(ended.stderr), ended.stderr
+    assert "epoch 2, step 2 (learning rate 1e+30)" in ended.stderr
+    result = json.loads((folder / "result.json").read_text())
+    assert result["status"] == "failed"
+    assert result["epochs"] == 1
+    assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 1
+
+
+def test_a_bad_value_in_a_sweep_fails_its_own_job_only(train_py, tmp_path):
+    folder = tmp_path / "sweep"
+    ended = train_py(
+        "-m", "debug=fast", "model.dropout=1.5,0", "trainer.progress_bar=false", f"hydra.sweep.dir={folder}"
+    )
+    results = {path.parent.name[0]: json.loads(path.read_text()) for path in folder.glob("*/result.json")}
+    assert {number: result["status"] for number, result in results.items()} == {"0": "failed", "1": "finished"}
+    assert "model.dropout=1.5: must be a number in [0, 1)" in results["0"]["error"]
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr
+    told = [line for line in ended.stderr.splitlines() if "must be a number in [0, 1)" in line]
+    assert len(told) == 2, "once as it happens, once at the end"
+    assert f"{folder}: 1 of 2 jobs failed" in ended.stderr
