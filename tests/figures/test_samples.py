@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from digitlab.figures.samples import TEXT_COLOUR, first_of_each_class, sample_grid
+from digitlab.figures.samples import first_of_each_class, sample_grid
+from digitlab.figures.style import TEXT_COLOUR
 
 NAMES = ["cat", "dog", "a long name of a class"]
 

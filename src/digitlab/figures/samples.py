@@ -11,9 +11,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-# On no background of its own, so that a figure suits light and dark pages alike: this grey has a contrast of 4 : 1 or
-# more with white and with the usual near-blacks.
-TEXT_COLOUR = "#7d7d7d"
+from digitlab.figures.style import TEXT_COLOUR as TEXT_COLOUR
+from digitlab.figures.tiles import rgba
 
 _GAP_PIXELS = 2
 _DOTS_PER_INCH = 200
@@ -33,7 +32,7 @@ def sample_grid(images: Tensor, labels: Tensor, *, class_names: Sequence[str], t
     ``images`` is uint8 (N, C, H, W), or float in [0, 1]; ``labels`` is int64 (N,) and says which row an image is in.
     Three channels are red, green and blue; of any other number the mean is shown in grey.
     """
-    tiles = _rgba(images)
+    tiles = rgba(images)
     rows = [tiles[(labels == label).numpy()] for label in range(len(class_names))]
     mosaic = _mosaic(rows, tiles.shape[1:])
     height, width = (side * _DOTS_PER_PIXEL / _DOTS_PER_INCH for side in mosaic.shape[:2])
@@ -51,16 +50,6 @@ def sample_grid(images: Tensor, labels: Tensor, *, class_names: Sequence[str], t
     axes.patch.set_visible(False)
     axes.set_title(title, fontsize=9, color=TEXT_COLOUR, loc="left")
     return figure
-
-
-def _rgba(images: Tensor) -> npt.NDArray[np.uint8]:
-    """(N, H, W, 4), opaque."""
-    pixels = images.float() / 255 if images.dtype == torch.uint8 else images.float()
-    if pixels.shape[1] != 3:
-        pixels = pixels.mean(1, keepdim=True).expand(-1, 3, -1, -1)
-    opaque = torch.ones_like(pixels[:, :1])
-    values: npt.NDArray[np.uint8] = (torch.cat([pixels, opaque], 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
-    return values
 
 
 def _mosaic(rows: Sequence[npt.NDArray[np.uint8]], tile: tuple[int, ...]) -> npt.NDArray[np.uint8]:

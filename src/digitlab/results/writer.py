@@ -11,7 +11,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
@@ -75,6 +78,22 @@ class RunWriter:
         for events in self._events.values():
             events.flush()
         log.info(" ".join(f"{name}={value:.6g}" for name, value in row.items()))
+
+    def picture(self, tag: str, pixels: npt.NDArray[np.uint8], *, step: int) -> None:
+        """Event of a picture, uint8 (rows, columns, 3 or 4): red, green, blue and, where it has one, alpha."""
+        self._events[""].add_image(tag, pixels, step, dataformats="HWC")
+
+    def weights(self, network: nn.Module, *, step: int) -> None:
+        """Events of the distribution of every parameter of a network."""
+        for name, parameter in network.named_parameters():
+            self._events[""].add_histogram(f"weights/{name}", parameter.detach().cpu(), step)
+
+    def precision_recall(
+        self, scores: torch.Tensor, labels: torch.Tensor, class_names: Sequence[str], *, step: int
+    ) -> None:
+        """Events of a precision-recall curve for each of K classes: scores (N, K) in [0, 1], labels int64 (N,)."""
+        for label, name in enumerate(class_names):
+            self._events[""].add_pr_curve(f"precision_recall/{name}", labels == label, scores[:, label], step)
 
     def _scalars(self, metrics: Mapping[str, float], step: int) -> None:
         for name, value in metrics.items():

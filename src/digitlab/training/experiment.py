@@ -41,6 +41,7 @@ _NODES = (
     "monitor",
     "ema",
     "callbacks",
+    "figures",
 )
 
 
@@ -76,6 +77,7 @@ class Experiment:
     early_stopping: EarlyStopping | None
     ema_decay: float | None
     callbacks: list[Callback]
+    figures: Callback
 
     @classmethod
     def from_config(cls, config: DictConfig, *, typed: Sequence[str] | None = None) -> "Experiment":
@@ -116,6 +118,7 @@ class Experiment:
             early_stopping=early_stopping,
             ema_decay=_settings(Ema, nodes["ema"], "ema").decay,
             callbacks=[build(node, f"callbacks.{name}", Callback) for name, node in nodes["callbacks"].items()],
+            figures=build(nodes["figures"], "figures", Callback),
         )
 
 

@@ -123,7 +123,7 @@ class Run:
         return Trainer(
             **settings.lightning(),
             default_root_dir=self.folder.path,
-            callbacks=[self.recorder, *bar, *self.experiment.callbacks],
+            callbacks=[self.recorder, self.experiment.figures, *bar, *self.experiment.callbacks],
             limit_val_batches=1.0 if len(self.data.val_indices) > 0 else 0,
             # The run folder is written by the recorder's writer, which serves populations too.
             logger=False, enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False,

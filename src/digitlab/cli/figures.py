@@ -1,0 +1,44 @@
+"""``digitlab figures``: every picture of a finished run."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from digitlab.cli.app import Folder, app
+
+
+@app.command()
+def figures(
+    folder: Folder,
+    out: Annotated[Path | None, typer.Option(help="Where they go.  [default: RUN_FOLDER/figures]")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace pictures that are there already.")] = False,
+    classes: Annotated[
+        list[str] | None, typer.Option("--class", metavar="NAME", help="Hidden units of this class only; repeatable.")
+    ] = None,
+    gif_images: Annotated[int, typer.Option(min=0, help="Images that the GIFs' network is shown; 0: no GIFs.")] = 99,
+    gif_batch: Annotated[int, typer.Option(min=1, help="Of them, how many at a step.")] = 1,
+    gif_every: Annotated[int, typer.Option(min=1, help="A frame every so many steps.")] = 1,
+) -> None:
+    """Make every picture of a run: history, images, weights, confusion, scores, and GIFs of weights while they learn.
+
+    A picture that does not apply to the run is named with the reason, and the others are made.
+    """
+    from digitlab.figures.gallery import GifPlan, make_pictures, require_free
+    from digitlab.figures.material import read_material, read_rows
+    from digitlab.results.loading import load_data, open_run
+    from digitlab.schema import ConfigError, nearest
+
+    run = open_run(folder)
+    read_rows(run)
+    names = load_data(run).source.class_names
+    out = run.figures if out is None else out
+    for name in classes or []:
+        if name not in names:
+            raise ConfigError("--class", name, f"must be one of {', '.join(names)}{nearest(name, names)}")
+    if not force:
+        require_free(out, names)
+    chosen = [names.index(name) for name in classes] if classes else None
+    plan = GifPlan(images=gif_images, batch_size=gif_batch, steps_per_frame=gif_every)
+    for name, reason in make_pictures(read_material(run), out, classes=chosen, plan=plan):
+        print(out / name if reason is None else f"left out: {name}: {reason}")

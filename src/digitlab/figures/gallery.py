@@ -1,0 +1,266 @@
+"""All pictures of a run: what each is called, what it shows, and for which runs it can be made.
+
+``digitlab figures`` makes them from a run folder, ``figures.each_epoch=true`` while a run trains.
+"""
+
+import io
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from digitlab.figures import confusion, gifs, history, images, layers, samples, scores, weights
+from digitlab.figures.iterations import Iterations
+from digitlab.figures.material import Material
+from digitlab.figures.style import SPLIT_NAMES
+from digitlab.results.folder import write_atomically
+from digitlab.schema import ConfigError
+
+_RIGHT, _WRONG, _MISTAKES, _GRID = 20, 10, 20, 50
+_OF_A_CLASS, _UNITS, _PAIRS, _EXAMPLES = 10, 5, 6, 8
+
+
+class LeftOutError(Exception):
+    """A picture that does not apply to a run, and why."""
+
+
+Draw = Callable[[Material], Figure]
+
+
+def history_epochs(run: Material) -> Figure:
+    return history.history_figure(run.epochs, x_label="epoch", best=run.best_epoch, title=run.title)
+
+
+def history_iterations(run: Material) -> Figure:
+    return history.history_figure(run.steps, x_label="iteration (mini-batch)", best=run.best_step, title=run.title)
+
+
+def surprise_iterations(run: Material) -> Figure:
+    return history.surprise_figure(_iterations(run).train_nll, mean_over=50, title=run.title)
+
+
+def surprise_weights(run: Material) -> Figure:
+    record = _iterations(run)
+    parameters = sum(parameter.numel() for parameter in run.network.parameters())
+    return history.changed_weights_figure(
+        record.train_nll, record.changed_weights, parameters=parameters, title=run.title
+    )
+
+
+def right_answers(run: Material) -> Figure:
+    record = _iterations(run)
+    return history.right_answers_figure(
+        record.train_correct, record.test_correct, batch_size=run.batch_size, title=run.title
+    )
+
+
+def _iterations(run: Material) -> Iterations:
+    if run.iterations is None:
+        raise LeftOutError("it needs the record of single mini-batches that figures.iterations=true keeps")
+    return run.iterations
+
+
+def images_first(run: Material) -> Figure:
+    first = slice(7)
+    title = _title(run, "first {} images")
+    return images.labelled_figure(run.images[first], run.labels[first], class_names=run.class_names, title=title)
+
+
+def images_classes(run: Material) -> Figure:
+    labels = run.train_set.labels[run.train_indices]
+    chosen = samples.first_of_each_class(labels, classes=len(run.class_names), count=_OF_A_CLASS)
+    indices = run.train_indices[chosen]
+    shown, own = run.train_set.images[indices].cpu(), run.train_set.labels[indices].cpu()
+    return samples.sample_grid(shown, own, class_names=run.class_names, title="training images")
+
+
+def images_predictions(run: Material) -> Figure:
+    return _answered(run, torch.arange(len(run.labels))[:_GRID], "first {} images with their predictions")
+
+
+def images_right_wrong(run: Material) -> Figure:
+    chosen = images.right_then_wrong(run.labels, run.scores, right=_RIGHT, wrong=_WRONG)
+    return _answered(run, chosen, "{} images, right ones and wrong ones")
+
+
+def images_mistakes(run: Material) -> Figure:
+    chosen = images.most_confident_mistakes(run.labels, run.scores, count=_MISTAKES)
+    _require_mistakes(len(chosen))
+    title = _title(run, "most confident mistakes, {} images")
+    return images.mistakes_figure(
+        run.images[chosen], run.labels[chosen], run.scores[chosen], class_names=run.class_names, title=title
+    )
+
+
+def _answered(run: Material, chosen: Tensor, title: str) -> Figure:
+    return images.predictions_figure(
+        run.images[chosen], run.labels[chosen], run.scores[chosen],
+        class_names=run.class_names, title=_title(run, title),
+    )  # fmt: skip
+
+
+def _title(run: Material, shown: str) -> str:
+    """The title of a picture of images that were predicted, ``shown`` of the split; a run without has no picture."""
+    if not len(run.labels):
+        raise LeftOutError("the run has no validation images, and has not met the test set")
+    return f"{shown.format(SPLIT_NAMES[run.split])}: {run.title}"
+
+
+def _require_mistakes(count: int) -> None:
+    if not count:
+        raise LeftOutError("the network makes no mistake")
+
+
+def network_layers(run: Material) -> Figure:
+    shape = run.image_shape
+    return layers.layers_figure(layers.layers_of(run.network, shape), image_shape=shape, title=run.title)
+
+
+def weights_outputs(run: Material) -> Figure:
+    dense = _dense_layers(run)
+    if len(dense) != 1:
+        raise LeftOutError("no weights lead from the pixels to the outputs: the network is not linear")
+    matrix, bias = dense[0].weight.detach().cpu(), dense[0].bias
+    return weights.output_weights_figure(
+        matrix.view(-1, *run.image_shape), None if bias is None else bias.detach().cpu(),
+        class_names=run.class_names, title=f"weights of each output: {run.title}",
+    )  # fmt: skip
+
+
+def weights_units(run: Material, classes: Sequence[int] | None = None) -> Figure:
+    dense = _dense_layers(run)
+    if len(dense) < 2:
+        raise LeftOutError("the network has no hidden unit that sees the pixels")
+    matrices = [layer.weight.detach().cpu() for layer in dense]
+    # Of a unit behind which more layers lie, the weight to an output is that of the network without its activations.
+    outgoing = torch.linalg.multi_dot(matrices[:0:-1]) if len(matrices) > 2 else matrices[1]
+    return weights.hidden_units_figure(
+        matrices[0].view(-1, *run.image_shape), outgoing,
+        classes=range(len(run.class_names)) if classes is None else classes, class_names=run.class_names,
+        units=_UNITS, title=f"hidden units with the largest outgoing weight: {run.title}",
+    )  # fmt: skip
+
+
+def _dense_layers(run: Material) -> list[nn.Linear]:
+    """The dense layers of a network that has no other with weights, or only norms, and whose first sees the pixels."""
+    weighted = [layer for layer in run.network.modules() if isinstance(getattr(layer, "weight", None), Tensor)]
+    dense = [layer for layer in weighted if isinstance(layer, nn.Linear)]
+    norms = [layer for layer in weighted if isinstance(layer, nn.BatchNorm1d)]
+    pixels = run.image_shape[0] * run.image_shape[1] * run.image_shape[2]
+    sizes = [pixels, *(layer.out_features for layer in dense[:-1])]
+    chained = [layer.in_features for layer in dense] == sizes
+    if len(dense) + len(norms) != len(weighted) or not chained:
+        raise LeftOutError("it is for networks of dense layers alone")
+    return dense
+
+
+def weights_filters(run: Material) -> Figure:
+    first = next((layer for layer in run.network.modules() if isinstance(layer, nn.Conv2d)), None)
+    if first is None:
+        raise LeftOutError("the network has no convolution")
+    return weights.filters_figure(first.weight.detach().cpu(), title=f"first-layer filters: {run.title}")
+
+
+def confusion_matrix(run: Material) -> Figure:
+    return confusion.confusion_figure(run.confusion, class_names=run.class_names, title=_title(run, "{} images"))
+
+
+def confused_pairs(run: Material) -> Figure:
+    title, predicted = _title(run, "most confused, {} images"), run.scores.argmax(1)
+    _require_mistakes(int((predicted != run.labels).sum()))
+    return confusion.confused_pairs_figure(
+        run.images, run.labels, predicted,
+        class_names=run.class_names, pairs=_PAIRS, examples=_EXAMPLES, title=title,
+    )  # fmt: skip
+
+
+def precision_recall(run: Material) -> Figure:
+    return scores.precision_recall_figure(
+        run.scores, run.labels, class_names=run.class_names, title=_title(run, "{} images")
+    )
+
+
+def reliability(run: Material) -> Figure:
+    return scores.reliability_figure(run.scores, run.labels, title=_title(run, "{} images"))
+
+
+def class_accuracy(run: Material) -> Figure:
+    return scores.class_accuracy_figure(run.confusion, class_names=run.class_names, title=_title(run, "{} images"))
+
+
+PICTURES: dict[str, Draw] = {
+    draw.__name__: draw
+    for draw in (
+        history_epochs, history_iterations, surprise_iterations, surprise_weights, right_answers,
+        images_first, images_classes, images_predictions, images_right_wrong, images_mistakes, network_layers,
+        weights_outputs, weights_units, weights_filters,
+        confusion_matrix, confused_pairs, precision_recall, reliability, class_accuracy,
+    )
+}  # fmt: skip
+"""Every picture of a run by its name; each raises ``LeftOutError`` where it does not apply."""
+
+
+def gif_names(class_names: Sequence[str]) -> list[str]:
+    """File names of the GIFs: of all classes, then of each."""
+    plain = [re.sub(r"\W+", "_", name).strip("_").lower() for name in class_names]
+    return ["learning_weights.gif", *(f"learning_weights_{number}_{name}.gif" for number, name in enumerate(plain))]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GifPlan:
+    """How the GIFs are made: ``images`` shown in all, ``batch_size`` at a step, a frame every ``steps_per_frame``."""
+
+    images: int
+    batch_size: int
+    steps_per_frame: int
+
+
+def require_free(folder: Path, class_names: Sequence[str]) -> None:
+    """Raise ``ConfigError`` where one of the pictures is in ``folder`` already."""
+    names = [*(f"{name}.png" for name in PICTURES), *gif_names(class_names)]
+    taken = [name for name in names if (folder / name).exists()]
+    if taken:
+        raise ConfigError("--out", folder, f"holds pictures already, {taken[0]} for one: --force replaces them")
+
+
+def make_pictures(
+    run: Material, folder: Path, *, classes: Sequence[int] | None, plan: GifPlan
+) -> Iterator[tuple[str, str | None]]:
+    """Write every picture into ``folder``; yields its file name and, where it was left out, the reason."""
+    for name, draw in PICTURES.items():
+        try:
+            figure = weights_units(run, classes) if draw is weights_units else draw(run)
+        except LeftOutError as reason:
+            yield f"{name}.png", str(reason)
+            continue
+        file = io.BytesIO()
+        figure.savefig(file)
+        write_atomically(folder / f"{name}.png", file.getvalue())
+        yield f"{name}.png", None
+    yield from _make_gifs(run, folder, plan)
+
+
+def _make_gifs(run: Material, folder: Path, plan: GifPlan) -> Iterator[tuple[str, str | None]]:
+    chosen = run.train_indices[: plan.images].cpu()
+    names, shown = gif_names(run.class_names), len(chosen)
+    if not plan.images:
+        yield from ((name, "no images are to be shown (--gif-images 0)") for name in names)
+        return
+    learning = gifs.learning_weights(
+        run.train_set.images[chosen].cpu(), run.train_set.labels[chosen].cpu(), classes=len(run.class_names),
+        batch_size=plan.batch_size, steps_per_frame=plan.steps_per_frame,
+    )  # fmt: skip
+    pitch = plan.batch_size * plan.steps_per_frame
+    notes = [f"images shown: {min(frame * pitch, shown)}" for frame in range(len(learning))]
+    limit = float(learning.abs().max())
+    title = f"a linear network learns {run.title.partition(',')[0]}"
+    every = range(len(run.class_names))
+    for name, own in zip(names, [every, *([label] for label in every)], strict=True):
+        own_names = [run.class_names[label] for label in own]
+        frames = gifs.weight_frames(learning[:, list(own)], names=own_names, notes=notes, limit=limit, title=title)
+        write_atomically(folder / name, gifs.gif(frames))
+        yield name, None

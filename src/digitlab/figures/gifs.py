@@ -1,0 +1,139 @@
+"""GIFs of a linear network's weights while it learns from a zero start, image by image (report R1).
+
+The network is trained here, on images of a run's data set, by the parts that train any run. N images, C, H, W, K
+classes, T frames. A GIF knows no half-transparent pixel, so these have a white background on every page.
+"""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+import torch
+from matplotlib import colormaps
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from digitlab.data.normalise import Normalise
+from digitlab.figures.style import SIGNED_MAP, short
+from digitlab.figures.weights import signed_images
+from digitlab.models import Linear
+from digitlab.training.losses import MeanSquaredError
+from digitlab.training.optimizers import SGD
+from digitlab.training.schedules import Constant
+from digitlab.training.step import EagerStep
+
+_COLUMNS = 5
+_TILE_PIXELS, _GAP_PIXELS, _LINE_PIXELS, _SCALE_PIXELS, _NARROWEST_PIXELS = 112, 10, 18, 90, 290
+_PITCH_PIXELS = _TILE_PIXELS + _GAP_PIXELS, _TILE_PIXELS + _LINE_PIXELS + 4
+_HEAD_PIXELS = 2 * _LINE_PIXELS + 8
+_FRAME_MS, _LAST_FRAME_MS = 90, 2500
+_INK, _FRAME, _PAPER = (64, 64, 64), (200, 200, 200), (255, 255, 255)
+
+
+def learning_weights(
+    images: Tensor, labels: Tensor, *, classes: int, batch_size: int = 1, steps_per_frame: int = 1
+) -> Tensor:
+    """The weights of the K outputs at the start, all zero, and after every ``steps_per_frame`` steps: (T, K, C, H, W).
+
+    Images, uint8 (N, C, H, W) with labels int64 (N,), are shown in their order, ``batch_size`` at a time, once. The
+    network is linear with pixels in [0, 1] and the mean squared error against one-hot targets.
+    """
+    shape = (images.shape[1], images.shape[2], images.shape[3])
+    loss, network = MeanSquaredError(output="raw"), Linear(image_shape=shape, classes=classes, init="zeros")
+    inputs = Normalise(image_shape=shape, mean=[0.0] * shape[0], std=[1.0] * shape[0])(images)
+    targets = loss.encode(labels, classes)
+    lr = _learning_rate(inputs, classes)
+    steps = -(-len(images) // batch_size)
+    # A step seeds torch's global generator.
+    with torch.random.fork_rng(devices=[]):
+        step = EagerStep(
+            network=network, loss=loss, optimizer=SGD(lr=lr).build(network),
+            backward=lambda value, weight: value.backward(), lr=lr, schedule=Constant(),
+            steps_per_epoch=steps, total_steps=steps, seed=0, device=torch.device("cpu"), check_first=True,
+        )  # fmt: skip
+        frames = [network.output.weight.detach().clone()]
+        for number, (batch, encoded) in enumerate(
+            zip(inputs.split(batch_size), targets.split(batch_size), strict=True), start=1
+        ):
+            step(batch, encoded, 1.0, number - 1)
+            if number % steps_per_frame == 0 or number == steps:
+                frames.append(network.output.weight.detach().clone())
+    return torch.stack(frames).view(len(frames), classes, *shape)
+
+
+def _learning_rate(inputs: Tensor, classes: int) -> float:
+    """The rate with which an image of mean length corrects half of its own error; twice that would not settle."""
+    squared_length = float(inputs.double().square().flatten(1).sum(1).mean())
+    return classes / (4 * squared_length)
+
+
+def weight_frames(
+    weights: Tensor, *, names: Sequence[str], notes: Sequence[str], limit: float, title: str
+) -> list[Image.Image]:
+    """T pictures of ``weights``, (T, K, C, H, W), K tiles each under its name, on one scale from -limit to limit.
+
+    ``notes`` says in a line what each of the T frames shows; ``title`` stands above it.
+    """
+    sheet = _Sheet(names, limit=limit, coloured=weights.shape[2] == 3)
+    frames = []
+    for frame, note in zip(weights, notes, strict=True):
+        tiles = (255 * signed_images(frame, limit=limit)).round().byte().permute(0, 2, 3, 1).numpy()
+        frames.append(sheet.draw(tiles, [title, note]))
+    return frames
+
+
+class _Sheet:
+    """The page that every frame is drawn on: K places for tiles, their names, and the scale of the colours."""
+
+    def __init__(self, names: Sequence[str], *, limit: float, coloured: bool) -> None:
+        self._names, self._columns = names, min(_COLUMNS, len(names))
+        self._font = ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), 11)
+        rows = -(-len(names) // self._columns)
+        width = max(self._columns * _PITCH_PIXELS[0] + _GAP_PIXELS, _NARROWEST_PIXELS)
+        self._empty = Image.new("RGB", (width, _HEAD_PIXELS + rows * _PITCH_PIXELS[1] + 2 * _LINE_PIXELS), _PAPER)
+        pen = ImageDraw.Draw(self._empty)
+        for number, name in enumerate(names):
+            left, top = self._place(number)
+            pen.rectangle((left - 1, top - 1, left + _TILE_PIXELS, top + _TILE_PIXELS), outline=_FRAME)
+            middle, below = left + _TILE_PIXELS / 2, top + _TILE_PIXELS + 2
+            pen.text((middle, below), short(name, 15), fill=_INK, font=self._font, anchor="ma")
+        self._draw_scale(pen, limit, coloured=coloured)
+
+    def _place(self, number: int) -> tuple[int, int]:
+        row, column = divmod(number, self._columns)
+        return _GAP_PIXELS + column * _PITCH_PIXELS[0], _HEAD_PIXELS + row * _PITCH_PIXELS[1]
+
+    def _draw_scale(self, pen: ImageDraw.ImageDraw, limit: float, *, coloured: bool) -> None:
+        colours = colormaps["gray" if coloured else SIGNED_MAP](np.linspace(0, 1, _SCALE_PIXELS))[None, :, :3]
+        strip = Image.fromarray((255 * colours).round().astype(np.uint8)).resize((_SCALE_PIXELS, 10))
+        low, high = f"weight  −{limit:.3f}", f"+{limit:.3f}"
+        left = _GAP_PIXELS + round(pen.textlength(low, font=self._font)) + 5
+        middle = self._empty.height - _LINE_PIXELS
+        pen.text((_GAP_PIXELS, middle), low, fill=_INK, font=self._font, anchor="lm")
+        self._empty.paste(strip, (left, middle - 5))
+        pen.text((left + _SCALE_PIXELS + 5, middle), high, fill=_INK, font=self._font, anchor="lm")
+
+    def draw(self, tiles: npt.NDArray[np.uint8], heading: Sequence[str]) -> Image.Image:
+        """A frame with ``tiles``, (K, H, W, 3), in their places under the lines of ``heading``."""
+        picture = self._empty.copy()
+        pen = ImageDraw.Draw(picture)
+        for number, line in enumerate(heading):
+            pen.text((_GAP_PIXELS, 5 + number * _LINE_PIXELS), line, fill=_INK, font=self._font)
+        for number, tile in enumerate(tiles):
+            enlarged = Image.fromarray(tile).resize((_TILE_PIXELS, _TILE_PIXELS), Image.Resampling.NEAREST)
+            picture.paste(enlarged, self._place(number))
+        return picture
+
+
+def gif(frames: Sequence[Image.Image]) -> bytes:
+    """``frames`` as a GIF that repeats for ever and rests on the last frame."""
+    # One palette for all, from the frame with the most colours: with one each, a colour would flicker.
+    palette = frames[-1].quantize(256)
+    pages = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    file = io.BytesIO()
+    durations = [_FRAME_MS] * (len(pages) - 1) + [_LAST_FRAME_MS]
+    pages[0].save(file, "GIF", save_all=True, append_images=pages[1:], duration=durations, loop=0)
+    return file.getvalue()

@@ -1,0 +1,124 @@
+"""Pictures of a training run over time: metrics against epochs and iterations, and single mini-batches (report R2).
+
+Functions take plain tables and return a Matplotlib figure; who calls them saves it. An iteration is a mini-batch.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+from torch import Tensor
+
+from digitlab.figures.style import BLUE, ORANGE, PURPLE, SPLIT_LOOKS, SPLIT_NAMES, TEXT_COLOUR, styled
+
+# A curve of one metric of one split: pairs of (epoch or iteration, value).
+Curve = Sequence[tuple[float, float]]
+# Curves by what stands in ``metrics.csv``: ``train/loss``, ``val/accuracy``, ...
+Curves = Mapping[str, Curve]
+
+_PANELS = {"loss": "loss", "accuracy": "accuracy in %", "f1": "F1 (macro) in %"}
+_PANEL_INCHES = (3.0, 2.5)
+# At one lightness: the ends of the usual maps would be lost on a dark or on a light page.
+_EARLY_TO_LATE = LinearSegmentedColormap.from_list("early to late", [BLUE, PURPLE, ORANGE])
+_MARKED_POINTS = 40  # more points than these would be a row of markers
+
+
+@styled
+def history_figure(curves: Curves, *, x_label: str, best: float | None, title: str) -> Figure:
+    """Loss, accuracy and F1 of training and validation against ``x_label``; a line marks ``best``.
+
+    A metric that no split has is left out; accuracy and F1 come in [0, 1] and are drawn in per cent.
+    """
+    panels = [name for name in _PANELS if any(key.partition("/")[2] == name for key in curves)]
+    figure = Figure(figsize=(_PANEL_INCHES[0] * len(panels), _PANEL_INCHES[1]), layout="constrained")
+    figure.suptitle(title, x=0.01, ha="left")
+    for name, axes in zip(panels, figure.subplots(1, len(panels), squeeze=False)[0], strict=True):
+        scale = 1 if name == "loss" else 100
+        for split in SPLIT_LOOKS:
+            if points := curves.get(f"{split}/{name}"):
+                _draw(axes, points, split, scale)
+        if best is not None:
+            axes.axvline(best, color=TEXT_COLOUR, linewidth=0.9, linestyle="-.", label=f"best ({best:,g})")
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(_PANELS[name])
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axes.legend()
+    return figure
+
+
+def _draw(axes: Axes, points: Curve, split: str, scale: float) -> None:
+    colour, line, marker = SPLIT_LOOKS[split]
+    x, y = zip(*points, strict=True)
+    axes.plot(
+        x, [scale * value for value in y], color=colour, linestyle=line,
+        marker=marker if len(points) <= _MARKED_POINTS else None, label=SPLIT_NAMES[split],
+    )  # fmt: skip
+
+
+@styled
+def surprise_figure(nll: Tensor, *, mean_over: int, title: str) -> Figure:
+    """Negative log-probability of the right answer, float (iterations,), the mean over each mini-batch, in nats.
+
+    Over it lies its running mean over the ``mean_over`` mini-batches before.
+    """
+    figure, axes = _single(title)
+    steps = range(1, len(nll) + 1)
+    axes.plot(steps, nll.numpy(), color=SPLIT_LOOKS["train"][0], linewidth=0.5, alpha=0.6, label="a mini-batch")
+    smooth = nll.unfold(0, min(mean_over, len(nll)), 1).mean(1)
+    label = f"mean of {mean_over}"
+    axes.plot(steps[len(nll) - len(smooth) :], smooth.numpy(), color=SPLIT_LOOKS["val"][0], linewidth=1.6, label=label)
+    axes.set_xlabel("iteration (mini-batch)")
+    axes.set_ylabel("−log p(right answer) in nats")
+    axes.legend()
+    return figure
+
+
+@styled
+def changed_weights_figure(nll: Tensor, changed: Tensor, *, parameters: int, title: str) -> Figure:
+    """The same as ``surprise_figure``'s values against the number of weights that each mini-batch changed.
+
+    ``changed`` is int64 (iterations,): the non-zero entries of the gradient of all ``parameters`` weights.
+    """
+    figure, axes = _single(title)
+    points = axes.scatter(
+        changed.numpy(), nll.numpy(), s=5, c=range(1, len(nll) + 1), cmap=_EARLY_TO_LATE, alpha=0.7, linewidths=0
+    )
+    axes.set_xlabel(f"weights changed by the mini-batch (of {parameters:,})")
+    axes.set_ylabel("−log p(right answer) in nats")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    figure.colorbar(points, ax=axes, label="iteration (mini-batch)").solids.set_alpha(1)  # type: ignore[union-attr]
+    return figure
+
+
+@styled
+def right_answers_figure(train: Tensor, test: Tensor, *, batch_size: int, title: str) -> Figure:
+    """Right classifications a mini-batch against iterations: in training, and over the test set.
+
+    ``train`` and ``test`` are int64 (iterations,), each in 0 … ``batch_size``.
+    """
+    panels = {split: counts for split, counts in (("train", train), ("test", test)) if len(counts)}
+    figure = Figure(figsize=(3.4 * len(panels) + 0.6, 2.8), layout="constrained")
+    figure.suptitle(title, x=0.01, ha="left")
+    for (split, counts), axes in zip(
+        panels.items(), figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], strict=True
+    ):
+        mean = float(counts.double().mean())
+        steps = range(1, len(counts) + 1)
+        axes.plot(steps, counts.numpy(), ".", color=SPLIT_LOOKS[split][0], markersize=2, label="a mini-batch")
+        axes.axhline(mean, color=PURPLE, linestyle="--", label=f"mean {mean:.1f}")
+        axes.set_title(SPLIT_NAMES[split])
+        axes.set_xlabel("iteration (mini-batch)")
+        axes.set_ylabel(f"right answers of {batch_size}")
+        axes.set_ylim(0, 1.04 * batch_size)
+        axes.legend(loc="lower right")
+    return figure
+
+
+def _single(title: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(5.2, 3.0), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(title)
+    return figure, axes

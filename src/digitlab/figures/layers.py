@@ -1,0 +1,91 @@
+"""A diagram of a network's layers, from the image at the top to the logits at the bottom.
+
+N images, C, H, W. It reads the network alone: what its layers are called, what they hand on, how many weights they
+have.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from torch import Tensor, nn
+
+from digitlab.figures.style import BLUE, GREEN, PURPLE, TEXT_COLOUR, styled
+from digitlab.figures.tiles import blank_axes
+
+_ROW_INCHES, _WIDEST_INCHES, _WIDTH_INCHES, _HEAD_INCHES = 0.34, 2.2, 6.4, 0.45
+_COLOURS = {nn.Linear: BLUE, nn.Conv2d: GREEN}
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A layer as it was called: its name in the network, what it is, the shape it hands on (without N), its weights."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    parameters: int
+    colour: str = PURPLE
+
+
+@torch.no_grad()
+def layers_of(network: nn.Module, image_shape: tuple[int, int, int]) -> list[Layer]:
+    """The layers of ``network`` in the order in which an image (C, H, W) passes them."""
+    passed: list[Layer] = []
+
+    def note(name: str, layer: nn.Module) -> Any:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            weights = sum(parameter.numel() for parameter in layer.parameters())
+            colour = next((colour for kind, colour in _COLOURS.items() if isinstance(layer, kind)), PURPLE)
+            passed.append(Layer(name, type(layer).__name__, tuple(output.shape[1:]), weights, colour))
+
+        return layer.register_forward_hook(hook)
+
+    handles = [note(name, layer) for name, layer in network.named_modules() if not list(layer.children())]
+    training, example = network.training, next(network.parameters())
+    try:
+        network.eval()(torch.zeros(1, *image_shape, dtype=example.dtype, device=example.device))
+    finally:
+        network.train(training)
+        for handle in handles:
+            handle.remove()
+    return passed
+
+
+@styled
+def layers_figure(layers: Sequence[Layer], *, image_shape: tuple[int, int, int], title: str) -> Figure:
+    """``layers`` as bars, one under the other; the length of a bar is the logarithm of the number of values in it."""
+    rows = [Layer("image", "input", image_shape, 0, TEXT_COLOUR), *layers]
+    height = len(rows) * _ROW_INCHES + _HEAD_INCHES
+    figure = Figure(figsize=(_WIDTH_INCHES, height))
+    figure.text(0.02, 1 - 0.08 / height, title, va="top", fontsize=9)
+    parameters = sum(layer.parameters for layer in layers)
+    note = f"{parameters:,} parameters; length of a bar: logarithm of the number of values"
+    figure.text(0.02, 1 - 0.27 / height, note, va="top", fontsize=7)
+    axes = blank_axes(figure, (0, 0, 1, 1 - _HEAD_INCHES / height))
+    axes.set_xlim(0, _WIDTH_INCHES)
+    axes.set_ylim(len(rows) * _ROW_INCHES, 0)
+    middle, largest = _WIDTH_INCHES / 2, max(math.prod(row.shape) for row in rows)
+    for number, row in enumerate(rows):
+        top = number * _ROW_INCHES
+        centre = top + 0.12
+        half = max(_WIDEST_INCHES * math.log(math.prod(row.shape) + 1) / math.log(largest + 1), 0.8) / 2
+        corner = (middle - half, centre - 0.09)
+        axes.add_patch(
+            FancyBboxPatch(corner, 2 * half, 0.18, boxstyle="round,pad=0.01", edgecolor=row.colour, facecolor="none")
+        )
+        axes.text(middle, centre, row.kind, ha="center", va="center_baseline", color=row.colour)
+        axes.text(middle - _WIDEST_INCHES / 2 - 0.15, centre, row.name, ha="right", va="center_baseline", fontsize=7)
+        weights = f"    {row.parameters:,} parameters" if row.parameters else ""
+        shape = " × ".join(map(str, row.shape))
+        axes.text(middle + _WIDEST_INCHES / 2 + 0.15, centre, shape + weights, va="center_baseline", fontsize=7)
+        if number:
+            arrow = ((middle, top - _ROW_INCHES + 0.23), (middle, top + 0.02))
+            axes.add_patch(
+                FancyArrowPatch(*arrow, arrowstyle="-|>", mutation_scale=6, color=TEXT_COLOUR, shrinkA=0, shrinkB=0)
+            )
+    return figure

@@ -1,0 +1,109 @@
+"""Pictures of how far confidences can be trusted: precision-recall, reliability, and the accuracy of each class.
+
+N images, K classes. ``scores`` is float (N, K), confidences in [0, 1]; ``labels`` int64 (N,). Functions return a
+Matplotlib figure; who calls them saves it.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from digitlab.figures.style import BLUE, LINE_LOOKS, ORANGE, TEXT_COLOUR, short, styled
+from digitlab.training.testing import CALIBRATION_BINS
+
+
+def precision_recall(scores: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
+    """Precision and recall, float (N,), with the images taken as positive one by one, the highest score first.
+
+    ``scores`` is float (N,), ``positive`` bool (N,). Images of equal score are taken together: they share a point.
+    """
+    ranked = scores.sort(descending=True, stable=True)
+    hits = positive[ranked.indices].cumsum(0).double()
+    taken = torch.arange(1, len(scores) + 1, dtype=torch.float64)
+    last_of_equals = torch.ones(len(scores), dtype=torch.bool)
+    last_of_equals[:-1] = ranked.values[1:] != ranked.values[:-1]
+    precision, recall = hits / taken, hits / positive.sum().clamp(min=1)
+    return precision[last_of_equals], recall[last_of_equals]
+
+
+def average_precision(precision: Tensor, recall: Tensor) -> float:
+    """The area under the steps of a precision-recall curve: precision times the gain in recall, summed."""
+    return float((precision * recall.diff(prepend=recall.new_zeros(1))).sum())
+
+
+@styled
+def precision_recall_figure(scores: Tensor, labels: Tensor, *, class_names: Sequence[str], title: str) -> Figure:
+    """Precision against recall, one curve a class that occurs, each against all others."""
+    figure = Figure(figsize=(5.4, 3.5), layout="constrained")
+    axes = figure.add_subplot()
+    for label, name in enumerate(class_names):
+        positive = labels == label
+        if not positive.any():
+            continue
+        precision, recall = precision_recall(scores[:, label], positive)
+        area = average_precision(precision, recall)
+        colour, style = LINE_LOOKS[label % len(LINE_LOOKS)]
+        axes.plot(
+            (100 * recall).numpy(),
+            (100 * precision).numpy(),
+            style,
+            linewidth=1,
+            color=colour,
+            label=f"{name} ({area:.3f})",
+        )
+    axes.set_xlabel("recall in %")
+    axes.set_ylabel("precision in %")
+    axes.set_title(title)
+    axes.legend(title="class (average precision)", loc="center left", bbox_to_anchor=(1.0, 0.5), title_fontsize=8)
+    return figure
+
+
+@styled
+def reliability_figure(scores: Tensor, labels: Tensor, *, title: str) -> Figure:
+    """Accuracy against confidence over equal bins of confidence, and how many images are in each (Guo et al., 2017)."""
+    confidence, predicted = scores.max(1)
+    place = (confidence * CALIBRATION_BINS).long().clamp(max=CALIBRATION_BINS - 1)
+    counts = place.bincount(minlength=CALIBRATION_BINS)
+    hits = place.bincount((predicted == labels).double(), minlength=CALIBRATION_BINS)
+    sums = place.bincount(confidence.double(), minlength=CALIBRATION_BINS)
+    error = float((hits - sums).abs().sum() / len(labels))
+    centres, width = (np.arange(CALIBRATION_BINS) + 0.5) * 100 / CALIBRATION_BINS, 92 / CALIBRATION_BINS
+    accuracy, mean = (100 * hits / counts).numpy(), (100 * sums / counts).numpy()
+    figure = Figure(figsize=(3.8, 4.2), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    above.bar(centres, accuracy, width, color=BLUE, label="accuracy")
+    above.plot(mean, accuracy, "D", color=ORANGE, label="at the mean confidence")
+    above.plot([0, 100], [0, 100], "--", color=TEXT_COLOUR, linewidth=1, label="perfectly calibrated")
+    above.set_ylabel("accuracy in %")
+    above.set_title(f"{title}\ncalibration error {100 * error:.1f} %")
+    above.legend()
+    below.bar(centres, counts.numpy(), width, color=BLUE)
+    below.set_yscale("symlog", linthresh=1)
+    below.set_ylabel("images")
+    below.set_xlabel("confidence in %")
+    return figure
+
+
+@styled
+def class_accuracy_figure(confusion: Tensor, *, class_names: Sequence[str], title: str) -> Figure:
+    """The share of each class that was recognised, in per cent; ``confusion`` is int64 (K, K), true by predicted."""
+    percent = (100 * confusion.diagonal() / confusion.sum(1).clamp(min=1)).tolist()
+    figure = Figure(figsize=(5.0, 0.5 + 0.24 * len(class_names) + 0.4), layout="constrained")
+    axes = figure.add_subplot()
+    places = range(len(class_names))
+    axes.barh(places, percent, color=BLUE, height=0.7)
+    for place, value in zip(places, percent, strict=True):
+        axes.text(109, place, f"{value:.1f}", ha="right", va="center_baseline", fontsize=7)
+    mean = 100 * float(confusion.diagonal().sum() / confusion.sum().clamp(min=1))
+    axes.axvline(mean, color=ORANGE, linestyle="--")
+    axes.set_yticks(places, [short(name, 14) for name in class_names])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 110)
+    axes.set_xlabel("accuracy in %")
+    axes.set_ylabel("true class")
+    axes.set_title(f"{title}\ndashed: all classes, {mean:.1f} %")
+    axes.grid(visible=False, axis="y")
+    return figure

@@ -1,0 +1,82 @@
+"""Images as one picture: small tiles in rows, and under each a caption. What all figures of images are made of.
+
+N images, C, H, W. Images are uint8 (N, C, H, W), or float in [0, 1]; three channels are red, green and blue, of any
+other number the mean is shown in grey.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from torch import Tensor
+
+from digitlab.figures.style import TEXT_COLOUR
+
+_TILE_INCHES = 0.78
+_LINE_INCHES = 0.125  # of a caption
+_HEAD_INCHES = 0.3
+_GAP = 0.12  # of a tile's width, between two of them
+
+
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """What stands under an image, a line or two, and the colour of it and of the frame around the image."""
+
+    text: str
+    colour: str = TEXT_COLOUR
+
+
+def rgba(images: Tensor) -> npt.NDArray[np.uint8]:
+    """Images as opaque pixels, (N, H, W, 4)."""
+    pixels = images.float() / 255 if images.dtype == torch.uint8 else images.float()
+    if pixels.shape[1] != 3:
+        pixels = pixels.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    opaque = torch.ones_like(pixels[:, :1])
+    values: npt.NDArray[np.uint8] = (torch.cat([pixels, opaque], 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    return values
+
+
+def tiles_figure(images: Tensor, captions: Sequence[Caption | None], *, columns: int, title: str) -> Figure:
+    """``images`` row by row under ``title``, each over its caption and, where that has a colour of its own, framed.
+
+    Where the caption is None, the place stays empty and the image is not drawn.
+    """
+    rows = -(-len(images) // columns)
+    lines = max(caption.text.count("\n") + 1 for caption in captions if caption)
+    pitch_inches = _TILE_INCHES * (1 + _GAP), _TILE_INCHES + lines * _LINE_INCHES + 0.1
+    size = (columns * pitch_inches[0] + 0.1, rows * pitch_inches[1] + _HEAD_INCHES)
+    figure = Figure(figsize=size)
+    figure.text(0.06 / size[0], 1 - 0.08 / size[1], title, va="top", fontsize=9)
+    axes = blank_axes(figure, (0, 0, 1, 1 - _HEAD_INCHES / size[1]))
+    axes.set_xlim(0, size[0])
+    axes.set_ylim(rows * pitch_inches[1], 0)
+    for number, (tile, caption) in enumerate(zip(rgba(images), captions, strict=True)):
+        if caption is None:
+            continue
+        row, column = divmod(number, columns)
+        left, top = column * pitch_inches[0] + 0.1, row * pitch_inches[1]
+        _tile(axes, tile, caption, left, top)
+    return figure
+
+
+def blank_axes(figure: Figure, place: tuple[float, float, float, float]) -> Axes:
+    """Axes for a picture alone: nothing but what is drawn on them shows."""
+    axes = figure.add_axes(place)
+    axes.set_axis_off()
+    return axes
+
+
+def _tile(axes: Axes, tile: npt.NDArray[np.uint8], caption: Caption, left: float, top: float) -> None:
+    right, bottom = left + _TILE_INCHES, top + _TILE_INCHES
+    axes.imshow(tile, extent=(left, right, bottom, top), interpolation="nearest", aspect="auto")
+    if caption.colour != TEXT_COLOUR:
+        axes.add_patch(Rectangle((left, top), _TILE_INCHES, _TILE_INCHES, fill=False, edgecolor=caption.colour, lw=1.6))
+    axes.text(
+        (left + right) / 2, bottom + 0.04, caption.text, color=caption.colour,
+        ha="center", va="top", fontsize=6.5, linespacing=1.05,
+    )  # fmt: skip

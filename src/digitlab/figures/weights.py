@@ -1,0 +1,120 @@
+"""Pictures of weights as images: a linear network's outputs, an MLP's hidden units, a CNN's first filters.
+
+K classes, U hidden units, F filters, C, H, W. Functions take tensors and return a Matplotlib figure; who calls them
+saves it. All images of a figure share one symmetric colour scale: zero is white, or mid-grey where three channels are
+shown as red, green and blue.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from matplotlib import colormaps
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from digitlab.figures.style import SIGNED_MAP, TEXT_COLOUR, short, styled
+from digitlab.figures.tiles import Caption, tiles_figure
+
+_SCALE_INCHES, _SCALE_HEIGHT_INCHES = 0.8, 1.3  # of the colour scale, beside the images
+
+
+def signed_images(weights: Tensor, *, limit: float) -> Tensor:
+    """Weights (N, C, H, W) as colours, float (N, 3, H, W) in [0, 1], on a scale from -``limit`` to ``limit``.
+
+    Three channels are red, green and blue around mid-grey; of any other number the mean is shown from blue to red.
+    """
+    place = (weights.float() / (2 * limit or 1.0) + 0.5).clamp(0, 1)
+    if weights.shape[1] == 3:
+        return place
+    colours = torch.from_numpy(colormaps[SIGNED_MAP](place.mean(1).numpy())[..., :3])
+    return colours.permute(0, 3, 1, 2)
+
+
+@styled
+def output_weights_figure(weights: Tensor, biases: Tensor | None, *, class_names: Sequence[str], title: str) -> Figure:
+    """The weights of each of K outputs, (K, C, H, W), as an image, and beside them the biases (K,)."""
+    figure = _signed_tiles(weights, class_names, columns=5, title=title)
+    if biases is None:
+        return figure
+    width, height = figure.get_size_inches()
+    extra = 2.6
+    _widen(figure, extra)
+    left, total = width + 1.0, width + extra
+    axes = figure.add_axes((left / total, 0.45 / height, (total - left - 0.1) / total, (height - 0.85) / height))
+    places = range(len(biases))
+    axes.barh(places, biases.tolist(), color=[_sign_colour(value) for value in biases.tolist()])
+    axes.axvline(0, color=TEXT_COLOUR, linewidth=0.8)
+    axes.set_yticks(places, [short(name) for name in class_names])
+    axes.invert_yaxis()
+    axes.set_xlabel("bias")
+    axes.set_ylabel("output")
+    return figure
+
+
+def _sign_colour(value: float) -> tuple[float, ...]:
+    return tuple(colormaps[SIGNED_MAP](0.85 if value >= 0 else 0.15))
+
+
+@styled
+def hidden_units_figure(
+    incoming: Tensor, outgoing: Tensor, *, classes: Sequence[int], class_names: Sequence[str], units: int, title: str
+) -> Figure:
+    """For each of ``classes``, a row: the hidden units with the largest outgoing weight to it, ``units`` of them.
+
+    ``incoming`` (U, C, H, W) is drawn as an image for each of U hidden units; ``outgoing`` is (K, U).
+    """
+    chosen = outgoing[list(classes)].topk(min(units, outgoing.shape[1]), dim=1)
+    captions = [
+        f"→ {short(class_names[label])}\nunit {unit}: {weight:+.2f}"
+        for label, row, weights in zip(classes, chosen.indices.tolist(), chosen.values.tolist(), strict=True)
+        for unit, weight in zip(row, weights, strict=True)
+    ]
+    columns = chosen.indices.shape[1]
+    return _signed_tiles(incoming[chosen.indices.flatten()], captions, columns=columns, title=title)
+
+
+@styled
+def filters_figure(filters: Tensor, *, title: str) -> Figure:
+    """The filters of a first layer, (F, C, h, w), as images."""
+    captions = [f"filter {number}" for number in range(len(filters))]
+    return _signed_tiles(filters, captions, columns=min(8, len(filters)), title=title)
+
+
+def _signed_tiles(weights: Tensor, captions: Sequence[str], *, columns: int, title: str) -> Figure:
+    coloured = weights.shape[1] == 3
+    # The scale is that of what is drawn: of one channel the weights themselves, of three each channel's.
+    limit = float(weights.abs().max() if coloured else weights.mean(1).abs().max())
+    tiles = tiles_figure(
+        signed_images(weights, limit=limit), [Caption(text) for text in captions], columns=columns,
+        title=f"{title}, each channel in its colour" if coloured else title,
+    )  # fmt: skip
+    _add_scale(tiles, limit, coloured=coloured)
+    return tiles
+
+
+def _add_scale(figure: Figure, limit: float, *, coloured: bool) -> None:
+    width, height = figure.get_size_inches()
+    _widen(figure, _SCALE_INCHES)
+    total = width + _SCALE_INCHES
+    tall = min(_SCALE_HEIGHT_INCHES, 0.6 * height)
+    top = height - 0.35
+    axes = figure.add_axes(((width + 0.08) / total, (top - tall) / height, 0.09 / total, tall / height))
+    scale = ScalarMappable(Normalize(-limit, limit), "gray" if coloured else SIGNED_MAP)
+    bar = figure.colorbar(scale, cax=axes)
+    bar.set_label("weight")
+    axes.tick_params(labelsize=6)
+    axes.grid(visible=False)
+
+
+def _widen(figure: Figure, inches: float) -> None:
+    """Add empty space at the right; what is there keeps its size and place."""
+    width, height = figure.get_size_inches()
+    ratio = width / (width + inches)
+    for axes in figure.axes:
+        box = axes.get_position()
+        axes.set_position((box.x0 * ratio, box.y0, box.width * ratio, box.height))
+    for text in figure.texts:
+        text.set_x(text.get_position()[0] * ratio)
+    figure.set_size_inches(width + inches, height)
