@@ -5,6 +5,7 @@
     digitlab evaluate RUN_FOLDER
     digitlab predict RUN_FOLDER image.png
     digitlab figures RUN_FOLDER
+    digitlab sweep SWEEP_FOLDER
     digitlab reproduce r2_softmax
 
 Each module is a command. Torch is imported inside those that need it, so that ``--help`` and ``runs`` answer at once.
@@ -12,7 +13,8 @@ Each module is a command. Torch is imported inside those that need it, so that `
 
 import sys
 
-from digitlab.cli import evaluate, figures, predict, reproduce, runs, show  # noqa: F401, their commands join the application
+# Their commands join the application.
+from digitlab.cli import evaluate, figures, predict, reproduce, runs, show, sweep  # noqa: F401
 from digitlab.cli.app import app
 from digitlab.schema import DigitlabError
 

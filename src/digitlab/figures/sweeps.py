@@ -1,0 +1,177 @@
+"""Pictures of a sweep: the monitored metric against each swept value, for pairs of values, for all of them, by epoch.
+
+Functions take plain tables and return a Matplotlib figure; ``digitlab sweep`` makes the tables and saves the figures.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from digitlab.figures.style import BLUE, GREEN, ORANGE, PURPLE, SHARE_MAP, TEXT_COLOUR, styled
+
+Value = str | int | float | bool | None
+
+# Of the runs those of the best settings stand out, each by its colour, its line and its marker.
+_LOOKS = ((BLUE, "-", "o"), (ORANGE, "--", "s"), (GREEN, ":", "^"), (PURPLE, "-.", "D"))
+_LOW_TO_HIGH = LinearSegmentedColormap.from_list("low to high", [ORANGE, BLUE])
+# Numbers that span more than this are laid out by their logarithm.
+_WIDE = 20
+# How far lines through one value spread, in heights of the axis.
+_BUNDLE = 0.08
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """Of one value of a key: the mean of the metric, its 95 % interval (None for one run), and what was measured."""
+
+    value: Value
+    mean: float
+    interval: tuple[float, float] | None
+    measured: Sequence[float]
+
+
+@styled
+def effect_figure(effects: Sequence[Effect], *, key: str, metric: str) -> Figure:
+    """``metric`` against the values of ``key``: each run a dot, their mean with its 95 % interval, joined by a line."""
+    figure = Figure(figsize=(4.2, 3.0), layout="constrained")
+    axes = figure.add_subplot()
+    places = _places(axes, [effect.value for effect in effects], key)
+    for place, effect in zip(places, effects, strict=True):
+        axes.plot([place] * len(effect.measured), effect.measured, "o", color=TEXT_COLOUR, alpha=0.5, zorder=2)
+    means = [effect.mean for effect in effects]
+    reach = [[0.0, 0.0] if each.interval is None else _reach(each.mean, each.interval) for each in effects]
+    axes.errorbar(places, means, np.array(reach).T, fmt="s-", color=BLUE, capsize=4, markersize=5, zorder=3)
+    # An interval of two runs can be wider than all that is to be seen.
+    _frame(axes, [value for effect in effects for value in (*effect.measured, effect.mean)])
+    axes.set(ylabel=metric, title="all runs, their mean and its 95 % interval")
+    return figure
+
+
+def _reach(mean: float, interval: tuple[float, float]) -> list[float]:
+    return [mean - interval[0], interval[1] - mean]
+
+
+def _frame(axes: Axes, values: Sequence[float]) -> None:
+    low, high = min(values), max(values)
+    margin = (high - low) * 0.15 or max(abs(high), 1e-6) * 0.05
+    axes.set_ylim(low - margin, high + margin)
+
+
+def _places(axes: Axes, values: Sequence[Value], key: str) -> list[float]:
+    """Where the values lie on the horizontal axis, which is labelled: numbers to scale, words side by side."""
+    axes.set_xlabel(key)
+    numbers = [float(value) for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+    if len(numbers) < len(values) or len(set(numbers)) == 1:
+        axes.set_xticks(range(len(values)), [str(value) for value in values])
+        axes.set_xlim(-0.5, len(values) - 0.5)
+        return [float(place) for place in range(len(values))]
+    positive = [number for number in numbers if number > 0]
+    if min(positive, default=0) * _WIDE < max(numbers):
+        if len(positive) == len(numbers):
+            axes.set_xscale("log")
+        else:
+            axes.set_xscale("symlog", linthresh=min(positive))
+    axes.set_xticks(numbers, [f"{number:g}" for number in numbers])
+    axes.minorticks_off()
+    return numbers
+
+
+@styled
+def pair_figure(
+    means: Mapping[tuple[Value, Value], float], *, keys: tuple[str, str], metric: str, values: tuple[list[Value], ...]
+) -> Figure:
+    """A heat map: the mean of ``metric`` for each pair of values of two ``keys``, the first's in columns.
+
+    ``values`` are the values of each key in order; a pair that has not been measured is left empty.
+    """
+    columns, rows = values
+    grid = np.array([[means.get((column, row), np.nan) for column in columns] for row in rows])
+    figure = Figure(figsize=(1.6 + 0.75 * len(columns), 1.2 + 0.42 * len(rows)), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(grid, cmap=SHARE_MAP, aspect="auto")
+    axes.set_xticks(range(len(columns)), [str(value) for value in columns])
+    axes.set_yticks(range(len(rows)), [str(value) for value in rows])
+    axes.set(xlabel=keys[0], ylabel=keys[1], title=f"mean {metric}")
+    axes.grid(visible=False)
+    for (row, column), mean in np.ndenumerate(grid):
+        if np.isfinite(mean):
+            shade = float(np.asarray(image.norm(mean)))
+            axes.text(column, row, f"{mean:.4f}", ha="center", va="center", color="black" if shade > 0.5 else "white")
+    figure.colorbar(image, ax=axes)
+    return figure
+
+
+@styled
+def parallel_figure(
+    settings: Sequence[tuple[Sequence[Value], float]],
+    *,
+    keys: Sequence[str],
+    metric: str,
+    values: Sequence[list[Value]],
+) -> Figure:
+    """Parallel coordinates: each setting, its values in the order of ``keys`` and its metric, crosses all axes.
+
+    ``values`` are those of each key in order, which lie evenly on its axis. The colour says the metric as well; lines
+    through the same value lie beside one another, by their metric.
+    """
+    scale = Normalize(*_limits([measured for _, measured in settings]))
+    figure = Figure(figsize=(1.5 + 1.25 * (len(keys) + 1), 3.4), layout="constrained")
+    axes = figure.add_subplot()
+    ranked = sorted(settings, key=lambda each: each[1])
+    for rank, (setting, measured) in enumerate(ranked):
+        aside = _BUNDLE * (rank / max(len(ranked) - 1, 1) - 0.5)
+        heights = [_height(value, known) + aside for value, known in zip(setting, values, strict=True)]
+        share = float(scale(measured))
+        axes.plot(range(len(heights) + 1), [*heights, share], color=_LOW_TO_HIGH(share), alpha=0.9)
+    for place, known in enumerate(values):
+        for value in known:
+            height = _height(value, known)
+            axes.text(place, height + (_BUNDLE if height > 0.5 else -_BUNDLE), str(value), ha="center", va="center")
+    for height in (0.0, 0.5, 1.0):
+        axes.text(len(keys) + 0.06, height, f"{scale.inverse(height):.4f}", va="center")
+    axes.set_xticks(range(len(keys) + 1), [*keys, metric])
+    axes.set_yticks([])
+    axes.set(xlim=(-0.3, len(keys) + 0.6), ylim=(-0.16, 1.14), title="each setting a line, its colour the metric")
+    axes.spines[:].set_visible(False)
+    return figure
+
+
+def _limits(values: Sequence[float]) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    return (low, high) if low < high else (low - 0.5, high + 0.5)
+
+
+def _height(value: Value, known: list[Value]) -> float:
+    return known.index(value) / (len(known) - 1) if len(known) > 1 else 0.5
+
+
+@styled
+def curve_figure(histories: Sequence[tuple[str, Sequence[tuple[int, float]]]], *, metric: str) -> Figure:
+    """``metric`` by epoch: a line a run, each with the name of its setting, the settings from best to worst.
+
+    The best settings are named and in colour, the others are grey.
+    """
+    names = list(dict.fromkeys(name for name, _ in histories))
+    figure = Figure(figsize=(6.0, 3.2 + 0.16 * len(names[: len(_LOOKS)])), layout="constrained")
+    axes = figure.add_subplot()
+    named = {}
+    for name, history in reversed(histories):
+        place = names.index(name)
+        epochs, values = [epoch for epoch, _ in history], [value for _, value in history]
+        if place < len(_LOOKS):
+            colour, line, marker = _LOOKS[place]
+            (named[name],) = axes.plot(epochs, values, color=colour, linestyle=line, marker=marker, zorder=3)
+        else:
+            axes.plot(epochs, values, color=TEXT_COLOUR, alpha=0.4, linewidth=0.8, zorder=2)
+    best = names[: len(_LOOKS)]
+    figure.legend([named[name] for name in best], best, loc="outside lower left")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(
+        xlabel="epoch", ylabel=metric, title=f"each run a line, the best {len(best)} of {len(names)} settings named"
+    )
+    return figure

@@ -1,0 +1,79 @@
+"""Sweeps of the real command, made small, and sweeps whose folders are written by hand."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from digitlab.config import ROOT, compose
+from digitlab.sweeps.manifest import allot, create
+from digitlab.sweeps.state import SweepRun, read_runs
+
+SMALL = (
+    "trainer=cpu", "model=linear", "data.train_size=256", "data.val_size=200", "trainer.max_epochs=2",
+    "trainer.limit_test_batches=2",
+)  # fmt: skip
+
+
+@pytest.fixture
+def sweep_py(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """``sweep_py("seed=0,1", folder=...)`` is a sweep of small runs until it ends; ``small=False`` adds nothing."""
+
+    def run(*arguments: str, folder: Path | None = None, small: bool = True) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            sweep_command(*arguments, folder=folder, small=small),
+            cwd=tmp_path, env=dict(os.environ) | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+
+    return run
+
+
+def sweep_command(*arguments: str, folder: Path | None, small: bool = True) -> list[str]:
+    where = [] if folder is None else [f"hydra.sweep.dir={folder}"]
+    return [sys.executable, str(ROOT / "train.py"), "-m", *(SMALL if small else ()), *arguments, *where]
+
+
+composed = cache(lambda overrides: compose(overrides))
+Outcome = tuple[Sequence[str], Mapping[str, Any]]
+
+
+@pytest.fixture
+def written_sweep(tmp_path: Path) -> Callable[..., list[SweepRun]]:
+    """``written_sweep((overrides, result), ...)`` writes a sweep's folder as its runs would, and reads it."""
+
+    def write(*outcomes: Outcome, folder: Path = tmp_path / "sweep") -> list[SweepRun]:
+        folder.mkdir(exist_ok=True)
+        keys = {override.partition("=")[0] for overrides, _ in outcomes for override in overrides}
+        create(folder, sorted(keys))
+        for overrides, result in outcomes:
+            config = composed(tuple(overrides))
+            run = folder / allot(folder, config, overrides)
+            (run / ".hydra").mkdir(parents=True)
+            OmegaConf.save(config, run / ".hydra" / "config.yaml")
+            (run / ".hydra" / "hydra.yaml").write_text("")
+            if result:
+                (run / "result.json").write_text(json.dumps(result))
+        return read_runs(folder)
+
+    return write
+
+
+@pytest.fixture
+def finished() -> Callable[..., dict[str, Any]]:
+    """``finished(0.9)`` is what a run with that validation accuracy leaves in ``result.json``."""
+
+    def result(value: float, *, test: float = 0.5) -> dict[str, Any]:
+        metrics = {"val/accuracy": value, "test/accuracy": test}
+        return {
+            "status": "finished", "metrics": metrics, "best_epoch": 1, "epochs": 2, "train_seconds": 1.0,
+            "parameters": 10,
+        }  # fmt: skip
+
+    return result

@@ -1,0 +1,51 @@
+"""The jobs of a command, known before it runs, against Hydra's own sweeper."""
+
+import pytest
+from hydra import initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from digitlab.config import CONF, register_resolvers
+from digitlab.schema import ConfigError
+from digitlab.sweeps.jobs import Grid
+
+
+@pytest.fixture
+def loader():
+    register_resolvers()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield GlobalHydra.instance().config_loader()
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["optimizer.lr=0.1,0.01", "seed=range(3)", "model=mlp"],
+        ["model=mlp,linear", "model.hidden=[64],[32,32]"],
+        ["optimizer=sgd,adam", "optimizer=adagrad", "+x=a,b"],
+        ["data.batch_size=choice(10,20)", "seed=5"],
+        [],
+    ],
+)
+def test_the_jobs_are_those_of_hydra(overrides, loader):
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides)
+    assert Grid(loader, overrides).jobs() == BasicSweeper.split_arguments(parsed, None)[0]
+
+
+def test_shapes_go_over_groups_alone(loader):
+    shapes = Grid(loader, ["model=mlp,linear", "optimizer.lr=0.1,0.01", "seed=0,1"]).shapes()
+    assert shapes == [["model=mlp", "optimizer.lr=0.1", "seed=0"], ["model=linear", "optimizer.lr=0.1", "seed=0"]]
+
+
+@pytest.mark.parametrize("override", ["seed=0,1,0", "optimizer.lr=0.1,1e-1", "model=mlp,mlp"])
+def test_a_value_that_is_given_twice_is_refused(override, loader):
+    with pytest.raises(ConfigError, match="twice") as caught:
+        Grid(loader, [override])
+    assert caught.value.key == override.partition("=")[0]
+
+
+def test_a_search_has_no_jobs_to_be_known(loader):
+    grid = Grid(loader, ["optimizer.lr=interval(0.001,0.1)", "seed=0"])
+    assert grid.searched
+    assert grid.keys == ["optimizer.lr"]

@@ -1,0 +1,108 @@
+"""Numbers that last: a configuration has one run folder in its sweep, whatever is typed and whoever asks at once."""
+
+import json
+import re
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from digitlab.config import compose
+from digitlab.schema import ConfigError, RunError
+from digitlab.sweeps.manifest import Manifest, allot, create, fingerprint, folder_name, manifest_file
+
+
+def begun(path, *keys):
+    create(path, keys)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (["optimizer.lr=0.1"], ["optimizer.lr=1e-1"]),
+        (["model.dropout=0"], []),
+        (["seed=0", "model=mlp"], ["model=mlp"]),
+        (["trainer.progress_bar=false", "data.root=/elsewhere"], []),
+        (["sweep.name=mine"], []),
+    ],
+)
+def test_what_does_not_change_a_run_does_not_change_its_fingerprint(one, other):
+    assert fingerprint(compose(one)) == fingerprint(compose(other))
+
+
+@pytest.mark.parametrize("override", ["seed=1", "trainer.max_epochs=3", "test=last", "model=lenet", "data.val_size=10"])
+def test_what_changes_a_run_changes_its_fingerprint(override):
+    assert fingerprint(compose([override])) != fingerprint(compose([]))
+
+
+def test_a_run_keeps_its_folder_when_the_grid_changes(tmp_path):
+    grid = [["optimizer.lr=0.1"], ["optimizer.lr=0.2"]]
+    path = begun(tmp_path, "optimizer.lr")
+    first = [allot(path, compose(job), job) for job in grid]
+    create(path, ["optimizer.lr", "seed"])
+    wider = [["optimizer.lr=0.3", "seed=0"], ["optimizer.lr=0.2", "seed=0"], ["optimizer.lr=0.2", "seed=1"]]
+    second = [allot(path, compose(job), job) for job in wider]
+    assert first == ["0_optimizer.lr=0.1", "1_optimizer.lr=0.2"]
+    assert second == ["2_optimizer.lr=0.3,seed=0", first[1], "3_optimizer.lr=0.2,seed=1"]
+
+
+def test_the_overrides_of_a_run_are_the_last_that_were_typed_for_it(tmp_path):
+    path = begun(tmp_path)
+    for spelling in (["optimizer.lr=0.1"], ["optimizer.lr=1e-1"]):
+        allot(path, compose(spelling), spelling)
+    assert [entry.overrides for entry in Manifest.read(path).runs] == [["optimizer.lr=1e-1"]]
+
+
+def test_a_folder_that_is_there_already_is_never_given_to_another_run(tmp_path):
+    (tmp_path / "7_from_another_time").mkdir()
+    assert allot(begun(tmp_path), compose([]), []) == "8"
+
+
+def test_many_who_ask_at_once_get_a_number_each(tmp_path):
+    path = begun(tmp_path, "seed")
+    jobs = [[f"seed={seed}"] for seed in range(4)] * 4
+    configs = [compose(job) for job in jobs]
+    with ThreadPoolExecutor(8) as pool:
+        folders = list(pool.map(lambda pair: allot(path, *pair), zip(configs, jobs, strict=True)))
+    assert folders[:4] * 4 == folders
+    assert len(set(folders)) == 4
+    assert [entry.number for entry in Manifest.read(path).runs] == [0, 1, 2, 3]
+
+
+@given(st.text(max_size=300))
+def test_a_folder_name_is_legal_and_short(text):
+    name = folder_name(text)
+    assert re.fullmatch(r"[\w.,=+-]+", name) or not text
+    assert len(name.encode()) <= 100
+    assert name not in (".", "..")
+
+
+@given(st.text(max_size=150), st.text(max_size=150))
+def test_two_texts_never_share_a_folder_name(one, other):
+    assert (folder_name(one) == folder_name(other)) == (one == other)
+
+
+def test_a_folder_without_a_manifest_is_no_sweep(tmp_path):
+    with pytest.raises(ConfigError, match="is no sweep"):
+        Manifest.read(tmp_path)
+    with pytest.raises(ConfigError, match="there is no such folder"):
+        Manifest.read(tmp_path / "missing")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"format": 1}', b'{"format": 2, "runs": []}', b"\xff\xfe"])
+def test_a_damaged_manifest_is_refused_in_one_line_and_left_alone(content, tmp_path):
+    manifest_file(tmp_path).write_bytes(content)
+    with pytest.raises(RunError) as caught:
+        create(tmp_path, [])
+    assert "\n" not in str(caught.value)
+    assert str(manifest_file(tmp_path)) in str(caught.value)
+    assert manifest_file(tmp_path).read_bytes() == content
+
+
+def test_the_manifest_is_plain_json(tmp_path):
+    allot(begun(tmp_path, "seed"), compose(["seed=3"]), ["seed=3"])
+    content = json.loads(manifest_file(tmp_path).read_text())
+    assert content["keys"] == ["seed"]
+    assert [run["folder"] for run in content["runs"]] == ["0_seed=3"]

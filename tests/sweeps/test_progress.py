@@ -1,0 +1,56 @@
+"""What the one line of a sweep says, from run folders alone."""
+
+import json
+import os
+
+import pytest
+
+from digitlab.sweeps.progress import Tally, duration
+
+
+@pytest.fixture
+def tally(written_sweep, finished, tmp_path):
+    """Of five jobs two have finished before, one has failed before, one was killed and one has not begun."""
+    failed = {"status": "failed", "error": "RunError: no", "metrics": {}}
+    runs = written_sweep(
+        (["seed=0"], finished(0.8)), (["seed=1"], finished(0.9)), (["seed=2"], failed), (["seed=3"], {}),
+        (["seed=9"], finished(0.99)),
+    )  # fmt: skip
+    for run in runs:
+        if run.folder.result.exists():
+            os.utime(run.folder.result, (1, 1))
+    tally = Tally(tmp_path / "sweep", [[f"seed={seed}"] for seed in range(5)])
+    tally.update()
+    return tally, runs
+
+
+def test_the_runs_of_the_command_are_counted_and_no_others(tally):
+    tally, _ = tally
+    assert (tally.done, tally.failed, tally.left) == (2, 0, 3)
+    assert tally.best.value == 0.9
+    assert "2 done · 0 failed · 3 left · best val/accuracy 0.9000 (run 1)" in tally.text()
+
+
+def test_what_has_ended_since_gives_the_pace(tally):
+    tally, runs = tally
+    assert tally.seconds_left(tally.began_at + 10) is None
+    runs[2].folder.result.write_text(json.dumps({"status": "failed", "error": "RunError: no", "metrics": {}}))
+    runs[3].folder.result.write_text(runs[1].folder.result.read_text())
+    tally.update()
+    assert (tally.done, tally.failed, tally.left) == (3, 1, 1)
+    assert tally.seconds_left(tally.began_at + 10) == pytest.approx(5)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.2, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 00 s"),
+        (250, "4 min 10 s"),
+        (3599.7, "1 h 00 min"),
+        (12000, "3 h 20 min"),
+    ],
+)
+def test_durations_are_in_two_units(seconds, text):
+    assert duration(seconds) == text
