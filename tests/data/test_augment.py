@@ -9,7 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from pydantic import ValidationError
 
-from digitlab.data.augment import Affine, Augmentation, Blur, Compose, Cutout, Elastic, Flip, MixUp, Noise, Shift
+from digitlab.data.augment import Affine, Augmentation, Blur, Compose, Cutout, Elastic, Flip, MixUp, Noise, Pen, Shift
 
 CONF = Path(__file__).parents[2] / "conf" / "augment"
 CLASSES = 10
@@ -19,6 +19,7 @@ ONE_IMAGE = [
     Flip(),
     Affine(shear_degrees=10),
     Elastic(),
+    Pen(),
     Blur(probability=1),
     Noise(),
     Cutout(fill=0.5),
@@ -110,7 +111,7 @@ def test_a_composition_has_one_order_however_it_is_listed():
     images, listed = random_images(6, 3, 32, 32), [MixUp(), *ONE_IMAGE[1:]]
     torch.testing.assert_close(apply(Compose(listed), images), apply(Compose(listed[::-1]), images), rtol=0, atol=0)
     names = [type(each).__name__ for each in Compose(listed[::-1]).augmentations]
-    assert names == ["Affine", "Elastic", "Flip", "Shift", "Blur", "Noise", "Cutout", "MixUp"]
+    assert names == ["Affine", "Elastic", "Flip", "Pen", "Shift", "Blur", "Noise", "Cutout", "MixUp"]
 
 
 def test_ones_own_augmentation_needs_nothing_but_a_call():

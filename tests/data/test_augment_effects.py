@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.transforms.v2 import functional as oracle
 
-from digitlab.data.augment import Affine, Blur, Cutout, Elastic, Flip, MixUp, Noise, Shift
+from digitlab.data.augment import Affine, Blur, Cutout, Elastic, Flip, MixUp, Noise, Pen, Shift
 
 
 def random_images(*shape, dtype=torch.float32):
@@ -192,6 +192,26 @@ def test_mix_up_draws_its_shares_from_the_symmetric_beta_distribution(alpha):
     cumulative = torch.searchsorted(expected, shares) / len(expected)
     # The Kolmogorov–Smirnov bound at 1 %, for 2,000 draws.
     assert (cumulative - torch.arange(len(shares)) / len(shares)).abs().max() < 1.63 / 2000**0.5
+
+
+def test_a_pen_is_no_wider_or_finer_than_dilation_and_erosion_make_it():
+    images = random_images(200, 1, 9, 9)
+    padded = F.pad(images, [1] * 4, value=torch.nan)
+    windows = padded.unfold(2, 3, 1).unfold(3, 3, 1).flatten(4)
+    least, greatest = windows.nan_to_num(nan=9).amin(-1), windows.nan_to_num(nan=-9).amax(-1)
+    after = augmented(Pen(thinner_pixels=1.0), images)
+    assert ((least - 1e-6 <= after) & (after <= greatest + 1e-6)).all()
+    torch.testing.assert_close(augmented(Pen(thicker_pixels=0.0, thinner_pixels=0.0), images), images)
+
+
+def test_a_pen_widens_some_strokes_and_thins_others_by_the_share_asked_for():
+    stroke = torch.zeros(4000, 1, 12, 12)
+    stroke[:, :, 2:10, 4:8] = 1
+    change = augmented(Pen(), stroke).sum((1, 2, 3)) - 32
+    # Uniform from -0.5 to 1 pixel: a third of the draws thins, by at most half of the stroke's rim of 20 pixels.
+    assert float((change < 0).float().mean()) == pytest.approx(1 / 3, abs=0.03)
+    assert float(change.min()) == pytest.approx(-0.5 * 20, abs=0.1)
+    assert float(change.max()) == pytest.approx(10 * 6 - 32, abs=0.1)
 
 
 @pytest.mark.parametrize("alpha", [1e-4, 1e4])

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from digitlab.config import build, compose, plain
 from digitlab.data.chunks import ChunkPlan, Position
+from digitlab.data.deskew import deskew
 from digitlab.data.module import ImageData
 from digitlab.data.sources import ImageSet, Source
 from digitlab.schema import ConfigError
@@ -93,6 +94,23 @@ def test_a_channel_that_never_varies_is_not_divided_by_zero():
     data = module()
     assert data.mean[2] == pytest.approx(77 / 255)
     assert data.std[2] == 1
+
+
+def test_deskewing_changes_the_images_of_both_sets_and_neither_labels_nor_split():
+    plain, upright = module(), module(deskew=True)
+    for name in ("train_set", "test_set"):
+        before, after = getattr(plain, name), getattr(upright, name)
+        assert torch.equal(after.images, deskew(before.images))
+        assert torch.equal(after.labels, before.labels)
+    assert upright.split_fingerprint == plain.split_fingerprint
+    assert upright.mean != plain.mean
+
+
+def test_folds_are_validated_on_one_after_the_other():
+    held = [module(folds=3, fold=fold).val_indices for fold in range(3)]
+    assert torch.equal(torch.cat(held).sort().values, torch.arange(120))
+    with pytest.raises(ConfigError, match="fold=3"):
+        ImageData(**(SETTINGS | {"source": Colours(), "folds": 3, "fold": 3})).check_sizes()
 
 
 def test_unit_leaves_pixels_between_0_and_1():

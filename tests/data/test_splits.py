@@ -18,8 +18,10 @@ MNIST_SIZES = (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949)
 LABELS = torch.repeat_interleave(torch.arange(10), torch.tensor(MNIST_SIZES))
 
 
-def split(labels: Tensor = LABELS, *, val_size=5000, train_size=None, split_seed: int = 0) -> tuple[Tensor, Tensor]:
-    return split_indices(labels, val_size=val_size, train_size=train_size, split_seed=split_seed)
+def split(
+    labels: Tensor = LABELS, *, val_size=5000, train_size=None, split_seed: int = 0, **fold: int
+) -> tuple[Tensor, Tensor]:
+    return split_indices(labels, val_size=val_size, train_size=train_size, split_seed=split_seed, **fold)
 
 
 labels_of_any_classes = st.lists(st.integers(0, 4), min_size=1, max_size=60).map(torch.tensor)
@@ -117,6 +119,50 @@ def test_a_class_that_validation_would_take_whole_is_refused() -> None:
         split(labels, val_size=0.9)
     with pytest.raises(ConfigError, match="train_size=2: must leave at least one image of class 7"):
         split(labels, val_size=0, train_size=2)
+
+
+@given(labels=labels_of_any_classes, folds=st.integers(2, 7), seed=st.integers(0, 99))
+@settings(max_examples=100, deadline=None)
+def test_the_folds_of_any_set_are_disjoint_and_cover_it(labels: Tensor, folds: int, seed: int) -> None:
+    held = []
+    for fold in range(folds):
+        try:
+            train, val = split(labels, split_seed=seed, folds=folds, fold=fold)
+        except ConfigError as error:
+            assert error.key == "folds"  # noqa: PT017 - a class so rare that a fold takes all of it is refused
+            return
+        assert torch.equal(torch.cat([train, val]).sort().values, torch.arange(len(labels)))
+        held.append(val)
+    assert torch.equal(torch.cat(held).sort().values, torch.arange(len(labels)))
+    assert max(map(len, held)) - min(map(len, held)) <= 1
+
+
+@pytest.mark.parametrize("folds", [2, 5, 10])
+def test_each_class_has_its_share_of_every_fold(folds: int) -> None:
+    for labels in (LABELS, torch.arange(10).repeat(5000)):
+        for fold in range(folds):
+            _, val = split(labels, folds=folds, fold=fold)
+            shares = labels.bincount() / folds
+            assert float((labels[val].bincount(minlength=10) - shares).abs().max()) < 2
+
+
+def test_val_size_and_the_number_of_the_fold_change_nothing_else() -> None:
+    assert fingerprint(*split(val_size=1, folds=5)) == fingerprint(*split(val_size=0.5, folds=5))
+    assert split_counts(60_001, classes=10, val_size=1, train_size=None, folds=5, fold=4) == (48_000, 12_001)
+    train, val = split(folds=5, fold=3, train_size=1000)
+    assert (len(train), len(val)) == (1000, 12_000)
+    assert not set(train.tolist()) & set(val.tolist())
+
+
+@pytest.mark.parametrize(
+    ("key", "settings_"),
+    [("folds", {"folds": 1}), ("folds", {"folds": 60_001}), ("fold", {"folds": 5, "fold": 5}),
+     ("val_size", {"folds": 5, "val_size": 0})],
+)  # fmt: skip
+def test_folds_that_are_not_there_are_refused_without_data(key: str, settings_: dict[str, int]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        split_counts(60_000, **({"classes": 10, "val_size": 5000, "train_size": None} | settings_))
+    assert caught.value.key == key
 
 
 def test_a_fingerprint_tells_apart_what_only_the_border_divides() -> None:

@@ -22,18 +22,22 @@ def predict(
     checkpoint: WhichOption = Which.BEST,
 ) -> None:
     """Classify pictures of one's own. One that can't be read is named on stderr, and the exit code is 1."""
+    from digitlab.data.deskew import deskew
     from digitlab.data.own_images import read_own_image
     from digitlab.results.loading import load_classifier, open_run
     from digitlab.results.table import print_table
 
-    classifier = load_classifier(open_run(folder), checkpoint.value)
+    run = open_run(folder)
+    classifier = load_classifier(run, checkpoint.value)
+    deskewed = run.read_config().data.get("deskew", False)
     facts = classifier.facts
     channels, height, width = facts.image_shape
     readable: dict[Path, Tensor] = {}
     for path in images:
         try:
             shape = (channels, height, width)
-            readable[path] = read_own_image(path, image_shape=shape, margin_pixels=facts.margin_pixels)
+            image = read_own_image(path, image_shape=shape, margin_pixels=facts.margin_pixels)
+            readable[path] = deskew(image[None])[0] if deskewed else image
         except DataError as error:
             print(error, file=sys.stderr)
     if readable:

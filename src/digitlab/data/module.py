@@ -13,6 +13,7 @@ from lightning.pytorch import LightningDataModule
 
 from digitlab.data.augment import Compose
 from digitlab.data.chunks import ChunkLoader, ChunkPlan, EvaluationLoader, Position
+from digitlab.data.deskew import deskew
 from digitlab.data.sources import ImageSet, Source
 from digitlab.data.splits import fingerprint, split_counts, split_indices
 from digitlab.schema import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, checked
@@ -28,8 +29,9 @@ class ImageData(LightningDataModule):
     """One data set with its split.
 
     ``val_size`` and ``train_size`` are counts or fractions; ``train_size`` limits what is left after validation (null:
-    all). ``split_seed`` alone decides who lands where. ``normalize=standard`` subtracts the training split's mean and
-    divides by its standard deviation, a channel each; ``unit`` leaves pixels in [0, 1].
+    all). ``split_seed`` alone decides who lands where; with ``folds``, validation is their part number ``fold``.
+    ``deskew`` sets slanted figures of all images upright. ``normalize=standard`` subtracts the training split's mean
+    and divides by its standard deviation, a channel each; ``unit`` leaves pixels in [0, 1].
 
     Raises ``DataError`` where files are missing or damaged, ``ConfigError`` where a size does not fit.
     """
@@ -45,12 +47,17 @@ class ImageData(LightningDataModule):
         train_size: PositiveInt | PositiveFloat | None,
         split_seed: NonNegativeInt,
         normalize: Literal["standard", "unit"],
+        folds: PositiveInt | None = None,
+        fold: NonNegativeInt = 0,
+        deskew: bool = False,
     ) -> None:
         super().__init__()
         self.source = source
         self.root = Path(root)
         self.batch_size = batch_size
         self.val_size, self.train_size, self.split_seed = val_size, train_size, split_seed
+        self.folds, self.fold = folds, fold
+        self.deskew = deskew
         self.normalize = normalize
         # What a run adds before it starts: how epochs are cut, and what is done to the images of a batch.
         self.plan: ChunkPlan | None = None
@@ -69,6 +76,8 @@ class ImageData(LightningDataModule):
             classes=len(self.source.class_names),
             val_size=self.val_size,
             train_size=self.train_size,
+            folds=self.folds,
+            fold=self.fold,
         )
 
     def prepare_data(self) -> None:
@@ -79,9 +88,14 @@ class ImageData(LightningDataModule):
         if hasattr(self, "train_set"):
             return
         self.train_set, self.test_set = self.source.read(self.root)
+        if self.deskew:
+            self.train_set, self.test_set = (
+                ImageSet(deskew(images.images), images.labels) for images in (self.train_set, self.test_set)
+            )
         self.train_indices, self.val_indices = split_indices(
-            self.train_set.labels, val_size=self.val_size, train_size=self.train_size, split_seed=self.split_seed
-        )
+            self.train_set.labels, val_size=self.val_size, train_size=self.train_size, split_seed=self.split_seed,
+            folds=self.folds, fold=self.fold,
+        )  # fmt: skip
         self.split_fingerprint = fingerprint(self.train_indices, self.val_indices)
         if self.overfit_batches is not None:
             self.train_indices = self.train_indices[: self.overfit_batches * self.batch_size]

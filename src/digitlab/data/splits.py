@@ -18,22 +18,29 @@ _Ints = npt.NDArray[np.int64]
 
 
 def split_counts(
-    images: int, *, classes: int, val_size: int | float, train_size: int | float | None
+    images: int,
+    *,
+    classes: int,
+    val_size: int | float,
+    train_size: int | float | None,
+    folds: int | None = None,
+    fold: int = 0,
 ) -> tuple[int, int]:
     """How many images train and how many validate, out of this many; needs no data, so it can check a configuration.
 
-    ``val_size`` is a count, or a fraction in [0, 1) of all images. ``train_size`` is a count, or a fraction in (0, 1]
-    of the images that validation leaves; None takes them all.
+    ``val_size`` is a count, or a fraction in [0, 1) of all images. With ``folds``, validation is the part number
+    ``fold``, from 0, of so many equal parts instead (k-fold cross-validation). ``train_size`` is a count, or a fraction
+    in (0, 1] of the images that validation leaves; None takes them all.
 
     Raises:
-        ConfigError: ``val_size`` or ``train_size`` is out of range, or leaves fewer images to train on than classes.
+        ConfigError: ``val_size`` or ``train_size`` is out of range, or leaves fewer images to train on than classes;
+            or there is no such fold.
     """
-    most = images - classes
-    allowed = f"must be a count from 0 to {most} or a fraction in [0, 1) of the {images:,} images"
-    allowed += f": at least one image of each of the {classes} classes is left to train on"
-    val_count = _count("val_size", val_size, images, allowed, whole=False)
-    if not 0 <= val_count <= most:
-        raise ConfigError("val_size", val_size, allowed)
+    if folds is None:
+        val_count = _val_count(images, classes=classes, val_size=val_size)
+    else:
+        part = _fold(images, val_size=val_size, folds=folds, fold=fold)
+        val_count = part.stop - part.start
 
     left = images - val_count
     if train_size is None:
@@ -46,6 +53,27 @@ def split_counts(
     return train_count, val_count
 
 
+def _val_count(images: int, *, classes: int, val_size: int | float) -> int:
+    most = images - classes
+    allowed = f"must be a count from 0 to {most} or a fraction in [0, 1) of the {images:,} images"
+    allowed += f": at least one image of each of the {classes} classes is left to train on"
+    val_count = _count("val_size", val_size, images, allowed, whole=False)
+    if not 0 <= val_count <= most:
+        raise ConfigError("val_size", val_size, allowed)
+    return val_count
+
+
+def _fold(images: int, *, val_size: int | float, folds: int, fold: int) -> slice:
+    """The places of a fold in an order of which every part is stratified."""
+    if not 2 <= folds <= images:
+        raise ConfigError("folds", folds, f"must be null or a count from 2 to {images}, the number of images")
+    if not 0 <= fold < folds:
+        raise ConfigError("fold", fold, f"must be a count from 0 to {folds - 1}, as data.folds is {folds}")
+    if val_size == 0:
+        raise ConfigError("val_size", val_size, "must be above 0 with data.folds, as one of them validates")
+    return slice(images * fold // folds, images * (fold + 1) // folds)
+
+
 def _count(key: str, size: int | float, images: int, allowed: str, *, whole: bool) -> int:
     if isinstance(size, int):
         return size
@@ -55,25 +83,36 @@ def _count(key: str, size: int | float, images: int, allowed: str, *, whole: boo
 
 
 def split_indices(
-    labels: Tensor, *, val_size: int | float, train_size: int | float | None, split_seed: int
+    labels: Tensor,
+    *,
+    val_size: int | float,
+    train_size: int | float | None,
+    split_seed: int,
+    folds: int | None = None,
+    fold: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """Indices of training and validation images, each int64 and ascending; ``labels`` is integer (N,).
 
     Both are stratified: a class has its share of each, to about one image. They are disjoint; a smaller ``train_size``
-    takes a subset of what a larger one takes, and the validation images do not depend on it.
+    takes a subset of what a larger one takes, and the validation images do not depend on it. The validation images of
+    all ``folds`` are the whole set, each image once.
 
     Raises:
         ConfigError: as ``split_counts``, or a class is so rare that no image of it would be left to train on.
     """
     targets = labels.cpu().numpy()
     present = np.unique(targets)
-    train_count, val_count = split_counts(len(targets), classes=len(present), val_size=val_size, train_size=train_size)
+    train_count, val_count = split_counts(
+        len(targets), classes=len(present), val_size=val_size, train_size=train_size, folds=folds, fold=fold
+    )
     shuffled = _shuffled(len(targets), split_seed)
     order = shuffled[_stratified(targets[shuffled])]
-    val, rest = order[:val_count], order[val_count:]
+    held = slice(val_count) if folds is None else _fold(len(targets), val_size=val_size, folds=folds, fold=fold)
+    val, rest = order[held], np.delete(order, held)
     # The rest is put in order anew, or its first few images would lack the classes whose turn was just over.
     train = rest[_stratified(targets[rest])][:train_count]
-    for key, size, indices in (("val_size", val_size, rest), ("train_size", train_size, train)):
+    held_key, held_size = ("val_size", val_size) if folds is None else ("folds", folds)
+    for key, size, indices in ((held_key, held_size, rest), ("train_size", train_size, train)):
         missing = np.setdiff1d(present, targets[indices])
         if len(missing):
             raise ConfigError(key, size, f"must leave at least one image of class {missing[0]} to train on")

@@ -1,0 +1,77 @@
+"""The class of what is in no class: how many images it has, what they look like, and that the rest stays as it was."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from digitlab.data.none_class import NoneClassSource
+from digitlab.data.sources import ImageSet, Source
+from digitlab.schema import ConfigError
+
+
+class Tiny(Source):
+    """``count`` random images of a shape, with as many classes as names; notes that it was prepared."""
+
+    def __init__(self, name: str, shape: tuple[int, int, int], count: int) -> None:
+        self.name, self.title, self.class_names = name, name.title(), ("a", "b")
+        self.shape, self.count, self.prepared = shape, count, False
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self.shape
+
+    @property
+    def train_count(self) -> int:
+        return self.count
+
+    def prepare(self, root: Path) -> None:
+        self.prepared = True
+
+    def read(self, root: Path) -> tuple[ImageSet, ImageSet]:
+        images = torch.randint(256, (self.count, *self.shape), generator=torch.Generator().manual_seed(0))
+        whole = ImageSet(images.to(torch.uint8), torch.arange(self.count) % 2)
+        return whole, ImageSet(whole.images[:3], whole.labels[:3])
+
+
+@pytest.fixture
+def source() -> NoneClassSource:
+    return NoneClassSource(
+        known=Tiny("known", (1, 8, 9), 20), other=Tiny("other", (3, 12, 12), 10), other_count=7, noise_count=400
+    )
+
+
+def test_it_has_one_class_more_and_what_it_promises(source: NoneClassSource) -> None:
+    train, test = source.read(Path())
+    assert (source.class_names, source.image_shape, source.train_count) == (("a", "b", "none"), (1, 8, 9), 427)
+    assert (source.name, source.title) == ("known_none", "Known and none of it")
+    assert (train.images.shape, train.images.dtype) == ((427, 1, 8, 9), torch.uint8)
+    assert train.labels.bincount().tolist() == [10, 10, 407]
+    assert test.labels.max() < 2
+
+
+def test_the_known_images_and_the_test_set_stay_as_they_are(source: NoneClassSource) -> None:
+    for ours, theirs in zip(source.read(Path()), source.known.read(Path()), strict=True):
+        assert torch.equal(ours.images[: len(theirs.images)], theirs.images)
+        assert torch.equal(ours.labels[: len(theirs.labels)], theirs.labels)
+
+
+def test_noise_is_noise_and_the_same_every_time(source: NoneClassSource) -> None:
+    noise = source.read(Path())[0].images[27:]
+    assert abs(noise.double().mean() - 127.5) < 2
+    assert len(noise.unique(dim=0)) == 400
+    torch.manual_seed(5)
+    assert torch.equal(noise, source.read(Path())[0].images[27:])
+
+
+def test_both_sets_are_prepared(source: NoneClassSource) -> None:
+    source.prepare(Path())
+    assert source.known.prepared
+    assert source.other.prepared
+
+
+def test_more_images_than_there_are_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"other_count=11: must be at most 10, as Other has"):
+        NoneClassSource(
+            known=Tiny("known", (1, 8, 9), 20), other=Tiny("other", (1, 8, 9), 10), other_count=11, noise_count=0
+        )
