@@ -5,6 +5,7 @@
     digitlab evaluate RUN_FOLDER
     digitlab predict RUN_FOLDER image.png
     digitlab figures RUN_FOLDER
+    digitlab report FOLDER…
     digitlab sweep SWEEP_FOLDER
     digitlab reproduce r2_softmax
 
@@ -14,7 +15,7 @@ Each module is a command. Torch is imported inside those that need it, so that `
 import sys
 
 # Their commands join the application.
-from digitlab.cli import evaluate, figures, predict, reproduce, runs, show, sweep  # noqa: F401
+from digitlab.cli import evaluate, figures, predict, report, reproduce, runs, show, sweep  # noqa: F401
 from digitlab.cli.app import app
 from digitlab.schema import DigitlabError
 

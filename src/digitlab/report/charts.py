@@ -1,0 +1,133 @@
+"""Line charts as inline SVG: sharp at any size, in the page's own colours, readable without a script.
+
+Coordinates are those of the view box; the page scales it.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+_WIDTH, _HEIGHT = 400, 250
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 10, 10, 38
+_TICKS = 5
+_MARKED_POINTS = 60  # more than these would run into each other
+_LOG_RANGE = 50  # a range as wide as this shows nothing of its lower part on a linear axis
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of a chart: ``look`` is its class in the style sheet, ``key`` tells which row of a table it belongs to."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    look: str
+    key: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    low: float
+    high: float
+    start: float  # where ``low`` is drawn
+    end: float
+    log: bool = False
+
+    def place(self, value: float) -> float:
+        low, high, at = (math.log10(each) if self.log else each for each in (self.low, self.high, value))
+        return self.start + (at - low) / (high - low) * (self.end - self.start)
+
+    def ticks(self, *, whole: bool = False) -> list[float]:
+        if self.log:
+            powers = range(math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9) + 1)
+            return [10.0**power for power in powers]
+        step = 10 ** math.floor(math.log10((self.high - self.low) / _TICKS))
+        step *= next(each for each in (1, 2, 5, 10) if (self.high - self.low) / (step * each) <= _TICKS)
+        step = max(step, 1) if whole else step
+        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
+        return [number * step for number in range(first, last + 1)]
+
+
+def line_chart(lines: Sequence[Line], *, x_label: str, y_label: str, best_x: float | None = None) -> Markup:
+    """The lines over a common pair of axes; ``best_x`` is marked. Points that are not finite are left out.
+
+    The vertical axis is logarithmic where the values are positive and spread over more than a factor of 50.
+    """
+    finite = [
+        Line(each.name, [p for p in each.points if all(map(math.isfinite, p))], each.look, each.key) for each in lines
+    ]
+    drawn = [line for line in finite if line.points]
+    if not drawn:
+        return Markup("<p>no finite value</p>")
+    x_axis, y_axis = _axes([point for line in drawn for point in line.points])
+    parts = [_frame(x_axis, y_axis, x_label, y_label)]
+    if best_x is not None:
+        x = x_axis.place(best_x)
+        parts.append(
+            Markup('<path class="best" d="M{0:.1f} {1}V{2}"><title>best epoch: {3:g}</title></path>').format(
+                x, _TOP, _HEIGHT - _BOTTOM, best_x
+            )
+        )
+    parts += [_line(line, x_axis, y_axis, x_label) for line in drawn]
+    label = f"{y_label} against {x_label}: " + "; ".join(
+        f"{line.name} ends at {line.points[-1][1]:.4g}" for line in drawn[:4]
+    )
+    return Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
+        _WIDTH, _HEIGHT, label, Markup("").join(parts)
+    )
+
+
+def _axes(points: Sequence[tuple[float, float]]) -> tuple[_Axis, _Axis]:
+    (left, right), (low, high) = ((min(values), max(values)) for values in zip(*points, strict=True))
+    log = low > 0 and high / low > _LOG_RANGE
+    if not log:
+        margin = 0.04 * (high - low) or 0.05 * abs(high) or 1.0
+        low, high = low - margin, high + margin
+    if left == right:
+        left, right = left - 1, right + 1
+    x_axis = _Axis(left, right, _LEFT + 6, _WIDTH - _RIGHT - 6)
+    return x_axis, _Axis(low, high, _HEIGHT - _BOTTOM, _TOP, log)
+
+
+def _frame(x_axis: _Axis, y_axis: _Axis, x_label: str, y_label: str) -> Markup:
+    bottom, right = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
+    parts = []
+    for value in y_axis.ticks():
+        y = y_axis.place(value)
+        parts.append(
+            Markup(
+                '<path class="grid" d="M{0} {1:.1f}H{2}"/><text class="y" x="{3}" y="{1:.1f}">{4:.6g}</text>'
+            ).format(_LEFT, y, right, _LEFT - 6, value)
+        )
+    for value in x_axis.ticks(whole=True):
+        parts.append(
+            Markup('<text class="x" x="{:.1f}" y="{}">{:g}</text>').format(x_axis.place(value), bottom + 15, value)
+        )
+    parts.append(Markup('<path class="axis" d="M{0} {1}V{2}H{3}"/>').format(_LEFT, _TOP, bottom, right))
+    parts.append(Markup('<text class="x" x="{}" y="{}">{}</text>').format((_LEFT + right) / 2, _HEIGHT - 5, x_label))
+    middle = (_TOP + bottom) / 2
+    parts.append(
+        Markup('<text class="x" transform="translate(11 {:.1f}) rotate(-90)">{}</text>').format(middle, y_label)
+    )
+    return Markup("").join(parts)
+
+
+def _line(line: Line, x_axis: _Axis, y_axis: _Axis, x_label: str) -> Markup:
+    places = [(x_axis.place(x), y_axis.place(y)) for x, y in line.points]
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+    key = Markup("") if line.key is None else Markup(' data-run="{}"').format(line.key)
+    parts = [
+        Markup('<polyline class="{}"{} points="{}"><title>{}</title></polyline>').format(
+            line.look, key, path, line.name
+        )
+    ]
+    # Of many runs only the lines are drawn, but one epoch alone makes no line.
+    if (line.key is None and len(places) <= _MARKED_POINTS) or len(places) == 1:
+        parts += [
+            Markup('<circle class="{}"{} cx="{:.1f}" cy="{:.1f}" r="2.6"><title>{}</title></circle>').format(
+                line.look, key, x, y, escape(f"{line.name}, {x_label} {at:g}: {value:.5g}")
+            )
+            for (x, y), (at, value) in zip(places, line.points, strict=True)
+        ]
+    return Markup("").join(parts)

@@ -1,0 +1,46 @@
+"""The pictures of a run's report, which need its checkpoint and its data: mistakes, weights, calibration."""
+
+import io
+
+from matplotlib.figure import Figure
+
+from digitlab.figures.gallery import PICTURES, LeftOutError
+from digitlab.figures.material import read_material
+from digitlab.report.page import Picture
+from digitlab.report.records import Record
+from digitlab.schema import DigitlabError
+
+# Under each title the pictures that may show it, of which those that apply to the run are taken.
+_SHOWN = {
+    "The most confident mistakes": ("images_mistakes",),
+    "The pairs most often confused": ("confused_pairs",),
+    "Weights": ("weights_outputs", "weights_units", "weights_filters"),
+    "Accuracy against confidence": ("reliability",),
+}
+
+
+def pictures_of(record: Record) -> tuple[list[Picture], list[str]]:
+    """The pictures, and a line for each that can't be made: it does not apply, or the run's data are not here."""
+    try:
+        material = read_material(record.folder)
+    except DigitlabError as error:
+        return [], [f"pictures: {error}"]
+    pictures, left_out = [], []
+    for title, names in _SHOWN.items():
+        reasons = []
+        for name in names:
+            try:
+                figure = PICTURES[name](material)
+            except LeftOutError as reason:
+                reasons.append(str(reason))
+            else:
+                pictures.append(Picture(title, f"{title}: {material.title}", _png(figure)))
+        if len(reasons) == len(names):
+            left_out.append(f"{title.lower()}: {'; '.join(reasons)}")
+    return pictures, left_out
+
+
+def _png(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file)
+    return file.getvalue()

@@ -1,0 +1,54 @@
+"""Tables that other parts of the project make of many runs: the settings of a sweep, the rows of the five reports."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from digitlab.schema import DigitlabError
+from digitlab.sweeps.manifest import manifest_file
+from digitlab.sweeps.report import effects_table, settings_table
+from digitlab.sweeps.state import read_runs
+from digitlab.sweeps.table import SweepTable
+
+# What ``digitlab reproduce`` leaves.
+_COMPARISONS = {"table.csv": "Beside the reports' figures", "findings.csv": "The reports' findings"}
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Header, and rows of text of the same length."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def tables_in(folder: Path) -> tuple[list[Table], Path | None]:
+    """The tables of a folder of runs, and the folder of the run that won its sweep, if it is one."""
+    tables = [_comparison(folder / name, title) for name, title in _COMPARISONS.items() if (folder / name).is_file()]
+    if not manifest_file(folder).exists():
+        return tables, None
+    try:
+        sweep = SweepTable(folder.name, read_runs(folder))
+    except DigitlabError:
+        return tables, None  # a damaged manifest: the runs are there all the same
+    tables.append(Table("Settings: replicates folded, the best first", *settings_table(sweep)))
+    if sweep.effects:
+        tables.append(Table("Effect of each value: mean over all its runs", *effects_table(sweep)))
+    return tables, None if sweep.winner is None else sweep.winner.folder.path
+
+
+def _comparison(path: Path, title: str) -> Table:
+    """A CSV file without its empty columns, its numbers to five digits."""
+    with path.open(encoding="utf-8", newline="") as file:
+        columns, *rows = csv.reader(file)
+    kept = [place for place in range(len(columns)) if any(row[place] for row in rows)]
+    return Table(title, [columns[place] for place in kept], [[_rounded(row[place]) for place in kept] for row in rows])
+
+
+def _rounded(text: str) -> str:
+    try:
+        return f"{float(text):.5g}" if "." in text else text
+    except ValueError:
+        return text

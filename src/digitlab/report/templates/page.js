@@ -1,0 +1,68 @@
+"use strict";
+// The page reads well without this: it sorts and filters tables, lights up the curves of a row, and opens what is
+// folded before printing.
+
+// Text that is a number as one, else in small letters; nothing comes last either way.
+function sortKey(cell) {
+  const text = cell.textContent.trim();
+  const number = Number(text.replace(/[,%\s]/g, ""));
+  return text === "" || text === "–" ? null : Number.isNaN(number) ? text.toLowerCase() : number;
+}
+
+function compare(a, b) {
+  if (typeof a === "number" && typeof b === "number") return a - b;
+  return String(a).localeCompare(String(b), undefined, { numeric: true });
+}
+
+function sortBy(table, header) {
+  const column = [...header.parentNode.cells].indexOf(header);
+  const descending = header.getAttribute("aria-sort") === "ascending";
+  for (const other of header.parentNode.cells) other.removeAttribute("aria-sort");
+  header.setAttribute("aria-sort", descending ? "descending" : "ascending");
+  const body = table.tBodies[0];
+  const rows = [...body.rows].map((row) => [sortKey(row.cells[column]), row]);
+  rows.sort(([a], [b]) => {
+    if (a === null || b === null) return (a === null) - (b === null);
+    return descending ? compare(b, a) : compare(a, b);
+  });
+  body.append(...rows.map(([, row]) => row));
+}
+
+for (const table of document.querySelectorAll("table.sortable")) {
+  for (const header of table.tHead.rows[0].cells) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.append(...header.childNodes);
+    header.append(button);
+    button.addEventListener("click", () => sortBy(table, header));
+  }
+}
+
+const runs = document.getElementById("runs");
+if (runs) {
+  const light = (key, on) => {
+    for (const each of document.querySelectorAll(`[data-run="${key}"]`)) each.classList.toggle("lit", on);
+  };
+  for (const [event, on] of [["mouseover", true], ["mouseout", false], ["focusin", true], ["focusout", false]]) {
+    document.addEventListener(event, ({ target }) => {
+      const marked = target.closest("[data-run]");
+      if (marked) light(marked.dataset.run, on);
+    });
+  }
+  const search = document.querySelector(".search");
+  search.hidden = false;
+  search.addEventListener("input", ({ target }) => {
+    const words = target.value.toLowerCase().split(/\s+/);
+    let shown = 0;
+    for (const row of runs.tBodies[0].rows) {
+      const text = row.textContent.toLowerCase();
+      row.hidden = !words.every((word) => text.includes(word));
+      shown += !row.hidden;
+    }
+    search.querySelector("output").textContent = `${shown} of ${runs.tBodies[0].rows.length}`;
+  });
+}
+
+addEventListener("beforeprint", () => {
+  for (const folded of document.querySelectorAll("details")) folded.open = true;
+});

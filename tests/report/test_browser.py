@@ -1,0 +1,124 @@
+"""Reports as a reader meets them: opened in Chromium, sorted, filtered, on a phone, printed, and hostile ones."""
+
+import json
+
+import pytest
+from omegaconf import OmegaConf
+
+from digitlab.report.gather import write_report
+
+# What a name could do if it were not escaped.
+HOSTILE = "<script>window.taken=1</script><img src=x onerror='window.taken=1'>&\"quoted\""
+
+
+@pytest.fixture
+def sweep(hundred_runs, tmp_path):
+    out = tmp_path / "sweep.html"
+    assert write_report([hundred_runs], out) == []
+    return out
+
+
+COLUMN = """(name => {
+  const table = document.getElementById("runs");
+  const place = [...table.tHead.rows[0].cells].findIndex(cell => cell.textContent.replace("\\u200b", "") === name);
+  return [...table.tBodies[0].rows].filter(row => !row.hidden).map(row => row.cells[place].textContent);
+})"""
+
+
+def column(browser, name):
+    return browser.run(f"{COLUMN}({name!r})")
+
+
+def header(browser, name):
+    """The selector of a column's button."""
+    place = browser.run(
+        "[...document.querySelectorAll('#runs thead th')]"
+        f".findIndex(cell => cell.textContent.replace('\\u200b', '') === {name!r})"
+    )
+    return f"#runs thead th:nth-child({place + 1}) button"
+
+
+def test_a_hundred_runs_load_in_a_second_and_sort_by_any_column(browser, sweep):
+    milliseconds = []
+    for _ in range(3):
+        browser.open(sweep)
+        milliseconds.append(browser.run("performance.getEntriesByType('navigation')[0].loadEventEnd"))
+    assert min(milliseconds) < 1000
+    accuracies = [float(value) for value in column(browser, "test/accuracy") if value]
+    assert len(accuracies) == 99
+    assert accuracies == sorted(accuracies, reverse=True), "the best first, before any click"
+    browser.click(header(browser, "optimizer.lr"))
+    rates = [float(value) for value in column(browser, "optimizer.lr")]
+    assert rates == sorted(rates)
+    browser.click(header(browser, "optimizer.lr"))
+    assert [float(value) for value in column(browser, "optimizer.lr")] == rates[::-1]
+    assert browser.run("document.querySelectorAll('[aria-sort]').length") == 1
+    for _ in range(2):
+        browser.click(header(browser, "test/accuracy"))
+        assert column(browser, "test/accuracy")[-1] == "", "what has no value stays at the end"
+    assert [float(value) for value in column(browser, "test/accuracy")[:-1]] == accuracies
+    assert browser.complaints == []
+
+
+def test_a_row_lights_up_its_curves_and_words_filter_the_table(browser, sweep):
+    browser.open(sweep)
+    lit = "[...document.querySelectorAll('polyline.lit')].map(line => line.textContent)"
+    assert browser.run(lit) == []
+    name = browser.run("document.querySelector('#runs tbody a').textContent")
+    browser.run("document.querySelector('#runs tbody a').focus()")
+    assert set(browser.run(lit)) == {name}
+    browser.run("document.querySelector('.search input').focus()")
+    assert browser.run(lit) == []
+    browser.run(
+        "(input => { input.value = 'unfin'; input.dispatchEvent(new Event('input', {bubbles: true})); })"
+        "(document.querySelector('.search input'))"
+    )
+    assert column(browser, "run") == ["7"]
+    assert browser.run("document.querySelector('.search output').textContent") == "1 of 100"
+    assert browser.complaints == []
+
+
+@pytest.mark.parametrize("width", [360, 768, 1280])
+def test_the_page_is_as_wide_as_the_screen(browser, sweep, leave_run, tmp_path, width):
+    one = leave_run(tmp_path / "one" / ("a_long_name," * 8)).path
+    write_report([one], tmp_path / "one.html")
+    for path in (sweep, tmp_path / "one.html"):
+        browser.open(path, width=width, phone=width < 500)
+        assert browser.run("document.documentElement.scrollWidth") <= width
+        # Text that a phone shows is no smaller than 10 pixels, also in the charts, which are scaled.
+        size = "Math.min(...[...document.querySelectorAll('svg text')].map(t => 11 * t.getScreenCTM().a || 99))"
+        assert browser.run(size) >= 9
+
+
+def test_what_is_folded_is_open_in_print(browser, leave_run, tmp_path):
+    run = leave_run(tmp_path / "run")
+    write_report([run.path], tmp_path / "report.html")
+    browser.open(tmp_path / "report.html")
+    assert browser.run("document.querySelectorAll('details[open]').length") == 0
+    assert browser.print_pdf().startswith(b"%PDF")
+    assert browser.run("document.querySelectorAll('details:not([open])').length") == 0
+
+
+def test_nothing_of_a_run_is_taken_for_markup_or_script(browser, leave_run, tmp_path):
+    name = HOSTILE.replace("/", "_")
+    paths = [leave_run(tmp_path / name / each, f"optimizer.lr={rate}").path for each, rate in (("a", 0.1), (name, 0.2))]
+    broken = leave_run(tmp_path / name / "failed", error=f"RunError: {HOSTILE}").path
+    for path in (*paths, broken):
+        overrides = path / ".hydra" / "overrides.yaml"
+        overrides.write_text(json.dumps([*OmegaConf.load(overrides), f"model={HOSTILE}"]))  # YAML, too
+    write_report([tmp_path / name], tmp_path / "runs.html")
+    write_report([paths[1]], tmp_path / "run.html")
+    for page in ("runs.html", "run.html"):
+        browser.open(tmp_path / page)
+        assert browser.run("window.taken") is None
+        assert browser.run("document.querySelectorAll('script').length") == 1
+        assert browser.run("document.querySelectorAll('img[src=x]').length") == 0
+        assert "<script>window.taken=1" in browser.run("document.body.textContent")
+        assert browser.complaints == []
+
+
+def test_no_other_script_may_run_on_the_page(browser, leave_run, tmp_path):
+    write_report([leave_run(tmp_path / "run").path], tmp_path / "report.html")
+    browser.open(tmp_path / "report.html")
+    browser.run("document.body.append(Object.assign(document.createElement('script'), {textContent: 'taken = 1'}))")
+    assert browser.run("typeof taken") == "undefined"
