@@ -41,25 +41,23 @@ def learning_weights(
     Images, uint8 (N, C, H, W) with labels int64 (N,), are shown in their order, ``batch_size`` at a time, once. The
     network is linear with pixels in [0, 1] and the mean squared error against one-hot targets.
     """
-    shape = (images.shape[1], images.shape[2], images.shape[3])
-    loss, network = MeanSquaredError(output="raw"), Linear(image_shape=shape, classes=classes, init="zeros")
+    shape, loss = (images.shape[1], images.shape[2], images.shape[3]), MeanSquaredError(output="raw")
     inputs = Normalise(image_shape=shape, mean=[0.0] * shape[0], std=[1.0] * shape[0])(images)
-    targets = loss.encode(labels, classes)
+    batches = list(zip(inputs.split(batch_size), loss.encode(labels, classes).split(batch_size), strict=True))
     lr = _learning_rate(inputs, classes)
-    steps = -(-len(images) // batch_size)
-    # A step seeds torch's global generator.
+    # A new network draws from torch's global generator, and a step seeds it.
     with torch.random.fork_rng(devices=[]):
+        network = Linear(image_shape=shape, classes=classes, init="zeros")
         step = EagerStep(
             network=network, loss=loss, optimizer=SGD(lr=lr).build(network),
             backward=lambda value, weight: value.backward(), lr=lr, schedule=Constant(),
-            steps_per_epoch=steps, total_steps=steps, seed=0, device=torch.device("cpu"), check_first=True,
+            steps_per_epoch=len(batches), total_steps=len(batches), seed=0, device=torch.device("cpu"),
+            check_first=True,
         )  # fmt: skip
         frames = [network.output.weight.detach().clone()]
-        for number, (batch, encoded) in enumerate(
-            zip(inputs.split(batch_size), targets.split(batch_size), strict=True), start=1
-        ):
-            step(batch, encoded, 1.0, number - 1)
-            if number % steps_per_frame == 0 or number == steps:
+        for number, (batch, targets) in enumerate(batches):
+            step(batch, targets, 1.0, number)
+            if (number + 1) % steps_per_frame == 0 or number + 1 == len(batches):
                 frames.append(network.output.weight.detach().clone())
     return torch.stack(frames).view(len(frames), classes, *shape)
 

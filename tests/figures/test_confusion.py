@@ -1,0 +1,45 @@
+"""Pictures of what is taken for what."""
+
+import numpy as np
+import pytest
+import torch
+
+from digitlab.figures.confusion import confused_pairs_figure, confusion_figure, most_confused
+
+NAMES = ["cat", "dog", "ox"]
+LABELS = torch.tensor([0, 0, 0, 1, 1, 1, 2])
+PREDICTED = torch.tensor([1, 1, 0, 1, 2, 1, 2])
+
+
+def test_the_heat_maps_show_counts_and_per_cent_of_each_row():
+    confusion = torch.tensor([[8, 2, 0], [0, 5, 5], [0, 0, 0]])
+    counts, shares = confusion_figure(confusion, class_names=NAMES, title="title").axes[:2]
+    assert counts.images[0].get_array().tolist() == confusion.tolist()
+    assert shares.images[0].get_array() == pytest.approx(np.array([[80, 20, 0], [0, 50, 50], [0, 0, 0]]))
+    assert [text.get_text() for text in counts.texts] == ["8", "2", "5", "5"]
+    assert [text.get_text() for text in shares.texts] == ["80.0", "20.0", "50.0", "50.0"]
+
+
+def test_both_axes_say_what_they_are_and_name_the_classes():
+    for axes in confusion_figure(torch.eye(3, dtype=torch.int64), class_names=NAMES, title="title").axes[:2]:
+        assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class")
+        assert [tick.get_text() for tick in axes.get_xticklabels()] == NAMES
+        assert [tick.get_text() for tick in axes.get_yticklabels()] == NAMES
+
+
+def test_the_colour_scales_say_what_they_measure():
+    axes = confusion_figure(torch.eye(3, dtype=torch.int64), class_names=NAMES, title="title").axes
+    assert [scale.get_ylabel() for scale in axes[2:]] == ["images", "% of the true class"]
+
+
+def test_the_most_frequent_confusion_comes_first_and_one_that_never_happens_is_none():
+    assert most_confused(LABELS, PREDICTED, classes=3, pairs=9) == [(0, 1, 2), (1, 2, 1)]
+    assert most_confused(LABELS, PREDICTED, classes=3, pairs=1) == [(0, 1, 2)]
+
+
+def test_a_confused_pair_is_shown_with_its_own_images():
+    images = (30 * torch.arange(1, 8)).byte().view(7, 1, 1, 1).expand(7, 1, 4, 4)
+    figure = confused_pairs_figure(images, LABELS, PREDICTED, class_names=NAMES, pairs=2, examples=3, title="title")
+    assert [image.get_array()[0, 0, 0] for image in figure.axes[0].images] == [30, 60, 150]
+    captions = [text.get_text() for text in figure.axes[0].texts]
+    assert captions == ["✗ dog\nis cat\n2 times", "✗ dog\nis cat", "✗ ox\nis dog\n1 times"]

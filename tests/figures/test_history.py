@@ -1,0 +1,90 @@
+"""Pictures of a run over time: the curves are the numbers, every axis is named, the best epoch is marked."""
+
+import pytest
+import torch
+
+from digitlab.figures.history import (
+    changed_weights_figure,
+    history_figure,
+    right_answers_figure,
+    surprise_figure,
+)
+
+CURVES = {
+    "train/loss": [(1, 2.0), (2, 1.0), (3, 0.5)],
+    "val/loss": [(1, 2.5), (2, 1.5), (3, 1.75)],
+    "train/accuracy": [(1, 0.3), (2, 0.6), (3, 0.9)],
+    "val/accuracy": [(1, 0.4), (2, 0.5), (3, 0.45)],
+    "val/f1": [(1, 0.25), (2, 0.5), (3, 0.75)],
+    "val/f1_weighted": [(1, 0.1), (2, 0.1), (3, 0.1)],
+}
+
+
+def lines(axes):
+    """What each labelled line of the axes shows: label to (x, y)."""
+    return {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines}
+
+
+def labels_are_there(figure):
+    return all(axes.get_xlabel() and axes.get_ylabel() for axes in figure.axes if axes.get_label() != "<colorbar>")
+
+
+@pytest.fixture
+def history():
+    return history_figure(CURVES, x_label="epoch", best=2, title="title")
+
+
+def test_loss_accuracy_and_f1_have_a_panel_each(history):
+    assert [axes.get_ylabel() for axes in history.axes] == ["loss", "accuracy in %", "F1 (macro) in %"]
+    assert labels_are_there(history)
+
+
+def test_the_lines_are_the_numbers_of_both_splits(history):
+    loss, accuracy, f1 = (lines(axes) for axes in history.axes)
+    assert loss["training"] == ([1, 2, 3], [2.0, 1.0, 0.5])
+    assert loss["validation"] == ([1, 2, 3], [2.5, 1.5, 1.75])
+    assert accuracy["validation"][1] == pytest.approx([40, 50, 45])
+    assert f1["validation"][1] == pytest.approx([25, 50, 75])
+    assert "training" not in f1
+
+
+def test_the_best_epoch_is_marked_in_every_panel(history):
+    for axes in history.axes:
+        assert lines(axes)["best (2)"][0] == [2, 2]
+
+
+def test_without_validation_there_is_no_empty_panel_and_nothing_is_marked():
+    figure = history_figure({"train/loss": [(1, 2.0)]}, x_label="iteration", best=None, title="title")
+    (axes,) = figure.axes
+    assert list(lines(axes)) == ["training"]
+
+
+def test_surprise_is_drawn_with_its_running_mean():
+    nll = torch.tensor([4.0, 2.0, 1.0, 1.0])
+    (axes,) = surprise_figure(nll, mean_over=2, title="title").axes
+    drawn = lines(axes)
+    assert drawn["a mini-batch"] == ([1, 2, 3, 4], [4, 2, 1, 1])
+    assert drawn["mean of 2"] == ([2, 3, 4], [3, 1.5, 1])
+
+
+def test_a_run_shorter_than_the_running_mean_can_be_drawn():
+    (axes,) = surprise_figure(torch.tensor([4.0, 2.0]), mean_over=50, title="title").axes
+    assert lines(axes)["mean of 50"] == ([2], [3])
+
+
+def test_changed_weights_are_a_point_a_mini_batch():
+    nll, changed = torch.tensor([2.0, 1.0]), torch.tensor([500, 700])
+    figure = changed_weights_figure(nll, changed, parameters=7850, title="title")
+    (points,) = figure.axes[0].collections
+    assert points.get_offsets().tolist() == [[500, 2], [700, 1]]
+    assert "7,850" in figure.axes[0].get_xlabel()
+    assert labels_are_there(figure)
+
+
+def test_right_answers_are_drawn_for_training_and_test():
+    figure = right_answers_figure(torch.tensor([10, 30]), torch.tensor([45, 43, 44]), batch_size=50, title="title")
+    train, test = figure.axes
+    assert lines(train)["a mini-batch"] == ([1, 2], [10, 30])
+    assert lines(test)["a mini-batch"] == ([1, 2, 3], [45, 43, 44])
+    assert lines(test)["mean 44.0"][1] == [44, 44]
+    assert labels_are_there(figure)

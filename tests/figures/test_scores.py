@@ -1,0 +1,74 @@
+"""Pictures of confidences, with torchmetrics as the oracle of what they draw."""
+
+import pytest
+import torch
+from torchmetrics.functional.classification import binary_average_precision, multiclass_calibration_error
+
+from digitlab.figures.scores import (
+    average_precision,
+    class_accuracy_figure,
+    precision_recall,
+    precision_recall_figure,
+    reliability_figure,
+)
+
+NAMES = ["cat", "dog", "ox", "yak"]
+
+
+@pytest.fixture
+def answers():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(4, (500,), generator=generator)
+    logits = torch.randn(500, 4, generator=generator) + 2 * torch.eye(4)[labels]
+    return logits.softmax(1), labels
+
+
+def test_average_precision_is_that_of_torchmetrics_also_with_equal_scores(answers):
+    scores, labels = answers
+    for values in (scores[:, 1], (10 * scores[:, 1]).round() / 10):
+        ours = average_precision(*precision_recall(values, labels == 1))
+        assert ours == pytest.approx(float(binary_average_precision(values, (labels == 1).long())), abs=1e-5)
+
+
+def test_recall_rises_to_one_and_precision_ends_at_the_share_of_the_class(answers):
+    scores, labels = answers
+    precision, recall = precision_recall(scores[:, 2], labels == 2)
+    assert (recall.diff() >= 0).all()
+    assert recall[-1] == 1
+    assert precision[-1] == pytest.approx(float((labels == 2).double().mean()))
+
+
+def test_there_is_a_curve_for_each_class_that_occurs(answers):
+    scores, labels = answers
+    kept = labels != 3
+    (axes,) = precision_recall_figure(scores[kept], labels[kept], class_names=NAMES, title="title").axes
+    assert [text.get_text().partition(" ")[0] for text in axes.get_legend().get_texts()] == NAMES[:3]
+    looks = {(line.get_color(), line.get_linestyle()) for line in axes.lines}
+    assert len(looks) == 3
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("recall in %", "precision in %")
+
+
+def test_the_reliability_diagram_names_the_calibration_error_of_torchmetrics(answers):
+    scores, labels = answers
+    above, below = reliability_figure(scores, labels, title="title").axes
+    error = float(multiclass_calibration_error(scores, labels, num_classes=4, n_bins=15))
+    assert f"calibration error {100 * error:.1f} %" in above.get_title("left")
+    assert sum(bar.get_height() for bar in below.patches) == 500
+    assert (above.get_ylabel(), below.get_xlabel(), below.get_ylabel()) == (
+        "accuracy in %",
+        "confidence in %",
+        "images",
+    )
+
+
+def test_the_bars_of_a_confident_network_that_is_always_right_reach_100():
+    above, _ = reliability_figure(torch.eye(4), torch.arange(4), title="title").axes
+    assert [bar.get_height() for bar in above.patches][-1] == 100
+
+
+def test_each_class_has_a_bar_with_its_accuracy():
+    confusion = torch.tensor([[3, 1], [0, 2]])
+    (axes,) = class_accuracy_figure(confusion, class_names=NAMES[:2], title="title").axes
+    assert [bar.get_width() for bar in axes.patches] == [75, 100]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == NAMES[:2]
+    assert axes.lines[0].get_xdata()[0] == pytest.approx(100 * 5 / 6)
