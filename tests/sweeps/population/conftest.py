@@ -21,7 +21,7 @@ SMALL = (
     "trainer.precision=64",
     "trainer.limit_test_batches=2",
     "early_stopping=null",
-    "data.train_size=200",
+    "data.train_size=150",
     "data.val_size=50",
     "data.batch_size=32",
     "test=none",
@@ -41,8 +41,10 @@ def together(tmp_path: Path) -> Callable[..., list[Member]]:
             folder.path.mkdir(parents=True)
             experiment = Experiment.from_config(config, typed=typed)
             made.append(Job(number=number, config=config, experiment=experiment, folder=folder, overrides=typed))
-        population = Population(made, device=torch.device("cpu"), stop_signal=StopSignal())
-        population.train()
+        stop_signal = StopSignal()
+        population = Population(made, device=torch.device("cpu"), stop_signal=stop_signal)
+        with stop_signal:
+            population.train()
         return sorted(population.all_members, key=lambda member: member.job.number)
 
     return run
@@ -50,10 +52,10 @@ def together(tmp_path: Path) -> Callable[..., list[Member]]:
 
 @pytest.fixture
 def alone(tmp_path: Path) -> Callable[..., Outcome]:
-    """``alone("seed=0", ...)`` trains a solo run of the same configuration."""
+    """``alone("seed=0", ...)`` trains a solo run of the same configuration, in a new folder or in ``folder``."""
 
-    def run(*overrides: str) -> Outcome:
-        folder = tmp_path / "alone" / str(len(list(tmp_path.glob("alone/*"))))
-        return train(compose([*SMALL, *overrides]), folder=folder, overrides=overrides)
+    def run(*overrides: str, folder: Path | None = None, resume: bool = False) -> Outcome:
+        folder = folder or tmp_path / "alone" / str(len(list(tmp_path.glob("alone/*"))))
+        return train(compose([*SMALL, *overrides]), folder=folder, overrides=overrides, resume=resume)
 
     return run

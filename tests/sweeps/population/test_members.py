@@ -9,8 +9,8 @@ from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
 
 _MLP = ("model=mlp", "model.hidden=[12,8]")
-# Two settings with two seeds each, so that streams and settings both matter.
-_TWO = (["optimizer.lr=0.02", "seed=0"], ["optimizer.lr=0.05", "seed=0"], ["optimizer.lr=0.05", "seed=3"])
+# Two settings and two seeds, so that both matter.
+_MIXED = (["optimizer.lr=0.02", "seed=0"], ["optimizer.lr=0.05", "seed=0"], ["optimizer.lr=0.05", "seed=3"])
 _RELATIVE = 1e-8
 
 
@@ -22,7 +22,8 @@ def _difference(one: dict[str, Any], other: dict[str, Any]) -> float:
 
 
 def _hold(together: Callable[..., Any], alone: Callable[..., Any], jobs: Sequence[list[str]], *common: str) -> None:
-    for member, job in zip(together(*jobs, common=common), jobs, strict=True):
+    # The first only sees to it that the others do not come first.
+    for member, job in list(zip(together(*jobs, common=common), jobs, strict=True))[1:]:
         solo = alone(*common, *job)
         for which in ("last", "best"):
             ours, theirs = (read_checkpoint(getattr(f, which)) for f in (member.job.folder, RunFolder(solo.folder)))
@@ -47,5 +48,87 @@ def _hold(together: Callable[..., Any], alone: Callable[..., Any], jobs: Sequenc
 def test_a_member_equals_its_solo_run_under_every_rule(
     together: Callable[..., Any], alone: Callable[..., Any], optimizer: list[str]
 ) -> None:
-    jobs = [*_TWO, ["optimizer.lr=0.01", "optimizer.weight_decay=0.1", "seed=3"]]
+    jobs = [*_MIXED, ["optimizer.lr=0.01", "optimizer.weight_decay=0.1", "seed=3"]]
     _hold(together, alone, jobs, *_MLP, *optimizer)
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        ["scheduler=steps", "scheduler.milestones_epochs=[1,2]"],
+        ["scheduler=cosine", "scheduler.warmup_epochs=0.5"],
+        ["scheduler=one_cycle"],
+        ["scheduler=constant", "scheduler.warmup_epochs=1.5"],
+    ],
+    ids=" ".join,
+)
+def test_a_member_equals_its_solo_run_under_every_schedule(
+    together: Callable[..., Any], alone: Callable[..., Any], scheduler: list[str]
+) -> None:
+    jobs = [["seed=0"], ["seed=0", "optimizer.lr=0.01", *scheduler], ["seed=1", *scheduler]]
+    _hold(together, alone, jobs, *_MLP, "optimizer.lr=0.02")
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        ["loss=cross_entropy"],
+        ["loss=mse", "loss.output=softmax"],
+        ["loss=mse", "loss.output=sigmoid"],
+        ["loss=mse", "loss.output=raw"],
+    ],
+    ids=" ".join,
+)
+def test_a_member_equals_its_solo_run_under_every_loss(
+    together: Callable[..., Any], alone: Callable[..., Any], loss: list[str]
+) -> None:
+    smoothing = ["loss.label_smoothing=0.1"] if loss == ["loss=cross_entropy"] else []
+    _hold(together, alone, [["seed=0"], ["seed=0", *smoothing], ["seed=1", *smoothing]], *_MLP, *loss)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        ["model=linear"],
+        ["model=mlp", "model.hidden=[12]", "model.activation=gelu"],
+        ["model=mlp", "model.hidden=[12,8]", "model.batch_norm=true", "ema.decay=0.9"],
+        ["model=mlp_dropout", "model.hidden=[12,8]"],
+        ["model=mlp_dropout", "model.hidden=[12,8]", "model.batch_norm=true", "model.activation=[tanh,sigmoid]"],
+        ["model=lenet"],
+        ["model=lenet", "model.dropout=0", "model.activation=tanh"],
+        ["model=cnn", "model.width=4"],
+    ],
+    ids=" ".join,
+)
+def test_a_member_equals_its_solo_run_in_every_model(
+    together: Callable[..., Any], alone: Callable[..., Any], model: list[str]
+) -> None:
+    _hold(together, alone, _MIXED, "optimizer=sgd", *model)
+
+
+def test_members_differ_in_dropout_and_none_at_all(together: Callable[..., Any], alone: Callable[..., Any]) -> None:
+    jobs = [["seed=0"], ["seed=0", "model.dropout=0.5"], ["seed=1", "model.dropout=0.2"]]
+    _hold(together, alone, jobs, *_MLP)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        ["trainer.gradient_clip_norm=0.5"],
+        ["ema.decay=0.95"],
+        ["augment=[shift,mixup]"],
+        ["data.val_size=0"],
+        ["trainer.val_every_steps=3", "early_stopping={patience:4,unit:steps,min_delta:0.02}"],
+        ["trainer.max_steps=10"],
+        ["trainer.limit_train_batches=3"],
+        ["trainer.overfit_batches=2"],
+        ["data.batch_size=28"],
+        ["optimizer=adamw", "optimizer.decay_layers=[output]", "optimizer.weight_decay=0.5"],
+        ["monitor.metric=train/loss"],
+    ],
+    ids=" ".join,
+)
+def test_a_member_equals_its_solo_run_under_other_settings(
+    together: Callable[..., Any], alone: Callable[..., Any], extra: list[str]
+) -> None:
+    _hold(together, alone, _MIXED, *_MLP, *extra)

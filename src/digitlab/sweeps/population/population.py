@@ -1,5 +1,6 @@
 """A population: members trained step by step together, which leave it when they have come to their end."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -215,7 +216,7 @@ class Population:
                 continue
             member.learning_rate = last_rates[row]
             if not finite[row]:
-                bad = next(i for i, value in enumerate(values[row]) if not torch.isfinite(torch.tensor(value)))
+                bad = next(i for i, value in enumerate(values[row]) if not math.isfinite(value))
                 self._fail(member, row, values[row][bad], first + bad, rates[bad][row].item())
                 continue
             member.count(Counts(confusion[row], sums[row]), [(first + i + 1, values[row][i]) for i in logged])

@@ -1,0 +1,96 @@
+"""Members leave a population when they have come to their end, and the others do not notice."""
+
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from digitlab.results.checkpoint import read_checkpoint
+from digitlab.results.folder import RunFolder
+from digitlab.schema import RunError
+from digitlab.sweeps.population.member import Member
+from digitlab.training.interrupt import Interrupted
+
+_MLP = ("model=mlp", "model.hidden=[8]", "optimizer=sgd", "optimizer.momentum=0.9", "trainer.max_epochs=5")
+
+
+def _weights(folder: RunFolder) -> dict[str, torch.Tensor]:
+    weights: dict[str, torch.Tensor] = read_checkpoint(folder.last)["state_dict"]
+    return weights
+
+
+def _close(one: RunFolder, other: RunFolder) -> None:
+    torch.testing.assert_close(_weights(one), _weights(other), rtol=1e-8, atol=1e-10)
+
+
+def test_members_that_stop_early_leave_and_the_others_go_on(
+    together: Callable[..., list[Member]], alone: Callable[..., Any]
+) -> None:
+    stopping = "early_stopping={patience:1,unit:epochs,min_delta:0.05}"
+    jobs = [["seed=0"], ["seed=1", stopping], ["seed=1", "optimizer.lr=0.0001", stopping], ["seed=1"]]
+    members = together(*jobs, common=_MLP)
+    epochs = [member.job.folder.read_result()["epochs"] for member in members]
+    assert epochs[0] == epochs[3] == 5
+    assert min(epochs) < 5
+    for member, job in zip(members, jobs, strict=True):
+        solo = alone(*_MLP, *job)
+        assert solo.result["epochs"] == member.job.folder.read_result()["epochs"]
+        _close(member.job.folder, RunFolder(solo.folder))
+
+
+def test_members_of_different_length_share_a_population(
+    together: Callable[..., list[Member]], alone: Callable[..., Any]
+) -> None:
+    jobs = [["trainer.max_epochs=1"], ["trainer.max_epochs=3"], ["trainer.max_epochs=2"]]
+    common = (*_MLP, "scheduler=cosine")
+    for member, job in zip(together(*jobs, common=common), jobs, strict=True):
+        _close(member.job.folder, RunFolder(alone(*common, *job).folder))
+
+
+def test_a_member_that_diverges_fails_as_alone_and_the_others_end_as_without_it(
+    together: Callable[..., list[Member]], alone: Callable[..., Any]
+) -> None:
+    common = (*_MLP, "loss=mse", "loss.output=raw", "model.dropout=0.2")
+    jobs = [["optimizer.lr=0.01"], ["optimizer.lr=1e20"], ["optimizer.lr=0.02"]]
+    good, bad, other = together(*jobs, common=common)
+    with pytest.raises(RunError) as solo:
+        alone(*common, *jobs[1])
+    assert isinstance(bad.outcome, RunError)
+    assert str(bad.outcome) == str(solo.value)
+    result = bad.job.folder.read_result()
+    assert (result["status"], result["error"]) == ("failed", f"RunError: {solo.value}")
+    for member, job in ((good, jobs[0]), (other, jobs[2])):
+        _close(member.job.folder, RunFolder(alone(*common, *job).folder))
+
+
+def test_a_signal_saves_all_members_where_they_stand_and_a_solo_run_goes_on_from_there(
+    together: Callable[..., list[Member]], alone: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common = (*_MLP, "optimizer.nesterov=true", "optimizer.weight_decay=0.01")
+    monkeypatch.setattr(Member, "count", _interrupting(Member.count, after=3))
+    with pytest.raises(Interrupted):
+        together(["seed=0"], ["seed=1"], common=[*common, "trainer.chunk_length=2"])
+    monkeypatch.undo()
+    whole = alone(*common, "seed=1")
+    stopped = RunFolder(whole.folder.parent.parent / "together" / "1")
+    assert stopped.read_result()["status"] == "stopped"
+    assert read_checkpoint(stopped.last)["position"] == {"epoch": 0, "step": 4, "total_steps": 4}
+    resumed = alone(*common, "seed=1", folder=stopped.path, resume=True)
+    assert resumed.result["epochs"] == 5
+    _close(stopped, RunFolder(whole.folder))
+
+
+def _interrupting(count: Callable[..., None], *, after: int) -> Callable[..., None]:
+    calls = 0
+
+    def counted(member: Member, *arguments: Any) -> None:
+        nonlocal calls
+        count(member, *arguments)
+        calls += 1
+        if calls == after:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return counted
