@@ -15,7 +15,7 @@ def test_the_heat_maps_show_counts_and_per_cent_of_each_row():
     confusion = torch.tensor([[8, 2, 0], [0, 5, 5], [0, 0, 0]])
     counts, shares = confusion_figure(confusion, class_names=NAMES, title="title").axes[:2]
     assert counts.images[0].get_array().tolist() == confusion.tolist()
-    assert shares.images[0].get_array() == pytest.approx(np.array([[80, 20, 0], [0, 50, 50], [0, 0, 0]]))
+    assert np.asarray(shares.images[0].get_array()) == pytest.approx(np.array([[80, 20, 0], [0, 50, 50], [0, 0, 0]]))
     assert [text.get_text() for text in counts.texts] == ["8", "2", "5", "5"]
     assert [text.get_text() for text in shares.texts] == ["80.0", "20.0", "50.0", "50.0"]
 

@@ -19,7 +19,7 @@ from digitlab.figures.history import Curve, Curves
 from digitlab.figures.iterations import Iterations, read_iterations
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
-from digitlab.results.loading import load_classifier, load_data, require_fit
+from digitlab.results.loading import load_classifier, load_data
 from digitlab.schema import RunError
 from digitlab.training.classifier import Classifier
 
@@ -79,7 +79,10 @@ def read_material(run: RunFolder) -> Material:
     which: Literal["best", "last"] = "last" if config.test == "last" else "best"
     classifier = load_classifier(run, which)
     data = load_data(run)
-    require_fit(classifier, data)
+    trained_on = classifier.facts.name
+    if trained_on != data.source.name:
+        path = run.last if which == "last" else run.best
+        raise RunError(f"{path}: was trained on {trained_on}, and the run is one on {data.source.name}")
     data.setup()
     best = read_checkpoint(run.best)["history"][-1]
     return material_of(

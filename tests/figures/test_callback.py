@@ -1,0 +1,158 @@
+"""What a run sends to TensorBoard beside its curves, and its record of single mini-batches."""
+
+import csv
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from digitlab.config import compose
+from digitlab.figures.iterations import answers, read_iterations
+from digitlab.results.checkpoint import read_checkpoint
+from digitlab.results.folder import RunFolder
+from digitlab.schema import ConfigError
+from digitlab.training import train
+from digitlab.training.experiment import Experiment
+
+RUN = (
+    "model=linear",
+    "trainer=cpu",
+    "trainer.progress_bar=false",
+    "trainer.max_epochs=2",
+    "data.train_size=640",
+    "data.val_size=200",
+    "data.batch_size=64",
+    "data.normalize=unit",
+    "early_stopping=null",
+)
+STEPS = 20
+
+
+def finish(folder, *overrides, resume=False):
+    return RunFolder(train(compose([*RUN, *overrides]), folder=folder, overrides=overrides, resume=resume).folder)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    return finish(tmp_path_factory.mktemp("plain") / "run")
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory):
+    return finish(tmp_path_factory.mktemp("watched") / "run", "figures.each_epoch=true", "figures.iterations=true")
+
+
+def events(run):
+    return EventAccumulator(str(run.path), size_guidance={"images": 0, "histograms": 0, "tensors": 0}).Reload()
+
+
+def weights(run):
+    return read_checkpoint(run.last)["state_dict"]
+
+
+def rows(run):
+    return list(csv.DictReader(run.iterations.read_text(encoding="utf-8").splitlines()))
+
+
+def test_every_run_sends_samples_and_its_confusion_matrix_as_images(plain):
+    found = events(plain)
+    assert {tag: [each.step for each in found.Images(tag)] for tag in found.Tags()["images"]} == {
+        "samples": [0],
+        "confusion_matrix": [STEPS],
+    }
+    assert all(found.Images(tag)[0].encoded_image_string.startswith(b"\x89PNG") for tag in found.Tags()["images"])
+
+
+def test_every_run_sends_the_distribution_of_its_weights(plain):
+    found = events(plain)
+    assert set(found.Tags()["histograms"]) == {"weights/output.weight", "weights/output.bias"}
+    (histogram,) = found.Histograms("weights/output.weight")
+    matrix = weights(plain)["network.output.weight"]
+    assert histogram.histogram_value.num == matrix.numel()
+    assert histogram.histogram_value.max == pytest.approx(float(matrix.max()), rel=1e-6)
+
+
+def test_every_run_sends_a_precision_recall_curve_a_class(plain):
+    found = events(plain)
+    curves = [tag for tag, each in found.summary_metadata.items() if each.plugin_data.plugin_name == "pr_curves"]
+    assert curves == [f"precision_recall/{digit}" for digit in range(10)]
+
+
+def test_pictures_after_each_epoch_are_those_of_the_gallery(watched):
+    found = events(watched)
+    sent = {tag: [each.step for each in found.Images(tag)] for tag in found.Tags()["images"] if "each_epoch/" in tag}
+    assert {tag.partition("/")[2] for tag in sent} >= {
+        "history_epochs",
+        "history_iterations",
+        "images_predictions",
+        "images_mistakes",
+        "weights_outputs",
+        "confusion_matrix",
+        "precision_recall",
+        "reliability",
+        "class_accuracy",
+        "network_layers",
+    }
+    assert set(map(tuple, sent.values())) == {(STEPS // 2, STEPS)}
+    assert "each_epoch/weights_filters" not in sent
+    assert [each.step for each in found.Histograms("weights/output.weight")] == [STEPS // 2, STEPS]
+
+
+def test_watching_a_run_does_not_change_it(plain, watched):
+    assert plain.read_result()["metrics"] == watched.read_result()["metrics"]
+    assert all(torch.equal(tensor, weights(watched)[name]) for name, tensor in weights(plain).items())
+
+
+def test_without_the_switch_there_is_no_record_of_mini_batches(plain):
+    assert not plain.iterations.exists()
+    assert read_iterations(plain) is None
+
+
+def test_the_record_has_a_row_a_mini_batch_and_adds_up_to_the_metrics(watched):
+    train_rows = [row for row in rows(watched) if row["split"] == "train"]
+    assert [int(row["step"]) for row in train_rows] == list(range(1, STEPS + 1))
+    last_epoch = train_rows[STEPS // 2 :]
+    with watched.metrics.open(encoding="utf-8") as file:
+        measured = list(csv.DictReader(file))[-1]
+    right, images = (sum(int(row[name]) for row in last_epoch) for name in ("correct", "images"))
+    assert right / images == pytest.approx(float(measured["train/accuracy"]))
+    # The loss is the cross-entropy, and all mini-batches are of one size.
+    nll = sum(float(row["nll"]) for row in last_epoch) / len(last_epoch)
+    assert nll == pytest.approx(float(measured["train/loss"]), rel=1e-5)
+
+
+def test_the_record_ends_with_the_test_set(watched):
+    found = read_iterations(watched)
+    assert len(found.test_correct) == -(-10_000 // 64)
+    assert int(found.test_correct.sum()) / 10_000 == watched.read_result()["metrics"]["test/accuracy"]
+
+
+def test_changed_weights_are_those_of_pixels_that_are_not_black(watched):
+    changed = read_iterations(watched).changed_weights
+    # A linear network has ten weights for each pixel that any image of the batch lights, and ten biases.
+    assert (changed % 10 == 0).all()
+    assert (changed > 10).all()
+    assert (changed <= 7850).all()
+    assert len(changed.unique()) > 5
+
+
+def test_a_resumed_run_goes_on_with_its_record(watched, tmp_path):
+    folder = tmp_path / "run"
+    finish(folder, "figures.iterations=true", "trainer.max_epochs=1", "test=none")
+    assert len(rows(RunFolder(folder))) == STEPS // 2
+    resumed = finish(folder, "figures.iterations=true", resume=True)
+    assert rows(resumed) == rows(watched)
+
+
+def test_answers_are_the_mean_surprise_and_the_hits():
+    scores = torch.tensor([[0.5, 0.5], [0.25, 0.75], [1.0, 0.0]])
+    nll, correct = answers(scores, torch.tensor([0, 0, 0]))
+    assert nll == pytest.approx((0.693147 + 1.386294 + 0) / 3, rel=1e-5)
+    assert correct == 2
+    assert answers(torch.tensor([[1.0, 0.0]]), torch.tensor([1]))[0] == pytest.approx(87.5, abs=0.1)
+
+
+@pytest.mark.parametrize("key", ["each_epoch", "iterations"])
+def test_a_switch_is_true_or_false(key):
+    with pytest.raises(ConfigError, match=rf"^figures\.{key}=3: must be true or false"):
+        Experiment.from_config(compose([f"figures.{key}=3"]))
