@@ -7,7 +7,9 @@ import pytest
 
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
+from digitlab.schema import ConfigError
 from digitlab.training.interrupt import Interrupted
+from digitlab.training.resuming import resume
 
 # What keeps a state from step to step: momentum, batch statistics, the average, the schedule, the random draws.
 STATEFUL = (
@@ -93,3 +95,14 @@ def test_a_signal_in_the_last_step_stops_the_run_before_its_test(run, interrupte
     same_bits(resumed, run(*overrides))
     assert resumed.result["status"] == "finished"
     assert "test/accuracy" in resumed.result["metrics"]
+
+
+def test_a_new_length_lasts(shrunk, run_folder):
+    folder = RunFolder(run_folder)
+    folder.write_config(shrunk("trainer.max_epochs=1"), ["trainer.max_epochs=1", "seed=0"])
+    assert resume(str(run_folder), ["trainer.max_epochs=2"]).result["epochs"] == 2
+    with pytest.raises(ConfigError, match=r"^trainer.max_epochs=0: "):
+        resume(str(run_folder), ["trainer.max_epochs=0"])
+    assert folder.read_config() == shrunk("trainer.max_epochs=2")
+    again = resume(str(run_folder), [])
+    assert again.result["command"] == "python train.py seed=0 trainer.max_epochs=2"

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,14 @@ class RunFolder:
         """What was typed to start the run; empty for a run that was not started from the command line."""
         if not self.overrides_file.exists():
             return []
-        return [str(override) for override in OmegaConf.load(self.overrides_file)]
+        # Unresolved: an override may hold a ${...} that is meant for the configuration, or that tells of the environment.
+        overrides = OmegaConf.to_container(OmegaConf.load(self.overrides_file), resolve=False)
+        return [str(override) for override in overrides] if isinstance(overrides, list) else []
+
+    def write_config(self, config: DictConfig, overrides: Sequence[str]) -> None:
+        """Replace what ``read_config`` and ``read_overrides`` give; interpolations stay as they are."""
+        write_atomically(self.config, OmegaConf.to_yaml(config).encode())
+        write_atomically(self.overrides_file, OmegaConf.to_yaml(OmegaConf.create(list(overrides))).encode())
 
     def read_choices(self) -> dict[str, str]:
         """Which config of each group was chosen, ``{"data": "mnist", "model": "mlp", …}``."""

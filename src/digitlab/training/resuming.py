@@ -8,11 +8,13 @@ from omegaconf import DictConfig
 from digitlab.config import compose
 from digitlab.results.folder import RunFolder
 from digitlab.schema import ConfigError
+from digitlab.training.experiment import Experiment
 from digitlab.training.run import Outcome, train
 from digitlab.training.surroundings import log_to
 
 # What a group of conf/trainer decides; the rest of `trainer` stays as it was.
 _DEVICE_KEYS = ("accelerator", "devices", "strategy")
+_LENGTH = "trainer.max_epochs"
 
 
 def resume(folder: str, arguments: Sequence[str]) -> Outcome:
@@ -33,12 +35,27 @@ def resume(folder: str, arguments: Sequence[str]) -> Outcome:
         if argument.startswith("-"):
             raise ConfigError("resume", folder, f"can't be given beside {argument}: it goes on with a single run")
         _override(config, key, value, argument)
+    overrides = _lengthened(run_folder, config, arguments)
     with log_to(run_folder.log):
-        return train(config, folder=run_folder.path, overrides=run_folder.read_overrides(), resume=True)
+        return train(config, folder=run_folder.path, overrides=overrides, resume=True)
+
+
+def _lengthened(run_folder: RunFolder, config: DictConfig, arguments: Sequence[str]) -> list[str]:
+    """The overrides of the run with its new length, which its folder remembers: stopped again, it goes on to there."""
+    overrides = run_folder.read_overrides()
+    lengths = [argument for argument in arguments if argument.startswith(f"{_LENGTH}=")]
+    if lengths:
+        Experiment.from_config(config, typed=[*overrides, *arguments])
+        overrides = [*(each for each in overrides if not each.startswith(f"{_LENGTH}=")), lengths[-1]]
+        # Not the device: that is a matter of the machine.
+        lasting = run_folder.read_config()
+        lasting.trainer.max_epochs = config.trainer.max_epochs
+        run_folder.write_config(lasting, overrides)
+    return overrides
 
 
 def _override(config: DictConfig, key: str, value: str, argument: str) -> None:
-    if key not in ("trainer", "trainer.max_epochs"):
+    if key not in ("trainer", _LENGTH):
         raise ConfigError(
             key, value or argument, "can't be given beside resume=: only trainer.max_epochs and trainer= can be changed"
         )
