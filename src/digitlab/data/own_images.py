@@ -79,8 +79,9 @@ def _opaque(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith(("I", "F")):
         # Pillow clips what is more than 8 bits deep instead of scaling it.
         values = np.asarray(picture, dtype=np.float64)
-        deepest = 255 if values.max() <= 255 else max(65535, values.max())
-        return Image.fromarray((values.clip(0) * (255 / deepest)).astype(np.uint8))
+        ranges = (1, 255, 65535) if picture.mode == "F" else (255, 65535)
+        deepest = next((most for most in ranges if values.max() <= most), values.max())
+        return Image.fromarray((values.clip(0) * (255 / deepest)).round().astype(np.uint8))
     if not picture.has_transparency_data:
         return picture
     rgba = picture.convert("RGBA")
