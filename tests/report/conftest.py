@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from digitlab.config import compose
 from digitlab.results.folder import RunFolder
 from digitlab.results.writer import RunWriter
+from digitlab.training import train
 
 EPOCHS = 4
 
@@ -91,6 +92,18 @@ def hundred_runs(leave_run: Callable[..., RunFolder], tmp_path_factory: pytest.T
         run.overrides_file.write_text(f"- seed={number}\n- optimizer.lr={rate}\n")
     RunFolder(root / "sweep" / "7").result.unlink()
     return root / "sweep"
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A linear network that was really trained, on 500 images of MNIST, and tested on 1,000."""
+    path = tmp_path_factory.mktemp("small") / "run"
+    small = ["trainer=cpu", "trainer.progress_bar=false", "trainer.max_epochs=2", "trainer.limit_test_batches=5"]
+    overrides = ("model=linear", "data.train_size=500", "data.val_size=200")
+    config = compose([*small, *overrides])
+    _leave_configuration(RunFolder(path), config, overrides)
+    train(config, folder=path, overrides=overrides)
+    return path
 
 
 class Browser:

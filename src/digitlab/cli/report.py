@@ -25,7 +25,7 @@ def report(
     from digitlab.report.gather import write_report
 
     if out is None and len(folders) > 1:
-        raise ConfigError("--out", None, "must name the file to write where several folders are given")
+        raise ConfigError("", "--out", "must name the file to write where several folders are given")
     out = folders[0] / "report.html" if out is None else out
     for line in write_report(folders, out, force=force):
         print(line, file=sys.stderr)

@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 
 _WIDTH, _HEIGHT = 400, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 10, 10, 38
-_TICKS = 5
+_TICKS = 7  # at most
 _MARKED_POINTS = 60  # more than these would run into each other
 _LOG_RANGE = 50  # a range as wide as this shows nothing of its lower part on a linear axis
 

@@ -20,12 +20,12 @@ def write_report(folders: Sequence[Path], out: Path, *, force: bool = False) -> 
     lead to them from where ``out`` lies. Raises ``ConfigError`` where a folder is not there or holds no run, and where
     ``out`` is there already and ``force`` is not given; ``RunError`` where no epoch of any run has finished.
     """
+    roots = [folder.resolve() for folder in folders]
+    runs = _runs(roots)
     if out.exists() and not force:
         raise ConfigError("--out", out, "is there already: --force overwrites it")
     if out.is_dir() or not out.parent.is_dir():
         raise ConfigError("--out", out, "must be a file in a folder that is there")
-    roots = [folder.resolve() for folder in folders]
-    runs = _runs(roots)
     named_from = Path(os.path.commonpath(roots))
     records, refused = _read(runs, named_from)
     if not records:

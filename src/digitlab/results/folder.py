@@ -83,7 +83,7 @@ class RunFolder:
         """What was typed to start the run; empty for a run that was not started from the command line."""
         if not self.overrides_file.exists():
             return []
-        # Unresolved: an override may hold a ${...} that is meant for the configuration, or that tells of the environment.
+        # Unresolved: a ${...} is meant for the configuration, and may tell of the environment.
         overrides = OmegaConf.to_container(OmegaConf.load(self.overrides_file), resolve=False)
         return [str(override) for override in overrides] if isinstance(overrides, list) else []
 

@@ -1,0 +1,148 @@
+"""``digitlab figures`` as a user runs it: every picture of a run, the ones left out named, nothing overwritten."""
+
+import shutil
+
+import pytest
+from PIL import Image
+
+GIFS = {"learning_weights.gif", *(f"learning_weights_{digit}_{digit}.gif" for digit in range(10))}
+EVERY_RUN = {
+    "history_epochs.png",
+    "history_iterations.png",
+    "images_first.png",
+    "images_classes.png",
+    "images_predictions.png",
+    "images_right_wrong.png",
+    "images_mistakes.png",
+    "network_layers.png",
+    "confusion_matrix.png",
+    "confused_pairs.png",
+    "precision_recall.png",
+    "reliability.png",
+    "class_accuracy.png",
+}
+OF_MINI_BATCHES = {"surprise_iterations.png", "surprise_weights.png", "right_answers.png"}
+
+
+@pytest.fixture(scope="module")
+def trained(make_run, tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("figures") / "run", "model=linear", "figures.iterations=true")
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """A run that a test may change."""
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+def left_out(out):
+    return {line.split(": ")[1] for line in out.splitlines() if line.startswith("left out: ")}
+
+
+def content(folder):
+    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
+
+
+def test_a_linear_run_has_every_picture_that_applies_and_names_the_others(digitlab, run):
+    code, out, err = digitlab("figures", run, "--gif-images", 4)
+    assert (code, err) == (0, "")
+    made = {path.name for path in (run / "figures").iterdir()}
+    assert made == EVERY_RUN | OF_MINI_BATCHES | GIFS | {"weights_outputs.png"}
+    assert left_out(out) == {"weights_units.png", "weights_filters.png"}
+    assert {line for line in out.splitlines() if not line.startswith("left out")} == {
+        str(run / "figures" / name) for name in made
+    }
+    for name in made:
+        with Image.open(run / "figures" / name) as picture:
+            picture.verify()
+    with Image.open(run / "figures" / "learning_weights_7_7.gif") as gif:
+        assert gif.n_frames == 5
+
+
+def test_nothing_is_overwritten_without_force(digitlab, run):
+    digitlab("figures", run, "--gif-images", 0)
+    before = content(run / "figures")
+    code, out, err = digitlab("figures", run, "--gif-images", 0)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "--force" in err
+    assert content(run / "figures") == before
+    assert digitlab("figures", run, "--gif-images", 0, "--force")[0] == 0
+    after = content(run / "figures")
+    assert after.keys() == before.keys()
+    assert all(after[name][0] > before[name][0] for name in before)
+
+
+def test_pictures_go_where_out_says_and_the_run_stays_as_it_was(digitlab, run, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    assert digitlab("figures", run, "--gif-images", 0, "--out", tmp_path / "pictures")[0] == 0
+    assert (tmp_path / "pictures" / "confusion_matrix.png").exists()
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("model", "made", "named"),
+    [
+        ("model=lenet", {"weights_filters.png"}, {"weights_outputs.png", "weights_units.png"}),
+        ("model=mlp_dropout", {"weights_units.png"}, {"weights_outputs.png", "weights_filters.png"}),
+    ],
+)
+def test_what_does_not_apply_to_a_network_is_left_out(digitlab, make_run, tmp_path, model, made, named):
+    folder = make_run(tmp_path / "run", model, "trainer.max_epochs=1")
+    code, out, err = digitlab("figures", folder, "--gif-images", 0)
+    assert (code, err) == (0, "")
+    assert left_out(out) == named | OF_MINI_BATCHES | GIFS
+    assert {path.name for path in (folder / "figures").iterdir()} == EVERY_RUN | made
+
+
+def test_a_run_that_has_met_no_test_set_is_drawn_on_validation_and_without_on_nothing(digitlab, make_run, tmp_path):
+    untested = make_run(tmp_path / "untested", "model=linear", "test=none")
+    code, out, _ = digitlab("figures", untested, "--gif-images", 0)
+    assert (code, EVERY_RUN & left_out(out)) == (0, set())
+    alone = make_run(tmp_path / "alone", "model=linear", "test=none", "data.val_size=0")
+    code, out, _ = digitlab("figures", alone, "--gif-images", 0)
+    assert code == 0
+    assert EVERY_RUN - left_out(out) == {
+        "history_epochs.png",
+        "history_iterations.png",
+        "images_classes.png",
+        "network_layers.png",
+    }
+
+
+def test_hidden_units_of_a_chosen_class_only(digitlab, make_run, tmp_path):
+    folder = make_run(tmp_path / "run", "model=mlp", "model.hidden=[8]", "trainer.max_epochs=1")
+    arguments = ["figures", folder, "--gif-images", 0]
+    assert digitlab(*arguments, "--out", tmp_path / "all")[0] == 0
+    assert digitlab(*arguments, "--out", tmp_path / "two", "--class", "2", "--class", "3")[0] == 0
+    heights = [Image.open(tmp_path / name / "weights_units.png").height for name in ("all", "two")]
+    assert heights[0] > 3 * heights[1]
+
+
+def test_a_folder_without_a_finished_epoch_is_refused_in_one_line(digitlab, run, tmp_path):
+    (run / "metrics.csv").unlink()
+    for folder, expected, message in ((run, 1, "has no finished epoch"), (tmp_path, 2, "is no run folder")):
+        code, out, err = digitlab("figures", folder)
+        assert (code, out, err.count("\n")) == (expected, "", 1)
+        assert message in err
+
+
+def test_an_unknown_class_is_refused(digitlab, run):
+    code, out, err = digitlab("figures", run, "--class", "seven")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "--class=seven: must be one of 0, 1" in err
+    assert not (run / "figures").exists()
+
+
+def test_a_checkpoint_of_another_data_set_is_refused(digitlab, run, make_run, tmp_path, data_root):
+    other = make_run(tmp_path / "other", "model=linear", "data=fashion_mnist", f"data.root={data_root}")
+    shutil.copy(other / "checkpoints" / "best.ckpt", run / "checkpoints" / "best.ckpt")
+    code, out, err = digitlab("figures", run)
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert "was trained on fashion_mnist, and the run is one on mnist" in err
+
+
+def test_fashion_goes_by_the_names_of_its_classes(digitlab, make_run, tmp_path, data_root):
+    folder = make_run(tmp_path / "run", "model=linear", "data=fashion_mnist", f"data.root={data_root}")
+    code, _, _ = digitlab("figures", folder, "--gif-images", 2)
+    assert code == 0
+    assert (folder / "figures" / "learning_weights_0_t_shirt_top.gif").exists()

@@ -1,0 +1,31 @@
+"""A network that learnt from deskewed digits is shown pictures of one's own deskewed too."""
+
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from digitlab.cli import app
+from digitlab.data.deskew import deskew
+from digitlab.data.own_images import read_own_image
+from digitlab.data.sources import MnistSource
+from digitlab.reproduce.registry import rows
+from digitlab.reproduce.runner import make_runs, run_folder
+from digitlab.results.loading import load
+
+
+def test_own_pictures_are_deskewed_as_the_data_set_was(tmp_path):
+    row = rows()["wish_mnist_deskew"]
+    assert [error for _, _, error in make_runs([row], tmp_path, seeds=1, quick=True)] == [None]
+    folder = run_folder(tmp_path, row, 0).path
+    classifier, data = load(folder)
+    original = MnistSource().read(tmp_path)[1].images
+    assert torch.equal(data.test_set.images, deskew(original))
+
+    picture = tmp_path / "one.png"
+    Image.fromarray(original[2, 0].numpy()).resize((280, 280)).save(picture)
+    done = CliRunner().invoke(app, ["predict", str(folder), str(picture)])
+    own = read_own_image(picture, image_shape=(1, 28, 28), margin_pixels=4)[None]
+    with torch.no_grad():
+        upright, leaning = (classifier.loss.scores(classifier(each)).max().item() for each in (deskew(own), own))
+    assert f"{upright:.1%}" in done.output
+    assert f"{leaning:.1%}" not in done.output

@@ -1,0 +1,151 @@
+"""From folders to pages: what is on them, what is refused in a line, and that nothing is overwritten or let out."""
+
+import csv
+import re
+from html.parser import HTMLParser
+
+import pytest
+from omegaconf import OmegaConf
+
+from digitlab.report.gather import write_report
+from digitlab.schema import ConfigError, RunError
+
+
+class _Text(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.words, self.tags = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def read(path):
+    page = _Text()
+    page.feed(path.read_text(encoding="utf-8"))
+    return page
+
+
+@pytest.fixture(scope="module")
+def runs(leave_run, tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    leave_run(root / "a", "optimizer.lr=0.1", accuracy=0.8)
+    leave_run(root / "b", "optimizer.lr=0.2", accuracy=0.9)
+    leave_run(root / "failed", "optimizer.lr=9", epochs=1, error="RunError: epoch 2: the loss is not finite")
+    return root
+
+
+def test_the_page_of_a_run_holds_every_part(runs, tmp_path):
+    left_out = write_report([runs / "b"], tmp_path / "report.html")
+    page = read(tmp_path / "report.html")
+    text = " ".join(" ".join(page.words).split())
+    for part in ("Curves", "Metrics", "Confusion matrix", "Pictures", "Configuration", "Environment"):
+        assert part in page.words
+    assert "python train.py optimizer.lr=0.2" in text
+    assert "90.00 %" in text
+    assert sum(tag == "svg" and attrs.get("class") == "chart" for tag, attrs in page.tags) == 3
+    # The folder has no checkpoint, so the pictures are named as left out, here and on the terminal.
+    assert len(left_out) == 1
+    assert left_out[0] in text
+
+
+def test_the_pictures_of_a_real_run_are_on_its_page(small_run, tmp_path):
+    write_report([small_run], tmp_path / "report.html")
+    page = read(tmp_path / "report.html")
+    pictures = [attrs for tag, attrs in page.tags if tag == "img"]
+    assert len(pictures) >= 3
+    assert all(attrs["src"].startswith("data:image/png;base64,") and attrs["alt"] for attrs in pictures)
+    assert any("Weights" in attrs["alt"] for attrs in pictures)
+    assert any("mistakes" in attrs["alt"] for attrs in pictures)
+
+
+def test_the_page_of_many_runs_names_all_and_the_best(runs, tmp_path):
+    assert write_report([runs], tmp_path / "report.html") == []
+    text = " ".join(read(tmp_path / "report.html").words)
+    assert "python train.py optimizer.lr=0.2" in text
+    assert "epoch 2: the loss is not finite" in text
+    assert re.search(r"which never looks at the test set, is\s+b\s+\.", text)
+
+
+def test_nothing_is_loaded_from_elsewhere(runs, tmp_path):
+    for number, folders in enumerate(([runs], [runs / "a"])):
+        write_report(folders, tmp_path / f"{number}.html")
+        page = read(tmp_path / f"{number}.html")
+        addresses = [value for _, attrs in page.tags for name, value in attrs.items() if name in ("src", "href")]
+        assert not any(re.match(r"(\w+:)?//", address) for address in addresses)
+        policy = next(attrs["content"] for tag, attrs in page.tags if "http-equiv" in attrs)
+        assert policy.startswith("default-src 'none'")
+
+
+def test_links_lead_to_the_runs_from_wherever_the_page_lies(runs, tmp_path):
+    out = tmp_path / "elsewhere" / "report.html"
+    out.parent.mkdir()
+    write_report([runs], out)
+    links = [attrs["href"] for tag, attrs in read(out).tags if tag == "a"]
+    assert links
+    assert all((out.parent / link).resolve().parent == runs for link in links)
+
+
+def test_nothing_of_the_environment_is_on_a_page(leave_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("DIGITLAB_TEST_TOKEN", "hunter2-very-secret")
+    run = leave_run(tmp_path / "run")
+    config = OmegaConf.load(run.config)
+    config.data.root = "${oc.env:DIGITLAB_TEST_TOKEN}"
+    OmegaConf.save(config, run.config)
+    run.overrides_file.write_text("- data.root=${oc.env:DIGITLAB_TEST_TOKEN}\n- seed=${oc.env:DIGITLAB_TEST_TOKEN}\n")
+    leave_run(tmp_path / "other", "seed=3")
+    for number, folder in enumerate((run.path, tmp_path)):
+        write_report([folder], tmp_path / f"{number}.html")
+        assert "hunter2" not in (tmp_path / f"{number}.html").read_text()
+
+
+def test_the_tables_of_a_sweep_and_of_the_five_reports_are_on_its_page(leave_run, tmp_path):
+    leave_run(tmp_path / "r4" / "seed0")
+    with (tmp_path / "table.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["row", "reported", "mean", "note"], ["r4", "0.9731", "0.97654321", ""]])
+    write_report([tmp_path], tmp_path / "report.html")
+    words = read(tmp_path / "report.html").words
+    assert {"Beside the reports' figures", "0.9731", "0.97654"} <= set(words)
+    assert "note" not in words, "a column without any entry is left out"
+
+
+def test_an_earlier_report_stays_without_force(runs, tmp_path):
+    out = tmp_path / "report.html"
+    out.write_text("mine")
+    with pytest.raises(ConfigError, match=r"report.html: is there already: --force overwrites it"):
+        write_report([runs], out)
+    assert out.read_text() == "mine"
+    write_report([runs], out, force=True)
+    assert out.read_text() != "mine"
+
+
+def test_a_folder_without_runs_is_refused(runs, tmp_path):
+    for folder, words in ((tmp_path, "holds no run folder"), (tmp_path / "x", "there is no such folder")):
+        with pytest.raises(ConfigError, match=words):
+            write_report([runs, folder], tmp_path / "report.html")
+    with pytest.raises(ConfigError, match="must be a file in a folder that is there"):
+        write_report([runs], tmp_path / "x" / "report.html")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_runs_without_a_finished_epoch_are_refused_or_listed(leave_run, runs, tmp_path):
+    begun = leave_run(tmp_path / "begun", epochs=0, result=False).path
+    with pytest.raises(RunError, match=r"begun: no epoch has finished yet"):
+        write_report([begun], tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+    write_report([begun, runs], tmp_path / "report.html")
+    assert "unfinished" in read(tmp_path / "report.html").words
+
+
+def test_a_run_that_cannot_be_read_is_told_and_the_others_are_shown(leave_run, tmp_path):
+    leave_run(tmp_path / "whole")
+    for name, file in (("broken", "result.json"), ("yaml", ".hydra/overrides.yaml")):
+        (leave_run(tmp_path / name).path / file).write_text("{ [")
+    told = write_report([tmp_path], tmp_path / "report.html")
+    assert len(told) == 2
+    assert all(line.startswith(str(tmp_path)) and "can't be read" in line and "\n" not in line for line in told)
+    with pytest.raises(RunError, match="can't be read"):
+        write_report([tmp_path / "broken"], tmp_path / "broken.html")

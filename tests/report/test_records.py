@@ -1,0 +1,65 @@
+"""What a report reads of runs: values, order, and the settings in which they differ."""
+
+from pathlib import Path
+
+import pytest
+
+from digitlab.report.records import by_monitored, differing_settings, read_record
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def records(leave_run, folder):
+    made = [
+        leave_run(folder / "a", "optimizer.lr=0.1", "seed=1", accuracy=0.8),
+        leave_run(folder / "b", "optimizer.lr=0.2", "seed=1", "trainer.progress_bar=false", accuracy=0.9),
+        leave_run(folder / "c", "seed=1", result=False, accuracy=0.85),
+        leave_run(folder / "d", "seed=1", result=False, epochs=0),
+    ]
+    return [read_record(run, named_from=folder) for run in made]
+
+
+def test_runs_are_named_and_ranked_by_what_they_were_selected_by(records):
+    assert [record.name for record in by_monitored(records)] == ["b", "c", "a", "d"]
+    assert [record.status for record in records] == ["finished", "finished", "unfinished", "unfinished"]
+    assert records[3].monitored is None
+    assert records[2].monitored == max(row["val/accuracy"] for row in records[2].epochs)
+
+
+def test_only_settings_that_were_typed_and_differ_are_told(records):
+    assert differing_settings(records) == ["optimizer.lr"]
+    assert [record.setting("optimizer.lr") for record in records] == [0.1, 0.2, 0.001, 0.001]
+    assert records[0].setting("model") == "mlp"
+    assert records[0].setting("no.such.key") is None
+
+
+def test_a_loss_is_better_when_small(leave_run, folder):
+    runs = [
+        leave_run(folder / f"loss{accuracy}", "monitor.metric=val/loss", accuracy=accuracy) for accuracy in (0.5, 0.9)
+    ]
+    ranked = by_monitored([read_record(run, named_from=folder) for run in runs])
+    assert [record.name for record in ranked] == ["loss0.9", "loss0.5"]
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("result.json", "{"),
+        ("result.json", "[]"),
+        ("result.json", '{"metrics": {"val/accuracy": "high"}}'),
+        ("result.json", '{"parameters": "many"}'),
+        ("result.json", '{"versions": 3}'),
+        ("metrics.csv", "epoch,val/accuracy\n1,high\n"),
+        ("confusion_matrix.csv", "true,a,b\na,1\n"),
+        ("confusion_matrix.csv", ""),
+    ],
+)
+def test_a_damaged_file_is_refused(leave_run, tmp_path, file, content):
+    run = leave_run(tmp_path / "run", epochs=1)
+    (run.path / file).write_text(content)
+    with pytest.raises(ValueError):  # noqa: PT011, which it is differs from file to file
+        read_record(run, named_from=tmp_path)
