@@ -21,11 +21,13 @@ def test_own_pictures_are_deskewed_as_the_data_set_was(tmp_path):
     original = MnistSource().read(tmp_path)[1].images
     assert torch.equal(data.test_set.images, deskew(original))
 
-    picture = tmp_path / "one.png"
-    Image.fromarray(original[2, 0].numpy()).resize((280, 280)).save(picture)
-    done = CliRunner().invoke(app, ["predict", str(folder), str(picture)])
-    own = read_own_image(picture, image_shape=(1, 28, 28), margin_pixels=4)[None]
+    pictures = [tmp_path / f"{number}.png" for number in range(12)]
+    for picture, image in zip(pictures, original, strict=False):
+        Image.fromarray(image[0].numpy()).resize((280, 280)).save(picture)
+    own = torch.stack([read_own_image(each, image_shape=(1, 28, 28), margin_pixels=4) for each in pictures])
     with torch.no_grad():
-        upright, leaning = (classifier.loss.scores(classifier(each)).max().item() for each in (deskew(own), own))
-    assert f"{upright:.1%}" in done.output
-    assert f"{leaning:.1%}" not in done.output
+        upright, leaning = (classifier.loss.scores(classifier(images)).amax(1) for images in (deskew(own), own))
+    told = CliRunner().invoke(app, ["predict", str(folder), *map(str, pictures)]).output
+    lines = [next(line for line in told.splitlines() if f"/{each.name} " in line) for each in pictures]
+    assert all(f"{score:.1%}" in line for score, line in zip(upright.tolist(), lines, strict=True))
+    assert not all(f"{score:.1%}" in line for score, line in zip(leaning.tolist(), lines, strict=True))
