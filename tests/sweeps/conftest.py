@@ -22,22 +22,29 @@ SMALL = (
 )  # fmt: skip
 
 
-@pytest.fixture
-def sweep_py(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """``sweep_py("seed=0,1", folder=...)`` is a sweep of small runs until it ends; ``small=False`` adds nothing."""
+@pytest.fixture(scope="session")
+def sweep_command() -> Callable[..., list[str]]:
+    """``sweep_command("seed=0,1", folder=...)`` sweeps over small runs; ``small=False`` adds nothing."""
 
-    def run(*arguments: str, folder: Path | None = None, small: bool = True) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            sweep_command(*arguments, folder=folder, small=small),
-            cwd=tmp_path, env=dict(os.environ) | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120,
-        )  # fmt: skip
+    def command(*arguments: str, folder: Path, small: bool = True) -> list[str]:
+        small_ones = SMALL if small else ()
+        return [sys.executable, str(ROOT / "train.py"), "-m", *small_ones, *arguments, f"hydra.sweep.dir={folder}"]
+
+    return command
+
+
+@pytest.fixture
+def sweep_py(
+    tmp_path: Path, sweep_command: Callable[..., list[str]]
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """``sweep_py(...)`` runs the ``sweep_command(...)`` until it ends."""
+
+    def run(*arguments: str, folder: Path, small: bool = True) -> subprocess.CompletedProcess[str]:
+        command = sweep_command(*arguments, folder=folder, small=small)
+        environment = dict(os.environ) | {"OMP_NUM_THREADS": "1"}
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
 
     return run
-
-
-def sweep_command(*arguments: str, folder: Path | None, small: bool = True) -> list[str]:
-    where = [] if folder is None else [f"hydra.sweep.dir={folder}"]
-    return [sys.executable, str(ROOT / "train.py"), "-m", *(SMALL if small else ()), *arguments, *where]
 
 
 composed = cache(lambda overrides: compose(overrides))

@@ -18,7 +18,7 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("hydra_folder", _hydra_folder, replace=True)
 
 
-def _sweep_folder(parent: str, name: str | None, fresh: bool) -> str:
+def _sweep_folder(parent: str, name: str | None, fresh: bool | None) -> str:
     """``parent/name``; with ``fresh`` one that is not there yet, ``parent/name_2``."""
     name = name or _name_of(list(HydraConfig.get().overrides.task))
     path, count = Path(parent) / name, 1

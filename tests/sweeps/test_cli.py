@@ -1,0 +1,51 @@
+"""``digitlab sweep``: the same table as the sweep's own command, and one line where there is none."""
+
+import pytest
+from typer.testing import CliRunner
+
+from digitlab.cli import app
+from digitlab.schema import ConfigError, RunError
+from digitlab.sweeps.manifest import create, manifest_file
+
+
+@pytest.fixture
+def sweep():
+    """``sweep(folder, ...)`` is what ``digitlab sweep`` prints; what it raises is raised."""
+
+    def run(*arguments):
+        ended = CliRunner().invoke(app, ["sweep", *map(str, arguments)])
+        if ended.exception is not None:
+            raise ended.exception
+        return ended.stdout
+
+    return run
+
+
+def test_it_prints_the_winner_and_writes_table_and_figures(sweep, written_sweep, finished, tmp_path):
+    written_sweep((["optimizer.lr=0.1"], finished(0.8)), (["optimizer.lr=0.01"], finished(0.9)))
+    shown = sweep(tmp_path / "sweep")
+    assert "winner: run 1, val/accuracy 0.9000" in shown
+    written = {path.name for path in (tmp_path / "sweep").iterdir() if not path.name.startswith(".")}
+    assert {"sweep.csv", "sweep.md", "figures"} <= written
+    assert (tmp_path / "sweep" / "figures" / "by_optimizer.lr.png").exists()
+
+
+def test_a_sweep_without_a_finished_run_says_so(sweep, written_sweep, tmp_path):
+    written_sweep((["seed=0"], {}), (["seed=1"], {}))
+    shown = sweep(tmp_path / "sweep")
+    assert "no run has finished yet" in shown
+    assert "not finished: runs 0, 1" in shown
+
+
+def test_no_sweep_an_empty_one_and_a_damaged_one_are_one_line(sweep, tmp_path):
+    with pytest.raises(ConfigError, match="there is no such folder"):
+        sweep(tmp_path / "missing")
+    with pytest.raises(ConfigError, match=r"is no sweep: it has no sweep\.json"):
+        sweep(tmp_path)
+    create(tmp_path, [])
+    with pytest.raises(ConfigError, match="has no runs yet"):
+        sweep(tmp_path)
+    manifest_file(tmp_path).write_text("{")
+    with pytest.raises(RunError, match="is damaged") as caught:
+        sweep(tmp_path)
+    assert "\n" not in str(caught.value)

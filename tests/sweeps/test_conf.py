@@ -1,0 +1,47 @@
+"""The ready search spaces of ``conf/sweep/``: one for each data set and model, and each of their jobs a run."""
+
+import itertools
+
+import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from digitlab.config import CONF, compose, register_resolvers
+from digitlab.sweeps import resolvers
+from digitlab.sweeps.jobs import Grid, sweep_overrides
+from digitlab.training.experiment import Experiment
+
+DATA = ("mnist", "fashion_mnist", "cifar10")
+MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+PAIRS = [f"{data}_{model}" for data in DATA for model in MODELS]
+SPACES = [*PAIRS, "five_factors"]
+
+
+@pytest.fixture(params=SPACES)
+def jobs(request):
+    """The jobs of ``-m sweep=NAME``, as Hydra would make them."""
+    register_resolvers()
+    resolvers.register_resolvers()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        config = loader.load_configuration("train", [f"sweep={request.param}"], run_mode=None)
+        grid = Grid(loader, sweep_overrides(config))
+    return grid, request.param
+
+
+def test_every_data_set_and_model_has_a_space():
+    assert {path.stem for path in (CONF / "sweep").glob("*.yaml")} == set(SPACES)
+
+
+def test_every_space_goes_over_the_factors_and_its_ends_are_runs(jobs):
+    grid, name = jobs
+    factors = {"optimizer", "optimizer.lr", "optimizer.weight_decay", "data.batch_size", "model.dropout"}
+    assert set(grid.keys) == factors - ({"model.dropout"} if name.endswith("_linear") else set())
+    for job in (grid.jobs()[0], grid.jobs()[-1]):
+        Experiment.from_config(compose(job), typed=job)
+
+
+@pytest.mark.parametrize(("data", "model"), itertools.product(DATA, MODELS))
+def test_a_space_is_about_the_pair_it_is_named_after(data, model):
+    config, pair = compose([f"sweep={data}_{model}"]), compose([f"data={data}", f"model={model}"])
+    assert (config.data, config.model) == (pair.data, pair.model)

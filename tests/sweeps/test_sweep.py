@@ -1,0 +1,218 @@
+"""Whole sweeps by the command, as users run it: go on, grow, fail in part, be killed, be rehearsed."""
+
+import csv
+import json
+import os
+import random
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from filelock import FileLock
+
+from digitlab.config import ROOT
+
+GRID = ("optimizer.lr=0.1,0.01", "seed=0,1")
+_TIMES = ("train_seconds",)
+
+
+def files(folder):
+    """Every file of the runs of a sweep: its bytes and when it was written."""
+    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.glob("*_*/**/*") if path.is_file()}
+
+
+def table(folder):
+    """``sweep.csv`` without what depends on the machine."""
+    with (folder / "sweep.csv").open() as file:
+        return [{key: value for key, value in row.items() if key not in _TIMES} for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def left_alone(tmp_path_factory, sweep_command):
+    """A sweep of four runs that nothing disturbed, and what its command printed."""
+    folder = tmp_path_factory.mktemp("alone") / "sweep"
+    environment = dict(os.environ) | {"OMP_NUM_THREADS": "1"}
+    command = sweep_command(*GRID, folder=folder)
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    return folder, ended
+
+
+@pytest.fixture
+def sweep(left_alone, tmp_path):
+    """A copy of it, to be disturbed."""
+    shutil.copytree(left_alone[0], tmp_path / "sweep")
+    return tmp_path / "sweep"
+
+
+def test_a_sweep_ends_with_its_table_and_its_folder_and_says_nothing_else(left_alone):
+    folder, ended = left_alone
+    lines = ended.stdout.splitlines()
+    assert lines[-1] == str(folder)
+    assert sum(line.startswith("winner: ") for line in lines) == 1
+    assert [row["status"] for row in table(folder)] == ["finished"] * 4
+    assert not [line for line in lines if "HYDRA" in line or line.startswith("epoch")]
+
+
+def test_the_same_command_again_touches_no_run(sweep, sweep_py):
+    before, shown = files(sweep), table(sweep)
+    ended = sweep_py(*GRID, folder=sweep)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert files(sweep) == before
+    assert table(sweep) == shown
+
+
+def test_failed_and_unfinished_runs_are_done_again_and_no_others(sweep, sweep_py, left_alone):
+    runs = sorted(path for path in sweep.iterdir() if path.is_dir())
+    (runs[1] / "result.json").write_text(json.dumps({"status": "failed", "error": "RunError: no", "metrics": {}}))
+    (runs[2] / "result.json").unlink()
+    shutil.rmtree(runs[3])
+    kept = {path: content for path, content in files(sweep).items() if runs[0] in path.parents}
+    ended = sweep_py(*GRID, folder=sweep)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert table(sweep) == table(left_alone[0])
+    assert {path: content for path, content in files(sweep).items() if runs[0] in path.parents} == kept
+
+
+def test_with_a_changed_grid_only_what_is_new_runs(sweep, sweep_py):
+    before = files(sweep)
+    ended = sweep_py("optimizer.lr=1e-2,0.003", "seed=1,2", folder=sweep)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    after = files(sweep)
+    assert {path: after[path] for path in before} == before
+    numbers = {(float(row["optimizer.lr"]), int(row["seed"])): int(row["number"]) for row in table(sweep)}
+    assert numbers == {(0.1, 0): 0, (0.1, 1): 1, (0.01, 0): 2, (0.01, 1): 3, (0.01, 2): 4, (0.003, 1): 5, (0.003, 2): 6}
+
+
+def test_the_winners_command_runs_the_winner_again(left_alone, tmp_path):
+    folder, ended = left_alone
+    (again,) = [line.partition("again:")[2] for line in ended.stdout.splitlines() if line.strip().startswith("again:")]
+    script = shlex.split(again)
+    assert script[:2] == ["python", "train.py"]
+    command = [sys.executable, str(ROOT / "train.py"), *script[2:], f"hydra.run.dir={tmp_path}/winner"]
+    subprocess.run(
+        command, env=dict(os.environ) | {"OMP_NUM_THREADS": "1"}, capture_output=True, timeout=120, check=True
+    )
+    number = next(line for line in ended.stdout.splitlines() if line.startswith("winner: ")).split()[2].rstrip(",")
+    (winner,) = folder.glob(f"{number}_*/result.json")
+    alone = json.loads((tmp_path / "winner" / "result.json").read_text())
+    assert alone["metrics"] == json.loads(winner.read_text())["metrics"]
+
+
+def test_a_bad_job_is_told_at_once_in_the_table_and_by_the_exit_code(sweep_py, tmp_path):
+    folder = tmp_path / "sweep"
+    ended = sweep_py("model=mlp", "model.hidden=[8]", "model.dropout=1.5,0", folder=folder)
+    assert ended.returncode == 1
+    assert [row["status"] for row in table(folder)] == ["failed", "finished"]
+    assert "model.dropout=1.5: must be a number in [0, 1)" in table(folder)[0]["error"]
+    assert "failed: run 0" in ended.stdout
+    assert f"{folder}: 1 of 2 jobs failed" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_failure_that_is_no_part_of_the_command_does_not_fail_it(sweep, sweep_py):
+    (run,) = sweep.glob("0_*")
+    (run / "result.json").write_text(json.dumps({"status": "failed", "error": "RunError: no", "metrics": {}}))
+    ended = sweep_py("optimizer.lr=0.01", "seed=0,1", folder=sweep)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "failed: run 0: RunError: no" in ended.stdout
+
+
+MOMENTS = (".hydra/config.yaml", "checkpoints/last.ckpt", "checkpoints/.last.ckpt*", "metrics.csv", "result.json")
+
+
+def test_a_sweep_that_is_killed_again_and_again_ends_with_the_same_table(left_alone, tmp_path, sweep_py, sweep_command):
+    folder, generator = tmp_path / "sweep", random.Random(0)
+    for run, moment in zip((0, 1, 3), generator.sample(MOMENTS, 3), strict=True):
+        kill_when(sweep_command(*GRID, folder=folder), folder, f"{run}_*/{moment}")
+    ended = sweep_py(*GRID, folder=folder)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert table(folder) == table(left_alone[0])
+
+
+def kill_when(command, folder, pattern):
+    """Start the sweep in ``folder``, and kill it as soon as there is such a file."""
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 60
+        while process.poll() is None and not list(folder.glob(pattern)) and time.monotonic() < deadline:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+
+
+def test_two_commands_are_not_at_work_on_one_sweep(sweep, sweep_py):
+    with FileLock(sweep / ".running.lock"):
+        ended = sweep_py(*GRID, folder=sweep)
+    assert ended.returncode == 1
+    assert ended.stderr == f"{sweep}: another process is at work on this sweep\n"
+
+
+def test_a_dry_run_tells_the_runs_and_estimates_and_leaves_nothing(tmp_path, sweep_py):
+    folder = tmp_path / "sweep"
+    ended = sweep_py(*GRID, "sweep.dry_run=true", folder=folder)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert not folder.exists()
+    assert sum("optimizer.lr=" in line for line in ended.stdout.splitlines()) == 4
+    assert "4 runs, 0 of them finished before" in ended.stdout
+    assert "by 50 mini-batches of the first run" in ended.stdout
+    assert "MiB" in ended.stdout
+
+
+def test_a_dry_run_knows_which_runs_have_finished(sweep, sweep_py):
+    before = files(sweep)
+    ended = sweep_py("optimizer.lr=0.01,0.3", "seed=0", "sweep.dry_run=true", folder=sweep)
+    assert "2 runs, 1 of them finished before" in ended.stdout
+    assert files(sweep) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line", "exit_code"),
+    [
+        (["sweep.name=a/b"], "sweep.name=a/b: must be a name", 2),
+        (["sweep.name=3"], "sweep.name=3: must be text", 2),
+        (["sweep.fresh=1"], "sweep.fresh=1: must be true or false", 2),
+        (["sweep.frsh=true"], "sweep.frsh=true: no such key (did you mean `fresh`?)", 2),
+        (["seed=0,0"], "seed=0,0: has 0 twice", 2),
+        (["hydra.sweep.subdir=x", "seed=0,1"], "hydra.sweep.subdir=x: can't be set", 2),
+        (["trainer=ddp", "seed=0,1"], "trainer.strategy=ddp: can't be swept", 2),
+    ],
+)
+def test_a_bad_sweep_is_refused_in_one_line(arguments, line, exit_code, sweep_py, tmp_path):
+    folder = tmp_path / "out" / "sweep"
+    ended = sweep_py(*arguments, folder=folder, small=False)
+    assert ended.stderr.startswith(line)
+    assert len(ended.stderr.splitlines()) == 1
+    assert ended.returncode == exit_code
+    assert not folder.parent.exists()
+
+
+def test_what_is_about_a_sweep_needs_one(train_py, tmp_path):
+    ended = train_py("sweep.dry_run=true", f"hydra.run.dir={tmp_path}/run")
+    assert ended.stderr == "sweep.dry_run=true: is about a sweep: it needs -m\n"
+    assert ended.returncode == 2
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def folder_of(train_py):
+    """``folder_of("seed=1", ...)`` is where such a sweep would lie, by Hydra's own word."""
+
+    def ask(*arguments):
+        return train_py(*arguments, "--cfg", "hydra", "--package", "hydra.sweep.dir", "--resolve").stdout.strip()
+
+    return ask
+
+
+def test_the_same_command_has_the_same_folder_in_whatever_order(folder_of):
+    one = folder_of("sweep=five_factors", "seed=1", "data=cifar10", "hydra/launcher=basic")
+    other = folder_of("data=cifar10", "seed=1", "sweep=five_factors")
+    assert one == other == str(ROOT / "outputs" / "sweeps" / "five_factors_data=cifar10_seed=1")
+
+
+def test_a_long_command_has_a_short_folder_of_its_own(folder_of):
+    folders = [folder_of("model.hidden=[64,32]", "data.root=/a/long/way", f"data.batch_size={n}") for n in (64, 128)]
+    assert len(set(folders)) == 2
+    assert all(len(os.path.basename(folder)) <= 100 for folder in folders)
