@@ -69,7 +69,14 @@ class EpochBar(Callback):
             self._progress.console.print(self._progress.make_tasks_table(self._progress.tasks))
             self._progress.remove_task(self._task)
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        # Else the bar would be drawn once more below the line that says what happened.
+        self._stop()
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
