@@ -41,7 +41,7 @@ def test_every_space_goes_over_the_factors_and_its_ends_are_runs(jobs):
         Experiment.from_config(compose(job), typed=job)
 
 
-@pytest.mark.parametrize(("data", "model"), itertools.product(DATA, MODELS))
+@pytest.mark.parametrize(("data", "model"), list(itertools.product(DATA, MODELS)))
 def test_a_space_is_about_the_pair_it_is_named_after(data, model):
     config, pair = compose([f"sweep={data}_{model}"]), compose([f"data={data}", f"model={model}"])
     assert (config.data, config.model) == (pair.data, pair.model)
