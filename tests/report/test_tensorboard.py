@@ -1,0 +1,80 @@
+"""TensorBoard on a finished run, opened in Chromium: curves, images, curves of precision, hyper-parameters."""
+
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+# The text of the page, shadow trees included: the older of TensorBoard's tabs are made of web components.
+TEXT = """(() => {
+  const words = [];
+  const walk = (node) => {
+    if (node.nodeType === Node.TEXT_NODE) words.push(node.data.trim());
+    if (node.shadowRoot) walk(node.shadowRoot);
+    if (!["STYLE", "SCRIPT", "NOSCRIPT"].includes(node.nodeName)) node.childNodes.forEach(walk);
+  };
+  walk(document.body);
+  return words.filter(Boolean);
+})()"""
+# The widths of the pictures that the page has loaded.
+IMAGES = """(() => {
+  const widths = [];
+  const walk = (node) => {
+    if (node.nodeName === "IMG" && node.complete) widths.push(node.naturalWidth);
+    if (node.shadowRoot) walk(node.shadowRoot);
+    node.childNodes.forEach(walk);
+  };
+  walk(document.body);
+  return widths.filter((width) => width > 0);
+})()"""
+
+
+@pytest.fixture(scope="module")
+def tensorboard(small_run):
+    """The address of a TensorBoard that shows ``small_run`` alone."""
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(small_run), "--port", "0", "--load_fast=false"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        address = next(filter(None, (re.search(r"http://\S+", line) for line in process.stdout)), None)
+        assert address is not None
+        yield address[0]
+        process.terminate()
+
+
+@pytest.fixture
+def tab(browser, tensorboard):
+    """``tab(name, script, until)`` opens a tab and gives the value of a script as soon as ``until`` holds of it."""
+
+    def show(name, script, until):
+        browser.run(f"location.assign('{tensorboard}#{name}')")
+        deadline = time.monotonic() + 60
+        while not until(found := browser.run(f"document.body === null ? [] : {script}")):
+            assert time.monotonic() < deadline, found
+            time.sleep(0.2)
+        return found
+
+    return show
+
+
+def test_training_and_validation_curves_are_on_the_page(tab):
+    words = tab("timeseries", TEXT, lambda found: {"accuracy", "train", "val"} <= set(found))
+    assert {"loss", "f1", "lr", "images_per_second"} <= set(words)
+
+
+def test_samples_and_the_confusion_matrix_are_on_the_page(tab):
+    tab("images", TEXT, lambda found: {"samples", "confusion_matrix"} <= set(found))
+    assert min(tab("images", IMAGES, lambda widths: len(widths) >= 2)) > 100
+
+
+def test_precision_recall_curves_are_on_the_page(tab):
+    tab("pr_curves", TEXT, lambda found: "precision_recall/0" in found)
+
+
+def test_distributions_of_the_weights_are_on_the_page(tab):
+    tab("histograms", TEXT, lambda found: "weights/output.weight" in found)
+
+
+def test_hyper_parameters_and_the_best_metrics_are_on_the_page(tab):
+    words = tab("hparams", TEXT, lambda found: {"optimizer", "batch_size", "Linear"} <= set(found))
+    assert any("best/val/accuracy" in word for word in words)
