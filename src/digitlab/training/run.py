@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from lightning.pytorch import Trainer
 from lightning.pytorch.loops.progress import _ProcessedTracker
 from omegaconf import DictConfig
@@ -56,7 +55,7 @@ def train(
     ``folder`` and ``overrides``, what was typed to get ``config``, are by default those of the running Hydra job.
     Raises ``ConfigError`` for a bad setting, ``DataError`` for missing or damaged data, ``RunError`` for a loss that is
     not finite or a device out of memory, and ``Interrupted`` after SIGINT or SIGTERM. A folder in which nothing has
-    begun is removed again; a job of a sweep keeps it, marked as failed.
+    begun is removed again, but not with ``resume``.
     """
     if overrides is None:
         overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
@@ -74,7 +73,7 @@ def train(
                 run.obey_signal()
             return run.outcome()
     except (DigitlabError, KeyboardInterrupt):
-        if not resume and not _in_sweep():
+        if not resume:
             run_folder.discard_if_fresh()
         raise
 
@@ -175,7 +174,7 @@ class Run:
         if self.writer is None:
             return
         summary = summarise(self.classifier, self.writer)
-        if self.experiment.trainer.progress_bar and not _in_sweep():
+        if self.experiment.trainer.progress_bar:
             print(summary)
 
     def test(self) -> None:
@@ -200,7 +199,3 @@ class Run:
     def outcome(self) -> Outcome:
         best = self.record.selection.best
         return Outcome(self.folder.path, self.result, self.experiment.monitor.worst if best is None else best.value)
-
-
-def _in_sweep() -> bool:
-    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
