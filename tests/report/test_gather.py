@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from digitlab.report.gather import write_report
 from digitlab.schema import ConfigError, RunError
+from digitlab.sweeps.manifest import Entry, Manifest
 
 
 class _Text(HTMLParser):
@@ -62,6 +63,15 @@ def test_the_pictures_of_a_real_run_are_on_its_page(small_run, tmp_path):
     assert any("mistakes" in attrs["alt"] for attrs in pictures)
 
 
+def test_figures_of_harder_images_are_shown_where_they_were_drawn(small_run, tmp_path):
+    figures = small_run / "figures"
+    figures.mkdir()
+    (figures / "corrupt_noise_mnist.png").write_bytes(b"picture")
+    write_report([small_run], tmp_path / "report.html")
+    sources = [attrs["src"] for tag, attrs in read(tmp_path / "report.html").tags if tag == "img"]
+    assert sources[-1] == "data:image/png;base64,cGljdHVyZQ=="
+
+
 def test_the_page_of_many_runs_names_all_and_the_best(runs, tmp_path):
     assert write_report([runs], tmp_path / "report.html") == []
     text = " ".join(read(tmp_path / "report.html").words)
@@ -102,7 +112,24 @@ def test_nothing_of_the_environment_is_on_a_page(leave_run, tmp_path, monkeypatc
         assert "hunter2" not in (tmp_path / f"{number}.html").read_text()
 
 
-def test_the_tables_of_a_sweep_and_of_the_five_reports_are_on_its_page(leave_run, tmp_path):
+def test_a_sweep_is_told_by_its_settings_and_names_the_best_run_of_the_best(leave_run, tmp_path):
+    # The best single run is of the worse setting.
+    values = {("0.1", 0): 0.7, ("0.1", 1): 0.95, ("0.2", 0): 0.9, ("0.2", 1): 0.91}
+    entries = []
+    for number, ((rate, seed), accuracy) in enumerate(values.items()):
+        overrides = [f"optimizer.lr={rate}", f"seed={seed}"]
+        leave_run(tmp_path / str(number), *overrides, accuracy=accuracy)
+        entries.append(Entry(number, str(number), str(number), overrides))
+    Manifest(tmp_path, entries, ["optimizer.lr", "seed"]).write()
+    write_report([tmp_path], tmp_path / "report.html")
+    page = read(tmp_path / "report.html")
+    text = " ".join(" ".join(page.words).split())
+    assert "best run of the best setting by val/accuracy , which never looks at the test set, is 3 ." in text
+    assert "python train.py optimizer.lr=0.2 seed=1" in text
+    assert {"0.9050", "0.8250", "Effect of each value: mean over all its runs"} <= set(page.words)
+
+
+def test_the_tables_of_the_five_reports_are_on_the_page_of_their_runs(leave_run, tmp_path):
     leave_run(tmp_path / "r4" / "seed0")
     with (tmp_path / "table.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["row", "reported", "mean", "note"], ["r4", "0.9731", "0.97654321", ""]])

@@ -50,7 +50,7 @@ def run_page(record: Record, *, pictures: Sequence[Picture] = (), left_out: Sequ
     best = record.result.get("best_epoch")
     charts = [
         (
-            name,
+            label.partition(" (")[0],
             line_chart(lines, x_label="epoch", y_label=label, best_x=best),
             [(line.name, line.look) for line in lines],
         )

@@ -37,7 +37,15 @@ def pictures_of(record: Record) -> tuple[list[Picture], list[str]]:
                 pictures.append(Picture(title, f"{title}: {material.title}", _png(figure)))
         if len(reasons) == len(names):
             left_out.append(f"{title.lower()}: {'; '.join(reasons)}")
-    return pictures, left_out
+    return pictures + _robustness(record), left_out
+
+
+def _robustness(record: Record) -> list[Picture]:
+    """What ``digitlab evaluate --corrupt`` has left in the run's folder."""
+    return [
+        Picture("Harder images", f"accuracy against the severity of a corruption, {path.stem}", path.read_bytes())
+        for path in sorted(record.folder.figures.glob("corrupt_*.png"))
+    ]
 
 
 def _png(figure: Figure) -> bytes:

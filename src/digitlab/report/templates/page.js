@@ -5,7 +5,7 @@
 // Text that is a number as one, else in small letters; nothing comes last either way.
 function sortKey(cell) {
   const text = cell.textContent.trim();
-  const number = Number(text.replace(/[,%\s]/g, ""));
+  const number = Number(text.replace(/[,%±\s]/g, ""));
   return text === "" || text === "–" ? null : Number.isNaN(number) ? text.toLowerCase() : number;
 }
 
