@@ -1,6 +1,7 @@
 """The runs and their table: what is there is kept, what fails is named, and the table says what the runs left."""
 
 import csv
+import math
 import shutil
 
 import pytest
@@ -13,6 +14,7 @@ from digitlab.reproduce import runner
 from digitlab.reproduce.outcomes import read_outcome
 from digitlab.reproduce.registry import rows
 from digitlab.reproduce.rendering import write_headers
+from digitlab.reproduce.rows import Figure, Row
 from digitlab.reproduce.runner import LeftOut, compose, make_runs, run_folder
 from digitlab.reproduce.table import Measured
 from digitlab.results.folder import find_runs
@@ -88,6 +90,19 @@ def test_it_goes_on_after_a_failure_and_names_what_is_left_out(tmp_path, monkeyp
     assert [name for name, _, _ in made] == ["r3_xgboost", "r5_fashion_arch1", "r3_sigmoid30_mse_numpy"]
     assert isinstance(made[0][2], LeftOut)
     assert "data.root" in str(made[1][2])
+
+
+def test_a_run_that_diverges_is_an_outcome_and_no_failure(tmp_path):
+    row = Row(
+        name="diverging", report="R0", what="", experiment="r1_linear_mse", overrides=("optimizer.lr=1e30",),
+        figures=(Figure("test/accuracy"),),
+    )  # fmt: skip
+    assert [error for _, _, error in make_runs([row], tmp_path, seeds=1, quick=True)] == [None]
+    outcome = read_outcome(run_folder(tmp_path, row, 0))
+    assert outcome.diverged
+    assert outcome.value("test/accuracy") == 0.1
+    assert math.isnan(outcome.value("test/loss"))
+    assert list(make_runs([row], tmp_path, seeds=1, quick=True)) == []
 
 
 def test_the_command_composed_is_that_of_the_recipe():

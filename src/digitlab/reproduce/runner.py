@@ -91,10 +91,19 @@ def _run(row: Row, folder: RunFolder, replicate: int, *, quick: bool) -> bool:
     _describe(folder, config, choices, typed)
     with _logged(folder):
         if row.executor == "lightning":
-            train(config, folder=folder.path, overrides=typed, resume=stopped)
+            _train(config, folder, typed, resume=stopped)
         else:
             _run_without_lightning(row, folder, config, quick=quick)
     return True
+
+
+def _train(config: DictConfig, folder: RunFolder, typed: Sequence[str], *, resume: bool) -> None:
+    try:
+        train(config, folder=folder.path, overrides=typed, resume=resume)
+    except RunError:
+        # A loss that stopped being finite is what came out of this recipe, not a failure to run it.
+        if read_outcome(folder) is None:
+            raise
 
 
 def changed(made: DictConfig, now: DictConfig) -> list[str]:
