@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from digitlab.config import COMPOSITION_ERRORS, plain, refused
 from digitlab.failures import leave
+from digitlab.results.folder import RunFolder
 from digitlab.schema import ConfigError, DigitlabError
 from digitlab.sweeps.jobs import Grid, sweep_overrides
 from digitlab.sweeps.session import begin
@@ -37,6 +38,7 @@ class Preflight(Callback):
         try:
             refuse_without_sweep(config.hydra.overrides.task)
             Experiment.from_config(config)
+            _refuse_taken(config.hydra.run.dir)
             _make_folder("hydra.run.dir", config.hydra.run.dir)
         except DigitlabError as error:
             leave(error)
@@ -61,12 +63,18 @@ class Preflight(Callback):
                 return
             from digitlab.sweeps.rehearsal import rehearse
 
-            rehearse(folder, jobs, loader, config_name)
+            rehearse(folder, jobs, loader, config_name, launcher=config.hydra.launcher)
         except COMPOSITION_ERRORS as error:
             leave(refused(error, job))
         except DigitlabError as error:
             leave(error)
         sys.exit(0)
+
+
+def _refuse_taken(folder: str) -> None:
+    run = RunFolder(Path(folder))
+    if run.result.exists() or run.last.exists():
+        raise ConfigError("hydra.run.dir", folder, f"holds a run: choose another, or go on with it by resume={folder}")
 
 
 def _make_folder(key: str, folder: str) -> None:

@@ -177,6 +177,7 @@ def test_a_dry_run_knows_which_runs_have_finished(sweep, sweep_py):
         (["sweep.frsh=true"], "sweep.frsh=true: no such key (did you mean `fresh`?)", 2),
         (["seed=0,0"], "seed=0,0: has 0 twice", 2),
         (["hydra.sweep.subdir=x", "seed=0,1"], "hydra.sweep.subdir=x: can't be set", 2),
+        (["hydra.sweeper.max_batch_size=2", "seed=0,1"], "hydra.sweeper.max_batch_size=2: must be null", 2),
         (["trainer=ddp", "seed=0,1"], "trainer.strategy=ddp: can't be swept", 2),
     ],
 )

@@ -13,6 +13,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from digitlab.results.folder import RunFolder
 from digitlab.results.table import print_table
 from digitlab.schema import ConfigError
 from digitlab.sweeps.manifest import fingerprint, manifest_file, run_overrides
@@ -40,8 +41,15 @@ class Planned:
         return int(self.config.trainer.max_epochs)
 
 
-def rehearse(folder: Path, jobs: Sequence[Sequence[str]] | None, loader: ConfigLoader, config_name: str | None) -> None:
-    """Print the runs of the sweep in ``folder``, which need not be there, and estimates.
+def rehearse(
+    folder: Path,
+    jobs: Sequence[Sequence[str]] | None,
+    loader: ConfigLoader,
+    config_name: str | None,
+    *,
+    launcher: DictConfig,
+) -> None:
+    """Print the runs of the sweep in ``folder``, which need not be there, its populations, if any, and estimates.
 
     Raises ``ConfigError`` where a search is to choose the runs, and what the training of the first run raises.
     """
@@ -51,6 +59,8 @@ def rehearse(folder: Path, jobs: Sequence[Sequence[str]] | None, loader: ConfigL
     _print_runs(folder, plan)
     left = [planned for planned in plan if not planned.finished]
     print(f"{len(plan)} runs, {len(plan) - len(left)} of them finished before")
+    if left and "max_members" in launcher:
+        print(_populations(left, launcher.max_members))
     if left:
         print(_estimate([planned.run for planned in plan if planned.run is not None], left))
 
@@ -75,6 +85,27 @@ def _print_runs(folder: Path, plan: Sequence[Planned]) -> None:
         state = "" if planned.run is None else planned.run.status
         rows.append([number, state, " ".join(planned.overrides)])
     print_table(["run", "state", "overrides"], rows, title=str(folder), words=3)
+
+
+def _populations(left: Sequence[Planned], most: int | str) -> str:
+    """How the launcher would put the runs together."""
+    from digitlab.sweeps.population.grouping import populations
+    from digitlab.sweeps.population.member import Job
+    from digitlab.training.experiment import Experiment
+
+    jobs = []
+    for number, planned in enumerate(left):
+        try:
+            experiment = Experiment.from_config(planned.config, typed=planned.overrides)
+        except ConfigError:
+            continue  # fails alone, when it runs
+        folder = RunFolder(Path(str(number)))
+        jobs.append(Job(number=number, config=planned.config, experiment=experiment, folder=folder, overrides=[]))
+    groups = populations(jobs, max_members=None if isinstance(most, str) else most)
+    sizes = sorted((len(group) for group in groups if len(group) > 1), reverse=True)
+    alone = len(left) - sum(sizes)
+    together = f"{len(sizes)} populations of {', '.join(map(str, sizes))} runs" if sizes else "no populations"
+    return f"{together}; {alone} runs one by one"
 
 
 def _estimate(before: Sequence[SweepRun], left: Sequence[Planned]) -> str:
