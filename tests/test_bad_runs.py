@@ -156,3 +156,15 @@ def test_a_bad_value_in_a_sweep_fails_its_own_job_only(train_py, tmp_path):
     told = [line for line in ended.stderr.splitlines() if "must be a number in [0, 1)" in line]
     assert len(told) == 2, "once as it happens, once at the end"
     assert f"{folder}: 1 of 2 jobs failed" in ended.stderr
+
+
+def test_a_folder_that_holds_a_run_is_not_written_over(train_py, one_line, tmp_path):
+    folder = tmp_path / "run"
+    settings = ("debug=fast", f"hydra.run.dir={folder}")
+    assert train_py(*settings).returncode == 0
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    again = train_py(*settings)
+    assert again.returncode == 2
+    assert one_line(again.stderr)
+    assert again.stderr.startswith(f"hydra.run.dir={folder}: holds a run")
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before

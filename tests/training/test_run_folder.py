@@ -53,3 +53,8 @@ def test_a_process_that_is_stopped_saves_its_run_and_tells_by_its_exit_code(tmp_
     assert errors == "stopped by SIGTERM\n"
     assert folder.read_result()["status"] == "stopped"
     assert folder.last.exists()
+
+
+def test_the_summary_is_of_the_network_whether_its_weights_are_averaged_or_not(run):
+    plain, averaged = (run(*settings).folder.summary.read_text("utf-8") for settings in ((), ("ema.decay=0.9",)))
+    assert plain == averaged

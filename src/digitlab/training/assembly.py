@@ -79,7 +79,10 @@ def run_writer(config: DictConfig, folder: RunFolder, *, rows: Sequence[Row] = (
 
 def summarise(classifier: Classifier, writer: RunWriter) -> str:
     """Write the table of layers, shapes and parameters, and return it."""
+    # The example would go through the averaged copy, and the table would say nothing of the network itself.
+    average, classifier.average = classifier.average, None
     summary = str(ModelSummary(classifier, max_depth=-1))
+    classifier.average = average
     writer.summary(summary + "\n")
     log.info("model:\n%s", summary)
     return summary
