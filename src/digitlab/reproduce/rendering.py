@@ -19,7 +19,7 @@ Accuracies and F1 in per cent; ours is mean ± standard deviation (n - 1) over n
 or worse by at most two standard errors. The difference is to the report's figure, or for a `wish_` row to the row that
 it names. Seconds are of training alone; the report's, in brackets, are from another machine. A finding `holds` if every
 comparison in it exceeds two standard errors of the difference, `fails` if one does so the other way round, and is
-`undecided` else."""
+`undecided` else; `?` is a difference of which a side is not measured."""
 
 
 def write_tables(root: Path, measured: Measured) -> list[Path]:
@@ -42,7 +42,12 @@ def markdown(measured: Measured) -> str:
             # What a row says of all its metrics stands beside the first.
             cells[0] = cells[1] = cells[-1] = cells[-2] = ""
     found = [
-        [line.report, line.text, ", ".join(f"{each:+.4g}" for each in line.differences), line.verdict]
+        [
+            line.report,
+            line.text,
+            ", ".join("?" if math.isnan(each) else f"{each:+.4g}" for each in line.differences),
+            line.verdict,
+        ]
         for line in measured.finding_lines()
     ]
     parts = [
