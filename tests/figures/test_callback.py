@@ -11,6 +11,7 @@ from digitlab.figures.iterations import answers, read_iterations
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
 from digitlab.schema import ConfigError
+from digitlab.sweeps.population.grouping import kinship
 from digitlab.training import train
 from digitlab.training.experiment import Experiment
 
@@ -142,6 +143,13 @@ def test_a_resumed_run_goes_on_with_its_record(watched, tmp_path):
     assert len(rows(RunFolder(folder))) == STEPS // 2
     resumed = finish(folder, "figures.iterations=true", resume=True)
     assert rows(resumed) == rows(watched)
+
+
+@pytest.mark.parametrize("key", ["each_epoch", "iterations"])
+def test_a_run_that_is_watched_trains_alone_in_a_sweep(key):
+    for value, together in ((False, True), (True, False)):
+        config = compose([*RUN, f"figures.{key}={value}"])
+        assert (kinship(config, Experiment.from_config(config)) is not None) == together
 
 
 def test_answers_are_the_mean_surprise_and_the_hits():

@@ -31,8 +31,8 @@ _OTHER_NODES = ("data", "augment")
 _NETWORKS = (Linear, MLP, LeNet, CNN)
 
 # On a processor: what members' weights may take, as long as sharing the images saves more than the cache loses
-# (README, measured). There a convolution gains nothing by being mapped. Three event files a member are open at once.
-_DENSE_BYTES = 32 << 20
+# There a convolution gains nothing by being mapped. Three event files a member are open at once.
+_DENSE_BYTES = 10 << 20
 _MAPPED_BYTES = 2 << 20
 _MOST_MEMBERS = 128
 
@@ -51,6 +51,8 @@ def kinship(config: DictConfig, experiment: Experiment) -> str | None:
         or (trainer.deterministic and device.type != "cpu")
         or experiment.switches.compile
         or bool(experiment.callbacks)
+        or config.figures.each_epoch
+        or config.figures.iterations
         or type(_network(experiment)) not in _NETWORKS
         or type(loss) not in STACKABLE
         or type(optimizer) not in RULE_OF
