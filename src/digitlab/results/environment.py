@@ -5,6 +5,7 @@ import platform
 import shlex
 import subprocess
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,8 +16,12 @@ from digitlab.config import ROOT
 _PACKAGES = ("digitlab", "torch", "torchvision", "lightning", "hydra-core", "omegaconf", "torchmetrics", "tensorboard")
 
 
+# Read once: a sweep asks for every run.
+_version = cache(version)
+
+
 def versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {package: version(package) for package in _PACKAGES}
+    return {"python": platform.python_version()} | {package: _version(package) for package in _PACKAGES}
 
 
 def git_commit() -> str | None:

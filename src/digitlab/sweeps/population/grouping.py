@@ -30,8 +30,8 @@ _OTHER_NODES = ("data", "augment")
 # Networks whose forward pass is known to map over members; one's own trains one by one.
 _NETWORKS = (Linear, MLP, LeNet, CNN)
 
-# On a processor: what members' weights may take, as long as sharing the images saves more than the cache loses
-# There a convolution gains nothing by being mapped. Three event files a member are open at once.
+# On a processor: bytes of the members' weights, up to which sharing the images saves more than the cache loses. There
+# a convolution gains nothing by being mapped. And three event files a member are open at once.
 _DENSE_BYTES = 10 << 20
 _MAPPED_BYTES = 2 << 20
 _MOST_MEMBERS = 128

@@ -113,7 +113,10 @@ class Population:
         self.data.augment = self.experiment.data.augment
         for chunks in zip(*self._loaders, strict=True):
             with self._timed():
-                self._learn(chunks)
+                logits, losses, rates = self._learn(chunks)
+            self._begin()
+            with self._timed():
+                self._count(chunks, logits, losses, rates)
             if chunks[0].last and self._whole(chunks[0]):
                 for member in self._active():
                     member.take_train_metrics()
@@ -145,8 +148,18 @@ class Population:
         for member in active:
             member.record.epoch_seconds += share
 
-    def _learn(self, chunks: Sequence[Chunk]) -> None:
-        """One update for each mini-batch, all members at once; those whose loss is not finite fail."""
+    def _begin(self) -> None:
+        """Open the members' files, once memory has sufficed for a first chunk."""
+        if not self.begun:
+            self.begun = True
+            for member in self.members:
+                member.begin()
+
+    def _learn(self, chunks: Sequence[Chunk]) -> tuple[Tensor, Tensor, Tensor]:
+        """One update for each mini-batch, all members at once.
+
+        Returns logits (M, n of all, K), and losses and learning rates (B, M): of fewer mini-batches after a signal.
+        """
         sizes = [len(index) for index in chunks[0].indices]
         members, first = len(self.members), self.position.total_steps
         rates = self._rates.table(first, len(sizes))
@@ -172,7 +185,7 @@ class Population:
                 self._follow()
             if self.stop_signal.received is not None:
                 break
-        self._count(chunks, logits, losses[:done], sizes[:done], rates)
+        return logits[:, : sum(sizes[:done])], losses[:done], rates[:done]
 
     def _update(self, rates: Tensor, descent: Tensor) -> None:
         if isinstance(self.stack, DenseStack) and self.update.plain_descent and self._clip_norm is None:
@@ -196,19 +209,15 @@ class Population:
             weight = (1 - decay).to(average.dtype).view(-1, *[1] * (average.ndim - 1))
             average.lerp_(parameter, weight)
 
-    def _count(
-        self, chunks: Sequence[Chunk], logits: Tensor, losses: Tensor, sizes: Sequence[int], rates: Tensor
-    ) -> None:
-        if not self.begun:
-            self.begun = True
-            for member in self.members:
-                member.begin()
+    def _count(self, chunks: Sequence[Chunk], logits: Tensor, losses: Tensor, rates: Tensor) -> None:
+        """Take in what a chunk brought; members whose loss was not finite fail."""
+        sizes = [len(index) for index in chunks[0].indices[: len(losses)]]
         done, first = sum(sizes), self.position.total_steps - len(sizes)
         labels = torch.stack([chunk.labels[:done] for chunk in chunks]).index_select(0, self._stream_of)
-        confusion = _confusion(logits[:, :done], labels)
+        confusion = _confusion(logits, labels)
         weighted = losses.double() * torch.tensor(sizes, device=self.device).unsqueeze(1)
         finite = losses.isfinite().all(0).tolist()
-        values, sums, last_rates = losses.T.tolist(), weighted.sum(0).tolist(), rates[len(sizes) - 1].tolist()
+        values, sums, last_rates = losses.T.tolist(), weighted.sum(0).tolist(), rates[-1].tolist()
         every = self.experiment.trainer.log_every_steps
         logged = [i for i in range(len(sizes)) if (first + i + 1) % every == 0]
         for row, member in enumerate(self.members):

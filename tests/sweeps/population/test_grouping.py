@@ -1,0 +1,124 @@
+"""Only runs that differ in numbers share a population, and no population is larger than asked for."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from digitlab.config import compose
+from digitlab.results.folder import RunFolder
+from digitlab.sweeps.population import together as module
+from digitlab.sweeps.population.grouping import kinship, most_members, populations, split
+from digitlab.sweeps.population.member import Job
+from digitlab.sweeps.population.population import Population
+from digitlab.training.experiment import Experiment
+
+
+def _job(*overrides: str, number: int = 0) -> Job:
+    config = compose(["trainer=cpu", *overrides])
+    experiment = Experiment.from_config(config, typed=overrides)
+    return Job(number=number, config=config, experiment=experiment, folder=RunFolder(Path(str(number))), overrides=[])
+
+
+def _kin(one: list[str], other: list[str]) -> bool:
+    first, second = (kinship(job.config, job.experiment) for job in (_job(*one), _job(*other)))
+    assert first is not None
+    return first == second
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seed=4",
+        "model.dropout=0.3",
+        "optimizer.lr=0.5",
+        "optimizer.weight_decay=0.1",
+        "optimizer.betas=[0.8,0.9]",
+        "loss.label_smoothing=0.1",
+        "scheduler=cosine",
+        "trainer.max_epochs=3",
+        "early_stopping.patience=9",
+        "monitor.metric=val/loss",
+        "test=none",
+    ],
+)
+def test_runs_that_differ_in_a_number_are_kin(override: str) -> None:
+    assert _kin([], [override])
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "data=fashion_mnist",
+        "data.batch_size=64",
+        "data.split_seed=1",
+        "model=linear",
+        "model.hidden=[64]",
+        "model.activation=tanh",
+        "model.init=he",
+        "optimizer=sgd",
+        "loss=mse",
+        "augment=shift",
+        "ema.decay=0.9",
+        "trainer.precision=64",
+        "trainer.gradient_clip_norm=1",
+        "trainer.max_steps=10",
+        "trainer.val_every_steps=10",
+    ],
+)
+def test_runs_that_differ_in_more_are_not(override: str) -> None:
+    assert not _kin([], [override])
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "compile=true",
+        "trainer.precision=bf16",
+        "trainer.profiler=simple",
+        "+callbacks.own={_target_: lightning.pytorch.callbacks.Timer}",
+    ],
+)
+def test_what_can_not_be_stacked_trains_alone(override: str) -> None:
+    job = _job(override)
+    assert kinship(job.config, job.experiment) is None
+
+
+def test_populations_are_no_larger_than_asked_for_and_lose_no_job() -> None:
+    jobs = [_job(f"seed={number % 3}", number=number) for number in range(10)]
+    groups = populations([*jobs, _job("model=linear", number=10)], max_members=4)
+    assert sorted(map(len, groups)) == [1, 3, 3, 4]
+    assert sorted(job.number for group in groups for job in group) == list(range(11))
+
+
+def test_split_keeps_the_runs_of_a_seed_together() -> None:
+    jobs = [_job(f"seed={number % 2}", number=number) for number in range(6)]
+    assert [[job.seed for job in part] for part in split(jobs, 3)] == [[0, 0, 0], [1, 1, 1]]
+
+
+def test_on_a_processor_large_networks_train_few_at_a_time_and_convolutions_alone() -> None:
+    sizes = [most_members(_job(*model)) for model in (["model.hidden=[30]"], ["model.hidden=[500,300]"])]
+    assert sizes[0] > sizes[1] > 1
+    assert most_members(_job("model=lenet")) == 1
+
+
+def test_a_population_too_large_for_the_memory_is_halved(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    sizes = []
+
+    class Large(Population):
+        def train(self) -> None:
+            sizes.append(len(self.members))
+            if len(self.members) > 2:
+                raise torch.OutOfMemoryError("too many")
+            super().train()
+
+    monkeypatch.setattr(module, "Population", Large)
+    common = ["trainer.max_epochs=1", "data.train_size=100", "data.val_size=50", "model.hidden=[4]", "test=none"]
+    jobs = [_job(*common, f"seed={number}", number=number) for number in range(4)]
+    monkeypatch.chdir(tmp_path)
+    for job in jobs:
+        job.folder.path.mkdir()
+    done = module.train_together(jobs)
+    assert sizes == [4, 2, 2]
+    assert [(job.number, error) for job, error in done] == [(number, None) for number in range(4)]
+    assert all(job.folder.read_result()["status"] == "finished" for job in jobs)
