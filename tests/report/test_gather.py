@@ -80,6 +80,15 @@ def test_the_page_of_many_runs_names_all_and_the_best(runs, tmp_path):
     assert re.search(r"which never looks at the test set, is\s+b\s+\.", text)
 
 
+def test_no_run_is_the_best_of_several_data_sets(leave_run, tmp_path):
+    for name in ("mnist", "fashion_mnist"):
+        leave_run(tmp_path / name, f"data={name}")
+    write_report([tmp_path], tmp_path / "report.html")
+    words = read(tmp_path / "report.html").words
+    assert {"mnist", "fashion_mnist"} <= set(words)
+    assert not any("The best run" in word for word in words)
+
+
 def test_nothing_is_loaded_from_elsewhere(runs, tmp_path):
     for number, folders in enumerate(([runs], [runs / "a"])):
         write_report(folders, tmp_path / f"{number}.html")

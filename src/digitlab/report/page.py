@@ -103,12 +103,18 @@ def runs_page(
     settings = differing_settings(ranked)
     return _render(
         "runs.html", title=title, records=ranked, tables=tables, charts=charts, show=show,
-        winner=ranked[0] if winner is None else winner, chosen=winner is not None,
+        winner=_best(ranked) if winner is None else winner, chosen=winner is not None,
         settings=settings, common={name: ranked[0].setting(name) for name in GROUPS if name not in settings},
         coloured=ranked[:_COLOURED_RUNS], metrics=_shown_metrics(ranked),
         statuses=Counter(record.status for record in ranked),
         links={each.name: _link(each, beside) for each in ranked}, facts_of_all=_common_facts(ranked),
     )  # fmt: skip
+
+
+def _best(ranked: Sequence[Record]) -> Record | None:
+    """The first, where all runs can be compared: on one data set, by one metric."""
+    alike = len({(record.setting("data"), record.monitor) for record in ranked}) == 1
+    return ranked[0] if alike and ranked[0].monitored is not None else None
 
 
 def _overlaid(records: Sequence[Record], metric: str) -> list[Line]:

@@ -1,6 +1,7 @@
 """Tables that other parts of the project make of many runs: the settings of a sweep, the rows of the five reports."""
 
 import csv
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,11 @@ class Table:
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
+
+    @property
+    def wordy(self) -> list[bool]:
+        """Of each column whether it holds words, not numbers and the like."""
+        return [any(re.search(r"[^\W\d_]{3}", row[place]) for row in self.rows) for place in range(len(self.columns))]
 
 
 def tables_in(folder: Path) -> tuple[list[Table], Path | None]:
@@ -48,7 +54,8 @@ def _comparison(path: Path, title: str) -> Table:
 
 
 def _rounded(text: str) -> str:
+    """A number, or several with semicolons between them, to five digits; anything else as it is."""
     try:
-        return f"{float(text):.5g}" if "." in text else text
+        return "; ".join(f"{float(part):.5g}" if "." in part else part for part in text.split("; "))
     except ValueError:
         return text
