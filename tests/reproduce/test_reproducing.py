@@ -73,13 +73,15 @@ def test_a_run_of_another_recipe_is_named_and_left_alone(made, tmp_path):
     assert folder.result.exists()
 
 
-def test_a_run_without_result_is_made_again(made, tmp_path):
+@pytest.mark.parametrize("stopped_at", ["the first epoch", "the test"])
+def test_a_run_that_was_stopped_is_finished(made, tmp_path, stopped_at):
     folder = run_folder(tmp_path, rows()["r3_sigmoid30_mse"], 0)
     shutil.copytree(run_folder(made, rows()["r3_sigmoid30_mse"], 0).path, folder.path)
     folder.result.unlink()
-    folder.last.unlink()
+    if stopped_at == "the first epoch":
+        folder.last.unlink()
     assert quick(tmp_path, "r3_sigmoid30_mse") == [("r3_sigmoid30_mse", 0, None)]
-    assert read_outcome(folder) is not None
+    assert read_outcome(folder).metrics == read_outcome(run_folder(made, rows()["r3_sigmoid30_mse"], 0)).metrics
 
 
 def test_it_goes_on_after_a_failure_and_names_what_is_left_out(tmp_path, monkeypatch):

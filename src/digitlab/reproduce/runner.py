@@ -25,13 +25,12 @@ from digitlab.training.interrupt import Interrupted
 
 log = logging.getLogger(__name__)
 
+# One epoch of three mini-batches of each kind.
+_QUICK = "debug=fast"
+
 
 class LeftOut(RunError):
     """A row that can't be run here, as something is not installed."""
-
-
-# One epoch of three mini-batches of each kind, as debug=fast says.
-_QUICK = "debug=fast"
 
 
 def run_folder(root: Path, row: Row, replicate: int) -> RunFolder:
@@ -44,8 +43,8 @@ def make_runs(
 ) -> Iterator[tuple[Row, int, Exception | None]]:
     """Make every run that ``root`` does not hold yet; yields row, replicate and what went wrong, None if nothing did.
 
-    A run that was stopped goes on from its checkpoint. What another process is at is left to it, so several share the
-    work. ``Interrupted`` after SIGINT or SIGTERM ends it all.
+    A run that was stopped goes on from its checkpoint, and one that diverged counts as made. What another process is at
+    is left to it, so several share the work. ``Interrupted`` after SIGINT or SIGTERM ends it all.
     """
     for replicate in range(max(row.replicates(seeds) for row in rows)):
         for row in rows:
