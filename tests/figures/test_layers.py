@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from digitlab.figures.layers import layers_figure, layers_of
 from digitlab.models import CNN, MLP, LeNet
@@ -32,6 +33,19 @@ def test_looking_at_a_network_does_not_change_it(network):
     assert network.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     assert not any(each._forward_hooks for each in network.modules())
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rows, self.output = nn.GRU(28, 8, batch_first=True), nn.Linear(8, 10)
+
+    def forward(self, images):
+        return self.output(self.rows(images[:, 0])[0][:, -1])
+
+
+def test_a_layer_that_hands_on_more_than_values_is_left_out():
+    assert [layer.name for layer in layers_of(Recurrent(), SHAPE)] == ["output"]
 
 
 def test_the_diagram_has_a_bar_for_the_image_and_each_layer(network):

@@ -38,7 +38,9 @@ def layers_of(network: nn.Module, image_shape: tuple[int, int, int]) -> list[Lay
     passed: list[Layer] = []
 
     def note(name: str, layer: nn.Module) -> Any:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            if not isinstance(output, Tensor):
+                return  # a recurrent layer of one's own network hands on its state as well
             weights = sum(parameter.numel() for parameter in layer.parameters())
             colour = next((colour for kind, colour in _COLOURS.items() if isinstance(layer, kind)), PURPLE)
             passed.append(Layer(name, type(layer).__name__, tuple(output.shape[1:]), weights, colour))
