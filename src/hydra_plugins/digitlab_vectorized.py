@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 class VectorizedLauncher(BasicLauncher):
     """Trains populations of ``max_members`` at most; ``auto`` chooses by memory and cache.
 
-    A job that can't be grouped, or whose run has begun before, runs as ``hydra/launcher=basic`` would run it.
+    A job that can't be grouped runs as ``hydra/launcher=basic`` would run it.
     """
 
     def __init__(self, max_members: int | str = "auto") -> None:
@@ -87,7 +87,7 @@ class VectorizedLauncher(BasicLauncher):
 
         def register(task_config: DictConfig) -> None:
             folder = Path(HydraConfig.get().runtime.output_dir)
-            if finished_value(folder) is None and not RunFolder(folder).last.exists():
+            if finished_value(folder) is None:
                 found.append(_job(number, task_config, RunFolder(folder)))
 
         self._run(config, register, quietly=True)
@@ -121,13 +121,17 @@ class VectorizedLauncher(BasicLauncher):
 
 
 def _job(number: int, config: DictConfig, folder: RunFolder) -> Job:
-    """Raises ``ConfigError``: then the job runs alone, and is told to have failed as any other."""
+    """Raises ``ConfigError`` or ``RunError``: then the job runs alone, and is told to have failed as any other."""
+    from digitlab.results.checkpoint import read_checkpoint
     from digitlab.sweeps.population.member import Job
     from digitlab.training.experiment import Experiment
 
     overrides = run_overrides(list(HydraConfig.get().overrides.task))
     experiment = Experiment.from_config(config, typed=overrides)
-    return Job(number=number, config=config, experiment=experiment, folder=folder, overrides=overrides)
+    checkpoint = read_checkpoint(folder.last) if folder.last.exists() else None
+    return Job(
+        number=number, config=config, experiment=experiment, folder=folder, overrides=overrides, checkpoint=checkpoint
+    )
 
 
 def _populations(jobs: Sequence[Job], most: int | None) -> list[list[Job]]:

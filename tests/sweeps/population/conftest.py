@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from digitlab.config import compose
+from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
 from digitlab.sweeps.population.member import Job, Member
 from digitlab.sweeps.population.population import Population
@@ -30,17 +31,30 @@ SMALL = (
 
 @pytest.fixture
 def together(tmp_path: Path) -> Callable[..., list[Member]]:
-    """``together(["seed=0", ...], ["seed=1", ...])`` trains a member for each list; they come back in that order."""
+    """``together(["seed=0", ...], ["seed=1", ...])`` trains a member for each list; they come back in that order.
 
-    def run(*jobs: Sequence[str], common: Sequence[str] = ()) -> list[Member]:
+    With ``resume`` the runs go on from their last checkpoints.
+    """
+
+    def run(*jobs: Sequence[str], common: Sequence[str] = (), resume: bool = False) -> list[Member]:
         made = []
         for number, overrides in enumerate(jobs):
             typed = [*common, *overrides]
             config = compose([*SMALL, *typed])
             folder = RunFolder(tmp_path / "together" / str(number))
-            folder.path.mkdir(parents=True)
+            folder.path.mkdir(parents=True, exist_ok=resume)
             experiment = Experiment.from_config(config, typed=typed)
-            made.append(Job(number=number, config=config, experiment=experiment, folder=folder, overrides=typed))
+            checkpoint = read_checkpoint(folder.last) if resume else None
+            made.append(
+                Job(
+                    number=number,
+                    config=config,
+                    experiment=experiment,
+                    folder=folder,
+                    overrides=typed,
+                    checkpoint=checkpoint,
+                )
+            )
         stop_signal = StopSignal()
         population = Population(made, device=torch.device("cpu"), stop_signal=stop_signal)
         with stop_signal:

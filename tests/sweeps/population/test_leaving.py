@@ -83,6 +83,23 @@ def test_a_signal_saves_all_members_where_they_stand_and_a_solo_run_goes_on_from
     _close(stopped, RunFolder(whole.folder))
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_stopped_population_goes_on_together_to_the_same_end(
+    together: Callable[..., list[Member]], alone: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, optimizer: str
+) -> None:
+    jobs = [["seed=0", "optimizer.weight_decay=0.1"], ["seed=1"], ["seed=1", "trainer.max_epochs=1"]]
+    common = ["model.hidden=[8]", "ema.decay=0.9", f"optimizer={optimizer}", "trainer.chunk_length=2"]
+    monkeypatch.setattr(Member, "count", _interrupting(Member.count, after=13))
+    with pytest.raises(Interrupted):
+        together(*jobs, common=common)
+    monkeypatch.undo()
+    for member, job in zip(together(*jobs, common=common, resume=True), jobs, strict=True):
+        solo = alone(*common, *job)
+        assert member.outcome == pytest.approx(solo.monitored)
+        assert member.job.folder.read_result()["epochs"] == solo.result["epochs"]
+        _close(member.job.folder, RunFolder(solo.folder))
+
+
 def _interrupting(count: Callable[..., None], *, after: int) -> Callable[..., None]:
     calls = 0
 

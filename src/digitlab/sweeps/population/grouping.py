@@ -93,12 +93,12 @@ def _network(experiment: Experiment) -> nn.Module:
 def populations(jobs: Iterable[Job], *, max_members: int | None = None) -> list[list[Job]]:
     """The jobs in groups that train together, of ``max_members`` at most (None: by memory and cache).
 
-    A group of one trains alone.
+    Jobs that go on do so with those that stand where they do. A group of one trains alone.
     """
     groups: dict[str, list[Job]] = {}
     for job in jobs:
         key = kinship(job.config, job.experiment)
-        groups.setdefault(f"alone {job.number}" if key is None else key, []).append(job)
+        groups.setdefault(f"alone {job.number}" if key is None else f"{key} from {job.start}", []).append(job)
     return [part for group in groups.values() for part in split(group, max_members or most_members(group[0]))]
 
 

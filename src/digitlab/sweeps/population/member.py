@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from omegaconf import DictConfig
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from digitlab.training.experiment import Experiment
 from digitlab.training.metrics import Counts
 from digitlab.training.record import Record
 from digitlab.training.selection import Selection
-from digitlab.training.snapshot import snapshot
+from digitlab.training.snapshot import restore, snapshot
 from digitlab.training.surroundings import log_to
 from digitlab.training.testing import measure_alone
 
@@ -26,13 +27,21 @@ State = Callable[[], dict[int, dict[str, Tensor]]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A run that is to be trained: its checked configuration, its folder, and what was typed for it."""
+    """A run that is to be trained: its checked configuration, its folder, and what was typed for it.
+
+    ``checkpoint`` is where it goes on, None at the beginning.
+    """
 
     number: int
     config: DictConfig
     experiment: Experiment
     folder: RunFolder
     overrides: Sequence[str]
+    checkpoint: dict[str, Any] | None = None
+
+    @property
+    def start(self) -> Position:
+        return Position() if self.checkpoint is None else Position(**self.checkpoint["position"])
 
     @property
     def seed(self) -> int:
@@ -49,6 +58,8 @@ class Member:
         self.job, self.data = job, data
         self.classifier = initial_classifier(job.experiment, data)
         set_length(self.classifier, job.experiment, steps_per_epoch)
+        checkpoint = job.checkpoint
+        history = [] if checkpoint is None else restore(checkpoint, self.classifier)
         validating = len(data.val_indices) > 0
         self._param_groups = self.classifier.update.build(self.classifier.network).state_dict()["param_groups"]
         self.outcome: float | Exception | None = None
@@ -59,16 +70,20 @@ class Member:
             writer=None,
             selection=Selection(
                 monitor=job.experiment.monitor, early_stopping=job.experiment.early_stopping,
-                last_is_best=not validating,
+                last_is_best=not validating, history=history,
             ),
             validating=validating,
-            rows=[],
+            rows=[] if checkpoint is None else checkpoint["rows"],
+            epoch_seconds=0.0 if checkpoint is None else checkpoint["epoch_seconds"],
         )  # fmt: skip
 
     def begin(self) -> None:
         """Open the files of the run."""
-        with log_to(self.job.folder.log):
-            self.record.writer = run_writer(self.job.config, self.job.folder)
+        job = self.job
+        # What the last attempt came to is no longer so.
+        job.folder.result.unlink(missing_ok=True)
+        with log_to(job.folder.log):
+            self.record.writer = run_writer(job.config, job.folder, rows=self.record.rows, steps=job.start.total_steps)
             summarise(self.classifier, self.record.writer)
 
     @property

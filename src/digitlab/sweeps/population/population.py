@@ -11,7 +11,7 @@ from itertools import groupby
 import torch
 from torch import Tensor, nn
 
-from digitlab.data.chunks import Chunk, ChunkLoader, Position
+from digitlab.data.chunks import Chunk, ChunkLoader
 from digitlab.sweeps.population.dense import DenseStack
 from digitlab.sweeps.population.dropout import Masks
 from digitlab.sweeps.population.losses import StackedLoss
@@ -30,7 +30,7 @@ _CLIP_EPS = 1e-6
 
 
 class Population:
-    """Trains ``jobs``, which differ in numbers only (``grouping``), on ``device``."""
+    """Trains ``jobs``, which differ in numbers only and stand at the same step (``grouping``), on ``device``."""
 
     def __init__(self, jobs: Sequence[Job], *, device: torch.device, stop_signal: StopSignal) -> None:
         # A stable order of streams: members of one seed see the same images.
@@ -43,7 +43,7 @@ class Population:
         self.members = [Member(job, self.data, steps_per_epoch=self.steps_per_epoch) for job in jobs]
         for member in self.members:
             member.classifier.to(device)
-        self.position = Position()
+        self.position = jobs[0].start
         self.all_members = list(self.members)
         # Whether any file has been written. Before the first chunk none is: memory may not suffice for it.
         self.begun = False
@@ -51,6 +51,13 @@ class Population:
 
     def train(self) -> None:
         """Until all members have come to their end; raises ``Interrupted``, after saving them, when a signal comes."""
+        if any(member.is_over(self.position) for member in self.members):
+            # They were ended before they could say so.
+            self._begin()
+            for member in self.members:
+                if member.is_over(self.position):
+                    member.finish()
+            self._compact()
         while self.members:
             self._epoch()
             self._compact()
@@ -82,6 +89,11 @@ class Population:
         update = Update(updates, networks, self.stack.parameters)
         if kept is not None:
             update.keep(kept, self.update)
+        else:
+            for row, classifier in enumerate(classifiers):
+                if classifier.optimizer_state is not None:
+                    state = classifier.optimizer_state["state"]
+                    update.load_member(row, classifier.network, state, steps=self.position.total_steps)
         self.update: Update = update
         self._rates = Rates(
             updates, [classifier.schedule for classifier in classifiers], steps_per_epoch=self.steps_per_epoch,

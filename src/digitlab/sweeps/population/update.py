@@ -1,6 +1,6 @@
 """The update of a population: one rule, and for each member its own numbers and schedule."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -67,15 +67,28 @@ class Update:
 
     def member_state(self, member: int, network: nn.Module) -> dict[int, dict[str, Tensor]]:
         """The ``"state"`` of the torch optimiser that the solo run of ``member`` would have, in its own order."""
-        optimizer = self._optimizers[member]
         entries = self.state.entries
-        if "momentum_buffer" in entries and getattr(optimizer, "momentum", 0.0) == 0:
+        if "momentum_buffer" in entries and getattr(self._optimizers[member], "momentum", 0.0) == 0:
             entries = {name: tensors for name, tensors in entries.items() if name != "momentum_buffer"}
-        places = {id(parameter): place for place, parameter in enumerate(network.parameters())}
-        decayed, plain = optimizer.split(network)
-        order = [places[id(parameter)] for parameter in (*decayed, *plain)]
+        order = self._order(member, network)
         own = {name: [tensors[place] for place in order] for name, tensors in entries.items()}
         return to_optimizer_state(self.rule, State(self.state.step, own), member=member)
+
+    def load_member(
+        self, member: int, network: nn.Module, state: Mapping[int, Mapping[str, Tensor]], *, steps: int
+    ) -> None:
+        """The way back from ``member_state``; all members have made the same number of ``steps``."""
+        self.state.step.fill_(steps)
+        for place, entry in zip(self._order(member, network), state.values(), strict=False):
+            for name, tensors in self.state.entries.items():
+                if name in entry:
+                    tensors[place][member].copy_(entry[name])
+
+    def _order(self, member: int, network: nn.Module) -> list[int]:
+        """The places of the parameters in the order in which the optimiser of the solo run has them."""
+        places = {id(parameter): place for place, parameter in enumerate(network.parameters())}
+        decayed, plain = self._optimizers[member].split(network)
+        return [places[id(parameter)] for parameter in (*decayed, *plain)]
 
     def keep(self, members: Tensor, before: "Update") -> None:
         """Take over the state of those ``members``, int64, of ``before`` that are left here."""

@@ -1,0 +1,118 @@
+"""Whole sweeps by ``hydra/launcher=vectorized`` against ``basic``: ``benchmarks/sweeps.py [--only c,a] [--quick]``.
+
+Each sweep is the command as users type it, by one launcher and then by the other, on the same data; what counts is the
+time from start to table. Where a ratio is above its bar the exit code is 1. A full run is kept in benchmarks/results/.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from digitlab.config import ROOT
+from digitlab.results import environment
+from workloads import WORKLOADS
+
+_RESULTS = Path(__file__).parent / "results"
+_LAUNCHERS = ("basic", "vectorized")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """A grid over the workload ``key``; ``bar`` is what the vectorized launcher may take of the basic one's time."""
+
+    key: str
+    grid: tuple[str, ...]
+    members: int
+    epochs: int
+    bar: float
+
+    def overrides(self) -> list[str]:
+        workload = next(workload for workload in WORKLOADS if workload.key == self.key)
+        swept = {override.partition("=")[0] for override in self.grid} | {"trainer.max_epochs"}
+        fixed = [override for override in workload.overrides() if override.partition("=")[0] not in swept]
+        return [*fixed, f"trainer.max_epochs={self.epochs}", *self.grid]
+
+
+_SEEDS = "seed=0,1,2"
+_DECAYS = "optimizer.weight_decay=0,1e-5,1e-4"
+SWEEPS = (
+    Sweep(
+        key="c", grid=("optimizer.lr=0.1,0.25,0.5,1,2,3", _DECAYS, _SEEDS), members=54, epochs=5, bar=1 / 6,
+    ),
+    Sweep(key="a", grid=("optimizer.lr=0.3,0.1,0.03", _DECAYS, _SEEDS), members=27, epochs=5, bar=0.8),
+    Sweep(key="e", grid=("optimizer.lr=0.3,0.1,0.03,0.01,0.003", _SEEDS), members=15, epochs=3, bar=1.1),
+    Sweep(key="b", grid=("optimizer.lr=0.001,0.003", "seed=0,1"), members=4, epochs=2, bar=1.1),
+)  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Whole sweeps by the vectorized launcher against the basic one.")
+    parser.add_argument("--only", metavar="c,a", help="these of the workloads a, b, c and e (default: all)")
+    parser.add_argument("--quick", action="store_true", help="a smoke run of a few mini-batches; nothing is judged")
+    options = parser.parse_args()
+    keys = options.only.split(",") if options.only else [sweep.key for sweep in SWEEPS]
+    if unknown := set(keys) - {sweep.key for sweep in SWEEPS}:
+        parser.error(f"--only {options.only}: must be of a,b,c,e, and {unknown.pop()} is not")
+    date, load_average = datetime.now().astimezone(), os.getloadavg()[0]
+    rows = [measure(sweep, quick=options.quick) for sweep in SWEEPS if sweep.key in keys]
+    show(rows)
+    if options.quick:
+        print("a smoke run: nothing is judged or kept")
+        return 0
+    record = {
+        "date": date.isoformat(timespec="seconds"), "git_commit": environment.git_commit(),
+        "hardware": environment.hardware(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
+        "load_average_before": load_average, "versions": environment.versions(), "sweeps": rows,
+    }  # fmt: skip
+    path = _RESULTS / f"{date:%Y-%m-%d_%H-%M-%S}_sweeps.json"
+    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    print(path)
+    return 0 if all(row["passed"] for row in rows) else 1
+
+
+def measure(sweep: Sweep, *, quick: bool) -> dict[str, object]:
+    """Both launchers' seconds for the whole sweep, one after the other."""
+    overrides = [*sweep.overrides(), *(["data.train_size=500", "trainer.max_epochs=1"] if quick else [])]
+    overrides = list({override.partition("=")[0]: override for override in overrides}.values())
+    seconds = {launcher: _sweep_seconds(launcher, overrides) for launcher in _LAUNCHERS}
+    ratio = seconds["vectorized"] / seconds["basic"]
+    print(f"({sweep.key}) {sweep.members} members: {seconds} ratio {ratio:.3f}", file=sys.stderr)
+    return asdict(sweep) | {"overrides": overrides, "seconds": seconds, "ratio": ratio, "passed": ratio <= sweep.bar}
+
+
+def _sweep_seconds(launcher: str, overrides: list[str]) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, str(ROOT / "train.py"), "-m", f"hydra/launcher={launcher}", *overrides]
+        started_at = time.perf_counter()
+        subprocess.run([*command, f"hydra.sweep.dir={folder}/sweep"], check=True, stdout=subprocess.DEVNULL)
+        return time.perf_counter() - started_at
+
+
+def show(rows: list[dict[str, object]]) -> None:
+    table = Table(title="Whole sweeps; bar: vectorized over basic")
+    for name in ("workload", "members", "epochs", "basic s", "vectorized s", "ratio", "bar", ""):
+        table.add_column(name, justify="right")
+    for row in rows:
+        seconds = row["seconds"]
+        assert isinstance(seconds, dict)
+        verdict = "held" if row["passed"] else "missed"
+        table.add_row(
+            f"({row['key']})", str(row["members"]), str(row["epochs"]), f"{seconds['basic']:.1f}",
+            f"{seconds['vectorized']:.1f}", f"{row['ratio']:.3f}", f"{row['bar']:.3f}", verdict,
+        )  # fmt: skip
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
