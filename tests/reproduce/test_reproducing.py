@@ -107,6 +107,15 @@ def test_a_run_that_diverges_is_an_outcome_and_no_failure(tmp_path):
     assert list(make_runs([row], tmp_path, seeds=1, quick=True)) == []
 
 
+def test_boosted_trees_leave_the_same_result(tmp_path):
+    pytest.importorskip("xgboost", reason="the extra `baselines` is not installed")
+    row = rows()["r3_xgboost"]
+    assert [error for _, _, error in make_runs([row], tmp_path, seeds=3, quick=True)] == [None]
+    result = run_folder(tmp_path, row, 0).read_result()
+    assert result["metrics"]["test/accuracy"] > 0.3
+    assert result["command"] == "digitlab reproduce r3_xgboost --quick"
+
+
 def test_the_command_composed_is_that_of_the_recipe():
     config, choices = compose(rows()["r5_fashion_lr_0.03_he"].typed(2))
     assert (config.optimizer.lr, config.model.init, config.seed) == (0.03, "he", 2)
