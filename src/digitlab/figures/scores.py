@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -72,18 +73,18 @@ def reliability_figure(scores: Tensor, labels: Tensor, *, title: str) -> Figure:
     error = float((hits - sums).abs().sum() / len(labels))
     centres, width = (np.arange(CALIBRATION_BINS) + 0.5) * 100 / CALIBRATION_BINS, 92 / CALIBRATION_BINS
     accuracy, mean = (100 * hits / counts).numpy(), (100 * sums / counts).numpy()
-    figure = Figure(figsize=(3.8, 4.2), layout="constrained")
+    figure = Figure(figsize=(4.4, 4.2), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    above.bar(centres, accuracy, width, color=BLUE, label="accuracy")
+    above.bar(centres, accuracy, width, facecolor=to_rgba(BLUE, 0.35), edgecolor=BLUE, label="accuracy")
     above.plot(mean, accuracy, "D", color=ORANGE, label="at the mean confidence")
     above.plot([0, 100], [0, 100], "--", color=TEXT_COLOUR, linewidth=1, label="perfectly calibrated")
     above.set_ylabel("accuracy in %")
     above.set_title(f"{title}\ncalibration error {100 * error:.1f} %")
-    above.legend()
     below.bar(centres, counts.numpy(), width, color=BLUE)
     below.set_yscale("symlog", linthresh=1)
     below.set_ylabel("images")
     below.set_xlabel("confidence in %")
+    figure.legend(loc="outside lower center", ncols=3, fontsize=7, columnspacing=1)
     return figure
 
 
@@ -94,7 +95,7 @@ def class_accuracy_figure(confusion: Tensor, *, class_names: Sequence[str], titl
     figure = Figure(figsize=(5.0, 0.5 + 0.24 * len(class_names) + 0.4), layout="constrained")
     axes = figure.add_subplot()
     places = range(len(class_names))
-    axes.barh(places, percent, color=BLUE, height=0.7)
+    axes.barh(places, percent, facecolor=to_rgba(BLUE, 0.35), edgecolor=BLUE, height=0.7)
     for place, value in zip(places, percent, strict=True):
         axes.text(109, place, f"{value:.1f}", ha="right", va="center_baseline", fontsize=7)
     mean = 100 * float(confusion.diagonal().sum() / confusion.sum().clamp(min=1))
