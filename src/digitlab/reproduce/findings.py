@@ -10,7 +10,7 @@ class Quantity:
     """A number of every run of a row: a metric of ``result.json``, or one of ``digitlab.reproduce.outcomes``."""
 
     row: str
-    of: str = "val/accuracy"
+    of: str = "late_val_accuracy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ _BASE = Quantity("r5_cifar_baseline")
 _BASE_VOLATILITY = Quantity("r5_cifar_baseline", _VOLATILITY)
 
 
-def _cifar(variant: str, of: str = "val/accuracy") -> Quantity:
+def _cifar(variant: str, of: str = "late_val_accuracy") -> Quantity:
     return Quantity(f"r5_cifar_{variant}", of)
 
 

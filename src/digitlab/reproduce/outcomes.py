@@ -68,6 +68,11 @@ def _curves(run: RunFolder) -> dict[str, list[float]]:
     return {name: [float(line[name]) for line in lines if line[name]] for name in (lines[0] if lines else ())}
 
 
+def _late_val_accuracy(curves: Mapping[str, Curve]) -> float:
+    accuracies = curves.get("val/accuracy", ())
+    return statistics.fmean(accuracies[-_LAST_EPOCHS:]) if accuracies else math.nan
+
+
 def _volatility(curves: Mapping[str, Curve]) -> float:
     last = curves.get("val/accuracy", ())[-_LAST_EPOCHS:]
     return statistics.stdev(last) if len(last) == _LAST_EPOCHS else math.nan
@@ -90,6 +95,8 @@ def _overfits_from_epoch(curves: Mapping[str, Curve]) -> float:
 
 
 DERIVED: dict[str, Callable[[Mapping[str, Curve]], float]] = {
+    # Mean of the validation accuracy over the last five epochs: the end of a curve that swings.
+    "late_val_accuracy": _late_val_accuracy,
     # Standard deviation (n - 1) of the validation accuracy over the last five epochs.
     "volatility": _volatility,
     # Validation loss of the last epoch above the lowest of all.

@@ -103,7 +103,7 @@ def _r4() -> tuple[Row, ...]:
 
 
 def _r5_fashion() -> tuple[Row, ...]:
-    units = ("64", "64 sigmoid", "128, 64 sigmoid", "64, 64", "128, 64", "512, 64", "512, 128, 64")
+    units = ("64", "64 sigmoid", "128, 64 sigmoid", "64, 64", "128, 64", "512, 64", "512, 128, 64", "512, 256, 128, 64")
     return (
         *grid("r5_fashion_lr", report="R5a", what="architecture 1, rate and initial weights", metric="val/accuracy"),
         *grid("r5_fashion_batch", report="R5a", what="architecture 1, batch size", metric="val/accuracy"),
@@ -112,9 +112,8 @@ def _r5_fashion() -> tuple[Row, ...]:
                 figures=_VALIDATION)
             for number, each in enumerate(units, start=1)
         ),
-        Row(name="r5_fashion_arch8", report="R5a", what="architecture 8: 512, 256, 128, 64",
-            figures=(Figure("val/accuracy"), Figure("test/accuracy", 0.85, counts_from=0.845)),
-            note="a rounded figure"),
+        Row(name="r5_fashion_final", report="R5a", what="architecture 8 on all 60,000 images",
+            figures=(Figure("test/accuracy", 0.85, counts_from=0.845),), note="a rounded figure: 84.5 and more counts"),
     )  # fmt: skip
 
 
@@ -166,8 +165,9 @@ _WISHES = (
     _wish("mnist_cnn", "CNN, shifts, one cycle", "r4_lenet", report="R4"),
     Row(name="wish_mnist_mlp_500_300", report="R4", what="784-500-300-10 to reach Hinton's 98.47 %",
         against="r4_mlp_500_300", figures=(Figure("test/accuracy", 0.9847),)),
-    _wish("fashion_cnn", "CNN, shifts and flips, one cycle", "r5_fashion_arch8", report="R5a"),
-    _wish("fashion_arch8_tuned", "architecture 8, Adam, dropout, early stopping", "r5_fashion_arch8", report="R5a"),
+    _wish("fashion_cnn", "CNN, shifts and flips, one cycle", "r5_fashion_final", report="R5a"),
+    _wish("fashion_arch8_tuned", "architecture 8, Adam, dropout, early stopping", "r5_fashion_final", report="R5a"),
+    _wish("fashion_standardised", "architecture 8, pixels of mean 0 and deviation 1", "r5_fashion_final", report="R5a"),
     _wish("cifar_cnn", "CNN, crops and flips, one cycle", "r5_cifar_series", report="R5b"),
     _wish("cifar_adagrad", "AdaGrad 0.01", "r5_cifar_baseline", report="R5b", metric="val/accuracy"),
     _wish("cifar_rmsprop", "RMSProp 0.001", "r5_cifar_baseline", report="R5b", metric="val/accuracy"),

@@ -17,7 +17,8 @@ _COLUMNS = ("recipe", "", "metric", "report", "ours", "n", "difference", "verdic
 _RULES = """\
 Accuracies and F1 in per cent; ours is mean ± standard deviation (n - 1) over n runs. `reached`: as good as the report
 or worse by at most two standard errors. The difference is to the report's figure, or for a `wish_` row to the row that
-it names. Seconds are of training alone; the report's, in brackets, are from another machine. A finding `holds` if every
+it names. Seconds are of training alone; the report's, in brackets, are from another machine. Findings compare the mean
+of the validation accuracy over the last five epochs, and as volatility its standard deviation; one `holds` if every
 comparison in it exceeds two standard errors of the difference, `fails` if one does so the other way round, and is
 `undecided` else; `?` is a difference of which a side is not measured."""
 

@@ -1,0 +1,54 @@
+"""What is read off a run: numbers of its curves by hand, and what a run without them has."""
+
+import math
+import statistics
+
+import pytest
+
+from digitlab.reproduce.outcomes import DERIVED, RunOutcome, read_outcome
+from digitlab.results.folder import RunFolder
+
+ACCURACIES = [0.1, 0.3, 0.45, 0.40, 0.50, 0.42, 0.48]
+CURVES = {
+    "val/accuracy": ACCURACIES,
+    "val/loss": [2.0, 1.5, 1.2, 1.4, 1.3, 1.6, 1.5],
+    "train/loss": [2.1, 1.6, 1.1, 1.5, 1.0, 0.9, 0.8],
+}
+
+
+def outcome(**changed):
+    values = {"metrics": {"test/accuracy": 0.4}, "curves": CURVES, "train_seconds": 3.5, "parameters": 7}
+    return RunOutcome(**(values | {"hardware": "a machine"} | changed))
+
+
+@pytest.mark.parametrize(
+    ("quantity", "value"),
+    [
+        ("test/accuracy", 0.4),
+        ("train_seconds", 3.5),
+        ("late_val_accuracy", statistics.fmean(ACCURACIES[2:])),
+        ("volatility", statistics.stdev(ACCURACIES[2:])),
+        ("gain_of_last_five_epochs", 0.48 - 0.3),
+        ("val_loss_rise", 1.5 - 1.2),
+        # In epoch 4 validation loss is the lower one for the last time.
+        ("overfits_from_epoch", 5),
+    ],
+)
+def test_quantities_are_those_computed_by_hand(quantity, value):
+    assert outcome().value(quantity) == pytest.approx(value)
+
+
+@pytest.mark.parametrize("quantity", [*DERIVED, "test/f1"])
+def test_what_a_run_does_not_have_is_nan(quantity):
+    assert math.isnan(outcome(curves={}).value(quantity))
+
+
+def test_a_run_that_diverged_knows_no_more_than_chance():
+    diverged = outcome(diverged=True)
+    assert diverged.value("late_val_accuracy") == diverged.value("test/accuracy") == 0.1
+    assert math.isnan(diverged.value("volatility"))
+    assert math.isnan(diverged.value("train_seconds"))
+
+
+def test_a_run_that_is_not_there_has_no_outcome(tmp_path):
+    assert read_outcome(RunFolder(tmp_path)) is None
