@@ -1,1 +1,1 @@
-"""Figures: pictures made from tensors or from run folders. They only read what the other parts wrote."""
+"""Figures: pictures made from tensors or from run folders. They look at what the other parts do; none depends on them."""

@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from digitlab.figures.style import TEXT_COLOUR as TEXT_COLOUR
+from digitlab.figures.style import TEXT_COLOUR
 from digitlab.figures.tiles import rgba
 
 _GAP_PIXELS = 2
