@@ -1,1 +1,1 @@
-"""Figures: pictures made from tensors or from run folders. They look at what the other parts do; none depends on them."""
+"""Figures: pictures made from tensors or from run folders. They look at the other parts, and none depends on them."""
