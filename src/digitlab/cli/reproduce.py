@@ -14,14 +14,15 @@ def reproduce(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="NAME…", help="Rows or experiments; all of them by default.")
     ] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Runs of each row.  [default: 3, with --quick 1]")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Runs of each row (default 3, with --quick 1).")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A smoke run of each, in seconds, kept apart.")] = False,
     table: Annotated[bool, typer.Option("--table", help="Only the table of what is there; nothing is run.")] = False,
     headers: Annotated[
         bool, typer.Option("--headers", help="Write what was measured into the headers of conf/experiment.")
     ] = False,
     root: Annotated[
-        Path | None, typer.Option(help="Where the runs lie.  [default: outputs/reproduce, with --quick …-quick]")
+        Path | None,
+        typer.Option(help="Where the runs lie (default outputs/reproduce, with --quick outputs/reproduce-quick)."),
     ] = None,
 ) -> None:
     """Run the recipes of the reports and compare. Finished runs are kept; a row that fails is named, the rest goes on.
