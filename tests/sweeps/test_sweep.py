@@ -169,24 +169,20 @@ def test_a_dry_run_knows_which_runs_have_finished(sweep, sweep_py):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "line", "exit_code"),
+    ("arguments", "line"),
     [
-        (["sweep.name=a/b"], "sweep.name=a/b: must be a name", 2),
-        (["sweep.name=3"], "sweep.name=3: must be text", 2),
-        (["sweep.fresh=1"], "sweep.fresh=1: must be true or false", 2),
-        (["sweep.frsh=true"], "sweep.frsh=true: no such key (did you mean `fresh`?)", 2),
-        (["seed=0,0"], "seed=0,0: has 0 twice", 2),
-        (["hydra.sweep.subdir=x", "seed=0,1"], "hydra.sweep.subdir=x: can't be set", 2),
-        (["hydra.sweeper.max_batch_size=2", "seed=0,1"], "hydra.sweeper.max_batch_size=2: must be null", 2),
-        (["trainer=ddp", "seed=0,1"], "trainer.strategy=ddp: can't be swept", 2),
+        (["sweep.name=a/b"], "sweep.name=a/b: must be a name"),
+        (["sweep.frsh=true"], "sweep.frsh=true: no such key (did you mean `fresh`?)"),
+        (["seed=0,0"], "seed=0,0: has 0 twice"),
+        (["trainer=ddp", "seed=0,1"], "trainer.strategy=ddp: can't be swept"),
     ],
 )
-def test_a_bad_sweep_is_refused_in_one_line(arguments, line, exit_code, sweep_py, tmp_path):
+def test_a_bad_sweep_is_refused_in_one_line(arguments, line, sweep_py, tmp_path):
     folder = tmp_path / "out" / "sweep"
     ended = sweep_py(*arguments, folder=folder, small=False)
     assert ended.stderr.startswith(line)
     assert len(ended.stderr.splitlines()) == 1
-    assert ended.returncode == exit_code
+    assert ended.returncode == 2
     assert not folder.parent.exists()
 
 

@@ -1,0 +1,51 @@
+"""``sweep.*``: what is refused, with the key, the value and what is allowed."""
+
+import pytest
+
+from digitlab.schema import ConfigError
+from digitlab.sweeps.settings import refuse_without_sweep, sweep_settings
+
+DEFAULT = {"name": None, "fresh": False, "dry_run": False}
+
+
+def test_the_defaults_are_settings():
+    assert sweep_settings(DEFAULT, []).name is None
+    assert sweep_settings(DEFAULT | {"name": "lr_0.1,seed=3"}, ["hydra/launcher=basic"]).name == "lr_0.1,seed=3"
+
+
+@pytest.mark.parametrize(
+    ("node", "key"),
+    [
+        *(({"name": name}, "sweep.name") for name in ("a/b", "..", "", "a b", ".a", "a" * 101, 3, True)),
+        ({"fresh": 1}, "sweep.fresh"),
+        ({"dry_run": "yes"}, "sweep.dry_run"),
+        ({"halfing": True}, "sweep.halfing"),
+    ],
+)
+def test_a_bad_setting_is_refused(node, key):
+    with pytest.raises(ConfigError) as caught:
+        sweep_settings(DEFAULT | node, [])
+    assert caught.value.key == key
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("node", "typed"),
+    [
+        ({}, "hydra.sweep.subdir=x"),
+        ({}, "hydra.sweeper.max_batch_size=2"),
+        ({"name": "mine"}, "hydra.sweep.dir=/elsewhere"),
+        ({"fresh": True}, "hydra.sweep.dir=/elsewhere"),
+    ],
+)
+def test_what_of_hydra_does_not_go_with_a_sweep_is_refused(node, typed):
+    with pytest.raises(ConfigError) as caught:
+        sweep_settings(DEFAULT | node, [typed])
+    assert f"{caught.value.key}={caught.value.value}" == typed
+
+
+def test_a_single_run_is_told_nothing_about_a_sweep():
+    refuse_without_sweep(["seed=1", "sweep=five_factors", "+sweeping=1"])
+    with pytest.raises(ConfigError, match="needs -m") as caught:
+        refuse_without_sweep(["seed=1", "sweep.name=mine"])
+    assert (caught.value.key, caught.value.value) == ("sweep.name", "mine")
