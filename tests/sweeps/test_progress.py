@@ -41,6 +41,17 @@ def test_what_has_ended_since_gives_the_pace(tally):
     assert tally.seconds_left(tally.began_at + 10) == pytest.approx(5)
 
 
+def test_of_a_run_under_way_its_epochs_count_but_for_those_of_an_earlier_command(written_sweep, tmp_path):
+    runs = written_sweep((["seed=0", "trainer.max_epochs=4"], {}), (["seed=1", "trainer.max_epochs=4"], {}))
+    runs[0].folder.metrics.write_text("epoch\n1\n")
+    tally = Tally(tmp_path / "sweep", [run.entry.overrides for run in runs])
+    for run, epochs in zip(runs, (3, 2), strict=True):
+        run.folder.metrics.write_text("epoch\n" + "1\n" * epochs)
+    tally.update()
+    # One run's worth of training, of which two halves are new to each; three quarters of a run are left.
+    assert tally.seconds_left(tally.began_at + 20) == pytest.approx(20 * 0.75)
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [

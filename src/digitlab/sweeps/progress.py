@@ -3,6 +3,7 @@
 It reads the run folders, so it is the same whichever launcher trains the runs, and in which process.
 """
 
+import re
 import sys
 import threading
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from digitlab.config import direction
+from digitlab.results.folder import RunFolder
 from digitlab.schema import DigitlabError
 from digitlab.sweeps.manifest import Manifest
 from digitlab.sweeps.state import SweepRun, read_run
@@ -33,7 +35,11 @@ class Tally:
         self.jobs = None if jobs is None else {tuple(job) for job in jobs}
         self.began_at = time.time()
         self._ended: dict[int, SweepRun] = {}
-        self._ended_now: set[int] = set()
+        # By number, in runs: what has been trained of those under way, and of all since the command was given.
+        self._under_way: dict[int, float] = {}
+        self._trained_now: dict[int, float] = {}
+        manifest = Manifest.read(path)
+        self._trained_before = {entry.number: _trained(manifest.folder(entry)) for entry in manifest.runs}
 
     def update(self) -> None:
         """Look again at the runs that had not ended."""
@@ -44,10 +50,15 @@ class Tally:
                 continue
             run = read_run(manifest.folder(entry), entry)
             new = self._is_new(run)
+            before = self._trained_before.get(entry.number, 0.0)
             # A failure of an earlier command is one that this command will try again.
             if run.status == "finished" or (run.status == "failed" and new):
                 self._ended[entry.number] = run
-                self._ended_now |= {entry.number} if new else set()
+                self._under_way.pop(entry.number, None)
+                self._trained_now[entry.number] = 1 - before if new else 0.0
+            else:
+                self._under_way[entry.number] = _trained(run.folder)
+                self._trained_now[entry.number] = self._under_way[entry.number] - before
 
     def _is_new(self, run: SweepRun) -> bool:
         return run.folder.result.exists() and run.folder.result.stat().st_mtime >= self.began_at
@@ -71,10 +82,11 @@ class Tally:
         return max(finished, key=_gain, default=None)
 
     def seconds_left(self, now: float) -> float | None:
-        """At the pace of the runs that have ended since the command was given; None before there is one."""
-        if not self._ended_now or self.left is None:
+        """At the pace since the command was given, counted in epochs; None before there is one."""
+        trained = sum(self._trained_now.values())
+        if self.left is None or trained <= 0:
             return None
-        return (now - self.began_at) / len(self._ended_now) * self.left
+        return (now - self.began_at) / trained * (self.left - sum(self._under_way.values()))
 
     def text(self) -> str:
         parts = [f"{self.done} done", f"{self.failed} failed"]
@@ -83,6 +95,16 @@ class Tally:
             parts.append(f"best {self.best.metric} {self.best.value:.4f} (run {self.best.entry.number})")
         seconds = self.seconds_left(time.time())
         return " · ".join(parts if seconds is None else [*parts, f"{duration(seconds)} left"])
+
+
+def _trained(folder: RunFolder) -> float:
+    """The part of the run that is done, by its epochs: at most 1, for early stopping may end it before."""
+    try:
+        most = re.search(r"^ +max_epochs: (\d+)", folder.config.read_text(encoding="utf-8"), re.MULTILINE)
+        epochs = folder.metrics.read_bytes().count(b"\n") - 1
+    except OSError:
+        return 0.0
+    return 0.0 if most is None else min(epochs / int(most[1]), 1.0)
 
 
 def _gain(run: SweepRun) -> float:
