@@ -1,12 +1,11 @@
 """``hydra/launcher=vectorized``: the jobs of a sweep that differ only in numbers train together, as populations.
 
 Hydra imports this at every start, so nothing here imports torch before jobs are launched. Folders, configurations, logs
-and the returns of jobs are Hydra's own: a job is run once to register it and once more when its run has ended.
+and the returns of jobs are Hydra's own: what a job does when Hydra runs it is to register for a population.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import JobReturn, configure_log, run_job, setup_globals
+from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
@@ -26,8 +25,6 @@ from digitlab.sweeps.resume import finished_value
 
 if TYPE_CHECKING:
     from digitlab.sweeps.population.member import Job
-
-log = logging.getLogger(__name__)
 
 
 class VectorizedLauncher(BasicLauncher):
@@ -53,15 +50,23 @@ class VectorizedLauncher(BasicLauncher):
         numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
         overrides = dict(zip(numbers, job_overrides, strict=True))
         configs = {number: self._compose(number, overrides[number]) for number in numbers}
-        jobs = [job for number in numbers if (job := self._register(number, configs[number])) is not None]
-        returns: dict[int, JobReturn] = {}
+        jobs: list[Job] = []
+        registered = {number: self._register(number, configs[number], jobs) for number in numbers}
+        waiting = {job.number for job in jobs}
+        returns = {number: done for number, done in registered.items() if number not in waiting and _ended(done)}
         for population in _populations(jobs, most):
-            if len(population) == 1:
-                continue
-            for number, error in _train(population).items():
-                returns[number] = self._run(configs[number], self._task(error))
+            if len(population) > 1:
+                for job, error in _train(population):
+                    number = job.number
+                    if error is None:
+                        registered[number].return_value = finished_value(job.folder.path)
+                        returns[number] = registered[number]
+                    else:
+                        returns[number] = self._run(configs[number], _failing(error))
         for number in numbers:
-            if number not in returns:
+            if number in returns:
+                self._announce(configs[number], returns[number])
+            else:
                 returns[number] = super().launch([overrides[number]], number)[0]
         return [returns[number] for number in numbers]
 
@@ -81,43 +86,48 @@ class VectorizedLauncher(BasicLauncher):
             config.hydra.job.id = config.hydra.job.num = number
         return config
 
-    def _register(self, number: int, config: DictConfig) -> Job | None:
-        """Have Hydra make the folder of a job; None where it has nothing to train, or is not to train with others."""
-        found: list[Job] = []
+    def _register(self, number: int, config: DictConfig, jobs: list[Job]) -> JobReturn:
+        """Have Hydra make the folder of a job, and add the job to ``jobs`` unless its run has finished before."""
 
-        def register(task_config: DictConfig) -> None:
-            folder = Path(HydraConfig.get().runtime.output_dir)
-            if finished_value(folder) is None:
-                found.append(_job(number, task_config, RunFolder(folder)))
+        def register(task_config: DictConfig) -> float | None:
+            folder = RunFolder(Path(HydraConfig.get().runtime.output_dir))
+            value = finished_value(folder.path)
+            if value is None:
+                jobs.append(_job(number, task_config, folder))
+            return value
 
-        self._run(config, register, quietly=True)
-        return found[0] if found else None
+        return self._run(config, register)
 
-    def _run(self, config: DictConfig, task: TaskFunction, *, quietly: bool = False) -> JobReturn:
+    def _run(self, config: DictConfig, task: TaskFunction) -> JobReturn:
+        """As Hydra runs a job, but that its callbacks do not hear of it before it has come to its end."""
         assert self.hydra_context is not None
         assert self.config is not None
-        context = self.hydra_context
-        if quietly:
-            # Callbacks hear of a job once, when it has come to its end.
-            context = HydraContext(config_loader=context.config_loader, callbacks=Callbacks())
         done = run_job(
-            hydra_context=context, task_function=task, config=config,
+            hydra_context=HydraContext(config_loader=self.hydra_context.config_loader, callbacks=Callbacks()),
+            task_function=task, config=config,
             job_dir_key="hydra.sweep.dir", job_subdir_key="hydra.sweep.subdir",
         )  # fmt: skip
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         return done
 
-    def _task(self, error: Exception | None) -> TaskFunction:
-        """What a job has to do once its run has ended: a finished one is found so by the ordinary task."""
+    def _announce(self, config: DictConfig, done: JobReturn) -> None:
+        assert self.hydra_context is not None
         assert self.task_function is not None
-        if error is None:
-            return self.task_function
+        self.hydra_context.callbacks.on_job_start(config=config, task_function=self.task_function)
+        self.hydra_context.callbacks.on_job_end(config=config, job_return=done)
 
-        def fail(config: DictConfig) -> None:
-            with told():
-                raise error
 
-        return fail
+def _ended(done: JobReturn) -> bool:
+    """Whether a job that is registered has nothing left to do: a refused one is to fail as it would alone."""
+    return done.status == JobStatus.COMPLETED
+
+
+def _failing(error: Exception) -> TaskFunction:
+    def fail(config: DictConfig) -> None:
+        with told():
+            raise error
+
+    return fail
 
 
 def _job(number: int, config: DictConfig, folder: RunFolder) -> Job:
@@ -142,12 +152,12 @@ def _populations(jobs: Sequence[Job], most: int | None) -> list[list[Job]]:
     return populations(jobs, max_members=most)
 
 
-def _train(jobs: Sequence[Job]) -> dict[int, Exception | None]:
-    """For the number of each job the error that ended it, or None. Ends the process after a signal."""
+def _train(jobs: Sequence[Job]) -> list[tuple[Job, Exception | None]]:
+    """Each job with the error that ended it, or None. Ends the process after a signal."""
     from digitlab.sweeps.population.together import train_together
     from digitlab.training.interrupt import Interrupted
 
     try:
-        return {job.number: error for job, error in train_together(jobs)}
+        return train_together(jobs)
     except Interrupted as stop:
         leave(stop)
