@@ -97,9 +97,12 @@ def settings(cls: type[T]) -> type[T]:
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """`` (did you mean `lenet`?)`` for ``lenett`` or ``LeNet``, or nothing where no name is near."""
-    folded = {each.casefold(): each for each in names}
-    close = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)
-    return f" (did you mean `{folded[close[0]]}`?)" if close else ""
+    names = list(names)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if not close:
+        folded = {each.casefold(): each for each in names}
+        close = [folded[each] for each in difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)]
+    return f" (did you mean `{close[0]}`?)" if close else ""
 
 
 def unknown(key: str, value: object, names: Iterable[str], *, under: str = "", where: str = "") -> ConfigError:
