@@ -40,9 +40,7 @@ def sweep_settings(node: dict[str, Any], typed: Sequence[str]) -> SweepSettings:
         if key == "hydra.sweep.subdir":
             raise ConfigError(key, value, "can't be set: the runs of a sweep are numbered by its manifest")
         if key == "hydra.sweeper.max_batch_size" and value != "null":
-            raise ConfigError(
-                key, value, "must be null: a failed job would keep the batches after it from running"
-            )
+            raise ConfigError(key, value, "must be null: a failed job would keep the batches after it from running")
         if key == "hydra.sweep.dir" and (checked.name is not None or checked.fresh):
             raise ConfigError(key, value, "can't be given beside sweep.name and sweep.fresh, which say the same")
     return checked
