@@ -1,7 +1,7 @@
 # Every job of the project, from a fresh clone: the first one builds .venv from requirements.lock, later ones find it there.
 #   make train ARGS="model=mlp data=cifar10"     PYTHON=python3.12 chooses the interpreter of .venv
 
-.PHONY: help install train test lint bench tensorboard lock clean
+.PHONY: help install train test lint bench bench-sweeps tensorboard lock clean
 
 # Without PYTHON, the interpreter that .venv was built with, so that a choice once made holds.
 PYTHON ?= $(or $(realpath .venv/bin/python),python3)
@@ -14,7 +14,7 @@ LOCKED := .venv/locked-$(VERSION)
 INSTALLED := .venv/installed-$(VERSION)
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
 
 install: $(INSTALLED) ## build .venv, or bring it up to date
 
@@ -32,6 +32,9 @@ lint: $(INSTALLED) ## ruff and mypy
 
 bench: $(INSTALLED) ## speed against the bare PyTorch loop; fails when a bar is missed
 	.venv/bin/python benchmarks/bench.py $(ARGS)
+
+bench-sweeps: $(INSTALLED) ## whole sweeps by both launchers; fails when a bar is missed
+	.venv/bin/python benchmarks/sweeps.py $(ARGS)
 
 tensorboard: $(INSTALLED) ## the curves of every run under outputs/
 	.venv/bin/tensorboard --logdir outputs $(ARGS)
