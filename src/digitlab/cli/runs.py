@@ -12,7 +12,7 @@ from digitlab.schema import ConfigError
 
 @app.command()
 def runs(
-    root: Annotated[Path | None, typer.Option(help="Where to look for run folders.  [default: outputs]")] = None,
+    root: Annotated[Path | None, typer.Option(help="Where to look for run folders (default: outputs).")] = None,
     sort: Annotated[str | None, typer.Option(metavar="METRIC", help="Best first, e.g. test/accuracy.")] = None,
     csv: Annotated[bool, typer.Option("--csv", help="All metrics, unrounded, for other programs.")] = False,
 ) -> None:
