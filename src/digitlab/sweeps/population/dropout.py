@@ -1,5 +1,6 @@
 """Dropout of a population: each member's masks as its solo run would draw them (Srivastava et al., 2014)."""
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -54,3 +55,56 @@ class Masks:
 
     def _ones(self, images: int, shape: Size) -> Tensor:
         return torch.ones(images, *shape, device=self._device, dtype=self._dtype)
+
+
+def member_masks(
+    networks: Sequence[nn.Module],
+    *,
+    seeds: Sequence[int],
+    image_shape: Sequence[int],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Masks | None:
+    """The masks of members with the ``networks`` and ``seeds``; None where none of them drops anything out."""
+    rates = [
+        next((layer.p for layer in network.modules() if isinstance(layer, nn.Dropout)), 0.0) for network in networks
+    ]
+    if not any(rates):
+        return None
+    return Masks(_shapes(with_dropout(networks), image_shape), seeds=seeds, rates=rates, device=device, dtype=dtype)
+
+
+def _rate(network: nn.Module) -> float:
+    return next((layer.p for layer in network.modules() if isinstance(layer, nn.Dropout)), 0.0)
+
+
+def with_dropout(networks: Sequence[nn.Module]) -> nn.Module:
+    """The network that all are made like: where any member drops out all have the layer, which may do nothing."""
+    return max(networks, key=lambda network: sum(isinstance(layer, nn.Dropout) for layer in network.modules()))
+
+
+def masked(template: nn.Module) -> nn.Module:
+    """A copy of ``template`` whose dropout layers take their masks from outside."""
+    network = copy.deepcopy(template)
+    for name, layer in list(network.named_modules()):
+        if isinstance(layer, nn.Dropout):
+            parent, _, own = name.rpartition(".")
+            setattr(network.get_submodule(parent), own, MaskedDropout())
+    return network
+
+
+def _shapes(template: nn.Module, image_shape: Sequence[int]) -> list[torch.Size]:
+    """The shapes, of one image, of what the dropout layers of ``template`` are given, in the order of their calls."""
+    network = masked(template).eval()
+    shapes: list[torch.Size] = []
+    for _, layer in masked_layers(network):
+        layer.register_forward_pre_hook(lambda _, values: shapes.append(values[0].shape[1:]))
+    parameter = next(network.parameters())
+    with torch.no_grad():
+        network(torch.zeros(2, *image_shape, dtype=parameter.dtype, device=parameter.device))
+    return shapes
+
+
+def masked_layers(network: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The layers of ``network`` that ``masked`` has put there, by name."""
+    return [(name, layer) for name, layer in network.named_modules() if isinstance(layer, MaskedDropout)]

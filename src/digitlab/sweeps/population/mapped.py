@@ -1,13 +1,12 @@
-"""Any network stacked: ``torch.func`` maps the template's forward pass over the members (Horace and Zou, functorch)."""
+"""Any network stacked: ``torch.func`` maps one forward pass over the members (He and Zou, functorch, 2021)."""
 
-import copy
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from digitlab.sweeps.population.dropout import MaskedDropout
+from digitlab.sweeps.population.dropout import masked, masked_layers
 
 
 class MappedStack:
@@ -28,7 +27,7 @@ class MappedStack:
         self._template = masked(template)
         self._names = [name for name, _ in template.named_parameters()]
         self._buffers = dict(zip((name for name, _ in template.named_buffers()), buffers, strict=True))
-        self._masks = [f"{name}.mask" for name, layer in _dropouts(self._template)]
+        self._masks = [f"{name}.mask" for name, layer in masked_layers(self._template)]
         device = self.parameters[0].device
         self._stream_of = torch.arange(len(stream_sizes), device=device).repeat_interleave(
             torch.tensor(stream_sizes, device=device)
@@ -64,29 +63,3 @@ class MappedStack:
 
         logits: Tensor = vmap(one, in_dims=(0, None if shared else 0))(values, images)
         return logits
-
-
-def masked(template: nn.Module) -> nn.Module:
-    """A copy of ``template`` whose dropout layers take their masks from outside."""
-    network = copy.deepcopy(template)
-    for name, layer in list(network.named_modules()):
-        if isinstance(layer, nn.Dropout):
-            parent, _, own = name.rpartition(".")
-            setattr(network.get_submodule(parent), own, MaskedDropout())
-    return network
-
-
-def dropout_shapes(template: nn.Module, image_shape: Sequence[int]) -> list[torch.Size]:
-    """The shapes, of one image, of what the dropout layers of ``template`` are given, in the order of their calls."""
-    network = masked(template).eval()
-    shapes: list[torch.Size] = []
-    for _, layer in _dropouts(network):
-        layer.register_forward_pre_hook(lambda _, values: shapes.append(values[0].shape[1:]))
-    parameter = next(network.parameters())
-    with torch.no_grad():
-        network(torch.zeros(2, *image_shape, dtype=parameter.dtype, device=parameter.device))
-    return shapes
-
-
-def _dropouts(network: nn.Module) -> list[tuple[str, nn.Module]]:
-    return [(name, layer) for name, layer in network.named_modules() if isinstance(layer, MaskedDropout)]

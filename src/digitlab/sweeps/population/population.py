@@ -9,24 +9,24 @@ from functools import partial
 from itertools import groupby
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from digitlab.data.chunks import Chunk, ChunkLoader
+from digitlab.sweeps.population.counting import confusions
 from digitlab.sweeps.population.dense import DenseStack
-from digitlab.sweeps.population.dropout import Masks
+from digitlab.sweeps.population.dropout import member_masks, with_dropout
 from digitlab.sweeps.population.losses import StackedLoss
-from digitlab.sweeps.population.mapped import MappedStack, dropout_shapes
+from digitlab.sweeps.population.mapped import MappedStack
 from digitlab.sweeps.population.member import Job, Member
-from digitlab.sweeps.population.update import Rates, Update
+from digitlab.sweeps.population.update import Rates, Update, clipped, follow
 from digitlab.training.assembly import chunk_plan, read_data
+from digitlab.training.classifier import Classifier
 from digitlab.training.interrupt import Interrupted, StopSignal
 from digitlab.training.metrics import Counts
 from digitlab.training.step import loss_error
 
 # Mini-batches between two looks at the losses and the signal, where nothing was asked for.
 _CHUNK_LENGTH = 64
-# torch's own, in clip_grad_norm_.
-_CLIP_EPS = 1e-6
 
 
 class Population:
@@ -70,8 +70,7 @@ class Population:
         classifiers = [member.classifier for member in members]
         networks = [classifier.network for classifier in classifiers]
         first = classifiers[0]
-        # Where any member drops out, all have the layer: at a rate of 0 it does nothing.
-        template = max(networks, key=lambda network: sum(isinstance(layer, nn.Dropout) for layer in network.modules()))
+        template = with_dropout(networks)
         streams = [list(group) for _, group in groupby(members, key=lambda member: member.job.seed)]
         sizes = [len(stream) for stream in streams]
         parameters = _stack([list(network.parameters()) for network in networks])
@@ -85,8 +84,22 @@ class Population:
             self.stack = MappedStack(template, parameters, buffers=self._buffers, stream_sizes=sizes)
         for row, member in enumerate(members):
             member.live_in(*([t.detach()[row] for t in group] for group in (parameters, self._buffers, self._averages)))
+        self._number(classifiers, kept)
+        self._normalise = first.normalise
+        self._dtype = first.normalise.scale.dtype
+        self._classes = len(first.facts.class_names)
+        self._loss = StackedLoss([classifier.loss for classifier in classifiers], device=self.device, dtype=self._dtype)
+        self._masks = member_masks(
+            networks, seeds=[member.job.seed for member in members], image_shape=first.facts.image_shape,
+            device=self.device, dtype=self._dtype,
+        )  # fmt: skip
+        self._stream_of = torch.tensor([s for s, size in enumerate(sizes) for _ in range(size)], device=self.device)
+        self._loaders = [self._loader(stream[0]) for stream in streams]
+
+    def _number(self, classifiers: Sequence[Classifier], kept: Tensor | None) -> None:
+        """Gather what each member's update goes by; the rule's state comes from before or from checkpoints."""
         updates = [classifier.update for classifier in classifiers]
-        update = Update(updates, networks, self.stack.parameters)
+        update = Update(updates, [classifier.network for classifier in classifiers], self.stack.parameters)
         if kept is not None:
             update.keep(kept, self.update)
         else:
@@ -99,13 +112,6 @@ class Population:
             updates, [classifier.schedule for classifier in classifiers], steps_per_epoch=self.steps_per_epoch,
             total_steps=[classifier.total_steps for classifier in classifiers], device=self.device,
         )  # fmt: skip
-        self._normalise = first.normalise
-        self._dtype = first.normalise.scale.dtype
-        self._loss = StackedLoss([classifier.loss for classifier in classifiers], device=self.device, dtype=self._dtype)
-        self._masks = _masks(template, members, device=self.device, dtype=self._dtype)
-        self._stream_of = torch.tensor([s for s, size in enumerate(sizes) for _ in range(size)], device=self.device)
-        self._loaders = [self._loader(stream[0]) for stream in streams]
-        self._classes = len(first.facts.class_names)
         numbers = [(classifier.ema_decay, classifier.gradient_clip_norm) for classifier in classifiers]
         self._ema_decay, self._clip_norm = (self._numbers(values) for values in zip(*numbers, strict=True))
 
@@ -122,7 +128,6 @@ class Population:
     # Training ---------------------------------------------------------------------------------------------------------
 
     def _epoch(self) -> None:
-        self.data.augment = self.experiment.data.augment
         for chunks in zip(*self._loaders, strict=True):
             with self._timed():
                 logits, losses, rates = self._learn(chunks)
@@ -194,7 +199,7 @@ class Population:
             self.position.advance()
             done += 1
             if self._ema_decay is not None:
-                self._follow()
+                follow(self._averages, self.stack.parameters, self._ema_decay, steps=self.position.total_steps)
             if self.stop_signal.received is not None:
                 break
         return logits[:, : sum(sizes[:done])], losses[:done], rates[:done]
@@ -206,27 +211,15 @@ class Population:
             return
         gradients = self.stack.gradients()
         if self._clip_norm is not None:
-            norms = torch.stack([g.flatten(1).norm(dim=1) for g in gradients]).norm(dim=0)
-            factors = (self._clip_norm / (norms + _CLIP_EPS)).clamp(max=1).to(self._dtype)
-            gradients = [g * factors.view(-1, *[1] * (g.ndim - 1)) for g in gradients]
+            gradients = clipped(gradients, self._clip_norm)
         self.update(gradients, rates)
-
-    @torch.no_grad()
-    def _follow(self) -> None:
-        # As the solo run's step does: the memory of the average grows with the steps taken.
-        steps = self.position.total_steps
-        decay = self._ema_decay.clamp(max=(1 + steps) / (10 + steps)) if self._ema_decay is not None else None
-        assert decay is not None
-        for average, parameter in zip(self._averages, self.stack.parameters, strict=True):
-            weight = (1 - decay).to(average.dtype).view(-1, *[1] * (average.ndim - 1))
-            average.lerp_(parameter, weight)
 
     def _count(self, chunks: Sequence[Chunk], logits: Tensor, losses: Tensor, rates: Tensor) -> None:
         """Take in what a chunk brought; members whose loss was not finite fail."""
         sizes = [len(index) for index in chunks[0].indices[: len(losses)]]
         done, first = sum(sizes), self.position.total_steps - len(sizes)
         labels = torch.stack([chunk.labels[:done] for chunk in chunks]).index_select(0, self._stream_of)
-        confusion = _confusion(logits, labels)
+        confusion = confusions(logits, labels)
         weighted = losses.double() * torch.tensor(sizes, device=self.device).unsqueeze(1)
         finite = losses.isfinite().all(0).tolist()
         values, sums, last_rates = losses.T.tolist(), weighted.sum(0).tolist(), rates[-1].tolist()
@@ -266,7 +259,7 @@ class Population:
             targets = self._loss.encode(batch.labels, self._classes)
             loss = self._loss(logits, targets.expand(members, *targets.shape))
             sums += loss.double() * len(batch.labels)
-            confusion += _confusion(logits, batch.labels.expand(members, -1))
+            confusion += confusions(logits, batch.labels.expand(members, -1))
         return [Counts(own, loss_sum) for own, loss_sum in zip(confusion, sums.tolist(), strict=True)]
 
     def _end_exhausted(self) -> None:
@@ -304,23 +297,3 @@ class Population:
 def _stack(tensors: Sequence[Sequence[Tensor]]) -> list[Tensor]:
     """Of lists of tensors, one a member, the list of them stacked."""
     return [torch.stack([tensor.detach() for tensor in own]) for own in zip(*tensors, strict=True)]
-
-
-def _masks(template: nn.Module, members: Sequence[Member], *, device: torch.device, dtype: torch.dtype) -> Masks | None:
-    rates = [_dropout_rate(member.classifier.network) for member in members]
-    if not any(rates):
-        return None
-    shapes = dropout_shapes(template, members[0].classifier.facts.image_shape)
-    return Masks(shapes, seeds=[member.job.seed for member in members], rates=rates, device=device, dtype=dtype)
-
-
-def _dropout_rate(network: nn.Module) -> float:
-    return next((layer.p for layer in network.modules() if isinstance(layer, nn.Dropout)), 0.0)
-
-
-def _confusion(logits: Tensor, labels: Tensor) -> Tensor:
-    """Logits (M, n, K) and labels int64 (M, n) to counts int64 (M, K, K), true class by predicted class."""
-    members, _, classes = logits.shape
-    first_cell = torch.arange(members, device=logits.device).unsqueeze(1) * classes * classes
-    cells = first_cell + labels * classes + logits.max(2).indices
-    return torch.bincount(cells.flatten(), minlength=members * classes * classes).view(members, classes, classes)

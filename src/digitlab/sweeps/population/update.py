@@ -13,6 +13,8 @@ from digitlab.training.schedules import Schedule
 RULE_OF: dict[type[Optimizer], RuleName] = {
     SGD: "sgd", Adam: "adam", AdamW: "adamw", RMSprop: "rmsprop", Adagrad: "adagrad"
 }  # fmt: skip
+# torch's own, in clip_grad_norm_.
+_CLIP_EPS = 1e-6
 # Besides the learning rate and weight decay; the pair of betas is taken apart.
 _NUMBERS = ("momentum", "alpha", "eps")
 
@@ -62,8 +64,7 @@ class Update:
         self.state.step.add_(1)
         for parameter, decay in zip(self.parameters, self._weight_decay, strict=True):
             if isinstance(decay, Tensor) or decay != 0:
-                factor = (1 - rates * decay).to(parameter.dtype)
-                parameter.mul_(factor.view(-1, *[1] * (parameter.ndim - 1)))
+                parameter.mul_(_beside(1 - rates * decay, parameter))
 
     def member_state(self, member: int, network: nn.Module) -> dict[int, dict[str, Tensor]]:
         """The ``"state"`` of the torch optimiser that the solo run of ``member`` would have, in its own order."""
@@ -127,6 +128,27 @@ class Rates:
         ]
         table = torch.tensor(factors, dtype=torch.float64, device=self._base.device)
         return table.index_select(1, self._kind_of) * self._base
+
+
+def clipped(gradients: Sequence[Tensor], norms: Tensor) -> list[Tensor]:
+    """The gradients, (M, …), of each member scaled down to its entry of ``norms`` (M,), where theirs is larger."""
+    own = torch.stack([gradient.flatten(1).norm(dim=1) for gradient in gradients]).norm(dim=0)
+    factors = (norms / (own + _CLIP_EPS)).clamp(max=1)
+    return [gradient * _beside(factors, gradient) for gradient in gradients]
+
+
+@torch.no_grad()
+def follow(averages: Sequence[Tensor], parameters: Sequence[Tensor], decays: Tensor, *, steps: int) -> None:
+    """Let the averages, (M, …), follow the parameters with ``decays`` (M,), as the solo run's step does."""
+    # The early average would be mostly initial weights: its memory grows with the steps taken.
+    decays = decays.clamp(max=(1 + steps) / (10 + steps))
+    for average, parameter in zip(averages, parameters, strict=True):
+        average.lerp_(parameter, _beside(1 - decays, average))
+
+
+def _beside(numbers: Tensor, tensor: Tensor) -> Tensor:
+    """Numbers (M,) in the shape, (M, 1, …), and dtype that meet ``tensor``."""
+    return numbers.to(tensor.dtype).view(-1, *[1] * (tensor.ndim - 1))
 
 
 def _decays(optimizers: Sequence[Optimizer], networks: Sequence[nn.Module]) -> list[list[float]]:
