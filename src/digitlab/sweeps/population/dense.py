@@ -23,6 +23,7 @@ class DenseStack:
         self.parameters = list(parameters)
         self._weights, self._biases = self.parameters[0::2], self.parameters[1::2]
         self._activations = _activations(template)
+        self._stream_sizes = list(stream_sizes)
         self._stream_rows = [size * self._weights[0].shape[1] for size in stream_sizes]
         self._gradients: list[Tensor] = []
         self._deltas: Sequence[Tensor] = ()
@@ -67,16 +68,21 @@ class DenseStack:
         return self._gradients
 
     @torch.no_grad()
-    def descend(self, rates: Tensor) -> None:
-        """Subtract from the parameters their gradients times ``rates``, float (M, 1, 1)."""
+    def descend(self, rates: Tensor, kept: Sequence[Tensor | None]) -> None:
+        """Multiply the weights by ``kept``, (M, 1, 1) or None a parameter, and subtract gradients times ``rates``.
+
+        ``rates`` is float (M, 1, 1).
+        """
         deltas = [delta * -rates for delta in self._deltas]
-        first = self._weights[0].flatten(0, 1).split(self._stream_rows)
-        for weight, delta, stream in zip(first, self._delta_rows(deltas[0]), self._images, strict=True):
-            weight.addmm_(delta, stream)
+        first = zip(self._weights[0].split(self._stream_sizes), self._delta_rows(deltas[0]), self._images, strict=True)
+        factors = [None] * len(self._images) if kept[0] is None else kept[0].split(self._stream_sizes)
+        # Stream by stream: what the first pass has read is still in the cache for the second.
+        for (weight, delta, stream), factor in zip(first, factors, strict=True):
+            _scale(weight, factor).flatten(0, 1).addmm_(delta, stream)
         for layer, delta in enumerate(deltas):
             self._biases[layer].add_(delta.sum(2))
             if layer > 0:
-                self._weights[layer].baddbmm_(delta, self._inputs[layer].mT)
+                _scale(self._weights[layer], kept[2 * layer]).baddbmm_(delta, self._inputs[layer].mT)
 
     def _delta_rows(self, delta: Tensor) -> Sequence[Tensor]:
         rows: Sequence[Tensor] = delta.flatten(0, 1).split(self._stream_rows)
@@ -90,6 +96,10 @@ class DenseStack:
         for layer, activation in enumerate(self._activations, start=1):
             outputs = torch.baddbmm(biases[layer].unsqueeze(2), weights[layer], activation(outputs))
         return outputs.mT
+
+
+def _scale(weight: Tensor, factor: Tensor | None) -> Tensor:
+    return weight if factor is None else weight.mul_(factor)
 
 
 def _activations(template: nn.Module) -> list[nn.Module]:

@@ -206,8 +206,7 @@ class Population:
 
     def _update(self, rates: Tensor, descent: Tensor) -> None:
         if isinstance(self.stack, DenseStack) and self.update.plain_descent and self._clip_norm is None:
-            self.update.decay(rates)
-            self.stack.descend(descent)
+            self.stack.descend(descent, self.update.kept(rates))
             return
         gradients = self.stack.gradients()
         if self._clip_norm is not None:

@@ -58,13 +58,16 @@ class Update:
             self.parameters, gradients, self.state, lr=rates, weight_decay=self._weight_decay, **self._numbers
         )
 
-    @torch.no_grad()
-    def decay(self, rates: Tensor) -> None:
-        """The part of a plain descent that needs no gradient: the weights lose ``rates`` · ``weight_decay`` of them."""
+    def kept(self, rates: Tensor) -> list[Tensor | None]:
+        """What weight decay leaves of each parameter in a plain descent, (M, 1, …); None for all of it.
+
+        The rest of that update is the caller's.
+        """
         self.state.step.add_(1)
-        for parameter, decay in zip(self.parameters, self._weight_decay, strict=True):
-            if isinstance(decay, Tensor) or decay != 0:
-                parameter.mul_(_beside(1 - rates * decay, parameter))
+        return [
+            _beside(1 - rates * decay, parameter) if isinstance(decay, Tensor) or decay != 0 else None
+            for parameter, decay in zip(self.parameters, self._weight_decay, strict=True)
+        ]
 
     def member_state(self, member: int, network: nn.Module) -> dict[int, dict[str, Tensor]]:
         """The ``"state"`` of the torch optimiser that the solo run of ``member`` would have, in its own order."""
