@@ -10,7 +10,10 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
+from digitlab import cli
 from digitlab.config import ROOT, compose
+
+Digitlab = Callable[..., tuple[int, str, str]]
 
 # More threads than cores make small networks slow, and the suite runs in several processes.
 torch.set_num_threads(1)
@@ -69,3 +72,17 @@ def data_root() -> Path:
     if missing:
         pytest.skip(f"data/ is not laid out: no {' and no '.join(missing)} in {root}")
     return root
+
+
+@pytest.fixture
+def digitlab(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Digitlab:
+    """Runs the command; returns exit code, stdout and stderr."""
+
+    def command(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["digitlab", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        captured = capsys.readouterr()
+        return int(exit_.value.code or 0), captured.out, captured.err
+
+    return command

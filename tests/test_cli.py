@@ -14,26 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
-from digitlab import cli
 from digitlab.data.sources import MnistSource
 
 PROJECT = Path(__file__).parents[1]
 
 Digitlab = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def digitlab(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Digitlab:
-    """Runs the command; returns exit code, stdout and stderr."""
-
-    def command(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["digitlab", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        captured = capsys.readouterr()
-        return int(exit_.value.code or 0), captured.out, captured.err
-
-    return command
 
 
 @pytest.fixture(scope="module")

@@ -1,17 +1,13 @@
-"""The digitlab command run in this process, and a run for it to work on."""
+"""Runs for the digitlab command to work on."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
-from digitlab import cli
 from digitlab.config import compose
 from digitlab.training import train
-
-Digitlab = Callable[..., tuple[int, str, str]]
 
 _TINY = (
     "trainer=cpu",
@@ -21,20 +17,6 @@ _TINY = (
     "data.val_size=200",
     "trainer.limit_test_batches=5",
 )
-
-
-@pytest.fixture
-def digitlab(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Digitlab:
-    """Runs the command; returns exit code, stdout and stderr."""
-
-    def command(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["digitlab", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        captured = capsys.readouterr()
-        return int(exit_.value.code or 0), captured.out, captured.err
-
-    return command
 
 
 @pytest.fixture(scope="session")

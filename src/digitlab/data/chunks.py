@@ -8,6 +8,7 @@ limit count mini-batches.
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -67,7 +68,7 @@ class ChunkPlan:
         return min(2 * self.world_size, self.batch_size)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Chunk:
     """B consecutive mini-batches of an epoch as indices into ``images``; ``step`` is the first one's place in it."""
 
@@ -81,14 +82,14 @@ class Chunk:
     validate: bool
     last: bool
 
-    @property
+    @cached_property
     def shares(self) -> tuple[Tensor, ...]:
         """Of each mini-batch, the indices (n,) that this process learns from; alone, all of them."""
         if self.plan.world_size == 1:
             return self.indices
         return tuple(index[self.plan.rank :: self.plan.world_size] for index in self.indices)
 
-    @property
+    @cached_property
     def labels(self) -> Tensor:
         """Labels of the shares, one after the other: int64 (n,)."""
         return self.images.labels.index_select(0, torch.cat(self.shares))

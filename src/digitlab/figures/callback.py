@@ -17,6 +17,7 @@ from digitlab.figures.iterations import IterationRecord
 from digitlab.results.writer import RunWriter
 from digitlab.schema import checked
 from digitlab.training.classifier import Classifier
+from digitlab.training.record import Record
 from digitlab.training.recorder import Recorder
 
 if TYPE_CHECKING:
@@ -53,7 +54,9 @@ class FigureCallback(Callback):
         if self._record is not None:
             self._record.save()
         if self.each_epoch and writer is not None:
-            _send_all(writer, classifier, trainer)
+            record = _record(trainer)
+            assert record is not None
+            _send_all(writer, classifier, _data(trainer), record)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         classifier, writer = _classifier(pl_module), _writer(trainer)
@@ -97,14 +100,13 @@ def _samples(data: ImageData) -> "Figure":
     )
 
 
-def _send_all(writer: RunWriter, classifier: Classifier, trainer: Trainer) -> None:
+def _send_all(writer: RunWriter, classifier: Classifier, data: ImageData, record: Record) -> None:
     from digitlab.figures.gallery import PICTURES, LeftOutError
     from digitlab.figures.material import curves, material_of
 
-    recorder, step = _recorder(trainer), classifier.position.total_steps
-    rows, best = recorder.record.rows, recorder.record.selection.best
+    rows, best, step = record.rows, record.selection.best, classifier.position.total_steps
     run = material_of(
-        classifier, _data(trainer), split="val",
+        classifier, data, split="val",
         epochs=curves(rows, against="epoch"), steps=curves(rows, against="step"),
         best=None if best is None else (best.epoch, best.step),
     )  # fmt: skip
@@ -135,11 +137,12 @@ def _data(trainer: Trainer) -> ImageData:
     return data
 
 
-def _recorder(trainer: Trainer) -> Recorder:
-    return next(callback for callback in trainer.callbacks if isinstance(callback, Recorder))  # type: ignore[attr-defined]
+def _record(trainer: Trainer) -> Record | None:
+    # A trained network is tested by a Trainer of its own, without a run that something could be written of.
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    return next((callback.record for callback in callbacks if isinstance(callback, Recorder)), None)
 
 
 def _writer(trainer: Trainer) -> RunWriter | None:
-    # A trained network is tested by a Trainer of its own, without a run that something could be written of.
-    recorders = [callback for callback in trainer.callbacks if isinstance(callback, Recorder)]  # type: ignore[attr-defined]
-    return recorders[0].record.writer if recorders else None
+    record = _record(trainer)
+    return None if record is None else record.writer

@@ -22,6 +22,7 @@ from digitlab.results.folder import RunFolder
 from digitlab.results.loading import load_classifier, load_data
 from digitlab.schema import RunError
 from digitlab.training.classifier import Classifier
+from digitlab.training.metrics import confusions
 
 Split = Literal["test", "val"]
 
@@ -62,9 +63,7 @@ class Material:
     @property
     def confusion(self) -> Tensor:
         """int64 (K, K), true by predicted class, on ``split``."""
-        classes = len(self.class_names)
-        cells = self.labels * classes + self.scores.argmax(1)
-        return cells.bincount(minlength=classes * classes).view(classes, classes)
+        return confusions(self.scores.unsqueeze(0), self.labels.unsqueeze(0))[0]
 
 
 def read_material(run: RunFolder) -> Material:

@@ -22,6 +22,7 @@ from digitlab.schema import RunError
 from digitlab.training import train
 from digitlab.training.experiment import Experiment
 from digitlab.training.interrupt import Interrupted
+from digitlab.training.surroundings import log_to
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ def _run(row: Row, folder: RunFolder, replicate: int, *, quick: bool) -> bool:
         # Nothing to go on from: it failed, or was stopped before its first checkpoint.
         shutil.rmtree(folder.path)
     _describe(folder, config, choices, typed)
-    with _logged(folder):
+    with log_to(folder.log):
         if row.executor == "lightning":
             _train(config, folder, typed, resume=stopped)
         else:
@@ -153,19 +154,3 @@ def _describe(folder: RunFolder, config: DictConfig, choices: dict[str, str], ty
     OmegaConf.save(config, folder.config)
     OmegaConf.save(list(typed), folder.overrides_file)
     OmegaConf.save({"hydra": {"runtime": {"choices": choices}}}, folder.config.with_name("hydra.yaml"))
-
-
-@contextmanager
-def _logged(folder: RunFolder) -> Iterator[None]:
-    handler = logging.FileHandler(folder.log)
-    handler.setFormatter(logging.Formatter("[%(asctime)s][%(levelname)s] %(message)s"))
-    root = logging.getLogger()
-    level = root.level
-    root.addHandler(handler)
-    root.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        root.setLevel(level)
-        root.removeHandler(handler)
-        handler.close()

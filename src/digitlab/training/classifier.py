@@ -178,6 +178,11 @@ class Classifier(LightningModule):
         done = sum(sizes[: len(values)])
         self.train_counts.add(logits[:done], labels[:done])
 
+    def take_logged_losses(self) -> list[tuple[int, float]]:
+        """Losses of single mini-batches, as (step from 1, loss), that were not taken before."""
+        losses, self.logged_losses = self.logged_losses, []
+        return losses
+
     def take_train_counts(self) -> Counts:
         """The counts of the training passes since they were last taken, over all processes."""
         counts, self.train_counts = self.train_counts, Counts.zeros(len(self.facts.class_names), self.device)

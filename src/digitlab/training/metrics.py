@@ -26,10 +26,7 @@ class Counts:
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
         """Count predictions: logits (N, K), labels int64 (N,)."""
-        classes = len(self.confusion)
-        # max, not argmax, which takes half as long again over so few classes.
-        cells = labels * classes + logits.max(1).indices
-        self.confusion += torch.bincount(cells, minlength=classes * classes).view(classes, classes)
+        self.confusion += confusions(logits.unsqueeze(0), labels.unsqueeze(0))[0]
 
     def metrics(self) -> dict[str, float]:
         """``loss``, ``accuracy``, and ``f1``, plain and weighted by the classes' frequency; nan over no image."""
@@ -53,3 +50,15 @@ class Counts:
         confusion = self.confusion.double().cpu()
         pairs = zip(class_names, confusion.diagonal(), confusion.sum(1), strict=True)
         return {name: float(hits / support) for name, hits, support in pairs if support > 0}
+
+
+def confusions(logits: Tensor, labels: Tensor) -> Tensor:
+    """Confusion matrices of M networks: logits (M, n, K) and labels int64 (M, n) to counts int64 (M, K, K).
+
+    Rows are true classes, columns predicted ones.
+    """
+    members, _, classes = logits.shape
+    # max, not argmax, which takes half as long again over so few classes.
+    first_cell = torch.arange(members, device=logits.device).unsqueeze(1) * classes * classes
+    cells = first_cell + labels * classes + logits.max(2).indices
+    return torch.bincount(cells.flatten(), minlength=members * classes * classes).view(members, classes, classes)

@@ -64,7 +64,7 @@ class Recorder(Callback):
             record.metrics |= self._take_train_metrics(classifier)
         record.add_epoch(
             classifier.position, images=self._images, learning_rate=classifier.learning_rate,
-            losses=_take_losses(classifier),
+            losses=classifier.take_logged_losses(),
         )  # fmt: skip
         if self._epoch_over:
             classifier.position.next_epoch()
@@ -89,7 +89,7 @@ class Recorder(Callback):
     def _obey_signal(self, trainer: Trainer, classifier: Classifier) -> None:
         def save() -> None:
             self._stop_clock()
-            self.record.add_losses(_take_losses(classifier))
+            self.record.add_losses(classifier.take_logged_losses())
             # The sum over all processes, from which the first of a resumed run goes on.
             classifier.train_counts = classifier.take_train_counts()
             self._save(trainer, classifier, best=False)
@@ -103,11 +103,6 @@ class Recorder(Callback):
         if self._clock_started_at is not None:
             self.record.epoch_seconds += time.perf_counter() - self._clock_started_at
             self._clock_started_at = None
-
-
-def _take_losses(classifier: Classifier) -> list[tuple[int, float]]:
-    losses, classifier.logged_losses = classifier.logged_losses, []
-    return losses
 
 
 def _classifier(module: LightningModule) -> Classifier:

@@ -124,7 +124,10 @@ class Member:
             self.take_train_metrics()
         with log_to(self.job.folder.log):
             self.record.add_epoch(
-                position, images=self._images, learning_rate=self.learning_rate, losses=self._take_losses()
+                position,
+                images=self._images,
+                learning_rate=self.learning_rate,
+                losses=self.classifier.take_logged_losses(),
             )
         if epoch_over:
             position = replace(position)
@@ -148,7 +151,7 @@ class Member:
 
     def stop(self, position: Position, state: State, error: Exception) -> None:
         """Save the run where it stands: a signal came."""
-        self.record.add_losses(self._take_losses())
+        self.record.add_losses(self.classifier.take_logged_losses())
         self.save(position, state, best=False)
         self._close("stopped", error)
 
@@ -194,10 +197,6 @@ class Member:
         with log_to(self.job.folder.log):
             self.writer.result(result, step=self.classifier.position.total_steps)
             self.writer.close()
-
-    def _take_losses(self) -> list[tuple[int, float]]:
-        losses, self.classifier.logged_losses = self.classifier.logged_losses, []
-        return losses
 
 
 def _point(module: nn.Module, parameters: Sequence[Tensor], buffers: Sequence[Tensor]) -> None:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from digitlab.data.chunks import Chunk, ChunkLoader
-from digitlab.sweeps.population.counting import confusions
 from digitlab.sweeps.population.dense import DenseStack
 from digitlab.sweeps.population.dropout import member_masks, with_dropout
 from digitlab.sweeps.population.losses import StackedLoss
@@ -22,7 +21,7 @@ from digitlab.sweeps.population.update import Rates, Update, clipped, follow
 from digitlab.training.assembly import chunk_plan, read_data
 from digitlab.training.classifier import Classifier
 from digitlab.training.interrupt import Interrupted, StopSignal
-from digitlab.training.metrics import Counts
+from digitlab.training.metrics import Counts, confusions
 from digitlab.training.step import loss_error
 
 # Mini-batches between two looks at the losses and the signal, where nothing was asked for.
