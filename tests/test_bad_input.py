@@ -25,6 +25,10 @@ REFUSED = """
     ~model                                              model
     ~optimizer.lr                                       optimizer.lr
     +model=lenet                                        model
+    augment=[1]                                         augment
+    augment=[[flip]]                                    augment
+    trainer=[0.9,0.999]                                 trainer
+    ~model=0.5                                          model
     +seed=3                                             seed
     optimizer.lrr=1                                     optimizer.lrr
     +optimizer.lrr=1                                    optimizer.lrr

@@ -40,6 +40,7 @@ def refused_by_the_script(train_py, one_line, tmp_path):
         ("model.hidden=[64", "model.hidden=[64: can't be read"),
         ("model.dropout=1.5", "model.dropout=1.5: must be a number in [0, 1)"),
         ("optimizer.lr", "optimizer.lr: must be written KEY=VALUE"),
+        ("data.val_size=${nowhere}", "data.val_size=${nowhere}: Interpolation key 'nowhere' not found"),
     ],
 )
 def test_the_script_refuses_in_one_line_and_leaves_nothing(argument, line, refused_by_the_script):

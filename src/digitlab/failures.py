@@ -14,6 +14,7 @@ from typing import NoReturn
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
+from digitlab.overrides import typed_overrides
 from digitlab.schema import DigitlabError, RunError
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ def _mark_failed(folder: Path, error: Exception) -> None:
     run_folder = RunFolder(folder)
     if run_folder.result.exists():
         return
-    overrides = list(HydraConfig.get().overrides.task)
+    overrides = typed_overrides()
     result = {
         "status": "failed", "metrics": {}, "best_epoch": None, "epochs": 0, "train_seconds": 0.0,
         "images_per_second": None, "parameters": None, "seed": None, "split_fingerprint": None,

@@ -7,11 +7,25 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from digitlab.schema import ConfigError, nearest, unknown
+
+
+def typed_overrides(hydra: DictConfig | None = None) -> list[str]:
+    """What was typed for the running Hydra job, or for the one whose node ``hydra`` this is; empty where none runs."""
+    if hydra is None and not HydraConfig.initialized():
+        return []
+    node = HydraConfig.get() if hydra is None else hydra
+    # Unresolved: a ${...} is meant for the configuration, and may tell of the environment.
+    overrides = OmegaConf.to_container(node.overrides.task, resolve=False)
+    assert isinstance(overrides, list)
+    return [str(override) for override in overrides]
 
 
 def refuse_unreadable(overrides: Iterable[str], groups: Path) -> None:
@@ -29,9 +43,16 @@ def refuse_unreadable(overrides: Iterable[str], groups: Path) -> None:
         except HydraException as error:
             allowed = "can't be read: brackets and quotes must be closed, a list is written [64,64]"
             raise ConfigError(key, value, allowed) from error
-        given = () if override.is_sweep_override() or override.is_delete() else override.value()
-        if key in group_names(groups) and (given is None or isinstance(given, bool | int | float)):
+        if key in group_names(groups) and not _may_be_names(override):
             raise _no_such_name(key, value, _options(groups / key))
+
+
+def _may_be_names(override: Override) -> bool:
+    """Whether the value of a group is a name or a list of them; of a sweep each job is asked."""
+    if override.is_sweep_override() or (override.is_delete() and override.value() is None):
+        return True
+    value = override.value()
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(name, str) for name in value))
 
 
 def _split(override: str) -> tuple[str, str]:

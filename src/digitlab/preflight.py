@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from digitlab.config import COMPOSITION_ERRORS, plain, refused
 from digitlab.failures import leave
+from digitlab.overrides import typed_overrides
 from digitlab.results.folder import RunFolder
 from digitlab.schema import ConfigError, DigitlabError
 from digitlab.sweeps.jobs import Grid, sweep_overrides
@@ -36,7 +37,7 @@ class Preflight(Callback):
         # Hydra's next step too; the name of the folder asks it for the names of the data set and the model.
         HydraConfig.instance().set_config(config)
         try:
-            refuse_without_sweep(config.hydra.overrides.task)
+            refuse_without_sweep(typed_overrides(config.hydra))
             Experiment.from_config(config)
             _refuse_taken(config.hydra.run.dir)
             _make_folder("hydra.run.dir", config.hydra.run.dir)

@@ -18,6 +18,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from digitlab.failures import leave, told
+from digitlab.overrides import typed_overrides
 from digitlab.results.folder import RunFolder
 from digitlab.schema import ConfigError
 from digitlab.sweeps.manifest import run_overrides
@@ -136,7 +137,7 @@ def _job(number: int, config: DictConfig, folder: RunFolder) -> Job:
     from digitlab.sweeps.population.member import Job
     from digitlab.training.experiment import Experiment
 
-    overrides = run_overrides(list(HydraConfig.get().overrides.task))
+    overrides = run_overrides(typed_overrides())
     experiment = Experiment.from_config(config, typed=overrides)
     checkpoint = read_checkpoint(folder.last) if folder.last.exists() else None
     return Job(

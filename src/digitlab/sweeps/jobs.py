@@ -9,6 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
+from digitlab.overrides import typed_overrides
 from digitlab.schema import ConfigError
 
 
@@ -67,4 +68,4 @@ def _distinct(key: str, override: Override) -> list[str]:
 def sweep_overrides(config: DictConfig) -> list[str]:
     """All that the command sweeps over and sets: of its sweep group first, then what was typed."""
     params = OmegaConf.select(config, "hydra.sweeper.params") or {}
-    return [*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task]
+    return [*(f"{key}={value}" for key, value in params.items()), *typed_overrides(config.hydra)]

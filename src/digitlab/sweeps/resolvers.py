@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from digitlab.failures import in_sweep
+from digitlab.overrides import typed_overrides
 from digitlab.sweeps.manifest import allot, folder_name, run_overrides
 from digitlab.sweeps.resume import finished_value
 
@@ -20,7 +20,7 @@ def register_resolvers() -> None:
 
 def _sweep_folder(parent: str, name: str | None, fresh: bool | None) -> str:
     """``parent/name``; with ``fresh`` one that is not there yet, ``parent/name_2``."""
-    name = name or _name_of(list(HydraConfig.get().overrides.task))
+    name = name or _name_of(typed_overrides())
     path, count = Path(parent) / name, 1
     while fresh and path.exists():
         count += 1
@@ -37,7 +37,7 @@ def _name_of(overrides: Sequence[str]) -> str:
 
 def _run_folder(*, _root_: DictConfig) -> str:
     """The name of a job's folder; ``_root_`` is the whole configuration of the job."""
-    overrides = run_overrides(list(_root_.hydra.overrides.task))
+    overrides = run_overrides(typed_overrides(_root_.hydra))
     if OmegaConf.is_missing(_root_.hydra.job, "num"):
         return "<number>_<values>"  # no job, but --cfg
     return allot(Path(_root_.hydra.sweep.dir), _root_, overrides)

@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from digitlab.config import direction
+from digitlab.overrides import typed_overrides
 from digitlab.results.folder import RunFolder
 from digitlab.schema import DigitlabError
 from digitlab.sweeps.manifest import Manifest, run_overrides
@@ -31,7 +32,7 @@ def finish(config: DictConfig) -> float:
     # What the last attempt came to is no longer so.
     RunFolder(folder).result.unlink(missing_ok=True)
     config.trainer.progress_bar = False  # the sweep has one
-    overrides = run_overrides(list(HydraConfig.get().overrides.task))
+    overrides = run_overrides(typed_overrides())
     return train(config, folder=folder, overrides=overrides, resume=True).monitored
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
 import torch
-from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -18,6 +17,7 @@ from torch import nn
 from digitlab.config import build, direction, plain, unresolved
 from digitlab.data.augment import Augmentation, Compose
 from digitlab.data.module import ImageData
+from digitlab.overrides import typed_overrides
 from digitlab.schema import ConfigError, NonNegativeInt, nearest, refusal, settings, unknown
 from digitlab.training.losses import Loss
 from digitlab.training.metrics import NAMES
@@ -86,7 +86,7 @@ class Experiment:
         Raises ``ConfigError``, which names the key, the value and what is allowed.
         """
         _refuse_unknown(config)
-        typed = _typed_overrides() if typed is None else typed
+        typed = typed_overrides() if typed is None else typed
         switches = _switches(config)
         nodes = {name: plain(_value(config, name), name) for name in _NODES if name != "early_stopping"}
         data = build(nodes["data"], "data", ImageData)
@@ -139,10 +139,6 @@ def _value(config: DictConfig, key: str) -> Any:
         return config[key]
     except OmegaConfBaseException as error:
         raise unresolved(error, key) from error
-
-
-def _typed_overrides() -> Sequence[str]:
-    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
 def _settings(cls: type[T], values: dict[str, Any], key: str) -> T:

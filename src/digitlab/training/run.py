@@ -12,6 +12,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loops.progress import _ProcessedTracker
 from omegaconf import DictConfig
 
+from digitlab.overrides import typed_overrides
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
 from digitlab.results.writer import Row, RunWriter, Status
@@ -58,7 +59,7 @@ def train(
     begun is removed again, but not with ``resume``.
     """
     if overrides is None:
-        overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+        overrides = typed_overrides()
     run_folder = RunFolder(Path(HydraConfig.get().runtime.output_dir) if folder is None else Path(folder))
     run_folder.path.mkdir(parents=True, exist_ok=True)
     try:
