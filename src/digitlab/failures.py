@@ -60,8 +60,9 @@ def told() -> Iterator[None]:
 
 def _mark_failed(folder: Path, error: Exception) -> None:
     """The ``result.json`` of a job that failed before it had a run of its own to write one."""
+    from digitlab.atomic import write_atomically
     from digitlab.results import environment
-    from digitlab.results.folder import RunFolder, write_atomically
+    from digitlab.results.folder import RunFolder
 
     run_folder = RunFolder(folder)
     if run_folder.result.exists():

@@ -133,13 +133,13 @@ def _failing(error: Exception) -> TaskFunction:
 
 def _job(number: int, config: DictConfig, folder: RunFolder) -> Job:
     """Raises ``ConfigError`` or ``RunError``: then the job runs alone, and is told to have failed as any other."""
-    from digitlab.results.checkpoint import read_checkpoint
+    from digitlab.results.checkpoint import newest_good
     from digitlab.sweeps.population.member import Job
     from digitlab.training.experiment import Experiment
 
     overrides = run_overrides(typed_overrides())
     experiment = Experiment.from_config(config, typed=overrides)
-    checkpoint = read_checkpoint(folder.last) if folder.last.exists() else None
+    checkpoint = newest_good(folder, like=experiment.hyper_parameters)
     return Job(
         number=number, config=config, experiment=experiment, folder=folder, overrides=overrides, checkpoint=checkpoint
     )

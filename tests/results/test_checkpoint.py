@@ -1,15 +1,15 @@
 """Checkpoint files: written whole, and read without running what is in them."""
 
-import contextlib
 import os
 import pickle
-import random
 import threading
+import zipfile
 
 import pytest
 import torch
 
-from digitlab.results.checkpoint import read_checkpoint, write_checkpoint
+from digitlab.results.checkpoint import newest_good, read_checkpoint, write_checkpoint
+from digitlab.results.folder import RunFolder
 from digitlab.schema import RunError
 
 
@@ -51,21 +51,118 @@ def test_what_is_no_checkpoint_is_refused_with_its_name(tmp_path, content):
         read_checkpoint(path)
 
 
-def test_a_damaged_checkpoint_is_refused_or_read_and_nothing_else(tmp_path):
-    path, draw = tmp_path / "last.ckpt", random.Random(0)
-    write_checkpoint(path, {"state_dict": {"w": torch.zeros(10)}})
+@pytest.fixture
+def written(tmp_path):
+    """A checkpoint's path and its content."""
+    path, checkpoint = tmp_path / "last.ckpt", {"state_dict": {"w": torch.arange(100.0)}, "epoch": 3}
+    write_checkpoint(path, checkpoint)
+    return path, checkpoint
+
+
+@pytest.mark.parametrize("sixteenth", range(16))
+def test_a_truncated_checkpoint_is_refused_with_its_name(written, sixteenth):
+    path, _ = written
     whole = path.read_bytes()
-    torn = [whole[: draw.randrange(len(whole))] for _ in range(50)]
-    for content in torn:
-        path.write_bytes(content)
-        with pytest.raises(RunError, match="can't be read"):
-            read_checkpoint(path)
-    for _ in range(200):
+    path.write_bytes(whole[: len(whole) * sixteenth // 16])
+    with pytest.raises(RunError, match=r"last\.ckpt: can't be read"):
+        read_checkpoint(path)
+
+
+def test_a_zeroed_checkpoint_is_refused_with_its_name(written):
+    path, _ = written
+    path.write_bytes(bytes(path.stat().st_size))
+    with pytest.raises(RunError, match=r"last\.ckpt: can't be read"):
+        read_checkpoint(path)
+
+
+def test_a_checkpoint_with_one_bit_flipped_is_refused_or_as_written(written):
+    path, checkpoint = written
+    whole, refused = path.read_bytes(), 0
+    for position in range(len(whole)):
         flipped = bytearray(whole)
-        flipped[draw.randrange(len(whole))] = draw.randrange(256)
+        flipped[position] ^= 1 << position % 8
         path.write_bytes(flipped)
-        with contextlib.suppress(RunError):
-            read_checkpoint(path)
+        try:
+            read = read_checkpoint(path)
+        except RunError:
+            refused += 1
+        else:
+            assert torch.equal(read["state_dict"]["w"], checkpoint["state_dict"]["w"]), position
+            assert read["epoch"] == checkpoint["epoch"]
+    # What is not noticed is padding, and what the archive says twice.
+    assert refused > 0.25 * len(whole)
+
+
+def test_a_compressed_checkpoint_is_refused_before_it_unfolds(written):
+    path, _ = written
+    with zipfile.ZipFile(path) as stored:
+        entries = {name: stored.read(name) for name in stored.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as compressed:
+        for name, content in entries.items():
+            compressed.writestr(name, content)
+    with pytest.raises(RunError, match="compressed"):
+        read_checkpoint(path)
+
+
+HERE = {"model": {"hidden": [16]}}
+
+
+def described(epoch, model=HERE):
+    return {"state_dict": {}, "epoch": epoch, "hyper_parameters": model}
+
+
+@pytest.fixture
+def two_saves(run_folder):
+    """A run of which the second epoch is the last checkpoint, the first the one before."""
+    run = RunFolder(run_folder)
+    for epoch in (1, 2):
+        write_checkpoint(run.last, described(epoch), keep=run.previous)
+    return run
+
+
+def test_a_run_goes_on_from_its_last_checkpoint(two_saves):
+    assert newest_good(two_saves, like=HERE)["epoch"] == 2
+
+
+@pytest.mark.parametrize("damage", ["truncated", "another model", "missing"])
+def test_where_the_last_is_no_good_it_is_named_and_the_one_before_is_taken(two_saves, caplog, damage, one_line):
+    if damage == "truncated":
+        os.truncate(two_saves.last, 100)
+    elif damage == "another model":
+        write_checkpoint(two_saves.last, described(7, {"model": {"hidden": [32]}}))
+    else:
+        two_saves.last.unlink()
+    assert newest_good(two_saves, like=HERE)["epoch"] == 1
+    (record,) = caplog.records
+    assert str(two_saves.last) in record.message
+    assert one_line(record.message)
+    caplog.clear()
+    # From now on there is a good one twice: the next save may replace either.
+    assert newest_good(two_saves, like=HERE)["epoch"] == 1
+    assert not caplog.records
+
+
+def test_where_none_is_good_the_last_is_named(two_saves):
+    for path in (two_saves.last, two_saves.previous):
+        path.write_bytes(b"")
+    with pytest.raises(RunError, match=r"last\.ckpt: can't be read"):
+        newest_good(two_saves, like=HERE)
+
+
+def test_a_checkpoint_of_another_model_says_what_differs(two_saves):
+    with pytest.raises(RunError, match=r"is of another run: model is \{hidden:\[16\]\} there, \{hidden:\[8\]\} here"):
+        newest_good(two_saves, like={"model": {"hidden": [8]}})
+
+
+def test_a_run_without_a_checkpoint_has_none(run_folder):
+    assert newest_good(RunFolder(run_folder), like=HERE) is None
+
+
+def test_the_checkpoint_before_is_kept_without_a_copy(two_saves):
+    before = two_saves.last.stat().st_ino
+    write_checkpoint(two_saves.last, described(3), keep=two_saves.previous)
+    assert two_saves.previous.stat().st_ino == before
+    assert [path.name for path in sorted(two_saves.last.parent.iterdir())] == ["last.ckpt", "previous.ckpt"]
 
 
 @pytest.mark.parametrize("value", [{"weights": {}}, [1, 2]])

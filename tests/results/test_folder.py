@@ -2,50 +2,12 @@
 
 import subprocess
 import sys
-import time
 
 import pytest
 
 from digitlab.config import ROOT
-from digitlab.results.folder import RunFolder, find_runs, write_atomically
+from digitlab.results.folder import RunFolder, find_runs
 from digitlab.schema import ConfigError
-
-_WRITE_FOR_EVER = """
-import sys, itertools
-from pathlib import Path
-from digitlab.results.folder import write_atomically
-for letter in itertools.cycle((b"a", b"b")):
-    write_atomically(Path(sys.argv[1]), letter * 300_000)
-"""
-
-
-def test_a_reader_finds_the_old_file_or_the_new_one_even_when_the_writer_is_killed(tmp_path):
-    path = tmp_path / "file"
-    path.write_bytes(b"a" * 300_000)
-    seen = set()
-    deadline = time.monotonic() + 30
-    with subprocess.Popen([sys.executable, "-c", _WRITE_FOR_EVER, str(path)]) as writer:
-        try:
-            while len(seen) < 2 and time.monotonic() < deadline:
-                seen.add(path.read_bytes())
-            seen.update(path.read_bytes() for _ in range(200))
-        finally:
-            writer.kill()
-    seen.add(path.read_bytes())
-    assert seen == {b"a" * 300_000, b"b" * 300_000}
-
-
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
-    path = tmp_path / "file"
-    write_atomically(path, b"old")
-    with pytest.raises(TypeError):
-        write_atomically(path, "no bytes")
-    assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [("file", b"old")]
-
-
-def test_folders_on_the_way_are_made(tmp_path):
-    write_atomically(tmp_path / "a" / "b" / "file", b"new")
-    assert (tmp_path / "a" / "b" / "file").read_bytes() == b"new"
 
 
 def test_two_runs_started_in_the_same_instant_do_not_share_a_folder(tmp_path):

@@ -23,6 +23,16 @@ class SignalAt(Callback):
         pl_module.network.register_forward_pre_hook(send)
 
 
+class SaveAtEnd(Callback):
+    """Has Lightning save the run to ``path`` when its training ends."""
+
+    def __init__(self, *, path: str) -> None:
+        self.path = path
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.save_checkpoint(self.path)
+
+
 class Digest(Callback):
     """Each process writes what it ended with, in hexadecimal digits, to ``folder/RANK``."""
 

@@ -1,10 +1,13 @@
 """What a run's checkpoints hold and promise, and what precision and compilation change."""
 
 import shutil
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
 
+from digitlab.results.checkpoint import read_checkpoint
 from digitlab.training import Classifier
 
 
@@ -24,6 +27,20 @@ def plain(value):
     if isinstance(value, list | tuple):
         return type(value) in (list, tuple) and all(map(plain, value))
     return value is None or type(value) in (str, int, float, bool, torch.Tensor)
+
+
+def test_what_a_callback_of_a_user_saves_goes_the_same_way(run, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.setenv("DIGITLAB_ALLOW", "run_callbacks")
+    # Where Lightning would stage it.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    path = tmp_path / "own" / "saved.ckpt"
+    finished = run(f"+callbacks.save={{_target_: run_callbacks.SaveAtEnd, path: {path}}}", "trainer.max_steps=3")
+    saved = read_checkpoint(path)
+    assert saved["global_step"] == 3
+    for name, tensor in finished.checkpoint()["state_dict"].items():
+        assert torch.equal(saved["state_dict"][name], tensor)
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
 @pytest.mark.parametrize("overrides", [(), ("ema.decay=0.9", "model=cnn", "model.width=4", "augment=[shift,mixup]")])

@@ -17,8 +17,8 @@ def test_the_files_are_those_of_the_contract(run):
     names = {str(path.relative_to(finished.folder.path)) for path in finished.folder.path.rglob("*") if path.is_file()}
     events = {name for name in names if "tfevents" in name}
     assert names - events == {
-        "checkpoints/best.ckpt", "checkpoints/last.ckpt", "metrics.csv", "result.json", "model.txt",
-        "confusion_matrix.csv",
+        "checkpoints/best.ckpt", "checkpoints/last.ckpt", "checkpoints/previous.ckpt", "metrics.csv", "result.json",
+        "model.txt", "confusion_matrix.csv",
     }  # fmt: skip
     assert {name.rpartition("/")[0] for name in events} == {"", "train", "val"}
 

@@ -13,11 +13,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from digitlab.atomic import write_atomically
 from digitlab.figures import confusion, gifs, history, images, layers, samples, scores, weights
 from digitlab.figures.iterations import Iterations
 from digitlab.figures.material import Material
 from digitlab.figures.style import SPLIT_NAMES
-from digitlab.results.folder import write_atomically
 from digitlab.schema import ConfigError
 
 _RIGHT, _WRONG, _MISTAKES, _GRID = 20, 10, 20, 50

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from digitlab.atomic import write_atomically
 from digitlab.data.chunks import Chunk
-from digitlab.results.folder import RunFolder, write_atomically
+from digitlab.results.folder import RunFolder
 from digitlab.training.classifier import Classifier
 
 _COLUMNS = ("split", "step", "nll", "changed_weights", "correct", "images")

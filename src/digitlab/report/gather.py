@@ -6,10 +6,11 @@ from pathlib import Path
 
 from yaml import YAMLError
 
+from digitlab.atomic import write_atomically
 from digitlab.report.page import run_page, runs_page
 from digitlab.report.records import Record, read_record
 from digitlab.report.tables import tables_in
-from digitlab.results.folder import RunFolder, find_runs, write_atomically
+from digitlab.results.folder import RunFolder, find_runs
 from digitlab.schema import ConfigError, RunError
 
 

@@ -7,11 +7,11 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from digitlab.atomic import write_atomically
 from digitlab.config import CONF
 from digitlab.reproduce.registry import rows
 from digitlab.reproduce.table import FigureLine, Measured
 from digitlab.reproduce.verdicts import Sample
-from digitlab.results.folder import write_atomically
 
 _COLUMNS = ("recipe", "", "metric", "report", "ours", "n", "difference", "verdict", "seconds", "parameters")
 _RULES = """\

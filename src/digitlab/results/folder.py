@@ -11,6 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from digitlab.atomic import write_atomically
 from digitlab.schema import ConfigError
 
 
@@ -27,6 +28,11 @@ class RunFolder:
     @property
     def last(self) -> Path:
         return self.path / "checkpoints" / "last.ckpt"
+
+    @property
+    def previous(self) -> Path:
+        """The checkpoint that was ``last`` before it, to go on from where ``last`` is damaged."""
+        return self.path / "checkpoints" / "previous.ckpt"
 
     @property
     def metrics(self) -> Path:
@@ -124,22 +130,3 @@ def find_runs(root: Path) -> list[RunFolder]:
             found.append((begun, path))
             folders.clear()  # a run holds no other
     return [RunFolder(Path(path)) for _, path in sorted(found)]
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or the next start after a power cut, finds the old one or the new, no part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

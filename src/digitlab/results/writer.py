@@ -18,8 +18,9 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from digitlab.atomic import write_atomically
 from digitlab.results.checkpoint import write_checkpoint
-from digitlab.results.folder import RunFolder, write_atomically
+from digitlab.results.folder import RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +102,10 @@ class RunWriter:
             self._events[split].add_scalar(tag, value, step)
 
     def checkpoint(self, checkpoint: dict[str, Any], *, best: bool) -> None:
-        write_checkpoint(self.folder.best if best else self.folder.last, checkpoint)
+        if best:
+            write_checkpoint(self.folder.best, checkpoint)
+        else:
+            write_checkpoint(self.folder.last, checkpoint, keep=self.folder.previous)
 
     def summary(self, text: str) -> None:
         write_atomically(self.folder.summary, text.encode())

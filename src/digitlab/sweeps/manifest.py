@@ -16,11 +16,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from digitlab.results.folder import RunFolder, write_atomically
+from digitlab.atomic import write_atomically
+from digitlab.results.folder import RunFolder
 from digitlab.schema import ConfigError, RunError
 
 # Keys that change no number of a run. Those of Hydra and of the sweep itself are no settings of a run either.
-_WITHOUT_EFFECT = ("hydra", "sweep", "resume")
+_WITHOUT_EFFECT = ("hydra", "sweep", "resume", "checkpoint")
 _WITHOUT_EFFECT_IN = {"data": ("root",), "trainer": ("progress_bar", "chunk_length")}
 _FORMAT = 1
 # File systems end a name at 255 bytes, and a listing is to be read.

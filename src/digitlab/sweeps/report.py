@@ -5,8 +5,8 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from digitlab.atomic import write_atomically
 from digitlab.results import table as tables
-from digitlab.results.folder import write_atomically
 from digitlab.schema import show
 from digitlab.sweeps.state import SweepRun
 from digitlab.sweeps.statistics import Summary

@@ -43,11 +43,7 @@ def initial_classifier(experiment: Experiment, data: ImageData) -> Classifier:
         mean=data.mean, std=data.std, margin_pixels=source.margin_pixels,
     )  # fmt: skip
     torch.manual_seed(stream_seed("init", experiment.switches.seed))
-    classifier = Classifier(
-        model=experiment.model, data=facts.plain(), loss=experiment.loss, optimizer=experiment.optimizer,
-        scheduler=experiment.scheduler, ema_decay=experiment.ema_decay,
-        gradient_clip_norm=experiment.trainer.gradient_clip_norm,
-    )  # fmt: skip
+    classifier = Classifier(data=facts.plain(), **experiment.hyper_parameters)
     classifier.seed = experiment.switches.seed
     classifier.use_precision(experiment.trainer.dtype)
     classifier.log_every_steps = experiment.trainer.log_every_steps

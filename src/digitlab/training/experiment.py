@@ -79,6 +79,18 @@ class Experiment:
     callbacks: list[Callback]
     figures: Callback
 
+    @property
+    def hyper_parameters(self) -> dict[str, Any]:
+        """What the classifier is made from besides the facts of its data: a checkpoint of another is another run's."""
+        return {
+            "model": self.model,
+            "loss": self.loss,
+            "optimizer": self.optimizer,
+            "scheduler": self.scheduler,
+            "ema_decay": self.ema_decay,
+            "gradient_clip_norm": self.trainer.gradient_clip_norm,
+        }
+
     @classmethod
     def from_config(cls, config: DictConfig, *, typed: Sequence[str] | None = None) -> "Experiment":
         """Check and build ``config``; ``typed`` are the overrides of the command line (default: Hydra's of this run).

@@ -13,7 +13,7 @@ from lightning.pytorch.loops.progress import _ProcessedTracker
 from omegaconf import DictConfig
 
 from digitlab.overrides import typed_overrides
-from digitlab.results.checkpoint import read_checkpoint
+from digitlab.results.checkpoint import newest_good, read_checkpoint
 from digitlab.results.folder import RunFolder
 from digitlab.results.writer import Row, RunWriter, Status
 from digitlab.schema import DigitlabError
@@ -26,6 +26,7 @@ from digitlab.training.assembly import (
     set_length,
     summarise,
 )
+from digitlab.training.checkpoint_io import AtomicCheckpointIO
 from digitlab.training.experiment import Experiment
 from digitlab.training.interrupt import Interrupted, StopSignal
 from digitlab.training.progress import EpochBar
@@ -88,7 +89,7 @@ class Run:
         self.folder, self.overrides = folder, list(overrides)
         self.experiment = experiment = Experiment.from_config(config, typed=overrides)
         self.data = read_data(experiment)
-        checkpoint = read_checkpoint(folder.last) if resume and folder.last.exists() else None
+        checkpoint = newest_good(folder, like=experiment.hyper_parameters) if resume else None
         self.classifier = initial_classifier(experiment, self.data)
         if experiment.switches.compile:
             # In place, so that the names in the checkpoint stay as they are.
@@ -127,7 +128,7 @@ class Run:
             limit_val_batches=1.0 if len(self.data.val_indices) > 0 else 0,
             # The run folder is written by the recorder's writer, which serves populations too.
             logger=False, enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False,
-            num_sanity_val_steps=0, use_distributed_sampler=False,
+            num_sanity_val_steps=0, use_distributed_sampler=False, plugins=[AtomicCheckpointIO()],
         )  # fmt: skip
 
     def _plan(self) -> None:

@@ -1,0 +1,86 @@
+"""Files are whole at every moment: whoever is killed, whatever the disk says."""
+
+import os
+import resource
+import subprocess
+import sys
+import time
+
+import pytest
+
+from digitlab.atomic import remove_parts, write_atomically
+from digitlab.schema import RunError
+
+_WRITE_FOR_EVER = """
+import sys, itertools
+from pathlib import Path
+from digitlab.atomic import write_atomically
+for letter in itertools.cycle((b"a", b"b")):
+    write_atomically(Path(sys.argv[1]), letter * 300_000)
+"""
+
+
+def test_a_reader_finds_the_old_file_or_the_new_one_even_when_the_writer_is_killed(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"a" * 300_000)
+    seen = set()
+    deadline = time.monotonic() + 30
+    with subprocess.Popen([sys.executable, "-c", _WRITE_FOR_EVER, str(path)]) as writer:
+        try:
+            while len(seen) < 2 and time.monotonic() < deadline:
+                seen.add(path.read_bytes())
+            seen.update(path.read_bytes() for _ in range(200))
+        finally:
+            writer.kill()
+    seen.add(path.read_bytes())
+    assert seen == {b"a" * 300_000, b"b" * 300_000}
+    remove_parts(tmp_path)
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+    with pytest.raises(TypeError):
+        write_atomically(path, "no bytes")
+    assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [("file", b"old")]
+
+
+def test_folders_on_the_way_are_made(tmp_path):
+    write_atomically(tmp_path / "a" / "b" / "file", b"new")
+    assert (tmp_path / "a" / "b" / "file").read_bytes() == b"new"
+
+
+@pytest.fixture
+def file_size_limit():
+    """``file_size_limit(n)``: from now on no file grows beyond n bytes, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_file_that_can_not_be_written_is_named_and_the_old_one_stands(tmp_path, one_line, file_size_limit):
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+    file_size_limit(1000)
+    with pytest.raises(RunError, match="file: can't be written: ") as caught:
+        write_atomically(path, b"n" * 2000, keep=tmp_path / "kept")
+    assert one_line(str(caught.value))
+    assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [("file", b"old")]
+
+
+def test_what_was_there_is_kept_beside(tmp_path):
+    path, kept = tmp_path / "file", tmp_path / "kept"
+    for content in (b"1", b"2", b"3"):
+        write_atomically(path, content, keep=kept)
+    assert (path.read_bytes(), kept.read_bytes()) == (b"3", b"2")
+
+
+def test_where_links_are_impossible_the_file_is_written_all_the_same(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "link", refuse)
+    for content in (b"1", b"2"):
+        write_atomically(tmp_path / "file", content, keep=tmp_path / "kept")
+    assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [("file", b"2")]
