@@ -5,6 +5,7 @@ values of a sweep are checked job by job, at the head of ``train()``: a bad one 
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from digitlab.overrides import typed_overrides
 from digitlab.results.folder import RunFolder
 from digitlab.schema import ConfigError, DigitlabError
 from digitlab.sweeps.jobs import Grid, sweep_overrides
+from digitlab.sweeps.search.settings import SearchPlan, search_plan
 from digitlab.sweeps.session import begin
 from digitlab.sweeps.settings import refuse_without_sweep, sweep_settings
 
@@ -56,20 +58,30 @@ class Preflight(Callback):
                     allowed = "can't be swept with -m: each of its processes would launch the whole sweep"
                     raise ConfigError("trainer.strategy", "ddp", allowed)
             sweep = sweep_settings(plain(config.sweep, "sweep"), config.hydra.overrides.hydra)
-            jobs = None if grid.searched else grid.jobs()
             folder = Path(config.hydra.sweep.dir)
+            plan = search_plan(config, loader, grid)
             if not sweep.dry_run:
                 _make_folder("hydra.sweep.dir", config.hydra.sweep.dir)
-                begin(folder, grid.keys, jobs)
+                begin(folder, grid.keys, jobs=None if plan else grid.jobs(), most=plan.runs if plan else None)
                 return
-            from digitlab.sweeps.rehearsal import rehearse
-
-            rehearse(folder, jobs, loader, config_name, launcher=config.hydra.launcher)
+            _rehearse(folder, plan or grid.jobs(), config_name, config.hydra.launcher)
         except COMPOSITION_ERRORS as error:
             leave(refused(error, job))
         except DigitlabError as error:
             leave(error)
         sys.exit(0)
+
+
+def _rehearse(
+    folder: Path, plan: SearchPlan | Sequence[Sequence[str]], config_name: str | None, launcher: DictConfig
+) -> None:
+    from digitlab.sweeps.rehearsal import rehearse, rehearse_search
+
+    loader = GlobalHydra.instance().config_loader()
+    if isinstance(plan, SearchPlan):
+        rehearse_search(folder, plan, loader, config_name)
+    else:
+        rehearse(folder, plan, loader, config_name, launcher=launcher)
 
 
 def _refuse_taken(folder: str) -> None:

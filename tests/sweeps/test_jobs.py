@@ -45,7 +45,7 @@ def test_a_value_that_is_given_twice_is_refused(override, loader):
     assert caught.value.key == override.partition("=")[0]
 
 
-def test_a_search_has_no_jobs_to_be_known(loader):
+def test_a_value_that_is_left_to_a_search_is_known(loader):
     grid = Grid(loader, ["optimizer.lr=interval(0.001,0.1)", "seed=0"])
-    assert grid.searched
+    assert grid.searched == ["optimizer.lr"]
     assert grid.keys == ["optimizer.lr"]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import IntervalSweep, Override
 from omegaconf import DictConfig, OmegaConf
 
 from digitlab.overrides import typed_overrides
@@ -14,26 +14,27 @@ from digitlab.schema import ConfigError
 
 
 class Grid:
-    """What the overrides of a sweep let each key be; ``searched`` if a value is left to a search, as of an interval.
+    """What the overrides of a sweep let each key be; ``searched`` are the keys of intervals.
 
-    Raises ``ConfigError`` for a key that is given the same value twice.
+    Raises ``ConfigError`` for a key that is given the same value twice, or none.
     """
 
     def __init__(self, loader: ConfigLoader, overrides: Sequence[str]) -> None:
         self._loader = loader
-        self.searched = False
+        self.searched: list[str] = []
         self.keys: list[str] = []  # that are swept
         self._choices: dict[str, list[str]] = {}
-        for override in OverridesParser.create(config_loader=loader).parse_overrides(list(overrides)):
-            key = override.get_key_element()
-            if override.is_sweep_override():
-                self.keys.append(key)
+        for key, override in parse_overrides(loader, overrides).items():
             if not override.is_sweep_override():
                 self._choices[key] = [f"{key}={override.get_value_element_as_str()}"]
-            elif override.is_discrete_sweep():
-                self._choices[key] = [f"{key}={value}" for value in _distinct(key, override)]
+                continue
+            self.keys.append(key)
+            value = override.value()
+            if isinstance(value, IntervalSweep):
+                self.searched.append(key)
+                self._choices[key] = [f"{key}={value.start}"]
             else:
-                self.searched = True
+                self._choices[key] = [f"{key}={value}" for value in distinct_values(override)]
 
     def jobs(self) -> list[list[str]]:
         """The overrides of each job, in the order that Hydra gives them."""
@@ -54,8 +55,17 @@ class Grid:
         return [list(job) for job in itertools.product(*choices)]
 
 
-def _distinct(key: str, override: Override) -> list[str]:
-    values = [str(value) for value in override.sweep_string_iterator()]
+def parse_overrides(loader: ConfigLoader, overrides: Sequence[str]) -> dict[str, Override]:
+    """The overrides by key; of two of one key the last, in the place of the first, as Hydra has it."""
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
+    return {override.get_key_element(): override for override in parsed}
+
+
+def distinct_values(override: Override) -> list[str]:
+    """The values of a discrete sweep, as they are typed. Raises ``ConfigError`` where one is there twice, or none."""
+    key, values = override.get_key_element(), [str(value) for value in override.sweep_string_iterator()]
+    if not values:
+        raise ConfigError(key, str(override.input_line).partition("=")[2], "has no value")
     parser = OverridesParser.create()
     # By value: 0.1 and 1e-1 would be two jobs of one run.
     seen = [repr(parser.parse_override(f"{key}={value}").value()) for value in values]

@@ -26,13 +26,14 @@ _REFRESH_SECONDS = 0.5
 class Tally:
     """Counts the runs of the sweep in ``path`` that have ended.
 
-    ``jobs`` are the overrides of the runs that the command asks for; None where a search will choose them, and all runs
-    of the sweep count.
+    ``jobs`` are the overrides of the runs that the command asks for; None where a search will choose them, ``most`` at
+    most, and all runs of the sweep count.
     """
 
-    def __init__(self, path: Path, jobs: Sequence[Sequence[str]] | None) -> None:
+    def __init__(self, path: Path, jobs: Sequence[Sequence[str]] | None, most: int | None = None) -> None:
         self.path = path
         self.jobs = None if jobs is None else {tuple(job) for job in jobs}
+        self.total = most if self.jobs is None else len(self.jobs)
         self.began_at = time.time()
         self._ended: dict[int, SweepRun] = {}
         # By number, in runs: what has been trained of those under way, and of all since the command was given.
@@ -73,7 +74,7 @@ class Tally:
 
     @property
     def left(self) -> int | None:
-        return None if self.jobs is None else len(self.jobs) - len(self._ended)
+        return None if self.total is None else max(self.total - len(self._ended), 0)
 
     @property
     def best(self) -> SweepRun | None:
@@ -140,10 +141,9 @@ class SweepLine:
         from rich.progress import BarColumn, Progress, TextColumn
 
         tally = self._tally
-        total = None if tally.jobs is None else len(tally.jobs)
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[text]}"))
         with Progress(*columns, console=console, auto_refresh=False, transient=True) as progress:
-            task = progress.add_task(tally.path.name[:30], total=total, text="")
+            task = progress.add_task(tally.path.name[:30], total=tally.total, text="")
             while not self._over.wait(_REFRESH_SECONDS):
                 try:
                     tally.update()

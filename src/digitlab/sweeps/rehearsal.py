@@ -18,6 +18,7 @@ from digitlab.results.table import print_table
 from digitlab.schema import ConfigError
 from digitlab.sweeps.manifest import fingerprint, manifest_file, run_overrides
 from digitlab.sweeps.progress import duration
+from digitlab.sweeps.search.settings import SearchPlan
 from digitlab.sweeps.state import SweepRun, read_runs
 
 # Mini-batches of a measurement: enough for a rate, few enough for a second or two.
@@ -43,7 +44,7 @@ class Planned:
 
 def rehearse(
     folder: Path,
-    jobs: Sequence[Sequence[str]] | None,
+    jobs: Sequence[Sequence[str]],
     loader: ConfigLoader,
     config_name: str | None,
     *,
@@ -51,10 +52,8 @@ def rehearse(
 ) -> None:
     """Print the runs of the sweep in ``folder``, which need not be there, its populations, if any, and estimates.
 
-    Raises ``ConfigError`` where a search is to choose the runs, and what the training of the first run raises.
+    Raises what the training of the first run raises.
     """
-    if jobs is None:
-        raise ConfigError("sweep.dry_run", True, "can't list the runs of a search: it chooses them as it goes")
     plan = _plan(folder, jobs, loader, config_name)
     _print_runs(folder, plan)
     left = [planned for planned in plan if not planned.finished]
@@ -63,6 +62,21 @@ def rehearse(
         print(_populations(left, launcher.max_members))
     if left:
         print(_estimate([planned.run for planned in plan if planned.run is not None], left))
+
+
+def rehearse_search(folder: Path, plan: SearchPlan, loader: ConfigLoader, config_name: str | None) -> None:
+    """Print what the search in ``folder`` chooses from, how many runs it will ask for, and estimates.
+
+    Raises what the training of a run that it might choose raises.
+    """
+    rows = [[parameter.key, parameter.typed] for parameter in plan.space.parameters]
+    print_table(["key", "chosen from"], rows, title=str(folder), words=2)
+    before = read_runs(folder) if manifest_file(folder).exists() else []
+    finished = sum(run.status == "finished" for run in before)
+    print(f"{plan.trials} trials by {plan.settings.sampler}: {plan.runs} runs, {finished} of them finished before")
+    left = _plan(folder, [plan.space.example()], loader, config_name) * (plan.runs - finished)
+    if left:
+        print(_estimate(before, left))
 
 
 def _plan(folder: Path, jobs: Sequence[Sequence[str]], loader: ConfigLoader, config_name: str | None) -> list[Planned]:

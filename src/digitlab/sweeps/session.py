@@ -17,12 +17,14 @@ from digitlab.sweeps.state import read_runs
 
 
 class Session:
-    """A sweep under way in ``path``, over ``keys``; ``jobs`` are the overrides of its jobs, None for those of a search.
+    """A sweep under way in ``path``, over ``keys``; ``jobs`` are the overrides of its jobs.
+
+    Of a search, whose jobs are not known, they are None, and ``most`` says how many there will be.
 
     Raises ``RunError`` where another process is at work on the sweep or its manifest is damaged.
     """
 
-    def __init__(self, path: Path, keys: Sequence[str], jobs: Sequence[Sequence[str]] | None) -> None:
+    def __init__(self, path: Path, keys: Sequence[str], jobs: Sequence[Sequence[str]] | None, most: int | None) -> None:
         self.path = path
         self.jobs = None if jobs is None else [tuple(run_overrides(job)) for job in jobs]
         self._lock = FileLock(path / ".running.lock", timeout=0)
@@ -31,7 +33,7 @@ class Session:
         except Timeout:
             raise RunError(f"{path}: another process is at work on this sweep") from None
         create(path, keys)
-        self.line = SweepLine(Tally(path, self.jobs))
+        self.line = SweepLine(Tally(path, self.jobs, most))
 
     def close(self) -> None:
         self.line.stop()
@@ -41,9 +43,9 @@ class Session:
 _running: list[Session] = []
 
 
-def begin(path: Path, keys: Sequence[str], jobs: Sequence[Sequence[str]] | None) -> None:
+def begin(path: Path, keys: Sequence[str], jobs: Sequence[Sequence[str]] | None, most: int | None) -> None:
     """Take hold of the sweep's folder for this process. Raises what ``Session`` raises."""
-    session = Session(path, keys, jobs)
+    session = Session(path, keys, jobs, most)
     _running.append(session)
     session.line.start()
 

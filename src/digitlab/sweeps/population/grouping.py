@@ -99,7 +99,9 @@ def populations(jobs: Iterable[Job], *, max_members: int | None = None) -> list[
     for job in jobs:
         key = kinship(job.config, job.experiment)
         groups.setdefault(f"alone {job.number}" if key is None else f"{key} from {job.start}", []).append(job)
-    return [part for group in groups.values() for part in split(group, max_members or most_members(group[0]))]
+    return [
+        part for group in groups.values() for part in split(group, max_members or most_members(group[0].experiment))
+    ]
 
 
 def split(jobs: Sequence[Job], most: int) -> list[list[Job]]:
@@ -110,10 +112,10 @@ def split(jobs: Sequence[Job], most: int) -> list[list[Job]]:
     return [jobs[begin:end] for begin, end in pairwise(cuts)]
 
 
-def most_members(job: Job) -> int:
-    """How many members train fastest together, by what their weights take of the cache."""
-    network = _network(job.experiment)
-    if device_of(job.experiment).type != "cpu":
+def most_members(experiment: Experiment) -> int:
+    """How many such members train fastest together, by what their weights take of the cache."""
+    network = _network(experiment)
+    if device_of(experiment).type != "cpu":
         return _MOST_MEMBERS
     if DenseStack.fits(network):
         room = _DENSE_BYTES

@@ -1,0 +1,106 @@
+"""``hydra.sweeper.*`` of a search, checked with what there is to choose before anything runs. Optuna is not imported.
+
+As its authors have it: a trial is one setting that the search chooses; here it is one run, or one for each seed.
+"""
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Literal
+
+from hydra.core.config_loader import ConfigLoader
+from omegaconf import DictConfig, OmegaConf
+from pydantic import ValidationError
+
+from digitlab.config import plain
+from digitlab.schema import ConfigError, NonNegativeInt, PositiveInt, refusal, settings
+from digitlab.sweeps.jobs import Grid, sweep_overrides
+from digitlab.sweeps.search.space import Space
+
+_KEY = "hydra.sweeper"
+_TARGET = "hydra_plugins.digitlab_optuna.OptunaSweeper"
+_TRIALS = 50
+# Of a sampler that learns from trials: one round alone would be a random search.
+_LEAST_ROUNDS = 5
+
+
+@settings
+class SearchSettings:
+    """``sampler`` chooses ``n_trials`` settings in rounds of ``n_jobs`` runs; what it chooses depends on ``seed``.
+
+    TPE (Bergstra et al., 2011), CMA-ES (Hansen and Ostermeier, 2001), random search (Bergstra and Bengio, 2012), or all
+    points of a grid in random order.
+    """
+
+    sampler: Literal["tpe", "random", "cmaes", "grid"]
+    n_trials: PositiveInt | Literal["auto"]
+    n_jobs: PositiveInt | Literal["auto"]
+    seed: NonNegativeInt
+    storage: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SearchPlan:
+    """What is searched, and how."""
+
+    space: Space
+    settings: SearchSettings
+
+    @property
+    def trials(self) -> int:
+        """How many trials there will be."""
+        size, asked = self.space.grid_size, self.settings.n_trials
+        if self.settings.sampler == "grid" and size is not None:
+            return size if asked == "auto" else min(asked, size)
+        return _TRIALS if asked == "auto" else asked
+
+    @property
+    def runs(self) -> int:
+        return self.trials * self.space.replicates
+
+    def round_size(self, at_once: int) -> int:
+        """Trials of a round, for a launcher that trains ``at_once`` runs."""
+        asked = self.settings.n_jobs
+        size = max((at_once if asked == "auto" else asked) // self.space.replicates, 1)
+        learns = self.settings.sampler in ("tpe", "cmaes")
+        return min(size, -(-self.trials // _LEAST_ROUNDS)) if learns and asked == "auto" else size
+
+
+def search_plan(config: DictConfig, loader: ConfigLoader, grid: Grid) -> SearchPlan | None:
+    """The plan of the search that is to choose the runs of the sweep; None where a grid lists them.
+
+    Raises ``ConfigError`` for a bad setting, for a space that can't be searched, and where Optuna is missing.
+    """
+    overrides = sweep_overrides(config)
+    if OmegaConf.select(config, f"{_KEY}._target_") != _TARGET:
+        for parameter in Space(loader, overrides).parameters if grid.searched else ():
+            if parameter.key in grid.searched:
+                raise ConfigError(parameter.key, parameter.typed, "needs a search: hydra/sweeper=optuna")
+        return None
+    space = Space(loader, overrides)
+    if not space.parameters:
+        allowed = "needs something to choose, for instance optimizer.lr=tag(log,interval(1e-4,1e-1))"
+        raise ConfigError("hydra/sweeper", "optuna", allowed)
+    settings = _settings(config)
+    _refuse_unfit(settings.sampler, space)
+    if missing := [name for name in ("optuna", "cmaes") if find_spec(name) is None]:
+        raise ConfigError("hydra/sweeper", "optuna", f"needs {' and '.join(missing)}: pip install 'digitlab[search]'")
+    return SearchPlan(space, settings)
+
+
+def _settings(config: DictConfig) -> SearchSettings:
+    node = plain(config.hydra.sweeper, _KEY)
+    given = {name: value for name, value in node.items() if name not in ("_target_", "params")}
+    try:
+        return SearchSettings(**given)
+    except ValidationError as error:
+        raise refusal(error, of=SearchSettings, given=given).under(_KEY) from error
+
+
+def _refuse_unfit(sampler: str, space: Space) -> None:
+    if sampler == "cmaes" and sum(parameter.numbers is not None for parameter in space.parameters) < 2:
+        allowed = "needs two intervals or ranges at least: choices have no direction to go in"
+        raise ConfigError(f"{_KEY}.sampler", sampler, allowed)
+    for parameter in space.parameters:
+        if sampler == "grid" and parameter.grid is None:
+            allowed = "has no end of values: hydra.sweeper.sampler=grid needs a list, or a range with its step"
+            raise ConfigError(parameter.key, parameter.typed, allowed)

@@ -1,0 +1,162 @@
+"""What a search chooses from: the sweep overrides of its command as parameters, and a choice back as overrides."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, Sweep
+
+from digitlab.schema import ConfigError
+from digitlab.sweeps.jobs import distinct_values, parse_overrides
+
+# A choice is the text of its override; a number of a range or an interval is one.
+Value = str | int | float
+
+# Of a number drawn from an interval: enough to search by, few enough for the name of a folder and for a table.
+_SIGNIFICANT_DIGITS = 4
+# Of one of a range: all but what is due to adding floats.
+_EXACT_DIGITS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """``low`` to ``high``, both included: of ``step`` apart, or any with None; whole ones where the bounds are."""
+
+    low: float
+    high: float
+    step: float | None = None
+    log: bool = False
+
+    @property
+    def whole(self) -> bool:
+        return all(isinstance(number, int) for number in (self.low, self.high, self.step or 0))
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """``key`` and what the search may give it: one of ``choices``, or one of ``numbers``; ``typed`` as on the line."""
+
+    key: str
+    typed: str
+    choices: tuple[str, ...] = ()
+    numbers: Numbers | None = None
+
+    @property
+    def grid(self) -> list[Value] | None:
+        """All values, None where there is no end of them."""
+        if self.numbers is None:
+            return list(self.choices)
+        low, high, step = self.numbers.low, self.numbers.high, self.numbers.step
+        return None if step is None else [low + step * k for k in range(round((high - low) / step) + 1)]
+
+    @property
+    def example(self) -> Value:
+        return self.choices[0] if self.numbers is None else self.numbers.low
+
+    def override(self, value: Value) -> str:
+        if isinstance(value, float):
+            assert self.numbers is not None
+            digits = _SIGNIFICANT_DIGITS if self.numbers.step is None else _EXACT_DIGITS
+            rounded = float(f"{value:.{digits}g}")
+            value = min(max(rounded, self.numbers.low), self.numbers.high)
+        return f"{self.key}={value}"
+
+
+class Space:
+    """The parameters of ``overrides``. ``seeds``, where they are swept over, are replicates: each trial runs all.
+
+    Raises ``ConfigError``, naming the key, for what can't be searched.
+    """
+
+    def __init__(self, loader: ConfigLoader, overrides: Sequence[str]) -> None:
+        self.parameters: list[Parameter] = []
+        self.seeds: list[str] = []
+        self._order: dict[str, str] = {}  # what is set for every trial, by key; empty where it is chosen
+        for key, override in parse_overrides(loader, overrides).items():
+            if not override.is_sweep_override():
+                self._order[key] = f"{key}={override.get_value_element_as_str()}"
+                continue
+            self._order[key] = ""
+            if key == "seed":
+                self.seeds = _replicates(override)
+            else:
+                self.parameters.append(_parameter(key, override))
+
+    @property
+    def replicates(self) -> int:
+        return max(len(self.seeds), 1)
+
+    @property
+    def grid_size(self) -> int | None:
+        """How many settings there are; None where there is an interval."""
+        grids = [parameter.grid for parameter in self.parameters]
+        return None if None in grids else math.prod(len(grid or ()) for grid in grids)
+
+    def fixed(self) -> list[str]:
+        """The overrides that all trials have."""
+        return [text for text in self._order.values() if text]
+
+    def jobs(self, chosen: Mapping[str, Value]) -> list[list[str]]:
+        """The overrides of the runs of one trial, one for each seed."""
+        texts = {parameter.key: [parameter.override(chosen[parameter.key])] for parameter in self.parameters}
+        choices = [[text] if text else texts.get(key, self.seeds) for key, text in self._order.items()]
+        return [list(job) for job in product(*choices)]
+
+    def example(self) -> list[str]:
+        """The overrides of a run that the search might choose."""
+        return self.jobs({parameter.key: parameter.example for parameter in self.parameters})[0]
+
+
+def _replicates(override: Override) -> list[str]:
+    if not override.is_discrete_sweep():
+        allowed = "must be values, such as 0,1,2: each trial runs with all of them, and goes by their mean"
+        raise ConfigError("seed", _typed(override), allowed)
+    return [f"seed={value}" for value in distinct_values(override)]
+
+
+def _parameter(key: str, override: Override) -> Parameter:
+    typed, value = _typed(override), override.value()
+    if key.startswith("monitor."):
+        raise ConfigError(key, typed, "can't be searched: trials are compared by one metric")
+    assert isinstance(value, Sweep)
+    if unknown := sorted(value.tags - {"log"}):
+        raise ConfigError(key, typed, f"tag {unknown[0]} is unknown: there is log")
+    log = "log" in value.tags
+    if isinstance(value, IntervalSweep):
+        return Parameter(key, typed, numbers=_interval(key, typed, value, log=log))
+    choices = distinct_values(override)
+    if isinstance(value, RangeSweep):
+        return Parameter(key, typed, numbers=_range(key, typed, [float(choice) for choice in choices], value, log=log))
+    if log:
+        raise ConfigError(key, typed, "tag log is for an interval or a range: choices have no order")
+    return Parameter(key, typed, choices=tuple(choices))
+
+
+def _interval(key: str, typed: str, value: IntervalSweep, *, log: bool) -> Numbers:
+    low, high = value.start, value.end
+    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ConfigError(key, typed, "must be interval(LOW,HIGH), two finite numbers with LOW below HIGH")
+    whole = isinstance(low, int) and isinstance(high, int)
+    return _logarithmic(key, typed, Numbers(low, high, step=1 if whole else None, log=log))
+
+
+def _range(key: str, typed: str, numbers: Iterable[float], value: RangeSweep, *, log: bool) -> Numbers:
+    ordered = sorted(numbers)
+    step = abs(value.step)
+    if all(isinstance(number, int) for number in (value.start, value.stop, value.step)):
+        return _logarithmic(key, typed, Numbers(int(ordered[0]), int(ordered[-1]), step=int(step), log=log))
+    return _logarithmic(key, typed, Numbers(ordered[0], ordered[-1], step=float(step), log=log))
+
+
+def _logarithmic(key: str, typed: str, numbers: Numbers) -> Numbers:
+    if numbers.log and numbers.low <= 0:
+        raise ConfigError(key, typed, "must lie above 0 for tag log")
+    if numbers.log and numbers.step not in (None, 1):
+        raise ConfigError(key, typed, "tag log is for an interval, or a range of whole numbers of step 1")
+    return numbers
+
+
+def _typed(override: Override) -> str:
+    return str(override.input_line).partition("=")[2]

@@ -1,0 +1,108 @@
+"""``hydra/sweeper=optuna``: the jobs of a sweep are chosen in rounds, each by what those before came to.
+
+Hydra imports this at every start, so Optuna is imported when a search begins. The launcher is whichever is asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, RunMode, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from digitlab.schema import ConfigError
+from digitlab.sweeps.jobs import Grid, sweep_overrides
+from digitlab.sweeps.manifest import fingerprint
+
+
+class OptunaSweeper(Sweeper):
+    """Runs the search that ``hydra.sweeper`` describes; its settings are checked by ``digitlab.sweeps.search``."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.config: DictConfig | None = None
+        self.hydra_context: HydraContext | None = None
+        self.launcher: Launcher | None = None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.config, self.hydra_context = config, hydra_context
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
+        """Ask, run and tell until there are as many trials as were asked for; a job that fails ends none of that.
+
+        Raises ``ConfigError`` where the study there is about something else or its database can't be opened.
+        """
+        from digitlab.sweeps.search.settings import search_plan
+        from digitlab.sweeps.search.study import Study
+
+        assert self.config is not None
+        assert self.hydra_context is not None
+        loader = self.hydra_context.config_loader
+        folder = Path(self.config.hydra.sweep.dir)
+        OmegaConf.save(self.config, folder / "multirun.yaml")
+        plan = search_plan(self.config, loader, Grid(loader, sweep_overrides(self.config)))
+        assert plan is not None
+        space, base = plan.space, self._compose(plan.space.fixed())
+        study = Study(folder, plan, fingerprint=fingerprint(base), metric=str(base.monitor.metric))
+        size = plan.round_size(self._at_once(space.example()))
+        returns: list[Sequence[JobReturn]] = []
+        while trials := study.round(size):
+            jobs = {number: space.jobs(chosen) for number, chosen in trials.items()}
+            done = self._launch([job for own in jobs.values() for job in own], study.ended * space.replicates)
+            for number, own in jobs.items():
+                study.tell(number, _mean([done[tuple(job)] for job in own]))
+            returns.append(list(done.values()))
+        return returns
+
+    def _launch(self, jobs: Sequence[Sequence[str]], first: int) -> dict[tuple[str, ...], JobReturn]:
+        """What each job came to; one that is asked for twice, as a search may, runs once."""
+        assert self.launcher is not None
+        distinct = list(dict.fromkeys(map(tuple, jobs)))
+        done = self.launcher.launch([list(job) for job in distinct], initial_job_idx=first)
+        return dict(zip(distinct, done, strict=True))
+
+    def _at_once(self, example: Sequence[str]) -> int:
+        """How many runs the launcher trains at once, going by a job of the search."""
+        assert self.config is not None
+        launcher = self.config.hydra.launcher
+        if "max_members" in launcher:
+            most = launcher.max_members
+            return most if isinstance(most, int) else self._members(example)
+        processes = launcher.get("n_jobs", 1)
+        return processes if isinstance(processes, int) else os.cpu_count() or 1
+
+    def _members(self, example: Sequence[str]) -> int:
+        from digitlab.sweeps.population.grouping import most_members
+        from digitlab.training.experiment import Experiment
+
+        try:
+            return most_members(Experiment.from_config(self._compose(example), typed=example))
+        except ConfigError:
+            return 1  # of the trial's own refusal the user hears when it runs
+
+    def _compose(self, overrides: Sequence[str]) -> DictConfig:
+        assert self.config is not None
+        assert self.hydra_context is not None
+        config = self.hydra_context.config_loader.load_configuration(
+            self.config.hydra.job.config_name, list(overrides), run_mode=RunMode.RUN
+        )
+        with open_dict(config):
+            del config["hydra"]
+        return config
+
+
+def _mean(replicates: Sequence[JobReturn]) -> float | None:
+    """The mean of the monitored values; None where a run failed, as the others' mean would favour its setting."""
+    if any(done.status != JobStatus.COMPLETED for done in replicates):
+        return None
+    return statistics.fmean(done.return_value for done in replicates)
