@@ -59,6 +59,10 @@ class RunError(DigitlabError):
     """A run that can't go on: a loss that is not finite, a folder that is no run folder, a device out of memory."""
 
 
+# How the error of a run ends whose numbers went wrong, which is an outcome of its settings and no mishap.
+DIVERGED = "training stopped"
+
+
 class ConfigError(DigitlabError, ValueError):
     """A setting that is refused: its key, the value given, and what is allowed."""
 

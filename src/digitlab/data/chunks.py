@@ -90,6 +90,11 @@ class Chunk:
         return tuple(index[self.plan.rank :: self.plan.world_size] for index in self.indices)
 
     @cached_property
+    def sizes(self) -> list[int]:
+        """How many images each share has."""
+        return [len(share) for share in self.shares]
+
+    @cached_property
     def labels(self) -> Tensor:
         """Labels of the shares, one after the other: int64 (n,)."""
         return self.images.labels.index_select(0, torch.cat(self.shares))
@@ -101,8 +106,7 @@ class Chunk:
 
         The weight makes the mean over processes of their mean losses the mean over the whole mini-batch; 1 when alone.
         """
-        shares, labels = self.shares, self.labels
-        sizes = [len(share) for share in shares]
+        shares, labels, sizes = self.shares, self.labels, self.sizes
         weights = [size * self.plan.world_size / len(whole) for size, whole in zip(sizes, self.indices, strict=True)]
         if self.augment:
             for place, (share, own) in enumerate(zip(shares, labels.split(sizes), strict=True)):

@@ -52,7 +52,7 @@ def learning_weights(
             network=network, loss=loss, optimizer=SGD(lr=lr).build(network),
             backward=lambda value, weight: value.backward(), lr=lr, schedule=Constant(),
             steps_per_epoch=len(batches), total_steps=len(batches), seed=0, device=torch.device("cpu"),
-            check_first=True,
+            read_losses=True,
         )  # fmt: skip
         frames = [network.output.weight.detach().clone()]
         for number, (batch, targets) in enumerate(batches):

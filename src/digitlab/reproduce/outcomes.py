@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from digitlab.results.folder import RunFolder
+from digitlab.schema import DIVERGED
 
 Curve = Sequence[float]
 
@@ -45,7 +46,7 @@ def read_outcome(run: RunFolder) -> RunOutcome | None:
     if not run.result.exists():
         return None
     result = run.read_result()
-    diverged = result["status"] == "failed" and "the loss is" in result.get("error", "")
+    diverged = result["status"] == "failed" and result.get("error", "").endswith(DIVERGED)
     if result["status"] != "finished" and not diverged:
         return None
     hardware = result["hardware"]

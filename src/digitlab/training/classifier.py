@@ -5,7 +5,10 @@ logits, is a plain ``nn.Module``; loss, update rule, schedule and metrics are th
 """
 
 import copy
+import math
+from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -114,8 +117,8 @@ class Classifier(LightningModule):
             lr=self.update.lr, schedule=self.schedule,
             steps_per_epoch=self.steps_per_epoch, total_steps=self.total_steps,
             seed=stream_seed("forward", self.seed, self.global_rank), device=self.device,
-            # On a GPU to look is to wait, and several processes have to look together: both look once a chunk.
-            check_first=self.device.type == "cpu" and self.trainer.world_size == 1,
+            # On a GPU to read is to wait: it is read once a chunk.
+            read_losses=self.device.type == "cpu",
             autocast_dtype=self.autocast_dtype, gradient_clip_norm=self.gradient_clip_norm,
             average=self.average, ema_decay=self.ema_decay,
         )  # fmt: skip
@@ -127,30 +130,60 @@ class Classifier(LightningModule):
         return self.step.learning_rate(max(self.position.total_steps - 1, 0))
 
     def training_step(self, chunk: Chunk, batch_idx: int) -> None:
-        """One update for each mini-batch of the chunk; raises ``RunError`` where a loss is not finite."""
+        """One update for each mini-batch of the chunk.
+
+        Raises ``RunError`` where the loss, the gradient or what the update makes of the weights is not finite; the
+        weights are then those before that update.
+        """
+        begun = replace(self.position)
+        self.step.keep()
+        logits, losses = self._learn(chunk)
+        if not self._finite(losses):
+            self.step.restore()
+            self.position.step, self.position.total_steps = begun.step, begun.total_steps
+            logits, losses = self._learn(chunk, watched=True)
+        self._count(chunk, logits, losses)
+        # Lightning counts updates by its wrapped optimiser, which was not asked, as it costs a tenth of a small
+        # network's step; global_step, that callbacks and loggers read, would stand still.
+        self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total.completed += len(losses)
+
+    def _learn(self, chunk: Chunk, *, watched: bool = False) -> tuple[Tensor, list[Tensor | float]]:
+        """Logits (n of all, K) and losses, of fewer mini-batches after a signal; ``watched`` looks at each of them."""
         step, position, stop_signal = self.step, self.position, self.stop_signal
         alone = self.trainer.world_size == 1
-        labels = chunk.labels
         # The logits are copied into one tensor: kept as they come, each would lie in the gap that a mini-batch's images
         # left in memory, the next would not fit in there, and a chunk would wander over hundreds of fresh megabytes.
         logits = torch.empty(
-            len(labels), len(self.facts.class_names), dtype=self.normalise.scale.dtype, device=self.device
+            len(chunk.labels), len(self.facts.class_names), dtype=self.normalise.scale.dtype, device=self.device
         )
-        sizes = [len(share) for share in chunk.shares]
         losses: list[Tensor | float] = []
         minibatches = chunk.minibatches(self.normalise, self.loss.encode)
-        for (images, targets, weight), rows in zip(minibatches, logits.split(sizes), strict=True):
+        for (images, targets, weight), rows in zip(minibatches, logits.split(chunk.sizes), strict=True):
+            if watched:
+                step.keep()
             batch_logits, loss = step(images, targets, weight, position.total_steps)
+            if watched:
+                self._require_finite(loss)
             position.advance()
             rows.copy_(batch_logits)
             losses.append(loss)
             # Several processes stop together, at the end of the chunk.
             if stop_signal.received is not None and alone:
                 break
-        self._count(logits, labels, sizes, losses)
-        # Lightning counts updates by its wrapped optimiser, which was not asked, as it costs a tenth of a small
-        # network's step; global_step, that callbacks and loggers read, would stand still.
-        self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total.completed += len(losses)
+        return logits, losses
+
+    def _finite(self, losses: Sequence[Tensor | float]) -> bool:
+        """Whether nothing has gone wrong, in any process: where one stops all do, or the others wait for ever."""
+        finite = all(map(math.isfinite, _numbers(losses))) and self.step.finite()
+        return bool(self.trainer.strategy.reduce_boolean_decision(finite, all=True))
+
+    def _require_finite(self, loss: Tensor | float) -> None:
+        if self._finite([loss]):
+            return
+        self.step.restore()
+        # Another process may be the one that met it.
+        losses: Tensor = self.trainer.strategy.reduce(torch.as_tensor(loss, device=self.device), reduce_op="sum")
+        raise self.step.divergence(float(losses), self.position.total_steps)
 
     def _shared_backward(self, loss: Tensor, weight: float) -> None:
         # Plain backward() would not average the gradients over the processes when several happen in one training_step.
@@ -160,23 +193,15 @@ class Classifier(LightningModule):
                 torch.distributed.all_reduce(buffer)
                 buffer /= self.trainer.world_size
 
-    def _count(self, logits: Tensor, labels: Tensor, sizes: list[int], losses: list[Tensor | float]) -> None:
-        values = checked = [loss for loss in losses if isinstance(loss, float)]
-        if not values:
-            stacked = torch.stack([loss for loss in losses if isinstance(loss, Tensor)])
-            values = checked = stacked.tolist()
-            if self.trainer.world_size > 1:
-                # Where one process meets a loss that is not finite all stop, or the others would wait for ever.
-                torch.distributed.all_reduce(stacked)
-                checked = stacked.tolist()
-        first = self.position.total_steps - len(values)
-        for step, (value, check, size) in enumerate(zip(values, checked, sizes, strict=False), start=first):
-            self.step.require_finite(check, step)
+    def _count(self, chunk: Chunk, logits: Tensor, losses: Sequence[Tensor | float]) -> None:
+        sizes = chunk.sizes[: len(losses)]
+        first = self.position.total_steps - len(losses)
+        for step, (value, size) in enumerate(zip(_numbers(losses), sizes, strict=True), start=first + 1):
             self.train_counts.loss_sum += value * size
-            if (step + 1) % self.log_every_steps == 0:
-                self.logged_losses.append((step + 1, value))
-        done = sum(sizes[: len(values)])
-        self.train_counts.add(logits[:done], labels[:done])
+            if step % self.log_every_steps == 0:
+                self.logged_losses.append((step, value))
+        done = sum(sizes)
+        self.train_counts.add(logits[:done], chunk.labels[:done])
 
     def take_logged_losses(self) -> list[tuple[int, float]]:
         """Losses of single mini-batches, as (step from 1, loss), that were not taken before."""
@@ -231,6 +256,12 @@ class Classifier(LightningModule):
         metrics = {f"{split}/{name}": value for name, value in self.evaluation.metrics().items()}
         # Every process has the same values, and their mean is their value; Lightning warns where it is not taken.
         self.log_dict(metrics, sync_dist=self.trainer.world_size > 1, batch_size=1)
+
+
+def _numbers(losses: Sequence[Tensor | float]) -> list[float]:
+    """Scalars, which a device may hold, as numbers; it is waited for once."""
+    on_device = [loss for loss in losses if isinstance(loss, Tensor)]
+    return torch.stack(on_device).tolist() if on_device else [loss for loss in losses if isinstance(loss, float)]
 
 
 def _plain_backward(loss: Tensor, weight: float) -> None:

@@ -19,8 +19,8 @@ class Monitor:
     mode: Literal["min", "max"]
 
     def better(self, value: float, than: float, *, by: float = 0.0) -> bool:
-        """Whether ``value`` is better by more than ``by``; nan is better than nothing."""
-        return value > than + by if self.mode == "max" else value < than - by
+        """Whether ``value`` is better by more than ``by``; what is not finite never is."""
+        return math.isfinite(value) and (value > than + by if self.mode == "max" else value < than - by)
 
     @property
     def worst(self) -> float:

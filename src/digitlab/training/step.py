@@ -1,7 +1,7 @@
 """One update of a solo run: forward, loss, backward, rule, by eager PyTorch and ``torch.optim``.
 
 It runs for every mini-batch, and a small network's whole step takes 300 µs: what can be looked up once is looked up
-when it is made, and nothing but the loss is read from the tensors.
+when it is made, and nothing but the loss is read from the tensors. Whether they are finite is asked once a chunk.
 """
 
 import math
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from digitlab.schema import RunError
 from digitlab.training.losses import Loss
+from digitlab.training.safeguard import Safeguard, divergence
 from digitlab.training.schedules import Constant, Schedule
 
 
@@ -36,7 +37,7 @@ class EagerStep:
         total_steps: int,
         seed: int,
         device: torch.device,
-        check_first: bool,
+        read_losses: bool,
         autocast_dtype: torch.dtype | None = None,
         gradient_clip_norm: float | None = None,
         average: nn.Module | None = None,
@@ -47,7 +48,7 @@ class EagerStep:
         self._steps_per_epoch, self._total_steps = steps_per_epoch, total_steps
         self._constant = isinstance(schedule, Constant) and schedule.warmup_epochs == 0
         self._seed = seed
-        self._check_first = check_first
+        self._read_losses = read_losses
         self._generator = _generator(device)
         self._autocast = nullcontext() if autocast_dtype is None else torch.autocast(device.type, autocast_dtype)
         self._clip_norm = gradient_clip_norm
@@ -57,6 +58,8 @@ class EagerStep:
         step = type(optimizer).step
         self._update: Callable[[torch.optim.Optimizer], object] = getattr(step, "__wrapped__", step)
         self._average, self._ema_decay = average, ema_decay
+        self._safeguard = Safeguard(self._changed)
+        self._clipped: Tensor | float = 0.0  # until a norm that is not finite is met
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of the mini-batch ``step``, counted from 0 over the whole run."""
@@ -68,8 +71,7 @@ class EagerStep:
     def __call__(self, images: Tensor, targets: Tensor, weight: float, step: int) -> tuple[Tensor, Tensor | float]:
         """Learn from images (n, C, H, W), normalised, and encoded targets; returns logits (n, K) and the mean loss.
 
-        With ``check_first`` the loss is a number, and ``RunError`` is raised where it is not finite, before the update
-        it would have led to; without, it is a scalar on the device, and the caller looks (``require_finite``).
+        With ``read_losses`` the loss is a number, else a scalar on the device.
         """
         # Dropout draws from the device's global generator. Seeded anew for each mini-batch, its draws are a pure
         # function of (seed, step, process): a resumed run needs no random state, and chunks of any length are alike.
@@ -81,13 +83,12 @@ class EagerStep:
         with self._autocast:
             logits = self._network(images)
             loss = self._loss(logits, targets)
-        mean_loss: Tensor | float = loss.detach()
-        if self._check_first:
-            mean_loss = loss.item()
-            self.require_finite(mean_loss, step)
+        mean_loss: Tensor | float = loss.item() if self._read_losses else loss.detach()
         self._backward(loss, weight)
         if self._clip_norm is not None:
-            nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
+            norm = nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
+            # A gradient of infinite norm is scaled to zeros, which leave no trace in the weights.
+            self._clipped = self._clipped + 0 * (norm.item() if self._read_losses else norm)
         self._update(self._optimizer)
         # What zero_grad() does, without the 6 µs that its hooks for a profiler take.
         for parameter in self._parameters:
@@ -96,11 +97,31 @@ class EagerStep:
             self._follow(step + 1)
         return logits.detach(), mean_loss
 
-    def require_finite(self, loss: float, step: int) -> None:
-        """Raise ``RunError`` with epoch, step (both from 1) and learning rate unless ``loss`` is finite."""
-        if not math.isfinite(loss):
-            rate = self.learning_rate(step)
-            raise loss_error(loss, step, steps_per_epoch=self._steps_per_epoch, learning_rate=rate)
+    def keep(self) -> None:
+        """Remember all that updates change, for ``restore``."""
+        self._safeguard.keep()
+        self._clipped = 0.0
+
+    def restore(self) -> None:
+        """Undo the updates since ``keep``."""
+        if self._safeguard.count < len(self._changed()):
+            self._optimizer.state.clear()
+        self._safeguard.restore()
+
+    def finite(self) -> bool:
+        """Whether the updates since ``keep`` have met and left nothing that is nan or infinite."""
+        return math.isfinite(self._clipped) and self._safeguard.finite()
+
+    def divergence(self, loss: float, step: int) -> RunError:
+        """What to raise for mini-batch ``step``, counted from 0, of which ``loss`` or the update is not finite."""
+        rate = self.learning_rate(step)
+        return divergence(loss, step, steps_per_epoch=self._steps_per_epoch, learning_rate=rate)
+
+    def _changed(self) -> list[Tensor]:
+        modules = [self._network] if self._average is None else [self._network, self._average]
+        weights = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
+        entries = (value for entry in self._optimizer.state.values() for value in entry.values())
+        return weights + [value for value in entries if isinstance(value, Tensor)]
 
     @torch.no_grad()
     def _follow(self, steps_done: int) -> None:
@@ -111,14 +132,6 @@ class EagerStep:
         torch._foreach_lerp_(list(self._average.parameters()), self._weights, 1 - decay)
         for average, buffer in zip(self._average.buffers(), self._network.buffers(), strict=True):
             average.copy_(buffer)
-
-
-def loss_error(loss: float, step: int, *, steps_per_epoch: int, learning_rate: float) -> RunError:
-    """What to raise for a ``loss`` that is not finite at mini-batch ``step``, counted from 0 over the whole run."""
-    return RunError(
-        f"the loss is {loss} at epoch {step // steps_per_epoch + 1}, step {step + 1} "
-        f"(learning rate {learning_rate:g}): training stopped"
-    )
 
 
 def _generator(device: torch.device) -> torch.Generator:

@@ -50,12 +50,23 @@ def test_members_of_different_length_share_a_population(
         _close(member.job.folder, RunFolder(alone(*common, *job).folder))
 
 
+# The loss; a weight, by a rate at the end of what float64 holds; the norm by which a gradient is clipped.
+@pytest.mark.parametrize(
+    ("diverging", "options"),
+    [
+        (["optimizer.lr=1e20"], ()),
+        (["optimizer.lr=1.7e308", "optimizer.momentum=0.95"], ("optimizer.nesterov=true",)),
+        (["optimizer.lr=1e100"], ("trainer.gradient_clip_norm=1e99", "ema.decay=0.9")),
+    ],
+    ids=["loss", "weights", "norm"],
+)
 def test_a_member_that_diverges_fails_as_alone_and_the_others_end_as_without_it(
-    together: Callable[..., list[Member]], alone: Callable[..., Any]
+    together: Callable[..., list[Member]], alone: Callable[..., Any], diverging: list[str], options: tuple[str, ...]
 ) -> None:
-    common = (*_MLP, "loss=mse", "loss.output=raw", "model.dropout=0.2")
-    jobs = [["optimizer.lr=0.01"], ["optimizer.lr=1e20"], ["optimizer.lr=0.02"]]
+    common = (*_MLP, "loss=mse", "loss.output=raw", "model.dropout=0.2", *options)
+    jobs = [["optimizer.lr=0.01"], diverging, ["optimizer.lr=0.02"]]
     good, bad, other = together(*jobs, common=common)
+    assert all(parameter.isfinite().all() for parameter in bad.classifier.parameters())
     with pytest.raises(RunError) as solo:
         alone(*common, *jobs[1])
     assert isinstance(bad.outcome, RunError)

@@ -1,6 +1,5 @@
 """A population: members trained step by step together, which leave it when they have come to their end."""
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from digitlab.training.assembly import chunk_plan, read_data
 from digitlab.training.classifier import Classifier
 from digitlab.training.interrupt import Interrupted, StopSignal
 from digitlab.training.metrics import Counts, confusions
-from digitlab.training.step import loss_error
+from digitlab.training.safeguard import Safeguard, divergence
 
 # Mini-batches between two looks at the losses and the signal, where nothing was asked for.
 _CHUNK_LENGTH = 64
@@ -84,6 +83,7 @@ class Population:
         for row, member in enumerate(members):
             member.live_in(*([t.detach()[row] for t in group] for group in (parameters, self._buffers, self._averages)))
         self._number(classifiers, kept)
+        self._safeguard = Safeguard(self._changed)
         self._normalise = first.normalise
         self._dtype = first.normalise.scale.dtype
         self._classes = len(first.facts.class_names)
@@ -128,11 +128,18 @@ class Population:
 
     def _epoch(self) -> None:
         for chunks in zip(*self._loaders, strict=True):
+            begun = replace(self.position)
             with self._timed():
-                logits, losses, rates = self._learn(chunks)
+                self._safeguard.keep()
+                learnt = self._learn(chunks)
             self._begin()
             with self._timed():
-                self._count(chunks, logits, losses, rates)
+                if self._faulty(learnt[1]):
+                    # The others come to the same once more.
+                    self._safeguard.restore()
+                    self.position.step, self.position.total_steps = begun.step, begun.total_steps
+                    learnt = self._learn(chunks, watched=True)
+                self._count(chunks, *learnt)
             if chunks[0].last and self._whole(chunks[0]):
                 for member in self._active():
                     member.take_train_metrics()
@@ -171,8 +178,8 @@ class Population:
             for member in self.members:
                 member.begin()
 
-    def _learn(self, chunks: Sequence[Chunk]) -> tuple[Tensor, Tensor, Tensor]:
-        """One update for each mini-batch, all members at once.
+    def _learn(self, chunks: Sequence[Chunk], *, watched: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """One update for each mini-batch, all members at once; ``watched`` has members fail before a faulty one.
 
         Returns logits (M, n of all, K), and losses and learning rates (B, M): of fewer mini-batches after a signal.
         """
@@ -186,6 +193,8 @@ class Population:
         streams = [chunk.minibatches(self._normalise, self._loss.encode) for chunk in chunks]
         done = 0
         for batch, rows in zip(zip(*streams, strict=True), logits.split(sizes, 1), strict=True):
+            if watched:
+                self._safeguard.keep()
             images = [stream[0] for stream in batch]
             targets = torch.stack([stream[1] for stream in batch]).index_select(0, self._stream_of)
             masks = self._masks.draw(first + done, sizes[done]) if self._masks is not None else ()
@@ -195,10 +204,12 @@ class Population:
             self._update(rates[done], descents[done])
             rows.copy_(outputs.detach())
             losses[done] = loss.detach()
+            if self._ema_decay is not None:
+                follow(self._averages, self.stack.parameters, self._ema_decay, steps=first + done + 1)
+            if watched:
+                self._fail_faulty(losses[done], rates[done])
             self.position.advance()
             done += 1
-            if self._ema_decay is not None:
-                follow(self._averages, self.stack.parameters, self._ema_decay, steps=self.position.total_steps)
             if self.stop_signal.received is not None:
                 break
         return logits[:, : sum(sizes[:done])], losses[:done], rates[:done]
@@ -213,13 +224,12 @@ class Population:
         self.update(gradients, rates)
 
     def _count(self, chunks: Sequence[Chunk], logits: Tensor, losses: Tensor, rates: Tensor) -> None:
-        """Take in what a chunk brought; members whose loss was not finite fail."""
+        """Take in what a chunk brought."""
         sizes = [len(index) for index in chunks[0].indices[: len(losses)]]
         done, first = sum(sizes), self.position.total_steps - len(sizes)
         labels = torch.stack([chunk.labels[:done] for chunk in chunks]).index_select(0, self._stream_of)
         confusion = confusions(logits, labels)
         weighted = losses.double() * torch.tensor(sizes, device=self.device).unsqueeze(1)
-        finite = losses.isfinite().all(0).tolist()
         values, sums, last_rates = losses.T.tolist(), weighted.sum(0).tolist(), rates[-1].tolist()
         every = self.experiment.trainer.log_every_steps
         logged = [i for i in range(len(sizes)) if (first + i + 1) % every == 0]
@@ -227,14 +237,29 @@ class Population:
             if member.outcome is not None:
                 continue
             member.learning_rate = last_rates[row]
-            if not finite[row]:
-                bad = next(i for i, value in enumerate(values[row]) if not math.isfinite(value))
-                self._fail(member, row, values[row][bad], first + bad, rates[bad][row].item())
-                continue
             member.count(Counts(confusion[row], sums[row]), [(first + i + 1, values[row][i]) for i in logged])
 
-    def _fail(self, member: Member, row: int, loss: float, step: int, rate: float) -> None:
-        member.fail(loss_error(loss, step, steps_per_epoch=self.steps_per_epoch, learning_rate=rate))
+    def _changed(self) -> list[Tensor]:
+        """All that updates change."""
+        moments = [tensor for tensors in self.update.state.entries.values() for tensor in tensors]
+        return [*self.stack.parameters, *self._buffers, *self._averages, self.update.state.step, *moments]
+
+    def _faulty(self, losses: Tensor) -> list[int]:
+        """The rows of the members that met, by losses (…, M), or are left with anything that is not finite."""
+        finite = losses.isfinite().view(-1, len(self.members)).all(0) & self._safeguard.finite_members()
+        rows = enumerate(zip(self.members, finite.tolist(), strict=True))
+        return [row for row, (member, sound) in rows if member.outcome is None and not sound]
+
+    def _fail_faulty(self, losses: Tensor, rates: Tensor) -> None:
+        """End the members of which the update with these losses and learning rates, (M,), was faulty, and undo it."""
+        for row in self._faulty(losses):
+            self._safeguard.restore(row)
+            self.members[row].fail(
+                divergence(
+                    losses[row].item(), self.position.total_steps, steps_per_epoch=self.steps_per_epoch,
+                    learning_rate=rates[row].item(),
+                )
+            )  # fmt: skip
 
     # Between two chunks -----------------------------------------------------------------------------------------------
 

@@ -134,9 +134,12 @@ class Rates:
 
 
 def clipped(gradients: Sequence[Tensor], norms: Tensor) -> list[Tensor]:
-    """The gradients, (M, …), of each member scaled down to its entry of ``norms`` (M,), where theirs is larger."""
+    """The gradients, (M, …), of each member scaled down to its entry of ``norms`` (M,), where theirs is larger.
+
+    Where a member's norm is not finite they are nan: scaled to zeros, they would leave no trace.
+    """
     own = torch.stack([gradient.flatten(1).norm(dim=1) for gradient in gradients]).norm(dim=0)
-    factors = (norms / (own + _CLIP_EPS)).clamp(max=1)
+    factors = (norms / (own + _CLIP_EPS)).clamp(max=1) + 0 * own
     return [gradient * _beside(factors, gradient) for gradient in gradients]
 
 

@@ -1,0 +1,123 @@
+"""Numbers that go wrong: the run stops before the update, at that very mini-batch, and what was good stays."""
+
+import math
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+
+from digitlab.results.checkpoint import read_checkpoint
+from digitlab.results.folder import RunFolder
+from digitlab.schema import RunError
+from digitlab.training.safeguard import Safeguard
+from digitlab.training.selection import Monitor
+from digitlab.training.step import EagerStep
+
+STEPS_PER_EPOCH = 16
+SURVIVOR = "+callbacks.survivor={_target_:pitfalls.Survivor}"
+OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop", "adagrad")
+
+
+@pytest.fixture
+def survivor(monkeypatch):
+    """What is in memory of the network of a run that has failed; the parts of ``pitfalls`` may be used."""
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    monkeypatch.setenv("DIGITLAB_ALLOW", "pitfalls")
+    weights = import_module("pitfalls").Survivor.weights
+    weights.clear()
+    return weights
+
+
+def pitfall(at_step, height="null"):
+    network = ("model=linear", "model._target_=pitfalls.Cliff", "~model.init", "~model.init_scale")
+    return (*network, f"+model.at_step={at_step}", f"+model.height={height}", SURVIVOR)
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(tensor.equal(other[name]) for name, tensor in one.items())
+
+
+@pytest.fixture(params=["cpu", "gpu"])
+def as_on(request, monkeypatch):
+    """A run on the CPU goes the way of the device named: on a GPU no step waits for the loss."""
+    if request.param == "gpu":
+        make = EagerStep.__init__
+        monkeypatch.setattr(EagerStep, "__init__", lambda self, **given: make(self, **given | {"read_losses": False}))
+
+
+@pytest.mark.parametrize(
+    ("at_step", "length", "options"),
+    [
+        (1, 32, ("optimizer=adam", "ema.decay=0.9")),
+        (20, 1, ("optimizer=sgd",)),
+        (20, 3, ("optimizer=sgd", "optimizer.momentum=0.9", "ema.decay=0.9")),
+        (20, 32, ("optimizer=adamw", "trainer.gradient_clip_norm=1", "augment=[shift]")),
+        (32, 32, ("optimizer=rmsprop",)),
+    ],
+)
+def test_a_gradient_that_is_not_finite_stops_before_its_update(
+    run, tmp_path, survivor, as_on, at_step, length, options
+):
+    options = (*options, f"trainer.chunk_length={length}", *pitfall(at_step))
+    epoch = (at_step - 1) // STEPS_PER_EPOCH + 1
+    with pytest.raises(RunError, match=rf"^the gradient.* at epoch {epoch}, step {at_step} \(learning rate [\d.]+\): "):
+        run(*options, name="failed")
+    failed = RunFolder(tmp_path / "failed")
+    assert failed.read_result()["status"] == "failed"
+    assert all(tensor.isfinite().all() for tensor in survivor.values())
+    if epoch == 2:
+        before = run(*options, f"trainer.max_steps={at_step - 1}").checkpoint()["state_dict"]
+        assert same(survivor, before)
+        kept = run(*options, "trainer.max_epochs=1")
+        for which in ("best", "last"):
+            left = read_checkpoint(failed.best if which == "best" else failed.last)
+            assert same(left["state_dict"], kept.checkpoint(which)["state_dict"])
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_gradient_too_large_to_be_squared_stops_where_it_is_clipped_or_squared(run, survivor, optimizer):
+    options = (f"optimizer={optimizer}", "optimizer.lr=1e-30", *pitfall(7, height=1e25))
+    with pytest.raises(RunError, match=r"the gradient.* epoch 1, step 7 "):
+        run(*options, "trainer.gradient_clip_norm=1")
+    if optimizer == "sgd":
+        assert run(*options).result["status"] == "finished"
+    else:
+        # Else its second moment would be infinite and the weight never learn again.
+        with pytest.raises(RunError, match=r"the gradient.* epoch 1, step 7 "):
+            run(*options)
+
+
+def test_weights_that_overflow_are_undone(run, survivor):
+    # The rate is finite for the configuration, and infinite as a number of the weights' type.
+    with pytest.raises(RunError, match="the update it leads to, is not finite at epoch 1, step 1 "):
+        run("optimizer=sgd", "optimizer.lr=1e39", SURVIVOR)
+    assert all(tensor.isfinite().all() for tensor in survivor.values())
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_one_entry_that_is_not_finite_is_seen_and_undone(value, dtype):
+    tensors = [torch.zeros(3, 2, 2, dtype=dtype), torch.ones(3, dtype=torch.int64), torch.full((3,), 3e38, dtype=dtype)]
+    safeguard = Safeguard(lambda: tensors)
+    safeguard.keep()
+    tensors[1] += 1
+    assert safeguard.finite()
+    tensors[0][1, 0, 1] = value
+    tensors[2][2] = 1.0
+    assert not safeguard.finite()
+    assert safeguard.finite_members().tolist() == [True, False, True]
+    safeguard.restore(1)
+    assert safeguard.finite()
+    assert (tensors[0].tolist(), tensors[1].tolist()) == (torch.zeros(3, 2, 2).tolist(), [2, 1, 2])
+    assert tensors[2][2] == 1
+    safeguard.restore()
+    assert tensors[1].tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_never_the_best(mode, value):
+    monitor = Monitor(metric="val/loss", mode=mode)
+    assert not monitor.better(value, monitor.worst)
+    assert not monitor.better(value, 0.5)
