@@ -10,66 +10,65 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hydra._internal.callbacks import Callbacks
-from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
-from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import DictConfig
 
-from digitlab.failures import leave, told
+from digitlab.failures import leave
 from digitlab.overrides import typed_overrides
 from digitlab.results.folder import RunFolder
 from digitlab.schema import ConfigError
+from digitlab.sweeps.launching import JobLauncher, Prepared, failing
 from digitlab.sweeps.manifest import run_overrides
 from digitlab.sweeps.resume import finished_value
+from digitlab.sweeps.workers.launcher import WorkersLauncher
+from digitlab.sweeps.workers.pools import Pool
 
 if TYPE_CHECKING:
     from digitlab.sweeps.population.member import Job
 
 
-class VectorizedLauncher(BasicLauncher):
+class VectorizedLauncher(JobLauncher):
     """Trains populations of ``max_members`` at most; ``auto`` chooses by memory and cache.
 
-    A job that can't be grouped runs as ``hydra/launcher=basic`` would run it.
+    A job that can't be grouped runs as ``hydra/launcher=basic`` would run it. With ``over``, the name of one of
+    ``launchers``, each population, and each job that is in none, is one job of that launcher.
     """
 
-    def __init__(self, max_members: int | str = "auto") -> None:
+    def __init__(self, max_members: int | str = "auto", over: str | None = None, **launchers: WorkersLauncher) -> None:
         super().__init__()
-        self.max_members = max_members
+        self.max_members, self.over, self._launchers = max_members, over, launchers
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs; their returns come in the order of ``job_overrides``.
 
-        Raises ``ConfigError`` where ``max_members`` is neither ``auto`` nor a count.
+        Raises ``ConfigError`` where ``max_members`` is neither ``auto`` nor a count, or ``over`` can't be used.
         """
-        most = self._max_members()
-        setup_globals()
-        assert self.config is not None
-        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
-        numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
-        overrides = dict(zip(numbers, job_overrides, strict=True))
-        configs = {number: self._compose(number, overrides[number]) for number in numbers}
+        most, pool = self._max_members(), self._pool()
+        prepared = {job.number: job for job in self.prepare(job_overrides, initial_job_idx)}
         jobs: list[Job] = []
-        registered = {number: self._register(number, configs[number], jobs) for number in numbers}
+        registered = {number: self._register(job, jobs) for number, job in prepared.items()}
         waiting = {job.number for job in jobs}
         returns = {number: done for number, done in registered.items() if number not in waiting and _ended(done)}
-        for population in _populations(jobs, most):
-            if len(population) > 1:
-                for job, error in _train(population):
-                    number = job.number
-                    if error is None:
-                        registered[number].return_value = finished_value(job.folder.path)
-                        returns[number] = registered[number]
-                    else:
-                        returns[number] = self._run(configs[number], _failing(error))
-        for number in numbers:
+        populations = [population for population in _populations(jobs, most) if len(population) > 1]
+        if pool is not None:
+            returns |= self._spread(
+                pool, populations, [job for number, job in prepared.items() if number not in returns]
+            )
+        for population in populations if pool is None else []:
+            for member, error in _train(population):
+                number = member.number
+                if error is None:
+                    registered[number].return_value = finished_value(member.folder.path)
+                    returns[number] = registered[number]
+                else:
+                    returns[number] = self.run(prepared[number].config, failing(error))
+        for number, job in prepared.items():
             if number in returns:
-                self._announce(configs[number], returns[number])
+                self.announce(job.config, returns[number])
             else:
-                returns[number] = super().launch([overrides[number]], number)[0]
-        return [returns[number] for number in numbers]
+                returns[number] = super().launch([job.overrides], number)[0]
+        return [returns[number] for number in prepared]
 
     def _max_members(self) -> int | None:
         most = self.max_members
@@ -79,56 +78,45 @@ class VectorizedLauncher(BasicLauncher):
             raise ConfigError("hydra.launcher.max_members", most, "must be auto, or a whole number of 1 or more")
         return most
 
-    def _compose(self, number: int, overrides: Sequence[str]) -> DictConfig:
+    def _pool(self) -> Pool | None:
+        if self.over is None:
+            return None
+        if self.over not in self._launchers:
+            raise ConfigError("hydra.launcher.over", self.over, f"must be null, or one of {', '.join(self._launchers)}")
+        outer = self._launchers[self.over]
         assert self.hydra_context is not None
+        assert self.task_function is not None
         assert self.config is not None
-        config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
-        with open_dict(config):
-            config.hydra.job.id = config.hydra.job.num = number
-        return config
+        outer.setup(hydra_context=self.hydra_context, task_function=self.task_function, config=self.config)
+        return outer.pool(under=f"hydra.launcher.{self.over}")
 
-    def _register(self, number: int, config: DictConfig, jobs: list[Job]) -> JobReturn:
+    def _spread(
+        self, pool: Pool, populations: Sequence[Sequence[Job]], left: Sequence[Prepared]
+    ) -> dict[int, JobReturn]:
+        """The returns of all jobs that are ``left``, from processes that each train a population or a single job."""
+        assert self.over is not None
+        by_number = {job.number: job for job in left}
+        groups = [[by_number.pop(job.number) for job in population] for population in populations]
+        groups += [[job] for job in by_number.values()]
+        spread = self._launchers[self.over].spread(groups, pool, VectorizedLauncher(self.max_members))
+        return {job.number: done for job, done in spread}
+
+    def _register(self, job: Prepared, jobs: list[Job]) -> JobReturn:
         """Have Hydra make the folder of a job, and add the job to ``jobs`` unless its run has finished before."""
 
         def register(task_config: DictConfig) -> float | None:
             folder = RunFolder(Path(HydraConfig.get().runtime.output_dir))
             value = finished_value(folder.path)
             if value is None:
-                jobs.append(_job(number, task_config, folder))
+                jobs.append(_job(job.number, task_config, folder))
             return value
 
-        return self._run(config, register)
-
-    def _run(self, config: DictConfig, task: TaskFunction) -> JobReturn:
-        """As Hydra runs a job, but that its callbacks do not hear of it before it has come to its end."""
-        assert self.hydra_context is not None
-        assert self.config is not None
-        done = run_job(
-            hydra_context=HydraContext(config_loader=self.hydra_context.config_loader, callbacks=Callbacks()),
-            task_function=task, config=config,
-            job_dir_key="hydra.sweep.dir", job_subdir_key="hydra.sweep.subdir",
-        )  # fmt: skip
-        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        return done
-
-    def _announce(self, config: DictConfig, done: JobReturn) -> None:
-        assert self.hydra_context is not None
-        assert self.task_function is not None
-        self.hydra_context.callbacks.on_job_start(config=config, task_function=self.task_function)
-        self.hydra_context.callbacks.on_job_end(config=config, job_return=done)
+        return self.run(job.config, register)
 
 
 def _ended(done: JobReturn) -> bool:
     """Whether a job that is registered has nothing left to do: a refused one is to fail as it would alone."""
     return done.status == JobStatus.COMPLETED
-
-
-def _failing(error: Exception) -> TaskFunction:
-    def fail(config: DictConfig) -> None:
-        with told():
-            raise error
-
-    return fail
 
 
 def _job(number: int, config: DictConfig, folder: RunFolder) -> Job:

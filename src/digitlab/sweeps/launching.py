@@ -1,0 +1,74 @@
+"""What the launchers of ``hydra_plugins`` have in common: jobs composed, run and announced by Hydra."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra._internal.callbacks import Callbacks
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.utils import JobReturn, configure_log, run_job, setup_globals
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+
+from digitlab.failures import told
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A job of the sweep: its number in the command, its overrides, and the configuration they compose to."""
+
+    number: int
+    overrides: Sequence[str]
+    config: DictConfig
+
+
+class JobLauncher(BasicLauncher):
+    """A launcher whose jobs are not run one by one: ``launch`` is left to say how."""
+
+    def prepare(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[Prepared]:
+        """The composed jobs; the folder of the sweep is there then, and Hydra's logging as it is between jobs."""
+        setup_globals()
+        assert self.config is not None
+        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
+        return [
+            Prepared(number, overrides, self._compose(number, overrides))
+            for number, overrides in enumerate(job_overrides, initial_job_idx)
+        ]
+
+    def _compose(self, number: int, overrides: Sequence[str]) -> DictConfig:
+        assert self.hydra_context is not None
+        assert self.config is not None
+        config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+        with open_dict(config):
+            config.hydra.job.id = config.hydra.job.num = number
+        return config
+
+    def run(self, config: DictConfig, task: TaskFunction) -> JobReturn:
+        """As Hydra runs a job, but that its callbacks do not hear of it before it has come to its end."""
+        assert self.hydra_context is not None
+        assert self.config is not None
+        done = run_job(
+            hydra_context=HydraContext(config_loader=self.hydra_context.config_loader, callbacks=Callbacks()),
+            task_function=task, config=config,
+            job_dir_key="hydra.sweep.dir", job_subdir_key="hydra.sweep.subdir",
+        )  # fmt: skip
+        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        return done
+
+    def announce(self, config: DictConfig, done: JobReturn) -> None:
+        """Tell Hydra's callbacks of a job that has ended."""
+        assert self.hydra_context is not None
+        assert self.task_function is not None
+        self.hydra_context.callbacks.on_job_start(config=config, task_function=self.task_function)
+        self.hydra_context.callbacks.on_job_end(config=config, job_return=done)
+
+
+def failing(error: Exception) -> TaskFunction:
+    """A task that ends as one does that ``error`` met."""
+
+    def fail(config: DictConfig) -> None:
+        with told():
+            raise error
+
+    return fail

@@ -1,0 +1,41 @@
+"""The loop of a sweep whose jobs run in other processes: hand out, gather, and on a signal have all of them save."""
+
+import time
+from collections.abc import Iterator, Sequence
+
+from hydra.core.utils import JobReturn
+
+from digitlab.schema import RunError
+from digitlab.sweeps.workers.pools import Pool, Task
+from digitlab.sweeps.workers.work import Work
+
+
+def work_off(works: Sequence[Work], pool: Pool) -> Iterator[tuple[Work, Sequence[JobReturn] | RunError]]:
+    """Each work as it ends, with the returns of its jobs, or the error of a process that ended without any.
+
+    Raises ``Interrupted`` after SIGINT or SIGTERM, once the processes have ended; their runs are saved.
+    """
+    from digitlab.training.interrupt import Interrupted, StopSignal
+
+    waiting = list(works)
+    running: list[Task] = []
+    stopped = False
+    with StopSignal() as stop_signal:
+        try:
+            while waiting or running:
+                if stop_signal.received is None:
+                    running += pool.take(waiting)
+                elif not stopped:
+                    waiting.clear()
+                    pool.stop(running)
+                    stopped = True
+                ended = [task for task in running if task.done()]
+                for task in ended:
+                    running.remove(task)
+                    yield task.work, task.outcome()
+                if not ended:
+                    time.sleep(pool.poll_seconds)
+        finally:
+            pool.close()
+        if stop_signal.received is not None:
+            raise Interrupted(stop_signal.received)

@@ -1,0 +1,125 @@
+"""The launchers' common part: which jobs are left to do, what is handed on, and what comes of each."""
+
+import copy
+import logging
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import DictConfig, read_write
+
+from digitlab.failures import leave
+from digitlab.results.folder import RunFolder
+from digitlab.schema import DigitlabError, RunError
+from digitlab.sweeps.launching import JobLauncher, Prepared, failing
+from digitlab.sweeps.resume import finished_value
+from digitlab.sweeps.workers.dispatch import work_off
+from digitlab.sweeps.workers.pools import Pool
+from digitlab.sweeps.workers.work import Work
+
+log = logging.getLogger(__name__)
+
+
+class WorkersLauncher(JobLauncher):
+    """Runs each job in another process; ``spread`` does it with groups of jobs, for another launcher."""
+
+    @abstractmethod
+    def pool(self, *, under: str = "hydra.launcher") -> Pool:
+        """The engine. Raises ``ConfigError`` for a setting, a key under ``under``, or for what is not installed."""
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run the jobs; their returns come in the order of ``job_overrides``. Raises what ``pool`` raises."""
+        pool = self.pool()
+        jobs = self.prepare(job_overrides, initial_job_idx)
+        returns: dict[int, JobReturn] = {}
+        left = []
+        for job in jobs:
+            done = self.run(job.config, lambda _: finished_value(_own_folder()))
+            if done.return_value is None:
+                left.append([job])
+            else:
+                self.announce(job.config, done)
+                returns[job.number] = done
+        for job, done in self.spread(left, pool, BasicLauncher()):
+            self.announce(job.config, done)
+            returns[job.number] = done
+        return [returns[job.number] for job in jobs]
+
+    def spread(
+        self, groups: Iterable[Sequence[Prepared]], pool: Pool, launcher: BasicLauncher
+    ) -> Iterator[tuple[Prepared, JobReturn]]:
+        """Each job of ``groups`` as it ends, with its return; each group is one work of ``pool``, done by ``launcher``.
+
+        Ends the process after a signal, when all runs under way are saved.
+        """
+        from digitlab.training.interrupt import Interrupted
+
+        jobs = {job.number: job for group in groups for job in group}
+        works = self._works(groups, launcher)
+        try:
+            for work, outcome in work_off(works, pool):
+                if isinstance(outcome, RunError):
+                    returns = [self._lost(jobs[number].config, outcome) for number in work.numbers]
+                else:
+                    returns = list(outcome)
+                    if not pool.shares_terminal:
+                        _tell(returns)
+                yield from zip((jobs[number] for number in work.numbers), returns, strict=True)
+        except Interrupted as stop:
+            leave(stop)
+
+    def _works(self, groups: Iterable[Sequence[Prepared]], launcher: BasicLauncher) -> list[Work]:
+        assert self.hydra_context is not None
+        assert self.task_function is not None
+        config = copy.deepcopy(self.config)
+        assert config is not None
+        with read_write(config.hydra.sweep):
+            # As it is here: in another process the command's name for it might come out anew.
+            config.hydra.sweep.dir = str(config.hydra.sweep.dir)
+        launcher.setup(hydra_context=self.hydra_context, task_function=self.task_function, config=config)
+        state = Singleton.get_state()
+        return [
+            Work(
+                numbers=[job.number for job in group],
+                overrides=[job.overrides for job in group],
+                folders=[_folder(job.config) for job in group],
+                launcher=launcher,
+                state=state,
+            )
+            for group in groups
+        ]
+
+    def _lost(self, config: DictConfig, error: RunError) -> JobReturn:
+        """The return of a job whose process ended without one: it may have finished before that all the same."""
+
+        def conclude(task_config: DictConfig) -> float | None:
+            folder = _own_folder()
+            value = finished_value(folder)
+            if value is None:
+                # Of an earlier attempt, or of one that was stopped.
+                RunFolder(folder).result.unlink(missing_ok=True)
+                failing(error)(task_config)
+            return value
+
+        return self.run(config, conclude)
+
+
+def _own_folder() -> Path:
+    return Path(HydraConfig.get().runtime.output_dir)
+
+
+def _folder(config: DictConfig) -> Path:
+    """The run folder of a job that has been run once, and so has its number."""
+    return Path(config.hydra.runtime.output_dir)
+
+
+def _tell(returns: Iterable[JobReturn]) -> None:
+    """Of failures that were told where nobody sees it."""
+    for done in returns:
+        if done.status == JobStatus.FAILED:
+            error = done._return_value
+            log.error("%s", error, exc_info=None if isinstance(error, DigitlabError) else error)

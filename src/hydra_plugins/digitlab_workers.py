@@ -1,0 +1,100 @@
+"""``hydra/launcher=joblib``, ``submitit_local`` and ``submitit_slurm``: the jobs of a sweep in other processes.
+
+Hydra imports this at every start, so nothing here imports torch or an engine before jobs are launched.
+"""
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from digitlab.schema import ConfigError
+from digitlab.sweeps.workers.launcher import WorkersLauncher
+from digitlab.sweeps.workers.pools import JoblibPool, Pool, SlurmPool, SubmititLocalPool
+from digitlab.sweeps.workers.settings import (
+    JoblibSettings,
+    LocalSettings,
+    SlurmSettings,
+    checked_settings,
+    require,
+)
+from digitlab.sweeps.workers.slots import available_cores, slot_count, slot_environment, visible_gpus
+
+
+class JoblibLauncher(WorkersLauncher):
+    """Processes on this machine, kept from one job to the next. ``given`` are the fields of ``JoblibSettings``."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__()
+        self._given = given
+
+    def pool(self, *, under: str = "hydra.launcher") -> Pool:
+        require("joblib", "joblib")
+        return JoblibPool(_environments(checked_settings(JoblibSettings, self._given, under=under).n_jobs))
+
+
+class SubmititLocalLauncher(WorkersLauncher):
+    """A new process on this machine for each job, with logs as on a cluster. ``given``: see ``LocalSettings``."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__()
+        self._given = given
+
+    def pool(self, *, under: str = "hydra.launcher") -> Pool:
+        require("submitit", "submitit_local")
+        from submitit import LocalExecutor
+
+        settings = checked_settings(LocalSettings, self._given, under=under)
+        executor = LocalExecutor(_logs(self), max_num_timeout=settings.max_num_timeout)
+        executor.update_parameters(timeout_min=settings.timeout_min)
+        return SubmititLocalPool(executor, _environments(settings.n_jobs))
+
+
+class SubmititSlurmLauncher(WorkersLauncher):
+    """A job of the cluster for each job of the sweep. ``given``: see ``SlurmSettings``."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__()
+        self._given = given
+
+    def pool(self, *, under: str = "hydra.launcher") -> Pool:
+        require("submitit", "submitit_slurm")
+        if shutil.which("sbatch") is None or shutil.which("srun") is None:
+            raise ConfigError("hydra/launcher", "submitit_slurm", "needs SLURM's sbatch and srun: none are here")
+        from submitit import AutoExecutor
+
+        settings = checked_settings(SlurmSettings, self._given, under=under)
+        executor = AutoExecutor(_logs(self), cluster="slurm", slurm_max_num_timeout=settings.max_num_timeout)
+        executor.update_parameters(**_parameters(settings))
+        threads = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(settings.cpus_per_task)}
+        return SlurmPool(executor, threads)
+
+
+def _environments(n_jobs: int | Literal["auto"]) -> Sequence[Mapping[str, str]]:
+    cores, gpus = available_cores(), visible_gpus()
+    slots = slot_count(n_jobs, cores=cores, gpus=gpus)
+    return [slot_environment(slot, slots=slots, cores=cores, gpus=gpus, given=os.environ) for slot in range(slots)]
+
+
+def _logs(launcher: WorkersLauncher) -> Path:
+    """Where submitit keeps what a job, ``%j``, is given and what it prints."""
+    assert launcher.config is not None
+    return Path(str(launcher.config.hydra.sweep.dir)).absolute() / ".submitit" / "%j"
+
+
+def _parameters(settings: SlurmSettings) -> dict[str, Any]:
+    """In submitit's words: those that only SLURM has begin with ``slurm_``."""
+    common = {
+        "name": "digitlab", "timeout_min": settings.timeout_min, "cpus_per_task": settings.cpus_per_task,
+        "gpus_per_node": settings.gpus_per_node, "mem_gb": settings.mem_gb,
+    }  # fmt: skip
+    own = {
+        "partition": settings.partition, "account": settings.account, "qos": settings.qos,
+        "constraint": settings.constraint, "array_parallelism": settings.array_parallelism,
+        "signal_delay_s": settings.signal_delay_s, "setup": settings.setup or None,
+        "additional_parameters": settings.additional_parameters or None,
+    }  # fmt: skip
+    return {name: value for name, value in common.items() if value is not None} | {
+        f"slurm_{name}": value for name, value in own.items() if value is not None
+    }
