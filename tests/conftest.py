@@ -1,17 +1,24 @@
 """Fixtures of all tests: the real configuration made small, run folders, the command as users run it, and real data."""
 
+import csv
 import os
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from omegaconf import DictConfig
+from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+from tensorboard.compat.proto.event_pb2 import Event
 
 from digitlab import cli
 from digitlab.config import ROOT, compose
+from digitlab.results.checkpoint import read_checkpoint
+from digitlab.results.folder import RunFolder
 
 Digitlab = Callable[..., tuple[int, str, str]]
 
@@ -86,3 +93,53 @@ def digitlab(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
         return int(exit_.value.code or 0), captured.out, captured.err
 
     return command
+
+
+_TIMES = ("train_seconds", "images_per_second", "epoch_seconds", "best/train_seconds", "best/images_per_second")
+
+
+@pytest.fixture
+def remains() -> Callable[[Path], dict[str, Any]]:
+    """``remains(folder)`` is all that a run left but times and log: equal for two runs that are the same to the bit."""
+
+    def collect(folder: Path) -> dict[str, Any]:
+        run = RunFolder(folder)
+        with run.metrics.open(encoding="utf-8") as file:
+            found: dict[str, Any] = {run.metrics.name: _timeless(list(csv.DictReader(file)))}
+        found |= {path.name: _timeless(read_checkpoint(path)) for path in (run.best, run.last)}
+        found[run.result.name] = _timeless(run.read_result())
+        files = (run.confusion, run.summary, run.iterations)
+        return found | {path.name: path.read_bytes() for path in files if path.exists()} | _events(folder)
+
+    return collect
+
+
+def _timeless(value: Any) -> Any:
+    """Plain values without times and without the sizes of event files, of which every start has its own."""
+    if isinstance(value, dict):
+        return {key: _timeless(entry) for key, entry in value.items() if key not in (*_TIMES, "events")}
+    if isinstance(value, list | tuple):
+        return [_timeless(entry) for entry in value]
+    if isinstance(value, torch.Tensor):
+        return value.dtype, tuple(value.shape), value.numpy().tobytes()
+    return repr(value)  # nan is equal to nan
+
+
+def _begun(event_file: Path) -> tuple[int, int]:
+    """The second, and which of one process's files in that second."""
+    parts = event_file.name.split(".")
+    return int(parts[3]), int(parts[-1])
+
+
+def _events(folder: Path) -> dict[str, list[tuple[int, bytes]]]:
+    """Every event as it lies in the files, nothing purged: (step, value) in their order, by subfolder and tag."""
+    found = defaultdict(list)
+    for path in sorted(folder.rglob("events.out.tfevents.*"), key=_begun):
+        for record in RawEventFileLoader(str(path)).Load():
+            event = Event.FromString(record)
+            for value in event.summary.value:
+                timed = value.tag in _TIMES
+                found[f"{path.parent.relative_to(folder)}:{value.tag}"].append(
+                    (event.step, b"" if timed else value.SerializeToString())
+                )
+    return dict(found)

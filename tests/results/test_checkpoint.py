@@ -108,7 +108,7 @@ HERE = {"model": {"hidden": [16]}}
 
 
 def described(epoch, model=HERE):
-    return {"state_dict": {}, "epoch": epoch, "hyper_parameters": model}
+    return {"state_dict": {}, "epoch": epoch, "hyper_parameters": model, "events": {}}
 
 
 @pytest.fixture
@@ -146,6 +146,13 @@ def test_where_none_is_good_the_last_is_named(two_saves):
     for path in (two_saves.last, two_saves.previous):
         path.write_bytes(b"")
     with pytest.raises(RunError, match=r"last\.ckpt: can't be read"):
+        newest_good(two_saves, like=HERE)
+
+
+def test_a_run_can_not_go_on_from_weights_alone(two_saves):
+    for path in (two_saves.last, two_saves.previous):
+        write_checkpoint(path, {"state_dict": {}, "hyper_parameters": HERE})
+    with pytest.raises(RunError, match="another version wrote it"):
         newest_good(two_saves, like=HERE)
 
 

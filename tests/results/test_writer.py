@@ -125,10 +125,12 @@ def test_numbers_are_written_to_the_last_bit(writer, folder):
 
 
 def test_a_resumed_run_replaces_what_came_after_its_checkpoint(writer, folder, config):
-    for number in (1, 2, 3):
+    epoch(writer, 1)
+    writer.checkpoint({"state_dict": {}, "rows": [row(1)], "global_step": 10}, best=False)
+    for number in (2, 3):
         epoch(writer, number)
     writer.close()
-    resumed = RunWriter(folder, config=config, rows=[row(1)], steps=10)
+    resumed = RunWriter(folder, config=config, checkpoint=read_checkpoint(folder.last))
     epoch(resumed, 2, **{"train/loss": 0.25})
     resumed.close()
     assert curve(folder.path / "train", "loss") == [(10, 1.0), (20, 0.25)]

@@ -44,10 +44,12 @@ class Finished:
         return self.outcome.result
 
     def checkpoint(self, which: str = "last") -> dict[str, Any]:
-        """The checkpoint without the times in it."""
+        """The checkpoint without the times in it, and without the sizes of the event files: a start has its own."""
         checkpoint = read_checkpoint(self.folder.best if which == "best" else self.folder.last)
         rows = [{key: value for key, value in row.items() if key not in _TIMES} for row in checkpoint["rows"]]
-        return {key: value for key, value in checkpoint.items() if key != "epoch_seconds"} | {"rows": rows}
+        return {key: value for key, value in checkpoint.items() if key not in ("epoch_seconds", "events")} | {
+            "rows": rows
+        }
 
     def rows(self) -> list[dict[str, str]]:
         """``metrics.csv`` as written, without its times."""

@@ -5,7 +5,7 @@ precision-recall curves; the epoch's clock stands still meanwhile. Matplotlib is
 that a configuration is checked without it.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -51,8 +51,6 @@ class FigureCallback(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         classifier, writer = _classifier(pl_module), _writer(trainer)
-        if self._record is not None:
-            self._record.save()
         if self.each_epoch and writer is not None:
             record = _record(trainer)
             assert record is not None
@@ -63,9 +61,13 @@ class FigureCallback(Callback):
         if writer is not None and not self.each_epoch:
             writer.weights(classifier.network, step=classifier.position.total_steps)
 
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if self._record is not None:
+            self._record.save()
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if self._record is not None:
-            # An interrupted run has saved where it stands, and goes on from there.
+            # What a failed run has done since its last checkpoint may tell why.
             self._record.save()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -80,6 +82,10 @@ class FigureCallback(Callback):
             return
         scores, labels = torch.cat(classifier.test_scores).cpu(), torch.cat(classifier.test_labels).cpu()
         names, step = classifier.facts.class_names, classifier.position.total_steps
+        if self.iterations and self._record is None:
+            # A resumed run that had come to its last mini-batch before was not fitted.
+            self._record = IterationRecord(writer.folder, classifier)
+            self._record.stop()
         if self._record is not None:
             self._record.add_test(scores, labels, batch_size=_data(trainer).batch_size)
             self._record.save()

@@ -87,6 +87,8 @@ def newest_good(run: RunFolder, *, like: Mapping[str, Any]) -> dict[str, Any] | 
 
 
 def _require_like(path: Path, checkpoint: dict[str, Any], like: Mapping[str, Any]) -> None:
+    if "events" not in checkpoint:
+        raise RunError(f"{path}: holds weights but not where its run stood: another version wrote it")
     found = checkpoint.get("hyper_parameters")
     for name, value in like.items():
         other = found.get(name) if isinstance(found, dict) else None

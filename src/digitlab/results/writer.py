@@ -20,6 +20,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from digitlab.atomic import write_atomically
 from digitlab.results.checkpoint import write_checkpoint
+from digitlab.results.events import SUBFOLDERS, cut_events, event_bytes
 from digitlab.results.folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -32,24 +33,31 @@ Row = dict[str, float | int]
 
 
 class RunWriter:
-    """Writes one run; ``rows`` are those of ``metrics.csv`` that a resumed run has already, ``steps`` its mini-batches.
+    """Writes one run; what lies in ``folder`` is brought back to ``checkpoint``, from which a resumed run goes on.
 
+    ``config`` is for TensorBoard to show.
     Curves of the training and the validation passes lie in two event files under ``train/`` and ``val/`` with the same
     tags, so TensorBoard draws them on shared charts; everything else is in the folder itself.
     """
 
     def __init__(
-        self, folder: RunFolder, *, config: Mapping[str, Any], rows: Sequence[Row] = (), steps: int = 0
+        self, folder: RunFolder, *, config: Mapping[str, Any], checkpoint: Mapping[str, Any] | None = None
     ) -> None:
         self.folder = folder
         self.config = config
-        self.rows = list(rows)
-        purge = steps + 1 if rows or steps else None
+        self.rows: list[Row] = [] if checkpoint is None else list(checkpoint["rows"])
+        cut_events(folder.path, {} if checkpoint is None else checkpoint["events"])
+        if self.rows:
+            self._write_rows()
+        else:
+            folder.metrics.unlink(missing_ok=True)
+        # A TensorBoard that is open has read what was cut off: it is told to forget it.
+        purge = None if checkpoint is None else checkpoint["global_step"] + 1
         self._events = {
             name: SummaryWriter(str(folder.path / name), purge_step=purge, max_queue=1000, flush_secs=30)
-            for name in ("", "train", "val")
+            for name in SUBFOLDERS
         }
-        if purge is None:
+        if checkpoint is None:
             text = json.dumps(config, indent=2, default=str)
             self._events[""].add_text("config", f"```json\n{text}\n```", global_step=0)
 
@@ -65,20 +73,26 @@ class RunWriter:
     def epoch(self, row: Row) -> None:
         """Add an epoch's row to ``metrics.csv`` and its values but for ``val/`` ones, written before, to the events."""
         self.rows.append(row)
+        self._write_rows()
+        step = int(row["step"])
+        self._scalars({name: value for name, value in row.items() if name.startswith("train/")}, step)
+        for name in ("lr", "images_per_second"):
+            self._events[""].add_scalar(name, row[name], step)
+        self._events[""].add_scalar("epoch", row["epoch"], step)
+        self._flush()
+        log.info(" ".join(f"{name}={value:.6g}" for name, value in row.items()))
+
+    def _write_rows(self) -> None:
         columns = list(dict.fromkeys(name for each in self.rows for name in each))
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
         write_atomically(self.folder.metrics, text.getvalue().encode())
-        step = int(row["step"])
-        self._scalars({name: value for name, value in row.items() if name.startswith("train/")}, step)
-        for name in ("lr", "images_per_second"):
-            self._events[""].add_scalar(name, row[name], step)
-        self._events[""].add_scalar("epoch", row["epoch"], step)
+
+    def _flush(self) -> None:
         for events in self._events.values():
             events.flush()
-        log.info(" ".join(f"{name}={value:.6g}" for name, value in row.items()))
 
     def picture(self, tag: str, pixels: npt.NDArray[np.uint8], *, step: int) -> None:
         """Event of a picture, uint8 (rows, columns, 3 or 4): red, green, blue and, where it has one, alpha."""
@@ -102,6 +116,9 @@ class RunWriter:
             self._events[split].add_scalar(tag, value, step)
 
     def checkpoint(self, checkpoint: dict[str, Any], *, best: bool) -> None:
+        """Write ``checkpoint``, to which belongs how far the event files reach; all before it is in them."""
+        self._flush()
+        checkpoint = checkpoint | {"events": event_bytes(self.folder.path)}
         if best:
             write_checkpoint(self.folder.best, checkpoint)
         else:

@@ -2,7 +2,7 @@
 
 import logging
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,10 +15,11 @@ from digitlab.data.seeding import stream_seed
 from digitlab.results import environment
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
-from digitlab.results.writer import Row, RunWriter, Status
+from digitlab.results.writer import RunWriter, Status
 from digitlab.training.classifier import Classifier
 from digitlab.training.experiment import Experiment
 from digitlab.training.record import Record
+from digitlab.training.selection import Point, Selection
 from digitlab.training.settings import DataFacts
 
 log = logging.getLogger(__name__)
@@ -67,10 +68,27 @@ def set_length(classifier: Classifier, experiment: Experiment, steps_per_epoch: 
     classifier.total_steps = min(all_epochs, settings.max_steps or all_epochs)
 
 
-def run_writer(config: DictConfig, folder: RunFolder, *, rows: Sequence[Row] = (), steps: int = 0) -> RunWriter:
+def run_writer(config: DictConfig, folder: RunFolder, *, checkpoint: Mapping[str, Any] | None) -> RunWriter:
     container = OmegaConf.to_container(config, resolve=True)
     assert isinstance(container, dict)
-    return RunWriter(folder, config={str(key): value for key, value in container.items()}, rows=rows, steps=steps)
+    values = {str(key): value for key, value in container.items()}
+    return RunWriter(folder, config=values, checkpoint=checkpoint)
+
+
+def new_record(
+    experiment: Experiment, data: ImageData, *, history: Iterable[Point], checkpoint: Mapping[str, Any] | None
+) -> Record:
+    """The record of a run at its beginning or as it was at ``checkpoint``, still without a writer."""
+    validating = len(data.val_indices) > 0
+    selection = Selection(
+        monitor=experiment.monitor, early_stopping=experiment.early_stopping, last_is_best=not validating,
+        history=history,
+    )  # fmt: skip
+    return Record(
+        writer=None, selection=selection, validating=validating,
+        rows=[] if checkpoint is None else list(checkpoint["rows"]),
+        epoch_seconds=0.0 if checkpoint is None else checkpoint["epoch_seconds"],
+    )  # fmt: skip
 
 
 def summarise(classifier: Classifier, writer: RunWriter) -> str:

@@ -21,7 +21,7 @@ from digitlab.data.normalise import Normalise
 from digitlab.data.seeding import stream_seed
 from digitlab.training.interrupt import StopSignal
 from digitlab.training.losses import Loss
-from digitlab.training.metrics import Counts
+from digitlab.training.metrics import Counts, total
 from digitlab.training.optimizers import Optimizer
 from digitlab.training.schedules import Schedule
 from digitlab.training.settings import DataFacts
@@ -210,13 +210,21 @@ class Classifier(LightningModule):
 
     def take_train_counts(self) -> Counts:
         """The counts of the training passes since they were last taken, over all processes."""
-        counts, self.train_counts = self.train_counts, Counts.zeros(len(self.facts.class_names), self.device)
-        if self.trainer.world_size > 1:
-            loss_sum = torch.tensor(counts.loss_sum, device=self.device, dtype=torch.float64)
-            for tensor in (counts.confusion, loss_sum):
-                torch.distributed.all_reduce(tensor)
-            counts.loss_sum = loss_sum.item()
+        counts = total(self.train_counts_of_processes())
+        self.train_counts = Counts.zeros(len(self.facts.class_names), self.device)
         return counts
+
+    def train_counts_of_processes(self) -> list[Counts]:
+        """The counts since they were last taken of each process, in all of them, which have to ask together."""
+        own, processes = self.train_counts, self.trainer.world_size
+        if processes == 1:
+            return [own]
+        loss_sum = torch.tensor(own.loss_sum, device=self.device, dtype=torch.float64)
+        confusions = [torch.empty_like(own.confusion) for _ in range(processes)]
+        loss_sums = [torch.empty_like(loss_sum) for _ in range(processes)]
+        torch.distributed.all_gather(confusions, own.confusion)
+        torch.distributed.all_gather(loss_sums, loss_sum)
+        return [Counts(confusion, loss.item()) for confusion, loss in zip(confusions, loss_sums, strict=True)]
 
     # Evaluation: every process sees all images, so all come to the same decisions without asking each other --------
 

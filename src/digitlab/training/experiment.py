@@ -24,7 +24,7 @@ from digitlab.training.metrics import NAMES
 from digitlab.training.optimizers import Optimizer
 from digitlab.training.schedules import Schedule
 from digitlab.training.selection import EarlyStopping, Monitor
-from digitlab.training.settings import TrainerSettings
+from digitlab.training.settings import CheckpointSettings, TrainerSettings
 
 T = TypeVar("T")
 
@@ -40,6 +40,7 @@ _NODES = (
     "early_stopping",
     "monitor",
     "ema",
+    "checkpoint",
     "callbacks",
     "figures",
 )
@@ -76,6 +77,7 @@ class Experiment:
     monitor: Monitor
     early_stopping: EarlyStopping | None
     ema_decay: float | None
+    checkpoint: CheckpointSettings
     callbacks: list[Callback]
     figures: Callback
 
@@ -129,6 +131,7 @@ class Experiment:
             monitor=monitor,
             early_stopping=early_stopping,
             ema_decay=_settings(Ema, nodes["ema"], "ema").decay,
+            checkpoint=_settings(CheckpointSettings, nodes["checkpoint"], "checkpoint"),
             callbacks=[build(node, f"callbacks.{name}", Callback) for name, node in nodes["callbacks"].items()],
             figures=build(nodes["figures"], "figures", Callback),
         )

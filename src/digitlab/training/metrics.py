@@ -52,6 +52,12 @@ class Counts:
         return {name: float(hits / support) for name, hits, support in pairs if support > 0}
 
 
+def total(parts: Sequence[Counts]) -> Counts:
+    """The sum of the counts of several processes, in their order."""
+    confusion = torch.stack([part.confusion for part in parts]).sum(0)
+    return Counts(confusion, sum(part.loss_sum for part in parts))
+
+
 def confusions(logits: Tensor, labels: Tensor) -> Tensor:
     """Confusion matrices of M networks: logits (M, n, K) and labels int64 (M, n) to counts int64 (M, K, K).
 

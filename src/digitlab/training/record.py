@@ -39,17 +39,14 @@ class Record:
         # A metric of the training passes is known at the end of an epoch, not at a validation inside it.
         return self.selection.monitor.metric in self.metrics and self.selection.update(self._point(position))
 
-    def add_epoch(
-        self, position: Position, *, images: int, learning_rate: float, losses: list[tuple[int, float]]
-    ) -> None:
-        """Add the row of an epoch, or of the part of it that trained on ``images``; ``losses`` as for the writer."""
+    def add_epoch(self, position: Position, *, images: int, learning_rate: float) -> None:
+        """Add the row of an epoch, or of the part of it that trained on ``images``."""
         row: Row = {"epoch": position.epoch + 1, "step": position.total_steps}
         row |= dict(sorted(self.metrics.items()))
         row["lr"] = learning_rate
         row["train_seconds"] = self.epoch_seconds
         row["images_per_second"] = images / self.epoch_seconds
         self.rows.append(row)
-        self.add_losses(losses)
         if self.writer is not None:
             self.writer.epoch(row)
         if not self.validating:

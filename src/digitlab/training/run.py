@@ -15,11 +15,12 @@ from omegaconf import DictConfig
 from digitlab.overrides import typed_overrides
 from digitlab.results.checkpoint import newest_good, read_checkpoint
 from digitlab.results.folder import RunFolder
-from digitlab.results.writer import Row, RunWriter, Status
+from digitlab.results.writer import RunWriter, Status
 from digitlab.schema import DigitlabError
 from digitlab.training.assembly import (
     chunk_plan,
     initial_classifier,
+    new_record,
     read_data,
     result_fields,
     run_writer,
@@ -30,9 +31,7 @@ from digitlab.training.checkpoint_io import AtomicCheckpointIO
 from digitlab.training.experiment import Experiment
 from digitlab.training.interrupt import Interrupted, StopSignal
 from digitlab.training.progress import EpochBar
-from digitlab.training.record import Record
-from digitlab.training.recorder import Recorder
-from digitlab.training.selection import Selection
+from digitlab.training.recorder import Recorder, Saver
 from digitlab.training.snapshot import restore
 from digitlab.training.surroundings import device_memory, first_process_reports, is_first_process, quiet_libraries
 from digitlab.training.testing import measure_test
@@ -94,25 +93,16 @@ class Run:
         if experiment.switches.compile:
             # In place, so that the names in the checkpoint stay as they are.
             self.classifier.network.compile()
-        history = [] if checkpoint is None else restore(checkpoint, self.classifier)
+        processes = experiment.trainer.devices
+        history = [] if checkpoint is None else restore(checkpoint, self.classifier, processes=processes)
         self.classifier.stop_signal = stop_signal
-        self.rows: list[Row] = [] if checkpoint is None else checkpoint["rows"]
+        self.record = new_record(experiment, self.data, history=history, checkpoint=checkpoint)
         self.writer: RunWriter | None = None
         if is_first_process():
-            self.writer = run_writer(config, folder, rows=self.rows, steps=self.classifier.position.total_steps)
-        self.record = Record(
-            writer=self.writer,
-            selection=Selection(
-                monitor=experiment.monitor,
-                early_stopping=experiment.early_stopping,
-                last_is_best=len(self.data.val_indices) == 0,
-                history=history,
-            ),
-            validating=len(self.data.val_indices) > 0,
-            rows=self.rows,
-            epoch_seconds=0.0 if checkpoint is None else checkpoint["epoch_seconds"],
+            self.writer = self.record.writer = run_writer(config, folder, checkpoint=checkpoint)
+        self.recorder = Recorder(
+            record=self.record, stop_signal=stop_signal, save_every_seconds=experiment.checkpoint.every_seconds
         )
-        self.recorder = Recorder(record=self.record, stop_signal=stop_signal)
         self.trainer = self._trainer()
         self._plan()
         self.test_metrics: dict[str, float] = {}
@@ -120,11 +110,13 @@ class Run:
 
     def _trainer(self) -> Trainer:
         settings = self.experiment.trainer
-        bar = [EpochBar(self.rows)] if settings.progress_bar else []
+        bar = [EpochBar(self.record.rows)] if settings.progress_bar else []
         return Trainer(
             **settings.lightning(),
             default_root_dir=self.folder.path,
-            callbacks=[self.recorder, self.experiment.figures, *bar, *self.experiment.callbacks],
+            callbacks=[
+                self.recorder, self.experiment.figures, *bar, *self.experiment.callbacks, Saver(self.recorder),
+            ],
             limit_val_batches=1.0 if len(self.data.val_indices) > 0 else 0,
             # The run folder is written by the recorder's writer, which serves populations too.
             logger=False, enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False,
@@ -139,6 +131,8 @@ class Run:
         progress = self.trainer.fit_loop.epoch_progress.current
         assert isinstance(progress, _ProcessedTracker)
         progress.processed = progress.completed = classifier.position.epoch
+        steps = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total
+        steps.ready = steps.completed = classifier.position.total_steps
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
@@ -165,6 +159,8 @@ class Run:
         over = self.classifier.position.total_steps >= self.classifier.total_steps
         if over or self.record.selection.exhausted:
             log.info("this run has come to its end before, by %s", "its last step" if over else "early stopping")
+            # It may have been killed before it could show the weights it ended with.
+            self.experiment.figures.on_train_end(self.trainer, self.classifier)
             return
         self.trainer.fit(self.classifier, datamodule=self.data)
 

@@ -71,3 +71,14 @@ class TrainerSettings:
             "deterministic": self.deterministic,
             "profiler": self.profiler,
         }
+
+
+@settings
+class CheckpointSettings:
+    """When a run is saved besides at the end of each epoch: ``every_minutes`` within a long one, null for never."""
+
+    every_minutes: PositiveFloat | None
+
+    @property
+    def every_seconds(self) -> float | None:
+        return None if self.every_minutes is None else 60 * self.every_minutes

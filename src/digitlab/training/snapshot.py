@@ -1,23 +1,27 @@
 """The state of a run as a checkpoint: plain values and tensors, from which it goes on to the bit."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import lightning
 
 from digitlab.data.chunks import Position
 from digitlab.training.classifier import Classifier
-from digitlab.training.metrics import Counts
+from digitlab.training.metrics import Counts, total
 from digitlab.training.record import Record
 from digitlab.training.selection import Point
-from digitlab.training.surroundings import is_first_process
+from digitlab.training.surroundings import process_rank
 
 
-def snapshot(classifier: Classifier, optimizer_state: dict[str, Any], record: Record) -> dict[str, Any]:
+def snapshot(
+    classifier: Classifier, optimizer_state: dict[str, Any], record: Record, *, train_counts: Sequence[Counts]
+) -> dict[str, Any]:
     """Everything that decides how the run goes on; no generator, as random draws are functions of the position.
 
-    ``optimizer_state`` is the ``state_dict`` of its torch optimiser. ``state_dict``, ``hyper_parameters`` and the
-    version stand where ``Classifier.load_from_checkpoint`` looks for them.
+    ``optimizer_state`` is the ``state_dict`` of its torch optimiser, ``train_counts`` those of each process: rounding
+    depends on the order in which losses are summed. ``state_dict``, ``hyper_parameters`` and the version stand where
+    ``Classifier.load_from_checkpoint`` looks for them.
     """
     position = classifier.position
     return {
@@ -28,7 +32,7 @@ def snapshot(classifier: Classifier, optimizer_state: dict[str, Any], record: Re
         "global_step": position.total_steps,
         "optimizer_states": [optimizer_state],
         "position": dataclasses.asdict(position),
-        "train_counts": dataclasses.asdict(classifier.train_counts),
+        "train_counts": [dataclasses.asdict(counts) for counts in train_counts],
         "history": [dataclasses.asdict(point) for point in record.selection.history],
         "metrics": dict(record.metrics),
         "rows": [dict(row) for row in record.rows],
@@ -36,11 +40,17 @@ def snapshot(classifier: Classifier, optimizer_state: dict[str, Any], record: Re
     }
 
 
-def restore(checkpoint: dict[str, Any], classifier: Classifier) -> list[Point]:
-    """Set ``classifier`` to where ``checkpoint`` was taken; returns the monitored history."""
+def restore(checkpoint: dict[str, Any], classifier: Classifier, *, processes: int = 1) -> list[Point]:
+    """Set ``classifier`` to where ``checkpoint`` was taken; returns the monitored history.
+
+    Each of as many processes as wrote it goes on with its own counts; of another number the first has them all.
+    """
     classifier.load_state_dict(checkpoint["state_dict"])
     classifier.optimizer_state = checkpoint["optimizer_states"][0]
     classifier.position = Position(**checkpoint["position"])
-    if is_first_process():
-        classifier.train_counts = Counts(**checkpoint["train_counts"])
+    counts = [Counts(**own) for own in checkpoint["train_counts"]]
+    if len(counts) == processes:
+        classifier.train_counts = counts[process_rank()]
+    elif process_rank() == 0:
+        classifier.train_counts = total(counts)
     return [Point(**point) for point in checkpoint["history"]]

@@ -67,8 +67,13 @@ def first_process_reports() -> Iterator[None]:
 
 def is_first_process() -> bool:
     """Whether this process is the one that writes and reports."""
+    return process_rank() == 0
+
+
+def process_rank() -> int:
+    """The number of this process among those of the run, from 0."""
     # Lightning numbers the processes that it launches, here before a Trainer could be asked.
-    return int(os.environ.get("LOCAL_RANK", "0")) == 0
+    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 @contextmanager

@@ -12,11 +12,16 @@ from digitlab.data.module import ImageData
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
 from digitlab.results.writer import RunWriter, Status
-from digitlab.training.assembly import initial_classifier, result_fields, run_writer, set_length, summarise
+from digitlab.training.assembly import (
+    initial_classifier,
+    new_record,
+    result_fields,
+    run_writer,
+    set_length,
+    summarise,
+)
 from digitlab.training.experiment import Experiment
 from digitlab.training.metrics import Counts
-from digitlab.training.record import Record
-from digitlab.training.selection import Selection
 from digitlab.training.snapshot import restore, snapshot
 from digitlab.training.surroundings import log_to
 from digitlab.training.testing import measure_alone
@@ -60,22 +65,13 @@ class Member:
         set_length(self.classifier, job.experiment, steps_per_epoch)
         checkpoint = job.checkpoint
         history = [] if checkpoint is None else restore(checkpoint, self.classifier)
-        validating = len(data.val_indices) > 0
         self._param_groups = self.classifier.update.build(self.classifier.network).state_dict()["param_groups"]
         self.outcome: float | Exception | None = None
         self.learning_rate = 0.0
         self._images = 0
+        self._improved = False
         self._test_metrics: dict[str, float] = {}
-        self.record = Record(
-            writer=None,
-            selection=Selection(
-                monitor=job.experiment.monitor, early_stopping=job.experiment.early_stopping,
-                last_is_best=not validating, history=history,
-            ),
-            validating=validating,
-            rows=[] if checkpoint is None else checkpoint["rows"],
-            epoch_seconds=0.0 if checkpoint is None else checkpoint["epoch_seconds"],
-        )  # fmt: skip
+        self.record = new_record(job.experiment, data, history=history, checkpoint=checkpoint)
 
     def begin(self) -> None:
         """Open the files of the run."""
@@ -83,7 +79,7 @@ class Member:
         # What the last attempt came to is no longer so.
         job.folder.result.unlink(missing_ok=True)
         with log_to(job.folder.log):
-            self.record.writer = run_writer(job.config, job.folder, rows=self.record.rows, steps=job.start.total_steps)
+            self.record.writer = run_writer(job.config, job.folder, checkpoint=job.checkpoint)
             summarise(self.classifier, self.record.writer)
 
     @property
@@ -112,10 +108,12 @@ class Member:
         self._images = int(counts.confusion.sum())
         self.record.metrics |= {f"train/{name}": value for name, value in counts.metrics().items()}
 
-    def validated(self, counts: Counts, position: Position, state: State) -> None:
+    def validated(self, counts: Counts, position: Position, state: State, *, last: bool) -> None:
+        """Take a validation in; ``last`` is whether the epoch's end comes next, which saves the run anyway."""
         with log_to(self.job.folder.log):
             measured = {f"val/{name}": value for name, value in counts.metrics().items()}
-            if self.record.add_validation(measured, position):
+            self._improved = self.record.add_validation(measured, position)
+            if self._improved and not last and not self.record.selection.exhausted:
                 self.save(position, state, best=True)
 
     def end_epoch(self, position: Position, state: State, *, epoch_over: bool) -> None:
@@ -123,20 +121,15 @@ class Member:
         if "train/loss" not in self.record.metrics:
             self.take_train_metrics()
         with log_to(self.job.folder.log):
-            self.record.add_epoch(
-                position,
-                images=self._images,
-                learning_rate=self.learning_rate,
-                losses=self.classifier.take_logged_losses(),
-            )
+            self.record.add_epoch(position, images=self._images, learning_rate=self.learning_rate)
         if epoch_over:
             position = replace(position)
             position.next_epoch()
             self.record.epoch_seconds = 0.0
-        self.save(position, state, best=False)
-        if not self.record.validating:
+        if self._improved or not self.record.validating:
             self.save(position, state, best=True)
-        self.record.metrics = {}
+        self.save(position, state, best=False)
+        self._improved, self.record.metrics = False, {}
 
     def is_over(self, position: Position) -> bool:
         over = position.total_steps >= self.classifier.total_steps
@@ -144,14 +137,16 @@ class Member:
 
     def save(self, position: Position, state: State, *, best: bool) -> None:
         """Write a checkpoint that a solo run would go on from."""
+        self.record.add_losses(self.classifier.take_logged_losses())
         self.classifier.position = replace(position)
         groups = [{**group, "lr": self.learning_rate} for group in self._param_groups]
         optimizer_state = {"state": state(), "param_groups": groups}
-        self.writer.checkpoint(snapshot(self.classifier, optimizer_state, self.record), best=best)
+        counts = [self.classifier.train_counts]
+        content = snapshot(self.classifier, optimizer_state, self.record, train_counts=counts)
+        self.writer.checkpoint(content, best=best)
 
     def stop(self, position: Position, state: State, error: Exception) -> None:
         """Save the run where it stands: a signal came."""
-        self.record.add_losses(self.classifier.take_logged_losses())
         self.save(position, state, best=False)
         self._close("stopped", error)
 

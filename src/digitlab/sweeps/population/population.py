@@ -145,7 +145,7 @@ class Population:
                     member.take_train_metrics()
             if chunks[0].validate and self._whole(chunks[0]):
                 if len(self.data.val_indices) > 0:
-                    self._validate()
+                    self._validate(last=chunks[0].last)
                 if not chunks[0].last:
                     self._end_exhausted()
             elif self.stop_signal.received is not None:
@@ -266,10 +266,10 @@ class Population:
     def _state(self, member: Member) -> Callable[[], dict[int, dict[str, Tensor]]]:
         return partial(self.update.member_state, self.members.index(member), member.classifier.network)
 
-    def _validate(self) -> None:
+    def _validate(self, *, last: bool) -> None:
         for member, counts in zip(self.members, self._evaluate(), strict=True):
             if member.outcome is None:
-                member.validated(counts, self.position, self._state(member))
+                member.validated(counts, self.position, self._state(member), last=last)
 
     @torch.no_grad()
     def _evaluate(self) -> list[Counts]:
