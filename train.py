@@ -12,8 +12,9 @@ import hydra
 from omegaconf import DictConfig
 
 from digitlab.config import COMPOSITION_ERRORS, CONF, refused, register_resolvers
-from digitlab.failures import in_sweep, leave, told
+from digitlab.failures import disk_faults, in_sweep, leave, sigterm_exits, told
 from digitlab.overrides import refuse_unreadable
+from digitlab.results.lock import remove_unbegun
 from digitlab.schema import DigitlabError
 from digitlab.sweeps import resolvers
 from digitlab.sweeps.resume import finish
@@ -54,9 +55,10 @@ def run() -> None:
     overrides = [argument for argument in arguments if not argument.startswith("-")]
     folder = dict(argument.split("=", 1) for argument in overrides if "=" in argument).get("resume", "null")
     try:
-        if folder != "null":
-            go_on(folder, arguments)
-        else:
+        with sigterm_exits(), disk_faults(CONF):
+            if folder != "null":
+                go_on(folder, arguments)
+                return
             # In tab completion, whatever is typed so far may stand.
             if "-sc" not in arguments and "--shell-completion" not in arguments:
                 refuse_unreadable((override for override in overrides if "=" in override), CONF)
@@ -69,6 +71,8 @@ def run() -> None:
     except KeyboardInterrupt:
         # Before the run listens for it: there is nothing to save yet.
         sys.exit(130)
+    finally:
+        remove_unbegun()
 
 
 if __name__ == "__main__":

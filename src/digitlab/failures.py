@@ -3,21 +3,28 @@
 ``train.py`` and the preflight check end here; nothing is imported at the top that needs torch.
 """
 
+import errno
 import json
 import logging
+import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from digitlab.overrides import typed_overrides
+from digitlab.results.lock import BusyError
 from digitlab.schema import DigitlabError, RunError
 
 log = logging.getLogger(__name__)
+
+# Of the disk, not of the program: it is full or past a quota, read-only, failing, or a file may not grow so large.
+_DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG}
 
 
 def leave(error: DigitlabError) -> NoReturn:
@@ -33,6 +40,31 @@ class SweepError(RunError):
 def in_sweep() -> bool:
     """Whether the running Hydra job is one of a sweep."""
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+@contextmanager
+def disk_faults(folder: Path) -> Iterator[None]:
+    """Turn a fault of the disk into a ``RunError`` that names the file, or at least ``folder``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK_FAULTS:
+            raise
+        raise RunError(f"{error.filename or folder}: {error.strerror}") from error
+
+
+@contextmanager
+def sigterm_exits() -> Iterator[None]:
+    """Within, SIGTERM ends the process by ``SystemExit``, so that what was begun is cleared away as after Ctrl-C."""
+
+    def leave(number: int, frame: FrameType | None) -> NoReturn:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
@@ -54,7 +86,9 @@ def told() -> Iterator[None]:
             raise
         folder = Path(HydraConfig.get().runtime.output_dir)
         log.error("%s failed: %s", folder.name, error, exc_info=not expected)
-        _mark_failed(folder, error)
+        if not isinstance(error, BusyError):
+            with suppress(RunError):  # the disk may be full
+                _mark_failed(folder, error)
         raise SweepError(f"{folder.name}: {error}") from error
 
 

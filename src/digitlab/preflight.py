@@ -19,6 +19,7 @@ from digitlab.config import COMPOSITION_ERRORS, plain, refused
 from digitlab.failures import leave
 from digitlab.overrides import typed_overrides
 from digitlab.results.folder import RunFolder
+from digitlab.results.lock import take
 from digitlab.schema import ConfigError, DigitlabError
 from digitlab.sweeps.jobs import Grid, sweep_overrides
 from digitlab.sweeps.search.settings import SearchPlan, search_plan
@@ -35,6 +36,7 @@ class Preflight(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         # Imported here, as Hydra makes this object for --help too, which must answer without torch.
         from digitlab.training.experiment import Experiment
+        from digitlab.training.surroundings import is_first_process
 
         # Hydra's next step too; the name of the folder asks it for the names of the data set and the model.
         HydraConfig.instance().set_config(config)
@@ -43,6 +45,8 @@ class Preflight(Callback):
             Experiment.from_config(config)
             _refuse_taken(config.hydra.run.dir)
             _make_folder("hydra.run.dir", config.hydra.run.dir)
+            if is_first_process():
+                take(RunFolder(Path(config.hydra.run.dir)), new=True)  # ``train`` gives it back
         except DigitlabError as error:
             leave(error)
 

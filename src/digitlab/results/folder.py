@@ -65,6 +65,11 @@ class RunFolder:
         return self.path / "train.log"
 
     @property
+    def lock(self) -> Path:
+        """There while a process is at work on the run."""
+        return self.path / ".lock"
+
+    @property
     def config(self) -> Path:
         return self.path / ".hydra" / "config.yaml"
 
@@ -113,7 +118,9 @@ class RunFolder:
 
     def discard_if_fresh(self) -> None:
         """Remove the folder where Hydra has made it and no run has begun in it; its parent too, where that is empty."""
-        if any(file.name not in (".hydra", self.log.name) for file in self.path.iterdir()):
+        if not self.path.exists():
+            return
+        if any(file.name not in (".hydra", self.log.name, self.lock.name) for file in self.path.iterdir()):
             return
         shutil.rmtree(self.path)
         parent = self.path.parent

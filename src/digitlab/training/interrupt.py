@@ -11,11 +11,11 @@ from digitlab.schema import DigitlabError
 
 
 class Interrupted(DigitlabError):
-    """A run that a signal stopped and that was saved first."""
+    """A run that a signal stopped and that was saved first; ``where`` it stands, and how to go on."""
 
-    def __init__(self, number: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}")
-        self.exit_code = 128 + number
+    def __init__(self, number: int, where: str = "") -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}{where}")
+        self.number, self.exit_code = number, 128 + number
 
 
 class StopSignal:

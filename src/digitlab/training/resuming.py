@@ -7,10 +7,11 @@ from omegaconf import DictConfig
 
 from digitlab.config import compose
 from digitlab.results.folder import RunFolder
+from digitlab.results.lock import take
 from digitlab.schema import ConfigError
 from digitlab.training.experiment import Experiment
 from digitlab.training.run import Outcome, train
-from digitlab.training.surroundings import log_to
+from digitlab.training.surroundings import is_first_process, log_to
 
 # What a group of conf/trainer decides; the rest of `trainer` stays as it was.
 _DEVICE_KEYS = ("accelerator", "devices", "strategy")
@@ -35,6 +36,8 @@ def resume(folder: str, arguments: Sequence[str]) -> Outcome:
         if argument.startswith("-"):
             raise ConfigError("resume", folder, f"can't be given beside {argument}: it goes on with a single run")
         _override(config, key, value, argument)
+    if is_first_process():
+        take(run_folder)  # before its configuration is changed; ``train`` gives it back
     overrides = _lengthened(run_folder, config, arguments)
     with log_to(run_folder.log):
         return train(config, folder=run_folder.path, overrides=overrides, resume=True)

@@ -1,8 +1,9 @@
 """``train(cfg)``: one run from its composed configuration to its result."""
 
 import logging
+import shlex
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loops.progress import _ProcessedTracker
 from omegaconf import DictConfig
 
+from digitlab.failures import disk_faults, sigterm_exits
 from digitlab.overrides import typed_overrides
 from digitlab.results.checkpoint import newest_good, read_checkpoint
 from digitlab.results.folder import RunFolder
+from digitlab.results.lock import held
 from digitlab.results.writer import RunWriter, Status
-from digitlab.schema import DigitlabError
+from digitlab.schema import DigitlabError, RunError
 from digitlab.training.assembly import (
     chunk_plan,
     initial_classifier,
@@ -55,28 +58,40 @@ def train(
 
     ``folder`` and ``overrides``, what was typed to get ``config``, are by default those of the running Hydra job.
     Raises ``ConfigError`` for a bad setting, ``DataError`` for missing or damaged data, ``RunError`` for a loss that is
-    not finite or a device out of memory, and ``Interrupted`` after SIGINT or SIGTERM. A folder in which nothing has
-    begun is removed again, but not with ``resume``.
+    not finite, a device out of memory, a disk that is full or a folder that another process is at work on, and
+    ``Interrupted`` after SIGINT or SIGTERM. A folder in which nothing has begun is removed again, but not with
+    ``resume``.
     """
     if overrides is None:
         overrides = typed_overrides()
     run_folder = RunFolder(Path(HydraConfig.get().runtime.output_dir) if folder is None else Path(folder))
-    run_folder.path.mkdir(parents=True, exist_ok=True)
+    with disk_faults(run_folder.path):
+        run_folder.path.mkdir(parents=True, exist_ok=True)
+    # Of several processes of one run the first holds the folder for all.
+    with held(run_folder) if is_first_process() else nullcontext():
+        try:
+            with quiet_libraries(), device_memory(), disk_faults(run_folder.path):
+                return _train(config, run_folder, overrides=overrides, resume=resume)
+        except (DigitlabError, KeyboardInterrupt, SystemExit):
+            if not resume:
+                run_folder.discard_if_fresh()
+            raise
+
+
+def _train(config: DictConfig, folder: RunFolder, *, overrides: Sequence[str], resume: bool) -> Outcome:
+    stop_signal = StopSignal()
+    # While data is fetched there is nothing to save: a signal ends the process at once.
+    with sigterm_exits():
+        run = Run(config, folder, overrides=overrides, stop_signal=stop_signal, resume=resume)
     try:
-        with quiet_libraries(), device_memory():
-            stop_signal = StopSignal()
-            run = Run(config, run_folder, overrides=overrides, stop_signal=stop_signal, resume=resume)
-            # Before this, while data is fetched, there is nothing to save, and a signal ends the process as ever.
-            with stop_signal, run.recorded(), first_process_reports():
-                run.fit()
-                run.obey_signal()
-                run.test()
-                run.obey_signal()
-            return run.outcome()
-    except (DigitlabError, KeyboardInterrupt):
-        if not resume:
-            run_folder.discard_if_fresh()
-        raise
+        with stop_signal, run.recorded(), first_process_reports():
+            run.fit()
+            run.obey_signal()
+            run.test()
+            run.obey_signal()
+    except Interrupted as stop:
+        raise Interrupted(stop.number, run.whereabouts()) from None
+    return run.outcome()
 
 
 class Run:
@@ -137,22 +152,20 @@ class Run:
     @contextmanager
     def recorded(self) -> Iterator[None]:
         """Write ``result.json`` whichever way the run ends."""
-        status: Status = "failed"
-        error: BaseException | None = None
         try:
             yield
-            status = "finished"
-        except Interrupted as stop:
-            status, error = "stopped", stop
+        except BaseException as error:
+            # Where nothing more can be written, what is to be told is why the run ended.
+            with suppress(OSError, RunError):
+                self._conclude("stopped" if isinstance(error, Interrupted) else "failed", error)
             raise
-        except BaseException as failure:
-            error = failure
-            raise
-        finally:
-            self.result = self._result(status, error)
-            if self.writer is not None:
-                self.writer.result(self.result, step=self.classifier.position.total_steps)
-                self.writer.close()
+        self._conclude("finished", None)
+
+    def _conclude(self, status: Status, error: BaseException | None) -> None:
+        self.result = self._result(status, error)
+        if self.writer is not None:
+            self.writer.result(self.result, step=self.classifier.position.total_steps)
+            self.writer.close()
 
     def fit(self) -> None:
         self._summarise()
@@ -167,6 +180,12 @@ class Run:
     def obey_signal(self) -> None:
         """Stop between two phases; with several processes also where the others wait until the first has written."""
         self.recorder.stop_signal.obey(self.trainer)
+
+    def whereabouts(self) -> str:
+        """Where the run stands, and how to go on from there."""
+        position, steps = self.classifier.position, self.classifier.steps_per_epoch
+        place = f"epoch {position.epoch + 1}, step {position.step} of {steps}"
+        return f" at {place}: saved; to go on: python train.py resume={shlex.quote(str(self.folder.path))}"
 
     def _summarise(self) -> None:
         if self.writer is None:

@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,9 +16,15 @@ from digitlab.schema import DigitlabError, RunError
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Keep Lightning's greetings and the named warnings of third parties off the terminal."""
+    """Keep Lightning's greetings and the named warnings of third parties off the terminal.
+
+    So too what logging and TensorBoard's threads say where the disk is full: a checkpoint that can't be written ends
+    the run, in one line.
+    """
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
+    before = logging.raiseExceptions, threading.excepthook
+    logging.raiseExceptions, threading.excepthook = False, _quiet_disk_faults
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
         for logger in loggers:
@@ -25,8 +32,15 @@ def quiet_libraries() -> Iterator[None]:
         try:
             yield
         finally:
+            logging.raiseExceptions, threading.excepthook = before
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
+
+
+def _quiet_disk_faults(thread: threading.ExceptHookArgs) -> None:
+    # TensorBoard's writer raises it once more in the thread that hands it events.
+    if not isinstance(thread.exc_value, OSError):
+        threading.__excepthook__(thread)
 
 
 @contextmanager

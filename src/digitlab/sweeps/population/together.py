@@ -2,9 +2,13 @@
 
 import logging
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 import torch
 
+from digitlab.failures import disk_faults
+from digitlab.results.lock import held
+from digitlab.schema import RunError
 from digitlab.sweeps.population.grouping import device_of, split
 from digitlab.sweeps.population.member import Job
 from digitlab.sweeps.population.population import Population
@@ -20,19 +24,32 @@ def train_together(jobs: Sequence[Job]) -> list[tuple[Job, Exception | None]]:
     Where memory runs out before anything is written, two halves are trained one after the other. Raises
     ``Interrupted`` after a signal; the runs under way are saved then.
     """
+    with ExitStack() as folders:
+        own, busy = [], []
+        for job in jobs:
+            try:
+                folders.enter_context(held(job.folder))
+                own.append(job)
+            except RunError as error:
+                busy.append((job, error))
+        return [*busy, *(_train_held(own) if own else [])]
+
+
+def _train_held(jobs: Sequence[Job]) -> list[tuple[Job, Exception | None]]:
     stop_signal = StopSignal()
     population: Population | None = None
     try:
-        with quiet_libraries(), device_memory(), stop_signal:
+        with quiet_libraries(), device_memory(), disk_faults(jobs[0].folder.path.parent), stop_signal:
             population = Population(jobs, device=device_of(jobs[0].experiment), stop_signal=stop_signal)
             population.train()
-    except Interrupted:
-        raise
+    except Interrupted as stop:
+        where = ": the runs under way are saved; the same command goes on with them"
+        raise Interrupted(stop.number, where) from None
     except Exception as error:
         if _out_of_memory(error) and len(jobs) > 1 and not (population and population.begun):
             log.warning("a population of %d needs too much memory: it is halved", len(jobs))
             population = None
-            return [done for half in split(jobs, -(-len(jobs) // 2)) for done in train_together(half)]
+            return [done for half in split(jobs, -(-len(jobs) // 2)) for done in _train_held(half)]
         ended = {} if population is None else {member.job.number: member.outcome for member in population.all_members}
         return [(job, _error(ended.get(job.number), error)) for job in jobs]
     return [(member.job, _error(member.outcome, None)) for member in population.all_members]
