@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from digitlab.config import COMPOSITION_ERRORS, CONF, refused, register_resolvers
 from digitlab.failures import disk_faults, in_sweep, leave, sigterm_exits, told
-from digitlab.overrides import refuse_unreadable
+from digitlab.overrides import refuse_two_commands, refuse_unreadable
 from digitlab.results.lock import remove_unbegun
 from digitlab.schema import DigitlabError
 from digitlab.sweeps import resolvers
@@ -59,6 +59,7 @@ def run() -> None:
             if folder != "null":
                 go_on(folder, arguments)
                 return
+            refuse_two_commands(arguments)
             # In tab completion, whatever is typed so far may stand.
             if "-sc" not in arguments and "--shell-completion" not in arguments:
                 refuse_unreadable((override for override in overrides if "=" in override), CONF)

@@ -29,6 +29,13 @@ REFUSED = """
     augment=[[flip]]                                    augment
     trainer=[0.9,0.999]                                 trainer
     ~model=0.5                                          model
+    model=[mlp]                                         model
+    data=${nowhere}                                     data
+    +data.source.foo=3                                  data.source.foo
+    ~model.hidden=3                                     model.hidden
+    +optimizer=sgd                                      optimizer
+    early_stopping=none                                 early_stopping
+    ema=null                                            ema
     +seed=3                                             seed
     optimizer.lrr=1                                     optimizer.lrr
     +optimizer.lrr=1                                    optimizer.lrr
@@ -147,6 +154,19 @@ def test_refused_by_its_key_in_one_line(case, one_line):
 @pytest.mark.parametrize(("override", "name"), NEAREST.items())
 def test_the_nearest_right_name_is_told(override, name):
     assert f"(did you mean `{name}`?)" in str(refusal([override]))
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("optimizer.lr='0.1'", "this is text: a number is written without quotes"),
+        ("+data.source.foo=3", "there are none"),
+        ("early_stopping=none", "must be null, which turns it off"),
+        ("ema=null", "set one by one as ema.KEY=VALUE"),
+    ],
+)
+def test_a_usual_slip_is_told_with_the_way_out(override, words):
+    assert words in str(refusal([override]))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

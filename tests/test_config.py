@@ -5,7 +5,7 @@ from lightning.pytorch import Callback
 from omegaconf import OmegaConf
 from torch import nn
 
-from digitlab.config import CONF, build, compose, plain, walk
+from digitlab.config import CONF, build, completed, compose, plain, walk
 from digitlab.schema import ConfigError
 from digitlab.training.experiment import Experiment
 
@@ -65,6 +65,22 @@ def test_without_validation_a_monitor_that_nobody_typed_gives_way():
     experiment = Experiment.from_config(compose(["data.val_size=0"]), typed=["data.val_size=0"])
     assert experiment.monitor.metric == "train/accuracy"
     assert experiment.early_stopping is None
+
+
+def test_what_an_older_version_did_not_know_gets_its_default():
+    now = compose(["optimizer=sgd", "trainer.max_epochs=3"])
+    before = OmegaConf.create(OmegaConf.to_container(now, resolve=False))
+    del before.figures, before.trainer.profiler, before.optimizer.nesterov
+    old = completed(before)
+    assert old.figures == now.figures
+    assert old.trainer == now.trainer
+    # The defaults are another optimiser's.
+    assert "nesterov" not in old.optimizer
+
+
+def test_a_folder_of_data_may_be_given_from_home(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert Experiment.from_config(compose(["data.root='~/x'"])).data.root == tmp_path / "x"
 
 
 def test_composing_leaves_no_trace():

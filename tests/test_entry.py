@@ -31,6 +31,13 @@ def test_help_config_and_completion_answer_without_torch(arguments, words, train
     assert ended.returncode == 0
 
 
+def test_a_sweep_has_no_single_configuration_to_show(train_py, one_line):
+    ended = train_py("-m", "--cfg", "job", "seed=0,1")
+    assert ended.returncode == 2
+    assert one_line(ended.stderr)
+    assert ended.stderr.startswith("--multirun --cfg: can't be given together")
+
+
 def test_help_names_every_group_and_its_choices(train_py):
     text = train_py("--help").stdout
     for line in ("data: cifar10, fashion_mnist, mnist", "model: cnn, lenet, linear, mlp, mlp_dropout"):

@@ -3,6 +3,7 @@
 Nothing here imports torch, so that ``train.py --help`` and tab completion answer at once.
 """
 
+import copy
 import inspect
 import os
 import secrets
@@ -66,6 +67,20 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
             return hydra_compose("train", overrides=list(overrides))
         except COMPOSITION_ERRORS as error:
             raise refused(error, overrides) from error
+
+
+def completed(config: DictConfig) -> DictConfig:
+    """``config``, of a run that an older version began, with the defaults of the keys that did not exist then."""
+    config = copy.deepcopy(config)
+    for key, default in compose().items():
+        node = config.setdefault(key, default)
+        if not OmegaConf.is_dict(node) or not OmegaConf.is_dict(default):
+            continue
+        if node.get("_target_") == default.get("_target_"):
+            for name in default:
+                if name not in node:
+                    node[name] = default._get_node(name)
+    return config
 
 
 @contextmanager
@@ -166,7 +181,7 @@ def plain(node: Any, key: str) -> dict[str, Any]:
     Raises ``ConfigError`` where it is no node or an interpolation fails.
     """
     if not OmegaConf.is_dict(node):
-        raise ConfigError(key, node, "must be a node with keys of its own")
+        raise ConfigError(key, node, f"must be a node with keys of its own, set one by one as {key}.KEY=VALUE")
     try:
         container = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:

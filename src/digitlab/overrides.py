@@ -16,6 +16,23 @@ from omegaconf.errors import OmegaConfBaseException
 
 from digitlab.schema import ConfigError, nearest, unknown
 
+# Groups of which several names can be chosen at once, as augment=[shift,flip]; a run has one of each other.
+_SEVERAL = ("augment", "debug", "experiment")
+# What Hydra does instead of one run; it can do one of them at a time.
+_COMMANDS = {
+    "-r": "--run", "-m": "--multirun", "-c": "--cfg", "-i": "--info", "-sc": "--shell-completion",
+    "--shell_completion": "--shell-completion",
+}  # fmt: skip
+
+
+def refuse_two_commands(arguments: Iterable[str]) -> None:
+    """Raise ``ConfigError`` where ``arguments`` ask for two things at once, such as a sweep and ``--cfg``."""
+    options = [argument.partition("=")[0] for argument in arguments]
+    asked = dict.fromkeys(_COMMANDS.get(option, option) for option in options)
+    asked_for = [option for option in asked if option in _COMMANDS.values()]
+    if len(asked_for) > 1:
+        raise ConfigError("", " ".join(asked_for), "can't be given together; --cfg shows the configuration of one run")
+
 
 def typed_overrides(hydra: DictConfig | None = None) -> list[str]:
     """What was typed for the running Hydra job, or for the one whose node ``hydra`` this is; empty where none runs."""
@@ -43,16 +60,17 @@ def refuse_unreadable(overrides: Iterable[str], groups: Path) -> None:
         except HydraException as error:
             allowed = "can't be read: brackets and quotes must be closed, a list is written [64,64]"
             raise ConfigError(key, value, allowed) from error
-        if key in group_names(groups) and not _may_be_names(override):
+        if key in group_names(groups) and not _may_be_names(override, several=key in _SEVERAL):
             raise _no_such_name(key, value, _options(groups / key))
 
 
-def _may_be_names(override: Override) -> bool:
+def _may_be_names(override: Override, *, several: bool) -> bool:
     """Whether the value of a group is a name or a list of them; of a sweep each job is asked."""
     if override.is_sweep_override() or (override.is_delete() and override.value() is None):
         return True
     value = override.value()
-    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(name, str) for name in value))
+    names = value if several and isinstance(value, list) else [value]
+    return all(isinstance(name, str) and "$" not in name for name in names)
 
 
 def _split(override: str) -> tuple[str, str]:
@@ -95,8 +113,9 @@ def hydra_refusal(error: Exception, overrides: Iterable[str], keys: Sequence[str
         if match[1] == "append":
             return ConfigError(key, typed.get(key), "is there already: write it without the +")
         return _no_such_key(key, typed, keys, group_names(groups))
-    if match := re.search(r"Multiple values for (\S+)\.", text):
-        return ConfigError(match[1], typed.get(match[1]), "is there already: write it without the +")
+    if match := re.search(r"Multiple values for (\S+)\.|(\S+) appears more than once", text):
+        key = match[1] or match[2]
+        return ConfigError(key, typed.get(key), "is there already: write it without the +")
     if match := re.search(r"Ambiguous value for argument '([^'=]+)=", text):
         allowed = f"is several values: {match[1]}=[{typed.get(match[1])}] is one list, and with -m each value is a run"
         return ConfigError(match[1], typed.get(match[1]), allowed)
@@ -108,6 +127,8 @@ def hydra_refusal(error: Exception, overrides: Iterable[str], keys: Sequence[str
 
 
 def _no_such_key(key: str, typed: Mapping[str, str], keys: Sequence[str], groups: Sequence[str]) -> ConfigError:
+    if key in keys:  # with another value than the one to be deleted
+        return ConfigError(key, typed.get(key), "must be given: it can't be taken away")
     parent, _, name = key.rpartition(".")
     siblings = [path.removeprefix(f"{parent}.") for path in keys if path.startswith(f"{parent}.")]
     siblings = [path for path in siblings if "." not in path and path != "_target_"]

@@ -112,7 +112,7 @@ def nearest(name: str, names: Iterable[str]) -> str:
 def unknown(key: str, value: object, names: Iterable[str], *, under: str = "", where: str = "") -> ConfigError:
     """The refusal of a key that is none of ``names``; ``under`` is the config key of the node they all stand in."""
     names = list(names)
-    error = ConfigError(key, value, f"no such key{where}{nearest(key, names)}; there are {', '.join(names)}")
+    error = ConfigError(key, value, f"no such key{where}{nearest(key, names)}; there are {', '.join(names) or 'none'}")
     return error.under(under) if under else error
 
 
@@ -132,8 +132,18 @@ def refusal(error: ValidationError, *, of: Any, given: Mapping[str, Any]) -> Con
     if first["type"] not in _STANDARD_COMPLAINTS:
         return ConfigError(key, given[key], first["msg"])
     names = [show(name) for name in _literals(hints[key])]
-    finite = ", and finite" if first["type"] == "finite_number" else ""
-    return ConfigError(key, given[key], f"must be {describe(hints[key])}{finite}{nearest(show(given[key]), names)}")
+    hint = ", and finite" if first["type"] == "finite_number" else nearest(show(given[key]), names)
+    if first["type"] in ("int_type", "float_type") and isinstance(given[key], str) and _is_number(given[key]):
+        hint = ", and this is text: a number is written without quotes"
+    return ConfigError(key, given[key], f"must be {describe(hints[key])}{hint}")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def describe(annotation: Any) -> str:

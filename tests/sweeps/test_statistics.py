@@ -46,6 +46,14 @@ def test_one_value_has_no_spread():
     assert Summary.of([0.5]) == Summary(1, 0.5)
 
 
+def test_an_interval_ends_where_a_mean_can_not_lie():
+    values = [0.98, 1.0]
+    low, high = Summary.of(values).interval
+    assert high > 1
+    assert Summary.of(values, within=(0, 1)).interval == (low, 1)
+    assert Summary.of([0.01, 0.5], within=(0, math.inf)).interval[0] == 0
+
+
 def test_nineteen_of_twenty_intervals_hold_the_true_mean():
     samples = np.random.default_rng(0).normal(size=(4000, 3))
     intervals = [Summary.of(sample.tolist()).interval for sample in samples]

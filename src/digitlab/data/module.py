@@ -53,7 +53,7 @@ class ImageData(LightningDataModule):
     ) -> None:
         super().__init__()
         self.source = source
-        self.root = Path(root)
+        self.root = Path(root).expanduser()
         self.batch_size = batch_size
         self.val_size, self.train_size, self.split_seed = val_size, train_size, split_seed
         self.folds, self.fold = folds, fold

@@ -12,7 +12,8 @@ class Summary:
     """``count`` values: their mean, sample standard deviation ``sd``, and the 95 % confidence interval of the mean.
 
     One value alone has neither ``sd`` nor ``interval``. The interval is Student's (1908), which holds for few values if
-    these are about normally distributed.
+    these are about normally distributed; it is cut to where a mean can lie, which changes nothing of how often it
+    holds.
     """
 
     count: int
@@ -21,13 +22,14 @@ class Summary:
     interval: tuple[float, float] | None = None
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> "Summary":
+    def of(cls, values: Sequence[float], *, within: tuple[float, float] = (-math.inf, math.inf)) -> "Summary":
+        """Of one value or more, all of them ``within`` the two bounds."""
         count, mean = len(values), statistics.fmean(values)
         if count == 1:
             return cls(count, mean)
         sd = statistics.stdev(values, xbar=mean)
         half = student_quantile(count - 1) * sd / math.sqrt(count)
-        return cls(count, mean, sd, (mean - half, mean + half))
+        return cls(count, mean, sd, (max(mean - half, within[0]), min(mean + half, within[1])))
 
 
 @lru_cache

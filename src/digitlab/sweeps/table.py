@@ -4,6 +4,7 @@ All of it goes by the monitored metric, never by the test set. Runs that differ 
 setting.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -63,6 +64,12 @@ class SweepTable:
         """The monitored values of those of ``runs`` that have one."""
         return [run.value for run in runs if run.value is not None and run.metric == self.metric]
 
+    def _summary(self, runs: Iterable[SweepRun]) -> Summary | None:
+        values = self.compared(runs)
+        # Accuracies and F1 are shares; a loss knows no upper bound.
+        most = math.inf if direction(self.metric) == "min" else 1.0
+        return Summary.of(values, within=(0.0, most)) if values else None
+
     @cached_property
     def rows(self) -> list[Row]:
         """The settings, the best mean first; behind them those that lack a run, and last those without any.
@@ -72,7 +79,7 @@ class SweepTable:
         groups: dict[Setting, list[SweepRun]] = {}
         for run in self.runs:
             groups.setdefault(self.setting(run), []).append(run)
-        rows = [Row(setting, runs, _summary(self.compared(runs))) for setting, runs in groups.items()]
+        rows = [Row(setting, runs, self._summary(runs)) for setting, runs in groups.items()]
         sign = 1 if self.metric is not None and direction(self.metric) == "min" else -1
 
         def rank(row: Row) -> tuple[int, float]:
@@ -91,7 +98,7 @@ class SweepTable:
         groups: dict[Value, list[SweepRun]] = {}
         for run in self.runs:
             groups.setdefault(self.values[run.entry.number][key], []).append(run)
-        means = [(value, _summary(self.compared(groups[value]))) for value in in_order(groups)]
+        means = [(value, self._summary(groups[value])) for value in in_order(groups)]
         return [(value, mean) for value, mean in means if mean is not None]
 
     @cached_property
@@ -112,10 +119,6 @@ def in_order(values: Iterable[Value]) -> list[Value]:
     values = list(dict.fromkeys(values))
     numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
     return [*sorted(numbers), *(value for value in values if value not in numbers or isinstance(value, bool))]
-
-
-def _summary(values: Sequence[float]) -> Summary | None:
-    return Summary.of(values) if values else None
 
 
 def _values(overrides: Sequence[str]) -> dict[str, Value]:

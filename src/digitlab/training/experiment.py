@@ -119,7 +119,7 @@ class Experiment:
             raise ConfigError("data.batch_size", data.batch_size, allowed)
         monitor, early_stopping = _selection(
             _settings(Monitor, nodes["monitor"], "monitor"),
-            None if stopping is None else _settings(EarlyStopping, plain(stopping, "early_stopping"), "early_stopping"),
+            None if stopping is None else _early_stopping(stopping),
             without_validation=data.val_size == 0,
             typed=any(override.startswith("monitor.metric=") for override in typed),
         )
@@ -162,6 +162,13 @@ def _settings(cls: type[T], values: dict[str, Any], key: str) -> T:
     except ValidationError as error:
         refused = refusal(error, of=cls, given=values)
         raise (refused.under(key) if key else refused) from error
+
+
+def _early_stopping(node: Any) -> EarlyStopping:
+    if not isinstance(node, DictConfig):
+        allowed = "must be null, which turns it off, or be set key by key, as early_stopping.patience=5"
+        raise ConfigError("early_stopping", node, allowed)
+    return _settings(EarlyStopping, plain(node, "early_stopping"), "early_stopping")
 
 
 def _switches(config: DictConfig) -> Switches:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from digitlab.config import compose
+from digitlab.config import completed, compose
 from digitlab.results.folder import RunFolder
 from digitlab.results.lock import take
 from digitlab.schema import ConfigError
@@ -26,7 +26,7 @@ def resume(folder: str, arguments: Sequence[str]) -> Outcome:
     """
     run_folder = RunFolder(Path(folder).resolve())
     try:
-        config = run_folder.read_config()
+        config = completed(run_folder.read_config())
     except ConfigError as error:
         raise ConfigError("resume", folder, error.allowed) from error
     for argument in arguments:
