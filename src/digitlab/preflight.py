@@ -23,7 +23,7 @@ from digitlab.results.lock import take
 from digitlab.schema import ConfigError, DigitlabError
 from digitlab.sweeps.jobs import Grid, sweep_overrides
 from digitlab.sweeps.search.settings import SearchPlan, search_plan
-from digitlab.sweeps.session import begin
+from digitlab.sweeps.session import Session, begin
 from digitlab.sweeps.settings import refuse_without_sweep, sweep_settings
 
 
@@ -62,11 +62,13 @@ class Preflight(Callback):
                     allowed = "can't be swept with -m: each of its processes would launch the whole sweep"
                     raise ConfigError("trainer.strategy", "ddp", allowed)
             sweep = sweep_settings(plain(config.sweep, "sweep"), config.hydra.overrides.hydra)
+            sweep.check_halving(config)
             folder = Path(config.hydra.sweep.dir)
             plan = search_plan(config, loader, grid)
             if not sweep.dry_run:
                 _make_folder("hydra.sweep.dir", config.hydra.sweep.dir)
-                begin(folder, grid.keys, jobs=None if plan else grid.jobs(), most=plan.runs if plan else None)
+                jobs, most = (grid.jobs(), None) if plan is None else (None, plan.runs)
+                begin(Session(folder, grid.keys, jobs, most=most, halving=sweep.halving))
                 return
             _rehearse(folder, plan or grid.jobs(), config_name, config.hydra.launcher)
         except COMPOSITION_ERRORS as error:

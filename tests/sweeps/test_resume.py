@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from digitlab.results.checkpoint import write_checkpoint
+from digitlab.sweeps.manifest import create
 from digitlab.sweeps.resume import finished_value
 
 
@@ -57,3 +58,10 @@ def test_where_the_last_checkpoint_was_tested_the_best_one_is_asked(written_swee
 def test_a_metric_that_was_never_a_number_is_the_worst(run):
     run.folder.result.write_text(json.dumps(run.result | {"metrics": {"val/accuracy": None}}))
     assert finished_value(run.folder.path) == -math.inf
+
+
+def test_a_run_that_halving_ended_has_finished_only_where_the_command_halves(run):
+    run.folder.result.write_text(json.dumps(run.result | {"halved_after_epoch": 1}))
+    assert finished_value(run.folder.path) is None
+    create(run.folder.path.parent, ["seed"], halving=True)
+    assert finished_value(run.folder.path) == 0.9375

@@ -5,7 +5,7 @@ import pytest
 from digitlab.schema import ConfigError
 from digitlab.sweeps.settings import refuse_without_sweep, sweep_settings
 
-DEFAULT = {"name": None, "fresh": False, "dry_run": False}
+DEFAULT = {"name": None, "fresh": False, "dry_run": False, "halving": False, "halving_epochs": None}
 
 
 def test_the_defaults_are_settings():
@@ -20,6 +20,9 @@ def test_the_defaults_are_settings():
         ({"fresh": 1}, "sweep.fresh"),
         ({"dry_run": "yes"}, "sweep.dry_run"),
         ({"halfing": True}, "sweep.halfing"),
+        ({"halving": "yes"}, "sweep.halving"),
+        ({"halving_epochs": [2, 4]}, "sweep.halving_epochs"),
+        ({"halving": True, "halving_epochs": [0]}, "sweep.halving_epochs"),
     ],
 )
 def test_a_bad_setting_is_refused(node, key):

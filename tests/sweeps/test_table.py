@@ -8,7 +8,7 @@ import shlex
 import numpy as np
 import pytest
 
-from digitlab.sweeps.report import command, print_report, write_report
+from digitlab.sweeps.report import command, print_report, settings_table, write_report
 from digitlab.sweeps.table import SweepTable, in_order
 
 LRS, DROPOUTS, SEEDS = (0.1, 0.01), (0, 0.5), (0, 1, 2)
@@ -126,3 +126,11 @@ def test_a_bar_in_a_value_does_not_break_the_table(written_sweep, finished, tmp_
 def test_the_command_of_the_winner_is_one_a_shell_understands(written_sweep, finished):
     (run,) = written_sweep((["model.hidden=[64,32]", "seed=1"], finished(0.9)))
     assert shlex.split(command(run)) == ["python", "train.py", "model.hidden=[64,32]", "seed=1"]
+
+
+def test_the_table_tells_after_which_epoch_halving_ended_runs(written_sweep, finished, tmp_path):
+    left = finished(0.8) | {"halved_after_epoch": 2}
+    runs = written_sweep((["optimizer.lr=0.1"], finished(0.9)), (["optimizer.lr=0.01"], left))
+    columns, rows = settings_table(SweepTable("halved", runs))
+    assert [row[columns.index("left after epoch")] for row in rows] == ["", "2"]
+    assert "left after epoch" not in settings_table(SweepTable("whole", runs[:1]))[0]

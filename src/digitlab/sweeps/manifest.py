@@ -11,18 +11,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 
 from digitlab.atomic import write_atomically
+from digitlab.identity import fingerprint
 from digitlab.results.folder import RunFolder
 from digitlab.schema import ConfigError, RunError
 
-# Keys that change no number of a run. Those of Hydra and of the sweep itself are no settings of a run either.
-_WITHOUT_EFFECT = ("hydra", "sweep", "resume", "checkpoint")
-_WITHOUT_EFFECT_IN = {"data": ("root",), "trainer": ("progress_bar", "chunk_length")}
 _FORMAT = 1
 # File systems end a name at 255 bytes, and a listing is to be read.
 _LONGEST_NAME = 100
@@ -42,12 +38,14 @@ class Entry:
 class Manifest:
     """The sweep in ``path``; its runs in the order of their numbers, which never change.
 
-    ``keys`` are those that its last command swept over: new folders are named by their values.
+    ``keys`` are those that its last command swept over: new folders are named by their values. ``halving`` is whether
+    it ended the worse runs early.
     """
 
     path: Path
     runs: list[Entry]
     keys: list[str]
+    halving: bool = False
 
     def folder(self, entry: Entry) -> RunFolder:
         return RunFolder(self.path / entry.folder)
@@ -66,7 +64,12 @@ class Manifest:
             content = json.loads(file.read_text(encoding="utf-8"))
             if content["format"] != _FORMAT:
                 raise RunError(f"{file}: is of format {content['format']}; this version reads {_FORMAT}")
-            return cls(path, [Entry(**entry) for entry in content["runs"]], list(content["keys"]))
+            return cls(
+                path,
+                [Entry(**entry) for entry in content["runs"]],
+                list(content["keys"]),
+                content.get("halving", False),
+            )
         except (FileNotFoundError, NotADirectoryError):
             reason = f"is no sweep: it has no {file.name}" if path.is_dir() else "there is no such folder"
             raise ConfigError("SWEEP_FOLDER", path, reason) from None
@@ -75,7 +78,12 @@ class Manifest:
             raise RunError(f"{file}: {reason}, and the sweep begins anew beside them") from error
 
     def write(self) -> None:
-        content = {"format": _FORMAT, "keys": self.keys, "runs": [asdict(entry) for entry in self.runs]}
+        content = {
+            "format": _FORMAT,
+            "keys": self.keys,
+            "halving": self.halving,
+            "runs": [asdict(entry) for entry in self.runs],
+        }
         write_atomically(manifest_file(self.path), json.dumps(content, indent=1).encode() + b"\n")
 
     def with_run(self, fingerprint: str, overrides: Sequence[str]) -> "Manifest":
@@ -108,11 +116,11 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def create(path: Path, keys: Sequence[str]) -> None:
+def create(path: Path, keys: Sequence[str], *, halving: bool = False) -> None:
     """Have a manifest in ``path`` for a command that sweeps over ``keys``. Raises ``RunError`` for a damaged one."""
     with locked(path):
         runs = Manifest.read(path).runs if manifest_file(path).exists() else []
-        Manifest(path, runs, list(keys)).write()
+        Manifest(path, runs, list(keys), halving).write()
 
 
 def allot(path: Path, config: DictConfig, overrides: Sequence[str]) -> str:
@@ -130,31 +138,6 @@ def allot(path: Path, config: DictConfig, overrides: Sequence[str]) -> str:
             manifest.runs[manifest.runs.index(known)] = replace(known, overrides=list(overrides))
             manifest.write()
     return known.folder
-
-
-def fingerprint(config: DictConfig) -> str:
-    """16 hexadecimal digits that two configurations share where every setting with an effect on the run is equal."""
-    own = OmegaConf.masked_copy(config, [str(key) for key in config if key not in _WITHOUT_EFFECT])
-    try:
-        container = OmegaConf.to_container(own, resolve=True)
-    except OmegaConfBaseException:
-        # Refused when the run begins, and told there.
-        container = OmegaConf.to_container(own, resolve=False)
-    assert isinstance(container, dict)
-    for node, keys in _WITHOUT_EFFECT_IN.items():
-        if isinstance(container.get(node), dict):
-            container[node] = {key: value for key, value in container[node].items() if key not in keys}
-    text = json.dumps(_canonical(container), sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _canonical(value: Any) -> Any:
-    # 0 and 0.0 are the same setting.
-    if isinstance(value, dict):
-        return {str(key): _canonical(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_canonical(entry) for entry in value]
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def run_overrides(overrides: Sequence[str]) -> list[str]:

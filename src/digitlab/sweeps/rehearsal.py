@@ -13,10 +13,11 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from digitlab.identity import fingerprint
 from digitlab.results.folder import RunFolder
 from digitlab.results.table import print_table
 from digitlab.schema import ConfigError
-from digitlab.sweeps.manifest import fingerprint, manifest_file, run_overrides
+from digitlab.sweeps.manifest import manifest_file, run_overrides
 from digitlab.sweeps.progress import duration
 from digitlab.sweeps.search.settings import SearchPlan
 from digitlab.sweeps.state import SweepRun, read_runs
@@ -108,13 +109,16 @@ def _populations(left: Sequence[Planned], most: int | str) -> str:
     from digitlab.training.experiment import Experiment
 
     jobs = []
-    for number, planned in enumerate(left):
+    # As in a sweep that goes on, none has the number 0 then.
+    for number, planned in enumerate(left, start=sum(planned.run is not None for planned in left)):
         try:
             experiment = Experiment.from_config(planned.config, typed=planned.overrides)
         except ConfigError:
             continue  # fails alone, when it runs
         folder = RunFolder(Path(str(number)))
-        jobs.append(Job(number=number, config=planned.config, experiment=experiment, folder=folder, overrides=[]))
+        jobs.append(
+            Job(number=number, config=planned.config, experiment=experiment, folder=folder, overrides=planned.overrides)
+        )
     groups = populations(jobs, max_members=None if isinstance(most, str) else most)
     sizes = sorted((len(group) for group in groups if len(group) > 1), reverse=True)
     alone = len(left) - sum(sizes)

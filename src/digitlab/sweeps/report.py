@@ -40,14 +40,17 @@ def command(run: SweepRun) -> str:
 
 
 def settings_table(table: SweepTable) -> tuple[list[str], list[list[str]]]:
-    columns = [*table.keys, table.metric or "monitored", "sd", "95 % interval", "n", "failed", "runs"]
-    return columns, [_setting_cells(row) for row in table.rows]
+    halving = any(row.halved for row in table.rows)
+    columns = [*table.keys, table.metric or "monitored", "sd", "95 % interval", "n", "failed"]
+    columns += ["left after epoch"] if halving else []
+    return [*columns, "runs"], [_setting_cells(row, halving=halving) for row in table.rows]
 
 
-def _setting_cells(row: Row) -> list[str]:
+def _setting_cells(row: Row, *, halving: bool) -> list[str]:
     failed = str(row.failed) if row.failed else ""
+    left = [",".join(map(str, row.halved))] if halving else []
     numbers = ",".join(str(run.entry.number) for run in row.runs)
-    return [*map(show, row.setting), *_summary_cells(row.summary), failed, numbers]
+    return [*map(show, row.setting), *_summary_cells(row.summary), failed, *left, numbers]
 
 
 def effects_table(table: SweepTable) -> tuple[list[str], list[list[str]]]:
@@ -95,7 +98,10 @@ def _run_row(table: SweepTable, run: SweepRun) -> tables.Row:
     row: tables.Row = {"number": run.entry.number, "status": run.status}
     row |= {key: value for key, value in table.values[run.entry.number].items() if key in (*table.keys, "seed")}
     row |= {"monitor": run.metric, "monitored": run.value} | run.metrics
-    row |= {name: run.result.get(name) for name in ("best_epoch", "epochs", "train_seconds", "parameters")}
+    row |= {
+        name: run.result.get(name)
+        for name in ("best_epoch", "epochs", "halved_after_epoch", "train_seconds", "parameters")
+    }
     return row | {"error": run.error, "folder": run.entry.folder}
 
 

@@ -39,15 +39,19 @@ def finish(config: DictConfig) -> float:
 def finished_value(folder: Path) -> float | None:
     """The best value of the monitored metric of the run in ``folder``, or None where it has not finished.
 
-    Only runs that the manifest beside them knows count: for these a folder stands for one configuration.
+    Only runs that the manifest beside them knows count: for these a folder stands for one configuration. One that left
+    its population when that was halved has finished as far as commands go that halve; for others it is to go on.
     """
     run = RunFolder(folder)
     try:
-        if Manifest.read(folder.parent).entry(folder.name) is None:
+        manifest = Manifest.read(folder.parent)
+        if manifest.entry(folder.name) is None:
             return None
         result = run.read_result()
+        if result.get("halved_after_epoch") is not None and not manifest.halving:
+            return None
         return monitored(run, result)[1] if result["status"] == "finished" else None
-    except (OSError, ValueError, KeyError, TypeError, DigitlabError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, DigitlabError):
         # Missing, cut short or of another make: the run is to be done.
         return None
 

@@ -19,12 +19,21 @@ from digitlab.sweeps.state import read_runs
 class Session:
     """A sweep under way in ``path``, over ``keys``; ``jobs`` are the overrides of its jobs.
 
-    Of a search, whose jobs are not known, they are None, and ``most`` says how many there will be.
+    Of a search, whose jobs are not known, they are None, and ``most`` says how many there will be. ``halving`` is
+    whether the worse ones are ended early.
 
     Raises ``RunError`` where another process is at work on the sweep or its manifest is damaged.
     """
 
-    def __init__(self, path: Path, keys: Sequence[str], jobs: Sequence[Sequence[str]] | None, most: int | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        keys: Sequence[str],
+        jobs: Sequence[Sequence[str]] | None,
+        *,
+        most: int | None,
+        halving: bool,
+    ) -> None:
         self.path = path
         self.jobs = None if jobs is None else [tuple(run_overrides(job)) for job in jobs]
         self._lock = FileLock(path / ".running.lock", timeout=0)
@@ -32,7 +41,7 @@ class Session:
             self._lock.acquire()
         except Timeout:
             raise RunError(f"{path}: another process is at work on this sweep") from None
-        create(path, keys)
+        create(path, keys, halving=halving)
         self.line = SweepLine(Tally(path, self.jobs, most))
 
     def close(self) -> None:
@@ -43,9 +52,8 @@ class Session:
 _running: list[Session] = []
 
 
-def begin(path: Path, keys: Sequence[str], jobs: Sequence[Sequence[str]] | None, most: int | None) -> None:
-    """Take hold of the sweep's folder for this process. Raises what ``Session`` raises."""
-    session = Session(path, keys, jobs, most)
+def begin(session: Session) -> None:
+    """Make this the sweep of the process, up to the table at its end."""
     _running.append(session)
     session.line.start()
 

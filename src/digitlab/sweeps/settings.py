@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
+from omegaconf import DictConfig
 from pydantic import ValidationError
 
-from digitlab.schema import ConfigError, refusal, settings
+from digitlab.schema import ConfigError, PositiveInt, refusal, settings
+from digitlab.sweeps.halving import halving_epochs
 from digitlab.sweeps.manifest import folder_name, run_overrides
 
 
@@ -13,17 +15,35 @@ from digitlab.sweeps.manifest import folder_name, run_overrides
 class SweepSettings:
     """``name`` of the sweep's folder, by default made from what was typed, so that the same command finds its sweep.
 
-    ``fresh`` begins a new sweep beside the one that is there; ``dry_run`` tells what would run, and runs nothing.
+    ``fresh`` begins a new sweep beside the one that is there; ``dry_run`` tells what would run, and runs nothing. With
+    ``halving`` the worse half of a population leaves it after each of ``halving_epochs``.
     """
 
     name: str | None
     fresh: bool
     dry_run: bool
+    halving: bool
+    halving_epochs: list[PositiveInt] | None
 
     def __post_init__(self) -> None:
         if self.name is not None and (not self.name or folder_name(self.name) != self.name):
             allowed = "must be a name of at most 100 letters, digits and .,=+-_ that begins and ends with none of .-"
             raise ConfigError("name", self.name, allowed)
+        if self.halving_epochs is not None and not self.halving:
+            raise ConfigError("halving_epochs", self.halving_epochs, "needs sweep.halving=true")
+
+    def check_halving(self, config: DictConfig) -> None:
+        """Raise ``ConfigError`` where the sweep that ``config`` describes can't be halved as it should."""
+        if not self.halving:
+            return
+        most = config.hydra.launcher.get("max_members")
+        if most is None or most == 1:
+            allowed = "halves populations: it needs hydra/launcher=vectorized"
+            if most == 1:
+                allowed = "halves populations: hydra.launcher.max_members must be auto, or 2 or more"
+            raise ConfigError("sweep.halving", True, allowed)
+        if isinstance(config.trainer.max_epochs, int):
+            halving_epochs(self.halving_epochs, config.trainer.max_epochs)
 
 
 def sweep_settings(node: dict[str, Any], typed: Sequence[str]) -> SweepSettings:

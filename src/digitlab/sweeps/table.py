@@ -36,6 +36,12 @@ class Row:
         return sum(run.status == "failed" for run in self.runs)
 
     @property
+    def halved(self) -> list[int]:
+        """After which epochs halving ended runs of it."""
+        epochs = {run.result.get("halved_after_epoch") for run in self.runs}
+        return sorted(epoch for epoch in epochs if epoch is not None)
+
+    @property
     def complete(self) -> bool:
         return all(run.status == "finished" for run in self.runs)
 

@@ -97,9 +97,9 @@ def test_split_keeps_the_runs_of_a_seed_together() -> None:
 
 
 def test_on_a_processor_large_networks_train_few_at_a_time_and_convolutions_alone() -> None:
-    sizes = [most_members(_job(*model)) for model in (["model.hidden=[30]"], ["model.hidden=[500,300]"])]
+    sizes = [most_members(_job(*model).experiment) for model in (["model.hidden=[30]"], ["model.hidden=[500,300]"])]
     assert sizes[0] > sizes[1] > 1
-    assert most_members(_job("model=lenet")) == 1
+    assert most_members(_job("model=lenet").experiment) == 1
 
 
 def test_a_population_too_large_for_the_memory_is_halved(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Which jobs of a sweep may train as one population: those whose configurations differ only in numbers."""
 
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -11,6 +12,7 @@ from torch import nn
 
 from digitlab.config import build
 from digitlab.models import CNN, MLP, LeNet, Linear
+from digitlab.sweeps.halving import refuse_alone, setting_of
 from digitlab.sweeps.population.dense import DenseStack
 from digitlab.sweeps.population.losses import STACKABLE
 from digitlab.sweeps.population.member import Job
@@ -18,6 +20,8 @@ from digitlab.sweeps.population.update import RULE_OF
 from digitlab.training.experiment import Experiment
 from digitlab.training.losses import Loss
 from digitlab.training.optimizers import Optimizer
+
+log = logging.getLogger(__name__)
 
 # What may differ between members besides the seed, the schedule and the choice of the best moment.
 _NUMBERS = {
@@ -93,20 +97,34 @@ def _network(experiment: Experiment) -> nn.Module:
 def populations(jobs: Iterable[Job], *, max_members: int | None = None) -> list[list[Job]]:
     """The jobs in groups that train together, of ``max_members`` at most (None: by memory and cache).
 
-    Jobs that go on do so with those that stand where they do. A group of one trains alone.
+    Jobs that go on do so with those that stand where they do. A group of one trains alone. Raises ``ConfigError`` where
+    a sweep that begins is to be halved, and can't be.
     """
+    jobs = list(jobs)
     groups: dict[str, list[Job]] = {}
     for job in jobs:
         key = kinship(job.config, job.experiment)
         groups.setdefault(f"alone {job.number}" if key is None else f"{key} from {job.start}", []).append(job)
-    return [
+    parts = [
         part for group in groups.values() for part in split(group, max_members or most_members(group[0].experiment))
     ]
+    # Of a sweep that goes on, one run may be left.
+    if any(job.number == 0 and job.halving for job in jobs) and all(job.checkpoint is None for job in jobs):
+        refuse_alone([len(part) for part in parts], log.warning)
+    return parts
 
 
 def split(jobs: Sequence[Job], most: int) -> list[list[Job]]:
-    """``jobs`` in parts of nearly equal size, ``most`` at most; those with one seed stay together as far as can be."""
-    jobs = sorted(jobs, key=lambda job: (job.seed, job.number))
+    """``jobs`` in parts of nearly equal size, ``most`` at most.
+
+    Those with one seed stay together as far as can be; where halving compares settings, the replicates of one do.
+    """
+    settings = list(dict.fromkeys(setting_of(job.overrides) for job in jobs))
+
+    def order(job: Job) -> tuple[int, int]:
+        return settings.index(setting_of(job.overrides)) if job.halving else job.seed, job.number
+
+    jobs = sorted(jobs, key=order)
     parts = -(-len(jobs) // most)
     cuts = [len(jobs) * part // parts for part in range(parts + 1)]
     return [jobs[begin:end] for begin, end in pairwise(cuts)]

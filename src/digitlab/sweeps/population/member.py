@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from digitlab.data.chunks import Position
@@ -52,6 +52,11 @@ class Job:
     def seed(self) -> int:
         return self.experiment.switches.seed
 
+    @property
+    def halving(self) -> bool:
+        """Whether its sweep ends the worse half of a population early."""
+        return bool(OmegaConf.select(self.config, "sweep.halving"))
+
 
 class Member:
     """Does for one run what Lightning's trainer and the recorder do for a solo run.
@@ -71,6 +76,7 @@ class Member:
         self._images = 0
         self._improved = False
         self._test_metrics: dict[str, float] = {}
+        self._halved_after_epoch: int | None = None
         self.record = new_record(job.experiment, data, history=history, checkpoint=checkpoint)
 
     def begin(self) -> None:
@@ -155,8 +161,9 @@ class Member:
         self.outcome = error
         self._close("failed", error)
 
-    def finish(self) -> None:
-        """The test, as the configuration asks for it, and the result."""
+    def finish(self, *, halved_after_epoch: int | None = None) -> None:
+        """The test, as the configuration asks for it, and the result, which tells if halving ended the run."""
+        self._halved_after_epoch = halved_after_epoch
         self._leave()
         best = self.record.selection.best
         try:
@@ -189,6 +196,8 @@ class Member:
             split_fingerprint=self.data.split_fingerprint, overrides=self.job.overrides,
             test_metrics=self._test_metrics, device=self.classifier.device,
         )  # fmt: skip
+        if status == "finished" and self._halved_after_epoch is not None:
+            result["halved_after_epoch"] = self._halved_after_epoch
         with log_to(self.job.folder.log):
             self.writer.result(result, step=self.classifier.position.total_steps)
             self.writer.close()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from digitlab.data.chunks import Chunk, ChunkLoader
+from digitlab.sweeps.halving import Setting, default_epochs, leaving, setting_of
 from digitlab.sweeps.population.dense import DenseStack
 from digitlab.sweeps.population.dropout import member_masks, with_dropout
 from digitlab.sweeps.population.losses import StackedLoss
@@ -43,6 +44,7 @@ class Population:
             member.classifier.to(device)
         self.position = jobs[0].start
         self.all_members = list(self.members)
+        self._halving_epochs = _halving_epochs(jobs)
         # Whether any file has been written. Before the first chunk none is: memory may not suffice for it.
         self.begun = False
         self._form()
@@ -300,6 +302,21 @@ class Population:
                 member.finish()
         if epoch_over:
             self.position.next_epoch()
+            if self.position.epoch in self._halving_epochs:
+                self._halve()
+
+    def _halve(self) -> None:
+        """End the members of the worse half of the settings; one of which a member failed is worst."""
+        values: dict[Setting, list[float]] = {}
+        for member in self.all_members:
+            best, monitor = member.record.selection.best, member.record.selection.monitor
+            value = monitor.worst if best is None or isinstance(member.outcome, Exception) else best.value
+            values.setdefault(setting_of(member.job.overrides), []).append(value)
+        active = {setting_of(member.job.overrides) for member in self._active()}
+        worse = leaving({key: own for key, own in values.items() if key in active}, self.experiment.monitor.mode)
+        for member in self._active():
+            if setting_of(member.job.overrides) in worse:
+                member.finish(halved_after_epoch=self.position.epoch)
 
     def _compact(self) -> None:
         """Stack those anew that go on, so that the time of the others is not spent."""
@@ -315,6 +332,13 @@ class Population:
         for member in self._active():
             member.stop(self.position, self._state(member), error)
         raise error
+
+
+def _halving_epochs(jobs: Sequence[Job]) -> Sequence[int]:
+    """After which epochs the population is halved: none unless the sweep asks for it."""
+    if not jobs[0].halving:
+        return ()
+    return jobs[0].config.sweep.halving_epochs or default_epochs(max(job.experiment.trainer.max_epochs for job in jobs))
 
 
 def _stack(tensors: Sequence[Sequence[Tensor]]) -> list[Tensor]:

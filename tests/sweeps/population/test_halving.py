@@ -1,0 +1,74 @@
+"""A population that is halved: who leaves, what is left of them, and that the others do not notice."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from digitlab.results.checkpoint import read_checkpoint
+from digitlab.results.folder import RunFolder
+from digitlab.sweeps.population.member import Member
+
+_COMMON = ("model=mlp", "model.hidden=[8]", "optimizer=sgd", "trainer.max_epochs=4", "sweep.halving=true")
+_RATES = ("0.5", "0.1", "0.02", "0.0001", "1e-9")
+_JOBS = [[f"optimizer.lr={rate}", f"seed={seed}"] for rate in _RATES for seed in (0, 1)]
+
+Together = Callable[..., list[Member]]
+
+
+def _same_weights(one: RunFolder, other: RunFolder) -> None:
+    first, second = (read_checkpoint(folder.last)["state_dict"] for folder in (one, other))
+    torch.testing.assert_close(first, second, rtol=1e-8, atol=1e-10)
+
+
+@pytest.fixture
+def halved(together: Together) -> dict[str, list[Member]]:
+    """The members of each learning rate, of a population of five settings with two seeds."""
+    members = together(*_JOBS, common=_COMMON)
+    return {rate: members[2 * number : 2 * number + 2] for number, rate in enumerate(_RATES)}
+
+
+def _left_after(member: Member) -> int | None:
+    epoch: int | None = member.job.folder.read_result().get("halved_after_epoch")
+    return epoch
+
+
+def test_settings_leave_whole_and_none_is_better_than_one_that_stays(halved: dict[str, list[Member]]) -> None:
+    left = {rate: [_left_after(member) for member in members] for rate, members in halved.items()}
+    assert all(first == second for first, second in left.values())
+    assert sorted(str(first) for first, _ in left.values()) == ["1", "1", "2", "None", "None"]
+    for epoch in (1, 2):
+        best = {
+            rate: sum(max(p.value for p in m.record.selection.history[:epoch]) for m in members)
+            for rate, members in halved.items()
+        }
+        leaving = [best[rate] for rate, (after, _) in left.items() if after == epoch]
+        staying = [best[rate] for rate, (after, _) in left.items() if after is None or after > epoch]
+        assert max(leaving) <= min(staying)
+    results = [member.job.folder.read_result() for members in halved.values() for member in members]
+    assert {result["status"] for result in results} == {"finished"}
+    assert all(result["epochs"] == result.get("halved_after_epoch", 4) for result in results)
+
+
+def test_a_member_is_what_the_solo_run_is_after_as_many_epochs(
+    halved: dict[str, list[Member]], alone: Callable[..., Any]
+) -> None:
+    for rate, (member, _) in halved.items():
+        epochs = member.job.folder.read_result()["epochs"]
+        solo = alone(*_COMMON, f"optimizer.lr={rate}", "seed=0", f"trainer.max_epochs={epochs}")
+        _same_weights(member.job.folder, RunFolder(solo.folder))
+
+
+def test_what_left_goes_on_where_nothing_is_halved(halved: dict[str, list[Member]], alone: Callable[..., Any]) -> None:
+    member = next(members[0] for members in halved.values() if _left_after(members[0]) == 1)
+    job = [*_COMMON[:-1], *member.job.overrides[len(_COMMON) :]]
+    alone(*job, folder=member.job.folder.path, resume=True)
+    assert member.job.folder.read_result()["epochs"] == 4
+    assert _left_after(member) is None
+    _same_weights(member.job.folder, RunFolder(alone(*job).folder))
+
+
+def test_the_epochs_can_be_chosen(together: Together) -> None:
+    members = together(*_JOBS[:4], common=(*_COMMON, "sweep.halving_epochs=[3]"))
+    assert sorted(str(_left_after(member)) for member in members) == ["3", "3", "None", "None"]

@@ -1,0 +1,72 @@
+"""Successive halving: after which epochs, which settings leave, and where it is refused."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from digitlab.schema import ConfigError
+from digitlab.sweeps.halving import default_epochs, halving_epochs, leaving, refuse_alone, setting_of
+from digitlab.sweeps.settings import sweep_settings
+
+DEFAULT = {"name": None, "fresh": False, "dry_run": False, "halving": True, "halving_epochs": None}
+
+
+@pytest.mark.parametrize(
+    ("max_epochs", "epochs"), [(1, []), (2, [1]), (3, [1]), (5, [1, 2]), (10, [1, 2, 5]), (64, [1, 2, 4, 8, 16, 32])]
+)
+def test_the_default_doubles_the_epochs_from_one_halving_to_the_next(max_epochs, epochs):
+    assert default_epochs(max_epochs) == epochs
+
+
+@pytest.mark.parametrize("count", range(1, 10))
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_half_of_the_settings_leave_and_none_of_them_is_better_than_one_that_stays(count, mode):
+    values = {(str(number),): [(number * 7) % 10, 5.0] for number in range(count)}
+    worse = leaving(values, mode)
+    assert len(worse) == count // 2
+    means = {setting: sum(own) / 2 for setting, own in values.items()}
+    stay = [means[setting] for setting in values if setting not in worse]
+    for setting in worse:
+        assert means[setting] <= min(stay) if mode == "max" else means[setting] >= max(stay)
+
+
+def test_replicates_stay_or_leave_together_by_their_mean():
+    assert setting_of(["seed=0", "optimizer.lr=0.1"]) == setting_of(["optimizer.lr=0.1", "seed=1"])
+    assert leaving({("a",): [0.9, 0.1], ("b",): [0.6, 0.6]}, "max") == {("a",)}
+
+
+def test_a_setting_with_a_failed_member_leaves_first():
+    assert leaving({("a",): [0.9, float("-inf")], ("b",): [0.1, 0.1]}, "max") == {("a",)}
+
+
+@pytest.mark.parametrize("epochs", [[], [2, 1], [1, 1], [1, 4], [5]])
+def test_epochs_that_no_halving_can_come_after_are_refused(epochs):
+    with pytest.raises(ConfigError, match="growing order") as caught:
+        halving_epochs(epochs, 4)
+    assert caught.value.key == "sweep.halving_epochs"
+
+
+def test_one_epoch_cannot_be_halved():
+    with pytest.raises(ConfigError, match="two epochs"):
+        halving_epochs(None, 1)
+
+
+@pytest.mark.parametrize(
+    ("launcher", "reason"), [({}, "hydra/launcher=vectorized"), ({"max_members": 1}, "max_members must be")]
+)
+def test_halving_needs_populations(launcher, reason):
+    config = OmegaConf.create({"hydra": {"launcher": launcher}, "trainer": {"max_epochs": 4}})
+    with pytest.raises(ConfigError, match=reason) as caught:
+        sweep_settings(DEFAULT, []).check_halving(config)
+    assert caught.value.key == "sweep.halving"
+    sweep_settings(DEFAULT | {"halving": False}, []).check_halving(config)
+
+
+def test_runs_that_all_train_alone_are_not_halved_and_single_ones_are_told():
+    told = []
+    refuse_alone([], told.append)
+    refuse_alone([3, 2], told.append)
+    assert not told
+    refuse_alone([3, 1, 1], told.append)
+    assert told == ["2 runs train alone: nothing is halved there"]
+    with pytest.raises(ConfigError, match="max_members=N"):
+        refuse_alone([1, 1], told.append)
