@@ -3,6 +3,7 @@
 python train.py model=mlp data=cifar10
 python train.py -m optimizer.lr=0.1,0.01 model.dropout=0,0.2      (again: it goes on where it was stopped)
 python train.py resume=outputs/cifar10-mlp/2026-11-21_10-00-00_1a2b3c4d
+python train.py model=mlp data=cifar10 resume=auto                (goes on with its newest run, if there is one)
 """
 
 import os
@@ -49,26 +50,44 @@ def go_on(folder: str, arguments: list[str]) -> None:
     print_result(outcome.folder, outcome.result)
 
 
+def automatic(arguments: list[str]) -> list[str]:
+    """The arguments that ``resume=auto`` comes to; a run that has finished is only told of."""
+    from digitlab.results.automatic import find
+    from digitlab.results.table import print_result
+
+    found = find(arguments)
+    if found.run is not None and found.finished:
+        print_result(found.run.path, found.run.read_result())
+        sys.exit(0)
+    return found.arguments if found.run is None else [f"resume={found.run.path}"]
+
+
+def resumed(arguments: list[str]) -> str:
+    """The value of ``resume=`` among the arguments; ``null`` where it is not there."""
+    return dict(argument.split("=", 1) for argument in arguments if "=" in argument).get("resume", "null")
+
+
 def run() -> None:
     """Exit codes: 0 for a finished run, 2 for a bad configuration, 130 and 143 after signals, 1 for anything else."""
     arguments = sys.argv[1:]
-    overrides = [argument for argument in arguments if not argument.startswith("-")]
-    folder = dict(argument.split("=", 1) for argument in overrides if "=" in argument).get("resume", "null")
     try:
         with sigterm_exits(), disk_faults(CONF):
-            if folder != "null":
-                go_on(folder, arguments)
+            if resumed(arguments) == "auto":
+                # Processes that are launched beside this one read it there.
+                arguments = sys.argv[1:] = automatic(arguments)
+            if resumed(arguments) != "null":
+                go_on(resumed(arguments), arguments)
                 return
             refuse_two_commands(arguments)
             # In tab completion, whatever is typed so far may stand.
             if "-sc" not in arguments and "--shell-completion" not in arguments:
-                refuse_unreadable((override for override in overrides if "=" in override), CONF)
+                refuse_unreadable((each for each in arguments if "=" in each and not each.startswith("-")), CONF)
             with concluded():
                 main()
     except DigitlabError as error:
         leave(error)
     except COMPOSITION_ERRORS as error:
-        leave(refused(error, overrides))
+        leave(refused(error, [argument for argument in arguments if not argument.startswith("-")]))
     except KeyboardInterrupt:
         # Before the run listens for it: there is nothing to save yet.
         sys.exit(130)

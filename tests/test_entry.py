@@ -71,6 +71,21 @@ def test_a_relative_resume_folder_is_one_of_the_callers(train_py, tmp_path):
     assert json.loads((tmp_path / "run" / "result.json").read_text())["epochs"] == 2
 
 
+def test_the_same_command_goes_on_tells_the_result_and_refuses_another_configuration(train_py, tmp_path):
+    command = ("debug=fast", "resume=auto", f"hydra.run.dir={tmp_path / 'run'}")
+    first = train_py(*command)
+    assert (first.returncode, first.stderr) == (0, "")
+    written = (tmp_path / "run" / "result.json").stat().st_mtime_ns
+    again = train_py(*command)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert first.stdout.endswith(again.stdout)
+    assert "accuracy" in again.stdout
+    assert (tmp_path / "run" / "result.json").stat().st_mtime_ns == written
+    other = train_py(*command, "seed=1")
+    assert other.returncode == 2
+    assert other.stderr.endswith("holds a run of another configuration (seed: 0 -> 1)\n")
+
+
 def test_ctrl_c_ends_a_whole_sweep(tmp_path):
     folder = tmp_path / "sweep"
     arguments = ["-m", "seed=0,1", "trainer.max_epochs=1000", "early_stopping=null", f"hydra.sweep.dir={folder}"]

@@ -55,8 +55,8 @@ def direction(metric: object) -> str:
     return "min" if str(metric).endswith("/loss") else "max"
 
 
-def compose(overrides: Sequence[str] = ()) -> DictConfig:
-    """The configuration that ``python train.py OVERRIDES`` would run.
+def compose(overrides: Sequence[str] = (), *, with_hydra: bool = False) -> DictConfig:
+    """The configuration that ``python train.py OVERRIDES`` would run; with its node ``hydra`` where asked for.
 
     Raises ``ConfigError`` for a key or a name that ``conf/`` does not have.
     """
@@ -64,7 +64,7 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     with _restored_hydra(), initialize_config_dir(str(CONF), version_base="1.3", job_name="train"):
         try:
             refuse_unreadable(overrides, CONF)
-            return hydra_compose("train", overrides=list(overrides))
+            return hydra_compose("train", overrides=list(overrides), return_hydra_config=with_hydra)
         except COMPOSITION_ERRORS as error:
             raise refused(error, overrides) from error
 

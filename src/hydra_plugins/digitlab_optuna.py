@@ -18,9 +18,9 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from digitlab.identity import fingerprint
 from digitlab.schema import ConfigError
 from digitlab.sweeps.jobs import Grid, sweep_overrides
-from digitlab.sweeps.manifest import fingerprint
 
 
 class OptunaSweeper(Sweeper):

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from digitlab.config import compose
+from digitlab.identity import fingerprint
 from digitlab.schema import ConfigError, RunError
-from digitlab.sweeps.manifest import Manifest, allot, create, fingerprint, folder_name, manifest_file
+from digitlab.sweeps.manifest import Manifest, allot, create, folder_name, manifest_file
 
 
 def begun(path, *keys):

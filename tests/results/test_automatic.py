@@ -1,0 +1,87 @@
+"""``resume=auto``: the newest run of the same configuration that can be gone on with, and none of another."""
+
+import json
+import os
+
+import pytest
+
+from digitlab import config
+from digitlab.config import compose
+from digitlab.results.automatic import find
+from digitlab.results.checkpoint import write_checkpoint
+from digitlab.results.folder import RunFolder
+from digitlab.schema import ConfigError
+
+TYPED = ("model=linear", "optimizer.lr=0.1")
+
+
+@pytest.fixture
+def begun(tmp_path, monkeypatch):
+    """``begun("a", "seed=1", ...)`` is a run of that configuration with a checkpoint, newer than all before."""
+    monkeypatch.setattr(config, "ROOT", tmp_path)
+    runs = []
+
+    def begin(name, *typed, saved=True):
+        run = RunFolder(tmp_path / "outputs" / "mnist-linear" / name)
+        run.write_config(compose(typed), typed)
+        runs.append(run)
+        os.utime(run.config.parent, (len(runs), len(runs)))
+        if saved:
+            for epoch in (1, 2):
+                write_checkpoint(run.last, {"state_dict": {}, "epoch": epoch}, keep=run.previous)
+        return run
+
+    return begin
+
+
+def test_where_there_is_no_run_the_command_starts_one(begun):
+    found = find([*TYPED, "resume=auto"])
+    assert (found.run, found.arguments) == (None, list(TYPED))
+
+
+def test_the_newest_run_of_the_same_configuration_is_found(begun):
+    # By when they were begun, not by their names.
+    begun("c", *TYPED)
+    newest = begun("a", "optimizer.lr=1e-1", "model=linear", "trainer.chunk_length=7")
+    begun("b", *TYPED, "seed=1")
+    assert find(["resume=auto", *TYPED]).run == newest
+
+
+def test_a_run_that_has_no_good_checkpoint_is_passed_over(begun):
+    older = begun("a", *TYPED)
+    begun("b", *TYPED, saved=False)
+    damaged = begun("c", *TYPED)
+    damaged.last.write_bytes(damaged.last.read_bytes()[:100])
+    assert find(TYPED).run == damaged, "the checkpoint before the last is good"
+    damaged.previous.write_bytes(b"")
+    assert find(TYPED).run == older
+
+
+def test_a_run_that_has_finished_counts_and_says_so(begun):
+    begun("a", *TYPED)
+    assert not find(TYPED).finished
+    finished = begun("b", *TYPED)
+    finished.result.write_text(json.dumps({"status": "finished"}))
+    found = find(TYPED)
+    assert (found.run, found.finished) == (finished, True)
+
+
+def test_a_folder_that_is_named_is_gone_on_with_or_refused_by_what_differs(begun):
+    run = begun("a", *TYPED, "augment=[shift]", saved=False)
+    named = f"hydra.run.dir={run.path}"
+    assert find([*TYPED, "augment=[shift]", named]).run == run
+    with pytest.raises(ConfigError) as refused:
+        find(["model=linear", "optimizer.lr=0.2", "trainer.max_epochs=7", "resume=auto", named])
+    for difference in (
+        "optimizer.lr: 0.1 -> 0.2",
+        "trainer.max_epochs: 20 -> 7",
+        "augment.shift.padding: 4 -> nothing",
+    ):
+        assert difference in str(refused.value)
+    assert find([*TYPED, f"hydra.run.dir={run.path / 'other'}"]).run is None
+
+
+@pytest.mark.parametrize("argument", ["-m", "--cfg=job"])
+def test_a_sweep_is_refused(begun, argument):
+    with pytest.raises(ConfigError, match=f"^resume=auto: can't be given beside {argument}"):
+        find([*TYPED, "resume=auto", argument])
