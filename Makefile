@@ -1,7 +1,7 @@
 # Every job of the project, from a fresh clone: the first one builds .venv from requirements.lock, later ones find it there.
 #   make train ARGS="model=mlp data=cifar10"     PYTHON=python3.12 chooses the interpreter of .venv
 
-.PHONY: help install train test lint bench bench-sweeps tensorboard lock clean
+.PHONY: help install train test torture lint bench bench-sweeps tensorboard lock clean
 
 # Without PYTHON, the interpreter that .venv was built with, so that a choice once made holds.
 PYTHON ?= $(or $(realpath .venv/bin/python),python3)
@@ -24,6 +24,9 @@ train: $(INSTALLED) ## train.py with ARGS, for instance ARGS="model=lenet traine
 # One thread for each of two test processes: more would compete for the same cores.
 test: lint ## lint, types, then the tests; ARGS go to pytest
 	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 $(ARGS)
+
+torture: $(INSTALLED) ## faults, fuzzing and load in their long form: an hour or more
+	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --torture tests/torture $(ARGS)
 
 lint: $(INSTALLED) ## ruff and mypy
 	.venv/bin/ruff check .

@@ -35,6 +35,16 @@ _SMALL = (
 )
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--torture", action="store_true", help="tests of endurance in their long form: minutes each")
+
+
+@pytest.fixture(scope="session")
+def torture(request: pytest.FixtureRequest) -> bool:
+    """Whether the long form of a test of endurance is asked for."""
+    return bool(request.config.getoption("--torture"))
+
+
 @pytest.fixture
 def shrunk() -> Callable[..., DictConfig]:
     """``shrunk("model=lenet", ...)`` is what the command would run on the CPU, cut to a few mini-batches."""
