@@ -48,9 +48,15 @@ def test_error_bars_reach_as_far_as_the_interval():
 
 @pytest.mark.parametrize(
     ("values", "scale"),
-    [((0.1, 0.2), "linear"), ((1e-4, 1e-1), "log"), ((0, 1e-4, 1e-1), "symlog"), (("adam", "sgd"), "linear")],
+    [
+        ((0.1, 0.2), "linear"),
+        ((1e-4, 1e-1), "log"),
+        ((0, 1e-4, 1e-1), "symlog"),
+        ((1e-6, 2.5e-4, 5e-4, 1e-3), "linear"),
+        (("adam", "sgd"), "linear"),
+    ],
 )
-def test_numbers_far_apart_lie_by_their_logarithm(values, scale):
+def test_numbers_far_apart_lie_by_their_logarithm_unless_that_brings_them_together(values, scale):
     (axes,) = effect_figure(effects(*values), key="key", metric="val/accuracy").axes
     assert axes.get_xscale() == scale
     assert [label.get_text() for label in axes.get_xticklabels()] == [

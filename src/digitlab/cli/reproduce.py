@@ -20,6 +20,9 @@ def reproduce(
     headers: Annotated[
         bool, typer.Option("--headers", help="Write what was measured into the headers of conf/experiment.")
     ] = False,
+    figures: Annotated[
+        bool, typer.Option("--figures", help="Draw the curves of the sweeps and variants into ROOT/figures.")
+    ] = False,
     root: Annotated[
         Path | None,
         typer.Option(help="Where the runs lie (default outputs/reproduce, with --quick outputs/reproduce-quick)."),
@@ -47,7 +50,14 @@ def reproduce(
                 print(f"{row.name} {replicate}: {told}", file=sys.stderr if error else sys.stdout, flush=True)
     finally:
         measured = Measured(root)
-        for path in [*write_tables(root, measured), *(write_headers(measured) if headers else [])]:
+        written = write_tables(root, measured)
+        if headers:
+            written += write_headers(measured)
+        if figures:
+            from digitlab.reproduce.gallery import write_figures  # Matplotlib, which the tables do without
+
+            written += write_figures(measured, root / "figures")
+        for path in written:
             print(path)
     if failures:
         sys.exit(1)

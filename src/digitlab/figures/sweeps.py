@@ -3,6 +3,8 @@
 Functions take plain tables and return a Matplotlib figure; ``digitlab sweep`` makes the tables and saves the figures.
 """
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +21,7 @@ Value = str | int | float | bool | None
 # Of the runs those of the best settings stand out, each by its colour, its line and its marker.
 _LOOKS = ((BLUE, "-", "o"), (ORANGE, "--", "s"), (GREEN, ":", "^"), (PURPLE, "-.", "D"))
 _LOW_TO_HIGH = LinearSegmentedColormap.from_list("low to high", [ORANGE, BLUE])
-# Numbers that span more than this are laid out by their logarithm.
+# Numbers that span more than this are laid out by their logarithm, if that keeps them further apart.
 _WIDE = 20
 # How far lines through one value spread, in heights of the axis.
 _BUNDLE = 0.08
@@ -71,7 +73,8 @@ def _places(axes: Axes, values: Sequence[Value], key: str) -> list[float]:
         axes.set_xlim(-0.5, len(values) - 0.5)
         return [float(place) for place in range(len(values))]
     positive = [number for number in numbers if number > 0]
-    if min(positive, default=0) * _WIDE < max(numbers):
+    wide = min(positive, default=0) * _WIDE < max(numbers)
+    if wide and _least_gap(numbers) <= _least_gap([math.log(number) for number in positive]):
         if len(positive) == len(numbers):
             axes.set_xscale("log")
         else:
@@ -79,6 +82,13 @@ def _places(axes: Axes, values: Sequence[Value], key: str) -> list[float]:
     axes.set_xticks(numbers, [f"{number:g}" for number in numbers])
     axes.minorticks_off()
     return numbers
+
+
+def _least_gap(places: Sequence[float]) -> float:
+    """The smallest distance of two neighbours as a share of all: where it is small, their labels meet."""
+    ordered = sorted(places)
+    gaps = [after - before for before, after in itertools.pairwise(ordered)]
+    return min(gaps, default=0.0) / ((ordered[-1] - ordered[0]) or 1.0)
 
 
 @styled

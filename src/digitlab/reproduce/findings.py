@@ -81,6 +81,8 @@ def _r5_fashion() -> tuple[Finding, ...]:
     others = tuple(Claim(best, Quantity(f"r5_fashion_arch{number}")) for number in range(1, 8))
     unscaled = [row for row in rows() if row.startswith("r5_fashion_lr_") and row.endswith("_normal")]
     above = [row for row in unscaled if float(row.split("_")[3]) > 0.001]
+    rates = [row for row in rows() if row.startswith("r5_fashion_lr_") and row != "r5_fashion_lr_0.1_he"]
+    ours = [Quantity(f"r5_fashion_ours_arch{number}") for number in range(1, 9)]
     batch = {size: f"r5_fashion_batch_{size}" for size in (128, 2048, 4096)}
     return (
         Finding(
@@ -109,6 +111,18 @@ def _r5_fashion() -> tuple[Finding, ...]:
         ),
         Finding("R5a", "batch 4096 overshoots (below 2048)", (Claim(Quantity(batch[2048]), Quantity(batch[4096])),)),
         Finding("R5a", "architecture 8 is the best of the eight", others),
+        Finding(
+            "R5a", "ours: 0.1 with He's weights is the best of the rates and initial weights",
+            tuple(Claim(Quantity("r5_fashion_lr_0.1_he"), Quantity(row)) for row in rates),
+        ),
+        Finding(
+            "R5a", "ours: batch 128 is the best of the batch sizes",
+            tuple(Claim(Quantity(batch[128]), Quantity(batch[size])) for size in (2048, 4096)),
+        ),
+        Finding(
+            "R5a", "ours: architecture 8 is the best of the eight at 0.1, too",
+            tuple(Claim(ours[7], each) for each in ours[:7]),
+        ),
         Finding(
             "R5a", "the curve of architecture 8 settles at epochs 20 to 25 (last five epochs: less than one point)",
             (Claim(0.01, Quantity("r5_fashion_arch8", "gain_of_last_five_epochs")),),

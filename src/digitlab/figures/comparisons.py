@@ -1,0 +1,68 @@
+"""Settings beside one another over time: what reports R4 and R5 draw of a sweep, and of variants beside a baseline.
+
+Functions take plain tables and return a Matplotlib figure; ``digitlab reproduce --figures`` makes the tables.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from digitlab.figures.style import LINE_LOOKS, styled
+
+# In the order of the panels, and how each is labelled; accuracies come in [0, 1] and are drawn in per cent.
+_PANELS = {
+    "train/loss": "training loss",
+    "val/loss": "validation loss",
+    "train/accuracy": "training accuracy in %",
+    "val/accuracy": "validation accuracy in %",
+}
+_MARKERS = "os^Dv*"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One line of a figure: its name, and for each metric the curve of every run, a value an epoch."""
+
+    name: str
+    curves: Mapping[str, Sequence[Sequence[float]]]
+
+
+@styled
+def settings_figure(settings: Sequence[Setting], *, title: str) -> Figure:
+    """Loss and accuracy of training and validation against epochs: a line a setting, the mean over its runs.
+
+    A band of one standard deviation (n - 1) to either side lies around what several runs were averaged to. A metric
+    that no setting has leaves its panel out.
+    """
+    panels = [metric for metric in _PANELS if any(setting.curves.get(metric) for setting in settings)]
+    legend_inches = 0.17 * len(settings) + 0.2
+    figure = Figure(figsize=(6.8, 2.3 * -(-len(panels) // 2) + legend_inches + 0.3), layout="constrained")
+    figure.suptitle(title, x=0.01, ha="left")
+    grid = figure.subplots(-(-len(panels) // 2), min(2, len(panels)), squeeze=False).flat
+    handles: dict[str, Line2D] = {}
+    for metric, axes in zip(panels, grid, strict=True):
+        for setting, look, marker in zip(settings, itertools.cycle(LINE_LOOKS), itertools.cycle(_MARKERS)):
+            if curves := setting.curves.get(metric):
+                handles[setting.name] = _draw(axes, curves, (*look, marker), 100 if "accuracy" in metric else 1)
+        axes.set(xlabel="epoch", ylabel=_PANELS[metric])
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    figure.legend(list(handles.values()), list(handles), loc="outside lower left")
+    return figure
+
+
+def _draw(axes: Axes, curves: Sequence[Sequence[float]], look: tuple[str, str, str], scale: int) -> Line2D:
+    """The mean of ``curves`` over the epochs that all have; its line, for the legend."""
+    colour, style, marker = look
+    values = scale * np.array([curve[: min(map(len, curves))] for curve in curves])
+    epochs, mean = np.arange(1, values.shape[1] + 1), values.mean(0)
+    (line,) = axes.plot(epochs, mean, color=colour, linestyle=style, marker=marker, markevery=max(1, len(epochs) // 5))
+    if len(curves) > 1:
+        sd = values.std(0, ddof=1)
+        axes.fill_between(epochs, mean - sd, mean + sd, color=colour, alpha=0.2, linewidth=0)
+    return line

@@ -1,0 +1,90 @@
+"""The reports' pictures of many runs: each sweep, and the variants of a recipe factor by factor beside its baseline."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from digitlab.figures.comparisons import Setting, settings_figure
+from digitlab.figures.sweeps import Effect, effect_figure
+from digitlab.reproduce.findings import Quantity
+from digitlab.reproduce.outcomes import RunOutcome
+from digitlab.reproduce.registry import chosen, rows
+from digitlab.reproduce.rows import Row
+from digitlab.reproduce.table import Measured
+from digitlab.sweeps.statistics import Summary
+
+_CURVES = ("train/loss", "val/loss", "train/accuracy", "val/accuracy")
+_BASE = "r5_cifar_baseline"
+# Of R5b's variants, those that differ from the baseline in one factor.
+_FACTORS = {
+    "dropout": ("dropout_0_15", "dropout_0_25"),
+    "weight_decay": ("decay_1e_5", "decay_1e_4"),
+    "layers": ("layers_2", "layers_3"),
+    "nodes": ("nodes_128", "nodes_512"),
+    "epochs": ("epochs_25", "epochs_50"),
+    "batch": ("batch_64", "batch_256"),
+    "optimizer": ("adam_0_1", "adam_0_001"),
+    "lr": ("lr_0_01", "lr_0_001"),
+    "finals": ("series", "final", "final_lr_0_01", "final_lr_0_01_20"),
+}
+
+
+def write_figures(measured: Measured, folder: Path) -> list[Path]:
+    """Draw every comparison of which a run is there into ``folder``; returns the paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, figure in _figures(measured):
+        paths.append(folder / f"{name}.png")
+        figure.savefig(paths[-1])
+    return paths
+
+
+def _figures(measured: Measured) -> Iterator[tuple[str, Figure]]:
+    effects = _l2_effects(measured)
+    if effects:
+        yield "r4_l2", effect_figure(effects, key="L2 factor", metric="test accuracy")
+    for name, (title, group) in _groups().items():
+        settings = [_setting(row, measured.outcomes[row.name]) for row in group]
+        drawn = [setting for setting in settings if setting.curves]
+        if len(drawn) > 1:
+            yield name, settings_figure(drawn, title=title)
+
+
+def _l2_effects(measured: Measured) -> list[Effect]:
+    """R4b: accuracy against the L2 factor, which is half the weight decay."""
+    found = []
+    for row in chosen(["r4_mlp_500_300_l2"]):
+        values = measured.sample(Quantity(row.name, "test/accuracy")).values
+        if values:
+            summary = Summary.of(values)
+            found.append(Effect(float(row.name.rpartition("_")[2]) / 2, summary.mean, summary.interval, values))
+    return found
+
+
+def _groups() -> Mapping[str, tuple[str, Sequence[Row]]]:
+    """Title and rows of every figure of curves; R5a has one a sweep, R5b one a factor, its baseline first."""
+    every, rates = rows(), chosen(["r5_fashion_lr"])
+    groups = {
+        f"r5_fashion_lr_{init}": (
+            f"Fashion-MNIST, architecture 1, {weights}: learning rate",
+            [row for row in rates if row.name.endswith(init)],
+        )
+        for init, weights in (("he", "He's initial weights"), ("normal", "initial weights N(0, 1)"))
+    }
+    groups["r5_fashion_batch"] = "Fashion-MNIST, architecture 1: batch size", chosen(["r5_fashion_batch"])
+    for prefix, title in (("r5_fashion_arch", "rate 0.001"), ("r5_fashion_ours_arch", "our rate")):
+        group = [every[f"{prefix}{number}"] for number in range(1, 9)]
+        groups[prefix] = f"Fashion-MNIST, {title}: architecture", group
+    for factor, variants in _FACTORS.items():
+        group = [every[_BASE], *(every[f"r5_cifar_{variant}"] for variant in variants)]
+        groups[f"r5_cifar_{factor}"] = f"CIFAR-10, baseline and variants: {factor.replace('_', ' ')}", group
+    wishes = [row for row in every.values() if row.against == _BASE]
+    return groups | {"wish_cifar": ("CIFAR-10, baseline and what was wished for", [every[_BASE], *wishes])}
+
+
+def _setting(row: Row, outcomes: Sequence[RunOutcome]) -> Setting:
+    own = {metric: [outcome.curves[metric] for outcome in outcomes if outcome.curves.get(metric)] for metric in _CURVES}
+    swept = row.name.startswith(f"{row.experiment}_")
+    name = ", ".join(override.partition("=")[2] for override in row.overrides) if swept else row.what
+    return Setting(name, {metric: curves for metric, curves in own.items() if curves})
