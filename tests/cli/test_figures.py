@@ -5,11 +5,15 @@ import shutil
 import pytest
 from PIL import Image
 
+from digitlab.figures.material import read_material
+from digitlab.results.folder import RunFolder
+
 GIFS = {"learning_weights.gif", *(f"learning_weights_{digit}_{digit}.gif" for digit in range(10))}
 EVERY_RUN = {
     "history_epochs.png",
     "history_iterations.png",
     "images_first.png",
+    "images_random.png",
     "images_classes.png",
     "images_predictions.png",
     "images_right_wrong.png",
@@ -98,15 +102,19 @@ def test_a_run_that_has_met_no_test_set_is_drawn_on_validation_and_without_on_no
     untested = make_run(tmp_path / "untested", "model=linear", "test=none")
     code, out, _ = digitlab("figures", untested, "--gif-images", 0)
     assert (code, EVERY_RUN & left_out(out)) == (0, set())
+    assert read_material(RunFolder(untested)).best_epoch in (1, 2)
     alone = make_run(tmp_path / "alone", "model=linear", "test=none", "data.val_size=0")
     code, out, _ = digitlab("figures", alone, "--gif-images", 0)
     assert code == 0
     assert EVERY_RUN - left_out(out) == {
         "history_epochs.png",
         "history_iterations.png",
+        "images_random.png",
         "images_classes.png",
         "network_layers.png",
     }
+    # Nothing has chosen an epoch, so none is marked as the best.
+    assert read_material(RunFolder(alone)).best_epoch is None
 
 
 def test_hidden_units_of_a_chosen_class_only(digitlab, make_run, tmp_path):

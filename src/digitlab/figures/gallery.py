@@ -20,7 +20,7 @@ from digitlab.figures.material import Material
 from digitlab.figures.style import SPLIT_NAMES
 from digitlab.schema import ConfigError
 
-_RIGHT, _WRONG, _MISTAKES, _GRID = 20, 10, 20, 50
+_RANDOM, _RIGHT, _WRONG, _MISTAKES, _GRID = 4, 20, 10, 20, 50
 _OF_A_CLASS, _UNITS, _PAIRS, _EXAMPLES = 10, 5, 6, 8
 
 
@@ -68,6 +68,16 @@ def images_first(run: Material) -> Figure:
     first = slice(7)
     title = _title(run, "first {} images")
     return images.labelled_figure(run.images[first], run.labels[first], class_names=run.class_names, title=title)
+
+
+def images_random(run: Material) -> Figure:
+    # Random, and the same whenever the picture is drawn.
+    order = torch.randperm(len(run.train_indices), generator=torch.Generator().manual_seed(0))
+    chosen = run.train_indices[order[:_RANDOM].to(run.train_indices.device)]
+    return images.labelled_figure(
+        run.train_set.images[chosen].cpu(), run.train_set.labels[chosen].cpu(),
+        class_names=run.class_names, title="random training images",
+    )  # fmt: skip
 
 
 def images_classes(run: Material) -> Figure:
@@ -196,8 +206,8 @@ PICTURES: dict[str, Draw] = {
     draw.__name__: draw
     for draw in (
         history_epochs, history_iterations, surprise_iterations, surprise_weights, right_answers,
-        images_first, images_classes, images_predictions, images_right_wrong, images_mistakes, network_layers,
-        weights_outputs, weights_units, weights_filters,
+        images_first, images_random, images_classes, images_predictions, images_right_wrong, images_mistakes,
+        network_layers, weights_outputs, weights_units, weights_filters,
         confusion_matrix, confused_pairs, precision_recall, reliability, class_accuracy,
     )
 }  # fmt: skip

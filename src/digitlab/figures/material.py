@@ -109,7 +109,11 @@ def material_of(
     best: tuple[int, int] | None,
     iterations: Iterations | None = None,
 ) -> Material:
-    """The material of a network as it stands, on the CPU or not; ``best`` is (epoch, step)."""
+    """The material of a network as it stands, on the CPU or not; ``best`` is (epoch, step).
+
+    Without validation images nothing was chosen, so there is no best.
+    """
+    best = best if len(data.val_indices) else None
     images, labels, scores = predict_split(classifier, data, split)
     network = classifier.network if classifier.average is None else classifier.average
     facts = classifier.facts
