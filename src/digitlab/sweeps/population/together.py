@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 import torch
 
-from digitlab.failures import disk_faults
+from digitlab.failures import disk_faults, sigterm_exits
 from digitlab.results.lock import held
 from digitlab.schema import RunError
 from digitlab.sweeps.population.grouping import device_of, split
@@ -39,9 +39,12 @@ def _train_held(jobs: Sequence[Job]) -> list[tuple[Job, Exception | None]]:
     stop_signal = StopSignal()
     population: Population | None = None
     try:
-        with quiet_libraries(), device_memory(), disk_faults(jobs[0].folder.path.parent), stop_signal:
-            population = Population(jobs, device=device_of(jobs[0].experiment), stop_signal=stop_signal)
-            population.train()
+        with quiet_libraries(), device_memory(), disk_faults(jobs[0].folder.path.parent):
+            # While data is fetched there is nothing to save: a signal ends the process at once.
+            with sigterm_exits():
+                population = Population(jobs, device=device_of(jobs[0].experiment), stop_signal=stop_signal)
+            with stop_signal:
+                population.train()
     except Interrupted as stop:
         where = ": the runs under way are saved; the same command goes on with them"
         raise Interrupted(stop.number, where) from None
