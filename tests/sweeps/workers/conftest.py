@@ -1,0 +1,65 @@
+"""Work that needs no training: launchers that say where they are, fail, wait for a signal, or die."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.singleton import Singleton
+
+from digitlab.sweeps.workers.work import Work
+
+
+class Scripted(BasicLauncher):
+    """Does what the override of its job says; ``here`` returns the process and its share of the machine."""
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
+        return [getattr(self, overrides[0])(*overrides[1:]) for overrides in job_overrides]
+
+    def here(self) -> dict[str, Any]:
+        shares = {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")}
+        return {"pid": os.getpid()} | shares
+
+    def die(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def fail(self) -> None:
+        raise ValueError("no such luck")
+
+    def train(self, saved: str, begun: str) -> str:
+        """As a run does: until SIGTERM comes, which has it save; another signal before it has, would end it."""
+        received: list[int] = []
+        before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+        Path(begun).touch()
+        deadline = time.monotonic() + 60
+        while not received and time.monotonic() < deadline:
+            time.sleep(0.01)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(0.2)
+        Path(saved).touch()
+        signal.signal(signal.SIGTERM, before)
+        sys.exit(128 + received[0])
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Callable[..., Work]:
+    """``work("here")`` is a job that does so; several lists are the jobs of one work."""
+    # The processes can't import this module.
+    pytest.importorskip("cloudpickle").register_pickle_by_value(sys.modules[__name__])
+
+    def make(*overrides: str, number: int = 0, **environment: str) -> Work:
+        return Work(
+            numbers=[number],
+            overrides=[list(overrides)],
+            folders=[tmp_path / str(number)],
+            launcher=Scripted(),
+            state=Singleton.get_state(),
+            environment=environment,
+        )
+
+    return make

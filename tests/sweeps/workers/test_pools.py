@@ -1,0 +1,150 @@
+"""The engines with work that needs no training: joblib's processes, submitit's, and a cluster of scripts."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from digitlab.config import CONF
+from digitlab.schema import RunError
+from digitlab.sweeps.workers.dispatch import work_off
+from digitlab.sweeps.workers.pools import JoblibPool, SubmititLocalPool
+from digitlab.training.interrupt import Interrupted
+from hydra_plugins.digitlab_workers import SubmititLocalLauncher, SubmititSlurmLauncher
+
+GPUS = [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]
+
+
+def launched(kind, name, folder, **given):
+    node = OmegaConf.load(CONF / "hydra" / "launcher" / f"{name}.yaml")
+    launcher = kind(**{key: value for key, value in node.items() if key != "_target_"} | given)
+    launcher.config = OmegaConf.create({"hydra": {"sweep": {"dir": str(folder)}}})
+    return launcher.pool()
+
+
+@pytest.fixture
+def local(tmp_path):
+    """Submitit's processes on this machine, two at once, each with a GPU of its own."""
+    pytest.importorskip("submitit")
+    pool = launched(SubmititLocalLauncher, "submitit_local", tmp_path)
+    return SubmititLocalPool(pool._executor, GPUS)
+
+
+def outcomes(works, pool):
+    return {work.numbers[0]: outcome for work, outcome in work_off(works, pool)}
+
+
+def test_processes_of_joblib_have_a_gpu_each_and_are_kept(work):
+    pytest.importorskip("joblib")
+    done = outcomes([work("here", number=number) for number in range(5)], JoblibPool(GPUS))
+    seen = [returns[0] for returns in done.values()]
+    assert sorted(done) == list(range(5))
+    assert len({(each["pid"], each["CUDA_VISIBLE_DEVICES"]) for each in seen}) == 2
+    assert os.getpid() not in {each["pid"] for each in seen}
+
+
+def test_a_process_that_dies_takes_no_other_work_along(work):
+    pytest.importorskip("joblib")
+    works = [work("die", number=0), work("here", number=1), work("fail", number=2), work("here", number=3)]
+    done = outcomes(works, JoblibPool(GPUS))
+    assert str(done[0]) == "its process ended without a result: it was killed, or ran out of memory"
+    assert str(done[2]) == "its process ended with ValueError: no such luck"
+    assert all(isinstance(done[number], RunError) for number in (0, 2))
+    assert {done[number][0]["CUDA_VISIBLE_DEVICES"] for number in (1, 3)} <= {"0", "1"}
+
+
+def test_jobs_of_submitit_have_a_gpu_each_and_a_process_each(work, local):
+    done = outcomes([work("here", number=0), work("fail", number=1), work("here", number=2)], local)
+    assert done[0][0]["CUDA_VISIBLE_DEVICES"] == "0"
+    assert isinstance(done[1], RunError)
+    log = Path(str(done[1]).rpartition("see ")[2])
+    assert "no such luck" in log.read_text()
+    assert done[2][0]["pid"] != done[0][0]["pid"]
+
+
+def interrupt_when(paths, number):
+    def wait():
+        deadline = time.monotonic() + 60
+        while not all(path.exists() for path in paths) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=wait).start()
+
+
+@pytest.mark.parametrize(("engine", "number"), [("joblib", signal.SIGINT), ("submitit", signal.SIGTERM)])
+def test_a_signal_has_all_runs_under_way_saved_and_no_other_begun(engine, number, work, local, tmp_path):
+    pytest.importorskip(engine)
+    saved, begun = ([tmp_path / f"{word}{run}" for run in range(3)] for word in ("saved", "begun"))
+    works = [work("train", str(saved[run]), str(begun[run]), number=run) for run in range(3)]
+    interrupt_when(begun[:2], number)
+    with pytest.raises(Interrupted) as stop:
+        outcomes(works, JoblibPool(GPUS) if engine == "joblib" else local)
+    assert stop.value.exit_code == 128 + number
+    assert [path.exists() for path in saved] == [True, True, False]
+
+
+SBATCH = """#!{python}
+# Runs the jobs of an array one after the other, as a cluster would, and keeps the script.
+import os, re, shutil, subprocess, sys
+text = open(sys.argv[1]).read()
+shutil.copy(sys.argv[1], "{folder}/script")
+last = re.search(r"--array=0-([0-9]+)%", text)
+tasks = range(int(last[1]) + 1) if last else [None]
+print("Submitted batch job 7", flush=True)
+for task in tasks:
+    names = {{"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}}
+    if task is not None:
+        names |= {{"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": str(task)}}
+    subprocess.Popen(["bash", sys.argv[1]], env=os.environ | names, stdout=subprocess.DEVNULL,
+                     stderr=subprocess.DEVNULL)
+"""
+SRUN = """#!/bin/bash
+while [[ $1 == --* ]]; do if [[ $1 == --unbuffered ]]; then shift; else shift 2; fi; done
+exec "$@"
+"""
+
+
+@pytest.fixture
+def cluster(tmp_path, monkeypatch):
+    """A folder of scripts that stand for SLURM's commands; ``script`` in it is what was handed in."""
+    pytest.importorskip("submitit")
+    folder = tmp_path / "cluster"
+    folder.mkdir()
+    scripts = {"sbatch": SBATCH.format(python=sys.executable, folder=folder), "srun": SRUN, "sacct": "#!/bin/sh\n"}
+    for name, text in scripts.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    return folder
+
+
+def test_a_cluster_gets_one_array_of_jobs_with_what_each_asks_for(work, cluster, tmp_path):
+    pool = launched(
+        SubmititSlurmLauncher, "submitit_slurm", tmp_path / "sweep", partition="gpu", gpus_per_node=1, cpus_per_task=3,
+        array_parallelism=2, setup=["module load cuda"], additional_parameters={"mail-type": "END"},
+    )  # fmt: skip
+    done = outcomes([work("here", number=number) for number in range(3)], pool)
+    assert sorted(done) == [0, 1, 2]
+    assert {returns[0]["OMP_NUM_THREADS"] for returns in done.values()} == {"3"}
+    lines = (cluster / "script").read_text().splitlines()
+    asked = [
+        "--array=0-2%2", "--partition=gpu", "--gpus-per-node=1", "--cpus-per-task=3", "--time=240", "--mem=8GB",
+        "--signal=USR2@120", "--mail-type=END", "--job-name=digitlab",
+    ]  # fmt: skip
+    assert [line for line in asked if f"#SBATCH {line}" not in lines] == []
+    assert "module load cuda" in lines
+    assert not [line for line in lines if "--account" in line or "--qos" in line]
+
+
+def test_what_stays_null_is_left_to_the_cluster(work, cluster, tmp_path):
+    pool = launched(SubmititSlurmLauncher, "submitit_slurm", tmp_path / "sweep", mem_gb=None)
+    assert list(outcomes([work("here")], pool)) == [0]
+    script = (cluster / "script").read_text()
+    assert not [word for word in ("gpus", "partition", "mem", "constraint", "array") if f"#SBATCH --{word}" in script]
