@@ -7,15 +7,13 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
-
 from digitlab.training.resuming import resume
 
 KILLING = Path(__file__).with_name("killing.py")
 
 
-@pytest.mark.parametrize(("kills", "runs"), [(5, 1), pytest.param(120, 10, marks=[pytest.mark.torture], id="torture")])
-def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(kills, runs, ready, left, tmp_path, capsys):
+def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(torture, ready, left, tmp_path, capsys):
+    kills, runs = (120, 10) if torture else (5, 1)
     alone = ready(tmp_path / "alone")
     resume(str(alone.path), [])  # the first one also warms up
     started = time.monotonic()
