@@ -2,6 +2,7 @@
 
 import pytest
 
+from digitlab.config import CONF
 from digitlab.schema import ConfigError
 
 SPACE = ("optimizer.lr=tag(log,interval(1e-4,1))", "model.dropout=interval(0,0.5)")
@@ -66,6 +67,16 @@ def test_cmaes_needs_a_plane_to_search_in(space, plan):
     with pytest.raises(ConfigError, match="two intervals") as caught:
         plan(*space, "hydra.sweeper.sampler=cmaes")
     assert caught.value.key == "hydra.sweeper.sampler"
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "sweep").glob("*.yaml")))
+def test_every_ready_space_is_one_to_search_too_and_can_be_widened(name, plan):
+    made = plan(f"sweep={name}", "optimizer.lr=tag(log,interval(1e-4,1))")
+    factors = {"optimizer", "optimizer.lr", "optimizer.weight_decay", "data.batch_size", "model.dropout"}
+    searched = {parameter.key: parameter for parameter in made.space.parameters}
+    assert set(searched) == factors - ({"model.dropout"} if name.endswith("_linear") else set())
+    assert searched["optimizer.lr"].numbers is not None
+    assert len(made.space.example()) == len(searched) + 1
 
 
 def test_a_search_needs_something_to_choose(plan):

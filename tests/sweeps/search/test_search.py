@@ -1,0 +1,96 @@
+"""Searches by the command, as users run them: chosen, trained together, killed, gone on with, failing in part."""
+
+import csv
+import signal
+import subprocess
+import time
+
+import pytest
+
+from digitlab.sweeps.rehearsal import rehearse_search
+
+pytest.importorskip("optuna")
+
+SEARCH = (
+    "hydra/sweeper=optuna", "hydra/launcher=vectorized", "optimizer.lr=tag(log,interval(1e-4,1e-1))",
+    "optimizer.weight_decay=0,1e-3", "hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=4", "seed=0,1",
+)  # fmt: skip
+
+
+def rows(folder):
+    """``sweep.csv`` without what depends on the machine."""
+    with (folder / "sweep.csv").open() as file:
+        return [{key: row[key] for key in row if key != "train_seconds"} for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def left_alone(tmp_path_factory, sweep_command):
+    """A search of four trials, each with two seeds, that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("alone") / "sweep"
+    ended = subprocess.run(sweep_command(*SEARCH, folder=folder), capture_output=True, text=True, timeout=180)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    return folder, ended.stdout
+
+
+def test_a_search_is_a_sweep_with_its_folder_and_its_table(left_alone):
+    folder, shown = left_alone
+    assert [row["status"] for row in rows(folder)] == ["finished"] * 8
+    assert len({row["optimizer.lr"] for row in rows(folder)}) == 4
+    assert sum(line.startswith("winner: ") for line in shown.splitlines()) == 1
+    assert (folder / "search.db").exists()
+
+
+def test_a_search_that_is_killed_ends_with_the_same_table(left_alone, sweep_command, sweep_py, tmp_path):
+    folder = tmp_path / "sweep"
+    kill_when(sweep_command(*SEARCH, folder=folder), folder, "4_*/checkpoints/last.ckpt")
+    finished = {path: path.stat().st_mtime_ns for path in folder.glob("*/result.json")}
+    assert finished
+    ended = sweep_py(*SEARCH, folder=folder)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert rows(folder) == rows(left_alone[0])
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+
+
+def kill_when(command, folder, pattern):
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120
+        while process.poll() is None and not list(folder.glob(pattern)) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+
+
+def test_a_failed_trial_does_not_end_the_search(sweep_py, tmp_path):
+    folder = tmp_path / "sweep"
+    grid = ("hydra/sweeper=optuna", "hydra.sweeper.sampler=grid", "optimizer.lr=0.01,1e30", "trainer.max_epochs=1")
+    ended = sweep_py(*grid, folder=folder)
+    assert ended.returncode == 1
+    assert sorted(row["status"] for row in rows(folder)) == ["failed", "finished"]
+    assert "1 of 2 jobs failed" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["hydra/sweeper=optuna", "optimizer.lr=interval(0.1)"], "optimizer.lr=interval(0.1): "),
+        (["hydra/sweeper=optuna", "optimizer.rate=interval(0,1)"], "optimizer.rate="),
+        (["sweep.halving=true", "seed=0,1", "hydra/launcher=basic"], "sweep.halving=true: halves populations"),
+    ],
+)
+def test_a_bad_search_is_refused_in_one_line_and_leaves_nothing(arguments, line, sweep_py, tmp_path):
+    folder = tmp_path / "out" / "sweep"
+    ended = sweep_py(*arguments, folder=folder)
+    assert ended.stderr.startswith(line)
+    assert len(ended.stderr.splitlines()) == 1
+    assert ended.returncode == 2
+    assert not folder.parent.exists()
+
+
+def test_a_dry_run_tells_what_would_be_searched(plan, loader, tmp_path, capsys):
+    small = ("trainer=cpu", "model=linear", "data.train_size=256", "trainer.max_epochs=2")
+    made = plan(*small, "optimizer.lr=tag(log,interval(1e-4,1e-1))", "seed=0,1", "hydra.sweeper.n_trials=4")
+    rehearse_search(tmp_path / "sweep", made, loader, "train")
+    shown = capsys.readouterr().out
+    assert not (tmp_path / "sweep").exists()
+    assert "4 trials by tpe: 8 runs, 0 of them finished before" in shown
+    assert "tag(log,interval(1e-4,1e-1))" in shown
+    assert "(16 epochs at most, by 50 mini-batches of the first run)" in shown
