@@ -83,8 +83,10 @@ def test_a_signal_has_all_runs_under_way_saved_and_no_other_begun(engine, number
     saved, begun = ([tmp_path / f"{word}{run}" for run in range(3)] for word in ("saved", "begun"))
     works = [work("train", str(saved[run]), str(begun[run]), number=run) for run in range(3)]
     interrupt_when(begun[:2], number)
+    failed = []
     with pytest.raises(Interrupted) as stop:
-        outcomes(works, JoblibPool(GPUS) if engine == "joblib" else local)
+        failed += work_off(works, JoblibPool(GPUS) if engine == "joblib" else local)
+    assert failed == []
     assert stop.value.exit_code == 128 + number
     assert [path.exists() for path in saved] == [True, True, False]
 

@@ -32,7 +32,10 @@ def work_off(works: Sequence[Work], pool: Pool) -> Iterator[tuple[Work, Sequence
                 ended = [task for task in running if task.done()]
                 for task in ended:
                     running.remove(task)
-                    yield task.work, task.outcome()
+                    outcome = task.outcome()
+                    # What a signal ended has not failed: it says of itself where it stands.
+                    if stop_signal.received is None or not isinstance(outcome, RunError):
+                        yield task.work, outcome
                 if not ended:
                     time.sleep(pool.poll_seconds)
         finally:
