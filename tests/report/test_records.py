@@ -45,6 +45,13 @@ def test_a_loss_is_better_when_small(leave_run, folder):
     assert [record.name for record in ranked] == ["loss0.9", "loss0.5"]
 
 
+def test_without_validation_no_epoch_is_the_best(leave_run, tmp_path):
+    run = leave_run(tmp_path / "run", epochs=2)
+    assert read_record(run, named_from=tmp_path).best_epoch == 2
+    run.metrics.write_text("epoch,train/accuracy\n1,0.5\n2,0.6\n")
+    assert read_record(run, named_from=tmp_path).best_epoch is None
+
+
 @pytest.mark.parametrize(
     ("file", "content"),
     [

@@ -47,11 +47,10 @@ class Picture:
 
 def run_page(record: Record, *, pictures: Sequence[Picture] = (), left_out: Sequence[str] = ()) -> str:
     """The report of one run; ``left_out`` says in a line each which pictures there are none of, and why."""
-    best = record.result.get("best_epoch")
     charts = [
         (
             label.partition(" (")[0],
-            line_chart(lines, x_label="epoch", y_label=label, best_x=best),
+            line_chart(lines, x_label="epoch", y_label=label, best_x=record.best_epoch),
             [(line.name, line.look) for line in lines],
         )
         for name, label in _CHARTS.items()

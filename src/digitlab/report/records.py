@@ -50,6 +50,13 @@ class Record:
         return self.result.get(name)
 
     @property
+    def best_epoch(self) -> int | None:
+        """The epoch that validation chose; None where there was no validation, as it chose nothing."""
+        chosen = any(name.startswith("val/") for row in self.epochs for name in row)
+        best: int | None = self.fact("best_epoch") if chosen else None
+        return best
+
+    @property
     def error(self) -> str | None:
         error: str | None = self.fact("error")
         return error

@@ -50,12 +50,13 @@ def read_outcome(run: RunFolder) -> RunOutcome | None:
     if result["status"] != "finished" and not diverged:
         return None
     hardware = result["hardware"]
+    threads = hardware["threads"]
     return RunOutcome(
         metrics={name: value for name, value in result["metrics"].items() if value is not None},
         curves=_curves(run),
         train_seconds=result["train_seconds"],
         parameters=result["parameters"],
-        hardware=f"{hardware.get('gpu', hardware['cpu'])}, {hardware['threads']} threads",
+        hardware=f"{hardware.get('gpu', hardware['cpu'])}, {threads} thread{'s' * (threads > 1)}",
         diverged=diverged,
     )
 
