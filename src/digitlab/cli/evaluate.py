@@ -99,14 +99,15 @@ def _corrupted(
 def _draw(path: Path, accuracies: dict[int, float], images: "ImageData", *, kind: str) -> None:
     import torch
 
+    from digitlab.atomic import write_atomically
     from digitlab.data.corrupt import corruptions
     from digitlab.figures.robustness import severity_figure
+    from digitlab.figures.style import png
     from digitlab.training.robustness import corrupted_images
 
     shown = images.test_set.images[:_EXAMPLES].cpu()
     examples = torch.stack([corrupted_images(shown, each) for each in corruptions(kind).values()])
-    path.parent.mkdir(exist_ok=True)
-    severity_figure(accuracies, examples, title=f"{images.source.title}, {kind}").savefig(path)
+    write_atomically(path, png(severity_figure(accuracies, examples, title=f"{images.source.title}, {kind}")))
     print(path)
 
 

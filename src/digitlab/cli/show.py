@@ -20,8 +20,10 @@ def show(
     ] = None,
 ) -> None:
     """Show a data set before training: its split, its mean and deviation, and some images of every class."""
+    from digitlab.atomic import write_atomically
     from digitlab.config import ROOT, compose
     from digitlab.figures.samples import first_of_each_class, sample_grid
+    from digitlab.figures.style import png
     from digitlab.training.experiment import Experiment
 
     config = compose(overrides or [])
@@ -42,8 +44,7 @@ def show(
         )
     for suffix, (shown, title) in pictures.items():
         path = ROOT / "outputs" / "show" / f"{source.name}{suffix}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sample_grid(shown, labels, class_names=source.class_names, title=title).savefig(path)
+        write_atomically(path, png(sample_grid(shown, labels, class_names=source.class_names, title=title)))
         print(path)
 
 

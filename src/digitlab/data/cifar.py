@@ -15,6 +15,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from digitlab.atomic import move_into_place
 from digitlab.data.checksum import check_file
 from digitlab.schema import DataError
 
@@ -131,7 +132,7 @@ def _extract_member(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path,
             os.fsync(part.fileno())
             check_file(Path(part.name), sha256)
             os.chmod(part.name, 0o644)  # a temporary file is its owner's alone; a data set is often shared
-            os.replace(part.name, target)
+            move_into_place(Path(part.name), target)
         except BaseException:
             os.unlink(part.name)
             raise

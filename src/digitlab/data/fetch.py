@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
+from digitlab.atomic import move_into_place
 from digitlab.schema import DataError
 
 _BLOCK_BYTES = 1 << 16
@@ -75,7 +76,7 @@ def fetch(
                     failures.append(f"  {url}: {error}")
                     _log.info("%s: %s", url, error)
                     continue
-                os.replace(part, path)
+                move_into_place(part, path)
                 return
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror or error})") from error

@@ -3,7 +3,6 @@
 ``digitlab figures`` makes them from a run folder, ``figures.each_epoch=true`` while a run trains.
 """
 
-import io
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from digitlab.atomic import write_atomically
 from digitlab.figures import confusion, gifs, history, images, layers, samples, scores, weights
 from digitlab.figures.iterations import Iterations
 from digitlab.figures.material import Material
-from digitlab.figures.style import SPLIT_NAMES
+from digitlab.figures.style import SPLIT_NAMES, png
 from digitlab.schema import ConfigError
 
 _RANDOM, _RIGHT, _WRONG, _MISTAKES, _GRID = 4, 20, 10, 20, 50
@@ -247,9 +246,7 @@ def make_pictures(
         except LeftOutError as reason:
             yield f"{name}.png", str(reason)
             continue
-        file = io.BytesIO()
-        figure.savefig(file)
-        write_atomically(folder / f"{name}.png", file.getvalue())
+        write_atomically(folder / f"{name}.png", png(figure))
         yield f"{name}.png", None
     yield from _make_gifs(run, folder, plan)
 

@@ -4,6 +4,7 @@ The colours differ in hue as Okabe and Ito (2008) chose them for colour-blind re
 contrast of 4 : 1 or more with white and with the usual near-blacks. No figure tells two things apart by colour alone.
 """
 
+import io
 from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec
@@ -74,6 +75,13 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 def short(name: str, letters: int = 11) -> str:
     """A class name that fits under a small image."""
     return name if len(name) <= letters else name[: letters - 1] + "…"
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as a PNG file."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()
 
 
 def pixels(figure: Figure) -> npt.NDArray[np.uint8]:

@@ -1,11 +1,8 @@
 """The pictures of a run's report, which need its checkpoint and its data: mistakes, weights, calibration."""
 
-import io
-
-from matplotlib.figure import Figure
-
 from digitlab.figures.gallery import PICTURES, LeftOutError
 from digitlab.figures.material import read_material
+from digitlab.figures.style import png
 from digitlab.report.page import Picture
 from digitlab.report.records import Record
 from digitlab.schema import DigitlabError
@@ -34,7 +31,7 @@ def pictures_of(record: Record) -> tuple[list[Picture], list[str]]:
             except LeftOutError as reason:
                 reasons.append(str(reason))
             else:
-                pictures.append(Picture(title, f"{title}: {material.title}", _png(figure)))
+                pictures.append(Picture(title, f"{title}: {material.title}", png(figure)))
         if len(reasons) == len(names):
             left_out.append(f"{title.lower()}: {'; '.join(reasons)}")
     return pictures + _robustness(record), left_out
@@ -46,9 +43,3 @@ def _robustness(record: Record) -> list[Picture]:
         Picture("Harder images", f"accuracy against the severity of a corruption, {path.stem}", path.read_bytes())
         for path in sorted(record.folder.figures.glob("corrupt_*.png"))
     ]
-
-
-def _png(figure: Figure) -> bytes:
-    file = io.BytesIO()
-    figure.savefig(file)
-    return file.getvalue()

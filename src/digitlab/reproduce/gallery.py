@@ -5,7 +5,9 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from digitlab.atomic import write_atomically
 from digitlab.figures.comparisons import Setting, settings_figure
+from digitlab.figures.style import png
 from digitlab.figures.sweeps import Effect, effect_figure
 from digitlab.reproduce.findings import Quantity
 from digitlab.reproduce.outcomes import RunOutcome
@@ -36,7 +38,7 @@ def write_figures(measured: Measured, folder: Path) -> list[Path]:
     paths = []
     for name, figure in _figures(measured):
         paths.append(folder / f"{name}.png")
-        figure.savefig(paths[-1])
+        write_atomically(paths[-1], png(figure))
     return paths
 
 

@@ -12,6 +12,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from digitlab.atomic import write_atomically
 from digitlab.config import CONF, register_resolvers, walk
 from digitlab.data.sources import ImageSet
 from digitlab.reproduce import executors
@@ -150,7 +151,6 @@ def compose(typed: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
 
 def _describe(folder: RunFolder, config: DictConfig, choices: dict[str, str], typed: Sequence[str]) -> None:
     """What Hydra would leave in the folder of a run from the command line."""
-    folder.config.parent.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(config, folder.config)
-    OmegaConf.save(list(typed), folder.overrides_file)
-    OmegaConf.save({"hydra": {"runtime": {"choices": choices}}}, folder.config.with_name("hydra.yaml"))
+    hydra = OmegaConf.to_yaml(OmegaConf.create({"hydra": {"runtime": {"choices": choices}}}))
+    write_atomically(folder.config.with_name("hydra.yaml"), hydra.encode())
+    folder.write_config(config, typed)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from digitlab.atomic import write_atomically
+from digitlab.figures.style import png
 from digitlab.figures.sweeps import Effect, curve_figure, effect_figure, pair_figure, parallel_figure
 from digitlab.results.folder import RunFolder
 from digitlab.schema import show
@@ -24,7 +26,7 @@ def write_figures(table: SweepTable, folder: Path) -> list[Path]:
     paths = []
     for name, figure in _figures(table):
         path = folder / f"{folder_name(name)}.png"
-        figure.savefig(path)
+        write_atomically(path, png(figure))
         paths.append(path)
     return paths
 
