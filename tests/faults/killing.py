@@ -1,13 +1,15 @@
-"""``python killing.py KILLS SEED SECONDS FOLDER...``: bring each run to its end through deaths by SIGKILL.
+"""``python killing.py KILLS SEED SECONDS BEGINNING FOLDER``: bring runs to their end through deaths by SIGKILL.
 
-Every life is ``resume=FOLDER`` in a process of its own, forked from this one, which has imported everything. It ends at
-a moment drawn from ``SECONDS``, the time of a whole run, or every other time as soon as a file is being written, until
-there were KILLS in all. Prints ``{"kills": ..., "inside saves": ..., "before the first checkpoint": ...}``.
+Copies of the run folder BEGINNING are made in FOLDER, as many as it takes to kill KILLS times. Every life is
+``resume=`` in a process of its own, forked from this one, which has imported everything. It ends at a moment drawn from
+SECONDS, the time of a whole run, or every other time as soon as a file is being written after that moment. Prints how
+often it did what as JSON.
 """
 
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -19,6 +21,8 @@ import torch
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
 from digitlab.training.resuming import resume
+
+MOST_KILLS_OF_A_RUN = 12
 
 
 def live(folder: str) -> int:
@@ -53,14 +57,17 @@ def wait(pid: int, run: RunFolder, seconds: float, *, for_save: bool) -> bool:
     return False
 
 
-def main(kills: int, seed: int, seconds: float, folders: list[str]) -> dict[str, int]:
-    draw, counts = random.Random(seed), {"kills": 0, "inside saves": 0, "before the first checkpoint": 0}
-    for number, folder in enumerate(folders):
-        run, saved = RunFolder(Path(folder)), False
-        share = kills * (number + 1) // len(folders)
+def main(kills: int, seed: int, seconds: float, beginning: Path, folder: Path) -> dict[str, int]:
+    draw = random.Random(seed)
+    counts = {"kills": 0, "inside saves": 0, "before the first checkpoint": 0, "runs": 0}
+    while counts["kills"] < kills:
+        run, saved = RunFolder(folder / str(counts["runs"])), False
+        shutil.copytree(beginning, run.path)
+        counts["runs"] += 1
+        most = counts["kills"] + MOST_KILLS_OF_A_RUN
         while True:
-            pid, immortal = live(folder), counts["kills"] >= share
-            moment = float("inf") if immortal else draw.uniform(0, 0.8 * seconds)
+            pid, immortal = live(str(run.path)), counts["kills"] >= min(kills, most)
+            moment = float("inf") if immortal else draw.uniform(0, seconds)
             if wait(pid, run, moment, for_save=not immortal and counts["kills"] % 2 == 1):
                 break
             os.kill(pid, signal.SIGKILL)
@@ -77,4 +84,6 @@ def main(kills: int, seed: int, seconds: float, folders: list[str]) -> dict[str,
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    print(json.dumps(main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), sys.argv[4:])))
+    print(
+        json.dumps(main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), Path(sys.argv[4]), Path(sys.argv[5])))
+    )

@@ -1,0 +1,82 @@
+"""Two processes never work on one run folder, and a killed one does not keep it."""
+
+import subprocess
+import sys
+
+import pytest
+
+from digitlab.results.folder import RunFolder
+from digitlab.results.lock import BusyError, held
+from digitlab.sweeps.population.member import Job
+from digitlab.sweeps.population.together import train_together
+from digitlab.training.experiment import Experiment
+from digitlab.training.resuming import resume
+
+_HOLD = """
+import sys, time
+from pathlib import Path
+from digitlab.results.folder import RunFolder
+from digitlab.results.lock import held
+with held(RunFolder(Path(sys.argv[1]))):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def other():
+    """``other(run)`` is another process that holds the folder of a run."""
+    holders = []
+
+    def hold(run):
+        command = [sys.executable, "-c", _HOLD, str(run.path)]
+        holders.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        assert holders[-1].stdout.readline() == "held\n"
+        return holders[-1]
+
+    yield hold
+    for holder in holders:
+        holder.kill()
+        holder.communicate()
+
+
+def test_a_second_process_is_refused_until_the_first_is_dead(ready, other, tmp_path, one_line):
+    run = ready(tmp_path / "run", "trainer.max_epochs=1")
+    first = other(run)
+    config = run.config.read_bytes()
+    with pytest.raises(BusyError, match="another process is at work on this run") as caught:
+        resume(str(run.path), ["trainer.max_epochs=2"])
+    assert one_line(str(caught.value))
+    assert run.config.read_bytes() == config
+    assert sorted(path.name for path in run.path.iterdir()) == [".hydra", ".lock"]
+    first.kill()
+    first.wait()
+    resume(str(run.path), [])
+    assert run.read_result()["status"] == "finished"
+    assert not run.lock.exists()
+
+
+def test_what_a_killed_process_half_wrote_is_cleared_away(run_folder):
+    run = RunFolder(run_folder)
+    parts = [run.path / ".result.json.7.tmp", run.last.parent / ".last.ckpt.7.tmp"]
+    for part in parts:
+        part.parent.mkdir(exist_ok=True, parents=True)
+        part.touch()
+    with held(run):
+        assert not any(part.exists() for part in parts)
+
+
+def test_of_a_population_only_the_member_that_another_process_holds_fails(ready, other, tmp_path):
+    jobs = []
+    for seed in range(3):
+        run = ready(tmp_path / str(seed), "trainer.max_epochs=1", f"seed={seed}")
+        config = run.read_config()
+        experiment = Experiment.from_config(config, typed=[])
+        jobs.append(Job(number=seed, config=config, experiment=experiment, folder=run, overrides=[]))
+    other(jobs[1].folder)
+    ended = {job.number: error for job, error in train_together(jobs)}
+    assert ended[0] is None
+    assert isinstance(ended[1], BusyError)
+    assert ended[2] is None
+    assert [job.folder.result.exists() for job in jobs] == [True, False, True]
+    assert not jobs[0].folder.lock.exists()
