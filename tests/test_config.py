@@ -1,8 +1,11 @@
 """The composed configuration: the keys of the contract, and what may be built from it."""
 
+import copy
+import json
+
 import pytest
 from lightning.pytorch import Callback
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 from torch import nn
 
 from digitlab.config import CONF, build, completed, compose, plain, walk
@@ -128,3 +131,58 @@ def test_a_value_that_leads_nowhere_is_named(value):
     with pytest.raises(ConfigError) as caught:
         plain(OmegaConf.create({"model": {"dropout": value}}).model, "model")
     assert (caught.value.key, caught.value.value) == ("model.dropout", value)
+
+
+@pytest.fixture(scope="module")
+def composed():
+    return compose(["trainer=cpu"])
+
+
+# Constructors that run something, or are called where a class is expected: each of them where it can stand.
+@pytest.mark.parametrize("place", ["model", "model.hidden", "model.unknown", "data.source", "callbacks.mine", "loss"])
+@pytest.mark.parametrize(
+    "node",
+    [
+        {"_target_": "torch.distributed.elastic.multiprocessing.subprocess_handler.SubprocessHandler",
+         "entrypoint": "touch", "args": ["WITNESS"], "env": {}, "stdout": None, "stderr": None, "local_rank_id": 0},
+        {"_target_": "torch.hub.load", "repo_or_dir": "WITNESS", "model": "x", "source": "local"},
+        {"_target_": "torch.load", "f": "WITNESS", "weights_only": False},
+        {"_target_": "torch.utils.cpp_extension.load_inline", "name": "x", "cpp_sources": ""},
+        {"_target_": "torch.jit.ScriptModule.__reduce__"},
+        {"_target_": "lightning.pytorch.cli.LightningCLI"},
+        {"_target_": "digitlab.config.import_module", "name": "os"},
+        {"_target_": "digitlab.config.os.system", "command": "touch WITNESS"},
+    ],
+    ids=lambda node: node["_target_"].rpartition(".")[2],
+)  # fmt: skip
+def test_nothing_is_called_but_a_class_of_the_kind_that_belongs_there(place, node, tmp_path, composed):
+    witness = tmp_path / "witness"
+    text = json.loads(json.dumps(node).replace("WITNESS", str(witness)))
+    config = copy.deepcopy(composed)
+    with open_dict(config):
+        OmegaConf.update(config, place, text, force_add=True, merge=False)
+    with pytest.raises(ConfigError):
+        Experiment.from_config(config, typed=())
+    assert not witness.exists()
+
+
+def test_a_node_in_a_node_is_built_for_an_annotation_only(monkeypatch, tmp_path):
+    (tmp_path / "nested_package.py").write_text(
+        "class Inner:\n    pass\n"
+        "class Outer:\n    def __init__(self, *, inner: Inner | None = None, plain=None, any: object = None):\n"
+        "        self.inner = inner\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("DIGITLAB_ALLOW", "nested_package")
+    outer, inner = ({"_target_": f"nested_package.{name}"} for name in ("Outer", "Inner"))
+    assert type(build(outer | {"inner": inner}, "part", object).inner).__name__ == "Inner"
+    for name in ("plain", "any"):
+        with pytest.raises(ConfigError, match=rf"^part\.{name}=.*Outer does not say of what class it must be"):
+            build(outer | {name: inner}, "part", object)
+    with pytest.raises(ConfigError, match=r"^part\.inner\._target_=nested_package\.Outer: must be a Inner"):
+        build(outer | {"inner": outer}, "part", object)
+
+
+def test_what_a_run_hands_to_a_network_must_have_a_place_in_its_constructor():
+    with pytest.raises(ConfigError, match=r"^model\._target_=torch.nn.Identity: its constructor must take image_shape"):
+        build({"_target_": "torch.nn.Identity"}, "model", nn.Module, image_shape=(1, 2, 2), classes=2)

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -20,6 +21,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers import oc
 from pydantic import ValidationError
 from yaml import MarkedYAMLError, YAMLError
 
@@ -125,22 +127,28 @@ def walk(node: object, prefix: str = "") -> Iterator[tuple[str, object]]:
 def build(node: Mapping[str, Any], key: str, kind: type[T], **given: Any) -> T:
     """The object that ``node`` describes: its ``_target_`` called with its other entries and with ``given``.
 
-    ``key`` is where the node stands in the configuration. Entries that are nodes themselves are built first. Raises
-    ``ConfigError``, naming the key, the value and what is allowed, for a target that is not allowed or no ``kind``, and
-    for arguments that the constructor's schema refuses.
+    ``key`` is where the node stands in the configuration. Entries that are nodes themselves are built first, and may be
+    no other than what the constructor's annotation of them says. Raises ``ConfigError``, naming the key, the value and
+    what is allowed, for a target that is not allowed or no ``kind``, and for arguments that the constructor's schema
+    refuses.
     """
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise ConfigError(key, node, "must be a node with a _target_")
     target = _class(str(node["_target_"]), f"{key}._target_", kind)
-    arguments: dict[str, Any] = {
-        name: build(value, f"{key}.{name}", object) if isinstance(value, Mapping) and "_target_" in value else value
-        for name, value in node.items()
-        if name != "_target_"
-    }
-    names = [name for name in inspect.signature(target).parameters if name not in given]
-    for name, value in arguments.items():
+    entries = {name: value for name, value in node.items() if name != "_target_"}
+    parameters = inspect.signature(target).parameters
+    if absent := [name for name in given if name not in parameters]:
+        raise ConfigError(f"{key}._target_", node["_target_"], f"its constructor must take {' and '.join(absent)}")
+    names = [name for name in parameters if name not in given]
+    for name, value in entries.items():
         if name not in names:
             raise unknown(name, value, names, under=key)
+    arguments: dict[str, Any] = {
+        name: build(value, f"{key}.{name}", _kind(target, name, f"{key}.{name}"))
+        if isinstance(value, Mapping) and "_target_" in value
+        else value
+        for name, value in entries.items()
+    }
     try:
         return target(**arguments, **given)
     except ValidationError as error:
@@ -149,6 +157,19 @@ def build(node: Mapping[str, Any], key: str, kind: type[T], **given: Any) -> T:
         raise error.under(key) if isinstance(error, ConfigError) else error from error
     except Exception as error:
         raise ConfigError(key, target.__name__, f"can't be built: {_cause(error)}") from error
+
+
+def _kind(target: Any, name: str, key: str) -> type:
+    """The class that an argument of ``target`` has to be of: to build whatever is named would be to run it."""
+    try:
+        hint = get_type_hints(target.__init__).get(name)
+    except Exception:  # an annotation that is text can fail in any way
+        hint = None
+    members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    for member in members:
+        if isinstance(member, type) and member.__module__ != "builtins" and not getattr(member, "_is_protocol", False):
+            return member
+    raise ConfigError(key, "{_target_:…}", f"{target.__name__} does not say of what class it must be")
 
 
 def _cause(error: Exception) -> str:
@@ -188,6 +209,21 @@ def plain(node: Any, key: str) -> dict[str, Any]:
         raise unresolved(error, key) from error
     assert isinstance(container, dict)
     return {str(name): value for name, value in container.items()}
+
+
+def without_environment(config: DictConfig) -> dict[str, Any]:
+    """``config`` as plain values for anyone to read: what the environment holds stays ``${oc.env:NAME}``."""
+
+    def unread(name: str, *default: Any) -> Any:
+        return default[0] if default and name not in os.environ else f"${{oc.env:{name}}}"
+
+    OmegaConf.register_new_resolver("oc.env", unread, replace=True)
+    try:
+        container = OmegaConf.to_container(config, resolve=True)
+    finally:
+        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
 
 
 def unresolved(error: OmegaConfBaseException, key: str) -> ConfigError:

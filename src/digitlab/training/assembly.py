@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from lightning.pytorch.utilities.model_summary import ModelSummary
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
+from digitlab.config import without_environment
 from digitlab.data.chunks import ChunkPlan
 from digitlab.data.module import ImageData
 from digitlab.data.seeding import stream_seed
@@ -69,10 +70,7 @@ def set_length(classifier: Classifier, experiment: Experiment, steps_per_epoch: 
 
 
 def run_writer(config: DictConfig, folder: RunFolder, *, checkpoint: Mapping[str, Any] | None) -> RunWriter:
-    container = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(container, dict)
-    values = {str(key): value for key, value in container.items()}
-    return RunWriter(folder, config=values, checkpoint=checkpoint)
+    return RunWriter(folder, config=without_environment(config), checkpoint=checkpoint)
 
 
 def new_record(

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from lightning.pytorch import LightningModule
@@ -32,7 +32,7 @@ class Classifier(LightningModule):
     """A network with its normalisation, loss, update rule and schedule.
 
     Every argument is made of plain values, as they stand in the composed configuration, so a checkpoint holds nothing
-    else and ``Classifier.load_from_checkpoint(path, weights_only=True)`` needs nothing else. ``data`` are the facts of
+    else and ``Classifier.load_from_checkpoint(path)`` needs nothing else. ``data`` are the facts of
     the data set (``DataFacts``); ``ema_decay`` averages the weights over the mini-batches (Polyak and Juditsky, 1992),
     and where it is given, the averaged network is the one evaluated.
     """
@@ -84,6 +84,11 @@ class Classifier(LightningModule):
         self.evaluation = Counts.zeros(classes, torch.device("cpu"))
         self.test_scores: list[Tensor] = []
         self.test_labels: list[Tensor] = []
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
+        """As Lightning's, but never more is read than plain values and tensors: a pickle could run anything."""
+        return super().load_from_checkpoint(checkpoint_path, *args, **(kwargs | {"weights_only": True}))
 
     def use_precision(self, dtype: torch.dtype) -> None:
         """float64 for weights and all, bfloat16 for mixed precision: the weights stay float32."""
