@@ -134,3 +134,14 @@ def test_the_table_tells_after_which_epoch_halving_ended_runs(written_sweep, fin
     columns, rows = settings_table(SweepTable("halved", runs))
     assert [row[columns.index("left after epoch")] for row in rows] == ["", "2"]
     assert "left after epoch" not in settings_table(SweepTable("whole", runs[:1]))[0]
+
+
+def test_the_effect_of_many_numbers_is_told_by_ranges_that_hold_each_run_once(written_sweep, finished):
+    rates = [round(0.001 * number, 3) for number in range(1, 15)]
+    runs = written_sweep(*(([f"optimizer.lr={rate}"], finished(rate)) for rate in rates))
+    rows = SweepTable("search", runs).effect_rows("optimizer.lr")
+    assert [label for label, _ in rows] == ["0.001 to 0.003", "0.004 to 0.007", "0.008 to 0.01", "0.011 to 0.014"]
+    assert sum(mean.count for _, mean in rows) == len(rates)
+    assert [mean.mean for _, mean in rows] == pytest.approx([0.002, 0.0055, 0.009, 0.0125])
+    few = SweepTable("grid", runs[:12])
+    assert [label for label, _ in few.effect_rows("optimizer.lr")] == [str(rate) for rate in rates[:12]]

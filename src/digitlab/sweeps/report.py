@@ -55,7 +55,7 @@ def _setting_cells(row: Row, *, halving: bool) -> list[str]:
 
 def effects_table(table: SweepTable) -> tuple[list[str], list[list[str]]]:
     columns = ["key", "value", table.metric or "monitored", "sd", "95 % interval", "n"]
-    rows = [[key, show(v), *_summary_cells(mean)] for key, effect in table.effects.items() for v, mean in effect]
+    rows = [[key, v, *_summary_cells(mean)] for key in table.effects for v, mean in table.effect_rows(key)]
     return columns, rows
 
 

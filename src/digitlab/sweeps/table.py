@@ -8,7 +8,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from itertools import pairwise
+from typing import Any, TypeGuard
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
@@ -21,6 +22,10 @@ from digitlab.sweeps.statistics import Summary
 # A value as it was swept, in Python's types; lists, which can't be compared, as one types them.
 Value = str | int | float | bool | None
 Setting = tuple[Value, ...]
+
+# More numbers than that, and the effect of a key is told by so many ranges of them.
+_MOST_VALUES = 12
+_RANGES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +112,19 @@ class SweepTable:
         means = [(value, self._summary(groups[value])) for value in in_order(groups)]
         return [(value, mean) for value, mean in means if mean is not None]
 
+    def effect_rows(self, key: str) -> list[tuple[str, Summary]]:
+        """The effect of ``key`` to be read: that of each value, and of many numbers, as of a search, by ranges."""
+        effect = self.effects[key]
+        values = [value for value, _ in effect]
+        if len(values) <= _MOST_VALUES or not all(_is_number(value) for value in values):
+            return [(show(value), mean) for value, mean in effect]
+        cuts = [len(values) * part // _RANGES for part in range(_RANGES + 1)]
+        rows = []
+        for low, high in pairwise(cuts):
+            inside = [run for run in self.runs if self.values[run.entry.number][key] in values[low:high]]
+            rows.append((f"{show(values[low])} to {show(values[high - 1])}", Summary.of(self.compared(inside))))
+        return rows
+
     @cached_property
     def winner(self) -> SweepRun | None:
         """The best run of the best setting; None while no run has finished."""
@@ -123,8 +141,12 @@ class SweepTable:
 def in_order(values: Iterable[Value]) -> list[Value]:
     """Numbers in order, and behind them words as they came."""
     values = list(dict.fromkeys(values))
-    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
-    return [*sorted(numbers), *(value for value in values if value not in numbers or isinstance(value, bool))]
+    numbers = [value for value in values if _is_number(value)]
+    return [*sorted(numbers), *(value for value in values if not _is_number(value))]
+
+
+def _is_number(value: Value) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _values(overrides: Sequence[str]) -> dict[str, Value]:
