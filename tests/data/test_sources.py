@@ -165,6 +165,24 @@ def test_what_is_missing_is_fetched_into_torchvisions_place(fashion, served, tmp
     assert sorted(path.name for path in folder.glob("*.gz")) == sorted(f"{name}.gz" for name in TINY)
 
 
+@pytest.mark.parametrize(
+    "harm", [b"", b"\0\0\x08\x01", TINY["t10k-labels-idx1-ubyte"]], ids=["empty", "cut", "swapped"]
+)
+def test_a_damaged_download_is_fetched_again(fashion, served, tmp_path: Path, monkeypatch, harm: bytes) -> None:
+    (source, folder), (shelf, address) = fashion, served
+    for name, file in TINY.items():
+        (folder / name).write_bytes(file)
+        (shelf / f"{name}.gz").write_bytes(gzip.compress(file))
+    (folder / "train-labels-idx1-ubyte").write_bytes(harm)
+    with pytest.raises(DataError, match="train-labels-idx1-ubyte: "):
+        source.read(tmp_path)
+    assert (folder / "train-labels-idx1-ubyte").read_bytes() == harm
+    monkeypatch.setattr(FashionMnistSource, "mirrors", (address,))
+    train, _ = source.read(tmp_path)
+    assert train.labels.tolist() == [i % 10 for i in range(12)]
+    assert not list(folder.glob("*.damaged"))
+
+
 def test_when_nothing_works_one_message_says_what_was_tried_and_the_ways_out(fashion, tmp_path: Path) -> None:
     source, folder = fashion
     with pytest.raises(DataError) as caught:
@@ -223,9 +241,21 @@ def test_a_damaged_archive_and_a_damaged_batch_are_named_with_the_way_out(archiv
         Cifar10Source().prepare(tmp_path)
     path.write_bytes(archive)
     Cifar10Source().prepare(tmp_path)
+    path.unlink()
     (tmp_path / "cifar-10-batches-py" / "data_batch_1").write_bytes(b"data_batch_2")
     with pytest.raises(DataError, match=r"data_batch_1: damaged.*; delete it, and it is fetched again"):
         Cifar10Source().read(tmp_path)
+
+
+def test_a_damaged_batch_is_unpacked_again_where_its_archive_is_there(archive: bytes, tmp_path: Path) -> None:
+    (tmp_path / "cifar-10-python.tar.gz").write_bytes(archive)
+    Cifar10Source().prepare(tmp_path)
+    batch = tmp_path / "cifar-10-batches-py" / "data_batch_1"
+    batch.write_bytes(b"data_batch_2")
+    # What the archive holds here are no images.
+    with pytest.raises(DataError, match="data_batch_1: refused, not a batch"):
+        Cifar10Source().read(tmp_path)
+    assert batch.read_bytes() == b"data_batch_1"
 
 
 def test_no_archive_and_no_network_is_one_message_with_the_ways_out(archive: bytes, tmp_path: Path) -> None:

@@ -156,6 +156,32 @@ class FashionMnistSource(_KnownIdx):
         # torchvision's layout; and where Debian's package dataset-fashion-mnist puts them.
         return (root / "FashionMNIST" / "raw", Path("/usr/share/datasets/fashion-mnist"))
 
+    def read(self, root: Path) -> tuple[ImageSet, ImageSet]:
+        """As ``Source.read``; files in ``root`` that are damaged are fetched again where they can be had."""
+        try:
+            return super().read(root)
+        except DataError:
+            aside = {path: path.with_name(f"{path.name}.damaged") for path in self._damaged(root)}
+            for path, place in aside.items():
+                path.replace(place)
+            try:
+                self.prepare(root)
+            except DataError:
+                for path, place in aside.items():
+                    place.replace(path)
+            for place in aside.values():
+                place.unlink(missing_ok=True)
+            return super().read(root)
+
+    def _damaged(self, root: Path) -> Iterator[Path]:
+        for name, sha256 in self.digests.items():
+            path = self.find(root, name)
+            if path is not None and path.parent == self.folders(root)[0]:
+                try:
+                    read_idx(path, sha256=sha256)
+                except DataError:
+                    yield path
+
     def prepare(self, root: Path) -> None:
         folder = self.folders(root)[0]
         for name in (name for name in self.digests if self.find(root, name) is None):
@@ -209,8 +235,20 @@ class Cifar10Source(Source):
         extract(archive, folder, {**TRAIN_BATCHES, **TEST_BATCHES, **META})
 
     def read(self, root: Path) -> tuple[ImageSet, ImageSet]:
+        """As ``Source.read``; batches that are damaged are unpacked again where their archive is there."""
         with _way_out(_FETCH_AGAIN):
-            return self._read_batches(root, TRAIN_BATCHES), self._read_batches(root, TEST_BATCHES)
+            try:
+                return self._read_parts(root)
+            except DataError:
+                archive = root / self.archive
+                if not archive.is_file():
+                    raise
+                check_file(archive, self.archive_sha256)
+                extract(archive, self.folder(root), {**TRAIN_BATCHES, **TEST_BATCHES, **META})
+                return self._read_parts(root)
+
+    def _read_parts(self, root: Path) -> tuple[ImageSet, ImageSet]:
+        return self._read_batches(root, TRAIN_BATCHES), self._read_batches(root, TEST_BATCHES)
 
     def _read_batches(self, root: Path, digests: Mapping[str, str]) -> ImageSet:
         # Into one tensor, a batch at a time: at most one batch is in memory twice.
