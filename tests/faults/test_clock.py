@@ -1,0 +1,18 @@
+"""A clock that was set back decides nothing: within a run what is newer is known by name and position, not by time."""
+
+import os
+import time
+
+from digitlab.training.resuming import resume
+
+
+def test_a_run_goes_on_to_the_same_bits_after_the_clock_was_set_back(ready, left, tmp_path, monkeypatch):
+    alone, run = ready(tmp_path / "alone"), ready(tmp_path / "run", "trainer.max_epochs=2")
+    resume(str(alone.path), [])
+    resume(str(run.path), [])
+    for path in run.path.rglob("*"):
+        os.utime(path, (4e9, 4e9))  # the year 2096
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() - 1e9)
+    resume(str(run.path), ["trainer.max_epochs=4"])
+    assert left(run) == left(alone)
