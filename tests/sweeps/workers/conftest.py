@@ -23,7 +23,8 @@ class Scripted(BasicLauncher):
 
     def here(self) -> dict[str, Any]:
         shares = {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")}
-        return {"pid": os.getpid()} | shares
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        return {"pid": os.getpid(), "interruptible": signal.SIGINT not in blocked} | shares
 
     def die(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)

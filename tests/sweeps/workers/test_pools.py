@@ -46,6 +46,7 @@ def test_processes_of_joblib_have_a_gpu_each_and_are_kept(work):
     assert sorted(done) == list(range(5))
     assert len({(each["pid"], each["CUDA_VISIBLE_DEVICES"]) for each in seen}) == 2
     assert os.getpid() not in {each["pid"] for each in seen}
+    assert not any(each["interruptible"] for each in seen)
 
 
 def test_a_process_that_dies_takes_no_other_work_along(work):
@@ -65,6 +66,7 @@ def test_jobs_of_submitit_have_a_gpu_each_and_a_process_each(work, local):
     log = Path(str(done[1]).rpartition("see ")[2])
     assert "no such luck" in log.read_text()
     assert done[2][0]["pid"] != done[0][0]["pid"]
+    assert not done[0][0]["interruptible"]
 
 
 def interrupt_when(paths, number):

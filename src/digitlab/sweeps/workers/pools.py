@@ -48,16 +48,6 @@ class Pool(Protocol):
     def close(self) -> None: ...
 
 
-@contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Processes begun here never see SIGINT: a terminal sends it to all, and after a second signal none could save."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 class _JoblibTask:
     def __init__(self, work: Work, slot: "_Slot", future: Any) -> None:
         self.work, self.slot, self._future = work, slot, future
@@ -91,12 +81,11 @@ class _Slot:
     def begin(self, work: Work) -> _JoblibTask:
         from joblib.externals.loky import ProcessPoolExecutor
 
-        with _without_interrupts():
-            if self._executor is None:
-                # One of a single process: if that dies, it is known which work it took along, and no other.
-                self._executor = ProcessPoolExecutor(max_workers=1, initializer=_end_with, initargs=(os.getpid(),))
-                self._pid = self._executor.submit(os.getpid)
-            self.task = _JoblibTask(work, self, self._executor.submit(work.within(self._environment)))
+        if self._executor is None:
+            # One of a single process: if that dies, it is known which work it took along, and no other.
+            self._executor = ProcessPoolExecutor(max_workers=1, initializer=_serve, initargs=(os.getpid(),))
+            self._pid = self._executor.submit(os.getpid)
+        self.task = _JoblibTask(work, self, self._executor.submit(work.within(self._environment)))
         return self.task
 
     def terminate(self) -> None:
@@ -111,8 +100,10 @@ class _Slot:
         self._executor = self.task = None
 
 
-def _end_with(parent: int) -> None:
-    """Stop this process, so that it saves its runs, where the command that it works for is gone."""
+def _serve(parent: int) -> None:
+    """In a process of joblib: stop, so that its runs are saved, where the command that it works for is gone."""
+    # As in ``_without_interrupts``, but joblib unblocks the signal where it starts a process.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -145,6 +136,19 @@ class JoblibPool:
     def close(self) -> None:
         for slot in self._slots:
             slot.end()
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Begun within, a process never sees SIGINT.
+
+    A terminal sends it to all processes, the command sends each SIGTERM, and after a second signal none could save.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _SubmititTask:
