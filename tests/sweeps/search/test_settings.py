@@ -5,6 +5,8 @@ import pytest
 from digitlab.config import CONF
 from digitlab.schema import ConfigError
 
+pytest.importorskip("optuna")
+
 SPACE = ("optimizer.lr=tag(log,interval(1e-4,1))", "model.dropout=interval(0,0.5)")
 
 

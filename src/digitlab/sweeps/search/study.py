@@ -84,7 +84,7 @@ class Study:
 
     def _is_under_way(self, trial: FrozenTrial) -> bool:
         # One that was killed before it was told its folder, or of another machine, is left alone.
-        return trial.state == TrialState.RUNNING and trial.user_attrs.get(_FOLDER) == str(self._folder.resolve())
+        return bool(trial.state == TrialState.RUNNING and trial.user_attrs.get(_FOLDER) == str(self._folder.resolve()))
 
     def _ask(self) -> optuna.Trial:
         self._study.sampler = self._sampler(len(self._trials()))
@@ -102,7 +102,8 @@ class Study:
             self._study.tell(number, value)
 
     def _trials(self) -> list[FrozenTrial]:
-        return self._study.get_trials(deepcopy=False)
+        trials: list[FrozenTrial] = self._study.get_trials(deepcopy=False)
+        return trials
 
     def _sampler(self, number: int) -> BaseSampler:
         """For the trial of this number."""
