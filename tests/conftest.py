@@ -105,6 +105,8 @@ def digitlab(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     return command
 
 
+# The commit is that of the tree, in which someone may be at work while tests run.
+_NOT_OF_THE_RUN = ("git_commit", "events")
 _TIMES = ("train_seconds", "images_per_second", "epoch_seconds", "best/train_seconds", "best/images_per_second")
 
 
@@ -125,9 +127,9 @@ def remains() -> Callable[[Path], dict[str, Any]]:
 
 
 def _timeless(value: Any) -> Any:
-    """Plain values without times and without the sizes of event files, of which every start has its own."""
+    """Plain values without times, commit, and the sizes of event files, of which every start has its own."""
     if isinstance(value, dict):
-        return {key: _timeless(entry) for key, entry in value.items() if key not in (*_TIMES, "events")}
+        return {key: _timeless(entry) for key, entry in value.items() if key not in (*_TIMES, *_NOT_OF_THE_RUN)}
     if isinstance(value, list | tuple):
         return [_timeless(entry) for entry in value]
     if isinstance(value, torch.Tensor):

@@ -50,7 +50,9 @@ class VectorizedLauncher(JobLauncher):
         registered = {number: self._register(job, jobs) for number, job in prepared.items()}
         waiting = {job.number for job in jobs}
         returns = {number: done for number, done in registered.items() if number not in waiting and _ended(done)}
-        populations = [population for population in _populations(jobs, most) if len(population) > 1]
+        populations = [
+            population for population in _populations(jobs, most) if len(population) > 1 or population[0].together
+        ]
         if pool is not None:
             returns |= self._spread(
                 pool, populations, [job for number, job in prepared.items() if number not in returns]

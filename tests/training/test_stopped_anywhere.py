@@ -15,6 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from digitlab.config import compose
 from digitlab.data.chunks import Position
+from digitlab.results.checkpoint import read_checkpoint
+from digitlab.results.folder import RunFolder
 from digitlab.training import train
 from digitlab.training.classifier import Classifier
 from digitlab.training.interrupt import Interrupted
@@ -146,6 +148,25 @@ def test_killed_before_its_first_checkpoint_a_run_begins_anew(configured, remain
         with pytest.raises(SystemExit):
             train(config, folder=tmp_path / "killed", overrides=[])
     assert (tmp_path / "killed" / "metrics.csv").exists()
+    train(config, folder=tmp_path / "killed", overrides=[], resume=True)
+    assert remains(tmp_path / "killed") == remains(tmp_path / "alone")
+
+
+def test_a_long_epoch_is_saved_within_and_gone_on_with_from_there(configured, remains, tmp_path, monkeypatch):
+    config = configured("model=linear", "checkpoint.every_minutes=1e-9", "trainer.chunk_length=1")
+    train(config, folder=tmp_path / "alone", overrides=[])
+    advance = Position.advance
+
+    def advance_or_die(position):
+        advance(position)
+        if position.total_steps == 8:
+            raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Position, "advance", advance_or_die)
+        with pytest.raises(SystemExit):
+            train(config, folder=tmp_path / "killed", overrides=[])
+    assert read_checkpoint(RunFolder(tmp_path / "killed").last)["position"] == {"epoch": 1, "step": 2, "total_steps": 7}
     train(config, folder=tmp_path / "killed", overrides=[], resume=True)
     assert remains(tmp_path / "killed") == remains(tmp_path / "alone")
 

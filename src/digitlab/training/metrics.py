@@ -28,6 +28,12 @@ class Counts:
         """Count predictions: logits (N, K), labels int64 (N,)."""
         self.confusion += confusions(logits.unsqueeze(0), labels.unsqueeze(0))[0]
 
+    def add_losses(self, losses: Sequence[float], sizes: Sequence[int]) -> None:
+        """Add the mean losses of mini-batches of so many images each."""
+        # One after the other: by a sum of its own for each chunk, rounding would depend on where chunks end.
+        for loss, size in zip(losses, sizes, strict=True):
+            self.loss_sum += loss * size
+
     def metrics(self) -> dict[str, float]:
         """``loss``, ``accuracy``, and ``f1``, plain and weighted by the classes' frequency; nan over no image."""
         confusion = self.confusion.double().cpu()

@@ -9,6 +9,7 @@ import torch
 from digitlab.config import compose
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
+from digitlab.sweeps.population.grouping import level
 from digitlab.sweeps.population.member import Job, Member
 from digitlab.sweeps.population.population import Population
 from digitlab.training import Outcome, train
@@ -44,7 +45,7 @@ def together(tmp_path: Path) -> Callable[..., list[Member]]:
             folder = RunFolder(tmp_path / "together" / str(number))
             folder.path.mkdir(parents=True, exist_ok=resume)
             experiment = Experiment.from_config(config, typed=typed)
-            checkpoint = read_checkpoint(folder.last) if resume else None
+            checkpoint = read_checkpoint(folder.last) if resume and folder.last.exists() else None
             made.append(
                 Job(
                     number=number,
@@ -56,7 +57,7 @@ def together(tmp_path: Path) -> Callable[..., list[Member]]:
                 )
             )
         stop_signal = StopSignal()
-        population = Population(made, device=torch.device("cpu"), stop_signal=stop_signal)
+        population = Population(level(made) if resume else made, device=torch.device("cpu"), stop_signal=stop_signal)
         with stop_signal:
             population.train()
         return sorted(population.all_members, key=lambda member: member.job.number)

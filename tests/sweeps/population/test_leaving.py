@@ -1,13 +1,16 @@
 """Members leave a population when they have come to their end, and the others do not notice."""
 
+import itertools
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from digitlab.data.chunks import Position
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
 from digitlab.schema import RunError
@@ -114,11 +117,91 @@ def test_a_stopped_population_goes_on_together_to_the_same_end(
 def _interrupting(count: Callable[..., None], *, after: int) -> Callable[..., None]:
     calls = 0
 
-    def counted(member: Member, *arguments: Any) -> None:
+    def counted(*arguments: Any, **named: Any) -> None:
         nonlocal calls
-        count(member, *arguments)
+        count(*arguments, **named)
         calls += 1
         if calls == after:
             os.kill(os.getpid(), signal.SIGTERM)
 
     return counted
+
+
+_STATEFUL = ("ema.decay=0.9", "augment=[shift]", "scheduler=cosine", "optimizer=adamw", "trainer.precision=32")
+_THREE = (["seed=0", "model.dropout=0.2"], ["seed=1", "model.dropout=0.5"], ["seed=1", "trainer.max_epochs=1"])
+Remains = Callable[[Path], dict[str, Any]]
+
+
+@pytest.fixture
+def left_alone(
+    together: Callable[..., list[Member]], remains: Remains, tmp_path: Path
+) -> Callable[..., list[dict[str, Any]]]:
+    """``left_alone(*common)`` is what three members leave that nothing stops, in two epochs of five mini-batches."""
+
+    def run(*common: str) -> list[dict[str, Any]]:
+        members = together(*_THREE, common=[*_STATEFUL, "trainer.max_epochs=2", *common])
+        left = [remains(member.job.folder.path) for member in members]
+        (tmp_path / "together").rename(tmp_path / "whole")
+        return left
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("common", "steps"),
+    [(["model.hidden=[8]"], (1, 2, 2, 1, 3)), (["model=cnn", "model.width=4"], (3, 4))],
+    ids=["mlp", "cnn"],
+)
+def test_stopped_again_and_again_members_end_to_the_bit_as_if_left_alone(
+    together: Callable[..., list[Member]],
+    left_alone: Callable[..., list[dict[str, Any]]],
+    remains: Remains,
+    monkeypatch: pytest.MonkeyPatch,
+    common: list[str],
+    steps: tuple[int, ...],
+) -> None:
+    whole = left_alone(*common)
+    common = [*_STATEFUL, "trainer.max_epochs=2", *common]
+    for number, after in enumerate(steps):
+        with monkeypatch.context() as patch:
+            patch.setattr(Position, "advance", _interrupting(Position.advance, after=after))
+            with pytest.raises(Interrupted):
+                together(*_THREE, common=common, resume=number > 0)
+    members = together(*_THREE, common=common, resume=True)
+    assert [remains(member.job.folder.path) for member in members] == whole
+
+
+@pytest.mark.parametrize("saves", [1, 4])
+def test_killed_while_it_is_saved_a_population_goes_back_to_where_all_of_it_stood(
+    together: Callable[..., list[Member]],
+    left_alone: Callable[..., list[dict[str, Any]]],
+    remains: Remains,
+    monkeypatch: pytest.MonkeyPatch,
+    saves: int,
+) -> None:
+    whole = left_alone("model.hidden=[8]")
+    common = [*_STATEFUL, "trainer.max_epochs=2", "model.hidden=[8]"]
+    end_epoch, calls = Member.end_epoch, itertools.count()
+
+    def killed(member: Member, *arguments: Any, **named: Any) -> None:
+        if next(calls) == saves:
+            raise SystemExit
+        end_epoch(member, *arguments, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Member, "end_epoch", killed)
+        with pytest.raises(SystemExit):
+            together(*_THREE, common=common)
+    members = together(*_THREE, common=common, resume=True)
+    assert [remains(member.job.folder.path) for member in members] == whole
+
+
+def test_a_long_epoch_is_saved_within(together: Callable[..., list[Member]], monkeypatch: pytest.MonkeyPatch) -> None:
+    saved: list[tuple[int, bool]] = []
+
+    def note(member: Member, position: Position, state: Any, *, best: bool) -> None:
+        saved.append((position.step, best))
+
+    monkeypatch.setattr(Member, "save", note)
+    together(["seed=0"], common=["checkpoint.every_minutes=1e-9", "trainer.chunk_length=2", "trainer.max_epochs=1"])
+    assert saved == [(2, False), (4, False), (0, True), (0, False)]

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -12,6 +13,8 @@ from torch import nn
 
 from digitlab.config import build
 from digitlab.models import CNN, MLP, LeNet, Linear
+from digitlab.results.checkpoint import read_checkpoint
+from digitlab.schema import RunError
 from digitlab.sweeps.halving import refuse_alone, setting_of
 from digitlab.sweeps.population.dense import DenseStack
 from digitlab.sweeps.population.losses import STACKABLE
@@ -30,7 +33,7 @@ _NUMBERS = {
     "optimizer": ("lr", "weight_decay", "decay_layers", "momentum", "betas", "alpha", "eps"),
     "trainer": ("max_epochs", "gradient_clip_norm", "progress_bar"),
 }
-_OTHER_NODES = ("data", "augment")
+_OTHER_NODES = ("data", "augment", "checkpoint")
 # Networks whose forward pass is known to map over members; one's own trains one by one.
 _NETWORKS = (Linear, MLP, LeNet, CNN)
 
@@ -97,14 +100,16 @@ def _network(experiment: Experiment) -> nn.Module:
 def populations(jobs: Iterable[Job], *, max_members: int | None = None) -> list[list[Job]]:
     """The jobs in groups that train together, of ``max_members`` at most (None: by memory and cache).
 
-    Jobs that go on do so with those that stand where they do. A group of one trains alone. Raises ``ConfigError`` where
+    Jobs that go on do so with those of their population, where these stand. A group of one trains alone, unless it is
+    what is left of a population (``Job.together``): as one it goes on to the bit. Raises ``ConfigError`` where
     a sweep that begins is to be halved, and can't be.
     """
-    jobs = list(jobs)
+    jobs = level(list(jobs))
     groups: dict[str, list[Job]] = {}
     for job in jobs:
         key = kinship(job.config, job.experiment)
-        groups.setdefault(f"alone {job.number}" if key is None else f"{key} from {job.start}", []).append(job)
+        name = f"alone {job.number}" if key is None else f"{key} from {job.start} with {job.together}"
+        groups.setdefault(name, []).append(job)
     parts = [
         part for group in groups.values() for part in split(group, max_members or most_members(group[0].experiment))
     ]
@@ -112,6 +117,27 @@ def populations(jobs: Iterable[Job], *, max_members: int | None = None) -> list[
     if any(job.number == 0 and job.halving for job in jobs) and all(job.checkpoint is None for job in jobs):
         refuse_alone([len(part) for part in parts], log.warning)
     return parts
+
+
+def level(jobs: Sequence[Job]) -> list[Job]:
+    """``jobs``, of which those that were saved when their population was killed go back to where the others stand."""
+    starts: dict[tuple[str, ...], set[int]] = {}
+    for job in jobs:
+        starts.setdefault(job.together, set()).add(job.start.total_steps)
+    unsaved = {job.folder.path.name for job in jobs if job.checkpoint is None}
+    return [_back(job, starts[job.together], unsaved) if job.together else job for job in jobs]
+
+
+def _back(job: Job, starts: set[int], unsaved: set[str]) -> Job:
+    try:
+        previous = read_checkpoint(job.folder.previous) if job.folder.previous.exists() else None
+    except RunError:
+        return job
+    if previous is None and unsaved & set(job.together):
+        return replace(job, checkpoint=None, rewound=True)
+    if previous is not None and previous["global_step"] == min(starts) < job.start.total_steps:
+        return replace(job, checkpoint=previous, rewound=True)
+    return job
 
 
 def split(jobs: Sequence[Job], most: int) -> list[list[Job]]:

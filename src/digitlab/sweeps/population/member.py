@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from digitlab.data.chunks import Position
 from digitlab.data.module import ImageData
-from digitlab.results.checkpoint import read_checkpoint
+from digitlab.results.checkpoint import read_checkpoint, write_checkpoint
 from digitlab.results.folder import RunFolder
 from digitlab.results.writer import RunWriter, Status
 from digitlab.training.assembly import (
@@ -34,7 +34,7 @@ State = Callable[[], dict[int, dict[str, Tensor]]]
 class Job:
     """A run that is to be trained: its checked configuration, its folder, and what was typed for it.
 
-    ``checkpoint`` is where it goes on, None at the beginning.
+    ``checkpoint`` is where it goes on, None at the beginning; ``rewound``: it is not the last one that was written.
     """
 
     number: int
@@ -43,6 +43,12 @@ class Job:
     folder: RunFolder
     overrides: Sequence[str]
     checkpoint: dict[str, Any] | None = None
+    rewound: bool = False
+
+    @property
+    def together(self) -> tuple[str, ...]:
+        """The folders' names of the population that it goes on in; none where it is to begin, or trained alone."""
+        return () if self.checkpoint is None else tuple(self.checkpoint.get("together", ()))
 
     @property
     def start(self) -> Position:
@@ -64,8 +70,8 @@ class Member:
     ``outcome`` is the best monitored value of a run that has come to its end, or the error that ended it.
     """
 
-    def __init__(self, job: Job, data: ImageData, *, steps_per_epoch: int) -> None:
-        self.job, self.data = job, data
+    def __init__(self, job: Job, data: ImageData, *, steps_per_epoch: int, together: Sequence[str]) -> None:
+        self.job, self.data, self._together = job, data, list(together)
         self.classifier = initial_classifier(job.experiment, data)
         set_length(self.classifier, job.experiment, steps_per_epoch)
         checkpoint = job.checkpoint
@@ -84,6 +90,8 @@ class Member:
         job = self.job
         # What the last attempt came to is no longer so.
         job.folder.result.unlink(missing_ok=True)
+        if job.rewound:
+            _rewind(job)
         with log_to(job.folder.log):
             self.record.writer = run_writer(job.config, job.folder, checkpoint=job.checkpoint)
             summarise(self.classifier, self.record.writer)
@@ -99,12 +107,14 @@ class Member:
         if self.classifier.average is not None:
             _point(self.classifier.average, averages, buffers)
 
-    def count(self, counts: Counts, losses: Sequence[tuple[int, float]]) -> None:
-        """Add what was learnt in a chunk; ``losses`` of single mini-batches as (step from 1, loss)."""
-        own = self.classifier.train_counts
-        own.confusion = own.confusion + counts.confusion
-        own.loss_sum += counts.loss_sum
-        self.classifier.logged_losses += losses
+    def count(self, confusion: Tensor, losses: Sequence[float], sizes: Sequence[int], *, last_step: int) -> None:
+        """Add what was learnt in a chunk: int64 (K, K), and the mean losses of mini-batches up to ``last_step``."""
+        own, every = self.classifier.train_counts, self.classifier.log_every_steps
+        own.confusion = own.confusion + confusion
+        own.add_losses(losses, sizes)
+        steps = range(last_step - len(losses) + 1, last_step + 1)
+        logged = [(step, loss) for step, loss in zip(steps, losses, strict=True) if step % every == 0]
+        self.classifier.logged_losses += logged
 
     def take_train_metrics(self) -> None:
         counts, self.classifier.train_counts = (
@@ -142,14 +152,14 @@ class Member:
         return over or self.record.selection.exhausted
 
     def save(self, position: Position, state: State, *, best: bool) -> None:
-        """Write a checkpoint that a solo run would go on from."""
+        """Write a checkpoint; a solo run would go on from it, too."""
         self.record.add_losses(self.classifier.take_logged_losses())
         self.classifier.position = replace(position)
         groups = [{**group, "lr": self.learning_rate} for group in self._param_groups]
         optimizer_state = {"state": state(), "param_groups": groups}
         counts = [self.classifier.train_counts]
         content = snapshot(self.classifier, optimizer_state, self.record, train_counts=counts)
-        self.writer.checkpoint(content, best=best)
+        self.writer.checkpoint(content | {"together": self._together}, best=best)
 
     def stop(self, position: Position, state: State, error: Exception) -> None:
         """Save the run where it stands: a signal came."""
@@ -201,6 +211,14 @@ class Member:
         with log_to(self.job.folder.log):
             self.writer.result(result, step=self.classifier.position.total_steps)
             self.writer.close()
+
+
+def _rewind(job: Job) -> None:
+    for path in (job.folder.last, job.folder.previous):
+        if job.checkpoint is None:
+            path.unlink(missing_ok=True)
+        else:
+            write_checkpoint(path, job.checkpoint)
 
 
 def _point(module: nn.Module, parameters: Sequence[Tensor], buffers: Sequence[Tensor]) -> None:

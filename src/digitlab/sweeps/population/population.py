@@ -39,7 +39,8 @@ class Population:
         self.data = read_data(self.experiment)
         self.data.to(device)
         self.steps_per_epoch = chunk_plan(self.experiment).steps_per_epoch(len(self.data.train_indices))
-        self.members = [Member(job, self.data, steps_per_epoch=self.steps_per_epoch) for job in jobs]
+        together = jobs[0].together or [job.folder.path.name for job in jobs]
+        self.members = [Member(job, self.data, steps_per_epoch=self.steps_per_epoch, together=together) for job in jobs]
         for member in self.members:
             member.classifier.to(device)
         self.position = jobs[0].start
@@ -47,6 +48,8 @@ class Population:
         self._halving_epochs = _halving_epochs(jobs)
         # Whether any file has been written. Before the first chunk none is: memory may not suffice for it.
         self.begun = False
+        self._save_every_seconds = self.experiment.checkpoint.every_seconds
+        self._saved_at = time.monotonic()
         self._form()
 
     def train(self) -> None:
@@ -150,8 +153,8 @@ class Population:
                     self._validate(last=chunks[0].last)
                 if not chunks[0].last:
                     self._end_exhausted()
-            elif self.stop_signal.received is not None:
-                self._stop(self.stop_signal.received)
+            else:
+                self._pause()
             if not self._active():
                 return
         self._end_epoch()
@@ -228,18 +231,15 @@ class Population:
     def _count(self, chunks: Sequence[Chunk], logits: Tensor, losses: Tensor, rates: Tensor) -> None:
         """Take in what a chunk brought."""
         sizes = [len(index) for index in chunks[0].indices[: len(losses)]]
-        done, first = sum(sizes), self.position.total_steps - len(sizes)
+        done = sum(sizes)
         labels = torch.stack([chunk.labels[:done] for chunk in chunks]).index_select(0, self._stream_of)
         confusion = confusions(logits, labels)
-        weighted = losses.double() * torch.tensor(sizes, device=self.device).unsqueeze(1)
-        values, sums, last_rates = losses.T.tolist(), weighted.sum(0).tolist(), rates[-1].tolist()
-        every = self.experiment.trainer.log_every_steps
-        logged = [i for i in range(len(sizes)) if (first + i + 1) % every == 0]
+        values, last_rates = losses.T.tolist(), rates[-1].tolist()
         for row, member in enumerate(self.members):
             if member.outcome is not None:
                 continue
             member.learning_rate = last_rates[row]
-            member.count(Counts(confusion[row], sums[row]), [(first + i + 1, values[row][i]) for i in logged])
+            member.count(confusion[row], values[row], sizes, last_step=self.position.total_steps)
 
     def _changed(self) -> list[Tensor]:
         """All that updates change."""
@@ -298,12 +298,25 @@ class Population:
         epoch_over = self.position.step == self.steps_per_epoch
         for member in self._active():
             member.end_epoch(self.position, self._state(member), epoch_over=epoch_over)
+        self._saved_at = time.monotonic()
+        # Once all are saved: who is killed here goes on with the same companions.
+        for member in self._active():
             if member.is_over(self.position):
                 member.finish()
         if epoch_over:
             self.position.next_epoch()
             if self.position.epoch in self._halving_epochs:
                 self._halve()
+
+    def _pause(self) -> None:
+        """Between two chunks: stop where a signal came, save where the last checkpoints are old."""
+        if self.stop_signal.received is not None:
+            self._stop(self.stop_signal.received)
+        if self._save_every_seconds is None or time.monotonic() - self._saved_at < self._save_every_seconds:
+            return
+        for member in self._active():
+            member.save(self.position, self._state(member), best=False)
+        self._saved_at = time.monotonic()
 
     def _halve(self) -> None:
         """End the members of the worse half of the settings; one of which a member failed is worst."""
