@@ -144,7 +144,8 @@ def composed():
     "node",
     [
         {"_target_": "torch.distributed.elastic.multiprocessing.subprocess_handler.SubprocessHandler",
-         "entrypoint": "touch", "args": ["WITNESS"], "env": {}, "stdout": None, "stderr": None, "local_rank_id": 0},
+         "entrypoint": "touch", "args": ["WITNESS"], "env": {}, "stdout": None, "stderr": None, "local_rank_id": 0,
+         "numa_options": None},
         {"_target_": "torch.hub.load", "repo_or_dir": "WITNESS", "model": "x", "source": "local"},
         {"_target_": "torch.load", "f": "WITNESS", "weights_only": False},
         {"_target_": "torch.utils.cpp_extension.load_inline", "name": "x", "cpp_sources": ""},
