@@ -10,7 +10,7 @@ from digitlab.config import compose
 from digitlab.figures.iterations import answers, read_iterations
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
-from digitlab.schema import ConfigError
+from digitlab.schema import ConfigError, RunError
 from digitlab.sweeps.population.grouping import kinship
 from digitlab.training import train
 from digitlab.training.experiment import Experiment
@@ -164,3 +164,17 @@ def test_answers_are_the_mean_surprise_and_the_hits():
 def test_a_switch_is_true_or_false(key):
     with pytest.raises(ConfigError, match=rf"^figures\.{key}=3: must be true or false"):
         Experiment.from_config(compose([f"figures.{key}=3"]))
+
+
+def test_a_chunk_that_is_learnt_again_as_a_number_went_wrong_is_recorded_once(tmp_path):
+    folder = tmp_path / "diverged"
+    with pytest.raises(RunError, match="training stopped"):
+        finish(folder, "figures.iterations=true", "optimizer=sgd", "optimizer.lr=1e38")
+    steps = [int(row["step"]) for row in rows(RunFolder(folder))]
+    assert steps == list(range(1, len(steps) + 1))
+
+
+def test_weights_beyond_every_bin_have_a_histogram_too(tmp_path):
+    run = finish(tmp_path / "run", "optimizer=sgd", "optimizer.lr=1e25", "trainer.max_epochs=1")
+    assert max(float(tensor.abs().max()) for tensor in weights(run).values()) > 1e20
+    assert events(run).Tags()["histograms"]

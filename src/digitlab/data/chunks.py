@@ -7,7 +7,7 @@ limit count mini-batches.
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -18,6 +18,8 @@ from digitlab.data.normalise import Normalise
 from digitlab.data.seeding import stream_seed
 from digitlab.data.sources import ImageSet
 
+# As many mini-batches of a small network as a compiled run learns in one call; chunks are multiples of it.
+IN_ONE_CALL = 8
 # Small mini-batches are gathered together, as far as they stay in the cache until the step reads them.
 _GATHER_AHEAD_BYTES = 1 << 20
 
@@ -116,6 +118,35 @@ class Chunk:
             targets = encode(labels, self.classes)
             yield from zip(self._plain(shares, sizes, normalise), targets.split(sizes), weights, strict=True)
 
+    def blocks(self, steps: int, encode: Callable[[Tensor, int], Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield pixels (steps, n, C, H, W), uint8 or augmented float in [0, 1], and targets (steps, n, …), encoded.
+
+        That is ``steps`` mini-batches at a time, all of the same size; raises ``ValueError`` for others.
+        """
+        for first in range(0, len(self.shares), steps):
+            index = torch.cat(self.shares[first : first + steps])
+            pixels, labels = self.images.images.index_select(0, index), self.images.labels.index_select(0, index)
+            if self.augment:
+                pairs = zip(pixels.chunk(steps), labels.chunk(steps), strict=True)
+                augmented = [self._augmented(*pair, first + place) for place, pair in enumerate(pairs)]
+                pixels, labels = (torch.cat(each) for each in zip(*augmented, strict=True))
+            targets = encode(labels, self.classes)
+            yield pixels.unflatten(0, (steps, -1)), targets.unflatten(0, (steps, -1))
+
+    def part(self, begin: int, end: int) -> "Chunk":
+        """Its mini-batches from ``begin`` to ``end``."""
+        return replace(self, indices=self.indices[begin:end], step=self.step + begin)
+
+    def whole_calls(self, steps: int) -> tuple[int, int]:
+        """Where the mini-batches begin and end that are learnt ``steps`` at a time, counted from the epoch's first.
+
+        All of them have the batch size. Others, around them, are too few, or cut off by a validation.
+        """
+        begin = min(-self.step % steps, len(self.indices))
+        size = self.plan.batch_size
+        full = next((i for i in range(begin, len(self.sizes)) if self.sizes[i] != size), len(self.sizes))
+        return begin, begin + (full - begin) // steps * steps
+
     def _plain(self, shares: tuple[Tensor, ...], sizes: list[int], normalise: Normalise) -> Iterator[Tensor]:
         float_bytes = 4 * self.images.images[0].numel() * max(sizes)
         ahead = max(1, _GATHER_AHEAD_BYTES // float_bytes)
@@ -139,6 +170,7 @@ class _Pace:
 
     _SECONDS = 0.2
     _LONGEST = 512
+    _SHORTEST = IN_ONE_CALL
 
     def __init__(self, plan: ChunkPlan) -> None:
         # Several processes talk to each other after each chunk, so theirs have one length.
@@ -159,7 +191,7 @@ class _Pace:
             if seconds < self._SECONDS / 2:
                 self._length = min(2 * self._length, self._LONGEST)
             elif seconds > 2 * self._SECONDS:
-                self._length = max(self._length // 2, 1)
+                self._length = max(self._length // 2, self._SHORTEST)
         self._asked_at = now
         return self._length
 
@@ -184,7 +216,9 @@ class ChunkLoader:
         pace = self._pace
         pace.begin_epoch()
         while step < len(batches) and (self.plan.max_steps is None or total < self.plan.max_steps):
-            length = min(pace.chunk_length(), len(batches) - step)
+            # Where chunks end does not depend on where a resumed run begins: what is learnt in one call stays so.
+            length = pace.chunk_length()
+            length = min(length - step % length, len(batches) - step)
             if self.plan.max_steps is not None:
                 length = min(length, self.plan.max_steps - total)
             if self.plan.val_every_steps is not None:

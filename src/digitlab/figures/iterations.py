@@ -6,7 +6,6 @@ part of its speed. Hooks on the network and its optimiser do the looking, so not
 
 import csv
 import io
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,7 +79,7 @@ class IterationRecord:
             row for row in _read(run) if row["split"] == "train" and int(row["step"]) <= done
         ]
         self._test: list[dict[str, Any]] = []
-        self._labels: Iterator[Tensor] = iter(())
+        self._chunk: Chunk | None = None
         network = classifier.network
         self._hooks = [network.register_forward_hook(self._after_forward)]
         # Not on the optimiser, whose own hooks a step goes without.
@@ -88,12 +87,17 @@ class IterationRecord:
 
     def begin(self, chunk: Chunk) -> None:
         """Get ready for the mini-batches of ``chunk``."""
-        self._labels = iter(chunk.labels.split([len(share) for share in chunk.shares]))
+        self._chunk = chunk
 
     def _after_forward(self, network: nn.Module, inputs: tuple[Tensor, ...], logits: Tensor) -> None:
         if not network.training:
             return
-        labels, step = next(self._labels), self._classifier.position.total_steps + 1
+        assert self._chunk is not None
+        position, chunk = self._classifier.position, self._chunk
+        labels, step = chunk.labels.split(chunk.sizes)[position.step - chunk.step], position.total_steps + 1
+        # A chunk in which a number goes wrong is undone and learnt again.
+        while self._train and int(self._train[-1]["step"]) >= step:
+            self._train.pop()
         nll, correct = answers(self._classifier.loss.scores(logits.detach().float()), labels)
         row = {"split": "train", "step": step, "nll": nll, "changed_weights": 0, "correct": correct}
         self._train.append(row | {"images": len(labels)})

@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 # Their keys say by themselves what they are about: batch_size, hidden, lr.
 _BARE_SECTIONS = ("data", "model", "optimizer")
 
+# Of TensorBoard's histograms.
+_LARGEST_BIN = 1e19
+
 Status = Literal["finished", "stopped", "failed"]
 Row = dict[str, float | int]
 
@@ -101,7 +104,9 @@ class RunWriter:
     def weights(self, network: nn.Module, *, step: int) -> None:
         """Events of the distribution of every parameter of a network."""
         for name, parameter in network.named_parameters():
-            self._events[""].add_histogram(f"weights/{name}", parameter.detach().cpu(), step)
+            # Beyond 1e20 there are no bins.
+            weights = parameter.detach().cpu().clamp(-_LARGEST_BIN, _LARGEST_BIN)
+            self._events[""].add_histogram(f"weights/{name}", weights, step)
 
     def precision_recall(
         self, scores: torch.Tensor, labels: torch.Tensor, class_names: Sequence[str], *, step: int

@@ -5,10 +5,9 @@ logits, is a plain ``nn.Module``; loss, update rule, schedule and metrics are th
 """
 
 import copy
-import math
+import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from typing import Any, Self
 
 import torch
@@ -19,13 +18,17 @@ from digitlab.config import build
 from digitlab.data.chunks import Chunk, EvaluationBatch, Position
 from digitlab.data.normalise import Normalise
 from digitlab.data.seeding import stream_seed
+from digitlab.training.compiled import CompiledSteps
 from digitlab.training.interrupt import StopSignal
+from digitlab.training.learner import Learner
 from digitlab.training.losses import Loss
 from digitlab.training.metrics import Counts, total
 from digitlab.training.optimizers import Optimizer
 from digitlab.training.schedules import Schedule
 from digitlab.training.settings import DataFacts
 from digitlab.training.step import EagerStep
+
+log = logging.getLogger(__name__)
 
 
 class Classifier(LightningModule):
@@ -37,7 +40,7 @@ class Classifier(LightningModule):
     and where it is given, the averaged network is the one evaluated.
     """
 
-    step: EagerStep
+    learner: Learner
 
     def __init__(
         self,
@@ -80,6 +83,7 @@ class Classifier(LightningModule):
         self.log_every_steps = 50
         self.total_steps = 0
         self.autocast_dtype: torch.dtype | None = None
+        self.compiling = False
         self.stop_signal = StopSignal()
         self.evaluation = Counts.zeros(classes, torch.device("cpu"))
         self.test_scores: list[Tensor] = []
@@ -116,7 +120,7 @@ class Classifier(LightningModule):
         # The raw optimiser: Lightning's wrapper would cost a tenth of a small network's step.
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
-        self.step = EagerStep(
+        step = EagerStep(
             network=self.network, loss=self.loss, optimizer=optimizer,
             backward=_plain_backward if self.trainer.world_size == 1 else self._shared_backward,
             lr=self.update.lr, schedule=self.schedule,
@@ -127,12 +131,28 @@ class Classifier(LightningModule):
             autocast_dtype=self.autocast_dtype, gradient_clip_norm=self.gradient_clip_norm,
             average=self.average, ema_decay=self.ema_decay,
         )  # fmt: skip
+        self.learner = Learner(
+            step=step, compiled=self._compiled_steps(step, optimizer) if self.compiling else None,
+            position=self.position, normalise=self.normalise, loss=self.loss, strategy=self.trainer.strategy,
+            stop_signal=self.stop_signal, alone=self.trainer.world_size == 1,
+        )  # fmt: skip
         self.train_counts.confusion = self.train_counts.confusion.to(self.device)
+
+    def _compiled_steps(self, step: EagerStep, optimizer: torch.optim.Optimizer) -> CompiledSteps | None:
+        if self.trainer.world_size > 1:
+            log.warning("compile=true: not with several processes; training without")
+            return None
+        return CompiledSteps(
+            network=self.network, average=self.average, normalise=self.normalise, loss=self.loss, update=self.update,
+            optimizer=optimizer, image_shape=self.facts.image_shape, seed=self.seed,
+            learning_rate=step.learning_rate, pull=step.pull,
+            autocast_dtype=self.autocast_dtype, gradient_clip_norm=self.gradient_clip_norm,
+        )  # fmt: skip
 
     @property
     def learning_rate(self) -> float:
         """The learning rate of the mini-batch that was learnt from last."""
-        return self.step.learning_rate(max(self.position.total_steps - 1, 0))
+        return self.learner.step.learning_rate(max(self.position.total_steps - 1, 0))
 
     def training_step(self, chunk: Chunk, batch_idx: int) -> None:
         """One update for each mini-batch of the chunk.
@@ -140,55 +160,11 @@ class Classifier(LightningModule):
         Raises ``RunError`` where the loss, the gradient or what the update makes of the weights is not finite; the
         weights are then those before that update.
         """
-        begun = replace(self.position)
-        self.step.keep()
-        logits, losses = self._learn(chunk)
-        if not self._finite(losses):
-            self.step.restore()
-            self.position.step, self.position.total_steps = begun.step, begun.total_steps
-            logits, losses = self._learn(chunk, watched=True)
+        logits, losses = self.learner.learn(chunk)
         self._count(chunk, logits, losses)
         # Lightning counts updates by its wrapped optimiser, which was not asked, as it costs a tenth of a small
         # network's step; global_step, that callbacks and loggers read, would stand still.
         self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total.completed += len(losses)
-
-    def _learn(self, chunk: Chunk, *, watched: bool = False) -> tuple[Tensor, list[Tensor | float]]:
-        """Logits (n of all, K) and losses, of fewer mini-batches after a signal; ``watched`` looks at each of them."""
-        step, position, stop_signal = self.step, self.position, self.stop_signal
-        alone = self.trainer.world_size == 1
-        # The logits are copied into one tensor: kept as they come, each would lie in the gap that a mini-batch's images
-        # left in memory, the next would not fit in there, and a chunk would wander over hundreds of fresh megabytes.
-        logits = torch.empty(
-            len(chunk.labels), len(self.facts.class_names), dtype=self.normalise.scale.dtype, device=self.device
-        )
-        losses: list[Tensor | float] = []
-        minibatches = chunk.minibatches(self.normalise, self.loss.encode)
-        for (images, targets, weight), rows in zip(minibatches, logits.split(chunk.sizes), strict=True):
-            if watched:
-                step.keep()
-            batch_logits, loss = step(images, targets, weight, position.total_steps)
-            if watched:
-                self._require_finite(loss)
-            position.advance()
-            rows.copy_(batch_logits)
-            losses.append(loss)
-            # Several processes stop together, at the end of the chunk.
-            if stop_signal.received is not None and alone:
-                break
-        return logits, losses
-
-    def _finite(self, losses: Sequence[Tensor | float]) -> bool:
-        """Whether nothing has gone wrong, in any process: where one stops all do, or the others wait for ever."""
-        finite = all(map(math.isfinite, _numbers(losses))) and self.step.finite()
-        return bool(self.trainer.strategy.reduce_boolean_decision(finite, all=True))
-
-    def _require_finite(self, loss: Tensor | float) -> None:
-        if self._finite([loss]):
-            return
-        self.step.restore()
-        # Another process may be the one that met it.
-        losses: Tensor = self.trainer.strategy.reduce(torch.as_tensor(loss, device=self.device), reduce_op="sum")
-        raise self.step.divergence(float(losses), self.position.total_steps)
 
     def _shared_backward(self, loss: Tensor, weight: float) -> None:
         # Plain backward() would not average the gradients over the processes when several happen in one training_step.
@@ -198,10 +174,10 @@ class Classifier(LightningModule):
                 torch.distributed.all_reduce(buffer)
                 buffer /= self.trainer.world_size
 
-    def _count(self, chunk: Chunk, logits: Tensor, losses: Sequence[Tensor | float]) -> None:
+    def _count(self, chunk: Chunk, logits: Tensor, losses: Sequence[float]) -> None:
         sizes = chunk.sizes[: len(losses)]
         first = self.position.total_steps - len(losses)
-        for step, (value, size) in enumerate(zip(_numbers(losses), sizes, strict=True), start=first + 1):
+        for step, (value, size) in enumerate(zip(losses, sizes, strict=True), start=first + 1):
             self.train_counts.loss_sum += value * size
             if step % self.log_every_steps == 0:
                 self.logged_losses.append((step, value))
@@ -269,12 +245,6 @@ class Classifier(LightningModule):
         metrics = {f"{split}/{name}": value for name, value in self.evaluation.metrics().items()}
         # Every process has the same values, and their mean is their value; Lightning warns where it is not taken.
         self.log_dict(metrics, sync_dist=self.trainer.world_size > 1, batch_size=1)
-
-
-def _numbers(losses: Sequence[Tensor | float]) -> list[float]:
-    """Scalars, which a device may hold, as numbers; it is waited for once."""
-    on_device = [loss for loss in losses if isinstance(loss, Tensor)]
-    return torch.stack(on_device).tolist() if on_device else [loss for loss in losses if isinstance(loss, float)]
 
 
 def _plain_backward(loss: Tensor, weight: float) -> None:

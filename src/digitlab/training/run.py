@@ -105,9 +105,7 @@ class Run:
         self.data = read_data(experiment)
         checkpoint = newest_good(folder, like=experiment.hyper_parameters) if resume else None
         self.classifier = initial_classifier(experiment, self.data)
-        if experiment.switches.compile:
-            # In place, so that the names in the checkpoint stay as they are.
-            self.classifier.network.compile()
+        self.classifier.compiling = experiment.switches.compile
         processes = experiment.trainer.devices
         history = [] if checkpoint is None else restore(checkpoint, self.classifier, processes=processes)
         self.classifier.stop_signal = stop_signal

@@ -48,7 +48,7 @@ class EagerStep:
         self._steps_per_epoch, self._total_steps = steps_per_epoch, total_steps
         self._constant = isinstance(schedule, Constant) and schedule.warmup_epochs == 0
         self._seed = seed
-        self._read_losses = read_losses
+        self.read_losses = read_losses
         self._generator = _generator(device)
         self._autocast = nullcontext() if autocast_dtype is None else torch.autocast(device.type, autocast_dtype)
         self._clip_norm = gradient_clip_norm
@@ -83,19 +83,23 @@ class EagerStep:
         with self._autocast:
             logits = self._network(images)
             loss = self._loss(logits, targets)
-        mean_loss: Tensor | float = loss.item() if self._read_losses else loss.detach()
+        mean_loss: Tensor | float = loss.item() if self.read_losses else loss.detach()
         self._backward(loss, weight)
         if self._clip_norm is not None:
             norm = nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
             # A gradient of infinite norm is scaled to zeros, which leave no trace in the weights.
-            self._clipped = self._clipped + 0 * (norm.item() if self._read_losses else norm)
+            self._clipped = self._clipped + 0 * (norm.item() if self.read_losses else norm)
         self._update(self._optimizer)
         # What zero_grad() does, without the 6 µs that its hooks for a profiler take.
         for parameter in self._parameters:
             parameter.grad = None
         if self._average is not None:
-            self._follow(step + 1)
+            self._follow(step)
         return logits.detach(), mean_loss
+
+    def meet(self, norms: Tensor) -> None:
+        """Take note of the norms (S,) of gradients that were clipped elsewhere."""
+        self._clipped = self._clipped + 0 * norms.sum().item()
 
     def keep(self) -> None:
         """Remember all that updates change, for ``restore``."""
@@ -123,13 +127,15 @@ class EagerStep:
         entries = (value for entry in self._optimizer.state.values() for value in entry.values())
         return weights + [value for value in entries if isinstance(value, Tensor)]
 
-    @torch.no_grad()
-    def _follow(self, steps_done: int) -> None:
-        assert self._average is not None
-        assert self._ema_decay is not None
+    def pull(self, step: int) -> float:
+        """How far the averaged weights go towards the weights after mini-batch ``step``, counted from 0."""
         # The early average would be mostly initial weights: its memory grows with the steps taken.
-        decay = min(self._ema_decay, (1 + steps_done) / (10 + steps_done))
-        torch._foreach_lerp_(list(self._average.parameters()), self._weights, 1 - decay)
+        return 0.0 if self._ema_decay is None else 1 - min(self._ema_decay, (2 + step) / (11 + step))
+
+    @torch.no_grad()
+    def _follow(self, step: int) -> None:
+        assert self._average is not None
+        torch._foreach_lerp_(list(self._average.parameters()), self._weights, self.pull(step))
         for average, buffer in zip(self._average.buffers(), self._network.buffers(), strict=True):
             average.copy_(buffer)
 

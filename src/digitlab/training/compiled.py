@@ -1,0 +1,155 @@
+"""``compile=true``: several updates of a solo run in one call of a compiled program, on the state of the eager step.
+
+S updates in a call, n images in a mini-batch; C, H, W, K classes.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils.flop_counter import FlopCounterMode
+
+from digitlab.data.normalise import Normalise
+from digitlab.sweeps.population.dropout import member_masks
+from digitlab.sweeps.population.update import RULE_OF
+from digitlab.training.compiling import Compiled, CompilerError, FlatFunction, compiled
+from digitlab.training.losses import Loss
+from digitlab.training.optimizers import Optimizer
+from digitlab.training.program import Given, Kept, Program, Taken
+from digitlab.training.rules import init_state
+
+# A network this small, counted over a mini-batch forward, spends its time between the operations, and several updates
+# in one call save it; a larger one would only take longer to compile.
+_SMALL_FLOPS = 3e7
+_STEPS_OF_SMALL = 8
+# What a sweep is likely to vary comes with each call: its runs share one library.
+_NUMBERS = ("weight_decay", "momentum")
+_NOT_OF_THE_RULE = ("lr", "decay_layers")
+
+
+class CompiledSteps:
+    """S updates of ``network`` at a time, which share their state with ``optimizer`` and ``average``.
+
+    ``learning_rate`` and ``pull`` give, for a step counted from 0, the rate and how far the averaged weights go
+    towards the weights; ``seed`` is the run's.
+    """
+
+    def __init__(
+        self,
+        *,
+        network: nn.Module,
+        average: nn.Module | None,
+        normalise: Normalise,
+        loss: Loss,
+        update: Optimizer,
+        optimizer: torch.optim.Optimizer,
+        image_shape: Sequence[int],
+        seed: int,
+        learning_rate: Callable[[int], float],
+        pull: Callable[[int], float],
+        autocast_dtype: torch.dtype | None,
+        gradient_clip_norm: float | None,
+    ) -> None:
+        self._normalise, self._learning_rate, self._pull = normalise, learning_rate, pull
+        self._device = normalise.scale.device
+        self._masks = member_masks(
+            [network], seeds=[seed], image_shape=image_shape, device=self._device, dtype=normalise.scale.dtype
+        )
+        settings = {name: value for name, value in vars(update).items() if name not in _NOT_OF_THE_RULE}
+        self._numbers = {name: self._tensor(settings.pop(name)) for name in _NUMBERS if settings.get(name)}
+        settings.pop("weight_decay", None)
+        groups = [(p, group["weight_decay"] > 0) for group in optimizer.param_groups for p in group["params"]]
+        names = {id(parameter): name for name, parameter in network.named_parameters()}
+        self._program = Program(
+            network=network, normalise=normalise, loss=loss, rule=RULE_OF[type(update)],
+            names=[names[id(parameter)] for parameter, _ in groups], decayed=[decayed for _, decayed in groups],
+            settings=settings, autocast_dtype=autocast_dtype, gradient_clip_norm=gradient_clip_norm,
+        )  # fmt: skip
+        self._optimizer, self._network, self._average = optimizer, network, average
+        self._update = update
+        self._kept = self._share()
+        self._flops = _flops(network, image_shape, normalise.scale)
+        self._call: Compiled | None = None
+
+    def steps(self, batch_size: int) -> int:
+        """S for mini-batches of ``batch_size``."""
+        return _STEPS_OF_SMALL if batch_size * self._flops < _SMALL_FLOPS else 1
+
+    def __call__(self, pixels: Tensor, targets: Tensor, step: int) -> Taken:
+        """Learn from pixels (S, n, C, H, W) and encoded targets (S, n, …), the first of them for ``step``, from 0.
+
+        The first call compiles, unless an earlier run has; it raises ``CompilerError`` for what can't be compiled.
+        """
+        if self._call is None:
+            self._call = self._compile(pixels, targets, step)
+        self._kept.step.fill_(step)
+        taken = Taken(*self._call(self._arguments(pixels, targets, step)))
+        for state in self._optimizer.state.values():
+            if "step" in state:
+                state["step"].fill_(step + len(pixels))
+        return taken
+
+    def _compile(self, pixels: Tensor, targets: Tensor, step: int) -> Compiled:
+        modules = list(self._network.modules())
+        if any(module._forward_hooks or module._forward_pre_hooks for module in modules):
+            raise CompilerError("something watches the layers at work")
+        return compiled(
+            self._flat, lambda steps: self._arguments(pixels[:steps], targets[:steps], step), steps=len(pixels)
+        )
+
+    def _share(self) -> Kept:
+        """The tensors of the run; what the optimiser would make at its first update is made here."""
+        parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
+        state = init_state(self._program.rule, parameters, momentum=getattr(self._update, "momentum", 0.0))
+        for place, parameter in enumerate(parameters):
+            own = self._optimizer.state[parameter]
+            for name, tensors in state.entries.items():
+                tensors[place] = own.setdefault(name, tensors[place])
+            if self._program.rule != "sgd":  # torch's SGD counts no steps
+                own.setdefault("step", torch.zeros((), dtype=torch.float32, device=self._device))
+        averages: dict[str, Tensor] = {} if self._average is None else dict(self._average.named_parameters())
+        return Kept(
+            parameters=[parameter.detach() for parameter in parameters],
+            buffers=list(self._network.buffers()),
+            average_parameters=[averages[name] for name in self._program.names if averages],
+            average_buffers=[] if self._average is None else list(self._average.buffers()),
+            entries=state.entries,
+            step=state.step,
+        )
+
+    def _flat(self, steps: int) -> FlatFunction:
+        """The program as a function of tensors one beside the other."""
+        run = self._program.function(steps)
+
+        def flat(*tensors: Tensor) -> Sequence[Tensor]:
+            return tuple(run(*pytree.tree_unflatten(tensors, self._form)))
+
+        return flat
+
+    def _arguments(self, pixels: Tensor, targets: Tensor, step: int) -> list[Tensor]:
+        steps = range(step, step + len(pixels))
+        masks: list[Tensor] = []
+        if self._masks is not None:
+            drawn = [self._masks.draw(each, pixels.shape[1]) for each in steps]
+            masks = [torch.cat(layer) for layer in zip(*drawn, strict=True)]
+        given = Given(
+            pixels=pixels, targets=targets, masks=masks,
+            rates=self._tensor([self._learning_rate(each) for each in steps]),
+            pull=self._tensor([self._pull(each) for each in steps]),
+            numbers=self._numbers, scale=self._normalise.scale, shift=self._normalise.shift,
+        )  # fmt: skip
+        tensors, self._form = pytree.tree_flatten((self._kept, given))
+        return tensors
+
+    def _tensor(self, value: float | list[float]) -> Tensor:
+        return torch.tensor(value, dtype=torch.float64, device=self._device)
+
+
+def _flops(network: nn.Module, image_shape: Sequence[int], like: Tensor) -> int:
+    """Multiplications and additions of a forward pass, an image."""
+    training = network.training
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network.eval()(torch.zeros(1, *image_shape, dtype=like.dtype, device=like.device))
+    network.train(training)
+    return int(counter.get_total_flops())

@@ -1,0 +1,146 @@
+"""How a solo run learns a chunk: a mini-batch at a time, or several in a compiled call, but not past a wrong number.
+
+Between the classifier, which counts what comes out, and the steps, which know of one mini-batch or a few. N images,
+C, H, W, K classes.
+"""
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from lightning.pytorch.strategies import Strategy
+from torch import Tensor
+
+from digitlab.data.chunks import Chunk, Position
+from digitlab.data.normalise import Normalise
+from digitlab.training.compiled import CompiledSteps
+from digitlab.training.compiling import CompilerError
+from digitlab.training.interrupt import StopSignal
+from digitlab.training.losses import Loss
+from digitlab.training.step import EagerStep
+
+log = logging.getLogger(__name__)
+
+Losses = list[Tensor | float]
+
+
+class Learner:
+    """Learns chunks by ``step``, and by ``compiled`` where it is given; ``position`` moves on with each mini-batch.
+
+    After a signal it ends early, but several processes stop together, at the end of the chunk.
+    """
+
+    def __init__(
+        self,
+        *,
+        step: EagerStep,
+        compiled: CompiledSteps | None,
+        position: Position,
+        normalise: Normalise,
+        loss: Loss,
+        strategy: Strategy,
+        stop_signal: StopSignal,
+        alone: bool,
+    ) -> None:
+        self.step, self.compiled, self.position = step, compiled, position
+        self._normalise, self._loss, self._strategy = normalise, loss, strategy
+        self._stop_signal, self._alone = stop_signal, alone
+
+    def learn(self, chunk: Chunk) -> tuple[Tensor, list[float]]:
+        """Logits (n of all, K) and the losses of single mini-batches, fewer than in ``chunk`` after a signal.
+
+        Raises ``RunError`` where the loss, the gradient or what the update makes of the weights is not finite; the
+        weights are then those before that update.
+        """
+        begun = replace(self.position)
+        self.step.keep()
+        logits, losses = self._learn(chunk)
+        if not self._finite(losses):
+            self.step.restore()
+            self.position.step, self.position.total_steps = begun.step, begun.total_steps
+            logits, losses = self._learn(chunk, watched=True)
+        return logits, _numbers(losses)
+
+    def _learn(self, chunk: Chunk, *, watched: bool = False) -> tuple[Tensor, Losses]:
+        """``watched`` looks at each mini-batch before the next."""
+        # The logits are copied into one tensor: kept as they come, each would lie in the gap that a mini-batch's images
+        # left in memory, the next would not fit in there, and a chunk would wander over hundreds of fresh megabytes.
+        like = self._normalise.scale
+        logits = torch.empty(len(chunk.labels), chunk.classes, dtype=like.dtype, device=like.device)
+        losses: Losses = []
+        begin = end = len(chunk.indices)
+        if self.compiled is not None and not watched:
+            begin, end = chunk.whole_calls(self.compiled.steps(chunk.plan.batch_size))
+        for first, last, compiled in ((0, begin, None), (begin, end, self.compiled), (end, len(chunk.indices), None)):
+            if first == last or self._stopped:
+                continue
+            part = chunk.part(first, last)
+            rows = logits[sum(chunk.sizes[:first]) :][: len(part.labels)]
+            if compiled is None:
+                losses += self._learn_eagerly(part, rows, watched=watched)
+            else:
+                losses += self._learn_compiled(part, rows, compiled)
+        return logits, losses
+
+    @property
+    def _stopped(self) -> bool:
+        return self._stop_signal.received is not None and self._alone
+
+    def _learn_eagerly(self, chunk: Chunk, logits: Tensor, *, watched: bool) -> Losses:
+        step, position = self.step, self.position
+        losses: Losses = []
+        minibatches = chunk.minibatches(self._normalise, self._loss.encode)
+        for (images, targets, weight), rows in zip(minibatches, logits.split(chunk.sizes), strict=True):
+            if watched:
+                step.keep()
+            batch_logits, loss = step(images, targets, weight, position.total_steps)
+            if watched:
+                self._require_finite(loss)
+            position.advance()
+            rows.copy_(batch_logits)
+            losses.append(loss)
+            if self._stopped:
+                break
+        return losses
+
+    def _learn_compiled(self, chunk: Chunk, logits: Tensor, compiled: CompiledSteps) -> Losses:
+        """The mini-batches of ``chunk``, which fill whole calls."""
+        losses: Losses = []
+        steps = compiled.steps(chunk.plan.batch_size)
+        blocks = zip(chunk.blocks(steps, self._loss.encode), logits.split(steps * chunk.plan.batch_size), strict=True)
+        for (pixels, targets), rows in blocks:
+            try:
+                taken = compiled(pixels, targets, self.position.total_steps)
+            except CompilerError as error:
+                log.warning("compile=true: %s; training without", error)
+                self.compiled = None
+                return self._learn_eagerly(chunk, logits, watched=False)
+            rows.copy_(taken.logits.flatten(0, 1))
+            losses += taken.losses.tolist() if self.step.read_losses else taken.losses.unbind()
+            self.step.meet(taken.norms)
+            for _ in range(steps):
+                self.position.advance()
+            if self._stopped:
+                break
+        return losses
+
+    def _finite(self, losses: Sequence[Tensor | float]) -> bool:
+        """Whether nothing has gone wrong, in any process: where one stops all do, or the others wait for ever."""
+        finite = all(map(math.isfinite, _numbers(losses))) and self.step.finite()
+        return bool(self._strategy.reduce_boolean_decision(finite, all=True))
+
+    def _require_finite(self, loss: Tensor | float) -> None:
+        if self._finite([loss]):
+            return
+        self.step.restore()
+        # Another process may be the one that met it.
+        losses = self._strategy.reduce(torch.as_tensor(loss, device=self._normalise.scale.device), reduce_op="sum")
+        raise self.step.divergence(float(losses), self.position.total_steps)
+
+
+def _numbers(losses: Sequence[Tensor | float]) -> list[float]:
+    """Scalars, which a device may hold, as numbers; it is waited for once."""
+    on_device = [loss for loss in losses if isinstance(loss, Tensor)]
+    return torch.stack(on_device).tolist() if on_device else [loss for loss in losses if isinstance(loss, float)]

@@ -1,0 +1,128 @@
+"""The updates of several mini-batches as one function of tensors, which a compiler can take as a whole.
+
+It does what ``EagerStep`` does, whose results are its measure; ``compiled`` builds, keeps and calls its compiled form.
+S updates in a call; n images in a mini-batch, C, H, W, K classes.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from digitlab.sweeps.population.dropout import masked, masked_layers
+from digitlab.training.losses import Loss
+from digitlab.training.rules import RULES, RuleName, State
+
+# torch's own, in clip_grad_norm_.
+_CLIP_EPS = 1e-6
+
+
+class Kept(NamedTuple):
+    """What updates change, in place: a run's state, whose tensors the program is given at each call.
+
+    ``parameters`` are in the order of the optimiser, ``entries`` in that of ``rules.State``, one list a name.
+    """
+
+    parameters: list[Tensor]
+    buffers: list[Tensor]
+    average_parameters: list[Tensor]
+    average_buffers: list[Tensor]
+    entries: dict[str, list[Tensor]]
+    step: Tensor
+
+
+class Given(NamedTuple):
+    """What a call is given beside: ``pixels`` (S, n, C, H, W), uint8 or float in [0, 1], and encoded ``targets``.
+
+    ``masks`` (S, n, …) are those of the dropout layers; ``rates`` and ``pull``, float64 (S,), the learning rates and
+    how far the averaged weights go towards the weights; ``numbers`` are float64 scalars, those of ``numbers_of``.
+    """
+
+    pixels: Tensor
+    targets: Tensor
+    masks: list[Tensor]
+    rates: Tensor
+    pull: Tensor
+    numbers: dict[str, Tensor]
+    scale: Tensor
+    shift: Tensor
+
+
+class Taken(NamedTuple):
+    """What a call returns: ``losses`` (S,), ``logits`` (S, n, K), gradient ``norms`` (S,), 0 without clipping."""
+
+    losses: Tensor
+    logits: Tensor
+    norms: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """``network``, whose weights are not looked at, trained by ``rule``; ``decayed`` says which parameters decay.
+
+    ``names`` are the parameters' in the order of the optimiser. ``settings`` of the rule are those that stay as they
+    are; the others come with each call.
+    """
+
+    network: nn.Module
+    normalise: nn.Module
+    loss: Loss
+    rule: RuleName
+    names: Sequence[str]
+    decayed: Sequence[bool]
+    settings: dict[str, object]
+    autocast_dtype: torch.dtype | None
+    gradient_clip_norm: float | None
+
+    def function(self, steps: int) -> Callable[[Kept, Given], Taken]:
+        """``steps`` updates, of which nothing but tensors is asked."""
+        network = masked(self.network).train()
+        for tensor in (*network.parameters(), *network.buffers()):
+            tensor.requires_grad_(False)
+        masks = [f"{name}.mask" for name, _ in masked_layers(network)]
+        buffers = [name for name, _ in self.network.named_buffers()]
+
+        def forward(weights: Sequence[Tensor], kept: Kept, given: Given, place: int) -> tuple[Tensor, Tensor]:
+            images = functional_call(
+                self.normalise, {"scale": given.scale, "shift": given.shift}, (given.pixels[place],)
+            )
+            values = dict(zip(self.names, weights, strict=True)) | dict(zip(buffers, kept.buffers, strict=True))
+            values |= {name: mask[place] for name, mask in zip(masks, given.masks, strict=True)}
+            device = images.device.type
+            autocast = nullcontext() if self.autocast_dtype is None else torch.autocast(device, self.autocast_dtype)
+            with autocast:
+                logits: Tensor = functional_call(network, values, (images,))
+                return logits, self.loss(logits, given.targets[place])
+
+        def update(kept: Kept, given: Given, place: int) -> tuple[Tensor, Tensor, Tensor]:
+            with torch.enable_grad():
+                weights = [parameter.detach().requires_grad_() for parameter in kept.parameters]
+                logits, loss = forward(weights, kept, given, place)
+                gradients = list(torch.autograd.grad(loss, weights))
+            norm = loss.new_zeros(())
+            if self.gradient_clip_norm is not None:
+                norm = nn.utils.get_total_norm(gradients)
+                factor = (self.gradient_clip_norm / (norm + _CLIP_EPS)).clamp(max=1)
+                gradients = [gradient * factor for gradient in gradients]
+            decay = [given.numbers["weight_decay"] if decayed else 0.0 for decayed in self.decayed]
+            numbers = {name: number for name, number in given.numbers.items() if name != "weight_decay"}
+            RULES[self.rule](
+                kept.parameters, gradients, State(kept.step, kept.entries),
+                lr=given.rates[place], weight_decay=decay, **numbers, **self.settings,
+            )  # fmt: skip
+            for average, parameter in zip(kept.average_parameters, kept.parameters, strict=False):
+                average.lerp_(parameter, given.pull[place].to(average.dtype))
+            for average, buffer in zip(kept.average_buffers, kept.buffers, strict=False):
+                average.copy_(buffer)
+            return loss.detach(), logits.detach(), norm
+
+        def run(kept: Kept, given: Given) -> Taken:
+            with torch.no_grad():
+                taken = [update(kept, given, place) for place in range(steps)]
+                return Taken(*(torch.stack(list(each)) for each in zip(*taken, strict=True)))
+
+        return run

@@ -1,0 +1,108 @@
+"""``compile=true`` trains as the eager step does. The program is the same whether a compiler has taken it or not."""
+
+import logging
+import shutil
+
+import pytest
+
+from digitlab.schema import RunError
+from digitlab.training import compiled
+from digitlab.training.compiling import cache_folder
+
+COMPILER = shutil.which("g++") or shutil.which("clang++")
+FLOAT64 = ("trainer.precision=64", "data.train_size=420", "data.batch_size=20", "trainer.max_epochs=3")
+RUNS = (
+    "model=linear optimizer=sgd optimizer.momentum=0.9 optimizer.nesterov=true optimizer.weight_decay=1e-3",
+    "optimizer=adam scheduler=cosine trainer.val_every_steps=13",
+    "model=mlp_dropout optimizer=adamw optimizer.weight_decay=0.01 scheduler=one_cycle ema.decay=0.99",
+    "model=lenet optimizer=rmsprop loss=mse augment=shift data.train_size=180",
+    "model=cnn optimizer=adagrad scheduler=steps trainer.gradient_clip_norm=0.5 augment=mixup data.train_size=180",
+)
+
+
+def largest_difference(one, other):
+    """Of the weights of two runs, relative to the largest of each tensor."""
+    weights, others = (each.checkpoint()["state_dict"] for each in (one, other))
+    return max(
+        float((weights[name] - tensor).abs().max() / tensor.abs().max().clamp(min=1e-300))
+        for name, tensor in others.items()
+        if tensor.is_floating_point()
+    )
+
+
+@pytest.fixture
+def uncompiled(monkeypatch):
+    """The program as it is given to the compiler, run by torch; the list says how many updates each call makes."""
+    calls = []
+
+    def as_it_is(function, examples, *, steps):
+        def call(tensors):
+            calls.append(steps)
+            return list(function(steps)(*tensors))
+
+        return call
+
+    monkeypatch.setattr(compiled, "compiled", as_it_is)
+    return calls
+
+
+@pytest.mark.parametrize("overrides", RUNS)
+def test_the_program_trains_as_the_eager_step_does(run, uncompiled, overrides):
+    overrides = [*FLOAT64, *overrides.split()]
+    eager, whole = run(*overrides), run(*overrides, "compile=true")
+    assert uncompiled
+    assert whole.checkpoint().keys() == eager.checkpoint().keys()
+    assert largest_difference(whole, eager) <= 1e-8
+    losses = [[float(row["train/loss"]) for row in each.rows()] for each in (whole, eager)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-8)
+
+
+def test_a_run_that_was_stopped_anywhere_makes_the_same_calls(run, uncompiled):
+    overrides = ("compile=true", "data.train_size=420", "data.batch_size=20", "trainer.chunk_length=16")
+    run(*overrides)
+    # 21 mini-batches an epoch: 16 in whole calls, and the rest.
+    assert uncompiled == [8] * 4
+    uncompiled.clear()
+    run(*overrides, "trainer.max_steps=11", name="stopped")
+    run(*overrides, name="stopped", resume=True)
+    assert uncompiled == [8] + [8] * 2
+
+
+def test_a_wrong_number_within_a_call_stops_the_run_at_its_own_step(run, uncompiled):
+    def error(*overrides):
+        with pytest.raises(RunError, match="training stopped") as raised:
+            run("optimizer=sgd", "optimizer.lr=1e30", "data.batch_size=20", *overrides)
+        return str(raised.value)
+
+    assert error("compile=true") == error()
+    assert uncompiled
+
+
+def test_layers_that_something_watches_are_not_compiled(run, uncompiled, caplog):
+    with caplog.at_level(logging.WARNING):
+        run("compile=true", "figures.iterations=true", "data.batch_size=20", "data.train_size=420")
+    assert not uncompiled
+    assert caplog.text.count("something watches the layers at work; training without") == 1
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
+def test_a_library_is_compiled_once_and_kept_for_later_runs(run, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    overrides = ("data.train_size=200", "data.batch_size=20", "trainer.max_epochs=1", "model=linear", "optimizer=sgd")
+    with caplog.at_level(logging.INFO):
+        first = run("compile=true", *overrides, "optimizer.weight_decay=1e-3")
+        again = run("compile=true", *overrides, "optimizer.weight_decay=1e-1")
+    assert caplog.text.count("compiled 8 updates in") == 1
+    assert len(list(cache_folder().glob("*.pt2"))) == 1
+    eager = run(*overrides, "optimizer.weight_decay=1e-1")
+    assert largest_difference(again, eager) < 1e-5 < largest_difference(first, eager)
+
+
+def test_without_a_compiler_a_run_trains_without(run, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    overrides = ("data.train_size=200", "data.batch_size=20", "trainer.max_epochs=1", "model=linear")
+    with caplog.at_level(logging.WARNING):
+        run("compile=true", *overrides)
+    assert caplog.text.count("training without") == 1
