@@ -116,17 +116,18 @@ def reader_arrived(fifo, process):
     raise AssertionError(process.communicate())
 
 
-def test_ctrl_c_while_data_is_awaited_leaves_no_folder(tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_data_is_awaited_leaves_no_folder(tmp_path, number, code):
     overrides = idx_files(tmp_path, labels="slow")
     os.mkfifo(tmp_path / "slow")
     command = [sys.executable, ROOT / "train.py", *overrides, f"hydra.run.dir={tmp_path / 'out' / 'run'}"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     writing = reader_arrived(tmp_path / "slow", process)
     assert (tmp_path / "out" / "run").is_dir()
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     assert process.communicate(timeout=60) == ("", "")
     os.close(writing)
-    assert process.returncode == 130
+    assert process.returncode == code
     assert not (tmp_path / "out").exists()
 
 
