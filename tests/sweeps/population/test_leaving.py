@@ -15,6 +15,7 @@ from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
 from digitlab.schema import RunError
 from digitlab.sweeps.population.member import Member
+from digitlab.sweeps.population.update import Update
 from digitlab.training.interrupt import Interrupted
 
 _MLP = ("model=mlp", "model.hidden=[8]", "optimizer=sgd", "optimizer.momentum=0.9", "trainer.max_epochs=5")
@@ -164,7 +165,7 @@ def test_stopped_again_and_again_members_end_to_the_bit_as_if_left_alone(
     common = [*_STATEFUL, "trainer.max_epochs=2", *common]
     for number, after in enumerate(steps):
         with monkeypatch.context() as patch:
-            patch.setattr(Position, "advance", _interrupting(Position.advance, after=after))
+            patch.setattr(Update, "__call__", _interrupting(Update.__call__, after=after))
             with pytest.raises(Interrupted):
                 together(*_THREE, common=common, resume=number > 0)
     members = together(*_THREE, common=common, resume=True)

@@ -1,8 +1,8 @@
 """Dense networks stacked: all members of a stream share their images, so their first layers are one matrix product.
 
-Autograd gives the gradients with respect to the layers' outputs before the activation; those of the weights are matrix
-products, written into one place, or for plain gradient descent added to the weights at once, which saves two of five
-passes over them. Activations lie as (M, U, n), so that neither way has to be copied.
+The gradients of the weights are matrix products too, written into one place, or for plain gradient descent added to the
+weights at once, which saves two of five passes over them. Activations lie as (M, U, n), so that neither way has to be
+copied; autograd is asked for their derivatives alone.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from digitlab.models import MLP, Linear
+from digitlab.sweeps.population.ahead import LookAhead
 
 
 class DenseStack:
@@ -26,7 +27,8 @@ class DenseStack:
         self._stream_sizes = list(stream_sizes)
         self._stream_rows = [size * self._weights[0].shape[1] for size in stream_sizes]
         self._gradients: list[Tensor] = []
-        self._deltas: Sequence[Tensor] = ()
+        self._deltas: list[Tensor] = []
+        self._ahead: LookAhead | None = None
 
     @staticmethod
     def fits(network: nn.Module) -> bool:
@@ -36,23 +38,33 @@ class DenseStack:
     def forward(self, images: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:
         """Images, (n, C, H, W) a stream, and masks, (M, n, U) a hidden layer or none at all, to logits (M, n, K)."""
         self._images = [stream.flatten(1) for stream in images]
-        weight, bias = self._weights[0].flatten(0, 1), self._biases[0]
-        rows = zip(weight.split(self._stream_rows), self._images, strict=True)
-        outputs = torch.cat([own @ stream.T for own, stream in rows])
-        outputs = outputs.view(*bias.shape, -1).add_(bias.unsqueeze(2)).requires_grad_()
-        self._inputs, self._outputs = [outputs], [outputs]  # of the first layer the inputs are the images
+        outputs = self._products(len(self._images[0])).add_(self._biases[0].unsqueeze(2))
+        self._hidden: list[tuple[Tensor, Tensor]] = []  # of each hidden layer, before and after its activation
         for layer, activation in enumerate(self._activations):
-            values = activation(outputs)
+            values = activation(outputs.requires_grad_())
             if masks:
                 values = values * masks[layer].mT
-            outputs = torch.baddbmm(self._biases[layer + 1].unsqueeze(2), self._weights[layer + 1], values)
-            self._inputs.append(values.detach())
-            self._outputs.append(outputs)
+            self._hidden.append((outputs, values))
+            outputs = torch.baddbmm(self._biases[layer + 1].unsqueeze(2), self._weights[layer + 1], values.detach())
         return outputs.mT
 
-    def backward(self, loss: Tensor) -> None:
-        """Ready ``gradients`` or ``descend`` for ``loss``, the sum of the members'; no parameter may change between."""
-        self._deltas = torch.autograd.grad(loss, self._outputs)
+    def _products(self, images: int) -> Tensor:
+        """Those of the first layer's weights, (M, U, n)."""
+        members, units, _ = self._weights[0].shape
+        if self._ahead is not None:
+            return self._ahead.products(images)
+        rows = zip(self._weights[0].flatten(0, 1).split(self._stream_rows), self._images, strict=True)
+        return torch.cat([own @ stream.T for own, stream in rows]).view(members, units, images)
+
+    def backward(self, gradient: Tensor) -> None:
+        """Ready ``gradients`` or ``descend`` for a loss with this ``gradient`` by the logits, (M, n, K).
+
+        No parameter may change between.
+        """
+        self._deltas = [gradient.mT]
+        for weight, (outputs, values) in zip(self._weights[:0:-1], reversed(self._hidden), strict=True):
+            self._deltas += torch.autograd.grad(values, outputs, torch.bmm(weight.mT, self._deltas[-1]))
+        self._deltas.reverse()
 
     def gradients(self) -> list[Tensor]:
         """The gradients by the parameters; the next call overwrites them."""
@@ -64,25 +76,46 @@ class DenseStack:
         for layer, delta in enumerate(self._deltas):
             torch.sum(delta, 2, out=self._gradients[2 * layer + 1])
             if layer > 0:
-                torch.bmm(delta, self._inputs[layer].mT, out=self._gradients[2 * layer])
+                torch.bmm(delta, self._inputs(layer).mT, out=self._gradients[2 * layer])
         return self._gradients
 
-    @torch.no_grad()
     def descend(self, rates: Tensor, kept: Sequence[Tensor | None]) -> None:
         """Multiply the weights by ``kept``, (M, 1, 1) or None a parameter, and subtract gradients times ``rates``.
 
         ``rates`` is float (M, 1, 1).
         """
         deltas = [delta * -rates for delta in self._deltas]
-        first = zip(self._weights[0].split(self._stream_sizes), self._delta_rows(deltas[0]), self._images, strict=True)
-        factors = [None] * len(self._images) if kept[0] is None else kept[0].split(self._stream_sizes)
-        # Stream by stream: what the first pass has read is still in the cache for the second.
-        for (weight, delta, stream), factor in zip(first, factors, strict=True):
-            _scale(weight, factor).flatten(0, 1).addmm_(delta, stream)
+        if self._ahead is not None:
+            self._ahead.descend(deltas[0], kept[0])
+        else:
+            self._descend_first(deltas[0], kept[0])
         for layer, delta in enumerate(deltas):
             self._biases[layer].add_(delta.sum(2))
             if layer > 0:
-                _scale(self._weights[layer], kept[2 * layer]).baddbmm_(delta, self._inputs[layer].mT)
+                _scale(self._weights[layer], kept[2 * layer]).baddbmm_(delta, self._inputs(layer).mT)
+
+    def _descend_first(self, delta: Tensor, kept: Tensor | None) -> None:
+        first = zip(self._weights[0].split(self._stream_sizes), self._delta_rows(delta), self._images, strict=True)
+        factors = [None] * len(self._images) if kept is None else kept.split(self._stream_sizes)
+        # Stream by stream: what the first pass has read is still in the cache for the second.
+        for (weight, own, stream), factor in zip(first, factors, strict=True):
+            _scale(weight, factor).flatten(0, 1).addmm_(own, stream)
+
+    def look_ahead(self, images: Sequence[Sequence[Tensor]]) -> None:
+        """Take in the mini-batches that come next, each (n, C, H, W), a sequence for each stream.
+
+        From here on ``descend`` puts off what it would do to the weights of the first layer, until ``settle``.
+        """
+        self._ahead = LookAhead(self._weights[0], images, stream_sizes=self._stream_sizes)
+
+    def settle(self) -> None:
+        """Do what was put off."""
+        if self._ahead is not None:
+            self._ahead.settle()
+            self._ahead = None
+
+    def _inputs(self, layer: int) -> Tensor:
+        return self._hidden[layer - 1][1].detach()
 
     def _delta_rows(self, delta: Tensor) -> Sequence[Tensor]:
         rows: Sequence[Tensor] = delta.flatten(0, 1).split(self._stream_rows)

@@ -1,4 +1,9 @@
-"""Any network stacked: ``torch.func`` maps one forward pass over the members (He and Zou, functorch, 2021)."""
+"""Any network stacked: ``torch.func`` maps one forward pass over the members (He and Zou, functorch, 2021).
+
+A processor gains nothing by mapping convolutions, and batch norm behind them has gradients that are differences of
+nearly equal sums: another order of summation shows at once. There, members of such networks take turns, each by the
+operations of a solo run.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -34,6 +39,8 @@ class MappedStack:
         )
         self._gradients: list[Tensor] = []
         self._one_stream = len(stream_sizes) == 1
+        convolves = any(isinstance(layer, nn.Conv2d) for layer in template.modules())
+        self._in_turn = convolves and device.type == "cpu"
 
     def forward(self, images: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:
         """Images, (n, C, H, W) a stream, and masks, (M, n, …) a dropout layer, to logits (M, n, K)."""
@@ -41,12 +48,15 @@ class MappedStack:
         values = dict(zip(self._names, self.parameters, strict=True)) | self._buffers
         values |= dict(zip(self._masks, masks, strict=False))
         if self._one_stream:
-            return self._call(values, images[0], shared=True)
-        return self._call(values, torch.stack(list(images)).index_select(0, self._stream_of), shared=False)
+            self._logits = self._call(values, images[0], shared=True)
+        else:
+            own = torch.stack(list(images)).index_select(0, self._stream_of)
+            self._logits = self._call(values, own, shared=False)
+        return self._logits.detach()
 
-    def backward(self, loss: Tensor) -> None:
-        """Ready ``gradients`` for ``loss``, the sum of the members'."""
-        self._gradients = list(torch.autograd.grad(loss, self.parameters))
+    def backward(self, gradient: Tensor) -> None:
+        """Ready ``gradients`` for a loss with this ``gradient`` by the logits, (M, n, K)."""
+        self._gradients = list(torch.autograd.grad(self._logits, self.parameters, gradient))
 
     def gradients(self) -> list[Tensor]:
         return self._gradients
@@ -61,5 +71,10 @@ class MappedStack:
             logits: Tensor = functional_call(self._template, dict(own), (batch,))
             return logits
 
+        if self._in_turn:
+            rows = {name: tensor.unbind() for name, tensor in values.items()}
+            own = [{name: row[member] for name, row in rows.items()} for member in range(len(self._stream_of))]
+            batches = [images] * len(own) if shared else images.unbind()
+            return torch.stack([one(mine, batch) for mine, batch in zip(own, batches, strict=True)])
         logits: Tensor = vmap(one, in_dims=(0, None if shared else 0))(values, images)
         return logits

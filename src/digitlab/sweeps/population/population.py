@@ -12,16 +12,11 @@ from torch import Tensor
 
 from digitlab.data.chunks import Chunk, ChunkLoader
 from digitlab.sweeps.halving import Setting, default_epochs, leaving, setting_of
-from digitlab.sweeps.population.dense import DenseStack
-from digitlab.sweeps.population.dropout import member_masks, with_dropout
-from digitlab.sweeps.population.losses import StackedLoss
-from digitlab.sweeps.population.mapped import MappedStack
+from digitlab.sweeps.population.learner import Learner
 from digitlab.sweeps.population.member import Job, Member
-from digitlab.sweeps.population.update import Rates, Update, clipped, follow
 from digitlab.training.assembly import chunk_plan, read_data
-from digitlab.training.classifier import Classifier
 from digitlab.training.interrupt import Interrupted, StopSignal
-from digitlab.training.metrics import Counts, confusions
+from digitlab.training.metrics import confusions
 from digitlab.training.safeguard import Safeguard, divergence
 
 # Mini-batches between two looks at the losses and the signal, where nothing was asked for.
@@ -69,59 +64,21 @@ class Population:
 
     def _form(self, kept: Tensor | None = None) -> None:
         """Stack the members that are there; ``kept`` says which of the former ones they are."""
-        members = self.members
-        classifiers = [member.classifier for member in members]
-        networks = [classifier.network for classifier in classifiers]
-        first = classifiers[0]
-        template = with_dropout(networks)
-        streams = [list(group) for _, group in groupby(members, key=lambda member: member.job.seed)]
-        sizes = [len(stream) for stream in streams]
-        parameters = _stack([list(network.parameters()) for network in networks])
-        self._buffers = _stack([list(network.buffers()) for network in networks])
-        averages = [classifier.average for classifier in classifiers if classifier.average is not None]
-        self._averages = _stack([list(average.parameters()) for average in averages])
-        self.stack: DenseStack | MappedStack
-        if DenseStack.fits(template):
-            self.stack = DenseStack(template, parameters, stream_sizes=sizes)
-        else:
-            self.stack = MappedStack(template, parameters, buffers=self._buffers, stream_sizes=sizes)
-        for row, member in enumerate(members):
-            member.live_in(*([t.detach()[row] for t in group] for group in (parameters, self._buffers, self._averages)))
-        self._number(classifiers, kept)
-        self._safeguard = Safeguard(self._changed)
-        self._normalise = first.normalise
-        self._dtype = first.normalise.scale.dtype
-        self._classes = len(first.facts.class_names)
-        self._loss = StackedLoss([classifier.loss for classifier in classifiers], device=self.device, dtype=self._dtype)
-        self._masks = member_masks(
-            networks, seeds=[member.job.seed for member in members], image_shape=first.facts.image_shape,
-            device=self.device, dtype=self._dtype,
-        )  # fmt: skip
-        self._stream_of = torch.tensor([s for s, size in enumerate(sizes) for _ in range(size)], device=self.device)
-        self._loaders = [self._loader(stream[0]) for stream in streams]
-
-    def _number(self, classifiers: Sequence[Classifier], kept: Tensor | None) -> None:
-        """Gather what each member's update goes by; the rule's state comes from before or from checkpoints."""
-        updates = [classifier.update for classifier in classifiers]
-        update = Update(updates, [classifier.network for classifier in classifiers], self.stack.parameters)
+        classifiers = [member.classifier for member in self.members]
+        learner = Learner(classifiers, device=self.device)
+        for row, member in enumerate(self.members):
+            member.live_in(*learner.row(row))
+            # What the rule remembers is from before or from checkpoints.
+            saved = member.classifier.optimizer_state
+            if kept is None and saved is not None:
+                steps = self.position.total_steps
+                learner.update.load_member(row, member.classifier.network, saved["state"], steps=steps)
         if kept is not None:
-            update.keep(kept, self.update)
-        else:
-            for row, classifier in enumerate(classifiers):
-                if classifier.optimizer_state is not None:
-                    state = classifier.optimizer_state["state"]
-                    update.load_member(row, classifier.network, state, steps=self.position.total_steps)
-        self.update: Update = update
-        self._rates = Rates(
-            updates, [classifier.schedule for classifier in classifiers], steps_per_epoch=self.steps_per_epoch,
-            total_steps=[classifier.total_steps for classifier in classifiers], device=self.device,
-        )  # fmt: skip
-        numbers = [(classifier.ema_decay, classifier.gradient_clip_norm) for classifier in classifiers]
-        self._ema_decay, self._clip_norm = (self._numbers(values) for values in zip(*numbers, strict=True))
-
-    def _numbers(self, values: Sequence[float | None]) -> Tensor | None:
-        given = [value for value in values if value is not None]
-        return torch.tensor(given, dtype=torch.float64, device=self.device) if given else None
+            learner.update.keep(kept, self._learner.update)
+        self._learner: Learner = learner
+        self._safeguard = Safeguard(learner.changed)
+        streams = groupby(self.members, key=lambda member: member.job.seed)
+        self._loaders = [self._loader(next(stream)) for _, stream in streams]
 
     def _loader(self, member: Member) -> ChunkLoader:
         plan = chunk_plan(member.job.experiment)
@@ -184,55 +141,20 @@ class Population:
                 member.begin()
 
     def _learn(self, chunks: Sequence[Chunk], *, watched: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """One update for each mini-batch, all members at once; ``watched`` has members fail before a faulty one.
-
-        Returns logits (M, n of all, K), and losses and learning rates (B, M): of fewer mini-batches after a signal.
-        """
-        sizes = [len(index) for index in chunks[0].indices]
-        members, first = len(self.members), self.position.total_steps
-        rates = self._rates.table(first, len(sizes))
-        descents = rates.to(self._dtype).unsqueeze(2).unsqueeze(3)
-        # Kept in two tensors, as small ones that stay alive would break up the memory the steps go through.
-        logits = torch.empty(members, sum(sizes), self._classes, dtype=self._dtype, device=self.device)
-        losses = torch.empty(len(sizes), members, dtype=self._dtype, device=self.device)
-        streams = [chunk.minibatches(self._normalise, self._loss.encode) for chunk in chunks]
-        done = 0
-        for batch, rows in zip(zip(*streams, strict=True), logits.split(sizes, 1), strict=True):
-            if watched:
-                self._safeguard.keep()
-            images = [stream[0] for stream in batch]
-            targets = torch.stack([stream[1] for stream in batch]).index_select(0, self._stream_of)
-            masks = self._masks.draw(first + done, sizes[done]) if self._masks is not None else ()
-            outputs = self.stack.forward(images, masks)
-            loss = self._loss(outputs, targets)
-            self.stack.backward(loss.sum())
-            self._update(rates[done], descents[done])
-            rows.copy_(outputs.detach())
-            losses[done] = loss.detach()
-            if self._ema_decay is not None:
-                follow(self._averages, self.stack.parameters, self._ema_decay, steps=first + done + 1)
-            if watched:
-                self._fail_faulty(losses[done], rates[done])
+        """What ``Learner.learn`` gives; ``watched`` has members fail before a faulty update."""
+        learnt = self._learner.learn(
+            chunks, first=self.position.total_steps, stop_signal=self.stop_signal,
+            watch=self._fail_faulty if watched else None,
+        )  # fmt: skip
+        for _ in learnt[2]:
             self.position.advance()
-            done += 1
-            if self.stop_signal.received is not None:
-                break
-        return logits[:, : sum(sizes[:done])], losses[:done], rates[:done]
-
-    def _update(self, rates: Tensor, descent: Tensor) -> None:
-        if isinstance(self.stack, DenseStack) and self.update.plain_descent and self._clip_norm is None:
-            self.stack.descend(descent, self.update.kept(rates))
-            return
-        gradients = self.stack.gradients()
-        if self._clip_norm is not None:
-            gradients = clipped(gradients, self._clip_norm)
-        self.update(gradients, rates)
+        return learnt
 
     def _count(self, chunks: Sequence[Chunk], logits: Tensor, losses: Tensor, rates: Tensor) -> None:
         """Take in what a chunk brought."""
         sizes = [len(index) for index in chunks[0].indices[: len(losses)]]
         done = sum(sizes)
-        labels = torch.stack([chunk.labels[:done] for chunk in chunks]).index_select(0, self._stream_of)
+        labels = self._learner.by_member([chunk.labels[:done] for chunk in chunks])
         confusion = confusions(logits, labels)
         values, last_rates = losses.T.tolist(), rates[-1].tolist()
         for row, member in enumerate(self.members):
@@ -241,51 +163,30 @@ class Population:
             member.learning_rate = last_rates[row]
             member.count(confusion[row], values[row], sizes, last_step=self.position.total_steps)
 
-    def _changed(self) -> list[Tensor]:
-        """All that updates change."""
-        moments = [tensor for tensors in self.update.state.entries.values() for tensor in tensors]
-        return [*self.stack.parameters, *self._buffers, *self._averages, self.update.state.step, *moments]
-
     def _faulty(self, losses: Tensor) -> list[int]:
         """The rows of the members that met, by losses (…, M), or are left with anything that is not finite."""
         finite = losses.isfinite().view(-1, len(self.members)).all(0) & self._safeguard.finite_members()
         rows = enumerate(zip(self.members, finite.tolist(), strict=True))
         return [row for row, (member, sound) in rows if member.outcome is None and not sound]
 
-    def _fail_faulty(self, losses: Tensor, rates: Tensor) -> None:
+    def _fail_faulty(self, losses: Tensor, rates: Tensor, step: int) -> None:
         """End the members of which the update with these losses and learning rates, (M,), was faulty, and undo it."""
         for row in self._faulty(losses):
             self._safeguard.restore(row)
-            self.members[row].fail(
-                divergence(
-                    losses[row].item(), self.position.total_steps, steps_per_epoch=self.steps_per_epoch,
-                    learning_rate=rates[row].item(),
-                )
-            )  # fmt: skip
+            loss, rate = losses[row].item(), rates[row].item()
+            self.members[row].fail(divergence(loss, step, steps_per_epoch=self.steps_per_epoch, learning_rate=rate))
+        self._safeguard.keep()
 
     # Between two chunks -----------------------------------------------------------------------------------------------
 
     def _state(self, member: Member) -> Callable[[], dict[int, dict[str, Tensor]]]:
-        return partial(self.update.member_state, self.members.index(member), member.classifier.network)
+        return partial(self._learner.update.member_state, self.members.index(member), member.classifier.network)
 
     def _validate(self, *, last: bool) -> None:
-        for member, counts in zip(self.members, self._evaluate(), strict=True):
+        counts = self._learner.evaluate(self.data.val_dataloader())
+        for member, own in zip(self.members, counts, strict=True):
             if member.outcome is None:
-                member.validated(counts, self.position, self._state(member), last=last)
-
-    @torch.no_grad()
-    def _evaluate(self) -> list[Counts]:
-        members = len(self.members)
-        confusion = torch.zeros(members, self._classes, self._classes, dtype=torch.int64, device=self.device)
-        sums = torch.zeros(members, dtype=torch.float64, device=self.device)
-        weights = self._averages or self.stack.parameters
-        for batch in self.data.val_dataloader():
-            logits = self.stack.evaluate(self._normalise(batch.images), weights)
-            targets = self._loss.encode(batch.labels, self._classes)
-            loss = self._loss(logits, targets.expand(members, *targets.shape))
-            sums += loss.double() * len(batch.labels)
-            confusion += confusions(logits, batch.labels.expand(members, -1))
-        return [Counts(own, loss_sum) for own, loss_sum in zip(confusion, sums.tolist(), strict=True)]
+                member.validated(own, self.position, self._state(member), last=last)
 
     def _end_exhausted(self) -> None:
         """End the members whose patience in steps ran out inside the epoch."""
@@ -352,8 +253,3 @@ def _halving_epochs(jobs: Sequence[Job]) -> Sequence[int]:
     if not jobs[0].halving:
         return ()
     return jobs[0].config.sweep.halving_epochs or default_epochs(max(job.experiment.trainer.max_epochs for job in jobs))
-
-
-def _stack(tensors: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-    """Of lists of tensors, one a member, the list of them stacked."""
-    return [torch.stack([tensor.detach() for tensor in own]) for own in zip(*tensors, strict=True)]

@@ -59,13 +59,14 @@ class Update:
         )
 
     def kept(self, rates: Tensor) -> list[Tensor | None]:
-        """What weight decay leaves of each parameter in a plain descent, (M, 1, …); None for all of it.
+        """What weight decay leaves of each parameter in plain descents with ``rates`` (B, M): (B, M, 1, …).
 
-        The rest of that update is the caller's.
+        None where it leaves all of it to each member.
         """
-        self.state.step.add_(1)
         return [
-            _beside(1 - rates * decay, parameter) if isinstance(decay, Tensor) or decay != 0 else None
+            (1 - rates * decay).to(parameter.dtype).view(*rates.shape, *[1] * (parameter.ndim - 1))
+            if isinstance(decay, Tensor) or decay != 0
+            else None
             for parameter, decay in zip(self.parameters, self._weight_decay, strict=True)
         ]
 
