@@ -19,6 +19,7 @@ from digitlab.data.chunks import Chunk, EvaluationBatch, Position
 from digitlab.data.normalise import Normalise
 from digitlab.data.seeding import stream_seed
 from digitlab.training.compiled import CompiledSteps
+from digitlab.training.compiling import CompilerError
 from digitlab.training.interrupt import StopSignal
 from digitlab.training.learner import Learner
 from digitlab.training.losses import Loss
@@ -139,15 +140,18 @@ class Classifier(LightningModule):
         self.train_counts.confusion = self.train_counts.confusion.to(self.device)
 
     def _compiled_steps(self, step: EagerStep, optimizer: torch.optim.Optimizer) -> CompiledSteps | None:
-        if self.trainer.world_size > 1:
-            log.warning("compile=true: not with several processes; training without")
+        try:
+            if self.trainer.world_size > 1:
+                raise CompilerError("not with several processes")
+            return CompiledSteps(
+                network=self.network, average=self.average, normalise=self.normalise, loss=self.loss,
+                update=self.update, optimizer=optimizer, image_shape=self.facts.image_shape, seed=self.seed,
+                learning_rate=step.learning_rate, pull=step.pull,
+                autocast_dtype=self.autocast_dtype, gradient_clip_norm=self.gradient_clip_norm,
+            )  # fmt: skip
+        except CompilerError as error:
+            log.warning("compile=true: %s; training without", error)
             return None
-        return CompiledSteps(
-            network=self.network, average=self.average, normalise=self.normalise, loss=self.loss, update=self.update,
-            optimizer=optimizer, image_shape=self.facts.image_shape, seed=self.seed,
-            learning_rate=step.learning_rate, pull=step.pull,
-            autocast_dtype=self.autocast_dtype, gradient_clip_norm=self.gradient_clip_norm,
-        )  # fmt: skip
 
     @property
     def learning_rate(self) -> float:

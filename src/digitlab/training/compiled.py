@@ -11,13 +11,12 @@ from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
 from digitlab.data.normalise import Normalise
-from digitlab.sweeps.population.dropout import member_masks
-from digitlab.sweeps.population.update import RULE_OF
 from digitlab.training.compiling import Compiled, CompilerError, FlatFunction, compiled
+from digitlab.training.dropout import member_masks
 from digitlab.training.losses import Loss
 from digitlab.training.optimizers import Optimizer
 from digitlab.training.program import Given, Kept, Program, Taken
-from digitlab.training.rules import init_state
+from digitlab.training.rules import RULE_OF, init_state
 
 # A network this small, counted over a mini-batch forward, spends its time between the operations, and several updates
 # in one call save it; a larger one would only take longer to compile.
@@ -32,7 +31,7 @@ class CompiledSteps:
     """S updates of ``network`` at a time, which share their state with ``optimizer`` and ``average``.
 
     ``learning_rate`` and ``pull`` give, for a step counted from 0, the rate and how far the averaged weights go
-    towards the weights; ``seed`` is the run's.
+    towards the weights; ``seed`` is the run's. Raises ``CompilerError`` for an optimiser of one's own.
     """
 
     def __init__(
@@ -56,6 +55,8 @@ class CompiledSteps:
         self._masks = member_masks(
             [network], seeds=[seed], image_shape=image_shape, device=self._device, dtype=normalise.scale.dtype
         )
+        if type(update) not in RULE_OF:
+            raise CompilerError(f"{type(update).__name__} has no compiled form")
         settings = {name: value for name, value in vars(update).items() if name not in _NOT_OF_THE_RULE}
         self._numbers = {name: self._tensor(settings.pop(name)) for name in _NUMBERS if settings.get(name)}
         settings.pop("weight_decay", None)

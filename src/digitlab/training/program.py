@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from digitlab.sweeps.population.dropout import masked, masked_layers
+from digitlab.training.dropout import masked, masked_layers
 from digitlab.training.losses import Loss
 from digitlab.training.rules import RULES, RuleName, State
 

@@ -18,6 +18,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from digitlab.training.optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
+
 Number = float | Tensor
 RuleName = Literal["sgd", "adam", "adamw", "rmsprop", "adagrad"]
 
@@ -149,6 +151,10 @@ RULES: Mapping[RuleName, Callable[..., None]] = {
     "rmsprop": rmsprop,
     "adagrad": adagrad,
 }
+
+RULE_OF: dict[type[Optimizer], RuleName] = {
+    SGD: "sgd", Adam: "adam", AdamW: "adamw", RMSprop: "rmsprop", Adagrad: "adagrad"
+}  # fmt: skip
 
 # What torch.optim keeps for each parameter, apart from the step and the momentum buffer.
 _ENTRIES: Mapping[RuleName, tuple[str, ...]] = {

@@ -19,10 +19,10 @@ from digitlab.sweeps.halving import refuse_alone, setting_of
 from digitlab.sweeps.population.dense import DenseStack
 from digitlab.sweeps.population.losses import STACKABLE
 from digitlab.sweeps.population.member import Job
-from digitlab.sweeps.population.update import RULE_OF
 from digitlab.training.experiment import Experiment
 from digitlab.training.losses import Loss
 from digitlab.training.optimizers import Optimizer
+from digitlab.training.rules import RULE_OF
 
 log = logging.getLogger(__name__)
 

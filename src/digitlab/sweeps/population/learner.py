@@ -9,11 +9,11 @@ from torch import Tensor
 from digitlab.data.chunks import Chunk, EvaluationBatch
 from digitlab.sweeps.population.dense import DenseStack
 from digitlab.sweeps.population.descent import Batch, Descent
-from digitlab.sweeps.population.dropout import member_masks, with_dropout
 from digitlab.sweeps.population.losses import StackedLoss
 from digitlab.sweeps.population.mapped import MappedStack
 from digitlab.sweeps.population.update import Rates, Update, clipped, follow
 from digitlab.training.classifier import Classifier
+from digitlab.training.dropout import member_masks, with_dropout
 from digitlab.training.interrupt import StopSignal
 from digitlab.training.metrics import Counts, confusions
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from digitlab.sweeps.population.dropout import masked, masked_layers
+from digitlab.training.dropout import masked, masked_layers
 
 
 class MappedStack:

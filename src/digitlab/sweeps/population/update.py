@@ -6,13 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from digitlab.training.optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
-from digitlab.training.rules import RULES, Number, RuleName, State, init_state, to_optimizer_state
+from digitlab.training.optimizers import Adam, AdamW, Optimizer
+from digitlab.training.rules import RULE_OF, RULES, Number, RuleName, State, init_state, to_optimizer_state
 from digitlab.training.schedules import Schedule
 
-RULE_OF: dict[type[Optimizer], RuleName] = {
-    SGD: "sgd", Adam: "adam", AdamW: "adamw", RMSprop: "rmsprop", Adagrad: "adagrad"
-}  # fmt: skip
 # torch's own, in clip_grad_norm_.
 _CLIP_EPS = 1e-6
 # Besides the learning rate and weight decay; the pair of betas is taken apart.

@@ -1,4 +1,4 @@
-"""Dropout of a population: each member's masks as its solo run would draw them (Srivastava et al., 2014)."""
+"""Dropout (Srivastava et al., 2014) by masks from outside, drawn as a solo run draws: of populations, compiled steps."""
 
 import copy
 from collections.abc import Sequence
@@ -72,10 +72,6 @@ def member_masks(
     if not any(rates):
         return None
     return Masks(_shapes(with_dropout(networks), image_shape), seeds=seeds, rates=rates, device=device, dtype=dtype)
-
-
-def _rate(network: nn.Module) -> float:
-    return next((layer.p for layer in network.modules() if isinstance(layer, nn.Dropout)), 0.0)
 
 
 def with_dropout(networks: Sequence[nn.Module]) -> nn.Module:
