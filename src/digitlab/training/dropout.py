@@ -1,4 +1,4 @@
-"""Dropout (Srivastava et al., 2014) by masks from outside, drawn as a solo run draws: of populations, compiled steps."""
+"""Dropout (Srivastava et al., 2014) by masks from outside, drawn as in a solo run: for populations, compiled steps."""
 
 import copy
 from collections.abc import Sequence
