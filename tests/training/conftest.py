@@ -12,7 +12,8 @@ import torch
 from digitlab.config import compose
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
-from digitlab.training import Outcome, train
+from digitlab.training import Outcome, compiled, train
+from digitlab.training.compiling import Compiled, FlatFunction
 
 SMALL = (
     "trainer=cpu",
@@ -98,3 +99,21 @@ def same_bits() -> Callable[..., None]:
         assert one.rows() == other.rows()
 
     return compare
+
+
+@pytest.fixture
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """``compile=true`` runs its program as it is given to the compiler; how many updates each call has made so far."""
+    calls: list[int] = []
+
+    def as_it_is(
+        function: Callable[[int], FlatFunction], examples: Callable[[int], list[torch.Tensor]], *, steps: int
+    ) -> Compiled:
+        def call(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+            calls.append(steps)
+            return list(function(steps)(*tensors))
+
+        return call
+
+    monkeypatch.setattr(compiled, "compiled", as_it_is)
+    return calls

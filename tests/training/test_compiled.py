@@ -6,7 +6,6 @@ import shutil
 import pytest
 
 from digitlab.schema import RunError
-from digitlab.training import compiled
 from digitlab.training.compiling import cache_folder
 
 COMPILER = shutil.which("g++") or shutil.which("clang++")
@@ -28,22 +27,6 @@ def largest_difference(one, other):
         for name, tensor in others.items()
         if tensor.is_floating_point()
     )
-
-
-@pytest.fixture
-def uncompiled(monkeypatch):
-    """The program as it is given to the compiler, run by torch; the list says how many updates each call makes."""
-    calls = []
-
-    def as_it_is(function, examples, *, steps):
-        def call(tensors):
-            calls.append(steps)
-            return list(function(steps)(*tensors))
-
-        return call
-
-    monkeypatch.setattr(compiled, "compiled", as_it_is)
-    return calls
 
 
 @pytest.mark.parametrize("overrides", RUNS)

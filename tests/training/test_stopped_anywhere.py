@@ -17,7 +17,7 @@ from digitlab.config import compose
 from digitlab.data.chunks import Position
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
-from digitlab.training import train
+from digitlab.training import compiled, train
 from digitlab.training.classifier import Classifier
 from digitlab.training.interrupt import Interrupted
 
@@ -33,6 +33,8 @@ SMALL = (
     "early_stopping.patience=1",
     "figures.iterations=true",
 )
+# What looks at the layers at work keeps them from being compiled.
+UNWATCHED = ("figures.iterations=false",)
 MODELS = {
     "linear": (),
     "mlp": ("model.hidden=[8]", "model.batch_norm=true"),
@@ -109,6 +111,27 @@ def test_stopped_at_every_single_step_a_run_ends_as_if_left_alone(configured, re
     assert remains(tmp_path / "stopped") == remains(tmp_path / "alone")
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        pytest.param(("model=mlp_dropout", "model.hidden=[8]", "ema.decay=0.9", "augment=[shift]"), id="epochs"),
+        pytest.param(("model=mlp", "model.hidden=[8]", "trainer.val_every_steps=3"), id="validation inside calls"),
+    ],
+)
+def test_between_any_two_compiled_calls_too(configured, remains, tmp_path, monkeypatch, uncompiled, overrides):
+    monkeypatch.setattr(compiled, "_STEPS_OF_SMALL", 2)
+    config = configured(*overrides, "compile=true", "scheduler=one_cycle", "early_stopping=null", *UNWATCHED)
+    train(config, folder=tmp_path / "alone", overrides=[])
+    calls = len(uncompiled)
+    stops, step = 0, 1
+    while stopped_at(config, tmp_path / "stopped", step=step):
+        # Two updates of a call are one step: a signal in the first waits for the second.
+        stops, step = stops + 1, read_checkpoint(RunFolder(tmp_path / "stopped").last)["global_step"] + 1
+    assert stops >= EPOCHS * 3
+    assert len(uncompiled) == 2 * calls > 0
+    assert remains(tmp_path / "stopped") == remains(tmp_path / "alone")
+
+
 def test_a_reader_that_purges_finds_every_event_of_a_stopped_run_once(configured, tmp_path):
     config = configured("model=linear")
     assert stopped_at(config, tmp_path, step=3)
@@ -178,15 +201,16 @@ def test_a_long_epoch_is_saved_within_and_gone_on_with_from_there(configured, re
     scheduler=st.sampled_from(["constant", "steps", "cosine", "one_cycle"]),
     augment=st.sampled_from(["none", "[shift,flip]", "[affine,mixup]", "[elastic,blur,noise,cutout]"]),
     ema=st.sampled_from(["null", "0.9"]),
+    whole=st.booleans(),
     stops=st.lists(st.integers(1, EPOCHS * STEPS_PER_EPOCH), min_size=1, max_size=2, unique=True).map(sorted),
 )
 def test_whatever_is_trained_it_can_be_stopped(
-    configured, remains, tmp_path_factory, model, optimizer, scheduler, augment, ema, stops
+    configured, remains, tmp_path_factory, uncompiled, model, optimizer, scheduler, augment, ema, whole, stops
 ):
     folder = tmp_path_factory.mktemp("runs")
     config = configured(
         f"model={model}", *MODELS[model], f"optimizer={optimizer}", f"augment={augment}", f"ema.decay={ema}",
-        f"scheduler={scheduler}", "scheduler.warmup_epochs=1",
+        f"scheduler={scheduler}", "scheduler.warmup_epochs=1", *(("compile=true", *UNWATCHED) if whole else ()),
     )  # fmt: skip
     train(config, folder=folder / "alone", overrides=[])
     for step in stops:
