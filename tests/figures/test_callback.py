@@ -145,10 +145,9 @@ def test_a_resumed_run_goes_on_with_its_record(watched, tmp_path):
     assert rows(resumed) == rows(watched)
 
 
-@pytest.mark.parametrize("key", ["each_epoch", "iterations"])
-def test_a_run_that_is_watched_trains_alone_in_a_sweep(key):
-    for value, together in ((False, True), (True, False)):
-        config = compose([*RUN, f"figures.{key}={value}"])
+def test_a_run_that_keeps_a_record_of_mini_batches_trains_alone_in_a_sweep():
+    for overrides, together in (([], True), (["figures.each_epoch=true"], True), (["figures.iterations=true"], False)):
+        config = compose([*RUN, *overrides])
         assert (kinship(config, Experiment.from_config(config)) is not None) == together
 
 

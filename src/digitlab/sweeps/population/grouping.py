@@ -58,7 +58,6 @@ def kinship(config: DictConfig, experiment: Experiment) -> str | None:
         or (trainer.deterministic and device.type != "cpu")
         or experiment.switches.compile
         or bool(experiment.callbacks)
-        or config.figures.each_epoch
         or config.figures.iterations
         or type(_network(experiment)) not in _NETWORKS
         or type(loss) not in STACKABLE

@@ -4,11 +4,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from digitlab.data.chunks import Position
 from digitlab.data.module import ImageData
+from digitlab.figures.events import send_epoch, send_samples, send_test, send_weights
 from digitlab.results.checkpoint import read_checkpoint, write_checkpoint
 from digitlab.results.folder import RunFolder
 from digitlab.results.writer import RunWriter, Status
@@ -85,8 +88,8 @@ class Member:
         self._halved_after_epoch: int | None = None
         self.record = new_record(job.experiment, data, history=history, checkpoint=checkpoint)
 
-    def begin(self) -> None:
-        """Open the files of the run."""
+    def begin(self, samples: npt.NDArray[np.uint8]) -> None:
+        """Open the files of the run; ``samples`` is a picture of training images, uint8 (rows, columns, RGBA)."""
         job = self.job
         # What the last attempt came to is no longer so.
         job.folder.result.unlink(missing_ok=True)
@@ -95,6 +98,8 @@ class Member:
         with log_to(job.folder.log):
             self.record.writer = run_writer(job.config, job.folder, checkpoint=job.checkpoint)
             summarise(self.classifier, self.record.writer)
+        if job.start.total_steps == 0:
+            send_samples(self.writer, samples)
 
     @property
     def writer(self) -> RunWriter:
@@ -138,6 +143,9 @@ class Member:
             self.take_train_metrics()
         with log_to(self.job.folder.log):
             self.record.add_epoch(position, images=self._images, learning_rate=self.learning_rate)
+        if self.job.config.figures.each_epoch:
+            self.classifier.position = replace(position)
+            send_epoch(self.writer, self.classifier, self.data, self.record)
         if epoch_over:
             position = replace(position)
             position.next_epoch()
@@ -177,6 +185,8 @@ class Member:
         self._leave()
         best = self.record.selection.best
         try:
+            if not self.job.config.figures.each_epoch:
+                send_weights(self.writer, self.classifier)
             self._test()
         except Exception as error:
             self.fail(error)
@@ -199,6 +209,7 @@ class Member:
         metrics, confusion = measure_alone(self.classifier, self.data)
         self._test_metrics = checkpoint["metrics"] | metrics
         self.writer.confusion(confusion, self.classifier.facts.class_names)
+        send_test(self.writer, self.classifier)
 
     def _close(self, status: Status, error: Exception | None) -> None:
         result = result_fields(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from digitlab.data.chunks import Chunk, ChunkLoader
+from digitlab.figures.events import samples
 from digitlab.sweeps.halving import Setting, default_epochs, leaving, setting_of
 from digitlab.sweeps.population.learner import Learner
 from digitlab.sweeps.population.member import Job, Member
@@ -137,8 +138,9 @@ class Population:
         """Open the members' files, once memory has sufficed for a first chunk."""
         if not self.begun:
             self.begun = True
+            picture = samples(self.data)
             for member in self.members:
-                member.begin()
+                member.begin(picture)
 
     def _learn(self, chunks: Sequence[Chunk], *, watched: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """What ``Learner.learn`` gives; ``watched`` has members fail before a faulty update."""

@@ -1,0 +1,79 @@
+"""What TensorBoard gets of a run beside its curves, through the run's writer: the same of a solo run and of a member.
+
+Matplotlib is imported where a picture is drawn, so that a configuration is checked without it.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from digitlab.data.module import ImageData
+from digitlab.results.writer import RunWriter
+from digitlab.training.classifier import Classifier
+from digitlab.training.record import Record
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_SAMPLES_OF_A_CLASS = 5
+
+
+def samples(data: ImageData) -> npt.NDArray[np.uint8]:
+    """A picture of a few training images of each class: uint8 (rows, columns, RGBA)."""
+    from digitlab.figures.samples import first_of_each_class, sample_grid
+    from digitlab.figures.style import pixels
+
+    source, labels = data.source, data.train_set.labels[data.train_indices]
+    chosen = first_of_each_class(labels, classes=len(source.class_names), count=_SAMPLES_OF_A_CLASS)
+    images = data.train_set.images[data.train_indices[chosen]].cpu()
+    title = f"{source.title}, training images"
+    return pixels(sample_grid(images, labels[chosen].cpu(), class_names=source.class_names, title=title))
+
+
+def send_samples(writer: RunWriter, picture: npt.NDArray[np.uint8]) -> None:
+    writer.picture("samples", picture, step=0)
+
+
+def send_epoch(writer: RunWriter, classifier: Classifier, data: ImageData, record: Record) -> None:
+    """Every picture of ``digitlab figures`` of the network as it stands after an epoch, on the validation images."""
+    from digitlab.figures.gallery import PICTURES, LeftOutError
+    from digitlab.figures.material import curves, material_of
+
+    rows, best, step = record.rows, record.selection.best, classifier.position.total_steps
+    run = material_of(
+        classifier, data, split="val",
+        epochs=curves(rows, against="epoch"), steps=curves(rows, against="step"),
+        best=None if best is None else (best.epoch, best.step),
+    )  # fmt: skip
+    for name, draw in PICTURES.items():
+        try:
+            _send(writer, f"each_epoch/{name}", draw(run), step=step)
+        except LeftOutError:
+            continue
+    send_weights(writer, classifier)
+    if len(run.labels):
+        writer.precision_recall(run.scores, run.labels, run.class_names, step=step)
+
+
+def send_weights(writer: RunWriter, classifier: Classifier) -> None:
+    writer.weights(classifier.network, step=classifier.position.total_steps)
+
+
+def send_test(writer: RunWriter, classifier: Classifier) -> None:
+    """The confusion matrix and the precision-recall curves of the test that ``classifier`` has just been put to."""
+    from digitlab.figures.confusion import confusion_figure
+
+    scores, labels = torch.cat(classifier.test_scores).cpu(), torch.cat(classifier.test_labels).cpu()
+    names, step = classifier.facts.class_names, classifier.position.total_steps
+    title = f"{classifier.facts.title}, {type(classifier.network).__name__}: test images"
+    figure = confusion_figure(classifier.evaluation.confusion.cpu(), class_names=names, title=title)
+    _send(writer, "confusion_matrix", figure, step=step)
+    writer.precision_recall(scores.float(), labels, names, step=step)
+
+
+def _send(writer: RunWriter, tag: str, figure: "Figure", *, step: int) -> None:
+    from digitlab.figures.style import pixels
+
+    writer.picture(tag, pixels(figure), step=step)
