@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from digitlab.figures.confusion import confused_pairs_figure, confusion_figure, most_confused
+from digitlab.figures.confusion import ConfusionPicture, confused_pairs_figure, confusion_figure, most_confused
+from digitlab.figures.style import pixels
 
 NAMES = ["cat", "dog", "ox"]
 LABELS = torch.tensor([0, 0, 0, 1, 1, 1, 2])
@@ -30,6 +31,23 @@ def test_both_axes_say_what_they_are_and_name_the_classes():
 def test_the_colour_scales_say_what_they_measure():
     axes = confusion_figure(torch.eye(3, dtype=torch.int64), class_names=NAMES, title="title").axes
     assert [scale.get_ylabel() for scale in axes[2:]] == ["images", "% of the true class"]
+
+
+def test_the_colours_mean_the_same_for_every_network():
+    for confusion in (torch.eye(3, dtype=torch.int64), torch.eye(3, dtype=torch.int64).flip(0)):
+        counts, shares = confusion_figure(5 * confusion, class_names=NAMES, title="title").axes[:2]
+        assert (counts.images[0].norm.vmax, shares.images[0].norm.vmax) == (5, 100)
+
+
+def test_pictures_of_one_test_show_each_network_alone():
+    picture = ConfusionPicture(9, class_names=NAMES, title="title")
+    right, wrong = (9 * torch.eye(3, dtype=torch.int64), 3 * torch.ones(3, 3, dtype=torch.int64))
+    first, second, again = (picture.pixels(confusion) for confusion in (right, wrong, right))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, second)
+    figure = pixels(confusion_figure(right, class_names=NAMES, title="title"))
+    # But for the edges of the maps, where the marks of the axes begin.
+    assert (first != figure).any(2).mean() < 0.01
 
 
 def test_the_most_frequent_confusion_comes_first_and_one_that_never_happens_is_none():

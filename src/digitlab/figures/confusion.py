@@ -5,9 +5,13 @@ K classes, N images. Functions take tensors and return a Matplotlib figure; who 
 
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from torch import Tensor
 
 from digitlab.figures.images import answer
@@ -17,21 +21,58 @@ from digitlab.figures.tiles import Caption, tiles_figure
 
 @styled
 def confusion_figure(confusion: Tensor, *, class_names: Sequence[str], title: str) -> Figure:
-    """``confusion``, int64 (K, K), true by predicted class, as two heat maps: counts, and per cent of each row."""
-    classes = len(class_names)
-    side = max(3.0, 0.36 * classes + 1.0)
-    figure = Figure(figsize=(2 * side + 1.2, side + 0.4), layout="compressed")
-    figure.suptitle(title, x=0.01, ha="left")
-    counts, shares = figure.subplots(1, 2)
-    percent = 100 * confusion / confusion.sum(1, keepdim=True).clamp(min=1)
-    _heat_map(figure, counts, confusion.float(), class_names, form="{:.0f}", label="images")
-    _heat_map(figure, shares, percent, class_names, form="{:.1f}", label="% of the true class")
+    """``confusion``, int64 (K, K), true by predicted class, as two heat maps: counts, and per cent of each row.
+
+    The scales go by the largest class and by 100 %: a colour means the same for every network.
+    """
+    figure = _frame(int(confusion.sum(1).max()), class_names, title)
+    _fill(figure, confusion)
     return figure
 
 
-def _heat_map(figure: Figure, axes: Axes, values: Tensor, class_names: Sequence[str], *, form: str, label: str) -> None:
-    picture = axes.imshow(values.numpy(), cmap=SHARE_MAP, vmin=0)
+class ConfusionPicture:
+    """``confusion_figure`` as pixels, for many networks that are put to one test.
+
+    Axes, names and scales are drawn once, as they take most of the time. ``largest_class`` is how many images of the
+    test are of one class, at most.
+    """
+
+    @styled
+    def __init__(self, largest_class: int, *, class_names: Sequence[str], title: str) -> None:
+        self._figure = _frame(largest_class, class_names, title)
+        for axes in self._figure.axes[:2]:
+            axes.images[0].set_animated(True)
+        self._canvas = FigureCanvasAgg(self._figure)
+        self._canvas.draw()
+        self._drawn_once = self._canvas.copy_from_bbox(self._figure.bbox)
+
+    @styled
+    def pixels(self, confusion: Tensor) -> npt.NDArray[np.uint8]:
+        """The picture, uint8 (rows, columns, RGBA), of a network's ``confusion``, int64 (K, K)."""
+        self._canvas.restore_region(self._drawn_once)
+        cells = _fill(self._figure, confusion)
+        for axes in self._figure.axes[:2]:
+            for artist in (*axes.images, *axes.texts):
+                axes.draw_artist(artist)
+        for cell in cells:
+            cell.remove()
+        return np.array(self._canvas.buffer_rgba())
+
+
+def _frame(largest_class: int, class_names: Sequence[str], title: str) -> Figure:
+    """Both heat maps, all zeros yet."""
+    side = max(3.0, 0.36 * len(class_names) + 1.0)
+    figure = Figure(figsize=(2 * side + 1.2, side + 0.4), layout="compressed")
+    figure.suptitle(title, x=0.01, ha="left")
+    counts, shares = figure.subplots(1, 2)
+    _heat_map(figure, counts, class_names, top=max(largest_class, 1), label="images")
+    _heat_map(figure, shares, class_names, top=100, label="% of the true class")
+    return figure
+
+
+def _heat_map(figure: Figure, axes: Axes, class_names: Sequence[str], *, top: int, label: str) -> None:
     places, names = range(len(class_names)), [short(name) for name in class_names]
+    picture = axes.imshow(np.zeros((len(names), len(names))), cmap=SHARE_MAP, vmin=0, vmax=top)
     slanted = max(map(len, names)) > 2
     axes.set_xticks(places, names, rotation=45 if slanted else 0, ha="right" if slanted else "center")
     axes.set_yticks(places, names)
@@ -39,13 +80,24 @@ def _heat_map(figure: Figure, axes: Axes, values: Tensor, class_names: Sequence[
     axes.set_ylabel("true class")
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
-    middle = float(values.max()) / 2
-    for row, line in enumerate(values.tolist()):
-        for column, value in enumerate(line):
-            if value:
-                colour = "black" if value > middle else "white"
-                axes.text(column, row, form.format(value), ha="center", va="center", fontsize=5.5, color=colour)
     figure.colorbar(picture, ax=axes, label=label, shrink=0.8)
+
+
+def _fill(figure: Figure, confusion: Tensor) -> list[Text]:
+    """Show ``confusion``; the numbers come back."""
+    percent = 100 * confusion / confusion.sum(1, keepdim=True).clamp(min=1)
+    cells = []
+    for axes, values, form in zip(figure.axes[:2], (confusion.float(), percent), ("{:.0f}", "{:.1f}"), strict=True):
+        picture = axes.images[0]
+        picture.set_data(values.numpy())
+        top = picture.norm.vmax
+        assert isinstance(top, float)
+        for row, line in enumerate(values.tolist()):
+            for column, value in enumerate(line):
+                if value:
+                    colour, text = "black" if value > top / 2 else "white", form.format(value)
+                    cells.append(axes.text(column, row, text, ha="center", va="center", fontsize=5.5, color=colour))
+    return cells
 
 
 @styled

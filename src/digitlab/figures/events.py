@@ -3,6 +3,7 @@
 Matplotlib is imported where a picture is drawn, so that a configuration is checked without it.
 """
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,8 @@ from digitlab.training.record import Record
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from digitlab.figures.confusion import ConfusionPicture
 
 _SAMPLES_OF_A_CLASS = 5
 
@@ -63,14 +66,21 @@ def send_weights(writer: RunWriter, classifier: Classifier) -> None:
 
 def send_test(writer: RunWriter, classifier: Classifier) -> None:
     """The confusion matrix and the precision-recall curves of the test that ``classifier`` has just been put to."""
-    from digitlab.figures.confusion import confusion_figure
-
     scores, labels = torch.cat(classifier.test_scores).cpu(), torch.cat(classifier.test_labels).cpu()
-    names, step = classifier.facts.class_names, classifier.position.total_steps
+    names, step = tuple(classifier.facts.class_names), classifier.position.total_steps
     title = f"{classifier.facts.title}, {type(classifier.network).__name__}: test images"
-    figure = confusion_figure(classifier.evaluation.confusion.cpu(), class_names=names, title=title)
-    _send(writer, "confusion_matrix", figure, step=step)
+    confusion = classifier.evaluation.confusion.cpu()
+    picture = _confusion_picture(int(confusion.sum(1).max()), names, title)
+    writer.picture("confusion_matrix", picture.pixels(confusion), step=step)
     writer.precision_recall(scores.float(), labels, names, step=step)
+
+
+@lru_cache(maxsize=1)
+def _confusion_picture(largest_class: int, names: tuple[str, ...], title: str) -> "ConfusionPicture":
+    """Shared by the members of a population, which come to their test one after the other."""
+    from digitlab.figures.confusion import ConfusionPicture
+
+    return ConfusionPicture(largest_class, class_names=names, title=title)
 
 
 def _send(writer: RunWriter, tag: str, figure: "Figure", *, step: int) -> None:

@@ -7,7 +7,7 @@ contrast of 4 : 1 or more with white and with the usual near-blacks. No figure t
 import io
 from collections.abc import Callable
 from functools import wraps
-from typing import ParamSpec
+from typing import ParamSpec, TypeVar
 
 import matplotlib
 import numpy as np
@@ -16,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 P = ParamSpec("P")
+R = TypeVar("R")
 
 TEXT_COLOUR = "#7d7d7d"
 BLUE, ORANGE, GREEN, PURPLE, OLIVE = "#1a7cbd", "#cc5a00", "#008a64", "#b5618f", "#8f6f00"
@@ -61,11 +62,11 @@ _STYLE = {
 )
 
 
-def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Have ``draw`` make its figure in the style of all, and leave Matplotlib's settings as they were."""
+def styled(draw: Callable[P, R]) -> Callable[P, R]:
+    """Have ``draw`` make what it makes in the style of all, and leave Matplotlib's settings as they were."""
 
     @wraps(draw)
-    def styled_draw(*args: P.args, **kwargs: P.kwargs) -> Figure:
+    def styled_draw(*args: P.args, **kwargs: P.kwargs) -> R:
         with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
             return draw(*args, **kwargs)
 
