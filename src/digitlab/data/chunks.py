@@ -121,17 +121,21 @@ class Chunk:
     def blocks(self, steps: int, encode: Callable[[Tensor, int], Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield pixels (steps, n, C, H, W), uint8 or augmented float in [0, 1], and targets (steps, n, …), encoded.
 
-        That is ``steps`` mini-batches at a time, all of the same size; raises ``ValueError`` for others.
+        That is ``steps`` mini-batches at a time, all of n images.
         """
-        for first in range(0, len(self.shares), steps):
-            index = torch.cat(self.shares[first : first + steps])
-            pixels, labels = self.images.images.index_select(0, index), self.images.labels.index_select(0, index)
-            if self.augment:
-                pairs = zip(pixels.chunk(steps), labels.chunk(steps), strict=True)
-                augmented = [self._augmented(*pair, first + place) for place, pair in enumerate(pairs)]
-                pixels, labels = (torch.cat(each) for each in zip(*augmented, strict=True))
-            targets = encode(labels, self.classes)
-            yield pixels.unflatten(0, (steps, -1)), targets.unflatten(0, (steps, -1))
+        size = steps * len(self.shares[0])
+        indices, labels = torch.cat(self.shares).split(size), self.labels.split(size)
+        targets = None if self.augment else encode(self.labels, self.classes).split(size)
+        for block, index in enumerate(indices):
+            pixels = self.images.images.index_select(0, index)
+            if targets is not None:
+                own = targets[block]
+            else:
+                pairs = zip(pixels.chunk(steps), labels[block].chunk(steps), strict=True)
+                augmented = [self._augmented(*pair, block * steps + place) for place, pair in enumerate(pairs)]
+                pixels, own = (torch.cat(each) for each in zip(*augmented, strict=True))
+                own = encode(own, self.classes)
+            yield pixels.view(steps, -1, *pixels.shape[1:]), own.view(steps, -1, *own.shape[1:])
 
     def part(self, begin: int, end: int) -> "Chunk":
         """Its mini-batches from ``begin`` to ``end``."""

@@ -3,6 +3,7 @@
 S updates in a call, n images in a mini-batch; C, H, W, K classes.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -15,7 +16,7 @@ from digitlab.training.compiling import Compiled, CompilerError, FlatFunction, c
 from digitlab.training.dropout import member_masks
 from digitlab.training.losses import Loss
 from digitlab.training.optimizers import Optimizer
-from digitlab.training.program import Given, Kept, Program, Taken
+from digitlab.training.program import Fixed, Given, Kept, Program, Taken
 from digitlab.training.rules import RULE_OF, init_state
 
 # A network this small, counted over a mini-batch forward, spends its time between the operations, and several updates
@@ -50,7 +51,7 @@ class CompiledSteps:
         autocast_dtype: torch.dtype | None,
         gradient_clip_norm: float | None,
     ) -> None:
-        self._normalise, self._learning_rate, self._pull = normalise, learning_rate, pull
+        self._learning_rate, self._pull = learning_rate, pull
         self._device = normalise.scale.device
         self._masks = member_masks(
             [network], seeds=[seed], image_shape=image_shape, device=self._device, dtype=normalise.scale.dtype
@@ -58,7 +59,7 @@ class CompiledSteps:
         if type(update) not in RULE_OF:
             raise CompilerError(f"{type(update).__name__} has no compiled form")
         settings = {name: value for name, value in vars(update).items() if name not in _NOT_OF_THE_RULE}
-        self._numbers = {name: self._tensor(settings.pop(name)) for name in _NUMBERS if settings.get(name)}
+        numbers = {name: self._tensor(settings.pop(name)) for name in _NUMBERS if settings.get(name)}
         settings.pop("weight_decay", None)
         groups = [(p, group["weight_decay"] > 0) for group in optimizer.param_groups for p in group["params"]]
         names = {id(parameter): name for name, parameter in network.named_parameters()}
@@ -70,12 +71,19 @@ class CompiledSteps:
         self._optimizer, self._network, self._average = optimizer, network, average
         self._update = update
         self._kept = self._share()
+        fixed = Fixed(numbers, normalise.scale, normalise.shift)
+        self._state, self._form = pytree.tree_flatten((self._kept, fixed))
+        self._made: dict[tuple[float, ...], Tensor] = {}
         self._flops = _flops(network, image_shape, normalise.scale)
         self._call: Compiled | None = None
 
     def steps(self, batch_size: int) -> int:
         """S for mini-batches of ``batch_size``."""
         return _STEPS_OF_SMALL if batch_size * self._flops < _SMALL_FLOPS else 1
+
+    def begin(self, step: int) -> None:
+        """Be told that ``step`` updates have been made so far, before calls that follow each other."""
+        self._kept.step.fill_(step)
 
     def __call__(self, pixels: Tensor, targets: Tensor, step: int) -> Taken:
         """Learn from pixels (S, n, C, H, W) and encoded targets (S, n, …), the first of them for ``step``, from 0.
@@ -84,20 +92,23 @@ class CompiledSteps:
         """
         if self._call is None:
             self._call = self._compile(pixels, targets, step)
-        self._kept.step.fill_(step)
-        taken = Taken(*self._call(self._arguments(pixels, targets, step)))
+        return Taken(*self._call([*self._state, *self._arguments(pixels, targets, step)]))
+
+    def end(self, step: int) -> None:
+        """Have the optimiser know that ``step`` updates have been made, after such calls."""
         for state in self._optimizer.state.values():
             if "step" in state:
-                state["step"].fill_(step + len(pixels))
-        return taken
+                state["step"].fill_(step)
 
     def _compile(self, pixels: Tensor, targets: Tensor, step: int) -> Compiled:
         modules = list(self._network.modules())
         if any(module._forward_hooks or module._forward_pre_hooks for module in modules):
             raise CompilerError("something watches the layers at work")
-        return compiled(
-            self._flat, lambda steps: self._arguments(pixels[:steps], targets[:steps], step), steps=len(pixels)
-        )
+
+        def examples(steps: int) -> list[Tensor]:
+            return [*self._state, *self._arguments(pixels[:steps], targets[:steps], step)]
+
+        return compiled(self._flat, examples, steps=len(pixels))
 
     def _share(self) -> Kept:
         """The tensors of the run; what the optimiser would make at its first update is made here."""
@@ -124,7 +135,9 @@ class CompiledSteps:
         run = self._program.function(steps)
 
         def flat(*tensors: Tensor) -> Sequence[Tensor]:
-            return tuple(run(*pytree.tree_unflatten(tensors, self._form)))
+            kept, fixed = pytree.tree_unflatten(tensors[: len(self._state)], self._form)
+            pixels, targets, *masks, rates, pull = tensors[len(self._state) :]
+            return tuple(run(kept, fixed, Given(pixels, targets, masks, rates, pull)))
 
         return flat
 
@@ -134,16 +147,16 @@ class CompiledSteps:
         if self._masks is not None:
             drawn = [self._masks.draw(each, pixels.shape[1]) for each in steps]
             masks = [torch.cat(layer) for layer in zip(*drawn, strict=True)]
-        given = Given(
-            pixels=pixels, targets=targets, masks=masks,
-            rates=self._tensor([self._learning_rate(each) for each in steps]),
-            pull=self._tensor([self._pull(each) for each in steps]),
-            numbers=self._numbers, scale=self._normalise.scale, shift=self._normalise.shift,
-        )  # fmt: skip
-        tensors, self._form = pytree.tree_flatten((self._kept, given))
-        return tensors
+        rates, pull = tuple(map(self._learning_rate, steps)), tuple(map(self._pull, steps))
+        return [pixels, targets, *masks, self._numbers(rates), self._numbers(pull)]
 
-    def _tensor(self, value: float | list[float]) -> Tensor:
+    def _numbers(self, values: tuple[float, ...]) -> Tensor:
+        """float64 (S,): the same tensor again as long as nothing changes, which is the rule."""
+        if values not in self._made:
+            self._made = {values: self._tensor(values)} | dict(itertools.islice(self._made.items(), 1))
+        return self._made[values]
+
+    def _tensor(self, value: float | Sequence[float]) -> Tensor:
         return torch.tensor(value, dtype=torch.float64, device=self._device)
 
 

@@ -107,9 +107,10 @@ class Learner:
 
     def _learn_compiled(self, chunk: Chunk, logits: Tensor, compiled: CompiledSteps) -> Losses:
         """The mini-batches of ``chunk``, which fill whole calls."""
-        losses: Losses = []
+        losses: list[Tensor] = []
         steps = compiled.steps(chunk.plan.batch_size)
         blocks = zip(chunk.blocks(steps, self._loss.encode), logits.split(steps * chunk.plan.batch_size), strict=True)
+        compiled.begin(self.position.total_steps)
         for (pixels, targets), rows in blocks:
             try:
                 taken = compiled(pixels, targets, self.position.total_steps)
@@ -118,13 +119,14 @@ class Learner:
                 self.compiled = None
                 return self._learn_eagerly(chunk, logits, watched=False)
             rows.copy_(taken.logits.flatten(0, 1))
-            losses += taken.losses.tolist() if self.step.read_losses else taken.losses.unbind()
-            self.step.meet(taken.norms)
+            losses.append(taken.losses)
             for _ in range(steps):
                 self.position.advance()
             if self._stopped:
                 break
-        return losses
+        compiled.end(self.position.total_steps)
+        every = torch.cat(losses)
+        return every.tolist() if self.step.read_losses else list(every)
 
     def _finite(self, losses: Sequence[Tensor | float]) -> bool:
         """Whether nothing has gone wrong, in any process: where one stops all do, or the others wait for ever."""

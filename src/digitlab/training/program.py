@@ -35,11 +35,19 @@ class Kept(NamedTuple):
     step: Tensor
 
 
+class Fixed(NamedTuple):
+    """What stays as it is: numbers of the rule and weight decay, float64 scalars, and the normalisation's."""
+
+    numbers: dict[str, Tensor]
+    scale: Tensor
+    shift: Tensor
+
+
 class Given(NamedTuple):
     """What a call is given beside: ``pixels`` (S, n, C, H, W), uint8 or float in [0, 1], and encoded ``targets``.
 
     ``masks`` (S, n, …) are those of the dropout layers; ``rates`` and ``pull``, float64 (S,), the learning rates and
-    how far the averaged weights go towards the weights; ``numbers`` are float64 scalars, those of ``numbers_of``.
+    how far the averaged weights go towards the weights.
     """
 
     pixels: Tensor
@@ -47,17 +55,13 @@ class Given(NamedTuple):
     masks: list[Tensor]
     rates: Tensor
     pull: Tensor
-    numbers: dict[str, Tensor]
-    scale: Tensor
-    shift: Tensor
 
 
 class Taken(NamedTuple):
-    """What a call returns: ``losses`` (S,), ``logits`` (S, n, K), gradient ``norms`` (S,), 0 without clipping."""
+    """What a call returns: ``losses`` (S,), nan where a clipped gradient is not finite, and ``logits`` (S, n, K)."""
 
     losses: Tensor
     logits: Tensor
-    norms: Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +82,7 @@ class Program:
     autocast_dtype: torch.dtype | None
     gradient_clip_norm: float | None
 
-    def function(self, steps: int) -> Callable[[Kept, Given], Taken]:
+    def function(self, steps: int) -> Callable[[Kept, Fixed, Given], Taken]:
         """``steps`` updates, of which nothing but tensors is asked."""
         network = masked(self.network).train()
         for tensor in (*network.parameters(), *network.buffers()):
@@ -86,9 +90,11 @@ class Program:
         masks = [f"{name}.mask" for name, _ in masked_layers(network)]
         buffers = [name for name, _ in self.network.named_buffers()]
 
-        def forward(weights: Sequence[Tensor], kept: Kept, given: Given, place: int) -> tuple[Tensor, Tensor]:
+        def forward(
+            weights: Sequence[Tensor], kept: Kept, fixed: Fixed, given: Given, place: int
+        ) -> tuple[Tensor, Tensor]:
             images = functional_call(
-                self.normalise, {"scale": given.scale, "shift": given.shift}, (given.pixels[place],)
+                self.normalise, {"scale": fixed.scale, "shift": fixed.shift}, (given.pixels[place],)
             )
             values = dict(zip(self.names, weights, strict=True)) | dict(zip(buffers, kept.buffers, strict=True))
             values |= {name: mask[place] for name, mask in zip(masks, given.masks, strict=True)}
@@ -98,18 +104,20 @@ class Program:
                 logits: Tensor = functional_call(network, values, (images,))
                 return logits, self.loss(logits, given.targets[place])
 
-        def update(kept: Kept, given: Given, place: int) -> tuple[Tensor, Tensor, Tensor]:
+        def update(kept: Kept, fixed: Fixed, given: Given, place: int) -> tuple[Tensor, Tensor]:
             with torch.enable_grad():
                 weights = [parameter.detach().requires_grad_() for parameter in kept.parameters]
-                logits, loss = forward(weights, kept, given, place)
+                logits, loss = forward(weights, kept, fixed, given, place)
                 gradients = list(torch.autograd.grad(loss, weights))
-            norm = loss.new_zeros(())
+            loss = loss.detach()
             if self.gradient_clip_norm is not None:
                 norm = nn.utils.get_total_norm(gradients)
                 factor = (self.gradient_clip_norm / (norm + _CLIP_EPS)).clamp(max=1)
                 gradients = [gradient * factor for gradient in gradients]
-            decay = [given.numbers["weight_decay"] if decayed else 0.0 for decayed in self.decayed]
-            numbers = {name: number for name, number in given.numbers.items() if name != "weight_decay"}
+                # One that is infinite is scaled to zeros, which leave no trace.
+                loss = loss + 0 * norm
+            decay = [fixed.numbers["weight_decay"] if decayed else 0.0 for decayed in self.decayed]
+            numbers = {name: number for name, number in fixed.numbers.items() if name != "weight_decay"}
             RULES[self.rule](
                 kept.parameters, gradients, State(kept.step, kept.entries),
                 lr=given.rates[place], weight_decay=decay, **numbers, **self.settings,
@@ -118,11 +126,11 @@ class Program:
                 average.lerp_(parameter, given.pull[place].to(average.dtype))
             for average, buffer in zip(kept.average_buffers, kept.buffers, strict=False):
                 average.copy_(buffer)
-            return loss.detach(), logits.detach(), norm
+            return loss, logits.detach()
 
-        def run(kept: Kept, given: Given) -> Taken:
+        def run(kept: Kept, fixed: Fixed, given: Given) -> Taken:
             with torch.no_grad():
-                taken = [update(kept, given, place) for place in range(steps)]
+                taken = [update(kept, fixed, given, place) for place in range(steps)]
                 return Taken(*(torch.stack(list(each)) for each in zip(*taken, strict=True)))
 
         return run

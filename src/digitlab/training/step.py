@@ -97,10 +97,6 @@ class EagerStep:
             self._follow(step)
         return logits.detach(), mean_loss
 
-    def meet(self, norms: Tensor) -> None:
-        """Take note of the norms (S,) of gradients that were clipped elsewhere."""
-        self._clipped = self._clipped + 0 * norms.sum().item()
-
     def keep(self) -> None:
         """Remember all that updates change, for ``restore``."""
         self._safeguard.keep()

@@ -1,4 +1,4 @@
-"""What surrounds a run: libraries that are kept quiet, processes beside the first, a device out of memory."""
+"""What surrounds a run: libraries that are kept quiet, processes beside the first, memory that runs out."""
 
 import logging
 import os
@@ -12,6 +12,9 @@ from pathlib import Path
 import torch
 
 from digitlab.schema import DigitlabError, RunError
+
+# What torch's allocator, the system and C++ say.
+_SIGNS_OF_NO_MEMORY = ("can't allocate memory", "Cannot allocate memory", "bad_alloc")
 
 
 @contextmanager
@@ -92,10 +95,21 @@ def process_rank() -> int:
 
 @contextmanager
 def device_memory() -> Iterator[None]:
-    """Turn a device that is out of memory into a ``RunError``."""
+    """Turn memory that has run out, the device's or the machine's, into a ``RunError``."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        raise RunError(
-            f"the device ran out of memory: a smaller data.batch_size or model helps ({str(error).splitlines()[0]})"
-        ) from error
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        what = str(error).partition("\n")[0].rpartition("] ")[2] or type(error).__name__
+        raise RunError(f"out of memory: a smaller data.batch_size or model helps ({what})") from error
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` says that memory has run out, or was raised from one that does."""
+    if error.__cause__ is not None and out_of_memory(error.__cause__):
+        return True
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    # On a processor torch raises a plain RuntimeError.
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS_OF_NO_MEMORY)
