@@ -2,12 +2,19 @@
 
 import csv
 import os
+import resource
+import signal
 import subprocess
 import sys
+import tempfile
+import time
+import traceback
+import warnings
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import torch
@@ -33,6 +40,9 @@ _SMALL = (
     "trainer.limit_val_batches=2",
     "trainer.limit_test_batches=2",
 )
+
+
+_HUNG_SECONDS = 120
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -71,6 +81,66 @@ def train_py(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         command = [sys.executable, str(ROOT / "train.py"), *arguments]
         variables = {"OMP_NUM_THREADS": "1"} | dict(os.environ) | (environment or {})
         return subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=120)
+
+    return run
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a child ended: its exit code, negative for a signal, and what it said."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+def _in_child(act: Callable[[], object], out: BinaryIO, err: BinaryIO, more_bytes: int) -> int:
+    """The exit code of ``act``; 70 for an exception, whose traceback is then on stderr."""
+    os.dup2(out.fileno(), 1)
+    os.dup2(err.fileno(), 2)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
+    virtual_bytes = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (virtual_bytes + more_bytes,) * 2)
+    # As in a process of its own, where a warning is a line on stderr.
+    warnings.resetwarnings()
+    for kind in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+        warnings.simplefilter("ignore", kind)
+    try:
+        act()
+        code = 0
+    except SystemExit as exit_:
+        code = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        code = 70
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return code
+
+
+@pytest.fixture(scope="session")
+def in_child() -> Callable[..., Ended]:
+    """``in_child(act)`` calls ``act`` in a forked child, which starts in milliseconds.
+
+    Above what the process has it gets no more memory than ``more_bytes``. One that hangs is killed: code -9.
+    """
+
+    def run(act: Callable[[], object], *, more_bytes: int = 3 << 30) -> Ended:
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            child = os.fork()
+            if child == 0:
+                code = 70
+                try:
+                    code = _in_child(act, out, err, more_bytes)
+                finally:
+                    os._exit(code)
+            deadline = time.monotonic() + _HUNG_SECONDS
+            while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0):
+                if time.monotonic() > deadline:
+                    os.kill(child, signal.SIGKILL)
+                time.sleep(0.005)
+            said = [file.seek(0) or file.read().decode(errors="replace") for file in (out, err)]
+        return Ended(os.waitstatus_to_exitcode(ended[1]), *said)
 
     return run
 

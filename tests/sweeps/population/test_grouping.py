@@ -1,5 +1,6 @@
 """Only runs that differ in numbers share a population, and no population is larger than asked for."""
 
+import weakref
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,68 @@ def _kin(one: list[str], other: list[str]) -> bool:
 )
 def test_runs_that_differ_in_a_number_are_kin(override: str) -> None:
     assert _kin([], [override])
+
+
+@pytest.mark.parametrize(
+    ("choice", "override"),
+    [
+        ("optimizer=sgd", "optimizer.momentum=0.9"),
+        ("optimizer=rmsprop", "optimizer.momentum=0.9"),
+        ("optimizer=adamw", "optimizer.betas=[0.8,0.9]"),
+        ("ema.decay=0.9", "ema.decay=0.99"),
+        ("scheduler=constant", "scheduler.warmup_epochs=0.5"),
+        ("scheduler=steps", "scheduler.milestones_epochs=[1,2]"),
+        ("scheduler=steps", "scheduler.gamma=0.5"),
+        ("scheduler=cosine", "scheduler.final_factor=0.1"),
+        ("scheduler=one_cycle", "scheduler.initial_factor=0.1"),
+        ("scheduler=one_cycle", "scheduler.final_factor=0.1"),
+        ("scheduler=one_cycle", "scheduler.peak_fraction=0.1"),
+    ],
+)
+def test_runs_that_differ_in_a_number_of_the_same_choice_are_kin(choice: str, override: str) -> None:
+    assert _kin([choice], [choice, override])
+
+
+_ALL_NUMBERS = (
+    ("optimizer.lr=0.1", "optimizer.lr=0.01"),
+    ("optimizer.weight_decay=0", "optimizer.weight_decay=0.001"),
+    ("model.dropout=0", "model.dropout=0.25"),
+    ("loss.label_smoothing=0", "loss.label_smoothing=0.1"),
+    ("ema.decay=0.9", "ema.decay=0.99"),
+    ("scheduler=one_cycle", "scheduler=steps"),
+    ("scheduler.warmup_epochs=0", "scheduler.warmup_epochs=0.5"),
+    ("seed=0", "seed=1"),
+)
+
+
+@pytest.mark.parametrize(
+    ("rule", "own"),
+    [
+        ("sgd", ("optimizer.momentum=0", "optimizer.momentum=0.9")),
+        ("adam", ("optimizer.betas=[0.9,0.99]", "optimizer.betas=[0.8,0.9]")),
+    ],
+)
+def test_jobs_that_differ_in_all_numbers_at_once_are_one_population(rule: str, own: tuple[str, str]) -> None:
+    numbers = (*_ALL_NUMBERS, own)
+    # The first of all, the second of all, and the second of each alone.
+    which = [0, 2 ** len(numbers) - 1, *(1 << place for place in range(len(numbers)))]
+    chosen = [[pair[code >> place & 1] for place, pair in enumerate(numbers)] for code in which]
+    jobs = [_job(f"optimizer={rule}", *overrides, number=number) for number, overrides in enumerate(chosen)]
+    (group,) = populations(jobs)
+    assert sorted(job.number for job in group) == list(range(len(jobs)))
+
+
+def test_jobs_that_differ_in_kind_go_apart_and_those_that_can_not_be_stacked_train_one_by_one() -> None:
+    kinds = (
+        [], ["model=linear"], ["model.hidden=[64]"], ["data.batch_size=64"], ["optimizer=sgd"], ["data=fashion_mnist"],
+        ["loss=mse"], ["augment=shift"],
+    )  # fmt: skip
+    # As a grid comes: one seed of all, then the other.
+    stacked = [[*kind, f"seed={seed}"] for seed in (0, 1) for kind in kinds]
+    alone = [["compile=true", f"seed={seed}"] for seed in (0, 1)]
+    jobs = [_job(*overrides, number=number) for number, overrides in enumerate([*stacked, *alone])]
+    groups = [[job.number for job in group] for group in populations(jobs)]
+    assert sorted(groups) == [*([kind, kind + len(kinds)] for kind in range(len(kinds))), [16], [17]]
 
 
 @pytest.mark.parametrize(
@@ -102,14 +165,22 @@ def test_on_a_processor_large_networks_train_few_at_a_time_and_convolutions_alon
     assert most_members(_job("model=lenet").experiment) == 1
 
 
-def test_a_population_too_large_for_the_memory_is_halved(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    sizes = []
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("too many"), RuntimeError("can't allocate memory"), MemoryError()]
+)
+def test_a_population_too_large_for_the_memory_is_halved(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sizes, tried = [], []
 
     class Large(Population):
         def train(self) -> None:
+            # Before its halves are trained it has gone.
+            assert not any(reference() for reference in tried)
+            tried.append(weakref.ref(self))
             sizes.append(len(self.members))
             if len(self.members) > 2:
-                raise torch.OutOfMemoryError("too many")
+                raise type(error)(*error.args)
             super().train()
 
     monkeypatch.setattr(module, "Population", Large)

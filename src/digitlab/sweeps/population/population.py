@@ -137,8 +137,8 @@ class Population:
     def _begin(self) -> None:
         """Open the members' files, once memory has sufficed for a first chunk."""
         if not self.begun:
-            self.begun = True
             picture = samples(self.data)
+            self.begun = True
             for member in self.members:
                 member.begin(picture)
 

@@ -4,8 +4,6 @@ import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-import torch
-
 from digitlab.failures import disk_faults, sigterm_exits
 from digitlab.results.lock import held
 from digitlab.schema import RunError
@@ -13,7 +11,7 @@ from digitlab.sweeps.population.grouping import device_of, split
 from digitlab.sweeps.population.member import Job
 from digitlab.sweeps.population.population import Population
 from digitlab.training.interrupt import Interrupted, StopSignal
-from digitlab.training.surroundings import device_memory, quiet_libraries
+from digitlab.training.surroundings import device_memory, out_of_memory, quiet_libraries
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +34,19 @@ def train_together(jobs: Sequence[Job]) -> list[tuple[Job, Exception | None]]:
 
 
 def _train_held(jobs: Sequence[Job]) -> list[tuple[Job, Exception | None]]:
+    try:
+        return _train_once(jobs)
+    except _TooLargeError:
+        log.warning("a population of %d needs too much memory: it is halved", len(jobs))
+    # Here, where the error and the frames it has gone through have let go of what they held.
+    return [done for half in split(jobs, -(-len(jobs) // 2)) for done in _train_held(half)]
+
+
+class _TooLargeError(Exception):
+    """A population that does not fit into the memory; nothing of it is written."""
+
+
+def _train_once(jobs: Sequence[Job]) -> list[tuple[Job, Exception | None]]:
     stop_signal = StopSignal()
     population: Population | None = None
     try:
@@ -49,10 +60,8 @@ def _train_held(jobs: Sequence[Job]) -> list[tuple[Job, Exception | None]]:
         where = ": the runs under way are saved; the same command goes on with them"
         raise Interrupted(stop.number, where) from None
     except Exception as error:
-        if _out_of_memory(error) and len(jobs) > 1 and not (population and population.begun):
-            log.warning("a population of %d needs too much memory: it is halved", len(jobs))
-            population = None
-            return [done for half in split(jobs, -(-len(jobs) // 2)) for done in _train_held(half)]
+        if out_of_memory(error) and len(jobs) > 1 and not (population and population.begun):
+            raise _TooLargeError from error
         ended = {} if population is None else {member.job.number: member.outcome for member in population.all_members}
         return [(job, _error(ended.get(job.number), error)) for job in jobs]
     return [(member.job, _error(member.outcome, None)) for member in population.all_members]
@@ -63,9 +72,3 @@ def _error(outcome: float | Exception | None, error: Exception | None) -> Except
     if outcome is None:
         return error
     return outcome if isinstance(outcome, Exception) else None
-
-
-def _out_of_memory(error: Exception) -> bool:
-    causes = (error, error.__cause__)
-    # On a processor torch raises a plain RuntimeError.
-    return any(isinstance(each, torch.OutOfMemoryError) or "allocate memory" in str(each) for each in causes)

@@ -1,0 +1,39 @@
+"""Memory that runs out on a processor: one line."""
+
+import pytest
+import torch
+
+from digitlab.failures import leave
+from digitlab.schema import DigitlabError, RunError
+from digitlab.training.resuming import resume
+from digitlab.training.surroundings import device_memory
+
+# Its weights take 45 MB, and training takes them several times.
+LARGE = ("model.hidden=[3000,3000]", "optimizer=sgd", "ema.decay=null", "trainer.max_epochs=1", "data.batch_size=80")
+
+
+def test_a_run_that_does_not_fit_is_one_line(ready, in_child, tmp_path, one_line):
+    run = ready(tmp_path / "run", *LARGE)
+
+    def act():
+        try:
+            resume(str(run.path), [])
+        except DigitlabError as error:
+            leave(error)
+
+    ended = in_child(act, more_bytes=100 << 20)
+    assert ended.code == 1
+    assert one_line(ended.stderr), ended.stderr
+    assert ended.stderr.startswith("out of memory: a smaller data.batch_size or model helps (")
+
+
+def test_other_errors_stay_what_they_are():
+    with pytest.raises(RuntimeError, match="must match the size") as caught, device_memory():
+        torch.zeros(2) + torch.zeros(3)
+    assert not isinstance(caught.value, RunError)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("too many"), RuntimeError("std::bad_alloc")])
+def test_whoever_says_that_memory_ran_out_is_heard(error):
+    with pytest.raises(RunError, match=r"^out of memory: .* \(.+\)$"), device_memory():
+        raise error
