@@ -13,7 +13,7 @@ from digitlab.config import compose
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
 from digitlab.training import Outcome, compiled, train
-from digitlab.training.compiling import Compiled, FlatFunction
+from digitlab.training.compiling import Compiled, CompilerError, FlatFunction
 
 SMALL = (
     "trainer=cpu",
@@ -107,8 +107,15 @@ def uncompiled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     calls: list[int] = []
 
     def as_it_is(
-        function: Callable[[int], FlatFunction], examples: Callable[[int], list[torch.Tensor]], *, steps: int
+        function: Callable[[int], FlatFunction],
+        examples: Callable[[int], list[torch.Tensor]],
+        *,
+        steps: int,
+        make: bool = True,
     ) -> Compiled:
+        if not make:
+            raise CompilerError("it was not compiled before")
+
         def call(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
             calls.append(steps)
             return list(function(steps)(*tensors))

@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from digitlab.schema import RunError
+from digitlab.training import compiled
 from digitlab.training.compiling import cache_folder
 
 COMPILER = shutil.which("g++") or shutil.which("clang++")
@@ -89,3 +90,18 @@ def test_without_a_compiler_a_run_trains_without(run, tmp_path, monkeypatch, cap
     with caplog.at_level(logging.WARNING):
         run("compile=true", *overrides)
     assert caplog.text.count("training without") == 1
+
+
+@pytest.mark.parametrize(("saved_seconds", "made"), [(0.01, False), (1.0, False), (2.0, True)])
+def test_auto_compiles_where_the_updates_ahead_save_more(run, uncompiled, caplog, monkeypatch, saved_seconds, made):
+    # 42 updates; for a minute that they save a library would be used that an earlier run has left.
+    monkeypatch.setattr(compiled, "_SAVED_SECONDS", saved_seconds)
+    run("compile=auto", "data.batch_size=20", "data.train_size=420", "model=linear")
+    assert bool(uncompiled) == made
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_auto_leaves_large_networks_alone(run, uncompiled, monkeypatch):
+    monkeypatch.setattr(compiled, "_SAVED_SECONDS", 1000.0)
+    run("compile=auto", "model=cnn", "trainer.max_steps=2")
+    assert not uncompiled

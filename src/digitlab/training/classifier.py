@@ -5,10 +5,9 @@ logits, is a plain ``nn.Module``; loss, update rule, schedule and metrics are th
 """
 
 import copy
-import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from lightning.pytorch import LightningModule
@@ -19,7 +18,7 @@ from digitlab.data.chunks import Chunk, EvaluationBatch, Position
 from digitlab.data.normalise import Normalise
 from digitlab.data.seeding import stream_seed
 from digitlab.training.compiled import CompiledSteps
-from digitlab.training.compiling import CompilerError
+from digitlab.training.compiling import CompilerError, step_aside
 from digitlab.training.interrupt import StopSignal
 from digitlab.training.learner import Learner
 from digitlab.training.losses import Loss
@@ -28,8 +27,6 @@ from digitlab.training.optimizers import Optimizer
 from digitlab.training.schedules import Schedule
 from digitlab.training.settings import DataFacts
 from digitlab.training.step import EagerStep
-
-log = logging.getLogger(__name__)
 
 
 class Classifier(LightningModule):
@@ -84,7 +81,7 @@ class Classifier(LightningModule):
         self.log_every_steps = 50
         self.total_steps = 0
         self.autocast_dtype: torch.dtype | None = None
-        self.compiling = False
+        self.compiling: bool | Literal["auto"] = False
         self.stop_signal = StopSignal()
         self.evaluation = Counts.zeros(classes, torch.device("cpu"))
         self.test_scores: list[Tensor] = []
@@ -144,13 +141,14 @@ class Classifier(LightningModule):
             if self.trainer.world_size > 1:
                 raise CompilerError("not with several processes")
             return CompiledSteps(
+                always=self.compiling is True, steps_ahead=self.total_steps - self.position.total_steps,
                 network=self.network, average=self.average, normalise=self.normalise, loss=self.loss,
                 update=self.update, optimizer=optimizer, image_shape=self.facts.image_shape, seed=self.seed,
                 learning_rate=step.learning_rate, pull=step.pull,
                 autocast_dtype=self.autocast_dtype, gradient_clip_norm=self.gradient_clip_norm,
             )  # fmt: skip
         except CompilerError as error:
-            log.warning("compile=true: %s; training without", error)
+            step_aside(error, asked=self.compiling is True)
             return None
 
     @property

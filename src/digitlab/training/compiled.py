@@ -25,6 +25,11 @@ _SMALL_FLOPS = 3e7
 _STEPS_OF_SMALL = 8
 # What a sweep is likely to vary comes with each call: its runs share one library.
 _NUMBERS = ("weight_decay", "momentum")
+# For compile=auto, on two cores: what a compiled update of a small network saves, what it takes to find a library that
+# an earlier run has left, and to make one.
+_SAVED_SECONDS = 250e-6
+_FINDING_SECONDS = 1.0
+_MAKING_SECONDS = 30.0
 _NOT_OF_THE_RULE = ("lr", "decay_layers")
 
 
@@ -32,12 +37,15 @@ class CompiledSteps:
     """S updates of ``network`` at a time, which share their state with ``optimizer`` and ``average``.
 
     ``learning_rate`` and ``pull`` give, for a step counted from 0, the rate and how far the averaged weights go
-    towards the weights; ``seed`` is the run's. Raises ``CompilerError`` for an optimiser of one's own.
+    towards the weights; ``seed`` is the run's. Raises ``CompilerError`` for an optimiser of one's own and, unless it is
+    ``always`` to be done, where it would not pay in ``steps_ahead``.
     """
 
     def __init__(
         self,
         *,
+        always: bool,
+        steps_ahead: int,
         network: nn.Module,
         average: nn.Module | None,
         normalise: Normalise,
@@ -51,11 +59,16 @@ class CompiledSteps:
         autocast_dtype: torch.dtype | None,
         gradient_clip_norm: float | None,
     ) -> None:
+        self.always = always
         self._learning_rate, self._pull = learning_rate, pull
         self._device = normalise.scale.device
         self._masks = member_masks(
             [network], seeds=[seed], image_shape=image_shape, device=self._device, dtype=normalise.scale.dtype
         )
+        saved = steps_ahead * _SAVED_SECONDS
+        if not always and saved < 2 * _FINDING_SECONDS:
+            raise CompilerError("it would save next to nothing")
+        self._make = always or saved > 2 * _MAKING_SECONDS
         if type(update) not in RULE_OF:
             raise CompilerError(f"{type(update).__name__} has no compiled form")
         settings = {name: value for name, value in vars(update).items() if name not in _NOT_OF_THE_RULE}
@@ -101,6 +114,8 @@ class CompiledSteps:
                 state["step"].fill_(step)
 
     def _compile(self, pixels: Tensor, targets: Tensor, step: int) -> Compiled:
+        if not self.always and len(pixels) == 1:
+            raise CompilerError("a network this large gains little")
         modules = list(self._network.modules())
         if any(module._forward_hooks or module._forward_pre_hooks for module in modules):
             raise CompilerError("something watches the layers at work")
@@ -108,7 +123,7 @@ class CompiledSteps:
         def examples(steps: int) -> list[Tensor]:
             return [*self._state, *self._arguments(pixels[:steps], targets[:steps], step)]
 
-        return compiled(self._flat, examples, steps=len(pixels))
+        return compiled(self._flat, examples, steps=len(pixels), make=self._make)
 
     def _share(self) -> Kept:
         """The tensors of the run; what the optimiser would make at its first update is made here."""

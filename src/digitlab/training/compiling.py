@@ -30,17 +30,23 @@ class CompilerError(DigitlabError):
     """What can't be compiled here."""
 
 
+def step_aside(error: CompilerError, *, asked: bool) -> None:
+    """Say that a run trains without, loudly where it was ``asked`` to be compiled."""
+    log.log(logging.WARNING if asked else logging.INFO, "compile: %s; training without", error)
+
+
 def cache_folder() -> Path:
     """Where the libraries lie: ``digitlab/compiled`` in the user's cache, which ``XDG_CACHE_HOME`` may move."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "digitlab" / "compiled"
 
 
 def compiled(
-    function: Callable[[int], FlatFunction], examples: Callable[[int], list[Tensor]], *, steps: int
+    function: Callable[[int], FlatFunction], examples: Callable[[int], list[Tensor]], *, steps: int, make: bool = True
 ) -> Compiled:
     """``function(steps)`` as compiled for arguments like ``examples(steps)``, by this process or one before it.
 
-    ``function(1)`` says what it does: its operations, traced, are the library's name. Raises what the compiler raises.
+    ``function(1)`` says what it does: its operations, traced, are the library's name. Raises ``CompilerError`` for what
+    can't be compiled, and without ``make`` where it has not been compiled before.
     """
     name = _fingerprint(function(1), examples(1), steps)
     folder = cache_folder()
@@ -50,6 +56,8 @@ def compiled(
     # Runs of a sweep that start together compile once.
     with FileLock(folder / f"{name}.lock"):
         if not path.exists():
+            if not make:
+                raise CompilerError("it would take longer to compile than it saves")
             started_at = time.perf_counter()
             _compile(function(steps), examples(steps), path)
             log.info("compiled %d updates in %.0f s, for later runs too", steps, time.perf_counter() - started_at)

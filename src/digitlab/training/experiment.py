@@ -53,7 +53,7 @@ class Switches:
     seed: NonNegativeInt
     test: Literal["best", "last", "none"]
     resume: str | None
-    compile: bool
+    compile: bool | Literal["auto"]
 
 
 @settings

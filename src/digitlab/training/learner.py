@@ -4,7 +4,6 @@ Between the classifier, which counts what comes out, and the steps, which know o
 C, H, W, K classes.
 """
 
-import logging
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,12 +15,10 @@ from torch import Tensor
 from digitlab.data.chunks import Chunk, Position
 from digitlab.data.normalise import Normalise
 from digitlab.training.compiled import CompiledSteps
-from digitlab.training.compiling import CompilerError
+from digitlab.training.compiling import CompilerError, step_aside
 from digitlab.training.interrupt import StopSignal
 from digitlab.training.losses import Loss
 from digitlab.training.step import EagerStep
-
-log = logging.getLogger(__name__)
 
 Losses = list[Tensor | float]
 
@@ -115,7 +112,7 @@ class Learner:
             try:
                 taken = compiled(pixels, targets, self.position.total_steps)
             except CompilerError as error:
-                log.warning("compile=true: %s; training without", error)
+                step_aside(error, asked=compiled.always)
                 self.compiled = None
                 return self._learn_eagerly(chunk, logits, watched=False)
             rows.copy_(taken.logits.flatten(0, 1))

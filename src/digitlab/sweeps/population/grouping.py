@@ -56,7 +56,7 @@ def kinship(config: DictConfig, experiment: Experiment) -> str | None:
         or trainer.dtype == torch.bfloat16
         or device.type == "mps"
         or (trainer.deterministic and device.type != "cpu")
-        or experiment.switches.compile
+        or experiment.switches.compile is True
         or bool(experiment.callbacks)
         or config.figures.iterations
         or type(_network(experiment)) not in _NETWORKS
