@@ -69,3 +69,34 @@ def test_a_hundred_steps_of_smooth_networks_agree(
     solo = _weights(RunFolder(alone(*common, *jobs[1]).folder))
     for name, weight in _weights(members[1].job.folder).items():
         assert (weight - solo[name]).abs().max() <= _RELATIVE * solo[name].abs().max()
+
+
+_SEEDS = 20
+_TWENTY = (
+    "trainer.precision=32", "model.hidden=[16]", "model.activation=relu", "model.dropout=0.2", "optimizer=adam",
+    "data.train_size=400", "data.val_size=400", "data.batch_size=20", "trainer.max_epochs=2",
+)  # fmt: skip
+
+
+def test_the_accuracies_of_twenty_seeds_together_and_alone_are_not_distinguishable(
+    together: Callable[..., Any], alone: Callable[..., Any]
+) -> None:
+    seeds = [f"seed={seed}" for seed in range(_SEEDS)]
+    jobs = [[f"optimizer.lr={rate}", seed] for rate in (0.003, 0.001) for seed in seeds]
+    members = [_accuracy(member.job.folder) for member in together(*jobs, common=_TWENTY)]
+    solo = [_accuracy(RunFolder(alone(*_TWENTY, "optimizer.lr=0.003", seed).folder)) for seed in seeds]
+    assert _probability(members[:_SEEDS], solo) > 0.05
+    # The same test finds out that a learning rate is a third of the other.
+    assert _probability(members[_SEEDS:], solo) < 0.01
+
+
+def _accuracy(run: RunFolder) -> float:
+    """On the validation images, after the last epoch."""
+    return float(read_checkpoint(run.last)["rows"][-1]["val/accuracy"])
+
+
+def _probability(ones: list[float], others: list[float]) -> float:
+    """That pairs differ by as much in the mean if the signs are by chance (the permutation test of Fisher, 1935)."""
+    differences = torch.tensor(ones, dtype=torch.float64) - torch.tensor(others, dtype=torch.float64)
+    signs = torch.randint(2, (20_000, len(ones)), generator=torch.Generator().manual_seed(0)).double() * 2 - 1
+    return float((((signs * differences).mean(1)).abs() >= differences.mean().abs() - 1e-12).double().mean())
