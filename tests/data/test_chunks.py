@@ -13,7 +13,7 @@ from digitlab.data import chunks
 from digitlab.data.augment import Compose, MixUp, Noise
 from digitlab.data.chunks import ChunkLoader, ChunkPlan, EvaluationLoader, Position
 from digitlab.data.normalise import Normalise
-from digitlab.data.sources import ImageSet
+from digitlab.data.source import ImageSet
 
 PLAN = ChunkPlan(seed=0, batch_size=8, chunk_length=3)
 

@@ -10,7 +10,7 @@ from digitlab.config import build, compose, plain
 from digitlab.data.chunks import ChunkPlan, Position
 from digitlab.data.deskew import deskew
 from digitlab.data.module import ImageData
-from digitlab.data.sources import ImageSet, Source
+from digitlab.data.source import ImageSet, Source
 from digitlab.schema import ConfigError
 
 SETTINGS = {

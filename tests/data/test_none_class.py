@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from digitlab.data.none_class import NoneClassSource
-from digitlab.data.sources import ImageSet, Source
+from digitlab.data.source import ImageSet, Source
 from digitlab.schema import ConfigError
 
 

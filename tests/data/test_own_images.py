@@ -10,7 +10,8 @@ from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
 from digitlab.data.own_images import as_data_set_image, read_own_image
-from digitlab.data.sources import FashionMnistSource, ImageSet, MnistSource
+from digitlab.data.source import ImageSet
+from digitlab.data.sources import FashionMnistSource, MnistSource
 from digitlab.schema import DataError
 
 MNIST = {"image_shape": (1, 28, 28), "margin_pixels": 4}

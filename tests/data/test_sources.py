@@ -20,7 +20,8 @@ from torch import Tensor
 
 from digitlab.data import sources
 from digitlab.data.cifar import META, TEST_BATCHES, TRAIN_BATCHES
-from digitlab.data.sources import Cifar10Source, FashionMnistSource, IdxSource, ImageSet, MnistSource, Source
+from digitlab.data.source import ImageSet, Source
+from digitlab.data.sources import Cifar10Source, FashionMnistSource, IdxSource, MnistSource
 from digitlab.data.splits import fingerprint, split_indices
 from digitlab.schema import ConfigError, DataError
 

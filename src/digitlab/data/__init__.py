@@ -4,6 +4,6 @@ N images, C, H, W, K classes. A set is one uint8 tensor (N, C, H, W) on the trai
 """
 
 from digitlab.data.module import ImageData
-from digitlab.data.sources import ImageSet, Source
+from digitlab.data.source import ImageSet, Source
 
 __all__ = ["ImageData", "ImageSet", "Source"]

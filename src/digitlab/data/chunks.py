@@ -16,7 +16,7 @@ from torch import Tensor
 from digitlab.data.augment import Compose
 from digitlab.data.normalise import Normalise
 from digitlab.data.seeding import stream_seed
-from digitlab.data.sources import ImageSet
+from digitlab.data.source import ImageSet
 
 # As many mini-batches of a small network as a compiled run learns in one call; chunks are multiples of it.
 IN_ONE_CALL = 8

@@ -6,7 +6,7 @@ import torch
 
 from digitlab.data.foreign import as_shape, noise_images
 from digitlab.data.seeding import stream_seed
-from digitlab.data.sources import ImageSet, Source
+from digitlab.data.source import ImageSet, Source
 from digitlab.schema import ConfigError, NonNegativeInt, checked
 
 

@@ -3,10 +3,9 @@
 A source hands on whole sets of images as one uint8 tensor; splits, batches and normalisation come after it.
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -17,56 +16,10 @@ from digitlab.data.checksum import check_file
 from digitlab.data.cifar import BATCH_IMAGES, META, TEST_BATCHES, TRAIN_BATCHES, extract, read_batch
 from digitlab.data.fetch import fetch
 from digitlab.data.idx import idx_shape, image_shape, read_idx, refuse_misfit
+from digitlab.data.source import ImageSet, Source
 from digitlab.schema import ConfigError, DataError, NonNegativeInt, checked
 
 _FETCH_AGAIN = "delete it, and it is fetched again"
-
-
-@dataclass(frozen=True, slots=True)
-class ImageSet:
-    """Images, uint8 (N, C, H, W) in 0 … 255, and their labels, int64 (N,) in 0 … K - 1."""
-
-    images: Tensor
-    labels: Tensor
-
-
-class Source(ABC):
-    """A data set of K classes, ``class_names``, with an official training and test set of C × H × W images.
-
-    ``name`` is what a configuration calls it, ``title`` what a reader does. Where each image is one figure, light on
-    black, cut out and scaled, ``margin_pixels`` is the black frame left around it; None where it is a whole picture.
-    """
-
-    name: str
-    title: str
-    class_names: tuple[str, ...]
-    margin_pixels: int | None = None
-
-    @property
-    @abstractmethod
-    def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W)."""
-
-    @property
-    @abstractmethod
-    def train_count(self) -> int:
-        """N of the official training set, which is split into training and validation."""
-
-    @abstractmethod
-    def prepare(self, root: Path) -> None:
-        """See that the files are there, under ``root`` or elsewhere on this machine; fetch into ``root`` what is not.
-
-        Raises:
-            DataError: they are neither here nor to be had; the message says what was tried and what one can do.
-        """
-
-    @abstractmethod
-    def read(self, root: Path) -> tuple[ImageSet, ImageSet]:
-        """The official training set and the official test set, after ``prepare``.
-
-        Raises:
-            DataError: a file is missing, damaged, swapped for another or does not fit its partner; it is named.
-        """
 
 
 class _KnownIdx(Source):

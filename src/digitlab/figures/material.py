@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 
 from digitlab.data.module import ImageData
-from digitlab.data.sources import ImageSet
+from digitlab.data.source import ImageSet
 from digitlab.figures.history import Curve, Curves
 from digitlab.figures.iterations import Iterations, read_iterations
 from digitlab.results.checkpoint import read_checkpoint

@@ -20,7 +20,8 @@ from digitlab.config import build
 from digitlab.data.chunks import ChunkPlan, Position
 from digitlab.data.module import ImageData
 from digitlab.data.seeding import stream_seed
-from digitlab.data.sources import ImageSet, MnistSource
+from digitlab.data.source import ImageSet
+from digitlab.data.sources import MnistSource
 from digitlab.results import environment
 from digitlab.results.folder import RunFolder
 from digitlab.results.writer import RunWriter

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from digitlab.atomic import write_atomically
 from digitlab.config import CONF, register_resolvers, walk
-from digitlab.data.sources import ImageSet
+from digitlab.data.source import ImageSet
 from digitlab.reproduce import executors
 from digitlab.reproduce.outcomes import read_outcome
 from digitlab.reproduce.rows import Row
