@@ -26,7 +26,7 @@ test: lint ## lint, types, then the tests; ARGS go to pytest
 	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 $(ARGS)
 
 torture: $(INSTALLED) ## faults, fuzzing and load in their long form: an hour or more
-	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --torture tests/torture tests/faults $(ARGS)
+	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --torture tests/torture tests/faults tests/sweeps/test_sweep.py $(ARGS)
 
 lint: $(INSTALLED) ## ruff and mypy
 	.venv/bin/ruff check .

@@ -134,6 +134,31 @@ def test_a_sweep_that_is_killed_again_and_again_ends_with_the_same_table(left_al
     assert table(folder) == table(left_alone[0])
 
 
+# In the order of a population: some members registered; some saved after the first epoch, all of them, some after the
+# second; some finished. No such file is there when the command starts again. The short form has every other one.
+MOMENTS_TOGETHER = (
+    "2_*/.hydra/config.yaml",
+    "2_*/checkpoints/last.ckpt",
+    "3_*/checkpoints/last.ckpt",
+    "2_*/checkpoints/previous.ckpt",
+    "0_*/result.json",
+)
+
+
+def test_a_population_that_is_killed_again_and_again_ends_with_the_same_table(
+    torture, tmp_path, sweep_py, sweep_command
+):
+    arguments, folder = (*GRID, "hydra/launcher=vectorized"), tmp_path / "sweep"
+    for moment in MOMENTS_TOGETHER if torture else MOMENTS_TOGETHER[1::2]:
+        assert not list(folder.glob(moment))
+        kill_when(sweep_command(*arguments, folder=folder), folder, moment)
+    assert len(list(folder.glob("*_*/result.json"))) < 4
+    for each in (folder, tmp_path / "whole"):
+        ended = sweep_py(*arguments, folder=each)
+        assert (ended.returncode, ended.stderr) == (0, "")
+    assert table(folder) == table(tmp_path / "whole")
+
+
 def kill_when(command, folder, pattern):
     """Start the sweep in ``folder``, and kill it as soon as there is such a file."""
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:

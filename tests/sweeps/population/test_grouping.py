@@ -1,5 +1,6 @@
 """Only runs that differ in numbers share a population, and no population is larger than asked for."""
 
+import resource
 import weakref
 from pathlib import Path
 
@@ -48,68 +49,6 @@ def test_runs_that_differ_in_a_number_are_kin(override: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("choice", "override"),
-    [
-        ("optimizer=sgd", "optimizer.momentum=0.9"),
-        ("optimizer=rmsprop", "optimizer.momentum=0.9"),
-        ("optimizer=adamw", "optimizer.betas=[0.8,0.9]"),
-        ("ema.decay=0.9", "ema.decay=0.99"),
-        ("scheduler=constant", "scheduler.warmup_epochs=0.5"),
-        ("scheduler=steps", "scheduler.milestones_epochs=[1,2]"),
-        ("scheduler=steps", "scheduler.gamma=0.5"),
-        ("scheduler=cosine", "scheduler.final_factor=0.1"),
-        ("scheduler=one_cycle", "scheduler.initial_factor=0.1"),
-        ("scheduler=one_cycle", "scheduler.final_factor=0.1"),
-        ("scheduler=one_cycle", "scheduler.peak_fraction=0.1"),
-    ],
-)
-def test_runs_that_differ_in_a_number_of_the_same_choice_are_kin(choice: str, override: str) -> None:
-    assert _kin([choice], [choice, override])
-
-
-_ALL_NUMBERS = (
-    ("optimizer.lr=0.1", "optimizer.lr=0.01"),
-    ("optimizer.weight_decay=0", "optimizer.weight_decay=0.001"),
-    ("model.dropout=0", "model.dropout=0.25"),
-    ("loss.label_smoothing=0", "loss.label_smoothing=0.1"),
-    ("ema.decay=0.9", "ema.decay=0.99"),
-    ("scheduler=one_cycle", "scheduler=steps"),
-    ("scheduler.warmup_epochs=0", "scheduler.warmup_epochs=0.5"),
-    ("seed=0", "seed=1"),
-)
-
-
-@pytest.mark.parametrize(
-    ("rule", "own"),
-    [
-        ("sgd", ("optimizer.momentum=0", "optimizer.momentum=0.9")),
-        ("adam", ("optimizer.betas=[0.9,0.99]", "optimizer.betas=[0.8,0.9]")),
-    ],
-)
-def test_jobs_that_differ_in_all_numbers_at_once_are_one_population(rule: str, own: tuple[str, str]) -> None:
-    numbers = (*_ALL_NUMBERS, own)
-    # The first of all, the second of all, and the second of each alone.
-    which = [0, 2 ** len(numbers) - 1, *(1 << place for place in range(len(numbers)))]
-    chosen = [[pair[code >> place & 1] for place, pair in enumerate(numbers)] for code in which]
-    jobs = [_job(f"optimizer={rule}", *overrides, number=number) for number, overrides in enumerate(chosen)]
-    (group,) = populations(jobs)
-    assert sorted(job.number for job in group) == list(range(len(jobs)))
-
-
-def test_jobs_that_differ_in_kind_go_apart_and_those_that_can_not_be_stacked_train_one_by_one() -> None:
-    kinds = (
-        [], ["model=linear"], ["model.hidden=[64]"], ["data.batch_size=64"], ["optimizer=sgd"], ["data=fashion_mnist"],
-        ["loss=mse"], ["augment=shift"],
-    )  # fmt: skip
-    # As a grid comes: one seed of all, then the other.
-    stacked = [[*kind, f"seed={seed}"] for seed in (0, 1) for kind in kinds]
-    alone = [["compile=true", f"seed={seed}"] for seed in (0, 1)]
-    jobs = [_job(*overrides, number=number) for number, overrides in enumerate([*stacked, *alone])]
-    groups = [[job.number for job in group] for group in populations(jobs)]
-    assert sorted(groups) == [*([kind, kind + len(kinds)] for kind in range(len(kinds))), [16], [17]]
-
-
-@pytest.mark.parametrize(
     "override",
     [
         "data=fashion_mnist",
@@ -152,6 +91,12 @@ def test_populations_are_no_larger_than_asked_for_and_lose_no_job() -> None:
     groups = populations([*jobs, _job("model=linear", number=10)], max_members=4)
     assert sorted(map(len, groups)) == [1, 3, 3, 4]
     assert sorted(job.number for group in groups for job in group) == list(range(11))
+
+
+def test_no_population_has_more_files_open_than_the_process_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (112, 4096))
+    jobs = [_job(f"seed={number}", number=number) for number in range(10)]
+    assert [len(group) for group in populations(jobs, max_members=8)] == [2, 3, 2, 3]
 
 
 def test_split_keeps_the_runs_of_a_seed_together() -> None:
