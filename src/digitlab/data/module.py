@@ -14,7 +14,7 @@ from lightning.pytorch import LightningDataModule
 from digitlab.data.augment import Compose
 from digitlab.data.chunks import ChunkLoader, ChunkPlan, EvaluationLoader, Position
 from digitlab.data.deskew import deskew
-from digitlab.data.sources import ImageSet, Source
+from digitlab.data.source import ImageSet, Source
 from digitlab.data.splits import fingerprint, split_counts, split_indices
 from digitlab.schema import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, checked
 
@@ -101,6 +101,11 @@ class ImageData(LightningDataModule):
             self.train_indices = self.train_indices[: self.overfit_batches * self.batch_size]
             self.val_indices = self.train_indices
         self.mean, self.std = self._mean_and_std()
+
+    def release(self) -> None:
+        """Let go of the images, which a finished run would hold to the end of its sweep; ``setup`` reads them again."""
+        if hasattr(self, "train_set"):
+            del self.train_set, self.test_set
 
     def _mean_and_std(self) -> tuple[list[float], list[float]]:
         """Of each channel over the training split, pixels in [0, 1]; a channel that never varies keeps a std of 1."""

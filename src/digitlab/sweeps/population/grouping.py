@@ -2,6 +2,8 @@
 
 import json
 import logging
+import resource
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -38,10 +40,13 @@ _OTHER_NODES = ("data", "augment", "checkpoint")
 _NETWORKS = (Linear, MLP, LeNet, CNN)
 
 # On a processor: bytes of the members' weights, up to which sharing the images saves more than the cache loses. There
-# a convolution gains nothing by being mapped. And three event files a member are open at once.
+# a convolution gains nothing by being mapped.
 _DENSE_BYTES = 10 << 20
 _MAPPED_BYTES = 2 << 20
 _MOST_MEMBERS = 128
+# What each member keeps open: three event files and its folder's lock. Beside them the process has some of its own.
+_FILES_OF_MEMBER = 4
+_OTHER_FILES = 100
 
 
 def kinship(config: DictConfig, experiment: Experiment) -> str | None:
@@ -97,7 +102,7 @@ def _network(experiment: Experiment) -> nn.Module:
 
 
 def populations(jobs: Iterable[Job], *, max_members: int | None = None) -> list[list[Job]]:
-    """The jobs in groups that train together, of ``max_members`` at most (None: by memory and cache).
+    """The jobs in groups that train together, of ``max_members`` (None: by cache) and ``most_open`` at most.
 
     Jobs that go on do so with those of their population, where these stand. A group of one trains alone, unless it is
     what is left of a population (``Job.together``): as one it goes on to the bit. Raises ``ConfigError`` where
@@ -109,9 +114,9 @@ def populations(jobs: Iterable[Job], *, max_members: int | None = None) -> list[
         key = kinship(job.config, job.experiment)
         name = f"alone {job.number}" if key is None else f"{key} from {job.start} with {job.together}"
         groups.setdefault(name, []).append(job)
-    parts = [
-        part for group in groups.values() for part in split(group, max_members or most_members(group[0].experiment))
-    ]
+    parts = []
+    for group in groups.values():
+        parts += split(group, min(max_members or most_members(group[0].experiment), most_open()))
     # Of a sweep that goes on, one run may be left.
     if any(job.number == 0 and job.halving for job in jobs) and all(job.checkpoint is None for job in jobs):
         refuse_alone([len(part) for part in parts], log.warning)
@@ -153,6 +158,14 @@ def split(jobs: Sequence[Job], most: int) -> list[list[Job]]:
     parts = -(-len(jobs) // most)
     cuts = [len(jobs) * part // parts for part in range(parts + 1)]
     return [jobs[begin:end] for begin, end in pairwise(cuts)]
+
+
+def most_open() -> int:
+    """How many members may have their files open at once in this process, whatever ``max_members`` asks for."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if allowed == resource.RLIM_INFINITY:
+        return sys.maxsize
+    return max((allowed - _OTHER_FILES) // _FILES_OF_MEMBER, 1)
 
 
 def most_members(experiment: Experiment) -> int:

@@ -64,6 +64,9 @@ def _train_once(jobs: Sequence[Job]) -> list[tuple[Job, Exception | None]]:
             raise _TooLargeError from error
         ended = {} if population is None else {member.job.number: member.outcome for member in population.all_members}
         return [(job, _error(ended.get(job.number), error)) for job in jobs]
+    finally:
+        for job in jobs:
+            job.experiment.data.release()
     return [(member.job, _error(member.outcome, None)) for member in population.all_members]
 
 

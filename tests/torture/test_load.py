@@ -1,0 +1,63 @@
+"""A sweep of many tiny runs: the last run takes no more memory and no more open files than the first."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from digitlab.config import ROOT
+from digitlab.sweeps.state import read_runs
+from digitlab.sweeps.table import SweepTable
+
+# By launcher, in the short and in the long form: runs, and how many of them are one population.
+RUNS = {"basic": {False: (4, 1), True: (1000, 1)}, "vectorized": {False: (20, 5), True: (1000, 100)}}
+# Four files of each member of a population that is under way, and those of the process itself.
+FILES_OF_MEMBER, OTHER_FILES = 4, 30
+# Without populations the images of finished runs, 55 MB each, wait for the garbage collector.
+SWING_BYTES = {"basic": 400e6, "vectorized": 100e6}
+TABLE_SECONDS_OF_RUN = 0.01
+
+
+def measured(process: subprocess.Popen, folder: Path) -> list[tuple[int, int]]:
+    """(resident bytes, open files) of the process each time that other runs have finished."""
+    seen, points = 0, []
+    own = Path(f"/proc/{process.pid}")
+    while process.poll() is None:
+        finished = len(list(folder.glob("*/result.json")))
+        if finished > seen:
+            pages = int((own / "statm").read_text().split()[1])
+            points.append((pages * os.sysconf("SC_PAGESIZE"), len(list((own / "fd").iterdir()))))
+            seen = finished
+        time.sleep(0.05)
+    return points
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux tells what a process holds")
+@pytest.mark.parametrize("launcher", RUNS)
+def test_many_runs_take_no_more_than_a_few(launcher, tmp_path, torture):
+    runs, members = RUNS[launcher][torture]
+    folder, options = tmp_path / "sweep", [f"hydra/launcher={launcher}"]
+    if launcher == "vectorized":
+        options.append(f"hydra.launcher.max_members={members}")
+    command = [
+        sys.executable, str(ROOT / "train.py"), "-m", "trainer=cpu", "model=linear", *options,
+        f"seed=range(0,{runs})", "data.train_size=40", "data.val_size=20", "trainer.max_steps=2",
+        "trainer.limit_test_batches=1", f"hydra.sweep.dir={folder}",
+    ]  # fmt: skip
+    with (tmp_path / "output").open("w+") as output:
+        with subprocess.Popen(command, stdout=output, stderr=output) as process:
+            points = measured(process, folder)
+        output.seek(0)
+        assert process.returncode == 0, output.read()
+    memory, files = zip(*points, strict=True)
+    assert max(files) <= FILES_OF_MEMBER * members + OTHER_FILES
+    half = len(memory) // 2
+    assert max(memory[half:]) < max(memory[:half]) + SWING_BYTES[launcher]
+    started = time.process_time()
+    table = SweepTable("load", read_runs(folder))
+    seconds = time.process_time() - started
+    assert len(table.rows[0].runs) == runs
+    assert seconds < 1 + TABLE_SECONDS_OF_RUN * runs
