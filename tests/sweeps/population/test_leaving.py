@@ -182,15 +182,15 @@ def test_killed_while_it_is_saved_a_population_goes_back_to_where_all_of_it_stoo
 ) -> None:
     whole = left_alone("model.hidden=[8]")
     common = [*_STATEFUL, "trainer.max_epochs=2", "model.hidden=[8]"]
-    end_epoch, calls = Member.end_epoch, itertools.count()
+    save_epoch, calls = Member.save_epoch, itertools.count()
 
     def killed(member: Member, *arguments: Any, **named: Any) -> None:
-        if next(calls) == saves:
+        if next(calls) >= saves:
             raise SystemExit
-        end_epoch(member, *arguments, **named)
+        save_epoch(member, *arguments, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Member, "end_epoch", killed)
+        patch.setattr(Member, "save_epoch", killed)
         with pytest.raises(SystemExit):
             together(*_THREE, common=common)
     members = together(*_THREE, common=common, resume=True)

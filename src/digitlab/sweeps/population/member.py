@@ -137,8 +137,8 @@ class Member:
             if self._improved and not last and not self.record.selection.exhausted:
                 self.save(position, state, best=True)
 
-    def end_epoch(self, position: Position, state: State, *, epoch_over: bool) -> None:
-        """What is done after an epoch, or where the run ends inside one."""
+    def end_epoch(self, position: Position, *, epoch_over: bool) -> None:
+        """What is done after an epoch, or where the run ends inside one; ``save_epoch`` comes next."""
         if "train/loss" not in self.record.metrics:
             self.take_train_metrics()
         with log_to(self.job.folder.log):
@@ -147,9 +147,13 @@ class Member:
             self.classifier.position = replace(position)
             send_epoch(self.writer, self.classifier, self.data, self.record)
         if epoch_over:
+            self.record.epoch_seconds = 0.0
+
+    def save_epoch(self, position: Position, state: State, *, epoch_over: bool) -> None:
+        """Write the checkpoints after an epoch. Members may do so at the same time, in threads."""
+        if epoch_over:
             position = replace(position)
             position.next_epoch()
-            self.record.epoch_seconds = 0.0
         if self._improved or not self.record.validating:
             self.save(position, state, best=True)
         self.save(position, state, best=False)

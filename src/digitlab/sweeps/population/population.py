@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -22,6 +23,8 @@ from digitlab.training.safeguard import Safeguard, divergence
 
 # Mini-batches between two looks at the losses and the signal, where nothing was asked for.
 _CHUNK_LENGTH = 64
+# Members that write their checkpoints at the same time.
+_WRITERS = 8
 
 
 class Population:
@@ -194,14 +197,15 @@ class Population:
         """End the members whose patience in steps ran out inside the epoch."""
         for member in self._active():
             if member.record.selection.exhausted:
-                member.end_epoch(self.position, self._state(member), epoch_over=False)
+                member.end_epoch(self.position, epoch_over=False)
+                member.save_epoch(self.position, self._state(member), epoch_over=False)
                 member.finish()
 
     def _end_epoch(self) -> None:
         epoch_over = self.position.step == self.steps_per_epoch
         for member in self._active():
-            member.end_epoch(self.position, self._state(member), epoch_over=epoch_over)
-        self._saved_at = time.monotonic()
+            member.end_epoch(self.position, epoch_over=epoch_over)
+        self._save(lambda member: member.save_epoch(self.position, self._state(member), epoch_over=epoch_over))
         # Once all are saved: who is killed here goes on with the same companions.
         for member in self._active():
             if member.is_over(self.position):
@@ -217,8 +221,13 @@ class Population:
             self._stop(self.stop_signal.received)
         if self._save_every_seconds is None or time.monotonic() - self._saved_at < self._save_every_seconds:
             return
-        for member in self._active():
-            member.save(self.position, self._state(member), best=False)
+        self._save(lambda member: member.save(self.position, self._state(member), best=False))
+
+    def _save(self, save: Callable[[Member], None]) -> None:
+        """Have all members saved, some at a time: each waits for the disk, which synchronises several at once."""
+        with ThreadPoolExecutor(_WRITERS) as writers:
+            # The first error comes when all are done.
+            list(writers.map(save, self._active()))
         self._saved_at = time.monotonic()
 
     def _halve(self) -> None:
