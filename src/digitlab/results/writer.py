@@ -14,6 +14,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
+from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[attr-defined]  # made at import
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
@@ -99,7 +101,12 @@ class RunWriter:
 
     def picture(self, tag: str, pixels: npt.NDArray[np.uint8], *, step: int) -> None:
         """Event of a picture, uint8 (rows, columns, 3 or 4): red, green, blue and, where it has one, alpha."""
-        self._events[""].add_image(tag, pixels, step, dataformats="HWC")
+        # Not by add_image, which turns the pixels into floats and back: nearly half of its time.
+        png = io.BytesIO()
+        Image.fromarray(pixels).save(png, "PNG")
+        rows, columns, channels = pixels.shape
+        image = Summary.Image(height=rows, width=columns, colorspace=channels, encoded_image_string=png.getvalue())
+        self._events[""]._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
     def weights(self, network: nn.Module, *, step: int) -> None:
         """Events of the distribution of every parameter of a network."""
