@@ -45,6 +45,11 @@ _SMALL = (
 _HUNG_SECONDS = 120
 
 
+def pytest_configure() -> None:
+    # A shell that starts the tests in the background has them, and every process that they start, ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--torture", action="store_true", help="tests of endurance in their long form: minutes each")
 

@@ -56,7 +56,8 @@ def test_an_annotation_is_described_in_words(annotation, words):
 @pytest.mark.parametrize("units", ["3", 3.0, True, 0, None, [3], float("nan")])
 def test_a_count_is_a_whole_number_and_nothing_like_one(units):
     error = refused(Layer, units=units)
-    assert (error.key, error.allowed) == ("units", "must be a whole number of 1 or more")
+    hint = ", and this is text: a number is written without quotes" if units == "3" else ""
+    assert (error.key, error.allowed) == ("units", f"must be a whole number of 1 or more{hint}")
     assert error.value is units
 
 

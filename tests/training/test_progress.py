@@ -29,4 +29,6 @@ def test_nothing_is_drawn_below_the_line_that_says_why_a_run_stopped(tmp_path):
     small = ("trainer=cpu", "data.train_size=1000", "data.batch_size=100", f"hydra.run.dir={tmp_path / 'run'}")
     shown = shown_on_a_terminal(*small, stop)
     assert "epoch 2/20" in shown
-    assert shown.endswith("stopped by SIGINT\r\n")
+    last = shown.splitlines()[-1]
+    assert "stopped by SIGINT at epoch " in last
+    assert last.endswith(f"resume={tmp_path / 'run'}")

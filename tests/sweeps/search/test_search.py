@@ -61,7 +61,7 @@ def kill_when(command, folder, pattern):
 
 def test_a_failed_trial_does_not_end_the_search(sweep_py, tmp_path):
     folder = tmp_path / "sweep"
-    grid = ("hydra/sweeper=optuna", "hydra.sweeper.sampler=grid", "optimizer.lr=0.01,1e30", "trainer.max_epochs=1")
+    grid = ("hydra/sweeper=optuna", "hydra.sweeper.sampler=grid", "optimizer.lr=0.01,1e38", "trainer.max_epochs=1")
     ended = sweep_py(*grid, folder=folder)
     assert ended.returncode == 1
     assert sorted(row["status"] for row in rows(folder)) == ["failed", "finished"]
