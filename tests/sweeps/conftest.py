@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -20,6 +22,20 @@ SMALL = (
     "trainer=cpu", "model=linear", "data.train_size=256", "data.val_size=200", "trainer.max_epochs=2",
     "trainer.limit_test_batches=2",
 )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def kill_when() -> Callable[..., None]:
+    """``kill_when(command, folder, pattern)`` starts a sweep, and kills it as soon as there is such a file."""
+
+    def kill(command: Sequence[str], folder: Path, pattern: str, *, seconds: float = 60) -> None:
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            deadline = time.monotonic() + seconds
+            while process.poll() is None and not list(folder.glob(pattern)) and time.monotonic() < deadline:
+                time.sleep(0.002)
+            process.send_signal(signal.SIGKILL)
+
+    return kill
 
 
 @pytest.fixture(scope="session")

@@ -6,10 +6,8 @@ import os
 import random
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from filelock import FileLock
@@ -125,7 +123,9 @@ def test_a_failure_that_is_no_part_of_the_command_does_not_fail_it(sweep, sweep_
 MOMENTS = (".hydra/config.yaml", "checkpoints/last.ckpt", "checkpoints/.last.ckpt*", "metrics.csv", "result.json")
 
 
-def test_a_sweep_that_is_killed_again_and_again_ends_with_the_same_table(left_alone, tmp_path, sweep_py, sweep_command):
+def test_a_sweep_that_is_killed_again_and_again_ends_with_the_same_table(
+    kill_when, left_alone, tmp_path, sweep_py, sweep_command
+):
     folder, generator = tmp_path / "sweep", random.Random(0)
     for run, moment in zip((0, 1, 3), generator.sample(MOMENTS, 3), strict=True):
         kill_when(sweep_command(*GRID, folder=folder), folder, f"{run}_*/{moment}")
@@ -146,7 +146,7 @@ MOMENTS_TOGETHER = (
 
 
 def test_a_population_that_is_killed_again_and_again_ends_with_the_same_table(
-    torture, tmp_path, sweep_py, sweep_command
+    kill_when, torture, tmp_path, sweep_py, sweep_command
 ):
     arguments, folder = (*GRID, "hydra/launcher=vectorized"), tmp_path / "sweep"
     for moment in MOMENTS_TOGETHER if torture else MOMENTS_TOGETHER[1::2]:
@@ -157,15 +157,6 @@ def test_a_population_that_is_killed_again_and_again_ends_with_the_same_table(
         ended = sweep_py(*arguments, folder=each)
         assert (ended.returncode, ended.stderr) == (0, "")
     assert table(folder) == table(tmp_path / "whole")
-
-
-def kill_when(command, folder, pattern):
-    """Start the sweep in ``folder``, and kill it as soon as there is such a file."""
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 60
-        while process.poll() is None and not list(folder.glob(pattern)) and time.monotonic() < deadline:
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
 
 
 def test_two_commands_are_not_at_work_on_one_sweep(sweep, sweep_py):

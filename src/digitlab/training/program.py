@@ -15,10 +15,7 @@ from torch.func import functional_call
 
 from digitlab.training.dropout import masked, masked_layers
 from digitlab.training.losses import Loss
-from digitlab.training.rules import RULES, RuleName, State
-
-# torch's own, in clip_grad_norm_.
-_CLIP_EPS = 1e-6
+from digitlab.training.rules import CLIP_EPS, RULES, RuleName, State
 
 
 class Kept(NamedTuple):
@@ -112,7 +109,7 @@ class Program:
             loss = loss.detach()
             if self.gradient_clip_norm is not None:
                 norm = nn.utils.get_total_norm(gradients)
-                factor = (self.gradient_clip_norm / (norm + _CLIP_EPS)).clamp(max=1)
+                factor = (self.gradient_clip_norm / (norm + CLIP_EPS)).clamp(max=1)
                 gradients = [gradient * factor for gradient in gradients]
                 # One that is infinite is scaled to zeros, which leave no trace.
                 loss = loss + 0 * norm

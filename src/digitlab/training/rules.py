@@ -156,6 +156,9 @@ RULE_OF: dict[type[Optimizer], RuleName] = {
     SGD: "sgd", Adam: "adam", AdamW: "adamw", RMSprop: "rmsprop", Adagrad: "adagrad"
 }  # fmt: skip
 
+# torch's own, in clip_grad_norm_.
+CLIP_EPS = 1e-6
+
 # What torch.optim keeps for each parameter, apart from the step and the momentum buffer.
 _ENTRIES: Mapping[RuleName, tuple[str, ...]] = {
     "sgd": (),
@@ -164,6 +167,14 @@ _ENTRIES: Mapping[RuleName, tuple[str, ...]] = {
     "rmsprop": ("square_avg",),
     "adagrad": ("sum",),
 }
+
+
+def most_remembered(steps: int) -> float:
+    """The largest share of itself that an average of the weights keeps in its update after ``steps`` mini-batches.
+
+    The early average would be mostly initial weights: its memory grows with the steps taken.
+    """
+    return (1 + steps) / (10 + steps)
 
 
 def to_optimizer_state(rule: RuleName, state: State, *, member: int | None = None) -> dict[int, dict[str, Tensor]]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from digitlab.schema import RunError
 from digitlab.training.losses import Loss
+from digitlab.training.rules import most_remembered
 from digitlab.training.safeguard import Safeguard, divergence
 from digitlab.training.schedules import Constant, Schedule
 
@@ -125,8 +126,7 @@ class EagerStep:
 
     def pull(self, step: int) -> float:
         """How far the averaged weights go towards the weights after mini-batch ``step``, counted from 0."""
-        # The early average would be mostly initial weights: its memory grows with the steps taken.
-        return 0.0 if self._ema_decay is None else 1 - min(self._ema_decay, (2 + step) / (11 + step))
+        return 0.0 if self._ema_decay is None else 1 - min(self._ema_decay, most_remembered(step + 1))
 
     @torch.no_grad()
     def _follow(self, step: int) -> None:

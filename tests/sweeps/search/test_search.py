@@ -1,9 +1,7 @@
 """Searches by the command, as users run them: chosen, trained together, killed, gone on with, failing in part."""
 
 import csv
-import signal
 import subprocess
-import time
 
 import pytest
 
@@ -40,23 +38,15 @@ def test_a_search_is_a_sweep_with_its_folder_and_its_table(left_alone):
     assert (folder / "search.db").exists()
 
 
-def test_a_search_that_is_killed_ends_with_the_same_table(left_alone, sweep_command, sweep_py, tmp_path):
+def test_a_search_that_is_killed_ends_with_the_same_table(left_alone, kill_when, sweep_command, sweep_py, tmp_path):
     folder = tmp_path / "sweep"
-    kill_when(sweep_command(*SEARCH, folder=folder), folder, "4_*/checkpoints/last.ckpt")
+    kill_when(sweep_command(*SEARCH, folder=folder), folder, "4_*/checkpoints/last.ckpt", seconds=120)
     finished = {path: path.stat().st_mtime_ns for path in folder.glob("*/result.json")}
     assert finished
     ended = sweep_py(*SEARCH, folder=folder)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert rows(folder) == rows(left_alone[0])
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
-
-
-def kill_when(command, folder, pattern):
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 120
-        while process.poll() is None and not list(folder.glob(pattern)) and time.monotonic() < deadline:
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
 
 
 def test_a_failed_trial_does_not_end_the_search(sweep_py, tmp_path):

@@ -157,7 +157,7 @@ class Population:
 
     def _count(self, chunks: Sequence[Chunk], logits: Tensor, losses: Tensor, rates: Tensor) -> None:
         """Take in what a chunk brought."""
-        sizes = [len(index) for index in chunks[0].indices[: len(losses)]]
+        sizes = chunks[0].sizes[: len(losses)]
         done = sum(sizes)
         labels = self._learner.by_member([chunk.labels[:done] for chunk in chunks])
         confusion = confusions(logits, labels)

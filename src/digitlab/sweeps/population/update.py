@@ -7,11 +7,19 @@ import torch
 from torch import Tensor, nn
 
 from digitlab.training.optimizers import Adam, AdamW, Optimizer
-from digitlab.training.rules import RULE_OF, RULES, Number, RuleName, State, init_state, to_optimizer_state
+from digitlab.training.rules import (
+    CLIP_EPS,
+    RULE_OF,
+    RULES,
+    Number,
+    RuleName,
+    State,
+    init_state,
+    most_remembered,
+    to_optimizer_state,
+)
 from digitlab.training.schedules import Schedule
 
-# torch's own, in clip_grad_norm_.
-_CLIP_EPS = 1e-6
 # Besides the learning rate and weight decay; the pair of betas is taken apart.
 _NUMBERS = ("momentum", "alpha", "eps")
 
@@ -137,15 +145,14 @@ def clipped(gradients: Sequence[Tensor], norms: Tensor) -> list[Tensor]:
     Where a member's norm is not finite they are nan: scaled to zeros, they would leave no trace.
     """
     own = torch.stack([gradient.flatten(1).norm(dim=1) for gradient in gradients]).norm(dim=0)
-    factors = (norms / (own + _CLIP_EPS)).clamp(max=1) + 0 * own
+    factors = (norms / (own + CLIP_EPS)).clamp(max=1) + 0 * own
     return [gradient * _beside(factors, gradient) for gradient in gradients]
 
 
 @torch.no_grad()
 def follow(averages: Sequence[Tensor], parameters: Sequence[Tensor], decays: Tensor, *, steps: int) -> None:
     """Let the averages, (M, …), follow the parameters with ``decays`` (M,), as the solo run's step does."""
-    # The early average would be mostly initial weights: its memory grows with the steps taken.
-    decays = decays.clamp(max=(1 + steps) / (10 + steps))
+    decays = decays.clamp(max=most_remembered(steps))
     for average, parameter in zip(averages, parameters, strict=True):
         average.lerp_(parameter, _beside(1 - decays, average))
 
