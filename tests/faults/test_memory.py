@@ -12,7 +12,9 @@ from digitlab.training.surroundings import device_memory
 LARGE = ("model.hidden=[3000,3000]", "optimizer=sgd", "ema.decay=null", "trainer.max_epochs=1", "data.batch_size=80")
 
 
-def test_a_run_that_does_not_fit_is_one_line(ready, in_child, tmp_path, one_line):
+# At the smaller limits it is the training that does not fit, at the larger ones the first checkpoint's bytes.
+@pytest.mark.parametrize("more_mb", [80, 100, 120, 150, 200, 260])
+def test_a_run_that_does_not_fit_is_one_line(ready, in_child, tmp_path, one_line, more_mb):
     run = ready(tmp_path / "run", *LARGE)
 
     def act():
@@ -21,7 +23,7 @@ def test_a_run_that_does_not_fit_is_one_line(ready, in_child, tmp_path, one_line
         except DigitlabError as error:
             leave(error)
 
-    ended = in_child(act, more_bytes=100 << 20)
+    ended = in_child(act, more_bytes=more_mb << 20)
     assert ended.code == 1
     assert one_line(ended.stderr), ended.stderr
     assert ended.stderr.startswith("out of memory: a smaller data.batch_size or model helps (")

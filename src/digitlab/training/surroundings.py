@@ -13,8 +13,8 @@ import torch
 
 from digitlab.schema import DigitlabError, RunError
 
-# What torch's allocator, the system and C++ say.
-_SIGNS_OF_NO_MEMORY = ("can't allocate memory", "Cannot allocate memory", "bad_alloc")
+# What torch's allocator, the system, C++ and Python's threads, which need a stack each, say.
+_SIGNS_OF_NO_MEMORY = ("can't allocate memory", "Cannot allocate memory", "bad_alloc", "can't start new thread")
 
 
 @contextmanager
@@ -106,8 +106,10 @@ def device_memory() -> Iterator[None]:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` says that memory has run out, or was raised from one that does."""
-    if error.__cause__ is not None and out_of_memory(error.__cause__):
+    """Whether ``error`` says that memory has run out, or was raised from or while handling one that does."""
+    # torch.save, out of memory half-way, raises from closing what it has begun: what came before stands in the context.
+    before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if before is not None and out_of_memory(before):
         return True
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
