@@ -75,6 +75,15 @@ def test_a_gradient_that_is_not_finite_stops_before_its_update(
             assert same(left["state_dict"], kept.checkpoint(which)["state_dict"])
 
 
+def test_between_compiled_calls_too(run, survivor, uncompiled):
+    # Calls of 8: the one before the faulty one is made again, and the mini-batches before the faulty one.
+    options = ("compile=true", "optimizer=adam", "ema.decay=0.9", "trainer.chunk_length=16", "data.train_size=1280")
+    with pytest.raises(RunError, match=r"^the gradient.* at epoch 2, step 32 "):
+        run(*options, *pitfall(32))
+    assert uncompiled == [8] * 6
+    assert same(survivor, run(*options, *pitfall(32), "trainer.max_steps=31").checkpoint()["state_dict"])
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_gradient_too_large_to_be_squared_stops_where_it_is_clipped_or_squared(run, survivor, optimizer):
     options = (f"optimizer={optimizer}", "optimizer.lr=1e-30", *pitfall(7, height=1e25))

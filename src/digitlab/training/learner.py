@@ -61,14 +61,14 @@ class Learner:
         return logits, _numbers(losses)
 
     def _learn(self, chunk: Chunk, *, watched: bool = False) -> tuple[Tensor, Losses]:
-        """``watched`` looks at each mini-batch before the next."""
+        """``watched`` looks at each mini-batch, or compiled call, before the next."""
         # The logits are copied into one tensor: kept as they come, each would lie in the gap that a mini-batch's images
         # left in memory, the next would not fit in there, and a chunk would wander over hundreds of fresh megabytes.
         like = self._normalise.scale
         logits = torch.empty(len(chunk.labels), chunk.classes, dtype=like.dtype, device=like.device)
         losses: Losses = []
         begin = end = len(chunk.indices)
-        if self.compiled is not None and not watched:
+        if self.compiled is not None:
             begin, end = chunk.whole_calls(self.compiled.steps(chunk.plan.batch_size))
         for first, last, compiled in ((0, begin, None), (begin, end, self.compiled), (end, len(chunk.indices), None)):
             if first == last or self._stopped:
@@ -78,7 +78,7 @@ class Learner:
             if compiled is None:
                 losses += self._learn_eagerly(part, rows, watched=watched)
             else:
-                losses += self._learn_compiled(part, rows, compiled)
+                losses += self._learn_compiled(part, rows, compiled, watched=watched)
         return logits, losses
 
     @property
@@ -102,28 +102,41 @@ class Learner:
                 break
         return losses
 
-    def _learn_compiled(self, chunk: Chunk, logits: Tensor, compiled: CompiledSteps) -> Losses:
-        """The mini-batches of ``chunk``, which fill whole calls."""
+    def _learn_compiled(self, chunk: Chunk, logits: Tensor, compiled: CompiledSteps, *, watched: bool) -> Losses:
+        """The mini-batches of ``chunk``, which fill whole calls; ``watched`` learns those of a faulty call eagerly."""
         losses: list[Tensor] = []
         steps = compiled.steps(chunk.plan.batch_size)
         blocks = zip(chunk.blocks(steps, self._loss.encode), logits.split(steps * chunk.plan.batch_size), strict=True)
         compiled.begin(self.position.total_steps)
-        for (pixels, targets), rows in blocks:
+        for call, ((pixels, targets), rows) in enumerate(blocks):
+            if watched:
+                self.step.keep()
             try:
                 taken = compiled(pixels, targets, self.position.total_steps)
             except CompilerError as error:
                 step_aside(error, asked=compiled.always)
                 self.compiled = None
-                return self._learn_eagerly(chunk, logits, watched=False)
-            rows.copy_(taken.logits.flatten(0, 1))
-            losses.append(taken.losses)
-            for _ in range(steps):
-                self.position.advance()
+                return self._learn_eagerly(chunk, logits, watched=watched)
+            if watched and not self._finite(taken.losses.unbind()):
+                self.step.restore()
+                losses.append(self._step_by_step(chunk.part(call * steps, (call + 1) * steps), rows, compiled))
+            else:
+                rows.copy_(taken.logits.flatten(0, 1))
+                losses.append(taken.losses)
+                for _ in range(steps):
+                    self.position.advance()
             if self._stopped:
                 break
         compiled.end(self.position.total_steps)
         every = torch.cat(losses)
         return every.tolist() if self.step.read_losses else list(every)
+
+    def _step_by_step(self, call: Chunk, logits: Tensor, compiled: CompiledSteps) -> Tensor:
+        """Between two compiled calls, the mini-batches of another: up to the one that goes wrong."""
+        compiled.end(self.position.total_steps)
+        losses = self._learn_eagerly(call, logits, watched=True)
+        compiled.begin(self.position.total_steps)
+        return torch.tensor(_numbers(losses), dtype=logits.dtype, device=logits.device)
 
     def _finite(self, losses: Sequence[Tensor | float]) -> bool:
         """Whether nothing has gone wrong, in any process: where one stops all do, or the others wait for ever."""
