@@ -12,8 +12,9 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
+from digitlab.atomic import disk_faults
 from digitlab.config import COMPOSITION_ERRORS, CONF, refused, register_resolvers
-from digitlab.failures import disk_faults, in_sweep, leave, sigterm_exits, told
+from digitlab.failures import in_sweep, leave, sigterm_exits, told
 from digitlab.overrides import refuse_two_commands, refuse_unreadable
 from digitlab.results.lock import remove_unbegun
 from digitlab.schema import DigitlabError

@@ -1,12 +1,16 @@
-"""Files that are whole or absent: what every part of the project that writes a file goes through."""
+"""Files that are whole or absent, and disks that fail: what every part of the project that writes goes through."""
 
+import errno
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from digitlab.schema import RunError
 
 _PART = ".tmp"
+# Of the disk, not of the program: it is full or past a quota, read-only, failing, or a file may not grow so large.
+_DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG}
 
 
 def write_atomically(path: Path, content: bytes, *, keep: Path | None = None) -> None:
@@ -47,6 +51,17 @@ def remove_parts(folder: Path) -> None:
     """Remove what writers that were killed left in ``folder``; nobody may be writing there."""
     for part in folder.glob(f".*{_PART}"):
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def disk_faults(place: Path | str) -> Iterator[None]:
+    """Turn a fault of the disk into a ``RunError`` that names the file, or at least ``place``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK_FAULTS:
+            raise
+        raise RunError(f"{error.filename or place}: {error.strerror}") from error
 
 
 def _link(path: Path, other: Path) -> None:

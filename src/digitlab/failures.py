@@ -3,7 +3,6 @@
 ``train.py`` and the preflight check end here; nothing is imported at the top that needs torch.
 """
 
-import errno
 import json
 import logging
 import signal
@@ -17,14 +16,12 @@ from typing import NoReturn
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
+from digitlab.atomic import write_atomically
 from digitlab.overrides import typed_overrides
 from digitlab.results.lock import BusyError
 from digitlab.schema import DigitlabError, RunError
 
 log = logging.getLogger(__name__)
-
-# Of the disk, not of the program: it is full or past a quota, read-only, failing, or a file may not grow so large.
-_DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG}
 
 
 def leave(error: DigitlabError) -> NoReturn:
@@ -40,17 +37,6 @@ class SweepError(RunError):
 def in_sweep() -> bool:
     """Whether the running Hydra job is one of a sweep."""
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-
-
-@contextmanager
-def disk_faults(folder: Path) -> Iterator[None]:
-    """Turn a fault of the disk into a ``RunError`` that names the file, or at least ``folder``."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _DISK_FAULTS:
-            raise
-        raise RunError(f"{error.filename or folder}: {error.strerror}") from error
 
 
 @contextmanager
@@ -94,7 +80,6 @@ def told() -> Iterator[None]:
 
 def _mark_failed(folder: Path, error: Exception) -> None:
     """The ``result.json`` of a job that failed before it had a run of its own to write one."""
-    from digitlab.atomic import write_atomically
     from digitlab.results import environment
     from digitlab.results.folder import RunFolder
 

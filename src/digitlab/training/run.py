@@ -13,7 +13,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loops.progress import _ProcessedTracker
 from omegaconf import DictConfig
 
-from digitlab.failures import disk_faults, sigterm_exits
+from digitlab.atomic import disk_faults
+from digitlab.failures import sigterm_exits
 from digitlab.overrides import typed_overrides
 from digitlab.results.checkpoint import newest_good, read_checkpoint
 from digitlab.results.folder import RunFolder

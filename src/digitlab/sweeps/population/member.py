@@ -1,6 +1,7 @@
 """One run of a population: its folder, its classifier, whose weights are a row of the population's, and its record."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -177,6 +178,13 @@ class Member:
         """Save the run where it stands: a signal came."""
         self.save(position, state, best=False)
         self._close("stopped", error)
+
+    def abandon(self) -> None:
+        """Close the files of the run where the population can't go on: what it was saved as stands."""
+        if self.record.writer is not None:
+            # Why it ends is told by what ended it.
+            with suppress(OSError, MemoryError):
+                self.record.writer.close()
 
     def fail(self, error: Exception) -> None:
         self._leave()

@@ -66,6 +66,12 @@ class Population:
             if self.members and self.stop_signal.received is not None:
                 self._stop(self.stop_signal.received)
 
+    def abandon(self) -> dict[int, float | Exception | None]:
+        """Close the files of the members under way; what each member has come to, by the number of its job."""
+        for member in self._active():
+            member.abandon()
+        return {member.job.number: member.outcome for member in self.all_members}
+
     def _form(self, kept: Tensor | None = None) -> None:
         """Stack the members that are there; ``kept`` says which of the former ones they are."""
         classifiers = [member.classifier for member in self.members]

@@ -3,11 +3,14 @@
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 
-from digitlab.failures import disk_faults, sigterm_exits
+from digitlab.atomic import disk_faults
+from digitlab.failures import sigterm_exits
+from digitlab.results.checkpoint import newest_good
 from digitlab.results.lock import held
 from digitlab.schema import RunError
-from digitlab.sweeps.population.grouping import device_of, split
+from digitlab.sweeps.population.grouping import device_of, level, split
 from digitlab.sweeps.population.member import Job
 from digitlab.sweeps.population.population import Population
 from digitlab.training.interrupt import Interrupted, StopSignal
@@ -19,7 +22,7 @@ log = logging.getLogger(__name__)
 def train_together(jobs: Sequence[Job]) -> list[tuple[Job, Exception | None]]:
     """Train ``jobs`` as one population; each comes back with the error that ended its run, None where it finished.
 
-    Where memory runs out before anything is written, two halves are trained one after the other. Raises
+    Where memory runs out, two halves go on one after the other from where all their runs were saved last. Raises
     ``Interrupted`` after a signal; the runs under way are saved then.
     """
     with ExitStack() as folders:
@@ -36,14 +39,39 @@ def train_together(jobs: Sequence[Job]) -> list[tuple[Job, Exception | None]]:
 def _train_held(jobs: Sequence[Job]) -> list[tuple[Job, Exception | None]]:
     try:
         return _train_once(jobs)
-    except _TooLargeError:
-        log.warning("a population of %d needs too much memory: it is halved", len(jobs))
+    except _TooLargeError as error:
+        done, left, begun = error.done, error.left, error.begun
+        log.warning("a population of %d needs too much memory: it is halved", len(left))
     # Here, where the error and the frames it has gone through have let go of what they held.
-    return [done for half in split(jobs, -(-len(jobs) // 2)) for done in _train_held(half)]
+    for part in _parts(left, begun=begun):
+        done += _train_held(part)
+    return done
 
 
 class _TooLargeError(Exception):
-    """A population that does not fit into the memory; nothing of it is written."""
+    """A population that does not fit into the memory: ``left`` are the jobs that it did not bring to an end.
+
+    ``begun`` is whether any of its files has been written.
+    """
+
+    def __init__(self, done: list[tuple[Job, Exception | None]], left: Sequence[Job], *, begun: bool) -> None:
+        super().__init__()
+        self.done, self.left, self.begun = done, left, begun
+
+
+def _parts(jobs: Sequence[Job], *, begun: bool) -> list[list[Job]]:
+    """What is trained in place of a population: two halves, or more where its members were not saved alike."""
+    most = -(-len(jobs) // 2)
+    if not begun:
+        return split(jobs, most)
+    read = [
+        replace(job, checkpoint=newest_good(job.folder, like=job.experiment.hyper_parameters), rewound=False)
+        for job in jobs
+    ]
+    by_start: dict[int, list[Job]] = {}
+    for job in level(read):
+        by_start.setdefault(job.start.total_steps, []).append(job)
+    return [part for group in by_start.values() for part in split(group, min(most, len(group)))]
 
 
 def _train_once(jobs: Sequence[Job]) -> list[tuple[Job, Exception | None]]:
@@ -60,9 +88,11 @@ def _train_once(jobs: Sequence[Job]) -> list[tuple[Job, Exception | None]]:
         where = ": the runs under way are saved; the same command goes on with them"
         raise Interrupted(stop.number, where) from None
     except Exception as error:
-        if out_of_memory(error) and len(jobs) > 1 and not (population and population.begun):
-            raise _TooLargeError from error
-        ended = {} if population is None else {member.job.number: member.outcome for member in population.all_members}
+        ended = {} if population is None else population.abandon()
+        left = [job for job in jobs if ended.get(job.number) is None]
+        if out_of_memory(error) and len(left) > 1:
+            done = [(job, _error(ended[job.number], None)) for job in jobs if ended.get(job.number) is not None]
+            raise _TooLargeError(done, left, begun=population is not None and population.begun) from error
         return [(job, _error(ended.get(job.number), error)) for job in jobs]
     finally:
         for job in jobs:

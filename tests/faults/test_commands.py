@@ -1,0 +1,73 @@
+"""The ``digitlab`` command where a disk is full or read-only: one line that names the file, and exit code 1."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from digitlab.config import compose
+from digitlab.sweeps.manifest import allot, create
+from digitlab.training.resuming import resume
+
+CHOICES = "hydra:\n  runtime:\n    choices:\n      data: mnist\n      model: mlp\n"
+
+
+@pytest.fixture
+def swept(ready, disk, tmp_path):
+    """A finished run, alone in its sweep's folder, on a disk of its own."""
+    disk("size=8m")
+    sweep = tmp_path / "disk" / "sweep"
+    sweep.mkdir()
+    create(sweep, ["seed"])
+    run = ready(sweep / allot(sweep, compose(["seed=0"]), ["seed=0"]), "trainer.max_epochs=1")
+    resume(str(run.path), [])
+    run.config.with_name("hydra.yaml").write_text(CHOICES)
+    return run
+
+
+@pytest.mark.parametrize("fault", ["full", "read-only"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "report RUN",
+        "figures RUN --gif-images 0",
+        "evaluate RUN --corrupt blur",
+        "sweep SWEEP",
+        "reproduce r2_softmax --table --root SWEEP/new",
+    ],
+)
+def test_what_can_not_be_written_is_named_in_one_line(digitlab, swept, disk, full, tmp_path, one_line, command, fault):
+    place = tmp_path / "disk"
+    if fault == "full":
+        full(place)
+    else:
+        disk("remount,ro")
+    before = sorted(place.rglob("*.*"))
+    words = {"RUN": swept.path, "SWEEP": swept.path.parent, "SWEEP/new": swept.path.parent / "new"}
+    code, _, error = digitlab(*(words.get(word, word) for word in command.split()))
+    assert code == 1
+    assert one_line(error), error
+    assert error.startswith(f"{swept.path.parent}/")
+    assert ("No space left" if fault == "full" else "Read-only file system") in error
+    assert sorted(place.rglob("*.*")) == before
+
+
+def listed(tmp_path, stdout):
+    command = [sys.executable, "-c", "from digitlab.cli import main; main()", "runs", "--help"]
+    return subprocess.run(command, cwd=tmp_path, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=60)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no disk that is always full")
+def test_a_list_that_does_not_fit_the_disk_is_one_line(tmp_path):
+    with open("/dev/full", "w") as disk:
+        ended = listed(tmp_path, disk)
+    assert (ended.returncode, ended.stderr) == (1, "standard output: No space left on device\n")
+
+
+def test_who_reads_no_further_hears_nothing(tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = listed(tmp_path, writer)
+    os.close(writer)
+    assert ended.stderr == ""
