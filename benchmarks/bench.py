@@ -1,8 +1,8 @@
-"""Speed of digitlab against a bare PyTorch loop: ``python benchmarks/bench.py [--only a,c] [--peers] [--quick]``.
+"""Speed of digitlab against a bare PyTorch loop: ``python benchmarks/bench.py [--only a,c] [--all] [--quick]``.
 
-Both run in this one process and take turns, a few epochs at a time, so that what else the machine does meets both.
-What counts is the median time of the training part of an epoch: where digitlab's is more than the bar in ``report.py``
-times the bare loop's, in any workload, the exit code is 1. A full run is kept under ``benchmarks/results/``.
+Everything takes turns, a few epochs at a time, digitlab and the bare loop in this one process, so that what else the
+machine does meets all of them. What counts is the median time of the training part of an epoch: where it misses one of
+the bars in ``report.py``, in any workload, the exit code is 1. A full run is kept under ``benchmarks/results/``.
 """
 
 import argparse
@@ -10,21 +10,25 @@ import csv
 import os
 import sys
 import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import torch
 
+import commands
 from bare import BareLoop
 from digitlab.config import compose
 from digitlab.training import train
-from peers import PEERS, peer_seconds
-from report import BARE, DIGITLAB, Measurement, show, write
+from kept import keep, surroundings
+from peers import PEERS, PeerProcess
+from report import BARE, COMPILED, DIGITLAB, Measurement, record, show
 from terminal import terminal
 from workloads import WORKLOADS, Workload, training_split
 
-_RESULTS = Path(__file__).parent / "results"
 _QUICK_BATCHES = 20
 
 
@@ -35,25 +39,40 @@ def main() -> int:
     measurements = []
     for workload in options.workloads:
         print(f"({workload.key}) {workload.title}", file=sys.stderr)
-        measurements.append(measure(workload, device, rounds=options.rounds, peers=options.peers))
-    show(measurements)
+        measurements.append(
+            measure(workload, device, rounds=options.rounds, compiled=options.compile, peers=options.peers)
+        )
+    whole = None
+    if options.commands:
+        print("whole commands", file=sys.stderr)
+        size = _QUICK_BATCHES * WORKLOADS[0].batch_size if options.quick else None
+        whole = commands.measure(
+            rounds=options.rounds, peers=bool(options.peers), compiled=options.compile, train_size=size
+        )
+    show(measurements, whole)
     if options.quick:
         print("a smoke run: nothing is judged or kept")
         return 0
-    path = write(measurements, folder=_RESULTS, date=date, device=device, load_average=load_average)
-    print(path)
-    return 0 if all(measurement.passed for measurement in measurements) else 1
+    print(keep(surroundings(date, device, load_average) | record(measurements, whole), "epochs"))
+    held = [measurement.passed for measurement in measurements] + ([] if whole is None else [whole.passed])
+    return 0 if all(held) else 1
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Speed of digitlab against a bare PyTorch loop.")
     parser.add_argument("--only", metavar="a,c", help="these of the workloads a to e (default: all)")
-    parser.add_argument("--rounds", type=int, default=5, help="turns that each of the two has (default: 5)")
-    parser.add_argument("--peers", action="store_true", help="also Keras on JAX and the usual Lightning way; slow")
+    parser.add_argument("--rounds", type=int, default=5, help="turns that each row has (default: 5)")
+    parser.add_argument("--compile", action="store_true", help="also digitlab with compile=true, its libraries made")
+    parser.add_argument("--peers", action="store_true", help=f"also {', '.join(PEERS)}; slow")
+    parser.add_argument("--commands", action="store_true", help="also the start-up and whole commands")
+    parser.add_argument("--all", action="store_true", help="all of these")
     parser.add_argument("--quick", action="store_true", help="a smoke run of a few mini-batches")
     options = parser.parse_args()
     if options.rounds < 1:
         parser.error(f"--rounds {options.rounds}: must be 1 or more")
+    if options.all:
+        options.compile = options.peers = options.commands = True
+    options.peers = list(PEERS) if options.peers else []
     by_key = {workload.key: workload for workload in WORKLOADS}
     keys = options.only.split(",") if options.only else by_key
     if unknown := [key for key in keys if key not in by_key]:
@@ -69,30 +88,43 @@ def _shortened(workload: Workload) -> Workload:
     return replace(workload, train_size=_QUICK_BATCHES * workload.batch_size, epochs=2)
 
 
-def measure(workload: Workload, device: torch.device, *, rounds: int, peers: bool) -> Measurement:
-    """Rounds of the bare loop and digitlab in turn, then the reference rows if asked for."""
+def measure(
+    workload: Workload, device: torch.device, *, rounds: int, compiled: bool, peers: Iterable[str]
+) -> Measurement:
+    """Rounds in which the bare loop, digitlab and the reference rows that are asked for have a turn each."""
     loop = BareLoop(workload, training_split(workload), device)
     measurement = Measurement(workload=workload, images=len(loop.images))
-    for _ in range(rounds):
-        measurement.add(BARE, loop.epoch_seconds())
-        measurement.add(DIGITLAB, digitlab_seconds(workload, device))
-    for name in PEERS if peers else ():
-        seconds = peer_seconds(name, workload, device)
-        if isinstance(seconds, str):
-            measurement.skipped[name] = seconds
-        else:
-            measurement.add(name, seconds)
+    turns: dict[str, Callable[[], list[float] | str]] = {
+        BARE: loop.epoch_seconds,
+        DIGITLAB: partial(digitlab_seconds, workload, device),
+    }
+    if compiled:
+        turns[COMPILED] = partial(digitlab_seconds, workload, device, ["compile=true"])
+        # The library is made here: one epoch, cut off after the calls of one chunk.
+        digitlab_seconds(replace(workload, epochs=1), device, ["compile=true", "trainer.limit_train_batches=32"])
+    with ExitStack() as processes:
+        for name in peers:
+            turns[name] = processes.enter_context(PeerProcess(name, workload, device)).epoch_seconds
+        for place in range(rounds):
+            for name, turn in turns.items():
+                if name not in measurement.skipped and (place == 0 or name not in PEERS or not PEERS[name].once):
+                    measurement.add(name, turn())
     return measurement
 
 
-def digitlab_seconds(workload: Workload, device: torch.device) -> list[float]:
-    """Training seconds of each epoch of one run as users run it: bar, events, metrics, checkpoints, early stopping."""
-    overrides = [*workload.overrides(), "trainer=gpu" if device.type == "cuda" else "trainer=cpu"]
+def digitlab_seconds(workload: Workload, device: torch.device, more: Sequence[str] = ()) -> list[float]:
+    """Training seconds of each epoch of one run."""
+    return [float(row["train_seconds"]) for row in digitlab_rows(workload, device, more)]
+
+
+def digitlab_rows(workload: Workload, device: torch.device, more: Sequence[str] = ()) -> list[dict[str, str]]:
+    """``metrics.csv`` of one run as users run it: bar, events, metrics, checkpoints, early stopping."""
+    overrides = [*workload.overrides(), "trainer=gpu" if device.type == "cuda" else "trainer=cpu", *more]
     with tempfile.TemporaryDirectory() as folder:
         with terminal():
             train(compose(overrides), folder=Path(folder), overrides=overrides)
         with (Path(folder) / "metrics.csv").open(encoding="utf-8", newline="") as file:
-            return [float(row["train_seconds"]) for row in csv.DictReader(file)]
+            return list(csv.DictReader(file))
 
 
 if __name__ == "__main__":

@@ -1,27 +1,40 @@
-"""The reference rows of the benchmark: which there are, and how one is run, in a process of its own.
+"""The reference rows of the benchmark: which there are, and how one takes its turns, in a process of its own.
 
-A row is a module with ``epoch_seconds(workload, device)`` and what it ``REQUIRES``; a further row is one more entry.
+A row is a class made of a workload and ``cpu`` or ``cuda``, which compiles what is to be compiled, and whose
+``epoch_seconds()`` trains for a round; a further row is one more entry.
 """
 
 import multiprocessing
-from collections.abc import Callable
+import os
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from typing import Protocol, Self
 
 import torch
 
-import peers_keras
-import peers_lightning
 from workloads import Workload
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """``epoch_seconds`` takes a workload and ``cpu`` or ``cuda``; ``requires`` are packages of the extra ``bench``."""
+class Row(Protocol):
+    def epoch_seconds(self) -> list[float]:
+        """Seconds of each epoch of one round."""
 
-    epoch_seconds: Callable[[Workload, str], list[float]]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """``target`` is ``module.class``; ``requires`` are packages of the extra ``bench``.
+
+    ``environment`` is set before the module is imported. ``once``: it takes part in the first round only, being slow.
+    """
+
+    target: str
     requires: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    mlp_only: bool = False
+    once: bool = False
 
     def versions(self) -> dict[str, str]:
         """The installed ones of the packages it requires."""
@@ -33,22 +46,55 @@ class Peer:
                 continue
         return found
 
+    def refusal(self, workload: Workload) -> str | None:
+        """Why there is no such row, as far as one can say without trying."""
+        if missing := [package for package in self.requires if package not in self.versions()]:
+            return f"{', '.join(missing)} not installed: pip install -e '.[bench]'"
+        return "for MLPs only" if self.mlp_only and not workload.hidden else None
 
+
+NUMPY, JAX_SCAN, KERAS_JAX, USUAL = "NumPy loop", "JAX scan", "Keras on JAX", "usual Lightning"
 PEERS = {
-    "Keras (JAX)": Peer(peers_keras.epoch_seconds, peers_keras.REQUIRES),
-    "usual Lightning": Peer(peers_lightning.epoch_seconds),
-}
+    NUMPY: Peer(target="peers_numpy.NumpyLoop", mlp_only=True),
+    JAX_SCAN: Peer(target="peers_jax.JaxScan", requires=("jax",), mlp_only=True),
+    KERAS_JAX: Peer(
+        target="peers_keras.KerasFit", requires=("keras", "jax"), environment={"KERAS_BACKEND": "jax"},
+    ),
+    USUAL: Peer(target="peers_lightning.UsualLightning", once=True),
+}  # fmt: skip
 
 
-def peer_seconds(name: str, workload: Workload, device: torch.device) -> list[float] | str:
-    """Seconds of each epoch that the row counts, or why there are none."""
-    peer = PEERS[name]
-    missing = [package for package in peer.requires if package not in peer.versions()]
-    if missing:
-        return f"{', '.join(missing)} not installed: pip install -e '.[bench]'"
-    # Spawned, not forked: the libraries' threads would not survive a fork.
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+class PeerProcess:
+    """The process of one row, which is made there at its first turn and kept until the context ends."""
+
+    def __init__(self, name: str, workload: Workload, device: torch.device) -> None:
+        self.peer = PEERS[name]
+        self._arguments = (self.peer, workload, device.type)
+
+    def __enter__(self) -> Self:
+        # Spawned, not forked: the libraries' threads would not survive a fork.
+        self._process = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._process.shutdown()
+
+    def epoch_seconds(self) -> list[float] | str:
+        """Seconds of each epoch of one round, or why there are none."""
+        if reason := self.peer.refusal(self._arguments[1]):
+            return reason
         try:
-            return process.submit(peer.epoch_seconds, workload, device.type).result()
+            return self._process.submit(_turn, *self._arguments).result()
         except Exception as error:  # whatever happens to a reference row, the measurement goes on
             return f"failed: {type(error).__name__}: {error}".splitlines()[0]
+
+
+_made: dict[str, Row] = {}  # in the process of a row: that row
+
+
+def _turn(peer: Peer, workload: Workload, device: str) -> list[float]:
+    if peer.target not in _made:
+        os.environ |= {**peer.environment, "JAX_PLATFORMS": device}
+        module, _, name = peer.target.rpartition(".")
+        _made[peer.target] = getattr(import_module(module), name)(workload, device)
+    return _made[peer.target].epoch_seconds()

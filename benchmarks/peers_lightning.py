@@ -1,9 +1,10 @@
 """Reference row: the same networks the usual Lightning way, a DataLoader with workers over torchvision's transforms.
 
-Runs in a process of its own (see ``bench.py``). The first epoch starts the workers and is not counted.
+``python benchmarks/peers_lightning.py a FOLDER`` is workload (a) as a whole command, with the data sets in FOLDER.
 """
 
 import os
+import sys
 import tempfile
 import time
 from typing import Any
@@ -19,10 +20,8 @@ from torchmetrics.classification import MulticlassAccuracy
 from torchvision import datasets, transforms
 
 from bare import network
-from digitlab.training.surroundings import quiet_libraries
-from workloads import CLASSES, TrainingSplit, Workload, training_split
+from workloads import CLASSES, WORKLOADS, Workload, training_split
 
-EPOCHS = 2
 _DATASETS = {"mnist": datasets.MNIST, "cifar10": datasets.CIFAR10}
 
 
@@ -86,14 +85,31 @@ class TrainingClock(L.Callback):
             self.seconds.append(time.perf_counter() - self.started_at)
 
 
-def epoch_seconds(workload: Workload, device: str) -> list[float]:
-    """Seconds of each epoch but the first; ``device`` is ``cpu`` or ``cuda``."""
-    split = training_split(workload)
-    loaders = _loaders(workload, split)
+class UsualLightning:
+    """Trains for two epochs a round; the first, which starts the workers, is not counted."""
+
+    def __init__(self, workload: Workload, device: str) -> None:
+        self.workload, self.device, self.split = workload, device, training_split(workload)
+
+    def epoch_seconds(self) -> list[float]:
+        from digitlab.training.surroundings import quiet_libraries
+
+        split = self.split
+        dataset = _dataset(self.workload, split.root, split.mean, split.std)
+        loaders = _loaders(dataset, self.workload.batch_size, split.train_indices, split.val_indices)
+        with quiet_libraries():
+            return fit(self.workload, loaders, epochs=2, device=self.device)[1:]
+
+
+def fit(
+    workload: Workload, loaders: tuple[DataLoader[Any], DataLoader[Any]], *, epochs: int, device: str
+) -> list[float]:
+    """Seconds of each epoch."""
     clock = TrainingClock()
-    with tempfile.TemporaryDirectory() as folder, quiet_libraries():
+    image_shape = tuple(loaders[0].dataset[0][0].shape)
+    with tempfile.TemporaryDirectory() as folder:
         trainer = L.Trainer(
-            accelerator=device, devices=1, max_epochs=EPOCHS, default_root_dir=folder,
+            accelerator=device, devices=1, max_epochs=epochs, default_root_dir=folder,
             logger=[TensorBoardLogger(folder), CSVLogger(folder)],
             callbacks=[
                 clock,
@@ -103,19 +119,35 @@ def epoch_seconds(workload: Workload, device: str) -> list[float]:
             # Spares it the bar, which would fill the benchmark's output.
             enable_progress_bar=False, enable_model_summary=False,
         )  # fmt: skip
-        trainer.fit(UsualModule(workload, tuple(split.images.shape[1:])), *loaders)
-    return clock.seconds[1:]
+        trainer.fit(UsualModule(workload, image_shape), *loaders)
+    return clock.seconds
 
 
-def _loaders(workload: Workload, split: TrainingSplit) -> tuple[DataLoader[Any], DataLoader[Any]]:
-    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize(split.mean, split.std)])
-    dataset = _DATASETS[workload.data](split.root, train=True, transform=transform, download=True)
+def _dataset(workload: Workload, root: str, mean: list[float], std: list[float]) -> Dataset[Any]:
+    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize(mean, std)])
+    dataset: Dataset[Any] = _DATASETS[workload.data](root, train=True, transform=transform, download=True)
+    return dataset
+
+
+def _loaders(
+    dataset: Dataset[Any], batch_size: int, train_indices: Tensor, val_indices: Tensor
+) -> tuple[DataLoader[Any], DataLoader[Any]]:
     workers = min(4, os.cpu_count() or 1)
 
     def loader(indices: Tensor, *, shuffle: bool) -> DataLoader[Any]:
         subset: Dataset[Any] = Subset(dataset, indices.tolist())
-        return DataLoader(
-            subset, batch_size=workload.batch_size, shuffle=shuffle, num_workers=workers, persistent_workers=True
-        )
+        return DataLoader(subset, batch_size=batch_size, shuffle=shuffle, num_workers=workers, persistent_workers=True)
 
-    return loader(split.train_indices, shuffle=True), loader(split.val_indices, shuffle=False)
+    return loader(train_indices, shuffle=True), loader(val_indices, shuffle=False)
+
+
+def main(key: str, root: str) -> None:
+    """Workload ``key``, as one who has never heard of digitlab would split and normalise it."""
+    workload = next(workload for workload in WORKLOADS if workload.key == key)
+    train_indices, val_indices = torch.randperm(60_000).split((55_000, 5_000))
+    dataset = _dataset(workload, root, [0.1307], [0.3081])
+    fit(workload, _loaders(dataset, workload.batch_size, train_indices, val_indices), epochs=2, device="auto")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

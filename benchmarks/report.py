@@ -1,24 +1,36 @@
-"""What the benchmark measured: the bar that digitlab is held to, the table, and the JSON file that is kept."""
+"""What the benchmark measured: the bars that digitlab is held to, the tables, and what is kept."""
 
-import json
-import re
 import statistics
 import sys
 from dataclasses import dataclass, field
-from datetime import datetime
-from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
-from digitlab.results import environment
-from peers import PEERS
+from commands import CommandTimes
+from peers import JAX_SCAN, KERAS_JAX, PEERS
 from workloads import Workload
 
-BAR = 1.10
-BARE, DIGITLAB = "bare loop", "digitlab"
+BARE, DIGITLAB, COMPILED = "bare loop", "digitlab", "digitlab compiled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """``row`` may take ``at_most`` times what ``against`` takes, in these ``workloads``."""
+
+    row: str
+    against: str
+    at_most: float
+    workloads: str
+
+
+BARS = (
+    Bar(row=DIGITLAB, against=BARE, at_most=1.10, workloads="abcde"),
+    Bar(row=COMPILED, against=BARE, at_most=0.90, workloads="b"),
+    Bar(row=COMPILED, against=JAX_SCAN, at_most=1.25, workloads="acde"),
+    Bar(row=COMPILED, against=KERAS_JAX, at_most=1.00, workloads="abcde"),
+)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -30,8 +42,16 @@ class Measurement:
     rounds: dict[str, list[list[float]]] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
 
-    def add(self, row: str, epoch_seconds: list[float]) -> None:
-        self.rounds.setdefault(row, []).append(epoch_seconds)
+    def add(self, row: str, epoch_seconds: list[float] | str) -> None:
+        if isinstance(epoch_seconds, str):
+            self.skipped[row] = epoch_seconds
+        else:
+            self.rounds.setdefault(row, []).append(epoch_seconds)
+
+    @property
+    def steps(self) -> int:
+        """Mini-batches in an epoch."""
+        return -(-self.images // self.workload.batch_size)
 
     def epochs(self, row: str) -> list[float]:
         """Seconds of every epoch, of all rounds."""
@@ -41,19 +61,28 @@ class Measurement:
         """Seconds of the median epoch."""
         return statistics.median(self.epochs(row))
 
-    def ratio(self, row: str) -> float:
-        """The median over that of the bare loop: what the bar is about."""
-        return self.median(row) / self.median(BARE)
+    def ratio(self, row: str, against: str = BARE) -> float:
+        """One median over the other."""
+        return self.median(row) / self.median(against)
+
+    def ratios_by_round(self, row: str, against: str) -> list[float]:
+        """The same for each round by itself, for how far noise moves it."""
+        pairs = zip(self.rounds[row], self.rounds[against], strict=False)
+        return [statistics.median(ours) / statistics.median(theirs) for ours, theirs in pairs]
 
     @property
-    def ratios_by_round(self) -> list[float]:
-        """digitlab over the bare loop for each round by itself, for how far noise moves the ratio."""
-        pairs = zip(self.rounds[DIGITLAB], self.rounds[BARE], strict=True)
-        return [statistics.median(ours) / statistics.median(bare) for ours, bare in pairs]
+    def bars(self) -> list[Bar]:
+        """Those that are about rows which were measured."""
+        return [
+            bar for bar in BARS if self.workload.key in bar.workloads and {bar.row, bar.against} <= self.rounds.keys()
+        ]
+
+    def holds(self, bar: Bar) -> bool:
+        return self.ratio(bar.row, bar.against) <= bar.at_most
 
     @property
     def passed(self) -> bool:
-        return self.ratio(DIGITLAB) <= BAR
+        return all(map(self.holds, self.bars))
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -61,23 +90,42 @@ class Measurement:
             "title": self.workload.title,
             "overrides": self.workload.overrides(),
             "images": self.images,
-            "ratio": self.ratio(DIGITLAB),
-            "ratios_by_round": self.ratios_by_round,
+            "steps": self.steps,
             "passed": self.passed,
+            "bars": [
+                {
+                    "row": bar.row, "against": bar.against, "at_most": bar.at_most,
+                    "ratio": self.ratio(bar.row, bar.against),
+                    "ratios_by_round": self.ratios_by_round(bar.row, bar.against), "passed": self.holds(bar),
+                }
+                for bar in self.bars
+            ],
             "rows": {
-                row: {"median_seconds": self.median(row), "min_seconds": min(self.epochs(row)), "epoch_seconds": rounds}
+                row: {
+                    "median_seconds": self.median(row), "min_seconds": min(self.epochs(row)),
+                    "microseconds_per_step": 1e6 * self.median(row) / self.steps, "epoch_seconds": rounds,
+                }
                 for row, rounds in self.rounds.items()
             },
             "skipped": self.skipped,
-        }
+        }  # fmt: skip
 
 
-def show(measurements: list[Measurement]) -> None:
-    """Print the table: a line a row of each workload."""
-    table = Table(title=f"Training part of an epoch; bar: digitlab ≤ {BAR:.2f} × bare loop, by medians")
+def show(measurements: list[Measurement], commands: CommandTimes | None) -> None:
+    """Print the tables: a line a row of each workload, and one a command."""
+    # Without a terminal there is no width to keep to.
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    if measurements:
+        console.print(_table(measurements))
+    if commands is not None:
+        console.print(commands.table())
+
+
+def _table(measurements: list[Measurement]) -> Table:
+    table = Table(title="Training part of an epoch, by medians")
     for name in ("workload", "row"):
         table.add_column(name)
-    for name in ("epochs", "median ms", "min ms", "images/s", "× bare", "by round", "bar"):
+    for name in ("epochs", "median ms", "min ms", "µs a step", "× bare", "bars"):
         table.add_column(name, justify="right", no_wrap=True)
     for measurement in measurements:
         for row in measurement.rounds:
@@ -85,48 +133,34 @@ def show(measurements: list[Measurement]) -> None:
         for row, reason in measurement.skipped.items():
             table.add_row("", row, "", "", "", "", "", reason)
         table.add_section()
-    # Without a terminal there is no width to keep to.
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    return table
 
 
 def _cells(measurement: Measurement, row: str) -> list[str]:
     median = measurement.median(row)
-    title = f"({measurement.workload.key}) {measurement.workload.title}" if row == BARE else ""
-    by_round, verdict = "", ""
-    if row == DIGITLAB:
-        by_round = f"{min(measurement.ratios_by_round):.2f} … {max(measurement.ratios_by_round):.2f}"
-        verdict = "held" if measurement.passed else "missed"
     return [
-        title,
+        f"({measurement.workload.key}) {measurement.workload.title}" if row == BARE else "",
         row,
         str(len(measurement.epochs(row))),
         f"{1000 * median:.1f}",
         f"{1000 * min(measurement.epochs(row)):.1f}",
-        f"{measurement.images / median:,.0f}",
+        f"{1e6 * median / measurement.steps:,.0f}",
         f"{measurement.ratio(row):.2f}",
-        by_round,
-        verdict,
+        "\n".join(_verdict(measurement, bar) for bar in measurement.bars if bar.row == row),
     ]
 
 
-def write(
-    measurements: list[Measurement], *, folder: Path, date: datetime, device: torch.device, load_average: float
-) -> Path:
-    """Keep everything in ``<date>_<cpu>.json``; ``load_average`` is the machine's over the minute before the start."""
-    hardware = environment.hardware(device)
-    versions = environment.versions()
-    for peer in PEERS.values():
-        versions |= peer.versions()
-    record = {
-        "date": date.isoformat(timespec="seconds"),
-        "git_commit": environment.git_commit(),
-        "hardware": hardware,
-        "load_average_before": load_average,
-        "versions": versions,
-        "bar": BAR,
-        "measurements": [measurement.as_dict() for measurement in measurements],
+def _verdict(measurement: Measurement, bar: Bar) -> str:
+    by_round = measurement.ratios_by_round(bar.row, bar.against)
+    ratio = f"{measurement.ratio(bar.row, bar.against):.2f} ({min(by_round):.2f} … {max(by_round):.2f})"
+    return f"{'held' if measurement.holds(bar) else 'MISSED'}: {ratio} ≤ {bar.at_most:.2f} × {bar.against}"
+
+
+def record(measurements: list[Measurement], commands: CommandTimes | None) -> dict[str, Any]:
+    """What is kept of them, beside what it depends on."""
+    peers = [peer.versions() for peer in PEERS.values()]
+    kept: dict[str, Any] = {
+        "peer_versions": {package: version for versions in peers for package, version in versions.items()},
+        "epochs": [measurement.as_dict() for measurement in measurements],
     }
-    cpu = re.sub(r"[^a-z0-9]+", "-", str(hardware["cpu"]).lower()).strip("-")
-    path = folder / f"{date:%Y-%m-%d_%H-%M-%S}_{cpu}.json"
-    path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return path
+    return kept if commands is None else kept | {"commands": commands.as_dict()}

@@ -8,9 +8,6 @@ from typing import Literal
 
 from torch import Tensor
 
-from digitlab.config import compose
-from digitlab.training.experiment import Experiment
-
 CLASSES = 10
 
 
@@ -70,11 +67,12 @@ WORKLOADS = (
 class TrainingSplit:
     """What digitlab trains on, for the other rows to train on too.
 
-    ``images`` float32 (N, C, H, W), normalised with the split's ``mean`` and ``std`` (one a channel, of pixels in
-    [0, 1]); ``labels`` int64 (N,). ``train_indices`` and ``val_indices`` say which images of the official training set
-    these are, and which are held out; ``root`` is the folder of the data sets.
+    ``pixels`` uint8 (N, C, H, W), and as ``images`` float32, normalised with the split's ``mean`` and ``std`` (one a
+    channel, of pixels in [0, 1]); ``labels`` int64 (N,). ``train_indices`` and ``val_indices`` say which images of the
+    official training set these are, and which are held out; ``root`` is the folder of the data sets.
     """
 
+    pixels: Tensor = field(repr=False)
     images: Tensor = field(repr=False)
     labels: Tensor = field(repr=False)
     mean: list[float]
@@ -86,13 +84,19 @@ class TrainingSplit:
 
 def training_split(workload: Workload) -> TrainingSplit:
     """The training split of ``workload``, read, split and measured by digitlab itself; ``DataError`` without files."""
+    # Imported here: a row that is measured as a whole command has no use for them.
+    from digitlab.config import compose
+    from digitlab.training.experiment import Experiment
+
     data = Experiment.from_config(compose(workload.overrides()), typed=()).data
     data.prepare_data()
     data.setup()
-    images = data.train_set.images[data.train_indices].float().div_(255)
+    pixels = data.train_set.images[data.train_indices]
+    images = pixels.float().div_(255)
     for channel, (mean, std) in enumerate(zip(data.mean, data.std, strict=True)):
         images[:, channel].sub_(mean).div_(std)
     return TrainingSplit(
+        pixels=pixels,
         images=images,
         labels=data.train_set.labels[data.train_indices],
         mean=data.mean,

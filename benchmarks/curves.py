@@ -1,0 +1,143 @@
+"""How cost grows: ``python benchmarks/curves.py [--only width,chunk_length] [--rounds 3] [--quick]``.
+
+Workload (a) with one number changed at a time, each point a command of its own: the time of a training step and the
+peak of the memory. Kept under ``benchmarks/results/``.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from commands import use
+from digitlab.config import ROOT
+from kept import keep, surroundings
+from workloads import WORKLOADS
+
+_STEPS, _EPOCHS = 400, 4
+EAGER, COMPILED = "eager", "compiled"
+_COMPILE = {EAGER: "compile=false", COMPILED: "compile=true"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Axis:
+    """What is changed, from value to value; ``ways`` are those in which each is measured."""
+
+    key: str
+    title: str
+    values: tuple[int, ...]
+    overrides: Callable[[int], list[str]]
+    ways: tuple[str, ...] = (EAGER, COMPILED)
+
+
+AXES = (
+    Axis(
+        key="batch_size", title="images in a mini-batch", values=(8, 16, 32, 64, 128, 256, 512, 1024),
+        overrides=lambda value: [f"data.batch_size={value}"],
+    ),
+    Axis(
+        key="width", title="units in each of the two hidden layers", values=(16, 32, 64, 128, 256, 512, 1024),
+        overrides=lambda value: [f"model.hidden=[{value},{value}]"],
+    ),
+    Axis(
+        key="chunk_length", title="mini-batches in a chunk", values=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+        overrides=lambda value: [f"trainer.chunk_length={value}"], ways=(EAGER,),
+    ),
+    Axis(
+        key="train_size", title="images in the training set", values=(1_000, 3_000, 10_000, 30_000, 55_000),
+        overrides=lambda value: [f"data.train_size={value}"], ways=(EAGER,),
+    ),
+)  # fmt: skip
+
+
+def main() -> None:
+    options = _options()
+    date, load_average = datetime.now().astimezone(), os.getloadavg()[0]
+    rows = []
+    for axis in options.axes:
+        print(axis.title, file=sys.stderr)
+        rows.append(measure(axis, rounds=options.rounds, quick=options.quick))
+        show(rows[-1])
+    if options.quick:
+        print("a smoke run: nothing is kept")
+        return
+    print(keep(surroundings(date, torch.device("cpu"), load_average) | {"workload": "a", "curves": rows}, "curves"))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="How the cost of a step grows.")
+    keys = [axis.key for axis in AXES]
+    parser.add_argument("--only", metavar="KEYS", help=f"these of {','.join(keys)} (default: all)")
+    parser.add_argument("--rounds", type=int, default=3, help="times that each point is measured (default: 3)")
+    parser.add_argument("--quick", action="store_true", help="a smoke run: once, the first two values of each")
+    options = parser.parse_args()
+    chosen = options.only.split(",") if options.only else keys
+    if unknown := set(chosen) - set(keys):
+        parser.error(f"--only {options.only}: must be of {','.join(keys)}, and {unknown.pop()} is not")
+    options.axes = [axis for axis in AXES if axis.key in chosen]
+    return options
+
+
+def measure(axis: Axis, *, rounds: int, quick: bool) -> dict[str, Any]:
+    """Medians over ``rounds``, in each of which every point has its turn."""
+    values, rounds = (axis.values[:2], 1) if quick else (axis.values, rounds)
+    taken: dict[tuple[int, str], list[tuple[float, int]]] = {}
+    for value in values:
+        if COMPILED in axis.ways:
+            point(axis, value, COMPILED)  # makes the library
+    for _ in range(rounds):
+        for value in values:
+            for way in axis.ways:
+                taken.setdefault((value, way), []).append(point(axis, value, way))
+    return {
+        "key": axis.key, "title": axis.title, "values": values,
+        "ways": {
+            way: {
+                name: [statistics.median(each[place] for each in taken[value, way]) for value in values]
+                for place, name in enumerate(("microseconds_per_step", "peak_bytes"))
+            }
+            for way in axis.ways
+        },
+    }  # fmt: skip
+
+
+def point(axis: Axis, value: int, way: str) -> tuple[float, int]:
+    """Microseconds of the median step, and the peak of the process's memory in bytes."""
+    workload = next(workload for workload in WORKLOADS if workload.key == "a")
+    overrides = [*workload.overrides(), "trainer=cpu", f"trainer.limit_train_batches={_STEPS}", "test=none"]
+    overrides += [f"trainer.max_epochs={_EPOCHS}", "early_stopping=null", _COMPILE[way], *axis.overrides(value)]
+    overrides = list({override.partition("=")[0]: override for override in overrides}.values())
+    with tempfile.TemporaryDirectory() as folder:
+        used = use([sys.executable, str(ROOT / "train.py"), *overrides, f"hydra.run.dir={folder}/run"])
+        result = json.loads((Path(folder) / "run/result.json").read_text(encoding="utf-8"))
+    batch_size = value if axis.key == "batch_size" else workload.batch_size
+    return 1e6 * batch_size / result["images_per_second"], used.peak_bytes
+
+
+def show(row: dict[str, Any]) -> None:
+    table = Table(title="Cost of a step of workload (a)")
+    for name in (row["title"], *(f"{way}, {unit}" for way in row["ways"] for unit in ("µs a step", "peak MiB"))):
+        table.add_column(name, justify="right")
+    for place, value in enumerate(row["values"]):
+        cells = [
+            text
+            for way in row["ways"].values()
+            for text in (f"{way['microseconds_per_step'][place]:,.0f}", f"{way['peak_bytes'][place] / 2**20:,.0f}")
+        ]
+        table.add_row(f"{value:,}", *cells)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+if __name__ == "__main__":
+    main()

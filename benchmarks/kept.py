@@ -1,0 +1,42 @@
+"""The files under ``benchmarks/results/``: what a measurement keeps, with all that its figures depend on."""
+
+import json
+import re
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from digitlab.results import environment
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def surroundings(date: datetime, device: torch.device, load_average: float) -> dict[str, Any]:
+    """What figures depend on besides the code; ``load_average`` is the machine's over the minute before the start."""
+    return {
+        "date": date.isoformat(timespec="seconds"),
+        "git_commit": environment.git_commit(),
+        "hardware": environment.hardware(device),
+        "load_average_before": load_average,
+        "versions": environment.versions(),
+    }
+
+
+def keep(record: dict[str, Any], kind: str) -> Path:
+    """Write ``record``, which has its surroundings, to ``<date>_<cpu>_<kind>.json``."""
+    date = datetime.fromisoformat(record["date"])
+    cpu = re.sub(r"[^a-z0-9]+", "-", str(record["hardware"]["cpu"]).lower()).strip("-")
+    path = RESULTS / f"{date:%Y-%m-%d_%H-%M-%S}_{cpu}_{kind}.json"
+    path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
+
+
+def newest(key: str) -> dict[str, Any] | None:
+    """The record of the newest file that has ``key``."""
+    for path in sorted(RESULTS.glob("*.json"), reverse=True):
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if key in record:
+            return record
+    return None

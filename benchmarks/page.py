@@ -1,0 +1,133 @@
+"""The tables of ``docs/performance.md``, from the newest results of each kind: ``python benchmarks/page.py``.
+
+A table stands between ``<!-- NAME -->`` and ``<!-- end -->``; what was not measured says so.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from digitlab.config import ROOT
+from kept import newest
+
+PAGE = ROOT / "docs" / "performance.md"
+_BLOCK = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def main() -> None:
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def filled(text: str) -> str:
+    """``text`` with its tables as the results have them."""
+
+    def block(match: re.Match[str]) -> str:
+        begin, name, end = match.groups()
+        record = newest(name)
+        table = "Not yet measured." if record is None else f"{_TABLES[name](record)}\n\n{_footing(record)}"
+        return f"{begin}\n{table}\n\n{end}"
+
+    return _BLOCK.sub(block, text)
+
+
+def _footing(record: dict[str, Any]) -> str:
+    """What the figures depend on, in one line."""
+    hardware, versions = record["hardware"], record["versions"] | record.get("peer_versions", {})
+    named = ", ".join(f"{name} {versions[name]}" for name in ("torch", "lightning", "jax", "keras") if name in versions)
+    commit = (record["git_commit"] or "")[:7]
+    return (
+        f"{hardware.get('gpu', hardware['cpu'])}, {hardware['cores']} cores; Python {versions['python']}, {named}; "
+        f"{record['date'][:10]}, commit {commit}; load average before {record['load_average_before']:.1f}."
+    )
+
+
+def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    rule = "|---|" + "---:|" * (len(header) - 1)
+    return "\n".join([_line(header), rule, *map(_line, rows)])
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def epochs(record: dict[str, Any]) -> str:
+    """µs a step, a line a row of the benchmark, and then the bars."""
+    workloads = record["epochs"]
+    names = list(dict.fromkeys(name for each in workloads for name in (*each["rows"], *each["skipped"])))
+    rows = [[name, *(_microseconds(each["rows"].get(name)) for each in workloads)] for name in names]
+    header = [f"({each['workload']})" for each in workloads]
+    return f"{_markdown(['µs a step', *header], rows)}\n\n{_bars(workloads, header)}"
+
+
+def _microseconds(row: dict[str, Any] | None) -> str:
+    return "–" if row is None else f"{row['microseconds_per_step']:,.0f}"
+
+
+def _bars(workloads: Sequence[dict[str, Any]], header: Sequence[str]) -> str:
+    cells: dict[str, dict[str, str]] = {}
+    for each in workloads:
+        for bar in each["bars"]:
+            title = f"{bar['row']} over {bar['against']}, at most {bar['at_most']:.2f}"
+            ratio = f"{bar['ratio']:.2f}"
+            cells.setdefault(title, {})[each["workload"]] = ratio if bar["passed"] else f"**{ratio}**"
+    rows = [[title, *(own.get(each["workload"], "") for each in workloads)] for title, own in cells.items()]
+    return f"{_markdown(['ratio of medians (bold: missed)', *header], rows)}"
+
+
+def commands(record: dict[str, Any]) -> str:
+    """Seconds of whole commands."""
+    measured = record["commands"]
+    rows = [
+        [
+            f"`{name}`" if name.startswith(("import", "train.py")) else name,
+            f"{row['median_wall_seconds']:.2f}", f"{row['median_processor_seconds']:.2f}", str(len(row["rounds"])),
+        ]
+        for name, row in measured["rows"].items()
+    ]  # fmt: skip
+    table = _markdown(["command", "s", "processor s", "rounds"], rows)
+    verdict = "held" if measured["passed"] else "missed"
+    bar = f"{measured['start_up_ratio']:.2f}, at most {measured['at_most']} ({verdict})"
+    return f"{table}\n\nUntil the first step over the imports: {bar}."
+
+
+def curves(record: dict[str, Any]) -> str:
+    """A table an axis."""
+    tables = []
+    for curve in record["curves"]:
+        names = [f"{way}, {unit}" for way in curve["ways"] for unit in ("µs a step", "peak MiB")]
+        rows = [
+            [f"{value:,}", *(text for way in curve["ways"].values() for text in _point(way, place))]
+            for place, value in enumerate(curve["values"])
+        ]
+        tables.append(_markdown([curve["title"], *names], rows))
+    return "\n\n".join(tables)
+
+
+def _point(way: dict[str, Sequence[float]], place: int) -> tuple[str, str]:
+    return f"{way['microseconds_per_step'][place]:,.0f}", f"{way['peak_bytes'][place] / 2**20:,.0f}"
+
+
+def profiles(record: dict[str, Any]) -> str:
+    """µs a step of each part, a column a workload and way."""
+    measured = record["profiles"]
+    parts = list(dict.fromkeys(part for each in measured for part in each["microseconds_per_step"]))
+    header = [f"({each['workload']}){' compiled' if each['compiled'] else ''}" for each in measured]
+    cells = [[each["microseconds_per_step"].get(part) for each in measured] for part in parts]
+    rows = [
+        [part, *("" if cell is None else f"{cell:,.0f}" for cell in row)]
+        for part, row in zip(parts, cells, strict=True)
+    ]
+    return _markdown(["µs a step", *header], rows)
+
+
+# By the name of a block, which is the key of the record that has its figures: what makes the table.
+_TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "epochs": epochs,
+    "commands": commands,
+    "curves": curves,
+    "profiles": profiles,
+}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""Where the time of a step goes: ``python benchmarks/step_profile.py [--only a,c] [--epochs 3] [--quick]``.
+
+The parts of an ordinary run are timed from outside, which costs them about 0.3 µs each; what they leave of an epoch's
+training part is Lightning, the loop and whatever else. Medians over the epochs; kept under ``benchmarks/results/``.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from bench import digitlab_rows
+from digitlab.data.chunks import Chunk
+from digitlab.training import classifier
+from digitlab.training.compiled import CompiledSteps
+from digitlab.training.step import EagerStep
+from kept import keep, surroundings
+from workloads import WORKLOADS, Workload
+
+IMAGES, FORWARD, BACKWARD, UPDATE = "images gathered, cast, normalised", "forward and loss", "backward", "update"
+CALL, CHECKS, COUNTS, REST = "compiled call", "kept and checked to be finite", "metrics", "Lightning and the loop"
+
+
+class Clock:
+    """Seconds of each part since the last ``take``."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = defaultdict(float)
+
+    def timed(self, part: str, function: Callable[..., Any], *, of: str | None = None) -> Callable[..., Any]:
+        """``function``, its time added to ``part`` and taken off the part ``of`` which it is called by."""
+
+        def run(*arguments: Any, **named: Any) -> Any:
+            started_at = time.perf_counter()
+            try:
+                return function(*arguments, **named)
+            finally:
+                seconds = time.perf_counter() - started_at
+                self._seconds[part] += seconds
+                if of is not None:
+                    self._seconds[of] -= seconds
+
+        return run
+
+    def timed_generator(self, part: str, function: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+        def run(*arguments: Any, **named: Any) -> Iterator[Any]:
+            iterator = function(*arguments, **named)
+            following = self.timed(part, lambda: next(iterator, None))
+            while (each := following()) is not None:
+                yield each
+
+        return run
+
+    def take(self) -> dict[str, float]:
+        seconds, self._seconds = dict(self._seconds), defaultdict(float)
+        return seconds
+
+
+@contextmanager
+def watched(clock: Clock, optimizer: type[torch.optim.Optimizer]) -> Iterator[None]:
+    """Have ``clock`` time the parts of the runs in this context."""
+    step: Callable[..., Any] = optimizer.step
+    parts = [
+        (Chunk, "minibatches", clock.timed_generator(IMAGES, Chunk.minibatches)),
+        (Chunk, "blocks", clock.timed_generator(IMAGES, Chunk.blocks)),
+        (EagerStep, "__call__", clock.timed(FORWARD, EagerStep.__call__)),
+        (classifier, "_plain_backward", clock.timed(BACKWARD, classifier._plain_backward, of=FORWARD)),
+        (optimizer, "step", clock.timed(UPDATE, getattr(step, "__wrapped__", step), of=FORWARD)),
+        (CompiledSteps, "__call__", clock.timed(CALL, CompiledSteps.__call__)),
+        (EagerStep, "keep", clock.timed(CHECKS, EagerStep.keep)),
+        (EagerStep, "finite", clock.timed(CHECKS, EagerStep.finite)),
+        (classifier.Classifier, "_count", clock.timed(COUNTS, classifier.Classifier._count)),
+    ]
+    with ExitStack() as patches:
+        for owner, name, function in parts:
+            patches.enter_context(patch.object(owner, name, function))
+        yield
+
+
+def profile(workload: Workload, *, epochs: int, compiled: bool) -> dict[str, float]:
+    """Microseconds of each part a step: medians over ``epochs`` runs of one epoch each."""
+    more = ["compile=true"] if compiled else []
+    one_epoch, device = replace(workload, epochs=1), torch.device("cpu")
+    optimizer = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[workload.optimizer]
+    clock, taken = Clock(), []
+    digitlab_rows(one_epoch, device, [*more, "trainer.limit_train_batches=32"])
+    with watched(clock, optimizer):
+        for _ in range(epochs):
+            (row,) = digitlab_rows(one_epoch, device, more)
+            parts = clock.take()
+            parts[REST] = float(row["train_seconds"]) - sum(parts.values())
+            taken.append({part: 1e6 * seconds / int(row["step"]) for part, seconds in parts.items()})
+    return {part: statistics.median(epoch[part] for epoch in taken) for part in taken[0]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Where the time of a step goes.")
+    parser.add_argument("--only", metavar="a,c", default="a,b,c,d,e", help="these workloads (default: all)")
+    parser.add_argument("--epochs", type=int, default=3, help="how many are watched (default: 3)")
+    parser.add_argument("--quick", action="store_true", help="a smoke run: once, a few mini-batches")
+    options = parser.parse_args()
+    date, load_average = datetime.now().astimezone(), os.getloadavg()[0]
+    profiles = []
+    for workload in WORKLOADS:
+        if workload.key not in options.only.split(","):
+            continue
+        if options.quick:
+            workload = replace(workload, train_size=40 * workload.batch_size)
+        for compiled in (False, True):
+            print(f"({workload.key}) {'compiled' if compiled else 'eager'}", file=sys.stderr)
+            parts = profile(workload, epochs=1 if options.quick else options.epochs, compiled=compiled)
+            profiles.append({"workload": workload.key, "compiled": compiled, "microseconds_per_step": parts})
+    show(profiles)
+    if options.quick:
+        print("a smoke run: nothing is kept")
+        return
+    print(keep(surroundings(date, torch.device("cpu"), load_average) | {"profiles": profiles}, "profile"))
+
+
+def show(profiles: list[dict[str, Any]]) -> None:
+    table = Table(title="µs a step")
+    table.add_column("part")
+    for each in profiles:
+        table.add_column(f"{each['workload']}{' compiled' if each['compiled'] else ''}", justify="right")
+    for part in (IMAGES, FORWARD, BACKWARD, UPDATE, CALL, CHECKS, COUNTS, REST):
+        cells = (each["microseconds_per_step"].get(part) for each in profiles)
+        table.add_row(part, *("" if cell is None else f"{cell:,.0f}" for cell in cells))
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+
+
+if __name__ == "__main__":
+    main()
