@@ -1,18 +1,14 @@
 """Only runs that differ in numbers share a population, and no population is larger than asked for."""
 
 import resource
-import weakref
 from pathlib import Path
 
 import pytest
-import torch
 
 from digitlab.config import compose
 from digitlab.results.folder import RunFolder
-from digitlab.sweeps.population import together as module
 from digitlab.sweeps.population.grouping import kinship, most_members, populations, split
 from digitlab.sweeps.population.member import Job
-from digitlab.sweeps.population.population import Population
 from digitlab.training.experiment import Experiment
 
 
@@ -108,33 +104,3 @@ def test_on_a_processor_large_networks_train_few_at_a_time_and_convolutions_alon
     sizes = [most_members(_job(*model).experiment) for model in (["model.hidden=[30]"], ["model.hidden=[500,300]"])]
     assert sizes[0] > sizes[1] > 1
     assert most_members(_job("model=lenet").experiment) == 1
-
-
-@pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("too many"), RuntimeError("can't allocate memory"), MemoryError()]
-)
-def test_a_population_too_large_for_the_memory_is_halved(
-    error: Exception, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    sizes, tried = [], []
-
-    class Large(Population):
-        def train(self) -> None:
-            # Before its halves are trained it has gone.
-            assert not any(reference() for reference in tried)
-            tried.append(weakref.ref(self))
-            sizes.append(len(self.members))
-            if len(self.members) > 2:
-                raise type(error)(*error.args)
-            super().train()
-
-    monkeypatch.setattr(module, "Population", Large)
-    common = ["trainer.max_epochs=1", "data.train_size=100", "data.val_size=50", "model.hidden=[4]", "test=none"]
-    jobs = [_job(*common, f"seed={number}", number=number) for number in range(4)]
-    monkeypatch.chdir(tmp_path)
-    for job in jobs:
-        job.folder.path.mkdir()
-    done = module.train_together(jobs)
-    assert sizes == [4, 2, 2]
-    assert [(job.number, error) for job, error in done] == [(number, None) for number in range(4)]
-    assert all(job.folder.read_result()["status"] == "finished" for job in jobs)
