@@ -1,6 +1,7 @@
 """Fixtures of all tests: the real configuration made small, run folders, the command as users run it, and real data."""
 
 import csv
+import importlib.util
 import os
 import resource
 import signal
@@ -14,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 import pytest
 import torch
@@ -76,9 +77,12 @@ def run_folder(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
 @pytest.fixture
-def train_py(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """``train_py("model=mlp", ...)`` runs the script as a process in ``cwd`` (default ``tmp_path``) until it ends."""
+def train_py_process(tmp_path: Path) -> Command:
+    """``train_py_process("model=mlp", ...)`` runs the script in ``cwd`` (default ``tmp_path``) until it ends."""
 
     def run(
         *arguments: str, cwd: Path = tmp_path, environment: dict[str, str] | None = None
@@ -86,6 +90,41 @@ def train_py(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         command = [sys.executable, str(ROOT / "train.py"), *arguments]
         variables = {"OMP_NUM_THREADS": "1"} | dict(os.environ) | (environment or {})
         return subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=120)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def train_py_here() -> Callable[..., None]:
+    """``train_py_here("model=mlp", ...)`` is what ``python train.py model=mlp ...`` does, in this process."""
+    spec = importlib.util.spec_from_file_location("train_py", ROOT / "train.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    compose()  # Hydra looks for its plugins once
+
+    def run(*arguments: str) -> None:
+        sys.argv = ["train.py", *arguments]
+        script.run()
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def train_py(train_py_here: Callable[..., None], in_child: Callable[..., "Ended"]) -> Command:
+    """As ``train_py_process``, but in a child that has torch already: imported anew it would take seconds."""
+
+    def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        words = [str(argument) for argument in arguments]
+
+        def act() -> None:
+            if cwd is not None:
+                os.chdir(cwd)
+            train_py_here(*words)
+
+        ended = in_child(act)
+        return subprocess.CompletedProcess(words, ended.code, ended.stdout, ended.stderr)
 
     return run
 
@@ -99,6 +138,17 @@ class Ended:
     stderr: str
 
 
+def _say(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
+
+
 def _in_child(act: Callable[[], object], out: BinaryIO, err: BinaryIO, more_bytes: int) -> int:
     """The exit code of ``act``; 70 for an exception, whose traceback is then on stderr."""
     os.dup2(out.fileno(), 1)
@@ -110,6 +160,7 @@ def _in_child(act: Callable[[], object], out: BinaryIO, err: BinaryIO, more_byte
     warnings.resetwarnings()
     for kind in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
         warnings.simplefilter("ignore", kind)
+    warnings.showwarning = _say
     try:
         act()
         code = 0

@@ -20,10 +20,10 @@ from digitlab.config import ROOT
         (["-sc", "query=bash"], "model=lenet"),
     ],
 )
-def test_help_config_and_completion_answer_without_torch(arguments, words, train_py):
+def test_help_config_and_completion_answer_without_torch(arguments, words, train_py_process):
     # The profile of imports on stderr names every module that was imported.
     profile = {"PYTHONPROFILEIMPORTTIME": "1", "COMP_LINE": "train.py model=le", "COMP_POINT": "17"}
-    ended = train_py(*arguments, environment=profile)
+    ended = train_py_process(*arguments, environment=profile)
     assert words in ended.stdout
     imported = {line.rpartition("|")[2].strip() for line in ended.stderr.splitlines()}
     assert "digitlab.config" in imported
@@ -31,30 +31,30 @@ def test_help_config_and_completion_answer_without_torch(arguments, words, train
     assert ended.returncode == 0
 
 
-def test_a_sweep_has_no_single_configuration_to_show(train_py, one_line):
-    ended = train_py("-m", "--cfg", "job", "seed=0,1")
+def test_a_sweep_has_no_single_configuration_to_show(train_py_process, one_line):
+    ended = train_py_process("-m", "--cfg", "job", "seed=0,1")
     assert ended.returncode == 2
     assert one_line(ended.stderr)
     assert ended.stderr.startswith("--multirun --cfg: can't be given together")
 
 
-def test_help_names_every_group_and_its_choices(train_py):
-    text = train_py("--help").stdout
+def test_help_names_every_group_and_its_choices(train_py_process):
+    text = train_py_process("--help").stdout
     for line in ("data: cifar10, fashion_mnist, mnist", "model: cnn, lenet, linear, mlp, mlp_dropout"):
         assert line in text
 
 
-def test_runs_lie_beside_the_script_and_no_two_in_one_folder(train_py, tmp_path):
+def test_runs_lie_beside_the_script_and_no_two_in_one_folder(train_py_process, tmp_path):
     cfg = ["--cfg", "hydra", "--package", "hydra.run.dir", "--resolve"]
-    folders = [train_py(*cfg).stdout.strip() for _ in range(2)]
+    folders = [train_py_process(*cfg).stdout.strip() for _ in range(2)]
     assert folders[0] != folders[1]
     for folder in folders:
         assert folder.startswith(str(ROOT / "outputs" / "mnist-mlp"))
 
 
-def test_a_run_ends_with_a_table_and_its_folder_and_says_nothing_else(train_py, tmp_path):
+def test_a_run_ends_with_a_table_and_its_folder_and_says_nothing_else(train_py_process, tmp_path):
     folder = tmp_path / "run"
-    ended = train_py("debug=fast", f"hydra.run.dir={folder}")
+    ended = train_py_process("debug=fast", f"hydra.run.dir={folder}")
     assert ended.returncode == 0
     assert ended.stderr == ""
     assert "accuracy" in ended.stdout
@@ -63,25 +63,25 @@ def test_a_run_ends_with_a_table_and_its_folder_and_says_nothing_else(train_py, 
     assert [path.name for path in tmp_path.iterdir()] == ["run"], "nothing is written to the working directory"
 
 
-def test_a_relative_resume_folder_is_one_of_the_callers(train_py, tmp_path):
+def test_a_relative_resume_folder_is_one_of_the_callers(train_py_process, tmp_path):
     arguments = ["trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.progress_bar=false", "test=none"]
-    train_py(*arguments, f"hydra.run.dir={tmp_path}/run")
-    ended = train_py("resume=run", "trainer.max_epochs=2")
+    train_py_process(*arguments, f"hydra.run.dir={tmp_path}/run")
+    ended = train_py_process("resume=run", "trainer.max_epochs=2")
     assert (ended.returncode, ended.stderr) == (0, "")
     assert json.loads((tmp_path / "run" / "result.json").read_text())["epochs"] == 2
 
 
-def test_the_same_command_goes_on_tells_the_result_and_refuses_another_configuration(train_py, tmp_path):
+def test_the_same_command_goes_on_tells_the_result_and_refuses_another_configuration(train_py_process, tmp_path):
     command = ("debug=fast", "resume=auto", f"hydra.run.dir={tmp_path / 'run'}")
-    first = train_py(*command)
+    first = train_py_process(*command)
     assert (first.returncode, first.stderr) == (0, "")
     written = (tmp_path / "run" / "result.json").stat().st_mtime_ns
-    again = train_py(*command)
+    again = train_py_process(*command)
     assert (again.returncode, again.stderr) == (0, "")
     assert first.stdout.endswith(again.stdout)
     assert "accuracy" in again.stdout
     assert (tmp_path / "run" / "result.json").stat().st_mtime_ns == written
-    other = train_py(*command, "seed=1")
+    other = train_py_process(*command, "seed=1")
     assert other.returncode == 2
     assert other.stderr.endswith("holds a run of another configuration (seed: 0 -> 1)\n")
 

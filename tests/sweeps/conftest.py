@@ -1,7 +1,6 @@
 """Sweeps of the real command, made small, and sweeps whose folders are written by hand."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -49,16 +48,16 @@ def sweep_command() -> Callable[..., list[str]]:
     return command
 
 
-@pytest.fixture
-def sweep_py(
-    tmp_path: Path, sweep_command: Callable[..., list[str]]
-) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """``sweep_py(...)`` runs the ``sweep_command(...)`` until it ends."""
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def sweep_py(sweep_command: Callable[..., list[str]], train_py: Command) -> Command:
+    """``sweep_py(...)`` does what the ``sweep_command(...)`` does until it ends, in a child as ``train_py``."""
 
     def run(*arguments: str, folder: Path, small: bool = True) -> subprocess.CompletedProcess[str]:
-        command = sweep_command(*arguments, folder=folder, small=small)
-        environment = dict(os.environ) | {"OMP_NUM_THREADS": "1"}
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+        _, _, *words = sweep_command(*arguments, folder=folder, small=small)
+        return train_py(*words)
 
     return run
 

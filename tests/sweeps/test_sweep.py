@@ -6,8 +6,6 @@ import os
 import random
 import shlex
 import shutil
-import subprocess
-import sys
 
 import pytest
 from filelock import FileLock
@@ -30,12 +28,10 @@ def table(folder):
 
 
 @pytest.fixture(scope="module")
-def left_alone(tmp_path_factory, sweep_command):
+def left_alone(tmp_path_factory, sweep_py):
     """A sweep of four runs that nothing disturbed, and what its command printed."""
     folder = tmp_path_factory.mktemp("alone") / "sweep"
-    environment = dict(os.environ) | {"OMP_NUM_THREADS": "1"}
-    command = sweep_command(*GRID, folder=folder)
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    ended = sweep_py(*GRID, folder=folder)
     assert (ended.returncode, ended.stderr) == (0, "")
     return folder, ended
 
@@ -86,15 +82,12 @@ def test_with_a_changed_grid_only_what_is_new_runs(sweep, sweep_py):
     assert numbers == {(0.1, 0): 0, (0.1, 1): 1, (0.01, 0): 2, (0.01, 1): 3, (0.01, 2): 4, (0.003, 1): 5, (0.003, 2): 6}
 
 
-def test_the_winners_command_runs_the_winner_again(left_alone, tmp_path):
+def test_the_winners_command_runs_the_winner_again(left_alone, train_py, tmp_path):
     folder, ended = left_alone
     (again,) = [line.partition("again:")[2] for line in ended.stdout.splitlines() if line.strip().startswith("again:")]
     script = shlex.split(again)
     assert script[:2] == ["python", "train.py"]
-    command = [sys.executable, str(ROOT / "train.py"), *script[2:], f"hydra.run.dir={tmp_path}/winner"]
-    subprocess.run(
-        command, env=dict(os.environ) | {"OMP_NUM_THREADS": "1"}, capture_output=True, timeout=120, check=True
-    )
+    assert train_py(*script[2:], f"hydra.run.dir={tmp_path}/winner").returncode == 0
     number = next(line for line in ended.stdout.splitlines() if line.startswith("winner: ")).split()[2].rstrip(",")
     (winner,) = folder.glob(f"{number}_*/result.json")
     alone = json.loads((tmp_path / "winner" / "result.json").read_text())

@@ -64,7 +64,7 @@ def command_lines(draw):
 
 
 def test_any_command_line_trains_or_is_refused_in_one_line(
-    in_child, train_py_run, read_once, one_line, tmp_path, torture
+    in_child, train_py_here, read_once, one_line, tmp_path, torture
 ):
     folder = tmp_path / "run"
 
@@ -75,7 +75,7 @@ def test_any_command_line_trains_or_is_refused_in_one_line(
     @given(command_lines())
     def trains_or_is_refused(overrides):
         shutil.rmtree(folder, ignore_errors=True)
-        ended = in_child(lambda: train_py_run(*SMALL, *overrides, f"hydra.run.dir={folder}"))
+        ended = in_child(lambda: train_py_here(*SMALL, *overrides, f"hydra.run.dir={folder}"))
         if ended.code == 0:
             assert ended.stderr == ""
             assert json.loads((folder / "result.json").read_text())["status"] == "finished"

@@ -1,7 +1,6 @@
 """Searches by the command, as users run them: chosen, trained together, killed, gone on with, failing in part."""
 
 import csv
-import subprocess
 
 import pytest
 
@@ -22,10 +21,10 @@ def rows(folder):
 
 
 @pytest.fixture(scope="module")
-def left_alone(tmp_path_factory, sweep_command):
+def left_alone(tmp_path_factory, sweep_py):
     """A search of four trials, each with two seeds, that nothing disturbed."""
     folder = tmp_path_factory.mktemp("alone") / "sweep"
-    ended = subprocess.run(sweep_command(*SEARCH, folder=folder), capture_output=True, text=True, timeout=180)
+    ended = sweep_py(*SEARCH, folder=folder)
     assert (ended.returncode, ended.stderr) == (0, "")
     return folder, ended.stdout
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -45,6 +46,19 @@ class Scripted(BasicLauncher):
         Path(saved).touch()
         signal.signal(signal.SIGTERM, before)
         sys.exit(128 + received[0])
+
+
+@pytest.fixture
+def sweep_py(sweep_command: Callable[..., list[str]]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """``sweep_py(...)`` runs the ``sweep_command(...)`` in a process of its own: a child would be short of memory."""
+
+    def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        return subprocess.run(
+            sweep_command(*arguments, folder=folder), env=environment, capture_output=True, text=True, timeout=120
+        )
+
+    return run
 
 
 @pytest.fixture
