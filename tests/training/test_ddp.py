@@ -23,15 +23,16 @@ LEARNING = (
     "ema.decay=0.9",
     "early_stopping=null",
 )
+RANDOM = ("model.dropout=0.2", "model.batch_norm=true", "augment=[shift]")
 
 
 @pytest.fixture
-def ddp(train_py, tmp_path):
+def ddp(train_py_process, tmp_path):
     """``ddp(...)`` trains in two processes in ``tmp_path/run``; each writes a digest of its weights to ``digests/``."""
 
     def command(*overrides):
         environment = {"DIGITLAB_ALLOW": "run_callbacks", "PYTHONPATH": str(Path(__file__).parent)}
-        return train_py(*overrides, environment=environment)
+        return train_py_process(*overrides, environment=environment)
 
     return command
 
@@ -47,21 +48,41 @@ def digests(tmp_path):
     return [(tmp_path / "digests" / str(rank)).read_text() for rank in (0, 1)]
 
 
-def test_two_processes_learn_what_one_does_and_resume(ddp, started, run, tmp_path):
-    overrides = (*LEARNING, "test=last", "trainer.limit_test_batches=2", "trainer.max_epochs=2")
+def stopped_and_resumed(ddp, folder, *overrides):
     # 1,000 images are 16 mini-batches: both processes stop at the end of the chunk, after 8 of them.
     stop = "+callbacks.stop={_target_: run_callbacks.SignalAt, step: 5, number: 2}"
-    first = ddp(*started, *overrides, "trainer.chunk_length=8", stop)
+    first = ddp(*overrides, stop)
     assert first.returncode == 130
     assert first.stderr.startswith("stopped by SIGINT at epoch 1, step 8 of 16: saved")
     assert first.stderr.count("\n") == 1
-    folder = RunFolder(tmp_path / "run")
     assert read_checkpoint(folder.last)["global_step"] == 8
 
     second = ddp(f"resume={folder.path}")
     assert (second.returncode, second.stderr) == (0, "")
     assert second.stdout.count("best epoch") == second.stdout.count(str(folder.path)) == 1
+
+
+def without_its_stop(left):
+    """What a run has left, but for where the callback is told of that stopped it."""
+    result = {key: value for key, value in left["result.json"].items() if key not in ("command", "overrides")}
+    return {key: value for key, value in left.items() if key != ".:config/text_summary"} | {"result.json": result}
+
+
+def test_two_processes_that_are_stopped_end_with_the_same_bits(ddp, started, remains, tmp_path):
+    overrides = (*started, *LEARNING, *RANDOM, "test=none", "trainer.max_epochs=2", "trainer.chunk_length=8")
+    folder = RunFolder(tmp_path / "run")
+    stopped_and_resumed(ddp, folder, *overrides)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["digests", "run"]
+    stopped = without_its_stop(remains(folder.path))
+    folder.path.rename(tmp_path / "stopped")
+    assert ddp(*overrides).returncode == 0
+    assert stopped == without_its_stop(remains(folder.path))
+
+
+def test_two_processes_learn_what_one_does(ddp, started, run, tmp_path):
+    overrides = (*LEARNING, "test=last", "trainer.limit_test_batches=2", "trainer.max_epochs=2")
+    assert ddp(*started, *overrides).returncode == 0
+    folder = RunFolder(tmp_path / "run")
     one, other = digests(tmp_path)
     assert one == other
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[attr-defined]  # made at import
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # type: ignore[attr-defined]  # as well
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
@@ -162,6 +163,9 @@ class RunWriter:
         values = {f"best/{name}": value for name, value in values.items() if "class_accuracy" not in name}
         values = {name: float(value) for name, value in values.items() if value is not None and math.isfinite(value)}
         experiment, start, end = hparams(_flat(self.config), values)
+        # A map, whose entries each process would write in an order of its own.
+        told = start.value[0].metadata.plugin_data
+        told.content = HParamsPluginData.FromString(told.content).SerializeToString(deterministic=True)
         events = self._events[""]
         for summary in (experiment, start, end):
             events._get_file_writer().add_summary(summary)
