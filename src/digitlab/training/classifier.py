@@ -27,6 +27,7 @@ from digitlab.training.optimizers import Optimizer
 from digitlab.training.schedules import Schedule
 from digitlab.training.settings import DataFacts
 from digitlab.training.step import EagerStep
+from digitlab.training.threads import forward_flops, threads, worthwhile_threads
 
 
 class Classifier(LightningModule):
@@ -39,6 +40,7 @@ class Classifier(LightningModule):
     """
 
     learner: Learner
+    flops: int  # of the forward pass, an image
 
     def __init__(
         self,
@@ -113,6 +115,11 @@ class Classifier(LightningModule):
             self.optimizer_state = None
         return optimizer
 
+    def setup(self, stage: str) -> None:
+        # Before anything can watch the layers at work: it would see the image that is counted with.
+        if stage == "fit":
+            self.flops = forward_flops(self.network, self.facts.image_shape, self.normalise.scale)
+
     def on_train_start(self) -> None:
         self.stop_signal.install()
         # The raw optimiser: Lightning's wrapper would cost a tenth of a small network's step.
@@ -162,7 +169,9 @@ class Classifier(LightningModule):
         Raises ``RunError`` where the loss, the gradient or what the update makes of the weights is not finite; the
         weights are then those before that update.
         """
-        logits, losses = self.learner.learn(chunk)
+        flops = self.flops * chunk.plan.batch_size / self.trainer.world_size
+        with threads(worthwhile_threads(flops)):
+            logits, losses = self.learner.learn(chunk)
         self._count(chunk, logits, losses)
         # Lightning counts updates by its wrapped optimiser, which was not asked, as it costs a tenth of a small
         # network's step; global_step, that callbacks and loggers read, would stand still.

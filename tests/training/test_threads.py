@@ -1,0 +1,81 @@
+"""How many threads a step gets: never more than there are, more for more work, and none taken from what comes after."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from digitlab.training.classifier import Classifier
+from digitlab.training.learner import Learner
+from digitlab.training.threads import forward_flops, threads, worthwhile_threads
+
+
+@pytest.fixture(autouse=True)
+def four_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine on which torch would use four, and a user who has not said how many."""
+    before = torch.get_num_threads()
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_the_work_of_a_dense_layer_is_two_operations_a_weight():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+    assert forward_flops(network, (1, 2, 3), torch.zeros(())) == 2 * (6 * 5 + 5 * 3)
+
+
+def test_to_count_changes_nothing_of_the_network():
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Dropout(0.5)).train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    state = torch.random.get_rng_state()
+    forward_flops(network, (1, 8, 8), torch.zeros(()))
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(module.training for module in network.modules())
+
+
+def test_more_work_has_more_threads_and_never_none_or_more_than_there_are():
+    counts = [worthwhile_threads(10.0**power) for power in range(16)]
+    assert counts == sorted(counts)
+    assert counts[0] == 1
+    assert counts[-1] == 4
+
+
+@pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "MKL_NUM_THREADS"])
+def test_a_number_that_the_user_chose_is_kept(name: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(name, "4")
+    assert worthwhile_threads(1.0) == 4
+
+
+def test_threads_are_given_back_after_an_error():
+    with contextlib.suppress(ZeroDivisionError), threads(1):
+        assert torch.get_num_threads() == 1
+        raise ZeroDivisionError
+    assert torch.get_num_threads() == 4
+
+
+@pytest.mark.parametrize(("hidden", "expected"), [("[8]", 1), ("[4096]", 4)])
+def test_a_step_has_the_threads_of_its_work_and_an_evaluation_all(
+    hidden: str, expected: int, run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+):
+    seen: dict[str, set[int]] = {"learn": set(), "_evaluate": set()}
+
+    def watch(cls: type, name: str) -> None:
+        method = getattr(cls, name)
+
+        def watched(self: Any, *arguments: Any) -> Any:
+            seen[name].add(torch.get_num_threads())
+            return method(self, *arguments)
+
+        monkeypatch.setattr(cls, name, watched)
+
+    watch(Learner, "learn")
+    watch(Classifier, "_evaluate")
+    run(f"model.hidden={hidden}", "trainer.max_epochs=1", "trainer.limit_train_batches=2")
+    assert seen == {"learn": {expected}, "_evaluate": {4}}
+    assert torch.get_num_threads() == 4
