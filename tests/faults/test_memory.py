@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from digitlab.failures import leave
-from digitlab.schema import DigitlabError, RunError
+from digitlab.schema import ConfigError, DigitlabError, RunError
 from digitlab.training.resuming import resume
 from digitlab.training.surroundings import device_memory
 
@@ -39,3 +39,8 @@ def test_other_errors_stay_what_they_are():
 def test_whoever_says_that_memory_ran_out_is_heard(error):
     with pytest.raises(RunError, match=r"^out of memory: .* \(.+\)$"), device_memory():
         raise error
+
+
+def test_where_it_runs_out_while_a_part_is_built_it_is_not_the_setting_that_is_wrong():
+    with pytest.raises(RunError, match="^out of memory: "), device_memory():
+        raise ConfigError("model", "MLP", "can't be built") from RuntimeError("std::bad_alloc")

@@ -98,7 +98,7 @@ def device_memory() -> Iterator[None]:
     """Turn memory that has run out, the device's or the machine's, into a ``RunError``."""
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
+    except Exception as error:
         if not out_of_memory(error):
             raise
         what = str(error).partition("\n")[0].rpartition("] ")[2] or type(error).__name__
