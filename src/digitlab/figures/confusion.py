@@ -3,20 +3,23 @@
 K classes, N images. Functions take tensors and return a Matplotlib figure; who calls them saves it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 from torch import Tensor
 
 from digitlab.figures.images import answer
-from digitlab.figures.style import SHARE_MAP, short, styled
+from digitlab.figures.style import SHARE_MAP, pixels, short, styled
 from digitlab.figures.tiles import Caption, tiles_figure
+
+_NUMBER_POINTS = 5.5
+_BRIGHTNESS = {"black": 0, "white": 255}
+# Row, column, number, colour.
+Cell = tuple[int, int, str, str]
 
 
 @styled
@@ -26,37 +29,67 @@ def confusion_figure(confusion: Tensor, *, class_names: Sequence[str], title: st
     The scales go by the largest class and by 100 %: a colour means the same for every network.
     """
     figure = _frame(int(confusion.sum(1).max()), class_names, title)
-    _fill(figure, confusion)
+    _show(figure, confusion)
+    for axes, cells in zip(figure.axes[:2], _cells(figure, confusion), strict=True):
+        for row, column, text, colour in cells:
+            axes.text(column, row, text, ha="center", va="center", fontsize=_NUMBER_POINTS, color=colour)
     return figure
 
 
 class ConfusionPicture:
     """``confusion_figure`` as pixels, for many networks that are put to one test.
 
-    Axes, names and scales are drawn once, as they take most of the time. ``largest_class`` is how many images of the
-    test are of one class, at most.
+    Axes, names, scales and each number are drawn once, as they take most of the time. ``largest_class`` is how many
+    images of the test are of one class, at most.
     """
 
     @styled
     def __init__(self, largest_class: int, *, class_names: Sequence[str], title: str) -> None:
         self._figure = _frame(largest_class, class_names, title)
-        for axes in self._figure.axes[:2]:
-            axes.images[0].set_animated(True)
-        self._canvas = FigureCanvasAgg(self._figure)
-        self._canvas.draw()
-        self._drawn_once = self._canvas.copy_from_bbox(self._figure.bbox)
+        self._frame = np.array(pixels(self._figure))
+        self._numbers: dict[str, npt.NDArray[np.uint8]] = {}
 
-    @styled
     def pixels(self, confusion: Tensor) -> npt.NDArray[np.uint8]:
         """The picture, uint8 (rows, columns, RGBA), of a network's ``confusion``, int64 (K, K)."""
-        self._canvas.restore_region(self._drawn_once)
-        cells = _fill(self._figure, confusion)
-        for axes in self._figure.axes[:2]:
-            for artist in (*axes.images, *axes.texts):
-                axes.draw_artist(artist)
-        for cell in cells:
-            cell.remove()
-        return np.array(self._canvas.buffer_rgba())
+        picture = self._frame.copy()
+        maps = zip(self._figure.axes[:2], _counts_and_percent(confusion), _cells(self._figure, confusion), strict=True)
+        for axes, values, cells in maps:
+            _paint(picture, axes, axes.images[0].to_rgba(values.numpy(), bytes=True))
+            for row, column, text, colour in cells:
+                if text not in self._numbers:
+                    self._numbers[text] = _opacity(text)
+                x, y = axes.transData.transform((column, row))
+                _lay_over(picture, self._numbers[text], (len(picture) - y, x), brightness=_BRIGHTNESS[colour])
+        return picture
+
+
+def _paint(picture: npt.NDArray[np.uint8], axes: Axes, colours: npt.NDArray[np.uint8]) -> None:
+    """Fill the heat map ``axes`` of ``picture`` with ``colours``, uint8 (K, K, RGBA)."""
+    classes = len(colours)
+    corners = axes.transData.transform([(-0.5, -0.5), (classes - 0.5, classes - 0.5)])
+    left, right = (round(x) for x, _ in corners)
+    top, bottom = (round(len(picture) - y) for _, y in corners)
+    rows, columns = (np.arange(pixels) * classes // pixels for pixels in (bottom - top, right - left))
+    picture[top:bottom, left:right] = colours[rows[:, None], columns]
+
+
+@styled
+def _opacity(text: str) -> npt.NDArray[np.uint8]:
+    """The number of a cell alone, uint8 (rows, columns): 255 where it covers what is behind it."""
+    figure = Figure(figsize=(0.09 * len(text) + 0.05, 0.15))
+    figure.patch.set_alpha(0)
+    figure.text(0.5, 0.5, text, ha="center", va="center", fontsize=_NUMBER_POINTS)
+    return pixels(figure)[:, :, 3]
+
+
+def _lay_over(
+    picture: npt.NDArray[np.uint8], opacity: npt.NDArray[np.uint8], centre: tuple[float, float], *, brightness: int
+) -> None:
+    """Mix a grey of ``brightness`` into ``picture`` around ``centre``, row and column, which may lie between pixels."""
+    top, left = (round(place - side / 2) for place, side in zip(centre, opacity.shape, strict=True))
+    behind = picture[top : top + opacity.shape[0], left : left + opacity.shape[1], :3]
+    share = opacity[:, :, None] / np.float32(255)
+    behind[:] = np.rint(behind + share * (brightness - behind.astype(np.float32)))
 
 
 def _frame(largest_class: int, class_names: Sequence[str], title: str) -> Figure:
@@ -83,21 +116,26 @@ def _heat_map(figure: Figure, axes: Axes, class_names: Sequence[str], *, top: in
     figure.colorbar(picture, ax=axes, label=label, shrink=0.8)
 
 
-def _fill(figure: Figure, confusion: Tensor) -> list[Text]:
-    """Show ``confusion``; the numbers come back."""
-    percent = 100 * confusion / confusion.sum(1, keepdim=True).clamp(min=1)
-    cells = []
-    for axes, values, form in zip(figure.axes[:2], (confusion.float(), percent), ("{:.0f}", "{:.1f}"), strict=True):
-        picture = axes.images[0]
-        picture.set_data(values.numpy())
-        top = picture.norm.vmax
+def _show(figure: Figure, confusion: Tensor) -> None:
+    for axes, values in zip(figure.axes[:2], _counts_and_percent(confusion), strict=True):
+        axes.images[0].set_data(values.numpy())
+
+
+def _counts_and_percent(confusion: Tensor) -> tuple[Tensor, Tensor]:
+    return confusion.float(), 100 * confusion / confusion.sum(1, keepdim=True).clamp(min=1)
+
+
+def _cells(figure: Figure, confusion: Tensor) -> Iterator[list[Cell]]:
+    """The numbers in the cells that are not 0: of the one heat map, then of the other."""
+    for axes, values, form in zip(figure.axes[:2], _counts_and_percent(confusion), ("{:.0f}", "{:.1f}"), strict=True):
+        top = axes.images[0].norm.vmax
         assert isinstance(top, float)
-        for row, line in enumerate(values.tolist()):
-            for column, value in enumerate(line):
-                if value:
-                    colour, text = "black" if value > top / 2 else "white", form.format(value)
-                    cells.append(axes.text(column, row, text, ha="center", va="center", fontsize=5.5, color=colour))
-    return cells
+        yield [
+            (row, column, form.format(value), "black" if value > top / 2 else "white")
+            for row, line in enumerate(values.tolist())
+            for column, value in enumerate(line)
+            if value
+        ]
 
 
 @styled
