@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from digitlab.results.folder import RunFolder
 from digitlab.schema import show
 
@@ -107,16 +105,16 @@ def read_record(run: RunFolder, *, named_from: Path) -> Record:
 
     Raises ``ConfigError`` where it is no run folder, ``OSError`` or ``ValueError`` where a file of it can't be read.
     """
-    config = OmegaConf.to_container(run.read_config(), resolve=False)
+    config = run.read_plain_config()
     result = run.read_result() if run.result.exists() else {}
-    if not isinstance(config, dict) or not _is_result(result):
-        raise ValueError("config.yaml or result.json is not one of digitlab's")
+    if not _is_result(result):
+        raise ValueError("result.json is not one of digitlab's")
     name = os.path.relpath(run.path, named_from)
     return Record(
         folder=run,
         name=run.path.name if name == "." else name,
         choices=run.read_choices(),
-        config={str(key): value for key, value in config.items()},
+        config=config,
         config_text=run.config.read_text(encoding="utf-8"),
         overrides=run.read_overrides(),
         result=result,

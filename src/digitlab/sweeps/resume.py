@@ -7,7 +7,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
@@ -60,11 +59,9 @@ def monitored(run: RunFolder, result: dict[str, Any]) -> tuple[str, float]:
     """The monitored metric of a finished run and its value at the best checkpoint, never one of the test set.
 
     Where it never was a number, the value is infinite and worse than all others. Raises ``OSError``, ``ValueError``,
-    ``KeyError`` or ``RunError`` where the run's files can't be read.
+    ``KeyError``, ``ConfigError`` or ``RunError`` where the run's files can't be read.
     """
-    # By OmegaConf the file would take 20 ms, and the table of a sweep reads hundreds of them.
-    text = run.config.read_text(encoding="utf-8")
-    config = yaml.load(text, Loader=yaml.CSafeLoader)  # type: ignore[no-untyped-call]
+    config = run.read_plain_config()
     metric, metrics = str(config["monitor"]["metric"]), result["metrics"]
     if config["test"] == "last":
         from digitlab.results.checkpoint import read_checkpoint
