@@ -210,7 +210,7 @@ def test_augmented_images_are_from_0_to_1_and_targets_may_be_mixed():
 @pytest.mark.parametrize("batch_size", [1, 7, 20, 100])
 def test_evaluation_goes_through_the_images_in_order(batch_size):
     images, indices = numbered(50), torch.arange(50)[::2][:20]
-    evaluation = EvaluationLoader(images=images, indices=indices, batch_size=batch_size)
+    evaluation = EvaluationLoader(images=lambda: images, indices=indices, batch_size=batch_size)
     batches = list(evaluation)
     assert len(batches) == len(evaluation)
     assert torch.equal(torch.cat([batch.labels for batch in batches]), indices)

@@ -1,11 +1,14 @@
-"""Memory: a run peaks under 500 MB above what importing torch and Lightning takes."""
+"""Memory: a run peaks under 500 MB above what importing torch and Lightning takes, and lets go of it."""
 
+import gc
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from digitlab.data.source import ImageSet
 
 # VmHWM belongs to the program; getrusage's ru_maxrss would begin with what the process that started it had.
 _RUN = """
@@ -35,3 +38,17 @@ def test_an_epoch_on_the_largest_set_stays_below_500_mb(data_root, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     # The images alone are 184 MB: less would mean that something else was measured.
     assert 184e6 < int(done.stdout.splitlines()[-1]) < 500e6
+
+
+def test_a_finished_run_lets_go_of_its_images_before_the_garbage_is_collected(run):
+    def held():
+        return sum(type(each) is ImageSet for each in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = held()
+        run("test=best", "trainer.max_steps=2")
+        assert held() == before
+    finally:
+        gc.enable()

@@ -255,14 +255,19 @@ class EvaluationBatch:
 
 
 class EvaluationLoader:
-    """Iterating it yields the images of ``indices`` in order, ``batch_size`` at a time."""
+    """Iterating it yields the images of ``indices`` in order, ``batch_size`` at a time.
 
-    def __init__(self, *, images: ImageSet, indices: Tensor, batch_size: int) -> None:
+    ``images`` is asked each time: Lightning's parts hold a loader, and each other, until the garbage collector comes
+    by, and the images of a finished run should not wait for that.
+    """
+
+    def __init__(self, *, images: Callable[[], ImageSet], indices: Tensor, batch_size: int) -> None:
         self.images, self.indices, self.batch_size = images, indices, batch_size
 
     def __len__(self) -> int:
         return -(-len(self.indices) // self.batch_size)
 
     def __iter__(self) -> Iterator[EvaluationBatch]:
+        images = self.images()
         for index in self.indices.split(self.batch_size):
-            yield EvaluationBatch(self.images.images.index_select(0, index), self.images.labels.index_select(0, index))
+            yield EvaluationBatch(images.images.index_select(0, index), images.labels.index_select(0, index))

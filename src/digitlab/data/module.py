@@ -156,10 +156,12 @@ class ImageData(LightningDataModule):
         """The images of a split in their given order, on the device of the trainer, if there is one."""
         if self.trainer is not None:
             self.to(self.trainer.strategy.root_device)
-        images = self.test_set if split == "test" else self.train_set
-        indices = torch.arange(len(images.labels), device=images.labels.device)
-        if split == "val":
-            indices = self.val_indices
+
+        def images() -> ImageSet:
+            return self.test_set if split == "test" else self.train_set
+
+        labels = images().labels
+        indices = self.val_indices if split == "val" else torch.arange(len(labels), device=labels.device)
         limit = self.limit_test_batches if split == "test" else self.limit_val_batches
         indices = indices[: None if limit is None else limit * self.batch_size]
         return EvaluationLoader(images=images, indices=indices, batch_size=EVALUATION_BATCH_SIZE)

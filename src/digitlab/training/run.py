@@ -92,6 +92,8 @@ def _train(config: DictConfig, folder: RunFolder, *, overrides: Sequence[str], r
             run.obey_signal()
     except Interrupted as stop:
         raise Interrupted(stop.number, run.whereabouts()) from None
+    finally:
+        run.data.release()
     return run.outcome()
 
 
