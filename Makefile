@@ -1,7 +1,7 @@
 # Every job of the project, from a fresh clone: the first one builds .venv from requirements.lock, later ones find it there.
 #   make train ARGS="model=mlp data=cifar10"     PYTHON=python3.12 chooses the interpreter of .venv
 
-.PHONY: help install train test torture lint bench bench-sweeps tensorboard lock clean
+.PHONY: help install train test torture lint bench bench-members bench-sweeps performance tensorboard lock clean
 
 # Without PYTHON, the interpreter that .venv was built with, so that a choice once made holds.
 PYTHON ?= $(or $(realpath .venv/bin/python),python3)
@@ -36,8 +36,18 @@ lint: $(INSTALLED) ## ruff and mypy
 bench: $(INSTALLED) ## speed against the bare PyTorch loop; fails when a bar is missed
 	.venv/bin/python benchmarks/bench.py $(ARGS)
 
+bench-members: $(INSTALLED) ## a member of a population against the bare PyTorch loop; fails when a bar is missed
+	.venv/bin/python benchmarks/members.py $(ARGS)
+
 bench-sweeps: $(INSTALLED) ## whole sweeps by both launchers; fails when a bar is missed
 	.venv/bin/python benchmarks/sweeps.py $(ARGS)
+
+# A bar that is missed is in the table: the others are measured all the same.
+performance: $(INSTALLED) ## measure all that docs/performance.md tells, and write it there: an hour of an idle machine
+	-.venv/bin/python benchmarks/bench.py --all
+	.venv/bin/python benchmarks/step_profile.py
+	.venv/bin/python benchmarks/curves.py
+	.venv/bin/python benchmarks/page.py
 
 tensorboard: $(INSTALLED) ## the curves of every run under outputs/
 	.venv/bin/tensorboard --logdir outputs $(ARGS)

@@ -9,10 +9,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from rich.table import Table
@@ -110,12 +111,12 @@ def _train(overrides: Sequence[str]) -> Used:
         return use([sys.executable, str(ROOT / "train.py"), *overrides, f"hydra.run.dir={folder}/run"])
 
 
-def use(command: Sequence[str]) -> Used:
+def use(command: Sequence[str], environment: Mapping[str, str] = MappingProxyType({})) -> Used:
     """Run ``command`` to its end and say what it took; raises ``CalledProcessError`` where it fails."""
     path = os.pathsep.join([str(_HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = os.environ | {"PYTHONPATH": path, "DIGITLAB_ALLOW": "first_step"}
+    variables = os.environ | {"PYTHONPATH": path, "DIGITLAB_ALLOW": "first_step", **environment}
     started_at = time.perf_counter()
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - started_at
     if (code := os.waitstatus_to_exitcode(status)) != 0:

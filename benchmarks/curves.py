@@ -5,7 +5,7 @@ peak of the memory. Kept under ``benchmarks/results/``.
 """
 
 import argparse
-import json
+import csv
 import os
 import statistics
 import sys
@@ -26,8 +26,14 @@ from kept import keep, surroundings
 from workloads import WORKLOADS
 
 _STEPS, _EPOCHS = 400, 4
-EAGER, COMPILED = "eager", "compiled"
-_COMPILE = {EAGER: "compile=false", COMPILED: "compile=true"}
+EAGER, COMPILED, ONE_THREAD, ALL_THREADS = "eager", "compiled", "one thread", "all threads"
+# What each is besides an ordinary run: an override, and variables of the environment.
+_WAYS: dict[str, tuple[str, dict[str, str]]] = {
+    EAGER: ("compile=false", {}),
+    COMPILED: ("compile=true", {}),
+    ONE_THREAD: ("compile=false", {"OMP_NUM_THREADS": "1"}),
+    ALL_THREADS: ("compile=false", {"OMP_NUM_THREADS": str(torch.get_num_threads())}),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +55,10 @@ AXES = (
     Axis(
         key="width", title="units in each of the two hidden layers", values=(16, 32, 64, 128, 256, 512, 1024),
         overrides=lambda value: [f"model.hidden=[{value},{value}]"],
+    ),
+    Axis(
+        key="threads", title="images in a mini-batch", values=(1, 2, 4, 8, 16, 32, 64, 128),
+        overrides=lambda value: [f"data.batch_size={value}"], ways=(ONE_THREAD, ALL_THREADS),
     ),
     Axis(
         key="chunk_length", title="mini-batches in a chunk", values=(1, 2, 4, 8, 16, 32, 64, 128, 256),
@@ -116,13 +126,16 @@ def point(axis: Axis, value: int, way: str) -> tuple[float, int]:
     """Microseconds of the median step, and the peak of the process's memory in bytes."""
     workload = next(workload for workload in WORKLOADS if workload.key == "a")
     overrides = [*workload.overrides(), "trainer=cpu", f"trainer.limit_train_batches={_STEPS}", "test=none"]
-    overrides += [f"trainer.max_epochs={_EPOCHS}", "early_stopping=null", _COMPILE[way], *axis.overrides(value)]
+    way_override, environment = _WAYS[way]
+    overrides += [f"trainer.max_epochs={_EPOCHS}", "early_stopping=null", way_override, *axis.overrides(value)]
     overrides = list({override.partition("=")[0]: override for override in overrides}.values())
     with tempfile.TemporaryDirectory() as folder:
-        used = use([sys.executable, str(ROOT / "train.py"), *overrides, f"hydra.run.dir={folder}/run"])
-        result = json.loads((Path(folder) / "run/result.json").read_text(encoding="utf-8"))
-    batch_size = value if axis.key == "batch_size" else workload.batch_size
-    return 1e6 * batch_size / result["images_per_second"], used.peak_bytes
+        command = [sys.executable, str(ROOT / "train.py"), *overrides, f"hydra.run.dir={folder}/run"]
+        used = use(command, environment)
+        with (Path(folder) / "run/metrics.csv").open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    steps = int(rows[0]["step"])
+    return 1e6 * statistics.median(float(row["train_seconds"]) for row in rows) / steps, used.peak_bytes
 
 
 def show(row: dict[str, Any]) -> None:

@@ -108,7 +108,7 @@ def _point(way: dict[str, Sequence[float]], place: int) -> tuple[str, str]:
 
 
 def profiles(record: dict[str, Any]) -> str:
-    """µs a step of each part, a column a workload and way."""
+    """µs a step of each part, a column a workload and way, and the floors."""
     measured = record["profiles"]
     parts = list(dict.fromkeys(part for each in measured for part in each["microseconds_per_step"]))
     header = [f"({each['workload']}){' compiled' if each['compiled'] else ''}" for each in measured]
@@ -116,6 +116,10 @@ def profiles(record: dict[str, Any]) -> str:
     rows = [
         [part, *("" if cell is None else f"{cell:,.0f}" for cell in row)]
         for part, row in zip(parts, cells, strict=True)
+    ]
+    rows += [
+        [f"*floor by {name}*", *(f"{each['floors'][name]:,.0f}" if "floors" in each else "" for each in measured)]
+        for name in ("arithmetic", "memory")
     ]
     return _markdown(["µs a step", *header], rows)
 

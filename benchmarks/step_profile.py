@@ -26,10 +26,12 @@ from digitlab.data.chunks import Chunk
 from digitlab.training import classifier
 from digitlab.training.compiled import CompiledSteps
 from digitlab.training.step import EagerStep
+from floors import floors
 from kept import keep, surroundings
 from workloads import WORKLOADS, Workload
 
 IMAGES, FORWARD, BACKWARD, UPDATE = "images gathered, cast, normalised", "forward and loss", "backward", "update"
+_SHAPES: dict[str, tuple[int, int, int]] = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
 CALL, CHECKS, COUNTS, REST = "compiled call", "kept and checked to be finite", "metrics", "Lightning and the loop"
 
 
@@ -112,7 +114,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a smoke run: once, a few mini-batches")
     options = parser.parse_args()
     date, load_average = datetime.now().astimezone(), os.getloadavg()[0]
-    profiles = []
+    profiles: list[dict[str, Any]] = []
     for workload in WORKLOADS:
         if workload.key not in options.only.split(","):
             continue
@@ -122,6 +124,8 @@ def main() -> None:
             print(f"({workload.key}) {'compiled' if compiled else 'eager'}", file=sys.stderr)
             parts = profile(workload, epochs=1 if options.quick else options.epochs, compiled=compiled)
             profiles.append({"workload": workload.key, "compiled": compiled, "microseconds_per_step": parts})
+            if not compiled:
+                profiles[-1]["floors"] = floors(workload, _SHAPES[workload.data])
     show(profiles)
     if options.quick:
         print("a smoke run: nothing is kept")
@@ -137,6 +141,9 @@ def show(profiles: list[dict[str, Any]]) -> None:
     for part in (IMAGES, FORWARD, BACKWARD, UPDATE, CALL, CHECKS, COUNTS, REST):
         cells = (each["microseconds_per_step"].get(part) for each in profiles)
         table.add_row(part, *("" if cell is None else f"{cell:,.0f}" for cell in cells))
+    for name in ("arithmetic", "memory"):
+        cells = (each.get("floors", {}).get(name) for each in profiles)
+        table.add_row(f"floor by {name}", *("" if cell is None else f"{cell:,.0f}" for cell in cells))
     Console(width=None if sys.stdout.isatty() else 140).print(table)
 
 

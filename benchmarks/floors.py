@@ -1,0 +1,61 @@
+"""What no step can be faster than on this machine: its arithmetic at the rate of a large matrix product, its bytes at
+that of a large copy.
+"""
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from bare import network
+from workloads import Workload
+
+_SIDE, _COPIED_FLOATS, _TRIALS = 1024, 1 << 24, 20
+_FLOAT_BYTES = 4
+
+
+def floors(workload: Workload, image_shape: tuple[int, int, int]) -> dict[str, float]:
+    """Microseconds a step by arithmetic and by memory, on all threads; the best of several trials of each rate."""
+    return {
+        "arithmetic": 1e6 * _flops(workload, image_shape) / _flops_per_second(),
+        "memory": 1e6 * _bytes(workload, image_shape) / _bytes_per_second(),
+    }
+
+
+def _flops(workload: Workload, image_shape: tuple[int, int, int]) -> int:
+    """Of the matrix products and convolutions of a step, forward and backward."""
+    model = network(workload, image_shape)
+    shape = (torch.Size(image_shape).numel(),) if workload.hidden else image_shape
+    with FlopCounterMode(display=False) as counter:
+        model(torch.zeros(workload.batch_size, *shape)).sum().backward()
+    return int(counter.get_total_flops())
+
+
+def _bytes(workload: Workload, image_shape: tuple[int, int, int]) -> int:
+    """Of the images, read as bytes, written and twice read as floats, and of the weights.
+
+    Those are read forward, backward and by the update, which writes them; their gradient is written and read.
+    """
+    pixels = workload.batch_size * torch.Size(image_shape).numel()
+    weights = sum(parameter.numel() for parameter in network(workload, image_shape).parameters())
+    return pixels * (1 + 3 * _FLOAT_BYTES) + 6 * _FLOAT_BYTES * weights
+
+
+def _flops_per_second() -> float:
+    one, other = torch.rand(2, _SIDE, _SIDE)
+    return 2 * _SIDE**3 / _best_seconds(lambda: one @ other)
+
+
+def _bytes_per_second() -> float:
+    source, target = torch.rand(2, _COPIED_FLOATS)
+    return 2 * _FLOAT_BYTES * _COPIED_FLOATS / _best_seconds(lambda: target.copy_(source))
+
+
+def _best_seconds(work: Callable[[], object]) -> float:
+    seconds = []
+    for _ in range(_TRIALS):
+        started_at = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - started_at)
+    return min(seconds)
