@@ -139,6 +139,18 @@ def test_a_resumed_run_replaces_what_came_after_its_checkpoint(writer, folder, c
     assert len(events(folder.path).Tensors("config/text_summary")) == 1
 
 
+def test_events_that_the_disk_lost_are_told_of(writer, folder, config, caplog):
+    writer.losses([(5, 1.0)])
+    writer.checkpoint({"global_step": 5, "rows": [], "state_dict": {}}, best=False)
+    writer.close()
+    checkpoint = read_checkpoint(folder.last)
+    (events,) = folder.path.glob("train/events*")
+    with events.open("r+b") as file:
+        file.truncate(events.stat().st_size - 7)
+    RunWriter(folder, config=config, checkpoint=checkpoint).close()
+    assert caplog.messages == [f"{folder.path}: the last 7 bytes of events are gone: curves have a gap there"]
+
+
 def test_the_table_of_runs_gets_the_best_values_and_no_placeholder(writer, folder):
     writer.result(RESULT, step=20)
     writer.close()

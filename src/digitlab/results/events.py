@@ -4,9 +4,12 @@ What a killed run wrote after its last checkpoint is written again by the resume
 twice, for a reader that knows nothing of restarts and, where no checkpoint had been reached, for TensorBoard too.
 """
 
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 # Subfolders with event files of their own, whose curves TensorBoard draws on shared charts; "" is the run folder.
 SUBFOLDERS = ("", "train", "val")
@@ -24,9 +27,18 @@ def event_bytes(folder: Path) -> dict[str, int]:
 
 
 def cut_events(folder: Path, kept_bytes: Mapping[str, int]) -> None:
-    """Bring the event files back to the sizes that ``event_bytes`` gave; those that came later are removed."""
+    """Bring the event files back to the sizes that ``event_bytes`` gave; those that came later are removed.
+
+    They are not synchronised with the disk, which would take as long as the checkpoint itself: what a power cut has
+    taken from them is told.
+    """
+    lost = dict(kept_bytes)
     for name, path in _event_files(folder):
+        size = path.stat().st_size
         if name not in kept_bytes:
             path.unlink()
-        elif path.stat().st_size > kept_bytes[name]:
+        elif size > kept_bytes[name]:
             os.truncate(path, kept_bytes[name])
+        lost[name] = max(kept_bytes.get(name, 0) - size, 0)
+    if any(lost.values()):
+        log.warning("%s: the last %d bytes of events are gone: curves have a gap there", folder, sum(lost.values()))
