@@ -164,6 +164,15 @@ def test_the_table_of_runs_gets_the_best_values_and_no_placeholder(writer, folde
     assert curve(folder.path, "best/parameters") == [(20, 12)]
 
 
+def test_hyper_parameters_lie_in_one_order_in_every_process(writer, folder):
+    writer.result(RESULT)
+    writer.close()
+    content = events(folder.path).summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    told = HParamsPluginData.FromString(content)
+    assert len(told.session_start_info.hparams) > 5
+    assert told.SerializeToString(deterministic=True) == content
+
+
 @pytest.mark.parametrize("status", ["stopped", "failed"])
 def test_a_run_that_did_not_finish_has_a_result_but_no_place_in_the_table(writer, folder, status):
     writer.result(RESULT | {"status": status})
