@@ -10,6 +10,7 @@ import secrets
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
 from types import UnionType
@@ -136,7 +137,7 @@ def build(node: Mapping[str, Any], key: str, kind: type[T], **given: Any) -> T:
         raise ConfigError(key, node, "must be a node with a _target_")
     target = _class(str(node["_target_"]), f"{key}._target_", kind)
     entries = {name: value for name, value in node.items() if name != "_target_"}
-    parameters = inspect.signature(target).parameters
+    parameters = _parameters(target)
     if absent := [name for name in given if name not in parameters]:
         raise ConfigError(f"{key}._target_", node["_target_"], f"its constructor must take {' and '.join(absent)}")
     names = [name for name in parameters if name not in given]
@@ -157,6 +158,14 @@ def build(node: Mapping[str, Any], key: str, kind: type[T], **given: Any) -> T:
         raise error.under(key) if isinstance(error, ConfigError) else error from error
     except Exception as error:
         raise ConfigError(key, target.__name__, f"can't be built: {_cause(error)}") from error
+
+
+def _parameters(target: type) -> list[str]:
+    """What its constructor takes, by name."""
+    # A dataclass of pydantic has its signature only after its first use.
+    if is_dataclass(target):
+        return [field.name for field in fields(target) if field.init]
+    return list(inspect.signature(target).parameters)
 
 
 def _kind(target: Any, name: str, key: str) -> type:

@@ -27,8 +27,9 @@ from pydantic.dataclasses import dataclass
 from pydantic_core.core_schema import ErrorType
 
 # Strict: "3" is no number and True no count, as on the command line a wrong type is nearly always a slip.
-# Neither nan nor inf is ever a setting.
-_STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True, extra="forbid")
+# Neither nan nor inf is ever a setting. Validators are made where they are first used: a run uses few of all that are
+# imported with it.
+_STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True, extra="forbid", defer_build=True)
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(ge=0, lt=1)]

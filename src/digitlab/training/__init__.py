@@ -1,6 +1,9 @@
 """Training: a checked configuration and a data set in, a run folder out. ``train(cfg)`` is the way in."""
 
-from digitlab.training.classifier import Classifier
-from digitlab.training.run import Outcome, train
+from digitlab.collector import uncollected
+
+with uncollected():
+    from digitlab.training.classifier import Classifier
+    from digitlab.training.run import Outcome, train
 
 __all__ = ["Classifier", "Outcome", "train"]

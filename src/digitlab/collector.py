@@ -1,0 +1,23 @@
+"""Python's collector of cyclic garbage, kept from looking through libraries while they are imported."""
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """For imports: the objects that they make stay, and neither now nor later does the collector look at them.
+
+    torch and Lightning make about a million, which it would go through dozens of times in the second or two that their
+    import takes.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        # What there is would else be looked at by the first collection after this.
+        gc.freeze()
+        if enabled:
+            gc.enable()
