@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hydra._internal.callbacks import Callbacks
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.utils import JobReturn, configure_log, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
@@ -22,8 +24,32 @@ class Prepared:
     config: DictConfig
 
 
+class RememberingLoader(ConfigLoaderImpl):
+    """Composes each job once: the sweeper does so to see that it can be, and its launcher takes what came out."""
+
+    def __init__(self, config_search_path: ConfigSearchPath) -> None:
+        super().__init__(config_search_path)
+        self._composed: dict[tuple[str, ...], DictConfig] = {}
+
+    def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        config = super().load_sweep_config(master_config, sweep_overrides)
+        self._composed[tuple(sweep_overrides)] = config
+        return config
+
+    def take_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        """What was composed before, which is forgotten here, or else is composed now."""
+        known = self._composed.pop(tuple(sweep_overrides), None)
+        return super().load_sweep_config(master_config, sweep_overrides) if known is None else known
+
+
 class JobLauncher(BasicLauncher):
     """A launcher whose jobs are not run one by one: ``launch`` is left to say how."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        # The sweeper, whose context this is, has not composed any job yet.
+        self._loader = RememberingLoader(hydra_context.config_loader.get_search_path())
+        hydra_context.config_loader = self._loader
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def prepare(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[Prepared]:
         """The composed jobs; the folder of the sweep is there then, and Hydra's logging as it is between jobs."""
@@ -37,9 +63,8 @@ class JobLauncher(BasicLauncher):
         ]
 
     def _compose(self, number: int, overrides: Sequence[str]) -> DictConfig:
-        assert self.hydra_context is not None
         assert self.config is not None
-        config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+        config = self._loader.take_sweep_config(self.config, list(overrides))
         with open_dict(config):
             config.hydra.job.id = config.hydra.job.num = number
         return config
