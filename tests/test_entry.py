@@ -99,4 +99,4 @@ def test_ctrl_c_ends_a_whole_sweep(tmp_path):
     assert process.returncode == 130
     assert b"Traceback" not in stderr
     results = [json.loads(path.read_text()) for path in folder.glob("*/result.json")]
-    assert [result["status"] for result in results] == ["stopped"]
+    assert [result["status"] for result in results] == ["stopped"] * 2
