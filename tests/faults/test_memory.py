@@ -42,5 +42,5 @@ def test_whoever_says_that_memory_ran_out_is_heard(error):
 
 
 def test_where_it_runs_out_while_a_part_is_built_it_is_not_the_setting_that_is_wrong():
-    with pytest.raises(RunError, match="^out of memory: "), device_memory():
+    with pytest.raises(RunError, match=r"^out of memory: "), device_memory():
         raise ConfigError("model", "MLP", "can't be built") from RuntimeError("std::bad_alloc")
