@@ -1,6 +1,7 @@
 """Sweeps of the real command, made small, and sweeps whose folders are written by hand."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -24,15 +25,27 @@ SMALL = (
 
 
 @pytest.fixture(scope="session")
-def kill_when() -> Callable[..., None]:
-    """``kill_when(command, folder, pattern)`` starts a sweep, and kills it as soon as there is such a file."""
+def kill_when(train_py_here: Callable[..., None]) -> Callable[..., None]:
+    """``kill_when(command, folder, pattern)`` begins a sweep in a child and kills it as soon as such a file is there."""
+
+    def sweep(words: Sequence[str]) -> None:
+        try:
+            sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # until the child is killed
+            train_py_here(*words)
+        finally:
+            os._exit(0)
 
     def kill(command: Sequence[str], folder: Path, pattern: str, *, seconds: float = 60) -> None:
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-            deadline = time.monotonic() + seconds
-            while process.poll() is None and not list(folder.glob(pattern)) and time.monotonic() < deadline:
-                time.sleep(0.002)
-            process.send_signal(signal.SIGKILL)
+        _, _, *words = command
+        child, deadline = os.fork(), time.monotonic() + seconds
+        if child == 0:
+            sweep(words)
+        while os.waitpid(child, os.WNOHANG) == (0, 0):
+            if list(folder.glob(pattern)) or time.monotonic() > deadline:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                return
+            time.sleep(0.002)
 
     return kill
 
