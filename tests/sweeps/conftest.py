@@ -26,7 +26,7 @@ SMALL = (
 
 @pytest.fixture(scope="session")
 def kill_when(train_py_here: Callable[..., None]) -> Callable[..., None]:
-    """``kill_when(command, folder, pattern)`` begins a sweep in a child and kills it as soon as such a file is there."""
+    """``kill_when(command, folder, pattern)`` begins a sweep in a child and kills it once there is such a file."""
 
     def sweep(words: Sequence[str]) -> None:
         try:
