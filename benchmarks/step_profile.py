@@ -104,7 +104,7 @@ def profile(workload: Workload, *, epochs: int, compiled: bool) -> dict[str, flo
             parts = clock.take()
             parts[REST] = float(row["train_seconds"]) - sum(parts.values())
             taken.append({part: 1e6 * seconds / int(row["step"]) for part, seconds in parts.items()})
-    return {part: statistics.median(epoch[part] for epoch in taken) for part in taken[0]}
+    return {part: statistics.median(epoch.get(part, 0.0) for epoch in taken) for part in taken[0]}
 
 
 def main() -> None:
