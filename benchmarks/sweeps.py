@@ -37,11 +37,13 @@ class Sweep:
     epochs: int
     bar: float
 
-    def overrides(self) -> list[str]:
+    @property
+    def fixed(self) -> list[str]:
+        """What its runs have in common, as one types it."""
         workload = next(workload for workload in WORKLOADS if workload.key == self.key)
         swept = {override.partition("=")[0] for override in self.grid} | {"trainer.max_epochs"}
         fixed = [override for override in workload.overrides() if override.partition("=")[0] not in swept]
-        return [*fixed, f"trainer.max_epochs={self.epochs}", *self.grid]
+        return [*fixed, f"trainer.max_epochs={self.epochs}"]
 
 
 _SEEDS = "seed=0,1,2"
@@ -83,7 +85,7 @@ def main() -> int:
 
 def measure(sweep: Sweep, *, quick: bool) -> dict[str, object]:
     """Both launchers' seconds for the whole sweep, one after the other."""
-    overrides = [*sweep.overrides(), *(["data.train_size=500", "trainer.max_epochs=1"] if quick else [])]
+    overrides = [*sweep.fixed, *sweep.grid, *(["data.train_size=500", "trainer.max_epochs=1"] if quick else [])]
     overrides = list({override.partition("=")[0]: override for override in overrides}.values())
     seconds = {launcher: _sweep_seconds(launcher, overrides) for launcher in _LAUNCHERS}
     ratio = seconds["vectorized"] / seconds["basic"]

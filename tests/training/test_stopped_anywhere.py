@@ -17,7 +17,7 @@ from digitlab.config import compose
 from digitlab.data.chunks import Position
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
-from digitlab.training import compiled, train
+from digitlab.training import compiling, train
 from digitlab.training.classifier import Classifier
 from digitlab.training.interrupt import Interrupted
 
@@ -119,7 +119,7 @@ def test_stopped_at_every_single_step_a_run_ends_as_if_left_alone(configured, re
     ],
 )
 def test_between_any_two_compiled_calls_too(configured, remains, tmp_path, monkeypatch, uncompiled, overrides):
-    monkeypatch.setattr(compiled, "_STEPS_OF_SMALL", 2)
+    monkeypatch.setattr(compiling, "_UPDATES_OF_SMALL", 2)
     config = configured(*overrides, "compile=true", "scheduler=one_cycle", "early_stopping=null", *UNWATCHED)
     train(config, folder=tmp_path / "alone", overrides=[])
     calls = len(uncompiled)

@@ -9,27 +9,20 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
-from torch.utils.flop_counter import FlopCounterMode
 
 from digitlab.data.normalise import Normalise
-from digitlab.training.compiling import Compiled, CompilerError, FlatFunction, compiled
+from digitlab.training.compiling import Compiled, CompilerError, NoGainError, compiled, updates_in_a_call, worth_making
 from digitlab.training.dropout import member_masks
 from digitlab.training.losses import Loss
 from digitlab.training.optimizers import Optimizer
-from digitlab.training.program import Fixed, Given, Kept, Program, Taken
+from digitlab.training.program import Fixed, Given, Kept, Program, Taken, flat
 from digitlab.training.rules import RULE_OF, init_state
+from digitlab.training.threads import forward_flops
 
-# A network this small, counted over a mini-batch forward, spends its time between the operations, and several updates
-# in one call save it; a larger one would only take longer to compile.
-_SMALL_FLOPS = 3e7
-_STEPS_OF_SMALL = 8
 # What a sweep is likely to vary comes with each call: its runs share one library.
 _NUMBERS = ("weight_decay", "momentum")
-# For compile=auto, on two cores: what a compiled update of a small network saves, what it takes to find a library that
-# an earlier run has left, and to make one.
+# For compile=auto, on two cores: what a compiled update of a small network saves.
 _SAVED_SECONDS = 250e-6
-_FINDING_SECONDS = 1.0
-_MAKING_SECONDS = 30.0
 _NOT_OF_THE_RULE = ("lr", "decay_layers")
 
 
@@ -65,10 +58,7 @@ class CompiledSteps:
         self._masks = member_masks(
             [network], seeds=[seed], image_shape=image_shape, device=self._device, dtype=normalise.scale.dtype
         )
-        saved = steps_ahead * _SAVED_SECONDS
-        if not always and saved < 2 * _FINDING_SECONDS:
-            raise CompilerError("it would save next to nothing")
-        self._make = always or saved > 2 * _MAKING_SECONDS
+        self._make = worth_making(steps_ahead * _SAVED_SECONDS, always=always)
         if type(update) not in RULE_OF:
             raise CompilerError(f"{type(update).__name__} has no compiled form")
         settings = {name: value for name, value in vars(update).items() if name not in _NOT_OF_THE_RULE}
@@ -84,15 +74,15 @@ class CompiledSteps:
         self._optimizer, self._network, self._average = optimizer, network, average
         self._update = update
         self._kept = self._share()
-        fixed = Fixed(numbers, normalise.scale, normalise.shift)
-        self._state, self._form = pytree.tree_flatten((self._kept, fixed))
+        self._trees = (self._kept, Fixed(numbers, normalise.scale, normalise.shift))
+        self._state = pytree.tree_leaves(self._trees)
         self._made: dict[tuple[float, ...], Tensor] = {}
-        self._flops = _flops(network, image_shape, normalise.scale)
+        self._flops = forward_flops(network, image_shape, normalise.scale)
         self._call: Compiled | None = None
 
     def steps(self, batch_size: int) -> int:
         """S for mini-batches of ``batch_size``."""
-        return _STEPS_OF_SMALL if batch_size * self._flops < _SMALL_FLOPS else 1
+        return updates_in_a_call(batch_size * self._flops)
 
     def begin(self, step: int) -> None:
         """Be told that ``step`` updates have been made so far, before calls that follow each other."""
@@ -115,7 +105,7 @@ class CompiledSteps:
 
     def _compile(self, pixels: Tensor, targets: Tensor, step: int) -> Compiled:
         if not self.always and len(pixels) == 1:
-            raise CompilerError("a network this large gains little")
+            raise NoGainError("a network this large gains little")
         modules = list(self._network.modules())
         if any(module._forward_hooks or module._forward_pre_hooks for module in modules):
             raise CompilerError("something watches the layers at work")
@@ -123,7 +113,10 @@ class CompiledSteps:
         def examples(steps: int) -> list[Tensor]:
             return [*self._state, *self._arguments(pixels[:steps], targets[:steps], step)]
 
-        return compiled(self._flat, examples, steps=len(pixels), make=self._make)
+        return compiled(
+            lambda steps: flat(self._program.function(steps), self._trees), examples,
+            steps=len(pixels), make=self._make,
+        )  # fmt: skip
 
     def _share(self) -> Kept:
         """The tensors of the run; what the optimiser would make at its first update is made here."""
@@ -145,17 +138,6 @@ class CompiledSteps:
             step=state.step,
         )
 
-    def _flat(self, steps: int) -> FlatFunction:
-        """The program as a function of tensors one beside the other."""
-        run = self._program.function(steps)
-
-        def flat(*tensors: Tensor) -> Sequence[Tensor]:
-            kept, fixed = pytree.tree_unflatten(tensors[: len(self._state)], self._form)
-            pixels, targets, *masks, rates, pull = tensors[len(self._state) :]
-            return tuple(run(kept, fixed, Given(pixels, targets, masks, rates, pull)))
-
-        return flat
-
     def _arguments(self, pixels: Tensor, targets: Tensor, step: int) -> list[Tensor]:
         steps = range(step, step + len(pixels))
         masks: list[Tensor] = []
@@ -163,7 +145,7 @@ class CompiledSteps:
             drawn = [self._masks.draw(each, pixels.shape[1]) for each in steps]
             masks = [torch.cat(layer) for layer in zip(*drawn, strict=True)]
         rates, pull = tuple(map(self._learning_rate, steps)), tuple(map(self._pull, steps))
-        return [pixels, targets, *masks, self._numbers(rates), self._numbers(pull)]
+        return Given(pixels, targets, masks, self._numbers(rates), self._numbers(pull)).tensors
 
     def _numbers(self, values: tuple[float, ...]) -> Tensor:
         """float64 (S,): the same tensor again as long as nothing changes, which is the rule."""
@@ -173,12 +155,3 @@ class CompiledSteps:
 
     def _tensor(self, value: float | Sequence[float]) -> Tensor:
         return torch.tensor(value, dtype=torch.float64, device=self._device)
-
-
-def _flops(network: nn.Module, image_shape: Sequence[int], like: Tensor) -> int:
-    """Multiplications and additions of a forward pass, an image."""
-    training = network.training
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network.eval()(torch.zeros(1, *image_shape, dtype=like.dtype, device=like.device))
-    network.train(training)
-    return int(counter.get_total_flops())

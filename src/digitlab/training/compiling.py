@@ -21,6 +21,14 @@ from digitlab.schema import DigitlabError
 
 log = logging.getLogger(__name__)
 
+# A network this small, counted over a mini-batch forward, spends its time between the operations, and several updates
+# in one call save it; a larger one would only take longer to compile.
+_SMALL_FLOPS = 3e7
+_UPDATES_OF_SMALL = 8
+# For compile=auto: what it takes to find a library that an earlier run has left, and to make one.
+_FINDING_SECONDS = 1.0
+_MAKING_SECONDS = 30.0
+
 # Of flat lists of tensors: what it returns is new, and of what it is given it may change any in place.
 FlatFunction = Callable[..., Sequence[Tensor]]
 Compiled = Callable[[list[Tensor]], list[Tensor]]
@@ -30,9 +38,29 @@ class CompilerError(DigitlabError):
     """What can't be compiled here."""
 
 
+class NoGainError(CompilerError):
+    """What would gain too little by being compiled."""
+
+
 def step_aside(error: CompilerError, *, asked: bool) -> None:
-    """Say that a run trains without, loudly where it was ``asked`` to be compiled."""
-    log.log(logging.WARNING if asked else logging.INFO, "compile: %s; training without", error)
+    """Say that a run trains without, loudly where it was ``asked`` to be compiled and can't be."""
+    loud = asked and not isinstance(error, NoGainError)
+    log.log(logging.WARNING if loud else logging.INFO, "compile: %s; training without", error)
+
+
+def updates_in_a_call(flops: float) -> int:
+    """How many updates are compiled to one call, of a network whose forward pass over a mini-batch is ``flops``."""
+    return _UPDATES_OF_SMALL if flops < _SMALL_FLOPS else 1
+
+
+def worth_making(saved_seconds: float, *, always: bool) -> bool:
+    """Whether a library may be made for what it saves; ``always`` it may.
+
+    Raises ``NoGainError`` where one is not worth being looked for.
+    """
+    if not always and saved_seconds < 2 * _FINDING_SECONDS:
+        raise NoGainError("it would save next to nothing")
+    return always or saved_seconds > 2 * _MAKING_SECONDS
 
 
 def cache_folder() -> Path:
@@ -41,14 +69,25 @@ def cache_folder() -> Path:
 
 
 def compiled(
-    function: Callable[[int], FlatFunction], examples: Callable[[int], list[Tensor]], *, steps: int, make: bool = True
+    function: Callable[[int], FlatFunction],
+    examples: Callable[[int], list[Tensor]],
+    *,
+    steps: int,
+    make: bool = True,
+    growing: Sequence[bool] | None = None,
 ) -> Compiled:
     """``function(steps)`` as compiled for arguments like ``examples(steps)``, by this process or one before it.
 
-    ``function(1)`` says what it does: its operations, traced, are the library's name. Raises ``CompilerError`` for what
-    can't be compiled, and without ``make`` where it has not been compiled before.
+    ``function(1)`` says what it does: its operations, traced, are the library's name. ``growing`` says which arguments
+    have a first dimension, the same for all of these, that may have any size in a call. Raises ``CompilerError`` for
+    what can't be compiled, and without ``make`` where it has not been compiled before.
     """
-    name = _fingerprint(function(1), examples(1), steps)
+    first = examples(1)
+    growing = [False] * len(first) if growing is None else growing
+    try:
+        name = _fingerprint(function(1), first, growing, steps)
+    except Exception as error:
+        raise _as_compiler_error(error) from error
     folder = cache_folder()
     # What is loaded from there is executed.
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -57,9 +96,9 @@ def compiled(
     with FileLock(folder / f"{name}.lock"):
         if not path.exists():
             if not make:
-                raise CompilerError("it would take longer to compile than it saves")
+                raise NoGainError("it would take longer to compile than it saves")
             started_at = time.perf_counter()
-            _compile(function(steps), examples(steps), path)
+            _compile(function(steps), examples(steps), growing, path)
             log.info("compiled %d updates in %.0f s, for later runs too", steps, time.perf_counter() - started_at)
         return _load(path)
 
@@ -74,34 +113,58 @@ def _load(path: Path) -> Compiled:
     return run
 
 
-def _compile(function: FlatFunction, arguments: list[Tensor], path: Path) -> None:
+def _compile(function: FlatFunction, arguments: list[Tensor], growing: Sequence[bool], path: Path) -> None:
     from torch._inductor import aoti_compile_and_package
 
     unfinished = path.with_name(f".{path.stem}.{os.getpid()}.pt2")
+    # Of 1, too: what is left of several is no other case.
+    size = torch.export.Dim("size", min=1)
+    sizes = tuple({0: size} if grows else None for grows in growing)
     try:
         with _quietly(), torch.no_grad():
-            exported = torch.export.export(_traced(function, arguments), tuple(arguments), strict=False)
+            graph = _traced(function, arguments, growing)
+            exported = torch.export.export(graph, tuple(arguments), dynamic_shapes=sizes, strict=False)
             aoti_compile_and_package(exported, package_path=str(unfinished))
         unfinished.replace(path)
     except Exception as error:
-        lines = str(error).strip().splitlines() or [""]
-        raise CompilerError(f"{type(error).__name__}: {lines[0]}") from error
+        raise _as_compiler_error(error) from error
     finally:
         unfinished.unlink(missing_ok=True)
 
 
-def _traced(function: FlatFunction, arguments: list[Tensor]) -> torch.fx.GraphModule:
-    """The operations of ``function``, gradients included, which an export alone would not follow."""
-    from torch.fx.experimental.proxy_tensor import make_fx
+def _as_compiler_error(error: Exception) -> CompilerError:
+    lines = str(error).strip().splitlines() or [""]
+    return CompilerError(f"{type(error).__name__}: {lines[0]}")
 
-    graph: torch.fx.GraphModule = make_fx(function, tracing_mode="fake")(*arguments)
+
+def _traced(function: FlatFunction, arguments: list[Tensor], growing: Sequence[bool]) -> torch.fx.GraphModule:
+    """The operations of ``function``, gradients included, which an export alone would not follow."""
+    from torch._dispatch.python import enable_python_dispatcher
+    from torch._dynamo.source import ConstantSource
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.proxy_tensor import make_fx
+    from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+
+    mode = FakeTensorMode(shape_env=ShapeEnv())
+    fakes = []
+    for place, (argument, grows) in enumerate(zip(arguments, growing, strict=True)):
+        # Growing dimensions are of one size, which is not known; all others are what they are.
+        sizes = [DimDynamic.DUCK if grows and axis == 0 else DimDynamic.STATIC for axis in range(argument.ndim)]
+        context: Any = StatelessSymbolicContext(dynamic_sizes=sizes)
+        source = ConstantSource(f"argument_{place}")
+        fakes.append(mode.from_tensor(argument, source=source, symbolic_context=context))
+    with mode, enable_python_dispatcher():
+        graph: torch.fx.GraphModule = make_fx(function)(*fakes)
     return graph
 
 
-def _fingerprint(function: FlatFunction, arguments: list[Tensor], steps: int) -> str:
+def _fingerprint(function: FlatFunction, arguments: list[Tensor], growing: Sequence[bool], steps: int) -> str:
     """Differs wherever the compiled library may: by operations, shapes, versions, processor and threads."""
-    graph = _traced(function, arguments)
-    shapes = [(tuple(each.shape), each.stride(), str(each.dtype), str(each.device)) for each in arguments]
+    graph = _traced(function, arguments, growing)
+    shapes = [
+        (tuple(each.shape)[grows:], each.stride(), str(each.dtype), str(each.device))
+        for each, grows in zip(arguments, growing, strict=True)
+    ]
     machine = (platform.machine(), torch.backends.cpu.get_cpu_capability(), torch.get_num_threads())
     facts: tuple[Any, ...] = (graph.code, shapes, steps, torch.__version__, torch.version.git_version, machine)
     digest = hashlib.sha256(repr(facts).encode())

@@ -4,15 +4,17 @@ It does what ``EagerStep`` does, whose results are its measure; ``compiled`` bui
 S updates in a call; n images in a mini-batch, C, H, W, K classes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils import _pytree as pytree
 
+from digitlab.training.compiling import FlatFunction
 from digitlab.training.dropout import masked, masked_layers
 from digitlab.training.losses import Loss
 from digitlab.training.rules import CLIP_EPS, RULES, RuleName, State
@@ -52,6 +54,17 @@ class Given(NamedTuple):
     masks: list[Tensor]
     rates: Tensor
     pull: Tensor
+
+    @classmethod
+    def of(cls, tensors: Iterable[Tensor]) -> "Given":
+        """Of ``tensors`` what that property had."""
+        pixels, targets, *masks, rates, pull = tensors
+        return cls(pixels, targets, masks, rates, pull)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All of it, one beside the other."""
+        return [self.pixels, self.targets, *self.masks, self.rates, self.pull]
 
 
 class Taken(NamedTuple):
@@ -131,3 +144,18 @@ class Program:
                 return Taken(*(torch.stack(list(each)) for each in zip(*taken, strict=True)))
 
         return run
+
+
+def flat(run: Callable[..., Taken], trees: Sequence[Any]) -> FlatFunction:
+    """``run(*trees, given)`` as a function of the tensors in ``trees`` and in ``given``, one beside the other.
+
+    What else is in ``trees`` stays as it is.
+    """
+    leaves, form = pytree.tree_flatten(tuple(trees))
+
+    def flattened(*tensors: Tensor) -> Sequence[Tensor]:
+        left = iter(tensors)
+        own = pytree.tree_unflatten([next(left) if isinstance(leaf, Tensor) else leaf for leaf in leaves], form)
+        return tuple(run(*own, Given.of(left)))
+
+    return flattened

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,10 +10,12 @@ import torch
 from digitlab.config import compose
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
+from digitlab.sweeps.population import compiled
 from digitlab.sweeps.population.grouping import level
 from digitlab.sweeps.population.member import Job, Member
 from digitlab.sweeps.population.population import Population
 from digitlab.training import Outcome, train
+from digitlab.training.compiling import Compiled, FlatFunction
 from digitlab.training.experiment import Experiment
 from digitlab.training.interrupt import StopSignal
 
@@ -74,3 +77,19 @@ def alone(tmp_path: Path) -> Callable[..., Outcome]:
         return train(compose([*SMALL, *overrides]), folder=folder, overrides=overrides, resume=resume)
 
     return run
+
+
+@pytest.fixture
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """``compile=true`` runs its program as it is given to the compiler; for how many members each call was so far."""
+    calls: list[int] = []
+
+    def as_it_is(function: Callable[[int], FlatFunction], *_: Any, steps: int, **__: Any) -> Compiled:
+        def call(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+            calls.append(len(tensors[0]))
+            return list(function(steps)(*tensors))
+
+        return call
+
+    monkeypatch.setattr(compiled, "compiled", as_it_is)
+    return calls

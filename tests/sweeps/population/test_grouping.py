@@ -62,6 +62,7 @@ def test_runs_that_differ_in_a_number_are_kin(override: str) -> None:
         "trainer.gradient_clip_norm=1",
         "trainer.max_steps=10",
         "trainer.val_every_steps=10",
+        "compile=true",
     ],
 )
 def test_runs_that_differ_in_more_are_not(override: str) -> None:
@@ -71,7 +72,6 @@ def test_runs_that_differ_in_more_are_not(override: str) -> None:
 @pytest.mark.parametrize(
     "override",
     [
-        "compile=true",
         "trainer.precision=bf16",
         "trainer.profiler=simple",
         "+callbacks.own={_target_: lightning.pytorch.callbacks.Timer}",

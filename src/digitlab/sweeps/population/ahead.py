@@ -22,45 +22,43 @@ class LookAhead:
     def __init__(self, weight: Tensor, images: Sequence[Sequence[Tensor]], *, stream_sizes: Sequence[int]) -> None:
         self._weight, self._stream_sizes = weight, list(stream_sizes)
         self._images = [torch.cat(list(stream)).flatten(1) for stream in images]
-        rows = [size * weight.shape[1] for size in stream_sizes]
-        self._rows = weight.flatten(0, 1).split(rows)
-        self._products = [own @ stream.T for own, stream in zip(self._rows, self._images, strict=True)]
+        self._stream_rows = [size * weight.shape[1] for size in stream_sizes]
+        rows = weight.flatten(0, 1).split(self._stream_rows)
+        self._products = [own @ stream.T for own, stream in zip(rows, self._images, strict=True)]
         self._inner = [stream @ stream.T for stream in self._images]
-        total = len(self._images[0])
-        # The updates divided by the factor, so that all can be added before it is applied.
-        self._updates = weight.new_empty(*weight.shape[:2], total)
-        self._update_rows = self._updates.flatten(0, 1).split(rows)
+        # Of each stream the updates divided by the factor, so that all can be added before it is applied.
+        self._updates: list[list[Tensor]] = [[] for _ in images]
         self._factor: Tensor | None = None
         self._done = 0
-        self._next = weight.new_empty(sum(rows), 0)
 
     def products(self, images: int) -> Tensor:
-        """Of the weights as they would be now with the next mini-batch, of n ``images``: a new tensor (M, U, n)."""
+        """Of the weights as they would be now with the next mini-batch, of n ``images``: (M, U, n)."""
         done, span = self._done, slice(self._done, self._done + images)
-        outputs = self._weight.new_empty(sum(map(len, self._rows)), images)
-        parts = outputs.split([len(rows) for rows in self._rows])
-        for out, products, updates, inner in zip(parts, self._products, self._update_rows, self._inner, strict=True):
-            torch.addmm(products[:, span], updates[:, :done], inner[:done, span], out=out)
-        stacked = outputs.view(*self._weight.shape[:2], images)
-        return stacked if self._factor is None else stacked.mul_(self._factor)
+        outputs = [products[:, span] for products in self._products]
+        if done:
+            added = zip(self._updates, self._inner, strict=True)
+            products = [torch.cat(updates, 1) @ inner[:done, span] for updates, inner in added]
+            outputs = [own + more for own, more in zip(outputs, products, strict=True)]
+        stacked = torch.cat(outputs).view(*self._weight.shape[:2], images)
+        return stacked if self._factor is None else stacked * self._factor
 
     def descend(self, update: Tensor, kept: Tensor | None) -> None:
         """Put off to multiply the weights by ``kept``, (M, 1, 1), and to add ``update`` (M, U, n) times the images."""
         if kept is not None:
             self._factor = kept if self._factor is None else self._factor * kept
-        place = self._updates[:, :, self._done : self._done + update.shape[2]]
-        if self._factor is None:
-            place.copy_(update)
-        else:
-            torch.div(update, self._factor, out=place)
+        if self._factor is not None:
+            update = update / self._factor
+        for updates, own in zip(self._updates, update.flatten(0, 1).split(self._stream_rows), strict=True):
+            updates.append(own)
         self._done += update.shape[2]
 
     def settle(self) -> None:
         """Bring the weights up to date."""
-        done = self._done
-        parts = zip(self._weight.split(self._stream_sizes), self._rows, self._update_rows, self._images, strict=True)
-        factors = [None] * len(self._rows) if self._factor is None else self._factor.split(self._stream_sizes)
-        for (weight, rows, updates, images), factor in zip(parts, factors, strict=True):
-            rows.addmm_(updates[:, :done], images[:done])
+        if not self._done:
+            return
+        parts = zip(self._weight.split(self._stream_sizes), self._updates, self._images, strict=True)
+        factors = [None] * len(self._images) if self._factor is None else self._factor.split(self._stream_sizes)
+        for (weight, updates, images), factor in zip(parts, factors, strict=True):
+            weight.flatten(0, 1).addmm_(torch.cat(updates, 1), images[: self._done])
             if factor is not None:
                 weight.mul_(factor)

@@ -21,7 +21,7 @@ class DenseStack:
     """
 
     def __init__(self, template: nn.Module, parameters: Sequence[Tensor], *, stream_sizes: Sequence[int]) -> None:
-        self.parameters = list(parameters)
+        self._template, self.parameters = template, list(parameters)
         self._weights, self._biases = self.parameters[0::2], self.parameters[1::2]
         self._activations = _activations(template)
         self._stream_sizes = list(stream_sizes)
@@ -34,6 +34,12 @@ class DenseStack:
     def fits(network: nn.Module) -> bool:
         plain = not any(isinstance(layer, nn.BatchNorm1d) for layer in network.modules())
         return type(network) in (MLP, Linear) and plain
+
+    def given(
+        self, parameters: Sequence[Tensor], buffers: Sequence[Tensor], *, stream_sizes: Sequence[int]
+    ) -> "DenseStack":
+        """Other members of its kind, which have no buffers."""
+        return DenseStack(self._template, parameters, stream_sizes=stream_sizes)
 
     def forward(self, images: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:
         """Images, (n, C, H, W) a stream, and masks, (M, n, U) a hidden layer or none at all, to logits (M, n, K)."""

@@ -61,7 +61,7 @@ def kinship(config: DictConfig, experiment: Experiment) -> str | None:
         or trainer.dtype == torch.bfloat16
         or device.type == "mps"
         or (trainer.deterministic and device.type != "cpu")
-        or experiment.switches.compile is True
+        or (experiment.switches.compile is True and device.type != "cpu")
         or bool(experiment.callbacks)
         or config.figures.iterations
         or type(_network(experiment)) not in _NETWORKS
@@ -77,6 +77,7 @@ def _common(config: DictConfig, experiment: Experiment) -> dict[str, Any]:
     common = {name: nodes[name] for name in _OTHER_NODES}
     for name, numbers in _NUMBERS.items():
         common[name] = {key: value for key, value in nodes[name].items() if key not in numbers}
+    common["compile"] = experiment.switches.compile
     common["ema"] = experiment.ema_decay is None
     common["clip"] = experiment.trainer.gradient_clip_norm is None
     return common

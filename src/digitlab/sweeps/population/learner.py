@@ -1,24 +1,35 @@
 """The networks of a population stacked, with all that their steps go by: they learn from chunks and are evaluated."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from itertools import groupby
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from digitlab.data.chunks import Chunk, EvaluationBatch
+from digitlab.sweeps.population.compiled import CompiledStreams
 from digitlab.sweeps.population.dense import DenseStack
-from digitlab.sweeps.population.descent import Batch, Descent
+from digitlab.sweeps.population.descent import Batch, ahead, can_wait
+from digitlab.sweeps.population.lesson import Lesson
 from digitlab.sweeps.population.losses import StackedLoss
 from digitlab.sweeps.population.mapped import MappedStack
-from digitlab.sweeps.population.update import Rates, Update, clipped, follow
+from digitlab.sweeps.population.program import Numbers, Program, Rows, Shared
+from digitlab.sweeps.population.steps import Steps
+from digitlab.sweeps.population.update import Rates, Rule, Update, pulls
 from digitlab.training.classifier import Classifier
+from digitlab.training.compiling import CompilerError, NoGainError, step_aside, updates_in_a_call, worth_making
 from digitlab.training.dropout import member_masks, with_dropout
 from digitlab.training.interrupt import StopSignal
 from digitlab.training.metrics import Counts, confusions
+from digitlab.training.threads import forward_flops
 
 # Told of an update that is done: its losses and learning rates, (M,), and its number over the whole run from 0.
 Watch = Callable[[Tensor, Tensor, int], None]
+
+# For compile=auto: what a compiled update of one member saves.
+_SAVED_SECONDS = 10e-6
 
 
 class Learner:
@@ -28,33 +39,41 @@ class Learner:
         self._device, self._members = device, len(classifiers)
         first = classifiers[0]
         networks = [classifier.network for classifier in classifiers]
-        template = with_dropout(networks)
-        sizes = [len(list(group)) for _, group in groupby(classifiers, key=lambda classifier: classifier.seed)]
+        self._template = with_dropout(networks)
+        self._sizes = [len(list(group)) for _, group in groupby(classifiers, key=lambda classifier: classifier.seed)]
         parameters = _stack([list(network.parameters()) for network in networks])
         self.buffers = _stack([list(network.buffers()) for network in networks])
         averages = [classifier.average for classifier in classifiers if classifier.average is not None]
         self.averages = _stack([list(average.parameters()) for average in averages])
         self.stack: DenseStack | MappedStack
-        if DenseStack.fits(template):
-            self.stack = DenseStack(template, parameters, stream_sizes=sizes)
+        if DenseStack.fits(self._template):
+            self.stack = DenseStack(self._template, parameters, stream_sizes=self._sizes)
         else:
-            self.stack = MappedStack(template, parameters, buffers=self.buffers, stream_sizes=sizes)
+            self.stack = MappedStack(self._template, parameters, buffers=self.buffers, stream_sizes=self._sizes)
         self._normalise, self._dtype = first.normalise, first.normalise.scale.dtype
-        self._classes = len(first.facts.class_names)
-        self.loss = StackedLoss([classifier.loss for classifier in classifiers], device=device, dtype=self._dtype)
+        self._image_shape, self._classes = first.facts.image_shape, len(first.facts.class_names)
+        losses = [classifier.loss for classifier in classifiers]
+        self.loss = StackedLoss.of(losses, device=device, dtype=self._dtype)
         self._masks = member_masks(
-            networks, seeds=[classifier.seed for classifier in classifiers], image_shape=first.facts.image_shape,
+            networks, seeds=[classifier.seed for classifier in classifiers], image_shape=self._image_shape,
             device=device, dtype=self._dtype,
         )  # fmt: skip
-        self._stream_of = torch.tensor([s for s, size in enumerate(sizes) for _ in range(size)], device=device)
+        self._stream_of = torch.tensor([s for s, size in enumerate(self._sizes) for _ in range(size)], device=device)
         updates = [classifier.update for classifier in classifiers]
-        self.update = Update(updates, networks, self.stack.parameters)
+        self.update = Update(Rule.of(updates, networks, device=device), updates, self.stack.parameters)
+        self._given_rule = Rule.of(updates, networks, device=device, given=True)
         self._rates = Rates(
             updates, [classifier.schedule for classifier in classifiers], steps_per_epoch=first.steps_per_epoch,
             total_steps=[classifier.total_steps for classifier in classifiers], device=device,
         )  # fmt: skip
         numbers = [(classifier.ema_decay, classifier.gradient_clip_norm) for classifier in classifiers]
         self._ema_decay, self._clip_norm = (self._numbers(values) for values in zip(*numbers, strict=True))
+        self._steps = Steps(
+            stack=self.stack, loss=self.loss, rule=self.update.rule, update=self.update, averages=self.averages,
+            clip_norm=self._clip_norm,
+        )  # fmt: skip
+        self.compiling: bool | Literal["auto"] = False
+        self.compiled: CompiledStreams | None = None
 
     def _numbers(self, values: Sequence[float | None]) -> Tensor | None:
         given = [value for value in values if value is not None]
@@ -63,13 +82,24 @@ class Learner:
     def row(self, member: int) -> Iterator[list[Tensor]]:
         """The parameters, the buffers and the averaged parameters of a member."""
         for tensors in (self.stack.parameters, self.buffers, self.averages):
-            yield [tensor.detach()[member] for tensor in tensors]
+            yield [tensor[member] for tensor in tensors]
 
     def changed(self) -> list[Tensor]:
         """All that updates change."""
         state = self.update.state
         moments = [tensor for tensors in state.entries.values() for tensor in tensors]
         return [*self.stack.parameters, *self.buffers, *self.averages, state.step, *moments]
+
+    def take_over(self, former: "Learner", members: Tensor) -> None:
+        """Go on for those ``members``, int64, of ``former`` that are left here."""
+        self.update.keep(members, former.update)
+        self.compiling, before = former.compiling, former.compiled
+        # Where no one is left who drops out, a call is given no masks any more.
+        if before is not None and (self._masks is None) == (former._masks is None):
+            self.compiled = self._compiled(before.program, before.steps, before.numbers_of(members))
+            self.compiled.call = before.call
+
+    # Learning ---------------------------------------------------------------------------------------------------------
 
     def learn(
         self, chunks: Sequence[Chunk], *, first: int, stop_signal: StopSignal, watch: Watch | None = None
@@ -78,54 +108,116 @@ class Learner:
 
         Returns logits (M, n of all, K), and losses and learning rates (B, M): of fewer mini-batches after a signal.
         """
-        sizes, done = chunks[0].sizes, 0
-        rates = self._rates.table(first, len(sizes))
-        descent = self._descent(rates, settled=watch is not None or self._ema_decay is not None)
-        # In one tensor, as small ones that stay alive would break up the memory the steps go through.
-        logits = torch.empty(self._members, sum(sizes), self._classes, dtype=self._dtype, device=self._device)
-        streams = [chunk.minibatches(self._normalise, self.loss.encode) for chunk in chunks]
-        batches: Iterator[Batch] = zip(*streams, strict=True)
-        met: list[list[Tensor]] = []
-        for batch, rows in zip(
-            batches if descent is None else descent.batches(batches), logits.split(sizes, 1), strict=True
-        ):
-            met.append([own for _, own, _ in batch])
-            targets = self.by_member(met[-1])
-            masks = self._masks.draw(first + done, sizes[done]) if self._masks is not None else ()
-            outputs = self.stack.forward([images for images, _, _ in batch], masks)
-            self.stack.backward(self.loss.gradient(outputs, targets))
-            if descent is not None:
-                descent.step(done)
-            else:
-                self._follow_rule(rates[done])
-            rows.copy_(outputs)
-            if self._ema_decay is not None:
-                follow(self.averages, self.stack.parameters, self._ema_decay, steps=first + done + 1)
-            if watch is not None:
-                watch(self.loss(outputs, targets).mean(1), rates[done], first + done)
-            done += 1
-            if stop_signal.received is not None and (descent is None or descent.may_stop):
-                break
-        if descent is not None:
-            descent.end(done)
-        logits = logits[:, : sum(sizes[:done])]
-        losses = self.loss(logits, self.by_member([torch.cat(stream) for stream in zip(*met, strict=True)]))
-        return logits, torch.stack([own.mean(1) for own in losses.split(sizes[:done], 1)]), rates[:done]
+        count, sizes = len(chunks[0].sizes), chunks[0].sizes
+        rates = self._rates.table(first, count)
+        pull = torch.zeros_like(rates) if self._ema_decay is None else pulls(self._ema_decay, first=first, steps=count)
+        lesson = Lesson(
+            chunks=chunks, first=first, rates=rates, pull=pull, losses=rates.new_empty(rates.shape, dtype=self._dtype),
+            # In one tensor, as small ones that stay alive would break up the memory the steps go through.
+            logits=torch.empty(self._members, sum(sizes), self._classes, dtype=self._dtype, device=self._device),
+        )  # fmt: skip
+        begin = end = count
+        compiled = self.compiled if watch is None and self._can_wait(rates) else None
+        if compiled is not None:
+            begin, end = chunks[0].whole_calls(compiled.steps)
+        done = self._learn_eagerly(lesson.part(0, begin), stop_signal, watch)
+        if compiled is not None and done == begin < end:
+            done += compiled.learn(lesson.part(begin, end), stop_signal)
+            self.update.state.step.fill_(first + done)
+        if done == end < count:
+            done += self._learn_eagerly(lesson.part(end, count), stop_signal, watch)
+        self.update.state.step.fill_(first + done)
+        return lesson.logits[:, : sum(sizes[:done])], lesson.losses[:done], rates[:done]
+
+    def _learn_eagerly(self, lesson: Lesson, stop_signal: StopSignal, watch: Watch | None) -> int:
+        """Mini-batch by mini-batch; says how many it has learnt from: fewer after a signal."""
+        sizes = lesson.chunks[0].sizes
+        if not sizes:
+            return 0
+        done = 0
+        met: list[Sequence[Tensor]] = []
+        wait = watch is None and not self.averages and self._can_wait(lesson.rates)
+        block = ahead(sizes[0]) if wait else 1
+        batches = self._batches(lesson, met)
+        with closing(self._steps.through(batches, lesson.rates, lesson.pull, block=block)) as steps:
+            for outputs, rows in zip(steps, lesson.logits.split(sizes, 1), strict=True):
+                rows.copy_(outputs)
+                if watch is not None:
+                    losses = self.loss(outputs, self.by_member(met[done])).mean(1)
+                    watch(losses, lesson.rates[done], lesson.first + done)
+                done += 1
+                # Who went on from within a block would add up in another order.
+                if stop_signal.received is not None and done % block == 0:
+                    break
+        targets = self.by_member([torch.cat(stream) for stream in zip(*met[:done], strict=True)])
+        losses = self.loss(lesson.logits[:, : sum(sizes[:done])], targets)
+        torch.stack([own.mean(1) for own in losses.split(sizes[:done], 1)], out=lesson.losses[:done])
+        return done
+
+    def _batches(self, lesson: Lesson, met: list[Sequence[Tensor]]) -> Iterator[Batch]:
+        """The mini-batches of ``lesson``; their targets, (n, …) a stream, are added to ``met``."""
+        streams = [chunk.minibatches(self._normalise, self.loss.encode) for chunk in lesson.chunks]
+        for number, streams_of_one in enumerate(zip(*streams, strict=True)):
+            images, targets, _ = zip(*streams_of_one, strict=True)
+            met.append(targets)
+            size = lesson.chunks[0].sizes[number]
+            masks = self._masks.draw(lesson.first + number, size) if self._masks is not None else ()
+            yield Batch(images, self.by_member(targets), masks)
+
+    def _can_wait(self, rates: Tensor) -> bool:
+        """Whether updates with ``rates`` (B, M) may be put off, where they could be."""
+        return not self._steps.descends or can_wait(self.update.rule.kept(self.stack.parameters, rates))
 
     def by_member(self, streams: Sequence[Tensor]) -> Tensor:
         """Of tensors, one a stream, the tensor (M, …) of what each member has."""
         return torch.stack(list(streams)).index_select(0, self._stream_of)
 
-    def _descent(self, rates: Tensor, *, settled: bool) -> Descent | None:
-        if isinstance(self.stack, DenseStack) and self.update.plain_descent and self._clip_norm is None:
-            return Descent(self.stack, self.update, rates, settled=settled)
-        return None
+    # Compiled ---------------------------------------------------------------------------------------------------------
 
-    def _follow_rule(self, rates: Tensor) -> None:
-        gradients = self.stack.gradients()
-        if self._clip_norm is not None:
-            gradients = clipped(gradients, self._clip_norm)
-        self.update(gradients, rates)
+    def prepare(self, chunk: Chunk, *, steps_ahead: int) -> None:
+        """Find or make the library that ``compiling`` asks for, unless that is done, for mini-batches as in ``chunk``.
+
+        What ``auto`` asks for depends on ``steps_ahead``. Where there can be none it is said, and nothing is compiled.
+        """
+        if not self.compiling or self.compiled is not None:
+            return
+        asked = self.compiling is True
+        try:
+            make = worth_making(steps_ahead * self._members * _SAVED_SECONDS, always=asked)
+            steps = self._steps_in_a_call(chunk.plan.batch_size)
+            begin, end = chunk.whole_calls(steps)
+            if begin == end:
+                return
+            # With weights that averages follow, none is put off.
+            block = 1 if self.averages else min(ahead(chunk.plan.batch_size), steps)
+            program = Program(stack=self.stack, normalise=self._normalise, loss=self.loss, block=block)
+            compiled = self._compiled(program, steps, Numbers(self._given_rule, self.loss.smoothing, self._clip_norm))
+            compiled.find(chunk.part(begin, begin + steps), make=make)
+        except CompilerError as error:
+            self.compiling = False
+            step_aside(error, asked=asked)
+        else:
+            self.compiled = compiled
+
+    def _steps_in_a_call(self, batch_size: int) -> int:
+        if self._device.type != "cpu":
+            raise CompilerError("populations are compiled on a processor only")
+        if isinstance(self.stack, MappedStack) and self.stack.in_turn:
+            raise NoGainError("convolutions gain nothing together")
+        flops = forward_flops(self._template, self._image_shape, self._normalise.scale)
+        steps = updates_in_a_call(batch_size * flops)
+        if steps == 1:
+            raise NoGainError("networks this large gain little together")
+        return steps
+
+    def _compiled(self, program: Program, steps: int, numbers: Numbers) -> CompiledStreams:
+        rows = Rows(self.stack.parameters, self.buffers, self.averages, self.update.state.entries, numbers)
+        shared = Shared(self.update.state.step.clone(), self._normalise.scale, self._normalise.shift)
+        return CompiledStreams(
+            program, rows, shared, steps=steps, stream_sizes=self._sizes, masks=self._masks, encode=self.loss.encode
+        )
+
+    # Evaluation -------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[EvaluationBatch]) -> list[Counts]:

@@ -13,12 +13,21 @@ STACKABLE = (CrossEntropy, MeanSquaredError)
 
 
 class StackedLoss:
-    """The loss of members that have the same one but for its numbers; ``dtype`` is that of the logits."""
+    """The loss of members that have the same one but for its numbers: ``smoothing`` (M, 1) or None."""
 
-    def __init__(self, losses: Sequence[Loss], *, device: torch.device, dtype: torch.dtype) -> None:
-        self._loss = losses[0]
+    def __init__(self, loss: Loss, smoothing: Tensor | None) -> None:
+        self._loss, self.smoothing = loss, smoothing
+
+    @classmethod
+    def of(cls, losses: Sequence[Loss], *, device: torch.device, dtype: torch.dtype) -> "StackedLoss":
+        """That of members with ``losses``; ``dtype`` is that of the logits."""
         smoothing = [loss.label_smoothing for loss in losses if isinstance(loss, CrossEntropy)]
-        self._smoothing = torch.tensor(smoothing, device=device, dtype=dtype).unsqueeze(1) if any(smoothing) else None
+        stacked = torch.tensor(smoothing, device=device, dtype=dtype).unsqueeze(1) if any(smoothing) else None
+        return cls(losses[0], stacked)
+
+    def given(self, smoothing: Tensor | None) -> "StackedLoss":
+        """The same for other members."""
+        return StackedLoss(self._loss, smoothing)
 
     def encode(self, targets: Tensor, classes: int) -> Tensor:
         """As the members' own loss does."""
@@ -33,9 +42,9 @@ class StackedLoss:
             chosen = log_probabilities.gather(2, targets.unsqueeze(2)).squeeze(2)
         else:
             chosen = (log_probabilities * targets).sum(2)
-        if self._smoothing is None:
+        if self.smoothing is None:
             return -chosen
-        return (self._smoothing - 1) * chosen - self._smoothing * log_probabilities.mean(2)
+        return (self.smoothing - 1) * chosen - self.smoothing * log_probabilities.mean(2)
 
     def gradient(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The gradient of each member's mean loss over the n images by its logits: (M, n, K)."""
@@ -51,13 +60,13 @@ class StackedLoss:
                 case "softmax":
                     error = error * outputs
                     return error - outputs * error.sum(2, keepdim=True)
-        if self._smoothing is None:
+        if self.smoothing is None:
             # By torch itself, so that the last digit is the solo run's.
             leaf = logits.detach().requires_grad_()
             flat = targets.flatten(0, 1) if targets.ndim == 2 else targets.flatten(0, 1).to(leaf.dtype)
             loss = F.cross_entropy(leaf.flatten(0, 1), flat, reduction="sum") / images
             return torch.autograd.grad(loss, leaf)[0]
-        smoothing = self._smoothing.unsqueeze(2)
+        smoothing = self.smoothing.unsqueeze(2)
         probabilities = logits.softmax(2)
         if targets.ndim == 2:
             targets = torch.zeros_like(probabilities).scatter_(2, targets.unsqueeze(2), 1.0)

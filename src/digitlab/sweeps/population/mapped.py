@@ -5,6 +5,7 @@ nearly equal sums: another order of summation shows at once. There, members of s
 operations of a solo run.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -28,35 +29,42 @@ class MappedStack:
         buffers: Sequence[Tensor],
         stream_sizes: Sequence[int],
     ) -> None:
-        self.parameters = [parameter.requires_grad_() for parameter in parameters]
+        self.parameters = list(parameters)
         self._template = masked(template)
         self._names = [name for name, _ in template.named_parameters()]
         self._buffers = dict(zip((name for name, _ in template.named_buffers()), buffers, strict=True))
         self._masks = [f"{name}.mask" for name, layer in masked_layers(self._template)]
         device = self.parameters[0].device
-        self._stream_of = torch.arange(len(stream_sizes), device=device).repeat_interleave(
-            torch.tensor(stream_sizes, device=device)
-        )
+        self._stream_sizes = list(stream_sizes)
         self._gradients: list[Tensor] = []
-        self._one_stream = len(stream_sizes) == 1
         convolves = any(isinstance(layer, nn.Conv2d) for layer in template.modules())
-        self._in_turn = convolves and device.type == "cpu"
+        self.in_turn = convolves and device.type == "cpu"
+
+    def given(
+        self, parameters: Sequence[Tensor], buffers: Sequence[Tensor], *, stream_sizes: Sequence[int]
+    ) -> "MappedStack":
+        """Other members of its kind."""
+        other = copy.copy(self)
+        other.parameters, other._stream_sizes = list(parameters), list(stream_sizes)
+        other._buffers = dict(zip(self._buffers, buffers, strict=True))
+        return other
 
     def forward(self, images: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:
         """Images, (n, C, H, W) a stream, and masks, (M, n, …) a dropout layer, to logits (M, n, K)."""
         self._template.train()
-        values = dict(zip(self._names, self.parameters, strict=True)) | self._buffers
+        self._leaves = [parameter.detach().requires_grad_() for parameter in self.parameters]
+        values = dict(zip(self._names, self._leaves, strict=True)) | self._buffers
         values |= dict(zip(self._masks, masks, strict=False))
-        if self._one_stream:
+        if len(images) == 1:
             self._logits = self._call(values, images[0], shared=True)
         else:
-            own = torch.stack(list(images)).index_select(0, self._stream_of)
-            self._logits = self._call(values, own, shared=False)
+            own = [stream.expand(size, *stream.shape) for stream, size in zip(images, self._stream_sizes, strict=True)]
+            self._logits = self._call(values, torch.cat(own), shared=False)
         return self._logits.detach()
 
     def backward(self, gradient: Tensor) -> None:
         """Ready ``gradients`` for a loss with this ``gradient`` by the logits, (M, n, K)."""
-        self._gradients = list(torch.autograd.grad(self._logits, self.parameters, gradient))
+        self._gradients = list(torch.autograd.grad(self._logits, self._leaves, gradient))
 
     def gradients(self) -> list[Tensor]:
         return self._gradients
@@ -71,9 +79,9 @@ class MappedStack:
             logits: Tensor = functional_call(self._template, dict(own), (batch,))
             return logits
 
-        if self._in_turn:
+        if self.in_turn:
             rows = {name: tensor.unbind() for name, tensor in values.items()}
-            own = [{name: row[member] for name, row in rows.items()} for member in range(len(self._stream_of))]
+            own = [{name: row[member] for name, row in rows.items()} for member in range(len(self.parameters[0]))]
             batches = [images] * len(own) if shared else images.unbind()
             return torch.stack([one(mine, batch) for mine, batch in zip(own, batches, strict=True)])
         logits: Tensor = vmap(one, in_dims=(0, None if shared else 0))(values, images)

@@ -84,7 +84,9 @@ class Population:
                 steps = self.position.total_steps
                 learner.update.load_member(row, member.classifier.network, saved["state"], steps=steps)
         if kept is not None:
-            learner.update.keep(kept, self._learner.update)
+            learner.take_over(self._learner, kept)
+        else:
+            learner.compiling = self.experiment.switches.compile
         self._learner: Learner = learner
         self._safeguard = Safeguard(learner.changed)
         streams = groupby(self.members, key=lambda member: member.job.seed)
@@ -101,6 +103,7 @@ class Population:
     def _epoch(self) -> None:
         for chunks in zip(*self._loaders, strict=True):
             begun = replace(self.position)
+            self._learner.prepare(chunks[0], steps_ahead=self._steps_ahead)
             with self._timed():
                 self._safeguard.keep()
                 learnt = self._learn(chunks)
@@ -125,6 +128,10 @@ class Population:
             if not self._active():
                 return
         self._end_epoch()
+
+    @property
+    def _steps_ahead(self) -> int:
+        return max(member.classifier.total_steps for member in self.members) - self.position.total_steps
 
     def _whole(self, chunk: Chunk) -> bool:
         return self.position.step == chunk.step + len(chunk.indices)

@@ -1,7 +1,7 @@
 """The update of a population: one rule, and for each member its own numbers and schedule."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,46 +24,56 @@ from digitlab.training.schedules import Schedule
 _NUMBERS = ("momentum", "alpha", "eps")
 
 
-class Update:
-    """Changes stacked ``parameters`` by the rule that all of ``optimizers``, one a member, are settings of.
+class Rule(NamedTuple):
+    """An update rule and its numbers for M members, each a float that all share or float64 (M,).
 
-    ``networks`` are the members' own, which say what of them decays. ``state`` is what the rule remembers.
+    ``weight_decay`` has one entry a parameter.
     """
 
-    def __init__(
-        self, optimizers: Sequence[Optimizer], networks: Sequence[nn.Module], parameters: Sequence[Tensor]
-    ) -> None:
-        self.rule: RuleName = RULE_OF[type(optimizers[0])]
-        self.parameters = list(parameters)
-        self._optimizers = list(optimizers)
-        device = self.parameters[0].device
-        self._weight_decay = [_number(values, device) for values in zip(*_decays(optimizers, networks), strict=True)]
+    name: RuleName
+    weight_decay: list[Number]
+    numbers: dict[str, Any]
+
+    @classmethod
+    def of(
+        cls,
+        optimizers: Sequence[Optimizer],
+        networks: Sequence[nn.Module],
+        *,
+        device: torch.device,
+        given: bool = False,
+    ) -> "Rule":
+        """The rule that all of ``optimizers``, one a member, are settings of.
+
+        ``networks`` are the members' own, which say what of them decays. With ``given`` what sweeps are likely to vary
+        is a tensor even where all members agree: a compiled rule is then that of other sweeps, too.
+        """
         first = vars(optimizers[0])
-        self._numbers: dict[str, Any] = {
-            name: _number([getattr(each, name) for each in optimizers], device) for name in _NUMBERS if name in first
+        decays = zip(*_decays(optimizers, networks), strict=True)
+        numbers: dict[str, Any] = {
+            name: _number([getattr(each, name) for each in optimizers], device, given=given and name == "momentum")
+            for name in _NUMBERS
+            if name in first
         }
         if "betas" in first:
             pairs = zip(*(each.betas for each in optimizers if isinstance(each, Adam | AdamW)), strict=True)
-            self._numbers["betas"] = tuple(_number(betas, device) for betas in pairs)
+            numbers["betas"] = tuple(_number(betas, device) for betas in pairs)
         if "nesterov" in first:
-            self._numbers["nesterov"] = first["nesterov"]
-        self.state = init_state(self.rule, self.parameters, momentum=self._numbers.get("momentum", 0.0))
+            numbers["nesterov"] = first["nesterov"]
+        return cls(RULE_OF[type(optimizers[0])], [_number(values, device, given=given) for values in decays], numbers)
 
     @property
     def plain_descent(self) -> bool:
         """Whether an update is no more than the gradient times the learning rate, and weight decay."""
-        return (
-            self.rule == "sgd" and not isinstance(self._numbers["momentum"], Tensor) and not self._numbers["momentum"]
-        )
+        momentum = self.numbers.get("momentum")
+        return self.name == "sgd" and not isinstance(momentum, Tensor) and not momentum
 
     @torch.no_grad()
-    def __call__(self, gradients: Sequence[Tensor], rates: Tensor) -> None:
+    def apply(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor], state: State, *, rates: Tensor) -> None:
         """One update with learning rates float64 (M,)."""
-        RULES[self.rule](
-            self.parameters, gradients, self.state, lr=rates, weight_decay=self._weight_decay, **self._numbers
-        )
+        RULES[self.name](parameters, gradients, state, lr=rates, weight_decay=self.weight_decay, **self.numbers)
 
-    def kept(self, rates: Tensor) -> list[Tensor | None]:
+    def kept(self, parameters: Sequence[Tensor], rates: Tensor) -> list[Tensor | None]:
         """What weight decay leaves of each parameter in plain descents with ``rates`` (B, M): (B, M, 1, …).
 
         None where it leaves all of it to each member.
@@ -72,8 +82,24 @@ class Update:
             (1 - rates * decay).to(parameter.dtype).view(*rates.shape, *[1] * (parameter.ndim - 1))
             if isinstance(decay, Tensor) or decay != 0
             else None
-            for parameter, decay in zip(self.parameters, self._weight_decay, strict=True)
+            for parameter, decay in zip(parameters, self.weight_decay, strict=True)
         ]
+
+
+class Update:
+    """Changes stacked ``parameters`` by ``rule``, and says and takes what the solo runs' optimisers would remember.
+
+    ``optimizers`` are the members' own; ``state`` is what the rule remembers.
+    """
+
+    def __init__(self, rule: Rule, optimizers: Sequence[Optimizer], parameters: Sequence[Tensor]) -> None:
+        self.rule, self.parameters = rule, list(parameters)
+        self._optimizers = list(optimizers)
+        self.state = init_state(rule.name, self.parameters, momentum=rule.numbers.get("momentum", 0.0))
+
+    def __call__(self, gradients: Sequence[Tensor], rates: Tensor) -> None:
+        """One update with learning rates float64 (M,)."""
+        self.rule.apply(self.parameters, gradients, self.state, rates=rates)
 
     def member_state(self, member: int, network: nn.Module) -> dict[int, dict[str, Tensor]]:
         """The ``"state"`` of the torch optimiser that the solo run of ``member`` would have, in its own order."""
@@ -82,7 +108,7 @@ class Update:
             entries = {name: tensors for name, tensors in entries.items() if name != "momentum_buffer"}
         order = self._order(member, network)
         own = {name: [tensors[place] for place in order] for name, tensors in entries.items()}
-        return to_optimizer_state(self.rule, State(self.state.step, own), member=member)
+        return to_optimizer_state(self.rule.name, State(self.state.step, own), member=member)
 
     def load_member(
         self, member: int, network: nn.Module, state: Mapping[int, Mapping[str, Tensor]], *, steps: int
@@ -149,12 +175,19 @@ def clipped(gradients: Sequence[Tensor], norms: Tensor) -> list[Tensor]:
     return [gradient * _beside(factors, gradient) for gradient in gradients]
 
 
+def pulls(decays: Tensor, *, first: int, steps: int) -> Tensor:
+    """How far averages with ``decays``, float64 (M,), go towards the weights: float64 (steps, M).
+
+    After each of ``steps`` mini-batches, of which the ``first`` is counted from 0 over the whole run.
+    """
+    return torch.stack([1 - decays.clamp(max=most_remembered(step + 1)) for step in range(first, first + steps)])
+
+
 @torch.no_grad()
-def follow(averages: Sequence[Tensor], parameters: Sequence[Tensor], decays: Tensor, *, steps: int) -> None:
-    """Let the averages, (M, …), follow the parameters with ``decays`` (M,), as the solo run's step does."""
-    decays = decays.clamp(max=most_remembered(steps))
+def follow(averages: Sequence[Tensor], parameters: Sequence[Tensor], pull: Tensor) -> None:
+    """Let the averages, (M, …), go towards the parameters by ``pull`` (M,), as the solo run's step does."""
     for average, parameter in zip(averages, parameters, strict=True):
-        average.lerp_(parameter, _beside(1 - decays, average))
+        average.lerp_(parameter, _beside(pull, average))
 
 
 def _beside(numbers: Tensor, tensor: Tensor) -> Tensor:
@@ -171,6 +204,10 @@ def _decays(optimizers: Sequence[Optimizer], networks: Sequence[nn.Module]) -> l
     return decays
 
 
-def _number(values: Sequence[float], device: torch.device) -> Number:
-    """One for all where they agree, which spares the rule a broadcast, else float64 (M,)."""
-    return values[0] if len(set(values)) == 1 else torch.tensor(values, dtype=torch.float64, device=device)
+def _number(values: Sequence[float], device: torch.device, *, given: bool = False) -> Number:
+    """One for all where they agree, which spares the rule a broadcast, else float64 (M,).
+
+    Where it is to be ``given`` anew at each call only zero, which stands for none at all, is one for all.
+    """
+    same = len(set(values)) == 1 and not (given and values[0])
+    return values[0] if same else torch.tensor(values, dtype=torch.float64, device=device)

@@ -1,0 +1,173 @@
+"""A population's member-step against the bare loop's step: ``benchmarks/members.py [--only c,a] [--rounds 5]``.
+
+All in this one process and in turn: the bare loop of one network, the population as it learns eagerly, and with
+``compile=true``. What counts is processor time, which other work on the machine hardly moves, divided by the steps of
+all members: gathering images, the steps and the counts for the metrics. Where the compiled population takes more than
+its bar allows of the bare loop's time the exit code is 1. A full run is kept in benchmarks/results/.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from itertools import groupby, product
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from bare import BareLoop
+from digitlab.config import compose
+from digitlab.data.chunks import Position
+from digitlab.results import environment
+from digitlab.sweeps.population.learner import Learner
+from digitlab.training.assembly import chunk_plan, initial_classifier, read_data, set_length
+from digitlab.training.experiment import Experiment
+from digitlab.training.interrupt import StopSignal
+from digitlab.training.metrics import confusions
+from sweeps import SWEEPS, Sweep
+from workloads import WORKLOADS, Workload, training_split
+
+_RESULTS = Path(__file__).parent / "results"
+# Of the sweeps in sweeps.py: what a compiled member-step may take of the bare loop's step.
+_BARS = {"c": 0.08, "a": 0.60}
+_STEPS = 512
+_CHUNK = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """Microseconds of processor time a member-step, a number a round: of the bare loop a step."""
+
+    key: str
+    members: int
+    bar: float
+    bare: list[float]
+    eager: list[float]
+    compiled: list[float]
+
+    def ratio(self, of: list[float]) -> float:
+        return statistics.median(of) / statistics.median(self.bare)
+
+    @property
+    def passed(self) -> bool:
+        return self.ratio(self.compiled) <= self.bar
+
+
+class Members:
+    """The population of ``sweep``, stacked as the vectorized launcher does it, and its mini-batches."""
+
+    def __init__(self, sweep: Sweep, *, compiled: bool) -> None:
+        keys = [override.partition("=") for override in sweep.grid]
+        grid = [[f"{key}={value}" for value in values.split(",")] for key, _, values in keys]
+        typed = [[*sweep.fixed, *own] for own in product(*grid)]
+        experiments = [Experiment.from_config(compose(own), typed=own) for own in typed]
+        experiments.sort(key=lambda experiment: experiment.switches.seed)
+        data = read_data(experiments[0])
+        classifiers = [initial_classifier(experiment, data) for experiment in experiments]
+        plans = [replace(chunk_plan(experiment), chunk_length=_CHUNK) for experiment in experiments]
+        for classifier, experiment, plan in zip(classifiers, experiments, plans, strict=True):
+            set_length(classifier, experiment, plan.steps_per_epoch(len(data.train_indices)))
+        self.learner = Learner(classifiers, device=torch.device("cpu"))
+        self.learner.compiling = compiled
+        self._members = len(classifiers)
+        streams = [next(own) for _, own in groupby(plans, key=lambda plan: plan.seed)]
+        self._chunks = [list(data.chunks(plan, Position()))[: _STEPS // _CHUNK] for plan in streams]
+        self.learner.prepare(self._chunks[0][0], steps_ahead=_STEPS)
+        if compiled and self.learner.compiled is None:
+            raise SystemExit("nothing was compiled: see the warning")
+
+    def learn(self) -> None:
+        """As many mini-batches as a round has."""
+        for number, chunks in enumerate(zip(*self._chunks, strict=True)):
+            logits, losses, _ = self.learner.learn(chunks, first=number * _CHUNK, stop_signal=StopSignal())
+            confusions(logits, self.learner.by_member([chunk.labels for chunk in chunks]))
+            losses.T.tolist()
+
+    @property
+    def member_steps(self) -> int:
+        return self._members * sum(len(chunk.indices) for chunk in self._chunks[0])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="A population's member-step against the bare loop's step.")
+    parser.add_argument("--only", metavar="c,a", help="these of the sweeps c and a (default: both)")
+    parser.add_argument("--rounds", type=int, default=5, help="turns that each has (default: 5)")
+    options = parser.parse_args()
+    keys = options.only.split(",") if options.only else list(_BARS)
+    if unknown := set(keys) - set(_BARS):
+        parser.error(f"--only {options.only}: must be of c,a, and {unknown.pop()} is not")
+    # Processor time of two threads that wait for each other would be counted twice.
+    torch.set_num_threads(1)
+    rows = [measure(sweep, rounds=options.rounds) for sweep in SWEEPS if sweep.key in keys]
+    show(rows)
+    print(write(rows))
+    return 0 if all(row.passed for row in rows) else 1
+
+
+def measure(sweep: Sweep, *, rounds: int) -> Row:
+    """Rounds of the three in turn, after one that warms up."""
+    workload = next(workload for workload in WORKLOADS if workload.key == sweep.key)
+    workload = replace(workload, train_size=_STEPS * workload.batch_size, epochs=1)
+    bare = BareLoop(workload, training_split(workload), torch.device("cpu"))
+    eager, compiled = (Members(sweep, compiled=each) for each in (False, True))
+    turns: dict[str, tuple[Callable[[], object], int]] = {
+        "bare": (bare.epoch_seconds, _steps(workload, bare)),
+        "eager": (eager.learn, eager.member_steps),
+        "compiled": (compiled.learn, compiled.member_steps),
+    }
+    taken: dict[str, list[float]] = {name: [] for name in turns}
+    for _ in range(rounds + 1):
+        for name, (turn, steps) in turns.items():
+            started_at = time.process_time()
+            turn()
+            taken[name].append(1e6 * (time.process_time() - started_at) / steps)
+    return Row(
+        key=sweep.key, members=sweep.members, bar=_BARS[sweep.key],
+        **{name: values[1:] for name, values in taken.items()},
+    )  # fmt: skip
+
+
+def _steps(workload: Workload, bare: BareLoop) -> int:
+    return -(-len(bare.images) // workload.batch_size)
+
+
+def show(rows: list[Row]) -> None:
+    table = Table(title="Processor time a member-step, µs; bar: compiled population over bare loop, by medians")
+    for name in ("workload", "members", "bare loop", "eager", "× bare", "compiled", "× bare", "bar", ""):
+        table.add_column(name, justify="right")
+    for row in rows:
+        medians = {name: statistics.median(getattr(row, name)) for name in ("bare", "eager", "compiled")}
+        table.add_row(
+            f"({row.key})", str(row.members), f"{medians['bare']:.1f}", f"{medians['eager']:.1f}",
+            f"{row.ratio(row.eager):.3f}", f"{medians['compiled']:.1f}", f"{row.ratio(row.compiled):.3f}",
+            f"{row.bar:.2f}", "held" if row.passed else "missed",
+        )  # fmt: skip
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+def write(rows: list[Row]) -> Path:
+    """Keep everything in a JSON file; its path."""
+    date = datetime.now().astimezone()
+    record = {
+        "date": date.isoformat(timespec="seconds"),
+        "git_commit": environment.git_commit(),
+        "hardware": environment.hardware(torch.device("cpu")),
+        "load_average": os.getloadavg()[0],
+        "versions": environment.versions(),
+        "steps": _STEPS,
+        "rows": [asdict(row) | {"ratio": row.ratio(row.compiled), "passed": row.passed} for row in rows],
+    }
+    path = _RESULTS / f"{date:%Y-%m-%d_%H-%M-%S}_members.json"
+    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(main())

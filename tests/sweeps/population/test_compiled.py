@@ -1,0 +1,172 @@
+"""``compile=true`` trains members as their solo runs train, in one library however many they are."""
+
+import itertools
+import logging
+import os
+import shutil
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from digitlab.results.checkpoint import read_checkpoint
+from digitlab.results.folder import RunFolder
+from digitlab.schema import RunError
+from digitlab.sweeps.population import compiled
+from digitlab.sweeps.population.member import Member
+from digitlab.training import compiling
+from digitlab.training.compiling import CompilerError, cache_folder
+from digitlab.training.dropout import Masks
+from digitlab.training.interrupt import Interrupted
+
+Together = Callable[..., list[Member]]
+COMPILER = shutil.which("g++") or shutil.which("clang++")
+# 21 mini-batches an epoch, 16 of them in calls.
+SHORT = ("model.hidden=[8]", "data.train_size=210", "data.batch_size=10", "compile=true")
+JOBS = (["seed=0"], ["optimizer.lr=0.02", "seed=0"], ["optimizer.lr=0.05", "seed=3"])
+RUNS = (
+    "optimizer=sgd optimizer.weight_decay=1e-3 loss=mse loss.output=sigmoid model.activation=sigmoid",
+    "model=linear optimizer=sgd optimizer.momentum=0.9 optimizer.nesterov=true trainer.val_every_steps=13",
+    "model=mlp_dropout optimizer=adamw optimizer.weight_decay=0.01 ema.decay=0.99 loss.label_smoothing=0.1",
+    "optimizer=adam model.batch_norm=true loss=mse augment=[shift] data.batch_size=30 data.train_size=330",
+    "optimizer=adagrad trainer.gradient_clip_norm=0.5 augment=[mixup] scheduler=cosine",
+)
+
+
+def _difference(one: RunFolder, other: RunFolder) -> float:
+    """Of the weights of two runs at their end, relative to the largest of each tensor."""
+    weights, others = (read_checkpoint(folder.last)["state_dict"] for folder in (one, other))
+    assert weights.keys() == others.keys()
+    pairs = [(weights[name].double(), others[name].double()) for name in others]
+    return max(float((a - b).abs().max() / b.abs().max().clamp(min=1e-300)) for a, b in pairs)
+
+
+def _hold(members: Sequence[Member], alone: Callable[..., Any], jobs: Sequence[list[str]], common: list[str]) -> None:
+    for member, job in zip(members, jobs, strict=True):
+        solo = alone(*common, *job, "compile=false")
+        assert _difference(member.job.folder, RunFolder(solo.folder)) <= 1e-8
+        assert member.outcome == pytest.approx(solo.monitored, rel=1e-8)
+        assert member.job.folder.read_result()["epochs"] == solo.result["epochs"]
+
+
+@pytest.mark.parametrize("overrides", RUNS)
+def test_the_program_trains_members_as_their_solo_runs_are_trained(
+    together: Together, alone: Callable[..., Any], uncompiled: list[int], overrides: str
+) -> None:
+    common = [override for override in SHORT if "hidden" not in override or "linear" not in overrides]
+    common += overrides.split()
+    _hold(together(*JOBS, common=common)[1:], alone, JOBS[1:], common)
+    assert set(uncompiled) == {2, 1}
+
+
+def test_members_that_leave_do_not_end_the_calls_of_the_others(
+    together: Together, alone: Callable[..., Any], uncompiled: list[int]
+) -> None:
+    jobs = [
+        ["seed=0", "model.dropout=0.2"],
+        ["seed=0", "trainer.max_epochs=2", "optimizer.weight_decay=0.1"],
+        ["seed=1", "trainer.max_epochs=1"],
+        ["seed=2", "optimizer.momentum=0.9"],
+    ]
+    common = [*SHORT, "optimizer=sgd"]
+    _hold(together(*jobs, common=common), alone, jobs, common)
+    assert uncompiled == [2, 1, 1] * 2 + [2, 1] * 2 + [1, 1] * 2
+
+
+def test_a_member_with_a_wrong_number_fails_as_alone_and_the_others_end_as_without_it(
+    together: Together, alone: Callable[..., Any], uncompiled: list[int]
+) -> None:
+    common = [*SHORT, "optimizer=sgd", "loss=mse", "loss.output=raw"]
+    jobs = [["optimizer.lr=0.01"], ["optimizer.lr=1e20"], ["optimizer.lr=0.02"]]
+    good, bad, other = together(*jobs, common=common)
+    with pytest.raises(RunError) as solo:
+        alone(*common, *jobs[1], "compile=false")
+    assert str(bad.outcome) == str(solo.value)
+    assert all(parameter.isfinite().all() for parameter in bad.classifier.parameters())
+    _hold([good, other], alone, [jobs[0], jobs[2]], common)
+    assert uncompiled
+
+
+def test_stopped_between_two_calls_members_end_to_the_bit_as_if_left_alone(
+    together: Together,
+    remains: Callable[[Path], dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    uncompiled: list[int],
+) -> None:
+    common = [*SHORT, "model.dropout=0.2", "optimizer=adam", "trainer.chunk_length=16", "trainer.max_epochs=2"]
+    whole = [remains(member.job.folder.path) for member in together(*JOBS, common=common)]
+    (tmp_path / "together").rename(tmp_path / "whole")
+    uncompiled.clear()
+    for resume in (False, True):
+        with monkeypatch.context() as patch:
+            patch.setattr(Masks, "draw", _interrupting(Masks.draw, after=3))
+            with pytest.raises(Interrupted):
+                together(*JOBS, common=common, resume=resume)
+    assert uncompiled == [2, 1] * 2
+    members = together(*JOBS, common=common, resume=True)
+    assert [remains(member.job.folder.path) for member in members] == whole
+
+
+def _interrupting(draw: Callable[..., Any], *, after: int) -> Callable[..., Any]:
+    """``draw``, which sends a signal when it is called for the time ``after``."""
+    calls = itertools.count(1)
+
+    def counted(*arguments: Any) -> Any:
+        if next(calls) == after:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return draw(*arguments)
+
+    return counted
+
+
+@pytest.mark.parametrize("model", ["lenet", "mlp"])
+def test_networks_that_gain_little_are_left_alone(
+    together: Together, uncompiled: list[int], caplog: pytest.LogCaptureFixture, model: str
+) -> None:
+    caplog.set_level(logging.INFO, "digitlab")
+    large = {"lenet": [], "mlp": ["model.hidden=[1000]"]}[model]
+    common = [f"model={model}", *large, "compile=true", "trainer.max_epochs=1", "trainer.max_steps=9"]
+    together(["seed=0"], ["seed=1"], common=common)
+    assert not uncompiled
+    assert [each.levelname for each in caplog.records if "gain" in each.message] == ["INFO"]
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
+def test_one_library_serves_any_number_of_members_and_later_sweeps(
+    together: Together,
+    alone: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    # In seconds: a library of eight takes its compiler half a minute.
+    monkeypatch.setattr(compiling, "_UPDATES_OF_SMALL", 2)
+    caplog.set_level(logging.INFO, "digitlab")
+    common = [*SHORT, "model=linear", "optimizer=sgd", "optimizer.weight_decay=1e-3"]
+    common.remove("model.hidden=[8]")
+    jobs = [["seed=0"], ["seed=0", "trainer.max_epochs=1"], ["seed=1", "optimizer.lr=0.3"]]
+    _hold(together(*jobs, common=common)[2:], alone, jobs[2:], common)
+    shutil.rmtree(tmp_path / "together")
+    jobs = [["seed=4", f"optimizer.weight_decay={decay}"] for decay in (0.1, 0.2, 0.3, 0.4)]
+    _hold(together(*jobs, common=common)[3:], alone, jobs[3:], common)
+    assert caplog.text.count("compiled 2 updates in") == 1
+    assert len(list(cache_folder().glob("*.pt2"))) == 1
+
+
+def test_what_can_not_be_compiled_trains_without(
+    together: Together,
+    alone: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise CompilerError("no compiler")
+
+    monkeypatch.setattr(compiled, "compiled", refuse)
+    jobs = [["seed=0"], ["seed=1", "trainer.max_epochs=1"]]
+    _hold(together(*jobs, common=list(SHORT))[1:], alone, jobs[1:], list(SHORT))
+    assert caplog.text.count("compile: no compiler; training without") == 1
