@@ -235,5 +235,10 @@ class Learner:
 
 
 def _stack(tensors: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-    """Of lists of tensors, one a member, the list of them stacked."""
-    return [torch.stack([tensor.detach() for tensor in own]) for own in zip(*tensors, strict=True)]
+    """Of lists of tensors, one a member, the list of them stacked; each keeps its own layout, channels last or not."""
+    stacked = []
+    for own in zip(*tensors, strict=True):
+        first = own[0]
+        whole = first.new_empty_strided((len(own), *first.shape), (first.numel(), *first.stride()))
+        stacked.append(torch.stack([tensor.detach() for tensor in own], out=whole))
+    return stacked
