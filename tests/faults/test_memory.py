@@ -8,12 +8,12 @@ from digitlab.schema import ConfigError, DigitlabError, RunError
 from digitlab.training.resuming import resume
 from digitlab.training.surroundings import device_memory
 
-# Its weights take 45 MB, and training takes them several times.
-LARGE = ("model.hidden=[3000,3000]", "optimizer=sgd", "ema.decay=null", "trainer.max_epochs=1", "data.batch_size=80")
+# Its weights take 116 MB, and training takes them several times: what a process still has of freed memory does not do.
+LARGE = ("model.hidden=[5000,5000]", "optimizer=sgd", "ema.decay=null", "trainer.max_epochs=1", "data.batch_size=80")
 
 
 # At the smaller limits it is the training that does not fit, at the larger ones the first checkpoint's bytes.
-@pytest.mark.parametrize("more_mb", [80, 100, 120, 150, 200, 260])
+@pytest.mark.parametrize("more_mb", [100, 200, 300, 400])
 def test_a_run_that_does_not_fit_is_one_line(ready, in_child, tmp_path, one_line, more_mb):
     run = ready(tmp_path / "run", *LARGE)
 
