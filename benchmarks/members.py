@@ -7,7 +7,6 @@ its bar allows of the bare loop's time the exit code is 1. A full run is kept in
 """
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -16,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from itertools import groupby, product
-from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -25,16 +23,15 @@ from rich.table import Table
 from bare import BareLoop
 from digitlab.config import compose
 from digitlab.data.chunks import Position
-from digitlab.results import environment
 from digitlab.sweeps.population.learner import Learner
 from digitlab.training.assembly import chunk_plan, initial_classifier, read_data, set_length
 from digitlab.training.experiment import Experiment
 from digitlab.training.interrupt import StopSignal
 from digitlab.training.metrics import confusions
+from kept import keep, surroundings
 from sweeps import SWEEPS, Sweep
 from workloads import WORKLOADS, Workload, training_split
 
-_RESULTS = Path(__file__).parent / "results"
 # Of the sweeps in sweeps.py: what a compiled member-step may take of the bare loop's step.
 _BARS = {"c": 0.08, "a": 0.60}
 _STEPS = 512
@@ -105,9 +102,12 @@ def main() -> int:
         parser.error(f"--only {options.only}: must be of c,a, and {unknown.pop()} is not")
     # Processor time of two threads that wait for each other would be counted twice.
     torch.set_num_threads(1)
+    date, load_average = datetime.now().astimezone(), os.getloadavg()[0]
     rows = [measure(sweep, rounds=options.rounds) for sweep in SWEEPS if sweep.key in keys]
     show(rows)
-    print(write(rows))
+    told = [asdict(row) | {"ratio": row.ratio(row.compiled), "passed": row.passed} for row in rows]
+    record = surroundings(date, torch.device("cpu"), load_average) | {"steps": _STEPS, "members": told}
+    print(keep(record, "members"))
     return 0 if all(row.passed for row in rows) else 1
 
 
@@ -150,23 +150,6 @@ def show(rows: list[Row]) -> None:
             f"{row.bar:.2f}", "held" if row.passed else "missed",
         )  # fmt: skip
     Console(width=None if sys.stdout.isatty() else 120).print(table)
-
-
-def write(rows: list[Row]) -> Path:
-    """Keep everything in a JSON file; its path."""
-    date = datetime.now().astimezone()
-    record = {
-        "date": date.isoformat(timespec="seconds"),
-        "git_commit": environment.git_commit(),
-        "hardware": environment.hardware(torch.device("cpu")),
-        "load_average": os.getloadavg()[0],
-        "versions": environment.versions(),
-        "steps": _STEPS,
-        "rows": [asdict(row) | {"ratio": row.ratio(row.compiled), "passed": row.passed} for row in rows],
-    }
-    path = _RESULTS / f"{date:%Y-%m-%d_%H-%M-%S}_members.json"
-    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    return path
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ time from start to table. Where a ratio is above its bar the exit code is 1. A f
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -13,17 +12,15 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
 from digitlab.config import ROOT
-from digitlab.results import environment
+from kept import keep, surroundings
 from workloads import WORKLOADS
 
-_RESULTS = Path(__file__).parent / "results"
 _LAUNCHERS = ("basic", "vectorized")
 
 
@@ -72,14 +69,8 @@ def main() -> int:
     if options.quick:
         print("a smoke run: nothing is judged or kept")
         return 0
-    record = {
-        "date": date.isoformat(timespec="seconds"), "git_commit": environment.git_commit(),
-        "hardware": environment.hardware(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
-        "load_average_before": load_average, "versions": environment.versions(), "sweeps": rows,
-    }  # fmt: skip
-    path = _RESULTS / f"{date:%Y-%m-%d_%H-%M-%S}_sweeps.json"
-    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    print(path)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    print(keep(surroundings(date, device, load_average) | {"sweeps": rows}, "sweeps"))
     return 0 if all(row["passed"] for row in rows) else 1
 
 

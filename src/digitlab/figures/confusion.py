@@ -29,8 +29,8 @@ def confusion_figure(confusion: Tensor, *, class_names: Sequence[str], title: st
     The scales go by the largest class and by 100 %: a colour means the same for every network.
     """
     figure = _frame(int(confusion.sum(1).max()), class_names, title)
-    _show(figure, confusion)
-    for axes, cells in zip(figure.axes[:2], _cells(figure, confusion), strict=True):
+    for axes, values, cells in _maps(figure, confusion):
+        axes.images[0].set_data(values)
         for row, column, text, colour in cells:
             axes.text(column, row, text, ha="center", va="center", fontsize=_NUMBER_POINTS, color=colour)
     return figure
@@ -46,15 +46,14 @@ class ConfusionPicture:
     @styled
     def __init__(self, largest_class: int, *, class_names: Sequence[str], title: str) -> None:
         self._figure = _frame(largest_class, class_names, title)
-        self._frame = np.array(pixels(self._figure))
+        self._empty = np.array(pixels(self._figure))
         self._numbers: dict[str, npt.NDArray[np.uint8]] = {}
 
     def pixels(self, confusion: Tensor) -> npt.NDArray[np.uint8]:
         """The picture, uint8 (rows, columns, RGBA), of a network's ``confusion``, int64 (K, K)."""
-        picture = self._frame.copy()
-        maps = zip(self._figure.axes[:2], _counts_and_percent(confusion), _cells(self._figure, confusion), strict=True)
-        for axes, values, cells in maps:
-            _paint(picture, axes, axes.images[0].to_rgba(values.numpy(), bytes=True))
+        picture = self._empty.copy()
+        for axes, values, cells in _maps(self._figure, confusion):
+            _paint(picture, axes, axes.images[0].to_rgba(values, bytes=True))
             for row, column, text, colour in cells:
                 if text not in self._numbers:
                     self._numbers[text] = _opacity(text)
@@ -69,7 +68,7 @@ def _paint(picture: npt.NDArray[np.uint8], axes: Axes, colours: npt.NDArray[np.u
     corners = axes.transData.transform([(-0.5, -0.5), (classes - 0.5, classes - 0.5)])
     left, right = (round(x) for x, _ in corners)
     top, bottom = (round(len(picture) - y) for _, y in corners)
-    rows, columns = (np.arange(pixels) * classes // pixels for pixels in (bottom - top, right - left))
+    rows, columns = (np.arange(side) * classes // side for side in (bottom - top, right - left))
     picture[top:bottom, left:right] = colours[rows[:, None], columns]
 
 
@@ -116,26 +115,19 @@ def _heat_map(figure: Figure, axes: Axes, class_names: Sequence[str], *, top: in
     figure.colorbar(picture, ax=axes, label=label, shrink=0.8)
 
 
-def _show(figure: Figure, confusion: Tensor) -> None:
-    for axes, values in zip(figure.axes[:2], _counts_and_percent(confusion), strict=True):
-        axes.images[0].set_data(values.numpy())
-
-
-def _counts_and_percent(confusion: Tensor) -> tuple[Tensor, Tensor]:
-    return confusion.float(), 100 * confusion / confusion.sum(1, keepdim=True).clamp(min=1)
-
-
-def _cells(figure: Figure, confusion: Tensor) -> Iterator[list[Cell]]:
-    """The numbers in the cells that are not 0: of the one heat map, then of the other."""
-    for axes, values, form in zip(figure.axes[:2], _counts_and_percent(confusion), ("{:.0f}", "{:.1f}"), strict=True):
+def _maps(figure: Figure, confusion: Tensor) -> Iterator[tuple[Axes, npt.NDArray[np.float32], list[Cell]]]:
+    """Each heat map with its values, (K, K), and the numbers in its cells that are not 0."""
+    percent = 100 * confusion / confusion.sum(1, keepdim=True).clamp(min=1)
+    for axes, values, form in zip(figure.axes[:2], (confusion.float(), percent), ("{:.0f}", "{:.1f}"), strict=True):
         top = axes.images[0].norm.vmax
         assert isinstance(top, float)
-        yield [
+        cells = [
             (row, column, form.format(value), "black" if value > top / 2 else "white")
             for row, line in enumerate(values.tolist())
             for column, value in enumerate(line)
             if value
         ]
+        yield axes, values.numpy(), cells
 
 
 @styled

@@ -150,8 +150,8 @@ class Classifier(LightningModule):
             return CompiledSteps(
                 always=self.compiling is True, steps_ahead=self.total_steps - self.position.total_steps,
                 network=self.network, average=self.average, normalise=self.normalise, loss=self.loss,
-                update=self.update, optimizer=optimizer, image_shape=self.facts.image_shape, seed=self.seed,
-                learning_rate=step.learning_rate, pull=step.pull,
+                update=self.update, optimizer=optimizer, image_shape=self.facts.image_shape,
+                flops=self.flops, seed=self.seed, learning_rate=step.learning_rate, pull=step.pull,
                 autocast_dtype=self.autocast_dtype, gradient_clip_norm=self.gradient_clip_norm,
             )  # fmt: skip
         except CompilerError as error:

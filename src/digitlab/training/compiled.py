@@ -17,7 +17,6 @@ from digitlab.training.losses import Loss
 from digitlab.training.optimizers import Optimizer
 from digitlab.training.program import Fixed, Given, Kept, Program, Taken, flat
 from digitlab.training.rules import RULE_OF, init_state
-from digitlab.training.threads import forward_flops
 
 # What a sweep is likely to vary comes with each call: its runs share one library.
 _NUMBERS = ("weight_decay", "momentum")
@@ -30,8 +29,8 @@ class CompiledSteps:
     """S updates of ``network`` at a time, which share their state with ``optimizer`` and ``average``.
 
     ``learning_rate`` and ``pull`` give, for a step counted from 0, the rate and how far the averaged weights go
-    towards the weights; ``seed`` is the run's. Raises ``CompilerError`` for an optimiser of one's own and, unless it is
-    ``always`` to be done, where it would not pay in ``steps_ahead``.
+    towards the weights; ``flops`` are those of an image's forward pass, ``seed`` is the run's. Raises ``CompilerError``
+    for an optimiser of one's own and, unless it is ``always`` to be done, where it would not pay in ``steps_ahead``.
     """
 
     def __init__(
@@ -46,6 +45,7 @@ class CompiledSteps:
         update: Optimizer,
         optimizer: torch.optim.Optimizer,
         image_shape: Sequence[int],
+        flops: int,
         seed: int,
         learning_rate: Callable[[int], float],
         pull: Callable[[int], float],
@@ -77,7 +77,7 @@ class CompiledSteps:
         self._trees = (self._kept, Fixed(numbers, normalise.scale, normalise.shift))
         self._state = pytree.tree_leaves(self._trees)
         self._made: dict[tuple[float, ...], Tensor] = {}
-        self._flops = forward_flops(network, image_shape, normalise.scale)
+        self._flops = flops
         self._call: Compiled | None = None
 
     def steps(self, batch_size: int) -> int:
