@@ -4,7 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from digitlab.schema import ConfigError
-from digitlab.sweeps.halving import default_epochs, halving_epochs, leaving, refuse_alone, setting_of
+from digitlab.sweeps.halving import default_epochs, ended_value, halving_epochs, leaving, refuse_alone, setting_of
 from digitlab.sweeps.settings import sweep_settings
 
 DEFAULT = {"name": None, "fresh": False, "dry_run": False, "halving": True, "halving_epochs": None}
@@ -36,6 +36,26 @@ def test_replicates_stay_or_leave_together_by_their_mean():
 
 def test_a_setting_with_a_failed_member_leaves_first():
     assert leaving({("a",): [0.9, float("-inf")], ("b",): [0.1, 0.1]}, "max") == {("a",)}
+
+
+@pytest.mark.parametrize(
+    ("changed", "value"),
+    [
+        ({}, 0.9),
+        ({"status": "failed"}, -1.0),
+        ({"status": "stopped"}, None),
+        ({"epochs": 3}, None),
+        ({"halved_after_epoch": 1}, None),
+    ],
+    ids=["finished", "failed", "stopped", "later", "halved"],
+)
+def test_of_runs_that_have_ended_before_those_count_that_would_have_counted_then(
+    written_sweep, finished, changed, value
+):
+    overrides = ["seed=1", "optimizer.lr=0.1"]
+    (run,) = written_sweep((overrides, finished(0.9) | {"overrides": overrides} | changed))
+    expected = None if value is None else (("optimizer.lr=0.1",), value)
+    assert ended_value(run.folder, 2, worst=-1.0) == expected
 
 
 @pytest.mark.parametrize("epochs", [[], [2, 1], [1, 1], [1, 4], [5]])

@@ -7,7 +7,9 @@ luckiest seed of each setting would be left, and means over these are what the t
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 
+from digitlab.results.folder import RunFolder
 from digitlab.schema import ConfigError
+from digitlab.sweeps.resume import UNREADABLE, monitored
 
 Setting = tuple[str, ...]
 
@@ -49,6 +51,21 @@ def leaving(active: Mapping[Setting, Sequence[float]], mode: str) -> set[Setting
     means = {setting: statistics.fmean(values) for setting, values in active.items()}
     ranked = sorted(means, key=means.__getitem__, reverse=mode == "max")
     return set(ranked[(len(ranked) + 1) // 2 :])
+
+
+def ended_value(run: RunFolder, epoch: int, worst: float) -> tuple[Setting, float] | None:
+    """The setting of a run that had ended by ``epoch``, and its monitored value, ``worst`` where it failed.
+
+    None of any other run. One that halving ended is none either: its whole setting left with it.
+    """
+    try:
+        result = run.read_result()
+        if result["epochs"] > epoch or result["status"] == "stopped" or result.get("halved_after_epoch") is not None:
+            return None
+        value = worst if result["status"] == "failed" else monitored(run, result)[1]
+        return setting_of(result["overrides"]), value
+    except UNREADABLE:
+        return None
 
 
 def refuse_alone(sizes: Sequence[int], tell: Callable[[str], None]) -> None:

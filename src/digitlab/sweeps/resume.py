@@ -16,6 +16,9 @@ from digitlab.results.folder import RunFolder
 from digitlab.schema import DigitlabError
 from digitlab.sweeps.manifest import Manifest, run_overrides
 
+# What is raised where a run's result or configuration is missing, cut short or of another make.
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, DigitlabError)
+
 
 def finish(config: DictConfig) -> float:
     """Bring the run of the running Hydra job to its end, from where it stands; the monitored value, found or made.
@@ -50,9 +53,8 @@ def finished_value(folder: Path) -> float | None:
         if result.get("halved_after_epoch") is not None and not manifest.halving:
             return None
         return monitored(run, result)[1] if result["status"] == "finished" else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, DigitlabError):
-        # Missing, cut short or of another make: the run is to be done.
-        return None
+    except UNREADABLE:
+        return None  # the run is to be done
 
 
 def monitored(run: RunFolder, result: dict[str, Any]) -> tuple[str, float]:

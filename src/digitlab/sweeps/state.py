@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from digitlab.results.folder import RunFolder
-from digitlab.schema import DigitlabError
 from digitlab.sweeps.manifest import Entry, Manifest
-from digitlab.sweeps.resume import monitored
+from digitlab.sweeps.resume import UNREADABLE, monitored
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +40,6 @@ def read_run(folder: RunFolder, entry: Entry) -> SweepRun:
         if result["status"] != "finished":
             return SweepRun(entry, folder, result["status"], error=result.get("error"), result=result)
         metric, value = monitored(folder, result)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, DigitlabError):
+    except UNREADABLE:
         return SweepRun(entry, folder, "unfinished")
     return SweepRun(entry, folder, "finished", metric=metric, value=value, result=result)

@@ -37,7 +37,7 @@ SMALL = (
 def together(tmp_path: Path) -> Callable[..., list[Member]]:
     """``together(["seed=0", ...], ["seed=1", ...])`` trains a member for each list; they come back in that order.
 
-    With ``resume`` the runs go on from their last checkpoints.
+    With ``resume`` the runs that have not finished go on from their last checkpoints.
     """
 
     def run(*jobs: Sequence[str], common: Sequence[str] = (), resume: bool = False) -> list[Member]:
@@ -46,6 +46,8 @@ def together(tmp_path: Path) -> Callable[..., list[Member]]:
             typed = [*common, *overrides]
             config = compose([*SMALL, *typed])
             folder = RunFolder(tmp_path / "together" / str(number))
+            if resume and folder.result.exists() and folder.read_result()["status"] == "finished":
+                continue
             folder.path.mkdir(parents=True, exist_ok=resume)
             experiment = Experiment.from_config(config, typed=typed)
             checkpoint = read_checkpoint(folder.last) if resume and folder.last.exists() else None

@@ -1,6 +1,8 @@
 """A population that is halved: who leaves, what is left of them, and that the others do not notice."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -72,3 +74,30 @@ def test_what_left_goes_on_where_nothing_is_halved(halved: dict[str, list[Member
 def test_the_epochs_can_be_chosen(together: Together) -> None:
     members = together(*_JOBS[:4], common=(*_COMMON, "sweep.halving_epochs=[3]"))
     assert sorted(str(_left_after(member)) for member in members) == ["3", "3", "None", "None"]
+
+
+def test_killed_while_it_is_halved_a_population_goes_on_to_the_same_bits(
+    together: Together,
+    remains: Callable[[Path], dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    folders = [member.job.folder.path for member in together(*_JOBS, common=_COMMON)]
+    whole = [remains(folder) for folder in folders]
+    (tmp_path / "together").rename(tmp_path / "whole")
+    finish = Member.finish
+    # Before the first of four leaves; when two have left; when one has of the two that leave an epoch later.
+    for number, most in enumerate((0, 2, 3)):
+        calls = itertools.count()
+
+        def killed(member: Member, most: int = most, calls: Iterator[int] = calls) -> None:
+            if next(calls) == most:
+                raise SystemExit
+            finish(member)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Member, "finish", killed)
+            with pytest.raises(SystemExit):
+                together(*_JOBS, common=_COMMON, resume=number > 0)
+    together(*_JOBS, common=_COMMON, resume=True)
+    assert [remains(folder) for folder in folders] == whole

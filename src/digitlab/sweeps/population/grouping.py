@@ -126,9 +126,14 @@ def populations(jobs: Iterable[Job], *, max_members: int | None = None) -> list[
 
 def level(jobs: Sequence[Job]) -> list[Job]:
     """``jobs``, of which those that were saved when their population was killed go back to where the others stand."""
-    starts: dict[tuple[str, ...], set[int]] = {}
+    groups: dict[tuple[str, ...], list[Job]] = {}
     for job in jobs:
-        starts.setdefault(job.together, set()).add(job.start.total_steps)
+        groups.setdefault(job.together, []).append(job)
+    # One that failed stayed behind while the others went on, unless it is all of them that something met.
+    starts = {
+        together: {job.start.total_steps for job in [job for job in own if not job.failed] or own}
+        for together, own in groups.items()
+    }
     unsaved = {job.folder.path.name for job in jobs if job.checkpoint is None}
     return [_back(job, starts[job.together], unsaved) if job.together else job for job in jobs]
 

@@ -16,6 +16,8 @@ from digitlab.figures.events import send_epoch, send_samples, send_test, send_we
 from digitlab.results.checkpoint import read_checkpoint, write_checkpoint
 from digitlab.results.folder import RunFolder
 from digitlab.results.writer import RunWriter, Status
+from digitlab.sweeps.halving import Setting, setting_of
+from digitlab.sweeps.resume import UNREADABLE
 from digitlab.training.assembly import (
     initial_classifier,
     new_record,
@@ -63,15 +65,29 @@ class Job:
         return self.experiment.switches.seed
 
     @property
+    def failed(self) -> bool:
+        """Whether the last attempt failed."""
+        try:
+            return bool(self.folder.read_result()["status"] == "failed")
+        except UNREADABLE:
+            return False
+
+    @property
     def halving(self) -> bool:
         """Whether its sweep ends the worse half of a population early."""
         return bool(OmegaConf.select(self.config, "sweep.halving"))
+
+    @property
+    def halved_after_epoch(self) -> int | None:
+        """After which epoch halving has ended it, where it was killed before it could say so."""
+        return self.checkpoint.get("halved_after_epoch") if self.halving and self.checkpoint is not None else None
 
 
 class Member:
     """Does for one run what Lightning's trainer and the recorder do for a solo run.
 
-    ``outcome`` is the best monitored value of a run that has come to its end, or the error that ended it.
+    ``outcome`` is the best monitored value of a run that has come to its end, or the error that ended it;
+    ``halved_after_epoch`` is set where halving ends it.
     """
 
     def __init__(self, job: Job, data: ImageData, *, steps_per_epoch: int, together: Sequence[str]) -> None:
@@ -86,7 +102,7 @@ class Member:
         self._images = 0
         self._improved = False
         self._test_metrics: dict[str, float] = {}
-        self._halved_after_epoch: int | None = None
+        self.halved_after_epoch = job.halved_after_epoch
         self.record = new_record(job.experiment, data, history=history, checkpoint=checkpoint)
 
     def begin(self, samples: npt.NDArray[np.uint8]) -> None:
@@ -101,6 +117,13 @@ class Member:
             summarise(self.classifier, self.record.writer)
         if job.start.total_steps == 0:
             send_samples(self.writer, samples)
+
+    @property
+    def standing(self) -> tuple[Setting, float]:
+        """What halving goes by: its setting and its best value so far, the worst there is where it failed."""
+        best, worst = self.record.selection.best, self.record.selection.monitor.worst
+        failed = isinstance(self.outcome, Exception)
+        return setting_of(self.job.overrides), worst if failed or best is None else best.value
 
     @property
     def writer(self) -> RunWriter:
@@ -161,8 +184,9 @@ class Member:
         self._improved, self.record.metrics = False, {}
 
     def is_over(self, position: Position) -> bool:
+        """Whether its last step, early stopping or halving has ended it."""
         over = position.total_steps >= self.classifier.total_steps
-        return over or self.record.selection.exhausted
+        return over or self.record.selection.exhausted or self.halved_after_epoch is not None
 
     def save(self, position: Position, state: State, *, best: bool) -> None:
         """Write a checkpoint; a solo run would go on from it, too."""
@@ -172,7 +196,10 @@ class Member:
         optimizer_state = {"state": state(), "param_groups": groups}
         counts = [self.classifier.train_counts]
         content = snapshot(self.classifier, optimizer_state, self.record, train_counts=counts)
-        self.writer.checkpoint(content | {"together": self._together}, best=best)
+        content["together"] = self._together
+        if self.halved_after_epoch is not None:
+            content["halved_after_epoch"] = self.halved_after_epoch
+        self.writer.checkpoint(content, best=best)
 
     def stop(self, position: Position, state: State, error: Exception) -> None:
         """Save the run where it stands: a signal came."""
@@ -191,9 +218,8 @@ class Member:
         self.outcome = error
         self._close("failed", error)
 
-    def finish(self, *, halved_after_epoch: int | None = None) -> None:
+    def finish(self) -> None:
         """The test, as the configuration asks for it, and the result, which tells if halving ended the run."""
-        self._halved_after_epoch = halved_after_epoch
         self._leave()
         best = self.record.selection.best
         try:
@@ -229,8 +255,8 @@ class Member:
             split_fingerprint=self.data.split_fingerprint, overrides=self.job.overrides,
             test_metrics=self._test_metrics, device=self.classifier.device,
         )  # fmt: skip
-        if status == "finished" and self._halved_after_epoch is not None:
-            result["halved_after_epoch"] = self._halved_after_epoch
+        if status == "finished" and self.halved_after_epoch is not None:
+            result["halved_after_epoch"] = self.halved_after_epoch
         with log_to(self.job.folder.log):
             self.writer.result(result, step=self.classifier.position.total_steps)
             self.writer.close()

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from digitlab.data.chunks import Chunk, ChunkLoader
 from digitlab.figures.events import samples
-from digitlab.sweeps.halving import Setting, default_epochs, leaving, setting_of
+from digitlab.results.folder import RunFolder
+from digitlab.sweeps.halving import Setting, default_epochs, ended_value, leaving, setting_of
 from digitlab.sweeps.population.learner import Learner
 from digitlab.sweeps.population.member import Job, Member
 from digitlab.training.assembly import chunk_plan, read_data
@@ -38,8 +39,10 @@ class Population:
         self.data = read_data(self.experiment)
         self.data.to(device)
         self.steps_per_epoch = chunk_plan(self.experiment).steps_per_epoch(len(self.data.train_indices))
-        together = jobs[0].together or [job.folder.path.name for job in jobs]
-        self.members = [Member(job, self.data, steps_per_epoch=self.steps_per_epoch, together=together) for job in jobs]
+        self._together = jobs[0].together or tuple(job.folder.path.name for job in jobs)
+        self.members = [
+            Member(job, self.data, steps_per_epoch=self.steps_per_epoch, together=self._together) for job in jobs
+        ]
         for member in self.members:
             member.classifier.to(device)
         self.position = jobs[0].start
@@ -218,15 +221,15 @@ class Population:
         epoch_over = self.position.step == self.steps_per_epoch
         for member in self._active():
             member.end_epoch(self.position, epoch_over=epoch_over)
+        if epoch_over and self.position.epoch + 1 in self._halving_epochs:
+            self._halve(self.position.epoch + 1)
         self._save(lambda member: member.save_epoch(self.position, self._state(member), epoch_over=epoch_over))
-        # Once all are saved: who is killed here goes on with the same companions.
+        # Once all are saved: who is killed here goes on with the same companions, and leaves if it was to leave.
         for member in self._active():
             if member.is_over(self.position):
                 member.finish()
         if epoch_over:
             self.position.next_epoch()
-            if self.position.epoch in self._halving_epochs:
-                self._halve()
 
     def _pause(self) -> None:
         """Between two chunks: stop where a signal came, save where the last checkpoints are old."""
@@ -243,18 +246,23 @@ class Population:
             list(writers.map(save, self._active()))
         self._saved_at = time.monotonic()
 
-    def _halve(self) -> None:
-        """End the members of the worse half of the settings; one of which a member failed is worst."""
+    def _halve(self, epoch: int) -> None:
+        """Have the members of the worse half of the settings end after ``epoch``; a setting that failed is worst."""
+        own = {member.job.folder.path.name: member for member in self.all_members}
+        path, worst = self.members[0].job.folder.path.parent, self.experiment.monitor.worst
         values: dict[Setting, list[float]] = {}
-        for member in self.all_members:
-            best, monitor = member.record.selection.best, member.record.selection.monitor
-            value = monitor.worst if best is None or isinstance(member.outcome, Exception) else best.value
-            values.setdefault(setting_of(member.job.overrides), []).append(value)
-        active = {setting_of(member.job.overrides) for member in self._active()}
-        worse = leaving({key: own for key, own in values.items() if key in active}, self.experiment.monitor.mode)
-        for member in self._active():
+        # In the order of the population that began: in one that goes on, those that have ended are not members.
+        for name in self._together:
+            member = own.get(name)
+            ended = ended_value(RunFolder(path / name), epoch, worst) if member is None else member.standing
+            if ended is not None:
+                values.setdefault(ended[0], []).append(ended[1])
+        going_on = [member for member in self._active() if not member.is_over(self.position)]
+        settings = {setting_of(member.job.overrides) for member in going_on}
+        worse = leaving({key: own for key, own in values.items() if key in settings}, self.experiment.monitor.mode)
+        for member in going_on:
             if setting_of(member.job.overrides) in worse:
-                member.finish(halved_after_epoch=self.position.epoch)
+                member.halved_after_epoch = epoch
 
     def _compact(self) -> None:
         """Stack those anew that go on, so that the time of the others is not spent."""
