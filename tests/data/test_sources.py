@@ -2,15 +2,9 @@
 
 import gzip
 import hashlib
-import io
 import struct
-import tarfile
-import threading
 import tracemalloc
 import warnings
-from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -18,14 +12,10 @@ import torch
 import torchvision
 from torch import Tensor
 
-from digitlab.data import sources
-from digitlab.data.cifar import META, TEST_BATCHES, TRAIN_BATCHES
 from digitlab.data.source import ImageSet, Source
 from digitlab.data.sources import Cifar10Source, FashionMnistSource, IdxSource, MnistSource
 from digitlab.data.splits import fingerprint, split_indices
 from digitlab.schema import ConfigError, DataError
-
-NOWHERE = ("http://127.0.0.1:9/",)  # the discard port: nobody serves there
 
 
 @pytest.fixture(scope="module")
@@ -34,21 +24,6 @@ def data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the three data sets in {folder}")
     return folder
-
-
-@pytest.fixture
-def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, str]]:
-    """A folder and the address at which its files are served."""
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *_: None)
-    folder = tmp_path / "served"
-    folder.mkdir()
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=folder)) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield folder, f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
-        thread.join()
 
 
 def torchvision_set(dataset: type, root: Path, *, train: bool) -> tuple[Tensor, Tensor, tuple[str, ...]]:
@@ -119,11 +94,13 @@ TINY = {
 
 
 @pytest.fixture
-def fashion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[FashionMnistSource, Path]:
+def fashion(
+    nowhere: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[FashionMnistSource, Path]:
     """Fashion-MNIST with files of 12 images, and its folder under tmp_path, which holds nothing yet."""
     digests = {name: hashlib.sha256(file).hexdigest() for name, file in TINY.items()}
     monkeypatch.setattr(FashionMnistSource, "digests", digests)
-    monkeypatch.setattr(FashionMnistSource, "mirrors", NOWHERE)
+    monkeypatch.setattr(FashionMnistSource, "mirrors", nowhere)
     folder = tmp_path / "FashionMNIST" / "raw"
     folder.mkdir(parents=True)
     return FashionMnistSource(), folder
@@ -155,9 +132,11 @@ def test_a_damaged_or_swapped_file_is_named_with_the_way_out(fashion, tmp_path: 
         source.read(tmp_path)
 
 
-def test_what_is_missing_is_fetched_into_torchvisions_place(fashion, served, tmp_path: Path, monkeypatch) -> None:
+def test_what_is_missing_is_fetched_into_torchvisions_place(
+    fashion, served, nowhere, tmp_path: Path, monkeypatch
+) -> None:
     (source, folder), (shelf, address) = fashion, served
-    monkeypatch.setattr(FashionMnistSource, "mirrors", (*NOWHERE, address))
+    monkeypatch.setattr(FashionMnistSource, "mirrors", (*nowhere, address))
     for name, file in TINY.items():
         (shelf / f"{name}.gz").write_bytes(gzip.compress(file))
     source.prepare(tmp_path)
@@ -184,86 +163,15 @@ def test_a_damaged_download_is_fetched_again(fashion, served, tmp_path: Path, mo
     assert not list(folder.glob("*.damaged"))
 
 
-def test_when_nothing_works_one_message_says_what_was_tried_and_the_ways_out(fashion, tmp_path: Path) -> None:
+def test_when_nothing_works_one_message_says_what_was_tried_and_the_ways_out(fashion, nowhere, tmp_path: Path) -> None:
     source, folder = fashion
     with pytest.raises(DataError) as caught:
         source.prepare(tmp_path)
     message = str(caught.value)
-    for part in ("Fashion-MNIST", str(folder), f"{NOWHERE[0]}train-images", "refused", "DIGITLAB_DATA", "data=mnist"):
+    for part in ("Fashion-MNIST", str(folder), f"{nowhere[0]}train-images", "refused", "DIGITLAB_DATA", "data=mnist"):
         assert part in message
     with pytest.raises(DataError, match="train-images-idx3-ubyte is in none of"):
         source.read(tmp_path)
-
-
-@pytest.fixture
-def archive(monkeypatch: pytest.MonkeyPatch) -> bytes:
-    """CIFAR-10's archive with files of a few bytes, which the source is made to expect."""
-    files = {name: name.encode() for name in (*TRAIN_BATCHES, *TEST_BATCHES, *META)}
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w:gz") as tar:
-        for name, file in files.items():
-            member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
-            member.size = len(file)
-            tar.addfile(member, io.BytesIO(file))
-    for group in ("TRAIN_BATCHES", "TEST_BATCHES", "META"):
-        digests = {name: hashlib.sha256(files[name]).hexdigest() for name in getattr(sources, group)}
-        monkeypatch.setattr(sources, group, digests)
-    monkeypatch.setattr(Cifar10Source, "archive_sha256", hashlib.sha256(stream.getvalue()).hexdigest())
-    monkeypatch.setattr(Cifar10Source, "mirrors", NOWHERE)
-    return stream.getvalue()
-
-
-def extracted(root: Path) -> set[str]:
-    return {path.name for path in (root / "cifar-10-batches-py").iterdir()}
-
-
-def test_an_archive_that_lies_in_the_root_is_unpacked(archive: bytes, tmp_path: Path) -> None:
-    (tmp_path / "cifar-10-python.tar.gz").write_bytes(archive)
-    Cifar10Source().prepare(tmp_path)
-    assert extracted(tmp_path) == {*TRAIN_BATCHES, *TEST_BATCHES, *META}
-
-
-def test_the_archive_is_fetched_and_unpacked_where_a_batch_is_missing(
-    archive: bytes, served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shelf, address = served
-    (shelf / "cifar-10-python.tar.gz").write_bytes(archive)
-    monkeypatch.setattr(Cifar10Source, "mirrors", (*NOWHERE, address))
-    Cifar10Source().prepare(tmp_path)
-    (tmp_path / "cifar-10-batches-py" / "data_batch_3").unlink()
-    Cifar10Source().prepare(tmp_path)
-    assert extracted(tmp_path) == {*TRAIN_BATCHES, *TEST_BATCHES, *META}
-
-
-def test_a_damaged_archive_and_a_damaged_batch_are_named_with_the_way_out(archive: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "cifar-10-python.tar.gz"
-    path.write_bytes(archive[:-1])
-    with pytest.raises(DataError, match=rf"{path.name}: damaged.*; delete it, and it is fetched again"):
-        Cifar10Source().prepare(tmp_path)
-    path.write_bytes(archive)
-    Cifar10Source().prepare(tmp_path)
-    path.unlink()
-    (tmp_path / "cifar-10-batches-py" / "data_batch_1").write_bytes(b"data_batch_2")
-    with pytest.raises(DataError, match=r"data_batch_1: damaged.*; delete it, and it is fetched again"):
-        Cifar10Source().read(tmp_path)
-
-
-def test_a_damaged_batch_is_unpacked_again_where_its_archive_is_there(archive: bytes, tmp_path: Path) -> None:
-    (tmp_path / "cifar-10-python.tar.gz").write_bytes(archive)
-    Cifar10Source().prepare(tmp_path)
-    batch = tmp_path / "cifar-10-batches-py" / "data_batch_1"
-    batch.write_bytes(b"data_batch_2")
-    # What the archive holds here are no images.
-    with pytest.raises(DataError, match="data_batch_1: refused, not a batch"):
-        Cifar10Source().read(tmp_path)
-    assert batch.read_bytes() == b"data_batch_1"
-
-
-def test_no_archive_and_no_network_is_one_message_with_the_ways_out(archive: bytes, tmp_path: Path) -> None:
-    with pytest.raises(DataError) as caught:
-        Cifar10Source().prepare(tmp_path)
-    for part in ("CIFAR-10", f"put cifar-10-python.tar.gz into {tmp_path}", NOWHERE[0], "DIGITLAB_DATA", "data=mnist"):
-        assert part in str(caught.value)
 
 
 def own(tmp_path: Path, **changed: bytes) -> IdxSource:
