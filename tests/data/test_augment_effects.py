@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from pydantic import ValidationError
 from torchvision.transforms.v2 import functional as oracle
 
-from digitlab.data.augment import Affine, Blur, Cutout, Elastic, Flip, MixUp, Noise, Pen, Shift
+from digitlab.data.augment import Affine, Blur, Compose, Cutout, Elastic, Flip, MixUp, Noise, Pen, Place, Shift
 
 
 def random_images(*shape, dtype=torch.float32):
@@ -52,6 +53,35 @@ def test_shift_reflects_farther_than_the_image_is_large(size):
     windows = padded.unfold(0, size[0], 1).unfold(1, size[1], 1).flatten(0, 1)
     for shifted in augmented(Shift(padding=7, fill="reflect"), image.repeat(50, 1, 1, 1)):
         assert (windows == shifted).all((1, 2)).any()
+
+
+def mirrored(images, *, epoch, seed=0, indices=None):
+    """Which of ``images`` an alternating flip mirrors, if it does nothing else to them."""
+    indices = torch.arange(len(images)) if indices is None else indices
+    before, flip = images[indices], Compose([Flip(alternating=True)])
+    after = augmented(flip.at(Place(indices=indices, epoch=epoch, seed=seed)), before)
+    chosen = (after != before).any(dim=(1, 2, 3))
+    assert torch.equal(after, torch.where(chosen.view(-1, 1, 1, 1), before.flip(3), before))
+    return chosen
+
+
+def test_alternating_flips_mirror_each_image_every_other_epoch():
+    images = random_images(1000, 1, 4, 5)
+    first, second, third = (mirrored(images, epoch=epoch) for epoch in range(3))
+    assert torch.equal(second, ~first)
+    assert torch.equal(third, first)
+    assert first.float().mean() == pytest.approx(0.5, abs=0.08)
+    assert not torch.equal(mirrored(images, epoch=0, seed=1), first)
+
+
+def test_whether_an_image_is_mirrored_first_does_not_depend_on_its_mini_batch():
+    images, some = random_images(100, 1, 4, 5), torch.tensor([70, 3, 12])
+    assert torch.equal(mirrored(images, epoch=0, indices=some), mirrored(images, epoch=0)[some])
+
+
+def test_alternating_flips_are_of_half_of_the_images():
+    with pytest.raises(ValidationError, match=r"alternating=true: needs probability=0\.5"):
+        Flip(alternating=True, probability=0.3)
 
 
 def test_flip_mirrors_about_the_share_asked_for_and_leaves_the_rest():

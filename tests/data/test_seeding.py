@@ -2,7 +2,9 @@
 
 from itertools import product
 
-from digitlab.data.seeding import stream_seed
+import torch
+
+from digitlab.data.seeding import coins, stream_seed
 
 
 def test_a_seed_never_changes_between_processes_or_versions():
@@ -21,3 +23,18 @@ def test_neighbouring_streams_differ_in_the_32_bits_that_the_cpu_generator_keeps
 def test_purpose_and_order_and_grouping_of_the_numbers_all_count():
     names = [("a", 1, 23), ("a", 12, 3), ("a", 23, 1), ("b", 1, 23), ("a", 123), ("a1", 23), ("a", 1, 23, 0)]
     assert len({stream_seed(*name) for name in names}) == len(names)
+
+
+def test_coins_are_fair_and_those_of_other_numbers_and_seeds_have_nothing_in_common():
+    numbers = torch.arange(50_000)
+    tosses = coins(stream_seed("flip", 0), numbers).float()
+    # Five standard errors each.
+    for apart in (1, 2, 1000):
+        assert abs((tosses[apart:] == tosses[:-apart]).float().mean() - 0.5) < 5 * 0.5 / 49_000**0.5
+    assert abs(tosses.mean() - 0.5) < 5 * 0.5 / 50_000**0.5
+    assert abs((tosses == coins(stream_seed("flip", 1), numbers)).float().mean() - 0.5) < 5 * 0.5 / 50_000**0.5
+
+
+def test_a_coin_is_that_of_its_number_alone():
+    numbers = torch.randperm(1000, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(coins(3, torch.arange(1000))[numbers], coins(3, numbers))

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import nn
 
-from digitlab.models import CNN, MLP, LeNet, Linear
+from digitlab.models import CNN, MLP, FastCNN, LeNet, Linear
 from digitlab.schema import ConfigError
 
-EACH = [(Linear, {}), (MLP, {"hidden": [16]}), (LeNet, {}), (CNN, {})]
+EACH = [(Linear, {}), (MLP, {"hidden": [16]}), (LeNet, {}), (CNN, {}), (FastCNN, {"widths": [8, 8]})]
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 each_network = pytest.mark.parametrize(("cls", "options"), EACH, ids=[cls.__name__ for cls, _ in EACH])
@@ -150,6 +150,9 @@ def test_as_many_activations_as_hidden_layers_are_wanted():
         (Linear, {"init_scale": math.inf}),
         (LeNet, {"dropout": 1.5}),
         (CNN, {"width": 0}),
+        (FastCNN, {"widths": []}),
+        (FastCNN, {"widths": [4], "patch_size": 0}),
+        (FastCNN, {"widths": [4], "norm_momentum": 1.1}),
     ],
     ids=str,
 )

@@ -18,7 +18,7 @@ def names(group):
 
 def test_the_data_sets_and_models_that_are_promised_are_there():
     assert {"mnist", "fashion_mnist", "cifar10"} <= set(names("data"))
-    assert {"linear", "mlp", "mlp_dropout", "lenet", "cnn"} <= set(names("model"))
+    assert {"linear", "mlp", "mlp_dropout", "lenet", "cnn", "fast_cnn"} <= set(names("model"))
 
 
 @pytest.mark.parametrize("model", names("model"))

@@ -39,7 +39,7 @@ def interrupted(run, monkeypatch):
     return stop
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "rmsprop", "adagrad"])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "rmsprop", "adagrad", "muon"])
 def test_two_runs_of_one_command_end_with_the_same_bits(run, same_bits, optimizer):
     overrides = ("model=lenet", f"optimizer={optimizer}", "augment=[affine]", "trainer.limit_train_batches=3")
     same_bits(run(*overrides), run(*overrides))
@@ -57,7 +57,9 @@ def test_the_split_seed_changes_the_split(run):
     assert one.result["split_fingerprint"] != other.result["split_fingerprint"]
 
 
-@pytest.mark.parametrize("optimizer", ["optimizer.nesterov=true", "optimizer=rmsprop", "optimizer=adam"])
+@pytest.mark.parametrize(
+    "optimizer", ["optimizer.nesterov=true", "optimizer=rmsprop", "optimizer=adam", "optimizer=muon"]
+)
 def test_more_epochs_later_are_as_good_as_at_once(run, same_bits, optimizer):
     overrides = tuple(each for each in STATEFUL if not (each.startswith("optimizer") and optimizer == "optimizer=adam"))
     overrides = (*overrides, optimizer)

@@ -8,6 +8,7 @@ normalisation comes later. The batch handed in is left as it is.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Annotated, ClassVar, Literal
 
@@ -17,8 +18,10 @@ from pydantic import Field, ValidatorFunctionWrapHandler, WrapValidator
 from pydantic_core import PydanticCustomError
 from torch import Generator, Tensor
 
-from digitlab.data.warp import pixel_centres, sample_at
-from digitlab.schema import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, settings
+from digitlab.data.seeding import coins, stream_seed
+from digitlab.data.smooth import smoothed
+from digitlab.data.warp import pixel_centres, reflected, sample_at
+from digitlab.schema import ConfigError, Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, settings
 
 
 def _ordered(bounds: object, check: ValidatorFunctionWrapHandler) -> tuple[float, float]:
@@ -42,10 +45,23 @@ class Stage(IntEnum):
     MIX = 3  # joins images; last, as what comes after could no longer tell them apart
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where in a run a mini-batch stands: ``indices`` (N,) of its images in their set, epoch from 0, the run's seed."""
+
+    indices: Tensor
+    epoch: int
+    seed: int
+
+
 class Augmentation(ABC):
     """The base of all augmentations, ours and a user's; without a ``stage`` of its own one counts among the values."""
 
     stage: ClassVar[Stage] = Stage.VALUE
+
+    def at(self, place: Place) -> "Augmentation":
+        """What it does there: itself, unless what an image goes through depends on its other epochs."""
+        return self
 
     @abstractmethod
     def __call__(self, images: Tensor, targets: Tensor, *, classes: int, generator: Generator) -> Batch:
@@ -65,6 +81,11 @@ class Compose(Augmentation):
 
     def __len__(self) -> int:
         return len(self.augmentations)
+
+    def at(self, place: Place) -> "Compose":
+        placed = Compose()
+        placed.augmentations = [each.at(place) for each in self.augmentations]
+        return placed
 
     def __call__(self, images: Tensor, targets: Tensor, *, classes: int, generator: Generator) -> Batch:
         for augmentation in self.augmentations:
@@ -86,35 +107,46 @@ class Shift(Augmentation):
     def __call__(self, images: Tensor, targets: Tensor, *, classes: int, generator: Generator) -> Batch:
         count, (height, width) = len(images), images.shape[2:]
         # (N, C, 2 padding + 1, 2 padding + 1, H, W): a view of all windows, of which each image keeps one.
-        windows = self._padded(images).unfold(2, height, 1).unfold(3, width, 1)
+        padded = F.pad(images, [self.padding] * 4) if self.fill == "zero" else reflected(images, self.padding)
+        windows = padded.unfold(2, height, 1).unfold(3, width, 1)
         top, left = torch.randint(2 * self.padding + 1, (2, count), generator=generator, device=images.device)
         return windows[torch.arange(count, device=images.device), :, top, left], targets
-
-    def _padded(self, images: Tensor) -> Tensor:
-        if self.fill == "zero":
-            return F.pad(images, [self.padding] * 4)
-        rows, columns = (self._reflected(length, images.device) for length in images.shape[2:])
-        source = (rows[:, None] * images.shape[3] + columns).flatten()
-        padded = images.flatten(2).gather(2, source.expand(*images.shape[:2], -1))
-        return padded.view(*images.shape[:2], len(rows), len(columns))
-
-    def _reflected(self, length: int, device: torch.device) -> Tensor:
-        """Where each of the ``length`` + 2 ``padding`` positions of an axis takes its pixel from."""
-        position = torch.arange(-self.padding, length + self.padding, device=device)
-        last = length - 1
-        return last - (position % max(1, 2 * last) - last).abs()
 
 
 @settings
 class Flip(Augmentation):
-    """Mirror left and right, with the given probability."""
+    """Mirror left and right, with the given probability.
+
+    ``alternating`` draws for the first epoch only and mirrors each image in every other one, so that any two epochs
+    that follow each other show both sides of all images (Jordan, 2024).
+    """
 
     stage: ClassVar[Stage] = Stage.SHAPE
     probability: Fraction = 0.5
+    alternating: bool = False
 
-    def __call__(self, images: Tensor, targets: Tensor, *, classes: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        chosen = _uniform(images, generator) < self.probability
-        return torch.where(chosen, images.flip(3), images), targets
+    def __post_init__(self) -> None:
+        if self.alternating and self.probability != 0.5:
+            raise ConfigError("alternating", True, "needs probability=0.5: each image is mirrored every other time")
+
+    def at(self, place: Place) -> Augmentation:
+        if not self.alternating:
+            return self
+        return _Mirror(coins(stream_seed("flip", place.seed), place.indices) ^ (place.epoch % 2 == 1))
+
+    def __call__(self, images: Tensor, targets: Tensor, *, classes: int, generator: Generator) -> Batch:
+        mirror = _Mirror(_uniform(images, generator).flatten() < self.probability)
+        return mirror(images, targets, classes=classes, generator=generator)
+
+
+class _Mirror(Augmentation):
+    """Mirrors the images that are ``chosen``, bool (N,)."""
+
+    def __init__(self, chosen: Tensor) -> None:
+        self._chosen = chosen.view(-1, 1, 1, 1)
+
+    def __call__(self, images: Tensor, targets: Tensor, *, classes: int, generator: Generator) -> Batch:
+        return torch.where(self._chosen, images.flip(3), images), targets
 
 
 @settings
@@ -161,7 +193,7 @@ class Elastic(Augmentation):
 
     def __call__(self, images: Tensor, targets: Tensor, *, classes: int, generator: Generator) -> tuple[Tensor, Tensor]:
         noise = images.new_empty(len(images), 2, *images.shape[2:]).uniform_(-1, 1, generator=generator)
-        displacement = self.alpha_pixels * _smooth(noise, images.new_tensor([self.sigma_pixels]))
+        displacement = self.alpha_pixels * smoothed(noise, images.new_full((1,), self.sigma_pixels))
         return sample_at(images, pixel_centres(images) + displacement), targets
 
 
@@ -196,7 +228,7 @@ class Blur(Augmentation):
     def __call__(self, images: Tensor, targets: Tensor, *, classes: int, generator: Generator) -> tuple[Tensor, Tensor]:
         chosen = _uniform(images, generator) < self.probability
         sigma_pixels = _uniform(images, generator, *self.sigma_pixels).flatten()
-        return torch.where(chosen, _smooth(images, sigma_pixels).clamp(0, 1), images), targets
+        return torch.where(chosen, smoothed(images, sigma_pixels).clamp(0, 1), images), targets
 
 
 @settings
@@ -266,21 +298,3 @@ class MixUp(Augmentation):
 def _uniform(images: Tensor, generator: Generator, low: float = 0, high: float = 1) -> Tensor:
     """One number an image, (N, 1, 1, 1), of the images' dtype."""
     return images.new_empty(len(images), 1, 1, 1).uniform_(low, high, generator=generator)
-
-
-def _smooth(images: Tensor, sigma_pixels: Tensor) -> Tensor:
-    """Gaussian-smooth (N, C, H, W) by ``sigma_pixels``, (N,) or (1,); at the border over the pixels that exist.
-
-    The kernel is separable and the images are small, so a product with a matrix from either side does it, and allows
-    every image a width of its own.
-    """
-    rows, columns = (_smoothing_matrix(length, sigma_pixels) for length in images.shape[2:])
-    return rows @ images @ columns.mT
-
-
-def _smoothing_matrix(length: int, sigma_pixels: Tensor) -> Tensor:
-    """(N, 1, length, length), each row a Gaussian about its own position that sums to one."""
-    position = torch.arange(length, dtype=sigma_pixels.dtype, device=sigma_pixels.device)
-    distance = (position[:, None] - position) / sigma_pixels.view(-1, 1, 1, 1)
-    # Beyond 8 standard deviations a weight is nothing but slow: denormal numbers made a product take 20 times as long.
-    return torch.softmax((-0.5 * distance.square()).masked_fill(distance.abs() > 8, -torch.inf), dim=-1)

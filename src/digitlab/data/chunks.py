@@ -13,7 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from digitlab.data.augment import Compose
+from digitlab.data.augment import Compose, Place
 from digitlab.data.normalise import Normalise
 from digitlab.data.seeding import stream_seed
 from digitlab.data.source import ImageSet
@@ -163,7 +163,8 @@ class Chunk:
     def _augmented(self, pixels: Tensor, labels: Tensor, place: int) -> tuple[Tensor, Tensor]:
         generator = torch.Generator(pixels.device)
         generator.manual_seed(stream_seed("augment", self.plan.seed, self.epoch, self.step + place, self.plan.rank))
-        return self.augment(pixels.float() / 255, labels, classes=self.classes, generator=generator)
+        augment = self.augment.at(Place(indices=self.shares[place], epoch=self.epoch, seed=self.plan.seed))
+        return augment(pixels.float() / 255, labels, classes=self.classes, generator=generator)
 
 
 class _Pace:

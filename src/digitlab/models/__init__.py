@@ -5,6 +5,8 @@ settings as the keyword-only arguments of its constructor. ``conf/model/`` names
 """
 
 from digitlab.models.cnn import CNN, LeNet
+from digitlab.models.fast_cnn import FastCNN
+from digitlab.models.layers import FittedToImages
 from digitlab.models.mlp import MLP, Linear
 
-__all__ = ["CNN", "MLP", "LeNet", "Linear"]
+__all__ = ["CNN", "MLP", "FastCNN", "FittedToImages", "LeNet", "Linear"]

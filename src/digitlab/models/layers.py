@@ -1,13 +1,25 @@
-"""What the networks share: activations by name, and the schemes of initial weights."""
+"""What the networks share: activations by name, schemes of initial weights, and how one is fitted to images first."""
 
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
-from torch import nn
+from torch import Tensor, nn
 
 Activation = Literal["relu", "tanh", "sigmoid", "gelu"]
 Init = Literal["torch", "glorot", "he", "normal", "uniform", "zeros"]
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "gelu": nn.GELU}
+
+
+@runtime_checkable
+class FittedToImages(Protocol):
+    """A network of which a part is computed from training images before the first update.
+
+    What ``fit_to`` computes has to be kept in parameters or buffers: a checkpoint has them, so that neither resuming
+    nor evaluating calls it again.
+    """
+
+    def fit_to(self, images: Tensor) -> None:
+        """``images`` (N, C, H, W), normalised, are the same for each run of a split, some thousand at most."""
 
 
 def initialise(network: nn.Module, *, init: Init, scale: float) -> None:

@@ -25,6 +25,9 @@ from digitlab.training.settings import DataFacts
 
 log = logging.getLogger(__name__)
 
+# Of the training split, for what of a network is computed from images beforehand; they have millions of patches.
+_FITTED_IMAGES = 2000
+
 
 def read_data(experiment: Experiment) -> ImageData:
     """The data set of ``experiment``, fetched if need be, read and split."""
@@ -36,8 +39,11 @@ def read_data(experiment: Experiment) -> ImageData:
     return data
 
 
-def initial_classifier(experiment: Experiment, data: ImageData) -> Classifier:
-    """The classifier with the initial weights of its seed."""
+def initial_classifier(experiment: Experiment, data: ImageData, *, resumed: bool = False) -> Classifier:
+    """The classifier with the initial weights of its seed, fitted to training images where its network can be.
+
+    That is left out where it is ``resumed``: the weights of a checkpoint are to take their place.
+    """
     source = data.source
     facts = DataFacts(
         name=source.name, title=source.title, image_shape=list(source.image_shape),
@@ -49,6 +55,10 @@ def initial_classifier(experiment: Experiment, data: ImageData) -> Classifier:
     classifier.seed = experiment.switches.seed
     classifier.use_precision(experiment.trainer.dtype)
     classifier.log_every_steps = experiment.trainer.log_every_steps
+    if not resumed:
+        # Spread over the split: a set of one's own may be in order of class.
+        sample = data.train_indices[:: -(-len(data.train_indices) // _FITTED_IMAGES)]
+        classifier.fit_to(data.train_set.images[sample].cpu())
     return classifier
 
 

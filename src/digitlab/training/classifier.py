@@ -17,6 +17,7 @@ from digitlab.config import build
 from digitlab.data.chunks import Chunk, EvaluationBatch, Position
 from digitlab.data.normalise import Normalise
 from digitlab.data.seeding import stream_seed
+from digitlab.models import FittedToImages
 from digitlab.training.compiled import CompiledSteps
 from digitlab.training.compiling import CompilerError, step_aside
 from digitlab.training.interrupt import StopSignal
@@ -28,6 +29,7 @@ from digitlab.training.schedules import Schedule
 from digitlab.training.settings import DataFacts
 from digitlab.training.step import EagerStep
 from digitlab.training.threads import forward_flops, threads, worthwhile_threads
+from digitlab.training.views import Views, views
 
 
 class Classifier(LightningModule):
@@ -36,7 +38,8 @@ class Classifier(LightningModule):
     Every argument is made of plain values, as they stand in the composed configuration, so a checkpoint holds nothing
     else and ``Classifier.load_from_checkpoint(path)`` needs nothing else. ``data`` are the facts of
     the data set (``DataFacts``); ``ema_decay`` averages the weights over the mini-batches (Polyak and Juditsky, 1992),
-    and where it is given, the averaged network is the one evaluated.
+    and where it is given, the averaged network is the one evaluated; ``test_views`` has each image evaluated as
+    several.
     """
 
     learner: Learner
@@ -52,6 +55,7 @@ class Classifier(LightningModule):
         scheduler: dict[str, Any],
         ema_decay: float | None = None,
         gradient_clip_norm: float | None = None,
+        test_views: Views | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -67,7 +71,7 @@ class Classifier(LightningModule):
         self.loss: Loss = build(loss, "loss", Loss)
         self.update: Optimizer = build(optimizer, "optimizer", Optimizer)
         self.schedule: Schedule = build(scheduler, "scheduler", Schedule)
-        self.ema_decay, self.gradient_clip_norm = ema_decay, gradient_clip_norm
+        self.ema_decay, self.gradient_clip_norm, self.test_views = ema_decay, gradient_clip_norm, test_views
         self.normalise = Normalise(image_shape=shape, mean=self.facts.mean, std=self.facts.std)
         self.example_input_array = torch.zeros(1, *shape, dtype=torch.uint8)
 
@@ -101,9 +105,24 @@ class Classifier(LightningModule):
         elif dtype == torch.bfloat16:
             self.autocast_dtype = dtype
 
+    def fit_to(self, pixels: Tensor) -> None:
+        """Give the network the training images (N, C, H, W), uint8, that it is fitted to, if it is to any."""
+        if isinstance(self.network, FittedToImages):
+            self.network.fit_to(self.normalise(pixels))
+            if self.average is not None:
+                self.average.load_state_dict(self.network.state_dict())
+
     def forward(self, pixels: Tensor) -> Tensor:
-        """Pixels (N, C, H, W), uint8 or float in [0, 1], to logits (N, K) by the weights that are evaluated."""
-        logits: Tensor = (self.network if self.average is None else self.average)(self.normalise(pixels))
+        """Pixels (N, C, H, W), uint8 or float in [0, 1], to logits (N, K) by the weights that are evaluated.
+
+        With ``test_views`` they are those of all views of an image together.
+        """
+        network = self.network if self.average is None else self.average
+        images = self.normalise(pixels)
+        if self.test_views is None:
+            logits: Tensor = network(images)
+        else:
+            logits = torch.stack([weight * network(view) for view, weight in views(images, self.test_views)]).sum(0)
         return logits
 
     # Training ---------------------------------------------------------------------------------------------------------

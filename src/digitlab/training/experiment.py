@@ -25,6 +25,7 @@ from digitlab.training.optimizers import Optimizer
 from digitlab.training.schedules import Schedule
 from digitlab.training.selection import EarlyStopping, Monitor
 from digitlab.training.settings import CheckpointSettings, TrainerSettings
+from digitlab.training.views import Views
 
 T = TypeVar("T")
 
@@ -52,6 +53,7 @@ class Switches:
 
     seed: NonNegativeInt
     test: Literal["best", "last", "none"]
+    test_views: Views | None
     resume: str | None
     compile: bool | Literal["auto"]
 
@@ -91,6 +93,7 @@ class Experiment:
             "scheduler": self.scheduler,
             "ema_decay": self.ema_decay,
             "gradient_clip_norm": self.trainer.gradient_clip_norm,
+            "test_views": self.switches.test_views,
         }
 
     @classmethod
@@ -197,7 +200,7 @@ def _check_network(nodes: dict[str, dict[str, Any]], data: ImageData, *, process
         )  # fmt: skip
     optimizer = build(nodes["optimizer"], "optimizer", Optimizer)
     try:
-        optimizer.split(network)
+        optimizer.groups(network)
     except ConfigError as error:
         raise error.under("optimizer") from error
     norms = (nn.BatchNorm1d, nn.BatchNorm2d)

@@ -1,10 +1,12 @@
 """Optimisers of the solo run: each a typed schema that builds the ``torch.optim`` class of the same name.
 
 ``training.rules`` holds the same updates as pure functions, for populations and compiled steps; torch's are their
-oracle. Biases and the weights of norms are never decayed.
+oracle. Muon alone builds a class of our own and has no such function, as it does not do the same to every weight.
+Biases and the weights of norms are never decayed.
 """
 
 from abc import abstractmethod
+from collections.abc import Iterable, Sequence
 from dataclasses import field
 from fnmatch import fnmatchcase
 from typing import Annotated, Any
@@ -13,7 +15,8 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from digitlab.schema import ConfigError, NonNegativeFloat, PositiveFloat, Rate, settings
+from digitlab.schema import ConfigError, NonNegativeFloat, PositiveFloat, PositiveInt, Rate, settings
+from digitlab.training import muon
 
 Betas = Annotated[list[Rate], Field(min_length=2, max_length=2)]
 
@@ -41,27 +44,21 @@ class Optimizer:
 
         Raises ``ConfigError`` where a pattern of ``decay_layers`` meets no layer that has a weight.
         """
-        decayed, plain = self.split(network)
-        groups = [
-            {"params": parameters, "weight_decay": decay}
-            for parameters, decay in ((decayed, self.weight_decay), (plain, 0.0))
-            if parameters
-        ]
         device = next(network.parameters()).device.type
-        return self._build(groups, **({"fused": True} if device in _FUSED_DEVICES else {}))
+        return self._build(self.groups(network), **({"fused": True} if device in _FUSED_DEVICES else {}))
+
+    def groups(self, network: nn.Module) -> list[dict[str, Any]]:
+        """The parameters of ``network`` as groups of a torch optimiser; raises as ``build`` does."""
+        decayed, plain = self.split(network)
+        pairs = (decayed, self.weight_decay), (plain, 0.0)
+        return [{"params": parameters, "weight_decay": decay} for parameters, decay in pairs if parameters]
 
     def split(self, network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """The parameters that are decayed, and the others; without weight decay all are others, in one group."""
         if self.weight_decay == 0:
             return [], list(network.parameters())
-        weights = {name.removesuffix(".weight"): p for name, p in network.named_parameters() if p.ndim > 1}
-        patterns = ["*"] if self.decay_layers is None else self.decay_layers
-        for pattern in patterns:
-            if not any(fnmatchcase(layer, pattern) for layer in weights):
-                raise ConfigError("decay_layers", pattern, f"must match a layer of {', '.join(weights)}")
-        decayed = [p for layer, p in weights.items() if any(fnmatchcase(layer, pattern) for pattern in patterns)]
-        taken = {id(p) for p in decayed}
-        return decayed, [p for p in network.parameters() if id(p) not in taken]
+        decayed = _weights(network, ["*"] if self.decay_layers is None else self.decay_layers, "decay_layers")
+        return decayed, _without(network.parameters(), decayed)
 
 
 @settings
@@ -122,3 +119,59 @@ class Adagrad(Optimizer):
 
     def _build(self, groups: list[dict[str, Any]], **fused: bool) -> torch.optim.Optimizer:
         return torch.optim.Adagrad(groups, lr=self.lr, eps=self.eps, **({"fused": False} | fused))
+
+
+@settings
+class Muon(Optimizer):
+    """Muon (Jordan et al., 2024) for the filters and matrices of all layers but ``sgd_layers``.
+
+    Those, biases and norms descend with ``sgd_lr``, ``sgd_momentum`` and, as far as they are decayed at all,
+    ``sgd_weight_decay``; a schedule acts on both rates alike. ``iterations`` make an update orthogonal.
+    """
+
+    momentum: Rate = 0.95
+    iterations: PositiveInt = 5
+    unit_filters: bool = False
+    sgd_layers: list[str] = field(default_factory=lambda: ["output"])
+    sgd_lr: PositiveFloat = 0.1
+    sgd_momentum: Rate = 0.9
+    sgd_weight_decay: NonNegativeFloat = 0.0
+
+    def groups(self, network: nn.Module) -> list[dict[str, Any]]:
+        own = _without(_weights(network, ["*"], ""), _weights(network, self.sgd_layers, "sgd_layers"))
+        decayed = _weights(network, ["*"] if self.decay_layers is None else self.decay_layers, "decay_layers")
+        kinds = (
+            (own, self.weight_decay, {"iterations": self.iterations, "lr_factor": 1.0, "momentum": self.momentum}),
+            (
+                _without(network.parameters(), own), self.sgd_weight_decay,
+                {"iterations": 0, "lr_factor": self.sgd_lr / self.lr, "momentum": self.sgd_momentum},
+            ),
+        )  # fmt: skip
+        groups = []
+        for parameters, decay, numbers in kinds:
+            plain = _without(parameters, decayed) if decay else parameters
+            for members, weight_decay in ((_without(parameters, plain), decay), (plain, 0.0)):
+                if members:
+                    group = {"params": members, "weight_decay": weight_decay, "unit_filters": self.unit_filters}
+                    groups.append(group | numbers)
+        return groups
+
+    def _build(self, groups: list[dict[str, Any]], **fused: bool) -> torch.optim.Optimizer:
+        return muon.Muon(groups, lr=self.lr)
+
+
+def _weights(network: nn.Module, patterns: Sequence[str], key: str) -> list[nn.Parameter]:
+    """The filters and matrices of the layers that ``patterns``, which stand at ``key``, meet.
+
+    Raises ``ConfigError`` where one meets none.
+    """
+    weights = {name.removesuffix(".weight"): p for name, p in network.named_parameters() if p.ndim > 1}
+    for pattern in patterns:
+        if not any(fnmatchcase(layer, pattern) for layer in weights):
+            raise ConfigError(key, pattern, f"must match a layer of {', '.join(weights)}")
+    return [p for layer, p in weights.items() if any(fnmatchcase(layer, pattern) for pattern in patterns)]
+
+
+def _without(parameters: Iterable[nn.Parameter], others: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    taken = {id(parameter) for parameter in others}
+    return [parameter for parameter in parameters if id(parameter) not in taken]

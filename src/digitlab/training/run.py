@@ -107,7 +107,7 @@ class Run:
         self.experiment = experiment = Experiment.from_config(config, typed=overrides)
         self.data = read_data(experiment)
         checkpoint = newest_good(folder, like=experiment.hyper_parameters) if resume else None
-        self.classifier = initial_classifier(experiment, self.data)
+        self.classifier = initial_classifier(experiment, self.data, resumed=checkpoint is not None)
         self.classifier.compiling = experiment.switches.compile
         processes = experiment.trainer.devices
         history = [] if checkpoint is None else restore(checkpoint, self.classifier, processes=processes)

@@ -64,6 +64,7 @@ def kinship(config: DictConfig, experiment: Experiment) -> str | None:
         or (experiment.switches.compile is True and device.type != "cpu")
         or bool(experiment.callbacks)
         or config.figures.iterations
+        or experiment.switches.test_views is not None
         or type(_network(experiment)) not in _NETWORKS
         or type(loss) not in STACKABLE
         or type(optimizer) not in RULE_OF

@@ -1,0 +1,77 @@
+"""A network that is fitted to training images: once, before the first update, and its checkpoint has all of it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from digitlab.data.sources import MnistSource
+from digitlab.models.fast_cnn import Whitening
+from digitlab.training import Classifier
+
+FAST = (
+    "model=fast_cnn",
+    "model.widths=[4,4]",
+    "optimizer=muon",
+    "optimizer.unit_filters=true",
+    "augment=[flip,shift]",
+    "augment.flip.alternating=true",
+    "ema.decay=0.9",
+    "data.train_size=256",
+)
+
+
+@pytest.fixture
+def fitted(monkeypatch):
+    """Of each time that a network was fitted, the shape of the images."""
+    shapes, fit = [], Whitening.fit_to
+
+    def count(whitening, images):
+        shapes.append(tuple(images.shape))
+        fit(whitening, images)
+
+    monkeypatch.setattr(Whitening, "fit_to", count)
+    return shapes
+
+
+def test_a_run_fits_its_network_once_and_goes_on_without(run, same_bits, fitted):
+    whole = run(*FAST)
+    assert fitted == [(256, 1, 28, 28)]
+    run(*FAST, "trainer.max_epochs=1", name="parts")
+    same_bits(whole, run(*FAST, name="parts", resume=True))
+    assert len(fitted) == 2
+
+
+def test_the_filters_stay_what_they_were_fitted_to_be(run):
+    weights = run(*FAST).checkpoint()["state_dict"]
+    filters = weights["network.whitening.filters"]
+    assert torch.equal(filters, weights["average.whitening.filters"])
+    assert not torch.equal(filters, Whitening(channels=1, size=2).filters)
+    other = run(*FAST, "seed=1", "trainer.max_steps=1").checkpoint()["state_dict"]
+    assert torch.equal(filters, other["network.whitening.filters"])
+
+
+def test_a_checkpoint_is_evaluated_without_training_images(run, fitted):
+    finished = run(*FAST, "test=last", "test_views=shift", "trainer.max_epochs=1")
+    fitted.clear()
+    classifier = Classifier.load_from_checkpoint(finished.folder.last).eval()
+    _, test_set = MnistSource().read(Path())
+    right = classifier(test_set.images[:128]).argmax(1) == test_set.labels[:128]
+    assert classifier.test_views == "shift"
+    assert float(right.float().mean()) == pytest.approx(finished.result["metrics"]["test/accuracy"])
+    assert not fitted
+
+
+def test_compiled_steps_give_a_fitted_network_the_same_weights(run, uncompiled):
+    overrides = ["trainer.precision=64", "trainer.max_epochs=1", "data.train_size=72", "data.batch_size=8"]
+    overrides += [
+        "optimizer=sgd",
+        "model=fast_cnn",
+        "model.widths=[2]",
+        "augment=flip",
+        "augment.flip.alternating=true",
+    ]
+    eager, whole = (run(*overrides, f"compile={each}").checkpoint()["state_dict"] for each in ("false", "true"))
+    assert uncompiled
+    for name, tensor in eager.items():
+        torch.testing.assert_close(whole[name], tensor, rtol=1e-8, atol=1e-8)

@@ -1,0 +1,122 @@
+"""Muon: orthogonal updates for filters and matrices, torch's own steps for the rest."""
+
+import logging
+
+import pytest
+import torch
+from torch import nn
+
+from digitlab.models import CNN, MLP, FastCNN, Linear
+from digitlab.schema import ConfigError
+from digitlab.training.muon import orthogonalised
+from digitlab.training.optimizers import Muon
+
+
+def spread(rows, columns):
+    """A matrix whose singular values go from 1 down to a hundredth, and its singular vectors."""
+    random = torch.randn(rows, columns, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    left, _, right = torch.linalg.svd(random, full_matrices=False)
+    values = torch.logspace(0, -2, min(rows, columns), dtype=torch.float64)
+    return left @ values.diag() @ right, left, right
+
+
+@pytest.mark.parametrize("shape", [(16, 40), (40, 16), (16, 16)], ids=str)
+@pytest.mark.parametrize("size", [1e-3, 1, 1e3])
+def test_an_update_is_orthogonal_within_the_tolerance_of_the_iteration(shape, size):
+    matrix, left, right = spread(*shape)
+    update = left.mT @ orthogonalised(size * matrix, iterations=8) @ right.mT
+    values = update.diagonal()
+    assert 0.65 < values.min() <= values.max() < 1.25
+    torch.testing.assert_close(update, values.diag(), rtol=0, atol=1e-6)
+
+
+def test_each_iteration_comes_nearer():
+    matrix, left, right = spread(16, 40)
+    least = [
+        (left.mT @ orthogonalised(matrix, iterations=iterations) @ right.mT).diagonal().min()
+        for iterations in range(1, 5)
+    ]
+    assert least == sorted(least)
+
+
+def test_nothing_to_go_by_is_no_update():
+    assert torch.equal(orthogonalised(torch.zeros(3, 5), iterations=5), torch.zeros(3, 5))
+
+
+def learn(network, optimizer, *, steps=3):
+    for step in range(steps):
+        images = torch.randn(200, 1, 4, 4, generator=torch.Generator().manual_seed(step))
+        network(images).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return {name: parameter.detach() for name, parameter in network.named_parameters()}
+
+
+def mlp():
+    torch.manual_seed(0)
+    return MLP(image_shape=(1, 4, 4), classes=3, hidden=[24, 6])
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_matrices_learn_as_by_torchs_own_muon(weight_decay):
+    network, twin = mlp(), mlp()
+    settings = {"lr": 0.05, "momentum": 0.9, "weight_decay": weight_decay}
+    learnt = learn(network, Muon(**settings, sgd_lr=1e-9, iterations=5).build(network))
+    hidden = [layer.weight for layer in twin.hidden if isinstance(layer, nn.Linear)]
+    expected = learn(twin, torch.optim.Muon(hidden, **settings, ns_steps=5))
+    for name in ("hidden.0.weight", "hidden.2.weight"):
+        # Theirs computes in bfloat16.
+        torch.testing.assert_close(learnt[name], expected[name], rtol=0, atol=0.01)
+        assert (learnt[name] - mlp().get_parameter(name)).abs().max() > 0.03
+
+
+def test_the_rest_learns_as_by_torchs_descent():
+    network, twin = mlp(), mlp()
+    ours = Muon(lr=1e-9, sgd_layers=["output", "hidden.*"], sgd_lr=0.1, sgd_momentum=0.8, sgd_weight_decay=0.1)
+    weights = [parameter for parameter in twin.parameters() if parameter.ndim > 1]
+    biases = [parameter for parameter in twin.parameters() if parameter.ndim == 1]
+    groups = [{"params": weights, "weight_decay": 0.1}, {"params": biases}]
+    expected = learn(twin, torch.optim.SGD(groups, lr=0.1, momentum=0.8, nesterov=True))
+    torch.testing.assert_close(learn(network, ours.build(network)), expected)
+
+
+def test_both_rates_follow_one_schedule():
+    network, twin = mlp(), mlp()
+    halved = Muon(lr=0.1, sgd_lr=0.3).build(network)
+    for group in halved.param_groups:
+        group["lr"] = 0.05
+    expected = learn(twin, Muon(lr=0.05, sgd_lr=0.15).build(twin))
+    torch.testing.assert_close(learn(network, halved), expected)
+
+
+@pytest.mark.parametrize("cls", [Linear, CNN, FastCNN])
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_every_parameter_is_learnt_once_and_only_filters_and_matrices_are_orthogonalised(cls, decay):
+    network = cls(image_shape=(1, 28, 28), classes=3, **({"widths": [4]} if cls is FastCNN else {}))
+    groups = Muon(lr=0.1, weight_decay=decay, sgd_weight_decay=decay).groups(network)
+    ids = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(ids) == sorted(map(id, network.parameters()))
+    own = {id(p) for p in network.parameters() if p.ndim > 1} - {id(network.output.weight)}
+    assert {id(p) for group in groups if group["iterations"] for p in group["params"]} == own
+    decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
+    assert decayed == ({id(p) for p in network.parameters() if p.ndim > 1} if decay else set())
+
+
+def test_unit_filters_have_a_norm_of_one_on_average_before_each_update():
+    network = CNN(image_shape=(1, 4, 4), classes=3, width=4)
+    learnt = learn(network, Muon(lr=1e-9, unit_filters=True).build(network), steps=1)
+    for name, weight in learnt.items():
+        if weight.ndim == 4:
+            assert float(weight.square().flatten(1).sum(1).mean()) == pytest.approx(1), name
+
+
+def test_layers_that_are_not_there_are_refused():
+    with pytest.raises(ConfigError, match=r"sgd_layers=head: must match a layer of hidden\.0, hidden\.2, output"):
+        Muon(lr=0.1, sgd_layers=["head"]).build(mlp())
+
+
+def test_compile_steps_aside_with_one_warning(run, uncompiled, caplog):
+    with caplog.at_level(logging.WARNING):
+        run("optimizer=muon", "compile=true", "trainer.max_epochs=1")
+    assert not uncompiled
+    assert [record.message for record in caplog.records] == ["compile: Muon has no compiled form; training without"]
