@@ -18,7 +18,7 @@ from digitlab.failures import leave
 from digitlab.overrides import typed_overrides
 from digitlab.results.folder import RunFolder
 from digitlab.schema import ConfigError
-from digitlab.sweeps.launching import JobLauncher, Prepared, failing
+from digitlab.sweeps.launching import JobLauncher, Prepared, brief, failing
 from digitlab.sweeps.manifest import run_overrides
 from digitlab.sweeps.resume import finished_value
 from digitlab.sweeps.workers.launcher import WorkersLauncher
@@ -69,8 +69,8 @@ class VectorizedLauncher(JobLauncher):
             if number in returns:
                 self.announce(job.config, returns[number])
             else:
-                returns[number] = super().launch([job.overrides], number)[0]
-        return [returns[number] for number in prepared]
+                returns[number] = self.run_alone(job.config)
+        return [brief(returns[number]) for number in prepared]
 
     def _max_members(self) -> int | None:
         most = self.max_members

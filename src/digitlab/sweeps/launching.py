@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.config_search_path import ConfigSearchPath
-from hydra.core.utils import JobReturn, configure_log, run_job, setup_globals
+from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
@@ -22,6 +23,27 @@ class Prepared:
     number: int
     overrides: Sequence[str]
     config: DictConfig
+
+
+class BriefReturn(JobReturn):
+    """What a job came to, without its configurations, of which a sweep has many.
+
+    A failure is raised as it is: it was told when it happened, and Hydra's own class would print a line of it again.
+    """
+
+    @property
+    def return_value(self) -> Any:
+        if self.status == JobStatus.FAILED:
+            raise self._return_value
+        return self._return_value
+
+    @return_value.setter
+    def return_value(self, value: Any) -> None:
+        self._return_value = value
+
+
+def brief(done: JobReturn) -> BriefReturn:
+    return BriefReturn(overrides=done.overrides, status=done.status, _return_value=done._return_value)
 
 
 class RememberingLoader(ConfigLoaderImpl):
@@ -71,10 +93,19 @@ class JobLauncher(BasicLauncher):
 
     def run(self, config: DictConfig, task: TaskFunction) -> JobReturn:
         """As Hydra runs a job, but that its callbacks do not hear of it before it has come to its end."""
+        return self._run(config, task, Callbacks())
+
+    def run_alone(self, config: DictConfig) -> JobReturn:
+        """As Hydra runs a job."""
+        assert self.hydra_context is not None
+        assert self.task_function is not None
+        return self._run(config, self.task_function, self.hydra_context.callbacks)
+
+    def _run(self, config: DictConfig, task: TaskFunction, callbacks: Callbacks) -> JobReturn:
         assert self.hydra_context is not None
         assert self.config is not None
         done = run_job(
-            hydra_context=HydraContext(config_loader=self.hydra_context.config_loader, callbacks=Callbacks()),
+            hydra_context=HydraContext(config_loader=self.hydra_context.config_loader, callbacks=callbacks),
             task_function=task, config=config,
             job_dir_key="hydra.sweep.dir", job_subdir_key="hydra.sweep.subdir",
         )  # fmt: skip

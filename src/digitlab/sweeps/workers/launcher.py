@@ -15,7 +15,7 @@ from omegaconf import DictConfig, read_write
 from digitlab.failures import leave
 from digitlab.results.folder import RunFolder
 from digitlab.schema import DigitlabError, RunError
-from digitlab.sweeps.launching import JobLauncher, Prepared, failing
+from digitlab.sweeps.launching import JobLauncher, Prepared, brief, failing
 from digitlab.sweeps.resume import finished_value
 from digitlab.sweeps.workers.dispatch import work_off
 from digitlab.sweeps.workers.pools import Pool
@@ -47,7 +47,7 @@ class WorkersLauncher(JobLauncher):
         for job, done in self.spread(left, pool, BasicLauncher()):
             self.announce(job.config, done)
             returns[job.number] = done
-        return [returns[job.number] for job in jobs]
+        return [brief(returns[job.number]) for job in jobs]
 
     def spread(
         self, groups: Iterable[Sequence[Prepared]], pool: Pool, launcher: BasicLauncher
