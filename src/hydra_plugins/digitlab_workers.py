@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from omegaconf import OmegaConf
+
 from digitlab.schema import ConfigError
 from digitlab.sweeps.workers.launcher import WorkersLauncher
 from digitlab.sweeps.workers.pools import JoblibPool, Pool, SlurmPool, SubmititLocalPool
@@ -31,7 +33,8 @@ class JoblibLauncher(WorkersLauncher):
 
     def pool(self, *, under: str = "hydra.launcher") -> Pool:
         require("joblib", "joblib")
-        return JoblibPool(_environments(checked_settings(JoblibSettings, self._given, under=under).n_jobs))
+        settings = checked_settings(JoblibSettings, self._given, under=under)
+        return JoblibPool(_environments(self, settings.n_jobs))
 
 
 class SubmititLocalLauncher(WorkersLauncher):
@@ -48,7 +51,7 @@ class SubmititLocalLauncher(WorkersLauncher):
         settings = checked_settings(LocalSettings, self._given, under=under)
         executor = LocalExecutor(_logs(self), max_num_timeout=settings.max_num_timeout)
         executor.update_parameters(timeout_min=settings.timeout_min)
-        return SubmititLocalPool(executor, _environments(settings.n_jobs))
+        return SubmititLocalPool(executor, _environments(self, settings.n_jobs))
 
 
 class SubmititSlurmLauncher(WorkersLauncher):
@@ -71,8 +74,9 @@ class SubmititSlurmLauncher(WorkersLauncher):
         return SlurmPool(executor, threads)
 
 
-def _environments(n_jobs: int | Literal["auto"]) -> Sequence[Mapping[str, str]]:
-    cores, gpus = available_cores(), visible_gpus()
+def _environments(launcher: WorkersLauncher, n_jobs: int | Literal["auto"]) -> Sequence[Mapping[str, str]]:
+    cores = available_cores()
+    gpus = [] if OmegaConf.select(launcher.config, "trainer.accelerator") == "cpu" else visible_gpus()
     slots = slot_count(n_jobs, cores=cores, gpus=gpus)
     return [slot_environment(slot, slots=slots, cores=cores, gpus=gpus, given=os.environ) for slot in range(slots)]
 

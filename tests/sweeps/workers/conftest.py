@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -38,7 +39,7 @@ class Scripted(BasicLauncher):
         received: list[int] = []
         before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
         Path(begun).touch()
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 600
         while not received and time.monotonic() < deadline:
             time.sleep(0.01)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -49,13 +50,25 @@ class Scripted(BasicLauncher):
 
 
 @pytest.fixture
+def signal_when() -> Callable[[int, Sequence[Path]], None]:
+    """``signal_when(number, paths)``: this process gets the signal once all of these files are there."""
+
+    def wait(number: int, paths: Sequence[Path]) -> None:
+        while not all(path.exists() for path in paths):
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    return lambda number, paths: threading.Thread(target=wait, args=(number, paths), daemon=True).start()
+
+
+@pytest.fixture
 def sweep_py(sweep_command: Callable[..., list[str]]) -> Callable[..., subprocess.CompletedProcess[str]]:
     """``sweep_py(...)`` runs the ``sweep_command(...)`` in a process of its own: a child would be short of memory."""
 
     def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         return subprocess.run(
-            sweep_command(*arguments, folder=folder), env=environment, capture_output=True, text=True, timeout=120
+            sweep_command(*arguments, folder=folder), env=environment, capture_output=True, text=True, timeout=600
         )
 
     return run

@@ -3,8 +3,6 @@
 import os
 import signal
 import sys
-import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -14,16 +12,19 @@ from digitlab.config import CONF
 from digitlab.schema import RunError
 from digitlab.sweeps.workers.dispatch import work_off
 from digitlab.sweeps.workers.pools import JoblibPool, SubmititLocalPool
+from digitlab.sweeps.workers.slots import available_cores
 from digitlab.training.interrupt import Interrupted
 from hydra_plugins.digitlab_workers import SubmititLocalLauncher, SubmititSlurmLauncher
 
 GPUS = [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]
 
 
-def launched(kind, name, folder, **given):
+def launched(kind, name, folder, *, accelerator="auto", **given):
     node = OmegaConf.load(CONF / "hydra" / "launcher" / f"{name}.yaml")
     launcher = kind(**{key: value for key, value in node.items() if key != "_target_"} | given)
-    launcher.config = OmegaConf.create({"hydra": {"sweep": {"dir": str(folder)}}})
+    launcher.config = OmegaConf.create(
+        {"hydra": {"sweep": {"dir": str(folder)}}, "trainer": {"accelerator": accelerator}}
+    )
     return launcher.pool()
 
 
@@ -33,6 +34,15 @@ def local(tmp_path):
     pytest.importorskip("submitit")
     pool = launched(SubmititLocalLauncher, "submitit_local", tmp_path)
     return SubmititLocalPool(pool._executor, GPUS)
+
+
+@pytest.mark.parametrize(("accelerator", "slots"), [("auto", 2), ("cuda", 2), ("cpu", available_cores())])
+def test_jobs_that_train_on_the_cpu_take_no_gpu(accelerator, slots, tmp_path, monkeypatch):
+    pytest.importorskip("submitit")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    environments = launched(SubmititLocalLauncher, "submitit_local", tmp_path, accelerator=accelerator)._environments
+    assert len(environments) == slots
+    assert all(("CUDA_VISIBLE_DEVICES" in each) == (accelerator != "cpu") for each in environments)
 
 
 def outcomes(works, pool):
@@ -69,22 +79,12 @@ def test_jobs_of_submitit_have_a_gpu_each_and_a_process_each(work, local):
     assert not done[0][0]["interruptible"]
 
 
-def interrupt_when(paths, number):
-    def wait():
-        deadline = time.monotonic() + 60
-        while not all(path.exists() for path in paths) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        os.kill(os.getpid(), number)
-
-    threading.Thread(target=wait).start()
-
-
 @pytest.mark.parametrize(("engine", "number"), [("joblib", signal.SIGINT), ("submitit", signal.SIGTERM)])
-def test_a_signal_has_all_runs_under_way_saved_and_no_other_begun(engine, number, work, local, tmp_path):
+def test_a_signal_has_all_runs_under_way_saved_and_no_other_begun(engine, number, work, local, signal_when, tmp_path):
     pytest.importorskip(engine)
     saved, begun = ([tmp_path / f"{word}{run}" for run in range(3)] for word in ("saved", "begun"))
     works = [work("train", str(saved[run]), str(begun[run]), number=run) for run in range(3)]
-    interrupt_when(begun[:2], number)
+    signal_when(number, begun[:2])
     failed = []
     with pytest.raises(Interrupted) as stop:
         failed += work_off(works, JoblibPool(GPUS) if engine == "joblib" else local)

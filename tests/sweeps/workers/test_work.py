@@ -42,9 +42,8 @@ def test_a_signal_that_finds_no_run_listening_ends_the_work(number, work, queue,
     assert queue == ([] if number == signal.SIGTERM else [signal.SIGUSR2])
 
 
-def test_a_job_whose_time_is_over_saves_its_runs_before_it_is_queued_again(work, queue, tmp_path):
-    signal.signal(signal.SIGALRM, lambda number, frame: signal.raise_signal(signal.SIGUSR2))
-    signal.setitimer(signal.ITIMER_REAL, 0.3)
+def test_a_job_whose_time_is_over_saves_its_runs_before_it_is_queued_again(work, queue, signal_when, tmp_path):
+    signal_when(signal.SIGUSR2, [tmp_path / "begun"])
     with pytest.raises(SystemExit):
         work("train", str(tmp_path / "saved"), str(tmp_path / "begun"))()
     assert (tmp_path / "saved").exists()
