@@ -12,7 +12,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from digitlab.atomic import disk_faults
+from digitlab.atomic import printed
 from digitlab.config import COMPOSITION_ERRORS, CONF, refused, register_resolvers
 from digitlab.failures import in_sweep, leave, sigterm_exits, told
 from digitlab.overrides import refuse_two_commands, refuse_unreadable
@@ -34,13 +34,13 @@ def main(config: DictConfig) -> float:
         if in_sweep():
             return finish(config)
         # Imported here, so that --help, --cfg and tab completion need no torch.
+        from digitlab.results.table import print_result
         from digitlab.training import train
 
         outcome = train(config)
-    from digitlab.results.table import print_result
-
-    print_result(outcome.folder, outcome.result)
-    return outcome.monitored
+        with printed():
+            print_result(outcome.folder, outcome.result)
+        return outcome.monitored
 
 
 def go_on(folder: str, arguments: list[str]) -> None:
@@ -72,7 +72,7 @@ def run() -> None:
     """Exit codes: 0 for a finished run, 2 for a bad configuration, 130 and 143 after signals, 1 for anything else."""
     arguments = sys.argv[1:]
     try:
-        with sigterm_exits(), disk_faults(CONF):
+        with sigterm_exits(), printed():
             if resumed(arguments) == "auto":
                 # Processes that are launched beside this one read it there.
                 arguments = sys.argv[1:] = automatic(arguments)

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -62,6 +63,28 @@ def disk_faults(place: Path | str) -> Iterator[None]:
         if error.errno not in _DISK_FAULTS:
             raise
         raise RunError(f"{error.filename or place}: {error.strerror}") from error
+
+
+@contextmanager
+def printed() -> Iterator[None]:
+    """Around a whole command: what it prints has left the process at its end, or a ``RunError`` says why it could not.
+
+    As disks do, so does standard output fill up; files are named by what writes them. A reader that has gone has what
+    it wanted: the command ends quietly.
+    """
+    with disk_faults("standard output"):
+        try:
+            yield
+        except BrokenPipeError:
+            sys.exit(1)
+        finally:
+            try:
+                sys.stdout.flush()
+            except OSError as error:
+                # What is left would be tried once more, and complained of, as the interpreter ends.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                if not isinstance(error, BrokenPipeError):
+                    raise
 
 
 def _link(path: Path, other: Path) -> None:

@@ -35,10 +35,14 @@ def swept(ready, disk, tmp_path):
         "evaluate RUN --corrupt blur",
         "sweep SWEEP",
         "reproduce r2_softmax --table --root SWEEP/new",
+        "show",
     ],
 )
-def test_what_can_not_be_written_is_named_in_one_line(digitlab, swept, disk, full, tmp_path, one_line, command, fault):
+def test_what_can_not_be_written_is_named_in_one_line(
+    digitlab, swept, disk, full, tmp_path, one_line, monkeypatch, command, fault
+):
     place = tmp_path / "disk"
+    monkeypatch.setattr("digitlab.config.ROOT", swept.path.parent)  # where outputs/ is
     if fault == "full":
         full(place)
     else:
@@ -55,7 +59,7 @@ def test_what_can_not_be_written_is_named_in_one_line(digitlab, swept, disk, ful
 
 def listed(tmp_path, stdout):
     command = [sys.executable, "-c", "from digitlab.cli import main; main()", "runs", "--help"]
-    return subprocess.run(command, cwd=tmp_path, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=60)
+    return subprocess.run(command, cwd=tmp_path, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=600)
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no disk that is always full")
@@ -65,9 +69,46 @@ def test_a_list_that_does_not_fit_the_disk_is_one_line(tmp_path):
     assert (ended.returncode, ended.stderr) == (1, "standard output: No space left on device\n")
 
 
-def test_who_reads_no_further_hears_nothing(tmp_path):
+@pytest.fixture
+def train_into(train_py_here, in_child, tmp_path):
+    """``train_into(file, ...)`` is what train.py does whose standard output is that open file."""
+
+    def run(file, *arguments):
+        def act():
+            os.dup2(file, 1)
+            sys.stdout = os.fdopen(1, "w", buffering=1 << 20, closefd=False)
+            places = f"hydra.run.dir={tmp_path}/run", f"hydra.sweep.dir={tmp_path}/sweep"
+            train_py_here(*arguments, "debug=fast", *places)
+
+        ended = in_child(act)
+        os.close(file)
+        return ended
+
+    return run
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no disk that is always full")
+@pytest.mark.parametrize("arguments", [[], ["-m", "seed=0,1", "trainer.max_steps=1"]], ids=["run", "sweep"])
+def test_what_train_py_prints_does_not_fit_the_disk(train_into, tmp_path, arguments):
+    ended = train_into(os.open("/dev/full", os.O_WRONLY), *arguments)
+    assert (ended.code, ended.stderr) == (1, "standard output: No space left on device\n")
+    assert len(list(tmp_path.rglob("result.json"))) == (2 if arguments else 1)
+
+
+@pytest.fixture
+def unread():
+    """An open pipe that nobody reads from any more."""
     reader, writer = os.pipe()
     os.close(reader)
-    ended = listed(tmp_path, writer)
-    os.close(writer)
+    return writer
+
+
+def test_who_reads_no_further_hears_nothing(tmp_path, unread):
+    ended = listed(tmp_path, unread)
+    os.close(unread)
     assert ended.stderr == ""
+
+
+def test_a_run_that_nobody_listens_to_ends_quietly(train_into, tmp_path, unread):
+    assert train_into(unread).stderr == ""
+    assert (tmp_path / "run" / "result.json").exists()
