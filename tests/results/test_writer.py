@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import threading
 
 import pytest
 import torch
@@ -92,6 +93,15 @@ def writer(folder, config):
 def epoch(writer, number, **metrics):
     writer.validation({"val/loss": 2 / number}, step=10 * number)
     writer.epoch(row(number, **metrics))
+
+
+def test_a_writer_that_can_not_be_made_leaves_no_thread_and_no_open_file(folder, config):
+    folder.path.mkdir()
+    (folder.path / "val").touch()  # where a folder has to be
+    before = threading.active_count()
+    with pytest.raises(FileExistsError):
+        RunWriter(folder, config=config)
+    assert threading.active_count() == before
 
 
 def test_training_and_validation_share_their_charts(writer, folder):

@@ -4,16 +4,18 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from digitlab.atomic import write_atomically
 from digitlab.schema import ConfigError
+
+T = TypeVar("T", dict[Any, Any], DictConfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,26 +85,24 @@ class RunFolder:
 
         Raises ``ConfigError`` where the folder is no run folder.
         """
-        try:
-            config = OmegaConf.load(self.config)
-        except Exception as error:  # of the file system, of YAML or of OmegaConf
-            raise ConfigError("", str(self.path), "is no run folder: it has no readable .hydra/config.yaml") from error
-        if not isinstance(config, DictConfig) or "model" not in config:
-            raise ConfigError("", str(self.path), "is no run folder: its .hydra/config.yaml is not one of digitlab's")
-        return config
+        return self._read_config(OmegaConf.load, DictConfig)
 
     def read_plain_config(self) -> dict[str, Any]:
         """The same as plain values, interpolations as they are written: in a twentieth of the time, for lists of runs.
 
         Raises ``ConfigError`` where the folder is no run folder.
         """
-        try:
-            config = _plain_yaml(self.config)
-        except Exception as error:  # of the file system or of YAML
-            raise ConfigError("", str(self.path), "is no run folder: it has no readable .hydra/config.yaml") from error
-        if not isinstance(config, dict) or "model" not in config:
-            raise ConfigError("", str(self.path), "is no run folder: its .hydra/config.yaml is not one of digitlab's")
+        config: dict[Any, Any] = self._read_config(_plain_yaml, dict)
         return {str(key): value for key, value in config.items()}
+
+    def _read_config(self, read: Callable[[Path], Any], kind: type[T]) -> T:
+        try:
+            config = read(self.config)
+        except Exception as error:  # of the file system, of YAML or of OmegaConf
+            raise ConfigError("", str(self.path), "is no run folder: it has no readable .hydra/config.yaml") from error
+        if not isinstance(config, kind) or "model" not in config:
+            raise ConfigError("", str(self.path), "is no run folder: its .hydra/config.yaml is not one of digitlab's")
+        return config
 
     def read_overrides(self) -> list[str]:
         """What was typed to start the run; empty for a run that was not started from the command line."""

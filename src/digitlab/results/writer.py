@@ -9,6 +9,7 @@ import json
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, Literal
 
 import numpy as np
@@ -59,13 +60,17 @@ class RunWriter:
             folder.metrics.unlink(missing_ok=True)
         # A TensorBoard that is open has read what was cut off: it is told to forget it.
         purge = None if checkpoint is None else checkpoint["global_step"] + 1
-        self._events = {
-            name: SummaryWriter(str(folder.path / name), purge_step=purge, max_queue=1000, flush_secs=30)
-            for name in SUBFOLDERS
-        }
-        if checkpoint is None:
-            text = json.dumps(config, indent=2, default=str)
-            self._events[""].add_text("config", f"```json\n{text}\n```", global_step=0)
+        self._events: dict[str, SummaryWriter] = {}
+        # Each has a thread and an open file; where a disk is full, one of them may come to nothing.
+        with ExitStack() as opened:
+            for name in SUBFOLDERS:
+                events = SummaryWriter(str(folder.path / name), purge_step=purge, max_queue=1000, flush_secs=30)
+                opened.callback(events.close)
+                self._events[name] = events
+            if checkpoint is None:
+                text = json.dumps(config, indent=2, default=str)
+                self._events[""].add_text("config", f"```json\n{text}\n```", global_step=0)
+            opened.pop_all()
 
     def validation(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Events of one validation: ``metrics`` are keyed ``val/loss`` and so on, ``step`` counts mini-batches."""
