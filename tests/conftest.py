@@ -12,8 +12,9 @@ import time
 import traceback
 import warnings
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
@@ -25,6 +26,8 @@ from tensorboard.compat.proto.event_pb2 import Event
 
 from digitlab import cli
 from digitlab.config import ROOT, compose
+from digitlab.data.source import ImageSet, Source
+from digitlab.data.sources import Cifar10Source, FashionMnistSource, MnistSource
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
 
@@ -43,7 +46,8 @@ _SMALL = (
 )
 
 
-_HUNG_SECONDS = 120
+# Whoever is that late has come to a halt: no test waits so long, on however busy a machine.
+_HUNG_SECONDS = 600
 
 
 def pytest_configure() -> None:
@@ -61,6 +65,12 @@ def torture(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--torture"))
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """What a test draws without a generator of its own is the same in whatever order tests run."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def shrunk() -> Callable[..., DictConfig]:
     """``shrunk("model=lenet", ...)`` is what the command would run on the CPU, cut to a few mini-batches."""
@@ -69,6 +79,29 @@ def shrunk() -> Callable[..., DictConfig]:
         return compose([*_SMALL, *overrides])
 
     return compose_small
+
+
+_READ = {source: source.read for source in (MnistSource, FashionMnistSource, Cifar10Source)}
+
+
+@cache
+def _images(source: type[Source], root: Path) -> tuple[ImageSet, ImageSet]:
+    return _READ[source](source(), root)
+
+
+@pytest.fixture
+def read_once() -> Iterator[None]:
+    """Each data set that the test trains on is read once for all such tests; children find MNIST read already.
+
+    Nothing writes to images, and a run that has ended lets go of them all the same.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for source in _READ:
+            patch.setattr(source, "read", lambda self, root, source=source: _images(source, root))
+        # Which comes with the package, wherever the others are.
+        patch.setattr(MnistSource, "read", lambda self, root: _images(MnistSource, Path()))
+        _images(MnistSource, Path())
+        yield
 
 
 @pytest.fixture
@@ -89,7 +122,7 @@ def train_py_process(tmp_path: Path) -> Command:
     ) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, str(ROOT / "train.py"), *arguments]
         variables = {"OMP_NUM_THREADS": "1"} | dict(os.environ) | (environment or {})
-        return subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=120)
+        return subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=_HUNG_SECONDS)
 
     return run
 

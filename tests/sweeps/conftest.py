@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -24,28 +23,39 @@ SMALL = (
 )  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def images_at_hand(read_once: None) -> None:
+    """No test here is about reading them."""
+
+
+_FILE_EVENTS = ("open", "os.rename", "os.link")
+
+
 @pytest.fixture(scope="session")
 def kill_when(train_py_here: Callable[..., None]) -> Callable[..., None]:
-    """``kill_when(command, folder, pattern)`` begins a sweep in a child and kills it once there is such a file."""
+    """``kill_when(command, folder, pattern)`` begins a sweep in a child, which is killed once there is such a file.
 
-    def sweep(words: Sequence[str]) -> None:
+    It dies where it next opens, renames or links a file, so that the moment is the same on any machine.
+    """
+
+    def sweep(words: Sequence[str], folder: Path, pattern: str) -> None:
+        def die(event: str, _: object) -> None:
+            if event in _FILE_EVENTS and next(folder.glob(pattern), None) is not None:
+                os.kill(os.getpid(), signal.SIGKILL)
+
         try:
             sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # until the child is killed
+            sys.addaudithook(die)
             train_py_here(*words)
         finally:
             os._exit(0)
 
-    def kill(command: Sequence[str], folder: Path, pattern: str, *, seconds: float = 60) -> None:
+    def kill(command: Sequence[str], folder: Path, pattern: str) -> None:
         _, _, *words = command
-        child, deadline = os.fork(), time.monotonic() + seconds
+        child = os.fork()
         if child == 0:
-            sweep(words)
-        while os.waitpid(child, os.WNOHANG) == (0, 0):
-            if list(folder.glob(pattern)) or time.monotonic() > deadline:
-                os.kill(child, signal.SIGKILL)
-                os.waitpid(child, 0)
-                return
-            time.sleep(0.002)
+            sweep(words, folder, pattern)
+        os.waitpid(child, 0)
 
     return kill
 

@@ -39,7 +39,7 @@ def test_a_search_is_a_sweep_with_its_folder_and_its_table(left_alone):
 
 def test_a_search_that_is_killed_ends_with_the_same_table(left_alone, kill_when, sweep_command, sweep_py, tmp_path):
     folder = tmp_path / "sweep"
-    kill_when(sweep_command(*SEARCH, folder=folder), folder, "4_*/checkpoints/last.ckpt", seconds=120)
+    kill_when(sweep_command(*SEARCH, folder=folder), folder, "4_*/checkpoints/last.ckpt")
     finished = {path: path.stat().st_mtime_ns for path in folder.glob("*/result.json")}
     assert finished
     ended = sweep_py(*SEARCH, folder=folder)
