@@ -125,7 +125,7 @@ def test_a_signal_while_data_is_awaited_leaves_no_folder(tmp_path, number, code)
     writing = reader_arrived(tmp_path / "slow", process)
     assert (tmp_path / "out" / "run").is_dir()
     process.send_signal(number)
-    assert process.communicate(timeout=60) == ("", "")
+    assert process.communicate(timeout=600) == ("", "")
     os.close(writing)
     assert process.returncode == code
     assert not (tmp_path / "out").exists()

@@ -27,7 +27,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("outputs")
     overrides = ["model=linear", "trainer=cpu", "trainer.max_epochs=2", "data.train_size=5000", "seed=3"]
     command = [sys.executable, "train.py", *overrides, f"hydra.run.dir={root}/mnist-linear/a"]
-    subprocess.run(command, cwd=PROJECT, check=True, capture_output=True, timeout=120)
+    subprocess.run(command, cwd=PROJECT, check=True, capture_output=True, timeout=600)
     return root
 
 
@@ -39,7 +39,7 @@ def run(outputs: Path) -> Path:
 @pytest.mark.parametrize("arguments", [["--help"], ["evaluate", "--help"], ["runs", "--root", str(PROJECT / "tests")]])
 def test_what_needs_no_torch_imports_none(arguments: list[str]) -> None:
     code = "import sys; from digitlab.cli import main\ntry: main()\nfinally: assert 'torch' not in sys.modules"
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
 
 

@@ -85,7 +85,7 @@ def disk(tmp_path: Path) -> Iterator[Callable[..., None]]:
         nonlocal mounted
         command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=600)
         except OSError as error:
             pytest.skip(f"no mount: {error}")
         if done.returncode and not mounted:
@@ -95,7 +95,7 @@ def disk(tmp_path: Path) -> Iterator[Callable[..., None]]:
 
     yield mount
     if mounted:
-        subprocess.run(["umount", "--lazy", str(place)], check=True, timeout=30)
+        subprocess.run(["umount", "--lazy", str(place)], check=True, timeout=600)
 
 
 def fill(folder: Path) -> Path:

@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import signal
 import subprocess
 import time
 
@@ -29,7 +28,7 @@ def test_a_sweep_in_processes_of_joblib_goes_on_past_a_bad_job(sweep_py, tmp_pat
     assert ended.returncode == 1
     assert table(folder) == ["finished", "failed"]
     assert "1_optimizer.lr=-1 failed: optimizer.lr=-1: must be a number above 0" in ended.stderr
-    assert "Traceback" not in ended.stderr
+    assert len(ended.stderr.splitlines()) == 3, "at once, and at the end under a heading"
 
 
 def test_a_population_can_be_one_job_of_submitit(sweep_py, tmp_path):
@@ -53,14 +52,16 @@ def test_a_process_whose_command_is_killed_saves_its_run_and_ends(sweep_command,
     command = sweep_command(*launcher, "trainer.max_epochs=100000", "early_stopping=null", "seed=0,1", folder=folder)
     environment = dict(os.environ) | {"OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        wait_for(lambda: list(folder.glob("0_*/checkpoints/last.ckpt")))
-        process.send_signal(signal.SIGKILL)
+        try:
+            wait_for(lambda: list(folder.glob("0_*/checkpoints/last.ckpt")))
+        finally:
+            process.kill()
     wait_for(lambda: results(folder))
     assert [result["status"] for result in results(folder)] == ["stopped"]
 
 
 def wait_for(condition):
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert condition()
