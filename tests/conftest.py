@@ -13,7 +13,7 @@ import traceback
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
@@ -26,10 +26,17 @@ from tensorboard.compat.proto.event_pb2 import Event
 
 from digitlab import cli
 from digitlab.config import ROOT, compose
+from digitlab.data.chunks import Chunk, Position
 from digitlab.data.source import ImageSet, Source
 from digitlab.data.sources import Cifar10Source, FashionMnistSource, MnistSource
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
+from digitlab.sweeps.population import population
+from digitlab.sweeps.population.learner import Learner
+from digitlab.training import classifier
+from digitlab.training.assembly import chunk_plan, initial_classifier, read_data, set_length
+from digitlab.training.experiment import Experiment
+from digitlab.training.replay import Recorder
 
 Digitlab = Callable[..., tuple[int, str, str]]
 
@@ -108,6 +115,63 @@ def read_once() -> Iterator[None]:
 def run_folder(tmp_path: Path) -> Path:
     """Where a run of the test may write; not yet made."""
     return tmp_path / "run"
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    """What takes the place of CUDA graphs: it replays by doing it again, in the same places."""
+
+    def record(work: Callable[[], list[torch.Tensor]]) -> tuple[Callable[[], None], list[torch.Tensor]]:
+        results = work()
+
+        def replay() -> None:
+            for own, new in zip(results, work(), strict=True):
+                own.copy_(new)
+
+        return replay, results
+
+    return record
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch, recorder: Recorder) -> list[str]:
+    """Updates are recorded as they are on CUDA; a word for each replay."""
+    replays: list[str] = []
+
+    def counted(work: Callable[[], list[torch.Tensor]]) -> tuple[Callable[[], None], list[torch.Tensor]]:
+        replay, results = recorder(work)
+
+        def count() -> None:
+            replays.append("replayed")
+            replay()
+
+        return count, results
+
+    def recorder_for(device: torch.device, *, allowed: bool) -> Recorder | None:
+        return counted if allowed else None
+
+    for module in (classifier, population):
+        monkeypatch.setattr(module, "recorder_for", recorder_for)
+    return replays
+
+
+@pytest.fixture
+def stacked() -> Callable[..., tuple[Learner, list[Chunk]]]:
+    """``stacked("model=mlp", ...)``: two members of seed 0 and one of seed 1, and a chunk of 64 mini-batches a seed."""
+
+    def stack(*overrides: str) -> tuple[Learner, list[Chunk]]:
+        common = ["trainer=cpu", "data.batch_size=10", "data.train_size=640", "data.val_size=50", *overrides]
+        jobs = [[*common, "seed=0"], [*common, "seed=0", "optimizer.weight_decay=1e-3"], [*common, "seed=1"]]
+        experiments = [Experiment.from_config(compose(job), typed=job) for job in jobs]
+        data = read_data(experiments[0])
+        classifiers = [initial_classifier(experiment, data) for experiment in experiments]
+        for each, experiment in zip(classifiers, experiments, strict=True):
+            set_length(each.train(), experiment, 64)
+        plans = [replace(chunk_plan(experiment), chunk_length=64) for experiment in experiments[1:]]
+        chunks = [next(iter(data.chunks(plan, Position()))) for plan in plans]
+        return Learner(classifiers, device=torch.device("cpu")), chunks
+
+    return stack
 
 
 Command = Callable[..., subprocess.CompletedProcess[str]]

@@ -23,6 +23,8 @@ Batch = TypeVar("Batch")
 # Large enough to keep every core busy, small enough that a CNN's feature maps take no more memory than its training
 # does: 200 of 24 x 32 x 32 are 20 MB, and several are held. At 500 validation was the peak, 600 MB instead of 480.
 EVALUATION_BATCH_SIZE = 200
+# There is memory for more, and an image takes as long as a thousand where they fill a device.
+_EVALUATION_BATCH_SIZE_ON_CUDA = 2000
 
 
 class ImageData(LightningDataModule):
@@ -164,7 +166,9 @@ class ImageData(LightningDataModule):
         indices = self.val_indices if split == "val" else torch.arange(len(labels), device=labels.device)
         limit = self.limit_test_batches if split == "test" else self.limit_val_batches
         indices = indices[: None if limit is None else limit * self.batch_size]
-        return EvaluationLoader(images=images, indices=indices, batch_size=EVALUATION_BATCH_SIZE)
+        alone = self.trainer is not None  # the members of a population have their activations beside each other
+        batch_size = _EVALUATION_BATCH_SIZE_ON_CUDA if alone and labels.device.type == "cuda" else EVALUATION_BATCH_SIZE
+        return EvaluationLoader(images=images, indices=indices, batch_size=batch_size)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         # The images live where they are trained on.

@@ -20,11 +20,13 @@ from digitlab.data.seeding import stream_seed
 from digitlab.models import FittedToImages
 from digitlab.training.compiled import CompiledSteps
 from digitlab.training.compiling import CompilerError, step_aside
+from digitlab.training.device import as_numbers, reads_at_once
 from digitlab.training.interrupt import StopSignal
 from digitlab.training.learner import Learner
 from digitlab.training.losses import Loss
 from digitlab.training.metrics import Counts, total
 from digitlab.training.optimizers import Optimizer
+from digitlab.training.replay import recorder_for
 from digitlab.training.schedules import Schedule
 from digitlab.training.settings import DataFacts
 from digitlab.training.step import EagerStep
@@ -88,8 +90,9 @@ class Classifier(LightningModule):
         self.total_steps = 0
         self.autocast_dtype: torch.dtype | None = None
         self.compiling: bool | Literal["auto"] = False
+        self.cuda_graphs = True
         self.stop_signal = StopSignal()
-        self.evaluation = Counts.zeros(classes, torch.device("cpu"))
+        self._begin_evaluation()
         self.test_scores: list[Tensor] = []
         self.test_labels: list[Tensor] = []
 
@@ -150,24 +153,27 @@ class Classifier(LightningModule):
             lr=self.update.lr, schedule=self.schedule,
             steps_per_epoch=self.steps_per_epoch, total_steps=self.total_steps,
             seed=stream_seed("forward", self.seed, self.global_rank), device=self.device,
-            # On a GPU to read is to wait: it is read once a chunk.
-            read_losses=self.device.type == "cpu",
+            read_losses=reads_at_once(self.device),
             autocast_dtype=self.autocast_dtype, gradient_clip_norm=self.gradient_clip_norm,
             average=self.average, ema_decay=self.ema_decay,
         )  # fmt: skip
         self.learner = Learner(
-            step=step, compiled=self._compiled_steps(step, optimizer) if self.compiling else None,
+            step=step, compiled=self._compiled_steps(step, optimizer),
             position=self.position, normalise=self.normalise, loss=self.loss, strategy=self.trainer.strategy,
             stop_signal=self.stop_signal, alone=self.trainer.world_size == 1,
         )  # fmt: skip
         self.train_counts.confusion = self.train_counts.confusion.to(self.device)
 
     def _compiled_steps(self, step: EagerStep, optimizer: torch.optim.Optimizer) -> CompiledSteps | None:
+        recorder = recorder_for(self.device, allowed=self.cuda_graphs)
+        if not self.compiling and recorder is None:
+            return None
         try:
             if self.trainer.world_size > 1:
                 raise CompilerError("not with several processes")
             return CompiledSteps(
-                always=self.compiling is True, steps_ahead=self.total_steps - self.position.total_steps,
+                compiling=self.compiling, recorder=recorder,
+                steps_ahead=self.total_steps - self.position.total_steps,
                 network=self.network, average=self.average, normalise=self.normalise, loss=self.loss,
                 update=self.update, optimizer=optimizer, image_shape=self.facts.image_shape,
                 flops=self.flops, seed=self.seed, learning_rate=step.learning_rate, pull=step.pull,
@@ -244,12 +250,22 @@ class Classifier(LightningModule):
             logits: Tensor = self(batch.images)
         logits = logits.to(self.normalise.scale.dtype)
         loss = self.loss(logits, self.loss.encode(batch.labels, logits.shape[1]))
-        self.evaluation.add(logits, batch.labels)
-        self.evaluation.loss_sum += loss.item() * len(batch.labels)
+        self._evaluation.add(logits, batch.labels)
+        self._evaluation_losses.append(loss.item() if reads_at_once(self.device) else loss)
+        self._evaluation_sizes.append(len(batch.labels))
         return logits
 
     def _begin_evaluation(self) -> None:
-        self.evaluation = Counts.zeros(len(self.facts.class_names), self.device)
+        self._evaluation = Counts.zeros(len(self.facts.class_names), self.device)
+        self._evaluation_losses: list[Tensor | float] = []
+        self._evaluation_sizes: list[int] = []
+
+    @property
+    def evaluation(self) -> Counts:
+        """The counts of the validation or test under way, or of the last one; a device is waited for."""
+        self._evaluation.add_losses(as_numbers(self._evaluation_losses), self._evaluation_sizes)
+        self._evaluation_losses, self._evaluation_sizes = [], []
+        return self._evaluation
 
     def on_validation_epoch_start(self) -> None:
         self._begin_evaluation()

@@ -1,21 +1,31 @@
-"""``compile=true``: several updates of a solo run in one call of a compiled program, on the state of the eager step.
+"""Several updates of a solo run in one call: compiled, or recorded on a GPU, on the state of the eager step.
 
 S updates in a call, n images in a mini-batch; C, H, W, K classes.
 """
 
-import itertools
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from digitlab.data.normalise import Normalise
-from digitlab.training.compiling import Compiled, CompilerError, NoGainError, compiled, updates_in_a_call, worth_making
+from digitlab.training.compiling import (
+    Compiled,
+    CompilerError,
+    NoGainError,
+    compiled,
+    step_aside,
+    updates_in_a_call,
+    worth_making,
+)
+from digitlab.training.device import on_device
 from digitlab.training.dropout import member_masks
 from digitlab.training.losses import Loss
 from digitlab.training.optimizers import Optimizer
 from digitlab.training.program import Fixed, Given, Kept, Program, Taken, flat
+from digitlab.training.replay import Recorder, Replay, ReplayError
 from digitlab.training.rules import RULE_OF, init_state
 
 # What a sweep is likely to vary comes with each call: its runs share one library.
@@ -28,15 +38,17 @@ _NOT_OF_THE_RULE = ("lr", "decay_layers")
 class CompiledSteps:
     """S updates of ``network`` at a time, which share their state with ``optimizer`` and ``average``.
 
-    ``learning_rate`` and ``pull`` give, for a step counted from 0, the rate and how far the averaged weights go
+    ``compiling`` is whether they are compiled, ``recorder`` records them where there is one; one of both there has to
+    be. ``learning_rate`` and ``pull`` give, for a step counted from 0, the rate and how far the averaged weights go
     towards the weights; ``flops`` are those of an image's forward pass, ``seed`` is the run's. Raises ``CompilerError``
-    for an optimiser of one's own and, unless it is ``always`` to be done, where it would not pay in ``steps_ahead``.
+    for an optimiser of one's own and, where nothing is recorded, if ``auto`` would not pay in ``steps_ahead``.
     """
 
     def __init__(
         self,
         *,
-        always: bool,
+        compiling: bool | Literal["auto"],
+        recorder: Recorder | None,
         steps_ahead: int,
         network: nn.Module,
         average: nn.Module | None,
@@ -52,17 +64,19 @@ class CompiledSteps:
         autocast_dtype: torch.dtype | None,
         gradient_clip_norm: float | None,
     ) -> None:
-        self.always = always
-        self._learning_rate, self._pull = learning_rate, pull
+        self.always = compiling is True
+        self._learning_rate, self._pull_at = learning_rate, pull
         self._device = normalise.scale.device
         self._masks = member_masks(
             [network], seeds=[seed], image_shape=image_shape, device=self._device, dtype=normalise.scale.dtype
         )
-        self._make = worth_making(steps_ahead * _SAVED_SECONDS, always=always)
+        self._recorder, self._compiling, self._make = recorder, bool(compiling), self.always
+        if compiling == "auto":
+            self._weigh(steps_ahead)
         if type(update) not in RULE_OF:
             raise CompilerError(f"{type(update).__name__} has no compiled form")
         settings = {name: value for name, value in vars(update).items() if name not in _NOT_OF_THE_RULE}
-        numbers = {name: self._tensor(settings.pop(name)) for name in _NUMBERS if settings.get(name)}
+        numbers = {name: on_device(settings.pop(name), self._device) for name in _NUMBERS if settings.get(name)}
         settings.pop("weight_decay", None)
         groups = [(p, group["weight_decay"] > 0) for group in optimizer.param_groups for p in group["params"]]
         names = {id(parameter): name for name, parameter in network.named_parameters()}
@@ -76,7 +90,6 @@ class CompiledSteps:
         self._kept = self._share()
         self._trees = (self._kept, Fixed(numbers, normalise.scale, normalise.shift))
         self._state = pytree.tree_leaves(self._trees)
-        self._made: dict[tuple[float, ...], Tensor] = {}
         self._flops = flops
         self._call: Compiled | None = None
 
@@ -84,18 +97,33 @@ class CompiledSteps:
         """S for mini-batches of ``batch_size``."""
         return updates_in_a_call(batch_size * self._flops)
 
-    def begin(self, step: int) -> None:
-        """Be told that ``step`` updates have been made so far, before calls that follow each other."""
+    def _weigh(self, steps_ahead: int) -> None:
+        """Whether to compile for ``steps_ahead``."""
+        try:
+            self._make = worth_making(steps_ahead * _SAVED_SECONDS, always=False)
+        except NoGainError:
+            if self._recorder is None:
+                raise
+            self._compiling = False
+
+    def begin(self, step: int, count: int) -> None:
+        """Be told that ``step`` updates have been made so far, before calls for ``count`` more at most."""
         self._kept.step.fill_(step)
+        steps = range(step, step + count)
+        self._first = step
+        self._rates, self._pull = (
+            on_device([number(each) for each in steps], self._device) for number in (self._learning_rate, self._pull_at)
+        )
 
     def __call__(self, pixels: Tensor, targets: Tensor, step: int) -> Taken:
         """Learn from pixels (S, n, C, H, W) and encoded targets (S, n, …), the first of them for ``step``, from 0.
 
-        The first call compiles, unless an earlier run has; it raises ``CompilerError`` for what can't be compiled.
+        The first call compiles, unless an earlier run has, and records; it raises ``CompilerError`` for what can't be.
         """
+        given = self._arguments(pixels, targets, step)
         if self._call is None:
-            self._call = self._compile(pixels, targets, step)
-        return Taken(*self._call([*self._state, *self._arguments(pixels, targets, step)]))
+            self._call = self._made(pixels, targets, step, given)
+        return Taken(*self._call(given))
 
     def end(self, step: int) -> None:
         """Have the optimiser know that ``step`` updates have been made, after such calls."""
@@ -103,12 +131,39 @@ class CompiledSteps:
             if "step" in state:
                 state["step"].fill_(step)
 
-    def _compile(self, pixels: Tensor, targets: Tensor, step: int) -> Compiled:
-        if not self.always and len(pixels) == 1:
-            raise NoGainError("a network this large gains little")
+    def _made(self, pixels: Tensor, targets: Tensor, step: int, given: list[Tensor]) -> Compiled:
+        """The call for what is ``given``: of the library, of the program as it is, or of a recording of either."""
         modules = list(self._network.modules())
         if any(module._forward_hooks or module._forward_pre_hooks for module in modules):
             raise CompilerError("something watches the layers at work")
+        library = self._library(pixels, targets, step) if self._compiling else None
+        if self._recorder is None and library is not None:
+            return library
+        assert self._recorder is not None
+        as_it_is = flat(self._program.function(len(pixels)), self._trees)
+        call = library or (lambda given: list(as_it_is(*self._state, *given)))
+        try:
+            return Replay(call, state=self._state, given=given, recorder=self._recorder)
+        except ReplayError as error:
+            if library is None:
+                raise
+            step_aside(error, asked=True)
+            return library
+
+    def _library(self, pixels: Tensor, targets: Tensor, step: int) -> Compiled | None:
+        """The compiled call; None where there can be none, but what is recorded does without."""
+        try:
+            call = self._compile(pixels, targets, step)
+        except CompilerError as error:
+            if self._recorder is None:
+                raise
+            step_aside(error, asked=self.always)
+            return None
+        return lambda given: call([*self._state, *given])
+
+    def _compile(self, pixels: Tensor, targets: Tensor, step: int) -> Compiled:
+        if not self.always and len(pixels) == 1:
+            raise NoGainError("a network this large gains little")
 
         def examples(steps: int) -> list[Tensor]:
             return [*self._state, *self._arguments(pixels[:steps], targets[:steps], step)]
@@ -139,19 +194,7 @@ class CompiledSteps:
         )
 
     def _arguments(self, pixels: Tensor, targets: Tensor, step: int) -> list[Tensor]:
-        steps = range(step, step + len(pixels))
-        masks: list[Tensor] = []
-        if self._masks is not None:
-            drawn = [self._masks.draw(each, pixels.shape[1]) for each in steps]
-            masks = [torch.cat(layer) for layer in zip(*drawn, strict=True)]
-        rates, pull = tuple(map(self._learning_rate, steps)), tuple(map(self._pull, steps))
-        return Given(pixels, targets, masks, self._numbers(rates), self._numbers(pull)).tensors
-
-    def _numbers(self, values: tuple[float, ...]) -> Tensor:
-        """float64 (S,): the same tensor again as long as nothing changes, which is the rule."""
-        if values not in self._made:
-            self._made = {values: self._tensor(values)} | dict(itertools.islice(self._made.items(), 1))
-        return self._made[values]
-
-    def _tensor(self, value: float | Sequence[float]) -> Tensor:
-        return torch.tensor(value, dtype=torch.float64, device=self._device)
+        steps, images = pixels.shape[:2]
+        masks = [] if self._masks is None else [layer[0] for layer in self._masks.of_steps(step, steps, images)]
+        own = slice(step - self._first, step - self._first + steps)
+        return Given(pixels, targets, masks, self._rates[own], self._pull[own]).tensors

@@ -37,6 +37,8 @@ Compiled = Callable[[list[Tensor]], list[Tensor]]
 class CompilerError(DigitlabError):
     """What can't be compiled here."""
 
+    topic = "compile"
+
 
 class NoGainError(CompilerError):
     """What would gain too little by being compiled."""
@@ -45,7 +47,7 @@ class NoGainError(CompilerError):
 def step_aside(error: CompilerError, *, asked: bool) -> None:
     """Say that a run trains without, loudly where it was ``asked`` to be compiled and can't be."""
     loud = asked and not isinstance(error, NoGainError)
-    log.log(logging.WARNING if loud else logging.INFO, "compile: %s; training without", error)
+    log.log(logging.WARNING if loud else logging.INFO, "%s: %s; training without", error.topic, error)
 
 
 def updates_in_a_call(flops: float) -> int:

@@ -53,6 +53,11 @@ class Masks:
             drawn.append([F.dropout(self._ones(images, shape), rate) for shape in self._shapes])
         return [torch.stack(masks).index_select(0, self._place) for masks in zip(*drawn, strict=True)]
 
+    def of_steps(self, first: int, steps: int, images: int) -> list[Tensor]:
+        """The masks of ``steps`` mini-batches from the ``first``: for each layer (M, steps, n, …)."""
+        drawn = [self.draw(step, images) for step in range(first, first + steps)]
+        return [torch.stack(layer, 1) for layer in zip(*drawn, strict=True)]
+
     def _ones(self, images: int, shape: Size) -> Tensor:
         return torch.ones(images, *shape, device=self._device, dtype=self._dtype)
 

@@ -16,8 +16,10 @@ from digitlab.data.chunks import Chunk, Position
 from digitlab.data.normalise import Normalise
 from digitlab.training.compiled import CompiledSteps
 from digitlab.training.compiling import CompilerError, step_aside
+from digitlab.training.device import as_numbers
 from digitlab.training.interrupt import StopSignal
 from digitlab.training.losses import Loss
+from digitlab.training.replay import ReplayError
 from digitlab.training.step import EagerStep
 
 Losses = list[Tensor | float]
@@ -54,11 +56,13 @@ class Learner:
         begun = replace(self.position)
         self.step.keep()
         logits, losses = self._learn(chunk)
-        if not self._finite(losses):
+        numbers = as_numbers(losses)
+        if not self._finite(numbers):
             self.step.restore()
             self.position.step, self.position.total_steps = begun.step, begun.total_steps
             logits, losses = self._learn(chunk, watched=True)
-        return logits, _numbers(losses)
+            numbers = as_numbers(losses)
+        return logits, numbers
 
     def _learn(self, chunk: Chunk, *, watched: bool = False) -> tuple[Tensor, Losses]:
         """``watched`` looks at each mini-batch, or compiled call, before the next."""
@@ -107,19 +111,20 @@ class Learner:
         losses: list[Tensor] = []
         steps = compiled.steps(chunk.plan.batch_size)
         blocks = zip(chunk.blocks(steps, self._loss.encode), logits.split(steps * chunk.plan.batch_size), strict=True)
-        compiled.begin(self.position.total_steps)
+        compiled.begin(self.position.total_steps, len(chunk.indices))
         for call, ((pixels, targets), rows) in enumerate(blocks):
             if watched:
                 self.step.keep()
             try:
                 taken = compiled(pixels, targets, self.position.total_steps)
             except CompilerError as error:
-                step_aside(error, asked=compiled.always)
+                step_aside(error, asked=compiled.always or isinstance(error, ReplayError))
                 self.compiled = None
                 return self._learn_eagerly(chunk, logits, watched=watched)
             if watched and not self._finite(taken.losses.unbind()):
                 self.step.restore()
                 losses.append(self._step_by_step(chunk.part(call * steps, (call + 1) * steps), rows, compiled))
+                compiled.begin(self.position.total_steps, len(chunk.indices))
             else:
                 rows.copy_(taken.logits.flatten(0, 1))
                 losses.append(taken.losses)
@@ -135,12 +140,11 @@ class Learner:
         """Between two compiled calls, the mini-batches of another: up to the one that goes wrong."""
         compiled.end(self.position.total_steps)
         losses = self._learn_eagerly(call, logits, watched=True)
-        compiled.begin(self.position.total_steps)
-        return torch.tensor(_numbers(losses), dtype=logits.dtype, device=logits.device)
+        return torch.tensor(as_numbers(losses), dtype=logits.dtype, device=logits.device)
 
     def _finite(self, losses: Sequence[Tensor | float]) -> bool:
         """Whether nothing has gone wrong, in any process: where one stops all do, or the others wait for ever."""
-        finite = all(map(math.isfinite, _numbers(losses))) and self.step.finite()
+        finite = all(map(math.isfinite, as_numbers(losses))) and self.step.finite()
         return bool(self._strategy.reduce_boolean_decision(finite, all=True))
 
     def _require_finite(self, loss: Tensor | float) -> None:
@@ -150,9 +154,3 @@ class Learner:
         # Another process may be the one that met it.
         losses = self._strategy.reduce(torch.as_tensor(loss, device=self._normalise.scale.device), reduce_op="sum")
         raise self.step.divergence(float(losses), self.position.total_steps)
-
-
-def _numbers(losses: Sequence[Tensor | float]) -> list[float]:
-    """Scalars, which a device may hold, as numbers; it is waited for once."""
-    on_device = [loss for loss in losses if isinstance(loss, Tensor)]
-    return torch.stack(on_device).tolist() if on_device else [loss for loss in losses if isinstance(loss, float)]

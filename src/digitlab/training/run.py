@@ -32,6 +32,7 @@ from digitlab.training.assembly import (
     summarise,
 )
 from digitlab.training.checkpoint_io import AtomicCheckpointIO
+from digitlab.training.device import float32_products
 from digitlab.training.experiment import Experiment
 from digitlab.training.interrupt import Interrupted, StopSignal
 from digitlab.training.progress import EpochBar
@@ -84,8 +85,9 @@ def _train(config: DictConfig, folder: RunFolder, *, overrides: Sequence[str], r
     # While data is fetched there is nothing to save: a signal ends the process at once.
     with sigterm_exits():
         run = Run(config, folder, overrides=overrides, stop_signal=stop_signal, resume=resume)
+    products = float32_products(run.trainer.strategy.root_device, run.experiment.trainer.precision)
     try:
-        with stop_signal, run.recorded(), first_process_reports():
+        with stop_signal, run.recorded(), first_process_reports(), products:
             run.fit()
             run.obey_signal()
             run.test()
@@ -109,13 +111,11 @@ class Run:
         checkpoint = newest_good(folder, like=experiment.hyper_parameters) if resume else None
         self.classifier = initial_classifier(experiment, self.data, resumed=checkpoint is not None)
         self.classifier.compiling = experiment.switches.compile
+        self.classifier.cuda_graphs = experiment.trainer.cuda_graphs
         processes = experiment.trainer.devices
         history = [] if checkpoint is None else restore(checkpoint, self.classifier, processes=processes)
         self.classifier.stop_signal = stop_signal
         self.record = new_record(experiment, self.data, history=history, checkpoint=checkpoint)
-        self.writer: RunWriter | None = None
-        if is_first_process():
-            self.writer = self.record.writer = run_writer(config, folder, checkpoint=checkpoint)
         self.recorder = Recorder(
             record=self.record, stop_signal=stop_signal, save_every_seconds=experiment.checkpoint.every_seconds
         )
@@ -123,6 +123,10 @@ class Run:
         self._plan()
         self.test_metrics: dict[str, float] = {}
         self.result: dict[str, Any] = {}
+        # Last, as its files are closed where the run ends, and nothing that is refused above comes so far.
+        self.writer: RunWriter | None = None
+        if is_first_process():
+            self.writer = self.record.writer = run_writer(config, folder, checkpoint=checkpoint)
 
     def _trainer(self) -> Trainer:
         settings = self.experiment.trainer
@@ -193,7 +197,8 @@ class Run:
             return
         summary = summarise(self.classifier, self.writer)
         if self.experiment.trainer.progress_bar:
-            print(summary)
+            with disk_faults("standard output"):
+                print(summary)
 
     def test(self) -> None:
         """Measure the test set once, on the checkpoint that ``test`` names."""

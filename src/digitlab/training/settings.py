@@ -8,7 +8,10 @@ from pydantic import Field
 
 from digitlab.schema import NonNegativeInt, PositiveFloat, PositiveInt, settings
 
-PRECISIONS: dict[str, torch.dtype] = {"32": torch.float32, "64": torch.float64, "bf16": torch.bfloat16}
+Precision = Literal[32, 64, "32", "32-true", "64", "bf16"]
+PRECISIONS: dict[str, torch.dtype] = {
+    "32": torch.float32, "32-true": torch.float32, "64": torch.float64, "bf16": torch.bfloat16
+}  # fmt: skip
 
 
 @settings
@@ -34,9 +37,10 @@ class DataFacts:
 class TrainerSettings:
     """How long, where and how exactly a run trains. Every limit counts mini-batches; null is no limit.
 
-    ``precision``: 32, 64 or bf16 (mixed: weights stay float32). ``val_every_steps`` validates inside epochs as well as
-    after each. ``chunk_length`` is how many mini-batches Lightning hands over at once: it changes nothing
-    but speed; null chooses it by the time that they take.
+    ``precision``: 32, 64 or bf16 (mixed: weights stay float32); on CUDA 32 computes products in TF32, 32-true does not.
+    ``val_every_steps`` validates inside epochs as well as after each. ``chunk_length`` is how many mini-batches
+    Lightning hands over at once: it changes nothing but speed; null chooses it by the time that they take.
+    ``cuda_graphs`` has updates recorded on CUDA and replayed.
     """
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"]
@@ -44,7 +48,7 @@ class TrainerSettings:
     strategy: Literal["auto", "ddp"]
     max_epochs: PositiveInt
     max_steps: PositiveInt | None
-    precision: Literal[32, 64, "32", "64", "bf16"]
+    precision: Precision
     gradient_clip_norm: PositiveFloat | None
     val_every_steps: PositiveInt | None
     limit_train_batches: PositiveInt | None
@@ -56,6 +60,7 @@ class TrainerSettings:
     deterministic: bool
     progress_bar: bool
     profiler: Literal["simple", "advanced"] | None
+    cuda_graphs: bool = True
 
     @property
     def dtype(self) -> torch.dtype:

@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
 from digitlab.schema import RunError
 from digitlab.sweeps.population import compiled
 from digitlab.sweeps.population.member import Member
+from digitlab.sweeps.population.update import Rates
 from digitlab.training import compiling
 from digitlab.training.compiling import CompilerError, cache_folder
 from digitlab.training.dropout import Masks
-from digitlab.training.interrupt import Interrupted
+from digitlab.training.interrupt import Interrupted, StopSignal
 
 Together = Callable[..., list[Member]]
 COMPILER = shutil.which("g++") or shutil.which("clang++")
@@ -155,6 +157,29 @@ def test_one_library_serves_any_number_of_members_and_later_sweeps(
     _hold(together(*jobs, common=common)[3:], alone, jobs[3:], common)
     assert caplog.text.count("compiled 2 updates in") == 1
     assert len(list(cache_folder().glob("*.pt2"))) == 1
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
+def test_the_gradients_of_a_compiled_step_agree_in_single_precision(
+    stacked: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(compiling, "_UPDATES_OF_SMALL", 2)
+    # At a rate of one, and then of nothing, what is missing of the weights is the gradient.
+    monkeypatch.setattr(Rates, "table", lambda *_: torch.tensor([[1.0] * 3, [0.0] * 3], dtype=torch.float64))
+    gradients = []
+    for asked in (False, True):
+        learner, chunks = stacked("model.hidden=[8]", "model.batch_norm=true", "optimizer=sgd", "data.batch_size=30")
+        before = [parameter.clone() for parameter in learner.stack.parameters]
+        learner.compiling = asked
+        own = [chunk.part(0, 2) for chunk in chunks]
+        learner.prepare(own, steps_ahead=2)
+        assert (learner.calls is not None) == asked
+        learner.learn(own, first=0, stop_signal=StopSignal())
+        gradients.append([old - new for old, new in zip(before, learner.stack.parameters, strict=True)])
+    for eager, other in zip(*gradients, strict=True):
+        assert eager.dtype == torch.float32
+        assert (eager - other).abs().max() <= 1e-5 * eager.abs().max()
 
 
 def test_what_can_not_be_compiled_trains_without(

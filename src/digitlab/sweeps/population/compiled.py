@@ -52,7 +52,7 @@ class CompiledStreams:
         Raises ``CompilerError`` for what can't be compiled, and without ``make`` where there is none.
         """
         pixels, targets = next(chunk.part(0, self.steps).blocks(self.steps, self._encode))
-        drawn = self._draw(0, pixels.shape[1]) if self._masks else []
+        drawn = self._masks.of_steps(0, self.steps, pixels.shape[1]) if self._masks else []
         rows = _map(self.rows, _repeated)
         masks = [_repeated(mask) for mask in drawn]
 
@@ -83,7 +83,7 @@ class CompiledStreams:
         rates, pull = (_by_call(table, steps) for table in (lesson.rates, lesson.pull))
         for number, streams in enumerate(blocks):
             size = streams[0][0].shape[1]
-            masks = self._draw(lesson.first + done, size) if self._masks else []
+            masks = self._masks.of_steps(lesson.first + done, steps, size) if self._masks else []
             images = slice(done * size, (done + steps) * size)
             for (span, state), (pixels, targets) in zip(self._streams, streams, strict=True):
                 given = Given(pixels, targets, [mask[span] for mask in masks], rates[number, span], pull[number, span])
@@ -95,12 +95,6 @@ class CompiledStreams:
             if stop_signal.received is not None:
                 break
         return done
-
-    def _draw(self, first: int, images: int) -> list[Tensor]:
-        """The masks (M, S, n, …) of the dropout layers."""
-        assert self._masks is not None
-        drawn = [self._masks.draw(step, images) for step in range(first, first + self.steps)]
-        return [torch.stack(layer, 1) for layer in zip(*drawn, strict=True)]
 
 
 def _map(tree: Any, function: Callable[[Tensor], Tensor]) -> Any:

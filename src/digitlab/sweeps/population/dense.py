@@ -2,12 +2,13 @@
 
 The gradients of the weights are matrix products too, written into one place, or for plain gradient descent added to the
 weights at once, which saves two of five passes over them. Activations lie as (M, U, n), so that neither way has to be
-copied; autograd is asked for their derivatives alone.
+copied; autograd is asked for their derivatives alone, and for those of batch norm.
 """
 
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from digitlab.models import MLP, Linear
@@ -15,62 +16,106 @@ from digitlab.sweeps.population.ahead import LookAhead
 
 
 class DenseStack:
-    """M networks like ``template``, an ``MLP`` without batch norm or a ``Linear``.
+    """M networks like ``template``, an ``MLP`` or a ``Linear``.
 
-    ``parameters`` are its parameters stacked, (M, …); ``stream_sizes`` says how many members each stream has.
+    ``parameters`` and ``buffers`` are its own stacked, (M, …); ``stream_sizes`` says how many members each stream has.
+    A layer has its weight, (M, U, D), and beside it a bias, or scale and shift of its batch norm, (M, U).
     """
 
-    def __init__(self, template: nn.Module, parameters: Sequence[Tensor], *, stream_sizes: Sequence[int]) -> None:
-        self._template, self.parameters = template, list(parameters)
-        self._weights, self._biases = self.parameters[0::2], self.parameters[1::2]
-        self._activations = _activations(template)
+    def __init__(
+        self,
+        template: nn.Module,
+        parameters: Sequence[Tensor],
+        *,
+        buffers: Sequence[Tensor],
+        stream_sizes: Sequence[int],
+    ) -> None:
+        self._template, self.parameters, self._buffers = template, list(parameters), list(buffers)
+        self._places = _places(self.parameters)
+        self._weights = [self.parameters[place] for place, _ in self._places]
+        hidden = list(template.hidden) if isinstance(template, MLP) else []
+        self._activations = [
+            layer for layer in hidden if not isinstance(layer, nn.Linear | nn.BatchNorm1d | nn.Dropout)
+        ]
+        self._norm = next((layer for layer in hidden if isinstance(layer, nn.BatchNorm1d)), None)
         self._stream_sizes = list(stream_sizes)
         self._stream_rows = [size * self._weights[0].shape[1] for size in stream_sizes]
         self._gradients: list[Tensor] = []
         self._deltas: list[Tensor] = []
+        self._beside: list[Sequence[Tensor]] = []
         self._ahead: LookAhead | None = None
 
     @staticmethod
     def fits(network: nn.Module) -> bool:
-        plain = not any(isinstance(layer, nn.BatchNorm1d) for layer in network.modules())
-        return type(network) in (MLP, Linear) and plain
+        return type(network) in (MLP, Linear)
 
     def given(
         self, parameters: Sequence[Tensor], buffers: Sequence[Tensor], *, stream_sizes: Sequence[int]
     ) -> "DenseStack":
-        """Other members of its kind, which have no buffers."""
-        return DenseStack(self._template, parameters, stream_sizes=stream_sizes)
+        """Other members of its kind."""
+        return DenseStack(self._template, parameters, buffers=buffers, stream_sizes=stream_sizes)
 
     def forward(self, images: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:
         """Images, (n, C, H, W) a stream, and masks, (M, n, U) a hidden layer or none at all, to logits (M, n, K)."""
         self._images = [stream.flatten(1) for stream in images]
-        outputs = self._products(len(self._images[0])).add_(self._biases[0].unsqueeze(2))
-        self._hidden: list[tuple[Tensor, Tensor]] = []  # of each hidden layer, before and after its activation
+        outputs = self._products(len(self._images[0]))
+        self._hidden: list[tuple[list[Tensor], Tensor]] = []  # of each hidden layer, what it is a function of, and it
         for layer, activation in enumerate(self._activations):
-            values = activation(outputs.requires_grad_())
+            leaves = [outputs.requires_grad_()]
+            if self._norm is not None:
+                leaves += [self.parameters[place].detach().requires_grad_() for place in self._places[layer][1]]
+            values = activation(self._normed(layer, leaves, training=True))
             if masks:
                 values = values * masks[layer].mT
-            self._hidden.append((outputs, values))
-            outputs = torch.baddbmm(self._biases[layer + 1].unsqueeze(2), self._weights[layer + 1], values.detach())
+            self._hidden.append((leaves, values))
+            outputs = self._dense(layer + 1, values.detach(), self.parameters)
         return outputs.mT
 
+    def _dense(self, layer: int, inputs: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+        """Inputs (M, D, n) times weights, plus bias where there is one: (M, U, n)."""
+        place, beside = self._places[layer]
+        if len(beside) > 1:
+            return torch.bmm(parameters[place], inputs)
+        return torch.baddbmm(parameters[beside[0]].unsqueeze(2), parameters[place], inputs)
+
+    def _normed(self, layer: int, leaves: Sequence[Tensor], *, training: bool) -> Tensor:
+        """The first of ``leaves``, (M, U, n), scaled and shifted by the others, if there is a batch norm."""
+        if self._norm is None:
+            return leaves[0]
+        outputs, scale, shift = leaves
+        mean, variance, count = self._buffers[3 * layer : 3 * layer + 3]
+        if training:
+            count.add_(1)
+        # Each unit of each member is a channel of one long sequence.
+        normed = F.batch_norm(
+            outputs.flatten(0, 1).unsqueeze(0), mean.view(-1), variance.view(-1), scale.flatten(), shift.flatten(),
+            training=training, momentum=self._norm.momentum or 0.0, eps=self._norm.eps,
+        )  # fmt: skip
+        return normed.view_as(outputs)
+
     def _products(self, images: int) -> Tensor:
-        """Those of the first layer's weights, (M, U, n)."""
+        """Those of the first layer's weights, with its bias where there is one: (M, U, n)."""
         members, units, _ = self._weights[0].shape
         if self._ahead is not None:
-            return self._ahead.products(images)
-        rows = zip(self._weights[0].flatten(0, 1).split(self._stream_rows), self._images, strict=True)
-        return torch.cat([own @ stream.T for own, stream in rows]).view(members, units, images)
+            products = self._ahead.products(images)
+        else:
+            rows = zip(self._weights[0].flatten(0, 1).split(self._stream_rows), self._images, strict=True)
+            products = torch.cat([own @ stream.T for own, stream in rows]).view(members, units, images)
+        beside = self._places[0][1]
+        return products.add_(self.parameters[beside[0]].unsqueeze(2)) if len(beside) == 1 else products
 
     def backward(self, gradient: Tensor) -> None:
         """Ready ``gradients`` or ``descend`` for a loss with this ``gradient`` by the logits, (M, n, K).
 
         No parameter may change between.
         """
-        self._deltas = [gradient.mT]
-        for weight, (outputs, values) in zip(self._weights[:0:-1], reversed(self._hidden), strict=True):
-            self._deltas += torch.autograd.grad(values, outputs, torch.bmm(weight.mT, self._deltas[-1]))
+        self._deltas, self._beside = [gradient.mT], [[gradient.sum(1)]]
+        for weight, (leaves, values) in zip(self._weights[:0:-1], reversed(self._hidden), strict=True):
+            delta, *beside = torch.autograd.grad(values, leaves, torch.bmm(weight.mT, self._deltas[-1]))
+            self._deltas.append(delta)
+            self._beside.append(beside or [delta.sum(2)])
         self._deltas.reverse()
+        self._beside.reverse()
 
     def gradients(self) -> list[Tensor]:
         """The gradients by the parameters; the next call overwrites them."""
@@ -79,10 +124,11 @@ class DenseStack:
         first = self._gradients[0].flatten(0, 1).split(self._stream_rows)
         for gradient, delta, stream in zip(first, self._delta_rows(self._deltas[0]), self._images, strict=True):
             torch.mm(delta, stream, out=gradient)
-        for layer, delta in enumerate(self._deltas):
-            torch.sum(delta, 2, out=self._gradients[2 * layer + 1])
+        for layer, ((place, beside), delta) in enumerate(zip(self._places, self._deltas, strict=True)):
+            for other, gradient in zip(beside, self._beside[layer], strict=True):
+                self._gradients[other] = gradient
             if layer > 0:
-                torch.bmm(delta, self._inputs(layer).mT, out=self._gradients[2 * layer])
+                torch.bmm(delta, self._inputs(layer).mT, out=self._gradients[place])
         return self._gradients
 
     def descend(self, rates: Tensor, kept: Sequence[Tensor | None]) -> None:
@@ -90,15 +136,16 @@ class DenseStack:
 
         ``rates`` is float (M, 1, 1).
         """
-        deltas = [delta * -rates for delta in self._deltas]
-        if self._ahead is not None:
-            self._ahead.descend(deltas[0], kept[0])
-        else:
-            self._descend_first(deltas[0], kept[0])
-        for layer, delta in enumerate(deltas):
-            self._biases[layer].add_(delta.sum(2))
+        for layer, ((place, beside), gradients) in enumerate(zip(self._places, self._beside, strict=True)):
+            delta = self._deltas[layer] * -rates
             if layer > 0:
-                _scale(self._weights[layer], kept[2 * layer]).baddbmm_(delta, self._inputs(layer).mT)
+                _scale(self._weights[layer], kept[place]).baddbmm_(delta, self._inputs(layer).mT)
+            elif self._ahead is not None:
+                self._ahead.descend(delta, kept[place])
+            else:
+                self._descend_first(delta, kept[place])
+            for other, gradient in zip(beside, gradients, strict=True):
+                self.parameters[other].addcmul_(gradient, rates.squeeze(2), value=-1)
 
     def _descend_first(self, delta: Tensor, kept: Tensor | None) -> None:
         first = zip(self._weights[0].split(self._stream_sizes), self._delta_rows(delta), self._images, strict=True)
@@ -129,11 +176,14 @@ class DenseStack:
 
     def evaluate(self, images: Tensor, parameters: Sequence[Tensor]) -> Tensor:
         """Images (n, C, H, W), the same for all members, to logits (M, n, K) by other ``parameters`` of their shape."""
-        weights, biases = parameters[0::2], parameters[1::2]
-        outputs = weights[0].flatten(0, 1) @ images.flatten(1).T
-        outputs = outputs.view(*biases[0].shape, -1) + biases[0].unsqueeze(2)
-        for layer, activation in enumerate(self._activations, start=1):
-            outputs = torch.baddbmm(biases[layer].unsqueeze(2), weights[layer], activation(outputs))
+        (place, beside), *_ = self._places
+        members, units, _ = parameters[place].shape
+        outputs = (parameters[place].flatten(0, 1) @ images.flatten(1).T).view(members, units, -1)
+        if len(beside) == 1:
+            outputs = outputs + parameters[beside[0]].unsqueeze(2)
+        for layer, activation in enumerate(self._activations):
+            leaves = [outputs, *(parameters[place] for place in self._places[layer][1])]
+            outputs = self._dense(layer + 1, activation(self._normed(layer, leaves, training=False)), parameters)
         return outputs.mT
 
 
@@ -141,6 +191,12 @@ def _scale(weight: Tensor, factor: Tensor | None) -> Tensor:
     return weight if factor is None else weight.mul_(factor)
 
 
-def _activations(template: nn.Module) -> list[nn.Module]:
-    hidden = template.hidden if isinstance(template, MLP) else ()
-    return [layer for layer in hidden if not isinstance(layer, nn.Linear | nn.Dropout)]
+def _places(parameters: Sequence[Tensor]) -> list[tuple[int, list[int]]]:
+    """Where each layer has its weight among the ``parameters``, and what stands beside it."""
+    places: list[tuple[int, list[int]]] = []
+    for place, parameter in enumerate(parameters):
+        if parameter.ndim == 3:
+            places.append((place, []))
+        else:
+            places[-1][1].append(place)
+    return places

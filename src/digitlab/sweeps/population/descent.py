@@ -30,9 +30,9 @@ def ahead(images: int) -> int:
     return 1 << max(_AHEAD_IMAGES // images, 1).bit_length() - 1
 
 
-def can_wait(kept: Iterable[Tensor | None]) -> bool:
-    """Whether weight decay that leaves ``kept`` of the weights can be put off."""
-    return not any(bool((own < _LEAST_KEPT).any()) for own in kept if own is not None)
+def can_wait(rates: Tensor, decays: Tensor) -> bool:
+    """Whether weight decay by ``decays`` (M,) can be put off, at learning rates (B, M); both are on the host."""
+    return bool((1 - rates * decays >= _LEAST_KEPT).all())
 
 
 class Descent:

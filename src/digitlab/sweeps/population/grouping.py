@@ -42,7 +42,6 @@ _NETWORKS = (Linear, MLP, LeNet, CNN)
 # On a processor: bytes of the members' weights, up to which sharing the images saves more than the cache loses. There
 # a convolution gains nothing by being mapped.
 _DENSE_BYTES = 10 << 20
-_MAPPED_BYTES = 2 << 20
 _MOST_MEMBERS = 128
 # What each member keeps open: three event files and its folder's lock. Beside them the process has some of its own.
 _FILES_OF_MEMBER = 4
@@ -61,7 +60,6 @@ def kinship(config: DictConfig, experiment: Experiment) -> str | None:
         or trainer.dtype == torch.bfloat16
         or device.type == "mps"
         or (trainer.deterministic and device.type != "cpu")
-        or (experiment.switches.compile is True and device.type != "cpu")
         or bool(experiment.callbacks)
         or config.figures.iterations
         or experiment.switches.test_views is not None
@@ -180,9 +178,6 @@ def most_members(experiment: Experiment) -> int:
     network = _network(experiment)
     if device_of(experiment).type != "cpu":
         return _MOST_MEMBERS
-    if DenseStack.fits(network):
-        room = _DENSE_BYTES
-    else:
-        room = 0 if any(isinstance(layer, nn.Conv2d) for layer in network.modules()) else _MAPPED_BYTES
+    room = _DENSE_BYTES if DenseStack.fits(network) else 0
     member_bytes = 4 * sum(parameter.numel() for parameter in network.parameters())
     return min(max(room // member_bytes, 1), _MOST_MEMBERS)

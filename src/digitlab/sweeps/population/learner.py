@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
+from functools import cached_property
 from itertools import groupby
 from typing import Literal
 
@@ -16,13 +17,16 @@ from digitlab.sweeps.population.lesson import Lesson
 from digitlab.sweeps.population.losses import StackedLoss
 from digitlab.sweeps.population.mapped import MappedStack
 from digitlab.sweeps.population.program import Numbers, Program, Rows, Shared
+from digitlab.sweeps.population.recorded import RecordedSteps
 from digitlab.sweeps.population.steps import Steps
 from digitlab.sweeps.population.update import Rates, Rule, Update, pulls
 from digitlab.training.classifier import Classifier
 from digitlab.training.compiling import CompilerError, NoGainError, step_aside, updates_in_a_call, worth_making
+from digitlab.training.device import on_device
 from digitlab.training.dropout import member_masks, with_dropout
 from digitlab.training.interrupt import StopSignal
 from digitlab.training.metrics import Counts, confusions
+from digitlab.training.replay import Recorder, ReplayError
 from digitlab.training.threads import forward_flops
 
 # Told of an update that is done: its losses and learning rates, (M,), and its number over the whole run from 0.
@@ -45,11 +49,8 @@ class Learner:
         self.buffers = _stack([list(network.buffers()) for network in networks])
         averages = [classifier.average for classifier in classifiers if classifier.average is not None]
         self.averages = _stack([list(average.parameters()) for average in averages])
-        self.stack: DenseStack | MappedStack
-        if DenseStack.fits(self._template):
-            self.stack = DenseStack(self._template, parameters, stream_sizes=self._sizes)
-        else:
-            self.stack = MappedStack(self._template, parameters, buffers=self.buffers, stream_sizes=self._sizes)
+        kind: type[DenseStack | MappedStack] = DenseStack if DenseStack.fits(self._template) else MappedStack
+        self.stack = kind(self._template, parameters, buffers=self.buffers, stream_sizes=self._sizes)
         self._normalise, self._dtype = first.normalise, first.normalise.scale.dtype
         self._image_shape, self._classes = first.facts.image_shape, len(first.facts.class_names)
         losses = [classifier.loss for classifier in classifiers]
@@ -64,20 +65,24 @@ class Learner:
         self._given_rule = Rule.of(updates, networks, device=device, given=True)
         self._rates = Rates(
             updates, [classifier.schedule for classifier in classifiers], steps_per_epoch=first.steps_per_epoch,
-            total_steps=[classifier.total_steps for classifier in classifiers], device=device,
+            total_steps=[classifier.total_steps for classifier in classifiers],
         )  # fmt: skip
-        numbers = [(classifier.ema_decay, classifier.gradient_clip_norm) for classifier in classifiers]
-        self._ema_decay, self._clip_norm = (self._numbers(values) for values in zip(*numbers, strict=True))
+        self._weight_decay = torch.tensor([each.weight_decay for each in updates], dtype=torch.float64)
+        self._ema_decay = _given([classifier.ema_decay for classifier in classifiers])
+        clip_norm = _given([classifier.gradient_clip_norm for classifier in classifiers])
+        self._clip_norm = None if clip_norm is None else clip_norm.to(device)
         self._steps = Steps(
             stack=self.stack, loss=self.loss, rule=self.update.rule, update=self.update, averages=self.averages,
             clip_norm=self._clip_norm,
         )  # fmt: skip
         self.compiling: bool | Literal["auto"] = False
-        self.compiled: CompiledStreams | None = None
+        self.recorder: Recorder | None = None
+        self.calls: CompiledStreams | RecordedSteps | None = None
 
-    def _numbers(self, values: Sequence[float | None]) -> Tensor | None:
-        given = [value for value in values if value is not None]
-        return torch.tensor(given, dtype=torch.float64, device=self._device) if given else None
+    @cached_property
+    def flops(self) -> int:
+        """Multiplications and additions of one member's forward pass of an image."""
+        return forward_flops(self._template, self._image_shape, self._normalise.scale)
 
     def row(self, member: int) -> Iterator[list[Tensor]]:
         """The parameters, the buffers and the averaged parameters of a member."""
@@ -93,11 +98,11 @@ class Learner:
     def take_over(self, former: "Learner", members: Tensor) -> None:
         """Go on for those ``members``, int64, of ``former`` that are left here."""
         self.update.keep(members, former.update)
-        self.compiling, before = former.compiling, former.compiled
-        # Where no one is left who drops out, a call is given no masks any more.
-        if before is not None and (self._masks is None) == (former._masks is None):
-            self.compiled = self._compiled(before.program, before.steps, before.numbers_of(members))
-            self.compiled.call = before.call
+        self.compiling, self.recorder, before = former.compiling, former.recorder, former.calls
+        # Where no one is left who drops out, a call is given no masks any more. A recording is of all who were there.
+        if isinstance(before, CompiledStreams) and (self._masks is None) == (former._masks is None):
+            self.calls = self._compiled(before.program, before.steps, before.numbers_of(members))
+            self.calls.call = before.call
 
     # Learning ---------------------------------------------------------------------------------------------------------
 
@@ -106,38 +111,41 @@ class Learner:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One update for each mini-batch of the ``chunks``, one a stream; ``first`` is its number over the whole run.
 
-        Returns logits (M, n of all, K), and losses and learning rates (B, M): of fewer mini-batches after a signal.
+        Returns logits (M, n of all, K), and losses and learning rates (B, M), these on the host: of fewer mini-batches
+        after a signal.
         """
         count, sizes = len(chunks[0].sizes), chunks[0].sizes
-        rates = self._rates.table(first, count)
-        pull = torch.zeros_like(rates) if self._ema_decay is None else pulls(self._ema_decay, first=first, steps=count)
+        table = self._rates.table(first, count)
+        pull = torch.zeros_like(table) if self._ema_decay is None else pulls(self._ema_decay, first=first, steps=count)
         lesson = Lesson(
-            chunks=chunks, first=first, rates=rates, pull=pull, losses=rates.new_empty(rates.shape, dtype=self._dtype),
+            chunks=chunks, first=first, rates=on_device(table, self._device), pull=on_device(pull, self._device),
+            losses=torch.empty(table.shape, dtype=self._dtype, device=self._device),
             # In one tensor, as small ones that stay alive would break up the memory the steps go through.
             logits=torch.empty(self._members, sum(sizes), self._classes, dtype=self._dtype, device=self._device),
         )  # fmt: skip
         begin = end = count
-        compiled = self.compiled if watch is None and self._can_wait(rates) else None
-        if compiled is not None:
-            begin, end = chunks[0].whole_calls(compiled.steps)
-        done = self._learn_eagerly(lesson.part(0, begin), stop_signal, watch)
-        if compiled is not None and done == begin < end:
-            done += compiled.learn(lesson.part(begin, end), stop_signal)
+        # Whether updates may be put off, where they could be.
+        waits = watch is None and (not self._steps.descends or can_wait(table, self._weight_decay))
+        calls = self.calls if waits else None
+        if calls is not None:
+            begin, end = chunks[0].whole_calls(calls.steps)
+        done = self._learn_eagerly(lesson.part(0, begin), stop_signal, watch, waits=waits)
+        if calls is not None and done == begin < end:
+            done += calls.learn(lesson.part(begin, end), stop_signal)
             self.update.state.step.fill_(first + done)
         if done == end < count:
-            done += self._learn_eagerly(lesson.part(end, count), stop_signal, watch)
+            done += self._learn_eagerly(lesson.part(end, count), stop_signal, watch, waits=waits)
         self.update.state.step.fill_(first + done)
-        return lesson.logits[:, : sum(sizes[:done])], lesson.losses[:done], rates[:done]
+        return lesson.logits[:, : sum(sizes[:done])], lesson.losses[:done], table[:done]
 
-    def _learn_eagerly(self, lesson: Lesson, stop_signal: StopSignal, watch: Watch | None) -> int:
+    def _learn_eagerly(self, lesson: Lesson, stop_signal: StopSignal, watch: Watch | None, *, waits: bool) -> int:
         """Mini-batch by mini-batch; says how many it has learnt from: fewer after a signal."""
         sizes = lesson.chunks[0].sizes
         if not sizes:
             return 0
         done = 0
         met: list[Sequence[Tensor]] = []
-        wait = watch is None and not self.averages and self._can_wait(lesson.rates)
-        block = ahead(sizes[0]) if wait else 1
+        block = ahead(sizes[0]) if waits and not self.averages else 1
         batches = self._batches(lesson, met)
         with closing(self._steps.through(batches, lesson.rates, lesson.pull, block=block)) as steps:
             for outputs, rows in zip(steps, lesson.logits.split(sizes, 1), strict=True):
@@ -164,51 +172,67 @@ class Learner:
             masks = self._masks.draw(lesson.first + number, size) if self._masks is not None else ()
             yield Batch(images, self.by_member(targets), masks)
 
-    def _can_wait(self, rates: Tensor) -> bool:
-        """Whether updates with ``rates`` (B, M) may be put off, where they could be."""
-        return not self._steps.descends or can_wait(self.update.rule.kept(self.stack.parameters, rates))
-
     def by_member(self, streams: Sequence[Tensor]) -> Tensor:
         """Of tensors, one a stream, the tensor (M, …) of what each member has."""
         return torch.stack(list(streams)).index_select(0, self._stream_of)
 
-    # Compiled ---------------------------------------------------------------------------------------------------------
+    # Several updates in one call --------------------------------------------------------------------------------------
 
-    def prepare(self, chunk: Chunk, *, steps_ahead: int) -> None:
-        """Find or make the library that ``compiling`` asks for, unless that is done, for mini-batches as in ``chunk``.
+    def prepare(self, chunks: Sequence[Chunk], *, steps_ahead: int) -> None:
+        """Make the calls that ``recorder`` or ``compiling`` asks for, unless that is done, for ``chunks`` like these.
 
-        What ``auto`` asks for depends on ``steps_ahead``. Where there can be none it is said, and nothing is compiled.
+        What ``auto`` asks for depends on ``steps_ahead``. Where there can be none it is said, and nothing is made.
         """
-        if not self.compiling or self.compiled is not None:
+        if self.calls is not None or not (self.recorder or self.compiling):
             return
         asked = self.compiling is True
         try:
-            make = worth_making(steps_ahead * self._members * _SAVED_SECONDS, always=asked)
-            steps = self._steps_in_a_call(chunk.plan.batch_size)
-            begin, end = chunk.whole_calls(steps)
-            if begin == end:
-                return
-            # With weights that averages follow, none is put off.
-            block = 1 if self.averages else min(ahead(chunk.plan.batch_size), steps)
-            program = Program(stack=self.stack, normalise=self._normalise, loss=self.loss, block=block)
-            compiled = self._compiled(program, steps, Numbers(self._given_rule, self.loss.smoothing, self._clip_norm))
-            compiled.find(chunk.part(begin, begin + steps), make=make)
+            if self._device.type != "cpu" and asked:
+                raise CompilerError("populations are compiled on a processor only")
+            if self.recorder is not None:
+                self.calls = self._record(chunks, self.recorder)
+            else:
+                self.calls = self._find(chunks[0], steps_ahead=steps_ahead)
         except CompilerError as error:
+            if isinstance(error, ReplayError):
+                self.recorder = None
             self.compiling = False
-            step_aside(error, asked=asked)
-        else:
-            self.compiled = compiled
+            step_aside(error, asked=asked or isinstance(error, ReplayError))
 
-    def _steps_in_a_call(self, batch_size: int) -> int:
-        if self._device.type != "cpu":
-            raise CompilerError("populations are compiled on a processor only")
-        if isinstance(self.stack, MappedStack) and self.stack.in_turn:
+    def _find(self, chunk: Chunk, *, steps_ahead: int) -> CompiledStreams | None:
+        """Calls of a library for mini-batches as in ``chunk``; None where it has too few of them."""
+        make = worth_making(steps_ahead * self._members * _SAVED_SECONDS, always=self.compiling is True)
+        if not isinstance(self.stack, DenseStack):
             raise NoGainError("convolutions gain nothing together")
-        flops = forward_flops(self._template, self._image_shape, self._normalise.scale)
-        steps = updates_in_a_call(batch_size * flops)
+        steps = updates_in_a_call(chunk.plan.batch_size * self.flops)
         if steps == 1:
             raise NoGainError("networks this large gain little together")
-        return steps
+        begin, end = chunk.whole_calls(steps)
+        if begin == end:
+            return None
+        block = self._block_in_a_call(chunk.plan.batch_size, steps)
+        program = Program(stack=self.stack, normalise=self._normalise, loss=self.loss, block=block)
+        compiled = self._compiled(program, steps, Numbers(self._given_rule, self.loss.smoothing, self._clip_norm))
+        compiled.find(chunk.part(begin, begin + steps), make=make)
+        return compiled
+
+    def _record(self, chunks: Sequence[Chunk], recorder: Recorder) -> RecordedSteps | None:
+        """Recorded calls for mini-batches as in ``chunks``; None where they have too few."""
+        batch_size = chunks[0].plan.batch_size
+        steps = updates_in_a_call(batch_size * self.flops)
+        begin, end = chunks[0].whole_calls(steps)
+        if begin == end:
+            return None
+        recorded = RecordedSteps(
+            updates=self._steps, state=self.changed(), normalise=self._normalise, loss=self.loss, masks=self._masks,
+            by_member=self.by_member, steps=steps, block=self._block_in_a_call(batch_size, steps),
+        )  # fmt: skip
+        recorded.record([chunk.part(begin, end) for chunk in chunks], recorder)
+        return recorded
+
+    def _block_in_a_call(self, batch_size: int, steps: int) -> int:
+        # With weights that averages follow, none is put off.
+        return 1 if self.averages else min(ahead(batch_size), steps)
 
     def _compiled(self, program: Program, steps: int, numbers: Numbers) -> CompiledStreams:
         rows = Rows(self.stack.parameters, self.buffers, self.averages, self.update.state.entries, numbers)
@@ -232,6 +256,12 @@ class Learner:
             sums += losses.double().sum(1)
             confusion += confusions(logits, batch.labels.expand(self._members, -1))
         return [Counts(own, loss_sum) for own, loss_sum in zip(confusion, sums.tolist(), strict=True)]
+
+
+def _given(values: Sequence[float | None]) -> Tensor | None:
+    """float64 (M,), on the host; None where no member has any: all have, or none."""
+    given = [value for value in values if value is not None]
+    return torch.tensor(given, dtype=torch.float64) if given else None
 
 
 def _stack(tensors: Sequence[Sequence[Tensor]]) -> list[Tensor]:

@@ -1,11 +1,10 @@
-"""Any network stacked: ``torch.func`` maps one forward pass over the members (He and Zou, functorch, 2021).
+"""Convolutional networks stacked: ``torch.func`` maps one forward pass over the members (He and Zou, functorch, 2021).
 
 A processor gains nothing by mapping convolutions, and batch norm behind them has gradients that are differences of
 nearly equal sums: another order of summation shows at once. There, members of such networks take turns, each by the
 operations of a solo run.
 """
 
-import copy
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -37,17 +36,7 @@ class MappedStack:
         device = self.parameters[0].device
         self._stream_sizes = list(stream_sizes)
         self._gradients: list[Tensor] = []
-        convolves = any(isinstance(layer, nn.Conv2d) for layer in template.modules())
-        self.in_turn = convolves and device.type == "cpu"
-
-    def given(
-        self, parameters: Sequence[Tensor], buffers: Sequence[Tensor], *, stream_sizes: Sequence[int]
-    ) -> "MappedStack":
-        """Other members of its kind."""
-        other = copy.copy(self)
-        other.parameters, other._stream_sizes = list(parameters), list(stream_sizes)
-        other._buffers = dict(zip(self._buffers, buffers, strict=True))
-        return other
+        self._in_turn = device.type == "cpu"
 
     def forward(self, images: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:
         """Images, (n, C, H, W) a stream, and masks, (M, n, …) a dropout layer, to logits (M, n, K)."""
@@ -79,7 +68,7 @@ class MappedStack:
             logits: Tensor = functional_call(self._template, dict(own), (batch,))
             return logits
 
-        if self.in_turn:
+        if self._in_turn:
             rows = {name: tensor.unbind() for name, tensor in values.items()}
             own = [{name: row[member] for name, row in rows.items()} for member in range(len(self.parameters[0]))]
             batches = [images] * len(own) if shared else images.unbind()

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
@@ -20,7 +20,9 @@ from digitlab.sweeps.population.member import Job, Member
 from digitlab.training.assembly import chunk_plan, read_data
 from digitlab.training.interrupt import Interrupted, StopSignal
 from digitlab.training.metrics import confusions
+from digitlab.training.replay import recorder_for
 from digitlab.training.safeguard import Safeguard, divergence
+from digitlab.training.threads import threads, worthwhile_threads
 
 # Mini-batches between two looks at the losses and the signal, where nothing was asked for.
 _CHUNK_LENGTH = 64
@@ -90,6 +92,7 @@ class Population:
             learner.take_over(self._learner, kept)
         else:
             learner.compiling = self.experiment.switches.compile
+            learner.recorder = recorder_for(self.device, allowed=self.experiment.trainer.cuda_graphs)
         self._learner: Learner = learner
         self._safeguard = Safeguard(learner.changed)
         streams = groupby(self.members, key=lambda member: member.job.seed)
@@ -106,7 +109,8 @@ class Population:
     def _epoch(self) -> None:
         for chunks in zip(*self._loaders, strict=True):
             begun = replace(self.position)
-            self._learner.prepare(chunks[0], steps_ahead=self._steps_ahead)
+            with self._threads():
+                self._learner.prepare(chunks, steps_ahead=self._steps_ahead)
             with self._timed():
                 self._safeguard.keep()
                 learnt = self._learn(chunks)
@@ -132,6 +136,12 @@ class Population:
                 return
         self._end_epoch()
 
+    def _threads(self) -> AbstractContextManager[None]:
+        # By the members that it began with: fewer would add up in another order on fewer threads, and one that goes on
+        # does not know which of those who have left since were still there in this epoch.
+        flops = self._learner.flops * self.experiment.data.batch_size * len(self._together)
+        return threads(worthwhile_threads(flops))
+
     @property
     def _steps_ahead(self) -> int:
         return max(member.classifier.total_steps for member in self.members) - self.position.total_steps
@@ -144,10 +154,9 @@ class Population:
 
     @contextmanager
     def _timed(self) -> Iterator[None]:
+        # A GPU that is still at work is waited for by what comes next: whether all numbers are finite.
         started_at = time.perf_counter()
         yield
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
         active = self._active()
         share = (time.perf_counter() - started_at) / max(len(active), 1)
         for member in active:
@@ -163,10 +172,11 @@ class Population:
 
     def _learn(self, chunks: Sequence[Chunk], *, watched: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """What ``Learner.learn`` gives; ``watched`` has members fail before a faulty update."""
-        learnt = self._learner.learn(
-            chunks, first=self.position.total_steps, stop_signal=self.stop_signal,
-            watch=self._fail_faulty if watched else None,
-        )  # fmt: skip
+        with self._threads():
+            learnt = self._learner.learn(
+                chunks, first=self.position.total_steps, stop_signal=self.stop_signal,
+                watch=self._fail_faulty if watched else None,
+            )  # fmt: skip
         for _ in learnt[2]:
             self.position.advance()
         return learnt

@@ -14,7 +14,6 @@ from torch.func import functional_call
 from digitlab.sweeps.population.dense import DenseStack
 from digitlab.sweeps.population.descent import Batch
 from digitlab.sweeps.population.losses import StackedLoss
-from digitlab.sweeps.population.mapped import MappedStack
 from digitlab.sweeps.population.steps import Steps
 from digitlab.sweeps.population.update import Rule
 from digitlab.training.program import Given, Taken
@@ -51,7 +50,7 @@ class Shared(NamedTuple):
 class Program:
     """Updates of networks of the kind of ``stack``, with a loss like ``loss``; ``block`` is as in ``Steps.through``."""
 
-    stack: DenseStack | MappedStack
+    stack: DenseStack
     normalise: nn.Module
     loss: StackedLoss
     block: int

@@ -13,6 +13,7 @@ from digitlab.schema import RunError
 from digitlab.sweeps.population.grouping import device_of, level, split
 from digitlab.sweeps.population.member import Job
 from digitlab.sweeps.population.population import Population
+from digitlab.training.device import float32_products
 from digitlab.training.interrupt import Interrupted, StopSignal
 from digitlab.training.surroundings import device_memory, out_of_memory, quiet_libraries
 
@@ -80,9 +81,11 @@ def _train_once(jobs: Sequence[Job]) -> list[tuple[Job, Exception | None]]:
     try:
         with quiet_libraries(), device_memory(), disk_faults(jobs[0].folder.path.parent):
             # While data is fetched there is nothing to save: a signal ends the process at once.
+            experiment = jobs[0].experiment
+            device = device_of(experiment)
             with sigterm_exits():
-                population = Population(jobs, device=device_of(jobs[0].experiment), stop_signal=stop_signal)
-            with stop_signal:
+                population = Population(jobs, device=device, stop_signal=stop_signal)
+            with stop_signal, float32_products(device, experiment.trainer.precision):
                 population.train()
     except Interrupted as stop:
         where = ": the runs under way are saved; the same command goes on with them"

@@ -144,16 +144,15 @@ class Rates:
         *,
         steps_per_epoch: int,
         total_steps: Sequence[int],
-        device: torch.device,
     ) -> None:
-        self._base = torch.tensor([each.lr for each in optimizers], dtype=torch.float64, device=device)
+        self._base = torch.tensor([each.lr for each in optimizers], dtype=torch.float64)
         kinds = list(zip(map(repr, schedules), total_steps, strict=True))
         self._kinds = {kind: (schedule, kind[1]) for kind, schedule in zip(kinds, schedules, strict=True)}
-        self._kind_of = torch.tensor([list(self._kinds).index(kind) for kind in kinds], device=device)
+        self._kind_of = torch.tensor([list(self._kinds).index(kind) for kind in kinds])
         self._steps_per_epoch = steps_per_epoch
 
     def table(self, first_step: int, steps: int) -> Tensor:
-        """The rates of ``steps`` mini-batches from ``first_step``, counted from 0: float64 (steps, M)."""
+        """The rates of ``steps`` mini-batches from ``first_step``, counted from 0: float64 (steps, M), on the host."""
         factors = [
             [
                 schedule.factor(step, steps_per_epoch=self._steps_per_epoch, total_steps=total)
@@ -161,8 +160,7 @@ class Rates:
             ]
             for step in range(first_step, first_step + steps)
         ]
-        table = torch.tensor(factors, dtype=torch.float64, device=self._base.device)
-        return table.index_select(1, self._kind_of) * self._base
+        return torch.tensor(factors, dtype=torch.float64).index_select(1, self._kind_of) * self._base
 
 
 def clipped(gradients: Sequence[Tensor], norms: Tensor) -> list[Tensor]:
@@ -180,7 +178,8 @@ def pulls(decays: Tensor, *, first: int, steps: int) -> Tensor:
 
     After each of ``steps`` mini-batches, of which the ``first`` is counted from 0 over the whole run.
     """
-    return torch.stack([1 - decays.clamp(max=most_remembered(step + 1)) for step in range(first, first + steps)])
+    remembered = [most_remembered(step + 1) for step in range(first, first + steps)]
+    return 1 - torch.minimum(decays, torch.tensor(remembered, dtype=torch.float64).unsqueeze(1))
 
 
 @torch.no_grad()

@@ -1,0 +1,110 @@
+"""A population whose updates are recorded, as on CUDA, trains as its solo runs do."""
+
+import itertools
+import logging
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from digitlab.results.checkpoint import read_checkpoint
+from digitlab.results.folder import RunFolder
+from digitlab.schema import RunError
+from digitlab.sweeps.population import population
+from digitlab.sweeps.population.recorded import RecordedSteps
+from digitlab.training.interrupt import Interrupted
+
+Together = Callable[..., Any]
+# 21 mini-batches an epoch, 16 of them in calls.
+SHORT = ("model.hidden=[8]", "data.train_size=210", "data.batch_size=10")
+JOBS = (["seed=0"], ["optimizer.lr=0.02", "seed=0"], ["optimizer.lr=0.05", "seed=3", "trainer.max_epochs=2"])
+RUNS = (
+    "optimizer=sgd optimizer.weight_decay=1e-3 loss=mse loss.output=sigmoid model.activation=sigmoid",
+    "model=mlp_dropout optimizer=adamw optimizer.weight_decay=0.01 ema.decay=0.99 loss.label_smoothing=0.1",
+    "model.batch_norm=true augment=[shift,mixup] trainer.gradient_clip_norm=0.5 scheduler=cosine",
+)
+
+
+def _difference(member: Any, solo: Any) -> float:
+    """Of the weights of two runs at their end, relative to the largest of each tensor."""
+    own, other = (read_checkpoint(folder.last)["state_dict"] for folder in (member.job.folder, RunFolder(solo.folder)))
+    assert own.keys() == other.keys()
+    pairs = [(own[name].double(), other[name].double()) for name in other]
+    return max(float((a - b).abs().max() / b.abs().max().clamp(min=1e-300)) for a, b in pairs)
+
+
+@pytest.mark.parametrize("overrides", RUNS)
+def test_recorded_members_train_as_their_solo_runs_and_some_leave_early(
+    together: Together, alone: Callable[..., Any], recorded: list[str], overrides: str
+) -> None:
+    common = [*SHORT, *overrides.split()]
+    for member, job in zip(together(*JOBS, common=common)[1:], JOBS[1:], strict=True):
+        assert _difference(member, alone(*common, *job, "trainer.cuda_graphs=false")) <= 1e-8
+    # Two calls an epoch for all streams together, and a trial of each of two recordings.
+    assert len(recorded) == 3 * 2 + 2
+
+
+def test_a_recorded_population_that_was_stopped_goes_on_to_the_bit(
+    together: Together,
+    remains: Callable[[Path], dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    recorded: list[str],
+) -> None:
+    common = [*SHORT, "model.dropout=0.2", "trainer.chunk_length=16"]
+    whole = [remains(member.job.folder.path) for member in together(*JOBS, common=common)]
+    (tmp_path / "together").rename(tmp_path / "whole")
+    # What is made ready for the trial, for the first call, and for the second one, after which it stops.
+    monkeypatch.setattr(RecordedSteps, "_given", _interrupting(RecordedSteps._given, at=3))
+    with pytest.raises(Interrupted):
+        together(*JOBS, common=common)
+    members = together(*JOBS, common=common, resume=True)
+    assert [remains(member.job.folder.path) for member in members] == whole
+    assert recorded
+
+
+def _interrupting(method: Callable[..., Any], *, at: int) -> Callable[..., Any]:
+    """``method``, which sends a signal the time it is called ``at``."""
+    calls = itertools.count(1)
+
+    def counted(*arguments: Any) -> Any:
+        if next(calls) == at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return method(*arguments)
+
+    return counted
+
+
+def test_a_member_with_a_wrong_number_fails_as_alone_and_the_others_end_as_without_it(
+    together: Together, alone: Callable[..., Any], recorded: list[str]
+) -> None:
+    common = [*SHORT, "optimizer=sgd", "loss=mse", "loss.output=raw"]
+    jobs = [["optimizer.lr=0.01"], ["optimizer.lr=1e20"]]
+    good, bad = together(*jobs, common=common)
+    with pytest.raises(RunError) as solo:
+        alone(*common, *jobs[1], "trainer.cuda_graphs=false")
+    assert str(bad.outcome) == str(solo.value)
+    assert _difference(good, alone(*common, *jobs[0], "trainer.cuda_graphs=false")) <= 1e-8
+    assert recorded
+
+
+def test_where_recording_fails_a_population_says_so_once_and_trains_without(
+    together: Together,
+    alone: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(work: Callable[[], list[Tensor]]) -> None:
+        work()
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(population, "recorder_for", lambda device, allowed: fail)
+    members = together(*JOBS, common=SHORT)
+    assert _difference(members[1], alone(*SHORT, *JOBS[1])) <= 1e-8
+    warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert warnings == ["CUDA graph: OutOfMemoryError: CUDA out of memory; training without"]

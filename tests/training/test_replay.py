@@ -1,0 +1,166 @@
+"""Updates that are recorded and replayed, which CUDA graphs do on a GPU, here with a recorder that does them again."""
+
+import itertools
+import logging
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from digitlab.schema import RunError
+from digitlab.training import classifier
+from digitlab.training.compiled import CompiledSteps
+from digitlab.training.interrupt import Interrupted
+from digitlab.training.replay import Recorder, Replay, ReplayError, cuda_graph, recorder_for
+
+FLOAT64 = ("trainer.precision=64", "data.train_size=420", "data.batch_size=20")
+RUNS = (
+    "model=linear optimizer=sgd optimizer.momentum=0.9 optimizer.weight_decay=1e-3 scheduler=one_cycle",
+    "model=mlp_dropout model.hidden=[16] optimizer=adamw optimizer.weight_decay=0.01 ema.decay=0.99",
+    "model=cnn model.width=2 optimizer=adagrad trainer.gradient_clip_norm=0.5 augment=mixup data.train_size=180",
+)
+
+
+def _adding(state: Tensor) -> Callable[[list[Tensor]], list[Tensor]]:
+    return lambda given: [state.add_(given[0]).clone()]
+
+
+def test_a_recording_leaves_the_state_and_a_replay_does_what_a_call_does(recorder: Recorder) -> None:
+    state = torch.ones(2, 2)
+    replay = Replay(_adding(state), state=[state], given=[torch.ones(2, 2)], recorder=recorder)
+    assert torch.equal(state, torch.ones(2, 2))
+    first = replay([torch.full((2, 2), 2.0)])
+    (second,) = replay([torch.full((2, 2), 3.0)])
+    assert torch.equal(second, state)
+    assert torch.equal(state, torch.full((2, 2), 6.0))
+    # Results are no place that the next replay writes to.
+    assert torch.equal(first[0], torch.full((2, 2), 3.0))
+
+
+def test_what_has_another_shape_is_computed_and_not_replayed(recorder: Recorder) -> None:
+    state = torch.ones(2, 2)
+    replay = Replay(_adding(state), state=[state], given=[torch.ones(2, 2)], recorder=recorder)
+    replay([torch.ones(1)])
+    assert torch.equal(state, torch.full((2, 2), 2.0))
+
+
+def _forgetful(work: Callable[[], list[Tensor]]) -> tuple[Callable[[], None], list[Tensor]]:
+    return lambda: None, work()
+
+
+def _failing(work: Callable[[], list[Tensor]]) -> tuple[Callable[[], None], list[Tensor]]:
+    work()
+    raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+
+@pytest.mark.parametrize(
+    ("recorder", "reason"),
+    [(_forgetful, "not what was recorded"), (_failing, "RuntimeError: operation not permitted [a-z ]* capturing$")],
+)
+def test_what_can_not_be_recorded_or_replays_wrong_is_refused_and_the_state_is_as_before(
+    recorder: Any, reason: str
+) -> None:
+    state = torch.ones(2, 2)
+    with pytest.raises(ReplayError, match=reason):
+        Replay(_adding(state), state=[state], given=[torch.ones(2, 2)], recorder=recorder)
+    assert torch.equal(state, torch.ones(2, 2))
+
+
+def test_there_are_graphs_on_cuda_unless_they_are_refused_and_nowhere_else() -> None:
+    assert recorder_for(torch.device("cuda"), allowed=True) is cuda_graph
+    assert recorder_for(torch.device("cuda"), allowed=False) is None
+    assert recorder_for(torch.device("cpu"), allowed=True) is None
+
+
+@pytest.mark.parametrize("overrides", RUNS)
+def test_recorded_updates_train_as_the_eager_step_does(
+    run: Callable[..., Any], recorded: list[str], overrides: str
+) -> None:
+    common = [*FLOAT64, *overrides.split()]
+    one, other = (run(*common, f"trainer.cuda_graphs={each}").checkpoint() for each in (True, False))
+    assert recorded
+    assert one.keys() == other.keys()
+    for name, weight in other["state_dict"].items():
+        assert (one["state_dict"][name] - weight).abs().max() <= 1e-8 * weight.abs().max()
+    losses = [[row["train/loss"] for row in each["rows"]] for each in (one, other)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-8)
+
+
+def test_of_an_epoch_what_fills_whole_calls_is_replayed(run: Callable[..., Any], recorded: list[str]) -> None:
+    # 21 mini-batches and a smaller one: two calls of eight in each of two epochs, and the first replay of all, a trial.
+    run("data.train_size=430", "data.batch_size=20", "data.val_size=100")
+    assert len(recorded) == 2 * 2 + 1
+
+
+def test_a_recorded_run_that_was_stopped_goes_on_to_the_bit(
+    run: Callable[..., Any],
+    recorded: list[str],
+    same_bits: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    overrides = ("data.train_size=430", "data.batch_size=20", "model.dropout=0.2", "trainer.chunk_length=16")
+    whole = run(*overrides)
+    # In the second of the calls.
+    monkeypatch.setattr(CompiledSteps, "_arguments", _interrupting(CompiledSteps._arguments, at=2))
+    with pytest.raises(Interrupted):
+        run(*overrides, name="stopped")
+    same_bits(run(*overrides, name="stopped", resume=True), whole)
+    assert recorded
+
+
+def _interrupting(method: Callable[..., Any], *, at: int) -> Callable[..., Any]:
+    """``method``, which sends a signal the time it is called ``at``."""
+    calls = itertools.count(1)
+
+    def counted(*arguments: Any) -> Any:
+        if next(calls) == at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return method(*arguments)
+
+    return counted
+
+
+def test_compiled_updates_are_recorded_too(
+    run: Callable[..., Any], recorded: list[str], uncompiled: list[int], same_bits: Callable[..., None]
+) -> None:
+    one = run(*FLOAT64, "compile=true")
+    assert uncompiled
+    assert recorded
+    recorded.clear()
+    other = run(*FLOAT64, "compile=true", "trainer.cuda_graphs=false")
+    assert not recorded
+    same_bits(one, other)
+
+
+def test_where_recording_fails_a_run_says_so_once_and_trains_as_without(
+    run: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    same_bits: Callable[..., None],
+) -> None:
+    without = run(*FLOAT64)
+    monkeypatch.setattr(classifier, "recorder_for", lambda device, allowed: _failing)
+    same_bits(run(*FLOAT64), without)
+    warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(warnings) == 1
+    assert warnings[0].startswith("CUDA graph: RuntimeError: operation not permitted")
+
+
+def test_layers_that_something_watches_are_not_recorded(run: Callable[..., Any], recorded: list[str]) -> None:
+    run("figures.iterations=true", "data.batch_size=20", "data.train_size=420")
+    assert not recorded
+
+
+def test_a_wrong_number_within_a_replay_stops_the_run_at_its_own_step(
+    run: Callable[..., Any], recorded: list[str]
+) -> None:
+    def error(*overrides: str) -> str:
+        with pytest.raises(RunError, match="training stopped") as raised:
+            run("optimizer=sgd", "optimizer.lr=1e30", "data.batch_size=20", *overrides)
+        return str(raised.value)
+
+    assert error() == error("trainer.cuda_graphs=false")

@@ -1,0 +1,137 @@
+"""Within a chunk, and within an evaluation, the host must not wait for a GPU: what waits there is looked for here.
+
+On CUDA it waits for every number that it reads, for every result whose size it has to know, and for every copy of what
+it has made itself, such as a tensor of a list.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from digitlab.data.chunks import Chunk, EvaluationBatch
+from digitlab.sweeps.population.learner import Learner as Population
+from digitlab.training import classifier
+from digitlab.training.interrupt import StopSignal
+from digitlab.training.learner import Learner
+from digitlab.training.replay import Recorder
+
+Stacked = Callable[..., tuple[Population, list[Chunk]]]
+aten = torch.ops.aten
+_READS = {
+    aten._local_scalar_dense, aten.equal, aten.is_nonzero, aten.nonzero, aten.bincount, aten.masked_select,
+    aten._unique2,
+}  # fmt: skip
+_COPIES = {aten.lift_fresh, aten.lift_fresh_copy}
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations that a host would wait for."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
+        packet = function.overloadpacket
+        if packet in _READS | _COPIES:
+            self.found["copies" if packet in _COPIES else str(packet)] += 1
+        return function(*arguments, **(named or {}))
+
+
+@pytest.fixture(autouse=True)
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Losses are read as they are there, and torch's one_hot does not look whether there are so many classes."""
+    monkeypatch.setattr(classifier, "reads_at_once", lambda device: False)
+
+    def one_hot(labels: Tensor, classes: int) -> Tensor:
+        return labels.new_zeros(*labels.shape, classes).scatter_(-1, labels.unsqueeze(-1), 1)
+
+    monkeypatch.setattr(torch.nn.functional, "one_hot", one_hot)
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> Callable[[type, str], list[Counter[str]]]:
+    """``waits(cls, name)`` has each call of that method counted."""
+
+    def watch(cls: type, name: str) -> list[Counter[str]]:
+        method, found = getattr(cls, name), []
+
+        def watched(*arguments: Any, **named: Any) -> Any:
+            with Waits() as mode:
+                result = method(*arguments, **named)
+            found.append(mode.found)
+            return result
+
+        monkeypatch.setattr(cls, name, watched)
+        return found
+
+    return watch
+
+
+RUNS = (
+    "optimizer=sgd loss=mse",
+    "model=mlp_dropout model.hidden=[16] scheduler=one_cycle ema.decay=0.99 trainer.gradient_clip_norm=1",
+    "model=linear optimizer=rmsprop augment=[shift,affine,elastic,cutout,mixup,flip,noise,blur,pen]",
+    "model=cnn model.width=2 optimizer=adagrad trainer.precision=bf16",
+)
+
+
+@pytest.mark.parametrize("overrides", RUNS)
+@pytest.mark.parametrize("recording", [True, False])
+def test_a_run_waits_for_nothing_within_a_chunk(
+    run: Callable[..., Any],
+    waits: Callable[..., list[Counter[str]]],
+    recorded: list[str],
+    overrides: str,
+    recording: bool,
+) -> None:
+    found = waits(Learner, "_learn")
+    run(
+        *overrides.split(), f"trainer.cuda_graphs={recording}", "data.train_size=160", "data.batch_size=20",
+        "trainer.chunk_length=8", "trainer.max_epochs=2",
+    )  # fmt: skip
+    assert bool(recorded) == recording
+    # The first records, and makes what optimisers keep; the tables of rates are copied for each chunk.
+    assert len(found) == 2
+    assert all(each <= Counter(copies=2) for each in found[1:])
+
+
+def test_an_evaluation_waits_for_nothing(run: Callable[..., Any], waits: Callable[..., list[Counter[str]]]) -> None:
+    found = waits(classifier.Classifier, "_evaluate")
+    run("data.val_size=500", "test=last", "data.train_size=64", "trainer.max_epochs=1")
+    assert len(found) >= 4
+    assert not sum(found, Counter())
+
+
+@pytest.mark.parametrize("overrides", RUNS[:3])
+@pytest.mark.parametrize("recording", [True, False])
+def test_a_population_waits_no_more_for_many_mini_batches_than_for_few(
+    stacked: Stacked, recorder: Recorder, overrides: str, recording: bool
+) -> None:
+    learner, chunks = stacked(*overrides.split())
+    learner.recorder = recorder if recording else None
+    first, short, long = ([chunk.part(*span) for chunk in chunks] for span in ((0, 8), (8, 16), (16, 32)))
+    learner.prepare(first, steps_ahead=64)
+    assert (learner.calls is not None) == recording
+    counts = []
+    for own, done in ((first, 0), (short, 8), (long, 16)):
+        with Waits() as mode:
+            learner.learn(own, first=done, stop_signal=StopSignal())
+        counts.append(mode.found)
+    assert counts[1] == counts[2]
+    # Tables of rates, and on the host itself whether updates with them can be put off.
+    assert counts[1] <= Counter({"copies": 3, "aten._local_scalar_dense": 1})
+
+
+def test_a_population_is_evaluated_without_waiting_for_each_part_of_the_images(stacked: Stacked) -> None:
+    learner, chunks = stacked("model=linear")
+    images = chunks[0].images
+    parts = [EvaluationBatch(images.images[at : at + 50], images.labels[at : at + 50]) for at in range(0, 200, 50)]
+    with Waits() as mode:
+        learner.evaluate(parts)
+    assert not mode.found
