@@ -1,7 +1,7 @@
 """How cost grows: ``python benchmarks/curves.py [--only width,chunk_length] [--rounds 3] [--quick]``.
 
-Workload (a) with one number changed at a time, each point a command of its own: the time of a training step and the
-peak of the memory. Kept under ``benchmarks/results/``.
+Workload (a) with one number changed at a time, each point a command of its own: the time of a training step, of one
+member where there are several, and the peak of the command's memory. Kept under ``benchmarks/results/``.
 """
 
 import argparse
@@ -38,13 +38,17 @@ _WAYS: dict[str, tuple[str, dict[str, str]]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Axis:
-    """What is changed, from value to value; ``ways`` are those in which each is measured."""
+    """What is changed, from value to value; ``ways`` are those in which each is measured.
+
+    With ``multirun`` a point is a sweep, in which a member's share of the population's time counts.
+    """
 
     key: str
     title: str
     values: tuple[int, ...]
     overrides: Callable[[int], list[str]]
     ways: tuple[str, ...] = (EAGER, COMPILED)
+    multirun: bool = False
 
 
 AXES = (
@@ -67,6 +71,14 @@ AXES = (
     Axis(
         key="train_size", title="images in the training set", values=(1_000, 3_000, 10_000, 30_000, 55_000),
         overrides=lambda value: [f"data.train_size={value}"], ways=(EAGER,),
+    ),
+    Axis(
+        key="members", title="members of a population", values=(1, 2, 4, 8, 16, 32, 64), multirun=True,
+        overrides=lambda value: [f"seed={','.join(map(str, range(value)))}", f"hydra.launcher.max_members={value}"],
+    ),
+    Axis(
+        key="processes", title="processes (ddp), each with its share of a mini-batch", values=(1, 2, 4),
+        overrides=lambda value: ["trainer=ddp", "trainer.accelerator=cpu", f"trainer.devices={value}"], ways=(EAGER,),
     ),
 )  # fmt: skip
 
@@ -130,9 +142,10 @@ def point(axis: Axis, value: int, way: str) -> tuple[float, int]:
     overrides += [f"trainer.max_epochs={_EPOCHS}", "early_stopping=null", way_override, *axis.overrides(value)]
     overrides = list({override.partition("=")[0]: override for override in overrides}.values())
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, str(ROOT / "train.py"), *overrides, f"hydra.run.dir={folder}/run"]
-        used = use(command, environment)
-        with (Path(folder) / "run/metrics.csv").open(encoding="utf-8", newline="") as file:
+        where = ["-m", f"hydra.sweep.dir={folder}/sweep"] if axis.multirun else [f"hydra.run.dir={folder}/run"]
+        used = use([sys.executable, str(ROOT / "train.py"), *where, *overrides], environment)
+        table = next(Path(folder).rglob("metrics.csv"))
+        with table.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
     steps = int(rows[0]["step"])
     return 1e6 * statistics.median(float(row["train_seconds"]) for row in rows) / steps, used.peak_bytes

@@ -130,15 +130,33 @@ class Browser:
         self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self._call(f"{domain}.enable")
+        self._call("Page.setLifecycleEventsEnabled", enabled=True)
 
     def open(self, path: Path, *, width: int = 1280, phone: bool = False) -> None:
-        self._events.clear()
         self._call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=phone)
-        self._call("Page.navigate", url=path.as_uri())
-        deadline = time.monotonic() + 30
-        while not any(event["method"] == "Page.loadEventFired" for event in self._events):
-            assert time.monotonic() < deadline, f"{path} does not load"
-            self._events.append(self._message())
+        self.visit(path.as_uri())
+
+    def visit(self, address: str) -> None:
+        """Returns once the page has loaded, so that no script meets the page before it.
+
+        A new tab's empty page comes between: without it an address that differs in its fragment alone isn't loaded.
+        """
+        for url in ("about:blank", address):
+            self._events.clear()
+            loader = self._call("Page.navigate", url=url)["loaderId"]
+            deadline = time.monotonic() + 30
+            while not any(self._loaded(event, loader) for event in self._events):
+                assert time.monotonic() < deadline, f"{url} does not load"
+                self._events.append(self._message())
+
+    @staticmethod
+    def _loaded(event: dict[str, Any], loader: str) -> bool:
+        """Whether it was this navigation that came to its end, and no earlier one."""
+        return (
+            event["method"] == "Page.lifecycleEvent"
+            and event["params"]["loaderId"] == loader
+            and event["params"]["name"] == "load"
+        )
 
     def run(self, script: str) -> Any:
         """The value of a JavaScript expression on the page; a promise is waited for."""

@@ -47,9 +47,9 @@ def tab(browser, tensorboard):
     """``tab(name, script, until)`` opens a tab and gives the value of a script as soon as ``until`` holds of it."""
 
     def show(name, script, until):
-        browser.run(f"location.assign('{tensorboard}#{name}')")
+        browser.visit(f"{tensorboard}#{name}")
         deadline = time.monotonic() + 60
-        while not until(found := browser.run(f"document.body === null ? [] : {script}")):
+        while not until(found := browser.run(script)):
             assert time.monotonic() < deadline, found
             time.sleep(0.2)
         return found
