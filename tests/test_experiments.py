@@ -15,6 +15,8 @@ NAMES = [path.stem for path in FILES]
 @pytest.mark.parametrize("name", NAMES)
 def test_every_recipe_learns_from_two_mini_batches_and_is_tested(shrunk, run_folder, request, name):
     config = shrunk(f"experiment={name}", "trainer.max_epochs=1", "trainer.limit_train_batches=2")
+    # Thousands of images would take a large network minutes.
+    config.data.batch_size = min(config.data.batch_size, 64)
     if "Mnist" not in config.data.source._target_ or "Fashion" in config.data.source._target_:
         request.getfixturevalue("data_root")
     result = train(config, folder=run_folder).result
