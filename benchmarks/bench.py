@@ -93,7 +93,7 @@ def measure(
 ) -> Measurement:
     """Rounds in which the bare loop, digitlab and the reference rows that are asked for have a turn each."""
     loop = BareLoop(workload, training_split(workload), device)
-    measurement = Measurement(workload=workload, images=len(loop.images))
+    measurement = Measurement(workload=workload, device=device.type, images=len(loop.images))
     turns: dict[str, Callable[[], list[float] | str]] = {
         BARE: loop.epoch_seconds,
         DIGITLAB: partial(digitlab_seconds, workload, device),

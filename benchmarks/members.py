@@ -4,6 +4,8 @@ All in this one process and in turn: the bare loop of one network, the populatio
 ``compile=true``. What counts is processor time, which other work on the machine hardly moves, divided by the steps of
 all members: gathering images, the steps and the counts for the metrics. Where the compiled population takes more than
 its bar allows of the bare loop's time the exit code is 1. A full run is kept in benchmarks/results/.
+
+On a GPU it is 256 members against one instead, by the time that passes until the device is done.
 """
 
 import argparse
@@ -15,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from itertools import groupby, product
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -28,14 +31,23 @@ from digitlab.training.assembly import chunk_plan, initial_classifier, read_data
 from digitlab.training.experiment import Experiment
 from digitlab.training.interrupt import StopSignal
 from digitlab.training.metrics import confusions
+from digitlab.training.replay import recorder_for
 from kept import keep, surroundings
 from sweeps import SWEEPS, Sweep
 from workloads import WORKLOADS, Workload, training_split
 
 # Of the sweeps in sweeps.py: what a compiled member-step may take of the bare loop's step.
 _BARS = {"c": 0.08, "a": 0.60}
+# Of an epoch, where it has so many: a whole one of (a) has 430.
 _STEPS = 512
+_TRAINING_IMAGES = 55_000
 _CHUNK = 64
+# On a GPU: what so many members may take of the time of one.
+_ON_GPU = 4.0
+_RATES = ",".join(f"{0.01 * 1.25**place:.4f}" for place in range(16))
+_SEEDS = ",".join(map(str, range(16)))
+_MANY = Sweep(key="a", grid=(f"optimizer.lr={_RATES}", f"seed={_SEEDS}"), members=256, epochs=1, bar=_ON_GPU)
+_ONE = Sweep(key="a", grid=("seed=0",), members=1, epochs=1, bar=_ON_GPU)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +56,7 @@ class Row:
 
     key: str
     members: int
+    steps: int
     bar: float
     bare: list[float]
     eager: list[float]
@@ -60,36 +73,42 @@ class Row:
 class Members:
     """The population of ``sweep``, stacked as the vectorized launcher does it, and its mini-batches."""
 
-    def __init__(self, sweep: Sweep, *, compiled: bool) -> None:
+    def __init__(self, sweep: Sweep, *, compiled: bool, device: torch.device) -> None:
         keys = [override.partition("=") for override in sweep.grid]
         grid = [[f"{key}={value}" for value in values.split(",")] for key, _, values in keys]
         typed = [[*sweep.fixed, *own] for own in product(*grid)]
         experiments = [Experiment.from_config(compose(own), typed=own) for own in typed]
         experiments.sort(key=lambda experiment: experiment.switches.seed)
         data = read_data(experiments[0])
-        classifiers = [initial_classifier(experiment, data) for experiment in experiments]
+        data.to(device)
+        classifiers = [initial_classifier(experiment, data).to(device) for experiment in experiments]
         plans = [replace(chunk_plan(experiment), chunk_length=_CHUNK) for experiment in experiments]
         for classifier, experiment, plan in zip(classifiers, experiments, plans, strict=True):
             set_length(classifier, experiment, plan.steps_per_epoch(len(data.train_indices)))
-        self.learner = Learner(classifiers, device=torch.device("cpu"))
-        self.learner.compiling = compiled
+        self.learner = Learner(classifiers, device=device)
+        self.learner.compiling, self.learner.recorder = compiled, recorder_for(device, allowed=True)
         self._members = len(classifiers)
         streams = [next(own) for _, own in groupby(plans, key=lambda plan: plan.seed)]
         self._chunks = [list(data.chunks(plan, Position()))[: _STEPS // _CHUNK] for plan in streams]
-        self.learner.prepare(self._chunks[0][0], steps_ahead=_STEPS)
-        if compiled and self.learner.compiled is None:
-            raise SystemExit("nothing was compiled: see the warning")
+        self.learner.prepare([own[0] for own in self._chunks], steps_ahead=_STEPS)
+        if self.learner.calls is None and (compiled or self.learner.recorder):
+            raise SystemExit("nothing was compiled or recorded: see the warning")
 
     def learn(self) -> None:
         """As many mini-batches as a round has."""
         for number, chunks in enumerate(zip(*self._chunks, strict=True)):
             logits, losses, _ = self.learner.learn(chunks, first=number * _CHUNK, stop_signal=StopSignal())
             confusions(logits, self.learner.by_member([chunk.labels for chunk in chunks]))
-            losses.T.tolist()
+            losses.T.tolist()  # until then a GPU is at work
+
+    @property
+    def steps(self) -> int:
+        steps: int = sum(len(chunk.indices) for chunk in self._chunks[0])
+        return steps
 
     @property
     def member_steps(self) -> int:
-        return self._members * sum(len(chunk.indices) for chunk in self._chunks[0])
+        return self._members * self.steps
 
 
 def main() -> int:
@@ -103,10 +122,17 @@ def main() -> int:
     # Processor time of two threads that wait for each other would be counted twice.
     torch.set_num_threads(1)
     date, load_average = datetime.now().astimezone(), os.getloadavg()[0]
+    if torch.cuda.is_available():
+        device = torch.device("cuda")
+        on_gpu = measure_on(device, rounds=options.rounds)
+        print(f"256 members of (a) over one: {on_gpu['ratio']:.2f}, at most {_ON_GPU:.0f}")
+        print(keep(surroundings(date, device, load_average) | {"members_on_gpu": on_gpu}, "members"))
+        return 0 if on_gpu["passed"] else 1
     rows = [measure(sweep, rounds=options.rounds) for sweep in SWEEPS if sweep.key in keys]
     show(rows)
+    print(f"on a GPU, 256 members of (a) ≤ {_ON_GPU:.0f} × one: not measured")
     told = [asdict(row) | {"ratio": row.ratio(row.compiled), "passed": row.passed} for row in rows]
-    record = surroundings(date, torch.device("cpu"), load_average) | {"steps": _STEPS, "members": told}
+    record = surroundings(date, torch.device("cpu"), load_average) | {"members": told}
     print(keep(record, "members"))
     return 0 if all(row.passed for row in rows) else 1
 
@@ -114,9 +140,9 @@ def main() -> int:
 def measure(sweep: Sweep, *, rounds: int) -> Row:
     """Rounds of the three in turn, after one that warms up."""
     workload = next(workload for workload in WORKLOADS if workload.key == sweep.key)
-    workload = replace(workload, train_size=_STEPS * workload.batch_size, epochs=1)
+    workload = replace(workload, train_size=min(_STEPS * workload.batch_size, _TRAINING_IMAGES), epochs=1)
     bare = BareLoop(workload, training_split(workload), torch.device("cpu"))
-    eager, compiled = (Members(sweep, compiled=each) for each in (False, True))
+    eager, compiled = (Members(sweep, compiled=each, device=bare.device) for each in (False, True))
     turns: dict[str, tuple[Callable[[], object], int]] = {
         "bare": (bare.epoch_seconds, _steps(workload, bare)),
         "eager": (eager.learn, eager.member_steps),
@@ -129,9 +155,25 @@ def measure(sweep: Sweep, *, rounds: int) -> Row:
             turn()
             taken[name].append(1e6 * (time.process_time() - started_at) / steps)
     return Row(
-        key=sweep.key, members=sweep.members, bar=_BARS[sweep.key],
+        key=sweep.key, members=sweep.members, steps=compiled.steps, bar=_BARS[sweep.key],
         **{name: values[1:] for name, values in taken.items()},
     )  # fmt: skip
+
+
+def measure_on(device: torch.device, *, rounds: int) -> dict[str, Any]:
+    """Medians of the seconds that many members and one take for as many steps on a GPU, in turn after a warm-up."""
+    turns = {name: Members(sweep, compiled=False, device=device) for name, sweep in (("many", _MANY), ("one", _ONE))}
+    seconds: dict[str, list[float]] = {name: [] for name in turns}
+    for _ in range(rounds + 1):
+        for name, members in turns.items():
+            started_at = time.perf_counter()
+            members.learn()
+            seconds[name].append(time.perf_counter() - started_at)
+    medians = {f"{name}_seconds": statistics.median(own[1:]) for name, own in seconds.items()}
+    ratio = medians["many_seconds"] / medians["one_seconds"]
+    told = {"members": _MANY.members, "rounds": rounds, "at_most": _ON_GPU, "ratio": ratio}
+    told["steps"] = turns["one"].steps
+    return told | medians | {"passed": ratio <= _ON_GPU}
 
 
 def _steps(workload: Workload, bare: BareLoop) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 from digitlab.config import ROOT
 from kept import newest
+from report import EPOCHS
 
 PAGE = ROOT / "docs" / "performance.md"
 _BLOCK = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -52,7 +53,15 @@ def _line(cells: Sequence[str]) -> str:
 
 def epochs(record: dict[str, Any]) -> str:
     """µs a step, a line a row of the benchmark, and then the bars."""
-    workloads = record["epochs"]
+    return _epochs(record[EPOCHS["cpu"]])
+
+
+def epochs_on_gpu(record: dict[str, Any]) -> str:
+    """The same of a GPU."""
+    return _epochs(record[EPOCHS["cuda"]])
+
+
+def _epochs(workloads: Sequence[dict[str, Any]]) -> str:
     names = list(dict.fromkeys(name for each in workloads for name in (*each["rows"], *each["skipped"])))
     rows = [[name, *(_microseconds(each["rows"].get(name)) for each in workloads)] for name in names]
     header = [f"({each['workload']})" for each in workloads]
@@ -124,9 +133,22 @@ def profiles(record: dict[str, Any]) -> str:
     return _markdown(["µs a step", *header], rows)
 
 
+def members_on_gpu(record: dict[str, Any]) -> str:
+    """Milliseconds of the steps of many members of (a) and of one, and the bar."""
+    measured = record["members_on_gpu"]
+    rows = [
+        [f"{measured['members']} members", f"{1000 * measured['many_seconds']:.1f}"],
+        ["one", f"{1000 * measured['one_seconds']:.1f}"],
+        [f"ratio, at most {measured['at_most']:.0f}", f"{measured['ratio']:.2f}"],
+    ]
+    return _markdown([f"{measured['steps']} steps of (a)", "ms"], rows)
+
+
 # By the name of a block, which is the key of the record that has its figures: what makes the table.
 _TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
-    "epochs": epochs,
+    EPOCHS["cpu"]: epochs,
+    EPOCHS["cuda"]: epochs_on_gpu,
+    "members_on_gpu": members_on_gpu,
     "commands": commands,
     "curves": curves,
     "profiles": profiles,

@@ -3,13 +3,13 @@
 import statistics
 import sys
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
 
 from commands import CommandTimes
-from peers import JAX_SCAN, KERAS_JAX, PEERS
+from peers import JAX_SCAN, KERAS_JAX, PEERS, USUAL
 from workloads import Workload
 
 BARE, DIGITLAB, COMPILED = "bare loop", "digitlab", "digitlab compiled"
@@ -17,12 +17,13 @@ BARE, DIGITLAB, COMPILED = "bare loop", "digitlab", "digitlab compiled"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bar:
-    """``row`` may take ``at_most`` times what ``against`` takes, in these ``workloads``."""
+    """``row`` may take ``at_most`` times what ``against`` takes, in these ``workloads`` on such a ``device``."""
 
     row: str
     against: str
     at_most: float
     workloads: str
+    device: Literal["cpu", "cuda"] = "cpu"
 
 
 BARS = (
@@ -30,7 +31,11 @@ BARS = (
     Bar(row=COMPILED, against=BARE, at_most=0.90, workloads="b"),
     Bar(row=COMPILED, against=JAX_SCAN, at_most=1.25, workloads="acde"),
     Bar(row=COMPILED, against=KERAS_JAX, at_most=1.00, workloads="abcde"),
+    Bar(row=DIGITLAB, against=BARE, at_most=1 / 3, workloads="acd", device="cuda"),
+    Bar(row=DIGITLAB, against=USUAL, at_most=1 / 20, workloads="acd", device="cuda"),
 )
+# Under which key figures are kept: those of a GPU have a table of their own.
+EPOCHS = {"cpu": "epochs", "cuda": "epochs_on_gpu"}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -38,6 +43,7 @@ class Measurement:
     """One workload: for each row of its table the seconds of every epoch, a list a round, or why it has none."""
 
     workload: Workload
+    device: str
     images: int
     rounds: dict[str, list[list[float]]] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
@@ -74,7 +80,11 @@ class Measurement:
     def bars(self) -> list[Bar]:
         """Those that are about rows which were measured."""
         return [
-            bar for bar in BARS if self.workload.key in bar.workloads and {bar.row, bar.against} <= self.rounds.keys()
+            bar
+            for bar in BARS
+            if bar.device == self.device
+            and self.workload.key in bar.workloads
+            and {bar.row, bar.against} <= self.rounds.keys()
         ]
 
     def holds(self, bar: Bar) -> bool:
@@ -117,6 +127,9 @@ def show(measurements: list[Measurement], commands: CommandTimes | None) -> None
     console = Console(width=None if sys.stdout.isatty() else 140)
     if measurements:
         console.print(_table(measurements))
+        for bar in BARS:
+            if bar.device == "cuda" and measurements[0].device == "cpu":
+                console.print(f"on a GPU, {bar.row} ≤ {bar.at_most:.2f} × {bar.against}: not measured")
     if commands is not None:
         console.print(commands.table())
 
@@ -157,10 +170,10 @@ def _verdict(measurement: Measurement, bar: Bar) -> str:
 
 
 def record(measurements: list[Measurement], commands: CommandTimes | None) -> dict[str, Any]:
-    """What is kept of them, beside what it depends on."""
+    """What is kept of them, of one device, beside what it depends on."""
     peers = [peer.versions() for peer in PEERS.values()]
     kept: dict[str, Any] = {
         "peer_versions": {package: version for versions in peers for package, version in versions.items()},
-        "epochs": [measurement.as_dict() for measurement in measurements],
+        EPOCHS[measurements[0].device]: [measurement.as_dict() for measurement in measurements],
     }
     return kept if commands is None else kept | {"commands": commands.as_dict()}
