@@ -1,6 +1,9 @@
 """One's own pictures: whatever their size, mode and polarity, they come out as the data set would hold them."""
 
+import contextlib
 import io
+import struct
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -174,3 +177,18 @@ def test_a_picture_is_turned_as_the_camera_noted(tmp_path: Path) -> None:
     upright.rotate(90).save(tmp_path / "turned.png", exif=exif)
     turned = read_own_image(tmp_path / "turned.png", **MNIST)
     assert torch.equal(turned, as_data_set_image(upright, **MNIST))
+
+
+def test_no_memory_is_reserved_for_what_a_picture_only_claims_to_hold(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    drawing().save(buffer, "PNG")
+    content = buffer.getvalue()
+    length = content.index(b"IDAT") - 4
+    (tmp_path / "seven.png").write_bytes(content[:length] + struct.pack(">I", 1 << 28) + content[length + 4 :])
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(DataError):
+            read_own_image(tmp_path / "seven.png", **MNIST)
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()

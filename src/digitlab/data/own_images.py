@@ -3,6 +3,7 @@
 A picture may have any size, mode and polarity. C, H, W are those of the data set.
 """
 
+import io
 import warnings
 from pathlib import Path
 
@@ -38,7 +39,8 @@ def _read(path: Path) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as picture:
+            # From memory: of an open file as much would be reserved as a damaged header says that there is to read.
+            with Image.open(io.BytesIO(path.read_bytes())) as picture:
                 return ImageOps.exif_transpose(picture)  # upright, as a camera noted that it was held
     except FileNotFoundError as error:
         raise DataError("no such file") from error
