@@ -96,11 +96,11 @@ def _images(source: type[Source], root: Path) -> tuple[ImageSet, ImageSet]:
     return _READ[source](source(), root)
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def read_once() -> Iterator[None]:
-    """Each data set that the test trains on is read once for all such tests; children find MNIST read already.
+    """Each data set that tests train on is read once for all of them, and MNIST before children are forked.
 
-    Nothing writes to images, and a run that has ended lets go of them all the same.
+    Nothing writes to images. Tests of reading have a ``read_once`` of their own that does nothing.
     """
     with pytest.MonkeyPatch.context() as patch:
         for source in _READ:

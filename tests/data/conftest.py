@@ -1,4 +1,4 @@
-"""Addresses that files are fetched from: one that serves a folder of the test's own, and one where nobody serves."""
+"""Data that each test reads itself, and addresses: one that serves a folder of the test's own, one that does not."""
 
 import threading
 from collections.abc import Iterator
@@ -7,6 +7,11 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+
+
+@pytest.fixture(autouse=True)
+def read_once() -> None:
+    """Each test reads for itself."""
 
 
 @pytest.fixture

@@ -23,11 +23,6 @@ SMALL = (
 )  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def images_at_hand(read_once: None) -> None:
-    """No test here is about reading them."""
-
-
 _FILE_EVENTS = ("open", "os.rename", "os.link")
 
 
