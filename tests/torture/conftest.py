@@ -1,18 +1,29 @@
-"""What tests of endurance share: data sets that are read once."""
+"""What tests of endurance share: figures that they tell, and data sets that are read before children are forked."""
 
-from functools import cache
+import os
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from digitlab.data.sources import Cifar10Source, FashionMnistSource, MnistSource
+from digitlab.config import ROOT
+from digitlab.data.sources import Cifar10Source, FashionMnistSource
 
 
-@pytest.fixture(scope="session")
-def read_once() -> None:
-    """Have the children inherit the data sets as read by the parent."""
-    with pytest.MonkeyPatch.context() as patch:
-        for source in (MnistSource, FashionMnistSource, Cifar10Source):
-            read = source.read
-            known = cache(lambda name, root, read=read, source=source: read(source(), root))
-            patch.setattr(source, "read", lambda self, root, known=known: known(self.name, root))
-        yield
+@pytest.fixture
+def tell(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
+    """``tell(text)`` writes beside the name of the test what it came to."""
+
+    def write(text: str) -> None:
+        with capsys.disabled():
+            print(f" [{text}]", end="")
+
+    return write
+
+
+@pytest.fixture
+def all_read(read_once: None) -> None:
+    """The children find every data set read already, if it is here at all."""
+    root = Path(os.environ.get("DIGITLAB_DATA", ROOT / "data"))
+    for source in (FashionMnistSource(), Cifar10Source()) if root.is_dir() else ():
+        source.read(root)

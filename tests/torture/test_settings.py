@@ -5,6 +5,7 @@
 
 import json
 import shutil
+from collections import Counter
 from functools import cache
 
 from hypothesis import HealthCheck, given, settings
@@ -64,12 +65,12 @@ def command_lines(draw):
 
 
 def test_any_command_line_trains_or_is_refused_in_one_line(
-    in_child, train_py_here, read_once, one_line, tmp_path, torture
+    in_child, train_py_here, all_read, one_line, tmp_path, torture, tell
 ):
-    folder = tmp_path / "run"
+    folder, seen = tmp_path / "run", Counter()
 
     @settings(
-        max_examples=3000 if torture else 12, deadline=None, database=None, derandomize=not torture,
+        max_examples=1000 if torture else 12, deadline=None, database=None, derandomize=not torture,
         suppress_health_check=list(HealthCheck), print_blob=True,
     )  # fmt: skip
     @given(command_lines())
@@ -84,5 +85,7 @@ def test_any_command_line_trains_or_is_refused_in_one_line(
             assert one_line(ended.stderr), ended
             assert ": " in ended.stderr, "of what it speaks, and what is wrong with it"
             assert ended.code == 1 or not folder.exists(), ended
+        seen["trained" if ended.code == 0 else "refused"] += 1
 
     trains_or_is_refused()
+    tell(f"{seen['trained']} trained, {seen['refused']} refused")
