@@ -62,5 +62,5 @@ def test_the_filters_are_no_parameters_but_kept():
     ("sides", "options"), [((8, 32), {}), ((4, 4), {"widths": [1, 1]}), ((9, 9), {"patch_size": 3})]
 )
 def test_images_too_small_for_the_blocks_are_refused(sides, options):
-    with pytest.raises(ConfigError, match="image_shape"):
+    with pytest.raises(ConfigError, match="widths"):
         FastCNN(image_shape=(1, *sides), classes=3, **({"widths": [1, 1, 1]} | options))

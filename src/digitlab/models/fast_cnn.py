@@ -85,8 +85,8 @@ class FastCNN(nn.Module):
         channels, height, width = image_shape
         smallest = 2 ** len(widths) + patch_size - 1
         if min(height, width) < smallest:
-            allowed = f"{len(widths)} blocks of the fast CNN need images of {smallest} x {smallest} pixels or more"
-            raise ConfigError("image_shape", list(image_shape), allowed)
+            need = f"{len(widths)} blocks and patches of {patch_size} pixels need images of {smallest} x {smallest}"
+            raise ConfigError("widths", widths, f"{need} or more, and those of this data set have {height} x {width}")
         self.whitening = Whitening(channels=channels, size=patch_size)
         layers: list[nn.Module] = [nn.GELU()]
         channels = self.whitening.channels

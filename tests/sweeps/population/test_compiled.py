@@ -63,6 +63,14 @@ def test_the_program_trains_members_as_their_solo_runs_are_trained(
     assert set(uncompiled) == {2, 1}
 
 
+def test_the_last_with_momentum_leave_the_others_without(
+    together: Together, alone: Callable[..., Any], uncompiled: list[int]
+) -> None:
+    jobs = [["seed=0"], ["seed=0", "optimizer.momentum=0.9", "trainer.max_epochs=1"]]
+    common = [*SHORT, "optimizer=sgd", "model.hidden=[8]"]
+    _hold(together(*jobs, common=common), alone, jobs, common)
+
+
 def test_members_that_leave_do_not_end_the_calls_of_the_others(
     together: Together, alone: Callable[..., Any], uncompiled: list[int]
 ) -> None:

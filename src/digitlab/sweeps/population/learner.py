@@ -99,8 +99,11 @@ class Learner:
         """Go on for those ``members``, int64, of ``former`` that are left here."""
         self.update.keep(members, former.update)
         self.compiling, self.recorder, before = former.compiling, former.recorder, former.calls
-        # Where no one is left who drops out, a call is given no masks any more. A recording is of all who were there.
-        if isinstance(before, CompiledStreams) and (self._masks is None) == (former._masks is None):
+        # Where no one is left who drops out, or none with momentum, a call is given no masks or no buffers any more. A
+        # recording is of all who were there.
+        alike = (self._masks is None) == (former._masks is None)
+        alike = alike and self.update.state.entries.keys() == former.update.state.entries.keys()
+        if isinstance(before, CompiledStreams) and alike:
             self.calls = self._compiled(before.program, before.steps, before.numbers_of(members))
             self.calls.call = before.call
 
