@@ -32,14 +32,19 @@ IMAGES = """(() => {
 
 
 @pytest.fixture(scope="module")
-def tensorboard(small_run):
+def tensorboard(small_run, tmp_path_factory):
     """The address of a TensorBoard that shows ``small_run`` alone."""
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(small_run), "--port", "0", "--load_fast=false"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        address = next(filter(None, (re.search(r"http://\S+", line) for line in process.stdout)), None)
-        assert address is not None
+    # To a file: it tells of every connection that a page gives up, and a pipe that nobody reads would stop it.
+    output = tmp_path_factory.mktemp("tensorboard") / "output"
+    with output.open("w") as file, subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT) as process:
+        deadline = time.monotonic() + 120
+        while (address := re.search(r"http://\S+", output.read_text())) is None:
+            assert process.poll() is None, output.read_text()
+            assert time.monotonic() < deadline, output.read_text()
+            time.sleep(0.2)
         yield address[0]
-        process.terminate()
+        process.kill()
 
 
 @pytest.fixture
@@ -48,7 +53,7 @@ def tab(browser, tensorboard):
 
     def show(name, script, until):
         browser.visit(f"{tensorboard}#{name}")
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not until(found := browser.run(script)):
             assert time.monotonic() < deadline, found
             time.sleep(0.2)
