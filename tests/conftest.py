@@ -258,6 +258,8 @@ def _in_child(act: Callable[[], object], out: BinaryIO, err: BinaryIO, more_byte
     for kind in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
         warnings.simplefilter("ignore", kind)
     warnings.showwarning = _say
+    # After a fork the first who asks makes torch's pool anew; of several threads at once, one would find none.
+    torch.set_num_threads(torch.get_num_threads())
     try:
         act()
         code = 0
