@@ -13,6 +13,7 @@ from digitlab.config import without_environment
 from digitlab.data.chunks import ChunkPlan
 from digitlab.data.module import ImageData
 from digitlab.data.seeding import stream_seed
+from digitlab.models import FittedToImages
 from digitlab.results import environment
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
@@ -55,10 +56,12 @@ def initial_classifier(experiment: Experiment, data: ImageData, *, resumed: bool
     classifier.seed = experiment.switches.seed
     classifier.use_precision(experiment.trainer.dtype)
     classifier.log_every_steps = experiment.trainer.log_every_steps
-    if not resumed:
+    if isinstance(classifier.network, FittedToImages) and not resumed:
         # Spread over the split: a set of one's own may be in order of class.
         sample = data.train_indices[:: -(-len(data.train_indices) // _FITTED_IMAGES)]
-        classifier.fit_to(data.train_set.images[sample].cpu())
+        classifier.network.fit_to(classifier.normalise(data.train_set.images[sample].cpu()))
+        if classifier.average is not None:
+            classifier.average.load_state_dict(classifier.network.state_dict())
     return classifier
 
 

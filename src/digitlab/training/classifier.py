@@ -17,7 +17,6 @@ from digitlab.config import build
 from digitlab.data.chunks import Chunk, EvaluationBatch, Position
 from digitlab.data.normalise import Normalise
 from digitlab.data.seeding import stream_seed
-from digitlab.models import FittedToImages
 from digitlab.training.compiled import CompiledSteps
 from digitlab.training.compiling import CompilerError, step_aside
 from digitlab.training.device import as_numbers, reads_at_once
@@ -107,13 +106,6 @@ class Classifier(LightningModule):
             self.double()
         elif dtype == torch.bfloat16:
             self.autocast_dtype = dtype
-
-    def fit_to(self, pixels: Tensor) -> None:
-        """Give the network the training images (N, C, H, W), uint8, that it is fitted to, if it is to any."""
-        if isinstance(self.network, FittedToImages):
-            self.network.fit_to(self.normalise(pixels))
-            if self.average is not None:
-                self.average.load_state_dict(self.network.state_dict())
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels (N, C, H, W), uint8 or float in [0, 1], to logits (N, K) by the weights that are evaluated.
