@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import itertools
 import os
 import resource
 import signal
@@ -131,6 +132,23 @@ def recorder() -> Recorder:
         return replay, results
 
     return record
+
+
+@pytest.fixture
+def interrupting() -> Callable[..., Callable[..., Any]]:
+    """``interrupting(method, at=3)`` is ``method``, which sends this process SIGTERM the third time it is called."""
+
+    def make(method: Callable[..., Any], *, at: int) -> Callable[..., Any]:
+        calls = itertools.count(1)
+
+        def counted(*arguments: Any) -> Any:
+            if next(calls) == at:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return method(*arguments)
+
+        return counted
+
+    return make
 
 
 @pytest.fixture

@@ -1,9 +1,6 @@
 """Updates that are recorded and replayed, which CUDA graphs do on a GPU, here with a recorder that does them again."""
 
-import itertools
 import logging
-import os
-import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -100,28 +97,17 @@ def test_a_recorded_run_that_was_stopped_goes_on_to_the_bit(
     run: Callable[..., Any],
     recorded: list[str],
     same_bits: Callable[..., None],
+    interrupting: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     overrides = ("data.train_size=430", "data.batch_size=20", "model.dropout=0.2", "trainer.chunk_length=16")
     whole = run(*overrides)
     # In the second of the calls.
-    monkeypatch.setattr(CompiledSteps, "_arguments", _interrupting(CompiledSteps._arguments, at=2))
+    monkeypatch.setattr(CompiledSteps, "_arguments", interrupting(CompiledSteps._arguments, at=2))
     with pytest.raises(Interrupted):
         run(*overrides, name="stopped")
     same_bits(run(*overrides, name="stopped", resume=True), whole)
     assert recorded
-
-
-def _interrupting(method: Callable[..., Any], *, at: int) -> Callable[..., Any]:
-    """``method``, which sends a signal the time it is called ``at``."""
-    calls = itertools.count(1)
-
-    def counted(*arguments: Any) -> Any:
-        if next(calls) == at:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return method(*arguments)
-
-    return counted
 
 
 def test_compiled_updates_are_recorded_too(

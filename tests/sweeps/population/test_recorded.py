@@ -1,9 +1,6 @@
 """A population whose updates are recorded, as on CUDA, trains as its solo runs do."""
 
-import itertools
 import logging
-import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,6 +50,7 @@ def test_a_recorded_population_that_was_stopped_goes_on_to_the_bit(
     together: Together,
     remains: Callable[[Path], dict[str, Any]],
     tmp_path: Path,
+    interrupting: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
     recorded: list[str],
 ) -> None:
@@ -60,24 +58,12 @@ def test_a_recorded_population_that_was_stopped_goes_on_to_the_bit(
     whole = [remains(member.job.folder.path) for member in together(*JOBS, common=common)]
     (tmp_path / "together").rename(tmp_path / "whole")
     # What is made ready for the trial, for the first call, and for the second one, after which it stops.
-    monkeypatch.setattr(RecordedSteps, "_given", _interrupting(RecordedSteps._given, at=3))
+    monkeypatch.setattr(RecordedSteps, "_given", interrupting(RecordedSteps._given, at=3))
     with pytest.raises(Interrupted):
         together(*JOBS, common=common)
     members = together(*JOBS, common=common, resume=True)
     assert [remains(member.job.folder.path) for member in members] == whole
     assert recorded
-
-
-def _interrupting(method: Callable[..., Any], *, at: int) -> Callable[..., Any]:
-    """``method``, which sends a signal the time it is called ``at``."""
-    calls = itertools.count(1)
-
-    def counted(*arguments: Any) -> Any:
-        if next(calls) == at:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return method(*arguments)
-
-    return counted
 
 
 def test_a_member_with_a_wrong_number_fails_as_alone_and_the_others_end_as_without_it(
