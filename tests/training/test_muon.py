@@ -70,22 +70,30 @@ def test_matrices_learn_as_by_torchs_own_muon(weight_decay):
         assert (learnt[name] - mlp().get_parameter(name)).abs().max() > 0.03
 
 
-def test_the_rest_learns_as_by_torchs_descent():
+@pytest.mark.parametrize("bias_lr", [None, 0.3])
+def test_the_rest_learns_as_by_torchs_descent(bias_lr):
     network, twin = mlp(), mlp()
-    ours = Muon(lr=1e-9, sgd_layers=["output", "hidden.*"], sgd_lr=0.1, sgd_momentum=0.8, sgd_weight_decay=0.1)
+    ours = Muon(
+        lr=1e-9,
+        sgd_layers=["output", "hidden.*"],
+        sgd_lr=0.1,
+        bias_lr=bias_lr,
+        sgd_momentum=0.8,
+        sgd_weight_decay=0.1,
+    )
     weights = [parameter for parameter in twin.parameters() if parameter.ndim > 1]
     biases = [parameter for parameter in twin.parameters() if parameter.ndim == 1]
-    groups = [{"params": weights, "weight_decay": 0.1}, {"params": biases}]
+    groups = [{"params": weights, "weight_decay": 0.1}, {"params": biases, "lr": bias_lr or 0.1}]
     expected = learn(twin, torch.optim.SGD(groups, lr=0.1, momentum=0.8, nesterov=True))
     torch.testing.assert_close(learn(network, ours.build(network)), expected)
 
 
-def test_both_rates_follow_one_schedule():
+def test_all_rates_follow_one_schedule():
     network, twin = mlp(), mlp()
-    halved = Muon(lr=0.1, sgd_lr=0.3).build(network)
+    halved = Muon(lr=0.1, sgd_lr=0.3, bias_lr=0.7).build(network)
     for group in halved.param_groups:
         group["lr"] = 0.05
-    expected = learn(twin, Muon(lr=0.05, sgd_lr=0.15).build(twin))
+    expected = learn(twin, Muon(lr=0.05, sgd_lr=0.15, bias_lr=0.35).build(twin))
     torch.testing.assert_close(learn(network, halved), expected)
 
 

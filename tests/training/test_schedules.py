@@ -7,7 +7,7 @@ import torch
 from pydantic import ValidationError
 from torch.optim import lr_scheduler
 
-from digitlab.training.schedules import Constant, Cosine, OneCycle, Schedule, Steps
+from digitlab.training.schedules import Constant, Cosine, Linear, OneCycle, Schedule, Steps
 
 STEPS_PER_EPOCH, EPOCHS, WARMUP_EPOCHS = 7, 10, 2
 TOTAL_STEPS, WARMUP_STEPS = STEPS_PER_EPOCH * EPOCHS, STEPS_PER_EPOCH * WARMUP_EPOCHS
@@ -15,6 +15,7 @@ TOTAL_STEPS, WARMUP_STEPS = STEPS_PER_EPOCH * EPOCHS, STEPS_PER_EPOCH * WARMUP_E
 SCHEDULES = [
     (Constant, {}),
     (Steps, {"milestones_epochs": [3, 5.5, 8], "gamma": 0.3}),
+    (Linear, {"final_factor": 0.05}),
     (Cosine, {"final_factor": 0.05}),
     (OneCycle, {"initial_factor": 0.1, "final_factor": 0.001, "peak_fraction": 0.4}),
 ]
@@ -34,6 +35,9 @@ def torch_scheduler(schedule: Schedule, optimizer: torch.optim.Optimizer, *, war
         case Steps():
             milestones = [round(epoch * STEPS_PER_EPOCH) - warmup_steps for epoch in schedule.milestones_epochs]
             return lr_scheduler.MultiStepLR(optimizer, milestones, gamma=schedule.gamma)
+        case Linear():
+            steps = TOTAL_STEPS - warmup_steps
+            return lr_scheduler.LinearLR(optimizer, 1.0, schedule.final_factor, total_iters=steps)
         case Cosine():
             return lr_scheduler.CosineAnnealingLR(optimizer, TOTAL_STEPS - warmup_steps, eta_min=schedule.final_factor)
         case OneCycle():

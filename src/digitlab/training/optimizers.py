@@ -125,8 +125,9 @@ class Adagrad(Optimizer):
 class Muon(Optimizer):
     """Muon (Jordan et al., 2024) for the filters and matrices of all layers but ``sgd_layers``.
 
-    Those, biases and norms descend with ``sgd_lr``, ``sgd_momentum`` and, as far as they are decayed at all,
-    ``sgd_weight_decay``; a schedule acts on both rates alike. ``iterations`` make an update orthogonal.
+    Those descend with ``sgd_lr`` and, as far as they are decayed at all, ``sgd_weight_decay``; biases and norms with
+    ``bias_lr`` (null: ``sgd_lr``); both with ``sgd_momentum``. A schedule acts on all rates alike. ``iterations`` make
+    an update orthogonal.
     """
 
     momentum: Rate = 0.95
@@ -136,25 +137,32 @@ class Muon(Optimizer):
     sgd_lr: PositiveFloat = 0.1
     sgd_momentum: Rate = 0.9
     sgd_weight_decay: NonNegativeFloat = 0.0
+    bias_lr: PositiveFloat | None = None
 
     def groups(self, network: nn.Module) -> list[dict[str, Any]]:
-        own = _without(_weights(network, ["*"], ""), _weights(network, self.sgd_layers, "sgd_layers"))
+        descending = _weights(network, self.sgd_layers, "sgd_layers")
+        own = _without(_weights(network, ["*"], ""), descending)
         decayed = _weights(network, ["*"] if self.decay_layers is None else self.decay_layers, "decay_layers")
+        bias_lr = self.sgd_lr if self.bias_lr is None else self.bias_lr
         kinds = (
-            (own, self.weight_decay, {"iterations": self.iterations, "lr_factor": 1.0, "momentum": self.momentum}),
-            (
-                _without(network.parameters(), own), self.sgd_weight_decay,
-                {"iterations": 0, "lr_factor": self.sgd_lr / self.lr, "momentum": self.sgd_momentum},
-            ),
-        )  # fmt: skip
+            (own, self.weight_decay, self._numbers(self.lr, self.momentum, self.iterations)),
+            (descending, self.sgd_weight_decay, self._numbers(self.sgd_lr, self.sgd_momentum)),
+            (_without(network.parameters(), [*own, *descending]), 0.0, self._numbers(bias_lr, self.sgd_momentum)),
+        )
         groups = []
         for parameters, decay, numbers in kinds:
             plain = _without(parameters, decayed) if decay else parameters
             for members, weight_decay in ((_without(parameters, plain), decay), (plain, 0.0)):
                 if members:
-                    group = {"params": members, "weight_decay": weight_decay, "unit_filters": self.unit_filters}
-                    groups.append(group | numbers)
+                    groups.append({"params": members, "weight_decay": weight_decay} | numbers)
         return groups
+
+    def _numbers(self, lr: float, momentum: float, iterations: int = 0) -> dict[str, Any]:
+        """Of a group of ``muon.Muon``; those without ``iterations`` descend."""
+        return {
+            "iterations": iterations, "lr_factor": lr / self.lr, "momentum": momentum,
+            "unit_filters": self.unit_filters,
+        }  # fmt: skip
 
     def _build(self, groups: list[dict[str, Any]], **fused: bool) -> torch.optim.Optimizer:
         return muon.Muon(groups, lr=self.lr)

@@ -72,6 +72,16 @@ class Steps(Schedule):
 
 
 @settings
+class Linear(Schedule):
+    """In equal steps from the base rate to ``final_factor`` times it, reached when the last step has been taken."""
+
+    final_factor: Fraction = 0.0
+
+    def _after_warmup(self, step: float, total_steps: float, steps_per_epoch: int) -> float:
+        return 1 + (self.final_factor - 1) * _progress(step, total_steps)
+
+
+@settings
 class Cosine(Schedule):
     """Half a cosine wave from the base rate down to ``final_factor`` times it (Loshchilov & Hutter, 2017)."""
 
@@ -103,6 +113,10 @@ class OneCycle(Schedule):
 
 
 def _half_wave(start: float, end: float, step: float, steps: float) -> float:
-    """From ``start`` at step 0 to ``end`` at step ``steps`` and after; a phase without length stays at its start."""
-    progress = min(step / steps, 1.0) if steps > 0 else 0.0
-    return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
+    """From ``start`` at step 0 to ``end`` at step ``steps`` and after."""
+    return end + (start - end) * (1 + math.cos(math.pi * _progress(step, steps))) / 2
+
+
+def _progress(step: float, steps: float) -> float:
+    """From 0 at step 0 to 1 at step ``steps`` and after; a phase without length stays at its start."""
+    return min(step / steps, 1.0) if steps > 0 else 0.0
