@@ -45,6 +45,7 @@ bench-sweeps: $(INSTALLED) ## whole sweeps by both launchers; fails when a bar i
 # A bar that is missed is in the table: the others are measured all the same.
 performance: $(INSTALLED) ## measure all that docs/performance.md tells, and write it there: an hour of an idle machine
 	-.venv/bin/python benchmarks/bench.py --all
+	-.venv/bin/python benchmarks/members.py
 	.venv/bin/python benchmarks/step_profile.py
 	.venv/bin/python benchmarks/curves.py
 	.venv/bin/python benchmarks/page.py

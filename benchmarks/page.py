@@ -4,6 +4,7 @@ A table stands between ``<!-- NAME -->`` and ``<!-- end -->``; what was not meas
 """
 
 import re
+import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -133,6 +134,19 @@ def profiles(record: dict[str, Any]) -> str:
     return _markdown(["µs a step", *header], rows)
 
 
+def members(record: dict[str, Any]) -> str:
+    """Processor time of a member-step, and the bar of the compiled population."""
+    rows = [
+        [
+            f"({each['key']}), {each['members']} members",
+            *(f"{statistics.median(each[name]):,.0f}" for name in ("bare", "eager", "compiled")),
+            f"{each['ratio']:.3f}, at most {each['bar']:.2f}",
+        ]
+        for each in record["members"]
+    ]
+    return _markdown(["µs of one thread", "bare loop", "population", "population compiled", "compiled over bare"], rows)
+
+
 def members_on_gpu(record: dict[str, Any]) -> str:
     """Milliseconds of the steps of many members of (a) and of one, and the bar."""
     measured = record["members_on_gpu"]
@@ -148,6 +162,7 @@ def members_on_gpu(record: dict[str, Any]) -> str:
 _TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     EPOCHS["cpu"]: epochs,
     EPOCHS["cuda"]: epochs_on_gpu,
+    "members": members,
     "members_on_gpu": members_on_gpu,
     "commands": commands,
     "curves": curves,
