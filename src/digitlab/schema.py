@@ -6,6 +6,7 @@ schema: ``digitlab.config`` turns what these refuse into one line that names the
 """
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import is_dataclass
 from types import NoneType, UnionType
@@ -101,13 +102,24 @@ def settings(cls: type[T]) -> type[T]:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """`` (did you mean `lenet`?)`` for ``lenett`` or ``LeNet``, or nothing where no name is near."""
+    """`` (did you mean `lenet`?)`` for ``lenett`` or ``LeNet``, or nothing where no name is near.
+
+    The same words in another order are the nearest.
+    """
     names = list(names)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    close = [each for each in names if _words(each) == _words(name)] or _close(name, names)
     if not close:
         folded = {each.casefold(): each for each in names}
-        close = [folded[each] for each in difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)]
+        close = [folded[each] for each in _close(name.casefold(), folded)]
     return f" (did you mean `{close[0]}`?)" if close else ""
+
+
+def _words(name: str) -> list[str]:
+    return sorted(re.findall(r"[^\W_]+", name))
+
+
+def _close(name: str, names: Iterable[str]) -> list[str]:
+    return difflib.get_close_matches(name, names, n=1, cutoff=0.6)
 
 
 def unknown(key: str, value: object, names: Iterable[str], *, under: str = "", where: str = "") -> ConfigError:
