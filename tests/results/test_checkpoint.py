@@ -149,11 +149,17 @@ def test_where_none_is_good_the_last_is_named(two_saves):
         newest_good(two_saves, like=HERE)
 
 
-def test_a_run_can_not_go_on_from_weights_alone(two_saves):
+def test_what_an_older_version_wrote_is_told_to_be_that_and_with_it_moved_away_the_run_begins_anew(two_saves, one_line):
     for path in (two_saves.last, two_saves.previous):
         write_checkpoint(path, {"state_dict": {}, "hyper_parameters": HERE})
-    with pytest.raises(RunError, match="another version wrote it"):
+    with pytest.raises(RunError, match="an older version wrote it") as caught:
         newest_good(two_saves, like=HERE)
+    assert one_line(str(caught.value))
+    folder = two_saves.last.parent
+    assert f"{two_saves.last}: " in str(caught.value)
+    assert f"with {folder} moved away, the run begins anew" in str(caught.value)
+    folder.rename(folder.with_name("old"))
+    assert newest_good(two_saves, like=HERE) is None
 
 
 def test_a_checkpoint_of_another_model_says_what_differs(two_saves):

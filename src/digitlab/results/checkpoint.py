@@ -88,7 +88,11 @@ def newest_good(run: RunFolder, *, like: Mapping[str, Any]) -> dict[str, Any] | 
 
 def _require_like(path: Path, checkpoint: dict[str, Any], like: Mapping[str, Any]) -> None:
     if "events" not in checkpoint:
-        raise RunError(f"{path}: holds weights but not where its run stood: another version wrote it")
+        # How far the files of events reached, to be cut there: the last thing that checkpoints came to hold.
+        raise RunError(
+            f"{path}: an older version wrote it, without the sizes of the event files: it can be evaluated, not "
+            f"gone on from; with {path.parent} moved away, the run begins anew"
+        )
     found = checkpoint.get("hyper_parameters")
     for name, value in like.items():
         other = found.get(name) if isinstance(found, dict) else None
