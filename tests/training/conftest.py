@@ -76,14 +76,18 @@ def difference(one: Any, other: Any, path: str = "") -> str | None:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Callable[..., Finished]:
-    """``run("model=lenet", ...)`` trains on 1,000 images of MNIST, in ``tmp_path/name`` (by default a new folder)."""
+    """``run("model=lenet", ...)`` trains on 1,000 images of MNIST, in ``tmp_path/name`` (by default a new folder).
 
-    def finish(*overrides: str, name: str | None = None, resume: bool = False) -> Finished:
+    With ``typed=False`` the settings are those of a file, not of a command line.
+    """
+
+    def finish(*overrides: str, name: str | None = None, resume: bool = False, typed: bool = True) -> Finished:
         folder = tmp_path / (name or f"run{len(list(tmp_path.iterdir()))}")
         small = [
             override for override in SMALL if not (override.startswith("model.") and "model=" in "".join(overrides))
         ]
-        return Finished(train(compose([*small, *overrides]), folder=folder, overrides=overrides, resume=resume))
+        config = compose([*small, *overrides])
+        return Finished(train(config, folder=folder, overrides=overrides if typed else [], resume=resume))
 
     return finish
 

@@ -42,6 +42,26 @@ def test_only_a_typed_validation_monitor_needs_validation(typed):
         assert Experiment.from_config(config, typed=typed).monitor.metric == "train/loss"
 
 
+@pytest.mark.parametrize(
+    ("typed", "key"),
+    [
+        ("early_stopping.patience=3", "early_stopping.patience"),
+        ("early_stopping={patience:3,unit:epochs,min_delta:0}", "early_stopping"),
+        ("early_stopping=null", None),
+    ],
+)
+def test_early_stopping_that_was_typed_needs_validation(typed, key):
+    overrides = ["data.val_size=0", typed]
+    config = compose(overrides)
+    assert Experiment.from_config(config, typed=overrides[:1]).early_stopping is None
+    if key is None:
+        assert Experiment.from_config(config, typed=overrides).early_stopping is None
+    else:
+        with pytest.raises(ConfigError, match=r"needs a validation set, and data\.val_size is 0$") as caught:
+            Experiment.from_config(config, typed=overrides)
+        assert caught.value.key == key
+
+
 def test_a_configuration_without_a_part_is_refused():
     config = compose(["~ema"])
     with pytest.raises(ConfigError, match=r"^ema=null: must be given$"):

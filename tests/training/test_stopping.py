@@ -83,7 +83,8 @@ def test_without_a_test_the_metrics_are_those_of_the_best(run):
 
 
 def test_without_validation_the_last_is_the_best_and_nothing_stops_early(run):
-    finished = run("data.val_size=0", "optimizer=sgd", "optimizer.lr=1e-9", stopping(1), "trainer.max_epochs=4")
+    settings = ("data.val_size=0", "optimizer=sgd", "optimizer.lr=1e-9", stopping(1), "trainer.max_epochs=4")
+    finished = run(*settings, typed=False)
     assert finished.result["epochs"] == finished.result["best_epoch"] == 4
     assert finished.outcome.monitored == float(finished.rows()[-1]["train/accuracy"])
     weights = [finished.checkpoint(which)["state_dict"] for which in ("best", "last")]

@@ -124,7 +124,7 @@ class Experiment:
             _settings(Monitor, nodes["monitor"], "monitor"),
             None if stopping is None else _early_stopping(stopping),
             without_validation=data.val_size == 0,
-            typed=any(override.startswith("monitor.metric=") for override in typed),
+            typed=typed,
         )
         return cls(
             switches=switches,
@@ -230,7 +230,7 @@ def _check_device(trainer: TrainerSettings, typed: Sequence[str]) -> None:
 
 
 def _selection(
-    monitor: Monitor, early_stopping: EarlyStopping | None, *, without_validation: bool, typed: bool
+    monitor: Monitor, early_stopping: EarlyStopping | None, *, without_validation: bool, typed: Sequence[str]
 ) -> tuple[Monitor, EarlyStopping | None]:
     if monitor.metric not in MONITORS:
         allowed = f"must be one of {', '.join(MONITORS)}{nearest(monitor.metric, MONITORS)}"
@@ -240,8 +240,12 @@ def _selection(
         raise ConfigError("monitor.mode", monitor.mode, f"must be {mode} for monitor.metric={monitor.metric}")
     if not without_validation:
         return monitor, early_stopping
+    # What conf/ sets is for runs with validation and left out here; what was typed is meant.
+    for override in typed:
+        key, _, value = override.lstrip("+").partition("=")
+        stops = key.partition(".")[0] == "early_stopping" and early_stopping is not None
+        if stops or (key == "monitor.metric" and monitor.metric.startswith("val/")):
+            raise ConfigError(key, value, "needs a validation set, and data.val_size is 0")
     if monitor.metric.startswith("val/"):
-        if typed:
-            raise ConfigError("monitor.metric", monitor.metric, "needs a validation set, and data.val_size is 0")
         monitor = Monitor(metric=monitor.metric.replace("val/", "train/"), mode=monitor.mode)
     return monitor, None
