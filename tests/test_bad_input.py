@@ -52,6 +52,10 @@ REFUSED = """
     model.hidden=64                                     model.hidden
     model.hidden=[64,abc]                               model.hidden
     model.hidden=null                                   model.hidden
+    model.hidden=[64,1000000000]                        model.hidden
+    model.hidden=[1000000000000,1000000000000]          model.hidden
+    model=cnn model.width=1000000000                    model.width
+    model=fast_cnn model.widths=[8,1000000000,8]        model.widths
     model.dropout=1.5                                   model.dropout
     model.dropout=-0.1                                  model.dropout
     model.dropout=true                                  model.dropout

@@ -62,6 +62,12 @@ def test_early_stopping_that_was_typed_needs_validation(typed, key):
         assert caught.value.key == key
 
 
+def test_a_network_that_no_memory_holds_is_refused_with_what_it_would_take():
+    needs = r"^model\.hidden=\[1000000000\]: weights and gradients would take 6,360\.0 GB, and this machine has"
+    with pytest.raises(ConfigError, match=needs):
+        Experiment.from_config(compose(["model.hidden=[1000000000]"]))
+
+
 def test_a_configuration_without_a_part_is_refused():
     config = compose(["~ema"])
     with pytest.raises(ConfigError, match=r"^ema=null: must be given$"):

@@ -35,17 +35,21 @@ def git_commit() -> str | None:
 
 def hardware(device: torch.device) -> dict[str, str | int]:
     """The processor, its cores that this process may use, memory in GiB, and the device trained on."""
-    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     facts: dict[str, str | int] = {
         "cpu": _cpu_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         "threads": torch.get_num_threads(),
-        "memory_gib": round(memory_bytes / 2**30),
+        "memory_gib": round(memory_bytes() / 2**30),
         "device": device.type,
     }
     if device.type == "cuda":
         facts["gpu"] = torch.cuda.get_device_name(device)
     return facts
+
+
+def memory_bytes() -> int:
+    """The memory that this machine has, used or free."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _cpu_name() -> str:

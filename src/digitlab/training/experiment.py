@@ -18,6 +18,7 @@ from digitlab.config import build, direction, plain, unresolved
 from digitlab.data.augment import Augmentation, Compose
 from digitlab.data.module import ImageData
 from digitlab.overrides import typed_overrides
+from digitlab.results.environment import memory_bytes
 from digitlab.schema import ConfigError, NonNegativeInt, nearest, refusal, settings, unknown
 from digitlab.training.losses import Loss
 from digitlab.training.metrics import NAMES
@@ -193,11 +194,7 @@ def _check_data(data: ImageData) -> None:
 
 def _check_network(nodes: dict[str, dict[str, Any]], data: ImageData, *, processes: int) -> None:
     """Build the network without memory for its weights, and the optimiser over it."""
-    with torch.device("meta"):
-        network = build(
-            nodes["model"], "model", nn.Module,
-            image_shape=data.source.image_shape, classes=len(data.source.class_names),
-        )  # fmt: skip
+    network = _network(nodes["model"], data)
     optimizer = build(nodes["optimizer"], "optimizer", Optimizer)
     try:
         optimizer.groups(network)
@@ -208,6 +205,31 @@ def _check_network(nodes: dict[str, dict[str, Any]], data: ImageData, *, process
     if data.batch_size < smallest and any(isinstance(layer, norms) for layer in network.modules()):
         allowed = f"must be {smallest} or more: batch norm needs two images in each process"
         raise ConfigError("data.batch_size", data.batch_size, allowed)
+
+
+def _network(node: dict[str, Any], data: ImageData) -> nn.Module:
+    """The network without memory for its weights; refused where it would need more than this machine has."""
+    source = data.source
+    try:
+        with torch.device("meta"):
+            network = build(node, "model", nn.Module, image_shape=source.image_shape, classes=len(source.class_names))
+    except ConfigError as error:
+        # Of a size in bytes, or of one number: torch has no class of its own for it.
+        if "overflow" not in str(error.__cause__).lower():
+            raise
+        raise _too_large(node, "more bytes than 64 bits can count") from error
+    needed = 2 * sum(parameter.nbytes for parameter in network.parameters())
+    if needed > memory_bytes():
+        raise _too_large(node, f"{needed / 1e9:,.1f} GB, and this machine has {memory_bytes() / 1e9:.1f} GB")
+    return network
+
+
+def _too_large(node: dict[str, Any], taken: str) -> ConfigError:
+    """The refusal of a network by the setting with its largest number."""
+    numbers = {name: value if isinstance(value, list) else [value] for name, value in node.items()}
+    largest = {name: max((each for each in own if type(each) is int), default=0) for name, own in numbers.items()}
+    name = max(largest, key=largest.__getitem__)
+    return ConfigError(f"model.{name}", node[name], f"weights and gradients would take {taken}")
 
 
 def _check_device(trainer: TrainerSettings, typed: Sequence[str]) -> None:
