@@ -5,11 +5,16 @@ import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from digitlab.data.chunks import Position
+from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
 from digitlab.results.loading import load
+from digitlab.sweeps.population.member import Member
+from digitlab.training.metrics import Counts
 
 _SWEEP = (
     "-m", "trainer=cpu", "model.hidden=[8]", "data.train_size=300", "data.val_size=100", "data.batch_size=50",
@@ -95,6 +100,30 @@ def test_a_bad_job_and_a_diverging_member_fail_alone(train_py: Command, tmp_path
     assert [result["status"] for result in results] == ["finished", "failed", "failed", "finished"]
     assert "the loss is" in results[1]["error"]
     assert "optimizer.lr=-1" in results[2]["error"]
+
+
+def test_runs_that_their_population_was_lost_to_tell_what_they_had_done_and_go_on(
+    train_py: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    validated = Member.validated
+
+    def broken(member: Member, counts: Counts, position: Position, *arguments: Any, last: bool) -> None:
+        if position.epoch == 1:
+            raise ValueError("nobody expected that")
+        validated(member, counts, position, *arguments, last=last)
+
+    command = (*_SWEEP, "seed=0,1", f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    with monkeypatch.context() as patch:
+        patch.setattr(Member, "validated", broken)
+        assert train_py(*command).returncode == 1
+    runs = [run for _, run in sorted(_runs(tmp_path / "sweep").items())]
+    for seed, run in enumerate(runs):
+        result = run.read_result()
+        assert (result["status"], result["error"]) == ("failed", "ValueError: nobody expected that")
+        assert (result["epochs"], result["best_epoch"], result["seed"]) == (1, 1, seed)
+        assert result["metrics"] == read_checkpoint(run.best)["metrics"]
+    assert train_py(*command).returncode == 0
+    assert [run.read_result()["epochs"] for run in runs] == [2, 2]
 
 
 @pytest.mark.parametrize("most", ["0", "many", "1.5", "true"])

@@ -16,6 +16,7 @@ from digitlab.figures.events import send_epoch, send_samples, send_test, send_we
 from digitlab.results.checkpoint import read_checkpoint, write_checkpoint
 from digitlab.results.folder import RunFolder
 from digitlab.results.writer import RunWriter, Status
+from digitlab.schema import RunError
 from digitlab.sweeps.halving import Setting, setting_of
 from digitlab.sweeps.resume import UNREADABLE
 from digitlab.training.assembly import (
@@ -206,12 +207,19 @@ class Member:
         self.save(position, state, best=False)
         self._close("stopped", error)
 
-    def abandon(self) -> None:
-        """Close the files of the run where the population can't go on: what it was saved as stands."""
-        if self.record.writer is not None:
-            # Why it ends is told by what ended it.
-            with suppress(OSError, MemoryError):
-                self.record.writer.close()
+    def abandon(self, error: Exception | None) -> None:
+        """Close the files of the run where ``error`` met its population: it failed, and what was saved stands.
+
+        Without an error it goes on in another population.
+        """
+        if self.record.writer is None:
+            return
+        # Why it ends is told by what ended it, which may have been a full disk.
+        with suppress(OSError, MemoryError, RunError):
+            if error is not None:
+                self._close("failed", error)
+        with suppress(OSError, MemoryError):
+            self.record.writer.close()
 
     def fail(self, error: Exception) -> None:
         self._leave()

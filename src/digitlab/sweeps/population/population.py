@@ -71,11 +71,10 @@ class Population:
             if self.members and self.stop_signal.received is not None:
                 self._stop(self.stop_signal.received)
 
-    def abandon(self) -> dict[int, float | Exception | None]:
-        """Close the files of the members under way; what each member has come to, by the number of its job."""
+    def abandon(self, error: Exception | None) -> None:
+        """Close the files of the members under way, which ``error`` has ended; without one they go on in others."""
         for member in self._active():
-            member.abandon()
-        return {member.job.number: member.outcome for member in self.all_members}
+            member.abandon(error)
 
     def _form(self, kept: Tensor | None = None) -> None:
         """Stack the members that are there; ``kept`` says which of the former ones they are."""

@@ -91,9 +91,13 @@ def _train_once(jobs: Sequence[Job]) -> list[tuple[Job, Exception | None]]:
         where = ": the runs under way are saved; the same command goes on with them"
         raise Interrupted(stop.number, where) from None
     except Exception as error:
-        ended = {} if population is None else population.abandon()
+        members = [] if population is None else population.all_members
+        ended = {member.job.number: member.outcome for member in members}
         left = [job for job in jobs if ended.get(job.number) is None]
-        if out_of_memory(error) and len(left) > 1:
+        too_large = out_of_memory(error) and len(left) > 1
+        if population is not None:
+            population.abandon(None if too_large else error)
+        if too_large:
             done = [(job, _error(ended[job.number], None)) for job in jobs if ended.get(job.number) is not None]
             raise _TooLargeError(done, left, begun=population is not None and population.begun) from error
         return [(job, _error(ended.get(job.number), error)) for job in jobs]
