@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from digitlab.data.chunks import Position
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
+from digitlab.schema import RunError
 from digitlab.sweeps.population.member import Member
 
 _COMMON = ("model=mlp", "model.hidden=[8]", "optimizer=sgd", "trainer.max_epochs=4", "sweep.halving=true")
@@ -101,3 +103,36 @@ def test_killed_while_it_is_halved_a_population_goes_on_to_the_same_bits(
                 together(*_JOBS, common=_COMMON, resume=number > 0)
     together(*_JOBS, common=_COMMON, resume=True)
     assert [remains(folder) for folder in folders] == whole
+
+
+def test_a_member_that_failed_counts_while_it_is_tried_again(
+    together: Together,
+    remains: Callable[[Path], dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    # Of the best setting the last one fails in its second epoch: that setting leaves, its other seed with it.
+    jobs, common = _JOBS[:1:-1], (*_COMMON, "trainer.max_epochs=5", "sweep.halving_epochs=[4]")
+    end_epoch, killed = Member.end_epoch, False
+
+    def failing(member: Member, position: Position, *, epoch_over: bool) -> None:
+        if killed and position.epoch == 3:
+            raise SystemExit
+        if member.job.number == len(jobs) - 1 and position.epoch == 1:
+            member.fail(RunError("it could not go on"))
+        else:
+            end_epoch(member, position, epoch_over=epoch_over)
+
+    monkeypatch.setattr(Member, "end_epoch", failing)
+    *folders, failed = [member.job.folder for member in together(*jobs, common=common)]
+    whole = [remains(folder.path) for folder in folders]
+    assert folders[-1].read_result()["halved_after_epoch"] == 4
+    (tmp_path / "together").rename(tmp_path / "whole")
+    killed = True
+    with pytest.raises(SystemExit):
+        together(*jobs, common=common)
+    killed = False
+    # So it is when the next attempt begins, in another process, say.
+    failed.result.unlink()
+    together(*jobs[:-1], common=common, resume=True)
+    assert [remains(folder.path) for folder in folders] == whole

@@ -18,6 +18,7 @@ from digitlab.results.folder import RunFolder
 from digitlab.results.writer import RunWriter, Status
 from digitlab.schema import RunError
 from digitlab.sweeps.halving import Setting, setting_of
+from digitlab.sweeps.population.company import Company
 from digitlab.sweeps.resume import UNREADABLE
 from digitlab.training.assembly import (
     initial_classifier,
@@ -91,8 +92,8 @@ class Member:
     ``halved_after_epoch`` is set where halving ends it.
     """
 
-    def __init__(self, job: Job, data: ImageData, *, steps_per_epoch: int, together: Sequence[str]) -> None:
-        self.job, self.data, self._together = job, data, list(together)
+    def __init__(self, job: Job, data: ImageData, *, steps_per_epoch: int, company: Company) -> None:
+        self.job, self.data, self._company = job, data, company
         self.classifier = initial_classifier(job.experiment, data)
         set_length(self.classifier, job.experiment, steps_per_epoch)
         checkpoint = job.checkpoint
@@ -197,7 +198,7 @@ class Member:
         optimizer_state = {"state": state(), "param_groups": groups}
         counts = [self.classifier.train_counts]
         content = snapshot(self.classifier, optimizer_state, self.record, train_counts=counts)
-        content["together"] = self._together
+        content |= self._company.saved()
         if self.halved_after_epoch is not None:
             content["halved_after_epoch"] = self.halved_after_epoch
         self.writer.checkpoint(content, best=best)
@@ -223,6 +224,7 @@ class Member:
 
     def fail(self, error: Exception) -> None:
         self._leave()
+        self._company.lost[self.job.folder.path.name] = list(setting_of(self.job.overrides))
         self.outcome = error
         self._close("failed", error)
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from digitlab.data.chunks import Chunk, ChunkLoader
 from digitlab.figures.events import samples
-from digitlab.results.folder import RunFolder
-from digitlab.sweeps.halving import Setting, default_epochs, ended_value, leaving, setting_of
+from digitlab.sweeps.halving import default_epochs, leaving, setting_of
+from digitlab.sweeps.population.company import Company
 from digitlab.sweeps.population.learner import Learner
 from digitlab.sweeps.population.member import Job, Member
 from digitlab.training.assembly import chunk_plan, read_data
@@ -41,9 +41,9 @@ class Population:
         self.data = read_data(self.experiment)
         self.data.to(device)
         self.steps_per_epoch = chunk_plan(self.experiment).steps_per_epoch(len(self.data.train_indices))
-        self._together = jobs[0].together or tuple(job.folder.path.name for job in jobs)
+        self._company = Company.of([job.folder.path.name for job in jobs], [job.checkpoint or {} for job in jobs])
         self.members = [
-            Member(job, self.data, steps_per_epoch=self.steps_per_epoch, together=self._together) for job in jobs
+            Member(job, self.data, steps_per_epoch=self.steps_per_epoch, company=self._company) for job in jobs
         ]
         for member in self.members:
             member.classifier.to(device)
@@ -138,7 +138,7 @@ class Population:
     def _threads(self) -> AbstractContextManager[None]:
         # By the members that it began with: fewer would add up in another order on fewer threads, and one that goes on
         # does not know which of those who have left since were still there in this epoch.
-        flops = self._learner.flops * self.experiment.data.batch_size * len(self._together)
+        flops = self._learner.flops * self.experiment.data.batch_size * len(self._company.together)
         return threads(worthwhile_threads(flops))
 
     @property
@@ -257,15 +257,9 @@ class Population:
 
     def _halve(self, epoch: int) -> None:
         """Have the members of the worse half of the settings end after ``epoch``; a setting that failed is worst."""
-        own = {member.job.folder.path.name: member for member in self.all_members}
+        present = {member.job.folder.path.name: member.standing for member in self.all_members}
         path, worst = self.members[0].job.folder.path.parent, self.experiment.monitor.worst
-        values: dict[Setting, list[float]] = {}
-        # In the order of the population that began: in one that goes on, those that have ended are not members.
-        for name in self._together:
-            member = own.get(name)
-            ended = ended_value(RunFolder(path / name), epoch, worst) if member is None else member.standing
-            if ended is not None:
-                values.setdefault(ended[0], []).append(ended[1])
+        values = self._company.standings(path, present, epoch=epoch, worst=worst)
         going_on = [member for member in self._active() if not member.is_over(self.position)]
         settings = {setting_of(member.job.overrides) for member in going_on}
         worse = leaving({key: own for key, own in values.items() if key in settings}, self.experiment.monitor.mode)
