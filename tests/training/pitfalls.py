@@ -1,10 +1,13 @@
-"""Parts of a user's own that go wrong at a chosen mini-batch, and one that looks at what is left then."""
+"""Parts of a user's own: one that goes wrong at a chosen mini-batch, one that looks at what is left then, an heir."""
 
 from typing import ClassVar
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
+
+from digitlab.schema import settings
+from digitlab.training.optimizers import SGD
 
 
 class Cliff(nn.Module):
@@ -30,6 +33,11 @@ class Cliff(nn.Module):
                 # The slope of the root is infinite at 0.
                 logits = logits + (nothing.sqrt() if self.height is None else nothing * self.height)
         return logits
+
+
+@settings
+class OwnSGD(SGD):
+    """What might do anything in its updates, although it does not."""
 
 
 class Survivor(Callback):

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,8 @@ RUNS = (
     "model=mlp_dropout optimizer=adamw optimizer.weight_decay=0.01 scheduler=one_cycle ema.decay=0.99",
     "model=lenet optimizer=rmsprop loss=mse augment=shift data.train_size=180",
     "model=cnn optimizer=adagrad scheduler=steps trainer.gradient_clip_norm=0.5 augment=mixup data.train_size=180",
+    "optimizer=muon optimizer.weight_decay=0.1 optimizer.sgd_weight_decay=0.01 optimizer.bias_lr=0.3 scheduler=cosine",
+    "model=fast_cnn model.widths=[4,8] optimizer=muon optimizer.unit_filters=true ema.decay=0.9 data.train_size=180",
 )
 
 
@@ -60,6 +63,25 @@ def test_a_wrong_number_within_a_call_stops_the_run_at_its_own_step(run, uncompi
 
     assert error("compile=true") == error()
     assert uncompiled
+
+
+@pytest.mark.parametrize("flags", [("compile=false", "compile=true"), ("compile=true", "compile=false")])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_what_was_begun_one_way_goes_on_the_other(run, uncompiled, optimizer, flags):
+    overrides = (*FLOAT64, f"optimizer={optimizer}")
+    run(*overrides, "trainer.max_epochs=1", flags[0], name="parts")
+    assert largest_difference(run(*overrides, flags[1], name="parts", resume=True), run(*overrides)) <= 1e-8
+    assert uncompiled
+
+
+def test_an_optimiser_of_ones_own_is_not_compiled(run, uncompiled, caplog, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.setenv("DIGITLAB_ALLOW", "pitfalls")
+    with caplog.at_level(logging.WARNING):
+        run("optimizer=sgd", "optimizer._target_=pitfalls.OwnSGD", "compile=true", "trainer.max_epochs=1")
+    assert not uncompiled
+    warnings = [record.message for record in caplog.records]
+    assert warnings == ["compile: OwnSGD has no compiled form; training without"]
 
 
 def test_layers_that_something_watches_are_not_compiled(run, uncompiled, caplog):

@@ -1,9 +1,8 @@
 """Muon: orthogonal updates for filters and matrices, torch's own steps for the rest."""
 
-import logging
-
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from digitlab.models import CNN, MLP, FastCNN, Linear
@@ -41,6 +40,14 @@ def test_each_iteration_comes_nearer():
 
 def test_nothing_to_go_by_is_no_update():
     assert torch.equal(orthogonalised(torch.zeros(3, 5), iterations=5), torch.zeros(3, 5))
+
+
+@pytest.mark.parametrize("shape", [(8, 20), (20, 8)], ids=str)
+def test_several_matrices_are_each_orthogonalised_by_themselves(shape):
+    sizes = torch.tensor([1e-3, 1, 1e3], dtype=torch.float64).view(3, 1, 1)
+    several = sizes * torch.randn(3, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = torch.stack([orthogonalised(matrix, iterations=5) for matrix in several])
+    torch.testing.assert_close(orthogonalised(several, iterations=5), expected, rtol=0, atol=1e-12)
 
 
 def learn(network, optimizer, *, steps=3):
@@ -118,13 +125,20 @@ def test_unit_filters_have_a_norm_of_one_on_average_before_each_update():
             assert float(weight.square().flatten(1).sum(1).mean()) == pytest.approx(1), name
 
 
+def test_a_weight_of_zeros_has_no_norm_to_rescale_and_learns_all_the_same():
+    network = mlp()
+    nn.init.zeros_(network.hidden[0].weight)
+    learnt = learn(network, Muon(lr=0.1, unit_filters=True).build(network))
+    assert learnt["hidden.0.weight"].isfinite().all()
+    assert learnt["hidden.0.weight"].any()
+
+
+@pytest.mark.parametrize("iterations", [0, 21])
+def test_none_or_too_many_iterations_are_refused(iterations):
+    with pytest.raises(ValidationError, match="iterations"):
+        Muon(lr=0.1, iterations=iterations)
+
+
 def test_layers_that_are_not_there_are_refused():
     with pytest.raises(ConfigError, match=r"sgd_layers=head: must match a layer of hidden\.0, hidden\.2, output"):
         Muon(lr=0.1, sgd_layers=["head"]).build(mlp())
-
-
-def test_compile_steps_aside_with_one_warning(run, uncompiled, caplog):
-    with caplog.at_level(logging.WARNING):
-        run("optimizer=muon", "compile=true", "trainer.max_epochs=1")
-    assert not uncompiled
-    assert [record.message for record in caplog.records] == ["compile: Muon has no compiled form; training without"]

@@ -1,4 +1,4 @@
-"""Update rules against ``torch.optim``: alone, stacked, and with their state handed over."""
+"""Update rules against the optimisers of solo runs: alone, stacked, and with their state handed over."""
 
 import copy
 
@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from digitlab.training.rules import RULES, State, from_optimizer_state, init_state, to_optimizer_state
+from digitlab.training.muon import Muon
+from digitlab.training.rule_state import State, from_optimizer_state, init_state, to_optimizer_state
+from digitlab.training.rules import RULES
 
 MEMBERS, UPDATES = 3, 50
 TORCH = {
@@ -15,6 +17,7 @@ TORCH = {
     "adamw": torch.optim.AdamW,
     "rmsprop": torch.optim.RMSprop,
     "adagrad": torch.optim.Adagrad,
+    "muon": Muon,
 }
 CASES = [
     ("sgd", {"lr": 0.1}),
@@ -31,6 +34,9 @@ CASES = [
     ("rmsprop", {"lr": 0.001, "weight_decay": 0.01, "momentum": 0.9}),
     ("adagrad", {"lr": 0.1}),
     ("adagrad", {"lr": 0.1, "weight_decay": 0.01, "eps": 1e-6}),
+    ("muon", {"lr": 0.05, "momentum": 0.0}),
+    ("muon", {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.01}),
+    ("muon", {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.01, "unit_filters": True}),
 ]
 each_case = pytest.mark.parametrize(("rule", "options"), CASES)
 
@@ -50,16 +56,27 @@ def gradients(net: nn.Module, update: int) -> list[Tensor]:
     return list(torch.autograd.grad(nn.functional.cross_entropy(net(inputs), labels), list(net.parameters())))
 
 
-def decays(net: nn.Module, weight_decay: float | Tensor) -> list[float | Tensor]:
-    return [weight_decay if name.endswith("weight") else 0.0 for name, _ in net.named_parameters()]
+def of_each(rule: str, net: nn.Module, options: dict) -> dict[str, list]:
+    """What parameters have of their own: biases are not decayed, Muon orthogonalises the first weight alone."""
+    names = [name for name, _ in net.named_parameters()]
+    decay = options.get("weight_decay", 0.0)
+    own = {"weight_decay": [decay if name.endswith("weight") else 0.0 for name in names]}
+    if rule == "muon":
+        alike = {"momentum": options["momentum"], "unit_filters": options.get("unit_filters", False)}
+        own |= {name: [value] * len(names) for name, value in alike.items()}
+        own["iterations"] = [5 if name == "0.weight" else 0 for name in names]
+        own["lr_factor"] = [1.0 if name == "0.weight" else 0.5 for name in names]
+    return own
 
 
-def torch_optimizer(rule: str, net: nn.Module, *, weight_decay: float = 0.0, **options) -> torch.optim.Optimizer:
-    """One group a parameter, in the order of the network, as biases are not decayed."""
+def torch_optimizer(rule: str, net: nn.Module, **options) -> torch.optim.Optimizer:
+    """One group a parameter, in the order of the network."""
+    own = of_each(rule, net, options)
     groups = [
-        {"params": [p], "weight_decay": w} for p, w in zip(net.parameters(), decays(net, weight_decay), strict=True)
+        {"params": [parameter]} | {name: values[place] for name, values in own.items()}
+        for place, parameter in enumerate(net.parameters())
     ]
-    return TORCH[rule](groups, **options)
+    return TORCH[rule](groups, **{name: value for name, value in options.items() if name not in own})
 
 
 def by_torch(optimizer: torch.optim.Optimizer, net: nn.Module, updates: range) -> None:
@@ -69,11 +86,11 @@ def by_torch(optimizer: torch.optim.Optimizer, net: nn.Module, updates: range) -
         optimizer.step()
 
 
-def by_rule(rule: str, net: nn.Module, state: State, updates: range, *, weight_decay=0.0, **options) -> None:
+def by_rule(rule: str, net: nn.Module, state: State, updates: range, **options) -> None:
     for update in updates:
         found = gradients(net, update)
         with torch.no_grad():
-            RULES[rule](list(net.parameters()), found, state, weight_decay=decays(net, weight_decay), **options)
+            RULES[rule](list(net.parameters()), found, state, **(options | of_each(rule, net, options)))
 
 
 def start(rule: str, net: nn.Module, options: dict) -> State:
@@ -120,9 +137,8 @@ def test_gradients_are_left_as_they_were(rule, options):
     net = network()
     found, state = gradients(net, 0), start(rule, net, options)
     before = copy.deepcopy(found)
-    decay = decays(net, options.get("weight_decay", 0.0))
     with torch.no_grad():
-        RULES[rule](list(net.parameters()), found, state, **(options | {"weight_decay": decay}))
+        RULES[rule](list(net.parameters()), found, state, **(options | of_each(rule, net, options)))
     assert all(torch.equal(f, b) for f, b in zip(found, before, strict=True))
 
 
@@ -152,12 +168,11 @@ def population_run(rule: str, members: list[dict]) -> tuple[list[nn.Module], Sta
     for net, own in zip(nets, zip(*(t.unbind() for t in stacked), strict=True), strict=True):
         for parameter, view in zip(net.parameters(), own, strict=True):
             parameter.data = view
-    decay = decays(nets[0], options.pop("weight_decay", 0.0))
     state = init_state(rule, stacked, momentum=options.get("momentum", 0.0))
     for update in range(UPDATES):
         each = [gradients(net, update) for net in nets]
         together = [torch.stack(tensors) for tensors in zip(*each, strict=True)]
-        RULES[rule](stacked, together, state, weight_decay=decay, **options)
+        RULES[rule](stacked, together, state, **(options | of_each(rule, nets[0], options)))
     return nets, state
 
 
@@ -170,7 +185,7 @@ def test_each_member_of_a_population_updates_as_torch_does_alone(rule, options):
         assert difference(net, solo_run(rule, member, seed=seed)) <= 1e-12
 
 
-@pytest.mark.parametrize("rule", ["sgd", "rmsprop"])
+@pytest.mark.parametrize("rule", ["sgd", "rmsprop", "muon"])
 def test_a_member_without_momentum_or_decay_may_stand_beside_one_with_both(rule):
     members = [
         {"lr": 0.01, "momentum": 0.0, "weight_decay": 0.0},

@@ -8,7 +8,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from digitlab.data.normalise import Normalise
 from digitlab.training.compiling import (
@@ -23,16 +22,13 @@ from digitlab.training.compiling import (
 from digitlab.training.device import on_device
 from digitlab.training.dropout import member_masks
 from digitlab.training.losses import Loss
-from digitlab.training.optimizers import Optimizer
-from digitlab.training.program import Fixed, Given, Kept, Program, Taken, flat
+from digitlab.training.optimizers import RULE_OF, Optimizer, of_each
+from digitlab.training.program import Fixed, Given, Kept, Program, Taken, flat, tensors_in
 from digitlab.training.replay import Recorder, Replay, ReplayError
-from digitlab.training.rules import RULE_OF, init_state
+from digitlab.training.rule_state import counts_steps, init_state
 
-# What a sweep is likely to vary comes with each call: its runs share one library.
-_NUMBERS = ("weight_decay", "momentum")
 # For compile=auto, on two cores: what a compiled update of a small network saves.
 _SAVED_SECONDS = 250e-6
-_NOT_OF_THE_RULE = ("lr", "decay_layers")
 
 
 class CompiledSteps:
@@ -75,21 +71,20 @@ class CompiledSteps:
             self._weigh(steps_ahead)
         if type(update) not in RULE_OF:
             raise CompilerError(f"{type(update).__name__} has no compiled form")
-        settings = {name: value for name, value in vars(update).items() if name not in _NOT_OF_THE_RULE}
-        numbers = {name: on_device(settings.pop(name), self._device) for name in _NUMBERS if settings.get(name)}
-        settings.pop("weight_decay", None)
-        groups = [(p, group["weight_decay"] > 0) for group in optimizer.param_groups for p in group["params"]]
+        groups = update.groups(network)
         names = {id(parameter): name for name, parameter in network.named_parameters()}
         self._program = Program(
             network=network, normalise=normalise, loss=loss, rule=RULE_OF[type(update)],
-            names=[names[id(parameter)] for parameter, _ in groups], decayed=[decayed for _, decayed in groups],
-            settings=settings, autocast_dtype=autocast_dtype, gradient_clip_norm=gradient_clip_norm,
+            names=[names[id(parameter)] for group in groups for parameter in group["params"]],
+            group_of=[number for number, group in enumerate(groups) for _ in group["params"]],
+            autocast_dtype=autocast_dtype, gradient_clip_norm=gradient_clip_norm,
         )  # fmt: skip
         self._optimizer, self._network, self._average = optimizer, network, average
         self._update = update
         self._kept = self._share()
-        self._trees = (self._kept, Fixed(numbers, normalise.scale, normalise.shift))
-        self._state = pytree.tree_leaves(self._trees)
+        settings = [of_each(group) for group in groups]
+        self._trees = (self._kept, Fixed.of(update.shared, settings, normalise.scale, normalise.shift))
+        self._state = tensors_in(self._trees)
         self._flops = flops
         self._call: Compiled | None = None
 
@@ -181,7 +176,7 @@ class CompiledSteps:
             own = self._optimizer.state[parameter]
             for name, tensors in state.entries.items():
                 tensors[place] = own.setdefault(name, tensors[place])
-            if self._program.rule != "sgd":  # torch's SGD counts no steps
+            if counts_steps(self._program.rule):
                 own.setdefault("step", torch.zeros((), dtype=torch.float32, device=self._device))
         averages: dict[str, Tensor] = {} if self._average is None else dict(self._average.named_parameters())
         return Kept(

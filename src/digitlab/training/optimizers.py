@@ -1,12 +1,11 @@
 """Optimisers of the solo run: each a typed schema that builds the ``torch.optim`` class of the same name.
 
 ``training.rules`` holds the same updates as pure functions, for populations and compiled steps; torch's are their
-oracle. Muon alone builds a class of our own and has no such function, as it does not do the same to every weight.
-Biases and the weights of norms are never decayed.
+oracle. Muon alone builds a class of our own. Biases and the weights of norms are never decayed.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field
 from fnmatch import fnmatchcase
 from typing import Annotated, Any
@@ -15,14 +14,20 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from digitlab.schema import ConfigError, NonNegativeFloat, PositiveFloat, PositiveInt, Rate, settings
+from digitlab.schema import ConfigError, NonNegativeFloat, PositiveFloat, Rate, settings
 from digitlab.training import muon
+from digitlab.training.rule_state import RuleName
 
 Betas = Annotated[list[Rate], Field(min_length=2, max_length=2)]
+# More would leave singular values where they are: about 1, where the iteration does not settle.
+Iterations = Annotated[int, Field(ge=1, le=20)]
 
 # torch's rules which exist as one fused kernel on every device, the CPU included.
 _FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.Adagrad)
 _FUSED_DEVICES = ("cpu", "cuda")
+
+# Settings that make the groups, or come with each update.
+_OF_GROUPS = ("lr", "weight_decay", "decay_layers")
 
 
 @settings
@@ -48,17 +53,20 @@ class Optimizer:
         return self._build(self.groups(network), **({"fused": True} if device in _FUSED_DEVICES else {}))
 
     def groups(self, network: nn.Module) -> list[dict[str, Any]]:
-        """The parameters of ``network`` as groups of a torch optimiser; raises as ``build`` does."""
-        decayed, plain = self.split(network)
-        pairs = (decayed, self.weight_decay), (plain, 0.0)
+        """The parameters of ``network`` as groups of a torch optimiser, in its order; raises as ``build`` does.
+
+        Beside its ``params`` each has what the rule takes of each parameter, under the same names in all groups.
+        """
+        decayed: list[nn.Parameter] = []
+        if self.weight_decay:
+            decayed = _weights(network, ["*"] if self.decay_layers is None else self.decay_layers, "decay_layers")
+        pairs = (decayed, self.weight_decay), (_without(network.parameters(), decayed), 0.0)
         return [{"params": parameters, "weight_decay": decay} for parameters, decay in pairs if parameters]
 
-    def split(self, network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """The parameters that are decayed, and the others; without weight decay all are others, in one group."""
-        if self.weight_decay == 0:
-            return [], list(network.parameters())
-        decayed = _weights(network, ["*"] if self.decay_layers is None else self.decay_layers, "decay_layers")
-        return decayed, _without(network.parameters(), decayed)
+    @property
+    def shared(self) -> dict[str, Any]:
+        """What the rule takes once for all parameters, beside the learning rate."""
+        return {name: value for name, value in vars(self).items() if name not in _OF_GROUPS}
 
 
 @settings
@@ -131,7 +139,7 @@ class Muon(Optimizer):
     """
 
     momentum: Rate = 0.95
-    iterations: PositiveInt = 5
+    iterations: Iterations = 5
     unit_filters: bool = False
     sgd_layers: list[str] = field(default_factory=lambda: ["output"])
     sgd_lr: PositiveFloat = 0.1
@@ -157,6 +165,10 @@ class Muon(Optimizer):
                     groups.append({"params": members, "weight_decay": weight_decay} | numbers)
         return groups
 
+    @property
+    def shared(self) -> dict[str, Any]:
+        return {}
+
     def _numbers(self, lr: float, momentum: float, iterations: int = 0) -> dict[str, Any]:
         """Of a group of ``muon.Muon``; those without ``iterations`` descend."""
         return {
@@ -166,6 +178,17 @@ class Muon(Optimizer):
 
     def _build(self, groups: list[dict[str, Any]], **fused: bool) -> torch.optim.Optimizer:
         return muon.Muon(groups, lr=self.lr)
+
+
+# One's own that is made of one of these has another update.
+RULE_OF: Mapping[type[Optimizer], RuleName] = {
+    SGD: "sgd", Adam: "adam", AdamW: "adamw", RMSprop: "rmsprop", Adagrad: "adagrad", Muon: "muon"
+}  # fmt: skip
+
+
+def of_each(group: Mapping[str, Any]) -> dict[str, Any]:
+    """What a group of parameters says of each of them."""
+    return {name: value for name, value in group.items() if name != "params"}
 
 
 def _weights(network: nn.Module, patterns: Sequence[str], key: str) -> list[nn.Parameter]:

@@ -15,15 +15,20 @@ from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
 from digitlab.training.compiling import FlatFunction
+from digitlab.training.device import on_device
 from digitlab.training.dropout import masked, masked_layers
 from digitlab.training.losses import Loss
-from digitlab.training.rules import CLIP_EPS, RULES, RuleName, State
+from digitlab.training.rule_state import RuleName, State
+from digitlab.training.rules import CLIP_EPS, RULES
+
+# What a sweep is likely to vary comes with each call: its runs share one library.
+VARIED = ("lr_factor", "momentum", "weight_decay")
 
 
 class Kept(NamedTuple):
     """What updates change, in place: a run's state, whose tensors the program is given at each call.
 
-    ``parameters`` are in the order of the optimiser, ``entries`` in that of ``rules.State``, one list a name.
+    ``parameters`` are in the order of the optimiser, and so are ``entries``, which are those of ``rule_state.State``.
     """
 
     parameters: list[Tensor]
@@ -35,11 +40,25 @@ class Kept(NamedTuple):
 
 
 class Fixed(NamedTuple):
-    """What stays as it is: numbers of the rule and weight decay, float64 scalars, and the normalisation's."""
+    """What stays as it is: the settings of the rule, and the normalisation's ``scale`` and ``shift``.
 
-    numbers: dict[str, Tensor]
+    ``shared`` are those of all parameters, ``groups`` those of each group of the optimiser. What is a tensor of them, a
+    float64 scalar, comes with each call; the others are part of the program.
+    """
+
+    shared: dict[str, Any]
+    groups: list[dict[str, Any]]
     scale: Tensor
     shift: Tensor
+
+    @classmethod
+    def of(cls, shared: dict[str, Any], groups: Iterable[dict[str, Any]], scale: Tensor, shift: Tensor) -> "Fixed":
+        """Of settings as the optimiser's schema has them; a number that is zero is none at all."""
+
+        def given(settings: dict[str, Any]) -> dict[str, Any]:
+            return settings | {name: on_device(settings[name], scale.device) for name in VARIED if settings.get(name)}
+
+        return cls(given(shared), [given(group) for group in groups], scale, shift)
 
 
 class Given(NamedTuple):
@@ -76,10 +95,9 @@ class Taken(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """``network``, whose weights are not looked at, trained by ``rule``; ``decayed`` says which parameters decay.
+    """``network``, whose weights are not looked at, trained by ``rule``.
 
-    ``names`` are the parameters' in the order of the optimiser. ``settings`` of the rule are those that stay as they
-    are; the others come with each call.
+    ``names`` are the parameters' in the order of the optimiser, ``group_of`` says in which of its groups each is.
     """
 
     network: nn.Module
@@ -87,8 +105,7 @@ class Program:
     loss: Loss
     rule: RuleName
     names: Sequence[str]
-    decayed: Sequence[bool]
-    settings: dict[str, object]
+    group_of: Sequence[int]
     autocast_dtype: torch.dtype | None
     gradient_clip_norm: float | None
 
@@ -126,12 +143,9 @@ class Program:
                 gradients = [gradient * factor for gradient in gradients]
                 # One that is infinite is scaled to zeros, which leave no trace.
                 loss = loss + 0 * norm
-            decay = [fixed.numbers["weight_decay"] if decayed else 0.0 for decayed in self.decayed]
-            numbers = {name: number for name, number in fixed.numbers.items() if name != "weight_decay"}
-            RULES[self.rule](
-                kept.parameters, gradients, State(kept.step, kept.entries),
-                lr=given.rates[place], weight_decay=decay, **numbers, **self.settings,
-            )  # fmt: skip
+            of_each = {name: [fixed.groups[group][name] for group in self.group_of] for name in fixed.groups[0]}
+            state = State(kept.step, kept.entries)
+            RULES[self.rule](kept.parameters, gradients, state, lr=given.rates[place], **fixed.shared, **of_each)
             for average, parameter in zip(kept.average_parameters, kept.parameters, strict=False):
                 average.lerp_(parameter, given.pull[place].to(average.dtype))
             for average, buffer in zip(kept.average_buffers, kept.buffers, strict=False):
@@ -144,6 +158,11 @@ class Program:
                 return Taken(*(torch.stack(list(each)) for each in zip(*taken, strict=True)))
 
         return run
+
+
+def tensors_in(tree: Any) -> list[Tensor]:
+    """The tensors of nested lists, tuples and dictionaries, one beside the other."""
+    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def flat(run: Callable[..., Taken], trees: Sequence[Any]) -> FlatFunction:

@@ -75,7 +75,6 @@ def test_runs_that_differ_in_more_are_not(override: str) -> None:
         "trainer.precision=bf16",
         "trainer.profiler=simple",
         "model=fast_cnn",
-        "optimizer=muon",
         "test_views=flip",
         "+callbacks.own={_target_: lightning.pytorch.callbacks.Timer}",
     ],

@@ -26,6 +26,10 @@ def _groups(*jobs: Sequence[str]) -> list[list[int]]:
 @pytest.mark.parametrize(
     ("choice", "override"),
     [
+        ("optimizer=muon", "optimizer.sgd_lr=0.3"),
+        ("optimizer=muon", "optimizer.bias_lr=0.3"),
+        ("optimizer=muon", "optimizer.sgd_momentum=0"),
+        ("optimizer=muon", "optimizer.sgd_weight_decay=0.1"),
         ("optimizer=sgd", "optimizer.momentum=0.9"),
         ("optimizer=rmsprop", "optimizer.momentum=0.9"),
         ("optimizer=adamw", "optimizer.betas=[0.8,0.9]"),
@@ -41,6 +45,11 @@ def _groups(*jobs: Sequence[str]) -> list[list[int]]:
 )
 def test_runs_that_differ_in_a_number_of_the_same_choice_are_kin(choice: str, override: str) -> None:
     assert _groups([choice], [choice, override]) == [[0, 1]]
+
+
+@pytest.mark.parametrize("override", ["iterations=3", "unit_filters=true", "sgd_layers=[output,hidden.0]"])
+def test_members_agree_in_what_is_orthogonalised_and_how(override: str) -> None:
+    assert _groups(["optimizer=muon"], ["optimizer=muon", f"optimizer.{override}"]) == [[0], [1]]
 
 
 _ALL_NUMBERS = (

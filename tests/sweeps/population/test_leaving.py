@@ -98,7 +98,7 @@ def test_a_signal_saves_all_members_where_they_stand_and_a_solo_run_goes_on_from
     _close(stopped, RunFolder(whole.folder))
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
 def test_a_stopped_population_goes_on_together_to_the_same_end(
     together: Callable[..., list[Member]],
     alone: Callable[..., Any],

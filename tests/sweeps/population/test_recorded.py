@@ -24,6 +24,7 @@ RUNS = (
     "optimizer=sgd optimizer.weight_decay=1e-3 loss=mse loss.output=sigmoid model.activation=sigmoid",
     "model=mlp_dropout optimizer=adamw optimizer.weight_decay=0.01 ema.decay=0.99 loss.label_smoothing=0.1",
     "model.batch_norm=true augment=[shift,mixup] trainer.gradient_clip_norm=0.5 scheduler=cosine",
+    "optimizer=muon optimizer.weight_decay=0.1 optimizer.sgd_weight_decay=0.01 ema.decay=0.9",
 )
 
 

@@ -17,7 +17,7 @@ from digitlab.sweeps.population.program import Numbers, Program, Rows, Shared
 from digitlab.training.compiling import Compiled, compiled
 from digitlab.training.dropout import Masks
 from digitlab.training.interrupt import StopSignal
-from digitlab.training.program import Given, Taken, flat
+from digitlab.training.program import Given, Taken, flat, tensors_in
 
 # Members that a library is made with; fewer than two would be taken for what it always has.
 _EXAMPLES = 16
@@ -43,7 +43,7 @@ class CompiledStreams:
         self.program, self.rows, self.steps = program, rows, steps
         self._shared, self._masks, self._encode = shared, masks, encode
         spans = [slice(end - size, end) for end, size in zip(accumulate(stream_sizes), stream_sizes, strict=True)]
-        self._streams = [(span, [tensor[span] for tensor in _tensors(rows)]) for span in spans]
+        self._streams = [(span, [tensor[span] for tensor in tensors_in(rows)]) for span in spans]
         self.call: Compiled | None = None
 
     def find(self, chunk: Chunk, *, make: bool) -> None:
@@ -61,9 +61,9 @@ class CompiledStreams:
             # Two tensors: one would be traced as one argument.
             rates, pull = (torch.zeros(_EXAMPLES, steps, dtype=torch.float64, device=pixels.device) for _ in range(2))
             given = Given(pixels[:steps], targets[:steps], first, rates, pull)
-            return [*_tensors(rows), *self._shared, *given.tensors]
+            return [*tensors_in(rows), *self._shared, *given.tensors]
 
-        growing = [True] * len(_tensors(rows)) + [False] * len(self._shared)
+        growing = [True] * len(tensors_in(rows)) + [False] * len(self._shared)
         growing += [False, False] + [True] * len(masks) + [True, True]
         self.call = compiled(
             lambda steps: flat(self.program.function(steps), (rows, self._shared)), examples,
@@ -99,10 +99,6 @@ class CompiledStreams:
 
 def _map(tree: Any, function: Callable[[Tensor], Tensor]) -> Any:
     return pytree.tree_map_only(Tensor, function, tree)
-
-
-def _tensors(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def _repeated(rows: Tensor) -> Tensor:

@@ -23,8 +23,7 @@ from digitlab.sweeps.population.losses import STACKABLE
 from digitlab.sweeps.population.member import Job
 from digitlab.training.experiment import Experiment
 from digitlab.training.losses import Loss
-from digitlab.training.optimizers import Optimizer
-from digitlab.training.rules import RULE_OF
+from digitlab.training.optimizers import RULE_OF, Optimizer
 
 log = logging.getLogger(__name__)
 
@@ -32,9 +31,12 @@ log = logging.getLogger(__name__)
 _NUMBERS = {
     "model": ("dropout",),
     "loss": ("label_smoothing",),
-    "optimizer": ("lr", "weight_decay", "decay_layers", "momentum", "betas", "alpha", "eps"),
+    "optimizer": (
+        "lr", "weight_decay", "decay_layers", "momentum", "betas", "alpha", "eps",
+        "sgd_lr", "bias_lr", "sgd_momentum", "sgd_weight_decay",
+    ),
     "trainer": ("max_epochs", "gradient_clip_norm", "progress_bar"),
-}
+}  # fmt: skip
 _OTHER_NODES = ("data", "augment", "checkpoint")
 # Networks whose forward pass is known to map over members; one's own trains one by one.
 _NETWORKS = (Linear, MLP, LeNet, CNN)

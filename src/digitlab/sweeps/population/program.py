@@ -17,7 +17,7 @@ from digitlab.sweeps.population.losses import StackedLoss
 from digitlab.sweeps.population.steps import Steps
 from digitlab.sweeps.population.update import Rule
 from digitlab.training.program import Given, Taken
-from digitlab.training.rules import State
+from digitlab.training.rule_state import State
 
 
 class Numbers(NamedTuple):
@@ -29,7 +29,7 @@ class Numbers(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Of what each member has its row, (M, …); ``entries`` is what the rule remembers, as in ``rules.State``."""
+    """Of what each member has its row, (M, …); ``entries`` is what the rule remembers, as in ``rule_state.State``."""
 
     parameters: list[Tensor]
     buffers: list[Tensor]

@@ -6,33 +6,23 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from digitlab.training.optimizers import Adam, AdamW, Optimizer
-from digitlab.training.rules import (
-    CLIP_EPS,
-    RULE_OF,
-    RULES,
-    Number,
-    RuleName,
-    State,
-    init_state,
-    most_remembered,
-    to_optimizer_state,
-)
+from digitlab.training.hyperparameters import Number, is_on
+from digitlab.training.optimizers import RULE_OF, Optimizer, of_each
+from digitlab.training.program import VARIED
+from digitlab.training.rule_state import RuleName, State, entry_names, init_state, to_optimizer_state
+from digitlab.training.rules import CLIP_EPS, RULES, most_remembered
 from digitlab.training.schedules import Schedule
-
-# Besides the learning rate and weight decay; the pair of betas is taken apart.
-_NUMBERS = ("momentum", "alpha", "eps")
 
 
 class Rule(NamedTuple):
-    """An update rule and its numbers for M members, each a float that all share or float64 (M,).
+    """An update rule and its settings for M members: numbers are a float that all share or float64 (M,).
 
-    ``weight_decay`` has one entry a parameter.
+    ``shared`` are those of all parameters; ``of_each`` have one entry a parameter.
     """
 
     name: RuleName
-    weight_decay: list[Number]
-    numbers: dict[str, Any]
+    shared: dict[str, Any]
+    of_each: dict[str, list[Any]]
 
     @classmethod
     def of(
@@ -48,30 +38,30 @@ class Rule(NamedTuple):
         ``networks`` are the members' own, which say what of them decays. With ``given`` what sweeps are likely to vary
         is a tensor even where all members agree: a compiled rule is then that of other sweeps, too.
         """
-        first = vars(optimizers[0])
-        decays = zip(*_decays(optimizers, networks), strict=True)
-        numbers: dict[str, Any] = {
-            name: _number([getattr(each, name) for each in optimizers], device, given=given and name == "momentum")
-            for name in _NUMBERS
-            if name in first
-        }
-        if "betas" in first:
-            pairs = zip(*(each.betas for each in optimizers if isinstance(each, Adam | AdamW)), strict=True)
-            numbers["betas"] = tuple(_number(betas, device) for betas in pairs)
-        if "nesterov" in first:
-            numbers["nesterov"] = first["nesterov"]
-        return cls(RULE_OF[type(optimizers[0])], [_number(values, device, given=given) for values in decays], numbers)
+
+        def together(members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+            return {
+                name: _together([own[name] for own in members], device, given=given and name in VARIED)
+                for name in members[0]
+            }
+
+        each = [_of_parameters(*own) for own in zip(optimizers, networks, strict=True)]
+        settings = [together(members) for members in zip(*each, strict=True)]
+        return cls(
+            RULE_OF[type(optimizers[0])],
+            together([optimizer.shared for optimizer in optimizers]),
+            {name: [own[name] for own in settings] for name in settings[0]},
+        )
 
     @property
     def plain_descent(self) -> bool:
         """Whether an update is no more than the gradient times the learning rate, and weight decay."""
-        momentum = self.numbers.get("momentum")
-        return self.name == "sgd" and not isinstance(momentum, Tensor) and not momentum
+        return self.name == "sgd" and not is_on(self.shared["momentum"])
 
     @torch.no_grad()
     def apply(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor], state: State, *, rates: Tensor) -> None:
         """One update with learning rates float64 (M,)."""
-        RULES[self.name](parameters, gradients, state, lr=rates, weight_decay=self.weight_decay, **self.numbers)
+        RULES[self.name](parameters, gradients, state, lr=rates, **self.shared, **self.of_each)
 
     def kept(self, parameters: Sequence[Tensor], rates: Tensor) -> list[Tensor | None]:
         """What weight decay leaves of each parameter in plain descents with ``rates`` (B, M): (B, M, 1, …).
@@ -80,9 +70,9 @@ class Rule(NamedTuple):
         """
         return [
             (1 - rates * decay).to(parameter.dtype).view(*rates.shape, *[1] * (parameter.ndim - 1))
-            if isinstance(decay, Tensor) or decay != 0
+            if is_on(decay)
             else None
-            for parameter, decay in zip(parameters, self.weight_decay, strict=True)
+            for parameter, decay in zip(parameters, self.of_each["weight_decay"], strict=True)
         ]
 
 
@@ -95,7 +85,7 @@ class Update:
     def __init__(self, rule: Rule, optimizers: Sequence[Optimizer], parameters: Sequence[Tensor]) -> None:
         self.rule, self.parameters = rule, list(parameters)
         self._optimizers = list(optimizers)
-        self.state = init_state(rule.name, self.parameters, momentum=rule.numbers.get("momentum", 0.0))
+        self.state = init_state(rule.name, self.parameters, momentum=max(map(_momentum, optimizers)))
 
     def __call__(self, gradients: Sequence[Tensor], rates: Tensor) -> None:
         """One update with learning rates float64 (M,)."""
@@ -103,11 +93,9 @@ class Update:
 
     def member_state(self, member: int, network: nn.Module) -> dict[int, dict[str, Tensor]]:
         """The ``"state"`` of the torch optimiser that the solo run of ``member`` would have, in its own order."""
-        entries = self.state.entries
-        if "momentum_buffer" in entries and getattr(self._optimizers[member], "momentum", 0.0) == 0:
-            entries = {name: tensors for name, tensors in entries.items() if name != "momentum_buffer"}
+        names = entry_names(self.rule.name, momentum=_momentum(self._optimizers[member]))
         order = self._order(member, network)
-        own = {name: [tensors[place] for place in order] for name, tensors in entries.items()}
+        own = {name: [self.state.entries[name][place] for place in order] for name in names}
         return to_optimizer_state(self.rule.name, State(self.state.step, own), member=member)
 
     def load_member(
@@ -115,16 +103,17 @@ class Update:
     ) -> None:
         """The way back from ``member_state``; all members have made the same number of ``steps``."""
         self.state.step.fill_(steps)
-        for place, entry in zip(self._order(member, network), state.values(), strict=False):
+        order = self._order(member, network)
+        for number, entry in state.items():
             for name, tensors in self.state.entries.items():
                 if name in entry:
-                    tensors[place][member].copy_(entry[name])
+                    tensors[order[number]][member].copy_(entry[name])
 
     def _order(self, member: int, network: nn.Module) -> list[int]:
         """The places of the parameters in the order in which the optimiser of the solo run has them."""
         places = {id(parameter): place for place, parameter in enumerate(network.parameters())}
-        decayed, plain = self._optimizers[member].split(network)
-        return [places[id(parameter)] for parameter in (*decayed, *plain)]
+        groups = self._optimizers[member].groups(network)
+        return [places[id(parameter)] for group in groups for parameter in group["params"]]
 
     def keep(self, members: Tensor, before: "Update") -> None:
         """Take over the state of those ``members``, int64, of ``before`` that are left here."""
@@ -194,16 +183,24 @@ def _beside(numbers: Tensor, tensor: Tensor) -> Tensor:
     return numbers.to(tensor.dtype).view(-1, *[1] * (tensor.ndim - 1))
 
 
-def _decays(optimizers: Sequence[Optimizer], networks: Sequence[nn.Module]) -> list[list[float]]:
-    """For each member the weight decay of each of its parameters."""
-    decays = []
-    for optimizer, network in zip(optimizers, networks, strict=True):
-        decayed = {id(parameter) for parameter in optimizer.split(network)[0]}
-        decays.append([optimizer.weight_decay if id(p) in decayed else 0.0 for p in network.parameters()])
-    return decays
+def _momentum(optimizer: Optimizer) -> float:
+    return float(getattr(optimizer, "momentum", 0.0))
 
 
-def _number(values: Sequence[float], device: torch.device, *, given: bool = False) -> Number:
+def _of_parameters(optimizer: Optimizer, network: nn.Module) -> list[dict[str, Any]]:
+    """The settings of each parameter, in the order of ``network``."""
+    group_of = {id(parameter): group for group in optimizer.groups(network) for parameter in group["params"]}
+    return [of_each(group_of[id(parameter)]) for parameter in network.parameters()]
+
+
+def _together(values: Sequence[Any], device: torch.device, *, given: bool) -> Any:
+    """A setting of M members, with their ``values``; what is no number, nor a list of them, is the same for all."""
+    if isinstance(values[0], list):
+        return tuple(_number(own, device, given=given) for own in zip(*values, strict=True))
+    return _number(values, device, given=given) if isinstance(values[0], float) else values[0]
+
+
+def _number(values: Sequence[float], device: torch.device, *, given: bool) -> Number:
     """One for all where they agree, which spares the rule a broadcast, else float64 (M,).
 
     Where it is to be ``given`` anew at each call only zero, which stands for none at all, is one for all.
