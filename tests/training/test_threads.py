@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from digitlab.training.classifier import Classifier
 from digitlab.training.learner import Learner
-from digitlab.training.threads import forward_flops, threads, worthwhile_threads
+from digitlab.training.threads import threads, worthwhile_threads
 
 
 @pytest.fixture(autouse=True)
@@ -22,21 +21,6 @@ def four_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(4)
     yield
     torch.set_num_threads(before)
-
-
-def test_the_work_of_a_dense_layer_is_two_operations_a_weight():
-    network = nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
-    assert forward_flops(network, (1, 2, 3), torch.zeros(())) == 2 * (6 * 5 + 5 * 3)
-
-
-def test_to_count_changes_nothing_of_the_network():
-    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Dropout(0.5)).train()
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    state = torch.random.get_rng_state()
-    forward_flops(network, (1, 8, 8), torch.zeros(()))
-    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-    assert torch.equal(torch.random.get_rng_state(), state)
-    assert all(module.training for module in network.modules())
 
 
 def test_more_work_has_more_threads_and_never_none_or_more_than_there_are():

@@ -17,6 +17,7 @@ from digitlab.config import build
 from digitlab.data.chunks import Chunk, EvaluationBatch, Position
 from digitlab.data.normalise import Normalise
 from digitlab.data.seeding import stream_seed
+from digitlab.training.allocator import keep_large_memory
 from digitlab.training.compiled import CompiledSteps
 from digitlab.training.compiling import CompilerError, step_aside
 from digitlab.training.device import as_numbers, reads_at_once
@@ -29,8 +30,9 @@ from digitlab.training.replay import recorder_for
 from digitlab.training.schedules import Schedule
 from digitlab.training.settings import DataFacts
 from digitlab.training.step import EagerStep
-from digitlab.training.threads import forward_flops, threads, worthwhile_threads
+from digitlab.training.threads import threads, worthwhile_threads
 from digitlab.training.views import Views, views
+from digitlab.training.work import Work, forward_work
 
 
 class Classifier(LightningModule):
@@ -44,7 +46,7 @@ class Classifier(LightningModule):
     """
 
     learner: Learner
-    flops: int  # of the forward pass, an image
+    work: Work
 
     def __init__(
         self,
@@ -132,7 +134,7 @@ class Classifier(LightningModule):
     def setup(self, stage: str) -> None:
         # Before anything can watch the layers at work: it would see the image that is counted with.
         if stage == "fit":
-            self.flops = forward_flops(self.network, self.facts.image_shape, self.normalise.scale)
+            self.work = forward_work(self.network, self.facts.image_shape, self.normalise.scale)
 
     def on_train_start(self) -> None:
         self.stop_signal.install()
@@ -168,7 +170,7 @@ class Classifier(LightningModule):
                 steps_ahead=self.total_steps - self.position.total_steps,
                 network=self.network, average=self.average, normalise=self.normalise, loss=self.loss,
                 update=self.update, optimizer=optimizer, image_shape=self.facts.image_shape,
-                flops=self.flops, seed=self.seed, learning_rate=step.learning_rate, pull=step.pull,
+                flops=self.work.flops, seed=self.seed, learning_rate=step.learning_rate, pull=step.pull,
                 autocast_dtype=self.autocast_dtype, gradient_clip_norm=self.gradient_clip_norm,
             )  # fmt: skip
         except CompilerError as error:
@@ -186,8 +188,10 @@ class Classifier(LightningModule):
         Raises ``RunError`` where the loss, the gradient or what the update makes of the weights is not finite; the
         weights are then those before that update.
         """
-        flops = self.flops * chunk.plan.batch_size / self.trainer.world_size
-        with threads(worthwhile_threads(flops)):
+        images = chunk.plan.batch_size / self.trainer.world_size
+        if self.device.type == "cpu":
+            keep_large_memory(int(images * self.work.largest_output * self.normalise.scale.element_size()))
+        with threads(worthwhile_threads(images * self.work.flops)):
             logits, losses = self.learner.learn(chunk)
         self._count(chunk, logits, losses)
         # Lightning counts updates by its wrapped optimiser, which was not asked, as it costs a tenth of a small

@@ -5,28 +5,14 @@ another number of threads sums can differ in their last bits.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 # What a thread must have to do, in multiplications and additions of a step's forward pass, to be worth waking.
 _FLOPS_OF_A_THREAD = 2e6
 _CHOSEN_BY_USER = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-
-
-def forward_flops(network: nn.Module, image_shape: Sequence[int], like: Tensor) -> int:
-    """Multiplications and additions of the forward pass of one image, in matrix products and convolutions.
-
-    ``like`` has the device and the dtype of the images, whose shape is (C, H, W).
-    """
-    training = network.training
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network.eval()(torch.zeros(1, *image_shape, dtype=like.dtype, device=like.device))
-    network.train(training)
-    return int(counter.get_total_flops())
 
 
 def worthwhile_threads(flops: float) -> int:

@@ -27,7 +27,7 @@ from digitlab.training.dropout import member_masks, with_dropout
 from digitlab.training.interrupt import StopSignal
 from digitlab.training.metrics import Counts, confusions
 from digitlab.training.replay import Recorder, ReplayError
-from digitlab.training.threads import forward_flops
+from digitlab.training.work import forward_work
 
 # Told of an update that is done: its losses and learning rates, (M,), and its number over the whole run from 0.
 Watch = Callable[[Tensor, Tensor, int], None]
@@ -82,7 +82,7 @@ class Learner:
     @cached_property
     def flops(self) -> int:
         """Multiplications and additions of one member's forward pass of an image."""
-        return forward_flops(self._template, self._image_shape, self._normalise.scale)
+        return forward_work(self._template, self._image_shape, self._normalise.scale).flops
 
     def row(self, member: int) -> Iterator[list[Tensor]]:
         """The parameters, the buffers and the averaged parameters of a member."""
