@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 import digitlab
 from digitlab.config import compose
+from digitlab.figures.material import predict_split
 from digitlab.results.folder import RunFolder
 from digitlab.results.loading import load, load_classifier, load_data, open_run, require_fit
 from digitlab.schema import ConfigError, DigitlabError, RunError
@@ -47,6 +48,15 @@ def test_the_model_comes_in_eval_mode_with_the_best_weights_and_its_data_on_the_
     assert data.split_fingerprint == run.read_result()["split_fingerprint"]
     logits = model(data.test_set.images[:5])
     assert logits.shape == (5, 10)
+
+
+def test_pictures_show_what_the_run_counted(run: RunFolder) -> None:
+    model, data = digitlab.load(run.path)
+    _, labels, scores = predict_split(model, data, "test")
+    # Not the counts alone, which hardly move with the precision.
+    nll = float(-scores.double().gather(1, labels[:, None]).log().mean())
+    assert scores.dtype == model.normalise.scale.dtype
+    assert nll == pytest.approx(run.read_result()["metrics"]["test/loss"], rel=1e-6)
 
 
 def test_evaluating_again_measures_what_the_run_measured(run: RunFolder) -> None:

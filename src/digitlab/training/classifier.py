@@ -112,15 +112,14 @@ class Classifier(LightningModule):
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels (N, C, H, W), uint8 or float in [0, 1], to logits (N, K) by the weights that are evaluated.
 
-        With ``test_views`` they are those of all views of an image together.
+        In the precision of the run, and logits in that of its weights; with ``test_views`` they are those of all views
+        of an image together.
         """
         network = self.network if self.average is None else self.average
         images = self.normalise(pixels)
-        if self.test_views is None:
-            logits: Tensor = network(images)
-        else:
-            logits = torch.stack([weight * network(view) for view, weight in views(images, self.test_views)]).sum(0)
-        return logits
+        with nullcontext() if self.autocast_dtype is None else torch.autocast(self.device.type, self.autocast_dtype):
+            logits = [weight * network(view).to(images.dtype) for view, weight in views(images, self.test_views)]
+        return torch.stack(logits).sum(0)
 
     # Training ---------------------------------------------------------------------------------------------------------
 
@@ -242,9 +241,7 @@ class Classifier(LightningModule):
     # Evaluation: every process sees all images, so all come to the same decisions without asking each other --------
 
     def _evaluate(self, batch: EvaluationBatch) -> Tensor:
-        with nullcontext() if self.autocast_dtype is None else torch.autocast(self.device.type, self.autocast_dtype):
-            logits: Tensor = self(batch.images)
-        logits = logits.to(self.normalise.scale.dtype)
+        logits: Tensor = self(batch.images)
         loss = self.loss(logits, self.loss.encode(batch.labels, logits.shape[1]))
         self._evaluation.add(logits, batch.labels)
         self._evaluation_losses.append(loss.item() if reads_at_once(self.device) else loss)
