@@ -81,10 +81,14 @@ def test_a_member_that_diverges_fails_as_alone_and_the_others_end_as_without_it(
         _close(member.job.folder, RunFolder(alone(*common, *job).folder))
 
 
+@pytest.mark.parametrize("optimizer", [("optimizer.nesterov=true",), ("optimizer=muon",)], ids=" ".join)
 def test_a_signal_saves_all_members_where_they_stand_and_a_solo_run_goes_on_from_there(
-    together: Callable[..., list[Member]], alone: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    together: Callable[..., list[Member]],
+    alone: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    optimizer: tuple[str, ...],
 ) -> None:
-    common = (*_MLP, "optimizer.nesterov=true", "optimizer.weight_decay=0.01")
+    common = (*_MLP, *optimizer, "optimizer.weight_decay=0.01")
     monkeypatch.setattr(Member, "count", _interrupting(Member.count, after=3))
     with pytest.raises(Interrupted):
         together(["seed=0"], ["seed=1"], common=[*common, "trainer.chunk_length=2"])
