@@ -77,6 +77,7 @@ RUNS = (
     "optimizer=sgd loss=mse",
     "model=mlp_dropout model.hidden=[16] scheduler=one_cycle ema.decay=0.99 trainer.gradient_clip_norm=1",
     "model=linear optimizer=rmsprop augment=[shift,affine,elastic,cutout,mixup,flip,noise,blur,pen]",
+    "optimizer=muon optimizer.unit_filters=true optimizer.weight_decay=0.1 scheduler=linear",
     "model=cnn model.width=2 optimizer=adagrad trainer.precision=bf16",
 )
 
@@ -108,7 +109,7 @@ def test_an_evaluation_waits_for_nothing(run: Callable[..., Any], waits: Callabl
     assert not sum(found, Counter())
 
 
-@pytest.mark.parametrize("overrides", RUNS[:3])
+@pytest.mark.parametrize("overrides", RUNS[:4])
 @pytest.mark.parametrize("recording", [True, False])
 def test_a_population_waits_no_more_for_many_mini_batches_than_for_few(
     stacked: Stacked, recorder: Recorder, overrides: str, recording: bool
