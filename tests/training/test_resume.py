@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from digitlab.results.checkpoint import read_checkpoint
+from digitlab.results.checkpoint import read_checkpoint, write_checkpoint
 from digitlab.results.folder import RunFolder
-from digitlab.schema import ConfigError
+from digitlab.schema import ConfigError, RunError
 from digitlab.training.interrupt import Interrupted
 from digitlab.training.resuming import resume
 
@@ -108,3 +108,24 @@ def test_a_new_length_lasts(shrunk, run_folder):
     assert folder.read_config() == shrunk("trainer.max_epochs=2")
     again = resume(str(run_folder), [])
     assert again.result["command"] == "python train.py seed=0 trainer.max_epochs=2"
+
+
+def _as_one(groups):
+    return [groups[0], groups[1] | {"params": [*groups[1]["params"], *groups[2]["params"]]}]
+
+
+def _without_factor(groups):
+    return [{name: value for name, value in group.items() if name != "lr_factor"} for group in groups]
+
+
+@pytest.mark.parametrize("older", [_as_one, _without_factor])
+def test_what_an_older_optimiser_remembered_is_not_taken_for_that_of_todays(run, older, one_line):
+    overrides = ("optimizer=muon", "trainer.max_epochs=1")
+    path = run(*overrides, name="stopped").folder.last
+    checkpoint = read_checkpoint(path)
+    (state,) = checkpoint["optimizer_states"]
+    state["param_groups"] = older(state["param_groups"])
+    write_checkpoint(path, checkpoint)
+    with pytest.raises(RunError, match=r"last\.ckpt: an older version wrote it, with other parameters") as caught:
+        run(*overrides, "trainer.max_epochs=2", name="stopped", resume=True)
+    assert one_line(str(caught.value))

@@ -86,13 +86,18 @@ def newest_good(run: RunFolder, *, like: Mapping[str, Any]) -> dict[str, Any] | 
     return None
 
 
+def of_older_version(path: Path, how: str) -> RunError:
+    """What to raise for a checkpoint that can't be gone on from, and ``how`` it differs from those of today."""
+    return RunError(
+        f"{path}: an older version wrote it, {how}: it can be evaluated, not gone on from; with {path.parent} moved "
+        f"away, the run begins anew"
+    )
+
+
 def _require_like(path: Path, checkpoint: dict[str, Any], like: Mapping[str, Any]) -> None:
     if "events" not in checkpoint:
         # How far the files of events reached, to be cut there: the last thing that checkpoints came to hold.
-        raise RunError(
-            f"{path}: an older version wrote it, without the sizes of the event files: it can be evaluated, not "
-            f"gone on from; with {path.parent} moved away, the run begins anew"
-        )
+        raise of_older_version(path, "without the sizes of the event files")
     found = checkpoint.get("hyper_parameters")
     for name, value in like.items():
         other = found.get(name) if isinstance(found, dict) else None

@@ -113,7 +113,9 @@ class Run:
         self.classifier.compiling = experiment.switches.compile
         self.classifier.cuda_graphs = experiment.trainer.cuda_graphs
         processes = experiment.trainer.devices
-        history = [] if checkpoint is None else restore(checkpoint, self.classifier, processes=processes)
+        history = []
+        if checkpoint is not None:
+            history = restore(checkpoint, self.classifier, path=folder.last, processes=processes)
         self.classifier.stop_signal = stop_signal
         self.record = new_record(experiment, self.data, history=history, checkpoint=checkpoint)
         self.recorder = Recorder(

@@ -2,11 +2,13 @@
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import lightning
 
 from digitlab.data.chunks import Position
+from digitlab.results.checkpoint import of_older_version
 from digitlab.training.classifier import Classifier
 from digitlab.training.metrics import Counts, total
 from digitlab.training.record import Record
@@ -40,11 +42,15 @@ def snapshot(
     }
 
 
-def restore(checkpoint: dict[str, Any], classifier: Classifier, *, processes: int = 1) -> list[Point]:
-    """Set ``classifier`` to where ``checkpoint`` was taken; returns the monitored history.
+def restore(checkpoint: dict[str, Any], classifier: Classifier, *, path: Path, processes: int = 1) -> list[Point]:
+    """Set ``classifier`` to where ``checkpoint``, read from ``path``, was taken; returns the monitored history.
 
-    Each of as many processes as wrote it goes on with its own counts; of another number the first has them all.
+    Each of as many processes as wrote it goes on with its own counts; of another number the first has them all. Raises
+    ``RunError`` where an older version had the parameters in other groups: what it remembered would be taken for that
+    of others.
     """
+    if not _has_groups(checkpoint["optimizer_states"][0]["param_groups"], classifier):
+        raise of_older_version(path, "with other parameters to learn, or other groups of them")
     classifier.load_state_dict(checkpoint["state_dict"])
     classifier.optimizer_state = checkpoint["optimizer_states"][0]
     classifier.position = Position(**checkpoint["position"])
@@ -54,3 +60,14 @@ def restore(checkpoint: dict[str, Any], classifier: Classifier, *, processes: in
     elif process_rank() == 0:
         classifier.train_counts = total(counts)
     return [Point(**point) for point in checkpoint["history"]]
+
+
+def _has_groups(saved: Sequence[dict[str, Any]], classifier: Classifier) -> bool:
+    """Whether ``saved``, the groups of an optimiser's ``state_dict``, are those that ``classifier`` would learn with.
+
+    Its optimiser may know more settings of a group than those asked for: torch adds what it has come to have.
+    """
+    own = classifier.update.build(classifier.network).state_dict()["param_groups"]
+    names = {name for group in classifier.update.groups(classifier.network) for name in group}
+    sizes = ([len(group["params"]) for group in groups] for groups in (saved, own))
+    return next(sizes) == next(sizes) and all(names <= group.keys() for group in saved)

@@ -97,7 +97,7 @@ class Member:
         self.classifier = initial_classifier(job.experiment, data)
         set_length(self.classifier, job.experiment, steps_per_epoch)
         checkpoint = job.checkpoint
-        history = [] if checkpoint is None else restore(checkpoint, self.classifier)
+        history = [] if checkpoint is None else restore(checkpoint, self.classifier, path=job.folder.last)
         self._param_groups = self.classifier.update.build(self.classifier.network).state_dict()["param_groups"]
         self.outcome: float | Exception | None = None
         self.learning_rate = 0.0
