@@ -29,8 +29,9 @@ def print_table(
         table.add_column(name, justify="left" if number < words else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    # A pipe has no width of its own: what is folded at 80 columns can't be searched.
-    Console(width=None if sys.stdout.isatty() else 400).print(table)
+    # A pipe has no width of its own: what is folded at 80 columns can't be searched. Words in brackets are values, such
+    # as lists of layers, and no markup.
+    Console(width=None if sys.stdout.isatty() else 400, markup=False, emoji=False).print(table)
 
 
 def print_metrics(metrics: Mapping[str, float | None], *, title: str) -> None:

@@ -141,7 +141,9 @@ class SweepLine:
         from rich.progress import BarColumn, Progress, TextColumn
 
         tally = self._tally
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[text]}"))
+        # A folder's name may be in brackets, and no markup.
+        name = TextColumn("{task.description}", markup=False)
+        columns = (name, BarColumn(bar_width=24), TextColumn("{task.fields[text]}"))
         with Progress(*columns, console=console, auto_refresh=False, transient=True) as progress:
             task = progress.add_task(tally.path.name[:30], total=tally.total, text="")
             while not self._over.wait(_REFRESH_SECONDS):
