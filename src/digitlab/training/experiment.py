@@ -207,12 +207,17 @@ def _check_network(nodes: dict[str, dict[str, Any]], data: ImageData, *, process
         raise ConfigError("data.batch_size", data.batch_size, allowed)
 
 
-def _network(node: dict[str, Any], data: ImageData) -> nn.Module:
-    """The network without memory for its weights; refused where it would need more than this machine has."""
+def without_memory(node: dict[str, Any], data: ImageData) -> nn.Module:
+    """The network of ``model`` for the images of ``data``, its weights on the device that holds nothing."""
     source = data.source
+    with torch.device("meta"):
+        return build(node, "model", nn.Module, image_shape=source.image_shape, classes=len(source.class_names))
+
+
+def _network(node: dict[str, Any], data: ImageData) -> nn.Module:
+    """The network ``without_memory``; refused where it would need more than this machine has."""
     try:
-        with torch.device("meta"):
-            network = build(node, "model", nn.Module, image_shape=source.image_shape, classes=len(source.class_names))
+        network = without_memory(node, data)
     except ConfigError as error:
         # Of a size in bytes, or of one number: torch has no class of its own for it.
         if "overflow" not in str(error.__cause__).lower():

@@ -69,5 +69,5 @@ def _has_groups(saved: Sequence[dict[str, Any]], classifier: Classifier) -> bool
     """
     own = classifier.update.build(classifier.network).state_dict()["param_groups"]
     names = {name for group in classifier.update.groups(classifier.network) for name in group}
-    sizes = ([len(group["params"]) for group in groups] for groups in (saved, own))
-    return next(sizes) == next(sizes) and all(names <= group.keys() for group in saved)
+    same_sizes = [len(group["params"]) for group in saved] == [len(group["params"]) for group in own]
+    return same_sizes and all(names <= group.keys() for group in saved)

@@ -1,10 +1,7 @@
 """``compile=true`` trains members as their solo runs train, in one library however many they are."""
 
-import itertools
 import logging
-import os
 import shutil
-import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -105,6 +102,7 @@ def test_stopped_between_two_calls_members_end_to_the_bit_as_if_left_alone(
     remains: Callable[[Path], dict[str, Any]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    interrupting: Callable[..., Callable[..., Any]],
     uncompiled: list[int],
 ) -> None:
     common = [*SHORT, "model.dropout=0.2", "optimizer=adam", "trainer.chunk_length=16", "trainer.max_epochs=2"]
@@ -113,24 +111,12 @@ def test_stopped_between_two_calls_members_end_to_the_bit_as_if_left_alone(
     uncompiled.clear()
     for resume in (False, True):
         with monkeypatch.context() as patch:
-            patch.setattr(Masks, "draw", _interrupting(Masks.draw, after=3))
+            patch.setattr(Masks, "draw", interrupting(Masks.draw, at=3))
             with pytest.raises(Interrupted):
                 together(*JOBS, common=common, resume=resume)
     assert uncompiled == [2, 1] * 2
     members = together(*JOBS, common=common, resume=True)
     assert [remains(member.job.folder.path) for member in members] == whole
-
-
-def _interrupting(draw: Callable[..., Any], *, after: int) -> Callable[..., Any]:
-    """``draw``, which sends a signal when it is called for the time ``after``."""
-    calls = itertools.count(1)
-
-    def counted(*arguments: Any) -> Any:
-        if next(calls) == after:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return draw(*arguments)
-
-    return counted
 
 
 @pytest.mark.parametrize("model", ["lenet", "mlp"])

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
 
 from digitlab.config import build
 from digitlab.models import CNN, MLP, LeNet, Linear
@@ -21,7 +20,7 @@ from digitlab.sweeps.halving import refuse_alone, setting_of
 from digitlab.sweeps.population.dense import DenseStack
 from digitlab.sweeps.population.losses import STACKABLE
 from digitlab.sweeps.population.member import Job
-from digitlab.training.experiment import Experiment
+from digitlab.training.experiment import Experiment, without_memory
 from digitlab.training.losses import Loss
 from digitlab.training.optimizers import RULE_OF, Optimizer
 
@@ -65,7 +64,7 @@ def kinship(config: DictConfig, experiment: Experiment) -> str | None:
         or bool(experiment.callbacks)
         or config.figures.iterations
         or experiment.switches.test_views is not None
-        or type(_network(experiment)) not in _NETWORKS
+        or type(without_memory(experiment.model, experiment.data)) not in _NETWORKS
         or type(loss) not in STACKABLE
         or type(optimizer) not in RULE_OF
     )
@@ -92,15 +91,6 @@ def device_of(experiment: Experiment) -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def _network(experiment: Experiment) -> nn.Module:
-    """The network without memory for its weights."""
-    source = experiment.data.source
-    with torch.device("meta"):
-        return build(
-            experiment.model, "model", nn.Module, image_shape=source.image_shape, classes=len(source.class_names)
-        )
 
 
 def populations(jobs: Iterable[Job], *, max_members: int | None = None) -> list[list[Job]]:
@@ -177,7 +167,7 @@ def most_open() -> int:
 
 def most_members(experiment: Experiment) -> int:
     """How many such members train fastest together, by what their weights take of the cache."""
-    network = _network(experiment)
+    network = without_memory(experiment.model, experiment.data)
     if device_of(experiment).type != "cpu":
         return _MOST_MEMBERS
     room = _DENSE_BYTES if DenseStack.fits(network) else 0

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from digitlab.training.hyperparameters import Number, is_on
+from digitlab.training.hyperparameters import Number, fit, is_on
 from digitlab.training.optimizers import RULE_OF, Optimizer, of_each
 from digitlab.training.program import VARIED
 from digitlab.training.rule_state import RuleName, State, entry_names, init_state, to_optimizer_state
@@ -159,7 +159,7 @@ def clipped(gradients: Sequence[Tensor], norms: Tensor) -> list[Tensor]:
     """
     own = torch.stack([gradient.flatten(1).norm(dim=1) for gradient in gradients]).norm(dim=0)
     factors = (norms / (own + CLIP_EPS)).clamp(max=1) + 0 * own
-    return [gradient * _beside(factors, gradient) for gradient in gradients]
+    return [gradient * fit(factors, gradient) for gradient in gradients]
 
 
 def pulls(decays: Tensor, *, first: int, steps: int) -> Tensor:
@@ -175,12 +175,7 @@ def pulls(decays: Tensor, *, first: int, steps: int) -> Tensor:
 def follow(averages: Sequence[Tensor], parameters: Sequence[Tensor], pull: Tensor) -> None:
     """Let the averages, (M, …), go towards the parameters by ``pull`` (M,), as the solo run's step does."""
     for average, parameter in zip(averages, parameters, strict=True):
-        average.lerp_(parameter, _beside(pull, average))
-
-
-def _beside(numbers: Tensor, tensor: Tensor) -> Tensor:
-    """Numbers (M,) in the shape, (M, 1, …), and dtype that meet ``tensor``."""
-    return numbers.to(tensor.dtype).view(-1, *[1] * (tensor.ndim - 1))
+        average.lerp_(parameter, fit(pull, average))
 
 
 def _momentum(optimizer: Optimizer) -> float:
