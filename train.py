@@ -12,13 +12,14 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from digitlab.atomic import printed
-from digitlab.config import COMPOSITION_ERRORS, CONF, refused, register_resolvers
-from digitlab.failures import in_sweep, leave, sigterm_exits, told
-from digitlab.overrides import refuse_two_commands, refuse_unreadable
+from digitlab.api import resolvers
+from digitlab.config.cli_errors import refuse_two_commands, refuse_unreadable
+from digitlab.config.compose import COMPOSITION_ERRORS, CONF, refused, register_resolvers
+from digitlab.core.errors import DigitlabError
+from digitlab.core.exit import leave, sigterm_exits
+from digitlab.core.files import printed
 from digitlab.results.lock import remove_unbegun
-from digitlab.schema import DigitlabError
-from digitlab.sweeps import resolvers
+from digitlab.sweeps.job_failures import in_sweep, told
 from digitlab.sweeps.resume import finish
 from digitlab.sweeps.session import concluded
 
@@ -53,7 +54,7 @@ def go_on(folder: str, arguments: list[str]) -> None:
 
 def automatic(arguments: list[str]) -> list[str]:
     """The arguments that ``resume=auto`` comes to; a run that has finished is only told of."""
-    from digitlab.results.automatic import find
+    from digitlab.api.auto_resume import find
     from digitlab.results.table import print_result
 
     found = find(arguments)

@@ -21,7 +21,7 @@ import torch
 
 import commands
 from bare import BareLoop
-from digitlab.config import compose
+from digitlab.config.compose import compose
 from digitlab.training import train
 from kept import keep, surroundings
 from peers import PEERS, PeerProcess

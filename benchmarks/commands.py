@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from rich.table import Table
 
-from digitlab.config import ROOT
+from digitlab.config.compose import ROOT
 from workloads import WORKLOADS, training_split
 
 _HERE = Path(__file__).parent

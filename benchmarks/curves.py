@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from commands import use
-from digitlab.config import ROOT
+from digitlab.config.compose import ROOT
 from kept import keep, surroundings
 from workloads import WORKLOADS
 

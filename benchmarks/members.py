@@ -24,14 +24,14 @@ from rich.console import Console
 from rich.table import Table
 
 from bare import BareLoop
-from digitlab.config import compose
+from digitlab.config.compose import compose
+from digitlab.core.signals import StopSignal
 from digitlab.data.chunks import Position
-from digitlab.sweeps.population.learner import Learner
-from digitlab.training.assembly import chunk_plan, initial_classifier, read_data, set_length
+from digitlab.engine.cuda_graph import recorder_for
+from digitlab.engine.metrics import confusions
+from digitlab.engine.stacked_runner import Learner
 from digitlab.training.experiment import Experiment
-from digitlab.training.interrupt import StopSignal
-from digitlab.training.metrics import confusions
-from digitlab.training.replay import recorder_for
+from digitlab.training.setup import chunk_plan, initial_classifier, read_data, set_length
 from kept import keep, surroundings
 from sweeps import SWEEPS, Sweep
 from workloads import WORKLOADS, Workload, training_split
@@ -85,7 +85,7 @@ class Members:
         plans = [replace(chunk_plan(experiment), chunk_length=_CHUNK) for experiment in experiments]
         for classifier, experiment, plan in zip(classifiers, experiments, plans, strict=True):
             set_length(classifier, experiment, plan.steps_per_epoch(len(data.train_indices)))
-        self.learner = Learner(classifiers, device=device)
+        self.learner = Learner([each.member_spec() for each in classifiers], device=device)
         self.learner.compiling, self.learner.recorder = compiled, recorder_for(device, allowed=True)
         self._members = len(classifiers)
         streams = [next(own) for _, own in groupby(plans, key=lambda plan: plan.seed)]

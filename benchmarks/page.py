@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from digitlab.config import ROOT
+from digitlab.config.compose import ROOT
 from kept import newest
 from report import EPOCHS
 

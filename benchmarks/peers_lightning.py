@@ -92,7 +92,7 @@ class UsualLightning:
         self.workload, self.device, self.split = workload, device, training_split(workload)
 
     def epoch_seconds(self) -> list[float]:
-        from digitlab.training.surroundings import quiet_libraries
+        from digitlab.core.logging import quiet_libraries
 
         split = self.split
         dataset = _dataset(self.workload, split.root, split.mean, split.std)

@@ -23,9 +23,9 @@ from rich.table import Table
 
 from bench import digitlab_rows
 from digitlab.data.chunks import Chunk
+from digitlab.engine.compiled_solo import CompiledSteps
+from digitlab.engine.eager import EagerStep
 from digitlab.training import classifier
-from digitlab.training.compiled import CompiledSteps
-from digitlab.training.step import EagerStep
 from floors import floors
 from kept import keep, surroundings
 from workloads import WORKLOADS, Workload

@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from digitlab.config import ROOT
+from digitlab.config.compose import ROOT
 from kept import keep, surroundings
 from workloads import WORKLOADS
 

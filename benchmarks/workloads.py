@@ -85,7 +85,7 @@ class TrainingSplit:
 def training_split(workload: Workload) -> TrainingSplit:
     """The training split of ``workload``, read, split and measured by digitlab itself; ``DataError`` without files."""
     # Imported here: a row that is measured as a whole command has no use for them.
-    from digitlab.config import compose
+    from digitlab.config.compose import compose
     from digitlab.training.experiment import Experiment
 
     data = Experiment.from_config(compose(workload.overrides()), typed=()).data

@@ -11,7 +11,7 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from digitlab.config import compose
+from digitlab.config.compose import compose
 
 pytest_plugins = [
     "fixtures.children",

@@ -8,13 +8,13 @@ import time
 
 import pytest
 
-from digitlab.atomic import remove_parts, write_atomically
-from digitlab.schema import RunError
+from digitlab.core.errors import RunError
+from digitlab.core.files import remove_parts, write_atomically
 
 _WRITE_FOR_EVER = """
 import sys, itertools
 from pathlib import Path
-from digitlab.atomic import write_atomically
+from digitlab.core.files import write_atomically
 for letter in itertools.cycle((b"a", b"b")):
     write_atomically(Path(sys.argv[1]), letter * 300_000)
 """

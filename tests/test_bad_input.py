@@ -4,8 +4,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from digitlab.config import compose
-from digitlab.schema import ConfigError
+from digitlab.config.compose import compose
+from digitlab.core.errors import ConfigError
 from digitlab.training.experiment import Experiment
 from digitlab.training.resuming import resume
 

@@ -12,8 +12,8 @@ import time
 import pytest
 import torch
 
-from digitlab.config import ROOT
-from digitlab.schema import DataError
+from digitlab.config.compose import ROOT
+from digitlab.core.errors import DataError
 from digitlab.training import train
 
 

@@ -142,7 +142,7 @@ def test_no_runs_and_no_folder_are_said_so(digitlab: Digitlab, tmp_path: Path) -
 def test_show_counts_the_split_and_draws_the_images(
     digitlab: Digitlab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("digitlab.config.ROOT", tmp_path)
+    monkeypatch.setattr("digitlab.config.compose.ROOT", tmp_path)
     code, out, err = digitlab("show", "data=mnist", "augment=[shift,noise]", "data.normalize=unit")
     assert (code, err) == (0, "")
     assert "55000" in out

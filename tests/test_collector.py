@@ -5,7 +5,7 @@ import weakref
 
 import pytest
 
-from digitlab.collector import uncollected
+from digitlab.core.fast_import import uncollected
 
 
 class Cycle:

@@ -8,8 +8,8 @@ from lightning.pytorch import Callback
 from omegaconf import OmegaConf, open_dict
 from torch import nn
 
-from digitlab.config import CONF, build, completed, compose, plain, walk
-from digitlab.schema import ConfigError
+from digitlab.config.compose import CONF, build, completed, compose, plain, walk
+from digitlab.core.errors import ConfigError
 from digitlab.training.experiment import Experiment
 
 CONTRACT = """\
@@ -151,8 +151,8 @@ def composed():
         {"_target_": "torch.utils.cpp_extension.load_inline", "name": "x", "cpp_sources": ""},
         {"_target_": "torch.jit.ScriptModule.__reduce__"},
         {"_target_": "lightning.pytorch.cli.LightningCLI"},
-        {"_target_": "digitlab.config.import_module", "name": "os"},
-        {"_target_": "digitlab.config.os.system", "command": "touch WITNESS"},
+        {"_target_": "digitlab.config.compose.import_module", "name": "os"},
+        {"_target_": "digitlab.config.compose.os.system", "command": "touch WITNESS"},
     ],
     ids=lambda node: node["_target_"].rpartition(".")[2],
 )  # fmt: skip

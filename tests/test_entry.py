@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from digitlab.config import ROOT
+from digitlab.config.compose import ROOT
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def test_help_config_and_completion_answer_without_torch(arguments, words, train
     ended = train_py_process(*arguments, environment=profile)
     assert words in ended.stdout
     imported = {line.rpartition("|")[2].strip() for line in ended.stderr.splitlines()}
-    assert "digitlab.config" in imported
+    assert "digitlab.config.compose" in imported
     assert not imported & {"torch", "lightning", "numpy", "torchvision"}
     assert ended.returncode == 0
 

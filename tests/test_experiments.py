@@ -5,7 +5,7 @@ import re
 import pytest
 from omegaconf import OmegaConf
 
-from digitlab.config import CONF
+from digitlab.config.compose import CONF
 from digitlab.training import train
 
 FILES = sorted((CONF / "experiment").glob("*.yaml"))

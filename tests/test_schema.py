@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field, ValidationError
 
-from digitlab import schema
-from digitlab.schema import ConfigError, Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Rate
+from digitlab.config import schema
+from digitlab.config.schema import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Rate
+from digitlab.core.errors import ConfigError
 
 
 class Layer:

@@ -8,14 +8,14 @@ In a notebook: ``model, data = digitlab.load("outputs/mnist-mlp/2026-11-21_10-00
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from digitlab.results.loading import load
+    from digitlab.training.loading import load
 
 __all__ = ["load"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "load":
-        from digitlab.results.loading import load
+        from digitlab.training.loading import load
 
         return load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

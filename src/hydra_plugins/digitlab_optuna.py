@@ -18,8 +18,8 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from digitlab.identity import fingerprint
-from digitlab.schema import ConfigError
+from digitlab.config.fingerprint import fingerprint
+from digitlab.core.errors import ConfigError
 from digitlab.sweeps.jobs import Grid, sweep_overrides
 
 
@@ -82,7 +82,7 @@ class OptunaSweeper(Sweeper):
         return processes if isinstance(processes, int) else os.cpu_count() or 1
 
     def _members(self, example: Sequence[str]) -> int:
-        from digitlab.sweeps.population.grouping import most_members
+        from digitlab.population.grouping import most_members
         from digitlab.training.experiment import Experiment
 
         try:

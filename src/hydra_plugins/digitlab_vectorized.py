@@ -14,10 +14,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
-from digitlab.failures import leave
-from digitlab.overrides import typed_overrides
+from digitlab.config.cli_errors import typed_overrides
+from digitlab.core.errors import ConfigError
+from digitlab.core.exit import leave
 from digitlab.results.folder import RunFolder
-from digitlab.schema import ConfigError
 from digitlab.sweeps.launching import JobLauncher, Prepared, brief, failing
 from digitlab.sweeps.manifest import run_overrides
 from digitlab.sweeps.resume import finished_value
@@ -25,7 +25,7 @@ from digitlab.sweeps.workers.launcher import WorkersLauncher
 from digitlab.sweeps.workers.pools import Pool
 
 if TYPE_CHECKING:
-    from digitlab.sweeps.population.member import Job
+    from digitlab.population.member import Job
 
 
 class VectorizedLauncher(JobLauncher):
@@ -123,8 +123,8 @@ def _ended(done: JobReturn) -> bool:
 
 def _job(number: int, config: DictConfig, folder: RunFolder) -> Job:
     """Raises ``ConfigError`` or ``RunError``: then the job runs alone, and is told to have failed as any other."""
+    from digitlab.population.member import Job
     from digitlab.results.checkpoint import newest_good
-    from digitlab.sweeps.population.member import Job
     from digitlab.training.experiment import Experiment
 
     overrides = run_overrides(typed_overrides())
@@ -138,15 +138,15 @@ def _job(number: int, config: DictConfig, folder: RunFolder) -> Job:
 def _populations(jobs: Sequence[Job], most: int | None) -> list[list[Job]]:
     if not jobs:
         return []
-    from digitlab.sweeps.population.grouping import populations
+    from digitlab.population.grouping import populations
 
     return populations(jobs, max_members=most)
 
 
 def _train(jobs: Sequence[Job]) -> list[tuple[Job, Exception | None]]:
     """Each job with the error that ended it, or None. Ends the process after a signal."""
-    from digitlab.sweeps.population.together import train_together
-    from digitlab.training.interrupt import Interrupted
+    from digitlab.core.signals import Interrupted
+    from digitlab.population.train import train_together
 
     try:
         return train_together(jobs)

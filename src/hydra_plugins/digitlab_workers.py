@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from omegaconf import OmegaConf
 
-from digitlab.schema import ConfigError
+from digitlab.core.errors import ConfigError
 from digitlab.sweeps.workers.launcher import WorkersLauncher
 from digitlab.sweeps.workers.pools import JoblibPool, Pool, SlurmPool, SubmititLocalPool
 from digitlab.sweeps.workers.settings import (

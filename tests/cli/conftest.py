@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from digitlab.config import compose
+from digitlab.config.compose import compose
 from digitlab.training import train
 
 _TINY = (

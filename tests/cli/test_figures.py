@@ -5,7 +5,7 @@ import shutil
 import pytest
 from PIL import Image
 
-from digitlab.figures.material import read_material
+from digitlab.figures.run_data import read_material
 from digitlab.results.folder import RunFolder
 
 GIFS = {"learning_weights.gif", *(f"learning_weights_{digit}_{digit}.gif" for digit in range(10))}

@@ -10,7 +10,7 @@ from digitlab.data.own_images import read_own_image
 from digitlab.data.sources import MnistSource
 from digitlab.reproduce.registry import rows
 from digitlab.reproduce.runner import make_runs, run_folder
-from digitlab.results.loading import load
+from digitlab.training.loading import load
 
 
 def test_own_pictures_are_deskewed_as_the_data_set_was(tmp_path):

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from digitlab.core.errors import DataError
 from digitlab.data import sources
 from digitlab.data.cifar import META, TEST_BATCHES, TRAIN_BATCHES
 from digitlab.data.sources import Cifar10Source
-from digitlab.schema import DataError
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from digitlab.core.errors import DataError
 from digitlab.data import cifar
 from digitlab.data.cifar import extract, read_batch
-from digitlab.schema import DataError
 
 PIXELS = np.arange(2 * 3072).reshape(2, 3072).astype(np.uint8)
 

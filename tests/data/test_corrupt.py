@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from digitlab.core.errors import ConfigError
 from digitlab.data.corrupt import CORRUPTIONS, SEVERITIES, Invert, Stretch, StrokeWidth, corruptions
 from digitlab.data.sources import MnistSource
-from digitlab.schema import ConfigError
 
 EACH = pytest.mark.parametrize("kind", CORRUPTIONS)
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 import digitlab.data.fetch as fetch_module
+from digitlab.core.errors import DataError
 from digitlab.data.checksum import check_file
 from digitlab.data.fetch import Patience, fetch
-from digitlab.schema import DataError
 
 BODY = bytes(range(256)) * 1000
 HALF = len(BODY) // 2

@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from digitlab.data.foreign import as_shape, noise_images
-from digitlab.schema import DataError
+from digitlab.core.errors import DataError
+from digitlab.data.out_of_distribution import as_shape, noise_images
 
 
 def pictures(*shape):

@@ -12,8 +12,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from digitlab.core.errors import DataError
 from digitlab.data.idx import idx_shape, read_idx
-from digitlab.schema import DataError
 
 SHAPE = (3, 4, 5)
 

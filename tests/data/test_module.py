@@ -6,12 +6,12 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from digitlab.config import build, compose, plain
+from digitlab.config.compose import build, compose, plain
+from digitlab.core.errors import ConfigError
 from digitlab.data.chunks import ChunkPlan, Position
 from digitlab.data.deskew import deskew
 from digitlab.data.module import ImageData
 from digitlab.data.source import ImageSet, Source
-from digitlab.schema import ConfigError
 
 SETTINGS = {
     "root": "nowhere",

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from digitlab.data.none_class import NoneClassSource
+from digitlab.core.errors import ConfigError
 from digitlab.data.source import ImageSet, Source
-from digitlab.schema import ConfigError
+from digitlab.data.unknown_class import NoneClassSource
 
 
 class Tiny(Source):

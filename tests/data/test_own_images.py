@@ -12,10 +12,10 @@ import torch
 from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
+from digitlab.core.errors import DataError
 from digitlab.data.own_images import as_data_set_image, read_own_image
 from digitlab.data.source import ImageSet
 from digitlab.data.sources import FashionMnistSource, MnistSource
-from digitlab.schema import DataError
 
 MNIST = {"image_shape": (1, 28, 28), "margin_pixels": 4}
 FASHION = {"image_shape": (1, 28, 28), "margin_pixels": 0}

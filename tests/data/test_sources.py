@@ -12,10 +12,10 @@ import torch
 import torchvision
 from torch import Tensor
 
+from digitlab.core.errors import ConfigError, DataError
 from digitlab.data.source import ImageSet, Source
 from digitlab.data.sources import Cifar10Source, FashionMnistSource, IdxSource, MnistSource
 from digitlab.data.splits import fingerprint, split_indices
-from digitlab.schema import ConfigError, DataError
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from digitlab.core.errors import ConfigError
 from digitlab.data.splits import fingerprint, split_counts, split_indices
-from digitlab.schema import ConfigError
 
 # The class sizes of MNIST's training set, in an order of images that does not matter here.
 MNIST_SIZES = (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from omegaconf import open_dict
 
-from digitlab.config import compose
+from digitlab.config.compose import compose
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
 

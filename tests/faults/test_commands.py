@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from digitlab.config import compose
+from digitlab.config.compose import compose
 from digitlab.sweeps.manifest import allot, create
 from digitlab.training.resuming import resume
 
@@ -42,7 +42,7 @@ def test_what_can_not_be_written_is_named_in_one_line(
     digitlab, swept, disk, full, tmp_path, one_line, monkeypatch, command, fault
 ):
     place = tmp_path / "disk"
-    monkeypatch.setattr("digitlab.config.ROOT", swept.path.parent)  # where outputs/ is
+    monkeypatch.setattr("digitlab.config.compose.ROOT", swept.path.parent)  # where outputs/ is
     if fault == "full":
         full(place)
     else:

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
+from digitlab.core.errors import RunError
 from digitlab.results.checkpoint import read_checkpoint
-from digitlab.schema import RunError
 from digitlab.training.resuming import resume
 
 

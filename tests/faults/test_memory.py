@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from digitlab.failures import leave
-from digitlab.schema import ConfigError, DigitlabError, RunError
+from digitlab.core.errors import ConfigError, DigitlabError, RunError
+from digitlab.core.exit import leave
+from digitlab.core.memory import device_memory
 from digitlab.training.resuming import resume
-from digitlab.training.surroundings import device_memory
 
 # Its weights take 116 MB, and training takes them several times: what a process still has of freed memory does not do.
 LARGE = ("model.hidden=[5000,5000]", "optimizer=sgd", "ema.decay=null", "trainer.max_epochs=1", "data.batch_size=80")

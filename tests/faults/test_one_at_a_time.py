@@ -5,10 +5,10 @@ import sys
 
 import pytest
 
+from digitlab.population.member import Job
+from digitlab.population.train import train_together
 from digitlab.results.folder import RunFolder
 from digitlab.results.lock import BusyError, held
-from digitlab.sweeps.population.member import Job
-from digitlab.sweeps.population.together import train_together
 from digitlab.training.experiment import Experiment
 from digitlab.training.resuming import resume
 

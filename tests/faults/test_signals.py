@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from digitlab.config import ROOT
+from digitlab.config.compose import ROOT
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
 
@@ -73,7 +73,7 @@ def test_of_a_sweep_the_runs_under_way_are_saved(begun, tmp_path, launcher):
 
 def test_a_second_signal_ends_the_process_at_once():
     # In a step that never ends.
-    code = "import os, signal, time\nfrom digitlab.training.interrupt import StopSignal\nwith StopSignal():\n"
+    code = "import os, signal, time\nfrom digitlab.core.signals import StopSignal\nwith StopSignal():\n"
     code += "    os.kill(os.getpid(), signal.SIGTERM)\n    print('first', flush=True)\n    time.sleep(600)\n"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "first\n"

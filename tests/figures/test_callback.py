@@ -6,12 +6,12 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from digitlab.config import compose
-from digitlab.figures.iterations import answers, read_iterations
+from digitlab.config.compose import compose
+from digitlab.core.errors import ConfigError, RunError
+from digitlab.figures.batch_log import answers, read_iterations
+from digitlab.population.grouping import kinship
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
-from digitlab.schema import ConfigError, RunError
-from digitlab.sweeps.population.grouping import kinship
 from digitlab.training import train
 from digitlab.training.experiment import Experiment
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from digitlab.core.errors import ConfigError
 from digitlab.models import FastCNN
 from digitlab.models.fast_cnn import Whitening
-from digitlab.schema import ConfigError
 
 
 def correlated(count=300, channels=3):

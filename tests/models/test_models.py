@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import nn
 
+from digitlab.core.errors import ConfigError
 from digitlab.models import CNN, MLP, FastCNN, LeNet, Linear
-from digitlab.schema import ConfigError
 
 EACH = [(Linear, {}), (MLP, {"hidden": [16]}), (LeNet, {}), (CNN, {}), (FastCNN, {"widths": [8, 8]})]
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)

@@ -16,7 +16,7 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from digitlab.config import compose
+from digitlab.config.compose import compose
 from digitlab.results.folder import RunFolder
 from digitlab.results.writer import RunWriter
 from digitlab.training import train

@@ -7,8 +7,8 @@ from html.parser import HTMLParser
 import pytest
 from omegaconf import OmegaConf
 
+from digitlab.core.errors import ConfigError, RunError
 from digitlab.report.gather import write_report
-from digitlab.schema import ConfigError, RunError
 from digitlab.sweeps.manifest import Entry, Manifest
 
 

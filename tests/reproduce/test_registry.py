@@ -2,11 +2,11 @@
 
 import pytest
 
-from digitlab.config import CONF
+from digitlab.config.compose import CONF
+from digitlab.core.errors import ConfigError
 from digitlab.reproduce.findings import Quantity, findings
 from digitlab.reproduce.outcomes import DERIVED
 from digitlab.reproduce.registry import chosen, rows
-from digitlab.schema import ConfigError
 
 FILES = {path.stem: path for path in (CONF / "experiment").glob("*.yaml")}
 # A good recipe that no report has; wish_cifar_cnn is the same.

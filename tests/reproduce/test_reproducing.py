@@ -9,7 +9,8 @@ from omegaconf import OmegaConf
 from typer.testing import CliRunner
 
 from digitlab.cli import app
-from digitlab.config import CONF
+from digitlab.config.compose import CONF
+from digitlab.core.errors import RunError
 from digitlab.reproduce import runner
 from digitlab.reproduce.outcomes import read_outcome
 from digitlab.reproduce.registry import rows
@@ -19,7 +20,6 @@ from digitlab.reproduce.runner import LeftOut, compose, make_runs, run_folder
 from digitlab.reproduce.table import Measured
 from digitlab.results.folder import find_runs
 from digitlab.results.table import run_row
-from digitlab.schema import RunError
 
 QUICK = ["r1_linear_mse", "r1_test_curve", "r1_pure", "r3_sigmoid30_mse", "r3_sigmoid30_mse_numpy"]
 

@@ -5,12 +5,12 @@ import os
 
 import pytest
 
-from digitlab import config
-from digitlab.config import compose
-from digitlab.results.automatic import find
+from digitlab.api.auto_resume import find
+from digitlab.config import compose as config
+from digitlab.config.compose import compose
+from digitlab.core.errors import ConfigError
 from digitlab.results.checkpoint import write_checkpoint
 from digitlab.results.folder import RunFolder
-from digitlab.schema import ConfigError
 
 TYPED = ("model=linear", "optimizer.lr=0.1")
 

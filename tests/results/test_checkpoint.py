@@ -8,9 +8,9 @@ import zipfile
 import pytest
 import torch
 
+from digitlab.core.errors import RunError
 from digitlab.results.checkpoint import newest_good, read_checkpoint, write_checkpoint
 from digitlab.results.folder import RunFolder
-from digitlab.schema import RunError
 
 
 class Payload:

@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from digitlab.config import ROOT
+from digitlab.config.compose import ROOT
+from digitlab.core.errors import ConfigError
 from digitlab.results.folder import RunFolder, find_runs
-from digitlab.schema import ConfigError
 
 
 def test_two_runs_started_in_the_same_instant_do_not_share_a_folder(tmp_path):

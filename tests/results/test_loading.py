@@ -8,14 +8,14 @@ import torch
 from omegaconf import OmegaConf
 
 import digitlab
-from digitlab.config import compose
-from digitlab.figures.material import predict_split
+from digitlab.config.compose import compose
+from digitlab.core.errors import ConfigError, DigitlabError, RunError
+from digitlab.core.logging import quiet_libraries
+from digitlab.figures.run_data import predict_split
 from digitlab.results.folder import RunFolder
-from digitlab.results.loading import load, load_classifier, load_data, open_run, require_fit
-from digitlab.schema import ConfigError, DigitlabError, RunError
 from digitlab.training import train
-from digitlab.training.surroundings import quiet_libraries
-from digitlab.training.testing import evaluate
+from digitlab.training.evaluation import evaluate
+from digitlab.training.loading import load, load_classifier, load_data, open_run, require_fit
 
 
 @pytest.fixture(scope="module", params=[32, "bf16", 64])

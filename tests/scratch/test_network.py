@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from digitlab.core.errors import ConfigError
+from digitlab.core.logging import quiet_libraries
+from digitlab.core.signals import StopSignal
 from digitlab.data.chunks import Position
+from digitlab.optim.losses import CrossEntropy, MeanSquaredError
+from digitlab.reproduce.scratch.network import Dense, Network, glorot, gradient_check, train
 from digitlab.results.folder import RunFolder
-from digitlab.schema import ConfigError
-from digitlab.scratch.network import Dense, Network, glorot, gradient_check, train
-from digitlab.training.interrupt import StopSignal
-from digitlab.training.losses import CrossEntropy, MeanSquaredError
 from digitlab.training.run import Run
-from digitlab.training.surroundings import quiet_libraries
 
 OUTPUTS = {("mse", "linear"): "raw", ("mse", "sigmoid"): "sigmoid", ("mse", "softmax"): "softmax"}
 SHAPES = [[6, 4], [6, 5, 4], [6, 5, 3, 4]]

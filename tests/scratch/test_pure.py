@@ -9,8 +9,8 @@ import pytest
 
 from digitlab.data import sources
 from digitlab.data.idx import read_idx
-from digitlab.scratch import pure
-from digitlab.scratch.network import Dense, Network, train
+from digitlab.reproduce.scratch import pure
+from digitlab.reproduce.scratch.network import Dense, Network, train
 
 MNIST = Path(sources.__file__).parent / "mnist"
 IMAGES, LABELS = MNIST / "t10k-images-idx3-ubyte.gz", MNIST / "t10k-labels-idx1-ubyte.gz"

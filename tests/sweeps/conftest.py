@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from digitlab.config import ROOT, compose
+from digitlab.config.compose import ROOT, compose
 from digitlab.sweeps.manifest import allot, create
 from digitlab.sweeps.state import SweepRun, read_runs
 

@@ -4,7 +4,7 @@ import pytest
 from typer.testing import CliRunner
 
 from digitlab.cli import app
-from digitlab.schema import ConfigError, RunError
+from digitlab.core.errors import ConfigError, RunError
 from digitlab.sweeps.manifest import create, manifest_file
 
 

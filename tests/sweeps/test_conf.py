@@ -6,8 +6,8 @@ import pytest
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from digitlab.config import CONF, compose, register_resolvers
-from digitlab.sweeps import resolvers
+from digitlab.api import resolvers
+from digitlab.config.compose import CONF, compose, register_resolvers
 from digitlab.sweeps.jobs import Grid, sweep_overrides
 from digitlab.training.experiment import Experiment
 

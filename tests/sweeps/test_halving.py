@@ -3,8 +3,8 @@
 import pytest
 from omegaconf import OmegaConf
 
-from digitlab.schema import ConfigError
-from digitlab.sweeps.halving import default_epochs, ended_value, halving_epochs, leaving, refuse_alone, setting_of
+from digitlab.core.errors import ConfigError
+from digitlab.population.halving import default_epochs, ended_value, halving_epochs, leaving, refuse_alone, setting_of
 from digitlab.sweeps.settings import sweep_settings
 
 DEFAULT = {"name": None, "fresh": False, "dry_run": False, "halving": True, "halving_epochs": None}

@@ -6,8 +6,8 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from digitlab.config import CONF, register_resolvers
-from digitlab.schema import ConfigError
+from digitlab.config.compose import CONF, register_resolvers
+from digitlab.core.errors import ConfigError
 from digitlab.sweeps.jobs import Grid
 
 

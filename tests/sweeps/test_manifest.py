@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from digitlab.config import compose
-from digitlab.identity import fingerprint
-from digitlab.schema import ConfigError, RunError
+from digitlab.config.compose import compose
+from digitlab.config.fingerprint import fingerprint
+from digitlab.core.errors import ConfigError, RunError
 from digitlab.sweeps.manifest import Manifest, allot, create, folder_name, manifest_file
 
 

@@ -3,7 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from digitlab.sweeps import resolvers
+from digitlab.api import resolvers
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import pytest
 
-from digitlab.schema import ConfigError
+from digitlab.core.errors import ConfigError
 from digitlab.sweeps.settings import refuse_without_sweep, sweep_settings
 
 DEFAULT = {"name": None, "fresh": False, "dry_run": False, "halving": False, "halving_epochs": None}

@@ -11,7 +11,7 @@ import shutil
 import pytest
 from filelock import FileLock
 
-from digitlab.config import ROOT
+from digitlab.config.compose import ROOT
 
 GRID = ("optimizer.lr=0.1,0.01", "seed=0,1")
 _TIMES = ("train_seconds",)

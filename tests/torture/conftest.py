@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from digitlab.config import ROOT
+from digitlab.config.compose import ROOT
 from digitlab.data.sources import Cifar10Source, FashionMnistSource
 
 

@@ -18,10 +18,10 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from digitlab.core.errors import DataError
 from digitlab.data.cifar import extract, read_batch
 from digitlab.data.idx import idx_shape, image_shape, read_idx
 from digitlab.data.own_images import read_own_image
-from digitlab.schema import DataError
 
 # Of some 40 kB at most a file: what reading it may take beyond the file and its unpacked content.
 BOUND_BYTES = 8 << 20

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from digitlab.config import ROOT
+from digitlab.config.compose import ROOT
 from digitlab.sweeps.state import read_runs
 from digitlab.sweeps.table import SweepTable
 

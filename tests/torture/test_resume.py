@@ -6,10 +6,10 @@ import signal
 
 import pytest
 
-from digitlab.config import compose
+from digitlab.config.compose import compose
+from digitlab.core.signals import Interrupted
 from digitlab.data.chunks import Position
 from digitlab.training import train
-from digitlab.training.interrupt import Interrupted
 
 COMPILER = shutil.which("g++") or shutil.which("clang++")
 SMALL = ("trainer.progress_bar=false", "trainer.max_epochs=2", "data.val_size=100", "test=none", "early_stopping=null",

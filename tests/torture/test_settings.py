@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from digitlab.config import CONF, compose, walk
-from digitlab.overrides import group_names
+from digitlab.config.cli_errors import group_names
+from digitlab.config.compose import CONF, compose, walk
 
 SMALL = (
     "trainer=cpu", "trainer.progress_bar=false", "trainer.max_steps=2", "data.train_size=40", "data.val_size=20",

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from digitlab.config import compose
+from digitlab.config.compose import compose
+from digitlab.engine import compiled_solo as compiled
+from digitlab.engine.aot_cache import Compiled, CompilerError, FlatFunction
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
-from digitlab.training import Outcome, compiled, train
-from digitlab.training.compiling import Compiled, CompilerError, FlatFunction
+from digitlab.training import Outcome, train
 
 SMALL = (
     "trainer=cpu",

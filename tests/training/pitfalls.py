@@ -6,8 +6,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from digitlab.schema import settings
-from digitlab.training.optimizers import SGD
+from digitlab.config.schema import settings
+from digitlab.optim.optimizers import SGD
 
 
 class Cliff(nn.Module):

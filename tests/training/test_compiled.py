@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from digitlab.schema import RunError
-from digitlab.training import compiled, compiling
-from digitlab.training.compiling import cache_folder
+from digitlab.core.errors import RunError
+from digitlab.engine import aot_cache as compiling
+from digitlab.engine import compiled_solo as compiled
+from digitlab.engine.aot_cache import cache_folder
 
 COMPILER = shutil.which("g++") or shutil.which("clang++")
 FLOAT64 = ("trainer.precision=64", "data.train_size=420", "data.batch_size=20", "trainer.max_epochs=3")

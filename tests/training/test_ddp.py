@@ -1,6 +1,7 @@
 """Two processes on the CPU train as one: same bits in both, one run folder, one report, and what a solo run learns."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,10 @@ def ddp(train_py_process, tmp_path):
     """``ddp(...)`` trains in two processes in ``tmp_path/run``; each writes a digest of its weights to ``digests/``."""
 
     def command(*overrides):
-        environment = {"DIGITLAB_ALLOW": "run_callbacks", "PYTHONPATH": str(Path(__file__).parent)}
+        environment = {
+            "DIGITLAB_ALLOW": "run_callbacks",
+            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]),
+        }
         return train_py_process(*overrides, environment=environment)
 
     return command

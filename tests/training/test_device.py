@@ -5,7 +5,7 @@ from typing import Literal
 import pytest
 import torch
 
-from digitlab.training.device import as_numbers, float32_products, on_device, reads_at_once
+from digitlab.engine.device import as_numbers, float32_products, on_device, reads_at_once
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 

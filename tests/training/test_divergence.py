@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from digitlab.core.errors import RunError
+from digitlab.engine.eager import EagerStep
+from digitlab.engine.rollback import Safeguard
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
-from digitlab.schema import RunError
-from digitlab.training.safeguard import Safeguard
-from digitlab.training.selection import Monitor
-from digitlab.training.step import EagerStep
+from digitlab.training.early_stopping import Monitor
 
 STEPS_PER_EPOCH = 16
 SURVIVOR = "+callbacks.survivor={_target_:pitfalls.Survivor}"

@@ -4,8 +4,8 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import LearningRateMonitor
 
-from digitlab.config import compose
-from digitlab.schema import ConfigError
+from digitlab.config.compose import compose
+from digitlab.core.errors import ConfigError
 from digitlab.training.experiment import Experiment
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
 
-from digitlab.training.losses import CrossEntropy, MeanSquaredError
+from digitlab.optim.losses import CrossEntropy, MeanSquaredError
 
 LOGITS = torch.tensor([[2.0, 0.0, -1.0], [0.5, 0.5, 3.0]])
 LABELS = torch.tensor([0, 1])

@@ -21,7 +21,7 @@ def peak_bytes():
 
 import torch, lightning
 before = peak_bytes()
-from digitlab.config import compose
+from digitlab.config.compose import compose
 from digitlab.training import train
 train(compose(sys.argv[2:]), folder=Path(sys.argv[1]))
 print(peak_bytes() - before)

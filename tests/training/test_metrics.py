@@ -10,7 +10,7 @@ from torchmetrics.functional.classification import (
     multiclass_f1_score,
 )
 
-from digitlab.training.metrics import NAMES, Counts
+from digitlab.engine.metrics import NAMES, Counts
 
 CLASSES = 5
 

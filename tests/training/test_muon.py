@@ -5,10 +5,10 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from digitlab.core.errors import ConfigError
 from digitlab.models import CNN, MLP, FastCNN, Linear
-from digitlab.schema import ConfigError
-from digitlab.training.muon import orthogonalised
-from digitlab.training.optimizers import Muon
+from digitlab.optim.muon import orthogonalised
+from digitlab.optim.optimizers import Muon
 
 
 def spread(rows, columns):

@@ -4,9 +4,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from digitlab.core.errors import ConfigError
 from digitlab.models import CNN, MLP
-from digitlab.schema import ConfigError
-from digitlab.training.optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
+from digitlab.optim.optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
 
 EACH = [
     (SGD(lr=0.1), torch.optim.SGD, {"lr": 0.1}),

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from digitlab.config import CONF
+from digitlab.config.compose import CONF
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
 from digitlab.training import train

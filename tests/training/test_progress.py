@@ -6,13 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-from digitlab.config import ROOT
+from digitlab.config.compose import ROOT
 
 
 def shown_on_a_terminal(*arguments):
     """What a run writes on a terminal until it ends."""
     ours, theirs = pty.openpty()
-    environment = os.environ | {"DIGITLAB_ALLOW": "run_callbacks", "PYTHONPATH": str(Path(__file__).parent)}
+    environment = os.environ | {
+        "DIGITLAB_ALLOW": "run_callbacks",
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]),
+    }
     with subprocess.Popen([sys.executable, ROOT / "train.py", *arguments], stderr=theirs, env=environment):
         os.close(theirs)
         shown = b""

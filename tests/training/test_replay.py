@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from digitlab.schema import RunError
+from digitlab.core.errors import RunError
+from digitlab.core.signals import Interrupted
+from digitlab.engine.compiled_solo import CompiledSteps
+from digitlab.engine.cuda_graph import Recorder, Replay, ReplayError, cuda_graph, recorder_for
 from digitlab.training import classifier
-from digitlab.training.compiled import CompiledSteps
-from digitlab.training.interrupt import Interrupted
-from digitlab.training.replay import Recorder, Replay, ReplayError, cuda_graph, recorder_for
 
 FLOAT64 = ("trainer.precision=64", "data.train_size=420", "data.batch_size=20")
 RUNS = (

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from digitlab.core.errors import ConfigError, RunError
+from digitlab.core.signals import Interrupted
 from digitlab.results.checkpoint import read_checkpoint, write_checkpoint
 from digitlab.results.folder import RunFolder
-from digitlab.schema import ConfigError, RunError
-from digitlab.training.interrupt import Interrupted
 from digitlab.training.resuming import resume
 
 # What keeps a state from step to step: momentum, batch statistics, the average, the schedule, the random draws.

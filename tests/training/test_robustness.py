@@ -4,15 +4,15 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from digitlab.config import build, compose, plain
+from digitlab.config.compose import build, compose, plain
+from digitlab.core.logging import quiet_libraries
 from digitlab.data import ImageData
 from digitlab.data.corrupt import CORRUPTIONS, corruptions
 from digitlab.results.folder import RunFolder
-from digitlab.results.loading import load_classifier, load_data
 from digitlab.training import train
+from digitlab.training.evaluation import evaluate
+from digitlab.training.loading import load_classifier, load_data
 from digitlab.training.robustness import Confidences, corrupted_images, measure_corrupted, out_of_distribution
-from digitlab.training.surroundings import quiet_libraries
-from digitlab.training.testing import evaluate
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from digitlab.training.muon import Muon
-from digitlab.training.rule_state import State, from_optimizer_state, init_state, to_optimizer_state
-from digitlab.training.rules import RULES
+from digitlab.optim.functional import RULES
+from digitlab.optim.muon import Muon
+from digitlab.optim.state import State, from_optimizer_state, init_state, to_optimizer_state
 
 MEMBERS, UPDATES = 3, 50
 TORCH = {

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from digitlab.config import ROOT
+from digitlab.config.compose import ROOT
 from digitlab.results.folder import RunFolder
 
 

@@ -7,7 +7,7 @@ import torch
 from pydantic import ValidationError
 from torch.optim import lr_scheduler
 
-from digitlab.training.schedules import Constant, Cosine, Linear, OneCycle, Schedule, Steps
+from digitlab.optim.schedules import Constant, Cosine, Linear, OneCycle, Schedule, Steps
 
 STEPS_PER_EPOCH, EPOCHS, WARMUP_EPOCHS = 7, 10, 2
 TOTAL_STEPS, WARMUP_STEPS = STEPS_PER_EPOCH * EPOCHS, STEPS_PER_EPOCH * WARMUP_EPOCHS

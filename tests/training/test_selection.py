@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from digitlab.training.selection import EarlyStopping, Monitor, Point, Selection
+from digitlab.training.early_stopping import EarlyStopping, Monitor, Point, Selection
 
 MAX, MIN = Monitor(metric="val/accuracy", mode="max"), Monitor(metric="val/loss", mode="min")
 

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, open_dict
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from digitlab.config import compose
+from digitlab.config.compose import compose
+from digitlab.core.signals import Interrupted
 from digitlab.data.chunks import Position
+from digitlab.engine import aot_cache as compiling
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
-from digitlab.training import compiling, train
+from digitlab.training import train
 from digitlab.training.classifier import Classifier
-from digitlab.training.interrupt import Interrupted
 
 STEPS_PER_EPOCH, EPOCHS = 5, 2
 # Of 48 images for training the last mini-batch holds 8.

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from digitlab.config import build, compose, plain
+from digitlab.config.compose import build, compose, plain
 from digitlab.data.module import ImageData
 from digitlab.training import Classifier
 

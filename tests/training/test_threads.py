@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from digitlab.engine.chunk_runner import Learner
+from digitlab.engine.cpu_tuning import threads, worthwhile_threads
 from digitlab.training.classifier import Classifier
-from digitlab.training.learner import Learner
-from digitlab.training.threads import threads, worthwhile_threads
 
 
 @pytest.fixture(autouse=True)

@@ -4,12 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from digitlab.config import compose
-from digitlab.schema import ConfigError
+from digitlab.config.compose import compose
+from digitlab.core.errors import ConfigError
 from digitlab.training.classifier import Classifier
 from digitlab.training.experiment import Experiment
 from digitlab.training.settings import DataFacts
-from digitlab.training.views import views
+from digitlab.training.test_time_augmentation import views
 
 
 def random_images(*shape):
@@ -43,9 +43,9 @@ def classifier(test_views):
         data=DataFacts(
             name="noise", title="Noise", image_shape=[1, 8, 8], class_names=["a", "b", "c"], mean=[0.4], std=[0.3]
         ).plain(),
-        loss={"_target_": "digitlab.training.losses.CrossEntropy"},
-        optimizer={"_target_": "digitlab.training.optimizers.SGD", "lr": 0.1},
-        scheduler={"_target_": "digitlab.training.schedules.Constant"},
+        loss={"_target_": "digitlab.optim.losses.CrossEntropy"},
+        optimizer={"_target_": "digitlab.optim.optimizers.SGD", "lr": 0.1},
+        scheduler={"_target_": "digitlab.optim.schedules.Constant"},
         test_views=test_views,
     )
 

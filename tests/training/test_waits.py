@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from digitlab.core.signals import StopSignal
 from digitlab.data.chunks import Chunk, EvaluationBatch
-from digitlab.sweeps.population.learner import Learner as Population
+from digitlab.engine.chunk_runner import Learner
+from digitlab.engine.cuda_graph import Recorder
+from digitlab.engine.stacked_runner import Learner as Population
 from digitlab.training import classifier
-from digitlab.training.interrupt import StopSignal
-from digitlab.training.learner import Learner
-from digitlab.training.replay import Recorder
 
 Stacked = Callable[..., tuple[Population, list[Chunk]]]
 aten = torch.ops.aten

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from digitlab.training.work import forward_work
+from digitlab.engine.cpu_tuning import forward_work
 
 
 def test_the_work_of_a_dense_layer_is_two_operations_a_weight():

@@ -14,12 +14,11 @@ Each module is a command. Torch is imported inside those that need it, so that `
 
 import sys
 
-from digitlab.atomic import printed
-
 # Their commands join the application.
 from digitlab.cli import evaluate, figures, predict, report, reproduce, runs, show, sweep  # noqa: F401
 from digitlab.cli.app import app
-from digitlab.schema import DigitlabError
+from digitlab.core.errors import DigitlabError
+from digitlab.core.files import printed
 
 
 def main() -> None:

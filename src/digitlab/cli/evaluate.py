@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from digitlab.cli.app import Device, Folder, Which, WhichOption, app
-from digitlab.schema import ConfigError, RunError
+from digitlab.core.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
     from digitlab.data import ImageData
@@ -41,8 +41,8 @@ def evaluate(
     force: Annotated[bool, typer.Option("--force", help="Overwrite the figure of an earlier call.")] = False,
 ) -> None:
     """Test a run's checkpoint on the whole official test set; on harder or strange images, where asked for."""
-    from digitlab.results.loading import load_classifier, load_data, open_run, require_fit
-    from digitlab.training.surroundings import quiet_libraries
+    from digitlab.core.logging import quiet_libraries
+    from digitlab.training.loading import load_classifier, load_data, open_run, require_fit
 
     if severity is not None and corrupt is None:
         raise ConfigError("--severity", severity, "goes with --corrupt")
@@ -68,7 +68,7 @@ def evaluate(
 
 def _plain(classifier: "Classifier", images: "ImageData", *, checkpoint: Which, device: Device) -> None:
     from digitlab.results.table import print_metrics
-    from digitlab.training.testing import evaluate as measure
+    from digitlab.training.evaluation import evaluate as measure
 
     metrics = measure(classifier, images, accelerator=device.value)
     print_metrics(metrics, title=f"{images.source.title}, {checkpoint.value} checkpoint, on {classifier.device.type}")
@@ -99,7 +99,7 @@ def _corrupted(
 def _draw(path: Path, accuracies: dict[int, float], images: "ImageData", *, kind: str) -> None:
     import torch
 
-    from digitlab.atomic import write_atomically
+    from digitlab.core.files import write_atomically
     from digitlab.data.corrupt import corruptions
     from digitlab.figures.robustness import severity_figure
     from digitlab.figures.style import png
@@ -113,7 +113,7 @@ def _draw(path: Path, accuracies: dict[int, float], images: "ImageData", *, kind
 
 def _strange_images(run: "RunFolder", own: "ImageData", name: str) -> "ImageData | None":
     """The data set of this name; None for noise."""
-    from digitlab.results.loading import load_data
+    from digitlab.training.loading import load_data
 
     if name == own.source.name:
         raise ConfigError("--out-of-distribution", name, "is the data set that the network is tested on")

@@ -24,10 +24,11 @@ def figures(
 
     A picture that does not apply to the run is named with the reason, and the others are made.
     """
+    from digitlab.config.schema import nearest
+    from digitlab.core.errors import ConfigError
     from digitlab.figures.gallery import GifPlan, make_pictures, require_free
-    from digitlab.figures.material import read_material, read_rows
-    from digitlab.results.loading import load_data, open_run
-    from digitlab.schema import ConfigError, nearest
+    from digitlab.figures.run_data import read_material, read_rows
+    from digitlab.training.loading import load_data, open_run
 
     run = open_run(folder)
     read_rows(run)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from digitlab.cli.app import Folder, Which, WhichOption, app
-from digitlab.schema import DataError
+from digitlab.core.errors import DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,8 +24,8 @@ def predict(
     """Classify pictures of one's own. One that can't be read is named on stderr, and the exit code is 1."""
     from digitlab.data.deskew import deskew
     from digitlab.data.own_images import read_own_image
-    from digitlab.results.loading import load_classifier, open_run
     from digitlab.results.table import print_table
+    from digitlab.training.loading import load_classifier, open_run
 
     run = open_run(folder)
     classifier = load_classifier(run, checkpoint.value)

@@ -32,7 +32,7 @@ def reproduce(
 
     Started several times at once, the processes share the work. The exit code is 1 if a run failed.
     """
-    from digitlab.config import ROOT
+    from digitlab.config.compose import ROOT
     from digitlab.reproduce.registry import chosen
     from digitlab.reproduce.rendering import write_headers, write_tables
     from digitlab.reproduce.runner import LeftOut, make_runs

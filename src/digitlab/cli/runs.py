@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from digitlab.cli.app import app
-from digitlab.schema import ConfigError
+from digitlab.core.errors import ConfigError
 
 
 @app.command()
@@ -17,7 +17,7 @@ def runs(
     csv: Annotated[bool, typer.Option("--csv", help="All metrics, unrounded, for other programs.")] = False,
 ) -> None:
     """List all runs, the oldest first. A folder that can't be read is named on stderr."""
-    from digitlab.config import ROOT
+    from digitlab.config.compose import ROOT
     from digitlab.results.folder import find_runs
     from digitlab.results.table import Row, print_runs, run_row, runs_csv, sort_rows
 

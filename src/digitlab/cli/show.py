@@ -20,8 +20,8 @@ def show(
     ] = None,
 ) -> None:
     """Show a data set before training: its split, its mean and deviation, and some images of every class."""
-    from digitlab.atomic import write_atomically
-    from digitlab.config import ROOT, compose
+    from digitlab.config.compose import ROOT, compose
+    from digitlab.core.files import write_atomically
     from digitlab.figures.samples import first_of_each_class, sample_grid
     from digitlab.figures.style import png
     from digitlab.training.experiment import Experiment

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from digitlab.cli.app import app
-from digitlab.schema import ConfigError
+from digitlab.core.errors import ConfigError
 
 
 @app.command()

@@ -18,10 +18,11 @@ from pydantic import Field, ValidatorFunctionWrapHandler, WrapValidator
 from pydantic_core import PydanticCustomError
 from torch import Generator, Tensor
 
+from digitlab.config.schema import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, settings
+from digitlab.core.errors import ConfigError
 from digitlab.data.seeding import coins, stream_seed
 from digitlab.data.smooth import smoothed
 from digitlab.data.warp import pixel_centres, reflected, sample_at
-from digitlab.schema import ConfigError, Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, settings
 
 
 def _ordered(bounds: object, check: ValidatorFunctionWrapHandler) -> tuple[float, float]:

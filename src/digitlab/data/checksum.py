@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from digitlab.schema import DataError
+from digitlab.core.errors import DataError
 
 
 def expect_sha256(path: Path, found: str, expected: str) -> None:

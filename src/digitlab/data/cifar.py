@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from digitlab.atomic import move_into_place
+from digitlab.core.errors import DataError
+from digitlab.core.files import move_into_place
 from digitlab.data.checksum import check_file
-from digitlab.schema import DataError
 
 # The files and their SHA-256. `batches.meta` holds the class names; only torchvision asks for it.
 TRAIN_BATCHES: Mapping[str, str] = {

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Generator, Tensor
 
+from digitlab.config.schema import Fraction, NonNegativeFloat, nearest, settings
+from digitlab.core.errors import ConfigError
 from digitlab.data.augment import Affine, Augmentation, Blur, Compose, Cutout, Noise, Shift, Stage
-from digitlab.schema import ConfigError, Fraction, NonNegativeFloat, nearest, settings
 
 SEVERITIES = (1, 2, 3, 4, 5)
 

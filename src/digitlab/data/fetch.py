@@ -22,8 +22,8 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-from digitlab.atomic import move_into_place
-from digitlab.schema import DataError
+from digitlab.core.errors import DataError
+from digitlab.core.files import move_into_place
 
 _BLOCK_BYTES = 1 << 16
 _MAX_BYTES = 1 << 28  # the largest file that is fetched has 170 MB; a mirror that sends on and on is cut off here

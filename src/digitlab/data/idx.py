@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from digitlab.core.errors import DataError
 from digitlab.data.checksum import expect_sha256
-from digitlab.schema import DataError
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _UNSIGNED_BYTE = 0x08  # the format's code of the type of its values; the only one that images and labels come in

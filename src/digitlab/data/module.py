@@ -11,12 +11,12 @@ from typing import Literal, TypeVar
 import torch
 from lightning.pytorch import LightningDataModule
 
+from digitlab.config.schema import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, checked
 from digitlab.data.augment import Compose
 from digitlab.data.chunks import ChunkLoader, ChunkPlan, EvaluationLoader, Position
 from digitlab.data.deskew import deskew
 from digitlab.data.source import ImageSet, Source
 from digitlab.data.splits import fingerprint, split_counts, split_indices
-from digitlab.schema import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, checked
 
 Batch = TypeVar("Batch")
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from digitlab.schema import DataError
+from digitlab.core.errors import DataError
 
 # A figure is looked for in a picture of at most this many pixels a side: noise and the grain of paper average out.
 _WORKING_PIXELS = 128

@@ -12,12 +12,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from digitlab.config.schema import NonNegativeInt, checked
+from digitlab.core.errors import ConfigError, DataError
 from digitlab.data.checksum import check_file
 from digitlab.data.cifar import BATCH_IMAGES, META, TEST_BATCHES, TRAIN_BATCHES, extract, read_batch
 from digitlab.data.fetch import fetch
 from digitlab.data.idx import idx_shape, image_shape, read_idx, refuse_misfit
 from digitlab.data.source import ImageSet, Source
-from digitlab.schema import ConfigError, DataError, NonNegativeInt, checked
 
 _FETCH_AGAIN = "delete it, and it is fetched again"
 

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from digitlab.core.errors import ConfigError
 from digitlab.data.seeding import stream_seed
-from digitlab.schema import ConfigError
 
 _Ints = npt.NDArray[np.int64]
 

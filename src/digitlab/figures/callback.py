@@ -11,15 +11,15 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
+from digitlab.config.schema import checked
 from digitlab.data.chunks import Chunk
 from digitlab.data.module import ImageData
+from digitlab.figures.batch_log import IterationRecord
 from digitlab.figures.events import samples, send_epoch, send_samples, send_test, send_weights
-from digitlab.figures.iterations import IterationRecord
 from digitlab.results.writer import RunWriter
-from digitlab.schema import checked
 from digitlab.training.classifier import Classifier
-from digitlab.training.record import Record
-from digitlab.training.recorder import Recorder
+from digitlab.training.run_callback import Recorder
+from digitlab.training.run_state import Record
 
 
 class FigureCallback(Callback):

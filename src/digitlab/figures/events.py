@@ -13,7 +13,7 @@ import torch
 from digitlab.data.module import ImageData
 from digitlab.results.writer import RunWriter
 from digitlab.training.classifier import Classifier
-from digitlab.training.record import Record
+from digitlab.training.run_state import Record
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,7 +42,7 @@ def send_samples(writer: RunWriter, picture: npt.NDArray[np.uint8]) -> None:
 def send_epoch(writer: RunWriter, classifier: Classifier, data: ImageData, record: Record) -> None:
     """Every picture of ``digitlab figures`` of the network as it stands after an epoch, on the validation images."""
     from digitlab.figures.gallery import PICTURES, LeftOutError
-    from digitlab.figures.material import curves, material_of
+    from digitlab.figures.run_data import curves, material_of
 
     rows, best, step = record.rows, record.selection.best, classifier.position.total_steps
     run = material_of(

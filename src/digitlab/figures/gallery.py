@@ -12,12 +12,12 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from digitlab.atomic import write_atomically
+from digitlab.core.errors import ConfigError
+from digitlab.core.files import write_atomically
 from digitlab.figures import confusion, gifs, history, images, layers, samples, scores, weights
-from digitlab.figures.iterations import Iterations
-from digitlab.figures.material import Material
+from digitlab.figures.batch_log import Iterations
+from digitlab.figures.run_data import Material
 from digitlab.figures.style import SPLIT_NAMES, png
-from digitlab.schema import ConfigError
 
 _RANDOM, _RIGHT, _WRONG, _MISTAKES, _GRID = 4, 20, 10, 20, 50
 _OF_A_CLASS, _UNITS, _PAIRS, _EXAMPLES = 10, 5, 6, 8

@@ -17,13 +17,13 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from digitlab.data.normalise import Normalise
+from digitlab.engine.eager import EagerStep
 from digitlab.figures.style import SIGNED_MAP, short
 from digitlab.figures.weights import signed_images
 from digitlab.models import Linear
-from digitlab.training.losses import MeanSquaredError
-from digitlab.training.optimizers import SGD
-from digitlab.training.schedules import Constant
-from digitlab.training.step import EagerStep
+from digitlab.optim.losses import MeanSquaredError
+from digitlab.optim.optimizers import SGD
+from digitlab.optim.schedules import Constant
 
 _COLUMNS = 5
 _TILE_PIXELS, _GAP_PIXELS, _LINE_PIXELS, _SCALE_PIXELS, _NARROWEST_PIXELS = 112, 10, 18, 90, 290

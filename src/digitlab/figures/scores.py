@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from digitlab.figures.style import BLUE, LINE_LOOKS, ORANGE, TEXT_COLOUR, short, styled
-from digitlab.training.testing import CALIBRATION_BINS
+from digitlab.training.evaluation import CALIBRATION_BINS
 
 
 def precision_recall(scores: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,8 +7,9 @@ quarter less time, on CIFAR-10 a third, one of LeNet a seventh.
 import torch
 from torch import Tensor, nn
 
+from digitlab.config.schema import PositiveFloat, PositiveInt, Rate, checked
+from digitlab.core.errors import ConfigError
 from digitlab.models.layers import ACTIVATIONS, Activation, Init, initialise
-from digitlab.schema import ConfigError, PositiveFloat, PositiveInt, Rate, checked
 
 
 class LeNet(nn.Module):

@@ -9,7 +9,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from digitlab.schema import ConfigError, Fraction, PositiveFloat, PositiveInt, checked
+from digitlab.config.schema import Fraction, PositiveFloat, PositiveInt, checked
+from digitlab.core.errors import ConfigError
 
 # Of the mean variance of a patch's pixels: directions that hardly vary are noise, and not blown up.
 _LEAST_VARIANCE = 5e-4

@@ -6,8 +6,9 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor, nn
 
+from digitlab.config.schema import PositiveFloat, PositiveInt, Rate, checked
+from digitlab.core.errors import ConfigError
 from digitlab.models.layers import ACTIVATIONS, Activation, Init, initialise
-from digitlab.schema import ConfigError, PositiveFloat, PositiveInt, Rate, checked
 
 
 class Linear(nn.Module):

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from yaml import YAMLError
 
-from digitlab.atomic import write_atomically
+from digitlab.core.errors import ConfigError, RunError
+from digitlab.core.files import write_atomically
 from digitlab.report.page import run_page, runs_page
 from digitlab.report.records import Record, read_record
 from digitlab.report.tables import tables_in
 from digitlab.results.folder import RunFolder, find_runs
-from digitlab.schema import ConfigError, RunError
 
 
 def write_report(folders: Sequence[Path], out: Path, *, force: bool = False) -> list[str]:

@@ -19,11 +19,11 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from digitlab.core.errors import show
 from digitlab.report.charts import Line, line_chart
 from digitlab.report.confusion import heat_map, most_confused
 from digitlab.report.records import GROUPS, Record, by_monitored, differing_settings
 from digitlab.report.tables import Table
-from digitlab.schema import show
 
 # What is drawn of a run, and what lies on the vertical axis.
 _CHARTS = {"accuracy": "accuracy", "loss": "loss (mean over images)", "f1": "F1 (mean over classes)"}

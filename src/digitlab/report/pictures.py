@@ -1,11 +1,11 @@
 """The pictures of a run's report, which need its checkpoint and its data: mistakes, weights, calibration."""
 
+from digitlab.core.errors import DigitlabError
 from digitlab.figures.gallery import PICTURES, LeftOutError
-from digitlab.figures.material import read_material
+from digitlab.figures.run_data import read_material
 from digitlab.figures.style import png
 from digitlab.report.page import Picture
 from digitlab.report.records import Record
-from digitlab.schema import DigitlabError
 
 # Under each title the pictures that may show it, of which those that apply to the run are taken.
 _SHOWN = {

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from digitlab.core.errors import show
 from digitlab.results.folder import RunFolder
-from digitlab.schema import show
 
 GROUPS = ("data", "model")  # what one wants to know of any run
 _NUMBERS = ("best_epoch", "parameters", "train_seconds")

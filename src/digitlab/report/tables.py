@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from digitlab.schema import DigitlabError
+from digitlab.core.errors import DigitlabError
 from digitlab.sweeps.manifest import manifest_file
 from digitlab.sweeps.report import effects_table, settings_table
 from digitlab.sweeps.state import read_runs

@@ -16,20 +16,20 @@ import torch.nn.functional as F
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from digitlab.config import build
+from digitlab.config.compose import build
 from digitlab.data.chunks import ChunkPlan, Position
 from digitlab.data.module import ImageData
 from digitlab.data.seeding import stream_seed
 from digitlab.data.source import ImageSet
 from digitlab.data.sources import MnistSource
+from digitlab.engine.metrics import Counts
+from digitlab.optim.losses import CrossEntropy, Loss, MeanSquaredError
+from digitlab.reproduce.scratch import pure
+from digitlab.reproduce.scratch.network import Activation, Dense, Network, train
 from digitlab.results import environment
 from digitlab.results.folder import RunFolder
 from digitlab.results.writer import RunWriter
-from digitlab.scratch import pure
-from digitlab.scratch.network import Activation, Dense, Network, train
 from digitlab.training.experiment import Experiment
-from digitlab.training.losses import CrossEntropy, Loss, MeanSquaredError
-from digitlab.training.metrics import Counts
 
 # The default of xgboost's classifier; its bare training function has another.
 _BOOSTING_ROUNDS = 100

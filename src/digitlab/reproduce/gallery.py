@@ -5,7 +5,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from digitlab.atomic import write_atomically
+from digitlab.core.files import write_atomically
 from digitlab.figures.comparisons import Setting, settings_figure
 from digitlab.figures.style import png
 from digitlab.figures.sweeps import Effect, effect_figure

@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from digitlab.core.errors import DIVERGED
 from digitlab.results.folder import RunFolder
-from digitlab.schema import DIVERGED
 
 Curve = Sequence[float]
 

@@ -2,8 +2,9 @@
 
 from functools import cache
 
+from digitlab.config.schema import nearest
+from digitlab.core.errors import ConfigError
 from digitlab.reproduce.rows import Figure, Row, grid
-from digitlab.schema import ConfigError, nearest
 
 _TEST = (Figure("test/accuracy"),)
 _VALIDATION = (Figure("val/accuracy"), Figure("test/accuracy"))

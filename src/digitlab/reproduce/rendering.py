@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from digitlab.atomic import write_atomically
-from digitlab.config import CONF
+from digitlab.config.compose import CONF
+from digitlab.core.files import write_atomically
 from digitlab.reproduce.registry import rows
 from digitlab.reproduce.table import FigureLine, Measured
 from digitlab.reproduce.verdicts import Sample

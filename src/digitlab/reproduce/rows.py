@@ -7,7 +7,7 @@ from typing import Literal
 
 from omegaconf import OmegaConf
 
-from digitlab.config import CONF
+from digitlab.config.compose import CONF
 
 Executor = Literal["lightning", "numpy", "pure", "xgboost"]
 

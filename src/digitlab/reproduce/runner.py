@@ -12,18 +12,18 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from digitlab.atomic import write_atomically
-from digitlab.config import CONF, register_resolvers, walk
+from digitlab.config.compose import CONF, register_resolvers, walk
+from digitlab.core.errors import RunError
+from digitlab.core.files import write_atomically
+from digitlab.core.logging import log_to
+from digitlab.core.signals import Interrupted
 from digitlab.data.source import ImageSet
 from digitlab.reproduce import executors
 from digitlab.reproduce.outcomes import read_outcome
 from digitlab.reproduce.rows import Row
 from digitlab.results.folder import RunFolder
-from digitlab.schema import RunError
 from digitlab.training import train
 from digitlab.training.experiment import Experiment
-from digitlab.training.interrupt import Interrupted
-from digitlab.training.surroundings import log_to
 
 log = logging.getLogger(__name__)
 

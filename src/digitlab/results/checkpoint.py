@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from digitlab.atomic import write_atomically
+from digitlab.core.errors import RunError, show
+from digitlab.core.files import write_atomically
 from digitlab.results.folder import RunFolder
-from digitlab.schema import RunError, show
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from digitlab.config import ROOT
+from digitlab.config.compose import ROOT
 
 _PACKAGES = ("digitlab", "torch", "torchvision", "lightning", "hydra-core", "omegaconf", "torchmetrics", "tensorboard")
 

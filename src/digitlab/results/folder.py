@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from digitlab.atomic import write_atomically
-from digitlab.schema import ConfigError
+from digitlab.core.errors import ConfigError
+from digitlab.core.files import write_atomically
 
 T = TypeVar("T", dict[Any, Any], DictConfig)
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from digitlab.atomic import remove_parts
+from digitlab.core.errors import RunError
+from digitlab.core.files import remove_parts
 from digitlab.results.folder import RunFolder
-from digitlab.schema import RunError
 
 # By path: the lock, and the folder where it is to be removed unless a run begins in it.
 _taken: dict[Path, tuple[FileLock, RunFolder | None]] = {}

@@ -11,8 +11,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from digitlab.config.schema import nearest
+from digitlab.core.errors import ConfigError
 from digitlab.results.folder import RunFolder
-from digitlab.schema import ConfigError, nearest
 
 Row = dict[str, str | int | float | None]
 

@@ -22,7 +22,7 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from digitlab.atomic import write_atomically
+from digitlab.core.files import write_atomically
 from digitlab.results.checkpoint import write_checkpoint
 from digitlab.results.events import SUBFOLDERS, cut_events, event_bytes
 from digitlab.results.folder import RunFolder

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from digitlab.atomic import write_atomically
+from digitlab.core.errors import show
+from digitlab.core.files import write_atomically
 from digitlab.figures.style import png
 from digitlab.figures.sweeps import Effect, curve_figure, effect_figure, pair_figure, parallel_figure
 from digitlab.results.folder import RunFolder
-from digitlab.schema import show
 from digitlab.sweeps.manifest import folder_name
 from digitlab.sweeps.statistics import Summary
 from digitlab.sweeps.table import SweepTable, Value

@@ -9,8 +9,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override
 from omegaconf import DictConfig, OmegaConf
 
-from digitlab.overrides import typed_overrides
-from digitlab.schema import ConfigError
+from digitlab.config.cli_errors import typed_overrides
+from digitlab.core.errors import ConfigError
 
 
 class Grid:

@@ -13,7 +13,7 @@ from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from digitlab.failures import told
+from digitlab.sweeps.job_failures import told
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from digitlab.atomic import write_atomically
-from digitlab.identity import fingerprint
+from digitlab.config.fingerprint import fingerprint
+from digitlab.core.errors import ConfigError, RunError
+from digitlab.core.files import write_atomically
 from digitlab.results.folder import RunFolder
-from digitlab.schema import ConfigError, RunError
 
 _FORMAT = 1
 # File systems end a name at 255 bytes, and a listing is to be read.

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from digitlab.config import direction
+from digitlab.config.compose import direction
+from digitlab.core.errors import DigitlabError
 from digitlab.results.folder import RunFolder
-from digitlab.schema import DigitlabError
 from digitlab.sweeps.manifest import Manifest
 from digitlab.sweeps.state import SweepRun, read_run
 

@@ -5,9 +5,9 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from digitlab.atomic import write_atomically
+from digitlab.core.errors import show
+from digitlab.core.files import write_atomically
 from digitlab.results import table as tables
-from digitlab.schema import show
 from digitlab.sweeps.state import SweepRun
 from digitlab.sweeps.statistics import Summary
 from digitlab.sweeps.table import Row, SweepTable

@@ -3,21 +3,15 @@
 The same command again is how one goes on with a sweep. Nothing here imports torch, unless a checkpoint must be read.
 """
 
-import math
 from pathlib import Path
-from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from digitlab.config import direction
-from digitlab.overrides import typed_overrides
+from digitlab.config.cli_errors import typed_overrides
 from digitlab.results.folder import RunFolder
-from digitlab.schema import DigitlabError
+from digitlab.results.outcome import UNREADABLE, monitored
 from digitlab.sweeps.manifest import Manifest, run_overrides
-
-# What is raised where a run's result or configuration is missing, cut short or of another make.
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, DigitlabError)
 
 
 def finish(config: DictConfig) -> float:
@@ -55,22 +49,3 @@ def finished_value(folder: Path) -> float | None:
         return monitored(run, result)[1] if result["status"] == "finished" else None
     except UNREADABLE:
         return None  # the run is to be done
-
-
-def monitored(run: RunFolder, result: dict[str, Any]) -> tuple[str, float]:
-    """The monitored metric of a finished run and its value at the best checkpoint, never one of the test set.
-
-    Where it never was a number, the value is infinite and worse than all others. Raises ``OSError``, ``ValueError``,
-    ``KeyError``, ``ConfigError`` or ``RunError`` where the run's files can't be read.
-    """
-    config = run.read_plain_config()
-    metric, metrics = str(config["monitor"]["metric"]), result["metrics"]
-    if config["test"] == "last":
-        from digitlab.results.checkpoint import read_checkpoint
-
-        metrics = read_checkpoint(run.best)["metrics"]
-    if metric not in metrics and config["data"]["val_size"] == 0:
-        metric = metric.replace("val/", "train/")  # as the run itself does where there is no validation set
-    value = metrics[metric]
-    worst = -math.inf if direction(metric) == "max" else math.inf
-    return metric, worst if value is None or math.isnan(value) else float(value)

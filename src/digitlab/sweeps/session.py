@@ -9,8 +9,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from digitlab.failures import SweepError
-from digitlab.schema import RunError
+from digitlab.core.errors import RunError
+from digitlab.sweeps.job_failures import SweepError
 from digitlab.sweeps.manifest import create, run_overrides
 from digitlab.sweeps.progress import SweepLine, Tally
 from digitlab.sweeps.state import read_runs

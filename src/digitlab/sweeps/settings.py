@@ -6,8 +6,9 @@ from typing import Any
 from omegaconf import DictConfig
 from pydantic import ValidationError
 
-from digitlab.schema import ConfigError, PositiveInt, refusal, settings
-from digitlab.sweeps.halving import halving_epochs
+from digitlab.config.schema import PositiveInt, refusal, settings
+from digitlab.core.errors import ConfigError
+from digitlab.population.halving import halving_epochs
 from digitlab.sweeps.manifest import folder_name, run_overrides
 
 

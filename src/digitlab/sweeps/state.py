@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from digitlab.results.folder import RunFolder
+from digitlab.results.outcome import UNREADABLE, monitored
 from digitlab.sweeps.manifest import Entry, Manifest
-from digitlab.sweeps.resume import UNREADABLE, monitored
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,8 @@ from typing import Any, TypeGuard
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from digitlab.config import direction
-from digitlab.schema import DigitlabError, show
+from digitlab.config.compose import direction
+from digitlab.core.errors import DigitlabError, show
 from digitlab.sweeps.state import SweepRun
 from digitlab.sweeps.statistics import Summary
 

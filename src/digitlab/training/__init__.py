@@ -1,6 +1,6 @@
 """Training: a checked configuration and a data set in, a run folder out. ``train(cfg)`` is the way in."""
 
-from digitlab.collector import uncollected
+from digitlab.core.fast_import import uncollected
 
 with uncollected():
     from digitlab.training.classifier import Classifier

@@ -13,26 +13,25 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from digitlab.config import build
+from digitlab.config.compose import build
+from digitlab.core.signals import StopSignal
 from digitlab.data.chunks import Chunk, EvaluationBatch, Position
 from digitlab.data.normalise import Normalise
 from digitlab.data.seeding import stream_seed
-from digitlab.training.allocator import keep_large_memory
-from digitlab.training.compiled import CompiledSteps
-from digitlab.training.compiling import CompilerError, step_aside
-from digitlab.training.device import as_numbers, reads_at_once
-from digitlab.training.interrupt import StopSignal
-from digitlab.training.learner import Learner
-from digitlab.training.losses import Loss
-from digitlab.training.metrics import Counts, total
-from digitlab.training.optimizers import Optimizer
-from digitlab.training.replay import recorder_for
-from digitlab.training.schedules import Schedule
+from digitlab.engine.aot_cache import CompilerError, step_aside
+from digitlab.engine.chunk_runner import Learner
+from digitlab.engine.compiled_solo import CompiledSteps
+from digitlab.engine.cpu_tuning import Work, forward_work, keep_large_memory, threads, worthwhile_threads
+from digitlab.engine.cuda_graph import recorder_for
+from digitlab.engine.device import as_numbers, reads_at_once
+from digitlab.engine.eager import EagerStep
+from digitlab.engine.member_spec import MemberSpec
+from digitlab.engine.metrics import Counts, total
+from digitlab.optim.losses import Loss
+from digitlab.optim.optimizers import Optimizer
+from digitlab.optim.schedules import Schedule
 from digitlab.training.settings import DataFacts
-from digitlab.training.step import EagerStep
-from digitlab.training.threads import threads, worthwhile_threads
-from digitlab.training.views import Views, views
-from digitlab.training.work import Work, forward_work
+from digitlab.training.test_time_augmentation import Views, views
 
 
 class Classifier(LightningModule):
@@ -108,6 +107,15 @@ class Classifier(LightningModule):
             self.double()
         elif dtype == torch.bfloat16:
             self.autocast_dtype = dtype
+
+    def member_spec(self) -> MemberSpec:
+        """This network as a member of a population."""
+        return MemberSpec(
+            network=self.network, average=self.average, normalise=self.normalise, loss=self.loss, optimizer=self.update,
+            schedule=self.schedule, seed=self.seed, image_shape=self.facts.image_shape,
+            classes=len(self.facts.class_names), steps_per_epoch=self.steps_per_epoch, total_steps=self.total_steps,
+            ema_decay=self.ema_decay, gradient_clip_norm=self.gradient_clip_norm,
+        )  # fmt: skip
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels (N, C, H, W), uint8 or float in [0, 1], to logits (N, K) by the weights that are evaluated.

@@ -14,19 +14,20 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, ValidationError
 from torch import nn
 
-from digitlab.config import build, direction, plain, unresolved
+from digitlab.config.cli_errors import typed_overrides
+from digitlab.config.compose import build, direction, plain, unresolved
+from digitlab.config.schema import NonNegativeInt, nearest, refusal, settings, unknown
+from digitlab.core.errors import ConfigError
 from digitlab.data.augment import Augmentation, Compose
 from digitlab.data.module import ImageData
-from digitlab.overrides import typed_overrides
+from digitlab.engine.metrics import NAMES
+from digitlab.optim.losses import Loss
+from digitlab.optim.optimizers import Optimizer
+from digitlab.optim.schedules import Schedule
 from digitlab.results.environment import memory_bytes
-from digitlab.schema import ConfigError, NonNegativeInt, nearest, refusal, settings, unknown
-from digitlab.training.losses import Loss
-from digitlab.training.metrics import NAMES
-from digitlab.training.optimizers import Optimizer
-from digitlab.training.schedules import Schedule
-from digitlab.training.selection import EarlyStopping, Monitor
+from digitlab.training.early_stopping import EarlyStopping, Monitor
 from digitlab.training.settings import CheckpointSettings, TrainerSettings
-from digitlab.training.views import Views
+from digitlab.training.test_time_augmentation import Views
 
 T = TypeVar("T")
 

@@ -5,13 +5,14 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from digitlab.config import completed, compose
+from digitlab.config.compose import completed, compose
+from digitlab.core.errors import ConfigError
+from digitlab.core.logging import log_to
+from digitlab.core.ranks import is_first_process
 from digitlab.results.folder import RunFolder
 from digitlab.results.lock import take
-from digitlab.schema import ConfigError
 from digitlab.training.experiment import Experiment
 from digitlab.training.run import Outcome, train
-from digitlab.training.surroundings import is_first_process, log_to
 
 # What a group of conf/trainer decides; the rest of `trainer` stays as it was.
 _DEVICE_KEYS = ("accelerator", "devices", "strategy")

@@ -1,6 +1,6 @@
 """How a trained network bears what it was not trained on: corrupted test images, and images of no class it knows.
 
-It stands beside the plain test in ``digitlab.training.testing`` and measures with it; only what a batch holds differs.
+It stands beside the plain test in ``digitlab.training.evaluation`` and measures with it; only the images differ.
 N images, C, H, W, K classes.
 """
 
@@ -15,11 +15,11 @@ from torchmetrics.functional.classification import binary_auroc
 
 from digitlab.data.augment import Augmentation, Compose
 from digitlab.data.chunks import EvaluationBatch
-from digitlab.data.foreign import as_shape, noise_images
 from digitlab.data.module import ImageData
+from digitlab.data.out_of_distribution import as_shape, noise_images
 from digitlab.data.seeding import stream_seed
 from digitlab.training.classifier import Classifier
-from digitlab.training.testing import evaluate
+from digitlab.training.evaluation import evaluate
 
 Accelerator = Literal["auto", "cpu", "cuda"]
 # From a test batch, and a generator on its device that is the batch's own, to the batch that the network meets.

@@ -13,15 +13,26 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loops.progress import _ProcessedTracker
 from omegaconf import DictConfig
 
-from digitlab.atomic import disk_faults
-from digitlab.failures import sigterm_exits
-from digitlab.overrides import typed_overrides
+from digitlab.config.cli_errors import typed_overrides
+from digitlab.core.errors import DigitlabError, RunError
+from digitlab.core.exit import sigterm_exits
+from digitlab.core.files import disk_faults
+from digitlab.core.logging import quiet_libraries
+from digitlab.core.memory import device_memory
+from digitlab.core.ranks import first_process_reports, is_first_process
+from digitlab.core.signals import Interrupted, StopSignal
+from digitlab.engine.device import float32_products
 from digitlab.results.checkpoint import newest_good, read_checkpoint
 from digitlab.results.folder import RunFolder
 from digitlab.results.lock import held
 from digitlab.results.writer import RunWriter, Status
-from digitlab.schema import DigitlabError, RunError
-from digitlab.training.assembly import (
+from digitlab.training.checkpoint_io import AtomicCheckpointIO
+from digitlab.training.checkpointing import restore
+from digitlab.training.evaluation import measure_test
+from digitlab.training.experiment import Experiment
+from digitlab.training.progress import EpochBar
+from digitlab.training.run_callback import Recorder, Saver
+from digitlab.training.setup import (
     chunk_plan,
     initial_classifier,
     new_record,
@@ -31,15 +42,6 @@ from digitlab.training.assembly import (
     set_length,
     summarise,
 )
-from digitlab.training.checkpoint_io import AtomicCheckpointIO
-from digitlab.training.device import float32_products
-from digitlab.training.experiment import Experiment
-from digitlab.training.interrupt import Interrupted, StopSignal
-from digitlab.training.progress import EpochBar
-from digitlab.training.recorder import Recorder, Saver
-from digitlab.training.snapshot import restore
-from digitlab.training.surroundings import device_memory, first_process_reports, is_first_process, quiet_libraries
-from digitlab.training.testing import measure_test
 
 log = logging.getLogger(__name__)
 

@@ -6,12 +6,8 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 
-from digitlab.schema import NonNegativeInt, PositiveFloat, PositiveInt, settings
-
-Precision = Literal[32, 64, "32", "32-true", "64", "bf16"]
-PRECISIONS: dict[str, torch.dtype] = {
-    "32": torch.float32, "32-true": torch.float32, "64": torch.float64, "bf16": torch.bfloat16
-}  # fmt: skip
+from digitlab.config.schema import NonNegativeInt, PositiveFloat, PositiveInt, settings
+from digitlab.engine.device import PRECISIONS, Precision
 
 
 @settings

@@ -7,17 +7,17 @@ from typing import Any
 import pytest
 import torch
 
-from digitlab.config import compose
+from digitlab.config.compose import compose
+from digitlab.core.signals import StopSignal
+from digitlab.engine import compiled_update as compiled
+from digitlab.engine.aot_cache import Compiled, FlatFunction
+from digitlab.population.grouping import level
+from digitlab.population.member import Job, Member
+from digitlab.population.trainer import Population
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
-from digitlab.sweeps.population import compiled
-from digitlab.sweeps.population.grouping import level
-from digitlab.sweeps.population.member import Job, Member
-from digitlab.sweeps.population.population import Population
 from digitlab.training import Outcome, train
-from digitlab.training.compiling import Compiled, FlatFunction
 from digitlab.training.experiment import Experiment
-from digitlab.training.interrupt import StopSignal
 
 SMALL = (
     "trainer=cpu",

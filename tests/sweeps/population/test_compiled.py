@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 import torch
 
+from digitlab.core.errors import RunError
+from digitlab.core.signals import Interrupted, StopSignal
+from digitlab.engine import aot_cache as compiling
+from digitlab.engine import compiled_update as compiled
+from digitlab.engine.aot_cache import CompilerError, cache_folder
+from digitlab.engine.dropout_masks import Masks
+from digitlab.engine.stacked_update import Rates
+from digitlab.population.member import Member
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
-from digitlab.schema import RunError
-from digitlab.sweeps.population import compiled
-from digitlab.sweeps.population.member import Member
-from digitlab.sweeps.population.update import Rates
-from digitlab.training import compiling
-from digitlab.training.compiling import CompilerError, cache_folder
-from digitlab.training.dropout import Masks
-from digitlab.training.interrupt import Interrupted, StopSignal
 
 Together = Callable[..., list[Member]]
 COMPILER = shutil.which("g++") or shutil.which("clang++")

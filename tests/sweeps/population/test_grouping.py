@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from digitlab.config import compose
+from digitlab.config.compose import compose
+from digitlab.population.grouping import kinship, most_members, populations, split
+from digitlab.population.member import Job
 from digitlab.results.folder import RunFolder
-from digitlab.sweeps.population.grouping import kinship, most_members, populations, split
-from digitlab.sweeps.population.member import Job
 from digitlab.training.experiment import Experiment
 
 

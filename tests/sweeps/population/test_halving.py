@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from digitlab.core.errors import RunError
 from digitlab.data.chunks import Position
+from digitlab.population.member import Member
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
-from digitlab.schema import RunError
-from digitlab.sweeps.population.member import Member
 
 _COMMON = ("model=mlp", "model.hidden=[8]", "optimizer=sgd", "trainer.max_epochs=4", "sweep.halving=true")
 _RATES = ("0.5", "0.1", "0.02", "0.0001", "1e-9")

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from digitlab.data.chunks import Position
+from digitlab.engine.metrics import Counts
+from digitlab.population.member import Member
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
-from digitlab.results.loading import load
-from digitlab.sweeps.population.member import Member
-from digitlab.training.metrics import Counts
+from digitlab.training.loading import load
 
 _SWEEP = (
     "-m", "trainer=cpu", "model.hidden=[8]", "data.train_size=300", "data.val_size=100", "data.batch_size=50",

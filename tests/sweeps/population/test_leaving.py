@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 
+from digitlab.core.errors import RunError
+from digitlab.core.signals import Interrupted
 from digitlab.data.chunks import Position
+from digitlab.engine.stacked_update import Update
+from digitlab.population.member import Member
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
-from digitlab.schema import RunError
-from digitlab.sweeps.population.member import Member
-from digitlab.sweeps.population.update import Update
-from digitlab.training.interrupt import Interrupted
 
 _MLP = ("model=mlp", "model.hidden=[8]", "optimizer=sgd", "optimizer.momentum=0.9", "trainer.max_epochs=5")
 

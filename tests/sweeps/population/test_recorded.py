@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from digitlab.core.errors import RunError
+from digitlab.core.signals import Interrupted
+from digitlab.engine.recorded_update import RecordedSteps
+from digitlab.population import trainer as population
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
-from digitlab.schema import RunError
-from digitlab.sweeps.population import population
-from digitlab.sweeps.population.recorded import RecordedSteps
-from digitlab.training.interrupt import Interrupted
 
 Together = Callable[..., Any]
 # 21 mini-batches an epoch, 16 of them in calls.

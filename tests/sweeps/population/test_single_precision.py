@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from digitlab.config import compose
+from digitlab.config.compose import compose
+from digitlab.engine.stacked_runner import Learner
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
-from digitlab.sweeps.population.learner import Learner
-from digitlab.training.assembly import initial_classifier, read_data
 from digitlab.training.classifier import Classifier
 from digitlab.training.experiment import Experiment
+from digitlab.training.setup import initial_classifier, read_data
 
 _SINGLE = ("trainer.precision=32", "optimizer=sgd", "data.batch_size=30")
 _RELATIVE = 1e-5
@@ -47,7 +47,7 @@ def test_the_gradients_of_one_step_agree(model: list[str], loss: str) -> None:
     images = [classifier.normalise(pixels) for classifier, pixels, _ in runs]
     targets = [classifier.loss.encode(labels, 10) for classifier, _, labels in runs]
     solo = []
-    learner = Learner(classifiers, device=torch.device("cpu"))
+    learner = Learner([each.member_spec() for each in classifiers], device=torch.device("cpu"))
     for classifier, own, wanted in zip(classifiers, images, targets, strict=True):
         value = classifier.loss(classifier.network(own), wanted)
         solo.append(torch.autograd.grad(value, list(classifier.network.parameters())))

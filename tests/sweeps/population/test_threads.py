@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from digitlab.sweeps.population.learner import Learner
-from digitlab.training.interrupt import Interrupted
+from digitlab.core.signals import Interrupted
+from digitlab.engine.stacked_runner import Learner
 
 
 @pytest.fixture

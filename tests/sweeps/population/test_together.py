@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from digitlab.config import compose
+from digitlab.config.compose import compose
+from digitlab.population import train as module
+from digitlab.population.member import Job, Member
+from digitlab.population.trainer import Population
 from digitlab.results.folder import RunFolder
-from digitlab.sweeps.population import together as module
-from digitlab.sweeps.population.member import Job, Member
-from digitlab.sweeps.population.population import Population
 from digitlab.training.experiment import Experiment
 
 _SMALL = ("trainer=cpu", "trainer.max_epochs=2", "data.train_size=100", "data.val_size=50", "test=none")

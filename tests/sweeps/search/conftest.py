@@ -8,8 +8,8 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
-from digitlab.config import CONF, register_resolvers
-from digitlab.sweeps import resolvers
+from digitlab.api import resolvers
+from digitlab.config.compose import CONF, register_resolvers
 from digitlab.sweeps.jobs import Grid, sweep_overrides
 from digitlab.sweeps.search.settings import SearchPlan, search_plan
 

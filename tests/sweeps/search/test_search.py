@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from digitlab.sweeps.rehearsal import rehearse_search
+from digitlab.sweeps.dry_run import rehearse_search
 
 pytest.importorskip("optuna")
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from digitlab.config import CONF
-from digitlab.schema import ConfigError
+from digitlab.config.compose import CONF
+from digitlab.core.errors import ConfigError
 
 pytest.importorskip("optuna")
 

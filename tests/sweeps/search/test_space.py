@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from digitlab.schema import ConfigError
+from digitlab.core.errors import ConfigError
 from digitlab.sweeps.search.space import Numbers, Space
 
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from digitlab.schema import ConfigError
+from digitlab.core.errors import ConfigError
 
 pytest.importorskip("optuna")
 

@@ -14,7 +14,7 @@ import pytest
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.singleton import Singleton
 
-from digitlab.sweeps.workers.work import Work
+from digitlab.sweeps.workers.job_batch import Work
 
 
 class Scripted(BasicLauncher):

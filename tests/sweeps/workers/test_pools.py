@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from digitlab.config import CONF
-from digitlab.schema import RunError
+from digitlab.config.compose import CONF
+from digitlab.core.errors import RunError
+from digitlab.core.signals import Interrupted
 from digitlab.sweeps.workers.dispatch import work_off
 from digitlab.sweeps.workers.pools import JoblibPool, SubmititLocalPool
 from digitlab.sweeps.workers.slots import available_cores
-from digitlab.training.interrupt import Interrupted
 from hydra_plugins.digitlab_workers import SubmititLocalLauncher, SubmititSlurmLauncher
 
 GPUS = [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]

@@ -4,8 +4,8 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from digitlab.config import CONF
-from digitlab.schema import ConfigError
+from digitlab.config.compose import CONF
+from digitlab.core.errors import ConfigError
 from digitlab.sweeps.workers import settings
 from digitlab.sweeps.workers.settings import (
     JoblibSettings,

@@ -5,7 +5,7 @@ import signal
 import pytest
 from filelock import FileLock, Timeout
 
-from digitlab.schema import RunError
+from digitlab.core.errors import RunError
 
 
 @pytest.fixture(autouse=True)

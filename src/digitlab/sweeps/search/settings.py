@@ -11,8 +11,9 @@ from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig, OmegaConf
 from pydantic import ValidationError
 
-from digitlab.config import plain
-from digitlab.schema import ConfigError, NonNegativeInt, PositiveInt, refusal, settings
+from digitlab.config.compose import plain
+from digitlab.config.schema import NonNegativeInt, PositiveInt, refusal, settings
+from digitlab.core.errors import ConfigError
 from digitlab.sweeps.jobs import Grid, sweep_overrides
 from digitlab.sweeps.search.space import Space
 

@@ -8,7 +8,7 @@ from itertools import product
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, Sweep
 
-from digitlab.schema import ConfigError
+from digitlab.core.errors import ConfigError
 from digitlab.sweeps.jobs import distinct_values, parse_overrides
 
 # A choice is the text of its override; a number of a range or an interval is one.

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 
 from hydra.core.utils import JobReturn
 
-from digitlab.schema import RunError
+from digitlab.core.errors import RunError
+from digitlab.sweeps.workers.job_batch import Work
 from digitlab.sweeps.workers.pools import Pool, Task
-from digitlab.sweeps.workers.work import Work
 
 
 def work_off(works: Sequence[Work], pool: Pool) -> Iterator[tuple[Work, Sequence[JobReturn] | RunError]]:
@@ -15,7 +15,7 @@ def work_off(works: Sequence[Work], pool: Pool) -> Iterator[tuple[Work, Sequence
 
     Raises ``Interrupted`` after SIGINT or SIGTERM, once the processes have ended; their runs are saved.
     """
-    from digitlab.training.interrupt import Interrupted, StopSignal
+    from digitlab.core.signals import Interrupted, StopSignal
 
     waiting = list(works)
     running: list[Task] = []

@@ -12,14 +12,14 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, read_write
 
-from digitlab.failures import leave
+from digitlab.core.errors import DigitlabError, RunError
+from digitlab.core.exit import leave
 from digitlab.results.folder import RunFolder
-from digitlab.schema import DigitlabError, RunError
 from digitlab.sweeps.launching import JobLauncher, Prepared, brief, failing
 from digitlab.sweeps.resume import finished_value
 from digitlab.sweeps.workers.dispatch import work_off
+from digitlab.sweeps.workers.job_batch import Work
 from digitlab.sweeps.workers.pools import Pool
-from digitlab.sweeps.workers.work import Work
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class WorkersLauncher(JobLauncher):
 
         Ends the process after a signal, when all runs under way are saved.
         """
-        from digitlab.training.interrupt import Interrupted
+        from digitlab.core.signals import Interrupted
 
         jobs = {job.number: job for group in groups for job in group}
         works = self._works(groups, launcher)

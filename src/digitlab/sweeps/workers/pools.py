@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 from hydra.core.utils import JobReturn
 
-from digitlab.schema import RunError
-from digitlab.sweeps.workers.work import Work
+from digitlab.core.errors import RunError
+from digitlab.sweeps.workers.job_batch import Work
 
 _POLL_SECONDS = 0.05
 # A cluster's file system, and its accounting, are asked less often.

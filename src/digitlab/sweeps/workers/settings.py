@@ -7,7 +7,8 @@ from typing import Any, Literal, TypeVar
 from omegaconf import OmegaConf
 from pydantic import ValidationError
 
-from digitlab.schema import ConfigError, NonNegativeInt, PositiveFloat, PositiveInt, refusal, settings
+from digitlab.config.schema import NonNegativeInt, PositiveFloat, PositiveInt, refusal, settings
+from digitlab.core.errors import ConfigError
 
 T = TypeVar("T")
 

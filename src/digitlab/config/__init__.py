@@ -1,0 +1,1 @@
+"""Composing and checking the configuration: the schema of settings, override errors, and fingerprints of runs."""

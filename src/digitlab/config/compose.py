@@ -1,0 +1,243 @@
+"""From ``conf/`` and the command line to a composed configuration, and from its nodes to objects.
+
+Nothing here imports torch, so that ``train.py --help`` and tab completion answer at once.
+"""
+
+import copy
+import inspect
+import os
+import secrets
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from importlib import import_module
+from pathlib import Path
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers import oc
+from pydantic import ValidationError
+from yaml import MarkedYAMLError, YAMLError
+
+from digitlab.config.cli_errors import group_names, group_table, hydra_refusal, refuse_unreadable
+from digitlab.config.schema import nearest, refusal, unknown
+from digitlab.core.errors import ConfigError, DigitlabError
+
+# An installed copy without its project around it (no train.py above src/) works from the current directory.
+_SOURCE_ROOT = Path(__file__).resolve().parents[3]
+ROOT = _SOURCE_ROOT if (_SOURCE_ROOT / "train.py").exists() else Path.cwd()
+CONF = ROOT / "conf"
+
+# A configuration or a checkpoint can come from anyone, and building what it names runs code: only these packages, and
+# those in DIGITLAB_ALLOW (comma-separated), may be named by a _target_.
+_ALLOWED_PACKAGES = ("digitlab", "torch", "lightning", "torchmetrics")
+
+# What composing raises where the files or the words of the command line are wrong.
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
+
+T = TypeVar("T")
+
+
+def register_resolvers() -> None:
+    """Teach OmegaConf what ``conf/`` uses beside Hydra's own, such as ``${project:data}``, a path beside train.py."""
+    OmegaConf.register_new_resolver("project", lambda name: str(ROOT / name), replace=True)
+    OmegaConf.register_new_resolver("groups", lambda: group_table(CONF), replace=True)
+    OmegaConf.register_new_resolver("direction", direction, replace=True)
+    # Cached: the folder's name is resolved several times in one run.
+    OmegaConf.register_new_resolver("run_suffix", lambda: secrets.token_hex(4), use_cache=True, replace=True)
+
+
+def direction(metric: object) -> str:
+    """Which way a metric is better: ``min`` for losses, ``max`` for the others."""
+    return "min" if str(metric).endswith("/loss") else "max"
+
+
+def compose(overrides: Sequence[str] = (), *, with_hydra: bool = False) -> DictConfig:
+    """The configuration that ``python train.py OVERRIDES`` would run; with its node ``hydra`` where asked for.
+
+    Raises ``ConfigError`` for a key or a name that ``conf/`` does not have.
+    """
+    register_resolvers()
+    with _restored_hydra(), initialize_config_dir(str(CONF), version_base="1.3", job_name="train"):
+        try:
+            refuse_unreadable(overrides, CONF)
+            return hydra_compose("train", overrides=list(overrides), return_hydra_config=with_hydra)
+        except COMPOSITION_ERRORS as error:
+            raise refused(error, overrides) from error
+
+
+def completed(config: DictConfig) -> DictConfig:
+    """``config``, of a run that an older version began, with the defaults of the keys that did not exist then."""
+    config = copy.deepcopy(config)
+    for key, default in compose().items():
+        node = config.setdefault(key, default)
+        if not OmegaConf.is_dict(node) or not OmegaConf.is_dict(default):
+            continue
+        if node.get("_target_") == default.get("_target_"):
+            for name in default:
+                if name not in node:
+                    node[name] = default._get_node(name)
+    return config
+
+
+@contextmanager
+def _restored_hydra() -> Iterator[None]:
+    # Hydra is a global: composing inside a run must leave the run's own in place.
+    outer = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().clear()
+        if outer is not None:
+            GlobalHydra.instance().initialize(outer)
+
+
+def refused(error: Exception, overrides: Sequence[str]) -> ConfigError:
+    """What Hydra, OmegaConf or YAML raised while composing ``overrides``, as one line."""
+    if isinstance(error, ConfigError):
+        return error
+    if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return ConfigError("", f"{mark.name}, line {mark.line + 1}", f"is no YAML: {error.problem}")
+    chosen = [override for override in overrides if override.partition("=")[0] in group_names(CONF)]
+    with _restored_hydra(), initialize_config_dir(str(CONF), version_base="1.3"):
+        try:
+            config = hydra_compose("train", overrides=chosen)
+        except COMPOSITION_ERRORS:
+            config = hydra_compose("train")
+    keys = [path for path, _ in walk(OmegaConf.to_container(config, resolve=False))]
+    return hydra_refusal(error, overrides, keys, CONF)
+
+
+def walk(node: object, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Every key of a tree of dicts as a dotted path, with its value."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            path = f"{prefix}.{key}" if prefix else str(key)
+            yield path, value
+            yield from walk(value, path)
+
+
+def build(node: Mapping[str, Any], key: str, kind: type[T], **given: Any) -> T:
+    """The object that ``node`` describes: its ``_target_`` called with its other entries and with ``given``.
+
+    ``key`` is where the node stands in the configuration. Entries that are nodes themselves are built first, and may be
+    no other than what the constructor's annotation of them says. Raises ``ConfigError``, naming the key, the value and
+    what is allowed, for a target that is not allowed or no ``kind``, and for arguments that the constructor's schema
+    refuses.
+    """
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        raise ConfigError(key, node, "must be a node with a _target_")
+    target = _class(str(node["_target_"]), f"{key}._target_", kind)
+    entries = {name: value for name, value in node.items() if name != "_target_"}
+    parameters = _parameters(target)
+    if absent := [name for name in given if name not in parameters]:
+        raise ConfigError(f"{key}._target_", node["_target_"], f"its constructor must take {' and '.join(absent)}")
+    names = [name for name in parameters if name not in given]
+    for name, value in entries.items():
+        if name not in names:
+            raise unknown(name, value, names, under=key)
+    arguments: dict[str, Any] = {
+        name: build(value, f"{key}.{name}", _kind(target, name, f"{key}.{name}"))
+        if isinstance(value, Mapping) and "_target_" in value
+        else value
+        for name, value in entries.items()
+    }
+    try:
+        return target(**arguments, **given)
+    except ValidationError as error:
+        raise refusal(error, of=target, given=arguments | given).under(key) from error
+    except DigitlabError as error:
+        raise error.under(key) if isinstance(error, ConfigError) else error from error
+    except Exception as error:
+        raise ConfigError(key, target.__name__, f"can't be built: {_cause(error)}") from error
+
+
+def _parameters(target: type) -> list[str]:
+    """What its constructor takes, by name."""
+    # A dataclass of pydantic has its signature only after its first use.
+    if is_dataclass(target):
+        return [field.name for field in fields(target) if field.init]
+    return list(inspect.signature(target).parameters)
+
+
+def _kind(target: Any, name: str, key: str) -> type:
+    """The class that an argument of ``target`` has to be of: to build whatever is named would be to run it."""
+    try:
+        hint = get_type_hints(target.__init__).get(name)
+    except Exception:  # an annotation that is text can fail in any way
+        hint = None
+    members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    for member in members:
+        if isinstance(member, type) and member.__module__ != "builtins" and not getattr(member, "_is_protocol", False):
+            return member
+    raise ConfigError(key, "{_target_:…}", f"{target.__name__} does not say of what class it must be")
+
+
+def _cause(error: Exception) -> str:
+    # A class of the user's can raise anything: with the place, one line is as good as a traceback.
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    where = "" if place.filename == __file__ else f" ({place.filename}, line {place.lineno})"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"
+
+
+def _class(target: str, key: str, kind: type[T]) -> type[T]:
+    allowed = [*_ALLOWED_PACKAGES, *filter(None, os.environ.get("DIGITLAB_ALLOW", "").split(","))]
+    if target.partition(".")[0] not in allowed:
+        raise ConfigError(key, target, f"must lie in {', '.join(allowed)}, or in a package named by DIGITLAB_ALLOW")
+    module_name, _, name = target.rpartition(".")
+    try:
+        module = import_module(module_name)
+    except Exception as error:
+        raise ConfigError(key, target, f"can't be imported: {_cause(error)}") from error
+    found = getattr(module, name, None)
+    if found is None:
+        raise ConfigError(key, target, f"{module_name} has no {name}{nearest(name, dir(module))}")
+    if not (isinstance(found, type) and issubclass(found, kind)):
+        raise ConfigError(key, target, f"must be a {kind.__name__}")
+    return found
+
+
+def plain(node: Any, key: str) -> dict[str, Any]:
+    """A node of the configuration as plain dicts, lists and values, interpolations resolved.
+
+    Raises ``ConfigError`` where it is no node or an interpolation fails.
+    """
+    if not OmegaConf.is_dict(node):
+        raise ConfigError(key, node, f"must be a node with keys of its own, set one by one as {key}.KEY=VALUE")
+    try:
+        container = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise unresolved(error, key) from error
+    assert isinstance(container, dict)
+    return {str(name): value for name, value in container.items()}
+
+
+def without_environment(config: DictConfig) -> dict[str, Any]:
+    """``config`` as plain values for anyone to read: what the environment holds stays ``${oc.env:NAME}``."""
+
+    def unread(name: str, *default: Any) -> Any:
+        return default[0] if default and name not in os.environ else f"${{oc.env:{name}}}"
+
+    OmegaConf.register_new_resolver("oc.env", unread, replace=True)
+    try:
+        container = OmegaConf.to_container(config, resolve=True)
+    finally:
+        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def unresolved(error: OmegaConfBaseException, key: str) -> ConfigError:
+    """The refusal of a value at or under ``key`` that is ``???`` or an interpolation that leads nowhere."""
+    parent, name = error.parent_node, error.key
+    value = parent._get_node(name) if OmegaConf.is_config(parent) else None
+    return ConfigError(error.full_key or key, getattr(value, "_value", lambda: "?")(), str(error.msg).splitlines()[0])

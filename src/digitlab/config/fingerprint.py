@@ -1,0 +1,59 @@
+"""When two configurations are those of one run: a sweep and ``resume=auto`` know a run by it. Imports no torch."""
+
+import hashlib
+import json
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from digitlab.config.compose import walk
+from digitlab.core.errors import show
+
+# Keys that change no number of a run. Those of Hydra and of the sweep itself are no settings of a run either.
+_WITHOUT_EFFECT = ("hydra", "sweep", "resume", "checkpoint")
+_WITHOUT_EFFECT_IN = {"data": ("root",), "trainer": ("progress_bar", "chunk_length")}
+
+
+def fingerprint(config: DictConfig) -> str:
+    """16 hexadecimal digits that two configurations share where every setting with an effect on the run is equal."""
+    text = json.dumps(_canonical(_effective(config)), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def differences(made: DictConfig, now: DictConfig) -> list[str]:
+    """Every setting with an effect on the run in which two configurations differ, as ``key: old -> new``."""
+    before, after = (dict(walk(_effective(config))) for config in (made, now))
+    return [
+        f"{key}: {_shown(before, key)} -> {_shown(after, key)}"
+        for key in dict.fromkeys([*before, *after])
+        if not (isinstance(before.get(key), dict) or isinstance(after.get(key), dict))
+        and _canonical(before.get(key)) != _canonical(after.get(key))
+    ]
+
+
+def _shown(settings: dict[str, object], key: str) -> str:
+    return show(settings[key]) if key in settings else "nothing"
+
+
+def _effective(config: DictConfig) -> dict[str, Any]:
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key not in _WITHOUT_EFFECT])
+    try:
+        container = OmegaConf.to_container(own, resolve=True)
+    except OmegaConfBaseException:
+        # Refused when the run begins, and told there.
+        container = OmegaConf.to_container(own, resolve=False)
+    assert isinstance(container, dict)
+    for node, keys in _WITHOUT_EFFECT_IN.items():
+        if isinstance(container.get(node), dict):
+            container[node] = {key: value for key, value in container[node].items() if key not in keys}
+    return {str(key): value for key, value in container.items()}
+
+
+def _canonical(value: Any) -> Any:
+    # 0 and 0.0 are the same setting.
+    if isinstance(value, dict):
+        return {str(key): _canonical(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_canonical(entry) for entry in value]
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value

@@ -1,0 +1,155 @@
+"""What every setting is checked by: typed, keyword-only constructors and the errors they raise.
+
+A component (model, optimizer, loss, augmentation, data set) states its settings as annotated keyword-only arguments
+of its constructor, decorated with ``checked``, or as the fields of a dataclass made by ``settings``. There is no second
+schema: ``digitlab.config.compose`` turns what these refuse into one line that names the config key.
+"""
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import is_dataclass
+from types import NoneType, UnionType
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    TypeVar,
+    Union,
+    cast,
+    dataclass_transform,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from pydantic import ConfigDict, Field, ValidationError, validate_call
+from pydantic.dataclasses import dataclass
+from pydantic_core.core_schema import ErrorType
+
+from digitlab.core.errors import ConfigError, show
+
+# Strict: "3" is no number and True no count, as on the command line a wrong type is nearly always a slip.
+# Neither nan nor inf is ever a setting. Validators are made where they are first used: a run uses few of all that are
+# imported with it.
+_STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True, extra="forbid", defer_build=True)
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Rate = Annotated[float, Field(ge=0, lt=1)]
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+
+_TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
+# Any other complaint comes from a check of our own, whose message is the better one.
+_STANDARD_COMPLAINTS = frozenset(get_args(ErrorType))
+
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+
+
+def checked(function: F) -> F:
+    """Check the arguments of a constructor against its annotations, strictly, at every call."""
+    return validate_call(config=_STRICT)(function)
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+def settings(cls: type[T]) -> type[T]:
+    """A frozen, keyword-only dataclass whose fields are checked against their annotations when it is made."""
+    return cast(type[T], dataclass(config=_STRICT, frozen=True, kw_only=True)(cls))
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """`` (did you mean `lenet`?)`` for ``lenett`` or ``LeNet``, or nothing where no name is near.
+
+    The same words in another order are the nearest.
+    """
+    names = list(names)
+    close = [each for each in names if _words(each) == _words(name)] or _close(name, names)
+    if not close:
+        folded = {each.casefold(): each for each in names}
+        close = [folded[each] for each in _close(name.casefold(), folded)]
+    return f" (did you mean `{close[0]}`?)" if close else ""
+
+
+def _words(name: str) -> list[str]:
+    return sorted(re.findall(r"[^\W_]+", name))
+
+
+def _close(name: str, names: Iterable[str]) -> list[str]:
+    return difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+
+
+def unknown(key: str, value: object, names: Iterable[str], *, under: str = "", where: str = "") -> ConfigError:
+    """The refusal of a key that is none of ``names``; ``under`` is the config key of the node they all stand in."""
+    names = list(names)
+    error = ConfigError(key, value, f"no such key{where}{nearest(key, names)}; there are {', '.join(names) or 'none'}")
+    return error.under(under) if under else error
+
+
+def refusal(error: ValidationError, *, of: Any, given: Mapping[str, Any]) -> ConfigError:
+    """The first of pydantic's complaints about ``of(**given)`` as a ``ConfigError`` that says all that is allowed."""
+    first = error.errors()[0]
+    original = first.get("ctx", {}).get("error")
+    if isinstance(original, ConfigError):
+        # Raised by a check of a settings class that no single annotation can express.
+        return original
+    key = str(first["loc"][0])
+    hints = get_type_hints(of if is_dataclass(of) else of.__init__, include_extras=True)
+    if key not in given:
+        return ConfigError(key, None, "must be given")
+    if key not in hints:
+        return unknown(key, given[key], hints)
+    if first["type"] not in _STANDARD_COMPLAINTS:
+        return ConfigError(key, given[key], first["msg"])
+    names = [show(name) for name in _literals(hints[key])]
+    hint = ", and finite" if first["type"] == "finite_number" else nearest(show(given[key]), names)
+    if first["type"] in ("int_type", "float_type") and isinstance(given[key], str) and _is_number(given[key]):
+        hint = ", and this is text: a number is written without quotes"
+    return ConfigError(key, given[key], f"must be {describe(hints[key])}{hint}")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def describe(annotation: Any) -> str:
+    """What an annotation allows, in words: ``a number in [0, 1)`` for ``Rate``."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        constraints = [each for field in arguments[1:] for each in getattr(field, "metadata", ())]
+        limits = {name: getattr(each, name) for each in constraints for name in each.__slots__}
+        return _limited(arguments[0], limits)
+    if origin is Literal:
+        names = list(dict.fromkeys(show(name) for name in arguments))
+        return " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+    if origin in (Union, UnionType):
+        return ", or ".join(describe(each) for each in arguments)
+    if origin is not None and issubclass(origin, Sequence):
+        return _limited(annotation, {})
+    return _TYPES.get(annotation) or f"a {getattr(annotation, '__name__', annotation)}"
+
+
+def _limited(kind: Any, limits: Mapping[str, Any]) -> str:
+    if get_origin(kind) is not None:
+        least, most = limits.get("min_length", 0), limits.get("max_length")
+        count = f" of {most}" if least == most else f" of {least} or more" if least else ""
+        return f"a list{count}, each {describe(get_args(kind)[0])}"
+    low, high = limits.get("ge", limits.get("gt")), limits.get("le", limits.get("lt"))
+    if low is not None and high is not None:
+        return f"{_TYPES[kind]} in {'[' if 'ge' in limits else '('}{low}, {high}{']' if 'le' in limits else ')'}"
+    if low is not None:
+        return f"{_TYPES[kind]} of {low} or more" if "ge" in limits else f"{_TYPES[kind]} above {low}"
+    return f"{_TYPES[kind]} of {high} or less" if "le" in limits else f"{_TYPES[kind]} below {high}"
+
+
+def _literals(annotation: Any) -> list[Any]:
+    arguments = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return list(arguments)
+    return [literal for each in arguments for literal in _literals(each)]

@@ -1,0 +1,1 @@
+"""Files, errors, signals, memory, ranks and exit codes: what every other package uses. It imports no other package."""

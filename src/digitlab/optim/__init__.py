@@ -1,0 +1,1 @@
+"""Losses, optimizers, update rules and learning rate schedules."""

@@ -1,0 +1,115 @@
+"""Jobs in, outcomes out: one population, or smaller ones where memory runs out."""
+
+import logging
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+
+from digitlab.core.errors import RunError
+from digitlab.core.exit import sigterm_exits
+from digitlab.core.files import disk_faults
+from digitlab.core.logging import quiet_libraries
+from digitlab.core.memory import device_memory, out_of_memory
+from digitlab.core.signals import Interrupted, StopSignal
+from digitlab.engine.device import float32_products
+from digitlab.population.grouping import device_of, level, split
+from digitlab.population.member import Job
+from digitlab.population.trainer import Population
+from digitlab.results.checkpoint import newest_good
+from digitlab.results.lock import held
+
+log = logging.getLogger(__name__)
+
+
+def train_together(jobs: Sequence[Job]) -> list[tuple[Job, Exception | None]]:
+    """Train ``jobs`` as one population; each comes back with the error that ended its run, None where it finished.
+
+    Where memory runs out, two halves go on one after the other from where all their runs were saved last. Raises
+    ``Interrupted`` after a signal; the runs under way are saved then.
+    """
+    with ExitStack() as folders:
+        own, busy = [], []
+        for job in jobs:
+            try:
+                folders.enter_context(held(job.folder))
+                own.append(job)
+            except RunError as error:
+                busy.append((job, error))
+        return [*busy, *(_train_held(own) if own else [])]
+
+
+def _train_held(jobs: Sequence[Job]) -> list[tuple[Job, Exception | None]]:
+    try:
+        return _train_once(jobs)
+    except _TooLargeError as error:
+        done, left, begun = error.done, error.left, error.begun
+        log.warning("a population of %d needs too much memory: it is halved", len(left))
+    # Here, where the error and the frames it has gone through have let go of what they held.
+    for part in _parts(left, begun=begun):
+        done += _train_held(part)
+    return done
+
+
+class _TooLargeError(Exception):
+    """A population that does not fit into the memory: ``left`` are the jobs that it did not bring to an end.
+
+    ``begun`` is whether any of its files has been written.
+    """
+
+    def __init__(self, done: list[tuple[Job, Exception | None]], left: Sequence[Job], *, begun: bool) -> None:
+        super().__init__()
+        self.done, self.left, self.begun = done, left, begun
+
+
+def _parts(jobs: Sequence[Job], *, begun: bool) -> list[list[Job]]:
+    """What is trained in place of a population: two halves, or more where its members were not saved alike."""
+    most = -(-len(jobs) // 2)
+    if not begun:
+        return split(jobs, most)
+    read = [
+        replace(job, checkpoint=newest_good(job.folder, like=job.experiment.hyper_parameters), rewound=False)
+        for job in jobs
+    ]
+    by_start: dict[int, list[Job]] = {}
+    for job in level(read):
+        by_start.setdefault(job.start.total_steps, []).append(job)
+    return [part for group in by_start.values() for part in split(group, min(most, len(group)))]
+
+
+def _train_once(jobs: Sequence[Job]) -> list[tuple[Job, Exception | None]]:
+    stop_signal = StopSignal()
+    population: Population | None = None
+    try:
+        with quiet_libraries(), device_memory(), disk_faults(jobs[0].folder.path.parent):
+            # While data is fetched there is nothing to save: a signal ends the process at once.
+            experiment = jobs[0].experiment
+            device = device_of(experiment)
+            with sigterm_exits():
+                population = Population(jobs, device=device, stop_signal=stop_signal)
+            with stop_signal, float32_products(device, experiment.trainer.precision):
+                population.train()
+    except Interrupted as stop:
+        where = ": the runs under way are saved; the same command goes on with them"
+        raise Interrupted(stop.number, where) from None
+    except Exception as error:
+        members = [] if population is None else population.all_members
+        ended = {member.job.number: member.outcome for member in members}
+        left = [job for job in jobs if ended.get(job.number) is None]
+        too_large = out_of_memory(error) and len(left) > 1
+        if population is not None:
+            population.abandon(None if too_large else error)
+        if too_large:
+            done = [(job, _error(ended[job.number], None)) for job in jobs if ended.get(job.number) is not None]
+            raise _TooLargeError(done, left, begun=population is not None and population.begun) from error
+        return [(job, _error(ended.get(job.number), error)) for job in jobs]
+    finally:
+        for job in jobs:
+            job.experiment.data.release()
+    return [(member.job, _error(member.outcome, None)) for member in population.all_members]
+
+
+def _error(outcome: float | Exception | None, error: Exception | None) -> Exception | None:
+    """Of a member that came to an end before ``error`` met the population, its own."""
+    if outcome is None:
+        return error
+    return outcome if isinstance(outcome, Exception) else None

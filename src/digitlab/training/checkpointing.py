@@ -1,0 +1,73 @@
+"""The state of a run as a checkpoint: plain values and tensors, from which it goes on to the bit."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning
+
+from digitlab.core.ranks import process_rank
+from digitlab.data.chunks import Position
+from digitlab.engine.metrics import Counts, total
+from digitlab.results.checkpoint import of_older_version
+from digitlab.training.classifier import Classifier
+from digitlab.training.early_stopping import Point
+from digitlab.training.run_state import Record
+
+
+def snapshot(
+    classifier: Classifier, optimizer_state: dict[str, Any], record: Record, *, train_counts: Sequence[Counts]
+) -> dict[str, Any]:
+    """Everything that decides how the run goes on; no generator, as random draws are functions of the position.
+
+    ``optimizer_state`` is the ``state_dict`` of its torch optimiser, ``train_counts`` those of each process: rounding
+    depends on the order in which losses are summed. ``state_dict``, ``hyper_parameters`` and the version stand where
+    ``Classifier.load_from_checkpoint`` looks for them.
+    """
+    position = classifier.position
+    return {
+        "pytorch-lightning_version": lightning.__version__,
+        "hyper_parameters": dict(classifier.hparams),
+        "state_dict": {name: tensor.detach().clone() for name, tensor in classifier.state_dict().items()},
+        "epoch": position.epoch,
+        "global_step": position.total_steps,
+        "optimizer_states": [optimizer_state],
+        "position": dataclasses.asdict(position),
+        "train_counts": [dataclasses.asdict(counts) for counts in train_counts],
+        "history": [dataclasses.asdict(point) for point in record.selection.history],
+        "metrics": dict(record.metrics),
+        "rows": [dict(row) for row in record.rows],
+        "epoch_seconds": record.epoch_seconds,
+    }
+
+
+def restore(checkpoint: dict[str, Any], classifier: Classifier, *, path: Path, processes: int = 1) -> list[Point]:
+    """Set ``classifier`` to where ``checkpoint``, read from ``path``, was taken; returns the monitored history.
+
+    Each of as many processes as wrote it goes on with its own counts; of another number the first has them all. Raises
+    ``RunError`` where an older version had the parameters in other groups: what it remembered would be taken for that
+    of others.
+    """
+    if not _has_groups(checkpoint["optimizer_states"][0]["param_groups"], classifier):
+        raise of_older_version(path, "with other parameters to learn, or other groups of them")
+    classifier.load_state_dict(checkpoint["state_dict"])
+    classifier.optimizer_state = checkpoint["optimizer_states"][0]
+    classifier.position = Position(**checkpoint["position"])
+    counts = [Counts(**own) for own in checkpoint["train_counts"]]
+    if len(counts) == processes:
+        classifier.train_counts = counts[process_rank()]
+    elif process_rank() == 0:
+        classifier.train_counts = total(counts)
+    return [Point(**point) for point in checkpoint["history"]]
+
+
+def _has_groups(saved: Sequence[dict[str, Any]], classifier: Classifier) -> bool:
+    """Whether ``saved``, the groups of an optimiser's ``state_dict``, are those that ``classifier`` would learn with.
+
+    Its optimiser may know more settings of a group than those asked for: torch adds what it has come to have.
+    """
+    own = classifier.update.build(classifier.network).state_dict()["param_groups"]
+    names = {name for group in classifier.update.groups(classifier.network) for name in group}
+    same_sizes = [len(group["params"]) for group in saved] == [len(group["params"]) for group in own]
+    return same_sizes and all(names <= group.keys() for group in saved)

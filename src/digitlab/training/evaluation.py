@@ -1,0 +1,66 @@
+"""The test set, met once: metrics, confusion matrix and calibration of one checkpoint."""
+
+from typing import Literal
+
+import torch
+from lightning.pytorch import LightningDataModule, Trainer
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_calibration_error
+
+from digitlab.core.errors import ConfigError
+from digitlab.training.classifier import Classifier
+
+# As in the paper that named it expected calibration error (Guo et al., 2017).
+CALIBRATION_BINS = 15
+
+
+def measure_test(
+    trainer: Trainer, classifier: Classifier, data: LightningDataModule
+) -> tuple[dict[str, float], Tensor]:
+    """Metrics keyed ``test/…`` and the confusion matrix, int64 (K, K), of ``classifier`` on the test split of ``data``.
+
+    Besides loss, accuracy and F1 they are the accuracy of each class and the calibration error: the mean distance of
+    confidence and accuracy over 15 bins of confidence, in [0, 1].
+    """
+    trainer.test(classifier, datamodule=data, verbose=False)
+    return _measured(classifier)
+
+
+def measure_alone(classifier: Classifier, data: LightningDataModule) -> tuple[dict[str, float], Tensor]:
+    """As ``measure_test``, without a Trainer; the images of ``data`` lie on the classifier's device already."""
+    classifier.eval()
+    with torch.inference_mode():
+        classifier.on_test_epoch_start()
+        for number, batch in enumerate(data.test_dataloader()):
+            classifier.test_step(batch, number)
+    return _measured(classifier)
+
+
+def _measured(classifier: Classifier) -> tuple[dict[str, float], Tensor]:
+    counts = classifier.evaluation
+    scores = torch.cat(classifier.test_scores)
+    labels = torch.cat(classifier.test_labels)
+    metrics = counts.metrics()
+    metrics["calibration_error"] = float(
+        multiclass_calibration_error(scores, labels, num_classes=scores.shape[1], n_bins=CALIBRATION_BINS)
+    )
+    metrics |= {
+        f"class_accuracy/{name}": value for name, value in counts.class_accuracy(classifier.facts.class_names).items()
+    }
+    return {f"test/{name}": value for name, value in metrics.items()}, counts.confusion.cpu()
+
+
+def evaluate(
+    classifier: Classifier, data: LightningDataModule, *, accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+) -> dict[str, float]:
+    """Metrics keyed ``test/…`` of a trained ``classifier`` on the test split of ``data``, which no run need have used.
+
+    Raises ``ConfigError`` for an accelerator that is not here.
+    """
+    if accelerator == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device", accelerator, "no CUDA device is here: use auto or cpu")
+    trainer = Trainer(
+        accelerator=accelerator, devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False,
+    )  # fmt: skip
+    return measure_test(trainer, classifier, data)[0]

@@ -1,0 +1,142 @@
+"""What stands between Lightning's Trainer and a run's ``Record``.
+
+The recorder measures the time of each epoch's training part, has checkpoints saved, and stops the run where it should
+end. It is the first of the callbacks, so that the others find the epoch's row; the ``Saver`` is the last one.
+"""
+
+import time
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from digitlab.core.signals import StopSignal
+from digitlab.data.chunks import Chunk
+from digitlab.training.checkpointing import snapshot
+from digitlab.training.classifier import Classifier
+from digitlab.training.run_state import Record
+
+
+class Recorder(Callback):
+    """Drives ``record`` for a solo run; every process has one, so that all stop at the same moment.
+
+    Within an epoch it has a checkpoint saved once the last one is ``save_every_seconds`` old; None: never.
+    """
+
+    def __init__(self, *, record: Record, stop_signal: StopSignal, save_every_seconds: float | None) -> None:
+        self.record, self.stop_signal, self._save_every_seconds = record, stop_signal, save_every_seconds
+        self._saved_at = time.monotonic()
+        self._images = 0
+        self._clock_started_at: float | None = None
+        self._epoch_over = False
+        self._improved = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._saved_at = time.monotonic()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._epoch_over = False
+        self._start_clock()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Chunk, batch_idx: int
+    ) -> None:
+        classifier = _classifier(pl_module)
+        whole = classifier.position.step == batch.step + len(batch.indices)
+        # Lightning validates after every so many batches, that is our chunks; a chunk ends where a validation is due.
+        trainer.val_check_batch = 1 if whole and batch.validate else float("inf")
+        if whole and batch.last:
+            self._stop_clock()
+            self._epoch_over = classifier.position.step == classifier.steps_per_epoch
+            self.record.metrics = self._take_train_metrics(classifier)
+            trainer.should_stop |= classifier.position.total_steps == batch.plan.max_steps
+        elif not (whole and batch.validate):
+            self._pause(trainer, classifier)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop_clock()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        classifier = _classifier(pl_module)
+        measured = {f"val/{name}": value for name, value in classifier.evaluation.metrics().items()}
+        self._improved = self.record.add_validation(measured, classifier.position)
+        trainer.should_stop |= self.record.selection.exhausted
+        if self._epoch_over or trainer.should_stop:
+            return
+        if self._improved:
+            self._save(trainer, classifier, best=True)
+        self._pause(trainer, classifier)
+        self._start_clock()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        classifier = _classifier(pl_module)
+        record = self.record
+        if "train/loss" not in record.metrics:
+            # Stopped inside the epoch, by patience in steps: the row says what was trained of it.
+            record.metrics |= self._take_train_metrics(classifier)
+        record.add_epoch(classifier.position, images=self._images, learning_rate=classifier.learning_rate)
+        if self._epoch_over:
+            classifier.position.next_epoch()
+            record.epoch_seconds = 0.0
+
+    def save_epoch(self, trainer: Trainer, classifier: Classifier) -> None:
+        """Save what the epoch came to, and stop after it where a signal came."""
+        # The best one first: a run that has come to its end by its last checkpoint has its best one, too.
+        if self._improved or not self.record.validating:
+            self._save(trainer, classifier, best=True)
+        self._save(trainer, classifier, best=False)
+        self._improved, self.record.metrics = False, {}
+        if classifier.position.epoch < (trainer.max_epochs or 0) and not trainer.should_stop:
+            self.stop_signal.obey(trainer)
+
+    def _take_train_metrics(self, classifier: Classifier) -> dict[str, float]:
+        counts = classifier.take_train_counts()
+        self._images = int(counts.confusion.sum())
+        return {f"train/{name}": value for name, value in counts.metrics().items()}
+
+    def _pause(self, trainer: Trainer, classifier: Classifier) -> None:
+        """Between two chunks: stop where a signal came, save where the last checkpoint is old."""
+
+        def save() -> None:
+            self._stop_clock()
+            self._save(trainer, classifier, best=False)
+
+        self.stop_signal.obey(trainer, save=save)
+        if self._save_every_seconds is not None:
+            old = time.monotonic() - self._saved_at >= self._save_every_seconds
+            if trainer.strategy.reduce_boolean_decision(old, all=False):
+                save()
+                self._start_clock()
+
+    def _save(self, trainer: Trainer, classifier: Classifier, *, best: bool) -> None:
+        self.record.add_losses(classifier.take_logged_losses())
+        train_counts = classifier.train_counts_of_processes()
+        self._saved_at = time.monotonic()
+        if self.record.writer is None:
+            return
+        content = snapshot(classifier, trainer.optimizers[0].state_dict(), self.record, train_counts=train_counts)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            callback.on_save_checkpoint(trainer, classifier, content)
+        self.record.writer.checkpoint(content, best=best)
+
+    def _start_clock(self) -> None:
+        self._clock_started_at = time.perf_counter()
+
+    def _stop_clock(self) -> None:
+        if self._clock_started_at is not None:
+            self.record.epoch_seconds += time.perf_counter() - self._clock_started_at
+            self._clock_started_at = None
+
+
+class Saver(Callback):
+    """The last of the callbacks: what the others wrote of an epoch's end is there before the checkpoint after it."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._recorder.save_epoch(trainer, _classifier(pl_module))
+
+
+def _classifier(module: LightningModule) -> Classifier:
+    assert isinstance(module, Classifier)
+    return module

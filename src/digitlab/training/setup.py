@@ -1,0 +1,148 @@
+"""What a solo run and a member of a population make alike, from the checked parts to ``result.json``."""
+
+import logging
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities.model_summary import ModelSummary
+from omegaconf import DictConfig
+
+from digitlab.config.compose import without_environment
+from digitlab.data.chunks import ChunkPlan
+from digitlab.data.module import ImageData
+from digitlab.data.seeding import stream_seed
+from digitlab.models import FittedToImages
+from digitlab.results import environment
+from digitlab.results.checkpoint import read_checkpoint
+from digitlab.results.folder import RunFolder
+from digitlab.results.writer import RunWriter, Status
+from digitlab.training.classifier import Classifier
+from digitlab.training.early_stopping import Point, Selection
+from digitlab.training.experiment import Experiment
+from digitlab.training.run_state import Record
+from digitlab.training.settings import DataFacts
+
+log = logging.getLogger(__name__)
+
+# Of the training split, for what of a network is computed from images beforehand; they have millions of patches.
+_FITTED_IMAGES = 2000
+
+
+def read_data(experiment: Experiment) -> ImageData:
+    """The data set of ``experiment``, fetched if need be, read and split."""
+    data, trainer = experiment.data, experiment.trainer
+    data.overfit_batches = trainer.overfit_batches
+    data.limit_val_batches, data.limit_test_batches = trainer.limit_val_batches, trainer.limit_test_batches
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def initial_classifier(experiment: Experiment, data: ImageData, *, resumed: bool = False) -> Classifier:
+    """The classifier with the initial weights of its seed, fitted to training images where its network can be.
+
+    That is left out where it is ``resumed``: the weights of a checkpoint are to take their place.
+    """
+    source = data.source
+    facts = DataFacts(
+        name=source.name, title=source.title, image_shape=list(source.image_shape),
+        class_names=list(source.class_names),
+        mean=data.mean, std=data.std, margin_pixels=source.margin_pixels,
+    )  # fmt: skip
+    torch.manual_seed(stream_seed("init", experiment.switches.seed))
+    classifier = Classifier(data=facts.plain(), **experiment.hyper_parameters)
+    classifier.seed = experiment.switches.seed
+    classifier.use_precision(experiment.trainer.dtype)
+    classifier.log_every_steps = experiment.trainer.log_every_steps
+    if isinstance(classifier.network, FittedToImages) and not resumed:
+        # Spread over the split: a set of one's own may be in order of class.
+        sample = data.train_indices[:: -(-len(data.train_indices) // _FITTED_IMAGES)]
+        classifier.network.fit_to(classifier.normalise(data.train_set.images[sample].cpu()))
+        if classifier.average is not None:
+            classifier.average.load_state_dict(classifier.network.state_dict())
+    return classifier
+
+
+def chunk_plan(experiment: Experiment, *, rank: int = 0, world_size: int = 1) -> ChunkPlan:
+    settings = experiment.trainer
+    return ChunkPlan(
+        seed=experiment.switches.seed, batch_size=experiment.data.batch_size, chunk_length=settings.chunk_length,
+        limit_train_batches=settings.limit_train_batches, max_steps=settings.max_steps,
+        val_every_steps=settings.val_every_steps, rank=rank, world_size=world_size,
+    )  # fmt: skip
+
+
+def set_length(classifier: Classifier, experiment: Experiment, steps_per_epoch: int) -> None:
+    """Tell ``classifier`` how many mini-batches an epoch and the whole training have, as its schedule asks."""
+    settings = experiment.trainer
+    classifier.steps_per_epoch = steps_per_epoch
+    all_epochs = settings.max_epochs * steps_per_epoch
+    classifier.total_steps = min(all_epochs, settings.max_steps or all_epochs)
+
+
+def run_writer(config: DictConfig, folder: RunFolder, *, checkpoint: Mapping[str, Any] | None) -> RunWriter:
+    return RunWriter(folder, config=without_environment(config), checkpoint=checkpoint)
+
+
+def new_record(
+    experiment: Experiment, data: ImageData, *, history: Iterable[Point], checkpoint: Mapping[str, Any] | None
+) -> Record:
+    """The record of a run at its beginning or as it was at ``checkpoint``, still without a writer."""
+    validating = len(data.val_indices) > 0
+    selection = Selection(
+        monitor=experiment.monitor, early_stopping=experiment.early_stopping, last_is_best=not validating,
+        history=history,
+    )  # fmt: skip
+    return Record(
+        writer=None, selection=selection, validating=validating,
+        rows=[] if checkpoint is None else list(checkpoint["rows"]),
+        epoch_seconds=0.0 if checkpoint is None else checkpoint["epoch_seconds"],
+    )  # fmt: skip
+
+
+def summarise(classifier: Classifier, writer: RunWriter) -> str:
+    """Write the table of layers, shapes and parameters, and return it."""
+    # The example would go through the averaged copy, and the table would say nothing of the network itself.
+    average, classifier.average = classifier.average, None
+    summary = str(ModelSummary(classifier, max_depth=-1))
+    classifier.average = average
+    writer.summary(summary + "\n")
+    log.info("model:\n%s", summary)
+    return summary
+
+
+def result_fields(
+    *,
+    status: Status,
+    error: BaseException | None,
+    record: Record,
+    classifier: Classifier,
+    folder: RunFolder,
+    split_fingerprint: str,
+    overrides: Sequence[str],
+    test_metrics: dict[str, float],
+    device: torch.device,
+) -> dict[str, Any]:
+    """``result.json`` of a run; without ``test_metrics`` its metrics are those of the best checkpoint so far."""
+    best, rows = record.selection.best, record.rows
+    if not test_metrics and folder.best.exists():
+        test_metrics = read_checkpoint(folder.best)["metrics"]
+    result = {
+        "status": status,
+        "metrics": test_metrics,
+        "best_epoch": None if best is None else best.epoch,
+        "epochs": len(rows),
+        "train_seconds": sum(row["train_seconds"] for row in rows),
+        "images_per_second": statistics.median([row["images_per_second"] for row in rows]) if rows else None,
+        "parameters": sum(parameter.numel() for parameter in classifier.network.parameters()),
+        "seed": classifier.seed,
+        "split_fingerprint": split_fingerprint,
+        "overrides": list(overrides),
+        "command": environment.command(overrides),
+        "versions": environment.versions(),
+        "git_commit": environment.git_commit(),
+        "hardware": environment.hardware(device),
+    }
+    return result if error is None else result | {"error": f"{type(error).__name__}: {error}"}
