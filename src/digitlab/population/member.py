@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
@@ -139,7 +140,7 @@ class Member:
             _point(self.classifier.average, averages, buffers)
 
     def count(self, confusion: Tensor, losses: Sequence[float], sizes: Sequence[int], *, last_step: int) -> None:
-        """Add what was learnt in a chunk: int64 (K, K), and the mean losses of mini-batches up to ``last_step``."""
+        """Add what a chunk brought: int64 (K, K) on the host, and mean losses of mini-batches up to ``last_step``."""
         own, every = self.classifier.train_counts, self.classifier.log_every_steps
         own.confusion = own.confusion + confusion
         own.add_losses(losses, sizes)
@@ -150,7 +151,7 @@ class Member:
     def take_train_metrics(self) -> None:
         counts, self.classifier.train_counts = (
             self.classifier.train_counts,
-            Counts.zeros(len(self.classifier.facts.class_names), self.classifier.train_counts.confusion.device),
+            Counts.zeros(len(self.classifier.facts.class_names), torch.device("cpu")),
         )
         self._images = int(counts.confusion.sum())
         self.record.metrics |= {f"train/{name}": value for name, value in counts.metrics().items()}

@@ -185,7 +185,8 @@ class Population:
         sizes = chunks[0].sizes[: len(losses)]
         done = sum(sizes)
         labels = self._learner.by_member([chunk.labels[:done] for chunk in chunks])
-        confusion = confusions(logits, labels)
+        # One copy for all members, who count on the host: the losses are waited for here anyway.
+        confusion = confusions(logits, labels).cpu()
         values, last_rates = losses.T.tolist(), rates[-1].tolist()
         for row, member in enumerate(self.members):
             if member.outcome is not None:
