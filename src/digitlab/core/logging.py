@@ -8,6 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+_QUIET_WARNINGS = (
+    r".*isinstance\(treespec, LeafSpec\).*",
+    # Lightning says so on each login node of a SLURM cluster. A run needs no srun, and launchers call it themselves.
+    r"The `srun` command is available on your system but is not used",
+)
+
+
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Keep Lightning's greetings and the named warnings of third parties off the terminal.
@@ -20,7 +27,8 @@ def quiet_libraries() -> Iterator[None]:
     before = logging.raiseExceptions, threading.excepthook
     logging.raiseExceptions, threading.excepthook = False, _quiet_disk_faults
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
+        for message in _QUIET_WARNINGS:
+            warnings.filterwarnings("ignore", message=message)
         for logger in loggers:
             logger.setLevel(logging.ERROR)
         try:
