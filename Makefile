@@ -1,7 +1,7 @@
 # Every job of the project, from a fresh clone: the first one builds .venv from requirements.lock, later ones find it there.
 #   make train ARGS="model=mlp data=cifar10"     PYTHON=python3.12 chooses the interpreter of .venv
 
-.PHONY: help install train test torture lint bench bench-members bench-sweeps performance tensorboard lock clean
+.PHONY: help install train test test-instruction-sets torture lint bench bench-members bench-sweeps performance tensorboard lock clean
 
 # Without PYTHON, the interpreter that .venv was built with, so that a choice once made holds.
 PYTHON ?= $(or $(realpath .venv/bin/python),python3)
@@ -14,7 +14,7 @@ LOCKED := .venv/locked-$(VERSION)
 INSTALLED := .venv/installed-$(VERSION)
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 24
 
 install: $(INSTALLED) ## build .venv, or bring it up to date
 
@@ -27,6 +27,20 @@ test: lint ## lint, types, then the tests; ARGS go to pytest
 
 torture: $(INSTALLED) ## faults, fuzzing and load in their long form: an hour or more
 	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --torture tests/torture tests/faults tests/sweeps/test_sweep.py $(ARGS)
+
+# Each value of both variables, with one thread and with two. Where a processor lacks a set, its settings are skipped.
+INSTRUCTION_SETS := default:SSE41:none:1 avx2:AVX2:avx2:1 avx512:AVX512_CORE:avx512bw:1 \
+	default:SSE41:none:2 avx2:AVX2:avx2:2 avx512:AVX512_CORE:avx512bw:2
+
+test-instruction-sets: $(INSTALLED) ## the tests that depend on rounding, by each instruction set of the processor
+	@for each in $(INSTRUCTION_SETS); do \
+		set -- $$(echo $$each | tr : " "); aten=$$1 onednn=$$2 flag=$$3 threads=$$4; \
+		if [ $$flag != none ] && ! grep -qw $$flag /proc/cpuinfo; then \
+			echo "$$aten with $$threads threads: skipped, this processor has no $$flag"; continue; fi; \
+		echo "ATEN_CPU_CAPABILITY=$$aten ONEDNN_MAX_CPU_ISA=$$onednn OMP_NUM_THREADS=$$threads"; \
+		ATEN_CPU_CAPABILITY=$$aten ONEDNN_MAX_CPU_ISA=$$onednn OMP_NUM_THREADS=$$threads \
+			.venv/bin/pytest -q -m numerics $(ARGS) || exit 1; \
+	done
 
 lint: $(INSTALLED) ## ruff and mypy
 	.venv/bin/ruff check .

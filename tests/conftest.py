@@ -3,6 +3,7 @@
 The other fixtures that they share lie in ``fixtures``, a module a subject.
 """
 
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -18,11 +19,12 @@ pytest_plugins = [
     "fixtures.commands",
     "fixtures.images",
     "fixtures.remains",
+    "fixtures.rounding",
     "fixtures.updates",
 ]
 
 # More threads than cores make small networks slow, and the suite runs in several processes.
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 _SMALL = (
     "trainer=cpu",

@@ -8,8 +8,9 @@ from digitlab.data.normalise import Normalise
 MEAN, STD = [0.1307, 0.2, 1 / 3], [0.3081, 1 / 7, 0.5]
 
 
-@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-6), (torch.float64, 1e-14)])
-def test_pixels_are_standardised_as_exactly_as_their_dtype_allows(dtype, error):
+@pytest.mark.numerics
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_pixels_are_standardised_as_exactly_as_their_dtype_allows(dtype):
     images = torch.randint(256, (5, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     mean, std = (torch.tensor(values, dtype=torch.float64).view(-1, 1, 1) for values in (MEAN, STD))
     expected = (images.double() / 255 - mean) / std
@@ -17,4 +18,5 @@ def test_pixels_are_standardised_as_exactly_as_their_dtype_allows(dtype, error):
     for pixels in (images, images.to(dtype) / 255):
         found = normalise(pixels)
         assert found.dtype == dtype
-        assert (found.double() - expected).abs().max() < error
+        # A product and a sum, of numbers that are rounded themselves: none is larger than the largest here.
+        assert (found.double() - expected).abs().max() <= 4 * torch.finfo(dtype).eps * expected.abs().max()

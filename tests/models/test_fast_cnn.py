@@ -8,6 +8,8 @@ from digitlab.core.errors import ConfigError
 from digitlab.models import FastCNN
 from digitlab.models.fast_cnn import Whitening
 
+pytestmark = pytest.mark.numerics
+
 
 def correlated(count=300, channels=3):
     """Images (N, C, 12, 12) whose neighbours and channels resemble each other, and whose mean is not 0."""

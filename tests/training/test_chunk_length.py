@@ -20,7 +20,7 @@ LENGTHS = (1, 7, 32)
 @pytest.mark.parametrize(
     "overrides",
     [
-        pytest.param(EVERYTHING, id="everything on"),
+        pytest.param(EVERYTHING, id="everything on", marks=pytest.mark.numerics),
         pytest.param(("optimizer=adam", "trainer.val_every_steps=5"), id="validation inside epochs"),
         pytest.param(("model=lenet", "trainer.max_steps=21"), id="max_steps"),
         pytest.param(("trainer.limit_train_batches=9", "scheduler=cosine"), id="limit_train_batches"),

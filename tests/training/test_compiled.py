@@ -34,7 +34,7 @@ def largest_difference(one, other):
     )
 
 
-@pytest.mark.parametrize("overrides", RUNS)
+@pytest.mark.parametrize("overrides", [pytest.param(RUNS[0], marks=pytest.mark.numerics), *RUNS[1:]])
 def test_the_program_trains_as_the_eager_step_does(run, uncompiled, overrides):
     overrides = [*FLOAT64, *overrides.split()]
     eager, whole = run(*overrides), run(*overrides, "compile=true")
@@ -96,14 +96,14 @@ def test_a_library_is_compiled_once_and_kept_for_later_runs(run, tmp_path, monke
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     # In seconds: a library of eight takes its compiler half a minute.
     monkeypatch.setattr(compiling, "_UPDATES_OF_SMALL", 2)
-    overrides = ("data.train_size=200", "data.batch_size=20", "trainer.max_epochs=1", "model=linear", "optimizer=sgd")
+    overrides = (*FLOAT64, "data.train_size=200", "trainer.max_epochs=1", "model=linear", "optimizer=sgd")
     with caplog.at_level(logging.INFO):
         first = run("compile=true", *overrides, "optimizer.weight_decay=1e-3")
         again = run("compile=true", *overrides, "optimizer.weight_decay=1e-1")
     assert caplog.text.count("compiled 2 updates in") == 1
     assert len(list(cache_folder().glob("*.pt2"))) == 1
     eager = run(*overrides, "optimizer.weight_decay=1e-1")
-    assert largest_difference(again, eager) < 1e-5 < largest_difference(first, eager)
+    assert largest_difference(again, eager) <= 1e-8 < largest_difference(first, eager)
 
 
 def test_without_a_compiler_a_run_trains_without(run, tmp_path, monkeypatch, caplog):

@@ -9,6 +9,8 @@ from pydantic import ValidationError
 
 from digitlab.optim.losses import CrossEntropy, MeanSquaredError
 
+pytestmark = pytest.mark.numerics
+
 LOGITS = torch.tensor([[2.0, 0.0, -1.0], [0.5, 0.5, 3.0]])
 LABELS = torch.tensor([0, 1])
 

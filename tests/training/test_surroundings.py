@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from digitlab.config import compose
+from digitlab.config.compose import compose
 from digitlab.training import train
 
 RUN = (

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-
 _QUIET_WARNINGS = (
     r".*isinstance\(treespec, LeafSpec\).*",
     # Lightning says so on each login node of a SLURM cluster. A run needs no srun, and launchers call it themselves.

@@ -156,15 +156,16 @@ def test_one_library_serves_any_number_of_members_and_later_sweeps(
 
 @pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
 def test_the_gradients_of_a_compiled_step_agree_in_single_precision(
-    stacked: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stacked: Callable[..., Any], as_exact_as: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(compiling, "_UPDATES_OF_SMALL", 2)
     # At a rate of one, and then of nothing, what is missing of the weights is the gradient.
     monkeypatch.setattr(Rates, "table", lambda *_: torch.tensor([[1.0] * 3, [0.0] * 3], dtype=torch.float64))
     gradients = []
-    for asked in (False, True):
-        learner, chunks = stacked("model.hidden=[8]", "model.batch_norm=true", "optimizer=sgd", "data.batch_size=30")
+    settings = ("model.hidden=[8]", "model.batch_norm=true", "optimizer=sgd", "data.batch_size=30")
+    for precision, asked in (("64", False), ("32", False), ("32", True)):
+        learner, chunks = stacked(*settings, f"trainer.precision={precision}")
         before = [parameter.clone() for parameter in learner.stack.parameters]
         learner.compiling = asked
         own = [chunk.part(0, 2) for chunk in chunks]
@@ -172,9 +173,8 @@ def test_the_gradients_of_a_compiled_step_agree_in_single_precision(
         assert (learner.calls is not None) == asked
         learner.learn(own, first=0, stop_signal=StopSignal())
         gradients.append([old - new for old, new in zip(before, learner.stack.parameters, strict=True)])
-    for eager, other in zip(*gradients, strict=True):
-        assert eager.dtype == torch.float32
-        assert (eager - other).abs().max() <= 1e-5 * eager.abs().max()
+    exact, eager, whole = gradients
+    as_exact_as([eager], whole, exact)
 
 
 def test_what_can_not_be_compiled_trains_without(
