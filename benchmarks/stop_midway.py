@@ -1,0 +1,19 @@
+"""A callback that sends SIGTERM to its process at a certain mini-batch, for ``compare_revisions.py`` to stop a run."""
+
+import os
+import signal
+from typing import Any
+
+from lightning.pytorch import Callback
+
+
+class StopMidway(Callback):
+    """Stops at the start of the chunk number ``STOP_AT``, an environment variable; a resumed run is not given it."""
+
+    def __init__(self) -> None:
+        self._chunks = 0
+
+    def on_train_batch_start(self, *arguments: Any) -> None:
+        self._chunks += 1
+        if str(self._chunks) == os.environ.get("STOP_AT"):
+            os.kill(os.getpid(), signal.SIGTERM)
