@@ -5,7 +5,6 @@ one thread, and what they write must be equal to the bit. The exit code is 1 if 
 """
 
 import argparse
-import os
 import shutil
 import subprocess
 import sys
@@ -16,18 +15,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from queue import Queue
 
 from differences import Comparison, compare_folders
+from revision import CommandError, Revision
 from revision_cases import CASES, RENAMED_KEYS, Case
 
 _HERE = Path(__file__).resolve().parent
 _ROOT = _HERE.parent
-# No command takes that long, unless it hangs.
-_LIMIT_SECONDS = 900
-
-
-class CommandError(Exception):
-    """A command that ended otherwise than its case says."""
 
 
 def main() -> int:
@@ -44,8 +39,13 @@ def main() -> int:
             stack.enter_context(checkout(text, work / f"{side}-checkout"))
             for side, text in (("old", options.old), ("new", options.new))
         ]
+        # A pair of processes for each job; a case borrows one.
+        pairs: Queue[list[Revision]] = Queue()
+        for _ in range(min(options.jobs, len(cases))):
+            pairs.put([Revision(path) for path in checkouts])
+            stack.callback(_close, pairs)
         pool = stack.enter_context(ThreadPoolExecutor(options.jobs))
-        differing = sum(pool.map(partial(_judge, checkouts=checkouts, work=work), cases))
+        differing = sum(pool.map(partial(_judge, pairs=pairs, work=work), cases))
     print(f"{len(cases) - differing} of {len(cases)} cases are equal ({time.monotonic() - started_at:.0f} s)")
     return 1 if differing else 0
 
@@ -103,16 +103,23 @@ def _git(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["git", *arguments], cwd=_ROOT, capture_output=True, text=True, check=False)
 
 
-def _judge(case: Case, *, checkouts: Sequence[Path], work: Path) -> bool:
+def _close(pairs: Queue[list[Revision]]) -> None:
+    for revision in pairs.get():
+        revision.close()
+
+
+def _judge(case: Case, *, pairs: Queue[list[Revision]], work: Path) -> bool:
     """Run ``case`` with both revisions and print the outcome; returns whether they differ."""
+    pair = pairs.get()
     started_at = time.monotonic()
     folders = [work / side / case.name for side in ("old", "new")]
     errors = []
-    for side, revision, folder in zip(("old", "new"), checkouts, folders, strict=True):
+    for side, revision, folder in zip(("old", "new"), pair, folders, strict=True):
         try:
             run_case(case, revision, folder)
         except CommandError as error:
             errors.append(f"the {side} revision fails: {error}")
+    pairs.put(pair)
     result = Comparison(errors) if errors else compare_folders(*folders, renamed=RENAMED_KEYS)
     print(_line(case, result, time.monotonic() - started_at), flush=True)
     return bool(result.differences)
@@ -130,8 +137,8 @@ def _line(case: Case, result: Comparison, seconds: float) -> str:
     return f"{text}; note: {result.notes[0]}{more}"
 
 
-def run_case(case: Case, revision: Path, folder: Path) -> None:
-    """Run the commands of ``case`` with the checkout ``revision``; they write to ``folder``.
+def run_case(case: Case, revision: Revision, folder: Path) -> None:
+    """Run the commands of ``case`` with ``revision``; they write to ``folder``.
 
     Raises ``CommandError`` if one of them ends with another exit code than the case says.
     """
@@ -139,12 +146,12 @@ def run_case(case: Case, revision: Path, folder: Path) -> None:
     run = folder / "run"
     place = ["-m", f"hydra.sweep.dir={run}"] if case.sweep else [f"hydra.run.dir={run}"]
     overrides = renamed_overrides(case.overrides, revision, folder)
-    _train([*place, *overrides], revision, folder, exit_code=case.exit_code, stop_at=case.stop_at)
+    revision.train([*place, *overrides], folder, exit_code=case.exit_code, stop_at=case.stop_at)
     if case.resume is not None:
-        _train([f"resume={run}", *case.resume], revision, folder, exit_code=0)
+        revision.train([f"resume={run}", *case.resume], folder, exit_code=0)
 
 
-def renamed_overrides(overrides: Sequence[str], revision: Path, folder: Path) -> list[str]:
+def renamed_overrides(overrides: Sequence[str], revision: Revision, folder: Path) -> list[str]:
     """``overrides`` with the new names of those keys that ``revision`` does not know any more."""
     result = list(overrides)
     for old, new in RENAMED_KEYS.items():
@@ -155,7 +162,7 @@ def renamed_overrides(overrides: Sequence[str], revision: Path, folder: Path) ->
         choices = [override for override in overrides if "." not in override.partition("=")[0]]
         others = [choice for choice in choices if choice not in concerned and "," not in choice]
         command = ["--cfg", "job", *others, f"{concerned[0].partition('=')[0]}=null"]
-        if _start(command, revision, folder, {}).returncode:
+        if revision.start(command, folder):
             result = [_with_key(override, old, new) if override in concerned else override for override in result]
     return result
 
@@ -167,38 +174,6 @@ def _has_key(override: str, key: str) -> bool:
 
 def _with_key(override: str, old: str, new: str) -> str:
     return override.replace(old, new, 1)
-
-
-def _train(
-    arguments: Sequence[str], revision: Path, folder: Path, *, exit_code: int, stop_at: int | None = None
-) -> None:
-    variables = {} if stop_at is None else {"STOP_AT": str(stop_at)}
-    ended = _start(arguments, revision, folder, variables)
-    if ended.returncode != exit_code:
-        lines = ended.stderr.strip().splitlines() or ["no message"]
-        raise CommandError(f"exit code {ended.returncode} in place of {exit_code}: {lines[-1]}")
-
-
-def _start(
-    arguments: Sequence[str], revision: Path, folder: Path, variables: dict[str, str]
-) -> subprocess.CompletedProcess[str]:
-    """Run train.py of ``revision`` with its own sources, this interpreter, and one thread."""
-    # Both may share compiled libraries: a library is found by the operations in it.
-    environment = os.environ | {
-        "PYTHONPATH": str(revision / "src"),
-        "DIGITLAB_DATA": str(Path(os.environ.get("DIGITLAB_DATA", _ROOT / "data")).resolve()),
-        "DIGITLAB_ALLOW": "stop_midway",
-        "OMP_NUM_THREADS": "1",
-        "MKL_NUM_THREADS": "1",
-    }
-    command = [sys.executable, str(_HERE / "start_revision.py"), str(revision), *arguments]
-    try:
-        return subprocess.run(
-            command, cwd=folder, env=environment | variables, capture_output=True, text=True, check=False,
-            timeout=_LIMIT_SECONDS,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired as error:
-        raise CommandError(f"did not end within {_LIMIT_SECONDS} s") from error
 
 
 if __name__ == "__main__":

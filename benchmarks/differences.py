@@ -92,7 +92,7 @@ def compare_tables(old: str, new: str, *, renamed: Mapping[str, str]) -> Compari
 
 def compare_results(old: Mapping[str, Any], new: Mapping[str, Any]) -> Comparison:
     """Compare what two ``result.json`` say of the result itself."""
-    return _compare_leaves(*({k: v for k, v in _leaves(_chosen(each)) if v is not None} for each in (old, new)))
+    return _compare_leaves(dict(_leaves(_chosen(old))), dict(_leaves(_chosen(new))))
 
 
 def _chosen(result: Mapping[str, Any]) -> dict[str, Any]:

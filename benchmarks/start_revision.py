@@ -1,21 +1,61 @@
-"""Run the train.py of a checkout with the sources of that checkout alone: ``start_revision.py CHECKOUT ARGUMENTS``.
+"""Runs train.py of one checkout again and again: ``start_revision.py CHECKOUT``, a process of ``compare_revisions.py``.
+
+Each line on stdin is a request; the answer on stdout is the exit code. Every request runs in a forked child, so no
+state is shared except imported packages, whose import takes most of the time of a small run.
 
 The environment has digitlab installed from one checkout. ``hydra_plugins`` is a namespace package: Python would merge
-the plugins of that checkout with those of the one to run.
+the plugins of that checkout with those of the one to run. So the other sources leave ``sys.path``.
 """
 
 import importlib.util
+import json
+import os
 import runpy
+import signal
 import sys
 from pathlib import Path
+from typing import Any
 
-checkout = Path(sys.argv[1])
-sources = checkout / "src"
-# This folder comes last, so that its modules hide no others.
-sys.path[:] = [*sys.path[1:], sys.path[0]]
-sys.path[:] = [entry for entry in sys.path if Path(entry) == sources or not (Path(entry) / "digitlab").is_dir()]
-found = importlib.util.find_spec("digitlab")
-if found is None or found.origin is None or sources not in Path(found.origin).parents:
-    sys.exit(f"{sources}: digitlab would be imported from {found and found.origin}")
-sys.argv = [str(checkout / "train.py"), *sys.argv[2:]]
-runpy.run_path(sys.argv[0], run_name="__main__")
+# No command takes that long, unless it hangs: then the child dies of SIGALRM.
+_LIMIT_SECONDS = 900
+
+
+def main() -> None:
+    checkout = Path(sys.argv[1])
+    _import_from_only(checkout / "src")
+    # None of these imports digitlab. OMP_NUM_THREADS=1 is set, so torch starts no threads before the fork.
+    for package in ("torch", "torchvision", "torchmetrics", "lightning.pytorch", "hydra", "torch.utils.tensorboard"):
+        importlib.import_module(package)
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            # The child returns from main, so Python ends as it does after any script.
+            _train(checkout / "train.py", json.loads(line))
+            return
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+def _import_from_only(sources: Path) -> None:
+    # This folder comes last, so that its modules hide no others.
+    entries = [*sys.path[1:], sys.path[0]]
+    sys.path[:] = [entry for entry in entries if Path(entry) == sources or not (Path(entry) / "digitlab").is_dir()]
+    found = importlib.util.find_spec("digitlab")
+    if found is None or found.origin is None or sources not in Path(found.origin).parents:
+        sys.exit(f"{sources}: digitlab would be imported from {found and found.origin}")
+
+
+def _train(script: Path, request: dict[str, Any]) -> None:
+    """Run ``script`` with ``arguments`` in ``folder``; ``variables`` join the environment, output goes to files."""
+    signal.alarm(_LIMIT_SECONDS)
+    os.chdir(request["folder"])
+    os.environ.update(request["variables"])
+    for number, name in ((0, os.devnull), (1, "stdout.txt"), (2, "stderr.txt")):
+        opened = os.open(name, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(opened, number)
+    sys.argv = [str(script), *request["arguments"]]
+    runpy.run_path(str(script), run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()
