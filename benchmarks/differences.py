@@ -183,8 +183,10 @@ def tensor_difference(old: Tensor, new: Tensor) -> str | None:
     """None if two tensors have the same dtype, shape and bits (nan included), else what differs and by how much."""
     if old.dtype != new.dtype or old.shape != new.shape:
         return f"{old.dtype} {list(old.shape)} became {new.dtype} {list(new.shape)}"
+    if old.numel() == 0:
+        return None
     bits = [tensor.reshape(-1).contiguous().view(torch.uint8).view(old.numel(), -1) for tensor in (old, new)]
-    if old.numel() == 0 or torch.equal(*bits):
+    if torch.equal(*bits):
         return None
     differing = (bits[0] != bits[1]).any(dim=1)
     distances = (old.reshape(-1)[differing].double() - new.reshape(-1)[differing].double()).abs()
