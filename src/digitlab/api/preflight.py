@@ -1,7 +1,7 @@
 """The check of a composed configuration before Hydra makes a folder for it: a bad one leaves nothing behind.
 
-Hydra imports and calls it at the start of a run or a sweep (``hydra.callbacks.preflight`` in ``conf/train.yaml``). The
-values of a sweep are checked job by job, at the head of ``train()``: a bad one fails alone.
+Hydra imports and calls it at the start of a run or a sweep (``callbacks.preflight`` in ``conf/hydra/digitlab.yaml``).
+The values of a sweep are checked job by job, at the head of ``train()``: a bad one fails alone.
 """
 
 import sys

@@ -81,7 +81,7 @@ def _split(override: str) -> tuple[str, str]:
 
 def group_names(groups: Path) -> list[str]:
     """The groups that a command line can choose from."""
-    return sorted(path.name for path in groups.iterdir() if path.is_dir() and path.name not in ("hydra", "budget"))
+    return sorted(path.name for path in groups.iterdir() if path.is_dir() and path.name != "hydra")
 
 
 def group_table(groups: Path) -> str:
