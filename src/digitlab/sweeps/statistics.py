@@ -34,22 +34,8 @@ class Summary:
 
 @lru_cache
 def student_quantile(degrees: int, probability: float = 0.975) -> float:
-    """The value below which Student's t with ``degrees`` of freedom stays with ``probability``, in (0.5, 1)."""
-    # t = sqrt(degrees) * tan(angle), and the distribution grows with the angle.
-    low, high = 0.0, math.pi / 2
-    for _ in range(100):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _student_below(middle, degrees) < probability else (low, middle)
-    return math.sqrt(degrees) * math.tan(low)
+    """The value below which Student's t with ``degrees`` of freedom stays with ``probability``, in (0, 1)."""
+    # Imported here: most commands don't need it, and it takes long. scipy.stats, whose t.ppf calls this, takes longer.
+    from scipy.special import stdtrit
 
-
-def _student_below(angle: float, degrees: int) -> float:
-    """P(T < sqrt(degrees) tan(angle)): the finite series of Abramowitz and Stegun (1964), 26.7.3 and 26.7.4."""
-    cosine, sine = math.cos(angle), math.sin(angle)
-    odd = degrees % 2
-    term, total = (cosine, 0.0) if odd else (1.0, 0.0)
-    for power in range(1 + odd, degrees + odd, 2):
-        total += term
-        term *= cosine**2 * power / (power + 1)
-    inside = 2 / math.pi * (angle + sine * total) if odd else sine * total
-    return (1 + inside) / 2
+    return float(stdtrit(degrees, probability))

@@ -1,0 +1,85 @@
+"""Every package that the code imports is one that ``pyproject.toml`` asks for, and one that the lock holds."""
+
+import ast
+import re
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+
+import pytest
+
+from digitlab.config import ROOT
+
+OWN = {"digitlab", "hydra_plugins"}
+# Extras that users install; the others are for development.
+EXTRAS = ("launchers", "search", "baselines")
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def names(requirements: list[str]) -> set[str]:
+    """The distributions that requirements such as ``torch>=2.11`` name."""
+    return {normal(re.match(r"[\w.-]+", requirement)[0]) for requirement in requirements}
+
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+NEEDED = names(PROJECT["dependencies"])
+OPTIONAL = {name for extra in EXTRAS for name in names(PROJECT["optional-dependencies"][extra])}
+DISTRIBUTIONS = packages_distributions()
+
+
+def imported(source: str) -> set[str]:
+    """The packages that ``source`` imports, at its top or within functions, but for Python's own and the project's."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found.add(str(node.module))
+    return {name.partition(".")[0] for name in found} - OWN - set(sys.stdlib_module_names)
+
+
+def undeclared(source: str) -> set[str]:
+    """The packages that ``source`` imports without any of the distributions that bring them being asked for."""
+    return {
+        package
+        for package in imported(source)
+        # An optional package need not be installed: then its distribution is taken to have its name.
+        if not {normal(name) for name in DISTRIBUTIONS.get(package, [package])} & (NEEDED | OPTIONAL)
+    }
+
+
+FILES = [ROOT / "train.py", *sorted((ROOT / "src").rglob("*.py"))]
+
+
+def test_every_imported_package_is_declared():
+    assert len(FILES) > 100
+    missing = {str(path.relative_to(ROOT)): undeclared(path.read_text(encoding="utf-8")) for path in FILES}
+    assert {path: packages for path, packages in missing.items() if packages} == {}
+
+
+@pytest.mark.parametrize(
+    ("source", "packages"),
+    [
+        ("import yaml, PIL.Image\nfrom rich.table import Table", set()),
+        ("import os\nfrom .near import x\nfrom digitlab.config import ROOT", set()),
+        ("def late():\n    import pytest", {"pytest"}),
+        ("from fsspec.core import open", {"fsspec"}),  # installed, but only because others need it
+        ("import no_such_package.part", {"no_such_package"}),
+    ],
+)
+def test_what_is_only_there_because_others_need_it_is_not_declared(source, packages):
+    assert undeclared(source) == packages
+
+
+def test_the_lock_holds_what_is_asked_for_and_names_no_address():
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    locked = {normal(name) for name in re.findall(r"^([\w.-]+)==", lock, re.MULTILINE)}
+    dev = PROJECT["optional-dependencies"]["dev"] + [
+        r for e in ("launchers", "search") for r in PROJECT["optional-dependencies"][e]
+    ]
+    assert NEEDED | names(dev) - {"digitlab"} <= locked
+    assert "://" not in lock
+    assert "-index" not in lock
