@@ -8,7 +8,7 @@ from importlib.metadata import packages_distributions
 
 import pytest
 
-from digitlab.config import ROOT
+from digitlab.config.compose import ROOT
 
 OWN = {"digitlab", "hydra_plugins"}
 # Extras that users install; the others are for development.
@@ -64,7 +64,7 @@ def test_every_imported_package_is_declared():
     ("source", "packages"),
     [
         ("import yaml, PIL.Image\nfrom rich.table import Table", set()),
-        ("import os\nfrom .near import x\nfrom digitlab.config import ROOT", set()),
+        ("import os\nfrom .near import x\nfrom digitlab.config.compose import ROOT", set()),
         ("def late():\n    import pytest", {"pytest"}),
         ("from fsspec.core import open", {"fsspec"}),  # installed, but only because others need it
         ("import no_such_package.part", {"no_such_package"}),

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher, BasicLauncherConf
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
 
-from digitlab.sweeps.launching import brief
+from digitlab.sweeps.launching import JobLauncher, brief
 
 ConfigStore.instance().store(
     group="hydra/launcher", name="basic", provider="digitlab",
@@ -17,12 +19,21 @@ ConfigStore.instance().store(
 )  # fmt: skip
 
 
-class OneByOneLauncher(BasicLauncher):
+class OneByOneLauncher(JobLauncher):
     """Keeps of each job no more than what it came to, however many there are."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        # Hydra's own loader, which remembers no job.
+        BasicLauncher.setup(self, hydra_context=hydra_context, task_function=task_function, config=config)
+
+    def compose(self, overrides: Sequence[str]) -> DictConfig:
+        assert self.hydra_context is not None
+        assert self.config is not None
+        return self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs; their returns come in the order of ``job_overrides``."""
         returns: list[JobReturn] = []
         for number, overrides in enumerate(job_overrides, initial_job_idx):
-            returns += [brief(done) for done in super().launch([overrides], number)]
+            returns += [brief(self.run_alone(job.config)) for job in self.prepare([overrides], number)]
         return returns

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from digitlab.config.compose import compose
-from digitlab.sweeps.manifest import allot, create
+from digitlab.sweeps.manifest import add_jobs, create
 from digitlab.training.resuming import resume
 
 CHOICES = "hydra:\n  runtime:\n    choices:\n      data: mnist\n      model: mlp\n"
@@ -20,7 +20,7 @@ def swept(ready, disk, tmp_path):
     sweep = tmp_path / "disk" / "sweep"
     sweep.mkdir()
     create(sweep, ["seed"])
-    run = ready(sweep / allot(sweep, compose(["seed=0"]), ["seed=0"]), "trainer.max_epochs=1")
+    run = ready(sweep / add_jobs(sweep, [(compose(["seed=0"]), ["seed=0"])])[0], "trainer.max_epochs=1")
     resume(str(run.path), [])
     run.config.with_name("hydra.yaml").write_text(CHOICES)
     return run

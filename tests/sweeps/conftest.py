@@ -14,7 +14,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from digitlab.config.compose import ROOT, compose
-from digitlab.sweeps.manifest import allot, create
+from digitlab.sweeps.manifest import add_jobs, create
 from digitlab.sweeps.state import SweepRun, read_runs
 
 SMALL = (
@@ -94,7 +94,7 @@ def written_sweep(tmp_path: Path) -> Callable[..., list[SweepRun]]:
         create(folder, sorted(keys))
         for overrides, result in outcomes:
             config = composed(tuple(overrides))
-            run = folder / allot(folder, config, overrides)
+            run = folder / add_jobs(folder, [(config, overrides)])[0]
             (run / ".hydra").mkdir(parents=True)
             OmegaConf.save(config, run / ".hydra" / "config.yaml")
             (run / ".hydra" / "hydra.yaml").write_text("")

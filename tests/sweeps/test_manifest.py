@@ -11,12 +11,25 @@ from hypothesis import strategies as st
 from digitlab.config.compose import compose
 from digitlab.config.fingerprint import fingerprint
 from digitlab.core.errors import ConfigError, RunError
-from digitlab.sweeps.manifest import Manifest, allot, create, folder_name, manifest_file
+from digitlab.sweeps.manifest import (
+    Manifest,
+    add_jobs,
+    add_missing,
+    create,
+    folder_name,
+    manifest_file,
+    planned_folder,
+)
 
 
 def begun(path, *keys):
     create(path, keys)
     return path
+
+
+def add(path, config, overrides):
+    (folder,) = add_jobs(path, [(config, overrides)])
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -41,10 +54,10 @@ def test_what_changes_a_run_changes_its_fingerprint(override):
 def test_a_run_keeps_its_folder_when_the_grid_changes(tmp_path):
     grid = [["optimizer.lr=0.1"], ["optimizer.lr=0.2"]]
     path = begun(tmp_path, "optimizer.lr")
-    first = [allot(path, compose(job), job) for job in grid]
+    first = add_jobs(path, [(compose(job), job) for job in grid])
     create(path, ["optimizer.lr", "seed"])
     wider = [["optimizer.lr=0.3", "seed=0"], ["optimizer.lr=0.2", "seed=0"], ["optimizer.lr=0.2", "seed=1"]]
-    second = [allot(path, compose(job), job) for job in wider]
+    second = add_jobs(path, [(compose(job), job) for job in wider])
     assert first == ["0_optimizer.lr=0.1", "1_optimizer.lr=0.2"]
     assert second == ["2_optimizer.lr=0.3,seed=0", first[1], "3_optimizer.lr=0.2,seed=1"]
 
@@ -52,13 +65,13 @@ def test_a_run_keeps_its_folder_when_the_grid_changes(tmp_path):
 def test_the_overrides_of_a_run_are_the_last_that_were_typed_for_it(tmp_path):
     path = begun(tmp_path)
     for spelling in (["optimizer.lr=0.1"], ["optimizer.lr=1e-1"]):
-        allot(path, compose(spelling), spelling)
+        add(path, compose(spelling), spelling)
     assert [entry.overrides for entry in Manifest.read(path).runs] == [["optimizer.lr=1e-1"]]
 
 
 def test_a_folder_that_is_there_already_is_never_given_to_another_run(tmp_path):
     (tmp_path / "7_from_another_time").mkdir()
-    assert allot(begun(tmp_path), compose([]), []) == "8"
+    assert add(begun(tmp_path), compose([]), []) == "8"
 
 
 def test_many_who_ask_at_once_get_a_number_each(tmp_path):
@@ -66,10 +79,36 @@ def test_many_who_ask_at_once_get_a_number_each(tmp_path):
     jobs = [[f"seed={seed}"] for seed in range(4)] * 4
     configs = [compose(job) for job in jobs]
     with ThreadPoolExecutor(8) as pool:
-        folders = list(pool.map(lambda pair: allot(path, *pair), zip(configs, jobs, strict=True)))
+        folders = list(pool.map(lambda pair: add(path, *pair), zip(configs, jobs, strict=True)))
     assert folders[:4] * 4 == folders
     assert len(set(folders)) == 4
     assert [entry.number for entry in Manifest.read(path).runs] == [0, 1, 2, 3]
+
+
+def test_a_folder_is_planned_before_it_is_given_and_planning_writes_nothing(tmp_path):
+    job, other = ["seed=3"], ["seed=4"]
+    path = tmp_path / "sweep"
+    assert planned_folder(path, compose(job), job) == "0"
+    assert not path.exists()
+    path.mkdir()
+    begun(path, "seed")
+    before = {file: file.read_bytes() for file in path.iterdir()}
+    planned = [planned_folder(path, compose(job), job) for _ in range(2)]
+    assert {file: file.read_bytes() for file in path.iterdir()} == before
+    assert planned == ["0_seed=3"] * 2
+    assert add(path, compose(job), job) == planned[0]
+    assert planned_folder(path, compose(job), job) == planned[0]
+    assert planned_folder(path, compose(other), other) == "1_seed=4"
+
+
+def test_a_run_that_no_launcher_added_is_added_under_the_name_of_its_folder_once(tmp_path):
+    path, job = begun(tmp_path, "seed"), ["seed=3"]
+    folder = path / planned_folder(path, compose(job), job)
+    folder.mkdir()
+    for _ in range(2):
+        add_missing(folder, compose(job), job)
+    assert [(entry.number, entry.folder) for entry in Manifest.read(path).runs] == [(0, "0_seed=3")]
+    assert add(path, compose(job), job) == folder.name
 
 
 @given(st.text(max_size=300))
@@ -103,7 +142,7 @@ def test_a_damaged_manifest_is_refused_in_one_line_and_left_alone(content, tmp_p
 
 
 def test_the_manifest_is_plain_json(tmp_path):
-    allot(begun(tmp_path, "seed"), compose(["seed=3"]), ["seed=3"])
+    add(begun(tmp_path, "seed"), compose(["seed=3"]), ["seed=3"])
     content = json.loads(manifest_file(tmp_path).read_text())
     assert content["keys"] == ["seed"]
     assert [run["folder"] for run in content["runs"]] == ["0_seed=3"]

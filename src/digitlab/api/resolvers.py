@@ -1,4 +1,7 @@
-"""What ``conf/train.yaml`` asks of a sweep: its folder, those of its runs, and those of Hydra's files in these."""
+"""The names of a sweep's folder, of its runs' and of Hydra's files in these, as ``conf/hydra/digitlab.yaml`` asks.
+
+Resolving a configuration only reads: launchers add their jobs to the manifest (``add_jobs``).
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from digitlab.config.cli_errors import typed_overrides
 from digitlab.sweeps.job_failures import in_sweep
-from digitlab.sweeps.manifest import allot, folder_name, run_overrides
+from digitlab.sweeps.manifest import folder_name, planned_folder, run_overrides
 from digitlab.sweeps.resume import finished_value
 
 
@@ -40,7 +43,7 @@ def _run_folder(*, _root_: DictConfig) -> str:
     overrides = run_overrides(typed_overrides(_root_.hydra))
     if OmegaConf.is_missing(_root_.hydra.job, "num"):
         return "<number>_<values>"  # no job, but --cfg
-    return allot(Path(_root_.hydra.sweep.dir), _root_, overrides)
+    return planned_folder(Path(_root_.hydra.sweep.dir), _root_, overrides)
 
 
 def _hydra_folder(folder: str) -> str | None:

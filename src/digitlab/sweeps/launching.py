@@ -13,7 +13,9 @@ from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
+from digitlab.config.cli_errors import typed_overrides
 from digitlab.sweeps.job_failures import told
+from digitlab.sweeps.manifest import add_jobs, names_runs, run_overrides
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,19 +76,26 @@ class JobLauncher(BasicLauncher):
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def prepare(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[Prepared]:
-        """The composed jobs; the folder of the sweep is there then, and Hydra's logging as it is between jobs."""
+        """The composed jobs, which are in the sweep's manifest then; Hydra's logging is as it is between jobs."""
         setup_globals()
         assert self.config is not None
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
-        return [
-            Prepared(number, overrides, self._compose(number, overrides))
+        jobs = [
+            Prepared(number, overrides, self._numbered(number, overrides))
             for number, overrides in enumerate(job_overrides, initial_job_idx)
         ]
+        if names_runs(self.config):
+            path = Path(str(self.config.hydra.sweep.dir))
+            add_jobs(path, ((job.config, run_overrides(typed_overrides(job.config.hydra))) for job in jobs))
+        return jobs
 
-    def _compose(self, number: int, overrides: Sequence[str]) -> DictConfig:
+    def compose(self, overrides: Sequence[str]) -> DictConfig:
+        """The configuration of a job, with its node ``hydra``."""
         assert self.config is not None
-        config = self._loader.take_sweep_config(self.config, list(overrides))
+        return self._loader.take_sweep_config(self.config, list(overrides))
+
+    def _numbered(self, number: int, overrides: Sequence[str]) -> DictConfig:
+        config = self.compose(overrides)
         with open_dict(config):
             config.hydra.job.id = config.hydra.job.num = number
         return config

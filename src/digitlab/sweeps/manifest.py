@@ -7,12 +7,12 @@ another one with some of the same runs in it, finds those that are there. Nothin
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from digitlab.config.fingerprint import fingerprint
 from digitlab.core.errors import ConfigError, RunError
@@ -101,7 +101,7 @@ def manifest_file(path: Path) -> Path:
 
 
 def _numbers_in(path: Path) -> Iterator[int]:
-    for folder in path.iterdir():
+    for folder in path.iterdir() if path.is_dir() else ():
         number = folder.name.partition("_")[0]
         if number.isdecimal():
             yield int(number)
@@ -123,21 +123,65 @@ def create(path: Path, keys: Sequence[str], *, halving: bool = False) -> None:
         Manifest(path, runs, list(keys), halving).write()
 
 
-def allot(path: Path, config: DictConfig, overrides: Sequence[str]) -> str:
-    """The name of the folder of the run of ``config`` in ``path``: the one it has, or from now on one of its own."""
-    digest = fingerprint(config)
+def planned_folder(path: Path, config: DictConfig, overrides: Sequence[str]) -> str:
+    """The name of the run folder of ``config`` in ``path``: the one it has, or the one it would get next.
+
+    Writes nothing. Raises ``RunError`` for a damaged manifest.
+    """
+    manifest = Manifest.read(path) if manifest_file(path).exists() else Manifest(path, [], [])
+    return _with_job(manifest, fingerprint(config), overrides)[1].folder
+
+
+def add_jobs(path: Path, jobs: Iterable[tuple[DictConfig, Sequence[str]]]) -> list[str]:
+    """Add jobs, each a configuration and its overrides, to the manifest in ``path``.
+
+    Launchers call it before they run the jobs. Returns the names of their folders; a run that is in the manifest keeps
+    its own. Raises what ``Manifest.read`` raises.
+    """
+    digests = [(fingerprint(config), overrides) for config, overrides in jobs]
+    folders = []
     with locked(path):
-        manifest = Manifest.read(path)
-        known = next((entry for entry in manifest.runs if entry.fingerprint == digest), None)
-        if known is None:
-            manifest = manifest.with_run(digest, overrides)
-            known = manifest.runs[-1]
+        before = manifest = Manifest.read(path)
+        for digest, overrides in digests:
+            manifest, entry = _with_job(manifest, digest, overrides)
+            folders.append(entry.folder)
+        if manifest != before:
             manifest.write()
-        elif known.overrides != list(overrides):
-            # The same run in other words: those of the last command are the ones to go by.
-            manifest.runs[manifest.runs.index(known)] = replace(known, overrides=list(overrides))
-            manifest.write()
-    return known.folder
+    return folders
+
+
+def add_missing(folder: Path, config: DictConfig, overrides: Sequence[str]) -> None:
+    """Add the run in ``folder`` to the manifest beside it, if it isn't there; the folder's name begins with its number.
+
+    A launcher of another package doesn't call ``add_jobs``. Raises what ``Manifest.read`` raises.
+    """
+    with locked(folder.parent):
+        manifest = Manifest.read(folder.parent)
+        if manifest.entry(folder.name) is None:
+            number = int(folder.name.partition("_")[0])
+            entry = Entry(number, folder.name, fingerprint(config), list(overrides))
+            replace(manifest, runs=[*manifest.runs, entry]).write()
+
+
+def _with_job(manifest: Manifest, digest: str, overrides: Sequence[str]) -> tuple[Manifest, Entry]:
+    """The manifest with the run of fingerprint ``digest`` in it, and its entry, as ``overrides`` now call it."""
+    known = next((entry for entry in manifest.runs if entry.fingerprint == digest), None)
+    if known is None:
+        manifest = manifest.with_run(digest, overrides)
+        return manifest, manifest.runs[-1]
+    # The same run in other words: those of the last command are the ones to go by.
+    entry = replace(known, overrides=list(overrides))
+    return replace(manifest, runs=[entry if run is known else run for run in manifest.runs]), entry
+
+
+def names_runs(config: DictConfig) -> bool:
+    """Whether the manifest names the folders of a sweep's runs; ``config`` has the node ``hydra``.
+
+    It doesn't where ``hydra.sweep.subdir`` was typed: then nothing says that a folder stands for one configuration.
+    """
+    sweep = OmegaConf.to_container(config.hydra.sweep, resolve=False)
+    assert isinstance(sweep, dict)
+    return str(sweep["subdir"]).startswith("${run_folder:")
 
 
 def run_overrides(overrides: Sequence[str]) -> list[str]:

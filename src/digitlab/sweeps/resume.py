@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from digitlab.config.cli_errors import typed_overrides
 from digitlab.results.folder import RunFolder
 from digitlab.results.outcome import UNREADABLE, monitored
-from digitlab.sweeps.manifest import Manifest, run_overrides
+from digitlab.sweeps.manifest import Manifest, add_missing, names_runs, run_overrides
 
 
 def finish(config: DictConfig) -> float:
@@ -23,12 +23,16 @@ def finish(config: DictConfig) -> float:
     value = finished_value(folder)
     if value is not None:
         return value
+    overrides = run_overrides(typed_overrides())
+    hydra = HydraConfig.instance().cfg
+    assert hydra is not None
+    if names_runs(hydra):
+        add_missing(folder, config, overrides)
     from digitlab.training import train
 
     # What the last attempt came to is no longer so.
     RunFolder(folder).result.unlink(missing_ok=True)
     config.trainer.progress_bar = False  # the sweep has one
-    overrides = run_overrides(typed_overrides())
     return train(config, folder=folder, overrides=overrides, resume=True).monitored
 
 
