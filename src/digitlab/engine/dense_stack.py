@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from digitlab.engine.look_ahead import LookAhead
 from digitlab.models import MLP, Linear
 
 
@@ -43,7 +42,6 @@ class DenseStack:
         self._gradients: list[Tensor] = []
         self._deltas: list[Tensor] = []
         self._beside: list[Sequence[Tensor]] = []
-        self._ahead: LookAhead | None = None
 
     @staticmethod
     def fits(network: nn.Module) -> bool:
@@ -96,11 +94,8 @@ class DenseStack:
     def _products(self, images: int) -> Tensor:
         """Those of the first layer's weights, with its bias where there is one: (M, U, n)."""
         members, units, _ = self._weights[0].shape
-        if self._ahead is not None:
-            products = self._ahead.products(images)
-        else:
-            rows = zip(self._weights[0].flatten(0, 1).split(self._stream_rows), self._images, strict=True)
-            products = torch.cat([own @ stream.T for own, stream in rows]).view(members, units, images)
+        rows = zip(self._weights[0].flatten(0, 1).split(self._stream_rows), self._images, strict=True)
+        products = torch.cat([own @ stream.T for own, stream in rows]).view(members, units, images)
         beside = self._places[0][1]
         return products.add_(self.parameters[beside[0]].unsqueeze(2)) if len(beside) == 1 else products
 
@@ -132,16 +127,15 @@ class DenseStack:
         return self._gradients
 
     def descend(self, rates: Tensor, kept: Sequence[Tensor | None]) -> None:
-        """Multiply the weights by ``kept``, (M, 1, 1) or None a parameter, and subtract gradients times ``rates``.
+        """Multiply each parameter by its factor in ``kept``, then subtract its gradient times the learning rate.
 
-        ``rates`` is float (M, 1, 1).
+        ``rates`` is float64 (M,). ``kept`` has (M, 1, ...) or None for each parameter.
         """
+        rates = rates.to(self.parameters[0].dtype).view(-1, 1, 1)
         for layer, ((place, beside), gradients) in enumerate(zip(self._places, self._beside, strict=True)):
             delta = self._deltas[layer] * -rates
             if layer > 0:
                 _scale(self._weights[layer], kept[place]).baddbmm_(delta, self._inputs(layer).mT)
-            elif self._ahead is not None:
-                self._ahead.descend(delta, kept[place])
             else:
                 self._descend_first(delta, kept[place])
             for other, gradient in zip(beside, gradients, strict=True):
@@ -153,19 +147,6 @@ class DenseStack:
         # Stream by stream: what the first pass has read is still in the cache for the second.
         for (weight, own, stream), factor in zip(first, factors, strict=True):
             _scale(weight, factor).flatten(0, 1).addmm_(own, stream)
-
-    def look_ahead(self, images: Sequence[Sequence[Tensor]]) -> None:
-        """Take in the mini-batches that come next, each (n, C, H, W), a sequence for each stream.
-
-        From here on ``descend`` puts off what it would do to the weights of the first layer, until ``settle``.
-        """
-        self._ahead = LookAhead(self._weights[0], images, stream_sizes=self._stream_sizes)
-
-    def settle(self) -> None:
-        """Do what was put off."""
-        if self._ahead is not None:
-            self._ahead.settle()
-            self._ahead = None
 
     def _inputs(self, layer: int) -> Tensor:
         return self._hidden[layer - 1][1].detach()

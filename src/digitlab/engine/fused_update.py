@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from digitlab.engine.delayed_sgd import Batch
 from digitlab.engine.dense_stack import DenseStack
 from digitlab.engine.fused_arguments import Given, Taken
 from digitlab.engine.stacked_loss import StackedLoss
-from digitlab.engine.stacked_steps import Steps
+from digitlab.engine.stacked_steps import Batch, Steps
 from digitlab.engine.stacked_update import Rule
 from digitlab.optim.state import State
 
@@ -48,12 +47,11 @@ class Shared(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """Updates of networks of the kind of ``stack``, with a loss like ``loss``; ``block`` is as in ``Steps.through``."""
+    """Updates of networks of the kind of ``stack``, with a loss like ``loss``."""
 
     stack: DenseStack
     normalise: nn.Module
     loss: StackedLoss
-    block: int
 
     def function(self, steps: int) -> Callable[[Rows, Shared, Given], Taken]:
         """``steps`` updates, of which nothing but tensors is asked.
@@ -76,8 +74,9 @@ class Program:
                 images = functional_call(self.normalise, normalisation, (given.pixels[place],))
                 targets = given.targets[place].expand(members, *given.targets.shape[1:])
                 batches.append(Batch([images], targets, [mask[:, place] for mask in given.masks]))
+            rates, pull = given.rates.T, given.pull.T
             with torch.enable_grad():
-                logits = list(updates.through(batches, given.rates.T, given.pull.T, block=self.block))
+                logits = [updates(batch, rates[place], pull[place]) for place, batch in enumerate(batches)]
             losses = [loss(own, batch.targets).mean(1) for own, batch in zip(logits, batches, strict=True)]
             return Taken(torch.stack(losses, 1), torch.stack(logits, 1))
 

@@ -14,16 +14,15 @@ from digitlab.data.chunks import Chunk
 from digitlab.engine.aot_cache import Compiled
 from digitlab.engine.chunk_io import Lesson
 from digitlab.engine.cuda_graph import Recorder, Replay
-from digitlab.engine.delayed_sgd import Batch
 from digitlab.engine.dropout_masks import Masks
 from digitlab.engine.fused_arguments import Given
 from digitlab.engine.stacked_loss import StackedLoss
-from digitlab.engine.stacked_steps import Steps
+from digitlab.engine.stacked_steps import Batch, Steps
 
 
 @dataclass(slots=True, kw_only=True)
 class RecordedSteps:
-    """``steps`` of ``updates`` at a time, which change ``state`` in place; ``block`` is as in ``Steps.through``.
+    """``steps`` of ``updates`` at a time, which change ``state`` in place.
 
     ``by_member`` makes of tensors, one a stream, the tensor (M, …) of what each member has.
     """
@@ -35,7 +34,6 @@ class RecordedSteps:
     masks: Masks | None
     by_member: Callable[[Sequence[Tensor]], Tensor]
     steps: int
-    block: int
     _call: Compiled | None = field(default=None, init=False)
 
     def record(self, chunks: Sequence[Chunk], recorder: Recorder) -> None:
@@ -78,6 +76,6 @@ class RecordedSteps:
             )
             for place in range(self.steps)
         ]
-        logits = list(self.updates.through(batches, given.rates, given.pull, block=self.block))
+        logits = [self.updates(batch, given.rates[place], given.pull[place]) for place, batch in enumerate(batches)]
         losses = [self.loss(own, batch.targets).mean(1) for own, batch in zip(logits, batches, strict=True)]
         return [torch.stack(logits, 1), torch.stack(losses)]

@@ -1,7 +1,6 @@
 """The networks of a population stacked, with all that their steps go by: they learn from chunks and are evaluated."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
 from functools import cached_property
 from itertools import groupby
 from typing import Literal
@@ -16,7 +15,6 @@ from digitlab.engine.chunk_io import Lesson
 from digitlab.engine.compiled_update import CompiledStreams
 from digitlab.engine.cpu_tuning import forward_work
 from digitlab.engine.cuda_graph import Recorder, ReplayError
-from digitlab.engine.delayed_sgd import Batch, ahead, can_wait
 from digitlab.engine.dense_stack import DenseStack
 from digitlab.engine.device import on_device
 from digitlab.engine.dropout_masks import member_masks, with_dropout
@@ -25,7 +23,7 @@ from digitlab.engine.member_spec import MemberSpec
 from digitlab.engine.metrics import Counts, confusions
 from digitlab.engine.recorded_update import RecordedSteps
 from digitlab.engine.stacked_loss import StackedLoss
-from digitlab.engine.stacked_steps import Steps
+from digitlab.engine.stacked_steps import Batch, Steps
 from digitlab.engine.stacked_update import Rates, Rule, Update, pulls
 from digitlab.engine.vmap_stack import MappedStack
 
@@ -67,7 +65,6 @@ class Learner:
             updates, [member.schedule for member in members], steps_per_epoch=first.steps_per_epoch,
             total_steps=[member.total_steps for member in members],
         )  # fmt: skip
-        self._weight_decay = torch.tensor([each.weight_decay for each in updates], dtype=torch.float64)
         self._ema_decay = _given([member.ema_decay for member in members])
         clip_norm = _given([member.gradient_clip_norm for member in members])
         self._clip_norm = None if clip_norm is None else clip_norm.to(device)
@@ -127,39 +124,34 @@ class Learner:
             logits=torch.empty(self._members, sum(sizes), self._classes, dtype=self._dtype, device=self._device),
         )  # fmt: skip
         begin = end = count
-        # Whether updates may be put off, where they could be.
-        waits = watch is None and (not self._steps.descends or can_wait(table, self._weight_decay))
-        calls = self.calls if waits else None
+        # Whoever watches sees each update before the next one.
+        calls = self.calls if watch is None else None
         if calls is not None:
             begin, end = chunks[0].whole_calls(calls.steps)
-        done = self._learn_eagerly(lesson.part(0, begin), stop_signal, watch, waits=waits)
+        done = self._learn_eagerly(lesson.part(0, begin), stop_signal, watch)
         if calls is not None and done == begin < end:
             done += calls.learn(lesson.part(begin, end), stop_signal)
             self.update.state.step.fill_(first + done)
         if done == end < count:
-            done += self._learn_eagerly(lesson.part(end, count), stop_signal, watch, waits=waits)
+            done += self._learn_eagerly(lesson.part(end, count), stop_signal, watch)
         self.update.state.step.fill_(first + done)
         return lesson.logits[:, : sum(sizes[:done])], lesson.losses[:done], table[:done]
 
-    def _learn_eagerly(self, lesson: Lesson, stop_signal: StopSignal, watch: Watch | None, *, waits: bool) -> int:
+    def _learn_eagerly(self, lesson: Lesson, stop_signal: StopSignal, watch: Watch | None) -> int:
         """Mini-batch by mini-batch; says how many it has learnt from: fewer after a signal."""
         sizes = lesson.chunks[0].sizes
         if not sizes:
             return 0
         done = 0
         met: list[Sequence[Tensor]] = []
-        block = ahead(sizes[0]) if waits and not self.averages else 1
-        batches = self._batches(lesson, met)
-        with closing(self._steps.through(batches, lesson.rates, lesson.pull, block=block)) as steps:
-            for outputs, rows in zip(steps, lesson.logits.split(sizes, 1), strict=True):
-                rows.copy_(outputs)
-                if watch is not None:
-                    losses = self.loss(outputs, self.by_member(met[done])).mean(1)
-                    watch(losses, lesson.rates[done], lesson.first + done)
-                done += 1
-                # Who went on from within a block would add up in another order.
-                if stop_signal.received is not None and done % block == 0:
-                    break
+        for batch, rows in zip(self._batches(lesson, met), lesson.logits.split(sizes, 1), strict=True):
+            outputs = self._steps(batch, lesson.rates[done], lesson.pull[done])
+            rows.copy_(outputs)
+            if watch is not None:
+                watch(self.loss(outputs, batch.targets).mean(1), lesson.rates[done], lesson.first + done)
+            done += 1
+            if stop_signal.received is not None:
+                break
         targets = self.by_member([torch.cat(stream) for stream in zip(*met[:done], strict=True)])
         losses = self.loss(lesson.logits[:, : sum(sizes[:done])], targets)
         torch.stack([own.mean(1) for own in losses.split(sizes[:done], 1)], out=lesson.losses[:done])
@@ -213,8 +205,7 @@ class Learner:
         begin, end = chunk.whole_calls(steps)
         if begin == end:
             return None
-        block = self._block_in_a_call(chunk.plan.batch_size, steps)
-        program = Program(stack=self.stack, normalise=self._normalise, loss=self.loss, block=block)
+        program = Program(stack=self.stack, normalise=self._normalise, loss=self.loss)
         compiled = self._compiled(program, steps, Numbers(self._given_rule, self.loss.smoothing, self._clip_norm))
         compiled.find(chunk.part(begin, begin + steps), make=make)
         return compiled
@@ -228,14 +219,10 @@ class Learner:
             return None
         recorded = RecordedSteps(
             updates=self._steps, state=self.changed(), normalise=self._normalise, loss=self.loss, masks=self._masks,
-            by_member=self.by_member, steps=steps, block=self._block_in_a_call(batch_size, steps),
+            by_member=self.by_member, steps=steps,
         )  # fmt: skip
         recorded.record([chunk.part(begin, end) for chunk in chunks], recorder)
         return recorded
-
-    def _block_in_a_call(self, batch_size: int, steps: int) -> int:
-        # With weights that averages follow, none is put off.
-        return 1 if self.averages else min(ahead(batch_size), steps)
 
     def _compiled(self, program: Program, steps: int, numbers: Numbers) -> CompiledStreams:
         rows = Rows(self.stack.parameters, self.buffers, self.averages, self.update.state.entries, numbers)

@@ -1,22 +1,39 @@
-"""The steps of stacked networks through mini-batches: by the learner as they come, in a compiled call all at once."""
+"""One update of M stacked networks: forward, loss, backward, clipping, update rule and averaged weights.
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+The stacked runner calls it once for each mini-batch. The compiled form and the CUDA graph contain several such updates.
+n images in a mini-batch; C, H, W; K classes; M members.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
-from digitlab.engine.delayed_sgd import Batch, Descent
 from digitlab.engine.dense_stack import DenseStack
 from digitlab.engine.stacked_loss import StackedLoss
 from digitlab.engine.stacked_update import Rule, clipped, follow
 from digitlab.engine.vmap_stack import MappedStack
 
 
+class Batch(NamedTuple):
+    """A mini-batch of each member.
+
+    ``images``: (n, C, H, W) for each stream. ``targets``: encoded, (M, n, ...). ``masks``: (M, n, ...) for each dropout
+    layer; empty without dropout.
+    """
+
+    images: Sequence[Tensor]
+    targets: Tensor
+    masks: Sequence[Tensor]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Steps:
-    """What makes an update of ``stack``: ``update(gradients, rates)`` follows ``rule``.
+    """Makes updates of ``stack``; ``update(gradients, rates)`` applies ``rule``.
 
-    ``averages`` of the weights, where there are any, follow these. ``clip_norm`` is float64 (M,), None for no clipping.
+    ``averages`` hold the exponential moving averages of the parameters; empty without them. ``clip_norm`` is float64
+    (M,), or None to clip nothing.
     """
 
     stack: DenseStack | MappedStack
@@ -26,39 +43,22 @@ class Steps:
     averages: Sequence[Tensor]
     clip_norm: Tensor | None
 
-    @property
-    def descends(self) -> bool:
-        """Whether gradients go into the weights without being written."""
-        return isinstance(self.stack, DenseStack) and self.rule.plain_descent and self.clip_norm is None
+    def __call__(self, batch: Batch, rates: Tensor, pull: Tensor) -> Tensor:
+        """Update all members from ``batch`` and return their logits before the update, (M, n, K).
 
-    def through(self, batches: Iterable[Batch], rates: Tensor, pull: Tensor, *, block: int) -> Generator[Tensor]:
-        """One update for each of the ``batches``, of which the logits (M, n, K) are yielded after it.
-
-        ``rates`` and ``pull``, float64 (B, M), are the learning rates and how far averages go towards the weights.
-        Where it descends weights may lag behind until a ``block`` of mini-batches is through, or it is closed.
+        ``rates`` and ``pull`` are float64 (M,): the learning rates, and the weight of the new parameters in the
+        averages.
         """
-        descent: Descent | None = None
-        if self.descends:
-            assert isinstance(self.stack, DenseStack)
-            descent = Descent(self.stack, rates, self.rule.kept(self.stack.parameters, rates), block=block)
-            batches = descent.batches(batches)
-        try:
-            for number, batch in enumerate(batches):
-                outputs = self.stack.forward(batch.images, batch.masks)
-                self.stack.backward(self.loss.gradient(outputs, batch.targets))
-                if descent is not None:
-                    descent.step(number)
-                else:
-                    self._follow_rule(rates[number])
-                if self.averages:
-                    follow(self.averages, self.stack.parameters, pull[number])
-                yield outputs
-        finally:
-            if descent is not None:
-                descent.end()
-
-    def _follow_rule(self, rates: Tensor) -> None:
-        gradients = self.stack.gradients()
-        if self.clip_norm is not None:
-            gradients = clipped(gradients, self.clip_norm)
-        self.update(gradients, rates)
+        outputs = self.stack.forward(batch.images, batch.masks)
+        self.stack.backward(self.loss.gradient(outputs, batch.targets))
+        if isinstance(self.stack, DenseStack) and self.rule.plain_descent and self.clip_norm is None:
+            # Plain SGD adds the gradient products straight to the weights, which saves two of five passes over them.
+            self.stack.descend(rates, self.rule.kept(self.stack.parameters, rates))
+        else:
+            gradients = self.stack.gradients()
+            if self.clip_norm is not None:
+                gradients = clipped(gradients, self.clip_norm)
+            self.update(gradients, rates)
+        if self.averages:
+            follow(self.averages, self.stack.parameters, pull)
+        return outputs

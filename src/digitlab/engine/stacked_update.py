@@ -64,14 +64,12 @@ class Rule(NamedTuple):
         RULES[self.name](parameters, gradients, state, lr=rates, **self.shared, **self.of_each)
 
     def kept(self, parameters: Sequence[Tensor], rates: Tensor) -> list[Tensor | None]:
-        """What weight decay leaves of each parameter in plain descents with ``rates`` (B, M): (B, M, 1, …).
+        """The factor that weight decay multiplies each parameter by at learning rates ``rates``, float64 (M,).
 
-        None where it leaves all of it to each member.
+        Shaped (M, 1, ...) to broadcast over the parameter; None for a parameter that no member decays.
         """
         return [
-            (1 - rates * decay).to(parameter.dtype).view(*rates.shape, *[1] * (parameter.ndim - 1))
-            if is_on(decay)
-            else None
+            (1 - rates * decay).to(parameter.dtype).view(-1, *[1] * (parameter.ndim - 1)) if is_on(decay) else None
             for parameter, decay in zip(parameters, self.of_each["weight_decay"], strict=True)
         ]
 
