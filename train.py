@@ -16,10 +16,10 @@ from digitlab.api import resolvers
 from digitlab.config.cli_errors import refuse_two_commands, refuse_unreadable
 from digitlab.config.compose import COMPOSITION_ERRORS, CONF, refused, register_resolvers
 from digitlab.core.errors import DigitlabError
-from digitlab.core.exit import leave, sigterm_exits
-from digitlab.core.files import printed
+from digitlab.core.exit import exit_with, sigterm_exits
+from digitlab.core.files import flush_stdout
 from digitlab.results.lock import remove_unbegun
-from digitlab.sweeps.job_failures import in_sweep, told
+from digitlab.sweeps.job_failures import in_sweep, report_failure
 from digitlab.sweeps.resume import finish
 from digitlab.sweeps.session import concluded
 
@@ -31,7 +31,7 @@ os.environ.setdefault("HYDRA_FULL_ERROR", "1")
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 def main(config: DictConfig) -> float:
-    with told():
+    with report_failure():
         if in_sweep():
             return finish(config)
         # Imported here, so that --help, --cfg and tab completion need no torch.
@@ -39,7 +39,7 @@ def main(config: DictConfig) -> float:
         from digitlab.training import train
 
         outcome = train(config)
-        with printed():
+        with flush_stdout():
             print_result(outcome.folder, outcome.result)
         return outcome.monitored
 
@@ -73,7 +73,7 @@ def run() -> None:
     """Exit codes: 0 for a finished run, 2 for a bad configuration, 130 and 143 after signals, 1 for anything else."""
     arguments = sys.argv[1:]
     try:
-        with sigterm_exits(), printed():
+        with sigterm_exits(), flush_stdout():
             if resumed(arguments) == "auto":
                 # Processes that are launched beside this one read it there.
                 arguments = sys.argv[1:] = automatic(arguments)
@@ -87,9 +87,9 @@ def run() -> None:
             with concluded():
                 main()
     except DigitlabError as error:
-        leave(error)
+        exit_with(error)
     except COMPOSITION_ERRORS as error:
-        leave(refused(error, [argument for argument in arguments if not argument.startswith("-")]))
+        exit_with(refused(error, [argument for argument in arguments if not argument.startswith("-")]))
     except KeyboardInterrupt:
         # Before the run listens for it: there is nothing to save yet.
         sys.exit(130)

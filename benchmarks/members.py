@@ -27,9 +27,9 @@ from bare import BareLoop
 from digitlab.config.compose import compose
 from digitlab.core.signals import StopSignal
 from digitlab.data.chunks import Position
-from digitlab.engine.cuda_graph import recorder_for
+from digitlab.engine.cuda_graph import graph_capture_for
 from digitlab.engine.metrics import confusions
-from digitlab.engine.stacked_runner import Learner
+from digitlab.engine.stacked_runner import StackedRunner
 from digitlab.training.experiment import Experiment
 from digitlab.training.setup import chunk_plan, initial_classifier, read_data, set_length
 from kept import keep, surroundings
@@ -78,27 +78,27 @@ class Members:
         grid = [[f"{key}={value}" for value in values.split(",")] for key, _, values in keys]
         typed = [[*sweep.fixed, *own] for own in product(*grid)]
         experiments = [Experiment.from_config(compose(own), typed=own) for own in typed]
-        experiments.sort(key=lambda experiment: experiment.switches.seed)
+        experiments.sort(key=lambda experiment: experiment.options.seed)
         data = read_data(experiments[0])
         data.to(device)
         classifiers = [initial_classifier(experiment, data).to(device) for experiment in experiments]
         plans = [replace(chunk_plan(experiment), chunk_length=_CHUNK) for experiment in experiments]
         for classifier, experiment, plan in zip(classifiers, experiments, plans, strict=True):
             set_length(classifier, experiment, plan.steps_per_epoch(len(data.train_indices)))
-        self.learner = Learner([each.member_spec() for each in classifiers], device=device)
-        self.learner.compiling, self.learner.recorder = compiled, recorder_for(device, allowed=True)
+        self.runner = StackedRunner([each.member_spec() for each in classifiers], device=device)
+        self.runner.compiling, self.runner.recorder = compiled, graph_capture_for(device, allowed=True)
         self._members = len(classifiers)
         streams = [next(own) for _, own in groupby(plans, key=lambda plan: plan.seed)]
         self._chunks = [list(data.chunks(plan, Position()))[: _STEPS // _CHUNK] for plan in streams]
-        self.learner.prepare([own[0] for own in self._chunks], steps_ahead=_STEPS)
-        if self.learner.calls is None and (compiled or self.learner.recorder):
+        self.runner.prepare([own[0] for own in self._chunks], steps_ahead=_STEPS)
+        if self.runner.calls is None and (compiled or self.runner.recorder):
             raise SystemExit("nothing was compiled or recorded: see the warning")
 
-    def learn(self) -> None:
+    def run_chunk(self) -> None:
         """As many mini-batches as a round has."""
         for number, chunks in enumerate(zip(*self._chunks, strict=True)):
-            logits, losses, _ = self.learner.learn(chunks, first=number * _CHUNK, stop_signal=StopSignal())
-            confusions(logits, self.learner.by_member([chunk.labels for chunk in chunks]))
+            logits, losses, _ = self.runner.run_chunk(chunks, first=number * _CHUNK, stop_signal=StopSignal())
+            confusions(logits, self.runner.by_member([chunk.labels for chunk in chunks]))
             losses.T.tolist()  # until then a GPU is at work
 
     @property
@@ -131,8 +131,8 @@ def main() -> int:
     rows = [measure(sweep, rounds=options.rounds) for sweep in SWEEPS if sweep.key in keys]
     show(rows)
     print(f"on a GPU, 256 members of (a) ≤ {_ON_GPU:.0f} × one: not measured")
-    told = [asdict(row) | {"ratio": row.ratio(row.compiled), "passed": row.passed} for row in rows]
-    record = surroundings(date, torch.device("cpu"), load_average) | {"members": told}
+    report_failure = [asdict(row) | {"ratio": row.ratio(row.compiled), "passed": row.passed} for row in rows]
+    record = surroundings(date, torch.device("cpu"), load_average) | {"members": report_failure}
     print(keep(record, "members"))
     return 0 if all(row.passed for row in rows) else 1
 
@@ -145,8 +145,8 @@ def measure(sweep: Sweep, *, rounds: int) -> Row:
     eager, compiled = (Members(sweep, compiled=each, device=bare.device) for each in (False, True))
     turns: dict[str, tuple[Callable[[], object], int]] = {
         "bare": (bare.epoch_seconds, _steps(workload, bare)),
-        "eager": (eager.learn, eager.member_steps),
-        "compiled": (compiled.learn, compiled.member_steps),
+        "eager": (eager.run_chunk, eager.member_steps),
+        "compiled": (compiled.run_chunk, compiled.member_steps),
     }
     taken: dict[str, list[float]] = {name: [] for name in turns}
     for _ in range(rounds + 1):
@@ -167,13 +167,13 @@ def measure_on(device: torch.device, *, rounds: int) -> dict[str, Any]:
     for _ in range(rounds + 1):
         for name, members in turns.items():
             started_at = time.perf_counter()
-            members.learn()
+            members.run_chunk()
             seconds[name].append(time.perf_counter() - started_at)
     medians = {f"{name}_seconds": statistics.median(own[1:]) for name, own in seconds.items()}
     ratio = medians["many_seconds"] / medians["one_seconds"]
-    told = {"members": _MANY.members, "rounds": rounds, "at_most": _ON_GPU, "ratio": ratio}
-    told["steps"] = turns["one"].steps
-    return told | medians | {"passed": ratio <= _ON_GPU}
+    report_failure = {"members": _MANY.members, "rounds": rounds, "at_most": _ON_GPU, "ratio": ratio}
+    report_failure["steps"] = turns["one"].steps
+    return report_failure | medians | {"passed": ratio <= _ON_GPU}
 
 
 def _steps(workload: Workload, bare: BareLoop) -> int:

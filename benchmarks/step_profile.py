@@ -24,7 +24,7 @@ from rich.table import Table
 from bench import digitlab_rows
 from digitlab.data.chunks import Chunk
 from digitlab.engine.compiled_solo import CompiledSteps
-from digitlab.engine.eager import EagerStep
+from digitlab.engine.eager import TrainStep
 from digitlab.training import classifier
 from floors import floors
 from kept import keep, surroundings
@@ -77,12 +77,12 @@ def watched(clock: Clock, optimizer: type[torch.optim.Optimizer]) -> Iterator[No
     parts = [
         (Chunk, "minibatches", clock.timed_generator(IMAGES, Chunk.minibatches)),
         (Chunk, "blocks", clock.timed_generator(IMAGES, Chunk.blocks)),
-        (EagerStep, "__call__", clock.timed(FORWARD, EagerStep.__call__)),
+        (TrainStep, "__call__", clock.timed(FORWARD, TrainStep.__call__)),
         (classifier, "_plain_backward", clock.timed(BACKWARD, classifier._plain_backward, of=FORWARD)),
         (optimizer, "step", clock.timed(UPDATE, getattr(step, "__wrapped__", step), of=FORWARD)),
         (CompiledSteps, "__call__", clock.timed(CALL, CompiledSteps.__call__)),
-        (EagerStep, "keep", clock.timed(CHECKS, EagerStep.keep)),
-        (EagerStep, "finite", clock.timed(CHECKS, EagerStep.finite)),
+        (TrainStep, "keep", clock.timed(CHECKS, TrainStep.keep)),
+        (TrainStep, "finite", clock.timed(CHECKS, TrainStep.finite)),
         (classifier.Classifier, "_count", clock.timed(COUNTS, classifier.Classifier._count)),
     ]
     with ExitStack() as patches:

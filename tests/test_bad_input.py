@@ -136,7 +136,7 @@ NEAREST = {
     "optimiser.lr=1": "optimizer.lr",
     "monitor.metric=val/acc": "val/accuracy",
     "test=bestt": "best",
-    "test_views=shift_flip": "flip_shift",
+    "tta=shift_flip": "flip_shift",
     "optimizer.decay_weight=0.1": "weight_decay",
 }
 

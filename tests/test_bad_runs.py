@@ -155,8 +155,8 @@ def test_a_bad_value_in_a_sweep_fails_its_own_job_only(train_py, tmp_path):
     assert "model.dropout=1.5: must be a number in [0, 1)" in results["0"]["error"]
     assert ended.returncode == 1
     assert "Traceback" not in ended.stderr
-    told = [line for line in ended.stderr.splitlines() if "must be a number in [0, 1)" in line]
-    assert len(told) == 2, "once as it happens, once at the end"
+    messages = [line for line in ended.stderr.splitlines() if "must be a number in [0, 1)" in line]
+    assert len(messages) == 2, "once as it happens, once at the end"
     assert f"{folder}: 1 of 2 jobs failed" in ended.stderr
 
 

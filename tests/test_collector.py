@@ -5,7 +5,7 @@ import weakref
 
 import pytest
 
-from digitlab.core.fast_import import uncollected
+from digitlab.core.fast_import import gc_paused
 
 
 class Cycle:
@@ -17,7 +17,7 @@ class Cycle:
 def test_the_collector_is_left_as_it_was_found_whatever_an_import_raises(enabled: bool):
     (gc.enable if enabled else gc.disable)()
     try:
-        with pytest.raises(ImportError), uncollected():
+        with pytest.raises(ImportError), gc_paused():
             import digitlab.no_such_module  # noqa: F401
         assert gc.isenabled() is enabled
     finally:
@@ -28,7 +28,7 @@ def test_the_collector_is_left_as_it_was_found_whatever_an_import_raises(enabled
 def test_what_is_imported_is_not_looked_at_again_and_what_comes_later_is_collected():
     before = gc.get_freeze_count()
     try:
-        with uncollected():
+        with gc_paused():
             assert not gc.isenabled()
             imported = [[] for _ in range(1000)]
         assert gc.get_freeze_count() >= before + len(imported)

@@ -14,9 +14,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
-from digitlab.config.cli_errors import typed_overrides
+from digitlab.config.cli_errors import command_line_overrides
 from digitlab.core.errors import ConfigError
-from digitlab.core.exit import leave
+from digitlab.core.exit import exit_with
 from digitlab.results.folder import RunFolder
 from digitlab.sweeps.launching import JobLauncher, Prepared, brief, failing
 from digitlab.sweeps.manifest import run_overrides
@@ -51,7 +51,7 @@ class VectorizedLauncher(JobLauncher):
         waiting = {job.number for job in jobs}
         returns = {number: done for number, done in registered.items() if number not in waiting and _ended(done)}
         populations = [
-            population for population in _populations(jobs, most) if len(population) > 1 or population[0].together
+            population for population in _populations(jobs, most) if len(population) > 1 or population[0].cohort_members
         ]
         if pool is not None:
             returns |= self._spread(
@@ -127,7 +127,7 @@ def _job(number: int, config: DictConfig, folder: RunFolder) -> Job:
     from digitlab.results.checkpoint import newest_good
     from digitlab.training.experiment import Experiment
 
-    overrides = run_overrides(typed_overrides())
+    overrides = run_overrides(command_line_overrides())
     experiment = Experiment.from_config(config, typed=overrides)
     checkpoint = newest_good(folder, like=experiment.hyper_parameters)
     return Job(
@@ -151,4 +151,4 @@ def _train(jobs: Sequence[Job]) -> list[tuple[Job, Exception | None]]:
     try:
         return train_together(jobs)
     except Interrupted as stop:
-        leave(stop)
+        exit_with(stop)

@@ -5,7 +5,7 @@ import shutil
 import pytest
 from PIL import Image
 
-from digitlab.figures.run_data import read_material
+from digitlab.figures.run_data import read_run_data
 from digitlab.results.folder import RunFolder
 
 GIFS = {"learning_weights.gif", *(f"learning_weights_{digit}_{digit}.gif" for digit in range(10))}
@@ -30,7 +30,7 @@ OF_MINI_BATCHES = {"surprise_iterations.png", "surprise_weights.png", "right_ans
 
 @pytest.fixture(scope="module")
 def trained(make_run, tmp_path_factory):
-    return make_run(tmp_path_factory.mktemp("figures") / "run", "model=linear", "figures.iterations=true")
+    return make_run(tmp_path_factory.mktemp("figures") / "run", "model=linear", "figures.log_batches=true")
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_a_run_that_has_met_no_test_set_is_drawn_on_validation_and_without_on_no
     untested = make_run(tmp_path / "untested", "model=linear", "test=none")
     code, out, _ = digitlab("figures", untested, "--gif-images", 0)
     assert (code, EVERY_RUN & left_out(out)) == (0, set())
-    assert read_material(RunFolder(untested)).best_epoch in (1, 2)
+    assert read_run_data(RunFolder(untested)).best_epoch in (1, 2)
     alone = make_run(tmp_path / "alone", "model=linear", "test=none", "data.val_size=0")
     code, out, _ = digitlab("figures", alone, "--gif-images", 0)
     assert code == 0
@@ -114,7 +114,7 @@ def test_a_run_that_has_met_no_test_set_is_drawn_on_validation_and_without_on_no
         "network_layers.png",
     }
     # Nothing has chosen an epoch, so none is marked as the best.
-    assert read_material(RunFolder(alone)).best_epoch is None
+    assert read_run_data(RunFolder(alone)).best_epoch is None
 
 
 def test_hidden_units_of_a_chosen_class_only(digitlab, make_run, tmp_path):

@@ -27,7 +27,7 @@ def test_own_pictures_are_deskewed_as_the_data_set_was(tmp_path):
     own = torch.stack([read_own_image(each, image_shape=(1, 28, 28), margin_pixels=4) for each in pictures])
     with torch.no_grad():
         upright, leaning = (classifier.loss.scores(classifier(images)).amax(1) for images in (deskew(own), own))
-    told = CliRunner().invoke(app, ["predict", str(folder), *map(str, pictures)]).output
-    lines = [next(line for line in told.splitlines() if f"/{each.name} " in line) for each in pictures]
+    output = CliRunner().invoke(app, ["predict", str(folder), *map(str, pictures)]).output
+    lines = [next(line for line in output.splitlines() if f"/{each.name} " in line) for each in pictures]
     assert all(f"{score:.1%}" in line for score, line in zip(upright.tolist(), lines, strict=True))
     assert not all(f"{score:.1%}" in line for score, line in zip(leaning.tolist(), lines, strict=True))

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torchvision.transforms.v2 import functional as oracle
 
-from digitlab.data.augment import Affine, Blur, Compose, Cutout, Elastic, Flip, MixUp, Noise, Pen, Place, Shift
+from digitlab.data.augment import Affine, BatchContext, Blur, Compose, Cutout, Elastic, Flip, MixUp, Noise, Pen, Shift
 
 
 def random_images(*shape, dtype=torch.float32):
@@ -59,7 +59,7 @@ def mirrored(images, *, epoch, seed=0, indices=None):
     """Which of ``images`` an alternating flip mirrors, if it does nothing else to them."""
     indices = torch.arange(len(images)) if indices is None else indices
     before, flip = images[indices], Compose([Flip(alternating=True)])
-    after = augmented(flip.at(Place(indices=indices, epoch=epoch, seed=seed)), before)
+    after = augmented(flip.at(BatchContext(indices=indices, epoch=epoch, seed=seed)), before)
     chosen = (after != before).any(dim=(1, 2, 3))
     assert torch.equal(after, torch.where(chosen.view(-1, 1, 1, 1), before.flip(3), before))
     return chosen
@@ -215,13 +215,13 @@ def mix_up_shares(alpha, count=2000):
 
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 4.0])
 def test_mix_up_draws_its_shares_from_the_symmetric_beta_distribution(alpha):
-    shares = mix_up_shares(alpha).sort().values
+    rank_indices = mix_up_shares(alpha).sort().values
     with torch.random.fork_rng():
         torch.manual_seed(0)
         expected = torch.distributions.Beta(alpha, alpha).sample((50_000,)).sort().values
-    cumulative = torch.searchsorted(expected, shares) / len(expected)
+    cumulative = torch.searchsorted(expected, rank_indices) / len(expected)
     # The Kolmogorov–Smirnov bound at 1 %, for 2,000 draws.
-    assert (cumulative - torch.arange(len(shares)) / len(shares)).abs().max() < 1.63 / 2000**0.5
+    assert (cumulative - torch.arange(len(rank_indices)) / len(rank_indices)).abs().max() < 1.63 / 2000**0.5
 
 
 def test_a_pen_is_no_wider_or_finer_than_dilation_and_erosion_make_it():

@@ -50,7 +50,7 @@ def minibatches(loader):
         for chunk in loader
         for (images, targets, weight), labels in zip(
             chunk.minibatches(unit, lambda targets, _: targets),
-            chunk.labels.split([len(share) for share in chunk.shares]),
+            chunk.labels.split([len(share) for share in chunk.rank_indices]),
             strict=True,
         )
     ]
@@ -168,12 +168,12 @@ def test_processes_share_each_mini_batch_and_weigh_their_means(count, batch_size
     ]
     whole = [index for chunk in loader(count, plan=plans[0]) for index in chunk.indices]
     shared = zip(*(minibatches(loader(count, plan=plan)) for plan in plans), strict=True)
-    for index, shares in zip(whole, shared, strict=True):
-        labels = [labels for _, _, labels, _ in shares]
+    for index, rank_indices in zip(whole, shared, strict=True):
+        labels = [labels for _, _, labels, _ in rank_indices]
         assert sorted(torch.cat(labels).tolist()) == sorted(index.tolist())
         assert min(map(len, labels)) >= 2
         # DDP takes the mean over the processes: weighted, it is the mean over the whole mini-batch.
-        mean = sum(weight * float(own.double().mean()) for _, _, own, weight in shares) / world_size
+        mean = sum(weight * float(own.double().mean()) for _, _, own, weight in rank_indices) / world_size
         assert mean == pytest.approx(float(index.double().mean()))
 
 

@@ -14,7 +14,7 @@ import pytest
 import digitlab.data.fetch as fetch_module
 from digitlab.core.errors import DataError
 from digitlab.data.checksum import check_file
-from digitlab.data.fetch import Patience, fetch
+from digitlab.data.fetch import RetryPolicy, fetch
 
 BODY = bytes(range(256)) * 1000
 HALF = len(BODY) // 2
@@ -110,8 +110,8 @@ def target(tmp_path: Path) -> Path:
 
 def get(target: Path, *urls: str) -> None:
     seconds = _SILENCE_SECONDS if any(url.endswith("/silent") for url in urls) else 600
-    patience = Patience(timeout_seconds=seconds, attempts=2, backoff_seconds=0.01)
-    fetch(urls, target, verify=lambda path: check_file(path, SHA256), patience=patience)
+    retry_policy = RetryPolicy(timeout_seconds=seconds, attempts=2, backoff_seconds=0.01)
+    fetch(urls, target, verify=lambda path: check_file(path, SHA256), retry_policy=retry_policy)
 
 
 def begin(target: Path, content: bytes) -> Path:
@@ -194,7 +194,9 @@ def test_the_pause_before_another_attempt_doubles(mirror: Mirror, target: Path, 
     pauses: list[float] = []
     monkeypatch.setattr(time, "sleep", pauses.append)
     with pytest.raises(DataError):
-        fetch([mirror("breaks")], target, verify=lambda _: None, patience=Patience(attempts=4, backoff_seconds=0.1))
+        fetch(
+            [mirror("breaks")], target, verify=lambda _: None, retry_policy=RetryPolicy(attempts=4, backoff_seconds=0.1)
+        )
     assert pauses == pytest.approx([0.1, 0.2, 0.4])
 
 

@@ -7,7 +7,7 @@ import torch
 
 from digitlab.core.errors import ConfigError
 from digitlab.data.source import ImageSet, Source
-from digitlab.data.unknown_class import NoneClassSource
+from digitlab.data.unknown_class import UnknownClassSource
 
 
 class Tiny(Source):
@@ -35,13 +35,13 @@ class Tiny(Source):
 
 
 @pytest.fixture
-def source() -> NoneClassSource:
-    return NoneClassSource(
+def source() -> UnknownClassSource:
+    return UnknownClassSource(
         known=Tiny("known", (1, 8, 9), 20), other=Tiny("other", (3, 12, 12), 10), other_count=7, noise_count=400
     )
 
 
-def test_it_has_one_class_more_and_what_it_promises(source: NoneClassSource) -> None:
+def test_it_has_one_class_more_and_what_it_promises(source: UnknownClassSource) -> None:
     train, test = source.read(Path())
     assert (source.class_names, source.image_shape, source.train_count) == (("a", "b", "none"), (1, 8, 9), 427)
     assert (source.name, source.title) == ("known_none", "Known and none of it")
@@ -50,13 +50,13 @@ def test_it_has_one_class_more_and_what_it_promises(source: NoneClassSource) -> 
     assert test.labels.max() < 2
 
 
-def test_the_known_images_and_the_test_set_stay_as_they_are(source: NoneClassSource) -> None:
+def test_the_known_images_and_the_test_set_stay_as_they_are(source: UnknownClassSource) -> None:
     for ours, theirs in zip(source.read(Path()), source.known.read(Path()), strict=True):
         assert torch.equal(ours.images[: len(theirs.images)], theirs.images)
         assert torch.equal(ours.labels[: len(theirs.labels)], theirs.labels)
 
 
-def test_noise_is_noise_and_the_same_every_time(source: NoneClassSource) -> None:
+def test_noise_is_noise_and_the_same_every_time(source: UnknownClassSource) -> None:
     noise = source.read(Path())[0].images[27:]
     assert abs(noise.double().mean() - 127.5) < 2
     assert len(noise.unique(dim=0)) == 400
@@ -64,7 +64,7 @@ def test_noise_is_noise_and_the_same_every_time(source: NoneClassSource) -> None
     assert torch.equal(noise, source.read(Path())[0].images[27:])
 
 
-def test_both_sets_are_prepared(source: NoneClassSource) -> None:
+def test_both_sets_are_prepared(source: UnknownClassSource) -> None:
     source.prepare(Path())
     assert source.known.prepared
     assert source.other.prepared
@@ -72,6 +72,6 @@ def test_both_sets_are_prepared(source: NoneClassSource) -> None:
 
 def test_more_images_than_there_are_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"other_count=11: must be at most 10, as Other has"):
-        NoneClassSource(
+        UnknownClassSource(
             known=Tiny("known", (1, 8, 9), 20), other=Tiny("other", (1, 8, 9), 10), other_count=11, noise_count=0
         )

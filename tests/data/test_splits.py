@@ -54,8 +54,8 @@ def test_every_image_is_on_one_side_and_in_order() -> None:
 @pytest.mark.parametrize("train_size", [None, 10, 777, 0.5])
 def test_each_class_has_its_share_to_about_one_image(val_size, train_size) -> None:
     for indices in split(val_size=val_size, train_size=train_size):
-        shares = torch.tensor(MNIST_SIZES) * len(indices) / 60_000
-        assert float((LABELS[indices].bincount(minlength=10) - shares).abs().max()) < 2
+        rank_indices = torch.tensor(MNIST_SIZES) * len(indices) / 60_000
+        assert float((LABELS[indices].bincount(minlength=10) - rank_indices).abs().max()) < 2
 
 
 def test_equal_classes_are_split_into_equal_parts() -> None:
@@ -142,8 +142,8 @@ def test_each_class_has_its_share_of_every_fold(folds: int) -> None:
     for labels in (LABELS, torch.arange(10).repeat(5000)):
         for fold in range(folds):
             _, val = split(labels, folds=folds, fold=fold)
-            shares = labels.bincount() / folds
-            assert float((labels[val].bincount(minlength=10) - shares).abs().max()) < 2
+            rank_indices = labels.bincount() / folds
+            assert float((labels[val].bincount(minlength=10) - rank_indices).abs().max()) < 2
 
 
 def test_val_size_and_the_number_of_the_fold_change_nothing_else() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from digitlab.core.errors import ConfigError, DigitlabError, RunError
-from digitlab.core.exit import leave
+from digitlab.core.exit import exit_with
 from digitlab.core.memory import device_memory
 from digitlab.training.resuming import resume
 
@@ -21,7 +21,7 @@ def test_a_run_that_does_not_fit_is_one_line(ready, in_child, tmp_path, one_line
         try:
             resume(str(run.path), [])
         except DigitlabError as error:
-            leave(error)
+            exit_with(error)
 
     ended = in_child(act, more_bytes=more_mb << 20)
     assert ended.code == 1

@@ -40,7 +40,7 @@ def plain(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory):
-    return finish(tmp_path_factory.mktemp("watched") / "run", "figures.each_epoch=true", "figures.iterations=true")
+    return finish(tmp_path_factory.mktemp("watched") / "run", "figures.each_epoch=true", "figures.log_batches=true")
 
 
 def events(run):
@@ -139,14 +139,14 @@ def test_changed_weights_are_those_of_pixels_that_are_not_black(watched):
 
 def test_a_resumed_run_goes_on_with_its_record(watched, tmp_path):
     folder = tmp_path / "run"
-    finish(folder, "figures.iterations=true", "trainer.max_epochs=1", "test=none")
+    finish(folder, "figures.log_batches=true", "trainer.max_epochs=1", "test=none")
     assert len(rows(RunFolder(folder))) == STEPS // 2
-    resumed = finish(folder, "figures.iterations=true", resume=True)
+    resumed = finish(folder, "figures.log_batches=true", resume=True)
     assert rows(resumed) == rows(watched)
 
 
 def test_a_run_that_keeps_a_record_of_mini_batches_trains_alone_in_a_sweep():
-    for overrides, together in (([], True), (["figures.each_epoch=true"], True), (["figures.iterations=true"], False)):
+    for overrides, together in (([], True), (["figures.each_epoch=true"], True), (["figures.log_batches=true"], False)):
         config = compose([*RUN, *overrides])
         assert (kinship(config, Experiment.from_config(config)) is not None) == together
 
@@ -168,7 +168,7 @@ def test_a_switch_is_true_or_false(key):
 def test_a_chunk_that_is_learnt_again_as_a_number_went_wrong_is_recorded_once(tmp_path):
     folder = tmp_path / "diverged"
     with pytest.raises(RunError, match="training stopped"):
-        finish(folder, "figures.iterations=true", "optimizer=sgd", "optimizer.lr=1e38")
+        finish(folder, "figures.log_batches=true", "optimizer=sgd", "optimizer.lr=1e38")
     steps = [int(row["step"]) for row in rows(RunFolder(folder))]
     assert steps == list(range(1, len(steps) + 1))
 

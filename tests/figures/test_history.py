@@ -6,8 +6,8 @@ import torch
 from digitlab.figures.history import (
     changed_weights_figure,
     history_figure,
+    nll_figure,
     right_answers_figure,
-    surprise_figure,
 )
 
 CURVES = {
@@ -61,14 +61,14 @@ def test_without_validation_there_is_no_empty_panel_and_nothing_is_marked():
 
 def test_surprise_is_drawn_with_its_running_mean():
     nll = torch.tensor([4.0, 2.0, 1.0, 1.0])
-    (axes,) = surprise_figure(nll, mean_over=2, title="title").axes
+    (axes,) = nll_figure(nll, mean_over=2, title="title").axes
     drawn = lines(axes)
     assert drawn["a mini-batch"] == ([1, 2, 3, 4], [4, 2, 1, 1])
     assert drawn["mean of 2"] == ([2, 3, 4], [3, 1.5, 1])
 
 
 def test_a_run_shorter_than_the_running_mean_can_be_drawn():
-    (axes,) = surprise_figure(torch.tensor([4.0, 2.0]), mean_over=50, title="title").axes
+    (axes,) = nll_figure(torch.tensor([4.0, 2.0]), mean_over=50, title="title").axes
     assert lines(axes)["mean of 50"] == ([2], [3])
 
 

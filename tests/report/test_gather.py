@@ -180,8 +180,8 @@ def test_a_run_that_cannot_be_read_is_told_and_the_others_are_shown(leave_run, t
     leave_run(tmp_path / "whole")
     for name, file in (("broken", "result.json"), ("yaml", ".hydra/overrides.yaml")):
         (leave_run(tmp_path / name).path / file).write_text("{ [")
-    told = write_report([tmp_path], tmp_path / "report.html")
-    assert len(told) == 2
-    assert all(line.startswith(str(tmp_path)) and "can't be read" in line and "\n" not in line for line in told)
+    messages = write_report([tmp_path], tmp_path / "report.html")
+    assert len(messages) == 2
+    assert all(line.startswith(str(tmp_path)) and "can't be read" in line and "\n" not in line for line in messages)
     with pytest.raises(RunError, match="can't be read"):
         write_report([tmp_path / "broken"], tmp_path / "broken.html")

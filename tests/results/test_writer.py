@@ -178,9 +178,9 @@ def test_hyper_parameters_lie_in_one_order_in_every_process(writer, folder):
     writer.result(RESULT)
     writer.close()
     content = events(folder.path).summary_metadata["_hparams_/session_start_info"].plugin_data.content
-    told = HParamsPluginData.FromString(content)
-    assert len(told.session_start_info.hparams) > 5
-    assert told.SerializeToString(deterministic=True) == content
+    plugin_data = HParamsPluginData.FromString(content)
+    assert len(plugin_data.session_start_info.hparams) > 5
+    assert plugin_data.SerializeToString(deterministic=True) == content
 
 
 @pytest.mark.parametrize("status", ["stopped", "failed"])

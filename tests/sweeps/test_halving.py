@@ -82,11 +82,11 @@ def test_halving_needs_populations(launcher, reason):
 
 
 def test_runs_that_all_train_alone_are_not_halved_and_single_ones_are_told():
-    told = []
-    refuse_alone([], told.append)
-    refuse_alone([3, 2], told.append)
-    assert not told
-    refuse_alone([3, 1, 1], told.append)
-    assert told == ["2 runs train alone: nothing is halved there"]
+    messages = []
+    refuse_alone([], messages.append)
+    refuse_alone([3, 2], messages.append)
+    assert not messages
+    refuse_alone([3, 1, 1], messages.append)
+    assert messages == ["2 runs train alone: nothing is halved there"]
     with pytest.raises(ConfigError, match="max_members=N"):
-        refuse_alone([1, 1], told.append)
+        refuse_alone([1, 1], messages.append)

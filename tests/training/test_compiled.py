@@ -86,7 +86,7 @@ def test_an_optimiser_of_ones_own_is_not_compiled(run, uncompiled, caplog, monke
 
 def test_layers_that_something_watches_are_not_compiled(run, uncompiled, caplog):
     with caplog.at_level(logging.WARNING):
-        run("compile=true", "figures.iterations=true", "data.batch_size=20", "data.train_size=420")
+        run("compile=true", "figures.log_batches=true", "data.batch_size=20", "data.train_size=420")
     assert not uncompiled
     assert caplog.text.count("something watches the layers at work; training without") == 1
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from digitlab.core.errors import RunError
-from digitlab.engine.eager import EagerStep
-from digitlab.engine.rollback import Safeguard
+from digitlab.engine.eager import TrainStep
+from digitlab.engine.rollback import Rollback
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
 from digitlab.training.early_stopping import Monitor
@@ -42,8 +42,8 @@ def same(one, other):
 def as_on(request, monkeypatch):
     """A run on the CPU goes the way of the device named: on a GPU no step waits for the loss."""
     if request.param == "gpu":
-        make = EagerStep.__init__
-        monkeypatch.setattr(EagerStep, "__init__", lambda self, **given: make(self, **given | {"read_losses": False}))
+        make = TrainStep.__init__
+        monkeypatch.setattr(TrainStep, "__init__", lambda self, **given: make(self, **given | {"read_losses": False}))
 
 
 @pytest.mark.parametrize(
@@ -108,19 +108,19 @@ def test_weights_that_overflow_are_undone(run, survivor):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_one_entry_that_is_not_finite_is_seen_and_undone(value, dtype):
     tensors = [torch.zeros(3, 2, 2, dtype=dtype), torch.ones(3, dtype=torch.int64), torch.full((3,), 3e38, dtype=dtype)]
-    safeguard = Safeguard(lambda: tensors)
-    safeguard.keep()
+    rollback = Rollback(lambda: tensors)
+    rollback.keep()
     tensors[1] += 1
-    assert safeguard.finite()
+    assert rollback.finite()
     tensors[0][1, 0, 1] = value
     tensors[2][2] = 1.0
-    assert not safeguard.finite()
-    assert safeguard.finite_members().tolist() == [True, False, True]
-    safeguard.restore(1)
-    assert safeguard.finite()
+    assert not rollback.finite()
+    assert rollback.finite_members().tolist() == [True, False, True]
+    rollback.restore(1)
+    assert rollback.finite()
     assert (tensors[0].tolist(), tensors[1].tolist()) == (torch.zeros(3, 2, 2).tolist(), [2, 1, 2])
     assert tensors[2][2] == 1
-    safeguard.restore()
+    rollback.restore()
     assert tensors[1].tolist() == [1, 1, 1]
 
 

@@ -52,12 +52,12 @@ def test_the_filters_stay_what_they_were_fitted_to_be(run):
 
 
 def test_a_checkpoint_is_evaluated_without_training_images(run, fitted):
-    finished = run(*FAST, "test=last", "test_views=shift", "trainer.max_epochs=1")
+    finished = run(*FAST, "test=last", "tta=shift", "trainer.max_epochs=1")
     fitted.clear()
     classifier = Classifier.load_from_checkpoint(finished.folder.last).eval()
     _, test_set = MnistSource().read(Path())
     right = classifier(test_set.images[:128]).argmax(1) == test_set.labels[:128]
-    assert classifier.test_views == "shift"
+    assert classifier.tta == "shift"
     assert float(right.float().mean()) == pytest.approx(finished.result["metrics"]["test/accuracy"])
     assert not fitted
 

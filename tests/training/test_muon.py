@@ -58,7 +58,7 @@ def test_several_matrices_are_each_orthogonalised_by_themselves(shape, as_exact_
     as_exact_as(each, list(orthogonalised(several, iterations=5)), exact)
 
 
-def learn(network, optimizer, *, steps=3):
+def run_chunk(network, optimizer, *, steps=3):
     for step in range(steps):
         images = torch.randn(200, 1, 4, 4, generator=torch.Generator().manual_seed(step))
         network(images).square().mean().backward()
@@ -76,9 +76,9 @@ def mlp():
 def test_matrices_learn_as_by_torchs_own_muon(weight_decay):
     network, twin = mlp(), mlp()
     settings = {"lr": 0.05, "momentum": 0.9, "weight_decay": weight_decay}
-    learnt = learn(network, Muon(**settings, sgd_lr=1e-9, iterations=5).build(network))
+    learnt = run_chunk(network, Muon(**settings, sgd_lr=1e-9, iterations=5).build(network))
     hidden = [layer.weight for layer in twin.hidden if isinstance(layer, nn.Linear)]
-    expected = learn(twin, torch.optim.Muon(hidden, **settings, ns_steps=5))
+    expected = run_chunk(twin, torch.optim.Muon(hidden, **settings, ns_steps=5))
     for name in ("hidden.0.weight", "hidden.2.weight"):
         # Theirs computes in bfloat16.
         torch.testing.assert_close(learnt[name], expected[name], rtol=0, atol=0.01)
@@ -99,8 +99,8 @@ def test_the_rest_learns_as_by_torchs_descent(bias_lr):
     weights = [parameter for parameter in twin.parameters() if parameter.ndim > 1]
     biases = [parameter for parameter in twin.parameters() if parameter.ndim == 1]
     groups = [{"params": weights, "weight_decay": 0.1}, {"params": biases, "lr": bias_lr or 0.1}]
-    expected = learn(twin, torch.optim.SGD(groups, lr=0.1, momentum=0.8, nesterov=True))
-    torch.testing.assert_close(learn(network, ours.build(network)), expected)
+    expected = run_chunk(twin, torch.optim.SGD(groups, lr=0.1, momentum=0.8, nesterov=True))
+    torch.testing.assert_close(run_chunk(network, ours.build(network)), expected)
 
 
 def test_all_rates_follow_one_schedule():
@@ -108,8 +108,8 @@ def test_all_rates_follow_one_schedule():
     halved = Muon(lr=0.1, sgd_lr=0.3, bias_lr=0.7).build(network)
     for group in halved.param_groups:
         group["lr"] = 0.05
-    expected = learn(twin, Muon(lr=0.05, sgd_lr=0.15, bias_lr=0.35).build(twin))
-    torch.testing.assert_close(learn(network, halved), expected)
+    expected = run_chunk(twin, Muon(lr=0.05, sgd_lr=0.15, bias_lr=0.35).build(twin))
+    torch.testing.assert_close(run_chunk(network, halved), expected)
 
 
 @pytest.mark.parametrize("cls", [Linear, CNN, FastCNN])
@@ -127,7 +127,7 @@ def test_every_parameter_is_learnt_once_and_only_filters_and_matrices_are_orthog
 
 def test_unit_filters_have_a_norm_of_one_on_average_before_each_update():
     network = CNN(image_shape=(1, 4, 4), classes=3, width=4)
-    learnt = learn(network, Muon(lr=1e-9, unit_filters=True).build(network), steps=1)
+    learnt = run_chunk(network, Muon(lr=1e-9, normalize_filters=True).build(network), steps=1)
     for name, weight in learnt.items():
         if weight.ndim == 4:
             assert float(weight.square().flatten(1).sum(1).mean()) == pytest.approx(1), name
@@ -136,7 +136,7 @@ def test_unit_filters_have_a_norm_of_one_on_average_before_each_update():
 def test_a_weight_of_zeros_has_no_norm_to_rescale_and_learns_all_the_same():
     network = mlp()
     nn.init.zeros_(network.hidden[0].weight)
-    learnt = learn(network, Muon(lr=0.1, unit_filters=True).build(network))
+    learnt = run_chunk(network, Muon(lr=0.1, normalize_filters=True).build(network))
     assert learnt["hidden.0.weight"].isfinite().all()
     assert learnt["hidden.0.weight"].any()
 

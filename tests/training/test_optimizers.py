@@ -24,7 +24,7 @@ def mlp(**options):
     return MLP(image_shape=(1, 4, 4), classes=3, hidden=[5, 6], **options).double()
 
 
-def learn(network, optimizer, *, steps=1):
+def run_chunk(network, optimizer, *, steps=1):
     for step in range(steps):
         images = torch.randn(8, 1, 4, 4, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
         network(images).square().mean().backward()
@@ -37,8 +37,8 @@ def learn(network, optimizer, *, steps=1):
 @pytest.mark.parametrize(("ours", "theirs", "options"), EACH, ids=repr)
 def test_steps_are_those_of_torch(ours, theirs, options):
     network, twin = mlp(), mlp()
-    expected = learn(twin, theirs(twin.parameters(), **options), steps=3)
-    torch.testing.assert_close(learn(network, ours.build(network), steps=3), expected, rtol=1e-8, atol=1e-10)
+    expected = run_chunk(twin, theirs(twin.parameters(), **options), steps=3)
+    torch.testing.assert_close(run_chunk(network, ours.build(network), steps=3), expected, rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.parametrize("cls", DECAYING)
@@ -50,8 +50,8 @@ def test_weight_decay_acts_on_weights_and_never_on_biases_and_norms(cls):
 def changed_by_decay(cls, make, **options):
     """Names of the parameters that end elsewhere with weight decay than without it."""
     one, other = make(), make()
-    without = learn(one, cls(lr=0.01).build(one))
-    decayed = learn(other, cls(lr=0.01, weight_decay=0.1, **options).build(other))
+    without = run_chunk(one, cls(lr=0.01).build(one))
+    decayed = run_chunk(other, cls(lr=0.01, weight_decay=0.1, **options).build(other))
     return {name for name in without if not torch.equal(without[name], decayed[name])}
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from digitlab.core.errors import RunError
 from digitlab.core.signals import Interrupted
 from digitlab.engine.compiled_solo import CompiledSteps
-from digitlab.engine.cuda_graph import Recorder, Replay, ReplayError, cuda_graph, recorder_for
+from digitlab.engine.cuda_graph import CudaGraph, CudaGraphError, GraphCapture, cuda_graph, graph_capture_for
 from digitlab.training import classifier
 
 FLOAT64 = ("trainer.precision=64", "data.train_size=420", "data.batch_size=20")
@@ -27,9 +27,9 @@ def _adding(state: Tensor) -> Callable[[list[Tensor]], list[Tensor]]:
     return lambda given: [state.add_(given[0]).clone()]
 
 
-def test_a_recording_leaves_the_state_and_a_replay_does_what_a_call_does(recorder: Recorder) -> None:
+def test_a_recording_leaves_the_state_and_a_replay_does_what_a_call_does(graph_capture: GraphCapture) -> None:
     state = torch.ones(2, 2)
-    replay = Replay(_adding(state), state=[state], given=[torch.ones(2, 2)], recorder=recorder)
+    replay = CudaGraph(_adding(state), state=[state], given=[torch.ones(2, 2)], graph_capture=graph_capture)
     assert torch.equal(state, torch.ones(2, 2))
     first = replay([torch.full((2, 2), 2.0)])
     (second,) = replay([torch.full((2, 2), 3.0)])
@@ -39,9 +39,9 @@ def test_a_recording_leaves_the_state_and_a_replay_does_what_a_call_does(recorde
     assert torch.equal(first[0], torch.full((2, 2), 3.0))
 
 
-def test_what_has_another_shape_is_computed_and_not_replayed(recorder: Recorder) -> None:
+def test_what_has_another_shape_is_computed_and_not_replayed(graph_capture: GraphCapture) -> None:
     state = torch.ones(2, 2)
-    replay = Replay(_adding(state), state=[state], given=[torch.ones(2, 2)], recorder=recorder)
+    replay = CudaGraph(_adding(state), state=[state], given=[torch.ones(2, 2)], graph_capture=graph_capture)
     replay([torch.ones(1)])
     assert torch.equal(state, torch.full((2, 2), 2.0))
 
@@ -60,18 +60,18 @@ def _failing(work: Callable[[], list[Tensor]]) -> tuple[Callable[[], None], list
     [(_forgetful, "not what was recorded"), (_failing, "RuntimeError: operation not permitted [a-z ]* capturing$")],
 )
 def test_what_can_not_be_recorded_or_replays_wrong_is_refused_and_the_state_is_as_before(
-    recorder: Any, reason: str
+    graph_capture: Any, reason: str
 ) -> None:
     state = torch.ones(2, 2)
-    with pytest.raises(ReplayError, match=reason):
-        Replay(_adding(state), state=[state], given=[torch.ones(2, 2)], recorder=recorder)
+    with pytest.raises(CudaGraphError, match=reason):
+        CudaGraph(_adding(state), state=[state], given=[torch.ones(2, 2)], graph_capture=graph_capture)
     assert torch.equal(state, torch.ones(2, 2))
 
 
 def test_there_are_graphs_on_cuda_unless_they_are_refused_and_nowhere_else() -> None:
-    assert recorder_for(torch.device("cuda"), allowed=True) is cuda_graph
-    assert recorder_for(torch.device("cuda"), allowed=False) is None
-    assert recorder_for(torch.device("cpu"), allowed=True) is None
+    assert graph_capture_for(torch.device("cuda"), allowed=True) is cuda_graph
+    assert graph_capture_for(torch.device("cuda"), allowed=False) is None
+    assert graph_capture_for(torch.device("cpu"), allowed=True) is None
 
 
 @pytest.mark.parametrize("overrides", [pytest.param(RUNS[0], marks=pytest.mark.numerics), *RUNS[1:]])
@@ -130,7 +130,7 @@ def test_where_recording_fails_a_run_says_so_once_and_trains_as_without(
     same_bits: Callable[..., None],
 ) -> None:
     without = run(*FLOAT64)
-    monkeypatch.setattr(classifier, "recorder_for", lambda device, allowed: _failing)
+    monkeypatch.setattr(classifier, "graph_capture_for", lambda device, allowed: _failing)
     same_bits(run(*FLOAT64), without)
     warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert len(warnings) == 1
@@ -138,7 +138,7 @@ def test_where_recording_fails_a_run_says_so_once_and_trains_as_without(
 
 
 def test_layers_that_something_watches_are_not_recorded(run: Callable[..., Any], recorded: list[str]) -> None:
-    run("figures.iterations=true", "data.batch_size=20", "data.train_size=420")
+    run("figures.log_batches=true", "data.batch_size=20", "data.train_size=420")
     assert not recorded
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from digitlab.optim.functional import RULES
 from digitlab.optim.muon import Muon
-from digitlab.optim.state import State, from_optimizer_state, init_state, to_optimizer_state
+from digitlab.optim.state import RuleState, from_optimizer_state, init_state, to_optimizer_state
 
 MEMBERS, UPDATES = 3, 50
 TORCH = {
@@ -86,14 +86,14 @@ def by_torch(optimizer: torch.optim.Optimizer, net: nn.Module, updates: range) -
         optimizer.step()
 
 
-def by_rule(rule: str, net: nn.Module, state: State, updates: range, **options) -> None:
+def by_rule(rule: str, net: nn.Module, state: RuleState, updates: range, **options) -> None:
     for update in updates:
         found = gradients(net, update)
         with torch.no_grad():
             RULES[rule](list(net.parameters()), found, state, **(options | of_each(rule, net, options)))
 
 
-def start(rule: str, net: nn.Module, options: dict) -> State:
+def start(rule: str, net: nn.Module, options: dict) -> RuleState:
     return init_state(rule, list(net.parameters()), momentum=options.get("momentum", 0.0))
 
 
@@ -164,7 +164,7 @@ def stacked_option(values):
     return torch.tensor(values, dtype=torch.float64)
 
 
-def population_run(rule: str, members: list[dict]) -> tuple[list[nn.Module], State]:
+def population_run(rule: str, members: list[dict]) -> tuple[list[nn.Module], RuleState]:
     """One stacked run; returns the members as networks of their own."""
     nets = [network(seed) for seed in range(len(members))]
     options = {key: stacked_option([member[key] for member in members]) for key in members[0]}

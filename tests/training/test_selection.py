@@ -4,15 +4,15 @@ import math
 
 import pytest
 
-from digitlab.training.early_stopping import EarlyStopping, Monitor, Point, Selection
+from digitlab.training.early_stopping import BestTracker, EarlyStopping, Monitor, MonitorValue
 
 MAX, MIN = Monitor(metric="val/accuracy", mode="max"), Monitor(metric="val/loss", mode="min")
 
 
-def selection(*values, monitor=MAX, steps_per_epoch=10, **stopping):
+def best_tracker(*values, monitor=MAX, steps_per_epoch=10, **stopping):
     early_stopping = EarlyStopping(**stopping) if stopping else None
-    history = [Point(epoch, epoch * steps_per_epoch, value) for epoch, value in enumerate(values, start=1)]
-    return Selection(monitor=monitor, early_stopping=early_stopping, history=history)
+    history = [MonitorValue(epoch, epoch * steps_per_epoch, value) for epoch, value in enumerate(values, start=1)]
+    return BestTracker(monitor=monitor, early_stopping=early_stopping, history=history)
 
 
 @pytest.mark.parametrize(
@@ -27,21 +27,21 @@ def selection(*values, monitor=MAX, steps_per_epoch=10, **stopping):
     ],
 )
 def test_the_best_is_the_first_of_the_best_values(values, monitor, epoch):
-    assert selection(*values, monitor=monitor).best.epoch == epoch
+    assert best_tracker(*values, monitor=monitor).best.epoch == epoch
 
 
 def test_nan_is_never_the_best():
-    assert selection(math.nan, math.nan).best is None
+    assert best_tracker(math.nan, math.nan).best is None
 
 
 def test_without_validation_the_last_is_the_best():
-    last = Selection(monitor=MAX, last_is_best=True)
-    assert all(last.update(Point(epoch, epoch, value)) for epoch, value in enumerate((0.3, 0.1, 0.2)))
+    last = BestTracker(monitor=MAX, last_is_best=True)
+    assert all(last.update(MonitorValue(epoch, epoch, value)) for epoch, value in enumerate((0.3, 0.1, 0.2)))
     assert last.best.value == 0.2
 
 
 @pytest.mark.parametrize(
-    ("values", "exhausted"),
+    ("values", "should_stop"),
     [
         ((0.1, 0.2, 0.2), False),
         ((0.2, 0.2, 0.2), True),
@@ -49,30 +49,30 @@ def test_without_validation_the_last_is_the_best():
         ((math.nan, math.nan), True),
     ],
 )
-def test_patience_counts_epochs_without_a_gain(values, exhausted):
-    assert selection(*values, patience=2).exhausted is exhausted
+def test_patience_counts_epochs_without_a_gain(values, should_stop):
+    assert best_tracker(*values, patience=2).should_stop is should_stop
 
 
 def test_patience_in_steps_counts_mini_batches():
-    assert not selection(0.2, 0.1, patience=11, unit="steps").exhausted
-    assert selection(0.2, 0.1, 0.1, patience=11, unit="steps").exhausted
+    assert not best_tracker(0.2, 0.1, patience=11, unit="steps").should_stop
+    assert best_tracker(0.2, 0.1, 0.1, patience=11, unit="steps").should_stop
 
 
 def test_a_small_gain_is_the_best_but_buys_no_patience():
-    crawling = selection(0.5, 0.505, 0.509, patience=2, min_delta=0.01)
-    assert crawling.exhausted
+    crawling = best_tracker(0.5, 0.505, 0.509, patience=2, min_delta=0.01)
+    assert crawling.should_stop
     assert crawling.best.value == 0.509
     # Small gains add up.
-    assert not selection(0.5, 0.508, 0.516, patience=2, min_delta=0.01).exhausted
+    assert not best_tracker(0.5, 0.508, 0.516, patience=2, min_delta=0.01).should_stop
 
 
 def test_without_early_stopping_patience_never_runs_out():
-    assert not selection(*[0.0] * 100).exhausted
+    assert not best_tracker(*[0.0] * 100).should_stop
 
 
 def test_a_replayed_history_gives_the_same_selection():
-    whole = selection(0.1, 0.4, 0.2, 0.3, patience=2)
-    parts = selection(0.1, 0.4, patience=2)
+    whole = best_tracker(0.1, 0.4, 0.2, 0.3, patience=2)
+    parts = best_tracker(0.1, 0.4, patience=2)
     for point in whole.history[2:]:
         parts.update(point)
-    assert (parts.best, parts.exhausted) == (whole.best, whole.exhausted) == (whole.history[1], True)
+    assert (parts.best, parts.should_stop) == (whole.best, whole.should_stop) == (whole.history[1], True)

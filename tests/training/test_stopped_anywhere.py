@@ -32,10 +32,10 @@ SMALL = (
     "data.val_size=20",
     "data.batch_size=10",
     "early_stopping.patience=1",
-    "figures.iterations=true",
+    "figures.log_batches=true",
 )
 # What looks at the layers at work keeps them from being compiled.
-UNWATCHED = ("figures.iterations=false",)
+UNWATCHED = ("figures.log_batches=false",)
 MODELS = {
     "linear": (),
     "mlp": ("model.hidden=[8]", "model.batch_norm=true"),

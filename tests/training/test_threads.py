@@ -47,7 +47,7 @@ def test_threads_are_given_back_after_an_error():
 def test_a_step_has_the_threads_of_its_work_and_an_evaluation_all(
     hidden: str, expected: int, run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ):
-    seen: dict[str, set[int]] = {"learn": set(), "_evaluate": set()}
+    seen: dict[str, set[int]] = {"run_chunk": set(), "_evaluate": set()}
 
     def watch(cls: type, name: str) -> None:
         method = getattr(cls, name)
@@ -58,8 +58,8 @@ def test_a_step_has_the_threads_of_its_work_and_an_evaluation_all(
 
         monkeypatch.setattr(cls, name, watched)
 
-    watch(Learner, "learn")
+    watch(Learner, "run_chunk")
     watch(Classifier, "_evaluate")
     run(f"model.hidden={hidden}", "trainer.max_epochs=1", "trainer.limit_train_batches=2")
-    assert seen == {"learn": {expected}, "_evaluate": {4}}
+    assert seen == {"run_chunk": {expected}, "_evaluate": {4}}
     assert torch.get_num_threads() == 4

@@ -9,7 +9,7 @@ from digitlab.core.errors import ConfigError
 from digitlab.training.classifier import Classifier
 from digitlab.training.experiment import Experiment
 from digitlab.training.settings import DataFacts
-from digitlab.training.test_time_augmentation import views
+from digitlab.training.test_time_augmentation import augmented_views
 
 
 def random_images(*shape):
@@ -19,7 +19,7 @@ def random_images(*shape):
 @pytest.mark.parametrize(("kinds", "count"), [("flip", 2), ("shift", 3), ("flip_shift", 6)])
 def test_weights_add_up_to_one_and_views_are_images_of_the_same_shape(kinds, count):
     images = random_images(4, 3, 6, 7)
-    found = views(images, kinds)
+    found = augmented_views(images, kinds)
     assert sum(weight for _, weight in found) == 1
     assert len({view.numpy().tobytes() for view, _ in found}) == count
     assert all(view.shape == images.shape for view, _ in found)
@@ -29,13 +29,13 @@ def test_weights_add_up_to_one_and_views_are_images_of_the_same_shape(kinds, cou
 
 def test_shifts_are_by_one_pixel_with_a_reflected_border():
     images = random_images(2, 1, 5, 6)
-    _, (up, _), (down, _) = views(images, "shift")
+    _, (up, _), (down, _) = augmented_views(images, "shift")
     padded = F.pad(images, [1] * 4, mode="reflect")
     assert torch.equal(up, padded[:, :, :5, :6])
     assert torch.equal(down, padded[:, :, 2:, 2:])
 
 
-def classifier(test_views):
+def classifier(tta):
     """An untrained one that adds pixels up, in grey images of 8 x 8; equal but for its views."""
     torch.manual_seed(0)
     return Classifier(
@@ -46,7 +46,7 @@ def classifier(test_views):
         loss={"_target_": "digitlab.optim.losses.CrossEntropy"},
         optimizer={"_target_": "digitlab.optim.optimizers.SGD", "lr": 0.1},
         scheduler={"_target_": "digitlab.optim.schedules.Constant"},
-        test_views=test_views,
+        tta=tta,
     )
 
 
@@ -59,10 +59,12 @@ def test_an_image_and_its_mirror_image_have_the_same_logits():
 def test_the_network_is_asked_about_each_view():
     pixels = (255 * random_images(20, 1, 8, 8)).to(torch.uint8)
     with_views, alone = classifier("flip_shift"), classifier(None)
-    expected = sum(weight * alone.network(view) for view, weight in views(alone.normalise(pixels), "flip_shift"))
+    expected = sum(
+        weight * alone.network(view) for view, weight in augmented_views(alone.normalise(pixels), "flip_shift")
+    )
     torch.testing.assert_close(with_views(pixels), expected)
 
 
 def test_views_that_there_are_not_are_refused():
-    with pytest.raises(ConfigError, match=r"test_views=rotate: must be flip, shift or flip_shift, or null"):
-        Experiment.from_config(compose(["test_views=rotate"]))
+    with pytest.raises(ConfigError, match=r"tta=rotate: must be flip, shift or flip_shift, or null"):
+        Experiment.from_config(compose(["tta=rotate"]))

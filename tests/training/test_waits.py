@@ -91,7 +91,7 @@ def test_a_run_waits_for_nothing_within_a_chunk(
     overrides: str,
     recording: bool,
 ) -> None:
-    found = waits(Learner, "_learn")
+    found = waits(Learner, "_run_chunk")
     run(
         *overrides.split(), f"trainer.cuda_graphs={recording}", "data.train_size=160", "data.batch_size=20",
         "trainer.chunk_length=8", "trainer.max_epochs=2",
@@ -114,15 +114,15 @@ def test_an_evaluation_waits_for_nothing(run: Callable[..., Any], waits: Callabl
 def test_a_population_waits_no_more_for_many_mini_batches_than_for_few(
     stacked: Stacked, recorder: Recorder, overrides: str, recording: bool
 ) -> None:
-    learner, chunks = stacked(*overrides.split())
-    learner.recorder = recorder if recording else None
+    runner, chunks = stacked(*overrides.split())
+    runner.recorder = recorder if recording else None
     first, short, long = ([chunk.part(*span) for chunk in chunks] for span in ((0, 8), (8, 16), (16, 32)))
-    learner.prepare(first, steps_ahead=64)
-    assert (learner.calls is not None) == recording
+    runner.prepare(first, steps_ahead=64)
+    assert (runner.calls is not None) == recording
     counts = []
     for own, done in ((first, 0), (short, 8), (long, 16)):
         with Waits() as mode:
-            learner.learn(own, first=done, stop_signal=StopSignal())
+            runner.run_chunk(own, first=done, stop_signal=StopSignal())
         counts.append(mode.found)
     assert counts[1] == counts[2]
     # Tables of rates, and on the host itself whether updates with them can be put off.
@@ -130,9 +130,9 @@ def test_a_population_waits_no_more_for_many_mini_batches_than_for_few(
 
 
 def test_a_population_is_evaluated_without_waiting_for_each_part_of_the_images(stacked: Stacked) -> None:
-    learner, chunks = stacked("model=linear")
+    runner, chunks = stacked("model=linear")
     images = chunks[0].images
     parts = [EvaluationBatch(images.images[at : at + 50], images.labels[at : at + 50]) for at in range(0, 200, 50)]
     with Waits() as mode:
-        learner.evaluate(parts)
+        runner.evaluate(parts)
     assert not mode.found

@@ -15,10 +15,10 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from digitlab.config.cli_errors import typed_overrides
+from digitlab.config.cli_errors import command_line_overrides
 from digitlab.config.compose import COMPOSITION_ERRORS, plain, refused
 from digitlab.core.errors import ConfigError, DigitlabError
-from digitlab.core.exit import leave
+from digitlab.core.exit import exit_with
 from digitlab.results.folder import RunFolder
 from digitlab.results.lock import take
 from digitlab.sweeps.jobs import Grid, sweep_overrides
@@ -30,7 +30,7 @@ from digitlab.sweeps.settings import refuse_without_sweep, sweep_settings
 class Preflight(Callback):
     """Ends the process with one line on stderr where the configuration is refused.
 
-    By ``leave``, as of any exception but ``SystemExit`` Hydra makes a warning and goes on.
+    By ``exit_with``, as of any exception but ``SystemExit`` Hydra makes a warning and goes on.
     """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -41,14 +41,14 @@ class Preflight(Callback):
         # Hydra's next step too; the name of the folder asks it for the names of the data set and the model.
         HydraConfig.instance().set_config(config)
         try:
-            refuse_without_sweep(typed_overrides(config.hydra))
+            refuse_without_sweep(command_line_overrides(config.hydra))
             Experiment.from_config(config)
             _refuse_taken(config.hydra.run.dir)
             _make_folder("hydra.run.dir", config.hydra.run.dir)
             if is_first_process():
                 take(RunFolder(Path(config.hydra.run.dir)), new=True)  # ``train`` gives it back
         except DigitlabError as error:
-            leave(error)
+            exit_with(error)
 
     def on_multirun_start(self, config: DictConfig, config_name: str | None = None, **kwargs: Any) -> None:
         HydraConfig.instance().set_config(config)
@@ -70,24 +70,24 @@ class Preflight(Callback):
                 jobs, most = (grid.jobs(), None) if plan is None else (None, plan.runs)
                 begin(Session(folder, grid.keys, jobs, most=most, halving=sweep.halving))
                 return
-            _rehearse(folder, plan or grid.jobs(), config_name, config.hydra.launcher)
+            _dry_run(folder, plan or grid.jobs(), config_name, config.hydra.launcher)
         except COMPOSITION_ERRORS as error:
-            leave(refused(error, job))
+            exit_with(refused(error, job))
         except DigitlabError as error:
-            leave(error)
+            exit_with(error)
         sys.exit(0)
 
 
-def _rehearse(
+def _dry_run(
     folder: Path, plan: SearchPlan | Sequence[Sequence[str]], config_name: str | None, launcher: DictConfig
 ) -> None:
-    from digitlab.sweeps.dry_run import rehearse, rehearse_search
+    from digitlab.sweeps.dry_run import dry_run, dry_run_search
 
     loader = GlobalHydra.instance().config_loader()
     if isinstance(plan, SearchPlan):
-        rehearse_search(folder, plan, loader, config_name)
+        dry_run_search(folder, plan, loader, config_name)
     else:
-        rehearse(folder, plan, loader, config_name, launcher=launcher)
+        dry_run(folder, plan, loader, config_name, launcher=launcher)
 
 
 def _refuse_taken(folder: str) -> None:

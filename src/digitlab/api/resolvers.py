@@ -8,7 +8,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from digitlab.config.cli_errors import typed_overrides
+from digitlab.config.cli_errors import command_line_overrides
 from digitlab.sweeps.job_failures import in_sweep
 from digitlab.sweeps.manifest import folder_name, planned_folder, run_overrides
 from digitlab.sweeps.resume import finished_value
@@ -23,7 +23,7 @@ def register_resolvers() -> None:
 
 def _sweep_folder(parent: str, name: str | None, fresh: bool | None) -> str:
     """``parent/name``; with ``fresh`` one that is not there yet, ``parent/name_2``."""
-    name = name or _name_of(typed_overrides())
+    name = name or _name_of(command_line_overrides())
     path, count = Path(parent) / name, 1
     while fresh and path.exists():
         count += 1
@@ -40,7 +40,7 @@ def _name_of(overrides: Sequence[str]) -> str:
 
 def _run_folder(*, _root_: DictConfig) -> str:
     """The name of a job's folder; ``_root_`` is the whole configuration of the job."""
-    overrides = run_overrides(typed_overrides(_root_.hydra))
+    overrides = run_overrides(command_line_overrides(_root_.hydra))
     if OmegaConf.is_missing(_root_.hydra.job, "num"):
         return "<number>_<values>"  # no job, but --cfg
     return planned_folder(Path(_root_.hydra.sweep.dir), _root_, overrides)

@@ -18,13 +18,13 @@ import sys
 from digitlab.cli import evaluate, figures, predict, report, reproduce, runs, show, sweep  # noqa: F401
 from digitlab.cli.app import app
 from digitlab.core.errors import DigitlabError
-from digitlab.core.files import printed
+from digitlab.core.files import flush_stdout
 
 
 def main() -> None:
     """The way in: what a user can put right is one line on stderr, without a traceback."""
     try:
-        with printed():
+        with flush_stdout():
             app()
     except DigitlabError as error:
         print(error, file=sys.stderr)

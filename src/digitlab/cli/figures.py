@@ -27,7 +27,7 @@ def figures(
     from digitlab.config.schema import nearest
     from digitlab.core.errors import ConfigError
     from digitlab.figures.gallery import GifPlan, make_pictures, require_free
-    from digitlab.figures.run_data import read_material, read_rows
+    from digitlab.figures.run_data import read_rows, read_run_data
     from digitlab.training.loading import load_data, open_run
 
     run = open_run(folder)
@@ -41,5 +41,5 @@ def figures(
         require_free(out, names)
     chosen = [names.index(name) for name in classes] if classes else None
     plan = GifPlan(images=gif_images, batch_size=gif_batch, steps_per_frame=gif_every)
-    for name, reason in make_pictures(read_material(run), out, classes=chosen, plan=plan):
+    for name, reason in make_pictures(read_run_data(run), out, classes=chosen, plan=plan):
         print(out / name if reason is None else f"left out: {name}: {reason}")

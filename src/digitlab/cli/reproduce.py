@@ -46,8 +46,8 @@ def reproduce(
         if not table:
             for row, replicate, error in make_runs(rows, root, seeds=seeds or (1 if quick else 3), quick=quick):
                 failures += not isinstance(error, LeftOut | None)
-                told = "done" if error is None else " ".join(f"{type(error).__name__}: {error}".split())
-                print(f"{row.name} {replicate}: {told}", file=sys.stderr if error else sys.stdout, flush=True)
+                outcome = "done" if error is None else " ".join(f"{type(error).__name__}: {error}".split())
+                print(f"{row.name} {replicate}: {outcome}", file=sys.stderr if error else sys.stdout, flush=True)
     finally:
         measured = Measured(root)
         written = write_tables(root, measured)

@@ -35,7 +35,7 @@ def refuse_two_commands(arguments: Iterable[str]) -> None:
         raise ConfigError("", " ".join(asked_for), "can't be given together; --cfg shows the configuration of one run")
 
 
-def typed_overrides(hydra: DictConfig | None = None) -> list[str]:
+def command_line_overrides(hydra: DictConfig | None = None) -> list[str]:
     """What was typed for the running Hydra job, or for the one whose node ``hydra`` this is; empty where none runs."""
     if hydra is None and not HydraConfig.initialized():
         return []

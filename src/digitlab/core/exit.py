@@ -10,7 +10,7 @@ from typing import NoReturn
 from digitlab.core.errors import DigitlabError
 
 
-def leave(error: DigitlabError) -> NoReturn:
+def exit_with(error: DigitlabError) -> NoReturn:
     """Say in one line what went wrong, and end the process with the exit code that belongs to it."""
     print(error, file=sys.stderr)
     sys.exit(error.exit_code)
@@ -20,10 +20,10 @@ def leave(error: DigitlabError) -> NoReturn:
 def sigterm_exits() -> Iterator[None]:
     """Within, SIGTERM ends the process by ``SystemExit``, so that what was begun is cleared away as after Ctrl-C."""
 
-    def leave(number: int, frame: FrameType | None) -> NoReturn:
+    def exit_by_signal(number: int, frame: FrameType | None) -> NoReturn:
         sys.exit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, leave)
+    before = signal.signal(signal.SIGTERM, exit_by_signal)
     try:
         yield
     finally:

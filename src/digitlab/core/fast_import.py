@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def uncollected() -> Iterator[None]:
+def gc_paused() -> Iterator[None]:
     """For imports: the objects that they make stay, and neither now nor later does the collector look at them.
 
     torch and Lightning make 800,000, which it would go through again and again in the second or two that their

@@ -66,7 +66,7 @@ def disk_faults(place: Path | str) -> Iterator[None]:
 
 
 @contextmanager
-def printed() -> Iterator[None]:
+def flush_stdout() -> Iterator[None]:
     """Around a whole command: what it prints has left the process at its end, or a ``RunError`` says why it could not.
 
     As disks do, so does standard output fill up; files are named by what writes them. A reader that has gone has what

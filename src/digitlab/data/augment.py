@@ -47,7 +47,7 @@ class Stage(IntEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class BatchContext:
     """Where in a run a mini-batch stands: ``indices`` (N,) of its images in their set, epoch from 0, the run's seed."""
 
     indices: Tensor
@@ -60,7 +60,7 @@ class Augmentation(ABC):
 
     stage: ClassVar[Stage] = Stage.VALUE
 
-    def at(self, place: Place) -> "Augmentation":
+    def at(self, place: BatchContext) -> "Augmentation":
         """What it does there: itself, unless what an image goes through depends on its other epochs."""
         return self
 
@@ -83,7 +83,7 @@ class Compose(Augmentation):
     def __len__(self) -> int:
         return len(self.augmentations)
 
-    def at(self, place: Place) -> "Compose":
+    def at(self, place: BatchContext) -> "Compose":
         placed = Compose()
         placed.augmentations = [each.at(place) for each in self.augmentations]
         return placed
@@ -130,7 +130,7 @@ class Flip(Augmentation):
         if self.alternating and self.probability != 0.5:
             raise ConfigError("alternating", True, "needs probability=0.5: each image is mirrored every other time")
 
-    def at(self, place: Place) -> Augmentation:
+    def at(self, place: BatchContext) -> Augmentation:
         if not self.alternating:
             return self
         return _Mirror(coins(stream_seed("flip", place.seed), place.indices) ^ (place.epoch % 2 == 1))

@@ -13,7 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from digitlab.data.augment import Compose, Place
+from digitlab.data.augment import BatchContext, Compose
 from digitlab.data.normalise import Normalise
 from digitlab.data.seeding import stream_seed
 from digitlab.data.source import ImageSet
@@ -85,7 +85,7 @@ class Chunk:
     last: bool
 
     @cached_property
-    def shares(self) -> tuple[Tensor, ...]:
+    def rank_indices(self) -> tuple[Tensor, ...]:
         """Of each mini-batch, the indices (n,) that this process learns from; alone, all of them."""
         if self.plan.world_size == 1:
             return self.indices
@@ -94,12 +94,12 @@ class Chunk:
     @cached_property
     def sizes(self) -> list[int]:
         """How many images each share has."""
-        return [len(share) for share in self.shares]
+        return [len(share) for share in self.rank_indices]
 
     @cached_property
     def labels(self) -> Tensor:
         """Labels of the shares, one after the other: int64 (n,)."""
-        return self.images.labels.index_select(0, torch.cat(self.shares))
+        return self.images.labels.index_select(0, torch.cat(self.rank_indices))
 
     def minibatches(
         self, normalise: Normalise, encode: Callable[[Tensor, int], Tensor]
@@ -108,23 +108,23 @@ class Chunk:
 
         The weight makes the mean over processes of their mean losses the mean over the whole mini-batch; 1 when alone.
         """
-        shares, labels, sizes = self.shares, self.labels, self.sizes
+        rank_indices, labels, sizes = self.rank_indices, self.labels, self.sizes
         weights = [size * self.plan.world_size / len(whole) for size, whole in zip(sizes, self.indices, strict=True)]
         if self.augment:
-            for place, (share, own) in enumerate(zip(shares, labels.split(sizes), strict=True)):
+            for place, (share, own) in enumerate(zip(rank_indices, labels.split(sizes), strict=True)):
                 pixels, targets = self._augmented(self.images.images.index_select(0, share), own, place)
                 yield normalise(pixels), encode(targets, self.classes), weights[place]
         else:
             targets = encode(labels, self.classes)
-            yield from zip(self._plain(shares, sizes, normalise), targets.split(sizes), weights, strict=True)
+            yield from zip(self._plain(rank_indices, sizes, normalise), targets.split(sizes), weights, strict=True)
 
     def blocks(self, steps: int, encode: Callable[[Tensor, int], Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield pixels (steps, n, C, H, W), uint8 or augmented float in [0, 1], and targets (steps, n, …), encoded.
 
         That is ``steps`` mini-batches at a time, all of n images.
         """
-        size = steps * len(self.shares[0])
-        indices, labels = torch.cat(self.shares).split(size), self.labels.split(size)
+        size = steps * len(self.rank_indices[0])
+        indices, labels = torch.cat(self.rank_indices).split(size), self.labels.split(size)
         targets = None if self.augment else encode(self.labels, self.classes).split(size)
         for block, index in enumerate(indices):
             pixels = self.images.images.index_select(0, index)
@@ -141,7 +141,7 @@ class Chunk:
         """Its mini-batches from ``begin`` to ``end``."""
         return replace(self, indices=self.indices[begin:end], step=self.step + begin)
 
-    def whole_calls(self, steps: int) -> tuple[int, int]:
+    def full_executions(self, steps: int) -> tuple[int, int]:
         """Where the mini-batches begin and end that are learnt ``steps`` at a time, counted from the epoch's first.
 
         All of them have the batch size. Others, around them, are too few, or cut off by a validation.
@@ -151,11 +151,11 @@ class Chunk:
         full = next((i for i in range(begin, len(self.sizes)) if self.sizes[i] != size), len(self.sizes))
         return begin, begin + (full - begin) // steps * steps
 
-    def _plain(self, shares: tuple[Tensor, ...], sizes: list[int], normalise: Normalise) -> Iterator[Tensor]:
+    def _plain(self, rank_indices: tuple[Tensor, ...], sizes: list[int], normalise: Normalise) -> Iterator[Tensor]:
         float_bytes = 4 * self.images.images[0].numel() * max(sizes)
         ahead = max(1, _GATHER_AHEAD_BYTES // float_bytes)
-        for start in range(0, len(shares), ahead):
-            group = shares[start : start + ahead]
+        for start in range(0, len(rank_indices), ahead):
+            group = rank_indices[start : start + ahead]
             index = torch.cat(group) if len(group) > 1 else group[0]
             images = normalise(self.images.images.index_select(0, index))
             yield from images.split(sizes[start : start + ahead])
@@ -163,7 +163,7 @@ class Chunk:
     def _augmented(self, pixels: Tensor, labels: Tensor, place: int) -> tuple[Tensor, Tensor]:
         generator = torch.Generator(pixels.device)
         generator.manual_seed(stream_seed("augment", self.plan.seed, self.epoch, self.step + place, self.plan.rank))
-        augment = self.augment.at(Place(indices=self.shares[place], epoch=self.epoch, seed=self.plan.seed))
+        augment = self.augment.at(BatchContext(indices=self.rank_indices[place], epoch=self.epoch, seed=self.plan.seed))
         return augment(pixels.float() / 255, labels, classes=self.classes, generator=generator)
 
 

@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Patience:
+class RetryPolicy:
     """How long a mirror is waited for: each connection and each read, and how often it is asked again."""
 
     timeout_seconds: float = 15.0
@@ -51,7 +51,7 @@ class _TransferError(Exception):
 
 
 def fetch(
-    urls: Sequence[str], path: Path, *, verify: Callable[[Path], object], patience: Patience | None = None
+    urls: Sequence[str], path: Path, *, verify: Callable[[Path], object], retry_policy: RetryPolicy | None = None
 ) -> None:
     """Fetch ``path`` from the first of ``urls`` that gives a file which ``verify`` does not refuse.
 
@@ -71,7 +71,7 @@ def fetch(
             failures = []
             for url in urls:
                 try:
-                    _ask(url, part, verify, patience or Patience(), progress)
+                    _ask(url, part, verify, retry_policy or RetryPolicy(), progress)
                 except _TransferError as error:
                     failures.append(f"  {url}: {error}")
                     _log.info("%s: %s", url, error)
@@ -105,15 +105,15 @@ def _progress(name: str) -> Progress:
     return progress
 
 
-def _ask(url: str, part: Path, verify: Callable[[Path], object], patience: Patience, progress: Progress) -> None:
+def _ask(url: str, part: Path, verify: Callable[[Path], object], retry_policy: RetryPolicy, progress: Progress) -> None:
     """Leave the whole file, checked, in ``part``, or raise ``_TransferError`` when this mirror does not give it."""
-    for attempt in range(patience.attempts):
+    for attempt in range(retry_policy.attempts):
         if attempt:
-            time.sleep(patience.backoff_seconds * 2 ** (attempt - 1))
+            time.sleep(retry_policy.backoff_seconds * 2 ** (attempt - 1))
         try:
-            return _attempt(url, part, verify, patience.timeout_seconds, progress)
+            return _attempt(url, part, verify, retry_policy.timeout_seconds, progress)
         except _TransferError as error:
-            if not error.again or attempt == patience.attempts - 1:
+            if not error.again or attempt == retry_policy.attempts - 1:
                 raise
     raise AssertionError("attempts is at least 1")
 

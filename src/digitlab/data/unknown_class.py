@@ -11,7 +11,7 @@ from digitlab.data.seeding import stream_seed
 from digitlab.data.source import ImageSet, Source
 
 
-class NoneClassSource(Source):
+class UnknownClassSource(Source):
     """``known`` with images of ``other`` and of noise added to its training set as the class "none".
 
     ``other_count`` are the first images of the other training set, made grey and scaled to fit; ``noise_count`` have

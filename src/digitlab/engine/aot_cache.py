@@ -44,13 +44,13 @@ class NoGainError(CompilerError):
     """What would gain too little by being compiled."""
 
 
-def step_aside(error: CompilerError, *, asked: bool) -> None:
+def fall_back(error: CompilerError, *, asked: bool) -> None:
     """Say that a run trains without, loudly where it was ``asked`` to be compiled and can't be."""
     loud = asked and not isinstance(error, NoGainError)
     log.log(logging.WARNING if loud else logging.INFO, "%s: %s; training without", error.topic, error)
 
 
-def updates_in_a_call(flops: float) -> int:
+def steps_per_execution(flops: float) -> int:
     """How many updates are compiled to one call, of a network whose forward pass over a mini-batch is ``flops``."""
     return _UPDATES_OF_SMALL if flops < _SMALL_FLOPS else 1
 

@@ -15,17 +15,17 @@ from torch import Tensor
 from digitlab.core.signals import StopSignal
 from digitlab.data.chunks import Chunk, Position
 from digitlab.data.normalise import Normalise
-from digitlab.engine.aot_cache import CompilerError, step_aside
+from digitlab.engine.aot_cache import CompilerError, fall_back
 from digitlab.engine.compiled_solo import CompiledSteps
-from digitlab.engine.cuda_graph import ReplayError
+from digitlab.engine.cuda_graph import CudaGraphError
 from digitlab.engine.device import as_numbers
-from digitlab.engine.eager import EagerStep
+from digitlab.engine.eager import TrainStep
 from digitlab.optim.losses import Loss
 
 Losses = list[Tensor | float]
 
 
-class Learner:
+class ChunkRunner:
     """Learns chunks by ``step``, and by ``compiled`` where it is given; ``position`` moves on with each mini-batch.
 
     After a signal it ends early, but several processes stop together, at the end of the chunk.
@@ -34,7 +34,7 @@ class Learner:
     def __init__(
         self,
         *,
-        step: EagerStep,
+        step: TrainStep,
         compiled: CompiledSteps | None,
         position: Position,
         normalise: Normalise,
@@ -47,7 +47,7 @@ class Learner:
         self._normalise, self._loss, self._strategy = normalise, loss, strategy
         self._stop_signal, self._alone = stop_signal, alone
 
-    def learn(self, chunk: Chunk) -> tuple[Tensor, list[float]]:
+    def run_chunk(self, chunk: Chunk) -> tuple[Tensor, list[float]]:
         """Logits (n of all, K) and the losses of single mini-batches, fewer than in ``chunk`` after a signal.
 
         Raises ``RunError`` where the loss, the gradient or what the update makes of the weights is not finite; the
@@ -55,16 +55,16 @@ class Learner:
         """
         begun = replace(self.position)
         self.step.keep()
-        logits, losses = self._learn(chunk)
+        logits, losses = self._run_chunk(chunk)
         numbers = as_numbers(losses)
         if not self._finite(numbers):
             self.step.restore()
             self.position.step, self.position.total_steps = begun.step, begun.total_steps
-            logits, losses = self._learn(chunk, watched=True)
+            logits, losses = self._run_chunk(chunk, watched=True)
             numbers = as_numbers(losses)
         return logits, numbers
 
-    def _learn(self, chunk: Chunk, *, watched: bool = False) -> tuple[Tensor, Losses]:
+    def _run_chunk(self, chunk: Chunk, *, watched: bool = False) -> tuple[Tensor, Losses]:
         """``watched`` looks at each mini-batch, or compiled call, before the next."""
         # The logits are copied into one tensor: kept as they come, each would lie in the gap that a mini-batch's images
         # left in memory, the next would not fit in there, and a chunk would wander over hundreds of fresh megabytes.
@@ -73,7 +73,7 @@ class Learner:
         losses: Losses = []
         begin = end = len(chunk.indices)
         if self.compiled is not None:
-            begin, end = chunk.whole_calls(self.compiled.steps(chunk.plan.batch_size))
+            begin, end = chunk.full_executions(self.compiled.steps(chunk.plan.batch_size))
         for first, last, compiled in ((0, begin, None), (begin, end, self.compiled), (end, len(chunk.indices), None)):
             if first == last or self._stopped:
                 continue
@@ -118,7 +118,7 @@ class Learner:
             try:
                 taken = compiled(pixels, targets, self.position.total_steps)
             except CompilerError as error:
-                step_aside(error, asked=compiled.always or isinstance(error, ReplayError))
+                fall_back(error, asked=compiled.always or isinstance(error, CudaGraphError))
                 self.compiled = None
                 return self._learn_eagerly(chunk, logits, watched=watched)
             if watched and not self._finite(taken.losses.unbind()):

@@ -15,14 +15,14 @@ from digitlab.engine.aot_cache import (
     CompilerError,
     NoGainError,
     compiled,
-    step_aside,
-    updates_in_a_call,
+    fall_back,
+    steps_per_execution,
     worth_making,
 )
-from digitlab.engine.cuda_graph import Recorder, Replay, ReplayError
+from digitlab.engine.cuda_graph import CudaGraph, CudaGraphError, GraphCapture
 from digitlab.engine.device import on_device
 from digitlab.engine.dropout_masks import member_masks
-from digitlab.engine.fused_arguments import Fixed, Given, Kept, Program, Taken, flat, tensors_in
+from digitlab.engine.fused_arguments import Constants, Inputs, Outputs, Program, State, flat, tensors_in
 from digitlab.optim.losses import Loss
 from digitlab.optim.optimizers import RULE_OF, Optimizer, of_each
 from digitlab.optim.state import counts_steps, init_state
@@ -34,9 +34,9 @@ _SAVED_SECONDS = 250e-6
 class CompiledSteps:
     """S updates of ``network`` at a time, which share their state with ``optimizer`` and ``average``.
 
-    ``compiling`` is whether they are compiled, ``recorder`` records them where there is one; one of both there has to
-    be. ``learning_rate`` and ``pull`` give, for a step counted from 0, the rate and how far the averaged weights go
-    towards the weights; ``flops`` are those of an image's forward pass, ``seed`` is the run's. Raises ``CompilerError``
+    ``compiling`` says whether they are compiled; ``graph_capture``, if given, captures them as a CUDA graph. At least one
+    must be on. ``learning_rate`` and ``ema_weight`` map a step, counted from 0, to the learning rate and to the weight of
+    the new parameters in their moving average; ``flops`` are those of an image's forward pass, ``seed`` is the run's. Raises ``CompilerError``
     for an optimiser of one's own and, where nothing is recorded, if ``auto`` would not pay in ``steps_ahead``.
     """
 
@@ -44,7 +44,7 @@ class CompiledSteps:
         self,
         *,
         compiling: bool | Literal["auto"],
-        recorder: Recorder | None,
+        graph_capture: GraphCapture | None,
         steps_ahead: int,
         network: nn.Module,
         average: nn.Module | None,
@@ -56,17 +56,17 @@ class CompiledSteps:
         flops: int,
         seed: int,
         learning_rate: Callable[[int], float],
-        pull: Callable[[int], float],
+        ema_weight: Callable[[int], float],
         autocast_dtype: torch.dtype | None,
         gradient_clip_norm: float | None,
     ) -> None:
         self.always = compiling is True
-        self._learning_rate, self._pull_at = learning_rate, pull
+        self._learning_rate, self._ema_weight_at = learning_rate, ema_weight
         self._device = normalise.scale.device
         self._masks = member_masks(
             [network], seeds=[seed], image_shape=image_shape, device=self._device, dtype=normalise.scale.dtype
         )
-        self._recorder, self._compiling, self._make = recorder, bool(compiling), self.always
+        self._graph_capture, self._compiling, self._make = graph_capture, bool(compiling), self.always
         if compiling == "auto":
             self._weigh(steps_ahead)
         if type(update) not in RULE_OF:
@@ -83,21 +83,21 @@ class CompiledSteps:
         self._update = update
         self._kept = self._share()
         settings = [of_each(group) for group in groups]
-        self._trees = (self._kept, Fixed.of(update.shared, settings, normalise.scale, normalise.shift))
+        self._trees = (self._kept, Constants.of(update.shared, settings, normalise.scale, normalise.shift))
         self._state = tensors_in(self._trees)
         self._flops = flops
         self._call: Compiled | None = None
 
     def steps(self, batch_size: int) -> int:
         """S for mini-batches of ``batch_size``."""
-        return updates_in_a_call(batch_size * self._flops)
+        return steps_per_execution(batch_size * self._flops)
 
     def _weigh(self, steps_ahead: int) -> None:
         """Whether to compile for ``steps_ahead``."""
         try:
             self._make = worth_making(steps_ahead * _SAVED_SECONDS, always=False)
         except NoGainError:
-            if self._recorder is None:
+            if self._graph_capture is None:
                 raise
             self._compiling = False
 
@@ -106,11 +106,12 @@ class CompiledSteps:
         self._kept.step.fill_(step)
         steps = range(step, step + count)
         self._first = step
-        self._rates, self._pull = (
-            on_device([number(each) for each in steps], self._device) for number in (self._learning_rate, self._pull_at)
+        self._rates, self._ema_weight = (
+            on_device([number(each) for each in steps], self._device)
+            for number in (self._learning_rate, self._ema_weight_at)
         )
 
-    def __call__(self, pixels: Tensor, targets: Tensor, step: int) -> Taken:
+    def __call__(self, pixels: Tensor, targets: Tensor, step: int) -> Outputs:
         """Learn from pixels (S, n, C, H, W) and encoded targets (S, n, …), the first of them for ``step``, from 0.
 
         The first call compiles, unless an earlier run has, and records; it raises ``CompilerError`` for what can't be.
@@ -118,7 +119,7 @@ class CompiledSteps:
         given = self._arguments(pixels, targets, step)
         if self._call is None:
             self._call = self._made(pixels, targets, step, given)
-        return Taken(*self._call(given))
+        return Outputs(*self._call(given))
 
     def end(self, step: int) -> None:
         """Have the optimiser know that ``step`` updates have been made, after such calls."""
@@ -132,17 +133,17 @@ class CompiledSteps:
         if any(module._forward_hooks or module._forward_pre_hooks for module in modules):
             raise CompilerError("something watches the layers at work")
         library = self._library(pixels, targets, step) if self._compiling else None
-        if self._recorder is None and library is not None:
+        if self._graph_capture is None and library is not None:
             return library
-        assert self._recorder is not None
+        assert self._graph_capture is not None
         as_it_is = flat(self._program.function(len(pixels)), self._trees)
         call = library or (lambda given: list(as_it_is(*self._state, *given)))
         try:
-            return Replay(call, state=self._state, given=given, recorder=self._recorder)
-        except ReplayError as error:
+            return CudaGraph(call, state=self._state, given=given, graph_capture=self._graph_capture)
+        except CudaGraphError as error:
             if library is None:
                 raise
-            step_aside(error, asked=True)
+            fall_back(error, asked=True)
             return library
 
     def _library(self, pixels: Tensor, targets: Tensor, step: int) -> Compiled | None:
@@ -150,9 +151,9 @@ class CompiledSteps:
         try:
             call = self._compile(pixels, targets, step)
         except CompilerError as error:
-            if self._recorder is None:
+            if self._graph_capture is None:
                 raise
-            step_aside(error, asked=self.always)
+            fall_back(error, asked=self.always)
             return None
         return lambda given: call([*self._state, *given])
 
@@ -168,7 +169,7 @@ class CompiledSteps:
             steps=len(pixels), make=self._make,
         )  # fmt: skip
 
-    def _share(self) -> Kept:
+    def _share(self) -> State:
         """The tensors of the run; what the optimiser would make at its first update is made here."""
         parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
         state = init_state(self._program.rule, parameters, momentum=getattr(self._update, "momentum", 0.0))
@@ -179,7 +180,7 @@ class CompiledSteps:
             if counts_steps(self._program.rule):
                 own.setdefault("step", torch.zeros((), dtype=torch.float32, device=self._device))
         averages: dict[str, Tensor] = {} if self._average is None else dict(self._average.named_parameters())
-        return Kept(
+        return State(
             parameters=[parameter.detach() for parameter in parameters],
             buffers=list(self._network.buffers()),
             average_parameters=[averages[name] for name in self._program.names if averages],
@@ -192,4 +193,4 @@ class CompiledSteps:
         steps, images = pixels.shape[:2]
         masks = [] if self._masks is None else [layer[0] for layer in self._masks.of_steps(step, steps, images)]
         own = slice(step - self._first, step - self._first + steps)
-        return Given(pixels, targets, masks, self._rates[own], self._pull[own]).tensors
+        return Inputs(pixels, targets, masks, self._rates[own], self._ema_weight[own]).tensors

@@ -14,9 +14,9 @@ from torch.utils import _pytree as pytree
 from digitlab.core.signals import StopSignal
 from digitlab.data.chunks import Chunk
 from digitlab.engine.aot_cache import Compiled, compiled
-from digitlab.engine.chunk_io import Lesson
+from digitlab.engine.chunk_io import ChunkIO
 from digitlab.engine.dropout_masks import Masks
-from digitlab.engine.fused_arguments import Given, Taken, flat, tensors_in
+from digitlab.engine.fused_arguments import Inputs, Outputs, flat, tensors_in
 from digitlab.engine.fused_update import Numbers, Program, Rows, Shared
 
 # Members that a library is made with; fewer than two would be taken for what it always has.
@@ -59,8 +59,10 @@ class CompiledStreams:
         def examples(steps: int) -> list[Tensor]:
             first = [mask[:, :steps].contiguous() for mask in masks]
             # Two tensors: one would be traced as one argument.
-            rates, pull = (torch.zeros(_EXAMPLES, steps, dtype=torch.float64, device=pixels.device) for _ in range(2))
-            given = Given(pixels[:steps], targets[:steps], first, rates, pull)
+            rates, ema_weight = (
+                torch.zeros(_EXAMPLES, steps, dtype=torch.float64, device=pixels.device) for _ in range(2)
+            )
+            given = Inputs(pixels[:steps], targets[:steps], first, rates, ema_weight)
             return [*tensors_in(rows), *self._shared, *given.tensors]
 
         growing = [True] * len(tensors_in(rows)) + [False] * len(self._shared)
@@ -75,22 +77,24 @@ class CompiledStreams:
         numbers: Numbers = _map(self.rows.numbers, lambda tensor: tensor.index_select(0, members))
         return numbers
 
-    def learn(self, lesson: Lesson, stop_signal: StopSignal) -> int:
+    def run_chunk(self, chunk_io: ChunkIO, stop_signal: StopSignal) -> int:
         """Learn from mini-batches that fill whole calls; says from how many: after a signal from no further call's."""
         assert self.call is not None
         steps, done = self.steps, 0
-        blocks = zip(*(chunk.blocks(steps, self._encode) for chunk in lesson.chunks), strict=True)
-        rates, pull = (_by_call(table, steps) for table in (lesson.rates, lesson.pull))
+        blocks = zip(*(chunk.blocks(steps, self._encode) for chunk in chunk_io.chunks), strict=True)
+        rates, ema_weight = (_by_call(table, steps) for table in (chunk_io.rates, chunk_io.ema_weight))
         for number, streams in enumerate(blocks):
             size = streams[0][0].shape[1]
-            masks = self._masks.of_steps(lesson.first + done, steps, size) if self._masks else []
+            masks = self._masks.of_steps(chunk_io.first + done, steps, size) if self._masks else []
             images = slice(done * size, (done + steps) * size)
             for (span, state), (pixels, targets) in zip(self._streams, streams, strict=True):
-                given = Given(pixels, targets, [mask[span] for mask in masks], rates[number, span], pull[number, span])
-                self._shared.step.fill_(lesson.first + done)
-                taken = Taken(*self.call([*state, *self._shared, *given.tensors]))
-                lesson.logits[span, images] = taken.logits.flatten(1, 2)
-                lesson.losses[done : done + steps, span] = taken.losses.T
+                given = Inputs(
+                    pixels, targets, [mask[span] for mask in masks], rates[number, span], ema_weight[number, span]
+                )
+                self._shared.step.fill_(chunk_io.first + done)
+                taken = Outputs(*self.call([*state, *self._shared, *given.tensors]))
+                chunk_io.logits[span, images] = taken.logits.flatten(1, 2)
+                chunk_io.losses[done : done + steps, span] = taken.losses.T
             done += steps
             if stop_signal.received is not None:
                 break

@@ -27,7 +27,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _LARGEST = -1, -3, 2**31 - 1
 _MALLOC_CHOSEN_BY_USER = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_TOP_PAD_")
 
 
-class Work(NamedTuple):
+class ForwardCost(NamedTuple):
     """Of the forward pass of one image.
 
     ``flops`` are multiplications and additions in matrix products and convolutions, ``largest_output`` is the number of
@@ -38,7 +38,7 @@ class Work(NamedTuple):
     largest_output: int
 
 
-def forward_work(network: nn.Module, image_shape: Sequence[int], like: Tensor) -> Work:
+def forward_cost(network: nn.Module, image_shape: Sequence[int], like: Tensor) -> ForwardCost:
     """The work of ``network`` for an image (C, H, W); ``like`` has the device and the dtype of the images."""
     training, sizes = network.training, [0]
 
@@ -54,7 +54,7 @@ def forward_work(network: nn.Module, image_shape: Sequence[int], like: Tensor) -
         for hook in hooks:
             hook.remove()
     network.train(training)
-    return Work(int(counter.get_total_flops()), max(sizes))
+    return ForwardCost(int(counter.get_total_flops()), max(sizes))
 
 
 def worthwhile_threads(flops: float) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor
 from digitlab.engine.aot_cache import Compiled, CompilerError
 
 # Takes down what is done without doing it: how to do it again, and the tensors that then hold its results.
-Recorder = Callable[[Callable[[], list[Tensor]]], tuple[Callable[[], None], list[Tensor]]]
+GraphCapture = Callable[[Callable[[], list[Tensor]]], tuple[Callable[[], None], list[Tensor]]]
 
 _WARM_UPS = 3
 # What a replay may be off, of the change or the result: kernels that add in any order differ, a graph that reads
@@ -22,13 +22,13 @@ _WARM_UPS = 3
 _TOLERANCE = 0.05
 
 
-class ReplayError(CompilerError):
+class CudaGraphError(CompilerError):
     """What can't be recorded, or is something else when it is replayed."""
 
     topic = "CUDA graph"
 
 
-def recorder_for(device: torch.device, *, allowed: bool) -> Recorder | None:
+def graph_capture_for(device: torch.device, *, allowed: bool) -> GraphCapture | None:
     """What records calls on ``device``: CUDA graphs, where they are ``allowed``; there is nothing elsewhere."""
     return cuda_graph if allowed and device.type == "cuda" else None
 
@@ -48,31 +48,33 @@ def cuda_graph(work: Callable[[], list[Tensor]]) -> tuple[Callable[[], None], li
     return graph.replay, results
 
 
-class Replay:
+class CudaGraph:
     """``call``, made for tensors like ``given``, on ``state``, which it changes in place: recorded, and replayed.
 
-    Raises ``ReplayError`` where it can't be recorded, or where a replay does not do what the call itself does. The
+    Raises ``CudaGraphError`` where it can't be recorded, or where a replay does not do what the call itself does. The
     state is as before then, and after the recording.
     """
 
-    def __init__(self, call: Compiled, *, state: Sequence[Tensor], given: Sequence[Tensor], recorder: Recorder) -> None:
+    def __init__(
+        self, call: Compiled, *, state: Sequence[Tensor], given: Sequence[Tensor], graph_capture: GraphCapture
+    ) -> None:
         self._call = call
         self._given = [tensor.clone() for tensor in given]
         before = _copies(state)
         try:
             expected = [*_copies(call(self._given)), *_copies(state)]
             _restore(state, before)
-            self._replay, self._results = recorder(partial(call, self._given))
+            self._replay, self._results = graph_capture(partial(call, self._given))
             _restore(state, before)
             self._replay()
             nothing = [torch.zeros_like(result) for result in self._results]
             sound = _agree([*self._results, *state], expected, [*nothing, *before])
         except Exception as error:
-            raise ReplayError(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}") from error
+            raise CudaGraphError(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}") from error
         finally:
             _restore(state, before)
         if not sound:
-            raise ReplayError("a replay is not what was recorded")
+            raise CudaGraphError("a replay is not what was recorded")
 
     def __call__(self, given: list[Tensor]) -> list[Tensor]:
         """The results for what is ``given``; tensors of another shape or dtype are not replayed but computed."""

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from digitlab.core.errors import RunError
-from digitlab.engine.rollback import Safeguard, divergence
-from digitlab.optim.functional import most_remembered
+from digitlab.engine.rollback import Rollback, divergence
+from digitlab.optim.functional import max_ema_decay
 from digitlab.optim.losses import Loss
 from digitlab.optim.schedules import Constant, Schedule
 
 
-class EagerStep:
+class TrainStep:
     """The update of ``network`` by ``optimizer``; ``average``, where given, follows its weights with ``ema_decay``.
 
     ``backward(loss, weight)`` computes the gradients; ``seed`` is that of the forward pass in this process;
@@ -59,7 +59,7 @@ class EagerStep:
         step = type(optimizer).step
         self._update: Callable[[torch.optim.Optimizer], object] = getattr(step, "__wrapped__", step)
         self._average, self._ema_decay = average, ema_decay
-        self._safeguard = Safeguard(self._changed)
+        self._rollback = Rollback(self._changed)
         self._clipped: Tensor | float = 0.0  # until a norm that is not finite is met
 
     def learning_rate(self, step: int) -> float:
@@ -95,23 +95,23 @@ class EagerStep:
         for parameter in self._parameters:
             parameter.grad = None
         if self._average is not None:
-            self._follow(step)
+            self._update_ema(step)
         return logits.detach(), mean_loss
 
     def keep(self) -> None:
         """Remember all that updates change, for ``restore``."""
-        self._safeguard.keep()
+        self._rollback.keep()
         self._clipped = 0.0
 
     def restore(self) -> None:
         """Undo the updates since ``keep``."""
-        if self._safeguard.count < len(self._changed()):
+        if self._rollback.count < len(self._changed()):
             self._optimizer.state.clear()
-        self._safeguard.restore()
+        self._rollback.restore()
 
     def finite(self) -> bool:
         """Whether the updates since ``keep`` have met and left nothing that is nan or infinite."""
-        return math.isfinite(self._clipped) and self._safeguard.finite()
+        return math.isfinite(self._clipped) and self._rollback.finite()
 
     def divergence(self, loss: float, step: int) -> RunError:
         """What to raise for mini-batch ``step``, counted from 0, of which ``loss`` or the update is not finite."""
@@ -124,14 +124,14 @@ class EagerStep:
         entries = (value for entry in self._optimizer.state.values() for value in entry.values())
         return weights + [value for value in entries if isinstance(value, Tensor)]
 
-    def pull(self, step: int) -> float:
+    def ema_weight(self, step: int) -> float:
         """How far the averaged weights go towards the weights after mini-batch ``step``, counted from 0."""
-        return 0.0 if self._ema_decay is None else 1 - min(self._ema_decay, most_remembered(step + 1))
+        return 0.0 if self._ema_decay is None else 1 - min(self._ema_decay, max_ema_decay(step + 1))
 
     @torch.no_grad()
-    def _follow(self, step: int) -> None:
+    def _update_ema(self, step: int) -> None:
         assert self._average is not None
-        torch._foreach_lerp_(list(self._average.parameters()), self._weights, self.pull(step))
+        torch._foreach_lerp_(list(self._average.parameters()), self._weights, self.ema_weight(step))
         for average, buffer in zip(self._average.buffers(), self._network.buffers(), strict=True):
             average.copy_(buffer)
 

@@ -1,6 +1,6 @@
 """The updates of several mini-batches as one function of tensors, which a compiler can take as a whole.
 
-It does what ``EagerStep`` does, whose results are its measure; ``compiled`` builds, keeps and calls its compiled form.
+It does what ``TrainStep`` does, whose results are its measure; ``compiled`` builds, keeps and calls its compiled form.
 S updates in a call; n images in a mini-batch, C, H, W, K classes.
 """
 
@@ -19,16 +19,16 @@ from digitlab.engine.device import on_device
 from digitlab.engine.dropout_masks import masked, masked_layers
 from digitlab.optim.functional import CLIP_EPS, RULES
 from digitlab.optim.losses import Loss
-from digitlab.optim.state import RuleName, State
+from digitlab.optim.state import RuleName, RuleState
 
 # What a sweep is likely to vary comes with each call: its runs share one library.
 VARIED = ("lr_factor", "momentum", "weight_decay")
 
 
-class Kept(NamedTuple):
+class State(NamedTuple):
     """What updates change, in place: a run's state, whose tensors the program is given at each call.
 
-    ``parameters`` are in the order of the optimiser, and so are ``entries``, which are those of ``rule_state.State``.
+    ``parameters`` are in the order of the optimiser, and so are ``entries``, as in ``RuleState``.
     """
 
     parameters: list[Tensor]
@@ -39,7 +39,7 @@ class Kept(NamedTuple):
     step: Tensor
 
 
-class Fixed(NamedTuple):
+class Constants(NamedTuple):
     """What stays as it is: the settings of the rule, and the normalisation's ``scale`` and ``shift``.
 
     ``shared`` are those of all parameters, ``groups`` those of each group of the optimiser. What is a tensor of them, a
@@ -52,7 +52,7 @@ class Fixed(NamedTuple):
     shift: Tensor
 
     @classmethod
-    def of(cls, shared: dict[str, Any], groups: Iterable[dict[str, Any]], scale: Tensor, shift: Tensor) -> "Fixed":
+    def of(cls, shared: dict[str, Any], groups: Iterable[dict[str, Any]], scale: Tensor, shift: Tensor) -> "Constants":
         """Of settings as the optimiser's schema has them; a number that is zero is none at all."""
 
         def given(settings: dict[str, Any]) -> dict[str, Any]:
@@ -61,32 +61,32 @@ class Fixed(NamedTuple):
         return cls(given(shared), [given(group) for group in groups], scale, shift)
 
 
-class Given(NamedTuple):
+class Inputs(NamedTuple):
     """What a call is given beside: ``pixels`` (S, n, C, H, W), uint8 or float in [0, 1], and encoded ``targets``.
 
-    ``masks`` (S, n, …) are those of the dropout layers; ``rates`` and ``pull``, float64 (S,), the learning rates and
-    how far the averaged weights go towards the weights.
+    ``masks`` (S, n, ...) belong to the dropout layers. ``rates`` and ``ema_weight`` are float64 (S,): the learning rates,
+    and the weight of the new parameters in their moving average.
     """
 
     pixels: Tensor
     targets: Tensor
     masks: list[Tensor]
     rates: Tensor
-    pull: Tensor
+    ema_weight: Tensor
 
     @classmethod
-    def of(cls, tensors: Iterable[Tensor]) -> "Given":
+    def of(cls, tensors: Iterable[Tensor]) -> "Inputs":
         """Of ``tensors`` what that property had."""
-        pixels, targets, *masks, rates, pull = tensors
-        return cls(pixels, targets, masks, rates, pull)
+        pixels, targets, *masks, rates, ema_weight = tensors
+        return cls(pixels, targets, masks, rates, ema_weight)
 
     @property
     def tensors(self) -> list[Tensor]:
         """All of it, one beside the other."""
-        return [self.pixels, self.targets, *self.masks, self.rates, self.pull]
+        return [self.pixels, self.targets, *self.masks, self.rates, self.ema_weight]
 
 
-class Taken(NamedTuple):
+class Outputs(NamedTuple):
     """What a call returns: ``losses`` (S,), nan where a clipped gradient is not finite, and ``logits`` (S, n, K)."""
 
     losses: Tensor
@@ -109,7 +109,7 @@ class Program:
     autocast_dtype: torch.dtype | None
     gradient_clip_norm: float | None
 
-    def function(self, steps: int) -> Callable[[Kept, Fixed, Given], Taken]:
+    def function(self, steps: int) -> Callable[[State, Constants, Inputs], Outputs]:
         """``steps`` updates, of which nothing but tensors is asked."""
         network = masked(self.network).train()
         for tensor in (*network.parameters(), *network.buffers()):
@@ -118,7 +118,7 @@ class Program:
         buffers = [name for name, _ in self.network.named_buffers()]
 
         def forward(
-            weights: Sequence[Tensor], kept: Kept, fixed: Fixed, given: Given, place: int
+            weights: Sequence[Tensor], kept: State, fixed: Constants, given: Inputs, place: int
         ) -> tuple[Tensor, Tensor]:
             images = functional_call(
                 self.normalise, {"scale": fixed.scale, "shift": fixed.shift}, (given.pixels[place],)
@@ -131,7 +131,7 @@ class Program:
                 logits: Tensor = functional_call(network, values, (images,))
                 return logits, self.loss(logits, given.targets[place])
 
-        def update(kept: Kept, fixed: Fixed, given: Given, place: int) -> tuple[Tensor, Tensor]:
+        def update(kept: State, fixed: Constants, given: Inputs, place: int) -> tuple[Tensor, Tensor]:
             with torch.enable_grad():
                 weights = [parameter.detach().requires_grad_() for parameter in kept.parameters]
                 logits, loss = forward(weights, kept, fixed, given, place)
@@ -144,18 +144,18 @@ class Program:
                 # One that is infinite is scaled to zeros, which leave no trace.
                 loss = loss + 0 * norm
             of_each = {name: [fixed.groups[group][name] for group in self.group_of] for name in fixed.groups[0]}
-            state = State(kept.step, kept.entries)
+            state = RuleState(kept.step, kept.entries)
             RULES[self.rule](kept.parameters, gradients, state, lr=given.rates[place], **fixed.shared, **of_each)
             for average, parameter in zip(kept.average_parameters, kept.parameters, strict=False):
-                average.lerp_(parameter, given.pull[place].to(average.dtype))
+                average.lerp_(parameter, given.ema_weight[place].to(average.dtype))
             for average, buffer in zip(kept.average_buffers, kept.buffers, strict=False):
                 average.copy_(buffer)
             return loss, logits.detach()
 
-        def run(kept: Kept, fixed: Fixed, given: Given) -> Taken:
+        def run(kept: State, fixed: Constants, given: Inputs) -> Outputs:
             with torch.no_grad():
                 taken = [update(kept, fixed, given, place) for place in range(steps)]
-                return Taken(*(torch.stack(list(each)) for each in zip(*taken, strict=True)))
+                return Outputs(*(torch.stack(list(each)) for each in zip(*taken, strict=True)))
 
         return run
 
@@ -165,7 +165,7 @@ def tensors_in(tree: Any) -> list[Tensor]:
     return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
-def flat(run: Callable[..., Taken], trees: Sequence[Any]) -> FlatFunction:
+def flat(run: Callable[..., Outputs], trees: Sequence[Any]) -> FlatFunction:
     """``run(*trees, given)`` as a function of the tensors in ``trees`` and in ``given``, one beside the other.
 
     What else is in ``trees`` stays as it is.
@@ -175,6 +175,6 @@ def flat(run: Callable[..., Taken], trees: Sequence[Any]) -> FlatFunction:
     def flattened(*tensors: Tensor) -> Sequence[Tensor]:
         left = iter(tensors)
         own = pytree.tree_unflatten([next(left) if isinstance(leaf, Tensor) else leaf for leaf in leaves], form)
-        return tuple(run(*own, Given.of(left)))
+        return tuple(run(*own, Inputs.of(left)))
 
     return flattened

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from digitlab.engine.dense_stack import DenseStack
-from digitlab.engine.fused_arguments import Given, Taken
+from digitlab.engine.fused_arguments import Inputs, Outputs
 from digitlab.engine.stacked_loss import StackedLoss
 from digitlab.engine.stacked_steps import Batch, Steps
 from digitlab.engine.stacked_update import Rule
-from digitlab.optim.state import State
+from digitlab.optim.state import RuleState
 
 
 class Numbers(NamedTuple):
@@ -28,7 +28,7 @@ class Numbers(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Of what each member has its row, (M, …); ``entries`` is what the rule remembers, as in ``rule_state.State``."""
+    """Stacked tensors with one row per member, (M, ...); ``entries`` are those of ``RuleState``."""
 
     parameters: list[Tensor]
     buffers: list[Tensor]
@@ -53,16 +53,16 @@ class Program:
     normalise: nn.Module
     loss: StackedLoss
 
-    def function(self, steps: int) -> Callable[[Rows, Shared, Given], Taken]:
+    def function(self, steps: int) -> Callable[[Rows, Shared, Inputs], Outputs]:
         """``steps`` updates, of which nothing but tensors is asked.
 
         Of what is given, masks, rates and pull are (M, S, …); so is what is taken.
         """
 
-        def run(rows: Rows, shared: Shared, given: Given) -> Taken:
+        def run(rows: Rows, shared: Shared, given: Inputs) -> Outputs:
             members = rows.parameters[0].shape[0]
             rule, smoothing, clip_norm = rows.numbers
-            loss, state = self.loss.given(smoothing), State(shared.step, rows.entries)
+            loss, state = self.loss.given(smoothing), RuleState(shared.step, rows.entries)
             updates = Steps(
                 stack=self.stack.given(rows.parameters, rows.buffers, stream_sizes=[members]),
                 loss=loss, rule=rule, averages=rows.averages, clip_norm=clip_norm,
@@ -74,10 +74,10 @@ class Program:
                 images = functional_call(self.normalise, normalisation, (given.pixels[place],))
                 targets = given.targets[place].expand(members, *given.targets.shape[1:])
                 batches.append(Batch([images], targets, [mask[:, place] for mask in given.masks]))
-            rates, pull = given.rates.T, given.pull.T
+            rates, ema_weight = given.rates.T, given.ema_weight.T
             with torch.enable_grad():
-                logits = [updates(batch, rates[place], pull[place]) for place, batch in enumerate(batches)]
+                logits = [updates(batch, rates[place], ema_weight[place]) for place, batch in enumerate(batches)]
             losses = [loss(own, batch.targets).mean(1) for own, batch in zip(logits, batches, strict=True)]
-            return Taken(torch.stack(losses, 1), torch.stack(logits, 1))
+            return Outputs(torch.stack(losses, 1), torch.stack(logits, 1))
 
         return run

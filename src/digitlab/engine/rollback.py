@@ -15,7 +15,7 @@ from torch import Tensor
 from digitlab.core.errors import DIVERGED, RunError
 
 
-class Safeguard:
+class Rollback:
     """Copies of the tensors that ``changed`` names, and whether these are finite.
 
     ``changed`` is asked anew each time, as an optimiser makes its state at its first step.

@@ -10,21 +10,21 @@ from torch import Tensor
 
 from digitlab.core.signals import StopSignal
 from digitlab.data.chunks import Chunk, EvaluationBatch
-from digitlab.engine.aot_cache import CompilerError, NoGainError, step_aside, updates_in_a_call, worth_making
-from digitlab.engine.chunk_io import Lesson
+from digitlab.engine.aot_cache import CompilerError, NoGainError, fall_back, steps_per_execution, worth_making
+from digitlab.engine.captured_update import CapturedSteps
+from digitlab.engine.chunk_io import ChunkIO
 from digitlab.engine.compiled_update import CompiledStreams
-from digitlab.engine.cpu_tuning import forward_work
-from digitlab.engine.cuda_graph import Recorder, ReplayError
+from digitlab.engine.cpu_tuning import forward_cost
+from digitlab.engine.cuda_graph import CudaGraphError, GraphCapture
 from digitlab.engine.dense_stack import DenseStack
 from digitlab.engine.device import on_device
 from digitlab.engine.dropout_masks import member_masks, with_dropout
 from digitlab.engine.fused_update import Numbers, Program, Rows, Shared
 from digitlab.engine.member_spec import MemberSpec
 from digitlab.engine.metrics import Counts, confusions
-from digitlab.engine.recorded_update import RecordedSteps
 from digitlab.engine.stacked_loss import StackedLoss
 from digitlab.engine.stacked_steps import Batch, Steps
-from digitlab.engine.stacked_update import Rates, Rule, Update, pulls
+from digitlab.engine.stacked_update import Rates, Rule, Update, ema_weights
 from digitlab.engine.vmap_stack import MappedStack
 
 # Told of an update that is done: its losses and learning rates, (M,), and its number over the whole run from 0.
@@ -34,7 +34,7 @@ Watch = Callable[[Tensor, Tensor, int], None]
 _SAVED_SECONDS = 10e-6
 
 
-class Learner:
+class StackedRunner:
     """Trains and evaluates the networks of ``members`` as one. Members of one seed must be adjacent."""
 
     def __init__(self, members: Sequence[MemberSpec], *, device: torch.device) -> None:
@@ -73,13 +73,13 @@ class Learner:
             clip_norm=self._clip_norm,
         )  # fmt: skip
         self.compiling: bool | Literal["auto"] = False
-        self.recorder: Recorder | None = None
-        self.calls: CompiledStreams | RecordedSteps | None = None
+        self.graph_capture: GraphCapture | None = None
+        self.calls: CompiledStreams | CapturedSteps | None = None
 
     @cached_property
     def flops(self) -> int:
         """Multiplications and additions of one member's forward pass of an image."""
-        return forward_work(self._template, self._image_shape, self._normalise.scale).flops
+        return forward_cost(self._template, self._image_shape, self._normalise.scale).flops
 
     def row(self, member: int) -> Iterator[list[Tensor]]:
         """The parameters, the buffers and the averaged parameters of a member."""
@@ -92,10 +92,10 @@ class Learner:
         moments = [tensor for tensors in state.entries.values() for tensor in tensors]
         return [*self.stack.parameters, *self.buffers, *self.averages, state.step, *moments]
 
-    def take_over(self, former: "Learner", members: Tensor) -> None:
+    def take_over(self, former: "StackedRunner", members: Tensor) -> None:
         """Go on for those ``members``, int64, of ``former`` that are left here."""
         self.update.keep(members, former.update)
-        self.compiling, self.recorder, before = former.compiling, former.recorder, former.calls
+        self.compiling, self.graph_capture, before = former.compiling, former.graph_capture, former.calls
         # Where no one is left who drops out, or none with momentum, a call is given no masks or no buffers any more. A
         # recording is of all who were there.
         alike = (self._masks is None) == (former._masks is None)
@@ -106,7 +106,7 @@ class Learner:
 
     # Learning ---------------------------------------------------------------------------------------------------------
 
-    def learn(
+    def run_chunk(
         self, chunks: Sequence[Chunk], *, first: int, stop_signal: StopSignal, watch: Watch | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One update for each mini-batch of the ``chunks``, one a stream; ``first`` is its number over the whole run.
@@ -116,9 +116,14 @@ class Learner:
         """
         count, sizes = len(chunks[0].sizes), chunks[0].sizes
         table = self._rates.table(first, count)
-        pull = torch.zeros_like(table) if self._ema_decay is None else pulls(self._ema_decay, first=first, steps=count)
-        lesson = Lesson(
-            chunks=chunks, first=first, rates=on_device(table, self._device), pull=on_device(pull, self._device),
+        ema_weight = (
+            torch.zeros_like(table)
+            if self._ema_decay is None
+            else ema_weights(self._ema_decay, first=first, steps=count)
+        )
+        chunk_io = ChunkIO(
+            chunks=chunks, first=first, rates=on_device(table, self._device),
+            ema_weight=on_device(ema_weight, self._device),
             losses=torch.empty(table.shape, dtype=self._dtype, device=self._device),
             # In one tensor, as small ones that stay alive would break up the memory the steps go through.
             logits=torch.empty(self._members, sum(sizes), self._classes, dtype=self._dtype, device=self._device),
@@ -127,44 +132,44 @@ class Learner:
         # Whoever watches sees each update before the next one.
         calls = self.calls if watch is None else None
         if calls is not None:
-            begin, end = chunks[0].whole_calls(calls.steps)
-        done = self._learn_eagerly(lesson.part(0, begin), stop_signal, watch)
+            begin, end = chunks[0].full_executions(calls.steps)
+        done = self._learn_eagerly(chunk_io.part(0, begin), stop_signal, watch)
         if calls is not None and done == begin < end:
-            done += calls.learn(lesson.part(begin, end), stop_signal)
+            done += calls.run_chunk(chunk_io.part(begin, end), stop_signal)
             self.update.state.step.fill_(first + done)
         if done == end < count:
-            done += self._learn_eagerly(lesson.part(end, count), stop_signal, watch)
+            done += self._learn_eagerly(chunk_io.part(end, count), stop_signal, watch)
         self.update.state.step.fill_(first + done)
-        return lesson.logits[:, : sum(sizes[:done])], lesson.losses[:done], table[:done]
+        return chunk_io.logits[:, : sum(sizes[:done])], chunk_io.losses[:done], table[:done]
 
-    def _learn_eagerly(self, lesson: Lesson, stop_signal: StopSignal, watch: Watch | None) -> int:
+    def _learn_eagerly(self, chunk_io: ChunkIO, stop_signal: StopSignal, watch: Watch | None) -> int:
         """Mini-batch by mini-batch; says how many it has learnt from: fewer after a signal."""
-        sizes = lesson.chunks[0].sizes
+        sizes = chunk_io.chunks[0].sizes
         if not sizes:
             return 0
         done = 0
         met: list[Sequence[Tensor]] = []
-        for batch, rows in zip(self._batches(lesson, met), lesson.logits.split(sizes, 1), strict=True):
-            outputs = self._steps(batch, lesson.rates[done], lesson.pull[done])
+        for batch, rows in zip(self._batches(chunk_io, met), chunk_io.logits.split(sizes, 1), strict=True):
+            outputs = self._steps(batch, chunk_io.rates[done], chunk_io.ema_weight[done])
             rows.copy_(outputs)
             if watch is not None:
-                watch(self.loss(outputs, batch.targets).mean(1), lesson.rates[done], lesson.first + done)
+                watch(self.loss(outputs, batch.targets).mean(1), chunk_io.rates[done], chunk_io.first + done)
             done += 1
             if stop_signal.received is not None:
                 break
         targets = self.by_member([torch.cat(stream) for stream in zip(*met[:done], strict=True)])
-        losses = self.loss(lesson.logits[:, : sum(sizes[:done])], targets)
-        torch.stack([own.mean(1) for own in losses.split(sizes[:done], 1)], out=lesson.losses[:done])
+        losses = self.loss(chunk_io.logits[:, : sum(sizes[:done])], targets)
+        torch.stack([own.mean(1) for own in losses.split(sizes[:done], 1)], out=chunk_io.losses[:done])
         return done
 
-    def _batches(self, lesson: Lesson, met: list[Sequence[Tensor]]) -> Iterator[Batch]:
-        """The mini-batches of ``lesson``; their targets, (n, …) a stream, are added to ``met``."""
-        streams = [chunk.minibatches(self._normalise, self.loss.encode) for chunk in lesson.chunks]
+    def _batches(self, chunk_io: ChunkIO, met: list[Sequence[Tensor]]) -> Iterator[Batch]:
+        """The mini-batches of ``chunk_io``; their targets, (n, …) a stream, are added to ``met``."""
+        streams = [chunk.minibatches(self._normalise, self.loss.encode) for chunk in chunk_io.chunks]
         for number, streams_of_one in enumerate(zip(*streams, strict=True)):
             images, targets, _ = zip(*streams_of_one, strict=True)
             met.append(targets)
-            size = lesson.chunks[0].sizes[number]
-            masks = self._masks.draw(lesson.first + number, size) if self._masks is not None else ()
+            size = chunk_io.chunks[0].sizes[number]
+            masks = self._masks.draw(chunk_io.first + number, size) if self._masks is not None else ()
             yield Batch(images, self.by_member(targets), masks)
 
     def by_member(self, streams: Sequence[Tensor]) -> Tensor:
@@ -174,35 +179,35 @@ class Learner:
     # Several updates in one call --------------------------------------------------------------------------------------
 
     def prepare(self, chunks: Sequence[Chunk], *, steps_ahead: int) -> None:
-        """Make the calls that ``recorder`` or ``compiling`` asks for, unless that is done, for ``chunks`` like these.
+        """Capture or compile updates for ``chunks`` like these, if asked for and not done before.
 
-        What ``auto`` asks for depends on ``steps_ahead``. Where there can be none it is said, and nothing is made.
+        ``compiling="auto"`` decides by ``steps_ahead``. A failure is logged, and training continues without.
         """
-        if self.calls is not None or not (self.recorder or self.compiling):
+        if self.calls is not None or not (self.graph_capture or self.compiling):
             return
         asked = self.compiling is True
         try:
             if self._device.type != "cpu" and asked:
                 raise CompilerError("populations are compiled on a processor only")
-            if self.recorder is not None:
-                self.calls = self._record(chunks, self.recorder)
+            if self.graph_capture is not None:
+                self.calls = self._record(chunks, self.graph_capture)
             else:
                 self.calls = self._find(chunks[0], steps_ahead=steps_ahead)
         except CompilerError as error:
-            if isinstance(error, ReplayError):
-                self.recorder = None
+            if isinstance(error, CudaGraphError):
+                self.graph_capture = None
             self.compiling = False
-            step_aside(error, asked=asked or isinstance(error, ReplayError))
+            fall_back(error, asked=asked or isinstance(error, CudaGraphError))
 
     def _find(self, chunk: Chunk, *, steps_ahead: int) -> CompiledStreams | None:
         """Calls of a library for mini-batches as in ``chunk``; None where it has too few of them."""
         make = worth_making(steps_ahead * self._members * _SAVED_SECONDS, always=self.compiling is True)
         if not isinstance(self.stack, DenseStack):
             raise NoGainError("convolutions gain nothing together")
-        steps = updates_in_a_call(chunk.plan.batch_size * self.flops)
+        steps = steps_per_execution(chunk.plan.batch_size * self.flops)
         if steps == 1:
             raise NoGainError("networks this large gain little together")
-        begin, end = chunk.whole_calls(steps)
+        begin, end = chunk.full_executions(steps)
         if begin == end:
             return None
         program = Program(stack=self.stack, normalise=self._normalise, loss=self.loss)
@@ -210,18 +215,18 @@ class Learner:
         compiled.find(chunk.part(begin, begin + steps), make=make)
         return compiled
 
-    def _record(self, chunks: Sequence[Chunk], recorder: Recorder) -> RecordedSteps | None:
+    def _record(self, chunks: Sequence[Chunk], graph_capture: GraphCapture) -> CapturedSteps | None:
         """Recorded calls for mini-batches as in ``chunks``; None where they have too few."""
         batch_size = chunks[0].plan.batch_size
-        steps = updates_in_a_call(batch_size * self.flops)
-        begin, end = chunks[0].whole_calls(steps)
+        steps = steps_per_execution(batch_size * self.flops)
+        begin, end = chunks[0].full_executions(steps)
         if begin == end:
             return None
-        recorded = RecordedSteps(
+        recorded = CapturedSteps(
             updates=self._steps, state=self.changed(), normalise=self._normalise, loss=self.loss, masks=self._masks,
             by_member=self.by_member, steps=steps,
         )  # fmt: skip
-        recorded.record([chunk.part(begin, end) for chunk in chunks], recorder)
+        recorded.record([chunk.part(begin, end) for chunk in chunks], graph_capture)
         return recorded
 
     def _compiled(self, program: Program, steps: int, numbers: Numbers) -> CompiledStreams:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from digitlab.engine.dense_stack import DenseStack
 from digitlab.engine.stacked_loss import StackedLoss
-from digitlab.engine.stacked_update import Rule, clipped, follow
+from digitlab.engine.stacked_update import Rule, clipped, update_ema
 from digitlab.engine.vmap_stack import MappedStack
 
 
@@ -43,10 +43,10 @@ class Steps:
     averages: Sequence[Tensor]
     clip_norm: Tensor | None
 
-    def __call__(self, batch: Batch, rates: Tensor, pull: Tensor) -> Tensor:
+    def __call__(self, batch: Batch, rates: Tensor, ema_weight: Tensor) -> Tensor:
         """Update all members from ``batch`` and return their logits before the update, (M, n, K).
 
-        ``rates`` and ``pull`` are float64 (M,): the learning rates, and the weight of the new parameters in the
+        ``rates`` and ``ema_weight`` are float64 (M,): the learning rates, and the weight of the new parameters in the
         averages.
         """
         outputs = self.stack.forward(batch.images, batch.masks)
@@ -60,5 +60,5 @@ class Steps:
                 gradients = clipped(gradients, self.clip_norm)
             self.update(gradients, rates)
         if self.averages:
-            follow(self.averages, self.stack.parameters, pull)
+            update_ema(self.averages, self.stack.parameters, ema_weight)
         return outputs

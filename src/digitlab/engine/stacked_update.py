@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from digitlab.engine.fused_arguments import VARIED
 from digitlab.optim.broadcast import Number, fit, is_on
-from digitlab.optim.functional import CLIP_EPS, RULES, most_remembered
+from digitlab.optim.functional import CLIP_EPS, RULES, max_ema_decay
 from digitlab.optim.optimizers import RULE_OF, Optimizer, of_each
 from digitlab.optim.schedules import Schedule
-from digitlab.optim.state import RuleName, State, entry_names, init_state, to_optimizer_state
+from digitlab.optim.state import RuleName, RuleState, entry_names, init_state, to_optimizer_state
 
 
 class Rule(NamedTuple):
@@ -39,17 +39,17 @@ class Rule(NamedTuple):
         is a tensor even where all members agree: a compiled rule is then that of other sweeps, too.
         """
 
-        def together(members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        def stack_settings(members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             return {
                 name: _together([own[name] for own in members], device, given=given and name in VARIED)
                 for name in members[0]
             }
 
         each = [_of_parameters(*own) for own in zip(optimizers, networks, strict=True)]
-        settings = [together(members) for members in zip(*each, strict=True)]
+        settings = [stack_settings(members) for members in zip(*each, strict=True)]
         return cls(
             RULE_OF[type(optimizers[0])],
-            together([optimizer.shared for optimizer in optimizers]),
+            stack_settings([optimizer.shared for optimizer in optimizers]),
             {name: [own[name] for own in settings] for name in settings[0]},
         )
 
@@ -59,7 +59,9 @@ class Rule(NamedTuple):
         return self.name == "sgd" and not is_on(self.shared["momentum"])
 
     @torch.no_grad()
-    def apply(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor], state: State, *, rates: Tensor) -> None:
+    def apply(
+        self, parameters: Sequence[Tensor], gradients: Sequence[Tensor], state: RuleState, *, rates: Tensor
+    ) -> None:
         """One update with learning rates float64 (M,)."""
         RULES[self.name](parameters, gradients, state, lr=rates, **self.shared, **self.of_each)
 
@@ -94,7 +96,7 @@ class Update:
         names = entry_names(self.rule.name, momentum=_momentum(self._optimizers[member]))
         order = self._order(member, network)
         own = {name: [self.state.entries[name][place] for place in order] for name in names}
-        return to_optimizer_state(self.rule.name, State(self.state.step, own), member=member)
+        return to_optimizer_state(self.rule.name, RuleState(self.state.step, own), member=member)
 
     def load_member(
         self, member: int, network: nn.Module, state: Mapping[int, Mapping[str, Tensor]], *, steps: int
@@ -160,20 +162,20 @@ def clipped(gradients: Sequence[Tensor], norms: Tensor) -> list[Tensor]:
     return [gradient * fit(factors, gradient) for gradient in gradients]
 
 
-def pulls(decays: Tensor, *, first: int, steps: int) -> Tensor:
+def ema_weights(decays: Tensor, *, first: int, steps: int) -> Tensor:
     """How far averages with ``decays``, float64 (M,), go towards the weights: float64 (steps, M).
 
     After each of ``steps`` mini-batches, of which the ``first`` is counted from 0 over the whole run.
     """
-    remembered = [most_remembered(step + 1) for step in range(first, first + steps)]
+    remembered = [max_ema_decay(step + 1) for step in range(first, first + steps)]
     return 1 - torch.minimum(decays, torch.tensor(remembered, dtype=torch.float64).unsqueeze(1))
 
 
 @torch.no_grad()
-def follow(averages: Sequence[Tensor], parameters: Sequence[Tensor], pull: Tensor) -> None:
-    """Let the averages, (M, …), go towards the parameters by ``pull`` (M,), as the solo run's step does."""
+def update_ema(averages: Sequence[Tensor], parameters: Sequence[Tensor], ema_weight: Tensor) -> None:
+    """Let the averages, (M, …), go towards the parameters by ``ema_weight`` (M,), as the solo run's step does."""
     for average, parameter in zip(averages, parameters, strict=True):
-        average.lerp_(parameter, fit(pull, average))
+        average.lerp_(parameter, fit(ema_weight, average))
 
 
 def _momentum(optimizer: Optimizer) -> float:

@@ -1,6 +1,6 @@
 """The record of single mini-batches, ``iterations.csv``, that some pictures of report R2 need. Off by default.
 
-``figures.iterations=true`` switches it on: looking at the gradient of every mini-batch costs a small network a good
+``figures.log_batches=true`` switches it on: looking at the gradient of every mini-batch costs a small network a good
 part of its speed. Hooks on the network and its optimiser do the looking, so nothing of a run without it changes.
 """
 

@@ -18,18 +18,18 @@ from digitlab.figures.batch_log import IterationRecord
 from digitlab.figures.events import samples, send_epoch, send_samples, send_test, send_weights
 from digitlab.results.writer import RunWriter
 from digitlab.training.classifier import Classifier
-from digitlab.training.run_callback import Recorder
-from digitlab.training.run_state import Record
+from digitlab.training.run_callback import RunCallback
+from digitlab.training.run_state import RunState
 
 
 class FigureCallback(Callback):
-    """``each_epoch`` sends every picture of ``digitlab figures`` after each epoch; ``iterations`` keeps
+    """``each_epoch`` sends every picture of ``digitlab figures`` after each epoch; ``log_batches`` keeps
     ``iterations.csv``, a row a mini-batch. Of several processes only the first, which has a writer, does anything.
     """
 
     @checked
-    def __init__(self, *, each_epoch: bool, iterations: bool) -> None:
-        self.each_epoch, self.iterations = each_epoch, iterations
+    def __init__(self, *, each_epoch: bool, log_batches: bool) -> None:
+        self.each_epoch, self.log_batches = each_epoch, log_batches
         self._record: IterationRecord | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -38,7 +38,7 @@ class FigureCallback(Callback):
             return
         if classifier.position.total_steps == 0:
             send_samples(writer, samples(_data(trainer)))
-        if self.iterations:
+        if self.log_batches:
             self._record = IterationRecord(writer.folder, classifier)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Chunk, batch_idx: int) -> None:
@@ -74,7 +74,7 @@ class FigureCallback(Callback):
         classifier, writer = _classifier(pl_module), _writer(trainer)
         if writer is None:
             return
-        if self.iterations and self._record is None:
+        if self.log_batches and self._record is None:
             # A resumed run that had come to its last mini-batch before was not fitted.
             self._record = IterationRecord(writer.folder, classifier)
             self._record.stop()
@@ -96,10 +96,10 @@ def _data(trainer: Trainer) -> ImageData:
     return data
 
 
-def _record(trainer: Trainer) -> Record | None:
+def _record(trainer: Trainer) -> RunState | None:
     # A trained network is tested by a Trainer of its own, without a run that something could be written of.
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
-    return next((callback.record for callback in callbacks if isinstance(callback, Recorder)), None)
+    return next((callback.record for callback in callbacks if isinstance(callback, RunCallback)), None)
 
 
 def _writer(trainer: Trainer) -> RunWriter | None:

@@ -13,7 +13,7 @@ import torch
 from digitlab.data.module import ImageData
 from digitlab.results.writer import RunWriter
 from digitlab.training.classifier import Classifier
-from digitlab.training.run_state import Record
+from digitlab.training.run_state import RunState
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,12 +39,12 @@ def send_samples(writer: RunWriter, picture: npt.NDArray[np.uint8]) -> None:
     writer.picture("samples", picture, step=0)
 
 
-def send_epoch(writer: RunWriter, classifier: Classifier, data: ImageData, record: Record) -> None:
+def send_epoch(writer: RunWriter, classifier: Classifier, data: ImageData, record: RunState) -> None:
     """Every picture of ``digitlab figures`` of the network as it stands after an epoch, on the validation images."""
     from digitlab.figures.gallery import PICTURES, LeftOutError
     from digitlab.figures.run_data import curves, material_of
 
-    rows, best, step = record.rows, record.selection.best, classifier.position.total_steps
+    rows, best, step = record.rows, record.best_tracker.best, classifier.position.total_steps
     run = material_of(
         classifier, data, split="val",
         epochs=curves(rows, against="epoch"), steps=curves(rows, against="step"),

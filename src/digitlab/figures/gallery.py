@@ -16,7 +16,7 @@ from digitlab.core.errors import ConfigError
 from digitlab.core.files import write_atomically
 from digitlab.figures import confusion, gifs, history, images, layers, samples, scores, weights
 from digitlab.figures.batch_log import Iterations
-from digitlab.figures.run_data import Material
+from digitlab.figures.run_data import RunData
 from digitlab.figures.style import SPLIT_NAMES, png
 
 _RANDOM, _RIGHT, _WRONG, _MISTAKES, _GRID = 4, 20, 10, 20, 50
@@ -27,22 +27,22 @@ class LeftOutError(Exception):
     """A picture that does not apply to a run, and why."""
 
 
-Draw = Callable[[Material], Figure]
+Draw = Callable[[RunData], Figure]
 
 
-def history_epochs(run: Material) -> Figure:
+def history_epochs(run: RunData) -> Figure:
     return history.history_figure(run.epochs, x_label="epoch", best=run.best_epoch, title=run.title)
 
 
-def history_iterations(run: Material) -> Figure:
+def history_iterations(run: RunData) -> Figure:
     return history.history_figure(run.steps, x_label="iteration (mini-batch)", best=run.best_step, title=run.title)
 
 
-def surprise_iterations(run: Material) -> Figure:
-    return history.surprise_figure(_iterations(run).train_nll, mean_over=50, title=run.title)
+def nll_by_iteration(run: RunData) -> Figure:
+    return history.nll_figure(_iterations(run).train_nll, mean_over=50, title=run.title)
 
 
-def surprise_weights(run: Material) -> Figure:
+def nll_by_changed_weights(run: RunData) -> Figure:
     record = _iterations(run)
     parameters = sum(parameter.numel() for parameter in run.network.parameters())
     return history.changed_weights_figure(
@@ -50,26 +50,26 @@ def surprise_weights(run: Material) -> Figure:
     )
 
 
-def right_answers(run: Material) -> Figure:
+def batch_accuracy(run: RunData) -> Figure:
     record = _iterations(run)
     return history.right_answers_figure(
         record.train_correct, record.test_correct, batch_size=run.batch_size, title=run.title
     )
 
 
-def _iterations(run: Material) -> Iterations:
+def _iterations(run: RunData) -> Iterations:
     if run.iterations is None:
-        raise LeftOutError("it needs the record of single mini-batches that figures.iterations=true keeps")
+        raise LeftOutError("it needs the record of single mini-batches that figures.log_batches=true keeps")
     return run.iterations
 
 
-def images_first(run: Material) -> Figure:
+def images_first(run: RunData) -> Figure:
     first = slice(7)
     title = _title(run, "first {} images")
     return images.labelled_figure(run.images[first], run.labels[first], class_names=run.class_names, title=title)
 
 
-def images_random(run: Material) -> Figure:
+def images_random(run: RunData) -> Figure:
     # Random, and the same whenever the picture is drawn.
     order = torch.randperm(len(run.train_indices), generator=torch.Generator().manual_seed(0))
     chosen = run.train_indices[order[:_RANDOM].to(run.train_indices.device)]
@@ -79,7 +79,7 @@ def images_random(run: Material) -> Figure:
     )  # fmt: skip
 
 
-def images_classes(run: Material) -> Figure:
+def images_classes(run: RunData) -> Figure:
     labels = run.train_set.labels[run.train_indices]
     chosen = samples.first_of_each_class(labels, classes=len(run.class_names), count=_OF_A_CLASS)
     indices = run.train_indices[chosen]
@@ -87,16 +87,16 @@ def images_classes(run: Material) -> Figure:
     return samples.sample_grid(shown, own, class_names=run.class_names, title="training images")
 
 
-def images_predictions(run: Material) -> Figure:
+def images_predictions(run: RunData) -> Figure:
     return _answered(run, torch.arange(len(run.labels))[:_GRID], "first {} images with their predictions")
 
 
-def images_right_wrong(run: Material) -> Figure:
+def images_right_wrong(run: RunData) -> Figure:
     chosen = images.right_then_wrong(run.labels, run.scores, right=_RIGHT, wrong=_WRONG)
     return _answered(run, chosen, "{} images, right ones and wrong ones")
 
 
-def images_mistakes(run: Material) -> Figure:
+def images_mistakes(run: RunData) -> Figure:
     chosen = images.most_confident_mistakes(run.labels, run.scores, count=_MISTAKES)
     _require_mistakes(len(chosen))
     title = _title(run, "most confident mistakes, {} images")
@@ -105,14 +105,14 @@ def images_mistakes(run: Material) -> Figure:
     )
 
 
-def _answered(run: Material, chosen: Tensor, title: str) -> Figure:
+def _answered(run: RunData, chosen: Tensor, title: str) -> Figure:
     return images.predictions_figure(
         run.images[chosen], run.labels[chosen], run.scores[chosen],
         class_names=run.class_names, title=_title(run, title),
     )  # fmt: skip
 
 
-def _title(run: Material, shown: str) -> str:
+def _title(run: RunData, shown: str) -> str:
     """The title of a picture of images that were predicted, ``shown`` of the split; a run without has no picture."""
     if not len(run.labels):
         raise LeftOutError("the run has no validation images, and has not met the test set")
@@ -124,12 +124,12 @@ def _require_mistakes(count: int) -> None:
         raise LeftOutError("the network makes no mistake")
 
 
-def network_layers(run: Material) -> Figure:
+def network_layers(run: RunData) -> Figure:
     shape = run.image_shape
     return layers.layers_figure(layers.layers_of(run.network, shape), image_shape=shape, title=run.title)
 
 
-def weights_outputs(run: Material) -> Figure:
+def weights_outputs(run: RunData) -> Figure:
     dense = _dense_layers(run)
     if len(dense) != 1:
         raise LeftOutError("no weights lead from the pixels to the outputs: the network is not linear")
@@ -140,7 +140,7 @@ def weights_outputs(run: Material) -> Figure:
     )  # fmt: skip
 
 
-def weights_units(run: Material, classes: Sequence[int] | None = None) -> Figure:
+def weights_units(run: RunData, classes: Sequence[int] | None = None) -> Figure:
     dense = _dense_layers(run)
     if len(dense) < 2:
         raise LeftOutError("the network has no hidden unit that sees the pixels")
@@ -154,7 +154,7 @@ def weights_units(run: Material, classes: Sequence[int] | None = None) -> Figure
     )  # fmt: skip
 
 
-def _dense_layers(run: Material) -> list[nn.Linear]:
+def _dense_layers(run: RunData) -> list[nn.Linear]:
     """The dense layers of a network that has no other with weights, or only norms, and whose first sees the pixels."""
     weighted = [layer for layer in run.network.modules() if isinstance(getattr(layer, "weight", None), Tensor)]
     dense = [layer for layer in weighted if isinstance(layer, nn.Linear)]
@@ -167,18 +167,18 @@ def _dense_layers(run: Material) -> list[nn.Linear]:
     return dense
 
 
-def weights_filters(run: Material) -> Figure:
+def weights_filters(run: RunData) -> Figure:
     first = next((layer for layer in run.network.modules() if isinstance(layer, nn.Conv2d)), None)
     if first is None:
         raise LeftOutError("the network has no convolution")
     return weights.filters_figure(first.weight.detach().cpu(), title=f"first-layer filters: {run.title}")
 
 
-def confusion_matrix(run: Material) -> Figure:
+def confusion_matrix(run: RunData) -> Figure:
     return confusion.confusion_figure(run.confusion, class_names=run.class_names, title=_title(run, "{} images"))
 
 
-def confused_pairs(run: Material) -> Figure:
+def confused_pairs(run: RunData) -> Figure:
     title, predicted = _title(run, "most confused, {} images"), run.scores.argmax(1)
     _require_mistakes(int((predicted != run.labels).sum()))
     return confusion.confused_pairs_figure(
@@ -187,24 +187,24 @@ def confused_pairs(run: Material) -> Figure:
     )  # fmt: skip
 
 
-def precision_recall(run: Material) -> Figure:
+def precision_recall(run: RunData) -> Figure:
     return scores.precision_recall_figure(
         run.scores, run.labels, class_names=run.class_names, title=_title(run, "{} images")
     )
 
 
-def reliability(run: Material) -> Figure:
+def reliability(run: RunData) -> Figure:
     return scores.reliability_figure(run.scores, run.labels, title=_title(run, "{} images"))
 
 
-def class_accuracy(run: Material) -> Figure:
+def class_accuracy(run: RunData) -> Figure:
     return scores.class_accuracy_figure(run.confusion, class_names=run.class_names, title=_title(run, "{} images"))
 
 
 PICTURES: dict[str, Draw] = {
     draw.__name__: draw
     for draw in (
-        history_epochs, history_iterations, surprise_iterations, surprise_weights, right_answers,
+        history_epochs, history_iterations, nll_by_iteration, nll_by_changed_weights, batch_accuracy,
         images_first, images_random, images_classes, images_predictions, images_right_wrong, images_mistakes,
         network_layers, weights_outputs, weights_units, weights_filters,
         confusion_matrix, confused_pairs, precision_recall, reliability, class_accuracy,
@@ -237,7 +237,7 @@ def require_free(folder: Path, class_names: Sequence[str]) -> None:
 
 
 def make_pictures(
-    run: Material, folder: Path, *, classes: Sequence[int] | None, plan: GifPlan
+    run: RunData, folder: Path, *, classes: Sequence[int] | None, plan: GifPlan
 ) -> Iterator[tuple[str, str | None]]:
     """Write every picture into ``folder``; yields its file name and, where it was left out, the reason."""
     for name, draw in PICTURES.items():
@@ -251,7 +251,7 @@ def make_pictures(
     yield from _make_gifs(run, folder, plan)
 
 
-def _make_gifs(run: Material, folder: Path, plan: GifPlan) -> Iterator[tuple[str, str | None]]:
+def _make_gifs(run: RunData, folder: Path, plan: GifPlan) -> Iterator[tuple[str, str | None]]:
     chosen = run.train_indices[: plan.images].cpu()
     names, shown = gif_names(run.class_names), len(chosen)
     if not plan.images:

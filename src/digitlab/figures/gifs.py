@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from digitlab.data.normalise import Normalise
-from digitlab.engine.eager import EagerStep
+from digitlab.engine.eager import TrainStep
 from digitlab.figures.style import SIGNED_MAP, short
 from digitlab.figures.weights import signed_images
 from digitlab.models import Linear
@@ -48,7 +48,7 @@ def learning_weights(
     # A new network draws from torch's global generator, and a step seeds it.
     with torch.random.fork_rng(devices=[]):
         network = Linear(image_shape=shape, classes=classes, init="zeros")
-        step = EagerStep(
+        step = TrainStep(
             network=network, loss=loss, optimizer=SGD(lr=lr).build(network),
             backward=lambda value, weight: value.backward(), lr=lr, schedule=Constant(),
             steps_per_epoch=len(batches), total_steps=len(batches), seed=0, device=torch.device("cpu"),

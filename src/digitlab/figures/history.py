@@ -59,7 +59,7 @@ def _draw(axes: Axes, points: Curve, split: str, scale: float) -> None:
 
 
 @styled
-def surprise_figure(nll: Tensor, *, mean_over: int, title: str) -> Figure:
+def nll_figure(nll: Tensor, *, mean_over: int, title: str) -> Figure:
     """Negative log-probability of the right answer, float (iterations,), the mean over each mini-batch, in nats.
 
     Over it lies its running mean over the ``mean_over`` mini-batches before.
@@ -78,7 +78,7 @@ def surprise_figure(nll: Tensor, *, mean_over: int, title: str) -> Figure:
 
 @styled
 def changed_weights_figure(nll: Tensor, changed: Tensor, *, parameters: int, title: str) -> Figure:
-    """The same as ``surprise_figure``'s values against the number of weights that each mini-batch changed.
+    """The same as ``nll_figure``'s values against the number of weights that each mini-batch changed.
 
     ``changed`` is int64 (iterations,): the non-zero entries of the gradient of all ``parameters`` weights.
     """

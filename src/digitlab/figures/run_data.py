@@ -31,7 +31,7 @@ _LOSS_STEP = "loss_step"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Material:
+class RunData:
     """All that a run's pictures show.
 
     ``images`` uint8 (N, C, H, W), ``labels`` int64 (N,) and ``scores`` float (N, K), confidences in [0, 1], are of the
@@ -66,7 +66,7 @@ class Material:
         return confusions(self.scores.unsqueeze(0), self.labels.unsqueeze(0))[0]
 
 
-def read_material(run: RunFolder) -> Material:
+def read_run_data(run: RunFolder) -> RunData:
     """The material of a run with at least one finished epoch, of the checkpoint that its test was made on.
 
     Raises ``ConfigError`` where the folder is no run folder, ``RunError`` where no epoch is finished or a checkpoint is
@@ -108,7 +108,7 @@ def material_of(
     steps: Curves,
     best: tuple[int, int] | None,
     iterations: Iterations | None = None,
-) -> Material:
+) -> RunData:
     """The material of a network as it stands, on the CPU or not; ``best`` is (epoch, step).
 
     Without validation images nothing was chosen, so there is no best.
@@ -117,7 +117,7 @@ def material_of(
     images, labels, scores = predict_split(classifier, data, split)
     network = classifier.network if classifier.average is None else classifier.average
     facts = classifier.facts
-    return Material(
+    return RunData(
         title=f"{facts.title}, {type(network).__name__}", split=split, class_names=facts.class_names, network=network,
         images=images, labels=labels, scores=scores,
         train_set=data.train_set, train_indices=data.train_indices, epochs=epochs, steps=steps,

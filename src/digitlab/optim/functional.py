@@ -18,13 +18,13 @@ from torch import Tensor
 
 from digitlab.optim.broadcast import Number, add_scaled, decayed, fit, is_on, sum_scaled
 from digitlab.optim.muon import muon
-from digitlab.optim.state import RuleName, State
+from digitlab.optim.state import RuleName, RuleState
 
 
 def sgd(
     parameters: Sequence[Tensor],
     gradients: Sequence[Tensor],
-    state: State,
+    state: RuleState,
     *,
     lr: Number,
     weight_decay: Sequence[Number],
@@ -45,7 +45,7 @@ def sgd(
 def adam(
     parameters: Sequence[Tensor],
     gradients: Sequence[Tensor],
-    state: State,
+    state: RuleState,
     *,
     lr: Number,
     weight_decay: Sequence[Number],
@@ -68,7 +68,7 @@ def adam(
 def adamw(
     parameters: Sequence[Tensor],
     gradients: Sequence[Tensor],
-    state: State,
+    state: RuleState,
     *,
     lr: Number,
     weight_decay: Sequence[Number],
@@ -85,7 +85,7 @@ def adamw(
 def rmsprop(
     parameters: Sequence[Tensor],
     gradients: Sequence[Tensor],
-    state: State,
+    state: RuleState,
     *,
     lr: Number,
     weight_decay: Sequence[Number],
@@ -107,7 +107,7 @@ def rmsprop(
 def adagrad(
     parameters: Sequence[Tensor],
     gradients: Sequence[Tensor],
-    state: State,
+    state: RuleState,
     *,
     lr: Number,
     weight_decay: Sequence[Number],
@@ -134,7 +134,7 @@ RULES: Mapping[RuleName, Callable[..., None]] = {
 CLIP_EPS = 1e-6
 
 
-def most_remembered(steps: int) -> float:
+def max_ema_decay(steps: int) -> float:
     """The largest share of itself that an average of the weights keeps in its update after ``steps`` mini-batches.
 
     The early average would be mostly initial weights: its memory grows with the steps taken.

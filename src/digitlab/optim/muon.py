@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from digitlab.optim.broadcast import Number, add_scaled, decayed, fit, is_on, sum_scaled
-from digitlab.optim.state import State
+from digitlab.optim.state import RuleState
 
 # Of the quintic a x + b x³ + c x⁵: chosen by Jordan et al. (2024) for a steep start, so that small singular values grow
 # at once; those near 1 are sent about it, not to it.
@@ -42,22 +42,22 @@ def orthogonalised(matrix: Tensor, *, iterations: int) -> Tensor:
 def muon(
     parameters: Sequence[Tensor],
     gradients: Sequence[Tensor],
-    state: State,
+    state: RuleState,
     *,
     lr: Number,
     weight_decay: Sequence[Number],
     lr_factor: Sequence[Number],
     momentum: Sequence[Number],
     iterations: Sequence[int],
-    unit_filters: Sequence[bool],
+    normalize_filters: Sequence[bool],
 ) -> None:
     """Momentum with Nesterov's look ahead, whose updates are orthogonalised for parameters with ``iterations`` (Muon,
     Jordan et al., 2024), and are left as they are for those without (0).
 
     A parameter's learning rate is ``lr`` · ``lr_factor``, so that one schedule of ``lr`` serves all. Weight decay of
     what is orthogonalised is apart from the update (as in AdamW), of the others a part of the gradient (as in SGD).
-    ``unit_filters`` rescales a weight that is orthogonalised before its update to the root of its number of filters, or
-    of rows, which then have a norm of 1 on average: for networks whose norms make its scale meaningless. An ``lr`` of
+    ``normalize_filters`` rescales an orthogonalised weight before its update so that its filters (or rows) have norm 1 on
+    average. Use it for networks whose normalisation layers make the scale of the weights meaningless. An ``lr`` of
     (M,) says that parameters are stacked, (M, …).
     """
     state.step.add_(1)
@@ -67,7 +67,7 @@ def muon(
         if iterations[i]:
             update = _with_momentum(gradient, buffer, momentum[i])
             update = _orthogonal(update, iterations=iterations[i], filters=filters)
-            if unit_filters[i]:
+            if normalize_filters[i]:
                 _rescale(parameter, filters=filters)
             if is_on(decay):
                 parameter.mul_(fit(1 - rate * decay, parameter))
@@ -114,7 +114,7 @@ class Muon(torch.optim.Optimizer):
             buffers = [self._buffer(parameter) for parameter in parameters]
             of_each = {name: [value] * len(parameters) for name, value in group.items() if name not in ("params", "lr")}
             # The number of steps is of no use to it.
-            state = State(torch.zeros(()), {"momentum_buffer": buffers})
+            state = RuleState(torch.zeros(()), {"momentum_buffer": buffers})
             muon(parameters, gradients, state, lr=group["lr"], **of_each)
 
     def _buffer(self, parameter: Tensor) -> Tensor:

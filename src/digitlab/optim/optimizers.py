@@ -141,7 +141,7 @@ class Muon(Optimizer):
 
     momentum: Rate = 0.95
     iterations: Iterations = 5
-    unit_filters: bool = False
+    normalize_filters: bool = False
     sgd_layers: list[str] = field(default_factory=lambda: ["output"])
     sgd_lr: PositiveFloat = 0.1
     sgd_momentum: Rate = 0.9
@@ -174,7 +174,7 @@ class Muon(Optimizer):
         """Of a group of ``muon.Muon``; those without ``iterations`` descend."""
         return {
             "iterations": iterations, "lr_factor": lr / self.lr, "momentum": momentum,
-            "unit_filters": self.unit_filters,
+            "unit_filters": self.normalize_filters,
         }  # fmt: skip
 
     def _build(self, groups: list[dict[str, Any]], **fused: bool) -> torch.optim.Optimizer:

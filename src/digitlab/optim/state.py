@@ -23,7 +23,7 @@ _OPTIONAL_MOMENTUM = ("sgd", "rmsprop")
 _WITHOUT_STEP = ("sgd", "muon")
 
 
-class State(NamedTuple):
+class RuleState(NamedTuple):
     """What a rule remembers from one update to the next.
 
     ``step``: number of updates made, without dimensions. ``entries``: under each name that the torch optimiser uses,
@@ -45,14 +45,14 @@ def counts_steps(rule: RuleName) -> bool:
     return rule not in _WITHOUT_STEP
 
 
-def init_state(rule: RuleName, parameters: Sequence[Tensor], *, momentum: Number = 0.0) -> State:
+def init_state(rule: RuleName, parameters: Sequence[Tensor], *, momentum: Number = 0.0) -> RuleState:
     """The state before the first update, with what ``entry_names`` says."""
     names = entry_names(rule, momentum=momentum)
     step = torch.zeros((), dtype=_step_dtype(parameters[0].device), device=parameters[0].device)
-    return State(step, {name: [torch.zeros_like(p, requires_grad=False) for p in parameters] for name in names})
+    return RuleState(step, {name: [torch.zeros_like(p, requires_grad=False) for p in parameters] for name in names})
 
 
-def to_optimizer_state(rule: RuleName, state: State, *, member: int | None = None) -> dict[int, dict[str, Tensor]]:
+def to_optimizer_state(rule: RuleName, state: RuleState, *, member: int | None = None) -> dict[int, dict[str, Tensor]]:
     """``state`` as the ``"state"`` of the torch optimiser's ``state_dict``: of a solo run, or of one member.
 
     The parameters are numbered in the order in which the rule was given them. The tensors are copies.
@@ -68,7 +68,7 @@ def to_optimizer_state(rule: RuleName, state: State, *, member: int | None = Non
 
 def from_optimizer_state(
     rule: RuleName, entries: Mapping[int, Mapping[str, Tensor]], parameters: Sequence[Tensor], *, momentum: Number = 0.0
-) -> State:
+) -> RuleState:
     """The way back from ``to_optimizer_state`` for the ``parameters`` of a solo run; the tensors are copies.
 
     Without entries it is the state before the first update.

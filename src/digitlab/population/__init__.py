@@ -1,11 +1,9 @@
 """Populations: runs that differ only in numbers, trained as one stacked network. Each member does what it would alone.
 
-``grouping`` says which jobs may share a population; ``population`` trains one by its ``learner``, lesson by ``lesson``:
-``dense`` and ``mapped`` are the stacked networks, ``losses``, ``update``, and for plain gradient descent ``descent``
-and ``ahead``, what their ``steps`` are made of; ``program`` and ``compiled`` make several steps in one compiled call.
-``member`` is one run of it, ``company`` who it began with. ``together`` is the way in from Hydra's launcher.
+Hydra's launcher calls ``train``. ``grouping`` decides which jobs share a population, ``trainer`` trains one with the
+engine's stacked runner, ``member`` is one run of it, ``cohort`` remembers the members it began with, and ``halving``
+ends the worse half early.
 
-Shapes: M members, B mini-batches in a chunk and S in a compiled call, n images of a mini-batch, C, H, W, K classes, D
-inputs and U units of a dense layer. Members lie in the order of their streams of mini-batches, of which each seed has
-one.
+M members, B mini-batches in a chunk, S in a compiled call, n images in a mini-batch, C, H, W, K classes. Members are
+sorted by their stream of mini-batches; each seed has one stream.
 """

@@ -10,27 +10,32 @@ from digitlab.results.folder import RunFolder
 
 
 @dataclass(frozen=True, slots=True)
-class Company:
-    """The folders' names of the members that began ``together``, and the settings of those of them that failed since.
+class Cohort:
+    """The folders' names of the members that began as ``members``, and the settings of those of them that failed since.
 
     These are remembered, as the folder of one that failed says nothing while its run is tried again.
     """
 
-    together: list[str]
-    lost: dict[str, list[str]]
+    members: list[str]
+    failed_settings: dict[str, list[str]]
 
     @classmethod
-    def of(cls, names: Sequence[str], checkpoints: Sequence[Mapping[str, Any]]) -> "Company":
+    def of(cls, names: Sequence[str], checkpoints: Sequence[Mapping[str, Any]]) -> "Cohort":
         """That of members in folders of these ``names``, which begin together or go on from their ``checkpoints``."""
-        together = next((each["together"] for each in checkpoints if each.get("together")), names)
-        lost = {name: own for each in checkpoints for name, own in each.get("lost", {}).items() if name not in names}
-        return cls(list(together), lost)
+        members = next((each["members"] for each in checkpoints if each.get("members")), names)
+        failed_settings = {
+            name: own
+            for each in checkpoints
+            for name, own in each.get("failed_settings", {}).items()
+            if name not in names
+        }
+        return cls(list(members), failed_settings)
 
     def saved(self) -> dict[str, Any]:
         """What is added to a member's checkpoint."""
         return asdict(self)
 
-    def standings(
+    def scores_by_setting(
         self, path: Path, present: Mapping[str, tuple[Setting, float]], *, epoch: int, worst: float
     ) -> dict[Setting, list[float]]:
         """The values of the members of each setting after ``epoch``, ``worst`` of one that failed.
@@ -39,13 +44,13 @@ class Company:
         """
         values: dict[Setting, list[float]] = {}
         # In the order of the population that began: in one that goes on, those that have ended are not members.
-        for name in self.together:
+        for name in self.members:
             if name in present:
-                standing: tuple[Setting, float] | None = present[name]
-            elif name in self.lost:
-                standing = tuple(self.lost[name]), worst
+                score: tuple[Setting, float] | None = present[name]
+            elif name in self.failed_settings:
+                score = tuple(self.failed_settings[name]), worst
             else:
-                standing = ended_value(RunFolder(path / name), epoch, worst)
-            if standing is not None:
-                values.setdefault(standing[0], []).append(standing[1])
+                score = ended_value(RunFolder(path / name), epoch, worst)
+            if score is not None:
+                values.setdefault(score[0], []).append(score[1])
         return values

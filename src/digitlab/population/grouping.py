@@ -62,8 +62,8 @@ def kinship(config: DictConfig, experiment: Experiment) -> str | None:
         or device.type == "mps"
         or (trainer.deterministic and device.type != "cpu")
         or bool(experiment.callbacks)
-        or config.figures.iterations
-        or experiment.switches.test_views is not None
+        or config.figures.log_batches
+        or experiment.options.tta is not None
         or type(without_memory(experiment.model, experiment.data)) not in _NETWORKS
         or type(loss) not in STACKABLE
         or type(optimizer) not in RULE_OF
@@ -77,7 +77,7 @@ def _common(config: DictConfig, experiment: Experiment) -> dict[str, Any]:
     common = {name: nodes[name] for name in _OTHER_NODES}
     for name, numbers in _NUMBERS.items():
         common[name] = {key: value for key, value in nodes[name].items() if key not in numbers}
-    common["compile"] = experiment.switches.compile
+    common["compile"] = experiment.options.compile
     common["ema"] = experiment.ema_decay is None
     common["clip"] = experiment.trainer.gradient_clip_norm is None
     return common
@@ -97,14 +97,14 @@ def populations(jobs: Iterable[Job], *, max_members: int | None = None) -> list[
     """The jobs in groups that train together, of ``max_members`` (None: by cache) and ``most_open`` at most.
 
     Jobs that go on do so with those of their population, where these stand. A group of one trains alone, unless it is
-    what is left of a population (``Job.together``): as one it goes on to the bit. Raises ``ConfigError`` where
+    what is left of a population (``Job.cohort_members``): as one it goes on to the bit. Raises ``ConfigError`` where
     a sweep that begins is to be halved, and can't be.
     """
     jobs = level(list(jobs))
     groups: dict[str, list[Job]] = {}
     for job in jobs:
         key = kinship(job.config, job.experiment)
-        name = f"alone {job.number}" if key is None else f"{key} from {job.start} with {job.together}"
+        name = f"alone {job.number}" if key is None else f"{key} from {job.start} with {job.cohort_members}"
         groups.setdefault(name, []).append(job)
     parts = []
     for group in groups.values():
@@ -119,14 +119,14 @@ def level(jobs: Sequence[Job]) -> list[Job]:
     """``jobs``, of which those that were saved when their population was killed go back to where the others stand."""
     groups: dict[tuple[str, ...], list[Job]] = {}
     for job in jobs:
-        groups.setdefault(job.together, []).append(job)
+        groups.setdefault(job.cohort_members, []).append(job)
     # One that failed stayed behind while the others went on, unless it is all of them that something met.
     starts = {
         together: {job.start.total_steps for job in [job for job in own if not job.failed] or own}
         for together, own in groups.items()
     }
     unsaved = {job.folder.path.name for job in jobs if job.checkpoint is None}
-    return [_back(job, starts[job.together], unsaved) if job.together else job for job in jobs]
+    return [_back(job, starts[job.cohort_members], unsaved) if job.cohort_members else job for job in jobs]
 
 
 def _back(job: Job, starts: set[int], unsaved: set[str]) -> Job:
@@ -134,7 +134,7 @@ def _back(job: Job, starts: set[int], unsaved: set[str]) -> Job:
         previous = read_checkpoint(job.folder.previous) if job.folder.previous.exists() else None
     except RunError:
         return job
-    if previous is None and unsaved & set(job.together):
+    if previous is None and unsaved & set(job.cohort_members):
         return replace(job, checkpoint=None, rewound=True)
     if previous is not None and previous["global_step"] == min(starts) < job.start.total_steps:
         return replace(job, checkpoint=previous, rewound=True)

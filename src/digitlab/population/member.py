@@ -17,7 +17,7 @@ from digitlab.data.chunks import Position
 from digitlab.data.module import ImageData
 from digitlab.engine.metrics import Counts
 from digitlab.figures.events import send_epoch, send_samples, send_test, send_weights
-from digitlab.population.cohort import Company
+from digitlab.population.cohort import Cohort
 from digitlab.population.halving import Setting, setting_of
 from digitlab.results.checkpoint import read_checkpoint, write_checkpoint
 from digitlab.results.folder import RunFolder
@@ -55,9 +55,9 @@ class Job:
     rewound: bool = False
 
     @property
-    def together(self) -> tuple[str, ...]:
+    def cohort_members(self) -> tuple[str, ...]:
         """The folders' names of the population that it goes on in; none where it is to begin, or trained alone."""
-        return () if self.checkpoint is None else tuple(self.checkpoint.get("together", ()))
+        return () if self.checkpoint is None else tuple(self.checkpoint.get("members", ()))
 
     @property
     def start(self) -> Position:
@@ -65,7 +65,7 @@ class Job:
 
     @property
     def seed(self) -> int:
-        return self.experiment.switches.seed
+        return self.experiment.options.seed
 
     @property
     def failed(self) -> bool:
@@ -93,8 +93,8 @@ class Member:
     ``halved_after_epoch`` is set where halving ends it.
     """
 
-    def __init__(self, job: Job, data: ImageData, *, steps_per_epoch: int, company: Company) -> None:
-        self.job, self.data, self._company = job, data, company
+    def __init__(self, job: Job, data: ImageData, *, steps_per_epoch: int, cohort: Cohort) -> None:
+        self.job, self.data, self._cohort = job, data, cohort
         self.classifier = initial_classifier(job.experiment, data)
         set_length(self.classifier, job.experiment, steps_per_epoch)
         checkpoint = job.checkpoint
@@ -122,9 +122,9 @@ class Member:
             send_samples(self.writer, samples)
 
     @property
-    def standing(self) -> tuple[Setting, float]:
+    def score(self) -> tuple[Setting, float]:
         """What halving goes by: its setting and its best value so far, the worst there is where it failed."""
-        best, worst = self.record.selection.best, self.record.selection.monitor.worst
+        best, worst = self.record.best_tracker.best, self.record.best_tracker.monitor.worst
         failed = isinstance(self.outcome, Exception)
         return setting_of(self.job.overrides), worst if failed or best is None else best.value
 
@@ -161,7 +161,7 @@ class Member:
         with log_to(self.job.folder.log):
             measured = {f"val/{name}": value for name, value in counts.metrics().items()}
             self._improved = self.record.add_validation(measured, position)
-            if self._improved and not last and not self.record.selection.exhausted:
+            if self._improved and not last and not self.record.best_tracker.should_stop:
                 self.save(position, state, best=True)
 
     def end_epoch(self, position: Position, *, epoch_over: bool) -> None:
@@ -189,7 +189,7 @@ class Member:
     def is_over(self, position: Position) -> bool:
         """Whether its last step, early stopping or halving has ended it."""
         over = position.total_steps >= self.classifier.total_steps
-        return over or self.record.selection.exhausted or self.halved_after_epoch is not None
+        return over or self.record.best_tracker.should_stop or self.halved_after_epoch is not None
 
     def save(self, position: Position, state: State, *, best: bool) -> None:
         """Write a checkpoint; a solo run would go on from it, too."""
@@ -199,7 +199,7 @@ class Member:
         optimizer_state = {"state": state(), "param_groups": groups}
         counts = [self.classifier.train_counts]
         content = snapshot(self.classifier, optimizer_state, self.record, train_counts=counts)
-        content |= self._company.saved()
+        content |= self._cohort.saved()
         if self.halved_after_epoch is not None:
             content["halved_after_epoch"] = self.halved_after_epoch
         self.writer.checkpoint(content, best=best)
@@ -225,14 +225,14 @@ class Member:
 
     def fail(self, error: Exception) -> None:
         self._leave()
-        self._company.lost[self.job.folder.path.name] = list(setting_of(self.job.overrides))
+        self._cohort.failed_settings[self.job.folder.path.name] = list(setting_of(self.job.overrides))
         self.outcome = error
         self._close("failed", error)
 
     def finish(self) -> None:
         """The test, as the configuration asks for it, and the result, which tells if halving ended the run."""
         self._leave()
-        best = self.record.selection.best
+        best = self.record.best_tracker.best
         try:
             if not self.job.config.figures.each_epoch:
                 send_weights(self.writer, self.classifier)
@@ -240,7 +240,7 @@ class Member:
         except Exception as error:
             self.fail(error)
         else:
-            self.outcome = self.record.selection.monitor.worst if best is None else best.value
+            self.outcome = self.record.best_tracker.monitor.worst if best is None else best.value
             self._close("finished", None)
 
     def _leave(self) -> None:
@@ -250,7 +250,7 @@ class Member:
                 tensor.data = tensor.data.clone()
 
     def _test(self) -> None:
-        which, folder = self.job.experiment.switches.test, self.job.folder
+        which, folder = self.job.experiment.options.test, self.job.folder
         if which == "none":
             return
         checkpoint = read_checkpoint(folder.best if which == "best" else folder.last)

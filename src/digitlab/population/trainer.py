@@ -14,12 +14,12 @@ from torch import Tensor
 from digitlab.core.signals import Interrupted, StopSignal
 from digitlab.data.chunks import Chunk, ChunkLoader
 from digitlab.engine.cpu_tuning import threads, worthwhile_threads
-from digitlab.engine.cuda_graph import recorder_for
+from digitlab.engine.cuda_graph import graph_capture_for
 from digitlab.engine.metrics import confusions
-from digitlab.engine.rollback import Safeguard, divergence
-from digitlab.engine.stacked_runner import Learner
+from digitlab.engine.rollback import Rollback, divergence
+from digitlab.engine.stacked_runner import StackedRunner
 from digitlab.figures.events import samples
-from digitlab.population.cohort import Company
+from digitlab.population.cohort import Cohort
 from digitlab.population.halving import default_epochs, leaving, setting_of
 from digitlab.population.member import Job, Member
 from digitlab.training.setup import chunk_plan, read_data
@@ -41,9 +41,9 @@ class Population:
         self.data = read_data(self.experiment)
         self.data.to(device)
         self.steps_per_epoch = chunk_plan(self.experiment).steps_per_epoch(len(self.data.train_indices))
-        self._company = Company.of([job.folder.path.name for job in jobs], [job.checkpoint or {} for job in jobs])
+        self._cohort = Cohort.of([job.folder.path.name for job in jobs], [job.checkpoint or {} for job in jobs])
         self.members = [
-            Member(job, self.data, steps_per_epoch=self.steps_per_epoch, company=self._company) for job in jobs
+            Member(job, self.data, steps_per_epoch=self.steps_per_epoch, cohort=self._cohort) for job in jobs
         ]
         for member in self.members:
             member.classifier.to(device)
@@ -79,21 +79,21 @@ class Population:
     def _form(self, kept: Tensor | None = None) -> None:
         """Stack the members that are there; ``kept`` says which of the former ones they are."""
         specs = [member.classifier.member_spec() for member in self.members]
-        learner = Learner(specs, device=self.device)
+        runner = StackedRunner(specs, device=self.device)
         for row, member in enumerate(self.members):
-            member.live_in(*learner.row(row))
+            member.live_in(*runner.row(row))
             # What the rule remembers is from before or from checkpoints.
             saved = member.classifier.optimizer_state
             if kept is None and saved is not None:
                 steps = self.position.total_steps
-                learner.update.load_member(row, member.classifier.network, saved["state"], steps=steps)
+                runner.update.load_member(row, member.classifier.network, saved["state"], steps=steps)
         if kept is not None:
-            learner.take_over(self._learner, kept)
+            runner.take_over(self._runner, kept)
         else:
-            learner.compiling = self.experiment.switches.compile
-            learner.recorder = recorder_for(self.device, allowed=self.experiment.trainer.cuda_graphs)
-        self._learner: Learner = learner
-        self._safeguard = Safeguard(learner.changed)
+            runner.compiling = self.experiment.options.compile
+            runner.graph_capture = graph_capture_for(self.device, allowed=self.experiment.trainer.cuda_graphs)
+        self._runner: StackedRunner = runner
+        self._rollback = Rollback(runner.changed)
         streams = groupby(self.members, key=lambda member: member.job.seed)
         self._loaders = [self._loader(next(stream)) for _, stream in streams]
 
@@ -109,17 +109,17 @@ class Population:
         for chunks in zip(*self._loaders, strict=True):
             begun = replace(self.position)
             with self._threads():
-                self._learner.prepare(chunks, steps_ahead=self._steps_ahead)
+                self._runner.prepare(chunks, steps_ahead=self._steps_ahead)
             with self._timed():
-                self._safeguard.keep()
-                learnt = self._learn(chunks)
+                self._rollback.keep()
+                learnt = self._run_chunk(chunks)
             self._begin()
             with self._timed():
                 if self._faulty(learnt[1]):
                     # The others come to the same once more.
-                    self._safeguard.restore()
+                    self._rollback.restore()
                     self.position.step, self.position.total_steps = begun.step, begun.total_steps
-                    learnt = self._learn(chunks, watched=True)
+                    learnt = self._run_chunk(chunks, watched=True)
                 self._count(chunks, *learnt)
             if chunks[0].last and self._whole(chunks[0]):
                 for member in self._active():
@@ -128,7 +128,7 @@ class Population:
                 if len(self.data.val_indices) > 0:
                     self._validate(last=chunks[0].last)
                 if not chunks[0].last:
-                    self._end_exhausted()
+                    self._end_early_stopped()
             else:
                 self._pause()
             if not self._active():
@@ -138,7 +138,7 @@ class Population:
     def _threads(self) -> AbstractContextManager[None]:
         # By the members that it began with: fewer would add up in another order on fewer threads, and one that goes on
         # does not know which of those who have left since were still there in this epoch.
-        flops = self._learner.flops * self.experiment.data.batch_size * len(self._company.together)
+        flops = self._runner.flops * self.experiment.data.batch_size * len(self._cohort.members)
         return threads(worthwhile_threads(flops))
 
     @property
@@ -169,10 +169,10 @@ class Population:
             for member in self.members:
                 member.begin(picture)
 
-    def _learn(self, chunks: Sequence[Chunk], *, watched: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """What ``Learner.learn`` gives; ``watched`` has members fail before a faulty update."""
+    def _run_chunk(self, chunks: Sequence[Chunk], *, watched: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """What ``StackedRunner.run_chunk`` gives; ``watched`` has members fail before a faulty update."""
         with self._threads():
-            learnt = self._learner.learn(
+            learnt = self._runner.run_chunk(
                 chunks, first=self.position.total_steps, stop_signal=self.stop_signal,
                 watch=self._fail_faulty if watched else None,
             )  # fmt: skip
@@ -184,7 +184,7 @@ class Population:
         """Take in what a chunk brought."""
         sizes = chunks[0].sizes[: len(losses)]
         done = sum(sizes)
-        labels = self._learner.by_member([chunk.labels[:done] for chunk in chunks])
+        labels = self._runner.by_member([chunk.labels[:done] for chunk in chunks])
         # One copy for all members, who count on the host: the losses are waited for here anyway.
         confusion = confusions(logits, labels).cpu()
         values, last_rates = losses.T.tolist(), rates[-1].tolist()
@@ -196,33 +196,33 @@ class Population:
 
     def _faulty(self, losses: Tensor) -> list[int]:
         """The rows of the members that met, by losses (…, M), or are left with anything that is not finite."""
-        finite = losses.isfinite().view(-1, len(self.members)).all(0) & self._safeguard.finite_members()
+        finite = losses.isfinite().view(-1, len(self.members)).all(0) & self._rollback.finite_members()
         rows = enumerate(zip(self.members, finite.tolist(), strict=True))
         return [row for row, (member, sound) in rows if member.outcome is None and not sound]
 
     def _fail_faulty(self, losses: Tensor, rates: Tensor, step: int) -> None:
         """End the members of which the update with these losses and learning rates, (M,), was faulty, and undo it."""
         for row in self._faulty(losses):
-            self._safeguard.restore(row)
+            self._rollback.restore(row)
             loss, rate = losses[row].item(), rates[row].item()
             self.members[row].fail(divergence(loss, step, steps_per_epoch=self.steps_per_epoch, learning_rate=rate))
-        self._safeguard.keep()
+        self._rollback.keep()
 
     # Between two chunks -----------------------------------------------------------------------------------------------
 
     def _state(self, member: Member) -> Callable[[], dict[int, dict[str, Tensor]]]:
-        return partial(self._learner.update.member_state, self.members.index(member), member.classifier.network)
+        return partial(self._runner.update.member_state, self.members.index(member), member.classifier.network)
 
     def _validate(self, *, last: bool) -> None:
-        counts = self._learner.evaluate(self.data.val_dataloader())
+        counts = self._runner.evaluate(self.data.val_dataloader())
         for member, own in zip(self.members, counts, strict=True):
             if member.outcome is None:
                 member.validated(own, self.position, self._state(member), last=last)
 
-    def _end_exhausted(self) -> None:
+    def _end_early_stopped(self) -> None:
         """End the members whose patience in steps ran out inside the epoch."""
         for member in self._active():
-            if member.record.selection.exhausted:
+            if member.record.best_tracker.should_stop:
                 member.end_epoch(self.position, epoch_over=False)
                 member.save_epoch(self.position, self._state(member), epoch_over=False)
                 member.finish()
@@ -258,9 +258,9 @@ class Population:
 
     def _halve(self, epoch: int) -> None:
         """Have the members of the worse half of the settings end after ``epoch``; a setting that failed is worst."""
-        present = {member.job.folder.path.name: member.standing for member in self.all_members}
+        present = {member.job.folder.path.name: member.score for member in self.all_members}
         path, worst = self.members[0].job.folder.path.parent, self.experiment.monitor.worst
-        values = self._company.standings(path, present, epoch=epoch, worst=worst)
+        values = self._cohort.scores_by_setting(path, present, epoch=epoch, worst=worst)
         going_on = [member for member in self._active() if not member.is_over(self.position)]
         settings = {setting_of(member.job.overrides) for member in going_on}
         worse = leaving({key: own for key, own in values.items() if key in settings}, self.experiment.monitor.mode)

@@ -9,7 +9,7 @@ from yaml import YAMLError
 from digitlab.core.errors import ConfigError, RunError
 from digitlab.core.files import write_atomically
 from digitlab.report.page import run_page, runs_page
-from digitlab.report.records import Record, read_record
+from digitlab.report.records import ReportedRun, read_record
 from digitlab.report.tables import tables_in
 from digitlab.results.folder import RunFolder, find_runs
 
@@ -57,7 +57,7 @@ def _runs(roots: Sequence[Path]) -> list[RunFolder]:
     return list(runs.values())
 
 
-def _read(runs: Sequence[RunFolder], named_from: Path) -> tuple[list[Record], list[str]]:
+def _read(runs: Sequence[RunFolder], named_from: Path) -> tuple[list[ReportedRun], list[str]]:
     records, refused = [], []
     for run in runs:
         try:
@@ -67,7 +67,7 @@ def _read(runs: Sequence[RunFolder], named_from: Path) -> tuple[list[Record], li
     return records, refused
 
 
-def _comparison(records: Sequence[Record], roots: Sequence[Path], *, beside: Path) -> str:
+def _comparison(records: Sequence[ReportedRun], roots: Sequence[Path], *, beside: Path) -> str:
     tables, winner = [], None
     for root in roots:
         own, won = tables_in(root)

@@ -22,7 +22,7 @@ from markupsafe import Markup
 from digitlab.core.errors import show
 from digitlab.report.charts import Line, line_chart
 from digitlab.report.confusion import heat_map, most_confused
-from digitlab.report.records import GROUPS, Record, by_monitored, differing_settings
+from digitlab.report.records import GROUPS, ReportedRun, by_monitored, differing_settings
 from digitlab.report.tables import Table
 
 # What is drawn of a run, and what lies on the vertical axis.
@@ -45,7 +45,7 @@ class Picture:
         return "data:image/png;base64," + base64.b64encode(self.png).decode()
 
 
-def run_page(record: Record, *, pictures: Sequence[Picture] = (), left_out: Sequence[str] = ()) -> str:
+def run_page(record: ReportedRun, *, pictures: Sequence[Picture] = (), left_out: Sequence[str] = ()) -> str:
     """The report of one run; ``left_out`` says in a line each which pictures there are none of, and why."""
     charts = [
         (
@@ -67,7 +67,7 @@ def run_page(record: Record, *, pictures: Sequence[Picture] = (), left_out: Sequ
     )  # fmt: skip
 
 
-def _run_lines(record: Record, metric: str) -> list[Line]:
+def _run_lines(record: ReportedRun, metric: str) -> list[Line]:
     lines = []
     for split, name in _SPLITS.items():
         points = [(row["epoch"], row[f"{split}/{metric}"]) for row in record.epochs if f"{split}/{metric}" in row]
@@ -86,7 +86,12 @@ def _by_split(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
 
 
 def runs_page(
-    records: Sequence[Record], *, title: str, beside: Path, tables: Sequence[Table] = (), winner: Record | None = None
+    records: Sequence[ReportedRun],
+    *,
+    title: str,
+    beside: Path,
+    tables: Sequence[Table] = (),
+    winner: ReportedRun | None = None,
 ) -> str:
     """The report of several runs, the best by what they were selected by first; links start from folder ``beside``.
 
@@ -110,13 +115,13 @@ def runs_page(
     )  # fmt: skip
 
 
-def _best(ranked: Sequence[Record]) -> Record | None:
+def _best(ranked: Sequence[ReportedRun]) -> ReportedRun | None:
     """The first, where all runs can be compared: on one data set, by one metric."""
     alike = len({(record.setting("data"), record.monitor) for record in ranked}) == 1
     return ranked[0] if alike and ranked[0].monitored is not None else None
 
 
-def _overlaid(records: Sequence[Record], metric: str) -> list[Line]:
+def _overlaid(records: Sequence[ReportedRun], metric: str) -> list[Line]:
     lines = []
     for place, record in enumerate(records):
         points = [(row["epoch"], row[metric]) for row in record.epochs if metric in row]
@@ -125,20 +130,20 @@ def _overlaid(records: Sequence[Record], metric: str) -> list[Line]:
     return lines[::-1]  # the best is drawn last, on top of the others
 
 
-def _shown_metrics(records: Sequence[Record]) -> list[str]:
+def _shown_metrics(records: Sequence[ReportedRun]) -> list[str]:
     """The columns of metrics: what the runs were selected by first, which decides their order, then the usual ones."""
     usual = ("val/accuracy", "val/loss", "test/accuracy", "test/f1")
     there = {name for record in records for name in record.metrics}
     return [name for name in dict.fromkeys([*(record.monitor for record in records), *usual]) if name in there]
 
 
-def _link(record: Record, beside: Path) -> str:
+def _link(record: ReportedRun, beside: Path) -> str:
     """Where the run lies as seen from ``beside``: its own report where it has one, else its folder."""
     own = record.folder.path / "report.html"
     return quote(os.path.relpath(own if own.exists() else record.folder.path, beside))
 
 
-def _common_facts(records: Sequence[Record]) -> dict[str, list[str]]:
+def _common_facts(records: Sequence[ReportedRun]) -> dict[str, list[str]]:
     """Versions, commits and hardware, each with all values that occur."""
     facts: dict[str, dict[str, None]] = {}
     for record in records:
@@ -147,7 +152,7 @@ def _common_facts(records: Sequence[Record]) -> dict[str, list[str]]:
     return {name: list(values) for name, values in facts.items()}
 
 
-def _facts(record: Record) -> dict[str, str]:
+def _facts(record: ReportedRun) -> dict[str, str]:
     nested = {**(record.result.get("hardware") or {}), **(record.result.get("versions") or {})}
     return {"commit": str(record.result.get("git_commit") or "none")} | {
         name: str(value) for name, value in nested.items()

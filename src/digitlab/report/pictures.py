@@ -2,10 +2,10 @@
 
 from digitlab.core.errors import DigitlabError
 from digitlab.figures.gallery import PICTURES, LeftOutError
-from digitlab.figures.run_data import read_material
+from digitlab.figures.run_data import read_run_data
 from digitlab.figures.style import png
 from digitlab.report.page import Picture
-from digitlab.report.records import Record
+from digitlab.report.records import ReportedRun
 
 # Under each title the pictures that may show it, of which those that apply to the run are taken.
 _SHOWN = {
@@ -16,10 +16,10 @@ _SHOWN = {
 }
 
 
-def pictures_of(record: Record) -> tuple[list[Picture], list[str]]:
+def pictures_of(record: ReportedRun) -> tuple[list[Picture], list[str]]:
     """The pictures, and a line for each that can't be made: it does not apply, or the run's data are not here."""
     try:
-        material = read_material(record.folder)
+        run_data = read_run_data(record.folder)
     except DigitlabError as error:
         return [], [f"pictures: {error}"]
     pictures, left_out = [], []
@@ -27,17 +27,17 @@ def pictures_of(record: Record) -> tuple[list[Picture], list[str]]:
         reasons = []
         for name in names:
             try:
-                figure = PICTURES[name](material)
+                figure = PICTURES[name](run_data)
             except LeftOutError as reason:
                 reasons.append(str(reason))
             else:
-                pictures.append(Picture(title, f"{title}: {material.title}", png(figure)))
+                pictures.append(Picture(title, f"{title}: {run_data.title}", png(figure)))
         if len(reasons) == len(names):
             left_out.append(f"{title.lower()}: {'; '.join(reasons)}")
     return pictures + _robustness(record), left_out
 
 
-def _robustness(record: Record) -> list[Picture]:
+def _robustness(record: ReportedRun) -> list[Picture]:
     """What ``digitlab evaluate --corrupt`` has left in the run's folder."""
     return [
         Picture("Harder images", f"accuracy against the severity of a corruption, {path.stem}", path.read_bytes())

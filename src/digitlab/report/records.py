@@ -21,7 +21,7 @@ _NO_SETTINGS = ("trainer.progress_bar", "data.root", "hydra.", "sweep")  # typed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class ReportedRun:
     """One run: ``name`` is its folder as seen from the user's, ``epochs`` the rows of ``metrics.csv``.
 
     ``result`` is empty for a run that is still going on or was killed; ``confusion`` and ``summary`` are None where the
@@ -100,7 +100,7 @@ def smaller_is_better(metric: str) -> bool:
     return metric.endswith(("loss", "error", "seconds"))
 
 
-def read_record(run: RunFolder, *, named_from: Path) -> Record:
+def read_record(run: RunFolder, *, named_from: Path) -> ReportedRun:
     """The run in a folder, named as one sees it from the folder ``named_from``.
 
     Raises ``ConfigError`` where it is no run folder, ``OSError`` or ``ValueError`` where a file of it can't be read.
@@ -110,7 +110,7 @@ def read_record(run: RunFolder, *, named_from: Path) -> Record:
     if not _is_result(result):
         raise ValueError("result.json is not one of digitlab's")
     name = os.path.relpath(run.path, named_from)
-    return Record(
+    return ReportedRun(
         folder=run,
         name=run.path.name if name == "." else name,
         choices=run.read_choices(),
@@ -153,17 +153,17 @@ def _read_confusion(path: Path) -> Confusion | None:
     return Confusion(names, counts)
 
 
-def by_monitored(records: Sequence[Record]) -> list[Record]:
+def by_monitored(records: Sequence[ReportedRun]) -> list[ReportedRun]:
     """The best first, by what each run was selected by, which is never the test set; last those without a value."""
 
-    def rank(record: Record) -> tuple[bool, float]:
+    def rank(record: ReportedRun) -> tuple[bool, float]:
         value = record.monitored
         return value is None, 0.0 if value is None else value if smaller_is_better(record.monitor) else -value
 
     return sorted(records, key=rank)
 
 
-def differing_settings(records: Sequence[Record]) -> list[str]:
+def differing_settings(records: Sequence[ReportedRun]) -> list[str]:
     """Of data set, model and the keys that were typed for any of the runs those that are not the same in all."""
     typed = [override.lstrip("+").partition("=") for record in records for override in record.overrides]
     keys = dict.fromkeys([*GROUPS, *(key for key, equals, _ in typed if equals and not key.startswith(_NO_SETTINGS))])

@@ -58,7 +58,7 @@ def run_numpy(config: DictConfig, experiment: Experiment, data: ImageData, *, te
     """
     network = _numpy_network(experiment, data)
     plan = ChunkPlan(
-        seed=experiment.switches.seed, batch_size=data.batch_size, chunk_length=None,
+        seed=experiment.options.seed, batch_size=data.batch_size, chunk_length=None,
         limit_train_batches=experiment.trainer.limit_train_batches,
     )  # fmt: skip
     loader = data.chunks(plan, Position())
@@ -112,7 +112,7 @@ class _TestCurve:
 
 def _numpy_network(experiment: Experiment, data: ImageData) -> Network:
     """The network of the configuration with the initial weights that a run through Lightning would begin with."""
-    torch.manual_seed(stream_seed("init", experiment.switches.seed))
+    torch.manual_seed(stream_seed("init", experiment.options.seed))
     source = data.source
     network = build(
         experiment.model, "model", nn.Module, image_shape=source.image_shape, classes=len(source.class_names)
@@ -144,7 +144,7 @@ def run_pure(config: DictConfig, experiment: Experiment, data: ImageData) -> Tra
     unseen = _digits(folder, "train", _limited(data.val_indices, limits.limit_val_batches, data))
     learnt = pure.learn(
         training, unseen, epochs=limits.max_epochs, batch_size=data.batch_size, step_size=config.optimizer.lr,
-        seed=experiment.switches.seed, evaluate_every=50,
+        seed=experiment.options.seed, evaluate_every=50,
     )  # fmt: skip
     testing = _digits(folder, "t10k", torch.arange(len(data.test_set.labels)))
     outputs = torch.tensor([pure.predict(learnt.layer, digit) for digit in testing])

@@ -60,7 +60,7 @@ class RunFolder:
 
     @property
     def iterations(self) -> Path:
-        """A row a mini-batch, where ``figures.iterations=true`` asked for it."""
+        """A row a mini-batch, where ``figures.log_batches=true`` asked for it."""
         return self.path / "iterations.csv"
 
     @property

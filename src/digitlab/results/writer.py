@@ -169,8 +169,8 @@ class RunWriter:
         values = {name: float(value) for name, value in values.items() if value is not None and math.isfinite(value)}
         experiment, start, end = hparams(_flat(self.config), values)
         # A map, whose entries each process would write in an order of its own.
-        told = start.value[0].metadata.plugin_data
-        told.content = HParamsPluginData.FromString(told.content).SerializeToString(deterministic=True)
+        plugin_data = start.value[0].metadata.plugin_data
+        plugin_data.content = HParamsPluginData.FromString(plugin_data.content).SerializeToString(deterministic=True)
         events = self._events[""]
         for summary in (experiment, start, end):
             events._get_file_writer().add_summary(summary)

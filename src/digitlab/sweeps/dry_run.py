@@ -43,7 +43,7 @@ class Planned:
         return int(self.config.trainer.max_epochs)
 
 
-def rehearse(
+def dry_run(
     folder: Path,
     jobs: Sequence[Sequence[str]],
     loader: ConfigLoader,
@@ -65,7 +65,7 @@ def rehearse(
         print(_estimate([planned.run for planned in plan if planned.run is not None], left))
 
 
-def rehearse_search(folder: Path, plan: SearchPlan, loader: ConfigLoader, config_name: str | None) -> None:
+def dry_run_search(folder: Path, plan: SearchPlan, loader: ConfigLoader, config_name: str | None) -> None:
     """Print what the search in ``folder`` chooses from, how many runs it will ask for, and estimates.
 
     Raises what the training of a run that it might choose raises.

@@ -1,6 +1,6 @@
 """How a failure of a run or of a job of a sweep reaches the user.
 
-``train.py`` wraps what Hydra runs in ``told``. Nothing here needs torch at import.
+``train.py`` wraps what Hydra runs in ``report_failure``. Nothing here needs torch at import.
 """
 
 import json
@@ -12,9 +12,9 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from digitlab.config.cli_errors import typed_overrides
+from digitlab.config.cli_errors import command_line_overrides
 from digitlab.core.errors import DigitlabError, RunError
-from digitlab.core.exit import leave
+from digitlab.core.exit import exit_with
 from digitlab.core.files import write_atomically
 from digitlab.results.lock import BusyError
 
@@ -31,7 +31,7 @@ def in_sweep() -> bool:
 
 
 @contextmanager
-def told() -> Iterator[None]:
+def report_failure() -> Iterator[None]:
     """Around what Hydra runs, once for a run, once a job for a sweep.
 
     A run that fails, or a signal, ends the process. A job of a sweep that fails is told at once, marked as failed in
@@ -44,7 +44,7 @@ def told() -> Iterator[None]:
         solo = not in_sweep()
         # An exit code above 128 is that of a signal: Hydra would go on with the next job.
         if isinstance(error, DigitlabError) and (solo or error.exit_code > 128):
-            leave(error)
+            exit_with(error)
         if solo:
             raise
         folder = Path(HydraConfig.get().runtime.output_dir)
@@ -63,7 +63,7 @@ def _mark_failed(folder: Path, error: Exception) -> None:
     run_folder = RunFolder(folder)
     if run_folder.result.exists():
         return
-    overrides = typed_overrides()
+    overrides = command_line_overrides()
     result = {
         "status": "failed", "metrics": {}, "best_epoch": None, "epochs": 0, "train_seconds": 0.0,
         "images_per_second": None, "parameters": None, "seed": None, "split_fingerprint": None,

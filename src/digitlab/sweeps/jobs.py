@@ -9,7 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override
 from omegaconf import DictConfig, OmegaConf
 
-from digitlab.config.cli_errors import typed_overrides
+from digitlab.config.cli_errors import command_line_overrides
 from digitlab.core.errors import ConfigError
 
 
@@ -78,4 +78,4 @@ def distinct_values(override: Override) -> list[str]:
 def sweep_overrides(config: DictConfig) -> list[str]:
     """All that the command sweeps over and sets: of its sweep group first, then what was typed."""
     params = OmegaConf.select(config, "hydra.sweeper.params") or {}
-    return [*(f"{key}={value}" for key, value in params.items()), *typed_overrides(config.hydra)]
+    return [*(f"{key}={value}" for key, value in params.items()), *command_line_overrides(config.hydra)]

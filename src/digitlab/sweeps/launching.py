@@ -13,8 +13,8 @@ from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from digitlab.config.cli_errors import typed_overrides
-from digitlab.sweeps.job_failures import told
+from digitlab.config.cli_errors import command_line_overrides
+from digitlab.sweeps.job_failures import report_failure
 from digitlab.sweeps.manifest import add_jobs, names_runs, run_overrides
 
 
@@ -86,7 +86,7 @@ class JobLauncher(BasicLauncher):
         ]
         if names_runs(self.config):
             path = Path(str(self.config.hydra.sweep.dir))
-            add_jobs(path, ((job.config, run_overrides(typed_overrides(job.config.hydra))) for job in jobs))
+            add_jobs(path, ((job.config, run_overrides(command_line_overrides(job.config.hydra))) for job in jobs))
         return jobs
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
@@ -133,7 +133,7 @@ def failing(error: Exception) -> TaskFunction:
     """A task that ends as one does that ``error`` met."""
 
     def fail(config: DictConfig) -> None:
-        with told():
+        with report_failure():
             raise error
 
     return fail

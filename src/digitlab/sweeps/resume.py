@@ -8,7 +8,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from digitlab.config.cli_errors import typed_overrides
+from digitlab.config.cli_errors import command_line_overrides
 from digitlab.results.folder import RunFolder
 from digitlab.results.outcome import UNREADABLE, monitored
 from digitlab.sweeps.manifest import Manifest, add_missing, names_runs, run_overrides
@@ -23,7 +23,7 @@ def finish(config: DictConfig) -> float:
     value = finished_value(folder)
     if value is not None:
         return value
-    overrides = run_overrides(typed_overrides())
+    overrides = run_overrides(command_line_overrides())
     hydra = HydraConfig.instance().cfg
     assert hydra is not None
     if names_runs(hydra):

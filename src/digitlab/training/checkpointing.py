@@ -12,12 +12,12 @@ from digitlab.data.chunks import Position
 from digitlab.engine.metrics import Counts, total
 from digitlab.results.checkpoint import of_older_version
 from digitlab.training.classifier import Classifier
-from digitlab.training.early_stopping import Point
-from digitlab.training.run_state import Record
+from digitlab.training.early_stopping import MonitorValue
+from digitlab.training.run_state import RunState
 
 
 def snapshot(
-    classifier: Classifier, optimizer_state: dict[str, Any], record: Record, *, train_counts: Sequence[Counts]
+    classifier: Classifier, optimizer_state: dict[str, Any], record: RunState, *, train_counts: Sequence[Counts]
 ) -> dict[str, Any]:
     """Everything that decides how the run goes on; no generator, as random draws are functions of the position.
 
@@ -35,14 +35,16 @@ def snapshot(
         "optimizer_states": [optimizer_state],
         "position": dataclasses.asdict(position),
         "train_counts": [dataclasses.asdict(counts) for counts in train_counts],
-        "history": [dataclasses.asdict(point) for point in record.selection.history],
+        "history": [dataclasses.asdict(point) for point in record.best_tracker.history],
         "metrics": dict(record.metrics),
         "rows": [dict(row) for row in record.rows],
         "epoch_seconds": record.epoch_seconds,
     }
 
 
-def restore(checkpoint: dict[str, Any], classifier: Classifier, *, path: Path, processes: int = 1) -> list[Point]:
+def restore(
+    checkpoint: dict[str, Any], classifier: Classifier, *, path: Path, processes: int = 1
+) -> list[MonitorValue]:
     """Set ``classifier`` to where ``checkpoint``, read from ``path``, was taken; returns the monitored history.
 
     Each of as many processes as wrote it goes on with its own counts; of another number the first has them all. Raises
@@ -59,7 +61,7 @@ def restore(checkpoint: dict[str, Any], classifier: Classifier, *, path: Path, p
         classifier.train_counts = counts[process_rank()]
     elif process_rank() == 0:
         classifier.train_counts = total(counts)
-    return [Point(**point) for point in checkpoint["history"]]
+    return [MonitorValue(**point) for point in checkpoint["history"]]
 
 
 def _has_groups(saved: Sequence[dict[str, Any]], classifier: Classifier) -> bool:

@@ -18,20 +18,20 @@ from digitlab.core.signals import StopSignal
 from digitlab.data.chunks import Chunk, EvaluationBatch, Position
 from digitlab.data.normalise import Normalise
 from digitlab.data.seeding import stream_seed
-from digitlab.engine.aot_cache import CompilerError, step_aside
-from digitlab.engine.chunk_runner import Learner
+from digitlab.engine.aot_cache import CompilerError, fall_back
+from digitlab.engine.chunk_runner import ChunkRunner
 from digitlab.engine.compiled_solo import CompiledSteps
-from digitlab.engine.cpu_tuning import Work, forward_work, keep_large_memory, threads, worthwhile_threads
-from digitlab.engine.cuda_graph import recorder_for
+from digitlab.engine.cpu_tuning import ForwardCost, forward_cost, keep_large_memory, threads, worthwhile_threads
+from digitlab.engine.cuda_graph import graph_capture_for
 from digitlab.engine.device import as_numbers, reads_at_once
-from digitlab.engine.eager import EagerStep
+from digitlab.engine.eager import TrainStep
 from digitlab.engine.member_spec import MemberSpec
 from digitlab.engine.metrics import Counts, total
 from digitlab.optim.losses import Loss
 from digitlab.optim.optimizers import Optimizer
 from digitlab.optim.schedules import Schedule
 from digitlab.training.settings import DataFacts
-from digitlab.training.test_time_augmentation import Views, views
+from digitlab.training.test_time_augmentation import TestTimeAugmentation, augmented_views
 
 
 class Classifier(LightningModule):
@@ -40,12 +40,12 @@ class Classifier(LightningModule):
     Every argument is made of plain values, as they stand in the composed configuration, so a checkpoint holds nothing
     else and ``Classifier.load_from_checkpoint(path)`` needs nothing else. ``data`` are the facts of
     the data set (``DataFacts``); ``ema_decay`` averages the weights over the mini-batches (Polyak and Juditsky, 1992),
-    and where it is given, the averaged network is the one evaluated; ``test_views`` has each image evaluated as
+    and where it is given, the averaged network is the one evaluated; ``tta`` has each image evaluated as
     several.
     """
 
-    learner: Learner
-    work: Work
+    runner: ChunkRunner
+    forward_cost: ForwardCost
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Classifier(LightningModule):
         scheduler: dict[str, Any],
         ema_decay: float | None = None,
         gradient_clip_norm: float | None = None,
-        test_views: Views | None = None,
+        tta: TestTimeAugmentation | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -73,7 +73,7 @@ class Classifier(LightningModule):
         self.loss: Loss = build(loss, "loss", Loss)
         self.update: Optimizer = build(optimizer, "optimizer", Optimizer)
         self.schedule: Schedule = build(scheduler, "scheduler", Schedule)
-        self.ema_decay, self.gradient_clip_norm, self.test_views = ema_decay, gradient_clip_norm, test_views
+        self.ema_decay, self.gradient_clip_norm, self.tta = ema_decay, gradient_clip_norm, tta
         self.normalise = Normalise(image_shape=shape, mean=self.facts.mean, std=self.facts.std)
         self.example_input_array = torch.zeros(1, *shape, dtype=torch.uint8)
 
@@ -120,13 +120,13 @@ class Classifier(LightningModule):
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels (N, C, H, W), uint8 or float in [0, 1], to logits (N, K) by the weights that are evaluated.
 
-        In the precision of the run, and logits in that of its weights; with ``test_views`` they are those of all views
+        In the precision of the run, and logits in that of its weights; with ``tta`` they are those of all views
         of an image together.
         """
         network = self.network if self.average is None else self.average
         images = self.normalise(pixels)
         with nullcontext() if self.autocast_dtype is None else torch.autocast(self.device.type, self.autocast_dtype):
-            logits = [weight * network(view).to(images.dtype) for view, weight in views(images, self.test_views)]
+            logits = [weight * network(view).to(images.dtype) for view, weight in augmented_views(images, self.tta)]
         return torch.stack(logits).sum(0)
 
     # Training ---------------------------------------------------------------------------------------------------------
@@ -141,14 +141,14 @@ class Classifier(LightningModule):
     def setup(self, stage: str) -> None:
         # Before anything can watch the layers at work: it would see the image that is counted with.
         if stage == "fit":
-            self.work = forward_work(self.network, self.facts.image_shape, self.normalise.scale)
+            self.forward_cost = forward_cost(self.network, self.facts.image_shape, self.normalise.scale)
 
     def on_train_start(self) -> None:
         self.stop_signal.install()
         # The raw optimiser: Lightning's wrapper would cost a tenth of a small network's step.
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
-        step = EagerStep(
+        step = TrainStep(
             network=self.network, loss=self.loss, optimizer=optimizer,
             backward=_plain_backward if self.trainer.world_size == 1 else self._shared_backward,
             lr=self.update.lr, schedule=self.schedule,
@@ -158,36 +158,37 @@ class Classifier(LightningModule):
             autocast_dtype=self.autocast_dtype, gradient_clip_norm=self.gradient_clip_norm,
             average=self.average, ema_decay=self.ema_decay,
         )  # fmt: skip
-        self.learner = Learner(
+        self.runner = ChunkRunner(
             step=step, compiled=self._compiled_steps(step, optimizer),
             position=self.position, normalise=self.normalise, loss=self.loss, strategy=self.trainer.strategy,
             stop_signal=self.stop_signal, alone=self.trainer.world_size == 1,
         )  # fmt: skip
         self.train_counts.confusion = self.train_counts.confusion.to(self.device)
 
-    def _compiled_steps(self, step: EagerStep, optimizer: torch.optim.Optimizer) -> CompiledSteps | None:
-        recorder = recorder_for(self.device, allowed=self.cuda_graphs)
-        if not self.compiling and recorder is None:
+    def _compiled_steps(self, step: TrainStep, optimizer: torch.optim.Optimizer) -> CompiledSteps | None:
+        graph_capture = graph_capture_for(self.device, allowed=self.cuda_graphs)
+        if not self.compiling and graph_capture is None:
             return None
         try:
             if self.trainer.world_size > 1:
                 raise CompilerError("not with several processes")
             return CompiledSteps(
-                compiling=self.compiling, recorder=recorder,
+                compiling=self.compiling, graph_capture=graph_capture,
                 steps_ahead=self.total_steps - self.position.total_steps,
                 network=self.network, average=self.average, normalise=self.normalise, loss=self.loss,
                 update=self.update, optimizer=optimizer, image_shape=self.facts.image_shape,
-                flops=self.work.flops, seed=self.seed, learning_rate=step.learning_rate, pull=step.pull,
+                flops=self.forward_cost.flops, seed=self.seed, learning_rate=step.learning_rate,
+                ema_weight=step.ema_weight,
                 autocast_dtype=self.autocast_dtype, gradient_clip_norm=self.gradient_clip_norm,
             )  # fmt: skip
         except CompilerError as error:
-            step_aside(error, asked=self.compiling is True)
+            fall_back(error, asked=self.compiling is True)
             return None
 
     @property
     def learning_rate(self) -> float:
         """The learning rate of the mini-batch that was learnt from last."""
-        return self.learner.step.learning_rate(max(self.position.total_steps - 1, 0))
+        return self.runner.step.learning_rate(max(self.position.total_steps - 1, 0))
 
     def training_step(self, chunk: Chunk, batch_idx: int) -> None:
         """One update for each mini-batch of the chunk.
@@ -197,9 +198,9 @@ class Classifier(LightningModule):
         """
         images = chunk.plan.batch_size / self.trainer.world_size
         if self.device.type == "cpu":
-            keep_large_memory(int(images * self.work.largest_output * self.normalise.scale.element_size()))
-        with threads(worthwhile_threads(images * self.work.flops)):
-            logits, losses = self.learner.learn(chunk)
+            keep_large_memory(int(images * self.forward_cost.largest_output * self.normalise.scale.element_size()))
+        with threads(worthwhile_threads(images * self.forward_cost.flops)):
+            logits, losses = self.runner.run_chunk(chunk)
         self._count(chunk, logits, losses)
         # Lightning counts updates by its wrapped optimiser, which was not asked, as it costs a tenth of a small
         # network's step; global_step, that callbacks and loggers read, would stand still.

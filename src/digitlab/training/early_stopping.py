@@ -37,7 +37,7 @@ class EarlyStopping:
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class MonitorValue:
     """A value of the monitored metric after ``epoch`` (counted from 1) and ``step`` mini-batches of the whole run."""
 
     epoch: int
@@ -45,7 +45,7 @@ class Point:
     value: float
 
 
-class Selection:
+class BestTracker:
     """The best point of a history, and whether patience has run out.
 
     ``last_is_best`` is for a run without validation images, which has nothing to choose by.
@@ -57,18 +57,18 @@ class Selection:
         monitor: Monitor,
         early_stopping: EarlyStopping | None = None,
         last_is_best: bool = False,
-        history: Iterable[Point] = (),
+        history: Iterable[MonitorValue] = (),
     ) -> None:
         self.monitor, self.last_is_best = monitor, last_is_best
         self.early_stopping = early_stopping
-        self.history: list[Point] = []
-        self.best: Point | None = None
+        self.history: list[MonitorValue] = []
+        self.best: MonitorValue | None = None
         # Early stopping has its own reference: a gain of less than min_delta is a new best, but buys no patience.
-        self._progress_at: Point | None = None
+        self._progress_at: MonitorValue | None = None
         for point in history:
             self.update(point)
 
-    def update(self, point: Point) -> bool:
+    def update(self, point: MonitorValue) -> bool:
         """Take a new point in; whether it is the best so far (the earlier one wins a tie, nan never)."""
         self.history.append(point)
         best = self.monitor.worst if self.best is None else self.best.value
@@ -82,10 +82,10 @@ class Selection:
         return improved
 
     @property
-    def exhausted(self) -> bool:
+    def should_stop(self) -> bool:
         """Whether the last point lies ``patience`` or more behind the last progress."""
         if self.early_stopping is None or not self.history:
             return False
-        last, since = self.history[-1], self._progress_at or Point(0, 0, math.nan)
+        last, since = self.history[-1], self._progress_at or MonitorValue(0, 0, math.nan)
         waited = last.epoch - since.epoch if self.early_stopping.unit == "epochs" else last.step - since.step
         return waited >= self.early_stopping.patience

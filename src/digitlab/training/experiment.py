@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, ValidationError
 from torch import nn
 
-from digitlab.config.cli_errors import typed_overrides
+from digitlab.config.cli_errors import command_line_overrides
 from digitlab.config.compose import build, direction, plain, unresolved
 from digitlab.config.schema import NonNegativeInt, nearest, refusal, settings, unknown
 from digitlab.core.errors import ConfigError
@@ -27,7 +27,7 @@ from digitlab.optim.schedules import Schedule
 from digitlab.results.environment import memory_bytes
 from digitlab.training.early_stopping import EarlyStopping, Monitor
 from digitlab.training.settings import CheckpointSettings, TrainerSettings
-from digitlab.training.test_time_augmentation import Views
+from digitlab.training.test_time_augmentation import TestTimeAugmentation
 
 T = TypeVar("T")
 
@@ -50,12 +50,12 @@ _NODES = (
 
 
 @settings
-class Switches:
+class RunOptions:
     """The keys of the configuration that are single values."""
 
     seed: NonNegativeInt
     test: Literal["best", "last", "none"]
-    test_views: Views | None
+    tta: TestTimeAugmentation | None
     resume: str | None
     compile: bool | Literal["auto"]
 
@@ -71,7 +71,7 @@ class Ema:
 class Experiment:
     """The parts of a run. ``model``, ``loss``, ``optimizer`` and ``scheduler`` stay plain, for the checkpoint."""
 
-    switches: Switches
+    options: RunOptions
     data: ImageData
     model: dict[str, Any]
     loss: dict[str, Any]
@@ -95,7 +95,7 @@ class Experiment:
             "scheduler": self.scheduler,
             "ema_decay": self.ema_decay,
             "gradient_clip_norm": self.trainer.gradient_clip_norm,
-            "test_views": self.switches.test_views,
+            "tta": self.options.tta,
         }
 
     @classmethod
@@ -105,8 +105,8 @@ class Experiment:
         Raises ``ConfigError``, which names the key, the value and what is allowed.
         """
         _refuse_unknown(config)
-        typed = typed_overrides() if typed is None else typed
-        switches = _switches(config)
+        typed = command_line_overrides() if typed is None else typed
+        options = _options(config)
         nodes = {name: plain(_value(config, name), name) for name in _NODES if name != "early_stopping"}
         data = build(nodes["data"], "data", ImageData)
         _check_data(data)
@@ -122,14 +122,14 @@ class Experiment:
         if data.batch_size < trainer.devices:
             allowed = f"must be {trainer.devices} or more, for each of {trainer.devices} processes has a share of it"
             raise ConfigError("data.batch_size", data.batch_size, allowed)
-        monitor, early_stopping = _selection(
+        monitor, early_stopping = _best_tracker(
             _settings(Monitor, nodes["monitor"], "monitor"),
             None if stopping is None else _early_stopping(stopping),
             without_validation=data.val_size == 0,
             typed=typed,
         )
         return cls(
-            switches=switches,
+            options=options,
             data=data,
             **{name: nodes[name] for name in ("model", "loss", "optimizer", "scheduler")},
             trainer=trainer,
@@ -143,7 +143,7 @@ class Experiment:
 
 
 def _refuse_unknown(config: DictConfig) -> None:
-    known = [*_NODES, *Switches.__dataclass_fields__]
+    known = [*_NODES, *RunOptions.__dataclass_fields__]
     for key in config:
         # Those two are about the command, not about the run.
         if key not in ("hydra", "sweep", *known):
@@ -176,12 +176,12 @@ def _early_stopping(node: Any) -> EarlyStopping:
     return _settings(EarlyStopping, plain(node, "early_stopping"), "early_stopping")
 
 
-def _switches(config: DictConfig) -> Switches:
-    switches = _settings(Switches, {name: _value(config, name) for name in Switches.__dataclass_fields__}, "")
-    if switches.resume is not None:
+def _options(config: DictConfig) -> RunOptions:
+    options = _settings(RunOptions, {name: _value(config, name) for name in RunOptions.__dataclass_fields__}, "")
+    if options.resume is not None:
         # train.py goes another way with it: here it would be a new run that looks like the old one's next part.
-        raise ConfigError("resume", switches.resume, "must be given on the command line of a single run, without +")
-    return switches
+        raise ConfigError("resume", options.resume, "must be given on the command line of a single run, without +")
+    return options
 
 
 def _check_data(data: ImageData) -> None:
@@ -257,7 +257,7 @@ def _check_device(trainer: TrainerSettings, typed: Sequence[str]) -> None:
         raise refused("devices", "more than one needs trainer=ddp")
 
 
-def _selection(
+def _best_tracker(
     monitor: Monitor, early_stopping: EarlyStopping | None, *, without_validation: bool, typed: Sequence[str]
 ) -> tuple[Monitor, EarlyStopping | None]:
     if monitor.metric not in MONITORS:

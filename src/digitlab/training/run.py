@@ -13,7 +13,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loops.progress import _ProcessedTracker
 from omegaconf import DictConfig
 
-from digitlab.config.cli_errors import typed_overrides
+from digitlab.config.cli_errors import command_line_overrides
 from digitlab.core.errors import DigitlabError, RunError
 from digitlab.core.exit import sigterm_exits
 from digitlab.core.files import disk_faults
@@ -31,7 +31,7 @@ from digitlab.training.checkpointing import restore
 from digitlab.training.evaluation import measure_test
 from digitlab.training.experiment import Experiment
 from digitlab.training.progress import EpochBar
-from digitlab.training.run_callback import Recorder, Saver
+from digitlab.training.run_callback import RunCallback, Saver
 from digitlab.training.setup import (
     chunk_plan,
     initial_classifier,
@@ -67,7 +67,7 @@ def train(
     ``resume``.
     """
     if overrides is None:
-        overrides = typed_overrides()
+        overrides = command_line_overrides()
     run_folder = RunFolder(Path(HydraConfig.get().runtime.output_dir) if folder is None else Path(folder))
     with disk_faults(run_folder.path):
         run_folder.path.mkdir(parents=True, exist_ok=True)
@@ -112,7 +112,7 @@ class Run:
         self.data = read_data(experiment)
         checkpoint = newest_good(folder, like=experiment.hyper_parameters) if resume else None
         self.classifier = initial_classifier(experiment, self.data, resumed=checkpoint is not None)
-        self.classifier.compiling = experiment.switches.compile
+        self.classifier.compiling = experiment.options.compile
         self.classifier.cuda_graphs = experiment.trainer.cuda_graphs
         processes = experiment.trainer.devices
         history = []
@@ -120,7 +120,7 @@ class Run:
             history = restore(checkpoint, self.classifier, path=folder.last, processes=processes)
         self.classifier.stop_signal = stop_signal
         self.record = new_record(experiment, self.data, history=history, checkpoint=checkpoint)
-        self.recorder = Recorder(
+        self.recorder = RunCallback(
             record=self.record, stop_signal=stop_signal, save_every_seconds=experiment.checkpoint.every_seconds
         )
         self.trainer = self._trainer()
@@ -179,7 +179,7 @@ class Run:
     def fit(self) -> None:
         self._summarise()
         over = self.classifier.position.total_steps >= self.classifier.total_steps
-        if over or self.record.selection.exhausted:
+        if over or self.record.best_tracker.should_stop:
             log.info("this run has come to its end before, by %s", "its last step" if over else "early stopping")
             # It may have been killed before it could show the weights it ended with.
             self.experiment.figures.on_train_end(self.trainer, self.classifier)
@@ -206,7 +206,7 @@ class Run:
 
     def test(self) -> None:
         """Measure the test set once, on the checkpoint that ``test`` names."""
-        which = self.experiment.switches.test
+        which = self.experiment.options.test
         if which == "none":
             return
         checkpoint = read_checkpoint(self.folder.best if which == "best" else self.folder.last)
@@ -224,5 +224,5 @@ class Run:
         )  # fmt: skip
 
     def outcome(self) -> Outcome:
-        best = self.record.selection.best
+        best = self.record.best_tracker.best
         return Outcome(self.folder.path, self.result, self.experiment.monitor.worst if best is None else best.value)

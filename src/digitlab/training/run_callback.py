@@ -1,4 +1,4 @@
-"""What stands between Lightning's Trainer and a run's ``Record``.
+"""What stands between Lightning's Trainer and a run's ``RunState``.
 
 The recorder measures the time of each epoch's training part, has checkpoints saved, and stops the run where it should
 end. It is the first of the callbacks, so that the others find the epoch's row; the ``Saver`` is the last one.
@@ -13,16 +13,16 @@ from digitlab.core.signals import StopSignal
 from digitlab.data.chunks import Chunk
 from digitlab.training.checkpointing import snapshot
 from digitlab.training.classifier import Classifier
-from digitlab.training.run_state import Record
+from digitlab.training.run_state import RunState
 
 
-class Recorder(Callback):
+class RunCallback(Callback):
     """Drives ``record`` for a solo run; every process has one, so that all stop at the same moment.
 
     Within an epoch it has a checkpoint saved once the last one is ``save_every_seconds`` old; None: never.
     """
 
-    def __init__(self, *, record: Record, stop_signal: StopSignal, save_every_seconds: float | None) -> None:
+    def __init__(self, *, record: RunState, stop_signal: StopSignal, save_every_seconds: float | None) -> None:
         self.record, self.stop_signal, self._save_every_seconds = record, stop_signal, save_every_seconds
         self._saved_at = time.monotonic()
         self._images = 0
@@ -59,7 +59,7 @@ class Recorder(Callback):
         classifier = _classifier(pl_module)
         measured = {f"val/{name}": value for name, value in classifier.evaluation.metrics().items()}
         self._improved = self.record.add_validation(measured, classifier.position)
-        trainer.should_stop |= self.record.selection.exhausted
+        trainer.should_stop |= self.record.best_tracker.should_stop
         if self._epoch_over or trainer.should_stop:
             return
         if self._improved:
@@ -130,7 +130,7 @@ class Recorder(Callback):
 class Saver(Callback):
     """The last of the callbacks: what the others wrote of an epoch's end is there before the checkpoint after it."""
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: RunCallback) -> None:
         self._recorder = recorder
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

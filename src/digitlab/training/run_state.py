@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 from digitlab.data.chunks import Position
 from digitlab.results.writer import Row, RunWriter
-from digitlab.training.early_stopping import Point, Selection
+from digitlab.training.early_stopping import BestTracker, MonitorValue
 
 
-class Record:
+class RunState:
     """The bookkeeping of one run; only the first process of a run has a ``writer``.
 
     ``validating`` is whether there are validation images: without them the last epoch counts as the best. ``rows`` are
@@ -21,12 +21,12 @@ class Record:
         self,
         *,
         writer: RunWriter | None,
-        selection: Selection,
+        best_tracker: BestTracker,
         validating: bool,
         rows: list[Row],
         epoch_seconds: float = 0.0,
     ) -> None:
-        self.writer, self.selection, self.validating = writer, selection, validating
+        self.writer, self.best_tracker, self.validating = writer, best_tracker, validating
         self.rows = rows
         self.epoch_seconds = epoch_seconds
         self.metrics: dict[str, float] = {}
@@ -37,7 +37,7 @@ class Record:
         if self.writer is not None:
             self.writer.validation(measured, step=position.total_steps)
         # A metric of the training passes is known at the end of an epoch, not at a validation inside it.
-        return self.selection.monitor.metric in self.metrics and self.selection.update(self._point(position))
+        return self.best_tracker.monitor.metric in self.metrics and self.best_tracker.update(self._point(position))
 
     def add_epoch(self, position: Position, *, images: int, learning_rate: float) -> None:
         """Add the row of an epoch, or of the part of it that trained on ``images``."""
@@ -50,12 +50,12 @@ class Record:
         if self.writer is not None:
             self.writer.epoch(row)
         if not self.validating:
-            self.selection.update(self._point(position))
+            self.best_tracker.update(self._point(position))
 
     def add_losses(self, losses: list[tuple[int, float]]) -> None:
         """Have the training losses of single mini-batches written: pairs of (step, loss)."""
         if self.writer is not None:
             self.writer.losses(losses)
 
-    def _point(self, position: Position) -> Point:
-        return Point(position.epoch + 1, position.total_steps, self.metrics[self.selection.monitor.metric])
+    def _point(self, position: Position) -> MonitorValue:
+        return MonitorValue(position.epoch + 1, position.total_steps, self.metrics[self.best_tracker.monitor.metric])

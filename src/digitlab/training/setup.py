@@ -19,9 +19,9 @@ from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
 from digitlab.results.writer import RunWriter, Status
 from digitlab.training.classifier import Classifier
-from digitlab.training.early_stopping import Point, Selection
+from digitlab.training.early_stopping import BestTracker, MonitorValue
 from digitlab.training.experiment import Experiment
-from digitlab.training.run_state import Record
+from digitlab.training.run_state import RunState
 from digitlab.training.settings import DataFacts
 
 log = logging.getLogger(__name__)
@@ -51,9 +51,9 @@ def initial_classifier(experiment: Experiment, data: ImageData, *, resumed: bool
         class_names=list(source.class_names),
         mean=data.mean, std=data.std, margin_pixels=source.margin_pixels,
     )  # fmt: skip
-    torch.manual_seed(stream_seed("init", experiment.switches.seed))
+    torch.manual_seed(stream_seed("init", experiment.options.seed))
     classifier = Classifier(data=facts.plain(), **experiment.hyper_parameters)
-    classifier.seed = experiment.switches.seed
+    classifier.seed = experiment.options.seed
     classifier.use_precision(experiment.trainer.dtype)
     classifier.log_every_steps = experiment.trainer.log_every_steps
     if isinstance(classifier.network, FittedToImages) and not resumed:
@@ -68,7 +68,7 @@ def initial_classifier(experiment: Experiment, data: ImageData, *, resumed: bool
 def chunk_plan(experiment: Experiment, *, rank: int = 0, world_size: int = 1) -> ChunkPlan:
     settings = experiment.trainer
     return ChunkPlan(
-        seed=experiment.switches.seed, batch_size=experiment.data.batch_size, chunk_length=settings.chunk_length,
+        seed=experiment.options.seed, batch_size=experiment.data.batch_size, chunk_length=settings.chunk_length,
         limit_train_batches=settings.limit_train_batches, max_steps=settings.max_steps,
         val_every_steps=settings.val_every_steps, rank=rank, world_size=world_size,
     )  # fmt: skip
@@ -87,16 +87,16 @@ def run_writer(config: DictConfig, folder: RunFolder, *, checkpoint: Mapping[str
 
 
 def new_record(
-    experiment: Experiment, data: ImageData, *, history: Iterable[Point], checkpoint: Mapping[str, Any] | None
-) -> Record:
+    experiment: Experiment, data: ImageData, *, history: Iterable[MonitorValue], checkpoint: Mapping[str, Any] | None
+) -> RunState:
     """The record of a run at its beginning or as it was at ``checkpoint``, still without a writer."""
     validating = len(data.val_indices) > 0
-    selection = Selection(
+    best_tracker = BestTracker(
         monitor=experiment.monitor, early_stopping=experiment.early_stopping, last_is_best=not validating,
         history=history,
     )  # fmt: skip
-    return Record(
-        writer=None, selection=selection, validating=validating,
+    return RunState(
+        writer=None, best_tracker=best_tracker, validating=validating,
         rows=[] if checkpoint is None else list(checkpoint["rows"]),
         epoch_seconds=0.0 if checkpoint is None else checkpoint["epoch_seconds"],
     )  # fmt: skip
@@ -117,7 +117,7 @@ def result_fields(
     *,
     status: Status,
     error: BaseException | None,
-    record: Record,
+    record: RunState,
     classifier: Classifier,
     folder: RunFolder,
     split_fingerprint: str,
@@ -126,7 +126,7 @@ def result_fields(
     device: torch.device,
 ) -> dict[str, Any]:
     """``result.json`` of a run; without ``test_metrics`` its metrics are those of the best checkpoint so far."""
-    best, rows = record.selection.best, record.rows
+    best, rows = record.best_tracker.best, record.rows
     if not test_metrics and folder.best.exists():
         test_metrics = read_checkpoint(folder.best)["metrics"]
     result = {

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from digitlab.data.warp import reflected
 
-Views = Literal["flip", "shift", "flip_shift"]
+TestTimeAugmentation = Literal["flip", "shift", "flip_shift"]
 
 
-def views(images: Tensor, kinds: Views | None) -> list[tuple[Tensor, float]]:
+def augmented_views(images: Tensor, kinds: TestTimeAugmentation | None) -> list[tuple[Tensor, float]]:
     """Each view of ``images`` (N, C, H, W) with its weight; the weights add up to one.
 
     ``shift`` is the image as it is, which has half of the weight, and moved by a pixel, up and left or down and right,

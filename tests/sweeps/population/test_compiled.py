@@ -165,14 +165,14 @@ def test_the_gradients_of_a_compiled_step_agree_in_single_precision(
     gradients = []
     settings = ("model.hidden=[8]", "model.batch_norm=true", "optimizer=sgd", "data.batch_size=30")
     for precision, asked in (("64", False), ("32", False), ("32", True)):
-        learner, chunks = stacked(*settings, f"trainer.precision={precision}")
-        before = [parameter.clone() for parameter in learner.stack.parameters]
-        learner.compiling = asked
+        runner, chunks = stacked(*settings, f"trainer.precision={precision}")
+        before = [parameter.clone() for parameter in runner.stack.parameters]
+        runner.compiling = asked
         own = [chunk.part(0, 2) for chunk in chunks]
-        learner.prepare(own, steps_ahead=2)
-        assert (learner.calls is not None) == asked
-        learner.learn(own, first=0, stop_signal=StopSignal())
-        gradients.append([old - new for old, new in zip(before, learner.stack.parameters, strict=True)])
+        runner.prepare(own, steps_ahead=2)
+        assert (runner.calls is not None) == asked
+        runner.run_chunk(own, first=0, stop_signal=StopSignal())
+        gradients.append([old - new for old, new in zip(before, runner.stack.parameters, strict=True)])
     exact, eager, whole = gradients
     as_exact_as([eager], whole, exact)
 

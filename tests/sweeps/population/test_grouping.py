@@ -75,7 +75,7 @@ def test_runs_that_differ_in_more_are_not(override: str) -> None:
         "trainer.precision=bf16",
         "trainer.profiler=simple",
         "model=fast_cnn",
-        "test_views=flip",
+        "tta=flip",
         "+callbacks.own={_target_: lightning.pytorch.callbacks.Timer}",
     ],
 )

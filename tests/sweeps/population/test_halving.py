@@ -44,7 +44,7 @@ def test_settings_leave_whole_and_none_is_better_than_one_that_stays(halved: dic
     assert sorted(str(first) for first, _ in left.values()) == ["1", "1", "2", "None", "None"]
     for epoch in (1, 2):
         best = {
-            rate: sum(max(p.value for p in m.record.selection.history[:epoch]) for m in members)
+            rate: sum(max(p.value for p in m.record.best_tracker.history[:epoch]) for m in members)
             for rate, members in halved.items()
         }
         leaving = [best[rate] for rate, (after, _) in left.items() if after == epoch]

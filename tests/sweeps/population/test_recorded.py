@@ -11,7 +11,7 @@ from torch import Tensor
 
 from digitlab.core.errors import RunError
 from digitlab.core.signals import Interrupted
-from digitlab.engine.recorded_update import RecordedSteps
+from digitlab.engine.captured_update import CapturedSteps
 from digitlab.population import trainer as population
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
@@ -59,7 +59,7 @@ def test_a_recorded_population_that_was_stopped_goes_on_to_the_bit(
     whole = [remains(member.job.folder.path) for member in together(*JOBS, common=common)]
     (tmp_path / "together").rename(tmp_path / "whole")
     # What is made ready for the trial, for the first call, and for the second one, after which it stops.
-    monkeypatch.setattr(RecordedSteps, "_given", interrupting(RecordedSteps._given, at=3))
+    monkeypatch.setattr(CapturedSteps, "_given", interrupting(CapturedSteps._given, at=3))
     with pytest.raises(Interrupted):
         together(*JOBS, common=common)
     members = together(*JOBS, common=common, resume=True)
@@ -90,7 +90,7 @@ def test_where_recording_fails_a_population_says_so_once_and_trains_without(
         work()
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(population, "recorder_for", lambda device, allowed: fail)
+    monkeypatch.setattr(population, "graph_capture_for", lambda device, allowed: fail)
     members = together(*JOBS, common=SHORT)
     assert _difference(members[1], alone(*SHORT, *JOBS[1])) <= 1e-8
     warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]

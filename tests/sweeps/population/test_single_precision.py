@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from digitlab.config.compose import compose
-from digitlab.engine.stacked_runner import Learner
+from digitlab.engine.stacked_runner import StackedRunner
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
 from digitlab.training.classifier import Classifier
@@ -67,13 +67,13 @@ def _solo(classifier: Classifier, images: Tensor, targets: Tensor) -> list[Tenso
 @pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
 def test_the_gradients_of_one_step_agree(as_exact_as: Callable[..., None], model: list[str], loss: str) -> None:
     runs = [_seeded(seed, *model, f"loss={loss}") for seed in (0, 1)]
-    learner = Learner([classifier.member_spec() for classifier, _, _ in runs], device=torch.device("cpu"))
-    outputs = learner.stack.forward([images for _, images, _ in runs], ())
-    learner.stack.backward(learner.loss.gradient(outputs, torch.stack([targets for _, _, targets in runs])))
+    runner = StackedRunner([classifier.member_spec() for classifier, _, _ in runs], device=torch.device("cpu"))
+    outputs = runner.stack.forward([images for _, images, _ in runs], ())
+    runner.stack.backward(runner.loss.gradient(outputs, torch.stack([targets for _, _, targets in runs])))
     for member, (classifier, images, targets) in enumerate(runs):
         orders = [torch.randperm(_IMAGES, generator=torch.Generator().manual_seed(order)) for order in range(8)]
         solo = [_solo(classifier, images[order], targets[order]) for order in orders]
-        found = [gradient[member] for gradient in learner.stack.gradients()]
+        found = [gradient[member] for gradient in runner.stack.gradients()]
         exact = _solo(classifier, images.double(), targets)
         as_exact_as(solo, found, exact)
         with pytest.raises(AssertionError):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from digitlab.core.signals import Interrupted
-from digitlab.engine.stacked_runner import Learner
+from digitlab.engine.stacked_runner import StackedRunner
 
 
 @pytest.fixture
@@ -18,13 +18,13 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, int]]]:
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
     found: list[tuple[int, int]] = []
-    learn = Learner.learn
+    run_chunk = StackedRunner.run_chunk
 
-    def counted(self: Learner, *arguments: Any, **named: Any) -> Any:
+    def counted(self: StackedRunner, *arguments: Any, **named: Any) -> Any:
         found.append((len(self.stack.parameters[0]), torch.get_num_threads()))
-        return learn(self, *arguments, **named)
+        return run_chunk(self, *arguments, **named)
 
-    monkeypatch.setattr(Learner, "learn", counted)
+    monkeypatch.setattr(StackedRunner, "run_chunk", counted)
     before = torch.get_num_threads()
     torch.set_num_threads(4)
     yield found
@@ -48,7 +48,7 @@ def test_what_is_left_of_a_population_that_was_stopped_goes_on_with_its_threads(
 ) -> None:
     jobs = [*[[f"seed={seed}", "trainer.max_epochs=1"] for seed in range(7)], ["seed=7"]]
     with monkeypatch.context() as patch:
-        patch.setattr(Learner, "learn", _interrupting(Learner.learn, members=1))
+        patch.setattr(StackedRunner, "run_chunk", _interrupting(StackedRunner.run_chunk, members=1))
         with pytest.raises(Interrupted):
             together(*jobs, common=_COMMON)
     counts.clear()
@@ -56,13 +56,13 @@ def test_what_is_left_of_a_population_that_was_stopped_goes_on_with_its_threads(
     assert set(counts) == {(1, 4)}
 
 
-def _interrupting(learn: Callable[..., Any], *, members: int) -> Callable[..., Any]:
-    """``learn``, before which a signal comes once so many are left."""
+def _interrupting(run_chunk: Callable[..., Any], *, members: int) -> Callable[..., Any]:
+    """``run_chunk``, before which a signal comes once so many are left."""
 
-    def interrupted(self: Learner, *arguments: Any, **named: Any) -> Any:
+    def interrupted(self: StackedRunner, *arguments: Any, **named: Any) -> Any:
         if len(self.stack.parameters[0]) == members:
             os.kill(os.getpid(), signal.SIGTERM)
-        return learn(self, *arguments, **named)
+        return run_chunk(self, *arguments, **named)
 
     return interrupted
 

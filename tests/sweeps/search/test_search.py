@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from digitlab.sweeps.dry_run import rehearse_search
+from digitlab.sweeps.dry_run import dry_run_search
 
 pytest.importorskip("optuna")
 
@@ -77,7 +77,7 @@ def test_a_bad_search_is_refused_in_one_line_and_leaves_nothing(arguments, line,
 def test_a_dry_run_tells_what_would_be_searched(plan, loader, tmp_path, capsys):
     small = ("trainer=cpu", "model=linear", "data.train_size=256", "trainer.max_epochs=2")
     made = plan(*small, "optimizer.lr=tag(log,interval(1e-4,1e-1))", "seed=0,1", "hydra.sweeper.n_trials=4")
-    rehearse_search(tmp_path / "sweep", made, loader, "train")
+    dry_run_search(tmp_path / "sweep", made, loader, "train")
     shown = capsys.readouterr().out
     assert not (tmp_path / "sweep").exists()
     assert "4 trials by tpe: 8 runs, 0 of them finished before" in shown

@@ -14,7 +14,7 @@ import pytest
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.singleton import Singleton
 
-from digitlab.sweeps.workers.job_batch import Work
+from digitlab.sweeps.workers.job_batch import JobBatch
 
 
 class Scripted(BasicLauncher):
@@ -24,9 +24,9 @@ class Scripted(BasicLauncher):
         return [getattr(self, overrides[0])(*overrides[1:]) for overrides in job_overrides]
 
     def here(self) -> dict[str, Any]:
-        shares = {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")}
+        rank_indices = {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")}
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-        return {"pid": os.getpid(), "interruptible": signal.SIGINT not in blocked} | shares
+        return {"pid": os.getpid(), "interruptible": signal.SIGINT not in blocked} | rank_indices
 
     def die(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -75,13 +75,13 @@ def sweep_py(sweep_command: Callable[..., list[str]]) -> Callable[..., subproces
 
 
 @pytest.fixture
-def work(tmp_path: Path) -> Callable[..., Work]:
+def batch(tmp_path: Path) -> Callable[..., JobBatch]:
     """``work("here")`` is a job that does so; several lists are the jobs of one work."""
     # The processes can't import this module.
     pytest.importorskip("cloudpickle").register_pickle_by_value(sys.modules[__name__])
 
-    def make(*overrides: str, number: int = 0, **environment: str) -> Work:
-        return Work(
+    def make(*overrides: str, number: int = 0, **environment: str) -> JobBatch:
+        return JobBatch(
             numbers=[number],
             overrides=[list(overrides)],
             folders=[tmp_path / str(number)],

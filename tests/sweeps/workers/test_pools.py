@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from digitlab.config.compose import CONF
 from digitlab.core.errors import RunError
 from digitlab.core.signals import Interrupted
-from digitlab.sweeps.workers.dispatch import work_off
+from digitlab.sweeps.workers.dispatch import run_jobs
 from digitlab.sweeps.workers.pools import JoblibPool, SubmititLocalPool
 from digitlab.sweeps.workers.slots import available_cores
 from hydra_plugins.digitlab_workers import SubmititLocalLauncher, SubmititSlurmLauncher
@@ -45,13 +45,13 @@ def test_jobs_that_train_on_the_cpu_take_no_gpu(accelerator, slots, tmp_path, mo
     assert all(("CUDA_VISIBLE_DEVICES" in each) == (accelerator != "cpu") for each in environments)
 
 
-def outcomes(works, pool):
-    return {work.numbers[0]: outcome for work, outcome in work_off(works, pool)}
+def outcomes(batches, pool):
+    return {batch.numbers[0]: outcome for batch, outcome in run_jobs(batches, pool)}
 
 
-def test_processes_of_joblib_have_a_gpu_each_and_are_kept(work):
+def test_processes_of_joblib_have_a_gpu_each_and_are_kept(batch):
     pytest.importorskip("joblib")
-    done = outcomes([work("here", number=number) for number in range(5)], JoblibPool(GPUS))
+    done = outcomes([batch("here", number=number) for number in range(5)], JoblibPool(GPUS))
     seen = [returns[0] for returns in done.values()]
     assert sorted(done) == list(range(5))
     assert len({(each["pid"], each["CUDA_VISIBLE_DEVICES"]) for each in seen}) == 2
@@ -59,18 +59,18 @@ def test_processes_of_joblib_have_a_gpu_each_and_are_kept(work):
     assert not any(each["interruptible"] for each in seen)
 
 
-def test_a_process_that_dies_takes_no_other_work_along(work):
+def test_a_process_that_dies_takes_no_other_work_along(batch):
     pytest.importorskip("joblib")
-    works = [work("die", number=0), work("here", number=1), work("fail", number=2), work("here", number=3)]
-    done = outcomes(works, JoblibPool(GPUS))
+    batches = [batch("die", number=0), batch("here", number=1), batch("fail", number=2), batch("here", number=3)]
+    done = outcomes(batches, JoblibPool(GPUS))
     assert str(done[0]) == "its process ended without a result: it was killed, or ran out of memory"
     assert str(done[2]) == "its process ended with ValueError: no such luck"
     assert all(isinstance(done[number], RunError) for number in (0, 2))
     assert {done[number][0]["CUDA_VISIBLE_DEVICES"] for number in (1, 3)} <= {"0", "1"}
 
 
-def test_jobs_of_submitit_have_a_gpu_each_and_a_process_each(work, local):
-    done = outcomes([work("here", number=0), work("fail", number=1), work("here", number=2)], local)
+def test_jobs_of_submitit_have_a_gpu_each_and_a_process_each(batch, local):
+    done = outcomes([batch("here", number=0), batch("fail", number=1), batch("here", number=2)], local)
     assert done[0][0]["CUDA_VISIBLE_DEVICES"] == "0"
     assert isinstance(done[1], RunError)
     log = Path(str(done[1]).rpartition("see ")[2])
@@ -80,14 +80,14 @@ def test_jobs_of_submitit_have_a_gpu_each_and_a_process_each(work, local):
 
 
 @pytest.mark.parametrize(("engine", "number"), [("joblib", signal.SIGINT), ("submitit", signal.SIGTERM)])
-def test_a_signal_has_all_runs_under_way_saved_and_no_other_begun(engine, number, work, local, signal_when, tmp_path):
+def test_a_signal_has_all_runs_under_way_saved_and_no_other_begun(engine, number, batch, local, signal_when, tmp_path):
     pytest.importorskip(engine)
     saved, begun = ([tmp_path / f"{word}{run}" for run in range(3)] for word in ("saved", "begun"))
-    works = [work("train", str(saved[run]), str(begun[run]), number=run) for run in range(3)]
+    batches = [batch("train", str(saved[run]), str(begun[run]), number=run) for run in range(3)]
     signal_when(number, begun[:2])
     failed = []
     with pytest.raises(Interrupted) as stop:
-        failed += work_off(works, JoblibPool(GPUS) if engine == "joblib" else local)
+        failed += run_jobs(batches, JoblibPool(GPUS) if engine == "joblib" else local)
     assert failed == []
     assert stop.value.exit_code == 128 + number
     assert [path.exists() for path in saved] == [True, True, False]
@@ -129,12 +129,12 @@ def cluster(tmp_path, monkeypatch):
     return folder
 
 
-def test_a_cluster_gets_one_array_of_jobs_with_what_each_asks_for(work, cluster, tmp_path):
+def test_a_cluster_gets_one_array_of_jobs_with_what_each_asks_for(batch, cluster, tmp_path):
     pool = launched(
         SubmititSlurmLauncher, "submitit_slurm", tmp_path / "sweep", partition="gpu", gpus_per_node=1, cpus_per_task=3,
         array_parallelism=2, setup=["module load cuda"], additional_parameters={"mail-type": "END"},
     )  # fmt: skip
-    done = outcomes([work("here", number=number) for number in range(3)], pool)
+    done = outcomes([batch("here", number=number) for number in range(3)], pool)
     assert sorted(done) == [0, 1, 2]
     assert {returns[0]["OMP_NUM_THREADS"] for returns in done.values()} == {"3"}
     lines = (cluster / "script").read_text().splitlines()
@@ -147,8 +147,8 @@ def test_a_cluster_gets_one_array_of_jobs_with_what_each_asks_for(work, cluster,
     assert not [line for line in lines if "--account" in line or "--qos" in line]
 
 
-def test_what_stays_null_is_left_to_the_cluster(work, cluster, tmp_path):
+def test_what_stays_null_is_left_to_the_cluster(batch, cluster, tmp_path):
     pool = launched(SubmititSlurmLauncher, "submitit_slurm", tmp_path / "sweep", mem_gb=None)
-    assert list(outcomes([work("here")], pool)) == [0]
+    assert list(outcomes([batch("here")], pool)) == [0]
     script = (cluster / "script").read_text()
     assert not [word for word in ("gpus", "partition", "mem", "constraint", "array") if f"#SBATCH --{word}" in script]

@@ -28,36 +28,36 @@ def queue(monkeypatch):
     signal.signal(signal.SIGUSR2, before)
 
 
-def test_work_sees_the_gpu_it_is_given(work):
-    (seen,) = work("here").within({"CUDA_VISIBLE_DEVICES": "2"})()
+def test_work_sees_the_gpu_it_is_given(batch):
+    (seen,) = batch("here").within({"CUDA_VISIBLE_DEVICES": "2"})()
     assert seen["CUDA_VISIBLE_DEVICES"] == "2"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
-def test_a_signal_that_finds_no_run_listening_ends_the_work(number, work, queue, monkeypatch):
-    waiting = work("here")
+def test_a_signal_that_finds_no_run_listening_ends_the_work(number, batch, queue, monkeypatch):
+    waiting = batch("here")
     monkeypatch.setattr(type(waiting.launcher), "here", lambda self: signal.raise_signal(number))
     with pytest.raises(RunError if number == signal.SIGTERM else SystemExit):
         waiting()
     assert queue == ([] if number == signal.SIGTERM else [signal.SIGUSR2])
 
 
-def test_a_job_whose_time_is_over_saves_its_runs_before_it_is_queued_again(work, queue, signal_when, tmp_path):
+def test_a_job_whose_time_is_over_saves_its_runs_before_it_is_queued_again(batch, queue, signal_when, tmp_path):
     signal_when(signal.SIGUSR2, [tmp_path / "begun"])
     with pytest.raises(SystemExit):
-        work("train", str(tmp_path / "saved"), str(tmp_path / "begun"))()
+        batch("train", str(tmp_path / "saved"), str(tmp_path / "begun"))()
     assert (tmp_path / "saved").exists()
     assert queue == [signal.SIGUSR2]
 
 
-def test_the_handlers_of_signals_are_as_before(work, queue):
+def test_the_handlers_of_signals_are_as_before(batch, queue):
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)]
-    work("here")()
+    batch("here")()
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)] == before
 
 
-def test_no_two_processes_are_at_work_on_one_run(work, tmp_path, monkeypatch):
-    waiting = work("here", number=3)
+def test_no_two_processes_are_at_work_on_one_run(batch, tmp_path, monkeypatch):
+    waiting = batch("here", number=3)
 
     def locked(launcher):
         with pytest.raises(Timeout), FileLock(tmp_path / ".locks" / "3.lock", timeout=0):
@@ -70,7 +70,7 @@ def test_no_two_processes_are_at_work_on_one_run(work, tmp_path, monkeypatch):
         pass
 
 
-def test_what_is_queued_again_is_the_same_work(work):
+def test_what_is_queued_again_is_the_same_work(batch):
     pytest.importorskip("submitit")
-    job = work("here")
+    job = batch("here")
     assert job.checkpoint().function is job

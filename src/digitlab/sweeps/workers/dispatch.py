@@ -6,18 +6,18 @@ from collections.abc import Iterator, Sequence
 from hydra.core.utils import JobReturn
 
 from digitlab.core.errors import RunError
-from digitlab.sweeps.workers.job_batch import Work
+from digitlab.sweeps.workers.job_batch import JobBatch
 from digitlab.sweeps.workers.pools import Pool, Task
 
 
-def work_off(works: Sequence[Work], pool: Pool) -> Iterator[tuple[Work, Sequence[JobReturn] | RunError]]:
+def run_jobs(batches: Sequence[JobBatch], pool: Pool) -> Iterator[tuple[JobBatch, Sequence[JobReturn] | RunError]]:
     """Each work as it ends, with the returns of its jobs, or the error of a process that ended without any.
 
     Raises ``Interrupted`` after SIGINT or SIGTERM, once the processes have ended; their runs are saved.
     """
     from digitlab.core.signals import Interrupted, StopSignal
 
-    waiting = list(works)
+    waiting = list(batches)
     running: list[Task] = []
     stopped = False
     with StopSignal() as stop_signal:
@@ -35,7 +35,7 @@ def work_off(works: Sequence[Work], pool: Pool) -> Iterator[tuple[Work, Sequence
                     outcome = task.outcome()
                     # What a signal ended has not failed: it says of itself where it stands.
                     if stop_signal.received is None or not isinstance(outcome, RunError):
-                        yield task.work, outcome
+                        yield task.batch, outcome
                 if not ended:
                     time.sleep(pool.poll_seconds)
         finally:

@@ -18,7 +18,7 @@ from digitlab.core.errors import RunError
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class JobBatch:
     """Jobs that one process does: their overrides, and their run folders, whose numbers are known already.
 
     ``launcher`` is set up, and runs them as it would in the command's process; ``state`` holds Hydra's singletons and
@@ -32,7 +32,7 @@ class Work:
     state: Any
     environment: Mapping[str, str] = field(default_factory=dict)
 
-    def within(self, environment: Mapping[str, str]) -> "Work":
+    def within(self, environment: Mapping[str, str]) -> "JobBatch":
         return replace(self, environment=environment)
 
     def __call__(self) -> Sequence[JobReturn]:

@@ -13,12 +13,12 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, read_write
 
 from digitlab.core.errors import DigitlabError, RunError
-from digitlab.core.exit import leave
+from digitlab.core.exit import exit_with
 from digitlab.results.folder import RunFolder
 from digitlab.sweeps.launching import JobLauncher, Prepared, brief, failing
 from digitlab.sweeps.resume import finished_value
-from digitlab.sweeps.workers.dispatch import work_off
-from digitlab.sweeps.workers.job_batch import Work
+from digitlab.sweeps.workers.dispatch import run_jobs
+from digitlab.sweeps.workers.job_batch import JobBatch
 from digitlab.sweeps.workers.pools import Pool
 
 log = logging.getLogger(__name__)
@@ -59,20 +59,20 @@ class WorkersLauncher(JobLauncher):
         from digitlab.core.signals import Interrupted
 
         jobs = {job.number: job for group in groups for job in group}
-        works = self._works(groups, launcher)
+        batches = self._works(groups, launcher)
         try:
-            for work, outcome in work_off(works, pool):
+            for batch, outcome in run_jobs(batches, pool):
                 if isinstance(outcome, RunError):
-                    returns = [self._lost(jobs[number].config, outcome) for number in work.numbers]
+                    returns = [self._lost(jobs[number].config, outcome) for number in batch.numbers]
                 else:
                     returns = list(outcome)
                     if not pool.shares_terminal:
                         _tell(returns)
-                yield from zip((jobs[number] for number in work.numbers), returns, strict=True)
+                yield from zip((jobs[number] for number in batch.numbers), returns, strict=True)
         except Interrupted as stop:
-            leave(stop)
+            exit_with(stop)
 
-    def _works(self, groups: Iterable[Sequence[Prepared]], launcher: BasicLauncher) -> list[Work]:
+    def _works(self, groups: Iterable[Sequence[Prepared]], launcher: BasicLauncher) -> list[JobBatch]:
         assert self.hydra_context is not None
         assert self.task_function is not None
         config = copy.deepcopy(self.config)
@@ -83,7 +83,7 @@ class WorkersLauncher(JobLauncher):
         launcher.setup(hydra_context=self.hydra_context, task_function=self.task_function, config=config)
         state = Singleton.get_state()
         return [
-            Work(
+            JobBatch(
                 numbers=[job.number for job in group],
                 overrides=[job.overrides for job in group],
                 folders=[_folder(job.config) for job in group],

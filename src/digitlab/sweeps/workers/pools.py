@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from hydra.core.utils import JobReturn
 
 from digitlab.core.errors import RunError
-from digitlab.sweeps.workers.job_batch import Work
+from digitlab.sweeps.workers.job_batch import JobBatch
 
 _POLL_SECONDS = 0.05
 # A cluster's file system, and its accounting, are asked less often.
@@ -25,7 +25,7 @@ _GRACE_SECONDS = 60.0
 class Task(Protocol):
     """Work that a process has been given."""
 
-    work: Work
+    batch: JobBatch
 
     def done(self) -> bool: ...
 
@@ -39,7 +39,7 @@ class Pool(Protocol):
     poll_seconds: float
     shares_terminal: bool
 
-    def take(self, waiting: list[Work]) -> Sequence[Task]:
+    def take(self, waiting: list[JobBatch]) -> Sequence[Task]:
         """Begin with as many of ``waiting`` as there is room for, and remove them from it."""
 
     def stop(self, running: Sequence[Task]) -> None:
@@ -49,8 +49,8 @@ class Pool(Protocol):
 
 
 class _JoblibTask:
-    def __init__(self, work: Work, slot: "_Slot", future: Any) -> None:
-        self.work, self.slot, self._future = work, slot, future
+    def __init__(self, batch: JobBatch, slot: "_Slot", future: Any) -> None:
+        self.batch, self.slot, self._future = batch, slot, future
 
     def done(self) -> bool:
         return bool(self._future.done())
@@ -78,14 +78,14 @@ class _Slot:
         self._pid: Any = None
         self.task: _JoblibTask | None = None
 
-    def begin(self, work: Work) -> _JoblibTask:
+    def begin(self, batch: JobBatch) -> _JoblibTask:
         from joblib.externals.loky import ProcessPoolExecutor
 
         if self._executor is None:
             # One of a single process: if that dies, it is known which work it took along, and no other.
             self._executor = ProcessPoolExecutor(max_workers=1, initializer=_serve, initargs=(os.getpid(),))
             self._pid = self._executor.submit(os.getpid)
-        self.task = _JoblibTask(work, self, self._executor.submit(work.within(self._environment)))
+        self.task = _JoblibTask(batch, self, self._executor.submit(batch.within(self._environment)))
         return self.task
 
     def terminate(self) -> None:
@@ -124,7 +124,7 @@ class JoblibPool:
     def __init__(self, environments: Sequence[Mapping[str, str]]) -> None:
         self._slots = [_Slot(environment) for environment in environments]
 
-    def take(self, waiting: list[Work]) -> Sequence[Task]:
+    def take(self, waiting: list[JobBatch]) -> Sequence[Task]:
         free = [slot for slot in self._slots if slot.task is None]
         return [slot.begin(waiting.pop(0)) for slot in free[: len(waiting)]]
 
@@ -152,8 +152,8 @@ def _without_interrupts() -> Iterator[None]:
 
 
 class _SubmititTask:
-    def __init__(self, work: Work, job: Any, slot: int = 0) -> None:
-        self.work, self.job, self.slot = work, job, slot
+    def __init__(self, batch: JobBatch, job: Any, slot: int = 0) -> None:
+        self.batch, self.job, self.slot = batch, job, slot
 
     def done(self) -> bool:
         return bool(self.job.done())
@@ -177,14 +177,14 @@ class SubmititLocalPool:
         self._executor, self._environments = executor, environments
         self._tasks: dict[int, _SubmititTask] = {}
 
-    def take(self, waiting: list[Work]) -> Sequence[Task]:
+    def take(self, waiting: list[JobBatch]) -> Sequence[Task]:
         free = [slot for slot in range(len(self._environments)) if slot not in self._tasks or self._tasks[slot].done()]
         begun = []
         for slot in free[: len(waiting)]:
-            work = waiting.pop(0)
+            batch = waiting.pop(0)
             with _without_interrupts():
-                job = self._executor.submit(work.within(self._environments[slot]))
-            self._tasks[slot] = _SubmititTask(work, job, slot)
+                job = self._executor.submit(batch.within(self._environments[slot]))
+            self._tasks[slot] = _SubmititTask(batch, job, slot)
             begun.append(self._tasks[slot])
         return begun
 
@@ -207,13 +207,13 @@ class SlurmPool:
     def __init__(self, executor: Any, environment: Mapping[str, str]) -> None:
         self._executor, self._environment = executor, environment
 
-    def take(self, waiting: list[Work]) -> Sequence[Task]:
+    def take(self, waiting: list[JobBatch]) -> Sequence[Task]:
         if not waiting:
             return []
-        works, waiting[:] = list(waiting), []
+        batches, waiting[:] = list(waiting), []
         with self._executor.batch():
-            jobs = [self._executor.submit(work.within(self._environment)) for work in works]
-        return [_SubmititTask(work, job) for work, job in zip(works, jobs, strict=True)]
+            jobs = [self._executor.submit(batch.within(self._environment)) for batch in batches]
+        return [_SubmititTask(batch, job) for batch, job in zip(batches, jobs, strict=True)]
 
     def stop(self, running: Sequence[Task]) -> None:
         for task in running:
