@@ -84,7 +84,7 @@ class JobLauncher(BasicLauncher):
             Prepared(number, overrides, self._numbered(number, overrides))
             for number, overrides in enumerate(job_overrides, initial_job_idx)
         ]
-        if names_runs(self.config):
+        if names_runs(self.config.hydra.sweep):
             path = Path(str(self.config.hydra.sweep.dir))
             add_jobs(path, ((job.config, run_overrides(command_line_overrides(job.config.hydra))) for job in jobs))
         return jobs

@@ -174,14 +174,14 @@ def _with_job(manifest: Manifest, digest: str, overrides: Sequence[str]) -> tupl
     return replace(manifest, runs=[entry if run is known else run for run in manifest.runs]), entry
 
 
-def names_runs(config: DictConfig) -> bool:
-    """Whether the manifest names the folders of a sweep's runs; ``config`` has the node ``hydra``.
+def names_runs(sweep: object) -> bool:
+    """Whether the manifest names the folders of a sweep's runs; ``sweep`` is the node ``hydra.sweep``.
 
     It doesn't where ``hydra.sweep.subdir`` was typed: then nothing says that a folder stands for one configuration.
     """
-    sweep = OmegaConf.to_container(config.hydra.sweep, resolve=False)
-    assert isinstance(sweep, dict)
-    return str(sweep["subdir"]).startswith("${run_folder:")
+    settings = OmegaConf.to_container(sweep, resolve=False)
+    assert isinstance(settings, dict)
+    return str(settings["subdir"]).startswith("${run_folder:")
 
 
 def run_overrides(overrides: Sequence[str]) -> list[str]:

@@ -24,9 +24,7 @@ def finish(config: DictConfig) -> float:
     if value is not None:
         return value
     overrides = run_overrides(command_line_overrides())
-    hydra = HydraConfig.instance().cfg
-    assert hydra is not None
-    if names_runs(hydra):
+    if names_runs(HydraConfig.get().sweep):
         add_missing(folder, config, overrides)
     from digitlab.training import train
 
