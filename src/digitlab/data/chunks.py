@@ -13,6 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from digitlab.core.abilities import abilities
 from digitlab.data.augment import BatchContext, Compose
 from digitlab.data.normalise import Normalise
 from digitlab.data.seeding import stream_seed
@@ -161,7 +162,7 @@ class Chunk:
             yield from images.split(sizes[start : start + ahead])
 
     def _augmented(self, pixels: Tensor, labels: Tensor, place: int) -> tuple[Tensor, Tensor]:
-        generator = torch.Generator(pixels.device)
+        generator = abilities(pixels.device).new_generator(pixels.device)
         generator.manual_seed(stream_seed("augment", self.plan.seed, self.epoch, self.step + place, self.plan.rank))
         augment = self.augment.at(BatchContext(indices=self.rank_indices[place], epoch=self.epoch, seed=self.plan.seed))
         return augment(pixels.float() / 255, labels, classes=self.classes, generator=generator)

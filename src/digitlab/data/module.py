@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 
 from digitlab.config.schema import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, checked
+from digitlab.core.abilities import abilities
 from digitlab.data.augment import Compose
 from digitlab.data.chunks import ChunkLoader, ChunkPlan, EvaluationLoader, Position
 from digitlab.data.deskew import deskew
@@ -24,7 +25,7 @@ Batch = TypeVar("Batch")
 # does: 200 of 24 x 32 x 32 are 20 MB, and several are held. At 500 validation was the peak, 600 MB instead of 480.
 EVALUATION_BATCH_SIZE = 200
 # There is memory for more, and an image takes as long as a thousand where they fill a device.
-_EVALUATION_BATCH_SIZE_ON_CUDA = 2000
+_LARGE_EVALUATION_BATCH_SIZE = 2000
 
 
 class ImageData(LightningDataModule):
@@ -167,7 +168,8 @@ class ImageData(LightningDataModule):
         limit = self.limit_test_batches if split == "test" else self.limit_val_batches
         indices = indices[: None if limit is None else limit * self.batch_size]
         alone = self.trainer is not None  # the members of a population have their activations beside each other
-        batch_size = _EVALUATION_BATCH_SIZE_ON_CUDA if alone and labels.device.type == "cuda" else EVALUATION_BATCH_SIZE
+        large = alone and abilities(labels.device).large_batches
+        batch_size = _LARGE_EVALUATION_BATCH_SIZE if large else EVALUATION_BATCH_SIZE
         return EvaluationLoader(images=images, indices=indices, batch_size=batch_size)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:

@@ -11,6 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from digitlab.core.abilities import abilities
 from digitlab.engine.aot_cache import Compiled, CompilerError
 
 # Takes down what is done without doing it: how to do it again, and the tensors that then hold its results.
@@ -30,7 +31,7 @@ class CudaGraphError(CompilerError):
 
 def graph_capture_for(device: torch.device, *, allowed: bool) -> GraphCapture | None:
     """What records calls on ``device``: CUDA graphs, where they are ``allowed``; there is nothing elsewhere."""
-    return cuda_graph if allowed and device.type == "cuda" else None
+    return cuda_graph if allowed and abilities(device).cuda_graphs else None
 
 
 def cuda_graph(work: Callable[[], list[Tensor]]) -> tuple[Callable[[], None], list[Tensor]]:

@@ -15,17 +15,20 @@ Precision = Literal[32, 64, "32", "32-true", "64", "bf16"]
 PRECISIONS: dict[str, torch.dtype] = {
     "32": torch.float32, "32-true": torch.float32, "64": torch.float64, "bf16": torch.bfloat16
 }  # fmt: skip
+from digitlab.core.abilities import abilities
 
 
 def on_device(values: float | Sequence[float] | Tensor, device: torch.device) -> Tensor:
     """``values`` of the host as a float64 tensor on ``device``, for which it does not wait."""
     own = torch.as_tensor(values, dtype=torch.float64)
-    return own.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else own.to(device)
+    if abilities(device).non_blocking_copies:
+        return own.pin_memory().to(device, non_blocking=True)
+    return own.to(device)
 
 
 def reads_at_once(device: torch.device) -> bool:
     """Whether a number is there as soon as it is asked for; elsewhere numbers are read once a chunk or a pass."""
-    return device.type == "cpu"
+    return abilities(device).immediate_reads
 
 
 def as_numbers(losses: Sequence[Tensor | float]) -> list[float]:
@@ -40,7 +43,7 @@ def float32_products(device: torch.device, precision: Precision) -> Iterator[Non
 
     TF32 has the range of float32 and ten bits of mantissa; the sums stay float32. Elsewhere nothing changes.
     """
-    if device.type != "cuda":
+    if not abilities(device).tf32:
         yield
         return
     rounded = str(precision) != "32-true"

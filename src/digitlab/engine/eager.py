@@ -11,6 +11,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
+from digitlab.core.abilities import abilities
 from digitlab.core.errors import RunError
 from digitlab.engine.rollback import Rollback, divergence
 from digitlab.optim.functional import max_ema_decay
@@ -50,7 +51,7 @@ class TrainStep:
         self._constant = isinstance(schedule, Constant) and schedule.warmup_epochs == 0
         self._seed = seed
         self.read_losses = read_losses
-        self._generator = _generator(device)
+        self._generator = abilities(device).default_generator(device)
         self._autocast = nullcontext() if autocast_dtype is None else torch.autocast(device.type, autocast_dtype)
         self._clip_norm = gradient_clip_norm
         self._parameters = list(network.parameters())
@@ -134,10 +135,3 @@ class TrainStep:
         torch._foreach_lerp_(list(self._average.parameters()), self._weights, self.ema_weight(step))
         for average, buffer in zip(self._average.buffers(), self._network.buffers(), strict=True):
             average.copy_(buffer)
-
-
-def _generator(device: torch.device) -> torch.Generator:
-    if device.type == "cuda":
-        generator: torch.Generator = torch.cuda.default_generators[device.index or 0]
-        return generator
-    return torch.mps._get_default_mps_generator() if device.type == "mps" else torch.default_generator

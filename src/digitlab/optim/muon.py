@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from digitlab.core.abilities import abilities
 from digitlab.optim.broadcast import Number, add_scaled, decayed, fit, is_on, sum_scaled
 from digitlab.optim.state import RuleState
 
@@ -27,7 +28,7 @@ def orthogonalised(matrix: Tensor, *, iterations: int) -> Tensor:
     On CUDA it is computed in bfloat16, whose rounding is less than what the iteration leaves.
     """
     a, b, c = _QUINTIC
-    dtype = torch.bfloat16 if matrix.is_cuda else matrix.dtype
+    dtype = torch.bfloat16 if abilities(matrix.device).fast_bfloat16 else matrix.dtype
     rows, columns = matrix.shape[-2:]
     # The products with its transpose are smaller for a wide one.
     near = (matrix.mT if rows > columns else matrix).to(dtype)

@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import nn
 
 from digitlab.config.schema import NonNegativeFloat, PositiveFloat, Rate, settings
+from digitlab.core.abilities import abilities
 from digitlab.core.errors import ConfigError
 from digitlab.optim import muon
 from digitlab.optim.state import RuleName
@@ -23,9 +24,6 @@ Betas = Annotated[list[Rate], Field(min_length=2, max_length=2)]
 # More would leave singular values where they are: about 1, where the iteration does not settle.
 Iterations = Annotated[int, Field(ge=1, le=20)]
 
-# torch's rules which exist as one fused kernel on every device, the CPU included.
-_FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.Adagrad)
-_FUSED_DEVICES = ("cpu", "cuda")
 
 # Settings that make the groups, or come with each update.
 _OF_GROUPS = ("lr", "weight_decay", "decay_layers")
@@ -50,8 +48,8 @@ class Optimizer:
 
         Raises ``ConfigError`` where a pattern of ``decay_layers`` meets no layer that has a weight.
         """
-        device = next(network.parameters()).device.type
-        return self._build(self.groups(network), **({"fused": True} if device in _FUSED_DEVICES else {}))
+        fused = abilities(next(network.parameters()).device).fused_optimizers
+        return self._build(self.groups(network), **({"fused": True} if fused else {}))
 
     def groups(self, network: nn.Module) -> list[dict[str, Any]]:
         """The parameters of ``network`` as groups of a torch optimiser, in its order; raises as ``build`` does.

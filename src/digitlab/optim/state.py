@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from digitlab.core.abilities import abilities
 from digitlab.optim.broadcast import Number, is_on
 
 RuleName = Literal["sgd", "adam", "adamw", "rmsprop", "adagrad", "muon"]
@@ -84,4 +85,4 @@ def from_optimizer_state(
 
 def _step_dtype(device: torch.device) -> torch.dtype:
     """float64, for the sake of Adam's bias corrections; Apple's devices have none."""
-    return torch.float32 if device.type == "mps" else torch.float64
+    return torch.float64 if abilities(device).float64 else torch.float32

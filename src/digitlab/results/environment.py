@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from digitlab.config.compose import ROOT
+from digitlab.core.abilities import abilities
 
 _PACKAGES = ("digitlab", "torch", "torchvision", "lightning", "hydra-core", "omegaconf", "torchmetrics", "tensorboard")
 
@@ -42,8 +43,8 @@ def hardware(device: torch.device) -> dict[str, str | int]:
         "memory_gib": round(memory_bytes() / 2**30),
         "device": device.type,
     }
-    if device.type == "cuda":
-        facts["gpu"] = torch.cuda.get_device_name(device)
+    if (model_name := abilities(device).model_name) is not None:
+        facts["gpu"] = model_name(device)
     return facts
 
 

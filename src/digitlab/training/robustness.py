@@ -13,6 +13,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Generator, Tensor
 from torchmetrics.functional.classification import binary_auroc
 
+from digitlab.core.abilities import abilities
 from digitlab.data.augment import Augmentation, Compose
 from digitlab.data.chunks import EvaluationBatch
 from digitlab.data.module import ImageData
@@ -106,7 +107,7 @@ def _corrupted(corruption: Augmentation, classes: int) -> Change:
 
 
 def _generator(device: torch.device, seed: int, batch: int) -> Generator:
-    return Generator(device).manual_seed(stream_seed("corrupt", seed, batch))
+    return abilities(device).new_generator(device).manual_seed(stream_seed("corrupt", seed, batch))
 
 
 class _TestImages(LightningDataModule):
