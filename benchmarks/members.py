@@ -86,12 +86,12 @@ class Members:
         for classifier, experiment, plan in zip(classifiers, experiments, plans, strict=True):
             set_length(classifier, experiment, plan.steps_per_epoch(len(data.train_indices)))
         self.runner = StackedRunner([each.member_spec() for each in classifiers], device=device)
-        self.runner.compiling, self.runner.recorder = compiled, graph_capture_for(device, allowed=True)
+        self.runner.compiling, self.runner.graph_capture = compiled, graph_capture_for(device, allowed=True)
         self._members = len(classifiers)
         streams = [next(own) for _, own in groupby(plans, key=lambda plan: plan.seed)]
         self._chunks = [list(data.chunks(plan, Position()))[: _STEPS // _CHUNK] for plan in streams]
         self.runner.prepare([own[0] for own in self._chunks], steps_ahead=_STEPS)
-        if self.runner.calls is None and (compiled or self.runner.recorder):
+        if self.runner.calls is None and (compiled or self.runner.graph_capture):
             raise SystemExit("nothing was compiled or recorded: see the warning")
 
     def run_chunk(self) -> None:

@@ -13,19 +13,19 @@ from typing import Any
 import pytest
 import torch
 
-from digitlab.config import compose
+from digitlab.config.compose import compose
+from digitlab.core.errors import RunError
+from digitlab.core.signals import StopSignal
+from digitlab.engine.dense_stack import DenseStack
+from digitlab.engine.stacked_runner import StackedRunner
+from digitlab.engine.vmap_stack import MappedStack
 from digitlab.figures.gallery import PICTURES
+from digitlab.population.grouping import level
+from digitlab.population.member import Job
+from digitlab.population.trainer import Population
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
-from digitlab.schema import RunError
-from digitlab.sweeps.population.dense import DenseStack
-from digitlab.sweeps.population.grouping import level
-from digitlab.sweeps.population.learner import Learner
-from digitlab.sweeps.population.mapped import MappedStack
-from digitlab.sweeps.population.member import Job
-from digitlab.sweeps.population.population import Population
 from digitlab.training.experiment import Experiment
-from digitlab.training.interrupt import StopSignal
 from fixtures.pretended_device import DEVICE, watched
 
 _SMALL = (
@@ -90,7 +90,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Counter[str]]]:
     found: dict[str, list[Counter[str]]] = {}
 
     def watch(name: str) -> None:
-        method = getattr(Learner, name)
+        method = getattr(StackedRunner, name)
 
         def counted(*arguments: Any, **named: Any) -> Any:
             with watched() as counter:
@@ -99,7 +99,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Counter[str]]]:
                 found.setdefault(name, []).append(counter)
             return result
 
-        monkeypatch.setattr(Learner, name, counted)
+        monkeypatch.setattr(StackedRunner, name, counted)
 
     for name in ("learn", "evaluate"):
         watch(name)

@@ -15,15 +15,15 @@ import torch
 from lightning.pytorch.accelerators import Accelerator
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
-from digitlab.config import compose
+from digitlab.config.compose import compose
+from digitlab.core.errors import RunError
+from digitlab.core.signals import Interrupted
+from digitlab.engine.chunk_runner import ChunkRunner
 from digitlab.figures.gallery import PICTURES
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
-from digitlab.schema import RunError
 from digitlab.training import train
 from digitlab.training.classifier import Classifier
-from digitlab.training.interrupt import Interrupted
-from digitlab.training.learner import Learner
 from digitlab.training.settings import TrainerSettings
 from fixtures.pretended_device import DEVICE, NAME, watched
 
@@ -137,7 +137,7 @@ def test_an_eager_run_does_what_it_does_on_the_cpu_and_waits_for_nothing_in_a_ch
 ) -> None:
     options = (*overrides.split(), "compile=false", "trainer.cuda_graphs=false", "trainer.precision=64")
     expected, _ = run(*options, pretended=False)
-    chunks, evaluations = waits(Learner, "_learn"), waits(Classifier, "_evaluate")
+    chunks, evaluations = waits(ChunkRunner, "_run_chunk"), waits(Classifier, "_evaluate")
     found, _ = run(*options, pretended=True)
     _assert_same(found, expected)
     assert len(chunks) == 4
@@ -152,7 +152,7 @@ def test_recorded_updates_do_what_eager_ones_do_and_wait_for_nothing_in_a_chunk(
 ) -> None:
     options = (*overrides.split(), "trainer.precision=64", "trainer.chunk_length=8")
     expected, _ = run(*options, "trainer.cuda_graphs=false", pretended=False)
-    chunks = waits(Learner, "_learn")
+    chunks = waits(ChunkRunner, "_run_chunk")
     found, _ = run(*options, pretended=True)
     assert recorded
     torch.testing.assert_close(found["state_dict"], expected["state_dict"], rtol=1e-8, atol=1e-10)
@@ -167,7 +167,7 @@ def test_a_run_that_is_stopped_within_an_epoch_and_resumed_ends_as_one_that_was_
     options = ("model=mlp", "model.hidden=[16]", "optimizer=adam")
     expected, _ = run(*options, pretended=True)
     with monkeypatch.context() as patch:
-        patch.setattr(Learner, "_learn", interrupting(Learner._learn, at=4))
+        patch.setattr(ChunkRunner, "_run_chunk", interrupting(ChunkRunner._run_chunk, at=4))
         with pytest.raises(Interrupted):
             run(*options, pretended=True, folder="resumed")
     found, _ = run(*options, pretended=True, folder="resumed", resume=True)

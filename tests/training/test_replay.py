@@ -1,4 +1,4 @@
-"""Updates that are recorded and replayed, which CUDA graphs do on a GPU, here with a recorder that does them again."""
+"""Updates that are recorded and replayed, which CUDA graphs do on a GPU, here with a stand-in that computes them again."""
 
 import logging
 from collections.abc import Callable
@@ -56,7 +56,7 @@ def _failing(work: Callable[[], list[Tensor]]) -> tuple[Callable[[], None], list
 
 
 @pytest.mark.parametrize(
-    ("recorder", "reason"),
+    ("graph_capture", "reason"),
     [(_forgetful, "not what was recorded"), (_failing, "RuntimeError: operation not permitted [a-z ]* capturing$")],
 )
 def test_what_can_not_be_recorded_or_replays_wrong_is_refused_and_the_state_is_as_before(

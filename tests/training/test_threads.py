@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from digitlab.engine.chunk_runner import Learner
+from digitlab.engine.chunk_runner import ChunkRunner
 from digitlab.engine.cpu_tuning import threads, worthwhile_threads
 from digitlab.training.classifier import Classifier
 
@@ -58,7 +58,7 @@ def test_a_step_has_the_threads_of_its_work_and_an_evaluation_all(
 
         monkeypatch.setattr(cls, name, watched)
 
-    watch(Learner, "run_chunk")
+    watch(ChunkRunner, "run_chunk")
     watch(Classifier, "_evaluate")
     run(f"model.hidden={hidden}", "trainer.max_epochs=1", "trainer.limit_train_batches=2")
     assert seen == {"run_chunk": {expected}, "_evaluate": {4}}

@@ -15,9 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from digitlab.core.signals import StopSignal
 from digitlab.data.chunks import Chunk, EvaluationBatch
-from digitlab.engine.chunk_runner import Learner
-from digitlab.engine.cuda_graph import Recorder
-from digitlab.engine.stacked_runner import Learner as Population
+from digitlab.engine.chunk_runner import ChunkRunner
+from digitlab.engine.stacked_runner import StackedRunner as Population
 from digitlab.training import classifier
 
 Stacked = Callable[..., tuple[Population, list[Chunk]]]
@@ -91,7 +90,7 @@ def test_a_run_waits_for_nothing_within_a_chunk(
     overrides: str,
     recording: bool,
 ) -> None:
-    found = waits(Learner, "_run_chunk")
+    found = waits(ChunkRunner, "_run_chunk")
     run(
         *overrides.split(), f"trainer.cuda_graphs={recording}", "data.train_size=160", "data.batch_size=20",
         "trainer.chunk_length=8", "trainer.max_epochs=2",
@@ -112,10 +111,10 @@ def test_an_evaluation_waits_for_nothing(run: Callable[..., Any], waits: Callabl
 @pytest.mark.parametrize("overrides", RUNS[:4])
 @pytest.mark.parametrize("recording", [True, False])
 def test_a_population_waits_no_more_for_many_mini_batches_than_for_few(
-    stacked: Stacked, recorder: Recorder, overrides: str, recording: bool
+    stacked: Stacked, graph_capture: GraphCapture, overrides: str, recording: bool
 ) -> None:
     runner, chunks = stacked(*overrides.split())
-    runner.recorder = recorder if recording else None
+    runner.graph_capture = graph_capture if recording else None
     first, short, long = ([chunk.part(*span) for chunk in chunks] for span in ((0, 8), (8, 16), (16, 32)))
     runner.prepare(first, steps_ahead=64)
     assert (runner.calls is not None) == recording

@@ -13,7 +13,8 @@ class ChunkIO:
     """B mini-batches, one chunk a stream; the ``first`` is counted from 0 over the whole run.
 
     ``rates`` and ``ema_weight`` are float64 (B, M): the learning rates, and the weight of the new parameters in their
-    moving averages. The runner fills ``logits`` (M, images of the chunk, K) and ``losses`` (B, M), means over mini-batches.
+    moving averages. The runner fills ``logits`` (M, images of the chunk, K) and ``losses``
+    (B, M), means over mini-batches.
     """
 
     chunks: Sequence[Chunk]

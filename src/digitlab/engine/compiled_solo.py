@@ -34,10 +34,10 @@ _SAVED_SECONDS = 250e-6
 class CompiledSteps:
     """S updates of ``network`` at a time, which share their state with ``optimizer`` and ``average``.
 
-    ``compiling`` says whether they are compiled; ``graph_capture``, if given, captures them as a CUDA graph. At least one
-    must be on. ``learning_rate`` and ``ema_weight`` map a step, counted from 0, to the learning rate and to the weight of
-    the new parameters in their moving average; ``flops`` are those of an image's forward pass, ``seed`` is the run's. Raises ``CompilerError``
-    for an optimiser of one's own and, where nothing is recorded, if ``auto`` would not pay in ``steps_ahead``.
+    ``compiling`` says whether they are compiled; ``graph_capture``, if given, captures them as a CUDA graph. At least
+    one must be on. ``learning_rate`` and ``ema_weight`` map a step, counted from 0, to the learning rate and to the
+    weight of the new parameters in their moving average. ``flops`` counts the forward pass of one image. Raises
+    ``CompilerError`` for an optimizer of the user's own, and if ``auto`` would not pay off in ``steps_ahead``.
     """
 
     def __init__(

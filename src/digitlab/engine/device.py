@@ -10,12 +10,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from digitlab.core.abilities import abilities
+
 # The values of trainer.precision, and the dtype each one trains in (bf16: mixed, the weights stay float32).
 Precision = Literal[32, 64, "32", "32-true", "64", "bf16"]
 PRECISIONS: dict[str, torch.dtype] = {
     "32": torch.float32, "32-true": torch.float32, "64": torch.float64, "bf16": torch.bfloat16
 }  # fmt: skip
-from digitlab.core.abilities import abilities
 
 
 def on_device(values: float | Sequence[float] | Tensor, device: torch.device) -> Tensor:

@@ -64,8 +64,8 @@ class Constants(NamedTuple):
 class Inputs(NamedTuple):
     """What a call is given beside: ``pixels`` (S, n, C, H, W), uint8 or float in [0, 1], and encoded ``targets``.
 
-    ``masks`` (S, n, ...) belong to the dropout layers. ``rates`` and ``ema_weight`` are float64 (S,): the learning rates,
-    and the weight of the new parameters in their moving average.
+    ``masks`` (S, n, ...) belong to the dropout layers. ``rates`` and ``ema_weight`` are float64 (S,): the learning
+    rates, and the weight of the new parameters in their moving average.
     """
 
     pixels: Tensor

@@ -57,8 +57,8 @@ def muon(
 
     A parameter's learning rate is ``lr`` · ``lr_factor``, so that one schedule of ``lr`` serves all. Weight decay of
     what is orthogonalised is apart from the update (as in AdamW), of the others a part of the gradient (as in SGD).
-    ``normalize_filters`` rescales an orthogonalised weight before its update so that its filters (or rows) have norm 1 on
-    average. Use it for networks whose normalisation layers make the scale of the weights meaningless. An ``lr`` of
+    ``normalize_filters`` rescales an orthogonalised weight before its update so that its filters (or rows) have norm 1
+    on average. Use it for networks whose normalisation layers make the scale of the weights meaningless. An ``lr`` of
     (M,) says that parameters are stacked, (M, …).
     """
     state.step.add_(1)

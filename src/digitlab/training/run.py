@@ -120,7 +120,7 @@ class Run:
             history = restore(checkpoint, self.classifier, path=folder.last, processes=processes)
         self.classifier.stop_signal = stop_signal
         self.record = new_record(experiment, self.data, history=history, checkpoint=checkpoint)
-        self.recorder = RunCallback(
+        self.run_callback = RunCallback(
             record=self.record, stop_signal=stop_signal, save_every_seconds=experiment.checkpoint.every_seconds
         )
         self.trainer = self._trainer()
@@ -139,10 +139,10 @@ class Run:
             **settings.lightning(),
             default_root_dir=self.folder.path,
             callbacks=[
-                self.recorder, self.experiment.figures, *bar, *self.experiment.callbacks, Saver(self.recorder),
+                self.run_callback, self.experiment.figures, *bar, *self.experiment.callbacks, Saver(self.run_callback),
             ],
             limit_val_batches=1.0 if len(self.data.val_indices) > 0 else 0,
-            # The run folder is written by the recorder's writer, which serves populations too.
+            # The run folder is written by the run_callback's writer, which serves populations too.
             logger=False, enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False,
             num_sanity_val_steps=0, use_distributed_sampler=False, plugins=[AtomicCheckpointIO()],
         )  # fmt: skip
@@ -188,7 +188,7 @@ class Run:
 
     def obey_signal(self) -> None:
         """Stop between two phases; with several processes also where the others wait until the first has written."""
-        self.recorder.stop_signal.obey(self.trainer)
+        self.run_callback.stop_signal.obey(self.trainer)
 
     def whereabouts(self) -> str:
         """Where the run stands, and how to go on from there."""

@@ -1,6 +1,6 @@
 """What stands between Lightning's Trainer and a run's ``RunState``.
 
-The recorder measures the time of each epoch's training part, has checkpoints saved, and stops the run where it should
+The run_callback measures the time of each epoch's training part, has checkpoints saved, and stops the run where it should
 end. It is the first of the callbacks, so that the others find the epoch's row; the ``Saver`` is the last one.
 """
 
@@ -130,11 +130,11 @@ class RunCallback(Callback):
 class Saver(Callback):
     """The last of the callbacks: what the others wrote of an epoch's end is there before the checkpoint after it."""
 
-    def __init__(self, recorder: RunCallback) -> None:
-        self._recorder = recorder
+    def __init__(self, run_callback: RunCallback) -> None:
+        self._run_callback = run_callback
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._recorder.save_epoch(trainer, _classifier(pl_module))
+        self._run_callback.save_epoch(trainer, _classifier(pl_module))
 
 
 def _classifier(module: LightningModule) -> Classifier:
