@@ -1,4 +1,4 @@
-"""Updates that are recorded and replayed, which CUDA graphs do on a GPU, here with a stand-in that computes them again."""
+"""CUDA graphs in training, tested without a GPU: a stand-in computes the captured updates again at each replay."""
 
 import logging
 from collections.abc import Callable

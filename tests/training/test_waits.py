@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from digitlab.core.signals import StopSignal
 from digitlab.data.chunks import Chunk, EvaluationBatch
 from digitlab.engine.chunk_runner import ChunkRunner
+from digitlab.engine.cuda_graph import GraphCapture
 from digitlab.engine.stacked_runner import StackedRunner as Population
 from digitlab.training import classifier
 

@@ -1,6 +1,6 @@
 """What stands between Lightning's Trainer and a run's ``RunState``.
 
-The run_callback measures the time of each epoch's training part, has checkpoints saved, and stops the run where it should
+It measures the time of the training part of each epoch, saves checkpoints, and stops the run when it should
 end. It is the first of the callbacks, so that the others find the epoch's row; the ``Saver`` is the last one.
 """
 
