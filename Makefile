@@ -42,9 +42,10 @@ test-instruction-sets: $(INSTALLED) ## the tests that depend on rounding, by eac
 			.venv/bin/pytest -q -m numerics $(ARGS) || exit 1; \
 	done
 
-lint: $(INSTALLED) ## ruff and mypy
+lint: $(INSTALLED) ## ruff, the layers of the packages, and mypy
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/lint-imports
 	.venv/bin/mypy
 
 bench: $(INSTALLED) ## speed against the bare PyTorch loop; fails when a bar is missed
