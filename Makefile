@@ -1,7 +1,7 @@
 # Every job of the project, from a fresh clone: the first one builds .venv from requirements.lock, later ones find it there.
 #   make train ARGS="model=mlp data=cifar10"     PYTHON=python3.12 chooses the interpreter of .venv
 
-.PHONY: help install train test test-instruction-sets torture lint bench bench-members bench-sweeps compare-revisions performance tensorboard lock clean
+.PHONY: help install train test test-instruction-sets torture lint bench bench-members bench-sweeps compare-revisions gpu-check performance tensorboard lock clean
 
 # Without PYTHON, the interpreter that .venv was built with, so that a choice once made holds.
 PYTHON ?= $(or $(realpath .venv/bin/python),python3)
@@ -59,6 +59,9 @@ bench-sweeps: $(INSTALLED) ## whole sweeps by both launchers; fails when a bar i
 
 compare-revisions: $(INSTALLED) ## compare the results of two revisions to the bit; ARGS="HEAD~1 HEAD --only mlp --jobs 2"
 	.venv/bin/python benchmarks/compare_revisions.py $(ARGS)
+
+gpu-check: $(INSTALLED) ## does everything work on this GPU, and how fast? ARGS="--device cpu --quick" is a dry run
+	.venv/bin/python benchmarks/gpu_check.py $(ARGS)
 
 # A bar that is missed is in the table: the others are measured all the same.
 performance: $(INSTALLED) ## measure all that docs/performance.md tells, and write it there: an hour of an idle machine

@@ -127,7 +127,7 @@ RUNS = (
     "optimizer=sgd loss=mse",
     "model=mlp_dropout model.hidden=[16] scheduler=one_cycle ema.decay=0.99 trainer.gradient_clip_norm=1",
     "model=linear optimizer=adamw augment=[shift,affine,cutout,mixup,flip,noise]",
-    "model=cnn model.width=2 optimizer=muon optimizer.unit_filters=true optimizer.weight_decay=0.1",
+    "model=cnn model.width=2 optimizer=muon optimizer.normalize_filters=true optimizer.weight_decay=0.1",
 )
 
 

@@ -19,7 +19,7 @@ RUNS = (
     "model=linear optimizer=sgd optimizer.momentum=0.9 optimizer.weight_decay=1e-3 scheduler=one_cycle",
     "model=mlp_dropout model.hidden=[16] optimizer=adamw optimizer.weight_decay=0.01 ema.decay=0.99",
     "model=cnn model.width=2 optimizer=adagrad trainer.gradient_clip_norm=0.5 augment=mixup data.train_size=180",
-    "optimizer=muon optimizer.unit_filters=true optimizer.weight_decay=0.1 optimizer.bias_lr=0.3",
+    "optimizer=muon optimizer.normalize_filters=true optimizer.weight_decay=0.1 optimizer.bias_lr=0.3",
 )
 
 

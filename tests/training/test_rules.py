@@ -36,7 +36,7 @@ CASES = [
     ("adagrad", {"lr": 0.1, "weight_decay": 0.01, "eps": 1e-6}),
     ("muon", {"lr": 0.05, "momentum": 0.0}),
     ("muon", {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.01}),
-    ("muon", {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.01, "unit_filters": True}),
+    ("muon", {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.01, "normalize_filters": True}),
 ]
 each_case = pytest.mark.parametrize(("rule", "options"), CASES)
 
@@ -62,7 +62,7 @@ def of_each(rule: str, net: nn.Module, options: dict) -> dict[str, list]:
     decay = options.get("weight_decay", 0.0)
     own = {"weight_decay": [decay if name.endswith("weight") else 0.0 for name in names]}
     if rule == "muon":
-        alike = {"momentum": options["momentum"], "unit_filters": options.get("unit_filters", False)}
+        alike = {"momentum": options["momentum"], "normalize_filters": options.get("normalize_filters", False)}
         own |= {name: [value] * len(names) for name, value in alike.items()}
         own["iterations"] = [5 if name == "0.weight" else 0 for name in names]
         own["lr_factor"] = [1.0 if name == "0.weight" else 0.5 for name in names]

@@ -77,7 +77,7 @@ RUNS = (
     "optimizer=sgd loss=mse",
     "model=mlp_dropout model.hidden=[16] scheduler=one_cycle ema.decay=0.99 trainer.gradient_clip_norm=1",
     "model=linear optimizer=rmsprop augment=[shift,affine,elastic,cutout,mixup,flip,noise,blur,pen]",
-    "optimizer=muon optimizer.unit_filters=true optimizer.weight_decay=0.1 scheduler=linear",
+    "optimizer=muon optimizer.normalize_filters=true optimizer.weight_decay=0.1 scheduler=linear",
     "model=cnn model.width=2 optimizer=adagrad trainer.precision=bf16",
 )
 

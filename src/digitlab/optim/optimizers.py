@@ -172,7 +172,7 @@ class Muon(Optimizer):
         """Of a group of ``muon.Muon``; those without ``iterations`` descend."""
         return {
             "iterations": iterations, "lr_factor": lr / self.lr, "momentum": momentum,
-            "unit_filters": self.normalize_filters,
+            "normalize_filters": self.normalize_filters,
         }  # fmt: skip
 
     def _build(self, groups: list[dict[str, Any]], **fused: bool) -> torch.optim.Optimizer:

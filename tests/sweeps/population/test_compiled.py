@@ -31,7 +31,7 @@ RUNS = (
     "model=mlp_dropout optimizer=adamw optimizer.weight_decay=0.01 ema.decay=0.99 loss.label_smoothing=0.1",
     "optimizer=adam model.batch_norm=true loss=mse augment=[shift] data.batch_size=30 data.train_size=330",
     "optimizer=adagrad trainer.gradient_clip_norm=0.5 augment=[mixup] scheduler=cosine",
-    "optimizer=muon optimizer.weight_decay=0.1 optimizer.unit_filters=true optimizer.bias_lr=0.3 scheduler=cosine",
+    "optimizer=muon optimizer.weight_decay=0.1 optimizer.normalize_filters=true optimizer.bias_lr=0.3 scheduler=cosine",
 )
 
 

@@ -47,7 +47,7 @@ def test_runs_that_differ_in_a_number_of_the_same_choice_are_kin(choice: str, ov
     assert _groups([choice], [choice, override]) == [[0, 1]]
 
 
-@pytest.mark.parametrize("override", ["iterations=3", "unit_filters=true", "sgd_layers=[output,hidden.0]"])
+@pytest.mark.parametrize("override", ["iterations=3", "normalize_filters=true", "sgd_layers=[output,hidden.0]"])
 def test_members_agree_in_what_is_orthogonalised_and_how(override: str) -> None:
     assert _groups(["optimizer=muon"], ["optimizer=muon", f"optimizer.{override}"]) == [[0], [1]]
 

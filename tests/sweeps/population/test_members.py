@@ -42,7 +42,7 @@ def _hold(together: Callable[..., Any], alone: Callable[..., Any], jobs: Sequenc
         ["optimizer=rmsprop"],
         ["optimizer=rmsprop", "optimizer.momentum=0.5"],
         ["optimizer=adagrad"],
-        ["optimizer=muon", "optimizer.unit_filters=true", "optimizer.sgd_layers=[output,hidden.2]"],
+        ["optimizer=muon", "optimizer.normalize_filters=true", "optimizer.sgd_layers=[output,hidden.2]"],
     ],
     ids=" ".join,
 )
