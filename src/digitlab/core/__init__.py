@@ -1,1 +1,1 @@
-"""Files, errors, signals, memory, ranks and exit codes: what every other package uses. It imports no other package."""
+"""Files, errors, signals, memory, ranks and exit codes. Every other package uses them; they import no other package."""

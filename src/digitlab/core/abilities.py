@@ -1,6 +1,6 @@
-"""What the code asks of a device: each kind of device has its abilities, and nothing else compares names of devices.
+"""The abilities of each type of device. ``data``, ``engine``, ``training`` and ``results`` ask for an ability.
 
-``data``, ``training`` and ``results`` use it.
+No other module compares names of device types, so a new type needs only one entry here.
 """
 
 from collections.abc import Callable
@@ -24,33 +24,33 @@ def _mps_generator(device: torch.device) -> torch.Generator:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceAbilities:
-    """What a kind of device can do; the defaults are those of a device that is not known."""
+    """What a type of device can do. The defaults are safe for an unknown type."""
 
-    # A number is there as soon as the host asks for it; elsewhere the host waits for all work before it.
+    # Reading a number from the device costs nothing. On other devices the host waits for all queued work first.
     immediate_reads: bool = False
-    # Updates can be recorded as CUDA graphs and replayed.
+    # The device can capture updates as CUDA graphs and replay them.
     cuda_graphs: bool = False
-    # torch has fused kernels for its optimisers.
+    # torch has fused optimizer kernels for the device.
     fused_optimizers: bool = False
-    # The host does not wait for a copy to the device if its own memory is pinned.
+    # A copy from pinned host memory does not block the host.
     non_blocking_copies: bool = False
-    # Products of float32 can round their factors to TF32.
+    # Matrix products in float32 can round their factors to TF32.
     tf32: bool = False
-    # Products in bfloat16 are faster than in float32.
+    # Matrix products are faster in bfloat16 than in float32.
     fast_bfloat16: bool = False
-    # It computes in float64 at all.
+    # The device can compute in float64.
     float64: bool = True
-    # Thousands of images at once are evaluated faster than hundreds.
+    # Evaluation is faster with batches of thousands of images than with batches of hundreds.
     large_batches: bool = False
-    # The generator that layers such as dropout draw from.
+    # Returns the generator that layers such as dropout draw from.
     default_generator: Callable[[torch.device], torch.Generator] = _cpu_generator
-    # A new generator for draws on the device.
+    # Makes a new generator whose draws are on the device.
     new_generator: Callable[[torch.device], torch.Generator] = torch.Generator
-    # The name of the model of the device.
+    # Returns the name of the hardware model, for example "NVIDIA H100".
     model_name: Callable[[torch.device], str] | None = None
 
 
-# By the type of the device.
+# The keys are device types, as in ``torch.device.type``.
 ABILITIES = {
     "cpu": DeviceAbilities(immediate_reads=True, fused_optimizers=True),
     "cuda": DeviceAbilities(
@@ -63,5 +63,5 @@ _UNKNOWN = DeviceAbilities()
 
 
 def abilities(device: torch.device) -> DeviceAbilities:
-    """The abilities of devices of the type of ``device``."""
+    """Return what devices of the type of ``device`` can do."""
     return ABILITIES.get(device.type, _UNKNOWN)

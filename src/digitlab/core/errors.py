@@ -1,31 +1,32 @@
-"""The errors that digitlab raises on purpose: one line explains each, and each has an exit code.
+"""The errors that digitlab raises on purpose. Each has a message of one line and an exit code.
 
-Every layer raises them; ``core.exit`` and ``train.py`` turn them into a message and an exit code.
+Every package raises them. ``core.exit`` and ``train.py`` print the message and end the process with the exit code.
 """
 
 from collections.abc import Mapping
 
 
 class DigitlabError(Exception):
-    """A failure that one line explains, shown without a traceback; the process ends with ``exit_code``."""
+    """A failure that one line explains to the user. The process ends with ``exit_code``, without a traceback."""
 
     exit_code = 1
 
 
 class DataError(DigitlabError):
-    """A data file that is missing, damaged or does not fit its partner."""
+    """A data file is missing or damaged, or it does not match another one (images and labels, for example)."""
 
 
 class RunError(DigitlabError):
-    """A run that can't go on: a loss that is not finite, a folder that is no run folder, a device out of memory."""
+    """A run cannot continue: its loss is not finite, its folder cannot be written, or memory has run out."""
 
 
-# How the error of a run ends whose numbers went wrong, which is an outcome of its settings and no mishap.
+# The error message of a run that diverged ends with these words. Divergence is a result of the settings, so other
+# code must be able to tell it from an accident.
 DIVERGED = "training stopped"
 
 
 class ConfigError(DigitlabError, ValueError):
-    """A setting that is refused: its key, the value given, and what is allowed."""
+    """A setting is invalid. The message gives its key, the value and what is allowed, as ``KEY=VALUE: allowed``."""
 
     exit_code = 2
 
@@ -34,12 +35,12 @@ class ConfigError(DigitlabError, ValueError):
         self.key, self.value, self.allowed = key, value, allowed
 
     def under(self, prefix: str) -> "ConfigError":
-        """The same error with the config key of the component in front: ``dropout`` becomes ``model.dropout``."""
+        """Return this error with ``prefix`` before its key: ``dropout`` becomes ``model.dropout``."""
         return ConfigError(f"{prefix}.{self.key}" if self.key else prefix, self.value, self.allowed)
 
 
 def show(value: object) -> str:
-    """A value as one types it on the command line."""
+    """Return ``value`` as a user would type it on the command line."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list | tuple):

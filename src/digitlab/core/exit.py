@@ -1,4 +1,4 @@
-"""How a process ends: one line on stderr and the exit code of the error, or the code of a signal."""
+"""Ends the process with a message and an exit code. Used by ``train.py``, the launchers and the check before a run."""
 
 import signal
 import sys
@@ -11,14 +11,14 @@ from digitlab.core.errors import DigitlabError
 
 
 def exit_with(error: DigitlabError) -> NoReturn:
-    """Say in one line what went wrong, and end the process with the exit code that belongs to it."""
+    """Print ``error`` to stderr and end the process with its exit code."""
     print(error, file=sys.stderr)
     sys.exit(error.exit_code)
 
 
 @contextmanager
 def sigterm_exits() -> Iterator[None]:
-    """Within, SIGTERM ends the process by ``SystemExit``, so that what was begun is cleared away as after Ctrl-C."""
+    """Within this context, SIGTERM raises ``SystemExit(143)``, so that ``finally`` blocks run as they do on Ctrl-C."""
 
     def exit_by_signal(number: int, frame: FrameType | None) -> NoReturn:
         sys.exit(128 + number)

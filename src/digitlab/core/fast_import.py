@@ -1,4 +1,4 @@
-"""Python's collector of cyclic garbage, kept from looking through libraries while they are imported."""
+"""Pauses the garbage collector during large imports. ``digitlab.training`` uses this for torch and Lightning."""
 
 import atexit
 import gc
@@ -8,19 +8,19 @@ from contextlib import contextmanager
 
 @contextmanager
 def gc_paused() -> Iterator[None]:
-    """For imports: the objects that they make stay, and neither now nor later does the collector look at them.
+    """Pause the garbage collector, and afterwards exclude all existing objects from future collections.
 
-    torch and Lightning make 800,000, which it would go through again and again in the second or two that their
-    import takes.
+    Importing torch and Lightning creates 800,000 objects that live until the process ends. The collector would
+    traverse them many times during the one or two seconds of the import.
     """
     enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        # What there is would else be looked at by the first collection after this.
+        # Without this the next collection would traverse all these objects once.
         gc.freeze()
-        # Libraries in C++ that look for leaks when the process ends would take what is never freed for some.
+        # C++ libraries that check for leaks when the process ends would report frozen objects as leaks.
         atexit.register(gc.unfreeze)
         if enabled:
             gc.enable()

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and disks that fail: what every part of the project that writes goes through."""
+"""Writes files atomically and turns disk errors into one-line errors. All code that writes files uses this module."""
 
 import errno
 import os
@@ -10,17 +10,17 @@ from pathlib import Path
 from digitlab.core.errors import RunError
 
 _PART = ".tmp"
-# Of the disk, not of the program: it is full or past a quota, read-only, failing, or a file may not grow so large.
+# Errors that the disk causes, not the program: full, over quota, read-only, no permission, failing, file too large.
 _DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG}
 
 
 def write_atomically(path: Path, content: bytes, *, keep: Path | None = None) -> None:
-    """Write a file so that a reader, or the next start after a power cut, finds the old one or the new, no part.
+    """Replace ``path`` by a file with ``content``, atomically: readers see the old file or the new one, never a part.
 
-    ``keep``, in the same folder, is where the old one goes on to be. Raises ``RunError`` where the disk is full, the
-    folder is read-only, or the like; the old file stands then.
+    This also holds after a power cut. If ``keep`` is given (a path in the same folder), the old file is kept under
+    that name. Raises ``RunError`` if the file cannot be written; the old file is then unchanged.
     """
-    # In the same folder: only within one file system is a rename atomic.
+    # The temporary file is in the same folder, because a rename is atomic only within one file system.
     temporary = path.with_name(f".{path.name}.{os.getpid()}{_PART}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,8 +39,9 @@ def write_atomically(path: Path, content: bytes, *, keep: Path | None = None) ->
 
 
 def move_into_place(part: Path, path: Path) -> None:
-    """Give a whole file, synchronised with the disk, its name, for good. Raises ``OSError``."""
+    """Rename ``part``, a complete file that is synchronised with the disk, to ``path``. Raises ``OSError``."""
     os.replace(part, path)
+    # Without synchronising the folder, a power cut could undo the rename.
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -49,14 +50,14 @@ def move_into_place(part: Path, path: Path) -> None:
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove what writers that were killed left in ``folder``; nobody may be writing there."""
+    """Remove temporary files that killed processes left in ``folder``. No process may be writing there."""
     for part in folder.glob(f".*{_PART}"):
         part.unlink(missing_ok=True)
 
 
 @contextmanager
 def disk_faults(place: Path | str) -> Iterator[None]:
-    """Turn a fault of the disk into a ``RunError`` that names the file, or at least ``place``."""
+    """Turn disk errors into a ``RunError`` that names the file, or ``place`` if the file is unknown."""
     try:
         yield
     except OSError as error:
@@ -67,10 +68,9 @@ def disk_faults(place: Path | str) -> Iterator[None]:
 
 @contextmanager
 def flush_stdout() -> Iterator[None]:
-    """Around a whole command: what it prints has left the process at its end, or a ``RunError`` says why it could not.
+    """Flush standard output at the end of a command. Raises ``RunError`` if this fails, for example on a full disk.
 
-    As disks do, so does standard output fill up; files are named by what writes them. A reader that has gone has what
-    it wanted: the command ends quietly.
+    If the reader has closed the pipe (as ``head`` does), the process ends with exit code 1 and without a message.
     """
     with disk_faults("standard output"):
         try:
@@ -81,18 +81,18 @@ def flush_stdout() -> Iterator[None]:
             try:
                 sys.stdout.flush()
             except OSError as error:
-                # What is left would be tried once more, and complained of, as the interpreter ends.
+                # Otherwise the interpreter would try to write the buffer again when it ends, and print a traceback.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 if not isinstance(error, BrokenPipeError):
                     raise
 
 
 def _link(path: Path, other: Path) -> None:
-    """Give ``path``, where it is there, a second name at once; not every file system can."""
+    """Make ``other`` a hard link to ``path``, atomically. Do nothing if ``path`` or support for links is missing."""
     temporary = other.with_name(f".{other.name}.{os.getpid()}{_PART}")
     with suppress(OSError):
         temporary.unlink(missing_ok=True)
         os.link(path, temporary)
         os.replace(temporary, other)
-        # Of two names of one file, rename removes neither.
+        # If both names already belong to the same file, os.replace does nothing and the temporary name remains.
         temporary.unlink(missing_ok=True)

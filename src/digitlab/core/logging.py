@@ -1,4 +1,4 @@
-"""Keeps other libraries quiet during a run and copies log messages to the run's ``train.log``."""
+"""Keeps other libraries quiet during a run, and copies log messages to ``train.log``. Used by ``training``."""
 
 import logging
 import threading
@@ -9,17 +9,17 @@ from pathlib import Path
 
 _QUIET_WARNINGS = (
     r".*isinstance\(treespec, LeafSpec\).*",
-    # Lightning says so on each login node of a SLURM cluster. A run needs no srun, and launchers call it themselves.
+    # Lightning prints this on login nodes of SLURM clusters. A run needs no srun, and launchers call it themselves.
     r"The `srun` command is available on your system but is not used",
 )
 
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Keep Lightning's greetings and the named warnings of third parties off the terminal.
+    """Hide Lightning's start messages and the warnings in ``_QUIET_WARNINGS``.
 
-    So too what logging and TensorBoard's threads say where the disk is full: a checkpoint that can't be written ends
-    the run, in one line.
+    Also hide errors from ``logging`` and from TensorBoard's threads when the disk is full. The run then ends with one
+    line anyway, because its next checkpoint cannot be written.
     """
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
@@ -39,14 +39,17 @@ def quiet_libraries() -> Iterator[None]:
 
 
 def _quiet_disk_faults(thread: threading.ExceptHookArgs) -> None:
-    # TensorBoard's writer raises it once more in the thread that hands it events.
+    # TensorBoard's writer raises the same error again in the main thread at the next event.
     if not isinstance(thread.exc_value, OSError):
         threading.__excepthook__(thread)
 
 
 @contextmanager
 def log_to(path: Path) -> Iterator[None]:
-    """Add what is logged meanwhile to the file ``path``, as Hydra's logging of a job does; elsewhere only warnings."""
+    """Append log messages of level INFO and above to ``path``; other handlers receive only warnings and errors.
+
+    A resumed run uses this, because Hydra does not configure logging for it.
+    """
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("[%(asctime)s][%(levelname)s] %(message)s"))
     root = logging.getLogger()

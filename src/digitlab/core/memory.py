@@ -1,4 +1,4 @@
-"""Recognises that the device or the machine ran out of memory, and says so in one line."""
+"""Recognises errors that mean "out of memory" and reports them in one line. Used by ``training`` and ``population``."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,13 +7,13 @@ import torch
 
 from digitlab.core.errors import RunError
 
-# What torch's allocator, the system, C++ and Python's threads, which need a stack each, say.
+# Messages of torch's CPU allocator, the operating system, C++, and Python's threading (each thread needs a stack).
 _SIGNS_OF_NO_MEMORY = ("can't allocate memory", "Cannot allocate memory", "bad_alloc", "can't start new thread")
 
 
 @contextmanager
 def device_memory() -> Iterator[None]:
-    """Turn memory that has run out, the device's or the machine's, into a ``RunError``."""
+    """Turn an out-of-memory error of the device or of the host into a ``RunError``."""
     try:
         yield
     except Exception as error:
@@ -24,12 +24,12 @@ def device_memory() -> Iterator[None]:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` says that memory has run out, or was raised from or while handling one that does."""
-    # torch.save, out of memory half-way, raises from closing what it has begun: what came before stands in the context.
+    """Whether ``error``, or an error that caused it, means that memory has run out."""
+    # If torch.save runs out of memory, closing its unfinished file raises a second error. The context holds the first.
     before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     if before is not None and out_of_memory(before):
         return True
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    # On a processor torch raises a plain RuntimeError.
+    # On the CPU torch raises a plain RuntimeError.
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS_OF_NO_MEMORY)

@@ -1,4 +1,4 @@
-"""Which of the processes of a run this one is (DDP starts several), and that only the first one reports an error."""
+"""The rank of this process in its run (DDP starts several processes). Only rank 0 writes files and reports errors."""
 
 import os
 import sys
@@ -10,9 +10,10 @@ from digitlab.core.errors import DigitlabError
 
 @contextmanager
 def first_process_reports() -> Iterator[None]:
-    """End the other processes of a run quietly: they all come to the same end, and the first one tells of it.
+    """Let only rank 0 raise a ``DigitlabError``. Other ranks end here with exit code 0.
 
-    Lightning kills the first process, which may still be writing, as soon as another ends with an error.
+    All ranks fail with the same error. If another rank ended with an error, Lightning would kill rank 0, which may
+    still be writing files.
     """
     try:
         yield
@@ -24,11 +25,11 @@ def first_process_reports() -> Iterator[None]:
 
 
 def is_first_process() -> bool:
-    """Whether this process is the one that writes and reports."""
+    """Whether this process has rank 0, which writes files and reports errors."""
     return process_rank() == 0
 
 
 def process_rank() -> int:
-    """The number of this process among those of the run, from 0."""
-    # Lightning numbers the processes that it launches, here before a Trainer could be asked.
+    """Return the rank of this process in its run, from 0."""
+    # Lightning sets this variable when it starts a process. It is known before a Trainer exists.
     return int(os.environ.get("LOCAL_RANK", "0"))

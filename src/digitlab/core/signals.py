@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: the step under way is finished, the run is saved, and the process ends with 130 or 143."""
+"""Stops a run on SIGINT or SIGTERM after the current update; the run is saved first. Used by the training loops."""
 
 import signal
 from collections.abc import Callable
@@ -11,7 +11,10 @@ from digitlab.core.errors import DigitlabError
 
 
 class Interrupted(DigitlabError):
-    """A run that a signal stopped and that was saved first; ``where`` it stands, and how to go on."""
+    """A signal stopped the run, and the run was saved. ``where`` says how far it got and how to resume it.
+
+    The exit code is 128 plus the number of the signal: 130 for SIGINT, 143 for SIGTERM.
+    """
 
     def __init__(self, number: int, where: str = "") -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}{where}")
@@ -19,7 +22,7 @@ class Interrupted(DigitlabError):
 
 
 class StopSignal:
-    """Within ``with``, remembers the first SIGINT or SIGTERM in ``received``; a second one acts as it always does."""
+    """A context manager that stores the first SIGINT or SIGTERM in ``received``. A second signal ends the process."""
 
     def __init__(self) -> None:
         self.received: int | None = None
@@ -35,7 +38,7 @@ class StopSignal:
             signal.signal(number, handler)
 
     def install(self) -> None:
-        """Take the signals over (again: Lightning installs handlers of its own when a fit begins)."""
+        """Install the handlers. Call this again after Lightning's fit has begun, which installs its own handlers."""
         for number in self._previous:
             signal.signal(number, self._remember)
 
@@ -45,12 +48,12 @@ class StopSignal:
             signal.signal(each, signal.SIG_DFL)
 
     def obey(self, trainer: Trainer, *, save: Callable[[], None] | None = None) -> None:
-        """Raise ``Interrupted``, after ``save()``, where any process of ``trainer`` received a signal.
+        """Call ``save`` and raise ``Interrupted`` if any process of ``trainer`` received a signal.
 
-        All processes have to come here, and wait here for each other.
+        Every process must call this method, because they wait for each other here.
         """
         if trainer.strategy.reduce_boolean_decision(self.received is not None, all=False):
             if save is not None:
                 save()
-            # A process that stops for another's sake received nothing itself.
+            # This process may stop only because another one received the signal.
             raise Interrupted(self.received or signal.SIGTERM)
