@@ -1,9 +1,9 @@
-"""Train one network, or with -m a sweep of them:
+"""Trains one network, or with -m a sweep of many. Usage:
 
 python train.py model=mlp data=cifar10
-python train.py -m optimizer.lr=0.1,0.01 model.dropout=0,0.2      (again: it goes on where it was stopped)
+python train.py -m optimizer.lr=0.1,0.01 model.dropout=0,0.2      (the same command again resumes the sweep)
 python train.py resume=outputs/cifar10-mlp/2026-11-21_10-00-00_1a2b3c4d
-python train.py model=mlp data=cifar10 resume=auto                (goes on with its newest run, if there is one)
+python train.py model=mlp data=cifar10 resume=auto                (resumes its newest run, or starts one)
 """
 
 import os
@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from digitlab.api import resolvers
 from digitlab.config.cli_errors import refuse_two_commands, refuse_unreadable
-from digitlab.config.compose import COMPOSITION_ERRORS, CONF, refused, register_resolvers
+from digitlab.config.compose import COMPOSITION_ERRORS, CONF, composition_error, register_resolvers
 from digitlab.core.errors import DigitlabError
 from digitlab.core.exit import exit_with, sigterm_exits
 from digitlab.core.files import flush_stdout
@@ -25,7 +25,7 @@ from digitlab.sweeps.session import concluded
 
 register_resolvers()
 resolvers.register_resolvers()
-# Hydra then raises instead of printing its own report and ending the process with 1.
+# With this setting Hydra raises exceptions. Without it, Hydra would print its own report and exit with 1.
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")
 
 
@@ -34,7 +34,7 @@ def main(config: DictConfig) -> float:
     with report_failure():
         if in_sweep():
             return finish(config)
-        # Imported here, so that --help, --cfg and tab completion need no torch.
+        # Imported here, so that --help, --cfg and tab completion do not import torch.
         from digitlab.results.table import print_result
         from digitlab.training import train
 
@@ -44,7 +44,7 @@ def main(config: DictConfig) -> float:
         return outcome.monitored
 
 
-def go_on(folder: str, arguments: list[str]) -> None:
+def resume_run(folder: str, arguments: list[str]) -> None:
     from digitlab.results.table import print_result
     from digitlab.training.resuming import resume
 
@@ -52,36 +52,39 @@ def go_on(folder: str, arguments: list[str]) -> None:
     print_result(outcome.folder, outcome.result)
 
 
-def automatic(arguments: list[str]) -> list[str]:
-    """The arguments that ``resume=auto`` comes to; a run that has finished is only told of."""
-    from digitlab.api.auto_resume import find
+def resolve_auto_resume(arguments: list[str]) -> list[str]:
+    """Return the arguments with ``resume=auto`` replaced by the folder of a run, or removed if there is no run.
+
+    If that run has finished, print its result and end the process.
+    """
+    from digitlab.api.auto_resume import find_resume_target
     from digitlab.results.table import print_result
 
-    found = find(arguments)
-    if found.run is not None and found.finished:
-        print_result(found.run.path, found.run.read_result())
+    target = find_resume_target(arguments)
+    if target.run is not None and target.finished:
+        print_result(target.run.path, target.run.read_result())
         sys.exit(0)
-    return found.arguments if found.run is None else [f"resume={found.run.path}"]
+    return target.arguments if target.run is None else [f"resume={target.run.path}"]
 
 
-def resumed(arguments: list[str]) -> str:
-    """The value of ``resume=`` among the arguments; ``null`` where it is not there."""
+def resume_value(arguments: list[str]) -> str:
+    """Return the value of ``resume=``, or ``null`` if it is not among the arguments."""
     return dict(argument.split("=", 1) for argument in arguments if "=" in argument).get("resume", "null")
 
 
 def run() -> None:
-    """Exit codes: 0 for a finished run, 2 for a bad configuration, 130 and 143 after signals, 1 for anything else."""
+    """Run the command. Exit codes: 0 finished, 2 invalid configuration, 130 or 143 after a signal, 1 other failures."""
     arguments = sys.argv[1:]
     try:
         with sigterm_exits(), flush_stdout():
-            if resumed(arguments) == "auto":
-                # Processes that are launched beside this one read it there.
-                arguments = sys.argv[1:] = automatic(arguments)
-            if resumed(arguments) != "null":
-                go_on(resumed(arguments), arguments)
+            if resume_value(arguments) == "auto":
+                # Other processes of this run (DDP) start with sys.argv, so it must contain the result of the search.
+                arguments = sys.argv[1:] = resolve_auto_resume(arguments)
+            if resume_value(arguments) != "null":
+                resume_run(resume_value(arguments), arguments)
                 return
             refuse_two_commands(arguments)
-            # In tab completion, whatever is typed so far may stand.
+            # In tab completion the last word may be incomplete.
             if "-sc" not in arguments and "--shell-completion" not in arguments:
                 refuse_unreadable((each for each in arguments if "=" in each and not each.startswith("-")), CONF)
             with concluded():
@@ -89,9 +92,9 @@ def run() -> None:
     except DigitlabError as error:
         exit_with(error)
     except COMPOSITION_ERRORS as error:
-        exit_with(refused(error, [argument for argument in arguments if not argument.startswith("-")]))
+        exit_with(composition_error(error, [argument for argument in arguments if not argument.startswith("-")]))
     except KeyboardInterrupt:
-        # Before the run listens for it: there is nothing to save yet.
+        # Ctrl-C before the run has installed its signal handlers. There is nothing to save yet.
         sys.exit(130)
     finally:
         remove_unbegun()

@@ -8,7 +8,7 @@ from lightning.pytorch import Callback
 from omegaconf import OmegaConf, open_dict
 from torch import nn
 
-from digitlab.config.compose import CONF, build, completed, compose, plain, walk
+from digitlab.config.compose import CONF, add_missing_defaults, build, compose, plain, walk
 from digitlab.core.errors import ConfigError
 from digitlab.training.experiment import Experiment
 
@@ -74,7 +74,7 @@ def test_what_an_older_version_did_not_know_gets_its_default():
     now = compose(["optimizer=sgd", "trainer.max_epochs=3"])
     before = OmegaConf.create(OmegaConf.to_container(now, resolve=False))
     del before.figures, before.trainer.profiler, before.optimizer.nesterov
-    old = completed(before)
+    old = add_missing_defaults(before)
     assert old.figures == now.figures
     assert old.trainer == now.trainer
     # The defaults are another optimiser's.

@@ -1,8 +1,8 @@
 """digitlab: small image-classification experiments on MNIST, Fashion-MNIST and CIFAR-10.
 
-Nothing is imported here but what is asked for, so that ``train.py --help`` answers without torch.
-
 In a notebook: ``model, data = digitlab.load("outputs/mnist-mlp/2026-11-21_10-00-00_1a2b3c4d")``.
+
+This module imports its contents on first use, so that ``train.py --help`` does not import torch.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from digitlab.api.auto_resume import find
+from digitlab.api.auto_resume import find_resume_target
 from digitlab.config import compose as config
 from digitlab.config.compose import compose
 from digitlab.core.errors import ConfigError
@@ -35,7 +35,7 @@ def begun(tmp_path, monkeypatch):
 
 
 def test_where_there_is_no_run_the_command_starts_one(begun):
-    found = find([*TYPED, "resume=auto"])
+    found = find_resume_target([*TYPED, "resume=auto"])
     assert (found.run, found.arguments) == (None, list(TYPED))
 
 
@@ -44,7 +44,7 @@ def test_the_newest_run_of_the_same_configuration_is_found(begun):
     begun("c", *TYPED)
     newest = begun("a", "optimizer.lr=1e-1", "model=linear", "trainer.chunk_length=7")
     begun("b", *TYPED, "seed=1")
-    assert find(["resume=auto", *TYPED]).run == newest
+    assert find_resume_target(["resume=auto", *TYPED]).run == newest
 
 
 def test_a_run_that_has_no_good_checkpoint_is_passed_over(begun):
@@ -52,36 +52,36 @@ def test_a_run_that_has_no_good_checkpoint_is_passed_over(begun):
     begun("b", *TYPED, saved=False)
     damaged = begun("c", *TYPED)
     damaged.last.write_bytes(damaged.last.read_bytes()[:100])
-    assert find(TYPED).run == damaged, "the checkpoint before the last is good"
+    assert find_resume_target(TYPED).run == damaged, "the checkpoint before the last is good"
     damaged.previous.write_bytes(b"")
-    assert find(TYPED).run == older
+    assert find_resume_target(TYPED).run == older
 
 
 def test_a_run_that_has_finished_counts_and_says_so(begun):
     begun("a", *TYPED)
-    assert not find(TYPED).finished
+    assert not find_resume_target(TYPED).finished
     finished = begun("b", *TYPED)
     finished.result.write_text(json.dumps({"status": "finished"}))
-    found = find(TYPED)
+    found = find_resume_target(TYPED)
     assert (found.run, found.finished) == (finished, True)
 
 
 def test_a_folder_that_is_named_is_gone_on_with_or_refused_by_what_differs(begun):
     run = begun("a", *TYPED, "augment=[shift]", saved=False)
     named = f"hydra.run.dir={run.path}"
-    assert find([*TYPED, "augment=[shift]", named]).run == run
+    assert find_resume_target([*TYPED, "augment=[shift]", named]).run == run
     with pytest.raises(ConfigError) as refused:
-        find(["model=linear", "optimizer.lr=0.2", "trainer.max_epochs=7", "resume=auto", named])
+        find_resume_target(["model=linear", "optimizer.lr=0.2", "trainer.max_epochs=7", "resume=auto", named])
     for difference in (
         "optimizer.lr: 0.1 -> 0.2",
         "trainer.max_epochs: 20 -> 7",
         "augment.shift.padding: 4 -> nothing",
     ):
         assert difference in str(refused.value)
-    assert find([*TYPED, f"hydra.run.dir={run.path / 'other'}"]).run is None
+    assert find_resume_target([*TYPED, f"hydra.run.dir={run.path / 'other'}"]).run is None
 
 
 @pytest.mark.parametrize("argument", ["-m", "--cfg=job"])
 def test_a_sweep_is_refused(begun, argument):
-    with pytest.raises(ConfigError, match=f"^resume=auto: can't be given beside {argument}"):
-        find([*TYPED, "resume=auto", argument])
+    with pytest.raises(ConfigError, match=f"^resume=auto: can't be given combined with {argument}"):
+        find_resume_target([*TYPED, "resume=auto", argument])

@@ -1,1 +1,1 @@
-"""What Python users and ``train.py`` call before a run starts: checks, automatic resuming, and folder names."""
+"""Steps between the command line and a run: the check before a run, ``resume=auto``, and the names of folders."""

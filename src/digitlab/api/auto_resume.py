@@ -1,4 +1,7 @@
-"""``resume=auto``: which run a command goes on with. Imports no torch, unless a checkpoint must be read."""
+"""``resume=auto``: finds the run that a command should continue. ``train.py`` calls it before Hydra starts.
+
+This module imports torch only if it must read a checkpoint.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +17,8 @@ from digitlab.results.folder import RunFolder, find_runs
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What to do in the place of ``resume=auto``: go on with ``run``, or where that is None run ``arguments``."""
+class ResumeTarget:
+    """What ``resume=auto`` means: resume ``run``, or start a new run with ``arguments`` if ``run`` is None."""
 
     run: RunFolder | None
     arguments: list[str]
@@ -25,36 +28,37 @@ class Found:
         return self.run is not None and _finished(self.run)
 
 
-def find(arguments: Sequence[str]) -> Found:
-    """The newest run of the very configuration that ``arguments`` describe, of those with a good checkpoint.
+def find_resume_target(arguments: Sequence[str]) -> ResumeTarget:
+    """Find the newest run that has the configuration of ``arguments`` and a readable checkpoint or a result.
 
-    It is looked for where its folder would be made by default, or, with ``hydra.run.dir``, in that one folder. Raises
-    ``ConfigError`` where the arguments are refused, and where that folder holds a run of another configuration.
+    Search the folder in which Hydra would create the new run folder. If ``hydra.run.dir`` is given, look only at that
+    folder. Raises ``ConfigError`` if the arguments are invalid, or if ``hydra.run.dir`` holds a run with another
+    configuration.
     """
     for argument in arguments:
         if argument.startswith("-"):
-            raise ConfigError("resume", "auto", f"can't be given beside {argument}: it goes on with a single run")
+            raise ConfigError("resume", "auto", f"can't be combined with {argument}: it resumes a single run")
     overrides = [argument for argument in arguments if argument.partition("=")[0] != "resume"]
     config, folder = _composed(overrides)
     if any(override.startswith("hydra.run.dir=") for override in overrides):
         run = RunFolder(folder)
         if not run.config.exists():
-            return Found(None, overrides)
+            return ResumeTarget(None, overrides)
         if changed := differences(run.read_config(), config):
-            allowed = f"can't go on: {folder} holds a run of another configuration ({'; '.join(changed)})"
+            allowed = f"can't resume: {folder} holds a run of another configuration ({'; '.join(changed)})"
             raise ConfigError("resume", "auto", allowed)
-        return Found(run, overrides)
+        return ResumeTarget(run, overrides)
     digest = fingerprint(config)
-    # The newest first.
-    runs = reversed(find_runs(folder.parent))
-    return Found(next((run for run in runs if _is_of(run, digest) and _has_come_far(run)), None), overrides)
+    newest_first = reversed(find_runs(folder.parent))
+    run = next((each for each in newest_first if _has_fingerprint(each, digest) and _is_resumable(each)), None)
+    return ResumeTarget(run, overrides)
 
 
 def _composed(overrides: Sequence[str]) -> tuple[DictConfig, Path]:
-    """The configuration of a run, and the folder that Hydra would make for it."""
+    """Return the configuration of a run, and the folder that Hydra would create for it."""
     config = compose(overrides, with_hydra=True)
     before = HydraConfig.instance().cfg
-    # The folder's name asks Hydra for the names of the data set and the model.
+    # The folder name contains the names of the data set and the model, which are looked up in HydraConfig.
     HydraConfig.instance().set_config(config)
     try:
         folder = Path(config.hydra.run.dir).resolve()
@@ -63,15 +67,15 @@ def _composed(overrides: Sequence[str]) -> tuple[DictConfig, Path]:
     return config, folder
 
 
-def _is_of(run: RunFolder, digest: str) -> bool:
+def _has_fingerprint(run: RunFolder, digest: str) -> bool:
     try:
         return fingerprint(run.read_config()) == digest
     except ConfigError:
         return False
 
 
-def _has_come_far(run: RunFolder) -> bool:
-    """Whether there is anything to go on from: a run killed before its first checkpoint is as good as none."""
+def _is_resumable(run: RunFolder) -> bool:
+    """Whether the run has finished or has a readable checkpoint. A run without one would start from the beginning."""
     if _finished(run):
         return True
     from digitlab.results.checkpoint import read_checkpoint

@@ -1,7 +1,8 @@
-"""The check of a composed configuration before Hydra makes a folder for it: a bad one leaves nothing behind.
+"""Checks the composed configuration before Hydra creates a folder, so that a rejected command leaves nothing behind.
 
-Hydra imports and calls it at the start of a run or a sweep (``callbacks.preflight`` in ``conf/hydra/digitlab.yaml``).
-The values of a sweep are checked job by job, at the head of ``train()``: a bad one fails alone.
+Hydra imports and calls this class at the start of a run or sweep (``callbacks.preflight`` in
+``conf/hydra/digitlab.yaml``). The values of a sweep are checked later, at the start of each job, so that a wrong value
+fails only its own job.
 """
 
 import sys
@@ -16,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from digitlab.config.cli_errors import command_line_overrides
-from digitlab.config.compose import COMPOSITION_ERRORS, plain, refused
+from digitlab.config.compose import COMPOSITION_ERRORS, composition_error, plain
 from digitlab.core.errors import ConfigError, DigitlabError
 from digitlab.core.exit import exit_with
 from digitlab.results.folder import RunFolder
@@ -28,25 +29,26 @@ from digitlab.sweeps.settings import refuse_without_sweep, sweep_settings
 
 
 class Preflight(Callback):
-    """Ends the process with one line on stderr where the configuration is refused.
+    """Ends the process with one line on stderr if the configuration is invalid.
 
-    By ``exit_with``, as of any exception but ``SystemExit`` Hydra makes a warning and goes on.
+    Errors end the process through ``exit_with``, because Hydra turns every exception of a callback except
+    ``SystemExit`` into a warning and continues.
     """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        # Imported here, as Hydra makes this object for --help too, which must answer without torch.
+        # Hydra creates this object for --cfg too, which must not import torch. So import here.
         from digitlab.core.ranks import is_first_process
         from digitlab.training.experiment import Experiment
 
-        # Hydra's next step too; the name of the folder asks it for the names of the data set and the model.
+        # Hydra does the same in its next step. The folder name below contains values that are looked up in it.
         HydraConfig.instance().set_config(config)
         try:
             refuse_without_sweep(command_line_overrides(config.hydra))
             Experiment.from_config(config)
-            _refuse_taken(config.hydra.run.dir)
+            _refuse_existing_run(config.hydra.run.dir)
             _make_folder("hydra.run.dir", config.hydra.run.dir)
             if is_first_process():
-                take(RunFolder(Path(config.hydra.run.dir)), new=True)  # ``train`` gives it back
+                take(RunFolder(Path(config.hydra.run.dir)), new=True)  # ``train`` releases it
         except DigitlabError as error:
             exit_with(error)
 
@@ -72,7 +74,7 @@ class Preflight(Callback):
                 return
             _dry_run(folder, plan or grid.jobs(), config_name, config.hydra.launcher)
         except COMPOSITION_ERRORS as error:
-            exit_with(refused(error, job))
+            exit_with(composition_error(error, job))
         except DigitlabError as error:
             exit_with(error)
         sys.exit(0)
@@ -90,10 +92,10 @@ def _dry_run(
         dry_run(folder, plan, loader, config_name, launcher=launcher)
 
 
-def _refuse_taken(folder: str) -> None:
+def _refuse_existing_run(folder: str) -> None:
     run = RunFolder(Path(folder))
     if run.result.exists() or run.last.exists():
-        raise ConfigError("hydra.run.dir", folder, f"holds a run: choose another, or go on with it by resume={folder}")
+        raise ConfigError("hydra.run.dir", folder, f"holds a run: choose another folder, or type resume={folder}")
 
 
 def _make_folder(key: str, folder: str) -> None:

@@ -1,6 +1,7 @@
-"""From ``conf/`` and the command line to a composed configuration, and from its nodes to objects.
+"""Composes the configuration from ``conf/`` and the command line, and builds objects from its nodes.
 
-Nothing here imports torch, so that ``train.py --help`` and tab completion answer at once.
+``train.py`` and all packages above this one use it. This module does not import torch, so that ``train.py --help`` and
+tab completion answer quickly.
 """
 
 import copy
@@ -30,39 +31,39 @@ from digitlab.config.cli_errors import group_names, group_table, hydra_refusal, 
 from digitlab.config.schema import nearest, refusal, unknown
 from digitlab.core.errors import ConfigError, DigitlabError
 
-# An installed copy without its project around it (no train.py above src/) works from the current directory.
+# If there is no train.py above src/ (digitlab is installed as a package), use the current directory instead.
 _SOURCE_ROOT = Path(__file__).resolve().parents[3]
 ROOT = _SOURCE_ROOT if (_SOURCE_ROOT / "train.py").exists() else Path.cwd()
 CONF = ROOT / "conf"
 
-# A configuration or a checkpoint can come from anyone, and building what it names runs code: only these packages, and
-# those in DIGITLAB_ALLOW (comma-separated), may be named by a _target_.
+# A configuration or a checkpoint can come from anyone, and building a _target_ runs its code. Therefore a _target_ must
+# be in one of these packages, or in a package listed in the environment variable DIGITLAB_ALLOW (comma-separated).
 _ALLOWED_PACKAGES = ("digitlab", "torch", "lightning", "torchmetrics")
 
-# What composing raises where the files or the words of the command line are wrong.
+# The exceptions that composing raises if a file or an override is wrong.
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
 
 T = TypeVar("T")
 
 
 def register_resolvers() -> None:
-    """Teach OmegaConf what ``conf/`` uses beside Hydra's own, such as ``${project:data}``, a path beside train.py."""
+    """Register the resolvers that ``conf/`` uses; ``${project:data}``, for example, is the path of data/."""
     OmegaConf.register_new_resolver("project", lambda name: str(ROOT / name), replace=True)
     OmegaConf.register_new_resolver("groups", lambda: group_table(CONF), replace=True)
     OmegaConf.register_new_resolver("direction", direction, replace=True)
-    # Cached: the folder's name is resolved several times in one run.
+    # Cached, because Hydra resolves the name of the run folder several times and must get the same name.
     OmegaConf.register_new_resolver("run_suffix", lambda: secrets.token_hex(4), use_cache=True, replace=True)
 
 
 def direction(metric: object) -> str:
-    """Which way a metric is better: ``min`` for losses, ``max`` for the others."""
+    """Return ``min`` if ``metric`` is a loss, else ``max``: the direction in which the metric gets better."""
     return "min" if str(metric).endswith("/loss") else "max"
 
 
 def compose(overrides: Sequence[str] = (), *, with_hydra: bool = False) -> DictConfig:
-    """The configuration that ``python train.py OVERRIDES`` would run; with its node ``hydra`` where asked for.
+    """Return the configuration that ``python train.py OVERRIDES`` would run; ``with_hydra`` adds its node ``hydra``.
 
-    Raises ``ConfigError`` for a key or a name that ``conf/`` does not have.
+    Raises ``ConfigError`` if an override names a key or an option that does not exist in ``conf/``.
     """
     register_resolvers()
     with _restored_hydra(), initialize_config_dir(str(CONF), version_base="1.3", job_name="train"):
@@ -70,11 +71,14 @@ def compose(overrides: Sequence[str] = (), *, with_hydra: bool = False) -> DictC
             refuse_unreadable(overrides, CONF)
             return hydra_compose("train", overrides=list(overrides), return_hydra_config=with_hydra)
         except COMPOSITION_ERRORS as error:
-            raise refused(error, overrides) from error
+            raise composition_error(error, overrides) from error
 
 
-def completed(config: DictConfig) -> DictConfig:
-    """``config``, of a run that an older version began, with the defaults of the keys that did not exist then."""
+def add_missing_defaults(config: DictConfig) -> DictConfig:
+    """Return a copy of ``config`` in which every key that it lacks has its default value.
+
+    Runs that an older version of digitlab started lack the keys that were added since then.
+    """
     config = copy.deepcopy(config)
     for key, default in compose().items():
         node = config.setdefault(key, default)
@@ -89,7 +93,7 @@ def completed(config: DictConfig) -> DictConfig:
 
 @contextmanager
 def _restored_hydra() -> Iterator[None]:
-    # Hydra is a global: composing inside a run must leave the run's own in place.
+    # Hydra's state is global. Composing within a run must not replace the state of that run.
     outer = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
@@ -100,8 +104,8 @@ def _restored_hydra() -> Iterator[None]:
             GlobalHydra.instance().initialize(outer)
 
 
-def refused(error: Exception, overrides: Sequence[str]) -> ConfigError:
-    """What Hydra, OmegaConf or YAML raised while composing ``overrides``, as one line."""
+def composition_error(error: Exception, overrides: Sequence[str]) -> ConfigError:
+    """Return the ``ConfigError`` for an exception that composing ``overrides`` raised."""
     if isinstance(error, ConfigError):
         return error
     if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
@@ -118,7 +122,7 @@ def refused(error: Exception, overrides: Sequence[str]) -> ConfigError:
 
 
 def walk(node: object, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Every key of a tree of dicts as a dotted path, with its value."""
+    """Yield every key of nested mappings as a dotted path, together with its value."""
     if isinstance(node, Mapping):
         for key, value in node.items():
             path = f"{prefix}.{key}" if prefix else str(key)
@@ -127,12 +131,11 @@ def walk(node: object, prefix: str = "") -> Iterator[tuple[str, object]]:
 
 
 def build(node: Mapping[str, Any], key: str, kind: type[T], **given: Any) -> T:
-    """The object that ``node`` describes: its ``_target_`` called with its other entries and with ``given``.
+    """Build the object that ``node`` describes: call its ``_target_`` with its other entries and with ``given``.
 
-    ``key`` is where the node stands in the configuration. Entries that are nodes themselves are built first, and may be
-    no other than what the constructor's annotation of them says. Raises ``ConfigError``, naming the key, the value and
-    what is allowed, for a target that is not allowed or no ``kind``, and for arguments that the constructor's schema
-    refuses.
+    ``key`` is the dotted path of the node, for error messages. Entries with a ``_target_`` of their own are built
+    first; their class must be the one in the constructor's annotation. Raises ``ConfigError`` if the target is not
+    allowed or is not a subclass of ``kind``, and if the constructor rejects an argument.
     """
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise ConfigError(key, node, "must be a node with a _target_")
@@ -162,18 +165,21 @@ def build(node: Mapping[str, Any], key: str, kind: type[T], **given: Any) -> T:
 
 
 def _parameters(target: type) -> list[str]:
-    """What its constructor takes, by name."""
-    # A dataclass of pydantic has its signature only after its first use.
+    """Return the names of the constructor's parameters."""
+    # The signature of a pydantic dataclass is not available before its first use.
     if is_dataclass(target):
         return [field.name for field in fields(target) if field.init]
     return list(inspect.signature(target).parameters)
 
 
 def _kind(target: Any, name: str, key: str) -> type:
-    """The class that an argument of ``target`` has to be of: to build whatever is named would be to run it."""
+    """Return the class that the argument ``name`` of ``target`` must have, from its annotation.
+
+    Raises ``ConfigError`` if the annotation names no class. Building an arbitrary class would run arbitrary code.
+    """
     try:
         hint = get_type_hints(target.__init__).get(name)
-    except Exception:  # an annotation that is text can fail in any way
+    except Exception:  # evaluating an annotation that is a string can raise anything
         hint = None
     members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     for member in members:
@@ -183,7 +189,7 @@ def _kind(target: Any, name: str, key: str) -> type:
 
 
 def _cause(error: Exception) -> str:
-    # A class of the user's can raise anything: with the place, one line is as good as a traceback.
+    # A user's class can raise any exception. The file and line replace the traceback.
     place = traceback.extract_tb(error.__traceback__)[-1]
     where = "" if place.filename == __file__ else f" ({place.filename}, line {place.lineno})"
     return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"
@@ -207,9 +213,9 @@ def _class(target: str, key: str, kind: type[T]) -> type[T]:
 
 
 def plain(node: Any, key: str) -> dict[str, Any]:
-    """A node of the configuration as plain dicts, lists and values, interpolations resolved.
+    """Return a node of the configuration as plain dicts, lists and values, with interpolations resolved.
 
-    Raises ``ConfigError`` where it is no node or an interpolation fails.
+    Raises ``ConfigError`` if ``node`` is not a node with keys, or if an interpolation fails.
     """
     if not OmegaConf.is_dict(node):
         raise ConfigError(key, node, f"must be a node with keys of its own, set one by one as {key}.KEY=VALUE")
@@ -222,7 +228,10 @@ def plain(node: Any, key: str) -> dict[str, Any]:
 
 
 def without_environment(config: DictConfig) -> dict[str, Any]:
-    """``config`` as plain values for anyone to read: what the environment holds stays ``${oc.env:NAME}``."""
+    """Return ``config`` as plain values that are safe to publish: values of environment variables are not resolved.
+
+    Such a value stays ``${oc.env:NAME}``, because it can be a secret.
+    """
 
     def unread(name: str, *default: Any) -> Any:
         return default[0] if default and name not in os.environ else f"${{oc.env:{name}}}"
@@ -237,7 +246,7 @@ def without_environment(config: DictConfig) -> dict[str, Any]:
 
 
 def unresolved(error: OmegaConfBaseException, key: str) -> ConfigError:
-    """The refusal of a value at or under ``key`` that is ``???`` or an interpolation that leads nowhere."""
+    """Return the error for a value at or below ``key`` that is ``???`` or whose interpolation fails."""
     parent, name = error.parent_node, error.key
     value = parent._get_node(name) if OmegaConf.is_config(parent) else None
     return ConfigError(error.full_key or key, getattr(value, "_value", lambda: "?")(), str(error.msg).splitlines()[0])

@@ -1,4 +1,7 @@
-"""When two configurations are those of one run: a sweep and ``resume=auto`` know a run by it. Imports no torch."""
+"""Decides whether two configurations describe the same run. Sweeps and ``resume=auto`` use this to find a run again.
+
+This module does not import torch.
+"""
 
 import hashlib
 import json
@@ -10,19 +13,19 @@ from omegaconf.errors import OmegaConfBaseException
 from digitlab.config.compose import walk
 from digitlab.core.errors import show
 
-# Keys that change no number of a run. Those of Hydra and of the sweep itself are no settings of a run either.
+# These keys do not change the numbers of a run: settings of Hydra and of the sweep, resuming, when to save.
 _WITHOUT_EFFECT = ("hydra", "sweep", "resume", "checkpoint")
 _WITHOUT_EFFECT_IN = {"data": ("root",), "trainer": ("progress_bar", "chunk_length")}
 
 
 def fingerprint(config: DictConfig) -> str:
-    """16 hexadecimal digits that two configurations share where every setting with an effect on the run is equal."""
+    """Return 16 hexadecimal digits. Configurations whose settings have the same effect get the same digits."""
     text = json.dumps(_canonical(_effective(config)), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def differences(made: DictConfig, now: DictConfig) -> list[str]:
-    """Every setting with an effect on the run in which two configurations differ, as ``key: old -> new``."""
+    """Return the settings that affect the run and that differ, each as ``key: old -> new``."""
     before, after = (dict(walk(_effective(config))) for config in (made, now))
     return [
         f"{key}: {_shown(before, key)} -> {_shown(after, key)}"
@@ -41,7 +44,7 @@ def _effective(config: DictConfig) -> dict[str, Any]:
     try:
         container = OmegaConf.to_container(own, resolve=True)
     except OmegaConfBaseException:
-        # Refused when the run begins, and told there.
+        # The check before the run reports this error, so it is ignored here.
         container = OmegaConf.to_container(own, resolve=False)
     assert isinstance(container, dict)
     for node, keys in _WITHOUT_EFFECT_IN.items():
@@ -51,7 +54,7 @@ def _effective(config: DictConfig) -> dict[str, Any]:
 
 
 def _canonical(value: Any) -> Any:
-    # 0 and 0.0 are the same setting.
+    # 0 and 0.0 are the same setting, but they differ in JSON.
     if isinstance(value, dict):
         return {str(key): _canonical(entry) for key, entry in value.items()}
     if isinstance(value, list):

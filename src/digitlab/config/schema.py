@@ -1,8 +1,8 @@
-"""What every setting is checked by: typed, keyword-only constructors and the errors they raise.
+"""Validation of settings: typed constructors are the schema, and this module turns their errors into one line.
 
-A component (model, optimizer, loss, augmentation, data set) states its settings as annotated keyword-only arguments
-of its constructor, decorated with ``checked``, or as the fields of a dataclass made by ``settings``. There is no second
-schema: ``digitlab.config.compose`` turns what these refuse into one line that names the config key.
+A component (model, optimizer, loss, augmentation, data set) declares its settings as annotated keyword-only arguments
+of its constructor, decorated with ``checked``, or as fields of a dataclass decorated with ``settings``. There is no
+other schema. ``digitlab.config.compose`` builds the components and reports their errors with the config key.
 """
 
 import difflib
@@ -29,9 +29,9 @@ from pydantic_core.core_schema import ErrorType
 
 from digitlab.core.errors import ConfigError, show
 
-# Strict: "3" is no number and True no count, as on the command line a wrong type is nearly always a slip.
-# Neither nan nor inf is ever a setting. Validators are made where they are first used: a run uses few of all that are
-# imported with it.
+# strict: "3" is not a number and True is not a count, because a wrong type is nearly always a typing error.
+# allow_inf_nan: no setting can be nan or inf.
+# defer_build: pydantic builds a validator at its first use, because a run uses only a few of them.
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True, extra="forbid", defer_build=True)
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -42,7 +42,7 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 
 _TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
-# Any other complaint comes from a check of our own, whose message is the better one.
+# Error types of pydantic itself. Other errors come from the project's own checks, whose messages are more helpful.
 _STANDARD_COMPLAINTS = frozenset(get_args(ErrorType))
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -50,20 +50,20 @@ T = TypeVar("T")
 
 
 def checked(function: F) -> F:
-    """Check the arguments of a constructor against its annotations, strictly, at every call."""
+    """Decorate a constructor so that every call validates the arguments against the annotations, strictly."""
     return validate_call(config=_STRICT)(function)
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 def settings(cls: type[T]) -> type[T]:
-    """A frozen, keyword-only dataclass whose fields are checked against their annotations when it is made."""
+    """Turn a class into a frozen, keyword-only dataclass whose constructor validates its fields, strictly."""
     return cast(type[T], dataclass(config=_STRICT, frozen=True, kw_only=True)(cls))
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """`` (did you mean `lenet`?)`` for ``lenett`` or ``LeNet``, or nothing where no name is near.
+    """Return `` (did you mean `lenet`?)`` for ``lenett`` or ``LeNet``, or an empty string if no name is similar.
 
-    The same words in another order are the nearest.
+    A name with the same words in another order counts as most similar.
     """
     names = list(names)
     close = [each for each in names if _words(each) == _words(name)] or _close(name, names)
@@ -82,18 +82,18 @@ def _close(name: str, names: Iterable[str]) -> list[str]:
 
 
 def unknown(key: str, value: object, names: Iterable[str], *, under: str = "", where: str = "") -> ConfigError:
-    """The refusal of a key that is none of ``names``; ``under`` is the config key of the node they all stand in."""
+    """Return the error for a key that is not in ``names``, the keys of the node ``under``."""
     names = list(names)
     error = ConfigError(key, value, f"no such key{where}{nearest(key, names)}; there are {', '.join(names) or 'none'}")
     return error.under(under) if under else error
 
 
 def refusal(error: ValidationError, *, of: Any, given: Mapping[str, Any]) -> ConfigError:
-    """The first of pydantic's complaints about ``of(**given)`` as a ``ConfigError`` that says all that is allowed."""
+    """Return a ``ConfigError`` for the first of pydantic's errors about ``of(**given)``. It says what is allowed."""
     first = error.errors()[0]
     original = first.get("ctx", {}).get("error")
     if isinstance(original, ConfigError):
-        # Raised by a check of a settings class that no single annotation can express.
+        # Raised by a settings class itself, for a rule that annotations cannot express.
         return original
     key = str(first["loc"][0])
     hints = get_type_hints(of if is_dataclass(of) else of.__init__, include_extras=True)
@@ -119,7 +119,7 @@ def _is_number(text: str) -> bool:
 
 
 def describe(annotation: Any) -> str:
-    """What an annotation allows, in words: ``a number in [0, 1)`` for ``Rate``."""
+    """Return in words what an annotation allows: ``a number in [0, 1)`` for ``Rate``."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         constraints = [each for field in arguments[1:] for each in getattr(field, "metadata", ())]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from digitlab.config.compose import completed, compose
+from digitlab.config.compose import add_missing_defaults, compose
 from digitlab.core.errors import ConfigError
 from digitlab.core.logging import log_to
 from digitlab.core.ranks import is_first_process
@@ -27,7 +27,7 @@ def resume(folder: str, arguments: Sequence[str]) -> Outcome:
     """
     run_folder = RunFolder(Path(folder).resolve())
     try:
-        config = completed(run_folder.read_config())
+        config = add_missing_defaults(run_folder.read_config())
     except ConfigError as error:
         raise ConfigError("resume", folder, error.allowed) from error
     for argument in arguments:
