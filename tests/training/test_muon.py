@@ -125,7 +125,7 @@ def test_every_parameter_is_learnt_once_and_only_filters_and_matrices_are_orthog
     assert decayed == ({id(p) for p in network.parameters() if p.ndim > 1} if decay else set())
 
 
-def test_normalize_filters_have_a_norm_of_one_on_average_before_each_update():
+def test_normalised_filters_have_a_norm_of_one_on_average_before_each_update():
     network = CNN(image_shape=(1, 4, 4), classes=3, width=4)
     learnt = run_chunk(network, Muon(lr=1e-9, normalize_filters=True).build(network), steps=1)
     for name, weight in learnt.items():
