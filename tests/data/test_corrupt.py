@@ -93,3 +93,5 @@ def test_a_pen_is_thicker_or_thinner_by_its_pixels_on_each_side():
 def test_the_negative_of_a_negative_is_the_image():
     images = random_images(4, 3, 32, 32)
     torch.testing.assert_close(corrupted(Invert(), corrupted(Invert(), images)), images)
+    torch.testing.assert_close(corrupted(Invert(), images), 1 - images)
+    torch.testing.assert_close(corrupted(Invert(share=0.25), images), 0.75 * images + 0.25 * (1 - images))

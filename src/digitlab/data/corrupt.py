@@ -1,8 +1,8 @@
-"""Corruptions: test images made harder to read, in five steps of severity, to see how much a trained network bears.
+"""Corruptions of test images in five degrees of severity, to measure how robust a trained network is.
 
-Each is an augmentation of fixed strength, so it works on the batch, on its device, with one draw an image from the
-generator that is handed in (Hendrycks and Dietterich, 2019, did the same to photographs). N images, C, H, W. Pixels
-lie in [0, 1], 0 is black; lengths are in pixels and meant for images of 28 x 28 and 32 x 32.
+``digitlab evaluate`` and ``training.robustness`` use them; Hendrycks and Dietterich (2019) did the same to photographs.
+Each corruption is an augmentation of fixed strength: images float (N, C, H, W) in [0, 1] in and out, one draw for each
+image from the given generator. Lengths are in pixels and suit images of 28 x 28 and 32 x 32 pixels.
 """
 
 from typing import Annotated, ClassVar, Literal
@@ -15,15 +15,16 @@ from torch import Generator, Tensor
 from digitlab.config.schema import Fraction, NonNegativeFloat, nearest, settings
 from digitlab.core.errors import ConfigError
 from digitlab.data.augment import Affine, Augmentation, Blur, Compose, Cutout, Noise, Shift, Stage
+from digitlab.data.strokes import dilate, erode
 
 SEVERITIES = (1, 2, 3, 4, 5)
 
 
 @settings
 class Stretch(Augmentation):
-    """Scale one axis by ``factor`` or its inverse, one chance in four for each of the four ways, about the centre.
+    """Scale either the width or the height of each image, about its centre, by ``factor`` or by 1 / ``factor``.
 
-    Interpolated bilinearly, with black around the image.
+    All four cases are equally likely. Interpolation is bilinear, with black outside the image.
     """
 
     stage: ClassVar[Stage] = Stage.SHAPE
@@ -32,22 +33,21 @@ class Stretch(Augmentation):
     def __call__(self, images: Tensor, targets: Tensor, *, classes: int, generator: Generator) -> tuple[Tensor, Tensor]:
         draws = torch.randint(2, (2, len(images)), generator=generator, device=images.device).bool()
         axis, up = draws
-        # From output to input: what is twice as wide is looked up at half the distance from the centre.
+        # The grid maps output to input positions: to double a width, look up at half the distance from the centre.
         inverse = torch.where(up, 1 / self.factor, self.factor).to(images.dtype)
         theta = images.new_zeros(len(images), 2, 3)
         theta[:, 0, 0] = torch.where(axis, inverse, 1)
         theta[:, 1, 1] = torch.where(axis, 1, inverse)
         grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-        # The four weights of a pixel may sum to a little more than one.
+        # The four weights of the interpolation may sum to slightly more than one.
         return F.grid_sample(images, grid, padding_mode="zeros", align_corners=False).clamp(0, 1), targets
 
 
 @settings
 class StrokeWidth(Augmentation):
-    """A thicker or a thinner pen, one chance in two each: strokes grow or shrink by a number of pixels on each side.
+    """Widen the strokes of about half of the images by ``thicker_pixels``, narrow the others by ``thinner_pixels``.
 
-    Light strokes are dilated by ``thicker_pixels`` or eroded by ``thinner_pixels``, with a square. Between two whole
-    numbers of pixels the two results are interpolated.
+    Strokes are the light parts; the lengths apply to each side of a stroke. ``strokes`` says how it is done.
     """
 
     stage: ClassVar[Stage] = Stage.SHAPE
@@ -56,20 +56,16 @@ class StrokeWidth(Augmentation):
 
     def __call__(self, images: Tensor, targets: Tensor, *, classes: int, generator: Generator) -> tuple[Tensor, Tensor]:
         thicker = torch.randint(2, (len(images), 1, 1, 1), generator=generator, device=images.device).bool()
-        # Erosion is dilation of the dark.
-        thin = -_dilated(-images, self.thinner_pixels)
-        return torch.where(thicker, _dilated(images, self.thicker_pixels), thin), targets
-
-
-def _dilated(images: Tensor, radius_pixels: float) -> Tensor:
-    whole = int(radius_pixels)
-    inner, outer = (F.max_pool2d(images, 2 * radius + 1, stride=1, padding=radius) for radius in (whole, whole + 1))
-    return torch.lerp(inner, outer, radius_pixels - whole)
+        wide, narrow = dilate(images, self.thicker_pixels), erode(images, self.thinner_pixels)
+        return torch.where(thicker, wide, narrow), targets
 
 
 @settings
 class Invert(Augmentation):
-    """Mix each image with its negative, of which it takes ``share``; at 1/2 nothing but grey would be left."""
+    """Mix each image with its negative: the result is (1 - ``share``) · image + ``share`` · negative.
+
+    With ``share`` = 1/2, all images would become the same grey.
+    """
 
     stage: ClassVar[Stage] = Stage.VALUE
     share: Fraction = 1.0
@@ -93,9 +89,12 @@ CORRUPTIONS: dict[Kind, tuple[Augmentation, ...]] = {
 
 
 def corruptions(kind: str, severity: int | None = None) -> dict[int, Augmentation]:
-    """The corruption of this name by severity, from 0, the identity, to 5, hard for people too; or one severity alone.
+    """Return the corruption ``kind`` for each severity, or only for the given one.
 
-    Raises ``ConfigError`` for another name, or a severity that is not from 1 to 5.
+    Severity 0 is the identity; at 5, images are hard for people, too.
+
+    Raises:
+        ConfigError: there is no corruption of this name, or ``severity`` is not in 1 … 5.
     """
     if kind not in CORRUPTIONS:
         raise ConfigError("--corrupt", kind, f"must be one of {', '.join(CORRUPTIONS)}{nearest(kind, CORRUPTIONS)}")

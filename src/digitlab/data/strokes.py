@@ -1,0 +1,30 @@
+"""Wider and narrower strokes by grey dilation and erosion (Serra, 1982); ``augment`` and ``corrupt`` use them.
+
+Strokes are the light parts of an image.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def dilate(images: Tensor, radius_pixels: float | Tensor) -> Tensor:
+    """Widen the light parts of ``images``, float (N, C, H, W), by ``radius_pixels`` on each side.
+
+    Each pixel becomes the maximum of a square around it. Between two whole radii, the result is interpolated linearly.
+    ``radius_pixels`` is a float of 0 or more for all images, or a tensor (N, 1, 1, 1) with one value in [0, 1] for each
+    image. Returns a new tensor of the same shape and dtype.
+    """
+    # The radii in a tensor are at most 1, so it is not read: that would make the host wait for the device.
+    whole = 0 if isinstance(radius_pixels, Tensor) else int(radius_pixels)
+    return torch.lerp(_maximum(images, whole), _maximum(images, whole + 1), radius_pixels - whole)
+
+
+def erode(images: Tensor, radius_pixels: float | Tensor) -> Tensor:
+    """Narrow the light parts of ``images`` by ``radius_pixels`` on each side; arguments and result as in ``dilate``."""
+    return -dilate(-images, radius_pixels)
+
+
+def _maximum(images: Tensor, radius_pixels: int) -> Tensor:
+    """The maximum over squares of 2 ``radius_pixels`` + 1 pixels a side; pixels beyond the border do not count."""
+    return F.max_pool2d(images, 2 * radius_pixels + 1, stride=1, padding=radius_pixels) if radius_pixels else images
