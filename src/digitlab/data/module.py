@@ -1,7 +1,7 @@
-"""The Lightning data module: one source's images on the training device, split, and handed out as chunks.
+"""The Lightning data module ``ImageData``: reads, checks and splits a data set and provides its loaders.
 
-The whole set is one uint8 tensor; validation is carved out of the official training set, and the official test set is
-left alone.
+``training`` and ``population`` use it. The whole data set is one uint8 tensor on the training device. Validation images
+are taken from the official training set; the official test set is used for testing only.
 """
 
 import math
@@ -14,6 +14,7 @@ from lightning.pytorch import LightningDataModule
 from digitlab.config.schema import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, checked
 from digitlab.core.abilities import abilities
 from digitlab.data.augment import Compose
+from digitlab.data.checks import check_data_set
 from digitlab.data.chunks import ChunkLoader, ChunkPlan, EvaluationLoader, Position
 from digitlab.data.deskew import deskew
 from digitlab.data.source import ImageSet, Source
@@ -21,22 +22,26 @@ from digitlab.data.splits import fingerprint, split_counts, split_indices
 
 Batch = TypeVar("Batch")
 
-# Large enough to keep every core busy, small enough that a CNN's feature maps take no more memory than its training
-# does: 200 of 24 x 32 x 32 are 20 MB, and several are held. At 500 validation was the peak, 600 MB instead of 480.
+# Large enough to keep all cores busy, and small enough that the feature maps of a CNN need no more memory than in
+# training: 200 maps of 24 x 32 x 32 are 20 MB, and several are held at once. With 500 images, validation had the
+# highest memory use of a run: 600 MB instead of 480.
 EVALUATION_BATCH_SIZE = 200
-# There is memory for more, and an image takes as long as a thousand where they fill a device.
+# For devices that have the memory and compute thousands of images in parallel.
 _LARGE_EVALUATION_BATCH_SIZE = 2000
 
 
 class ImageData(LightningDataModule):
-    """One data set with its split.
+    """A data set with its split into training and validation images.
 
-    ``val_size`` and ``train_size`` are counts or fractions; ``train_size`` limits what is left after validation (null:
-    all). ``split_seed`` alone decides who lands where; with ``folds``, validation is their part number ``fold``.
-    ``deskew`` sets slanted figures of all images upright. ``normalize=standard`` subtracts the training split's mean
-    and divides by its standard deviation, a channel each; ``unit`` leaves pixels in [0, 1].
+    ``val_size`` and ``train_size`` are counts or fractions; ``train_size`` is taken from the images that validation
+    leaves (null: all of them). The split depends on ``split_seed`` only. With ``folds``, the validation set is part
+    ``fold`` (from 0) of that many equal parts. ``deskew`` removes the slant of the figures in all images.
+    ``normalize=standard`` subtracts the mean of the training split and divides by its standard deviation, for each
+    channel; ``unit`` keeps pixels in [0, 1]. ``root`` is the folder with data sets.
 
-    Raises ``DataError`` where files are missing or damaged, ``ConfigError`` where a size does not fit.
+    Raises:
+        DataError: files are missing or damaged, or the data set cannot be trained on (``checks``).
+        ConfigError: a size does not fit the data set.
     """
 
     @checked
@@ -62,7 +67,7 @@ class ImageData(LightningDataModule):
         self.folds, self.fold = folds, fold
         self.deskew = deskew
         self.normalize = normalize
-        # What a run adds before it starts: how epochs are cut, and what is done to the images of a batch.
+        # A run sets these before it starts: how to cut epochs, the augmentation, and limits.
         self.plan: ChunkPlan | None = None
         self.augment = Compose([])
         self.overfit_batches: int | None = None
@@ -70,9 +75,10 @@ class ImageData(LightningDataModule):
         self.limit_test_batches: int | None = None
 
     def check_sizes(self) -> None:
-        """Whether the split can be made of the images that the source says it has; no file of images is read.
+        """Check that the split is possible, without reading any image.
 
-        Raises ``ConfigError`` where it can't.
+        Raises:
+            ConfigError: ``val_size``, ``train_size``, ``folds`` or ``fold`` does not fit the number of training images.
         """
         split_counts(
             self.source.train_count,
@@ -84,13 +90,21 @@ class ImageData(LightningDataModule):
         )
 
     def prepare_data(self) -> None:
+        """Make sure that the files of the data set are on this machine (``Source.prepare``)."""
         self.source.prepare(self.root)
 
     def setup(self, stage: str | None = None) -> None:
-        """Read and split the set, once; the images stay on the CPU until a loader is asked for."""
+        """Read, check and split the data set; later calls do nothing.
+
+        The images stay on the CPU until ``to`` is called.
+        """
         if hasattr(self, "train_set"):
             return
         self.train_set, self.test_set = self.source.read(self.root)
+        check_data_set(
+            self.train_set, self.test_set, title=self.source.title, class_names=self.source.class_names,
+            image_shape=self.source.image_shape,
+        )  # fmt: skip
         if self.deskew:
             self.train_set, self.test_set = (
                 ImageSet(deskew(images.images), images.labels) for images in (self.train_set, self.test_set)
@@ -106,16 +120,22 @@ class ImageData(LightningDataModule):
         self.mean, self.std = self._mean_and_std()
 
     def release(self) -> None:
-        """Let go of the images, which a finished run would hold to the end of its sweep; ``setup`` reads them again."""
+        """Free the images, which a finished run would otherwise hold until its sweep ends.
+
+        ``setup`` can read them again.
+        """
         if hasattr(self, "train_set"):
             del self.train_set, self.test_set
 
     def _mean_and_std(self) -> tuple[list[float], list[float]]:
-        """Of each channel over the training split, pixels in [0, 1]; a channel that never varies keeps a std of 1."""
+        """Return mean and standard deviation of each channel over the training split, for pixels in [0, 1].
+
+        The standard deviation of a constant channel is given as 1, so that normalisation does not divide by zero.
+        """
         channels = self.source.image_shape[0]
         if self.normalize == "unit":
             return [0.0] * channels, [1.0] * channels
-        # Counts of the 256 values are exact at any size, where a float sum over 40 million pixels is not.
+        # Counts of the 256 pixel values are exact for any number of images; a float sum over 40 million pixels is not.
         counts = torch.zeros(channels, 256, dtype=torch.int64)
         for index in self.train_indices.split(EVALUATION_BATCH_SIZE):
             pixels = self.train_set.images[index].transpose(0, 1).flatten(1)
@@ -127,7 +147,7 @@ class ImageData(LightningDataModule):
         return mean.tolist(), [math.sqrt(v) if v > 0 else 1.0 for v in variance.tolist()]
 
     def to(self, device: torch.device) -> None:
-        """Move the images to ``device``; batches are indices into them from then on."""
+        """Move the images to ``device``; loaders then pick mini-batches there by index."""
         for name in ("train_set", "test_set"):
             images: ImageSet = getattr(self, name)
             if images.images.device != device:
@@ -135,7 +155,7 @@ class ImageData(LightningDataModule):
         self.train_indices, self.val_indices = self.train_indices.to(device), self.val_indices.to(device)
 
     def chunks(self, plan: ChunkPlan, position: Position) -> ChunkLoader:
-        """The training split as chunks, starting each time from where ``position`` stands."""
+        """Return the loader of the training split; each iteration starts at the current ``position``."""
         return ChunkLoader(
             images=self.train_set, indices=self.train_indices, augment=self.augment,
             classes=len(self.source.class_names), plan=plan, position=position,
@@ -156,7 +176,7 @@ class ImageData(LightningDataModule):
         return self.evaluation_loader("test")
 
     def evaluation_loader(self, split: Literal["val", "test"]) -> EvaluationLoader:
-        """The images of a split in their given order, on the device of the trainer, if there is one."""
+        """Return the loader of a split in its fixed order, on the device of the trainer if there is one."""
         if self.trainer is not None:
             self.to(self.trainer.strategy.root_device)
 
@@ -167,11 +187,11 @@ class ImageData(LightningDataModule):
         indices = self.val_indices if split == "val" else torch.arange(len(labels), device=labels.device)
         limit = self.limit_test_batches if split == "test" else self.limit_val_batches
         indices = indices[: None if limit is None else limit * self.batch_size]
-        alone = self.trainer is not None  # the members of a population have their activations beside each other
+        alone = self.trainer is not None  # a population needs memory for the activations of all members at once
         large = alone and abilities(labels.device).large_batches
         batch_size = _LARGE_EVALUATION_BATCH_SIZE if large else EVALUATION_BATCH_SIZE
         return EvaluationLoader(images=images, indices=indices, batch_size=batch_size)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        # The images live where they are trained on.
+        # The images are on the training device already.
         return batch
