@@ -1,10 +1,13 @@
 """Muon: orthogonal updates for filters and matrices, torch's own steps for the rest."""
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 from torch import nn
 
+from digitlab.core import abilities
+from digitlab.core.abilities import DeviceAbilities
 from digitlab.core.errors import ConfigError
 from digitlab.models import CNN, MLP, FastCNN, Linear
 from digitlab.optim.muon import orthogonalised
@@ -83,6 +86,124 @@ def test_matrices_learn_as_by_torchs_own_muon(weight_decay):
         # Theirs computes in bfloat16.
         torch.testing.assert_close(learnt[name], expected[name], rtol=0, atol=0.01)
         assert (learnt[name] - mlp().get_parameter(name)).abs().max() > 0.03
+
+
+def newton_schulz(matrix, iterations):
+    """Jordan et al. (2024): X ← a X + b (X Xᵀ) X + c (X Xᵀ)² X, from the matrix over its Frobenius norm."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = matrix / (np.sqrt((matrix**2).sum()) + 1e-7)
+    for _ in range(iterations):
+        gram = x @ x.T
+        x = a * x + b * gram @ x + c * gram @ gram @ x
+    return x
+
+
+class ReferenceMuon:
+    """Muon for one weight in NumPy, float64, as the paper writes it; filters are flattened to rows."""
+
+    def __init__(self, weight, *, lr, momentum, weight_decay, iterations, normalize_filters):
+        self.weight, self.buffer = weight.copy(), np.zeros_like(weight)
+        self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
+        self.iterations, self.normalize_filters = iterations, normalize_filters
+
+    def step(self, gradient):
+        self.buffer = self.momentum * self.buffer + gradient
+        looked_ahead = gradient + self.momentum * self.buffer
+        matrix = looked_ahead.reshape(len(looked_ahead), -1)
+        rows, columns = matrix.shape
+        update = newton_schulz(matrix, self.iterations) * max(1.0, rows / columns) ** 0.5
+        if self.normalize_filters:
+            norms = np.sqrt((self.weight.reshape(rows, -1) ** 2).sum(1))
+            self.weight = self.weight / np.sqrt((norms**2).mean())
+        self.weight = (1 - self.lr * self.weight_decay) * self.weight - self.lr * update.reshape(self.weight.shape)
+
+
+class ReferenceDescent:
+    """Gradient descent with Nesterov's momentum (Sutskever et al., 2013) and coupled weight decay, for one tensor."""
+
+    def __init__(self, weight, *, lr, momentum, weight_decay):
+        self.weight, self.buffer = weight.copy(), np.zeros_like(weight)
+        self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
+
+    def step(self, gradient):
+        gradient = gradient + self.weight_decay * self.weight
+        self.buffer = self.momentum * self.buffer + gradient
+        self.weight = self.weight - self.lr * (gradient + self.momentum * self.buffer)
+
+
+@pytest.mark.parametrize("normalize_filters", [False, True])
+@pytest.mark.parametrize("iterations", [1, 5])
+def test_updates_are_those_of_a_reference_in_numpy(normalize_filters, iterations):
+    torch.manual_seed(0)
+    # Filters of a wide and a tall matrix (6 x 9, 24 x 6), and layers of each kind of group.
+    network = nn.Sequential(nn.Conv2d(1, 6, 3), nn.Flatten(), nn.Linear(24, 6), nn.Tanh(), nn.Linear(6, 3)).double()
+    muon_settings = {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.2}
+    optimizer = Muon(
+        **muon_settings,
+        iterations=iterations,
+        normalize_filters=normalize_filters,
+        sgd_layers=["4"],
+        sgd_lr=0.1,
+        sgd_momentum=0.8,
+        sgd_weight_decay=0.3,
+        bias_lr=0.02,
+    ).build(network)
+    references = {}
+    for name, parameter in network.named_parameters():
+        weight = parameter.detach().numpy()
+        if name in ("0.weight", "2.weight"):
+            references[name] = ReferenceMuon(
+                weight, **muon_settings, iterations=iterations, normalize_filters=normalize_filters
+            )
+        elif name == "4.weight":
+            references[name] = ReferenceDescent(weight, lr=0.1, momentum=0.8, weight_decay=0.3)
+        else:
+            references[name] = ReferenceDescent(weight, lr=0.02, momentum=0.8, weight_decay=0.0)
+    for step in range(4):
+        images = torch.randn(20, 1, 4, 4, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
+        network(images).square().mean().backward()
+        for name, parameter in network.named_parameters():
+            references[name].step(parameter.grad.numpy())
+        optimizer.step()
+        optimizer.zero_grad()
+        for name, parameter in network.named_parameters():
+            np.testing.assert_allclose(parameter.detach().numpy(), references[name].weight, rtol=1e-9, atol=1e-12)
+
+
+@pytest.fixture
+def fast_bfloat16(monkeypatch):
+    """The CPU counts as a device whose products are faster in bfloat16, as CUDA devices do."""
+    monkeypatch.setitem(abilities.ABILITIES, "cpu", DeviceAbilities(fast_bfloat16=True))
+
+
+@pytest.fixture
+def matmul_precision():
+    """Sets how exact products of float32 are, as ``trainer.precision`` does on CUDA, until the test ends."""
+    before = torch.get_float32_matmul_precision()
+    yield torch.set_float32_matmul_precision
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "products", "least", "most"),
+    [
+        # trainer.precision=64
+        (torch.float64, "high", 0, 1e-12),
+        # trainer.precision=32-true
+        (torch.float32, "highest", 1e-9, 1e-5),
+        # trainer.precision=32 and bf16: between the rounding of float32 and a few times that of bfloat16 (2⁻⁸).
+        (torch.float32, "high", 1e-3, 0.1),
+    ],
+    ids=["64", "32-true", "32"],
+)
+def test_products_have_the_precision_of_the_run(fast_bfloat16, matmul_precision, dtype, products, least, most):
+    matmul_precision(products)
+    # Of one size in all directions, so that the iteration does not blow up the rounding.
+    matrix = torch.linalg.qr(torch.randn(24, 16, dtype=torch.float64)).Q
+    expected = torch.from_numpy(newton_schulz(matrix.mT.numpy(), 5)).mT
+    found = orthogonalised(matrix.to(dtype), iterations=5)
+    assert found.dtype == dtype
+    assert least <= (found.double() - expected).abs().max() <= most
 
 
 @pytest.mark.parametrize("bias_lr", [None, 0.3])

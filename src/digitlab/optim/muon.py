@@ -25,10 +25,10 @@ def orthogonalised(matrix: Tensor, *, iterations: int) -> Tensor:
 
     Of several, (M, rows, columns), each is. By Newton-Schulz iterations on the matrix over its Frobenius norm; after
     five of them singular values of more than a hundredth of that norm lie within 0.7 and 1.2 or so. Zeros stay zeros.
-    On CUDA it is computed in bfloat16, whose rounding is less than what the iteration leaves.
+    It is computed in ``_product_dtype``.
     """
     a, b, c = _QUINTIC
-    dtype = torch.bfloat16 if abilities(matrix.device).fast_bfloat16 else matrix.dtype
+    dtype = _product_dtype(matrix)
     rows, columns = matrix.shape[-2:]
     # The products with its transpose are smaller for a wide one.
     near = (matrix.mT if rows > columns else matrix).to(dtype)
@@ -38,6 +38,16 @@ def orthogonalised(matrix: Tensor, *, iterations: int) -> Tensor:
         square = near @ near.mT
         near = add_product(near, add_product(square, square, square, beta=b, alpha=c), near, beta=a)
     return (near.mT if rows > columns else near).to(matrix.dtype)
+
+
+def _product_dtype(matrix: Tensor) -> torch.dtype:
+    """Return the dtype for products with ``matrix``: its own, or bfloat16 if that is faster and exact enough.
+
+    Bfloat16 rounds by less than the error that the iteration leaves. But a run with ``trainer.precision=64`` (float64
+    parameters) or ``32-true`` (matrix products of "highest" precision) gets the precision that it asks for.
+    """
+    exact = matrix.dtype == torch.float64 or torch.get_float32_matmul_precision() == "highest"
+    return torch.bfloat16 if abilities(matrix.device).fast_bfloat16 and not exact else matrix.dtype
 
 
 def muon(
