@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from digitlab.core.errors import ConfigError
 from digitlab.models import CNN, MLP
-from digitlab.optim.optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
+from digitlab.optim.optimizers import SGD, Adagrad, Adam, AdamW, RMSprop, _has_kernel
 
 EACH = [
     (SGD(lr=0.1), torch.optim.SGD, {"lr": 0.1}),
@@ -53,6 +53,52 @@ def changed_by_decay(cls, make, **options):
     without = run_chunk(one, cls(lr=0.01).build(one))
     decayed = run_chunk(other, cls(lr=0.01, weight_decay=0.1, **options).build(other))
     return {name for name in without if not torch.equal(without[name], decayed[name])}
+
+
+@pytest.mark.numerics
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (SGD, torch.optim.SGD),
+        (Adam, torch.optim.Adam),
+        (AdamW, torch.optim.AdamW),
+        (RMSprop, torch.optim.RMSprop),
+        (Adagrad, torch.optim.Adagrad),
+    ],
+)
+@pytest.mark.parametrize("layers", [None, ["hidden.0", "output"]], ids=["all", "some"])
+def test_weight_decay_takes_away_as_much_as_torchs(ours, theirs, layers):
+    network, twin = mlp(), mlp()
+    chosen = ["hidden.0.weight", "output.weight"] + ([] if layers else ["hidden.2.weight"])
+    decayed = [parameter for name, parameter in twin.named_parameters() if name in chosen]
+    others = [parameter for name, parameter in twin.named_parameters() if name not in chosen]
+    groups = [{"params": decayed, "weight_decay": 0.3}, {"params": others, "weight_decay": 0.0}]
+    # Of torch's implementations the plainest: one parameter after the other.
+    expected = run_chunk(twin, theirs(groups, lr=0.01, foreach=False), steps=5)
+    found = run_chunk(network, ours(lr=0.01, weight_decay=0.3, decay_layers=layers).build(network), steps=5)
+    torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_adagrad_is_fused_only_where_torch_has_the_kernel(monkeypatch, supported):
+    asked = []
+
+    def has_kernel(operator, key):
+        asked.append((operator, str(key)))
+        return supported
+
+    monkeypatch.setattr(torch._C, "_dispatch_has_kernel_for_dispatch_key", has_kernel)
+    network = mlp()
+    optimizer = Adagrad(lr=0.01).build(network)
+    assert asked == [("aten::_fused_adagrad_", "CPU")]
+    assert [group["fused"] for group in optimizer.param_groups] == [supported]
+    run_chunk(network, optimizer)
+
+
+def test_the_kernel_that_is_asked_for_exists_on_the_cpu_and_an_unknown_one_does_not():
+    network = mlp()
+    assert Adagrad(lr=0.01).build(network).param_groups[0]["fused"]
+    assert not _has_kernel("aten::_fused_adagrad_", torch.device("meta"))
 
 
 @pytest.mark.parametrize(

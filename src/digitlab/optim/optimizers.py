@@ -125,7 +125,11 @@ class Adagrad(Optimizer):
     eps: PositiveFloat = 1e-10
 
     def _build(self, groups: list[dict[str, Any]], **fused: bool) -> torch.optim.Optimizer:
-        return torch.optim.Adagrad(groups, lr=self.lr, eps=self.eps, **({"fused": False} | fused))
+        # torch 2.11 has the fused kernel for the CPU only; later versions have one for CUDA, too.
+        device = groups[0]["params"][0].device
+        use_fused = fused.get("fused", False) and _has_kernel("aten::_fused_adagrad_", device)
+        # Not None: torch would choose by itself.
+        return torch.optim.Adagrad(groups, lr=self.lr, eps=self.eps, fused=use_fused)
 
 
 @settings
@@ -188,6 +192,12 @@ RULE_OF: Mapping[type[Optimizer], RuleName] = {
 def of_each(group: Mapping[str, Any]) -> dict[str, Any]:
     """What a group of parameters says of each of them."""
     return {name: value for name, value in group.items() if name != "params"}
+
+
+def _has_kernel(operator: str, device: torch.device) -> bool:
+    """Whether the installed torch implements ``operator``, such as ``aten::_fused_adagrad_``, on ``device``."""
+    key = torch._C._dispatch_key_for_device(device.type)
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(operator, key))
 
 
 def _weights(network: nn.Module, patterns: Sequence[str], key: str) -> list[nn.Parameter]:
