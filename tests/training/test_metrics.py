@@ -43,6 +43,24 @@ def test_metrics_are_torchmetrics(absent):
     assert torch.equal(counts.confusion, multiclass_confusion_matrix(logits, labels, CLASSES))
 
 
+def test_balanced_accuracy_is_the_mean_recall_of_the_classes_that_occur():
+    # Class 0: 3 of 4 right; class 1: 0 of 1; class 2: 2 of 2; classes 3 and 4 never occur, but 4 is predicted.
+    labels = torch.tensor([0, 0, 0, 0, 1, 2, 2])
+    predicted = torch.tensor([0, 0, 0, 4, 2, 2, 2])
+    metrics = counted(torch.nn.functional.one_hot(predicted, CLASSES).float(), labels).metrics()
+    assert metrics["balanced_accuracy"] == pytest.approx((3 / 4 + 0 + 1) / 3)
+    assert metrics["accuracy"] == pytest.approx(5 / 7)
+
+
+def test_balanced_accuracy_is_that_of_torchmetrics_where_all_classes_occur():
+    logits, labels = predictions()
+    labels[:100] = 0
+    expected = float(multiclass_accuracy(logits, labels, CLASSES, average="macro"))
+    metrics = counted(logits, labels).metrics()
+    assert metrics["balanced_accuracy"] == pytest.approx(expected)
+    assert metrics["balanced_accuracy"] != pytest.approx(metrics["accuracy"], abs=1e-3)
+
+
 def test_class_accuracy_is_the_share_of_each_class_that_occurs():
     logits, labels = predictions(labels_below=4)
     accuracies = counted(logits, labels).class_accuracy("abcde")

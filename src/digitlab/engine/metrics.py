@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-NAMES = ("loss", "accuracy", "f1", "f1_weighted")
+NAMES = ("loss", "accuracy", "balanced_accuracy", "f1", "f1_weighted")
 
 
 @dataclass(slots=True)
@@ -35,7 +35,11 @@ class Counts:
             self.loss_sum += loss * size
 
     def metrics(self) -> dict[str, float]:
-        """``loss``, ``accuracy``, and ``f1``, plain and weighted by the classes' frequency; nan over no image."""
+        """Return the metrics of ``NAMES``; all are nan if no image was counted.
+
+        ``balanced_accuracy`` is the mean recall of the classes that occur. ``f1`` is the plain mean of the classes' F1,
+        ``f1_weighted`` the mean weighted by the frequency of the classes.
+        """
         confusion = self.confusion.double().cpu()
         images = float(confusion.sum())
         if images == 0:
@@ -44,9 +48,11 @@ class Counts:
         # As everywhere (scikit-learn, torchmetrics): a class neither seen nor predicted has no F1 and does not count.
         seen = (support + confusion.sum(0)) > 0
         f1 = 2 * hits / (support + confusion.sum(0)).clamp(min=1)
+        occurring = support > 0
         return {
             "loss": self.loss_sum / images,
             "accuracy": float(hits.sum()) / images,
+            "balanced_accuracy": float((hits[occurring] / support[occurring]).mean()),
             "f1": float(f1[seen].mean()),
             "f1_weighted": float((f1 * support).sum()) / images,
         }
