@@ -202,9 +202,50 @@ def test_augmented_images_are_from_0_to_1_and_targets_may_be_mixed():
         assert 0 <= pixels.min() <= pixels.max() <= 1
         assert targets.shape == (len(pixels), 20)
         torch.testing.assert_close(targets.sum(1), torch.ones(len(pixels)))
-        # Accuracy still counts the class of the image itself, which has its share in the target.
         assert labels.dtype == torch.int64
         assert (targets * F.one_hot(labels, 20)).sum(1).min() > 0
+
+
+def unit_for(images):
+    channels = images.images.shape[1]
+    return Normalise(image_shape=images.images.shape[1:], mean=[0.0] * channels, std=[1.0] * channels)
+
+
+@pytest.mark.parametrize("whole_blocks", [False, True], ids=["mini-batches", "blocks"])
+def test_a_mixed_image_counts_as_the_class_with_the_larger_weight(whole_blocks):
+    # Chunks of three mini-batches; in blocks only whole ones, so without the last of the epoch.
+    own = loader(96, augment=[MixUp(alpha=1.0)])
+    for chunk in own:
+        if whole_blocks:
+            found = [targets.flatten(0, 1) for _, targets in chunk.blocks(len(chunk.indices), lambda each, _: each)]
+        else:
+            found = [targets for _, targets, _ in chunk.minibatches(unit_for(own.images), lambda each, _: each)]
+        weights = torch.cat(found)
+        labels = chunk.learnt_labels()
+        largest = weights.gather(1, labels[:, None]).flatten()
+        assert (largest >= 0.5).all()
+        assert (largest >= weights.max(1).values).all()
+        # About half of the images of a uniform share are mostly their partner.
+        assert (labels != chunk.labels).any()
+        assert (labels == chunk.labels).any()
+
+
+def test_parts_of_a_chunk_tell_the_whole_chunk_which_labels_were_mixed():
+    whole, cut = (next(iter(loader(96, augment=[MixUp(alpha=1.0)]))) for _ in range(2))
+    unit = unit_for(whole.images)
+    list(whole.minibatches(unit, lambda each, _: each))
+    list(cut.part(0, 1).minibatches(unit, lambda each, _: each))
+    # The mini-batches that were not learnt, for example after a signal, keep their own labels.
+    assert torch.equal(cut.learnt_labels()[:8], whole.learnt_labels()[:8])
+    assert torch.equal(cut.learnt_labels()[8:], whole.labels[8:])
+    list(cut.part(1, 3).minibatches(unit, lambda each, _: each))
+    assert torch.equal(cut.learnt_labels(), whole.learnt_labels())
+
+
+def test_without_mixing_the_learnt_labels_are_those_of_the_images():
+    for chunk in loader(50, augment=[Noise()]):
+        list(chunk.minibatches(unit_for(chunk.images), lambda each, _: each))
+        assert torch.equal(chunk.learnt_labels(), chunk.labels)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 20, 100])

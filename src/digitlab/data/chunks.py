@@ -1,13 +1,14 @@
-"""The loader: from indices to chunks of mini-batches, each a pure function of (seed, epoch, step).
+"""The training loader, which cuts an epoch into chunks of mini-batches, and the loader for validation and test.
 
-N images, C, H, W, K classes; B mini-batches in a chunk. A chunk is what happens between two log points. Its length
-changes nothing but the time that goes by between them: the order of the images, the draws of the augmentation and every
-limit count mini-batches.
+``training`` and ``population`` train on its chunks. A chunk is the work between two log points: several consecutive
+mini-batches that Lightning sees as one training step. The length of chunks changes nothing but speed: the order of the
+images and the random numbers of the augmentation are pure functions of (seed, epoch, step), and all limits count
+mini-batches. N images, C, H, W; K classes; B mini-batches in a chunk.
 """
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -19,33 +20,43 @@ from digitlab.data.normalise import Normalise
 from digitlab.data.seeding import stream_seed
 from digitlab.data.source import ImageSet
 
-# As many mini-batches of a small network as a compiled run learns in one call; chunks are multiples of it.
+# The number of mini-batches that a compiled run of a small network computes in one call; chunk lengths are multiples of
+# it.
 IN_ONE_CALL = 8
-# Small mini-batches are gathered together, as far as they stay in the cache until the step reads them.
+# Small mini-batches are gathered several at a time, as long as together they fit into the processor's cache.
 _GATHER_AHEAD_BYTES = 1 << 20
 
 
 @dataclass(slots=True)
 class Position:
-    """Where a run stands: ``epoch`` epochs are done and ``step`` mini-batches of the next, ``total_steps`` in all."""
+    """The progress of a run.
+
+    ``epoch`` epochs are complete, ``step`` mini-batches of the current epoch are done, and ``total_steps`` mini-batches
+    of the whole run.
+    """
 
     epoch: int = 0
     step: int = 0
     total_steps: int = 0
 
     def advance(self) -> None:
-        """One more mini-batch is done."""
+        """Count one more mini-batch."""
         self.step += 1
         self.total_steps += 1
 
     def next_epoch(self) -> None:
+        """Count one more epoch; its steps start at 0 again."""
         self.epoch += 1
         self.step = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChunkPlan:
-    """How an epoch is cut: everything is counted in mini-batches, and None means no limit."""
+    """How to cut an epoch into mini-batches and chunks.
+
+    All lengths and limits are counts of mini-batches; None means no limit. ``batch_size`` counts the images of a
+    mini-batch over all processes. With several processes (DDP), this is the process ``rank`` of ``world_size``.
+    """
 
     seed: int
     batch_size: int
@@ -57,23 +68,29 @@ class ChunkPlan:
     world_size: int = 1
 
     def steps_per_epoch(self, images: int) -> int:
-        """Mini-batches in an epoch over ``images``, the last and smaller one included."""
+        """Return the number of mini-batches in a limited epoch over this many images, with the smaller last one."""
         return len(range(self.whole_epoch(images))[: self.limit_train_batches])
 
     def whole_epoch(self, images: int) -> int:
-        """Mini-batches that ``images`` make without a limit."""
+        """Return the number of mini-batches in an epoch over this many images, without the limit."""
         full, rest = divmod(images, self.batch_size)
         return max(full + (rest >= self._smallest), 1)
 
     @property
     def _smallest(self) -> int:
-        # Batch norm can't learn from one image: a rest too small to give every process two joins the batch before it.
+        # Batch norm cannot learn from one image. If the rest of an epoch is too small to give each process two images,
+        # it joins the mini-batch before it.
         return min(2 * self.world_size, self.batch_size)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chunk:
-    """B consecutive mini-batches of an epoch as indices into ``images``; ``step`` is the first one's place in it."""
+    """B consecutive mini-batches of an epoch.
+
+    ``indices`` has one int64 tensor of positions in ``images`` for each mini-batch. ``step`` is the position of the
+    first mini-batch in the epoch, counted from 0. ``validate`` says whether validation follows the chunk, ``last``
+    whether the chunk ends the epoch or the run.
+    """
 
     images: ImageSet
     indices: tuple[Tensor, ...]
@@ -84,30 +101,45 @@ class Chunk:
     step: int
     validate: bool
     last: bool
+    # The labels of mini-batches with mixed images, by their step in the epoch. Parts of a chunk share the dictionary
+    # with it, so that the whole chunk knows what its parts have learnt.
+    _mixed_labels: dict[int, Tensor] = field(default_factory=dict, repr=False)
 
     @cached_property
     def rank_indices(self) -> tuple[Tensor, ...]:
-        """Of each mini-batch, the indices (n,) that this process learns from; alone, all of them."""
+        """The indices of each mini-batch that this process trains on, int64 (n,); with one process, all of them."""
         if self.plan.world_size == 1:
             return self.indices
         return tuple(index[self.plan.rank :: self.plan.world_size] for index in self.indices)
 
     @cached_property
     def sizes(self) -> list[int]:
-        """How many images each share has."""
+        """The number of images of each mini-batch that this process trains on."""
         return [len(share) for share in self.rank_indices]
 
     @cached_property
     def labels(self) -> Tensor:
-        """Labels of the shares, one after the other: int64 (n,)."""
+        """The labels of all images that this process trains on, int64 (n,), mini-batch after mini-batch."""
         return self.images.labels.index_select(0, torch.cat(self.rank_indices))
+
+    def learnt_labels(self) -> Tensor:
+        """Return the label that each image's prediction is compared with: int64 (n,), in the order of ``labels``.
+
+        If an image was mixed with another one (``MixUp``), this is the class with the larger weight. Call it after
+        training on the mini-batches; before, it returns the labels of the images themselves.
+        """
+        if not self._mixed_labels:
+            return self.labels
+        own = enumerate(self.labels.split(self.sizes), start=self.step)
+        return torch.cat([self._mixed_labels.get(step, labels) for step, labels in own])
 
     def minibatches(
         self, normalise: Normalise, encode: Callable[[Tensor, int], Tensor]
     ) -> Iterator[tuple[Tensor, Tensor, float]]:
-        """Yield images (n, C, H, W) normalised, targets encoded, and this process's weight.
+        """Yield each mini-batch: normalised images float (n, C, H, W), targets in the form of ``encode``, and a weight.
 
-        The weight makes the mean over processes of their mean losses the mean over the whole mini-batch; 1 when alone.
+        The weight is 1 for one process. With several, the mean over processes of (weight · mean loss) is the mean loss
+        over the whole mini-batch, although the shares of the processes can differ by one image.
         """
         rank_indices, labels, sizes = self.rank_indices, self.labels, self.sizes
         weights = [size * self.plan.world_size / len(whole) for size, whole in zip(sizes, self.indices, strict=True)]
@@ -120,9 +152,10 @@ class Chunk:
             yield from zip(self._plain(rank_indices, sizes, normalise), targets.split(sizes), weights, strict=True)
 
     def blocks(self, steps: int, encode: Callable[[Tensor, int], Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield pixels (steps, n, C, H, W), uint8 or augmented float in [0, 1], and targets (steps, n, …), encoded.
+        """Yield blocks of ``steps`` mini-batches, which must all have n images, for a compiled call.
 
-        That is ``steps`` mini-batches at a time, all of n images.
+        Each block is pixels (steps, n, C, H, W), uint8 or, with augmentation, float in [0, 1], and targets (steps, n,
+        …) in the form of ``encode``.
         """
         size = steps * len(self.rank_indices[0])
         indices, labels = torch.cat(self.rank_indices).split(size), self.labels.split(size)
@@ -139,13 +172,14 @@ class Chunk:
             yield pixels.view(steps, -1, *pixels.shape[1:]), own.view(steps, -1, *own.shape[1:])
 
     def part(self, begin: int, end: int) -> "Chunk":
-        """Its mini-batches from ``begin`` to ``end``."""
+        """Return a chunk of the mini-batches from ``begin`` up to but not including ``end``."""
         return replace(self, indices=self.indices[begin:end], step=self.step + begin)
 
     def full_executions(self, steps: int) -> tuple[int, int]:
-        """Where the mini-batches begin and end that are learnt ``steps`` at a time, counted from the epoch's first.
+        """Return the positions in the chunk between which mini-batches can be trained ``steps`` at a time.
 
-        All of them have the batch size. Others, around them, are too few, or cut off by a validation.
+        Blocks of ``steps`` start at multiples of ``steps`` in the epoch, and all their mini-batches have the batch
+        size. The mini-batches before the first and from the second position on are trained one at a time.
         """
         begin = min(-self.step % steps, len(self.indices))
         size = self.plan.batch_size
@@ -153,6 +187,7 @@ class Chunk:
         return begin, begin + (full - begin) // steps * steps
 
     def _plain(self, rank_indices: tuple[Tensor, ...], sizes: list[int], normalise: Normalise) -> Iterator[Tensor]:
+        """Yield the images of each mini-batch, normalised and without augmentation."""
         float_bytes = 4 * self.images.images[0].numel() * max(sizes)
         ahead = max(1, _GATHER_AHEAD_BYTES // float_bytes)
         for start in range(0, len(rank_indices), ahead):
@@ -162,16 +197,20 @@ class Chunk:
             yield from images.split(sizes[start : start + ahead])
 
     def _augmented(self, pixels: Tensor, labels: Tensor, place: int) -> tuple[Tensor, Tensor]:
+        """Return images, float in [0, 1], and targets after augmentation; ``place`` is a position in the chunk."""
         generator = abilities(pixels.device).new_generator(pixels.device)
         generator.manual_seed(stream_seed("augment", self.plan.seed, self.epoch, self.step + place, self.plan.rank))
         augment = self.augment.at(BatchContext(indices=self.rank_indices[place], epoch=self.epoch, seed=self.plan.seed))
-        return augment(pixels.float() / 255, labels, classes=self.classes, generator=generator)
+        images, targets = augment(pixels.float() / 255, labels, classes=self.classes, generator=generator)
+        if targets.ndim == 2:
+            self._mixed_labels[self.step + place] = targets.argmax(1)
+        return images, targets
 
 
 class _Pace:
-    """How many mini-batches the next chunk has: where nothing was asked for, as many as take about 0.2 s.
+    """Chooses the length of the next chunk: the plan's, or by default as many mini-batches as take about 0.2 s.
 
-    Then what Lightning spends around a chunk, half a millisecond, is hardly felt, and a progress bar moves.
+    Then the half millisecond that Lightning spends on each chunk hardly matters, and a progress bar still moves.
     """
 
     _SECONDS = 0.2
@@ -179,16 +218,17 @@ class _Pace:
     _SHORTEST = IN_ONE_CALL
 
     def __init__(self, plan: ChunkPlan) -> None:
-        # Several processes talk to each other after each chunk, so theirs have one length.
+        # With several processes, all must use the same length, because they communicate after each chunk.
         self._fixed = plan.chunk_length or (32 if plan.world_size > 1 else None)
         self._length = 32
         self._asked_at: float | None = None
 
     def begin_epoch(self) -> None:
-        # What lay between two epochs was no chunk.
+        """Forget the time of the last chunk: validation between two epochs does not count."""
         self._asked_at = None
 
     def chunk_length(self) -> int:
+        """Return the number of mini-batches of the next chunk, adapted to the time that the last one took."""
         if self._fixed is not None:
             return self._fixed
         now = time.perf_counter()
@@ -203,10 +243,10 @@ class _Pace:
 
 
 class ChunkLoader:
-    """Iterating it yields the chunks of one epoch, from where ``position`` stands at the first of them.
+    """Yields the chunks of one epoch, from the ``position`` at the time when iteration starts.
 
-    It has no length on purpose: Lightning asks for a loader's length once a run, and a resumed epoch is shorter than
-    those which follow.
+    It has no length on purpose: Lightning asks for a loader's length only once in a run, but an epoch that is resumed
+    is shorter than the following ones.
     """
 
     def __init__(
@@ -222,7 +262,8 @@ class ChunkLoader:
         pace = self._pace
         pace.begin_epoch()
         while step < len(batches) and (self.plan.max_steps is None or total < self.plan.max_steps):
-            # Where chunks end does not depend on where a resumed run begins: what is learnt in one call stays so.
+            # Chunks end at multiples of their length in the epoch, also after a resume. Then the same mini-batches
+            # share a compiled call as in a run that was not interrupted.
             length = pace.chunk_length()
             length = min(length - step % length, len(batches) - step)
             if self.plan.max_steps is not None:
@@ -240,7 +281,10 @@ class ChunkLoader:
             step += length
 
     def batches(self, epoch: int) -> list[Tensor]:
-        """The mini-batches of an epoch as indices (n,): every training image once, in an order of (seed, epoch)."""
+        """Return the mini-batches of an epoch as int64 indices (n,).
+
+        Each training image occurs once (unless there is a limit), in an order that depends only on (seed, epoch).
+        """
         generator = torch.Generator().manual_seed(stream_seed("shuffle", self.plan.seed, epoch))
         order = torch.randperm(len(self.indices), generator=generator).to(self.indices.device)
         shuffled = self.indices[order]
@@ -250,17 +294,17 @@ class ChunkLoader:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationBatch:
-    """Images in their given order, for validation and test: ``images`` uint8 (n, C, H, W), ``labels`` int64 (n,)."""
+    """Images in the order of their data set, for validation and test: uint8 (n, C, H, W) and int64 labels (n,)."""
 
     images: Tensor
     labels: Tensor
 
 
 class EvaluationLoader:
-    """Iterating it yields the images of ``indices`` in order, ``batch_size`` at a time.
+    """Yields the images at ``indices`` in order, ``batch_size`` at a time, as ``EvaluationBatch``.
 
-    ``images`` is asked each time: Lightning's parts hold a loader, and each other, until the garbage collector comes
-    by, and the images of a finished run should not wait for that.
+    ``images`` is a function, and each iteration calls it. Lightning's objects keep a loader alive until the garbage
+    collector runs; if the loader held the images, those of a finished run would stay in memory as long.
     """
 
     def __init__(self, *, images: Callable[[], ImageSet], indices: Tensor, batch_size: int) -> None:

@@ -94,7 +94,7 @@ class IterationRecord:
             return
         assert self._chunk is not None
         position, chunk = self._classifier.position, self._chunk
-        labels, step = chunk.labels.split(chunk.sizes)[position.step - chunk.step], position.total_steps + 1
+        labels, step = chunk.learnt_labels().split(chunk.sizes)[position.step - chunk.step], position.total_steps + 1
         # A chunk in which a number goes wrong is undone and learnt again.
         while self._train and int(self._train[-1]["step"]) >= step:
             self._train.pop()

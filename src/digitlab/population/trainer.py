@@ -184,7 +184,7 @@ class Population:
         """Take in what a chunk brought."""
         sizes = chunks[0].sizes[: len(losses)]
         done = sum(sizes)
-        labels = self._runner.by_member([chunk.labels[:done] for chunk in chunks])
+        labels = self._runner.by_member([chunk.learnt_labels()[:done] for chunk in chunks])
         # One copy for all members, who count on the host: the losses are waited for here anyway.
         confusion = confusions(logits, labels).cpu()
         values, last_rates = losses.T.tolist(), rates[-1].tolist()

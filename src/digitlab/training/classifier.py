@@ -222,7 +222,7 @@ class Classifier(LightningModule):
             if step % self.log_every_steps == 0:
                 self.logged_losses.append((step, value))
         done = sum(sizes)
-        self.train_counts.add(logits[:done], chunk.labels[:done])
+        self.train_counts.add(logits[:done], chunk.learnt_labels()[:done])
 
     def take_logged_losses(self) -> list[tuple[int, float]]:
         """Losses of single mini-batches, as (step from 1, loss), that were not taken before."""
