@@ -1,6 +1,7 @@
-"""Data: sources of images, the split, and the loader of chunks of mini-batches.
+"""Data sets: sources of images, checks, splits, augmentation, and the loader of chunks of mini-batches.
 
-N images, C, H, W, K classes. A set is one uint8 tensor (N, C, H, W) on the training device.
+``training`` and ``population`` use ``ImageData``. A data set is one uint8 tensor (N, C, H, W) on the training device: N
+images, C channels, H rows, W columns; K is the number of classes.
 """
 
 from digitlab.data.module import ImageData

@@ -1,4 +1,4 @@
-"""SHA-256 of what is read from a disk or a network: every file of a known data set is checked at every reading."""
+"""SHA-256 checks of data files; every file of a known data set is verified each time it is read."""
 
 import hashlib
 from pathlib import Path
@@ -7,12 +7,12 @@ from digitlab.core.errors import DataError
 
 
 def expect_sha256(path: Path, found: str, expected: str) -> None:
-    """Raise ``DataError`` unless the two hexadecimal digests are equal; ``path`` is the file the error names."""
+    """Raise ``DataError`` if two hexadecimal digests differ; the message names the file ``path``."""
     if found != expected:
         raise DataError(f"{path}: damaged, or another file (its SHA-256 is {found[:12]}…, expected {expected[:12]}…)")
 
 
 def check_file(path: Path, expected: str) -> None:
-    """Raise ``DataError`` unless the bytes of the file have this SHA-256."""
+    """Raise ``DataError`` if the SHA-256 of the file ``path`` is not ``expected``."""
     with path.open("rb") as stream:
         expect_sha256(path, hashlib.file_digest(stream, "sha256").hexdigest(), expected)

@@ -1,7 +1,8 @@
-"""Reader of CIFAR-10's own files: the archive ``cifar-10-python.tar.gz`` and the Python 2 pickles it holds.
+"""Reader of the original CIFAR-10 files, the archive ``cifar-10-python.tar.gz`` and its Python 2 pickles.
 
-A pickle is a program. Three things stand before it: the checksum, an unpickler that knows the three names which these
-files use and no other, and a check of what came out.
+``cifar_source`` uses it. Loading a pickle can run any program, so three things protect the user: the SHA-256 of the
+file is checked first, the unpickler accepts only the three names that these files need, and the result is checked
+afterwards.
 """
 
 import io
@@ -20,7 +21,7 @@ from digitlab.core.errors import DataError
 from digitlab.core.files import move_into_place
 from digitlab.data.checksum import check_file
 
-# The files and their SHA-256. `batches.meta` holds the class names; only torchvision asks for it.
+# File names and their SHA-256. `batches.meta` holds the class names; only torchvision needs it.
 TRAIN_BATCHES: Mapping[str, str] = {
     "data_batch_1": "54636561a3ce25bd3e19253c6b0d8538147b0ae398331ac4a2d86c6d987368cd",
     "data_batch_2": "766b2cef9fbc745cf056b3152224f7cf77163b330ea9a15f9392beb8b89bc5a8",
@@ -32,19 +33,19 @@ TEST_BATCHES: Mapping[str, str] = {"test_batch": "f53d8d457504f7cff4ea9e021afcf0
 META: Mapping[str, str] = {"batches.meta": "f962466ef690d46b226450fb9aadc74ba4bc64a76aa526b5827fe4bc5c7125cb"}
 BATCH_IMAGES = 10_000
 
-_MAX_MEMBER_BYTES = 1 << 25  # the largest of them has 31 MB
+_MAX_MEMBER_BYTES = 1 << 25  # the largest member has 31 MB
 _VALUES = 3 * 32 * 32
 
 
 def _unsigned_byte(code: str | bytes, *_: int) -> np.dtype[np.uint8]:
-    """Stands in for ``numpy.dtype``: pixels have one type, and NumPy warns of the old call with integer flags."""
+    """Replace ``numpy.dtype`` in a pickle, which holds unsigned bytes only; NumPy warns about the old call."""
     if code not in ("u1", b"u1"):
         raise pickle.UnpicklingError(f"an array of {code!r}")
     return np.dtype(np.uint8)
 
 
 def _empty_array(*_: object) -> npt.NDArray[np.uint8]:
-    """Stands in for what makes an array before its state is set: NumPy's would be as large as the file asks for."""
+    """Replace NumPy's array constructor in a pickle, which would allocate as much memory as the file asks for."""
     return np.empty(0, dtype=np.uint8)
 
 
@@ -56,7 +57,10 @@ _ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
 
 
 class _ArraysOnly(pickle._Unpickler):
-    # Python's own, as quick here: the one in C takes as much memory as any number in a damaged file claims.
+    # The unpickler in Python is as fast here. The one in C allocates as much memory as any number in a damaged file
+    # claims.
+    """Unpickler that can create only uint8 arrays."""
+
     def find_class(self, module: str, name: str) -> Callable[..., Any]:
         try:
             return _ALLOWED[module, name]
@@ -65,27 +69,29 @@ class _ArraysOnly(pickle._Unpickler):
 
 
 def read_batch(path: Path, *, sha256: str) -> tuple[npt.NDArray[np.uint8], list[int]]:
-    """One batch: pixels, uint8 (N, 3072), red, green and blue planes row by row; and N labels in 0 … 9.
+    """Read one batch file: pixels uint8 (N, 3072), the red, green and blue planes row by row, and N labels in 0 … 9.
 
     Raises:
-        DataError: the file is missing, is not the one with this SHA-256, asks for anything but arrays when it is
-            unpickled, or holds something else than pixels and labels.
+        DataError: the file is missing, has another SHA-256, asks for something other than arrays when it is unpickled,
+            or does not hold pixels and labels.
     """
     try:
         check_file(path, sha256)
-        content = io.BytesIO(path.read_bytes())  # which gives what is there, however much is asked for
-        # Python 2's strings are bytes; as text, 31 MB of pixels would be decoded and encoded again.
+        # read from memory: a damaged pickle cannot ask for more bytes than there are
+        content = io.BytesIO(path.read_bytes())
+        # Python 2 strings are bytes; read as text, 31 MB of pixels would be decoded and encoded again.
         batch = _ArraysOnly(content, encoding="bytes").load()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     except DataError:
         raise
-    except Exception as error:  # a pickle that is not what it should be may raise anything
+    except Exception as error:  # a damaged pickle may raise any exception
         raise DataError(f"{path}: refused, not a batch of CIFAR-10 ({' '.join(str(error).split())})") from error
     return _checked_batch(path, batch)
 
 
 def _checked_batch(path: Path, batch: object) -> tuple[npt.NDArray[np.uint8], list[int]]:
+    """Return pixels and labels of an unpickled batch, or raise ``DataError`` if it has another form."""
     pixels, labels = (batch.get(b"data"), batch.get(b"labels")) if isinstance(batch, dict) else (None, None)
     if not isinstance(pixels, np.ndarray) or not isinstance(labels, list):
         raise DataError(f"{path}: no batch of CIFAR-10, `data` and `labels` are not in it")
@@ -97,13 +103,14 @@ def _checked_batch(path: Path, batch: object) -> tuple[npt.NDArray[np.uint8], li
 
 
 def extract(archive: Path, folder: Path, digests: Mapping[str, str]) -> None:
-    """Take the files named in ``digests`` (name to SHA-256) out of the archive, where they lie in ``folder.name``.
+    """Extract the files named in ``digests`` (file name to SHA-256) from the archive into ``folder``.
 
-    Each is written beside its place, checked, and moved there whole, so two processes may do this at once.
+    In the archive, they are in a folder of the same name as ``folder``. Each file is written under a temporary name,
+    verified, and then moved into place, so that two processes can extract at the same time.
 
     Raises:
-        DataError: the archive is damaged, lacks one of them, names a path outside its own folder, holds one that is
-            no regular file or too large, or the folder cannot be written.
+        DataError: the archive is damaged, lacks one of the files, or contains a path outside its own folder; a member
+            is not a regular file or is too large; or ``folder`` cannot be written.
     """
     wanted = {f"{folder.name}/{name}": sha256 for name, sha256 in digests.items()}
     try:
@@ -120,12 +127,14 @@ def extract(archive: Path, folder: Path, digests: Mapping[str, str]) -> None:
 
 
 def _refuse_path(archive: Path, name: str) -> None:
+    """Raise ``DataError`` for an absolute path or one with ``..``, which could write outside the folder."""
     parts = PurePosixPath(name)
     if parts.is_absolute() or ".." in parts.parts:
         raise DataError(f"{archive}: refused, it names the path {name}")
 
 
 def _extract_member(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path, sha256: str) -> None:
+    """Write one member of the archive to ``target``, which appears only when it is complete and verified."""
     source = tar.extractfile(member) if member.isreg() else None
     if source is None or member.size > _MAX_MEMBER_BYTES:
         raise DataError(f"{tar.name!s}: refused, {member.name} is no regular file of at most {_MAX_MEMBER_BYTES} bytes")
@@ -136,7 +145,7 @@ def _extract_member(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path,
             part.flush()
             os.fsync(part.fileno())
             _check_member(tar, member, Path(part.name), sha256)
-            os.chmod(part.name, 0o644)  # a temporary file is its owner's alone; a data set is often shared
+            os.chmod(part.name, 0o644)  # only the owner can read a temporary file, but data sets are often shared
             move_into_place(Path(part.name), target)
         except BaseException:
             os.unlink(part.name)
@@ -144,6 +153,7 @@ def _extract_member(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path,
 
 
 def _check_member(tar: tarfile.TarFile, member: tarfile.TarInfo, file: Path, sha256: str) -> None:
+    """Verify an extracted file; an error names the archive and the member."""
     try:
         check_file(file, sha256)
     except DataError as error:

@@ -1,6 +1,6 @@
-"""Deskewing: slanted figures set upright, once for a whole set, before it is split into mini-batches.
+"""Deskewing: removes the slant of handwriting from a whole data set; ``ImageData`` applies it if ``data.deskew=true``.
 
-N images, C, H, W; the figure is what is light.
+N images, C, H, W. The figure is the light part of an image.
 """
 
 import torch
@@ -12,19 +12,20 @@ _IMAGES_AT_ONCE = 1000
 
 
 def deskew(images: Tensor) -> Tensor:
-    """Shear each image, uint8 (N, C, H, W), along its rows until its figure no longer leans; the same shape and dtype.
+    """Shear each image along its rows until its figure stands upright: uint8 (N, C, H, W) in and out.
 
-    The slant is that of the axis along which the figure is longest: the covariance of x and y over the variance of y,
-    weighted by the grey values (LeCun, Bottou, Bengio and Haffner, 1998, deskew MNIST by moments as well). The centre
-    of mass stays where it is. Interpolated bilinearly, with black around the image.
+    The slant is the covariance of x and y divided by the variance of y, both weighted by the grey values; LeCun,
+    Bottou, Bengio and Haffner (1998) deskew MNIST by moments in the same way. The centre of mass stays in place.
+    Interpolation is bilinear, with black outside the image.
     """
     return torch.cat([_upright(part) for part in images.split(_IMAGES_AT_ONCE)]) if len(images) else images
 
 
 def slants(images: Tensor) -> tuple[Tensor, Tensor]:
-    """How far each figure leans, in columns a row, and the height of its centre of mass, in pixels: (N,) each.
+    """Return the slant of each figure, in columns per row, and the y of its centre of mass in pixels: float (N,) each.
 
-    ``images`` is float (N, C, H, W). An image without a figure, or with one that is a single row, leans by 0.
+    ``images`` is float (N, C, H, W); y is 0 at the centre of the image and grows downwards. The slant of an image
+    without a figure, or whose figure is a single row, is 0.
     """
     weights = images.mean(1)
     total = weights.sum((1, 2), keepdim=True).clamp(min=torch.finfo(images.dtype).tiny)
@@ -38,6 +39,7 @@ def slants(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _upright(pixels: Tensor) -> Tensor:
+    """Deskew a part of the images, uint8 (n, C, H, W)."""
     images = pixels.float() / 255
     slant, centre_y = (each.view(-1, 1, 1) for each in slants(images))
     x, y = pixel_centres(images)

@@ -1,7 +1,8 @@
-"""Downloads: ordered mirrors, time limits, retries, resuming, one process at a time; a file is whole or absent.
+"""Downloads of data files from a list of mirrors, with timeouts, retries and resumption; the sources use ``fetch``.
 
-What has arrived so far lies in ``NAME.part`` beside the file wanted; it is moved to its name when it has been checked.
-Mirrors hold the same bytes, so what one began another can finish.
+A file appears under its name only when it is complete and verified. Until then it is ``NAME.part`` in the same folder.
+All mirrors hold the same bytes, so one mirror can complete what another one began. A lock makes sure that only one
+process downloads a file.
 """
 
 import http.client
@@ -26,8 +27,8 @@ from digitlab.core.errors import DataError
 from digitlab.core.files import move_into_place
 
 _BLOCK_BYTES = 1 << 16
-_MAX_BYTES = 1 << 28  # the largest file that is fetched has 170 MB; a mirror that sends on and on is cut off here
-_BUSY = {408, 425, 429, 500, 502, 503, 504}  # answers that a server may give once and not again
+_MAX_BYTES = 1 << 28  # the largest file has 170 MB; a mirror that does not stop sending is cut off here
+_BUSY = {408, 425, 429, 500, 502, 503, 504}  # HTTP codes of errors that may be temporary
 _RANGE_NOT_SATISFIABLE = 416
 
 _log = logging.getLogger(__name__)
@@ -35,15 +36,18 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RetryPolicy:
-    """How long a mirror is waited for: each connection and each read, and how often it is asked again."""
+    """How long to wait for a mirror, and how often to try it.
+
+    ``timeout_seconds`` limits each connection and each read.
+    """
 
     timeout_seconds: float = 15.0
     attempts: int = 3
-    backoff_seconds: float = 1.0  # before the second attempt, twice that before the third, and so on
+    backoff_seconds: float = 1.0  # before the second attempt; doubles before each further one
 
 
 class _TransferError(Exception):
-    """One attempt at one mirror failed; ``again`` where another attempt at the same mirror may succeed."""
+    """One attempt at one mirror failed; ``again`` says whether another attempt may succeed."""
 
     def __init__(self, reason: str, *, again: bool) -> None:
         super().__init__(reason)
@@ -53,13 +57,13 @@ class _TransferError(Exception):
 def fetch(
     urls: Sequence[str], path: Path, *, verify: Callable[[Path], object], retry_policy: RetryPolicy | None = None
 ) -> None:
-    """Fetch ``path`` from the first of ``urls`` that gives a file which ``verify`` does not refuse.
+    """Download a file to ``path`` from the first of ``urls`` that works.
 
-    ``verify`` is called with the file that has arrived and raises ``DataError`` when it is not the one expected.
-    Returns at once where the file is there, also when another process has just fetched it.
+    ``verify`` is called with the path of the downloaded file and raises ``DataError`` if it is not the expected file.
+    If ``path`` exists already, or another process has just downloaded it, nothing is downloaded.
 
     Raises:
-        DataError: every mirror failed (the message has a line for each with its reason), or the folder cannot be
+        DataError: every mirror failed (the message has one line with the reason for each), or the folder cannot be
             written.
     """
     part = path.with_name(f"{path.name}.part")
@@ -85,6 +89,7 @@ def fetch(
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock of ``path``; wait if another process is downloading it."""
     lock = FileLock(path.with_name(f"{path.name}.lock"))
     try:
         lock.acquire(timeout=0)
@@ -98,7 +103,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _progress(name: str) -> Progress:
-    """A bar, its first task, on stderr; nothing at all where that is not a terminal."""
+    """Return a progress bar on stderr with one task; it shows nothing if stderr is not a terminal."""
     columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     progress = Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
     progress.add_task(name, total=None)
@@ -106,7 +111,7 @@ def _progress(name: str) -> Progress:
 
 
 def _ask(url: str, part: Path, verify: Callable[[Path], object], retry_policy: RetryPolicy, progress: Progress) -> None:
-    """Leave the whole file, checked, in ``part``, or raise ``_TransferError`` when this mirror does not give it."""
+    """Download from one mirror until ``part`` is complete and verified, or raise ``_TransferError``."""
     for attempt in range(retry_policy.attempts):
         if attempt:
             time.sleep(retry_policy.backoff_seconds * 2 ** (attempt - 1))
@@ -121,6 +126,7 @@ def _ask(url: str, part: Path, verify: Callable[[Path], object], retry_policy: R
 def _attempt(
     url: str, part: Path, verify: Callable[[Path], object], timeout_seconds: float, progress: Progress
 ) -> None:
+    """Try once to complete ``part`` from ``url`` and verify it; raise ``_TransferError`` if that fails."""
     resumed = part.exists()
     try:
         _transfer(url, part, timeout_seconds, progress)
@@ -128,7 +134,7 @@ def _attempt(
         error.close()
         if error.code != _RANGE_NOT_SATISFIABLE:
             raise _TransferError(f"HTTP {error.code} {error.reason}", again=error.code in _BUSY) from error
-        # Nothing follows what is there: it was whole before it could be moved, or it is something else.
+        # The server has no further bytes: the part is already complete, or it is another file. ``verify`` decides.
     except urllib.error.URLError as error:
         reason = error.reason
         raise _TransferError(
@@ -140,12 +146,12 @@ def _attempt(
         verify(part)
     except DataError as error:
         part.unlink()
-        # The beginning may have come from a mirror that sent something else: once more, from the first byte on.
+        # If the first bytes came from an earlier attempt, they may be wrong: try once more from the start.
         raise _TransferError("what it sends is not the file expected (checksum)", again=resumed) from error
 
 
 def _transfer(url: str, part: Path, timeout_seconds: float, progress: Progress) -> None:
-    """One request; what arrives is appended to ``part`` where the server resumes, and replaces it where it does not."""
+    """Make one request and write the answer to ``part``: append if the server resumes, otherwise replace it."""
     offset = part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": "digitlab"} | ({"Range": f"bytes={offset}-"} if offset else {})
     with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout_seconds) as response:
@@ -170,6 +176,7 @@ def _transfer(url: str, part: Path, timeout_seconds: float, progress: Progress) 
 
 
 def _in_words(error: object) -> str:
+    """Describe a network error in a few words."""
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, socket.gaierror):

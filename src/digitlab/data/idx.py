@@ -1,7 +1,8 @@
-"""Reader of IDX files, the format of MNIST: a header of magic number and dimensions, then one byte a value.
+"""Reader of IDX files, the format of MNIST: a header with the type and the dimensions, then one byte for each value.
 
-Stricter than most: a byte too few or too many, another type of value or a header that promises more than the file can
-hold are refused, before memory is taken for them. Compressed files (gzip) are known by their first two bytes.
+``mnist_sources`` and ``idx_source`` use it. It refuses files that are a byte too short or too long, hold another type
+of value, or have a header that promises more values than the file can hold; the last check is made before memory is
+allocated. Files compressed with gzip are recognised by their first two bytes.
 """
 
 import gzip
@@ -21,44 +22,44 @@ from digitlab.core.errors import DataError
 from digitlab.data.checksum import expect_sha256
 
 _GZIP_MAGIC = b"\x1f\x8b"
-_UNSIGNED_BYTE = 0x08  # the format's code of the type of its values; the only one that images and labels come in
+_UNSIGNED_BYTE = 0x08  # the format's code for unsigned bytes, the only type that images and labels have
 _MAX_DIMENSIONS = 4
 _BLOCK_BYTES = 1 << 20
-# Deflate (RFC 1951) packs at most 258 bytes into 2 bits: what promises more than this cannot be whole.
+# Deflate (RFC 1951) stores at most 258 bytes in 2 bits, so a file that promises more than this factor is damaged.
 _MAX_DEFLATE_RATIO = 1032
 
 
 def idx_shape(path: Path) -> tuple[int, ...]:
-    """The dimensions that the header states, (N,) for labels and (N, H, W) or (N, C, H, W) for images.
+    """Return the dimensions in the header: (N,) for labels, (N, H, W) or (N, C, H, W) for images.
 
     Raises:
-        DataError: the file is missing, cannot be read, does not begin as an IDX file of unsigned bytes, or is too
-            short for the values its header states.
+        DataError: the file is missing, cannot be read, is not an IDX file of unsigned bytes, or is too short for the
+            number of values in its header.
     """
     with _content(path) as (stream, most_bytes):
         return _read_header(path, stream, most_bytes)[1]
 
 
 def read_idx(path: Path, *, sha256: str | None = None) -> Tensor:
-    """The values of an IDX file, plain or gzipped: uint8, in the shape that its header states.
+    """Read an IDX file, plain or gzipped, as a uint8 tensor with the dimensions of its header.
 
-    ``sha256`` is the digest of the *uncompressed* content, so that one digest knows a file whatever compressed it.
+    ``sha256`` is the digest of the *uncompressed* content, so it does not depend on how the file was compressed.
 
     Raises:
-        DataError: as ``idx_shape``; or the file is truncated, too long, or not the one with this digest.
+        DataError: as ``idx_shape``; or the file is truncated, is too long, or has another SHA-256.
     """
     with _content(path) as (stream, most_bytes):
         header, shape = _read_header(path, stream, most_bytes)
         values = np.empty(shape, dtype=np.uint8)
         digest = hashlib.sha256(header)
-        # Block by block: GzipFile.readinto makes a copy of all that is asked for at once.
+        # Read in blocks, because GzipFile.readinto makes a copy of all that it is asked for.
         view, filled = values.data.cast("B"), 0
         while count := stream.readinto(view[filled : filled + _BLOCK_BYTES]):
             digest.update(view[filled : filled + count])
             filled += count
         if filled < values.size:
             raise DataError(f"{path}: truncated, {filled} of the {values.size} values its header states")
-        if stream.read(1):  # reading on to the end also makes gzip check its own checksum
+        if stream.read(1):  # reading to the end makes gzip verify its own checksum, too
             raise DataError(f"{path}: longer than the {values.size} values its header states")
     if sha256 is not None:
         expect_sha256(path, digest.hexdigest(), sha256)
@@ -66,7 +67,10 @@ def read_idx(path: Path, *, sha256: str | None = None) -> Tensor:
 
 
 def image_shape(path: Path, shape: Sequence[int]) -> tuple[int, int, int]:
-    """(C, H, W) of images stored as (N, H, W), which are grey, or as (N, C, H, W); ``DataError`` for anything else."""
+    """Return (C, H, W) of grey images stored as (N, H, W) or of images stored as (N, C, H, W).
+
+    Raises ``DataError`` for any other number of dimensions; the message names the file ``path``.
+    """
     if len(shape) not in (3, 4):
         raise DataError(f"{path}: {len(shape)} dimensions; images have 3 (N, H, W) or 4 (N, C, H, W)")
     channels = shape[1] if len(shape) == 4 else 1
@@ -76,7 +80,7 @@ def image_shape(path: Path, shape: Sequence[int]) -> tuple[int, int, int]:
 def refuse_misfit(
     images_file: Path, images_shape: Sequence[int], labels_file: Path, labels_shape: Sequence[int]
 ) -> None:
-    """Raise ``DataError`` unless there is one label for each image."""
+    """Raise ``DataError`` if the number of labels is not the number of images; the message names the files."""
     if tuple(labels_shape) != tuple(images_shape[:1]):
         shape = " × ".join(map(str, labels_shape))
         raise DataError(f"{labels_file}: holds {shape} labels for the {images_shape[0]} images of {images_file}")
@@ -84,7 +88,7 @@ def refuse_misfit(
 
 @contextmanager
 def _content(path: Path) -> Iterator[tuple[BufferedIOBase, int]]:
-    """The uncompressed bytes of the file, and the most there can be of them."""
+    """Open a file and return a stream of its uncompressed bytes, and an upper limit of their number."""
     try:
         with path.open("rb") as file:
             zipped = file.read(2) == _GZIP_MAGIC
@@ -100,6 +104,7 @@ def _content(path: Path) -> Iterator[tuple[BufferedIOBase, int]]:
 
 
 def _read_header(path: Path, stream: BufferedIOBase, most_bytes: int) -> tuple[bytes, tuple[int, ...]]:
+    """Read and check the header; return its bytes and the dimensions."""
     magic = stream.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0" or not 1 <= magic[3] <= _MAX_DIMENSIONS:
         raise DataError(f"{path}: not an IDX file (it begins with {magic.hex(' ') or 'nothing'})")

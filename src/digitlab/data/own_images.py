@@ -1,6 +1,7 @@
-"""One's own pictures, made to look like the images of a data set, so that a network trained on these can read them.
+"""Converts a user's picture to the form of a data set's images, so that a trained network can classify it.
 
-A picture may have any size, mode and polarity. C, H, W are those of the data set.
+``digitlab predict`` uses it. A picture may have any size, any mode of Pillow, and dark or light background. C, H, W are
+those of the data set.
 """
 
 import io
@@ -15,19 +16,21 @@ from torch import Tensor
 
 from digitlab.core.errors import DataError
 
-# A figure is looked for in a picture of at most this many pixels a side: noise and the grain of paper average out.
+# The figure is searched in a picture reduced to this many pixels a side, which averages out noise and the grain of
+# paper.
 _WORKING_PIXELS = 128
-# Closer to the background than this share of the strongest contrast is background; Fashion-MNIST was trimmed by 5 %.
+# Contrast below this share of the strongest contrast counts as background; Fashion-MNIST was cropped with 5 %.
 _FAINTEST = 0.05
-# What stands out less than this, in units of the pixels' range, is no figure.
+# Contrast below this value, for pixels in [0, 1], is no figure.
 _LEAST_CONTRAST = 0.04
 
 
 def read_own_image(path: Path, *, image_shape: tuple[int, int, int], margin_pixels: int | None) -> Tensor:
-    """The picture in a file of any format that Pillow reads, as ``as_data_set_image`` makes it: uint8 (C, H, W).
+    """Read a picture file of any format that Pillow knows and convert it as ``as_data_set_image``: uint8 (C, H, W).
 
-    Raises ``DataError``, naming the file, where it is missing, no picture, damaged, blank, or so large that it may be
-    meant as an attack.
+    Raises:
+        DataError: the file is missing, is not a picture, is damaged or blank, or is so large that it may be an attack;
+            the message names the file.
     """
     try:
         return as_data_set_image(_read(path), image_shape=image_shape, margin_pixels=margin_pixels)
@@ -36,31 +39,35 @@ def read_own_image(path: Path, *, image_shape: tuple[int, int, int], margin_pixe
 
 
 def _read(path: Path) -> Image.Image:
+    """Read a picture and rotate it upright; raise ``DataError`` if that is impossible."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            # From memory: of an open file as much would be reserved as a damaged header says that there is to read.
+            # Read the file into memory first: with an open file, Pillow would allocate as much as a damaged header
+            # claims.
             with Image.open(io.BytesIO(path.read_bytes())) as picture:
-                return ImageOps.exif_transpose(picture)  # upright, as a camera noted that it was held
+                return ImageOps.exif_transpose(picture)  # apply the orientation that the camera recorded
     except FileNotFoundError as error:
         raise DataError("no such file") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise DataError(f"too large, more than {Image.MAX_IMAGE_PIXELS} pixels") from error
     except UnidentifiedImageError as error:
         raise DataError("no picture in a known format") from error
-    except Exception as error:  # a damaged file may raise anything, by format
+    except Exception as error:  # damaged files raise different exceptions in each format
         raise DataError(f"can't be read: {error}") from error
 
 
 def as_data_set_image(picture: Image.Image, *, image_shape: tuple[int, int, int], margin_pixels: int | None) -> Tensor:
-    """The picture as uint8 (C, H, W), as the data set would hold it.
+    """Convert a picture to uint8 (C, H, W), as if it were an image of the data set.
 
-    ``margin_pixels`` is that of ``digitlab.data.Source``. Where it is None the middle of the picture, cut to the aspect
-    of the data set, is scaled. Else the figure is found by how it differs from the border, made light on black, cut
-    out, scaled with its aspect kept until it fills the frame within the margin, and placed: without a margin in the
-    middle, with one so that its centre of mass is in the middle (for MNIST so LeCun et al., 1998).
+    ``margin_pixels`` is that of ``digitlab.data.Source``. If it is None or images have colours, the centre of the
+    picture, cropped to the aspect ratio of the data set, is scaled. Otherwise the figure is found by its contrast to
+    the border, made light on black, cropped, and scaled without distortion so that it fills the frame inside the
+    margin. It is centred by its bounding box if ``margin_pixels`` is 0, and by its centre of mass if not, as in MNIST
+    (LeCun et al., 1998).
 
-    Raises ``DataError`` where the picture is blank, or the data set neither grey nor in colour.
+    Raises:
+        DataError: the picture is blank, or the data set has neither 1 nor 3 channels.
     """
     channels, height, width = image_shape
     if channels not in (1, 3):
@@ -77,9 +84,12 @@ def as_data_set_image(picture: Image.Image, *, image_shape: tuple[int, int, int]
 
 
 def _opaque(picture: Image.Image) -> Image.Image:
-    """8 bits a channel and no transparency: what shows through is white behind a dark picture, else black."""
+    """Convert a picture to 8 bits a channel without transparency.
+
+    Transparent pixels become white if the picture is dark, and black if it is light.
+    """
     if picture.mode.startswith(("I", "F")):
-        # Pillow clips what is more than 8 bits deep instead of scaling it.
+        # Pillow clips values of more than 8 bits instead of scaling them.
         values = np.asarray(picture, dtype=np.float64)
         ranges = (1, 255, 65535) if picture.mode == "F" else (255, 65535)
         deepest = next((most for most in ranges if values.max() <= most), values.max())
@@ -94,7 +104,7 @@ def _opaque(picture: Image.Image) -> Image.Image:
 
 
 def _figure(picture: Image.Image) -> Tensor:
-    """The figure of a grey picture, cut out: float (h, w) in [0, 1], 0 the background, whichever was lighter."""
+    """Return the cropped figure of a grey picture: float (h, w) in [0, 1], where 0 is the background."""
     picture.thumbnail((_WORKING_PIXELS, _WORKING_PIXELS), Image.Resampling.BOX)
     pixels = torch.from_numpy(np.array(picture)).float() / 255
     contrast, noise = _contrast(pixels)
@@ -109,10 +119,10 @@ def _figure(picture: Image.Image) -> Tensor:
 
 
 def _contrast(pixels: Tensor) -> tuple[Tensor, float]:
-    """What pixels (h, w) differ by from the background, and by how much the background itself varies.
+    """Return the difference of pixels, float (h, w), from the background, and how much the background itself varies.
 
-    The background is a plane through the border, as light mostly falls from one side. What is usual there is told by
-    medians, since a figure may touch the border in places.
+    The background is a plane fitted to the border, because light often comes from one side. The fit uses medians to
+    ignore parts of the figure that touch the border.
     """
     height, width = pixels.shape
     rows, columns = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
@@ -124,20 +134,20 @@ def _contrast(pixels: Tensor) -> tuple[Tensor, float]:
     usual = deviation <= 3 * deviation.median()
     plane = torch.linalg.lstsq(terms[border][usual], values[usual, None]).solution
     contrast = pixels - (terms @ plane).squeeze(-1)
-    # Four standard deviations of normal noise, which one pixel in 30,000 exceeds.
+    # About four standard deviations of normal noise; one pixel in 30,000 exceeds that.
     return contrast, float(6 * contrast[border].abs().median())
 
 
 def _scaled(figure: Tensor, box: tuple[int, int]) -> Tensor:
-    """The figure (h, w) made as large as ``box`` allows, its aspect kept; the strongest pixel stays 1."""
+    """Scale a figure (h, w), without distortion, to the largest size that fits into ``box``; its maximum stays 1."""
     factor = min(side / length for side, length in zip(box, figure.shape, strict=True))
     size = [max(1, round(length * factor)) for length in figure.shape]
     scaled = F.interpolate(figure[None, None], size=size, mode="bilinear", antialias=True)[0, 0]
-    return scaled / scaled.max()  # thin strokes would pale
+    return scaled / scaled.max()  # without this, thin strokes would become grey
 
 
 def _place(figure: Tensor, frame: tuple[int, int], *, by_mass: bool) -> tuple[int, int]:
-    """Row and column of the figure's first pixel in the frame (H, W)."""
+    """Return the row and column of the figure's first pixel in the frame (H, W)."""
     places = []
     for dim, side in enumerate(frame):
         length = figure.shape[dim]
@@ -145,7 +155,7 @@ def _place(figure: Tensor, frame: tuple[int, int], *, by_mass: bool) -> tuple[in
         if by_mass:
             weights = figure.sum(1 - dim)
             centre = float((weights * torch.arange(length)).sum() / weights.sum())
-            # In MNIST it is the pixel side / 2 that the centre of mass comes nearest to.
+            # In MNIST, the pixel with index side / 2 is the one nearest to the centre of mass.
             place = min(max(round(side / 2 - centre), 0), side - length)
         places.append(place)
     return places[0], places[1]

@@ -1,7 +1,7 @@
-"""Seeds of the random streams: shuffling, augmentation, initial weights and dropout each draw from their own.
+"""Seeds of the random streams: shuffling, augmentation, initial weights and dropout each have their own.
 
-A stream is named by what it is for and by where in the run it stands, so nothing has to be remembered between two
-draws: a resumed run draws what the uninterrupted one would have drawn.
+A stream is identified by its purpose and its position in the run. So no generator state has to be saved: a resumed run
+draws the same numbers as one that was not interrupted. ``data``, ``training``, ``engine`` and ``population`` use it.
 """
 
 import hashlib
@@ -11,20 +11,22 @@ from torch import Tensor
 
 
 def stream_seed(purpose: str, *numbers: int) -> int:
-    """The seed of one stream, in [0, 2^63): a pure function of its arguments, the same in every process and version.
+    """Return the seed of a stream, in [0, 2^63): a pure function of the arguments, equal on all machines and versions.
 
-    ``stream_seed("shuffle", seed, epoch)`` and ``stream_seed("augment", seed, epoch, step, rank)`` have nothing in
-    common, nor have neighbouring steps. PyTorch's CPU generator keeps the lower 32 bits only, which are as well mixed.
+    For example ``stream_seed("shuffle", seed, epoch)`` and ``stream_seed("augment", seed, epoch, step, rank)``.
+    Different arguments give unrelated seeds. PyTorch's CPU generator uses only the lower 32 bits, which are mixed just
+    as well.
     """
-    # JSON keeps ("a", 1, 23) and ("a", 12, 3) apart; Python's own hash() of a string differs in every process.
+    # JSON distinguishes ("a", 1, 23) from ("a", 12, 3). Python's hash() of a string differs between processes.
     name = json.dumps([purpose, *map(int, numbers)])
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) >> 1
 
 
 def coins(seed: int, numbers: Tensor) -> Tensor:
-    """A fair coin for each of ``numbers``, int64, as bool of their shape: the same on every device and in any company.
+    """Return a fair coin flip for each of ``numbers``, int64 of any shape, as a bool tensor of the same shape.
 
-    The numbers and the ``seed``, in [0, 2^63), are mixed as by SplitMix64 (Steele, Lea and Flood, 2014).
+    Each result depends only on ``seed``, in [0, 2^63), and the number itself, not on the device or the other numbers.
+    SplitMix64 (Steele, Lea and Flood, 2014) mixes the bits.
     """
     bits = numbers * -0x61C8864680B583EB + seed
     bits = (bits ^ (bits >> 30)) * -0x40A7B892E31B1A47

@@ -1,4 +1,7 @@
-"""What a data set is to all that comes after it: its names, and whole sets of images, each as one uint8 tensor."""
+"""The interface of data sets: ``Source`` describes and reads one, and returns ``ImageSet``s, each one uint8 tensor.
+
+``sources`` and ``unknown_class`` implement it; ``ImageData`` uses it.
+"""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -9,17 +12,18 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class ImageSet:
-    """Images, uint8 (N, C, H, W) in 0 … 255, and their labels, int64 (N,) in 0 … K - 1."""
+    """Images, uint8 (N, C, H, W) with values 0 … 255, and their labels, int64 (N,) with values 0 … K - 1."""
 
     images: Tensor
     labels: Tensor
 
 
 class Source(ABC):
-    """A data set of K classes, ``class_names``, with an official training and test set of C × H × W images.
+    """A data set of K classes with an official training set and an official test set.
 
-    ``name`` is what a configuration calls it, ``title`` what a reader does. Where each image is one figure, light on
-    black, cut out and scaled, ``margin_pixels`` is the black frame left around it; None where it is a whole picture.
+    ``name`` is its name in configurations, ``title`` its name in figures and messages, and ``class_names`` has K names.
+    ``margin_pixels`` describes data sets whose images are one light figure on black, cropped and scaled: it is the
+    width of the black margin around the figure. It is None if images are whole pictures.
     """
 
     name: str
@@ -30,25 +34,27 @@ class Source(ABC):
     @property
     @abstractmethod
     def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W)."""
+        """(C, H, W) of every image."""
 
     @property
     @abstractmethod
     def train_count(self) -> int:
-        """N of the official training set, which is split into training and validation."""
+        """The number of images in the official training set, which is split into training and validation."""
 
     @abstractmethod
     def prepare(self, root: Path) -> None:
-        """See that the files are there, under ``root`` or elsewhere on this machine; fetch into ``root`` what is not.
+        """Make sure that the files are on this machine; download missing ones into the folder ``root``.
 
         Raises:
-            DataError: they are neither here nor to be had; the message says what was tried and what one can do.
+            DataError: a file is missing and cannot be downloaded; the message says what was tried and what the user can
+                do.
         """
 
     @abstractmethod
     def read(self, root: Path) -> tuple[ImageSet, ImageSet]:
-        """The official training set and the official test set, after ``prepare``.
+        """Read the official training set and the official test set; call ``prepare`` first.
 
         Raises:
-            DataError: a file is missing, damaged, swapped for another or does not fit its partner; it is named.
+            DataError: a file is missing, is damaged, is another file, or does not fit its partner; the message names
+                it.
         """

@@ -1,7 +1,7 @@
-"""Which images of the official training set train and which validate: stratified, and fixed by ``split_seed`` alone.
+"""The split of the official training set into training and validation images: stratified, fixed by ``split_seed``.
 
-Indices are drawn from raw bits of PCG64, a stream that NumPy keeps the same for good, so neither PyTorch's version nor
-the state of its random generator moves an image from one side to the other.
+``ImageData`` uses it. The random order comes from raw bits of PCG64, a stream that NumPy guarantees not to change. So
+the split depends neither on PyTorch's version nor on its random state.
 """
 
 import hashlib
@@ -26,15 +26,15 @@ def split_counts(
     folds: int | None = None,
     fold: int = 0,
 ) -> tuple[int, int]:
-    """How many images train and how many validate, out of this many; needs no data, so it can check a configuration.
+    """Return the numbers of training and validation images out of ``images``; it needs no data, only counts.
 
-    ``val_size`` is a count, or a fraction in [0, 1) of all images. With ``folds``, validation is the part number
-    ``fold``, from 0, of so many equal parts instead (k-fold cross-validation). ``train_size`` is a count, or a fraction
-    in (0, 1] of the images that validation leaves; None takes them all.
+    ``val_size`` is a count, or a fraction in [0, 1) of all images. With ``folds``, the validation set is instead part
+    ``fold`` (from 0) of that many equal parts (k-fold cross-validation). ``train_size`` is a count, or a fraction in
+    (0, 1] of the images that validation leaves; None takes all of them.
 
     Raises:
-        ConfigError: ``val_size`` or ``train_size`` is out of range, or leaves fewer images to train on than classes;
-            or there is no such fold.
+        ConfigError: ``val_size`` or ``train_size`` is out of range or leaves fewer training images than classes; or
+            ``folds`` or ``fold`` is out of range.
     """
     if folds is None:
         val_count = _val_count(images, classes=classes, val_size=val_size)
@@ -64,7 +64,7 @@ def _val_count(images: int, *, classes: int, val_size: int | float) -> int:
 
 
 def _fold(images: int, *, val_size: int | float, folds: int, fold: int) -> slice:
-    """The places of a fold in an order of which every part is stratified."""
+    """Return the positions of a fold in an order of which every contiguous part is stratified."""
     if not 2 <= folds <= images:
         raise ConfigError("folds", folds, f"must be null or a count from 2 to {images}, the number of images")
     if not 0 <= fold < folds:
@@ -75,6 +75,10 @@ def _fold(images: int, *, val_size: int | float, folds: int, fold: int) -> slice
 
 
 def _count(key: str, size: int | float, images: int, allowed: str, *, whole: bool) -> int:
+    """Convert a size to a count of images; raise ``ConfigError`` with ``allowed`` if a fraction is out of range.
+
+    ``whole`` says whether the fraction 1 is allowed.
+    """
     if isinstance(size, int):
         return size
     if not (0 <= size < 1 or (whole and size == 1)):
@@ -91,14 +95,14 @@ def split_indices(
     folds: int | None = None,
     fold: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """Indices of training and validation images, each int64 and ascending; ``labels`` is integer (N,).
+    """Return the indices of training and validation images, int64 and ascending; ``labels`` is an integer tensor (N,).
 
-    Both are stratified: a class has its share of each, to about one image. They are disjoint; a smaller ``train_size``
-    takes a subset of what a larger one takes, and the validation images do not depend on it. The validation images of
-    all ``folds`` are the whole set, each image once.
+    Both parts are disjoint and stratified: each class has its share in each, up to about one image. A smaller
+    ``train_size`` takes a subset of the images that a larger one takes, and does not change the validation images. The
+    validation images of all ``folds`` together are the whole set, each image once.
 
     Raises:
-        ConfigError: as ``split_counts``, or a class is so rare that no image of it would be left to train on.
+        ConfigError: as ``split_counts``; or a class has so few images that none is left to train on.
     """
     targets = labels.cpu().numpy()
     present = np.unique(targets)
@@ -109,7 +113,7 @@ def split_indices(
     order = shuffled[_stratified(targets[shuffled])]
     held = slice(val_count) if folds is None else _fold(len(targets), val_size=val_size, folds=folds, fold=fold)
     val, rest = order[held], np.delete(order, held)
-    # The rest is put in order anew, or its first few images would lack the classes whose turn was just over.
+    # Stratify the rest again. Otherwise its first images would lack the classes that came last before it.
     train = rest[_stratified(targets[rest])][:train_count]
     held_key, held_size = ("val_size", val_size) if folds is None else ("folds", folds)
     for key, size, indices in ((held_key, held_size, rest), ("train_size", train_size, train)):
@@ -120,7 +124,10 @@ def split_indices(
 
 
 def fingerprint(train_indices: Tensor, val_indices: Tensor) -> str:
-    """16 hexadecimal digits that name a split: equal for two runs if and only if they trained on the same images."""
+    """Return 16 hexadecimal digits that identify a split.
+
+    Two runs have the same fingerprint if and only if they train and validate on the same images.
+    """
     digest = hashlib.sha256()
     for indices in (train_indices, val_indices):
         digest.update(len(indices).to_bytes(8, "little"))
@@ -129,16 +136,17 @@ def fingerprint(train_indices: Tensor, val_indices: Tensor) -> str:
 
 
 def _shuffled(count: int, split_seed: int) -> _Ints:
-    # Generator.permutation may change between versions of NumPy; the bits of a BitGenerator may not (NEP 19).
+    # NumPy may change Generator.permutation between versions, but not the bits of a BitGenerator (NEP 19).
+    """Return a random order of ``count`` positions."""
     bits = np.random.PCG64(stream_seed("split", split_seed)).random_raw(count)
     return np.argsort(bits, kind="stable")
 
 
 def _stratified(targets: npt.NDArray[np.integer]) -> _Ints:
-    """An order of which every beginning is stratified: the j-th of n images of a class stands at (j + 1/2) / n.
+    """Return an order in which every leading part is stratified: the j-th of n images of a class is at (j + 1/2) / n.
 
-    This is how Sainte-Laguë (1910) gives out seats. Largest remainders would give a class fewer images of a larger
-    total now and then (the Alabama paradox), and training sets would no longer be nested.
+    Sainte-Laguë (1910) distributes seats in a parliament in this way. With largest remainders, a class could lose an
+    image when the total grows (the Alabama paradox), and smaller training sets would not be subsets of larger ones.
     """
     _, classes, sizes = np.unique(targets, return_inverse=True, return_counts=True)
     by_class = np.argsort(classes, kind="stable")

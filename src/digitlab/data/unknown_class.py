@@ -1,4 +1,7 @@
-"""A data set with one class more, "none": images that belong to no class of it, to learn what it does not know."""
+"""A data set with one additional class "none" of images that belong to no class, so that a network learns to reject.
+
+``conf/data/mnist_none.yaml`` uses it.
+"""
 
 from pathlib import Path
 
@@ -12,11 +15,14 @@ from digitlab.data.source import ImageSet, Source
 
 
 class UnknownClassSource(Source):
-    """``known`` with images of ``other`` and of noise added to its training set as the class "none".
+    """The data set ``known`` with images of the data set ``other`` and of noise as an additional training class "none".
 
-    ``other_count`` are the first images of the other training set, made grey and scaled to fit; ``noise_count`` have
-    uniform pixels. The test set stays the official one of ``known``, so that accuracy on it can be compared.
-    ``ConfigError`` where the other set has fewer images.
+    The first ``other_count`` training images of ``other`` are converted to the shape of ``known``. ``noise_count``
+    images have uniform random pixels. The test set is the official one of ``known``, so that accuracies can be
+    compared.
+
+    Raises:
+        ConfigError: ``other`` has fewer than ``other_count`` training images.
     """
 
     @checked
@@ -40,13 +46,15 @@ class UnknownClassSource(Source):
         return self.known.train_count + self.other_count + self.noise_count
 
     def prepare(self, root: Path) -> None:
+        """Prepare both data sets."""
         self.known.prepare(root)
         self.other.prepare(root)
 
     def read(self, root: Path) -> tuple[ImageSet, ImageSet]:
+        """Read both data sets and add the class "none" to the training set."""
         train, test = self.known.read(root)
         other = self.other.read(root)[0].images[: self.other_count]
-        # The same noise in every run: the images of a set are no matter of its seed.
+        # All runs use the same noise: the images of a data set do not depend on a run's seed.
         generator = torch.Generator().manual_seed(stream_seed("none", 0))
         strangers = [as_shape(other, self.image_shape), noise_images(self.noise_count, self.image_shape, generator)]
         added = [(images * 255).round().to(torch.uint8) for images in strangers]

@@ -1,6 +1,6 @@
-"""Images looked up at other places: what augmentation and deskewing move pixels by.
+"""Resampling of images at other positions; augmentation and deskewing use it to move pixels.
 
-N images, C, H, W. Places are in pixels from the centre of the image, x to the right and y down.
+N images, C, H, W. Positions are in pixels from the centre of the image, x to the right and y downwards.
 """
 
 import torch
@@ -9,24 +9,30 @@ from torch import Tensor
 
 
 def pixel_centres(images: Tensor) -> Tensor:
-    """(2, H, W): x and y of each pixel's centre, in pixels from the centre of the image."""
+    """Return x and y of each pixel's centre, in pixels from the centre of the image: (2, H, W).
+
+    The result has the dtype and device of ``images``, (N, C, H, W).
+    """
     axes = [torch.arange(n, dtype=images.dtype, device=images.device) - (n - 1) / 2 for n in images.shape[2:]]
     rows, columns = torch.meshgrid(*axes, indexing="ij")
     return torch.stack([columns, rows])
 
 
 def sample_at(images: Tensor, points: Tensor) -> Tensor:
-    """The images (N, C, H, W) at ``points`` (N, 2, H, W), x and y in pixels from the centre; black beyond the edge."""
+    """Look up images, float (N, C, H, W) in [0, 1], at ``points`` (N, 2, H, W), x and y in pixels from the centre.
+
+    Interpolation is bilinear, and outside the image is black. Returns a tensor of the shape of ``images``.
+    """
     height, width = images.shape[2:]
     grid = torch.stack([points[:, 0] * (2 / width), points[:, 1] * (2 / height)], dim=-1)
-    # The four weights of a pixel may sum to a little more than one.
+    # The four weights of the interpolation may sum to slightly more than one.
     return F.grid_sample(images, grid, padding_mode="zeros", align_corners=False).clamp(0, 1)
 
 
 def reflected(images: Tensor, padding: int) -> Tensor:
-    """``images`` (N, C, H, W) with ``padding`` pixels more on each side, reflected about their outermost ones.
+    """Pad images (N, C, H, W) by ``padding`` pixels on each side, reflected about their outermost pixels.
 
-    Where the image is smaller than that, it is reflected again and again, which torch's own padding refuses.
+    If an image is smaller than the padding, it is reflected repeatedly, which PyTorch's own padding refuses to do.
     """
     rows, columns = (_reflection(length, padding, images.device) for length in images.shape[2:])
     source = (rows[:, None] * images.shape[3] + columns).flatten()
@@ -35,7 +41,7 @@ def reflected(images: Tensor, padding: int) -> Tensor:
 
 
 def _reflection(length: int, padding: int, device: torch.device) -> Tensor:
-    """Where each of the ``length`` + 2 ``padding`` positions of an axis takes its pixel from."""
+    """Return, for each of the ``length`` + 2 ``padding`` positions of an axis, the index of the pixel that it shows."""
     position = torch.arange(-padding, length + padding, device=device)
     last = length - 1
     return last - (position % max(1, 2 * last) - last).abs()
