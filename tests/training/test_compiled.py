@@ -20,7 +20,8 @@ RUNS = (
     "model=lenet optimizer=rmsprop loss=mse augment=shift data.train_size=180",
     "model=cnn optimizer=adagrad scheduler=steps trainer.gradient_clip_norm=0.5 augment=mixup data.train_size=180",
     "optimizer=muon optimizer.weight_decay=0.1 optimizer.sgd_weight_decay=0.01 optimizer.bias_lr=0.3 scheduler=cosine",
-    "model=fast_cnn model.widths=[4,8] optimizer=muon optimizer.normalize_filters=true ema.decay=0.9 data.train_size=180",
+    "model=fast_cnn model.widths=[4,8] optimizer=muon optimizer.normalize_filters=true ema.decay=0.9 "
+    "data.train_size=180",
 )
 
 

@@ -17,5 +17,5 @@ def _smoothing_matrix(length: int, sigma_pixels: Tensor) -> Tensor:
     """Return a matrix (N, 1, length, length); each row is a Gaussian about its own position that sums to one."""
     position = torch.arange(length, dtype=sigma_pixels.dtype, device=sigma_pixels.device)
     distance = (position[:, None] - position) / sigma_pixels.view(-1, 1, 1, 1)
-    # Weights beyond 8 standard deviations are set to zero: as denormal numbers they would slow the product down 20 times.
+    # Weights beyond 8 standard deviations are set to zero: as denormal numbers, they make products 20 times slower.
     return torch.softmax((-0.5 * distance.square()).masked_fill(distance.abs() > 8, -torch.inf), dim=-1)
