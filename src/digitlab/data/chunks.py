@@ -20,9 +20,6 @@ from digitlab.data.normalise import Normalise
 from digitlab.data.seeding import stream_seed
 from digitlab.data.source import ImageSet
 
-# The number of mini-batches that a compiled run of a small network computes in one call; chunk lengths are multiples of
-# it.
-IN_ONE_CALL = 8
 # Small mini-batches are gathered several at a time, as long as together they fit into the processor's cache.
 _GATHER_AHEAD_BYTES = 1 << 20
 
@@ -215,7 +212,8 @@ class _Pace:
 
     _SECONDS = 0.2
     _LONGEST = 512
-    _SHORTEST = IN_ONE_CALL
+    # The mini-batches that a compiled run of a small network computes in one call.
+    _SHORTEST = 8
 
     def __init__(self, plan: ChunkPlan) -> None:
         # With several processes, all must use the same length, because they communicate after each chunk.

@@ -1,7 +1,8 @@
 """The networks: plain ``nn.Module``s from normalised images, float (N, C, H, W), to logits (N, K).
 
-They take ``image_shape`` (C, H, W) and ``classes`` K from the data set, know nothing of training, and each states its
-settings as the keyword-only arguments of its constructor. ``conf/model/`` names them for the command line.
+They take ``image_shape`` (C, H, W) and ``classes`` (K) from the data set and know nothing about training. The other
+keyword-only arguments of a constructor are the settings of the network; ``conf/model/`` gives them names and defaults.
+``training.Classifier`` builds them.
 """
 
 from digitlab.models.cnn import CNN, LeNet

@@ -1,7 +1,7 @@
-"""Convolutional networks: ``LeNet``, the classic of 1998 with ReLU, and ``CNN``, a small modern one.
+"""Convolutional networks: ``LeNet``, the classic of 1998 with ReLU, and ``CNN``, a small modern network.
 
-Their weights lie channels last, and so does what comes out of a convolution: on a processor a step of the CNN takes a
-quarter less time, on CIFAR-10 a third, one of LeNet a seventh.
+Their weights have the memory format channels last, and so have the outputs of their convolutions. On a CPU, this makes
+a training step of the CNN a quarter faster (on CIFAR-10 a third), and one of LeNet a seventh.
 """
 
 import torch
@@ -13,9 +13,13 @@ from digitlab.models.layers import ACTIVATIONS, Activation, Init, initialise
 
 
 class LeNet(nn.Module):
-    """LeNet-5 (LeCun et al., 1998) with average pooling and, by default, ReLU.
+    """LeNet-5 (LeCun et al., 1998) with average pooling and, by default, ReLU instead of tanh.
 
-    28 x 28 images are padded by 2 to the 32 x 32 of the paper. ``dropout`` acts between the two dense layers.
+    Images of 28 x 28 are padded by 2 pixels to the 32 x 32 of the paper. ``dropout`` is the probability of dropping an
+    output of the first dense layer. ``init`` and ``init_scale`` are explained in ``layers.initialise``.
+
+    Raises:
+        ConfigError: images are smaller than 16 x 16 pixels.
     """
 
     @checked
@@ -49,23 +53,28 @@ class LeNet(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (N, C, H, W), normalised, to logits (N, K)."""
+        """Map normalised images, float (N, C, H, W), to logits (N, K)."""
         hidden = self.activation(self.dense1(self.features(images).flatten(1)))
         logits: Tensor = self.output(self.activation(self.dense2(self.dropout(hidden))))
         return logits
 
 
 def _stage(channels_in: int, channels_out: int) -> list[nn.Module]:
-    """A 3 x 3 convolution without bias (the norm would subtract it), batch norm, ReLU."""
+    """Return a 3 x 3 convolution, batch norm and ReLU; the convolution has no bias, which the norm would subtract."""
     convolution = nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1, bias=False)
     return [convolution, nn.BatchNorm2d(channels_out), nn.ReLU()]
 
 
 class CNN(nn.Module):
-    """Five 3 x 3 convolutions of ``width``, ``width``, 2, 2 and 4 x ``width`` channels, each with batch norm and ReLU.
+    """Five 3 x 3 convolutions, each followed by batch norm and ReLU, then global average pooling and a dense layer.
 
-    Max pooling halves the image after the second and the fourth; the mean over the last map, dropout and a dense layer
-    follow. At the default width of 24 it has under 100,000 parameters.
+    The convolutions have ``width``, ``width``, 2 ``width``, 2 ``width`` and 4 ``width`` channels. Max pooling halves
+    the image after the second and the fourth. ``dropout`` acts on the input of the dense layer. With the default width
+    of 24 the network has fewer than 100,000 parameters. ``init`` and ``init_scale`` are explained in
+    ``layers.initialise``.
+
+    Raises:
+        ConfigError: images are smaller than 4 x 4 pixels.
     """
 
     @checked
@@ -94,6 +103,6 @@ class CNN(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (N, C, H, W), normalised, to logits (N, K)."""
+        """Map normalised images, float (N, C, H, W), to logits (N, K)."""
         logits: Tensor = self.output(self.dropout(self.features(images).mean((2, 3))))
         return logits

@@ -1,4 +1,4 @@
-"""``FastCNN``: a convolutional network that learns in few epochs, as its first layer is fitted to images beforehand.
+"""``FastCNN``: a convolutional network that learns in few epochs; its first layer is fitted to images before training.
 
 N images, C channels, H, W, K classes.
 """
@@ -12,18 +12,19 @@ from torch import Tensor, nn
 from digitlab.config.schema import Fraction, PositiveFloat, PositiveInt, checked
 from digitlab.core.errors import ConfigError
 
-# Of the mean variance of a patch's pixels: directions that hardly vary are noise, and not blown up.
+# Added to each variance, as a fraction of their mean: directions that hardly vary are noise and must not be amplified.
 _LEAST_VARIANCE = 5e-4
-# Patches of so many images at a time are held in memory.
+# Limits the memory for patches: this many images at a time.
 _IMAGES_AT_ONCE = 200
 
 
 class Whitening(nn.Module):
-    """A convolution without padding whose outputs are uncorrelated, of variance 1, on the images it is fitted to.
+    """A convolution without padding whose outputs are uncorrelated and have variance 1 on the images it was fitted to.
 
-    Its 2 C ``size``² filters are the eigenvectors of the covariance of patches, each divided by the root of its
-    eigenvalue (Jordan, 2024, after Page, 2019), and the same with the other sign, so that an activation that drops
-    negative values loses nothing. They stay as they are; a bias is learnt. Before ``fit_to`` a filter picks one pixel.
+    The first C · ``size``² filters are the eigenvectors of the covariance matrix of patches, each divided by the square
+    root of its eigenvalue (Jordan, 2024, after Page, 2019). The other half are the same filters negated, so that no
+    information is lost in an activation that drops negative values. The filters are not trained, only a bias. Before
+    ``fit_to``, each filter returns one pixel of the patch, or that pixel negated.
     """
 
     filters: Tensor
@@ -37,21 +38,25 @@ class Whitening(nn.Module):
 
     @torch.no_grad()
     def fit_to(self, images: Tensor) -> None:
-        """Make the filters those of the patches of ``images``, float (N, C, H, W)."""
+        """Compute the filters from the patches of ``images``, float (N, C, H, W).
+
+        Images that are all equal and constant leave the filters as they are.
+        """
         pairs, channels, size, _ = self.filters.shape
         variances, directions = torch.linalg.eigh(_covariance(images, size))
         least = _LEAST_VARIANCE * variances.mean()
-        # Images that are all alike have no directions; their filters stay.
+        # Without any variance there are no directions; the filters stay as they are.
         if least > 0:
             whitened = (directions / (variances + least).sqrt()).mT.reshape(pairs // 2, channels, size, size)
             self.filters.copy_(torch.cat([whitened, -whitened]))
 
     def forward(self, images: Tensor) -> Tensor:
+        """Map images, float (N, C, H, W), to (N, 2 C · ``size``², H - ``size`` + 1, W - ``size`` + 1)."""
         return nn.functional.conv2d(images, self.filters, self.bias)
 
 
 def _covariance(images: Tensor, size: int) -> Tensor:
-    """Of the pixels of all square patches of ``images`` (N, C, H, W), float64 (C · size², C · size²)."""
+    """Return the covariance matrix of all square patches of ``images`` (N, C, H, W): float64 (C · size², C · size²)."""
     count, total, products = 0, torch.tensor(0.0), torch.tensor(0.0)
     for part in images.split(_IMAGES_AT_ONCE):
         windows = part.double().unfold(2, size, 1).unfold(3, size, 1)
@@ -62,23 +67,30 @@ def _covariance(images: Tensor, size: int) -> Tensor:
 
 
 class ShiftNorm(nn.BatchNorm2d):
-    """Batch norm that learns a shift alone: what follows undoes a scale, or is as steep without."""
+    """Batch norm that learns a shift but no scale, which the network does not need.
+
+    A scale would be undone by the next norm, or only change the steepness of the GELU.
+    """
 
     def __init__(self, channels: int, *, momentum: float) -> None:
         super().__init__(channels, momentum=momentum)
-        # A buffer, and not left out: the kernels of some devices need both.
+        # A buffer of ones, because the kernels of some devices need a weight and a bias.
         del self.weight
         self.register_buffer("weight", torch.ones(channels))
 
 
 class FastCNN(nn.Module):
-    """Whitening, GELU, and for each of ``widths`` a block; the largest value of each map, a dense layer without bias.
+    """Whitening and GELU, one block for each of ``widths``, global max pooling, and a dense layer without bias.
 
-    A block is 3 x 3 convolution, max pooling, batch norm, GELU, convolution, batch norm, GELU. Its convolutions hand
-    their channels on unchanged at first, as far as they have outputs for them; its norms learn no scale. With the
-    defaults it is the network of Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU" (2024).
-    Logits are multiplied by ``logit_scale``; ``norm_momentum`` is the share that a mini-batch has in the statistics
-    of the norms.
+    A block is convolution, max pooling, batch norm, GELU, convolution, batch norm, GELU; its convolutions are 3 x 3 and
+    have as many outputs as ``widths`` says. At first, each convolution passes its input channels on unchanged, as far
+    as it has outputs for them. With the defaults of ``conf/model/fast_cnn.yaml`` it is the network of Jordan, "94% on
+    CIFAR-10 in 3.29 Seconds on a Single GPU" (2024). ``patch_size`` is the side of the whitened patches in pixels,
+    logits are multiplied by ``logit_scale``, and ``norm_momentum`` is the weight of a mini-batch in the running
+    statistics of the norms.
+
+    Raises:
+        ConfigError: images are too small for this many blocks.
     """
 
     @checked
@@ -111,18 +123,21 @@ class FastCNN(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def fit_to(self, images: Tensor) -> None:
-        """Fit the whitening to training images (N, C, H, W), normalised; for the beginning of a training."""
+        """Fit the whitening layer to normalised training images, float (N, C, H, W), before the first update."""
         self.whitening.fit_to(images)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (N, C, H, W), normalised, to logits (N, K)."""
+        """Map normalised images, float (N, C, H, W), to logits (N, K)."""
         maps = self.features(self.whitening(images))
         logits: Tensor = self.logit_scale * self.output(maps.amax((2, 3)))
         return logits
 
 
 def _convolution(channels_in: int, channels_out: int) -> nn.Conv2d:
-    """3 x 3 without bias (the norm would subtract it); its first filters pass a channel on, the others are random."""
+    """Return a 3 x 3 convolution that passes input channels on unchanged; filters without an input channel are random.
+
+    It has no bias, which the norm after it would subtract.
+    """
     convolution = nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1, bias=False)
     with torch.no_grad():
         nn.init.dirac_(convolution.weight[:channels_in])

@@ -1,4 +1,4 @@
-"""What the networks share: activations by name, schemes of initial weights, and how one is fitted to images first."""
+"""Parts that the networks share: activations by name, initial weights, and the protocol ``FittedToImages``."""
 
 from typing import Literal, Protocol, runtime_checkable
 
@@ -12,22 +12,25 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "si
 
 @runtime_checkable
 class FittedToImages(Protocol):
-    """A network of which a part is computed from training images before the first update.
+    """A network with a part that is computed from training images before the first update; ``training.setup`` calls it.
 
-    What ``fit_to`` computes has to be kept in parameters or buffers: a checkpoint has them, so that neither resuming
-    nor evaluating calls it again.
+    The results of ``fit_to`` must be parameters or buffers. Checkpoints then contain them, and neither resuming nor
+    evaluating calls ``fit_to`` again.
     """
 
     def fit_to(self, images: Tensor) -> None:
-        """``images`` (N, C, H, W), normalised, are the same for each run of a split, some thousand at most."""
+        """Compute that part from ``images``, normalised float (N, C, H, W).
+
+        At most some thousand images are given; they are the same in every run with the same split.
+        """
 
 
 def initialise(network: nn.Module, *, init: Init, scale: float) -> None:
-    """Draw the weights of every linear and convolutional layer anew, from torch's global generator.
+    """Draw new weights for every linear and convolutional layer of ``network`` from PyTorch's global generator.
 
-    ``torch`` keeps what the layers' own constructors drew. ``glorot`` is U(±sqrt(6 / (fan_in + fan_out))) (Glorot and
-    Bengio, 2010), ``he`` N(0, 2 / fan_in) (He et al., 2015), ``normal`` N(0, 1), ``uniform`` U(0, 1), ``zeros`` 0; all
-    of these set biases to 0. Weights are then multiplied by ``scale``.
+    ``torch`` keeps the weights that the layers were constructed with. ``glorot`` is U(±sqrt(6 / (fan_in + fan_out)))
+    (Glorot and Bengio, 2010), ``he`` is N(0, 2 / fan_in) (He et al., 2015), ``normal`` is N(0, 1), ``uniform`` is U(0,
+    1), and ``zeros`` is 0; all of these set biases to 0. Then weights are multiplied by ``scale``.
     """
     for layer in network.modules():
         if not isinstance(layer, nn.Linear | nn.Conv2d):

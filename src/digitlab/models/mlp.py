@@ -1,4 +1,4 @@
-"""Dense networks: ``Linear`` (no hidden layer) and ``MLP`` (any number of them)."""
+"""Dense networks: ``Linear`` without a hidden layer, and ``MLP`` with any number of them."""
 
 import math
 from typing import Annotated
@@ -12,7 +12,10 @@ from digitlab.models.layers import ACTIVATIONS, Activation, Init, initialise
 
 
 class Linear(nn.Module):
-    """One dense layer from the pixels to the logits."""
+    """One dense layer from the pixels to the logits (softmax regression, if the loss is cross-entropy).
+
+    ``init`` and ``init_scale`` are explained in ``layers.initialise``.
+    """
 
     @checked
     def __init__(
@@ -23,16 +26,20 @@ class Linear(nn.Module):
         initialise(self, init=init, scale=init_scale)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (N, C, H, W), normalised, to logits (N, K)."""
+        """Map normalised images, float (N, C, H, W), to logits (N, K)."""
         logits: Tensor = self.output(images.flatten(1))
         return logits
 
 
 class MLP(nn.Module):
-    """Dense layers of ``hidden`` units each, then one to the logits.
+    """Dense hidden layers with ``hidden`` units each, followed by a dense layer to the logits.
 
-    A hidden layer is dense → batch norm (if asked for) → activation → dropout. ``activation`` is one name for all
-    hidden layers or a list of one each. A layer followed by batch norm has no bias: the norm would subtract it.
+    A hidden layer is: dense → batch norm (with ``batch_norm``) → activation → dropout with probability ``dropout``.
+    ``activation`` is one name for all hidden layers, or a list with one name for each. A layer before batch norm has no
+    bias, which the norm would subtract. ``init`` and ``init_scale`` are explained in ``layers.initialise``.
+
+    Raises:
+        ConfigError: a list of activations has another length than ``hidden``.
     """
 
     @checked
@@ -67,9 +74,9 @@ class MLP(nn.Module):
         initialise(self, init=init, scale=init_scale)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (N, C, H, W), normalised, to logits (N, K)."""
+        """Map normalised images, float (N, C, H, W), to logits (N, K)."""
         features = images.flatten(1)
-        # Not self.hidden(features): in a small network's step the call of one more module can be felt.
+        # A loop instead of self.hidden(features): in a small network, one more module call takes measurable time.
         for layer in self.hidden:
             features = layer(features)
         logits: Tensor = self.output(features)

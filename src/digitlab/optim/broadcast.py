@@ -1,8 +1,9 @@
-"""Hyper-parameters as update rules take them, and how they meet a parameter.
+"""Arithmetic with hyper-parameters that are numbers or tensors; the update rules in ``functional`` and ``muon`` use it.
 
-One is a float, a tensor without dimensions (which a compiled step can be given anew without being compiled again), or
-an (M,) tensor, one value a member of a population, whose parameters are stacked, (M, …). Such tensors should be float64
-whatever the parameters are, as Python's floats are: in float32, 1 − 0.999 is right to five digits only.
+A hyper-parameter is a float, a scalar tensor (so that a compiled step can be called with another value without
+compiling again), or a tensor (M,) with one value for each member of a population, whose parameters are stacked as (M,
+…). Such tensors should be float64, as Python floats are, whatever the dtype of the parameters: in float32, 1 − 0.999
+has only five correct digits.
 """
 
 from torch import Tensor
@@ -11,19 +12,25 @@ Number = float | Tensor
 
 
 def is_on(number: Number) -> bool:
-    """A tensor may hold zeros for some members, which is for its device to know: it is always on."""
+    """Return whether a hyper-parameter such as momentum has an effect: it is a tensor or not zero.
+
+    A tensor counts as on even if all its values are zero; reading them would make the host wait for the device.
+    """
     return isinstance(number, Tensor) or number != 0
 
 
 def fit(number: Number, parameter: Tensor) -> Number:
-    """A hyper-parameter shaped to meet ``parameter``: (M,) becomes (M, 1, …), in the parameter's dtype."""
+    """Return a hyper-parameter in a form that broadcasts against ``parameter``.
+
+    A tensor (M,) becomes (M, 1, …) in the dtype of ``parameter``; a float stays as it is.
+    """
     if not isinstance(number, Tensor):
         return number
     return number.to(parameter.dtype).reshape(number.shape + (1,) * (parameter.ndim - number.ndim))
 
 
 def add_scaled(target: Tensor, tensor: Tensor, factor: Number) -> None:
-    """``target += factor · tensor`` in one pass."""
+    """Compute ``target += factor · tensor`` in place and in one pass."""
     if isinstance(factor, Tensor):
         target.addcmul_(tensor, factor)
     else:
@@ -31,10 +38,10 @@ def add_scaled(target: Tensor, tensor: Tensor, factor: Number) -> None:
 
 
 def sum_scaled(first: Tensor, second: Tensor, factor: Number) -> Tensor:
-    """``first + factor · second`` in one pass, as a new tensor."""
+    """Return ``first + factor · second`` as a new tensor, computed in one pass."""
     return first.addcmul(second, factor) if isinstance(factor, Tensor) else first.add(second, alpha=factor)
 
 
 def decayed(gradient: Tensor, parameter: Tensor, decay: Number) -> Tensor:
-    """The gradient with that of decay/2 · ‖parameter‖², the coupled weight decay, added."""
+    """Add coupled weight decay, ``decay`` · ``parameter`` (the gradient of decay/2 · ‖parameter‖²), to the gradient."""
     return sum_scaled(gradient, parameter, fit(decay, parameter)) if is_on(decay) else gradient

@@ -1,13 +1,13 @@
-"""Update rules as plain functions of tensors, for populations (stacked members) and compiled steps.
+"""Update rules as functions of tensors, for compiled runs and for populations, whose parameters are stacked.
 
-The eager solo run updates by ``torch.optim``, which is the oracle of these rules: same arithmetic, same state under the
-same names (``rule_state``), so that a checkpoint made by one can be resumed by the other.
+Eager solo runs use ``torch.optim``, the reference for these rules: they do the same arithmetic and keep the same state
+under the same names (``state``), so a checkpoint from one can be resumed by the other.
 
-All rules are called alike, ``rule(parameters, gradients, state, lr=…, weight_decay=…, …)``. Parameters and state change
-in place, gradients never; parameters that require a gradient need ``torch.no_grad`` around the call. Gradients have the
-shapes of their parameters, (M, …) in a population of M members. What a number may be says ``hyperparameters``. What
-parameters have of their own has one entry a parameter: ``weight_decay``, as biases are not decayed, and all of Muon's,
-whose rule stands beside its torch optimiser in ``muon``.
+All rules have the form ``rule(parameters, gradients, state, lr=…, weight_decay=…, …)``. They change ``parameters`` and
+``state`` in place, but not ``gradients``; if parameters require gradients, call them under ``torch.no_grad``.
+Parameters and gradients have equal shapes, in a population of M members (M, …). ``broadcast`` explains which numbers
+may be tensors. A setting that can differ between parameters is a sequence with one entry for each: ``weight_decay``,
+because biases are not decayed, and all settings of Muon, whose rule is in the module ``muon``.
 """
 
 import math
@@ -31,12 +31,13 @@ def sgd(
     momentum: Number = 0.0,
     nesterov: bool = False,
 ) -> None:
-    """Gradient descent; ``momentum`` after Sutskever et al. (2013), with or without Nesterov's look ahead."""
+    """Gradient descent, with momentum after Sutskever et al. (2013), with or without Nesterov's form of it."""
     state.step.add_(1)
     for i, (parameter, gradient, decay) in enumerate(zip(parameters, gradients, weight_decay, strict=True)):
         update = decayed(gradient, parameter, decay)
         if is_on(momentum):
-            # torch starts the buffer with the first gradient, which is what a buffer of zeros gives without dampening.
+            # PyTorch initialises the buffer with the first gradient; a buffer of zeros gives the same without
+            # dampening.
             buffer = state.entries["momentum_buffer"][i].mul_(fit(momentum, parameter)).add_(update)
             update = sum_scaled(update, buffer, fit(momentum, parameter)) if nesterov else buffer
         add_scaled(parameter, update, -fit(lr, parameter))
@@ -52,7 +53,7 @@ def adam(
     betas: tuple[Number, Number] = (0.9, 0.999),
     eps: Number = 1e-8,
 ) -> None:
-    """Adam (Kingma and Ba, 2015); weight decay is coupled: it passes through the moments like any gradient."""
+    """Adam (Kingma and Ba, 2015); weight decay is coupled: it is added to the gradient before the moments."""
     beta1, beta2 = betas
     step = state.step.add_(1)
     step_size = lr / _bias_correction(beta1, step)
@@ -75,7 +76,7 @@ def adamw(
     betas: tuple[Number, Number] = (0.9, 0.999),
     eps: Number = 1e-8,
 ) -> None:
-    """AdamW (Loshchilov and Hutter, 2019): weight decay apart from the moments."""
+    """AdamW (Loshchilov and Hutter, 2019): weight decay is decoupled, it shrinks the parameters directly."""
     for parameter, decay in zip(parameters, weight_decay, strict=True):
         if is_on(decay):
             parameter.mul_(fit(1 - lr * decay, parameter))
@@ -130,27 +131,32 @@ RULES: Mapping[RuleName, Callable[..., None]] = {
     "muon": muon,
 }
 
-# torch's own, in clip_grad_norm_.
+# The value that torch.nn.utils.clip_grad_norm_ uses.
 CLIP_EPS = 1e-6
 
 
 def max_ema_decay(steps: int) -> float:
-    """The largest share of itself that an average of the weights keeps in its update after ``steps`` mini-batches.
+    """Return the largest decay that a moving average of the weights may have after ``steps`` mini-batches.
 
-    The early average would be mostly initial weights: its memory grows with the steps taken.
+    Without the limit, the early average would consist mostly of the initial weights. So its memory grows with the
+    number of steps.
     """
     return (1 + steps) / (10 + steps)
 
 
 def _average_square(average: Tensor, gradient: Tensor, beta: Number) -> Tensor:
-    """The running mean of the squared gradient, brought up to date in place."""
+    """Update the running mean of the squared gradient in place and return it."""
     if isinstance(beta, Tensor):
         return average.lerp_(gradient.square(), fit(1 - beta, average))
     return average.mul_(beta).addcmul_(gradient, gradient, value=1 - beta)
 
 
 def _bias_correction(beta: Number, step: Tensor) -> Tensor:
-    """1 − beta^step. As a power the compiler fuses it into the update and computes it for every entry (10 × slower)."""
+    """Return 1 − beta^step as a scalar or (M,) tensor.
+
+    It is computed with exp and log: the compiler would fuse a power into the update and compute it for every entry,
+    which is ten times slower.
+    """
     if isinstance(beta, Tensor):
         return 1 - torch.exp(step * beta.log())
     return 1 - torch.exp(step * (math.log(beta) if beta else -math.inf))

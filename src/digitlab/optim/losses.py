@@ -1,4 +1,7 @@
-"""Losses: from logits and targets to the mean over a mini-batch, and from logits to the scores of the classes."""
+"""Losses: from logits and targets to the mean over a mini-batch, and from logits to confidences of the classes.
+
+``conf/loss/`` names them; ``training`` and ``engine`` call them. N images, K classes.
+"""
 
 from abc import ABC, abstractmethod
 from typing import Literal
@@ -11,27 +14,28 @@ from digitlab.config.schema import Rate, settings
 
 
 class Loss(ABC):
-    """Losses of logits (N, K) against targets as ``encode`` makes them."""
+    """The base class of losses."""
 
     def encode(self, targets: Tensor, classes: int) -> Tensor:
-        """Labels int64 (N,) or, after mix-up, class weights float (N, K), in the form that the loss takes.
+        """Convert targets to the form that the loss takes.
 
-        Apart from the loss itself, so that it is done for many mini-batches at once.
+        ``targets`` are labels, int64 (N,), or class weights, float (N, K), if images were mixed. This is separate from
+        the call so that it can be done for many mini-batches at once.
         """
         return targets
 
     @abstractmethod
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The mean over the mini-batch of logits (N, K): a float scalar."""
+        """Return the mean loss of logits (N, K) over the mini-batch: a float scalar tensor. ``targets`` are encoded."""
 
     @abstractmethod
     def scores(self, logits: Tensor) -> Tensor:
-        """Logits (N, K) as confidences in [0, 1], (N, K), that keep their order."""
+        """Convert logits (N, K) to confidences in [0, 1], (N, K), that are in the same order."""
 
 
 @settings
 class CrossEntropy(Loss):
-    """Cross-entropy of the softmax; ``label_smoothing`` after Szegedy et al. (2016)."""
+    """Cross-entropy of the softmax, in nats; ``label_smoothing`` after Szegedy et al. (2016)."""
 
     label_smoothing: Rate = 0.0
 
@@ -44,7 +48,10 @@ class CrossEntropy(Loss):
 
 @settings
 class MeanSquaredError(Loss):
-    """Mean over outputs and mini-batch of (output - one-hot target)²."""
+    """The mean of (output - one-hot target)² over outputs and mini-batch.
+
+    ``output`` says what an output is: the softmax or the sigmoid of the logits, or the logits themselves (``raw``).
+    """
 
     output: Literal["softmax", "sigmoid", "raw"] = "softmax"
 

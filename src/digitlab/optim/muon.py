@@ -1,7 +1,8 @@
-"""Muon: its update as a rule like those of ``rules``, and as a torch optimiser.
+"""Muon: its update rule for ``functional.RULES``, and the optimizer ``Muon`` for eager solo runs, which calls it.
 
-``torch.optim.Muon`` takes matrices only; this one takes filters too, and beside them what descends as usual. Which are
-which says its schema, ``optimizers.Muon``. M members, where they are stacked.
+``torch.optim.Muon`` takes only matrices. This one also takes filters, and parameters that are trained by gradient
+descent beside them; the settings class ``optimizers.Muon`` decides which are which. In a population, parameters of M
+members are stacked.
 """
 
 import math
@@ -15,22 +16,23 @@ from digitlab.core.abilities import abilities
 from digitlab.optim.broadcast import Number, add_scaled, decayed, fit, is_on, sum_scaled
 from digitlab.optim.state import RuleState
 
-# Of the quintic a x + b x³ + c x⁵: chosen by Jordan et al. (2024) for a steep start, so that small singular values grow
-# at once; those near 1 are sent about it, not to it.
+# Coefficients of the polynomial a x + b x³ + c x⁵. Jordan et al. (2024) chose a steep start, so that small singular
+# values grow quickly; those near 1 stay near 1 but do not converge to it.
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalised(matrix: Tensor, *, iterations: int) -> Tensor:
-    """``matrix`` (rows, columns) with all its singular values brought near 1, its singular vectors as they are.
+    """Return ``matrix`` with all singular values moved close to 1 and the same singular vectors.
 
-    Of several, (M, rows, columns), each is. By Newton-Schulz iterations on the matrix over its Frobenius norm; after
-    five of them singular values of more than a hundredth of that norm lie within 0.7 and 1.2 or so. Zeros stay zeros.
-    It is computed in ``_product_dtype``.
+    ``matrix`` is (rows, columns) or (M, rows, columns), float; the result has the same shape and dtype. The
+    Newton–Schulz iteration is applied to the matrix divided by its Frobenius norm. After five ``iterations``, singular
+    values that were more than a hundredth of this norm are between about 0.7 and 1.2. Zeros stay zeros. The products
+    are computed in the dtype that ``_product_dtype`` chooses.
     """
     a, b, c = _QUINTIC
     dtype = _product_dtype(matrix)
     rows, columns = matrix.shape[-2:]
-    # The products with its transpose are smaller for a wide one.
+    # For a wide matrix the products with its transpose are smaller.
     near = (matrix.mT if rows > columns else matrix).to(dtype)
     near = near / (torch.linalg.vector_norm(near, dim=(-2, -1), keepdim=True) + 1e-7)
     add_product = torch.addmm if matrix.ndim == 2 else torch.baddbmm
@@ -62,14 +64,16 @@ def muon(
     iterations: Sequence[int],
     normalize_filters: Sequence[bool],
 ) -> None:
-    """Momentum with Nesterov's look ahead, whose updates are orthogonalised for parameters with ``iterations`` (Muon,
-    Jordan et al., 2024), and are left as they are for those without (0).
+    """Update with Nesterov momentum; the updates of parameters with ``iterations`` > 0 are orthogonalised.
 
-    A parameter's learning rate is ``lr`` · ``lr_factor``, so that one schedule of ``lr`` serves all. Weight decay of
-    what is orthogonalised is apart from the update (as in AdamW), of the others a part of the gradient (as in SGD).
-    ``normalize_filters`` rescales an orthogonalised weight before its update so that its filters (or rows) have norm 1
-    on average. Use it for networks whose normalisation layers make the scale of the weights meaningless. An ``lr`` of
-    (M,) says that parameters are stacked, (M, …).
+    That is Muon (Jordan et al., 2024); parameters with ``iterations`` = 0 are trained by gradient descent. Parameters,
+    gradients and state are as in ``functional``; every setting but ``lr`` has one entry for each parameter.
+
+    The learning rate of a parameter is ``lr`` · ``lr_factor``, so that one schedule of ``lr`` serves all. Weight decay
+    is decoupled (as in AdamW) for orthogonalised parameters, and coupled (as in SGD) for the others. With
+    ``normalize_filters``, an orthogonalised parameter is rescaled before each update so that the root mean square of
+    the norms of its filters (or rows) is 1; this suits networks with normalisation layers, where the scale of weights
+    has no effect. If ``lr`` is a tensor (M,), parameters are stacked, (M, …).
     """
     state.step.add_(1)
     filters = 1 if isinstance(lr, Tensor) and lr.ndim == 1 else 0
@@ -88,33 +92,33 @@ def muon(
 
 
 def _orthogonal(update: Tensor, *, iterations: int, filters: int) -> Tensor:
-    """``update`` orthogonalised as a matrix, whose rows are along the axis ``filters``; each of several as one."""
+    """Orthogonalise ``update`` as a matrix with the axis ``filters`` as rows; with ``filters`` = 1, for each member."""
     matrix = update.flatten(filters + 1)
     rows, columns = matrix.shape[filters:]
-    # A tall matrix has to be larger to change what it computes as much (Jordan et al., 2024).
+    # A tall matrix needs larger entries to change the output as much (Jordan et al., 2024).
     scale = math.sqrt(max(1, rows / columns))
     return scale * orthogonalised(matrix, iterations=iterations).reshape(update.shape)
 
 
 def _rescale(parameter: Tensor, *, filters: int) -> None:
-    """Bring ``parameter``, or each of several, to the norm that is the root of its length along ``filters``."""
+    """Scale ``parameter`` in place to the norm sqrt(number of filters), for each member if ``filters`` is 1."""
     axes = tuple(range(filters, parameter.ndim))
     norm = torch.linalg.vector_norm(parameter, dim=axes, keepdim=True) / math.sqrt(parameter.shape[filters])
-    # Zeros have no norm, and stay as they are.
+    # A parameter of zeros stays zero instead of becoming nan.
     parameter.div_(norm.clamp(min=torch.finfo(norm.dtype).tiny))
 
 
 def _with_momentum(gradient: Tensor, buffer: Tensor, momentum: Number) -> Tensor:
-    """The sum of gradients, each ``momentum`` times the one before it, as it will be one gradient later."""
+    """Update the momentum ``buffer`` in place; return the gradient plus ``momentum`` times the buffer (Nesterov)."""
     own = fit(momentum, gradient)
     return sum_scaled(gradient, buffer.mul_(own).add_(gradient), own)
 
 
 class Muon(torch.optim.Optimizer):
-    """``muon`` of groups of parameters."""
+    """The rule ``muon`` as a ``torch.optim.Optimizer``, for eager solo runs."""
 
     def __init__(self, groups: Iterable[dict[str, Any]], *, lr: float) -> None:
-        """Each of ``groups`` has ``params``, and beside them what the rule takes of each parameter."""
+        """Create it from groups, which have ``params`` and the settings that ``muon`` takes for each parameter."""
         super().__init__(groups, {"lr": lr})
 
     @torch.no_grad()
@@ -124,7 +128,7 @@ class Muon(torch.optim.Optimizer):
             gradients = [parameter.grad for parameter in parameters]
             buffers = [self._buffer(parameter) for parameter in parameters]
             of_each = {name: [value] * len(parameters) for name, value in group.items() if name not in ("params", "lr")}
-            # The number of steps is of no use to it.
+            # The rule does not use the number of steps.
             state = RuleState(torch.zeros(()), {"momentum_buffer": buffers})
             muon(parameters, gradients, state, lr=group["lr"], **of_each)
 

@@ -1,7 +1,8 @@
-"""Optimisers of the solo run: each a typed schema that builds the ``torch.optim`` class of the same name.
+"""Settings of the optimizers; each builds the ``torch.optim`` optimizer of the same name for eager solo runs.
 
-``training.rules`` holds the same updates as pure functions, for populations and compiled steps; torch's are their
-oracle. Muon alone builds a class of our own. Biases and the weights of norms are never decayed.
+``conf/optimizer/`` names them. Compiled runs and populations use the same settings with the rules in ``functional``;
+PyTorch's optimizers are the reference for those. Only Muon builds an optimizer of our own. Biases and the weights of
+normalisation layers are never decayed.
 """
 
 from abc import abstractmethod
@@ -21,19 +22,20 @@ from digitlab.optim import muon
 from digitlab.optim.state import RuleName
 
 Betas = Annotated[list[Rate], Field(min_length=2, max_length=2)]
-# More would leave singular values where they are: about 1, where the iteration does not settle.
+# More iterations do not help: singular values near 1 do not converge to 1.
 Iterations = Annotated[int, Field(ge=1, le=20)]
 
 
-# Settings that make the groups, or come with each update.
+# These settings determine the groups of parameters or change with each update.
 _OF_GROUPS = ("lr", "weight_decay", "decay_layers")
 
 
 @settings
 class Optimizer:
-    """What all have: the base learning rate, and weight decay on the weights of ``decay_layers`` (null: all).
+    """The settings that all optimizers have.
 
-    ``decay_layers`` are names of layers as the model summary shows them, or patterns such as ``hidden.*``.
+    ``lr`` is the base learning rate. ``weight_decay`` acts on the weights of ``decay_layers``, which are names of
+    layers as in the model summary or patterns such as ``hidden.*`` (null: all layers).
     """
 
     lr: PositiveFloat
@@ -44,17 +46,21 @@ class Optimizer:
     def _build(self, groups: list[dict[str, Any]], **fused: bool) -> torch.optim.Optimizer: ...
 
     def build(self, network: nn.Module) -> torch.optim.Optimizer:
-        """The torch optimiser over the parameters of ``network``.
+        """Return the ``torch.optim`` optimizer for the parameters of ``network``.
 
-        Raises ``ConfigError`` where a pattern of ``decay_layers`` meets no layer that has a weight.
+        Raises:
+            ConfigError: a pattern of ``decay_layers`` matches no layer with a weight.
         """
         fused = abilities(next(network.parameters()).device).fused_optimizers
         return self._build(self.groups(network), **({"fused": True} if fused else {}))
 
     def groups(self, network: nn.Module) -> list[dict[str, Any]]:
-        """The parameters of ``network`` as groups of a torch optimiser, in its order; raises as ``build`` does.
+        """Return the parameters of ``network`` as groups for a ``torch.optim`` optimizer, in its order.
 
-        Beside its ``params`` each has what the rule takes of each parameter, under the same names in all groups.
+        Each group has ``params`` and the settings of these parameters; all groups have the same keys.
+
+        Raises:
+            ConfigError: as ``build``.
         """
         decayed: list[nn.Parameter] = []
         if self.weight_decay:
@@ -64,13 +70,13 @@ class Optimizer:
 
     @property
     def shared(self) -> dict[str, Any]:
-        """What the rule takes once for all parameters, beside the learning rate."""
+        """The settings that the update rule takes once for all parameters, without the learning rate."""
         return {name: value for name, value in vars(self).items() if name not in _OF_GROUPS}
 
 
 @settings
 class SGD(Optimizer):
-    """Gradient descent; ``momentum`` after Sutskever et al. (2013), with or without Nesterov's look ahead."""
+    """Gradient descent, with ``momentum`` after Sutskever et al. (2013), and ``nesterov`` for Nesterov's form of it."""
 
     momentum: Rate = 0.0
     nesterov: bool = False
@@ -85,7 +91,7 @@ class SGD(Optimizer):
 
 @settings
 class Adam(Optimizer):
-    """Adam (Kingma and Ba, 2015); weight decay is coupled: it passes through the moments like any gradient."""
+    """Adam (Kingma and Ba, 2015); weight decay is coupled: it is added to the gradient before the moments."""
 
     betas: Betas = field(default_factory=lambda: [0.9, 0.999])
     eps: PositiveFloat = 1e-8
@@ -96,7 +102,7 @@ class Adam(Optimizer):
 
 @settings
 class AdamW(Optimizer):
-    """AdamW (Loshchilov and Hutter, 2019): weight decay apart from the moments."""
+    """AdamW (Loshchilov and Hutter, 2019): weight decay is decoupled, it shrinks the parameters directly."""
 
     betas: Betas = field(default_factory=lambda: [0.9, 0.999])
     eps: PositiveFloat = 1e-8
@@ -114,7 +120,7 @@ class RMSprop(Optimizer):
     eps: PositiveFloat = 1e-8
 
     def _build(self, groups: list[dict[str, Any]], **fused: bool) -> torch.optim.Optimizer:
-        # torch has no fused RMSprop.
+        # PyTorch has no fused RMSprop.
         return torch.optim.RMSprop(groups, lr=self.lr, momentum=self.momentum, alpha=self.alpha, eps=self.eps)
 
 
@@ -125,20 +131,21 @@ class Adagrad(Optimizer):
     eps: PositiveFloat = 1e-10
 
     def _build(self, groups: list[dict[str, Any]], **fused: bool) -> torch.optim.Optimizer:
-        # torch 2.11 has the fused kernel for the CPU only; later versions have one for CUDA, too.
+        # PyTorch 2.11 has the fused kernel for the CPU only; later versions also have one for CUDA.
         device = groups[0]["params"][0].device
         use_fused = fused.get("fused", False) and _has_kernel("aten::_fused_adagrad_", device)
-        # Not None: torch would choose by itself.
+        # Not None, with which PyTorch would choose another implementation by itself.
         return torch.optim.Adagrad(groups, lr=self.lr, eps=self.eps, fused=use_fused)
 
 
 @settings
 class Muon(Optimizer):
-    """Muon (Jordan et al., 2024) for the filters and matrices of all layers but ``sgd_layers``.
+    """Muon (Jordan et al., 2024) for the filters and matrices of all layers except ``sgd_layers``.
 
-    Those descend with ``sgd_lr`` and, as far as they are decayed at all, ``sgd_weight_decay``; biases and norms with
-    ``bias_lr`` (null: ``sgd_lr``); both with ``sgd_momentum``. A schedule acts on all rates alike. ``iterations`` make
-    an update orthogonal.
+    ``sgd_layers`` are trained by gradient descent with the learning rate ``sgd_lr`` and, for those in ``decay_layers``,
+    with ``sgd_weight_decay``. Biases and the weights of normalisation layers are trained with ``bias_lr`` (null:
+    ``sgd_lr``). Both have the momentum ``sgd_momentum``. A schedule multiplies all learning rates by the same factor.
+    ``iterations`` and ``normalize_filters`` are explained in ``muon.muon``.
     """
 
     momentum: Rate = 0.95
@@ -151,6 +158,7 @@ class Muon(Optimizer):
     bias_lr: PositiveFloat | None = None
 
     def groups(self, network: nn.Module) -> list[dict[str, Any]]:
+        """As ``Optimizer.groups``; also raises ``ConfigError`` if a pattern of ``sgd_layers`` matches no layer."""
         descending = _weights(network, self.sgd_layers, "sgd_layers")
         own = _without(_weights(network, ["*"], ""), descending)
         decayed = _weights(network, ["*"] if self.decay_layers is None else self.decay_layers, "decay_layers")
@@ -173,7 +181,7 @@ class Muon(Optimizer):
         return {}
 
     def _numbers(self, lr: float, momentum: float, iterations: int = 0) -> dict[str, Any]:
-        """Of a group of ``muon.Muon``; those without ``iterations`` descend."""
+        """Return the settings of a group for ``muon.Muon``; with 0 ``iterations`` it is trained by gradient descent."""
         return {
             "iterations": iterations, "lr_factor": lr / self.lr, "momentum": momentum,
             "normalize_filters": self.normalize_filters,
@@ -183,14 +191,14 @@ class Muon(Optimizer):
         return muon.Muon(groups, lr=self.lr)
 
 
-# One's own that is made of one of these has another update.
+# Looked up by exact class: a user's subclass may have another update.
 RULE_OF: Mapping[type[Optimizer], RuleName] = {
     SGD: "sgd", Adam: "adam", AdamW: "adamw", RMSprop: "rmsprop", Adagrad: "adagrad", Muon: "muon"
 }  # fmt: skip
 
 
 def of_each(group: Mapping[str, Any]) -> dict[str, Any]:
-    """What a group of parameters says of each of them."""
+    """Return the settings of a group without its ``params``."""
     return {name: value for name, value in group.items() if name != "params"}
 
 
@@ -201,9 +209,10 @@ def _has_kernel(operator: str, device: torch.device) -> bool:
 
 
 def _weights(network: nn.Module, patterns: Sequence[str], key: str) -> list[nn.Parameter]:
-    """The filters and matrices of the layers that ``patterns``, which stand at ``key``, meet.
+    """Return the filters and matrices of the layers that match one of ``patterns``.
 
-    Raises ``ConfigError`` where one meets none.
+    Raises:
+        ConfigError: a pattern matches no layer; ``key`` is the setting that the patterns come from.
     """
     weights = {name.removesuffix(".weight"): p for name, p in network.named_parameters() if p.ndim > 1}
     for pattern in patterns:
@@ -213,5 +222,6 @@ def _weights(network: nn.Module, patterns: Sequence[str], key: str) -> list[nn.P
 
 
 def _without(parameters: Iterable[nn.Parameter], others: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    """Return those ``parameters`` that are not among ``others``."""
     taken = {id(parameter) for parameter in others}
     return [parameter for parameter in parameters if id(parameter) not in taken]

@@ -1,7 +1,8 @@
-"""Learning-rate schedules in closed form: what the base rate is multiplied by at each mini-batch step.
+"""Learning-rate schedules as closed formulas: the factor of the base learning rate at each mini-batch step.
 
-A schedule has no state, so a run that resumes, a compiled chunk or a population with a schedule a member needs nothing
-but the number of the step: it asks for the factors of the steps ahead and makes a tensor of them.
+``conf/scheduler/`` names them; ``training`` and ``engine`` use them. A schedule has no state and needs only the number
+of the step. So a resumed run continues it, a compiled chunk gets the factors of its steps as a tensor, and each member
+of a population can have its own.
 """
 
 import math
@@ -14,18 +15,18 @@ from digitlab.core.errors import ConfigError
 
 @settings
 class Schedule(ABC):
-    """What all schedules share: a linear warm-up (Goyal et al., 2017) to the rate at which the schedule starts.
+    """The base class: a linear warm-up (Goyal et al., 2017) of ``warmup_epochs`` to the first rate of the schedule.
 
-    Warm-up steps are counted from one, so the first step learns already. ``warmup_epochs`` may be a part of an epoch; 0
-    turns the warm-up off.
+    ``warmup_epochs`` may be a fraction of an epoch; 0 means no warm-up. The first step has a rate above 0, because
+    warm-up steps are counted from 1.
     """
 
     warmup_epochs: NonNegativeFloat = 0.0
 
     def factor(self, step: int, *, steps_per_epoch: int, total_steps: int) -> float:
-        """The multiplier of the base learning rate for the mini-batch ``step`` that is about to be taken, from 0.
+        """Return the factor of the base learning rate for the next mini-batch, ``step``, counted from 0.
 
-        ``total_steps`` is the length of the whole training. Beyond it a schedule stays where it ended.
+        ``total_steps`` is the length of the whole training. After it, the factor stays at its last value.
         """
         warmup_steps = self.warmup_epochs * steps_per_epoch
         if step + 1 < warmup_steps:
@@ -34,12 +35,12 @@ class Schedule(ABC):
 
     @abstractmethod
     def _after_warmup(self, step: float, total_steps: float, steps_per_epoch: int) -> float:
-        """The factor with both counts taken from the end of the warm-up."""
+        """Return the factor; ``step`` and ``total_steps`` are counted from the end of the warm-up."""
 
 
 @settings
 class Constant(Schedule):
-    """The base rate throughout."""
+    """The base learning rate in every step."""
 
     def _after_warmup(self, step: float, total_steps: float, steps_per_epoch: int) -> float:
         return 1.0
@@ -47,10 +48,10 @@ class Constant(Schedule):
 
 @settings
 class Steps(Schedule):
-    """The rate times ``gamma`` at each of ``milestones_epochs``; ``[]`` never lowers it.
+    """The learning rate is multiplied by ``gamma`` at each of ``milestones_epochs``; with ``[]`` it stays constant.
 
-    Milestones count from the start of training, warm-up included; one inside an epoch takes effect at the nearest
-    mini-batch.
+    Milestones count epochs from the start of training, including the warm-up. A milestone within an epoch takes effect
+    at the nearest mini-batch.
     """
 
     milestones_epochs: list[PositiveFloat]
@@ -74,7 +75,7 @@ class Steps(Schedule):
 
 @settings
 class Linear(Schedule):
-    """In equal steps from the base rate to ``final_factor`` times it, reached when the last step has been taken."""
+    """From the base rate to ``final_factor`` times it in equal steps; the last value applies after the last step."""
 
     final_factor: Fraction = 0.0
 
@@ -84,7 +85,7 @@ class Linear(Schedule):
 
 @settings
 class Cosine(Schedule):
-    """Half a cosine wave from the base rate down to ``final_factor`` times it (Loshchilov & Hutter, 2017)."""
+    """From the base rate to ``final_factor`` times it along half a cosine wave (Loshchilov & Hutter, 2017)."""
 
     final_factor: Fraction = 0.0
 
@@ -94,11 +95,11 @@ class Cosine(Schedule):
 
 @settings
 class OneCycle(Schedule):
-    """Up to the base rate and down to almost nothing, both along half a cosine wave (Smith & Topin, 2018).
+    """Up to the base rate and down to almost zero, both along half a cosine wave (Smith & Topin, 2018).
 
-    The base rate is the maximum. It is reached after ``peak_fraction`` of the training; the cycle begins at
-    ``initial_factor`` times it and ends, with the last step, at ``final_factor`` times it. Momentum is left as it is:
-    the paper's inverse cycle of the momentum is not part of this schedule.
+    The base rate is the maximum, reached after the fraction ``peak_fraction`` of the training. The cycle starts at
+    ``initial_factor`` times it and ends, with the last step, at ``final_factor`` times it. The paper also cycles the
+    momentum in the opposite direction; this schedule does not.
     """
 
     initial_factor: Fraction = 0.04
@@ -106,7 +107,7 @@ class OneCycle(Schedule):
     peak_fraction: Fraction = 0.3
 
     def _after_warmup(self, step: float, total_steps: float, steps_per_epoch: int) -> float:
-        # Both phases end *on* a step, hence the ones. A training too short to rise starts at its peak.
+        # Both phases end on a step, so one is subtracted. A training that is too short to rise starts at its peak.
         peak_step = max(self.peak_fraction * total_steps - 1, 0)
         if step < peak_step:
             return _half_wave(self.initial_factor, 1.0, step, peak_step)
@@ -114,10 +115,10 @@ class OneCycle(Schedule):
 
 
 def _half_wave(start: float, end: float, step: float, steps: float) -> float:
-    """From ``start`` at step 0 to ``end`` at step ``steps`` and after."""
+    """Return ``start`` at step 0, ``end`` from step ``steps`` on, and half a cosine wave in between."""
     return end + (start - end) * (1 + math.cos(math.pi * _progress(step, steps))) / 2
 
 
 def _progress(step: float, steps: float) -> float:
-    """From 0 at step 0 to 1 at step ``steps`` and after; a phase without length stays at its start."""
+    """Return 0 at step 0, 1 from step ``steps`` on, and a straight line in between; always 0 if ``steps`` is 0."""
     return min(step / steps, 1.0) if steps > 0 else 0.0

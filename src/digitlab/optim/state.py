@@ -1,4 +1,7 @@
-"""What update rules remember, and the same as ``torch.optim`` lays it out in checkpoints."""
+"""The state of update rules, and its conversion to and from the form that ``torch.optim`` has in checkpoints.
+
+``engine`` uses it, so that eager, compiled and stacked runs can resume each other's checkpoints.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
@@ -11,7 +14,8 @@ from digitlab.optim.broadcast import Number, is_on
 
 RuleName = Literal["sgd", "adam", "adamw", "rmsprop", "adagrad", "muon"]
 
-# What its torch optimiser keeps for each parameter, apart from the step and a buffer for a momentum that may be off.
+# The tensors that the torch.optim optimizer keeps for each parameter, without the step and without a momentum buffer
+# that exists only if momentum is on.
 _ENTRIES: Mapping[RuleName, tuple[str, ...]] = {
     "sgd": (),
     "adam": ("exp_avg", "exp_avg_sq"),
@@ -25,10 +29,10 @@ _WITHOUT_STEP = ("sgd", "muon")
 
 
 class RuleState(NamedTuple):
-    """What a rule remembers from one update to the next.
+    """The state that an update rule carries from one update to the next.
 
-    ``step``: number of updates made, without dimensions. ``entries``: under each name that the torch optimiser uses,
-    one tensor a parameter, shaped like it, zero at first.
+    ``step`` is a scalar tensor, the number of updates so far. ``entries`` has, under each name that ``torch.optim``
+    uses, one tensor for each parameter, of the parameter's shape and initially zero.
     """
 
     step: Tensor
@@ -36,27 +40,31 @@ class RuleState(NamedTuple):
 
 
 def entry_names(rule: RuleName, *, momentum: Number = 0.0) -> tuple[str, ...]:
-    """What is remembered of each parameter; ``momentum`` decides whether there is a buffer where it may be off."""
+    """Return the names of the tensors that ``rule`` keeps for each parameter.
+
+    ``momentum`` decides whether rules with optional momentum have a buffer.
+    """
     with_buffer = rule in _OPTIONAL_MOMENTUM and is_on(momentum)
     return (*_ENTRIES[rule], "momentum_buffer") if with_buffer else _ENTRIES[rule]
 
 
 def counts_steps(rule: RuleName) -> bool:
-    """Whether the torch optimiser keeps the number of updates beside the entries of each parameter."""
+    """Return whether the torch.optim optimizer stores the number of updates with each parameter."""
     return rule not in _WITHOUT_STEP
 
 
 def init_state(rule: RuleName, parameters: Sequence[Tensor], *, momentum: Number = 0.0) -> RuleState:
-    """The state before the first update, with what ``entry_names`` says."""
+    """Return the state before the first update, with the tensors of ``entry_names``, on the parameters' device."""
     names = entry_names(rule, momentum=momentum)
     step = torch.zeros((), dtype=_step_dtype(parameters[0].device), device=parameters[0].device)
     return RuleState(step, {name: [torch.zeros_like(p, requires_grad=False) for p in parameters] for name in names})
 
 
 def to_optimizer_state(rule: RuleName, state: RuleState, *, member: int | None = None) -> dict[int, dict[str, Tensor]]:
-    """``state`` as the ``"state"`` of the torch optimiser's ``state_dict``: of a solo run, or of one member.
+    """Return ``state`` in the form of ``"state"`` in the ``state_dict`` of a torch.optim optimizer.
 
-    The parameters are numbered in the order in which the rule was given them. The tensors are copies.
+    ``member`` selects a member of a population; None is for a solo run. Parameters are numbered in the order in which
+    the rule takes them. All tensors are copies.
     """
     entries = {}
     for i, tensors in enumerate(zip(*state.entries.values(), strict=True)):
@@ -70,9 +78,10 @@ def to_optimizer_state(rule: RuleName, state: RuleState, *, member: int | None =
 def from_optimizer_state(
     rule: RuleName, entries: Mapping[int, Mapping[str, Tensor]], parameters: Sequence[Tensor], *, momentum: Number = 0.0
 ) -> RuleState:
-    """The way back from ``to_optimizer_state`` for the ``parameters`` of a solo run; the tensors are copies.
+    """Return the state of a solo run from ``entries``, the ``"state"`` of a torch.optim optimizer for ``parameters``.
 
-    Without entries it is the state before the first update.
+    It is the inverse of ``to_optimizer_state``. All tensors are copies. If ``entries`` is empty, it is the state before
+    the first update.
     """
     state = init_state(rule, parameters, momentum=momentum)
     for i, entry in entries.items():
@@ -84,5 +93,5 @@ def from_optimizer_state(
 
 
 def _step_dtype(device: torch.device) -> torch.dtype:
-    """float64, for the sake of Adam's bias corrections; Apple's devices have none."""
+    """Return float64 for exact bias corrections in Adam, or float32 on devices without float64 (Apple's)."""
     return torch.float64 if abilities(device).float64 else torch.float32
