@@ -9,6 +9,7 @@ from omegaconf import OmegaConf, open_dict
 from torch import nn
 
 from digitlab.config.compose import CONF, add_missing_defaults, build, compose, plain, walk
+from digitlab.config.metrics import metric_direction
 from digitlab.core.errors import ConfigError
 from digitlab.training.experiment import Experiment
 
@@ -187,3 +188,21 @@ def test_a_node_in_a_node_is_built_for_an_annotation_only(monkeypatch, tmp_path)
 def test_what_a_run_hands_to_a_network_must_have_a_place_in_its_constructor():
     with pytest.raises(ConfigError, match=r"^model\._target_=torch.nn.Identity: its constructor must take image_shape"):
         build({"_target_": "torch.nn.Identity"}, "model", nn.Module, image_shape=(1, 2, 2), classes=2)
+
+
+@pytest.mark.parametrize(
+    ("metric", "direction"),
+    [
+        ("val/accuracy", "max"),
+        ("val/loss", "min"),
+        ("test/calibration_error", "min"),
+        ("train_seconds", "min"),
+        ("images_per_second", "max"),
+        ("test/loss_at_accuracy_max", "min"),
+        ("test/f1_weighted", "max"),
+        # A class may have any name.
+        ("test/class_accuracy/loss", "max"),
+    ],
+)
+def test_losses_errors_and_seconds_are_better_when_small(metric, direction):
+    assert metric_direction(metric) == direction

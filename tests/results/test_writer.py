@@ -213,7 +213,7 @@ def test_result_json_has_all_that_is_promised(finished):
     result = RunFolder(finished.folder).read_result()
     promised = (
         "metrics", "best_epoch", "epochs", "train_seconds", "images_per_second", "parameters", "seed", "overrides",
-        "split_fingerprint", "command", "versions", "git_commit", "hardware", "status",
+        "split_fingerprint", "command", "versions", "git_commit", "hardware", "status", "tested",
     )  # fmt: skip
     assert set(promised) <= result.keys()
     assert result == finished.result

@@ -28,6 +28,7 @@ from pydantic import ValidationError
 from yaml import MarkedYAMLError, YAMLError
 
 from digitlab.config.cli_errors import group_names, group_table, hydra_refusal, refuse_unreadable
+from digitlab.config.metrics import metric_direction
 from digitlab.config.schema import nearest, refusal, unknown
 from digitlab.core.errors import ConfigError, DigitlabError
 
@@ -50,14 +51,9 @@ def register_resolvers() -> None:
     """Register the resolvers that ``conf/`` uses; ``${project:data}``, for example, is the path of data/."""
     OmegaConf.register_new_resolver("project", lambda name: str(ROOT / name), replace=True)
     OmegaConf.register_new_resolver("groups", lambda: group_table(CONF), replace=True)
-    OmegaConf.register_new_resolver("direction", direction, replace=True)
+    OmegaConf.register_new_resolver("direction", lambda metric: metric_direction(str(metric)), replace=True)
     # Cached, because Hydra resolves the name of the run folder several times and must get the same name.
     OmegaConf.register_new_resolver("run_suffix", lambda: secrets.token_hex(4), use_cache=True, replace=True)
-
-
-def direction(metric: object) -> str:
-    """Return ``min`` if ``metric`` is a loss, else ``max``: the direction in which the metric gets better."""
-    return "min" if str(metric).endswith("/loss") else "max"
 
 
 def compose(overrides: Sequence[str] = (), *, with_hydra: bool = False) -> DictConfig:

@@ -21,8 +21,9 @@ from digitlab.population.cohort import Cohort
 from digitlab.population.halving import Setting, setting_of
 from digitlab.results.checkpoint import read_checkpoint, write_checkpoint
 from digitlab.results.folder import RunFolder
-from digitlab.results.outcome import UNREADABLE
-from digitlab.results.writer import RunWriter, Status
+from digitlab.results.outcome import UNREADABLE, finite_or_worst
+from digitlab.results.result import CheckpointMetrics, Status
+from digitlab.results.writer import RunWriter
 from digitlab.training.checkpointing import restore, snapshot
 from digitlab.training.evaluation import measure_alone
 from digitlab.training.experiment import Experiment
@@ -104,7 +105,7 @@ class Member:
         self.learning_rate = 0.0
         self._images = 0
         self._improved = False
-        self._test_metrics: dict[str, float] = {}
+        self._measured: CheckpointMetrics | None = None
         self.halved_after_epoch = job.halved_after_epoch
         self.record = new_record(job.experiment, data, history=history, checkpoint=checkpoint)
 
@@ -123,10 +124,15 @@ class Member:
 
     @property
     def score(self) -> tuple[Setting, float]:
-        """What halving goes by: its setting and its best value so far, the worst there is where it failed."""
-        best, worst = self.record.best_tracker.best, self.record.best_tracker.monitor.worst
-        failed = isinstance(self.outcome, Exception)
-        return setting_of(self.job.overrides), worst if failed or best is None else best.value
+        """What halving compares: the run's setting, and its monitored value so far, the worst one if it failed.
+
+        The value is that of the checkpoint that the run would be tested on, as in the result of a run that has ended.
+        """
+        tracker, last_is_tested = self.record.best_tracker, self.job.experiment.options.test == "last"
+        tested = tracker.history[-1] if last_is_tested and tracker.history else tracker.best
+        failed = isinstance(self.outcome, Exception) or tested is None
+        value = tracker.monitor.worst if failed else finite_or_worst(tracker.monitor.metric, tested.value)
+        return setting_of(self.job.overrides), value
 
     @property
     def writer(self) -> RunWriter:
@@ -232,7 +238,6 @@ class Member:
     def finish(self) -> None:
         """The test, as the configuration asks for it, and the result, which tells if halving ended the run."""
         self._leave()
-        best = self.record.best_tracker.best
         try:
             if not self.job.config.figures.each_epoch:
                 send_weights(self.writer, self.classifier)
@@ -240,8 +245,8 @@ class Member:
         except Exception as error:
             self.fail(error)
         else:
-            self.outcome = self.record.best_tracker.monitor.worst if best is None else best.value
-            self._close("finished", None)
+            metrics, metric = self._close("finished", None)["metrics"], self.record.best_tracker.monitor.metric
+            self.outcome = finite_or_worst(metric, metrics.get(metric))
 
     def _leave(self) -> None:
         """Take the weights out of the population's tensors, so that these can go."""
@@ -256,21 +261,22 @@ class Member:
         checkpoint = read_checkpoint(folder.best if which == "best" else folder.last)
         self.classifier.load_state_dict(checkpoint["state_dict"])
         metrics, confusion = measure_alone(self.classifier, self.data)
-        self._test_metrics = checkpoint["metrics"] | metrics
+        self._measured = CheckpointMetrics.of(checkpoint, which, metrics)
         self.writer.confusion(confusion, self.classifier.facts.class_names)
         send_test(self.writer, self.classifier)
 
-    def _close(self, status: Status, error: Exception | None) -> None:
+    def _close(self, status: Status, error: Exception | None) -> dict[str, Any]:
         result = result_fields(
             status=status, error=error, record=self.record, classifier=self.classifier, folder=self.job.folder,
             split_fingerprint=self.data.split_fingerprint, overrides=self.job.overrides,
-            test_metrics=self._test_metrics, device=self.classifier.device,
+            measured=self._measured, device=self.classifier.device,
         )  # fmt: skip
         if status == "finished" and self.halved_after_epoch is not None:
             result["halved_after_epoch"] = self.halved_after_epoch
         with log_to(self.job.folder.log):
             self.writer.result(result, step=self.classifier.position.total_steps)
             self.writer.close()
+        return result
 
 
 def _rewind(job: Job) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from digitlab.config.metrics import metric_direction
 from digitlab.core.errors import show
 from digitlab.results.folder import RunFolder
 
@@ -76,7 +77,7 @@ class ReportedRun:
         if self.monitor in self.metrics:
             return self.metrics[self.monitor]
         values = [row[self.monitor] for row in self.epochs if self.monitor in row]
-        return (min if smaller_is_better(self.monitor) else max)(values, default=None)
+        return (min if metric_direction(self.monitor) == "min" else max)(values, default=None)
 
     def setting(self, key: str) -> Any:
         """The value of a dotted key: of a group the name that was chosen, None where the configuration lacks it."""
@@ -94,10 +95,6 @@ class Confusion:
 
     class_names: Sequence[str]
     counts: Sequence[Sequence[int]]
-
-
-def smaller_is_better(metric: str) -> bool:
-    return metric.endswith(("loss", "error", "seconds"))
 
 
 def read_record(run: RunFolder, *, named_from: Path) -> ReportedRun:
@@ -158,7 +155,7 @@ def by_monitored(records: Sequence[ReportedRun]) -> list[ReportedRun]:
 
     def rank(record: ReportedRun) -> tuple[bool, float]:
         value = record.monitored
-        return value is None, 0.0 if value is None else value if smaller_is_better(record.monitor) else -value
+        return value is None, 0.0 if value is None else value if metric_direction(record.monitor) == "min" else -value
 
     return sorted(records, key=rank)
 

@@ -26,8 +26,8 @@ from digitlab.engine.metrics import Counts
 from digitlab.optim.losses import CrossEntropy, Loss, MeanSquaredError
 from digitlab.reproduce.scratch import pure
 from digitlab.reproduce.scratch.network import Activation, Dense, Network, train
-from digitlab.results import environment
 from digitlab.results.folder import RunFolder
+from digitlab.results.result import CheckpointMetrics, CheckpointName, Tested, run_result
 from digitlab.results.writer import RunWriter
 from digitlab.training.experiment import Experiment
 
@@ -41,7 +41,10 @@ Ints = npt.NDArray[np.integer]
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What a way of running came to: its metrics, keyed ``test/…``, and the rest of what ``result.json`` says of it."""
+    """The numbers of a run that Lightning had no part in, as ``result.json`` needs them.
+
+    ``metrics`` are keyed ``test/…`` and belong to the weights after ``epoch`` (by default the last one).
+    """
 
     metrics: Metrics
     confusion: Tensor
@@ -49,6 +52,13 @@ class Trained:
     parameters: int | None
     epochs: int
     images: int
+    checkpoint: CheckpointName = "last"
+    best_epoch: int | None = None
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the weights that were tested, counted from 1."""
+        return self.epochs if self.best_epoch is None else self.best_epoch
 
 
 def run_numpy(config: DictConfig, experiment: Experiment, data: ImageData, *, test_curve: bool) -> Trained:
@@ -156,6 +166,8 @@ def run_pure(config: DictConfig, experiment: Experiment, data: ImageData) -> Tra
         parameters=pure.CLASSES * (pure.PIXELS + 1),
         epochs=limits.max_epochs,
         images=limits.max_epochs * len(training),
+        checkpoint="best",
+        best_epoch=math.ceil(learnt.best.step / math.ceil(len(training) / data.batch_size)),
     )
 
 
@@ -209,21 +221,19 @@ def write(folder: RunFolder, config: DictConfig, data: ImageData, trained: Train
     assert isinstance(container, dict)
     writer = RunWriter(folder, config={str(key): value for key, value in container.items()})
     writer.confusion(trained.confusion, data.source.class_names)
-    result = {
-        "status": "finished",
-        "metrics": trained.metrics,
-        "best_epoch": trained.epochs,
-        "epochs": trained.epochs,
-        "train_seconds": trained.train_seconds,
-        "images_per_second": trained.images / trained.train_seconds,
-        "parameters": trained.parameters,
-        "seed": config.seed,
-        "split_fingerprint": data.split_fingerprint,
-        "overrides": folder.read_overrides(),
-        "command": command,
-        "versions": environment.versions(),
-        "git_commit": environment.git_commit(),
-        "hardware": environment.hardware(torch.device("cpu")),
-    }
+    result = run_result(
+        status="finished",
+        measured=CheckpointMetrics(Tested(trained.checkpoint, trained.epoch), trained.metrics),
+        best_epoch=trained.epoch,
+        epochs=trained.epochs,
+        train_seconds=trained.train_seconds,
+        images_per_second=trained.images / trained.train_seconds,
+        parameters=trained.parameters,
+        seed=config.seed,
+        split_fingerprint=data.split_fingerprint,
+        overrides=folder.read_overrides(),
+        command=command,
+        device=torch.device("cpu"),
+    )
     writer.result(result)
     writer.close()

@@ -8,6 +8,7 @@ from typing import Literal
 from omegaconf import OmegaConf
 
 from digitlab.config.compose import CONF
+from digitlab.config.metrics import metric_direction
 
 Executor = Literal["lightning", "numpy", "pure", "xgboost"]
 
@@ -25,7 +26,7 @@ class Figure:
 
     @property
     def lower_is_better(self) -> bool:
-        return "loss" in self.metric
+        return metric_direction(self.metric) == "min"
 
     @property
     def bar(self) -> float | None:

@@ -1,33 +1,33 @@
-"""Reads the monitored value of a finished run from its folder: what sweeps, searches and halving compare.
+"""Reads the monitored value of a finished run from its folder. Sweeps, searches and halving compare runs by it.
 
-Nothing here imports torch, unless a checkpoint must be read.
+Nothing here imports torch.
 """
 
 import math
 from typing import Any
 
-from digitlab.config.compose import direction
+from digitlab.config.metrics import metric_direction
 from digitlab.core.errors import DigitlabError
 from digitlab.results.folder import RunFolder
 
-# What is raised where a run's result or configuration is missing, cut short or of another make.
+# The errors that readers meet if a run's result or configuration is missing, truncated or not one of digitlab's.
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, DigitlabError)
 
 
 def monitored(run: RunFolder, result: dict[str, Any]) -> tuple[str, float]:
-    """The monitored metric of a finished run and its value at the best checkpoint, never one of the test set.
+    """Return the metric that a finished run monitored, and its value at the checkpoint that ``result`` describes.
 
-    Where it never was a number, the value is infinite and worse than all others. Raises ``OSError``, ``ValueError``,
-    ``KeyError``, ``ConfigError`` or ``RunError`` where the run's files can't be read.
+    The metric is never one of the test set. A value that is not a number counts as infinite and worse than all others.
+    Raises ``OSError``, ``ValueError``, ``KeyError`` or ``ConfigError`` if the run's files can't be read.
     """
     config = run.read_plain_config()
     metric, metrics = str(config["monitor"]["metric"]), result["metrics"]
-    if config["test"] == "last":
-        from digitlab.results.checkpoint import read_checkpoint
-
-        metrics = read_checkpoint(run.best)["metrics"]
     if metric not in metrics and config["data"]["val_size"] == 0:
-        metric = metric.replace("val/", "train/")  # as the run itself does where there is no validation set
-    value = metrics[metric]
-    worst = -math.inf if direction(metric) == "max" else math.inf
-    return metric, worst if value is None or math.isnan(value) else float(value)
+        metric = metric.replace("val/", "train/")  # as the run itself does if there is no validation set
+    return metric, finite_or_worst(metric, metrics[metric])
+
+
+def finite_or_worst(metric: str, value: float | None) -> float:
+    """Return ``value``, or the infinity that is worse than every value of ``metric`` if it is None or not a number."""
+    worst = -math.inf if metric_direction(metric) == "max" else math.inf
+    return worst if value is None or math.isnan(value) else float(value)

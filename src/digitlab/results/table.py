@@ -1,4 +1,4 @@
-"""Tables for the terminal and for other programs: the metrics of a run, the list of runs. Nothing here needs torch."""
+"""Prints tables for the terminal and other programs: the metrics of a run, the list of runs. Nothing needs torch."""
 
 import csv
 import io
@@ -11,32 +11,37 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from digitlab.config.metrics import metric_direction
 from digitlab.config.schema import nearest
 from digitlab.core.errors import ConfigError
 from digitlab.results.folder import RunFolder
 
 Row = dict[str, str | int | float | None]
 
-# What the table of runs shows of the metrics; as CSV they are all there.
+# The metrics that the table of runs shows. Its CSV form contains all metrics.
 _SHOWN = ("val/accuracy", "val/loss", "test/accuracy")
 
 
 def print_table(
     columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None, words: int = 1
 ) -> None:
-    """A table of which the first ``words`` columns are words, the others numbers."""
-    table = Table(title=title)
+    """Print a table under its title. The first ``words`` columns contain words (aligned left), the others numbers."""
+    table = Table()
     for number, name in enumerate(columns):
         table.add_column(name, justify="left" if number < words else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    # A pipe has no width of its own: what is folded at 80 columns can't be searched. Words in brackets are values, such
-    # as lists of layers, and no markup.
-    Console(width=None if sys.stdout.isatty() else 400, markup=False, emoji=False).print(table)
+    # A pipe has no width, and text that is folded at 80 columns can't be searched. Markup is off because values may
+    # contain brackets, such as lists of layers.
+    console = Console(width=None if sys.stdout.isatty() else 400, markup=False, emoji=False, highlight=False)
+    if title is not None:
+        # Above the table: as its title, rich would break the words at the width of the table.
+        console.print(title, style="italic", soft_wrap=True)
+    console.print(table)
 
 
 def print_metrics(metrics: Mapping[str, float | None], *, title: str) -> None:
-    """Metrics keyed ``test/accuracy`` and so on, a row a name and a column a split, without those of single classes."""
+    """Print metrics keyed ``test/accuracy`` and so on: one row per name, one column per split, no single classes."""
     metrics = {name: value for name, value in metrics.items() if "class_accuracy" not in name}
     splits = [split for split in ("train", "val", "test") if any(name.startswith(f"{split}/") for name in metrics)]
     names = dict.fromkeys(name.partition("/")[2] for name in metrics)
@@ -45,10 +50,20 @@ def print_metrics(metrics: Mapping[str, float | None], *, title: str) -> None:
 
 
 def print_result(folder: Path, result: dict[str, Any]) -> None:
-    """The metrics of a finished run, and where it lies."""
-    print_metrics(result["metrics"], title=f"best epoch {result['best_epoch']} of {result['epochs']}")
-    # Not by rich: it would break a long path over two lines.
+    """Print the metrics of a finished run under the checkpoint that they belong to, and then its folder."""
+    print_metrics(result["metrics"], title=_checkpoint_title(result))
+    # rich would break a long path over two lines.
     print(folder)
+
+
+def _checkpoint_title(result: Mapping[str, Any]) -> str:
+    epochs, tested = result["epochs"], result.get("tested")
+    # Without test=, a run whose validation loss was never a number has no best checkpoint.
+    return (
+        f"epoch {epochs}"
+        if tested is None
+        else f"checkpoint {tested['checkpoint']}, epoch {tested['epoch']} of {epochs}"
+    )
 
 
 def _number(value: float | None) -> str:
@@ -56,10 +71,10 @@ def _number(value: float | None) -> str:
 
 
 def run_row(run: RunFolder) -> Row:
-    """What the list of runs says of one: facts, then all metrics but those of single classes, last its folder.
+    """Return a run's row in the list of runs: its facts, all metrics except those of single classes, its folder.
 
-    A run without ``result.json``, which is still going on or was killed, is ``unfinished`` and has no metrics.
-    Raises ``OSError`` or ``ValueError`` where its files can't be read.
+    A run without ``result.json`` is still training or was killed: its status is ``unfinished``, and it has no metrics.
+    Raises ``OSError`` or ``ValueError`` if its files can't be read.
     """
     choices = run.read_choices()
     row: Row = {"status": "unfinished", "data": choices.get("data"), "model": choices.get("model")}
@@ -73,14 +88,14 @@ def run_row(run: RunFolder) -> Row:
 
 
 def sort_rows(rows: Sequence[Row], metric: str) -> list[Row]:
-    """The rows with the best ``metric`` first, and last those without it.
+    """Return the rows with the best ``metric`` first, and rows without it last.
 
-    Losses, errors and seconds are better when small. Raises ``ConfigError`` where no row has such a metric.
+    ``metric_direction`` says whether small or large values are better. Raises ``ConfigError`` if no row has the metric.
     """
     numbers = {name for row in rows for name, value in row.items() if isinstance(value, int | float)}
     if metric not in numbers:
         raise ConfigError("--sort", metric, f"must be one of {', '.join(sorted(numbers))}{nearest(metric, numbers)}")
-    sign = 1 if metric.endswith(("loss", "error", "seconds")) else -1
+    sign = 1 if metric_direction(metric) == "min" else -1
 
     def rank(row: Row) -> tuple[bool, float]:
         value = row.get(metric)
@@ -90,12 +105,12 @@ def sort_rows(rows: Sequence[Row], metric: str) -> list[Row]:
 
 
 def print_runs(rows: Sequence[Row], *, metric: str | None = None) -> None:
-    """The list of runs, a line each: their facts, a few metrics, and ``metric`` among them."""
+    """Print the list of runs, one per line, with their facts, a few metrics, and ``metric``."""
     facts = ["status", "data", "model", "seed", "epochs"]
     metrics = [*_SHOWN, *([metric] if metric and metric not in (*_SHOWN, *facts, "train_seconds") else [])]
     columns = [*facts, *metrics, "train_seconds", "folder"]
     lines = [columns, *([_cell(name, row.get(name)) for name in columns] for row in rows)]
-    # Without rules, which a thousand runs would be slow to draw, and the folder last and whole: it is copied and piped.
+    # No rich table, which is slow for a thousand runs. The folder is last and never folded, because users copy it.
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     words = facts.index("seed")
     for line in lines:
@@ -111,7 +126,7 @@ def _cell(name: str, value: str | int | float | None) -> str:
 
 
 def runs_csv(rows: Sequence[Row]) -> str:
-    """All that is known of the runs, for other programs, unrounded."""
+    """Return the runs as CSV text with all metrics, not rounded, for other programs."""
     columns = list(dict.fromkeys(name for row in rows for name in row if name != "folder"))
     text = io.StringIO()
     writer = csv.DictWriter(text, [*columns, "folder"], restval="", lineterminator="\n")

@@ -1,6 +1,6 @@
-"""The writer of a run folder: TensorBoard events, metrics.csv, checkpoints, result.json, one a run.
+"""Writes a run folder: TensorBoard events, metrics.csv, checkpoints, predictions, result.json.
 
-It knows no Trainer: one callback drives it for a solo run, and a population can drive one for each of its members.
+It knows no Trainer. A Lightning callback drives the writer of a solo run, a population those of its members.
 """
 
 import csv
@@ -10,7 +10,7 @@ import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,22 +29,21 @@ from digitlab.results.folder import RunFolder
 
 log = logging.getLogger(__name__)
 
-# Their keys say by themselves what they are about: batch_size, hidden, lr.
+# The keys of these sections are clear without the section's name: batch_size, hidden, lr.
 _BARE_SECTIONS = ("data", "model", "optimizer")
 
-# Of TensorBoard's histograms.
+# TensorBoard's histograms have no bins beyond 1e20.
 _LARGEST_BIN = 1e19
 
-Status = Literal["finished", "stopped", "failed"]
 Row = dict[str, float | int]
 
 
 class RunWriter:
-    """Writes one run; what lies in ``folder`` is brought back to ``checkpoint``, from which a resumed run goes on.
+    """Writes one run.
 
-    ``config`` is for TensorBoard to show.
-    Curves of the training and the validation passes lie in two event files under ``train/`` and ``val/`` with the same
-    tags, so TensorBoard draws them on shared charts; everything else is in the folder itself.
+    If ``checkpoint`` is given, the run resumes from it: tables and events in ``folder`` are cut back to that moment.
+    ``config`` is the configuration that TensorBoard shows. Curves of training and validation have the same tags in two
+    folders, ``train/`` and ``val/``, so that TensorBoard draws them on one chart; other events are in ``folder``.
     """
 
     def __init__(
@@ -58,10 +57,10 @@ class RunWriter:
             self._write_rows()
         else:
             folder.metrics.unlink(missing_ok=True)
-        # A TensorBoard that is open has read what was cut off: it is told to forget it.
+        # An open TensorBoard has already read the events that were cut off: purge_step makes it drop them.
         purge = None if checkpoint is None else checkpoint["global_step"] + 1
         self._events: dict[str, SummaryWriter] = {}
-        # Each has a thread and an open file; where a disk is full, one of them may come to nothing.
+        # Each writer starts a thread and opens a file. If one of them fails (full disk), the others must be closed.
         with ExitStack() as opened:
             for name in SUBFOLDERS:
                 events = SummaryWriter(str(folder.path / name), purge_step=purge, max_queue=1000, flush_secs=30)
@@ -73,16 +72,16 @@ class RunWriter:
             opened.pop_all()
 
     def validation(self, metrics: Mapping[str, float], *, step: int) -> None:
-        """Events of one validation: ``metrics`` are keyed ``val/loss`` and so on, ``step`` counts mini-batches."""
+        """Write events of one validation: ``metrics`` are keyed ``val/loss`` and so on, ``step`` counts updates."""
         self._scalars(metrics, step)
 
     def losses(self, values: Iterable[tuple[int, float]]) -> None:
-        """Events of the training loss of single mini-batches: pairs of (step, loss)."""
+        """Write events of the training loss of single mini-batches: pairs of (step, loss)."""
         for step, value in values:
             self._events["train"].add_scalar("loss_step", value, step)
 
     def epoch(self, row: Row) -> None:
-        """Add an epoch's row to ``metrics.csv`` and its values but for ``val/`` ones, written before, to the events."""
+        """Add a row to ``metrics.csv``, and its values to the events, except those that ``validation`` wrote."""
         self.rows.append(row)
         self._write_rows()
         step = int(row["step"])
@@ -106,8 +105,8 @@ class RunWriter:
             events.flush()
 
     def picture(self, tag: str, pixels: npt.NDArray[np.uint8], *, step: int) -> None:
-        """Event of a picture, uint8 (rows, columns, 3 or 4): red, green, blue and, where it has one, alpha."""
-        # Not by add_image, which turns the pixels into floats and back: nearly half of its time.
+        """Write the event of a picture, uint8 (rows, columns, 3 or 4): red, green, blue and optionally alpha."""
+        # add_image would turn the pixels into floats and back, which takes almost half of its time.
         png = io.BytesIO()
         Image.fromarray(pixels).save(png, "PNG")
         rows, columns, channels = pixels.shape
@@ -115,16 +114,15 @@ class RunWriter:
         self._events[""]._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
     def weights(self, network: nn.Module, *, step: int) -> None:
-        """Events of the distribution of every parameter of a network."""
+        """Write events with the distribution of every parameter of ``network``."""
         for name, parameter in network.named_parameters():
-            # Beyond 1e20 there are no bins.
             weights = parameter.detach().cpu().clamp(-_LARGEST_BIN, _LARGEST_BIN)
             self._events[""].add_histogram(f"weights/{name}", weights, step)
 
     def precision_recall(
         self, scores: torch.Tensor, labels: torch.Tensor, class_names: Sequence[str], *, step: int
     ) -> None:
-        """Events of a precision-recall curve for each of K classes: scores (N, K) in [0, 1], labels int64 (N,)."""
+        """Write events with a precision-recall curve per class: scores (N, K) in [0, 1], labels int64 (N,)."""
         for label, name in enumerate(class_names):
             self._events[""].add_pr_curve(f"precision_recall/{name}", labels == label, scores[:, label], step)
 
@@ -134,7 +132,7 @@ class RunWriter:
             self._events[split].add_scalar(tag, value, step)
 
     def checkpoint(self, checkpoint: dict[str, Any], *, best: bool) -> None:
-        """Write ``checkpoint``, to which belongs how far the event files reach; all before it is in them."""
+        """Write ``checkpoint`` as ``best.ckpt`` or ``last.ckpt``, with the sizes of the event files at this moment."""
         self._flush()
         checkpoint = checkpoint | {"events": event_bytes(self.folder.path)}
         if best:
@@ -146,7 +144,7 @@ class RunWriter:
         write_atomically(self.folder.summary, text.encode())
 
     def confusion(self, confusion: torch.Tensor, class_names: Sequence[str]) -> None:
-        """``confusion_matrix.csv``: int64 (K, K), a row a true class, a column a predicted one."""
+        """Write ``confusion_matrix.csv``: int64 (K, K), rows are true classes, columns predicted ones."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["true \\ predicted", *class_names])
@@ -155,7 +153,10 @@ class RunWriter:
         write_atomically(self.folder.confusion, text.getvalue().encode())
 
     def result(self, result: Mapping[str, Any], *, step: int = 0) -> None:
-        """Write ``result.json``; of a finished run also the hyper-parameters with its best values, for TensorBoard."""
+        """Write ``result.json``, and for a finished run the event with hyper-parameters and metrics.
+
+        The metrics in that event, ``best/val/accuracy`` and so on, are those of ``result``: of the tested checkpoint.
+        """
         text = json.dumps(_finite(result), indent=2, allow_nan=False)
         write_atomically(self.folder.result, text.encode() + b"\n")
         if result["status"] == "finished":
@@ -168,7 +169,7 @@ class RunWriter:
         values = {f"best/{name}": value for name, value in values.items() if "class_accuracy" not in name}
         values = {name: float(value) for name, value in values.items() if value is not None and math.isfinite(value)}
         experiment, start, end = hparams(_flat(self.config), values)
-        # A map, whose entries each process would write in an order of its own.
+        # Each process serialises a protobuf map in another order. Deterministic output keeps equal runs equal.
         plugin_data = start.value[0].metadata.plugin_data
         plugin_data.content = HParamsPluginData.FromString(plugin_data.content).SerializeToString(deterministic=True)
         events = self._events[""]
@@ -183,7 +184,7 @@ class RunWriter:
 
 
 def _finite(value: Any) -> Any:
-    # JSON knows no nan: a metric that could not be measured is null.
+    # JSON has no nan: a metric that could not be measured is null.
     if isinstance(value, Mapping):
         return {name: _finite(entry) for name, entry in value.items()}
     if isinstance(value, float) and not math.isfinite(value):
@@ -192,9 +193,9 @@ def _finite(value: Any) -> Any:
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, str | float | bool]:
-    """What one compares runs by, under short names; the whole configuration is in the text tab.
+    """Return the settings by which users compare runs, under short names; TensorBoard's text tab shows all settings.
 
-    Never None, which would turn a column of numbers into words.
+    Settings that are None are left out, because one None turns TensorBoard's column of numbers into words.
     """
     flat: dict[str, Any] = {"seed": config["seed"], "max_epochs": config["trainer"]["max_epochs"]}
     flat["augment"] = ",".join(config["augment"]) or "none"

@@ -57,17 +57,15 @@ def report_failure() -> Iterator[None]:
 
 def _mark_failed(folder: Path, error: Exception) -> None:
     """The ``result.json`` of a job that failed before it had a run of its own to write one."""
-    from digitlab.results import environment
     from digitlab.results.folder import RunFolder
+    from digitlab.results.result import CheckpointMetrics, run_result
 
     run_folder = RunFolder(folder)
     if run_folder.result.exists():
         return
-    overrides = command_line_overrides()
-    result = {
-        "status": "failed", "metrics": {}, "best_epoch": None, "epochs": 0, "train_seconds": 0.0,
-        "images_per_second": None, "parameters": None, "seed": None, "split_fingerprint": None,
-        "overrides": overrides, "command": environment.command(overrides), "versions": environment.versions(),
-        "git_commit": environment.git_commit(), "hardware": None, "error": f"{type(error).__name__}: {error}",
-    }  # fmt: skip
+    result = run_result(
+        status="failed", measured=CheckpointMetrics(), best_epoch=None, epochs=0, train_seconds=0.0,
+        images_per_second=None, parameters=None, seed=None, split_fingerprint=None,
+        overrides=command_line_overrides(), device=None, error=error,
+    )  # fmt: skip
     write_atomically(run_folder.result, json.dumps(result, indent=2).encode() + b"\n")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from digitlab.config.compose import direction
+from digitlab.config.metrics import metric_direction
 from digitlab.core.errors import DigitlabError
 from digitlab.results.folder import RunFolder
 from digitlab.sweeps.manifest import Manifest
@@ -110,7 +110,7 @@ def _trained(folder: RunFolder) -> float:
 
 def _gain(run: SweepRun) -> float:
     assert run.value is not None
-    return run.value if direction(run.metric) == "max" else -run.value
+    return run.value if metric_direction(run.metric) == "max" else -run.value
 
 
 def duration(seconds: float) -> str:

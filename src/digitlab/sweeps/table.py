@@ -14,7 +14,7 @@ from typing import Any, TypeGuard
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from digitlab.config.compose import direction
+from digitlab.config.metrics import metric_direction
 from digitlab.core.errors import DigitlabError, show
 from digitlab.sweeps.state import SweepRun
 from digitlab.sweeps.statistics import Summary
@@ -78,7 +78,7 @@ class SweepTable:
     def _summary(self, runs: Iterable[SweepRun]) -> Summary | None:
         values = self.compared(runs)
         # Accuracies and F1 are shares; a loss knows no upper bound.
-        most = math.inf if direction(self.metric) == "min" else 1.0
+        most = math.inf if metric_direction(self.metric) == "min" else 1.0
         return Summary.of(values, within=(0.0, most)) if values else None
 
     @cached_property
@@ -91,7 +91,7 @@ class SweepTable:
         for run in self.runs:
             groups.setdefault(self.setting(run), []).append(run)
         rows = [Row(setting, runs, self._summary(runs)) for setting, runs in groups.items()]
-        sign = 1 if self.metric is not None and direction(self.metric) == "min" else -1
+        sign = 1 if self.metric is not None and metric_direction(self.metric) == "min" else -1
 
         def rank(row: Row) -> tuple[int, float]:
             if row.summary is None:
@@ -131,7 +131,7 @@ class SweepTable:
         if not self.rows or self.rows[0].summary is None:
             return None
         finished = [run for run in self.rows[0].runs if run.value is not None and run.metric == self.metric]
-        sign = -1 if direction(self.metric) == "min" else 1
+        sign = -1 if metric_direction(self.metric) == "min" else 1
         return max(finished, key=lambda run: sign * (run.value or 0.0))
 
     def failures(self) -> list[SweepRun]:

@@ -15,7 +15,8 @@ from pydantic import Field, ValidationError
 from torch import nn
 
 from digitlab.config.cli_errors import command_line_overrides
-from digitlab.config.compose import build, direction, plain, unresolved
+from digitlab.config.compose import build, plain, unresolved
+from digitlab.config.metrics import metric_direction
 from digitlab.config.schema import NonNegativeInt, nearest, refusal, settings, unknown
 from digitlab.core.errors import ConfigError
 from digitlab.data.augment import Augmentation, Compose
@@ -263,7 +264,7 @@ def _best_tracker(
     if monitor.metric not in MONITORS:
         allowed = f"must be one of {', '.join(MONITORS)}{nearest(monitor.metric, MONITORS)}"
         raise ConfigError("monitor.metric", monitor.metric, allowed)
-    mode = direction(monitor.metric)
+    mode = metric_direction(monitor.metric)
     if monitor.mode != mode:
         raise ConfigError("monitor.mode", monitor.mode, f"must be {mode} for monitor.metric={monitor.metric}")
     if not without_validation:

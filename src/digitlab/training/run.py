@@ -25,7 +25,9 @@ from digitlab.engine.device import float32_products
 from digitlab.results.checkpoint import newest_good, read_checkpoint
 from digitlab.results.folder import RunFolder
 from digitlab.results.lock import held
-from digitlab.results.writer import RunWriter, Status
+from digitlab.results.outcome import finite_or_worst
+from digitlab.results.result import CheckpointMetrics, Status
+from digitlab.results.writer import RunWriter
 from digitlab.training.checkpoint_io import AtomicCheckpointIO
 from digitlab.training.checkpointing import restore
 from digitlab.training.evaluation import measure_test
@@ -48,7 +50,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a run came to: its folder, ``result.json`` as a dict, and the best value of the monitored metric."""
+    """A finished run: its folder, ``result.json`` as a dict, and its value of the monitored metric.
+
+    ``monitored`` is the value at the checkpoint that ``result`` describes.
+    """
 
     folder: Path
     result: dict[str, Any]
@@ -125,7 +130,7 @@ class Run:
         )
         self.trainer = self._trainer()
         self._plan()
-        self.test_metrics: dict[str, float] = {}
+        self.measured: CheckpointMetrics | None = None
         self.result: dict[str, Any] = {}
         # Last, as its files are closed where the run ends, and nothing that is refused above comes so far.
         self.writer: RunWriter | None = None
@@ -212,17 +217,17 @@ class Run:
         checkpoint = read_checkpoint(self.folder.best if which == "best" else self.folder.last)
         self.classifier.load_state_dict(checkpoint["state_dict"])
         metrics, confusion = measure_test(self.trainer, self.classifier, self.data)
-        self.test_metrics = checkpoint["metrics"] | metrics
+        self.measured = CheckpointMetrics.of(checkpoint, which, metrics)
         if self.writer is not None:
             self.writer.confusion(confusion, self.classifier.facts.class_names)
 
     def _result(self, status: Status, error: BaseException | None) -> dict[str, Any]:
         return result_fields(
             status=status, error=error, record=self.record, classifier=self.classifier, folder=self.folder,
-            split_fingerprint=self.data.split_fingerprint, overrides=self.overrides, test_metrics=self.test_metrics,
+            split_fingerprint=self.data.split_fingerprint, overrides=self.overrides, measured=self.measured,
             device=self.trainer.strategy.root_device,
         )  # fmt: skip
 
     def outcome(self) -> Outcome:
-        best = self.record.best_tracker.best
-        return Outcome(self.folder.path, self.result, self.experiment.monitor.worst if best is None else best.value)
+        metric = self.experiment.monitor.metric
+        return Outcome(self.folder.path, self.result, finite_or_worst(metric, self.result["metrics"].get(metric)))

@@ -14,10 +14,10 @@ from digitlab.data.chunks import ChunkPlan
 from digitlab.data.module import ImageData
 from digitlab.data.seeding import stream_seed
 from digitlab.models import FittedToImages
-from digitlab.results import environment
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
-from digitlab.results.writer import RunWriter, Status
+from digitlab.results.result import CheckpointMetrics, Status, run_result
+from digitlab.results.writer import RunWriter
 from digitlab.training.classifier import Classifier
 from digitlab.training.early_stopping import BestTracker, MonitorValue
 from digitlab.training.experiment import Experiment
@@ -122,27 +122,24 @@ def result_fields(
     folder: RunFolder,
     split_fingerprint: str,
     overrides: Sequence[str],
-    test_metrics: dict[str, float],
+    measured: CheckpointMetrics | None,
     device: torch.device,
 ) -> dict[str, Any]:
-    """``result.json`` of a run; without ``test_metrics`` its metrics are those of the best checkpoint so far."""
+    """Return the content of ``result.json``; ``measured`` is the tested checkpoint, None if there was no test.
+
+    Without a test the metrics are those of the best checkpoint so far.
+    """
     best, rows = record.best_tracker.best, record.rows
-    if not test_metrics and folder.best.exists():
-        test_metrics = read_checkpoint(folder.best)["metrics"]
-    result = {
-        "status": status,
-        "metrics": test_metrics,
-        "best_epoch": None if best is None else best.epoch,
-        "epochs": len(rows),
-        "train_seconds": sum(row["train_seconds"] for row in rows),
-        "images_per_second": statistics.median([row["images_per_second"] for row in rows]) if rows else None,
-        "parameters": sum(parameter.numel() for parameter in classifier.network.parameters()),
-        "seed": classifier.seed,
-        "split_fingerprint": split_fingerprint,
-        "overrides": list(overrides),
-        "command": environment.command(overrides),
-        "versions": environment.versions(),
-        "git_commit": environment.git_commit(),
-        "hardware": environment.hardware(device),
-    }
-    return result if error is None else result | {"error": f"{type(error).__name__}: {error}"}
+    if measured is None:
+        measured = CheckpointMetrics()
+        if folder.best.exists():
+            measured = CheckpointMetrics.of(read_checkpoint(folder.best), "best")
+    return run_result(
+        status=status, error=error, measured=measured,
+        best_epoch=None if best is None else best.epoch,
+        epochs=len(rows),
+        train_seconds=sum(row["train_seconds"] for row in rows),
+        images_per_second=statistics.median([row["images_per_second"] for row in rows]) if rows else None,
+        parameters=sum(parameter.numel() for parameter in classifier.network.parameters()),
+        seed=classifier.seed, split_fingerprint=split_fingerprint, overrides=overrides, device=device,
+    )  # fmt: skip

@@ -12,7 +12,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler, CmaEsSampler, GridSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from digitlab.config.compose import direction
+from digitlab.config.metrics import metric_direction
 from digitlab.core.errors import ConfigError
 from digitlab.sweeps.search.settings import SearchPlan
 from digitlab.sweeps.search.space import Parameter, Space, Value
@@ -38,7 +38,7 @@ class Study:
         try:
             self._study = optuna.create_study(
                 storage=storage, study_name=folder.name, load_if_exists=True,
-                direction="minimize" if direction(metric) == "min" else "maximize",
+                direction="minimize" if metric_direction(metric) == "min" else "maximize",
             )  # fmt: skip
         except Exception as error:
             # SQLAlchemy's own, or those of the database's driver, which may be missing.

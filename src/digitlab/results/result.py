@@ -1,0 +1,82 @@
+"""Builds the content of ``result.json``. Every run gets it from here, whatever trained it and however it ended."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import torch
+
+from digitlab.results import environment
+
+Status = Literal["finished", "stopped", "failed"]
+CheckpointName = Literal["best", "last"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tested:
+    """Which checkpoint the metrics of a result belong to; ``epoch`` counts from 1 and may have been cut short."""
+
+    checkpoint: CheckpointName
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointMetrics:
+    """The metrics of one checkpoint, keyed ``train/…``, ``val/…`` and, after a test, ``test/…``.
+
+    No checkpoint (``tested`` is None) has no metrics.
+    """
+
+    tested: Tested | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, checkpoint: Mapping[str, Any], name: CheckpointName, test_metrics: Mapping[str, float] | None = None
+    ) -> "CheckpointMetrics":
+        """Return what ``checkpoint``, the content of ``name``.ckpt, says of itself, and its metrics on the test set."""
+        position = checkpoint["position"]
+        # After a whole epoch the position is the start of the next one.
+        epoch = position["epoch"] + (position["step"] > 0)
+        return cls(Tested(name, epoch), checkpoint["metrics"] | (test_metrics or {}))
+
+
+def run_result(
+    *,
+    status: Status,
+    measured: CheckpointMetrics,
+    best_epoch: int | None,
+    epochs: int,
+    train_seconds: float,
+    images_per_second: float | None,
+    parameters: int | None,
+    seed: int | None,
+    split_fingerprint: str | None,
+    overrides: Sequence[str],
+    device: torch.device | None,
+    command: str | None = None,
+    error: BaseException | None = None,
+) -> dict[str, Any]:
+    """Return the content of ``result.json``.
+
+    ``device`` is None if the run failed before it had one. ``command`` is by default the one that runs ``overrides``
+    again. ``error`` is the reason why the run failed or stopped.
+    """
+    result = {
+        "status": status,
+        "metrics": dict(measured.metrics),
+        "tested": None if measured.tested is None else asdict(measured.tested),
+        "best_epoch": best_epoch,
+        "epochs": epochs,
+        "train_seconds": train_seconds,
+        "images_per_second": images_per_second,
+        "parameters": parameters,
+        "seed": seed,
+        "split_fingerprint": split_fingerprint,
+        "overrides": list(overrides),
+        "command": environment.command(overrides) if command is None else command,
+        "versions": environment.versions(),
+        "git_commit": environment.git_commit(),
+        "hardware": None if device is None else environment.hardware(device),
+    }
+    return result if error is None else result | {"error": f"{type(error).__name__}: {error}"}
