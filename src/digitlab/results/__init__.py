@@ -1,4 +1,4 @@
-"""What a run leaves behind: its folder, who writes it, and how it is read again.
+"""Run folders: their layout, their writer, their readers. Training writes them; everything else reads finished runs.
 
-A run folder is the interface between training and everything that looks at finished runs. Nothing here knows a Trainer.
+Nothing in this package knows a Lightning Trainer.
 """

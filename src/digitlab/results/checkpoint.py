@@ -1,4 +1,4 @@
-"""Checkpoints: dicts of plain values and tensors, written atomically and read without running what is in them."""
+"""Writes and reads checkpoints: dicts of plain values and tensors. Reading one never runs code from the file."""
 
 import io
 import logging
@@ -18,9 +18,9 @@ log = logging.getLogger(__name__)
 
 
 def write_checkpoint(path: Path, checkpoint: Mapping[str, Any], *, keep: Path | None = None) -> None:
-    """Write a checkpoint; there is a whole one at ``path`` at every moment after the first.
+    """Write ``checkpoint`` to ``path`` atomically: after the first call, ``path`` is a complete file at every moment.
 
-    ``keep`` is where the one before goes on to be. Raises what ``write_atomically`` raises.
+    ``keep`` is where the previous file at ``path`` is moved to. Raises what ``write_atomically`` raises.
     """
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
@@ -28,21 +28,21 @@ def write_checkpoint(path: Path, checkpoint: Mapping[str, Any], *, keep: Path | 
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU.
+    """Return the checkpoint at ``path``, its tensors on the CPU.
 
-    Raises ``RunError`` where it is missing, damaged, or holds anything but plain values and tensors.
+    Raises ``RunError`` if the file is missing, damaged, or contains anything but plain values and tensors.
     """
     try:
         content = io.BytesIO(path.read_bytes())
         _verify(content)
         with warnings.catch_warnings():
-            # On a pickle of another protocol torch warns, and then refuses it or not.
+            # torch warns about a pickle of another protocol. Whether it then refuses it is all that matters here.
             warnings.simplefilter("ignore")
             checkpoint = torch.load(content, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise RunError(f"{path}: there is no such checkpoint") from error
     except Exception as error:
-        # Damaged bytes make zipfile and torch raise nearly anything, IndexError and AssertionError included.
+        # Damaged bytes make zipfile and torch raise almost any exception, even IndexError and AssertionError.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise RunError(f"{path}: can't be read as a checkpoint: {reason}") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
@@ -51,7 +51,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _verify(content: io.BytesIO) -> None:
-    """Raise where a bit of the archive's entries is not as written: torch stores their CRC-32 but does not check it."""
+    """Raise an error if the CRC-32 of an archive entry is wrong: torch stores the sums but never checks them."""
     with zipfile.ZipFile(content) as archive:
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
             raise ValueError("it is compressed, as torch never writes it")
@@ -62,10 +62,10 @@ def _verify(content: io.BytesIO) -> None:
 
 
 def newest_good(run: RunFolder, *, like: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The newest checkpoint from which a run can go on, or None where it has none yet.
+    """Return the newest checkpoint that the run can resume from, or None if the run has no checkpoint yet.
 
-    One that is damaged, or whose hyper-parameters are not those of ``like``, is named in a warning and the one before
-    is taken, which becomes ``last``. Raises ``RunError`` where there are checkpoints and none of them is good.
+    If ``last.ckpt`` is damaged, or its hyper-parameters differ from ``like``, a warning names it, and
+    ``previous.ckpt`` replaces it. Raises ``RunError`` if there are checkpoints and all of them are unusable.
     """
     refused: list[RunError] = []
     for path in (run.last, run.previous):
@@ -87,7 +87,7 @@ def newest_good(run: RunFolder, *, like: Mapping[str, Any]) -> dict[str, Any] | 
 
 
 def of_older_version(path: Path, how: str) -> RunError:
-    """What to raise for a checkpoint that can't be gone on from, and ``how`` it differs from those of today."""
+    """Return the error for a checkpoint that a run can't resume from; ``how`` says how it differs from new ones."""
     return RunError(
         f"{path}: an older version wrote it, {how}: it can be evaluated, not gone on from; with {path.parent} moved "
         f"away, the run begins anew"
@@ -96,7 +96,7 @@ def of_older_version(path: Path, how: str) -> RunError:
 
 def _require_like(path: Path, checkpoint: dict[str, Any], like: Mapping[str, Any]) -> None:
     if "events" not in checkpoint:
-        # How far the files of events reached, to be cut there: the last thing that checkpoints came to hold.
+        # The sizes of the event files, which are cut there on resume, are the newest entry of the format.
         raise of_older_version(path, "without the sizes of the event files")
     found = checkpoint.get("hyper_parameters")
     for name, value in like.items():

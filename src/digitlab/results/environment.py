@@ -1,4 +1,4 @@
-"""What a result depends on besides its configuration: versions, commit, hardware, command."""
+"""Describes what a result depends on besides its configuration: versions, commit, hardware, command."""
 
 import os
 import platform
@@ -17,7 +17,7 @@ from digitlab.core.abilities import abilities
 _PACKAGES = ("digitlab", "torch", "torchvision", "lightning", "hydra-core", "omegaconf", "torchmetrics", "tensorboard")
 
 
-# Read once: a sweep asks for every run.
+# Cached, because a sweep asks for the same versions in every run.
 _version = cache(version)
 
 
@@ -26,7 +26,7 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """The commit of the project, with ``-dirty`` where tracked files differ from it; None outside a repository."""
+    """Return the commit of the project, with ``-dirty`` if tracked files differ from it; None outside a repository."""
     try:
         describe = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
         return subprocess.run(describe, cwd=ROOT, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
@@ -35,7 +35,7 @@ def git_commit() -> str | None:
 
 
 def hardware(device: torch.device) -> dict[str, str | int]:
-    """The processor, its cores that this process may use, memory in GiB, and the device trained on."""
+    """Return the processor, the cores that this process may use, the memory in GiB, and the training device."""
     facts: dict[str, str | int] = {
         "cpu": _cpu_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
@@ -49,7 +49,7 @@ def hardware(device: torch.device) -> dict[str, str | int]:
 
 
 def memory_bytes() -> int:
-    """The memory that this machine has, used or free."""
+    """Return the size of this machine's memory, used and free together."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
@@ -63,5 +63,5 @@ def _cpu_name() -> str:
 
 
 def command(overrides: Sequence[str]) -> str:
-    """The command that runs the same again."""
+    """Return the shell command that runs ``overrides`` again."""
     return shlex.join(["python", "train.py", *overrides])

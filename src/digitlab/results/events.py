@@ -1,7 +1,6 @@
-"""The TensorBoard event files of a run folder, cut back to where a checkpoint was taken.
+"""Cuts a run's TensorBoard event files back to their sizes at a checkpoint, when the run resumes from it.
 
-What a killed run wrote after its last checkpoint is written again by the resumed one: without the cut it would be there
-twice, for a reader that knows nothing of restarts and, where no checkpoint had been reached, for TensorBoard too.
+A resumed run writes again everything that came after its checkpoint. Without the cut those events would be there twice.
 """
 
 import logging
@@ -11,7 +10,7 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-# Subfolders with event files of their own, whose curves TensorBoard draws on shared charts; "" is the run folder.
+# Folders with event files, relative to the run folder. TensorBoard draws the curves of different folders on one chart.
 SUBFOLDERS = ("", "train", "val")
 
 
@@ -22,15 +21,15 @@ def _event_files(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def event_bytes(folder: Path) -> dict[str, int]:
-    """The size of every event file under its path relative to the run folder."""
+    """Return the size in bytes of every event file, keyed by its path relative to the run folder."""
     return {name: path.stat().st_size for name, path in _event_files(folder)}
 
 
 def cut_events(folder: Path, kept_bytes: Mapping[str, int]) -> None:
-    """Bring the event files back to the sizes that ``event_bytes`` gave; those that came later are removed.
+    """Cut the event files back to ``kept_bytes``, as ``event_bytes`` returned it, and remove files that came later.
 
-    They are not synchronised with the disk, which would take as long as the checkpoint itself: what a power cut has
-    taken from them is told.
+    Event files are not synchronised to the disk, because that takes as long as writing the checkpoint. A power cut can
+    therefore make a file shorter than its size at the checkpoint: a warning then reports the missing bytes.
     """
     lost = dict(kept_bytes)
     for name, path in _event_files(folder):

@@ -1,4 +1,4 @@
-"""The layout of a run folder, and finding run folders: the one place that knows their file names."""
+"""Defines the layout of a run folder and finds run folders. No other module knows the file names."""
 
 import json
 import os
@@ -34,7 +34,7 @@ class RunFolder:
 
     @property
     def previous(self) -> Path:
-        """The checkpoint that was ``last`` before it, to go on from where ``last`` is damaged."""
+        """The checkpoint before ``last``. A run resumes from it if ``last`` is damaged."""
         return self.path / "checkpoints" / "previous.ckpt"
 
     @property
@@ -55,12 +55,12 @@ class RunFolder:
 
     @property
     def figures(self) -> Path:
-        """The folder of pictures, made after the run."""
+        """The folder of the pictures that ``digitlab figures`` and ``digitlab evaluate`` draw."""
         return self.path / "figures"
 
     @property
     def iterations(self) -> Path:
-        """A row a mini-batch, where ``figures.log_batches=true`` asked for it."""
+        """A table with one row per mini-batch, written with ``figures.log_batches=true``."""
         return self.path / "iterations.csv"
 
     @property
@@ -69,7 +69,7 @@ class RunFolder:
 
     @property
     def lock(self) -> Path:
-        """There while a process is at work on the run."""
+        """The lock file, which exists while a process works on the run."""
         return self.path / ".lock"
 
     @property
@@ -81,16 +81,17 @@ class RunFolder:
         return self.path / ".hydra" / "overrides.yaml"
 
     def read_config(self) -> DictConfig:
-        """The composed configuration of the run.
+        """Return the composed configuration of the run.
 
-        Raises ``ConfigError`` where the folder is no run folder.
+        Raises ``ConfigError`` if the folder is not a run folder.
         """
         return self._read_config(OmegaConf.load, DictConfig)
 
     def read_plain_config(self) -> dict[str, Any]:
-        """The same as plain values, interpolations as they are written: in a twentieth of the time, for lists of runs.
+        """Return the configuration as plain values, with interpolations as they are written.
 
-        Raises ``ConfigError`` where the folder is no run folder.
+        It takes a twentieth of the time of ``read_config``, which matters for lists of runs. Raises ``ConfigError`` if
+        the folder is not a run folder.
         """
         config: dict[Any, Any] = self._read_config(_plain_yaml, dict)
         return {str(key): value for key, value in config.items()}
@@ -98,40 +99,40 @@ class RunFolder:
     def _read_config(self, read: Callable[[Path], Any], kind: type[T]) -> T:
         try:
             config = read(self.config)
-        except Exception as error:  # of the file system, of YAML or of OmegaConf
+        except Exception as error:  # the file system, YAML and OmegaConf raise errors of many classes
             raise ConfigError("", str(self.path), "is no run folder: it has no readable .hydra/config.yaml") from error
         if not isinstance(config, kind) or "model" not in config:
             raise ConfigError("", str(self.path), "is no run folder: its .hydra/config.yaml is not one of digitlab's")
         return config
 
     def read_overrides(self) -> list[str]:
-        """What was typed to start the run; empty for a run that was not started from the command line."""
+        """Return the overrides of the command that started the run; none if it was not started from a command line."""
         if not self.overrides_file.exists():
             return []
-        # Unresolved: a ${...} is meant for the configuration, and may tell of the environment.
+        # Interpolations stay unresolved: they belong to the configuration, and may reveal environment variables.
         overrides = _plain_yaml(self.overrides_file)
         return [str(override) for override in overrides] if isinstance(overrides, list) else []
 
     def write_config(self, config: DictConfig, overrides: Sequence[str]) -> None:
-        """Replace what ``read_config`` and ``read_overrides`` give; interpolations stay as they are."""
+        """Replace the files that ``read_config`` and ``read_overrides`` read; interpolations stay as they are."""
         write_atomically(self.config, OmegaConf.to_yaml(config).encode())
         write_atomically(self.overrides_file, OmegaConf.to_yaml(OmegaConf.create(list(overrides))).encode())
 
     def read_choices(self) -> dict[str, str]:
-        """Which config of each group was chosen, ``{"data": "mnist", "model": "mlp", …}``."""
-        # Hydra's own record. As YAML the whole file would take 20 ms, and a list of runs reads a thousand of them.
+        """Return the chosen option of each config group, ``{"data": "mnist", "model": "mlp", …}``."""
+        # Parsing Hydra's whole file as YAML takes 20 ms, too long for a list of a thousand runs.
         text = (self.config.parent / "hydra.yaml").read_text(encoding="utf-8")
         block = re.search(r"^( *)choices:\n((?:\1 +.*\n)*)", text, re.MULTILINE)
         lines = block[2].splitlines() if block else []
         return {group.strip(): name.strip() for group, _, name in (line.partition(": ") for line in lines)}
 
     def read_result(self) -> dict[str, Any]:
-        """``result.json`` as written."""
+        """Return the content of ``result.json``. Raises ``OSError`` or ``ValueError`` if it can't be read."""
         result: dict[str, Any] = json.loads(self.result.read_text(encoding="utf-8"))
         return result
 
     def discard_if_fresh(self) -> None:
-        """Remove the folder where Hydra has made it and no run has begun in it; its parent too, where that is empty."""
+        """Remove the folder if it holds only what Hydra writes before a run starts; its parent too, if empty."""
         if not self.path.exists():
             return
         if any(file.name not in (".hydra", self.log.name, self.lock.name) for file in self.path.iterdir()):
@@ -147,11 +148,11 @@ def _plain_yaml(path: Path) -> Any:
 
 
 def find_runs(root: Path) -> list[RunFolder]:
-    """All run folders under ``root``, those without a ``result.json`` too, in the order they were begun."""
+    """Return all run folders under ``root`` in the order in which they were started, finished or not."""
     found = []
     for path, folders, _ in os.walk(root):
         if ".hydra" in folders:
             begun = os.stat(os.path.join(path, ".hydra")).st_mtime
             found.append((begun, path))
-            folders.clear()  # a run holds no other
+            folders.clear()  # there are no run folders inside a run folder
     return [RunFolder(Path(path)) for _, path in sorted(found)]

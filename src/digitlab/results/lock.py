@@ -1,4 +1,4 @@
-"""One process at a time on a run folder, by a lock that the kernel frees however its holder ends."""
+"""Lets only one process at a time work on a run folder. The kernel frees the lock however its holder ends."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -10,19 +10,19 @@ from digitlab.core.errors import RunError
 from digitlab.core.files import remove_parts
 from digitlab.results.folder import RunFolder
 
-# By path: the lock, and the folder where it is to be removed unless a run begins in it.
+# The locks that this process holds, by path. A new folder is stored too, to be removed if no run starts in it.
 _taken: dict[Path, tuple[FileLock, RunFolder | None]] = {}
 
 
 class BusyError(RunError):
-    """A run folder that another process is at work on."""
+    """Another process is working on the run folder."""
 
 
 def take(run: RunFolder, *, new: bool = False) -> None:
-    """Take hold of a run's folder, which is there, for this process; at once where it has done so before.
+    """Lock the existing folder of ``run`` for this process; do nothing if this process holds the lock already.
 
-    What a killed process left half-written there is removed. ``new``: the folder was made for this. Raises
-    ``BusyError`` where another process has it, ``RunError`` where the folder is read-only or on a full disk.
+    Half-written files of a killed process are removed. ``new`` says that the folder was just made for this run. Raises
+    ``BusyError`` if another process holds the lock, ``RunError`` if the folder is read-only or its disk is full.
     """
     key = run.path.resolve()
     if key in _taken:
@@ -40,17 +40,17 @@ def take(run: RunFolder, *, new: bool = False) -> None:
 
 
 def give_back(run: RunFolder) -> None:
-    """Let others take the folder; nothing where this process does not hold it."""
+    """Unlock the folder of ``run``; do nothing if this process does not hold the lock."""
     lock, _ = _taken.pop(run.path.resolve(), (None, None))
     if lock is not None:
         with suppress(OSError):
-            # While it is held: who opened it in the meantime looks whether it is still there.
+            # Remove the file before releasing the lock: a process that opened it meanwhile checks that it still exists.
             run.lock.unlink(missing_ok=True)
         lock.release()
 
 
 def remove_unbegun() -> None:
-    """At the end of the process: remove the new folders it still holds, as no run has come to begin in them."""
+    """Remove the new folders that this process still holds, at its end: no run has started in them."""
     for _, run in list(_taken.values()):
         if run is not None:
             run.discard_if_fresh()
@@ -59,7 +59,7 @@ def remove_unbegun() -> None:
 
 @contextmanager
 def held(run: RunFolder) -> Iterator[None]:
-    """Hold the folder of a run, and give it back at the end. Raises what ``take`` raises."""
+    """Lock the folder of ``run`` inside the with block. Raises what ``take`` raises."""
     take(run)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Training: a checked configuration and a data set in, a run folder out. ``train(cfg)`` is the way in."""
+"""Training: turns a configuration into a finished run folder. ``train(cfg)`` is the entry point."""
 
 from digitlab.core.fast_import import gc_paused
 

@@ -1,6 +1,6 @@
-"""How Lightning saves and loads where it does so itself, as for ``trainer.save_checkpoint`` in a callback of a user's.
+"""Saves and loads checkpoints for Lightning, for example when a user's callback calls ``trainer.save_checkpoint``.
 
-The run's own checkpoints are written by its ``RunWriter``, by the same functions.
+The ``RunWriter`` writes the run's own checkpoints with the same functions.
 """
 
 from pathlib import Path
@@ -12,14 +12,14 @@ from digitlab.results.checkpoint import read_checkpoint, write_checkpoint
 
 
 class AtomicCheckpointIO(CheckpointIO):
-    """Writes beside the place, synchronises and renames; loads plain values and tensors only, verified.
+    """Writes checkpoints atomically, and loads only plain values and tensors, after checking their checksums.
 
-    Lightning's own stages in the folder for temporary files, which may be another file system, and synchronises
-    nothing.
+    Lightning's own plugin first writes to the folder for temporary files, which may be on another file system, and it
+    does not synchronise files to the disk.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Raises ``RunError`` where it can't be written, ``TypeError`` for ``storage_options``: there are none."""
+        """Write ``checkpoint``. Raises ``RunError`` if that fails, ``TypeError`` if ``storage_options`` are given."""
         if storage_options is not None:
             raise TypeError(f"storage_options={storage_options!r}: a checkpoint is a local file, without options")
         write_checkpoint(Path(path), checkpoint)
@@ -27,9 +27,10 @@ class AtomicCheckpointIO(CheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """The checkpoint on the CPU, from where Lightning moves it; never more than plain values, whatever is asked.
+        """Return the checkpoint with its tensors on the CPU; Lightning moves them to the device.
 
-        Raises what ``read_checkpoint`` raises.
+        ``map_location`` and ``weights_only`` are ignored: only plain values and tensors are ever read. Raises what
+        ``read_checkpoint`` raises.
         """
         return read_checkpoint(Path(path))
 

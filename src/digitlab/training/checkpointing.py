@@ -1,4 +1,4 @@
-"""The state of a run as a checkpoint: plain values and tensors, from which it goes on to the bit."""
+"""Turns the state of a run into a checkpoint and back. A resumed run repeats the uninterrupted one to the bit."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -19,11 +19,12 @@ from digitlab.training.run_state import RunState
 def snapshot(
     classifier: Classifier, optimizer_state: dict[str, Any], record: RunState, *, train_counts: Sequence[Counts]
 ) -> dict[str, Any]:
-    """Everything that decides how the run goes on; no generator, as random draws are functions of the position.
+    """Return the content of a checkpoint: everything that the rest of the run depends on.
 
-    ``optimizer_state`` is the ``state_dict`` of its torch optimiser, ``train_counts`` those of each process: rounding
-    depends on the order in which losses are summed. ``state_dict``, ``hyper_parameters`` and the version stand where
-    ``Classifier.load_from_checkpoint`` looks for them.
+    It contains no state of a random generator, because all random draws are functions of the position.
+    ``optimizer_state`` is the ``state_dict`` of the torch optimiser. ``train_counts`` holds the counts of each process
+    separately, because rounding depends on the order in which losses are summed. ``state_dict``, ``hyper_parameters``
+    and the version have the keys that ``Classifier.load_from_checkpoint`` expects.
     """
     position = classifier.position
     return {
@@ -45,11 +46,11 @@ def snapshot(
 def restore(
     checkpoint: dict[str, Any], classifier: Classifier, *, path: Path, processes: int = 1
 ) -> list[MonitorValue]:
-    """Set ``classifier`` to where ``checkpoint``, read from ``path``, was taken; returns the monitored history.
+    """Set ``classifier`` to the state in ``checkpoint``, which was read from ``path``; return the monitored history.
 
-    Each of as many processes as wrote it goes on with its own counts; of another number the first has them all. Raises
-    ``RunError`` where an older version had the parameters in other groups: what it remembered would be taken for that
-    of others.
+    With as many processes as wrote the checkpoint, each process gets its own counts; otherwise the first process gets
+    their sum. Raises ``RunError`` if an older version divided the parameters into other groups: the optimiser would
+    assign its state to the wrong parameters.
     """
     if not _has_groups(checkpoint["optimizer_states"][0]["param_groups"], classifier):
         raise of_older_version(path, "with other parameters to learn, or other groups of them")
@@ -65,9 +66,9 @@ def restore(
 
 
 def _has_groups(saved: Sequence[dict[str, Any]], classifier: Classifier) -> bool:
-    """Whether ``saved``, the groups of an optimiser's ``state_dict``, are those that ``classifier`` would learn with.
+    """Return whether ``saved``, the groups of an optimiser's ``state_dict``, match the groups of ``classifier``.
 
-    Its optimiser may know more settings of a group than those asked for: torch adds what it has come to have.
+    A saved group may contain additional settings, because newer versions of torch add some.
     """
     own = classifier.update.build(classifier.network).state_dict()["param_groups"]
     names = {name for group in classifier.update.groups(classifier.network) for name in group}

@@ -1,6 +1,6 @@
-"""Which moment of a run is best, and when to stop waiting for a better one: a pure function of the metric history.
+"""Decides which moment of a run is the best and when to stop early, as a pure function of the metric history.
 
-It knows no Trainer, so one serves a solo run and each member of a population.
+It knows no Trainer: solo runs and members of populations both use it.
 """
 
 import math
@@ -13,23 +13,24 @@ from digitlab.config.schema import NonNegativeFloat, PositiveInt, settings
 
 @settings
 class Monitor:
-    """The one metric that checkpoints, early stopping, sweeps and searches go by, and which way it is better."""
+    """The metric by which checkpoints, early stopping, sweeps and searches decide, and the direction that is better."""
 
     metric: str
     mode: Literal["min", "max"]
 
     def better(self, value: float, than: float, *, by: float = 0.0) -> bool:
-        """Whether ``value`` is better by more than ``by``; what is not finite never is."""
+        """Return whether ``value`` is better than ``than`` by more than ``by``; a value that is not finite never is."""
         return math.isfinite(value) and (value > than + by if self.mode == "max" else value < than - by)
 
     @property
     def worst(self) -> float:
+        """The infinite value that is worse than all others."""
         return -math.inf if self.mode == "max" else math.inf
 
 
 @settings
 class EarlyStopping:
-    """Stop once ``patience`` epochs, or steps (mini-batches), brought nothing better by more than ``min_delta``."""
+    """Stop after ``patience`` epochs, or steps (updates), without an improvement of more than ``min_delta``."""
 
     patience: PositiveInt
     unit: Literal["epochs", "steps"] = "epochs"
@@ -38,7 +39,7 @@ class EarlyStopping:
 
 @dataclass(frozen=True, slots=True)
 class MonitorValue:
-    """A value of the monitored metric after ``epoch`` (counted from 1) and ``step`` mini-batches of the whole run."""
+    """A value of the monitored metric in ``epoch`` (counted from 1), after ``step`` updates of the whole run."""
 
     epoch: int
     step: int
@@ -46,9 +47,9 @@ class MonitorValue:
 
 
 class BestTracker:
-    """The best point of a history, and whether patience has run out.
+    """Keeps the history of the monitored metric, its best point, and whether the run should stop early.
 
-    ``last_is_best`` is for a run without validation images, which has nothing to choose by.
+    With ``last_is_best`` each new point is the best one: a run without validation images has nothing to choose by.
     """
 
     def __init__(
@@ -63,13 +64,14 @@ class BestTracker:
         self.early_stopping = early_stopping
         self.history: list[MonitorValue] = []
         self.best: MonitorValue | None = None
-        # Early stopping has its own reference: a gain of less than min_delta is a new best, but buys no patience.
+        # Early stopping has its own reference point: a gain of less than min_delta gives a new best checkpoint, but it
+        # does not restart the patience.
         self._progress_at: MonitorValue | None = None
         for point in history:
             self.update(point)
 
     def update(self, point: MonitorValue) -> bool:
-        """Take a new point in; whether it is the best so far (the earlier one wins a tie, nan never)."""
+        """Add a point; return whether it is the best so far. Of equal points the earlier is the best; nan never is."""
         self.history.append(point)
         best = self.monitor.worst if self.best is None else self.best.value
         improved = self.last_is_best or self.monitor.better(point.value, best)
@@ -83,7 +85,7 @@ class BestTracker:
 
     @property
     def should_stop(self) -> bool:
-        """Whether the last point lies ``patience`` or more behind the last progress."""
+        """Whether the last improvement is ``patience`` or more epochs (or steps) ago."""
         if self.early_stopping is None or not self.history:
             return False
         last, since = self.history[-1], self._progress_at or MonitorValue(0, 0, math.nan)

@@ -1,4 +1,4 @@
-"""The test set, met once: metrics, confusion matrix and calibration of one checkpoint."""
+"""Evaluates a classifier on the test set: metrics, confusion matrix and calibration. A run does so once."""
 
 from typing import Literal
 
@@ -10,16 +10,16 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from digitlab.core.errors import ConfigError
 from digitlab.training.classifier import Classifier
 
-# As in the paper that named it expected calibration error (Guo et al., 2017).
+# The number of bins in the paper that introduced the expected calibration error for networks (Guo et al., 2017).
 CALIBRATION_BINS = 15
 
 
 def measure_test(
     trainer: Trainer, classifier: Classifier, data: LightningDataModule
 ) -> tuple[dict[str, float], Tensor]:
-    """Metrics keyed ``test/…`` and the confusion matrix, int64 (K, K), of ``classifier`` on the test split of ``data``.
+    """Return metrics keyed ``test/…`` and the confusion matrix, int64 (K, K), on the test split of ``data``.
 
-    Besides loss, accuracy and F1 they are the accuracy of each class and the calibration error: the mean distance of
+    The metrics are loss, accuracy, F1, the accuracy of each class and the calibration error: the mean distance between
     confidence and accuracy over 15 bins of confidence, in [0, 1].
     """
     trainer.test(classifier, datamodule=data, verbose=False)
@@ -27,7 +27,7 @@ def measure_test(
 
 
 def measure_alone(classifier: Classifier, data: LightningDataModule) -> tuple[dict[str, float], Tensor]:
-    """As ``measure_test``, without a Trainer; the images of ``data`` lie on the classifier's device already."""
+    """Do the same as ``measure_test`` without a Trainer. The images of ``data`` must be on the classifier's device."""
     classifier.eval()
     with torch.inference_mode():
         classifier.on_test_epoch_start()
@@ -53,9 +53,9 @@ def _measured(classifier: Classifier) -> tuple[dict[str, float], Tensor]:
 def evaluate(
     classifier: Classifier, data: LightningDataModule, *, accelerator: Literal["auto", "cpu", "cuda"] = "auto"
 ) -> dict[str, float]:
-    """Metrics keyed ``test/…`` of a trained ``classifier`` on the test split of ``data``, which no run need have used.
+    """Return metrics keyed ``test/…`` of ``classifier`` on the test split of ``data``, which may be any data set.
 
-    Raises ``ConfigError`` for an accelerator that is not here.
+    Raises ``ConfigError`` if this machine does not have the accelerator.
     """
     if accelerator == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device", accelerator, "no CUDA device is here: use auto or cpu")

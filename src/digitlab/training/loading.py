@@ -1,6 +1,6 @@
-"""A finished run, read back: its network with the weights of a checkpoint, and its data set.
+"""Loads a finished run: its network with the weights of a checkpoint, and its data set.
 
-``digitlab.load`` in a notebook is ``load`` here; the ``digitlab`` command uses the parts.
+In a notebook, ``digitlab.load`` is the function ``load`` of this module. The ``digitlab`` command uses the others.
 """
 
 from pathlib import Path
@@ -20,11 +20,11 @@ Which = Literal["best", "last"]
 
 
 def load(folder: str | Path, *, checkpoint: Which = "best") -> tuple[Classifier, ImageData]:
-    """The classifier of a run, in eval mode on the CPU, and its data set, read and split as it was, on the CPU.
+    """Return the classifier of a run, in eval mode, and its data set with the run's split, both on the CPU.
 
-    ``model(images)`` takes uint8 images (N, C, H, W) as ``data.test_set.images`` holds them, and returns logits (N, K).
-    Raises ``ConfigError`` where ``folder`` is no run folder, ``RunError`` for a missing or damaged checkpoint, and
-    ``DataError`` where the data set is not to be had.
+    ``model(images)`` takes uint8 images (N, C, H, W), such as ``data.test_set.images``, and returns logits (N, K).
+    Raises ``ConfigError`` if ``folder`` is not a run folder, ``RunError`` for a missing or damaged checkpoint, and
+    ``DataError`` if the data set can't be obtained.
     """
     run = open_run(folder)
     classifier = load_classifier(run, checkpoint)
@@ -34,7 +34,7 @@ def load(folder: str | Path, *, checkpoint: Which = "best") -> tuple[Classifier,
 
 
 def open_run(folder: str | Path) -> RunFolder:
-    """The run in ``folder``; ``ConfigError`` where it is none."""
+    """Return the run in ``folder``. Raises ``ConfigError`` if it is not a run folder."""
     run = RunFolder(Path(folder).expanduser().resolve())
     try:
         run.read_config()
@@ -45,10 +45,10 @@ def open_run(folder: str | Path) -> RunFolder:
 
 
 def load_classifier(run: RunFolder, checkpoint: Which = "best") -> Classifier:
-    """The classifier of a checkpoint, in eval mode on the CPU, in the precision that it was trained in.
+    """Return the classifier of a checkpoint, in eval mode on the CPU, in the precision in which it was trained.
 
-    Raises ``RunError`` where there is no checkpoint, or none that fits, ``ConfigError`` where it names a network of a
-    package that is not allowed.
+    Raises ``RunError`` if the checkpoint is missing or does not fit the network, ``ConfigError`` if it names a network
+    of a package that is not allowed.
     """
     path = run.best if checkpoint == "best" else run.last
     content = read_checkpoint(path)
@@ -65,7 +65,7 @@ def load_classifier(run: RunFolder, checkpoint: Which = "best") -> Classifier:
 
 
 def load_data(run: RunFolder, name: str | None = None) -> ImageData:
-    """The data set of a run with its files in place, not yet read; with ``name``, that of ``conf/data/`` instead."""
+    """Return the data set of a run, downloaded but not read yet; with ``name``, the data set of that name instead."""
     register_resolvers()
     config: DictConfig = run.read_config()
     if name is not None:
@@ -78,7 +78,7 @@ def load_data(run: RunFolder, name: str | None = None) -> ImageData:
 
 
 def require_fit(classifier: Classifier, data: ImageData) -> None:
-    """Raise ``ConfigError`` unless ``classifier`` can be tested on ``data``: the same image shape, as many classes."""
+    """Raise ``ConfigError`` unless ``data`` has the image shape and the number of classes of ``classifier``."""
     facts, source = classifier.facts, data.source
     expected = tuple(facts.image_shape), len(facts.class_names)
     if (source.image_shape, len(source.class_names)) != expected:

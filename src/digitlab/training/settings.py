@@ -1,4 +1,4 @@
-"""Typed settings of a run that belong to no component: the trainer's, and the facts that a data set hands on."""
+"""Typed settings of a run: those of the trainer and of checkpoints, and the facts that a data set passes on."""
 
 import dataclasses
 from typing import Annotated, Any, Literal
@@ -12,9 +12,10 @@ from digitlab.engine.device import PRECISIONS, Precision
 
 @settings
 class DataFacts:
-    """What a network and its reader need to know of a data set: image shape (C, H, W), class names, mean and std.
+    """The facts about a data set that a checkpoint stores: image shape (C, H, W), class names, mean and std.
 
-    ``mean`` and ``std`` are of pixels in [0, 1], one a channel; ``margin_pixels`` as in ``digitlab.data.Source``.
+    ``mean`` and ``std`` have one value per channel, for pixels in [0, 1]. ``margin_pixels`` is as in
+    ``digitlab.data.Source``.
     """
 
     name: str
@@ -31,12 +32,12 @@ class DataFacts:
 
 @settings
 class TrainerSettings:
-    """How long, where and how exactly a run trains. Every limit counts mini-batches; null is no limit.
+    """How long, on which device and in which precision a run trains. Limits count mini-batches; null means no limit.
 
-    ``precision``: 32, 64 or bf16 (mixed: weights stay float32); on CUDA 32 computes products in TF32, 32-true does not.
-    ``val_every_steps`` validates inside epochs as well as after each. ``chunk_length`` is how many mini-batches
-    Lightning hands over at once: it changes nothing but speed; null chooses it by the time that they take.
-    ``cuda_graphs`` has updates recorded on CUDA and replayed.
+    ``precision`` is 32, 64 or bf16 (mixed: weights stay float32). On CUDA, 32 computes products in TF32 and 32-true
+    does not. ``val_every_steps`` adds validations inside epochs. ``chunk_length`` is the number of mini-batches that
+    Lightning passes to one ``training_step``: it affects only the speed, and null chooses it by measuring the time.
+    ``cuda_graphs`` captures updates on CUDA as a graph and replays it.
     """
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"]
@@ -63,7 +64,7 @@ class TrainerSettings:
         return PRECISIONS[str(self.precision)]
 
     def lightning(self) -> dict[str, Any]:
-        """The part that Lightning's ``Trainer`` takes; what counts mini-batches stays with the loader."""
+        """Return the arguments for Lightning's ``Trainer``. The data loader applies the limits, which count batches."""
         return {
             "accelerator": self.accelerator,
             "devices": self.devices,
@@ -76,7 +77,7 @@ class TrainerSettings:
 
 @settings
 class CheckpointSettings:
-    """When a run is saved besides at the end of each epoch: ``every_minutes`` within a long one, null for never."""
+    """When a run is saved inside an epoch: ``every_minutes`` (null: never). It is always saved after each epoch."""
 
     every_minutes: PositiveFloat | None
 

@@ -1,6 +1,6 @@
-"""Test-time augmentation: a trained network sees an image in several views, and their logits are averaged.
+"""Test-time augmentation: a trained network evaluates several views of each image, and averages their logits.
 
-N images, C, H, W.
+Shapes: N images, C channels, H rows, W columns.
 """
 
 from typing import Literal
@@ -13,10 +13,11 @@ TestTimeAugmentation = Literal["flip", "shift", "flip_shift"]
 
 
 def augmented_views(images: Tensor, kinds: TestTimeAugmentation | None) -> list[tuple[Tensor, float]]:
-    """Each view of ``images`` (N, C, H, W) with its weight; the weights add up to one.
+    """Return the views of ``images`` (N, C, H, W), each with its weight; the weights add up to one.
 
-    ``shift`` is the image as it is, which has half of the weight, and moved by a pixel, up and left or down and right,
-    its border reflected; ``flip`` is each of them and its mirror image (as in Jordan, 2024); None is the image alone.
+    ``shift`` gives three views: the image (weight 1/2) and the image moved by one pixel, down and right or up and left
+    (1/4 each), with a reflected border. ``flip`` adds the mirror image of each view and halves the weights (as in
+    Jordan, 2024). None gives only the image.
     """
     found = [(images, 1.0)]
     if kinds and "shift" in kinds:
