@@ -86,7 +86,7 @@ def _assert_close(one: Population, other: Population) -> None:
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Counter[str]]]:
-    """Where the host waits in each chunk ("learn") and each evaluation ("evaluate") of a population."""
+    """Where the host waits in each chunk ("run_chunk") and each evaluation ("evaluate") of a population."""
     found: dict[str, list[Counter[str]]] = {}
 
     def watch(name: str) -> None:
@@ -101,7 +101,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Counter[str]]]:
 
         monkeypatch.setattr(StackedRunner, name, counted)
 
-    for name in ("learn", "evaluate"):
+    for name in ("run_chunk", "evaluate"):
         watch(name)
     return found
 
@@ -136,11 +136,11 @@ def test_members_do_what_they_do_on_the_cpu_and_wait_for_nothing_in_a_chunk(
     jobs = ["seed=0"], ["seed=0", "optimizer.lr=0.01"], ["seed=1"]
     expected = together(*jobs, device=_CPU, common=(*common, "trainer.cuda_graphs=false"))
     found = together(*jobs, device=DEVICE, common=(*common, f"trainer.cuda_graphs={recording}"))
-    assert isinstance(found._learner.stack, kind)
+    assert isinstance(found._runner.stack, kind)
     assert bool(recorded) == recording
     _assert_close(found, expected)
-    assert len(waits["learn"]) == 2
-    assert _reads(waits["learn"]) == 0
+    assert len(waits["run_chunk"]) == 2
+    assert _reads(waits["run_chunk"]) == 0
     # The sums of all members' losses, once for all batches.
     assert _reads(waits["evaluate"]) == len(waits["evaluate"])
 

@@ -13,7 +13,7 @@ _TENSOR_BYTES = 48 << 20
 _FAULTS = """
 import resource, sys
 import torch
-from digitlab.engine.allocator import keep_large_memory
+from digitlab.engine.cpu_tuning import keep_large_memory
 
 changed = keep_large_memory(int(sys.argv[1]))
 torch.ones(int(sys.argv[2]) // 4)
