@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from digitlab.core.errors import ConfigError, RunError
 from digitlab.report.gather import write_report
 from digitlab.sweeps.manifest import Entry, Manifest
+from digitlab.sweeps.report import EFFECTS_TITLE
 
 
 class _Text(HTMLParser):
@@ -135,7 +136,7 @@ def test_a_sweep_is_told_by_its_settings_and_names_the_best_run_of_the_best(leav
     text = " ".join(" ".join(page.words).split())
     assert "best run of the best setting by val/accuracy , which never looks at the test set, is 3 ." in text
     assert "python train.py optimizer.lr=0.2 seed=1" in text
-    assert {"0.9050", "0.8250", "Effect of each value: mean over all its runs"} <= set(page.words)
+    assert {"0.9050", "0.8250", EFFECTS_TITLE} <= set(page.words)
 
 
 def test_the_tables_of_the_five_reports_are_on_the_page_of_their_runs(leave_run, tmp_path):

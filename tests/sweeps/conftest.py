@@ -112,8 +112,8 @@ def finished() -> Callable[..., dict[str, Any]]:
     def result(value: float, *, test: float = 0.5) -> dict[str, Any]:
         metrics = {"val/accuracy": value, "test/accuracy": test}
         return {
-            "status": "finished", "metrics": metrics, "best_epoch": 1, "epochs": 2, "train_seconds": 1.0,
-            "parameters": 10,
+            "status": "finished", "metrics": metrics, "tested": {"checkpoint": "best", "epoch": 1}, "best_epoch": 1,
+            "epochs": 2, "train_seconds": 1.0, "parameters": 10,
         }  # fmt: skip
 
     return result

@@ -1,4 +1,4 @@
-"""The answer of a sweep whose runs are written by hand: ranking, folding, winner and the forms it takes."""
+"""The result of a sweep whose run folders are written by hand: ranking, replicates, best runs, CSV and Markdown."""
 
 import csv
 import itertools
@@ -7,9 +7,10 @@ import shlex
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from digitlab.sweeps.report import command, print_report, settings_table, write_report
-from digitlab.sweeps.table import SweepTable, in_order
+from digitlab.sweeps.report import command, effects_table, print_report, settings_table, write_report
+from digitlab.sweeps.table import SweepTable
 
 LRS, DROPOUTS, SEEDS = (0.1, 0.01), (0, 0.5), (0, 1, 2)
 GRID = list(itertools.product(LRS, DROPOUTS, SEEDS))
@@ -31,7 +32,11 @@ def table(values, written_sweep, finished):
     return SweepTable("grid", written_sweep(*((overrides(*cell), finished(values[cell])) for cell in GRID)))
 
 
-def test_replicates_fold_into_the_mean_and_deviation_of_numpy(table, values):
+def cells(columns, row):
+    return dict(zip(columns, row, strict=True))
+
+
+def test_replicates_are_summarised_as_numpy_does(table, values):
     assert table.keys == ["optimizer.lr", "model.dropout"]
     assert len(table.rows) == len(LRS) * len(DROPOUTS)
     for row in table.rows:
@@ -41,27 +46,120 @@ def test_replicates_fold_into_the_mean_and_deviation_of_numpy(table, values):
         assert row.summary.sd == pytest.approx(np.std(measured, ddof=1))
 
 
-def test_the_effect_of_a_value_is_its_marginal_mean(table, values):
+@pytest.mark.parametrize("key", ["seed", "data.fold", "data.split_seed"])
+def test_folds_and_split_seeds_are_replicates_like_seeds(key, written_sweep, finished):
+    """The setting with the best mean wins, not the setting with the luckiest fold."""
+    accuracies = {(0.1, 0): 0.7, (0.1, 1): 0.99, (0.01, 0): 0.9, (0.01, 1): 0.91}
+    runs = written_sweep(*(
+        (["data.folds=5", f"optimizer.lr={lr}", f"{key}={number}"], finished(value))
+        for (lr, number), value in accuracies.items()
+    ))  # fmt: skip
+    table = SweepTable("folds", runs)
+    assert table.keys == ["optimizer.lr"]
+    assert [(row.setting, row.summary.count) for row in table.rows] == [((0.01,), 2), ((0.1,), 2)]
+    assert [row.summary.mean for row in table.rows] == pytest.approx([0.905, 0.845])
+    assert (table.winner.value, table.best_run.value) == (0.91, 0.99)
+
+
+def test_a_sweep_over_folds_alone_is_one_setting(written_sweep, finished):
+    accuracies = [0.9, 0.92, 0.97]
+    runs = written_sweep(*((["data.folds=3", f"data.fold={n}"], finished(value))
+                           for n, value in enumerate(accuracies)))  # fmt: skip
+    (row,) = SweepTable("folds", runs).rows
+    assert (row.setting, row.summary.count) == ((), 3)
+    assert row.summary.mean == pytest.approx(np.mean(accuracies))
+
+
+def test_the_effect_of_a_value_is_its_paired_difference(table, values):
     for place, key in enumerate(table.keys):
-        assert [value for value, _ in table.effects[key]] == sorted((LRS, DROPOUTS)[place])
-        for value, summary in table.effects[key]:
-            assert summary.mean == pytest.approx(np.mean([values[cell] for cell in GRID if cell[place] == value]))
+        reference, other = sorted(table.effects[key], key=lambda effect: not effect.is_reference)
+        runs = {value: [values[cell] for cell in GRID if cell[place] == value] for value in (LRS, DROPOUTS)[place]}
+        differences = np.subtract(runs[other.value], runs[reference.value])
+        assert reference.summary.mean == pytest.approx(max(map(np.mean, runs.values())))
+        assert other.difference.mean == pytest.approx(differences.mean())
+        expected = stats.ttest_rel(runs[other.value], runs[reference.value]).confidence_interval(0.95)
+        assert other.difference.interval == pytest.approx(tuple(expected))
+    columns, rows = effects_table(table)
+    shown = [cells(columns, row) for row in rows]
+    assert [row["difference"] for row in shown].count("reference") == len(table.keys)
+    assert {row["pairs"] for row in shown} == {"", str(len(GRID) // 2)}
 
 
-def test_the_best_setting_is_first_and_its_best_run_wins(table, values):
+def test_runs_that_halving_ended_are_not_paired_with_longer_ones(written_sweep, finished):
+    left = finished(0.5) | {"halved_after_epoch": 1}
+    runs = written_sweep((["optimizer.lr=0.1"], finished(0.9)), (["optimizer.lr=0.01"], left))
+    assert all(effect.difference is None for effect in SweepTable("s", runs).effects["optimizer.lr"])
+
+
+def test_the_best_setting_is_first_and_its_best_run_is_named(table, values):
     means = [row.summary.mean for row in table.rows]
     assert means == sorted(means, reverse=True)
     best = max((values[*table.rows[0].setting, seed], seed) for seed in SEEDS)
     assert (table.winner.value, table.values[table.winner.entry.number]["seed"]) == best
+    assert table.best_run.value == max(values.values())
 
 
-def test_the_test_set_has_no_say(values, written_sweep, finished, tmp_path):
+def test_test_metrics_do_not_change_the_ranking(values, written_sweep, finished, tmp_path):
     def ranking(name, test):
         outcomes = [(overrides(*cell), finished(values[cell], test=test(values[cell]))) for cell in GRID]
         table = SweepTable("grid", written_sweep(*outcomes, folder=tmp_path / name))
         return [row.setting for row in table.rows], table.winner.entry.number, table.effects
 
     assert ranking("same", lambda value: value) == ranking("opposite", lambda value: 1 - value)
+
+
+def test_each_setting_shows_mean_and_deviation_of_the_test_metric(written_sweep, finished):
+    runs = written_sweep(
+        (["optimizer.lr=0.1", "seed=0"], finished(0.9, test=0.8)),
+        (["optimizer.lr=0.1", "seed=1"], finished(0.8, test=0.7)),
+        (["optimizer.lr=0.01", "seed=0"], finished(0.7, test=0.6)),
+    )
+    columns, rows = settings_table(SweepTable("s", runs))
+    assert [cells(columns, row)["test/accuracy"] for row in rows] == ["0.7500 ±0.0707", "0.6000"]
+
+
+def test_numbers_say_which_checkpoint_and_epoch_they_come_from(written_sweep, finished, tmp_path, capsys):
+    last = finished(0.9) | {"tested": {"checkpoint": "last", "epoch": 7}, "best_epoch": 4}
+    runs = written_sweep(
+        (["optimizer.lr=0.1", "seed=0"], last),
+        (["optimizer.lr=0.1", "seed=1"], last | {"tested": {"checkpoint": "last", "epoch": 5}}),
+        (["optimizer.lr=0.01", "seed=0"], {k: v for k, v in finished(0.1).items() if k != "tested"}),
+    )
+    table = SweepTable("s", runs)
+    columns, rows = settings_table(table)
+    assert [cells(columns, row)["checkpoint"] for row in rows] == ["last, epoch 5 to 7", "unknown"]
+    print_report(table)
+    shown = capsys.readouterr().out
+    assert "run 0, val/accuracy 0.9000 (last checkpoint, epoch 7)" in shown
+    assert "last.ckpt" in shown
+    write_report(table, tmp_path)
+    with (tmp_path / "sweep.csv").open() as file:
+        tested = [(row["tested_checkpoint"], row["tested_epoch"]) for row in csv.DictReader(file)]
+    assert tested == [("last", "7"), ("last", "5"), ("", "")]
+
+
+def test_the_best_setting_and_the_best_single_run_are_told_apart(written_sweep, finished, capsys):
+    accuracies = {(0.1, 0): 0.7, (0.1, 1): 0.99, (0.01, 0): 0.9, (0.01, 1): 0.91}
+    outcomes = (([f"optimizer.lr={lr}", f"seed={seed}"], finished(value)) for (lr, seed), value in accuracies.items())
+    print_report(SweepTable("s", written_sweep(*outcomes)))
+    shown = capsys.readouterr().out
+    assert "best setting (mean of 2 runs): optimizer.lr=0.01: val/accuracy 0.9050 ±0.0071" in shown
+    assert "best single run of this setting, the luckiest of its replicates: run 3, val/accuracy 0.9100" in shown
+    assert "best single run of all: run 1, val/accuracy 0.9900" in shown
+
+
+def test_data_sets_are_ranked_separately(written_sweep, finished, tmp_path, capsys):
+    accuracies = {("mnist", 0.1): 0.99, ("mnist", 0.01): 0.98, ("cifar10", 0.1): 0.5, ("cifar10", 0.01): 0.6}
+    outcomes = (([f"data={data}", f"optimizer.lr={lr}"], finished(value)) for (data, lr), value in accuracies.items())
+    table = SweepTable("s", written_sweep(*outcomes))
+    mnist, cifar = table.by_data_set()
+    assert [row.setting for row in mnist.rows] == [(0.1,), (0.01,)]
+    assert [row.setting for row in cifar.rows] == [(0.01,), (0.1,)]
+    assert (mnist.winner.value, cifar.winner.value) == (0.99, 0.6)
+    print_report(table)
+    write_report(table, tmp_path)
+    for text in (capsys.readouterr().out, (tmp_path / "sweep.md").read_text()):
+        assert text.count("best setting (1 run)") == 2
 
 
 def test_a_smaller_loss_is_better(written_sweep, finished):
@@ -86,16 +184,18 @@ def test_a_setting_that_lacks_a_run_does_not_win(written_sweep, finished):
     assert [run.error for run in table.failures()] == ["RunError: the loss is not finite"]
 
 
-def test_runs_of_a_changed_grid_are_told_apart_by_what_they_did_not_type(written_sweep, finished):
+def test_a_value_that_a_run_did_not_type_is_read_from_its_configuration(written_sweep, finished):
     runs = written_sweep((["seed=0"], finished(0.9)), (["seed=0", "model.dropout=0.5"], finished(0.8)))
     assert [row.setting for row in SweepTable("s", runs).rows] == [(0.0,), (0.5,)]
 
 
-def test_numbers_are_in_order_and_words_as_they_came():
-    assert in_order([0.1, "b", 1e-3, "a", 0, "b"]) == [0, 1e-3, 0.1, "b", "a"]
+def test_intervals_of_accuracies_stay_within_zero_and_one(written_sweep, finished):
+    runs = written_sweep((["seed=0"], finished(0.9)), (["seed=1"], finished(1.0)))
+    low, high = SweepTable("s", runs).rows[0].summary.interval
+    assert 0 <= low < high == 1
 
 
-def test_the_csv_has_a_row_a_run_unrounded(table, values, tmp_path):
+def test_the_csv_has_an_unrounded_row_for_each_run(table, values, tmp_path):
     write_report(table, tmp_path)
     with (tmp_path / "sweep.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -117,31 +217,20 @@ def test_markdown_and_terminal_show_the_same_rows(table, tmp_path, capsys):
         assert "test/accuracy 0.5000" in form
 
 
-def test_a_bar_in_a_value_does_not_break_the_table(written_sweep, finished, tmp_path):
+def test_a_bar_in_a_value_does_not_break_the_markdown_table(written_sweep, finished, tmp_path):
     runs = written_sweep((["+note=a|b"], finished(0.9)), (["+note=c"], finished(0.8)))
     write_report(SweepTable("s", runs), tmp_path)
     assert "| a\\|b |" in (tmp_path / "sweep.md").read_text()
 
 
-def test_the_command_of_the_winner_is_one_a_shell_understands(written_sweep, finished):
+def test_the_command_of_a_run_is_quoted_for_the_shell(written_sweep, finished):
     (run,) = written_sweep((["model.hidden=[64,32]", "seed=1"], finished(0.9)))
     assert shlex.split(command(run)) == ["python", "train.py", "model.hidden=[64,32]", "seed=1"]
 
 
-def test_the_table_tells_after_which_epoch_halving_ended_runs(written_sweep, finished, tmp_path):
+def test_the_table_shows_after_which_epoch_halving_ended_runs(written_sweep, finished):
     left = finished(0.8) | {"halved_after_epoch": 2}
     runs = written_sweep((["optimizer.lr=0.1"], finished(0.9)), (["optimizer.lr=0.01"], left))
     columns, rows = settings_table(SweepTable("halved", runs))
     assert [row[columns.index("left after epoch")] for row in rows] == ["", "2"]
     assert "left after epoch" not in settings_table(SweepTable("whole", runs[:1]))[0]
-
-
-def test_the_effect_of_many_numbers_is_told_by_ranges_that_hold_each_run_once(written_sweep, finished):
-    rates = [round(0.001 * number, 3) for number in range(1, 15)]
-    runs = written_sweep(*(([f"optimizer.lr={rate}"], finished(rate)) for rate in rates))
-    rows = SweepTable("search", runs).effect_rows("optimizer.lr")
-    assert [label for label, _ in rows] == ["0.001 to 0.003", "0.004 to 0.007", "0.008 to 0.01", "0.011 to 0.014"]
-    assert sum(mean.count for _, mean in rows) == len(rates)
-    assert [mean.mean for _, mean in rows] == pytest.approx([0.002, 0.0055, 0.009, 0.0125])
-    few = SweepTable("grid", runs[:12])
-    assert [label for label, _ in few.effect_rows("optimizer.lr")] == [str(rate) for rate in rates[:12]]

@@ -72,7 +72,8 @@ class Preflight(Callback):
                 jobs, most = (grid.jobs(), None) if plan is None else (None, plan.runs)
                 begin(Session(folder, grid.keys, jobs, most=most, halving=sweep.halving))
                 return
-            _dry_run(folder, plan or grid.jobs(), config_name, config.hydra.launcher)
+            all_rows = sweep.dry_run == "all"
+            _dry_run(folder, plan or grid.jobs(), config_name, config.hydra.launcher, all_rows=all_rows)
         except COMPOSITION_ERRORS as error:
             exit_with(composition_error(error, job))
         except DigitlabError as error:
@@ -81,7 +82,12 @@ class Preflight(Callback):
 
 
 def _dry_run(
-    folder: Path, plan: SearchPlan | Sequence[Sequence[str]], config_name: str | None, launcher: DictConfig
+    folder: Path,
+    plan: SearchPlan | Sequence[Sequence[str]],
+    config_name: str | None,
+    launcher: DictConfig,
+    *,
+    all_rows: bool,
 ) -> None:
     from digitlab.sweeps.dry_run import dry_run, dry_run_search
 
@@ -89,7 +95,7 @@ def _dry_run(
     if isinstance(plan, SearchPlan):
         dry_run_search(folder, plan, loader, config_name)
     else:
-        dry_run(folder, plan, loader, config_name, launcher=launcher)
+        dry_run(folder, plan, loader, config_name, launcher=launcher, all_rows=all_rows)
 
 
 def _refuse_existing_run(folder: str) -> None:

@@ -29,7 +29,10 @@ _BUNDLE = 0.08
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """Of one value of a key: the mean of the metric, its 95 % interval (None for one run), and what was measured."""
+    """One value of a key: the mean of the metric, an interval around it, and the measured values.
+
+    ``interval`` is the 95 % interval of the difference to the best value, shifted to the mean; None without pairs.
+    """
 
     value: Value
     mean: float
@@ -39,7 +42,7 @@ class Effect:
 
 @styled
 def effect_figure(effects: Sequence[Effect], *, key: str, metric: str) -> Figure:
-    """``metric`` against the values of ``key``: each run a dot, their mean with its 95 % interval, joined by a line."""
+    """``metric`` against the values of ``key``: runs as dots, their means joined by a line, intervals as bars."""
     figure = Figure(figsize=(4.2, 3.0), layout="constrained")
     axes = figure.add_subplot()
     places = _places(axes, [effect.value for effect in effects], key)
@@ -50,7 +53,7 @@ def effect_figure(effects: Sequence[Effect], *, key: str, metric: str) -> Figure
     axes.errorbar(places, means, np.array(reach).T, fmt="s-", color=BLUE, capsize=4, markersize=5, zorder=3)
     # An interval of two runs can be wider than all that is to be seen.
     _frame(axes, [value for effect in effects for value in (*effect.measured, effect.mean)])
-    axes.set(ylabel=metric, title="all runs, their mean and its 95 % interval")
+    axes.set(ylabel=metric, title="all runs, their mean;\nbar: 95 % interval of the difference to the best")
     return figure
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from digitlab.core.errors import DigitlabError
 from digitlab.sweeps.manifest import manifest_file
-from digitlab.sweeps.report import effects_table, settings_table
+from digitlab.sweeps.report import EFFECTS_TITLE, effects_table, settings_table
 from digitlab.sweeps.state import read_runs
 from digitlab.sweeps.table import SweepTable
 
@@ -39,10 +39,15 @@ def tables_in(folder: Path) -> tuple[list[Table], Path | None]:
         sweep = SweepTable(folder.name, read_runs(folder))
     except DigitlabError:
         return tables, None  # a damaged manifest: the runs are there all the same
-    tables.append(Table("Settings: replicates folded, the best first", *settings_table(sweep)))
-    if sweep.effects:
-        tables.append(Table("Effect of each value: mean over all its runs", *effects_table(sweep)))
-    return tables, None if sweep.winner is None else sweep.winner.folder.path
+    parts = sweep.by_data_set()
+    for part in parts:
+        where = f" ({part.name})" if len(parts) > 1 else ""
+        tables.append(Table(f"Settings: mean over the replicates, the best first{where}", *settings_table(part)))
+        if part.effects:
+            tables.append(Table(f"{EFFECTS_TITLE}{where}", *effects_table(part)))
+    # Values on several data sets can't be compared, so there is no best run of all.
+    winner = sweep.winner if len(parts) == 1 else None
+    return tables, None if winner is None else winner.folder.path
 
 
 def _comparison(path: Path, title: str) -> Table:

@@ -1,34 +1,43 @@
-"""``sweep.dry_run=true``: what a sweep would run, about how long and in how much memory. It leaves nothing behind."""
+"""``sweep.dry_run=true``: shows what a sweep would run and about how much time and memory that takes.
+
+``api.preflight`` calls it in place of the sweep. It leaves no file behind.
+"""
 
 import resource
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 from hydra.core.config_loader import ConfigLoader
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import track
 
 from digitlab.config.fingerprint import fingerprint
 from digitlab.core.errors import ConfigError
 from digitlab.results.folder import RunFolder
 from digitlab.results.table import print_table
+from digitlab.sweeps.job_composer import JobComposer
 from digitlab.sweeps.manifest import manifest_file, run_overrides
 from digitlab.sweeps.progress import duration
 from digitlab.sweeps.search.settings import SearchPlan
 from digitlab.sweeps.state import SweepRun, read_runs
 
-# Mini-batches of a measurement: enough for a rate, few enough for a second or two.
+# The measurement trains this many mini-batches: enough for a rate, few enough to take only a second or two.
 _MEASURED_BATCHES = 50
+# A longer list would push the answer off the screen. ``sweep.dry_run=all`` lists every run.
+_SHOWN_RUNS = 20
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
-    """A job of the sweep, composed: ``run`` is the one that has its configuration already, if there is one."""
+class PlannedRun:
+    """A job of the sweep with its composed configuration; ``run`` is the run that already has it, if there is one."""
 
     overrides: list[str]
     config: DictConfig
@@ -50,91 +59,108 @@ def dry_run(
     config_name: str | None,
     *,
     launcher: DictConfig,
+    all_rows: bool = False,
 ) -> None:
-    """Print the runs of the sweep in ``folder``, which need not be there, its populations, if any, and estimates.
+    """Print the runs of the sweep, then how the launcher would group them, then estimates of time and memory.
 
-    Raises what the training of the first run raises.
+    ``folder`` is the sweep's folder, which need not exist; ``launcher`` is the node ``hydra.launcher``. Without
+    ``all_rows``, only the first 20 runs are listed. Raises what training the first run raises.
     """
-    plan = _plan(folder, jobs, loader, config_name)
-    _print_runs(folder, plan)
-    left = [planned for planned in plan if not planned.finished]
-    print(f"{len(plan)} runs, {len(plan) - len(left)} of them finished before")
+    planned = _plan(folder, jobs, loader, config_name)
+    left = [each for each in planned if not each.finished]
+    summary = [f"{len(planned)} runs, {len(planned) - len(left)} of them finished before"]
     if left and "max_members" in launcher:
-        print(_populations(left, launcher.max_members))
+        summary.append(_populations(left, launcher.max_members))
     if left:
-        print(_estimate([planned.run for planned in plan if planned.run is not None], left))
+        summary.append(_estimate([each.run for each in planned if each.run is not None], left))
+    # The answer comes last, where the terminal shows it.
+    _print_runs(folder, planned if all_rows else planned[:_SHOWN_RUNS])
+    if not all_rows and len(planned) > _SHOWN_RUNS:
+        print(f"and {len(planned) - _SHOWN_RUNS} more runs: sweep.dry_run=all lists all of them")
+    for line in summary:
+        print(line)
 
 
 def dry_run_search(folder: Path, plan: SearchPlan, loader: ConfigLoader, config_name: str | None) -> None:
-    """Print what the search in ``folder`` chooses from, how many runs it will ask for, and estimates.
+    """Print the space of the search in ``folder``, its number of runs, and estimates of time and memory.
 
-    Raises what the training of a run that it might choose raises.
+    Raises what training a run raises that the search might choose.
     """
     rows = [[parameter.key, parameter.typed] for parameter in plan.space.parameters]
     print_table(["key", "chosen from"], rows, title=str(folder), words=2)
     before = read_runs(folder) if manifest_file(folder).exists() else []
     finished = sum(run.status == "finished" for run in before)
     print(f"{plan.trials} trials by {plan.settings.sampler}: {plan.runs} runs, {finished} of them finished before")
+    # Nobody knows what the search will choose, so one example stands for every run.
     left = _plan(folder, [plan.space.example()], loader, config_name) * (plan.runs - finished)
     if left:
         print(_estimate(before, left))
 
 
-def _plan(folder: Path, jobs: Sequence[Sequence[str]], loader: ConfigLoader, config_name: str | None) -> list[Planned]:
+def _plan(
+    folder: Path, jobs: Sequence[Sequence[str]], loader: ConfigLoader, config_name: str | None
+) -> list[PlannedRun]:
     known: dict[str, SweepRun] = {}
     if manifest_file(folder).exists():
         known = {run.entry.fingerprint: run for run in read_runs(folder)}
-    plan = []
-    for job in jobs:
-        config = loader.load_configuration(config_name, list(job), run_mode=RunMode.RUN)
-        with open_dict(config):
-            del config["hydra"]
-        plan.append(Planned(run_overrides(job), config, known.get(fingerprint(config))))
-    return plan
+    composer = JobComposer(loader, config_name)
+    planned = []
+    for job in _with_progress(jobs, "composing the runs"):
+        config = composer.compose(job)
+        planned.append(PlannedRun(run_overrides(job), config, known.get(fingerprint(config))))
+    return planned
 
 
-def _print_runs(folder: Path, plan: Sequence[Planned]) -> None:
+def _with_progress(items: Sequence[T], description: str) -> Iterable[T]:
+    """``items`` one by one, with one line of progress on stderr if that is a terminal."""
+    console = Console(file=sys.stderr)
+    return track(items, description, console=console, transient=True, disable=not console.is_terminal)
+
+
+def _print_runs(folder: Path, planned: Sequence[PlannedRun]) -> None:
     rows = []
-    for planned in plan:
-        number = "new" if planned.run is None else str(planned.run.entry.number)
-        state = "" if planned.run is None else planned.run.status
-        rows.append([number, state, " ".join(planned.overrides)])
+    for each in planned:
+        number = "new" if each.run is None else str(each.run.entry.number)
+        state = "" if each.run is None else each.run.status
+        rows.append([number, state, " ".join(each.overrides)])
     print_table(["run", "state", "overrides"], rows, title=str(folder), words=3)
 
 
-def _populations(left: Sequence[Planned], most: int | str) -> str:
-    """How the launcher would put the runs together."""
+def _populations(left: Sequence[PlannedRun], max_members: int | str) -> str:
+    """How the launcher ``vectorized`` would group the runs, in one line."""
     from digitlab.population.grouping import populations
     from digitlab.population.member import Job
     from digitlab.training.experiment import Experiment
 
     jobs = []
-    # As in a sweep that goes on, none has the number 0 then.
-    for number, planned in enumerate(left, start=sum(planned.run is not None for planned in left)):
+    # Numbers continue after those of the runs there are, as they do when the sweep itself resumes.
+    first = sum(each.run is not None for each in left)
+    for number, each in enumerate(_with_progress(left, "grouping the runs"), start=first):
         try:
-            experiment = Experiment.from_config(planned.config, typed=planned.overrides)
+            experiment = Experiment.from_config(each.config, typed=each.overrides)
         except ConfigError:
-            continue  # fails alone, when it runs
+            continue  # this run will fail on its own, so it is in no population
         folder = RunFolder(Path(str(number)))
         jobs.append(
-            Job(number=number, config=planned.config, experiment=experiment, folder=folder, overrides=planned.overrides)
+            Job(number=number, config=each.config, experiment=experiment, folder=folder, overrides=each.overrides)
         )
-    groups = populations(jobs, max_members=None if isinstance(most, str) else most)
+    groups = populations(jobs, max_members=None if isinstance(max_members, str) else max_members)
     sizes = sorted((len(group) for group in groups if len(group) > 1), reverse=True)
     alone = len(left) - sum(sizes)
     together = f"{len(sizes)} populations of {', '.join(map(str, sizes))} runs" if sizes else "no populations"
     return f"{together}; {alone} runs one by one"
 
 
-def _estimate(before: Sequence[SweepRun], left: Sequence[Planned]) -> str:
+def _estimate(before: Sequence[SweepRun], left: Sequence[PlannedRun]) -> str:
     rates = [run.result["train_seconds"] / run.result["epochs"] for run in before if run.result.get("epochs")]
-    result, mebibytes = _measure(left[0].config)
-    if rates:
-        source, seconds_per_epoch = f"the {len(rates)} runs there are", statistics.fmean(rates)
-    else:
-        source = f"{_MEASURED_BATCHES} mini-batches of the first run"
-        seconds_per_epoch = _training_images(left[0].config) / result["images_per_second"]
-    epochs = sum(planned.epochs for planned in left)
+    with Console(file=sys.stderr).status("measuring the first run"):
+        result, mebibytes = _measure(left[0].config)
+        if rates:
+            source, seconds_per_epoch = f"the {len(rates)} runs there are", statistics.fmean(rates)
+        else:
+            source = f"{_MEASURED_BATCHES} mini-batches of the first run"
+            seconds_per_epoch = _training_images(left[0].config) / result["images_per_second"]
+    epochs = sum(each.epochs for each in left)
     seconds = epochs * seconds_per_epoch
     return (
         f"about {duration(seconds)} of training one after another ({epochs} epochs at most, by {source}), "
@@ -143,7 +169,7 @@ def _estimate(before: Sequence[SweepRun], left: Sequence[Planned]) -> str:
 
 
 def _training_images(config: DictConfig) -> int:
-    """How many images an epoch of ``config`` trains on."""
+    """How many images one epoch of ``config`` trains on."""
     from digitlab.training.experiment import Experiment
 
     experiment = Experiment.from_config(config, typed=[])
@@ -153,9 +179,10 @@ def _training_images(config: DictConfig) -> int:
 
 
 def _measure(config: DictConfig) -> tuple[dict[str, Any], float]:
-    """The result of the first mini-batches of ``config``, and the most memory that this process has held, in MiB."""
+    """Train the first mini-batches of ``config``; return the result and the peak memory of this process in MiB."""
     from digitlab.training import train
 
+    # What costs time but says nothing about the rate is off: validation, the test, the profiler.
     short = OmegaConf.merge(
         config,
         {
@@ -169,4 +196,5 @@ def _measure(config: DictConfig) -> tuple[dict[str, Any], float]:
     with TemporaryDirectory() as folder:
         result = train(short, folder=Path(folder), overrides=[]).result
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # macOS counts bytes, Linux KiB.
     return result, peak / 2**20 if sys.platform == "darwin" else peak / 2**10

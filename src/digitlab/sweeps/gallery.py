@@ -1,6 +1,8 @@
-"""The figures of a sweep: its table and its runs' curves, handed to ``digitlab.figures.sweeps`` and saved."""
+"""Makes the figures of a sweep from its table and its runs' curves and saves them; ``digitlab sweep`` calls it.
 
-import csv
+``digitlab.figures.sweeps`` draws; this module only collects the numbers.
+"""
+
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,56 +13,78 @@ from digitlab.core.errors import show
 from digitlab.core.files import write_atomically
 from digitlab.figures.style import png
 from digitlab.figures.sweeps import Effect, curve_figure, effect_figure, pair_figure, parallel_figure
-from digitlab.results.folder import RunFolder
+from digitlab.results.history import read_history
+from digitlab.sweeps.effects import Value, in_order
 from digitlab.sweeps.manifest import folder_name
 from digitlab.sweeps.statistics import Summary
-from digitlab.sweeps.table import SweepTable, Value
+from digitlab.sweeps.table import SweepTable
 
-# A heat map with more columns or rows, as of a random search, could not be read.
-_MOST_VALUES = 12
+# A heat map with more columns or rows, as a random search would need, is illegible.
+_MAX_HEAT_MAP_VALUES = 12
 
 
 def write_figures(table: SweepTable, folder: Path) -> list[Path]:
-    """Draw all figures of ``table``, of which at least one run has finished, into ``folder``; their paths."""
-    folder.mkdir(exist_ok=True)
+    """Draw all figures of ``table`` into ``folder`` and return their paths; at least one run must have finished.
+
+    If the sweep covers several data sets, each has a subfolder of its own.
+    """
+    parts = table.by_data_set()
     paths = []
-    for name, figure in _figures(table):
-        path = folder / f"{folder_name(name)}.png"
-        write_atomically(path, png(figure))
-        paths.append(path)
+    for part in parts:
+        own = folder if len(parts) == 1 else folder / folder_name(part.name)
+        own.mkdir(parents=True, exist_ok=True)
+        for name, figure in _figures(part) if part.metric is not None else ():
+            path = own / f"{folder_name(name)}.png"
+            write_atomically(path, png(figure))
+            paths.append(path)
     return paths
 
 
 def _figures(table: SweepTable) -> Iterator[tuple[str, Figure]]:
     assert table.metric is not None
+    known = {key: _known_values(table, key) for key in table.keys}
     for key in table.keys:
         yield f"by_{key}", effect_figure(_effects(table, key), key=key, metric=table.metric)
-    few = [key for key in table.keys if len(_known(table, key)) <= _MOST_VALUES]
+    few = [key for key in table.keys if len(known[key]) <= _MAX_HEAT_MAP_VALUES]
     for one, other in itertools.combinations(few, 2):
-        values = (_known(table, one), _known(table, other))
         means = _pair_means(table, one, other)
-        yield f"by_{one}_and_{other}", pair_figure(means, keys=(one, other), metric=table.metric, values=values)
+        yield (
+            f"by_{one}_and_{other}",
+            pair_figure(means, keys=(one, other), metric=table.metric, values=(known[one], known[other])),
+        )
     settings = [(row.setting, row.summary.mean) for row in table.rows if row.summary is not None]
     if len(table.keys) > 1:
-        known = [_known(table, key) for key in table.keys]
-        yield "settings", parallel_figure(settings, keys=table.keys, metric=table.metric, values=known)
+        yield "settings", parallel_figure(settings, keys=table.keys, metric=table.metric, values=list(known.values()))
     histories = _histories(table)
     if histories:
         yield "curves", curve_figure(histories, metric=table.metric)
 
 
-def _known(table: SweepTable, key: str) -> list[Value]:
-    return [value for value, _ in table.effects[key]]
+def _known_values(table: SweepTable, key: str) -> list[Value]:
+    """The values of ``key`` with at least one finished run, in order."""
+    return in_order(table.values[run.entry.number][key] for run in table.runs if table.compared([run]))
 
 
 def _effects(table: SweepTable, key: str) -> list[Effect]:
-    def measured(value: Value) -> list[float]:
-        return table.compared(run for run in table.runs if table.values[run.entry.number][key] == value)
+    """Every value of ``key`` with its runs; the error bar is the interval of the paired difference around the mean.
 
-    return [Effect(value, summary.mean, summary.interval, measured(value)) for value, summary in table.effects[key]]
+    An interval over all runs with a value would mostly show how far the other settings differ.
+    """
+    differences = {effect.value: effect.difference for effect in table.effects[key] if effect.value is not None}
+    effects = []
+    for value in _known_values(table, key):
+        measured = table.compared(run for run in table.runs if table.values[run.entry.number][key] == value)
+        mean, difference = Summary.of(measured).mean, differences.get(value)
+        interval = None
+        if difference is not None and difference.interval is not None:
+            low, high = difference.interval
+            interval = mean + low - difference.mean, mean + high - difference.mean
+        effects.append(Effect(value, mean, interval, measured))
+    return effects
 
 
 def _pair_means(table: SweepTable, one: str, other: str) -> dict[tuple[Value, Value], float]:
+    """The mean over the finished runs of each pair of values of two keys."""
     groups: dict[tuple[Value, Value], list[float]] = {}
     for run in table.runs:
         values = table.values[run.entry.number]
@@ -69,18 +93,15 @@ def _pair_means(table: SweepTable, one: str, other: str) -> dict[tuple[Value, Va
 
 
 def _histories(table: SweepTable) -> list[tuple[str, list[tuple[int, float]]]]:
-    """The monitored metric of each run by epoch, best settings first."""
+    """The curve of the monitored metric for each run, as (epoch, value) pairs, runs of the best settings first."""
     histories = []
     for row in table.rows:
         name = ", ".join(f"{key.rpartition('.')[2]}={show(v)}" for key, v in zip(table.keys, row.setting, strict=True))
         for run in row.runs:
-            history = _history(run.folder, table.metric or "")
+            history = [
+                (epoch.epoch, epoch.values[table.metric])
+                for epoch in read_history(run.folder)
+                if table.metric in epoch.values
+            ]
             histories += [(name or "all runs", history)] if history else []
     return histories
-
-
-def _history(folder: RunFolder, metric: str) -> list[tuple[int, float]]:
-    if not folder.metrics.exists():
-        return []
-    with folder.metrics.open(encoding="utf-8") as file:
-        return [(int(row["epoch"]), float(row[metric])) for row in csv.DictReader(file) if row.get(metric)]

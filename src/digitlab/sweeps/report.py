@@ -1,4 +1,7 @@
-"""The table of a sweep as text for the terminal, as ``sweep.csv`` (a row a run) and as ``sweep.md``."""
+"""Shows the table of a sweep on the terminal and writes ``sweep.csv`` (one row per run) and ``sweep.md``.
+
+Used when a sweep ends and by ``digitlab sweep``; the HTML report takes the same tables.
+"""
 
 import os
 import shlex
@@ -8,55 +11,106 @@ from pathlib import Path
 from digitlab.core.errors import show
 from digitlab.core.files import write_atomically
 from digitlab.results import table as tables
+from digitlab.sweeps.effects import ValueEffect
 from digitlab.sweeps.state import SweepRun
 from digitlab.sweeps.statistics import Summary
-from digitlab.sweeps.table import Row, SweepTable
+from digitlab.sweeps.table import REPLICATE_KEYS, Row, SweepTable
 
-# What a terminal shows of a long table: all of it is in sweep.md.
+# The terminal shows this many rows of a long table; sweep.md has all of them.
 _SHOWN_ROWS = 20
+
+EFFECTS_TITLE = (
+    "Effect of each value: difference to the best value of the key, in pairs of runs that differ in it alone"
+)
+_UNPAIRED_NOTE = (
+    "Without pairs there is no difference to show: the mean of such a value also contains the effect of the other keys."
+)
 
 
 def print_report(table: SweepTable) -> None:
-    """The settings, the effects, the winner and the failures, on stdout."""
-    columns, rows = settings_table(table)
-    shown = rows[:_SHOWN_ROWS]
-    more = f", the best {len(shown)} of {len(rows)} settings (all in sweep.md)" if len(rows) > len(shown) else ""
-    tables.print_table(columns, shown, title=f"{table.name}{more}", words=len(table.keys))
-    if table.effects:
-        tables.print_table(*effects_table(table), title="effect of each value: mean over all its runs", words=2)
-    for line in [*_winner(table), *_unsuccessful(table)]:
-        print(line)
+    """Print the settings, the effects, the best runs and the failures to stdout, one block for each data set."""
+    for part in table.by_data_set():
+        columns, rows = settings_table(part)
+        shown = rows[:_SHOWN_ROWS]
+        more = f", the best {len(shown)} of {len(rows)} settings (all in sweep.md)" if len(rows) > len(shown) else ""
+        tables.print_table(columns, shown, title=f"{part.name}{more}", words=len(part.keys))
+        if part.effects:
+            tables.print_table(*effects_table(part), title=EFFECTS_TITLE, words=2)
+        for line in [*_effect_notes(part), *_best_lines(part), *_unsuccessful(part)]:
+            print(line)
 
 
 def write_report(table: SweepTable, folder: Path) -> None:
-    """``sweep.csv`` and ``sweep.md`` in ``folder``, of which the next report writes new ones."""
+    """Write ``sweep.csv`` and ``sweep.md`` into ``folder``, in place of those of the last report."""
     write_atomically(folder / "sweep.csv", tables.runs_csv([_run_row(table, run) for run in table.runs]).encode())
     write_atomically(folder / "sweep.md", _markdown(table).encode())
 
 
 def command(run: SweepRun) -> str:
-    """The command that runs ``run`` again, alone."""
+    """The shell command that repeats ``run`` on its own."""
     return shlex.join(["python", "train.py", *run.entry.overrides])
 
 
 def settings_table(table: SweepTable) -> tuple[list[str], list[list[str]]]:
+    """Column names and one row of text per setting, best first: swept values, statistics, test metrics, runs."""
     halving = any(row.halved for row in table.rows)
-    columns = [*table.keys, table.metric or "monitored", "sd", "95 % interval", "n", "failed"]
+    tests = _test_metrics(table)
+    columns = [*table.keys, table.metric or "monitored", "sd", "95 % interval", "n", *tests, "checkpoint", "failed"]
     columns += ["left after epoch"] if halving else []
-    return [*columns, "runs"], [_setting_cells(row, halving=halving) for row in table.rows]
+    return [*columns, "runs"], [_setting_cells(row, tests, halving=halving) for row in table.rows]
 
 
-def _setting_cells(row: Row, *, halving: bool) -> list[str]:
+def _test_metrics(table: SweepTable) -> list[str]:
+    """The test metrics worth a column: the counterpart of the monitored metric, and the accuracy."""
+    names = dict.fromkeys([f"test/{(table.metric or '').partition('/')[2]}", "test/accuracy"])
+    measured = {name for run in table.runs for name, value in run.metrics.items() if value is not None}
+    return [name for name in names if name in measured]
+
+
+def _setting_cells(row: Row, tests: Sequence[str], *, halving: bool) -> list[str]:
     failed = str(row.failed) if row.failed else ""
     left = [",".join(map(str, row.halved))] if halving else []
     numbers = ",".join(str(run.entry.number) for run in row.runs)
-    return [*map(show, row.setting), *_summary_cells(row.summary), failed, *left, numbers]
+    tested = [_mean_and_deviation(row.test_summary(name)) for name in tests]
+    return [*map(show, row.setting), *_summary_cells(row.summary), *tested, _checkpoints(row), failed, *left, numbers]
+
+
+def _checkpoints(row: Row) -> str:
+    """Where the numbers of a setting come from, for example ``best, epoch 3 to 5``."""
+    finished = [run for run in row.runs if run.status == "finished"]
+    names = sorted({run.tested_checkpoint or "unknown" for run in finished})
+    epochs = sorted({run.tested_epoch for run in finished if run.tested_epoch is not None})
+    if not epochs:
+        return ", ".join(names)
+    span = str(epochs[0]) if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
+    return f"{', '.join(names)}, epoch {span}"
 
 
 def effects_table(table: SweepTable) -> tuple[list[str], list[list[str]]]:
-    columns = ["key", "value", table.metric or "monitored", "sd", "95 % interval", "n"]
-    rows = [[key, v, *_summary_cells(mean)] for key in table.effects for v, mean in table.effect_rows(key)]
+    """Column names and one row of text per value: its mean, and its paired difference to the key's best value."""
+    columns = ["key", "value", f"mean {table.metric or 'monitored'}", "n", "difference", "95 % interval", "pairs"]
+    rows = [[key, *_effect_cells(effect)] for key, effects in table.effects.items() for effect in effects]
     return columns, rows
+
+
+def _effect_cells(effect: ValueEffect) -> list[str]:
+    mean = [effect.label, f"{effect.summary.mean:.4f}", str(effect.summary.count)]
+    if effect.is_reference:
+        return [*mean, "reference", "", ""]
+    if effect.difference is None:
+        return [*mean, "", "", "0"]
+    interval = effect.difference.interval
+    between = "" if interval is None else f"{interval[0]:+.4f} to {interval[1]:+.4f}"
+    return [*mean, f"{effect.difference.mean:+.4f}", between, str(effect.difference.count)]
+
+
+def _effect_notes(table: SweepTable) -> list[str]:
+    unpaired = any(
+        effect.difference is None and not effect.is_reference
+        for effects in table.effects.values()
+        for effect in effects
+    )
+    return [_UNPAIRED_NOTE] if unpaired else []
 
 
 def _summary_cells(summary: Summary | None) -> list[str]:
@@ -69,23 +123,53 @@ def _summary_cells(summary: Summary | None) -> list[str]:
     return [mean, f"±{summary.sd:.4f}", f"{low:.4f} to {high:.4f}", count]
 
 
-def _winner(table: SweepTable) -> list[str]:
+def _mean_and_deviation(summary: Summary | None) -> str:
+    if summary is None:
+        return ""
+    return f"{summary.mean:.4f}" + ("" if summary.sd is None else f" ±{summary.sd:.4f}")
+
+
+def _best_lines(table: SweepTable) -> list[str]:
+    """The best setting by its mean, then its best single run, then the best single run of all if that is another."""
     run = table.winner
     if run is None:
         return ["no run has finished yet"]
-    assert run.value is not None
+    row = table.rows[0]
+    count = 0 if row.summary is None else row.summary.count
+    replicates = f"mean of {count} runs" if count > 1 else "1 run"
+    lines = [
+        f"best setting ({replicates}): {_setting_text(table, run)}: {table.metric} {_mean_and_deviation(row.summary)}"
+    ]
+    if not row.complete:
+        lines.append("  this setting lacks runs that failed or have not finished")
+    # One run out of several replicates is chosen for its luck, so its value overstates what the setting achieves.
+    chance = ", the luckiest of its replicates" if count > 1 else ""
     tested = {name: value for name, value in run.metrics.items() if name.startswith("test/") and value is not None}
     test = ", ".join(f"{name} {value:.4f}" for name, value in tested.items())
-    checkpoint = os.path.relpath(run.folder.best)
-    lines = [
-        f"winner: run {run.entry.number}, {run.metric} {run.value:.4f} at epoch {run.result['best_epoch']}",
+    lines += [
+        f"best single run of this setting{chance}: {_run_text(run)}",
         f"  test set:   {test or 'not measured (test=none)'}",
-        f"  checkpoint: {run.folder.best if checkpoint.startswith('..') else checkpoint}",
+        f"  checkpoint: {_short_path(run.folder.last if run.tested_checkpoint == 'last' else run.folder.best)}",
         f"  again:      {command(run)}",
     ]
-    if not table.rows[0].complete:
-        lines.append("  its setting lacks runs that failed or have not finished")
+    if table.best_run is not None and table.best_run is not run:
+        lines.append(f"best single run of all: {_run_text(table.best_run)}, of {_setting_text(table, table.best_run)}")
     return lines
+
+
+def _setting_text(table: SweepTable, run: SweepRun) -> str:
+    texts = [f"{key}={show(value)}" for key, value in zip(table.keys, table.setting(run), strict=True)]
+    return " ".join(texts) or "the only one"
+
+
+def _run_text(run: SweepRun) -> str:
+    assert run.value is not None
+    return f"run {run.entry.number}, {run.metric} {run.value:.4f} ({run.checkpoint_text})"
+
+
+def _short_path(path: Path) -> str:
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
 
 
 def _unsuccessful(table: SweepTable) -> list[str]:
@@ -95,9 +179,11 @@ def _unsuccessful(table: SweepTable) -> list[str]:
 
 
 def _run_row(table: SweepTable, run: SweepRun) -> tables.Row:
-    row: tables.Row = {"number": run.entry.number, "status": run.status}
-    row |= {key: value for key, value in table.values[run.entry.number].items() if key in (*table.keys, "seed")}
+    row: tables.Row = {"number": run.entry.number, "status": run.status, "data": table.data_sets[run.entry.number]}
+    shown = {*table.keys, *REPLICATE_KEYS}
+    row |= {key: value for key, value in table.values[run.entry.number].items() if key in shown}
     row |= {"monitor": run.metric, "monitored": run.value} | run.metrics
+    row |= {"tested_checkpoint": run.tested_checkpoint, "tested_epoch": run.tested_epoch}
     row |= {
         name: run.result.get(name)
         for name in ("best_epoch", "epochs", "halved_after_epoch", "train_seconds", "parameters")
@@ -106,16 +192,20 @@ def _run_row(table: SweepTable, run: SweepRun) -> tables.Row:
 
 
 def _markdown(table: SweepTable) -> str:
-    parts = [f"# {table.name}", _markdown_table(*settings_table(table), words=len(table.keys))]
-    if table.effects:
-        parts += [
-            "## Effect of each value",
-            "Mean over all runs with it.",
-            _markdown_table(*effects_table(table), words=2),
-        ]
-    parts += ["## Winner", "```\n" + "\n".join(_winner(table)) + "\n```"]
-    if lines := _unsuccessful(table):
-        parts += ["## Not finished", "```\n" + "\n".join(lines) + "\n```"]
+    parts = [f"# {table.name}"]
+    per_data_set = table.by_data_set()
+    for part in per_data_set:
+        # With several data sets, each has a section of its own and its headings are one level lower.
+        several = len(per_data_set) > 1
+        mark = "###" if several else "##"
+        parts += [f"## {part.name}"] if several else []
+        parts.append(_markdown_table(*settings_table(part), words=len(part.keys)))
+        if part.effects:
+            parts += [f"{mark} Effect of each value", f"{EFFECTS_TITLE.partition(': ')[2].capitalize()}."]
+            parts += [_markdown_table(*effects_table(part), words=2), *_effect_notes(part)]
+        parts += [f"{mark} Best setting and best run", "```\n" + "\n".join(_best_lines(part)) + "\n```"]
+        if lines := _unsuccessful(part):
+            parts += [f"{mark} Not finished", "```\n" + "\n".join(lines) + "\n```"]
     return "\n\n".join(parts) + "\n"
 
 

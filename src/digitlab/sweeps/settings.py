@@ -1,7 +1,7 @@
 """``sweep.*`` of the configuration, checked."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from omegaconf import DictConfig
 from pydantic import ValidationError
@@ -22,7 +22,7 @@ class SweepSettings:
 
     name: str | None
     fresh: bool
-    dry_run: bool
+    dry_run: bool | Literal["all"]
     halving: bool
     halving_epochs: list[PositiveInt] | None
 

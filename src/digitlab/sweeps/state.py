@@ -1,4 +1,7 @@
-"""How the runs of a sweep stand: read from their folders, where each says it of itself. Nothing here imports torch."""
+"""The state of each run of a sweep, read from the run folders. Nothing here imports torch.
+
+The manifest lists which runs there are; only the run's own folder says how far it got.
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +14,16 @@ from digitlab.sweeps.manifest import Entry, Manifest
 
 @dataclass(frozen=True, slots=True)
 class SweepRun:
-    """A run of a sweep; ``metric`` and ``value`` are the monitored ones at its best checkpoint, if it has finished."""
+    """One run of a sweep.
+
+    ``status`` is ``finished``, ``stopped``, ``failed`` or ``unfinished``. ``metric`` and ``value`` are the monitored
+    metric and its value at the tested checkpoint; both are None unless the run has finished. ``result`` is the content
+    of ``result.json``.
+    """
 
     entry: Entry
     folder: RunFolder
-    status: str  # finished, stopped, failed or unfinished
+    status: str
     metric: str | None = None
     value: float | None = None
     error: str | None = None
@@ -23,23 +31,55 @@ class SweepRun:
 
     @property
     def metrics(self) -> dict[str, float | None]:
+        """The metrics of the tested checkpoint, without those of single classes."""
         metrics: dict[str, float | None] = self.result.get("metrics", {})
         return {name: value for name, value in metrics.items() if "class_accuracy" not in name}
 
+    @property
+    def tested_checkpoint(self) -> str | None:
+        """Which checkpoint ``metrics`` belong to, ``best`` or ``last``; None if an older version wrote the result."""
+        return self._tested("checkpoint")
+
+    @property
+    def tested_epoch(self) -> int | None:
+        """The epoch of that checkpoint; None if it is not known."""
+        return self._tested("epoch")
+
+    def _tested(self, name: str) -> Any:
+        tested = self.result.get("tested")
+        return tested.get(name) if isinstance(tested, dict) else None
+
+    @property
+    def checkpoint_text(self) -> str:
+        """For example ``best checkpoint, epoch 4``."""
+        if self.tested_checkpoint is None:
+            return "checkpoint unknown"
+        epoch = "unknown" if self.tested_epoch is None else str(self.tested_epoch)
+        return f"{self.tested_checkpoint} checkpoint, epoch {epoch}"
+
+    def read_data_set(self) -> str | None:
+        """The name of the data set, as in ``data=NAME``; None if the run has not begun."""
+        try:
+            chosen = self.folder.read_choices().get("data")
+            return chosen or str(self.folder.read_plain_config()["data"]["source"]["_target_"]).rpartition(".")[2]
+        except UNREADABLE:
+            return None
+
 
 def read_runs(path: Path) -> list[SweepRun]:
-    """All runs of the sweep in ``path``, in the order of their numbers. Raises what ``Manifest.read`` raises."""
+    """All runs of the sweep in ``path``, ordered by number. Raises what ``Manifest.read`` raises."""
     manifest = Manifest.read(path)
     return [read_run(manifest.folder(entry), entry) for entry in manifest.runs]
 
 
 def read_run(folder: RunFolder, entry: Entry) -> SweepRun:
-    """A run as it stands now: ``unfinished`` where it has no readable ``result.json`` yet."""
+    """The current state of one run; ``unfinished`` if it has no readable ``result.json``."""
     try:
         result = folder.read_result()
         if result["status"] != "finished":
             return SweepRun(entry, folder, result["status"], error=result.get("error"), result=result)
         metric, value = monitored(folder, result)
     except UNREADABLE:
+        # The run is still going on, or it was killed while it wrote. Either way a later command has to finish it.
         return SweepRun(entry, folder, "unfinished")
     return SweepRun(entry, folder, "finished", metric=metric, value=value, result=result)

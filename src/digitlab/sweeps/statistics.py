@@ -1,4 +1,4 @@
-"""Mean, standard deviation and confidence interval of a few measurements, such as the same run with several seeds."""
+"""Mean, standard deviation and confidence interval of a few measurements, for example of one run with several seeds."""
 
 import math
 import statistics
@@ -9,11 +9,10 @@ from functools import lru_cache
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """``count`` values: their mean, sample standard deviation ``sd``, and the 95 % confidence interval of the mean.
+    """Mean, sample standard deviation ``sd`` and 95 % confidence interval of the mean of ``count`` values.
 
-    One value alone has neither ``sd`` nor ``interval``. The interval is Student's (1908), which holds for few values if
-    these are about normally distributed; it is cut to where a mean can lie, which changes nothing of how often it
-    holds.
+    ``sd`` and ``interval`` are None for a single value and for values that are not all finite. The interval is
+    Student's (1908). It holds for few values if these are roughly normally distributed.
     """
 
     count: int
@@ -23,9 +22,14 @@ class Summary:
 
     @classmethod
     def of(cls, values: Sequence[float], *, within: tuple[float, float] = (-math.inf, math.inf)) -> "Summary":
-        """Of one value or more, all of them ``within`` the two bounds."""
+        """Summarise one value or more; ``within`` are the bounds that every value lies between.
+
+        The interval is clipped to ``within``. Clipping does not change how often it contains the true mean, because
+        the true mean lies within the same bounds.
+        """
         count, mean = len(values), statistics.fmean(values)
-        if count == 1:
+        # A diverged run has an infinite value, which has no spread.
+        if count == 1 or not math.isfinite(mean):
             return cls(count, mean)
         sd = statistics.stdev(values, xbar=mean)
         half = student_quantile(count - 1) * sd / math.sqrt(count)
@@ -34,8 +38,8 @@ class Summary:
 
 @lru_cache
 def student_quantile(degrees: int, probability: float = 0.975) -> float:
-    """The value below which Student's t with ``degrees`` of freedom stays with ``probability``, in (0, 1)."""
-    # Imported here: most commands don't need it, and it takes long. scipy.stats, whose t.ppf calls this, takes longer.
+    """The quantile of Student's t distribution with ``degrees`` of freedom at ``probability``, in (0, 1)."""
+    # Imported late because most commands don't need it. scipy.stats.t.ppf calls this function but imports more slowly.
     from scipy.special import stdtrit
 
     return float(stdtrit(degrees, probability))

@@ -1,36 +1,34 @@
-"""The answer of a sweep: its settings from best to worst, the effect of each swept value, and the winner.
+"""The result of a sweep: its settings from best to worst, the effect of each swept value, and the best runs.
 
-All of it goes by the monitored metric, never by the test set. Runs that differ only in ``seed`` are replicates of one
-setting.
+Used by ``sweeps.report``, ``sweeps.gallery`` and the HTML reports. Everything is ranked by the monitored metric and
+never by the test set.
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
-from typing import Any, TypeGuard
+from typing import Any, Literal
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from digitlab.config.metrics import metric_direction
 from digitlab.core.errors import DigitlabError, show
+from digitlab.sweeps.effects import Observation, Value, ValueEffect, value_effects
 from digitlab.sweeps.state import SweepRun
 from digitlab.sweeps.statistics import Summary
 
-# A value as it was swept, in Python's types; lists, which can't be compared, as one types them.
-Value = str | int | float | bool | None
 Setting = tuple[Value, ...]
 
-# More numbers than that, and the effect of a key is told by so many ranges of them.
-_MOST_VALUES = 12
-_RANGES = 4
+# Runs that differ in these keys alone are replicates of one setting. Folds and split seeds belong to them: which images
+# validate is chance, so choosing the fold with the best value would choose the easiest images, not the best setting.
+REPLICATE_KEYS = ("seed", "data.fold", "data.split_seed")
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One setting: its values in the order of ``SweepTable.keys``, its runs, and the summary of those that finished."""
+    """One setting: its values in the order of ``SweepTable.keys``, its runs, and the summary of the finished ones."""
 
     setting: Setting
     runs: list[SweepRun]
@@ -42,7 +40,7 @@ class Row:
 
     @property
     def halved(self) -> list[int]:
-        """After which epochs halving ended runs of it."""
+        """The epochs after which halving ended runs of this setting."""
         epochs = {run.result.get("halved_after_epoch") for run in self.runs}
         return sorted(epoch for epoch in epochs if epoch is not None)
 
@@ -50,12 +48,18 @@ class Row:
     def complete(self) -> bool:
         return all(run.status == "finished" for run in self.runs)
 
+    def test_summary(self, metric: str) -> Summary | None:
+        """The summary of a test metric over the finished runs; None if no run measured it."""
+        measured = [run.metrics.get(metric) for run in self.runs if run.status == "finished"]
+        values = [value for value in measured if value is not None]
+        return Summary.of(values) if values else None
+
 
 class SweepTable:
-    """What ``runs``, all of a sweep called ``name`` in their order, come to.
+    """The result of ``runs``, all runs of the sweep ``name`` ordered by number.
 
-    ``metric`` is the monitored one, None while no run has finished; runs with another one are not compared. ``keys``
-    are those that the runs differ in, but for ``seed``.
+    ``metric`` is the monitored metric of the first finished run, None while there is none. Runs that monitor another
+    metric are listed but not compared. ``keys`` are the keys in which settings differ, without ``REPLICATE_KEYS``.
     """
 
     def __init__(self, name: str, runs: Sequence[SweepRun]) -> None:
@@ -65,33 +69,63 @@ class SweepTable:
         self.values = {
             run.entry.number: {key: _value_of(run, key, typed[run.entry.number]) for key in names} for run in runs
         }
-        self.keys = [key for key in names if key != "seed" and len({v[key] for v in self.values.values()}) > 1]
+        self.swept = [key for key in names if len({values[key] for values in self.values.values()}) > 1]
+        self.keys = [key for key in self.swept if key not in REPLICATE_KEYS]
         self.metric = next((run.metric for run in runs if run.metric is not None), None)
+
+    def by_data_set(self) -> list["SweepTable"]:
+        """One table for each data set, because values on different data sets can't be ranked; mostly just this one."""
+        groups: dict[str | None, list[SweepRun]] = {}
+        for run in self.runs:
+            groups.setdefault(self.data_sets[run.entry.number], []).append(run)
+        known = [name for name in groups if name is not None]
+        if len(known) < 2:
+            return [self]  # runs that have not begun join the only data set there is
+        return [SweepTable(f"{self.name}, {name or 'data set unknown'}", runs) for name, runs in groups.items()]
+
+    @cached_property
+    def data_sets(self) -> dict[int, str | None]:
+        """The name of each run's data set by number; None for a run that has not begun and whose data was not typed."""
+        names = {}
+        for run in self.runs:
+            name = run.read_data_set()
+            typed = self.values[run.entry.number].get("data")
+            names[run.entry.number] = name if name or typed is None else str(typed)
+        return names
 
     def setting(self, run: SweepRun) -> Setting:
         return tuple(self.values[run.entry.number][key] for key in self.keys)
 
     def compared(self, runs: Iterable[SweepRun]) -> list[float]:
-        """The monitored values of those of ``runs`` that have one."""
-        return [run.value for run in runs if run.value is not None and run.metric == self.metric]
+        """The monitored values of the finished runs among ``runs``."""
+        return [run.value for run in self._comparable(runs) if run.value is not None]
 
-    def _summary(self, runs: Iterable[SweepRun]) -> Summary | None:
-        values = self.compared(runs)
-        # Accuracies and F1 are shares; a loss knows no upper bound.
-        most = math.inf if metric_direction(self.metric) == "min" else 1.0
-        return Summary.of(values, within=(0.0, most)) if values else None
+    def _comparable(self, runs: Iterable[SweepRun]) -> list[SweepRun]:
+        return [run for run in runs if run.value is not None and run.metric == self.metric]
+
+    @property
+    def _direction(self) -> Literal["min", "max"]:
+        return "max" if self.metric is None else metric_direction(self.metric)
+
+    @property
+    def _bounds(self) -> tuple[float, float]:
+        # Accuracy and F1 lie in [0, 1]; a loss has no upper bound.
+        return 0.0, math.inf if self._direction == "min" else 1.0
 
     @cached_property
     def rows(self) -> list[Row]:
-        """The settings, the best mean first; behind them those that lack a run, and last those without any.
+        """The settings, best mean first; then settings with a run that failed or is missing; last those without runs.
 
-        A mean over the runs that did not fail would favour a setting that often fails.
+        A setting that lacks a run must not win: the mean over the surviving runs favours a setting that often fails.
         """
         groups: dict[Setting, list[SweepRun]] = {}
         for run in self.runs:
             groups.setdefault(self.setting(run), []).append(run)
-        rows = [Row(setting, runs, self._summary(runs)) for setting, runs in groups.items()]
-        sign = 1 if self.metric is not None and metric_direction(self.metric) == "min" else -1
+        rows = []
+        for setting, runs in groups.items():
+            values = self.compared(runs)
+            rows.append(Row(setting, runs, Summary.of(values, within=self._bounds) if values else None))
+        sign = 1 if self._direction == "min" else -1
 
         def rank(row: Row) -> tuple[int, float]:
             if row.summary is None:
@@ -101,72 +135,56 @@ class SweepTable:
         return sorted(rows, key=rank)
 
     @cached_property
-    def effects(self) -> dict[str, list[tuple[Value, Summary]]]:
-        """For each key the marginal mean of each of its values: over all finished runs that have it."""
-        return {key: self._effect(key) for key in self.keys}
-
-    def _effect(self, key: str) -> list[tuple[Value, Summary]]:
-        groups: dict[Value, list[SweepRun]] = {}
-        for run in self.runs:
-            groups.setdefault(self.values[run.entry.number][key], []).append(run)
-        means = [(value, self._summary(groups[value])) for value in in_order(groups)]
-        return [(value, mean) for value, mean in means if mean is not None]
-
-    def effect_rows(self, key: str) -> list[tuple[str, Summary]]:
-        """The effect of ``key`` to be read: that of each value, and of many numbers, as of a search, by ranges."""
-        effect = self.effects[key]
-        values = [value for value, _ in effect]
-        if len(values) <= _MOST_VALUES or not all(_is_number(value) for value in values):
-            return [(show(value), mean) for value, mean in effect]
-        cuts = [len(values) * part // _RANGES for part in range(_RANGES + 1)]
-        rows = []
-        for low, high in pairwise(cuts):
-            inside = [run for run in self.runs if self.values[run.entry.number][key] in values[low:high]]
-            rows.append((f"{show(values[low])} to {show(values[high - 1])}", Summary.of(self.compared(inside))))
-        return rows
+    def effects(self) -> dict[str, list[ValueEffect]]:
+        """The effect of each value, by key; a key none of whose runs have finished has an empty list."""
+        replicates = [key for key in self.swept if key in REPLICATE_KEYS]
+        observations = []
+        for run in self._comparable(self.runs):
+            values = self.values[run.entry.number]
+            # A run that halving ended has trained for fewer epochs, so only runs that left with it can be its pair.
+            replicate = (*(values[key] for key in replicates), run.result.get("halved_after_epoch"))
+            assert run.value is not None
+            observations.append(Observation({key: values[key] for key in self.keys}, replicate, run.value))
+        return {
+            key: value_effects(observations, key, direction=self._direction, within=self._bounds) for key in self.keys
+        }
 
     @cached_property
     def winner(self) -> SweepRun | None:
         """The best run of the best setting; None while no run has finished."""
-        if not self.rows or self.rows[0].summary is None:
-            return None
-        finished = [run for run in self.rows[0].runs if run.value is not None and run.metric == self.metric]
-        sign = -1 if metric_direction(self.metric) == "min" else 1
-        return max(finished, key=lambda run: sign * (run.value or 0.0))
+        return self._best(self.rows[0].runs) if self.rows else None
+
+    @cached_property
+    def best_run(self) -> SweepRun | None:
+        """The run with the best value of all, which may belong to another setting than the best one."""
+        return self._best(self.runs)
+
+    def _best(self, runs: Iterable[SweepRun]) -> SweepRun | None:
+        sign = -1 if self._direction == "min" else 1
+        return max(self._comparable(runs), key=lambda run: sign * (run.value or 0.0), default=None)
 
     def failures(self) -> list[SweepRun]:
         return [run for run in self.runs if run.status == "failed"]
 
 
-def in_order(values: Iterable[Value]) -> list[Value]:
-    """Numbers in order, and behind them words as they came."""
-    values = list(dict.fromkeys(values))
-    numbers = [value for value in values if _is_number(value)]
-    return [*sorted(numbers), *(value for value in values if not _is_number(value))]
-
-
-def _is_number(value: Value) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _values(overrides: Sequence[str]) -> dict[str, Value]:
-    """What a run's overrides set, by key."""
+    """What the overrides of a run set, by key."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
-    return {each.get_key_element().lstrip("+~"): _comparable(each.value()) for each in parsed}
+    return {each.get_key_element().lstrip("+~"): _hashable(each.value()) for each in parsed}
 
 
-def _comparable(value: Any) -> Value:
+def _hashable(value: Any) -> Value:
     return value if value is None or isinstance(value, str | int | float | bool) else show(value)
 
 
 def _value_of(run: SweepRun, key: str, typed: Mapping[str, Value]) -> Value:
-    """Of a key that was not typed for this run but for others: what its configuration says."""
+    """The value of ``key`` in a run; read from its configuration if only other runs of the sweep typed the key."""
     if key in typed:
         return typed[key]
     try:
         choices = run.folder.read_choices()
         if key in choices:
             return choices[key]
-        return _comparable(OmegaConf.select(run.folder.read_config(), key))
+        return _hashable(OmegaConf.select(run.folder.read_config(), key))
     except (OSError, DigitlabError):
-        return None  # not begun
+        return None  # the run has not begun, so there is no configuration to read
