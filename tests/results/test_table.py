@@ -1,15 +1,64 @@
-"""Tables say what they are given."""
+"""Tables print what they are given; the list of runs compares only what is comparable."""
+
+import json
 
 import pytest
 
-from digitlab.results.table import print_result, print_table
+from digitlab.results.folder import RunFolder
+from digitlab.results.table import print_result, print_runs, print_table, run_row, sort_rows
 
 
 def test_words_in_brackets_are_no_markup(capsys):
     words = ["[output]", "[hidden.0,output]", "[/b]", "photo[red].png", ":smile:"]
     print_table(["key"], [[word] for word in words], title="runs/[old]")
-    flush_stdout = capsys.readouterr().out
-    assert [word for word in [*words, "runs/[old]"] if word not in flush_stdout] == []
+    printed = capsys.readouterr().out
+    assert [word for word in [*words, "runs/[old]"] if word not in printed] == []
+
+
+def row(folder, **values):
+    return {"status": "finished", "data": "mnist", "folder": folder, "limits": None} | values
+
+
+def folders(rows):
+    return [each["folder"] for each in rows]
+
+
+def test_limited_runs_follow_complete_ones(capsys):
+    rows = [
+        row("limited", **{"test/accuracy": 1.0, "limits": "limit_test_batches=10"}),
+        row("worse", **{"test/accuracy": 0.8}),
+        row("better", **{"test/accuracy": 0.9}),
+        row("untested"),
+    ]
+    ranked = sort_rows(rows, "test/accuracy")
+    assert folders(ranked) == ["better", "worse", "limited", "untested"]
+    print_runs(ranked, metric="test/accuracy")
+    assert [line.split().count("yes") for line in capsys.readouterr().out.splitlines()[1:]] == [0, 0, 1, 0]
+    print_runs(rows[1:])
+    assert "limited" not in capsys.readouterr().out
+
+
+def test_data_sets_are_ranked_separately_by_metrics_but_not_by_seconds():
+    rows = [
+        row("m1", **{"val/accuracy": 0.98, "train_seconds": 3.0}),
+        row("c1", **{"data": "cifar10", "val/accuracy": 0.5, "train_seconds": 2.0}),
+        row("m2", **{"val/accuracy": 0.99, "train_seconds": 1.0}),
+        row("c2", **{"data": "cifar10", "val/accuracy": 0.6, "train_seconds": 4.0}),
+    ]
+    assert folders(sort_rows(rows, "val/accuracy")) == ["c2", "c1", "m2", "m1"]
+    assert folders(sort_rows(rows, "train_seconds")) == ["m2", "c1", "m1", "c2"]
+
+
+def test_the_limits_are_those_of_the_configuration(tmp_path):
+    run = RunFolder(tmp_path)
+    run.config.parent.mkdir()
+    (tmp_path / ".hydra" / "hydra.yaml").write_text("")
+    run.result.write_text(json.dumps({"status": "finished", "metrics": {}}))
+    limits = "trainer:\n  limit_train_batches: null\n  limit_test_batches: 10\n  overfit_batches: 2\n"
+    run.config.write_text(limits)
+    assert run_row(run)["limits"] == "limit_test_batches=10 overfit_batches=2"
+    run.config.write_text("trainer:\n  limit_train_batches: null\n  overfit_batches: null\n")
+    assert run_row(run)["limits"] is None
 
 
 @pytest.mark.parametrize(

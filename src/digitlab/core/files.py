@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from digitlab.core.encoding import replace_unencodable
 from digitlab.core.errors import RunError
 
 _PART = ".tmp"
@@ -72,6 +73,7 @@ def flush_stdout() -> Iterator[None]:
 
     If the reader has closed the pipe (as ``head`` does), the process ends with exit code 1 and without a message.
     """
+    replace_unencodable(sys.stdout)
     with disk_faults("standard output"):
         try:
             yield

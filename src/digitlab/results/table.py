@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -84,22 +85,39 @@ def run_row(run: RunFolder) -> Row:
         raise ValueError("result.json is not one of digitlab's")
     row |= {name: result[name] for name in ("status", "seed", "epochs") if name in result}
     row |= {name: value for name, value in result.get("metrics", {}).items() if "class_accuracy" not in name}
+    row["limits"] = _limits(run)
     return row | {"train_seconds": result.get("train_seconds"), "folder": os.path.relpath(run.path)}
 
 
-def sort_rows(rows: Sequence[Row], metric: str) -> list[Row]:
-    """Return the rows with the best ``metric`` first, and rows without it last.
+# A run with one of these, as ``debug=limit`` sets them, has trained or been tested on a part of the images only.
+_LIMITS = re.compile(r"^  ((?:limit_(?:train|val|test)|overfit)_batches): (?!null\b)(\S+)", re.MULTILINE)
 
-    ``metric_direction`` says whether small or large values are better. Raises ``ConfigError`` if no row has the metric.
+
+def _limits(run: RunFolder) -> str | None:
+    """The settings that limit the mini-batches of a run, for example ``limit_test_batches=10``; None without any."""
+    # Not parsed as YAML, which would take most of the time of a list of a thousand runs.
+    text = run.config.read_text(encoding="utf-8") if run.config.exists() else ""
+    return " ".join(f"{name}={value}" for name, value in _LIMITS.findall(text)) or None
+
+
+def sort_rows(rows: Sequence[Row], metric: str) -> list[Row]:
+    """The rows with the best ``metric`` first, separately for each data set if it is a metric of images.
+
+    Within a data set, runs limited to some mini-batches follow the complete ones, because a score on ten mini-batches
+    is no match for one on all images; runs without the metric come last. Losses, errors and seconds are better when
+    small. Raises ``ConfigError`` if no row has such a metric.
     """
     numbers = {name for row in rows for name, value in row.items() if isinstance(value, int | float)}
     if metric not in numbers:
         raise ConfigError("--sort", metric, f"must be one of {', '.join(sorted(numbers))}{nearest(metric, numbers)}")
     sign = 1 if metric_direction(metric) == "min" else -1
 
-    def rank(row: Row) -> tuple[bool, float]:
+    def rank(row: Row) -> tuple[str, int, float]:
         value = row.get(metric)
-        return (False, sign * value) if isinstance(value, int | float) else (True, 0.0)
+        data = str(row.get("data") or "") if "/" in metric else ""
+        if not isinstance(value, int | float):
+            return data, 2, 0.0
+        return data, 1 if row.get("limits") and "/" in metric else 0, sign * value
 
     return sorted(rows, key=rank)
 
@@ -108,6 +126,9 @@ def print_runs(rows: Sequence[Row], *, metric: str | None = None) -> None:
     """Print the list of runs, one per line, with their facts, a few metrics, and ``metric``."""
     facts = ["status", "data", "model", "seed", "epochs"]
     metrics = [*_SHOWN, *([metric] if metric and metric not in (*_SHOWN, *facts, "train_seconds") else [])]
+    # The terminal only marks limited runs; the CSV has the limits themselves.
+    facts += ["limited"] if any(row.get("limits") for row in rows) else []
+    rows = [row | {"limited": "yes" if row.get("limits") else None} for row in rows]
     columns = [*facts, *metrics, "train_seconds", "folder"]
     lines = [columns, *([_cell(name, row.get(name)) for name in columns] for row in rows)]
     # No rich table, which is slow for a thousand runs. The folder is last and never folded, because users copy it.
