@@ -1,1 +1,4 @@
-"""Figures: pictures made from tensors or from run folders. They look at the other parts, and none depends on them."""
+"""Matplotlib figures made from tensors or from run folders.
+
+``digitlab figures``, ``digitlab show``, the HTML report, sweeps and TensorBoard use them.
+"""

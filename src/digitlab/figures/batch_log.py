@@ -1,7 +1,8 @@
-"""The record of single mini-batches, ``iterations.csv``, that some pictures of report R2 need. Off by default.
+"""The log of single mini-batches, ``iterations.csv``, which some figures of report R2 need.
 
-``figures.log_batches=true`` switches it on: looking at the gradient of every mini-batch costs a small network a good
-part of its speed. Hooks on the network and its optimiser do the looking, so nothing of a run without it changes.
+``figures.log_batches=true`` switches it on. It is off by default because counting the non-zero gradient entries of
+every mini-batch slows small networks down considerably. Hooks on the network and its parameters collect the values, so
+runs without the log execute no extra code.
 """
 
 import csv
@@ -18,15 +19,16 @@ from digitlab.results.folder import RunFolder
 from digitlab.training.classifier import Classifier
 
 _COLUMNS = ("split", "step", "nll", "changed_weights", "correct", "images")
-_LEAST_SCORE = 1e-38  # its logarithm is that of float32's least number, about -87
+_LEAST_SCORE = 1e-38  # about the smallest normal float32; its logarithm is about -87
 
 
 @dataclass(frozen=True, slots=True)
 class Iterations:
-    """``iterations.csv`` as tensors, an entry a mini-batch, in their order.
+    """``iterations.csv`` as tensors with one entry per mini-batch.
 
-    ``train_nll`` float and ``test_nll`` float are the mean of -log p(right answer) in nats, ``train_correct`` and
-    ``test_correct`` int64 the right answers, ``changed_weights`` int64 the non-zero entries of the gradient.
+    ``train_nll`` and ``test_nll`` (float64): mean negative log-likelihood in nats. ``train_correct`` and
+    ``test_correct`` (int64): number of correct predictions. ``changed_weights`` (int64): non-zero entries of the
+    gradient.
     """
 
     train_nll: Tensor
@@ -37,7 +39,7 @@ class Iterations:
 
 
 def read_iterations(run: RunFolder) -> Iterations | None:
-    """The record of a run, or None where it kept none."""
+    """Read the log of a run; None if the run wrote none."""
     rows = _read(run)
     if not rows:
         return None
@@ -61,15 +63,18 @@ def _read(run: RunFolder) -> list[dict[str, str]]:
 
 
 def answers(scores: Tensor, labels: Tensor) -> tuple[float, int]:
-    """The mean of -log p(right answer), in nats, and the number of right answers; scores (n, K), labels int64 (n,)."""
+    """Return the mean negative log-likelihood in nats and the number of correct predictions of one mini-batch.
+
+    ``scores`` is float (n, K) in [0, 1], ``labels`` int64 (n,).
+    """
     right = scores.gather(1, labels[:, None]).clamp_min(_LEAST_SCORE)
     return float(-right.log().mean()), int((scores.argmax(1) == labels).sum())
 
 
 class IterationRecord:
-    """Keeps ``iterations.csv`` while a run trains; of several processes, what the first one's share shows.
+    """Writes ``iterations.csv`` during training. Under DDP it covers rank 0's part of each mini-batch.
 
-    A resumed run goes on with the rows up to where it stands.
+    A resumed run keeps the rows up to its checkpoint and appends new ones.
     """
 
     def __init__(self, run: RunFolder, classifier: Classifier) -> None:
@@ -82,11 +87,11 @@ class IterationRecord:
         self._chunk: Chunk | None = None
         network = classifier.network
         self._hooks = [network.register_forward_hook(self._after_forward)]
-        # Not on the optimiser, whose own hooks a step goes without.
+        # The hooks are on the parameters because a training step does not call the optimizer's hooks.
         self._hooks += [each.register_post_accumulate_grad_hook(self._after_gradient) for each in network.parameters()]
 
     def begin(self, chunk: Chunk) -> None:
-        """Get ready for the mini-batches of ``chunk``."""
+        """Set the chunk whose mini-batches the network sees next."""
         self._chunk = chunk
 
     def _after_forward(self, network: nn.Module, inputs: tuple[Tensor, ...], logits: Tensor) -> None:
@@ -95,7 +100,7 @@ class IterationRecord:
         assert self._chunk is not None
         position, chunk = self._classifier.position, self._chunk
         labels, step = chunk.learnt_labels().split(chunk.sizes)[position.step - chunk.step], position.total_steps + 1
-        # A chunk in which a number goes wrong is undone and learnt again.
+        # After a non-finite value the run rolls back and repeats updates: drop the rows of the first attempt.
         while self._train and int(self._train[-1]["step"]) >= step:
             self._train.pop()
         nll, correct = answers(self._classifier.loss.scores(logits.detach().float()), labels)
@@ -107,7 +112,7 @@ class IterationRecord:
         self._train[-1]["changed_weights"] += int(parameter.grad.count_nonzero())
 
     def add_test(self, scores: Tensor, labels: Tensor, *, batch_size: int) -> None:
-        """Add the test set in its order, ``batch_size`` at a time: scores (N, K), labels int64 (N,)."""
+        """Add one row for every ``batch_size`` test images: scores (N, K), labels int64 (N,)."""
         pairs = zip(scores.float().split(batch_size), labels.split(batch_size), strict=True)
         for step, (own_scores, own_labels) in enumerate(pairs, start=1):
             nll, correct = answers(own_scores, own_labels)
@@ -116,7 +121,7 @@ class IterationRecord:
             )
 
     def save(self) -> None:
-        """Write what the run has done; of a mini-batch that an error has stopped, nothing."""
+        """Write the rows of all finished updates; an update that an error interrupted gets no row."""
         done = [row for row in self._train if int(row["step"]) <= self._classifier.position.total_steps]
         text = io.StringIO()
         writer = csv.DictWriter(text, _COLUMNS, restval="", lineterminator="\n")
@@ -125,6 +130,6 @@ class IterationRecord:
         write_atomically(self._run.iterations, text.getvalue().encode())
 
     def stop(self) -> None:
-        """Take the hooks off again."""
+        """Remove the hooks."""
         for hook in self._hooks:
             hook.remove()

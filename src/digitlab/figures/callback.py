@@ -1,8 +1,8 @@
-"""The callback that sends pictures to TensorBoard while a solo run trains and when it ends.
+"""The Lightning callback that sends figures to TensorBoard during a solo run and at its end.
 
-Every run gets sample images, the distribution of its weights, and from the test its confusion matrix and
-precision-recall curves (``events``); the epoch's clock stands still meanwhile. A member of a population asks for the
-same by itself.
+Every run gets sample images, histograms of its weights and, after the test, a confusion matrix and precision-recall
+curves (see ``events``). The time for drawing does not count as training time. Members of a population do not use this
+callback: they call the functions of ``events`` directly.
 """
 
 from typing import Any
@@ -23,8 +23,10 @@ from digitlab.training.run_state import RunState
 
 
 class FigureCallback(Callback):
-    """``each_epoch`` sends every picture of ``digitlab figures`` after each epoch; ``log_batches`` keeps
-    ``iterations.csv``, a row a mini-batch. Of several processes only the first, which has a writer, does anything.
+    """Sends figures to TensorBoard. Under DDP only rank 0, which has a writer, does anything.
+
+    ``each_epoch``: send every figure of ``digitlab figures`` after each epoch. ``log_batches``: write
+    ``iterations.csv``, one row per mini-batch.
     """
 
     @checked
@@ -63,7 +65,7 @@ class FigureCallback(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if self._record is not None:
-            # What a failed run has done since its last checkpoint may tell why.
+            # The mini-batches since the last checkpoint may show why the run failed.
             self._record.save()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -75,7 +77,7 @@ class FigureCallback(Callback):
         if writer is None:
             return
         if self.log_batches and self._record is None:
-            # A resumed run that had come to its last mini-batch before was not fitted.
+            # A run that is resumed after its last mini-batch skips training, so no logger exists yet.
             self._record = IterationRecord(writer.folder, classifier)
             self._record.stop()
         if self._record is not None:
@@ -97,7 +99,7 @@ def _data(trainer: Trainer) -> ImageData:
 
 
 def _record(trainer: Trainer) -> RunState | None:
-    # A trained network is tested by a Trainer of its own, without a run that something could be written of.
+    # ``digitlab evaluate`` tests with a Trainer that has no RunCallback, because it writes no run folder.
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     return next((callback.record for callback in callbacks if isinstance(callback, RunCallback)), None)
 

@@ -1,6 +1,6 @@
-"""Settings beside one another over time: what reports R4 and R5 draw of a sweep, and of variants beside a baseline.
+"""Learning curves of several settings in one figure, as in the reports R4 and R5.
 
-Functions take plain tables and return a Matplotlib figure; ``digitlab reproduce --figures`` makes the tables.
+``digitlab reproduce --figures`` draws them for sweeps and for variants of a baseline.
 """
 
 import itertools
@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from digitlab.figures.style import LINE_LOOKS, styled
 
-# In the order of the panels, and how each is labelled; accuracies come in [0, 1] and are drawn in per cent.
+# Metrics in the order of their panels, with the axis labels. Accuracies are in [0, 1] and are drawn in per cent.
 _PANELS = {
     "train/loss": "training loss",
     "val/loss": "validation loss",
@@ -27,7 +27,7 @@ _MARKERS = "os^Dv*"
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One line of a figure: its name, and for each metric the curve of every run, a value an epoch."""
+    """One line of the figure: its name, and for each metric one curve per run with one value per epoch."""
 
     name: str
     curves: Mapping[str, Sequence[Sequence[float]]]
@@ -35,10 +35,10 @@ class Setting:
 
 @styled
 def settings_figure(settings: Sequence[Setting], *, title: str) -> Figure:
-    """Loss and accuracy of training and validation against epochs: a line a setting, the mean over its runs.
+    """Draw loss and accuracy of training and validation against epochs: one line per setting, the mean over its runs.
 
-    A band of one standard deviation (n - 1) to either side lies around what several runs were averaged to. A metric
-    that no setting has leaves its panel out.
+    If a setting has several runs, a band shows one standard deviation (n - 1) above and below the mean. A metric that
+    no setting has gets no panel.
     """
     panels = [metric for metric in _PANELS if any(setting.curves.get(metric) for setting in settings)]
     legend_inches = 0.17 * len(settings) + 0.2
@@ -57,7 +57,7 @@ def settings_figure(settings: Sequence[Setting], *, title: str) -> Figure:
 
 
 def _draw(axes: Axes, curves: Sequence[Sequence[float]], look: tuple[str, str, str], scale: int) -> Line2D:
-    """The mean of ``curves`` over the epochs that all have; its line, for the legend."""
+    """Draw the mean of ``curves`` over the epochs that all have, and return its line for the legend."""
     colour, style, marker = look
     values = scale * np.array([curve[: min(map(len, curves))] for curve in curves])
     epochs, mean = np.arange(1, values.shape[1] + 1), values.mean(0)

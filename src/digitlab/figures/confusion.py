@@ -1,6 +1,6 @@
-"""Pictures of what is taken for what: the confusion matrix as heat maps, and the most confused pairs with examples.
+"""Figures of the confusions: the confusion matrix as heat maps, and the most confused pairs with examples.
 
-K classes, N images. Functions take tensors and return a Matplotlib figure; who calls them saves it.
+N is the number of images, K the number of classes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,15 +18,15 @@ from digitlab.figures.tiles import Caption, tiles_figure
 
 _NUMBER_POINTS = 5.5
 _BRIGHTNESS = {"black": 0, "white": 255}
-# Row, column, number, colour.
+# One number in a heat map: row, column, text, colour.
 Cell = tuple[int, int, str, str]
 
 
 @styled
 def confusion_figure(confusion: Tensor, *, class_names: Sequence[str], title: str) -> Figure:
-    """``confusion``, int64 (K, K), true by predicted class, as two heat maps: counts, and per cent of each row.
+    """Draw ``confusion``, int64 (K, K), true class by predicted class, as two heat maps: counts, and % of each row.
 
-    The scales go by the largest class and by 100 %: a colour means the same for every network.
+    The scales end at the size of the largest class and at 100 %, so that a colour means the same for every network.
     """
     figure = _frame(int(confusion.sum(1).max()), class_names, title)
     for axes, values, cells in _maps(figure, confusion):
@@ -37,10 +37,10 @@ def confusion_figure(confusion: Tensor, *, class_names: Sequence[str], title: st
 
 
 class ConfusionPicture:
-    """``confusion_figure`` as pixels, for many networks that are put to one test.
+    """Renders ``confusion_figure`` as pixels for many networks that are tested on the same images.
 
-    Axes, names, scales and each number are drawn once, as they take most of the time. ``largest_class`` is how many
-    images of the test are of one class, at most.
+    Matplotlib draws axes, names, scales and each number only once, because they take most of the time.
+    ``largest_class`` is the number of images of the largest class.
     """
 
     @styled
@@ -50,7 +50,7 @@ class ConfusionPicture:
         self._numbers: dict[str, npt.NDArray[np.uint8]] = {}
 
     def pixels(self, confusion: Tensor) -> npt.NDArray[np.uint8]:
-        """The picture, uint8 (rows, columns, RGBA), of a network's ``confusion``, int64 (K, K)."""
+        """Render ``confusion``, int64 (K, K), as uint8 (rows, columns, RGBA)."""
         picture = self._empty.copy()
         for axes, values, cells in _maps(self._figure, confusion):
             _paint(picture, axes, axes.images[0].to_rgba(values, bytes=True))
@@ -63,7 +63,7 @@ class ConfusionPicture:
 
 
 def _paint(picture: npt.NDArray[np.uint8], axes: Axes, colours: npt.NDArray[np.uint8]) -> None:
-    """Fill the heat map ``axes`` of ``picture`` with ``colours``, uint8 (K, K, RGBA)."""
+    """Fill the area of the heat map ``axes`` in ``picture`` with ``colours``, uint8 (K, K, RGBA)."""
     classes = len(colours)
     corners = axes.transData.transform([(-0.5, -0.5), (classes - 0.5, classes - 0.5)])
     left, right = (round(x) for x, _ in corners)
@@ -74,7 +74,7 @@ def _paint(picture: npt.NDArray[np.uint8], axes: Axes, colours: npt.NDArray[np.u
 
 @styled
 def _opacity(text: str) -> npt.NDArray[np.uint8]:
-    """The number of a cell alone, uint8 (rows, columns): 255 where it covers what is behind it."""
+    """Render the text of one cell as opacity, uint8 (rows, columns): 255 hides the background completely."""
     figure = Figure(figsize=(0.09 * len(text) + 0.05, 0.15))
     figure.patch.set_alpha(0)
     figure.text(0.5, 0.5, text, ha="center", va="center", fontsize=_NUMBER_POINTS)
@@ -84,7 +84,7 @@ def _opacity(text: str) -> npt.NDArray[np.uint8]:
 def _lay_over(
     picture: npt.NDArray[np.uint8], opacity: npt.NDArray[np.uint8], centre: tuple[float, float], *, brightness: int
 ) -> None:
-    """Mix a grey of ``brightness`` into ``picture`` around ``centre``, row and column, which may lie between pixels."""
+    """Blend a grey of ``brightness`` into ``picture``; ``centre`` is (row, column) and may be fractional."""
     top, left = (round(place - side / 2) for place, side in zip(centre, opacity.shape, strict=True))
     behind = picture[top : top + opacity.shape[0], left : left + opacity.shape[1], :3]
     share = opacity[:, :, None] / np.float32(255)
@@ -92,7 +92,7 @@ def _lay_over(
 
 
 def _frame(largest_class: int, class_names: Sequence[str], title: str) -> Figure:
-    """Both heat maps, all zeros yet."""
+    """Make the figure with both heat maps, filled with zeros."""
     side = max(3.0, 0.36 * len(class_names) + 1.0)
     figure = Figure(figsize=(2 * side + 1.2, side + 0.4), layout="compressed")
     figure.suptitle(title, x=0.01, ha="left")
@@ -116,7 +116,7 @@ def _heat_map(figure: Figure, axes: Axes, class_names: Sequence[str], *, top: in
 
 
 def _maps(figure: Figure, confusion: Tensor) -> Iterator[tuple[Axes, npt.NDArray[np.float32], list[Cell]]]:
-    """Each heat map with its values, (K, K), and the numbers in its cells that are not 0."""
+    """Yield the axes of each heat map, its values (K, K), and the texts of its non-zero cells."""
     percent = 100 * confusion / confusion.sum(1, keepdim=True).clamp(min=1)
     for axes, values, form in zip(figure.axes[:2], (confusion.float(), percent), ("{:.0f}", "{:.1f}"), strict=True):
         top = axes.images[0].norm.vmax
@@ -141,9 +141,9 @@ def confused_pairs_figure(
     examples: int,
     title: str,
 ) -> Figure:
-    """The ``pairs`` of classes most often confused, a row each: how often, over the first ``examples`` images of it.
+    """Draw one row for each of the ``pairs`` most frequent confusions: the count and the first ``examples`` images.
 
-    ``images`` is uint8 (N, C, H, W), ``labels`` and ``predicted`` int64 (N,).
+    ``images`` is uint8 (N, C, H, W); ``labels`` and ``predicted`` are int64 (N,).
     """
     shown: list[Tensor] = []
     captions: list[Caption | None] = []
@@ -158,9 +158,9 @@ def confused_pairs_figure(
 
 
 def most_confused(labels: Tensor, predicted: Tensor, *, classes: int, pairs: int) -> list[tuple[int, int, int]]:
-    """(true class, predicted class, how often) of at most ``pairs`` confusions, the most frequent first.
+    """Return (true class, predicted class, count) of the ``pairs`` most frequent confusions, the most frequent first.
 
-    ``labels`` and ``predicted`` are int64 (N,); a confusion that never happens is none.
+    ``labels`` and ``predicted`` are int64 (N,). The list is shorter if fewer confusions occur.
     """
     counts = (labels * classes + predicted).bincount(minlength=classes * classes).view(classes, classes)
     counts.fill_diagonal_(0)

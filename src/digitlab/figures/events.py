@@ -1,6 +1,7 @@
-"""What TensorBoard gets of a run beside its curves, through the run's writer: the same of a solo run and of a member.
+"""Sends figures, weight histograms and precision-recall curves to TensorBoard through the run's writer.
 
-Matplotlib is imported where a picture is drawn, so that a configuration is checked without it.
+The callback of a solo run and the members of a population use the same functions. Matplotlib is imported only inside
+functions that draw, so that checking a configuration does not load it.
 """
 
 from functools import lru_cache
@@ -24,7 +25,7 @@ _SAMPLES_OF_A_CLASS = 5
 
 
 def samples(data: ImageData) -> npt.NDArray[np.uint8]:
-    """A picture of a few training images of each class: uint8 (rows, columns, RGBA)."""
+    """Draw a few training images of each class: uint8 (rows, columns, RGBA)."""
     from digitlab.figures.samples import first_of_each_class, sample_grid
     from digitlab.figures.style import pixels
 
@@ -40,7 +41,7 @@ def send_samples(writer: RunWriter, picture: npt.NDArray[np.uint8]) -> None:
 
 
 def send_epoch(writer: RunWriter, classifier: Classifier, data: ImageData, record: RunState) -> None:
-    """Every picture of ``digitlab figures`` of the network as it stands after an epoch, on the validation images."""
+    """Send every figure of ``digitlab figures``, drawn from the current network and the validation images."""
     from digitlab.figures.gallery import PICTURES, LeftOutError
     from digitlab.figures.run_data import curves, material_of
 
@@ -65,7 +66,7 @@ def send_weights(writer: RunWriter, classifier: Classifier) -> None:
 
 
 def send_test(writer: RunWriter, classifier: Classifier) -> None:
-    """The confusion matrix and the precision-recall curves of the test that ``classifier`` has just been put to."""
+    """Send the confusion matrix and the precision-recall curves of the test that has just finished."""
     scores, labels = torch.cat(classifier.test_scores).cpu(), torch.cat(classifier.test_labels).cpu()
     names, step = tuple(classifier.facts.class_names), classifier.position.total_steps
     title = f"{classifier.facts.title}, {type(classifier.network).__name__}: test images"
@@ -77,7 +78,7 @@ def send_test(writer: RunWriter, classifier: Classifier) -> None:
 
 @lru_cache(maxsize=1)
 def _confusion_picture(largest_class: int, names: tuple[str, ...], title: str) -> "ConfusionPicture":
-    """Shared by the members of a population, which come to their test one after the other."""
+    """Return a renderer that all members of a population share: they are tested one after the other."""
     from digitlab.figures.confusion import ConfusionPicture
 
     return ConfusionPicture(largest_class, class_names=names, title=title)

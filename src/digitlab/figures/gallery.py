@@ -1,6 +1,6 @@
-"""All pictures of a run: what each is called, what it shows, and for which runs it can be made.
+"""The list of all figures of one run: each function draws one figure from ``RunData``.
 
-``digitlab figures`` makes them from a run folder, ``figures.each_epoch=true`` while a run trains.
+``digitlab figures`` draws them from a run folder; ``figures.each_epoch=true`` draws them during training.
 """
 
 import re
@@ -24,7 +24,7 @@ _OF_A_CLASS, _UNITS, _PAIRS, _EXAMPLES = 10, 5, 6, 8
 
 
 class LeftOutError(Exception):
-    """A picture that does not apply to a run, and why."""
+    """A figure does not apply to this run; the message says why."""
 
 
 Draw = Callable[[RunData], Figure]
@@ -70,7 +70,7 @@ def images_first(run: RunData) -> Figure:
 
 
 def images_random(run: RunData) -> Figure:
-    # Random, and the same whenever the picture is drawn.
+    # A fixed seed gives the same images each time.
     order = torch.randperm(len(run.train_indices), generator=torch.Generator().manual_seed(0))
     chosen = run.train_indices[order[:_RANDOM].to(run.train_indices.device)]
     return images.labelled_figure(
@@ -113,7 +113,10 @@ def _answered(run: RunData, chosen: Tensor, title: str) -> Figure:
 
 
 def _title(run: RunData, shown: str) -> str:
-    """The title of a picture of images that were predicted, ``shown`` of the split; a run without has no picture."""
+    """Put the split's name into ``shown`` and add the run's title.
+
+    Raises ``LeftOutError`` if the run has no evaluated images.
+    """
     if not len(run.labels):
         raise LeftOutError("the run has no validation images, and has not met the test set")
     return f"{shown.format(SPLIT_NAMES[run.split])}: {run.title}"
@@ -145,7 +148,8 @@ def weights_units(run: RunData, classes: Sequence[int] | None = None) -> Figure:
     if len(dense) < 2:
         raise LeftOutError("the network has no hidden unit that sees the pixels")
     matrices = [layer.weight.detach().cpu() for layer in dense]
-    # Of a unit behind which more layers lie, the weight to an output is that of the network without its activations.
+    # With more than one hidden layer, ignore the activations: the product of the later matrices connects a unit of the
+    # first layer with the outputs.
     outgoing = torch.linalg.multi_dot(matrices[:0:-1]) if len(matrices) > 2 else matrices[1]
     return weights.hidden_units_figure(
         matrices[0].view(-1, *run.image_shape), outgoing,
@@ -155,7 +159,10 @@ def weights_units(run: RunData, classes: Sequence[int] | None = None) -> Figure:
 
 
 def _dense_layers(run: RunData) -> list[nn.Linear]:
-    """The dense layers of a network that has no other with weights, or only norms, and whose first sees the pixels."""
+    """Return the dense layers of an MLP, from the pixels to the outputs; BatchNorm layers between them are allowed.
+
+    Raises ``LeftOutError`` for other networks.
+    """
     weighted = [layer for layer in run.network.modules() if isinstance(getattr(layer, "weight", None), Tensor)]
     dense = [layer for layer in weighted if isinstance(layer, nn.Linear)]
     norms = [layer for layer in weighted if isinstance(layer, nn.BatchNorm1d)]
@@ -210,18 +217,18 @@ PICTURES: dict[str, Draw] = {
         confusion_matrix, confused_pairs, precision_recall, reliability, class_accuracy,
     )
 }  # fmt: skip
-"""Every picture of a run by its name; each raises ``LeftOutError`` where it does not apply."""
+"""Every figure of a run by its name. A function raises ``LeftOutError`` if its figure does not apply."""
 
 
 def gif_names(class_names: Sequence[str]) -> list[str]:
-    """File names of the GIFs: of all classes, then of each."""
+    """Return the file names of the GIFs: first the one of all classes, then one per class."""
     plain = [re.sub(r"\W+", "_", name).strip("_").lower() for name in class_names]
     return ["learning_weights.gif", *(f"learning_weights_{number}_{name}.gif" for number, name in enumerate(plain))]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GifPlan:
-    """How the GIFs are made: ``images`` shown in all, ``batch_size`` at a step, a frame every ``steps_per_frame``."""
+    """Options of the GIFs: number of training ``images``, images per step, and steps per frame. 0 images: no GIFs."""
 
     images: int
     batch_size: int
@@ -229,7 +236,7 @@ class GifPlan:
 
 
 def require_free(folder: Path, class_names: Sequence[str]) -> None:
-    """Raise ``ConfigError`` where one of the pictures is in ``folder`` already."""
+    """Raise ``ConfigError`` if ``folder`` already contains one of the figures."""
     names = [*(f"{name}.png" for name in PICTURES), *gif_names(class_names)]
     taken = [name for name in names if (folder / name).exists()]
     if taken:
@@ -239,7 +246,10 @@ def require_free(folder: Path, class_names: Sequence[str]) -> None:
 def make_pictures(
     run: RunData, folder: Path, *, classes: Sequence[int] | None, plan: GifPlan
 ) -> Iterator[tuple[str, str | None]]:
-    """Write every picture into ``folder``; yields its file name and, where it was left out, the reason."""
+    """Write every figure into ``folder``; yield its file name and None, or the reason why the figure does not apply.
+
+    ``classes`` are the classes whose hidden units are drawn; None means all.
+    """
     for name, draw in PICTURES.items():
         try:
             figure = weights_units(run, classes) if draw is weights_units else draw(run)

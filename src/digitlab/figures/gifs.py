@@ -1,7 +1,7 @@
-"""GIFs of a linear network's weights while it learns from a zero start, image by image (report R1).
+"""GIFs of a linear network's weights while it learns from zero weights, image by image (report R1).
 
-The network is trained here, on images of a run's data set, by the parts that train any run. N images, C, H, W, K
-classes, T frames. A GIF knows no half-transparent pixel, so these have a white background on every page.
+This module trains the network itself, with the same training step as a run, on images of the run's data set. GIFs have
+no half-transparent pixels, so the background is white. K is the number of classes, T the number of frames.
 """
 
 import io
@@ -36,16 +36,17 @@ _INK, _FRAME, _PAPER = (64, 64, 64), (200, 200, 200), (255, 255, 255)
 def learning_weights(
     images: Tensor, labels: Tensor, *, classes: int, batch_size: int = 1, steps_per_frame: int = 1
 ) -> Tensor:
-    """The weights of the K outputs at the start, all zero, and after every ``steps_per_frame`` steps: (T, K, C, H, W).
+    """Train a linear network on the images once and return its weights after every few steps: (T, K, C, H, W).
 
-    Images, uint8 (N, C, H, W) with labels int64 (N,), are shown in their order, ``batch_size`` at a time, once. The
-    network is linear with pixels in [0, 1] and the mean squared error against one-hot targets.
+    ``images`` is uint8 (N, C, H, W), ``labels`` int64 (N,). The network sees them in their order, ``batch_size`` at a
+    time, with pixels in [0, 1]; its loss is the mean squared error against one-hot targets. The first of the T frames
+    is the start, all zero; the last is the end; in between there is one every ``steps_per_frame`` steps.
     """
     shape, loss = (images.shape[1], images.shape[2], images.shape[3]), MeanSquaredError(output="raw")
     inputs = Normalise(image_shape=shape, mean=[0.0] * shape[0], std=[1.0] * shape[0])(images)
     batches = list(zip(inputs.split(batch_size), loss.encode(labels, classes).split(batch_size), strict=True))
     lr = _learning_rate(inputs, classes)
-    # A new network draws from torch's global generator, and a step seeds it.
+    # Building the network uses torch's global random generator and a step seeds it: restore its state afterwards.
     with torch.random.fork_rng(devices=[]):
         network = Linear(image_shape=shape, classes=classes, init="zeros")
         step = TrainStep(
@@ -63,7 +64,7 @@ def learning_weights(
 
 
 def _learning_rate(inputs: Tensor, classes: int) -> float:
-    """The rate with which an image of mean length corrects half of its own error; twice that would not settle."""
+    """Return the rate at which one step halves the error of an image of mean length; double would not converge."""
     squared_length = float(inputs.double().square().flatten(1).sum(1).mean())
     return classes / (4 * squared_length)
 
@@ -71,9 +72,9 @@ def _learning_rate(inputs: Tensor, classes: int) -> float:
 def weight_frames(
     weights: Tensor, *, names: Sequence[str], notes: Sequence[str], limit: float, title: str
 ) -> list[Image.Image]:
-    """T pictures of ``weights``, (T, K, C, H, W), K tiles each under its name, on one scale from -limit to limit.
+    """Draw ``weights``, (T, K, C, H, W), as T frames of K named images, on one scale from -``limit`` to ``limit``.
 
-    ``notes`` says in a line what each of the T frames shows; ``title`` stands above it.
+    ``notes`` holds one line of text per frame, shown below ``title``.
     """
     sheet = _Sheet(names, limit=limit, coloured=weights.shape[2] == 3)
     frames = []
@@ -84,7 +85,7 @@ def weight_frames(
 
 
 class _Sheet:
-    """The page that every frame is drawn on: K places for tiles, their names, and the scale of the colours."""
+    """The layout of a frame: K positions for images, their names, and the colour scale."""
 
     def __init__(self, names: Sequence[str], *, limit: float, coloured: bool) -> None:
         self._names, self._columns = names, min(_COLUMNS, len(names))
@@ -115,7 +116,7 @@ class _Sheet:
         pen.text((left + _SCALE_PIXELS + 5, middle), high, fill=_INK, font=self._font, anchor="lm")
 
     def draw(self, tiles: npt.NDArray[np.uint8], heading: Sequence[str]) -> Image.Image:
-        """A frame with ``tiles``, (K, H, W, 3), in their places under the lines of ``heading``."""
+        """Draw one frame: ``tiles``, uint8 (K, H, W, 3), below the lines of ``heading``."""
         picture = self._empty.copy()
         pen = ImageDraw.Draw(picture)
         for number, line in enumerate(heading):
@@ -127,8 +128,8 @@ class _Sheet:
 
 
 def gif(frames: Sequence[Image.Image]) -> bytes:
-    """``frames`` as a GIF that repeats for ever and rests on the last frame."""
-    # One palette for all, from the frame with the most colours: with one each, a colour would flicker.
+    """Return the bytes of a GIF that repeats forever and pauses on the last frame."""
+    # All frames use the palette of the last frame, which has the most colours: separate palettes would flicker.
     palette = frames[-1].quantize(256)
     pages = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     file = io.BytesIO()

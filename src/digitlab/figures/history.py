@@ -1,6 +1,6 @@
-"""Pictures of a training run over time: metrics against epochs and iterations, and single mini-batches (report R2).
+"""Figures of a training run over time: metrics against epochs or iterations, and single mini-batches (report R2).
 
-Functions take plain tables and return a Matplotlib figure; who calls them saves it. An iteration is a mini-batch.
+The functions take plain tables and return a Matplotlib figure. One iteration is one mini-batch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,23 +13,23 @@ from torch import Tensor
 
 from digitlab.figures.style import BLUE, ORANGE, PURPLE, SPLIT_LOOKS, SPLIT_NAMES, TEXT_COLOUR, styled
 
-# A curve of one metric of one split: pairs of (epoch or iteration, value).
+# The curve of one metric on one split: pairs of (epoch or iteration, value).
 Curve = Sequence[tuple[float, float]]
-# Curves by what stands in ``metrics.csv``: ``train/loss``, ``val/accuracy``, ...
+# Curves keyed by the column names of ``metrics.csv``: ``train/loss``, ``val/accuracy``, ...
 Curves = Mapping[str, Curve]
 
 _PANELS = {"loss": "loss", "accuracy": "accuracy in %", "f1": "F1 (macro) in %"}
 _PANEL_INCHES = (3.0, 2.5)
-# At one lightness: the ends of the usual maps would be lost on a dark or on a light page.
+# All three colours have the same lightness: the ends of the usual maps would vanish on a dark or a light page.
 _EARLY_TO_LATE = LinearSegmentedColormap.from_list("early to late", [BLUE, PURPLE, ORANGE])
-_MARKED_POINTS = 40  # more points than these would be a row of markers
+_MARKED_POINTS = 40  # more markers would cover the line
 
 
 @styled
 def history_figure(curves: Curves, *, x_label: str, best: float | None, title: str) -> Figure:
-    """Loss, accuracy and F1 of training and validation against ``x_label``; a line marks ``best``.
+    """Draw loss, accuracy and F1 of training and validation, one panel each; a vertical line marks ``best``.
 
-    A metric that no split has is left out; accuracy and F1 come in [0, 1] and are drawn in per cent.
+    Metrics that no split has get no panel. Accuracy and F1 are in [0, 1] and are drawn in per cent.
     """
     panels = [name for name in _PANELS if any(key.partition("/")[2] == name for key in curves)]
     figure = Figure(figsize=(_PANEL_INCHES[0] * len(panels), _PANEL_INCHES[1]), layout="constrained")
@@ -60,9 +60,9 @@ def _draw(axes: Axes, points: Curve, split: str, scale: float) -> None:
 
 @styled
 def nll_figure(nll: Tensor, *, mean_over: int, title: str) -> Figure:
-    """Negative log-probability of the right answer, float (iterations,), the mean over each mini-batch, in nats.
+    """Draw the negative log-likelihood of each mini-batch and its running mean over ``mean_over`` mini-batches.
 
-    Over it lies its running mean over the ``mean_over`` mini-batches before.
+    ``nll`` is float (iterations,), the mean over each mini-batch, in nats.
     """
     figure, axes = _single(title)
     steps = range(1, len(nll) + 1)
@@ -78,9 +78,10 @@ def nll_figure(nll: Tensor, *, mean_over: int, title: str) -> Figure:
 
 @styled
 def changed_weights_figure(nll: Tensor, changed: Tensor, *, parameters: int, title: str) -> Figure:
-    """The same as ``nll_figure``'s values against the number of weights that each mini-batch changed.
+    """Draw the negative log-likelihood of each mini-batch against the number of weights that it changed.
 
-    ``changed`` is int64 (iterations,): the non-zero entries of the gradient of all ``parameters`` weights.
+    ``nll`` is float (iterations,), in nats. ``changed`` is int64 (iterations,): the non-zero entries in the gradient of
+    all ``parameters`` weights.
     """
     figure, axes = _single(title)
     points = axes.scatter(
@@ -95,9 +96,9 @@ def changed_weights_figure(nll: Tensor, changed: Tensor, *, parameters: int, tit
 
 @styled
 def right_answers_figure(train: Tensor, test: Tensor, *, batch_size: int, title: str) -> Figure:
-    """Right classifications a mini-batch against iterations: in training, and over the test set.
+    """Draw the number of correctly classified images of each mini-batch, in training and on the test set.
 
-    ``train`` and ``test`` are int64 (iterations,), each in 0 … ``batch_size``.
+    ``train`` and ``test`` are int64 (iterations,), in 0 … ``batch_size``; an empty one gets no panel.
     """
     panels = {split: counts for split, counts in (("train", train), ("test", test)) if len(counts)}
     figure = Figure(figsize=(3.4 * len(panels) + 0.6, 2.8), layout="constrained")

@@ -1,7 +1,7 @@
-"""Pictures of images beside what a network says of them: right and wrong ones, told apart by colour and mark.
+"""Figures of images with their labels or predictions; colour and mark tell correct and wrong predictions apart.
 
-N images, C, H, W, K classes. ``images`` is uint8 (N, C, H, W), or float in [0, 1]; ``labels`` int64 (N,); ``scores``
-float (N, K), confidences in [0, 1]. Functions return a Matplotlib figure; who calls them saves it.
+``images`` is (N, C, H, W), uint8 or float in [0, 1]; ``labels`` is int64 (N,); ``scores`` is float (N, K), the
+confidences in [0, 1] for K classes.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ _COLUMNS = 10
 
 @styled
 def labelled_figure(images: Tensor, labels: Tensor, *, class_names: Sequence[str], title: str) -> Figure:
-    """Each image over its label, seven a row."""
+    """Draw each image above its label, seven in a row."""
     captions = [Caption(short(class_names[label])) for label in labels.tolist()]
     return tiles_figure(images, captions, columns=min(7, len(images)), title=title)
 
@@ -27,7 +27,7 @@ def labelled_figure(images: Tensor, labels: Tensor, *, class_names: Sequence[str
 def predictions_figure(
     images: Tensor, labels: Tensor, scores: Tensor, *, class_names: Sequence[str], title: str
 ) -> Figure:
-    """Each image over its predicted class: ✓ and blue where right; ✗, orange and the label where wrong."""
+    """Draw each image above its predicted class: ✓ and blue if correct; ✗, orange and the true class if wrong."""
     captions = [
         answer(predicted, label, class_names=class_names)
         for predicted, label in zip(scores.argmax(1).tolist(), labels.tolist(), strict=True)
@@ -39,7 +39,7 @@ def predictions_figure(
 def mistakes_figure(
     images: Tensor, labels: Tensor, scores: Tensor, *, class_names: Sequence[str], title: str
 ) -> Figure:
-    """Like ``predictions_figure``, each with the confidence of the predicted class, in per cent."""
+    """Draw images like ``predictions_figure``, with the confidence of the predicted class in per cent."""
     confidence, predicted = scores.max(1)
     captions = []
     for own, label, share in zip(predicted.tolist(), labels.tolist(), confidence.tolist(), strict=True):
@@ -49,7 +49,7 @@ def mistakes_figure(
 
 
 def answer(predicted: int, label: int, *, class_names: Sequence[str]) -> Caption:
-    """The caption of a prediction: a mark, the predicted class, and below it the label where that is another."""
+    """Make the caption of a prediction: a mark, the predicted class and, if it is wrong, the true class below."""
     if predicted == label:
         return Caption(f"{RIGHT_MARK} {short(class_names[predicted])}", RIGHT_COLOUR)
     text = f"{WRONG_MARK} {short(class_names[predicted])}\nis {short(class_names[label])}"
@@ -57,13 +57,13 @@ def answer(predicted: int, label: int, *, class_names: Sequence[str]) -> Caption
 
 
 def right_then_wrong(labels: Tensor, scores: Tensor, *, right: int, wrong: int) -> Tensor:
-    """Indices, int64, of the first ``right`` images that are recognised, then of the first ``wrong`` that are not."""
+    """Return the indices, int64, of the first ``right`` correct predictions, then of the first ``wrong`` wrong ones."""
     hits = scores.argmax(1) == labels
     return torch.cat([hits.nonzero().flatten()[:right], (~hits).nonzero().flatten()[:wrong]])
 
 
 def most_confident_mistakes(labels: Tensor, scores: Tensor, *, count: int) -> Tensor:
-    """Indices, int64, of at most ``count`` images that are not recognised, the most confident mistake first."""
+    """Return the indices, int64, of at most ``count`` wrong predictions, the most confident one first."""
     confidence, predicted = scores.max(1)
     mistakes = (predicted != labels).nonzero().flatten()
     return mistakes[confidence[mistakes].argsort(descending=True, stable=True)][:count]

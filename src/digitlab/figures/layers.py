@@ -1,7 +1,6 @@
 """A diagram of a network's layers, from the image at the top to the logits at the bottom.
 
-N images, C, H, W. It reads the network alone: what its layers are called, what they hand on, how many weights they
-have.
+The names, output shapes and parameter counts come from the network itself: forward hooks record them.
 """
 
 import math
@@ -23,7 +22,7 @@ _COLOURS = {nn.Linear: BLUE, nn.Conv2d: GREEN}
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A layer as it was called: its name in the network, what it is, the shape it hands on (without N), its weights."""
+    """One layer: its name in the network, its type, the shape of its output without N, its number of parameters."""
 
     name: str
     kind: str
@@ -34,13 +33,13 @@ class Layer:
 
 @torch.no_grad()
 def layers_of(network: nn.Module, image_shape: tuple[int, int, int]) -> list[Layer]:
-    """The layers of ``network`` in the order in which an image (C, H, W) passes them."""
+    """Return the layers of ``network`` in the order in which it calls them for an image of shape (C, H, W)."""
     passed: list[Layer] = []
 
     def note(name: str, layer: nn.Module) -> Any:
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             if not isinstance(output, Tensor):
-                return  # a recurrent layer of one's own network hands on its state as well
+                return  # recurrent layers return a tuple; the diagram omits them
             weights = sum(parameter.numel() for parameter in layer.parameters())
             colour = next((colour for kind, colour in _COLOURS.items() if isinstance(layer, kind)), PURPLE)
             passed.append(Layer(name, type(layer).__name__, tuple(output.shape[1:]), weights, colour))
@@ -60,7 +59,7 @@ def layers_of(network: nn.Module, image_shape: tuple[int, int, int]) -> list[Lay
 
 @styled
 def layers_figure(layers: Sequence[Layer], *, image_shape: tuple[int, int, int], title: str) -> Figure:
-    """``layers`` as bars, one under the other; the length of a bar is the logarithm of the number of values in it."""
+    """Draw ``layers`` as bars; the length of a bar is the logarithm of the number of output values."""
     rows = [Layer("image", "input", image_shape, 0, TEXT_COLOUR), *layers]
     height = len(rows) * _ROW_INCHES + _HEAD_INCHES
     figure = Figure(figsize=(_WIDTH_INCHES, height))

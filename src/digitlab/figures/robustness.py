@@ -1,6 +1,6 @@
-"""The picture of a network's robustness: accuracy against the severity of a corruption, over images so corrupted.
+"""The figure of a network's robustness: accuracy against the severity of a corruption, above corrupted images.
 
-N images, C, H, W, S severities. ``digitlab evaluate --corrupt`` draws it.
+``digitlab evaluate --corrupt`` draws it.
 """
 
 from collections.abc import Mapping
@@ -12,15 +12,15 @@ from torch import Tensor
 from digitlab.figures.style import SPLIT_LOOKS, styled
 
 _COLUMN_INCHES, _CURVE_INCHES, _EDGE_INCHES = 0.9, 2.2, 0.6
-_TILE = 0.92  # of a column's width; the rest is the gap between images
+_TILE = 0.92  # width of an image as a share of its column; the rest is the gap
 
 
 @styled
 def severity_figure(accuracies: Mapping[int, float], examples: Tensor, *, title: str) -> Figure:
-    """Accuracy in [0, 1] against each of S severities, ascending, and below each what its images look like.
+    """Draw the accuracy at each of S severities and, below each, the example images at that severity.
 
-    ``examples`` is a float (S, N, C, H, W) in [0, 1], the same N images at each severity. Three channels are red, green
-    and blue; of any other number the mean is shown in grey.
+    ``accuracies`` maps severities in ascending order to accuracies in [0, 1]. ``examples`` is float (S, N, C, H, W) in
+    [0, 1], the same N images at each severity. Three channels are shown as RGB, any other number as the grey mean.
     """
     columns, rows, _, height, width = examples.shape
     strip_inches = rows * _COLUMN_INCHES * height / width
@@ -42,7 +42,7 @@ def _curve(axes: Axes, accuracies: list[float], title: str) -> None:
     colour, line, marker = SPLIT_LOOKS["test"]
     axes.plot(range(len(accuracies)), accuracies, color=colour, linestyle=line, marker=marker)
     for place, accuracy in enumerate(accuracies):
-        # Below the point where it stands high, so that no number meets the edge of the axes.
+        # Put the number below high points, so that it stays inside the axes.
         offset = (0, -13) if accuracy > 0.5 else (0, 7)
         axes.annotate(f"{accuracy:.1%}", (place, accuracy), offset, textcoords="offset points", ha="center")
     axes.set_ylim(0, 1.04)

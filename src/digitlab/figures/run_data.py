@@ -1,7 +1,7 @@
-"""What pictures of a run are made from, read from its folder: curves, network, and what it says of one split.
+"""The data that a run's figures need, read from its folder: curves, network, and predictions on one split.
 
-N images, C, H, W, K classes. The split is the test set where the run has met it, else validation: drawing a picture is
-no reason to meet the test set.
+The split is the test set if the run was tested, otherwise validation: drawing figures must not evaluate the test set.
+N is the number of images, K the number of classes.
 """
 
 import csv
@@ -26,17 +26,18 @@ from digitlab.training.loading import load_classifier, load_data
 
 Split = Literal["test", "val"]
 
-# Events of single mini-batches, which are as noisy as many: the curve of the training loss against iterations.
+# The TensorBoard tag of the loss of single mini-batches. It becomes the training loss in figures against iterations.
 _LOSS_STEP = "loss_step"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunData:
-    """All that a run's pictures show.
+    """Everything that the figures of one run show.
 
-    ``images`` uint8 (N, C, H, W), ``labels`` int64 (N,) and ``scores`` float (N, K), confidences in [0, 1], are of the
-    ``split``; without validation images N may be 0. ``epochs`` and ``steps`` are the curves against either;
-    ``best_epoch`` and ``best_step`` say where the checkpoint with the best validation was taken.
+    ``images`` uint8 (N, C, H, W), ``labels`` int64 (N,) and ``scores`` float (N, K) in [0, 1] belong to ``split``; N is
+    0 if the run has no validation images and was not tested. ``epochs`` and ``steps`` hold the curves against epochs
+    and against updates. ``best_epoch`` and ``best_step`` are the position of the best checkpoint, or None if no
+    validation chose one. ``train_set`` holds the official training images, ``train_indices`` the training split.
     """
 
     title: str
@@ -67,10 +68,10 @@ class RunData:
 
 
 def read_run_data(run: RunFolder) -> RunData:
-    """The material of a run with at least one finished epoch, of the checkpoint that its test was made on.
+    """Read the data of a run's figures, with the checkpoint that the run tested.
 
-    Raises ``ConfigError`` where the folder is no run folder, ``RunError`` where no epoch is finished or a checkpoint is
-    damaged, and ``DataError`` where the data set is not to be had.
+    Raises ``ConfigError`` if the folder is not a run folder, ``RunError`` if no epoch is finished or a checkpoint is
+    damaged, and ``DataError`` if the data set is missing.
     """
     config = run.read_config()
     rows = read_rows(run)
@@ -92,7 +93,7 @@ def read_run_data(run: RunFolder) -> RunData:
 
 
 def read_rows(run: RunFolder) -> list[dict[str, float]]:
-    """The rows of ``metrics.csv``; raises ``RunError`` where there is none, as no epoch is finished."""
+    """Return the rows of ``metrics.csv``, one per epoch. Raises ``RunError`` if no epoch is finished."""
     if not run.metrics.exists() or not run.best.exists():
         raise RunError(f"{run.path}: has no finished epoch: there is nothing to draw")
     with run.metrics.open(encoding="utf-8") as file:
@@ -109,9 +110,9 @@ def material_of(
     best: tuple[int, int] | None,
     iterations: Iterations | None = None,
 ) -> RunData:
-    """The material of a network as it stands, on the CPU or not; ``best`` is (epoch, step).
+    """Evaluate ``classifier`` on ``split`` and collect the data of the figures; ``best`` is (epoch, step).
 
-    Without validation images nothing was chosen, so there is no best.
+    Without validation images no epoch was chosen as the best, so ``best`` is ignored.
     """
     best = best if len(data.val_indices) else None
     images, labels, scores = predict_split(classifier, data, split)
@@ -128,7 +129,10 @@ def material_of(
 
 @torch.no_grad()
 def predict_split(classifier: Classifier, data: ImageData, split: Split) -> tuple[Tensor, Tensor, Tensor]:
-    """Images (N, C, H, W), labels (N,) and scores (N, K) of a split, on the CPU; ``classifier`` stays in its mode."""
+    """Return images (N, C, H, W), labels (N,) and scores (N, K) of a split, on the CPU.
+
+    Restores the training or evaluation mode of ``classifier``.
+    """
     training = classifier.training
     classifier.eval()
     batches = list(data.evaluation_loader(split))
@@ -141,19 +145,19 @@ def predict_split(classifier: Classifier, data: ImageData, split: Split) -> tupl
 
 
 def curves(rows: Sequence[Mapping[str, float]], *, against: Literal["epoch", "step"]) -> Curves:
-    """The columns of ``metrics.csv`` as curves against the epoch or the number of mini-batches."""
+    """Turn the columns of ``metrics.csv`` into curves against the epoch or the number of updates."""
     names = dict.fromkeys(name for row in rows for name in row if "/" in name)
     return {name: [(row[against], row[name]) for row in rows if name in row] for name in names}
 
 
 def event_curves(run: RunFolder) -> Curves:
-    """The curves against mini-batches, as TensorBoard has them: each validation, and losses of single mini-batches."""
+    """Read the curves against updates from the TensorBoard events: validations and losses of single mini-batches."""
     found: dict[str, Curve] = {}
     for split in ("train", "val"):
         events = EventAccumulator(str(run.path / split), size_guidance={"scalars": 0})
         events.Reload()
         for tag in events.Tags()["scalars"]:
-            # Where an earlier run has left events in the folder, the later ones count.
+            # If two event files contain the same step, the later entry counts.
             written = sorted(events.Scalars(tag), key=lambda event: event.wall_time)
             found[f"{split}/{tag}"] = sorted({event.step: event.value for event in written}.items())
     if f"train/{_LOSS_STEP}" in found:

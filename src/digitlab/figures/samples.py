@@ -1,6 +1,6 @@
-"""A picture of a data set: some images of every class in a row, named. ``digitlab show`` draws it before training.
+"""A figure of a data set: one row of images per class. ``digitlab show`` and TensorBoard use it.
 
-N images, C, H, W, K classes. Functions take tensors and return a Matplotlib figure; who calls them saves it.
+N is the number of images, K the number of classes.
 """
 
 from collections.abc import Sequence
@@ -18,19 +18,19 @@ _GAP_PIXELS = 2
 _DOTS_PER_INCH = 200
 _DOTS_PER_PIXEL = 3
 _TITLE_INCHES, _EDGE_INCHES = 0.35, 0.05
-_LETTER_INCHES = 0.075  # more than the mean width of a letter of 8 points
+_LETTER_INCHES = 0.075  # slightly more than the mean width of a letter at 8 points
 
 
 def first_of_each_class(labels: Tensor, *, classes: int, count: int) -> Tensor:
-    """Indices, int64, of the first ``count`` images of each of K classes, class by class; ``labels`` is int64 (N,)."""
+    """Return the indices, int64, of the first ``count`` images of each class, class by class; ``labels`` int64 (N,)."""
     return torch.cat([(labels == label).nonzero().flatten()[:count] for label in range(classes)])
 
 
 def sample_grid(images: Tensor, labels: Tensor, *, class_names: Sequence[str], title: str) -> Figure:
-    """Images in a row for each class, under their title, the class names on the left.
+    """Draw one row of images per class, with the class names on the left.
 
-    ``images`` is uint8 (N, C, H, W), or float in [0, 1]; ``labels`` is int64 (N,) and says which row an image is in.
-    Three channels are red, green and blue; of any other number the mean is shown in grey.
+    ``images`` is (N, C, H, W), uint8 or float in [0, 1]; ``labels`` is int64 (N,). Three channels are shown as RGB,
+    any other number as the grey mean of the channels.
     """
     tiles = rgba(images)
     rows = [tiles[(labels == label).numpy()] for label in range(len(class_names))]
@@ -53,7 +53,7 @@ def sample_grid(images: Tensor, labels: Tensor, *, class_names: Sequence[str], t
 
 
 def _mosaic(rows: Sequence[npt.NDArray[np.uint8]], tile: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-    """One picture of all rows, transparent in between: a single one is drawn a hundred times as fast as its tiles."""
+    """Join all images in one array, transparent in between: Matplotlib draws it 100 times as fast as single images."""
     height, width = tile[0] + _GAP_PIXELS, tile[1] + _GAP_PIXELS
     longest = max(len(row) for row in rows)
     mosaic = np.zeros((len(rows) * height, longest * width, 4), dtype=np.uint8)

@@ -1,7 +1,6 @@
-"""Pictures of how far confidences can be trusted: precision-recall, reliability, and the accuracy of each class.
+"""Figures of the predicted confidences: precision-recall curves, reliability diagram, accuracy of each class.
 
-N images, K classes. ``scores`` is float (N, K), confidences in [0, 1]; ``labels`` int64 (N,). Functions return a
-Matplotlib figure; who calls them saves it.
+``scores`` is float (N, K), the confidences in [0, 1] of N images for K classes; ``labels`` is int64 (N,).
 """
 
 from collections.abc import Sequence
@@ -17,9 +16,10 @@ from digitlab.training.evaluation import CALIBRATION_BINS
 
 
 def precision_recall(scores: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
-    """Precision and recall, float (N,), with the images taken as positive one by one, the highest score first.
+    """Return precision and recall, float (M,), at every threshold, from the highest score to the lowest.
 
-    ``scores`` is float (N,), ``positive`` bool (N,). Images of equal score are taken together: they share a point.
+    ``scores`` is float (N,), ``positive`` bool (N,). M is the number of different scores: images with equal scores
+    share one point.
     """
     ranked = scores.sort(descending=True, stable=True)
     hits = positive[ranked.indices].cumsum(0).double()
@@ -31,13 +31,13 @@ def precision_recall(scores: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def average_precision(precision: Tensor, recall: Tensor) -> float:
-    """The area under the steps of a precision-recall curve: precision times the gain in recall, summed."""
+    """Return the average precision: the sum of precision times the increase in recall, in [0, 1]."""
     return float((precision * recall.diff(prepend=recall.new_zeros(1))).sum())
 
 
 @styled
 def precision_recall_figure(scores: Tensor, labels: Tensor, *, class_names: Sequence[str], title: str) -> Figure:
-    """Precision against recall, one curve a class that occurs, each against all others."""
+    """Draw precision against recall, one-vs-rest, one curve for each class that occurs in ``labels``."""
     figure = Figure(figsize=(5.4, 3.5), layout="constrained")
     axes = figure.add_subplot()
     for label, name in enumerate(class_names):
@@ -64,7 +64,7 @@ def precision_recall_figure(scores: Tensor, labels: Tensor, *, class_names: Sequ
 
 @styled
 def reliability_figure(scores: Tensor, labels: Tensor, *, title: str) -> Figure:
-    """Accuracy against confidence over equal bins of confidence, and how many images are in each (Guo et al., 2017)."""
+    """Draw a reliability diagram (Guo et al., 2017): accuracy in equally wide bins of confidence, and their counts."""
     confidence, predicted = scores.max(1)
     place = (confidence * CALIBRATION_BINS).long().clamp(max=CALIBRATION_BINS - 1)
     counts = place.bincount(minlength=CALIBRATION_BINS)
@@ -90,7 +90,7 @@ def reliability_figure(scores: Tensor, labels: Tensor, *, title: str) -> Figure:
 
 @styled
 def class_accuracy_figure(confusion: Tensor, *, class_names: Sequence[str], title: str) -> Figure:
-    """The share of each class that was recognised, in per cent; ``confusion`` is int64 (K, K), true by predicted."""
+    """Draw the accuracy of each class in per cent; ``confusion`` is int64 (K, K), true class by predicted class."""
     percent = (100 * confusion.diagonal() / confusion.sum(1).clamp(min=1)).tolist()
     figure = Figure(figsize=(5.0, 0.5 + 0.24 * len(class_names) + 0.4), layout="constrained")
     axes = figure.add_subplot()

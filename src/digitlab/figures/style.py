@@ -1,7 +1,7 @@
-"""How all figures look: on no background of their own, in colours that stand out from light and from dark pages.
+"""The common style of all figures: transparent background, and colours that are readable on light and dark pages.
 
-The colours differ in hue as Okabe and Ito (2008) chose them for colour-blind readers, at one lightness: each has a
-contrast of 4 : 1 or more with white and with the usual near-blacks. No figure tells two things apart by colour alone.
+The hues follow Okabe and Ito (2008), whose palette colour-blind readers can tell apart. No figure uses colour as the
+only difference between two things: line style, marker or text differs as well.
 """
 
 import io
@@ -23,14 +23,14 @@ BLUE, ORANGE, GREEN, PURPLE, OLIVE = "#1a7cbd", "#cc5a00", "#008a64", "#b5618f",
 RIGHT_COLOUR, WRONG_COLOUR = BLUE, ORANGE
 RIGHT_MARK, WRONG_MARK = "✓", "✗"
 
-# Lines of many kinds: neighbours differ in colour, and who has the same colour differs in the line.
+# For figures with many lines: neighbours differ in colour, and lines of one colour differ in style.
 LINE_LOOKS = [(colour, style) for style in ("-", "--", ":", "-.") for colour in (BLUE, ORANGE, GREEN, PURPLE, OLIVE)]
 
-# A split looks the same in every figure: (colour, line style, marker).
+# Every figure draws a split in the same style: (colour, line style, marker).
 SPLIT_LOOKS = {"train": (BLUE, "-", "o"), "val": (ORANGE, "--", "s"), "test": (GREEN, ":", "^")}
 SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
 
-# Weights: red is positive, blue negative, zero white. Counts and shares: dark is few, as on a black image.
+# Colour map of weights: red is positive, blue is negative, white is zero. Colour map of counts and shares: dark is low.
 SIGNED_MAP, SHARE_MAP = "RdBu_r", "cividis"
 
 _STYLE = {
@@ -63,7 +63,7 @@ _STYLE = {
 
 
 def styled(draw: Callable[P, R]) -> Callable[P, R]:
-    """Have ``draw`` make what it makes in the style of all, and leave Matplotlib's settings as they were."""
+    """Decorator: run ``draw`` with the common style and restore Matplotlib's settings afterwards."""
 
     @wraps(draw)
     def styled_draw(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -74,19 +74,19 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
 
 
 def short(name: str, letters: int = 11) -> str:
-    """A class name that fits under a small image."""
+    """Cut a class name to at most ``letters`` characters, so that it fits under a small image."""
     return name if len(name) <= letters else name[: letters - 1] + "…"
 
 
 def png(figure: Figure) -> bytes:
-    """A figure as a PNG file."""
+    """Return the bytes of a PNG file of the figure."""
     file = io.BytesIO()
     figure.savefig(file, format="png")
     return file.getvalue()
 
 
 def pixels(figure: Figure) -> npt.NDArray[np.uint8]:
-    """What a figure looks like: uint8 (rows, columns, RGBA)."""
+    """Render the figure: uint8 (rows, columns, RGBA)."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())

@@ -1,6 +1,6 @@
-"""Pictures of a sweep: the monitored metric against each swept value, for pairs of values, for all of them, by epoch.
+"""Figures of a sweep: the monitored metric against each swept key, pairs of keys, all keys, and epochs.
 
-Functions take plain tables and return a Matplotlib figure; ``digitlab sweep`` makes the tables and saves the figures.
+The functions take plain tables and return a Matplotlib figure; ``digitlab sweep`` computes the tables.
 """
 
 import itertools
@@ -18,10 +18,10 @@ from digitlab.figures.style import BLUE, GREEN, ORANGE, PURPLE, SHARE_MAP, TEXT_
 
 Value = str | int | float | bool | None
 
-# Of the runs those of the best settings stand out, each by its colour, its line and its marker.
+# Styles of the best settings: (colour, line style, marker).
 _LOOKS = ((BLUE, "-", "o"), (ORANGE, "--", "s"), (GREEN, ":", "^"), (PURPLE, "-.", "D"))
 _LOW_TO_HIGH = LinearSegmentedColormap.from_list("low to high", [ORANGE, BLUE])
-# Numbers that span more than this are laid out by their logarithm, if that keeps them further apart.
+# If the largest value is more than this factor above the smallest, the axis is logarithmic unless labels collide.
 _WIDE = 20
 # How far lines through one value spread, in heights of the axis.
 _BUNDLE = 0.08
@@ -42,7 +42,7 @@ class Effect:
 
 @styled
 def effect_figure(effects: Sequence[Effect], *, key: str, metric: str) -> Figure:
-    """``metric`` against the values of ``key``: runs as dots, their means joined by a line, intervals as bars."""
+    """Draw ``metric`` against the values of ``key``: one dot per run, the means joined by a line, intervals as bars."""
     figure = Figure(figsize=(4.2, 3.0), layout="constrained")
     axes = figure.add_subplot()
     places = _places(axes, [effect.value for effect in effects], key)
@@ -51,7 +51,7 @@ def effect_figure(effects: Sequence[Effect], *, key: str, metric: str) -> Figure
     means = [effect.mean for effect in effects]
     reach = [[0.0, 0.0] if each.interval is None else _reach(each.mean, each.interval) for each in effects]
     axes.errorbar(places, means, np.array(reach).T, fmt="s-", color=BLUE, capsize=4, markersize=5, zorder=3)
-    # An interval of two runs can be wider than all that is to be seen.
+    # The limits ignore the intervals: that of two runs can be much wider than all values.
     _frame(axes, [value for effect in effects for value in (*effect.measured, effect.mean)])
     axes.set(ylabel=metric, title="all runs, their mean;\nbar: 95 % interval of the difference to the best")
     return figure
@@ -68,7 +68,7 @@ def _frame(axes: Axes, values: Sequence[float]) -> None:
 
 
 def _places(axes: Axes, values: Sequence[Value], key: str) -> list[float]:
-    """Where the values lie on the horizontal axis, which is labelled: numbers to scale, words side by side."""
+    """Label the x axis and return the positions of ``values``: numbers to scale, words at equal distances."""
     axes.set_xlabel(key)
     numbers = [float(value) for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
     if len(numbers) < len(values) or len(set(numbers)) == 1:
@@ -88,7 +88,7 @@ def _places(axes: Axes, values: Sequence[Value], key: str) -> list[float]:
 
 
 def _least_gap(places: Sequence[float]) -> float:
-    """The smallest distance of two neighbours as a share of all: where it is small, their labels meet."""
+    """Return the smallest distance of neighbours as a share of the whole range: if it is small, labels collide."""
     ordered = sorted(places)
     gaps = [after - before for before, after in itertools.pairwise(ordered)]
     return min(gaps, default=0.0) / ((ordered[-1] - ordered[0]) or 1.0)
@@ -98,9 +98,9 @@ def _least_gap(places: Sequence[float]) -> float:
 def pair_figure(
     means: Mapping[tuple[Value, Value], float], *, keys: tuple[str, str], metric: str, values: tuple[list[Value], ...]
 ) -> Figure:
-    """A heat map: the mean of ``metric`` for each pair of values of two ``keys``, the first's in columns.
+    """Draw a heat map of the mean of ``metric`` for each pair of values of two ``keys``, the first key in columns.
 
-    ``values`` are the values of each key in order; a pair that has not been measured is left empty.
+    ``values`` holds the ordered values of each key. Pairs without a run stay empty.
     """
     columns, rows = values
     grid = np.array([[means.get((column, row), np.nan) for column in columns] for row in rows])
@@ -127,10 +127,10 @@ def parallel_figure(
     metric: str,
     values: Sequence[list[Value]],
 ) -> Figure:
-    """Parallel coordinates: each setting, its values in the order of ``keys`` and its metric, crosses all axes.
+    """Draw parallel coordinates: one line per setting crosses one axis per key and ends at its metric.
 
-    ``values`` are those of each key in order, which lie evenly on its axis. The colour says the metric as well; lines
-    through the same value lie beside one another, by their metric.
+    ``settings`` are pairs of (values in the order of ``keys``, metric). ``values`` holds the ordered values of each
+    key, which lie at equal distances on its axis. The colour of a line shows the metric as well.
     """
     scale = Normalize(*_limits([measured for _, measured in settings]))
     figure = Figure(figsize=(1.5 + 1.25 * (len(keys) + 1), 3.4), layout="constrained")
@@ -165,9 +165,10 @@ def _height(value: Value, known: list[Value]) -> float:
 
 @styled
 def curve_figure(histories: Sequence[tuple[str, Sequence[tuple[int, float]]]], *, metric: str) -> Figure:
-    """``metric`` by epoch: a line a run, each with the name of its setting, the settings from best to worst.
+    """Draw ``metric`` against epochs, one line per run.
 
-    The best settings are named and in colour, the others are grey.
+    ``histories`` are pairs of (name of the setting, [(epoch, value), …]), the best setting first. The best settings are
+    coloured and named in the legend, the others are grey.
     """
     names = list(dict.fromkeys(name for name, _ in histories))
     figure = Figure(figsize=(6.0, 3.2 + 0.16 * len(names[: len(_LOOKS)])), layout="constrained")

@@ -1,7 +1,7 @@
-"""Images as one picture: small tiles in rows, and under each a caption. What all figures of images are made of.
+"""A grid of small images with captions, which all figures of images use.
 
-N images, C, H, W. Images are uint8 (N, C, H, W), or float in [0, 1]; three channels are red, green and blue, of any
-other number the mean is shown in grey.
+``images`` is (N, C, H, W), uint8 or float in [0, 1]. Three channels are shown as RGB, any other number as their
+grey mean.
 """
 
 from collections.abc import Sequence
@@ -18,21 +18,21 @@ from torch import Tensor
 from digitlab.figures.style import TEXT_COLOUR
 
 _TILE_INCHES = 0.78
-_LINE_INCHES = 0.125  # of a caption
+_LINE_INCHES = 0.125  # height of one caption line
 _HEAD_INCHES = 0.3
-_GAP = 0.12  # of a tile's width, between two of them
+_GAP = 0.12  # gap between two images, as a share of an image's width
 
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """What stands under an image, a line or two, and the colour of it and of the frame around the image."""
+    """The text under an image, one or more lines, and the colour of the text and of the frame around the image."""
 
     text: str
     colour: str = TEXT_COLOUR
 
 
 def rgba(images: Tensor) -> npt.NDArray[np.uint8]:
-    """Images as opaque pixels, (N, H, W, 4)."""
+    """Convert images to opaque RGBA pixels, uint8 (N, H, W, 4)."""
     pixels = images.float() / 255 if images.dtype == torch.uint8 else images.float()
     if pixels.shape[1] != 3:
         pixels = pixels.mean(1, keepdim=True).expand(-1, 3, -1, -1)
@@ -42,9 +42,9 @@ def rgba(images: Tensor) -> npt.NDArray[np.uint8]:
 
 
 def tiles_figure(images: Tensor, captions: Sequence[Caption | None], *, columns: int, title: str) -> Figure:
-    """``images`` row by row under ``title``, each over its caption and, where that has a colour of its own, framed.
+    """Draw ``images`` row by row above their captions; an image gets a frame if its caption has a special colour.
 
-    Where the caption is None, the place stays empty and the image is not drawn.
+    If a caption is None, the position stays empty.
     """
     rows = -(-len(images) // columns)
     lines = max(caption.text.count("\n") + 1 for caption in captions if caption)
@@ -65,7 +65,7 @@ def tiles_figure(images: Tensor, captions: Sequence[Caption | None], *, columns:
 
 
 def blank_axes(figure: Figure, place: tuple[float, float, float, float]) -> Axes:
-    """Axes for a picture alone: nothing but what is drawn on them shows."""
+    """Add axes without frame, ticks or background."""
     axes = figure.add_axes(place)
     axes.set_axis_off()
     return axes

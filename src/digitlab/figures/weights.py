@@ -1,8 +1,7 @@
-"""Pictures of weights as images: a linear network's outputs, an MLP's hidden units, a CNN's first filters.
+"""Figures of weights as images: a linear network's outputs, an MLP's hidden units, a CNN's first filters.
 
-K classes, U hidden units, F filters, C, H, W. Functions take tensors and return a Matplotlib figure; who calls them
-saves it. All images of a figure share one symmetric colour scale: zero is white, or mid-grey where three channels are
-shown as red, green and blue.
+All images of a figure share one symmetric colour scale: zero is white, or mid-grey if three channels are shown as RGB.
+K is the number of classes, U of hidden units, F of filters.
 """
 
 from collections.abc import Sequence
@@ -17,13 +16,13 @@ from torch import Tensor
 from digitlab.figures.style import SIGNED_MAP, TEXT_COLOUR, short, styled
 from digitlab.figures.tiles import Caption, tiles_figure
 
-_SCALE_INCHES, _SCALE_HEIGHT_INCHES = 0.8, 1.3  # of the colour scale, beside the images
+_SCALE_INCHES, _SCALE_HEIGHT_INCHES = 0.8, 1.3  # space for the colour scale beside the images, and its height
 
 
 def signed_images(weights: Tensor, *, limit: float) -> Tensor:
-    """Weights (N, C, H, W) as colours, float (N, 3, H, W) in [0, 1], on a scale from -``limit`` to ``limit``.
+    """Turn weights (N, C, H, W) into colours, float (N, 3, H, W) in [0, 1], on a scale from -``limit`` to ``limit``.
 
-    Three channels are red, green and blue around mid-grey; of any other number the mean is shown from blue to red.
+    Three channels are shown as RGB around mid-grey; any other number as their mean, from blue to red.
     """
     place = (weights.float() / (2 * limit or 1.0) + 0.5).clamp(0, 1)
     if weights.shape[1] == 3:
@@ -34,7 +33,7 @@ def signed_images(weights: Tensor, *, limit: float) -> Tensor:
 
 @styled
 def output_weights_figure(weights: Tensor, biases: Tensor | None, *, class_names: Sequence[str], title: str) -> Figure:
-    """The weights of each of K outputs, (K, C, H, W), as an image, and beside them the biases (K,)."""
+    """Draw the weights of each output, (K, C, H, W), as an image, and the biases (K,) as bars beside them."""
     figure = _signed_tiles(weights, class_names, columns=5, title=title)
     if biases is None:
         return figure
@@ -61,9 +60,9 @@ def _sign_colour(value: float) -> tuple[float, ...]:
 def hidden_units_figure(
     incoming: Tensor, outgoing: Tensor, *, classes: Sequence[int], class_names: Sequence[str], units: int, title: str
 ) -> Figure:
-    """For each of ``classes``, a row: the hidden units with the largest outgoing weight to it, ``units`` of them.
+    """Draw one row for each of ``classes``: the ``units`` hidden units with the largest outgoing weights to it.
 
-    ``incoming`` (U, C, H, W) is drawn as an image for each of U hidden units; ``outgoing`` is (K, U).
+    ``incoming`` (U, C, H, W) holds the image of each hidden unit, ``outgoing`` (K, U) the weights to the outputs.
     """
     chosen = outgoing[list(classes)].topk(min(units, outgoing.shape[1]), dim=1)
     captions = [
@@ -77,14 +76,14 @@ def hidden_units_figure(
 
 @styled
 def filters_figure(filters: Tensor, *, title: str) -> Figure:
-    """The filters of a first layer, (F, C, h, w), as images."""
+    """Draw the filters of the first layer, (F, C, h, w), as images."""
     captions = [f"filter {number}" for number in range(len(filters))]
     return _signed_tiles(filters, captions, columns=min(8, len(filters)), title=title)
 
 
 def _signed_tiles(weights: Tensor, captions: Sequence[str], *, columns: int, title: str) -> Figure:
     coloured = weights.shape[1] == 3
-    # The scale is that of what is drawn: of one channel the weights themselves, of three each channel's.
+    # Scale to the values that are drawn: each channel of RGB weights, otherwise the mean over the channels.
     limit = float(weights.abs().max() if coloured else weights.mean(1).abs().max())
     tiles = tiles_figure(
         signed_images(weights, limit=limit), [Caption(text) for text in captions], columns=columns,
@@ -109,7 +108,7 @@ def _add_scale(figure: Figure, limit: float, *, coloured: bool) -> None:
 
 
 def _widen(figure: Figure, inches: float) -> None:
-    """Add empty space at the right; what is there keeps its size and place."""
+    """Add empty space on the right; everything else keeps its size and position."""
     width, height = figure.get_size_inches()
     ratio = width / (width + inches)
     for axes in figure.axes:
