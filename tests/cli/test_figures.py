@@ -25,7 +25,7 @@ EVERY_RUN = {
     "reliability.png",
     "class_accuracy.png",
 }
-OF_MINI_BATCHES = {"surprise_iterations.png", "surprise_weights.png", "right_answers.png"}
+OF_MINI_BATCHES = {"nll_by_iteration.png", "nll_by_changed_weights.png", "batch_accuracy.png"}
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def test_hidden_units_of_a_chosen_class_only(digitlab, make_run, tmp_path):
 
 def test_a_folder_without_a_finished_epoch_is_refused_in_one_line(digitlab, run, tmp_path):
     (run / "metrics.csv").unlink()
-    for folder, expected, message in ((run, 1, "has no finished epoch"), (tmp_path, 2, "is no run folder")):
+    for folder, expected, message in ((run, 1, "no epoch is finished"), (tmp_path, 2, "is no run folder")):
         code, out, err = digitlab("figures", folder)
         assert (code, out, err.count("\n")) == (expected, "", 1)
         assert message in err
@@ -150,7 +150,7 @@ def test_a_checkpoint_of_another_data_set_is_refused(digitlab, run, fashion):
     shutil.copy(fashion / "checkpoints" / "best.ckpt", run / "checkpoints" / "best.ckpt")
     code, out, err = digitlab("figures", run)
     assert (code, out, err.count("\n")) == (1, "", 1)
-    assert "was trained on fashion_mnist, and the run is one on mnist" in err
+    assert "was trained on fashion_mnist, but the run's data set is mnist" in err
 
 
 def test_fashion_goes_by_the_names_of_its_classes(digitlab, fashion, tmp_path):

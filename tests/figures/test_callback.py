@@ -1,4 +1,4 @@
-"""What a run sends to TensorBoard beside its curves, and its record of single mini-batches."""
+"""Figures and histograms that a run sends to TensorBoard, and the log of single mini-batches."""
 
 import csv
 
@@ -8,7 +8,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from digitlab.config.compose import compose
 from digitlab.core.errors import ConfigError, RunError
-from digitlab.figures.batch_log import answers, read_iterations
+from digitlab.figures.batch_log import nll_and_correct, read_batch_log
 from digitlab.population.grouping import kinship
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
@@ -34,13 +34,13 @@ def finish(folder, *overrides, resume=False):
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory):
-    return finish(tmp_path_factory.mktemp("plain") / "run")
+def plain_run(tmp_path_factory):
+    return finish(tmp_path_factory.mktemp("plain_run") / "run")
 
 
 @pytest.fixture(scope="module")
-def watched(tmp_path_factory):
-    return finish(tmp_path_factory.mktemp("watched") / "run", "figures.each_epoch=true", "figures.log_batches=true")
+def logged_run(tmp_path_factory):
+    return finish(tmp_path_factory.mktemp("logged_run") / "run", "figures.each_epoch=true", "figures.log_batches=true")
 
 
 def events(run):
@@ -55,8 +55,8 @@ def rows(run):
     return list(csv.DictReader(run.iterations.read_text(encoding="utf-8").splitlines()))
 
 
-def test_every_run_sends_samples_and_its_confusion_matrix_as_images(plain):
-    found = events(plain)
+def test_every_run_sends_samples_and_its_confusion_matrix_as_images(plain_run):
+    found = events(plain_run)
     assert {tag: [each.step for each in found.Images(tag)] for tag in found.Tags()["images"]} == {
         "samples": [0],
         "confusion_matrix": [STEPS],
@@ -64,23 +64,23 @@ def test_every_run_sends_samples_and_its_confusion_matrix_as_images(plain):
     assert all(found.Images(tag)[0].encoded_image_string.startswith(b"\x89PNG") for tag in found.Tags()["images"])
 
 
-def test_every_run_sends_the_distribution_of_its_weights(plain):
-    found = events(plain)
+def test_every_run_sends_histograms_of_its_weights(plain_run):
+    found = events(plain_run)
     assert set(found.Tags()["histograms"]) == {"weights/output.weight", "weights/output.bias"}
     (histogram,) = found.Histograms("weights/output.weight")
-    matrix = weights(plain)["network.output.weight"]
+    matrix = weights(plain_run)["network.output.weight"]
     assert histogram.histogram_value.num == matrix.numel()
     assert histogram.histogram_value.max == pytest.approx(float(matrix.max()), rel=1e-6)
 
 
-def test_every_run_sends_a_precision_recall_curve_a_class(plain):
-    found = events(plain)
+def test_every_run_sends_one_precision_recall_curve_per_class(plain_run):
+    found = events(plain_run)
     curves = [tag for tag, each in found.summary_metadata.items() if each.plugin_data.plugin_name == "pr_curves"]
     assert curves == [f"precision_recall/{digit}" for digit in range(10)]
 
 
-def test_pictures_after_each_epoch_are_those_of_the_gallery(watched):
-    found = events(watched)
+def test_each_epoch_sends_the_figures_of_the_gallery(logged_run):
+    found = events(logged_run)
     sent = {tag: [each.step for each in found.Images(tag)] for tag in found.Tags()["images"] if "each_epoch/" in tag}
     assert {tag.partition("/")[2] for tag in sent} >= {
         "history_epochs",
@@ -99,73 +99,73 @@ def test_pictures_after_each_epoch_are_those_of_the_gallery(watched):
     assert [each.step for each in found.Histograms("weights/output.weight")] == [STEPS // 2, STEPS]
 
 
-def test_watching_a_run_does_not_change_it(plain, watched):
-    assert plain.read_result()["metrics"] == watched.read_result()["metrics"]
-    assert all(torch.equal(tensor, weights(watched)[name]) for name, tensor in weights(plain).items())
+def test_extra_figures_and_logs_do_not_change_the_training(plain_run, logged_run):
+    assert plain_run.read_result()["metrics"] == logged_run.read_result()["metrics"]
+    assert all(torch.equal(tensor, weights(logged_run)[name]) for name, tensor in weights(plain_run).items())
 
 
-def test_without_the_switch_there_is_no_record_of_mini_batches(plain):
-    assert not plain.iterations.exists()
-    assert read_iterations(plain) is None
+def test_without_log_batches_there_is_no_batch_log(plain_run):
+    assert not plain_run.iterations.exists()
+    assert read_batch_log(plain_run) is None
 
 
-def test_the_record_has_a_row_a_mini_batch_and_adds_up_to_the_metrics(watched):
-    train_rows = [row for row in rows(watched) if row["split"] == "train"]
+def test_the_batch_log_has_one_row_per_mini_batch_and_agrees_with_the_metrics(logged_run):
+    train_rows = [row for row in rows(logged_run) if row["split"] == "train"]
     assert [int(row["step"]) for row in train_rows] == list(range(1, STEPS + 1))
     last_epoch = train_rows[STEPS // 2 :]
-    with watched.metrics.open(encoding="utf-8") as file:
+    with logged_run.metrics.open(encoding="utf-8") as file:
         measured = list(csv.DictReader(file))[-1]
     right, images = (sum(int(row[name]) for row in last_epoch) for name in ("correct", "images"))
     assert right / images == pytest.approx(float(measured["train/accuracy"]))
-    # The loss is the cross-entropy, and all mini-batches are of one size.
+    # The loss is the cross-entropy and all mini-batches have the same size.
     nll = sum(float(row["nll"]) for row in last_epoch) / len(last_epoch)
     assert nll == pytest.approx(float(measured["train/loss"]), rel=1e-5)
 
 
-def test_the_record_ends_with_the_test_set(watched):
-    found = read_iterations(watched)
+def test_the_batch_log_contains_the_test_set(logged_run):
+    found = read_batch_log(logged_run)
     assert len(found.test_correct) == -(-10_000 // 64)
-    assert int(found.test_correct.sum()) / 10_000 == watched.read_result()["metrics"]["test/accuracy"]
+    assert int(found.test_correct.sum()) / 10_000 == logged_run.read_result()["metrics"]["test/accuracy"]
 
 
-def test_changed_weights_are_those_of_pixels_that_are_not_black(watched):
-    changed = read_iterations(watched).changed_weights
-    # A linear network has ten weights for each pixel that any image of the batch lights, and ten biases.
+def test_only_weights_of_pixels_that_are_not_black_change(logged_run):
+    changed = read_batch_log(logged_run).changed_weights
+    # Each pixel that is not black in some image of the batch changes ten weights; the ten biases always change.
     assert (changed % 10 == 0).all()
     assert (changed > 10).all()
     assert (changed <= 7850).all()
     assert len(changed.unique()) > 5
 
 
-def test_a_resumed_run_goes_on_with_its_record(watched, tmp_path):
+def test_a_resumed_run_continues_its_batch_log(logged_run, tmp_path):
     folder = tmp_path / "run"
     finish(folder, "figures.log_batches=true", "trainer.max_epochs=1", "test=none")
     assert len(rows(RunFolder(folder))) == STEPS // 2
     resumed = finish(folder, "figures.log_batches=true", resume=True)
-    assert rows(resumed) == rows(watched)
+    assert rows(resumed) == rows(logged_run)
 
 
-def test_a_run_that_keeps_a_record_of_mini_batches_trains_alone_in_a_sweep():
+def test_a_run_with_a_batch_log_does_not_join_a_population():
     for overrides, together in (([], True), (["figures.each_epoch=true"], True), (["figures.log_batches=true"], False)):
         config = compose([*RUN, *overrides])
         assert (kinship(config, Experiment.from_config(config)) is not None) == together
 
 
-def test_answers_are_the_mean_surprise_and_the_hits():
+def test_nll_and_correct_of_known_scores():
     scores = torch.tensor([[0.5, 0.5], [0.25, 0.75], [1.0, 0.0]])
-    nll, correct = answers(scores, torch.tensor([0, 0, 0]))
+    nll, correct = nll_and_correct(scores, torch.tensor([0, 0, 0]))
     assert nll == pytest.approx((0.693147 + 1.386294 + 0) / 3, rel=1e-5)
     assert correct == 2
-    assert answers(torch.tensor([[1.0, 0.0]]), torch.tensor([1]))[0] == pytest.approx(87.5, abs=0.1)
+    assert nll_and_correct(torch.tensor([[1.0, 0.0]]), torch.tensor([1]))[0] == pytest.approx(87.5, abs=0.1)
 
 
-@pytest.mark.parametrize("key", ["each_epoch", "iterations"])
-def test_a_switch_is_true_or_false(key):
+@pytest.mark.parametrize("key", ["each_epoch", "log_batches"])
+def test_options_must_be_true_or_false(key):
     with pytest.raises(ConfigError, match=rf"^figures\.{key}=3: must be true or false"):
         Experiment.from_config(compose([f"figures.{key}=3"]))
 
 
-def test_a_chunk_that_is_learnt_again_as_a_number_went_wrong_is_recorded_once(tmp_path):
+def test_updates_that_are_repeated_after_a_non_finite_value_are_logged_once(tmp_path):
     folder = tmp_path / "diverged"
     with pytest.raises(RunError, match="training stopped"):
         finish(folder, "figures.log_batches=true", "optimizer=sgd", "optimizer.lr=1e38")
@@ -173,7 +173,7 @@ def test_a_chunk_that_is_learnt_again_as_a_number_went_wrong_is_recorded_once(tm
     assert steps == list(range(1, len(steps) + 1))
 
 
-def test_weights_beyond_every_bin_have_a_histogram_too(tmp_path):
+def test_huge_weights_still_have_a_histogram(tmp_path):
     run = finish(tmp_path / "run", "optimizer=sgd", "optimizer.lr=1e25", "trainer.max_epochs=1")
     assert max(float(tensor.abs().max()) for tensor in weights(run).values()) > 1e20
     assert events(run).Tags()["histograms"]

@@ -1,4 +1,4 @@
-"""Settings beside one another: each has a line of its own, which is the mean of its runs."""
+"""Learning curves of several settings: one line per setting, the mean over its runs."""
 
 import numpy as np
 import pytest
@@ -14,18 +14,18 @@ def figure():
     return settings_figure([BASELINE, VARIANT], title="title")
 
 
-def test_each_metric_that_is_there_has_a_panel(figure):
+def test_each_available_metric_has_a_panel(figure):
     assert [axes.get_ylabel() for axes in figure.axes] == ["training loss", "validation accuracy in %"]
     assert {axes.get_xlabel() for axes in figure.axes} == {"epoch"}
 
 
-def test_a_line_is_the_mean_of_its_runs_against_the_epoch(figure):
+def test_a_line_is_the_mean_over_its_runs(figure):
     baseline, variant = figure.axes[1].lines
     np.testing.assert_allclose(baseline.get_xydata(), [[1, 60], [2, 70]])
     np.testing.assert_allclose(variant.get_xydata(), [[1, 20], [2, 40], [3, 60]])
 
 
-def test_only_several_runs_have_a_band_of_their_standard_deviation(figure):
+def test_a_band_of_one_standard_deviation_needs_several_runs(figure):
     (band,) = figure.axes[0].collections
     heights = band.get_paths()[0].vertices[:, 1]
     assert heights.max() == pytest.approx(1.5 + np.std([2.0, 1.0], ddof=1))
@@ -36,7 +36,7 @@ def test_lines_differ_in_more_than_colour(figure):
     assert len({line.get_marker() for line in figure.axes[0].lines}) == 2
 
 
-def test_runs_of_different_length_are_averaged_as_far_as_all_go():
+def test_runs_of_different_length_are_averaged_over_the_common_epochs():
     ragged = Setting("ragged", {"train/loss": [[2.0, 1.0, 9.0], [1.0, 0.0]]})
     (line,) = settings_figure([ragged], title="title").axes[0].lines
     np.testing.assert_allclose(line.get_ydata(), [1.5, 0.5])

@@ -1,10 +1,10 @@
-"""Pictures of what is taken for what."""
+"""Confusion matrices and confused pairs."""
 
 import numpy as np
 import pytest
 import torch
 
-from digitlab.figures.confusion import ConfusionPicture, confused_pairs_figure, confusion_figure, most_confused
+from digitlab.figures.confusion import ConfusionRenderer, confused_pairs_figure, confusion_figure, most_confused
 from digitlab.figures.style import pixels
 
 NAMES = ["cat", "dog", "ox"]
@@ -12,7 +12,7 @@ LABELS = torch.tensor([0, 0, 0, 1, 1, 1, 2])
 PREDICTED = torch.tensor([1, 1, 0, 1, 2, 1, 2])
 
 
-def test_the_heat_maps_show_counts_and_per_cent_of_each_row():
+def test_the_heat_maps_show_counts_and_row_percentages():
     confusion = torch.tensor([[8, 2, 0], [0, 5, 5], [0, 0, 0]])
     counts, shares = confusion_figure(confusion, class_names=NAMES, title="title").axes[:2]
     assert counts.images[0].get_array().tolist() == confusion.tolist()
@@ -21,41 +21,41 @@ def test_the_heat_maps_show_counts_and_per_cent_of_each_row():
     assert [text.get_text() for text in shares.texts] == ["80.0", "20.0", "50.0", "50.0"]
 
 
-def test_both_axes_say_what_they_are_and_name_the_classes():
+def test_axes_are_labelled_with_their_meaning_and_the_classes():
     for axes in confusion_figure(torch.eye(3, dtype=torch.int64), class_names=NAMES, title="title").axes[:2]:
         assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class")
         assert [tick.get_text() for tick in axes.get_xticklabels()] == NAMES
         assert [tick.get_text() for tick in axes.get_yticklabels()] == NAMES
 
 
-def test_the_colour_scales_say_what_they_measure():
+def test_colour_bars_are_labelled():
     axes = confusion_figure(torch.eye(3, dtype=torch.int64), class_names=NAMES, title="title").axes
     assert [scale.get_ylabel() for scale in axes[2:]] == ["images", "% of the true class"]
 
 
-def test_the_colours_mean_the_same_for_every_network():
+def test_the_colour_scale_is_the_same_for_every_network():
     for confusion in (torch.eye(3, dtype=torch.int64), torch.eye(3, dtype=torch.int64).flip(0)):
         counts, shares = confusion_figure(5 * confusion, class_names=NAMES, title="title").axes[:2]
         assert (counts.images[0].norm.vmax, shares.images[0].norm.vmax) == (5, 100)
 
 
-def test_pictures_of_one_test_show_each_network_alone():
-    picture = ConfusionPicture(9, class_names=NAMES, title="title")
+def test_the_renderer_draws_each_network_like_the_figure():
+    picture = ConfusionRenderer(9, class_names=NAMES, title="title")
     right, wrong = (9 * torch.eye(3, dtype=torch.int64), 3 * torch.ones(3, 3, dtype=torch.int64))
     first, second, again = (picture.pixels(confusion) for confusion in (right, wrong, right))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, second)
     figure = pixels(confusion_figure(right, class_names=NAMES, title="title"))
-    # But for the edges of the maps, where the marks of the axes begin.
+    # Pixels may differ at the edges of the maps, where the tick marks begin.
     assert (first != figure).any(2).mean() < 0.01
 
 
-def test_the_most_frequent_confusion_comes_first_and_one_that_never_happens_is_none():
+def test_most_confused_is_sorted_and_omits_pairs_without_confusion():
     assert most_confused(LABELS, PREDICTED, classes=3, pairs=9) == [(0, 1, 2), (1, 2, 1)]
     assert most_confused(LABELS, PREDICTED, classes=3, pairs=1) == [(0, 1, 2)]
 
 
-def test_a_confused_pair_is_shown_with_its_own_images():
+def test_each_confused_pair_is_drawn_with_its_images():
     images = (30 * torch.arange(1, 8)).byte().view(7, 1, 1, 1).expand(7, 1, 4, 4)
     figure = confused_pairs_figure(images, LABELS, PREDICTED, class_names=NAMES, pairs=2, examples=3, title="title")
     assert [image.get_array()[0, 0, 0] for image in figure.axes[0].images] == [30, 60, 150]

@@ -1,4 +1,4 @@
-"""GIFs of weights while they learn: from zero, one frame an image, on one scale."""
+"""GIFs of the weights during training: they start at zero and all frames share one scale."""
 
 import io
 import itertools
@@ -17,8 +17,8 @@ def images():
     return torch.randint(256, (12, 1, 6, 6), generator=generator).byte(), torch.arange(12) % 3
 
 
-def by_hand(images, labels, batch_size):
-    """The same steps in NumPy: weights (T, K, pixels), by plain gradient descent on the mean squared error."""
+def numpy_weights(images, labels, batch_size):
+    """Gradient descent on the mean squared error in NumPy: weights (T, K, pixels)."""
     inputs = images.flatten(1).double().numpy() / 255
     targets = np.eye(3)[labels]
     rate = 3 / (4 * (inputs**2).sum(1).mean())
@@ -34,25 +34,25 @@ def by_hand(images, labels, batch_size):
 @pytest.mark.parametrize("batch_size", [1, 5])
 def test_the_weights_are_those_of_gradient_descent_from_zero(images, batch_size):
     weights = learning_weights(*images, classes=3, batch_size=batch_size)
-    assert weights.flatten(2).numpy() == pytest.approx(by_hand(*images, batch_size), abs=1e-6)
+    assert weights.flatten(2).numpy() == pytest.approx(numpy_weights(*images, batch_size), abs=1e-6)
     assert not weights[0].any()
 
 
 @pytest.mark.parametrize(("steps_per_frame", "frames"), [(1, 13), (4, 4), (5, 4), (100, 2)])
-def test_there_is_a_frame_every_so_many_steps_and_one_of_the_end(images, steps_per_frame, frames):
+def test_frames_follow_steps_per_frame_and_include_the_end(images, steps_per_frame, frames):
     weights = learning_weights(*images, classes=3, steps_per_frame=steps_per_frame)
     assert weights.shape == (frames, 3, 1, 6, 6)
     assert torch.equal(weights[-1], learning_weights(*images, classes=3)[-1])
 
 
-def test_learning_leaves_the_random_numbers_of_the_caller_alone(images):
+def test_training_for_a_gif_keeps_the_global_random_state(images):
     state = torch.get_rng_state()
     learning_weights(*images, classes=3)
     assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_the_gif_has_every_frame_and_they_differ(channels):
+def test_the_gif_contains_every_frame(channels):
     weights = torch.linspace(0, 1, 5)[:, None, None, None, None] * torch.randn(2, channels, 6, 6)
     notes = [f"images shown: {frame}" for frame in range(5)]
     frames = weight_frames(weights, names=["cat", "dog"], notes=notes, limit=float(weights.abs().max()), title="t")

@@ -1,13 +1,13 @@
-"""Pictures of a run over time: the curves are the numbers, every axis is named, the best epoch is marked."""
+"""Figures of a run over time: their lines, axis labels and the marked best epoch."""
 
 import pytest
 import torch
 
 from digitlab.figures.history import (
+    batch_accuracy_figure,
     changed_weights_figure,
     history_figure,
     nll_figure,
-    right_answers_figure,
 )
 
 CURVES = {
@@ -21,11 +21,11 @@ CURVES = {
 
 
 def lines(axes):
-    """What each labelled line of the axes shows: label to (x, y)."""
+    """Return {label: (x values, y values)} of the lines."""
     return {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines}
 
 
-def labels_are_there(figure):
+def all_axes_are_labelled(figure):
     return all(axes.get_xlabel() and axes.get_ylabel() for axes in figure.axes if axes.get_label() != "<colorbar>")
 
 
@@ -36,10 +36,10 @@ def history():
 
 def test_loss_accuracy_and_f1_have_a_panel_each(history):
     assert [axes.get_ylabel() for axes in history.axes] == ["loss", "accuracy in %", "F1 (macro) in %"]
-    assert labels_are_there(history)
+    assert all_axes_are_labelled(history)
 
 
-def test_the_lines_are_the_numbers_of_both_splits(history):
+def test_lines_show_the_values_of_both_splits(history):
     loss, accuracy, f1 = (lines(axes) for axes in history.axes)
     assert loss["training"] == ([1, 2, 3], [2.0, 1.0, 0.5])
     assert loss["validation"] == ([1, 2, 3], [2.5, 1.5, 1.75])
@@ -53,13 +53,13 @@ def test_the_best_epoch_is_marked_in_every_panel(history):
         assert lines(axes)["best (2)"][0] == [2, 2]
 
 
-def test_without_validation_there_is_no_empty_panel_and_nothing_is_marked():
+def test_without_validation_there_is_no_empty_panel_and_no_best_epoch():
     figure = history_figure({"train/loss": [(1, 2.0)]}, x_label="iteration", best=None, title="title")
     (axes,) = figure.axes
     assert list(lines(axes)) == ["training"]
 
 
-def test_surprise_is_drawn_with_its_running_mean():
+def test_nll_is_drawn_with_its_running_mean():
     nll = torch.tensor([4.0, 2.0, 1.0, 1.0])
     (axes,) = nll_figure(nll, mean_over=2, title="title").axes
     drawn = lines(axes)
@@ -72,19 +72,19 @@ def test_a_run_shorter_than_the_running_mean_can_be_drawn():
     assert lines(axes)["mean of 50"] == ([2], [3])
 
 
-def test_changed_weights_are_a_point_a_mini_batch():
+def test_changed_weights_has_one_point_per_mini_batch():
     nll, changed = torch.tensor([2.0, 1.0]), torch.tensor([500, 700])
     figure = changed_weights_figure(nll, changed, parameters=7850, title="title")
     (points,) = figure.axes[0].collections
     assert points.get_offsets().tolist() == [[500, 2], [700, 1]]
     assert "7,850" in figure.axes[0].get_xlabel()
-    assert labels_are_there(figure)
+    assert all_axes_are_labelled(figure)
 
 
-def test_right_answers_are_drawn_for_training_and_test():
-    figure = right_answers_figure(torch.tensor([10, 30]), torch.tensor([45, 43, 44]), batch_size=50, title="title")
+def test_batch_accuracy_is_drawn_for_training_and_test():
+    figure = batch_accuracy_figure(torch.tensor([10, 30]), torch.tensor([45, 43, 44]), batch_size=50, title="title")
     train, test = figure.axes
     assert lines(train)["a mini-batch"] == ([1, 2], [10, 30])
     assert lines(test)["a mini-batch"] == ([1, 2, 3], [45, 43, 44])
     assert lines(test)["mean 44.0"][1] == [44, 44]
-    assert labels_are_there(figure)
+    assert all_axes_are_labelled(figure)

@@ -1,4 +1,4 @@
-"""Pictures of images and predictions: which are chosen, and how right and wrong are told apart."""
+"""Figures of images and predictions: which images they choose and how they mark wrong predictions."""
 
 import numpy as np
 import pytest
@@ -6,13 +6,13 @@ import torch
 from matplotlib.patches import Rectangle
 
 from digitlab.figures.images import (
+    correct_then_wrong,
     labelled_figure,
     mistakes_figure,
     most_confident_mistakes,
     predictions_figure,
-    right_then_wrong,
 )
-from digitlab.figures.style import RIGHT_COLOUR, WRONG_COLOUR, pixels
+from digitlab.figures.style import CORRECT_COLOUR, WRONG_COLOUR, pixels
 from digitlab.figures.tiles import Caption, tiles_figure
 
 NAMES = ["cat", "dog", "ox"]
@@ -29,36 +29,36 @@ def frames(figure):
     return [patch for patch in figure.axes[0].patches if isinstance(patch, Rectangle)]
 
 
-def test_images_stand_in_their_order_over_their_labels():
+def test_images_keep_their_order_and_have_their_labels():
     figure = labelled_figure(IMAGES, LABELS, class_names=NAMES, title="title")
     assert captions(figure) == ["cat", "dog", "ox", "dog"]
     assert [image.get_array()[0, 0, 0] for image in figure.axes[0].images] == [60, 120, 180, 240]
 
 
-def test_right_and_wrong_differ_in_mark_and_colour_and_the_label_of_a_wrong_one_is_given():
+def test_correct_and_wrong_predictions_differ_in_mark_and_colour():
     figure = predictions_figure(IMAGES, LABELS, SCORES, class_names=NAMES, title="title")
     assert captions(figure) == ["✓ cat", "✗ cat\nis dog", "✓ ox", "✗ ox\nis dog"]
-    expected = [RIGHT_COLOUR, WRONG_COLOUR, RIGHT_COLOUR, WRONG_COLOUR]
+    expected = [CORRECT_COLOUR, WRONG_COLOUR, CORRECT_COLOUR, WRONG_COLOUR]
     assert [text.get_color() for text in figure.axes[0].texts] == expected
     assert len(frames(figure)) == 4
 
 
-def test_a_mistake_says_how_sure_the_network_was():
+def test_a_mistake_shows_its_confidence():
     figure = mistakes_figure(IMAGES[1:2], LABELS[1:2], SCORES[1:2], class_names=NAMES, title="title")
     assert captions(figure) == ["✗ cat\nis dog\n90.0 % sure"]
 
 
-def test_mistakes_come_with_the_most_confident_first():
+def test_mistakes_are_sorted_by_confidence():
     assert most_confident_mistakes(LABELS, SCORES, count=5).tolist() == [1, 3]
     assert most_confident_mistakes(LABELS, SCORES, count=1).tolist() == [1]
 
 
-def test_right_ones_come_before_wrong_ones():
-    assert right_then_wrong(LABELS, SCORES, right=20, wrong=1).tolist() == [0, 2, 1]
+def test_correct_predictions_come_before_wrong_ones():
+    assert correct_then_wrong(LABELS, SCORES, correct=20, wrong=1).tolist() == [0, 2, 1]
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3])
-def test_images_of_any_number_of_channels_are_drawn_in_their_place(channels):
+def test_images_with_any_number_of_channels_are_drawn_in_their_positions(channels):
     images = IMAGES.expand(4, channels, 8, 8)
     figure = tiles_figure(images, [Caption("a"), None, Caption("b"), Caption("c")], columns=2, title="title")
     drawn = figure.axes[0].images

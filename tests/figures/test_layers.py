@@ -1,4 +1,4 @@
-"""The diagram of a network's layers: all of them, in the order in which an image passes, with what they hand on."""
+"""The diagram of a network's layers: it contains all layers in the order in which the network calls them."""
 
 import pytest
 import torch
@@ -20,14 +20,14 @@ def network(request):
     return NETWORKS[request.param]()
 
 
-def test_the_layers_have_all_the_weights_and_end_in_the_logits(network):
+def test_the_layers_contain_all_parameters_and_end_with_the_logits(network):
     layers = layers_of(network, SHAPE)
     assert sum(layer.parameters for layer in layers) == sum(each.numel() for each in network.parameters())
     assert layers[-1].shape == (10,)
     assert {layer.name for layer in layers} == {n for n, each in network.named_modules() if not list(each.children())}
 
 
-def test_looking_at_a_network_does_not_change_it(network):
+def test_layers_of_does_not_change_the_network(network):
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     layers_of(network.train(), SHAPE)
     assert network.training
@@ -44,7 +44,7 @@ class Recurrent(nn.Module):
         return self.output(self.rows(images[:, 0])[0][:, -1])
 
 
-def test_a_layer_that_hands_on_more_than_values_is_left_out():
+def test_recurrent_layers_are_omitted():
     assert [layer.name for layer in layers_of(Recurrent(), SHAPE)] == ["output"]
 
 

@@ -1,4 +1,4 @@
-"""The picture of robustness: it draws the values given, over the images given."""
+"""The robustness figure shows the given accuracies and example images."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ ACCURACIES = {0: 0.97, 1: 0.9, 2: 0.6, 3: 0.2}
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (2, 16, 16)], ids=str)
-def test_the_curve_shows_the_accuracies_and_each_severity_its_images(shape):
+def test_curve_and_example_images(shape):
     examples = torch.rand(len(ACCURACIES), 2, *shape)
     figure = severity_figure(ACCURACIES, examples, title="MNIST, noise")
     curve, strip = figure.axes

@@ -1,4 +1,4 @@
-"""The picture of a data set: which images it takes, where they stand, and that it can be read on any page."""
+"""The figure of a data set: which images it shows, where, and in which colours."""
 
 import io
 
@@ -14,7 +14,7 @@ NAMES = ["cat", "dog", "a long name of a class"]
 
 
 def drawn(images: torch.Tensor, labels: torch.Tensor) -> np.ndarray:
-    """The figure as a PNG shows it: uint8 (rows, columns, RGBA)."""
+    """Draw the figure and read the PNG: uint8 (rows, columns, RGBA)."""
     file = io.BytesIO()
     sample_grid(images, labels, class_names=NAMES, title="title").savefig(file)
     return np.array(Image.open(file))
@@ -24,7 +24,7 @@ def colours(picture: np.ndarray) -> set[tuple[int, ...]]:
     return {tuple(map(int, colour)) for colour in np.unique(picture.reshape(-1, 4), axis=0)}
 
 
-def test_the_first_images_of_each_class_are_taken_class_by_class() -> None:
+def test_first_of_each_class_returns_indices_class_by_class() -> None:
     labels = torch.tensor([2, 0, 2, 2, 0, 1])
     assert first_of_each_class(labels, classes=3, count=2).tolist() == [1, 4, 5, 0, 2]
 
@@ -39,13 +39,13 @@ def test_every_image_is_drawn_in_the_row_of_its_class(channels: int) -> None:
     assert rows[60][1] < rows[110][1]
 
 
-def test_float_images_look_like_their_bytes() -> None:
+def test_float_images_look_like_uint8_images() -> None:
     images = torch.arange(3 * 3 * 64).remainder(256).byte().view(3, 3, 8, 8)
     labels = torch.arange(3)
     assert np.array_equal(drawn(images, labels), drawn(images.float() / 255, labels))
 
 
-def test_colours_stay_red_green_and_blue() -> None:
+def test_rgb_colours_are_preserved() -> None:
     images = torch.zeros(3, 3, 8, 8, dtype=torch.uint8)
     for each in range(3):
         images[each, each] = 255
@@ -62,7 +62,7 @@ def test_the_background_is_transparent_and_the_text_stands_out_from_white_and_bl
 
 
 def contrast(one: tuple[int, ...], other: tuple[int, ...]) -> float:
-    """The contrast of two colours as the W3C defines it (WCAG 2.1, 2018), from 1 to 21."""
+    """Return the contrast of two colours as defined in WCAG 2.1, from 1 to 21."""
     levels = []
     for colour in (one, other):
         linear = [v / 3294 if v <= 10 else ((v / 255 + 0.055) / 1.055) ** 2.4 for v in colour]

@@ -1,4 +1,4 @@
-"""Pictures of confidences, with torchmetrics as the oracle of what they draw."""
+"""Figures of confidences; torchmetrics is the reference for the values."""
 
 import pytest
 import torch
@@ -23,14 +23,14 @@ def answers():
     return logits.softmax(1), labels
 
 
-def test_average_precision_is_that_of_torchmetrics_also_with_equal_scores(answers):
+def test_average_precision_equals_torchmetrics_also_with_equal_scores(answers):
     scores, labels = answers
     for values in (scores[:, 1], (10 * scores[:, 1]).round() / 10):
         ours = average_precision(*precision_recall(values, labels == 1))
         assert ours == pytest.approx(float(binary_average_precision(values, (labels == 1).long())), abs=1e-5)
 
 
-def test_recall_rises_to_one_and_precision_ends_at_the_share_of_the_class(answers):
+def test_recall_rises_to_one_and_precision_ends_at_the_class_share(answers):
     scores, labels = answers
     precision, recall = precision_recall(scores[:, 2], labels == 2)
     assert (recall.diff() >= 0).all()
@@ -38,7 +38,7 @@ def test_recall_rises_to_one_and_precision_ends_at_the_share_of_the_class(answer
     assert precision[-1] == pytest.approx(float((labels == 2).double().mean()))
 
 
-def test_there_is_a_curve_for_each_class_that_occurs(answers):
+def test_each_class_that_occurs_has_a_curve(answers):
     scores, labels = answers
     kept = labels != 3
     (axes,) = precision_recall_figure(scores[kept], labels[kept], class_names=NAMES, title="title").axes
@@ -48,7 +48,7 @@ def test_there_is_a_curve_for_each_class_that_occurs(answers):
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("recall in %", "precision in %")
 
 
-def test_the_reliability_diagram_names_the_calibration_error_of_torchmetrics(answers):
+def test_the_reliability_diagram_shows_the_calibration_error_of_torchmetrics(answers):
     scores, labels = answers
     above, below = reliability_figure(scores, labels, title="title").axes
     error = float(multiclass_calibration_error(scores, labels, num_classes=4, n_bins=15))
@@ -61,7 +61,7 @@ def test_the_reliability_diagram_names_the_calibration_error_of_torchmetrics(ans
     )
 
 
-def test_the_bars_of_a_confident_network_that_is_always_right_reach_100():
+def test_a_perfect_confident_network_reaches_100_per_cent():
     above, _ = reliability_figure(torch.eye(4), torch.arange(4), title="title").axes
     assert [bar.get_height() for bar in above.patches][-1] == 100
 

@@ -1,4 +1,4 @@
-"""What all figures have in common: they stand out from light and dark pages, and leave Matplotlib as it was."""
+"""The common style: contrast of the colours, transparent background, unchanged Matplotlib settings."""
 
 import itertools
 
@@ -8,13 +8,13 @@ import pytest
 from matplotlib.figure import Figure
 
 from digitlab.figures import style
-from digitlab.figures.style import LINE_LOOKS, SPLIT_LOOKS, pixels, short, styled
+from digitlab.figures.style import LINE_STYLES, SPLIT_STYLES, pixels, short, styled
 
 PAGES = ("#ffffff", "#0d1117")
 
 
 def luminance(colour):
-    """As the W3C defines it (WCAG 2.1, 2018)."""
+    """Return the relative luminance as defined in WCAG 2.1, from 0 to 1."""
     levels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in levels]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
@@ -28,10 +28,10 @@ def test_every_colour_has_a_contrast_of_four_with_light_and_dark_pages(name, pag
 
 
 def test_splits_and_lines_differ_in_more_than_colour():
-    for one, other in itertools.combinations(SPLIT_LOOKS.values(), 2):
+    for one, other in itertools.combinations(SPLIT_STYLES.values(), 2):
         assert one[1] != other[1]
         assert one[2] != other[2]
-    assert len(set(LINE_LOOKS)) == len(LINE_LOOKS) >= 10
+    assert len(set(LINE_STYLES)) == len(LINE_STYLES) >= 10
 
 
 def test_a_styled_figure_has_no_background_and_matplotlib_keeps_its_settings():
@@ -49,12 +49,12 @@ def test_a_styled_figure_has_no_background_and_matplotlib_keeps_its_settings():
     assert dict(matplotlib.rcParams) == before
 
 
-def test_what_a_figure_looks_like_has_its_size():
+def test_pixels_have_the_size_of_the_figure():
     picture = pixels(Figure(figsize=(3, 2), dpi=50))
     assert picture.shape == (100, 150, 4)
     assert picture.dtype == np.uint8
 
 
 @pytest.mark.parametrize(("name", "shown"), [("cat", "cat"), ("a" * 11, "a" * 11), ("a" * 12, "a" * 10 + "…")])
-def test_a_long_name_is_cut(name, shown):
+def test_long_names_are_cut(name, shown):
     assert short(name) == shown

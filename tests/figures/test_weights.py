@@ -1,4 +1,4 @@
-"""Pictures of weights: one symmetric scale for all images, and the units that matter most to a class."""
+"""Figures of weights: one symmetric scale for all images, and the units with the largest outgoing weights."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ NAMES = ["cat", "dog", "ox"]
 
 
 def tiles(figure):
-    """The images of a figure of tiles as (N, H, W, RGBA)."""
+    """Return the images of a grid figure as (N, H, W, RGBA)."""
     return torch.stack([torch.from_numpy(image.get_array().copy()) for image in figure.axes[0].images])
 
 
@@ -40,7 +40,7 @@ def test_all_outputs_share_one_symmetric_scale():
     assert torch.equal(tiles(figure)[..., :3], expected)
 
 
-def test_biases_stand_beside_the_weights_under_the_names_of_their_outputs():
+def test_biases_are_drawn_as_bars_with_class_names():
     biases = torch.tensor([0.1, -0.2, 0.0])
     figure = output_weights_figure(torch.ones(3, 1, 2, 2), biases, class_names=NAMES, title="title")
     bars = figure.axes[-1]
@@ -49,7 +49,7 @@ def test_biases_stand_beside_the_weights_under_the_names_of_their_outputs():
     assert (bars.get_xlabel(), bars.get_ylabel()) == ("bias", "output")
 
 
-def test_the_units_with_the_largest_outgoing_weight_are_shown_for_each_chosen_class():
+def test_units_with_the_largest_outgoing_weights_are_drawn_for_each_class():
     incoming = torch.linspace(-1, 1, 4).view(4, 1, 1, 1).expand(4, 1, 2, 2)
     outgoing = torch.tensor([[0.0, 1.0, 2.0, 3.0], [9.0, 8.0, 0.0, 0.0], [0.0, 0.0, 5.0, 0.0]])
     figure = hidden_units_figure(incoming, outgoing, classes=[1, 2], class_names=NAMES, units=2, title="title")

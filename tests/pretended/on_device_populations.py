@@ -19,7 +19,7 @@ from digitlab.core.signals import StopSignal
 from digitlab.engine.dense_stack import DenseStack
 from digitlab.engine.stacked_runner import StackedRunner
 from digitlab.engine.vmap_stack import MappedStack
-from digitlab.figures.gallery import PICTURES
+from digitlab.figures.gallery import FIGURES
 from digitlab.population.grouping import level
 from digitlab.population.member import Job
 from digitlab.population.trainer import Population
@@ -180,8 +180,8 @@ def test_a_resumed_population_ends_as_one_that_was_not_stopped(
 @pytest.fixture
 def few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """One picture of the layers, one of the weights and one of the scores: all take a minute."""
-    for name in PICTURES.keys() - {"network_layers", "weights_outputs", "confusion_matrix"}:
-        monkeypatch.delitem(PICTURES, name)
+    for name in FIGURES.keys() - {"network_layers", "weights_outputs", "confusion_matrix"}:
+        monkeypatch.delitem(FIGURES, name)
 
 
 @pytest.mark.usefixtures("few_pictures")

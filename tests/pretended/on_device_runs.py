@@ -19,7 +19,7 @@ from digitlab.config.compose import compose
 from digitlab.core.errors import RunError
 from digitlab.core.signals import Interrupted
 from digitlab.engine.chunk_runner import ChunkRunner
-from digitlab.figures.gallery import PICTURES
+from digitlab.figures.gallery import FIGURES
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
 from digitlab.training import train
@@ -188,8 +188,8 @@ def test_a_run_that_diverges_fails_as_on_the_cpu(run: Callable[..., Any]) -> Non
 def few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """One picture of the images, one of the layers, one of the weights and one of the scores: all take a minute."""
     chosen = "images_random", "network_layers", "weights_filters", "confusion_matrix"
-    for name in PICTURES.keys() - set(chosen):
-        monkeypatch.delitem(PICTURES, name)
+    for name in FIGURES.keys() - set(chosen):
+        monkeypatch.delitem(FIGURES, name)
 
 
 @pytest.mark.usefixtures("few_pictures")

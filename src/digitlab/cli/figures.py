@@ -26,7 +26,7 @@ def figures(
     """
     from digitlab.config.schema import nearest
     from digitlab.core.errors import ConfigError
-    from digitlab.figures.gallery import GifPlan, make_pictures, require_free
+    from digitlab.figures.gallery import GifOptions, make_figures, require_no_overwrite
     from digitlab.figures.run_data import read_rows, read_run_data
     from digitlab.training.loading import load_data, open_run
 
@@ -38,8 +38,8 @@ def figures(
         if name not in names:
             raise ConfigError("--class", name, f"must be one of {', '.join(names)}{nearest(name, names)}")
     if not force:
-        require_free(out, names)
+        require_no_overwrite(out, names)
     chosen = [names.index(name) for name in classes] if classes else None
-    plan = GifPlan(images=gif_images, batch_size=gif_batch, steps_per_frame=gif_every)
-    for name, reason in make_pictures(read_run_data(run), out, classes=chosen, plan=plan):
+    options = GifOptions(images=gif_images, batch_size=gif_batch, steps_per_frame=gif_every)
+    for name, reason in make_figures(read_run_data(run), out, classes=chosen, options=options):
         print(out / name if reason is None else f"left out: {name}: {reason}")

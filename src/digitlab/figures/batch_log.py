@@ -19,11 +19,11 @@ from digitlab.results.folder import RunFolder
 from digitlab.training.classifier import Classifier
 
 _COLUMNS = ("split", "step", "nll", "changed_weights", "correct", "images")
-_LEAST_SCORE = 1e-38  # about the smallest normal float32; its logarithm is about -87
+_SMALLEST_SCORE = 1e-38  # about the smallest normal float32; its logarithm is about -87
 
 
 @dataclass(frozen=True, slots=True)
-class Iterations:
+class BatchLog:
     """``iterations.csv`` as tensors with one entry per mini-batch.
 
     ``train_nll`` and ``test_nll`` (float64): mean negative log-likelihood in nats. ``train_correct`` and
@@ -38,7 +38,7 @@ class Iterations:
     test_correct: Tensor
 
 
-def read_iterations(run: RunFolder) -> Iterations | None:
+def read_batch_log(run: RunFolder) -> BatchLog | None:
     """Read the log of a run; None if the run wrote none."""
     rows = _read(run)
     if not rows:
@@ -49,7 +49,7 @@ def read_iterations(run: RunFolder) -> Iterations | None:
         kind = torch.float64 if name == "nll" else torch.int64
         return torch.tensor([float(row[name]) for row in rows], dtype=torch.float64).to(kind)
 
-    return Iterations(
+    return BatchLog(
         train_nll=column(train, "nll"), changed_weights=column(train, "changed_weights"),
         train_correct=column(train, "correct"), test_nll=column(test, "nll"), test_correct=column(test, "correct"),
     )  # fmt: skip
@@ -62,16 +62,16 @@ def _read(run: RunFolder) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def answers(scores: Tensor, labels: Tensor) -> tuple[float, int]:
+def nll_and_correct(scores: Tensor, labels: Tensor) -> tuple[float, int]:
     """Return the mean negative log-likelihood in nats and the number of correct predictions of one mini-batch.
 
     ``scores`` is float (n, K) in [0, 1], ``labels`` int64 (n,).
     """
-    right = scores.gather(1, labels[:, None]).clamp_min(_LEAST_SCORE)
+    right = scores.gather(1, labels[:, None]).clamp_min(_SMALLEST_SCORE)
     return float(-right.log().mean()), int((scores.argmax(1) == labels).sum())
 
 
-class IterationRecord:
+class BatchLogger:
     """Writes ``iterations.csv`` during training. Under DDP it covers rank 0's part of each mini-batch.
 
     A resumed run keeps the rows up to its checkpoint and appends new ones.
@@ -103,7 +103,7 @@ class IterationRecord:
         # After a non-finite value the run rolls back and repeats updates: drop the rows of the first attempt.
         while self._train and int(self._train[-1]["step"]) >= step:
             self._train.pop()
-        nll, correct = answers(self._classifier.loss.scores(logits.detach().float()), labels)
+        nll, correct = nll_and_correct(self._classifier.loss.scores(logits.detach().float()), labels)
         row = {"split": "train", "step": step, "nll": nll, "changed_weights": 0, "correct": correct}
         self._train.append(row | {"images": len(labels)})
 
@@ -115,7 +115,7 @@ class IterationRecord:
         """Add one row for every ``batch_size`` test images: scores (N, K), labels int64 (N,)."""
         pairs = zip(scores.float().split(batch_size), labels.split(batch_size), strict=True)
         for step, (own_scores, own_labels) in enumerate(pairs, start=1):
-            nll, correct = answers(own_scores, own_labels)
+            nll, correct = nll_and_correct(own_scores, own_labels)
             self._test.append(
                 {"split": "test", "step": step, "nll": nll, "correct": correct, "images": len(own_labels)}
             )

@@ -14,7 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from digitlab.config.schema import checked
 from digitlab.data.chunks import Chunk
 from digitlab.data.module import ImageData
-from digitlab.figures.batch_log import IterationRecord
+from digitlab.figures.batch_log import BatchLogger
 from digitlab.figures.events import samples, send_epoch, send_samples, send_test, send_weights
 from digitlab.results.writer import RunWriter
 from digitlab.training.classifier import Classifier
@@ -32,7 +32,7 @@ class FigureCallback(Callback):
     @checked
     def __init__(self, *, each_epoch: bool, log_batches: bool) -> None:
         self.each_epoch, self.log_batches = each_epoch, log_batches
-        self._record: IterationRecord | None = None
+        self._batch_logger: BatchLogger | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         classifier, writer = _classifier(pl_module), _writer(trainer)
@@ -41,18 +41,18 @@ class FigureCallback(Callback):
         if classifier.position.total_steps == 0:
             send_samples(writer, samples(_data(trainer)))
         if self.log_batches:
-            self._record = IterationRecord(writer.folder, classifier)
+            self._batch_logger = BatchLogger(writer.folder, classifier)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Chunk, batch_idx: int) -> None:
-        if self._record is not None:
-            self._record.begin(batch)
+        if self._batch_logger is not None:
+            self._batch_logger.begin(batch)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         classifier, writer = _classifier(pl_module), _writer(trainer)
         if self.each_epoch and writer is not None:
-            record = _record(trainer)
-            assert record is not None
-            send_epoch(writer, classifier, _data(trainer), record)
+            run_state = _run_state(trainer)
+            assert run_state is not None
+            send_epoch(writer, classifier, _data(trainer), run_state)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         classifier, writer = _classifier(pl_module), _writer(trainer)
@@ -60,30 +60,30 @@ class FigureCallback(Callback):
             send_weights(writer, classifier)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        if self._record is not None:
-            self._record.save()
+        if self._batch_logger is not None:
+            self._batch_logger.save()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if self._record is not None:
+        if self._batch_logger is not None:
             # The mini-batches since the last checkpoint may show why the run failed.
-            self._record.save()
+            self._batch_logger.save()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if self._record is not None and stage == TrainerFn.FITTING:
-            self._record.stop()
+        if self._batch_logger is not None and stage == TrainerFn.FITTING:
+            self._batch_logger.stop()
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         classifier, writer = _classifier(pl_module), _writer(trainer)
         if writer is None:
             return
-        if self.log_batches and self._record is None:
+        if self.log_batches and self._batch_logger is None:
             # A run that is resumed after its last mini-batch skips training, so no logger exists yet.
-            self._record = IterationRecord(writer.folder, classifier)
-            self._record.stop()
-        if self._record is not None:
+            self._batch_logger = BatchLogger(writer.folder, classifier)
+            self._batch_logger.stop()
+        if self._batch_logger is not None:
             scores, labels = torch.cat(classifier.test_scores).cpu(), torch.cat(classifier.test_labels).cpu()
-            self._record.add_test(scores, labels, batch_size=_data(trainer).batch_size)
-            self._record.save()
+            self._batch_logger.add_test(scores, labels, batch_size=_data(trainer).batch_size)
+            self._batch_logger.save()
         send_test(writer, classifier)
 
 
@@ -98,12 +98,12 @@ def _data(trainer: Trainer) -> ImageData:
     return data
 
 
-def _record(trainer: Trainer) -> RunState | None:
+def _run_state(trainer: Trainer) -> RunState | None:
     # ``digitlab evaluate`` tests with a Trainer that has no RunCallback, because it writes no run folder.
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     return next((callback.record for callback in callbacks if isinstance(callback, RunCallback)), None)
 
 
 def _writer(trainer: Trainer) -> RunWriter | None:
-    record = _record(trainer)
-    return None if record is None else record.writer
+    run_state = _run_state(trainer)
+    return None if run_state is None else run_state.writer

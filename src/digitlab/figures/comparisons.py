@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from digitlab.figures.style import LINE_LOOKS, styled
+from digitlab.figures.style import LINE_STYLES, styled
 
 # Metrics in the order of their panels, with the axis labels. Accuracies are in [0, 1] and are drawn in per cent.
 _PANELS = {
@@ -47,7 +47,7 @@ def settings_figure(settings: Sequence[Setting], *, title: str) -> Figure:
     grid = figure.subplots(-(-len(panels) // 2), min(2, len(panels)), squeeze=False).flat
     handles: dict[str, Line2D] = {}
     for metric, axes in zip(panels, grid, strict=True):
-        for setting, look, marker in zip(settings, itertools.cycle(LINE_LOOKS), itertools.cycle(_MARKERS)):
+        for setting, look, marker in zip(settings, itertools.cycle(LINE_STYLES), itertools.cycle(_MARKERS)):
             if curves := setting.curves.get(metric):
                 handles[setting.name] = _draw(axes, curves, (*look, marker), 100 if "accuracy" in metric else 1)
         axes.set(xlabel="epoch", ylabel=_PANELS[metric])

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from digitlab.figures.images import answer
+from digitlab.figures.images import prediction_caption
 from digitlab.figures.style import SHARE_MAP, pixels, short, styled
 from digitlab.figures.tiles import Caption, tiles_figure
 
@@ -36,7 +36,7 @@ def confusion_figure(confusion: Tensor, *, class_names: Sequence[str], title: st
     return figure
 
 
-class ConfusionPicture:
+class ConfusionRenderer:
     """Renders ``confusion_figure`` as pixels for many networks that are tested on the same images.
 
     Matplotlib draws axes, names, scales and each number only once, because they take most of the time.
@@ -151,7 +151,7 @@ def confused_pairs_figure(
         found = ((labels == label) & (predicted == taken_for)).nonzero().flatten()[:examples]
         empty = examples - len(found)
         shown += [images[found], images[:1].expand(empty, -1, -1, -1)]
-        caption = answer(taken_for, label, class_names=class_names)
+        caption = prediction_caption(taken_for, label, class_names=class_names)
         first = Caption(f"{caption.text}\n{count} times", caption.colour)
         captions += [first, *[caption] * (len(found) - 1), *[None] * empty]
     return tiles_figure(torch.cat(shown), captions, columns=examples, title=title)

@@ -19,7 +19,7 @@ from digitlab.training.run_state import RunState
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from digitlab.figures.confusion import ConfusionPicture
+    from digitlab.figures.confusion import ConfusionRenderer
 
 _SAMPLES_OF_A_CLASS = 5
 
@@ -42,19 +42,19 @@ def send_samples(writer: RunWriter, picture: npt.NDArray[np.uint8]) -> None:
 
 def send_epoch(writer: RunWriter, classifier: Classifier, data: ImageData, record: RunState) -> None:
     """Send every figure of ``digitlab figures``, drawn from the current network and the validation images."""
-    from digitlab.figures.gallery import PICTURES, LeftOutError
-    from digitlab.figures.run_data import curves, material_of
+    from digitlab.figures.gallery import FIGURES, NotApplicableError
+    from digitlab.figures.run_data import collect_run_data, curves
 
     rows, best, step = record.rows, record.best_tracker.best, classifier.position.total_steps
-    run = material_of(
+    run = collect_run_data(
         classifier, data, split="val",
         epochs=curves(rows, against="epoch"), steps=curves(rows, against="step"),
         best=None if best is None else (best.epoch, best.step),
     )  # fmt: skip
-    for name, draw in PICTURES.items():
+    for name, draw in FIGURES.items():
         try:
             _send(writer, f"each_epoch/{name}", draw(run), step=step)
-        except LeftOutError:
+        except NotApplicableError:
             continue
     send_weights(writer, classifier)
     if len(run.labels):
@@ -71,17 +71,17 @@ def send_test(writer: RunWriter, classifier: Classifier) -> None:
     names, step = tuple(classifier.facts.class_names), classifier.position.total_steps
     title = f"{classifier.facts.title}, {type(classifier.network).__name__}: test images"
     confusion = classifier.evaluation.confusion.cpu()
-    picture = _confusion_picture(int(confusion.sum(1).max()), names, title)
+    picture = _confusion_renderer(int(confusion.sum(1).max()), names, title)
     writer.picture("confusion_matrix", picture.pixels(confusion), step=step)
     writer.precision_recall(scores.float(), labels, names, step=step)
 
 
 @lru_cache(maxsize=1)
-def _confusion_picture(largest_class: int, names: tuple[str, ...], title: str) -> "ConfusionPicture":
+def _confusion_renderer(largest_class: int, names: tuple[str, ...], title: str) -> "ConfusionRenderer":
     """Return a renderer that all members of a population share: they are tested one after the other."""
-    from digitlab.figures.confusion import ConfusionPicture
+    from digitlab.figures.confusion import ConfusionRenderer
 
-    return ConfusionPicture(largest_class, class_names=names, title=title)
+    return ConfusionRenderer(largest_class, class_names=names, title=title)
 
 
 def _send(writer: RunWriter, tag: str, figure: "Figure", *, step: int) -> None:

@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from digitlab.core.errors import ConfigError
 from digitlab.core.files import write_atomically
 from digitlab.figures import confusion, gifs, history, images, layers, samples, scores, weights
-from digitlab.figures.batch_log import Iterations
+from digitlab.figures.batch_log import BatchLog
 from digitlab.figures.run_data import RunData
 from digitlab.figures.style import SPLIT_NAMES, png
 
-_RANDOM, _RIGHT, _WRONG, _MISTAKES, _GRID = 4, 20, 10, 20, 50
-_OF_A_CLASS, _UNITS, _PAIRS, _EXAMPLES = 10, 5, 6, 8
+_RANDOM_IMAGES, _CORRECT_IMAGES, _WRONG_IMAGES, _MISTAKES, _PREDICTION_IMAGES = 4, 20, 10, 20, 50
+_IMAGES_PER_CLASS, _UNITS_PER_CLASS, _CONFUSED_PAIRS, _EXAMPLES_PER_PAIR = 10, 5, 6, 8
 
 
-class LeftOutError(Exception):
+class NotApplicableError(Exception):
     """A figure does not apply to this run; the message says why."""
 
 
@@ -39,28 +39,26 @@ def history_iterations(run: RunData) -> Figure:
 
 
 def nll_by_iteration(run: RunData) -> Figure:
-    return history.nll_figure(_iterations(run).train_nll, mean_over=50, title=run.title)
+    return history.nll_figure(_batch_log(run).train_nll, mean_over=50, title=run.title)
 
 
 def nll_by_changed_weights(run: RunData) -> Figure:
-    record = _iterations(run)
+    log = _batch_log(run)
     parameters = sum(parameter.numel() for parameter in run.network.parameters())
-    return history.changed_weights_figure(
-        record.train_nll, record.changed_weights, parameters=parameters, title=run.title
-    )
+    return history.changed_weights_figure(log.train_nll, log.changed_weights, parameters=parameters, title=run.title)
 
 
 def batch_accuracy(run: RunData) -> Figure:
-    record = _iterations(run)
-    return history.right_answers_figure(
-        record.train_correct, record.test_correct, batch_size=run.batch_size, title=run.title
+    log = _batch_log(run)
+    return history.batch_accuracy_figure(
+        log.train_correct, log.test_correct, batch_size=run.batch_size, title=run.title
     )
 
 
-def _iterations(run: RunData) -> Iterations:
-    if run.iterations is None:
-        raise LeftOutError("it needs the record of single mini-batches that figures.log_batches=true keeps")
-    return run.iterations
+def _batch_log(run: RunData) -> BatchLog:
+    if run.batch_log is None:
+        raise NotApplicableError("the run has no log of mini-batches: train it with figures.log_batches=true")
+    return run.batch_log
 
 
 def images_first(run: RunData) -> Figure:
@@ -72,42 +70,44 @@ def images_first(run: RunData) -> Figure:
 def images_random(run: RunData) -> Figure:
     # A fixed seed gives the same images each time.
     order = torch.randperm(len(run.train_indices), generator=torch.Generator().manual_seed(0))
-    chosen = run.train_indices[order[:_RANDOM].to(run.train_indices.device)]
+    indices = run.train_indices[order[:_RANDOM_IMAGES].to(run.train_indices.device)]
     return images.labelled_figure(
-        run.train_set.images[chosen].cpu(), run.train_set.labels[chosen].cpu(),
+        run.train_set.images[indices].cpu(), run.train_set.labels[indices].cpu(),
         class_names=run.class_names, title="random training images",
     )  # fmt: skip
 
 
 def images_classes(run: RunData) -> Figure:
     labels = run.train_set.labels[run.train_indices]
-    chosen = samples.first_of_each_class(labels, classes=len(run.class_names), count=_OF_A_CLASS)
-    indices = run.train_indices[chosen]
+    indices = samples.first_of_each_class(labels, classes=len(run.class_names), count=_IMAGES_PER_CLASS)
+    indices = run.train_indices[indices]
     shown, own = run.train_set.images[indices].cpu(), run.train_set.labels[indices].cpu()
     return samples.sample_grid(shown, own, class_names=run.class_names, title="training images")
 
 
 def images_predictions(run: RunData) -> Figure:
-    return _answered(run, torch.arange(len(run.labels))[:_GRID], "first {} images with their predictions")
-
-
-def images_right_wrong(run: RunData) -> Figure:
-    chosen = images.right_then_wrong(run.labels, run.scores, right=_RIGHT, wrong=_WRONG)
-    return _answered(run, chosen, "{} images, right ones and wrong ones")
-
-
-def images_mistakes(run: RunData) -> Figure:
-    chosen = images.most_confident_mistakes(run.labels, run.scores, count=_MISTAKES)
-    _require_mistakes(len(chosen))
-    title = _title(run, "most confident mistakes, {} images")
-    return images.mistakes_figure(
-        run.images[chosen], run.labels[chosen], run.scores[chosen], class_names=run.class_names, title=title
+    return _predicted_images(
+        run, torch.arange(len(run.labels))[:_PREDICTION_IMAGES], "first {} images with their predictions"
     )
 
 
-def _answered(run: RunData, chosen: Tensor, title: str) -> Figure:
+def images_right_wrong(run: RunData) -> Figure:
+    indices = images.correct_then_wrong(run.labels, run.scores, correct=_CORRECT_IMAGES, wrong=_WRONG_IMAGES)
+    return _predicted_images(run, indices, "{} images, correct and wrong predictions")
+
+
+def images_mistakes(run: RunData) -> Figure:
+    indices = images.most_confident_mistakes(run.labels, run.scores, count=_MISTAKES)
+    _require_mistakes(len(indices))
+    title = _title(run, "most confident mistakes, {} images")
+    return images.mistakes_figure(
+        run.images[indices], run.labels[indices], run.scores[indices], class_names=run.class_names, title=title
+    )
+
+
+def _predicted_images(run: RunData, indices: Tensor, title: str) -> Figure:
     return images.predictions_figure(
-        run.images[chosen], run.labels[chosen], run.scores[chosen],
+        run.images[indices], run.labels[indices], run.scores[indices],
         class_names=run.class_names, title=_title(run, title),
     )  # fmt: skip
 
@@ -115,16 +115,16 @@ def _answered(run: RunData, chosen: Tensor, title: str) -> Figure:
 def _title(run: RunData, shown: str) -> str:
     """Put the split's name into ``shown`` and add the run's title.
 
-    Raises ``LeftOutError`` if the run has no evaluated images.
+    Raises ``NotApplicableError`` if the run has no evaluated images.
     """
     if not len(run.labels):
-        raise LeftOutError("the run has no validation images, and has not met the test set")
+        raise NotApplicableError("the run has no validation images and was not tested")
     return f"{shown.format(SPLIT_NAMES[run.split])}: {run.title}"
 
 
 def _require_mistakes(count: int) -> None:
     if not count:
-        raise LeftOutError("the network makes no mistake")
+        raise NotApplicableError("the network classifies every image correctly")
 
 
 def network_layers(run: RunData) -> Figure:
@@ -135,7 +135,7 @@ def network_layers(run: RunData) -> Figure:
 def weights_outputs(run: RunData) -> Figure:
     dense = _dense_layers(run)
     if len(dense) != 1:
-        raise LeftOutError("no weights lead from the pixels to the outputs: the network is not linear")
+        raise NotApplicableError("the network is not linear: no weight connects a pixel with an output")
     matrix, bias = dense[0].weight.detach().cpu(), dense[0].bias
     return weights.output_weights_figure(
         matrix.view(-1, *run.image_shape), None if bias is None else bias.detach().cpu(),
@@ -146,7 +146,7 @@ def weights_outputs(run: RunData) -> Figure:
 def weights_units(run: RunData, classes: Sequence[int] | None = None) -> Figure:
     dense = _dense_layers(run)
     if len(dense) < 2:
-        raise LeftOutError("the network has no hidden unit that sees the pixels")
+        raise NotApplicableError("the network has no hidden layer")
     matrices = [layer.weight.detach().cpu() for layer in dense]
     # With more than one hidden layer, ignore the activations: the product of the later matrices connects a unit of the
     # first layer with the outputs.
@@ -154,14 +154,14 @@ def weights_units(run: RunData, classes: Sequence[int] | None = None) -> Figure:
     return weights.hidden_units_figure(
         matrices[0].view(-1, *run.image_shape), outgoing,
         classes=range(len(run.class_names)) if classes is None else classes, class_names=run.class_names,
-        units=_UNITS, title=f"hidden units with the largest outgoing weight: {run.title}",
+        units=_UNITS_PER_CLASS, title=f"hidden units with the largest outgoing weight: {run.title}",
     )  # fmt: skip
 
 
 def _dense_layers(run: RunData) -> list[nn.Linear]:
     """Return the dense layers of an MLP, from the pixels to the outputs; BatchNorm layers between them are allowed.
 
-    Raises ``LeftOutError`` for other networks.
+    Raises ``NotApplicableError`` for other networks.
     """
     weighted = [layer for layer in run.network.modules() if isinstance(getattr(layer, "weight", None), Tensor)]
     dense = [layer for layer in weighted if isinstance(layer, nn.Linear)]
@@ -170,14 +170,14 @@ def _dense_layers(run: RunData) -> list[nn.Linear]:
     sizes = [pixels, *(layer.out_features for layer in dense[:-1])]
     chained = [layer.in_features for layer in dense] == sizes
     if len(dense) + len(norms) != len(weighted) or not chained:
-        raise LeftOutError("it is for networks of dense layers alone")
+        raise NotApplicableError("the network has layers with weights that are not dense layers")
     return dense
 
 
 def weights_filters(run: RunData) -> Figure:
     first = next((layer for layer in run.network.modules() if isinstance(layer, nn.Conv2d)), None)
     if first is None:
-        raise LeftOutError("the network has no convolution")
+        raise NotApplicableError("the network has no convolutional layer")
     return weights.filters_figure(first.weight.detach().cpu(), title=f"first-layer filters: {run.title}")
 
 
@@ -190,7 +190,7 @@ def confused_pairs(run: RunData) -> Figure:
     _require_mistakes(int((predicted != run.labels).sum()))
     return confusion.confused_pairs_figure(
         run.images, run.labels, predicted,
-        class_names=run.class_names, pairs=_PAIRS, examples=_EXAMPLES, title=title,
+        class_names=run.class_names, pairs=_CONFUSED_PAIRS, examples=_EXAMPLES_PER_PAIR, title=title,
     )  # fmt: skip
 
 
@@ -208,7 +208,7 @@ def class_accuracy(run: RunData) -> Figure:
     return scores.class_accuracy_figure(run.confusion, class_names=run.class_names, title=_title(run, "{} images"))
 
 
-PICTURES: dict[str, Draw] = {
+FIGURES: dict[str, Draw] = {
     draw.__name__: draw
     for draw in (
         history_epochs, history_iterations, nll_by_iteration, nll_by_changed_weights, batch_accuracy,
@@ -217,7 +217,7 @@ PICTURES: dict[str, Draw] = {
         confusion_matrix, confused_pairs, precision_recall, reliability, class_accuracy,
     )
 }  # fmt: skip
-"""Every figure of a run by its name. A function raises ``LeftOutError`` if its figure does not apply."""
+"""Every figure of a run by its name. A function raises ``NotApplicableError`` if its figure does not apply."""
 
 
 def gif_names(class_names: Sequence[str]) -> list[str]:
@@ -227,7 +227,7 @@ def gif_names(class_names: Sequence[str]) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GifPlan:
+class GifOptions:
     """Options of the GIFs: number of training ``images``, images per step, and steps per frame. 0 images: no GIFs."""
 
     images: int
@@ -235,43 +235,43 @@ class GifPlan:
     steps_per_frame: int
 
 
-def require_free(folder: Path, class_names: Sequence[str]) -> None:
+def require_no_overwrite(folder: Path, class_names: Sequence[str]) -> None:
     """Raise ``ConfigError`` if ``folder`` already contains one of the figures."""
-    names = [*(f"{name}.png" for name in PICTURES), *gif_names(class_names)]
+    names = [*(f"{name}.png" for name in FIGURES), *gif_names(class_names)]
     taken = [name for name in names if (folder / name).exists()]
     if taken:
-        raise ConfigError("--out", folder, f"holds pictures already, {taken[0]} for one: --force replaces them")
+        raise ConfigError("--out", folder, f"already contains {taken[0]}: --force replaces the figures there")
 
 
-def make_pictures(
-    run: RunData, folder: Path, *, classes: Sequence[int] | None, plan: GifPlan
+def make_figures(
+    run: RunData, folder: Path, *, classes: Sequence[int] | None, options: GifOptions
 ) -> Iterator[tuple[str, str | None]]:
     """Write every figure into ``folder``; yield its file name and None, or the reason why the figure does not apply.
 
     ``classes`` are the classes whose hidden units are drawn; None means all.
     """
-    for name, draw in PICTURES.items():
+    for name, draw in FIGURES.items():
         try:
             figure = weights_units(run, classes) if draw is weights_units else draw(run)
-        except LeftOutError as reason:
+        except NotApplicableError as reason:
             yield f"{name}.png", str(reason)
             continue
         write_atomically(folder / f"{name}.png", png(figure))
         yield f"{name}.png", None
-    yield from _make_gifs(run, folder, plan)
+    yield from _make_gifs(run, folder, options)
 
 
-def _make_gifs(run: RunData, folder: Path, plan: GifPlan) -> Iterator[tuple[str, str | None]]:
-    chosen = run.train_indices[: plan.images].cpu()
-    names, shown = gif_names(run.class_names), len(chosen)
-    if not plan.images:
-        yield from ((name, "no images are to be shown (--gif-images 0)") for name in names)
+def _make_gifs(run: RunData, folder: Path, options: GifOptions) -> Iterator[tuple[str, str | None]]:
+    indices = run.train_indices[: options.images].cpu()
+    names, shown = gif_names(run.class_names), len(indices)
+    if not options.images:
+        yield from ((name, "--gif-images is 0") for name in names)
         return
     learning = gifs.learning_weights(
-        run.train_set.images[chosen].cpu(), run.train_set.labels[chosen].cpu(), classes=len(run.class_names),
-        batch_size=plan.batch_size, steps_per_frame=plan.steps_per_frame,
+        run.train_set.images[indices].cpu(), run.train_set.labels[indices].cpu(), classes=len(run.class_names),
+        batch_size=options.batch_size, steps_per_frame=options.steps_per_frame,
     )  # fmt: skip
-    pitch = plan.batch_size * plan.steps_per_frame
+    pitch = options.batch_size * options.steps_per_frame
     notes = [f"images shown: {min(frame * pitch, shown)}" for frame in range(len(learning))]
     limit = float(learning.abs().max())
     title = f"a linear network learns {run.title.partition(',')[0]}"

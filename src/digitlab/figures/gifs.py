@@ -76,7 +76,7 @@ def weight_frames(
 
     ``notes`` holds one line of text per frame, shown below ``title``.
     """
-    sheet = _Sheet(names, limit=limit, coloured=weights.shape[2] == 3)
+    sheet = _FrameLayout(names, limit=limit, coloured=weights.shape[2] == 3)
     frames = []
     for frame, note in zip(weights, notes, strict=True):
         tiles = (255 * signed_images(frame, limit=limit)).round().byte().permute(0, 2, 3, 1).numpy()
@@ -84,7 +84,7 @@ def weight_frames(
     return frames
 
 
-class _Sheet:
+class _FrameLayout:
     """The layout of a frame: K positions for images, their names, and the colour scale."""
 
     def __init__(self, names: Sequence[str], *, limit: float, coloured: bool) -> None:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from torch import Tensor
 
-from digitlab.figures.style import BLUE, ORANGE, PURPLE, SPLIT_LOOKS, SPLIT_NAMES, TEXT_COLOUR, styled
+from digitlab.figures.style import BLUE, ORANGE, PURPLE, SPLIT_NAMES, SPLIT_STYLES, TEXT_COLOUR, styled
 
 # The curve of one metric on one split: pairs of (epoch or iteration, value).
 Curve = Sequence[tuple[float, float]]
@@ -36,7 +36,7 @@ def history_figure(curves: Curves, *, x_label: str, best: float | None, title: s
     figure.suptitle(title, x=0.01, ha="left")
     for name, axes in zip(panels, figure.subplots(1, len(panels), squeeze=False)[0], strict=True):
         scale = 1 if name == "loss" else 100
-        for split in SPLIT_LOOKS:
+        for split in SPLIT_STYLES:
             if points := curves.get(f"{split}/{name}"):
                 _draw(axes, points, split, scale)
         if best is not None:
@@ -50,7 +50,7 @@ def history_figure(curves: Curves, *, x_label: str, best: float | None, title: s
 
 
 def _draw(axes: Axes, points: Curve, split: str, scale: float) -> None:
-    colour, line, marker = SPLIT_LOOKS[split]
+    colour, line, marker = SPLIT_STYLES[split]
     x, y = zip(*points, strict=True)
     axes.plot(
         x, [scale * value for value in y], color=colour, linestyle=line,
@@ -66,10 +66,10 @@ def nll_figure(nll: Tensor, *, mean_over: int, title: str) -> Figure:
     """
     figure, axes = _single(title)
     steps = range(1, len(nll) + 1)
-    axes.plot(steps, nll.numpy(), color=SPLIT_LOOKS["train"][0], linewidth=0.5, alpha=0.6, label="a mini-batch")
+    axes.plot(steps, nll.numpy(), color=SPLIT_STYLES["train"][0], linewidth=0.5, alpha=0.6, label="a mini-batch")
     smooth = nll.unfold(0, min(mean_over, len(nll)), 1).mean(1)
     label = f"mean of {mean_over}"
-    axes.plot(steps[len(nll) - len(smooth) :], smooth.numpy(), color=SPLIT_LOOKS["val"][0], linewidth=1.6, label=label)
+    axes.plot(steps[len(nll) - len(smooth) :], smooth.numpy(), color=SPLIT_STYLES["val"][0], linewidth=1.6, label=label)
     axes.set_xlabel("iteration (mini-batch)")
     axes.set_ylabel("−log p(right answer) in nats")
     axes.legend()
@@ -95,7 +95,7 @@ def changed_weights_figure(nll: Tensor, changed: Tensor, *, parameters: int, tit
 
 
 @styled
-def right_answers_figure(train: Tensor, test: Tensor, *, batch_size: int, title: str) -> Figure:
+def batch_accuracy_figure(train: Tensor, test: Tensor, *, batch_size: int, title: str) -> Figure:
     """Draw the number of correctly classified images of each mini-batch, in training and on the test set.
 
     ``train`` and ``test`` are int64 (iterations,), in 0 … ``batch_size``; an empty one gets no panel.
@@ -108,7 +108,7 @@ def right_answers_figure(train: Tensor, test: Tensor, *, batch_size: int, title:
     ):
         mean = float(counts.double().mean())
         steps = range(1, len(counts) + 1)
-        axes.plot(steps, counts.numpy(), ".", color=SPLIT_LOOKS[split][0], markersize=2, label="a mini-batch")
+        axes.plot(steps, counts.numpy(), ".", color=SPLIT_STYLES[split][0], markersize=2, label="a mini-batch")
         axes.axhline(mean, color=PURPLE, linestyle="--", label=f"mean {mean:.1f}")
         axes.set_title(SPLIT_NAMES[split])
         axes.set_xlabel("iteration (mini-batch)")

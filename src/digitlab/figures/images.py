@@ -10,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from digitlab.figures.style import RIGHT_COLOUR, RIGHT_MARK, WRONG_COLOUR, WRONG_MARK, short, styled
+from digitlab.figures.style import CORRECT_COLOUR, CORRECT_MARK, WRONG_COLOUR, WRONG_MARK, short, styled
 from digitlab.figures.tiles import Caption, tiles_figure
 
 _COLUMNS = 10
@@ -29,7 +29,7 @@ def predictions_figure(
 ) -> Figure:
     """Draw each image above its predicted class: ✓ and blue if correct; ✗, orange and the true class if wrong."""
     captions = [
-        answer(predicted, label, class_names=class_names)
+        prediction_caption(predicted, label, class_names=class_names)
         for predicted, label in zip(scores.argmax(1).tolist(), labels.tolist(), strict=True)
     ]
     return tiles_figure(images, captions, columns=_COLUMNS, title=title)
@@ -43,23 +43,23 @@ def mistakes_figure(
     confidence, predicted = scores.max(1)
     captions = []
     for own, label, share in zip(predicted.tolist(), labels.tolist(), confidence.tolist(), strict=True):
-        caption = answer(own, label, class_names=class_names)
+        caption = prediction_caption(own, label, class_names=class_names)
         captions.append(Caption(f"{caption.text}\n{100 * share:.1f} % sure", caption.colour))
     return tiles_figure(images, captions, columns=_COLUMNS, title=title)
 
 
-def answer(predicted: int, label: int, *, class_names: Sequence[str]) -> Caption:
+def prediction_caption(predicted: int, label: int, *, class_names: Sequence[str]) -> Caption:
     """Make the caption of a prediction: a mark, the predicted class and, if it is wrong, the true class below."""
     if predicted == label:
-        return Caption(f"{RIGHT_MARK} {short(class_names[predicted])}", RIGHT_COLOUR)
+        return Caption(f"{CORRECT_MARK} {short(class_names[predicted])}", CORRECT_COLOUR)
     text = f"{WRONG_MARK} {short(class_names[predicted])}\nis {short(class_names[label])}"
     return Caption(text, WRONG_COLOUR)
 
 
-def right_then_wrong(labels: Tensor, scores: Tensor, *, right: int, wrong: int) -> Tensor:
-    """Return the indices, int64, of the first ``right`` correct predictions, then of the first ``wrong`` wrong ones."""
+def correct_then_wrong(labels: Tensor, scores: Tensor, *, correct: int, wrong: int) -> Tensor:
+    """Return the indices, int64, of the first ``correct`` correct and then the first ``wrong`` wrong predictions."""
     hits = scores.argmax(1) == labels
-    return torch.cat([hits.nonzero().flatten()[:right], (~hits).nonzero().flatten()[:wrong]])
+    return torch.cat([hits.nonzero().flatten()[:correct], (~hits).nonzero().flatten()[:wrong]])
 
 
 def most_confident_mistakes(labels: Tensor, scores: Tensor, *, count: int) -> Tensor:

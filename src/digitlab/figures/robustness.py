@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from digitlab.figures.style import SPLIT_LOOKS, styled
+from digitlab.figures.style import SPLIT_STYLES, styled
 
 _COLUMN_INCHES, _CURVE_INCHES, _EDGE_INCHES = 0.9, 2.2, 0.6
 _TILE = 0.92  # width of an image as a share of its column; the rest is the gap
@@ -39,7 +39,7 @@ def severity_figure(accuracies: Mapping[int, float], examples: Tensor, *, title:
 
 
 def _curve(axes: Axes, accuracies: list[float], title: str) -> None:
-    colour, line, marker = SPLIT_LOOKS["test"]
+    colour, line, marker = SPLIT_STYLES["test"]
     axes.plot(range(len(accuracies)), accuracies, color=colour, linestyle=line, marker=marker)
     for place, accuracy in enumerate(accuracies):
         # Put the number below high points, so that it stays inside the axes.

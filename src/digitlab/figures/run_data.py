@@ -17,7 +17,7 @@ from digitlab.core.errors import RunError
 from digitlab.data.module import ImageData
 from digitlab.data.source import ImageSet
 from digitlab.engine.metrics import confusions
-from digitlab.figures.batch_log import Iterations, read_iterations
+from digitlab.figures.batch_log import BatchLog, read_batch_log
 from digitlab.figures.history import Curve, Curves
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
@@ -54,7 +54,7 @@ class RunData:
     best_epoch: int | None
     best_step: int | None
     batch_size: int
-    iterations: Iterations | None = None
+    batch_log: BatchLog | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -82,12 +82,12 @@ def read_run_data(run: RunFolder) -> RunData:
     trained_on = classifier.facts.name
     if trained_on != data.source.name:
         path = run.last if which == "last" else run.best
-        raise RunError(f"{path}: was trained on {trained_on}, and the run is one on {data.source.name}")
+        raise RunError(f"{path}: was trained on {trained_on}, but the run's data set is {data.source.name}")
     data.setup()
     best = read_checkpoint(run.best)["history"][-1]
-    return material_of(
+    return collect_run_data(
         classifier, data, split="test" if tested else "val",
-        best=(best["epoch"], best["step"]), iterations=read_iterations(run),
+        best=(best["epoch"], best["step"]), batch_log=read_batch_log(run),
         epochs=curves(rows, against="epoch"), steps=event_curves(run),
     )  # fmt: skip
 
@@ -95,12 +95,12 @@ def read_run_data(run: RunFolder) -> RunData:
 def read_rows(run: RunFolder) -> list[dict[str, float]]:
     """Return the rows of ``metrics.csv``, one per epoch. Raises ``RunError`` if no epoch is finished."""
     if not run.metrics.exists() or not run.best.exists():
-        raise RunError(f"{run.path}: has no finished epoch: there is nothing to draw")
+        raise RunError(f"{run.path}: no epoch is finished, so there is nothing to draw")
     with run.metrics.open(encoding="utf-8") as file:
         return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
 
 
-def material_of(
+def collect_run_data(
     classifier: Classifier,
     data: ImageData,
     *,
@@ -108,7 +108,7 @@ def material_of(
     epochs: Curves,
     steps: Curves,
     best: tuple[int, int] | None,
-    iterations: Iterations | None = None,
+    batch_log: BatchLog | None = None,
 ) -> RunData:
     """Evaluate ``classifier`` on ``split`` and collect the data of the figures; ``best`` is (epoch, step).
 
@@ -123,7 +123,7 @@ def material_of(
         images=images, labels=labels, scores=scores,
         train_set=data.train_set, train_indices=data.train_indices, epochs=epochs, steps=steps,
         best_epoch=best[0] if best else None, best_step=best[1] if best else None,
-        batch_size=data.batch_size, iterations=iterations,
+        batch_size=data.batch_size, batch_log=batch_log,
     )  # fmt: skip
 
 

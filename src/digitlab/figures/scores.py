@@ -11,7 +11,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from digitlab.figures.style import BLUE, LINE_LOOKS, ORANGE, TEXT_COLOUR, short, styled
+from digitlab.figures.style import BLUE, LINE_STYLES, ORANGE, TEXT_COLOUR, short, styled
 from digitlab.training.evaluation import CALIBRATION_BINS
 
 
@@ -46,7 +46,7 @@ def precision_recall_figure(scores: Tensor, labels: Tensor, *, class_names: Sequ
             continue
         precision, recall = precision_recall(scores[:, label], positive)
         area = average_precision(precision, recall)
-        colour, style = LINE_LOOKS[label % len(LINE_LOOKS)]
+        colour, style = LINE_STYLES[label % len(LINE_STYLES)]
         axes.plot(
             (100 * recall).numpy(),
             (100 * precision).numpy(),

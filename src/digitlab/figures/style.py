@@ -20,14 +20,14 @@ R = TypeVar("R")
 
 TEXT_COLOUR = "#7d7d7d"
 BLUE, ORANGE, GREEN, PURPLE, OLIVE = "#1a7cbd", "#cc5a00", "#008a64", "#b5618f", "#8f6f00"
-RIGHT_COLOUR, WRONG_COLOUR = BLUE, ORANGE
-RIGHT_MARK, WRONG_MARK = "✓", "✗"
+CORRECT_COLOUR, WRONG_COLOUR = BLUE, ORANGE
+CORRECT_MARK, WRONG_MARK = "✓", "✗"
 
 # For figures with many lines: neighbours differ in colour, and lines of one colour differ in style.
-LINE_LOOKS = [(colour, style) for style in ("-", "--", ":", "-.") for colour in (BLUE, ORANGE, GREEN, PURPLE, OLIVE)]
+LINE_STYLES = [(colour, style) for style in ("-", "--", ":", "-.") for colour in (BLUE, ORANGE, GREEN, PURPLE, OLIVE)]
 
 # Every figure draws a split in the same style: (colour, line style, marker).
-SPLIT_LOOKS = {"train": (BLUE, "-", "o"), "val": (ORANGE, "--", "s"), "test": (GREEN, ":", "^")}
+SPLIT_STYLES = {"train": (BLUE, "-", "o"), "val": (ORANGE, "--", "s"), "test": (GREEN, ":", "^")}
 SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
 
 # Colour map of weights: red is positive, blue is negative, white is zero. Colour map of counts and shares: dark is low.

@@ -19,10 +19,10 @@ from digitlab.figures.style import BLUE, GREEN, ORANGE, PURPLE, SHARE_MAP, TEXT_
 Value = str | int | float | bool | None
 
 # Styles of the best settings: (colour, line style, marker).
-_LOOKS = ((BLUE, "-", "o"), (ORANGE, "--", "s"), (GREEN, ":", "^"), (PURPLE, "-.", "D"))
+_BEST_STYLES = ((BLUE, "-", "o"), (ORANGE, "--", "s"), (GREEN, ":", "^"), (PURPLE, "-.", "D"))
 _LOW_TO_HIGH = LinearSegmentedColormap.from_list("low to high", [ORANGE, BLUE])
 # If the largest value is more than this factor above the smallest, the axis is logarithmic unless labels collide.
-_WIDE = 20
+_LOG_RATIO = 20
 # How far lines through one value spread, in heights of the axis.
 _BUNDLE = 0.08
 
@@ -45,29 +45,29 @@ def effect_figure(effects: Sequence[Effect], *, key: str, metric: str) -> Figure
     """Draw ``metric`` against the values of ``key``: one dot per run, the means joined by a line, intervals as bars."""
     figure = Figure(figsize=(4.2, 3.0), layout="constrained")
     axes = figure.add_subplot()
-    places = _places(axes, [effect.value for effect in effects], key)
+    places = _x_positions(axes, [effect.value for effect in effects], key)
     for place, effect in zip(places, effects, strict=True):
         axes.plot([place] * len(effect.measured), effect.measured, "o", color=TEXT_COLOUR, alpha=0.5, zorder=2)
     means = [effect.mean for effect in effects]
-    reach = [[0.0, 0.0] if each.interval is None else _reach(each.mean, each.interval) for each in effects]
+    reach = [[0.0, 0.0] if each.interval is None else _error_bar(each.mean, each.interval) for each in effects]
     axes.errorbar(places, means, np.array(reach).T, fmt="s-", color=BLUE, capsize=4, markersize=5, zorder=3)
     # The limits ignore the intervals: that of two runs can be much wider than all values.
-    _frame(axes, [value for effect in effects for value in (*effect.measured, effect.mean)])
+    _set_y_limits(axes, [value for effect in effects for value in (*effect.measured, effect.mean)])
     axes.set(ylabel=metric, title="all runs, their mean;\nbar: 95 % interval of the difference to the best")
     return figure
 
 
-def _reach(mean: float, interval: tuple[float, float]) -> list[float]:
+def _error_bar(mean: float, interval: tuple[float, float]) -> list[float]:
     return [mean - interval[0], interval[1] - mean]
 
 
-def _frame(axes: Axes, values: Sequence[float]) -> None:
+def _set_y_limits(axes: Axes, values: Sequence[float]) -> None:
     low, high = min(values), max(values)
     margin = (high - low) * 0.15 or max(abs(high), 1e-6) * 0.05
     axes.set_ylim(low - margin, high + margin)
 
 
-def _places(axes: Axes, values: Sequence[Value], key: str) -> list[float]:
+def _x_positions(axes: Axes, values: Sequence[Value], key: str) -> list[float]:
     """Label the x axis and return the positions of ``values``: numbers to scale, words at equal distances."""
     axes.set_xlabel(key)
     numbers = [float(value) for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
@@ -76,8 +76,8 @@ def _places(axes: Axes, values: Sequence[Value], key: str) -> list[float]:
         axes.set_xlim(-0.5, len(values) - 0.5)
         return [float(place) for place in range(len(values))]
     positive = [number for number in numbers if number > 0]
-    wide = min(positive, default=0) * _WIDE < max(numbers)
-    if wide and _least_gap(numbers) <= _least_gap([math.log(number) for number in positive]):
+    wide = min(positive, default=0) * _LOG_RATIO < max(numbers)
+    if wide and _smallest_gap(numbers) <= _smallest_gap([math.log(number) for number in positive]):
         if len(positive) == len(numbers):
             axes.set_xscale("log")
         else:
@@ -87,7 +87,7 @@ def _places(axes: Axes, values: Sequence[Value], key: str) -> list[float]:
     return numbers
 
 
-def _least_gap(places: Sequence[float]) -> float:
+def _smallest_gap(places: Sequence[float]) -> float:
     """Return the smallest distance of neighbours as a share of the whole range: if it is small, labels collide."""
     ordered = sorted(places)
     gaps = [after - before for before, after in itertools.pairwise(ordered)]
@@ -171,18 +171,18 @@ def curve_figure(histories: Sequence[tuple[str, Sequence[tuple[int, float]]]], *
     coloured and named in the legend, the others are grey.
     """
     names = list(dict.fromkeys(name for name, _ in histories))
-    figure = Figure(figsize=(6.0, 3.2 + 0.16 * len(names[: len(_LOOKS)])), layout="constrained")
+    figure = Figure(figsize=(6.0, 3.2 + 0.16 * len(names[: len(_BEST_STYLES)])), layout="constrained")
     axes = figure.add_subplot()
     named = {}
     for name, history in reversed(histories):
         place = names.index(name)
         epochs, values = [epoch for epoch, _ in history], [value for _, value in history]
-        if place < len(_LOOKS):
-            colour, line, marker = _LOOKS[place]
+        if place < len(_BEST_STYLES):
+            colour, line, marker = _BEST_STYLES[place]
             (named[name],) = axes.plot(epochs, values, color=colour, linestyle=line, marker=marker, zorder=3)
         else:
             axes.plot(epochs, values, color=TEXT_COLOUR, alpha=0.4, linewidth=0.8, zorder=2)
-    best = names[: len(_LOOKS)]
+    best = names[: len(_BEST_STYLES)]
     figure.legend([named[name] for name in best], best, loc="outside lower left")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(

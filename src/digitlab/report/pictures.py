@@ -1,7 +1,7 @@
 """The pictures of a run's report, which need its checkpoint and its data: mistakes, weights, calibration."""
 
 from digitlab.core.errors import DigitlabError
-from digitlab.figures.gallery import PICTURES, LeftOutError
+from digitlab.figures.gallery import FIGURES, NotApplicableError
 from digitlab.figures.run_data import read_run_data
 from digitlab.figures.style import png
 from digitlab.report.page import Picture
@@ -27,8 +27,8 @@ def pictures_of(record: ReportedRun) -> tuple[list[Picture], list[str]]:
         reasons = []
         for name in names:
             try:
-                figure = PICTURES[name](run_data)
-            except LeftOutError as reason:
+                figure = FIGURES[name](run_data)
+            except NotApplicableError as reason:
                 reasons.append(str(reason))
             else:
                 pictures.append(Picture(title, f"{title}: {run_data.title}", png(figure)))
