@@ -130,7 +130,7 @@ def test_a_run_that_cannot_be_read_is_named_and_the_others_are_listed(
     (tmp_path / "0" / "result.json").write_text(content)
     code, out, err = digitlab("runs", "--root", tmp_path)
     assert (code, len(out.splitlines()), err.count("\n")) == (0, 2, 1)
-    assert err.startswith(f"{tmp_path}/0: can't be read: ")
+    assert err.startswith(f"{tmp_path}/0: cannot be read: ")
 
 
 def test_no_runs_and_no_folder_are_said_so(digitlab: Digitlab, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Runs for the digitlab command to work on."""
+"""Small runs for the tests of the ``digitlab`` command."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +21,7 @@ _TINY = (
 
 @pytest.fixture(scope="session")
 def make_run() -> Callable[..., Path]:
-    """``make_run(folder, "model=linear", ...)`` trains a tiny run there, with what Hydra would have left beside it."""
+    """``make_run(folder, "model=linear", ...)`` trains a tiny run and writes the files that Hydra would write."""
 
     def make(folder: Path, *overrides: str) -> Path:
         config = compose([*_TINY, *overrides])

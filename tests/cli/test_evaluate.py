@@ -1,4 +1,4 @@
-"""``digitlab evaluate`` on harder and on strange images: what it prints, draws, leaves alone and refuses."""
+"""``digitlab evaluate`` on corrupted and out-of-distribution images: output, figures, and error messages."""
 
 import re
 import shutil
@@ -22,7 +22,7 @@ def rows(out):
     return [re.findall(r"[\d.]+", line) for line in out.splitlines() if re.match(r"│ +\d ", line)]
 
 
-def test_all_severities_are_a_table_and_a_figure(digitlab, run):
+def test_all_severities_give_a_table_and_a_figure(digitlab, run):
     code, out, err = digitlab("evaluate", run, "--corrupt", "noise", "--device", "cpu")
     assert (code, err) == (0, "")
     assert [row[0] for row in rows(out)] == list("012345")
@@ -34,24 +34,24 @@ def test_all_severities_are_a_table_and_a_figure(digitlab, run):
         assert min(figure.size) > 500
 
 
-def test_a_figure_is_overwritten_with_force_alone(digitlab, run):
+def test_a_figure_is_overwritten_only_with_force(digitlab, run):
     path = run / "figures" / "corrupt_invert_mnist.png"
     path.parent.mkdir()
     path.write_bytes(b"mine")
     code, out, err = digitlab("evaluate", run, "--corrupt", "invert", "--device", "cpu")
     assert (code, len(rows(out)), path.read_bytes()) == (0, 6, b"mine")
-    assert err == f"{path}: is there already and stays as it is; --force draws it again\n"
+    assert err == f"{path}: already exists; --force overwrites it\n"
     assert digitlab("evaluate", run, "--corrupt", "invert", "--force", "--device", "cpu")[2] == ""
     assert path.read_bytes() != b"mine"
 
 
-def test_one_severity_is_one_row_and_no_figure(digitlab, run):
+def test_one_severity_gives_one_row_and_no_figure(digitlab, run):
     code, out, err = digitlab("evaluate", run, "--corrupt", "shift", "--severity", "2", "--device", "cpu")
     assert (code, err, [row[0] for row in rows(out)]) == (0, "", ["2"])
     assert not (run / "figures").exists()
 
 
-def test_confidence_on_noise_is_a_table_with_the_auroc(digitlab, run):
+def test_noise_gives_a_table_and_the_auroc(digitlab, run):
     code, out, err = digitlab("evaluate", run, "--out-of-distribution", "noise", "--device", "cpu")
     assert (code, err) == (0, "")
     assert all(name in out for name in ("MNIST", "uniform noise", "mean confidence"))
@@ -60,7 +60,7 @@ def test_confidence_on_noise_is_a_table_with_the_auroc(digitlab, run):
 
 
 @pytest.mark.parametrize("name", ["fashion_mnist", "cifar10"])
-def test_confidence_on_other_data_sets_works_in_any_shape(digitlab, run, data_root, name):
+def test_other_data_sets_of_any_shape_are_accepted(digitlab, run, data_root, name):
     code, out, err = digitlab("evaluate", run, "--out-of-distribution", name, "--device", "cpu")
     assert (code, err) == (0, "")
     assert out.count("10000") == 2
@@ -72,18 +72,18 @@ def test_confidence_on_other_data_sets_works_in_any_shape(digitlab, run, data_ro
         (["--corrupt", "nois"], "--corrupt=nois: must be one of noise, blur, stretch, pen, rotate, shift, occlude, "),
         (["--corrupt", "noise", "--severity", "6"], "--severity=6: must be a whole number from 1 to 5"),
         (["--corrupt", "noise", "--severity", "0"], "--severity=0: must be a whole number from 1 to 5"),
-        (["--severity", "3"], "--severity=3: goes with --corrupt"),
-        (["--out-of-distribution", "mnist"], "--out-of-distribution=mnist: is the data set that the network"),
+        (["--severity", "3"], "--severity=3: needs --corrupt"),
+        (["--out-of-distribution", "mnist"], "--out-of-distribution=mnist: is the data set on which the network"),
         (["--out-of-distribution", "fashon_mnist"], "did you mean `fashion_mnist`"),
     ],
 )
-def test_what_is_wrong_is_one_line(digitlab, run, arguments, message):
+def test_a_wrong_option_gives_one_line(digitlab, run, arguments, message):
     code, out, err = digitlab("evaluate", run, *arguments)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert message in err
 
 
-def test_severity_that_is_no_number_is_a_usage_error(digitlab, run):
+def test_a_severity_that_is_not_a_number_is_a_usage_error(digitlab, run):
     assert digitlab("evaluate", run, "--corrupt", "noise", "--severity", "much")[0] == 2
 
 
@@ -106,4 +106,4 @@ def test_a_checkpoint_of_another_data_set_is_refused(digitlab, run):
     torch.save(content, path)
     code, out, err = digitlab("evaluate", run)
     assert (code, out, err.count("\n")) == (1, "", 1)
-    assert "best.ckpt: was trained on fashion_mnist, and its run's configuration says mnist" in err
+    assert "best.ckpt: was trained on fashion_mnist, but the run's configuration says mnist" in err

@@ -1,4 +1,4 @@
-"""``digitlab figures`` as a user runs it: every picture of a run, the ones left out named, nothing overwritten."""
+"""``digitlab figures``: it draws every figure that applies, reports the others, and overwrites nothing."""
 
 import shutil
 
@@ -25,7 +25,7 @@ EVERY_RUN = {
     "reliability.png",
     "class_accuracy.png",
 }
-OF_MINI_BATCHES = {"nll_by_iteration.png", "nll_by_changed_weights.png", "batch_accuracy.png"}
+WITH_BATCH_LOG = {"nll_by_iteration.png", "nll_by_changed_weights.png", "batch_accuracy.png"}
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def trained(make_run, tmp_path_factory):
 
 @pytest.fixture
 def run(trained, tmp_path):
-    """A run that a test may change."""
+    """A copy of the run that a test may change."""
     return shutil.copytree(trained, tmp_path / "run")
 
 
@@ -47,11 +47,11 @@ def content(folder):
     return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
 
 
-def test_a_linear_run_has_every_picture_that_applies_and_names_the_others(digitlab, run):
+def test_a_linear_run_gets_every_figure_that_applies(digitlab, run):
     code, out, err = digitlab("figures", run, "--gif-images", 4)
     assert (code, err) == (0, "")
     made = {path.name for path in (run / "figures").iterdir()}
-    assert made == EVERY_RUN | OF_MINI_BATCHES | GIFS | {"weights_outputs.png"}
+    assert made == EVERY_RUN | WITH_BATCH_LOG | GIFS | {"weights_outputs.png"}
     assert left_out(out) == {"weights_units.png", "weights_filters.png"}
     assert {line for line in out.splitlines() if not line.startswith("left out")} == {
         str(run / "figures" / name) for name in made
@@ -76,7 +76,7 @@ def test_nothing_is_overwritten_without_force(digitlab, run):
     assert all(after[name][0] > before[name][0] for name in before)
 
 
-def test_pictures_go_where_out_says_and_the_run_stays_as_it_was(digitlab, run, tmp_path):
+def test_out_writes_elsewhere_and_does_not_change_the_run(digitlab, run, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     assert digitlab("figures", run, "--gif-images", 0, "--out", tmp_path / "pictures")[0] == 0
     assert (tmp_path / "pictures" / "confusion_matrix.png").exists()
@@ -90,15 +90,15 @@ def test_pictures_go_where_out_says_and_the_run_stays_as_it_was(digitlab, run, t
         ("model=mlp_dropout", {"weights_units.png"}, {"weights_outputs.png", "weights_filters.png"}),
     ],
 )
-def test_what_does_not_apply_to_a_network_is_left_out(digitlab, make_run, tmp_path, model, made, named):
+def test_figures_that_do_not_apply_are_skipped(digitlab, make_run, tmp_path, model, made, named):
     folder = make_run(tmp_path / "run", model, "trainer.max_epochs=1")
     code, out, err = digitlab("figures", folder, "--gif-images", 0)
     assert (code, err) == (0, "")
-    assert left_out(out) == named | OF_MINI_BATCHES | GIFS
+    assert left_out(out) == named | WITH_BATCH_LOG | GIFS
     assert {path.name for path in (folder / "figures").iterdir()} == EVERY_RUN | made
 
 
-def test_a_run_that_has_met_no_test_set_is_drawn_on_validation_and_without_on_nothing(digitlab, make_run, tmp_path):
+def test_an_untested_run_is_drawn_on_validation_images_if_it_has_some(digitlab, make_run, tmp_path):
     untested = make_run(tmp_path / "untested", "model=linear", "test=none")
     code, out, _ = digitlab("figures", untested, "--gif-images", 0)
     assert (code, EVERY_RUN & left_out(out)) == (0, set())
@@ -113,7 +113,7 @@ def test_a_run_that_has_met_no_test_set_is_drawn_on_validation_and_without_on_no
         "images_classes.png",
         "network_layers.png",
     }
-    # Nothing has chosen an epoch, so none is marked as the best.
+    # Without validation no epoch is the best.
     assert read_run_data(RunFolder(alone)).best_epoch is None
 
 
@@ -121,11 +121,11 @@ def test_hidden_units_of_a_chosen_class_only(digitlab, make_run, tmp_path):
     folder = make_run(tmp_path / "run", "model=mlp", "model.hidden=[8]", "trainer.max_epochs=1")
     assert digitlab("figures", folder, "--gif-images", 0, "--class", "2", "--class", "3")[0] == 0
     with Image.open(folder / "figures" / "weights_units.png") as picture:
-        # Two rows of five, where all classes would be ten rows.
+        # Two rows of five images; all classes would need ten rows.
         assert picture.width > picture.height
 
 
-def test_a_folder_without_a_finished_epoch_is_refused_in_one_line(digitlab, run, tmp_path):
+def test_a_folder_without_a_finished_epoch_gives_one_line(digitlab, run, tmp_path):
     (run / "metrics.csv").unlink()
     for folder, expected, message in ((run, 1, "no epoch is finished"), (tmp_path, 2, "is no run folder")):
         code, out, err = digitlab("figures", folder)
@@ -153,6 +153,6 @@ def test_a_checkpoint_of_another_data_set_is_refused(digitlab, run, fashion):
     assert "was trained on fashion_mnist, but the run's data set is mnist" in err
 
 
-def test_fashion_goes_by_the_names_of_its_classes(digitlab, fashion, tmp_path):
+def test_gif_names_contain_the_class_names(digitlab, fashion, tmp_path):
     assert digitlab("figures", fashion, "--gif-images", 2, "--out", tmp_path)[0] == 0
     assert (tmp_path / "learning_weights_0_t_shirt_top.gif").exists()

@@ -1,4 +1,4 @@
-"""A network that learnt from deskewed digits is shown pictures of one's own deskewed too."""
+"""``digitlab predict`` deskews pictures for a network that was trained on deskewed digits."""
 
 import torch
 from PIL import Image
@@ -13,7 +13,7 @@ from digitlab.reproduce.runner import make_runs, run_folder
 from digitlab.training.loading import load
 
 
-def test_own_pictures_are_deskewed_as_the_data_set_was(tmp_path):
+def test_pictures_are_deskewed_like_the_data_set(tmp_path):
     row = rows()["wish_mnist_deskew"]
     assert [error for _, _, error in make_runs([row], tmp_path, seeds=1, quick=True)] == [None]
     folder = run_folder(tmp_path, row, 0).path

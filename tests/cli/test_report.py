@@ -1,4 +1,4 @@
-"""``digitlab report`` as a user runs it."""
+"""``digitlab report`` on the command line."""
 
 import pytest
 
@@ -8,7 +8,7 @@ def run(make_run, tmp_path_factory):
     return make_run(tmp_path_factory.mktemp("runs") / "linear", "model=linear")
 
 
-def test_the_report_lies_in_the_folder_and_is_overwritten_with_force_alone(digitlab, run):
+def test_the_report_is_written_into_the_folder_and_overwritten_only_with_force(digitlab, run):
     path = run / "report.html"
     assert digitlab("report", run) == (0, f"{path}\n", "")
     assert path.read_text().startswith("<!doctype html>")
@@ -16,12 +16,12 @@ def test_the_report_lies_in_the_folder_and_is_overwritten_with_force_alone(digit
     assert digitlab("report", run, "--force") == (0, f"{path}\n", "")
 
 
-def test_several_folders_need_a_file_to_write(digitlab, run, tmp_path):
+def test_several_folders_need_an_output_file(digitlab, run, tmp_path):
     code, out, err = digitlab("report", run, run)
-    assert (code, out, err) == (2, "", "--out: must name the file to write where several folders are given\n")
+    assert (code, out, err) == (2, "", "--out: must name the output file if several folders are given\n")
     assert digitlab("report", run, run.parent, "--out", tmp_path / "both.html")[0] == 0
 
 
-def test_what_is_wrong_is_one_line(digitlab, tmp_path):
+def test_a_wrong_folder_gives_one_line(digitlab, tmp_path):
     assert digitlab("report", tmp_path) == (2, "", f"FOLDER={tmp_path}: holds no run folder\n")
     assert digitlab("report", tmp_path / "x") == (2, "", f"FOLDER={tmp_path}/x: there is no such folder\n")

@@ -1,4 +1,4 @@
-"""The ``digitlab`` command: what one does before training (``show``) and with finished runs.
+"""The ``digitlab`` command: look at a data set before training (``show``) and work with finished runs.
 
     digitlab show data=cifar10 augment=[shift,flip]
     digitlab runs --sort val/accuracy
@@ -9,12 +9,13 @@
     digitlab sweep SWEEP_FOLDER
     digitlab reproduce r2_softmax
 
-Each module is a command. Torch is imported inside those that need it, so that ``--help`` and ``runs`` answer at once.
+Each module contains one command. Commands import torch inside their functions, so that ``--help`` and ``runs``, which
+do not need it, start quickly.
 """
 
 import sys
 
-# Their commands join the application.
+# Importing a module registers its command.
 from digitlab.cli import evaluate, figures, predict, report, reproduce, runs, show, sweep  # noqa: F401
 from digitlab.cli.app import app
 from digitlab.core.errors import DigitlabError
@@ -22,7 +23,7 @@ from digitlab.core.files import flush_stdout
 
 
 def main() -> None:
-    """The way in: what a user can put right is one line on stderr, without a traceback."""
+    """Entry point of the command. Print a ``DigitlabError`` as one line on stderr and exit with its code."""
     try:
         with flush_stdout():
             app()

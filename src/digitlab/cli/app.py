@@ -1,4 +1,4 @@
-"""The typer application that the commands join, and the arguments that several of them take."""
+"""The Typer application to which all commands belong, and arguments that several commands share."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 app = typer.Typer(
-    help="What one does before training (show) and with finished runs.",
+    help="Look at a data set before training (show) and work with finished runs. To train: python train.py",
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
 )  # fmt: skip
 
@@ -20,12 +20,12 @@ class Which(StrEnum):
 
 
 class Device(StrEnum):
-    """Where to compute; ``auto`` is CUDA where there is one, else Apple's GPU, else the CPU."""
+    """Where to compute; ``auto`` uses CUDA if available, else Apple's GPU, else the CPU."""
 
     AUTO = "auto"
     CPU = "cpu"
     CUDA = "cuda"
 
 
-Folder = Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="The folder that the run's last line named.")]
-WhichOption = Annotated[Which, typer.Option("--checkpoint", help="The best checkpoint by validation, or the last.")]
+Folder = Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="The folder that train.py printed last.")]
+WhichOption = Annotated[Which, typer.Option("--checkpoint", help="The best checkpoint on validation, or the last.")]

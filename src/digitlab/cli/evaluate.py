@@ -1,4 +1,4 @@
-"""``digitlab evaluate``: a run's checkpoint on a whole official test set, on harder images, on images of no class."""
+"""``digitlab evaluate``: test a checkpoint on an official test set, corrupted images, or out-of-distribution images."""
 
 import sys
 from pathlib import Path
@@ -14,38 +14,43 @@ if TYPE_CHECKING:
     from digitlab.results.folder import RunFolder
     from digitlab.training import Classifier
 
-_EXAMPLES = 3  # images under the figure's curve, for each severity
+_EXAMPLES = 3  # example images per severity in the figure
 
 
 @app.command()
 def evaluate(
     folder: Folder,
-    data: Annotated[str | None, typer.Option(metavar="NAME", help="Another data set of conf/data/ that fits.")] = None,
+    data: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Another data set of conf/data/, same shape.")
+    ] = None,
     checkpoint: WhichOption = Which.BEST,
-    device: Annotated[Device, typer.Option(help="Whatever the run was trained on.")] = Device.AUTO,
+    device: Annotated[Device, typer.Option(help="Where to compute; independent of the training device.")] = Device.AUTO,
     corrupt: Annotated[
         str | None,
         typer.Option(
             metavar="KIND",
             help="Test on corrupted images: noise, blur, stretch, pen, rotate, shift, occlude or invert. "
-            "A figure goes to RUN_FOLDER/figures/.",
+            "Without --severity, also draw RUN_FOLDER/figures/corrupt_KIND_DATA.png.",
         ),
     ] = None,
     severity: Annotated[
-        int | None, typer.Option(metavar="1..5", help="One severity of the corruption alone.  [default: all, drawn]")
+        int | None, typer.Option(metavar="1..5", help="Test only this severity.  [default: all]")
     ] = None,
     out_of_distribution: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="How sure of images of no class: fashion_mnist, cifar10, mnist or noise."),
+        typer.Option(
+            metavar="NAME",
+            help="Compare the confidence on out-of-distribution images: fashion_mnist, cifar10, mnist or noise.",
+        ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the figure of an earlier call.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing figure.")] = False,
 ) -> None:
-    """Test a run's checkpoint on the whole official test set; on harder or strange images, where asked for."""
+    """Test a run's checkpoint on the whole official test set, on corrupted or on out-of-distribution images."""
     from digitlab.core.logging import quiet_libraries
     from digitlab.training.loading import load_classifier, load_data, open_run, require_fit
 
     if severity is not None and corrupt is None:
-        raise ConfigError("--severity", severity, "goes with --corrupt")
+        raise ConfigError("--severity", severity, "needs --corrupt")
     run = open_run(folder)
     classifier = load_classifier(run, checkpoint.value)
     images = load_data(run, data)
@@ -53,20 +58,20 @@ def evaluate(
     if data is None and classifier.facts.name != images.source.name:
         path = run.best if checkpoint is Which.BEST else run.last
         raise RunError(
-            f"{path}: was trained on {classifier.facts.name}, and its run's configuration says {images.source.name}:"
-            f" --data {classifier.facts.name} tests it on its own"
+            f"{path}: was trained on {classifier.facts.name}, but the run's configuration says {images.source.name}:"
+            f" use --data {classifier.facts.name} to test it on its own data set"
         )
-    strange = None if out_of_distribution is None else _strange_images(run, images, out_of_distribution)
+    other = None if out_of_distribution is None else _out_of_distribution_data(run, images, out_of_distribution)
     with quiet_libraries():
         if corrupt is not None:
-            _corrupted(run, classifier, images, kind=corrupt, severity=severity, device=device, force=force)
+            _report_corrupted(run, classifier, images, kind=corrupt, severity=severity, device=device, force=force)
         if out_of_distribution is not None:
-            _strange(classifier, images, strange, device=device)
+            _report_out_of_distribution(classifier, images, other, device=device)
         if corrupt is None and out_of_distribution is None:
-            _plain(classifier, images, checkpoint=checkpoint, device=device)
+            _report_test(classifier, images, checkpoint=checkpoint, device=device)
 
 
-def _plain(classifier: "Classifier", images: "ImageData", *, checkpoint: Which, device: Device) -> None:
+def _report_test(classifier: "Classifier", images: "ImageData", *, checkpoint: Which, device: Device) -> None:
     from digitlab.results.table import print_metrics
     from digitlab.training.evaluation import evaluate as measure
 
@@ -74,11 +79,11 @@ def _plain(classifier: "Classifier", images: "ImageData", *, checkpoint: Which, 
     print_metrics(metrics, title=f"{images.source.title}, {checkpoint.value} checkpoint, on {classifier.device.type}")
 
 
-def _corrupted(
+def _report_corrupted(
     run: "RunFolder", classifier: "Classifier", images: "ImageData", *,
     kind: str, severity: int | None, device: Device, force: bool,
 ) -> None:  # fmt: skip
-    """A row a severity; of all five also the figure, unless it is there and ``force`` is not given."""
+    """Print one row per severity. Without ``severity``, also draw the figure unless it exists and ``force`` is off."""
     from digitlab.data.corrupt import corruptions
     from digitlab.results.table import print_table
     from digitlab.training.robustness import measure_corrupted
@@ -90,7 +95,7 @@ def _corrupted(
     if severity is None:
         path = run.figures / f"corrupt_{kind}_{images.source.name}.png"
         if path.exists() and not force:
-            print(f"{path}: is there already and stays as it is; --force draws it again", file=sys.stderr)
+            print(f"{path}: already exists; --force overwrites it", file=sys.stderr)
         else:
             accuracies = {each: row["test/accuracy"] for each, row in metrics.items()}
             _draw(path, accuracies, images, kind=kind)
@@ -111,27 +116,32 @@ def _draw(path: Path, accuracies: dict[int, float], images: "ImageData", *, kind
     print(path)
 
 
-def _strange_images(run: "RunFolder", own: "ImageData", name: str) -> "ImageData | None":
-    """The data set of this name; None for noise."""
+def _out_of_distribution_data(run: "RunFolder", own: "ImageData", name: str) -> "ImageData | None":
+    """Load the data set of this name; None for noise."""
     from digitlab.training.loading import load_data
 
     if name == own.source.name:
-        raise ConfigError("--out-of-distribution", name, "is the data set that the network is tested on")
+        raise ConfigError("--out-of-distribution", name, "is the data set on which the network is tested")
     try:
         return None if name == "noise" else load_data(run, name)
     except ConfigError as error:
         raise ConfigError("--out-of-distribution", name, f"must be noise, or as data= {error.allowed}") from error
 
 
-def _strange(classifier: "Classifier", own: "ImageData", other: "ImageData | None", *, device: Device) -> None:
+def _report_out_of_distribution(
+    classifier: "Classifier", own: "ImageData", other: "ImageData | None", *, device: Device
+) -> None:
     from digitlab.results.table import print_table
     from digitlab.training.robustness import out_of_distribution
 
     measured = out_of_distribution(classifier, own, other, accelerator=device.value)
     titles = (own.source.title, "uniform noise" if other is None else other.source.title)
     rows = [
-        [title, str(len(sure)), f"{sure.mean():.4f}", f"{sure.median():.4f}", f"{(sure >= 0.9).double().mean():.1%}"]
-        for title, sure in zip(titles, (measured.own, measured.other), strict=True)
-    ]
-    print_table(["test images", "count", "mean confidence", "median", "0.9 or more"], rows)
+        [
+            title, str(len(confidences)), f"{confidences.mean():.4f}", f"{confidences.median():.4f}",
+            f"{(confidences >= 0.9).double().mean():.1%}",
+        ]
+        for title, confidences in zip(titles, (measured.own, measured.other), strict=True)
+    ]  # fmt: skip
+    print_table(["test images", "count", "mean confidence", "median confidence", "confidence >= 0.9"], rows)
     print(f"AUROC of the confidence, {titles[0]} against {titles[1]}: {measured.auroc:.4f}")

@@ -1,4 +1,4 @@
-"""``digitlab figures``: every picture of a finished run."""
+"""``digitlab figures``: draw every figure of a finished run."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,18 +11,18 @@ from digitlab.cli.app import Folder, app
 @app.command()
 def figures(
     folder: Folder,
-    out: Annotated[Path | None, typer.Option(help="Where they go.  [default: RUN_FOLDER/figures]")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace pictures that are there already.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Where to write.  [default: RUN_FOLDER/figures]")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite existing figures.")] = False,
     classes: Annotated[
         list[str] | None, typer.Option("--class", metavar="NAME", help="Hidden units of this class only; repeatable.")
     ] = None,
-    gif_images: Annotated[int, typer.Option(min=0, help="Images that the GIFs' network is shown; 0: no GIFs.")] = 99,
-    gif_batch: Annotated[int, typer.Option(min=1, help="Of them, how many at a step.")] = 1,
-    gif_every: Annotated[int, typer.Option(min=1, help="A frame every so many steps.")] = 1,
+    gif_images: Annotated[int, typer.Option(min=0, help="Training images for the GIFs; 0: no GIFs.")] = 99,
+    gif_batch: Annotated[int, typer.Option(min=1, help="Images per training step in the GIFs.")] = 1,
+    gif_every: Annotated[int, typer.Option(min=1, help="Training steps per frame of the GIFs.")] = 1,
 ) -> None:
-    """Make every picture of a run: history, images, weights, confusion, scores, and GIFs of weights while they learn.
+    """Draw every figure of a run: history, images, weights, confusions, confidences, and GIFs of weights that learn.
 
-    A picture that does not apply to the run is named with the reason, and the others are made.
+    If a figure does not apply to the run, print the reason and draw the others.
     """
     from digitlab.config.schema import nearest
     from digitlab.core.errors import ConfigError

@@ -1,4 +1,4 @@
-"""``digitlab predict``: the class of pictures of one's own."""
+"""``digitlab predict``: classify the user's own pictures."""
 
 import sys
 from pathlib import Path
@@ -21,7 +21,7 @@ def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="Pictures of any format, size and polarity.")],
     checkpoint: WhichOption = Which.BEST,
 ) -> None:
-    """Classify pictures of one's own. One that can't be read is named on stderr, and the exit code is 1."""
+    """Classify your own pictures. If one cannot be read, print the reason on stderr and exit with 1 at the end."""
     from digitlab.data.deskew import deskew
     from digitlab.data.own_images import read_own_image
     from digitlab.results.table import print_table

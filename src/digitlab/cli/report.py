@@ -1,4 +1,4 @@
-"""``digitlab report``: one self-contained HTML page about a run, a sweep, or any runs."""
+"""``digitlab report``: write one self-contained HTML page about a run, a sweep, or any set of runs."""
 
 import sys
 from pathlib import Path
@@ -13,19 +13,19 @@ from digitlab.core.errors import ConfigError
 @app.command()
 def report(
     folders: Annotated[
-        list[Path], typer.Argument(metavar="FOLDER…", help="A run folder, or folders with runs anywhere under them.")
+        list[Path], typer.Argument(metavar="FOLDER…", help="A run folder, or folders that contain runs at any depth.")
     ],
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Where to write; needed for several folders.  [FOLDER/report.html]"),
+        typer.Option(metavar="FILE", help="Where to write; required for several folders.  [FOLDER/report.html]"),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite an earlier report.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing report.")] = False,
 ) -> None:
-    """Write a report that opens in any browser, without a network: of one run all there is, of several a comparison."""
+    """Write an HTML report that needs no network: all details of one run, or a comparison of several runs."""
     from digitlab.report.gather import write_report
 
     if out is None and len(folders) > 1:
-        raise ConfigError("", "--out", "must name the file to write where several folders are given")
+        raise ConfigError("", "--out", "must name the output file if several folders are given")
     out = folders[0] / "report.html" if out is None else out
     for line in write_report(folders, out, force=force):
         print(line, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""``digitlab reproduce``: the results of the reports again, and the table that compares them."""
+"""``digitlab reproduce``: repeat the experiments of the course reports and compare the results in a table."""
 
 import sys
 from pathlib import Path
@@ -12,25 +12,29 @@ from digitlab.cli.app import app
 @app.command()
 def reproduce(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="NAME…", help="Rows or experiments; all of them by default.")
+        list[str] | None, typer.Argument(metavar="NAME…", help="Rows or experiments; all by default.")
     ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Runs of each row (default 3, with --quick 1).")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="A smoke run of each, in seconds, kept apart.")] = False,
-    table: Annotated[bool, typer.Option("--table", help="Only the table of what is there; nothing is run.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A test run of a few seconds for each row, in a separate folder.")
+    ] = False,
+    table: Annotated[
+        bool, typer.Option("--table", help="Only write the table of existing runs; train nothing.")
+    ] = False,
     headers: Annotated[
-        bool, typer.Option("--headers", help="Write what was measured into the headers of conf/experiment.")
+        bool, typer.Option("--headers", help="Write the measured results into the headers of conf/experiment.")
     ] = False,
     figures: Annotated[
         bool, typer.Option("--figures", help="Draw the curves of the sweeps and variants into ROOT/figures.")
     ] = False,
     root: Annotated[
         Path | None,
-        typer.Option(help="Where the runs lie (default outputs/reproduce, with --quick outputs/reproduce-quick)."),
+        typer.Option(help="Folder of the runs (default outputs/reproduce, with --quick outputs/reproduce-quick)."),
     ] = None,
 ) -> None:
-    """Run the recipes of the reports and compare. Finished runs are kept; a row that fails is named, the rest goes on.
+    """Run the recipes of the reports and compare the results. Finished runs are kept; a failing row stops no other row.
 
-    Started several times at once, the processes share the work. The exit code is 1 if a run failed.
+    Several processes started at the same time share the work. The exit code is 1 if a run failed.
     """
     from digitlab.config.compose import ROOT
     from digitlab.reproduce.registry import chosen
@@ -54,7 +58,7 @@ def reproduce(
         if headers:
             written += write_headers(measured)
         if figures:
-            from digitlab.reproduce.gallery import write_figures  # Matplotlib, which the tables do without
+            from digitlab.reproduce.gallery import write_figures  # loads Matplotlib, which the tables do not need
 
             written += write_figures(measured, root / "figures")
         for path in written:

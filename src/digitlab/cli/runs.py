@@ -1,4 +1,4 @@
-"""``digitlab runs``: a table of all runs with their metrics."""
+"""``digitlab runs``: print a table of all runs with their metrics."""
 
 import sys
 from pathlib import Path
@@ -16,7 +16,7 @@ def runs(
     sort: Annotated[str | None, typer.Option(metavar="METRIC", help="Best first, e.g. test/accuracy.")] = None,
     csv: Annotated[bool, typer.Option("--csv", help="All metrics, unrounded, for other programs.")] = False,
 ) -> None:
-    """List all runs, the oldest first. A folder that can't be read is named on stderr."""
+    """List all runs, the oldest first. Folders that cannot be read are reported on stderr."""
     from digitlab.config.compose import ROOT
     from digitlab.results.folder import find_runs
     from digitlab.results.table import Row, print_runs, run_row, runs_csv, sort_rows
@@ -29,7 +29,7 @@ def runs(
         try:
             rows.append(run_row(run))
         except (OSError, ValueError) as error:
-            print(f"{run.path}: can't be read: {error}", file=sys.stderr)
+            print(f"{run.path}: cannot be read: {error}", file=sys.stderr)
     if not rows:
         print(f"no runs under {root}", file=sys.stderr)
         return

@@ -1,4 +1,4 @@
-"""``digitlab show``: a data set before training."""
+"""``digitlab show``: look at a data set before training."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,7 +19,7 @@ def show(
         typer.Argument(metavar="OVERRIDES…", help="As for train.py: data=cifar10 augment=[shift,flip]."),
     ] = None,
 ) -> None:
-    """Show a data set before training: its split, its mean and deviation, and some images of every class."""
+    """Show a data set before training: its split, its mean and standard deviation, and some images of every class."""
     from digitlab.config.compose import ROOT, compose
     from digitlab.core.files import write_atomically
     from digitlab.figures.samples import first_of_each_class, sample_grid
@@ -28,7 +28,7 @@ def show(
 
     config = compose(overrides or [])
     data = Experiment.from_config(config, typed=overrides or []).data
-    data.normalize = "standard"  # the mean and deviation of the images, whatever the run makes of them
+    data.normalize = "standard"  # so that setup computes the mean and deviation, whatever the run uses
     data.prepare_data()
     data.setup()
     _print_split(data)

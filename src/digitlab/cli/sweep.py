@@ -1,4 +1,4 @@
-"""``digitlab sweep``: the table of a sweep, its figures, and its best run."""
+"""``digitlab sweep``: print the table of a sweep and its best run, and draw its figures."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,14 +11,12 @@ from digitlab.core.errors import ConfigError
 
 @app.command()
 def sweep(
-    folder: Annotated[
-        Path, typer.Argument(metavar="SWEEP_FOLDER", help="The folder that the sweep's last line named.")
-    ],
-    figures: Annotated[bool, typer.Option(help="Draw FOLDER/figures/*.png as well.")] = True,
+    folder: Annotated[Path, typer.Argument(metavar="SWEEP_FOLDER", help="The folder that the sweep printed last.")],
+    figures: Annotated[bool, typer.Option(help="Also draw SWEEP_FOLDER/figures/*.png.")] = True,
 ) -> None:
     """Show the settings of a sweep from best to worst, the effect of each value, and the winner.
 
-    Ranked by the monitored metric, never by the test set. Writes sweep.csv, sweep.md and figures/ anew.
+    The ranking uses the monitored metric, never the test set. Overwrites sweep.csv, sweep.md and figures/.
     """
     from digitlab.sweeps.report import print_report, write_report
     from digitlab.sweeps.state import read_runs
