@@ -25,6 +25,8 @@ def outcome(**changed):
     ("quantity", "value"),
     [
         ("test/accuracy", 0.4),
+        ("val/accuracy", 0.48),
+        ("train/loss", 0.8),
         ("train_seconds", 3.5),
         ("late_val_accuracy", statistics.fmean(ACCURACIES[2:])),
         ("volatility", statistics.stdev(ACCURACIES[2:])),
@@ -36,6 +38,21 @@ def outcome(**changed):
 )
 def test_quantities_are_those_computed_by_hand(quantity, value):
     assert outcome().value(quantity) == pytest.approx(value)
+
+
+def test_a_maximum_over_epochs_is_never_compared_with_a_last_epoch():
+    best_tested = outcome(metrics={"val/accuracy": max(ACCURACIES)})
+    last_tested = outcome(metrics={"val/accuracy": ACCURACIES[-1]})
+    assert best_tested.value("val/accuracy") == last_tested.value("val/accuracy") == ACCURACIES[-1]
+
+
+def test_a_run_without_curves_has_the_metrics_of_its_result():
+    assert outcome(metrics={"val/accuracy": 0.3}, curves={}).value("val/accuracy") == 0.3
+
+
+def test_seconds_count_in_findings_only_if_the_run_had_the_machine_to_itself():
+    assert outcome(alone=True).value("train_seconds_alone") == 3.5
+    assert math.isnan(outcome().value("train_seconds_alone"))
 
 
 @pytest.mark.parametrize("quantity", [*DERIVED, "test/f1"])

@@ -1,11 +1,12 @@
-"""Verdicts: by two standard errors, in the right direction, and open where nothing can be known."""
+"""Verdicts agree with Student's and Welch's tests, have the right direction, and stay open if too little is known."""
 
 import math
 import statistics
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from scipy import stats
 
 from digitlab.reproduce.findings import Claim, Finding, Quantity
 from digitlab.reproduce.rows import Figure
@@ -47,7 +48,7 @@ def test_standard_deviation_and_error_are_the_usual_ones(values):
         (Figure("test/accuracy"), (0.9, 0.91), ""),
     ],
 )
-def test_a_figure_is_reached_within_two_standard_errors_or_better(figure, values, verdict):
+def test_a_figure_is_reached_if_it_is_better_or_chance_explains_the_gap(figure, values, verdict):
     assert reached(figure, Sample(values)) == verdict
 
 
@@ -61,8 +62,40 @@ def test_a_figure_is_reached_within_two_standard_errors_or_better(figure, values
         ((), (0.1, 0.2), "undecided"),
     ],
 )
-def test_a_claim_is_decided_by_two_standard_errors_of_the_difference(one, two, verdict):
+def test_a_claim_is_decided_by_the_confidence_interval_of_the_difference(one, two, verdict):
     assert decide(ONE_OVER_TWO, sampled(one=one, two=two)) == verdict
+
+
+# Far from equal values, so that rounding decides nothing.
+SAMPLES = st.lists(st.integers(0, 1000).map(lambda value: value / 1000), min_size=2, max_size=8).filter(
+    lambda values: len(set(values)) > 1
+)
+
+
+@given(SAMPLES, SAMPLES)
+def test_a_claim_is_decided_as_by_welchs_test(one, two):
+    result = stats.ttest_ind(one, two, equal_var=False)
+    assume(abs(result.pvalue - 0.05) > 1e-6)
+    expected = "undecided" if result.pvalue > 0.05 else "holds" if result.statistic > 0 else "fails"
+    assert decide(ONE_OVER_TWO, sampled(one=one, two=two)) == expected
+
+
+@given(SAMPLES)
+def test_a_figure_is_short_exactly_where_students_test_finds_the_mean_too_low(values):
+    result = stats.ttest_1samp(values, ACCURACY.reported)
+    assume(abs(result.pvalue - 0.05) > 1e-6)
+    too_low = result.pvalue < 0.05 and result.statistic < 0
+    assert reached(ACCURACY, Sample(tuple(values))) == ("short" if too_low else "reached")
+
+
+def test_three_runs_are_allowed_more_than_thirty():
+    # Both means lie three standard errors below the figure: Student allows 4.3 with three runs and 2.05 with thirty.
+    three = tuple(ACCURACY.reported + 0.01 * (step - 3 / math.sqrt(3)) for step in (-1, 0, 1))
+    thirty = three * 10
+    error = Sample(thirty).standard_error
+    thirty = tuple(value - statistics.fmean(thirty) + ACCURACY.reported - 3 * error for value in thirty)
+    assert reached(ACCURACY, Sample(three)) == "reached"
+    assert reached(ACCURACY, Sample(thirty)) == "short"
 
 
 def test_all_claims_have_to_hold_and_one_that_fails_decides():

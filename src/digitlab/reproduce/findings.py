@@ -32,6 +32,8 @@ class Finding:
 
 
 _VOLATILITY = "volatility"
+# Times measured while other programs ran would decide a finding by chance.
+_SECONDS = "train_seconds_alone"
 _BASE = Quantity("r5_cifar_baseline")
 _BASE_VOLATILITY = Quantity("r5_cifar_baseline", _VOLATILITY)
 
@@ -70,8 +72,8 @@ _R3 = (
         (Claim(3.5, Quantity("r3_dense_200_50_20", "overfits_from_epoch")),),
     ),
     Finding(
-        "R3a", "the framework is faster than NumPy",
-        (Claim(Quantity("r3_sigmoid30_mse_numpy", "train_seconds"), Quantity("r3_sigmoid30_mse", "train_seconds")),),
+        "R3a", "the framework is faster than NumPy (only runs that had the machine to themselves count)",
+        (Claim(Quantity("r3_sigmoid30_mse_numpy", _SECONDS), Quantity("r3_sigmoid30_mse", _SECONDS)),),
     ),
 )  # fmt: skip
 
@@ -103,9 +105,9 @@ def _r5_fashion() -> tuple[Finding, ...]:
             ),
         ),
         Finding(
-            "R5a", "batch 2048 is the cheapest",
+            "R5a", "batch 2048 is the cheapest (only runs that had the machine to themselves count)",
             tuple(
-                Claim(Quantity(batch[each], "train_seconds"), Quantity(batch[2048], "train_seconds"))
+                Claim(Quantity(batch[each], _SECONDS), Quantity(batch[2048], _SECONDS))
                 for each in (128, 4096)
             ),
         ),

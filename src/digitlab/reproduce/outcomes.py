@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from digitlab.core.errors import DIVERGED
+from digitlab.reproduce.load import ran_alone
 from digitlab.results.folder import RunFolder
 
 Curve = Sequence[float]
@@ -18,7 +19,11 @@ _CHANCE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class RunOutcome:
-    """One finished run, or one that diverged. ``curves`` are the columns of ``metrics.csv``, a value an epoch."""
+    """One finished run, or one that diverged.
+
+    ``curves`` are the columns of ``metrics.csv``, one value for each epoch. ``alone`` says that the run had the machine
+    to itself, so that its seconds can be compared.
+    """
 
     metrics: Mapping[str, float]
     curves: Mapping[str, Curve]
@@ -26,16 +31,25 @@ class RunOutcome:
     parameters: int | None
     hardware: str
     diverged: bool = False
+    alone: bool = False
 
     def value(self, quantity: str) -> float:
-        """A metric, ``train_seconds``, or one of ``DERIVED``; nan where the run has no such number.
+        """A metric, ``train_seconds``, ``train_seconds_alone`` or one of ``DERIVED``; nan if the run has none.
 
-        A run that diverged has the accuracy of chance, and nothing else.
+        ``train/…`` and ``val/…`` are the values of the last epoch, whichever checkpoint the run tested; ``test/…`` are
+        those of the tested checkpoint. ``train_seconds_alone`` is nan unless the run had the machine to itself. A run
+        that diverged has the accuracy of chance (0.1) and no other number.
         """
         if self.diverged:
             return _CHANCE if quantity.endswith("accuracy") else math.nan
         if quantity == "train_seconds":
             return self.train_seconds
+        if quantity == "train_seconds_alone":
+            return self.train_seconds if self.alone else math.nan
+        # One definition for all rows: ``result.json`` has the metrics of the tested checkpoint, which belong to the last
+        # epoch in some rows and to the best one in others. Comparing a maximum with a last value would be unfair.
+        if quantity.startswith(("train/", "val/")) and self.curves.get(quantity):
+            return self.curves[quantity][-1]
         if quantity in DERIVED:
             return DERIVED[quantity](self.curves)
         return self.metrics.get(quantity, math.nan)
@@ -58,6 +72,7 @@ def read_outcome(run: RunFolder) -> RunOutcome | None:
         parameters=result["parameters"],
         hardware=f"{hardware.get('gpu', hardware['cpu'])}, {threads} thread{'s' * (threads > 1)}",
         diverged=diverged,
+        alone=ran_alone(run),
     )
 
 

@@ -15,12 +15,15 @@ from digitlab.reproduce.verdicts import Sample
 
 _COLUMNS = ("recipe", "", "metric", "report", "ours", "n", "difference", "verdict", "seconds", "parameters")
 _RULES = """\
-Accuracies and F1 in per cent; ours is mean ± standard deviation (n - 1) over n runs. `reached`: as good as the report
-or worse by at most two standard errors. The difference is to the report's figure, or for a `wish_` row to the row that
-it names. Seconds are of training alone; the report's, in brackets, are from another machine. Findings compare the mean
-of the validation accuracy over the last five epochs, and as volatility its standard deviation; one `holds` if every
-comparison in it exceeds two standard errors of the difference, `fails` if one does so the other way round, and is
-`undecided` else; `?` is a difference of which a side is not measured."""
+Accuracies and F1 are in per cent; "ours" is mean ± standard deviation (n - 1) over n runs. Training and validation
+metrics are those of the last epoch in every row; test metrics are those of the tested checkpoint. `reached` means as
+good as the report, or worse by at most half the 95 % confidence interval of our mean (Student's t). The difference is
+ours less the report's figure, or for a `wish_` row less the row that it names. Seconds count training alone; the
+report's, in brackets, are from another machine. Findings compare the mean of the validation accuracy over the last five
+epochs; volatility is the standard deviation over the same epochs. A finding `holds` if the 95 % confidence interval
+(Welch) of every difference lies on the claimed side of the margin, `fails` if one lies on the other side, and is
+`undecided` otherwise. Findings about time use only runs that had the machine to themselves. `?` is a difference of which
+one side is not measured."""
 
 
 def write_tables(root: Path, measured: Measured) -> list[Path]:

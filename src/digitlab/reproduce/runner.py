@@ -19,6 +19,7 @@ from digitlab.core.logging import log_to
 from digitlab.core.signals import Interrupted
 from digitlab.data.source import ImageSet
 from digitlab.reproduce import executors
+from digitlab.reproduce.load import LoadMeter
 from digitlab.reproduce.outcomes import read_outcome
 from digitlab.reproduce.rows import Row
 from digitlab.results.folder import RunFolder
@@ -90,11 +91,14 @@ def _run(row: Row, folder: RunFolder, replicate: int, *, quick: bool) -> bool:
         # Nothing to go on from: it failed, or was stopped before its first checkpoint.
         shutil.rmtree(folder.path)
     _describe(folder, config, choices, typed)
-    with log_to(folder.log):
+    with log_to(folder.log), LoadMeter() as load:
         if row.executor == "lightning":
             _train(config, folder, typed, resume=stopped)
         else:
             _run_without_lightning(row, folder, config, quick=quick)
+    if not stopped:
+        # Nothing is known of the load during the first part of a resumed run.
+        load.write(folder)
     return True
 
 

@@ -11,6 +11,7 @@ from typing import Literal
 
 from digitlab.reproduce.findings import Claim, Finding, Quantity
 from digitlab.reproduce.rows import Figure
+from digitlab.sweeps.statistics import student_quantile
 
 Verdict = Literal["reached", "short", "holds", "fails", "undecided", ""]
 
@@ -39,13 +40,17 @@ class Sample:
 
 
 def reached(figure: Figure, ours: Sample) -> Verdict:
-    """Whether ``ours`` is as good as the report's figure, or worse by at most two standard errors."""
+    """Whether ``ours`` is as good as the report's figure, or worse by no more than chance explains.
+
+    Chance explains half the width of the 95 % confidence interval of our mean (Student's t with n - 1 degrees of
+    freedom). Two standard errors would cover only 82 % at n = 3.
+    """
     if figure.bar is None or math.isnan(ours.mean):
         return ""
     shortfall = (ours.mean - figure.bar) * (1 if figure.lower_is_better else -1)
-    # Of one run nothing is known of the error: it has to be as good.
-    error = 0.0 if math.isnan(ours.standard_error) else ours.standard_error
-    return "reached" if shortfall <= 2 * error else "short"
+    # One run says nothing about its own error, so it has to be as good.
+    allowed = 0.0 if ours.n == 1 else student_quantile(ours.n - 1) * ours.standard_error
+    return "reached" if shortfall <= allowed else "short"
 
 
 def decide(finding: Finding, sample: Callable[[Quantity], Sample]) -> Verdict:
@@ -57,19 +62,32 @@ def decide(finding: Finding, sample: Callable[[Quantity], Sample]) -> Verdict:
 
 
 def _decide(claim: Claim, sample: Callable[[Quantity], Sample]) -> Verdict:
-    """By the difference of two means against twice its standard error (Welch, 1947); a constant has no error."""
+    """Compare the difference of two means with its 95 % confidence interval; a constant has no error."""
     larger, smaller = (
         Sample((side,)) if isinstance(side, float) else sample(side) for side in (claim.larger, claim.smaller)
     )
-    errors = [
-        0.0 if isinstance(side, float) else each.standard_error
-        for side, each in ((claim.larger, larger), (claim.smaller, smaller))
+    measured = [
+        each for side, each in ((claim.larger, larger), (claim.smaller, smaller)) if not isinstance(side, float)
     ]
-    excess, error = larger.mean - smaller.mean - claim.by, math.hypot(*errors)
-    # nan, where runs are missing or there is one alone, leaves it open.
-    if excess > 2 * error:
+    if any(each.n < 2 for each in measured):
+        return "undecided"
+    excess, allowed = larger.mean - smaller.mean - claim.by, _half_width(measured)
+    if excess > allowed:
         return "holds"
-    return "fails" if excess < -2 * error else "undecided"
+    return "fails" if excess < -allowed else "undecided"
+
+
+def _half_width(samples: Sequence[Sample]) -> float:
+    """Half the 95 % confidence interval of a sum or difference of the samples' means, each with n ≥ 2.
+
+    The degrees of freedom follow Welch (1947) and Satterthwaite (1946).
+    """
+    variances = [sample.standard_error**2 for sample in samples]
+    total = sum(variances)
+    if total == 0:
+        return 0.0
+    terms = [(variance / total) ** 2 / (sample.n - 1) for variance, sample in zip(variances, samples, strict=True)]
+    return student_quantile(1 / sum(terms)) * math.sqrt(total)
 
 
 def differences(claims: Sequence[Claim], sample: Callable[[Quantity], Sample]) -> list[float]:

@@ -37,7 +37,7 @@ class Summary:
 
 
 @lru_cache
-def student_quantile(degrees: int, probability: float = 0.975) -> float:
+def student_quantile(degrees: float, probability: float = 0.975) -> float:
     """The quantile of Student's t distribution with ``degrees`` of freedom at ``probability``, in (0, 1)."""
     # Imported late because most commands don't need it. scipy.stats.t.ppf calls this function but imports more slowly.
     from scipy.special import stdtrit
