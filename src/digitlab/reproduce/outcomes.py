@@ -46,8 +46,8 @@ class RunOutcome:
             return self.train_seconds
         if quantity == "train_seconds_alone":
             return self.train_seconds if self.alone else math.nan
-        # One definition for all rows: ``result.json`` has the metrics of the tested checkpoint, which belong to the last
-        # epoch in some rows and to the best one in others. Comparing a maximum with a last value would be unfair.
+        # One definition for all rows: ``result.json`` has the metrics of the tested checkpoint, that of the
+        # last epoch or that of the best one. It would be unfair to compare a maximum with a last value.
         if quantity.startswith(("train/", "val/")) and self.curves.get(quantity):
             return self.curves[quantity][-1]
         if quantity in DERIVED:

@@ -22,8 +22,8 @@ ours less the report's figure, or for a `wish_` row less the row that it names. 
 report's, in brackets, are from another machine. Findings compare the mean of the validation accuracy over the last five
 epochs; volatility is the standard deviation over the same epochs. A finding `holds` if the 95 % confidence interval
 (Welch) of every difference lies on the claimed side of the margin, `fails` if one lies on the other side, and is
-`undecided` otherwise. Findings about time use only runs that had the machine to themselves. `?` is a difference of which
-one side is not measured."""
+`undecided` otherwise. Findings about time use only runs that had the machine to themselves. `?` stands for a difference
+of which one side is not measured."""
 
 
 def write_tables(root: Path, measured: Measured) -> list[Path]:
