@@ -1,7 +1,7 @@
 # Every job of the project, from a fresh clone: the first one builds .venv from requirements.lock, later ones find it there.
 #   make train ARGS="model=mlp data=cifar10"     PYTHON=python3.12 chooses the interpreter of .venv
 
-.PHONY: help install train test test-instruction-sets torture lint bench bench-members bench-sweeps compare-revisions gpu-check performance tensorboard lock clean
+.PHONY: help install train test test-fast test-extra test-instruction-sets torture lint bench bench-members bench-sweeps compare-revisions gpu-check performance tensorboard lock clean
 
 # Without PYTHON, the interpreter that .venv was built with, so that a choice once made holds.
 PYTHON ?= $(or $(realpath .venv/bin/python),python3)
@@ -22,8 +22,14 @@ train: $(INSTALLED) ## train.py with ARGS, for instance ARGS="model=lenet traine
 	.venv/bin/python train.py $(ARGS)
 
 # One thread for each of two test processes: more would compete for the same cores.
-test: lint ## lint, types, then the tests; ARGS go to pytest
-	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 $(ARGS)
+test: lint ## lint, types, then the tests in their short form; ARGS go to pytest
+	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --durations=10 -m "not long and not extra" $(ARGS)
+
+test-fast: lint ## lint, types, then the unit tests
+	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --durations=10 -m "unit and not long" $(ARGS)
+
+test-extra: $(INSTALLED) ## the tests that `make test` leaves out: the long ones, browser, pretended GPU, instruction sets
+	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --durations=10 -m "long or extra" $(ARGS)
 
 torture: $(INSTALLED) ## faults, fuzzing and load in their long form: an hour or more
 	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --torture tests/torture tests/faults tests/sweeps/test_sweep.py $(ARGS)

@@ -18,6 +18,7 @@ pytest_plugins = [
     "fixtures.children",
     "fixtures.commands",
     "fixtures.images",
+    "fixtures.layers",
     "fixtures.remains",
     "fixtures.rounding",
     "fixtures.updates",
