@@ -3,10 +3,18 @@
 
 .PHONY: help install train test test-fast test-extra test-instruction-sets torture lint bench bench-members bench-sweeps compare-revisions gpu-check performance tensorboard lock clean
 
-# Without PYTHON, the interpreter that .venv was built with, so that a choice once made holds.
+# make passes only these variables on. `make train model=lenet` would train the default network without a warning.
+UNUSED := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
+UNUSED := $(filter-out ARGS PYTHON MAKEOVERRIDES MAKEFLAGS -%-,$(UNUSED))
+ifneq ($(UNUSED),)
+$(error $(firstword $(UNUSED))=$($(firstword $(UNUSED))) has no effect here: write make $(or $(firstword $(MAKECMDGOALS)),train) ARGS="$(firstword $(UNUSED))=$($(firstword $(UNUSED)))")
+endif
+
+# If PYTHON is not given, use the interpreter that .venv was built with, so that a choice stays in force.
 PYTHON ?= $(or $(realpath .venv/bin/python),python3)
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
-MINIMUM := $(shell sed -n 's/^requires-python = ">=\(.*\)"/\1/p' pyproject.toml)
+MINIMUM := $(shell sed -n 's/^requires-python = ">=\([0-9.]*\).*/\1/p' pyproject.toml)
+BELOW := $(shell sed -n 's/^requires-python = .*<\([0-9.]*\).*/\1/p' pyproject.toml)
 PIP := .venv/bin/python -m pip --disable-pip-version-check --no-input
 
 # Stamps are written last, so an interrupted installation starts again; another Python version has other stamps.
@@ -97,6 +105,8 @@ $(LOCKED): requirements.lock
 	@[ -n "$(VERSION)" ] || { echo "PYTHON=$(PYTHON): no such interpreter; Python $(MINIMUM) or newer is needed" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < tuple(map(int, "$(MINIMUM)".split("."))))' || \
 		{ echo "PYTHON=$(PYTHON): is Python $(VERSION); $(MINIMUM) or newer is needed, for instance PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] >= tuple(map(int, "$(BELOW)".split("."))))' || \
+		{ echo "PYTHON=$(PYTHON): is Python $(VERSION), which Hydra does not support; choose one below $(BELOW), for instance PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 		{ echo "PYTHON=$(PYTHON): has no venv module; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@rm -f .venv/locked-* .venv/installed-*

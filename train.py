@@ -9,12 +9,18 @@ python train.py model=mlp data=cifar10 resume=auto                (resumes its n
 import os
 import sys
 
-import hydra
+try:
+    import hydra
+except ModuleNotFoundError as error:
+    sys.exit(f"{sys.executable} has no {error.name}: run `make train`, or start .venv/bin/python train.py")
 from omegaconf import DictConfig
 
 from digitlab.api import resolvers
-from digitlab.config.cli_errors import refuse_two_commands, refuse_unreadable
+from digitlab.api.resume_folder import check_resume_folder
+from digitlab.api.show_help import help_text
+from digitlab.config.command_line import read_arguments
 from digitlab.config.compose import COMPOSITION_ERRORS, CONF, composition_error, register_resolvers
+from digitlab.config.quoting import unquote
 from digitlab.core.errors import DigitlabError
 from digitlab.core.exit import exit_with, sigterm_exits
 from digitlab.core.files import flush_stdout
@@ -45,6 +51,7 @@ def main(config: DictConfig) -> float:
 
 
 def resume_run(folder: str, arguments: list[str]) -> None:
+    check_resume_folder(folder)
     from digitlab.results.table import print_result
     from digitlab.training.resuming import resume
 
@@ -69,7 +76,8 @@ def resolve_auto_resume(arguments: list[str]) -> list[str]:
 
 def resume_value(arguments: list[str]) -> str:
     """Return the value of ``resume=``, or ``null`` if it is not among the arguments."""
-    return dict(argument.split("=", 1) for argument in arguments if "=" in argument).get("resume", "null")
+    value = dict(argument.split("=", 1) for argument in arguments if "=" in argument).get("resume", "null")
+    return unquote(value)
 
 
 def run() -> None:
@@ -83,10 +91,10 @@ def run() -> None:
             if resume_value(arguments) != "null":
                 resume_run(resume_value(arguments), arguments)
                 return
-            refuse_two_commands(arguments)
-            # In tab completion the last word may be incomplete.
-            if "-sc" not in arguments and "--shell-completion" not in arguments:
-                refuse_unreadable((each for each in arguments if "=" in each and not each.startswith("-")), CONF)
+            arguments = sys.argv[1:] = read_arguments(arguments)
+            if "--help" in arguments or "-h" in arguments:
+                print(help_text(arguments))
+                return
             with concluded():
                 main()
     except DigitlabError as error:

@@ -16,6 +16,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from digitlab.api.no_effect import refuse_run_folder, refuse_sweep_settings, refuse_without_effect
 from digitlab.config.cli_errors import command_line_overrides
 from digitlab.config.compose import COMPOSITION_ERRORS, composition_error, plain
 from digitlab.core.errors import ConfigError, DigitlabError
@@ -38,13 +39,18 @@ class Preflight(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         # Hydra creates this object for --cfg too, which must not import torch. So import here.
         from digitlab.core.ranks import is_first_process
-        from digitlab.training.experiment import Experiment
 
         # Hydra does the same in its next step. The folder name below contains values that are looked up in it.
         HydraConfig.instance().set_config(config)
         try:
-            refuse_without_sweep(command_line_overrides(config.hydra))
+            typed = command_line_overrides(config.hydra)
+            refuse_sweep_settings(typed, config)
+            refuse_without_sweep(typed)
+            # Imported here, so that the errors above do not wait for torch.
+            from digitlab.training.experiment import Experiment
+
             Experiment.from_config(config)
+            refuse_without_effect(typed, config)
             _refuse_existing_run(config.hydra.run.dir)
             _make_folder("hydra.run.dir", config.hydra.run.dir)
             if is_first_process():
@@ -65,6 +71,7 @@ class Preflight(Callback):
                     raise ConfigError("trainer.strategy", "ddp", allowed)
             sweep = sweep_settings(plain(config.sweep, "sweep"), config.hydra.overrides.hydra)
             sweep.check_halving(config)
+            refuse_run_folder(config)
             folder = Path(config.hydra.sweep.dir)
             plan = search_plan(config, loader, grid)
             if not sweep.dry_run:

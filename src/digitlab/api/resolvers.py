@@ -9,6 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from digitlab.config.cli_errors import command_line_overrides
+from digitlab.config.command_line import undeferred
 from digitlab.sweeps.job_failures import in_sweep
 from digitlab.sweeps.manifest import folder_name, planned_folder, run_overrides
 from digitlab.sweeps.resume import finished_value
@@ -34,7 +35,7 @@ def _sweep_folder(parent: str, name: str | None, fresh: bool | None) -> str:
 def _name_of(overrides: Sequence[str]) -> str:
     """Return the folder name of the sweep with these overrides. Their order does not change the name."""
     groups = [override.removeprefix("sweep=") for override in overrides if override.startswith("sweep=")]
-    others = sorted(override for override in run_overrides(overrides) if not override.startswith("sweep="))
+    others = sorted(undeferred(each) for each in run_overrides(overrides) if not each.startswith("sweep="))
     return folder_name("_".join([*groups, *others])) if groups or others else "default"
 
 

@@ -1,12 +1,13 @@
-"""What Hydra refuses of the words of a command line, told in one line that names the key.
+"""Checks overrides, and turns Hydra's errors about them into one line that names the key and the likely fix.
 
-``digitlab.config.compose`` and ``train.py`` come here; nothing here imports torch.
+``compose`` and ``command_line`` use it. This module does not import torch.
 """
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -14,12 +15,16 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from digitlab.config.schema import nearest, unknown
+from digitlab.config.quoting import character_to_quote, shell_form
+from digitlab.config.schema import RENAMED_KEYS, nearest, unknown
+from digitlab.config.suggestions import full_keys, option_keys, options_with, similar_names
 from digitlab.core.errors import ConfigError
 
-# Groups of which several names can be chosen at once, as augment=[shift,flip]; a run has one of each other.
+# Groups that accept a list of options, as augment=[shift,flip]. Every other group accepts exactly one.
 _SEVERAL = ("augment", "debug", "experiment")
-# What Hydra does instead of one run; it can do one of them at a time.
+# A group with more options than this is not listed in full in an error message.
+_MOST_LISTED = 12
+# Options that make Hydra do something other than one run. They exclude each other.
 _COMMANDS = {
     "-r": "--run", "-m": "--multirun", "-c": "--cfg", "-i": "--info", "-sc": "--shell-completion",
     "--shell_completion": "--shell-completion",
@@ -27,7 +32,7 @@ _COMMANDS = {
 
 
 def refuse_two_commands(arguments: Iterable[str]) -> None:
-    """Raise ``ConfigError`` where ``arguments`` ask for two things at once, such as a sweep and ``--cfg``."""
+    """Raise ``ConfigError`` if the options exclude each other, for example ``-m`` and ``--cfg``."""
     options = [argument.partition("=")[0] for argument in arguments]
     asked = dict.fromkeys(_COMMANDS.get(option, option) for option in options)
     asked_for = [option for option in asked if option in _COMMANDS.values()]
@@ -36,20 +41,20 @@ def refuse_two_commands(arguments: Iterable[str]) -> None:
 
 
 def command_line_overrides(hydra: DictConfig | None = None) -> list[str]:
-    """What was typed for the running Hydra job, or for the one whose node ``hydra`` this is; empty where none runs."""
+    """Return the overrides of the running Hydra job, or of the job with this ``hydra`` node; empty if no job runs."""
     if hydra is None and not HydraConfig.initialized():
         return []
     node = HydraConfig.get() if hydra is None else hydra
-    # Unresolved: a ${...} is meant for the configuration, and may tell of the environment.
+    # Not resolved: an interpolation belongs to the configuration, and its value can be a secret of the environment.
     overrides = OmegaConf.to_container(node.overrides.task, resolve=False)
     assert isinstance(overrides, list)
     return [str(override) for override in overrides]
 
 
 def refuse_unreadable(overrides: Iterable[str], groups: Path) -> None:
-    """Refuse what is no ``KEY=VALUE``, and for a group what is no name; ``groups`` is the folder of the groups.
+    """Raise ``ConfigError`` for an override that is not ``KEY=VALUE`` or, for a group, whose value is not a name.
 
-    Raises ``ConfigError``.
+    ``groups`` is the folder of the groups, ``conf/``.
     """
     parser = OverridesParser.create()
     for text in overrides:
@@ -59,14 +64,20 @@ def refuse_unreadable(overrides: Iterable[str], groups: Path) -> None:
         try:
             override = parser.parse_override(text)
         except HydraException as error:
-            allowed = "can't be read: brackets and quotes must be closed, a list is written [64,64]"
-            raise ConfigError(key, value, allowed) from error
+            raise _unreadable(key, value) from error
         if key in group_names(groups) and not _may_be_names(override, several=key in _SEVERAL):
             raise _no_such_name(key, value, _options(groups / key))
 
 
+def _unreadable(key: str, value: str) -> ConfigError:
+    character = character_to_quote(value)
+    if character is None or value.startswith("="):
+        return ConfigError(key, value, "can't be read: brackets and quotes must be closed, a list is written [64,64]")
+    return ConfigError(key, value, f"{character} must be in quotes; in a shell, write {shell_form(key, value)}")
+
+
 def _may_be_names(override: Override, *, several: bool) -> bool:
-    """Whether the value of a group is a name or a list of them; of a sweep each job is asked."""
+    """Whether the value of a group is a name or a list of names. Values of a sweep are checked job by job."""
     if override.is_sweep_override() or (override.is_delete() and override.value() is None):
         return True
     value = override.value()
@@ -80,12 +91,12 @@ def _split(override: str) -> tuple[str, str]:
 
 
 def group_names(groups: Path) -> list[str]:
-    """The groups that a command line can choose from."""
+    """Return the names of the groups that an override can choose an option of."""
     return sorted(path.name for path in groups.iterdir() if path.is_dir() and path.name != "hydra")
 
 
 def group_table(groups: Path) -> str:
-    """A line for each group with the names there are, for ``--help``."""
+    """Return a line for each group with its options, for ``--help``."""
     return "\n".join(f"  {group}: {', '.join(_options(groups / group))}" for group in group_names(groups))
 
 
@@ -93,14 +104,33 @@ def _options(group: Path) -> list[str]:
     return sorted(path.stem for path in group.glob("*.yaml"))
 
 
+def swept_values(override: str, groups: Path) -> dict[str, object]:
+    """Return what ``sweep=NAME`` or ``experiment=NAME`` sweeps over: the keys and values of its search space.
+
+    Returns an empty dict for any other override and for a file without a search space.
+    """
+    group, _, name = override.partition("=")
+    path = groups / group / f"{name}.yaml"
+    if group not in ("sweep", "experiment") or not path.is_file():
+        return {}
+    content = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)  # type: ignore[no-untyped-call]
+    params = OmegaConf.select(OmegaConf.create(content or {}), "hydra.sweeper.params")
+    return dict(params) if params else {}
+
+
 def _no_such_name(group: str, name: str, names: Sequence[str]) -> ConfigError:
+    if len(names) > _MOST_LISTED:
+        similar = ", ".join(similar_names(name, names))
+        allowed = f"no such name; the most similar are {similar}; python train.py --help lists all {len(names)}"
+        return ConfigError(group, name, allowed)
     return ConfigError(group, name, f"must be one of {', '.join(names)}{nearest(name, names)}")
 
 
 def hydra_refusal(error: Exception, overrides: Iterable[str], keys: Sequence[str], groups: Path) -> ConfigError:
-    """What Hydra or OmegaConf say over several lines as one that names the key, the value and the nearest right name.
+    """Return a one-line error for an exception of Hydra or OmegaConf, with the key, its value and the likely fix.
 
-    ``overrides`` are what was typed, ``keys`` the dotted paths there are, ``groups`` the folder of the groups.
+    ``overrides`` are the overrides of the command, ``keys`` all dotted keys of the configuration, and ``groups`` is
+    the folder of the groups.
     """
     text = " ".join(str(error).split())
     typed = dict(_split(override) for override in overrides)
@@ -113,10 +143,12 @@ def hydra_refusal(error: Exception, overrides: Iterable[str], keys: Sequence[str
         key = match[2]
         if match[1] == "append":
             return ConfigError(key, typed.get(key), "is there already: write it without the +")
-        return _no_such_key(key, typed, keys, group_names(groups))
+        return _no_such_key(key, typed, keys, groups)
     if match := re.search(r"Multiple values for (\S+)\.|(\S+) appears more than once", text):
         key = match[1] or match[2]
-        return ConfigError(key, typed.get(key), "is there already: write it without the +")
+        added = any(override.startswith(f"+{key}=") for override in overrides)
+        allowed = "is there already: write it without the +" if added else "is given twice"
+        return ConfigError(key, typed.get(key), allowed)
     if match := re.search(r"Ambiguous value for argument '([^'=]+)=", text):
         allowed = f"is several values: {match[1]}=[{typed.get(match[1])}] is one list, and with -m each value is a run"
         return ConfigError(match[1], typed.get(match[1]), allowed)
@@ -127,17 +159,24 @@ def hydra_refusal(error: Exception, overrides: Iterable[str], keys: Sequence[str
     return ConfigError("", "the configuration", f"can't be composed: {text}")
 
 
-def _no_such_key(key: str, typed: Mapping[str, str], keys: Sequence[str], groups: Sequence[str]) -> ConfigError:
-    if key in keys:  # with another value than the one to be deleted
-        return ConfigError(key, typed.get(key), "must be given: it can't be taken away")
+def _no_such_key(key: str, typed: Mapping[str, str], keys: Sequence[str], groups: Path) -> ConfigError:
+    if key in keys:  # ~KEY=VALUE with a value other than the key's
+        return ConfigError(key, typed.get(key), "must be given: it can't be removed")
+    if key in RENAMED_KEYS:
+        return ConfigError(key, typed.get(key, "?"), f"is now {RENAMED_KEYS[key]}")
     parent, _, name = key.rpartition(".")
     siblings = [path.removeprefix(f"{parent}.") for path in keys if path.startswith(f"{parent}.")]
     siblings = [path for path in siblings if "." not in path and path != "_target_"]
-    value = typed.get(key, "?")  # typed nowhere: it stands in a file
+    value = typed.get(key, "?")  # a key that is not among the overrides is in a file
+    having = " or ".join(options_with(key, groups))
+    hint = f"; it exists with {having}" if having else ""
     if siblings:
-        return unknown(
-            name, value, siblings, under=parent, where=f" in {parent}={typed[parent]}" if parent in typed else ""
-        )
+        where = f" in {parent}={typed[parent]}" if parent in typed else ""
+        error = unknown(name, value, siblings, under=parent, where=where)
+        return ConfigError(key, value, error.allowed + hint)
     if parent in keys:
-        return ConfigError(key, value, f"no such key: one that is new is written +{key}=VALUE")
-    return ConfigError(key, value, f"no such key{nearest(key, [*keys, *groups])}")
+        return ConfigError(key, value, f"no such key: a new one is written +{key}=VALUE")
+    if full := full_keys(key, keys) or full_keys(key, option_keys(groups)):
+        written = [f"{each}={typed[key]}" if key in typed else each for each in full]
+        return ConfigError(key, value, f"no such key: write {' or '.join(written)}")
+    return ConfigError(key, value, f"no such key{nearest(key, [*keys, *group_names(groups)])}{hint}")

@@ -29,6 +29,7 @@ from yaml import MarkedYAMLError, YAMLError
 
 from digitlab.config.cli_errors import group_names, group_table, hydra_refusal, refuse_unreadable
 from digitlab.config.metrics import metric_direction
+from digitlab.config.quoting import quote_path
 from digitlab.config.schema import nearest, refusal, unknown
 from digitlab.core.errors import ConfigError, DigitlabError
 
@@ -64,8 +65,9 @@ def compose(overrides: Sequence[str] = (), *, with_hydra: bool = False) -> DictC
     register_resolvers()
     with _restored_hydra(), initialize_config_dir(str(CONF), version_base="1.3", job_name="train"):
         try:
+            overrides = [quote_path(override) for override in overrides]
             refuse_unreadable(overrides, CONF)
-            return hydra_compose("train", overrides=list(overrides), return_hydra_config=with_hydra)
+            return hydra_compose("train", overrides=overrides, return_hydra_config=with_hydra)
         except COMPOSITION_ERRORS as error:
             raise composition_error(error, overrides) from error
 
@@ -108,13 +110,17 @@ def composition_error(error: Exception, overrides: Sequence[str]) -> ConfigError
         mark = error.problem_mark
         return ConfigError("", f"{mark.name}, line {mark.line + 1}", f"is no YAML: {error.problem}")
     chosen = [override for override in overrides if override.partition("=")[0] in group_names(CONF)]
+    return hydra_refusal(error, overrides, known_keys(chosen), CONF)
+
+
+def known_keys(chosen: Sequence[str]) -> list[str]:
+    """Return all dotted keys of the configuration with these options of groups, or of the default if they fail."""
     with _restored_hydra(), initialize_config_dir(str(CONF), version_base="1.3"):
         try:
-            config = hydra_compose("train", overrides=chosen)
+            config = hydra_compose("train", overrides=list(chosen))
         except COMPOSITION_ERRORS:
             config = hydra_compose("train")
-    keys = [path for path, _ in walk(OmegaConf.to_container(config, resolve=False))]
-    return hydra_refusal(error, overrides, keys, CONF)
+    return [path for path, _ in walk(OmegaConf.to_container(config, resolve=False))]
 
 
 def walk(node: object, prefix: str = "") -> Iterator[tuple[str, object]]:

@@ -45,6 +45,9 @@ _TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: 
 # Error types of pydantic itself. Other errors come from the project's own checks, whose messages are more helpful.
 _STANDARD_COMPLAINTS = frozenset(get_args(ErrorType))
 
+# Keys that have a new name. Error messages about the old name give the new one.
+RENAMED_KEYS = {"test_views": "tta", "figures.iterations": "figures.log_batches"}
+
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
@@ -84,8 +87,10 @@ def _close(name: str, names: Iterable[str]) -> list[str]:
 def unknown(key: str, value: object, names: Iterable[str], *, under: str = "", where: str = "") -> ConfigError:
     """Return the error for a key that is not in ``names``, the keys of the node ``under``."""
     names = list(names)
-    error = ConfigError(key, value, f"no such key{where}{nearest(key, names)}; there are {', '.join(names) or 'none'}")
-    return error.under(under) if under else error
+    full = f"{under}.{key}" if under else key
+    if full in RENAMED_KEYS:
+        return ConfigError(full, value, f"is now {RENAMED_KEYS[full]}")
+    return ConfigError(full, value, f"no such key{where}{nearest(key, names)}; there are {', '.join(names) or 'none'}")
 
 
 def refusal(error: ValidationError, *, of: Any, given: Mapping[str, Any]) -> ConfigError:
@@ -107,6 +112,8 @@ def refusal(error: ValidationError, *, of: Any, given: Mapping[str, Any]) -> Con
     hint = ", and finite" if first["type"] == "finite_number" else nearest(show(given[key]), names)
     if first["type"] in ("int_type", "float_type") and isinstance(given[key], str) and _is_number(given[key]):
         hint = ", and this is text: a number is written without quotes"
+    if first["type"] == "list_type" and isinstance(given[key], int | float | str):
+        hint = f": write [{show(given[key])}]"
     return ConfigError(key, given[key], f"must be {describe(hints[key])}{hint}")
 
 

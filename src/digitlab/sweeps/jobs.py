@@ -28,13 +28,15 @@ class Grid:
             if not override.is_sweep_override():
                 self._choices[key] = [f"{key}={override.get_value_element_as_str()}"]
                 continue
-            self.keys.append(key)
             value = override.value()
             if isinstance(value, IntervalSweep):
                 self.searched.append(key)
                 self._choices[key] = [f"{key}={value.start}"]
             else:
                 self._choices[key] = [f"{key}={value}" for value in distinct_values(override)]
+            # A choice of one value is the same for all jobs (see config/command_line.py).
+            if isinstance(value, IntervalSweep) or len(self._choices[key]) > 1:
+                self.keys.append(key)
 
     def jobs(self) -> list[list[str]]:
         """The overrides of each job, in the order that Hydra gives them."""

@@ -1,0 +1,19 @@
+"""The text of ``train.py --help``. Hydra's own help lists the options of every group many times and takes seconds."""
+
+from collections.abc import Sequence
+
+from omegaconf import OmegaConf
+
+from digitlab.config.compose import compose
+
+
+def help_text(arguments: Sequence[str]) -> str:
+    """Return the help text with the configuration that the overrides among ``arguments`` compose.
+
+    Raises ``ConfigError`` if an override is invalid.
+    """
+    config = compose([argument for argument in arguments if not argument.startswith("-")], with_hydra=True)
+    # Only `help` is resolved: the other values are shown as they are written.
+    template = str(config.hydra.help.template)
+    shown = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    return template.replace("$CONFIG", OmegaConf.to_yaml(shown))

@@ -1,0 +1,129 @@
+"""Reads the arguments of ``train.py`` before Hydra does, and rejects what Hydra would reject in a less helpful way."""
+
+import argparse
+from collections.abc import Sequence
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from digitlab.config.cli_errors import group_names, refuse_two_commands, refuse_unreadable, swept_values
+from digitlab.config.compose import CONF, known_keys
+from digitlab.config.quoting import quote_path
+from digitlab.config.suggestions import full_keys, option_keys
+from digitlab.core.errors import ConfigError
+
+
+def read_arguments(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments in the form that Hydra needs: options first, and paths in quotes where necessary.
+
+    Raises ``ConfigError`` for unknown options, spaces around ``=``, and overrides that cannot be parsed.
+    """
+    if "-sc" in arguments or "--shell-completion" in arguments:
+        return list(arguments)  # the last word may be incomplete
+    options, overrides = _split(arguments)
+    refuse_two_commands(options)
+    overrides = [quote_path(override) for override in overrides]
+    refuse_unreadable((each for each in overrides if "=" in each), CONF)
+    if "-m" in options or "--multirun" in options:
+        overrides = _defer_to_jobs(overrides)
+    return [*options, *overrides]
+
+
+def undeferred(override: str) -> str:
+    """Return ``KEY=VALUE`` for ``KEY=choice(VALUE)`` with a single value, and any other override unchanged."""
+    key, _, value = override.partition("=")
+    if not value.startswith("choice("):
+        return override
+    values = list(OverridesParser.create().parse_override(override).sweep_string_iterator())
+    return f"{key}={values[0]}" if len(values) == 1 else override
+
+
+def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Separate options (with their values) from overrides. argparse alone allows no override after an option."""
+    actions = get_args_parser()._option_string_actions
+    options: list[str] = []
+    overrides: list[str] = []
+    waiting = list(arguments)
+    while waiting:
+        word = waiting.pop(0)
+        following = waiting[0] if waiting else ""
+        if not word.startswith("-"):
+            _refuse_spaces(word, waiting)
+            overrides.append(word)
+            continue
+        action = _action(word, actions)
+        if action is None:
+            raise _no_such_option(word, following)
+        options.append(word)
+        takes_value = action.nargs is None or (action.nargs == "?" and following in (action.choices or ()))
+        if takes_value and waiting and "=" not in word and word in actions:
+            options.append(waiting.pop(0))
+    return options, overrides
+
+
+def _action(word: str, actions: dict[str, argparse.Action]) -> argparse.Action | None:
+    name = word.partition("=")[0]
+    if name in actions:
+        return actions[name]
+    # argparse also accepts abbreviations (--multi) and values attached to short options (-cjob).
+    longer = [action for option, action in actions.items() if name.startswith("--") and option.startswith(name)]
+    if longer:
+        return longer[0]
+    short = actions.get(name[:2])
+    return short if short is not None and short.nargs is None else None
+
+
+def _refuse_spaces(word: str, following: Sequence[str]) -> None:
+    """Raise ``ConfigError`` for ``KEY = VALUE``, which the shell passes as two or three words."""
+    second, third = [*following, "", ""][:2]
+    value_next = bool(second) and "=" not in second and not second.startswith("-")
+    words = [word, second]
+    if second == "=":
+        words.append(third)
+    elif not (second.startswith("=") and "=" not in word) and not (word.endswith("=") and value_next):
+        return
+    meant = "".join(words)
+    raise ConfigError("", " ".join(words), f"must be written {meant}, with no spaces around =")
+
+
+def _no_such_option(word: str, following: str) -> ConfigError:
+    name, _, value = word.lstrip("-").replace("-", "_").partition("=")
+    if not value and following and "=" not in following and not following.startswith("-"):
+        word, value = f"{word} {following}", following
+    keys = known_keys(())
+    meant = [name] if name in keys or name in group_names(CONF) else full_keys(name, keys)
+    meant = meant or full_keys(name, option_keys(CONF))
+    hint = f"write {' or '.join(f'{key}={value}' for key in meant)}" if meant else "settings are written KEY=VALUE"
+    return ConfigError("", word, f"no such option: {hint}")
+
+
+def _defer_to_jobs(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides of a sweep so that Hydra applies keys of swept groups to the jobs only.
+
+    Hydra also composes the configuration of the whole sweep, with the default option of a swept group. In
+    ``-m optimizer=sgd,rmsprop optimizer.momentum=0.9`` that is Adam, which has no momentum. A key that the default
+    lacks becomes a choice of one value, because Hydra leaves out the choices there.
+    """
+    parser = OverridesParser.create()
+    parsed = {override: parser.parse_override(override) for override in overrides if "=" in override}
+    groups = group_names(CONF)
+    swept = {each.key_or_group for each in parsed.values() if each.is_sweep_override()}
+    swept |= {key for override in overrides for key in swept_values(override, CONF)}
+    swept &= set(groups)
+    inside = [
+        override
+        for override, each in parsed.items()
+        if each.type is not None and each.key_or_group.partition(".")[0] in swept and "." in each.key_or_group
+        and not each.is_sweep_override() and override[:1] not in "+~"
+    ]  # fmt: skip
+    if not inside:
+        return list(overrides)
+    fixed = [
+        override for override, each in parsed.items() if each.key_or_group in groups and not each.is_sweep_override()
+    ]
+    keys = known_keys(fixed)
+    deferred = {override for override in inside if override.partition("=")[0] not in keys}
+    return [
+        f"{key}=choice({value})" if override in deferred else override
+        for override, (key, _, value) in ((each, each.partition("=")) for each in overrides)
+    ]

@@ -1,0 +1,67 @@
+"""Quotes values that Hydra's parser cannot read without quotes, such as paths with ``ö`` or ``(``.
+
+``compose`` and ``command_line`` use it before Hydra parses an override.
+"""
+
+import re
+import shlex
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+_PATH_KEYS = ("data.root", "hydra.run.dir", "hydra.sweep.dir")
+# The characters that Hydra's grammar allows in a value without quotes, besides brackets, commas and escapes.
+_PLAIN = r"A-Za-z0-9_/\-\\+.$%*@?|: \t"
+_FUNCTIONS = r"(choice|range|interval|glob|sort|shuffle|tag|extend_list|int|float|str|bool|json_str)\("
+
+
+def quote_path(override: str) -> str:
+    """Return ``override`` with its value in quotes if the value is a path that Hydra cannot read otherwise.
+
+    ``data.root=/data/größe`` becomes ``data.root='/data/größe'``. All other overrides are returned unchanged, also
+    those with a comma, which can be the values of a sweep. ``resume`` never reaches Hydra and needs no quotes.
+    """
+    key, equals, value = override.partition("=")
+    path = value.startswith(("/", "~/", "./", "../")) or (key in _PATH_KEYS and value[:1] not in tuple("[{'\"$"))
+    if not (equals and value and path) or "," in value or key == "resume" or _value(override) is not None:
+        return override
+    quoted = f"{key}={_quoted(value)}"
+    return quoted if _value(quoted) == value else override
+
+
+def unquote(value: str) -> str:
+    """Return ``value`` without the quotes around it, if there are any."""
+    quotes = value[:1]
+    return value[1:-1] if len(value) > 1 and quotes in ("'", '"') and value.endswith(quotes) else value
+
+
+def character_to_quote(value: str) -> str | None:
+    """Return the first character of ``value`` that Hydra can read only within quotes, or None.
+
+    Brackets and commas of lists and dicts, and the text within quotes, are not reported.
+    """
+    if re.match(_FUNCTIONS, value):
+        return None
+    # What is quoted or escaped needs no other quotes.
+    text = re.sub(r"'[^']*'|\"[^\"]*\"|\$\{[^}]*\}|\\.", "", value)
+    brackets = r"\[\]{},~" if value[:1] in ("[", "{") else ","
+    match = re.search(rf"[^{_PLAIN}{brackets}]", text)
+    return match[0] if match else None
+
+
+def shell_form(key: str, value: str) -> str:
+    """Return the override as typed in a shell so that Hydra reads the whole value as text: ``'KEY="VALUE"'``."""
+    return shlex.quote(f"{key}={_quoted(value, quotes=chr(34))}")
+
+
+def _quoted(value: str, quotes: str = "'") -> str:
+    # In Hydra's quoted values a backslash is special only before a quote and at the end.
+    escaped = re.sub(rf"(\\*){quotes}", lambda match: 2 * match[1] + "\\" + quotes, value)
+    return quotes + re.sub(r"(\\+)$", lambda match: 2 * match[1], escaped) + quotes
+
+
+def _value(override: str) -> object:
+    try:
+        return OverridesParser.create().parse_override(override).value()
+    except HydraException:
+        return None
