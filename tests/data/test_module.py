@@ -6,7 +6,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from digitlab.config.compose import build, compose, plain
+from digitlab.config.compose import ROOT, build, compose, plain
 from digitlab.core.errors import ConfigError
 from digitlab.data.chunks import ChunkPlan, Position
 from digitlab.data.deskew import deskew
@@ -79,6 +79,11 @@ def test_the_three_sets_are_split_as_promised(request, name, counts):
     assert torch.tensor(data.std) * 255 == pytest.approx(
         torch.stack([each.double().std(correction=0) for each in pixels])
     )
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "conf" / "data").glob("*.yaml")), ids=lambda path: path.stem)
+def test_each_configured_data_set_can_be_built_and_split(path):
+    build(plain(compose([f"data={path.stem}"]).data, "data"), "data", ImageData).check_sizes()
 
 
 def test_mean_and_deviation_are_those_of_the_training_split_alone():
