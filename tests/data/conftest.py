@@ -1,4 +1,4 @@
-"""Data that each test reads itself, and addresses: one that serves a folder of the test's own, one that does not."""
+"""Fixtures of the data tests: every test reads its own files; a local server, and an address that nobody serves."""
 
 import threading
 from collections.abc import Iterator
@@ -11,18 +11,18 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def read_once() -> None:
-    """Each test reads for itself."""
+    """Replace the fixture that shares data sets between tests: each test reads its own."""
 
 
 @pytest.fixture
 def nowhere() -> tuple[str, ...]:
-    """Mirrors of which none answers."""
+    """Mirrors that do not answer."""
     return ("http://127.0.0.1:9/",)  # the discard port
 
 
 @pytest.fixture
 def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, str]]:
-    """A folder and the address at which its files are served."""
+    """A folder, and the address at which a local server serves its files."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *_: None)
     folder = tmp_path / "served"

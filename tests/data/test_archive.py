@@ -1,4 +1,4 @@
-"""CIFAR-10's archive: unpacked where it lies, fetched where it does not, and named where it is damaged."""
+"""The CIFAR-10 archive is extracted or downloaded, and errors name it if it is damaged."""
 
 import hashlib
 import io
@@ -35,13 +35,13 @@ def extracted(root: Path) -> set[str]:
     return {path.name for path in (root / "cifar-10-batches-py").iterdir()}
 
 
-def test_an_archive_that_lies_in_the_root_is_unpacked(archive: bytes, tmp_path: Path) -> None:
+def test_an_archive_in_the_root_folder_is_extracted(archive: bytes, tmp_path: Path) -> None:
     (tmp_path / "cifar-10-python.tar.gz").write_bytes(archive)
     Cifar10Source().prepare(tmp_path)
     assert extracted(tmp_path) == {*TRAIN_BATCHES, *TEST_BATCHES, *META}
 
 
-def test_the_archive_is_fetched_and_unpacked_where_a_batch_is_missing(
+def test_the_archive_is_downloaded_and_extracted_if_a_batch_is_missing(
     archive: bytes,
     served: tuple[Path, str],
     nowhere: tuple[str, ...],
@@ -57,7 +57,7 @@ def test_the_archive_is_fetched_and_unpacked_where_a_batch_is_missing(
     assert extracted(tmp_path) == {*TRAIN_BATCHES, *TEST_BATCHES, *META}
 
 
-def test_a_damaged_archive_and_a_damaged_batch_are_named_with_the_way_out(archive: bytes, tmp_path: Path) -> None:
+def test_errors_name_a_damaged_archive_or_batch_and_a_remedy(archive: bytes, tmp_path: Path) -> None:
     path = tmp_path / "cifar-10-python.tar.gz"
     path.write_bytes(archive[:-1])
     with pytest.raises(DataError, match=rf"{path.name}: damaged.*; delete it, and it is fetched again"):
@@ -70,7 +70,7 @@ def test_a_damaged_archive_and_a_damaged_batch_are_named_with_the_way_out(archiv
         Cifar10Source().read(tmp_path)
 
 
-def test_a_damaged_batch_is_unpacked_again_where_its_archive_is_there(archive: bytes, tmp_path: Path) -> None:
+def test_a_damaged_batch_is_extracted_again_if_its_archive_exists(archive: bytes, tmp_path: Path) -> None:
     (tmp_path / "cifar-10-python.tar.gz").write_bytes(archive)
     Cifar10Source().prepare(tmp_path)
     batch = tmp_path / "cifar-10-batches-py" / "data_batch_1"
@@ -81,7 +81,7 @@ def test_a_damaged_batch_is_unpacked_again_where_its_archive_is_there(archive: b
     assert batch.read_bytes() == b"data_batch_1"
 
 
-def test_no_archive_and_no_network_is_one_message_with_the_ways_out(
+def test_without_archive_and_network_one_message_lists_remedies(
     archive: bytes, nowhere: tuple[str, ...], tmp_path: Path
 ) -> None:
     with pytest.raises(DataError) as caught:

@@ -1,4 +1,4 @@
-"""Augmentations: what all of them promise, alone and composed."""
+"""Properties that all augmentations share, alone and composed."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -50,7 +50,7 @@ def copies(count):
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (2, 9, 14)], ids=str)
 @pytest.mark.parametrize("count", [1, 5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_shape_dtype_and_range_stay(augmentation, shape, count, dtype):
+def test_shape_dtype_and_range_do_not_change(augmentation, shape, count, dtype):
     images = random_images(count, *shape, dtype=dtype).round(decimals=1)
     after, targets = apply(augmentation, images)
     assert (after.shape, after.dtype) == (images.shape, dtype)
@@ -59,7 +59,7 @@ def test_shape_dtype_and_range_stay(augmentation, shape, count, dtype):
 
 
 @EACH
-def test_white_is_never_exceeded_by_rounding(augmentation):
+def test_rounding_never_exceeds_white(augmentation):
     assert images_after(augmentation, torch.ones(500, 1, 9, 14)).max() <= 1
 
 
@@ -71,7 +71,7 @@ def test_a_batch_is_a_pure_function_of_the_generator(augmentation):
 
 
 @EACH
-def test_the_global_random_state_and_the_input_are_left_alone(augmentation):
+def test_the_global_random_state_and_the_input_do_not_change(augmentation):
     images, targets, state = random_images(4, 3, 32, 32), torch.arange(4), torch.get_rng_state()
     apply(augmentation, images, targets)
     assert torch.equal(torch.get_rng_state(), state)
@@ -80,19 +80,19 @@ def test_the_global_random_state_and_the_input_are_left_alone(augmentation):
 
 
 @pytest.mark.parametrize("augmentation", ONE_IMAGE, ids=repr)
-def test_each_image_draws_for_itself(augmentation):
+def test_each_image_has_its_own_draw(augmentation):
     distinct = len(images_after(augmentation, copies(16)).unique(dim=0))
     assert distinct == 2 if isinstance(augmentation, Flip) else distinct >= 10
 
 
 @pytest.mark.parametrize("augmentation", ONE_IMAGE, ids=repr)
-def test_labels_stay_classes_where_images_are_not_mixed(augmentation):
+def test_labels_do_not_change_unless_images_are_mixed(augmentation):
     targets = torch.tensor([3, 1, 2])
     assert torch.equal(apply(augmentation, random_images(3, 1, 28, 28), targets)[1], targets)
 
 
 @pytest.mark.parametrize("augmentation", ONE_IMAGE, ids=repr)
-def test_every_place_in_the_batch_draws_anew_with_every_seed(augmentation):
+def test_every_position_in_the_batch_depends_on_the_seed(augmentation):
     outcomes = torch.stack([images_after(augmentation, copies(2), seed=seed) for seed in range(12)])
     assert len(outcomes[:, 0].unique(dim=0)) > 1
     assert len(outcomes[:, 1].unique(dim=0)) > 1
@@ -107,14 +107,14 @@ def test_an_empty_composition_is_the_identity():
     assert not Compose()
 
 
-def test_a_composition_has_one_order_however_it_is_listed():
+def test_the_order_of_a_composition_does_not_depend_on_the_list():
     images, listed = random_images(6, 3, 32, 32), [MixUp(), *ONE_IMAGE[1:]]
     torch.testing.assert_close(apply(Compose(listed), images), apply(Compose(listed[::-1]), images), rtol=0, atol=0)
     names = [type(each).__name__ for each in Compose(listed[::-1]).augmentations]
     assert names == ["Affine", "Elastic", "Flip", "Pen", "Shift", "Blur", "Noise", "Cutout", "MixUp"]
 
 
-def test_ones_own_augmentation_needs_nothing_but_a_call():
+def test_a_users_augmentation_needs_only_a_call_method():
     class Negative(Augmentation):
         def __call__(self, images, targets, *, classes, generator):
             return 1 - images, targets

@@ -1,4 +1,4 @@
-"""Augmentations: what each does to the images, against an oracle where there is one."""
+"""The effect of each augmentation on images, compared with an independent reference where there is one."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def centroids(images):
 
 
 @pytest.mark.parametrize(("fill", "mode"), [("zero", "constant"), ("reflect", "reflect")])
-def test_shift_gives_every_window_of_the_padded_image_and_nothing_else(fill, mode):
+def test_shift_returns_every_window_of_the_padded_image_and_nothing_else(fill, mode):
     image = random_images(1, 2, 6, 7)
     padded = F.pad(image, [1] * 4, mode=mode)
     windows = {padded[0, :, top : top + 6, left : left + 7].numpy().tobytes() for top in range(3) for left in range(3)}
@@ -47,7 +47,7 @@ def test_shift_gives_every_window_of_the_padded_image_and_nothing_else(fill, mod
 
 
 @pytest.mark.parametrize("size", [(3, 4), (1, 1)])
-def test_shift_reflects_farther_than_the_image_is_large(size):
+def test_shift_reflects_repeatedly_if_padding_exceeds_the_image(size):
     image = random_images(1, 1, *size)
     padded = torch.from_numpy(np.pad(image[0, 0].numpy(), 7, mode="reflect"))
     windows = padded.unfold(0, size[0], 1).unfold(1, size[1], 1).flatten(0, 1)
@@ -65,7 +65,7 @@ def mirrored(images, *, epoch, seed=0, indices=None):
     return chosen
 
 
-def test_alternating_flips_mirror_each_image_every_other_epoch():
+def test_alternating_flip_mirrors_each_image_in_every_second_epoch():
     images = random_images(1000, 1, 4, 5)
     first, second, third = (mirrored(images, epoch=epoch) for epoch in range(3))
     assert torch.equal(second, ~first)
@@ -74,17 +74,17 @@ def test_alternating_flips_mirror_each_image_every_other_epoch():
     assert not torch.equal(mirrored(images, epoch=0, seed=1), first)
 
 
-def test_whether_an_image_is_mirrored_first_does_not_depend_on_its_mini_batch():
+def test_alternating_flip_does_not_depend_on_the_mini_batch():
     images, some = random_images(100, 1, 4, 5), torch.tensor([70, 3, 12])
     assert torch.equal(mirrored(images, epoch=0, indices=some), mirrored(images, epoch=0)[some])
 
 
-def test_alternating_flips_are_of_half_of_the_images():
+def test_alternating_flip_mirrors_half_of_the_images():
     with pytest.raises(ValidationError, match=r"alternating=true: needs probability=0\.5"):
         Flip(alternating=True, probability=0.3)
 
 
-def test_flip_mirrors_about_the_share_asked_for_and_leaves_the_rest():
+def test_flip_mirrors_with_the_given_probability_and_keeps_the_rest():
     images = random_images(1000, 1, 4, 5)
     after = augmented(Flip(probability=0.3), images)
     mirrored = (after == images.flip(3)).all((1, 2, 3))
@@ -103,12 +103,12 @@ def test_flip_with_probability_zero_or_one_is_certain(probability):
     [Affine(degrees=0, scale=[1, 1]), Elastic(alpha_pixels=0), Noise(std=0), Blur(probability=0)],
     ids=repr,
 )
-def test_with_no_strength_nothing_happens(augmentation):
+def test_an_augmentation_of_strength_zero_is_the_identity(augmentation):
     images = random_images(4, 3, 19, 28)
     torch.testing.assert_close(augmented(augmentation, images), images, rtol=0, atol=1e-5)
 
 
-def test_affine_rotates_about_the_centre_to_both_sides():
+def test_affine_rotates_about_the_centre_in_both_directions():
     x, y = centroids(augmented(Affine(degrees=30, scale=[1, 1]), blob(9, 0).repeat(200, 1, 1, 1)))
     degrees = torch.rad2deg(torch.atan2(y, x))
     torch.testing.assert_close(torch.hypot(x, y), torch.full((200,), 9.0), rtol=0, atol=0.05)
@@ -139,27 +139,27 @@ def test_affine_samples_as_torchvision_does():
     torch.testing.assert_close(augmented(Affine(degrees=0, scale=[0.7, 0.7]), images), expected, rtol=0, atol=1e-5)
 
 
-def test_elastic_moves_pixels_as_far_as_it_says_and_neighbours_together():
-    # On a ramp that rises by 1/64 a pixel, the change of a value is the way its pixel has moved.
+def test_elastic_displacements_have_the_documented_size_and_are_smooth():
+    # On a ramp that rises by 1/64 for each pixel, the change of a value shows how far its pixel moved.
     ramp = (torch.arange(64) / 64).expand(100, 1, 64, 64).contiguous()
     moved_pixels = ((augmented(Elastic(alpha_pixels=34, sigma_pixels=4), ramp) - ramp) * 64)[:, 0, 16:-16, 16:-16]
     assert moved_pixels.square().mean().sqrt() == pytest.approx(0.163 * 34 / 4, rel=0.1)
     assert moved_pixels.diff(dim=2).square().mean().sqrt() < 0.3 * moved_pixels.square().mean().sqrt()
 
 
-def test_blur_is_torchvisions_away_from_the_border():
+def test_blur_equals_torchvision_away_from_the_border():
     images = random_images(3, 3, 40, 30)
     expected = oracle.gaussian_blur(images, kernel_size=[19, 19], sigma=[1.5, 1.5])
     blurred = augmented(Blur(sigma_pixels=[1.5, 1.5], probability=1), images)
     torch.testing.assert_close(blurred[..., 9:-9, 9:-9], expected[..., 9:-9, 9:-9], rtol=0, atol=1e-5)
 
 
-def test_blur_keeps_an_even_grey_even_up_to_the_border():
+def test_blur_keeps_a_constant_image_constant():
     grey = torch.full((8, 1, 12, 17), 0.6)
     torch.testing.assert_close(augmented(Blur(probability=1), grey), grey, rtol=0, atol=1e-6)
 
 
-def test_blur_gives_each_image_a_width_of_its_own():
+def test_blur_draws_a_width_for_each_image():
     spot = torch.zeros(50, 1, 21, 21)
     spot[:, :, 10, 10] = 1
     blurred = augmented(Blur(sigma_pixels=[0.5, 2], probability=1), spot)[:, 0].double()
@@ -168,14 +168,14 @@ def test_blur_gives_each_image_a_width_of_its_own():
     assert 1.8 < sigma_pixels.max() < 2.05
 
 
-def test_noise_has_the_standard_deviation_asked_for():
+def test_noise_has_the_given_standard_deviation():
     noise = augmented(Noise(std=0.05), torch.full((50, 1, 28, 28), 0.5)) - 0.5
     assert noise.std() == pytest.approx(0.05, rel=0.02)
     assert noise.mean() == pytest.approx(0, abs=0.001)
 
 
 @pytest.mark.parametrize("size_pixels", [1, 4, 5, 50])
-def test_cutout_fills_one_square_that_only_the_border_cuts(size_pixels):
+def test_cutout_fills_one_square_that_may_cross_the_border(size_pixels):
     after = augmented(Cutout(size_pixels=size_pixels, fill=0.25), torch.ones(300, 2, 12, 15))
     hole = after[:, 0] == 0.25
     rows, columns = hole.any(2), hole.any(1)
@@ -188,7 +188,7 @@ def test_cutout_fills_one_square_that_only_the_border_cuts(size_pixels):
         assert {tuple(side) for side in sides.tolist()} == allowed
 
 
-def test_mix_up_mixes_images_and_targets_by_the_same_shares():
+def test_mixup_gives_images_and_targets_the_same_weights():
     grey = torch.linspace(0, 1, 10)
     labels = torch.arange(64) % 10
     mixed, targets = mixed_up(1, grey[labels].view(-1, 1, 1, 1).expand(-1, 3, 4, 4), labels, classes=10)
@@ -197,7 +197,7 @@ def test_mix_up_mixes_images_and_targets_by_the_same_shares():
     torch.testing.assert_close(mixed, (targets @ grey).view(-1, 1, 1, 1).expand_as(mixed))
 
 
-def test_mix_up_takes_targets_that_are_mixed_already():
+def test_mixup_accepts_targets_that_are_probabilities():
     targets = random_images(6, 4).softmax(1)
     mixed = mixed_up(1, random_images(6, 1, 5, 5, dtype=torch.float64), targets, classes=4)[1]
     assert mixed.dtype == torch.float64
@@ -206,25 +206,25 @@ def test_mix_up_takes_targets_that_are_mixed_already():
     assert not torch.allclose(mixed, targets.double())
 
 
-def mix_up_shares(alpha, count=2000):
-    """What each of ``count`` images keeps of itself, of those that do not mix with themselves."""
+def mixup_weights(alpha, count=2000):
+    """Each image's own weight, for those of ``count`` images that are mixed with another one."""
     kept = mixed_up(alpha, torch.zeros(count, 1, 1, 1), torch.arange(count), classes=count)[1]
     mixes_with_another = (kept > 0).sum(1) == 2
     return kept.diagonal()[mixes_with_another]
 
 
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 4.0])
-def test_mix_up_draws_its_shares_from_the_symmetric_beta_distribution(alpha):
-    rank_indices = mix_up_shares(alpha).sort().values
+def test_mixup_weights_follow_the_symmetric_beta_distribution(alpha):
+    weights = mixup_weights(alpha).sort().values
     with torch.random.fork_rng():
         torch.manual_seed(0)
         expected = torch.distributions.Beta(alpha, alpha).sample((50_000,)).sort().values
-    cumulative = torch.searchsorted(expected, rank_indices) / len(expected)
+    cumulative = torch.searchsorted(expected, weights) / len(expected)
     # The Kolmogorov–Smirnov bound at 1 %, for 2,000 draws.
-    assert (cumulative - torch.arange(len(rank_indices)) / len(rank_indices)).abs().max() < 1.63 / 2000**0.5
+    assert (cumulative - torch.arange(len(weights)) / len(weights)).abs().max() < 1.63 / 2000**0.5
 
 
-def test_a_pen_is_no_wider_or_finer_than_dilation_and_erosion_make_it():
+def test_pen_stays_between_erosion_and_dilation_by_one_pixel():
     images = random_images(200, 1, 9, 9)
     padded = F.pad(images, [1] * 4, value=torch.nan)
     windows = padded.unfold(2, 3, 1).unfold(3, 3, 1).flatten(4)
@@ -234,18 +234,19 @@ def test_a_pen_is_no_wider_or_finer_than_dilation_and_erosion_make_it():
     torch.testing.assert_close(augmented(Pen(thicker_pixels=0.0, thinner_pixels=0.0), images), images)
 
 
-def test_a_pen_widens_some_strokes_and_thins_others_by_the_share_asked_for():
+def test_pen_widens_and_narrows_strokes_by_the_given_widths():
     stroke = torch.zeros(4000, 1, 12, 12)
     stroke[:, :, 2:10, 4:8] = 1
     change = augmented(Pen(), stroke).sum((1, 2, 3)) - 32
-    # Uniform from -0.5 to 1 pixel: a third of the draws thins, by at most half of the stroke's rim of 20 pixels.
+    # The change is uniform from -0.5 to 1 pixel: a third of the draws narrows the stroke, by at most half of its rim of
+    # 20 pixels.
     assert float((change < 0).float().mean()) == pytest.approx(1 / 3, abs=0.03)
     assert float(change.min()) == pytest.approx(-0.5 * 20, abs=0.1)
     assert float(change.max()) == pytest.approx(10 * 6 - 32, abs=0.1)
 
 
 @pytest.mark.parametrize("alpha", [1e-4, 1e4])
-def test_mix_up_bears_extreme_settings(alpha):
+def test_mixup_works_with_extreme_settings(alpha):
     targets = mixed_up(alpha, torch.zeros(100, 1, 1, 1), torch.arange(100), classes=100)[1]
     largest = targets.max(1).values
     assert (largest > 0.99).all() if alpha < 1 else (largest[largest < 1] < 0.55).all()

@@ -1,4 +1,4 @@
-"""The loader: every image once an epoch, in an order and with draws that depend on (seed, epoch, step) alone."""
+"""The loader yields every image once in an epoch; order and random numbers depend only on (seed, epoch, step)."""
 
 import itertools
 from dataclasses import replace
@@ -19,7 +19,7 @@ PLAN = ChunkPlan(seed=0, batch_size=8, chunk_length=3)
 
 
 def numbered(count, shape=(1, 4, 4)):
-    """Images of noise whose label is their number, so that one sees what became of each."""
+    """Noise images whose labels are their numbers, so that a test can follow each image."""
     pixels = torch.randint(256, (count, *shape), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     return ImageSet(pixels, torch.arange(count))
 
@@ -42,7 +42,7 @@ def order(loader):
 
 
 def minibatches(loader):
-    """What the training step gets: (images, targets, labels, weight) of every mini-batch, the images in [0, 1]."""
+    """The mini-batches that the training step gets: (images in [0, 1], targets, labels, weight)."""
     shape = loader.images.images.shape[1:]
     unit = Normalise(image_shape=shape, mean=[0.0] * shape[0], std=[1.0] * shape[0])
     return [
@@ -58,7 +58,7 @@ def minibatches(loader):
 
 @given(count=st.integers(1, 200), batch_size=st.integers(1, 40), length=st.integers(1, 50), epoch=st.integers(0, 3))
 @settings(max_examples=100, deadline=None)
-def test_each_image_comes_once_an_epoch(count, batch_size, length, epoch):
+def test_each_image_occurs_once_in_an_epoch(count, batch_size, length, epoch):
     plan = ChunkPlan(seed=0, batch_size=batch_size, chunk_length=length)
     indices = 2 * torch.arange(count) + 1
     epoch_loader = loader(plan=plan, position=Position(epoch=epoch), images=numbered(2 * count), indices=indices)
@@ -66,7 +66,7 @@ def test_each_image_comes_once_an_epoch(count, batch_size, length, epoch):
     batch_sizes = sizes(epoch_loader)
     assert batch_sizes[:-1] == [batch_size] * (len(batch_sizes) - 1)
     assert len(batch_sizes) == plan.steps_per_epoch(count)
-    # No mini-batch of one, which batch norm can't learn from, unless there is no other way.
+    # No mini-batch has a single image, from which batch norm cannot learn, unless that is unavoidable.
     assert batch_sizes[-1] > 1 or batch_size == 1 or count == 1
 
 
@@ -74,11 +74,11 @@ def test_each_image_comes_once_an_epoch(count, batch_size, length, epoch):
     ("count", "world_size", "last"),
     [(103, 1, 7), (97, 1, 9), (98, 1, 2), (96, 1, 8), (99, 2, 11), (100, 2, 4), (5, 1, 5)],
 )
-def test_a_rest_too_small_for_batch_norm_joins_the_batch_before_it(count, world_size, last):
+def test_a_remainder_too_small_for_batch_norm_joins_the_previous_batch(count, world_size, last):
     assert sizes(loader(count, plan=replace(PLAN, world_size=world_size)))[-1] == last
 
 
-def test_the_order_depends_on_seed_and_epoch_and_nothing_else():
+def test_the_order_depends_only_on_seed_and_epoch():
     def of(seed, epoch):
         torch.manual_seed(epoch + 7)
         return order(loader(plan=replace(PLAN, seed=seed), position=Position(epoch=epoch, total_steps=13 * epoch)))
@@ -88,14 +88,14 @@ def test_the_order_depends_on_seed_and_epoch_and_nothing_else():
     assert all(one != other for one, other in itertools.combinations(orders.values(), 2))
 
 
-def test_nothing_is_drawn_from_the_global_generator():
+def test_the_global_generator_is_not_used():
     state = torch.get_rng_state()
     minibatches(loader(augment=[Noise(), MixUp()]))
     assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize("step", [0, 1, 3, 12, 13])
-def test_an_epoch_goes_on_where_it_was_left(step):
+def test_an_epoch_resumes_at_its_position(step):
     whole = minibatches(loader(augment=[Noise()]))
     rest = minibatches(loader(augment=[Noise()], position=Position(step=step, total_steps=step)))
     assert len(rest) == len(whole) - step
@@ -105,7 +105,7 @@ def test_an_epoch_goes_on_where_it_was_left(step):
 
 @pytest.mark.parametrize("augment", [[], [Noise()], [MixUp()]], ids=["plain", "noise", "mixup"])
 @pytest.mark.parametrize("gather_ahead_bytes", [0, 2000, 1 << 20])
-def test_neither_chunks_nor_gathering_ahead_change_a_mini_batch(monkeypatch, augment, gather_ahead_bytes):
+def test_chunk_length_and_gathering_do_not_change_a_mini_batch(monkeypatch, augment, gather_ahead_bytes):
     expected = minibatches(loader(augment=augment, plan=replace(PLAN, chunk_length=1)))
     monkeypatch.setattr(chunks, "_GATHER_AHEAD_BYTES", gather_ahead_bytes)
     for length in (1, 5, 32):
@@ -114,7 +114,7 @@ def test_neither_chunks_nor_gathering_ahead_change_a_mini_batch(monkeypatch, aug
             assert all(torch.equal(a, b) for a, b in zip(one[:3], other[:3], strict=True))
 
 
-def test_a_mini_batch_is_the_images_of_its_indices():
+def test_a_mini_batch_has_the_images_at_its_indices():
     images = numbered(50, shape=(3, 8, 8))
     for pixels, targets, labels, weight in minibatches(loader(images=images)):
         torch.testing.assert_close(pixels, images.images[labels] / 255)
@@ -135,7 +135,7 @@ def test_a_mini_batch_is_the_images_of_its_indices():
 )
 @pytest.mark.parametrize("length", [1, 3, 32])
 def test_limits_count_mini_batches(limits, expected, length):
-    # The second epoch, after 13 mini-batches or as many as the limit left of the first.
+    # The second epoch, after 13 mini-batches, or fewer if the first one was limited.
     done = min(13, limits.get("limit_train_batches", 13))
     position = Position(epoch=1, total_steps=done)
     assert len(sizes(loader(plan=replace(PLAN, chunk_length=length, **limits), position=position))) == expected
@@ -150,18 +150,18 @@ def test_limited_mini_batches_are_the_first_of_the_epoch():
 
 
 @pytest.mark.parametrize("length", [1, 3, 32])
-def test_a_chunk_ends_where_a_validation_is_due(length):
+def test_a_chunk_ends_when_validation_is_due(length):
     plan = replace(PLAN, chunk_length=length, val_every_steps=4)
     found = list(loader(plan=plan, position=Position(epoch=1, total_steps=13)))
     ends = [13 + chunk.step + len(chunk.indices) for chunk in found if chunk.validate]
-    # After 16, 20 and 24 mini-batches of the run, and after the epoch's last.
+    # After 16, 20 and 24 mini-batches of the run, and after the last of the epoch.
     assert ends == [16, 20, 24, 26]
     assert [chunk.last for chunk in found] == [False] * (len(found) - 1) + [True]
 
 
 @given(count=st.integers(4, 100), batch_size=st.integers(4, 40), world_size=st.integers(1, 2))
 @settings(max_examples=50, deadline=None)
-def test_processes_share_each_mini_batch_and_weigh_their_means(count, batch_size, world_size):
+def test_processes_share_each_mini_batch_and_weight_their_means(count, batch_size, world_size):
     plans = [
         ChunkPlan(seed=0, batch_size=batch_size, chunk_length=3, rank=rank, world_size=world_size)
         for rank in range(world_size)
@@ -172,13 +172,13 @@ def test_processes_share_each_mini_batch_and_weigh_their_means(count, batch_size
         labels = [labels for _, _, labels, _ in rank_indices]
         assert sorted(torch.cat(labels).tolist()) == sorted(index.tolist())
         assert min(map(len, labels)) >= 2
-        # DDP takes the mean over the processes: weighted, it is the mean over the whole mini-batch.
+        # DDP averages over the processes; with the weights, this is the mean over the whole mini-batch.
         mean = sum(weight * float(own.double().mean()) for _, _, own, weight in rank_indices) / world_size
         assert mean == pytest.approx(float(index.double().mean()))
 
 
 def noise_of(*, seed=0, epoch=0, step=0, rank=0):
-    """What one of two processes adds to its four copies of one grey image, (4, 1, 4, 4)."""
+    """The noise that one of two processes adds to its four copies of one grey image, (4, 1, 4, 4)."""
     grey = ImageSet(torch.full((16, 1, 4, 4), 128, dtype=torch.uint8), torch.arange(16))
     plan = ChunkPlan(seed=seed, batch_size=8, chunk_length=32, rank=rank, world_size=2)
     found = minibatches(loader(images=grey, plan=plan, position=Position(epoch=epoch), augment=[Noise()]))
@@ -192,7 +192,7 @@ def test_augmentation_is_a_function_of_seed_epoch_step_and_process():
     assert not any(torch.equal(one, other) for one, other in itertools.combinations(draws, 2))
 
 
-def test_each_image_of_a_mini_batch_has_a_draw_of_its_own():
+def test_each_image_of_a_mini_batch_has_its_own_draw():
     assert not any(torch.equal(one, other) for one, other in itertools.combinations(noise_of(), 2))
 
 
@@ -213,7 +213,7 @@ def unit_for(images):
 
 @pytest.mark.parametrize("whole_blocks", [False, True], ids=["mini-batches", "blocks"])
 def test_a_mixed_image_counts_as_the_class_with_the_larger_weight(whole_blocks):
-    # Chunks of three mini-batches; in blocks only whole ones, so without the last of the epoch.
+    # Chunks have three mini-batches, and 96 images fill all of them.
     own = loader(96, augment=[MixUp(alpha=1.0)])
     for chunk in own:
         if whole_blocks:
@@ -225,7 +225,7 @@ def test_a_mixed_image_counts_as_the_class_with_the_larger_weight(whole_blocks):
         largest = weights.gather(1, labels[:, None]).flatten()
         assert (largest >= 0.5).all()
         assert (largest >= weights.max(1).values).all()
-        # About half of the images of a uniform share are mostly their partner.
+        # With weights that are uniform in [0, 1], about half of the images are mostly their partner.
         assert (labels != chunk.labels).any()
         assert (labels == chunk.labels).any()
 
@@ -249,7 +249,7 @@ def test_without_mixing_the_learnt_labels_are_those_of_the_images():
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 20, 100])
-def test_evaluation_goes_through_the_images_in_order(batch_size):
+def test_evaluation_yields_the_images_in_order(batch_size):
     images, indices = numbered(50), torch.arange(50)[::2][:20]
     evaluation = EvaluationLoader(images=lambda: images, indices=indices, batch_size=batch_size)
     batches = list(evaluation)

@@ -1,4 +1,4 @@
-"""CIFAR-10's pickles and archive: the files as Python 2 wrote them are read, and nothing planted in one is run."""
+"""The readers of CIFAR-10's pickles and archive read files as Python 2 wrote them, and never run a command in one."""
 
 import hashlib
 import io
@@ -44,14 +44,14 @@ class Payload:
         return os.system, (f"touch {self.witness}",)
 
 
-def test_pixels_and_labels_come_back(tmp_path: Path) -> None:
+def test_a_batch_is_read_as_written(tmp_path: Path) -> None:
     pixels, labels = read(tmp_path, python2_pickle(PIXELS, [0, 9]))
     np.testing.assert_array_equal(pixels, PIXELS)
     assert (pixels.dtype, labels) == (np.uint8, [0, 9])
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_a_planted_command_is_not_run(tmp_path: Path, protocol: int) -> None:
+def test_a_command_in_a_pickle_is_not_run(tmp_path: Path, protocol: int) -> None:
     witness = tmp_path / "witness"
     pickle.loads(pickle.dumps(Payload(witness)))  # noqa: S301 - it does run where nothing stands before it
     assert witness.exists()
@@ -62,12 +62,12 @@ def test_a_planted_command_is_not_run(tmp_path: Path, protocol: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["builtins eval", "numpy load", "numpy.core.multiarray scalar", "digitlab.cli main"])
-def test_any_name_but_the_three_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_pickle_with_any_other_name_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match=f"it asks for {name.replace(' ', '.')}"):
         read(tmp_path, b"c" + name.replace(" ", "\n").encode() + b"\n.")
 
 
-def test_a_pickle_cut_anywhere_is_refused(tmp_path: Path) -> None:
+def test_a_pickle_truncated_anywhere_is_refused(tmp_path: Path) -> None:
     data = python2_pickle(PIXELS, [0, 9])
     for length in [*range(200), *range(200, len(data), 97)]:
         with pytest.raises(DataError, match="batch"):
@@ -87,7 +87,7 @@ def test_a_pickle_cut_anywhere_is_refused(tmp_path: Path) -> None:
     ],
     ids=["label", "count", "width", "signed", "objects", "CIFAR-100", "list"],
 )
-def test_something_else_than_a_batch_is_refused(tmp_path: Path, data: bytes, reason: str) -> None:
+def test_a_pickle_that_is_not_a_batch_is_refused(tmp_path: Path, data: bytes, reason: str) -> None:
     with pytest.raises(DataError, match=f"batch: .*{reason}"):
         read(tmp_path, data)
 
@@ -118,7 +118,7 @@ def archive(tmp_path: Path, *members: tuple[str, bytes, bytes]) -> Path:
 WHOLE = [(f"set/{name}", tarfile.REGTYPE, data) for name, data in FILES.items()]
 
 
-def test_only_the_files_wanted_are_taken_out(tmp_path: Path) -> None:
+def test_only_the_requested_files_are_extracted(tmp_path: Path) -> None:
     extra = [("set/readme", tarfile.REGTYPE, b"no"), ("other/one", tarfile.REGTYPE, b"no")]
     extract(archive(tmp_path, *extra, *WHOLE), tmp_path / "set", DIGESTS)
     assert {path.name: path.read_bytes() for path in (tmp_path / "set").iterdir()} == FILES
@@ -126,7 +126,7 @@ def test_only_the_files_wanted_are_taken_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../escaped", "set/../../escaped", "/tmp/escaped-from-an-archive"])
-def test_a_path_that_leads_out_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_path_outside_the_folder_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "in").mkdir()
     with pytest.raises(DataError, match="refused, it names the path"):
         extract(archive(tmp_path, (name, tarfile.REGTYPE, b"x"), *WHOLE), tmp_path / "in" / "set", DIGESTS)
@@ -134,13 +134,13 @@ def test_a_path_that_leads_out_is_refused(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE])
-def test_what_is_no_regular_file_is_refused(tmp_path: Path, kind: bytes) -> None:
+def test_a_member_that_is_not_a_regular_file_is_refused(tmp_path: Path, kind: bytes) -> None:
     with pytest.raises(DataError, match="set/one is no regular file"):
         extract(archive(tmp_path, ("set/one", kind, b""), WHOLE[1]), tmp_path / "set", DIGESTS)
     assert list((tmp_path / "set").iterdir()) == []
 
 
-def test_a_file_too_large_or_of_other_content_leaves_nothing(tmp_path: Path, monkeypatch) -> None:
+def test_a_file_that_is_too_large_or_differs_is_not_kept(tmp_path: Path, monkeypatch) -> None:
     with pytest.raises(DataError, match="damaged, or another file"):
         extract(archive(tmp_path, WHOLE[0]), tmp_path / "set", {"one": "0" * 64})
     monkeypatch.setattr(cifar, "_MAX_MEMBER_BYTES", 4)
@@ -149,7 +149,7 @@ def test_a_file_too_large_or_of_other_content_leaves_nothing(tmp_path: Path, mon
     assert list((tmp_path / "set").iterdir()) == []
 
 
-def test_an_archive_that_lacks_a_file_or_is_cut_is_refused(tmp_path: Path) -> None:
+def test_an_incomplete_archive_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="set/two missing"):
         extract(archive(tmp_path, WHOLE[0]), tmp_path / "set", DIGESTS)
     path = archive(tmp_path, *WHOLE)

@@ -1,4 +1,4 @@
-"""Corruptions: what all promise, that they get worse with severity, and what each one does."""
+"""Properties that all corruptions share, the effect of severity, and the effect of each corruption."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def digits(tmp_path_factory):
 @EACH
 @pytest.mark.parametrize("severity", SEVERITIES)
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32)], ids=str)
-def test_shape_and_range_stay_and_the_input_is_left_alone(kind, severity, shape):
+def test_shape_range_and_input_do_not_change(kind, severity, shape):
     images = random_images(8, *shape)
     after = corrupted(corruptions(kind)[severity], images)
     assert after.shape == images.shape
@@ -42,14 +42,14 @@ def test_at_severity_0_nothing_changes(kind, digits):
 
 
 @EACH
-def test_each_severity_moves_digits_further_from_what_they_were(kind, digits):
+def test_each_severity_changes_digits_more_than_the_one_before(kind, digits):
     distances = [(corrupted(each, digits) - digits).square().mean() for each in corruptions(kind).values()]
     assert distances == sorted(distances)
     assert len(set(distances)) == len(distances)
 
 
 @EACH
-def test_draws_are_fixed_by_the_generator_and_each_image_has_its_own(kind):
+def test_draws_depend_on_the_generator_and_differ_between_images(kind):
     copies = random_images(1, 1, 28, 28).repeat(40, 1, 1, 1)
     once, again = (corrupted(corruptions(kind)[3], copies) for _ in range(2))
     assert torch.equal(once, again)
@@ -60,7 +60,7 @@ def test_draws_are_fixed_by_the_generator_and_each_image_has_its_own(kind):
 
 
 @pytest.mark.parametrize(("kind", "severity"), [("nois", 1), ("", 1), ("noise", 6), ("noise", 0), ("noise", -1)])
-def test_another_name_or_severity_is_refused_with_what_there_is(kind, severity):
+def test_an_unknown_name_or_severity_is_refused_with_the_choices(kind, severity):
     with pytest.raises(ConfigError, match=r"must be one of noise, blur|a whole number from 1 to 5") as caught:
         corruptions(kind, severity)
     assert caught.value.key == ("--severity" if kind == "noise" else "--corrupt")
@@ -81,7 +81,7 @@ def test_stretching_scales_one_axis_and_leaves_the_other():
     assert found == {(8, 12), (12, 8), (8, 6), (6, 8)}
 
 
-def test_a_pen_is_thicker_or_thinner_by_its_pixels_on_each_side():
+def test_strokes_become_wider_or_narrower_by_the_given_pixels():
     images = torch.zeros(50, 1, 28, 28)
     images[:, :, :, 12:16] = 1
     widths = corrupted(StrokeWidth(thicker_pixels=2, thinner_pixels=1), images).sum((1, 2, 3)) / 28

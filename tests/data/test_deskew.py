@@ -1,4 +1,4 @@
-"""Deskewing: figures that lean are set upright, and nothing else happens to them."""
+"""Deskewing removes the slant of figures and changes nothing else."""
 
 import pytest
 import torch
@@ -31,22 +31,22 @@ def masses(images: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("slant", [-0.6, -0.2, 0.0, 0.3, 0.6])
-def test_the_slant_of_a_bar_is_measured_and_taken_away(slant: float) -> None:
+def test_the_slant_of_a_bar_is_measured_and_removed(slant: float) -> None:
     bar = leaning(slant)
     assert leans(bar).item() == pytest.approx(slant, abs=0.01)
     assert leans(deskew(bar)).item() == pytest.approx(0, abs=0.01)
-    # But for what interpolation blurs: a few grey values of 255.
+    # The tolerance is for the blur of the interpolation: a few grey values of 255.
     assert (deskew(bar).float() - leaning(0).float()).abs().mean() < 3
 
 
-def test_digits_hardly_lean_afterwards(digits: Tensor) -> None:
+def test_digits_have_almost_no_slant_afterwards(digits: Tensor) -> None:
     before, after = leans(digits).abs(), leans(deskew(digits)).abs()
     assert before.mean() > 0.15
     assert after.mean() < 0.02
     assert after.max() < before.max()
 
 
-def test_their_weight_and_its_centre_stay(digits: Tensor) -> None:
+def test_mass_and_centre_of_mass_do_not_change(digits: Tensor) -> None:
     upright = deskew(digits)
     assert (upright.shape, upright.dtype) == (digits.shape, torch.uint8)
     assert (masses(upright) / masses(digits)).sub(1).abs().max() < 0.1
@@ -57,7 +57,7 @@ def test_their_weight_and_its_centre_stay(digits: Tensor) -> None:
         assert (centres[0] - centres[1]).abs().max() < 0.5
 
 
-def test_each_image_is_treated_by_itself(digits: Tensor) -> None:
+def test_each_image_is_deskewed_independently(digits: Tensor) -> None:
     together = deskew(digits[:1001])
     assert torch.equal(together[-1:], deskew(digits[1000:1001]))
     assert torch.equal(together[:3], deskew(digits[:3]))
@@ -65,18 +65,18 @@ def test_each_image_is_treated_by_itself(digits: Tensor) -> None:
 
 @pytest.mark.parametrize("value", [0, 255])
 @pytest.mark.parametrize("shape", [(2, 1, 28, 28), (1, 3, 9, 14), (0, 1, 5, 5)], ids=str)
-def test_an_image_without_a_figure_stays_as_it_is(shape: tuple[int, ...], value: int) -> None:
+def test_an_image_without_a_figure_does_not_change(shape: tuple[int, ...], value: int) -> None:
     images = torch.full(shape, value, dtype=torch.uint8)
     assert torch.equal(deskew(images), images)
 
 
-def test_a_figure_of_a_single_row_stays_as_it_is() -> None:
+def test_a_figure_of_a_single_row_does_not_change() -> None:
     images = torch.zeros(1, 1, 28, 28, dtype=torch.uint8)
     images[..., 14, 5:20] = 200
     assert torch.equal(deskew(images), images)
 
 
-def test_it_undoes_what_shearing_did(digits: Tensor) -> None:
+def test_deskewing_undoes_a_shear(digits: Tensor) -> None:
     sheared = Affine(degrees=0.0, scale=(1.0, 1.0), shear_degrees=15.0)(
         digits.float() / 255, torch.zeros(len(digits)), classes=10, generator=torch.Generator().manual_seed(0)
     )[0]

@@ -1,4 +1,4 @@
-"""Downloads against real servers on this machine, each of which fails in its own way."""
+"""Downloads from real local servers that fail in different ways."""
 
 import hashlib
 import subprocess
@@ -121,14 +121,14 @@ def begin(target: Path, content: bytes) -> Path:
     return part
 
 
-def test_a_file_is_fetched_whole_and_nothing_is_printed(mirror: Mirror, target: Path, capfd) -> None:
+def test_a_file_is_downloaded_without_output(mirror: Mirror, target: Path, capfd) -> None:
     get(target, mirror("whole"))
     assert target.read_bytes() == BODY
     assert not target.with_name("set.bin.part").exists()
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_file_that_is_there_is_not_asked_for(mirror: Mirror, target: Path) -> None:
+def test_an_existing_file_is_not_requested(mirror: Mirror, target: Path) -> None:
     target.parent.mkdir()
     target.write_bytes(b"here")
     get(target, mirror("whole"))
@@ -136,12 +136,12 @@ def test_a_file_that_is_there_is_not_asked_for(mirror: Mirror, target: Path) -> 
 
 
 @pytest.mark.parametrize("broken", ["gone", "silent", "garbage", "breaks"])
-def test_the_next_mirror_serves_where_one_fails(mirror: Mirror, target: Path, broken: str) -> None:
+def test_the_next_mirror_is_used_if_one_fails(mirror: Mirror, target: Path, broken: str) -> None:
     get(target, mirror(broken), mirror("ranges"))
     assert target.read_bytes() == BODY
 
 
-def test_a_port_that_nobody_serves_is_passed_over_at_once(mirror: Mirror, target: Path, monkeypatch) -> None:
+def test_a_closed_port_is_skipped_at_once(mirror: Mirror, target: Path, monkeypatch) -> None:
     pauses: list[float] = []
     monkeypatch.setattr(time, "sleep", pauses.append)
     with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as closed:
@@ -150,7 +150,7 @@ def test_a_port_that_nobody_serves_is_passed_over_at_once(mirror: Mirror, target
     assert (target.read_bytes(), pauses) == (BODY, [])
 
 
-def test_what_one_mirror_began_another_finishes(mirror: Mirror, target: Path) -> None:
+def test_another_mirror_completes_a_partial_download(mirror: Mirror, target: Path) -> None:
     get(target, mirror("breaks"), mirror("ranges"))
     assert target.read_bytes() == BODY
     assert mirror.requests[-1] == ("ranges", f"bytes={HALF}-")
@@ -169,7 +169,7 @@ def test_a_server_that_ignores_the_range_starts_the_file_again(mirror: Mirror, t
     assert target.read_bytes() == BODY
 
 
-def test_a_part_that_begins_wrong_is_fetched_from_its_first_byte(mirror: Mirror, target: Path) -> None:
+def test_a_part_with_wrong_content_is_downloaded_from_the_start(mirror: Mirror, target: Path) -> None:
     begin(target, b"x" * 1000)
     get(target, mirror("ranges"))
     assert target.read_bytes() == BODY
@@ -177,7 +177,9 @@ def test_a_part_that_begins_wrong_is_fetched_from_its_first_byte(mirror: Mirror,
 
 
 @pytest.mark.parametrize("content", [BODY, BODY + b"more"], ids=["whole", "too long"])
-def test_a_part_that_nothing_follows_is_moved_or_fetched_again(mirror: Mirror, target: Path, content: bytes) -> None:
+def test_a_complete_part_is_moved_and_an_overlong_one_downloaded_again(
+    mirror: Mirror, target: Path, content: bytes
+) -> None:
     begin(target, content)
     get(target, mirror("ranges"))
     assert target.read_bytes() == BODY
@@ -185,7 +187,7 @@ def test_a_part_that_nothing_follows_is_moved_or_fetched_again(mirror: Mirror, t
 
 
 @pytest.mark.parametrize(("path", "requests"), [("busy", 2), ("silent", 2), ("breaks", 2), ("gone", 1), ("garbage", 1)])
-def test_only_what_may_pass_is_tried_again(mirror: Mirror, target: Path, path: str, requests: int) -> None:
+def test_only_temporary_errors_are_tried_again(mirror: Mirror, target: Path, path: str, requests: int) -> None:
     get(target, mirror(path), mirror("ranges"))
     assert [asked for asked, _ in mirror.requests].count(path) == requests
 
@@ -200,7 +202,7 @@ def test_the_pause_before_another_attempt_doubles(mirror: Mirror, target: Path, 
     assert pauses == pytest.approx([0.1, 0.2, 0.4])
 
 
-def test_when_all_fail_one_error_says_why_of_each(mirror: Mirror, target: Path) -> None:
+def test_if_all_mirrors_fail_one_error_gives_each_reason(mirror: Mirror, target: Path) -> None:
     reasons = {
         "gone": "HTTP 404 Not Found",
         "silent": "no answer in time",
@@ -213,20 +215,20 @@ def test_when_all_fail_one_error_says_why_of_each(mirror: Mirror, target: Path) 
     assert not target.exists()
 
 
-def test_a_mirror_that_sends_on_and_on_is_cut_off(mirror: Mirror, target: Path, monkeypatch) -> None:
+def test_a_mirror_that_does_not_stop_sending_is_cut_off(mirror: Mirror, target: Path, monkeypatch) -> None:
     monkeypatch.setattr(fetch_module, "_MAX_BYTES", HALF)
     with pytest.raises(DataError, match="sends more than"):
         get(target, mirror("endless"))
     assert not target.with_name("set.bin.part").exists()
 
 
-def test_a_folder_that_cannot_be_made_is_named(mirror: Mirror, tmp_path: Path) -> None:
+def test_an_error_names_a_folder_that_cannot_be_created(mirror: Mirror, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"file/set\.bin: cannot be written"):
         get(tmp_path / "file" / "set.bin", mirror("whole"))
 
 
-def test_two_processes_at_once_fetch_once(mirror: Mirror, target: Path) -> None:
+def test_two_simultaneous_processes_download_once(mirror: Mirror, target: Path) -> None:
     # The module alone, not its package, which would import torch and Lightning in each.
     code = (
         "import runpy, sys; from pathlib import Path; "

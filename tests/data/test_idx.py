@@ -1,4 +1,4 @@
-"""The reader of IDX files: what is whole is read to the byte, anything else is refused with the file's name."""
+"""The reader of IDX files reads correct files exactly, and refuses all others with an error that names the file."""
 
 import gzip
 import hashlib
@@ -33,7 +33,7 @@ def file(tmp_path: Path) -> Path:
 
 @given(shape=st.lists(st.integers(1, 6), min_size=1, max_size=4).map(tuple), zipped=st.booleans())
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_values_and_shape_come_back(file: Path, shape: tuple[int, ...], zipped: bool) -> None:
+def test_values_and_shape_are_read_as_written(file: Path, shape: tuple[int, ...], zipped: bool) -> None:
     data = content(shape)
     file.write_bytes(gzip.compress(data) if zipped else data)
     values = read_idx(file)
@@ -42,7 +42,7 @@ def test_values_and_shape_come_back(file: Path, shape: tuple[int, ...], zipped: 
 
 
 @pytest.mark.parametrize("data", [content(), gzip.compress(content())], ids=["plain", "gzip"])
-def test_a_file_cut_anywhere_is_refused(file: Path, data: bytes) -> None:
+def test_a_file_truncated_anywhere_is_refused(file: Path, data: bytes) -> None:
     for length in range(len(data)):
         file.write_bytes(data[:length])
         with pytest.raises(DataError, match=file.name):
@@ -50,7 +50,7 @@ def test_a_file_cut_anywhere_is_refused(file: Path, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("data", [content() + b"\0", gzip.compress(content() + b"\0")], ids=["plain", "gzip"])
-def test_a_byte_too_many_is_refused(file: Path, data: bytes) -> None:
+def test_an_additional_byte_is_refused(file: Path, data: bytes) -> None:
     file.write_bytes(data)
     with pytest.raises(DataError, match="longer than the 60 values"):
         read_idx(file)
@@ -68,7 +68,7 @@ def test_a_byte_too_many_is_refused(file: Path, data: bytes) -> None:
     ],
     ids=["PNG", "empty", "no dimension", "float", "no images", "wrong CRC"],
 )
-def test_another_file_is_refused_with_the_reason(file: Path, data: bytes, reason: str) -> None:
+def test_a_file_in_another_format_is_refused_with_the_reason(file: Path, data: bytes, reason: str) -> None:
     file.write_bytes(data)
     with pytest.raises(DataError, match=f"{file.name}: .*{reason}"):
         read_idx(file)
@@ -82,13 +82,13 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("zip_", [bytes, gzip.compress], ids=["plain", "gzip"])
-def test_a_header_that_promises_more_than_the_file_can_hold_takes_no_memory(file: Path, zip_) -> None:
+def test_a_header_that_promises_too_much_allocates_no_memory(file: Path, zip_) -> None:
     file.write_bytes(zip_(header(2**32 - 1, 2**32 - 1) + bytes(1000)))
     with pytest.raises(DataError, match="truncated"):
         read_idx(file)
 
 
-def test_no_more_is_unpacked_than_the_header_promises(file: Path) -> None:
+def test_decompression_stops_after_the_promised_values(file: Path) -> None:
     file.write_bytes(gzip.compress(header(2, 2) + bytes(50_000_000)))
     tracemalloc.start()
     try:
@@ -99,7 +99,7 @@ def test_no_more_is_unpacked_than_the_header_promises(file: Path) -> None:
         tracemalloc.stop()
 
 
-def test_one_digest_knows_a_file_however_it_is_compressed(file: Path) -> None:
+def test_the_digest_does_not_depend_on_the_compression(file: Path) -> None:
     data = content()
     for stored in (data, gzip.compress(data, 1), gzip.compress(data, 9)):
         file.write_bytes(stored)

@@ -1,4 +1,4 @@
-"""The data module: the split it makes, the mean and deviation it hands on, and what its loaders go through."""
+"""The data module: its split, mean and standard deviation, and the images that its loaders yield."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ SETTINGS = {
 
 
 class Colours(Source):
-    """Noise in two channels of different brightness and one that never varies; counts how often it was read."""
+    """Two channels of noise with different brightness and a constant one; counts how often the set is read."""
 
     name, title, class_names = "colours", "Colours", ("a", "b")
     image_shape = (3, 4, 5)
@@ -43,7 +43,7 @@ class Colours(Source):
             [torch.randint(low, high, (150, 4, 5), generator=generator) for low, high in self.ranges], 1
         )
         images, labels = pixels.to(torch.uint8), torch.arange(150) % 2
-        # Brighter, so that it would show in the mean.
+        # Bright, so that test images would change the mean if they were counted.
         images[120:] = 255
         return ImageSet(images[:120], labels[:120]), ImageSet(images[120:], labels[120:])
 
@@ -67,13 +67,13 @@ def composed(*overrides):
     ("name", "counts"),
     [("mnist", (55_000, 5000, 10_000)), ("fashion_mnist", (55_000, 5000, 10_000)), ("cifar10", (45_000, 5000, 10_000))],
 )
-def test_the_three_sets_are_split_as_promised(request, name, counts):
+def test_the_three_data_sets_have_the_documented_splits(request, name, counts):
     root = [] if name == "mnist" else [f"data.root={request.getfixturevalue('data_root')}"]
     data = composed(f"data={name}", *root)
     train, val = data.train_indices, data.val_indices
     assert (len(train), len(val), len(data.test_set.labels)) == counts
     assert torch.equal(torch.cat([train, val]).sort().values, torch.arange(sum(counts[:2])))
-    # Normalised, the training split has mean 0 and deviation 1 in each channel.
+    # After normalisation, each channel of the training split has mean 0 and standard deviation 1.
     pixels = data.train_set.images[train].transpose(0, 1).flatten(1)
     assert torch.tensor(data.mean) * 255 == pytest.approx(torch.stack([each.double().mean() for each in pixels]))
     assert torch.tensor(data.std) * 255 == pytest.approx(
@@ -86,7 +86,7 @@ def test_each_configured_data_set_can_be_built_and_split(path):
     build(plain(compose([f"data={path.stem}"]).data, "data"), "data", ImageData).check_sizes()
 
 
-def test_mean_and_deviation_are_those_of_the_training_split_alone():
+def test_mean_and_deviation_come_from_the_training_split_only():
     data = module(val_size=60)
     pixels = data.train_set.images[data.train_indices].double() / 255
     assert data.mean == pytest.approx(pixels.mean((0, 2, 3)).tolist())
@@ -95,7 +95,7 @@ def test_mean_and_deviation_are_those_of_the_training_split_alone():
     assert data.mean[:2] != pytest.approx(everything.mean((0, 2, 3)).tolist()[:2])
 
 
-def test_a_channel_that_never_varies_is_not_divided_by_zero():
+def test_a_constant_channel_is_not_divided_by_zero():
     data = module()
     assert data.mean[2] == pytest.approx(77 / 255)
     assert data.std[2] == 1
@@ -111,19 +111,19 @@ def test_deskewing_changes_the_images_of_both_sets_and_neither_labels_nor_split(
     assert upright.mean != plain.mean
 
 
-def test_folds_are_validated_on_one_after_the_other():
+def test_the_validation_sets_of_all_folds_cover_the_images_once():
     held = [module(folds=3, fold=fold).val_indices for fold in range(3)]
     assert torch.equal(torch.cat(held).sort().values, torch.arange(120))
     with pytest.raises(ConfigError, match="fold=3"):
         ImageData(**(SETTINGS | {"source": Colours(), "folds": 3, "fold": 3})).check_sizes()
 
 
-def test_unit_leaves_pixels_between_0_and_1():
+def test_unit_normalisation_keeps_pixels_between_0_and_1():
     data = module(normalize="unit")
     assert (data.mean, data.std) == ([0.0] * 3, [1.0] * 3)
 
 
-def test_the_split_depends_on_its_own_seed_alone():
+def test_the_split_depends_only_on_its_own_seed():
     fingerprints = []
     for split_seed in (0, 0, 1):
         torch.manual_seed(len(fingerprints))
@@ -174,7 +174,7 @@ def test_the_set_is_read_once_and_never_copied():
     assert data.train_set.images.dtype == torch.uint8
 
 
-def test_training_goes_through_the_training_split_and_evaluation_through_its_own():
+def test_each_loader_yields_the_images_of_its_own_split():
     data = module()
     chunks = data.chunks(ChunkPlan(seed=0, batch_size=8, chunk_length=4), Position())
     trained = torch.cat([index for chunk in chunks for index in chunk.indices])
@@ -192,7 +192,7 @@ def test_limits_of_evaluation_count_mini_batches_of_the_batch_size():
     assert sum(len(batch.labels) for batch in data.test_dataloader()) == 3 * 8
 
 
-def test_overfitting_validates_on_what_it_trains_on():
+def test_overfitting_validates_on_its_training_images():
     data = ImageData(**(SETTINGS | {"source": Colours()}))
     data.overfit_batches = 2
     data.setup()

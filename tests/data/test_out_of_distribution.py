@@ -1,4 +1,4 @@
-"""Images of other data sets in the shape that a network takes."""
+"""Images of another data set are converted to the shape that a network takes."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def pictures(*shape):
 
 @pytest.mark.parametrize("own", [(1, 28, 28), (3, 32, 32), (1, 16, 20)], ids=str)
 @pytest.mark.parametrize("given", [(5, 1, 28, 28), (5, 3, 32, 32)], ids=str)
-def test_any_picture_gets_the_shape_and_stays_in_range(own, given):
+def test_any_images_are_converted_to_the_shape_and_stay_in_range(own, given):
     converted = as_shape(pictures(*given), own)
     assert converted.shape == (5, *own)
     assert 0 <= converted.min() <= converted.max() <= 1
@@ -26,7 +26,7 @@ def test_images_that_have_the_shape_keep_their_values():
     torch.testing.assert_close(as_shape(images, (3, 32, 32)), images.float() / 255)
 
 
-def test_colour_becomes_the_grey_that_pillow_makes_of_it():
+def test_colour_becomes_grey_as_in_pillow():
     images = pictures(3, 3, 32, 32)
     grey = as_shape(images, (1, 32, 32)) * 255
     for image, ours in zip(images, grey, strict=True):
@@ -47,7 +47,7 @@ def test_other_numbers_of_channels_are_refused(given, own):
         as_shape(pictures(*given), own)
 
 
-def test_noise_is_uniform_and_fixed_by_its_generator():
+def test_noise_is_uniform_and_depends_on_the_generator():
     noise = noise_images(500, (1, 28, 28), torch.Generator().manual_seed(3))
     assert torch.equal(noise, noise_images(500, (1, 28, 28), torch.Generator().manual_seed(3)))
     assert float(noise.mean()) == pytest.approx(1 / 2, abs=0.01)

@@ -1,4 +1,4 @@
-"""One's own pictures: whatever their size, mode and polarity, they come out as the data set would hold them."""
+"""A user's picture of any size, mode and polarity is converted to the form of the data set's images."""
 
 import contextlib
 import io
@@ -40,7 +40,7 @@ def difference(one: Tensor, other: Tensor) -> float:
     return float((one.float() - other.float()).abs().mean())
 
 
-def test_a_digit_of_mnist_comes_back_as_it_is(digits: ImageSet) -> None:
+def test_a_digit_of_mnist_does_not_change(digits: ImageSet) -> None:
     images = digits.images[:300]
     back = torch.stack([as_data_set_image(Image.fromarray(image[0].numpy()), **MNIST) for image in images])
     assert (back.dtype, back.shape) == (torch.uint8, images.shape)
@@ -48,7 +48,7 @@ def test_a_digit_of_mnist_comes_back_as_it_is(digits: ImageSet) -> None:
     assert (back.int() - images.int()).abs().flatten(1).amax(1).le(8).float().mean() > 0.9
 
 
-def test_a_picture_of_fashion_mnist_nearly_comes_back() -> None:
+def test_a_picture_of_fashion_mnist_hardly_changes() -> None:
     root = Path(__file__).parents[2] / "data"
     if not root.is_dir():
         pytest.skip(f"needs Fashion-MNIST in {root}")
@@ -69,7 +69,7 @@ def test_a_figure_fills_the_frame_within_the_margin(facts, scale: float) -> None
     assert image.max() == 255
 
 
-def test_with_a_margin_the_centre_of_mass_is_in_the_middle(digits: ImageSet) -> None:
+def test_with_a_margin_the_centre_of_mass_is_centred(digits: ImageSet) -> None:
     image = as_data_set_image(drawing(), **MNIST)[0].double()
     position = torch.arange(28, dtype=torch.float64)
     for dim in (0, 1):
@@ -107,11 +107,11 @@ def test_with_a_margin_the_centre_of_mass_is_in_the_middle(digits: ImageSet) -> 
         "far off",
     ],
 )
-def test_mode_polarity_and_place_change_nothing(facts, other: Image.Image) -> None:
+def test_mode_polarity_and_position_do_not_matter(facts, other: Image.Image) -> None:
     assert torch.equal(as_data_set_image(other, **facts), as_data_set_image(drawing(), **facts))
 
 
-def test_a_photograph_of_ink_on_uneven_paper_reads_like_the_digit(digits: ImageSet) -> None:
+def test_a_photograph_of_ink_on_uneven_paper_resembles_the_digit(digits: ImageSet) -> None:
     random = np.random.default_rng(0)
     likeness = []
     for image in digits.images[:20]:
@@ -125,11 +125,11 @@ def test_a_photograph_of_ink_on_uneven_paper_reads_like_the_digit(digits: ImageS
         Image.fromarray(grey).convert("RGB").save(file, "JPEG", quality=80)
         back = as_data_set_image(Image.open(file), **MNIST)
         likeness.append(torch.corrcoef(torch.stack([back.flatten(), image.flatten()]).float())[0, 1])
-    # About 0.97 in place and 0.75 where one comes to lie a pixel off.
+    # The correlation is about 0.97 if the digit is in place, and 0.75 if it is off by one pixel.
     assert torch.stack(likeness).mean() > 0.85
 
 
-def test_of_a_photograph_the_middle_is_scaled() -> None:
+def test_the_centre_of_a_photograph_is_scaled() -> None:
     picture = Image.new("RGB", (300, 100), "red")
     picture.paste("blue", (100, 0, 200, 100))
     image = as_data_set_image(picture, **CIFAR)
@@ -152,12 +152,14 @@ def test_a_blank_picture_is_refused(grey: int) -> None:
         as_data_set_image(Image.new("L", (50, 40), grey), **MNIST)
 
 
-def test_a_data_set_of_another_number_of_channels_is_refused() -> None:
+def test_a_data_set_with_two_channels_is_refused() -> None:
     with pytest.raises(DataError, match="1 or 3 channels, and the data set has 2"):
         as_data_set_image(drawing(), image_shape=(2, 28, 28), margin_pixels=None)
 
 
-def test_a_file_that_is_no_picture_is_named_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_names_the_file_that_is_not_a_picture_and_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     drawing().save(tmp_path / "cut.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:-40])
     (tmp_path / "text.png").write_text("no picture")
@@ -170,7 +172,7 @@ def test_a_file_that_is_no_picture_is_named_with_the_reason(tmp_path: Path, monk
         read_own_image(tmp_path / "large.png", **MNIST)
 
 
-def test_a_picture_is_turned_as_the_camera_noted(tmp_path: Path) -> None:
+def test_the_orientation_recorded_by_a_camera_is_applied(tmp_path: Path) -> None:
     upright = drawing(size=(90, 90))
     exif = Image.Exif()
     exif[0x0112] = 6  # turn it by 90 degrees clockwise to show it
@@ -179,7 +181,7 @@ def test_a_picture_is_turned_as_the_camera_noted(tmp_path: Path) -> None:
     assert torch.equal(turned, as_data_set_image(upright, **MNIST))
 
 
-def test_no_memory_is_reserved_for_what_a_picture_only_claims_to_hold(tmp_path: Path) -> None:
+def test_a_damaged_header_does_not_allocate_memory(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     drawing().save(buffer, "PNG")
     content = buffer.getvalue()

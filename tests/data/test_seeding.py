@@ -1,4 +1,4 @@
-"""Streams of random numbers: stable for ever, and nothing in common."""
+"""Seeds of random streams never change, and different streams are unrelated."""
 
 from itertools import product
 
@@ -20,12 +20,12 @@ def test_neighbouring_streams_differ_in_the_32_bits_that_the_cpu_generator_keeps
     assert len(seeds) == 1000
 
 
-def test_purpose_and_order_and_grouping_of_the_numbers_all_count():
+def test_a_seed_depends_on_purpose_order_and_grouping_of_the_numbers():
     names = [("a", 1, 23), ("a", 12, 3), ("a", 23, 1), ("b", 1, 23), ("a", 123), ("a1", 23), ("a", 1, 23, 0)]
     assert len({stream_seed(*name) for name in names}) == len(names)
 
 
-def test_coins_are_fair_and_those_of_other_numbers_and_seeds_have_nothing_in_common():
+def test_coins_are_fair_and_independent_between_numbers_and_seeds():
     numbers = torch.arange(50_000)
     tosses = coins(stream_seed("flip", 0), numbers).float()
     # Five standard errors each.
@@ -35,6 +35,6 @@ def test_coins_are_fair_and_those_of_other_numbers_and_seeds_have_nothing_in_com
     assert abs((tosses == coins(stream_seed("flip", 1), numbers)).float().mean() - 0.5) < 5 * 0.5 / 50_000**0.5
 
 
-def test_a_coin_is_that_of_its_number_alone():
+def test_a_coin_depends_only_on_its_own_number():
     numbers = torch.randperm(1000, generator=torch.Generator().manual_seed(0))
     assert torch.equal(coins(3, torch.arange(1000))[numbers], coins(3, numbers))

@@ -1,4 +1,4 @@
-"""The sources: the arrays that torchvision reads, and one clear error for files damaged, swapped or missing."""
+"""The sources read the same arrays as torchvision; one clear error reports damaged, swapped or missing files."""
 
 import gzip
 import hashlib
@@ -27,7 +27,7 @@ def data() -> Path:
 
 
 def torchvision_set(dataset: type, root: Path, *, train: bool) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    """What torchvision's class of the same files holds: uint8 (N, C, H, W), int64 (N,), and class names."""
+    """The content of torchvision's class for the same files: uint8 (N, C, H, W), int64 (N,), and class names."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # NumPy warns of how CIFAR-10's pickles state their dtype
         read = dataset(root, train=train, download=False)
@@ -46,7 +46,7 @@ def torchvision_set(dataset: type, root: Path, *, train: bool) -> tuple[Tensor, 
     ],
     ids=["mnist", "fashion_mnist", "cifar10"],
 )
-def test_the_arrays_are_those_of_torchvision(data: Path, source: Source, dataset: type) -> None:
+def test_the_arrays_equal_torchvisions(data: Path, source: Source, dataset: type) -> None:
     source.prepare(data)
     train, test = source.read(data)
     assert source.train_count == len(train.images)
@@ -63,13 +63,14 @@ def test_cifar10_is_read_a_batch_at_a_time(data: Path) -> None:
     tracemalloc.start()
     try:
         Cifar10Source().read(data)
-        # All but the tensors it returns, which are PyTorch's: one batch as file, as string and as array is 93 MB.
+        # This counts everything but the returned tensors, which PyTorch allocates: one batch as file, as string and as
+        # array is 93 MB.
         assert tracemalloc.get_traced_memory()[1] < 110_000_000
     finally:
         tracemalloc.stop()
 
 
-def test_mnist_needs_nothing_but_the_package(tmp_path: Path) -> None:
+def test_mnist_needs_only_the_package(tmp_path: Path) -> None:
     source = MnistSource()
     source.prepare(tmp_path)
     train, test = source.read(tmp_path)
@@ -106,7 +107,7 @@ def fashion(
     return FashionMnistSource(), folder
 
 
-def test_plain_and_gzipped_files_may_lie_side_by_side(fashion, tmp_path: Path) -> None:
+def test_plain_and_gzipped_files_can_be_mixed(fashion, tmp_path: Path) -> None:
     source, folder = fashion
     for number, (name, file) in enumerate(TINY.items()):
         path = folder / (name if number % 2 else f"{name}.gz")
@@ -120,7 +121,7 @@ def test_plain_and_gzipped_files_may_lie_side_by_side(fashion, tmp_path: Path) -
 
 @pytest.mark.parametrize("name", TINY)
 @pytest.mark.parametrize("harm", ["truncated", "one bit", "swapped"])
-def test_a_damaged_or_swapped_file_is_named_with_the_way_out(fashion, tmp_path: Path, name: str, harm: str) -> None:
+def test_an_error_names_the_damaged_or_swapped_file_and_a_remedy(fashion, tmp_path: Path, name: str, harm: str) -> None:
     source, folder = fashion
     other = name.replace("train", "t10k") if "train" in name else name.replace("t10k", "train")
     whole = TINY[name]
@@ -132,7 +133,7 @@ def test_a_damaged_or_swapped_file_is_named_with_the_way_out(fashion, tmp_path: 
         source.read(tmp_path)
 
 
-def test_what_is_missing_is_fetched_into_torchvisions_place(
+def test_missing_files_are_downloaded_into_torchvisions_folder(
     fashion, served, nowhere, tmp_path: Path, monkeypatch
 ) -> None:
     (source, folder), (shelf, address) = fashion, served
@@ -148,7 +149,7 @@ def test_what_is_missing_is_fetched_into_torchvisions_place(
 @pytest.mark.parametrize(
     "harm", [b"", b"\0\0\x08\x01", TINY["t10k-labels-idx1-ubyte"]], ids=["empty", "cut", "swapped"]
 )
-def test_a_damaged_download_is_fetched_again(fashion, served, tmp_path: Path, monkeypatch, harm: bytes) -> None:
+def test_a_damaged_file_is_downloaded_again(fashion, served, tmp_path: Path, monkeypatch, harm: bytes) -> None:
     (source, folder), (shelf, address) = fashion, served
     for name, file in TINY.items():
         (folder / name).write_bytes(file)
@@ -163,7 +164,7 @@ def test_a_damaged_download_is_fetched_again(fashion, served, tmp_path: Path, mo
     assert not list(folder.glob("*.damaged"))
 
 
-def test_when_nothing_works_one_message_says_what_was_tried_and_the_ways_out(fashion, nowhere, tmp_path: Path) -> None:
+def test_if_all_fails_one_message_lists_attempts_and_remedies(fashion, nowhere, tmp_path: Path) -> None:
     source, folder = fashion
     with pytest.raises(DataError) as caught:
         source.prepare(tmp_path)
@@ -175,7 +176,7 @@ def test_when_nothing_works_one_message_says_what_was_tried_and_the_ways_out(fas
 
 
 def own(tmp_path: Path, **changed: bytes) -> IdxSource:
-    """A set of one's own: 4 training and 2 test images of 3 x 5 x 6 in three classes, but for what is changed."""
+    """A user's data set with 4 training and 2 test images of 3 x 5 x 6 in three classes, apart from ``changed``."""
     files = {
         "train_images": idx(4, 3, 5, 6),
         "train_labels": idx(4, values=3),
@@ -193,7 +194,7 @@ def read(source: IdxSource, root: Path) -> tuple[ImageSet, ImageSet]:
     return source.read(root)
 
 
-def test_colour_images_of_ones_own_are_read(tmp_path: Path) -> None:
+def test_colour_images_of_a_users_data_set_are_read(tmp_path: Path) -> None:
     source = own(tmp_path)
     train, test = read(source, tmp_path)
     assert (source.image_shape, source.train_count, source.title) == ((3, 5, 6), 4, "own")
@@ -221,17 +222,19 @@ def test_grey_images_get_a_channel(tmp_path: Path) -> None:
     ],
     ids=["count", "labels", "shape", "dimensions", "truncated", "format"],
 )
-def test_files_that_do_not_fit_are_refused_by_their_headers(tmp_path: Path, changed, file: str, reason: str) -> None:
+def test_files_that_do_not_fit_are_refused_after_reading_headers(
+    tmp_path: Path, changed, file: str, reason: str
+) -> None:
     with pytest.raises(DataError, match=f"{file}: .*{reason}"):
         own(tmp_path, **changed).prepare(tmp_path)
 
 
-def test_a_label_without_a_class_is_refused(tmp_path: Path) -> None:
+def test_a_label_out_of_range_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="train_labels: label 3, but there are 3 classes"):
         read(own(tmp_path, train_labels=idx(4)), tmp_path)
 
 
 @pytest.mark.parametrize("class_names", [["a"], ["a", "a"], [str(number) for number in range(257)]])
-def test_class_names_are_2_to_256_different_ones(class_names: list[str]) -> None:
+def test_class_names_must_be_2_to_256_different_names(class_names: list[str]) -> None:
     with pytest.raises(ConfigError, match="class_names"):
         IdxSource(name="own", class_names=class_names, train_images="", train_labels="", test_images="", test_labels="")

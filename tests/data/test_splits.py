@@ -1,4 +1,4 @@
-"""The split: exact sizes, disjoint, stratified, nested, and the same on every machine."""
+"""The split has exact sizes, is disjoint, stratified and nested, and equal on every machine."""
 
 import itertools
 import math
@@ -13,7 +13,7 @@ from torch import Tensor
 from digitlab.core.errors import ConfigError
 from digitlab.data.splits import fingerprint, split_counts, split_indices
 
-# The class sizes of MNIST's training set, in an order of images that does not matter here.
+# The class sizes of MNIST's training set; the order of the labels does not matter here.
 MNIST_SIZES = (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949)
 LABELS = torch.repeat_interleave(torch.arange(10), torch.tensor(MNIST_SIZES))
 
@@ -29,7 +29,7 @@ labels_of_any_classes = st.lists(st.integers(0, 4), min_size=1, max_size=60).map
 
 @given(labels=labels_of_any_classes, val=st.integers(0, 60), train=st.integers(1, 60), seed=st.integers(0, 2**64))
 @settings(max_examples=200, deadline=None)
-def test_sizes_are_exact_and_no_image_is_on_both_sides(labels: Tensor, val: int, train: int, seed: int) -> None:
+def test_sizes_are_exact_and_both_parts_are_disjoint(labels: Tensor, val: int, train: int, seed: int) -> None:
     try:
         train_indices, val_indices = split(labels, val_size=val, train_size=train, split_seed=seed)
     except ConfigError as error:
@@ -42,7 +42,7 @@ def test_sizes_are_exact_and_no_image_is_on_both_sides(labels: Tensor, val: int,
     assert set(labels[train_indices].tolist()) == set(labels.tolist())
 
 
-def test_every_image_is_on_one_side_and_in_order() -> None:
+def test_every_image_is_in_one_part_in_ascending_order() -> None:
     train, val = split()
     assert (train.dtype, val.dtype) == (torch.int64, torch.int64)
     assert torch.equal(torch.cat([train, val]).sort().values, torch.arange(60_000))
@@ -52,7 +52,7 @@ def test_every_image_is_on_one_side_and_in_order() -> None:
 
 @pytest.mark.parametrize("val_size", [0, 1, 10, 4999, 5000, 0.25, 59_000])
 @pytest.mark.parametrize("train_size", [None, 10, 777, 0.5])
-def test_each_class_has_its_share_to_about_one_image(val_size, train_size) -> None:
+def test_each_class_has_its_share_up_to_about_one_image(val_size, train_size) -> None:
     for indices in split(val_size=val_size, train_size=train_size):
         rank_indices = torch.tensor(MNIST_SIZES) * len(indices) / 60_000
         assert float((LABELS[indices].bincount(minlength=10) - rank_indices).abs().max()) < 2
@@ -65,7 +65,7 @@ def test_equal_classes_are_split_into_equal_parts() -> None:
     assert labels[train].bincount().tolist() == [100] * 10
 
 
-def test_a_smaller_training_set_is_part_of_a_larger_and_validation_stays() -> None:
+def test_smaller_training_sets_are_subsets_and_validation_does_not_change() -> None:
     sizes = [10, 11, 100, 1001, 0.3, 30_000, 54_999, 55_000, None]
     splits = [split(train_size=size) for size in sizes]
     for (smaller, val), (larger, same) in itertools.pairwise(splits):
@@ -73,15 +73,15 @@ def test_a_smaller_training_set_is_part_of_a_larger_and_validation_stays() -> No
         assert torch.equal(val, same)
 
 
-def test_the_split_is_the_same_everywhere_and_always() -> None:
-    # The images of every result so far: a change of this number makes them incomparable with what comes after.
+def test_the_default_split_never_changes() -> None:
+    # All results so far use this split; if this number changes, later results cannot be compared with them.
     assert fingerprint(*split()) == "3549b34e6ea0de25"
     torch.manual_seed(3)
     np.random.seed(3)
     assert fingerprint(*split()) == fingerprint(*split(LABELS.to(torch.uint8)))
 
 
-def test_another_seed_is_another_split() -> None:
+def test_another_seed_gives_another_split() -> None:
     assert len({fingerprint(*split(split_seed=seed)) for seed in range(20)}) == 20
 
 
@@ -89,7 +89,7 @@ def test_a_fraction_and_its_count_are_the_same_split() -> None:
     assert fingerprint(*split(val_size=0.1, train_size=0.25)) == fingerprint(*split(val_size=6000, train_size=13_500))
 
 
-def test_no_validation_leaves_everything_to_train_on() -> None:
+def test_without_validation_all_images_are_for_training() -> None:
     for size in (0, 0.0):
         train, val = split(val_size=size)
         assert (len(train), val.shape, val.dtype) == (60_000, (0,), torch.int64)
@@ -108,12 +108,12 @@ def test_a_training_set_out_of_range_is_refused_without_data(size: float) -> Non
         split_counts(60_000, classes=10, val_size=5000, train_size=size)
 
 
-def test_the_whole_of_the_rest_may_be_asked_for() -> None:
+def test_train_size_may_be_all_remaining_images() -> None:
     for size in (None, 55_000, 1.0):
         assert split_counts(60_000, classes=10, val_size=5000, train_size=size) == (55_000, 5000)
 
 
-def test_a_class_that_validation_would_take_whole_is_refused() -> None:
+def test_a_class_without_training_images_is_refused() -> None:
     labels = torch.tensor([0] * 99 + [7])
     with pytest.raises(ConfigError, match=r"val_size=0\.9: must leave at least one image of class 7"):
         split(labels, val_size=0.9)
@@ -138,7 +138,7 @@ def test_the_folds_of_any_set_are_disjoint_and_cover_it(labels: Tensor, folds: i
 
 
 @pytest.mark.parametrize("folds", [2, 5, 10])
-def test_each_class_has_its_share_of_every_fold(folds: int) -> None:
+def test_each_fold_is_stratified(folds: int) -> None:
     for labels in (LABELS, torch.arange(10).repeat(5000)):
         for fold in range(folds):
             _, val = split(labels, folds=folds, fold=fold)
@@ -146,7 +146,7 @@ def test_each_class_has_its_share_of_every_fold(folds: int) -> None:
             assert float((labels[val].bincount(minlength=10) - rank_indices).abs().max()) < 2
 
 
-def test_val_size_and_the_number_of_the_fold_change_nothing_else() -> None:
+def test_val_size_and_fold_do_not_change_other_folds() -> None:
     assert fingerprint(*split(val_size=1, folds=5)) == fingerprint(*split(val_size=0.5, folds=5))
     assert split_counts(60_001, classes=10, val_size=1, train_size=None, folds=5, fold=4) == (48_000, 12_001)
     train, val = split(folds=5, fold=3, train_size=1000)
@@ -159,13 +159,13 @@ def test_val_size_and_the_number_of_the_fold_change_nothing_else() -> None:
     [("folds", {"folds": 1}), ("folds", {"folds": 60_001}), ("fold", {"folds": 5, "fold": 5}),
      ("val_size", {"folds": 5, "val_size": 0})],
 )  # fmt: skip
-def test_folds_that_are_not_there_are_refused_without_data(key: str, settings_: dict[str, int]) -> None:
+def test_folds_out_of_range_are_refused_without_data(key: str, settings_: dict[str, int]) -> None:
     with pytest.raises(ConfigError) as caught:
         split_counts(60_000, **({"classes": 10, "val_size": 5000, "train_size": None} | settings_))
     assert caught.value.key == key
 
 
-def test_a_fingerprint_tells_apart_what_only_the_border_divides() -> None:
+def test_a_fingerprint_depends_on_where_training_ends_and_validation_begins() -> None:
     left, right = (
         fingerprint(torch.tensor([1, 2]), torch.tensor([3])),
         fingerprint(torch.tensor([1]), torch.tensor([2, 3])),

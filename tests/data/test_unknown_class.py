@@ -1,4 +1,4 @@
-"""The class of what is in no class: how many images it has, what they look like, and that the rest stays as it was."""
+"""The additional class "none": how many images it has and what they are; the other images do not change."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from digitlab.data.unknown_class import UnknownClassSource
 
 
 class Tiny(Source):
-    """``count`` random images of a shape, with as many classes as names; notes that it was prepared."""
+    """``count`` random images of a given shape in two classes; records whether it was prepared."""
 
     def __init__(self, name: str, shape: tuple[int, int, int], count: int) -> None:
         self.name, self.title, self.class_names = name, name.title(), ("a", "b")
@@ -41,7 +41,7 @@ def source() -> UnknownClassSource:
     )
 
 
-def test_it_has_one_class_more_and_what_it_promises(source: UnknownClassSource) -> None:
+def test_it_has_one_more_class_and_the_documented_images(source: UnknownClassSource) -> None:
     train, test = source.read(Path())
     assert (source.class_names, source.image_shape, source.train_count) == (("a", "b", "none"), (1, 8, 9), 427)
     assert (source.name, source.title) == ("known_none", "Known and none of it")
@@ -50,13 +50,13 @@ def test_it_has_one_class_more_and_what_it_promises(source: UnknownClassSource) 
     assert test.labels.max() < 2
 
 
-def test_the_known_images_and_the_test_set_stay_as_they_are(source: UnknownClassSource) -> None:
+def test_the_known_images_and_the_test_set_do_not_change(source: UnknownClassSource) -> None:
     for ours, theirs in zip(source.read(Path()), source.known.read(Path()), strict=True):
         assert torch.equal(ours.images[: len(theirs.images)], theirs.images)
         assert torch.equal(ours.labels[: len(theirs.labels)], theirs.labels)
 
 
-def test_noise_is_noise_and_the_same_every_time(source: UnknownClassSource) -> None:
+def test_noise_is_uniform_and_equal_on_every_read(source: UnknownClassSource) -> None:
     noise = source.read(Path())[0].images[27:]
     assert abs(noise.double().mean() - 127.5) < 2
     assert len(noise.unique(dim=0)) == 400
@@ -70,7 +70,7 @@ def test_both_sets_are_prepared(source: UnknownClassSource) -> None:
     assert source.other.prepared
 
 
-def test_more_images_than_there_are_are_refused() -> None:
+def test_more_images_than_the_other_set_has_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"other_count=11: must be at most 10, as Other has"):
         UnknownClassSource(
             known=Tiny("known", (1, 8, 9), 20), other=Tiny("other", (1, 8, 9), 10), other_count=11, noise_count=0

@@ -1,4 +1,4 @@
-"""The fast CNN: white patches, channels that are handed on, and checkpoints that need no training images."""
+"""The fast CNN: whitened patches, convolutions that start as the identity, and checkpoints that contain the filters."""
 
 import pytest
 import torch
@@ -12,13 +12,13 @@ pytestmark = pytest.mark.numerics
 
 
 def correlated(count=300, channels=3):
-    """Images (N, C, 12, 12) whose neighbours and channels resemble each other, and whose mean is not 0."""
+    """Images (N, C, 12, 12) with correlated neighbours and channels and a mean that is not 0."""
     noise = torch.randn(count, channels, 12, 12, generator=torch.Generator().manual_seed(0))
     smooth = nn.functional.avg_pool2d(noise, 3, stride=1, padding=1)
     return 0.3 * noise + smooth + noise.mean(1, keepdim=True) + 2
 
 
-def test_whitened_patches_are_uncorrelated_and_of_variance_one():
+def test_whitened_patches_are_uncorrelated_with_variance_one():
     whitening, images = Whitening(channels=3, size=2), correlated()
     whitening.fit_to(images)
     outputs = whitening(images).detach().transpose(0, 1).flatten(1)
@@ -27,21 +27,21 @@ def test_whitened_patches_are_uncorrelated_and_of_variance_one():
     torch.testing.assert_close(outputs[12:], -outputs[:12])
 
 
-def test_whitening_does_not_blow_up_what_hardly_varies():
+def test_whitening_does_not_amplify_directions_without_variance():
     images = correlated(channels=1)
     whitening = Whitening(channels=2, size=2)
     whitening.fit_to(torch.cat([images, images + 1e-6 * correlated(channels=1).flip(0)], 1))
     assert whitening.filters.abs().max() < 1 / 5e-4**0.5
 
 
-def test_images_that_are_all_alike_leave_the_filters_as_they_are():
+def test_constant_images_do_not_change_the_filters():
     whitening = Whitening(channels=1, size=2)
     before = whitening.filters.clone()
     whitening.fit_to(torch.ones(10, 1, 6, 6))
     assert torch.equal(whitening.filters, before)
 
 
-def test_convolutions_hand_their_channels_on_at_first():
+def test_convolutions_pass_channels_on_unchanged_at_first():
     torch.manual_seed(0)
     network = FastCNN(image_shape=(1, 28, 28), classes=10, widths=[6, 12])
     convolutions = [layer for layer in network.features if isinstance(layer, nn.Conv2d)]
@@ -50,11 +50,11 @@ def test_convolutions_hand_their_channels_on_at_first():
         maps = torch.rand(2, layer.in_channels, 5, 5)
         kept = min(layer.in_channels, layer.out_channels)
         torch.testing.assert_close(layer(maps)[:, :kept], maps[:, :kept])
-        # Filters that have no channel of their own are not idle.
+        # Filters without an input channel of their own are random.
         assert layer.weight[kept:].abs().amin((1, 2, 3)).gt(0).all()
 
 
-def test_the_filters_are_no_parameters_but_kept():
+def test_the_filters_are_buffers_in_the_state_dict():
     network = FastCNN(image_shape=(1, 28, 28), classes=10, widths=[4])
     assert "whitening.filters" in network.state_dict()
     assert {name for name, _ in network.named_parameters() if "whitening" in name} == {"whitening.bias"}

@@ -1,4 +1,4 @@
-"""Networks: shapes, sizes, padding, biases and the statistics of initial weights."""
+"""The networks: shapes, number of parameters, padding, biases and the distribution of initial weights."""
 
 import math
 from itertools import pairwise
@@ -26,13 +26,13 @@ def parameters(network):
 @each_network
 @each_shape
 @pytest.mark.parametrize("classes", [2, 10])
-def test_images_become_logits(cls, options, shape, classes):
+def test_the_output_is_float32_logits(cls, options, shape, classes):
     logits = cls(image_shape=shape, classes=classes, **options)(torch.rand(3, *shape))
     assert (logits.shape, logits.dtype) == ((3, classes), torch.float32)
 
 
 @each_network
-def test_images_may_have_any_sides_and_channels(cls, options):
+def test_images_may_have_any_size_and_channels(cls, options):
     shape = (2, 20, 37)
     assert cls(image_shape=shape, classes=5, **options)(torch.rand(3, *shape)).shape == (3, 5)
 
@@ -47,7 +47,7 @@ def test_every_parameter_gets_a_gradient(cls, options, shape):
 
 
 @each_network
-def test_the_logits_of_an_image_do_not_depend_on_the_others_once_trained(cls, options):
+def test_in_evaluation_logits_do_not_depend_on_other_images(cls, options):
     network = cls(image_shape=(1, 28, 28), classes=10, **options).eval()
     images = torch.rand(6, 1, 28, 28)
     with torch.no_grad():
@@ -59,12 +59,12 @@ def test_the_logits_of_an_image_do_not_depend_on_the_others_once_trained(cls, op
     [
         (Linear, (3, 32, 32), {}, 3072 * 10 + 10),
         (MLP, (1, 28, 28), {"hidden": [64, 64]}, 784 * 64 + 64 + 64 * 64 + 64 + 64 * 10 + 10),
-        # LeCun et al. (1998), but with all maps of the first stage joined to all of the second.
+        # As in LeCun et al. (1998), but each map of the second stage is connected to all maps of the first.
         (LeNet, (1, 28, 28), {}, 61_706),
         (LeNet, (3, 32, 32), {}, 61_706 + 2 * 25 * 6),
     ],
 )
-def test_parameters_are_as_many_as_by_hand(cls, shape, options, count):
+def test_the_number_of_parameters_equals_a_hand_count(cls, shape, options, count):
     assert parameters(cls(image_shape=shape, classes=10, **options)) == count
 
 
@@ -73,14 +73,14 @@ def test_the_cnn_is_small_by_default(shape):
     assert parameters(CNN(image_shape=shape, classes=10)) < 100_000
 
 
-def test_the_width_of_the_cnn_is_that_of_its_stages():
+def test_the_width_sets_the_channels_of_the_cnn():
     network = CNN(image_shape=(1, 28, 28), classes=10, width=4)
     convolutions = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
     assert [layer.out_channels for layer in convolutions] == [4, 4, 8, 8, 16]
 
 
 @each_shape
-def test_lenet_sees_32_pixels_a_side_on_every_data_set(shape):
+def test_lenet_has_5_x_5_maps_on_every_data_set(shape):
     maps = LeNet(image_shape=shape, classes=10).features(torch.rand(1, *shape))
     assert maps.shape == (1, 16, 5, 5)
 
@@ -91,7 +91,7 @@ def test_lenet_is_relu_and_average_pooling_between_the_layers_of_the_paper():
     images = torch.rand(2, 1, 28, 28)
     maps = F.avg_pool2d(F.conv2d(F.pad(images, [2] * 4), first.weight, first.bias).relu(), 2)
     maps = F.avg_pool2d(F.conv2d(maps, second.weight, second.bias).relu(), 2)
-    # In training mode: half of the 120 are dropped, the others doubled, by the global generator.
+    # In training mode, dropout drops half of the 120 outputs with the global generator, and doubles the others.
     torch.manual_seed(0)
     hidden = F.dropout(network.dense1(maps.flatten(1)).relu(), 0.5)
     expected = network.output(network.dense2(hidden).relu())
@@ -123,12 +123,12 @@ def test_a_hidden_layer_is_dense_then_norm_then_activation_then_dropout():
     assert [type(layer) for layer in network.hidden] == [nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Dropout]
 
 
-def test_hidden_layers_can_have_an_activation_each():
+def test_each_hidden_layer_can_have_its_own_activation():
     network = MLP(image_shape=(1, 4, 4), classes=3, hidden=[5, 6], activation=["tanh", "gelu"])
     assert [type(layer) for layer in network.hidden if not isinstance(layer, nn.Linear)] == [nn.Tanh, nn.GELU]
 
 
-def test_as_many_activations_as_hidden_layers_are_wanted():
+def test_the_number_of_activations_must_match_the_hidden_layers():
     with pytest.raises(ConfigError, match=r"2 for model\.hidden"):
         MLP(image_shape=(1, 4, 4), classes=3, hidden=[5, 6], activation=["tanh"])
 
@@ -178,14 +178,14 @@ def dense(init, scale=1.0):
     ],
 )
 @pytest.mark.parametrize("scale", [1.0, 0.5])
-def test_initial_weights_have_the_mean_and_deviation_of_their_scheme(init, mean, std, scale):
+def test_initial_weights_have_the_mean_and_deviation_of_the_scheme(init, mean, std, scale):
     weight = dense(init, scale).weight.detach()
-    # 120,000 draws: the mean is within 5 standard errors.
+    # For 120,000 draws, the mean is within 5 standard errors.
     assert float(weight.mean()) == pytest.approx(scale * mean, abs=5 * scale * std / math.sqrt(weight.numel()))
     assert float(weight.std()) == pytest.approx(scale * std, rel=0.02)
 
 
-def test_a_convolution_is_initialised_by_its_own_fan_in():
+def test_a_convolution_is_initialised_with_its_own_fan_in():
     torch.manual_seed(0)
     weight = CNN(image_shape=(1, 28, 28), classes=10, width=32, init="he").features[3].weight.detach()
     assert weight.shape == (32, 32, 3, 3)
@@ -202,7 +202,7 @@ def test_schemes_set_biases_to_zero(init):
     assert not dense(init).bias.any()
 
 
-def test_torch_keeps_what_the_layers_drew():
+def test_torch_keeps_the_initial_weights_of_the_layers():
     torch.manual_seed(0)
     expected = nn.Linear(400, 300)
     assert torch.equal(dense("torch").weight, expected.weight)

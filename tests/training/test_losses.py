@@ -1,4 +1,4 @@
-"""Losses against hand computation and torch."""
+"""Losses compared with computation by hand and with PyTorch."""
 
 import math
 
@@ -26,7 +26,7 @@ def test_cross_entropy_is_the_mean_of_the_negative_log_probabilities():
     assert value(CrossEntropy()) == pytest.approx(by_hand / 2)
 
 
-def test_label_smoothing_spreads_its_share_over_all_classes():
+def test_label_smoothing_spreads_probability_over_all_classes():
     smoothed = F.one_hot(LABELS, 3) * 0.9 + 0.1 / 3
     by_hand = -(smoothed * LOGITS.log_softmax(1)).sum(1).mean()
     assert value(CrossEntropy(label_smoothing=0.1)) == pytest.approx(float(by_hand))
@@ -62,12 +62,12 @@ each_loss = pytest.mark.parametrize(
 
 
 @each_loss
-def test_class_weights_of_one_are_the_label(loss):
+def test_one_hot_class_weights_equal_labels(loss):
     assert value(loss, F.one_hot(LABELS, 3).float()) == pytest.approx(value(loss))
 
 
 @each_loss
-def test_scores_are_confidences_in_the_order_of_the_logits(loss):
+def test_scores_are_in_0_to_1_and_ordered_like_the_logits(loss):
     logits = torch.rand(50, 10, generator=torch.Generator().manual_seed(0))
     scores = loss.scores(logits)
     assert 0 <= scores.min() <= scores.max() <= 1

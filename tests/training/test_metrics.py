@@ -1,4 +1,4 @@
-"""Metrics against torchmetrics, classes that never occur included."""
+"""Metrics compared with torchmetrics and with counts by hand, also for classes that never occur."""
 
 import math
 

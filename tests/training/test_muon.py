@@ -1,4 +1,4 @@
-"""Muon: orthogonal updates for filters and matrices, torch's own steps for the rest."""
+"""Muon: orthogonal updates for filters and matrices, gradient descent for the rest, compared with references."""
 
 import numpy as np
 import pytest
@@ -16,8 +16,8 @@ from digitlab.optim.optimizers import Muon
 pytestmark = pytest.mark.numerics
 
 
-def spread(rows, columns):
-    """A matrix whose singular values go from 1 down to a hundredth, and its singular vectors."""
+def matrix_with_spread_singular_values(rows, columns):
+    """A matrix whose singular values go from 1 down to 0.01, with its left and right singular vectors."""
     random = torch.randn(rows, columns, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     left, _, right = torch.linalg.svd(random, full_matrices=False)
     values = torch.logspace(0, -2, min(rows, columns), dtype=torch.float64)
@@ -26,16 +26,16 @@ def spread(rows, columns):
 
 @pytest.mark.parametrize("shape", [(16, 40), (40, 16), (16, 16)], ids=str)
 @pytest.mark.parametrize("size", [1e-3, 1, 1e3])
-def test_an_update_is_orthogonal_within_the_tolerance_of_the_iteration(shape, size):
-    matrix, left, right = spread(*shape)
+def test_an_orthogonalised_matrix_has_singular_values_near_one(shape, size):
+    matrix, left, right = matrix_with_spread_singular_values(*shape)
     update = left.mT @ orthogonalised(size * matrix, iterations=8) @ right.mT
     values = update.diagonal()
     assert 0.65 < values.min() <= values.max() < 1.25
     torch.testing.assert_close(update, values.diag(), rtol=0, atol=1e-6)
 
 
-def test_each_iteration_comes_nearer():
-    matrix, left, right = spread(16, 40)
+def test_each_iteration_raises_the_smallest_singular_value():
+    matrix, left, right = matrix_with_spread_singular_values(16, 40)
     least = [
         (left.mT @ orthogonalised(matrix, iterations=iterations) @ right.mT).diagonal().min()
         for iterations in range(1, 5)
@@ -43,12 +43,12 @@ def test_each_iteration_comes_nearer():
     assert least == sorted(least)
 
 
-def test_nothing_to_go_by_is_no_update():
+def test_a_gradient_of_zeros_is_no_update():
     assert torch.equal(orthogonalised(torch.zeros(3, 5), iterations=5), torch.zeros(3, 5))
 
 
 @pytest.mark.parametrize("shape", [(16, 40), (40, 16)], ids=str)
-def test_several_matrices_are_each_orthogonalised_by_themselves(shape, as_exact_as):
+def test_stacked_matrices_are_orthogonalised_independently(shape, as_exact_as):
     sizes = torch.tensor([1e-3, 1, 1e3]).view(3, 1, 1)
     several = sizes * torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
     exact = [orthogonalised(matrix, iterations=5) for matrix in several.double()]
@@ -61,7 +61,7 @@ def test_several_matrices_are_each_orthogonalised_by_themselves(shape, as_exact_
     as_exact_as(each, list(orthogonalised(several, iterations=5)), exact)
 
 
-def run_chunk(network, optimizer, *, steps=3):
+def train_steps(network, optimizer, *, steps=3):
     for step in range(steps):
         images = torch.randn(200, 1, 4, 4, generator=torch.Generator().manual_seed(step))
         network(images).square().mean().backward()
@@ -76,14 +76,14 @@ def mlp():
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-def test_matrices_learn_as_by_torchs_own_muon(weight_decay):
+def test_matrices_are_updated_as_by_torch_optim_muon(weight_decay):
     network, twin = mlp(), mlp()
     settings = {"lr": 0.05, "momentum": 0.9, "weight_decay": weight_decay}
-    learnt = run_chunk(network, Muon(**settings, sgd_lr=1e-9, iterations=5).build(network))
+    learnt = train_steps(network, Muon(**settings, sgd_lr=1e-9, iterations=5).build(network))
     hidden = [layer.weight for layer in twin.hidden if isinstance(layer, nn.Linear)]
-    expected = run_chunk(twin, torch.optim.Muon(hidden, **settings, ns_steps=5))
+    expected = train_steps(twin, torch.optim.Muon(hidden, **settings, ns_steps=5))
     for name in ("hidden.0.weight", "hidden.2.weight"):
-        # Theirs computes in bfloat16.
+        # PyTorch's Muon computes in bfloat16.
         torch.testing.assert_close(learnt[name], expected[name], rtol=0, atol=0.01)
         assert (learnt[name] - mlp().get_parameter(name)).abs().max() > 0.03
 
@@ -207,7 +207,7 @@ def test_products_have_the_precision_of_the_run(fast_bfloat16, matmul_precision,
 
 
 @pytest.mark.parametrize("bias_lr", [None, 0.3])
-def test_the_rest_learns_as_by_torchs_descent(bias_lr):
+def test_other_parameters_are_updated_as_by_torch_optim_sgd(bias_lr):
     network, twin = mlp(), mlp()
     ours = Muon(
         lr=1e-9,
@@ -220,22 +220,22 @@ def test_the_rest_learns_as_by_torchs_descent(bias_lr):
     weights = [parameter for parameter in twin.parameters() if parameter.ndim > 1]
     biases = [parameter for parameter in twin.parameters() if parameter.ndim == 1]
     groups = [{"params": weights, "weight_decay": 0.1}, {"params": biases, "lr": bias_lr or 0.1}]
-    expected = run_chunk(twin, torch.optim.SGD(groups, lr=0.1, momentum=0.8, nesterov=True))
-    torch.testing.assert_close(run_chunk(network, ours.build(network)), expected)
+    expected = train_steps(twin, torch.optim.SGD(groups, lr=0.1, momentum=0.8, nesterov=True))
+    torch.testing.assert_close(train_steps(network, ours.build(network)), expected)
 
 
-def test_all_rates_follow_one_schedule():
+def test_a_schedule_scales_all_learning_rates():
     network, twin = mlp(), mlp()
     halved = Muon(lr=0.1, sgd_lr=0.3, bias_lr=0.7).build(network)
     for group in halved.param_groups:
         group["lr"] = 0.05
-    expected = run_chunk(twin, Muon(lr=0.05, sgd_lr=0.15, bias_lr=0.35).build(twin))
-    torch.testing.assert_close(run_chunk(network, halved), expected)
+    expected = train_steps(twin, Muon(lr=0.05, sgd_lr=0.15, bias_lr=0.35).build(twin))
+    torch.testing.assert_close(train_steps(network, halved), expected)
 
 
 @pytest.mark.parametrize("cls", [Linear, CNN, FastCNN])
 @pytest.mark.parametrize("decay", [0.0, 0.1])
-def test_every_parameter_is_learnt_once_and_only_filters_and_matrices_are_orthogonalised(cls, decay):
+def test_each_parameter_is_in_one_group_and_only_filters_and_matrices_are_orthogonalised(cls, decay):
     network = cls(image_shape=(1, 28, 28), classes=3, **({"widths": [4]} if cls is FastCNN else {}))
     groups = Muon(lr=0.1, weight_decay=decay, sgd_weight_decay=decay).groups(network)
     ids = [id(parameter) for group in groups for parameter in group["params"]]
@@ -248,26 +248,26 @@ def test_every_parameter_is_learnt_once_and_only_filters_and_matrices_are_orthog
 
 def test_normalised_filters_have_a_norm_of_one_on_average_before_each_update():
     network = CNN(image_shape=(1, 4, 4), classes=3, width=4)
-    learnt = run_chunk(network, Muon(lr=1e-9, normalize_filters=True).build(network), steps=1)
+    learnt = train_steps(network, Muon(lr=1e-9, normalize_filters=True).build(network), steps=1)
     for name, weight in learnt.items():
         if weight.ndim == 4:
             assert float(weight.square().flatten(1).sum(1).mean()) == pytest.approx(1), name
 
 
-def test_a_weight_of_zeros_has_no_norm_to_rescale_and_learns_all_the_same():
+def test_a_weight_of_zeros_is_not_rescaled_and_still_learns():
     network = mlp()
     nn.init.zeros_(network.hidden[0].weight)
-    learnt = run_chunk(network, Muon(lr=0.1, normalize_filters=True).build(network))
+    learnt = train_steps(network, Muon(lr=0.1, normalize_filters=True).build(network))
     assert learnt["hidden.0.weight"].isfinite().all()
     assert learnt["hidden.0.weight"].any()
 
 
 @pytest.mark.parametrize("iterations", [0, 21])
-def test_none_or_too_many_iterations_are_refused(iterations):
+def test_too_few_or_too_many_iterations_are_refused(iterations):
     with pytest.raises(ValidationError, match="iterations"):
         Muon(lr=0.1, iterations=iterations)
 
 
-def test_layers_that_are_not_there_are_refused():
+def test_unknown_layers_are_refused():
     with pytest.raises(ConfigError, match=r"sgd_layers=head: must match a layer of hidden\.0, hidden\.2, output"):
         Muon(lr=0.1, sgd_layers=["head"]).build(mlp())

@@ -1,4 +1,4 @@
-"""Optimisers: each is torch's class of its name, and weight decay acts on the weights it is told to."""
+"""Optimizers equal PyTorch's of the same name, and weight decay acts on the weights that the settings select."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def mlp(**options):
     return MLP(image_shape=(1, 4, 4), classes=3, hidden=[5, 6], **options).double()
 
 
-def run_chunk(network, optimizer, *, steps=1):
+def train_steps(network, optimizer, *, steps=1):
     for step in range(steps):
         images = torch.randn(8, 1, 4, 4, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
         network(images).square().mean().backward()
@@ -35,10 +35,10 @@ def run_chunk(network, optimizer, *, steps=1):
 
 @pytest.mark.numerics
 @pytest.mark.parametrize(("ours", "theirs", "options"), EACH, ids=repr)
-def test_steps_are_those_of_torch(ours, theirs, options):
+def test_updates_equal_torchs(ours, theirs, options):
     network, twin = mlp(), mlp()
-    expected = run_chunk(twin, theirs(twin.parameters(), **options), steps=3)
-    torch.testing.assert_close(run_chunk(network, ours.build(network), steps=3), expected, rtol=1e-8, atol=1e-10)
+    expected = train_steps(twin, theirs(twin.parameters(), **options), steps=3)
+    torch.testing.assert_close(train_steps(network, ours.build(network), steps=3), expected, rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.parametrize("cls", DECAYING)
@@ -48,10 +48,10 @@ def test_weight_decay_acts_on_weights_and_never_on_biases_and_norms(cls):
 
 
 def changed_by_decay(cls, make, **options):
-    """Names of the parameters that end elsewhere with weight decay than without it."""
+    """The names of the parameters whose values after training depend on weight decay."""
     one, other = make(), make()
-    without = run_chunk(one, cls(lr=0.01).build(one))
-    decayed = run_chunk(other, cls(lr=0.01, weight_decay=0.1, **options).build(other))
+    without = train_steps(one, cls(lr=0.01).build(one))
+    decayed = train_steps(other, cls(lr=0.01, weight_decay=0.1, **options).build(other))
     return {name for name in without if not torch.equal(without[name], decayed[name])}
 
 
@@ -67,15 +67,15 @@ def changed_by_decay(cls, make, **options):
     ],
 )
 @pytest.mark.parametrize("layers", [None, ["hidden.0", "output"]], ids=["all", "some"])
-def test_weight_decay_takes_away_as_much_as_torchs(ours, theirs, layers):
+def test_weight_decay_has_the_same_effect_as_torchs(ours, theirs, layers):
     network, twin = mlp(), mlp()
     chosen = ["hidden.0.weight", "output.weight"] + ([] if layers else ["hidden.2.weight"])
     decayed = [parameter for name, parameter in twin.named_parameters() if name in chosen]
     others = [parameter for name, parameter in twin.named_parameters() if name not in chosen]
     groups = [{"params": decayed, "weight_decay": 0.3}, {"params": others, "weight_decay": 0.0}]
-    # Of torch's implementations the plainest: one parameter after the other.
-    expected = run_chunk(twin, theirs(groups, lr=0.01, foreach=False), steps=5)
-    found = run_chunk(network, ours(lr=0.01, weight_decay=0.3, decay_layers=layers).build(network), steps=5)
+    # The plainest of PyTorch's implementations: one parameter after the other.
+    expected = train_steps(twin, theirs(groups, lr=0.01, foreach=False), steps=5)
+    found = train_steps(network, ours(lr=0.01, weight_decay=0.3, decay_layers=layers).build(network), steps=5)
     torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-10)
 
 
@@ -92,7 +92,7 @@ def test_adagrad_is_fused_only_where_torch_has_the_kernel(monkeypatch, supported
     optimizer = Adagrad(lr=0.01).build(network)
     assert asked == [("aten::_fused_adagrad_", "CPU")]
     assert [group["fused"] for group in optimizer.param_groups] == [supported]
-    run_chunk(network, optimizer)
+    train_steps(network, optimizer)
 
 
 def test_the_kernel_that_is_asked_for_exists_on_the_cpu_and_an_unknown_one_does_not():
@@ -110,11 +110,11 @@ def test_the_kernel_that_is_asked_for_exists_on_the_cpu_and_an_unknown_one_does_
         (None, {"hidden.0.weight", "hidden.2.weight", "output.weight"}),
     ],
 )
-def test_decay_layers_choose_whose_weights(layers, weights):
+def test_decay_layers_select_the_decayed_weights(layers, weights):
     assert changed_by_decay(SGD, mlp, decay_layers=layers) == weights
 
 
-def test_every_parameter_is_learnt_once():
+def test_each_parameter_is_in_one_group():
     network = CNN(image_shape=(1, 28, 28), classes=10)
     for weight_decay in (0.0, 0.1):
         optimizer = SGD(lr=0.1, weight_decay=weight_decay).build(network)
@@ -122,7 +122,7 @@ def test_every_parameter_is_learnt_once():
         assert sorted(taken) == sorted(id(parameter) for parameter in network.parameters())
 
 
-def test_a_pattern_that_meets_no_layer_is_refused():
+def test_a_pattern_that_matches_no_layer_is_refused():
     with pytest.raises(ConfigError, match=r"decay_layers=conv: must match a layer of hidden\.0, hidden\.2, output"):
         SGD(lr=0.1, weight_decay=0.1, decay_layers=["conv"]).build(mlp())
 

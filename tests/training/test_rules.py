@@ -1,4 +1,7 @@
-"""Update rules against the optimisers of solo runs: alone, stacked, and with their state handed over."""
+"""Update rules compared with the optimizers of solo runs: alone, stacked, and resumed from each other's state.
+
+PyTorch's optimizers are the independent reference for all rules but Muon, whose reference is in ``test_muon``.
+"""
 
 import copy
 
@@ -48,7 +51,7 @@ def network(seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Sequential:
 
 
 def gradients(net: nn.Module, update: int) -> list[Tensor]:
-    """Of the loss on a batch that depends on the number of the update alone."""
+    """The gradients of the loss on a batch that depends only on the number of the update."""
     generator = torch.Generator().manual_seed(update)
     first = next(net.parameters())
     inputs = torch.randn(10, 6, generator=generator, dtype=torch.float64).to(first.dtype)
@@ -56,8 +59,8 @@ def gradients(net: nn.Module, update: int) -> list[Tensor]:
     return list(torch.autograd.grad(nn.functional.cross_entropy(net(inputs), labels), list(net.parameters())))
 
 
-def of_each(rule: str, net: nn.Module, options: dict) -> dict[str, list]:
-    """What parameters have of their own: biases are not decayed, Muon orthogonalises the first weight alone."""
+def per_parameter(rule: str, net: nn.Module, options: dict) -> dict[str, list]:
+    """The settings of each parameter: biases are not decayed, and Muon orthogonalises only the first weight."""
     names = [name for name, _ in net.named_parameters()]
     decay = options.get("weight_decay", 0.0)
     own = {"weight_decay": [decay if name.endswith("weight") else 0.0 for name in names]}
@@ -70,8 +73,8 @@ def of_each(rule: str, net: nn.Module, options: dict) -> dict[str, list]:
 
 
 def torch_optimizer(rule: str, net: nn.Module, **options) -> torch.optim.Optimizer:
-    """One group a parameter, in the order of the network."""
-    own = of_each(rule, net, options)
+    """An optimizer with one group for each parameter, in the order of the network."""
+    own = per_parameter(rule, net, options)
     groups = [
         {"params": [parameter]} | {name: values[place] for name, values in own.items()}
         for place, parameter in enumerate(net.parameters())
@@ -79,50 +82,50 @@ def torch_optimizer(rule: str, net: nn.Module, **options) -> torch.optim.Optimiz
     return TORCH[rule](groups, **{name: value for name, value in options.items() if name not in own})
 
 
-def by_torch(optimizer: torch.optim.Optimizer, net: nn.Module, updates: range) -> None:
+def update_by_torch(optimizer: torch.optim.Optimizer, net: nn.Module, updates: range) -> None:
     for update in updates:
         for parameter, gradient in zip(net.parameters(), gradients(net, update), strict=True):
             parameter.grad = gradient
         optimizer.step()
 
 
-def by_rule(rule: str, net: nn.Module, state: RuleState, updates: range, **options) -> None:
+def update_by_rule(rule: str, net: nn.Module, state: RuleState, updates: range, **options) -> None:
     for update in updates:
         found = gradients(net, update)
         with torch.no_grad():
-            RULES[rule](list(net.parameters()), found, state, **(options | of_each(rule, net, options)))
+            RULES[rule](list(net.parameters()), found, state, **(options | per_parameter(rule, net, options)))
 
 
-def start(rule: str, net: nn.Module, options: dict) -> RuleState:
+def initial_state(rule: str, net: nn.Module, options: dict) -> RuleState:
     return init_state(rule, list(net.parameters()), momentum=options.get("momentum", 0.0))
 
 
-def difference(found: nn.Module, expected: nn.Module) -> float:
-    """The largest difference of two networks' parameters, relative to the largest entry of each tensor."""
+def relative_difference(found: nn.Module, expected: nn.Module) -> float:
+    """The largest difference between the parameters of two networks, relative to the largest entry of each tensor."""
     pairs = zip(found.parameters(), expected.parameters(), strict=True)
     return max(((f - e).abs().max() / e.abs().max()).item() for f, e in pairs)
 
 
 def solo_run(rule: str, options: dict, *, seed: int = 0) -> nn.Module:
     net = network(seed)
-    by_torch(torch_optimizer(rule, net, **options), net, range(UPDATES))
+    update_by_torch(torch_optimizer(rule, net, **options), net, range(UPDATES))
     return net
 
 
 @pytest.mark.numerics
 @each_case
-def test_a_rule_updates_as_torch_does(rule, options):
+def test_a_rule_equals_the_torch_optimizer(rule, options):
     net = network()
-    by_rule(rule, net, start(rule, net, options), range(UPDATES), **options)
-    assert difference(net, solo_run(rule, options)) <= 1e-12
+    update_by_rule(rule, net, initial_state(rule, net, options), range(UPDATES), **options)
+    assert relative_difference(net, solo_run(rule, options)) <= 1e-12
 
 
 @each_case
-def test_hyper_parameters_may_be_tensors_without_dimensions(rule, options):
+def test_hyper_parameters_may_be_scalar_tensors(rule, options):
     net = network()
     tensors = {k: torch.tensor(v, dtype=torch.float64) if isinstance(v, float) else v for k, v in options.items()}
-    by_rule(rule, net, start(rule, net, tensors), range(UPDATES), **tensors)
-    assert difference(net, solo_run(rule, options)) <= 1e-12
+    update_by_rule(rule, net, initial_state(rule, net, tensors), range(UPDATES), **tensors)
+    assert relative_difference(net, solo_run(rule, options)) <= 1e-12
 
 
 @pytest.mark.numerics
@@ -130,29 +133,29 @@ def test_in_float32_the_first_updates_agree_to_rounding(as_exact_as):
     rates = {"lr": torch.tensor(0.1, dtype=torch.float64), "betas": (0.9, 0.999)}
     ours, theirs = network(dtype=torch.float32), network(dtype=torch.float32)
     exact = copy.deepcopy(theirs).double()
-    by_rule("adam", ours, start("adam", ours, rates), range(2), **rates)
+    update_by_rule("adam", ours, initial_state("adam", ours, rates), range(2), **rates)
     for net in (theirs, exact):
-        by_torch(torch.optim.Adam(net.parameters(), lr=0.1), net, range(2))
+        update_by_torch(torch.optim.Adam(net.parameters(), lr=0.1), net, range(2))
     found, single, double = ([tensor.detach() for tensor in net.parameters()] for net in (ours, theirs, exact))
     as_exact_as([single], found, double)
 
 
 @each_case
-def test_gradients_are_left_as_they_were(rule, options):
+def test_gradients_do_not_change(rule, options):
     net = network()
-    found, state = gradients(net, 0), start(rule, net, options)
+    found, state = gradients(net, 0), initial_state(rule, net, options)
     before = copy.deepcopy(found)
     with torch.no_grad():
-        RULES[rule](list(net.parameters()), found, state, **(options | of_each(rule, net, options)))
+        RULES[rule](list(net.parameters()), found, state, **(options | per_parameter(rule, net, options)))
     assert all(torch.equal(f, b) for f, b in zip(found, before, strict=True))
 
 
-def spread(value):
-    """A third, two thirds and the whole of an option's number, one for each member."""
+def member_values(value):
+    """A third, two thirds and the whole of an option's value, one for each member."""
     if isinstance(value, bool):
         return [value] * MEMBERS
     if isinstance(value, tuple):
-        return list(zip(*(spread(part) for part in value), strict=True))
+        return list(zip(*(member_values(part) for part in value), strict=True))
     return [value * (m + 1) / MEMBERS for m in range(MEMBERS)]
 
 
@@ -165,7 +168,7 @@ def stacked_option(values):
 
 
 def population_run(rule: str, members: list[dict]) -> tuple[list[nn.Module], RuleState]:
-    """One stacked run; returns the members as networks of their own."""
+    """Update stacked members; return each member as a network, and the state."""
     nets = [network(seed) for seed in range(len(members))]
     options = {key: stacked_option([member[key] for member in members]) for key in members[0]}
     stacked = [torch.stack(tensors) for tensors in zip(*(n.parameters() for n in nets), strict=True)]
@@ -177,59 +180,59 @@ def population_run(rule: str, members: list[dict]) -> tuple[list[nn.Module], Rul
     for update in range(UPDATES):
         each = [gradients(net, update) for net in nets]
         together = [torch.stack(tensors) for tensors in zip(*each, strict=True)]
-        RULES[rule](stacked, together, state, **(options | of_each(rule, nets[0], options)))
+        RULES[rule](stacked, together, state, **(options | per_parameter(rule, nets[0], options)))
     return nets, state
 
 
 @pytest.mark.numerics
 @each_case
-def test_each_member_of_a_population_updates_as_torch_does_alone(rule, options):
-    per_option = {key: spread(value) for key, value in options.items()}
+def test_each_member_of_a_population_equals_a_solo_torch_run(rule, options):
+    per_option = {key: member_values(value) for key, value in options.items()}
     members = [{key: values[m] for key, values in per_option.items()} for m in range(MEMBERS)]
     nets, _ = population_run(rule, members)
     for seed, (net, member) in enumerate(zip(nets, members, strict=True)):
-        assert difference(net, solo_run(rule, member, seed=seed)) <= 1e-12
+        assert relative_difference(net, solo_run(rule, member, seed=seed)) <= 1e-12
 
 
 @pytest.mark.parametrize("rule", ["sgd", "rmsprop", "muon"])
-def test_a_member_without_momentum_or_decay_may_stand_beside_one_with_both(rule):
+def test_members_with_and_without_momentum_and_decay_can_be_stacked(rule):
     members = [
         {"lr": 0.01, "momentum": 0.0, "weight_decay": 0.0},
         {"lr": 0.001, "momentum": 0.9, "weight_decay": 0.1},
     ]
     nets, _ = population_run(rule, members)
     for seed, (net, member) in enumerate(zip(nets, members, strict=True)):
-        assert difference(net, solo_run(rule, member, seed=seed)) <= 1e-12
+        assert relative_difference(net, solo_run(rule, member, seed=seed)) <= 1e-12
 
 
 @each_case
-def test_torch_resumes_what_a_rule_began(rule, options):
+def test_torch_resumes_from_the_state_of_a_rule(rule, options):
     net = network()
-    state = start(rule, net, options)
-    by_rule(rule, net, state, range(UPDATES // 2), **options)
+    state = initial_state(rule, net, options)
+    update_by_rule(rule, net, state, range(UPDATES // 2), **options)
     optimizer = torch_optimizer(rule, net, **options)
     optimizer.load_state_dict(optimizer.state_dict() | {"state": to_optimizer_state(rule, state)})
-    by_torch(optimizer, net, range(UPDATES // 2, UPDATES))
-    assert difference(net, solo_run(rule, options)) <= 1e-12
+    update_by_torch(optimizer, net, range(UPDATES // 2, UPDATES))
+    assert relative_difference(net, solo_run(rule, options)) <= 1e-12
 
 
 @each_case
-def test_a_rule_resumes_what_torch_began(rule, options):
+def test_a_rule_resumes_from_the_state_of_torch(rule, options):
     net = network()
     optimizer = torch_optimizer(rule, net, **options)
-    by_torch(optimizer, net, range(UPDATES // 2))
+    update_by_torch(optimizer, net, range(UPDATES // 2))
     entries, momentum = optimizer.state_dict()["state"], options.get("momentum", 0.0)
     state = from_optimizer_state(rule, entries, list(net.parameters()), momentum=momentum)
-    by_rule(rule, net, state, range(UPDATES // 2, UPDATES), **options)
-    assert difference(net, solo_run(rule, options)) <= 1e-12
+    update_by_rule(rule, net, state, range(UPDATES // 2, UPDATES), **options)
+    assert relative_difference(net, solo_run(rule, options)) <= 1e-12
 
 
 @each_case
-def test_a_members_state_is_laid_out_as_torch_lays_it_out(rule, options):
+def test_a_members_state_has_the_form_of_torchs(rule, options):
     _, state = population_run(rule, [options] * MEMBERS)
     net = network()
     optimizer = torch_optimizer(rule, net, **options)
-    by_torch(optimizer, net, range(UPDATES))
+    update_by_torch(optimizer, net, range(UPDATES))
     theirs = optimizer.state_dict()["state"]
     ours = to_optimizer_state(rule, state, member=0)
     assert {i: set(entry) for i, entry in ours.items()} == {i: set(entry) for i, entry in theirs.items()}

@@ -1,4 +1,4 @@
-"""Schedules against PyTorch's schedulers, and the settings that they refuse."""
+"""Schedules compared with PyTorch's schedulers, and settings that they refuse."""
 
 import math
 
@@ -28,7 +28,7 @@ def factors(schedule: Schedule, *, steps: int = TOTAL_STEPS) -> list[float]:
 
 
 def torch_scheduler(schedule: Schedule, optimizer: torch.optim.Optimizer, *, warmup_steps: int):
-    """PyTorch's scheduler for the part after the warm-up, on a base rate of 1."""
+    """PyTorch's scheduler for the part after the warm-up, for a base learning rate of 1."""
     match schedule:
         case Constant():
             return lr_scheduler.ConstantLR(optimizer, factor=1.0)
@@ -67,7 +67,7 @@ def sgd() -> torch.optim.Optimizer:
 
 
 @each_schedule
-def test_a_schedule_gives_the_rates_of_the_torch_scheduler(schedule, options):
+def test_a_schedule_equals_the_torch_scheduler(schedule, options):
     ours, optimizer = schedule(**options), sgd()
     expected = rates(optimizer, torch_scheduler(ours, optimizer, warmup_steps=0))
     assert factors(ours) == pytest.approx(expected, rel=1e-12, abs=1e-15)
@@ -75,7 +75,7 @@ def test_a_schedule_gives_the_rates_of_the_torch_scheduler(schedule, options):
 
 @each_schedule
 @pytest.mark.filterwarnings("ignore:The epoch parameter in `scheduler.step:UserWarning:torch")
-def test_warm_up_is_a_linear_scheduler_in_front(schedule, options):
+def test_warm_up_equals_a_preceding_linear_torch_scheduler(schedule, options):
     ours, optimizer = schedule(warmup_epochs=WARMUP_EPOCHS, **options), sgd()
     after = torch_scheduler(ours, optimizer, warmup_steps=WARMUP_STEPS)
     ramp = lr_scheduler.LinearLR(optimizer, start_factor=1 / WARMUP_STEPS, total_iters=WARMUP_STEPS - 1)
@@ -85,13 +85,13 @@ def test_warm_up_is_a_linear_scheduler_in_front(schedule, options):
 
 @each_schedule
 @pytest.mark.parametrize("warmup_epochs", [0, 0.01, 0.5, 1.3, 2])
-def test_factors_lie_between_nothing_and_the_base_rate(schedule, options, warmup_epochs):
+def test_factors_are_above_0_and_at_most_1(schedule, options, warmup_epochs):
     found = factors(schedule(warmup_epochs=warmup_epochs, **options))
     assert 0 < min(found) <= max(found) <= 1
 
 
 @each_schedule
-def test_a_schedule_stays_where_it_ended(schedule, options):
+def test_a_schedule_is_constant_after_its_end(schedule, options):
     ours = schedule(**options)
     beyond = factors(ours, steps=3 * TOTAL_STEPS)[TOTAL_STEPS:]
     assert beyond == pytest.approx([beyond[-1]] * len(beyond), rel=1e-12)
@@ -100,14 +100,14 @@ def test_a_schedule_stays_where_it_ended(schedule, options):
 
 @each_schedule
 @pytest.mark.parametrize("warmup_epochs", [0, 1, 3])
-def test_a_training_of_one_step_or_shorter_than_its_warm_up_still_learns(schedule, options, warmup_epochs):
+def test_factors_are_positive_in_trainings_shorter_than_the_warm_up(schedule, options, warmup_epochs):
     ours = schedule(warmup_epochs=warmup_epochs, **options)
     for total_steps in (1, 2, STEPS_PER_EPOCH):
         for step in range(total_steps):
             assert 0 < ours.factor(step, steps_per_epoch=STEPS_PER_EPOCH, total_steps=total_steps) <= 1
 
 
-def test_warm_up_ends_on_the_base_rate_at_its_last_step():
+def test_the_last_warm_up_step_has_the_base_rate():
     found = factors(Constant(warmup_epochs=WARMUP_EPOCHS))
     assert found[0] == pytest.approx(1 / WARMUP_STEPS)
     assert found[WARMUP_STEPS - 2] < 1
