@@ -1,8 +1,8 @@
 """Checks that a data set can be what its owner intended; ``ImageData.setup`` makes them before a run trains.
 
 They find the usual mistakes in data sets that a user prepared: labels that start at 1, axes in another order, pixels in
-[0, 1] that were stored as whole numbers, blank or repeated images. What cannot train is refused; what is only unlikely
-is a warning. The checks look at all labels but only at some images, so they take a few milliseconds.
+[0, 1] that were stored as whole numbers, blank or repeated images. They refuse a data set that cannot train and warn
+about one that only looks wrong. They look at all labels but only at some images, so they take a few milliseconds.
 """
 
 import logging
@@ -14,13 +14,15 @@ from torch import Tensor
 from digitlab.core.errors import DataError
 from digitlab.data.source import ImageSet
 
-# Images of a set whose pixels are looked at, evenly spread over it.
+# The pixels of at most this many images are looked at, evenly spread over the data set.
 _SAMPLE_IMAGES = 1000
+# Differences between pixels are a mean over many pixels, so fewer images are enough.
+_AXIS_SAMPLE_IMAGES = 100
 # A published set may hold a few blank images by accident; more are a mistake in its preparation.
 _MAX_BLANK_SHARE = 0.01
-# Differences at another distance have to be this much smaller: in noise they are equal but for chance.
+# Differences at another distance must be smaller by this factor, because in noise they differ by chance.
 _CLEARLY = 0.8
-# Grey, grey with alpha, RGB and RGBA: the lengths that a last axis of channels has.
+# Grey, grey with alpha, RGB and RGBA images have 1 to 4 channels.
 _MAX_CHANNELS = 4
 
 _log = logging.getLogger(__name__)
@@ -115,7 +117,7 @@ def _axis_warnings(images: Tensor) -> Iterator[str]:
             "store them as (N, C, H, W)"
         )
         return
-    values = _sample(images).flatten(1).short()
+    values = _sample(images, _AXIS_SAMPLE_IMAGES).flatten(1).short()
     if 1 < channels <= _MAX_CHANNELS < width and _difference(values, channels) < _CLEARLY * _difference(values, 1):
         yield "the values look like (N, H, W, C) under a header that says (N, C, H, W); store channels before rows"
     elif height != width and _difference(values, height) < _CLEARLY * _difference(values, width):
@@ -146,9 +148,9 @@ def _pixel_warnings(images: Tensor, name: str) -> Iterator[str]:
         yield f"all {name} images are equal; write the images to the file again"
 
 
-def _sample(images: Tensor) -> Tensor:
-    """At most ``_SAMPLE_IMAGES`` of ``images``, evenly spread, as a view."""
-    return images[:: -(-len(images) // _SAMPLE_IMAGES)]
+def _sample(images: Tensor, count: int = _SAMPLE_IMAGES) -> Tensor:
+    """Return at most ``count`` of the ``images``, evenly spread over the set, as a view."""
+    return images[:: -(-len(images) // count)]
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -32,7 +32,7 @@ def orthogonalised(matrix: Tensor, *, iterations: int) -> Tensor:
     a, b, c = _QUINTIC
     dtype = _product_dtype(matrix)
     rows, columns = matrix.shape[-2:]
-    # For a wide matrix the products with its transpose are smaller.
+    # A tall matrix is transposed first, because the products of a wide one with its transpose are smaller.
     near = (matrix.mT if rows > columns else matrix).to(dtype)
     near = near / (torch.linalg.vector_norm(near, dim=(-2, -1), keepdim=True) + 1e-7)
     add_product = torch.addmm if matrix.ndim == 2 else torch.baddbmm
