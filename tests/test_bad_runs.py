@@ -35,7 +35,7 @@ def refused_by_the_script(train_py, one_line, tmp_path):
 @pytest.mark.parametrize(
     ("argument", "line"),
     [
-        ("model=foo", "model=foo: must be one of cnn, fast_cnn, lenet, linear, mlp, mlp_dropout"),
+        ("model=foo", "model=foo: must be one of cnn, fast_cnn, lenet, linear, mlp, mlp_dropout, torchvision"),
         ("optimizer.lrr=1", "optimizer.lrr=1: no such key (did you mean `lr`?)"),
         ("model.hidden=[64", "model.hidden=[64: can't be read"),
         ("model.dropout=1.5", "model.dropout=1.5: must be a number in [0, 1)"),

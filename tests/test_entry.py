@@ -40,7 +40,10 @@ def test_a_sweep_has_no_single_configuration_to_show(train_py_process, one_line)
 
 def test_help_names_every_group_and_its_choices(train_py_process):
     text = train_py_process("--help").stdout
-    for line in ("data: cifar10, fashion_mnist, mnist", "model: cnn, fast_cnn, lenet, linear, mlp, mlp_dropout"):
+    for line in (
+        "data: cifar10, fashion_mnist, mnist",
+        "model: cnn, fast_cnn, lenet, linear, mlp, mlp_dropout, torchvision",
+    ):
         assert line in text
 
 

@@ -6,6 +6,7 @@ import math
 import pytest
 
 from digitlab.config.compose import CONF
+from digitlab.engine.metrics import NAMES
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
 from digitlab.training import train
@@ -18,7 +19,7 @@ def names(group):
 
 def test_the_data_sets_and_models_that_are_promised_are_there():
     assert {"mnist", "fashion_mnist", "cifar10"} <= set(names("data"))
-    assert {"linear", "mlp", "mlp_dropout", "lenet", "cnn", "fast_cnn"} <= set(names("model"))
+    assert {"linear", "mlp", "mlp_dropout", "lenet", "cnn", "fast_cnn", "torchvision"} <= set(names("model"))
 
 
 @pytest.mark.parametrize("model", names("model"))
@@ -36,7 +37,7 @@ def test_every_model_learns_from_every_data_set_and_is_tested(shrunk, run_folder
     assert all(state["step"] == 2 and state["exp_avg"].any() for state in moments)
     assert sum(state["exp_avg"].numel() for state in moments) == outcome.result["parameters"]
     tested = {name: value for name, value in outcome.result["metrics"].items() if name.startswith("test/")}
-    assert {"test/loss", "test/accuracy", "test/f1", "test/f1_weighted", "test/calibration_error"} <= tested.keys()
+    assert {f"test/{name}" for name in (*NAMES, "calibration_error")} <= tested.keys()
     assert all(math.isfinite(value) for value in tested.values())
     _, *rows = csv.reader(folder.confusion.read_text(encoding="utf-8").splitlines())
     assert sum(int(count) for row in rows for count in row[1:]) == 2 * 32

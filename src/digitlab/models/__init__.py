@@ -9,5 +9,6 @@ from digitlab.models.cnn import CNN, LeNet
 from digitlab.models.fast_cnn import FastCNN
 from digitlab.models.layers import FittedToImages
 from digitlab.models.mlp import MLP, Linear
+from digitlab.models.torchvision_network import TorchvisionNetwork
 
-__all__ = ["CNN", "MLP", "FastCNN", "FittedToImages", "LeNet", "Linear"]
+__all__ = ["CNN", "MLP", "FastCNN", "FittedToImages", "LeNet", "Linear", "TorchvisionNetwork"]

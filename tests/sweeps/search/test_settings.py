@@ -76,7 +76,7 @@ def test_every_ready_space_is_one_to_search_too_and_can_be_widened(name, plan):
     made = plan(f"sweep={name}", "optimizer.lr=tag(log,interval(1e-4,1))")
     factors = {"optimizer", "optimizer.lr", "optimizer.weight_decay", "data.batch_size", "model.dropout"}
     searched = {parameter.key: parameter for parameter in made.space.parameters}
-    without_dropout = name.endswith(("_linear", "_fast_cnn"))
+    without_dropout = name.endswith(("_linear", "_fast_cnn", "_torchvision"))
     assert set(searched) == factors - ({"model.dropout"} if without_dropout else set())
     assert searched["optimizer.lr"].numbers is not None
     assert len(made.space.example()) == len(searched) + 1
