@@ -1,7 +1,7 @@
-"""The one LightningModule: it trains any network on chunks of mini-batches and evaluates it.
+"""The only LightningModule: it trains any network on chunks of mini-batches and evaluates it.
 
-Shapes: N images, C, H, W, K classes. One serves all networks because what differs between them, the way from images to
-logits, is a plain ``nn.Module``; loss, update rule, schedule and metrics are the same sentence for each of them.
+Shapes: N images, C channels, H rows, W columns, K classes. One module is enough because networks are plain
+``nn.Module``s from images to logits: loss, update rule, schedule and metrics work the same way for all of them.
 """
 
 import copy
@@ -37,11 +37,10 @@ from digitlab.training.test_time_augmentation import TestTimeAugmentation, augme
 class Classifier(LightningModule):
     """A network with its normalisation, loss, update rule and schedule.
 
-    Every argument is made of plain values, as they stand in the composed configuration, so a checkpoint holds nothing
-    else and ``Classifier.load_from_checkpoint(path)`` needs nothing else. ``data`` are the facts of
-    the data set (``DataFacts``); ``ema_decay`` averages the weights over the mini-batches (Polyak and Juditsky, 1992),
-    and where it is given, the averaged network is the one evaluated; ``tta`` has each image evaluated as
-    several.
+    All arguments are plain values of the composed configuration. A checkpoint stores them, so that
+    ``Classifier.load_from_checkpoint(path)`` needs nothing else. ``data`` holds the facts of the data set
+    (``DataFacts``). With ``ema_decay`` the weights are averaged over the updates (Polyak and Juditsky, 1992), and the
+    averaged network is evaluated. With ``tta`` several views of each image are evaluated.
     """
 
     runner: ChunkRunner
@@ -61,7 +60,7 @@ class Classifier(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        # Several updates happen in one training_step, so Lightning's own single update a step is out of the way.
+        # One training_step makes several updates. Lightning's automatic optimisation would make exactly one.
         self.automatic_optimization = False
         self.facts = DataFacts(**data)
         channels, height, width = self.facts.image_shape
@@ -77,13 +76,13 @@ class Classifier(LightningModule):
         self.normalise = Normalise(image_shape=shape, mean=self.facts.mean, std=self.facts.std)
         self.example_input_array = torch.zeros(1, *shape, dtype=torch.uint8)
 
-        # The state of a run, which a checkpoint carries on.
+        # The state of a run. Checkpoints save it.
         self.position = Position()
         self.train_counts = Counts.zeros(classes, torch.device("cpu"))
         self.optimizer_state: dict[str, Any] | None = None
-        # Losses of single mini-batches, (step from 1, loss), that no one has written yet.
+        # Losses of single mini-batches that are not written yet: (step from 1, loss).
         self.logged_losses: list[tuple[int, float]] = []
-        # What a run sets before it starts.
+        # A run sets these before it starts.
         self.seed = 0
         self.steps_per_epoch = 0
         self.log_every_steps = 50
@@ -98,18 +97,18 @@ class Classifier(LightningModule):
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
-        """As Lightning's, but never more is read than plain values and tensors: a pickle could run anything."""
+        """Do the same as Lightning, but read only plain values and tensors: a pickle can run any code."""
         return super().load_from_checkpoint(checkpoint_path, *args, **(kwargs | {"weights_only": True}))
 
     def use_precision(self, dtype: torch.dtype) -> None:
-        """float64 for weights and all, bfloat16 for mixed precision: the weights stay float32."""
+        """Set the precision: float64 for weights and products, or bfloat16 for products with float32 weights."""
         if dtype == torch.float64:
             self.double()
         elif dtype == torch.bfloat16:
             self.autocast_dtype = dtype
 
     def member_spec(self) -> MemberSpec:
-        """This network as a member of a population."""
+        """Return the description of this network from which a population builds a member."""
         return MemberSpec(
             network=self.network, average=self.average, normalise=self.normalise, loss=self.loss, optimizer=self.update,
             schedule=self.schedule, seed=self.seed, image_shape=self.facts.image_shape,
@@ -118,10 +117,10 @@ class Classifier(LightningModule):
         )  # fmt: skip
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Pixels (N, C, H, W), uint8 or float in [0, 1], to logits (N, K) by the weights that are evaluated.
+        """Return logits (N, K) for ``pixels`` (N, C, H, W), uint8 or float in [0, 1].
 
-        In the precision of the run, and logits in that of its weights; with ``tta`` they are those of all views
-        of an image together.
+        It uses the averaged weights if the run averages them. Products have the precision of the run, logits that of
+        the weights. With ``tta`` the logits are the weighted mean over all views of an image.
         """
         network = self.network if self.average is None else self.average
         images = self.normalise(pixels)
@@ -139,13 +138,13 @@ class Classifier(LightningModule):
         return optimizer
 
     def setup(self, stage: str) -> None:
-        # Before anything can watch the layers at work: it would see the image that is counted with.
+        # The cost is measured with one image. This must happen before callbacks add hooks that would see this image.
         if stage == "fit":
             self.forward_cost = forward_cost(self.network, self.facts.image_shape, self.normalise.scale)
 
     def on_train_start(self) -> None:
         self.stop_signal.install()
-        # The raw optimiser: Lightning's wrapper would cost a tenth of a small network's step.
+        # Lightning's wrapper around the optimiser would cost a tenth of a small network's step.
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
         step = TrainStep(
@@ -187,14 +186,14 @@ class Classifier(LightningModule):
 
     @property
     def learning_rate(self) -> float:
-        """The learning rate of the mini-batch that was learnt from last."""
+        """The learning rate of the last update."""
         return self.runner.step.learning_rate(max(self.position.total_steps - 1, 0))
 
     def training_step(self, chunk: Chunk, batch_idx: int) -> None:
-        """One update for each mini-batch of the chunk.
+        """Make one update for each mini-batch of the chunk.
 
-        Raises ``RunError`` where the loss, the gradient or what the update makes of the weights is not finite; the
-        weights are then those before that update.
+        Raises ``RunError`` if a loss, gradient or updated weight is not finite; the weights are then those before that
+        update.
         """
         images = chunk.plan.batch_size / self.trainer.world_size
         if self.device.type == "cpu":
@@ -202,12 +201,13 @@ class Classifier(LightningModule):
         with threads(worthwhile_threads(images * self.forward_cost.flops)):
             logits, losses = self.runner.run_chunk(chunk)
         self._count(chunk, logits, losses)
-        # Lightning counts updates by its wrapped optimiser, which was not asked, as it costs a tenth of a small
-        # network's step; global_step, that callbacks and loggers read, would stand still.
+        # Lightning counts updates in its wrapped optimiser, which is not used. Without this line global_step, which
+        # callbacks and loggers read, would stay at 0.
         self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total.completed += len(losses)
 
     def _shared_backward(self, loss: Tensor, weight: float) -> None:
-        # Plain backward() would not average the gradients over the processes when several happen in one training_step.
+        # Lightning averages the gradients over the processes only in manual_backward when a training_step makes
+        # several updates. The buffers (running statistics) must be averaged here, because it leaves them alone.
         self.manual_backward(loss * weight)
         for buffer in self.network.buffers():
             if buffer.is_floating_point():
@@ -225,18 +225,18 @@ class Classifier(LightningModule):
         self.train_counts.add(logits[:done], chunk.learnt_labels()[:done])
 
     def take_logged_losses(self) -> list[tuple[int, float]]:
-        """Losses of single mini-batches, as (step from 1, loss), that were not taken before."""
+        """Return the losses of single mini-batches since the last call, as pairs (step from 1, loss)."""
         losses, self.logged_losses = self.logged_losses, []
         return losses
 
     def take_train_counts(self) -> Counts:
-        """The counts of the training passes since they were last taken, over all processes."""
+        """Return the counts of the training passes since the last call, summed over all processes, and reset them."""
         counts = total(self.train_counts_of_processes())
         self.train_counts = Counts.zeros(len(self.facts.class_names), self.device)
         return counts
 
     def train_counts_of_processes(self) -> list[Counts]:
-        """The counts since they were last taken of each process, in all of them, which have to ask together."""
+        """Return the current counts of every process. All processes must call this together."""
         own, processes = self.train_counts, self.trainer.world_size
         if processes == 1:
             return [own]
@@ -247,7 +247,8 @@ class Classifier(LightningModule):
         torch.distributed.all_gather(loss_sums, loss_sum)
         return [Counts(confusion, loss.item()) for confusion, loss in zip(confusions, loss_sums, strict=True)]
 
-    # Evaluation: every process sees all images, so all come to the same decisions without asking each other --------
+    # Evaluation -------------------------------------------------------------------------------------------------------
+    # Every process evaluates all images. They then make the same decisions without communicating.
 
     def _evaluate(self, batch: EvaluationBatch) -> Tensor:
         logits: Tensor = self(batch.images)
@@ -264,7 +265,7 @@ class Classifier(LightningModule):
 
     @property
     def evaluation(self) -> Counts:
-        """The counts of the validation or test under way, or of the last one; a device is waited for."""
+        """The counts of the current or last validation or test. Reading them waits for the device."""
         self._evaluation.add_losses(as_numbers(self._evaluation_losses), self._evaluation_sizes)
         self._evaluation_losses, self._evaluation_sizes = [], []
         return self._evaluation
@@ -291,7 +292,7 @@ class Classifier(LightningModule):
 
     def _log_evaluation(self, split: str) -> None:
         metrics = {f"{split}/{name}": value for name, value in self.evaluation.metrics().items()}
-        # Every process has the same values, and their mean is their value; Lightning warns where it is not taken.
+        # Every process has the same values, so their mean changes nothing. Without sync_dist Lightning warns.
         self.log_dict(metrics, sync_dist=self.trainer.world_size > 1, batch_size=1)
 
 

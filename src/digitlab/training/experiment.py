@@ -1,6 +1,6 @@
-"""A composed configuration, checked and built: everything of a run but its images and its weights.
+"""Checks a composed configuration and builds the parts of a run, without reading images or allocating weights.
 
-The schema is the constructors': each part is made here, networks without memory for their weights, and no data is read.
+The constructors are the schema: building each part checks its settings.
 """
 
 from collections.abc import Sequence
@@ -63,14 +63,14 @@ class RunOptions:
 
 @settings
 class Ema:
-    """Average of the weights over mini-batches; ``decay`` of the old average a mini-batch, null for none."""
+    """Averaging of the weights over updates: the share ``decay`` of the old average is kept per update (null: off)."""
 
     decay: Annotated[float, Field(gt=0, lt=1)] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Experiment:
-    """The parts of a run. ``model``, ``loss``, ``optimizer`` and ``scheduler`` stay plain, for the checkpoint."""
+    """The parts of a run. ``model``, ``loss``, ``optimizer`` and ``scheduler`` are plain values, for the checkpoint."""
 
     options: RunOptions
     data: ImageData
@@ -88,7 +88,7 @@ class Experiment:
 
     @property
     def hyper_parameters(self) -> dict[str, Any]:
-        """What the classifier is made from besides the facts of its data: a checkpoint of another is another run's."""
+        """The arguments of the classifier except the facts of its data. A run can't resume from other ones."""
         return {
             "model": self.model,
             "loss": self.loss,
@@ -101,7 +101,7 @@ class Experiment:
 
     @classmethod
     def from_config(cls, config: DictConfig, *, typed: Sequence[str] | None = None) -> "Experiment":
-        """Check and build ``config``; ``typed`` are the overrides of the command line (default: Hydra's of this run).
+        """Check and build ``config``. ``typed`` are the overrides of the command line, by default of the Hydra job.
 
         Raises ``ConfigError``, which names the key, the value and what is allowed.
         """
@@ -146,7 +146,7 @@ class Experiment:
 def _refuse_unknown(config: DictConfig) -> None:
     known = [*_NODES, *RunOptions.__dataclass_fields__]
     for key in config:
-        # Those two are about the command, not about the run.
+        # The nodes hydra and sweep describe the command, not the run.
         if key not in ("hydra", "sweep", *known):
             value = OmegaConf.to_container(config, resolve=False)[key]  # type: ignore[index]
             raise unknown(str(key), value, known)
@@ -180,7 +180,7 @@ def _early_stopping(node: Any) -> EarlyStopping:
 def _options(config: DictConfig) -> RunOptions:
     options = _settings(RunOptions, {name: _value(config, name) for name in RunOptions.__dataclass_fields__}, "")
     if options.resume is not None:
-        # train.py goes another way with it: here it would be a new run that looks like the old one's next part.
+        # train.py handles resume= before composing. Here it would start a new run that looks like a resumed one.
         raise ConfigError("resume", options.resume, "must be given on the command line of a single run, without +")
     return options
 
@@ -195,7 +195,7 @@ def _check_data(data: ImageData) -> None:
 
 
 def _check_network(nodes: dict[str, dict[str, Any]], data: ImageData, *, processes: int) -> None:
-    """Build the network without memory for its weights, and the optimiser over it."""
+    """Check the network, built without memory for its weights, and the optimiser's parameter groups."""
     network = _network(nodes["model"], data)
     optimizer = build(nodes["optimizer"], "optimizer", Optimizer)
     try:
@@ -210,18 +210,18 @@ def _check_network(nodes: dict[str, dict[str, Any]], data: ImageData, *, process
 
 
 def without_memory(node: dict[str, Any], data: ImageData) -> nn.Module:
-    """The network of ``model`` for the images of ``data``, its weights on the device that holds nothing."""
+    """Return the network of the node ``model`` for the images of ``data``, on torch's meta device."""
     source = data.source
     with torch.device("meta"):
         return build(node, "model", nn.Module, image_shape=source.image_shape, classes=len(source.class_names))
 
 
 def _network(node: dict[str, Any], data: ImageData) -> nn.Module:
-    """The network ``without_memory``; refused where it would need more than this machine has."""
+    """Return the network ``without_memory``. Raises ``ConfigError`` if it needs more memory than this machine has."""
     try:
         network = without_memory(node, data)
     except ConfigError as error:
-        # Of a size in bytes, or of one number: torch has no class of its own for it.
+        # torch has no error class for an overflow of a size in bytes or of a single number.
         if "overflow" not in str(error.__cause__).lower():
             raise
         raise _too_large(node, "more bytes than 64 bits can count") from error
@@ -232,7 +232,7 @@ def _network(node: dict[str, Any], data: ImageData) -> nn.Module:
 
 
 def _too_large(node: dict[str, Any], taken: str) -> ConfigError:
-    """The refusal of a network by the setting with its largest number."""
+    """Return the error for a network that is too large. It names the setting with the largest number."""
     numbers = {name: value if isinstance(value, list) else [value] for name, value in node.items()}
     largest = {name: max((each for each in own if type(each) is int), default=0) for name, own in numbers.items()}
     name = max(largest, key=largest.__getitem__)
@@ -241,7 +241,7 @@ def _too_large(node: dict[str, Any], taken: str) -> ConfigError:
 
 def _check_device(trainer: TrainerSettings, typed: Sequence[str]) -> None:
     def refused(key: str, allowed: str) -> ConfigError:
-        # Named as it was typed: `trainer=gpu`, of which trainer.accelerator=cuda is a part.
+        # The error names what the user typed: trainer=gpu, not the trainer.accelerator=cuda that it implies.
         group = [override for override in typed if override.startswith("trainer=")]
         if group and not any(override.startswith(f"trainer.{key}=") for override in typed):
             return ConfigError("trainer", group[-1].partition("=")[2], allowed)
@@ -269,7 +269,7 @@ def _best_tracker(
         raise ConfigError("monitor.mode", monitor.mode, f"must be {mode} for monitor.metric={monitor.metric}")
     if not without_validation:
         return monitor, early_stopping
-    # What conf/ sets is for runs with validation and left out here; what was typed is meant.
+    # The defaults in conf/ are for runs with validation and are ignored here. Settings that the user typed are not.
     for override in typed:
         key, _, value = override.lstrip("+").partition("=")
         stops = key.partition(".")[0] == "early_stopping" and early_stopping is not None

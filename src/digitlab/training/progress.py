@@ -1,4 +1,4 @@
-"""The progress bar: one line an epoch with loss and accuracy, counted in mini-batches; nothing where no one looks."""
+"""Draws the progress bar of a solo run on a terminal: one line per epoch with loss and accuracy."""
 
 import sys
 import time
@@ -13,12 +13,12 @@ from digitlab.data.chunks import Chunk
 from digitlab.results.writer import Row
 from digitlab.training.classifier import Classifier
 
-# Reading the metrics makes the host wait for the device: often enough for the eye, seldom enough for the run.
+# Reading the metrics makes the host wait for the device, so the bar must not be redrawn after every chunk.
 _REFRESH_SECONDS = 0.5
 
 
 class EpochBar(Callback):
-    """Draws on stderr while training, if that is a terminal; ``rows`` grows by that of each epoch done."""
+    """Draws a progress bar on stderr if that is a terminal. ``rows`` is the list to which each epoch adds its row."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self._rows = rows
@@ -52,7 +52,7 @@ class EpochBar(Callback):
         assert isinstance(pl_module, Classifier)
         self._drawn_at = now
         fields: dict[str, Any] = {}
-        # The counts of a finished epoch have been taken for its row already.
+        # After the last chunk the counts are reset: they are in the epoch's row.
         if not batch.last:
             metrics = pl_module.train_counts.metrics()
             fields["metrics"] = f"loss {metrics['loss']:.4f} · accuracy {metrics['accuracy']:.4f}{self._validation}"
@@ -65,12 +65,13 @@ class EpochBar(Callback):
             self._validation = f" · val/accuracy {row['val/accuracy']:.4f}" if "val/accuracy" in row else ""
             shown = f"loss {row['train/loss']:.4f} · accuracy {row['train/accuracy']:.4f}{self._validation}"
             self._progress.update(self._task, metrics=shown)
-            # Above the bar for good: drawn anew with it, the lines of a long run would take longer than its epochs.
+            # A finished line is printed above the bar and never redrawn: redrawing all lines of a long run with each
+            # refresh would take longer than its epochs.
             self._progress.console.print(self._progress.make_tasks_table(self._progress.tasks))
             self._progress.remove_task(self._task)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        # Else the bar would be drawn once more below the line that says what happened.
+        # Otherwise rich would draw the bar again below the error message.
         self._stop()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

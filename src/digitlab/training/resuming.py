@@ -1,4 +1,4 @@
-"""``resume=FOLDER``: go on with a run from its own configuration, in its own folder."""
+"""Implements ``resume=FOLDER``: continues a run in its folder, with the configuration stored there."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,16 +14,16 @@ from digitlab.results.lock import take
 from digitlab.training.experiment import Experiment
 from digitlab.training.run import Outcome, train
 
-# What a group of conf/trainer decides; the rest of `trainer` stays as it was.
+# The keys that the options of conf/trainer/ set. trainer=gpu changes only these keys of a resumed run.
 _DEVICE_KEYS = ("accelerator", "devices", "strategy")
 _LENGTH = "trainer.max_epochs"
 
 
 def resume(folder: str, arguments: Sequence[str]) -> Outcome:
-    """Go on with the run in ``folder``; a run that was stopped before its first checkpoint starts from the beginning.
+    """Continue the run in ``folder``. A run that was stopped before its first checkpoint starts from the beginning.
 
-    ``arguments`` are those of the command line: beside ``resume`` only ``trainer.max_epochs`` and ``trainer`` may be
-    among them. Raises ``ConfigError`` for any other, or where ``folder`` is no run folder, and what ``train`` raises.
+    ``arguments`` are those of the command line: ``resume``, and optionally ``trainer.max_epochs`` and ``trainer``.
+    Raises ``ConfigError`` for any other argument, or if ``folder`` is not a run folder, and what ``train`` raises.
     """
     run_folder = RunFolder(Path(folder).resolve())
     try:
@@ -38,20 +38,23 @@ def resume(folder: str, arguments: Sequence[str]) -> Outcome:
             raise ConfigError("resume", folder, f"can't be given beside {argument}: it goes on with a single run")
         _override(config, key, value, argument)
     if is_first_process():
-        take(run_folder)  # before its configuration is changed; ``train`` gives it back
+        take(run_folder)  # before its configuration changes; ``train`` releases the lock
     overrides = _lengthened(run_folder, config, arguments)
     with log_to(run_folder.log):
         return train(config, folder=run_folder.path, overrides=overrides, resume=True)
 
 
 def _lengthened(run_folder: RunFolder, config: DictConfig, arguments: Sequence[str]) -> list[str]:
-    """The overrides of the run with its new length, which its folder remembers: stopped again, it goes on to there."""
+    """Store a new length in the run folder and return the run's overrides with it.
+
+    The folder must remember the length: if the run is stopped again, plain ``resume=FOLDER`` trains up to it.
+    """
     overrides = run_folder.read_overrides()
     lengths = [argument for argument in arguments if argument.startswith(f"{_LENGTH}=")]
     if lengths:
         Experiment.from_config(config, typed=[*overrides, *arguments])
         overrides = [*(each for each in overrides if not each.startswith(f"{_LENGTH}=")), lengths[-1]]
-        # Not the device: that is a matter of the machine.
+        # The device is not stored: the next machine may have another one.
         lasting = run_folder.read_config()
         lasting.trainer.max_epochs = config.trainer.max_epochs
         run_folder.write_config(lasting, overrides)

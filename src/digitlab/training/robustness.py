@@ -1,7 +1,7 @@
-"""How a trained network bears what it was not trained on: corrupted test images, and images of no class it knows.
+"""Measures a trained network on images that it was not trained for: corrupted ones, and ones of no known class.
 
-It stands beside the plain test in ``digitlab.training.evaluation`` and measures with it; only the images differ.
-N images, C, H, W, K classes.
+``digitlab evaluate --corrupt`` and ``--out-of-distribution`` use it. The metrics are those of
+``digitlab.training.evaluation``. Shapes: N images, C channels, H rows, W columns, K classes.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +23,7 @@ from digitlab.training.classifier import Classifier
 from digitlab.training.evaluation import evaluate
 
 Accelerator = Literal["auto", "cpu", "cuda"]
-# From a test batch, and a generator on its device that is the batch's own, to the batch that the network meets.
+# Maps a test batch to the batch that the network evaluates. The generator is on the batch's device, new for each batch.
 Change = Callable[[EvaluationBatch, Generator], EvaluationBatch]
 
 
@@ -31,10 +31,10 @@ def measure_corrupted(
     classifier: Classifier, data: ImageData, corruptions: Mapping[int, Augmentation], *,
     accelerator: Accelerator = "auto", seed: int = 0,
 ) -> dict[int, dict[str, float]]:  # fmt: skip
-    """Metrics keyed ``test/…``, as the plain test has them, for each severity of a corruption.
+    """Return the metrics of the plain test, keyed ``test/…``, for each severity of a corruption.
 
-    The draws are a pure function of ``seed`` and of an image's place in the test set, whatever the severity. Raises
-    ``ConfigError`` for an accelerator that is not here.
+    The random draws depend only on ``seed`` and on the position of an image in the test set, not on the severity.
+    Raises ``ConfigError`` if this machine does not have the accelerator.
     """
     classes = len(data.source.class_names)
     return {
@@ -44,7 +44,7 @@ def measure_corrupted(
 
 
 def corrupted_images(images: Tensor, corruption: Augmentation, *, seed: int = 0) -> Tensor:
-    """Images, uint8 (N, C, H, W), one draw each: float (N, C, H, W) in [0, 1]."""
+    """Return ``images``, uint8 (N, C, H, W), after ``corruption``: float (N, C, H, W) in [0, 1]."""
     labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
     return corruption(images.float() / 255, labels, classes=1, generator=_generator(images.device, seed, 0))[0]
 
@@ -71,10 +71,10 @@ def out_of_distribution(
     classifier: Classifier, data: ImageData, other: ImageData | None, *,
     accelerator: Accelerator = "auto", seed: int = 0,
 ) -> Confidences:  # fmt: skip
-    """Confidence on the test set of ``data`` against that on the test set of ``other``, or on noise for None.
+    """Return the confidences on the test set of ``data`` and on that of ``other`` (None: on uniform noise).
 
-    The other images are given the shape of the network's own. Raises ``DataError`` where they can't be, and
-    ``ConfigError`` for an accelerator that is not here.
+    The images of ``other`` are converted to the shape of the network's images. Raises ``DataError`` if that is
+    impossible, ``ConfigError`` if this machine does not have the accelerator.
     """
     channels, height, width = classifier.facts.image_shape
     shape = channels, height, width
@@ -83,7 +83,7 @@ def out_of_distribution(
         return EvaluationBatch(noise_images(len(batch.images), shape, generator), batch.labels)
 
     def converted(batch: EvaluationBatch, generator: Generator) -> EvaluationBatch:
-        # Labels of another data set mean nothing here, and may be none of the network's classes.
+        # The labels of another data set may be outside the network's classes, and nothing here depends on them.
         return EvaluationBatch(as_shape(batch.images, shape), torch.zeros_like(batch.labels))
 
     strange = _TestImages(data, noise, seed) if other is None else _TestImages(other, converted, seed)
@@ -97,7 +97,7 @@ def _confidence(classifier: Classifier, data: LightningDataModule, accelerator: 
 
 def _corrupted(corruption: Augmentation, classes: int) -> Change:
     def change(batch: EvaluationBatch, generator: Generator) -> EvaluationBatch:
-        # The identity keeps the bytes: severity 0 is the plain test, to the bit.
+        # Severity 0 must equal the plain test to the bit, so the images stay uint8.
         if isinstance(corruption, Compose) and not corruption:
             return batch
         images, _ = corruption(batch.images.float() / 255, batch.labels, classes=classes, generator=generator)
@@ -111,7 +111,7 @@ def _generator(device: torch.device, seed: int, batch: int) -> Generator:
 
 
 class _TestImages(LightningDataModule):
-    """The test set of ``data`` with other images in every batch, on the device of the trainer."""
+    """The test set of ``data`` with ``change`` applied to every batch, on the trainer's device."""
 
     def __init__(self, data: ImageData, change: Change, seed: int) -> None:
         super().__init__()

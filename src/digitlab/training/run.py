@@ -1,4 +1,4 @@
-"""``train(cfg)``: one run from its composed configuration to its result."""
+"""``train(cfg)``: trains and tests one run, from its composed configuration to ``result.json``."""
 
 import logging
 import shlex
@@ -63,20 +63,20 @@ class Outcome:
 def train(
     config: DictConfig, *, folder: Path | None = None, overrides: Sequence[str] | None = None, resume: bool = False
 ) -> Outcome:
-    """Run ``config`` in ``folder``; with ``resume``, go on from its last checkpoint, if it came so far.
+    """Train ``config`` in ``folder``; with ``resume``, continue from its last checkpoint, if it has one.
 
-    ``folder`` and ``overrides``, what was typed to get ``config``, are by default those of the running Hydra job.
-    Raises ``ConfigError`` for a bad setting, ``DataError`` for missing or damaged data, ``RunError`` for a loss that is
-    not finite, a device out of memory, a disk that is full or a folder that another process is at work on, and
-    ``Interrupted`` after SIGINT or SIGTERM. A folder in which nothing has begun is removed again, but not with
-    ``resume``.
+    ``overrides`` are the command-line settings behind ``config``. ``folder`` and ``overrides`` are by default those of
+    the running Hydra job. Raises ``ConfigError`` for a bad setting, ``DataError`` for missing or damaged data,
+    ``RunError`` for a loss that is not finite, a device out of memory, a full disk or a folder that another process
+    works on, and ``Interrupted`` after SIGINT or SIGTERM. Unless ``resume``, a folder in which no training started is
+    removed again.
     """
     if overrides is None:
         overrides = command_line_overrides()
     run_folder = RunFolder(Path(HydraConfig.get().runtime.output_dir) if folder is None else Path(folder))
     with disk_faults(run_folder.path):
         run_folder.path.mkdir(parents=True, exist_ok=True)
-    # Of several processes of one run the first holds the folder for all.
+    # Under DDP, rank 0 locks the folder.
     with held(run_folder) if is_first_process() else nullcontext():
         try:
             with quiet_libraries(), device_memory(), disk_faults(run_folder.path):
@@ -89,7 +89,7 @@ def train(
 
 def _train(config: DictConfig, folder: RunFolder, *, overrides: Sequence[str], resume: bool) -> Outcome:
     stop_signal = StopSignal()
-    # While data is fetched there is nothing to save: a signal ends the process at once.
+    # While data is downloaded there is nothing to save, so a signal ends the process at once.
     with sigterm_exits():
         run = Run(config, folder, overrides=overrides, stop_signal=stop_signal, resume=resume)
     products = float32_products(run.trainer.strategy.root_device, run.experiment.trainer.precision)
@@ -132,7 +132,7 @@ class Run:
         self._plan()
         self.measured: CheckpointMetrics | None = None
         self.result: dict[str, Any] = {}
-        # Last, as its files are closed where the run ends, and nothing that is refused above comes so far.
+        # The writer comes last: a run that is refused above must not open files, which only the end of a run closes.
         self.writer: RunWriter | None = None
         if is_first_process():
             self.writer = self.record.writer = run_writer(config, folder, checkpoint=checkpoint)
@@ -147,7 +147,7 @@ class Run:
                 self.run_callback, self.experiment.figures, *bar, *self.experiment.callbacks, Saver(self.run_callback),
             ],
             limit_val_batches=1.0 if len(self.data.val_indices) > 0 else 0,
-            # The run folder is written by the run_callback's writer, which serves populations too.
+            # Lightning's own logging is off: the writer of run_callback writes the run folder.
             logger=False, enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False,
             num_sanity_val_steps=0, use_distributed_sampler=False, plugins=[AtomicCheckpointIO()],
         )  # fmt: skip
@@ -156,7 +156,7 @@ class Run:
         classifier, data, trainer = self.classifier, self.data, self.trainer
         data.plan = chunk_plan(self.experiment, rank=trainer.global_rank, world_size=trainer.world_size)
         set_length(classifier, self.experiment, data.plan.steps_per_epoch(len(data.train_indices)))
-        # Lightning's own counters start where the run stands; the loader knows the place within the epoch.
+        # Lightning's counters start at the epoch and step of the checkpoint. The loader knows the place in the epoch.
         progress = self.trainer.fit_loop.epoch_progress.current
         assert isinstance(progress, _ProcessedTracker)
         progress.processed = progress.completed = classifier.position.epoch
@@ -165,11 +165,11 @@ class Run:
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
-        """Write ``result.json`` whichever way the run ends."""
+        """Write ``result.json`` at the end of the with block, whether the run finished, failed or was stopped."""
         try:
             yield
         except BaseException as error:
-            # Where nothing more can be written, what is to be told is why the run ended.
+            # If writing fails too, raise the original error.
             with suppress(OSError, RunError):
                 self._conclude("stopped" if isinstance(error, Interrupted) else "failed", error)
             raise
@@ -182,21 +182,22 @@ class Run:
             self.writer.close()
 
     def fit(self) -> None:
+        """Train up to the last epoch or early stopping; only draw the figures if the run had ended before."""
         self._summarise()
         over = self.classifier.position.total_steps >= self.classifier.total_steps
         if over or self.record.best_tracker.should_stop:
             log.info("this run has come to its end before, by %s", "its last step" if over else "early stopping")
-            # It may have been killed before it could show the weights it ended with.
+            # The run may have been killed before it wrote the figures of its final weights.
             self.experiment.figures.on_train_end(self.trainer, self.classifier)
             return
         self.trainer.fit(self.classifier, datamodule=self.data)
 
     def obey_signal(self) -> None:
-        """Stop between two phases; with several processes also where the others wait until the first has written."""
+        """Stop between two phases if a signal arrived. Under DDP this also waits until rank 0 has written its files."""
         self.run_callback.stop_signal.obey(self.trainer)
 
     def whereabouts(self) -> str:
-        """Where the run stands, and how to go on from there."""
+        """Return a message with the epoch and step of the run, and the command that resumes it."""
         position, steps = self.classifier.position, self.classifier.steps_per_epoch
         place = f"epoch {position.epoch + 1}, step {position.step} of {steps}"
         return f" at {place}: saved; to go on: python train.py resume={shlex.quote(str(self.folder.path))}"
@@ -210,7 +211,7 @@ class Run:
                 print(summary)
 
     def test(self) -> None:
-        """Measure the test set once, on the checkpoint that ``test`` names."""
+        """Evaluate the test set once, with the checkpoint that the key ``test`` names."""
         which = self.experiment.options.test
         if which == "none":
             return
@@ -229,5 +230,6 @@ class Run:
         )  # fmt: skip
 
     def outcome(self) -> Outcome:
+        """Return the result of the finished run."""
         metric = self.experiment.monitor.metric
         return Outcome(self.folder.path, self.result, finite_or_worst(metric, self.result["metrics"].get(metric)))

@@ -1,7 +1,7 @@
-"""What stands between Lightning's Trainer and a run's ``RunState``.
+"""The Lightning callbacks that update a solo run's ``RunState``: ``RunCallback`` and ``Saver``.
 
-It measures the time of the training part of each epoch, saves checkpoints, and stops the run when it should
-end. It is the first of the callbacks, so that the others find the epoch's row; the ``Saver`` is the last one.
+They measure the time of the training part of each epoch, save checkpoints, and stop the run when it should end.
+``RunCallback`` is the first callback, so that the others find the epoch's row. ``Saver`` is the last one.
 """
 
 import time
@@ -17,9 +17,9 @@ from digitlab.training.run_state import RunState
 
 
 class RunCallback(Callback):
-    """Drives ``record`` for a solo run; every process has one, so that all stop at the same moment.
+    """Updates ``record`` for a solo run. Every process has one, so that all stop at the same moment.
 
-    Within an epoch it has a checkpoint saved once the last one is ``save_every_seconds`` old; None: never.
+    Inside an epoch it saves a checkpoint when the last one is ``save_every_seconds`` old (None: never).
     """
 
     def __init__(self, *, record: RunState, stop_signal: StopSignal, save_every_seconds: float | None) -> None:
@@ -42,7 +42,8 @@ class RunCallback(Callback):
     ) -> None:
         classifier = _classifier(pl_module)
         whole = classifier.position.step == batch.step + len(batch.indices)
-        # Lightning validates after every so many batches, that is our chunks; a chunk ends where a validation is due.
+        # For Lightning a chunk is one batch. The loader ends a chunk where a validation is due: this makes Lightning
+        # validate after such a chunk, and only then.
         trainer.val_check_batch = 1 if whole and batch.validate else float("inf")
         if whole and batch.last:
             self._stop_clock()
@@ -71,7 +72,7 @@ class RunCallback(Callback):
         classifier = _classifier(pl_module)
         record = self.record
         if "train/loss" not in record.metrics:
-            # Stopped inside the epoch, by patience in steps: the row says what was trained of it.
+            # Early stopping in steps ended the run inside the epoch. The row describes the part that was trained.
             record.metrics |= self._take_train_metrics(classifier)
         record.add_epoch(classifier.position, images=self._images, learning_rate=classifier.learning_rate)
         if self._epoch_over:
@@ -79,8 +80,8 @@ class RunCallback(Callback):
             record.epoch_seconds = 0.0
 
     def save_epoch(self, trainer: Trainer, classifier: Classifier) -> None:
-        """Save what the epoch came to, and stop after it where a signal came."""
-        # The best one first: a run that has come to its end by its last checkpoint has its best one, too.
+        """Save the checkpoints of a finished epoch, then stop if a signal has arrived."""
+        # best.ckpt comes first: if last.ckpt says that the run has ended, best.ckpt must exist already.
         if self._improved or not self.record.validating:
             self._save(trainer, classifier, best=True)
         self._save(trainer, classifier, best=False)
@@ -94,7 +95,7 @@ class RunCallback(Callback):
         return {f"train/{name}": value for name, value in counts.metrics().items()}
 
     def _pause(self, trainer: Trainer, classifier: Classifier) -> None:
-        """Between two chunks: stop where a signal came, save where the last checkpoint is old."""
+        """Between two chunks: stop if a signal has arrived, save if the last checkpoint is too old."""
 
         def save() -> None:
             self._stop_clock()
@@ -128,7 +129,7 @@ class RunCallback(Callback):
 
 
 class Saver(Callback):
-    """The last of the callbacks: what the others wrote of an epoch's end is there before the checkpoint after it."""
+    """Saves the checkpoints of an epoch, as the last callback: by then the others have written their files."""
 
     def __init__(self, run_callback: RunCallback) -> None:
         self._run_callback = run_callback

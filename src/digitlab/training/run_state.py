@@ -1,6 +1,6 @@
-"""What a run has come to while it trains: the metrics of its epoch, its rows, its best moment.
+"""The state of a run while it trains: the metrics of the current epoch, the rows of past epochs, the best moment.
 
-It knows no Trainer: one callback drives it for a solo run, and a population drives one for each of its members.
+It knows no Trainer: a callback updates it for a solo run, and a population updates one for each of its members.
 """
 
 from collections.abc import Mapping
@@ -11,10 +11,10 @@ from digitlab.training.early_stopping import BestTracker, MonitorValue
 
 
 class RunState:
-    """The bookkeeping of one run; only the first process of a run has a ``writer``.
+    """Collects the metrics of one run and passes them to its ``writer``, which only the first process has.
 
-    ``validating`` is whether there are validation images: without them the last epoch counts as the best. ``rows`` are
-    those of the epochs done, ``epoch_seconds`` the training time of the epoch under way.
+    ``validating`` says whether there are validation images; without them the last epoch counts as the best. ``rows``
+    describe the finished epochs. ``epoch_seconds`` is the training time of the current epoch so far.
     """
 
     def __init__(
@@ -32,15 +32,15 @@ class RunState:
         self.metrics: dict[str, float] = {}
 
     def add_validation(self, measured: Mapping[str, float], position: Position) -> bool:
-        """Take metrics keyed ``val/…`` in; whether this is the best moment so far."""
+        """Add metrics keyed ``val/…``; return whether this is the best moment so far."""
         self.metrics |= measured
         if self.writer is not None:
             self.writer.validation(measured, step=position.total_steps)
-        # A metric of the training passes is known at the end of an epoch, not at a validation inside it.
+        # Metrics keyed train/… are known only at the end of an epoch, not at a validation inside it.
         return self.best_tracker.monitor.metric in self.metrics and self.best_tracker.update(self._point(position))
 
     def add_epoch(self, position: Position, *, images: int, learning_rate: float) -> None:
-        """Add the row of an epoch, or of the part of it that trained on ``images``."""
+        """Add the row of an epoch. ``images`` is the number of images that it trained on, which may be cut short."""
         row: Row = {"epoch": position.epoch + 1, "step": position.total_steps}
         row |= dict(sorted(self.metrics.items()))
         row["lr"] = learning_rate
@@ -53,7 +53,7 @@ class RunState:
             self.best_tracker.update(self._point(position))
 
     def add_losses(self, losses: list[tuple[int, float]]) -> None:
-        """Have the training losses of single mini-batches written: pairs of (step, loss)."""
+        """Write the training losses of single mini-batches: pairs of (step, loss)."""
         if self.writer is not None:
             self.writer.losses(losses)
 

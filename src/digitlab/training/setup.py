@@ -1,4 +1,4 @@
-"""What a solo run and a member of a population make alike, from the checked parts to ``result.json``."""
+"""The steps that solo runs and members of populations share: data, classifier, run state, writer, ``result.json``."""
 
 import logging
 import statistics
@@ -26,12 +26,12 @@ from digitlab.training.settings import DataFacts
 
 log = logging.getLogger(__name__)
 
-# Of the training split, for what of a network is computed from images beforehand; they have millions of patches.
+# Networks with layers that are computed from training images need only some: 2,000 images have millions of patches.
 _FITTED_IMAGES = 2000
 
 
 def read_data(experiment: Experiment) -> ImageData:
-    """The data set of ``experiment``, fetched if need be, read and split."""
+    """Return the data set of ``experiment``, downloaded if necessary, read and split."""
     data, trainer = experiment.data, experiment.trainer
     data.overfit_batches = trainer.overfit_batches
     data.limit_val_batches, data.limit_test_batches = trainer.limit_val_batches, trainer.limit_test_batches
@@ -41,9 +41,9 @@ def read_data(experiment: Experiment) -> ImageData:
 
 
 def initial_classifier(experiment: Experiment, data: ImageData, *, resumed: bool = False) -> Classifier:
-    """The classifier with the initial weights of its seed, fitted to training images where its network can be.
+    """Return the classifier with the initial weights of its seed, fitted to training images if its network needs that.
 
-    That is left out where it is ``resumed``: the weights of a checkpoint are to take their place.
+    With ``resumed`` nothing is fitted, because the weights of a checkpoint will replace the initial ones.
     """
     source = data.source
     facts = DataFacts(
@@ -57,7 +57,7 @@ def initial_classifier(experiment: Experiment, data: ImageData, *, resumed: bool
     classifier.use_precision(experiment.trainer.dtype)
     classifier.log_every_steps = experiment.trainer.log_every_steps
     if isinstance(classifier.network, FittedToImages) and not resumed:
-        # Spread over the split: a set of one's own may be in order of class.
+        # The sample is spread over the split, because the images of a user's data set may be sorted by class.
         sample = data.train_indices[:: -(-len(data.train_indices) // _FITTED_IMAGES)]
         classifier.network.fit_to(classifier.normalise(data.train_set.images[sample].cpu()))
         if classifier.average is not None:
@@ -66,6 +66,7 @@ def initial_classifier(experiment: Experiment, data: ImageData, *, resumed: bool
 
 
 def chunk_plan(experiment: Experiment, *, rank: int = 0, world_size: int = 1) -> ChunkPlan:
+    """Return how the loader of process ``rank`` of ``world_size`` divides an epoch into chunks."""
     settings = experiment.trainer
     return ChunkPlan(
         seed=experiment.options.seed, batch_size=experiment.data.batch_size, chunk_length=settings.chunk_length,
@@ -75,7 +76,7 @@ def chunk_plan(experiment: Experiment, *, rank: int = 0, world_size: int = 1) ->
 
 
 def set_length(classifier: Classifier, experiment: Experiment, steps_per_epoch: int) -> None:
-    """Tell ``classifier`` how many mini-batches an epoch and the whole training have, as its schedule asks."""
+    """Set the number of updates of an epoch and of the whole training, on which the schedule depends."""
     settings = experiment.trainer
     classifier.steps_per_epoch = steps_per_epoch
     all_epochs = settings.max_epochs * steps_per_epoch
@@ -83,13 +84,14 @@ def set_length(classifier: Classifier, experiment: Experiment, steps_per_epoch: 
 
 
 def run_writer(config: DictConfig, folder: RunFolder, *, checkpoint: Mapping[str, Any] | None) -> RunWriter:
+    """Return the writer of a run. The configuration that it shows has no values of environment variables."""
     return RunWriter(folder, config=without_environment(config), checkpoint=checkpoint)
 
 
 def new_record(
     experiment: Experiment, data: ImageData, *, history: Iterable[MonitorValue], checkpoint: Mapping[str, Any] | None
 ) -> RunState:
-    """The record of a run at its beginning or as it was at ``checkpoint``, still without a writer."""
+    """Return the state of a run at its beginning, or at ``checkpoint``; it has no writer yet."""
     validating = len(data.val_indices) > 0
     best_tracker = BestTracker(
         monitor=experiment.monitor, early_stopping=experiment.early_stopping, last_is_best=not validating,
@@ -104,7 +106,7 @@ def new_record(
 
 def summarise(classifier: Classifier, writer: RunWriter) -> str:
     """Write the table of layers, shapes and parameters, and return it."""
-    # The example would go through the averaged copy, and the table would say nothing of the network itself.
+    # With an averaged copy the example image would pass through that, and the network's own shapes would be missing.
     average, classifier.average = classifier.average, None
     summary = str(ModelSummary(classifier, max_depth=-1))
     classifier.average = average
