@@ -6,7 +6,7 @@ import shlex
 import subprocess
 from collections.abc import Sequence
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -17,11 +17,16 @@ from digitlab.core.abilities import abilities
 _PACKAGES = ("digitlab", "torch", "torchvision", "lightning", "hydra-core", "omegaconf", "torchmetrics", "tensorboard")
 
 
-# Cached, because a sweep asks for the same versions in every run.
-_version = cache(version)
+@cache  # a sweep asks for the same versions in every run
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
 
 
 def versions() -> dict[str, str]:
+    """Return the versions of Python and the main packages; ``unknown`` for a package without metadata."""
     return {"python": platform.python_version()} | {package: _version(package) for package in _PACKAGES}
 
 
