@@ -112,6 +112,41 @@ def test_a_new_length_lasts(shrunk, run_folder):
     assert again.result["command"] == "python train.py seed=0 trainer.max_epochs=2"
 
 
+def _finish(folder, config):
+    """Train ``config`` to its end in ``folder``, and return all files of the run by their path."""
+    RunFolder(folder).write_config(config, [])
+    resume(str(folder), [])
+    return _files(folder)
+
+
+def _files(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_can_not_become_shorter_than_it_is(shrunk, run_folder, one_line):
+    before = _finish(run_folder, shrunk("trainer.max_epochs=3"))
+    with pytest.raises(ConfigError, match=r"^trainer.max_epochs=1: must be at least 3, because .* epoch 3$") as caught:
+        resume(str(run_folder), ["trainer.max_epochs=1"])
+    assert one_line(str(caught.value))
+    assert caught.value.exit_code == 2
+    assert _files(run_folder) == before
+
+
+@pytest.mark.parametrize("scheduler", ["one_cycle", "linear", "cosine"])
+def test_a_schedule_that_has_run_out_is_not_run_through_again(shrunk, run_folder, one_line, scheduler):
+    before = _finish(run_folder, shrunk("trainer.max_epochs=2", f"scheduler={scheduler}"))
+    with pytest.raises(ConfigError, match=r"^trainer.max_epochs=4: must stay 2: the schedule ") as caught:
+        resume(str(run_folder), ["trainer.max_epochs=4"])
+    assert one_line(str(caught.value))
+    assert _files(run_folder) == before
+
+
+def test_a_schedule_that_does_not_depend_on_the_length_continues(shrunk, run_folder):
+    steps = ["scheduler=steps", "scheduler.milestones_epochs=[1,3]", "scheduler.warmup_epochs=0.5"]
+    _finish(run_folder, shrunk("trainer.max_epochs=2", *steps))
+    assert resume(str(run_folder), ["trainer.max_epochs=4"]).result["epochs"] == 4
+
+
 def _as_one(groups):
     return [groups[0], groups[1] | {"params": [*groups[1]["params"], *groups[2]["params"]]}]
 

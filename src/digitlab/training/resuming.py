@@ -1,16 +1,20 @@
 """Implements ``resume=FOLDER``: continues a run in its folder, with the configuration stored there."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
 
-from digitlab.config.compose import add_missing_defaults, compose
+from digitlab.config.compose import add_missing_defaults, build, compose
 from digitlab.core.errors import ConfigError
 from digitlab.core.logging import log_to
 from digitlab.core.ranks import is_first_process
+from digitlab.data.chunks import Position
+from digitlab.optim.schedules import Schedule
+from digitlab.results.checkpoint import newest_good
 from digitlab.results.folder import RunFolder
-from digitlab.results.lock import take
+from digitlab.results.lock import give_back, take
 from digitlab.training.experiment import Experiment
 from digitlab.training.run import Outcome, train
 
@@ -39,7 +43,11 @@ def resume(folder: str, arguments: Sequence[str]) -> Outcome:
         _override(config, key, value, argument)
     if is_first_process():
         take(run_folder)  # before its configuration changes; ``train`` releases the lock
-    overrides = _lengthened(run_folder, config, arguments)
+    try:
+        overrides = _lengthened(run_folder, config, arguments)
+    except BaseException:
+        give_back(run_folder)
+        raise
     with log_to(run_folder.log):
         return train(config, folder=run_folder.path, overrides=overrides, resume=True)
 
@@ -52,13 +60,54 @@ def _lengthened(run_folder: RunFolder, config: DictConfig, arguments: Sequence[s
     overrides = run_folder.read_overrides()
     lengths = [argument for argument in arguments if argument.startswith(f"{_LENGTH}=")]
     if lengths:
-        Experiment.from_config(config, typed=[*overrides, *arguments])
+        experiment = Experiment.from_config(config, typed=[*overrides, *arguments])
+        lasting = run_folder.read_config()
+        _check_length(run_folder, experiment, former_epochs=lasting.trainer.max_epochs)
         overrides = [*(each for each in overrides if not each.startswith(f"{_LENGTH}=")), lengths[-1]]
         # The device is not stored: the next machine may have another one.
-        lasting = run_folder.read_config()
         lasting.trainer.max_epochs = config.trainer.max_epochs
         run_folder.write_config(lasting, overrides)
     return overrides
+
+
+def _check_length(run_folder: RunFolder, experiment: Experiment, *, former_epochs: int) -> None:
+    """Raise ``ConfigError`` if training on to the new length differs from a whole run of that length.
+
+    The folder's configuration and command must describe its results. They would not if the run had trained for longer
+    already, or if its updates so far had used other learning rates than a run of the new length.
+    """
+    epochs = experiment.trainer.max_epochs
+    checkpoint = None if epochs == former_epochs else newest_good(run_folder, like=experiment.hyper_parameters)
+    if checkpoint is None:
+        return
+    position = Position(**checkpoint["position"])
+    reached = position.epoch + (position.step > 0)
+    if epochs < reached:
+        raise ConfigError(_LENGTH, epochs, f"must be at least {reached}, because the run has reached epoch {reached}")
+    if _learning_rates_differ(experiment, position, former_epochs):
+        name = experiment.scheduler["_target_"].rpartition(".")[2]
+        allowed = (
+            f"must stay {former_epochs}: the schedule {name} depends on it, and the run has trained {reached} epochs;"
+            " start a new run instead"
+        )
+        raise ConfigError(_LENGTH, epochs, allowed)
+
+
+def _learning_rates_differ(experiment: Experiment, position: Position, former_epochs: int) -> bool:
+    """Return whether an update before ``position`` would have another learning rate with the new length."""
+    settings, schedule = experiment.trainer, build(experiment.scheduler, "scheduler", Schedule)
+    # Inside the first epoch its length is not known without the data. Any length shows whether the schedule needs it.
+    whole_epochs = position.total_steps - position.step
+    steps_per_epoch = whole_epochs // position.epoch if position.epoch else max(position.step, 1)
+
+    def factor(step: int, epochs: int) -> float:
+        steps = epochs * steps_per_epoch
+        total_steps = min(steps, settings.max_steps or steps)
+        return schedule.factor(step, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
+
+    # A long run has millions of updates. A thousand of them are enough to tell two curves apart.
+    steps = range(0, position.total_steps, max(position.total_steps // 1000, 1))
+    return any(not math.isclose(factor(step, former_epochs), factor(step, settings.max_epochs)) for step in steps)
 
 
 def _override(config: DictConfig, key: str, value: str, argument: str) -> None:
