@@ -10,9 +10,14 @@ from digitlab.data import ImageData
 from digitlab.data.corrupt import CORRUPTIONS, corruptions
 from digitlab.results.folder import RunFolder
 from digitlab.training import train
+from digitlab.training.classifier import Classifier
 from digitlab.training.evaluation import evaluate
+from digitlab.training.experiment import Experiment
 from digitlab.training.loading import load_classifier, load_data
 from digitlab.training.robustness import Confidences, corrupted_images, measure_corrupted, out_of_distribution
+from digitlab.training.setup import initial_classifier, read_data
+
+_PARTS = ("model", "loss", "optimizer", "scheduler")
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +92,32 @@ def test_noise_needs_no_other_data_and_is_drawn_the_same_each_time(trained):
     assert len(first.other) == len(first.own)
     # The classes' own labels play no part: confidence is at least that of a uniform guess.
     assert first.other.min() >= 0.1
+
+
+def test_a_network_that_is_sure_of_no_class_is_not_sure_of_the_image(trained):
+    """Dark images are digits for this network, bright ones (noise) are of no class, both without any doubt."""
+    facts = trained[0].facts.plain()
+    facts |= {"class_names": [*facts["class_names"], "none"], "unknown_class": "none"}
+    classifier = Classifier(data=facts, **{name: trained[0].hparams[name] for name in _PARTS}).eval()
+    weight, bias = classifier.network.output.weight, classifier.network.output.bias
+    with torch.no_grad():
+        weight.zero_(), bias.zero_()
+        # The mean of the normalised pixels is near 0 for digits and above 1 for noise.
+        weight[10], bias[10] = 20 / weight.shape[1], -12
+        weight[0], bias[0] = -20 / weight.shape[1], 12
+    measured = out_of_distribution(classifier, trained[1], None, accelerator="cpu")
+    assert measured.own.mean() > 0.9
+    assert measured.other.max() < 0.1
+    assert measured.auroc > 0.99
+
+
+def test_the_classifier_knows_which_class_stands_for_no_class():
+    other = "data.source.other._target_=digitlab.data.sources.FashionMnistSource"
+    small = ["data=mnist_none", other, "data.source.other_count=10", "data.source.noise_count=10", "model=linear"]
+    experiment = Experiment.from_config(compose([*small, "data.train_size=100", "data.val_size=100"]), typed=[])
+    facts = initial_classifier(experiment, read_data(experiment)).facts
+    assert facts.class_names[10] == "none"
+    assert facts.known_classes == list(range(10))
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,8 @@ class Source(ABC):
     title: str
     class_names: tuple[str, ...]
     margin_pixels: int | None = None
+    # The one of class_names that images of no other class have; None if every image belongs to a real class.
+    unknown_class: str | None = None
 
     @property
     @abstractmethod

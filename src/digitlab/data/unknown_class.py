@@ -34,7 +34,8 @@ class UnknownClassSource(Source):
         self.known, self.other = known, other
         self.other_count, self.noise_count = other_count, noise_count
         self.name, self.title = f"{known.name}_none", f"{known.title} and none of it"
-        self.class_names = (*known.class_names, "none")
+        self.unknown_class = "none"
+        self.class_names = (*known.class_names, self.unknown_class)
         self.margin_pixels = known.margin_pixels
 
     @property

@@ -51,11 +51,12 @@ def corrupted_images(images: Tensor, corruption: Augmentation, *, seed: int = 0)
 
 @dataclass(frozen=True, slots=True)
 class Confidences:
-    """How sure a network is of images of its own test set, ``own``, and of ``other`` ones: float (N,) each, in [0, 1].
+    """The confidences of a network in its own test images (``own``) and in ``other`` ones: float (N,) each, in [0, 1].
 
-    It is the greatest score of an image by the loss that trained the network: for cross-entropy the maximum softmax
-    probability (Hendrycks and Gimpel, 2017). ``auroc`` is the chance that an image of its own has the higher one, ties
-    counted half: 1 tells all apart, 0.5 is as good as guessing.
+    The confidence is the largest score of an image: for cross-entropy the maximum softmax probability (Hendrycks and
+    Gimpel, 2017). A class that stands for images of no class does not count: a network that is sure of it is not sure
+    of the image. ``auroc`` is the probability that one of the network's own images has the higher confidence, with ties
+    counted half: 1 separates all images, 0.5 is no better than guessing.
     """
 
     own: Tensor
@@ -92,7 +93,8 @@ def out_of_distribution(
 
 def _confidence(classifier: Classifier, data: LightningDataModule, accelerator: Accelerator) -> Tensor:
     evaluate(classifier, data, accelerator=accelerator)
-    return torch.cat(classifier.test_scores).max(1).values.cpu()
+    scores = torch.cat(classifier.test_scores)[:, classifier.facts.known_classes]
+    return scores.max(1).values.cpu()
 
 
 def _corrupted(corruption: Augmentation, classes: int) -> Change:

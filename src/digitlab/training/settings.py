@@ -14,8 +14,8 @@ from digitlab.engine.device import PRECISIONS, Precision
 class DataFacts:
     """The facts about a data set that a checkpoint stores: image shape (C, H, W), class names, mean and std.
 
-    ``mean`` and ``std`` have one value per channel, for pixels in [0, 1]. ``margin_pixels`` is as in
-    ``digitlab.data.Source``.
+    ``mean`` and ``std`` have one value per channel, for pixels in [0, 1]. ``margin_pixels`` and ``unknown_class`` are
+    as in ``digitlab.data.Source``.
     """
 
     name: str
@@ -25,6 +25,12 @@ class DataFacts:
     mean: list[float]
     std: list[PositiveFloat]
     margin_pixels: NonNegativeInt | None = None
+    unknown_class: str | None = None
+
+    @property
+    def known_classes(self) -> list[int]:
+        """The labels of the classes except the one that stands for images of no class."""
+        return [label for label, name in enumerate(self.class_names) if name != self.unknown_class]
 
     def plain(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
