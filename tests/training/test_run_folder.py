@@ -19,7 +19,7 @@ def test_the_files_are_those_of_the_contract(run):
     events = {name for name in names if "tfevents" in name}
     assert names - events == {
         "checkpoints/best.ckpt", "checkpoints/last.ckpt", "checkpoints/previous.ckpt", "metrics.csv", "result.json",
-        "model.txt", "confusion_matrix.csv",
+        "model.txt", "confusion_matrix.csv", "test_predictions.npz",
     }  # fmt: skip
     assert {name.rpartition("/")[0] for name in events} == {"", "train", "val"}
 

@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -77,6 +78,7 @@ def test_every_number_of_a_result_belongs_to_the_checkpoint_that_it_names(train_
     for split, (images, labels) in splits.items():
         for name, value in _evaluate(model, images, labels).items():
             assert metrics[f"{split}/{name}"] == pytest.approx(value, rel=1e-4), f"{split}/{name}"
+    _check_predictions(run, model, splits.get("test"))
     assert any(name.startswith("test/") for name in metrics) is (test != "none")
     # The metrics of the training passes can't be evaluated again: they are those of the epoch's row.
     with run.metrics.open(encoding="utf-8") as file:
@@ -84,6 +86,20 @@ def test_every_number_of_a_result_belongs_to_the_checkpoint_that_it_names(train_
     shared = [name for name in row if name.partition("/")[0] in ("train", "val")]
     assert {name: metrics[name] for name in shared} == {name: float(row[name]) for name in shared}
     assert monitored(run, result) == ("val/accuracy", returned) == ("val/accuracy", metrics["val/accuracy"])
+
+
+def _check_predictions(run: RunFolder, model: Any, test_set: tuple[Tensor, Tensor] | None) -> None:
+    """The predictions are the probabilities of the tested checkpoint; without a test there are none."""
+    assert run.test_predictions.exists() is (test_set is not None)
+    if test_set is None:
+        return
+    with np.load(run.test_predictions) as file:
+        probabilities = file["probabilities"]
+    assert (probabilities.dtype, probabilities.shape) == (np.float16, (10_000, 10))
+    with torch.inference_mode():
+        expected = F.softmax(model(test_set[0]), dim=1)
+    # float16 has 11 bits of mantissa.
+    np.testing.assert_allclose(probabilities, expected.numpy(), rtol=2e-3, atol=1e-5)
 
 
 def _with_configuration(run: RunFolder) -> Path:

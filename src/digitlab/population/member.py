@@ -263,6 +263,7 @@ class Member:
         metrics, confusion = measure_alone(self.classifier, self.data)
         self._measured = CheckpointMetrics.of(checkpoint, which, metrics)
         self.writer.confusion(confusion, self.classifier.facts.class_names)
+        self.writer.predictions(torch.cat(self.classifier.test_scores))
         send_test(self.writer, self.classifier)
 
     def _close(self, status: Status, error: Exception | None) -> dict[str, Any]:

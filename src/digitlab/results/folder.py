@@ -54,6 +54,15 @@ class RunFolder:
         return self.path / "confusion_matrix.csv"
 
     @property
+    def test_predictions(self) -> Path:
+        """The predictions of the tested checkpoint, so that comparisons need not evaluate it again.
+
+        ``numpy.load(path)["probabilities"]`` is float16 (N, K): the scores of K classes for N test images, in the order
+        of the test set. With ``trainer.limit_test_batches`` these are the first N images of it.
+        """
+        return self.path / "test_predictions.npz"
+
+    @property
     def figures(self) -> Path:
         """The folder of the pictures that ``digitlab figures`` and ``digitlab evaluate`` draw."""
         return self.path / "figures"

@@ -152,6 +152,12 @@ class RunWriter:
             writer.writerow([name, *counts])
         write_atomically(self.folder.confusion, text.getvalue().encode())
 
+    def predictions(self, probabilities: torch.Tensor) -> None:
+        """Write ``test_predictions.npz``: ``probabilities`` (N, K) in [0, 1], in the order of the test set."""
+        content = io.BytesIO()
+        np.savez(content, probabilities=probabilities.to("cpu", torch.float16).numpy())
+        write_atomically(self.folder.test_predictions, content.getvalue())
+
     def result(self, result: Mapping[str, Any], *, step: int = 0) -> None:
         """Write ``result.json``, and for a finished run the event with hyper-parameters and metrics.
 

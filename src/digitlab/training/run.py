@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import Trainer
 from lightning.pytorch.loops.progress import _ProcessedTracker
@@ -221,6 +222,7 @@ class Run:
         self.measured = CheckpointMetrics.of(checkpoint, which, metrics)
         if self.writer is not None:
             self.writer.confusion(confusion, self.classifier.facts.class_names)
+            self.writer.predictions(torch.cat(self.classifier.test_scores))
 
     def _result(self, status: Status, error: BaseException | None) -> dict[str, Any]:
         return result_fields(
