@@ -22,6 +22,7 @@ from digitlab.optim.optimizers import RULE_OF, Optimizer
 from digitlab.population.halving import refuse_alone, setting_of
 from digitlab.population.member import Job
 from digitlab.results.checkpoint import read_checkpoint
+from digitlab.training.accelerator import choose_accelerator
 from digitlab.training.experiment import Experiment, without_memory
 
 log = logging.getLogger(__name__)
@@ -85,12 +86,7 @@ def _common(config: DictConfig, experiment: Experiment) -> dict[str, Any]:
 
 def device_of(experiment: Experiment) -> torch.device:
     """Where the run trains: ``auto`` is CUDA, else Apple's GPU, else the CPU."""
-    accelerator = experiment.trainer.accelerator
-    if accelerator != "auto":
-        return torch.device(accelerator)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    return torch.device(choose_accelerator(experiment.trainer.accelerator))
 
 
 def populations(jobs: Iterable[Job], *, max_members: int | None = None) -> list[list[Job]]:

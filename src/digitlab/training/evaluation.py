@@ -8,6 +8,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from digitlab.core.errors import ConfigError
+from digitlab.training.accelerator import choose_accelerator, cuda_problem
 from digitlab.training.classifier import Classifier
 
 # The number of bins in the paper that introduced the expected calibration error for networks (Guo et al., 2017).
@@ -57,10 +58,12 @@ def evaluate(
 
     Raises ``ConfigError`` if this machine does not have the accelerator.
     """
-    if accelerator == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device", accelerator, "no CUDA device is here: use auto or cpu")
+    if accelerator == "cuda":
+        problem = cuda_problem() if torch.cuda.is_available() else "no CUDA device is here"
+        if problem is not None:
+            raise ConfigError("device", accelerator, f"{problem}: use auto or cpu")
     trainer = Trainer(
-        accelerator=accelerator, devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False,
+        accelerator=choose_accelerator(accelerator), devices=1, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     return measure_test(trainer, classifier, data)[0]

@@ -26,6 +26,7 @@ from digitlab.optim.losses import Loss
 from digitlab.optim.optimizers import Optimizer
 from digitlab.optim.schedules import Schedule
 from digitlab.results.environment import memory_bytes
+from digitlab.training.accelerator import cuda_problem
 from digitlab.training.early_stopping import EarlyStopping, Monitor
 from digitlab.training.settings import CheckpointSettings, TrainerSettings
 from digitlab.training.test_time_augmentation import TestTimeAugmentation
@@ -248,6 +249,11 @@ def _check_device(trainer: TrainerSettings, typed: Sequence[str]) -> None:
         return ConfigError(f"trainer.{key}", getattr(trainer, key), allowed)
 
     cuda_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    problem = cuda_problem() if cuda_devices else None
+    if problem is not None:
+        if trainer.accelerator == "cuda":
+            raise refused("accelerator", f"{problem}: use trainer=auto or trainer=cpu")
+        cuda_devices = 0
     if trainer.accelerator == "cuda" and not cuda_devices:
         raise refused("accelerator", "no CUDA device is here: use trainer=auto or trainer=cpu")
     if trainer.accelerator == "mps" and not torch.backends.mps.is_available():

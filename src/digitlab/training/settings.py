@@ -8,6 +8,7 @@ from pydantic import Field
 
 from digitlab.config.schema import NonNegativeInt, PositiveFloat, PositiveInt, settings
 from digitlab.engine.device import PRECISIONS, Precision
+from digitlab.training.accelerator import Accelerator, choose_accelerator
 
 
 @settings
@@ -46,7 +47,7 @@ class TrainerSettings:
     ``cuda_graphs`` captures updates on CUDA as a graph and replays it.
     """
 
-    accelerator: Literal["auto", "cpu", "cuda", "mps"]
+    accelerator: Accelerator
     devices: PositiveInt
     strategy: Literal["auto", "ddp"]
     max_epochs: PositiveInt
@@ -72,7 +73,7 @@ class TrainerSettings:
     def lightning(self) -> dict[str, Any]:
         """Return the arguments for Lightning's ``Trainer``. The data loader applies the limits, which count batches."""
         return {
-            "accelerator": self.accelerator,
+            "accelerator": choose_accelerator(self.accelerator),
             "devices": self.devices,
             "strategy": self.strategy,
             "max_epochs": self.max_epochs,
