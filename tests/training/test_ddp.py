@@ -63,7 +63,7 @@ def stopped_and_resumed(ddp, folder, *overrides):
 
     second = ddp(f"resume={folder.path}")
     assert (second.returncode, second.stderr) == (0, "")
-    assert second.stdout.count("checkpoint best, epoch") == second.stdout.count(str(folder.path)) == 1
+    assert second.stdout.count("checkpoint best, epoch") == second.stdout.splitlines().count(str(folder.path)) == 1
 
 
 def without_its_stop(left):

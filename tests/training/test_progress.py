@@ -1,5 +1,6 @@
-"""The progress bar as a user sees it, on a terminal."""
+"""The progress of a run as a user sees it: a bar on a terminal, lines in files and pipes."""
 
+import csv
 import os
 import pty
 import subprocess
@@ -35,3 +36,33 @@ def test_nothing_is_drawn_below_the_line_that_says_why_a_run_stopped(tmp_path):
     last = shown.splitlines()[-1]
     assert "stopped by SIGINT at epoch " in last
     assert last.endswith(f"resume={tmp_path / 'run'}")
+
+
+def test_a_log_file_gets_one_line_per_epoch(tmp_path):
+    folder = tmp_path / "run"
+    small = ("trainer=cpu", "model=linear", "trainer.max_epochs=3", "data.train_size=1000", f"hydra.run.dir={folder}")
+    log = tmp_path / "nohup.out"
+    with log.open("w") as file:
+        command = [sys.executable, ROOT / "train.py", *small]
+        assert subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, timeout=600).returncode == 0
+    lines = [line for line in log.read_text().splitlines() if line.startswith("epoch ")]
+    rows = list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
+    names = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
+    expected = [
+        " · ".join(
+            [
+                f"epoch {row['epoch']}/3",
+                f"{float(row['train_seconds']):.1f} s",
+                *(f"{name} {float(row[name]):.4f}" for name in names),
+            ]
+        )
+        for row in rows
+    ]
+    assert len(rows) == 3
+    assert lines == expected
+    assert f"next: digitlab figures {folder}, or digitlab report {folder}" in log.read_text().splitlines()
+
+
+def test_a_run_without_a_progress_bar_prints_no_lines(run, capsys):
+    run("trainer.max_epochs=1")
+    assert "epoch" not in capsys.readouterr().out

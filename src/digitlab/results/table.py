@@ -4,6 +4,7 @@ import csv
 import io
 import os
 import re
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -51,8 +52,10 @@ def print_metrics(metrics: Mapping[str, float | None], *, title: str) -> None:
 
 
 def print_result(folder: Path, result: dict[str, Any]) -> None:
-    """Print the metrics of a finished run under the checkpoint that they belong to, and then its folder."""
+    """Print the metrics of a finished run, the commands to look at it, and in the last line its folder."""
     print_metrics(result["metrics"], title=_checkpoint_title(result))
+    quoted = shlex.quote(str(folder))
+    print(f"next: digitlab figures {quoted}, or digitlab report {quoted}")
     # rich would break a long path over two lines.
     print(folder)
 

@@ -1,4 +1,4 @@
-"""Draws the progress bar of a solo run on a terminal: one line per epoch with loss and accuracy."""
+"""Shows the progress of a solo run: a bar on a terminal, one line per epoch in files and pipes."""
 
 import sys
 import time
@@ -15,10 +15,14 @@ from digitlab.training.classifier import Classifier
 
 # Reading the metrics makes the host wait for the device, so the bar must not be redrawn after every chunk.
 _REFRESH_SECONDS = 0.5
+_IN_LINES = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
 
 
 class EpochBar(Callback):
-    """Draws a progress bar on stderr if that is a terminal. ``rows`` is the list to which each epoch adds its row."""
+    """Draws a progress bar on stderr if that is a terminal, and prints lines to stdout if that is none.
+
+    ``rows`` is the list to which each epoch adds its row.
+    """
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self._rows = rows
@@ -26,8 +30,10 @@ class EpochBar(Callback):
         self._task = TaskID(0)
         self._drawn_at = 0.0
         self._validation = ""
+        self._lines = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._lines = trainer.is_global_zero and not sys.stdout.isatty()
         console = Console(file=sys.stderr)
         if not console.is_terminal or not trainer.is_global_zero:
             return
@@ -69,6 +75,18 @@ class EpochBar(Callback):
             # refresh would take longer than its epochs.
             self._progress.console.print(self._progress.make_tasks_table(self._progress.tasks))
             self._progress.remove_task(self._task)
+
+        if self._lines:
+            self._print_line(self._rows[-1], trainer.max_epochs)
+
+    def _print_line(self, row: Row, epochs: int | None) -> None:
+        metrics = [f"{name} {row[name]:.4f}" for name in _IN_LINES if name in row]
+        try:
+            # Flushed, because a log file is read while the run trains.
+            print(f"epoch {row['epoch']}/{epochs}", f"{row['train_seconds']:.1f} s", *metrics, sep=" · ", flush=True)
+        except OSError:
+            # A full disk or a closed pipe must not end the run. The table at its end reports the error.
+            self._lines = False
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         # Otherwise rich would draw the bar again below the error message.
