@@ -1,5 +1,6 @@
 """A trained network on harder and on strange images, on real MNIST."""
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -45,6 +46,20 @@ def test_severity_0_is_the_plain_test_to_the_bit(trained):
     plain = evaluate(classifier, data, accelerator="cpu")
     identity = {0: corruptions("noise")[0]}
     assert measure_corrupted(classifier, data, identity, accelerator="cpu") == {0: plain}
+
+
+def test_the_calibration_error_is_the_mean_distance_of_confidence_and_accuracy(trained):
+    classifier, data = trained
+    error = evaluate(classifier, data, accelerator="cpu")["test/calibration_error"]
+    scores, labels = (torch.cat(each).double().numpy() for each in (classifier.test_scores, classifier.test_labels))
+    confidence, hits = scores.max(1), scores.argmax(1) == labels
+    # Scores of 0 and 1 alone would need only one bin.
+    assert np.mean((confidence > 0.2) & (confidence < 0.95)) > 0.5
+    bins = np.ceil(confidence * 15)
+    members = [bins == number for number in range(1, 16)]
+    gaps = [abs(confidence[m].mean() - hits[m].mean()) * m.mean() for m in members if m.any()]
+    assert error == pytest.approx(sum(gaps), abs=1e-4)
+    assert 0.001 < error < 0.5
 
 
 @pytest.mark.parametrize("kind", CORRUPTIONS)

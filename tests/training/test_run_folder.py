@@ -6,11 +6,15 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
-import pytest
+import torch
 
 from digitlab.config.compose import ROOT
+from digitlab.engine import compiled_solo
+from digitlab.results.checkpoint import read_checkpoint, write_checkpoint
 from digitlab.results.folder import RunFolder
+from digitlab.training import classifier
 
 
 def test_the_files_are_those_of_the_contract(run):
@@ -24,13 +28,52 @@ def test_the_files_are_those_of_the_contract(run):
     assert {name.rpartition("/")[0] for name in events} == {"", "train", "val"}
 
 
-def test_images_per_second_leaves_validation_out(run):
-    finished = run()
-    with finished.folder.metrics.open(encoding="utf-8") as file:
-        header, *lines = (line.strip().split(",") for line in file)
-    for line in lines:
-        row = dict(zip(header, line, strict=True))
-        assert float(row["images_per_second"]) * float(row["train_seconds"]) == pytest.approx(1000)
+_SLOW_SECONDS = 6.0  # much longer than the training part of an epoch
+
+
+def _require_fast_epochs(finished):
+    for row in read_checkpoint(finished.folder.last)["rows"]:
+        assert 0 < row["train_seconds"] < _SLOW_SECONDS / 2
+        assert row["images_per_second"] > 1000 / (_SLOW_SECONDS / 2)
+    assert finished.result["train_seconds"] < _SLOW_SECONDS / 2
+    assert finished.result["images_per_second"] > 1000 / (_SLOW_SECONDS / 2)
+
+
+def test_the_speed_of_a_run_leaves_validation_out(run, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.setenv("DIGITLAB_ALLOW", "run_callbacks")
+    slow = f"+callbacks.slow={{_target_: run_callbacks.SlowValidation, seconds: {_SLOW_SECONDS}}}"
+    _require_fast_epochs(run(slow, "trainer.max_epochs=1", "trainer.val_every_steps=8"))
+
+
+def test_the_speed_of_a_run_leaves_compiling_out(run, uncompiled, monkeypatch):
+    make = compiled_solo.compiled
+
+    def compile_slowly(*arguments, **named):
+        time.sleep(_SLOW_SECONDS)
+        return make(*arguments, **named)
+
+    monkeypatch.setattr(compiled_solo, "compiled", compile_slowly)
+    _require_fast_epochs(run("compile=true", "trainer.max_epochs=1"))
+    assert uncompiled, "the run made no compiled call"
+
+
+def test_the_hardware_names_the_instructions_and_the_threads_of_the_updates(run, monkeypatch):
+    monkeypatch.setattr(classifier, "worthwhile_threads", lambda flops: 3)
+    hardware = run("trainer.max_epochs=1").result["hardware"]
+    assert hardware["threads"] == 3 != torch.get_num_threads()
+    assert hardware["cpu_capability"] == torch.backends.cpu.get_cpu_capability()
+
+
+def test_a_run_that_continues_with_other_instructions_says_so(run, caplog):
+    path = run("trainer.max_epochs=1", name="run").folder.last
+    run("trainer.max_epochs=2", name="run", resume=True)
+    assert not [line for line in caplog.messages if "instructions" in line]
+    write_checkpoint(path, read_checkpoint(path) | {"cpu_capability": "OTHER"})
+    run("trainer.max_epochs=3", name="run", resume=True)
+    current = torch.backends.cpu.get_cpu_capability()
+    expected = f"this run was trained with OTHER instructions, now with {current}: last bits can differ"
+    assert [line for line in caplog.messages if "instructions" in line] == [expected]
 
 
 def test_a_process_that_is_stopped_saves_its_run_and_tells_by_its_exit_code(tmp_path):

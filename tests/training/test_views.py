@@ -1,5 +1,6 @@
 """Test-time augmentation: views that balance each other, wherever a trained network is asked."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -56,13 +57,26 @@ def test_an_image_and_its_mirror_image_have_the_same_logits():
     assert not torch.allclose(classifier(None)(pixels), classifier(None)(pixels.flip(3)))
 
 
-def test_the_network_is_asked_about_each_view():
+def reference_views(images, kinds):
+    """The views and weights of the documentation, by NumPy."""
+    pixels = images.numpy()
+    views = [(pixels, 1.0)]
+    if "shift" in kinds:
+        padded = np.pad(pixels, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="reflect")
+        views = [(pixels, 0.5), (padded[:, :, :-2, :-2], 0.25), (padded[:, :, 2:, 2:], 0.25)]
+    if "flip" in kinds:
+        views = [(view, weight / 2) for view, weight in views] + [(v[..., ::-1], weight / 2) for v, weight in views]
+    return [(torch.from_numpy(view.copy()), weight) for view, weight in views]
+
+
+@pytest.mark.parametrize("kinds", ["flip", "shift", "flip_shift"])
+def test_the_logits_are_the_weighted_mean_over_the_views(kinds):
     pixels = (255 * random_images(20, 1, 8, 8)).to(torch.uint8)
-    with_views, alone = classifier("flip_shift"), classifier(None)
-    expected = sum(
-        weight * alone.network(view) for view, weight in augmented_views(alone.normalise(pixels), "flip_shift")
-    )
+    with_views, alone = classifier(kinds), classifier(None)
+    normalised = (pixels / 255 - 0.4) / 0.3
+    expected = sum(weight * alone.network(view) for view, weight in reference_views(normalised, kinds))
     torch.testing.assert_close(with_views(pixels), expected)
+    assert not torch.allclose(with_views(pixels), alone(pixels))
 
 
 def test_views_that_there_are_not_are_refused():

@@ -44,8 +44,16 @@ class ChunkRunner:
         alone: bool,
     ) -> None:
         self.step, self.compiled, self.position = step, compiled, position
+        self._timed = compiled  # stays if compiled steps fail and are dropped
         self._normalise, self._loss, self._strategy = normalise, loss, strategy
         self._stop_signal, self._alone = stop_signal, alone
+
+    def take_compile_seconds(self) -> float:
+        """Return the seconds that were spent on compiling since the last call; they are no training time."""
+        if self._timed is None:
+            return 0.0
+        seconds, self._timed.compile_seconds = self._timed.compile_seconds, 0.0
+        return seconds
 
     def run_chunk(self, chunk: Chunk) -> tuple[Tensor, list[float]]:
         """Logits (n of all, K) and the losses of single mini-batches, fewer than in ``chunk`` after a signal.

@@ -3,6 +3,7 @@
 S updates in a call, n images in a mini-batch; C, H, W, K classes.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -87,6 +88,8 @@ class CompiledSteps:
         self._state = tensors_in(self._trees)
         self._flops = flops
         self._call: Compiled | None = None
+        # Spent on compiling and recording so far, successful or not. It does not count as training time.
+        self.compile_seconds = 0.0
 
     def steps(self, batch_size: int) -> int:
         """S for mini-batches of ``batch_size``."""
@@ -118,7 +121,11 @@ class CompiledSteps:
         """
         given = self._arguments(pixels, targets, step)
         if self._call is None:
-            self._call = self._made(pixels, targets, step, given)
+            started_at = time.perf_counter()
+            try:
+                self._call = self._made(pixels, targets, step, given)
+            finally:
+                self.compile_seconds += time.perf_counter() - started_at
         return Outputs(*self._call(given))
 
     def end(self, step: int) -> None:

@@ -22,6 +22,7 @@ from digitlab.figures.events import samples
 from digitlab.population.cohort import Cohort
 from digitlab.population.halving import default_epochs, leaving, setting_of
 from digitlab.population.member import Job, Member
+from digitlab.training.checkpointing import warn_of_other_cpu
 from digitlab.training.setup import chunk_plan, read_data
 
 # Mini-batches between two looks at the losses and the signal, where nothing was asked for.
@@ -41,6 +42,7 @@ class Population:
         self.data = read_data(self.experiment)
         self.data.to(device)
         self.steps_per_epoch = chunk_plan(self.experiment).steps_per_epoch(len(self.data.train_indices))
+        warn_of_other_cpu(jobs[0].checkpoint)
         self._cohort = Cohort.of([job.folder.path.name for job in jobs], [job.checkpoint or {} for job in jobs])
         self.members = [
             Member(job, self.data, steps_per_epoch=self.steps_per_epoch, cohort=self._cohort) for job in jobs
@@ -166,7 +168,10 @@ class Population:
         if not self.begun:
             picture = samples(self.data)
             self.begun = True
+            with self._threads():
+                step_threads = torch.get_num_threads()
             for member in self.members:
+                member.classifier.step_threads = step_threads
                 member.begin(picture)
 
     def _run_chunk(self, chunks: Sequence[Chunk], *, watched: bool = False) -> tuple[Tensor, Tensor, Tensor]:

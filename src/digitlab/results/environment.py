@@ -39,18 +39,30 @@ def git_commit() -> str | None:
         return None
 
 
-def hardware(device: torch.device) -> dict[str, str | int]:
-    """Return the processor, the cores that this process may use, the memory in GiB, and the training device."""
+def hardware(device: torch.device, *, threads: int | None = None) -> dict[str, str | int]:
+    """Return the processor, the cores that this process may use, the memory in GiB, and the training device.
+
+    ``threads`` is the number of threads that the updates used, by default torch's current number.
+    """
     facts: dict[str, str | int] = {
         "cpu": _cpu_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        "threads": torch.get_num_threads(),
+        "cpu_capability": cpu_capability(),
+        "threads": torch.get_num_threads() if threads is None else threads,
         "memory_gib": round(memory_bytes() / 2**30),
         "device": device.type,
     }
     if (model_name := abilities(device).model_name) is not None:
         facts["gpu"] = model_name(device)
     return facts
+
+
+def cpu_capability() -> str:
+    """Return the instruction set for which torch chose its kernels: ``DEFAULT``, ``AVX2``, ``AVX512``, …
+
+    Results repeat to the bit only under the same instruction set.
+    """
+    return torch.backends.cpu.get_cpu_capability()
 
 
 def memory_bytes() -> int:

@@ -54,13 +54,14 @@ def run_result(
     split_fingerprint: str | None,
     overrides: Sequence[str],
     device: torch.device | None,
+    threads: int | None = None,
     command: str | None = None,
     error: BaseException | None = None,
 ) -> dict[str, Any]:
     """Return the content of ``result.json``.
 
-    ``device`` is None if the run failed before it had one. ``command`` is by default the one that runs ``overrides``
-    again. ``error`` is the reason why the run failed or stopped.
+    ``device`` is None if the run failed before it had one. ``threads`` is the number that the updates used.
+    ``command`` is by default the one that runs ``overrides`` again. ``error`` is why the run failed or stopped.
     """
     result = {
         "status": status,
@@ -77,6 +78,6 @@ def run_result(
         "command": environment.command(overrides) if command is None else command,
         "versions": environment.versions(),
         "git_commit": environment.git_commit(),
-        "hardware": None if device is None else environment.hardware(device),
+        "hardware": None if device is None else environment.hardware(device, threads=threads),
     }
     return result if error is None else result | {"error": f"{type(error).__name__}: {error}"}

@@ -1,7 +1,8 @@
 """Turns the state of a run into a checkpoint and back. A resumed run repeats the uninterrupted one to the bit."""
 
 import dataclasses
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ from digitlab.core.ranks import process_rank
 from digitlab.data.chunks import Position
 from digitlab.engine.metrics import Counts, total
 from digitlab.results.checkpoint import of_older_version
+from digitlab.results.environment import cpu_capability
 from digitlab.training.classifier import Classifier
 from digitlab.training.early_stopping import MonitorValue
 from digitlab.training.run_state import RunState
+
+log = logging.getLogger(__name__)
 
 
 def snapshot(
@@ -40,7 +44,15 @@ def snapshot(
         "metrics": dict(record.metrics),
         "rows": [dict(row) for row in record.rows],
         "epoch_seconds": record.epoch_seconds,
+        "cpu_capability": cpu_capability(),
     }
+
+
+def warn_of_other_cpu(checkpoint: Mapping[str, Any] | None) -> None:
+    """Log a warning if ``checkpoint`` was written under another instruction set; None and old ones never are."""
+    saved, current = (checkpoint or {}).get("cpu_capability"), cpu_capability()
+    if saved is not None and saved != current:
+        log.warning("this run was trained with %s instructions, now with %s: last bits can differ", saved, current)
 
 
 def restore(

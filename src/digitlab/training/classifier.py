@@ -91,6 +91,8 @@ class Classifier(LightningModule):
         self.compiling: bool | Literal["auto"] = False
         self.cuda_graphs = True
         self.stop_signal = StopSignal()
+        # The number of threads of the updates, None before the first one.
+        self.step_threads: int | None = None
         self._begin_evaluation()
         self.test_scores: list[Tensor] = []
         self.test_labels: list[Tensor] = []
@@ -117,10 +119,9 @@ class Classifier(LightningModule):
         )  # fmt: skip
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return logits (N, K) for ``pixels`` (N, C, H, W), uint8 or float in [0, 1].
+        """Return logits (N, K), in the precision of the weights, for ``pixels`` (N, C, H, W), uint8 or in [0, 1].
 
-        It uses the averaged weights if the run averages them. Products have the precision of the run, logits that of
-        the weights. With ``tta`` the logits are the weighted mean over all views of an image.
+        It uses the averaged weights if there are any. With ``tta`` it averages the logits of all views of an image.
         """
         network = self.network if self.average is None else self.average
         images = self.normalise(pixels)
@@ -198,7 +199,8 @@ class Classifier(LightningModule):
         images = chunk.plan.batch_size / self.trainer.world_size
         if self.device.type == "cpu":
             keep_large_memory(int(images * self.forward_cost.largest_output * self.normalise.scale.element_size()))
-        with threads(worthwhile_threads(images * self.forward_cost.flops)):
+        self.step_threads = worthwhile_threads(images * self.forward_cost.flops)
+        with threads(self.step_threads):
             logits, losses = self.runner.run_chunk(chunk)
         self._count(chunk, logits, losses)
         # Lightning counts updates in its wrapped optimiser, which is not used. Without this line global_step, which
@@ -206,8 +208,7 @@ class Classifier(LightningModule):
         self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total.completed += len(losses)
 
     def _shared_backward(self, loss: Tensor, weight: float) -> None:
-        # Lightning averages the gradients over the processes only in manual_backward when a training_step makes
-        # several updates. The buffers (running statistics) must be averaged here, because it leaves them alone.
+        # With several updates per training_step, Lightning averages gradients over the processes only in this method.
         self.manual_backward(loss * weight)
         for buffer in self.network.buffers():
             if buffer.is_floating_point():
@@ -247,8 +248,7 @@ class Classifier(LightningModule):
         torch.distributed.all_gather(loss_sums, loss_sum)
         return [Counts(confusion, loss.item()) for confusion, loss in zip(confusions, loss_sums, strict=True)]
 
-    # Evaluation -------------------------------------------------------------------------------------------------------
-    # Every process evaluates all images. They then make the same decisions without communicating.
+    # Evaluation: every process evaluates all images, so all make the same decisions without communicating -------------
 
     def _evaluate(self, batch: EvaluationBatch) -> Tensor:
         logits: Tensor = self(batch.images)

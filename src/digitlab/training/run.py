@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loops.progress import _ProcessedTracker
 from omegaconf import DictConfig
 
@@ -30,7 +30,8 @@ from digitlab.results.outcome import finite_or_worst
 from digitlab.results.result import CheckpointMetrics, Status
 from digitlab.results.writer import RunWriter
 from digitlab.training.checkpoint_io import AtomicCheckpointIO
-from digitlab.training.checkpointing import restore
+from digitlab.training.checkpointing import restore, warn_of_other_cpu
+from digitlab.training.contention import ContentionHint
 from digitlab.training.evaluation import measure_test
 from digitlab.training.experiment import Experiment
 from digitlab.training.progress import EpochBar
@@ -117,6 +118,7 @@ class Run:
         self.experiment = experiment = Experiment.from_config(config, typed=overrides)
         self.data = read_data(experiment)
         checkpoint = newest_good(folder, like=experiment.hyper_parameters) if resume else None
+        warn_of_other_cpu(checkpoint)
         self.classifier = initial_classifier(experiment, self.data, resumed=checkpoint is not None)
         self.classifier.compiling = experiment.options.compile
         self.classifier.cuda_graphs = experiment.trainer.cuda_graphs
@@ -140,12 +142,15 @@ class Run:
 
     def _trainer(self) -> Trainer:
         settings = self.experiment.trainer
-        bar = [EpochBar(self.record.rows)] if settings.progress_bar else []
+        shown: list[Callback] = []
+        if settings.progress_bar:
+            shown = [EpochBar(self.record.rows), ContentionHint(self.overrides)]
         return Trainer(
             **settings.lightning(),
             default_root_dir=self.folder.path,
             callbacks=[
-                self.run_callback, self.experiment.figures, *bar, *self.experiment.callbacks, Saver(self.run_callback),
+                self.run_callback, self.experiment.figures, *shown, *self.experiment.callbacks,
+                Saver(self.run_callback),
             ],
             limit_val_batches=1.0 if len(self.data.val_indices) > 0 else 0,
             # Lightning's own logging is off: the writer of run_callback writes the run folder.

@@ -41,6 +41,8 @@ class RunCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Chunk, batch_idx: int
     ) -> None:
         classifier = _classifier(pl_module)
+        # As in a population, compiling is no part of the training time. The clock includes it at this point.
+        self.record.epoch_seconds -= classifier.runner.take_compile_seconds()
         whole = classifier.position.step == batch.step + len(batch.indices)
         # For Lightning a chunk is one batch. The loader ends a chunk where a validation is due: this makes Lightning
         # validate after such a chunk, and only then.

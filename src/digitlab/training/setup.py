@@ -145,4 +145,5 @@ def result_fields(
         images_per_second=statistics.median([row["images_per_second"] for row in rows]) if rows else None,
         parameters=sum(parameter.numel() for parameter in classifier.network.parameters()),
         seed=classifier.seed, split_fingerprint=split_fingerprint, overrides=overrides, device=device,
+        threads=classifier.step_threads,
     )  # fmt: skip
