@@ -91,14 +91,14 @@ class Members:
         streams = [next(own) for _, own in groupby(plans, key=lambda plan: plan.seed)]
         self._chunks = [list(data.chunks(plan, Position()))[: _STEPS // _CHUNK] for plan in streams]
         self.runner.prepare([own[0] for own in self._chunks], steps_ahead=_STEPS)
-        if self.runner.calls is None and (compiled or self.runner.graph_capture):
+        if self.runner.fused_updates is None and (compiled or self.runner.graph_capture):
             raise SystemExit("nothing was compiled or recorded: see the warning")
 
     def run_chunk(self) -> None:
         """As many mini-batches as a round has."""
         for number, chunks in enumerate(zip(*self._chunks, strict=True)):
             logits, losses, _ = self.runner.run_chunk(chunks, first=number * _CHUNK, stop_signal=StopSignal())
-            confusions(logits, self.runner.by_member([chunk.labels for chunk in chunks]))
+            confusions(logits, self.runner.expand_to_members([chunk.labels for chunk in chunks]))
             losses.T.tolist()  # until then a GPU is at work
 
     @property

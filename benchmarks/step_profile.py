@@ -81,7 +81,7 @@ def watched(clock: Clock, optimizer: type[torch.optim.Optimizer]) -> Iterator[No
         (classifier, "_plain_backward", clock.timed(BACKWARD, classifier._plain_backward, of=FORWARD)),
         (optimizer, "step", clock.timed(UPDATE, getattr(step, "__wrapped__", step), of=FORWARD)),
         (CompiledSteps, "__call__", clock.timed(CALL, CompiledSteps.__call__)),
-        (TrainStep, "keep", clock.timed(CHECKS, TrainStep.keep)),
+        (TrainStep, "save", clock.timed(CHECKS, TrainStep.save)),
         (TrainStep, "finite", clock.timed(CHECKS, TrainStep.finite)),
         (classifier.Classifier, "_count", clock.timed(COUNTS, classifier.Classifier._count)),
     ]

@@ -10,7 +10,7 @@ import torch
 from digitlab.config.compose import compose
 from digitlab.core.signals import StopSignal
 from digitlab.engine import compiled_update as compiled
-from digitlab.engine.aot_cache import Compiled, FlatFunction
+from digitlab.engine.aot_cache import CompiledCall, FlatFunction
 from digitlab.population.grouping import level
 from digitlab.population.member import Job, Member
 from digitlab.population.trainer import Population
@@ -86,12 +86,12 @@ def uncompiled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """``compile=true`` runs its program as it is given to the compiler; for how many members each call was so far."""
     calls: list[int] = []
 
-    def as_it_is(function: Callable[[int], FlatFunction], *_: Any, steps: int, **__: Any) -> Compiled:
+    def as_it_is(function: Callable[[int], FlatFunction], *_: Any, steps: int, **__: Any) -> CompiledCall:
         def call(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
             calls.append(len(tensors[0]))
             return list(function(steps)(*tensors))
 
         return call
 
-    monkeypatch.setattr(compiled, "compiled", as_it_is)
+    monkeypatch.setattr(compiled, "compile_or_load", as_it_is)
     return calls

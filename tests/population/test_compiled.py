@@ -14,8 +14,8 @@ from digitlab.core.signals import Interrupted, StopSignal
 from digitlab.engine import aot_cache as compiling
 from digitlab.engine import compiled_update as compiled
 from digitlab.engine.aot_cache import CompilerError, cache_folder
-from digitlab.engine.dropout_masks import Masks
-from digitlab.engine.stacked_update import Rates
+from digitlab.engine.dropout_masks import DropoutMasks
+from digitlab.engine.stacked_optimizer import LearningRates
 from digitlab.population.member import Member
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
@@ -111,7 +111,7 @@ def test_stopped_between_two_calls_members_end_to_the_bit_as_if_left_alone(
     uncompiled.clear()
     for resume in (False, True):
         with monkeypatch.context() as patch:
-            patch.setattr(Masks, "draw", interrupting(Masks.draw, at=3))
+            patch.setattr(DropoutMasks, "draw", interrupting(DropoutMasks.draw, at=3))
             with pytest.raises(Interrupted):
                 together(*JOBS, common=common, resume=resume)
     assert uncompiled == [2, 1] * 2
@@ -141,7 +141,7 @@ def test_one_library_serves_any_number_of_members_and_later_sweeps(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     # In seconds: a library of eight takes its compiler half a minute.
-    monkeypatch.setattr(compiling, "_UPDATES_OF_SMALL", 2)
+    monkeypatch.setattr(compiling, "_STEPS_OF_SMALL_NETWORKS", 2)
     caplog.set_level(logging.INFO, "digitlab")
     common = [*SHORT, "model=linear", "optimizer=sgd", "optimizer.weight_decay=1e-3"]
     common.remove("model.hidden=[8]")
@@ -159,9 +159,9 @@ def test_the_gradients_of_a_compiled_step_agree_in_single_precision(
     stacked: Callable[..., Any], as_exact_as: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(compiling, "_UPDATES_OF_SMALL", 2)
+    monkeypatch.setattr(compiling, "_STEPS_OF_SMALL_NETWORKS", 2)
     # At a rate of one, and then of nothing, what is missing of the weights is the gradient.
-    monkeypatch.setattr(Rates, "table", lambda *_: torch.tensor([[1.0] * 3, [0.0] * 3], dtype=torch.float64))
+    monkeypatch.setattr(LearningRates, "table", lambda *_: torch.tensor([[1.0] * 3, [0.0] * 3], dtype=torch.float64))
     gradients = []
     settings = ("model.hidden=[8]", "model.batch_norm=true", "optimizer=sgd", "data.batch_size=30")
     for precision, asked in (("64", False), ("32", False), ("32", True)):
@@ -170,7 +170,7 @@ def test_the_gradients_of_a_compiled_step_agree_in_single_precision(
         runner.compiling = asked
         own = [chunk.part(0, 2) for chunk in chunks]
         runner.prepare(own, steps_ahead=2)
-        assert (runner.calls is not None) == asked
+        assert (runner.fused_updates is not None) == asked
         runner.run_chunk(own, first=0, stop_signal=StopSignal())
         gradients.append([old - new for old, new in zip(before, runner.stack.parameters, strict=True)])
     exact, eager, whole = gradients
@@ -186,7 +186,7 @@ def test_what_can_not_be_compiled_trains_without(
     def refuse(*_: Any, **__: Any) -> None:
         raise CompilerError("no compiler")
 
-    monkeypatch.setattr(compiled, "compiled", refuse)
+    monkeypatch.setattr(compiled, "compile_or_load", refuse)
     jobs = [["seed=0"], ["seed=1", "trainer.max_epochs=1"]]
     _hold(together(*jobs, common=list(SHORT))[1:], alone, jobs[1:], list(SHORT))
     assert caplog.text.count("compile: no compiler; training without") == 1

@@ -13,7 +13,7 @@ import torch
 from digitlab.core.errors import RunError
 from digitlab.core.signals import Interrupted
 from digitlab.data.chunks import Position
-from digitlab.engine.stacked_update import Update
+from digitlab.engine.stacked_optimizer import StackedOptimizer
 from digitlab.population.member import Member
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
@@ -176,7 +176,7 @@ def test_stopped_again_and_again_members_end_to_the_bit_as_if_left_alone(
     common = [*_STATEFUL, "trainer.max_epochs=2", *common]
     for number, after in enumerate(steps):
         with monkeypatch.context() as patch:
-            patch.setattr(Update, "__call__", _interrupting(Update.__call__, after=after))
+            patch.setattr(StackedOptimizer, "__call__", _interrupting(StackedOptimizer.__call__, after=after))
             with pytest.raises(Interrupted):
                 together(*_THREE, common=common, resume=number > 0)
     together(*_THREE, common=common, resume=True)

@@ -59,7 +59,7 @@ def test_a_recorded_population_that_was_stopped_goes_on_to_the_bit(
     whole = [remains(member.job.folder.path) for member in together(*JOBS, common=common)]
     (tmp_path / "together").rename(tmp_path / "whole")
     # What is made ready for the trial, for the first call, and for the second one, after which it stops.
-    monkeypatch.setattr(CapturedSteps, "_given", interrupting(CapturedSteps._given, at=3))
+    monkeypatch.setattr(CapturedSteps, "_arguments", interrupting(CapturedSteps._arguments, at=3))
     with pytest.raises(Interrupted):
         together(*JOBS, common=common)
     members = together(*JOBS, common=common, resume=True)

@@ -18,7 +18,7 @@ from digitlab.core.errors import RunError
 from digitlab.core.signals import StopSignal
 from digitlab.engine.dense_stack import DenseStack
 from digitlab.engine.stacked_runner import StackedRunner
-from digitlab.engine.vmap_stack import MappedStack
+from digitlab.engine.vmap_stack import VmapStack
 from digitlab.figures.gallery import FIGURES
 from digitlab.population.grouping import level
 from digitlab.population.member import Job
@@ -119,7 +119,7 @@ POPULATIONS = {
             "trainer.gradient_clip_norm=1", "scheduler=cosine", "augment=[shift,cutout]",
         ),
     ),
-    "mapped": (MappedStack, ("model=cnn", "model.width=2", "optimizer=muon")),
+    "mapped": (VmapStack, ("model=cnn", "model.width=2", "optimizer=muon")),
 }  # fmt: skip
 
 

@@ -89,14 +89,14 @@ def test_layers_that_something_watches_are_not_compiled(run, uncompiled, caplog)
     with caplog.at_level(logging.WARNING):
         run("compile=true", "figures.log_batches=true", "data.batch_size=20", "data.train_size=420")
     assert not uncompiled
-    assert caplog.text.count("something watches the layers at work; training without") == 1
+    assert caplog.text.count("forward hooks watch the layers; training without") == 1
 
 
 @pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
 def test_a_library_is_compiled_once_and_kept_for_later_runs(run, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     # In seconds: a library of eight takes its compiler half a minute.
-    monkeypatch.setattr(compiling, "_UPDATES_OF_SMALL", 2)
+    monkeypatch.setattr(compiling, "_STEPS_OF_SMALL_NETWORKS", 2)
     overrides = (*FLOAT64, "data.train_size=200", "trainer.max_epochs=1", "model=linear", "optimizer=sgd")
     with caplog.at_level(logging.INFO):
         first = run("compile=true", *overrides, "optimizer.weight_decay=1e-3")
@@ -111,7 +111,7 @@ def test_without_a_compiler_a_run_trains_without(run, tmp_path, monkeypatch, cap
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("CXX", "no-such-compiler")
-    monkeypatch.setattr(compiling, "_UPDATES_OF_SMALL", 1)
+    monkeypatch.setattr(compiling, "_STEPS_OF_SMALL_NETWORKS", 1)
     overrides = ("data.train_size=200", "data.batch_size=20", "trainer.max_epochs=1", "model=linear")
     with caplog.at_level(logging.WARNING):
         run("compile=true", *overrides)

@@ -29,7 +29,7 @@ def _adding(state: Tensor) -> Callable[[list[Tensor]], list[Tensor]]:
 
 def test_a_recording_leaves_the_state_and_a_replay_does_what_a_call_does(graph_capture: GraphCapture) -> None:
     state = torch.ones(2, 2)
-    replay = CudaGraph(_adding(state), state=[state], given=[torch.ones(2, 2)], graph_capture=graph_capture)
+    replay = CudaGraph(_adding(state), state=[state], inputs=[torch.ones(2, 2)], graph_capture=graph_capture)
     assert torch.equal(state, torch.ones(2, 2))
     first = replay([torch.full((2, 2), 2.0)])
     (second,) = replay([torch.full((2, 2), 3.0)])
@@ -41,7 +41,7 @@ def test_a_recording_leaves_the_state_and_a_replay_does_what_a_call_does(graph_c
 
 def test_what_has_another_shape_is_computed_and_not_replayed(graph_capture: GraphCapture) -> None:
     state = torch.ones(2, 2)
-    replay = CudaGraph(_adding(state), state=[state], given=[torch.ones(2, 2)], graph_capture=graph_capture)
+    replay = CudaGraph(_adding(state), state=[state], inputs=[torch.ones(2, 2)], graph_capture=graph_capture)
     replay([torch.ones(1)])
     assert torch.equal(state, torch.full((2, 2), 2.0))
 
@@ -57,14 +57,17 @@ def _failing(work: Callable[[], list[Tensor]]) -> tuple[Callable[[], None], list
 
 @pytest.mark.parametrize(
     ("graph_capture", "reason"),
-    [(_forgetful, "not what was recorded"), (_failing, "RuntimeError: operation not permitted [a-z ]* capturing$")],
+    [
+        (_forgetful, "does not compute what was captured"),
+        (_failing, "RuntimeError: operation not permitted [a-z ]* capturing$"),
+    ],
 )
 def test_what_can_not_be_recorded_or_replays_wrong_is_refused_and_the_state_is_as_before(
     graph_capture: Any, reason: str
 ) -> None:
     state = torch.ones(2, 2)
     with pytest.raises(CudaGraphError, match=reason):
-        CudaGraph(_adding(state), state=[state], given=[torch.ones(2, 2)], graph_capture=graph_capture)
+        CudaGraph(_adding(state), state=[state], inputs=[torch.ones(2, 2)], graph_capture=graph_capture)
     assert torch.equal(state, torch.ones(2, 2))
 
 

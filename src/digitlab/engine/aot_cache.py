@@ -1,6 +1,7 @@
-"""Functions of tensors compiled ahead of time, each to a library on disk that later runs load in milliseconds.
+"""Compiles functions of tensors ahead of time, each to a library on disk that later runs load in milliseconds.
 
-By AOTInductor: a run that finds its library needs neither compiler nor tracing. ``compiled`` says what is compiled.
+AOTInductor makes the libraries: a run that finds its library needs neither a compiler nor tracing of the optimised
+code. ``compiled_solo`` and ``compiled_update`` call ``compile_or_load``.
 """
 
 import hashlib
@@ -21,110 +22,117 @@ from digitlab.core.errors import DigitlabError
 
 log = logging.getLogger(__name__)
 
-# A network this small, counted over a mini-batch forward, spends its time between the operations, and several updates
-# in one call save it; a larger one would only take longer to compile.
-_SMALL_FLOPS = 3e7
-_UPDATES_OF_SMALL = 8
-# For compile=auto: what it takes to find a library that an earlier run has left, and to make one.
-_FINDING_SECONDS = 1.0
-_MAKING_SECONDS = 30.0
+# Below this many operations in the forward pass of a mini-batch, a network spends most of its time between operations.
+# Several updates in one call save that time; larger networks would only take longer to compile.
+_SMALL_NETWORK_FLOPS = 3e7
+_STEPS_OF_SMALL_NETWORKS = 8
+# For compile=auto: how long it takes to load a library that an earlier run has compiled, and to compile one.
+_LOAD_SECONDS = 1.0
+_COMPILE_SECONDS = 30.0
 
-# Of flat lists of tensors: what it returns is new, and of what it is given it may change any in place.
+# A function of tensors that returns new tensors; it may change its arguments in place.
 FlatFunction = Callable[..., Sequence[Tensor]]
-Compiled = Callable[[list[Tensor]], list[Tensor]]
+# The same, compiled or captured: it takes its arguments as a list.
+CompiledCall = Callable[[list[Tensor]], list[Tensor]]
 
 
 class CompilerError(DigitlabError):
-    """What can't be compiled here."""
+    """A function cannot be compiled here."""
 
     topic = "compile"
 
 
 class NoGainError(CompilerError):
-    """What would gain too little by being compiled."""
+    """Compiling would save too little time."""
 
 
 def fall_back(error: CompilerError, *, asked: bool) -> None:
-    """Say that a run trains without, loudly where it was ``asked`` to be compiled and can't be."""
+    """Log that the run trains without compiled updates: a warning if the user ``asked`` for them, else for the record.
+
+    Too little gain is never a warning, because the run is as fast as it can be.
+    """
     loud = asked and not isinstance(error, NoGainError)
     log.log(logging.WARNING if loud else logging.INFO, "%s: %s; training without", error.topic, error)
 
 
 def steps_per_execution(flops: float) -> int:
-    """How many updates are compiled to one call, of a network whose forward pass over a mini-batch is ``flops``."""
-    return _UPDATES_OF_SMALL if flops < _SMALL_FLOPS else 1
+    """How many updates one call makes, for a network with ``flops`` in the forward pass of a mini-batch."""
+    return _STEPS_OF_SMALL_NETWORKS if flops < _SMALL_NETWORK_FLOPS else 1
 
 
-def worth_making(saved_seconds: float, *, always: bool) -> bool:
-    """Whether a library may be made for what it saves; ``always`` it may.
+def compiling_pays(saved_seconds: float, *, always: bool) -> bool:
+    """Whether to compile a library that does not exist yet, for a run in which it saves ``saved_seconds``.
 
-    Raises ``NoGainError`` where one is not worth being looked for.
+    True if ``always``. Raises ``NoGainError`` if even loading an existing library takes longer than it saves.
     """
-    if not always and saved_seconds < 2 * _FINDING_SECONDS:
+    # Twice the cost, as both are rough estimates.
+    if not always and saved_seconds < 2 * _LOAD_SECONDS:
         raise NoGainError("it would save next to nothing")
-    return always or saved_seconds > 2 * _MAKING_SECONDS
+    return always or saved_seconds > 2 * _COMPILE_SECONDS
 
 
 def cache_folder() -> Path:
-    """Where the libraries lie: ``digitlab/compiled`` in the user's cache, which ``XDG_CACHE_HOME`` may move."""
+    """The folder of the libraries: ``digitlab/compiled`` in the user's cache, which ``XDG_CACHE_HOME`` may move."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "digitlab" / "compiled"
 
 
-def compiled(
+def compile_or_load(
     function: Callable[[int], FlatFunction],
     examples: Callable[[int], list[Tensor]],
     *,
     steps: int,
-    make: bool = True,
-    growing: Sequence[bool] | None = None,
-) -> Compiled:
-    """``function(steps)`` as compiled for arguments like ``examples(steps)``, by this process or one before it.
+    may_compile: bool = True,
+    dynamic: Sequence[bool] | None = None,
+) -> CompiledCall:
+    """Load the library of ``function(steps)`` for arguments like ``examples(steps)``, or compile it.
 
-    ``function(1)`` says what it does: its operations, traced, are the library's name. ``growing`` says which arguments
-    have a first dimension, the same for all of these, that may have any size in a call. Raises ``CompilerError`` for
-    what can't be compiled, and without ``make`` where it has not been compiled before.
+    ``dynamic`` says which arguments have a first dimension that may have any size in a call, the same for all of them;
+    None for no argument. Raises ``CompilerError`` if the function cannot be compiled, or if no library exists and
+    ``may_compile`` is false.
     """
+    # One update, traced, tells two functions apart. Tracing all ``steps`` would take seconds in every run.
     first = examples(1)
-    growing = [False] * len(first) if growing is None else growing
+    dynamic = [False] * len(first) if dynamic is None else dynamic
     try:
-        name = _fingerprint(function(1), first, growing, steps)
+        name = _fingerprint(function(1), first, dynamic, steps)
     except Exception as error:
         raise _as_compiler_error(error) from error
     folder = cache_folder()
-    # What is loaded from there is executed.
+    # Libraries in this folder are executed, so nobody else may write to it.
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = folder / f"{name}.pt2"
-    # Runs of a sweep that start together compile once.
+    # Runs of a sweep that start at the same time compile once; the others wait for the lock.
     with FileLock(folder / f"{name}.lock"):
         if not path.exists():
-            if not make:
+            if not may_compile:
                 raise NoGainError("it would take longer to compile than it saves")
             started_at = time.perf_counter()
-            _compile(function(steps), examples(steps), growing, path)
+            _compile(function(steps), examples(steps), dynamic, path)
             log.info("compiled %d updates in %.0f s, for later runs too", steps, time.perf_counter() - started_at)
         return _load(path)
 
 
-def _load(path: Path) -> Compiled:
+def _load(path: Path) -> CompiledCall:
     from torch._inductor import aoti_load_package
 
     with _quietly():
-        # One call at a time, as there is one run: it needs no pool of workers.
+        # A run makes one call at a time, so it needs no pool of workers.
         library = aoti_load_package(str(path), run_single_threaded=True)
-    run: Compiled = library.loader.boxed_run
+    run: CompiledCall = library.loader.boxed_run
     return run
 
 
-def _compile(function: FlatFunction, arguments: list[Tensor], growing: Sequence[bool], path: Path) -> None:
+def _compile(function: FlatFunction, arguments: list[Tensor], dynamic: Sequence[bool], path: Path) -> None:
     from torch._inductor import aoti_compile_and_package
 
+    # The library is renamed when it is complete, so a process that is killed leaves no half-written one.
     unfinished = path.with_name(f".{path.stem}.{os.getpid()}.pt2")
-    # Of 1, too: what is left of several is no other case.
+    # Size 1 is allowed: a population that shrank to one member can still use the library.
     size = torch.export.Dim("size", min=1)
-    sizes = tuple({0: size} if grows else None for grows in growing)
+    sizes = tuple({0: size} if is_dynamic else None for is_dynamic in dynamic)
     try:
         with _quietly(), torch.no_grad():
-            graph = _traced(function, arguments, growing)
+            graph = _traced(function, arguments, dynamic)
             exported = torch.export.export(graph, tuple(arguments), dynamic_shapes=sizes, strict=False)
             aoti_compile_and_package(exported, package_path=str(unfinished))
         unfinished.replace(path)
@@ -139,8 +147,8 @@ def _as_compiler_error(error: Exception) -> CompilerError:
     return CompilerError(f"{type(error).__name__}: {lines[0]}")
 
 
-def _traced(function: FlatFunction, arguments: list[Tensor], growing: Sequence[bool]) -> torch.fx.GraphModule:
-    """The operations of ``function``, gradients included, which an export alone would not follow."""
+def _traced(function: FlatFunction, arguments: list[Tensor], dynamic: Sequence[bool]) -> torch.fx.GraphModule:
+    """The operations of ``function`` as a graph, gradients included: ``torch.export`` does not follow autograd."""
     from torch._dispatch.python import enable_python_dispatcher
     from torch._dynamo.source import ConstantSource
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -148,28 +156,33 @@ def _traced(function: FlatFunction, arguments: list[Tensor], growing: Sequence[b
     from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
     mode = FakeTensorMode(shape_env=ShapeEnv())
-    fakes = []
-    for place, (argument, grows) in enumerate(zip(arguments, growing, strict=True)):
-        # Growing dimensions are of one size, which is not known; all others are what they are.
-        sizes = [DimDynamic.DUCK if grows and axis == 0 else DimDynamic.STATIC for axis in range(argument.ndim)]
+    fake_tensors = []
+    for number, (argument, is_dynamic) in enumerate(zip(arguments, dynamic, strict=True)):
+        # Duck sizing: all dynamic dimensions have one size, which is a symbol. All others keep their sizes.
+        sizes = [DimDynamic.DUCK if is_dynamic and axis == 0 else DimDynamic.STATIC for axis in range(argument.ndim)]
         context: Any = StatelessSymbolicContext(dynamic_sizes=sizes)
-        source = ConstantSource(f"argument_{place}")
-        fakes.append(mode.from_tensor(argument, source=source, symbolic_context=context))
+        source = ConstantSource(f"argument_{number}")
+        fake_tensors.append(mode.from_tensor(argument, source=source, symbolic_context=context))
     with mode, enable_python_dispatcher():
-        graph: torch.fx.GraphModule = make_fx(function)(*fakes)
+        graph: torch.fx.GraphModule = make_fx(function)(*fake_tensors)
     return graph
 
 
-def _fingerprint(function: FlatFunction, arguments: list[Tensor], growing: Sequence[bool], steps: int) -> str:
-    """Differs wherever the compiled library may: by operations, shapes, versions, processor and threads."""
-    graph = _traced(function, arguments, growing)
+def _fingerprint(function: FlatFunction, arguments: list[Tensor], dynamic: Sequence[bool], steps: int) -> str:
+    """The name of a library: a hash of operations, shapes, versions, processor and number of threads.
+
+    Anything that may change the compiled code must change the hash, because a run trusts the library it finds.
+    """
+    graph = _traced(function, arguments, dynamic)
+    # Of a dynamic argument the first size is left out, as a library serves all of them.
     shapes = [
-        (tuple(each.shape)[grows:], each.stride(), str(each.dtype), str(each.device))
-        for each, grows in zip(arguments, growing, strict=True)
+        (tuple(argument.shape)[is_dynamic:], argument.stride(), str(argument.dtype), str(argument.device))
+        for argument, is_dynamic in zip(arguments, dynamic, strict=True)
     ]
     machine = (platform.machine(), torch.backends.cpu.get_cpu_capability(), torch.get_num_threads())
     facts: tuple[Any, ...] = (graph.code, shapes, steps, torch.__version__, torch.version.git_version, machine)
     digest = hashlib.sha256(repr(facts).encode())
+    # Tensors that the function closes over are compiled into the library with their values.
     for name, constant in sorted(graph.named_buffers()):
         digest.update(name.encode() + constant.cpu().numpy().tobytes())
     return digest.hexdigest()[:32]
@@ -177,7 +190,7 @@ def _fingerprint(function: FlatFunction, arguments: list[Tensor], growing: Seque
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without torch's warnings, which are about its own insides."""
+    """Hide torch's warnings about its own internals while it compiles or loads."""
     logger = logging.getLogger("torch")
     level = logger.level
     logger.setLevel(logging.ERROR)

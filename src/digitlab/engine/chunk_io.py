@@ -1,4 +1,4 @@
-"""Mini-batches that a population learns from, and where it leaves what comes out: what a learner hands its steps."""
+"""The inputs and the output buffers of one chunk of a population; ``StackedRunner`` fills the buffers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from digitlab.data.chunks import Chunk
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChunkIO:
-    """B mini-batches, one chunk a stream; the ``first`` is counted from 0 over the whole run.
+    """B mini-batches of each stream; ``first`` is the number of the first one, counted from 0 over the whole run.
 
     ``rates`` and ``ema_weight`` are float64 (B, M): the learning rates, and the weight of the new parameters in their
-    moving averages. The runner fills ``logits`` (M, images of the chunk, K) and ``losses``
-    (B, M), means over mini-batches.
+    moving averages. The runner fills ``logits`` (M, images of the chunk, K) and ``losses`` (B, M), the means over each
+    mini-batch.
     """
 
     chunks: Sequence[Chunk]
@@ -25,7 +25,7 @@ class ChunkIO:
     losses: Tensor
 
     def part(self, begin: int, end: int) -> "ChunkIO":
-        """Its mini-batches from ``begin`` to ``end``."""
+        """The mini-batches from ``begin`` to ``end``; the output buffers are views of this chunk's."""
         sizes = self.chunks[0].sizes
         images = slice(sum(sizes[:begin]), sum(sizes[:end]))
         return ChunkIO(

@@ -1,7 +1,7 @@
-"""How a solo run learns a chunk: a mini-batch at a time, or several in a compiled call, but not past a wrong number.
+"""Runs the updates of a chunk in a solo run, one mini-batch at a time or several in a compiled call.
 
-Between the classifier, which counts what comes out, and the steps, which know of one mini-batch or a few. N images,
-C, H, W, K classes.
+The classifier calls it and counts the results; ``TrainStep`` and ``CompiledSteps`` make the updates. It rolls back
+updates that are not finite. n images, C, H, W; K classes.
 """
 
 import math
@@ -26,9 +26,10 @@ Losses = list[Tensor | float]
 
 
 class ChunkRunner:
-    """Learns chunks by ``step``, and by ``compiled`` where it is given; ``position`` moves on with each mini-batch.
+    """Runs chunks with ``compiled``, if given, and ``step``; it advances ``position`` with each mini-batch.
 
-    After a signal it ends early, but several processes stop together, at the end of the chunk.
+    After a signal it stops within the chunk if this process is ``alone``. Several processes stop together, at the end
+    of the chunk, or some would wait for the others for ever.
     """
 
     def __init__(
@@ -56,29 +57,32 @@ class ChunkRunner:
         return seconds
 
     def run_chunk(self, chunk: Chunk) -> tuple[Tensor, list[float]]:
-        """Logits (n of all, K) and the losses of single mini-batches, fewer than in ``chunk`` after a signal.
+        """Return the logits (all images of the chunk, K) and the loss of each mini-batch; fewer losses after a signal.
 
-        Raises ``RunError`` where the loss, the gradient or what the update makes of the weights is not finite; the
-        weights are then those before that update.
+        Raises ``RunError`` if a loss, a gradient or the updated weights are not finite; the weights are then those
+        before that update.
         """
-        begun = replace(self.position)
-        self.step.keep()
+        start = replace(self.position)
+        self.step.save()
         logits, losses = self._run_chunk(chunk)
         numbers = as_numbers(losses)
         if not self._finite(numbers):
-            self.step.restore()
-            self.position.step, self.position.total_steps = begun.step, begun.total_steps
-            logits, losses = self._run_chunk(chunk, watched=True)
+            # The second pass meets the same faulty update, checks after each mini-batch, and raises there.
+            self.step.rollback()
+            self.position.step, self.position.total_steps = start.step, start.total_steps
+            logits, losses = self._run_chunk(chunk, check_each=True)
             numbers = as_numbers(losses)
         return logits, numbers
 
-    def _run_chunk(self, chunk: Chunk, *, watched: bool = False) -> tuple[Tensor, Losses]:
-        """``watched`` looks at each mini-batch, or compiled call, before the next."""
-        # The logits are copied into one tensor: kept as they come, each would lie in the gap that a mini-batch's images
-        # left in memory, the next would not fit in there, and a chunk would wander over hundreds of fresh megabytes.
+    def _run_chunk(self, chunk: Chunk, *, check_each: bool = False) -> tuple[Tensor, Losses]:
+        """With ``check_each`` the state is checked after each mini-batch or compiled call."""
+        # The logits are copied into one tensor. If each mini-batch kept its own, these small tensors would fill the
+        # gaps that freed images leave in memory, the next images would not fit there, and a chunk would touch hundreds
+        # of fresh megabytes.
         like = self._normalise.scale
         logits = torch.empty(len(chunk.labels), chunk.classes, dtype=like.dtype, device=like.device)
         losses: Losses = []
+        # Compiled calls have a fixed number of full mini-batches; those before and after them run eagerly.
         begin = end = len(chunk.indices)
         if self.compiled is not None:
             begin, end = chunk.full_executions(self.compiled.steps(chunk.plan.batch_size))
@@ -88,24 +92,24 @@ class ChunkRunner:
             part = chunk.part(first, last)
             rows = logits[sum(chunk.sizes[:first]) :][: len(part.labels)]
             if compiled is None:
-                losses += self._learn_eagerly(part, rows, watched=watched)
+                losses += self._run_eagerly(part, rows, check_each=check_each)
             else:
-                losses += self._learn_compiled(part, rows, compiled, watched=watched)
+                losses += self._run_compiled(part, rows, compiled, check_each=check_each)
         return logits, losses
 
     @property
     def _stopped(self) -> bool:
         return self._stop_signal.received is not None and self._alone
 
-    def _learn_eagerly(self, chunk: Chunk, logits: Tensor, *, watched: bool) -> Losses:
+    def _run_eagerly(self, chunk: Chunk, logits: Tensor, *, check_each: bool) -> Losses:
         step, position = self.step, self.position
         losses: Losses = []
         minibatches = chunk.minibatches(self._normalise, self._loss.encode)
         for (images, targets, weight), rows in zip(minibatches, logits.split(chunk.sizes), strict=True):
-            if watched:
-                step.keep()
+            if check_each:
+                step.save()
             batch_logits, loss = step(images, targets, weight, position.total_steps)
-            if watched:
+            if check_each:
                 self._require_finite(loss)
             position.advance()
             rows.copy_(batch_logits)
@@ -114,51 +118,56 @@ class ChunkRunner:
                 break
         return losses
 
-    def _learn_compiled(self, chunk: Chunk, logits: Tensor, compiled: CompiledSteps, *, watched: bool) -> Losses:
-        """The mini-batches of ``chunk``, which fill whole calls; ``watched`` learns those of a faulty call eagerly."""
+    def _run_compiled(self, chunk: Chunk, logits: Tensor, compiled: CompiledSteps, *, check_each: bool) -> Losses:
+        """Run the mini-batches of ``chunk``, which fill whole calls.
+
+        With ``check_each`` a call that leaves nan or infinity is rolled back and repeated eagerly, which finds the
+        faulty mini-batch.
+        """
         losses: list[Tensor] = []
         steps = compiled.steps(chunk.plan.batch_size)
         blocks = zip(chunk.blocks(steps, self._loss.encode), logits.split(steps * chunk.plan.batch_size), strict=True)
-        compiled.begin(self.position.total_steps, len(chunk.indices))
+        compiled.start_steps(self.position.total_steps, len(chunk.indices))
         for call, ((pixels, targets), rows) in enumerate(blocks):
-            if watched:
-                self.step.keep()
+            if check_each:
+                self.step.save()
             try:
-                taken = compiled(pixels, targets, self.position.total_steps)
+                outputs = compiled(pixels, targets, self.position.total_steps)
             except CompilerError as error:
                 fall_back(error, asked=compiled.always or isinstance(error, CudaGraphError))
+                # Only the first call can fail, when it compiles or captures, so nothing of this chunk is done yet.
                 self.compiled = None
-                return self._learn_eagerly(chunk, logits, watched=watched)
-            if watched and not self._finite(taken.losses.unbind()):
-                self.step.restore()
-                losses.append(self._step_by_step(chunk.part(call * steps, (call + 1) * steps), rows, compiled))
-                compiled.begin(self.position.total_steps, len(chunk.indices))
+                return self._run_eagerly(chunk, logits, check_each=check_each)
+            if check_each and not self._finite(outputs.losses.unbind()):
+                self.step.rollback()
+                losses.append(self._repeat_eagerly(chunk.part(call * steps, (call + 1) * steps), rows, compiled))
+                compiled.start_steps(self.position.total_steps, len(chunk.indices))
             else:
-                rows.copy_(taken.logits.flatten(0, 1))
-                losses.append(taken.losses)
+                rows.copy_(outputs.logits.flatten(0, 1))
+                losses.append(outputs.losses)
                 for _ in range(steps):
                     self.position.advance()
             if self._stopped:
                 break
-        compiled.end(self.position.total_steps)
-        every = torch.cat(losses)
-        return every.tolist() if self.step.read_losses else list(every)
+        compiled.finish_steps(self.position.total_steps)
+        all_losses = torch.cat(losses)
+        return all_losses.tolist() if self.step.read_losses else list(all_losses)
 
-    def _step_by_step(self, call: Chunk, logits: Tensor, compiled: CompiledSteps) -> Tensor:
-        """Between two compiled calls, the mini-batches of another: up to the one that goes wrong."""
-        compiled.end(self.position.total_steps)
-        losses = self._learn_eagerly(call, logits, watched=True)
+    def _repeat_eagerly(self, call: Chunk, logits: Tensor, compiled: CompiledSteps) -> Tensor:
+        """Run the mini-batches of a compiled call eagerly. Raises ``RunError`` at the faulty one."""
+        compiled.finish_steps(self.position.total_steps)
+        losses = self._run_eagerly(call, logits, check_each=True)
         return torch.tensor(as_numbers(losses), dtype=logits.dtype, device=logits.device)
 
     def _finite(self, losses: Sequence[Tensor | float]) -> bool:
-        """Whether nothing has gone wrong, in any process: where one stops all do, or the others wait for ever."""
+        """Whether losses and state are finite in all processes: if one stopped alone, the others would wait forever."""
         finite = all(map(math.isfinite, as_numbers(losses))) and self.step.finite()
         return bool(self._strategy.reduce_boolean_decision(finite, all=True))
 
     def _require_finite(self, loss: Tensor | float) -> None:
         if self._finite([loss]):
             return
-        self.step.restore()
-        # Another process may be the one that met it.
+        self.step.rollback()
+        # The loss may be infinite in another process only; the sum is not finite in all of them.
         losses = self._strategy.reduce(torch.as_tensor(loss, device=self._normalise.scale.device), reduce_op="sum")
         raise self.step.divergence(float(losses), self.position.total_steps)

@@ -1,6 +1,7 @@
-"""Several updates of a solo run in one call: compiled, or recorded on a GPU, on the state of the eager step.
+"""Several updates of a solo run in one call, compiled or captured as a CUDA graph.
 
-S updates in a call, n images in a mini-batch; C, H, W, K classes.
+They change the same tensors as the eager ``TrainStep``, so ``ChunkRunner`` can mix both. S updates in a call, n images
+in a mini-batch; C, H, W; K classes.
 """
 
 import time
@@ -12,28 +13,36 @@ from torch import Tensor, nn
 
 from digitlab.data.normalise import Normalise
 from digitlab.engine.aot_cache import (
-    Compiled,
+    CompiledCall,
     CompilerError,
     NoGainError,
-    compiled,
+    compile_or_load,
+    compiling_pays,
     fall_back,
     steps_per_execution,
-    worth_making,
 )
 from digitlab.engine.cuda_graph import CudaGraph, CudaGraphError, GraphCapture
 from digitlab.engine.device import on_device
-from digitlab.engine.dropout_masks import member_masks
-from digitlab.engine.fused_arguments import Constants, Inputs, Outputs, Program, State, flat, tensors_in
+from digitlab.engine.dropout_masks import make_dropout_masks
+from digitlab.engine.fused_arguments import (
+    Constants,
+    Inputs,
+    Outputs,
+    State,
+    UpdateFunction,
+    flatten_arguments,
+    tensors_in,
+)
 from digitlab.optim.losses import Loss
 from digitlab.optim.optimizers import RULE_OF, Optimizer, of_each
 from digitlab.optim.state import counts_steps, init_state
 
-# For compile=auto, on two cores: what a compiled update of a small network saves.
+# For compile=auto: what compiling saves in each update of a small network, measured on two cores.
 _SAVED_SECONDS = 250e-6
 
 
 class CompiledSteps:
-    """S updates of ``network`` at a time, which share their state with ``optimizer`` and ``average``.
+    """Makes S updates of ``network`` at a time; it shares all state with ``optimizer`` and ``average``.
 
     ``compiling`` says whether they are compiled; ``graph_capture``, if given, captures them as a CUDA graph. At least
     one must be on. ``learning_rate`` and ``ema_weight`` map a step, counted from 0, to the learning rate and to the
@@ -64,17 +73,17 @@ class CompiledSteps:
         self.always = compiling is True
         self._learning_rate, self._ema_weight_at = learning_rate, ema_weight
         self._device = normalise.scale.device
-        self._masks = member_masks(
+        self._masks = make_dropout_masks(
             [network], seeds=[seed], image_shape=image_shape, device=self._device, dtype=normalise.scale.dtype
         )
-        self._graph_capture, self._compiling, self._make = graph_capture, bool(compiling), self.always
+        self._graph_capture, self._compiling, self._may_compile = graph_capture, bool(compiling), self.always
         if compiling == "auto":
-            self._weigh(steps_ahead)
+            self._decide_whether_to_compile(steps_ahead)
         if type(update) not in RULE_OF:
             raise CompilerError(f"{type(update).__name__} has no compiled form")
         groups = update.groups(network)
         names = {id(parameter): name for name, parameter in network.named_parameters()}
-        self._program = Program(
+        self._update_function = UpdateFunction(
             network=network, normalise=normalise, loss=loss, rule=RULE_OF[type(update)],
             names=[names[id(parameter)] for group in groups for parameter in group["params"]],
             group_of=[number for number, group in enumerate(groups) for _ in group["params"]],
@@ -82,12 +91,13 @@ class CompiledSteps:
         )  # fmt: skip
         self._optimizer, self._network, self._average = optimizer, network, average
         self._update = update
-        self._kept = self._share()
+        self._run_state = self._share_state()
         settings = [of_each(group) for group in groups]
-        self._trees = (self._kept, Constants.of(update.shared, settings, normalise.scale, normalise.shift))
-        self._state = tensors_in(self._trees)
+        constants = Constants.from_settings(update.shared, settings, normalise.scale, normalise.shift)
+        self._state_and_constants = (self._run_state, constants)
+        self._state_tensors = tensors_in(self._state_and_constants)
         self._flops = flops
-        self._call: Compiled | None = None
+        self._call: CompiledCall | None = None
         # Spent on compiling and recording so far, successful or not. It does not count as training time.
         self.compile_seconds = 0.0
 
@@ -95,66 +105,71 @@ class CompiledSteps:
         """S for mini-batches of ``batch_size``."""
         return steps_per_execution(batch_size * self._flops)
 
-    def _weigh(self, steps_ahead: int) -> None:
-        """Whether to compile for ``steps_ahead``."""
+    def _decide_whether_to_compile(self, steps_ahead: int) -> None:
+        """For ``compile=auto``: load a library, or compile one, only if that pays off in ``steps_ahead``."""
         try:
-            self._make = worth_making(steps_ahead * _SAVED_SECONDS, always=False)
+            self._may_compile = compiling_pays(steps_ahead * _SAVED_SECONDS, always=False)
         except NoGainError:
+            # A CUDA graph costs a fraction of a second, so it is worth it without a library as well.
             if self._graph_capture is None:
                 raise
             self._compiling = False
 
-    def begin(self, step: int, count: int) -> None:
-        """Be told that ``step`` updates have been made so far, before calls for ``count`` more at most."""
-        self._kept.step.fill_(step)
+    def start_steps(self, step: int, count: int) -> None:
+        """Prepare for at most ``count`` updates, of which the first is number ``step``, counted from 0.
+
+        The learning rates of all of them go to the device at once, as each copy costs a launch.
+        """
+        self._run_state.step.fill_(step)
         steps = range(step, step + count)
         self._first = step
         self._rates, self._ema_weight = (
-            on_device([number(each) for each in steps], self._device)
-            for number in (self._learning_rate, self._ema_weight_at)
+            on_device([value_at(each) for each in steps], self._device)
+            for value_at in (self._learning_rate, self._ema_weight_at)
         )
 
     def __call__(self, pixels: Tensor, targets: Tensor, step: int) -> Outputs:
-        """Learn from pixels (S, n, C, H, W) and encoded targets (S, n, …), the first of them for ``step``, from 0.
+        """Train on pixels (S, n, C, H, W) and encoded targets (S, n, ...); the first mini-batch is number ``step``.
 
-        The first call compiles, unless an earlier run has, and records; it raises ``CompilerError`` for what can't be.
+        The first call loads or compiles the library and captures the graph. It raises ``CompilerError`` if that fails.
         """
-        given = self._arguments(pixels, targets, step)
+        inputs = self._arguments(pixels, targets, step)
         if self._call is None:
             started_at = time.perf_counter()
             try:
-                self._call = self._made(pixels, targets, step, given)
+                self._call = self._make_call(pixels, targets, step, inputs)
             finally:
                 self.compile_seconds += time.perf_counter() - started_at
-        return Outputs(*self._call(given))
+        return Outputs(*self._call(inputs))
 
-    def end(self, step: int) -> None:
-        """Have the optimiser know that ``step`` updates have been made, after such calls."""
+    def finish_steps(self, step: int) -> None:
+        """Write the number of updates made, ``step``, to the optimizer's own state; compiled calls do not."""
         for state in self._optimizer.state.values():
             if "step" in state:
                 state["step"].fill_(step)
 
-    def _made(self, pixels: Tensor, targets: Tensor, step: int, given: list[Tensor]) -> Compiled:
-        """The call for what is ``given``: of the library, of the program as it is, or of a recording of either."""
+    def _make_call(self, pixels: Tensor, targets: Tensor, step: int, inputs: list[Tensor]) -> CompiledCall:
+        """The call for ``inputs``: of the library, of a graph of the library, or of a graph of the eager function."""
         modules = list(self._network.modules())
+        # Neither a library nor a graph calls hooks, so whatever they watch would silently see nothing.
         if any(module._forward_hooks or module._forward_pre_hooks for module in modules):
-            raise CompilerError("something watches the layers at work")
+            raise CompilerError("forward hooks watch the layers")
         library = self._library(pixels, targets, step) if self._compiling else None
         if self._graph_capture is None and library is not None:
             return library
         assert self._graph_capture is not None
-        as_it_is = flat(self._program.function(len(pixels)), self._trees)
-        call = library or (lambda given: list(as_it_is(*self._state, *given)))
+        uncompiled = flatten_arguments(self._update_function.build(len(pixels)), self._state_and_constants)
+        call = library or (lambda inputs: list(uncompiled(*self._state_tensors, *inputs)))
         try:
-            return CudaGraph(call, state=self._state, given=given, graph_capture=self._graph_capture)
+            return CudaGraph(call, state=self._state_tensors, inputs=inputs, graph_capture=self._graph_capture)
         except CudaGraphError as error:
             if library is None:
                 raise
             fall_back(error, asked=True)
             return library
 
-    def _library(self, pixels: Tensor, targets: Tensor, step: int) -> Compiled | None:
-        """The compiled call; None where there can be none, but what is recorded does without."""
+    def _library(self, pixels: Tensor, targets: Tensor, step: int) -> CompiledCall | None:
+        """The compiled call; None if there is none but the run can use a CUDA graph without it."""
         try:
             call = self._compile(pixels, targets, step)
         except CompilerError as error:
@@ -162,35 +177,39 @@ class CompiledSteps:
                 raise
             fall_back(error, asked=self.always)
             return None
-        return lambda given: call([*self._state, *given])
+        return lambda inputs: call([*self._state_tensors, *inputs])
 
-    def _compile(self, pixels: Tensor, targets: Tensor, step: int) -> Compiled:
+    def _compile(self, pixels: Tensor, targets: Tensor, step: int) -> CompiledCall:
         if not self.always and len(pixels) == 1:
             raise NoGainError("a network this large gains little")
 
         def examples(steps: int) -> list[Tensor]:
-            return [*self._state, *self._arguments(pixels[:steps], targets[:steps], step)]
+            return [*self._state_tensors, *self._arguments(pixels[:steps], targets[:steps], step)]
 
-        return compiled(
-            lambda steps: flat(self._program.function(steps), self._trees), examples,
-            steps=len(pixels), make=self._make,
+        return compile_or_load(
+            lambda steps: flatten_arguments(self._update_function.build(steps), self._state_and_constants), examples,
+            steps=len(pixels), may_compile=self._may_compile,
         )  # fmt: skip
 
-    def _share(self) -> State:
-        """The tensors of the run; what the optimiser would make at its first update is made here."""
+    def _share_state(self) -> State:
+        """The tensors of the run, shared with the optimizer.
+
+        A ``torch.optim`` optimizer creates its moments at its first step. They are created here, so that eager and
+        compiled updates change the same tensors whichever comes first.
+        """
         parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
-        state = init_state(self._program.rule, parameters, momentum=getattr(self._update, "momentum", 0.0))
-        for place, parameter in enumerate(parameters):
-            own = self._optimizer.state[parameter]
+        state = init_state(self._update_function.rule, parameters, momentum=getattr(self._update, "momentum", 0.0))
+        for index, parameter in enumerate(parameters):
+            entries = self._optimizer.state[parameter]
             for name, tensors in state.entries.items():
-                tensors[place] = own.setdefault(name, tensors[place])
-            if counts_steps(self._program.rule):
-                own.setdefault("step", torch.zeros((), dtype=torch.float32, device=self._device))
+                tensors[index] = entries.setdefault(name, tensors[index])
+            if counts_steps(self._update_function.rule):
+                entries.setdefault("step", torch.zeros((), dtype=torch.float32, device=self._device))
         averages: dict[str, Tensor] = {} if self._average is None else dict(self._average.named_parameters())
         return State(
             parameters=[parameter.detach() for parameter in parameters],
             buffers=list(self._network.buffers()),
-            average_parameters=[averages[name] for name in self._program.names if averages],
+            average_parameters=[averages[name] for name in self._update_function.names if averages],
             average_buffers=[] if self._average is None else list(self._average.buffers()),
             entries=state.entries,
             step=state.step,
@@ -198,6 +217,6 @@ class CompiledSteps:
 
     def _arguments(self, pixels: Tensor, targets: Tensor, step: int) -> list[Tensor]:
         steps, images = pixels.shape[:2]
-        masks = [] if self._masks is None else [layer[0] for layer in self._masks.of_steps(step, steps, images)]
-        own = slice(step - self._first, step - self._first + steps)
-        return Inputs(pixels, targets, masks, self._rates[own], self._ema_weight[own]).tensors
+        masks = [] if self._masks is None else [layer[0] for layer in self._masks.draw_steps(step, steps, images)]
+        rows = slice(step - self._first, step - self._first + steps)
+        return Inputs(pixels, targets, masks, self._rates[rows], self._ema_weight[rows]).tensors

@@ -1,7 +1,7 @@
-"""Adapts a step to the processor: the work of a forward pass, the number of threads for it, and large allocations.
+"""Adapts a step to the CPU: measures the forward pass, chooses the number of threads, and keeps large allocations.
 
-Runs and populations ask here before they train. The number of threads follows from the work of a step and from the
-machine alone, so a resumed run chooses the same number: with another one, sums can differ in their last bits.
+Runs and populations call it before they train. The number of threads depends only on the work of a step and on the
+machine, so a resumed run chooses the same number: with another one, sums can differ in their last bits.
 """
 
 import ctypes
@@ -14,24 +14,23 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-# A thread pays off only with at least this much work in a step's forward pass (multiplications and additions): waking
-# it costs more than it saves otherwise.
+# A thread is worth waking only for at least this much work in a step's forward pass (multiplications and additions).
 _FLOPS_OF_A_THREAD = 2e6
 _THREADS_CHOSEN_BY_USER = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 # glibc maps each allocation above 32 MB (its DEFAULT_MMAP_THRESHOLD_MAX) anew and returns it to the system when it is
-# freed. The system then zeroes every page again at its first use: a third of the time of steps with tensors this large.
+# freed. The system zeroes every page again at its first use: a third of the time of steps with such tensors.
 _ALWAYS_MAPPED_BYTES = 32 << 20
-# Parameters of mallopt, and the largest value it takes.
+# Parameters of mallopt, and the largest value it accepts.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _LARGEST = -1, -3, 2**31 - 1
 _MALLOC_CHOSEN_BY_USER = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_TOP_PAD_")
 
 
 class ForwardCost(NamedTuple):
-    """Of the forward pass of one image.
+    """The cost of the forward pass of one image.
 
-    ``flops`` are multiplications and additions in matrix products and convolutions, ``largest_output`` is the number of
-    entries of the largest tensor that a layer hands on.
+    ``flops`` counts multiplications and additions in matrix products and convolutions; ``largest_output`` is the number
+    of entries of the largest output of a layer.
     """
 
     flops: int
@@ -39,7 +38,7 @@ class ForwardCost(NamedTuple):
 
 
 def forward_cost(network: nn.Module, image_shape: Sequence[int], like: Tensor) -> ForwardCost:
-    """The work of ``network`` for an image (C, H, W); ``like`` has the device and the dtype of the images."""
+    """Measure ``network`` on one image (C, H, W) with the device and dtype of ``like``; the network is not changed."""
     training, sizes = network.training, [0]
 
     def measure(module: nn.Module, arguments: Any, output: Any) -> None:
@@ -58,9 +57,9 @@ def forward_cost(network: nn.Module, image_shape: Sequence[int], like: Tensor) -
 
 
 def worthwhile_threads(flops: float) -> int:
-    """Threads for a step whose forward pass is ``flops``, of those that torch has.
+    """The number of threads for a step with ``flops`` in its forward pass, at most as many as torch has now.
 
-    Whoever sets ``OMP_NUM_THREADS`` or ``MKL_NUM_THREADS`` has chosen.
+    If the user has set ``OMP_NUM_THREADS`` or ``MKL_NUM_THREADS``, that number stands.
     """
     available = torch.get_num_threads()
     if any(name in os.environ for name in _THREADS_CHOSEN_BY_USER):
@@ -70,7 +69,7 @@ def worthwhile_threads(flops: float) -> int:
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Have torch use ``count`` threads, and then as many as before."""
+    """Let torch use ``count`` threads within the block."""
     before = torch.get_num_threads()
     if count != before:
         torch.set_num_threads(count)
@@ -82,12 +81,12 @@ def threads(count: int) -> Iterator[None]:
 
 
 def keep_large_memory(tensor_bytes: int) -> bool:
-    """Have the process keep what it frees, if its tensors of up to ``tensor_bytes`` would otherwise be mapped anew.
+    """Let the process keep the memory it frees, if tensors of ``tensor_bytes`` would otherwise be mapped anew.
 
-    Returns whether it does from now on: elsewhere than under glibc, or where the user has chosen thresholds by
-    variables of the environment, nothing changes.
+    Returns whether it does so from now on. Nothing changes without glibc, or if the user has set thresholds in the
+    environment.
     """
     if tensor_bytes <= _ALWAYS_MAPPED_BYTES or any(name in os.environ for name in _MALLOC_CHOSEN_BY_USER):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return mallopt is not None and all(mallopt(each, _LARGEST) for each in (_MMAP_THRESHOLD, _TRIM_THRESHOLD))
+    return mallopt is not None and all(mallopt(option, _LARGEST) for option in (_MMAP_THRESHOLD, _TRIM_THRESHOLD))

@@ -1,8 +1,7 @@
-"""Calls recorded once on a CUDA device, as a graph, and replayed: what hundreds of launches took, one does.
+"""Captures work as a CUDA graph once and replays it: one launch replaces the hundreds of launches of small updates.
 
-A recording reads from buffers of its own, into which each call copies what it is given, changes the state it was made
-with where that lies, and leaves its results in its own place. What needs the host is not part of it: augmentation,
-dropout masks and learning rates come with the call.
+A graph reads its inputs from fixed buffers, changes the state in place, and writes its results to fixed places. Work
+that needs the host cannot be captured, so augmented images, dropout masks and learning rates are inputs of a call.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,93 +11,100 @@ import torch
 from torch import Tensor
 
 from digitlab.core.abilities import abilities
-from digitlab.engine.aot_cache import Compiled, CompilerError
+from digitlab.engine.aot_cache import CompiledCall, CompilerError
 
-# Takes down what is done without doing it: how to do it again, and the tensors that then hold its results.
+# Captures work without doing it; returns a function that replays the work, and the tensors that then hold its results.
 GraphCapture = Callable[[Callable[[], list[Tensor]]], tuple[Callable[[], None], list[Tensor]]]
 
 _WARM_UPS = 3
-# What a replay may be off, of the change or the result: kernels that add in any order differ, a graph that reads
-# another's memory does by more than this.
+# How far a replay may be off, relative to the change that the work makes. Kernels that add in another order each time
+# differ by less; a graph that reads memory which something else has overwritten differs by more.
 _TOLERANCE = 0.05
 
 
 class CudaGraphError(CompilerError):
-    """What can't be recorded, or is something else when it is replayed."""
+    """Work cannot be captured, or its replay computes something else."""
 
     topic = "CUDA graph"
 
 
 def graph_capture_for(device: torch.device, *, allowed: bool) -> GraphCapture | None:
-    """What records calls on ``device``: CUDA graphs, where they are ``allowed``; there is nothing elsewhere."""
+    """How work is captured on ``device``; None if the device has no graphs or they are not ``allowed``."""
     return cuda_graph if allowed and abilities(device).cuda_graphs else None
 
 
 def cuda_graph(work: Callable[[], list[Tensor]]) -> tuple[Callable[[], None], list[Tensor]]:
-    """Record ``work`` as a CUDA graph, after warming up what libraries make at their first calls."""
-    aside = torch.cuda.Stream()
-    aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):
+    """Capture ``work`` as a CUDA graph.
+
+    It runs a few times before that, because libraries allocate their workspaces and choose kernels at the first calls.
+    """
+    # Torch requires the warm-up to run on a stream of its own: work on the default stream could end up in the graph.
+    side_stream = torch.cuda.Stream()
+    side_stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side_stream):
         for _ in range(_WARM_UPS):
             work()
-    torch.cuda.current_stream().wait_stream(aside)
+    torch.cuda.current_stream().wait_stream(side_stream)
     graph = torch.cuda.CUDAGraph()
-    # Other threads, which write events and checkpoints, have no part in it.
+    # Threads that write events and checkpoints may use CUDA meanwhile; only this thread's work is captured.
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         results = work()
     return graph.replay, results
 
 
 class CudaGraph:
-    """``call``, made for tensors like ``given``, on ``state``, which it changes in place: recorded, and replayed.
+    """``call``, which changes ``state`` in place, captured for tensors shaped like ``inputs`` and replayed.
 
-    Raises ``CudaGraphError`` where it can't be recorded, or where a replay does not do what the call itself does. The
-    state is as before then, and after the recording.
+    Raises ``CudaGraphError`` if it cannot be captured, or if a trial replay does not do what the call itself does. The
+    state is unchanged afterwards in both cases.
     """
 
     def __init__(
-        self, call: Compiled, *, state: Sequence[Tensor], given: Sequence[Tensor], graph_capture: GraphCapture
+        self, call: CompiledCall, *, state: Sequence[Tensor], inputs: Sequence[Tensor], graph_capture: GraphCapture
     ) -> None:
         self._call = call
-        self._given = [tensor.clone() for tensor in given]
-        before = _copies(state)
+        self._static_inputs = [tensor.clone() for tensor in inputs]
+        state_before = _clone(state)
         try:
-            expected = [*_copies(call(self._given)), *_copies(state)]
-            _restore(state, before)
-            self._replay, self._results = graph_capture(partial(call, self._given))
-            _restore(state, before)
+            expected = [*_clone(call(self._static_inputs)), *_clone(state)]
+            _copy_into(state, state_before)
+            self._replay, self._results = graph_capture(partial(call, self._static_inputs))
+            # The warm-up has changed the state, so it is restored before the trial replay.
+            _copy_into(state, state_before)
             self._replay()
-            nothing = [torch.zeros_like(result) for result in self._results]
-            sound = _agree([*self._results, *state], expected, [*nothing, *before])
+            zeros = [torch.zeros_like(result) for result in self._results]
+            replay_is_correct = _agrees([*self._results, *state], expected, [*zeros, *state_before])
         except Exception as error:
             raise CudaGraphError(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}") from error
         finally:
-            _restore(state, before)
-        if not sound:
-            raise CudaGraphError("a replay is not what was recorded")
+            _copy_into(state, state_before)
+        if not replay_is_correct:
+            raise CudaGraphError("a replay does not compute what was captured")
 
-    def __call__(self, given: list[Tensor]) -> list[Tensor]:
-        """The results for what is ``given``; tensors of another shape or dtype are not replayed but computed."""
-        if any(own.shape != new.shape or own.dtype != new.dtype for own, new in zip(self._given, given, strict=True)):
-            return self._call(given)
-        for own, new in zip(self._given, given, strict=True):
-            own.copy_(new)
+    def __call__(self, inputs: list[Tensor]) -> list[Tensor]:
+        """Replay the graph for ``inputs``; inputs of another shape or dtype are computed without the graph."""
+        pairs = list(zip(self._static_inputs, inputs, strict=True))
+        if any(static.shape != new.shape or static.dtype != new.dtype for static, new in pairs):
+            return self._call(inputs)
+        for static, new in pairs:
+            static.copy_(new)
         self._replay()
-        return _copies(self._results)
+        # The next replay overwrites the results in place, so the caller gets copies.
+        return _clone(self._results)
 
 
-def _copies(tensors: Sequence[Tensor]) -> list[Tensor]:
+def _clone(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [tensor.detach().clone() for tensor in tensors]
 
 
 @torch.no_grad()
-def _restore(tensors: Sequence[Tensor], kept: Sequence[Tensor]) -> None:
-    for tensor, own in zip(tensors, kept, strict=True):
-        tensor.copy_(own)
+def _copy_into(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+    for target, source in zip(targets, sources, strict=True):
+        target.copy_(source)
 
 
-def _agree(found: Sequence[Tensor], expected: Sequence[Tensor], before: Sequence[Tensor]) -> bool:
-    """Whether nothing is ``found`` further from what was ``expected`` than a small part of how far that had moved."""
+def _agrees(found: Sequence[Tensor], expected: Sequence[Tensor], before: Sequence[Tensor]) -> bool:
+    """Whether each tensor of ``found`` is close to ``expected``, relative to how far that is from ``before``."""
 
     def distance(one: Tensor, other: Tensor) -> float:
         return float((one.double() - other.double()).norm())
@@ -106,6 +112,6 @@ def _agree(found: Sequence[Tensor], expected: Sequence[Tensor], before: Sequence
     return all(
         distance(new, right) <= _TOLERANCE * distance(right, old)
         for new, right, old in zip(found, expected, before, strict=True)
-        # The gradient of a bias below a batch norm is rounding and nothing else.
+        # Biases below a batch norm are left out: their gradients are rounding errors and agree with nothing.
         if new.ndim > 1
     )

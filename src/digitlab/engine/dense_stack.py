@@ -1,8 +1,11 @@
-"""Dense networks stacked: all members of a stream share their images, so their first layers are one matrix product.
+"""Stacked dense networks: all members of a stream share their images, so their first layers are one matrix product.
 
-The gradients of the weights are matrix products too, written into one place, or for plain gradient descent added to the
-weights at once, which saves two of five passes over them. Activations lie as (M, U, n), so that neither way has to be
-copied; autograd is asked for their derivatives alone, and for those of batch norm.
+``StackedRunner`` uses it for ``MLP`` and ``Linear``. Backpropagation through the weights is written out as matrix
+products: they write into buffers that are reused, and plain gradient descent adds them to the weights without storing
+the gradients, which saves two of five passes over the weights. Autograd computes only the derivatives of activations
+and batch norm. Activations lie as (M, U, n), the layout that both directions need without a copy.
+
+M members, n images, U units of a layer, D of the layer before it; C, H, W; K classes.
 """
 
 from collections.abc import Sequence
@@ -17,8 +20,9 @@ from digitlab.models import MLP, Linear
 class DenseStack:
     """M networks like ``template``, an ``MLP`` or a ``Linear``.
 
-    ``parameters`` and ``buffers`` are its own stacked, (M, …); ``stream_sizes`` says how many members each stream has.
-    A layer has its weight, (M, U, D), and beside it a bias, or scale and shift of its batch norm, (M, U).
+    ``parameters`` and ``buffers`` are the members' own, stacked to (M, ...); ``stream_sizes`` says how many members
+    each stream has. A layer has a weight (M, U, D), followed by its vectors (M, U): the bias, or scale and shift of its
+    batch norm.
     """
 
     def __init__(
@@ -30,123 +34,134 @@ class DenseStack:
         stream_sizes: Sequence[int],
     ) -> None:
         self._template, self.parameters, self._buffers = template, list(parameters), list(buffers)
-        self._places = _places(self.parameters)
-        self._weights = [self.parameters[place] for place, _ in self._places]
+        self._layers = _layer_indices(self.parameters)
+        self._weights = [self.parameters[weight] for weight, _ in self._layers]
         hidden = list(template.hidden) if isinstance(template, MLP) else []
         self._activations = [
             layer for layer in hidden if not isinstance(layer, nn.Linear | nn.BatchNorm1d | nn.Dropout)
         ]
         self._norm = next((layer for layer in hidden if isinstance(layer, nn.BatchNorm1d)), None)
         self._stream_sizes = list(stream_sizes)
+        # In the first layer the units of all members of a stream are the rows of one matrix.
         self._stream_rows = [size * self._weights[0].shape[1] for size in stream_sizes]
         self._gradients: list[Tensor] = []
         self._deltas: list[Tensor] = []
-        self._beside: list[Sequence[Tensor]] = []
+        self._vector_gradients: list[Sequence[Tensor]] = []
 
     @staticmethod
     def fits(network: nn.Module) -> bool:
+        """Whether networks like this one can be stacked here."""
         return type(network) in (MLP, Linear)
 
-    def given(
+    def with_tensors(
         self, parameters: Sequence[Tensor], buffers: Sequence[Tensor], *, stream_sizes: Sequence[int]
     ) -> "DenseStack":
-        """Other members of its kind."""
+        """A stack of the same kind of networks with other tensors."""
         return DenseStack(self._template, parameters, buffers=buffers, stream_sizes=stream_sizes)
 
     def forward(self, images: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:
-        """Images, (n, C, H, W) a stream, and masks, (M, n, U) a hidden layer or none at all, to logits (M, n, K)."""
+        """Compute logits (M, n, K) in training mode.
+
+        ``images`` has (n, C, H, W) for each stream, ``masks`` (M, n, U) for each hidden layer, or nothing without
+        dropout.
+        """
         self._images = [stream.flatten(1) for stream in images]
-        outputs = self._products(len(self._images[0]))
-        self._hidden: list[tuple[list[Tensor], Tensor]] = []  # of each hidden layer, what it is a function of, and it
+        outputs = self._first_products(len(self._images[0]))
+        # For each hidden layer: the tensors that its output is a function of, and the output.
+        self._hidden: list[tuple[list[Tensor], Tensor]] = []
         for layer, activation in enumerate(self._activations):
             leaves = [outputs.requires_grad_()]
             if self._norm is not None:
-                leaves += [self.parameters[place].detach().requires_grad_() for place in self._places[layer][1]]
+                leaves += [self.parameters[index].detach().requires_grad_() for index in self._layers[layer][1]]
             values = activation(self._normed(layer, leaves, training=True))
             if masks:
                 values = values * masks[layer].mT
             self._hidden.append((leaves, values))
+            # Each hidden layer is a graph of its own: ``backward`` does the products between them.
             outputs = self._dense(layer + 1, values.detach(), self.parameters)
         return outputs.mT
 
     def _dense(self, layer: int, inputs: Tensor, parameters: Sequence[Tensor]) -> Tensor:
-        """Inputs (M, D, n) times weights, plus bias where there is one: (M, U, n)."""
-        place, beside = self._places[layer]
-        if len(beside) > 1:
-            return torch.bmm(parameters[place], inputs)
-        return torch.baddbmm(parameters[beside[0]].unsqueeze(2), parameters[place], inputs)
+        """Multiply inputs (M, D, n) by the layer's weights and add its bias, if it has one: (M, U, n)."""
+        weight, vectors = self._layers[layer]
+        # Two vectors belong to a batch norm; a layer before a batch norm has no bias.
+        if len(vectors) > 1:
+            return torch.bmm(parameters[weight], inputs)
+        return torch.baddbmm(parameters[vectors[0]].unsqueeze(2), parameters[weight], inputs)
 
     def _normed(self, layer: int, leaves: Sequence[Tensor], *, training: bool) -> Tensor:
-        """The first of ``leaves``, (M, U, n), scaled and shifted by the others, if there is a batch norm."""
+        """Batch norm of the first of ``leaves``, (M, U, n), with scale and shift from the others, if there is one."""
         if self._norm is None:
             return leaves[0]
         outputs, scale, shift = leaves
         mean, variance, count = self._buffers[3 * layer : 3 * layer + 3]
         if training:
             count.add_(1)
-        # Each unit of each member is a channel of one long sequence.
+        # Each unit of each member is a channel, so that one call normalises all members.
         normed = F.batch_norm(
             outputs.flatten(0, 1).unsqueeze(0), mean.view(-1), variance.view(-1), scale.flatten(), shift.flatten(),
             training=training, momentum=self._norm.momentum or 0.0, eps=self._norm.eps,
         )  # fmt: skip
         return normed.view_as(outputs)
 
-    def _products(self, images: int) -> Tensor:
-        """Those of the first layer's weights, with its bias where there is one: (M, U, n)."""
+    def _first_products(self, images: int) -> Tensor:
+        """The outputs of the first layer, with its bias if it has one: (M, U, n)."""
         members, units, _ = self._weights[0].shape
-        rows = zip(self._weights[0].flatten(0, 1).split(self._stream_rows), self._images, strict=True)
-        products = torch.cat([own @ stream.T for own, stream in rows]).view(members, units, images)
-        beside = self._places[0][1]
-        return products.add_(self.parameters[beside[0]].unsqueeze(2)) if len(beside) == 1 else products
+        pairs = zip(self._weights[0].flatten(0, 1).split(self._stream_rows), self._images, strict=True)
+        products = torch.cat([rows @ stream.T for rows, stream in pairs]).view(members, units, images)
+        vectors = self._layers[0][1]
+        return products.add_(self.parameters[vectors[0]].unsqueeze(2)) if len(vectors) == 1 else products
 
     def backward(self, gradient: Tensor) -> None:
-        """Ready ``gradients`` or ``descend`` for a loss with this ``gradient`` by the logits, (M, n, K).
+        """Backpropagate ``gradient``, the derivative of the loss by the logits (M, n, K), to the outputs of all layers.
 
-        No parameter may change between.
+        ``gradients`` or ``descend`` comes next. No parameter may change between.
         """
-        self._deltas, self._beside = [gradient.mT], [[gradient.sum(1)]]
+        self._deltas, self._vector_gradients = [gradient.mT], [[gradient.sum(1)]]
         for weight, (leaves, values) in zip(self._weights[:0:-1], reversed(self._hidden), strict=True):
-            delta, *beside = torch.autograd.grad(values, leaves, torch.bmm(weight.mT, self._deltas[-1]))
+            delta, *of_norm = torch.autograd.grad(values, leaves, torch.bmm(weight.mT, self._deltas[-1]))
             self._deltas.append(delta)
-            self._beside.append(beside or [delta.sum(2)])
+            # The gradient of a bias is the sum over the images.
+            self._vector_gradients.append(of_norm or [delta.sum(2)])
         self._deltas.reverse()
-        self._beside.reverse()
+        self._vector_gradients.reverse()
 
     def gradients(self) -> list[Tensor]:
-        """The gradients by the parameters; the next call overwrites them."""
+        """The gradients in the order of the parameters; the next call overwrites them."""
         if not self._gradients:
             self._gradients = [torch.empty_like(parameter) for parameter in self.parameters]
         first = self._gradients[0].flatten(0, 1).split(self._stream_rows)
         for gradient, delta, stream in zip(first, self._delta_rows(self._deltas[0]), self._images, strict=True):
             torch.mm(delta, stream, out=gradient)
-        for layer, ((place, beside), delta) in enumerate(zip(self._places, self._deltas, strict=True)):
-            for other, gradient in zip(beside, self._beside[layer], strict=True):
-                self._gradients[other] = gradient
+        for layer, ((weight, vectors), delta) in enumerate(zip(self._layers, self._deltas, strict=True)):
+            for index, gradient in zip(vectors, self._vector_gradients[layer], strict=True):
+                self._gradients[index] = gradient
             if layer > 0:
-                torch.bmm(delta, self._inputs(layer).mT, out=self._gradients[place])
+                torch.bmm(delta, self._inputs(layer).mT, out=self._gradients[weight])
         return self._gradients
 
-    def descend(self, rates: Tensor, kept: Sequence[Tensor | None]) -> None:
-        """Multiply each parameter by its factor in ``kept``, then subtract its gradient times the learning rate.
+    def descend(self, rates: Tensor, decay_factors: Sequence[Tensor | None]) -> None:
+        """Multiply each parameter by its decay factor, then subtract its gradient times the learning rate.
 
-        ``rates`` is float64 (M,). ``kept`` has (M, 1, ...) or None for each parameter.
+        ``rates`` is float64 (M,). ``decay_factors`` has (M, 1, ...) for each parameter, or None for no decay.
         """
         rates = rates.to(self.parameters[0].dtype).view(-1, 1, 1)
-        for layer, ((place, beside), gradients) in enumerate(zip(self._places, self._beside, strict=True)):
+        for layer, ((weight, vectors), gradients) in enumerate(zip(self._layers, self._vector_gradients, strict=True)):
+            # The rate scales the small factor of the product, not the weights' gradient.
             delta = self._deltas[layer] * -rates
             if layer > 0:
-                _scale(self._weights[layer], kept[place]).baddbmm_(delta, self._inputs(layer).mT)
+                _scale(self._weights[layer], decay_factors[weight]).baddbmm_(delta, self._inputs(layer).mT)
             else:
-                self._descend_first(delta, kept[place])
-            for other, gradient in zip(beside, gradients, strict=True):
-                self.parameters[other].addcmul_(gradient, rates.squeeze(2), value=-1)
+                self._descend_first(delta, decay_factors[weight])
+            for index, gradient in zip(vectors, gradients, strict=True):
+                self.parameters[index].addcmul_(gradient, rates.squeeze(2), value=-1)
 
-    def _descend_first(self, delta: Tensor, kept: Tensor | None) -> None:
+    def _descend_first(self, delta: Tensor, decay_factor: Tensor | None) -> None:
         first = zip(self._weights[0].split(self._stream_sizes), self._delta_rows(delta), self._images, strict=True)
-        factors = [None] * len(self._images) if kept is None else kept.split(self._stream_sizes)
-        # Stream by stream: what the first pass has read is still in the cache for the second.
-        for (weight, own, stream), factor in zip(first, factors, strict=True):
-            _scale(weight, factor).flatten(0, 1).addmm_(own, stream)
+        factors = [None] * len(self._images) if decay_factor is None else decay_factor.split(self._stream_sizes)
+        # One stream at a time: weights that the decay has read are still in the cache for the product.
+        for (weight, rows, stream), factor in zip(first, factors, strict=True):
+            _scale(weight, factor).flatten(0, 1).addmm_(rows, stream)
 
     def _inputs(self, layer: int) -> Tensor:
         return self._hidden[layer - 1][1].detach()
@@ -156,14 +171,17 @@ class DenseStack:
         return rows
 
     def evaluate(self, images: Tensor, parameters: Sequence[Tensor]) -> Tensor:
-        """Images (n, C, H, W), the same for all members, to logits (M, n, K) by other ``parameters`` of their shape."""
-        (place, beside), *_ = self._places
-        members, units, _ = parameters[place].shape
-        outputs = (parameters[place].flatten(0, 1) @ images.flatten(1).T).view(members, units, -1)
-        if len(beside) == 1:
-            outputs = outputs + parameters[beside[0]].unsqueeze(2)
+        """Compute logits (M, n, K) of the same images (n, C, H, W) for all members, in evaluation mode.
+
+        ``parameters`` are shaped like the stack's own: the averages, if the members have any.
+        """
+        (weight, vectors), *_ = self._layers
+        members, units, _ = parameters[weight].shape
+        outputs = (parameters[weight].flatten(0, 1) @ images.flatten(1).T).view(members, units, -1)
+        if len(vectors) == 1:
+            outputs = outputs + parameters[vectors[0]].unsqueeze(2)
         for layer, activation in enumerate(self._activations):
-            leaves = [outputs, *(parameters[place] for place in self._places[layer][1])]
+            leaves = [outputs, *(parameters[index] for index in self._layers[layer][1])]
             outputs = self._dense(layer + 1, activation(self._normed(layer, leaves, training=False)), parameters)
         return outputs.mT
 
@@ -172,12 +190,12 @@ def _scale(weight: Tensor, factor: Tensor | None) -> Tensor:
     return weight if factor is None else weight.mul_(factor)
 
 
-def _places(parameters: Sequence[Tensor]) -> list[tuple[int, list[int]]]:
-    """Where each layer has its weight among the ``parameters``, and what stands beside it."""
-    places: list[tuple[int, list[int]]] = []
-    for place, parameter in enumerate(parameters):
+def _layer_indices(parameters: Sequence[Tensor]) -> list[tuple[int, list[int]]]:
+    """For each layer the index of its weight in ``parameters``, and those of the vectors that follow it."""
+    layers: list[tuple[int, list[int]]] = []
+    for index, parameter in enumerate(parameters):
         if parameter.ndim == 3:
-            places.append((place, []))
+            layers.append((index, []))
         else:
-            places[-1][1].append(place)
-    return places
+            layers[-1][1].append(index)
+    return layers

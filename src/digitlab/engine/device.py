@@ -1,6 +1,7 @@
-"""What sets a GPU apart: the host must not wait for it within a chunk, and its tensor cores round their factors.
+"""Copies between host and GPU that do not make the host wait, and the precision of matrix products on a GPU.
 
-The host waits for every number that it reads, and for every copy that is not from pinned memory.
+The host waits for every number that it reads from a GPU, and for every copy that is not from pinned memory. Within a
+chunk it must not wait, or the GPU idles.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from digitlab.core.abilities import abilities
 
-# The values of trainer.precision, and the dtype each one trains in (bf16: mixed, the weights stay float32).
+# The values of trainer.precision and the dtype of each. With bf16 (mixed precision) the weights stay float32.
 Precision = Literal[32, 64, "32", "32-true", "64", "bf16"]
 PRECISIONS: dict[str, torch.dtype] = {
     "32": torch.float32, "32-true": torch.float32, "64": torch.float64, "bf16": torch.bfloat16
@@ -20,29 +21,29 @@ PRECISIONS: dict[str, torch.dtype] = {
 
 
 def on_device(values: float | Sequence[float] | Tensor, device: torch.device) -> Tensor:
-    """``values`` of the host as a float64 tensor on ``device``, for which it does not wait."""
-    own = torch.as_tensor(values, dtype=torch.float64)
+    """Copy ``values`` from the host to a float64 tensor on ``device``, without waiting if the device allows that."""
+    on_host = torch.as_tensor(values, dtype=torch.float64)
     if abilities(device).non_blocking_copies:
-        return own.pin_memory().to(device, non_blocking=True)
-    return own.to(device)
+        return on_host.pin_memory().to(device, non_blocking=True)
+    return on_host.to(device)
 
 
 def reads_at_once(device: torch.device) -> bool:
-    """Whether a number is there as soon as it is asked for; elsewhere numbers are read once a chunk or a pass."""
+    """Whether reading a number costs nothing. On other devices numbers are read once per chunk or pass."""
     return abilities(device).immediate_reads
 
 
 def as_numbers(losses: Sequence[Tensor | float]) -> list[float]:
-    """Scalars, which a device may hold, as numbers; it is waited for once."""
-    on_device = [loss for loss in losses if isinstance(loss, Tensor)]
-    return torch.stack(on_device).tolist() if on_device else [loss for loss in losses if isinstance(loss, float)]
+    """Turn scalar tensors into numbers, or return numbers as they are; the host waits for the device once."""
+    tensors = [loss for loss in losses if isinstance(loss, Tensor)]
+    return torch.stack(tensors).tolist() if tensors else [loss for loss in losses if isinstance(loss, float)]
 
 
 @contextmanager
 def float32_products(device: torch.device, precision: Precision) -> Iterator[None]:
-    """Have matrix products and convolutions of float32 on CUDA round their factors to TF32, unless it is ``32-true``.
+    """Let float32 matrix products and convolutions on CUDA round their factors to TF32, unless it is ``32-true``.
 
-    TF32 has the range of float32 and ten bits of mantissa; the sums stay float32. Elsewhere nothing changes.
+    TF32 has the range of float32 and ten bits of mantissa; sums stay float32. Nothing changes on other devices.
     """
     if not abilities(device).tf32:
         yield

@@ -1,4 +1,8 @@
-"""Dropout (Srivastava et al., 2014) by masks from outside, drawn as in a solo run: for populations, compiled steps."""
+"""Dropout (Srivastava et al., 2014) with masks as inputs, equal to those of an eager solo run.
+
+Compiled code, CUDA graphs and stacked networks cannot draw random numbers as an eager run does, so their masks are
+drawn outside. ``fused_arguments``, ``vmap_stack`` and the runners use this.
+"""
 
 import copy
 from collections.abc import Sequence
@@ -11,7 +15,7 @@ from digitlab.data.seeding import stream_seed
 
 
 class MaskedDropout(nn.Module):
-    """Takes the place of ``nn.Dropout`` in a stacked network: multiplies by ``mask``, which the step puts in."""
+    """Replaces ``nn.Dropout``: in training it multiplies by ``mask``, which ``functional_call`` sets."""
 
     mask: Tensor
 
@@ -23,11 +27,12 @@ class MaskedDropout(nn.Module):
         return values * self.mask if self.training else values
 
 
-class Masks:
-    """Masks for layers whose values have ``shapes`` (of one image), in the order in which they are met.
+class DropoutMasks:
+    """Draws the masks of M members with ``seeds`` and dropout ``rates``.
 
-    ``seeds`` and ``rates`` are the members'. A solo run seeds torch's generator anew for each mini-batch, so its draws
-    follow from (seed, step) alone; members with the same seed and rate have the same masks.
+    ``shapes`` are those of the dropout layers' values for one image, in the order in which the layers are called. A
+    solo run seeds its generator anew for each mini-batch, so its masks are a function of (seed, step); members with the
+    same seed and rate have the same masks.
     """
 
     def __init__(
@@ -40,21 +45,26 @@ class Masks:
         dtype: torch.dtype,
     ) -> None:
         self._shapes, self._device, self._dtype = shapes, device, dtype
+        # Each distinct pair is drawn once, however many members have it.
         pairs = list(zip(seeds, rates, strict=True))
         distinct = list(dict.fromkeys(pairs))
         self._draws = [(stream_seed("forward", seed, 0), rate) for seed, rate in distinct]
-        self._place = torch.tensor([distinct.index(pair) for pair in pairs], device=device)
+        self._draw_of_member = torch.tensor([distinct.index(pair) for pair in pairs], device=device)
 
     def draw(self, step: int, images: int) -> list[Tensor]:
-        """For each layer (M, n, …): 0 where a value is dropped, 1 / (1 - rate) where it stays."""
+        """The masks of mini-batch ``step``, (M, n, ...) for each layer.
+
+        A dropped value has 0, all others have 1 / (1 - rate).
+        """
         drawn: list[list[Tensor]] = []
         for seed, rate in self._draws:
             torch.manual_seed(seed ^ step)
+            # Dropout of ones is the mask itself, drawn by the same kernel as in the solo run.
             drawn.append([F.dropout(self._ones(images, shape), rate) for shape in self._shapes])
-        return [torch.stack(masks).index_select(0, self._place) for masks in zip(*drawn, strict=True)]
+        return [torch.stack(masks).index_select(0, self._draw_of_member) for masks in zip(*drawn, strict=True)]
 
-    def of_steps(self, first: int, steps: int, images: int) -> list[Tensor]:
-        """The masks of ``steps`` mini-batches from the ``first``: for each layer (M, steps, n, …)."""
+    def draw_steps(self, first: int, steps: int, images: int) -> list[Tensor]:
+        """The masks of ``steps`` mini-batches from number ``first``: (M, steps, n, ...) for each layer."""
         drawn = [self.draw(step, images) for step in range(first, first + steps)]
         return [torch.stack(layer, 1) for layer in zip(*drawn, strict=True)]
 
@@ -62,43 +72,48 @@ class Masks:
         return torch.ones(images, *shape, device=self._device, dtype=self._dtype)
 
 
-def member_masks(
+def make_dropout_masks(
     networks: Sequence[nn.Module],
     *,
     seeds: Sequence[int],
     image_shape: Sequence[int],
     device: torch.device,
     dtype: torch.dtype,
-) -> Masks | None:
-    """The masks of members with the ``networks`` and ``seeds``; None where none of them drops anything out."""
+) -> DropoutMasks | None:
+    """The masks of members with these ``networks`` and ``seeds``; None if no member has dropout."""
     rates = [
         next((layer.p for layer in network.modules() if isinstance(layer, nn.Dropout)), 0.0) for network in networks
     ]
     if not any(rates):
         return None
-    return Masks(_shapes(with_dropout(networks), image_shape), seeds=seeds, rates=rates, device=device, dtype=dtype)
+    shapes = _shapes(network_with_most_dropout(networks), image_shape)
+    return DropoutMasks(shapes, seeds=seeds, rates=rates, device=device, dtype=dtype)
 
 
-def with_dropout(networks: Sequence[nn.Module]) -> nn.Module:
-    """The network that all are made like: where any member drops out all have the layer, which may do nothing."""
+def network_with_most_dropout(networks: Sequence[nn.Module]) -> nn.Module:
+    """The network that serves as the template of a stack.
+
+    A network with rate 0 may have no dropout layer. If any member has the layer, all get it; the mask of a member with
+    rate 0 is all ones.
+    """
     return max(networks, key=lambda network: sum(isinstance(layer, nn.Dropout) for layer in network.modules()))
 
 
-def masked(template: nn.Module) -> nn.Module:
-    """A copy of ``template`` whose dropout layers take their masks from outside."""
+def replace_dropout(template: nn.Module) -> nn.Module:
+    """A copy of ``template`` with ``MaskedDropout`` in place of each ``nn.Dropout``."""
     network = copy.deepcopy(template)
     for name, layer in list(network.named_modules()):
         if isinstance(layer, nn.Dropout):
-            parent, _, own = name.rpartition(".")
-            setattr(network.get_submodule(parent), own, MaskedDropout())
+            parent, _, attribute = name.rpartition(".")
+            setattr(network.get_submodule(parent), attribute, MaskedDropout())
     return network
 
 
 def _shapes(template: nn.Module, image_shape: Sequence[int]) -> list[torch.Size]:
-    """The shapes, of one image, of what the dropout layers of ``template`` are given, in the order of their calls."""
-    network = masked(template).eval()
+    """The shapes of the dropout layers' inputs for one image, in the order in which the layers are called."""
+    network = replace_dropout(template).eval()
     shapes: list[torch.Size] = []
-    for _, layer in masked_layers(network):
+    for _, layer in mask_layers(network):
         layer.register_forward_pre_hook(lambda _, values: shapes.append(values[0].shape[1:]))
     parameter = next(network.parameters())
     with torch.no_grad():
@@ -106,6 +121,6 @@ def _shapes(template: nn.Module, image_shape: Sequence[int]) -> list[torch.Size]
     return shapes
 
 
-def masked_layers(network: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The layers of ``network`` that ``masked`` has put there, by name."""
+def mask_layers(network: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The layers that ``replace_dropout`` has put into ``network``, with their names."""
     return [(name, layer) for name, layer in network.named_modules() if isinstance(layer, MaskedDropout)]

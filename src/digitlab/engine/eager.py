@@ -1,7 +1,8 @@
-"""One update of a solo run: forward, loss, backward, rule, by eager PyTorch and ``torch.optim``.
+"""One update of a solo run by eager PyTorch and ``torch.optim``: forward, loss, backward, update rule, average.
 
-It runs for every mini-batch, and a small network's whole step takes 300 µs: what can be looked up once is looked up
-when it is made, and nothing but the loss is read from the tensors. Whether they are finite is asked once a chunk.
+``ChunkRunner`` calls it for every mini-batch; all other forms of an update are tested against it. The whole step of a
+small network takes 300 µs, so everything that can be looked up once is looked up in the constructor, and only the loss
+is read from the tensors.
 """
 
 import math
@@ -20,10 +21,10 @@ from digitlab.optim.schedules import Constant, Schedule
 
 
 class TrainStep:
-    """The update of ``network`` by ``optimizer``; ``average``, where given, follows its weights with ``ema_decay``.
+    """Updates ``network`` by ``optimizer``; ``average``, if given, is the moving average of its weights.
 
-    ``backward(loss, weight)`` computes the gradients; ``seed`` is that of the forward pass in this process;
-    ``total_steps`` and ``steps_per_epoch`` are what the schedule needs to know.
+    ``backward(loss, weight)`` computes the gradients. ``seed`` is the seed of dropout in this process. ``schedule``
+    needs ``total_steps`` and ``steps_per_epoch``, both in mini-batches.
     """
 
     def __init__(
@@ -56,32 +57,34 @@ class TrainStep:
         self._clip_norm = gradient_clip_norm
         self._parameters = list(network.parameters())
         self._weights: list[Tensor] = list(self._parameters)
-        # The method as its class defines it: the hooks that torch wraps around it for profilers take 6 µs a step.
+        # The method without the profiler hooks that torch wraps around it: they take 6 µs a step.
         step = type(optimizer).step
         self._update: Callable[[torch.optim.Optimizer], object] = getattr(step, "__wrapped__", step)
         self._average, self._ema_decay = average, ema_decay
-        self._rollback = Rollback(self._changed)
-        self._clipped: Tensor | float = 0.0  # until a norm that is not finite is met
+        self._rollback = Rollback(self._state_tensors)
+        # 0.0, and nan from the first gradient norm that is not finite.
+        self._clipped: Tensor | float = 0.0
 
     def learning_rate(self, step: int) -> float:
-        """The learning rate of the mini-batch ``step``, counted from 0 over the whole run."""
+        """The learning rate of mini-batch ``step``, counted from 0 over the whole run."""
         if self._constant:
             return self._lr
         factor = self._schedule.factor(step, steps_per_epoch=self._steps_per_epoch, total_steps=self._total_steps)
         return self._lr * factor
 
     def __call__(self, images: Tensor, targets: Tensor, weight: float, step: int) -> tuple[Tensor, Tensor | float]:
-        """Learn from images (n, C, H, W), normalised, and encoded targets; returns logits (n, K) and the mean loss.
+        """Train on normalised images (n, C, H, W) and encoded targets; return logits (n, K) and the mean loss.
 
-        With ``read_losses`` the loss is a number, else a scalar on the device.
+        The loss is a number with ``read_losses``, otherwise a scalar on the device.
         """
-        # Dropout draws from the device's global generator. Seeded anew for each mini-batch, its draws are a pure
-        # function of (seed, step, process): a resumed run needs no random state, and chunks of any length are alike.
+        # Dropout draws from the device's global generator. Because the generator is seeded for each mini-batch, the
+        # masks are a function of (seed, step, process): a resumed run needs no random state, and the chunk length
+        # changes nothing.
         self._generator.manual_seed(self._seed ^ step)
         if not self._constant:
             for group in self._optimizer.param_groups:
                 group["lr"] = self.learning_rate(step)
-        # Autocast is entered once a mini-batch: around a chunk its cache would keep the weights as cast for the first.
+        # Autocast caches the weights it has cast. Around a whole chunk it would reuse those of the first mini-batch.
         with self._autocast:
             logits = self._network(images)
             loss = self._loss(logits, targets)
@@ -89,44 +92,45 @@ class TrainStep:
         self._backward(loss, weight)
         if self._clip_norm is not None:
             norm = nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
-            # A gradient of infinite norm is scaled to zeros, which leave no trace in the weights.
+            # An infinite gradient is scaled to zeros and leaves no trace in the weights, so it is noted here.
             self._clipped = self._clipped + 0 * (norm.item() if self.read_losses else norm)
         self._update(self._optimizer)
-        # What zero_grad() does, without the 6 µs that its hooks for a profiler take.
+        # What zero_grad() does, without its profiler hooks, which take 6 µs.
         for parameter in self._parameters:
             parameter.grad = None
         if self._average is not None:
             self._update_ema(step)
         return logits.detach(), mean_loss
 
-    def keep(self) -> None:
-        """Remember all that updates change, for ``restore``."""
-        self._rollback.keep()
+    def save(self) -> None:
+        """Save all tensors that updates change, for ``rollback``."""
+        self._rollback.save()
         self._clipped = 0.0
 
-    def restore(self) -> None:
-        """Undo the updates since ``keep``."""
-        if self._rollback.count < len(self._changed()):
+    def rollback(self) -> None:
+        """Undo the updates since ``save``."""
+        # The optimizer has created its state since then; without it, the next update creates it anew.
+        if self._rollback.count < len(self._state_tensors()):
             self._optimizer.state.clear()
-        self._rollback.restore()
+        self._rollback.rollback()
 
     def finite(self) -> bool:
-        """Whether the updates since ``keep`` have met and left nothing that is nan or infinite."""
+        """Whether the updates since ``save`` met no infinite gradient and left no nan or infinity in the state."""
         return math.isfinite(self._clipped) and self._rollback.finite()
 
     def divergence(self, loss: float, step: int) -> RunError:
-        """What to raise for mini-batch ``step``, counted from 0, of which ``loss`` or the update is not finite."""
+        """The error for mini-batch ``step``, counted from 0, whose ``loss`` or update is not finite."""
         rate = self.learning_rate(step)
         return divergence(loss, step, steps_per_epoch=self._steps_per_epoch, learning_rate=rate)
 
-    def _changed(self) -> list[Tensor]:
+    def _state_tensors(self) -> list[Tensor]:
         modules = [self._network] if self._average is None else [self._network, self._average]
         weights = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
         entries = (value for entry in self._optimizer.state.values() for value in entry.values())
         return weights + [value for value in entries if isinstance(value, Tensor)]
 
     def ema_weight(self, step: int) -> float:
-        """How far the averaged weights go towards the weights after mini-batch ``step``, counted from 0."""
+        """The weight of the new parameters in the average after mini-batch ``step``, counted from 0."""
         return 0.0 if self._ema_decay is None else 1 - min(self._ema_decay, max_ema_decay(step + 1))
 
     @torch.no_grad()

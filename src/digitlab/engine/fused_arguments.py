@@ -1,7 +1,7 @@
-"""The updates of several mini-batches as one function of tensors, which a compiler can take as a whole.
+"""Several updates of a solo run as one function of tensors, which a compiler or a CUDA graph can take as a whole.
 
-It does what ``TrainStep`` does, whose results are its measure; ``compiled`` builds, keeps and calls its compiled form.
-S updates in a call; n images in a mini-batch, C, H, W, K classes.
+The function computes what ``TrainStep`` computes; the tests compare the two. ``compiled_solo`` calls it; populations
+share ``Inputs`` and ``Outputs`` (``fused_update``). S updates in a call, n images in a mini-batch; C, H, W; K classes.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -16,19 +16,20 @@ from torch.utils import _pytree as pytree
 
 from digitlab.engine.aot_cache import FlatFunction
 from digitlab.engine.device import on_device
-from digitlab.engine.dropout_masks import masked, masked_layers
+from digitlab.engine.dropout_masks import mask_layers, replace_dropout
 from digitlab.optim.functional import CLIP_EPS, RULES
 from digitlab.optim.losses import Loss
 from digitlab.optim.state import RuleName, RuleState
 
-# What a sweep is likely to vary comes with each call: its runs share one library.
-VARIED = ("lr_factor", "momentum", "weight_decay")
+# Settings that sweeps usually vary are arguments of a compiled call, so that all runs of a sweep share one library.
+VARIED_SETTINGS = ("lr_factor", "momentum", "weight_decay")
 
 
 class State(NamedTuple):
-    """What updates change, in place: a run's state, whose tensors the program is given at each call.
+    """The tensors of a run that updates change in place.
 
-    ``parameters`` are in the order of the optimiser, and so are ``entries``, as in ``RuleState``.
+    ``parameters`` and the lists in ``entries`` (the optimizer's moments, as in ``RuleState``) are in the order of the
+    optimizer. ``step`` counts updates.
     """
 
     parameters: list[Tensor]
@@ -40,10 +41,10 @@ class State(NamedTuple):
 
 
 class Constants(NamedTuple):
-    """What stays as it is: the settings of the rule, and the normalisation's ``scale`` and ``shift``.
+    """What updates do not change: the settings of the rule, and the normalisation's ``scale`` and ``shift``.
 
-    ``shared`` are those of all parameters, ``groups`` those of each group of the optimiser. What is a tensor of them, a
-    float64 scalar, comes with each call; the others are part of the program.
+    ``shared`` are the settings of all parameters, ``groups`` those of each parameter group. Settings that are tensors
+    (float64 scalars) are arguments of a compiled call; all others are compiled into it.
     """
 
     shared: dict[str, Any]
@@ -52,17 +53,23 @@ class Constants(NamedTuple):
     shift: Tensor
 
     @classmethod
-    def of(cls, shared: dict[str, Any], groups: Iterable[dict[str, Any]], scale: Tensor, shift: Tensor) -> "Constants":
-        """Of settings as the optimiser's schema has them; a number that is zero is none at all."""
+    def from_settings(
+        cls, shared: dict[str, Any], groups: Iterable[dict[str, Any]], scale: Tensor, shift: Tensor
+    ) -> "Constants":
+        """Turn the optimizer's settings that sweeps vary into tensors.
 
-        def given(settings: dict[str, Any]) -> dict[str, Any]:
-            return settings | {name: on_device(settings[name], scale.device) for name in VARIED if settings.get(name)}
+        Zero stays a number: it switches the setting off, which is a different function.
+        """
 
-        return cls(given(shared), [given(group) for group in groups], scale, shift)
+        def with_tensors(settings: dict[str, Any]) -> dict[str, Any]:
+            varied = [name for name in VARIED_SETTINGS if settings.get(name)]
+            return settings | {name: on_device(settings[name], scale.device) for name in varied}
+
+        return cls(with_tensors(shared), [with_tensors(group) for group in groups], scale, shift)
 
 
 class Inputs(NamedTuple):
-    """What a call is given beside: ``pixels`` (S, n, C, H, W), uint8 or float in [0, 1], and encoded ``targets``.
+    """The data of a call: ``pixels`` (S, n, C, H, W), uint8 or float in [0, 1], and encoded ``targets``.
 
     ``masks`` (S, n, ...) belong to the dropout layers. ``rates`` and ``ema_weight`` are float64 (S,): the learning
     rates, and the weight of the new parameters in their moving average.
@@ -75,14 +82,14 @@ class Inputs(NamedTuple):
     ema_weight: Tensor
 
     @classmethod
-    def of(cls, tensors: Iterable[Tensor]) -> "Inputs":
-        """Of ``tensors`` what that property had."""
+    def from_tensors(cls, tensors: Iterable[Tensor]) -> "Inputs":
+        """The inputs whose ``tensors`` property returned this list."""
         pixels, targets, *masks, rates, ema_weight = tensors
         return cls(pixels, targets, masks, rates, ema_weight)
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All of it, one beside the other."""
+        """All tensors in a flat list."""
         return [self.pixels, self.targets, *self.masks, self.rates, self.ema_weight]
 
 
@@ -94,10 +101,11 @@ class Outputs(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Program:
-    """``network``, whose weights are not looked at, trained by ``rule``.
+class UpdateFunction:
+    """Builds the function that trains networks like ``network`` by ``rule``; it does not use the network's weights.
 
-    ``names`` are the parameters' in the order of the optimiser, ``group_of`` says in which of its groups each is.
+    ``names`` are the names of the parameters in the order of the optimizer; ``group_of`` is the index of each one's
+    parameter group.
     """
 
     network: nn.Module
@@ -109,72 +117,80 @@ class Program:
     autocast_dtype: torch.dtype | None
     gradient_clip_norm: float | None
 
-    def function(self, steps: int) -> Callable[[State, Constants, Inputs], Outputs]:
-        """``steps`` updates, of which nothing but tensors is asked."""
-        network = masked(self.network).train()
+    def build(self, steps: int) -> Callable[[State, Constants, Inputs], Outputs]:
+        """A function that makes ``steps`` updates. All state is in its arguments, so it can be traced."""
+        # Random numbers could not be traced, so dropout multiplies by masks that are inputs.
+        network = replace_dropout(self.network).train()
         for tensor in (*network.parameters(), *network.buffers()):
             tensor.requires_grad_(False)
-        masks = [f"{name}.mask" for name, _ in masked_layers(network)]
+        masks = [f"{name}.mask" for name, _ in mask_layers(network)]
         buffers = [name for name, _ in self.network.named_buffers()]
 
         def forward(
-            weights: Sequence[Tensor], kept: State, fixed: Constants, given: Inputs, place: int
+            weights: Sequence[Tensor], state: State, constants: Constants, inputs: Inputs, step: int
         ) -> tuple[Tensor, Tensor]:
             images = functional_call(
-                self.normalise, {"scale": fixed.scale, "shift": fixed.shift}, (given.pixels[place],)
+                self.normalise, {"scale": constants.scale, "shift": constants.shift}, (inputs.pixels[step],)
             )
-            values = dict(zip(self.names, weights, strict=True)) | dict(zip(buffers, kept.buffers, strict=True))
-            values |= {name: mask[place] for name, mask in zip(masks, given.masks, strict=True)}
+            values = dict(zip(self.names, weights, strict=True)) | dict(zip(buffers, state.buffers, strict=True))
+            values |= {name: mask[step] for name, mask in zip(masks, inputs.masks, strict=True)}
             device = images.device.type
             autocast = nullcontext() if self.autocast_dtype is None else torch.autocast(device, self.autocast_dtype)
             with autocast:
                 logits: Tensor = functional_call(network, values, (images,))
-                return logits, self.loss(logits, given.targets[place])
+                return logits, self.loss(logits, inputs.targets[step])
 
-        def update(kept: State, fixed: Constants, given: Inputs, place: int) -> tuple[Tensor, Tensor]:
+        def update(state: State, constants: Constants, inputs: Inputs, step: int) -> tuple[Tensor, Tensor]:
             with torch.enable_grad():
-                weights = [parameter.detach().requires_grad_() for parameter in kept.parameters]
-                logits, loss = forward(weights, kept, fixed, given, place)
+                weights = [parameter.detach().requires_grad_() for parameter in state.parameters]
+                logits, loss = forward(weights, state, constants, inputs, step)
                 gradients = list(torch.autograd.grad(loss, weights))
             loss = loss.detach()
             if self.gradient_clip_norm is not None:
                 norm = nn.utils.get_total_norm(gradients)
                 factor = (self.gradient_clip_norm / (norm + CLIP_EPS)).clamp(max=1)
                 gradients = [gradient * factor for gradient in gradients]
-                # One that is infinite is scaled to zeros, which leave no trace.
+                # An infinite gradient is scaled to zeros and leaves no trace in the weights. A nan in the loss tells
+                # the chunk runner that the update went wrong.
                 loss = loss + 0 * norm
-            of_each = {name: [fixed.groups[group][name] for group in self.group_of] for name in fixed.groups[0]}
-            state = RuleState(kept.step, kept.entries)
-            RULES[self.rule](kept.parameters, gradients, state, lr=given.rates[place], **fixed.shared, **of_each)
-            for average, parameter in zip(kept.average_parameters, kept.parameters, strict=False):
-                average.lerp_(parameter, given.ema_weight[place].to(average.dtype))
-            for average, buffer in zip(kept.average_buffers, kept.buffers, strict=False):
+            per_parameter = {
+                name: [constants.groups[group][name] for group in self.group_of] for name in constants.groups[0]
+            }
+            RULES[self.rule](
+                state.parameters, gradients, RuleState(state.step, state.entries), lr=inputs.rates[step],
+                **constants.shared, **per_parameter,
+            )  # fmt: skip
+            for average, parameter in zip(state.average_parameters, state.parameters, strict=False):
+                average.lerp_(parameter, inputs.ema_weight[step].to(average.dtype))
+            for average, buffer in zip(state.average_buffers, state.buffers, strict=False):
                 average.copy_(buffer)
             return loss, logits.detach()
 
-        def run(kept: State, fixed: Constants, given: Inputs) -> Outputs:
+        def run(state: State, constants: Constants, inputs: Inputs) -> Outputs:
             with torch.no_grad():
-                taken = [update(kept, fixed, given, place) for place in range(steps)]
-                return Outputs(*(torch.stack(list(each)) for each in zip(*taken, strict=True)))
+                results = [update(state, constants, inputs, step) for step in range(steps)]
+                return Outputs(*(torch.stack(list(column)) for column in zip(*results, strict=True)))
 
         return run
 
 
 def tensors_in(tree: Any) -> list[Tensor]:
-    """The tensors of nested lists, tuples and dictionaries, one beside the other."""
+    """The tensors in nested lists, tuples and dictionaries, as a flat list."""
     return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
-def flat(run: Callable[..., Outputs], trees: Sequence[Any]) -> FlatFunction:
-    """``run(*trees, given)`` as a function of the tensors in ``trees`` and in ``given``, one beside the other.
+def flatten_arguments(run: Callable[..., Outputs], trees: Sequence[Any]) -> FlatFunction:
+    """``run(*trees, inputs)`` as a function of a flat list: the tensors in ``trees``, then those of the inputs.
 
-    What else is in ``trees`` stays as it is.
+    Compiled libraries take flat lists only. Leaves of ``trees`` that are not tensors become constants of the function.
     """
-    leaves, form = pytree.tree_flatten(tuple(trees))
+    leaves, structure = pytree.tree_flatten(tuple(trees))
 
-    def flattened(*tensors: Tensor) -> Sequence[Tensor]:
-        left = iter(tensors)
-        own = pytree.tree_unflatten([next(left) if isinstance(leaf, Tensor) else leaf for leaf in leaves], form)
-        return tuple(run(*own, Inputs.of(left)))
+    def flat_function(*tensors: Tensor) -> Sequence[Tensor]:
+        remaining = iter(tensors)
+        arguments = pytree.tree_unflatten(
+            [next(remaining) if isinstance(leaf, Tensor) else leaf for leaf in leaves], structure
+        )
+        return tuple(run(*arguments, Inputs.from_tensors(remaining)))
 
-    return flattened
+    return flat_function

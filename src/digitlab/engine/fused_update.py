@@ -1,6 +1,6 @@
 """Several updates of the members of one stream as one function of tensors, which a compiler can take as a whole.
 
-Its steps are those of the learner (``steps``), which makes them one by one; ``compiled`` builds, keeps and calls it.
+The function makes the same updates as ``StackedUpdate``, which it contains; ``compiled_update`` compiles and calls it.
 """
 
 from collections.abc import Callable
@@ -14,30 +14,30 @@ from torch.func import functional_call
 from digitlab.engine.dense_stack import DenseStack
 from digitlab.engine.fused_arguments import Inputs, Outputs
 from digitlab.engine.stacked_loss import StackedLoss
-from digitlab.engine.stacked_steps import Batch, Steps
-from digitlab.engine.stacked_update import Rule
+from digitlab.engine.stacked_optimizer import StackedRule
+from digitlab.engine.stacked_update import StackedBatch, StackedUpdate
 from digitlab.optim.state import RuleState
 
 
-class Numbers(NamedTuple):
-    """The members' own: ``smoothing`` (M, 1) of labels and ``clip_norm`` (M,) are None where no member has any."""
+class MemberSettings(NamedTuple):
+    """The members' own numbers: label ``smoothing`` (M, 1) and ``clip_norm`` (M,), None if no member has any."""
 
-    rule: Rule
+    rule: StackedRule
     smoothing: Tensor | None
     clip_norm: Tensor | None
 
 
-class Rows(NamedTuple):
+class MemberState(NamedTuple):
     """Stacked tensors with one row per member, (M, ...); ``entries`` are those of ``RuleState``."""
 
     parameters: list[Tensor]
     buffers: list[Tensor]
     averages: list[Tensor]
     entries: dict[str, list[Tensor]]
-    numbers: Numbers
+    settings: MemberSettings
 
 
-class Shared(NamedTuple):
+class SharedState(NamedTuple):
     """What all members share: the number of updates made, and the normalisation's ``scale`` and ``shift``."""
 
     step: Tensor
@@ -46,37 +46,38 @@ class Shared(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Program:
-    """Updates of networks of the kind of ``stack``, with a loss like ``loss``."""
+class StackedUpdateFunction:
+    """Builds the function that trains stacked networks of the kind of ``stack`` with a loss like ``loss``."""
 
     stack: DenseStack
     normalise: nn.Module
     loss: StackedLoss
 
-    def function(self, steps: int) -> Callable[[Rows, Shared, Inputs], Outputs]:
-        """``steps`` updates, of which nothing but tensors is asked.
+    def build(self, steps: int) -> Callable[[MemberState, SharedState, Inputs], Outputs]:
+        """A function that makes ``steps`` updates. All state is in its arguments, so it can be traced.
 
-        Of what is given, masks, rates and pull are (M, S, …); so is what is taken.
+        Unlike in a solo run, the masks and rates in its inputs and both of its outputs begin with the members: (M, S,
+        ...). The compiler lets only the first dimension vary between calls.
         """
 
-        def run(rows: Rows, shared: Shared, given: Inputs) -> Outputs:
-            members = rows.parameters[0].shape[0]
-            rule, smoothing, clip_norm = rows.numbers
-            loss, state = self.loss.given(smoothing), RuleState(shared.step, rows.entries)
-            updates = Steps(
-                stack=self.stack.given(rows.parameters, rows.buffers, stream_sizes=[members]),
-                loss=loss, rule=rule, averages=rows.averages, clip_norm=clip_norm,
-                update=lambda gradients, rates: rule.apply(rows.parameters, gradients, state, rates=rates),
+        def run(members: MemberState, shared: SharedState, inputs: Inputs) -> Outputs:
+            count = members.parameters[0].shape[0]
+            rule, smoothing, clip_norm = members.settings
+            loss, state = self.loss.with_smoothing(smoothing), RuleState(shared.step, members.entries)
+            update = StackedUpdate(
+                stack=self.stack.with_tensors(members.parameters, members.buffers, stream_sizes=[count]),
+                loss=loss, rule=rule, averages=members.averages, clip_norm=clip_norm,
+                apply=lambda gradients, rates: rule.apply(members.parameters, gradients, state, rates=rates),
             )  # fmt: skip
             normalisation = {"scale": shared.scale, "shift": shared.shift}
             batches = []
-            for place in range(steps):
-                images = functional_call(self.normalise, normalisation, (given.pixels[place],))
-                targets = given.targets[place].expand(members, *given.targets.shape[1:])
-                batches.append(Batch([images], targets, [mask[:, place] for mask in given.masks]))
-            rates, ema_weight = given.rates.T, given.ema_weight.T
+            for step in range(steps):
+                images = functional_call(self.normalise, normalisation, (inputs.pixels[step],))
+                targets = inputs.targets[step].expand(count, *inputs.targets.shape[1:])
+                batches.append(StackedBatch([images], targets, [mask[:, step] for mask in inputs.masks]))
+            rates, ema_weight = inputs.rates.T, inputs.ema_weight.T
             with torch.enable_grad():
-                logits = [updates(batch, rates[place], ema_weight[place]) for place, batch in enumerate(batches)]
+                logits = [update(batch, rates[step], ema_weight[step]) for step, batch in enumerate(batches)]
             losses = [loss(own, batch.targets).mean(1) for own, batch in zip(logits, batches, strict=True)]
             return Outputs(torch.stack(losses, 1), torch.stack(logits, 1))
 

@@ -1,4 +1,4 @@
-"""What the stacked runner needs to know of each member of a population; a classifier describes itself with one."""
+"""What the stacked runner needs to know about each member of a population; ``Classifier.member_spec`` returns it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
-"""Metrics from counts: the loss summed over images and the confusion matrix, read once a pass.
+"""Metrics of a pass over images, computed from a confusion matrix and the sum of the losses.
 
-K classes, N images. The counts are whole numbers, so neither the length of a chunk nor the order of the passes changes
-a metric, and nothing but two additions a chunk is paid for them.
+Training, validation and test use it. A confusion matrix holds whole numbers, so neither the chunk length nor the order
+of the images changes a metric, and a chunk costs only two additions. K classes, N images.
 """
 
 from collections.abc import Sequence
@@ -15,22 +15,23 @@ NAMES = ("loss", "accuracy", "balanced_accuracy", "f1", "f1_weighted")
 
 @dataclass(slots=True)
 class Counts:
-    """The sums of one pass: ``confusion`` int64 (K, K), true class by predicted class; ``loss_sum`` over the images."""
+    """The sums of one pass: ``confusion`` int64 (K, K), true class by predicted class; ``loss_sum`` over all images."""
 
     confusion: Tensor
     loss_sum: float = 0.0
 
     @classmethod
     def zeros(cls, classes: int, device: torch.device) -> "Counts":
+        """The counts before the first image."""
         return cls(torch.zeros(classes, classes, dtype=torch.int64, device=device))
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
-        """Count predictions: logits (N, K), labels int64 (N,)."""
+        """Count the predictions of logits (N, K) for labels int64 (N,)."""
         self.confusion += confusions(logits.unsqueeze(0), labels.unsqueeze(0))[0]
 
     def add_losses(self, losses: Sequence[float], sizes: Sequence[int]) -> None:
-        """Add the mean losses of mini-batches of so many images each."""
-        # One after the other: by a sum of its own for each chunk, rounding would depend on where chunks end.
+        """Add the mean losses of mini-batches with ``sizes`` images."""
+        # One mini-batch at a time. With a sum for each chunk, rounding would depend on where chunks end.
         for loss, size in zip(losses, sizes, strict=True):
             self.loss_sum += loss * size
 
@@ -45,7 +46,7 @@ class Counts:
         if images == 0:
             return dict.fromkeys(NAMES, float("nan"))
         hits, support = confusion.diagonal(), confusion.sum(1)
-        # As everywhere (scikit-learn, torchmetrics): a class neither seen nor predicted has no F1 and does not count.
+        # As in scikit-learn and torchmetrics: a class that is neither seen nor predicted has no F1 and does not count.
         seen = (support + confusion.sum(0)) > 0
         f1 = 2 * hits / (support + confusion.sum(0)).clamp(min=1)
         occurring = support > 0
@@ -58,27 +59,27 @@ class Counts:
         }
 
     def class_accuracy(self, class_names: Sequence[str]) -> dict[str, float]:
-        """The share of each class that was recognised, for the classes that occur."""
+        """The share of each class's images that were classified correctly; only classes that occur."""
         confusion = self.confusion.double().cpu()
         pairs = zip(class_names, confusion.diagonal(), confusion.sum(1), strict=True)
         return {name: float(hits / support) for name, hits, support in pairs if support > 0}
 
 
 def total(parts: Sequence[Counts]) -> Counts:
-    """The sum of the counts of several processes, in their order."""
+    """Add up the counts of several processes, in their order, so that every process rounds alike."""
     confusion = torch.stack([part.confusion for part in parts]).sum(0)
     return Counts(confusion, sum(part.loss_sum for part in parts))
 
 
 def confusions(logits: Tensor, labels: Tensor) -> Tensor:
-    """Confusion matrices of M networks: logits (M, n, K) and labels int64 (M, n) to counts int64 (M, K, K).
+    """The confusion matrices of M networks, int64 (M, K, K), from logits (M, n, K) and labels int64 (M, n).
 
-    Rows are true classes, columns predicted ones.
+    Rows are true classes, columns are predicted classes.
     """
     members, _, classes = logits.shape
-    # max, not argmax, which takes half as long again over so few classes.
+    # max is faster than argmax, which takes half as long again for so few classes.
     first_cell = torch.arange(members, device=logits.device).unsqueeze(1) * classes * classes
     cells = first_cell + labels * classes + logits.max(2).indices
-    # Not bincount, for which the host waits: it has CUDA tell it how many cells there are.
+    # bincount would make the host wait for CUDA, because its result has as many cells as the largest value.
     counts = torch.zeros(members * classes * classes, dtype=torch.int64, device=logits.device)
     return counts.scatter_add_(0, cells.flatten(), torch.ones_like(cells).flatten()).view(members, classes, classes)

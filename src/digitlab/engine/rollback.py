@@ -1,9 +1,9 @@
-"""Numbers that go wrong: the state that updates change, kept so that they can be undone, and the error that is raised.
+"""Undoes updates that leave nan or infinite numbers, and builds the error that names the first of them.
 
-What a device computes is looked at once a chunk, which costs next to nothing. Where a chunk ends with anything that is
-not finite, it is undone and learnt once more, mini-batch by mini-batch, up to the one that went wrong: an update is a
-function of the state before it and of its position, so the second time ends where the first did. That nothing escapes
-rests on what such numbers do: a weight, moment or statistic that is nan or infinite stays so whatever is added to it.
+Runs and populations check their state once per chunk, which costs next to nothing. If anything is not finite, they roll
+the chunk back and repeat it with a check after each mini-batch. An update is a function of the state before it and of
+its position, so the repetition meets the same faulty update. A check per chunk misses nothing, because a weight, moment
+or statistic that is nan or infinite stays so whatever is added to it.
 """
 
 import math
@@ -16,64 +16,65 @@ from digitlab.core.errors import DIVERGED, RunError
 
 
 class Rollback:
-    """Copies of the tensors that ``changed`` names, and whether these are finite.
+    """Saves copies of the tensors that ``state_tensors`` returns, restores them, and checks that they are finite.
 
-    ``changed`` is asked anew each time, as an optimiser makes its state at its first step.
+    ``state_tensors`` is called each time, because an optimizer creates its state at its first step.
     """
 
-    def __init__(self, changed: Callable[[], Sequence[Tensor]]) -> None:
-        self._changed = changed
-        self._kept: list[Tensor] = []
+    def __init__(self, state_tensors: Callable[[], Sequence[Tensor]]) -> None:
+        self._state_tensors = state_tensors
+        self._saved: list[Tensor] = []
 
     @torch.no_grad()
-    def keep(self) -> None:
-        """Remember the tensors as they are."""
-        tensors = list(self._changed())
-        if len(tensors) != len(self._kept):
-            self._kept = [tensor.detach().clone() for tensor in tensors]
+    def save(self) -> None:
+        """Copy the tensors; the copies of the last call are overwritten."""
+        tensors = list(self._state_tensors())
+        if len(tensors) != len(self._saved):
+            self._saved = [tensor.detach().clone() for tensor in tensors]
         else:
-            torch._foreach_copy_(self._kept, tensors)
+            torch._foreach_copy_(self._saved, tensors)
 
     @property
     def count(self) -> int:
-        """How many tensors are kept."""
-        return len(self._kept)
+        """The number of saved tensors."""
+        return len(self._saved)
 
     @torch.no_grad()
-    def restore(self, member: int | None = None) -> None:
-        """Set the tensors back to what was kept: in place, all of them or the row of one ``member``."""
-        for tensor, kept in zip(self._changed(), self._kept, strict=False):
+    def rollback(self, member: int | None = None) -> None:
+        """Set the tensors back to the saved values, in place: all of them, or only the row of one ``member``."""
+        # Tensors that the optimizer has created since then have no copy.
+        for tensor, saved in zip(self._state_tensors(), self._saved, strict=False):
             if member is None:
-                tensor.copy_(kept)
+                tensor.copy_(saved)
             elif tensor.ndim > 0:
-                tensor[member].copy_(kept[member])
+                tensor[member].copy_(saved[member])
 
     def finite(self) -> bool:
-        """Whether no entry of any of the tensors is nan or infinite."""
+        """Whether no tensor contains nan or infinity."""
         tensors = self._floats()
-        # Some rules count their steps on another device than the one that waits to be asked.
+        # Some optimizers count their steps on the host. One stack cannot hold tensors of two devices.
         tensors = [tensor for tensor in tensors if tensor.device == tensors[0].device]
-        # A sum is quick, and never finite where an entry is not; that it overflows is rare.
+        # A sum is fast and never finite if an entry is not. It rarely overflows; only then every entry is checked.
         sums = torch.stack([tensor.sum() for tensor in tensors])
         return bool(sums.isfinite().all()) or all(bool(tensor.isfinite().all()) for tensor in tensors)
 
     def finite_members(self) -> Tensor:
-        """The same for each member of stacked tensors (M, …): bool (M,)."""
+        """``finite`` for each member of stacked tensors (M, ...): bool (M,)."""
         rows = [tensor.reshape(len(tensor), -1) for tensor in self._floats() if tensor.ndim > 0]
         finite = torch.stack([row.sum(1) for row in rows]).isfinite().all(0)
         return finite if finite.all() else torch.stack([row.isfinite().all(1) for row in rows]).all(0)
 
     def _floats(self) -> list[Tensor]:
-        return [tensor.detach() for tensor in self._changed() if tensor.is_floating_point()]
+        return [tensor.detach() for tensor in self._state_tensors() if tensor.is_floating_point()]
 
 
 def divergence(loss: float, step: int, *, steps_per_epoch: int, learning_rate: float) -> RunError:
-    """What to raise for mini-batch ``step``, counted from 0 over the whole run, whose update can't be made.
+    """The error for mini-batch ``step``, counted from 0 over the whole run, whose update is not finite.
 
-    Its ``loss`` is not finite, or else its gradient, or what the update would make of the weights.
+    Either its ``loss`` is not finite, or its gradient or the updated weights are not.
     """
-    what = (
+    reason = (
         f"the loss is {loss}" if not math.isfinite(loss) else "the gradient, or the update it leads to, is not finite"
     )
     place = f"epoch {step // steps_per_epoch + 1}, step {step + 1} (learning rate {learning_rate:g})"
-    return RunError(f"{what} at {place}: {DIVERGED}")
+    return RunError(f"{reason} at {place}: {DIVERGED}")

@@ -1,4 +1,4 @@
-"""The losses of a population and their gradients, each member's with its own label smoothing."""
+"""The loss of a population and its gradient; each member has its own label smoothing. ``StackedRunner`` uses it."""
 
 from collections.abc import Sequence
 
@@ -8,33 +8,33 @@ from torch import Tensor
 
 from digitlab.optim.losses import CrossEntropy, Loss, MeanSquaredError
 
-# Those that have a stacked form here; any other loss trains one by one.
+# Losses that have a stacked form here. Runs with any other loss train alone.
 STACKABLE = (CrossEntropy, MeanSquaredError)
 
 
 class StackedLoss:
-    """The loss of members that have the same one but for its numbers: ``smoothing`` (M, 1) or None."""
+    """The loss of M members, which differ only in label smoothing: ``smoothing`` (M, 1), or None if nobody smooths."""
 
     def __init__(self, loss: Loss, smoothing: Tensor | None) -> None:
         self._loss, self.smoothing = loss, smoothing
 
     @classmethod
-    def of(cls, losses: Sequence[Loss], *, device: torch.device, dtype: torch.dtype) -> "StackedLoss":
-        """That of members with ``losses``; ``dtype`` is that of the logits."""
+    def from_members(cls, losses: Sequence[Loss], *, device: torch.device, dtype: torch.dtype) -> "StackedLoss":
+        """Stack the members' ``losses``; ``dtype`` is that of the logits."""
         smoothing = [loss.label_smoothing for loss in losses if isinstance(loss, CrossEntropy)]
         stacked = torch.tensor(smoothing, device=device, dtype=dtype).unsqueeze(1) if any(smoothing) else None
         return cls(losses[0], stacked)
 
-    def given(self, smoothing: Tensor | None) -> "StackedLoss":
-        """The same for other members."""
+    def with_smoothing(self, smoothing: Tensor | None) -> "StackedLoss":
+        """The same loss for other members."""
         return StackedLoss(self._loss, smoothing)
 
     def encode(self, targets: Tensor, classes: int) -> Tensor:
-        """As the members' own loss does."""
+        """Encode labels as the members' own loss does."""
         return self._loss.encode(targets, classes)
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Logits (M, n, K) and encoded targets, (M, n) or (M, n, K), to the loss of each image, (M, n)."""
+        """The loss of each image, (M, n), from logits (M, n, K) and encoded targets, (M, n) or (M, n, K)."""
         if isinstance(self._loss, MeanSquaredError):
             return (self._outputs(logits) - targets).square().mean(2)
         log_probabilities = logits.log_softmax(2)
@@ -47,7 +47,7 @@ class StackedLoss:
         return (self.smoothing - 1) * chosen - self.smoothing * log_probabilities.mean(2)
 
     def gradient(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The gradient of each member's mean loss over the n images by its logits: (M, n, K)."""
+        """The derivative of each member's mean loss over the n images by its logits: (M, n, K)."""
         _, images, classes = logits.shape
         if isinstance(self._loss, MeanSquaredError):
             outputs = self._outputs(logits)
@@ -61,20 +61,20 @@ class StackedLoss:
                     error = error * outputs
                     return error - outputs * error.sum(2, keepdim=True)
         if self.smoothing is None:
-            # By torch itself, so that the last digit is the solo run's.
+            # PyTorch's own formula rounds like the solo run, which uses it as well.
             leaf = logits.detach().requires_grad_()
-            flat = targets.flatten(0, 1) if targets.ndim == 2 else targets.flatten(0, 1).to(leaf.dtype)
-            loss = F.cross_entropy(leaf.flatten(0, 1), flat, reduction="sum") / images
+            flat_targets = targets.flatten(0, 1) if targets.ndim == 2 else targets.flatten(0, 1).to(leaf.dtype)
+            loss = F.cross_entropy(leaf.flatten(0, 1), flat_targets, reduction="sum") / images
             return torch.autograd.grad(loss, leaf)[0]
         smoothing = self.smoothing.unsqueeze(2)
         probabilities = logits.softmax(2)
         if targets.ndim == 2:
             targets = torch.zeros_like(probabilities).scatter_(2, targets.unsqueeze(2), 1.0)
         targets = targets.to(logits.dtype) * (1 - smoothing) + smoothing / classes
-        # Mixed labels may miss 1 in their last digit.
+        # The targets of mixup add up to 1 only up to rounding, so their sum is a factor here.
         return (probabilities * targets.sum(2, keepdim=True) - targets).div_(images)
 
     def _outputs(self, logits: Tensor) -> Tensor:
-        """What a mean squared error compares with the targets."""
+        """The outputs that a mean squared error compares with the targets, (M, n, K)."""
         assert isinstance(self._loss, MeanSquaredError)
         return logits if self._loss.output == "raw" else self._loss.scores(logits.flatten(0, 1)).view_as(logits)

@@ -1,8 +1,8 @@
-"""Convolutional networks stacked: ``torch.func`` maps one forward pass over the members (He and Zou, functorch, 2021).
+"""Stacked convolutional networks: ``torch.func.vmap`` maps one forward pass over the members (functorch, 2021).
 
-A processor gains nothing by mapping convolutions, and batch norm behind them has gradients that are differences of
-nearly equal sums: another order of summation shows at once. There, members of such networks take turns, each by the
-operations of a solo run.
+``StackedRunner`` uses it for all networks that ``DenseStack`` does not fit. On a CPU the members' forward passes run
+one after another, with the operations of a solo run. Mapped convolutions are not faster there, and batch norm behind
+them has gradients that are differences of nearly equal sums, so another order of summation changes the results.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from digitlab.engine.dropout_masks import masked, masked_layers
+from digitlab.engine.dropout_masks import mask_layers, replace_dropout
 
 
-class MappedStack:
-    """M networks like ``template``; ``parameters`` and ``buffers`` are stacked, (M, …), in its own order.
+class VmapStack:
+    """M networks like ``template``; ``parameters`` and ``buffers`` are stacked, (M, ...), in the template's order.
 
     ``stream_sizes`` says how many members each stream has.
     """
@@ -29,49 +29,63 @@ class MappedStack:
         stream_sizes: Sequence[int],
     ) -> None:
         self.parameters = list(parameters)
-        self._template = masked(template)
+        # vmap cannot draw random numbers that equal those of the solo runs, so dropout masks are inputs.
+        self._template = replace_dropout(template)
         self._names = [name for name, _ in template.named_parameters()]
         self._buffers = dict(zip((name for name, _ in template.named_buffers()), buffers, strict=True))
-        self._masks = [f"{name}.mask" for name, layer in masked_layers(self._template)]
+        self._masks = [f"{name}.mask" for name, layer in mask_layers(self._template)]
         device = self.parameters[0].device
         self._stream_sizes = list(stream_sizes)
         self._gradients: list[Tensor] = []
-        self._in_turn = device.type == "cpu"
+        self._one_by_one = device.type == "cpu"
 
     def forward(self, images: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:
-        """Images, (n, C, H, W) a stream, and masks, (M, n, …) a dropout layer, to logits (M, n, K)."""
+        """Compute logits (M, n, K) in training mode.
+
+        ``images`` has (n, C, H, W) for each stream, ``masks`` (M, n, ...) for each dropout layer, or nothing without
+        dropout.
+        """
         self._template.train()
         self._leaves = [parameter.detach().requires_grad_() for parameter in self.parameters]
         values = dict(zip(self._names, self._leaves, strict=True)) | self._buffers
+        # Without dropout there are no masks, and the layers keep theirs, which is a one.
         values |= dict(zip(self._masks, masks, strict=False))
         if len(images) == 1:
             self._logits = self._call(values, images[0], shared=True)
         else:
-            own = [stream.expand(size, *stream.shape) for stream, size in zip(images, self._stream_sizes, strict=True)]
-            self._logits = self._call(values, torch.cat(own), shared=False)
+            expanded = [
+                stream.expand(size, *stream.shape) for stream, size in zip(images, self._stream_sizes, strict=True)
+            ]
+            self._logits = self._call(values, torch.cat(expanded), shared=False)
         return self._logits.detach()
 
     def backward(self, gradient: Tensor) -> None:
-        """Ready ``gradients`` for a loss with this ``gradient`` by the logits, (M, n, K)."""
+        """Compute the gradients from ``gradient``, the derivative of the loss by the logits (M, n, K)."""
         self._gradients = list(torch.autograd.grad(self._logits, self._leaves, gradient))
 
     def gradients(self) -> list[Tensor]:
+        """The gradients that ``backward`` computed, in the order of the parameters."""
         return self._gradients
 
     def evaluate(self, images: Tensor, parameters: Sequence[Tensor]) -> Tensor:
-        """Images (n, C, H, W), the same for all members, to logits (M, n, K) by other ``parameters`` of their shape."""
+        """Compute logits (M, n, K) of the same images (n, C, H, W) for all members, in evaluation mode.
+
+        ``parameters`` are shaped like the stack's own: the averages, if the members have any.
+        """
         self._template.eval()
         return self._call(dict(zip(self._names, parameters, strict=True)) | self._buffers, images, shared=True)
 
     def _call(self, values: Mapping[str, Tensor], images: Tensor, *, shared: bool) -> Tensor:
-        def one(own: Mapping[str, Tensor], batch: Tensor) -> Tensor:
-            logits: Tensor = functional_call(self._template, dict(own), (batch,))
+        """Call the template with each member's row of ``values``; all have the same images if ``shared``."""
+
+        def forward(member_values: Mapping[str, Tensor], batch: Tensor) -> Tensor:
+            logits: Tensor = functional_call(self._template, dict(member_values), (batch,))
             return logits
 
-        if self._in_turn:
+        if self._one_by_one:
             rows = {name: tensor.unbind() for name, tensor in values.items()}
-            own = [{name: row[member] for name, row in rows.items()} for member in range(len(self.parameters[0]))]
-            batches = [images] * len(own) if shared else images.unbind()
-            return torch.stack([one(mine, batch) for mine, batch in zip(own, batches, strict=True)])
-        logits: Tensor = vmap(one, in_dims=(0, None if shared else 0))(values, images)
+            members = [{name: row[member] for name, row in rows.items()} for member in range(len(self.parameters[0]))]
+            batches = [images] * len(members) if shared else images.unbind()
+            return torch.stack([forward(member, batch) for member, batch in zip(members, batches, strict=True)])
+        logits: Tensor = vmap(forward, in_dims=(0, None if shared else 0))(values, images)
         return logits

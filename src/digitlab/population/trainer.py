@@ -83,19 +83,19 @@ class Population:
         specs = [member.classifier.member_spec() for member in self.members]
         runner = StackedRunner(specs, device=self.device)
         for row, member in enumerate(self.members):
-            member.live_in(*runner.row(row))
+            member.live_in(*runner.member_tensors(row))
             # What the rule remembers is from before or from checkpoints.
             saved = member.classifier.optimizer_state
             if kept is None and saved is not None:
                 steps = self.position.total_steps
-                runner.update.load_member(row, member.classifier.network, saved["state"], steps=steps)
+                runner.optimizer.load_member(row, member.classifier.network, saved["state"], steps=steps)
         if kept is not None:
-            runner.take_over(self._runner, kept)
+            runner.inherit_from(self._runner, kept)
         else:
             runner.compiling = self.experiment.options.compile
             runner.graph_capture = graph_capture_for(self.device, allowed=self.experiment.trainer.cuda_graphs)
         self._runner: StackedRunner = runner
-        self._rollback = Rollback(runner.changed)
+        self._rollback = Rollback(runner.state_tensors)
         streams = groupby(self.members, key=lambda member: member.job.seed)
         self._loaders = [self._loader(next(stream)) for _, stream in streams]
 
@@ -113,13 +113,13 @@ class Population:
             with self._threads():
                 self._runner.prepare(chunks, steps_ahead=self._steps_ahead)
             with self._timed():
-                self._rollback.keep()
+                self._rollback.save()
                 learnt = self._run_chunk(chunks)
             self._begin()
             with self._timed():
                 if self._faulty(learnt[1]):
                     # The others come to the same once more.
-                    self._rollback.restore()
+                    self._rollback.rollback()
                     self.position.step, self.position.total_steps = begun.step, begun.total_steps
                     learnt = self._run_chunk(chunks, watched=True)
                 self._count(chunks, *learnt)
@@ -179,7 +179,7 @@ class Population:
         with self._threads():
             learnt = self._runner.run_chunk(
                 chunks, first=self.position.total_steps, stop_signal=self.stop_signal,
-                watch=self._fail_faulty if watched else None,
+                callback=self._fail_faulty if watched else None,
             )  # fmt: skip
         for _ in learnt[2]:
             self.position.advance()
@@ -189,7 +189,7 @@ class Population:
         """Take in what a chunk brought."""
         sizes = chunks[0].sizes[: len(losses)]
         done = sum(sizes)
-        labels = self._runner.by_member([chunk.learnt_labels()[:done] for chunk in chunks])
+        labels = self._runner.expand_to_members([chunk.learnt_labels()[:done] for chunk in chunks])
         # One copy for all members, who count on the host: the losses are waited for here anyway.
         confusion = confusions(logits, labels).cpu()
         values, last_rates = losses.T.tolist(), rates[-1].tolist()
@@ -208,15 +208,15 @@ class Population:
     def _fail_faulty(self, losses: Tensor, rates: Tensor, step: int) -> None:
         """End the members of which the update with these losses and learning rates, (M,), was faulty, and undo it."""
         for row in self._faulty(losses):
-            self._rollback.restore(row)
+            self._rollback.rollback(row)
             loss, rate = losses[row].item(), rates[row].item()
             self.members[row].fail(divergence(loss, step, steps_per_epoch=self.steps_per_epoch, learning_rate=rate))
-        self._rollback.keep()
+        self._rollback.save()
 
     # Between two chunks -----------------------------------------------------------------------------------------------
 
     def _state(self, member: Member) -> Callable[[], dict[int, dict[str, Tensor]]]:
-        return partial(self._runner.update.member_state, self.members.index(member), member.classifier.network)
+        return partial(self._runner.optimizer.member_state, self.members.index(member), member.classifier.network)
 
     def _validate(self, *, last: bool) -> None:
         counts = self._runner.evaluate(self.data.val_dataloader())

@@ -1,0 +1,225 @@
+"""The optimizer of a population: one update rule, with each member's own numbers and learning rate schedule.
+
+``StackedUpdate`` applies it. It also converts between the stacked state and the ``torch.optim`` state of each solo run,
+so that a member's checkpoint can be resumed alone, and a solo run's checkpoint in a population.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from digitlab.engine.fused_arguments import VARIED_SETTINGS
+from digitlab.optim.broadcast import Number, fit, is_on
+from digitlab.optim.functional import CLIP_EPS, RULES, max_ema_decay
+from digitlab.optim.optimizers import RULE_OF, Optimizer, of_each
+from digitlab.optim.schedules import Schedule
+from digitlab.optim.state import RuleName, RuleState, entry_names, init_state, to_optimizer_state
+
+
+class StackedRule(NamedTuple):
+    """An update rule and its settings for M members.
+
+    A numeric setting is a float if all members share it, otherwise a float64 tensor (M,). ``shared`` are the settings
+    that apply to all parameters; ``per_parameter`` has a list for each setting, with one entry for each parameter.
+    """
+
+    name: RuleName
+    shared: dict[str, Any]
+    per_parameter: dict[str, list[Any]]
+
+    @classmethod
+    def from_optimizers(
+        cls,
+        optimizers: Sequence[Optimizer],
+        networks: Sequence[nn.Module],
+        *,
+        device: torch.device,
+        always_tensors: bool = False,
+    ) -> "StackedRule":
+        """Stack the settings of ``optimizers``, one for each member; all have the same rule.
+
+        ``networks`` are the members' networks: they decide which parameters have weight decay. With ``always_tensors``
+        the settings that sweeps usually vary are tensors even if all members agree, so that a compiled rule does not
+        contain their values and later sweeps can use the same library.
+        """
+
+        def stack_settings(members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+            return {
+                name: _stack_setting(
+                    [settings[name] for settings in members], device,
+                    always_tensors=always_tensors and name in VARIED_SETTINGS,
+                )
+                for name in members[0]
+            }  # fmt: skip
+
+        settings_of_members = [_settings_of_parameters(*pair) for pair in zip(optimizers, networks, strict=True)]
+        settings = [stack_settings(members) for members in zip(*settings_of_members, strict=True)]
+        return cls(
+            RULE_OF[type(optimizers[0])],
+            stack_settings([optimizer.shared for optimizer in optimizers]),
+            {name: [settings_of_one[name] for settings_of_one in settings] for name in settings[0]},
+        )
+
+    @property
+    def is_plain_sgd(self) -> bool:
+        """Whether an update only subtracts the gradient times the learning rate, with or without weight decay."""
+        return self.name == "sgd" and not is_on(self.shared["momentum"])
+
+    @torch.no_grad()
+    def apply(
+        self, parameters: Sequence[Tensor], gradients: Sequence[Tensor], state: RuleState, *, rates: Tensor
+    ) -> None:
+        """Update ``parameters``, (M, ...), in place with learning rates float64 (M,)."""
+        RULES[self.name](parameters, gradients, state, lr=rates, **self.shared, **self.per_parameter)
+
+    def decay_factors(self, parameters: Sequence[Tensor], rates: Tensor) -> list[Tensor | None]:
+        """The factor that weight decay multiplies each parameter by at learning rates ``rates``, float64 (M,).
+
+        Shaped (M, 1, ...) to broadcast over the parameter; None for a parameter that no member decays.
+        """
+        return [
+            (1 - rates * decay).to(parameter.dtype).view(-1, *[1] * (parameter.ndim - 1)) if is_on(decay) else None
+            for parameter, decay in zip(parameters, self.per_parameter["weight_decay"], strict=True)
+        ]
+
+
+class StackedOptimizer:
+    """Applies ``rule`` to the stacked ``parameters`` and keeps its state.
+
+    ``optimizers`` are the members' own. ``state`` holds the moments of the rule, stacked like the parameters, and the
+    number of updates so far.
+    """
+
+    def __init__(self, rule: StackedRule, optimizers: Sequence[Optimizer], parameters: Sequence[Tensor]) -> None:
+        self.rule, self.parameters = rule, list(parameters)
+        self._optimizers = list(optimizers)
+        # If any member has momentum all have the buffers; the rule multiplies those of the others by zero.
+        self.state = init_state(rule.name, self.parameters, momentum=max(map(_momentum, optimizers)))
+
+    def __call__(self, gradients: Sequence[Tensor], rates: Tensor) -> None:
+        """Make one update with learning rates float64 (M,)."""
+        self.rule.apply(self.parameters, gradients, self.state, rates=rates)
+
+    def member_state(self, member: int, network: nn.Module) -> dict[int, dict[str, Tensor]]:
+        """The ``"state"`` of the ``torch.optim`` optimizer that the member's solo run would have."""
+        names = entry_names(self.rule.name, momentum=_momentum(self._optimizers[member]))
+        order = self._optimizer_order(member, network)
+        entries = {name: [self.state.entries[name][index] for index in order] for name in names}
+        return to_optimizer_state(self.rule.name, RuleState(self.state.step, entries), member=member)
+
+    def load_member(
+        self, member: int, network: nn.Module, state: Mapping[int, Mapping[str, Tensor]], *, steps: int
+    ) -> None:
+        """Load what ``member_state`` returned, after ``steps`` updates; all members have made the same number."""
+        self.state.step.fill_(steps)
+        order = self._optimizer_order(member, network)
+        for number, entry in state.items():
+            for name, tensors in self.state.entries.items():
+                if name in entry:
+                    tensors[order[number]][member].copy_(entry[name])
+
+    def _optimizer_order(self, member: int, network: nn.Module) -> list[int]:
+        """The index in ``network.parameters()`` of each parameter, in the order of the solo run's optimizer.
+
+        The orders differ because an optimizer sorts parameters into groups, for example with and without decay.
+        """
+        index_of = {id(parameter): index for index, parameter in enumerate(network.parameters())}
+        groups = self._optimizers[member].groups(network)
+        return [index_of[id(parameter)] for group in groups for parameter in group["params"]]
+
+    def inherit(self, members: Tensor, former: "StackedOptimizer") -> None:
+        """Copy the state of ``members``, int64 indices into ``former``, which are all members of this optimizer."""
+        self.state.step.copy_(former.state.step)
+        for name, tensors in self.state.entries.items():
+            for tensor, old in zip(tensors, former.state.entries[name], strict=True):
+                tensor.copy_(old.index_select(0, members))
+
+
+class LearningRates:
+    """The learning rates of the members; each follows its own schedule over its own ``total_steps``."""
+
+    def __init__(
+        self,
+        optimizers: Sequence[Optimizer],
+        schedules: Sequence[Schedule],
+        *,
+        steps_per_epoch: int,
+        total_steps: Sequence[int],
+    ) -> None:
+        self._base = torch.tensor([optimizer.lr for optimizer in optimizers], dtype=torch.float64)
+        # Most members share a schedule, so each distinct one is evaluated once for each step.
+        keys = list(zip(map(repr, schedules), total_steps, strict=True))
+        self._distinct = {key: (schedule, key[1]) for key, schedule in zip(keys, schedules, strict=True)}
+        self._schedule_of = torch.tensor([list(self._distinct).index(key) for key in keys])
+        self._steps_per_epoch = steps_per_epoch
+
+    def table(self, first_step: int, steps: int) -> Tensor:
+        """The rates of ``steps`` mini-batches from ``first_step``, counted from 0: float64 (steps, M), on the host."""
+        factors = [
+            [
+                schedule.factor(step, steps_per_epoch=self._steps_per_epoch, total_steps=total)
+                for schedule, total in self._distinct.values()
+            ]
+            for step in range(first_step, first_step + steps)
+        ]
+        return torch.tensor(factors, dtype=torch.float64).index_select(1, self._schedule_of) * self._base
+
+
+def clip_gradients(gradients: Sequence[Tensor], max_norms: Tensor) -> list[Tensor]:
+    """Scale each member's gradients, (M, ...), down to its entry of ``max_norms`` (M,) if their norm is larger.
+
+    The gradients of a member become nan if its norm is not finite. Otherwise an infinite norm would scale them to
+    zeros, and the rollback could not see that the update went wrong.
+    """
+    norms = torch.stack([gradient.flatten(1).norm(dim=1) for gradient in gradients]).norm(dim=0)
+    factors = (max_norms / (norms + CLIP_EPS)).clamp(max=1) + 0 * norms
+    return [gradient * fit(factors, gradient) for gradient in gradients]
+
+
+def ema_weights(decays: Tensor, *, first: int, steps: int) -> Tensor:
+    """The weight of the new parameters in averages with ``decays``, float64 (M,): float64 (steps, M).
+
+    Row i belongs to mini-batch ``first + i``, counted from 0 over the whole run: early averages forget faster.
+    """
+    limits = [max_ema_decay(step + 1) for step in range(first, first + steps)]
+    return 1 - torch.minimum(decays, torch.tensor(limits, dtype=torch.float64).unsqueeze(1))
+
+
+@torch.no_grad()
+def update_ema(averages: Sequence[Tensor], parameters: Sequence[Tensor], ema_weight: Tensor) -> None:
+    """Move the averages, (M, ...), towards the parameters by ``ema_weight`` (M,), as a solo run does."""
+    for average, parameter in zip(averages, parameters, strict=True):
+        average.lerp_(parameter, fit(ema_weight, average))
+
+
+def _momentum(optimizer: Optimizer) -> float:
+    return float(getattr(optimizer, "momentum", 0.0))
+
+
+def _settings_of_parameters(optimizer: Optimizer, network: nn.Module) -> list[dict[str, Any]]:
+    """The settings of each parameter, in the order of ``network.parameters()``."""
+    group_of = {id(parameter): group for group in optimizer.groups(network) for parameter in group["params"]}
+    return [of_each(group_of[id(parameter)]) for parameter in network.parameters()]
+
+
+def _stack_setting(values: Sequence[Any], device: torch.device, *, always_tensors: bool) -> Any:
+    """Stack the ``values`` that M members have for a setting: a number, or a list of numbers such as Adam's betas.
+
+    Any other setting is the same for all members of a population.
+    """
+    if isinstance(values[0], list):
+        return tuple(
+            _stack_numbers(column, device, always_tensors=always_tensors) for column in zip(*values, strict=True)
+        )
+    return _stack_numbers(values, device, always_tensors=always_tensors) if isinstance(values[0], float) else values[0]
+
+
+def _stack_numbers(values: Sequence[float], device: torch.device, *, always_tensors: bool) -> Number:
+    """A float if all ``values`` are equal, which saves a broadcast in the rule; otherwise float64 (M,).
+
+    With ``always_tensors`` only a common zero stays a float: it switches the setting off, which changes the operations.
+    """
+    same = len(set(values)) == 1 and not (always_tensors and values[0])
+    return values[0] if same else torch.tensor(values, dtype=torch.float64, device=device)
