@@ -90,7 +90,7 @@ class Members:
         self._members = len(classifiers)
         streams = [next(own) for _, own in groupby(plans, key=lambda plan: plan.seed)]
         self._chunks = [list(data.chunks(plan, Position()))[: _STEPS // _CHUNK] for plan in streams]
-        self.runner.prepare([own[0] for own in self._chunks], steps_ahead=_STEPS)
+        self.runner.prepare([own[0] for own in self._chunks], first=0, steps_ahead=_STEPS)
         if self.runner.fused_updates is None and (compiled or self.runner.graph_capture):
             raise SystemExit("nothing was compiled or recorded: see the warning")
 

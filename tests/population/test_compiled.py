@@ -169,7 +169,7 @@ def test_the_gradients_of_a_compiled_step_agree_in_single_precision(
         before = [parameter.clone() for parameter in runner.stack.parameters]
         runner.compiling = asked
         own = [chunk.part(0, 2) for chunk in chunks]
-        runner.prepare(own, steps_ahead=2)
+        runner.prepare(own, first=0, steps_ahead=2)
         assert (runner.fused_updates is not None) == asked
         runner.run_chunk(own, first=0, stop_signal=StopSignal())
         gradients.append([old - new for old, new in zip(before, runner.stack.parameters, strict=True)])

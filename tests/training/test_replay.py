@@ -1,6 +1,8 @@
 """CUDA graphs in training, tested without a GPU: a stand-in computes the captured updates again at each replay."""
 
+import gc
 import logging
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +11,7 @@ import torch
 from torch import Tensor
 
 from digitlab.core.errors import RunError
-from digitlab.core.signals import Interrupted
+from digitlab.core.signals import Interrupted, StopSignal
 from digitlab.engine.compiled_solo import CompiledSteps
 from digitlab.engine.cuda_graph import CudaGraph, CudaGraphError, GraphCapture, cuda_graph, graph_capture_for
 from digitlab.training import classifier
@@ -154,3 +156,40 @@ def test_a_wrong_number_within_a_replay_stops_the_run_at_its_own_step(
         return str(raised.value)
 
     assert error() == error("trainer.cuda_graphs=false")
+
+
+def test_a_population_is_freed_without_the_garbage_collector(
+    stacked: Callable[..., Any], graph_capture: GraphCapture
+) -> None:
+    runner, chunks = stacked("model=mlp", "model.hidden=[8]")
+    runner.graph_capture = graph_capture
+    gc.disable()
+    try:
+        runner.prepare(chunks, first=0, steps_ahead=64)
+        assert runner.fused_updates is not None
+        runner.run_chunk(chunks, first=0, stop_signal=StopSignal())
+        references = [weakref.ref(each) for each in (runner, runner.fused_updates, runner.stack.parameters[0])]
+        del runner
+        assert [reference() for reference in references] == [None] * 3
+    finally:
+        gc.enable()
+
+
+def test_the_trial_replay_of_a_population_moves_the_weights(
+    stacked: Callable[..., Any],
+) -> None:
+    runner, chunks = stacked("model=mlp", "model.hidden=[8]", "optimizer=sgd")
+    before = [parameter.clone() for parameter in runner.stack.parameters]
+    moved: list[bool] = []
+
+    def capture(work: Callable[[], list[Tensor]]) -> tuple[Callable[[], None], list[Tensor]]:
+        results = work()
+        moved.extend(not torch.equal(*pair) for pair in zip(before, runner.stack.parameters, strict=True))
+        # A graph whose replay forgets to update the weights.
+        return lambda: None, results
+
+    runner.graph_capture = capture
+    runner.prepare(chunks, first=0, steps_ahead=64)
+    assert all(moved)
+    assert runner.fused_updates is None
+    assert all(map(torch.equal, before, runner.stack.parameters))

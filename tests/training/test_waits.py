@@ -117,7 +117,7 @@ def test_a_population_waits_no_more_for_many_mini_batches_than_for_few(
     runner, chunks = stacked(*overrides.split())
     runner.graph_capture = graph_capture if recording else None
     first, short, long = ([chunk.part(*span) for chunk in chunks] for span in ((0, 8), (8, 16), (16, 32)))
-    runner.prepare(first, steps_ahead=64)
+    runner.prepare(first, first=0, steps_ahead=64)
     assert (runner.fused_updates is not None) == recording
     counts = []
     for own, done in ((first, 0), (short, 8), (long, 16)):

@@ -3,14 +3,13 @@
 ``StackedRunner`` captures and replays it. S updates in a call, n images in a mini-batch; C, H, W; K classes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from digitlab.core.signals import StopSignal
-from digitlab.data.chunks import Chunk
 from digitlab.engine.aot_cache import CompiledCall
 from digitlab.engine.chunk_io import ChunkIO
 from digitlab.engine.cuda_graph import CudaGraph, GraphCapture
@@ -20,29 +19,61 @@ from digitlab.engine.stacked_loss import StackedLoss
 from digitlab.engine.stacked_update import StackedBatch, StackedUpdate
 
 
-@dataclass(slots=True, kw_only=True)
-class CapturedSteps:
-    """Makes ``steps`` updates at a time by replaying a graph, which changes ``state`` in place.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CapturedWork:
+    """The work that a graph contains: ``steps`` updates of all members.
 
-    ``expand_to_members`` turns one tensor per stream into a tensor (M, ...) with the row of each member's stream.
+    ``stream_of``, int64 (M,), is the index of each member's stream. The graph holds this object, so it must refer
+    neither to the graph nor to the runner. In a cycle of references, the stacked weights and the graph's memory would
+    stay on the device until the garbage collector runs, although a smaller population already needs the room.
     """
 
     update: StackedUpdate
-    state: Sequence[Tensor]
     normalise: nn.Module
     loss: StackedLoss
-    masks: DropoutMasks | None
-    expand_to_members: Callable[[Sequence[Tensor]], Tensor]
+    stream_of: Tensor
     steps: int
+
+    def __call__(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Make the updates for ``Inputs.tensors``; return logits (M, S, n, K) and losses (S, M)."""
+        inputs = Inputs.from_tensors(tensors)
+        batches = [
+            StackedBatch(
+                [self.normalise(stream) for stream in inputs.pixels[:, step]],
+                # Each member has the targets of its stream.
+                inputs.targets[:, step].index_select(0, self.stream_of),
+                [mask[:, step] for mask in inputs.masks],
+            )
+            for step in range(self.steps)
+        ]
+        logits = [self.update(batch, inputs.rates[step], inputs.ema_weight[step]) for step, batch in enumerate(batches)]
+        losses = [self.loss(own, batch.targets).mean(1) for own, batch in zip(logits, batches, strict=True)]
+        return [torch.stack(logits, 1), torch.stack(losses)]
+
+
+@dataclass(slots=True, kw_only=True)
+class CapturedSteps:
+    """Makes updates by replaying a graph of ``work``, which changes ``state`` in place."""
+
+    work: CapturedWork
+    state: Sequence[Tensor]
+    masks: DropoutMasks | None
     _call: CompiledCall | None = field(default=None, init=False)
 
-    def capture(self, chunks: Sequence[Chunk], graph_capture: GraphCapture) -> None:
-        """Capture updates for mini-batches like those of ``chunks``, one per stream. Raises ``CudaGraphError``."""
-        streams = [next(chunk.part(0, self.steps).blocks(self.steps, self.loss.encode)) for chunk in chunks]
-        members = len(self.update.stack.parameters[0])
-        rates, ema_weight = torch.zeros(2, self.steps, members, dtype=torch.float64, device=streams[0][0].device)
-        inputs = self._arguments(streams, 0, rates, ema_weight)
-        self._call = CudaGraph(self._run_steps, state=self.state, inputs=inputs, graph_capture=graph_capture)
+    @property
+    def steps(self) -> int:
+        """S, the number of updates in a call."""
+        return self.work.steps
+
+    def capture(self, chunk_io: ChunkIO, graph_capture: GraphCapture) -> None:
+        """Capture updates for mini-batches like those of ``chunk_io``, at least S per stream.
+
+        The trial replay makes the first S updates of ``chunk_io`` and undoes them. Raises ``CudaGraphError``.
+        """
+        steps, encode = self.steps, self.work.loss.encode
+        streams = [next(chunk.part(0, steps).blocks(steps, encode)) for chunk in chunk_io.chunks]
+        inputs = self._arguments(streams, chunk_io.first, chunk_io.rates[:steps], chunk_io.ema_weight[:steps])
+        self._call = CudaGraph(self.work, state=self.state, inputs=inputs, graph_capture=graph_capture)
 
     def run_chunk(self, chunk_io: ChunkIO, stop_signal: StopSignal) -> int:
         """Train on mini-batches that fill whole calls; return the number of updates made.
@@ -51,7 +82,8 @@ class CapturedSteps:
         """
         assert self._call is not None
         done = 0
-        for streams in zip(*(chunk.blocks(self.steps, self.loss.encode) for chunk in chunk_io.chunks), strict=True):
+        blocks = (chunk.blocks(self.steps, self.work.loss.encode) for chunk in chunk_io.chunks)
+        for streams in zip(*blocks, strict=True):
             in_call = slice(done, done + self.steps)
             inputs = self._arguments(
                 streams, chunk_io.first + done, chunk_io.rates[in_call], chunk_io.ema_weight[in_call]
@@ -75,18 +107,3 @@ class CapturedSteps:
         pixels, targets = (torch.stack(column) for column in zip(*streams, strict=True))
         masks = [] if self.masks is None else self.masks.draw_steps(first, self.steps, pixels.shape[2])
         return Inputs(pixels, targets, masks, rates, ema_weight).tensors
-
-    def _run_steps(self, tensors: list[Tensor]) -> list[Tensor]:
-        """The work that the graph contains; it returns logits (M, S, n, K) and losses (S, M)."""
-        inputs = Inputs.from_tensors(tensors)
-        batches = [
-            StackedBatch(
-                [self.normalise(stream) for stream in inputs.pixels[:, step]],
-                self.expand_to_members(inputs.targets[:, step].unbind()),
-                [mask[:, step] for mask in inputs.masks],
-            )
-            for step in range(self.steps)
-        ]
-        logits = [self.update(batch, inputs.rates[step], inputs.ema_weight[step]) for step, batch in enumerate(batches)]
-        losses = [self.loss(own, batch.targets).mean(1) for own, batch in zip(logits, batches, strict=True)]
-        return [torch.stack(logits, 1), torch.stack(losses)]

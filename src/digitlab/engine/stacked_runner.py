@@ -15,7 +15,7 @@ from torch import Tensor
 from digitlab.core.signals import StopSignal
 from digitlab.data.chunks import Chunk, EvaluationBatch
 from digitlab.engine.aot_cache import CompilerError, NoGainError, compiling_pays, fall_back, steps_per_execution
-from digitlab.engine.captured_update import CapturedSteps
+from digitlab.engine.captured_update import CapturedSteps, CapturedWork
 from digitlab.engine.chunk_io import ChunkIO
 from digitlab.engine.compiled_update import CompiledStreams
 from digitlab.engine.cpu_tuning import forward_cost
@@ -123,19 +123,7 @@ class StackedRunner:
         those of fewer mini-batches. With ``callback`` all updates are eager, and it is called after each of them.
         """
         count, sizes = len(chunks[0].sizes), chunks[0].sizes
-        table = self._learning_rates.table(first, count)
-        ema_weight = (
-            torch.zeros_like(table)
-            if self._ema_decay is None
-            else ema_weights(self._ema_decay, first=first, steps=count)
-        )
-        chunk_io = ChunkIO(
-            chunks=chunks, first=first, rates=on_device(table, self._device),
-            ema_weight=on_device(ema_weight, self._device),
-            losses=torch.empty(table.shape, dtype=self._dtype, device=self._device),
-            # One large tensor: many small ones that stay alive would fragment the memory that the updates reuse.
-            logits=torch.empty(self._members, sum(sizes), self._classes, dtype=self._dtype, device=self._device),
-        )  # fmt: skip
+        chunk_io, table = self._chunk_io(chunks, first=first)
         # Fused calls make a fixed number of updates; the mini-batches before and after them run eagerly.
         begin = end = count
         fused = self.fused_updates if callback is None else None
@@ -149,6 +137,24 @@ class StackedRunner:
             done += self._run_eagerly(chunk_io.part(end, count), stop_signal, callback)
         self.optimizer.state.step.fill_(first + done)
         return chunk_io.logits[:, : sum(sizes[:done])], chunk_io.losses[:done], table[:done]
+
+    def _chunk_io(self, chunks: Sequence[Chunk], *, first: int) -> tuple[ChunkIO, Tensor]:
+        """The inputs and empty outputs of ``chunks``, and the learning rates (B, M) on the host."""
+        count, sizes = len(chunks[0].sizes), chunks[0].sizes
+        table = self._learning_rates.table(first, count)
+        ema_weight = (
+            torch.zeros_like(table)
+            if self._ema_decay is None
+            else ema_weights(self._ema_decay, first=first, steps=count)
+        )
+        chunk_io = ChunkIO(
+            chunks=chunks, first=first, rates=on_device(table, self._device),
+            ema_weight=on_device(ema_weight, self._device),
+            losses=torch.empty(table.shape, dtype=self._dtype, device=self._device),
+            # One large tensor: many small ones that stay alive would fragment the memory that the updates reuse.
+            logits=torch.empty(self._members, sum(sizes), self._classes, dtype=self._dtype, device=self._device),
+        )  # fmt: skip
+        return chunk_io, table
 
     def _run_eagerly(self, chunk_io: ChunkIO, stop_signal: StopSignal, callback: UpdateCallback | None) -> int:
         """Make one update after the other; return how many. After a signal these are not all."""
@@ -187,9 +193,10 @@ class StackedRunner:
 
     # Several updates in one call --------------------------------------------------------------------------------------
 
-    def prepare(self, chunks: Sequence[Chunk], *, steps_ahead: int) -> None:
+    def prepare(self, chunks: Sequence[Chunk], *, first: int, steps_ahead: int) -> None:
         """Capture or compile updates for ``chunks`` like these, if that is wanted and not done yet.
 
+        ``first`` is the number of their first mini-batch, counted from 0 over the whole run.
         ``compiling="auto"`` decides by ``steps_ahead``. A failure is logged, and training continues eagerly.
         """
         if self.fused_updates is not None or not (self.graph_capture or self.compiling):
@@ -199,7 +206,7 @@ class StackedRunner:
             if self._device.type != "cpu" and asked:
                 raise CompilerError("populations are compiled on a processor only")
             if self.graph_capture is not None:
-                self.fused_updates = self._capture(chunks, self.graph_capture)
+                self.fused_updates = self._capture(chunks, self.graph_capture, first=first)
             else:
                 self.fused_updates = self._load_compiled(chunks[0], steps_ahead=steps_ahead)
         except CompilerError as error:
@@ -226,18 +233,21 @@ class StackedRunner:
         compiled.load(chunk.part(begin, begin + steps), may_compile=may_compile)
         return compiled
 
-    def _capture(self, chunks: Sequence[Chunk], graph_capture: GraphCapture) -> CapturedSteps | None:
+    def _capture(self, chunks: Sequence[Chunk], graph_capture: GraphCapture, *, first: int) -> CapturedSteps | None:
         """Capture updates for mini-batches as in ``chunks``; None if a chunk has too few for one call."""
         batch_size = chunks[0].plan.batch_size
         steps = steps_per_execution(batch_size * self.flops)
         begin, end = chunks[0].full_executions(steps)
         if begin == end:
             return None
-        captured = CapturedSteps(
-            update=self._update, state=self.state_tensors(), normalise=self._normalise, loss=self.loss,
-            masks=self._masks, expand_to_members=self.expand_to_members, steps=steps,
-        )  # fmt: skip
-        captured.capture([chunk.part(begin, end) for chunk in chunks], graph_capture)
+        work = CapturedWork(
+            update=self._update, normalise=self._normalise, loss=self.loss, stream_of=self._stream_of, steps=steps
+        )
+        captured = CapturedSteps(work=work, state=self.state_tensors(), masks=self._masks)
+        # With the learning rates of these mini-batches the trial replay moves the weights, so that it tells whether the
+        # graph really makes updates.
+        chunk_io, _ = self._chunk_io(chunks, first=first)
+        captured.capture(chunk_io.part(begin, end), graph_capture)
         return captured
 
     def _compiled(

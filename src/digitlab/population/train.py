@@ -1,9 +1,12 @@
 """Jobs in, outcomes out: one population, or smaller ones where memory runs out."""
 
+import gc
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+
+import torch
 
 from digitlab.core.errors import RunError
 from digitlab.core.exit import sigterm_exits
@@ -44,10 +47,21 @@ def _train_held(jobs: Sequence[Job]) -> list[tuple[Job, Exception | None]]:
     except _TooLargeError as error:
         done, left, begun = error.done, error.left, error.begun
         log.warning("a population of %d needs too much memory: it is halved", len(left))
-    # Here, where the error and the frames it has gone through have let go of what they held.
+    # The error and its frames refer to the population's tensors, so memory is released only after the handler.
+    _release_memory()
     for part in _parts(left, begun=begun):
         done += _train_held(part)
     return done
+
+
+def _release_memory() -> None:
+    """Give the memory of a population that is gone back to the device, before smaller ones need it.
+
+    PyTorch keeps freed blocks for itself, and blocks of the size of a large population do not fit smaller ones. Without
+    an initialised CUDA device the second call does nothing.
+    """
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 class _TooLargeError(Exception):

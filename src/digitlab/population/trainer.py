@@ -111,7 +111,7 @@ class Population:
         for chunks in zip(*self._loaders, strict=True):
             begun = replace(self.position)
             with self._threads():
-                self._runner.prepare(chunks, steps_ahead=self._steps_ahead)
+                self._runner.prepare(chunks, first=self.position.total_steps, steps_ahead=self._steps_ahead)
             with self._timed():
                 self._rollback.save()
                 learnt = self._run_chunk(chunks)
