@@ -45,7 +45,14 @@ def _all_finished(jobs: list[Job], done: list[tuple[Job, Exception | None]]) -> 
 
 
 @pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("too many"), RuntimeError("can't allocate memory"), MemoryError()]
+    "error",
+    [
+        torch.OutOfMemoryError("too many"),
+        RuntimeError("can't allocate memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        MemoryError(),
+    ],
 )
 def test_a_population_too_large_for_the_memory_is_halved(
     error: Exception, monkeypatch: pytest.MonkeyPatch, four: Callable[..., list[Job]]

@@ -2,14 +2,17 @@
 
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+from digitlab.core.abilities import ABILITIES
 from digitlab.core.errors import RunError
 from digitlab.engine import aot_cache as compiling
 from digitlab.engine import compiled_solo as compiled
-from digitlab.engine.aot_cache import cache_folder
+from digitlab.engine.aot_cache import cache_folder, steps_per_execution
 
 COMPILER = shutil.which("g++") or shutil.which("clang++")
 FLOAT64 = ("trainer.precision=64", "data.train_size=420", "data.batch_size=20", "trainer.max_epochs=3")
@@ -18,6 +21,7 @@ RUNS = (
     "optimizer=adam scheduler=cosine trainer.val_every_steps=13",
     "model=mlp_dropout optimizer=adamw optimizer.weight_decay=0.01 scheduler=one_cycle ema.decay=0.99",
     "model=lenet optimizer=rmsprop loss=mse augment=shift data.train_size=180",
+    "model=lenet model.dropout=0 optimizer=sgd data.train_size=180",
     "model=cnn optimizer=adagrad scheduler=steps trainer.gradient_clip_norm=0.5 augment=mixup data.train_size=180",
     "optimizer=muon optimizer.weight_decay=0.1 optimizer.sgd_weight_decay=0.01 optimizer.bias_lr=0.3 scheduler=cosine",
     "model=fast_cnn model.widths=[4,8] optimizer=muon optimizer.normalize_filters=true ema.decay=0.9 "
@@ -105,6 +109,52 @@ def test_a_library_is_compiled_once_and_kept_for_later_runs(run, tmp_path, monke
     assert len(list(cache_folder().glob("*.pt2"))) == 1
     eager = run(*overrides, "optimizer.weight_decay=1e-1")
     assert largest_difference(again, eager) <= 1e-8 < largest_difference(first, eager)
+
+
+@pytest.mark.parametrize("place", ["unwritable", "nameless"])
+def test_without_a_usable_cache_folder_libraries_lie_in_a_temporary_one(tmp_path, monkeypatch, caplog, place):
+    if place == "unwritable":
+        # A file where the folder should be: no user can make it, not even root.
+        (tmp_path / "cache").write_text("")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    else:
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+        monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home directory")))
+    monkeypatch.setattr(compiling, "_temporary_folder", None)
+    folder = compiling._writable_cache_folder()
+    (folder / "library").write_text("")
+    assert compiling._writable_cache_folder() == folder
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    compiling._temporary_folder.cleanup()
+
+
+def test_libraries_differ_by_the_precision_of_matrix_products(run, monkeypatch):
+    def name():
+        example = torch.ones(2, 2)
+        return compiling._fingerprint(lambda a: (a @ a,), [example], [False], 1)
+
+    before, first = torch.get_float32_matmul_precision(), name()
+    torch.set_float32_matmul_precision("medium" if before != "medium" else "high")
+    try:
+        assert name() != first
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert name() == first
+
+
+def test_a_device_without_float64_trains_without(run, uncompiled, monkeypatch, caplog):
+    monkeypatch.setitem(ABILITIES, "cpu", replace(ABILITIES["cpu"], float64=False))
+    with caplog.at_level(logging.WARNING):
+        run("compile=true", "model=linear", "data.batch_size=20", "data.train_size=200", "trainer.max_epochs=1")
+    assert not uncompiled
+    assert caplog.text.count("training without") == 1
+
+
+def test_a_gpu_makes_several_updates_of_larger_networks_in_a_call():
+    counts = [
+        [steps_per_execution(flops, torch.device(kind)) for flops in (1e6, 1e9, 1e11)] for kind in ("cpu", "cuda")
+    ]
+    assert counts == [[8, 1, 1], [8, 8, 1]]
 
 
 def test_without_a_compiler_a_run_trains_without(run, tmp_path, monkeypatch, caplog):

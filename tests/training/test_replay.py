@@ -21,6 +21,7 @@ RUNS = (
     "model=linear optimizer=sgd optimizer.momentum=0.9 optimizer.weight_decay=1e-3 scheduler=one_cycle",
     "model=mlp_dropout model.hidden=[16] optimizer=adamw optimizer.weight_decay=0.01 ema.decay=0.99",
     "model=cnn model.width=2 optimizer=adagrad trainer.gradient_clip_norm=0.5 augment=mixup data.train_size=180",
+    "model=lenet model.dropout=0 optimizer=sgd data.train_size=180",
     "optimizer=muon optimizer.normalize_filters=true optimizer.weight_decay=0.1 optimizer.bias_lr=0.3",
 )
 
@@ -73,6 +74,20 @@ def test_what_can_not_be_recorded_or_replays_wrong_is_refused_and_the_state_is_a
     assert torch.equal(state, torch.ones(2, 2))
 
 
+def test_the_message_names_the_error_that_made_the_capture_fail() -> None:
+    def fail_twice(work: Callable[[], list[Tensor]]) -> None:
+        try:
+            raise ValueError("the host reads a number")
+        finally:
+            # As CUDA does when an invalid capture ends.
+            raise RuntimeError("capture was invalidated")
+
+    state = torch.ones(2, 2)
+    with pytest.raises(CudaGraphError, match=r"ValueError: the host reads a number$") as raised:
+        CudaGraph(_adding(state), state=[state], inputs=[torch.ones(2, 2)], graph_capture=fail_twice)
+    assert str(raised.value.__cause__) == "capture was invalidated"
+
+
 def test_there_are_graphs_on_cuda_unless_they_are_refused_and_nowhere_else() -> None:
     assert graph_capture_for(torch.device("cuda"), allowed=True) is cuda_graph
     assert graph_capture_for(torch.device("cuda"), allowed=False) is None
@@ -93,10 +108,11 @@ def test_recorded_updates_train_as_the_eager_step_does(
     assert losses[0] == pytest.approx(losses[1], rel=1e-8)
 
 
-def test_of_an_epoch_what_fills_whole_calls_is_replayed(run: Callable[..., Any], recorded: list[str]) -> None:
-    # 21 mini-batches and a smaller one: two calls of eight in each of two epochs, and the first replay of all, a trial.
+def test_all_full_mini_batches_of_an_epoch_are_replayed(run: Callable[..., Any], recorded: list[str]) -> None:
+    # Each of two epochs has 21 mini-batches and a smaller one: two calls of eight updates, and five of one. Each of the
+    # two graphs has a trial replay.
     run("data.train_size=430", "data.batch_size=20", "data.val_size=100")
-    assert len(recorded) == 2 * 2 + 1
+    assert len(recorded) == 2 * (2 + 5) + 2
 
 
 def test_a_recorded_run_that_was_stopped_goes_on_to_the_bit(

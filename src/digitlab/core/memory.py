@@ -8,7 +8,13 @@ import torch
 from digitlab.core.errors import RunError
 
 # Messages of torch's CPU allocator, the operating system, C++, and Python's threading (each thread needs a stack).
-_SIGNS_OF_NO_MEMORY = ("can't allocate memory", "Cannot allocate memory", "bad_alloc", "can't start new thread")
+_SIGNS_OF_NO_MEMORY = (
+    "can't allocate memory", "Cannot allocate memory", "bad_alloc", "can't start new thread",
+    # Messages of CUDA and of its libraries, which allocate workspaces of their own; a plain RuntimeError as well.
+    "CUDA out of memory", "HIP out of memory", "CUDA error: out of memory", "cudaErrorMemoryAllocation",
+    "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
+)  # fmt: skip
 
 
 @contextmanager

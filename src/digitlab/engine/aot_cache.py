@@ -8,6 +8,7 @@ import hashlib
 import logging
 import os
 import platform
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from digitlab.core.abilities import abilities
 from digitlab.core.errors import DigitlabError
 
 log = logging.getLogger(__name__)
@@ -25,10 +27,15 @@ log = logging.getLogger(__name__)
 # Below this many operations in the forward pass of a mini-batch, a network spends most of its time between operations.
 # Several updates in one call save that time; larger networks would only take longer to compile.
 _SMALL_NETWORK_FLOPS = 3e7
+# A GPU is so fast that launching the operations takes most of the time for larger networks, too.
+_SMALL_NETWORK_FLOPS_ON_GPU = 3e10
 _STEPS_OF_SMALL_NETWORKS = 8
 # For compile=auto: how long it takes to load a library that an earlier run has compiled, and to compile one.
 _LOAD_SECONDS = 1.0
 _COMPILE_SECONDS = 30.0
+
+# Where this process keeps its libraries if the user's cache is not usable; deleted when the process ends.
+_temporary_folder: tempfile.TemporaryDirectory[str] | None = None
 
 # A function of tensors that returns new tensors; it may change its arguments in place.
 FlatFunction = Callable[..., Sequence[Tensor]]
@@ -55,9 +62,10 @@ def fall_back(error: CompilerError, *, asked: bool) -> None:
     log.log(logging.WARNING if loud else logging.INFO, "%s: %s; training without", error.topic, error)
 
 
-def steps_per_execution(flops: float) -> int:
-    """How many updates one call makes, for a network with ``flops`` in the forward pass of a mini-batch."""
-    return _STEPS_OF_SMALL_NETWORKS if flops < _SMALL_NETWORK_FLOPS else 1
+def steps_per_execution(flops: float, device: torch.device) -> int:
+    """How many updates one call makes on ``device``; ``flops`` counts the forward pass of a mini-batch."""
+    small = _SMALL_NETWORK_FLOPS_ON_GPU if abilities(device).cuda_graphs else _SMALL_NETWORK_FLOPS
+    return _STEPS_OF_SMALL_NETWORKS if flops < small else 1
 
 
 def compiling_pays(saved_seconds: float, *, always: bool) -> bool:
@@ -97,19 +105,38 @@ def compile_or_load(
         name = _fingerprint(function(1), first, dynamic, steps)
     except Exception as error:
         raise _as_compiler_error(error) from error
-    folder = cache_folder()
-    # Libraries in this folder are executed, so nobody else may write to it.
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = folder / f"{name}.pt2"
-    # Runs of a sweep that start at the same time compile once; the others wait for the lock.
-    with FileLock(folder / f"{name}.lock"):
-        if not path.exists():
-            if not may_compile:
-                raise NoGainError("it would take longer to compile than it saves")
-            started_at = time.perf_counter()
-            _compile(function(steps), examples(steps), dynamic, path)
-            log.info("compiled %d updates in %.0f s, for later runs too", steps, time.perf_counter() - started_at)
-        return _load(path)
+    path = _writable_cache_folder() / f"{name}.pt2"
+    try:
+        # Runs of a sweep that start at the same time compile once; the others wait for the lock.
+        with FileLock(path.with_suffix(".lock")):
+            if not path.exists():
+                if not may_compile:
+                    raise NoGainError("it would take longer to compile than it saves")
+                started_at = time.perf_counter()
+                _compile(function(steps), examples(steps), dynamic, path)
+                log.info("compiled %d updates in %.0f s, for later runs too", steps, time.perf_counter() - started_at)
+            return _load(path)
+    except OSError as error:
+        raise _as_compiler_error(error) from error
+
+
+def _writable_cache_folder() -> Path:
+    """``cache_folder``, or a folder for this process alone if that one cannot be made or written to."""
+    global _temporary_folder
+    if _temporary_folder is not None:
+        return Path(_temporary_folder.name)
+    try:
+        folder = cache_folder()
+        # Libraries in this folder are executed, so nobody else may write to it.
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Opening a file is the only sure test: a folder may be on a read-only file system.
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except (OSError, RuntimeError) as error:
+        # Path.home() raises RuntimeError without HOME if the user id has no name, as in some containers.
+        log.warning("compile: no folder for compiled libraries (%s); later runs compile again", error)
+    _temporary_folder = tempfile.TemporaryDirectory(prefix="digitlab-compiled-")
+    return Path(_temporary_folder.name)
 
 
 def _load(path: Path) -> CompiledCall:
@@ -163,7 +190,8 @@ def _traced(function: FlatFunction, arguments: list[Tensor], dynamic: Sequence[b
         context: Any = StatelessSymbolicContext(dynamic_sizes=sizes)
         source = ConstantSource(f"argument_{number}")
         fake_tensors.append(mode.from_tensor(argument, source=source, symbolic_context=context))
-    with mode, enable_python_dispatcher():
+    # Backward on a GPU usually runs in a thread of its own, where the modes that record operations are not active.
+    with torch.autograd.set_multithreading_enabled(False), mode, enable_python_dispatcher():
         graph: torch.fx.GraphModule = make_fx(function)(*fake_tensors)
     return graph
 
@@ -180,7 +208,12 @@ def _fingerprint(function: FlatFunction, arguments: list[Tensor], dynamic: Seque
         for argument, is_dynamic in zip(arguments, dynamic, strict=True)
     ]
     machine = (platform.machine(), torch.backends.cpu.get_cpu_capability(), torch.get_num_threads())
-    facts: tuple[Any, ...] = (graph.code, shapes, steps, torch.__version__, torch.version.git_version, machine)
+    # The compiler chooses kernels by the precision of matrix products, and GPU code runs on its own architecture only.
+    precision = (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32)
+    devices = {argument.device for argument in arguments}
+    gpus = sorted(torch.cuda.get_device_capability(device) for device in devices if device.type == "cuda")
+    versions = (torch.__version__, torch.version.git_version, torch.version.cuda)
+    facts: tuple[Any, ...] = (graph.code, shapes, steps, versions, machine, precision, gpus)
     digest = hashlib.sha256(repr(facts).encode())
     # Tensors that the function closes over are compiled into the library with their values.
     for name, constant in sorted(graph.named_buffers()):

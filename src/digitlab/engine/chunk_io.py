@@ -33,3 +33,9 @@ class ChunkIO:
             rates=self.rates[begin:end], ema_weight=self.ema_weight[begin:end],
             logits=self.logits[:, images], losses=self.losses[begin:end],
         )  # fmt: skip
+
+
+def leading_full_batches(chunk: Chunk) -> int:
+    """How many mini-batches at the beginning of ``chunk`` have the full size: all but, maybe, the last of an epoch."""
+    sizes = chunk.sizes
+    return next((index for index, size in enumerate(sizes) if size != chunk.plan.batch_size), len(sizes))

@@ -16,6 +16,7 @@ from digitlab.core.signals import StopSignal
 from digitlab.data.chunks import Chunk, Position
 from digitlab.data.normalise import Normalise
 from digitlab.engine.aot_cache import CompilerError, fall_back
+from digitlab.engine.chunk_io import leading_full_batches
 from digitlab.engine.compiled_solo import CompiledSteps
 from digitlab.engine.cuda_graph import CudaGraphError
 from digitlab.engine.device import as_numbers
@@ -82,20 +83,34 @@ class ChunkRunner:
         like = self._normalise.scale
         logits = torch.empty(len(chunk.labels), chunk.classes, dtype=like.dtype, device=like.device)
         losses: Losses = []
-        # Compiled calls have a fixed number of full mini-batches; those before and after them run eagerly.
-        begin = end = len(chunk.indices)
-        if self.compiled is not None:
-            begin, end = chunk.full_executions(self.compiled.steps(chunk.plan.batch_size))
-        for first, last, compiled in ((0, begin, None), (begin, end, self.compiled), (end, len(chunk.indices), None)):
+        for first, last, steps in self._parts(chunk):
             if first == last or self._stopped:
                 continue
             part = chunk.part(first, last)
             rows = logits[sum(chunk.sizes[:first]) :][: len(part.labels)]
-            if compiled is None:
+            # A part before this one may have failed to compile, and has set ``compiled`` to None.
+            if self.compiled is None or steps == 0:
                 losses += self._run_eagerly(part, rows, check_each=check_each)
             else:
-                losses += self._run_compiled(part, rows, compiled, check_each=check_each)
+                losses += self._run_compiled(part, rows, self.compiled, steps, check_each=check_each)
         return logits, losses
+
+    def _parts(self, chunk: Chunk) -> list[tuple[int, int, int]]:
+        """The parts of ``chunk``: first mini-batch, last one (exclusive), and updates in a compiled call; 0 if eager.
+
+        Compiled calls have a fixed number of full mini-batches. The mini-batches around them run one by one.
+        """
+        count = len(chunk.indices)
+        if self.compiled is None:
+            return [(0, count, 0)]
+        steps = self.compiled.steps(chunk.plan.batch_size)
+        begin, end = chunk.full_executions(steps)
+        if not self.compiled.captures_single_steps:
+            return [(0, begin, 0), (begin, end, steps), (end, count, 0)]
+        # A graph has one mini-batch size, so a smaller mini-batch at the end of the epoch runs eagerly.
+        full = leading_full_batches(chunk)
+        begin, end = min(begin, full), min(end, full)
+        return [(0, begin, 1), (begin, end, steps), (end, full, 1), (full, count, 0)]
 
     @property
     def _stopped(self) -> bool:
@@ -118,14 +133,15 @@ class ChunkRunner:
                 break
         return losses
 
-    def _run_compiled(self, chunk: Chunk, logits: Tensor, compiled: CompiledSteps, *, check_each: bool) -> Losses:
-        """Run the mini-batches of ``chunk``, which fill whole calls.
+    def _run_compiled(
+        self, chunk: Chunk, logits: Tensor, compiled: CompiledSteps, steps: int, *, check_each: bool
+    ) -> Losses:
+        """Run the mini-batches of ``chunk``, which fill whole calls of ``steps`` updates.
 
         With ``check_each`` a call that leaves nan or infinity is rolled back and repeated eagerly, which finds the
         faulty mini-batch.
         """
         losses: list[Tensor] = []
-        steps = compiled.steps(chunk.plan.batch_size)
         blocks = zip(chunk.blocks(steps, self._loss.encode), logits.split(steps * chunk.plan.batch_size), strict=True)
         compiled.start_steps(self.position.total_steps, len(chunk.indices))
         for call, ((pixels, targets), rows) in enumerate(blocks):
@@ -135,7 +151,7 @@ class ChunkRunner:
                 outputs = compiled(pixels, targets, self.position.total_steps)
             except CompilerError as error:
                 fall_back(error, asked=compiled.always or isinstance(error, CudaGraphError))
-                # Only the first call can fail, when it compiles or captures, so nothing of this chunk is done yet.
+                # Only the first call can fail, when it compiles or captures, so nothing of this part is done yet.
                 self.compiled = None
                 return self._run_eagerly(chunk, logits, check_each=check_each)
             if check_each and not self._finite(outputs.losses.unbind()):

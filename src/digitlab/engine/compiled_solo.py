@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from digitlab.core.abilities import abilities
 from digitlab.data.normalise import Normalise
 from digitlab.engine.aot_cache import (
     CompiledCall,
@@ -70,6 +71,8 @@ class CompiledSteps:
         autocast_dtype: torch.dtype | None,
         gradient_clip_norm: float | None,
     ) -> None:
+        if compiling and not abilities(normalise.scale.device).float64:
+            raise CompilerError("learning rates are float64, which this device does not have")
         self.always = compiling is True
         self._learning_rate, self._ema_weight_at = learning_rate, ema_weight
         self._device = normalise.scale.device
@@ -97,13 +100,23 @@ class CompiledSteps:
         self._state_and_constants = (self._run_state, constants)
         self._state_tensors = tensors_in(self._state_and_constants)
         self._flops = flops
-        self._call: CompiledCall | None = None
-        # Spent on compiling and recording so far, successful or not. It does not count as training time.
+        # By the number of updates in a call.
+        self._calls: dict[int, CompiledCall] = {}
+        # Time spent on compiling and capturing, successful or not. It does not count as training time.
         self.compile_seconds = 0.0
+
+    @property
+    def captures_single_steps(self) -> bool:
+        """Whether a call may also make one update.
+
+        A graph of one update is captured in no time, so that mini-batches which fill no whole call need not run
+        eagerly. A library of one update would take half a minute to compile.
+        """
+        return self._graph_capture is not None and not self._compiling
 
     def steps(self, batch_size: int) -> int:
         """S for mini-batches of ``batch_size``."""
-        return steps_per_execution(batch_size * self._flops)
+        return steps_per_execution(batch_size * self._flops, self._device)
 
     def _decide_whether_to_compile(self, steps_ahead: int) -> None:
         """For ``compile=auto``: load a library, or compile one, only if that pays off in ``steps_ahead``."""
@@ -131,16 +144,17 @@ class CompiledSteps:
     def __call__(self, pixels: Tensor, targets: Tensor, step: int) -> Outputs:
         """Train on pixels (S, n, C, H, W) and encoded targets (S, n, ...); the first mini-batch is number ``step``.
 
-        The first call loads or compiles the library and captures the graph. It raises ``CompilerError`` if that fails.
+        The first call for each S loads or compiles the library and captures the graph; it raises ``CompilerError`` if
+        that fails.
         """
         inputs = self._arguments(pixels, targets, step)
-        if self._call is None:
+        if len(pixels) not in self._calls:
             started_at = time.perf_counter()
             try:
-                self._call = self._make_call(pixels, targets, step, inputs)
+                self._calls[len(pixels)] = self._make_call(pixels, targets, step, inputs)
             finally:
                 self.compile_seconds += time.perf_counter() - started_at
-        return Outputs(*self._call(inputs))
+        return Outputs(*self._calls[len(pixels)](inputs))
 
     def finish_steps(self, step: int) -> None:
         """Write the number of updates made, ``step``, to the optimizer's own state; compiled calls do not."""

@@ -46,9 +46,16 @@ def cuda_graph(work: Callable[[], list[Tensor]]) -> tuple[Callable[[], None], li
             work()
     torch.cuda.current_stream().wait_stream(side_stream)
     graph = torch.cuda.CUDAGraph()
-    # Threads that write events and checkpoints may use CUDA meanwhile; only this thread's work is captured.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        results = work()
+    stream = torch.cuda.current_stream()
+    try:
+        # Threads that write events and checkpoints may use CUDA meanwhile; only this thread's work is captured.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            results = work()
+    except BaseException:
+        # If the end of the capture fails as well, torch does not return to the stream from before it. Eager updates
+        # would run on the private stream, unordered with everything else.
+        torch.cuda.set_stream(stream)
+        raise
     return graph.replay, results
 
 
@@ -75,7 +82,8 @@ class CudaGraph:
             zeros = [torch.zeros_like(result) for result in self._results]
             replay_is_correct = _agrees([*self._results, *state], expected, [*zeros, *state_before])
         except Exception as error:
-            raise CudaGraphError(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}") from error
+            first = _first_error(error)
+            raise CudaGraphError(f"{type(first).__name__}: {str(first).strip().partition(chr(10))[0]}") from error
         finally:
             _copy_into(state, state_before)
         if not replay_is_correct:
@@ -91,6 +99,13 @@ class CudaGraph:
         self._replay()
         # The next replay overwrites the results in place, so the caller gets copies.
         return _clone(self._results)
+
+
+def _first_error(error: BaseException) -> BaseException:
+    """The error that came first. What fails within a capture also fails its end, and that error hides the reason."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__ or error
+    return error
 
 
 def _clone(tensors: Sequence[Tensor]) -> list[Tensor]:

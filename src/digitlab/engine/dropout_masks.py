@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Size, Tensor, nn
 
+from digitlab.core.abilities import abilities
 from digitlab.data.seeding import stream_seed
 
 
@@ -56,9 +57,11 @@ class DropoutMasks:
 
         A dropped value has 0, all others have 1 / (1 - rate).
         """
+        # The generator of the device alone: torch.manual_seed would seed those of all devices, once for each draw.
+        generator = abilities(self._device).default_generator(self._device)
         drawn: list[list[Tensor]] = []
         for seed, rate in self._draws:
-            torch.manual_seed(seed ^ step)
+            generator.manual_seed(seed ^ step)
             # Dropout of ones is the mask itself, drawn by the same kernel as in the solo run.
             drawn.append([F.dropout(self._ones(images, shape), rate) for shape in self._shapes])
         return [torch.stack(masks).index_select(0, self._draw_of_member) for masks in zip(*drawn, strict=True)]
@@ -81,9 +84,7 @@ def make_dropout_masks(
     dtype: torch.dtype,
 ) -> DropoutMasks | None:
     """The masks of members with these ``networks`` and ``seeds``; None if no member has dropout."""
-    rates = [
-        next((layer.p for layer in network.modules() if isinstance(layer, nn.Dropout)), 0.0) for network in networks
-    ]
+    rates = [dropout_rate(network) for network in networks]
     if not any(rates):
         return None
     shapes = _shapes(network_with_most_dropout(networks), image_shape)
@@ -99,13 +100,18 @@ def network_with_most_dropout(networks: Sequence[nn.Module]) -> nn.Module:
     return max(networks, key=lambda network: sum(isinstance(layer, nn.Dropout) for layer in network.modules()))
 
 
-def replace_dropout(template: nn.Module) -> nn.Module:
-    """A copy of ``template`` with ``MaskedDropout`` in place of each ``nn.Dropout``."""
+def dropout_rate(network: nn.Module) -> float:
+    """The rate of the dropout layers of ``network``, all of which have the same; 0 without any."""
+    return next((layer.p for layer in network.modules() if isinstance(layer, nn.Dropout)), 0.0)
+
+
+def replace_dropout(template: nn.Module, replacement: type[nn.Module] = MaskedDropout) -> nn.Module:
+    """A copy of ``template`` with a ``replacement`` in place of each ``nn.Dropout``."""
     network = copy.deepcopy(template)
     for name, layer in list(network.named_modules()):
         if isinstance(layer, nn.Dropout):
             parent, _, attribute = name.rpartition(".")
-            setattr(network.get_submodule(parent), attribute, MaskedDropout())
+            setattr(network.get_submodule(parent), attribute, replacement())
     return network
 
 

@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from digitlab.engine.aot_cache import FlatFunction
 from digitlab.engine.device import on_device
-from digitlab.engine.dropout_masks import mask_layers, replace_dropout
+from digitlab.engine.dropout_masks import MaskedDropout, dropout_rate, mask_layers, replace_dropout
 from digitlab.optim.functional import CLIP_EPS, RULES
 from digitlab.optim.losses import Loss
 from digitlab.optim.state import RuleName, RuleState
@@ -119,8 +119,10 @@ class UpdateFunction:
 
     def build(self, steps: int) -> Callable[[State, Constants, Inputs], Outputs]:
         """A function that makes ``steps`` updates. All state is in its arguments, so it can be traced."""
-        # Random numbers could not be traced, so dropout multiplies by masks that are inputs.
-        network = replace_dropout(self.network).train()
+        # Random numbers could not be traced, so dropout multiplies by masks that are inputs. Some networks have dropout
+        # layers even at rate 0: no masks are drawn for these, so the layers do nothing.
+        replacement = MaskedDropout if dropout_rate(self.network) else nn.Identity
+        network = replace_dropout(self.network, replacement).train()
         for tensor in (*network.parameters(), *network.buffers()):
             tensor.requires_grad_(False)
         masks = [f"{name}.mask" for name, _ in mask_layers(network)]

@@ -16,7 +16,7 @@ from digitlab.core.signals import StopSignal
 from digitlab.data.chunks import Chunk, EvaluationBatch
 from digitlab.engine.aot_cache import CompilerError, NoGainError, compiling_pays, fall_back, steps_per_execution
 from digitlab.engine.captured_update import CapturedSteps, CapturedWork
-from digitlab.engine.chunk_io import ChunkIO
+from digitlab.engine.chunk_io import ChunkIO, leading_full_batches
 from digitlab.engine.compiled_update import CompiledStreams
 from digitlab.engine.cpu_tuning import forward_cost
 from digitlab.engine.cuda_graph import CudaGraphError, GraphCapture
@@ -25,10 +25,12 @@ from digitlab.engine.device import on_device
 from digitlab.engine.dropout_masks import make_dropout_masks, network_with_most_dropout
 from digitlab.engine.fused_update import MemberSettings, MemberState, SharedState, StackedUpdateFunction
 from digitlab.engine.member_spec import MemberSpec
-from digitlab.engine.metrics import Counts, confusions
+from digitlab.engine.metrics import Counts
+from digitlab.engine.stacked_evaluation import evaluate_stack
 from digitlab.engine.stacked_loss import StackedLoss
 from digitlab.engine.stacked_optimizer import LearningRates, StackedOptimizer, StackedRule, ema_weights
 from digitlab.engine.stacked_update import StackedBatch, StackedUpdate
+from digitlab.engine.stacking import stack_tensors, stack_values
 from digitlab.engine.vmap_stack import VmapStack
 
 # Called after each update with its losses and learning rates, (M,), and its number, counted from 0 over the whole run.
@@ -36,6 +38,9 @@ UpdateCallback = Callable[[Tensor, Tensor, int], None]
 
 # For compile=auto: what compiling saves in each update of one member.
 _SAVED_SECONDS = 10e-6
+# A population that members have left captures its updates again only for at least so many. Warm-up and trial replay run
+# eight updates half a dozen times, which takes as long as this many replayed updates.
+_FEWEST_STEPS_TO_CAPTURE_AGAIN = 100
 
 
 class StackedRunner:
@@ -48,10 +53,10 @@ class StackedRunner:
         self._template = network_with_most_dropout(networks)
         # Members with the same seed share a stream of mini-batches.
         self._sizes = [len(list(group)) for _, group in groupby(members, key=lambda member: member.seed)]
-        parameters = _stack_tensors([list(network.parameters()) for network in networks])
-        self.buffers = _stack_tensors([list(network.buffers()) for network in networks])
+        parameters = stack_tensors([list(network.parameters()) for network in networks])
+        self.buffers = stack_tensors([list(network.buffers()) for network in networks])
         averages = [member.average for member in members if member.average is not None]
-        self.averages = _stack_tensors([list(average.parameters()) for average in averages])
+        self.averages = stack_tensors([list(average.parameters()) for average in averages])
         kind: type[DenseStack | VmapStack] = DenseStack if DenseStack.fits(self._template) else VmapStack
         self.stack = kind(self._template, parameters, buffers=self.buffers, stream_sizes=self._sizes)
         self._normalise, self._dtype = first.normalise, first.normalise.scale.dtype
@@ -71,8 +76,8 @@ class StackedRunner:
             optimizers, [member.schedule for member in members], steps_per_epoch=first.steps_per_epoch,
             total_steps=[member.total_steps for member in members],
         )  # fmt: skip
-        self._ema_decay = _stack_values([member.ema_decay for member in members])
-        clip_norm = _stack_values([member.gradient_clip_norm for member in members])
+        self._ema_decay = stack_values([member.ema_decay for member in members])
+        clip_norm = stack_values([member.gradient_clip_norm for member in members])
         self._clip_norm = None if clip_norm is None else clip_norm.to(device)
         self._update = StackedUpdate(
             stack=self.stack, loss=self.loss, rule=rule, apply=self.optimizer, averages=self.averages,
@@ -81,6 +86,9 @@ class StackedRunner:
         self.compiling: bool | Literal["auto"] = False
         self.graph_capture: GraphCapture | None = None
         self.fused_updates: CompiledStreams | CapturedSteps | None = None
+        # A graph of one update, for full mini-batches that fill no whole call.
+        self._single_updates: CapturedSteps | None = None
+        self._has_predecessor = False
 
     @cached_property
     def flops(self) -> int:
@@ -101,6 +109,7 @@ class StackedRunner:
     def inherit_from(self, former: "StackedRunner", members: Tensor) -> None:
         """Continue for ``members``, int64 indices into the ``former`` runner's, which are all members of this one."""
         self.optimizer.inherit(members, former.optimizer)
+        self._has_predecessor = True
         self.compiling, self.graph_capture, before = former.compiling, former.graph_capture, former.fused_updates
         # The library fits if the arguments have the same structure. If the last member with dropout or with momentum
         # has left, there are no masks or no moments any more. A CUDA graph never fits: it contains all members.
@@ -124,17 +133,17 @@ class StackedRunner:
         """
         count, sizes = len(chunks[0].sizes), chunks[0].sizes
         chunk_io, table = self._chunk_io(chunks, first=first)
-        # Fused calls make a fixed number of updates; the mini-batches before and after them run eagerly.
+        # Fused calls make a fixed number of updates; the mini-batches before and after them run one by one.
         begin = end = count
         fused = self.fused_updates if callback is None else None
         if fused is not None:
             begin, end = chunks[0].full_executions(fused.steps)
-        done = self._run_eagerly(chunk_io.part(0, begin), stop_signal, callback)
+        done = self._run_one_by_one(chunk_io.part(0, begin), stop_signal, callback)
         if fused is not None and done == begin < end:
             done += fused.run_chunk(chunk_io.part(begin, end), stop_signal)
             self.optimizer.state.step.fill_(first + done)
         if done == end < count:
-            done += self._run_eagerly(chunk_io.part(end, count), stop_signal, callback)
+            done += self._run_one_by_one(chunk_io.part(end, count), stop_signal, callback)
         self.optimizer.state.step.fill_(first + done)
         return chunk_io.logits[:, : sum(sizes[:done])], chunk_io.losses[:done], table[:done]
 
@@ -155,6 +164,17 @@ class StackedRunner:
             logits=torch.empty(self._members, sum(sizes), self._classes, dtype=self._dtype, device=self._device),
         )  # fmt: skip
         return chunk_io, table
+
+    def _run_one_by_one(self, chunk_io: ChunkIO, stop_signal: StopSignal, callback: UpdateCallback | None) -> int:
+        """Make the updates around fused calls: by graphs of one update where there are any, otherwise eagerly."""
+        if self._single_updates is None or callback is not None:
+            return self._run_eagerly(chunk_io, stop_signal, callback)
+        full = leading_full_batches(chunk_io.chunks[0])
+        done = self._single_updates.run_chunk(chunk_io.part(0, full), stop_signal) if full else 0
+        self.optimizer.state.step.fill_(chunk_io.first + done)
+        if done < full:
+            return done
+        return done + self._run_eagerly(chunk_io.part(full, len(chunk_io.losses)), stop_signal, callback)
 
     def _run_eagerly(self, chunk_io: ChunkIO, stop_signal: StopSignal, callback: UpdateCallback | None) -> int:
         """Make one update after the other; return how many. After a signal these are not all."""
@@ -199,7 +219,13 @@ class StackedRunner:
         ``first`` is the number of their first mini-batch, counted from 0 over the whole run.
         ``compiling="auto"`` decides by ``steps_ahead``. A failure is logged, and training continues eagerly.
         """
-        if self.fused_updates is not None or not (self.graph_capture or self.compiling):
+        if not (self.graph_capture or self.compiling):
+            return
+        if self.fused_updates is not None:
+            self._prepare_single_updates(chunks, first=first)
+            return
+        # Each time members leave, the others would have to capture anew, which costs as much as dozens of updates.
+        if self.graph_capture is not None and self._has_predecessor and steps_ahead < _FEWEST_STEPS_TO_CAPTURE_AGAIN:
             return
         asked = self.compiling is True
         try:
@@ -207,6 +233,7 @@ class StackedRunner:
                 raise CompilerError("populations are compiled on a processor only")
             if self.graph_capture is not None:
                 self.fused_updates = self._capture(chunks, self.graph_capture, first=first)
+                self._prepare_single_updates(chunks, first=first)
             else:
                 self.fused_updates = self._load_compiled(chunks[0], steps_ahead=steps_ahead)
         except CompilerError as error:
@@ -221,7 +248,7 @@ class StackedRunner:
         # Members with convolutions train one after another on a CPU, so one call saves nothing.
         if not isinstance(self.stack, DenseStack):
             raise NoGainError("convolutions gain nothing together")
-        steps = steps_per_execution(chunk.plan.batch_size * self.flops)
+        steps = steps_per_execution(chunk.plan.batch_size * self.flops, self._device)
         if steps == 1:
             raise NoGainError("networks this large gain little together")
         begin, end = chunk.full_executions(steps)
@@ -235,19 +262,40 @@ class StackedRunner:
 
     def _capture(self, chunks: Sequence[Chunk], graph_capture: GraphCapture, *, first: int) -> CapturedSteps | None:
         """Capture updates for mini-batches as in ``chunks``; None if a chunk has too few for one call."""
-        batch_size = chunks[0].plan.batch_size
-        steps = steps_per_execution(batch_size * self.flops)
+        steps = steps_per_execution(chunks[0].plan.batch_size * self.flops, self._device)
         begin, end = chunks[0].full_executions(steps)
         if begin == end:
             return None
+        chunk_io, _ = self._chunk_io(chunks, first=first)
+        return self._captured(chunk_io.part(begin, end), graph_capture, steps)
+
+    def _prepare_single_updates(self, chunks: Sequence[Chunk], *, first: int) -> None:
+        """Capture a graph of one update, if there is one of several and ``chunks`` do not fill its calls."""
+        fused = self.fused_updates
+        if self.graph_capture is None or self._single_updates is not None or not isinstance(fused, CapturedSteps):
+            return
+        begin, end = chunks[0].full_executions(fused.steps)
+        full = leading_full_batches(chunks[0])
+        if begin == 0 and end == full:
+            return
+        chunk_io, _ = self._chunk_io(chunks, first=first)
+        try:
+            self._single_updates = self._captured(chunk_io.part(0, full), self.graph_capture, 1) if full else None
+        except CudaGraphError as error:
+            self.graph_capture = None
+            fall_back(error, asked=True)
+
+    def _captured(self, chunk_io: ChunkIO, graph_capture: GraphCapture, steps: int) -> CapturedSteps:
+        """Capture ``steps`` updates of ``chunk_io``, which has at least so many mini-batches of the full size.
+
+        With the learning rates of these mini-batches the trial replay moves the weights, so that it tells whether the
+        graph really makes updates.
+        """
         work = CapturedWork(
             update=self._update, normalise=self._normalise, loss=self.loss, stream_of=self._stream_of, steps=steps
         )
         captured = CapturedSteps(work=work, state=self.state_tensors(), masks=self._masks)
-        # With the learning rates of these mini-batches the trial replay moves the weights, so that it tells whether the
-        # graph really makes updates.
-        chunk_io, _ = self._chunk_io(chunks, first=first)
-        captured.capture(chunk_io.part(begin, end), graph_capture)
+        captured.capture(chunk_io, graph_capture)
         return captured
 
     def _compiled(
@@ -266,33 +314,9 @@ class StackedRunner:
 
     # Evaluation -------------------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def evaluate(self, batches: Iterable[EvaluationBatch]) -> list[Counts]:
         """The counts of each member over the images of ``batches``, by the averaged weights if members have them."""
-        confusion = torch.zeros(self._members, self._classes, self._classes, dtype=torch.int64, device=self._device)
-        sums = torch.zeros(self._members, dtype=torch.float64, device=self._device)
         weights = self.averages or self.stack.parameters
-        for batch in batches:
-            logits = self.stack.evaluate(self._normalise(batch.images), weights)
-            targets = self.loss.encode(batch.labels, self._classes)
-            losses = self.loss(logits, targets.expand(self._members, *targets.shape))
-            sums += losses.double().sum(1)
-            confusion += confusions(logits, batch.labels.expand(self._members, -1))
-        # The host waits for the device only here, once for all batches.
-        return [Counts(of_member, loss_sum) for of_member, loss_sum in zip(confusion, sums.tolist(), strict=True)]
-
-
-def _stack_values(values: Sequence[float | None]) -> Tensor | None:
-    """float64 (M,), on the host; None if no member has a value: in a population all have one, or none."""
-    present = [value for value in values if value is not None]
-    return torch.tensor(present, dtype=torch.float64) if present else None
-
-
-def _stack_tensors(tensors: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-    """Stack lists of tensors, one list per member; rows keep their memory layout, for example channels last."""
-    stacked = []
-    for rows in zip(*tensors, strict=True):
-        first = rows[0]
-        whole = first.new_empty_strided((len(rows), *first.shape), (first.numel(), *first.stride()))
-        stacked.append(torch.stack([tensor.detach() for tensor in rows], out=whole))
-    return stacked
+        return evaluate_stack(
+            self.stack, weights, batches, normalise=self._normalise, loss=self.loss, classes=self._classes
+        )

@@ -45,6 +45,9 @@ _NETWORKS = (Linear, MLP, LeNet, CNN)
 # a convolution gains nothing by being mapped.
 _DENSE_BYTES = 10 << 20
 _MOST_MEMBERS = 128
+# A GPU trains so many small networks in little more than the time of one. If its memory does not suffice, the
+# population is halved.
+_MOST_MEMBERS_ON_GPU = 256
 # What each member keeps open: three event files and its folder's lock. Beside them the process has some of its own.
 _FILES_OF_MEMBER = 4
 _OTHER_FILES = 100
@@ -165,7 +168,7 @@ def most_members(experiment: Experiment) -> int:
     """How many such members train fastest together, by what their weights take of the cache."""
     network = without_memory(experiment.model, experiment.data)
     if device_of(experiment).type != "cpu":
-        return _MOST_MEMBERS
+        return _MOST_MEMBERS_ON_GPU
     room = _DENSE_BYTES if DenseStack.fits(network) else 0
     member_bytes = 4 * sum(parameter.numel() for parameter in network.parameters())
     return min(max(room // member_bytes, 1), _MOST_MEMBERS)

@@ -11,6 +11,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
+from digitlab.core.abilities import abilities
 from digitlab.core.signals import Interrupted, StopSignal
 from digitlab.data.chunks import Chunk, ChunkLoader
 from digitlab.engine.cpu_tuning import threads, worthwhile_threads
@@ -27,6 +28,8 @@ from digitlab.training.setup import chunk_plan, read_data
 
 # Mini-batches between two looks at the losses and the signal, where nothing was asked for.
 _CHUNK_LENGTH = 64
+# On a GPU a mini-batch takes a fraction of the time, and the host waits for the device at the end of each chunk.
+_CHUNK_LENGTH_ON_GPU = 256
 # Members that write their checkpoints at the same time.
 _WRITERS = 8
 
@@ -101,7 +104,8 @@ class Population:
 
     def _loader(self, member: Member) -> ChunkLoader:
         plan = chunk_plan(member.job.experiment)
-        plan = replace(plan, chunk_length=plan.chunk_length or _CHUNK_LENGTH)
+        default = _CHUNK_LENGTH_ON_GPU if abilities(self.device).cuda_graphs else _CHUNK_LENGTH
+        plan = replace(plan, chunk_length=plan.chunk_length or default)
         # The augmentation has no numbers of its own that could differ, and draws by the seed of the plan.
         return self.data.chunks(plan, self.position)
 

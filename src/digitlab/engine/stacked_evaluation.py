@@ -1,0 +1,40 @@
+"""Evaluates the stacked networks of a population on the same images; ``StackedRunner`` uses it for validation."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from digitlab.data.chunks import EvaluationBatch
+from digitlab.engine.dense_stack import DenseStack
+from digitlab.engine.metrics import Counts, confusions
+from digitlab.engine.stacked_loss import StackedLoss
+from digitlab.engine.vmap_stack import VmapStack
+
+
+@torch.no_grad()
+def evaluate_stack(
+    stack: DenseStack | VmapStack,
+    weights: Sequence[Tensor],
+    batches: Iterable[EvaluationBatch],
+    *,
+    normalise: nn.Module,
+    loss: StackedLoss,
+    classes: int,
+) -> list[Counts]:
+    """The counts of each member over the images of ``batches``.
+
+    ``weights`` are shaped like the parameters of ``stack``, (M, ...): these, or their moving averages.
+    """
+    members, device = len(weights[0]), weights[0].device
+    confusion = torch.zeros(members, classes, classes, dtype=torch.int64, device=device)
+    sums = torch.zeros(members, dtype=torch.float64, device=device)
+    for batch in batches:
+        logits = stack.evaluate(normalise(batch.images), weights)
+        targets = loss.encode(batch.labels, classes)
+        losses = loss(logits, targets.expand(members, *targets.shape))
+        # Float64 sums: each has thousands of terms.
+        sums += losses.double().sum(1)
+        confusion += confusions(logits, batch.labels.expand(members, -1))
+    # The host waits for the device only here, once for all batches.
+    return [Counts(of_member, loss_sum) for of_member, loss_sum in zip(confusion, sums.tolist(), strict=True)]
