@@ -82,11 +82,11 @@ class OptunaSweeper(Sweeper):
         return processes if isinstance(processes, int) else os.cpu_count() or 1
 
     def _members(self, example: Sequence[str]) -> int:
-        from digitlab.population.grouping import most_members
+        from digitlab.population.grouping import preferred_members
         from digitlab.training.experiment import Experiment
 
         try:
-            return most_members(Experiment.from_config(self._compose(example), typed=example))
+            return preferred_members(Experiment.from_config(self._compose(example), typed=example))
         except ConfigError:
             return 1  # of the trial's own refusal the user hears when it runs
 

@@ -1,7 +1,7 @@
-"""``hydra/launcher=vectorized``: the jobs of a sweep that differ only in numbers train together, as populations.
+"""``hydra/launcher=vectorized``: jobs of a sweep that differ only in numbers train together, as populations.
 
-Hydra imports this at every start, so nothing here imports torch before jobs are launched. Folders, configurations, logs
-and the returns of jobs are Hydra's own: what a job does when Hydra runs it is to register for a population.
+Hydra imports this module at every start, so it imports torch only when jobs are launched. Hydra makes the folder,
+configuration and log of each job: it runs the job with a function that only registers it for a population.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 
 class VectorizedLauncher(JobLauncher):
-    """Trains populations of ``max_members`` at most; ``auto`` chooses by memory and cache.
+    """Trains populations of at most ``max_members``; ``auto`` chooses the number by the CPU's cache or the device.
 
-    A job that can't be grouped runs as ``hydra/launcher=basic`` would run it. With ``over``, the name of one of
-    ``launchers``, each population, and each job that is in none, is one job of that launcher.
+    A job that cannot be grouped runs as with ``hydra/launcher=basic``. ``over`` names one of ``launchers``, which then
+    runs each population, and each single job, as one job of its own.
     """
 
     def __init__(self, max_members: int | str = "auto", over: str | None = None, **launchers: WorkersLauncher) -> None:
@@ -40,9 +40,9 @@ class VectorizedLauncher(JobLauncher):
         self.max_members, self.over, self._launchers = max_members, over, launchers
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the jobs; their returns come in the order of ``job_overrides``.
+        """Run the jobs and return their results in the order of ``job_overrides``.
 
-        Raises ``ConfigError`` where ``max_members`` is neither ``auto`` nor a count, or ``over`` can't be used.
+        Raises ``ConfigError`` if ``max_members`` is neither ``auto`` nor a count, or if ``over`` cannot be used.
         """
         most, pool = self._max_members(), self._pool()
         prepared = {job.number: job for job in self.prepare(job_overrides, initial_job_idx)}
@@ -95,7 +95,7 @@ class VectorizedLauncher(JobLauncher):
     def _spread(
         self, pool: Pool, populations: Sequence[Sequence[Job]], left: Sequence[Prepared]
     ) -> dict[int, JobReturn]:
-        """The returns of all jobs that are ``left``, from processes that each train a population or a single job."""
+        """Train the jobs that are ``left`` in other processes, each for a population or a single job."""
         assert self.over is not None
         by_number = {job.number: job for job in left}
         groups = [[by_number.pop(job.number) for job in population] for population in populations]
@@ -104,7 +104,7 @@ class VectorizedLauncher(JobLauncher):
         return {job.number: done for job, done in spread}
 
     def _register(self, job: Prepared, jobs: list[Job]) -> JobReturn:
-        """Have Hydra make the folder of a job, and add the job to ``jobs`` unless its run has finished before."""
+        """Let Hydra make the folder of a job; add the job to ``jobs`` unless an earlier run has finished it."""
 
         def register(task_config: DictConfig) -> float | None:
             folder = RunFolder(Path(HydraConfig.get().runtime.output_dir))
@@ -117,12 +117,12 @@ class VectorizedLauncher(JobLauncher):
 
 
 def _ended(done: JobReturn) -> bool:
-    """Whether a job that is registered has nothing left to do: a refused one is to fail as it would alone."""
+    """Whether a registered job is done. A job that failed here runs alone, so that it fails as a solo run does."""
     return done.status == JobStatus.COMPLETED
 
 
 def _job(number: int, config: DictConfig, folder: RunFolder) -> Job:
-    """Raises ``ConfigError`` or ``RunError``: then the job runs alone, and is told to have failed as any other."""
+    """The job of a run folder. If this raises ``ConfigError`` or ``RunError``, the job runs alone and fails there."""
     from digitlab.population.member import Job
     from digitlab.results.checkpoint import newest_good
     from digitlab.training.experiment import Experiment
@@ -144,7 +144,7 @@ def _populations(jobs: Sequence[Job], most: int | None) -> list[list[Job]]:
 
 
 def _train(jobs: Sequence[Job]) -> list[tuple[Job, Exception | None]]:
-    """Each job with the error that ended it, or None. Ends the process after a signal."""
+    """Train a population; return each job with the error that ended it, or None. A signal ends the process."""
     from digitlab.core.signals import Interrupted
     from digitlab.population.train import train_together
 

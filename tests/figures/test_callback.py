@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from digitlab.config.compose import compose
 from digitlab.core.errors import ConfigError, RunError
 from digitlab.figures.batch_log import nll_and_correct, read_batch_log
-from digitlab.population.grouping import kinship
+from digitlab.population.grouping import group_key
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
 from digitlab.training import train
@@ -148,7 +148,7 @@ def test_a_resumed_run_continues_its_batch_log(logged_run, tmp_path):
 def test_a_run_with_a_batch_log_does_not_join_a_population():
     for overrides, together in (([], True), (["figures.each_epoch=true"], True), (["figures.log_batches=true"], False)):
         config = compose([*RUN, *overrides])
-        assert (kinship(config, Experiment.from_config(config)) is not None) == together
+        assert (group_key(config, Experiment.from_config(config)) is not None) == together
 
 
 def test_nll_and_correct_of_known_scores():

@@ -11,7 +11,7 @@ from digitlab.config.compose import compose
 from digitlab.core.signals import StopSignal
 from digitlab.engine import compiled_update as compiled
 from digitlab.engine.aot_cache import CompiledCall, FlatFunction
-from digitlab.population.grouping import level
+from digitlab.population.grouping import align_starts
 from digitlab.population.member import Job, Member
 from digitlab.population.trainer import Population
 from digitlab.results.checkpoint import read_checkpoint
@@ -62,7 +62,9 @@ def together(tmp_path: Path) -> Callable[..., list[Member]]:
                 )
             )
         stop_signal = StopSignal()
-        population = Population(level(made) if resume else made, device=torch.device("cpu"), stop_signal=stop_signal)
+        population = Population(
+            align_starts(made) if resume else made, device=torch.device("cpu"), stop_signal=stop_signal
+        )
         with stop_signal:
             population.train()
         return sorted(population.all_members, key=lambda member: member.job.number)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from digitlab.config.compose import compose
-from digitlab.population.grouping import kinship, most_members, populations, split
+from digitlab.population.grouping import group_key, populations, preferred_members, split
 from digitlab.population.member import Job
 from digitlab.results.folder import RunFolder
 from digitlab.training.experiment import Experiment
@@ -19,7 +19,7 @@ def _job(*overrides: str, number: int = 0) -> Job:
 
 
 def _kin(one: list[str], other: list[str]) -> bool:
-    first, second = (kinship(job.config, job.experiment) for job in (_job(*one), _job(*other)))
+    first, second = (group_key(job.config, job.experiment) for job in (_job(*one), _job(*other)))
     assert first is not None
     return first == second
 
@@ -81,7 +81,7 @@ def test_runs_that_differ_in_more_are_not(override: str) -> None:
 )
 def test_what_can_not_be_stacked_trains_alone(override: str) -> None:
     job = _job(override)
-    assert kinship(job.config, job.experiment) is None
+    assert group_key(job.config, job.experiment) is None
 
 
 def test_populations_are_no_larger_than_asked_for_and_lose_no_job() -> None:
@@ -103,6 +103,7 @@ def test_split_keeps_the_runs_of_a_seed_together() -> None:
 
 
 def test_on_a_processor_large_networks_train_few_at_a_time_and_convolutions_alone() -> None:
-    sizes = [most_members(_job(*model).experiment) for model in (["model.hidden=[30]"], ["model.hidden=[500,300]"])]
+    models = ["model.hidden=[30]"], ["model.hidden=[500,300]"]
+    sizes = [preferred_members(_job(*model).experiment) for model in models]
     assert sizes[0] > sizes[1] > 1
-    assert most_members(_job("model=lenet").experiment) == 1
+    assert preferred_members(_job("model=lenet").experiment) == 1

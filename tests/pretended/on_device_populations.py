@@ -20,7 +20,7 @@ from digitlab.engine.dense_stack import DenseStack
 from digitlab.engine.stacked_runner import StackedRunner
 from digitlab.engine.vmap_stack import VmapStack
 from digitlab.figures.gallery import FIGURES
-from digitlab.population.grouping import level
+from digitlab.population.grouping import align_starts
 from digitlab.population.member import Job
 from digitlab.population.trainer import Population
 from digitlab.results.checkpoint import read_checkpoint
@@ -60,7 +60,7 @@ def together(tmp_path: Path) -> Callable[..., Population]:
                 )
             )  # fmt: skip
         stop_signal = StopSignal()
-        population = Population(level(made) if resume else made, device=device, stop_signal=stop_signal)
+        population = Population(align_starts(made) if resume else made, device=device, stop_signal=stop_signal)
         with stop_signal:
             population.train()
         return population
@@ -166,11 +166,13 @@ def test_a_resumed_population_ends_as_one_that_was_not_stopped(
         pass
 
     def save_and_die(population: Population) -> None:
-        population._save(lambda member: member.save(population.position, population._state(member), best=False))
+        population._save(
+            lambda member: member.save(population.position, population._optimizer_state(member), best=False)
+        )
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(Population, "_pause", save_and_die)
+        patch.setattr(Population, "_between_chunks", save_and_die)
         with pytest.raises(Killed):
             together(*jobs, device=DEVICE, common=common)
     saved = together(*jobs, device=DEVICE, common=common, resume=True)

@@ -4,7 +4,14 @@ import pytest
 from omegaconf import OmegaConf
 
 from digitlab.core.errors import ConfigError
-from digitlab.population.halving import default_epochs, ended_value, halving_epochs, leaving, refuse_alone, setting_of
+from digitlab.population.halving import (
+    default_epochs,
+    ended_value,
+    halving_epochs,
+    refuse_alone,
+    setting_of,
+    worse_half,
+)
 from digitlab.sweeps.settings import sweep_settings
 
 DEFAULT = {"name": None, "fresh": False, "dry_run": False, "halving": True, "halving_epochs": None}
@@ -21,7 +28,7 @@ def test_the_default_doubles_the_epochs_from_one_halving_to_the_next(max_epochs,
 @pytest.mark.parametrize("mode", ["min", "max"])
 def test_half_of_the_settings_leave_and_none_of_them_is_better_than_one_that_stays(count, mode):
     values = {(str(number),): [(number * 7) % 10, 5.0] for number in range(count)}
-    worse = leaving(values, mode)
+    worse = worse_half(values, mode)
     assert len(worse) == count // 2
     means = {setting: sum(own) / 2 for setting, own in values.items()}
     stay = [means[setting] for setting in values if setting not in worse]
@@ -31,11 +38,11 @@ def test_half_of_the_settings_leave_and_none_of_them_is_better_than_one_that_sta
 
 def test_replicates_stay_or_leave_together_by_their_mean():
     assert setting_of(["seed=0", "optimizer.lr=0.1"]) == setting_of(["optimizer.lr=0.1", "seed=1"])
-    assert leaving({("a",): [0.9, 0.1], ("b",): [0.6, 0.6]}, "max") == {("a",)}
+    assert worse_half({("a",): [0.9, 0.1], ("b",): [0.6, 0.6]}, "max") == {("a",)}
 
 
 def test_a_setting_with_a_failed_member_leaves_first():
-    assert leaving({("a",): [0.9, float("-inf")], ("b",): [0.1, 0.1]}, "max") == {("a",)}
+    assert worse_half({("a",): [0.9, float("-inf")], ("b",): [0.1, 0.1]}, "max") == {("a",)}
 
 
 @pytest.mark.parametrize(

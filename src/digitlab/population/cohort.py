@@ -1,4 +1,7 @@
-"""Who a population began with. Each member's checkpoint says so: it may be killed, and go on without some of them."""
+"""The members that a population began with. Each member's checkpoint contains them.
+
+A population that was killed resumes without the members that had finished, but halving still counts these.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,9 +14,9 @@ from digitlab.results.folder import RunFolder
 
 @dataclass(frozen=True, slots=True)
 class Cohort:
-    """The folders' names of the members that began as ``members``, and the settings of those of them that failed since.
+    """The folder names of all ``members`` at the beginning, and the settings of those that have failed since.
 
-    These are remembered, as the folder of one that failed says nothing while its run is tried again.
+    Failed settings are stored because a failed run's folder is cleared when the run is tried again.
     """
 
     members: list[str]
@@ -21,29 +24,30 @@ class Cohort:
 
     @classmethod
     def of(cls, names: Sequence[str], checkpoints: Sequence[Mapping[str, Any]]) -> "Cohort":
-        """That of members in folders of these ``names``, which begin together or go on from their ``checkpoints``."""
-        members = next((each["members"] for each in checkpoints if each.get("members")), names)
+        """The cohort of members with these folder ``names``, which begin now or resume from their ``checkpoints``."""
+        members = next((checkpoint["members"] for checkpoint in checkpoints if checkpoint.get("members")), names)
         failed_settings = {
-            name: own
-            for each in checkpoints
-            for name, own in each.get("failed_settings", {}).items()
+            name: setting
+            for checkpoint in checkpoints
+            for name, setting in checkpoint.get("failed_settings", {}).items()
             if name not in names
         }
         return cls(list(members), failed_settings)
 
-    def saved(self) -> dict[str, Any]:
-        """What is added to a member's checkpoint."""
+    def checkpoint_fields(self) -> dict[str, Any]:
+        """The fields that every member's checkpoint gets."""
         return asdict(self)
 
     def scores_by_setting(
         self, path: Path, present: Mapping[str, tuple[Setting, float]], *, epoch: int, worst: float
     ) -> dict[Setting, list[float]]:
-        """The values of the members of each setting after ``epoch``, ``worst`` of one that failed.
+        """The scores of the members of each setting after ``epoch``; a failed member has the score ``worst``.
 
-        ``present`` are those of members that are there, by name; the folders of the others lie in ``path``.
+        ``present`` has setting and score of the members in this process, by folder name. Scores of the others are read
+        from their folders in ``path``.
         """
         values: dict[Setting, list[float]] = {}
-        # In the order of the population that began: in one that goes on, those that have ended are not members.
+        # In the order of the first population, because ties are decided by order and a resumed population is smaller.
         for name in self.members:
             if name in present:
                 score: tuple[Setting, float] | None = present[name]

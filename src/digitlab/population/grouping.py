@@ -1,4 +1,7 @@
-"""Which jobs of a sweep may train as one population: those whose configurations differ only in numbers."""
+"""Decides which jobs of a sweep train as one population: those whose configurations differ only in numbers.
+
+The vectorized launcher and the dry run call ``populations``.
+"""
 
 import json
 import logging
@@ -27,7 +30,7 @@ from digitlab.training.experiment import Experiment, without_memory
 
 log = logging.getLogger(__name__)
 
-# What may differ between members besides the seed, the schedule and the choice of the best moment.
+# Settings that may differ between members. The seed, the schedule, early stopping and the monitor may differ as well.
 _NUMBERS = {
     "model": ("dropout",),
     "loss": ("label_smoothing",),
@@ -38,23 +41,23 @@ _NUMBERS = {
     "trainer": ("max_epochs", "gradient_clip_norm", "progress_bar"),
 }  # fmt: skip
 _OTHER_NODES = ("data", "augment", "checkpoint")
-# Networks whose forward pass is known to map over members; one's own trains one by one.
+# Networks whose forward pass is known to be stackable. A network class of the user's own trains alone.
 _NETWORKS = (Linear, MLP, LeNet, CNN)
 
-# On a processor: bytes of the members' weights, up to which sharing the images saves more than the cache loses. There
-# a convolution gains nothing by being mapped.
+# On a CPU: up to so many bytes of weights, sharing the images saves more time than cache misses cost. Convolutions are
+# not faster together there.
 _DENSE_BYTES = 10 << 20
 _MOST_MEMBERS = 128
 # A GPU trains so many small networks in little more than the time of one. If its memory does not suffice, the
 # population is halved.
 _MOST_MEMBERS_ON_GPU = 256
-# What each member keeps open: three event files and its folder's lock. Beside them the process has some of its own.
+# The open files of each member: three event files and the lock of its folder. The process needs some for itself.
 _FILES_OF_MEMBER = 4
 _OTHER_FILES = 100
 
 
-def kinship(config: DictConfig, experiment: Experiment) -> str | None:
-    """What all members of a population have in common, as text; None where the run has to train alone."""
+def group_key(config: DictConfig, experiment: Experiment) -> str | None:
+    """The configuration that all members of a population share, as text; None if the run must train alone."""
     trainer, device = experiment.trainer, device_of(experiment)
     loss = build(experiment.loss, "loss", Loss)
     optimizer = build(experiment.optimizer, "optimizer", Optimizer)
@@ -76,6 +79,7 @@ def kinship(config: DictConfig, experiment: Experiment) -> str | None:
 
 
 def _common(config: DictConfig, experiment: Experiment) -> dict[str, Any]:
+    """The parts of the configuration in which members must not differ, without the numbers in which they may."""
     nodes = OmegaConf.to_container(config, resolve=True)
     assert isinstance(nodes, dict)
     common = {name: nodes[name] for name in _OTHER_NODES}
@@ -93,46 +97,55 @@ def device_of(experiment: Experiment) -> torch.device:
 
 
 def populations(jobs: Iterable[Job], *, max_members: int | None = None) -> list[list[Job]]:
-    """The jobs in groups that train together, of ``max_members`` (None: by cache) and ``most_open`` at most.
+    """Group the jobs that train together.
 
-    Jobs that go on do so with those of their population, where these stand. A group of one trains alone, unless it is
-    what is left of a population (``Job.cohort_members``): as one it goes on to the bit. Raises ``ConfigError`` where
-    a sweep that begins is to be halved, and can't be.
+    A group has at most ``max_members`` jobs (None: as many as train fastest), and at most ``max_open_members``. Jobs
+    that resume stay with the other members of their population that stand at the same step. A group of one trains alone,
+    unless it belonged to a population (``Job.cohort_members``): as a population of one it continues to the bit. Raises
+    ``ConfigError`` if a new sweep is to be halved but cannot be.
     """
-    jobs = level(list(jobs))
+    jobs = align_starts(list(jobs))
     groups: dict[str, list[Job]] = {}
     for job in jobs:
-        key = kinship(job.config, job.experiment)
+        key = group_key(job.config, job.experiment)
         name = f"alone {job.number}" if key is None else f"{key} from {job.start} with {job.cohort_members}"
         groups.setdefault(name, []).append(job)
     parts = []
     for group in groups.values():
-        parts += split(group, min(max_members or most_members(group[0].experiment), most_open()))
-    # Of a sweep that goes on, one run may be left.
+        parts += split(group, min(max_members or preferred_members(group[0].experiment), max_open_members()))
+    # A resumed sweep may have only one run left, so only a new sweep is checked.
     if any(job.number == 0 and job.halving for job in jobs) and all(job.checkpoint is None for job in jobs):
         refuse_alone([len(part) for part in parts], log.warning)
     return parts
 
 
-def level(jobs: Sequence[Job]) -> list[Job]:
-    """``jobs``, of which those that were saved when their population was killed go back to where the others stand."""
+def align_starts(jobs: Sequence[Job]) -> list[Job]:
+    """Let the jobs of each population start at the same step.
+
+    A population may have been killed while it saved its members: some have a newer checkpoint than others. Those go
+    back to their previous checkpoint.
+    """
     groups: dict[tuple[str, ...], list[Job]] = {}
     for job in jobs:
         groups.setdefault(job.cohort_members, []).append(job)
-    # One that failed stayed behind while the others went on, unless it is all of them that something met.
+    # A failed member stayed behind while the others went on, so it does not count, unless all have failed together.
     starts = {
-        together: {job.start.total_steps for job in [job for job in own if not job.failed] or own}
-        for together, own in groups.items()
+        cohort: {job.start.total_steps for job in [job for job in members if not job.failed] or members}
+        for cohort, members in groups.items()
     }
     unsaved = {job.folder.path.name for job in jobs if job.checkpoint is None}
-    return [_back(job, starts[job.cohort_members], unsaved) if job.cohort_members else job for job in jobs]
+    return [
+        _rewind_to_common_start(job, starts[job.cohort_members], unsaved) if job.cohort_members else job for job in jobs
+    ]
 
 
-def _back(job: Job, starts: set[int], unsaved: set[str]) -> Job:
+def _rewind_to_common_start(job: Job, starts: set[int], unsaved: set[str]) -> Job:
+    """``job`` at its previous checkpoint, if that is where the slowest member of its population stands."""
     try:
         previous = read_checkpoint(job.folder.previous) if job.folder.previous.exists() else None
     except RunError:
         return job
+    # The others were killed before their first checkpoint, so all begin again.
     if previous is None and unsaved & set(job.cohort_members):
         return replace(job, checkpoint=None, rewound=True)
     if previous is not None and previous["global_step"] == min(starts) < job.start.total_steps:
@@ -141,9 +154,10 @@ def _back(job: Job, starts: set[int], unsaved: set[str]) -> Job:
 
 
 def split(jobs: Sequence[Job], most: int) -> list[list[Job]]:
-    """``jobs`` in parts of nearly equal size, ``most`` at most.
+    """Split ``jobs`` into parts of nearly equal size, at most ``most`` each.
 
-    Those with one seed stay together as far as can be; where halving compares settings, the replicates of one do.
+    Jobs with the same seed stay together as far as possible, because they share images. With halving, jobs with the
+    same setting do instead, because halving compares settings within a population.
     """
     settings = list(dict.fromkeys(setting_of(job.overrides) for job in jobs))
 
@@ -156,16 +170,16 @@ def split(jobs: Sequence[Job], most: int) -> list[list[Job]]:
     return [jobs[begin:end] for begin, end in pairwise(cuts)]
 
 
-def most_open() -> int:
-    """How many members may have their files open at once in this process, whatever ``max_members`` asks for."""
+def max_open_members() -> int:
+    """The most members whose files this process may have open at once, by the limit of the operating system."""
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if allowed == resource.RLIM_INFINITY:
         return sys.maxsize
     return max((allowed - _OTHER_FILES) // _FILES_OF_MEMBER, 1)
 
 
-def most_members(experiment: Experiment) -> int:
-    """How many such members train fastest together, by what their weights take of the cache."""
+def preferred_members(experiment: Experiment) -> int:
+    """How many such members train fastest together, by how many fit into the CPU's cache."""
     network = without_memory(experiment.model, experiment.data)
     if device_of(experiment).type != "cpu":
         return _MOST_MEMBERS_ON_GPU

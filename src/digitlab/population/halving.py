@@ -1,7 +1,8 @@
-"""Successive halving (Jamieson and Talwalkar, 2016): after given epochs the worse half of a population leaves it.
+"""Successive halving (Jamieson and Talwalkar, 2016): after given epochs the worse half of a population ends.
 
-What leaves is settings: all members that differ only in ``seed``, by their mean. Single members would not do, as the
-luckiest seed of each setting would be left, and means over these are what the table compares.
+It compares settings: all members that differ only in ``seed`` stay or end together, by the mean of their scores. If it
+compared single members, the luckiest seed of each setting would remain, and the table of a sweep, which shows means
+over seeds, would compare different numbers of seeds.
 """
 
 import statistics
@@ -15,12 +16,12 @@ Setting = tuple[str, ...]
 
 
 def setting_of(overrides: Sequence[str]) -> Setting:
-    """What the replicates of a setting have in common."""
+    """The overrides of a run without its seed."""
     return tuple(override for override in overrides if not override.startswith("seed="))
 
 
 def default_epochs(max_epochs: int) -> list[int]:
-    """A half, a quarter, an eighth, … of ``max_epochs``, in order: of 10 these are 1, 2 and 5."""
+    """A half, a quarter, an eighth, ... of ``max_epochs``, in increasing order: 1, 2 and 5 for 10 epochs."""
     epochs = []
     while max_epochs := max_epochs // 2:
         epochs.append(max_epochs)
@@ -28,9 +29,9 @@ def default_epochs(max_epochs: int) -> list[int]:
 
 
 def halving_epochs(epochs: Sequence[int] | None, max_epochs: int) -> list[int]:
-    """After which epochs runs of ``max_epochs`` are halved; ``epochs`` are those asked for, None for the default.
+    """The epochs after which runs of ``max_epochs`` are halved: ``epochs``, or the default if that is None.
 
-    Raises ``ConfigError`` where there is none, or one behind the last.
+    Raises ``ConfigError`` if there is no such epoch, or if one is not before the last.
     """
     if epochs is not None:
         if not epochs or sorted(set(epochs)) != list(epochs) or epochs[-1] >= max_epochs:
@@ -42,11 +43,11 @@ def halving_epochs(epochs: Sequence[int] | None, max_epochs: int) -> list[int]:
     return default_epochs(max_epochs)
 
 
-def leaving(active: Mapping[Setting, Sequence[float]], mode: str) -> set[Setting]:
-    """The worse half, without the one in the middle, of the settings that are ``active``.
+def worse_half(active: Mapping[Setting, Sequence[float]], mode: str) -> set[Setting]:
+    """The worse half of the ``active`` settings, rounded down.
 
-    Each has its members' values of the monitored metric, which is better towards ``mode``, min or max. Of equal ones
-    those that came first stay.
+    ``active`` has the members' monitored values for each setting; ``mode`` says whether "min" or "max" is better. Among
+    settings with equal means the first ones stay.
     """
     means = {setting: statistics.fmean(values) for setting, values in active.items()}
     ranked = sorted(means, key=means.__getitem__, reverse=mode == "max")
@@ -54,9 +55,9 @@ def leaving(active: Mapping[Setting, Sequence[float]], mode: str) -> set[Setting
 
 
 def ended_value(run: RunFolder, epoch: int, worst: float) -> tuple[Setting, float] | None:
-    """The setting of a run that had ended by ``epoch``, and its monitored value, ``worst`` where it failed.
+    """The setting and the score of a run that had ended by ``epoch``; the score is ``worst`` if it failed.
 
-    None of any other run. One that halving ended is none either: its whole setting left with it.
+    None for any other run, and for a run that halving ended, because its whole setting ended with it.
     """
     try:
         result = run.read_result()
@@ -69,9 +70,9 @@ def ended_value(run: RunFolder, epoch: int, worst: float) -> tuple[Setting, floa
 
 
 def refuse_alone(sizes: Sequence[int], tell: Callable[[str], None]) -> None:
-    """Raise ``ConfigError`` where none of the populations, given by their ``sizes``, has anything to halve.
+    """Raise ``ConfigError`` if all populations have size 1, so that there is nothing to halve.
 
-    What trains alone beside others is told.
+    If only some runs train alone, ``tell`` reports how many.
     """
     if max(sizes, default=2) < 2:
         allowed = (

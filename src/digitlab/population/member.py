@@ -1,4 +1,4 @@
-"""One run of a population: its folder, its classifier, whose weights are a row of the population's, and its record."""
+"""One run of a population: its folder, its state, and its classifier, whose weights are views of the stacked ones."""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -36,15 +36,16 @@ from digitlab.training.setup import (
     summarise,
 )
 
-# Makes the "state" of a torch optimiser: only when a checkpoint is written is it needed.
+# Returns the "state" of a torch.optim optimizer. A function, because only checkpoints need it and it copies tensors.
 State = Callable[[], dict[int, dict[str, Tensor]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A run that is to be trained: its checked configuration, its folder, and what was typed for it.
+    """A run to train: its validated configuration, its folder, and the overrides that the user typed.
 
-    ``checkpoint`` is where it goes on, None at the beginning; ``rewound``: it is not the last one that was written.
+    It resumes from ``checkpoint``, or begins if that is None. ``rewound`` means that this is not the newest checkpoint
+    in the folder.
     """
 
     number: int
@@ -57,11 +58,12 @@ class Job:
 
     @property
     def cohort_members(self) -> tuple[str, ...]:
-        """The folders' names of the population that it goes on in; none where it is to begin, or trained alone."""
+        """The folder names of the population that the checkpoint belongs to; empty if there is none."""
         return () if self.checkpoint is None else tuple(self.checkpoint.get("members", ()))
 
     @property
     def start(self) -> Position:
+        """The position at which training starts."""
         return Position() if self.checkpoint is None else Position(**self.checkpoint["position"])
 
     @property
@@ -83,15 +85,15 @@ class Job:
 
     @property
     def halved_after_epoch(self) -> int | None:
-        """After which epoch halving has ended it, where it was killed before it could say so."""
+        """The epoch after which halving ended the run, if it was killed before it wrote that to its result."""
         return self.checkpoint.get("halved_after_epoch") if self.halving and self.checkpoint is not None else None
 
 
 class Member:
-    """Does for one run what Lightning's trainer and the recorder do for a solo run.
+    """Does for one run of a population what Lightning's trainer and ``RunCallback`` do for a solo run.
 
-    ``outcome`` is the best monitored value of a run that has come to its end, or the error that ended it;
-    ``halved_after_epoch`` is set where halving ends it.
+    ``outcome`` is None until the run ends; then it is the monitored value, or the error that ended the run.
+    ``halved_after_epoch`` is set if halving ends the run.
     """
 
     def __init__(self, job: Job, data: ImageData, *, steps_per_epoch: int, cohort: Cohort) -> None:
@@ -110,9 +112,9 @@ class Member:
         self.record = new_record(job.experiment, data, history=history, checkpoint=checkpoint)
 
     def begin(self, samples: npt.NDArray[np.uint8]) -> None:
-        """Open the files of the run; ``samples`` is a picture of training images, uint8 (rows, columns, RGBA)."""
+        """Open the run's files; ``samples`` is a picture of training images, uint8 (rows, columns, RGBA)."""
         job = self.job
-        # What the last attempt came to is no longer so.
+        # The result of an earlier attempt is not valid any more.
         job.folder.result.unlink(missing_ok=True)
         if job.rewound:
             _rewind(job)
@@ -139,14 +141,14 @@ class Member:
         assert self.record.writer is not None
         return self.record.writer
 
-    def live_in(self, parameters: Sequence[Tensor], buffers: Sequence[Tensor], averages: Sequence[Tensor]) -> None:
-        """Make the classifier's weights views of the tensors given, each a row of the population's."""
-        _point(self.classifier.network, parameters, buffers)
+    def use_tensors(self, parameters: Sequence[Tensor], buffers: Sequence[Tensor], averages: Sequence[Tensor]) -> None:
+        """Make the classifier's tensors views of these, each a row of a stacked tensor, so that updates change both."""
+        _make_views(self.classifier.network, parameters, buffers)
         if self.classifier.average is not None:
-            _point(self.classifier.average, averages, buffers)
+            _make_views(self.classifier.average, averages, buffers)
 
     def count(self, confusion: Tensor, losses: Sequence[float], sizes: Sequence[int], *, last_step: int) -> None:
-        """Add what a chunk brought: int64 (K, K) on the host, and mean losses of mini-batches up to ``last_step``."""
+        """Add a chunk's confusion matrix, int64 (K, K) on the host, and the losses of mini-batches up to ``last_step``."""
         own, every = self.classifier.train_counts, self.classifier.log_every_steps
         own.confusion = own.confusion + confusion
         own.add_losses(losses, sizes)
@@ -155,6 +157,7 @@ class Member:
         self.classifier.logged_losses += logged
 
     def take_train_metrics(self) -> None:
+        """Turn the counts of the epoch into training metrics, and start new counts."""
         counts, self.classifier.train_counts = (
             self.classifier.train_counts,
             Counts.zeros(len(self.classifier.facts.class_names), torch.device("cpu")),
@@ -163,7 +166,7 @@ class Member:
         self.record.metrics |= {f"train/{name}": value for name, value in counts.metrics().items()}
 
     def validated(self, counts: Counts, position: Position, state: State, *, last: bool) -> None:
-        """Take a validation in; ``last`` is whether the epoch's end comes next, which saves the run anyway."""
+        """Record a validation and save an improvement, unless it is the ``last``: the epoch's end saves anyway."""
         with log_to(self.job.folder.log):
             measured = {f"val/{name}": value for name, value in counts.metrics().items()}
             self._improved = self.record.add_validation(measured, position)
@@ -171,7 +174,7 @@ class Member:
                 self.save(position, state, best=True)
 
     def end_epoch(self, position: Position, *, epoch_over: bool) -> None:
-        """What is done after an epoch, or where the run ends inside one; ``save_epoch`` comes next."""
+        """Record the end of an epoch, or of a run that ends inside one; ``save_epoch`` comes next."""
         if "train/loss" not in self.record.metrics:
             self.take_train_metrics()
         with log_to(self.job.folder.log):
@@ -183,7 +186,7 @@ class Member:
             self.record.epoch_seconds = 0.0
 
     def save_epoch(self, position: Position, state: State, *, epoch_over: bool) -> None:
-        """Write the checkpoints after an epoch. Members may do so at the same time, in threads."""
+        """Write the checkpoints after an epoch. Several members do this at the same time, in threads."""
         if epoch_over:
             position = replace(position)
             position.next_epoch()
@@ -193,36 +196,36 @@ class Member:
         self._improved, self.record.metrics = False, {}
 
     def is_over(self, position: Position) -> bool:
-        """Whether its last step, early stopping or halving has ended it."""
+        """Whether the run has reached its last step, or early stopping or halving ends it."""
         over = position.total_steps >= self.classifier.total_steps
         return over or self.record.best_tracker.should_stop or self.halved_after_epoch is not None
 
     def save(self, position: Position, state: State, *, best: bool) -> None:
-        """Write a checkpoint; a solo run would go on from it, too."""
+        """Write a checkpoint in the format of a solo run, so that the run can also resume alone."""
         self.record.add_losses(self.classifier.take_logged_losses())
         self.classifier.position = replace(position)
         groups = [{**group, "lr": self.learning_rate} for group in self._param_groups]
         optimizer_state = {"state": state(), "param_groups": groups}
         counts = [self.classifier.train_counts]
         content = snapshot(self.classifier, optimizer_state, self.record, train_counts=counts)
-        content |= self._cohort.saved()
+        content |= self._cohort.checkpoint_fields()
         if self.halved_after_epoch is not None:
             content["halved_after_epoch"] = self.halved_after_epoch
         self.writer.checkpoint(content, best=best)
 
     def stop(self, position: Position, state: State, error: Exception) -> None:
-        """Save the run where it stands: a signal came."""
+        """Save the run after a signal and close its files."""
         self.save(position, state, best=False)
         self._close("stopped", error)
 
     def abandon(self, error: Exception | None) -> None:
-        """Close the files of the run where ``error`` met its population: it failed, and what was saved stands.
+        """Close the run's files after ``error`` ended its population; the saved checkpoints stay.
 
-        Without an error it goes on in another population.
+        Without an error the run continues in another population, and its result is not written.
         """
         if self.record.writer is None:
             return
-        # Why it ends is told by what ended it, which may have been a full disk.
+        # The disk may be full. Then the error that ended the population is the one to report, not this one.
         with suppress(OSError, MemoryError, RunError):
             if error is not None:
                 self._close("failed", error)
@@ -230,6 +233,7 @@ class Member:
             self.record.writer.close()
 
     def fail(self, error: Exception) -> None:
+        """End this run with ``error``; the other members continue."""
         self._leave()
         self._cohort.failed_settings[self.job.folder.path.name] = list(setting_of(self.job.overrides))
         self.outcome = error
@@ -249,7 +253,7 @@ class Member:
             self.outcome = finite_or_worst(metric, metrics.get(metric))
 
     def _leave(self) -> None:
-        """Take the weights out of the population's tensors, so that these can go."""
+        """Copy the weights out of the stacked tensors, so that these can be freed."""
         for module in (self.classifier.network, self.classifier.average):
             for tensor in [] if module is None else [*module.parameters(), *module.buffers()]:
                 tensor.data = tensor.data.clone()
@@ -281,6 +285,7 @@ class Member:
 
 
 def _rewind(job: Job) -> None:
+    """Let the folder look as it did when ``job.checkpoint`` was the newest: a later kill must not find newer ones."""
     for path in (job.folder.last, job.folder.previous):
         if job.checkpoint is None:
             path.unlink(missing_ok=True)
@@ -288,7 +293,7 @@ def _rewind(job: Job) -> None:
             write_checkpoint(path, job.checkpoint)
 
 
-def _point(module: nn.Module, parameters: Sequence[Tensor], buffers: Sequence[Tensor]) -> None:
+def _make_views(module: nn.Module, parameters: Sequence[Tensor], buffers: Sequence[Tensor]) -> None:
     own = [*module.parameters(), *module.buffers()]
     for tensor, row in zip(own, (*parameters, *buffers), strict=True):
         tensor.data = row

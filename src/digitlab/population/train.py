@@ -1,4 +1,4 @@
-"""Jobs in, outcomes out: one population, or smaller ones where memory runs out."""
+"""Trains jobs as one population, or as smaller ones if memory runs out; the vectorized launcher calls it."""
 
 import gc
 import logging
@@ -15,7 +15,7 @@ from digitlab.core.logging import quiet_libraries
 from digitlab.core.memory import device_memory, out_of_memory
 from digitlab.core.signals import Interrupted, StopSignal
 from digitlab.engine.device import float32_products
-from digitlab.population.grouping import device_of, level, split
+from digitlab.population.grouping import align_starts, device_of, split
 from digitlab.population.member import Job
 from digitlab.population.trainer import Population
 from digitlab.results.checkpoint import newest_good
@@ -25,23 +25,24 @@ log = logging.getLogger(__name__)
 
 
 def train_together(jobs: Sequence[Job]) -> list[tuple[Job, Exception | None]]:
-    """Train ``jobs`` as one population; each comes back with the error that ended its run, None where it finished.
+    """Train ``jobs`` as one population; return each with the error that ended its run, or None if it finished.
 
-    Where memory runs out, two halves go on one after the other from where all their runs were saved last. Raises
-    ``Interrupted`` after a signal; the runs under way are saved then.
+    If memory runs out, two halves continue one after the other, from where all their runs were last saved. Raises
+    ``Interrupted`` after a signal, when the unfinished runs are saved.
     """
     with ExitStack() as folders:
-        own, busy = [], []
+        # Another process may train a run of the same folder; that run fails here, and the others train.
+        locked, busy = [], []
         for job in jobs:
             try:
                 folders.enter_context(held(job.folder))
-                own.append(job)
+                locked.append(job)
             except RunError as error:
                 busy.append((job, error))
-        return [*busy, *(_train_held(own) if own else [])]
+        return [*busy, *(_train_locked(locked) if locked else [])]
 
 
-def _train_held(jobs: Sequence[Job]) -> list[tuple[Job, Exception | None]]:
+def _train_locked(jobs: Sequence[Job]) -> list[tuple[Job, Exception | None]]:
     try:
         return _train_once(jobs)
     except _TooLargeError as error:
@@ -49,8 +50,8 @@ def _train_held(jobs: Sequence[Job]) -> list[tuple[Job, Exception | None]]:
         log.warning("a population of %d needs too much memory: it is halved", len(left))
     # The error and its frames refer to the population's tensors, so memory is released only after the handler.
     _release_memory()
-    for part in _parts(left, begun=begun):
-        done += _train_held(part)
+    for part in _split_for_memory(left, begun=begun):
+        done += _train_locked(part)
     return done
 
 
@@ -65,9 +66,9 @@ def _release_memory() -> None:
 
 
 class _TooLargeError(Exception):
-    """A population that does not fit into the memory: ``left`` are the jobs that it did not bring to an end.
+    """A population does not fit into memory: ``left`` are its unfinished jobs, ``done`` the others with their errors.
 
-    ``begun`` is whether any of its files has been written.
+    ``begun`` says whether any of its files has been written.
     """
 
     def __init__(self, done: list[tuple[Job, Exception | None]], left: Sequence[Job], *, begun: bool) -> None:
@@ -75,9 +76,10 @@ class _TooLargeError(Exception):
         self.done, self.left, self.begun = done, left, begun
 
 
-def _parts(jobs: Sequence[Job], *, begun: bool) -> list[list[Job]]:
-    """What is trained in place of a population: two halves, or more where its members were not saved alike."""
+def _split_for_memory(jobs: Sequence[Job], *, begun: bool) -> list[list[Job]]:
+    """Split ``jobs`` into two halves, or more parts if they were not all saved at the same step."""
     most = -(-len(jobs) // 2)
+    # Without written files the jobs still start where they started before.
     if not begun:
         return split(jobs, most)
     read = [
@@ -85,17 +87,18 @@ def _parts(jobs: Sequence[Job], *, begun: bool) -> list[list[Job]]:
         for job in jobs
     ]
     by_start: dict[int, list[Job]] = {}
-    for job in level(read):
+    for job in align_starts(read):
         by_start.setdefault(job.start.total_steps, []).append(job)
     return [part for group in by_start.values() for part in split(group, min(most, len(group)))]
 
 
 def _train_once(jobs: Sequence[Job]) -> list[tuple[Job, Exception | None]]:
+    """Train ``jobs`` as one population. Raises ``_TooLargeError`` if memory runs out and it can be made smaller."""
     stop_signal = StopSignal()
     population: Population | None = None
     try:
         with quiet_libraries(), device_memory(), disk_faults(jobs[0].folder.path.parent):
-            # While data is fetched there is nothing to save: a signal ends the process at once.
+            # There is nothing to save before training, so a signal ends the process at once, even during a download.
             experiment = jobs[0].experiment
             device = device_of(experiment)
             with sigterm_exits():
@@ -123,7 +126,7 @@ def _train_once(jobs: Sequence[Job]) -> list[tuple[Job, Exception | None]]:
 
 
 def _error(outcome: float | Exception | None, error: Exception | None) -> Exception | None:
-    """Of a member that came to an end before ``error`` met the population, its own."""
+    """The member's own error, or None if it finished; ``error``, which ended the population, if it was unfinished."""
     if outcome is None:
         return error
     return outcome if isinstance(outcome, Exception) else None
