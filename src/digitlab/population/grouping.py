@@ -100,9 +100,9 @@ def populations(jobs: Iterable[Job], *, max_members: int | None = None) -> list[
     """Group the jobs that train together.
 
     A group has at most ``max_members`` jobs (None: as many as train fastest), and at most ``max_open_members``. Jobs
-    that resume stay with the other members of their population that stand at the same step. A group of one trains alone,
-    unless it belonged to a population (``Job.cohort_members``): as a population of one it continues to the bit. Raises
-    ``ConfigError`` if a new sweep is to be halved but cannot be.
+    that resume stay with the other members of their population that stand at the same step. A group of one trains
+    alone, unless it belonged to a population (``Job.cohort_members``): as a population of one it continues to the bit.
+    Raises ``ConfigError`` if a new sweep is to be halved but cannot be.
     """
     jobs = align_starts(list(jobs))
     groups: dict[str, list[Job]] = {}

@@ -148,7 +148,7 @@ class Member:
             _make_views(self.classifier.average, averages, buffers)
 
     def count(self, confusion: Tensor, losses: Sequence[float], sizes: Sequence[int], *, last_step: int) -> None:
-        """Add a chunk's confusion matrix, int64 (K, K) on the host, and the losses of mini-batches up to ``last_step``."""
+        """Add a chunk's confusion matrix, int64 (K, K) on the host, and losses of mini-batches up to ``last_step``."""
         own, every = self.classifier.train_counts, self.classifier.log_every_steps
         own.confusion = own.confusion + confusion
         own.add_losses(losses, sizes)
