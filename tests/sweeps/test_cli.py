@@ -21,10 +21,11 @@ def sweep():
     return run
 
 
-def test_it_prints_the_winner_and_writes_table_and_figures(sweep, written_sweep, finished, tmp_path):
+def test_it_prints_the_best_run_and_writes_table_and_figures(sweep, written_sweep, finished, tmp_path):
     written_sweep((["optimizer.lr=0.1"], finished(0.8)), (["optimizer.lr=0.01"], finished(0.9)))
     shown = sweep(tmp_path / "sweep")
-    assert "winner: run 1, val/accuracy 0.9000" in shown
+    assert "best setting (1 run): optimizer.lr=0.01: val/accuracy 0.9000" in shown
+    assert "best single run of this setting: run 1, val/accuracy 0.9000 (best checkpoint, epoch 1)" in shown
     written = {path.name for path in (tmp_path / "sweep").iterdir() if not path.name.startswith(".")}
     assert {"sweep.csv", "sweep.md", "figures"} <= written
     assert (tmp_path / "sweep" / "figures" / "by_optimizer.lr.png").exists()

@@ -58,7 +58,7 @@ def test_a_sweep_ends_with_its_table_and_its_folder_and_says_nothing_else(left_a
     folder, ended = left_alone
     lines = ended.stdout.splitlines()
     assert lines[-1] == str(folder)
-    assert sum(line.startswith("winner: ") for line in lines) == 1
+    assert sum(line.startswith("best setting (mean of 2 runs): optimizer.lr=") for line in lines) == 1
     assert [row["status"] for row in table(folder)] == ["finished"] * 4
     assert not [line for line in lines if "HYDRA" in line or line.startswith("epoch")]
 
@@ -101,7 +101,8 @@ def test_the_winners_command_runs_the_winner_again(left_alone, train_py, tmp_pat
     script = shlex.split(again)
     assert script[:2] == ["python", "train.py"]
     assert train_py(*script[2:], f"hydra.run.dir={tmp_path}/winner").returncode == 0
-    number = next(line for line in ended.stdout.splitlines() if line.startswith("winner: ")).split()[2].rstrip(",")
+    best = next(line for line in ended.stdout.splitlines() if line.startswith("best single run of this setting"))
+    number = re.search(r": run (\d+),", best)[1]
     (winner,) = folder.glob(f"{number}_*/result.json")
     alone = json.loads((tmp_path / "winner" / "result.json").read_text())
     assert alone["metrics"] == nearly(json.loads(winner.read_text())["metrics"])
@@ -196,6 +197,19 @@ def test_a_dry_run_tells_the_runs_and_estimates_and_leaves_nothing(tmp_path, swe
     assert "4 runs, 0 of them finished before" in ended.stdout
     assert "by 50 mini-batches of the first run" in ended.stdout
     assert "MiB" in ended.stdout
+
+
+def test_a_dry_run_of_many_runs_lists_twenty_and_ends_with_the_answer(tmp_path, sweep_py):
+    arguments = ("model=linear", "seed=range(30)", "hydra/launcher=basic")
+    ended = sweep_py(*arguments, "sweep.dry_run=true", folder=tmp_path / "sweep")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    *listed, more, count, estimate = ended.stdout.splitlines()
+    assert sum("seed=" in line for line in listed) == 20
+    assert more == "and 10 more runs: sweep.dry_run=all lists all of them"
+    assert count == "30 runs, 0 of them finished before"
+    assert estimate.startswith("about ")
+    ended = sweep_py(*arguments, "sweep.dry_run=all", folder=tmp_path / "sweep")
+    assert sum("seed=" in line for line in ended.stdout.splitlines()) == 30
 
 
 def test_a_dry_run_knows_which_runs_have_finished(sweep, sweep_py):

@@ -1,1 +1,4 @@
-"""Sweeps: many runs from one command. A sweep's folder has a manifest, a folder a run, and the table of them all."""
+"""Sweeps: many runs from one command.
+
+A sweep has one folder, which holds a manifest (which run is where), a folder for each run, and the table of all runs.
+"""

@@ -1,6 +1,6 @@
-"""How a failure of a run or of a job of a sweep reaches the user.
+"""Reports the failure of a run, or of one job of a sweep, to the user.
 
-``train.py`` wraps what Hydra runs in ``report_failure``. Nothing here needs torch at import.
+``train.py`` wraps what Hydra runs in ``report_failure``. Nothing here imports torch when it is loaded.
 """
 
 import json
@@ -22,41 +22,43 @@ log = logging.getLogger(__name__)
 
 
 class SweepError(RunError):
-    """Runs of a sweep failed, one or more: the others went on."""
+    """One or more runs of a sweep failed; the other runs were not stopped."""
 
 
 def in_sweep() -> bool:
-    """Whether the running Hydra job is one of a sweep."""
+    """Whether the current Hydra job belongs to a sweep."""
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 @contextmanager
 def report_failure() -> Iterator[None]:
-    """Around what Hydra runs, once for a run, once a job for a sweep.
+    """Wrap the training of a single run or of one job of a sweep, and report its failure.
 
-    A run that fails, or a signal, ends the process. A job of a sweep that fails is told at once, marked as failed in
-    its ``result.json`` and told again when the sweep has ended: the other jobs go on.
+    A single run that fails ends the process, and so does a signal. A failed job of a sweep is reported at once, marked
+    as failed in its ``result.json`` and raised as ``SweepError``; the other jobs continue, and the table at the end
+    names it again.
     """
     try:
         yield
     except Exception as error:
         expected = isinstance(error, DigitlabError)
         solo = not in_sweep()
-        # An exit code above 128 is that of a signal: Hydra would go on with the next job.
+        # Exit codes above 128 come from signals. Without this, Hydra would continue with the next job after Ctrl-C.
         if isinstance(error, DigitlabError) and (solo or error.exit_code > 128):
             exit_with(error)
         if solo:
             raise
         folder = Path(HydraConfig.get().runtime.output_dir)
         log.error("%s failed: %s", folder.name, error, exc_info=not expected)
+        # A busy folder belongs to another process, which writes the result.
         if not isinstance(error, BusyError):
-            with suppress(RunError):  # the disk may be full
+            with suppress(RunError):  # a full disk must not hide the error itself
                 _mark_failed(folder, error)
         raise SweepError(f"{folder.name}: {error}") from error
 
 
 def _mark_failed(folder: Path, error: Exception) -> None:
-    """The ``result.json`` of a job that failed before it had a run of its own to write one."""
+    """Write ``result.json`` for a job that failed before its run could write one, for example for a bad setting."""
     from digitlab.results.folder import RunFolder
     from digitlab.results.result import CheckpointMetrics, run_result
 

@@ -1,4 +1,7 @@
-"""The jobs of a sweep's command, before any of them is composed: what each would be given as overrides."""
+"""Lists the jobs of a sweep from its command line, as overrides, before any job is composed.
+
+``api.preflight`` uses it to check a sweep before it starts; searches use its parsers.
+"""
 
 import itertools
 from collections.abc import Sequence
@@ -14,15 +17,16 @@ from digitlab.core.errors import ConfigError
 
 
 class Grid:
-    """What the overrides of a sweep let each key be; ``searched`` are the keys of intervals.
+    """The values that the overrides of a sweep give to each key.
 
-    Raises ``ConfigError`` for a key that is given the same value twice, or none.
+    ``keys`` are the swept keys; ``searched`` are those with an interval, which only a search can choose from. Raises
+    ``ConfigError`` for a key with no value or with one value twice.
     """
 
     def __init__(self, loader: ConfigLoader, overrides: Sequence[str]) -> None:
         self._loader = loader
         self.searched: list[str] = []
-        self.keys: list[str] = []  # that are swept
+        self.keys: list[str] = []
         self._choices: dict[str, list[str]] = {}
         for key, override in parse_overrides(loader, overrides).items():
             if not override.is_sweep_override():
@@ -31,6 +35,7 @@ class Grid:
             value = override.value()
             if isinstance(value, IntervalSweep):
                 self.searched.append(key)
+                # An interval has no list of values; its lower end stands for it in the checks before the sweep.
                 self._choices[key] = [f"{key}={value.start}"]
             else:
                 self._choices[key] = [f"{key}={value}" for value in distinct_values(override)]
@@ -39,14 +44,14 @@ class Grid:
                 self.keys.append(key)
 
     def jobs(self) -> list[list[str]]:
-        """The overrides of each job, in the order that Hydra gives them."""
+        """The overrides of each job, in Hydra's order: the last key varies fastest."""
         return [list(job) for job in itertools.product(*self._choices.values())]
 
     def shapes(self) -> list[list[str]]:
-        """The overrides of one job for each combination of the groups that the sweep goes over.
+        """The overrides of one job for each combination of config groups that the sweep visits.
 
-        Which keys exist depends on the groups alone, so of the values of any other key one is enough; of the strategy
-        all, as one of them can't be swept.
+        Which keys exist depends on the groups alone, so one value of every other key is enough to check a combination.
+        The exception is ``trainer.strategy``, which is listed with all values because ``ddp`` can't be swept.
         """
         choices = [
             values
@@ -58,18 +63,18 @@ class Grid:
 
 
 def parse_overrides(loader: ConfigLoader, overrides: Sequence[str]) -> dict[str, Override]:
-    """The overrides by key; of two of one key the last, in the place of the first, as Hydra has it."""
+    """The parsed overrides by key. A key that is typed twice has its last value in its first place, as in Hydra."""
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
     return {override.get_key_element(): override for override in parsed}
 
 
 def distinct_values(override: Override) -> list[str]:
-    """The values of a discrete sweep, as they are typed. Raises ``ConfigError`` where one is there twice, or none."""
+    """The values of a discrete sweep as text. Raises ``ConfigError`` if there is none or if one occurs twice."""
     key, values = override.get_key_element(), [str(value) for value in override.sweep_string_iterator()]
     if not values:
         raise ConfigError(key, str(override.input_line).partition("=")[2], "has no value")
     parser = OverridesParser.create()
-    # By value: 0.1 and 1e-1 would be two jobs of one run.
+    # Compare values, not text: 0.1 and 1e-1 would be two jobs that share one run folder.
     seen = [repr(parser.parse_override(f"{key}={value}").value()) for value in values]
     for number, value in enumerate(seen):
         if value in seen[:number]:
@@ -78,6 +83,6 @@ def distinct_values(override: Override) -> list[str]:
 
 
 def sweep_overrides(config: DictConfig) -> list[str]:
-    """All that the command sweeps over and sets: of its sweep group first, then what was typed."""
+    """The overrides of the command: those of its ``sweep=`` group first, then those that were typed."""
     params = OmegaConf.select(config, "hydra.sweeper.params") or {}
     return [*(f"{key}={value}" for key, value in params.items()), *command_line_overrides(config.hydra)]

@@ -1,4 +1,7 @@
-"""What the launchers of ``hydra_plugins`` have in common: jobs composed, run and announced by Hydra."""
+"""What all launchers in ``hydra_plugins`` share: they compose jobs, register them in the manifest and run them.
+
+Running means Hydra's own ``run_job``, so folders, logs and callbacks are the same whichever launcher is chosen.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +23,7 @@ from digitlab.sweeps.manifest import add_jobs, names_runs, run_overrides
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A job of the sweep: its number in the command, its overrides, and the configuration they compose to."""
+    """A composed job of the sweep: its number within the command, its overrides and its configuration."""
 
     number: int
     overrides: Sequence[str]
@@ -28,9 +31,10 @@ class Prepared:
 
 
 class BriefReturn(JobReturn):
-    """What a job came to, without its configurations, of which a sweep has many.
+    """The outcome of a job without its configurations, because thousands of them would fill the memory.
 
-    A failure is raised as it is: it was told when it happened, and Hydra's own class would print a line of it again.
+    Reading the value of a failed job raises its error unchanged. Hydra's own class would also print it, and the user
+    has seen it already when the job failed.
     """
 
     @property
@@ -49,7 +53,7 @@ def brief(done: JobReturn) -> BriefReturn:
 
 
 class RememberingLoader(ConfigLoaderImpl):
-    """Composes each job once: the sweeper does so to see that it can be, and its launcher takes what came out."""
+    """Composes each job only once: Hydra's sweeper composes all jobs to check them, and the launcher reuses these."""
 
     def __init__(self, config_search_path: ConfigSearchPath) -> None:
         super().__init__(config_search_path)
@@ -61,22 +65,22 @@ class RememberingLoader(ConfigLoaderImpl):
         return config
 
     def take_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
-        """What was composed before, which is forgotten here, or else is composed now."""
+        """The configuration that was composed before, which is removed from the cache; or else a new one."""
         known = self._composed.pop(tuple(sweep_overrides), None)
         return super().load_sweep_config(master_config, sweep_overrides) if known is None else known
 
 
 class JobLauncher(BasicLauncher):
-    """A launcher whose jobs are not run one by one: ``launch`` is left to say how."""
+    """The base class of our launchers; subclasses say in ``launch`` how the jobs run."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        # The sweeper, whose context this is, has not composed any job yet.
+        # Hydra calls this before its sweeper composes the jobs, so the sweeper already uses this loader.
         self._loader = RememberingLoader(hydra_context.config_loader.get_search_path())
         hydra_context.config_loader = self._loader
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def prepare(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[Prepared]:
-        """The composed jobs, which are in the sweep's manifest then; Hydra's logging is as it is between jobs."""
+        """Compose the jobs and add them to the sweep's manifest. Hydra's logging is then as between two jobs."""
         setup_globals()
         assert self.config is not None
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
@@ -84,6 +88,8 @@ class JobLauncher(BasicLauncher):
             Prepared(number, overrides, self._numbered(number, overrides))
             for number, overrides in enumerate(job_overrides, initial_job_idx)
         ]
+        # All jobs of the call enter the manifest before the first one runs: their folders are named from it, and a
+        # command that is killed later leaves a complete list.
         if names_runs(self.config.hydra.sweep):
             path = Path(str(self.config.hydra.sweep.dir))
             add_jobs(path, ((job.config, run_overrides(command_line_overrides(job.config.hydra))) for job in jobs))
@@ -101,11 +107,11 @@ class JobLauncher(BasicLauncher):
         return config
 
     def run(self, config: DictConfig, task: TaskFunction) -> JobReturn:
-        """As Hydra runs a job, but that its callbacks do not hear of it before it has come to its end."""
+        """Run a job as Hydra does, but without telling Hydra's callbacks; ``announce`` tells them when it has ended."""
         return self._run(config, task, Callbacks())
 
     def run_alone(self, config: DictConfig) -> JobReturn:
-        """As Hydra runs a job."""
+        """Run a job exactly as Hydra does."""
         assert self.hydra_context is not None
         assert self.task_function is not None
         return self._run(config, self.task_function, self.hydra_context.callbacks)
@@ -118,11 +124,12 @@ class JobLauncher(BasicLauncher):
             task_function=task, config=config,
             job_dir_key="hydra.sweep.dir", job_subdir_key="hydra.sweep.subdir",
         )  # fmt: skip
+        # The job has installed its own logging; go back to that of the command.
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         return done
 
     def announce(self, config: DictConfig, done: JobReturn) -> None:
-        """Tell Hydra's callbacks of a job that has ended."""
+        """Tell Hydra's callbacks about a job that has ended."""
         assert self.hydra_context is not None
         assert self.task_function is not None
         self.hydra_context.callbacks.on_job_start(config=config, task_function=self.task_function)
@@ -130,7 +137,7 @@ class JobLauncher(BasicLauncher):
 
 
 def failing(error: Exception) -> TaskFunction:
-    """A task that ends as one does that ``error`` met."""
+    """A task for ``run`` that fails with ``error``, so that the failure is reported and recorded like any other."""
 
     def fail(config: DictConfig) -> None:
         with report_failure():

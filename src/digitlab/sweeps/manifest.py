@@ -1,7 +1,8 @@
-"""The manifest of a sweep, ``sweep.json``: which run has which number and folder, and what was typed for it.
+"""The manifest of a sweep, ``sweep.json``: the number, folder and overrides of each run.
 
-How a run stands is said by its own folder alone. A run is known by its configuration, so that the same command, or
-another one with some of the same runs in it, finds those that are there. Nothing here imports torch.
+It does not store how far a run got; only the run's own folder says that. A run is identified by the fingerprint of its
+configuration. So the same command, or another command that contains some of the same runs, finds the runs that exist
+and resumes them. Nothing here imports torch.
 """
 
 import hashlib
@@ -20,13 +21,13 @@ from digitlab.core.files import write_atomically
 from digitlab.results.folder import RunFolder
 
 _FORMAT = 1
-# File systems end a name at 255 bytes, and a listing is to be read.
+# File systems allow 255 bytes; a shorter limit keeps listings readable.
 _LONGEST_NAME = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A run of the sweep: its number, its folder's name, the digest of its configuration, and its overrides."""
+    """One run of the sweep: its number, the name of its folder, the fingerprint of its configuration, its overrides."""
 
     number: int
     folder: str
@@ -36,10 +37,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The sweep in ``path``; its runs in the order of their numbers, which never change.
+    """The runs of the sweep in ``path``, ordered by number. A run keeps its number for ever.
 
-    ``keys`` are those that its last command swept over: new folders are named by their values. ``halving`` is whether
-    it ended the worse runs early.
+    ``keys`` are the keys that the last command swept; their values form the names of new folders. ``halving`` says
+    whether the last command ended the worse runs early.
     """
 
     path: Path
@@ -55,9 +56,9 @@ class Manifest:
 
     @classmethod
     def read(cls, path: Path) -> "Manifest":
-        """The manifest of the sweep in ``path``.
+        """Read the manifest of the sweep in ``path``.
 
-        Raises ``ConfigError`` where it has none, ``RunError`` where it is damaged.
+        Raises ``ConfigError`` if there is none and ``RunError`` if it is damaged.
         """
         file = manifest_file(path)
         try:
@@ -87,7 +88,8 @@ class Manifest:
         write_atomically(manifest_file(self.path), json.dumps(content, indent=1).encode() + b"\n")
 
     def with_run(self, fingerprint: str, overrides: Sequence[str]) -> "Manifest":
-        """The manifest with one more run, whose number no folder has had before."""
+        """The manifest with one more run."""
+        # Folders count too: a run whose manifest was lost must not be overwritten by a new one with its number.
         numbers = [entry.number for entry in self.runs] + list(_numbers_in(self.path))
         number = max(numbers, default=-1) + 1
         swept = [override for override in overrides if override.partition("=")[0] in self.keys]
@@ -109,7 +111,7 @@ def _numbers_in(path: Path) -> Iterator[int]:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """The right to change the manifest in ``path``: jobs of one sweep may run in several processes."""
+    """Hold the lock of the manifest in ``path`` while changing it, because jobs may run in several processes."""
     from filelock import FileLock
 
     with FileLock(path / ".manifest.lock"):
@@ -117,14 +119,14 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def create(path: Path, keys: Sequence[str], *, halving: bool = False) -> None:
-    """Have a manifest in ``path`` for a command that sweeps over ``keys``. Raises ``RunError`` for a damaged one."""
+    """Write the manifest for a command that sweeps ``keys``; runs that exist stay. Raises ``RunError`` if damaged."""
     with locked(path):
         runs = Manifest.read(path).runs if manifest_file(path).exists() else []
         Manifest(path, runs, list(keys), halving).write()
 
 
 def planned_folder(path: Path, config: DictConfig, overrides: Sequence[str]) -> str:
-    """The name of the run folder of ``config`` in ``path``: the one it has, or the one it would get next.
+    """The folder name of the run with ``config`` in ``path``: the existing one, or the one it would get next.
 
     Writes nothing. Raises ``RunError`` for a damaged manifest.
     """
@@ -133,11 +135,12 @@ def planned_folder(path: Path, config: DictConfig, overrides: Sequence[str]) -> 
 
 
 def add_jobs(path: Path, jobs: Iterable[tuple[DictConfig, Sequence[str]]]) -> list[str]:
-    """Add jobs, each a configuration and its overrides, to the manifest in ``path``.
+    """Add jobs, given as configurations with their overrides, to the manifest in ``path``; return their folder names.
 
-    Launchers call it before they run the jobs. Returns the names of their folders; a run that is in the manifest keeps
-    its own. Raises what ``Manifest.read`` raises.
+    Launchers call it before they run the jobs. A run that is in the manifest already keeps its folder. Raises what
+    ``Manifest.read`` raises.
     """
+    # Fingerprints take the longest, so they are computed before the lock is taken.
     digests = [(fingerprint(config), overrides) for config, overrides in jobs]
     folders = []
     with locked(path):
@@ -145,15 +148,16 @@ def add_jobs(path: Path, jobs: Iterable[tuple[DictConfig, Sequence[str]]]) -> li
         for digest, overrides in digests:
             manifest, entry = _with_job(manifest, digest, overrides)
             folders.append(entry.folder)
+        # A sweep that resumes usually changes nothing, and then the file stays untouched.
         if manifest != before:
             manifest.write()
     return folders
 
 
 def add_missing(folder: Path, config: DictConfig, overrides: Sequence[str]) -> None:
-    """Add the run in ``folder`` to the manifest beside it, if it isn't there; the folder's name begins with its number.
+    """Add the run in ``folder`` to the manifest next to it, unless it is there; the folder name starts with its number.
 
-    A launcher of another package doesn't call ``add_jobs``. Raises what ``Manifest.read`` raises.
+    Needed for launchers of other packages, which don't call ``add_jobs``. Raises what ``Manifest.read`` raises.
     """
     with locked(folder.parent):
         manifest = Manifest.read(folder.parent)
@@ -164,20 +168,21 @@ def add_missing(folder: Path, config: DictConfig, overrides: Sequence[str]) -> N
 
 
 def _with_job(manifest: Manifest, digest: str, overrides: Sequence[str]) -> tuple[Manifest, Entry]:
-    """The manifest with the run of fingerprint ``digest`` in it, and its entry, as ``overrides`` now call it."""
+    """The manifest with the run of fingerprint ``digest``, and that run's entry with the new ``overrides``."""
     known = next((entry for entry in manifest.runs if entry.fingerprint == digest), None)
     if known is None:
         manifest = manifest.with_run(digest, overrides)
         return manifest, manifest.runs[-1]
-    # The same run in other words: those of the last command are the ones to go by.
+    # The user may type the same run differently, such as 1e-1 for 0.1. The latest text matches the latest command.
     entry = replace(known, overrides=list(overrides))
     return replace(manifest, runs=[entry if run is known else run for run in manifest.runs]), entry
 
 
 def names_runs(sweep: object) -> bool:
-    """Whether the manifest names the folders of a sweep's runs; ``sweep`` is the node ``hydra.sweep``.
+    """Whether the manifest names the run folders of a sweep; ``sweep`` is the node ``hydra.sweep``.
 
-    It doesn't where ``hydra.sweep.subdir`` was typed: then nothing says that a folder stands for one configuration.
+    It does not if the user typed ``hydra.sweep.subdir``. Then a folder may be reused for another configuration, so
+    nothing may be resumed from it.
     """
     settings = OmegaConf.to_container(sweep, resolve=False)
     assert isinstance(settings, dict)
@@ -185,12 +190,12 @@ def names_runs(sweep: object) -> bool:
 
 
 def run_overrides(overrides: Sequence[str]) -> list[str]:
-    """Of the overrides of a job those that are about the run, not about the sweep it is in."""
+    """The overrides of a job that describe the run, without those that describe its sweep."""
     return [override for override in overrides if not override.lstrip("+").startswith("sweep.")]
 
 
 def folder_name(text: str) -> str:
-    """``text`` as a name that every file system takes; a digest keeps two apart that would look the same."""
+    """``text`` as a valid file name of at most 100 bytes; texts that would look the same get different digests."""
     name = re.sub(r"[^\w.,=+-]+", "-", text).strip("-.")
     if name == text and len(name.encode()) <= _LONGEST_NAME:
         return name

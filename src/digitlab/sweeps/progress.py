@@ -1,6 +1,6 @@
-"""The one line of a sweep under way: runs done, failed and left, the best so far, the time left.
+"""The progress line of a running sweep: runs done, failed and left, the best run so far, the time left.
 
-It reads the run folders, so it is the same whichever launcher trains the runs, and in which process.
+It reads the run folders, so it works with every launcher and for runs in other processes.
 """
 
 import re
@@ -26,8 +26,8 @@ _REFRESH_SECONDS = 0.5
 class Tally:
     """Counts the runs of the sweep in ``path`` that have ended.
 
-    ``jobs`` are the overrides of the runs that the command asks for; None where a search will choose them, ``most`` at
-    most, and all runs of the sweep count.
+    ``jobs`` are the overrides of the runs in the command. For a search they are None, because it has not chosen them
+    yet; then all runs of the sweep count and ``most`` is their planned number.
     """
 
     def __init__(self, path: Path, jobs: Sequence[Sequence[str]] | None, most: int | None = None) -> None:
@@ -36,14 +36,15 @@ class Tally:
         self.total = most if self.jobs is None else len(self.jobs)
         self.began_at = time.time()
         self._ended: dict[int, SweepRun] = {}
-        # By number, in runs: what has been trained of those under way, and of all since the command was given.
+        # Both by run number, in units of one whole run: the trained part of each unfinished run, and what all runs
+        # have trained since this command started. The second gives the pace, so it leaves out earlier commands.
         self._under_way: dict[int, float] = {}
         self._trained_now: dict[int, float] = {}
         manifest = Manifest.read(path)
         self._trained_before = {entry.number: _trained(manifest.folder(entry)) for entry in manifest.runs}
 
     def update(self) -> None:
-        """Look again at the runs that had not ended."""
+        """Read the state of every run that had not ended before."""
         manifest = Manifest.read(self.path)
         for entry in manifest.runs:
             known = entry.number in self._ended
@@ -52,7 +53,7 @@ class Tally:
             run = read_run(manifest.folder(entry), entry)
             new = self._is_new(run)
             before = self._trained_before.get(entry.number, 0.0)
-            # A failure of an earlier command is one that this command will try again.
+            # This command tries a run again that failed in an earlier command, so that failure is not an end.
             if run.status == "finished" or (run.status == "failed" and new):
                 self._ended[entry.number] = run
                 self._under_way.pop(entry.number, None)
@@ -78,12 +79,12 @@ class Tally:
 
     @property
     def best(self) -> SweepRun | None:
-        """The finished run with the best value of the monitored metric."""
+        """The finished run with the best value of the monitored metric so far."""
         finished = [run for run in self._ended.values() if run.value is not None and run.metric is not None]
         return max(finished, key=_gain, default=None)
 
     def seconds_left(self, now: float) -> float | None:
-        """At the pace since the command was given, counted in epochs; None before there is one."""
+        """The estimated time left at the pace since the command started; None before anything was trained."""
         trained = sum(self._trained_now.values())
         if self.left is None or trained <= 0:
             return None
@@ -99,7 +100,7 @@ class Tally:
 
 
 def _trained(folder: RunFolder) -> float:
-    """The part of the run that is done, by its epochs: at most 1, for early stopping may end it before."""
+    """The trained part of a run in [0, 1], by its epochs. Early stopping can end a run before it reaches 1."""
     try:
         most = re.search(r"^ +max_epochs: (\d+)", folder.config.read_text(encoding="utf-8"), re.MULTILINE)
         epochs = folder.metrics.read_bytes().count(b"\n") - 1
@@ -114,7 +115,7 @@ def _gain(run: SweepRun) -> float:
 
 
 def duration(seconds: float) -> str:
-    """``3 h 20 min``, ``4 min 10 s`` or ``12 s``."""
+    """A duration as text: ``3 h 20 min``, ``4 min 10 s`` or ``12 s``."""
     whole = round(seconds)
     if whole >= 3600:
         return f"{whole // 3600} h {whole % 3600 // 60:02} min"
@@ -122,7 +123,7 @@ def duration(seconds: float) -> str:
 
 
 class SweepLine:
-    """Draws the tally on stderr from a thread of its own, if that is a terminal."""
+    """Draws the progress on stderr from its own thread, if stderr is a terminal."""
 
     def __init__(self, tally: Tally) -> None:
         self._tally = tally
@@ -141,7 +142,7 @@ class SweepLine:
         from rich.progress import BarColumn, Progress, TextColumn
 
         tally = self._tally
-        # A folder's name may be in brackets, and no markup.
+        # Without markup, because a folder name may contain brackets.
         name = TextColumn("{task.description}", markup=False)
         columns = (name, BarColumn(bar_width=24), TextColumn("{task.fields[text]}"))
         with Progress(*columns, console=console, auto_refresh=False, transient=True) as progress:
@@ -150,7 +151,7 @@ class SweepLine:
                 try:
                     tally.update()
                 except (OSError, DigitlabError):
-                    continue  # drawn from the files when they can be read again
+                    continue  # another process may be writing; the next refresh reads again
                 progress.update(task, completed=tally.done + tally.failed, text=tally.text(), refresh=True)
 
     def stop(self) -> None:

@@ -1,6 +1,6 @@
-"""What a job of a sweep has to do: nothing where its run has finished before, else to go on from where it stands.
+"""Decides what a job of a sweep has to do: nothing if its run has finished, or else resume the run.
 
-The same command again is how one goes on with a sweep. Nothing here imports torch, unless a checkpoint must be read.
+Giving the same command again resumes a sweep. Nothing here imports torch, unless a checkpoint must be read.
 """
 
 from pathlib import Path
@@ -15,9 +15,9 @@ from digitlab.sweeps.manifest import Manifest, add_missing, names_runs, run_over
 
 
 def finish(config: DictConfig) -> float:
-    """Bring the run of the running Hydra job to its end, from where it stands; the monitored value, found or made.
+    """Train the run of the current Hydra job to its end, from its last checkpoint; return the monitored value.
 
-    Raises what ``train`` raises.
+    Returns at once if the run has finished before. Raises what ``train`` raises.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     value = finished_value(folder)
@@ -28,17 +28,18 @@ def finish(config: DictConfig) -> float:
         add_missing(folder, config, overrides)
     from digitlab.training import train
 
-    # What the last attempt came to is no longer so.
+    # The result of the last attempt (failed or stopped) is outdated. If this attempt is killed, no result may say
+    # that the run failed, or the sweep would count it as ended.
     RunFolder(folder).result.unlink(missing_ok=True)
-    config.trainer.progress_bar = False  # the sweep has one
+    config.trainer.progress_bar = False  # the sweep draws its own
     return train(config, folder=folder, overrides=overrides, resume=True).monitored
 
 
 def finished_value(folder: Path) -> float | None:
-    """The best value of the monitored metric of the run in ``folder``, or None where it has not finished.
+    """The monitored value of the run in ``folder``, or None if it has not finished.
 
-    Only runs that the manifest beside them knows count: for these a folder stands for one configuration. One that left
-    its population when that was halved has finished as far as commands go that halve; for others it is to go on.
+    Only a run in the manifest next to it counts, because only then does the folder belong to one configuration. A run
+    that halving ended has finished for a command that halves; any other command trains it to its end.
     """
     run = RunFolder(folder)
     try:
@@ -46,8 +47,9 @@ def finished_value(folder: Path) -> float | None:
         if manifest.entry(folder.name) is None:
             return None
         result = run.read_result()
+        # Without halving, the user asks for the whole run, so a shortened one must continue.
         if result.get("halved_after_epoch") is not None and not manifest.halving:
             return None
         return monitored(run, result)[1] if result["status"] == "finished" else None
     except UNREADABLE:
-        return None  # the run is to be done
+        return None  # a missing or damaged file means that the run is not finished

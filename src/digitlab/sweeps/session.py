@@ -1,6 +1,6 @@
-"""The sweep that this process runs: from before its first job, when it takes hold of the folder, to its table.
+"""The sweep that this process runs: it locks the folder before the first job and prints the table at the end.
 
-``preflight`` begins it, ``train.py`` ends it; the jobs may run in this process or in others.
+``api.preflight`` starts it and ``train.py`` ends it. The jobs may run in this process or in others.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,12 +17,12 @@ from digitlab.sweeps.state import read_runs
 
 
 class Session:
-    """A sweep under way in ``path``, over ``keys``; ``jobs`` are the overrides of its jobs.
+    """A running sweep in ``path`` over ``keys``; ``jobs`` are the overrides of its jobs.
 
-    Of a search, whose jobs are not known, they are None, and ``most`` says how many there will be. ``halving`` is
-    whether the worse ones are ended early.
+    For a search ``jobs`` is None, because it has not chosen them yet, and ``most`` is their planned number. ``halving``
+    says whether the worse runs end early.
 
-    Raises ``RunError`` where another process is at work on the sweep or its manifest is damaged.
+    Raises ``RunError`` if another process runs this sweep or if its manifest is damaged.
     """
 
     def __init__(
@@ -36,6 +36,7 @@ class Session:
     ) -> None:
         self.path = path
         self.jobs = None if jobs is None else [tuple(run_overrides(job)) for job in jobs]
+        # The kernel releases the lock however this process ends, so a killed sweep can be resumed at once.
         self._lock = FileLock(path / ".running.lock", timeout=0)
         try:
             self._lock.acquire()
@@ -49,25 +50,28 @@ class Session:
         self._lock.release()
 
 
+# Hydra creates the objects between ``preflight`` and the end of ``train.py``, so the sweep is passed through a module
+# variable. It holds at most one.
 _running: list[Session] = []
 
 
 def begin(session: Session) -> None:
-    """Make this the sweep of the process, up to the table at its end."""
+    """Make ``session`` the sweep of this process until ``concluded`` ends it."""
     _running.append(session)
     session.line.start()
 
 
 @contextmanager
 def concluded() -> Iterator[None]:
-    """Around what may be a sweep: at its end the table is written and printed.
+    """Run the command within; if it was a sweep, write and print the table at the end.
 
-    Raises ``SweepError``, which names the runs that failed, when the others have come to their end.
+    Raises ``SweepError``, which names the failed runs, after all other runs have ended.
     """
     try:
         try:
             yield
         except SweepError:
+            # Hydra raises the error of the first failed job. The report below names all failed jobs instead.
             if not _running:
                 raise
         if _running:
@@ -87,6 +91,7 @@ def _conclude(session: Session) -> None:
     write_report(table, session.path)
     print_report(table)
     print(session.path)
+    # Runs of earlier commands in the same folder may have failed too, but they are no failure of this command.
     own = [run for run in runs if session.jobs is None or tuple(run.entry.overrides) in session.jobs]
     failed = [run for run in own if run.status == "failed"]
     if failed:

@@ -1,4 +1,4 @@
-"""``sweep.*`` of the configuration, checked."""
+"""Checks the settings ``sweep.*``; ``api.preflight`` calls it before a sweep starts."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -14,10 +14,11 @@ from digitlab.sweeps.manifest import folder_name, run_overrides
 
 @settings
 class SweepSettings:
-    """``name`` of the sweep's folder, by default made from what was typed, so that the same command finds its sweep.
+    """The settings of a sweep.
 
-    ``fresh`` begins a new sweep beside the one that is there; ``dry_run`` tells what would run, and runs nothing. With
-    ``halving`` the worse half of a population leaves it after each of ``halving_epochs``.
+    ``name`` names its folder. By default the name is made from the command, so that the same command finds its sweep.
+    ``fresh`` starts a new sweep next to the existing one. ``dry_run`` shows what would run and runs nothing; ``all``
+    lists every run. With ``halving``, the worse half of a population leaves it after each of ``halving_epochs``.
     """
 
     name: str | None
@@ -34,7 +35,7 @@ class SweepSettings:
             raise ConfigError("halving_epochs", self.halving_epochs, "needs sweep.halving=true")
 
     def check_halving(self, config: DictConfig) -> None:
-        """Raise ``ConfigError`` where the sweep that ``config`` describes can't be halved as it should."""
+        """Raise ``ConfigError`` if the launcher or the epochs in ``config`` don't allow halving."""
         if not self.halving:
             return
         most = config.hydra.launcher.get("max_members")
@@ -48,7 +49,7 @@ class SweepSettings:
 
 
 def sweep_settings(node: dict[str, Any], typed: Sequence[str]) -> SweepSettings:
-    """The checked settings of the ``sweep`` node; ``typed`` are the overrides of Hydra, for the folder may be one.
+    """The checked node ``sweep``; ``typed`` are the overrides of the node ``hydra``, some of which conflict with it.
 
     Raises ``ConfigError``.
     """
@@ -68,7 +69,7 @@ def sweep_settings(node: dict[str, Any], typed: Sequence[str]) -> SweepSettings:
 
 
 def refuse_without_sweep(overrides: Sequence[str]) -> None:
-    """Raise ``ConfigError`` where a single run is told about its sweep: nearly always the -m has been forgotten."""
+    """Raise ``ConfigError`` if a single run has overrides of a sweep: nearly always the user forgot ``-m``."""
     for override in overrides:
         if override not in run_overrides([override]):
             key, _, value = override.lstrip("+").partition("=")

@@ -33,7 +33,7 @@ def test_a_search_is_a_sweep_with_its_folder_and_its_table(left_alone):
     folder, shown = left_alone
     assert [row["status"] for row in rows(folder)] == ["finished"] * 8
     assert len({row["optimizer.lr"] for row in rows(folder)}) == 4
-    assert sum(line.startswith("winner: ") for line in shown.splitlines()) == 1
+    assert sum(line.startswith("best setting (mean of 2 runs): ") for line in shown.splitlines()) == 1
     assert (folder / "search.db").exists()
 
 
