@@ -1,6 +1,6 @@
-"""``hydra/launcher=basic``: the jobs of a sweep one by one in the command's process, as by Hydra's own of that name.
+"""``hydra/launcher=basic``: runs the jobs of a sweep one by one in the command's process.
 
-Hydra imports this at every start, after its own launchers: of two of one name the later one stands.
+It replaces Hydra's launcher of that name: Hydra imports this module after its own, and the later registration wins.
 """
 
 from collections.abc import Sequence
@@ -20,10 +20,10 @@ ConfigStore.instance().store(
 
 
 class OneByOneLauncher(JobLauncher):
-    """Keeps of each job no more than what it came to, however many there are."""
+    """Runs one job after another and keeps only the outcome of each, so memory does not grow with their number."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        # Hydra's own loader, which remembers no job.
+        # Use Hydra's own loader: the caching one would keep the configurations of all jobs.
         BasicLauncher.setup(self, hydra_context=hydra_context, task_function=task_function, config=config)
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
@@ -32,7 +32,7 @@ class OneByOneLauncher(JobLauncher):
         return self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the jobs; their returns come in the order of ``job_overrides``."""
+        """Run the jobs; the returns are in the order of ``job_overrides``."""
         returns: list[JobReturn] = []
         for number, overrides in enumerate(job_overrides, initial_job_idx):
             returns += [brief(self.run_alone(job.config)) for job in self.prepare([overrides], number)]

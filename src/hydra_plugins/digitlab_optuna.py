@@ -1,6 +1,7 @@
-"""``hydra/sweeper=optuna``: the jobs of a sweep are chosen in rounds, each by what those before came to.
+"""``hydra/sweeper=optuna``: chooses the jobs of a sweep in rounds, from the results of earlier rounds.
 
-Hydra imports this at every start, so Optuna is imported when a search begins. The launcher is whichever is asked for.
+Hydra imports this module at every start, so Optuna is imported only when a search begins. Any launcher can run the
+jobs.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from digitlab.sweeps.jobs import Grid, sweep_overrides
 
 
 class OptunaSweeper(Sweeper):
-    """Runs the search that ``hydra.sweeper`` describes; its settings are checked by ``digitlab.sweeps.search``."""
+    """Runs the search that ``hydra.sweeper`` describes; ``digitlab.sweeps.search`` checks its settings."""
 
     def __init__(self, **settings: Any) -> None:
         self.config: DictConfig | None = None
@@ -38,9 +39,9 @@ class OptunaSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
-        """Ask, run and tell until there are as many trials as were asked for; a job that fails ends none of that.
+        """Ask for trials, run them and store their results until all are done; a failed job does not stop the search.
 
-        Raises ``ConfigError`` where the study there is about something else or its database can't be opened.
+        Raises ``ConfigError`` if the stored study is about something else or its database can't be opened.
         """
         from digitlab.sweeps.search.settings import search_plan
         from digitlab.sweeps.search.study import Study
@@ -58,6 +59,7 @@ class OptunaSweeper(Sweeper):
         returns: list[Sequence[JobReturn]] = []
         while trials := study.round(size):
             jobs = {number: space.jobs(chosen) for number, chosen in trials.items()}
+            # Job numbers continue after those of earlier rounds, which may be from an earlier command.
             done = self._launch([job for own in jobs.values() for job in own], study.ended * space.replicates)
             for number, own in jobs.items():
                 study.tell(number, _mean([done[tuple(job)] for job in own]))
@@ -65,14 +67,14 @@ class OptunaSweeper(Sweeper):
         return returns
 
     def _launch(self, jobs: Sequence[Sequence[str]], first: int) -> dict[tuple[str, ...], JobReturn]:
-        """What each job came to; one that is asked for twice, as a search may, runs once."""
+        """Run the jobs and return their outcomes by job. A search may ask for a job twice; it runs once."""
         assert self.launcher is not None
         distinct = list(dict.fromkeys(map(tuple, jobs)))
         done = self.launcher.launch([list(job) for job in distinct], initial_job_idx=first)
         return dict(zip(distinct, done, strict=True))
 
     def _at_once(self, example: Sequence[str]) -> int:
-        """How many runs the launcher trains at once, going by a job of the search."""
+        """The number of runs that the launcher trains at the same time, estimated for the job ``example``."""
         assert self.config is not None
         launcher = self.config.hydra.launcher
         if "max_members" in launcher:
@@ -88,7 +90,7 @@ class OptunaSweeper(Sweeper):
         try:
             return preferred_members(Experiment.from_config(self._compose(example), typed=example))
         except ConfigError:
-            return 1  # of the trial's own refusal the user hears when it runs
+            return 1  # the user sees this error when the trial itself runs
 
     def _compose(self, overrides: Sequence[str]) -> DictConfig:
         assert self.config is not None
@@ -102,7 +104,7 @@ class OptunaSweeper(Sweeper):
 
 
 def _mean(replicates: Sequence[JobReturn]) -> float | None:
-    """The mean of the monitored values; None where a run failed, as the others' mean would favour its setting."""
+    """The mean monitored value of a trial; None if a run failed, because the mean of the others favours the setting."""
     if any(done.status != JobStatus.COMPLETED for done in replicates):
         return None
     return statistics.fmean(done.return_value for done in replicates)

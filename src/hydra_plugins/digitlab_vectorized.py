@@ -1,7 +1,7 @@
-"""``hydra/launcher=vectorized``: jobs of a sweep that differ only in numbers train together, as populations.
+"""``hydra/launcher=vectorized``: trains the jobs of a sweep that differ only in numbers together, as populations.
 
-Hydra imports this module at every start, so it imports torch only when jobs are launched. Hydra makes the folder,
-configuration and log of each job: it runs the job with a function that only registers it for a population.
+Hydra imports this module at every start, so nothing here imports torch before jobs run. Folders, configurations, logs
+and job returns are Hydra's own: when Hydra runs a job, the job only registers for a population.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 
 class VectorizedLauncher(JobLauncher):
-    """Trains populations of at most ``max_members``; ``auto`` chooses the number by the CPU's cache or the device.
+    """Trains populations of at most ``max_members`` runs; ``auto`` chooses the number by memory and cache.
 
-    A job that cannot be grouped runs as with ``hydra/launcher=basic``. ``over`` names one of ``launchers``, which then
-    runs each population, and each single job, as one job of its own.
+    A job that fits no population runs as with ``hydra/launcher=basic``. If ``over`` names one of ``launchers``, each
+    population and each remaining job becomes one job of that launcher.
     """
 
     def __init__(self, max_members: int | str = "auto", over: str | None = None, **launchers: WorkersLauncher) -> None:
@@ -40,9 +40,9 @@ class VectorizedLauncher(JobLauncher):
         self.max_members, self.over, self._launchers = max_members, over, launchers
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the jobs and return their results in the order of ``job_overrides``.
+        """Run the jobs; the returns are in the order of ``job_overrides``.
 
-        Raises ``ConfigError`` if ``max_members`` is neither ``auto`` nor a count, or if ``over`` cannot be used.
+        Raises ``ConfigError`` if ``max_members`` is neither ``auto`` nor a count, or if ``over`` can't be used.
         """
         most, pool = self._max_members(), self._pool()
         prepared = {job.number: job for job in self.prepare(job_overrides, initial_job_idx)}
@@ -95,7 +95,7 @@ class VectorizedLauncher(JobLauncher):
     def _spread(
         self, pool: Pool, populations: Sequence[Sequence[Job]], left: Sequence[Prepared]
     ) -> dict[int, JobReturn]:
-        """Train the jobs that are ``left`` in other processes, each for a population or a single job."""
+        """The returns of all unfinished jobs, from processes that each train one population or one job."""
         assert self.over is not None
         by_number = {job.number: job for job in left}
         groups = [[by_number.pop(job.number) for job in population] for population in populations]
@@ -104,7 +104,7 @@ class VectorizedLauncher(JobLauncher):
         return {job.number: done for job, done in spread}
 
     def _register(self, job: Prepared, jobs: list[Job]) -> JobReturn:
-        """Let Hydra make the folder of a job; add the job to ``jobs`` unless an earlier run has finished it."""
+        """Let Hydra create the folder of a job, and add the job to ``jobs`` unless its run has finished before."""
 
         def register(task_config: DictConfig) -> float | None:
             folder = RunFolder(Path(HydraConfig.get().runtime.output_dir))

@@ -1,6 +1,6 @@
-"""``hydra/launcher=joblib``, ``submitit_local`` and ``submitit_slurm``: the jobs of a sweep in other processes.
+"""``hydra/launcher=joblib``, ``submitit_local`` and ``submitit_slurm``: run the jobs of a sweep in other processes.
 
-Hydra imports this at every start, so nothing here imports torch or an engine before jobs are launched.
+Hydra imports this module at every start, so nothing here imports torch, joblib or submitit before jobs run.
 """
 
 import os
@@ -25,7 +25,7 @@ from digitlab.sweeps.workers.slots import available_cores, slot_count, slot_envi
 
 
 class JoblibLauncher(WorkersLauncher):
-    """Processes on this machine, kept from one job to the next. ``given`` are the fields of ``JoblibSettings``."""
+    """Worker processes on this machine that run many jobs each. ``given`` are the fields of ``JoblibSettings``."""
 
     def __init__(self, **given: Any) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class JoblibLauncher(WorkersLauncher):
 
 
 class SubmititLocalLauncher(WorkersLauncher):
-    """A new process on this machine for each job, with logs as on a cluster. ``given``: see ``LocalSettings``."""
+    """A new process on this machine for each job, with log files as on a cluster. ``given``: see ``LocalSettings``."""
 
     def __init__(self, **given: Any) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class SubmititLocalLauncher(WorkersLauncher):
 
 
 class SubmititSlurmLauncher(WorkersLauncher):
-    """A job of the cluster for each job of the sweep. ``given``: see ``SlurmSettings``."""
+    """One job of a SLURM cluster for each job of the sweep. ``given``: see ``SlurmSettings``."""
 
     def __init__(self, **given: Any) -> None:
         super().__init__()
@@ -70,25 +70,27 @@ class SubmititSlurmLauncher(WorkersLauncher):
         settings = checked_settings(SlurmSettings, self._given, under=under)
         executor = AutoExecutor(_logs(self), cluster="slurm", slurm_max_num_timeout=settings.max_num_timeout)
         executor.update_parameters(**_parameters(settings))
+        # A number of threads that the user has set counts more than the cores of the job.
         threads = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(settings.cpus_per_task)}
         return SlurmPool(executor, threads)
 
 
 def _environments(launcher: WorkersLauncher, n_jobs: int | Literal["auto"]) -> Sequence[Mapping[str, str]]:
     cores = available_cores()
+    # Runs on the CPU take no GPU, so their number depends on the cores.
     gpus = [] if OmegaConf.select(launcher.config, "trainer.accelerator") == "cpu" else visible_gpus()
     slots = slot_count(n_jobs, cores=cores, gpus=gpus)
     return [slot_environment(slot, slots=slots, cores=cores, gpus=gpus, given=os.environ) for slot in range(slots)]
 
 
 def _logs(launcher: WorkersLauncher) -> Path:
-    """Where submitit keeps what a job, ``%j``, is given and what it prints."""
+    """Where submitit stores the input and output of a job; it replaces ``%j`` by the number of the job."""
     assert launcher.config is not None
     return Path(str(launcher.config.hydra.sweep.dir)).absolute() / ".submitit" / "%j"
 
 
 def _parameters(settings: SlurmSettings) -> dict[str, Any]:
-    """In submitit's words: those that only SLURM has begin with ``slurm_``."""
+    """The settings under submitit's names; options that only SLURM has get the prefix ``slurm_``."""
     common = {
         "name": "digitlab", "timeout_min": settings.timeout_min, "cpus_per_task": settings.cpus_per_task,
         "gpus_per_node": settings.gpus_per_node, "mem_gb": settings.mem_gb,

@@ -1,1 +1,1 @@
-"""``hydra/sweeper=optuna``: a search chooses the runs of a sweep, round by round, by what the former ones came to."""
+"""``hydra/sweeper=optuna``: a search chooses the runs of a sweep in rounds, from the results of earlier rounds."""

@@ -1,6 +1,6 @@
-"""``hydra.sweeper.*`` of a search, checked with what there is to choose before anything runs. Optuna is not imported.
+"""Checks ``hydra.sweeper.*`` of a search and its space before anything runs. Does not import Optuna.
 
-As its authors have it: a trial is one setting that the search chooses; here it is one run, or one for each seed.
+As in Optuna, a trial is one setting that the search chooses. A trial here is one run, or one run for each seed.
 """
 
 from dataclasses import dataclass
@@ -20,16 +20,17 @@ from digitlab.sweeps.search.space import Space
 _KEY = "hydra.sweeper"
 _TARGET = "hydra_plugins.digitlab_optuna.OptunaSweeper"
 _TRIALS = 50
-# Of a sampler that learns from trials: one round alone would be a random search.
+# A sampler that learns from trials needs rounds to learn from: with a single round it would be a random search.
 _LEAST_ROUNDS = 5
 
 
 @settings
 class SearchSettings:
-    """``sampler`` chooses ``n_trials`` settings in rounds of ``n_jobs`` runs; what it chooses depends on ``seed``.
+    """``sampler`` chooses ``n_trials`` settings in rounds of ``n_jobs`` runs; ``seed`` makes its choices repeatable.
 
-    TPE (Bergstra et al., 2011), CMA-ES (Hansen and Ostermeier, 2001), random search (Bergstra and Bengio, 2012), or all
-    points of a grid in random order.
+    The samplers are TPE (Bergstra et al., 2011), CMA-ES (Hansen and Ostermeier, 2001), random search (Bergstra and
+    Bengio, 2012) and ``grid``, which tries all points of a grid in random order. ``storage`` is the URL of Optuna's
+    database; null means a file in the sweep's folder.
     """
 
     sampler: Literal["tpe", "random", "cmaes", "grid"]
@@ -41,14 +42,14 @@ class SearchSettings:
 
 @dataclass(frozen=True, slots=True)
 class SearchPlan:
-    """What is searched, and how."""
+    """What a search chooses from, and its settings."""
 
     space: Space
     settings: SearchSettings
 
     @property
     def trials(self) -> int:
-        """How many trials there will be."""
+        """The number of trials in the whole search; a grid has no more trials than points."""
         size, asked = self.space.grid_size, self.settings.n_trials
         if self.settings.sampler == "grid" and size is not None:
             return size if asked == "auto" else min(asked, size)
@@ -59,7 +60,7 @@ class SearchPlan:
         return self.trials * self.space.replicates
 
     def round_size(self, at_once: int) -> int:
-        """Trials of a round, for a launcher that trains ``at_once`` runs."""
+        """The number of trials in a round for a launcher that trains ``at_once`` runs at the same time."""
         asked = self.settings.n_jobs
         size = max((at_once if asked == "auto" else asked) // self.space.replicates, 1)
         learns = self.settings.sampler in ("tpe", "cmaes")
@@ -67,12 +68,13 @@ class SearchPlan:
 
 
 def search_plan(config: DictConfig, loader: ConfigLoader, grid: Grid) -> SearchPlan | None:
-    """The plan of the search that is to choose the runs of the sweep; None where a grid lists them.
+    """The plan of the search that chooses the runs of the sweep; None if the sweep is a grid.
 
-    Raises ``ConfigError`` for a bad setting, for a space that can't be searched, and where Optuna is missing.
+    Raises ``ConfigError`` for a bad setting, for a space that can't be searched, and if Optuna is not installed.
     """
     overrides = sweep_overrides(config)
     if OmegaConf.select(config, f"{_KEY}._target_") != _TARGET:
+        # An interval has no list of values, so a grid can't run it.
         for parameter in Space(loader, overrides).parameters if grid.searched else ():
             if parameter.key in grid.searched:
                 raise ConfigError(parameter.key, parameter.typed, "needs a search: hydra/sweeper=optuna")

@@ -1,4 +1,4 @@
-"""What a search chooses from: the sweep overrides of its command as parameters, and a choice back as overrides."""
+"""The space of a search: turns the sweep overrides of a command into parameters, and a choice back into overrides."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,18 +11,21 @@ from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from digitlab.core.errors import ConfigError
 from digitlab.sweeps.jobs import distinct_values, parse_overrides
 
-# A choice is the text of its override; a number of a range or an interval is one.
+# A choice is the text of its override. A value from a range or an interval is a number.
 Value = str | int | float
 
-# Of a number drawn from an interval: enough to search by, few enough for the name of a folder and for a table.
+# Digits of a number drawn from an interval: precise enough to search, short enough for folder names and tables.
 _SIGNIFICANT_DIGITS = 4
-# Of one of a range: all but what is due to adding floats.
+# Digits of a number from a range: drops only the rounding errors of adding steps.
 _EXACT_DIGITS = 12
 
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """``low`` to ``high``, both included: of ``step`` apart, or any with None; whole ones where the bounds are."""
+    """The numbers from ``low`` to ``high`` inclusive, ``step`` apart, or any number if ``step`` is None.
+
+    They are whole numbers if the bounds and the step are. With ``log``, the search treats them on a logarithmic scale.
+    """
 
     low: float
     high: float
@@ -36,7 +39,7 @@ class Numbers:
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """``key`` and what the search may give it: one of ``choices``, or one of ``numbers``; ``typed`` as on the line."""
+    """A searched ``key``: its ``choices`` or its ``numbers``; ``typed`` is the text on the command line."""
 
     key: str
     typed: str
@@ -45,7 +48,7 @@ class Parameter:
 
     @property
     def grid(self) -> list[Value] | None:
-        """All values, None where there is no end of them."""
+        """All values, or None if an interval makes them endless."""
         if self.numbers is None:
             return list(self.choices)
         low, high, step = self.numbers.low, self.numbers.high, self.numbers.step
@@ -65,15 +68,16 @@ class Parameter:
 
 
 class Space:
-    """The parameters of ``overrides``. ``seeds``, where they are swept over, are replicates: each trial runs all.
+    """The searched parameters of ``overrides``, and ``seeds``, the replicates that every trial runs with.
 
-    Raises ``ConfigError``, naming the key, for what can't be searched.
+    Raises ``ConfigError`` for a key that can't be searched.
     """
 
     def __init__(self, loader: ConfigLoader, overrides: Sequence[str]) -> None:
         self.parameters: list[Parameter] = []
         self.seeds: list[str] = []
-        self._order: dict[str, str] = {}  # what is set for every trial, by key; empty where it is chosen
+        # The fixed override of each key in typed order; empty for a key that the search chooses or replicates.
+        self._order: dict[str, str] = {}
         for key, override in parse_overrides(loader, overrides).items():
             if not override.is_sweep_override():
                 self._order[key] = f"{key}={override.get_value_element_as_str()}"
@@ -90,22 +94,22 @@ class Space:
 
     @property
     def grid_size(self) -> int | None:
-        """How many settings there are; None where there is an interval."""
+        """The number of points in the space, or None if it contains an interval."""
         grids = [parameter.grid for parameter in self.parameters]
         return None if None in grids else math.prod(len(grid or ()) for grid in grids)
 
     def fixed(self) -> list[str]:
-        """The overrides that all trials have."""
+        """The overrides that all trials share."""
         return [text for text in self._order.values() if text]
 
     def jobs(self, chosen: Mapping[str, Value]) -> list[list[str]]:
-        """The overrides of the runs of one trial, one for each seed."""
+        """The overrides of the runs of one trial, one run for each seed."""
         texts = {parameter.key: [parameter.override(chosen[parameter.key])] for parameter in self.parameters}
         choices = [[text] if text else texts.get(key, self.seeds) for key, text in self._order.items()]
         return [list(job) for job in product(*choices)]
 
     def example(self) -> list[str]:
-        """The overrides of a run that the search might choose."""
+        """The overrides of one run that the search might choose, for checks and estimates."""
         return self.jobs({parameter.key: parameter.example for parameter in self.parameters})[0]
 
 

@@ -1,7 +1,7 @@
-"""The memory of a search: a study of Optuna's in a database, asked for settings and told what they came to.
+"""Keeps the state of a search in an Optuna database: asks for settings and stores their results.
 
-Whatever kills the process, the same command goes on with the trials that were under way. A sampler is made anew for
-each trial, with a seed of its own, so that what it chooses depends on the trials before, not on interruptions.
+If the process is killed, the same command resumes with the trials that were running. A new sampler is made for each
+trial, seeded by the trial's number. Its choice thus depends on the earlier trials only, not on interruptions.
 """
 
 from pathlib import Path
@@ -18,15 +18,15 @@ from digitlab.sweeps.search.settings import SearchPlan
 from digitlab.sweeps.search.space import Parameter, Space, Value
 
 _DATABASE = "search.db"
-# Of a trial: the folder of the sweep that runs it. Of a study: what makes its trials comparable.
+# Names of attributes in the database: the folder of the sweep that runs a trial, and what makes trials comparable.
 _FOLDER, _IDENTITY = "folder", "search"
 
 
 class Study:
-    """The study of the sweep in ``folder``: in a file there, or in the database that the settings name.
+    """The study of the sweep in ``folder``, stored in a file there or in the database of the settings.
 
-    ``fingerprint`` is that of the configuration without what is searched, ``metric`` the monitored one. Raises
-    ``ConfigError`` where the study there is about something else, or its database can't be opened.
+    ``fingerprint`` is that of the configuration without the searched keys, and ``metric`` is the monitored metric.
+    Raises ``ConfigError`` if the stored study is about something else or if its database can't be opened.
     """
 
     def __init__(self, folder: Path, plan: SearchPlan, *, fingerprint: str, metric: str) -> None:
@@ -41,7 +41,7 @@ class Study:
                 direction="minimize" if metric_direction(metric) == "min" else "maximize",
             )  # fmt: skip
         except Exception as error:
-            # SQLAlchemy's own, or those of the database's driver, which may be missing.
+            # These are errors of SQLAlchemy, or of the database's driver, which may be missing.
             reason = " ".join(str(error).split()).partition(" (Background on")[0]
             raise ConfigError("hydra.sweeper.storage", storage, f"can't be opened: {reason}") from error
         self._refuse_other({"fingerprint": fingerprint, "searched": _searched(space, metric), "fixed": space.fixed()})
@@ -55,7 +55,7 @@ class Study:
         if there == here and known["fingerprint"] != identity["fingerprint"]:
             there, here = (dict(text.split("=", 1) for text in each["fixed"]) for each in (known, identity))
             if there == here:
-                # A file of the configuration has been changed.
+                # The command is the same, so a configuration file has changed.
                 there, here = {"sweep.name": "another configuration"}, {"sweep.name": self._folder.name}
         for key in [*there, *here]:
             if there.get(key) != here.get(key):
@@ -67,13 +67,14 @@ class Study:
 
     @property
     def ended(self) -> int:
-        """The number of trials that have come to their end, failed ones among them."""
+        """The number of finished trials, including failed ones."""
         return sum(trial.state.is_finished() for trial in self._trials())
 
     def round(self, size: int) -> dict[int, dict[str, Value]]:
-        """What to try next, by number of trial: up to ``size`` trials, those first that a killed process left.
+        """The settings to try next, by trial number: at most ``size``, first the trials that a killed process left.
 
-        Rounds end at multiples of ``size``, so that they are the same after an interruption. Empty at the end.
+        Rounds end at multiples of ``size``, so an interruption does not shift them: a sampler that learns would
+        otherwise choose something else. Empty when the search is over.
         """
         chosen = {trial.number: dict(trial.params) for trial in self._trials() if self._is_under_way(trial)}
         ended, most = self.ended, self._plan.trials
@@ -83,7 +84,7 @@ class Study:
         return chosen
 
     def _is_under_way(self, trial: FrozenTrial) -> bool:
-        # One that was killed before it was told its folder, or of another machine, is left alone.
+        # Skip a trial of another machine that shares the database, and one killed before its folder was stored.
         return bool(trial.state == TrialState.RUNNING and trial.user_attrs.get(_FOLDER) == str(self._folder.resolve()))
 
     def _ask(self) -> optuna.Trial:
@@ -93,8 +94,8 @@ class Study:
         return trial
 
     def tell(self, number: int, value: float | None) -> None:
-        """That the trial of this number came to ``value`` of the monitored metric, or failed."""
-        # The sampler of a grid would stop the study, which only one that runs its trials itself can be.
+        """Store the monitored value of a trial; None means that the trial failed."""
+        # GridSampler would try to stop the study here, which Optuna only allows inside ``study.optimize``.
         self._study.sampler = RandomSampler()
         if value is None:
             self._study.tell(number, state=TrialState.FAIL)
@@ -106,7 +107,8 @@ class Study:
         return trials
 
     def _sampler(self, number: int) -> BaseSampler:
-        """For the trial of this number."""
+        """The sampler that chooses the trial of this number."""
+        # The factor is a prime, so that searches with neighbouring seeds don't share the seeds of their trials.
         seed = (self._plan.settings.seed * 1_000_003 + number) % 2**32
         match self._plan.settings.sampler:
             case "random":
@@ -129,7 +131,7 @@ def _distribution(parameter: Parameter) -> BaseDistribution:
 
 
 def _searched(space: Space, metric: str) -> dict[str, str]:
-    """By key what has to be the same for two trials to be compared."""
+    """What must be equal for two trials to be comparable, by key."""
     searched = {parameter.key: parameter.typed for parameter in space.parameters}
     seeds = {"seed": ",".join(space.seeds)} if space.seeds else {}
     return searched | seeds | {"monitor.metric": metric}

@@ -1,5 +1,5 @@
-"""The jobs of a sweep in other processes, of this machine or of a cluster.
+"""Runs the jobs of a sweep in other processes, on this machine or on a cluster.
 
-``batch`` is what a process is given, ``slots`` its share of a machine, ``pools`` the engines that run it, and
-``dispatch`` the loop between them. Nothing here imports torch before a process knows which GPU it may see.
+``job_batch`` is the work of one process, ``slots`` its share of the machine, ``pools`` starts the processes, and
+``dispatch`` is the loop that hands out work. Nothing here imports torch before a process knows which GPU it may see.
 """

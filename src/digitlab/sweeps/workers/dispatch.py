@@ -1,4 +1,4 @@
-"""The loop of a sweep whose jobs run in other processes: hand out, gather, and on a signal have all of them save."""
+"""The main loop of a sweep whose jobs run in other processes: start, collect, and on a signal make all of them save."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -11,9 +11,9 @@ from digitlab.sweeps.workers.pools import Pool, Task
 
 
 def run_jobs(batches: Sequence[JobBatch], pool: Pool) -> Iterator[tuple[JobBatch, Sequence[JobReturn] | RunError]]:
-    """Each work as it ends, with the returns of its jobs, or the error of a process that ended without any.
+    """Run ``batches`` in ``pool``; yield each batch when it ends, with its returns or the error of its process.
 
-    Raises ``Interrupted`` after SIGINT or SIGTERM, once the processes have ended; their runs are saved.
+    Raises ``Interrupted`` after SIGINT or SIGTERM, when all processes have saved their runs and ended.
     """
     from digitlab.core.signals import Interrupted, StopSignal
 
@@ -25,6 +25,7 @@ def run_jobs(batches: Sequence[JobBatch], pool: Pool) -> Iterator[tuple[JobBatch
             while waiting or running:
                 if stop_signal.received is None:
                     running += pool.take(waiting)
+                # Ask only once: a second signal would kill a process that is still saving.
                 elif not stopped:
                     waiting.clear()
                     pool.stop(running)
@@ -33,7 +34,7 @@ def run_jobs(batches: Sequence[JobBatch], pool: Pool) -> Iterator[tuple[JobBatch
                 for task in ended:
                     running.remove(task)
                     outcome = task.outcome()
-                    # What a signal ended has not failed: it says of itself where it stands.
+                    # A process that the signal ended has not failed. Its run folder says how far it got.
                     if stop_signal.received is None or not isinstance(outcome, RunError):
                         yield task.batch, outcome
                 if not ended:

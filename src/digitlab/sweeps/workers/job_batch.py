@@ -1,4 +1,4 @@
-"""What a process of a sweep is given to do: one job, or those of one population, in a launcher of its own."""
+"""The work that one process of a sweep is given: one job, or the jobs of one population."""
 
 import os
 import signal
@@ -19,10 +19,10 @@ from digitlab.core.errors import RunError
 
 @dataclass(frozen=True, slots=True)
 class JobBatch:
-    """Jobs that one process does: their overrides, and their run folders, whose numbers are known already.
+    """The jobs of one process, which is pickled and sent to it.
 
-    ``launcher`` is set up, and runs them as it would in the command's process; ``state`` holds Hydra's singletons and
-    the resolvers there. ``environment`` is set before anything imports torch.
+    ``launcher`` is set up and runs the jobs as it would in the command's own process. ``folders`` are their run
+    folders, ``state`` holds Hydra's singletons and resolvers, and ``environment`` is set before anything imports torch.
     """
 
     numbers: Sequence[int]
@@ -36,14 +36,14 @@ class JobBatch:
         return replace(self, environment=environment)
 
     def __call__(self) -> Sequence[JobReturn]:
-        """The returns of the jobs. Raises ``RunError`` where a signal stopped them; their runs are saved then."""
+        """Run the jobs and return their outcomes. Raises ``RunError`` if a signal stopped them, after saving the runs."""
         os.environ.update(self.environment)
         Singleton.set_state(self.state)
         with _stoppable(), _reserved(self.folders):
             return self.launcher.launch(self.overrides, self.numbers[0])
 
     def checkpoint(self) -> Any:
-        """What submitit queues again where a job's time is over: the same, as its runs go on by themselves."""
+        """What submitit queues again at the time limit of a job: the same work, because runs resume by themselves."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
@@ -51,10 +51,10 @@ class JobBatch:
 
 @contextmanager
 def _reserved(folders: Sequence[Path]) -> Iterator[None]:
-    """Wait until no other process is at work on the runs.
+    """Wait until no other process works on these runs, then lock them.
 
-    One of a command that was killed may be: the job of a cluster outlives the command. Sorted, so that two never wait
-    for each other.
+    A job on a cluster outlives its command. If the command is killed and given again, its old jobs may still be running.
+    Folders are locked in sorted order so that two processes never wait for each other.
     """
     from filelock import FileLock
 
@@ -68,11 +68,12 @@ def _reserved(folders: Sequence[Path]) -> Iterator[None]:
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """Have a signal end the work even where no run listens, and submitit's be obeyed after the runs are saved.
+    """Make signals end the work only after the runs are saved, also between runs, when no run handles them.
 
-    Submitit itself ignores SIGTERM. Its own signal comes when a job's time is nearly over: the job goes into the queue
-    again, and its runs go on from where they were saved.
+    Submitit ignores SIGTERM. It sends its own signal, SIGUSR2, shortly before the time limit of a job. The job is then
+    queued again and its runs resume where they were saved.
     """
+    # ``obey`` is submitit's handler. It queues the job again and ends the process at once, so it must come last.
     obey, before = signal.getsignal(signal.SIGUSR2), signal.getsignal(signal.SIGTERM)
     asked: list[tuple[int, FrameType | None]] = []
 
@@ -81,6 +82,7 @@ def _stoppable() -> Iterator[None]:
 
     def save(number: int, frame: FrameType | None) -> None:
         asked.append((number, frame))
+        # Runs handle SIGTERM: they save and then exit, which the ``except`` below notices.
         signal.raise_signal(signal.SIGTERM)
 
     signal.signal(signal.SIGTERM, end)

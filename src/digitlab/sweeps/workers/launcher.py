@@ -1,4 +1,4 @@
-"""The launchers' common part: which jobs are left to do, what is handed on, and what comes of each."""
+"""The base class of launchers that use other processes: finds unfinished jobs, sends them out, handles the outcomes."""
 
 import copy
 import logging
@@ -25,19 +25,23 @@ log = logging.getLogger(__name__)
 
 
 class WorkersLauncher(JobLauncher):
-    """Runs each job in another process; ``spread`` does it with groups of jobs, for another launcher."""
+    """Runs each job in another process; ``spread`` does so with groups of jobs, for the launcher ``vectorized``."""
 
     @abstractmethod
     def pool(self, *, under: str = "hydra.launcher") -> Pool:
-        """The engine. Raises ``ConfigError`` for a setting, a key under ``under``, or for what is not installed."""
+        """The pool of processes.
+
+        Raises ``ConfigError`` for a bad setting, a key below ``under``, or if a library is not installed.
+        """
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the jobs; their returns come in the order of ``job_overrides``. Raises what ``pool`` raises."""
+        """Run the jobs; the returns are in the order of ``job_overrides``. Raises what ``pool`` raises."""
         pool = self.pool()
         jobs = self.prepare(job_overrides, initial_job_idx)
         returns: dict[int, JobReturn] = {}
         left = []
         for job in jobs:
+            # Hydra also creates the run folder here. A finished run must not cost a new process, or a place in the queue.
             done = self.run(job.config, lambda _: finished_value(_own_folder()))
             if done.return_value is None:
                 left.append([job])
@@ -52,9 +56,9 @@ class WorkersLauncher(JobLauncher):
     def spread(
         self, groups: Iterable[Sequence[Prepared]], pool: Pool, launcher: BasicLauncher
     ) -> Iterator[tuple[Prepared, JobReturn]]:
-        """Each job of ``groups`` as it ends, with its return; each group is one work of ``pool``, done by ``launcher``.
+        """Run each group in one process, with ``launcher``; yield each job with its return when its group ends.
 
-        Ends the process after a signal, when all runs under way are saved.
+        After a signal, ends this process when all runs are saved.
         """
         from digitlab.core.signals import Interrupted
 
@@ -78,7 +82,7 @@ class WorkersLauncher(JobLauncher):
         config = copy.deepcopy(self.config)
         assert config is not None
         with read_write(config.hydra.sweep):
-            # As it is here: in another process the command's name for it might come out anew.
+            # Freeze the name, which another process might resolve differently, for example with ``sweep.fresh``.
             config.hydra.sweep.dir = str(config.hydra.sweep.dir)
         launcher.setup(hydra_context=self.hydra_context, task_function=self.task_function, config=config)
         state = Singleton.get_state()
@@ -94,13 +98,13 @@ class WorkersLauncher(JobLauncher):
         ]
 
     def _lost(self, config: DictConfig, error: RunError) -> JobReturn:
-        """The return of a job whose process ended without one: it may have finished before that all the same."""
+        """The return of a job whose process ended without one. The run may have finished before the process died."""
 
         def conclude(task_config: DictConfig) -> float | None:
             folder = _own_folder()
             value = finished_value(folder)
             if value is None:
-                # Of an earlier attempt, or of one that was stopped.
+                # The result of an earlier attempt would hide this failure.
                 RunFolder(folder).result.unlink(missing_ok=True)
                 failing(error)(task_config)
             return value
@@ -113,12 +117,12 @@ def _own_folder() -> Path:
 
 
 def _folder(config: DictConfig) -> Path:
-    """The run folder of a job that has been run once, and so has its number."""
+    """The run folder of a job that Hydra has run once in this process, which fixed its name."""
     return Path(config.hydra.runtime.output_dir)
 
 
 def _tell(returns: Iterable[JobReturn]) -> None:
-    """Of failures that were told where nobody sees it."""
+    """Log failures that were reported in another process, where the user does not see them."""
     for done in returns:
         if done.status == JobStatus.FAILED:
             error = done._return_value

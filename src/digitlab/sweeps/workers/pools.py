@@ -1,4 +1,4 @@
-"""The engines that run work in other processes: joblib's, and submitit's on this machine and under SLURM."""
+"""Pools of processes that run job batches: joblib's, and submitit's on this machine and under SLURM."""
 
 import os
 import signal
@@ -15,35 +15,35 @@ from digitlab.core.errors import RunError
 from digitlab.sweeps.workers.job_batch import JobBatch
 
 _POLL_SECONDS = 0.05
-# A cluster's file system, and its accounting, are asked less often.
+# Asking a cluster's file system and accounting more often would burden them.
 _CLUSTER_POLL_SECONDS = 1.0
 _ORPHAN_POLL_SECONDS = 0.5
-# To save what is under way, and end.
+# The time a process has to save its runs and end.
 _GRACE_SECONDS = 60.0
 
 
 class Task(Protocol):
-    """Work that a process has been given."""
+    """A batch that a process has been given."""
 
     batch: JobBatch
 
     def done(self) -> bool: ...
 
     def outcome(self) -> Sequence[JobReturn] | RunError:
-        """The returns of a task that is done; an error where its process ended without any."""
+        """The returns of a task that is done, or the error if its process ended without any."""
 
 
 class Pool(Protocol):
-    """Where work is done. ``shares_terminal``: whether its processes tell of a failed job on the command's terminal."""
+    """Where batches run. ``shares_terminal`` says whether the user sees what its processes print."""
 
     poll_seconds: float
     shares_terminal: bool
 
     def take(self, waiting: list[JobBatch]) -> Sequence[Task]:
-        """Begin with as many of ``waiting`` as there is room for, and remove them from it."""
+        """Start as many of ``waiting`` as there is room for, and remove them from the list."""
 
     def stop(self, running: Sequence[Task]) -> None:
-        """Have the processes save the runs under way and end."""
+        """Ask the processes to save their runs and end."""
 
     def close(self) -> None: ...
 
@@ -61,6 +61,7 @@ class _JoblibTask:
             self.slot.task = None
             returns: Sequence[JobReturn] = self._future.result()
             return returns
+        # After an error the process may be dead or in an unknown state; the next batch gets a new one.
         self.slot.end()
         if isinstance(error, RunError):
             return error
@@ -70,7 +71,7 @@ class _JoblibTask:
 
 
 class _Slot:
-    """A place for one process at a time, which does one work after another: it imports torch once."""
+    """A place for one process at a time. The process runs one batch after another, so it imports torch once."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = environment
@@ -82,7 +83,7 @@ class _Slot:
         from joblib.externals.loky import ProcessPoolExecutor
 
         if self._executor is None:
-            # One of a single process: if that dies, it is known which work it took along, and no other.
+            # An executor with a single process: if it dies, we know which batch it was running.
             self._executor = ProcessPoolExecutor(max_workers=1, initializer=_serve, initargs=(os.getpid(),))
             self._pid = self._executor.submit(os.getpid)
         self.task = _JoblibTask(batch, self, self._executor.submit(batch.within(self._environment)))
@@ -92,7 +93,7 @@ class _Slot:
         try:
             os.kill(self._pid.result(timeout=_GRACE_SECONDS), signal.SIGTERM)
         except Exception:
-            self.end()  # it has not come to life, or has died
+            self.end()  # the process has not started, or is dead already
 
     def end(self) -> None:
         if self._executor is not None:
@@ -101,13 +102,14 @@ class _Slot:
 
 
 def _serve(parent: int) -> None:
-    """In a process of joblib: stop, so that its runs are saved, where the command that it works for is gone."""
-    # As in ``_without_interrupts``, but joblib unblocks the signal where it starts a process.
+    """Prepare a worker process of joblib; it saves its runs and ends if the command's process disappears."""
+    # For the reason in ``_without_interrupts``; here, because joblib unblocks the signal when it starts a process.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(_ORPHAN_POLL_SECONDS)
+        # Being adopted by another parent means that the command was killed: save like after Ctrl-C, then make sure to end.
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(_GRACE_SECONDS)
         os.kill(os.getpid(), signal.SIGKILL)
@@ -116,7 +118,7 @@ def _serve(parent: int) -> None:
 
 
 class JoblibPool:
-    """A process for each of ``environments``, which say what it sees of the machine."""
+    """One process for each of ``environments``, which name its GPU and its number of threads."""
 
     poll_seconds = _POLL_SECONDS
     shares_terminal = True
@@ -140,9 +142,10 @@ class JoblibPool:
 
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """Begun within, a process never sees SIGINT.
+    """Start processes within, and they never receive SIGINT.
 
-    A terminal sends it to all processes, the command sends each SIGTERM, and after a second signal none could save.
+    A terminal sends Ctrl-C to all processes, and the command also sends SIGTERM to each. After two signals none could
+    save its run.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -162,13 +165,13 @@ class _SubmititTask:
         try:
             returns: Sequence[JobReturn] = self.job.result()
         except Exception:
-            # Submitit's message is a traceback, and advice on how to ask its object for the logs.
+            # Submitit's own message is a traceback and advice about Python objects that the user doesn't have.
             return RunError(f"its job {self.job.job_id} ended without a result: see {self.job.paths.stderr}")
         return returns
 
 
 class SubmititLocalPool:
-    """Submitit's ``executor`` on this machine, with a job at a time for each of ``environments``."""
+    """Submitit's ``executor`` on this machine, with one job at a time for each of ``environments``."""
 
     poll_seconds = _POLL_SECONDS
     shares_terminal = False
@@ -191,15 +194,15 @@ class SubmititLocalPool:
     def stop(self, running: Sequence[Task]) -> None:
         for task in self._tasks.values():
             if not task.done():
-                # Job.cancel() would kill after a second what has not saved by then; this is passed on, and no more.
+                # Job.cancel() kills after a second, too soon to save. SIGTERM is passed on to the run and nothing more.
                 os.kill(int(task.job.job_id), signal.SIGTERM)
 
     def close(self) -> None:
-        """Nothing is kept between jobs."""
+        """Nothing to close: each job has a process of its own."""
 
 
 class SlurmPool:
-    """Submitit's ``executor`` of a cluster: all work is handed in at once, as one array of jobs."""
+    """Submitit's ``executor`` for a cluster: submits all batches at once, as one array of jobs."""
 
     poll_seconds = _CLUSTER_POLL_SECONDS
     shares_terminal = False
@@ -221,4 +224,4 @@ class SlurmPool:
             task.job.cancel(check=False)
 
     def close(self) -> None:
-        """A job of the cluster ends by itself."""
+        """Nothing to close: jobs of the cluster end on their own."""

@@ -1,4 +1,4 @@
-"""``hydra.launcher.*`` of the launchers that run jobs in other processes, checked."""
+"""Checks the settings ``hydra.launcher.*`` of the launchers that use other processes."""
 
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -15,14 +15,16 @@ T = TypeVar("T")
 
 @settings
 class JoblibSettings:
-    """``n_jobs``: processes at once; ``auto`` is one a GPU, and one a core where there is no GPU."""
+    """``n_jobs`` processes run at once; ``auto`` means one for each GPU, or one for each core without a GPU."""
 
     n_jobs: PositiveInt | Literal["auto"]
 
 
 @settings
 class LocalSettings:
-    """Jobs at once as in ``JoblibSettings``; after ``timeout_min`` a job is saved and goes on anew."""
+    """``n_jobs`` as in ``JoblibSettings``. After ``timeout_min`` minutes a job saves and restarts, at most
+    ``max_num_timeout`` times.
+    """
 
     n_jobs: PositiveInt | Literal["auto"]
     timeout_min: PositiveInt
@@ -31,9 +33,10 @@ class LocalSettings:
 
 @settings
 class SlurmSettings:
-    """What a job asks the cluster for. Null leaves it to the cluster; ``max_num_timeout`` is how often it may go on.
+    """What each job asks the cluster for; null leaves it to the cluster.
 
-    ``additional_parameters`` are any others of ``sbatch``; ``setup`` are lines of shell before the job.
+    After ``timeout_min`` minutes a job saves and is queued again, at most ``max_num_timeout`` times. ``setup`` are shell
+    commands before the job; ``additional_parameters`` are further options of ``sbatch``.
     """
 
     partition: str | None
@@ -52,7 +55,7 @@ class SlurmSettings:
 
 
 def checked_settings(cls: type[T], given: Mapping[str, Any], *, under: str) -> T:
-    """``cls(**given)``, where ``under`` is the config key of ``given``. Raises ``ConfigError``."""
+    """Build ``cls`` from ``given``, the node at config key ``under``. Raises ``ConfigError`` that names the key."""
     values = OmegaConf.to_container(OmegaConf.create(dict(given)))
     assert isinstance(values, dict)
     try:
@@ -62,6 +65,6 @@ def checked_settings(cls: type[T], given: Mapping[str, Any], *, under: str) -> T
 
 
 def require(library: str, launcher: str) -> None:
-    """Raise ``ConfigError`` where the ``library`` of ``launcher`` is not installed."""
+    """Raise ``ConfigError``, which says how to install it, if the ``library`` of ``launcher`` is missing."""
     if find_spec(library) is None:
         raise ConfigError("hydra/launcher", launcher, f"needs {library}: pip install 'digitlab[launchers]'")
