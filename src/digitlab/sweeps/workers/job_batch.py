@@ -36,7 +36,7 @@ class JobBatch:
         return replace(self, environment=environment)
 
     def __call__(self) -> Sequence[JobReturn]:
-        """Run the jobs and return their outcomes. Raises ``RunError`` if a signal stopped them, after saving the runs."""
+        """Run the jobs and return their outcomes. Raises ``RunError`` if a signal stopped them; the runs are saved."""
         os.environ.update(self.environment)
         Singleton.set_state(self.state)
         with _stoppable(), _reserved(self.folders):
@@ -53,8 +53,8 @@ class JobBatch:
 def _reserved(folders: Sequence[Path]) -> Iterator[None]:
     """Wait until no other process works on these runs, then lock them.
 
-    A job on a cluster outlives its command. If the command is killed and given again, its old jobs may still be running.
-    Folders are locked in sorted order so that two processes never wait for each other.
+    A job on a cluster outlives its command. If the command is killed and given again, its old jobs may still be
+    running. Folders are locked in sorted order so that two processes never wait for each other.
     """
     from filelock import FileLock
 

@@ -41,7 +41,8 @@ class WorkersLauncher(JobLauncher):
         returns: dict[int, JobReturn] = {}
         left = []
         for job in jobs:
-            # Hydra also creates the run folder here. A finished run must not cost a new process, or a place in the queue.
+            # Hydra also creates the run folder here. A finished run must not cost a new process, or a place in the
+            # queue.
             done = self.run(job.config, lambda _: finished_value(_own_folder()))
             if done.return_value is None:
                 left.append([job])

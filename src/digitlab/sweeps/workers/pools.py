@@ -109,7 +109,8 @@ def _serve(parent: int) -> None:
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(_ORPHAN_POLL_SECONDS)
-        # Being adopted by another parent means that the command was killed: save like after Ctrl-C, then make sure to end.
+        # Being adopted by another parent means that the command was killed: save like after Ctrl-C, then make sure to
+        # end.
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(_GRACE_SECONDS)
         os.kill(os.getpid(), signal.SIGKILL)

@@ -35,8 +35,8 @@ class LocalSettings:
 class SlurmSettings:
     """What each job asks the cluster for; null leaves it to the cluster.
 
-    After ``timeout_min`` minutes a job saves and is queued again, at most ``max_num_timeout`` times. ``setup`` are shell
-    commands before the job; ``additional_parameters`` are further options of ``sbatch``.
+    After ``timeout_min`` minutes a job saves and is queued again, at most ``max_num_timeout`` times. ``setup`` are
+    shell commands before the job; ``additional_parameters`` are further options of ``sbatch``.
     """
 
     partition: str | None
