@@ -26,8 +26,8 @@ from digitlab.core.exit import exit_with, sigterm_exits
 from digitlab.core.files import flush_stdout
 from digitlab.results.lock import remove_unbegun
 from digitlab.sweeps.job_failures import in_sweep, report_failure
-from digitlab.sweeps.resume import finish
-from digitlab.sweeps.session import concluded
+from digitlab.sweeps.resume import complete_run
+from digitlab.sweeps.session import report_sweep_at_end
 
 register_resolvers()
 resolvers.register_resolvers()
@@ -39,7 +39,7 @@ os.environ.setdefault("HYDRA_FULL_ERROR", "1")
 def main(config: DictConfig) -> float:
     with report_failure():
         if in_sweep():
-            return finish(config)
+            return complete_run(config)
         # Imported here, so that --help, --cfg and tab completion do not import torch.
         from digitlab.results.table import print_result
         from digitlab.training import train
@@ -95,7 +95,7 @@ def run() -> None:
             if "--help" in arguments or "-h" in arguments:
                 print(help_text(arguments))
                 return
-            with concluded():
+            with report_sweep_at_end():
                 main()
     except DigitlabError as error:
         exit_with(error)

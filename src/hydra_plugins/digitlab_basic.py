@@ -11,7 +11,7 @@ from hydra.core.utils import JobReturn
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from digitlab.sweeps.launching import JobLauncher, brief
+from digitlab.sweeps.launching import JobLauncher, slim_return
 
 ConfigStore.instance().store(
     group="hydra/launcher", name="basic", provider="digitlab",
@@ -35,5 +35,5 @@ class OneByOneLauncher(JobLauncher):
         """Run the jobs; the returns are in the order of ``job_overrides``."""
         returns: list[JobReturn] = []
         for number, overrides in enumerate(job_overrides, initial_job_idx):
-            returns += [brief(self.run_alone(job.config)) for job in self.prepare([overrides], number)]
+            returns += [slim_return(self.run_with_callbacks(job.config)) for job in self.prepare([overrides], number)]
         return returns

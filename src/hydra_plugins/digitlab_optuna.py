@@ -55,7 +55,7 @@ class OptunaSweeper(Sweeper):
         assert plan is not None
         space, base = plan.space, self._compose(plan.space.fixed())
         study = Study(folder, plan, fingerprint=fingerprint(base), metric=str(base.monitor.metric))
-        size = plan.round_size(self._at_once(space.example()))
+        size = plan.round_size(self._runs_at_once(space.example()))
         returns: list[Sequence[JobReturn]] = []
         while trials := study.round(size):
             jobs = {number: space.jobs(chosen) for number, chosen in trials.items()}
@@ -73,7 +73,7 @@ class OptunaSweeper(Sweeper):
         done = self.launcher.launch([list(job) for job in distinct], initial_job_idx=first)
         return dict(zip(distinct, done, strict=True))
 
-    def _at_once(self, example: Sequence[str]) -> int:
+    def _runs_at_once(self, example: Sequence[str]) -> int:
         """The number of runs that the launcher trains at the same time, estimated for the job ``example``."""
         assert self.config is not None
         launcher = self.config.hydra.launcher

@@ -18,7 +18,7 @@ from digitlab.config.cli_errors import command_line_overrides
 from digitlab.core.errors import ConfigError
 from digitlab.core.exit import exit_with
 from digitlab.results.folder import RunFolder
-from digitlab.sweeps.launching import JobLauncher, Prepared, brief, failing
+from digitlab.sweeps.launching import JobLauncher, PreparedJob, failing_task, slim_return
 from digitlab.sweeps.manifest import run_overrides
 from digitlab.sweeps.resume import finished_value
 from digitlab.sweeps.workers.launcher import WorkersLauncher
@@ -54,7 +54,7 @@ class VectorizedLauncher(JobLauncher):
             population for population in _populations(jobs, most) if len(population) > 1 or population[0].cohort_members
         ]
         if pool is not None:
-            returns |= self._spread(
+            returns |= self._run_in_pool(
                 pool, populations, [job for number, job in prepared.items() if number not in returns]
             )
         for population in populations if pool is None else []:
@@ -64,13 +64,13 @@ class VectorizedLauncher(JobLauncher):
                     registered[number].return_value = finished_value(member.folder.path)
                     returns[number] = registered[number]
                 else:
-                    returns[number] = self.run(prepared[number].config, failing(error))
+                    returns[number] = self.run(prepared[number].config, failing_task(error))
         for number, job in prepared.items():
             if number in returns:
                 self.announce(job.config, returns[number])
             else:
-                returns[number] = self.run_alone(job.config)
-        return [brief(returns[number]) for number in prepared]
+                returns[number] = self.run_with_callbacks(job.config)
+        return [slim_return(returns[number]) for number in prepared]
 
     def _max_members(self) -> int | None:
         most = self.max_members
@@ -92,18 +92,18 @@ class VectorizedLauncher(JobLauncher):
         outer.setup(hydra_context=self.hydra_context, task_function=self.task_function, config=self.config)
         return outer.pool(under=f"hydra.launcher.{self.over}")
 
-    def _spread(
-        self, pool: Pool, populations: Sequence[Sequence[Job]], left: Sequence[Prepared]
+    def _run_in_pool(
+        self, pool: Pool, populations: Sequence[Sequence[Job]], left: Sequence[PreparedJob]
     ) -> dict[int, JobReturn]:
         """The returns of all unfinished jobs, from processes that each train one population or one job."""
         assert self.over is not None
         by_number = {job.number: job for job in left}
         groups = [[by_number.pop(job.number) for job in population] for population in populations]
         groups += [[job] for job in by_number.values()]
-        spread = self._launchers[self.over].spread(groups, pool, VectorizedLauncher(self.max_members))
+        spread = self._launchers[self.over].run_groups(groups, pool, VectorizedLauncher(self.max_members))
         return {job.number: done for job, done in spread}
 
-    def _register(self, job: Prepared, jobs: list[Job]) -> JobReturn:
+    def _register(self, job: PreparedJob, jobs: list[Job]) -> JobReturn:
         """Let Hydra create the folder of a job, and add the job to ``jobs`` unless its run has finished before."""
 
         def register(task_config: DictConfig) -> float | None:

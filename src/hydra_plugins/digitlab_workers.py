@@ -64,7 +64,11 @@ class SubmititSlurmLauncher(WorkersLauncher):
     def pool(self, *, under: str = "hydra.launcher") -> Pool:
         require("submitit", "submitit_slurm")
         if shutil.which("sbatch") is None or shutil.which("srun") is None:
-            raise ConfigError("hydra/launcher", "submitit_slurm", "needs SLURM's sbatch and srun: none are here")
+            raise ConfigError(
+                "hydra/launcher",
+                "submitit_slurm",
+                "needs SLURM's sbatch and srun: use a login node of the cluster, or hydra/launcher=submitit_local",
+            )
         from submitit import AutoExecutor
 
         settings = checked_settings(SlurmSettings, self._given, under=under)

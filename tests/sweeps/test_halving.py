@@ -78,7 +78,8 @@ def test_one_epoch_cannot_be_halved():
 
 
 @pytest.mark.parametrize(
-    ("launcher", "reason"), [({}, "hydra/launcher=vectorized"), ({"max_members": 1}, "max_members must be")]
+    ("launcher", "reason"),
+    [({}, "hydra/launcher=vectorized"), ({"max_members": 1}, "set hydra.launcher.max_members to auto")],
 )
 def test_halving_needs_populations(launcher, reason):
     config = OmegaConf.create({"hydra": {"launcher": launcher}, "trainer": {"max_epochs": 4}})

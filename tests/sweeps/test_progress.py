@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from digitlab.sweeps.progress import Tally, duration
+from digitlab.sweeps.progress import SweepProgress, duration
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def tally(written_sweep, finished, tmp_path):
     for run in runs:
         if run.folder.result.exists():
             os.utime(run.folder.result, (1, 1))
-    tally = Tally(tmp_path / "sweep", [[f"seed={seed}"] for seed in range(5)])
+    tally = SweepProgress(tmp_path / "sweep", [[f"seed={seed}"] for seed in range(5)])
     tally.update()
     return tally, runs
 
@@ -33,25 +33,25 @@ def test_the_runs_of_the_command_are_counted_and_no_others(tally):
 
 def test_what_has_ended_since_gives_the_pace(tally):
     tally, runs = tally
-    assert tally.seconds_left(tally.began_at + 10) is None
+    assert tally.seconds_left(tally.started_at + 10) is None
     runs[2].folder.result.write_text(json.dumps({"status": "failed", "error": "RunError: no", "metrics": {}}))
     runs[3].folder.result.write_text(runs[1].folder.result.read_text())
     for number in (2, 3):  # the times of files are rounded down
-        os.utime(runs[number].folder.result, (tally.began_at + 1, tally.began_at + 1))
+        os.utime(runs[number].folder.result, (tally.started_at + 1, tally.started_at + 1))
     tally.update()
     assert (tally.done, tally.failed, tally.left) == (3, 1, 1)
-    assert tally.seconds_left(tally.began_at + 10) == pytest.approx(5)
+    assert tally.seconds_left(tally.started_at + 10) == pytest.approx(5)
 
 
 def test_of_a_run_under_way_its_epochs_count_but_for_those_of_an_earlier_command(written_sweep, tmp_path):
     runs = written_sweep((["seed=0", "trainer.max_epochs=4"], {}), (["seed=1", "trainer.max_epochs=4"], {}))
     runs[0].folder.metrics.write_text("epoch\n1\n")
-    tally = Tally(tmp_path / "sweep", [run.entry.overrides for run in runs])
+    tally = SweepProgress(tmp_path / "sweep", [run.entry.overrides for run in runs])
     for run, epochs in zip(runs, (3, 2), strict=True):
         run.folder.metrics.write_text("epoch\n" + "1\n" * epochs)
     tally.update()
     # One run's worth of training, of which two halves are new to each; three quarters of a run are left.
-    assert tally.seconds_left(tally.began_at + 20) == pytest.approx(20 * 0.75)
+    assert tally.seconds_left(tally.started_at + 20) == pytest.approx(20 * 0.75)
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,6 @@ def test_what_of_hydra_does_not_go_with_a_sweep_is_refused(node, typed):
 
 def test_a_single_run_is_told_nothing_about_a_sweep():
     refuse_without_sweep(["seed=1", "sweep=five_factors", "+sweeping=1"])
-    with pytest.raises(ConfigError, match="needs -m") as caught:
+    with pytest.raises(ConfigError, match="add -m") as caught:
         refuse_without_sweep(["seed=1", "sweep.name=mine"])
     assert (caught.value.key, caught.value.value) == ("sweep.name", "mine")

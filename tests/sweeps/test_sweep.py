@@ -185,7 +185,9 @@ def test_two_commands_are_not_at_work_on_one_sweep(sweep, sweep_py):
     with FileLock(sweep / ".running.lock"):
         ended = sweep_py(*GRID, folder=sweep)
     assert ended.returncode == 1
-    assert ended.stderr == f"{sweep}: another process is at work on this sweep\n"
+    assert (
+        ended.stderr == f"{sweep}: another process is running this sweep: wait for it, or name another by sweep.name=\n"
+    )
 
 
 def test_a_dry_run_tells_the_runs_and_estimates_and_leaves_nothing(tmp_path, sweep_py):
@@ -239,7 +241,7 @@ def test_a_bad_sweep_is_refused_in_one_line(arguments, line, sweep_py, tmp_path)
 
 def test_what_is_about_a_sweep_needs_one(train_py, tmp_path):
     ended = train_py("sweep.dry_run=true", f"hydra.run.dir={tmp_path}/run")
-    assert ended.stderr == "sweep.dry_run=true: is about a sweep: it needs -m\n"
+    assert ended.stderr == "sweep.dry_run=true: is a setting of a sweep: add -m to the command\n"
     assert ended.returncode == 2
     assert not (tmp_path / "run").exists()
 

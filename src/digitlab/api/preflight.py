@@ -25,7 +25,7 @@ from digitlab.results.folder import RunFolder
 from digitlab.results.lock import take
 from digitlab.sweeps.jobs import Grid, sweep_overrides
 from digitlab.sweeps.search.settings import SearchPlan, search_plan
-from digitlab.sweeps.session import Session, begin
+from digitlab.sweeps.session import SweepSession, start_sweep
 from digitlab.sweeps.settings import refuse_without_sweep, sweep_settings
 
 
@@ -77,7 +77,7 @@ class Preflight(Callback):
             if not sweep.dry_run:
                 _make_folder("hydra.sweep.dir", config.hydra.sweep.dir)
                 jobs, most = (grid.jobs(), None) if plan is None else (None, plan.runs)
-                begin(Session(folder, grid.keys, jobs, most=most, halving=sweep.halving))
+                start_sweep(SweepSession(folder, grid.keys, jobs, most=most, halving=sweep.halving))
                 return
             all_rows = sweep.dry_run == "all"
             _dry_run(folder, plan or grid.jobs(), config_name, config.hydra.launcher, all_rows=all_rows)

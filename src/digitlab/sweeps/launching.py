@@ -22,7 +22,7 @@ from digitlab.sweeps.manifest import add_jobs, names_runs, run_overrides
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedJob:
     """A composed job of the sweep: its number within the command, its overrides and its configuration."""
 
     number: int
@@ -30,7 +30,7 @@ class Prepared:
     config: DictConfig
 
 
-class BriefReturn(JobReturn):
+class SlimReturn(JobReturn):
     """The outcome of a job without its configurations, because thousands of them would fill the memory.
 
     Reading the value of a failed job raises its error unchanged. Hydra's own class would also print it, and the user
@@ -48,11 +48,11 @@ class BriefReturn(JobReturn):
         self._return_value = value
 
 
-def brief(done: JobReturn) -> BriefReturn:
-    return BriefReturn(overrides=done.overrides, status=done.status, _return_value=done._return_value)
+def slim_return(done: JobReturn) -> SlimReturn:
+    return SlimReturn(overrides=done.overrides, status=done.status, _return_value=done._return_value)
 
 
-class RememberingLoader(ConfigLoaderImpl):
+class CachingLoader(ConfigLoaderImpl):
     """Composes each job only once: Hydra's sweeper composes all jobs to check them, and the launcher reuses these."""
 
     def __init__(self, config_search_path: ConfigSearchPath) -> None:
@@ -64,7 +64,7 @@ class RememberingLoader(ConfigLoaderImpl):
         self._composed[tuple(sweep_overrides)] = config
         return config
 
-    def take_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+    def pop_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
         """The configuration that was composed before, which is removed from the cache; or else a new one."""
         known = self._composed.pop(tuple(sweep_overrides), None)
         return super().load_sweep_config(master_config, sweep_overrides) if known is None else known
@@ -75,17 +75,17 @@ class JobLauncher(BasicLauncher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         # Hydra calls this before its sweeper composes the jobs, so the sweeper already uses this loader.
-        self._loader = RememberingLoader(hydra_context.config_loader.get_search_path())
+        self._loader = CachingLoader(hydra_context.config_loader.get_search_path())
         hydra_context.config_loader = self._loader
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
-    def prepare(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[Prepared]:
+    def prepare(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[PreparedJob]:
         """Compose the jobs and add them to the sweep's manifest. Hydra's logging is then as between two jobs."""
         setup_globals()
         assert self.config is not None
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         jobs = [
-            Prepared(number, overrides, self._numbered(number, overrides))
+            PreparedJob(number, overrides, self._numbered(number, overrides))
             for number, overrides in enumerate(job_overrides, initial_job_idx)
         ]
         # All jobs of the call enter the manifest before the first one runs: their folders are named from it, and a
@@ -98,7 +98,7 @@ class JobLauncher(BasicLauncher):
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """The configuration of a job, with its node ``hydra``."""
         assert self.config is not None
-        return self._loader.take_sweep_config(self.config, list(overrides))
+        return self._loader.pop_sweep_config(self.config, list(overrides))
 
     def _numbered(self, number: int, overrides: Sequence[str]) -> DictConfig:
         config = self.compose(overrides)
@@ -110,7 +110,7 @@ class JobLauncher(BasicLauncher):
         """Run a job as Hydra does, but without telling Hydra's callbacks; ``announce`` tells them when it has ended."""
         return self._run(config, task, Callbacks())
 
-    def run_alone(self, config: DictConfig) -> JobReturn:
+    def run_with_callbacks(self, config: DictConfig) -> JobReturn:
         """Run a job exactly as Hydra does."""
         assert self.hydra_context is not None
         assert self.task_function is not None
@@ -136,7 +136,7 @@ class JobLauncher(BasicLauncher):
         self.hydra_context.callbacks.on_job_end(config=config, job_return=done)
 
 
-def failing(error: Exception) -> TaskFunction:
+def failing_task(error: Exception) -> TaskFunction:
     """A task for ``run`` that fails with ``error``, so that the failure is reported and recorded like any other."""
 
     def fail(config: DictConfig) -> None:

@@ -64,7 +64,10 @@ class Manifest:
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
             if content["format"] != _FORMAT:
-                raise RunError(f"{file}: is of format {content['format']}; this version reads {_FORMAT}")
+                raise RunError(
+                    f"{file}: has format {content['format']}, but this version reads format {_FORMAT}: use the version "
+                    f"that wrote it, or another sweep.name"
+                )
             return cls(
                 path,
                 [Entry(**entry) for entry in content["runs"]],
@@ -75,8 +78,8 @@ class Manifest:
             reason = f"is no sweep: it has no {file.name}" if path.is_dir() else "there is no such folder"
             raise ConfigError("SWEEP_FOLDER", path, reason) from None
         except (OSError, ValueError, TypeError, KeyError) as error:
-            reason = f"is damaged ({type(error).__name__}): with it moved away, the runs there keep their folders"
-            raise RunError(f"{file}: {reason}, and the sweep begins anew beside them") from error
+            reason = f"is damaged ({type(error).__name__}): move it away, and the same command starts the sweep anew"
+            raise RunError(f"{file}: {reason}; the run folders next to it stay") from error
 
     def write(self) -> None:
         content = {
@@ -131,7 +134,7 @@ def planned_folder(path: Path, config: DictConfig, overrides: Sequence[str]) -> 
     Writes nothing. Raises ``RunError`` for a damaged manifest.
     """
     manifest = Manifest.read(path) if manifest_file(path).exists() else Manifest(path, [], [])
-    return _with_job(manifest, fingerprint(config), overrides)[1].folder
+    return _with_entry(manifest, fingerprint(config), overrides)[1].folder
 
 
 def add_jobs(path: Path, jobs: Iterable[tuple[DictConfig, Sequence[str]]]) -> list[str]:
@@ -146,7 +149,7 @@ def add_jobs(path: Path, jobs: Iterable[tuple[DictConfig, Sequence[str]]]) -> li
     with locked(path):
         before = manifest = Manifest.read(path)
         for digest, overrides in digests:
-            manifest, entry = _with_job(manifest, digest, overrides)
+            manifest, entry = _with_entry(manifest, digest, overrides)
             folders.append(entry.folder)
         # A sweep that resumes usually changes nothing, and then the file stays untouched.
         if manifest != before:
@@ -167,7 +170,7 @@ def add_missing(folder: Path, config: DictConfig, overrides: Sequence[str]) -> N
             replace(manifest, runs=[*manifest.runs, entry]).write()
 
 
-def _with_job(manifest: Manifest, digest: str, overrides: Sequence[str]) -> tuple[Manifest, Entry]:
+def _with_entry(manifest: Manifest, digest: str, overrides: Sequence[str]) -> tuple[Manifest, Entry]:
     """The manifest with the run of fingerprint ``digest``, and that run's entry with the new ``overrides``."""
     known = next((entry for entry in manifest.runs if entry.fingerprint == digest), None)
     if known is None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _REFRESH_SECONDS = 0.5
 
 
-class Tally:
+class SweepProgress:
     """Counts the runs of the sweep in ``path`` that have ended.
 
     ``jobs`` are the overrides of the runs in the command. For a search they are None, because it has not chosen them
@@ -34,14 +34,14 @@ class Tally:
         self.path = path
         self.jobs = None if jobs is None else {tuple(job) for job in jobs}
         self.total = most if self.jobs is None else len(self.jobs)
-        self.began_at = time.time()
+        self.started_at = time.time()
         self._ended: dict[int, SweepRun] = {}
         # Both by run number, in units of one whole run: the trained part of each unfinished run, and what all runs
         # have trained since this command started. The second gives the pace, so it leaves out earlier commands.
-        self._under_way: dict[int, float] = {}
-        self._trained_now: dict[int, float] = {}
+        self._unfinished: dict[int, float] = {}
+        self._trained_since_start: dict[int, float] = {}
         manifest = Manifest.read(path)
-        self._trained_before = {entry.number: _trained(manifest.folder(entry)) for entry in manifest.runs}
+        self._trained_before_start = {entry.number: _trained(manifest.folder(entry)) for entry in manifest.runs}
 
     def update(self) -> None:
         """Read the state of every run that had not ended before."""
@@ -52,18 +52,18 @@ class Tally:
                 continue
             run = read_run(manifest.folder(entry), entry)
             new = self._is_new(run)
-            before = self._trained_before.get(entry.number, 0.0)
+            before = self._trained_before_start.get(entry.number, 0.0)
             # This command tries a run again that failed in an earlier command, so that failure is not an end.
             if run.status == "finished" or (run.status == "failed" and new):
                 self._ended[entry.number] = run
-                self._under_way.pop(entry.number, None)
-                self._trained_now[entry.number] = 1 - before if new else 0.0
+                self._unfinished.pop(entry.number, None)
+                self._trained_since_start[entry.number] = 1 - before if new else 0.0
             else:
-                self._under_way[entry.number] = _trained(run.folder)
-                self._trained_now[entry.number] = self._under_way[entry.number] - before
+                self._unfinished[entry.number] = _trained(run.folder)
+                self._trained_since_start[entry.number] = self._unfinished[entry.number] - before
 
     def _is_new(self, run: SweepRun) -> bool:
-        return run.folder.result.exists() and run.folder.result.stat().st_mtime >= self.began_at
+        return run.folder.result.exists() and run.folder.result.stat().st_mtime >= self.started_at
 
     @property
     def done(self) -> int:
@@ -81,14 +81,14 @@ class Tally:
     def best(self) -> SweepRun | None:
         """The finished run with the best value of the monitored metric so far."""
         finished = [run for run in self._ended.values() if run.value is not None and run.metric is not None]
-        return max(finished, key=_gain, default=None)
+        return max(finished, key=_score, default=None)
 
     def seconds_left(self, now: float) -> float | None:
         """The estimated time left at the pace since the command started; None before anything was trained."""
-        trained = sum(self._trained_now.values())
+        trained = sum(self._trained_since_start.values())
         if self.left is None or trained <= 0:
             return None
-        return (now - self.began_at) / trained * (self.left - sum(self._under_way.values()))
+        return (now - self.started_at) / trained * (self.left - sum(self._unfinished.values()))
 
     def text(self) -> str:
         parts = [f"{self.done} done", f"{self.failed} failed"]
@@ -109,7 +109,7 @@ def _trained(folder: RunFolder) -> float:
     return 0.0 if most is None else min(epochs / int(most[1]), 1.0)
 
 
-def _gain(run: SweepRun) -> float:
+def _score(run: SweepRun) -> float:
     assert run.value is not None
     return run.value if metric_direction(run.metric) == "max" else -run.value
 
@@ -122,10 +122,10 @@ def duration(seconds: float) -> str:
     return f"{whole // 60} min {whole % 60:02} s" if whole >= 60 else f"{whole} s"
 
 
-class SweepLine:
+class ProgressLine:
     """Draws the progress on stderr from its own thread, if stderr is a terminal."""
 
-    def __init__(self, tally: Tally) -> None:
+    def __init__(self, tally: SweepProgress) -> None:
         self._tally = tally
         self._over = threading.Event()
         self._thread: threading.Thread | None = None

@@ -14,7 +14,7 @@ from digitlab.results.outcome import UNREADABLE, monitored
 from digitlab.sweeps.manifest import Manifest, add_missing, names_runs, run_overrides
 
 
-def finish(config: DictConfig) -> float:
+def complete_run(config: DictConfig) -> float:
     """Train the run of the current Hydra job to its end, from its last checkpoint; return the monitored value.
 
     Returns at once if the run has finished before. Raises what ``train`` raises.

@@ -12,11 +12,11 @@ from filelock import FileLock, Timeout
 from digitlab.core.errors import RunError
 from digitlab.sweeps.job_failures import SweepError
 from digitlab.sweeps.manifest import create, run_overrides
-from digitlab.sweeps.progress import SweepLine, Tally
+from digitlab.sweeps.progress import ProgressLine, SweepProgress
 from digitlab.sweeps.state import read_runs
 
 
-class Session:
+class SweepSession:
     """A running sweep in ``path`` over ``keys``; ``jobs`` are the overrides of its jobs.
 
     For a search ``jobs`` is None, because it has not chosen them yet, and ``most`` is their planned number. ``halving``
@@ -41,9 +41,11 @@ class Session:
         try:
             self._lock.acquire()
         except Timeout:
-            raise RunError(f"{path}: another process is at work on this sweep") from None
+            raise RunError(
+                f"{path}: another process is running this sweep: wait for it, or name another by sweep.name="
+            ) from None
         create(path, keys, halving=halving)
-        self.line = SweepLine(Tally(path, self.jobs, most))
+        self.line = ProgressLine(SweepProgress(path, self.jobs, most))
 
     def close(self) -> None:
         self.line.stop()
@@ -52,17 +54,17 @@ class Session:
 
 # Hydra creates the objects between ``preflight`` and the end of ``train.py``, so the sweep is passed through a module
 # variable. It holds at most one.
-_running: list[Session] = []
+_running: list[SweepSession] = []
 
 
-def begin(session: Session) -> None:
-    """Make ``session`` the sweep of this process until ``concluded`` ends it."""
+def start_sweep(session: SweepSession) -> None:
+    """Make ``session`` the sweep of this process until ``report_sweep_at_end`` ends it."""
     _running.append(session)
     session.line.start()
 
 
 @contextmanager
-def concluded() -> Iterator[None]:
+def report_sweep_at_end() -> Iterator[None]:
     """Run the command within; if it was a sweep, write and print the table at the end.
 
     Raises ``SweepError``, which names the failed runs, after all other runs have ended.
@@ -75,13 +77,13 @@ def concluded() -> Iterator[None]:
             if not _running:
                 raise
         if _running:
-            _conclude(_running[0])
+            _report(_running[0])
     finally:
         while _running:
             _running.pop().close()
 
 
-def _conclude(session: Session) -> None:
+def _report(session: SweepSession) -> None:
     from digitlab.sweeps.report import print_report, write_report
     from digitlab.sweeps.table import SweepTable
 

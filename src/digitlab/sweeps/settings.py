@@ -29,7 +29,7 @@ class SweepSettings:
 
     def __post_init__(self) -> None:
         if self.name is not None and (not self.name or folder_name(self.name) != self.name):
-            allowed = "must be a name of at most 100 letters, digits and .,=+-_ that begins and ends with none of .-"
+            allowed = "must be a name of at most 100 letters, digits and .,=+-_ that does not start or end with . or -"
             raise ConfigError("name", self.name, allowed)
         if self.halving_epochs is not None and not self.halving:
             raise ConfigError("halving_epochs", self.halving_epochs, "needs sweep.halving=true")
@@ -40,9 +40,9 @@ class SweepSettings:
             return
         most = config.hydra.launcher.get("max_members")
         if most is None or most == 1:
-            allowed = "halves populations: it needs hydra/launcher=vectorized"
+            allowed = "halves populations: use hydra/launcher=vectorized"
             if most == 1:
-                allowed = "halves populations: hydra.launcher.max_members must be auto, or 2 or more"
+                allowed = "halves populations: set hydra.launcher.max_members to auto, or to 2 or more"
             raise ConfigError("sweep.halving", True, allowed)
         if isinstance(config.trainer.max_epochs, int):
             halving_epochs(self.halving_epochs, config.trainer.max_epochs)
@@ -60,11 +60,17 @@ def sweep_settings(node: dict[str, Any], typed: Sequence[str]) -> SweepSettings:
     for override in typed:
         key, _, value = override.partition("=")
         if key == "hydra.sweep.subdir":
-            raise ConfigError(key, value, "can't be set: the runs of a sweep are numbered by its manifest")
+            raise ConfigError(key, value, "can't be set: the manifest of the sweep names the folders of its runs")
         if key == "hydra.sweeper.max_batch_size" and value != "null":
-            raise ConfigError(key, value, "must be null: a failed job would keep the batches after it from running")
+            raise ConfigError(
+                key, value, "must be null: with batches, a failed job would keep all later batches from running"
+            )
         if key == "hydra.sweep.dir" and (checked.name is not None or checked.fresh):
-            raise ConfigError(key, value, "can't be given beside sweep.name and sweep.fresh, which say the same")
+            raise ConfigError(
+                key,
+                value,
+                "can't be combined with sweep.name or sweep.fresh, which also choose the folder: give only one of them",
+            )
     return checked
 
 
@@ -73,4 +79,4 @@ def refuse_without_sweep(overrides: Sequence[str]) -> None:
     for override in overrides:
         if override not in run_overrides([override]):
             key, _, value = override.lstrip("+").partition("=")
-            raise ConfigError(key, value, "is about a sweep: it needs -m")
+            raise ConfigError(key, value, "is a setting of a sweep: add -m to the command")

@@ -29,7 +29,7 @@ def queue(monkeypatch):
 
 
 def test_work_sees_the_gpu_it_is_given(batch):
-    (seen,) = batch("here").within({"CUDA_VISIBLE_DEVICES": "2"})()
+    (seen,) = batch("here").with_environment({"CUDA_VISIBLE_DEVICES": "2"})()
     assert seen["CUDA_VISIBLE_DEVICES"] == "2"
 
 

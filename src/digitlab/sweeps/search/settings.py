@@ -84,7 +84,7 @@ def search_plan(config: DictConfig, loader: ConfigLoader, grid: Grid) -> SearchP
         allowed = "needs something to choose, for instance optimizer.lr=tag(log,interval(1e-4,1e-1))"
         raise ConfigError("hydra/sweeper", "optuna", allowed)
     settings = _settings(config)
-    _refuse_unfit(settings.sampler, space)
+    _check_sampler(settings.sampler, space)
     if missing := [name for name in ("optuna", "cmaes") if find_spec(name) is None]:
         raise ConfigError("hydra/sweeper", "optuna", f"needs {' and '.join(missing)}: pip install 'digitlab[search]'")
     return SearchPlan(space, settings)
@@ -99,11 +99,13 @@ def _settings(config: DictConfig) -> SearchSettings:
         raise refusal(error, of=SearchSettings, given=given).under(_KEY) from error
 
 
-def _refuse_unfit(sampler: str, space: Space) -> None:
+def _check_sampler(sampler: str, space: Space) -> None:
     if sampler == "cmaes" and sum(parameter.numbers is not None for parameter in space.parameters) < 2:
-        allowed = "needs two intervals or ranges at least: choices have no direction to go in"
+        allowed = (
+            "needs at least two intervals or ranges, because it moves along numbers: use hydra.sweeper.sampler=tpe"
+        )
         raise ConfigError(f"{_KEY}.sampler", sampler, allowed)
     for parameter in space.parameters:
         if sampler == "grid" and parameter.grid is None:
-            allowed = "has no end of values: hydra.sweeper.sampler=grid needs a list, or a range with its step"
+            allowed = "has infinitely many values: for hydra.sweeper.sampler=grid give a list, or a range with a step"
             raise ConfigError(parameter.key, parameter.typed, allowed)

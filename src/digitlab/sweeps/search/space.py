@@ -115,7 +115,7 @@ class Space:
 
 def _replicates(override: Override) -> list[str]:
     if not override.is_discrete_sweep():
-        allowed = "must be values, such as 0,1,2: each trial runs with all of them, and goes by their mean"
+        allowed = "must be a list such as 0,1,2: each trial runs with all seeds and is judged by their mean"
         raise ConfigError("seed", _typed(override), allowed)
     return [f"seed={value}" for value in distinct_values(override)]
 
@@ -126,7 +126,7 @@ def _parameter(key: str, override: Override) -> Parameter:
         raise ConfigError(key, typed, "can't be searched: trials are compared by one metric")
     assert isinstance(value, Sweep)
     if unknown := sorted(value.tags - {"log"}):
-        raise ConfigError(key, typed, f"tag {unknown[0]} is unknown: there is log")
+        raise ConfigError(key, typed, f"tag {unknown[0]} is unknown: the only tag is log")
     log = "log" in value.tags
     if isinstance(value, IntervalSweep):
         return Parameter(key, typed, numbers=_interval(key, typed, value, log=log))
@@ -143,18 +143,18 @@ def _interval(key: str, typed: str, value: IntervalSweep, *, log: bool) -> Numbe
     if low is None or high is None or not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise ConfigError(key, typed, "must be interval(LOW,HIGH), two finite numbers with LOW below HIGH")
     whole = isinstance(low, int) and isinstance(high, int)
-    return _logarithmic(key, typed, Numbers(low, high, step=1 if whole else None, log=log))
+    return _check_log_scale(key, typed, Numbers(low, high, step=1 if whole else None, log=log))
 
 
 def _range(key: str, typed: str, numbers: Iterable[float], value: RangeSweep, *, log: bool) -> Numbers:
     ordered = sorted(numbers)
     step = abs(value.step)
     if all(isinstance(number, int) for number in (value.start, value.stop, value.step)):
-        return _logarithmic(key, typed, Numbers(int(ordered[0]), int(ordered[-1]), step=int(step), log=log))
-    return _logarithmic(key, typed, Numbers(ordered[0], ordered[-1], step=float(step), log=log))
+        return _check_log_scale(key, typed, Numbers(int(ordered[0]), int(ordered[-1]), step=int(step), log=log))
+    return _check_log_scale(key, typed, Numbers(ordered[0], ordered[-1], step=float(step), log=log))
 
 
-def _logarithmic(key: str, typed: str, numbers: Numbers) -> Numbers:
+def _check_log_scale(key: str, typed: str, numbers: Numbers) -> Numbers:
     if numbers.log and numbers.low <= 0:
         raise ConfigError(key, typed, "must lie above 0 for tag log")
     if numbers.log and numbers.step not in (None, 1):

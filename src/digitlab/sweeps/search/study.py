@@ -44,9 +44,11 @@ class Study:
             # These are errors of SQLAlchemy, or of the database's driver, which may be missing.
             reason = " ".join(str(error).split()).partition(" (Background on")[0]
             raise ConfigError("hydra.sweeper.storage", storage, f"can't be opened: {reason}") from error
-        self._refuse_other({"fingerprint": fingerprint, "searched": _searched(space, metric), "fixed": space.fixed()})
+        self._refuse_different_search(
+            {"fingerprint": fingerprint, "searched": _searched(space, metric), "fixed": space.fixed()}
+        )
 
-    def _refuse_other(self, identity: dict[str, Any]) -> None:
+    def _refuse_different_search(self, identity: dict[str, Any]) -> None:
         known = self._study.user_attrs.get(_IDENTITY)
         if known is None:
             self._study.set_user_attr(_IDENTITY, identity)
@@ -60,8 +62,8 @@ class Study:
         for key in [*there, *here]:
             if there.get(key) != here.get(key):
                 allowed = (
-                    f"the search there has {there.get(key, 'none')}, and trials of two searches can't be compared: "
-                    "sweep.fresh=true begins one beside it, sweep.name=NAME another"
+                    f"the search in this folder has {there.get(key, 'none')}, and trials of two searches can't be "
+                    "compared: start another search with sweep.fresh=true or sweep.name=NAME"
                 )
                 raise ConfigError(key, here.get(key), allowed)
 
@@ -76,14 +78,14 @@ class Study:
         Rounds end at multiples of ``size``, so an interruption does not shift them: a sampler that learns would
         otherwise choose something else. Empty when the search is over.
         """
-        chosen = {trial.number: dict(trial.params) for trial in self._trials() if self._is_under_way(trial)}
+        chosen = {trial.number: dict(trial.params) for trial in self._trials() if self._is_unfinished(trial)}
         ended, most = self.ended, self._plan.trials
         while ended + len(chosen) < min((ended // size + 1) * size, most):
             trial = self._ask()
             chosen[trial.number] = trial.params
         return chosen
 
-    def _is_under_way(self, trial: FrozenTrial) -> bool:
+    def _is_unfinished(self, trial: FrozenTrial) -> bool:
         # Skip a trial of another machine that shares the database, and one killed before its folder was stored.
         return bool(trial.state == TrialState.RUNNING and trial.user_attrs.get(_FOLDER) == str(self._folder.resolve()))
 

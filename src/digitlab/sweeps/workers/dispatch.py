@@ -24,7 +24,7 @@ def run_jobs(batches: Sequence[JobBatch], pool: Pool) -> Iterator[tuple[JobBatch
         try:
             while waiting or running:
                 if stop_signal.received is None:
-                    running += pool.take(waiting)
+                    running += pool.start(waiting)
                 # Ask only once: a second signal would kill a process that is still saving.
                 elif not stopped:
                     waiting.clear()

@@ -32,14 +32,14 @@ class JobBatch:
     state: Any
     environment: Mapping[str, str] = field(default_factory=dict)
 
-    def within(self, environment: Mapping[str, str]) -> "JobBatch":
+    def with_environment(self, environment: Mapping[str, str]) -> "JobBatch":
         return replace(self, environment=environment)
 
     def __call__(self) -> Sequence[JobReturn]:
         """Run the jobs and return their outcomes. Raises ``RunError`` if a signal stopped them; the runs are saved."""
         os.environ.update(self.environment)
         Singleton.set_state(self.state)
-        with _stoppable(), _reserved(self.folders):
+        with _saved_on_signal(), _locked_folders(self.folders):
             return self.launcher.launch(self.overrides, self.numbers[0])
 
     def checkpoint(self) -> Any:
@@ -50,7 +50,7 @@ class JobBatch:
 
 
 @contextmanager
-def _reserved(folders: Sequence[Path]) -> Iterator[None]:
+def _locked_folders(folders: Sequence[Path]) -> Iterator[None]:
     """Wait until no other process works on these runs, then lock them.
 
     A job on a cluster outlives its command. If the command is killed and given again, its old jobs may still be
@@ -67,7 +67,7 @@ def _reserved(folders: Sequence[Path]) -> Iterator[None]:
 
 
 @contextmanager
-def _stoppable() -> Iterator[None]:
+def _saved_on_signal() -> Iterator[None]:
     """Make signals end the work only after the runs are saved, also between runs, when no run handles them.
 
     Submitit ignores SIGTERM. It sends its own signal, SIGUSR2, shortly before the time limit of a job. The job is then

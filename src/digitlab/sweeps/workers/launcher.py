@@ -15,7 +15,7 @@ from omegaconf import DictConfig, read_write
 from digitlab.core.errors import DigitlabError, RunError
 from digitlab.core.exit import exit_with
 from digitlab.results.folder import RunFolder
-from digitlab.sweeps.launching import JobLauncher, Prepared, brief, failing
+from digitlab.sweeps.launching import JobLauncher, PreparedJob, failing_task, slim_return
 from digitlab.sweeps.resume import finished_value
 from digitlab.sweeps.workers.dispatch import run_jobs
 from digitlab.sweeps.workers.job_batch import JobBatch
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class WorkersLauncher(JobLauncher):
-    """Runs each job in another process; ``spread`` does so with groups of jobs, for the launcher ``vectorized``."""
+    """Runs each job in another process; ``run_groups`` does so with groups of jobs, for the launcher ``vectorized``."""
 
     @abstractmethod
     def pool(self, *, under: str = "hydra.launcher") -> Pool:
@@ -49,14 +49,14 @@ class WorkersLauncher(JobLauncher):
             else:
                 self.announce(job.config, done)
                 returns[job.number] = done
-        for job, done in self.spread(left, pool, BasicLauncher()):
+        for job, done in self.run_groups(left, pool, BasicLauncher()):
             self.announce(job.config, done)
             returns[job.number] = done
-        return [brief(returns[job.number]) for job in jobs]
+        return [slim_return(returns[job.number]) for job in jobs]
 
-    def spread(
-        self, groups: Iterable[Sequence[Prepared]], pool: Pool, launcher: BasicLauncher
-    ) -> Iterator[tuple[Prepared, JobReturn]]:
+    def run_groups(
+        self, groups: Iterable[Sequence[PreparedJob]], pool: Pool, launcher: BasicLauncher
+    ) -> Iterator[tuple[PreparedJob, JobReturn]]:
         """Run each group in one process, with ``launcher``; yield each job with its return when its group ends.
 
         After a signal, ends this process when all runs are saved.
@@ -64,20 +64,20 @@ class WorkersLauncher(JobLauncher):
         from digitlab.core.signals import Interrupted
 
         jobs = {job.number: job for group in groups for job in group}
-        batches = self._works(groups, launcher)
+        batches = self._job_batches(groups, launcher)
         try:
             for batch, outcome in run_jobs(batches, pool):
                 if isinstance(outcome, RunError):
-                    returns = [self._lost(jobs[number].config, outcome) for number in batch.numbers]
+                    returns = [self._return_without_result(jobs[number].config, outcome) for number in batch.numbers]
                 else:
                     returns = list(outcome)
                     if not pool.shares_terminal:
-                        _tell(returns)
+                        _log_failures(returns)
                 yield from zip((jobs[number] for number in batch.numbers), returns, strict=True)
         except Interrupted as stop:
             exit_with(stop)
 
-    def _works(self, groups: Iterable[Sequence[Prepared]], launcher: BasicLauncher) -> list[JobBatch]:
+    def _job_batches(self, groups: Iterable[Sequence[PreparedJob]], launcher: BasicLauncher) -> list[JobBatch]:
         assert self.hydra_context is not None
         assert self.task_function is not None
         config = copy.deepcopy(self.config)
@@ -98,19 +98,19 @@ class WorkersLauncher(JobLauncher):
             for group in groups
         ]
 
-    def _lost(self, config: DictConfig, error: RunError) -> JobReturn:
+    def _return_without_result(self, config: DictConfig, error: RunError) -> JobReturn:
         """The return of a job whose process ended without one. The run may have finished before the process died."""
 
-        def conclude(task_config: DictConfig) -> float | None:
+        def find_outcome(task_config: DictConfig) -> float | None:
             folder = _own_folder()
             value = finished_value(folder)
             if value is None:
                 # The result of an earlier attempt would hide this failure.
                 RunFolder(folder).result.unlink(missing_ok=True)
-                failing(error)(task_config)
+                failing_task(error)(task_config)
             return value
 
-        return self.run(config, conclude)
+        return self.run(config, find_outcome)
 
 
 def _own_folder() -> Path:
@@ -122,7 +122,7 @@ def _folder(config: DictConfig) -> Path:
     return Path(config.hydra.runtime.output_dir)
 
 
-def _tell(returns: Iterable[JobReturn]) -> None:
+def _log_failures(returns: Iterable[JobReturn]) -> None:
     """Log failures that were reported in another process, where the user does not see them."""
     for done in returns:
         if done.status == JobStatus.FAILED:

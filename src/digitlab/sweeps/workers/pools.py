@@ -22,6 +22,12 @@ _ORPHAN_POLL_SECONDS = 0.5
 _GRACE_SECONDS = 60.0
 
 
+_PROCESS_DIED = (
+    "its process was killed, probably because memory ran out: use fewer processes (hydra.launcher.n_jobs) and give the "
+    "same command again, which runs only what is left"
+)
+
+
 class Task(Protocol):
     """A batch that a process has been given."""
 
@@ -39,8 +45,11 @@ class Pool(Protocol):
     poll_seconds: float
     shares_terminal: bool
 
-    def take(self, waiting: list[JobBatch]) -> Sequence[Task]:
-        """Start as many of ``waiting`` as there is room for, and remove them from the list."""
+    def start(self, waiting: list[JobBatch]) -> Sequence[Task]:
+        """Start as many of ``waiting`` as there is room for, and remove them from the list.
+
+        Raises ``RunError`` if a cluster refuses them.
+        """
 
     def stop(self, running: Sequence[Task]) -> None:
         """Ask the processes to save their runs and end."""
@@ -62,11 +71,12 @@ class _JoblibTask:
             returns: Sequence[JobReturn] = self._future.result()
             return returns
         # After an error the process may be dead or in an unknown state; the next batch gets a new one.
-        self.slot.end()
+        self.slot.shut_down()
         if isinstance(error, RunError):
             return error
+        # The operating system kills a process without giving a reason; running out of memory is the usual one.
         if isinstance(error, BrokenProcessPool):
-            return RunError("its process ended without a result: it was killed, or ran out of memory")
+            return RunError(_PROCESS_DIED)
         return RunError(f"its process ended with {type(error).__name__}: {error}")
 
 
@@ -79,31 +89,31 @@ class _Slot:
         self._pid: Any = None
         self.task: _JoblibTask | None = None
 
-    def begin(self, batch: JobBatch) -> _JoblibTask:
+    def start(self, batch: JobBatch) -> _JoblibTask:
         from joblib.externals.loky import ProcessPoolExecutor
 
         if self._executor is None:
             # An executor with a single process: if it dies, we know which batch it was running.
-            self._executor = ProcessPoolExecutor(max_workers=1, initializer=_serve, initargs=(os.getpid(),))
+            self._executor = ProcessPoolExecutor(max_workers=1, initializer=_start_worker, initargs=(os.getpid(),))
             self._pid = self._executor.submit(os.getpid)
-        self.task = _JoblibTask(batch, self, self._executor.submit(batch.within(self._environment)))
+        self.task = _JoblibTask(batch, self, self._executor.submit(batch.with_environment(self._environment)))
         return self.task
 
     def terminate(self) -> None:
         try:
             os.kill(self._pid.result(timeout=_GRACE_SECONDS), signal.SIGTERM)
         except Exception:
-            self.end()  # the process has not started, or is dead already
+            self.shut_down()  # the process has not started, or is dead already
 
-    def end(self) -> None:
+    def shut_down(self) -> None:
         if self._executor is not None:
             self._executor.shutdown(kill_workers=True)
         self._executor = self.task = None
 
 
-def _serve(parent: int) -> None:
+def _start_worker(parent: int) -> None:
     """Prepare a worker process of joblib; it saves its runs and ends if the command's process disappears."""
-    # For the reason in ``_without_interrupts``; here, because joblib unblocks the signal when it starts a process.
+    # For the reason in ``_sigint_blocked``; here, because joblib unblocks the signal when it starts a process.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
     def watch() -> None:
@@ -127,9 +137,9 @@ class JoblibPool:
     def __init__(self, environments: Sequence[Mapping[str, str]]) -> None:
         self._slots = [_Slot(environment) for environment in environments]
 
-    def take(self, waiting: list[JobBatch]) -> Sequence[Task]:
+    def start(self, waiting: list[JobBatch]) -> Sequence[Task]:
         free = [slot for slot in self._slots if slot.task is None]
-        return [slot.begin(waiting.pop(0)) for slot in free[: len(waiting)]]
+        return [slot.start(waiting.pop(0)) for slot in free[: len(waiting)]]
 
     def stop(self, running: Sequence[Task]) -> None:
         for slot in self._slots:
@@ -138,11 +148,11 @@ class JoblibPool:
 
     def close(self) -> None:
         for slot in self._slots:
-            slot.end()
+            slot.shut_down()
 
 
 @contextmanager
-def _without_interrupts() -> Iterator[None]:
+def _sigint_blocked() -> Iterator[None]:
     """Start processes within, and they never receive SIGINT.
 
     A terminal sends Ctrl-C to all processes, and the command also sends SIGTERM to each. After two signals none could
@@ -167,7 +177,8 @@ class _SubmititTask:
             returns: Sequence[JobReturn] = self.job.result()
         except Exception:
             # Submitit's own message is a traceback and advice about Python objects that the user doesn't have.
-            return RunError(f"its job {self.job.job_id} ended without a result: see {self.job.paths.stderr}")
+            reason = "failed, was cancelled or ran out of time or memory"
+            return RunError(f"its job {self.job.job_id} {reason}: see {self.job.paths.stderr}")
         return returns
 
 
@@ -181,16 +192,16 @@ class SubmititLocalPool:
         self._executor, self._environments = executor, environments
         self._tasks: dict[int, _SubmititTask] = {}
 
-    def take(self, waiting: list[JobBatch]) -> Sequence[Task]:
+    def start(self, waiting: list[JobBatch]) -> Sequence[Task]:
         free = [slot for slot in range(len(self._environments)) if slot not in self._tasks or self._tasks[slot].done()]
-        begun = []
+        started = []
         for slot in free[: len(waiting)]:
             batch = waiting.pop(0)
-            with _without_interrupts():
-                job = self._executor.submit(batch.within(self._environments[slot]))
+            with _sigint_blocked():
+                job = self._executor.submit(batch.with_environment(self._environments[slot]))
             self._tasks[slot] = _SubmititTask(batch, job, slot)
-            begun.append(self._tasks[slot])
-        return begun
+            started.append(self._tasks[slot])
+        return started
 
     def stop(self, running: Sequence[Task]) -> None:
         for task in self._tasks.values():
@@ -211,12 +222,21 @@ class SlurmPool:
     def __init__(self, executor: Any, environment: Mapping[str, str]) -> None:
         self._executor, self._environment = executor, environment
 
-    def take(self, waiting: list[JobBatch]) -> Sequence[Task]:
+    def start(self, waiting: list[JobBatch]) -> Sequence[Task]:
         if not waiting:
             return []
         batches, waiting[:] = list(waiting), []
-        with self._executor.batch():
-            jobs = [self._executor.submit(batch.within(self._environment)) for batch in batches]
+        from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+        try:
+            with self._executor.batch():
+                jobs = [self._executor.submit(batch.with_environment(self._environment)) for batch in batches]
+        except (FailedJobError, FailedSubmissionError) as error:
+            reason = " ".join(str(error).split()) or "sbatch gave no reason"
+            settings = "hydra.launcher.partition, account, qos and the resources"
+            raise RunError(
+                f"SLURM refused the jobs ({reason}): check {settings}, then give the same command"
+            ) from error
         return [_SubmititTask(batch, job) for batch, job in zip(batches, jobs, strict=True)]
 
     def stop(self, running: Sequence[Task]) -> None:
