@@ -1,4 +1,4 @@
-"""Sweeps of the real command, made small, and sweeps whose folders are written by hand."""
+"""Sweeps run by the real command on small data, and sweeps whose folders are written by hand."""
 
 import json
 import os
@@ -28,9 +28,9 @@ _FILE_EVENTS = ("open", "os.rename", "os.link")
 
 @pytest.fixture(scope="session")
 def kill_when(train_py_here: Callable[..., None]) -> Callable[..., None]:
-    """``kill_when(command, folder, pattern)`` begins a sweep in a child, which is killed once there is such a file.
+    """``kill_when(command, folder, pattern)`` starts a sweep in a child and kills it once a file matches ``pattern``.
 
-    It dies where it next opens, renames or links a file, so that the moment is the same on any machine.
+    The child dies when it next opens, renames or links a file, so the moment is the same on every machine.
     """
 
     def sweep(words: Sequence[str], folder: Path, pattern: str) -> None:
@@ -57,7 +57,7 @@ def kill_when(train_py_here: Callable[..., None]) -> Callable[..., None]:
 
 @pytest.fixture(scope="session")
 def sweep_command() -> Callable[..., list[str]]:
-    """``sweep_command("seed=0,1", folder=...)`` sweeps over small runs; ``small=False`` adds nothing."""
+    """``sweep_command("seed=0,1", folder=...)`` is a command that sweeps small runs; ``small=False`` adds nothing."""
 
     def command(*arguments: str, folder: Path, small: bool = True) -> list[str]:
         small_ones = SMALL if small else ()
@@ -71,7 +71,7 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="session")
 def sweep_py(sweep_command: Callable[..., list[str]], train_py: Command) -> Command:
-    """``sweep_py(...)`` does what the ``sweep_command(...)`` does until it ends, in a child as ``train_py``."""
+    """``sweep_py(...)`` runs ``sweep_command(...)`` to its end, in a child as ``train_py`` does."""
 
     def run(*arguments: str, folder: Path, small: bool = True) -> subprocess.CompletedProcess[str]:
         _, _, *words = sweep_command(*arguments, folder=folder, small=small)
@@ -86,7 +86,7 @@ Outcome = tuple[Sequence[str], Mapping[str, Any]]
 
 @pytest.fixture
 def written_sweep(tmp_path: Path) -> Callable[..., list[SweepRun]]:
-    """``written_sweep((overrides, result), ...)`` writes a sweep's folder as its runs would, and reads it."""
+    """``written_sweep((overrides, result), ...)`` writes the folder of a sweep by hand and reads its runs."""
 
     def write(*outcomes: Outcome, folder: Path = tmp_path / "sweep") -> list[SweepRun]:
         folder.mkdir(exist_ok=True)
@@ -107,7 +107,7 @@ def written_sweep(tmp_path: Path) -> Callable[..., list[SweepRun]]:
 
 @pytest.fixture
 def finished() -> Callable[..., dict[str, Any]]:
-    """``finished(0.9)`` is what a run with that validation accuracy leaves in ``result.json``."""
+    """``finished(0.9)`` is the ``result.json`` of a finished run with that validation accuracy."""
 
     def result(value: float, *, test: float = 0.5) -> dict[str, Any]:
         metrics = {"val/accuracy": value, "test/accuracy": test}

@@ -1,4 +1,4 @@
-"""``digitlab sweep``: the same table as the sweep's own command, and one line where there is none."""
+"""``digitlab sweep`` prints the table of the sweep, or one line if there is no sweep."""
 
 import pytest
 from typer.testing import CliRunner
@@ -10,7 +10,7 @@ from digitlab.sweeps.manifest import create, manifest_file
 
 @pytest.fixture
 def sweep():
-    """``sweep(folder, ...)`` is what ``digitlab sweep`` prints; what it raises is raised."""
+    """``sweep(folder, ...)`` returns what ``digitlab sweep`` prints and raises what it raises."""
 
     def run(*arguments):
         ended = CliRunner().invoke(app, ["sweep", *map(str, arguments)])
@@ -38,7 +38,7 @@ def test_a_sweep_without_a_finished_run_says_so(sweep, written_sweep, tmp_path):
     assert "not finished: runs 0, 1" in shown
 
 
-def test_no_sweep_an_empty_one_and_a_damaged_one_are_one_line(sweep, tmp_path):
+def test_a_missing_empty_or_damaged_sweep_is_refused_in_one_line(sweep, tmp_path):
     with pytest.raises(ConfigError, match="there is no such folder"):
         sweep(tmp_path / "missing")
     with pytest.raises(ConfigError, match=r"is no sweep: it has no sweep\.json"):

@@ -1,6 +1,6 @@
-"""Composing a configuration and resolving every value of it only reads: no file appears, whatever is asked for.
+"""Composing a configuration and resolving all its values never writes a file.
 
-The commands run in a copy of the project, so that everything that they could write by default is seen.
+The commands run in a copy of the project, which contains every place where they could write by default.
 """
 
 import os
@@ -17,9 +17,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
 
-from digitlab import config
+from digitlab.api import resolvers
+from digitlab.config import compose
 from digitlab.config.compose import CONF, ROOT
-from digitlab.sweeps import resolvers
 from digitlab.sweeps.manifest import create, manifest_file
 
 GROUPS = {
@@ -27,28 +27,28 @@ GROUPS = {
     for group in CONF.iterdir()
     if group.is_dir() and group.name != "hydra"
 }
-# These choose names of other groups, so each of their names is composed alone, the others beside one another.
+# These groups choose names of other groups, so each of their names is composed on its own.
 WHOLE = ("experiment", "sweep", "debug")
 
 
 def overrides():
-    """Lists of overrides in which every name of every group occurs; of those composed alone only a fourth."""
+    """Lists of overrides that contain every name of every group; of ``WHOLE``, every fourth name."""
     parts = [[f"{group}={name}" for name in names] for group, names in GROUPS.items() if group not in WHOLE]
     yield from ([part[number % len(part)] for part in parts] for number in range(max(map(len, parts))))
     yield from ([f"{group}={name}"] for group in WHOLE for name in GROUPS[group][::4])
 
 
 def snapshot(folder: Path) -> dict[Path, bytes | None]:
-    """Every file under ``folder`` with its content, and every folder."""
+    """Every file under ``folder`` with its content, and every subfolder with None."""
     return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
 @pytest.fixture
 def loader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
-    """Hydra's loader, with the project moved to an empty folder, as are data and outputs."""
-    monkeypatch.setattr(config, "ROOT", tmp_path)
+    """Hydra's loader, for a project in an empty folder."""
+    monkeypatch.setattr(compose, "ROOT", tmp_path)
     monkeypatch.chdir(tmp_path)
-    config.register_resolvers()
+    compose.register_resolvers()
     resolvers.register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         yield GlobalHydra.instance().config_loader()
@@ -56,7 +56,7 @@ def loader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
 
 
 def resolve(loader, overrides, *, number=None):
-    """Compose and resolve all, the node ``hydra`` too: as a run, or as job ``number`` of a sweep."""
+    """Compose and resolve everything, also the node ``hydra``, as a run or as job ``number`` of a sweep."""
     mode = RunMode.RUN if number is None else RunMode.MULTIRUN
     composed = loader.load_configuration("train", overrides, run_mode=mode)
     with open_dict(composed):
@@ -67,14 +67,14 @@ def resolve(loader, overrides, *, number=None):
     return OmegaConf.to_container(composed, resolve=True)
 
 
-def test_all_groups_are_resolved_without_a_file(loader, tmp_path):
+def test_resolving_every_group_writes_no_file(loader, tmp_path):
     for chosen in overrides():
         assert resolve(loader, chosen, number=3)["hydra"]["sweep"]["subdir"] == "0"
     assert resolve(loader, []) != resolve(loader, ["seed=3"])
     assert snapshot(tmp_path) == {}
 
 
-def test_resolving_a_job_of_a_sweep_that_is_there_changes_no_file(loader, tmp_path):
+def test_resolving_a_job_of_an_existing_sweep_changes_no_file(loader, tmp_path):
     create(tmp_path, ["seed"])
     before = snapshot(tmp_path)
     assert manifest_file(tmp_path) in before

@@ -1,4 +1,4 @@
-"""The ready search spaces of ``conf/sweep/``: one for each data set and model, and each of their jobs a run."""
+"""``conf/sweep/`` has a search space for each data set and model, and its jobs are valid runs."""
 
 import itertools
 
@@ -19,7 +19,7 @@ SPACES = [*PAIRS, "five_factors"]
 
 @pytest.fixture(params=SPACES)
 def jobs(request):
-    """The jobs of ``-m sweep=NAME``, as Hydra would make them."""
+    """The jobs of ``-m sweep=NAME``, as Hydra makes them, and NAME."""
     register_resolvers()
     resolvers.register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -33,7 +33,7 @@ def test_every_data_set_and_model_has_a_space():
     assert {path.stem for path in (CONF / "sweep").glob("*.yaml")} == set(SPACES)
 
 
-def test_every_space_goes_over_the_factors_and_its_ends_are_runs(jobs):
+def test_every_space_sweeps_the_factors_and_its_first_and_last_job_are_valid(jobs):
     grid, name = jobs
     factors = {"optimizer", "optimizer.lr", "optimizer.weight_decay", "data.batch_size", "model.dropout"}
     without_dropout = name.endswith(("_linear", "_fast_cnn", "_torchvision"))
@@ -43,6 +43,6 @@ def test_every_space_goes_over_the_factors_and_its_ends_are_runs(jobs):
 
 
 @pytest.mark.parametrize(("data", "model"), list(itertools.product(DATA, MODELS)))
-def test_a_space_is_about_the_pair_it_is_named_after(data, model):
+def test_a_space_chooses_the_data_set_and_model_in_its_name(data, model):
     config, pair = compose([f"sweep={data}_{model}"]), compose([f"data={data}", f"model={model}"])
     assert (config.data, config.model) == (pair.data, pair.model)

@@ -1,4 +1,4 @@
-"""The figures of a sweep: which are drawn, and that what they show is what the table says."""
+"""The figures of a sweep: which ones are drawn, and that they show the numbers of the table."""
 
 import itertools
 
@@ -19,7 +19,7 @@ def runs(written_sweep, finished):
     ))  # fmt: skip
 
 
-def test_every_swept_value_every_pair_and_the_whole_have_a_figure(runs, tmp_path):
+def test_each_key_each_pair_of_keys_and_the_whole_sweep_have_a_figure(runs, tmp_path):
     for run in runs:
         run.folder.metrics.write_text("epoch,val/accuracy\n1,0.5\n2,0.75\n")
     paths = write_figures(SweepTable("s", runs), tmp_path / "figures")
@@ -29,7 +29,7 @@ def test_every_swept_value_every_pair_and_the_whole_have_a_figure(runs, tmp_path
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
 
 
-def test_replicates_alone_have_no_figure_but_their_curves(written_sweep, finished, tmp_path):
+def test_replicates_alone_have_only_curves(written_sweep, finished, tmp_path):
     runs = written_sweep((["seed=0"], finished(0.8)), (["seed=1"], finished(0.9)))
     assert write_figures(SweepTable("s", runs), tmp_path) == []
 
@@ -38,7 +38,7 @@ def effects(*values):
     return [Effect(value, 0.9, (0.88, 0.92), [0.89, 0.91]) for value in values]
 
 
-def test_error_bars_reach_as_far_as_the_interval():
+def test_error_bars_show_the_interval():
     (axes,) = effect_figure(effects(0.1, 0.2), key="optimizer.lr", metric="val/accuracy").axes
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("optimizer.lr", "val/accuracy")
     (bars,) = axes.containers
@@ -56,7 +56,7 @@ def test_error_bars_reach_as_far_as_the_interval():
         (("adam", "sgd"), "linear"),
     ],
 )
-def test_numbers_far_apart_lie_by_their_logarithm_unless_that_brings_them_together(values, scale):
+def test_wide_ranges_get_a_logarithmic_axis_unless_labels_would_collide(values, scale):
     (axes,) = effect_figure(effects(*values), key="key", metric="val/accuracy").axes
     assert axes.get_xscale() == scale
     assert [label.get_text() for label in axes.get_xticklabels()] == [
@@ -64,14 +64,14 @@ def test_numbers_far_apart_lie_by_their_logarithm_unless_that_brings_them_togeth
     ]
 
 
-def test_a_heat_map_prints_each_mean_where_it_belongs_and_leaves_gaps():
+def test_a_heat_map_prints_each_mean_in_its_cell_and_leaves_gaps():
     means = {(0, "a"): 0.5, (1, "a"): 0.75, (1, "b"): 0.25}
     figure = pair_figure(means, keys=("x", "y"), metric="val/accuracy", values=([0, 1], ["a", "b"]))
     shown = {text.get_position(): text.get_text() for text in figure.axes[0].texts}
     assert shown == {(0, 0): "0.5000", (1, 0): "0.7500", (1, 1): "0.2500"}
 
 
-def test_a_setting_is_a_line_that_ends_at_its_metric():
+def test_each_setting_is_a_line_that_ends_at_its_metric():
     settings = [((0, "a"), 0.5), ((1, "b"), 0.9), ((0, "b"), 0.7)]
     figure = parallel_figure(settings, keys=("x", "y"), metric="val/accuracy", values=([0, 1], ["a", "b"]))
     ends = sorted(line.get_ydata()[-1] for line in figure.axes[0].lines)
@@ -79,7 +79,7 @@ def test_a_setting_is_a_line_that_ends_at_its_metric():
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["x", "y", "val/accuracy"]
 
 
-def test_curves_name_the_best_settings_in_their_order():
+def test_curves_name_the_best_settings_in_order():
     histories = [(f"setting {rank}", [(1, 0.5), (2, 0.9 - rank / 100)]) for rank in range(6)]
     figure = curve_figure(histories, metric="val/accuracy")
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [f"setting {rank}" for rank in range(4)]

@@ -1,4 +1,4 @@
-"""Successive halving: after which epochs, which settings leave, and where it is refused."""
+"""Successive halving: its epochs, the settings that leave, and when it is refused."""
 
 import pytest
 from omegaconf import OmegaConf
@@ -26,7 +26,7 @@ def test_the_default_doubles_the_epochs_from_one_halving_to_the_next(max_epochs,
 
 @pytest.mark.parametrize("count", range(1, 10))
 @pytest.mark.parametrize("mode", ["min", "max"])
-def test_half_of_the_settings_leave_and_none_of_them_is_better_than_one_that_stays(count, mode):
+def test_the_worse_half_of_the_settings_leaves(count, mode):
     values = {(str(number),): [(number * 7) % 10, 5.0] for number in range(count)}
     worse = worse_half(values, mode)
     assert len(worse) == count // 2
@@ -36,7 +36,7 @@ def test_half_of_the_settings_leave_and_none_of_them_is_better_than_one_that_sta
         assert means[setting] <= min(stay) if mode == "max" else means[setting] >= max(stay)
 
 
-def test_replicates_stay_or_leave_together_by_their_mean():
+def test_replicates_leave_together_by_their_mean():
     assert setting_of(["seed=0", "optimizer.lr=0.1"]) == setting_of(["optimizer.lr=0.1", "seed=1"])
     assert worse_half({("a",): [0.9, 0.1], ("b",): [0.6, 0.6]}, "max") == {("a",)}
 
@@ -56,9 +56,7 @@ def test_a_setting_with_a_failed_member_leaves_first():
     ],
     ids=["finished", "failed", "stopped", "later", "halved"],
 )
-def test_of_runs_that_have_ended_before_those_count_that_would_have_counted_then(
-    written_sweep, finished, changed, value
-):
+def test_an_ended_run_counts_if_it_had_ended_by_that_epoch(written_sweep, finished, changed, value):
     overrides = ["seed=1", "optimizer.lr=0.1"]
     (run,) = written_sweep((overrides, finished(0.9) | {"overrides": overrides} | changed))
     expected = None if value is None else (("optimizer.lr=0.1",), value)
@@ -66,7 +64,7 @@ def test_of_runs_that_have_ended_before_those_count_that_would_have_counted_then
 
 
 @pytest.mark.parametrize("epochs", [[], [2, 1], [1, 1], [1, 4], [5]])
-def test_epochs_that_no_halving_can_come_after_are_refused(epochs):
+def test_impossible_halving_epochs_are_refused(epochs):
     with pytest.raises(ConfigError, match="growing order") as caught:
         halving_epochs(epochs, 4)
     assert caught.value.key == "sweep.halving_epochs"
@@ -89,7 +87,7 @@ def test_halving_needs_populations(launcher, reason):
     sweep_settings(DEFAULT | {"halving": False}, []).check_halving(config)
 
 
-def test_runs_that_all_train_alone_are_not_halved_and_single_ones_are_told():
+def test_halving_is_refused_if_all_runs_train_alone_and_single_ones_are_reported():
     messages = []
     refuse_alone([], messages.append)
     refuse_alone([3, 2], messages.append)

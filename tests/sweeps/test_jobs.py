@@ -1,4 +1,4 @@
-"""The jobs of a command, known before it runs, against Hydra's own sweeper."""
+"""The jobs that a command will run, compared with those of Hydra's own sweeper."""
 
 import pytest
 from hydra import initialize_config_dir
@@ -28,24 +28,24 @@ def loader():
         [],
     ],
 )
-def test_the_jobs_are_those_of_hydra(overrides, loader):
+def test_jobs_equal_those_of_hydra(overrides, loader):
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides)
     assert Grid(loader, overrides).jobs() == BasicSweeper.split_arguments(parsed, None)[0]
 
 
-def test_shapes_go_over_groups_alone(loader):
+def test_shapes_vary_only_config_groups(loader):
     shapes = Grid(loader, ["model=mlp,linear", "optimizer.lr=0.1,0.01", "seed=0,1"]).shapes()
     assert shapes == [["model=mlp", "optimizer.lr=0.1", "seed=0"], ["model=linear", "optimizer.lr=0.1", "seed=0"]]
 
 
 @pytest.mark.parametrize("override", ["seed=0,1,0", "optimizer.lr=0.1,1e-1", "model=mlp,mlp"])
-def test_a_value_that_is_given_twice_is_refused(override, loader):
+def test_a_repeated_value_is_refused(override, loader):
     with pytest.raises(ConfigError, match="twice") as caught:
         Grid(loader, [override])
     assert caught.value.key == override.partition("=")[0]
 
 
-def test_a_value_that_is_left_to_a_search_is_known(loader):
+def test_a_key_with_an_interval_counts_as_searched(loader):
     grid = Grid(loader, ["optimizer.lr=interval(0.001,0.1)", "seed=0"])
     assert grid.searched == ["optimizer.lr"]
     assert grid.keys == ["optimizer.lr"]

@@ -1,4 +1,4 @@
-"""Numbers that last: a configuration has one run folder in its sweep, whatever is typed and whoever asks at once."""
+"""A configuration keeps its number and run folder in a sweep, however it is typed and however many ask at once."""
 
 import json
 import re
@@ -42,12 +42,12 @@ def add(path, config, overrides):
         (["sweep.name=mine"], []),
     ],
 )
-def test_what_does_not_change_a_run_does_not_change_its_fingerprint(one, other):
+def test_settings_without_effect_do_not_change_the_fingerprint(one, other):
     assert fingerprint(compose(one)) == fingerprint(compose(other))
 
 
 @pytest.mark.parametrize("override", ["seed=1", "trainer.max_epochs=3", "test=last", "model=lenet", "data.val_size=10"])
-def test_what_changes_a_run_changes_its_fingerprint(override):
+def test_settings_with_an_effect_change_the_fingerprint(override):
     assert fingerprint(compose([override])) != fingerprint(compose([]))
 
 
@@ -62,19 +62,19 @@ def test_a_run_keeps_its_folder_when_the_grid_changes(tmp_path):
     assert second == ["2_optimizer.lr=0.3,seed=0", first[1], "3_optimizer.lr=0.2,seed=1"]
 
 
-def test_the_overrides_of_a_run_are_the_last_that_were_typed_for_it(tmp_path):
+def test_a_run_keeps_the_overrides_that_were_typed_last(tmp_path):
     path = begun(tmp_path)
     for spelling in (["optimizer.lr=0.1"], ["optimizer.lr=1e-1"]):
         add(path, compose(spelling), spelling)
     assert [entry.overrides for entry in Manifest.read(path).runs] == [["optimizer.lr=1e-1"]]
 
 
-def test_a_folder_that_is_there_already_is_never_given_to_another_run(tmp_path):
+def test_an_existing_folder_is_never_given_to_another_run(tmp_path):
     (tmp_path / "7_from_another_time").mkdir()
     assert add(begun(tmp_path), compose([]), []) == "8"
 
 
-def test_many_who_ask_at_once_get_a_number_each(tmp_path):
+def test_concurrent_requests_get_distinct_numbers(tmp_path):
     path = begun(tmp_path, "seed")
     jobs = [[f"seed={seed}"] for seed in range(4)] * 4
     configs = [compose(job) for job in jobs]
@@ -85,7 +85,7 @@ def test_many_who_ask_at_once_get_a_number_each(tmp_path):
     assert [entry.number for entry in Manifest.read(path).runs] == [0, 1, 2, 3]
 
 
-def test_a_folder_is_planned_before_it_is_given_and_planning_writes_nothing(tmp_path):
+def test_a_planned_folder_is_the_one_the_run_gets_and_planning_writes_nothing(tmp_path):
     job, other = ["seed=3"], ["seed=4"]
     path = tmp_path / "sweep"
     assert planned_folder(path, compose(job), job) == "0"
@@ -101,7 +101,7 @@ def test_a_folder_is_planned_before_it_is_given_and_planning_writes_nothing(tmp_
     assert planned_folder(path, compose(other), other) == "1_seed=4"
 
 
-def test_a_run_that_no_launcher_added_is_added_under_the_name_of_its_folder_once(tmp_path):
+def test_a_missing_run_is_added_once_under_its_folder_name(tmp_path):
     path, job = begun(tmp_path, "seed"), ["seed=3"]
     folder = path / planned_folder(path, compose(job), job)
     folder.mkdir()
@@ -112,7 +112,7 @@ def test_a_run_that_no_launcher_added_is_added_under_the_name_of_its_folder_once
 
 
 @given(st.text(max_size=300))
-def test_a_folder_name_is_legal_and_short(text):
+def test_folder_names_are_valid_and_short(text):
     name = folder_name(text)
     assert re.fullmatch(r"[\w.,=+-]+", name) or not text
     assert len(name.encode()) <= 100
@@ -120,7 +120,7 @@ def test_a_folder_name_is_legal_and_short(text):
 
 
 @given(st.text(max_size=150), st.text(max_size=150))
-def test_two_texts_never_share_a_folder_name(one, other):
+def test_different_texts_have_different_folder_names(one, other):
     assert (folder_name(one) == folder_name(other)) == (one == other)
 
 

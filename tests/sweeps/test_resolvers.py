@@ -1,4 +1,4 @@
-"""Where a sweep lies: what ``hydra.sweep.dir`` resolves to."""
+"""``hydra.sweep.dir`` resolves to the folder of the sweep."""
 
 import pytest
 from omegaconf import OmegaConf
@@ -8,7 +8,7 @@ from digitlab.api import resolvers
 
 @pytest.fixture
 def folder(tmp_path):
-    """``folder(name, fresh=...)`` is the name of the folder; each call is another command."""
+    """``folder(name, fresh=...)`` is the name of the folder; each call stands for another command."""
     resolvers.register_resolvers()
 
     def ask(name, *, fresh):
@@ -25,6 +25,6 @@ def test_a_named_sweep_is_found_again(folder):
     assert [folder("mine", fresh=False) for _ in range(2)] == ["mine", "mine"]
 
 
-def test_a_fresh_one_lies_beside_those_that_are_there(folder):
+def test_a_fresh_sweep_gets_the_next_free_name(folder):
     assert [folder("mine", fresh=True) for _ in range(3)] == ["mine", "mine_2", "mine_3"]
     assert folder("mine", fresh=False) == "mine"

@@ -1,4 +1,4 @@
-"""``sweep.*``: what is refused, with the key, the value and what is allowed."""
+"""Bad settings of ``sweep.*`` are refused with the key, the value and what is allowed."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from digitlab.sweeps.settings import refuse_without_sweep, sweep_settings
 DEFAULT = {"name": None, "fresh": False, "dry_run": False, "halving": False, "halving_epochs": None}
 
 
-def test_the_defaults_are_settings():
+def test_the_defaults_are_valid():
     assert sweep_settings(DEFAULT, []).name is None
     assert sweep_settings(DEFAULT | {"name": "lr_0.1,seed=3"}, ["hydra/launcher=basic"]).name == "lr_0.1,seed=3"
 
@@ -41,13 +41,13 @@ def test_a_bad_setting_is_refused(node, key):
         ({"fresh": True}, "hydra.sweep.dir=/elsewhere"),
     ],
 )
-def test_what_of_hydra_does_not_go_with_a_sweep_is_refused(node, typed):
+def test_hydra_settings_that_conflict_with_the_sweep_are_refused(node, typed):
     with pytest.raises(ConfigError) as caught:
         sweep_settings(DEFAULT | node, [typed])
     assert f"{caught.value.key}={caught.value.value}" == typed
 
 
-def test_a_single_run_is_told_nothing_about_a_sweep():
+def test_a_single_run_refuses_settings_of_a_sweep():
     refuse_without_sweep(["seed=1", "sweep=five_factors", "+sweeping=1"])
     with pytest.raises(ConfigError, match="add -m") as caught:
         refuse_without_sweep(["seed=1", "sweep.name=mine"])

@@ -1,4 +1,4 @@
-"""Summaries against NumPy and against the printed table of Student's distribution."""
+"""Summaries compared with NumPy and with the printed table of Student's distribution."""
 
 import math
 
@@ -12,19 +12,19 @@ from digitlab.sweeps.statistics import Summary, student_quantile
 
 @pytest.mark.parametrize(
     ("degrees", "quantile"),
-    # Two-sided 95 %, as every textbook prints it.
+    # Two-sided 95 %, as in every textbook.
     [(1, 12.706), (2, 4.303), (3, 3.182), (4, 2.776), (7, 2.365), (10, 2.228), (29, 2.045), (120, 1.980)],
 )
-def test_the_quantile_is_the_printed_one(degrees, quantile):
+def test_quantiles_equal_the_printed_table(degrees, quantile):
     assert student_quantile(degrees) == pytest.approx(quantile, abs=5e-4)
 
 
-def test_the_quantile_tends_to_that_of_the_normal_distribution():
+def test_quantiles_approach_those_of_the_normal_distribution():
     assert student_quantile(100_000) == pytest.approx(1.959964, abs=1e-4)
 
 
 @pytest.mark.parametrize("degrees", [1, 2, 5, 8])
-def test_the_quantile_bounds_as_much_of_the_density_as_it_says(degrees):
+def test_quantiles_enclose_their_probability(degrees):
     def density(t):
         scale = math.gamma((degrees + 1) / 2) / math.gamma(degrees / 2) / math.sqrt(degrees * math.pi)
         return scale * (1 + t**2 / degrees) ** (-(degrees + 1) / 2)
@@ -34,7 +34,7 @@ def test_the_quantile_bounds_as_much_of_the_density_as_it_says(degrees):
 
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=20))
-def test_mean_and_deviation_are_numpys(values):
+def test_mean_and_deviation_equal_numpys(values):
     summary = Summary.of(values)
     assert summary.mean == pytest.approx(np.mean(values))
     assert summary.sd == pytest.approx(np.std(values, ddof=1), abs=1e-12)
@@ -46,7 +46,7 @@ def test_one_value_has_no_spread():
     assert Summary.of([0.5]) == Summary(1, 0.5)
 
 
-def test_an_interval_ends_where_a_mean_can_not_lie():
+def test_intervals_are_clipped_to_the_bounds():
     values = [0.98, 1.0]
     low, high = Summary.of(values).interval
     assert high > 1
@@ -54,7 +54,7 @@ def test_an_interval_ends_where_a_mean_can_not_lie():
     assert Summary.of([0.01, 0.5], within=(0, math.inf)).interval[0] == 0
 
 
-def test_nineteen_of_twenty_intervals_hold_the_true_mean():
+def test_nineteen_of_twenty_intervals_contain_the_true_mean():
     samples = np.random.default_rng(0).normal(size=(4000, 3))
     intervals = [Summary.of(sample.tolist()).interval for sample in samples]
     share = np.mean([low <= 0 <= high for low, high in intervals])

@@ -1,4 +1,4 @@
-"""Whole sweeps by the command, as users run it: go on, grow, fail in part, be killed, be rehearsed."""
+"""Whole sweeps by the command: resumed, extended, partly failed, killed, and as a dry run."""
 
 import csv
 import json
@@ -18,29 +18,29 @@ _TIMES = ("train_seconds",)
 
 
 def files(folder):
-    """Every file of the runs of a sweep: its bytes and when it was written."""
+    """Every file of the runs of a sweep, with its bytes and its modification time."""
     return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.glob("*_*/**/*") if path.is_file()}
 
 
 def table(folder):
-    """``sweep.csv`` without what depends on the machine."""
+    """The rows of ``sweep.csv`` without the columns that depend on the machine."""
     with (folder / "sweep.csv").open() as file:
         return [{key: value for key, value in row.items() if key not in _TIMES} for row in csv.DictReader(file)]
 
 
 def nearly(values):
-    """Results but for rounding: how many runs train together says in which order is summed."""
+    """Equal up to rounding: sums depend on how many runs train together."""
     return pytest.approx(values, rel=1e-5)
 
 
 def numbers(row):
-    """The numbers in a row of ``sweep.csv``."""
+    """The numeric cells in a row of ``sweep.csv``."""
     return {key: float(value) for key, value in row.items() if re.fullmatch(r"-?\d[\d.]*(e-?\d+)?", value)}
 
 
 @pytest.fixture(scope="module")
 def left_alone(tmp_path_factory, sweep_py):
-    """A sweep of four runs that nothing disturbed, and what its command printed."""
+    """A sweep of four runs without any disturbance, and the output of its command."""
     folder = tmp_path_factory.mktemp("alone") / "sweep"
     ended = sweep_py(*GRID, folder=folder)
     assert (ended.returncode, ended.stderr) == (0, "")
@@ -49,12 +49,12 @@ def left_alone(tmp_path_factory, sweep_py):
 
 @pytest.fixture
 def sweep(left_alone, tmp_path):
-    """A copy of it, to be disturbed."""
+    """A copy of that sweep for a test to change."""
     shutil.copytree(left_alone[0], tmp_path / "sweep")
     return tmp_path / "sweep"
 
 
-def test_a_sweep_ends_with_its_table_and_its_folder_and_says_nothing_else(left_alone):
+def test_a_sweep_prints_its_table_and_its_folder_and_nothing_else(left_alone):
     folder, ended = left_alone
     lines = ended.stdout.splitlines()
     assert lines[-1] == str(folder)
@@ -63,7 +63,7 @@ def test_a_sweep_ends_with_its_table_and_its_folder_and_says_nothing_else(left_a
     assert not [line for line in lines if "HYDRA" in line or line.startswith("epoch")]
 
 
-def test_the_same_command_again_touches_no_run(sweep, sweep_py):
+def test_repeating_the_command_touches_no_run(sweep, sweep_py):
     before, shown = files(sweep), table(sweep)
     ended = sweep_py(*GRID, folder=sweep)
     assert (ended.returncode, ended.stderr) == (0, "")
@@ -71,7 +71,7 @@ def test_the_same_command_again_touches_no_run(sweep, sweep_py):
     assert table(sweep) == shown
 
 
-def test_failed_and_unfinished_runs_are_done_again_and_no_others(sweep, sweep_py, left_alone):
+def test_only_failed_and_unfinished_runs_run_again(sweep, sweep_py, left_alone):
     runs = sorted(path for path in sweep.iterdir() if path.is_dir())
     (runs[1] / "result.json").write_text(json.dumps({"status": "failed", "error": "RunError: no", "metrics": {}}))
     (runs[2] / "result.json").unlink()
@@ -85,7 +85,7 @@ def test_failed_and_unfinished_runs_are_done_again_and_no_others(sweep, sweep_py
     assert {path: content for path, content in files(sweep).items() if runs[0] in path.parents} == kept
 
 
-def test_with_a_changed_grid_only_what_is_new_runs(sweep, sweep_py):
+def test_with_a_changed_grid_only_new_runs_run(sweep, sweep_py):
     before = files(sweep)
     ended = sweep_py("optimizer.lr=1e-2,0.003", "seed=1,2", folder=sweep)
     assert (ended.returncode, ended.stderr) == (0, "")
@@ -95,7 +95,7 @@ def test_with_a_changed_grid_only_what_is_new_runs(sweep, sweep_py):
     assert numbers == {(0.1, 0): 0, (0.1, 1): 1, (0.01, 0): 2, (0.01, 1): 3, (0.01, 2): 4, (0.003, 1): 5, (0.003, 2): 6}
 
 
-def test_the_winners_command_runs_the_winner_again(left_alone, train_py, tmp_path):
+def test_the_printed_command_repeats_the_best_run(left_alone, train_py, tmp_path):
     folder, ended = left_alone
     (again,) = [line.partition("again:")[2] for line in ended.stdout.splitlines() if line.strip().startswith("again:")]
     script = shlex.split(again)
@@ -109,7 +109,7 @@ def test_the_winners_command_runs_the_winner_again(left_alone, train_py, tmp_pat
 
 
 @pytest.mark.parametrize("launcher", ["basic", "vectorized"])
-def test_a_bad_job_is_told_at_once_in_the_table_and_by_the_exit_code(sweep_py, tmp_path, launcher):
+def test_a_failed_job_is_reported_at_once_in_the_table_and_by_the_exit_code(sweep_py, tmp_path, launcher):
     folder = tmp_path / "sweep"
     arguments = (f"hydra/launcher={launcher}", "model=mlp", "model.hidden=[8]", "model.dropout=1.5,0")
     ended = sweep_py(*arguments, folder=folder)
@@ -124,7 +124,7 @@ def test_a_bad_job_is_told_at_once_in_the_table_and_by_the_exit_code(sweep_py, t
     assert reason in again
 
 
-def test_a_failure_that_is_no_part_of_the_command_does_not_fail_it(sweep, sweep_py):
+def test_a_failed_run_of_an_earlier_command_does_not_fail_this_one(sweep, sweep_py):
     (run,) = sweep.glob("0_*")
     (run / "result.json").write_text(json.dumps({"status": "failed", "error": "RunError: no", "metrics": {}}))
     ended = sweep_py("optimizer.lr=0.01", "seed=0,1", folder=sweep)
@@ -135,7 +135,7 @@ def test_a_failure_that_is_no_part_of_the_command_does_not_fail_it(sweep, sweep_
 MOMENTS = (".hydra/config.yaml", "checkpoints/last.ckpt", "checkpoints/.last.ckpt*", "metrics.csv", "result.json")
 
 
-def test_a_sweep_that_is_killed_again_and_again_ends_with_the_same_table(
+def test_a_sweep_that_is_killed_repeatedly_ends_with_the_same_table(
     kill_when, left_alone, tmp_path, sweep_py, sweep_command
 ):
     folder, generator = tmp_path / "sweep", random.Random(0)
@@ -146,8 +146,9 @@ def test_a_sweep_that_is_killed_again_and_again_ends_with_the_same_table(
     assert table(folder) == table(left_alone[0])
 
 
-# In the order of a population; no such file is there when the command starts again. Some members registered; some saved
-# after the first epoch, all of them, some after the second; some finished. The short form has every other moment.
+# Moments in the life of a population, in order; none of the files exists when the command starts again. Members are
+# registered; some members, all members have saved the first epoch; some have saved the second; some have finished. The
+# short form of the test uses every other moment.
 MOMENTS_TOGETHER = (
     "2_*/.hydra/config.yaml",
     "2_*/checkpoints/last.ckpt",
@@ -155,7 +156,7 @@ MOMENTS_TOGETHER = (
     "2_*/checkpoints/previous.ckpt",
     "0_*/result.json",
 )
-# Two of four rates leave after the first epoch, another after the second.
+# Two of the four learning rates leave after the first epoch, and another one after the second.
 HALVED = ("optimizer=sgd", "optimizer.lr=0.1,0.01,1e-8,1e-9", "seed=0,1", "sweep.halving=true", "trainer.max_epochs=4")
 MOMENTS_HALVED = (
     "2_*/checkpoints/last.ckpt",
@@ -169,7 +170,7 @@ MOMENTS_HALVED = (
 @pytest.mark.parametrize(
     ("arguments", "moments"), [(GRID, MOMENTS_TOGETHER), (HALVED, MOMENTS_HALVED)], ids=["whole", "halved"]
 )
-def test_a_population_that_is_killed_again_and_again_ends_with_the_same_table(
+def test_a_population_that_is_killed_repeatedly_ends_with_the_same_table(
     kill_when, torture, tmp_path, sweep_py, sweep_command, arguments, moments
 ):
     folder = tmp_path / "sweep"
@@ -181,7 +182,7 @@ def test_a_population_that_is_killed_again_and_again_ends_with_the_same_table(
     assert table(folder) == table(tmp_path / "whole")
 
 
-def test_two_commands_are_not_at_work_on_one_sweep(sweep, sweep_py):
+def test_two_commands_never_run_the_same_sweep(sweep, sweep_py):
     with FileLock(sweep / ".running.lock"):
         ended = sweep_py(*GRID, folder=sweep)
     assert ended.returncode == 1
@@ -190,7 +191,7 @@ def test_two_commands_are_not_at_work_on_one_sweep(sweep, sweep_py):
     )
 
 
-def test_a_dry_run_tells_the_runs_and_estimates_and_leaves_nothing(tmp_path, sweep_py):
+def test_a_dry_run_prints_runs_and_estimates_and_writes_nothing(tmp_path, sweep_py):
     folder = tmp_path / "sweep"
     ended = sweep_py(*GRID, "sweep.dry_run=true", folder=folder)
     assert (ended.returncode, ended.stderr) == (0, "")
@@ -239,7 +240,7 @@ def test_a_bad_sweep_is_refused_in_one_line(arguments, line, sweep_py, tmp_path)
     assert not folder.parent.exists()
 
 
-def test_what_is_about_a_sweep_needs_one(train_py, tmp_path):
+def test_settings_of_a_sweep_need_a_sweep(train_py, tmp_path):
     ended = train_py("sweep.dry_run=true", f"hydra.run.dir={tmp_path}/run")
     assert ended.stderr == "sweep.dry_run=true: is a setting of a sweep: add -m to the command\n"
     assert ended.returncode == 2
@@ -248,7 +249,7 @@ def test_what_is_about_a_sweep_needs_one(train_py, tmp_path):
 
 @pytest.fixture
 def folder_of(train_py):
-    """``folder_of("seed=1", ...)`` is where such a sweep would lie, by Hydra's own word."""
+    """``folder_of("seed=1", ...)`` is the folder of such a sweep, as Hydra prints it."""
 
     def ask(*arguments):
         return train_py(*arguments, "--cfg", "hydra", "--package", "hydra.sweep.dir", "--resolve").stdout.strip()
@@ -256,13 +257,13 @@ def folder_of(train_py):
     return ask
 
 
-def test_the_same_command_has_the_same_folder_in_whatever_order(folder_of):
+def test_the_folder_does_not_depend_on_the_order_of_the_overrides(folder_of):
     one = folder_of("sweep=five_factors", "seed=1", "data=cifar10", "hydra/launcher=basic")
     other = folder_of("data=cifar10", "seed=1", "sweep=five_factors")
     assert one == other == str(ROOT / "outputs" / "sweeps" / "five_factors_data=cifar10_seed=1")
 
 
-def test_a_long_command_has_a_short_folder_of_its_own(folder_of):
+def test_a_long_command_has_a_short_folder_name_of_its_own(folder_of):
     folders = [folder_of("model.hidden=[64,32]", "data.root=/a/long/way", f"data.batch_size={n}") for n in (64, 128)]
     assert len(set(folders)) == 2
     assert all(len(os.path.basename(folder)) <= 100 for folder in folders)

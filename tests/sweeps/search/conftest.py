@@ -1,4 +1,4 @@
-"""Plans of searches, as the command line would make them."""
+"""Plans of searches, made as from the command line."""
 
 from collections.abc import Callable, Iterator
 
@@ -24,7 +24,7 @@ def loader() -> Iterator[ConfigLoader]:
 
 @pytest.fixture
 def plan(loader: ConfigLoader) -> Callable[..., SearchPlan | None]:
-    """``plan("optimizer.lr=interval(0,1)", ...)`` is the plan of ``-m hydra/sweeper=optuna`` with these."""
+    """``plan("optimizer.lr=interval(0,1)", ...)`` is the plan of ``-m hydra/sweeper=optuna`` with these overrides."""
 
     def make(*overrides: str, sweeper: str = "optuna") -> SearchPlan | None:
         typed = [f"hydra/sweeper={sweeper}", *overrides]

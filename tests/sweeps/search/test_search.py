@@ -1,4 +1,4 @@
-"""Searches by the command, as users run them: chosen, trained together, killed, gone on with, failing in part."""
+"""Whole searches by the command: trained in populations, killed, resumed, partly failed."""
 
 import csv
 
@@ -15,21 +15,21 @@ SEARCH = (
 
 
 def rows(folder):
-    """``sweep.csv`` without what depends on the machine."""
+    """The rows of ``sweep.csv`` without the columns that depend on the machine."""
     with (folder / "sweep.csv").open() as file:
         return [{key: row[key] for key in row if key != "train_seconds"} for row in csv.DictReader(file)]
 
 
 @pytest.fixture(scope="module")
 def left_alone(tmp_path_factory, sweep_py):
-    """A search of four trials, each with two seeds, that nothing disturbed."""
+    """A search of four trials with two seeds each, without any disturbance."""
     folder = tmp_path_factory.mktemp("alone") / "sweep"
     ended = sweep_py(*SEARCH, folder=folder)
     assert (ended.returncode, ended.stderr) == (0, "")
     return folder, ended.stdout
 
 
-def test_a_search_is_a_sweep_with_its_folder_and_its_table(left_alone):
+def test_a_search_writes_the_folder_and_table_of_a_sweep(left_alone):
     folder, shown = left_alone
     assert [row["status"] for row in rows(folder)] == ["finished"] * 8
     assert len({row["optimizer.lr"] for row in rows(folder)}) == 4
@@ -74,7 +74,7 @@ def test_a_bad_search_is_refused_in_one_line_and_leaves_nothing(arguments, line,
     assert not folder.parent.exists()
 
 
-def test_a_dry_run_tells_what_would_be_searched(plan, loader, tmp_path, capsys):
+def test_a_dry_run_prints_the_space_and_estimates(plan, loader, tmp_path, capsys):
     small = ("trainer=cpu", "model=linear", "data.train_size=256", "trainer.max_epochs=2")
     made = plan(*small, "optimizer.lr=tag(log,interval(1e-4,1e-1))", "seed=0,1", "hydra.sweeper.n_trials=4")
     dry_run_search(tmp_path / "sweep", made, loader, "train")

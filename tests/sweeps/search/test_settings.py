@@ -1,4 +1,4 @@
-"""``hydra.sweeper.*`` of a search: what it comes to, and what is refused."""
+"""The settings ``hydra.sweeper.*`` of a search: what they mean, and which are refused."""
 
 import pytest
 
@@ -14,7 +14,7 @@ SPACE = ("optimizer.lr=tag(log,interval(1e-4,1))", "model.dropout=interval(0,0.5
     ("typed", "trials"),
     [((), 50), (("n_trials=7",), 7), (("sampler=grid",), 6), (("sampler=grid", "n_trials=4"), 4)],
 )
-def test_there_are_as_many_trials_as_asked_for_and_no_more_than_a_grid_has(typed, trials, plan):
+def test_the_number_of_trials_is_as_set_but_at_most_the_size_of_the_grid(typed, trials, plan):
     space = ("optimizer.lr=0.1,0.01", "data.batch_size=16,32,64", "seed=0,1")
     made = plan(*space, *(f"hydra.sweeper.{setting}" for setting in typed))
     assert (made.trials, made.runs) == (trials, 2 * trials)
@@ -30,7 +30,7 @@ def test_there_are_as_many_trials_as_asked_for_and_no_more_than_a_grid_has(typed
         (("n_jobs=1",), 1),
     ],
 )
-def test_a_round_holds_what_trains_at_once_and_a_sampler_that_learns_has_rounds_to_learn_from(typed, size, plan):
+def test_round_sizes_use_the_launcher_but_leave_rounds_to_learn_from(typed, size, plan):
     made = plan(*SPACE, "seed=0,1,2", *(f"hydra.sweeper.{setting}" for setting in typed))
     assert made.round_size(54) == size
 
@@ -65,14 +65,14 @@ def test_a_bad_setting_is_refused_by_its_key(typed, key, plan):
 
 
 @pytest.mark.parametrize("space", [("optimizer=sgd,adam", "seed=0,1"), ("optimizer.lr=interval(0,1)",)])
-def test_cmaes_needs_a_plane_to_search_in(space, plan):
+def test_cmaes_needs_two_numeric_keys(space, plan):
     with pytest.raises(ConfigError, match="two intervals") as caught:
         plan(*space, "hydra.sweeper.sampler=cmaes")
     assert caught.value.key == "hydra.sweeper.sampler"
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "sweep").glob("*.yaml")))
-def test_every_ready_space_is_one_to_search_too_and_can_be_widened(name, plan):
+def test_every_ready_space_can_be_searched_and_widened(name, plan):
     made = plan(f"sweep={name}", "optimizer.lr=tag(log,interval(1e-4,1))")
     factors = {"optimizer", "optimizer.lr", "optimizer.weight_decay", "data.batch_size", "model.dropout"}
     searched = {parameter.key: parameter for parameter in made.space.parameters}
@@ -88,7 +88,7 @@ def test_a_search_needs_something_to_choose(plan):
     assert caught.value.key == "hydra/sweeper"
 
 
-def test_what_is_missing_is_told_with_the_way_to_get_it(plan, monkeypatch):
+def test_a_missing_library_is_named_with_the_command_that_installs_it(plan, monkeypatch):
     monkeypatch.setattr("digitlab.sweeps.search.settings.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"needs optuna and cmaes: pip install 'digitlab\[search\]'"):
         plan(*SPACE)

@@ -1,4 +1,4 @@
-"""Search spaces as they are typed, and choices from them as overrides."""
+"""Search spaces as typed on the command line, and choices from them as overrides."""
 
 import itertools
 
@@ -10,7 +10,7 @@ from digitlab.sweeps.search.space import Numbers, Space
 
 @pytest.fixture
 def parameter(loader):
-    """``parameter("key=...")`` is the one parameter of that override."""
+    """``parameter("key=...")`` is the only parameter of that override."""
 
     def read(override):
         (only,) = Space(loader, [override]).parameters
@@ -54,7 +54,7 @@ def test_a_grid_has_every_value_once(typed, count, parameter):
     assert grid is None if count is None else len(set(grid)) == count
 
 
-def test_a_number_is_written_short_and_stays_within_its_bounds(parameter):
+def test_numbers_are_rounded_within_their_bounds(parameter):
     dropout = parameter("model.dropout=interval(0.123412,0.99999)")
     written = [dropout.override(value) for value in (0.123412, 0.2345678, 0.99999)]
     assert written == ["model.dropout=0.123412", "model.dropout=0.2346", "model.dropout=0.99999"]
@@ -69,12 +69,12 @@ def test_a_trial_runs_with_every_seed(loader):
     assert space.fixed() == ["model=mlp"]
 
 
-def test_of_two_values_of_a_key_the_last_one_counts(loader):
+def test_the_last_of_two_overrides_of_a_key_counts(loader):
     space = Space(loader, ["optimizer.lr=0.1,0.01", "optimizer=sgd,adam", "optimizer.lr=0.5"])
     assert space.jobs({"optimizer": "sgd"}) == [["optimizer.lr=0.5", "optimizer=sgd"]]
 
 
-def test_all_jobs_of_a_grid_are_those_that_hydra_would_list(loader):
+def test_the_points_of_a_grid_give_one_job_each(loader):
     overrides = ["optimizer.lr=0.1,0.01", "data.batch_size=range(8,32,8)"]
     space = Space(loader, overrides)
     grids = [parameter.grid for parameter in space.parameters]
@@ -100,7 +100,7 @@ def test_all_jobs_of_a_grid_are_those_that_hydra_would_list(loader):
         ("seed=0,0", "twice"),
     ],
 )
-def test_what_cannot_be_searched_is_refused_by_its_key(override, reason, loader):
+def test_invalid_spaces_are_refused_with_their_key(override, reason, loader):
     with pytest.raises(ConfigError, match=reason) as caught:
         Space(loader, [override])
     assert caught.value.key == override.partition("=")[0]

@@ -1,4 +1,4 @@
-"""The memory of a search: what it asks for, what it keeps, what it refuses."""
+"""The study of a search: which trials it asks for, what it stores and what it refuses."""
 
 import math
 
@@ -14,13 +14,13 @@ PLANE = ("optimizer.lr=tag(log,interval(1e-4,1))", "model.dropout=interval(0,0.5
 
 
 def valley(chosen):
-    """A loss of which the best place is known: a learning rate of 0.01 without dropout."""
+    """A loss with a known minimum: learning rate 0.01 without dropout."""
     return abs(math.log10(chosen["optimizer.lr"]) + 2) + chosen["model.dropout"]
 
 
 @pytest.fixture
 def study(plan, tmp_path):
-    """``study(...)`` opens the study of the search over ``PLANE``, or another one, in one folder."""
+    """``study(...)`` opens the study of the search over ``PLANE`` or another space, always in the same folder."""
 
     def opened(*settings, space=PLANE, fingerprint="0", metric="val/loss"):
         made = plan(*space, *(f"hydra.sweeper.{setting}" for setting in settings))
@@ -30,7 +30,7 @@ def study(plan, tmp_path):
 
 
 def searched(study, size, value=valley):
-    """All that the study asks for, told as it goes."""
+    """All trials that the study asks for; each gets its result at once."""
     asked = {}
     while trials := study.round(size):
         asked |= trials
@@ -40,14 +40,14 @@ def searched(study, size, value=valley):
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "cmaes"])
-def test_a_search_asks_for_as_many_trials_as_wanted_within_the_bounds(sampler, study):
+def test_a_search_asks_for_the_planned_number_of_trials_within_the_bounds(sampler, study):
     asked = searched(study(f"sampler={sampler}", "n_trials=9"), 4)
     assert sorted(asked) == list(range(9))
     assert all(1e-4 <= chosen["optimizer.lr"] <= 1 and 0 <= chosen["model.dropout"] <= 0.5 for chosen in asked.values())
     assert len({chosen["optimizer.lr"] for chosen in asked.values()}) == 9
 
 
-def test_a_grid_is_gone_through_once(study):
+def test_a_grid_visits_every_point_once(study):
     space = ("optimizer.lr=0.1,0.01", "data.batch_size=range(8,32,8)")
     asked = searched(study("sampler=grid", space=space), 4, value=lambda chosen: 0.5)
     points = {tuple(chosen.values()) for chosen in asked.values()}
@@ -55,14 +55,14 @@ def test_a_grid_is_gone_through_once(study):
     assert not study("sampler=grid", space=space).round(4)
 
 
-def test_later_trials_lie_nearer_to_the_best_place(study):
+def test_later_trials_have_lower_losses(study):
     asked = searched(study("n_trials=30"), 4)
     losses = [valley(asked[number]) for number in sorted(asked)]
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "cmaes", "grid"])
-def test_an_interrupted_search_chooses_what_an_undisturbed_one_does(sampler, study, tmp_path, plan):
+def test_an_interrupted_search_makes_the_same_choices(sampler, study, tmp_path, plan):
     space = PLANE if sampler != "grid" else ("optimizer.lr=0.1,0.01,0.001", "model.dropout=0,0.25")
     settings = (f"sampler={sampler}", "n_trials=6")
 
@@ -71,7 +71,7 @@ def test_an_interrupted_search_chooses_what_an_undisturbed_one_does(sampler, stu
 
     first = study(*settings, space=space)
     trials = first.round(4)
-    first.tell(0, value(trials[0]))  # and here it is killed
+    first.tell(0, value(trials[0]))  # the process is killed now
     again = study(*settings, space=space)
     assert set(again.round(4)) == {1, 2, 3}
     assert {number: trials[number] for number in (1, 2, 3)} == again.round(4)
@@ -82,13 +82,13 @@ def test_an_interrupted_search_chooses_what_an_undisturbed_one_does(sampler, stu
     assert searched(alone, 4, value) == disturbed
 
 
-def test_more_trials_go_on_from_those_there_are(study):
+def test_a_larger_number_of_trials_continues_the_search(study):
     before = searched(study("n_trials=2"), 2)
     after = searched(study("n_trials=5"), 2)
     assert (sorted(before), sorted(after)) == ([0, 1], [2, 3, 4])
 
 
-def test_a_failed_trial_counts_and_ends_nothing(study):
+def test_a_failed_trial_counts_and_the_search_continues(study):
     asked = searched(study("n_trials=12"), 3, value=lambda chosen: None if chosen["optimizer.lr"] > 0.01 else 1.0)
     assert len(asked) == 12
     assert not study("n_trials=12").round(3)
@@ -105,7 +105,7 @@ def test_a_failed_trial_counts_and_ends_nothing(study):
         ({"metric": "val/accuracy"}, "monitor.metric"),
     ],
 )
-def test_a_study_of_something_else_is_refused_by_the_key_that_differs(other, key, study):
+def test_a_different_search_is_refused_with_the_key_that_differs(other, key, study):
     study()
     with pytest.raises(ConfigError, match=r"sweep\.fresh=true") as caught:
         study(**other)

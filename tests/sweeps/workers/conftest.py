@@ -1,4 +1,4 @@
-"""Work that needs no training: launchers that say where they are, fail, wait for a signal, or die."""
+"""Batches that need no training: their launchers report where they run, fail, wait for a signal, or die."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ from digitlab.sweeps.workers.job_batch import JobBatch
 
 
 class Scripted(BasicLauncher):
-    """Does what the override of its job says; ``here`` returns the process and its share of the machine."""
+    """Calls the method that the override of a job names; ``here`` returns the process and its share of the machine."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
         return [getattr(self, overrides[0])(*overrides[1:]) for overrides in job_overrides]
@@ -35,7 +35,7 @@ class Scripted(BasicLauncher):
         raise ValueError("no such luck")
 
     def train(self, saved: str, begun: str) -> str:
-        """As a run does: until SIGTERM comes, which has it save; another signal before it has, would end it."""
+        """Behave like a run: wait for SIGTERM, then save. A second signal before that would end it unsaved."""
         received: list[int] = []
         before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
         Path(begun).touch()
@@ -51,7 +51,7 @@ class Scripted(BasicLauncher):
 
 @pytest.fixture
 def signal_when() -> Callable[[int, Sequence[Path]], None]:
-    """``signal_when(number, paths)``: this process gets the signal once all of these files are there."""
+    """``signal_when(number, paths)`` sends this process the signal once all of these files exist."""
 
     def wait(number: int, paths: Sequence[Path]) -> None:
         while not all(path.exists() for path in paths):
@@ -63,7 +63,7 @@ def signal_when() -> Callable[[int, Sequence[Path]], None]:
 
 @pytest.fixture
 def sweep_py(sweep_command: Callable[..., list[str]]) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """``sweep_py(...)`` runs the ``sweep_command(...)`` in a process of its own: a child would be short of memory."""
+    """``sweep_py(...)`` runs ``sweep_command(...)`` in a new process: a forked child would run out of memory."""
 
     def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -76,8 +76,8 @@ def sweep_py(sweep_command: Callable[..., list[str]]) -> Callable[..., subproces
 
 @pytest.fixture
 def batch(tmp_path: Path) -> Callable[..., JobBatch]:
-    """``work("here")`` is a job that does so; several lists are the jobs of one work."""
-    # The processes can't import this module.
+    """``batch("here")`` is a batch with one job, whose overrides are the arguments."""
+    # The worker processes can't import this module, so its classes are pickled whole.
     pytest.importorskip("cloudpickle").register_pickle_by_value(sys.modules[__name__])
 
     def make(*overrides: str, number: int = 0, **environment: str) -> JobBatch:

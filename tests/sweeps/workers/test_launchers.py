@@ -1,4 +1,4 @@
-"""Whole sweeps by the command in other processes: as the launcher of Hydra leaves them, and after a kill."""
+"""Whole sweeps by the command in other processes: with a failed job, as populations, and after a kill."""
 
 import csv
 import json
@@ -20,7 +20,7 @@ def results(folder):
     return [json.loads(file.read_text()) for file in sorted(folder.glob("[0-9]*/result.json"))]
 
 
-def test_a_sweep_in_processes_of_joblib_goes_on_past_a_bad_job(sweep_py, tmp_path):
+def test_a_joblib_sweep_continues_after_a_failed_job(sweep_py, tmp_path):
     pytest.importorskip("joblib")
     folder = tmp_path / "sweep"
     launcher = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
@@ -45,7 +45,7 @@ def test_a_population_can_be_one_job_of_submitit(sweep_py, tmp_path):
     assert len(list(folder.glob(".submitit/[0-9]*"))) == 1
 
 
-def test_a_process_whose_command_is_killed_saves_its_run_and_ends(sweep_command, tmp_path):
+def test_a_process_saves_its_run_when_the_command_is_killed(sweep_command, tmp_path):
     pytest.importorskip("joblib")
     folder = tmp_path / "sweep"
     launcher = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=1")

@@ -1,4 +1,4 @@
-"""The engines with work that needs no training: joblib's processes, submitit's, and a cluster of scripts."""
+"""Pools of processes with batches that need no training: joblib, submitit, and scripts in place of SLURM."""
 
 import os
 import signal
@@ -30,7 +30,7 @@ def launched(kind, name, folder, *, accelerator="auto", **given):
 
 @pytest.fixture
 def local(tmp_path):
-    """Submitit's processes on this machine, two at once, each with a GPU of its own."""
+    """Submitit's processes on this machine, two at once, each with its own GPU."""
     pytest.importorskip("submitit")
     pool = launched(SubmititLocalLauncher, "submitit_local", tmp_path)
     return SubmititLocalPool(pool._executor, GPUS)
@@ -49,7 +49,7 @@ def outcomes(batches, pool):
     return {batch.numbers[0]: outcome for batch, outcome in run_jobs(batches, pool)}
 
 
-def test_processes_of_joblib_have_a_gpu_each_and_are_kept(batch):
+def test_joblib_processes_have_one_gpu_each_and_are_reused(batch):
     pytest.importorskip("joblib")
     done = outcomes([batch("here", number=number) for number in range(5)], JoblibPool(GPUS))
     seen = [returns[0] for returns in done.values()]
@@ -59,7 +59,7 @@ def test_processes_of_joblib_have_a_gpu_each_and_are_kept(batch):
     assert not any(each["interruptible"] for each in seen)
 
 
-def test_a_process_that_dies_takes_no_other_work_along(batch):
+def test_a_dead_process_fails_only_its_own_batch(batch):
     pytest.importorskip("joblib")
     batches = [batch("die", number=0), batch("here", number=1), batch("fail", number=2), batch("here", number=3)]
     done = outcomes(batches, JoblibPool(GPUS))
@@ -70,7 +70,7 @@ def test_a_process_that_dies_takes_no_other_work_along(batch):
     assert {done[number][0]["CUDA_VISIBLE_DEVICES"] for number in (1, 3)} <= {"0", "1"}
 
 
-def test_jobs_of_submitit_have_a_gpu_each_and_a_process_each(batch, local):
+def test_submitit_jobs_have_one_gpu_and_one_process_each(batch, local):
     done = outcomes([batch("here", number=0), batch("fail", number=1), batch("here", number=2)], local)
     assert done[0][0]["CUDA_VISIBLE_DEVICES"] == "0"
     assert isinstance(done[1], RunError)
@@ -81,7 +81,7 @@ def test_jobs_of_submitit_have_a_gpu_each_and_a_process_each(batch, local):
 
 
 @pytest.mark.parametrize(("engine", "number"), [("joblib", signal.SIGINT), ("submitit", signal.SIGTERM)])
-def test_a_signal_has_all_runs_under_way_saved_and_no_other_begun(engine, number, batch, local, signal_when, tmp_path):
+def test_a_signal_saves_all_running_runs_and_starts_no_other(engine, number, batch, local, signal_when, tmp_path):
     pytest.importorskip(engine)
     saved, begun = ([tmp_path / f"{word}{run}" for run in range(3)] for word in ("saved", "begun"))
     batches = [batch("train", str(saved[run]), str(begun[run]), number=run) for run in range(3)]
@@ -117,7 +117,7 @@ exec "$@"
 
 @pytest.fixture
 def cluster(tmp_path, monkeypatch):
-    """A folder of scripts that stand for SLURM's commands; ``script`` in it is what was handed in."""
+    """A folder with scripts in place of SLURM's commands; its file ``script`` is what was submitted."""
     pytest.importorskip("submitit")
     folder = tmp_path / "cluster"
     folder.mkdir()
@@ -130,7 +130,7 @@ def cluster(tmp_path, monkeypatch):
     return folder
 
 
-def test_a_cluster_gets_one_array_of_jobs_with_what_each_asks_for(batch, cluster, tmp_path):
+def test_a_cluster_gets_one_array_of_jobs_with_their_resources(batch, cluster, tmp_path):
     pool = launched(
         SubmititSlurmLauncher, "submitit_slurm", tmp_path / "sweep", partition="gpu", gpus_per_node=1, cpus_per_task=3,
         array_parallelism=2, setup=["module load cuda"], additional_parameters={"mail-type": "END"},
@@ -148,7 +148,7 @@ def test_a_cluster_gets_one_array_of_jobs_with_what_each_asks_for(batch, cluster
     assert not [line for line in lines if "--account" in line or "--qos" in line]
 
 
-def test_what_stays_null_is_left_to_the_cluster(batch, cluster, tmp_path):
+def test_null_settings_are_left_to_the_cluster(batch, cluster, tmp_path):
     pool = launched(SubmititSlurmLauncher, "submitit_slurm", tmp_path / "sweep", mem_gb=None)
     assert list(outcomes([batch("here")], pool)) == [0]
     script = (cluster / "script").read_text()

@@ -1,4 +1,4 @@
-"""Bad settings of the launchers, and libraries that are missing."""
+"""Bad settings of the launchers and missing libraries are refused."""
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
@@ -25,7 +25,7 @@ def defaults(launcher):
 
 
 @pytest.mark.parametrize("launcher", KINDS)
-def test_the_defaults_of_a_launcher_are_as_its_settings_ask(launcher):
+def test_the_defaults_of_each_launcher_are_valid(launcher):
     kind = KINDS[launcher]
     assert checked_settings(kind, defaults(launcher), under="hydra.launcher") is not None
     assert set(defaults(launcher)) == set(kind.__dataclass_fields__)
@@ -44,7 +44,7 @@ def test_the_defaults_of_a_launcher_are_as_its_settings_ask(launcher):
         ("submitit_slurm", "setup", "module load cuda", "must be a list, each text"),
     ],
 )
-def test_a_bad_setting_is_refused_by_its_key(launcher, key, value, allowed):
+def test_a_bad_setting_is_refused_with_its_key(launcher, key, value, allowed):
     given = defaults(launcher) | {key: value}
     with pytest.raises(ConfigError) as refused:
         checked_settings(KINDS[launcher], given, under="hydra.launcher")
@@ -57,7 +57,7 @@ def test_a_library_that_is_missing_is_named_with_the_command_that_installs_it(mo
         require("joblib", "joblib")
 
 
-def test_without_slurm_its_launcher_is_refused(monkeypatch, tmp_path):
+def test_the_slurm_launcher_needs_slurm(monkeypatch, tmp_path):
     pytest.importorskip("submitit")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match=r"^hydra/launcher=submitit_slurm: needs SLURM's sbatch and srun"):

@@ -1,4 +1,4 @@
-"""The shares of a machine, of any number of GPUs."""
+"""How jobs share a machine with any number of GPUs."""
 
 import pytest
 
@@ -6,13 +6,13 @@ from digitlab.sweeps.workers.slots import available_cores, slot_count, slot_envi
 
 
 @pytest.mark.parametrize(("gpus", "count"), [([], 6), (["0"], 1), (["0", "1", "2"], 3)])
-def test_there_is_a_slot_for_each_gpu_and_without_one_for_each_core(gpus, count):
+def test_slots_are_one_per_gpu_or_one_per_core_without_gpus(gpus, count):
     assert slot_count("auto", cores=6, gpus=gpus) == count
     assert slot_count(4, cores=6, gpus=gpus) == 4
 
 
 @pytest.mark.parametrize("gpus", [["0", "1"], ["3", "1", "GPU-8f2a"]])
-def test_each_slot_has_one_gpu_and_none_has_two_more_than_another(gpus):
+def test_slots_share_the_gpus_evenly(gpus):
     given = [slot_environment(slot, slots=7, cores=8, gpus=gpus, given={}) for slot in range(7)]
     seen = [environment["CUDA_VISIBLE_DEVICES"] for environment in given]
     assert seen[: len(gpus)] == gpus
@@ -21,29 +21,29 @@ def test_each_slot_has_one_gpu_and_none_has_two_more_than_another(gpus):
     assert max(counts) - min(counts) <= 1
 
 
-def test_without_a_gpu_the_environment_says_nothing_of_one():
+def test_without_gpus_the_environment_names_none():
     assert slot_environment(0, slots=2, cores=2, gpus=[], given={}) == {"OMP_NUM_THREADS": "1"}
 
 
 @pytest.mark.parametrize(("slots", "cores"), [(1, 8), (3, 8), (8, 8), (9, 8), (2, 1)])
-def test_the_slots_share_the_cores_and_each_has_one_thread_at_least(slots, cores):
+def test_slots_share_the_cores_and_have_at_least_one_thread(slots, cores):
     threads = int(slot_environment(0, slots=slots, cores=cores, gpus=[], given={})["OMP_NUM_THREADS"])
     assert threads >= 1
     assert threads * slots <= cores or threads == 1
     assert (threads + 1) * slots > cores
 
 
-def test_a_number_of_threads_that_the_user_chose_is_kept():
+def test_a_number_of_threads_that_the_user_set_stays():
     assert slot_environment(0, slots=2, cores=8, gpus=[], given={"OMP_NUM_THREADS": "3"}) == {}
 
 
 @pytest.mark.parametrize(
     ("variable", "gpus"), [("", []), ("2,0", ["2", "0"]), ("1, GPU-8f", ["1", "GPU-8f"]), ("0,-1,1", ["0"]), ("-1", [])]
 )
-def test_of_the_gpus_those_that_are_named_are_visible(variable, gpus, monkeypatch):
+def test_the_gpus_in_the_environment_are_visible(variable, gpus, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
     assert visible_gpus() == gpus
 
 
-def test_a_machine_has_a_core():
+def test_at_least_one_core_is_available():
     assert available_cores() >= 1

@@ -1,4 +1,4 @@
-"""What a process does with the work it is given, and what it does when a signal comes."""
+"""A job batch in its process, and what it does when a signal comes."""
 
 import signal
 
@@ -10,13 +10,13 @@ from digitlab.core.errors import RunError
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
-    """Work changes the environment of its process."""
+    """Restore the environment, which a batch changes."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
 
 @pytest.fixture
 def queue(monkeypatch):
-    """Submitit's handler of the signal before a job's time is over: it queues the job again and ends the process."""
+    """Submitit's handler for the time limit of a job: it queues the job again and ends the process."""
     asked = []
 
     def requeue(number, frame):
@@ -28,13 +28,13 @@ def queue(monkeypatch):
     signal.signal(signal.SIGUSR2, before)
 
 
-def test_work_sees_the_gpu_it_is_given(batch):
+def test_a_batch_sees_its_gpu(batch):
     (seen,) = batch("here").with_environment({"CUDA_VISIBLE_DEVICES": "2"})()
     assert seen["CUDA_VISIBLE_DEVICES"] == "2"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
-def test_a_signal_that_finds_no_run_listening_ends_the_work(number, batch, queue, monkeypatch):
+def test_a_signal_without_a_running_run_ends_the_batch(number, batch, queue, monkeypatch):
     waiting = batch("here")
     monkeypatch.setattr(type(waiting.launcher), "here", lambda self: signal.raise_signal(number))
     with pytest.raises(RunError if number == signal.SIGTERM else SystemExit):
@@ -42,7 +42,7 @@ def test_a_signal_that_finds_no_run_listening_ends_the_work(number, batch, queue
     assert queue == ([] if number == signal.SIGTERM else [signal.SIGUSR2])
 
 
-def test_a_job_whose_time_is_over_saves_its_runs_before_it_is_queued_again(batch, queue, signal_when, tmp_path):
+def test_at_its_time_limit_a_job_saves_before_it_is_queued_again(batch, queue, signal_when, tmp_path):
     signal_when(signal.SIGUSR2, [tmp_path / "begun"])
     with pytest.raises(SystemExit):
         batch("train", str(tmp_path / "saved"), str(tmp_path / "begun"))()
@@ -50,13 +50,13 @@ def test_a_job_whose_time_is_over_saves_its_runs_before_it_is_queued_again(batch
     assert queue == [signal.SIGUSR2]
 
 
-def test_the_handlers_of_signals_are_as_before(batch, queue):
+def test_signal_handlers_are_restored(batch, queue):
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)]
     batch("here")()
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)] == before
 
 
-def test_no_two_processes_are_at_work_on_one_run(batch, tmp_path, monkeypatch):
+def test_a_running_batch_locks_its_run_folders(batch, tmp_path, monkeypatch):
     waiting = batch("here", number=3)
 
     def locked(launcher):
@@ -70,7 +70,7 @@ def test_no_two_processes_are_at_work_on_one_run(batch, tmp_path, monkeypatch):
         pass
 
 
-def test_what_is_queued_again_is_the_same_work(batch):
+def test_a_requeued_job_is_the_same_batch(batch):
     pytest.importorskip("submitit")
     job = batch("here")
     assert job.checkpoint().function is job
