@@ -34,6 +34,7 @@ class OneByOneLauncher(JobLauncher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs; the returns are in the order of ``job_overrides``."""
         returns: list[JobReturn] = []
+        # Prepared one at a time, so that a sweep of thousands of jobs starts at once.
         for number, overrides in enumerate(job_overrides, initial_job_idx):
             returns += [slim_return(self.run_with_callbacks(job.config)) for job in self.prepare([overrides], number)]
         return returns

@@ -51,8 +51,10 @@ class OptunaSweeper(Sweeper):
         loader = self.hydra_context.config_loader
         folder = Path(self.config.hydra.sweep.dir)
         OmegaConf.save(self.config, folder / "multirun.yaml")
+        # ``preflight`` has checked the same plan, but Hydra offers no way to pass it on.
         plan = search_plan(self.config, loader, Grid(loader, sweep_overrides(self.config)))
         assert plan is not None
+        # The fixed part identifies the search when it resumes; the searched keys differ between trials anyway.
         space, base = plan.space, self._compose(plan.space.fixed())
         study = Study(folder, plan, fingerprint=fingerprint(base), metric=str(base.monitor.metric))
         size = plan.round_size(self._runs_at_once(space.example()))
@@ -62,6 +64,7 @@ class OptunaSweeper(Sweeper):
             # Job numbers continue after those of earlier rounds, which may be from an earlier command.
             done = self._launch([job for own in jobs.values() for job in own], study.ended * space.replicates)
             for number, own in jobs.items():
+                # Stored per trial right after its round, so a kill later on costs at most one round of results.
                 study.tell(number, _mean([done[tuple(job)] for job in own]))
             returns.append(list(done.values()))
         return returns
@@ -69,6 +72,7 @@ class OptunaSweeper(Sweeper):
     def _launch(self, jobs: Sequence[Sequence[str]], first: int) -> dict[tuple[str, ...], JobReturn]:
         """Run the jobs and return their outcomes by job. A search may ask for a job twice; it runs once."""
         assert self.launcher is not None
+        # Two jobs with one configuration would share a run folder and write into it at the same time.
         distinct = list(dict.fromkeys(map(tuple, jobs)))
         done = self.launcher.launch([list(job) for job in distinct], initial_job_idx=first)
         return dict(zip(distinct, done, strict=True))
@@ -77,6 +81,7 @@ class OptunaSweeper(Sweeper):
         """The number of runs that the launcher trains at the same time, estimated for the job ``example``."""
         assert self.config is not None
         launcher = self.config.hydra.launcher
+        # A round smaller than a population would leave members unused.
         if "max_members" in launcher:
             most = launcher.max_members
             return most if isinstance(most, int) else self._members(example)

@@ -47,6 +47,7 @@ class VectorizedLauncher(JobLauncher):
         most, pool = self._max_members(), self._pool()
         prepared = {job.number: job for job in self.prepare(job_overrides, initial_job_idx)}
         jobs: list[Job] = []
+        # Hydra creates all folders first. Only then is it known which jobs are left and which of them fit together.
         registered = {number: self._register(job, jobs) for number, job in prepared.items()}
         waiting = {job.number for job in jobs}
         returns = {number: done for number, done in registered.items() if number not in waiting and _ended(done)}
@@ -66,6 +67,7 @@ class VectorizedLauncher(JobLauncher):
                 else:
                     returns[number] = self.run(prepared[number].config, failing_task(error))
         for number, job in prepared.items():
+            # Jobs in a population have ended; the others are those that train alone or that failed to register.
             if number in returns:
                 self.announce(job.config, returns[number])
             else:

@@ -49,6 +49,7 @@ class SubmititLocalLauncher(WorkersLauncher):
         from submitit import LocalExecutor
 
         settings = checked_settings(LocalSettings, self._given, under=under)
+        # A job that reaches its time limit is queued again, which the executor counts.
         executor = LocalExecutor(_logs(self), max_num_timeout=settings.max_num_timeout)
         executor.update_parameters(timeout_min=settings.timeout_min)
         return SubmititLocalPool(executor, _environments(self, settings.n_jobs))

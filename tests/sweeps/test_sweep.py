@@ -187,7 +187,8 @@ def test_two_commands_never_run_the_same_sweep(sweep, sweep_py):
         ended = sweep_py(*GRID, folder=sweep)
     assert ended.returncode == 1
     assert (
-        ended.stderr == f"{sweep}: another process is running this sweep: wait for it, or name another by sweep.name=\n"
+        ended.stderr
+        == f"{sweep}: another process is running this sweep: wait for it, or start another with sweep.name=NAME\n"
     )
 
 

@@ -102,6 +102,7 @@ def _plan(
 ) -> list[PlannedRun]:
     known: dict[str, SweepRun] = {}
     if manifest_file(folder).exists():
+        # The same identity as in the manifest, so this finds exactly the runs that the sweep would resume.
         known = {run.entry.fingerprint: run for run in read_runs(folder)}
     composer = JobComposer(loader, config_name)
     planned = []
@@ -152,6 +153,7 @@ def _populations(left: Sequence[PlannedRun], max_members: int | str) -> str:
 
 
 def _estimate(before: Sequence[SweepRun], left: Sequence[PlannedRun]) -> str:
+    # Finished runs of this sweep are the best guide; without any, a short measurement has to do.
     rates = [run.result["train_seconds"] / run.result["epochs"] for run in before if run.result.get("epochs")]
     with Console(file=sys.stderr).status("measuring the first run"):
         result, mebibytes = _measure(left[0].config)
@@ -160,6 +162,7 @@ def _estimate(before: Sequence[SweepRun], left: Sequence[PlannedRun]) -> str:
         else:
             source = f"{_MEASURED_BATCHES} mini-batches of the first run"
             seconds_per_epoch = _training_images(left[0].config) / result["images_per_second"]
+    # Early stopping may end runs sooner, so this is an upper bound.
     epochs = sum(each.epochs for each in left)
     seconds = epochs * seconds_per_epoch
     return (

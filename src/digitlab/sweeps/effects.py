@@ -67,6 +67,7 @@ def value_effects(
     """
     measured: dict[Value, list[float]] = defaultdict(list)
     for each in observations:
+        # All runs with the value, whatever their other settings: good for orientation, but not for an interval.
         measured[each.setting[key]].append(each.measured)
     values = in_order(measured)
     blocks = _blocks(observations, key)
@@ -93,6 +94,7 @@ def _blocks(observations: Sequence[Observation], key: str) -> list[dict[Value, f
     """Groups of at least two runs that differ in ``key`` alone: the measured value by the value of the key."""
     blocks: dict[tuple[object, ...], dict[Value, float]] = defaultdict(dict)
     for each in observations:
+        # The block is everything that the runs of a pair must share: all other keys, the seed and the split.
         others = tuple((name, value) for name, value in each.setting.items() if name != key)
         blocks[others, each.replicate][each.setting[key]] = each.measured
     return [block for block in blocks.values() if len(block) > 1]
@@ -137,11 +139,13 @@ def _bin_effects(
         setting = tuple(each.setting.values())
         replicates[setting].append(each.measured)
         value_of[setting] = each.setting[key]
+    # Bins of nearly equal numbers of values, because a search samples some regions much more densely than others.
     count = min(max(len(values) // _VALUES_PER_BIN, _MIN_BINS), _MAX_BINS)
     edges = [len(values) * part // count for part in range(count + 1)]
     effects = []
     for first, end in pairwise(edges):
         inside = set(values[first:end])
+        # A setting with three seeds must not weigh three times as much as one with a single seed.
         means = [statistics.fmean(own) for setting, own in replicates.items() if value_of[setting] in inside]
         label = f"{show(values[first])} to {show(values[end - 1])}"
         effects.append(ValueEffect(label, None, Summary.of(means, within=within)))

@@ -28,6 +28,7 @@ def write_figures(table: SweepTable, folder: Path) -> list[Path]:
 
     If the sweep covers several data sets, each has a subfolder of its own.
     """
+    # One scale for MNIST and CIFAR-10 would hide all differences within each.
     parts = table.by_data_set()
     paths = []
     for part in parts:
@@ -45,6 +46,7 @@ def _figures(table: SweepTable) -> Iterator[tuple[str, Figure]]:
     known = {key: _known_values(table, key) for key in table.keys}
     for key in table.keys:
         yield f"by_{key}", effect_figure(_effects(table, key), key=key, metric=table.metric)
+    # Pairs of keys show whether the effect of one depends on the other.
     few = [key for key in table.keys if len(known[key]) <= _MAX_HEAT_MAP_VALUES]
     for one, other in itertools.combinations(few, 2):
         means = _pair_means(table, one, other)
@@ -75,6 +77,7 @@ def _effects(table: SweepTable, key: str) -> list[Effect]:
     for value in _known_values(table, key):
         measured = table.compared(run for run in table.runs if table.values[run.entry.number][key] == value)
         mean, difference = Summary.of(measured).mean, differences.get(value)
+        # Centred on the plotted mean, which in an incomplete grid differs from reference plus difference.
         interval = None
         if difference is not None and difference.interval is not None:
             low, high = difference.interval

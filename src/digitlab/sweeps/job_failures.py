@@ -46,6 +46,7 @@ def report_failure() -> Iterator[None]:
         # Exit codes above 128 come from signals. Without this, Hydra would continue with the next job after Ctrl-C.
         if isinstance(error, DigitlabError) and (solo or error.exit_code > 128):
             exit_with(error)
+        # An unexpected error of a single run keeps its traceback, which helps to find the bug.
         if solo:
             raise
         folder = Path(HydraConfig.get().runtime.output_dir)
@@ -63,6 +64,7 @@ def _mark_failed(folder: Path, error: Exception) -> None:
     from digitlab.results.result import CheckpointMetrics, run_result
 
     run_folder = RunFolder(folder)
+    # The run itself has recorded the failure, with its epochs and metrics.
     if run_folder.result.exists():
         return
     result = run_result(

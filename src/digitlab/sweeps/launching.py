@@ -59,6 +59,7 @@ class CachingLoader(ConfigLoaderImpl):
         super().__init__(config_search_path)
         self._composed: dict[tuple[str, ...], DictConfig] = {}
 
+    # Hydra's sweeper calls this for every job before the launcher gets the list.
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
         config = super().load_sweep_config(master_config, sweep_overrides)
         self._composed[tuple(sweep_overrides)] = config
@@ -66,6 +67,8 @@ class CachingLoader(ConfigLoaderImpl):
 
     def pop_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
         """The configuration that was composed before, which is removed from the cache; or else a new one."""
+        # Popped, not kept: after this only the launcher holds the configuration, and it lets go of each when it is
+        # done.
         known = self._composed.pop(tuple(sweep_overrides), None)
         return super().load_sweep_config(master_config, sweep_overrides) if known is None else known
 
@@ -81,6 +84,7 @@ class JobLauncher(BasicLauncher):
 
     def prepare(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[PreparedJob]:
         """Compose the jobs and add them to the sweep's manifest. Hydra's logging is then as between two jobs."""
+        # As Hydra's own launcher does before its first job.
         setup_globals()
         assert self.config is not None
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
@@ -103,6 +107,7 @@ class JobLauncher(BasicLauncher):
     def _numbered(self, number: int, overrides: Sequence[str]) -> DictConfig:
         config = self.compose(overrides)
         with open_dict(config):
+            # Hydra's launcher sets these too; names of folders and logs refer to them.
             config.hydra.job.id = config.hydra.job.num = number
         return config
 
@@ -132,6 +137,7 @@ class JobLauncher(BasicLauncher):
         """Tell Hydra's callbacks about a job that has ended."""
         assert self.hydra_context is not None
         assert self.task_function is not None
+        # Both at the end: callbacks expect a start before each end, and jobs of a population start and end together.
         self.hydra_context.callbacks.on_job_start(config=config, task_function=self.task_function)
         self.hydra_context.callbacks.on_job_end(config=config, job_return=done)
 
@@ -140,6 +146,7 @@ def failing_task(error: Exception) -> TaskFunction:
     """A task for ``run`` that fails with ``error``, so that the failure is reported and recorded like any other."""
 
     def fail(config: DictConfig) -> None:
+        # Within ``report_failure``, so that the folder gets its ``result.json`` and the user sees the message.
         with report_failure():
             raise error
 

@@ -20,6 +20,7 @@ from digitlab.core.errors import ConfigError, RunError
 from digitlab.core.files import write_atomically
 from digitlab.results.folder import RunFolder
 
+# Raised when the content changes so that older versions would misread it.
 _FORMAT = 1
 # File systems allow 255 bytes; a shorter limit keeps listings readable.
 _LONGEST_NAME = 100
@@ -63,6 +64,7 @@ class Manifest:
         file = manifest_file(path)
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
+            # Check the format first: another version's entries need not have these fields.
             if content["format"] != _FORMAT:
                 raise RunError(
                     f"{file}: has format {content['format']}, but this version reads format {_FORMAT}: use the version "
@@ -74,6 +76,7 @@ class Manifest:
                 list(content["keys"]),
                 content.get("halving", False),
             )
+        # A wrong path is a mistake on the command line. A damaged file is not, so it is another kind of error below.
         except (FileNotFoundError, NotADirectoryError):
             reason = f"is no sweep: it has no {file.name}" if path.is_dir() else "there is no such folder"
             raise ConfigError("SWEEP_FOLDER", path, reason) from None
@@ -95,6 +98,7 @@ class Manifest:
         # Folders count too: a run whose manifest was lost must not be overwritten by a new one with its number.
         numbers = [entry.number for entry in self.runs] + list(_numbers_in(self.path))
         number = max(numbers, default=-1) + 1
+        # Only the swept values name the folder: the others are the same for all runs of the sweep.
         swept = [override for override in overrides if override.partition("=")[0] in self.keys]
         name = f"{number}_{folder_name(','.join(swept))}" if swept else str(number)
         entry = Entry(number, name, fingerprint, list(overrides))
@@ -124,6 +128,7 @@ def locked(path: Path) -> Iterator[None]:
 def create(path: Path, keys: Sequence[str], *, halving: bool = False) -> None:
     """Write the manifest for a command that sweeps ``keys``; runs that exist stay. Raises ``RunError`` if damaged."""
     with locked(path):
+        # The entries of earlier commands stay: their runs must be found again, and their numbers never be reused.
         runs = Manifest.read(path).runs if manifest_file(path).exists() else []
         Manifest(path, runs, list(keys), halving).write()
 
@@ -133,6 +138,7 @@ def planned_folder(path: Path, config: DictConfig, overrides: Sequence[str]) -> 
 
     Writes nothing. Raises ``RunError`` for a damaged manifest.
     """
+    # Hydra resolves folder names also for --cfg and for commands that only show something, before any manifest exists.
     manifest = Manifest.read(path) if manifest_file(path).exists() else Manifest(path, [], [])
     return _with_entry(manifest, fingerprint(config), overrides)[1].folder
 
@@ -164,6 +170,7 @@ def add_missing(folder: Path, config: DictConfig, overrides: Sequence[str]) -> N
     """
     with locked(folder.parent):
         manifest = Manifest.read(folder.parent)
+        # Read again under the lock: another process may have added its own run in the meantime.
         if manifest.entry(folder.name) is None:
             number = int(folder.name.partition("_")[0])
             entry = Entry(number, folder.name, fingerprint(config), list(overrides))
@@ -172,6 +179,7 @@ def add_missing(folder: Path, config: DictConfig, overrides: Sequence[str]) -> N
 
 def _with_entry(manifest: Manifest, digest: str, overrides: Sequence[str]) -> tuple[Manifest, Entry]:
     """The manifest with the run of fingerprint ``digest``, and that run's entry with the new ``overrides``."""
+    # Identity is the configuration, not the text that was typed and not the place of the job in the grid.
     known = next((entry for entry in manifest.runs if entry.fingerprint == digest), None)
     if known is None:
         manifest = manifest.with_run(digest, overrides)
@@ -199,6 +207,7 @@ def run_overrides(overrides: Sequence[str]) -> list[str]:
 
 def folder_name(text: str) -> str:
     """``text`` as a valid file name of at most 100 bytes; texts that would look the same get different digests."""
+    # Leading dots would hide the folder, and a leading hyphen would look like an option to shell commands.
     name = re.sub(r"[^\w.,=+-]+", "-", text).strip("-.")
     if name == text and len(name.encode()) <= _LONGEST_NAME:
         return name

@@ -41,6 +41,7 @@ class SweepProgress:
         self._unfinished: dict[int, float] = {}
         self._trained_since_start: dict[int, float] = {}
         manifest = Manifest.read(path)
+        # Measured once before the first job starts; what is beyond it later was trained by this command.
         self._trained_before_start = {entry.number: _trained(manifest.folder(entry)) for entry in manifest.runs}
 
     def update(self) -> None:
@@ -51,10 +52,12 @@ class SweepProgress:
             if known or (self.jobs is not None and tuple(entry.overrides) not in self.jobs):
                 continue
             run = read_run(manifest.folder(entry), entry)
+            # A result written before this command started belongs to an earlier one.
             new = self._is_new(run)
             before = self._trained_before_start.get(entry.number, 0.0)
             # This command tries a run again that failed in an earlier command, so that failure is not an end.
             if run.status == "finished" or (run.status == "failed" and new):
+                # An ended run is never read again, so each refresh costs only as much as there are unfinished runs.
                 self._ended[entry.number] = run
                 self._unfinished.pop(entry.number, None)
                 self._trained_since_start[entry.number] = 1 - before if new else 0.0
@@ -102,6 +105,7 @@ class SweepProgress:
 def _trained(folder: RunFolder) -> float:
     """The trained part of a run in [0, 1], by its epochs. Early stopping can end a run before it reaches 1."""
     try:
+        # A pattern instead of a YAML parser, because this runs twice a second for each unfinished run.
         most = re.search(r"^ +max_epochs: (\d+)", folder.config.read_text(encoding="utf-8"), re.MULTILINE)
         epochs = folder.metrics.read_bytes().count(b"\n") - 1
     except OSError:
@@ -125,8 +129,8 @@ def duration(seconds: float) -> str:
 class ProgressLine:
     """Draws the progress on stderr from its own thread, if stderr is a terminal."""
 
-    def __init__(self, tally: SweepProgress) -> None:
-        self._tally = tally
+    def __init__(self, counts: SweepProgress) -> None:
+        self._counts = counts
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -135,24 +139,26 @@ class ProgressLine:
 
         console = Console(file=sys.stderr)
         if console.is_terminal:
+            # A daemon, so that a crash in the main thread is not kept waiting for the drawing.
             self._thread = threading.Thread(target=self._draw, args=(console,), daemon=True)
             self._thread.start()
 
     def _draw(self, console: "Console") -> None:
         from rich.progress import BarColumn, Progress, TextColumn
 
-        tally = self._tally
+        counts = self._counts
         # Without markup, because a folder name may contain brackets.
         name = TextColumn("{task.description}", markup=False)
+        # Transient: the line disappears at the end, where the table takes its place.
         columns = (name, BarColumn(bar_width=24), TextColumn("{task.fields[text]}"))
         with Progress(*columns, console=console, auto_refresh=False, transient=True) as progress:
-            task = progress.add_task(tally.path.name[:30], total=tally.total, text="")
+            task = progress.add_task(counts.path.name[:30], total=counts.total, text="")
             while not self._over.wait(_REFRESH_SECONDS):
                 try:
-                    tally.update()
+                    counts.update()
                 except (OSError, DigitlabError):
                     continue  # another process may be writing; the next refresh reads again
-                progress.update(task, completed=tally.done + tally.failed, text=tally.text(), refresh=True)
+                progress.update(task, completed=counts.done + counts.failed, text=counts.text(), refresh=True)
 
     def stop(self) -> None:
         self._over.set()

@@ -62,6 +62,7 @@ def settings_table(table: SweepTable) -> tuple[list[str], list[list[str]]]:
 
 def _test_metrics(table: SweepTable) -> list[str]:
     """The test metrics worth a column: the counterpart of the monitored metric, and the accuracy."""
+    # The ranking never uses them; they are shown so that nobody has to open each run to compare test results.
     names = dict.fromkeys([f"test/{(table.metric or '').partition('/')[2]}", "test/accuracy"])
     measured = {name for run in table.runs for name, value in run.metrics.items() if value is not None}
     return [name for name in names if name in measured]
@@ -134,6 +135,7 @@ def _best_lines(table: SweepTable) -> list[str]:
     run = table.winner
     if run is None:
         return ["no run has finished yet"]
+    # The setting comes first, because its mean is the estimate that can be expected again.
     row = table.rows[0]
     count = 0 if row.summary is None else row.summary.count
     replicates = f"mean of {count} runs" if count > 1 else "1 run"
@@ -152,6 +154,7 @@ def _best_lines(table: SweepTable) -> list[str]:
         f"  checkpoint: {_short_path(run.folder.last if run.tested_checkpoint == 'last' else run.folder.best)}",
         f"  again:      {command(run)}",
     ]
+    # Readers look for the highest number in the table, so say where it is and that another setting has it.
     if table.best_run is not None and table.best_run is not run:
         lines.append(f"best single run of all: {_run_text(table.best_run)}, of {_setting_text(table, table.best_run)}")
     return lines

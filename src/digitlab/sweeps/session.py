@@ -35,6 +35,7 @@ class SweepSession:
         halving: bool,
     ) -> None:
         self.path = path
+        # Without the sweep's own overrides, as the manifest stores them, so that the two can be compared.
         self.jobs = None if jobs is None else [tuple(run_overrides(job)) for job in jobs]
         # The kernel releases the lock however this process ends, so a killed sweep can be resumed at once.
         self._lock = FileLock(path / ".running.lock", timeout=0)
@@ -42,8 +43,9 @@ class SweepSession:
             self._lock.acquire()
         except Timeout:
             raise RunError(
-                f"{path}: another process is running this sweep: wait for it, or name another by sweep.name="
+                f"{path}: another process is running this sweep: wait for it, or start another with sweep.name=NAME"
             ) from None
+        # Only after the lock is taken: a second command must not change the manifest of a running one.
         create(path, keys, halving=halving)
         self.line = ProgressLine(SweepProgress(path, self.jobs, most))
 
@@ -77,9 +79,11 @@ def report_sweep_at_end() -> Iterator[None]:
             if not _running:
                 raise
         if _running:
+            # Also after failures, because the table of the runs that finished is what the user waited for.
             _report(_running[0])
     finally:
         while _running:
+            # Stop the progress line and release the lock even if the report fails, for example on a full disk.
             _running.pop().close()
 
 
@@ -87,7 +91,10 @@ def _report(session: SweepSession) -> None:
     from digitlab.sweeps.report import print_report, write_report
     from digitlab.sweeps.table import SweepTable
 
+    # The progress line would draw over the table.
     session.line.stop()
+    # Read from the folders rather than from Hydra's returns: this also covers runs of other processes and of earlier
+    # commands, and runs that a launcher of another package trained.
     runs = read_runs(session.path)
     table = SweepTable(session.path.name, runs)
     write_report(table, session.path)

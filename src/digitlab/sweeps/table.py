@@ -64,6 +64,7 @@ class SweepTable:
 
     def __init__(self, name: str, runs: Sequence[SweepRun]) -> None:
         self.name, self.runs = name, list(runs)
+        # Everything is read from what was typed: it is short, and an interpolation in it stays readable.
         typed = {run.entry.number: _values(run.entry.overrides) for run in runs}
         names = dict.fromkeys(key for values in typed.values() for key in values)
         self.values = {
@@ -78,6 +79,7 @@ class SweepTable:
         groups: dict[str | None, list[SweepRun]] = {}
         for run in self.runs:
             groups.setdefault(self.data_sets[run.entry.number], []).append(run)
+        # A run that has not begun may not say its data set; it must not split the table.
         known = [name for name in groups if name is not None]
         if len(known) < 2:
             return [self]  # runs that have not begun join the only data set there is
@@ -128,6 +130,7 @@ class SweepTable:
         sign = 1 if self._direction == "min" else -1
 
         def rank(row: Row) -> tuple[int, float]:
+            # Three classes of settings; only within a class does the mean decide.
             if row.summary is None:
                 return 2, 0.0
             return (0 if row.complete else 1), sign * row.summary.mean

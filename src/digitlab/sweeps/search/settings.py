@@ -64,6 +64,7 @@ class SearchPlan:
         asked = self.settings.n_jobs
         size = max((at_once if asked == "auto" else asked) // self.space.replicates, 1)
         learns = self.settings.sampler in ("tpe", "cmaes")
+        # An explicit n_jobs is respected; only ``auto`` is limited, rounding up so that at least one trial remains.
         return min(size, -(-self.trials // _LEAST_ROUNDS)) if learns and asked == "auto" else size
 
 

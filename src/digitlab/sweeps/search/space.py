@@ -63,6 +63,7 @@ class Parameter:
             assert self.numbers is not None
             digits = _SIGNIFICANT_DIGITS if self.numbers.step is None else _EXACT_DIGITS
             rounded = float(f"{value:.{digits}g}")
+            # Rounding may step over a bound, which the study would refuse when it resumes.
             value = min(max(rounded, self.numbers.low), self.numbers.high)
         return f"{self.key}={value}"
 
@@ -105,6 +106,7 @@ class Space:
     def jobs(self, chosen: Mapping[str, Value]) -> list[list[str]]:
         """The overrides of the runs of one trial, one run for each seed."""
         texts = {parameter.key: [parameter.override(chosen[parameter.key])] for parameter in self.parameters}
+        # Keys stay in the order they were typed, as Hydra keeps it: later overrides win.
         choices = [[text] if text else texts.get(key, self.seeds) for key, text in self._order.items()]
         return [list(job) for job in product(*choices)]
 

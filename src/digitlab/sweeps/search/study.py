@@ -30,6 +30,7 @@ class Study:
     """
 
     def __init__(self, folder: Path, plan: SearchPlan, *, fingerprint: str, metric: str) -> None:
+        # Optuna logs every trial; the sweep has its own progress line.
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._folder, self._plan = folder, plan
         space, settings = plan.space, plan.settings
@@ -51,10 +52,12 @@ class Study:
     def _refuse_different_search(self, identity: dict[str, Any]) -> None:
         known = self._study.user_attrs.get(_IDENTITY)
         if known is None:
+            # A new study: store what its trials have in common, to compare it when the search resumes.
             self._study.set_user_attr(_IDENTITY, identity)
             return
         there, here = known["searched"], identity["searched"]
         if there == here and known["fingerprint"] != identity["fingerprint"]:
+            # Equal spaces but different configurations: name the fixed override that differs.
             there, here = (dict(text.split("=", 1) for text in each["fixed"]) for each in (known, identity))
             if there == here:
                 # The command is the same, so a configuration file has changed.
@@ -79,6 +82,7 @@ class Study:
         otherwise choose something else. Empty when the search is over.
         """
         chosen = {trial.number: dict(trial.params) for trial in self._trials() if self._is_unfinished(trial)}
+        # Unfinished trials come first and count towards the round they were asked in.
         ended, most = self.ended, self._plan.trials
         while ended + len(chosen) < min((ended // size + 1) * size, most):
             trial = self._ask()
@@ -92,6 +96,7 @@ class Study:
     def _ask(self) -> optuna.Trial:
         self._study.sampler = self._sampler(len(self._trials()))
         trial = self._study.ask(self._distributions)
+        # Marks the trial as ours until it is told its value. Other machines may use the same database.
         trial.set_user_attr(_FOLDER, str(self._folder.resolve()))
         return trial
 

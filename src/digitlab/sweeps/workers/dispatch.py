@@ -30,6 +30,8 @@ def run_jobs(batches: Sequence[JobBatch], pool: Pool) -> Iterator[tuple[JobBatch
                     waiting.clear()
                     pool.stop(running)
                     stopped = True
+                # Poll instead of waiting for one task: joblib, submitit and SLURM share no way to wait for any of
+                # several.
                 ended = [task for task in running if task.done()]
                 for task in ended:
                     running.remove(task)
@@ -39,6 +41,7 @@ def run_jobs(batches: Sequence[JobBatch], pool: Pool) -> Iterator[tuple[JobBatch
                         yield task.batch, outcome
                 if not ended:
                     time.sleep(pool.poll_seconds)
+        # Also when the caller stops early or an error passes through: no process may be left behind.
         finally:
             pool.close()
         if stop_signal.received is not None:

@@ -37,6 +37,7 @@ class JobBatch:
 
     def __call__(self) -> Sequence[JobReturn]:
         """Run the jobs and return their outcomes. Raises ``RunError`` if a signal stopped them; the runs are saved."""
+        # Before anything imports torch: CUDA reads its list of GPUs only once.
         os.environ.update(self.environment)
         Singleton.set_state(self.state)
         with _saved_on_signal(), _locked_folders(self.folders):
@@ -60,6 +61,7 @@ def _locked_folders(folders: Sequence[Path]) -> Iterator[None]:
 
     with ExitStack() as stack:
         for folder in sorted(folders):
+            # Not inside the run folder, which must stay untouched if the run has finished.
             locks = folder.parent / ".locks"
             locks.mkdir(exist_ok=True)
             stack.enter_context(FileLock(locks / f"{folder.name}.lock"))
@@ -85,6 +87,7 @@ def _saved_on_signal() -> Iterator[None]:
         # Runs handle SIGTERM: they save and then exit, which the ``except`` below notices.
         signal.raise_signal(signal.SIGTERM)
 
+    # The default action of SIGTERM would end the process without unwinding, so no ``finally`` would run.
     signal.signal(signal.SIGTERM, end)
     if callable(obey):
         signal.signal(signal.SIGUSR2, save)
@@ -93,6 +96,7 @@ def _saved_on_signal() -> Iterator[None]:
     except SystemExit as stop:
         if stop.code not in (128 + signal.SIGINT, 128 + signal.SIGTERM):
             raise
+        # The runs are saved now, so submitit may queue the job again and end this process.
         if asked and callable(obey):
             obey(*asked[0])
         raise RunError("stopped by a signal") from stop

@@ -68,6 +68,8 @@ class WorkersLauncher(JobLauncher):
         try:
             for batch, outcome in run_jobs(batches, pool):
                 if isinstance(outcome, RunError):
+                    # A process that dies takes its whole batch along; each of its jobs may still have finished before
+                    # that.
                     returns = [self._return_without_result(jobs[number].config, outcome) for number in batch.numbers]
                 else:
                     returns = list(outcome)
@@ -75,6 +77,7 @@ class WorkersLauncher(JobLauncher):
                         _log_failures(returns)
                 yield from zip((jobs[number] for number in batch.numbers), returns, strict=True)
         except Interrupted as stop:
+            # Not passed on as an error: Hydra would count the job as failed and print a traceback.
             exit_with(stop)
 
     def _job_batches(self, groups: Iterable[Sequence[PreparedJob]], launcher: BasicLauncher) -> list[JobBatch]:
@@ -86,6 +89,7 @@ class WorkersLauncher(JobLauncher):
             # Freeze the name, which another process might resolve differently, for example with ``sweep.fresh``.
             config.hydra.sweep.dir = str(config.hydra.sweep.dir)
         launcher.setup(hydra_context=self.hydra_context, task_function=self.task_function, config=config)
+        # After ``setup``: the other process gets Hydra's globals as they are when a job is about to run.
         state = Singleton.get_state()
         return [
             JobBatch(

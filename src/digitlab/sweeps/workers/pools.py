@@ -138,6 +138,7 @@ class JoblibPool:
         self._slots = [_Slot(environment) for environment in environments]
 
     def start(self, waiting: list[JobBatch]) -> Sequence[Task]:
+        # Batches are handed out one at a time, so a long run in one slot does not hold back the others.
         free = [slot for slot in self._slots if slot.task is None]
         return [slot.start(waiting.pop(0)) for slot in free[: len(waiting)]]
 
