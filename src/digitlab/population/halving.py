@@ -8,6 +8,7 @@ over seeds, would compare different numbers of seeds.
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 
+from digitlab.config.replicates import REPLICATE_KEYS
 from digitlab.core.errors import ConfigError
 from digitlab.results.folder import RunFolder
 from digitlab.results.outcome import UNREADABLE, monitored
@@ -16,8 +17,8 @@ Setting = tuple[str, ...]
 
 
 def setting_of(overrides: Sequence[str]) -> Setting:
-    """The overrides of a run without its seed."""
-    return tuple(override for override in overrides if not override.startswith("seed="))
+    """The overrides of a run without its seed, fold and split seed: what the replicates of a setting share."""
+    return tuple(override for override in overrides if override.partition("=")[0] not in REPLICATE_KEYS)
 
 
 def default_epochs(max_epochs: int) -> list[int]:

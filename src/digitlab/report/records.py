@@ -151,11 +151,15 @@ def _read_confusion(path: Path) -> Confusion | None:
 
 
 def by_monitored(records: Sequence[ReportedRun]) -> list[ReportedRun]:
-    """The best first, by what each run was selected by, which is never the test set; last those without a value."""
+    """For each data set the best runs first, by their monitored metric; runs without a value last."""
 
-    def rank(record: ReportedRun) -> tuple[bool, float]:
+    def rank(record: ReportedRun) -> tuple[str, bool, float]:
         value = record.monitored
-        return value is None, 0.0 if value is None else value if metric_direction(record.monitor) == "min" else -value
+        return (
+            str(record.setting("data")),
+            value is None,
+            0.0 if value is None else value if metric_direction(record.monitor) == "min" else -value,
+        )
 
     return sorted(records, key=rank)
 

@@ -8,13 +8,14 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from digitlab.config.replicates import REPLICATE_KEYS
 from digitlab.core.errors import show
 from digitlab.core.files import write_atomically
 from digitlab.results import table as tables
 from digitlab.sweeps.effects import ValueEffect
 from digitlab.sweeps.state import SweepRun
 from digitlab.sweeps.statistics import Summary
-from digitlab.sweeps.table import REPLICATE_KEYS, Row, SweepTable
+from digitlab.sweeps.table import Row, SweepTable
 
 # The terminal shows this many rows of a long table; sweep.md has all of them.
 _SHOWN_ROWS = 20

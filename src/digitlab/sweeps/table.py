@@ -14,16 +14,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from digitlab.config.metrics import metric_direction
+from digitlab.config.replicates import REPLICATE_KEYS
 from digitlab.core.errors import DigitlabError, show
 from digitlab.sweeps.effects import Observation, Value, ValueEffect, value_effects
 from digitlab.sweeps.state import SweepRun
 from digitlab.sweeps.statistics import Summary
 
 Setting = tuple[Value, ...]
-
-# Runs that differ in these keys alone are replicates of one setting. Folds and split seeds belong to them: which images
-# validate is chance, so choosing the fold with the best value would choose the easiest images, not the best setting.
-REPLICATE_KEYS = ("seed", "data.fold", "data.split_seed")
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,14 @@ def test_a_trial_runs_with_every_seed(loader):
     assert space.fixed() == ["model=mlp"]
 
 
+def test_a_trial_runs_with_every_fold_and_split_seed(loader):
+    space = Space(loader, ["data.folds=3", "optimizer.lr=interval(0,1)", "data.fold=0,1,2", "seed=0,1"])
+    assert [parameter.key for parameter in space.parameters] == ["optimizer.lr"]
+    assert space.replicates == 6
+    jobs = space.jobs({"optimizer.lr": 0.5})
+    assert {tuple(job[2:]) for job in jobs} == {(f"data.fold={f}", f"seed={s}") for f in range(3) for s in range(2)}
+
+
 def test_the_last_of_two_overrides_of_a_key_counts(loader):
     space = Space(loader, ["optimizer.lr=0.1,0.01", "optimizer=sgd,adam", "optimizer.lr=0.5"])
     assert space.jobs({"optimizer": "sgd"}) == [["optimizer.lr=0.5", "optimizer=sgd"]]

@@ -8,6 +8,7 @@ from itertools import product
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, Sweep
 
+from digitlab.config.replicates import REPLICATE_KEYS
 from digitlab.core.errors import ConfigError
 from digitlab.sweeps.jobs import distinct_values, parse_overrides
 
@@ -69,14 +70,16 @@ class Parameter:
 
 
 class Space:
-    """The searched parameters of ``overrides``, and ``seeds``, the replicates that every trial runs with.
+    """The searched parameters of ``overrides``, and ``replicate_overrides``, with all of which every trial runs.
+
+    These are the swept seeds, folds and split seeds, by key: choosing one of them would choose luck.
 
     Raises ``ConfigError`` for a key that can't be searched.
     """
 
     def __init__(self, loader: ConfigLoader, overrides: Sequence[str]) -> None:
         self.parameters: list[Parameter] = []
-        self.seeds: list[str] = []
+        self.replicate_overrides: dict[str, list[str]] = {}
         # The fixed override of each key in typed order; empty for a key that the search chooses or replicates.
         self._order: dict[str, str] = {}
         for key, override in parse_overrides(loader, overrides).items():
@@ -84,14 +87,15 @@ class Space:
                 self._order[key] = f"{key}={override.get_value_element_as_str()}"
                 continue
             self._order[key] = ""
-            if key == "seed":
-                self.seeds = _replicates(override)
+            if key in REPLICATE_KEYS:
+                self.replicate_overrides[key] = _replicates(override)
             else:
                 self.parameters.append(_parameter(key, override))
 
     @property
     def replicates(self) -> int:
-        return max(len(self.seeds), 1)
+        """The number of runs of one trial."""
+        return math.prod(len(values) for values in self.replicate_overrides.values())
 
     @property
     def grid_size(self) -> int | None:
@@ -104,10 +108,12 @@ class Space:
         return [text for text in self._order.values() if text]
 
     def jobs(self, chosen: Mapping[str, Value]) -> list[list[str]]:
-        """The overrides of the runs of one trial, one run for each seed."""
+        """The overrides of the runs of one trial, one run for each replicate."""
         texts = {parameter.key: [parameter.override(chosen[parameter.key])] for parameter in self.parameters}
         # Keys stay in the order they were typed, as Hydra keeps it: later overrides win.
-        choices = [[text] if text else texts.get(key, self.seeds) for key, text in self._order.items()]
+        choices = [
+            [text] if text else texts.get(key) or self.replicate_overrides[key] for key, text in self._order.items()
+        ]
         return [list(job) for job in product(*choices)]
 
     def example(self) -> list[str]:
@@ -116,10 +122,11 @@ class Space:
 
 
 def _replicates(override: Override) -> list[str]:
+    key = override.get_key_element()
     if not override.is_discrete_sweep():
-        allowed = "must be a list such as 0,1,2: each trial runs with all seeds and is judged by their mean"
-        raise ConfigError("seed", _typed(override), allowed)
-    return [f"seed={value}" for value in distinct_values(override)]
+        allowed = "must be a list such as 0,1,2: each trial runs with all of them and is judged by their mean"
+        raise ConfigError(key, _typed(override), allowed)
+    return [f"{key}={value}" for value in distinct_values(override)]
 
 
 def _parameter(key: str, override: Override) -> Parameter:

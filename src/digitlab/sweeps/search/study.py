@@ -140,5 +140,5 @@ def _distribution(parameter: Parameter) -> BaseDistribution:
 def _searched(space: Space, metric: str) -> dict[str, str]:
     """What must be equal for two trials to be comparable, by key."""
     searched = {parameter.key: parameter.typed for parameter in space.parameters}
-    seeds = {"seed": ",".join(space.seeds)} if space.seeds else {}
-    return searched | seeds | {"monitor.metric": metric}
+    replicates = {key: ",".join(values) for key, values in space.replicate_overrides.items()}
+    return searched | replicates | {"monitor.metric": metric}
