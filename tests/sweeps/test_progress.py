@@ -28,7 +28,7 @@ def test_only_runs_of_the_command_are_counted(progress):
     progress, _ = progress
     assert (progress.done, progress.failed, progress.left) == (2, 0, 3)
     assert progress.best.value == 0.9
-    assert "2 done · 0 failed · 3 left · best val/accuracy 0.9000 (run 1)" in progress.text()
+    assert "2 done · 0 failed · 3 left · best single run: 1, val/accuracy 0.9000" in progress.text()
 
 
 def test_runs_that_ended_since_the_start_give_the_pace(progress):

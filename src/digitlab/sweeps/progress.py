@@ -97,7 +97,7 @@ class SweepProgress:
         parts = [f"{self.done} done", f"{self.failed} failed"]
         parts += [] if self.left is None else [f"{self.left} left"]
         if self.best is not None and self.best.value is not None:
-            parts.append(f"best {self.best.metric} {self.best.value:.4f} (run {self.best.entry.number})")
+            parts.append(f"best single run: {self.best.entry.number}, {self.best.metric} {self.best.value:.4f}")
         seconds = self.seconds_left(time.time())
         return " · ".join(parts if seconds is None else [*parts, f"{duration(seconds)} left"])
 
