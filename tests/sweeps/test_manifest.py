@@ -22,7 +22,7 @@ from digitlab.sweeps.manifest import (
 )
 
 
-def begun(path, *keys):
+def new_sweep(path, *keys):
     create(path, keys)
     return path
 
@@ -53,7 +53,7 @@ def test_settings_with_an_effect_change_the_fingerprint(override):
 
 def test_a_run_keeps_its_folder_when_the_grid_changes(tmp_path):
     grid = [["optimizer.lr=0.1"], ["optimizer.lr=0.2"]]
-    path = begun(tmp_path, "optimizer.lr")
+    path = new_sweep(tmp_path, "optimizer.lr")
     first = add_jobs(path, [(compose(job), job) for job in grid])
     create(path, ["optimizer.lr", "seed"])
     wider = [["optimizer.lr=0.3", "seed=0"], ["optimizer.lr=0.2", "seed=0"], ["optimizer.lr=0.2", "seed=1"]]
@@ -63,7 +63,7 @@ def test_a_run_keeps_its_folder_when_the_grid_changes(tmp_path):
 
 
 def test_a_run_keeps_the_overrides_that_were_typed_last(tmp_path):
-    path = begun(tmp_path)
+    path = new_sweep(tmp_path)
     for spelling in (["optimizer.lr=0.1"], ["optimizer.lr=1e-1"]):
         add(path, compose(spelling), spelling)
     assert [entry.overrides for entry in Manifest.read(path).runs] == [["optimizer.lr=1e-1"]]
@@ -71,11 +71,11 @@ def test_a_run_keeps_the_overrides_that_were_typed_last(tmp_path):
 
 def test_an_existing_folder_is_never_given_to_another_run(tmp_path):
     (tmp_path / "7_from_another_time").mkdir()
-    assert add(begun(tmp_path), compose([]), []) == "8"
+    assert add(new_sweep(tmp_path), compose([]), []) == "8"
 
 
 def test_concurrent_requests_get_distinct_numbers(tmp_path):
-    path = begun(tmp_path, "seed")
+    path = new_sweep(tmp_path, "seed")
     jobs = [[f"seed={seed}"] for seed in range(4)] * 4
     configs = [compose(job) for job in jobs]
     with ThreadPoolExecutor(8) as pool:
@@ -91,7 +91,7 @@ def test_a_planned_folder_is_the_one_the_run_gets_and_planning_writes_nothing(tm
     assert planned_folder(path, compose(job), job) == "0"
     assert not path.exists()
     path.mkdir()
-    begun(path, "seed")
+    new_sweep(path, "seed")
     before = {file: file.read_bytes() for file in path.iterdir()}
     planned = [planned_folder(path, compose(job), job) for _ in range(2)]
     assert {file: file.read_bytes() for file in path.iterdir()} == before
@@ -102,7 +102,7 @@ def test_a_planned_folder_is_the_one_the_run_gets_and_planning_writes_nothing(tm
 
 
 def test_a_missing_run_is_added_once_under_its_folder_name(tmp_path):
-    path, job = begun(tmp_path, "seed"), ["seed=3"]
+    path, job = new_sweep(tmp_path, "seed"), ["seed=3"]
     folder = path / planned_folder(path, compose(job), job)
     folder.mkdir()
     for _ in range(2):
@@ -142,7 +142,7 @@ def test_a_damaged_manifest_is_refused_in_one_line_and_left_alone(content, tmp_p
 
 
 def test_the_manifest_is_plain_json(tmp_path):
-    add(begun(tmp_path, "seed"), compose(["seed=3"]), ["seed=3"])
+    add(new_sweep(tmp_path, "seed"), compose(["seed=3"]), ["seed=3"])
     content = json.loads(manifest_file(tmp_path).read_text())
     assert content["keys"] == ["seed"]
     assert [run["folder"] for run in content["runs"]] == ["0_seed=3"]

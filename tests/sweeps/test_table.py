@@ -162,6 +162,18 @@ def test_data_sets_are_ranked_separately(written_sweep, finished, tmp_path, caps
         assert text.count("best setting (1 run)") == 2
 
 
+def test_limited_runs_are_marked(written_sweep, finished, tmp_path, capsys):
+    runs = written_sweep(
+        (["optimizer.lr=0.1", "trainer.limit_test_batches=10"], finished(0.9)), (["optimizer.lr=0.01"], finished(0.8))
+    )
+    write_report(SweepTable("s", runs), tmp_path)
+    print_report(SweepTable("s", runs))
+    for text in (capsys.readouterr().out, (tmp_path / "sweep.md").read_text()):
+        assert "note: 1 runs have limit_test_batches=10" in text
+    print_report(SweepTable("s", runs[1:]))
+    assert "note:" not in capsys.readouterr().out
+
+
 def test_a_smaller_loss_is_better(written_sweep, finished):
     def outcome(dropout, loss):
         return ["monitor.metric=val/loss", f"model.dropout={dropout}"], finished(0.9) | {"metrics": {"val/loss": loss}}

@@ -88,7 +88,7 @@ def run_row(run: RunFolder) -> Row:
         raise ValueError("result.json is not one of digitlab's")
     row |= {name: result[name] for name in ("status", "seed", "epochs") if name in result}
     row |= {name: value for name, value in result.get("metrics", {}).items() if "class_accuracy" not in name}
-    row["limits"] = _limits(run)
+    row["limits"] = run_limits(run)
     return row | {"train_seconds": result.get("train_seconds"), "folder": os.path.relpath(run.path)}
 
 
@@ -96,7 +96,7 @@ def run_row(run: RunFolder) -> Row:
 _LIMITS = re.compile(r"^  ((?:limit_(?:train|val|test)|overfit)_batches): (?!null\b)(\S+)", re.MULTILINE)
 
 
-def _limits(run: RunFolder) -> str | None:
+def run_limits(run: RunFolder) -> str | None:
     """The settings that limit the mini-batches of a run, for example ``limit_test_batches=10``; None without any."""
     # Not parsed as YAML, which would take most of the time of a list of a thousand runs.
     text = run.config.read_text(encoding="utf-8") if run.config.exists() else ""

@@ -5,6 +5,7 @@ Used when a sweep ends and by ``digitlab sweep``; the HTML report takes the same
 
 import os
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def print_report(table: SweepTable) -> None:
         tables.print_table(columns, shown, title=f"{part.name}{more}", words=len(part.keys))
         if part.effects:
             tables.print_table(*effects_table(part), title=EFFECTS_TITLE, words=2)
-        for line in [*_effect_notes(part), *_best_lines(part), *_unsuccessful(part)]:
+        for line in [*_effect_notes(part), *_best_lines(part), *_limit_notes(part), *_unsuccessful(part)]:
             print(line)
 
 
@@ -176,6 +177,16 @@ def _short_path(path: Path) -> str:
     return str(path) if relative.startswith("..") else relative
 
 
+def _limit_notes(table: SweepTable) -> list[str]:
+    """A warning for runs that trained or were tested on some mini-batches only, as ``debug=limit`` makes them."""
+    counts = Counter(tables.run_limits(run.folder) for run in table.runs if run.status == "finished")
+    return [
+        f"note: {count} runs have {limits}, so their scores can't be compared with those of complete runs"
+        for limits, count in counts.items()
+        if limits is not None
+    ]
+
+
 def _unsuccessful(table: SweepTable) -> list[str]:
     lines = [f"failed: run {run.entry.number}: {run.error}" for run in table.failures()]
     waiting = [str(run.entry.number) for run in table.runs if run.status in ("stopped", "unfinished")]
@@ -208,6 +219,7 @@ def _markdown(table: SweepTable) -> str:
             parts += [f"{mark} Effect of each value", f"{EFFECTS_TITLE.partition(': ')[2].capitalize()}."]
             parts += [_markdown_table(*effects_table(part), words=2), *_effect_notes(part)]
         parts += [f"{mark} Best setting and best run", "```\n" + "\n".join(_best_lines(part)) + "\n```"]
+        parts += _limit_notes(part)
         if lines := _unsuccessful(part):
             parts += [f"{mark} Not finished", "```\n" + "\n".join(lines) + "\n```"]
     return "\n\n".join(parts) + "\n"

@@ -58,7 +58,7 @@ class SweepRun:
         return f"{self.tested_checkpoint} checkpoint, epoch {epoch}"
 
     def read_data_set(self) -> str | None:
-        """The name of the data set, as in ``data=NAME``; None if the run has not begun."""
+        """The name of the data set, as in ``data=NAME``; None if the run has not started."""
         try:
             chosen = self.folder.read_choices().get("data")
             return chosen or str(self.folder.read_plain_config()["data"]["source"]["_target_"]).rpartition(".")[2]

@@ -76,15 +76,15 @@ class SweepTable:
         groups: dict[str | None, list[SweepRun]] = {}
         for run in self.runs:
             groups.setdefault(self.data_sets[run.entry.number], []).append(run)
-        # A run that has not begun may not say its data set; it must not split the table.
+        # A run that has not started may not say its data set; it must not split the table.
         known = [name for name in groups if name is not None]
         if len(known) < 2:
-            return [self]  # runs that have not begun join the only data set there is
+            return [self]  # runs that have not started join the only data set there is
         return [SweepTable(f"{self.name}, {name or 'data set unknown'}", runs) for name, runs in groups.items()]
 
     @cached_property
     def data_sets(self) -> dict[int, str | None]:
-        """The name of each run's data set by number; None for a run that has not begun and whose data was not typed."""
+        """The name of each run's data set by number; None if a run has not started and typed none."""
         names = {}
         for run in self.runs:
             name = run.read_data_set()
@@ -187,4 +187,4 @@ def _value_of(run: SweepRun, key: str, typed: Mapping[str, Value]) -> Value:
             return choices[key]
         return _hashable(OmegaConf.select(run.folder.read_config(), key))
     except (OSError, DigitlabError):
-        return None  # the run has not begun, so there is no configuration to read
+        return None  # the run has not started, so there is no configuration to read

@@ -34,11 +34,11 @@ class Scripted(BasicLauncher):
     def fail(self) -> None:
         raise ValueError("no such luck")
 
-    def train(self, saved: str, begun: str) -> str:
+    def train(self, saved: str, started: str) -> str:
         """Behave like a run: wait for SIGTERM, then save. A second signal before that would end it unsaved."""
         received: list[int] = []
         before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
-        Path(begun).touch()
+        Path(started).touch()
         deadline = time.monotonic() + 600
         while not received and time.monotonic() < deadline:
             time.sleep(0.01)

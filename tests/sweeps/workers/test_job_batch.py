@@ -43,9 +43,9 @@ def test_a_signal_without_a_running_run_ends_the_batch(number, batch, queue, mon
 
 
 def test_at_its_time_limit_a_job_saves_before_it_is_queued_again(batch, queue, signal_when, tmp_path):
-    signal_when(signal.SIGUSR2, [tmp_path / "begun"])
+    signal_when(signal.SIGUSR2, [tmp_path / "started"])
     with pytest.raises(SystemExit):
-        batch("train", str(tmp_path / "saved"), str(tmp_path / "begun"))()
+        batch("train", str(tmp_path / "saved"), str(tmp_path / "started"))()
     assert (tmp_path / "saved").exists()
     assert queue == [signal.SIGUSR2]
 

@@ -83,9 +83,9 @@ def test_submitit_jobs_have_one_gpu_and_one_process_each(batch, local):
 @pytest.mark.parametrize(("engine", "number"), [("joblib", signal.SIGINT), ("submitit", signal.SIGTERM)])
 def test_a_signal_saves_all_running_runs_and_starts_no_other(engine, number, batch, local, signal_when, tmp_path):
     pytest.importorskip(engine)
-    saved, begun = ([tmp_path / f"{word}{run}" for run in range(3)] for word in ("saved", "begun"))
-    batches = [batch("train", str(saved[run]), str(begun[run]), number=run) for run in range(3)]
-    signal_when(number, begun[:2])
+    saved, started = ([tmp_path / f"{word}{run}" for run in range(3)] for word in ("saved", "started"))
+    batches = [batch("train", str(saved[run]), str(started[run]), number=run) for run in range(3)]
+    signal_when(number, started[:2])
     failed = []
     with pytest.raises(Interrupted) as stop:
         failed += run_jobs(batches, JoblibPool(GPUS) if engine == "joblib" else local)

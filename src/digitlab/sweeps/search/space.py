@@ -165,7 +165,7 @@ def _range(key: str, typed: str, numbers: Iterable[float], value: RangeSweep, *,
 
 def _check_log_scale(key: str, typed: str, numbers: Numbers) -> Numbers:
     if numbers.log and numbers.low <= 0:
-        raise ConfigError(key, typed, "must lie above 0 for tag log")
+        raise ConfigError(key, typed, "must be above 0 for tag log")
     if numbers.log and numbers.step not in (None, 1):
         raise ConfigError(key, typed, "tag log is for an interval, or a range of whole numbers of step 1")
     return numbers

@@ -96,7 +96,7 @@ class Study:
     def _ask(self) -> optuna.Trial:
         self._study.sampler = self._sampler(len(self._trials()))
         trial = self._study.ask(self._distributions)
-        # Marks the trial as ours until it is told its value. Other machines may use the same database.
+        # Marks the trial as ours until its value is stored. Other machines may use the same database.
         trial.set_user_attr(_FOLDER, str(self._folder.resolve()))
         return trial
 
