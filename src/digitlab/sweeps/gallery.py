@@ -97,14 +97,12 @@ def _pair_means(table: SweepTable, one: str, other: str) -> dict[tuple[Value, Va
 
 def _histories(table: SweepTable) -> list[tuple[str, list[tuple[int, float]]]]:
     """The curve of the monitored metric for each run, as (epoch, value) pairs, runs of the best settings first."""
-    histories = []
+    histories, metric = [], table.metric or ""
     for row in table.rows:
         name = ", ".join(f"{key.rpartition('.')[2]}={show(v)}" for key, v in zip(table.keys, row.setting, strict=True))
         for run in row.runs:
             history = [
-                (epoch.epoch, epoch.values[table.metric])
-                for epoch in read_history(run.folder)
-                if table.metric in epoch.values
+                (epoch.epoch, epoch.values[metric]) for epoch in read_history(run.folder) if metric in epoch.values
             ]
             histories += [(name or "all runs", history)] if history else []
     return histories

@@ -38,12 +38,14 @@ class SweepRun:
     @property
     def tested_checkpoint(self) -> str | None:
         """Which checkpoint ``metrics`` belong to, ``best`` or ``last``; None if an older version wrote the result."""
-        return self._tested("checkpoint")
+        name: str | None = self._tested("checkpoint")
+        return name
 
     @property
     def tested_epoch(self) -> int | None:
         """The epoch of that checkpoint; None if it is not known."""
-        return self._tested("epoch")
+        epoch: int | None = self._tested("epoch")
+        return epoch
 
     def _tested(self, name: str) -> Any:
         tested = self.result.get("tested")
