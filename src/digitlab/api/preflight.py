@@ -76,8 +76,8 @@ class Preflight(Callback):
             plan = search_plan(config, loader, grid)
             if not sweep.dry_run:
                 _make_folder("hydra.sweep.dir", config.hydra.sweep.dir)
-                jobs, most = (grid.jobs(), None) if plan is None else (None, plan.runs)
-                start_sweep(SweepSession(folder, grid.keys, jobs, most=most, halving=sweep.halving))
+                jobs, planned_runs = (grid.jobs(), None) if plan is None else (None, plan.runs)
+                start_sweep(SweepSession(folder, grid.keys, jobs, planned_runs=planned_runs, halving=sweep.halving))
                 return
             all_rows = sweep.dry_run == "all"
             _dry_run(folder, plan or grid.jobs(), config_name, config.hydra.launcher, all_rows=all_rows)

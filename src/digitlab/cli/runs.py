@@ -16,7 +16,10 @@ def runs(
     sort: Annotated[str | None, typer.Option(metavar="METRIC", help="Best first, e.g. test/accuracy.")] = None,
     csv: Annotated[bool, typer.Option("--csv", help="All metrics, unrounded, for other programs.")] = False,
 ) -> None:
-    """List all runs, the oldest first. Folders that cannot be read are reported on stderr."""
+    """List all runs, the oldest first. Folders that cannot be read are reported on stderr.
+
+    --sort ranks each data set on its own. Runs limited to some mini-batches (debug=limit) follow the complete ones.
+    """
     from digitlab.config.compose import ROOT
     from digitlab.results.folder import find_runs
     from digitlab.results.table import Row, print_runs, run_row, runs_csv, sort_rows

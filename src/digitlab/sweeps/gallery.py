@@ -97,7 +97,8 @@ def _pair_means(table: SweepTable, one: str, other: str) -> dict[tuple[Value, Va
 
 def _histories(table: SweepTable) -> list[tuple[str, list[tuple[int, float]]]]:
     """The curve of the monitored metric for each run, as (epoch, value) pairs, runs of the best settings first."""
-    histories, metric = [], table.metric or ""
+    metric = table.metric or ""
+    histories = []
     for row in table.rows:
         name = ", ".join(f"{key.rpartition('.')[2]}={show(v)}" for key, v in zip(table.keys, row.setting, strict=True))
         for run in row.runs:

@@ -23,7 +23,7 @@ from digitlab.results.folder import RunFolder
 # Raised when the content changes so that older versions would misread it.
 _FORMAT = 1
 # File systems allow 255 bytes; a shorter limit keeps listings readable.
-_LONGEST_NAME = 100
+_MAX_NAME_BYTES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,8 +209,8 @@ def folder_name(text: str) -> str:
     """``text`` as a valid file name of at most 100 bytes; texts that would look the same get different digests."""
     # Leading dots would hide the folder, and a leading hyphen would look like an option to shell commands.
     name = re.sub(r"[^\w.,=+-]+", "-", text).strip("-.")
-    if name == text and len(name.encode()) <= _LONGEST_NAME:
+    if name == text and len(name.encode()) <= _MAX_NAME_BYTES:
         return name
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    short = name.encode()[: _LONGEST_NAME - 9].decode(errors="ignore")
+    short = name.encode()[: _MAX_NAME_BYTES - 9].decode(errors="ignore")
     return f"{short}-{digest}" if short else digest

@@ -27,13 +27,13 @@ class SweepProgress:
     """Counts the runs of the sweep in ``path`` that have ended.
 
     ``jobs`` are the overrides of the runs in the command. For a search they are None, because it has not chosen them
-    yet; then all runs of the sweep count and ``most`` is their planned number.
+    yet; then all runs of the sweep count and ``planned_runs`` is their planned number.
     """
 
-    def __init__(self, path: Path, jobs: Sequence[Sequence[str]] | None, most: int | None = None) -> None:
+    def __init__(self, path: Path, jobs: Sequence[Sequence[str]] | None, planned_runs: int | None = None) -> None:
         self.path = path
         self.jobs = None if jobs is None else {tuple(job) for job in jobs}
-        self.total = most if self.jobs is None else len(self.jobs)
+        self.total = planned_runs if self.jobs is None else len(self.jobs)
         self.started_at = time.time()
         self._ended: dict[int, SweepRun] = {}
         # Both by run number, in units of one whole run: the trained part of each unfinished run, and what all runs
@@ -106,11 +106,11 @@ def _trained(folder: RunFolder) -> float:
     """The trained part of a run in [0, 1], by its epochs. Early stopping can end a run before it reaches 1."""
     try:
         # A pattern instead of a YAML parser, because this runs twice a second for each unfinished run.
-        most = re.search(r"^ +max_epochs: (\d+)", folder.config.read_text(encoding="utf-8"), re.MULTILINE)
+        max_epochs = re.search(r"^ +max_epochs: (\d+)", folder.config.read_text(encoding="utf-8"), re.MULTILINE)
         epochs = folder.metrics.read_bytes().count(b"\n") - 1
     except OSError:
         return 0.0
-    return 0.0 if most is None else min(epochs / int(most[1]), 1.0)
+    return 0.0 if max_epochs is None else min(epochs / int(max_epochs[1]), 1.0)
 
 
 def _score(run: SweepRun) -> float:

@@ -19,8 +19,8 @@ from digitlab.sweeps.state import read_runs
 class SweepSession:
     """A running sweep in ``path`` over ``keys``; ``jobs`` are the overrides of its jobs.
 
-    For a search ``jobs`` is None, because it has not chosen them yet, and ``most`` is their planned number. ``halving``
-    says whether the worse runs end early.
+    For a search ``jobs`` is None, because it has not chosen them yet, and ``planned_runs`` is their planned number.
+    ``halving`` says whether the worse runs end early.
 
     Raises ``RunError`` if another process runs this sweep or if its manifest is damaged.
     """
@@ -31,7 +31,7 @@ class SweepSession:
         keys: Sequence[str],
         jobs: Sequence[Sequence[str]] | None,
         *,
-        most: int | None,
+        planned_runs: int | None,
         halving: bool,
     ) -> None:
         self.path = path
@@ -47,7 +47,7 @@ class SweepSession:
             ) from None
         # Only after the lock is taken: a second command must not change the manifest of a running one.
         create(path, keys, halving=halving)
-        self.line = ProgressLine(SweepProgress(path, self.jobs, most))
+        self.line = ProgressLine(SweepProgress(path, self.jobs, planned_runs))
 
     def close(self) -> None:
         self.line.stop()

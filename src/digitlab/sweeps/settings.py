@@ -38,10 +38,10 @@ class SweepSettings:
         """Raise ``ConfigError`` if the launcher or the epochs in ``config`` don't allow halving."""
         if not self.halving:
             return
-        most = config.hydra.launcher.get("max_members")
-        if most is None or most == 1:
+        max_members = config.hydra.launcher.get("max_members")
+        if max_members is None or max_members == 1:
             allowed = "halves populations: use hydra/launcher=vectorized"
-            if most == 1:
+            if max_members == 1:
                 allowed = "halves populations: set hydra.launcher.max_members to auto, or to 2 or more"
             raise ConfigError("sweep.halving", True, allowed)
         if isinstance(config.trainer.max_epochs, int):

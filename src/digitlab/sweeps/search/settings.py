@@ -19,9 +19,9 @@ from digitlab.sweeps.search.space import Space
 
 _KEY = "hydra.sweeper"
 _TARGET = "hydra_plugins.digitlab_optuna.OptunaSweeper"
-_TRIALS = 50
+_DEFAULT_TRIALS = 50
 # A sampler that learns from trials needs rounds to learn from: with a single round it would be a random search.
-_LEAST_ROUNDS = 5
+_MIN_ROUNDS = 5
 
 
 @settings
@@ -53,7 +53,7 @@ class SearchPlan:
         size, asked = self.space.grid_size, self.settings.n_trials
         if self.settings.sampler == "grid" and size is not None:
             return size if asked == "auto" else min(asked, size)
-        return _TRIALS if asked == "auto" else asked
+        return _DEFAULT_TRIALS if asked == "auto" else asked
 
     @property
     def runs(self) -> int:
@@ -65,7 +65,7 @@ class SearchPlan:
         size = max((at_once if asked == "auto" else asked) // self.space.replicates, 1)
         learns = self.settings.sampler in ("tpe", "cmaes")
         # An explicit n_jobs is respected; only ``auto`` is limited, rounding up so that at least one trial remains.
-        return min(size, -(-self.trials // _LEAST_ROUNDS)) if learns and asked == "auto" else size
+        return min(size, -(-self.trials // _MIN_ROUNDS)) if learns and asked == "auto" else size
 
 
 def search_plan(config: DictConfig, loader: ConfigLoader, grid: Grid) -> SearchPlan | None:
