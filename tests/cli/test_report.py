@@ -12,7 +12,7 @@ def test_the_report_is_written_into_the_folder_and_overwritten_only_with_force(d
     path = run / "report.html"
     assert digitlab("report", run) == (0, f"{path}\n", "")
     assert path.read_text().startswith("<!doctype html>")
-    assert digitlab("report", run) == (2, "", f"--out={path}: is there already: --force overwrites it\n")
+    assert digitlab("report", run) == (2, "", f"--out={path}: already exists: --force overwrites it\n")
     assert digitlab("report", run, "--force") == (0, f"{path}\n", "")
 
 
@@ -23,5 +23,5 @@ def test_several_folders_need_an_output_file(digitlab, run, tmp_path):
 
 
 def test_a_wrong_folder_gives_one_line(digitlab, tmp_path):
-    assert digitlab("report", tmp_path) == (2, "", f"FOLDER={tmp_path}: holds no run folder\n")
+    assert digitlab("report", tmp_path) == (2, "", f"FOLDER={tmp_path}: contains no run folder\n")
     assert digitlab("report", tmp_path / "x") == (2, "", f"FOLDER={tmp_path}/x: there is no such folder\n")

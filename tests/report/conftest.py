@@ -1,4 +1,4 @@
-"""Run folders without training, written by the project's own writer, and a headless Chromium to open reports in."""
+"""Run folders that the real writer fills without training, and a headless Chromium that opens reports."""
 
 import base64
 import json
@@ -25,17 +25,17 @@ EPOCHS = 4
 
 
 @pytest.fixture(scope="session")
-def leave_run() -> Callable[..., RunFolder]:
-    """``leave_run(folder, "optimizer.lr=0.1", accuracy=0.9)`` leaves what a run of four epochs leaves, but checkpoints.
+def make_run() -> Callable[..., RunFolder]:
+    """``make_run(folder, "optimizer.lr=0.1", accuracy=0.9)`` writes a run of four epochs, without checkpoints.
 
-    ``epochs=0`` is a run that has just begun; without ``result`` it is going on; ``error`` makes it a failed one.
+    ``epochs=0``: a run that has just started. ``result=False``: an unfinished run. ``error``: a failed run.
     """
 
-    def leave(
+    def make(
         path: Path, *overrides: str, accuracy: float = 0.9, epochs: int = EPOCHS, result: bool = True, error: str = ""
     ) -> RunFolder:
         folder, config = RunFolder(path), compose(overrides)
-        _leave_configuration(folder, config, overrides)
+        _write_configuration(folder, config, overrides)
         writer = RunWriter(folder, config={str(k): v for k, v in OmegaConf.to_container(config, resolve=True).items()})
         for epoch in range(1, epochs + 1):
             value = accuracy * (1 - math.exp(-epoch))
@@ -48,10 +48,10 @@ def leave_run() -> Callable[..., RunFolder]:
         writer.close()
         return folder
 
-    return leave
+    return make
 
 
-def _leave_configuration(folder: RunFolder, config: DictConfig, overrides: tuple[str, ...]) -> None:
+def _write_configuration(folder: RunFolder, config: DictConfig, overrides: tuple[str, ...]) -> None:
     hydra = folder.config.parent
     hydra.mkdir(parents=True)
     OmegaConf.save(config, folder.config)
@@ -77,10 +77,10 @@ def _result(overrides: tuple[str, ...], *, metrics: dict[str, float], epochs: in
 
 
 @pytest.fixture(scope="session")
-def hundred_runs(leave_run: Callable[..., RunFolder], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of 100 runs in no order of their test accuracies or learning rates; number 7 is still going on."""
+def hundred_runs(make_run: Callable[..., RunFolder], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 100 runs with random accuracies and learning rates; run 7 is unfinished."""
     root = tmp_path_factory.mktemp("hundred")
-    first = leave_run(root / "base", "seed=0", "optimizer.lr=0.5")
+    first = make_run(root / "base", "seed=0", "optimizer.lr=0.5")
     result, order = first.read_result(), random.Random(0)
     for number in range(100):
         run = RunFolder(root / "sweep" / str(number))
@@ -96,27 +96,27 @@ def hundred_runs(leave_run: Callable[..., RunFolder], tmp_path_factory: pytest.T
 
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A linear network that was really trained, on 500 images of MNIST, and tested on 1,000."""
+    """A linear network that was trained on 500 images of MNIST and tested on some hundreds."""
     path = tmp_path_factory.mktemp("small") / "run"
     small = ["trainer=cpu", "trainer.progress_bar=false", "trainer.max_epochs=2", "trainer.limit_test_batches=5"]
     overrides = ("model=linear", "data.train_size=500", "data.val_size=200")
     config = compose([*small, *overrides])
-    _leave_configuration(RunFolder(path), config, overrides)
+    _write_configuration(RunFolder(path), config, overrides)
     train(config, folder=path, overrides=overrides)
     return path
 
 
 class Browser:
-    """Chromium's DevTools protocol over two pipes: a JSON message each way, ended by a zero byte.
+    """Controls Chromium with the DevTools protocol over two pipes; a zero byte ends each JSON message.
 
-    ``complaints`` are errors and warnings of the console, uncaught exceptions, and what was asked for over a network.
+    ``complaints`` are console errors and warnings, uncaught exceptions, and network requests.
     """
 
     def __init__(self, profile: Path) -> None:
         to_chromium, self._send = os.pipe()
         self._receive, from_chromium = os.pipe()
         options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={profile}"]
-        # The protocol is spoken over the descriptors 3 and 4.
+        # Chromium reads commands from descriptor 3 and writes answers to descriptor 4.
         script = f'exec chromium "$@" --remote-debugging-pipe 3<&{to_chromium} 4>&{from_chromium}'
         self._process = subprocess.Popen(
             ["bash", "-c", script, "chromium", *options], pass_fds=(to_chromium, from_chromium),
@@ -137,9 +137,9 @@ class Browser:
         self.visit(path.as_uri())
 
     def visit(self, address: str) -> None:
-        """Returns once the page has loaded, so that no script meets the page before it.
+        """Load a page and wait until it is complete.
 
-        A new tab's empty page comes between: without it an address that differs in its fragment alone isn't loaded.
+        The empty page in between forces a reload if two addresses differ only in their fragments.
         """
         for url in ("about:blank", address):
             self._events.clear()
@@ -151,7 +151,7 @@ class Browser:
 
     @staticmethod
     def _loaded(event: dict[str, Any], loader: str) -> bool:
-        """Whether it was this navigation that came to its end, and no earlier one."""
+        """Check that the event ends this navigation, not an earlier one."""
         return (
             event["method"] == "Page.lifecycleEvent"
             and event["params"]["loaderId"] == loader
@@ -159,13 +159,13 @@ class Browser:
         )
 
     def run(self, script: str) -> Any:
-        """The value of a JavaScript expression on the page; a promise is waited for."""
+        """Return the value of a JavaScript expression on the page; wait for promises."""
         answer = self._call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
     def click(self, selector: str) -> None:
-        """A press of the mouse in the middle of an element."""
+        """Click in the middle of an element."""
         place = f"document.querySelector({json.dumps(selector)})"
         self.run(f"{place}.scrollIntoView({{block: 'center', inline: 'center'}})")
         x, y = self.run(f"(() => {{ const r = {place}.getBoundingClientRect(); "

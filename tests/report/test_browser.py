@@ -1,4 +1,4 @@
-"""Reports as a reader meets them: opened in Chromium, sorted, filtered, on a phone, printed, and hostile ones."""
+"""Reports in Chromium: sorting, filtering, phone width, printing, and hostile names."""
 
 import json
 
@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 
 from digitlab.report.gather import write_report
 
-# What a name could do if it were not escaped.
+# Markup that would run a script if it were not escaped.
 HOSTILE = "<script>window.taken=1</script><img src=x onerror='window.taken=1'>&\"quoted\""
 
 
@@ -30,7 +30,7 @@ def column(browser, name):
 
 
 def header(browser, name):
-    """The selector of a column's button."""
+    """Return the CSS selector of a column's sort button."""
     place = browser.run(
         "[...document.querySelectorAll('#runs thead th')]"
         f".findIndex(cell => cell.textContent.replace('\\u200b', '') === {name!r})"
@@ -40,14 +40,14 @@ def header(browser, name):
 
 def test_a_hundred_runs_load_in_a_second_and_sort_by_any_column(browser, sweep):
     milliseconds = []
-    # Other processes may have the processor meanwhile, but not each time.
+    # Other processes can slow one attempt down, but not all 20.
     while min(milliseconds, default=1000) >= 1000 and len(milliseconds) < 20:
         browser.open(sweep)
         milliseconds.append(browser.run("performance.getEntriesByType('navigation')[0].loadEventEnd"))
     assert min(milliseconds) < 1000
     accuracies = [float(value) for value in column(browser, "test/accuracy") if value]
     assert len(accuracies) == 99
-    assert accuracies == sorted(accuracies, reverse=True), "the best first, before any click"
+    assert accuracies == sorted(accuracies, reverse=True), "sorted by the monitored metric at first"
     browser.click(header(browser, "optimizer.lr"))
     rates = [float(value) for value in column(browser, "optimizer.lr")]
     assert rates == sorted(rates)
@@ -56,14 +56,14 @@ def test_a_hundred_runs_load_in_a_second_and_sort_by_any_column(browser, sweep):
     assert browser.run("document.querySelectorAll('[aria-sort]').length") == 1
     for _ in range(2):
         browser.click(header(browser, "test/accuracy"))
-        assert column(browser, "test/accuracy")[-1] == "", "what has no value stays at the end"
+        assert column(browser, "test/accuracy")[-1] == "", "empty cells stay at the end"
     assert [float(value) for value in column(browser, "test/accuracy")[:-1]] == accuracies
     assert browser.complaints == []
 
 
-def test_a_row_lights_up_its_curves_and_words_filter_the_table(browser, sweep):
+def test_rows_highlight_their_curves_and_the_search_filters_rows(browser, sweep):
     browser.open(sweep)
-    lit = "[...document.querySelectorAll('polyline.lit')].map(line => line.textContent)"
+    lit = "[...document.querySelectorAll('polyline.highlighted')].map(line => line.textContent)"
     assert browser.run(lit) == []
     name = browser.run("document.querySelector('#runs tbody a').textContent")
     browser.run("document.querySelector('#runs tbody a').focus()")
@@ -80,19 +80,19 @@ def test_a_row_lights_up_its_curves_and_words_filter_the_table(browser, sweep):
 
 
 @pytest.mark.parametrize("width", [360, 768, 1280])
-def test_the_page_is_as_wide_as_the_screen(browser, sweep, leave_run, tmp_path, width):
-    one = leave_run(tmp_path / "one" / ("a_long_name," * 8)).path
+def test_the_page_fits_the_screen(browser, sweep, make_run, tmp_path, width):
+    one = make_run(tmp_path / "one" / ("a_long_name," * 8)).path
     write_report([one], tmp_path / "one.html")
     for path in (sweep, tmp_path / "one.html"):
         browser.open(path, width=width, phone=width < 500)
         assert browser.run("document.documentElement.scrollWidth") <= width
-        # Text that a phone shows is no smaller than 10 pixels, also in the charts, which are scaled.
+        # Text in the scaled charts has at least 9 pixels, also on a phone.
         size = "Math.min(...[...document.querySelectorAll('svg text')].map(t => 11 * t.getScreenCTM().a || 99))"
         assert browser.run(size) >= 9
 
 
-def test_what_is_folded_is_open_in_print(browser, leave_run, tmp_path):
-    run = leave_run(tmp_path / "run")
+def test_folded_sections_are_open_in_print(browser, make_run, tmp_path):
+    run = make_run(tmp_path / "run")
     write_report([run.path], tmp_path / "report.html")
     browser.open(tmp_path / "report.html")
     assert browser.run("document.querySelectorAll('details[open]').length") == 0
@@ -100,10 +100,10 @@ def test_what_is_folded_is_open_in_print(browser, leave_run, tmp_path):
     assert browser.run("document.querySelectorAll('details:not([open])').length") == 0
 
 
-def test_nothing_of_a_run_is_taken_for_markup_or_script(browser, leave_run, tmp_path):
+def test_hostile_names_are_neither_markup_nor_script(browser, make_run, tmp_path):
     name = HOSTILE.replace("/", "_")
-    paths = [leave_run(tmp_path / name / each, f"optimizer.lr={rate}").path for each, rate in (("a", 0.1), (name, 0.2))]
-    broken = leave_run(tmp_path / name / "failed", error=f"RunError: {HOSTILE}").path
+    paths = [make_run(tmp_path / name / each, f"optimizer.lr={rate}").path for each, rate in (("a", 0.1), (name, 0.2))]
+    broken = make_run(tmp_path / name / "failed", error=f"RunError: {HOSTILE}").path
     for path in (*paths, broken):
         overrides = path / ".hydra" / "overrides.yaml"
         overrides.write_text(json.dumps([*OmegaConf.load(overrides), f"model={HOSTILE}"]))  # YAML, too
@@ -118,8 +118,8 @@ def test_nothing_of_a_run_is_taken_for_markup_or_script(browser, leave_run, tmp_
         assert browser.complaints == []
 
 
-def test_no_other_script_may_run_on_the_page(browser, leave_run, tmp_path):
-    write_report([leave_run(tmp_path / "run").path], tmp_path / "report.html")
+def test_the_policy_blocks_other_scripts(browser, make_run, tmp_path):
+    write_report([make_run(tmp_path / "run").path], tmp_path / "report.html")
     browser.open(tmp_path / "report.html")
     browser.run("document.body.append(Object.assign(document.createElement('script'), {textContent: 'taken = 1'}))")
     assert browser.run("typeof taken") == "undefined"

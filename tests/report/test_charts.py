@@ -1,4 +1,4 @@
-"""Line charts: what is drawn where, with which labels, and what is left out."""
+"""Line charts: positions, labels, and omitted points."""
 
 import math
 import re
@@ -17,7 +17,7 @@ def chart(*lines, best_x=None):
     return ElementTree.fromstring(str(line_chart(lines, x_label="epoch", y_label="accuracy", best_x=best_x)))
 
 
-def places(svg):
+def positions(svg):
     return [
         [tuple(map(float, pair.split(","))) for pair in line.get("points").split()] for line in svg.iter("polyline")
     ]
@@ -28,9 +28,9 @@ def ticks(svg, axis):
     return {float(text.text): float(text.get(axis)) for text in found if re.fullmatch(r"-?[\d.e+-]+", text.text)}
 
 
-def test_points_stand_where_the_ticks_say():
+def test_points_agree_with_the_ticks():
     svg = chart(Line("run", POINTS, "train"))
-    (line,) = places(svg)
+    (line,) = positions(svg)
     for axis, number in (("x", 0), ("y", 1)):
         marks = ticks(svg, axis)
         (low, at_low), (high, at_high) = min(marks.items()), max(marks.items())
@@ -45,37 +45,37 @@ def test_epochs_are_whole_numbers_on_the_axis():
 
 def test_a_wide_range_of_positive_values_is_logarithmic():
     svg = chart(Line("run", [(1, 0.01), (2, 1.0), (3, 100.0)], "train"))
-    (line,) = places(svg)
+    (line,) = positions(svg)
     assert set(ticks(svg, "y")) == {0.01, 0.1, 1, 10, 100}
     assert line[0][1] - line[1][1] == pytest.approx(line[1][1] - line[2][1], abs=0.2)
 
 
-def test_axes_are_labelled_and_the_picture_is_told_in_words():
+def test_axes_are_labelled_and_the_chart_has_a_text_description():
     svg = chart(Line("training", POINTS, "train"), best_x=2)
     assert {"epoch", "accuracy"} <= {text.text for text in svg.iter("text")}
     assert svg.get("aria-label") == "accuracy against epoch: training ends at 1"
     (best,) = [path for path in svg.iter("path") if path.get("class") == "best"]
     assert best.find("title").text == "best epoch: 2"
-    assert float(best.get("d").split()[0][1:]) == pytest.approx(places(svg)[0][1][0], abs=0.1)
+    assert float(best.get("d").split()[0][1:]) == pytest.approx(positions(svg)[0][1][0], abs=0.1)
 
 
-def test_values_that_are_not_finite_are_left_out():
+def test_values_that_are_not_finite_are_omitted():
     svg = chart(Line("run", [(1, 0.5), (2, math.nan), (3, math.inf), (4, 0.6)], "train"), Line("none", [], "val"))
-    assert [len(line) for line in places(svg)] == [2]
+    assert [len(line) for line in positions(svg)] == [2]
     assert "no finite value" in line_chart([Line("run", [(1, math.nan)], "val")], x_label="epoch", y_label="loss")
 
 
 @given(st.lists(st.tuples(st.integers(1, 10**6), st.floats(-1e30, 1e30)), min_size=1, max_size=20))
-def test_whatever_the_values_all_points_lie_within_the_picture(points):
-    svg = chart(Line("run", points, "run", key=0))
-    for x, y in places(svg)[0]:
+def test_all_points_lie_inside_the_chart(points):
+    svg = chart(Line("run", points, "run", run_index=0))
+    for x, y in positions(svg)[0]:
         assert 0 <= x <= 400
         assert -1 <= y <= 251
     assert len(ticks(svg, "x")) <= 9
 
 
-def test_one_epoch_alone_is_a_dot():
-    assert len(list(chart(Line("run", [(1, 0.5)], "run", key=3)).iter("circle"))) == 1
+def test_a_single_epoch_is_a_dot():
+    assert len(list(chart(Line("run", [(1, 0.5)], "run", run_index=3)).iter("circle"))) == 1
 
 
 def test_names_are_escaped():

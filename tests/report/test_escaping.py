@@ -1,4 +1,4 @@
-"""Whatever names, errors and settings say, a report shows it as text."""
+"""A report shows markup in names, errors and settings as plain text."""
 
 from html.parser import HTMLParser
 
@@ -22,10 +22,10 @@ class _Tags(HTMLParser):
 
 
 @pytest.mark.parametrize("of", ["one run", "many"])
-def test_markup_in_names_errors_and_settings_is_shown_as_text(leave_run, tmp_path, of):
+def test_markup_in_names_errors_and_settings_is_shown_as_text(make_run, tmp_path, of):
     root = tmp_path / f"runs {EVIL}"
-    run = leave_run(root / EVIL, "optimizer.lr=0.3", error=f"RunError: {EVIL}")
-    leave_run(root / "other", "optimizer.lr=0.2")
+    run = make_run(root / EVIL, "optimizer.lr=0.3", error=f"RunError: {EVIL}")
+    make_run(root / "other", "optimizer.lr=0.2")
     run.overrides_file.write_text(f"- |-\n  optimizer.lr={EVIL}\n")
     run.config.write_text(run.config.read_text().replace("lr: 0.3", "lr: '" + EVIL.replace("'", "''") + "'"))
     run.confusion.write_text(run.confusion.read_text().replace("7,", EVIL.replace('"', "") + ",", 1))

@@ -1,4 +1,4 @@
-"""From folders to pages: what is on them, what is refused in a line, and that nothing is overwritten or let out."""
+"""Pages from folders: their contents, error messages, no overwriting, and no values of the environment."""
 
 import csv
 import re
@@ -32,16 +32,16 @@ def read(path):
 
 
 @pytest.fixture(scope="module")
-def runs(leave_run, tmp_path_factory):
+def runs(make_run, tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
-    leave_run(root / "a", "optimizer.lr=0.1", accuracy=0.8)
-    leave_run(root / "b", "optimizer.lr=0.2", accuracy=0.9)
-    leave_run(root / "failed", "optimizer.lr=9", epochs=1, error="RunError: epoch 2: the loss is not finite")
+    make_run(root / "a", "optimizer.lr=0.1", accuracy=0.8)
+    make_run(root / "b", "optimizer.lr=0.2", accuracy=0.9)
+    make_run(root / "failed", "optimizer.lr=9", epochs=1, error="RunError: epoch 2: the loss is not finite")
     return root
 
 
-def test_the_page_of_a_run_holds_every_part(runs, tmp_path):
-    left_out = write_report([runs / "b"], tmp_path / "report.html")
+def test_the_page_of_a_run_has_all_sections(runs, tmp_path):
+    skipped = write_report([runs / "b"], tmp_path / "report.html")
     page = read(tmp_path / "report.html")
     text = " ".join(" ".join(page.words).split())
     for part in ("Curves", "Metrics", "Confusion matrix", "Pictures", "Configuration", "Environment"):
@@ -49,12 +49,12 @@ def test_the_page_of_a_run_holds_every_part(runs, tmp_path):
     assert "python train.py optimizer.lr=0.2" in text
     assert "90.00 %" in text
     assert sum(tag == "svg" and attrs.get("class") == "chart" for tag, attrs in page.tags) == 3
-    # The folder has no checkpoint, so the pictures are named as left out, here and on the terminal.
-    assert len(left_out) == 1
-    assert left_out[0] in text
+    # The folder has no checkpoint: page and terminal say that the figures are missing.
+    assert len(skipped) == 1
+    assert skipped[0] in text
 
 
-def test_the_pictures_of_a_real_run_are_on_its_page(small_run, tmp_path):
+def test_the_page_of_a_trained_run_contains_figures(small_run, tmp_path):
     write_report([small_run], tmp_path / "report.html")
     page = read(tmp_path / "report.html")
     pictures = [attrs for tag, attrs in page.tags if tag == "img"]
@@ -64,7 +64,7 @@ def test_the_pictures_of_a_real_run_are_on_its_page(small_run, tmp_path):
     assert any("mistakes" in attrs["alt"] for attrs in pictures)
 
 
-def test_figures_of_harder_images_are_shown_where_they_were_drawn(small_run, tmp_path):
+def test_existing_figures_of_corrupted_images_are_shown(small_run, tmp_path):
     figures = small_run / "figures"
     figures.mkdir()
     (figures / "corrupt_noise_mnist.png").write_bytes(b"picture")
@@ -73,7 +73,7 @@ def test_figures_of_harder_images_are_shown_where_they_were_drawn(small_run, tmp
     assert sources[-1] == "data:image/png;base64,cGljdHVyZQ=="
 
 
-def test_the_page_of_many_runs_names_all_and_the_best(runs, tmp_path):
+def test_the_page_of_many_runs_names_the_best_run(runs, tmp_path):
     assert write_report([runs], tmp_path / "report.html") == []
     text = " ".join(read(tmp_path / "report.html").words)
     assert "python train.py optimizer.lr=0.2" in text
@@ -81,16 +81,16 @@ def test_the_page_of_many_runs_names_all_and_the_best(runs, tmp_path):
     assert re.search(r"which never looks at the test set, is\s+b\s+\.", text)
 
 
-def test_no_run_is_the_best_of_several_data_sets(leave_run, tmp_path):
+def test_runs_on_different_data_sets_have_no_common_best_run(make_run, tmp_path):
     for name in ("mnist", "fashion_mnist"):
-        leave_run(tmp_path / name, f"data={name}")
+        make_run(tmp_path / name, f"data={name}")
     write_report([tmp_path], tmp_path / "report.html")
     words = read(tmp_path / "report.html").words
     assert {"mnist", "fashion_mnist"} <= set(words)
     assert not any("The best run" in word for word in words)
 
 
-def test_nothing_is_loaded_from_elsewhere(runs, tmp_path):
+def test_pages_load_nothing_from_the_network(runs, tmp_path):
     for number, folders in enumerate(([runs], [runs / "a"])):
         write_report(folders, tmp_path / f"{number}.html")
         page = read(tmp_path / f"{number}.html")
@@ -100,7 +100,7 @@ def test_nothing_is_loaded_from_elsewhere(runs, tmp_path):
         assert policy.startswith("default-src 'none'")
 
 
-def test_links_lead_to_the_runs_from_wherever_the_page_lies(runs, tmp_path):
+def test_links_are_relative_to_the_page(runs, tmp_path):
     out = tmp_path / "elsewhere" / "report.html"
     out.parent.mkdir()
     write_report([runs], out)
@@ -109,26 +109,26 @@ def test_links_lead_to_the_runs_from_wherever_the_page_lies(runs, tmp_path):
     assert all((out.parent / link).resolve().parent == runs for link in links)
 
 
-def test_nothing_of_the_environment_is_on_a_page(leave_run, tmp_path, monkeypatch):
+def test_pages_contain_no_environment_variables(make_run, tmp_path, monkeypatch):
     monkeypatch.setenv("DIGITLAB_TEST_TOKEN", "hunter2-very-secret")
-    run = leave_run(tmp_path / "run")
+    run = make_run(tmp_path / "run")
     config = OmegaConf.load(run.config)
     config.data.root = "${oc.env:DIGITLAB_TEST_TOKEN}"
     OmegaConf.save(config, run.config)
     run.overrides_file.write_text("- data.root=${oc.env:DIGITLAB_TEST_TOKEN}\n- seed=${oc.env:DIGITLAB_TEST_TOKEN}\n")
-    leave_run(tmp_path / "other", "seed=3")
+    make_run(tmp_path / "other", "seed=3")
     for number, folder in enumerate((run.path, tmp_path)):
         write_report([folder], tmp_path / f"{number}.html")
         assert "hunter2" not in (tmp_path / f"{number}.html").read_text()
 
 
-def test_a_sweep_is_told_by_its_settings_and_names_the_best_run_of_the_best(leave_run, tmp_path):
-    # The best single run is of the worse setting.
+def test_the_page_of_a_sweep_names_the_best_run_of_the_best_setting(make_run, tmp_path):
+    # The best single run belongs to the setting with the lower mean.
     values = {("0.1", 0): 0.7, ("0.1", 1): 0.95, ("0.2", 0): 0.9, ("0.2", 1): 0.91}
     entries = []
     for number, ((rate, seed), accuracy) in enumerate(values.items()):
         overrides = [f"optimizer.lr={rate}", f"seed={seed}"]
-        leave_run(tmp_path / str(number), *overrides, accuracy=accuracy)
+        make_run(tmp_path / str(number), *overrides, accuracy=accuracy)
         entries.append(Entry(number, str(number), str(number), overrides))
     Manifest(tmp_path, entries, ["optimizer.lr", "seed"]).write()
     write_report([tmp_path], tmp_path / "report.html")
@@ -139,20 +139,20 @@ def test_a_sweep_is_told_by_its_settings_and_names_the_best_run_of_the_best(leav
     assert {"0.9050", "0.8250", EFFECTS_TITLE} <= set(page.words)
 
 
-def test_the_tables_of_the_five_reports_are_on_the_page_of_their_runs(leave_run, tmp_path):
-    leave_run(tmp_path / "r4" / "seed0")
+def test_tables_of_the_reports_are_on_the_page(make_run, tmp_path):
+    make_run(tmp_path / "r4" / "seed0")
     with (tmp_path / "table.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["row", "reported", "mean", "note"], ["r4", "0.9731", "0.97654321", ""]])
     write_report([tmp_path], tmp_path / "report.html")
     words = read(tmp_path / "report.html").words
-    assert {"Beside the reports' figures", "0.9731", "0.97654"} <= set(words)
+    assert {"Comparison with the reports' results", "0.9731", "0.97654"} <= set(words)
     assert "note" not in words, "a column without any entry is left out"
 
 
-def test_an_earlier_report_stays_without_force(runs, tmp_path):
+def test_a_report_is_overwritten_only_with_force(runs, tmp_path):
     out = tmp_path / "report.html"
     out.write_text("mine")
-    with pytest.raises(ConfigError, match=r"report.html: is there already: --force overwrites it"):
+    with pytest.raises(ConfigError, match=r"report.html: already exists: --force overwrites it"):
         write_report([runs], out)
     assert out.read_text() == "mine"
     write_report([runs], out, force=True)
@@ -160,29 +160,29 @@ def test_an_earlier_report_stays_without_force(runs, tmp_path):
 
 
 def test_a_folder_without_runs_is_refused(runs, tmp_path):
-    for folder, words in ((tmp_path, "holds no run folder"), (tmp_path / "x", "there is no such folder")):
+    for folder, words in ((tmp_path, "contains no run folder"), (tmp_path / "x", "there is no such folder")):
         with pytest.raises(ConfigError, match=words):
             write_report([runs, folder], tmp_path / "report.html")
-    with pytest.raises(ConfigError, match="must be a file in a folder that is there"):
+    with pytest.raises(ConfigError, match="must be a file in an existing folder"):
         write_report([runs], tmp_path / "x" / "report.html")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_runs_without_a_finished_epoch_are_refused_or_listed(leave_run, runs, tmp_path):
-    begun = leave_run(tmp_path / "begun", epochs=0, result=False).path
-    with pytest.raises(RunError, match=r"begun: no epoch has finished yet"):
+def test_runs_without_a_finished_epoch_are_refused_or_listed(make_run, runs, tmp_path):
+    begun = make_run(tmp_path / "begun", epochs=0, result=False).path
+    with pytest.raises(RunError, match=r"begun: no epoch is finished"):
         write_report([begun], tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
     write_report([begun, runs], tmp_path / "report.html")
     assert "unfinished" in read(tmp_path / "report.html").words
 
 
-def test_a_run_that_cannot_be_read_is_told_and_the_others_are_shown(leave_run, tmp_path):
-    leave_run(tmp_path / "whole")
+def test_runs_that_cannot_be_read_are_reported_and_the_others_shown(make_run, tmp_path):
+    make_run(tmp_path / "whole")
     for name, file in (("broken", "result.json"), ("yaml", ".hydra/overrides.yaml")):
-        (leave_run(tmp_path / name).path / file).write_text("{ [")
+        (make_run(tmp_path / name).path / file).write_text("{ [")
     messages = write_report([tmp_path], tmp_path / "report.html")
     assert len(messages) == 2
-    assert all(line.startswith(str(tmp_path)) and "can't be read" in line and "\n" not in line for line in messages)
-    with pytest.raises(RunError, match="can't be read"):
+    assert all(line.startswith(str(tmp_path)) and "cannot be read" in line and "\n" not in line for line in messages)
+    with pytest.raises(RunError, match="cannot be read"):
         write_report([tmp_path / "broken"], tmp_path / "broken.html")

@@ -1,10 +1,10 @@
-"""What a report reads of runs: values, order, and the settings in which they differ."""
+"""Reading the data of runs: values, ranking, and the settings that differ."""
 
 from pathlib import Path
 
 import pytest
 
-from digitlab.report.records import by_monitored, differing_settings, read_record
+from digitlab.report.records import differing_settings, rank_runs, read_record
 
 
 @pytest.fixture(scope="module")
@@ -13,43 +13,43 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def records(leave_run, folder):
+def records(make_run, folder):
     made = [
-        leave_run(folder / "a", "optimizer.lr=0.1", "seed=1", accuracy=0.8),
-        leave_run(folder / "b", "optimizer.lr=0.2", "seed=1", "trainer.progress_bar=false", accuracy=0.9),
-        leave_run(folder / "c", "seed=1", result=False, accuracy=0.85),
-        leave_run(folder / "d", "seed=1", result=False, epochs=0),
+        make_run(folder / "a", "optimizer.lr=0.1", "seed=1", accuracy=0.8),
+        make_run(folder / "b", "optimizer.lr=0.2", "seed=1", "trainer.progress_bar=false", accuracy=0.9),
+        make_run(folder / "c", "seed=1", result=False, accuracy=0.85),
+        make_run(folder / "d", "seed=1", result=False, epochs=0),
     ]
-    return [read_record(run, named_from=folder) for run in made]
+    return [read_record(run, names_relative_to=folder) for run in made]
 
 
-def test_runs_are_named_and_ranked_by_what_they_were_selected_by(records):
-    assert [record.name for record in by_monitored(records)] == ["b", "c", "a", "d"]
+def test_runs_are_ranked_by_the_monitored_metric(records):
+    assert [record.name for record in rank_runs(records)] == ["b", "c", "a", "d"]
     assert [record.status for record in records] == ["finished", "finished", "unfinished", "unfinished"]
     assert records[3].monitored is None
     assert records[2].monitored == max(row["val/accuracy"] for row in records[2].epochs)
 
 
-def test_only_settings_that_were_typed_and_differ_are_told(records):
+def test_differing_settings_are_overrides_with_different_values(records):
     assert differing_settings(records) == ["optimizer.lr"]
     assert [record.setting("optimizer.lr") for record in records] == [0.1, 0.2, 0.001, 0.001]
     assert records[0].setting("model") == "mlp"
     assert records[0].setting("no.such.key") is None
 
 
-def test_a_loss_is_better_when_small(leave_run, folder):
+def test_a_smaller_loss_ranks_first(make_run, folder):
     runs = [
-        leave_run(folder / f"loss{accuracy}", "monitor.metric=val/loss", accuracy=accuracy) for accuracy in (0.5, 0.9)
+        make_run(folder / f"loss{accuracy}", "monitor.metric=val/loss", accuracy=accuracy) for accuracy in (0.5, 0.9)
     ]
-    ranked = by_monitored([read_record(run, named_from=folder) for run in runs])
+    ranked = rank_runs([read_record(run, names_relative_to=folder) for run in runs])
     assert [record.name for record in ranked] == ["loss0.9", "loss0.5"]
 
 
-def test_without_validation_no_epoch_is_the_best(leave_run, tmp_path):
-    run = leave_run(tmp_path / "run", epochs=2)
-    assert read_record(run, named_from=tmp_path).best_epoch == 2
+def test_without_validation_there_is_no_best_epoch(make_run, tmp_path):
+    run = make_run(tmp_path / "run", epochs=2)
+    assert read_record(run, names_relative_to=tmp_path).best_epoch == 2
     run.metrics.write_text("epoch,train/accuracy\n1,0.5\n2,0.6\n")
-    assert read_record(run, named_from=tmp_path).best_epoch is None
+    assert read_record(run, names_relative_to=tmp_path).best_epoch is None
 
 
 @pytest.mark.parametrize(
@@ -65,8 +65,8 @@ def test_without_validation_no_epoch_is_the_best(leave_run, tmp_path):
         ("confusion_matrix.csv", ""),
     ],
 )
-def test_a_damaged_file_is_refused(leave_run, tmp_path, file, content):
-    run = leave_run(tmp_path / "run", epochs=1)
+def test_a_damaged_file_is_refused(make_run, tmp_path, file, content):
+    run = make_run(tmp_path / "run", epochs=1)
     (run.path / file).write_text(content)
     with pytest.raises(ValueError):  # noqa: PT011, which it is differs from file to file
-        read_record(run, named_from=tmp_path)
+        read_record(run, names_relative_to=tmp_path)

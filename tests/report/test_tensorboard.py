@@ -1,4 +1,4 @@
-"""TensorBoard on a finished run, opened in Chromium: curves, images, curves of precision, hyper-parameters."""
+"""TensorBoard on a finished run in Chromium: curves, images, precision-recall curves, hyper-parameters."""
 
 import re
 import subprocess
@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-# The text of the page, shadow trees included: the older of TensorBoard's tabs are made of web components.
+# All text of the page, including shadow trees, because some of TensorBoard's tabs consist of web components.
 TEXT = """(() => {
   const words = [];
   const walk = (node) => {
@@ -18,7 +18,7 @@ TEXT = """(() => {
   walk(document.body);
   return words.filter(Boolean);
 })()"""
-# The widths of the pictures that the page has loaded.
+# The widths of the images that the page has loaded.
 IMAGES = """(() => {
   const widths = [];
   const walk = (node) => {
@@ -35,7 +35,7 @@ IMAGES = """(() => {
 def tensorboard(small_run, tmp_path_factory):
     """The address of a TensorBoard that shows ``small_run`` alone."""
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(small_run), "--port", "0", "--load_fast=false"]
-    # To a file: it tells of every connection that a page gives up, and a pipe that nobody reads would stop it.
+    # Into a file, because TensorBoard blocks when nobody reads its many messages from a pipe.
     output = tmp_path_factory.mktemp("tensorboard") / "output"
     with output.open("w") as file, subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT) as process:
         deadline = time.monotonic() + 120
@@ -49,7 +49,7 @@ def tensorboard(small_run, tmp_path_factory):
 
 @pytest.fixture
 def tab(browser, tensorboard):
-    """``tab(name, script, until)`` opens a tab and gives the value of a script as soon as ``until`` holds of it."""
+    """``tab(name, script, until)`` opens a tab and returns the value of ``script`` once ``until(value)`` is true."""
 
     def show(name, script, until):
         browser.visit(f"{tensorboard}#{name}")

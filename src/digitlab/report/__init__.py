@@ -1,5 +1,4 @@
-"""The report: one self-contained HTML page about a run, or about many. It reads run folders and writes nothing else.
+"""The HTML report: one self-contained page about one run or about many. ``digitlab report`` writes it.
 
-``records`` reads, ``charts``, ``confusion`` and ``pictures`` make the parts, ``page`` puts them together with the
-templates; ``digitlab report`` is the command.
+``records`` reads run folders; ``charts``, ``confusion`` and ``pictures`` make the parts; ``page`` fills the templates.
 """

@@ -1,6 +1,6 @@
-"""Line charts as inline SVG: sharp at any size, in the page's own colours, readable without a script.
+"""Line charts as inline SVG for the report: sharp at any size, in the colours of the style sheet, without scripts.
 
-Coordinates are those of the view box; the page scales it.
+All coordinates are in units of the view box, which the browser scales to the page.
 """
 
 import math
@@ -12,29 +12,32 @@ from markupsafe import Markup, escape
 _WIDTH, _HEIGHT = 400, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 10, 10, 38
 _TICKS = 7  # at most
-_MARKED_POINTS = 60  # more than these would run into each other
-_LOG_RANGE = 50  # a range as wide as this shows nothing of its lower part on a linear axis
+_MARKED_POINTS = 60  # more markers would overlap
+_LOG_RANGE = 50  # above this ratio a linear axis hides the small values, so the axis is logarithmic
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of a chart: ``look`` is its class in the style sheet, ``key`` tells which row of a table it belongs to."""
+    """One line of a chart.
+
+    ``points`` are (x, y). ``css_class`` sets its style. ``run_index`` connects it with a row of the table of runs.
+    """
 
     name: str
     points: Sequence[tuple[float, float]]
-    look: str
-    key: int | None = None
+    css_class: str
+    run_index: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
     low: float
     high: float
-    start: float  # where ``low`` is drawn
-    end: float
+    start: float  # coordinate of ``low``
+    end: float  # coordinate of ``high``
     log: bool = False
 
-    def place(self, value: float) -> float:
+    def position(self, value: float) -> float:
         low, high, at = (math.log10(each) if self.log else each for each in (self.low, self.high, value))
         return self.start + (at - low) / (high - low) * (self.end - self.start)
 
@@ -50,12 +53,13 @@ class _Axis:
 
 
 def line_chart(lines: Sequence[Line], *, x_label: str, y_label: str, best_x: float | None = None) -> Markup:
-    """The lines over a common pair of axes; ``best_x`` is marked. Points that are not finite are left out.
+    """Draw the lines on common axes and mark ``best_x``. Points that are not finite are omitted.
 
-    The vertical axis is logarithmic where the values are positive and spread over more than a factor of 50.
+    The vertical axis is logarithmic if all values are positive and span more than a factor of 50.
     """
     finite = [
-        Line(each.name, [p for p in each.points if all(map(math.isfinite, p))], each.look, each.key) for each in lines
+        Line(each.name, [p for p in each.points if all(map(math.isfinite, p))], each.css_class, each.run_index)
+        for each in lines
     ]
     drawn = [line for line in finite if line.points]
     if not drawn:
@@ -63,7 +67,7 @@ def line_chart(lines: Sequence[Line], *, x_label: str, y_label: str, best_x: flo
     x_axis, y_axis = _axes([point for line in drawn for point in line.points])
     parts = [_frame(x_axis, y_axis, x_label, y_label)]
     if best_x is not None:
-        x = x_axis.place(best_x)
+        x = x_axis.position(best_x)
         parts.append(
             Markup('<path class="best" d="M{0:.1f} {1}V{2}"><title>best epoch: {3:g}</title></path>').format(
                 x, _TOP, _HEIGHT - _BOTTOM, best_x
@@ -94,7 +98,7 @@ def _frame(x_axis: _Axis, y_axis: _Axis, x_label: str, y_label: str) -> Markup:
     bottom, right = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
     parts = []
     for value in y_axis.ticks():
-        y = y_axis.place(value)
+        y = y_axis.position(value)
         parts.append(
             Markup(
                 '<path class="grid" d="M{0} {1:.1f}H{2}"/><text class="y" x="{3}" y="{1:.1f}">{4:.6g}</text>'
@@ -102,7 +106,7 @@ def _frame(x_axis: _Axis, y_axis: _Axis, x_label: str, y_label: str) -> Markup:
         )
     for value in x_axis.ticks(whole=True):
         parts.append(
-            Markup('<text class="x" x="{:.1f}" y="{}">{:g}</text>').format(x_axis.place(value), bottom + 15, value)
+            Markup('<text class="x" x="{:.1f}" y="{}">{:g}</text>').format(x_axis.position(value), bottom + 15, value)
         )
     parts.append(Markup('<path class="axis" d="M{0} {1}V{2}H{3}"/>').format(_LEFT, _TOP, bottom, right))
     parts.append(Markup('<text class="x" x="{}" y="{}">{}</text>').format((_LEFT + right) / 2, _HEIGHT - 5, x_label))
@@ -114,20 +118,20 @@ def _frame(x_axis: _Axis, y_axis: _Axis, x_label: str, y_label: str) -> Markup:
 
 
 def _line(line: Line, x_axis: _Axis, y_axis: _Axis, x_label: str) -> Markup:
-    places = [(x_axis.place(x), y_axis.place(y)) for x, y in line.points]
-    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-    key = Markup("") if line.key is None else Markup(' data-run="{}"').format(line.key)
+    positions = [(x_axis.position(x), y_axis.position(y)) for x, y in line.points]
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in positions)
+    key = Markup("") if line.run_index is None else Markup(' data-run="{}"').format(line.run_index)
     parts = [
         Markup('<polyline class="{}"{} points="{}"><title>{}</title></polyline>').format(
-            line.look, key, path, line.name
+            line.css_class, key, path, line.name
         )
     ]
-    # Of many runs only the lines are drawn, but one epoch alone makes no line.
-    if (line.key is None and len(places) <= _MARKED_POINTS) or len(places) == 1:
+    # Charts of many runs have no markers, except for a run with a single epoch, which has no visible line.
+    if (line.run_index is None and len(positions) <= _MARKED_POINTS) or len(positions) == 1:
         parts += [
             Markup('<circle class="{}"{} cx="{:.1f}" cy="{:.1f}" r="2.6"><title>{}</title></circle>').format(
-                line.look, key, x, y, escape(f"{line.name}, {x_label} {at:g}: {value:.5g}")
+                line.css_class, key, x, y, escape(f"{line.name}, {x_label} {at:g}: {value:.5g}")
             )
-            for (x, y), (at, value) in zip(places, line.points, strict=True)
+            for (x, y), (at, value) in zip(positions, line.points, strict=True)
         ]
     return Markup("").join(parts)

@@ -1,4 +1,4 @@
-"""The confusion matrix of a report: its shares for the heat map, and which classes are taken for which."""
+"""The confusion matrix of a report: the cells of the heat map and the most confused pairs."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from digitlab.report.records import Confusion
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """``share`` is that of its row, in [0, 1]: of the images of a class, those taken for this one."""
+    """One cell: its count, its share of the row in [0, 1], and whether it is on the diagonal."""
 
     count: int
     share: float
@@ -16,7 +16,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """``count`` images of the class ``true`` were taken for ``predicted``."""
+    """``count`` images of class ``true`` were predicted as ``predicted``; ``share`` is relative to class ``true``."""
 
     true: str
     predicted: str
@@ -25,7 +25,7 @@ class Pair:
 
 
 def heat_map(confusion: Confusion) -> list[tuple[str, list[Cell]]]:
-    """The rows of the matrix, each with the name of its true class."""
+    """Return the rows of the matrix as (name of the true class, cells)."""
     return [
         (name, [Cell(count, count / max(sum(counts), 1), row == column) for column, count in enumerate(counts)])
         for row, (name, counts) in enumerate(zip(confusion.class_names, confusion.counts, strict=True))
@@ -33,7 +33,7 @@ def heat_map(confusion: Confusion) -> list[tuple[str, list[Cell]]]:
 
 
 def most_confused(confusion: Confusion, *, pairs: int) -> list[Pair]:
-    """At most ``pairs`` confusions, the most frequent first."""
+    """Return the ``pairs`` most frequent confusions, the most frequent first; fewer if fewer occur."""
     names = confusion.class_names
     found = [
         Pair(true, names[column], cell.count, cell.share)

@@ -1,4 +1,4 @@
-"""From the folders that a user names to the page: which runs there are, and which of the two pages tells of them."""
+"""Collects the runs in the folders that the user names and writes the page of one run or of many runs."""
 
 import os
 from collections.abc import Sequence
@@ -15,34 +15,34 @@ from digitlab.results.folder import RunFolder, find_runs
 
 
 def write_report(folders: Sequence[Path], out: Path, *, force: bool = False) -> list[str]:
-    """Write the report on all runs in ``folders`` to ``out``; a line is returned for each that can't be read.
+    """Write the report on all runs in ``folders`` to ``out``; return one message per run or figure that was skipped.
 
-    A folder that is a run itself gets the page of a run; else there is a table of all runs under the folders, and links
-    lead to them from where ``out`` lies. Raises ``ConfigError`` where a folder is not there or holds no run, and where
-    ``out`` is there already and ``force`` is not given; ``RunError`` where no epoch of any run has finished.
+    If the only folder is a run, the report is the page of that run; otherwise it compares all runs under the folders,
+    with links relative to ``out``. Raises ``ConfigError`` if a folder does not exist or contains no run, or if ``out``
+    exists and ``force`` is off; ``RunError`` if no run has a finished epoch or none can be read.
     """
     roots = [folder.resolve() for folder in folders]
     runs = _runs(roots)
     if out.exists() and not force:
-        raise ConfigError("--out", out, "is there already: --force overwrites it")
+        raise ConfigError("--out", out, "already exists: --force overwrites it")
     if out.is_dir() or not out.parent.is_dir():
-        raise ConfigError("--out", out, "must be a file in a folder that is there")
-    named_from = Path(os.path.commonpath(roots))
-    records, refused = _read(runs, named_from)
+        raise ConfigError("--out", out, "must be a file in an existing folder")
+    names_relative_to = Path(os.path.commonpath(roots))
+    records, skipped = _read(runs, names_relative_to)
     if not records:
-        raise RunError("; ".join(refused))
+        raise RunError("; ".join(skipped))
     if not any(record.epochs for record in records):
-        raise RunError(f"{', '.join(map(str, folders))}: no epoch has finished yet, so there is nothing to report")
+        raise RunError(f"{', '.join(map(str, folders))}: no epoch is finished, so there is nothing to report")
     if [run.path for run in runs] == roots[:1]:
-        from digitlab.report.pictures import pictures_of  # torch, which a comparison does without
+        from digitlab.report.pictures import pictures_of  # loads torch, which a comparison does not need
 
-        pictures, left_out = pictures_of(records[0])
-        page = run_page(records[0], pictures=pictures, left_out=left_out)
-        refused += left_out
+        pictures, not_applicable = pictures_of(records[0])
+        page = run_page(records[0], pictures=pictures, skipped=not_applicable)
+        skipped += not_applicable
     else:
-        page = _comparison(records, roots, beside=out.parent.resolve())
+        page = _comparison(records, roots, links_from=out.parent.resolve())
     write_atomically(out, page.encode())
-    return refused
+    return skipped
 
 
 def _runs(roots: Sequence[Path]) -> list[RunFolder]:
@@ -52,27 +52,27 @@ def _runs(roots: Sequence[Path]) -> list[RunFolder]:
             raise ConfigError("FOLDER", root, "there is no such folder")
         found = find_runs(root)
         if not found:
-            raise ConfigError("FOLDER", root, "holds no run folder")
+            raise ConfigError("FOLDER", root, "contains no run folder")
         runs |= {run.path: run for run in found}
     return list(runs.values())
 
 
-def _read(runs: Sequence[RunFolder], named_from: Path) -> tuple[list[ReportedRun], list[str]]:
-    records, refused = [], []
+def _read(runs: Sequence[RunFolder], names_relative_to: Path) -> tuple[list[ReportedRun], list[str]]:
+    records, skipped = [], []
     for run in runs:
         try:
-            records.append(read_record(run, named_from=named_from))
+            records.append(read_record(run, names_relative_to=names_relative_to))
         except (OSError, ValueError, YAMLError) as error:
-            refused.append(f"{run.path}: can't be read: {' '.join(str(error).split())}")
-    return records, refused
+            skipped.append(f"{run.path}: cannot be read: {' '.join(str(error).split())}")
+    return records, skipped
 
 
-def _comparison(records: Sequence[ReportedRun], roots: Sequence[Path], *, beside: Path) -> str:
+def _comparison(records: Sequence[ReportedRun], roots: Sequence[Path], *, links_from: Path) -> str:
     tables, winner = [], None
     for root in roots:
-        own, won = tables_in(root)
-        tables += own
+        own_tables, winner_path = tables_in(root)
+        tables += own_tables
         if len(roots) == 1:
-            winner = next((record for record in records if record.folder.path == won), None)
+            winner = next((record for record in records if record.folder.path == winner_path), None)
     title = ", ".join(root.name for root in roots)
-    return runs_page(records, title=title, tables=tables, winner=winner, beside=beside)
+    return runs_page(records, title=title, tables=tables, winner=winner, links_from=links_from)

@@ -1,7 +1,7 @@
-"""The two pages, a run and many runs, from records and templates to one HTML document that needs nothing else.
+"""Renders the two pages, one run and many runs, as self-contained HTML documents.
 
-Jinja2 escapes whatever a template is given. Beyond that the document's own content security policy lets no script run
-but the page's, known by its hash, and nothing be fetched.
+Jinja2 escapes all values. In addition, the content security policy of the page allows only its own script, identified
+by its hash, and forbids all network access.
 """
 
 import base64
@@ -22,19 +22,19 @@ from markupsafe import Markup
 from digitlab.core.errors import show
 from digitlab.report.charts import Line, line_chart
 from digitlab.report.confusion import heat_map, most_confused
-from digitlab.report.records import GROUPS, ReportedRun, by_monitored, differing_settings
+from digitlab.report.records import GROUPS, ReportedRun, differing_settings, rank_runs
 from digitlab.report.tables import Table
 
-# What is drawn of a run, and what lies on the vertical axis.
+# Metrics with a chart, and the labels of the vertical axes.
 _CHARTS = {"accuracy": "accuracy", "loss": "loss (mean over images)", "f1": "F1 (mean over classes)"}
 _SPLITS = {"train": "training", "val": "validation"}
-_COLOURED_RUNS = 6  # as many as one tells apart; the others are thin and grey
+_COLOURED_RUNS = 6  # more colours are hard to tell apart; the other runs are thin and grey
 _CONFUSED_PAIRS = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """An image for the page: ``png`` its bytes, ``text`` what one reads where it can't be seen."""
+    """An image on the page: ``png`` holds its bytes, ``text`` the description for screen readers."""
 
     title: str
     text: str
@@ -45,13 +45,13 @@ class Picture:
         return "data:image/png;base64," + base64.b64encode(self.png).decode()
 
 
-def run_page(record: ReportedRun, *, pictures: Sequence[Picture] = (), left_out: Sequence[str] = ()) -> str:
-    """The report of one run; ``left_out`` says in a line each which pictures there are none of, and why."""
+def run_page(record: ReportedRun, *, pictures: Sequence[Picture] = (), skipped: Sequence[str] = ()) -> str:
+    """Render the page of one run; ``skipped`` holds one line for each figure that could not be drawn."""
     charts = [
         (
             label.partition(" (")[0],
             line_chart(lines, x_label="epoch", y_label=label, best_x=record.best_epoch),
-            [(line.name, line.look) for line in lines],
+            [(line.name, line.css_class) for line in lines],
         )
         for name, label in _CHARTS.items()
         if (lines := _run_lines(record, name))
@@ -63,7 +63,7 @@ def run_page(record: ReportedRun, *, pictures: Sequence[Picture] = (), left_out:
         splits=[split for split in ("train", "val", "test") if any(split in row for row in metrics.values())],
         heat=None if record.confusion is None else heat_map(record.confusion),
         confused=[] if record.confusion is None else most_confused(record.confusion, pairs=_CONFUSED_PAIRS),
-        pictures=pictures, left_out=left_out, columns=columns,
+        pictures=pictures, skipped=skipped, columns=columns,
     )  # fmt: skip
 
 
@@ -77,7 +77,7 @@ def _run_lines(record: ReportedRun, metric: str) -> list[Line]:
 
 
 def _by_split(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """``{"accuracy": {"val": …, "test": …}, …}``."""
+    """Turn ``{"val/accuracy": …}`` into ``{"accuracy": {"val": …, "test": …}, …}``."""
     rows: dict[str, dict[str, float]] = {}
     for key, value in metrics.items():
         split, _, name = key.partition("/")
@@ -89,15 +89,15 @@ def runs_page(
     records: Sequence[ReportedRun],
     *,
     title: str,
-    beside: Path,
+    links_from: Path,
     tables: Sequence[Table] = (),
     winner: ReportedRun | None = None,
 ) -> str:
-    """The report of several runs, the best by what they were selected by first; links start from folder ``beside``.
+    """Render the page of several runs, sorted by the monitored metric; links are relative to ``links_from``.
 
-    ``winner`` is the run to name as the best where a sweep has chosen one by more than its own value.
+    ``winner`` is the winner of a sweep: the best run of the setting with the best mean, which need not be the best run.
     """
-    ranked = by_monitored(records)
+    ranked = rank_runs(records)
     charts = [
         (f"{_SPLITS[split]} {name}", line_chart(lines, x_label="epoch", y_label=_CHARTS[name]))
         for name in ("accuracy", "loss")
@@ -111,12 +111,12 @@ def runs_page(
         settings=settings, common={name: ranked[0].setting(name) for name in GROUPS if name not in settings},
         coloured=ranked[:_COLOURED_RUNS], metrics=_shown_metrics(ranked),
         statuses=Counter(record.status for record in ranked),
-        links={each.name: _link(each, beside) for each in ranked}, facts_of_all=_common_facts(ranked),
+        links={each.name: _link(each, links_from) for each in ranked}, facts_of_all=_common_facts(ranked),
     )  # fmt: skip
 
 
 def _best(ranked: Sequence[ReportedRun]) -> ReportedRun | None:
-    """The first, where all runs can be compared: on one data set, by one metric."""
+    """Return the first run if all runs are comparable: same data set and same monitored metric."""
     alike = len({(record.setting("data"), record.monitor) for record in ranked}) == 1
     return ranked[0] if alike and ranked[0].monitored is not None else None
 
@@ -127,24 +127,24 @@ def _overlaid(records: Sequence[ReportedRun], metric: str) -> list[Line]:
         points = [(row["epoch"], row[metric]) for row in record.epochs if metric in row]
         if points:
             lines.append(Line(record.name, points, f"run c{place}" if place < _COLOURED_RUNS else "run", place))
-    return lines[::-1]  # the best is drawn last, on top of the others
+    return lines[::-1]  # draw the best run last, on top of the others
 
 
 def _shown_metrics(records: Sequence[ReportedRun]) -> list[str]:
-    """The columns of metrics: what the runs were selected by first, which decides their order, then the usual ones."""
+    """Return the metric columns: the monitored metric, by which the runs are sorted, then the usual ones."""
     usual = ("val/accuracy", "val/loss", "test/accuracy", "test/f1")
     there = {name for record in records for name in record.metrics}
     return [name for name in dict.fromkeys([*(record.monitor for record in records), *usual]) if name in there]
 
 
-def _link(record: ReportedRun, beside: Path) -> str:
-    """Where the run lies as seen from ``beside``: its own report where it has one, else its folder."""
+def _link(record: ReportedRun, links_from: Path) -> str:
+    """Return the link from ``links_from`` to the run's own report if it exists, else to its folder."""
     own = record.folder.path / "report.html"
-    return quote(os.path.relpath(own if own.exists() else record.folder.path, beside))
+    return quote(os.path.relpath(own if own.exists() else record.folder.path, links_from))
 
 
 def _common_facts(records: Sequence[ReportedRun]) -> dict[str, list[str]]:
-    """Versions, commits and hardware, each with all values that occur."""
+    """Collect versions, commits and hardware of all runs, each with all values that occur."""
     facts: dict[str, dict[str, None]] = {}
     for record in records:
         for name, value in _facts(record).items():
@@ -179,7 +179,7 @@ def _environment() -> Environment:
 
 @cache
 def _assets() -> dict[str, Markup | str]:
-    """The style sheet and the script, which are ours and trusted, and the policy that lets these two be used."""
+    """Return the style sheet, the script, and the content security policy that allows them."""
     folder = files("digitlab.report") / "templates"
     style, script = ((folder / name).read_text(encoding="utf-8") for name in ("style.css", "page.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -1,4 +1,4 @@
-"""The pictures of a run's report, which need its checkpoint and its data: mistakes, weights, calibration."""
+"""The figures on the page of a run that need its checkpoint and its data: mistakes, weights, calibration."""
 
 from digitlab.core.errors import DigitlabError
 from digitlab.figures.gallery import FIGURES, NotApplicableError
@@ -7,7 +7,7 @@ from digitlab.figures.style import png
 from digitlab.report.page import Picture
 from digitlab.report.records import ReportedRun
 
-# Under each title the pictures that may show it, of which those that apply to the run are taken.
+# For each heading the figures that can show it; the page contains those that apply to the run.
 _SHOWN = {
     "The most confident mistakes": ("images_mistakes",),
     "The pairs most often confused": ("confused_pairs",),
@@ -17,12 +17,12 @@ _SHOWN = {
 
 
 def pictures_of(record: ReportedRun) -> tuple[list[Picture], list[str]]:
-    """The pictures, and a line for each that can't be made: it does not apply, or the run's data are not here."""
+    """Draw the figures; return them and one message per heading without any, or one if the data cannot be read."""
     try:
         run_data = read_run_data(record.folder)
     except DigitlabError as error:
         return [], [f"pictures: {error}"]
-    pictures, left_out = [], []
+    pictures, skipped = [], []
     for title, names in _SHOWN.items():
         reasons = []
         for name in names:
@@ -33,13 +33,13 @@ def pictures_of(record: ReportedRun) -> tuple[list[Picture], list[str]]:
             else:
                 pictures.append(Picture(title, f"{title}: {run_data.title}", png(figure)))
         if len(reasons) == len(names):
-            left_out.append(f"{title.lower()}: {'; '.join(reasons)}")
-    return pictures + _robustness(record), left_out
+            skipped.append(f"{title.lower()}: {'; '.join(reasons)}")
+    return pictures + _robustness(record), skipped
 
 
 def _robustness(record: ReportedRun) -> list[Picture]:
-    """What ``digitlab evaluate --corrupt`` has left in the run's folder."""
+    """Read the figures that ``digitlab evaluate --corrupt`` has written into the run's folder."""
     return [
-        Picture("Harder images", f"accuracy against the severity of a corruption, {path.stem}", path.read_bytes())
+        Picture("Corrupted images", f"accuracy against the severity of a corruption, {path.stem}", path.read_bytes())
         for path in sorted(record.folder.figures.glob("corrupt_*.png"))
     ]

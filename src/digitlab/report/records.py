@@ -1,7 +1,7 @@
-"""What a report says of a run, read from its folder. Nothing here needs torch, so a hundred runs are read in a second.
+"""Reads the data of a report from run folders, without torch: a hundred runs take less than a second.
 
-Values of the configuration are taken as they are written, interpolations and all: a ``${oc.env:…}`` stays one, so that
-nothing of the environment reaches a page.
+Interpolations in the configuration are not resolved: a ``${oc.env:…}`` stays as it is, so that no value of an
+environment variable gets into a page.
 """
 
 import csv
@@ -16,17 +16,18 @@ from digitlab.config.metrics import metric_direction
 from digitlab.core.errors import show
 from digitlab.results.folder import RunFolder
 
-GROUPS = ("data", "model")  # what one wants to know of any run
+GROUPS = ("data", "model")  # config groups that the page always shows
 _NUMBERS = ("best_epoch", "parameters", "train_seconds")
-_NO_SETTINGS = ("trainer.progress_bar", "data.root", "hydra.", "sweep")  # typed, but not about the experiment
+_IGNORED_OVERRIDES = ("trainer.progress_bar", "data.root", "hydra.", "sweep")  # they do not change the experiment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportedRun:
-    """One run: ``name`` is its folder as seen from the user's, ``epochs`` the rows of ``metrics.csv``.
+    """The data of one run.
 
-    ``result`` is empty for a run that is still going on or was killed; ``confusion`` and ``summary`` are None where the
-    run did not come so far.
+    ``name`` is the relative path of its folder; ``choices`` are the names of the chosen config groups; ``epochs`` are
+    the rows of ``metrics.csv``. ``result`` is empty if the run is unfinished or was killed. ``confusion`` and
+    ``summary`` are None if the run has not written them.
     """
 
     folder: RunFolder
@@ -45,12 +46,12 @@ class ReportedRun:
         return str(self.result.get("status", "unfinished"))
 
     def fact(self, name: str) -> Any:
-        """An entry of ``result.json``; None where there is none yet."""
+        """Return an entry of ``result.json``; None if it is missing."""
         return self.result.get(name)
 
     @property
     def best_epoch(self) -> int | None:
-        """The epoch that validation chose; None where there was no validation, as it chose nothing."""
+        """The epoch with the best validation; None if the run had no validation."""
         chosen = any(name.startswith("val/") for row in self.epochs for name in row)
         best: int | None = self.fact("best_epoch") if chosen else None
         return best
@@ -62,25 +63,25 @@ class ReportedRun:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The metrics of ``result.json`` that could be measured, without those of single classes."""
+        """The metrics of ``result.json`` that have a value, without those of single classes."""
         metrics = self.result.get("metrics") or {}
         return {name: value for name, value in metrics.items() if value is not None and "class_accuracy" not in name}
 
     @property
     def monitor(self) -> str:
-        """The metric that the run was selected by."""
+        """The name of the monitored metric, which selects the best epoch."""
         return str(self.setting("monitor.metric"))
 
     @property
     def monitored(self) -> float | None:
-        """Its value at the best epoch; of a run without a result, that of the best epoch so far."""
+        """The monitored metric from the result; for a run without a result, the best value so far."""
         if self.monitor in self.metrics:
             return self.metrics[self.monitor]
         values = [row[self.monitor] for row in self.epochs if self.monitor in row]
         return (min if metric_direction(self.monitor) == "min" else max)(values, default=None)
 
     def setting(self, key: str) -> Any:
-        """The value of a dotted key: of a group the name that was chosen, None where the configuration lacks it."""
+        """Return the value of a dotted key, for a config group the chosen name; None if the key does not exist."""
         if key in self.choices:
             return self.choices[key]
         node: Any = self.config
@@ -91,22 +92,22 @@ class ReportedRun:
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
-    """``counts`` has a row a true class and a column a predicted one."""
+    """``counts`` has one row per true class and one column per predicted class."""
 
     class_names: Sequence[str]
     counts: Sequence[Sequence[int]]
 
 
-def read_record(run: RunFolder, *, named_from: Path) -> ReportedRun:
-    """The run in a folder, named as one sees it from the folder ``named_from``.
+def read_record(run: RunFolder, *, names_relative_to: Path) -> ReportedRun:
+    """Read a run folder; the run's name is its path relative to ``names_relative_to``.
 
-    Raises ``ConfigError`` where it is no run folder, ``OSError`` or ``ValueError`` where a file of it can't be read.
+    Raises ``ConfigError`` if it is not a run folder, ``OSError`` or ``ValueError`` if a file cannot be read.
     """
     config = run.read_plain_config()
     result = run.read_result() if run.result.exists() else {}
     if not _is_result(result):
-        raise ValueError("result.json is not one of digitlab's")
-    name = os.path.relpath(run.path, named_from)
+        raise ValueError("result.json was not written by digitlab")
+    name = os.path.relpath(run.path, names_relative_to)
     return ReportedRun(
         folder=run,
         name=run.path.name if name == "." else name,
@@ -122,7 +123,7 @@ def read_record(run: RunFolder, *, named_from: Path) -> ReportedRun:
 
 
 def _is_result(result: Any) -> bool:
-    """Whether what a page computes with are numbers: a file can hold anything."""
+    """Check that all values with which the page calculates are finite numbers."""
     if not isinstance(result, dict):
         return False
     metrics, nested = result.get("metrics", {}), [result.get(name) or {} for name in ("versions", "hardware")]
@@ -146,12 +147,15 @@ def _read_confusion(path: Path) -> Confusion | None:
         (_, *names), *rows = csv.reader(file)
     counts = [[int(value) for value in row[1:]] for row in rows]
     if [len(row) for row in counts] != [len(names)] * len(names):
-        raise ValueError(f"{path.name} is no square")
+        raise ValueError(f"{path.name} is not a square matrix")
     return Confusion(names, counts)
 
 
-def by_monitored(records: Sequence[ReportedRun]) -> list[ReportedRun]:
-    """For each data set the best runs first, by their monitored metric; runs without a value last."""
+def rank_runs(records: Sequence[ReportedRun]) -> list[ReportedRun]:
+    """Sort runs by data set and then by their monitored metric, best first; runs without a value come last.
+
+    The monitored metric never comes from the test set.
+    """
 
     def rank(record: ReportedRun) -> tuple[str, bool, float]:
         value = record.monitored
@@ -165,7 +169,8 @@ def by_monitored(records: Sequence[ReportedRun]) -> list[ReportedRun]:
 
 
 def differing_settings(records: Sequence[ReportedRun]) -> list[str]:
-    """Of data set, model and the keys that were typed for any of the runs those that are not the same in all."""
+    """Return the keys among data set, model and all overrides whose values differ between the runs."""
     typed = [override.lstrip("+").partition("=") for record in records for override in record.overrides]
-    keys = dict.fromkeys([*GROUPS, *(key for key, equals, _ in typed if equals and not key.startswith(_NO_SETTINGS))])
+    swept = (key for key, equals, _ in typed if equals and not key.startswith(_IGNORED_OVERRIDES))
+    keys = dict.fromkeys([*GROUPS, *swept])
     return [key for key in keys if len({show(record.setting(key)) for record in records}) > 1]

@@ -1,4 +1,4 @@
-"""Tables that other parts of the project make of many runs: the settings of a sweep, the rows of the five reports."""
+"""Tables on the page of many runs that other packages compute: sweep settings, comparison with the course reports."""
 
 import csv
 import re
@@ -12,13 +12,13 @@ from digitlab.sweeps.report import EFFECTS_TITLE, effects_table, settings_table
 from digitlab.sweeps.state import read_runs
 from digitlab.sweeps.table import SweepTable
 
-# What ``digitlab reproduce`` leaves.
-_COMPARISONS = {"table.csv": "Beside the reports' figures", "findings.csv": "The reports' findings"}
+# Files that ``digitlab reproduce`` writes, and their headings.
+_COMPARISONS = {"table.csv": "Comparison with the reports' results", "findings.csv": "The reports' findings"}
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Header, and rows of text of the same length."""
+    """A table of text: ``columns`` is the header, and every row has the same length."""
 
     title: str
     columns: Sequence[str]
@@ -26,19 +26,19 @@ class Table:
 
     @property
     def wordy(self) -> list[bool]:
-        """Of each column whether it holds words, not numbers and the like."""
+        """For each column, whether it contains words; such columns are aligned left."""
         return [any(re.search(r"[^\W\d_]{3}", row[place]) for row in self.rows) for place in range(len(self.columns))]
 
 
 def tables_in(folder: Path) -> tuple[list[Table], Path | None]:
-    """The tables of a folder of runs, and the folder of the run that won its sweep, if it is one."""
+    """Return the tables of a folder of runs and, if it is a sweep, the folder of its winner."""
     tables = [_comparison(folder / name, title) for name, title in _COMPARISONS.items() if (folder / name).is_file()]
     if not manifest_file(folder).exists():
         return tables, None
     try:
         sweep = SweepTable(folder.name, read_runs(folder))
     except DigitlabError:
-        return tables, None  # a damaged manifest: the runs are there all the same
+        return tables, None  # the manifest is damaged, but the page can still list the runs
     parts = sweep.by_data_set()
     for part in parts:
         where = f" ({part.name})" if len(parts) > 1 else ""
@@ -51,7 +51,7 @@ def tables_in(folder: Path) -> tuple[list[Table], Path | None]:
 
 
 def _comparison(path: Path, title: str) -> Table:
-    """A CSV file without its empty columns, its numbers to five digits."""
+    """Read a CSV file, drop its empty columns, and round its numbers to five digits."""
     with path.open(encoding="utf-8", newline="") as file:
         columns, *rows = csv.reader(file)
     kept = [place for place in range(len(columns)) if any(row[place] for row in rows)]
@@ -59,7 +59,7 @@ def _comparison(path: Path, title: str) -> Table:
 
 
 def _rounded(text: str) -> str:
-    """A number, or several with semicolons between them, to five digits; anything else as it is."""
+    """Round a number, or several numbers separated by semicolons, to five digits; return other text unchanged."""
     try:
         return "; ".join(f"{float(part):.5g}" if "." in part else part for part in text.split("; "))
     except ValueError:

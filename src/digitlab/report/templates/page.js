@@ -1,8 +1,8 @@
 "use strict";
-// The page reads well without this: it sorts and filters tables, lights up the curves of a row, and opens what is
-// folded before printing.
+// Optional functions of the page: sort and filter tables, highlight the curves of a row, and open all folded
+// sections before printing.
 
-// Text that is a number as one, else in small letters; nothing comes last either way.
+// Numbers sort as numbers, other text in lower case; null marks an empty cell, which always sorts last.
 function sortKey(cell) {
   const text = cell.textContent.trim();
   const number = Number(text.replace(/[,%±\s]/g, ""));
@@ -40,13 +40,13 @@ for (const table of document.querySelectorAll("table.sortable")) {
 
 const runs = document.getElementById("runs");
 if (runs) {
-  const light = (key, on) => {
-    for (const each of document.querySelectorAll(`[data-run="${key}"]`)) each.classList.toggle("lit", on);
+  const highlight = (run, on) => {
+    for (const each of document.querySelectorAll(`[data-run="${run}"]`)) each.classList.toggle("highlighted", on);
   };
   for (const [event, on] of [["mouseover", true], ["mouseout", false], ["focusin", true], ["focusout", false]]) {
     document.addEventListener(event, ({ target }) => {
       const marked = target.closest("[data-run]");
-      if (marked) light(marked.dataset.run, on);
+      if (marked) highlight(marked.dataset.run, on);
     });
   }
   const search = document.querySelector(".search");
