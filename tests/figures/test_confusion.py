@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from digitlab.figures.confusion import ConfusionRenderer, confused_pairs_figure, confusion_figure, most_confused
-from digitlab.figures.style import pixels
+from digitlab.figures.style import figure_width, pixels
 
 NAMES = ["cat", "dog", "ox"]
 LABELS = torch.tensor([0, 0, 0, 1, 1, 1, 2])
@@ -15,8 +15,11 @@ PREDICTED = torch.tensor([1, 1, 0, 1, 2, 1, 2])
 def test_the_heat_maps_show_counts_and_row_percentages():
     confusion = torch.tensor([[8, 2, 0], [0, 5, 5], [0, 0, 0]])
     counts, shares = confusion_figure(confusion, class_names=NAMES, title="title").axes[:2]
-    assert counts.images[0].get_array().tolist() == confusion.tolist()
-    assert np.asarray(shares.images[0].get_array()) == pytest.approx(np.array([[80, 20, 0], [0, 50, 50], [0, 0, 0]]))
+    off_diagonal = ~np.eye(3, dtype=bool)
+    assert np.array(counts.images[0].get_array())[off_diagonal].tolist() == [2, 0, 0, 5, 0, 0]
+    assert np.array(shares.images[0].get_array())[off_diagonal] == pytest.approx(np.array([20, 0, 0, 50, 0, 0]))
+    for axes in (counts, shares):
+        assert np.array_equal(np.ma.getmaskarray(axes.images[0].get_array()), np.eye(3, dtype=bool))
     assert [text.get_text() for text in counts.texts] == ["8", "2", "5", "5"]
     assert [text.get_text() for text in shares.texts] == ["80.0", "20.0", "50.0", "50.0"]
 
@@ -30,17 +33,26 @@ def test_axes_are_labelled_with_their_meaning_and_the_classes():
 
 def test_colour_bars_are_labelled():
     axes = confusion_figure(torch.eye(3, dtype=torch.int64), class_names=NAMES, title="title").axes
-    assert [scale.get_ylabel() for scale in axes[2:]] == ["images", "% of the true class"]
+    assert [scale.get_ylabel() for scale in axes[2:]] == ["errors: images", "errors: % of the true class"]
 
 
-def test_the_colour_scale_is_the_same_for_every_network():
-    for confusion in (torch.eye(3, dtype=torch.int64), torch.eye(3, dtype=torch.int64).flip(0)):
-        counts, shares = confusion_figure(5 * confusion, class_names=NAMES, title="title").axes[:2]
-        assert (counts.images[0].norm.vmax, shares.images[0].norm.vmax) == (5, 100)
+def test_the_colour_scale_ends_just_above_the_largest_error():
+    confusion = torch.tensor([[987, 13, 0], [0, 500, 1], [2, 0, 1000]])
+    counts, shares = confusion_figure(confusion, class_names=NAMES, title="title").axes[:2]
+    assert (counts.images[0].norm.vmax, shares.images[0].norm.vmax) == (15, 1.5)
+    # A network without errors has a scale as well.
+    counts, _ = confusion_figure(9 * torch.eye(3, dtype=torch.int64), class_names=NAMES, title="title").axes[:2]
+    assert counts.images[0].norm.vmax == 1
+
+
+def test_a_column_of_a_paper_stacks_the_heat_maps():
+    with figure_width("column"):
+        above, below = confusion_figure(torch.eye(3, dtype=torch.int64), class_names=NAMES, title="title").axes[:2]
+    assert above.get_position().y0 > below.get_position().y1
 
 
 def test_the_renderer_draws_each_network_like_the_figure():
-    picture = ConfusionRenderer(9, class_names=NAMES, title="title")
+    picture = ConfusionRenderer(class_names=NAMES, title="title")
     right, wrong = (9 * torch.eye(3, dtype=torch.int64), 3 * torch.ones(3, 3, dtype=torch.int64))
     first, second, again = (picture.pixels(confusion) for confusion in (right, wrong, right))
     assert np.array_equal(first, again)
@@ -60,4 +72,4 @@ def test_each_confused_pair_is_drawn_with_its_images():
     figure = confused_pairs_figure(images, LABELS, PREDICTED, class_names=NAMES, pairs=2, examples=3, title="title")
     assert [image.get_array()[0, 0, 0] for image in figure.axes[0].images] == [30, 60, 150]
     captions = [text.get_text() for text in figure.axes[0].texts]
-    assert captions == ["✗ dog\nis cat\n2 times", "✗ dog\nis cat", "✗ ox\nis dog\n1 times"]
+    assert captions == ["✗ dog\ntrue: cat\n2 times", "✗ dog\ntrue: cat", "✗ ox\ntrue: dog\n1 times"]

@@ -12,7 +12,7 @@ from digitlab.figures.images import (
     most_confident_mistakes,
     predictions_figure,
 )
-from digitlab.figures.style import CORRECT_COLOUR, WRONG_COLOUR, pixels
+from digitlab.figures.style import CORRECT_COLOUR, WRONG_COLOUR, figure_width, pixels
 from digitlab.figures.tiles import Caption, tiles_figure
 
 NAMES = ["cat", "dog", "ox"]
@@ -37,7 +37,7 @@ def test_images_keep_their_order_and_have_their_labels():
 
 def test_correct_and_wrong_predictions_differ_in_mark_and_colour():
     figure = predictions_figure(IMAGES, LABELS, SCORES, class_names=NAMES, title="title")
-    assert captions(figure) == ["✓ cat", "✗ cat\nis dog", "✓ ox", "✗ ox\nis dog"]
+    assert captions(figure) == ["✓ cat", "✗ cat\ntrue: dog", "✓ ox", "✗ ox\ntrue: dog"]
     expected = [CORRECT_COLOUR, WRONG_COLOUR, CORRECT_COLOUR, WRONG_COLOUR]
     assert [text.get_color() for text in figure.axes[0].texts] == expected
     assert len(frames(figure)) == 4
@@ -45,7 +45,7 @@ def test_correct_and_wrong_predictions_differ_in_mark_and_colour():
 
 def test_a_mistake_shows_its_confidence():
     figure = mistakes_figure(IMAGES[1:2], LABELS[1:2], SCORES[1:2], class_names=NAMES, title="title")
-    assert captions(figure) == ["✗ cat\nis dog\n90.0 % sure"]
+    assert captions(figure) == ["✗ cat\ntrue: dog\n90.0 %"]
 
 
 def test_mistakes_are_sorted_by_confidence():
@@ -70,5 +70,16 @@ def test_images_with_any_number_of_channels_are_drawn_in_their_positions(channel
 
 def test_nothing_is_cut_off_at_the_edges():
     figure = predictions_figure(IMAGES, LABELS, SCORES, class_names=["automobile", "T-shirt/top", "x" * 30], title="t")
-    alpha = pixels(figure)[..., 3]
-    assert not np.concatenate([alpha[:, 0], alpha[:, -1], alpha[0], alpha[-1]]).any()
+    picture = pixels(figure)
+    assert (np.concatenate([picture[:, 0], picture[:, -1], picture[0], picture[-1]]) == 255).all()
+
+
+def test_a_column_of_a_paper_has_fewer_images_in_a_row():
+    with figure_width("column"):
+        figure = predictions_figure(IMAGES, LABELS, SCORES, class_names=NAMES, title="t")
+        wide = predictions_figure(
+            IMAGES.repeat(3, 1, 1, 1), LABELS.repeat(3), SCORES.repeat(3, 1), class_names=NAMES, title="t"
+        )
+    assert figure.get_size_inches()[0] <= 3.6
+    assert wide.get_size_inches()[0] <= 3.6
+    assert len({round(image.get_extent()[2], 3) for image in wide.axes[0].images}) == 3

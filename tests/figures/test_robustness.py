@@ -14,8 +14,9 @@ def test_curve_and_example_images(shape):
     examples = torch.rand(len(ACCURACIES), 2, *shape)
     figure = severity_figure(ACCURACIES, examples, title="MNIST, noise")
     curve, strip = figure.axes
-    assert curve.lines[0].get_ydata().tolist() == list(ACCURACIES.values())
-    assert curve.get_ylabel() == "test accuracy"
+    assert curve.lines[0].get_ydata() == pytest.approx([97, 90, 60, 20])
+    assert curve.get_ylabel() == "test accuracy in %"
+    assert [text.get_text() for text in curve.texts] == ["97.0", "90.0", "60.0", "20.0"]
     assert [tick.get_text() for tick in strip.get_xticklabels()] == ["0", "1", "2", "3"]
     assert curve.get_xlim() == strip.get_xlim()
     assert len(strip.images) == len(ACCURACIES) * 2

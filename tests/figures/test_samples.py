@@ -52,13 +52,12 @@ def test_rgb_colours_are_preserved() -> None:
     assert {(255, 0, 0, 255), (0, 255, 0, 255), (0, 0, 255, 255)} <= colours(drawn(images, torch.arange(3)))
 
 
-def test_the_background_is_transparent_and_the_text_stands_out_from_white_and_black() -> None:
+def test_the_background_is_white_and_the_text_has_enough_contrast() -> None:
     picture = drawn(torch.zeros(3, 1, 8, 8, dtype=torch.uint8), torch.arange(3))
-    assert picture[0, 0, 3] == picture[-1, -1, 3] == 0
+    assert picture[0, 0].tolist() == picture[-1, -1].tolist() == [255] * 4
     text = tuple(int(TEXT_COLOUR[i : i + 2], 16) for i in (1, 3, 5))
     assert (*text, 255) in colours(picture)
-    for page in ((255, 255, 255), (13, 17, 23)):
-        assert contrast(text, page) >= 4
+    assert contrast(text, (255, 255, 255)) >= 4.5
 
 
 def contrast(one: tuple[int, ...], other: tuple[int, ...]) -> float:
@@ -72,5 +71,5 @@ def contrast(one: tuple[int, ...], other: tuple[int, ...]) -> float:
 
 def test_no_name_is_cut_off() -> None:
     picture = drawn(torch.zeros(3, 1, 8, 8, dtype=torch.uint8), torch.arange(3))
-    assert not picture[:, :3, 3].any()
-    assert not picture[:2, :, 3].any()
+    assert (picture[:, :3] == 255).all()
+    assert (picture[:2] == 255).all()

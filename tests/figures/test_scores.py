@@ -1,5 +1,6 @@
 """Figures of confidences; torchmetrics is the reference for the values."""
 
+import numpy as np
 import pytest
 import torch
 from torchmetrics.functional.classification import binary_average_precision, multiclass_calibration_error
@@ -10,6 +11,7 @@ from digitlab.figures.scores import (
     precision_recall,
     precision_recall_figure,
     reliability_figure,
+    wilson_interval,
 )
 
 NAMES = ["cat", "dog", "ox", "yak"]
@@ -64,6 +66,41 @@ def test_the_reliability_diagram_shows_the_calibration_error_of_torchmetrics(ans
 def test_a_perfect_confident_network_reaches_100_per_cent():
     above, _ = reliability_figure(torch.eye(4), torch.arange(4), title="title").axes
     assert [bar.get_height() for bar in above.patches][-1] == 100
+
+
+def test_precision_recall_axes_zoom_to_the_bends_and_say_so():
+    scores, labels = torch.rand(2000, 2, generator=torch.Generator().manual_seed(0)), torch.arange(2000) % 2
+    scores[torch.arange(2000), labels] += 0.9
+    (axes,) = precision_recall_figure(scores, labels, class_names=NAMES[:2], title="title").axes
+    start = axes.get_xlim()[0]
+    assert 50 < start < 100
+    assert axes.get_ylim()[0] == start
+    assert axes.get_xlabel() == f"recall in % (axis starts at {start:g} %)"
+    for line in axes.lines:
+        # The point where precision and recall are equal is inside.
+        assert np.minimum(*line.get_data()).max() > start
+
+
+def test_error_bars_are_wilson_intervals():
+    low, high = wilson_interval(torch.tensor([0, 5, 10]), torch.tensor([10, 10, 10]))
+    # Reference values of statsmodels' proportion_confint(method="wilson").
+    assert low.tolist() == pytest.approx([0.0, 0.236593, 0.722467], abs=1e-5)
+    assert high.tolist() == pytest.approx([0.277533, 0.763407, 1.0], abs=1e-5)
+
+
+def test_each_bin_with_images_has_an_error_bar(answers):
+    above, below = reliability_figure(*answers, title="title").axes
+    filled = sum(bar.get_height() > 0 for bar in below.patches)
+    (bars,) = [each for each in above.containers if hasattr(each, "has_yerr")]
+    assert len(bars.lines[2][0].get_segments()) == filled
+
+
+def test_bars_zoom_in_on_high_accuracies_and_say_so():
+    confusion = torch.tensor([[97, 3], [1, 99]])
+    (axes,) = class_accuracy_figure(confusion, class_names=NAMES[:2], title="title").axes
+    assert axes.get_xlim()[0] == 90
+    assert axes.get_xlabel() == "accuracy in % (axis starts at 90 %)"
+    assert [text.get_text() for text in axes.texts] == ["97.0", "99.0"]
 
 
 def test_each_class_has_a_bar_with_its_accuracy():

@@ -1,16 +1,22 @@
-"""The common style: contrast of the colours, transparent background, unchanged Matplotlib settings."""
+"""The common style: contrast of the colours, file formats, widths, unchanged Matplotlib settings."""
 
 import itertools
+import re
 
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from digitlab.figures import style
-from digitlab.figures.style import LINE_STYLES, SPLIT_STYLES, pixels, short, styled
+from digitlab.figures.style import LINE_STYLES, SPLIT_STYLES, encode, figure_width, pixels, short, styled
 
-PAGES = ("#ffffff", "#0d1117")
+
+def contrast(one, other):
+    low, high = sorted([luminance(one), luminance(other)])
+    return (high + 0.05) / (low + 0.05)
 
 
 def luminance(colour):
@@ -21,10 +27,16 @@ def luminance(colour):
 
 
 @pytest.mark.parametrize("name", ["TEXT_COLOUR", "BLUE", "ORANGE", "GREEN", "PURPLE", "OLIVE"])
-@pytest.mark.parametrize("page", PAGES)
-def test_every_colour_has_a_contrast_of_four_with_light_and_dark_pages(name, page):
-    low, high = sorted([luminance(getattr(style, name)), luminance(page)])
-    assert (high + 0.05) / (low + 0.05) >= 4
+def test_every_text_colour_has_a_contrast_of_at_least_4_5_with_the_background(name):
+    assert contrast(getattr(style, name), style.BACKGROUND_COLOUR) >= 4.5
+
+
+@pytest.mark.parametrize("name", [style.SHARE_MAP, style.SIGNED_MAP, "Oranges"])
+def test_numbers_on_a_heat_map_have_a_contrast_of_at_least_4_5(name):
+    for shade in np.linspace(0, 1, 256):
+        background = to_hex(colormaps[name](shade))
+        text = {"black": "#000000", "white": "#ffffff"}[style.text_colour_on(background)]
+        assert contrast(text, background) >= 4.5
 
 
 def test_splits_and_lines_differ_in_more_than_colour():
@@ -34,7 +46,7 @@ def test_splits_and_lines_differ_in_more_than_colour():
     assert len(set(LINE_STYLES)) == len(LINE_STYLES) >= 10
 
 
-def test_a_styled_figure_has_no_background_and_matplotlib_keeps_its_settings():
+def test_a_styled_figure_is_white_and_matplotlib_keeps_its_settings():
     before = dict(matplotlib.rcParams)
 
     @styled
@@ -44,8 +56,8 @@ def test_a_styled_figure_has_no_background_and_matplotlib_keeps_its_settings():
         return figure
 
     picture = pixels(draw())
-    assert picture[0, 0, 3] == 0
-    assert (picture[..., 3] > 0).any()
+    assert picture[0, 0].tolist() == [255, 255, 255, 255]
+    assert (picture[..., :3] < 255).any()
     assert dict(matplotlib.rcParams) == before
 
 
@@ -53,6 +65,25 @@ def test_pixels_have_the_size_of_the_figure():
     picture = pixels(Figure(figsize=(3, 2), dpi=50))
     assert picture.shape == (100, 150, 4)
     assert picture.dtype == np.uint8
+
+
+@pytest.mark.parametrize(("file_format", "start"), [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")])
+def test_files_have_the_format_and_are_reproducible(file_format, start):
+    files = []
+    for _ in range(2):
+        figure = Figure(figsize=(3, 2))
+        figure.add_subplot().plot([0, 1], label="line")
+        files.append(encode(figure, file_format))
+    assert files[0].startswith(start)
+    assert files[0] == files[1]
+
+
+@pytest.mark.parametrize(("width", "inches"), [("column", 3.5), ("page", 7.2)])
+def test_figures_get_the_width_of_a_paper(width, inches):
+    with figure_width(width):
+        document = encode(Figure(figsize=(5, 2)), "svg").decode()
+    assert float(re.search(r'width="([\d.]+)pt"', document)[1]) / 72 == pytest.approx(inches, abs=0.01)
+    assert style.width_inches() is None
 
 
 @pytest.mark.parametrize(("name", "shown"), [("cat", "cat"), ("a" * 11, "a" * 11), ("a" * 12, "a" * 10 + "…")])

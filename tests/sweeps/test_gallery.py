@@ -40,10 +40,10 @@ def effects(*values):
 
 def test_error_bars_show_the_interval():
     (axes,) = effect_figure(effects(0.1, 0.2), key="optimizer.lr", metric="val/accuracy").axes
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("optimizer.lr", "val/accuracy")
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("optimizer.lr", "val/accuracy in %")
     (bars,) = axes.containers
     ends = np.array([segment[:, 1] for segment in bars.lines[2][0].get_segments()])
-    assert ends == pytest.approx(np.array([[0.88, 0.92]] * 2))
+    assert ends == pytest.approx(np.array([[88, 92]] * 2))
 
 
 @pytest.mark.parametrize(
@@ -60,22 +60,27 @@ def test_wide_ranges_get_a_logarithmic_axis_unless_labels_would_collide(values, 
     (axes,) = effect_figure(effects(*values), key="key", metric="val/accuracy").axes
     assert axes.get_xscale() == scale
     assert [label.get_text() for label in axes.get_xticklabels()] == [
-        value if isinstance(value, str) else f"{value:g}" for value in values
+        f"{value if isinstance(value, str) else f'{value:g}'}\nn=2" for value in values
     ]
+    assert axes.get_xlabel() == ("key" if scale == "linear" else "key (logarithmic axis)")
 
 
 def test_a_heat_map_prints_each_mean_in_its_cell_and_leaves_gaps():
     means = {(0, "a"): 0.5, (1, "a"): 0.75, (1, "b"): 0.25}
-    figure = pair_figure(means, keys=("x", "y"), metric="val/accuracy", values=([0, 1], ["a", "b"]))
+    counts = {(0, "a"): 1, (1, "a"): 2, (1, "b"): 3}
+    figure = pair_figure(means, counts=counts, keys=("x", "y"), metric="val/accuracy", values=([0, 1], ["a", "b"]))
     shown = {text.get_position(): text.get_text() for text in figure.axes[0].texts}
-    assert shown == {(0, 0): "0.5000", (1, 0): "0.7500", (1, 1): "0.2500"}
+    assert shown == {(0, 0): "50.00\nn=1", (1, 0): "75.00\nn=2", (1, 1): "25.00\nn=3"}
 
 
 def test_each_setting_is_a_line_that_ends_at_its_metric():
     settings = [((0, "a"), 0.5), ((1, "b"), 0.9), ((0, "b"), 0.7)]
     figure = parallel_figure(settings, keys=("x", "y"), metric="val/accuracy", values=([0, 1], ["a", "b"]))
-    ends = sorted(line.get_ydata()[-1] for line in figure.axes[0].lines)
-    assert ends == pytest.approx([0.0, 0.5, 1.0])
+    heights = {line.get_ydata()[-1]: list(line.get_ydata()[:-1]) for line in figure.axes[0].lines[:3]}
+    # Worst to best; equal values have equal heights.
+    assert heights == {pytest.approx(0.0): [0, 0], pytest.approx(0.5): [0, 1], pytest.approx(1.0): [1, 1]}
+    assert figure.axes[1].get_ylabel() == "val/accuracy in %"
+    assert figure.axes[1].get_ylim() == pytest.approx((50, 90))
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["x", "y", "val/accuracy"]
 
 

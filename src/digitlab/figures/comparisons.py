@@ -44,7 +44,8 @@ def settings_figure(settings: Sequence[Setting], *, title: str) -> Figure:
     legend_inches = 0.17 * len(settings) + 0.2
     figure = Figure(figsize=(6.8, 2.3 * -(-len(panels) // 2) + legend_inches + 0.3), layout="constrained")
     figure.suptitle(title, x=0.01, ha="left")
-    grid = figure.subplots(-(-len(panels) // 2), min(2, len(panels)), squeeze=False).flat
+    columns = min(2, len(panels))
+    grid = figure.subplots(-(-len(panels) // columns), columns, squeeze=False).flat
     handles: dict[str, Line2D] = {}
     for metric, axes in zip(panels, grid, strict=True):
         for setting, look, marker in zip(settings, itertools.cycle(LINE_STYLES), itertools.cycle(_MARKERS)):

@@ -3,20 +3,23 @@
 N is the number of images, K the number of classes.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from digitlab.figures.images import prediction_caption
-from digitlab.figures.style import SHARE_MAP, pixels, short, styled
+from digitlab.figures.style import panel_columns, pixels, short, styled, text_colour_on
 from digitlab.figures.tiles import Caption, tiles_figure
 
 _NUMBER_POINTS = 5.5
+_ERROR_MAP, _DIAGONAL_COLOUR = "Oranges", "#dddddd"
 _BRIGHTNESS = {"black": 0, "white": 255}
 # One number in a heat map: row, column, text, colour.
 Cell = tuple[int, int, str, str]
@@ -26,9 +29,9 @@ Cell = tuple[int, int, str, str]
 def confusion_figure(confusion: Tensor, *, class_names: Sequence[str], title: str) -> Figure:
     """Draw ``confusion``, int64 (K, K), true class by predicted class, as two heat maps: counts, and % of each row.
 
-    The scales end at the size of the largest class and at 100 %, so that a colour means the same for every network.
+    The diagonal is grey and does not count for the colour scales, which would otherwise show all errors in one colour.
     """
-    figure = _frame(int(confusion.sum(1).max()), class_names, title)
+    figure = _frame(_scale_ends(confusion), class_names, title)
     for axes, values, cells in _maps(figure, confusion):
         axes.images[0].set_data(values)
         for row, column, text, colour in cells:
@@ -37,22 +40,27 @@ def confusion_figure(confusion: Tensor, *, class_names: Sequence[str], title: st
 
 
 class ConfusionRenderer:
-    """Renders ``confusion_figure`` as pixels for many networks that are tested on the same images.
+    """Renders ``confusion_figure`` as pixels for many networks.
 
-    Matplotlib draws axes, names, scales and each number only once, because they take most of the time.
-    ``largest_class`` is the number of images of the largest class.
+    Matplotlib draws axes, names and each number only once, and the colour scales once for each of their ends, because
+    they take most of the time.
     """
 
-    @styled
-    def __init__(self, largest_class: int, *, class_names: Sequence[str], title: str) -> None:
-        self._figure = _frame(largest_class, class_names, title)
-        self._empty = np.array(pixels(self._figure))
+    def __init__(self, *, class_names: Sequence[str], title: str) -> None:
+        self._class_names, self._title = class_names, title
+        self._frames: dict[tuple[float, float], tuple[Figure, npt.NDArray[np.uint8]]] = {}
         self._numbers: dict[str, npt.NDArray[np.uint8]] = {}
 
+    @styled
     def pixels(self, confusion: Tensor) -> npt.NDArray[np.uint8]:
         """Render ``confusion``, int64 (K, K), as uint8 (rows, columns, RGBA)."""
-        picture = self._empty.copy()
-        for axes, values, cells in _maps(self._figure, confusion):
+        ends = _scale_ends(confusion)
+        if ends not in self._frames:
+            frame = _frame(ends, self._class_names, self._title)
+            self._frames[ends] = frame, np.array(pixels(frame))
+        figure, empty = self._frames[ends]
+        picture = empty.copy()
+        for axes, values, cells in _maps(figure, confusion):
             _paint(picture, axes, axes.images[0].to_rgba(values, bytes=True))
             for row, column, text, colour in cells:
                 if text not in self._numbers:
@@ -60,6 +68,20 @@ class ConfusionRenderer:
                 x, y = axes.transData.transform((column, row))
                 _lay_over(picture, self._numbers[text], (len(picture) - y, x), brightness=_BRIGHTNESS[colour])
         return picture
+
+
+def _scale_ends(confusion: Tensor) -> tuple[float, float]:
+    """Return the ends of the colour scales, counts and per cent: the largest error, rounded up to few different values."""
+    errors = confusion.clone().fill_diagonal_(0)
+    largest_percent = float((100 * errors / confusion.sum(1, keepdim=True).clamp(min=1)).max())
+    return _rounded_up(float(errors.max())), _rounded_up(largest_percent)
+
+
+def _rounded_up(value: float) -> float:
+    if value <= 0:
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(value))
+    return next(step * power for step in (1, 1.5, 2, 3, 4, 6, 8, 10) if value <= step * power * (1 + 1e-9))
 
 
 def _paint(picture: npt.NDArray[np.uint8], axes: Axes, colours: npt.NDArray[np.uint8]) -> None:
@@ -91,43 +113,46 @@ def _lay_over(
     behind[:] = np.rint(behind + share * (brightness - behind.astype(np.float32)))
 
 
-def _frame(largest_class: int, class_names: Sequence[str], title: str) -> Figure:
-    """Make the figure with both heat maps, filled with zeros."""
+def _frame(scale_ends: tuple[float, float], class_names: Sequence[str], title: str) -> Figure:
+    """Make the figure with both heat maps, filled with zeros; ``scale_ends`` belong to counts and per cent."""
     side = max(3.0, 0.36 * len(class_names) + 1.0)
-    figure = Figure(figsize=(2 * side + 1.2, side + 0.4), layout="compressed")
+    columns = panel_columns(2)
+    rows = 2 // columns
+    figure = Figure(figsize=(columns * side + 1.2, rows * side + 0.4), layout="compressed")
     figure.suptitle(title, x=0.01, ha="left")
-    counts, shares = figure.subplots(1, 2)
-    _heat_map(figure, counts, class_names, top=max(largest_class, 1), label="images")
-    _heat_map(figure, shares, class_names, top=100, label="% of the true class")
+    counts, shares = figure.subplots(rows, columns, squeeze=False).flat
+    _heat_map(figure, counts, class_names, end=scale_ends[0], label="errors: images")
+    _heat_map(figure, shares, class_names, end=scale_ends[1], label="errors: % of the true class")
     return figure
 
 
-def _heat_map(figure: Figure, axes: Axes, class_names: Sequence[str], *, top: int, label: str) -> None:
-    places, names = range(len(class_names)), [short(name) for name in class_names]
-    picture = axes.imshow(np.zeros((len(names), len(names))), cmap=SHARE_MAP, vmin=0, vmax=top)
+def _heat_map(figure: Figure, axes: Axes, class_names: Sequence[str], *, end: float, label: str) -> None:
+    positions, names = range(len(class_names)), [short(name) for name in class_names]
+    colours = colormaps[_ERROR_MAP].with_extremes(bad=_DIAGONAL_COLOUR)
+    image = axes.imshow(np.zeros((len(names), len(names))), cmap=colours, vmin=0, vmax=end)
     slanted = max(map(len, names)) > 2
-    axes.set_xticks(places, names, rotation=45 if slanted else 0, ha="right" if slanted else "center")
-    axes.set_yticks(places, names)
+    axes.set_xticks(positions, names, rotation=45 if slanted else 0, ha="right" if slanted else "center")
+    axes.set_yticks(positions, names)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     axes.grid(visible=False)
-    axes.spines[:].set_visible(False)
-    figure.colorbar(picture, ax=axes, label=label, shrink=0.8)
+    figure.colorbar(image, ax=axes, label=label, shrink=0.8)
 
 
 def _maps(figure: Figure, confusion: Tensor) -> Iterator[tuple[Axes, npt.NDArray[np.float32], list[Cell]]]:
-    """Yield the axes of each heat map, its values (K, K), and the texts of its non-zero cells."""
+    """Yield the axes of each heat map, its values (K, K) with a masked diagonal, and the texts of non-zero cells."""
     percent = 100 * confusion / confusion.sum(1, keepdim=True).clamp(min=1)
+    diagonal = np.eye(len(confusion), dtype=bool)
     for axes, values, form in zip(figure.axes[:2], (confusion.float(), percent), ("{:.0f}", "{:.1f}"), strict=True):
-        top = axes.images[0].norm.vmax
-        assert isinstance(top, float)
+        errors = np.ma.masked_array(values.numpy(), diagonal)
+        colours = axes.images[0].to_rgba(errors)
         cells = [
-            (row, column, form.format(value), "black" if value > top / 2 else "white")
+            (row, column, form.format(value), text_colour_on(tuple(colours[row, column])))
             for row, line in enumerate(values.tolist())
             for column, value in enumerate(line)
             if value
         ]
-        yield axes, values.numpy(), cells
+        yield axes, errors, cells
 
 
 @styled

@@ -71,17 +71,17 @@ def send_test(writer: RunWriter, classifier: Classifier) -> None:
     names, step = tuple(classifier.facts.class_names), classifier.position.total_steps
     title = f"{classifier.facts.title}, {type(classifier.network).__name__}: test images"
     confusion = classifier.evaluation.confusion.cpu()
-    picture = _confusion_renderer(int(confusion.sum(1).max()), names, title)
-    writer.picture("confusion_matrix", picture.pixels(confusion), step=step)
+    renderer = _confusion_renderer(names, title)
+    writer.picture("confusion_matrix", renderer.pixels(confusion), step=step)
     writer.precision_recall(scores.float(), labels, names, step=step)
 
 
 @lru_cache(maxsize=1)
-def _confusion_renderer(largest_class: int, names: tuple[str, ...], title: str) -> "ConfusionRenderer":
+def _confusion_renderer(names: tuple[str, ...], title: str) -> "ConfusionRenderer":
     """Return a renderer that all members of a population share: they are tested one after the other."""
     from digitlab.figures.confusion import ConfusionRenderer
 
-    return ConfusionRenderer(largest_class, class_names=names, title=title)
+    return ConfusionRenderer(class_names=names, title=title)
 
 
 def _send(writer: RunWriter, tag: str, figure: "Figure", *, step: int) -> None:

@@ -99,7 +99,7 @@ def images_right_wrong(run: RunData) -> Figure:
 def images_mistakes(run: RunData) -> Figure:
     indices = images.most_confident_mistakes(run.labels, run.scores, count=_MISTAKES)
     _require_mistakes(len(indices))
-    title = _title(run, "most confident mistakes, {} images")
+    title = _title(run, "most confident mistakes and their confidence, {} images")
     return images.mistakes_figure(
         run.images[indices], run.labels[indices], run.scores[indices], class_names=run.class_names, title=title
     )

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from torch import Tensor
 
-from digitlab.figures.style import BLUE, ORANGE, PURPLE, SPLIT_NAMES, SPLIT_STYLES, TEXT_COLOUR, styled
+from digitlab.figures.style import BLUE, ORANGE, PURPLE, SPLIT_NAMES, SPLIT_STYLES, TEXT_COLOUR, panel_columns, styled
 
 # The curve of one metric on one split: pairs of (epoch or iteration, value).
 Curve = Sequence[tuple[float, float]]
@@ -32,9 +32,9 @@ def history_figure(curves: Curves, *, x_label: str, best: float | None, title: s
     Metrics that no split has get no panel. Accuracy and F1 are in [0, 1] and are drawn in per cent.
     """
     panels = [name for name in _PANELS if any(key.partition("/")[2] == name for key in curves)]
-    figure = Figure(figsize=(_PANEL_INCHES[0] * len(panels), _PANEL_INCHES[1]), layout="constrained")
+    figure, all_axes = _panels(len(panels), _PANEL_INCHES)
     figure.suptitle(title, x=0.01, ha="left")
-    for name, axes in zip(panels, figure.subplots(1, len(panels), squeeze=False)[0], strict=True):
+    for name, axes in zip(panels, all_axes, strict=True):
         scale = 1 if name == "loss" else 100
         for split in SPLIT_STYLES:
             if points := curves.get(f"{split}/{name}"):
@@ -71,7 +71,7 @@ def nll_figure(nll: Tensor, *, mean_over: int, title: str) -> Figure:
     label = f"mean of {mean_over}"
     axes.plot(steps[len(nll) - len(smooth) :], smooth.numpy(), color=SPLIT_STYLES["val"][0], linewidth=1.6, label=label)
     axes.set_xlabel("iteration (mini-batch)")
-    axes.set_ylabel("−log p(right answer) in nats")
+    axes.set_ylabel("−log p(true class) in nats")
     axes.legend()
     return figure
 
@@ -88,7 +88,7 @@ def changed_weights_figure(nll: Tensor, changed: Tensor, *, parameters: int, tit
         changed.numpy(), nll.numpy(), s=5, c=range(1, len(nll) + 1), cmap=_EARLY_TO_LATE, alpha=0.7, linewidths=0
     )
     axes.set_xlabel(f"weights changed by the mini-batch (of {parameters:,})")
-    axes.set_ylabel("−log p(right answer) in nats")
+    axes.set_ylabel("−log p(true class) in nats")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     figure.colorbar(points, ax=axes, label="iteration (mini-batch)").solids.set_alpha(1)  # type: ignore[union-attr]
     return figure
@@ -101,21 +101,27 @@ def batch_accuracy_figure(train: Tensor, test: Tensor, *, batch_size: int, title
     ``train`` and ``test`` are int64 (iterations,), in 0 … ``batch_size``; an empty one gets no panel.
     """
     panels = {split: counts for split, counts in (("train", train), ("test", test)) if len(counts)}
-    figure = Figure(figsize=(3.4 * len(panels) + 0.6, 2.8), layout="constrained")
+    figure, all_axes = _panels(len(panels), (3.6, 2.8))
     figure.suptitle(title, x=0.01, ha="left")
-    for (split, counts), axes in zip(
-        panels.items(), figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], strict=True
-    ):
+    for (split, counts), axes in zip(panels.items(), all_axes, strict=True):
         mean = float(counts.double().mean())
         steps = range(1, len(counts) + 1)
         axes.plot(steps, counts.numpy(), ".", color=SPLIT_STYLES[split][0], markersize=2, label="a mini-batch")
         axes.axhline(mean, color=PURPLE, linestyle="--", label=f"mean {mean:.1f}")
         axes.set_title(SPLIT_NAMES[split])
         axes.set_xlabel("iteration (mini-batch)")
-        axes.set_ylabel(f"right answers of {batch_size}")
+        axes.set_ylabel(f"correct predictions of {batch_size}")
         axes.set_ylim(0, 1.04 * batch_size)
         axes.legend(loc="lower right")
     return figure
+
+
+def _panels(count: int, panel_inches: tuple[float, float]) -> tuple[Figure, list[Axes]]:
+    """Make a figure with ``count`` panels side by side, or below each other in a column of a paper."""
+    columns = panel_columns(count)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(panel_inches[0] * columns, panel_inches[1] * rows), layout="constrained")
+    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 
 def _single(title: str) -> tuple[Figure, Axes]:

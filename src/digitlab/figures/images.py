@@ -10,6 +10,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from digitlab.figures.formatting import format_confidence
 from digitlab.figures.style import CORRECT_COLOUR, CORRECT_MARK, WRONG_COLOUR, WRONG_MARK, short, styled
 from digitlab.figures.tiles import Caption, tiles_figure
 
@@ -20,7 +21,7 @@ _COLUMNS = 10
 def labelled_figure(images: Tensor, labels: Tensor, *, class_names: Sequence[str], title: str) -> Figure:
     """Draw each image above its label, seven in a row."""
     captions = [Caption(short(class_names[label])) for label in labels.tolist()]
-    return tiles_figure(images, captions, columns=min(7, len(images)), title=title)
+    return tiles_figure(images, captions, columns=min(7, len(images)), title=title, wrap=True)
 
 
 @styled
@@ -32,27 +33,27 @@ def predictions_figure(
         prediction_caption(predicted, label, class_names=class_names)
         for predicted, label in zip(scores.argmax(1).tolist(), labels.tolist(), strict=True)
     ]
-    return tiles_figure(images, captions, columns=_COLUMNS, title=title)
+    return tiles_figure(images, captions, columns=_COLUMNS, title=title, wrap=True)
 
 
 @styled
 def mistakes_figure(
     images: Tensor, labels: Tensor, scores: Tensor, *, class_names: Sequence[str], title: str
 ) -> Figure:
-    """Draw images like ``predictions_figure``, with the confidence of the predicted class in per cent."""
+    """Draw images like ``predictions_figure``, with the confidence of the predicted class in per cent below."""
     confidence, predicted = scores.max(1)
     captions = []
     for own, label, share in zip(predicted.tolist(), labels.tolist(), confidence.tolist(), strict=True):
         caption = prediction_caption(own, label, class_names=class_names)
-        captions.append(Caption(f"{caption.text}\n{100 * share:.1f} % sure", caption.colour))
-    return tiles_figure(images, captions, columns=_COLUMNS, title=title)
+        captions.append(Caption(f"{caption.text}\n{format_confidence(share)}", caption.colour))
+    return tiles_figure(images, captions, columns=_COLUMNS, title=title, wrap=True)
 
 
 def prediction_caption(predicted: int, label: int, *, class_names: Sequence[str]) -> Caption:
     """Make the caption of a prediction: a mark, the predicted class and, if it is wrong, the true class below."""
     if predicted == label:
         return Caption(f"{CORRECT_MARK} {short(class_names[predicted])}", CORRECT_COLOUR)
-    text = f"{WRONG_MARK} {short(class_names[predicted])}\nis {short(class_names[label])}"
+    text = f"{WRONG_MARK} {short(class_names[predicted])}\ntrue: {short(class_names[label])}"
     return Caption(text, WRONG_COLOUR)
 
 

@@ -40,13 +40,14 @@ def severity_figure(accuracies: Mapping[int, float], examples: Tensor, *, title:
 
 def _curve(axes: Axes, accuracies: list[float], title: str) -> None:
     colour, line, marker = SPLIT_STYLES["test"]
-    axes.plot(range(len(accuracies)), accuracies, color=colour, linestyle=line, marker=marker)
-    for place, accuracy in enumerate(accuracies):
+    percent = [100 * accuracy for accuracy in accuracies]
+    axes.plot(range(len(percent)), percent, color=colour, linestyle=line, marker=marker)
+    for column, value in enumerate(percent):
         # Put the number below high points, so that it stays inside the axes.
-        offset = (0, -13) if accuracy > 0.5 else (0, 7)
-        axes.annotate(f"{accuracy:.1%}", (place, accuracy), offset, textcoords="offset points", ha="center")
-    axes.set_ylim(0, 1.04)
-    axes.set_ylabel("test accuracy")
+        offset = (0, -13) if value > 50 else (0, 7)
+        axes.annotate(f"{value:.1f}", (column, value), offset, textcoords="offset points", ha="center")
+    axes.set_ylim(0, 104)
+    axes.set_ylabel("test accuracy in %")
     axes.set_xticks([])
     axes.set_title(title)
 

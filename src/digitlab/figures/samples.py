@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from digitlab.figures.style import TEXT_COLOUR
+from digitlab.figures.style import BACKGROUND_COLOUR, TEXT_COLOUR
 from digitlab.figures.tiles import rgba
 
 _GAP_PIXELS = 2
@@ -38,7 +38,7 @@ def sample_grid(images: Tensor, labels: Tensor, *, class_names: Sequence[str], t
     height, width = (side * _DOTS_PER_PIXEL / _DOTS_PER_INCH for side in mosaic.shape[:2])
     names_inches = 0.2 + _LETTER_INCHES * max(map(len, class_names))
     size = (names_inches + width + _EDGE_INCHES, _EDGE_INCHES + height + _TITLE_INCHES)
-    figure = Figure(figsize=size, dpi=_DOTS_PER_INCH, facecolor="none")
+    figure = Figure(figsize=size, dpi=_DOTS_PER_INCH, facecolor=BACKGROUND_COLOUR)
     axes = figure.add_axes((names_inches / size[0], _EDGE_INCHES / size[1], width / size[0], height / size[1]))
     axes.imshow(mosaic, interpolation="nearest", aspect="auto")
     pitch = tiles.shape[1] + _GAP_PIXELS

@@ -11,8 +11,11 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from digitlab.figures.formatting import zoomed_label, zoomed_start
 from digitlab.figures.style import BLUE, LINE_STYLES, ORANGE, TEXT_COLOUR, short, styled
 from digitlab.training.evaluation import CALIBRATION_BINS
+
+_NORMAL_97_5 = 1.959964  # the 97.5 % quantile of the normal distribution
 
 
 def precision_recall(scores: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
@@ -37,15 +40,20 @@ def average_precision(precision: Tensor, recall: Tensor) -> float:
 
 @styled
 def precision_recall_figure(scores: Tensor, labels: Tensor, *, class_names: Sequence[str], title: str) -> Figure:
-    """Draw precision against recall, one-vs-rest, one curve for each class that occurs in ``labels``."""
+    """Draw precision against recall, one-vs-rest, one curve for each class that occurs in ``labels``.
+
+    Both axes end at 100 % and start where they show the bend of every curve; the axis labels give the start.
+    """
     figure = Figure(figsize=(5.4, 3.5), layout="constrained")
     axes = figure.add_subplot()
+    bend_percent = 100.0
     for label, name in enumerate(class_names):
         positive = labels == label
         if not positive.any():
             continue
         precision, recall = precision_recall(scores[:, label], positive)
         area = average_precision(precision, recall)
+        bend_percent = min(bend_percent, 100 * float(torch.minimum(precision, recall).max()))
         colour, style = LINE_STYLES[label % len(LINE_STYLES)]
         axes.plot(
             (100 * recall).numpy(),
@@ -55,8 +63,11 @@ def precision_recall_figure(scores: Tensor, labels: Tensor, *, class_names: Sequ
             color=colour,
             label=f"{name} ({area:.3f})",
         )
-    axes.set_xlabel("recall in %")
-    axes.set_ylabel("precision in %")
+    start = zoomed_start(bend_percent)
+    margin = 0.02 * (100 - start)
+    axes.set(xlim=(start, 100 + margin), ylim=(start, 100 + margin))
+    axes.set_xlabel(zoomed_label("recall in %", start))
+    axes.set_ylabel(zoomed_label("precision in %", start))
     axes.set_title(title)
     axes.legend(title="class (average precision)", loc="center left", bbox_to_anchor=(1.0, 0.5), title_fontsize=8)
     return figure
@@ -64,19 +75,28 @@ def precision_recall_figure(scores: Tensor, labels: Tensor, *, class_names: Sequ
 
 @styled
 def reliability_figure(scores: Tensor, labels: Tensor, *, title: str) -> Figure:
-    """Draw a reliability diagram (Guo et al., 2017): accuracy in equally wide bins of confidence, and their counts."""
+    """Draw a reliability diagram (Guo et al., 2017): accuracy in equally wide bins of confidence, and their counts.
+
+    Error bars are 95 % Wilson intervals of the accuracy: bins with few images have long ones.
+    """
     confidence, predicted = scores.max(1)
-    place = (confidence * CALIBRATION_BINS).long().clamp(max=CALIBRATION_BINS - 1)
-    counts = place.bincount(minlength=CALIBRATION_BINS)
-    hits = place.bincount((predicted == labels).double(), minlength=CALIBRATION_BINS)
-    sums = place.bincount(confidence.double(), minlength=CALIBRATION_BINS)
+    bins = (confidence * CALIBRATION_BINS).long().clamp(max=CALIBRATION_BINS - 1)
+    counts = bins.bincount(minlength=CALIBRATION_BINS)
+    hits = bins.bincount((predicted == labels).double(), minlength=CALIBRATION_BINS)
+    sums = bins.bincount(confidence.double(), minlength=CALIBRATION_BINS)
     error = float((hits - sums).abs().sum() / len(labels))
     centres, width = (np.arange(CALIBRATION_BINS) + 0.5) * 100 / CALIBRATION_BINS, 92 / CALIBRATION_BINS
     accuracy, mean = (100 * hits / counts).numpy(), (100 * sums / counts).numpy()
     figure = Figure(figsize=(4.4, 4.2), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     above.bar(centres, accuracy, width, facecolor=to_rgba(BLUE, 0.35), edgecolor=BLUE, label="accuracy")
-    above.plot(mean, accuracy, "D", color=ORANGE, label="at the mean confidence")
+    low, high = wilson_interval(hits, counts)
+    filled = (counts > 0).numpy()
+    reach = np.clip(np.stack([accuracy - 100 * low.numpy(), 100 * high.numpy() - accuracy]), 0, None)
+    above.errorbar(
+        mean[filled], accuracy[filled], reach[:, filled], fmt="D", color=ORANGE, capsize=2, elinewidth=0.9,
+        label="mean confidence, 95 % interval",
+    )  # fmt: skip
     above.plot([0, 100], [0, 100], "--", color=TEXT_COLOUR, linewidth=1, label="perfectly calibrated")
     above.set_ylabel("accuracy in %")
     above.set_title(f"{title}\ncalibration error {100 * error:.1f} %")
@@ -88,22 +108,39 @@ def reliability_figure(scores: Tensor, labels: Tensor, *, title: str) -> Figure:
     return figure
 
 
+def wilson_interval(hits: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the ends of the 95 % interval of Wilson (1927) for ``hits`` of ``counts``, float64 (M,) in [0, 1].
+
+    It stays inside [0, 1] and has a width even if all or none are hits; 0 of 0 gives nan.
+    """
+    share, total = hits.double() / counts, counts.double()
+    centre = (share + _NORMAL_97_5**2 / (2 * total)) / (1 + _NORMAL_97_5**2 / total)
+    variance = share * (1 - share) / total + _NORMAL_97_5**2 / (4 * total**2)
+    half = _NORMAL_97_5 * variance.sqrt() / (1 + _NORMAL_97_5**2 / total)
+    return centre - half, centre + half
+
+
 @styled
 def class_accuracy_figure(confusion: Tensor, *, class_names: Sequence[str], title: str) -> Figure:
-    """Draw the accuracy of each class in per cent; ``confusion`` is int64 (K, K), true class by predicted class."""
+    """Draw the accuracy of each class in per cent; ``confusion`` is int64 (K, K), true class by predicted class.
+
+    If all classes have a high accuracy, the axis starts above 0 to show the differences; the axis label says so.
+    """
     percent = (100 * confusion.diagonal() / confusion.sum(1).clamp(min=1)).tolist()
+    start = zoomed_start(min(percent))
     figure = Figure(figsize=(5.0, 0.5 + 0.24 * len(class_names) + 0.4), layout="constrained")
     axes = figure.add_subplot()
-    places = range(len(class_names))
-    axes.barh(places, percent, facecolor=to_rgba(BLUE, 0.35), edgecolor=BLUE, height=0.7)
-    for place, value in zip(places, percent, strict=True):
-        axes.text(109, place, f"{value:.1f}", ha="right", va="center_baseline", fontsize=7)
+    rows = range(len(class_names))
+    axes.barh(rows, percent, facecolor=to_rgba(BLUE, 0.35), edgecolor=BLUE, height=0.7)
+    end = 100 + 0.12 * (100 - start)
+    for row, value in zip(rows, percent, strict=True):
+        axes.text(end, row, f"{value:.1f}", ha="right", va="center_baseline", fontsize=7)
     mean = 100 * float(confusion.diagonal().sum() / confusion.sum().clamp(min=1))
     axes.axvline(mean, color=ORANGE, linestyle="--")
-    axes.set_yticks(places, [short(name, 14) for name in class_names])
+    axes.set_yticks(rows, [short(name, 14) for name in class_names])
     axes.invert_yaxis()
-    axes.set_xlim(0, 110)
-    axes.set_xlabel("accuracy in %")
+    axes.set_xlim(start, end)
+    axes.set_xlabel(zoomed_label("accuracy in %", start))
     axes.set_ylabel("true class")
     axes.set_title(f"{title}\ndashed: all classes, {mean:.1f} %")
     axes.grid(visible=False, axis="y")

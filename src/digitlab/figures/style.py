@@ -1,25 +1,32 @@
-"""The common style of all figures: transparent background, and colours that are readable on light and dark pages.
+"""The common style of all figures, and saving them as PNG, PDF or SVG in a width that suits a paper.
 
+Figures have a white background, because no text colour has a contrast of 4.5 : 1 with both white and near-black pages.
 The hues follow Okabe and Ito (2008), whose palette colour-blind readers can tell apart. No figure uses colour as the
 only difference between two things: line style, marker or text differs as well.
 """
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import Literal, ParamSpec, TypeVar
 
 import matplotlib
 import numpy as np
 import numpy.typing as npt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-TEXT_COLOUR = "#7d7d7d"
-BLUE, ORANGE, GREEN, PURPLE, OLIVE = "#1a7cbd", "#cc5a00", "#008a64", "#b5618f", "#8f6f00"
+BACKGROUND_COLOUR = "#ffffff"
+TEXT_COLOUR = "#4d4d4d"
+# Captions use these colours as well, so each has a contrast of at least 4.5 : 1 with the background.
+BLUE, ORANGE, GREEN, PURPLE, OLIVE = "#0b6cb0", "#b84c00", "#007a58", "#9c4577", "#7f6200"
 CORRECT_COLOUR, WRONG_COLOUR = BLUE, ORANGE
 CORRECT_MARK, WRONG_MARK = "✓", "✗"
 
@@ -33,10 +40,18 @@ SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
 # Colour map of weights: red is positive, blue is negative, white is zero. Colour map of counts and shares: dark is low.
 SIGNED_MAP, SHARE_MAP = "RdBu_r", "cividis"
 
+Format = Literal["png", "pdf", "svg"]
+Width = Literal["column", "page"]
+# The widths of a column and of the text block of a usual two-column paper.
+WIDTH_INCHES: dict[Width, float] = {"column": 3.5, "page": 7.2}
+_SMALLEST_POINTS = 5.0
+# Where a figure will be printed; None draws it in its natural size, for a screen.
+_width: ContextVar[Width | None] = ContextVar("figure width", default=None)
+
 _STYLE = {
-    "figure.facecolor": "none",
-    "savefig.facecolor": "none",
-    "axes.facecolor": "none",
+    "figure.facecolor": BACKGROUND_COLOUR,
+    "savefig.facecolor": BACKGROUND_COLOUR,
+    "axes.facecolor": BACKGROUND_COLOUR,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -56,6 +71,8 @@ _STYLE = {
     "xtick.labelsize": 7,
     "ytick.labelsize": 7,
     "figure.dpi": 150,
+    "pdf.fonttype": 42,  # TrueType: publishers refuse Type 3 fonts
+    "svg.hashsalt": "digitlab",  # the same figure gives the same file
 } | dict.fromkeys(
     ("text.color", "axes.titlecolor", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color"),
     TEXT_COLOUR,
@@ -78,11 +95,64 @@ def short(name: str, letters: int = 11) -> str:
     return name if len(name) <= letters else name[: letters - 1] + "…"
 
 
+def text_colour_on(colour: tuple[float, ...] | str) -> str:
+    """Return black or white, whichever has the higher contrast with the background ``colour`` (WCAG 2.1)."""
+    luminance = relative_luminance(colour)
+    return "black" if (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05) else "white"
+
+
+def relative_luminance(colour: tuple[float, ...] | str) -> float:
+    """Return the relative luminance of a colour as defined in WCAG 2.1, in [0, 1]."""
+    red, green, blue = (v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in to_rgb(colour))
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@contextmanager
+def figure_width(width: Width | None) -> Iterator[None]:
+    """Draw and encode the figures inside the ``with`` block for a column or a page of a paper."""
+    token = _width.set(width)
+    try:
+        yield
+    finally:
+        _width.reset(token)
+
+
+def width_inches() -> float | None:
+    """Return the width for which figures are drawn at the moment; None if there is no limit."""
+    width = _width.get()
+    return None if width is None else WIDTH_INCHES[width]
+
+
+def panel_columns(panels: int) -> int:
+    """Return how many panels of a figure fit side by side: one in a column of a paper, otherwise all."""
+    return 1 if _width.get() == "column" else panels
+
+
+@styled
+def encode(figure: Figure, file_format: Format = "png") -> bytes:
+    """Return the bytes of a file of the figure, resized to the width that ``figure_width`` sets."""
+    if (inches := width_inches()) is not None:
+        _resize(figure, inches)
+    file = io.BytesIO()
+    date: dict[str, None] = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}[file_format]
+    figure.savefig(file, format=file_format, metadata=date, dpi=300 if inches else "figure")
+    return file.getvalue()
+
+
+def _resize(figure: Figure, inches: float) -> None:
+    """Scale the figure to a width of ``inches`` and its text with it, but not below a readable size."""
+    width, height = figure.get_size_inches()
+    factor = inches / width
+    figure.set_size_inches(inches, height * factor)
+    if factor < 1:
+        for text in figure.findobj(Text):
+            assert isinstance(text, Text)
+            text.set_fontsize(max(text.get_fontsize() * factor, _SMALLEST_POINTS))
+
+
 def png(figure: Figure) -> bytes:
     """Return the bytes of a PNG file of the figure."""
-    file = io.BytesIO()
-    figure.savefig(file, format="png")
-    return file.getvalue()
+    return encode(figure, "png")
 
 
 def pixels(figure: Figure) -> npt.NDArray[np.uint8]:

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from digitlab.figures.style import BLUE, GREEN, ORANGE, PURPLE, SHARE_MAP, TEXT_COLOUR, styled
+from digitlab.figures.formatting import metric_scale
+from digitlab.figures.style import BLUE, GREEN, ORANGE, PURPLE, SHARE_MAP, TEXT_COLOUR, styled, text_colour_on
 
 Value = str | int | float | bool | None
 
@@ -23,8 +25,7 @@ _BEST_STYLES = ((BLUE, "-", "o"), (ORANGE, "--", "s"), (GREEN, ":", "^"), (PURPL
 _LOW_TO_HIGH = LinearSegmentedColormap.from_list("low to high", [ORANGE, BLUE])
 # If the largest value is more than this factor above the smallest, the axis is logarithmic unless labels collide.
 _LOG_RATIO = 20
-# How far lines through one value spread, in heights of the axis.
-_BUNDLE = 0.08
+_LABEL_OFFSET = 0.06  # distance of a value's label from its height, in heights of the axis
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +43,23 @@ class Effect:
 
 @styled
 def effect_figure(effects: Sequence[Effect], *, key: str, metric: str) -> Figure:
-    """Draw ``metric`` against the values of ``key``: one dot per run, the means joined by a line, intervals as bars."""
+    """Draw ``metric`` against the values of ``key``: one dot per run, the means joined by a line, intervals as bars.
+
+    The label of each value gives n, the number of runs.
+    """
+    factor, metric_label = metric_scale(metric)
     figure = Figure(figsize=(4.2, 3.0), layout="constrained")
     axes = figure.add_subplot()
-    places = _x_positions(axes, [effect.value for effect in effects], key)
-    for place, effect in zip(places, effects, strict=True):
-        axes.plot([place] * len(effect.measured), effect.measured, "o", color=TEXT_COLOUR, alpha=0.5, zorder=2)
-    means = [effect.mean for effect in effects]
+    positions = _x_positions(axes, [effect.value for effect in effects], key, [len(each.measured) for each in effects])
+    for position, effect in zip(positions, effects, strict=True):
+        values = [factor * value for value in effect.measured]
+        axes.plot([position] * len(values), values, "o", color=TEXT_COLOUR, alpha=0.5, zorder=2)
+    means = [factor * effect.mean for effect in effects]
     reach = [[0.0, 0.0] if each.interval is None else _error_bar(each.mean, each.interval) for each in effects]
-    axes.errorbar(places, means, np.array(reach).T, fmt="s-", color=BLUE, capsize=4, markersize=5, zorder=3)
+    axes.errorbar(positions, means, factor * np.array(reach).T, fmt="s-", color=BLUE, capsize=4, markersize=5, zorder=3)
     # The limits ignore the intervals: that of two runs can be much wider than all values.
-    _set_y_limits(axes, [value for effect in effects for value in (*effect.measured, effect.mean)])
-    axes.set(ylabel=metric, title="all runs, their mean;\nbar: 95 % interval of the difference to the best")
+    _set_y_limits(axes, [factor * value for effect in effects for value in (*effect.measured, effect.mean)])
+    axes.set(ylabel=metric_label, title="all runs, their mean;\nbar: 95 % interval of the difference to the best")
     return figure
 
 
@@ -67,12 +73,15 @@ def _set_y_limits(axes: Axes, values: Sequence[float]) -> None:
     axes.set_ylim(low - margin, high + margin)
 
 
-def _x_positions(axes: Axes, values: Sequence[Value], key: str) -> list[float]:
-    """Label the x axis and return the positions of ``values``: numbers to scale, words at equal distances."""
+def _x_positions(axes: Axes, values: Sequence[Value], key: str, counts: Sequence[int]) -> list[float]:
+    """Label the x axis with ``values`` and the ``counts`` of runs, and return the positions of the values.
+
+    Numbers are to scale, on a logarithmic axis if they span a wide range; words are at equal distances.
+    """
     axes.set_xlabel(key)
     numbers = [float(value) for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
     if len(numbers) < len(values) or len(set(numbers)) == 1:
-        axes.set_xticks(range(len(values)), [str(value) for value in values])
+        axes.set_xticks(range(len(values)), [f"{v}\nn={n}" for v, n in zip(values, counts, strict=True)])
         axes.set_xlim(-0.5, len(values) - 0.5)
         return [float(place) for place in range(len(values))]
     positive = [number for number in numbers if number > 0]
@@ -82,7 +91,8 @@ def _x_positions(axes: Axes, values: Sequence[Value], key: str) -> list[float]:
             axes.set_xscale("log")
         else:
             axes.set_xscale("symlog", linthresh=min(positive))
-    axes.set_xticks(numbers, [f"{number:g}" for number in numbers])
+        axes.set_xlabel(f"{key} (logarithmic axis)")
+    axes.set_xticks(numbers, [f"{number:g}\nn={n}" for number, n in zip(numbers, counts, strict=True)])
     axes.minorticks_off()
     return numbers
 
@@ -96,26 +106,34 @@ def _smallest_gap(places: Sequence[float]) -> float:
 
 @styled
 def pair_figure(
-    means: Mapping[tuple[Value, Value], float], *, keys: tuple[str, str], metric: str, values: tuple[list[Value], ...]
+    means: Mapping[tuple[Value, Value], float],
+    *,
+    counts: Mapping[tuple[Value, Value], int],
+    keys: tuple[str, str],
+    metric: str,
+    values: tuple[list[Value], ...],
 ) -> Figure:
     """Draw a heat map of the mean of ``metric`` for each pair of values of two ``keys``, the first key in columns.
 
-    ``values`` holds the ordered values of each key. Pairs without a run stay empty.
+    ``values`` holds the ordered values of each key, ``counts`` the number of runs of each pair. Pairs without a run
+    stay empty.
     """
     columns, rows = values
-    grid = np.array([[means.get((column, row), np.nan) for column in columns] for row in rows])
-    figure = Figure(figsize=(1.6 + 0.75 * len(columns), 1.2 + 0.42 * len(rows)), layout="constrained")
+    factor, metric_label = metric_scale(metric)
+    grid = factor * np.array([[means.get((column, row), np.nan) for column in columns] for row in rows])
+    figure = Figure(figsize=(1.6 + 0.75 * len(columns), 1.2 + 0.5 * len(rows)), layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(grid, cmap=SHARE_MAP, aspect="auto")
     axes.set_xticks(range(len(columns)), [str(value) for value in columns])
     axes.set_yticks(range(len(rows)), [str(value) for value in rows])
-    axes.set(xlabel=keys[0], ylabel=keys[1], title=f"mean {metric}")
+    axes.set(xlabel=keys[0], ylabel=keys[1], title=f"mean {metric_label}, n: number of runs")
     axes.grid(visible=False)
     for (row, column), mean in np.ndenumerate(grid):
         if np.isfinite(mean):
-            shade = float(np.asarray(image.norm(mean)))
-            axes.text(column, row, f"{mean:.4f}", ha="center", va="center", color="black" if shade > 0.5 else "white")
-    figure.colorbar(image, ax=axes)
+            text = f"{mean:.{2 if factor > 1 else 4}f}\nn={counts[columns[column], rows[row]]}"
+            colour = text_colour_on(tuple(image.to_rgba(mean)))
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7)
+    figure.colorbar(image, ax=axes, label=metric_label)
     return figure
 
 
@@ -132,25 +150,30 @@ def parallel_figure(
     ``settings`` are pairs of (values in the order of ``keys``, metric). ``values`` holds the ordered values of each
     key, which lie at equal distances on its axis. The colour of a line shows the metric as well.
     """
-    scale = Normalize(*_limits([measured for _, measured in settings]))
-    figure = Figure(figsize=(1.5 + 1.25 * (len(keys) + 1), 3.4), layout="constrained")
+    factor, metric_label = metric_scale(metric)
+    scale = Normalize(*_limits([factor * measured for _, measured in settings]))
+    figure = Figure(figsize=(1.9 + 1.25 * (len(keys) + 1), 3.4), layout="constrained")
     axes = figure.add_subplot()
-    ranked = sorted(settings, key=lambda each: each[1])
-    for rank, (setting, measured) in enumerate(ranked):
-        aside = _BUNDLE * (rank / max(len(ranked) - 1, 1) - 0.5)
-        heights = [_height(value, known) + aside for value, known in zip(setting, values, strict=True)]
-        share = float(scale(measured))
+    # The best settings come last, on top of the others.
+    for setting, measured in sorted(settings, key=lambda each: each[1]):
+        heights = [_height(value, known) for value, known in zip(setting, values, strict=True)]
+        share = float(scale(factor * measured))
         axes.plot(range(len(heights) + 1), [*heights, share], color=_LOW_TO_HIGH(share), alpha=0.9)
-    for place, known in enumerate(values):
+    for column, known in enumerate(values):
+        axes.axvline(column, color=TEXT_COLOUR, linewidth=0.6, zorder=0)
         for value in known:
             height = _height(value, known)
-            axes.text(place, height + (_BUNDLE if height > 0.5 else -_BUNDLE), str(value), ha="center", va="center")
-    for height in (0.0, 0.5, 1.0):
-        axes.text(len(keys) + 0.06, height, f"{scale.inverse(height):.4f}", va="center")
+            offset = _LABEL_OFFSET if height > 0.5 else -_LABEL_OFFSET
+            axes.text(column, height + offset, str(value), ha="center", va="center")
     axes.set_xticks(range(len(keys) + 1), [*keys, metric])
     axes.set_yticks([])
-    axes.set(xlim=(-0.3, len(keys) + 0.6), ylim=(-0.16, 1.14), title="each setting a line, its colour the metric")
+    axes.set(
+        xlim=(-0.3, len(keys) + 0.05), ylim=(-0.14, 1.14), title="one line per setting, coloured by its mean metric"
+    )
+    axes.grid(visible=False)
     axes.spines[:].set_visible(False)
+    bar = figure.colorbar(ScalarMappable(scale, _LOW_TO_HIGH), ax=axes, label=metric_label)
+    bar.outline.set_visible(False)  # type: ignore[operator]  # an artist, whatever the stubs say
     return figure
 
 
@@ -170,15 +193,16 @@ def curve_figure(histories: Sequence[tuple[str, Sequence[tuple[int, float]]]], *
     ``histories`` are pairs of (name of the setting, [(epoch, value), …]), the best setting first. The best settings are
     coloured and named in the legend, the others are grey.
     """
+    factor, metric_label = metric_scale(metric)
     names = list(dict.fromkeys(name for name, _ in histories))
     figure = Figure(figsize=(6.0, 3.2 + 0.16 * len(names[: len(_BEST_STYLES)])), layout="constrained")
     axes = figure.add_subplot()
     named = {}
     for name, history in reversed(histories):
-        place = names.index(name)
-        epochs, values = [epoch for epoch, _ in history], [value for _, value in history]
-        if place < len(_BEST_STYLES):
-            colour, line, marker = _BEST_STYLES[place]
+        rank = names.index(name)
+        epochs, values = [epoch for epoch, _ in history], [factor * value for _, value in history]
+        if rank < len(_BEST_STYLES):
+            colour, line, marker = _BEST_STYLES[rank]
             (named[name],) = axes.plot(epochs, values, color=colour, linestyle=line, marker=marker, zorder=3)
         else:
             axes.plot(epochs, values, color=TEXT_COLOUR, alpha=0.4, linewidth=0.8, zorder=2)
@@ -186,6 +210,8 @@ def curve_figure(histories: Sequence[tuple[str, Sequence[tuple[int, float]]]], *
     figure.legend([named[name] for name in best], best, loc="outside lower left")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(
-        xlabel="epoch", ylabel=metric, title=f"each run a line, the best {len(best)} of {len(names)} settings named"
+        xlabel="epoch",
+        ylabel=metric_label,
+        title=f"one line per run; legend: the best {len(best)} of {len(names)} settings",
     )
     return figure

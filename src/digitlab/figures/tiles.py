@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from digitlab.figures.style import TEXT_COLOUR
+from digitlab.figures.style import TEXT_COLOUR, width_inches
 
 _TILE_INCHES = 0.78
 _LINE_INCHES = 0.125  # height of one caption line
@@ -41,14 +41,18 @@ def rgba(images: Tensor) -> npt.NDArray[np.uint8]:
     return values
 
 
-def tiles_figure(images: Tensor, captions: Sequence[Caption | None], *, columns: int, title: str) -> Figure:
+def tiles_figure(
+    images: Tensor, captions: Sequence[Caption | None], *, columns: int, title: str, wrap: bool = False
+) -> Figure:
     """Draw ``images`` row by row above their captions; an image gets a frame if its caption has a special colour.
 
-    If a caption is None, the position stays empty.
+    If a caption is None, the position stays empty. ``wrap`` allows fewer columns if the width of a paper demands it.
     """
-    rows = -(-len(images) // columns)
     lines = max(caption.text.count("\n") + 1 for caption in captions if caption)
     pitch_inches = _TILE_INCHES * (1 + _GAP), _TILE_INCHES + lines * _LINE_INCHES + 0.1
+    if wrap and (inches := width_inches()) is not None:
+        columns = min(columns, max(1, int((inches - 0.1) / pitch_inches[0])))
+    rows = -(-len(images) // columns)
     size = (columns * pitch_inches[0] + 0.1, rows * pitch_inches[1] + _HEAD_INCHES)
     figure = Figure(figsize=size)
     figure.text(0.06 / size[0], 1 - 0.08 / size[1], title, va="top", fontsize=9)

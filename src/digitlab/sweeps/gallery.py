@@ -49,11 +49,12 @@ def _figures(table: SweepTable) -> Iterator[tuple[str, Figure]]:
     # Pairs of keys show whether the effect of one depends on the other.
     few = [key for key in table.keys if len(known[key]) <= _MAX_HEAT_MAP_VALUES]
     for one, other in itertools.combinations(few, 2):
-        means = _pair_means(table, one, other)
-        yield (
-            f"by_{one}_and_{other}",
-            pair_figure(means, keys=(one, other), metric=table.metric, values=(known[one], known[other])),
-        )
+        values = (known[one], known[other])
+        groups = _pair_groups(table, one, other)
+        means = {pair: Summary.of(measured).mean for pair, measured in groups.items()}
+        counts = {pair: len(measured) for pair, measured in groups.items()}
+        figure = pair_figure(means, counts=counts, keys=(one, other), metric=table.metric, values=values)
+        yield f"by_{one}_and_{other}", figure
     settings = [(row.setting, row.summary.mean) for row in table.rows if row.summary is not None]
     if len(table.keys) > 1:
         yield "settings", parallel_figure(settings, keys=table.keys, metric=table.metric, values=list(known.values()))
@@ -86,13 +87,13 @@ def _effects(table: SweepTable, key: str) -> list[Effect]:
     return effects
 
 
-def _pair_means(table: SweepTable, one: str, other: str) -> dict[tuple[Value, Value], float]:
-    """The mean over the finished runs of each pair of values of two keys."""
+def _pair_groups(table: SweepTable, one: str, other: str) -> dict[tuple[Value, Value], list[float]]:
+    """The values of the finished runs of each pair of values of two keys."""
     groups: dict[tuple[Value, Value], list[float]] = {}
     for run in table.runs:
         values = table.values[run.entry.number]
         groups.setdefault((values[one], values[other]), []).extend(table.compared([run]))
-    return {pair: Summary.of(measured).mean for pair, measured in groups.items() if measured}
+    return {pair: measured for pair, measured in groups.items() if measured}
 
 
 def _histories(table: SweepTable) -> list[tuple[str, list[tuple[int, float]]]]:
