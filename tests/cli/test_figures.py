@@ -1,5 +1,6 @@
 """``digitlab figures``: it draws every figure that applies, reports the others, and overwrites nothing."""
 
+import re
 import shutil
 
 import pytest
@@ -49,7 +50,11 @@ def content(folder):
 
 def test_a_linear_run_gets_every_figure_that_applies(digitlab, run):
     code, out, err = digitlab("figures", run, "--gif-images", 4)
-    assert (code, err) == (0, "")
+    total = len(EVERY_RUN | WITH_BATCH_LOG | GIFS) + 3
+    progress = err.splitlines()
+    assert code == 0
+    assert len(progress) == total
+    assert progress[0] == f"figure 1 of {total}: history_epochs.png"
     made = {path.name for path in (run / "figures").iterdir()}
     assert made == EVERY_RUN | WITH_BATCH_LOG | GIFS | {"weights_outputs.png"}
     assert left_out(out) == {"weights_units.png", "weights_filters.png"}
@@ -92,8 +97,8 @@ def test_out_writes_elsewhere_and_does_not_change_the_run(digitlab, run, tmp_pat
 )
 def test_figures_that_do_not_apply_are_skipped(digitlab, make_run, tmp_path, model, made, named):
     folder = make_run(tmp_path / "run", model, "trainer.max_epochs=1")
-    code, out, err = digitlab("figures", folder, "--gif-images", 0)
-    assert (code, err) == (0, "")
+    code, out, _ = digitlab("figures", folder, "--gif-images", 0)
+    assert code == 0
     assert left_out(out) == named | WITH_BATCH_LOG | GIFS
     assert {path.name for path in (folder / "figures").iterdir()} == EVERY_RUN | made
 
@@ -123,6 +128,20 @@ def test_hidden_units_of_a_chosen_class_only(digitlab, make_run, tmp_path):
     with Image.open(folder / "figures" / "weights_units.png") as picture:
         # Two rows of five images; all classes would need ten rows.
         assert picture.width > picture.height
+
+
+def test_figures_for_a_paper_are_vector_files_as_wide_as_a_column(digitlab, run, tmp_path):
+    code, out, _ = digitlab(
+        "figures", run, "--gif-images", 0, "--format", "svg", "--width", "column", "--out", tmp_path
+    )
+    assert code == 0
+    made = sorted(tmp_path.iterdir())
+    assert {path.name for path in made} == {
+        name.replace(".png", ".svg") for name in EVERY_RUN | WITH_BATCH_LOG | {"weights_outputs.png"}
+    }
+    for path in made:
+        width = re.search(r'<svg [^>]*width="([\d.]+)pt"', path.read_text(encoding="utf-8"))
+        assert float(width[1]) == pytest.approx(3.5 * 72, abs=0.01)
 
 
 def test_a_folder_without_a_finished_epoch_gives_one_line(digitlab, run, tmp_path):

@@ -8,6 +8,7 @@ from digitlab.cli import app
 from digitlab.data.deskew import deskew
 from digitlab.data.own_images import read_own_image
 from digitlab.data.sources import MnistSource
+from digitlab.figures.formatting import format_confidence
 from digitlab.reproduce.registry import rows
 from digitlab.reproduce.runner import make_runs, run_folder
 from digitlab.training.loading import load
@@ -29,5 +30,5 @@ def test_pictures_are_deskewed_like_the_data_set(tmp_path):
         upright, leaning = (classifier.loss.scores(classifier(images)).amax(1) for images in (deskew(own), own))
     output = CliRunner().invoke(app, ["predict", str(folder), *map(str, pictures)]).output
     lines = [next(line for line in output.splitlines() if f"/{each.name} " in line) for each in pictures]
-    assert all(f"{score:.1%}" in line for score, line in zip(upright.tolist(), lines, strict=True))
-    assert not all(f"{score:.1%}" in line for score, line in zip(leaning.tolist(), lines, strict=True))
+    assert all(format_confidence(score) in line for score, line in zip(upright.tolist(), lines, strict=True))
+    assert not all(format_confidence(score) in line for score, line in zip(leaning.tolist(), lines, strict=True))

@@ -10,10 +10,12 @@ def run(make_run, tmp_path_factory):
 
 def test_the_report_is_written_into_the_folder_and_overwritten_only_with_force(digitlab, run):
     path = run / "report.html"
-    assert digitlab("report", run) == (0, f"{path}\n", "")
+    code, out, err = digitlab("report", run)
+    assert (code, out) == (0, f"{path}\n")
+    assert err.splitlines()[:2] == ["reading 1 run", "reading the checkpoint and the data"]
     assert path.read_text().startswith("<!doctype html>")
     assert digitlab("report", run) == (2, "", f"--out={path}: already exists: --force overwrites it\n")
-    assert digitlab("report", run, "--force") == (0, f"{path}\n", "")
+    assert digitlab("report", run, "--force")[:2] == (0, f"{path}\n")
 
 
 def test_several_folders_need_an_output_file(digitlab, run, tmp_path):

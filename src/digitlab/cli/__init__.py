@@ -3,8 +3,8 @@
     digitlab show data=cifar10 augment=[shift,flip]
     digitlab runs --sort val/accuracy
     digitlab evaluate RUN_FOLDER
-    digitlab predict RUN_FOLDER image.png
-    digitlab figures RUN_FOLDER
+    digitlab predict RUN_FOLDER image.png pictures/
+    digitlab figures RUN_FOLDER --format pdf --width column
     digitlab report FOLDER…
     digitlab sweep SWEEP_FOLDER
     digitlab reproduce r2_softmax
@@ -16,7 +16,7 @@ do not need it, start quickly.
 import sys
 
 # Importing a module registers its command.
-from digitlab.cli import evaluate, figures, predict, report, reproduce, runs, show, sweep  # noqa: F401
+from digitlab.cli import evaluate, figures, predict, report, reproduce, runs, show, sweep, train  # noqa: F401
 from digitlab.cli.app import app
 from digitlab.core.errors import ConfigError, DigitlabError
 from digitlab.core.files import flush_stdout

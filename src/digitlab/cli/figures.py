@@ -1,11 +1,28 @@
 """``digitlab figures``: draw every figure of a finished run."""
 
+import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from digitlab.cli.app import Folder, app
+
+
+class FileFormat(StrEnum):
+    """The file formats of figures."""
+
+    PNG = "png"
+    PDF = "pdf"
+    SVG = "svg"
+
+
+class PaperWidth(StrEnum):
+    """The widths of a paper for which figures can be drawn."""
+
+    COLUMN = "column"
+    PAGE = "page"
 
 
 @app.command()
@@ -16,17 +33,23 @@ def figures(
     classes: Annotated[
         list[str] | None, typer.Option("--class", metavar="NAME", help="Hidden units of this class only; repeatable.")
     ] = None,
+    file_format: Annotated[
+        FileFormat, typer.Option("--format", help="File format; the GIFs stay GIFs.")
+    ] = FileFormat.PNG,
+    width: Annotated[
+        PaperWidth | None, typer.Option(help="Fit a paper: column is 3.5 inches, page 7.2.  [default: for a screen]")
+    ] = None,
     gif_images: Annotated[int, typer.Option(min=0, help="Training images for the GIFs; 0: no GIFs.")] = 99,
     gif_batch: Annotated[int, typer.Option(min=1, help="Images per training step in the GIFs.")] = 1,
     gif_every: Annotated[int, typer.Option(min=1, help="Training steps per frame of the GIFs.")] = 1,
 ) -> None:
     """Draw every figure of a run: history, images, weights, confusions, confidences, and GIFs of weights that learn.
 
-    If a figure does not apply to the run, print the reason and draw the others.
+    Print the path of each figure or, if it does not apply to the run, the reason. Progress goes to stderr.
     """
     from digitlab.config.schema import nearest
     from digitlab.core.errors import ConfigError
-    from digitlab.figures.gallery import GifOptions, make_figures, require_no_overwrite
+    from digitlab.figures.gallery import GifOptions, figure_names, make_figures, require_no_overwrite
     from digitlab.figures.run_data import read_rows, read_run_data
     from digitlab.training.loading import load_data, open_run
 
@@ -37,9 +60,16 @@ def figures(
     for name in classes or []:
         if name not in names:
             raise ConfigError("--class", name, f"must be one of {', '.join(names)}{nearest(name, names)}")
+    file_names = figure_names(names, file_format.value)
     if not force:
-        require_no_overwrite(out, names)
-    chosen = [names.index(name) for name in classes] if classes else None
+        require_no_overwrite(out, file_names)
+    class_indices = [names.index(name) for name in classes] if classes else None
     options = GifOptions(images=gif_images, batch_size=gif_batch, steps_per_frame=gif_every)
-    for name, reason in make_figures(read_run_data(run), out, classes=chosen, options=options):
-        print(out / name if reason is None else f"left out: {name}: {reason}")
+    made = make_figures(
+        read_run_data(run), out, classes=class_indices, options=options,
+        file_format=file_format.value, width=None if width is None else width.value,
+    )  # fmt: skip
+    for number, name in enumerate(file_names, 1):
+        print(f"figure {number} of {len(file_names)}: {name}", file=sys.stderr, flush=True)
+        _, reason = next(made)
+        print(out / name if reason is None else f"left out: {name}: {reason}", flush=True)

@@ -1,27 +1,39 @@
 """``digitlab predict``: classify the user's own pictures."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from digitlab.cli.app import Folder, Which, WhichOption, app
-from digitlab.core.errors import DataError
+from digitlab.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from digitlab.training import Classifier
 
+_BATCH_SIZE = 256
+
 
 @app.command()
 def predict(
     folder: Folder,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="Pictures of any format, size and polarity.")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(metavar="IMAGE…", help="Pictures of any format, size and polarity, or folders of pictures."),
+    ],
     checkpoint: WhichOption = Which.BEST,
+    csv: Annotated[
+        bool, typer.Option("--csv", help="Print CSV: file, class, confidence, then one column per class.")
+    ] = False,
 ) -> None:
-    """Classify your own pictures. If one cannot be read, print the reason on stderr and exit with 1 at the end."""
+    """Classify your own pictures. If one cannot be read, print the reason on stderr and exit with 1 at the end.
+
+    A folder stands for the pictures directly in it, sorted by name.
+    """
     from digitlab.data.deskew import deskew
     from digitlab.data.own_images import read_own_image
     from digitlab.results.table import print_table
@@ -33,7 +45,8 @@ def predict(
     facts = classifier.facts
     channels, height, width = facts.image_shape
     readable: dict[Path, Tensor] = {}
-    for path in images:
+    paths = _picture_files(images)
+    for path in paths:
         try:
             shape = (channels, height, width)
             image = read_own_image(path, image_shape=shape, margin_pixels=facts.margin_pixels)
@@ -41,23 +54,63 @@ def predict(
         except DataError as error:
             print(error, file=sys.stderr)
     if readable:
-        print_table(
-            ["file", "class", "confidence", "runner-up", "confidence"], _rankings(classifier, readable), words=2
-        )
-    if len(readable) < len(set(images)):
+        scores = _scores(classifier, readable)
+        if csv:
+            _print_csv(list(readable), scores, facts.class_names)
+        else:
+            columns = ["file", "class", "confidence", "runner-up", "confidence"]
+            print_table(columns, _rankings(list(readable), scores, facts.class_names), words=2)
+    if len(readable) < len(set(paths)):
         sys.exit(1)
 
 
-def _rankings(classifier: "Classifier", images: "dict[Path, Tensor]") -> list[list[str]]:
+def _picture_files(paths: Sequence[Path]) -> list[Path]:
+    """Replace each folder by the files in it whose extension is that of a picture, sorted by name.
+
+    Raises ``ConfigError`` if a folder contains no picture.
+    """
+    from PIL import Image
+
+    extensions = Image.registered_extensions()
+    files: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            files.append(path)
+            continue
+        found = sorted(each for each in path.iterdir() if each.is_file() and each.suffix.lower() in extensions)
+        if not found:
+            raise ConfigError("IMAGE", path, "this folder contains no picture")
+        files += found
+    return files
+
+
+def _scores(classifier: "Classifier", images: "dict[Path, Tensor]") -> "Tensor":
+    """Return the confidences (N, K) of the images, a batch at a time."""
     import torch
 
     with torch.no_grad():
-        scores = classifier.loss.scores(classifier(torch.stack(list(images.values()))))
-    names = classifier.facts.class_names
-    tops = zip(images, *scores.topk(2, dim=1), strict=True)
+        batches = torch.stack(list(images.values())).split(_BATCH_SIZE)
+        return torch.cat([classifier.loss.scores(classifier(batch)) for batch in batches])
+
+
+def _rankings(paths: Sequence[Path], scores: "Tensor", class_names: Sequence[str]) -> list[list[str]]:
+    """Return one row per picture: its path, and the two classes with the highest confidences."""
+    from digitlab.figures.formatting import format_confidence
+
+    values, indices = scores.topk(2, dim=1)
     return [
-        [str(path), names[first], f"{high:.1%}", names[second], f"{low:.1%}"]
-        for path, (high, low), (first, second) in (
-            (path, values.tolist(), index.tolist()) for path, values, index in tops
-        )
+        [str(path), class_names[first], format_confidence(high), class_names[second], format_confidence(low)]
+        for path, (high, low), (first, second) in zip(paths, values.tolist(), indices.tolist(), strict=True)
     ]
+
+
+def _print_csv(paths: Sequence[Path], scores: "Tensor", class_names: Sequence[str]) -> None:
+    import csv
+
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["file", "class", "confidence", *class_names])
+    confidences, predicted = scores.max(1)
+    for path, index, confidence, row in zip(
+        paths, predicted.tolist(), confidences.tolist(), scores.tolist(), strict=True
+    ):
+        writer.writerow([path, class_names[index], f"{confidence:.6g}", *(f"{value:.6g}" for value in row)])

@@ -71,7 +71,7 @@ class ConfusionRenderer:
 
 
 def _scale_ends(confusion: Tensor) -> tuple[float, float]:
-    """Return the ends of the colour scales, counts and per cent: the largest error, rounded up to few different values."""
+    """Return the ends of the colour scales, counts and per cent: the largest error, rounded up."""
     errors = confusion.clone().fill_diagonal_(0)
     largest_percent = float((100 * errors / confusion.sum(1, keepdim=True).clamp(min=1)).max())
     return _rounded_up(float(errors.max())), _rounded_up(largest_percent)

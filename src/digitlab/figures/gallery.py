@@ -17,7 +17,7 @@ from digitlab.core.files import write_atomically
 from digitlab.figures import confusion, gifs, history, images, layers, samples, scores, weights
 from digitlab.figures.batch_log import BatchLog
 from digitlab.figures.run_data import RunData
-from digitlab.figures.style import SPLIT_NAMES, png
+from digitlab.figures.style import SPLIT_NAMES, Format, Width, encode, figure_width
 
 _RANDOM_IMAGES, _CORRECT_IMAGES, _WRONG_IMAGES, _MISTAKES, _PREDICTION_IMAGES = 4, 20, 10, 20, 50
 _IMAGES_PER_CLASS, _UNITS_PER_CLASS, _CONFUSED_PAIRS, _EXAMPLES_PER_PAIR = 10, 5, 6, 8
@@ -235,29 +235,43 @@ class GifOptions:
     steps_per_frame: int
 
 
-def require_no_overwrite(folder: Path, class_names: Sequence[str]) -> None:
-    """Raise ``ConfigError`` if ``folder`` already contains one of the figures."""
-    names = [*(f"{name}.png" for name in FIGURES), *gif_names(class_names)]
+def figure_names(class_names: Sequence[str], file_format: Format = "png") -> list[str]:
+    """Return the file names of all figures and GIFs, in the order in which ``make_figures`` yields them."""
+    return [*(f"{name}.{file_format}" for name in FIGURES), *gif_names(class_names)]
+
+
+def require_no_overwrite(folder: Path, names: Sequence[str]) -> None:
+    """Raise ``ConfigError`` if ``folder`` already contains a file with one of the names."""
     taken = [name for name in names if (folder / name).exists()]
     if taken:
         raise ConfigError("--out", folder, f"already contains {taken[0]}: --force replaces the figures there")
 
 
 def make_figures(
-    run: RunData, folder: Path, *, classes: Sequence[int] | None, options: GifOptions
+    run: RunData,
+    folder: Path,
+    *,
+    classes: Sequence[int] | None,
+    options: GifOptions,
+    file_format: Format = "png",
+    width: Width | None = None,
 ) -> Iterator[tuple[str, str | None]]:
     """Write every figure into ``folder``; yield its file name and None, or the reason why the figure does not apply.
 
-    ``classes`` are the classes whose hidden units are drawn; None means all.
+    ``classes`` are the classes whose hidden units are drawn; None means all. ``width`` is that of a paper's column or
+    page; None draws figures in their natural size.
     """
     for name, draw in FIGURES.items():
+        file_name = f"{name}.{file_format}"
         try:
-            figure = weights_units(run, classes) if draw is weights_units else draw(run)
+            with figure_width(width):
+                figure = weights_units(run, classes) if draw is weights_units else draw(run)
+                content = encode(figure, file_format)
         except NotApplicableError as reason:
-            yield f"{name}.png", str(reason)
+            yield file_name, str(reason)
             continue
-        write_atomically(folder / f"{name}.png", png(figure))
-        yield f"{name}.png", None
+        write_atomically(folder / file_name, content)
+        yield file_name, None
     yield from _make_gifs(run, folder, options)
 
 

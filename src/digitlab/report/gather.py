@@ -1,7 +1,7 @@
 """Collects the runs in the folders that the user names and writes the page of one run or of many runs."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from yaml import YAMLError
@@ -14,8 +14,12 @@ from digitlab.report.tables import tables_in
 from digitlab.results.folder import RunFolder, find_runs
 
 
-def write_report(folders: Sequence[Path], out: Path, *, force: bool = False) -> list[str]:
+def write_report(
+    folders: Sequence[Path], out: Path, *, force: bool = False, progress: Callable[[str], None] = lambda text: None
+) -> list[str]:
     """Write the report on all runs in ``folders`` to ``out``; return one message per run or figure that was skipped.
+
+    ``progress`` is called with a line of text before each slow step.
 
     If the only folder is a run, the report is the page of that run; otherwise it compares all runs under the folders,
     with links relative to ``out``. Raises ``ConfigError`` if a folder does not exist or contains no run, or if ``out``
@@ -28,6 +32,7 @@ def write_report(folders: Sequence[Path], out: Path, *, force: bool = False) -> 
     if out.is_dir() or not out.parent.is_dir():
         raise ConfigError("--out", out, "must be a file in an existing folder")
     names_relative_to = Path(os.path.commonpath(roots))
+    progress(f"reading {len(runs)} run{'s' * (len(runs) != 1)}")
     records, skipped = _read(runs, names_relative_to)
     if not records:
         raise RunError("; ".join(skipped))
@@ -36,7 +41,7 @@ def write_report(folders: Sequence[Path], out: Path, *, force: bool = False) -> 
     if [run.path for run in runs] == roots[:1]:
         from digitlab.report.pictures import pictures_of  # loads torch, which a comparison does not need
 
-        pictures, not_applicable = pictures_of(records[0])
+        pictures, not_applicable = pictures_of(records[0], progress=progress)
         page = run_page(records[0], pictures=pictures, skipped=not_applicable)
         skipped += not_applicable
     else:

@@ -1,5 +1,7 @@
 """The figures on the page of a run that need its checkpoint and its data: mistakes, weights, calibration."""
 
+from collections.abc import Callable
+
 from digitlab.core.errors import DigitlabError
 from digitlab.figures.gallery import FIGURES, NotApplicableError
 from digitlab.figures.run_data import read_run_data
@@ -16,14 +18,16 @@ _SHOWN = {
 }
 
 
-def pictures_of(record: ReportedRun) -> tuple[list[Picture], list[str]]:
+def pictures_of(record: ReportedRun, *, progress: Callable[[str], None]) -> tuple[list[Picture], list[str]]:
     """Draw the figures; return them and one message per heading without any, or one if the data cannot be read."""
+    progress("reading the checkpoint and the data")
     try:
         run_data = read_run_data(record.folder)
     except DigitlabError as error:
         return [], [f"pictures: {error}"]
     pictures, skipped = [], []
     for title, names in _SHOWN.items():
+        progress(f"drawing: {title.lower()}")
         reasons = []
         for name in names:
             try:

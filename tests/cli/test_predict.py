@@ -1,0 +1,56 @@
+"""``digitlab predict`` on folders and as CSV; ``digitlab train``."""
+
+import csv
+import io
+import os
+
+import pytest
+from PIL import Image
+
+from digitlab.data.sources import MnistSource
+
+
+@pytest.fixture(scope="module")
+def run(make_run, tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("predict") / "run", "model=linear")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with five test images, a text file and a subfolder."""
+    pictures = tmp_path / "pictures"
+    (pictures / "subfolder").mkdir(parents=True)
+    (pictures / "notes.txt").write_text("not a picture")
+    for number, image in enumerate(MnistSource().read(tmp_path)[1].images[:5]):
+        Image.fromarray(image[0].numpy()).resize((84, 84)).save(pictures / f"{number}.png")
+    return pictures
+
+
+def test_a_folder_stands_for_its_pictures(digitlab, run, folder):
+    code, out, err = digitlab("predict", run, folder)
+    assert (code, err) == (0, "")
+    assert [f"{number}.png" in out for number in range(5)] == [True] * 5
+    assert "notes.txt" not in out
+
+
+def test_csv_has_one_column_per_class_and_the_confidence_is_their_maximum(digitlab, run, folder):
+    code, out, err = digitlab("predict", run, folder, "--csv")
+    assert (code, err) == (0, "")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert [os.path.basename(row["file"]) for row in rows] == [f"{number}.png" for number in range(5)]
+    for row in rows:
+        scores = {digit: float(row[digit]) for digit in "0123456789"}
+        assert sum(scores.values()) == pytest.approx(1, abs=1e-4)
+        assert row["class"] == max(scores, key=scores.get)
+        assert float(row["confidence"]) == max(scores.values())
+
+
+def test_a_folder_without_pictures_is_an_error(digitlab, run, tmp_path):
+    code, out, err = digitlab("predict", run, tmp_path)
+    assert (code, out, err) == (2, "", f"IMAGE={tmp_path}: this folder contains no picture\n")
+
+
+def test_train_is_no_command_but_says_how_to_train(digitlab):
+    code, out, err = digitlab("train", "model=mlp", "--multirun")
+    assert (code, out) == (2, "")
+    assert err == "digitlab train: there is no such command, use python train.py model=mlp --multirun\n"

@@ -1,0 +1,41 @@
+"""Matplotlib's cache folder if the home folder is missing or read-only."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CODE = "import os; before = os.environ.get('MPLCONFIGDIR'); import digitlab.figures.style; "
+CODE += "print(before, os.environ.get('MPLCONFIGDIR'))"
+
+
+def folders(**variables):
+    """Import the figures in a new process; return MPLCONFIGDIR before and after, and what stderr says."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("MPL", "XDG"))}
+    done = subprocess.run(
+        [sys.executable, "-c", CODE],
+        env=environment | variables,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    )
+    return (*done.stdout.split(), done.stderr)
+
+
+@pytest.mark.parametrize("home", ["/dev/null", "/proc/nowhere"])
+def test_without_a_writable_home_the_cache_is_temporary_and_there_is_no_warning(home):
+    before, after, err = folders(HOME=home)
+    assert (before, err) == ("None", "")
+    assert "digitlab-matplotlib-" in after
+    assert not Path(after).exists(), "removed at exit"
+
+
+def test_with_a_writable_home_nothing_changes(tmp_path):
+    assert folders(HOME=str(tmp_path))[:2] == ("None", "None")
+
+
+def test_a_folder_that_the_user_sets_is_kept(tmp_path):
+    assert folders(HOME="/dev/null", MPLCONFIGDIR=str(tmp_path))[:2] == (str(tmp_path), str(tmp_path))
