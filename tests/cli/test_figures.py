@@ -135,7 +135,7 @@ def test_figures_for_a_paper_are_vector_files_as_wide_as_a_column(digitlab, run,
         "figures", run, "--gif-images", 0, "--format", "svg", "--width", "column", "--out", tmp_path
     )
     assert code == 0
-    made = sorted(tmp_path.iterdir())
+    made = sorted((tmp_path / "paper").iterdir())
     assert {path.name for path in made} == {
         name.replace(".png", ".svg") for name in EVERY_RUN | WITH_BATCH_LOG | {"weights_outputs.png"}
     }

@@ -21,7 +21,7 @@ def _use_writable_matplotlib_folder() -> None:
         roots = [Path(os.environ.get(name) or Path.home() / folder) for name, folder in _MATPLOTLIB_ROOTS.items()]
     except RuntimeError:  # no home folder
         roots = []
-    if roots and all(map(_is_writable, roots)):
+    if roots and all(_is_writable(root / "matplotlib") for root in roots):
         return
     folder = tempfile.mkdtemp(prefix="digitlab-matplotlib-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -32,9 +32,12 @@ _MATPLOTLIB_ROOTS = {"XDG_CONFIG_HOME": ".config", "XDG_CACHE_HOME": ".cache"}
 
 
 def _is_writable(folder: Path) -> bool:
-    """Check whether the folder, or the nearest existing parent that would contain it, is a writable folder."""
-    existing = next((each for each in (folder, *folder.parents) if each.exists()), None)
-    return existing is not None and existing.is_dir() and os.access(existing, os.W_OK)
+    """Check whether Matplotlib can write into the folder; create it if it is missing, as Matplotlib does."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
 
 
 _use_writable_matplotlib_folder()
