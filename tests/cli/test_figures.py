@@ -131,10 +131,8 @@ def test_hidden_units_of_a_chosen_class_only(digitlab, make_run, tmp_path):
 
 
 def test_figures_for_a_paper_are_vector_files_as_wide_as_a_column(digitlab, run, tmp_path):
-    code, out, _ = digitlab(
-        "figures", run, "--gif-images", 0, "--format", "svg", "--width", "column", "--out", tmp_path
-    )
-    assert code == 0
+    options = ("--gif-images", 0, "--format", "svg", "--width", "column", "--out", tmp_path / "paper")
+    assert digitlab("figures", run, *options)[0] == 0
     made = sorted((tmp_path / "paper").iterdir())
     assert {path.name for path in made} == {
         name.replace(".png", ".svg") for name in EVERY_RUN | WITH_BATCH_LOG | {"weights_outputs.png"}

@@ -10,7 +10,6 @@ from omegaconf import OmegaConf
 from digitlab.core.errors import ConfigError, RunError
 from digitlab.report.gather import write_report
 from digitlab.sweeps.manifest import Entry, Manifest
-from digitlab.sweeps.report import EFFECTS_TITLE
 
 
 class _Text(HTMLParser):
@@ -44,10 +43,14 @@ def test_the_page_of_a_run_has_all_sections(runs, tmp_path):
     skipped = write_report([runs / "b"], tmp_path / "report.html")
     page = read(tmp_path / "report.html")
     text = " ".join(" ".join(page.words).split())
-    for part in ("Curves", "Metrics", "Confusion matrix", "Pictures", "Configuration", "Environment"):
+    for part in ("Curves", "Metrics", "Confusion matrix", "Figures", "Configuration", "Environment"):
         assert part in page.words
     assert "python train.py optimizer.lr=0.2" in text
-    assert "90.00 %" in text
+    assert "MLP on MNIST, 90.00 % test accuracy" in text
+    assert "test accuracy, best checkpoint, epoch 4" in text
+    assert "true class ↓ predicted class →" in text
+    for note in ("macro F1", "label smoothing", "while the weights change", "share of the time", "whole population"):
+        assert note in text
     assert sum(tag == "svg" and attrs.get("class") == "chart" for tag, attrs in page.tags) == 3
     # The folder has no checkpoint: page and terminal say that the figures are missing.
     assert len(skipped) == 1
@@ -78,16 +81,21 @@ def test_the_page_of_many_runs_names_the_best_run(runs, tmp_path):
     text = " ".join(read(tmp_path / "report.html").words)
     assert "python train.py optimizer.lr=0.2" in text
     assert "epoch 2: the loss is not finite" in text
-    assert re.search(r"which never looks at the test set, is\s+b\s+\.", text)
+    assert re.search(r"which never uses the test set, is\s+b\s+\.", text)
 
 
-def test_runs_on_different_data_sets_have_no_common_best_run(make_run, tmp_path):
+def test_runs_on_different_data_sets_are_separated(make_run, tmp_path):
     for name in ("mnist", "fashion_mnist"):
         make_run(tmp_path / name, f"data={name}")
     write_report([tmp_path], tmp_path / "report.html")
-    words = read(tmp_path / "report.html").words
-    assert {"mnist", "fashion_mnist"} <= set(words)
-    assert not any("The best run" in word for word in words)
+    page = read(tmp_path / "report.html")
+    assert {"Runs on MNIST", "Runs on Fashion-MNIST"} <= set(page.words)
+    assert sum("The best run" in word for word in page.words) == 2
+    # Every chart has the curve of one run, and the indices of the runs differ.
+    assert sum(tag == "polyline" for tag, _ in page.tags) == sum(
+        tag == "svg" for tag, attrs in page.tags if attrs.get("class") == "chart"
+    )
+    assert [attrs["data-run"] for tag, attrs in page.tags if tag == "tr" and "data-run" in attrs] == ["0", "1"]
 
 
 def test_pages_load_nothing_from_the_network(runs, tmp_path):
@@ -134,9 +142,9 @@ def test_the_page_of_a_sweep_names_the_best_run_of_the_best_setting(make_run, tm
     write_report([tmp_path], tmp_path / "report.html")
     page = read(tmp_path / "report.html")
     text = " ".join(" ".join(page.words).split())
-    assert "best run of the best setting by val/accuracy , which never looks at the test set, is 3 ." in text
+    assert "best run of the setting with the best mean by val/accuracy , which never uses the test set, is 3 ." in text
     assert "python train.py optimizer.lr=0.2 seed=1" in text
-    assert {"0.9050", "0.8250", EFFECTS_TITLE} <= set(page.words)
+    assert {"90.50", "82.50", "Effect of each value", "val/accuracy in %"} <= set(page.words)
 
 
 def test_tables_of_the_reports_are_on_the_page(make_run, tmp_path):

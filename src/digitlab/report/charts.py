@@ -55,7 +55,7 @@ class _Axis:
 def line_chart(lines: Sequence[Line], *, x_label: str, y_label: str, best_x: float | None = None) -> Markup:
     """Draw the lines on common axes and mark ``best_x``. Points that are not finite are omitted.
 
-    The vertical axis is logarithmic if all values are positive and span more than a factor of 50.
+    The vertical axis is logarithmic if all values are positive and span more than a factor of 50; its label says so.
     """
     finite = [
         Line(each.name, [p for p in each.points if all(map(math.isfinite, p))], each.css_class, each.run_index)
@@ -65,7 +65,7 @@ def line_chart(lines: Sequence[Line], *, x_label: str, y_label: str, best_x: flo
     if not drawn:
         return Markup("<p>no finite value</p>")
     x_axis, y_axis = _axes([point for line in drawn for point in line.points])
-    parts = [_frame(x_axis, y_axis, x_label, y_label)]
+    parts = [_frame(x_axis, y_axis, x_label, f"{y_label}, logarithmic axis" if y_axis.log else y_label)]
     if best_x is not None:
         x = x_axis.position(best_x)
         parts.append(

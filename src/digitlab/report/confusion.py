@@ -7,11 +7,15 @@ from digitlab.report.records import Confusion
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One cell: its count, its share of the row in [0, 1], and whether it is on the diagonal."""
+    """One cell: its count, its share of the row in [0, 1], and whether it is on the diagonal (correct predictions).
+
+    ``shade`` in [0, 1] is the share relative to the largest error; 0 on the diagonal, which would outshine all errors.
+    """
 
     count: int
     share: float
-    right: bool
+    shade: float
+    correct: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +30,18 @@ class Pair:
 
 def heat_map(confusion: Confusion) -> list[tuple[str, list[Cell]]]:
     """Return the rows of the matrix as (name of the true class, cells)."""
+    shares = [[count / max(sum(counts), 1) for count in counts] for counts in confusion.counts]
+    errors = [share for row, line in enumerate(shares) for column, share in enumerate(line) if row != column]
+    largest = max(errors, default=0.0) or 1.0
     return [
-        (name, [Cell(count, count / max(sum(counts), 1), row == column) for column, count in enumerate(counts)])
-        for row, (name, counts) in enumerate(zip(confusion.class_names, confusion.counts, strict=True))
+        (
+            name,
+            [
+                Cell(count, share, 0.0 if row == column else share / largest, row == column)
+                for column, (count, share) in enumerate(zip(confusion.counts[row], shares[row], strict=True))
+            ],
+        )
+        for row, name in enumerate(confusion.class_names)
     ]
 
 
@@ -39,6 +52,6 @@ def most_confused(confusion: Confusion, *, pairs: int) -> list[Pair]:
         Pair(true, names[column], cell.count, cell.share)
         for true, cells in heat_map(confusion)
         for column, cell in enumerate(cells)
-        if cell.count and not cell.right
+        if cell.count and not cell.correct
     ]
     return sorted(found, key=lambda pair: -pair.count)[:pairs]

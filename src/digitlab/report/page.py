@@ -20,16 +20,29 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from digitlab.core.errors import show
+from digitlab.figures.formatting import is_percentage
 from digitlab.report.charts import Line, line_chart
 from digitlab.report.confusion import heat_map, most_confused
 from digitlab.report.records import GROUPS, ReportedRun, differing_settings, rank_runs
 from digitlab.report.tables import Table
 
-# Metrics with a chart, and the labels of the vertical axes.
-_CHARTS = {"accuracy": "accuracy", "loss": "loss (mean over images)", "f1": "F1 (mean over classes)"}
+# Metrics with a chart, the labels of the vertical axes, and the factors of their values.
+_CHARTS = {"accuracy": ("accuracy in %", 100), "loss": ("loss (mean over images)", 1), "f1": ("F1 (macro) in %", 100)}
 _SPLITS = {"train": "training", "val": "validation"}
 _COLOURED_RUNS = 6  # more colours are hard to tell apart; the other runs are thin and grey
 _CONFUSED_PAIRS = 6
+# Explanations that the page shows as tooltips and in a list.
+_NOTES = {
+    "accuracy": "share of the images whose predicted class is the true class",
+    "loss": "mean over the images of what training minimises, label smoothing included, weight decay excluded",
+    "f1": "macro F1: the mean of the F1 scores of all classes, each class with the same weight",
+    "calibration_error": "expected calibration error: the mean difference between confidence and accuracy over 15 bins",
+    "train": "measured during the training passes: with augmentation and dropout, while the weights change",
+    "val": "measured on the validation images after an epoch, without augmentation and dropout",
+    "test": "measured on the official test set, once, after training",
+    "training time": "for a member of a population its share of the time that the whole population took",
+    "images per second": "for a member of a population the speed of the whole population",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +62,17 @@ def run_page(record: ReportedRun, *, pictures: Sequence[Picture] = (), skipped: 
     """Render the page of one run; ``skipped`` holds one line for each figure that could not be drawn."""
     charts = [
         (
-            label.partition(" (")[0],
+            label.partition(" in %")[0].partition(" (mean")[0],
             line_chart(lines, x_label="epoch", y_label=label, best_x=record.best_epoch),
             [(line.name, line.css_class) for line in lines],
         )
-        for name, label in _CHARTS.items()
-        if (lines := _run_lines(record, name))
+        for name, (label, factor) in _CHARTS.items()
+        if (lines := _run_lines(record, name, factor))
     ]
     metrics = _by_split(record.metrics)
     columns = list(dict.fromkeys(name for row in record.epochs for name in row))
     return _render(
-        "run.html", title=record.name, record=record, charts=charts, metrics=metrics,
+        "run.html", title=record.title, record=record, charts=charts, metrics=metrics,
         splits=[split for split in ("train", "val", "test") if any(split in row for row in metrics.values())],
         heat=None if record.confusion is None else heat_map(record.confusion),
         confused=[] if record.confusion is None else most_confused(record.confusion, pairs=_CONFUSED_PAIRS),
@@ -67,10 +80,11 @@ def run_page(record: ReportedRun, *, pictures: Sequence[Picture] = (), skipped: 
     )  # fmt: skip
 
 
-def _run_lines(record: ReportedRun, metric: str) -> list[Line]:
+def _run_lines(record: ReportedRun, metric: str, factor: int) -> list[Line]:
     lines = []
     for split, name in _SPLITS.items():
-        points = [(row["epoch"], row[f"{split}/{metric}"]) for row in record.epochs if f"{split}/{metric}" in row]
+        key = f"{split}/{metric}"
+        points = [(row["epoch"], factor * row[key]) for row in record.epochs if key in row]
         if points:
             lines.append(Line(name, points, split))
     return lines
@@ -97,36 +111,83 @@ def runs_page(
 
     ``winner`` is the winner of a sweep: the best run of the setting with the best mean, which need not be the best run.
     """
-    ranked = rank_runs(records)
-    charts = [
-        (f"{_SPLITS[split]} {name}", line_chart(lines, x_label="epoch", y_label=_CHARTS[name]))
-        for name in ("accuracy", "loss")
-        for split in ("val", "train")
-        if (lines := _overlaid(ranked, f"{split}/{name}"))
-    ]
-    settings = differing_settings(ranked)
+    by_data: dict[str, list[ReportedRun]] = {}
+    for record in rank_runs(records):
+        by_data.setdefault(record.data_title, []).append(record)
+    groups, start = [], 0
+    for name, ranked in by_data.items():
+        groups.append(_group(name, ranked, winner if winner in ranked else None, start))
+        start += len(ranked)
     return _render(
-        "runs.html", title=title, records=ranked, tables=tables, charts=charts, show=show,
-        winner=_best(ranked) if winner is None else winner, chosen=winner is not None,
-        settings=settings, common={name: ranked[0].setting(name) for name in GROUPS if name not in settings},
-        coloured=ranked[:_COLOURED_RUNS], metrics=_shown_metrics(ranked),
-        statuses=Counter(record.status for record in ranked),
-        links={each.name: _link(each, links_from) for each in ranked}, facts_of_all=_common_facts(ranked),
+        "runs.html", title=title, count=len(records), groups=groups, tables=tables, show=show,
+        statuses=Counter(record.status for record in records),
+        links={each.name: _link(each, links_from) for each in records}, facts_of_all=_common_facts(records),
+        all_records=records,
     )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Group:
+    """The runs on one data set, best first; values on different data sets are not comparable.
+
+    ``numbers`` are the indices of the runs on the whole page. ``winner_of_sweep`` tells whether ``winner`` is the best
+    run of the best setting of a sweep rather than the run with the best value.
+    """
+
+    data: str
+    records: Sequence[ReportedRun]
+    numbers: Sequence[int]
+    labels: Sequence[str]
+    charts: Sequence[tuple[str, Markup]]
+    winner: ReportedRun | None
+    winner_of_sweep: bool
+    settings: Sequence[str]
+    common: Mapping[str, Any]
+    metrics: Sequence[str]
+    coloured: int
+
+
+def _group(data: str, ranked: Sequence[ReportedRun], winner: ReportedRun | None, start: int) -> _Group:
+    settings = differing_settings(ranked)
+    labels = _labels(ranked, settings)
+    charts = [
+        (f"{_SPLITS[split]} {name}", line_chart(lines, x_label="epoch", y_label=_CHARTS[name][0]))
+        for name in ("accuracy", "loss")
+        for split in ("val", "train")
+        if (lines := _overlaid(ranked, labels, f"{split}/{name}", start=start, factor=_CHARTS[name][1]))
+    ]
+    return _Group(
+        data=data, records=ranked, numbers=range(start, start + len(ranked)), labels=labels, charts=charts,
+        winner=_best(ranked) if winner is None else winner, winner_of_sweep=winner is not None,
+        settings=settings, common={name: ranked[0].setting(name) for name in GROUPS if name not in settings},
+        metrics=_shown_metrics(ranked), coloured=min(_COLOURED_RUNS, len(ranked)),
+    )  # fmt: skip
+
+
+def _labels(records: Sequence[ReportedRun], settings: Sequence[str]) -> list[str]:
+    """Name each run by its differing settings, ``lr=0.1, seed=1``; add its folder if that is not unique."""
+    labels = [", ".join(f"{key.rpartition('.')[2]}={show(each.setting(key))}" for key in settings) for each in records]
+    count = Counter(labels)
+    return [
+        label if label and count[label] == 1 else f"{label} ({record.name})" if label else record.name
+        for label, record in zip(labels, records, strict=True)
+    ]
+
+
 def _best(ranked: Sequence[ReportedRun]) -> ReportedRun | None:
-    """Return the first run if all runs are comparable: same data set and same monitored metric."""
-    alike = len({(record.setting("data"), record.monitor) for record in ranked}) == 1
+    """Return the first run if all runs on the data set have the same monitored metric."""
+    alike = len({record.monitor for record in ranked}) == 1
     return ranked[0] if alike and ranked[0].monitored is not None else None
 
 
-def _overlaid(records: Sequence[ReportedRun], metric: str) -> list[Line]:
+def _overlaid(
+    records: Sequence[ReportedRun], labels: Sequence[str], metric: str, *, start: int, factor: int
+) -> list[Line]:
     lines = []
-    for place, record in enumerate(records):
-        points = [(row["epoch"], row[metric]) for row in record.epochs if metric in row]
+    for rank, (record, label) in enumerate(zip(records, labels, strict=True)):
+        points = [(row["epoch"], factor * row[metric]) for row in record.epochs if metric in row]
         if points:
-            lines.append(Line(record.name, points, f"run c{place}" if place < _COLOURED_RUNS else "run", place))
+            lines.append(Line(label, points, f"run c{rank}" if rank < _COLOURED_RUNS else "run", start + rank))
     return lines[::-1]  # draw the best run last, on top of the others
 
 
@@ -160,13 +221,24 @@ def _facts(record: ReportedRun) -> dict[str, str]:
 
 
 def _render(template: str, **values: Any) -> str:
-    return _environment().get_template(template).render(**values, number=_number, facts=_facts, **_assets())
+    return (
+        _environment()
+        .get_template(template)
+        .render(**values, number=_number, metric_text=_metric_text, notes=_NOTES, facts=_facts, **_assets())
+    )
 
 
 def _number(value: Any, digits: int = 4) -> str:
     if value is None:
         return "–"
     return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
+
+
+def _metric_text(metric: str, value: float | None) -> str:
+    """Format the value of a metric: in per cent if it is a percentage, else with four decimals."""
+    if value is None or not is_percentage(metric):
+        return _number(value)
+    return f"{100 * value:.2f} %"
 
 
 @cache

@@ -18,6 +18,7 @@ from digitlab.results.folder import RunFolder
 
 GROUPS = ("data", "model")  # config groups that the page always shows
 _NUMBERS = ("best_epoch", "parameters", "train_seconds")
+_DATA_TITLES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10"}
 _IGNORED_OVERRIDES = ("trainer.progress_bar", "data.root", "hydra.", "sweep")  # they do not change the experiment
 
 
@@ -55,6 +56,34 @@ class ReportedRun:
         chosen = any(name.startswith("val/") for row in self.epochs for name in row)
         best: int | None = self.fact("best_epoch") if chosen else None
         return best
+
+    @property
+    def tested(self) -> str:
+        """The checkpoint and epoch to which ``metrics`` belong, as text: ``best checkpoint, epoch 4``; else empty."""
+        if not self.metrics:
+            return ""
+        last = self.setting("test") == "last"
+        checkpoint, epoch = "last" if last else "best", self.fact("epochs" if last else "best_epoch")
+        tested = self.fact("tested")
+        if isinstance(tested, Mapping):
+            checkpoint, epoch = tested.get("checkpoint", checkpoint), tested.get("epoch", epoch)
+        return f"{checkpoint} checkpoint" + ("" if epoch is None else f", epoch {epoch}")
+
+    @property
+    def data_title(self) -> str:
+        """The usual name of the data set: ``Fashion-MNIST``; the name of its config for other data sets."""
+        name = str(self.setting("data"))
+        return _DATA_TITLES.get(name, name)
+
+    @property
+    def title(self) -> str:
+        """What was trained and how well: ``MLP on MNIST, 98.00 % test accuracy``."""
+        model = self.setting("model._target_") or self.setting("model")
+        text = f"{str(model).rpartition('.')[2]} on {self.data_title}"
+        for split, name in (("test", "test"), ("val", "validation")):
+            if (accuracy := self.metrics.get(f"{split}/accuracy")) is not None:
+                return f"{text}, {100 * accuracy:.2f} % {name} accuracy"
+        return text
 
     @property
     def error(self) -> str | None:

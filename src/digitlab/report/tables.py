@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from digitlab.core.errors import DigitlabError
+from digitlab.figures.formatting import is_percentage
 from digitlab.sweeps.manifest import manifest_file
 from digitlab.sweeps.report import EFFECTS_TITLE, effects_table, settings_table
 from digitlab.sweeps.state import read_runs
@@ -18,11 +19,12 @@ _COMPARISONS = {"table.csv": "Comparison with the reports' results", "findings.c
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table of text: ``columns`` is the header, and every row has the same length."""
+    """A table of text: ``columns`` is the header, every row has the same length, ``note`` explains the numbers."""
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
+    note: str = ""
 
     @property
     def wordy(self) -> list[bool]:
@@ -42,12 +44,35 @@ def tables_in(folder: Path) -> tuple[list[Table], Path | None]:
     parts = sweep.by_data_set()
     for part in parts:
         where = f" ({part.name})" if len(parts) > 1 else ""
-        tables.append(Table(f"Settings: mean over the replicates, the best first{where}", *settings_table(part)))
+        metric = part.metric or "the monitored metric"
+        settings, effects = (_in_percent(*cells, metric) for cells in (settings_table(part), effects_table(part)))
+        note = f"{metric}: mean over the n replicates of the setting, each at its tested checkpoint."
+        tables.append(Table(f"Settings, the best first{where}", *settings, note=note))
         if part.effects:
-            tables.append(Table(f"{EFFECTS_TITLE}{where}", *effects_table(part)))
+            title, _, explanation = EFFECTS_TITLE.partition(": ")
+            tables.append(Table(f"{title}{where}", *effects, note=f"{explanation.capitalize()}."))
     # Values on several data sets can't be compared, so there is no best run of all.
     winner = sweep.winner if len(parts) == 1 else None
     return tables, None if winner is None else winner.folder.path
+
+
+def _in_percent(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], metric: str
+) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    """Turn the columns of ``metric``, its deviation and its interval into per cent if the metric is a percentage."""
+    if not is_percentage(metric):
+        return columns, rows
+    measured = (metric, f"mean {metric}", "sd", "95 % interval", "difference")
+    # The counterpart on the test set is a column of its own.
+    changed = {place for place, name in enumerate(columns) if name in measured or is_percentage(name)}
+
+    def cell(place: int, text: str) -> str:
+        if place not in changed:
+            return text
+        return re.sub(r"\d+\.\d+", lambda found: f"{100 * float(found[0]):.2f}", text)
+
+    titles = [f"{name} in %" if place in changed and "%" not in name else name for place, name in enumerate(columns)]
+    return titles, [[cell(place, text) for place, text in enumerate(row)] for row in rows]
 
 
 def _comparison(path: Path, title: str) -> Table:

@@ -38,28 +38,29 @@ for (const table of document.querySelectorAll("table.sortable")) {
   }
 }
 
-const runs = document.getElementById("runs");
-if (runs) {
-  const highlight = (run, on) => {
-    for (const each of document.querySelectorAll(`[data-run="${run}"]`)) each.classList.toggle("highlighted", on);
-  };
-  for (const [event, on] of [["mouseover", true], ["mouseout", false], ["focusin", true], ["focusout", false]]) {
-    document.addEventListener(event, ({ target }) => {
-      const marked = target.closest("[data-run]");
-      if (marked) highlight(marked.dataset.run, on);
-    });
-  }
-  const search = document.querySelector(".search");
+const highlight = (run, on) => {
+  for (const each of document.querySelectorAll(`[data-run="${run}"]`)) each.classList.toggle("highlighted", on);
+};
+for (const [event, on] of [["mouseover", true], ["mouseout", false], ["focusin", true], ["focusout", false]]) {
+  document.addEventListener(event, ({ target }) => {
+    const marked = target.closest("[data-run]");
+    if (marked) highlight(marked.dataset.run, on);
+  });
+}
+
+// Each table of runs has its own search field in the same section.
+for (const table of document.querySelectorAll("table.runs")) {
+  const search = table.closest("section").querySelector(".search");
   search.hidden = false;
   search.addEventListener("input", ({ target }) => {
     const words = target.value.toLowerCase().split(/\s+/);
     let shown = 0;
-    for (const row of runs.tBodies[0].rows) {
+    for (const row of table.tBodies[0].rows) {
       const text = row.textContent.toLowerCase();
       row.hidden = !words.every((word) => text.includes(word));
       shown += !row.hidden;
     }
-    search.querySelector("output").textContent = `${shown} of ${runs.tBodies[0].rows.length}`;
+    search.querySelector("output").textContent = `${shown} of ${table.tBodies[0].rows.length}`;
   });
 }
 
