@@ -1,16 +1,20 @@
-"""The bare PyTorch loop that digitlab is measured against: the training step and nothing else.
+"""The bare PyTorch loops that ``bench.py`` compares digitlab with: the training step and nothing else.
 
-No metrics, no logging, no checks and no validation; the images are one normalised float tensor on the device. Of the
-usual ways to take a mini-batch, ``index_select`` was the fastest.
+They have no metrics, no logging, no checks and no validation; the images are one normalised float tensor on the device.
+Of the usual ways to take a mini-batch, ``index_select`` was the fastest.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from digitlab.engine.cpu_tuning import threads as use_threads
+from digitlab.engine.device import float32_products
 from workloads import CLASSES, TrainingSplit, Workload
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid}
@@ -18,44 +22,171 @@ _OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"sgd": torch.opt
 
 
 class BareLoop:
-    """Images, labels and loss of one workload on ``device``, made ready once for all rounds."""
+    """An eager loop over one workload on ``device``; images and labels are prepared once for all rounds.
 
-    def __init__(self, workload: Workload, split: TrainingSplit, device: torch.device) -> None:
+    ``threads`` limits the processor threads of PyTorch, None leaves them as they are. ``channels_last`` stores images
+    and filters in that memory format, as digitlab does for networks that convolve. On CUDA, matrix products and
+    convolutions use TF32, as all rows of the benchmark do there.
+    """
+
+    def __init__(
+        self,
+        workload: Workload,
+        split: TrainingSplit,
+        device: torch.device,
+        *,
+        threads: int | None = None,
+        channels_last: bool = False,
+    ) -> None:
         self.workload, self.device = workload, device
+        self.threads, self.channels_last = threads, channels_last
         self.image_shape = tuple(split.images.shape[1:])
-        # An MLP's images are flat from the start, and targets of the squared error one-hot: no step has to do it.
-        self.images = (split.images.flatten(1) if workload.hidden else split.images).to(device)
+        # Flat images for an MLP and one-hot targets for the squared error, so that no step has to make them.
+        images = (split.images.flatten(1) if workload.hidden else split.images).to(device)
+        self.images = images.contiguous(memory_format=torch.channels_last) if channels_last else images
         labels = F.one_hot(split.labels, CLASSES).float() if workload.loss == "mse" else split.labels
         self.targets = labels.to(device)
         self.loss = _sigmoid_mse if workload.loss == "mse" else F.cross_entropy
 
     def epoch_seconds(self) -> list[float]:
-        """Seconds of each epoch of one round, with a new network."""
-        model = network(self.workload, self.image_shape).to(self.device)
-        build = _OPTIMIZERS[self.workload.optimizer]
-        optimizer = build(model.parameters(), lr=self.workload.learning_rate, fused=True)
+        """Train a new network for one round; returns the seconds of each epoch."""
         seconds = []
-        for _ in range(self.workload.epochs):
-            self._wait()
-            started_at = time.perf_counter()
-            self._epoch(model, optimizer)
-            self._wait()
-            seconds.append(time.perf_counter() - started_at)
+        with self._settings():
+            model = self.new_model()
+            epoch = self.prepare(model, self.new_optimizer(model))
+            for _ in range(self.workload.epochs):
+                self._wait()
+                started_at = time.perf_counter()
+                epoch()
+                self._wait()
+                seconds.append(time.perf_counter() - started_at)
         return seconds
 
-    def _epoch(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        images, targets, loss_of = self.images, self.targets, self.loss
-        order = torch.randperm(len(images), device=self.device)
-        for index in order.split(self.workload.batch_size):
-            loss = loss_of(model(images.index_select(0, index)), targets.index_select(0, index))
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+    def new_model(self) -> nn.Sequential:
+        """The network of the workload on the device, with new initial weights."""
+        model = network(self.workload, self.image_shape).to(self.device)
+        return model.to(memory_format=torch.channels_last) if self.channels_last else model
+
+    def new_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """The fused optimizer of the workload."""
+        build = _OPTIMIZERS[self.workload.optimizer]
+        return build(model.parameters(), lr=self.workload.learning_rate, fused=True)
+
+    def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Callable[[], None]:
+        """A function that trains ``model`` for one epoch."""
+
+        def epoch() -> None:
+            for index in self.new_order().split(self.workload.batch_size):
+                self.step(model, optimizer, index)
+
+        return epoch
+
+    def new_order(self) -> Tensor:
+        """All images once in random order: indices (N,), int64, on the device."""
+        return torch.randperm(len(self.images), device=self.device)
+
+    def step(self, model: nn.Module, optimizer: torch.optim.Optimizer, index: Tensor) -> None:
+        """One update on the images with these indices (n,)."""
+        loss = self.loss(model(self.images.index_select(0, index)), self.targets.index_select(0, index))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    @contextmanager
+    def _settings(self) -> Iterator[None]:
+        with float32_products(self.device, 32), use_threads(self.threads or torch.get_num_threads()):
+            yield
 
     def _wait(self) -> None:
-        # A GPU works on after Python has asked it to.
+        # A GPU is still at work when the call that started the work returns.
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+
+class GraphLoop(BareLoop):
+    """The same loop with CUDA graphs by hand: eight updates are captured once and replayed.
+
+    The indices of the mini-batches are copied into a static buffer before each replay. Mini-batches that do not fill
+    eight updates use a graph of one update, and the smaller mini-batch at the end of an epoch uses one of its own size.
+    Without CUDA the same functions run without capture, so that a test can compare them with ``BareLoop``.
+    """
+
+    UPDATES = 8
+
+    def new_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """As in ``BareLoop``; Adam keeps its step count on the device, where a graph can increase it."""
+        build, options = _OPTIMIZERS[self.workload.optimizer], {"fused": True}
+        if self.workload.optimizer == "adam" and self.device.type == "cuda":
+            options["capturable"] = True
+        return build(model.parameters(), lr=self.workload.learning_rate, **options)
+
+    def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Callable[[], None]:
+        """Capture the graphs; returns a function that trains ``model`` for one epoch."""
+        size, count = self.workload.batch_size, len(self.images)
+        shapes = {(self.UPDATES, size), (1, size), (1, count % size)}
+        calls = {
+            shape: self._capture(model, optimizer, torch.zeros(shape, dtype=torch.int64, device=self.device))
+            for shape in sorted(shapes, reverse=True)
+            if shape[1] > 0
+        }
+
+        def epoch() -> None:
+            order, start = self.new_order(), 0
+            for shape, call in calls.items():
+                block = shape[0] * shape[1]
+                while count - start >= block:
+                    call(order[start : start + block].view(shape))
+                    start += block
+
+        return epoch
+
+    def _capture(self, model: nn.Module, optimizer: torch.optim.Optimizer, buffer: Tensor) -> Callable[[Tensor], None]:
+        """A function that copies indices of the shape of ``buffer`` (updates, n) into it and makes the updates."""
+        run = partial(self._updates, model, optimizer, buffer)
+        replay = _captured(run, model, optimizer) if self.device.type == "cuda" else run
+
+        def call(indices: Tensor) -> None:
+            buffer.copy_(indices)
+            replay()
+
+        return call
+
+    def _updates(self, model: nn.Module, optimizer: torch.optim.Optimizer, buffer: Tensor) -> None:
+        for index in buffer.unbind():
+            self.step(model, optimizer, index)
+
+
+def _captured(run: Callable[[], None], model: nn.Module, optimizer: torch.optim.Optimizer) -> Callable[[], None]:
+    """Capture ``run`` as a CUDA graph; returns a function that replays it. Weights and optimizer state stay as before.
+
+    CUDA wants a few runs on another stream first, which allocate what the libraries need. Those change the weights and
+    the moments, so both are put back. The tensors must stay the same ones: graphs keep their addresses.
+    """
+    parameters = list(model.parameters())
+    weights = [parameter.detach().clone() for parameter in parameters]
+    moments = {
+        (parameter, name): value.clone()
+        for parameter, state in optimizer.state.items()
+        for name, value in state.items()
+        if isinstance(value, Tensor)
+    }
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    with torch.no_grad():
+        for parameter, before in zip(parameters, weights, strict=True):
+            parameter.copy_(before)
+        for parameter, state in optimizer.state.items():
+            for name, value in state.items():
+                if isinstance(value, Tensor):
+                    value.copy_(moments.get((parameter, name), torch.zeros_like(value)))
+    return graph.replay
 
 
 def _sigmoid_mse(logits: Tensor, targets: Tensor) -> Tensor:

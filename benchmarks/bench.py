@@ -20,14 +20,25 @@ from pathlib import Path
 import torch
 
 import commands
-from bare import BareLoop
+from bare import BareLoop, GraphLoop
 from digitlab.config.compose import compose
 from digitlab.training import train
 from kept import keep, surroundings
 from peers import PEERS, PeerProcess
-from report import BARE, COMPILED, DIGITLAB, Measurement, record, show
+from report import (
+    BARE,
+    BARE_CHANNELS_LAST,
+    BARE_GRAPH,
+    BARE_THREADS,
+    COMPILED,
+    DIGITLAB,
+    Measurement,
+    record,
+    show,
+)  # fmt: skip
+from setups import bare_setup, digitlab_setup, digitlab_threads, peer_setups
 from terminal import terminal
-from workloads import WORKLOADS, Workload, training_split
+from workloads import WORKLOADS, TrainingSplit, Workload, training_split
 
 _QUICK_BATCHES = 20
 
@@ -92,12 +103,18 @@ def measure(
     workload: Workload, device: torch.device, *, rounds: int, compiled: bool, peers: Iterable[str]
 ) -> Measurement:
     """Rounds in which the bare loop, digitlab and the reference rows that are asked for have a turn each."""
-    loop = BareLoop(workload, training_split(workload), device)
-    measurement = Measurement(workload=workload, device=device.type, images=len(loop.images))
-    turns: dict[str, Callable[[], list[float] | str]] = {
-        BARE: loop.epoch_seconds,
-        DIGITLAB: partial(digitlab_seconds, workload, device),
-    }
+    split = training_split(workload)
+    loops, image_shape = bare_loops(workload, split, device), tuple(split.images.shape[1:])
+    measurement = Measurement(workload=workload, device=device.type, images=len(split.images))
+    measurement.setups = peer_setups(device)
+    for name, loop in loops.items():
+        measurement.setups[name] = bare_setup(
+            device, threads=loop.threads, channels_last=loop.channels_last, graph=isinstance(loop, GraphLoop)
+        )
+    for name in (DIGITLAB, COMPILED):
+        measurement.setups[name] = digitlab_setup(workload, image_shape, device, compiled=name == COMPILED)
+    turns: dict[str, Callable[[], list[float] | str]] = {name: loop.epoch_seconds for name, loop in loops.items()}
+    turns[DIGITLAB] = partial(digitlab_seconds, workload, device)
     if compiled:
         turns[COMPILED] = partial(digitlab_seconds, workload, device, ["compile=true"])
         # The library is made here: one epoch, cut off after the calls of one chunk.
@@ -110,6 +127,19 @@ def measure(
                 if name not in measurement.skipped and (place == 0 or name not in PEERS or not PEERS[name].once):
                     measurement.add(name, turn())
     return measurement
+
+
+def bare_loops(workload: Workload, split: TrainingSplit, device: torch.device) -> dict[str, BareLoop]:
+    """The bare loops by the names of their rows: the plain one, and those that share more of digitlab's setup."""
+    loops = {BARE: BareLoop(workload, split, device)}
+    threads = digitlab_threads(workload, tuple(split.images.shape[1:]))
+    if device.type == "cpu" and threads != torch.get_num_threads():
+        loops[BARE_THREADS] = BareLoop(workload, split, device, threads=threads)
+    if not workload.hidden:
+        loops[BARE_CHANNELS_LAST] = BareLoop(workload, split, device, channels_last=True)
+    if device.type == "cuda":
+        loops[BARE_GRAPH] = GraphLoop(workload, split, device, channels_last=not workload.hidden)
+    return loops
 
 
 def digitlab_seconds(workload: Workload, device: torch.device, more: Sequence[str] = ()) -> list[float]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,31 @@ RESULTS = Path(__file__).parent / "results"
 
 def surroundings(date: datetime, device: torch.device, load_average: float) -> dict[str, Any]:
     """What figures depend on besides the code; ``load_average`` is the machine's over the minute before the start."""
-    return {
+    facts = {
         "date": date.isoformat(timespec="seconds"),
         "git_commit": environment.git_commit(),
         "hardware": environment.hardware(device),
         "load_average_before": load_average,
         "versions": environment.versions(),
     }
+    return facts | {"gpu": gpu_facts()} if device.type == "cuda" else facts
+
+
+def gpu_facts() -> dict[str, str]:
+    """What speed on a GPU depends on: versions of CUDA, cuDNN and the driver, and the power limit."""
+    query = ["nvidia-smi", "--query-gpu=driver_version,power.limit", "--format=csv,noheader"]
+    try:
+        output = subprocess.run(query, capture_output=True, text=True, check=True, timeout=60).stdout
+    except (OSError, subprocess.SubprocessError):
+        output = ""
+    return {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())} | parse_driver(output)
+
+
+def parse_driver(output: str) -> dict[str, str]:
+    """Driver version and power limit of the first GPU in what ``nvidia-smi`` prints; ``unknown`` without it."""
+    fields = [field.strip() for field in (output.splitlines() or [""])[0].split(",")]
+    driver, power = fields if len(fields) == 2 else ("unknown", "unknown")
+    return {"driver": driver, "power_limit": power}
 
 
 def keep(record: dict[str, Any], kind: str) -> Path:

@@ -37,8 +37,10 @@ def _footing(record: dict[str, Any]) -> str:
     hardware, versions = record["hardware"], record["versions"] | record.get("peer_versions", {})
     named = ", ".join(f"{name} {versions[name]}" for name in ("torch", "lightning", "jax", "keras") if name in versions)
     commit = (record["git_commit"] or "")[:7]
+    gpu = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in record.get("gpu", {}).items())
     return (
         f"{hardware.get('gpu', hardware['cpu'])}, {hardware['cores']} cores; Python {versions['python']}, {named}; "
+        f"{gpu + '; ' if gpu else ''}"
         f"{record['date'][:10]}, commit {commit}; load average before {record['load_average_before']:.1f}."
     )
 
@@ -80,8 +82,25 @@ def _bars(workloads: Sequence[dict[str, Any]], header: Sequence[str]) -> str:
             title = f"{bar['row']} over {bar['against']}, at most {bar['at_most']:.2f}"
             ratio = f"{bar['ratio']:.2f}"
             cells.setdefault(title, {})[each["workload"]] = ratio if bar["passed"] else f"**{ratio}**"
+        # Records of earlier versions have neither variants nor setups.
+        for pair in each.get("variants", ()):
+            cells.setdefault(f"{pair['row']} over {pair['against']}", {})[each["workload"]] = f"{pair['ratio']:.2f}"
     rows = [[title, *(own.get(each["workload"], "") for each in workloads)] for title, own in cells.items()]
-    return f"{_markdown(['ratio of medians (bold: missed)', *header], rows)}"
+    table = _markdown(["ratio of medians (bold: missed)", *header], rows)
+    differences = _differences(workloads)
+    return f"{table}\n\n{differences}" if differences else table
+
+
+def _differences(workloads: Sequence[dict[str, Any]]) -> str:
+    """What differs between the two rows of each ratio: one item for each pair of rows and each set of differences."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for each in workloads:
+        for pair in (*each["bars"], *each.get("variants", ())):
+            if "differences" in pair:
+                key = f"{pair['row']} over {pair['against']}", pair["differences"] or "no difference"
+                found.setdefault(key, []).append(f"({each['workload']})")
+    items = [f"- *{title}* {', '.join(keys)}: {text}" for (title, text), keys in found.items()]
+    return "\n".join(["What differs between the two rows of a ratio:", "", *items]) if items else ""
 
 
 def commands(record: dict[str, Any]) -> str:

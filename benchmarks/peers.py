@@ -53,12 +53,15 @@ class Peer:
         return "for MLPs only" if self.mlp_only and not workload.hidden else None
 
 
+# On a GPU, JAX would take most of the memory when it starts, and the other rows share the GPU. It would also choose
+# another precision of matrix products than PyTorch: all rows multiply in TF32 there. Neither changes anything on a CPU.
+_JAX = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "JAX_DEFAULT_MATMUL_PRECISION": "tensorfloat32"}
 NUMPY, JAX_SCAN, KERAS_JAX, USUAL = "NumPy loop", "JAX scan", "Keras on JAX", "usual Lightning"
 PEERS = {
     NUMPY: Peer(target="peers_numpy.NumpyLoop", mlp_only=True),
-    JAX_SCAN: Peer(target="peers_jax.JaxScan", requires=("jax",), mlp_only=True),
+    JAX_SCAN: Peer(target="peers_jax.JaxScan", requires=("jax",), environment=_JAX, mlp_only=True),
     KERAS_JAX: Peer(
-        target="peers_keras.KerasFit", requires=("keras", "jax"), environment={"KERAS_BACKEND": "jax"},
+        target="peers_keras.KerasFit", requires=("keras", "jax"), environment={**_JAX, "KERAS_BACKEND": "jax"},
     ),
     USUAL: Peer(target="peers_lightning.UsualLightning", once=True),
 }  # fmt: skip

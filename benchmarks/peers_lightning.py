@@ -93,11 +93,12 @@ class UsualLightning:
 
     def epoch_seconds(self) -> list[float]:
         from digitlab.core.logging import quiet_libraries
+        from digitlab.engine.device import float32_products
 
         split = self.split
         dataset = _dataset(self.workload, split.root, split.mean, split.std)
         loaders = _loaders(dataset, self.workload.batch_size, split.train_indices, split.val_indices)
-        with quiet_libraries():
+        with quiet_libraries(), float32_products(torch.device(self.device), 32):
             return fit(self.workload, loaders, epochs=2, device=self.device)[1:]
 
 

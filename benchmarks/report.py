@@ -2,7 +2,7 @@
 
 import statistics
 import sys
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from rich.console import Console
@@ -10,9 +10,14 @@ from rich.table import Table
 
 from commands import CommandTimes
 from peers import JAX_SCAN, KERAS_JAX, PEERS, USUAL
+from setups import Setup
 from workloads import Workload
 
 BARE, DIGITLAB, COMPILED = "bare loop", "digitlab", "digitlab compiled"
+# Bare loops that share more of digitlab's setup, measured where the plain one differs in it.
+BARE_THREADS, BARE_CHANNELS_LAST = "bare loop, digitlab's threads", "bare loop, channels last"
+BARE_GRAPH = "bare loop, CUDA graph"
+_VARIANTS = (BARE_THREADS, BARE_CHANNELS_LAST, BARE_GRAPH)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +52,7 @@ class Measurement:
     images: int
     rounds: dict[str, list[list[float]]] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    setups: dict[str, Setup] = field(default_factory=dict)
 
     def add(self, row: str, epoch_seconds: list[float] | str) -> None:
         if isinstance(epoch_seconds, str):
@@ -87,6 +93,22 @@ class Measurement:
             and {bar.row, bar.against} <= self.rounds.keys()
         ]
 
+    @property
+    def variants(self) -> list[tuple[str, str]]:
+        """Pairs of a row of digitlab and a bare loop that shares more of its setup; no bar is about them."""
+        return [
+            (row, against)
+            for row in (DIGITLAB, COMPILED)
+            for against in _VARIANTS
+            if {row, against} <= self.rounds.keys()
+        ]
+
+    def differences(self, row: str, against: str) -> str:
+        """What differs between the setups of two rows; empty if nothing does, or if it was not recorded."""
+        if not {row, against} <= self.setups.keys():
+            return ""
+        return self.setups[row].differences(self.setups[against])
+
     def holds(self, bar: Bar) -> bool:
         return self.ratio(bar.row, bar.against) <= bar.at_most
 
@@ -107,13 +129,23 @@ class Measurement:
                     "row": bar.row, "against": bar.against, "at_most": bar.at_most,
                     "ratio": self.ratio(bar.row, bar.against),
                     "ratios_by_round": self.ratios_by_round(bar.row, bar.against), "passed": self.holds(bar),
+                    "differences": self.differences(bar.row, bar.against),
                 }
                 for bar in self.bars
+            ],
+            "variants": [
+                {
+                    "row": row, "against": against, "ratio": self.ratio(row, against),
+                    "ratios_by_round": self.ratios_by_round(row, against),
+                    "differences": self.differences(row, against),
+                }
+                for row, against in self.variants
             ],
             "rows": {
                 row: {
                     "median_seconds": self.median(row), "min_seconds": min(self.epochs(row)),
                     "microseconds_per_step": 1e6 * self.median(row) / self.steps, "epoch_seconds": rounds,
+                    "setup": asdict(self.setups[row]) if row in self.setups else None,
                 }
                 for row, rounds in self.rounds.items()
             },
@@ -124,7 +156,7 @@ class Measurement:
 def show(measurements: list[Measurement], commands: CommandTimes | None) -> None:
     """Print the tables: a line a row of each workload, and one a command."""
     # Without a terminal there is no width to keep to.
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = Console(width=None if sys.stdout.isatty() else 200)
     if measurements:
         console.print(_table(measurements))
         for bar in BARS:
@@ -140,11 +172,12 @@ def _table(measurements: list[Measurement]) -> Table:
         table.add_column(name)
     for name in ("epochs", "median ms", "min ms", "µs a step", "× bare", "bars"):
         table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("differs from the bare loop in")
     for measurement in measurements:
         for row in measurement.rounds:
             table.add_row(*_cells(measurement, row))
         for row, reason in measurement.skipped.items():
-            table.add_row("", row, "", "", "", "", "", reason)
+            table.add_row("", row, "", "", "", "", "", "", reason)
         table.add_section()
     return table
 
@@ -160,6 +193,7 @@ def _cells(measurement: Measurement, row: str) -> list[str]:
         f"{1e6 * median / measurement.steps:,.0f}",
         f"{measurement.ratio(row):.2f}",
         "\n".join(_verdict(measurement, bar) for bar in measurement.bars if bar.row == row),
+        measurement.differences(row, BARE),
     ]
 
 

@@ -1,0 +1,96 @@
+"""How each row of ``bench.py`` computes: what must be known to read the ratio of two rows."""
+
+from dataclasses import asdict, dataclass
+
+import torch
+
+from bare import GraphLoop, network
+from digitlab.engine.cpu_tuning import forward_cost, worthwhile_threads
+from workloads import Workload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """The circumstances of one row. ``threads`` is the number that the library may use, ``images`` how they are stored.
+
+    ``arithmetic`` is the type in which matrix products and convolutions multiply.
+    """
+
+    threads: str
+    layout: str = "channels first"
+    images: str = "float32, normalised"
+    arithmetic: str = "float32"
+    updates_per_call: str = "1"
+    counts_metrics: bool = False
+
+    def differences(self, other: "Setup") -> str:
+        """What differs from ``other``, such as ``threads: 1, not 2``; empty if nothing does."""
+        ours, theirs = asdict(self), asdict(other)
+        return "; ".join(
+            f"{name.replace('_', ' ')}: {_text(value)}, not {_text(theirs[name])}"
+            for name, value in ours.items()
+            if value != theirs[name]
+        )
+
+
+def _text(value: object) -> str:
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+def bare_setup(
+    device: torch.device, *, threads: int | None = None, channels_last: bool = False, graph: bool = False
+) -> Setup:
+    """The setup of a bare loop."""
+    return Setup(
+        threads=_threads(device, threads or torch.get_num_threads()),
+        layout="channels last" if channels_last else "channels first",
+        arithmetic=_arithmetic(device),
+        updates_per_call=str(GraphLoop.UPDATES) if graph else "1",
+    )
+
+
+def digitlab_setup(workload: Workload, image_shape: tuple[int, ...], device: torch.device, *, compiled: bool) -> Setup:
+    """The setup of digitlab, which chooses the threads by the work of a step; images (C, H, W) are stored as bytes."""
+    return Setup(
+        threads=_threads(device, digitlab_threads(workload, image_shape)),
+        layout="channels first" if workload.hidden else "channels last",
+        images="uint8, normalised in the step",
+        arithmetic=_arithmetic(device),
+        updates_per_call="1 to 8" if compiled or device.type == "cuda" else "1",
+        counts_metrics=True,
+    )
+
+
+def digitlab_threads(workload: Workload, image_shape: tuple[int, ...]) -> int:
+    """The threads that digitlab uses for a step of ``workload`` on the processor."""
+    shape = (torch.Size(image_shape).numel(),) if workload.hidden else image_shape
+    cost = forward_cost(network(workload, image_shape), shape, torch.zeros(()))
+    return worthwhile_threads(cost.flops * workload.batch_size)
+
+
+def peer_setups(device: torch.device) -> dict[str, Setup]:
+    """The setups of the peers, by their names in ``peers.py``."""
+    threads, arithmetic = _threads(device, torch.get_num_threads()), _arithmetic(device)
+    own = "chosen by the library"
+    return {
+        "NumPy loop": Setup(threads=own),
+        "JAX scan": Setup(
+            threads=own, images="uint8, normalised in the step", arithmetic=arithmetic, updates_per_call="an epoch",
+            counts_metrics=True,
+        ),
+        "Keras on JAX": Setup(
+            threads=own, layout="channels last", arithmetic=arithmetic, updates_per_call="8", counts_metrics=True
+        ),
+        "usual Lightning": Setup(
+            threads=threads, images="files and workers, normalised by torchvision", arithmetic=arithmetic,
+            counts_metrics=True,
+        ),
+    }  # fmt: skip
+
+
+def _threads(device: torch.device, count: int) -> str:
+    return "of the GPU" if device.type == "cuda" else str(count)
+
+
+def _arithmetic(device: torch.device) -> str:
+    return "TF32" if device.type == "cuda" else "float32"
