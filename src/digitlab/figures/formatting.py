@@ -2,7 +2,7 @@
 
 _MOST_DECIMALS = 4
 # Metrics in [0, 1] that figures and pages show in per cent.
-_PER_CENT_METRICS = ("accuracy", "f1", "f1_weighted", "calibration_error")
+_PER_CENT_METRICS = ("accuracy", "balanced_accuracy", "f1", "f1_weighted", "calibration_error")
 
 
 def is_percentage(metric: str) -> bool:

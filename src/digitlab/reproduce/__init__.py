@@ -1,5 +1,5 @@
-"""Every result of the five reports again: what they found, our runs of it, and the table that compares the two.
+"""Reproduces the results of five course reports and compares them with the reports' figures.
 
-``registry`` and ``findings`` hold what the reports say, ``runner`` makes the runs, ``table`` compares. Runs are those
-of ``conf/experiment``, in ``outputs/reproduce/<row>/seed<k>/``.
+``registry`` and ``findings`` hold what the reports say, ``runner`` makes the runs, and ``table`` compares the two. The
+recipes are in ``conf/experiment``; runs are written to ``outputs/reproduce/<row>/seed<k>/``.
 """

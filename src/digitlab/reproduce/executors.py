@@ -1,7 +1,7 @@
-"""The ways to run a row beside ``train``: NumPy, the standard library, boosted trees; each leaves a ``result.json``.
+"""Runs a row without Lightning: by NumPy, the standard library, or boosted trees. Each run writes a ``result.json``.
 
-They take data, split, initial weights and the order of the images from the same configuration as the way through
-Lightning. N images, D pixels, K classes.
+Data, split, initial weights and the order of the images come from the same configuration as for Lightning.
+N images, D pixels, K classes.
 """
 
 import math
@@ -31,7 +31,7 @@ from digitlab.results.result import CheckpointMetrics, CheckpointName, Tested, r
 from digitlab.results.writer import RunWriter
 from digitlab.training.experiment import Experiment
 
-# The default of xgboost's classifier; its bare training function has another.
+# The default of xgboost's classifier. Its function ``train`` has another default.
 _BOOSTING_ROUNDS = 100
 
 Metrics = dict[str, float]
@@ -41,9 +41,9 @@ Ints = npt.NDArray[np.integer]
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """The numbers of a run that Lightning had no part in, as ``result.json`` needs them.
+    """The result of one executor: metrics by name (``test/…``), and the other numbers for ``result.json``.
 
-    ``metrics`` are keyed ``test/…`` and belong to the weights after ``epoch`` (by default the last one).
+    ``metrics`` belong to the weights after ``epoch``, by default the last one. ``images`` counts the training images of all epochs; ``confusion`` is int64 (K, K).
     """
 
     metrics: Metrics
@@ -62,9 +62,9 @@ class Trained:
 
 
 def run_numpy(config: DictConfig, experiment: Experiment, data: ImageData, *, test_curve: bool) -> Trained:
-    """The dense network of ``config`` in NumPy, to the last epoch.
+    """Train the dense network of ``config`` in NumPy and test the last epoch.
 
-    With ``test_curve`` the test set is met after every mini-batch, as in R1, and the best moment is chosen on it.
+    With ``test_curve`` the test set is evaluated after every mini-batch and the maximum is reported, as in R1.
     """
     network = _numpy_network(experiment, data)
     plan = ChunkPlan(
@@ -81,7 +81,7 @@ def run_numpy(config: DictConfig, experiment: Experiment, data: ImageData, *, te
             train(network, images, labels, batches=batch, lr=config.optimizer.lr)
             seconds += time.perf_counter() - started
             if curve is not None:
-                curve.look(network)
+                curve.evaluate(network)
     outputs = torch.from_numpy(network(_flat(data.test_set)[0]))
     metrics, confusion = _test_metrics(outputs, data, loss=network.cost(*_flat(data.test_set)))
     return Trained(
@@ -102,13 +102,13 @@ class _TestCurve:
         self.accuracies: list[float] = []
         self.losses: list[float] = []
 
-    def look(self, network: Network) -> None:
+    def evaluate(self, network: Network) -> None:
         outputs = network(self.images)
         self.accuracies.append(float(np.mean(outputs.argmax(axis=1) == self.labels)))
         self.losses.append(network.cost_of(outputs, self.labels))
 
     def metrics(self) -> Metrics:
-        """The maximum of the curve and where it lies; steps are counted from 1."""
+        """The maximum of the curve and its position; steps are counted from 1."""
         best, cheapest = int(np.argmax(self.accuracies)), int(np.argmin(self.losses))
         below = [step for step, loss in enumerate(self.losses, start=1) if loss < 0.05]
         return {
@@ -121,7 +121,7 @@ class _TestCurve:
 
 
 def _numpy_network(experiment: Experiment, data: ImageData) -> Network:
-    """The network of the configuration with the initial weights that a run through Lightning would begin with."""
+    """The NumPy network with the initial weights that a Lightning run of the same seed starts with."""
     torch.manual_seed(stream_seed("init", experiment.options.seed))
     source = data.source
     network = build(
@@ -148,7 +148,10 @@ def _output_activation(loss: Loss) -> Activation:
 
 
 def run_pure(config: DictConfig, experiment: Experiment, data: ImageData) -> Trained:
-    """R1 by the standard library: the layer that was best in validation, which is met every 50 mini-batches."""
+    """Train R1's network with the standard library and test the layer with the best validation accuracy.
+
+    Validation takes place every 50 mini-batches: it takes longer than they do.
+    """
     folder, limits = MnistSource().folders(data.root)[0], experiment.trainer
     training = _digits(folder, "train", _limited(data.train_indices, limits.limit_train_batches, data))
     unseen = _digits(folder, "train", _limited(data.val_indices, limits.limit_val_batches, data))
@@ -178,7 +181,7 @@ def _digits(folder: Path, part: str, indices: Tensor) -> list[pure.Digit]:
 
 
 def run_xgboost(experiment: Experiment, data: ImageData) -> Trained:
-    """Boosted trees (Chen and Guestrin, 2016) with their defaults on flat images in [0, 1]."""
+    """Fit boosted trees (Chen and Guestrin, 2016) with default settings to flat images in [0, 1]."""
     import xgboost
 
     images, labels = _flat(data.train_set)
@@ -190,7 +193,7 @@ def run_xgboost(experiment: Experiment, data: ImageData) -> Trained:
     trees = xgboost.train(settings, training, num_boost_round=_BOOSTING_ROUNDS)
     seconds = time.perf_counter() - started
     predicted = torch.from_numpy(trees.predict(xgboost.DMatrix(_flat(data.test_set)[0]))).long()
-    # Trees that answer with a class have no loss.
+    # These trees predict a class and no probabilities, so there is no loss.
     metrics, confusion = _test_metrics(F.one_hot(predicted, classes).double(), data, loss=math.nan)
     return Trained(
         metrics=metrics, confusion=confusion, train_seconds=seconds, parameters=None,
@@ -203,12 +206,12 @@ def _limited(indices: Tensor, batches: int | None, data: ImageData) -> Tensor:
 
 
 def _flat(images: ImageSet) -> tuple[Floats, Ints]:
-    """Images (N, D) in [0, 1], float32, and their labels (N,)."""
+    """Flat images (N, D), float32 in [0, 1], and labels (N,)."""
     return (images.images.flatten(1).float() / 255).numpy(), images.labels.numpy()
 
 
 def _test_metrics(outputs: Tensor, data: ImageData, *, loss: float) -> tuple[Metrics, Tensor]:
-    """``test/…`` of outputs (N, K) on the test set, and the confusion matrix, int64 (K, K)."""
+    """Metrics named ``test/…`` for the outputs (N, K) on the test set, and the confusion matrix, int64 (K, K)."""
     counts = Counts.zeros(outputs.shape[1], torch.device("cpu"))
     counts.add(outputs, data.test_set.labels)
     metrics = counts.metrics() | {"loss": loss}
@@ -216,7 +219,7 @@ def _test_metrics(outputs: Tensor, data: ImageData, *, loss: float) -> tuple[Met
 
 
 def write(folder: RunFolder, config: DictConfig, data: ImageData, trained: Trained, *, command: str) -> None:
-    """The run folder of a run that Lightning had no part in: ``result.json`` with the keys of any other, and events."""
+    """Write the folder of a run without Lightning: ``result.json`` with the usual keys, and TensorBoard events."""
     container = OmegaConf.to_container(config, resolve=True)
     assert isinstance(container, dict)
     writer = RunWriter(folder, config={str(key): value for key, value in container.items()})

@@ -1,4 +1,4 @@
-"""What the reports found without a figure, each as comparisons of measured rows that can hold or fail."""
+"""The reports' findings that have no figure, each written as comparisons between rows that can hold or fail."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from digitlab.reproduce.registry import rows
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """A number of every run of a row: a metric of ``result.json``, or one of ``digitlab.reproduce.outcomes``."""
+    """A number that each run of ``row`` has: anything that ``RunOutcome.value`` knows."""
 
     row: str
     of: str = "late_val_accuracy"
@@ -15,7 +15,7 @@ class Quantity:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """That ``larger`` exceeds ``smaller`` by more than ``by``; with a negative ``by``, that it is less by no more."""
+    """The claim that ``larger`` - ``smaller`` > ``by``. A negative ``by`` allows ``larger`` to be a little smaller."""
 
     larger: Quantity | float
     smaller: Quantity | float
@@ -24,7 +24,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One sentence of a report as claims, of which all have to hold."""
+    """One sentence of a report, and the claims that all have to hold for it."""
 
     report: str
     text: str
@@ -43,7 +43,7 @@ def _cifar(variant: str, of: str = "late_val_accuracy") -> Quantity:
 
 
 def _above(*variants: str) -> tuple[Claim, ...]:
-    """That the baseline is more accurate than each of these."""
+    """The claims that the baseline is more accurate than each of these variants."""
     return tuple(Claim(_BASE, _cifar(variant)) for variant in variants)
 
 
@@ -61,7 +61,7 @@ _R1 = (
         ),
     ),
     Finding(
-        "R1", "asked: is the network best by accuracy the one best by cost? (holds: within ten iterations)",
+        "R1", "question: is the most accurate network the one with the lowest cost? (holds: within ten iterations)",
         (Claim(10.0, Quantity("r1_test_curve", "test/steps_between_bests")),),
     ),
 )  # fmt: skip
@@ -122,7 +122,7 @@ def _r5_fashion() -> tuple[Finding, ...]:
             tuple(Claim(Quantity(batch[128]), Quantity(batch[size])) for size in (2048, 4096)),
         ),
         Finding(
-            "R5a", "ours: architecture 8 is the best of the eight at 0.1, too",
+            "R5a", "ours: architecture 8 is the best of the eight at 0.1 as well",
             tuple(Claim(ours[7], each) for each in ours[:7]),
         ),
         Finding(

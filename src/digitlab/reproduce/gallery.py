@@ -1,4 +1,4 @@
-"""The reports' pictures of many runs: each sweep, and the variants of a recipe factor by factor beside its baseline."""
+"""Draws the reports' figures of several runs: each sweep, and the variants of a baseline, one figure per factor."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ from digitlab.sweeps.statistics import Summary
 
 _CURVES = ("train/loss", "val/loss", "train/accuracy", "val/accuracy")
 _BASE = "r5_cifar_baseline"
-# Of R5b's variants, those that differ from the baseline in one factor.
+# The variants of R5b, grouped by the factor in which they differ from the baseline.
 _FACTORS = {
     "dropout": ("dropout_0_15", "dropout_0_25"),
     "weight_decay": ("decay_1e_5", "decay_1e_4"),
@@ -33,7 +33,7 @@ _FACTORS = {
 
 
 def write_figures(measured: Measured, folder: Path) -> list[Path]:
-    """Draw every comparison of which a run is there into ``folder``; returns the paths."""
+    """Draw every comparison that has finished runs into ``folder``; returns the paths of the PNG files."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, figure in _figures(measured):
@@ -54,7 +54,7 @@ def _figures(measured: Measured) -> Iterator[tuple[str, Figure]]:
 
 
 def _l2_effects(measured: Measured) -> list[Effect]:
-    """R4b: accuracy against the L2 factor, which is half the weight decay."""
+    """R4b: test accuracy by L2 factor. The factor is half the weight decay, as Keras defines it."""
     found = []
     for row in chosen(["r4_mlp_500_300_l2"]):
         values = measured.sample(Quantity(row.name, "test/accuracy")).values
@@ -65,7 +65,7 @@ def _l2_effects(measured: Measured) -> list[Effect]:
 
 
 def _groups() -> Mapping[str, tuple[str, Sequence[Row]]]:
-    """Title and rows of every figure of curves; R5a has one a sweep, R5b one a factor, its baseline first."""
+    """Title and rows of each figure of curves: one per sweep of R5a, one per factor of R5b (baseline first)."""
     every, rates = rows(), chosen(["r5_fashion_lr"])
     groups = {
         f"r5_fashion_lr_{init}": (
@@ -82,7 +82,7 @@ def _groups() -> Mapping[str, tuple[str, Sequence[Row]]]:
         group = [every[_BASE], *(every[f"r5_cifar_{variant}"] for variant in variants)]
         groups[f"r5_cifar_{factor}"] = f"CIFAR-10, baseline and variants: {factor.replace('_', ' ')}", group
     wishes = [row for row in every.values() if row.against == _BASE]
-    return groups | {"wish_cifar": ("CIFAR-10, baseline and what was wished for", [every[_BASE], *wishes])}
+    return groups | {"wish_cifar": ("CIFAR-10, baseline and wishes", [every[_BASE], *wishes])}
 
 
 def _setting(row: Row, outcomes: Sequence[RunOutcome]) -> Setting:

@@ -1,4 +1,4 @@
-"""What a run came to, as numbers: the metrics of ``result.json``, and a few read off its curves."""
+"""Reads the numbers of a finished run: the metrics of ``result.json``, and a few derived from its curves."""
 
 import csv
 import math
@@ -13,7 +13,7 @@ from digitlab.results.folder import RunFolder
 Curve = Sequence[float]
 
 _LAST_EPOCHS = 5
-# Of ten classes, where a run diverged: its network says nothing.
+# The accuracy of a diverged run: its network knows nothing about the ten classes.
 _CHANCE = 0.1
 
 
@@ -56,7 +56,7 @@ class RunOutcome:
 
 
 def read_outcome(run: RunFolder) -> RunOutcome | None:
-    """The outcome of a run that finished or diverged; None for one that is not there or ended otherwise."""
+    """The outcome of a run that finished or diverged; None if there is no such run or if it ended in another way."""
     if not run.result.exists():
         return None
     result = run.read_result()
@@ -81,7 +81,7 @@ def _curves(run: RunFolder) -> dict[str, list[float]]:
         return {}
     with run.metrics.open(encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))
-    # Validation inside epochs leaves no row of its own, so a column is as long as there are epochs.
+    # Validation within an epoch writes no row of its own, so every column has one value for each epoch.
     return {name: [float(line[name]) for line in lines if line[name]] for name in (lines[0] if lines else ())}
 
 
@@ -112,14 +112,14 @@ def _overfits_from_epoch(curves: Mapping[str, Curve]) -> float:
 
 
 DERIVED: dict[str, Callable[[Mapping[str, Curve]], float]] = {
-    # Mean of the validation accuracy over the last five epochs: the end of a curve that swings.
+    # Mean of the validation accuracy over the last five epochs. One epoch alone would add chance: curves fluctuate.
     "late_val_accuracy": _late_val_accuracy,
     # Standard deviation (n - 1) of the validation accuracy over the last five epochs.
     "volatility": _volatility,
-    # Validation loss of the last epoch above the lowest of all.
+    # Validation loss of the last epoch minus the lowest one.
     "val_loss_rise": _val_loss_rise,
-    # Validation accuracy of the last epoch above that five epochs before.
+    # Validation accuracy of the last epoch minus that of five epochs before.
     "gain_of_last_five_epochs": _gain_of_last_five_epochs,
-    # The epoch from which on, to the end, validation loss is above training loss.
+    # The first epoch from which validation loss stays above training loss until the end.
     "overfits_from_epoch": _overfits_from_epoch,
 }

@@ -1,4 +1,4 @@
-"""All rows, in the order of the reports: the one place of the figures that they give."""
+"""All rows of the comparison, in the order of the reports. Only this module holds the figures that the reports give."""
 
 from functools import cache
 
@@ -12,15 +12,15 @@ _VALIDATION = (Figure("val/accuracy"), Figure("test/accuracy"))
 
 @cache
 def rows() -> dict[str, Row]:
-    """Every row by its name."""
+    """All rows by name, in the order of the reports."""
     every = (*_R1, *_R2, *_R3, *_r4(), *_r5_fashion(), *_r5_fashion_ours(), *_R5_CIFAR, *_WISHES)
     return {row.name: row for row in every}
 
 
 def chosen(names: list[str]) -> list[Row]:
-    """The rows of these names, all where there is none; an experiment's name stands for all of its rows.
+    """The rows with these names, or all rows if there are no names. An experiment's name selects all of its rows.
 
-    Raises ``ConfigError`` for a name that no row has.
+    Raises ``ConfigError`` for an unknown name.
     """
     found: dict[str, Row] = {}
     for name in names:
@@ -37,13 +37,13 @@ _R1 = (
     Row(
         name="r1_linear_mse", report="R1", what="784-10, MSE, best of validation",
         figures=(Figure("test/accuracy", 0.8693), Figure("test/loss", 0.044)),
-        note="the report's is the best of its test curve",
+        note="the report gives the best of its test curve",
     ),
     Row(
         name="r1_test_curve", report="R1", what="784-10, MSE, best of the test curve (NumPy)", executor="numpy",
         experiment="r1_linear_mse", overrides=("data.val_size=0", "trainer.val_every_steps=null"),
         figures=(Figure("test/accuracy_max", 0.8693), Figure("test/loss_at_accuracy_max", 0.044)),
-        note="chosen on the test set, as in the report; all 60,000 images",
+        note="selected on the test set, as in the report; trained on all 60,000 images",
     ),
     Row(name="r1_pure", report="R1", what="784-10, MSE, standard library", experiment="r1_linear_mse", executor="pure",
         figures=_TEST),
@@ -67,12 +67,12 @@ _R3 = (
             Figure("train/accuracy", 0.9059), Figure("val/loss", 0.0168), Figure("val/accuracy", 0.9094),
         ),
         reported_seconds=46,
-        note="the report's time is Keras's; which 10,000 images are held out moves their accuracy by more than the gap",
+        note="the report timed Keras; validation accuracy depends on which 10,000 images are held out",
     ),
     Row(
         name="r3_sigmoid30_mse_numpy", report="R3a", what="784-30-10 sigmoid, MSE, 5 epochs, NumPy",
         experiment="r3_sigmoid30_mse", executor="numpy", figures=_TEST,
-        reported_seconds=255, note="the report's NumPy had no mini-batches; ours has batches of 10",
+        reported_seconds=255, note="the report's NumPy network had no mini-batches; ours uses batches of 10",
     ),
     Row(
         name="r3_dense_200_50_20", report="R3b", what="784-200-50-20-10 ReLU, MSE, 15 epochs",
@@ -86,7 +86,7 @@ _R3 = (
         name="r3_xgboost", report="R3c", what="boosted trees, multi:softmax", experiment="r2_softmax",
         executor="xgboost", figures=(Figure("test/accuracy", 0.9795), Figure("test/f1_weighted", 0.9795)),
         reported_seconds=103,
-        note="needs the extra baselines; nothing in it is drawn at random; defaults are those of the xgboost installed",
+        note="needs the extra baselines; deterministic, so one run; with the defaults of the installed xgboost",
     ),
 )  # fmt: skip
 
@@ -96,7 +96,7 @@ def _r4() -> tuple[Row, ...]:
     return (
         Row(name="r4_mlp_64_64", report="R4a", what="784-64-64-10, 10 epochs",
             figures=(Figure("test/accuracy", 0.9731), Figure("test/loss", 0.0913)),
-            note="the report's is one run; Keras itself comes to 97.00 ± 0.22 (n = 8)"),
+            note="the report has one run; the same network in Keras reaches 97.00 ± 0.22 (n = 8)"),
         *grid("r4_mlp_500_300_l2", report="R4b", what="784-500-300-10, weight decay (twice the L2 factor)",
               metric="test/accuracy", figures=factors),
         Row(name="r4_mlp_500_300", report="R4b", what="784-500-300-10, L2 factor 1e-5",
@@ -109,7 +109,7 @@ def _r4() -> tuple[Row, ...]:
 _FASHION_UNITS = (
     "64", "64 sigmoid", "128, 64 sigmoid", "64, 64", "128, 64", "512, 64", "512, 128, 64", "512, 256, 128, 64",
 )  # fmt: skip
-# The best of r5_fashion_lr by validation; its initial weights, He's, and the best batch size, 128, are the report's.
+# The best rate of r5_fashion_lr by validation. The best initial weights (He) and batch size (128) are the report's own.
 _WINNERS = ("optimizer.lr=0.1",)
 
 
@@ -124,12 +124,12 @@ def _r5_fashion() -> tuple[Row, ...]:
         ),
         Row(name="r5_fashion_final", report="R5a", what="architecture 8 on all 60,000 images",
             figures=(Figure("test/accuracy", 0.85, counts_from=0.845),),
-            note="a rounded figure: 84.5 and more counts; chosen on the test set"),
+            note="the report rounds, so 84.5 is enough; it selected on the test set"),
     )  # fmt: skip
 
 
 def _r5_fashion_ours() -> tuple[Row, ...]:
-    """R5a again with our winners: what validation chose in the sweeps, in place of the report's 0.001."""
+    """R5a with the learning rate that validation chose in our sweep, instead of the report's 0.001."""
     return (
         *(
             Row(name=f"r5_fashion_ours_arch{number}", report="R5a", what=f"architecture {number}: {units}, rate 0.1",
@@ -139,7 +139,7 @@ def _r5_fashion_ours() -> tuple[Row, ...]:
         Row(name="r5_fashion_ours_final", report="R5a", what="architecture 8 on all 60,000 images, rate 0.1",
             experiment="r5_fashion_final", overrides=_WINNERS,
             figures=(Figure("test/accuracy", 0.85, counts_from=0.845),),
-            note="the rate that validation chose in r5_fashion_lr; batch 128 was chosen, too"),
+            note="the rate that validation chose in r5_fashion_lr; it chose batch 128 as well"),
     )  # fmt: skip
 
 
@@ -163,12 +163,16 @@ _R5_CIFAR = (
     _cifar("batch_64", "batch 64"),
     _cifar("batch_256", "batch 256"),
     _cifar("adam_0_1", "Adam 0.1"),
-    _cifar("adam_0_001", "Adam 0.001", note="ours: a rate that suits Adam"),
+    _cifar("adam_0_001", "Adam 0.001", note="not in the report: a rate that suits Adam"),
     _cifar("lr_0_01", "SGD 0.01"),
     _cifar("lr_0_001", "SGD 0.001"),
     _cifar("final", "two layers, dropout 0.15, 10 epochs at 0.1, 10 at 0.01"),
     _cifar("final_lr_0_01", "two layers, dropout 0.15, 10 epochs at 0.01"),
-    _cifar("final_lr_0_01_20", "two layers, dropout 0.15, 20 epochs at 0.01", note="ours: as long as the other final"),
+    _cifar(
+        "final_lr_0_01_20",
+        "two layers, dropout 0.15, 20 epochs at 0.01",
+        note="not in the report: as long as the other final",
+    ),
 )
 
 
@@ -178,7 +182,7 @@ def _wish(name: str, what: str, against: str, *, report: str, metric: str = "tes
 
 _WISHES = (
     _wish("mnist_softmax", "784-10 with softmax and cross-entropy", "r1_linear_mse", report="R1"),
-    _wish("mnist_early_stopping", "784-10, MSE, until 1,100 steps bring nothing", "r1_linear_mse", report="R1"),
+    _wish("mnist_early_stopping", "784-10, MSE, until 1,100 steps without improvement", "r1_linear_mse", report="R1"),
     _wish("mnist_blur", "784-64-64-10, training on blurred digits", "r4_mlp_64_64", report="R1"),
     _wish("mnist_stretch", "784-64-64-10, training on stretched digits", "r4_mlp_64_64", report="R1"),
     _wish("mnist_pen", "784-64-64-10, training with strokes of random width", "r4_mlp_64_64", report="R1"),
@@ -186,7 +190,7 @@ _WISHES = (
     _wish("mnist_deskew", "784-64-64-10 on deskewed digits", "r4_mlp_64_64", report="R4"),
     Row(name="wish_mnist_folds", report="R4", what="784-64-64-10, 5-fold cross-validation", against="r4_mlp_64_64",
         folds=5, figures=(Figure("test/accuracy"), Figure("val/accuracy")),
-        note="each trained on 48,000 images; the standard deviation is over the folds"),
+        note="each fold trains on 48,000 images; the standard deviation is over the folds"),
     _wish("mnist_tanh", "784-64-64-10 with tanh", "r4_mlp_64_64", report="R4"),
     _wish("mnist_cnn", "CNN, shifts, one cycle", "r4_lenet", report="R4"),
     Row(name="wish_mnist_mlp_500_300", report="R4", what="784-500-300-10 to reach Hinton's 98.47 %",

@@ -1,4 +1,4 @@
-"""The comparison for people and programs: Markdown, CSV, and the line ``ours:`` in the headers of the recipes."""
+"""Writes the comparison as Markdown and CSV, and as ``ours:`` lines in the headers of the recipes."""
 
 import csv
 import io
@@ -39,11 +39,11 @@ def write_tables(root: Path, measured: Measured) -> list[Path]:
 
 
 def markdown(measured: Measured) -> str:
-    """Both tables with the rules by which they are read."""
+    """Both tables in Markdown, and below them how to read them."""
     figures = [_cells(line) for line in measured.figure_lines()]
     for cells, above in reversed(list(zip(figures[1:], figures, strict=False))):
         if cells[0] == above[0]:
-            # What a row says of all its metrics stands beside the first.
+            # Columns that belong to the whole row are filled only in its first line.
             cells[0] = cells[1] = cells[-1] = cells[-2] = ""
     found = [
         [
@@ -89,12 +89,12 @@ def _cells(line: FigureLine) -> list[str]:
 
 
 def is_share(metric: str) -> bool:
-    """Whether a metric is a share, shown in per cent."""
+    """Whether a metric is a share in [0, 1], which is shown in per cent. All metrics but losses are."""
     return "loss" not in metric
 
 
 def spread(sample: Sample, *, percent: bool) -> str:
-    """Mean ± standard deviation; the mean alone of one value."""
+    """Mean ± standard deviation as text; only the mean if there is one value, empty if there is none."""
     parts = [_number(sample.mean, percent=percent), _number(sample.sd, percent=percent)]
     return " ± ".join(filter(None, parts))
 
@@ -107,7 +107,7 @@ def _number(value: float | None, *, percent: bool, signed: bool = False) -> str:
 
 
 def figures_csv(measured: Measured) -> str:
-    """Every metric of every row, unrounded."""
+    """All metrics of all rows as CSV, unrounded."""
     return _csv(
         {
             "row": line.row.name, "report": line.row.report, "what": line.row.what, "metric": line.figure.metric,
@@ -121,7 +121,7 @@ def figures_csv(measured: Measured) -> str:
 
 
 def findings_csv(measured: Measured) -> str:
-    """Every finding with the differences of its claims, separated by semicolons."""
+    """All findings as CSV; the differences of a finding's claims are separated by semicolons."""
     return _csv(
         {
             "report": line.report, "finding": line.text, "verdict": line.verdict,
@@ -145,7 +145,7 @@ def _blank(value: str | int | float | None) -> str | int | float | None:
 
 
 def write_headers(measured: Measured, folder: Path = CONF / "experiment") -> list[Path]:
-    """Put what was measured into the headers of the recipes, in place of their ``ours:`` lines; returns those changed.
+    """Replace the ``ours:`` lines in the headers of the recipes by what was measured; returns the changed files.
 
     A recipe without a finished run keeps its header.
     """
@@ -160,7 +160,7 @@ def write_headers(measured: Measured, folder: Path = CONF / "experiment") -> lis
 
 
 def _ours(measured: Measured, experiment: str) -> list[str]:
-    """A text for each row that runs this experiment as it is, or a setting that it sweeps over."""
+    """One text for each row that runs this experiment through Lightning, alone or as one setting of a sweep."""
     texts = []
     for row in rows().values():
         if (row.experiment or row.name) != experiment or row.executor != "lightning" or not measured.outcomes[row.name]:

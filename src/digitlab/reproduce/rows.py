@@ -1,4 +1,4 @@
-"""What a row of the comparison is: one recipe, the figures that a report gives for it, and how it is run."""
+"""Defines a row of the comparison: one recipe, the figures that a report gives for it, and how to run it."""
 
 import itertools
 from collections.abc import Mapping
@@ -15,9 +15,9 @@ Executor = Literal["lightning", "numpy", "pure", "xgboost"]
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A metric of a row, keyed as in ``result.json``, and what the report gives for it; None: it gives none.
+    """A metric of a row, named as in ``result.json``, and the report's value for it (None if it gives none).
 
-    Accuracies and F1 are in [0, 1]. ``counts_from`` is where a rounded figure begins.
+    Accuracies and F1 are in [0, 1]. ``counts_from`` is the smallest value that rounds to the report's figure.
     """
 
     metric: str
@@ -30,16 +30,16 @@ class Figure:
 
     @property
     def bar(self) -> float | None:
-        """What has to be reached."""
+        """The value that our mean has to reach; None if the report gives none."""
         return self.reported if self.counts_from is None else self.counts_from
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One recipe: ``experiment`` of ``conf/experiment`` with ``overrides``, by ``executor``.
+    """One recipe: the file ``experiment`` in ``conf/experiment`` with ``overrides``, run by ``executor``.
 
-    ``reported_seconds`` is the report's time, on another machine. ``against`` is the row with which a wish is compared.
-    ``folds`` replaces seeds by the folds of a cross-validation. ``note`` stands beside the row in the table.
+    ``reported_seconds`` is the report's time on another machine. ``against`` names the row to compare a wish with.
+    ``folds`` replaces the seeds by the folds of a cross-validation. The table shows ``note`` next to the row.
     """
 
     name: str
@@ -55,13 +55,13 @@ class Row:
     note: str = ""
 
     def replicates(self, seeds: int) -> int:
-        """How many runs the row has. Boosted trees draw nothing at random: one says all."""
+        """The number of runs of this row. Boosted trees are deterministic, so one run is enough."""
         if self.executor == "xgboost":
             return 1
         return seeds if self.folds is None else self.folds
 
     def typed(self, replicate: int) -> list[str]:
-        """The overrides of one run; its name is that of a file in ``conf/experiment``."""
+        """The command-line overrides of one run: the experiment, the row's own overrides, and the seed or fold."""
         number = f"seed={replicate}" if self.folds is None else f"data.fold={replicate}"
         return [f"experiment={self.experiment or self.name}", *self.overrides, number]
 
@@ -69,9 +69,9 @@ class Row:
 def grid(
     experiment: str, *, report: str, what: str, metric: str, figures: Mapping[str, float] | None = None
 ) -> tuple[Row, ...]:
-    """A row for each setting that the file of ``experiment`` sweeps over, but for seeds, which every row has anyway.
+    """One row for each setting that the file of ``experiment`` sweeps over. Seeds are left out: every row has seeds.
 
-    ``figures`` are the report's, by the swept value as it is written in the file.
+    ``figures`` holds the report's values by the first swept value, written as in the file.
     """
     params = OmegaConf.load(CONF / "experiment" / f"{experiment}.yaml").hydra.sweeper.params
     choices = [

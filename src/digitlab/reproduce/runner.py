@@ -1,4 +1,4 @@
-"""Makes the runs of rows: composes each recipe, leaves out what is there, and goes on after a failure."""
+"""Makes the runs of the rows for ``digitlab reproduce``. It skips finished runs and continues after a failure."""
 
 import logging
 import shutil
@@ -28,26 +28,26 @@ from digitlab.training.experiment import Experiment
 
 log = logging.getLogger(__name__)
 
-# One epoch of three mini-batches of each kind.
+# One epoch with three mini-batches each of training, validation and test.
 _QUICK = "debug=fast"
 
 
 class LeftOut(RunError):
-    """A row that can't be run here, as something is not installed."""
+    """A row cannot run here because a package is not installed."""
 
 
 def run_folder(root: Path, row: Row, replicate: int) -> RunFolder:
-    """Where a run of a row lies: ``seed<k>``, or ``fold<k>`` in a cross-validation."""
+    """The folder of one run of a row: ``seed<k>``, or ``fold<k>`` in a cross-validation."""
     return RunFolder(root / row.name / f"{'seed' if row.folds is None else 'fold'}{replicate}")
 
 
 def make_runs(
     rows: Sequence[Row], root: Path, *, seeds: int, quick: bool
 ) -> Iterator[tuple[Row, int, Exception | None]]:
-    """Make every run that ``root`` does not hold yet; yields row, replicate and what went wrong, None if nothing did.
+    """Make every run that is missing in ``root``; yields row, replicate and the error (None if the run finished).
 
-    A run that was stopped goes on from its checkpoint, and one that diverged counts as made. What another process is at
-    is left to it, so several share the work. ``Interrupted`` after SIGINT or SIGTERM ends it all.
+    A stopped run resumes from its checkpoint; a diverged run counts as finished. Runs that another process is making
+    are skipped, so several processes can share the work. ``Interrupted`` is raised after SIGINT or SIGTERM.
     """
     for replicate in range(max(row.replicates(seeds) for row in rows)):
         for row in rows:
@@ -76,19 +76,22 @@ def _alone(root: Path, folder: RunFolder) -> Iterator[None]:
 
 
 def _run(row: Row, folder: RunFolder, replicate: int, *, quick: bool) -> bool:
-    """Make a run, or go on with it; False where it is there already. ``RunError`` where another recipe made it."""
+    """Make or resume one run; returns False if it had finished before.
+
+    Raises ``RunError`` if the folder holds a run of another recipe, ``LeftOut`` if a package is missing.
+    """
     if row.executor == "xgboost" and find_spec("xgboost") is None:
         raise LeftOut("xgboost is not installed: pip install 'digitlab[baselines]'")
     typed = [*row.typed(replicate), *([_QUICK] if quick else [])]
     config, choices = compose(typed)
     begun = folder.config.exists()
     if begun and (keys := changed(folder.read_config(), config)):
-        raise RunError(f"{folder.path} was made with another {', '.join(keys)}: remove it to make it anew")
+        raise RunError(f"{folder.path} was made with another {', '.join(keys)}: remove it to run it again")
     if read_outcome(folder) is not None:
         return False
     stopped = begun and row.executor == "lightning" and folder.last.exists()
     if folder.path.exists() and not stopped:
-        # Nothing to go on from: it failed, or was stopped before its first checkpoint.
+        # There is nothing to resume: the run failed, or was stopped before its first checkpoint.
         shutil.rmtree(folder.path)
     _describe(folder, config, choices, typed)
     with log_to(folder.log), LoadMeter() as load:
@@ -106,13 +109,13 @@ def _train(config: DictConfig, folder: RunFolder, typed: Sequence[str], *, resum
     try:
         train(config, folder=folder.path, overrides=typed, resume=resume)
     except RunError:
-        # A loss that stopped being finite is what came out of this recipe, not a failure to run it.
+        # A run that diverges is a result of its recipe, not a failure to run it.
         if read_outcome(folder) is None:
             raise
 
 
 def changed(made: DictConfig, now: DictConfig) -> list[str]:
-    """The settings that two configurations both have and differ in, but for where data lies and what computes."""
+    """The keys that both configurations have with different values, except the data folder and the accelerator."""
     before, after = (dict(walk(OmegaConf.to_container(each, resolve=False))) for each in (made, now))
     return [
         key
@@ -138,12 +141,12 @@ def _run_without_lightning(row: Row, folder: RunFolder, config: DictConfig, *, q
         case "xgboost":
             trained = executors.run_xgboost(experiment, data)
         case other:
-            raise RunError(f"{row.name}: there is no way to run {other}")
+            raise RunError(f"{row.name}: there is no executor {other}")
     executors.write(folder, config, data, trained, command=f"digitlab reproduce {row.name}{' --quick' * quick}")
 
 
 def compose(typed: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
-    """What ``python train.py TYPED`` runs, without its progress bar, and which config of each group it chose."""
+    """The configuration of ``python train.py TYPED`` without a progress bar, and the chosen config of each group."""
     register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3", job_name="train"):
         composed = hydra_compose("train", overrides=[*typed, "trainer.progress_bar=false"], return_hydra_config=True)
@@ -154,7 +157,7 @@ def compose(typed: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
 
 
 def _describe(folder: RunFolder, config: DictConfig, choices: dict[str, str], typed: Sequence[str]) -> None:
-    """What Hydra would leave in the folder of a run from the command line."""
+    """Write the files that Hydra writes into the folder of a run from the command line."""
     hydra = OmegaConf.to_yaml(OmegaConf.create({"hydra": {"runtime": {"choices": choices}}}))
     write_atomically(folder.config.with_name("hydra.yaml"), hydra.encode())
     folder.write_config(config, typed)

@@ -1,4 +1,4 @@
-"""The comparison: the reports' figures and findings beside what was measured, a line each."""
+"""Puts the reports' figures and findings next to our measurements, as lines that ``rendering`` writes."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,9 +15,10 @@ from digitlab.results.folder import RunFolder
 
 @dataclass(frozen=True, slots=True)
 class FigureLine:
-    """One metric of one row. Accuracies are in [0, 1]; nan where there is nothing.
+    """One metric of one row. Accuracies are in [0, 1]; missing values are nan.
 
-    ``difference`` is ours less the report's, or, for a wish, less the row that it is compared with.
+    ``difference`` is our mean less the report's figure, or for a wish less the mean of the row it is compared with.
+    ``diverged`` is the number of runs that diverged.
     """
 
     row: Row
@@ -32,7 +33,7 @@ class FigureLine:
 
 @dataclass(frozen=True, slots=True)
 class FindingLine:
-    """One finding: the differences that its claims are about, and what they come to."""
+    """One finding: the difference that each of its claims is about, and the verdict."""
 
     report: str
     text: str
@@ -41,7 +42,7 @@ class FindingLine:
 
 
 class Measured:
-    """The outcomes of every run under ``root``, read once."""
+    """The outcomes of all finished runs under ``root``, read once."""
 
     def __init__(self, root: Path) -> None:
         self.outcomes: Mapping[str, Sequence[RunOutcome]] = {
@@ -50,12 +51,12 @@ class Measured:
         }
 
     def sample(self, quantity: Quantity) -> Sample:
-        """A quantity over the runs of its row; those that do not have it are left out."""
+        """The values of a quantity in the runs of its row, without the runs that do not have it."""
         values = [outcome.value(quantity.of) for outcome in self.outcomes[quantity.row]]
         return Sample(tuple(value for value in values if not math.isnan(value)))
 
     def figure_lines(self) -> list[FigureLine]:
-        """A line for each metric of each row, in the order of the reports."""
+        """One line for each metric of each row, in the order of the reports."""
         return [self._line(row, figure) for row in rows().values() for figure in row.figures]
 
     def _line(self, row: Row, figure: Figure) -> FigureLine:
@@ -74,7 +75,7 @@ class Measured:
         )  # fmt: skip
 
     def finding_lines(self) -> list[FindingLine]:
-        """A line for each finding, in the order of the reports."""
+        """One line for each finding, in the order of the reports."""
         return [
             FindingLine(
                 finding.report, finding.text, tuple(differences(finding.claims, self.sample)),
@@ -84,7 +85,7 @@ class Measured:
         ]  # fmt: skip
 
     def hardware(self, row: Row | None = None) -> list[str]:
-        """The machines that the runs of ``row``, or all, were made on."""
+        """The machines on which the runs of ``row`` (or all runs) were made, sorted and without repetition."""
         chosen = self.outcomes.values() if row is None else [self.outcomes[row.name]]
         return sorted({outcome.hardware for outcomes in chosen for outcome in outcomes})
 

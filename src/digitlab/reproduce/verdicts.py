@@ -1,6 +1,6 @@
-"""Whether a figure is reached and whether a finding holds, by means over runs and their standard errors.
+"""Decides whether a figure is reached and whether a finding holds, by means over runs and confidence intervals.
 
-Standard deviations divide by n - 1; a standard error is one divided by the square root of n.
+Standard deviations divide by n - 1; the standard error is the standard deviation divided by the square root of n.
 """
 
 import math
@@ -18,7 +18,7 @@ Verdict = Literal["reached", "short", "holds", "fails", "undecided", ""]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """n values of one number."""
+    """n measurements of one number; ``mean``, ``sd`` and ``standard_error`` are nan if n is too small."""
 
     values: tuple[float, ...]
 
@@ -54,7 +54,7 @@ def reached(figure: Figure, ours: Sample) -> Verdict:
 
 
 def decide(finding: Finding, sample: Callable[[Quantity], Sample]) -> Verdict:
-    """``holds`` if every claim does, ``fails`` if one fails, else ``undecided``."""
+    """Return ``holds`` if every claim holds, ``fails`` if at least one fails, and ``undecided`` otherwise."""
     verdicts = [_decide(claim, sample) for claim in finding.claims]
     if "fails" in verdicts:
         return "fails"
@@ -91,7 +91,7 @@ def _half_width(samples: Sequence[Sample]) -> float:
 
 
 def differences(claims: Sequence[Claim], sample: Callable[[Quantity], Sample]) -> list[float]:
-    """By how much the larger mean of each claim exceeds the smaller one."""
+    """For each claim, the mean that is claimed to be larger minus the other mean."""
     means = [
         [side if isinstance(side, float) else sample(side).mean for side in (claim.larger, claim.smaller)]
         for claim in claims
