@@ -1,4 +1,4 @@
-"""The NumPy network as oracle: its gradients, autograd's and finite differences agree, and so do whole trainings."""
+"""The NumPy network as a reference: gradients agree with autograd and finite differences, trainings with Lightning."""
 
 import numpy as np
 import pytest
@@ -37,11 +37,11 @@ def network(units, hidden, output, loss):
 
 
 @pytest.mark.parametrize(("units", "hidden", "output", "loss"), CASES)
-def test_gradients_are_those_of_finite_differences(units, hidden, output, loss):
+def test_gradients_equal_finite_differences(units, hidden, output, loss):
     assert gradient_check(network(units, hidden, output, loss), *some_images()) < 1e-6
 
 
-def test_the_check_sees_a_wrong_gradient(monkeypatch):
+def test_the_gradient_check_finds_a_wrong_gradient(monkeypatch):
     wrong = network([6, 5, 4], "tanh", "softmax", "cross_entropy")
     right = wrong.gradients(*some_images())
     right[0].weights[2, 1] *= 1.0001
@@ -51,7 +51,7 @@ def test_the_check_sees_a_wrong_gradient(monkeypatch):
 
 @pytest.mark.numerics
 @pytest.mark.parametrize(("units", "hidden", "output", "loss"), CASES)
-def test_gradients_are_those_of_autograd(units, hidden, output, loss):
+def test_gradients_equal_those_of_autograd(units, hidden, output, loss):
     ours = network(units, hidden, output, loss)
     images, labels = some_images()
     leaves = [[torch.tensor(each, requires_grad=True) for each in (layer.weights, layer.bias)] for layer in ours.layers]
@@ -89,7 +89,7 @@ def tensors(layers):
 @pytest.mark.numerics
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("precision", [64, 32])
-def test_fifty_steps_end_at_the_weights_of_the_lightning_path(shrunk, run_folder, recipe, precision, as_exact_as):
+def test_fifty_steps_give_the_weights_of_a_lightning_run(shrunk, run_folder, recipe, precision, as_exact_as):
     hidden, output, loss, lr = RECIPES[recipe]
     config = shrunk(
         recipe, "data=mnist", "data.train_size=2000", "data.batch_size=40", "data.val_size=0", "test=none",

@@ -1,4 +1,4 @@
-"""The network of the standard library: its parts, and that it learns as the NumPy network does."""
+"""The network of the standard library: its parts work, and it learns what the NumPy network learns."""
 
 import random
 import sys
@@ -29,18 +29,18 @@ def digits(read):
 def dense(digits):
     images = np.zeros((len(digits), pure.PIXELS))
     for row, digit in zip(images, digits, strict=True):
-        row[list(digit.places)] = digit.values
+        row[list(digit.positions)] = digit.values
     return images, np.array([digit.label for digit in digits])
 
 
-def test_nothing_but_the_standard_library_is_imported():
+def test_only_the_standard_library_is_imported():
     modules = {value.__name__ for value in vars(pure).values() if type(value) is type(sys)}
     classes = {value.__module__ for value in vars(pure).values() if hasattr(value, "__module__")}
     roots = {name.partition(".")[0] for name in modules | classes if name and name != pure.__name__}
     assert roots <= sys.stdlib_module_names
 
 
-def test_files_are_read_to_the_byte(read):
+def test_files_are_read_byte_for_byte(read):
     images, labels = read
     assert b"".join(images) == read_idx(IMAGES).numpy().tobytes()
     assert labels == read_idx(LABELS).tolist()
@@ -49,7 +49,7 @@ def test_files_are_read_to_the_byte(read):
 @pytest.mark.parametrize(
     "content", [b"", b"\x00\x00\x0d\x01\x00\x00\x00\x00", b"\x00\x00\x08\x01\x00\x00\x00\x02\x01"], ids=repr
 )
-def test_what_is_no_file_of_labels_or_images_is_refused(tmp_path, content):
+def test_files_without_labels_or_images_are_refused(tmp_path, content):
     path = tmp_path / "file"
     path.write_bytes(content)
     for reader in (pure.read_images, pure.read_labels):
@@ -59,14 +59,14 @@ def test_what_is_no_file_of_labels_or_images_is_refused(tmp_path, content):
         pure.read_labels(IMAGES)
 
 
-def test_normalising_leaves_out_black_pixels_alone(read):
+def test_normalising_leaves_out_only_black_pixels(read):
     pixels = read[0][0]
     digit = pure.normalise(pixels, 7)
-    found = dict(zip(digit.places, digit.values, strict=True))
+    found = dict(zip(digit.positions, digit.values, strict=True))
     assert [found.get(place, 0) * 255 for place in range(pure.PIXELS)] == pytest.approx(list(pixels))
 
 
-def test_batches_hold_every_digit_once_in_an_order_of_their_own(digits):
+def test_batches_hold_every_digit_once_in_a_new_order_each_epoch(digits):
     order = random.Random(0)
     epochs = [list(pure.shuffled_batches(digits, batch_size=70, order=order)) for _ in range(2)]
     for batches in epochs:
@@ -75,7 +75,7 @@ def test_batches_hold_every_digit_once_in_an_order_of_their_own(digits):
     assert epochs[0] != epochs[1]
 
 
-def test_it_learns_as_the_numpy_network_does(digits):
+def test_updates_give_the_weights_of_the_numpy_network(digits):
     layer, order = pure.new_layer(4), random.Random(4)
     begun = Dense(np.array(layer.weights).T.copy(), np.array(layer.biases), "linear")
     network, (images, labels) = Network([begun], loss="mse"), dense(digits)
@@ -93,15 +93,15 @@ def test_it_learns_as_the_numpy_network_does(digits):
     assert found.accuracy == pytest.approx(float(np.mean(network(images).argmax(1) == labels)))
 
 
-def test_the_layer_that_was_most_accurate_is_kept(digits):
-    # At this rate it swings, so that the last layer is not the best one.
+def test_the_most_accurate_layer_is_kept(digits):
+    # At this learning rate the accuracy fluctuates, so that the last layer is not the best one.
     learnt = pure.learn(digits[:300], digits[300:], epochs=2, batch_size=20, step_size=0.25, seed=0)
     assert [each.step for each in learnt.history] == list(range(1, 31))
     assert learnt.best.accuracy == max(each.accuracy for each in learnt.history) > learnt.history[-1].accuracy
     assert pure.evaluate(learnt.layer, digits[300:], step=learnt.best.step) == learnt.best
 
 
-def test_pictures_tell_right_from_wrong(read):
+def test_pictures_mark_right_and_wrong_predictions(read):
     images, labels = (each[:4] for each in read)
     grid = pure.plot_grid(images, labels, [labels[0], 9 - labels[1], *labels[2:]], columns=2).split("\n")
     assert len(grid) == 2 * (1 + pure.SIDE // 2)

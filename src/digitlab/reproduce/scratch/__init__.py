@@ -1,4 +1,4 @@
-"""The networks of the reports without a framework: ``pure`` by the standard library alone, ``network`` by NumPy.
+"""The reports' networks without a framework: ``pure`` uses only the standard library, ``network`` uses NumPy.
 
-They are the oracle of the way through PyTorch, and two rows of the comparison of times. Nothing else rests on them.
+Tests use them as independent references for training with PyTorch, and ``reproduce`` compares their times.
 """

@@ -1,6 +1,7 @@
-"""Dense networks in NumPy: forward, backward, mini-batch SGD, and a check of the gradients by finite differences.
+"""Dense networks in NumPy: forward, backward, mini-batch SGD, and a gradient check by finite differences.
 
-Shapes: N images of D pixels in [0, 1], K classes. All arithmetic is in the dtype of the weights, float64 by default.
+``reproduce.executors`` trains with it. N images of D pixels in [0, 1], K classes. All arithmetic uses the dtype of the
+weights; ``glorot`` makes float64.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -20,30 +21,30 @@ Loss = Literal["mse", "cross_entropy"]
 
 @dataclass(slots=True)
 class Dense:
-    """One layer: ``weights`` (units before, units), ``bias`` (units,), and the activation of its output."""
+    """One layer: ``weights`` (inputs, units), ``bias`` (units,), and the activation of its outputs."""
 
     weights: Array
     bias: Array
     activation: Activation
 
     def __call__(self, inputs: Array) -> Array:
-        """Inputs (N, units before) to outputs (N, units)."""
+        """Inputs (N, inputs) to outputs (N, units)."""
         return _ACTIVATIONS[self.activation](inputs @ self.weights + self.bias)
 
 
 @dataclass(frozen=True, slots=True)
 class Gradient:
-    """The derivatives of the loss by one layer's ``weights`` and ``bias``, each of the shape of what it belongs to."""
+    """The derivatives of the loss with respect to one layer's ``weights`` and ``bias``, in the same shapes."""
 
     weights: Array
     bias: Array
 
 
 class Network:
-    """Dense layers one after the other, and the loss that they learn from.
+    """A sequence of dense layers and the loss that they minimise.
 
-    ``mse`` is the mean of (output - target)² over outputs and images, ``cross_entropy`` the mean over images of the
-    negative logarithm of the right class's output, which a softmax must have made; ``ConfigError`` else.
+    ``mse`` is the mean of (output - target)² over outputs and images. ``cross_entropy`` is the mean over images of the
+    negative logarithm of the right class's output; it raises ``ConfigError`` unless the last activation is softmax.
     """
 
     def __init__(self, layers: Sequence[Dense], *, loss: Loss) -> None:
@@ -68,13 +69,13 @@ class Network:
         return self.cost_of(self(images), labels)
 
     def cost_of(self, outputs: Array, labels: Ints) -> float:
-        """The mean loss of outputs (N, K) that were computed before."""
+        """The mean loss of given outputs (N, K)."""
         if self.loss == "mse":
             return float(np.mean((outputs - one_hot(labels, outputs)) ** 2))
         return float(-np.mean(np.log(outputs[np.arange(len(labels)), labels])))
 
     def gradients(self, images: Array, labels: Ints) -> list[Gradient]:
-        """The derivatives of ``cost`` by backpropagation (Rumelhart, Hinton and Williams, 1986), a layer each."""
+        """The gradients of ``cost``, one for each layer, by backpropagation (Rumelhart, Hinton and Williams, 1986)."""
         outputs = self._outputs(images)
         error = self._output_error(outputs[-1], one_hot(labels, outputs[-1]))
         found: list[Gradient] = []
@@ -87,9 +88,9 @@ class Network:
         return found[::-1]
 
     def _output_error(self, outputs: Array, targets: Array) -> Array:
-        """The derivative of the cost by what goes into the last activation, (N, K)."""
+        """The derivative of the cost with respect to the inputs of the last activation, (N, K)."""
         if self.loss == "cross_entropy":
-            # Through softmax and logarithm together; apart they divide by outputs that may be 0.
+            # The derivative through softmax and logarithm together: separately, one divides by outputs that may be 0.
             return (outputs - targets) / len(outputs)
         return _BACKWARD[self.layers[-1].activation](outputs, 2 * (outputs - targets) / outputs.size)
 
@@ -101,16 +102,16 @@ class Network:
 
 
 def train(network: Network, images: Array, labels: Ints, *, batches: Iterable[Ints], lr: float) -> None:
-    """Mini-batch SGD: one step for each of ``batches``, which are indices into images (N, D) and labels (N,)."""
+    """Mini-batch SGD: one step for each item of ``batches``, which are indices into images (N, D) and labels (N,)."""
     for index in batches:
         network.descend(images[index], labels[index], lr=lr)
 
 
 def gradient_check(network: Network, images: Array, labels: Ints, *, step: float = 1e-5) -> float:
-    """The largest error of the gradients against central differences of the cost on each weight and bias.
+    """The largest error of the gradients, compared with central differences for each weight and bias.
 
-    It is relative to the largest derivative of the same layer's weights or biases. Weights must be float64: with
-    float32 nothing but rounding would be seen.
+    The error is relative to the largest derivative of the same layer's weights or biases. Weights must be float64: in
+    float32 the differences consist of rounding errors.
     """
     worst = 0.0
     for layer, gradient in zip(network.layers, network.gradients(images, labels), strict=True):
@@ -134,7 +135,7 @@ def _central_differences(values: Array, cost: Callable[[], float], step: float) 
 
 
 def glorot(units: Sequence[int], activations: Sequence[Activation], *, seed: int) -> list[Dense]:
-    """Layers from ``units[0]`` pixels to ``units[-1]`` classes: Glorot-uniform weights (2010), biases 0."""
+    """Layers from ``units[0]`` pixels to ``units[-1]`` classes with uniform weights (Glorot, 2010) and biases of 0."""
     random = np.random.default_rng(seed)
     layers = []
     for fan_in, fan_out, activation in zip(units, units[1:], activations, strict=False):
@@ -144,14 +145,14 @@ def glorot(units: Sequence[int], activations: Sequence[Activation], *, seed: int
 
 
 def one_hot(labels: Ints, outputs: Array) -> Array:
-    """Labels (N,) as targets of the shape and dtype of ``outputs`` (N, K): 1 for the right class, 0 for the others."""
+    """Targets in the shape and dtype of ``outputs`` (N, K): 1 for the class in ``labels`` (N,), 0 for the others."""
     targets = np.zeros_like(outputs)
     targets[np.arange(len(labels)), labels] = 1
     return targets
 
 
 def _sigmoid(inputs: Array) -> Array:
-    # By tanh, which doesn't overflow where exp(-x) would.
+    # tanh does not overflow for large negative inputs; exp(-x) would.
     outputs: Array = 0.5 * (1 + np.tanh(0.5 * inputs))
     return outputs
 
@@ -170,7 +171,7 @@ _ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
     "linear": lambda inputs: inputs,
 }
 
-# From an activation's outputs and the derivative by them to the derivative by its inputs.
+# Arguments: an activation's outputs and the derivative with respect to them. Result: the derivative for its inputs.
 _BACKWARD: dict[Activation, Callable[[Array, Array], Array]] = {
     "relu": lambda outputs, error: error * (outputs > 0),
     "tanh": lambda outputs, error: error * (1 - outputs**2),

@@ -1,8 +1,8 @@
-"""R1's network by the standard library alone: one dense layer from 784 pixels to 10 outputs that learns to read digits.
+"""R1's network with the standard library alone: one dense layer from 784 pixels to 10 outputs that reads digits.
 
-In the order of use: ``read_images`` and ``read_labels``, ``normalise``, ``learn`` (``shuffled_batches``, ``update``,
-``evaluate``, ``save_if_better``), ``plot_images`` and ``plot_grid`` for a look. It learns by the mean squared error of
-the outputs against 1 for the right digit and 0 for the others.
+The functions in the order of use: ``read_images`` and ``read_labels``, ``normalise``, ``learn`` (which uses
+``shuffled_batches``, ``update``, ``evaluate`` and ``save_if_better``), ``plot_images`` and ``plot_grid``. The loss is
+the mean squared error; the target is 1 for the right digit and 0 for the others.
 """
 
 import copy
@@ -23,19 +23,19 @@ _SHADES = " ░▒▓█"
 
 @dataclass(frozen=True, slots=True)
 class Digit:
-    """One image: where its pixels are not black (places in 0 … 783), their values in (0, 1], and its label.
+    """One image: the positions of the pixels that are not black (0 to 783), their values in (0, 1], and the label.
 
-    Four pixels in five are black and neither change an output nor are learnt from, so nothing is computed for them.
+    Four out of five pixels are black. They change neither outputs nor weights, so they are left out to save time.
     """
 
-    places: tuple[int, ...]
+    positions: tuple[int, ...]
     values: tuple[float, ...]
     label: int
 
 
 @dataclass(slots=True)
 class Layer:
-    """``weights``, a list of 784 for each of the 10 outputs, and ``biases``, one each."""
+    """``weights`` has a list of 784 numbers for each of the 10 outputs, ``biases`` one number for each."""
 
     weights: list[list[float]]
     biases: list[float]
@@ -43,7 +43,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Accuracy in [0, 1] and mean cost over images that were not learnt from, after ``step`` mini-batches."""
+    """Accuracy in [0, 1] and mean cost over unseen images after ``step`` mini-batches."""
 
     step: int
     accuracy: float
@@ -52,7 +52,7 @@ class Evaluation:
 
 @dataclass(slots=True)
 class Learnt:
-    """The layer that was most accurate so far, every evaluation in order, and the seconds that the updates took."""
+    """The most accurate layer so far and its evaluation, all evaluations in order, and the seconds spent in updates."""
 
     layer: Layer
     best: Evaluation
@@ -61,7 +61,10 @@ class Learnt:
 
 
 def read_images(path: Path) -> list[bytes]:
-    """The images of an IDX file, plain or gzipped: 784 grey values of a byte each; ``ValueError`` for others."""
+    """Read the images of an IDX file, plain or gzipped, as 784 grey values of one byte each.
+
+    Raises ``ValueError`` for any other content.
+    """
     shape, content = _read_idx(path)
     if shape[1:] != (SIDE, SIDE):
         raise ValueError(f"{path}: must hold images of {SIDE} x {SIDE}, not {shape}")
@@ -69,7 +72,7 @@ def read_images(path: Path) -> list[bytes]:
 
 
 def read_labels(path: Path) -> list[int]:
-    """The labels of an IDX file, plain or gzipped; ``ValueError`` if it holds anything else."""
+    """Read the labels of an IDX file, plain or gzipped. Raises ``ValueError`` for any other content."""
     shape, content = _read_idx(path)
     if len(shape) != 1:
         raise ValueError(f"{path}: must hold labels, not {shape}")
@@ -77,62 +80,62 @@ def read_labels(path: Path) -> list[int]:
 
 
 def _read_idx(path: Path) -> tuple[tuple[int, ...], bytes]:
-    """Shape and content: two zero bytes, the type (8: bytes), the number of sizes, then each size in four bytes."""
+    """Shape and content. Header: two zero bytes, the type (8: bytes), the number of sizes, and four bytes each."""
     raw = path.read_bytes()
     if raw[:2] == b"\x1f\x8b":
         raw = gzip.decompress(raw)
     if raw[:3] != b"\x00\x00\x08":
-        raise ValueError(f"{path}: is no IDX file of bytes")
+        raise ValueError(f"{path}: not an IDX file of bytes")
     start = 4 + 4 * raw[3]
-    shape = tuple(int.from_bytes(raw[place : place + 4], "big") for place in range(4, start, 4))
+    shape = tuple(int.from_bytes(raw[position : position + 4], "big") for position in range(4, start, 4))
     if len(raw) - start != math.prod(shape):
         raise ValueError(f"{path}: {len(raw) - start} bytes, but its header says {shape}")
     return shape, raw[start:]
 
 
 def normalise(pixels: bytes, label: int) -> Digit:
-    """An image of bytes as a ``Digit`` with values in (0, 1]."""
-    places = tuple(place for place, value in enumerate(pixels) if value)
-    return Digit(places, tuple(pixels[place] / 255 for place in places), label)
+    """Convert an image of 784 bytes to a ``Digit`` with values in (0, 1]."""
+    positions = tuple(position for position, value in enumerate(pixels) if value)
+    return Digit(positions, tuple(pixels[position] / 255 for position in positions), label)
 
 
 def new_layer(seed: int) -> Layer:
-    """Weights uniform in [0, 1) / 784, biases 0."""
+    """A layer with weights uniform in [0, 1/784) and biases of 0."""
     draw = random.Random(seed).random
     return Layer([[draw() / PIXELS for _ in range(PIXELS)] for _ in range(CLASSES)], [0.0] * CLASSES)
 
 
 def shuffled_batches(digits: Sequence[Digit], *, batch_size: int, order: random.Random) -> Iterator[list[Digit]]:
-    """All digits once, in a new order, ``batch_size`` at a time."""
+    """Yield all digits once in a new order, ``batch_size`` at a time; the last mini-batch may be smaller."""
     shuffled = order.sample(digits, len(digits))
     for start in range(0, len(shuffled), batch_size):
         yield shuffled[start : start + batch_size]
 
 
 def predict(layer: Layer, digit: Digit) -> list[float]:
-    """The ten outputs; the largest one's place is the digit that the layer reads."""
+    """The ten outputs. The position of the largest one is the predicted digit."""
     return [
-        bias + sum(map(mul, map(weights.__getitem__, digit.places), digit.values))
+        bias + sum(map(mul, map(weights.__getitem__, digit.positions), digit.values))
         for weights, bias in zip(layer.weights, layer.biases, strict=True)
     ]
 
 
 def cost(outputs: Sequence[float], label: int) -> float:
-    """The mean over the outputs of their squared distance from 1 for ``label`` and 0 for the others."""
-    return sum((output - (place == label)) ** 2 for place, output in enumerate(outputs)) / len(outputs)
+    """The mean squared error of the outputs; the target is 1 for ``label`` and 0 for the others."""
+    return sum((output - (position == label)) ** 2 for position, output in enumerate(outputs)) / len(outputs)
 
 
 def update(layer: Layer, batch: Sequence[Digit], *, step_size: float) -> None:
-    """One step down the gradient of the mean cost of a mini-batch."""
-    # All outputs before any change: every image of the batch meets the same weights.
+    """Make one step of gradient descent on the mean cost of a mini-batch."""
+    # Compute all outputs before changing any weight, so that every image of the mini-batch uses the same weights.
     outputs = [predict(layer, digit) for digit in batch]
     scale = 2 * step_size / (CLASSES * len(batch))
     for digit, row in zip(batch, outputs, strict=True):
-        for place, output in enumerate(row):
-            change = scale * (output - (place == digit.label))
-            layer.biases[place] -= change
-            weights = layer.weights[place]
-            for pixel, value in zip(digit.places, digit.values, strict=True):
+        for position, output in enumerate(row):
+            change = scale * (output - (position == digit.label))
+            layer.biases[position] -= change
+            weights = layer.weights[position]
+            for pixel, value in zip(digit.positions, digit.values, strict=True):
                 weights[pixel] -= change * value
 
 
@@ -156,9 +159,9 @@ def learn(
     seed: int,
     evaluate_every: int = 1,
 ) -> Learnt:
-    """Learn from ``training``; every ``evaluate_every`` mini-batches, and at the end, look at ``unseen``.
+    """Train a new layer, and evaluate it on ``unseen`` every ``evaluate_every`` mini-batches and at the end.
 
-    The layer is kept whenever it is more accurate there than ever before.
+    The result holds the layer with the best accuracy on ``unseen``.
     """
     layer, order = new_layer(seed), random.Random(seed)
     learnt = Learnt(copy.deepcopy(layer), evaluate(layer, unseen))
@@ -175,21 +178,21 @@ def learn(
 
 
 def save_if_better(learnt: Learnt, layer: Layer, found: Evaluation) -> None:
-    """Note an evaluation, and keep a copy of ``layer`` if it is the most accurate so far."""
+    """Record an evaluation, and copy ``layer`` if it is the most accurate so far."""
     learnt.history.append(found)
     if found.accuracy > learnt.best.accuracy:
         learnt.best, learnt.layer = found, copy.deepcopy(layer)
 
 
 def plot_images(images: Sequence[bytes], labels: Sequence[int], prediction: Sequence[int] | None = None) -> str:
-    """Images one below the other, each under its label; with ``prediction``, ✓ or ✗ and what was read, too."""
+    """Draw images as text, one below the other, with labels; with ``prediction`` also ✓, or ✗ and the prediction."""
     return "\n".join(line for picture in _pictures(images, labels, prediction) for line in picture)
 
 
 def plot_grid(
     images: Sequence[bytes], labels: Sequence[int], prediction: Sequence[int] | None = None, *, columns: int = 4
 ) -> str:
-    """As ``plot_images``, with ``columns`` of them side by side."""
+    """Draw images as ``plot_images`` does, with ``columns`` of them side by side."""
     pictures = _pictures(images, labels, prediction)
     lines = []
     for start in range(0, len(pictures), columns):
@@ -206,7 +209,7 @@ def _pictures(images: Sequence[bytes], labels: Sequence[int], prediction: Sequen
 
 
 def _picture(pixels: bytes) -> Iterator[str]:
-    """An image as lines of text, two rows of pixels a line, as characters are about twice as high as wide."""
+    """Draw one image as lines of text. A line shows two rows of pixels: characters are twice as high as wide."""
     for start in range(0, PIXELS, 2 * SIDE):
         pairs = zip(pixels[start : start + SIDE], pixels[start + SIDE : start + 2 * SIDE], strict=True)
         yield "".join(_SHADES[round((upper + lower) / 510 * (len(_SHADES) - 1))] for upper, lower in pairs)
