@@ -1,8 +1,8 @@
-"""Speed of digitlab against a bare PyTorch loop: ``python benchmarks/bench.py [--only a,c] [--all] [--quick]``.
+"""Compares the speed of digitlab with a bare PyTorch loop: ``benchmarks/bench.py [--only a,c] [--all] [--quick]``.
 
-Everything takes turns, a few epochs at a time, digitlab and the bare loop in this one process, so that what else the
-machine does meets all of them. What counts is the median time of the training part of an epoch: where it misses one of
-the bars in ``report.py``, in any workload, the exit code is 1. A full run is kept under ``benchmarks/results/``.
+All rows take turns, a few epochs at a time, so that other work on the machine affects all of them. digitlab and the
+bare loops run in this process. The median time of the training part of an epoch counts. The exit code is 1 if any
+workload misses one of the targets in ``report.py``. A full run is written to ``benchmarks/results/``.
 """
 
 import argparse
@@ -23,8 +23,8 @@ import commands
 from bare import BareLoop, GraphLoop
 from digitlab.config.compose import compose
 from digitlab.training import train
-from kept import keep, surroundings
 from peers import PEERS, PeerProcess
+from records import environment_facts, write_record
 from report import (
     BARE,
     BARE_CHANNELS_LAST,
@@ -62,22 +62,22 @@ def main() -> int:
         )
     show(measurements, whole)
     if options.quick:
-        print("a smoke run: nothing is judged or kept")
+        print("a short trial: nothing is compared with the targets or written")
         return 0
-    print(keep(surroundings(date, device, load_average) | record(measurements, whole), "epochs"))
-    held = [measurement.passed for measurement in measurements] + ([] if whole is None else [whole.passed])
-    return 0 if all(held) else 1
+    print(write_record(environment_facts(date, device, load_average) | record(measurements, whole), "epochs"))
+    reached = [measurement.passed for measurement in measurements] + ([] if whole is None else [whole.passed])
+    return 0 if all(reached) else 1
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Speed of digitlab against a bare PyTorch loop.")
-    parser.add_argument("--only", metavar="a,c", help="these of the workloads a to e (default: all)")
-    parser.add_argument("--rounds", type=int, default=5, help="turns that each row has (default: 5)")
-    parser.add_argument("--compile", action="store_true", help="also digitlab with compile=true, its libraries made")
+    parser = argparse.ArgumentParser(description="Compare the speed of digitlab with a bare PyTorch loop.")
+    parser.add_argument("--only", metavar="a,c", help="only these of the workloads a to e (default: all)")
+    parser.add_argument("--rounds", type=int, default=5, help="number of turns of each row (default: 5)")
+    parser.add_argument("--compile", action="store_true", help="also digitlab with compile=true, after compiling")
     parser.add_argument("--peers", action="store_true", help=f"also {', '.join(PEERS)}; slow")
-    parser.add_argument("--commands", action="store_true", help="also the start-up and whole commands")
+    parser.add_argument("--commands", action="store_true", help="also start-up and whole commands")
     parser.add_argument("--all", action="store_true", help="all of these")
-    parser.add_argument("--quick", action="store_true", help="a smoke run of a few mini-batches")
+    parser.add_argument("--quick", action="store_true", help="a short trial with a few mini-batches")
     options = parser.parse_args()
     if options.rounds < 1:
         parser.error(f"--rounds {options.rounds}: must be 1 or more")
@@ -87,7 +87,7 @@ def _options() -> argparse.Namespace:
     by_key = {workload.key: workload for workload in WORKLOADS}
     keys = options.only.split(",") if options.only else by_key
     if unknown := [key for key in keys if key not in by_key]:
-        parser.error(f"--only {options.only}: must be of {','.join(by_key)}, and {unknown[0]} is not")
+        parser.error(f"--only {options.only}: {unknown[0]} is not one of {','.join(by_key)}")
     options.workloads = [by_key[key] for key in keys]
     if options.quick:
         options.rounds = 1
@@ -102,7 +102,7 @@ def _shortened(workload: Workload) -> Workload:
 def measure(
     workload: Workload, device: torch.device, *, rounds: int, compiled: bool, peers: Iterable[str]
 ) -> Measurement:
-    """Rounds in which the bare loop, digitlab and the reference rows that are asked for have a turn each."""
+    """Measure one workload: in each round the bare loops, digitlab and the chosen peers have one turn each."""
     split = training_split(workload)
     loops, image_shape = bare_loops(workload, split, device), tuple(split.images.shape[1:])
     measurement = Measurement(workload=workload, device=device.type, images=len(split.images))
@@ -117,7 +117,7 @@ def measure(
     turns[DIGITLAB] = partial(digitlab_seconds, workload, device)
     if compiled:
         turns[COMPILED] = partial(digitlab_seconds, workload, device, ["compile=true"])
-        # The library is made here: one epoch, cut off after the calls of one chunk.
+        # Compile the library before measuring: one epoch that ends after one chunk.
         digitlab_seconds(replace(workload, epochs=1), device, ["compile=true", "trainer.limit_train_batches=32"])
     with ExitStack() as processes:
         for name in peers:
@@ -143,12 +143,12 @@ def bare_loops(workload: Workload, split: TrainingSplit, device: torch.device) -
 
 
 def digitlab_seconds(workload: Workload, device: torch.device, more: Sequence[str] = ()) -> list[float]:
-    """Training seconds of each epoch of one run."""
+    """Training seconds of each epoch of one digitlab run."""
     return [float(row["train_seconds"]) for row in digitlab_rows(workload, device, more)]
 
 
 def digitlab_rows(workload: Workload, device: torch.device, more: Sequence[str] = ()) -> list[dict[str, str]]:
-    """``metrics.csv`` of one run as users run it: bar, events, metrics, checkpoints, early stopping."""
+    """Train as users do, with progress bar, events, checkpoints and early stopping; returns ``metrics.csv``."""
     overrides = [*workload.overrides(), "trainer=gpu" if device.type == "cuda" else "trainer=cpu", *more]
     with tempfile.TemporaryDirectory() as folder:
         with terminal():

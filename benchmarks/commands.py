@@ -1,6 +1,7 @@
-"""Whole commands as a user waits for them: the start-up until the first step, and two epochs of workload (a).
+"""Times whole commands for ``bench.py``: start-up until the first step, and two epochs of workload (a).
 
-Each runs in a process of its own, in turn with the others; wall time and the processor time of it and its children.
+Each command runs in its own process, in turn with the others. It measures wall time, and the processor time of the
+process and its children.
 """
 
 import os
@@ -29,7 +30,7 @@ AT_MOST = 1.25  # FIRST_STEP over IMPORTS
 
 
 class Used(NamedTuple):
-    """What a process took; ``peak_bytes`` of memory."""
+    """The time and the peak memory that a process used."""
 
     wall_seconds: float
     processor_seconds: float
@@ -38,7 +39,7 @@ class Used(NamedTuple):
 
 @dataclass(slots=True)
 class CommandTimes:
-    """What each command used, a round after the other."""
+    """The usage of each command, one entry per round."""
 
     rounds: dict[str, list[Used]] = field(default_factory=dict)
 
@@ -72,19 +73,19 @@ class CommandTimes:
         }  # fmt: skip
 
     def table(self) -> Table:
-        table = Table(title=f"Whole commands; those that train: ({_KEY}), {_EPOCHS} epochs")
+        table = Table(title=f"Whole commands; training: ({_KEY}), {_EPOCHS} epochs")
         table.add_column("command")
-        for name in ("rounds", "wall s", "processor s", "bar"):
+        for name in ("rounds", "wall s", "processor s", "target"):
             table.add_column(name, justify="right", no_wrap=True)
         for name, rounds in self.rounds.items():
-            verdict = f"{'held' if self.passed else 'MISSED'}: {self.ratio:.2f} ≤ {AT_MOST} × {IMPORTS}"
+            verdict = f"{'reached' if self.passed else 'MISSED'}: {self.ratio:.2f} ≤ {AT_MOST} × {IMPORTS}"
             times = (f"{self.median(name, quantity):.2f}" for quantity in ("wall_seconds", "processor_seconds"))
             table.add_row(name, str(len(rounds)), *times, verdict if name == FIRST_STEP else "")
         return table
 
 
 def measure(*, rounds: int, peers: bool, compiled: bool, train_size: int | None) -> CommandTimes:
-    """``train_size`` shortens what trains, for a smoke run. The usual Lightning way takes part in one round."""
+    """Measure all commands in turn. ``train_size`` shortens training for a trial; usual Lightning runs in one round."""
     workload = next(workload for workload in WORKLOADS if workload.key == _KEY)
     limit = [] if train_size is None else [f"data.train_size={train_size}"]
     whole = [*workload.overrides(), "trainer=cpu", *limit, f"trainer.max_epochs={_EPOCHS}"]
@@ -95,7 +96,7 @@ def measure(*, rounds: int, peers: bool, compiled: bool, train_size: int | None)
     }
     if compiled:
         turns[WHOLE_COMPILED] = partial(_train, [*whole, "compile=true"])
-        turns[WHOLE_COMPILED]()  # makes the library
+        turns[WHOLE_COMPILED]()  # compiles the library
     times = CommandTimes()
     for _ in range(rounds):
         for name, turn in turns.items():
@@ -112,7 +113,7 @@ def _train(overrides: Sequence[str]) -> Used:
 
 
 def use(command: Sequence[str], environment: Mapping[str, str] = MappingProxyType({})) -> Used:
-    """Run ``command`` to its end and say what it took; raises ``CalledProcessError`` where it fails."""
+    """Run ``command`` until it ends and return its usage; raises ``CalledProcessError`` if it fails."""
     path = os.pathsep.join([str(_HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
     variables = os.environ | {"PYTHONPATH": path, "DIGITLAB_ALLOW": "first_step", **environment}
     started_at = time.perf_counter()

@@ -1,7 +1,7 @@
-"""How cost grows: ``python benchmarks/curves.py [--only width,chunk_length] [--rounds 3] [--quick]``.
+"""Measures how the cost of a step grows: ``benchmarks/curves.py [--only width,chunk_length] [--rounds 3] [--quick]``.
 
-Workload (a) with one number changed at a time, each point a command of its own: the time of a training step, of one
-member where there are several, and the peak of the command's memory. Kept under ``benchmarks/results/``.
+It changes one number of workload (a) at a time and runs one command for each point. It measures the time of a training
+step (in a population, per member) and the peak memory of the command, and writes them to ``benchmarks/results/``.
 """
 
 import argparse
@@ -22,12 +22,12 @@ from rich.table import Table
 
 from commands import use
 from digitlab.config.compose import ROOT
-from kept import keep, surroundings
+from records import environment_facts, write_record
 from workloads import WORKLOADS
 
 _STEPS, _EPOCHS = 400, 4
 EAGER, COMPILED, ONE_THREAD, ALL_THREADS = "eager", "compiled", "one thread", "all threads"
-# What each is besides an ordinary run: an override, and variables of the environment.
+# What each way adds to an ordinary run: an override, and environment variables.
 _WAYS: dict[str, tuple[str, dict[str, str]]] = {
     EAGER: ("compile=false", {}),
     COMPILED: ("compile=true", {}),
@@ -38,9 +38,9 @@ _WAYS: dict[str, tuple[str, dict[str, str]]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Axis:
-    """What is changed, from value to value; ``ways`` are those in which each is measured.
+    """A number that is changed, and the ``ways`` in which each of its values is measured.
 
-    With ``multirun`` a point is a sweep, in which a member's share of the population's time counts.
+    With ``multirun`` each point is a sweep, and the population's time is divided by its members.
     """
 
     key: str
@@ -92,32 +92,36 @@ def main() -> None:
         rows.append(measure(axis, rounds=options.rounds, quick=options.quick))
         show(rows[-1])
     if options.quick:
-        print("a smoke run: nothing is kept")
+        print("a short trial: nothing is written")
         return
-    print(keep(surroundings(date, torch.device("cpu"), load_average) | {"workload": "a", "curves": rows}, "curves"))
+    print(
+        write_record(
+            environment_facts(date, torch.device("cpu"), load_average) | {"workload": "a", "curves": rows}, "curves"
+        )
+    )
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="How the cost of a step grows.")
+    parser = argparse.ArgumentParser(description="Measure how the cost of a step grows.")
     keys = [axis.key for axis in AXES]
-    parser.add_argument("--only", metavar="KEYS", help=f"these of {','.join(keys)} (default: all)")
-    parser.add_argument("--rounds", type=int, default=3, help="times that each point is measured (default: 3)")
-    parser.add_argument("--quick", action="store_true", help="a smoke run: once, the first two values of each")
+    parser.add_argument("--only", metavar="KEYS", help=f"only these of {','.join(keys)} (default: all)")
+    parser.add_argument("--rounds", type=int, default=3, help="number of measurements of each point (default: 3)")
+    parser.add_argument("--quick", action="store_true", help="a short trial: once, two values of each axis")
     options = parser.parse_args()
     chosen = options.only.split(",") if options.only else keys
     if unknown := set(chosen) - set(keys):
-        parser.error(f"--only {options.only}: must be of {','.join(keys)}, and {unknown.pop()} is not")
+        parser.error(f"--only {options.only}: {unknown.pop()} is not one of {','.join(keys)}")
     options.axes = [axis for axis in AXES if axis.key in chosen]
     return options
 
 
 def measure(axis: Axis, *, rounds: int, quick: bool) -> dict[str, Any]:
-    """Medians over ``rounds``, in each of which every point has its turn."""
+    """Medians over ``rounds``; in each round every point has one turn."""
     values, rounds = (axis.values[:2], 1) if quick else (axis.values, rounds)
     taken: dict[tuple[int, str], list[tuple[float, int]]] = {}
     for value in values:
         if COMPILED in axis.ways:
-            point(axis, value, COMPILED)  # makes the library
+            point(axis, value, COMPILED)  # compiles the library
     for _ in range(rounds):
         for value in values:
             for way in axis.ways:
@@ -135,7 +139,7 @@ def measure(axis: Axis, *, rounds: int, quick: bool) -> dict[str, Any]:
 
 
 def point(axis: Axis, value: int, way: str) -> tuple[float, int]:
-    """Microseconds of the median step, and the peak of the process's memory in bytes."""
+    """Microseconds of the median step, and the peak memory of the process in bytes."""
     workload = next(workload for workload in WORKLOADS if workload.key == "a")
     overrides = [*workload.overrides(), "trainer=cpu", f"trainer.limit_train_batches={_STEPS}", "test=none"]
     way_override, environment = _WAYS[way]

@@ -1,4 +1,4 @@
-"""A callback that ends the process where its first training step begins, for ``commands.py`` to time the start-up."""
+"""A callback that ends the process at the start of its first training step; ``commands.py`` times start-up with it."""
 
 import os
 from typing import Any

@@ -1,5 +1,6 @@
-"""What no step can be faster than on this machine: its arithmetic at the rate of a large matrix product, its bytes at
-that of a large copy.
+"""Lower limits for the time of a step on this machine, shown by ``step_profile.py``.
+
+They are the step's arithmetic at the rate of a large matrix product, and its bytes at the rate of a large copy.
 """
 
 import time
@@ -16,7 +17,7 @@ _FLOAT_BYTES = 4
 
 
 def floors(workload: Workload, image_shape: tuple[int, int, int]) -> dict[str, float]:
-    """Microseconds a step by arithmetic and by memory, on all threads; the best of several trials of each rate."""
+    """Microseconds per step by arithmetic and by memory, on all threads, with the best rate of several trials."""
     return {
         "arithmetic": 1e6 * _flops(workload, image_shape) / _flops_per_second(),
         "memory": 1e6 * _bytes(workload, image_shape) / _bytes_per_second(),
@@ -24,7 +25,7 @@ def floors(workload: Workload, image_shape: tuple[int, int, int]) -> dict[str, f
 
 
 def _flops(workload: Workload, image_shape: tuple[int, int, int]) -> int:
-    """Of the matrix products and convolutions of a step, forward and backward."""
+    """Operations of a step in matrix products and convolutions, forward and backward."""
     model = network(workload, image_shape)
     shape = (torch.Size(image_shape).numel(),) if workload.hidden else image_shape
     with FlopCounterMode(display=False) as counter:
@@ -33,9 +34,10 @@ def _flops(workload: Workload, image_shape: tuple[int, int, int]) -> int:
 
 
 def _bytes(workload: Workload, image_shape: tuple[int, int, int]) -> int:
-    """Of the images, read as bytes, written and twice read as floats, and of the weights.
+    """Bytes that a step moves.
 
-    Those are read forward, backward and by the update, which writes them; their gradient is written and read.
+    Images are read as bytes, written once and read twice as floats. Weights are read in forward, backward and update,
+    and written by the update; their gradient is written and read.
     """
     pixels = workload.batch_size * torch.Size(image_shape).numel()
     weights = sum(parameter.numel() for parameter in network(workload, image_shape).parameters())

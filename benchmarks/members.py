@@ -1,11 +1,11 @@
-"""A population's member-step against the bare loop's step: ``benchmarks/members.py [--only c,a] [--rounds 5]``.
+"""Compares a step of one member of a population with a bare loop: ``benchmarks/members.py [--only c,a] [--rounds 5]``.
 
-All in this one process and in turn: the bare loop of one network, the population as it learns eagerly, and with
-``compile=true``. What counts is processor time, which other work on the machine hardly moves, divided by the steps of
-all members: gathering images, the steps and the counts for the metrics. Where the compiled population takes more than
-its bar allows of the bare loop's time the exit code is 1. A full run is kept in benchmarks/results/.
+The bare loop of one network, the eager population and the compiled population take turns in this process. It measures
+processor time, which other work on the machine hardly changes, divided by the steps of all members. The time includes
+gathering images, the steps, and counting for the metrics. The exit code is 1 if the compiled population misses its
+target. A full run is written to ``benchmarks/results/``.
 
-On a GPU it is 256 members against one instead, by the time that passes until the device is done.
+On a GPU it compares 256 members with one member instead, by the wall time until the device has finished.
 """
 
 import argparse
@@ -32,17 +32,17 @@ from digitlab.engine.metrics import confusions
 from digitlab.engine.stacked_runner import StackedRunner
 from digitlab.training.experiment import Experiment
 from digitlab.training.setup import chunk_plan, initial_classifier, read_data, set_length
-from kept import keep, surroundings
+from records import environment_facts, write_record
 from sweeps import SWEEPS, Sweep
 from workloads import WORKLOADS, Workload, training_split
 
-# Of the sweeps in sweeps.py: what a compiled member-step may take of the bare loop's step.
+# Targets by workload: the step of a compiled member, divided by the step of the bare loop.
 _BARS = {"c": 0.08, "a": 0.60}
-# Of an epoch, where it has so many: a whole one of (a) has 430.
+# Steps of a round, or the whole epoch if that is shorter: an epoch of (a) has 430 steps.
 _STEPS = 512
 _TRAINING_IMAGES = 55_000
 _CHUNK = 64
-# On a GPU: what so many members may take of the time of one.
+# Target on a GPU: the time of many members, divided by the time of one.
 _ON_GPU = 4.0
 _RATES = ",".join(f"{0.01 * 1.25**place:.4f}" for place in range(16))
 _SEEDS = ",".join(map(str, range(16)))
@@ -52,7 +52,7 @@ _ONE = Sweep(key="a", grid=("seed=0",), members=1, epochs=1, bar=_ON_GPU)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """Microseconds of processor time a member-step, a number a round: of the bare loop a step."""
+    """Microseconds of processor time per step of one member (of the bare loop: per step), one number per round."""
 
     key: str
     members: int
@@ -71,7 +71,7 @@ class Row:
 
 
 class Members:
-    """The population of ``sweep``, stacked as the vectorized launcher does it, and its mini-batches."""
+    """The population of ``sweep``, stacked as by the vectorized launcher, and its mini-batches."""
 
     def __init__(self, sweep: Sweep, *, compiled: bool, device: torch.device) -> None:
         keys = [override.partition("=") for override in sweep.grid]
@@ -92,14 +92,14 @@ class Members:
         self._chunks = [list(data.chunks(plan, Position()))[: _STEPS // _CHUNK] for plan in streams]
         self.runner.prepare([own[0] for own in self._chunks], first=0, steps_ahead=_STEPS)
         if self.runner.fused_updates is None and (compiled or self.runner.graph_capture):
-            raise SystemExit("nothing was compiled or recorded: see the warning")
+            raise SystemExit("nothing was compiled or captured: see the warning")
 
     def run_chunk(self) -> None:
-        """As many mini-batches as a round has."""
+        """Train on the mini-batches of one round."""
         for number, chunks in enumerate(zip(*self._chunks, strict=True)):
             logits, losses, _ = self.runner.run_chunk(chunks, first=number * _CHUNK, stop_signal=StopSignal())
             confusions(logits, self.runner.expand_to_members([chunk.labels for chunk in chunks]))
-            losses.T.tolist()  # until then a GPU is at work
+            losses.T.tolist()  # waits for a GPU
 
     @property
     def steps(self) -> int:
@@ -119,26 +119,26 @@ def main() -> int:
     keys = options.only.split(",") if options.only else list(_BARS)
     if unknown := set(keys) - set(_BARS):
         parser.error(f"--only {options.only}: must be of c,a, and {unknown.pop()} is not")
-    # Processor time of two threads that wait for each other would be counted twice.
+    # With two threads, the time in which they wait for each other would count as well.
     torch.set_num_threads(1)
     date, load_average = datetime.now().astimezone(), os.getloadavg()[0]
     if torch.cuda.is_available():
         device = torch.device("cuda")
         on_gpu = measure_on(device, rounds=options.rounds)
         print(f"256 members of (a) over one: {on_gpu['ratio']:.2f}, at most {_ON_GPU:.0f}")
-        print(keep(surroundings(date, device, load_average) | {"members_on_gpu": on_gpu}, "members"))
+        print(write_record(environment_facts(date, device, load_average) | {"members_on_gpu": on_gpu}, "members"))
         return 0 if on_gpu["passed"] else 1
     rows = [measure(sweep, rounds=options.rounds) for sweep in SWEEPS if sweep.key in keys]
     show(rows)
     print(f"on a GPU, 256 members of (a) ≤ {_ON_GPU:.0f} × one: not measured")
-    report_failure = [asdict(row) | {"ratio": row.ratio(row.compiled), "passed": row.passed} for row in rows]
-    record = surroundings(date, torch.device("cpu"), load_average) | {"members": report_failure}
-    print(keep(record, "members"))
+    measured = [asdict(row) | {"ratio": row.ratio(row.compiled), "passed": row.passed} for row in rows]
+    record = environment_facts(date, torch.device("cpu"), load_average) | {"members": measured}
+    print(write_record(record, "members"))
     return 0 if all(row.passed for row in rows) else 1
 
 
 def measure(sweep: Sweep, *, rounds: int) -> Row:
-    """Rounds of the three in turn, after one that warms up."""
+    """Measure the three in turn, after one round of warm-up."""
     workload = next(workload for workload in WORKLOADS if workload.key == sweep.key)
     workload = replace(workload, train_size=min(_STEPS * workload.batch_size, _TRAINING_IMAGES), epochs=1)
     bare = BareLoop(workload, training_split(workload), torch.device("cpu"))
@@ -161,7 +161,7 @@ def measure(sweep: Sweep, *, rounds: int) -> Row:
 
 
 def measure_on(device: torch.device, *, rounds: int) -> dict[str, Any]:
-    """Medians of the seconds that many members and one take for as many steps on a GPU, in turn after a warm-up."""
+    """Median seconds of many members and of one for the same steps on a GPU, in turn after one round of warm-up."""
     turns = {name: Members(sweep, compiled=False, device=device) for name, sweep in (("many", _MANY), ("one", _ONE))}
     seconds: dict[str, list[float]] = {name: [] for name in turns}
     for _ in range(rounds + 1):
@@ -171,9 +171,9 @@ def measure_on(device: torch.device, *, rounds: int) -> dict[str, Any]:
             seconds[name].append(time.perf_counter() - started_at)
     medians = {f"{name}_seconds": statistics.median(own[1:]) for name, own in seconds.items()}
     ratio = medians["many_seconds"] / medians["one_seconds"]
-    report_failure = {"members": _MANY.members, "rounds": rounds, "at_most": _ON_GPU, "ratio": ratio}
-    report_failure["steps"] = turns["one"].steps
-    return report_failure | medians | {"passed": ratio <= _ON_GPU}
+    facts = {"members": _MANY.members, "rounds": rounds, "at_most": _ON_GPU, "ratio": ratio}
+    facts["steps"] = turns["one"].steps
+    return facts | medians | {"passed": ratio <= _ON_GPU}
 
 
 def _steps(workload: Workload, bare: BareLoop) -> int:
@@ -181,7 +181,7 @@ def _steps(workload: Workload, bare: BareLoop) -> int:
 
 
 def show(rows: list[Row]) -> None:
-    table = Table(title="Processor time a member-step, µs; bar: compiled population over bare loop, by medians")
+    table = Table(title="Processor time per step of a member, µs; target: compiled population over bare loop, medians")
     for name in ("workload", "members", "bare loop", "eager", "× bare", "compiled", "× bare", "bar", ""):
         table.add_column(name, justify="right")
     for row in rows:
@@ -189,7 +189,7 @@ def show(rows: list[Row]) -> None:
         table.add_row(
             f"({row.key})", str(row.members), f"{medians['bare']:.1f}", f"{medians['eager']:.1f}",
             f"{row.ratio(row.eager):.3f}", f"{medians['compiled']:.1f}", f"{row.ratio(row.compiled):.3f}",
-            f"{row.bar:.2f}", "held" if row.passed else "missed",
+            f"{row.bar:.2f}", "reached" if row.passed else "missed",
         )  # fmt: skip
     Console(width=None if sys.stdout.isatty() else 120).print(table)
 

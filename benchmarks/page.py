@@ -1,6 +1,6 @@
-"""The tables of ``docs/performance.md``, from the newest results of each kind: ``python benchmarks/page.py``.
+"""Writes the newest results into the tables of ``docs/performance.md``: ``python benchmarks/page.py``.
 
-A table stands between ``<!-- NAME -->`` and ``<!-- end -->``; what was not measured says so.
+A table is the text between ``<!-- NAME -->`` and ``<!-- end -->``. A table without results says "Not yet measured".
 """
 
 import re
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from digitlab.config.compose import ROOT
-from kept import newest
+from records import newest_record
 from report import EPOCHS
 
 PAGE = ROOT / "docs" / "performance.md"
@@ -21,11 +21,11 @@ def main() -> None:
 
 
 def filled(text: str) -> str:
-    """``text`` with its tables as the results have them."""
+    """``text`` with its tables replaced by those of the newest results."""
 
     def block(match: re.Match[str]) -> str:
         begin, name, end = match.groups()
-        record = newest(name)
+        record = newest_record(name)
         table = "Not yet measured." if record is None else f"{_TABLES[name](record)}\n\n{_footing(record)}"
         return f"{begin}\n{table}\n\n{end}"
 
@@ -33,7 +33,7 @@ def filled(text: str) -> str:
 
 
 def _footing(record: dict[str, Any]) -> str:
-    """What the figures depend on, in one line."""
+    """One line with hardware, versions, date, commit and load."""
     hardware, versions = record["hardware"], record["versions"] | record.get("peer_versions", {})
     named = ", ".join(f"{name} {versions[name]}" for name in ("torch", "lightning", "jax", "keras") if name in versions)
     commit = (record["git_commit"] or "")[:7]
@@ -55,12 +55,12 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def epochs(record: dict[str, Any]) -> str:
-    """µs a step, a line a row of the benchmark, and then the bars."""
+    """Microseconds per step, one line per row of the benchmark, and then the ratios with their targets."""
     return _epochs(record[EPOCHS["cpu"]])
 
 
 def epochs_on_gpu(record: dict[str, Any]) -> str:
-    """The same of a GPU."""
+    """The same tables for a GPU."""
     return _epochs(record[EPOCHS["cuda"]])
 
 
@@ -104,7 +104,7 @@ def _differences(workloads: Sequence[dict[str, Any]]) -> str:
 
 
 def commands(record: dict[str, Any]) -> str:
-    """Seconds of whole commands."""
+    """Wall and processor seconds of whole commands."""
     measured = record["commands"]
     rows = [
         [
@@ -120,7 +120,7 @@ def commands(record: dict[str, Any]) -> str:
 
 
 def curves(record: dict[str, Any]) -> str:
-    """A table an axis."""
+    """One table for each axis."""
     tables = []
     for curve in record["curves"]:
         names = [f"{way}, {unit}" for way in curve["ways"] for unit in ("µs a step", "peak MiB")]
@@ -137,7 +137,7 @@ def _point(way: dict[str, Sequence[float]], place: int) -> tuple[str, str]:
 
 
 def profiles(record: dict[str, Any]) -> str:
-    """µs a step of each part, a column a workload and way, and the floors."""
+    """Microseconds per step of each part, one column per workload and way, and the lower limits."""
     measured = record["profiles"]
     parts = list(dict.fromkeys(part for each in measured for part in each["microseconds_per_step"]))
     header = [f"({each['workload']}){' compiled' if each['compiled'] else ''}" for each in measured]
@@ -154,7 +154,7 @@ def profiles(record: dict[str, Any]) -> str:
 
 
 def members(record: dict[str, Any]) -> str:
-    """Processor time of a member-step, and the bar of the compiled population."""
+    """Processor time per step of a member, and the target of the compiled population."""
     rows = [
         [
             f"({each['key']}), {each['members']} members",
@@ -167,7 +167,7 @@ def members(record: dict[str, Any]) -> str:
 
 
 def members_on_gpu(record: dict[str, Any]) -> str:
-    """Milliseconds of the steps of many members of (a) and of one, and the bar."""
+    """Milliseconds for the steps of many members of (a) and of one member, and the target."""
     measured = record["members_on_gpu"]
     rows = [
         [f"{measured['members']} members", f"{1000 * measured['many_seconds']:.1f}"],
@@ -177,7 +177,7 @@ def members_on_gpu(record: dict[str, Any]) -> str:
     return _markdown([f"{measured['steps']} steps of (a)", "ms"], rows)
 
 
-# By the name of a block, which is the key of the record that has its figures: what makes the table.
+# The function that makes each table. Its name in the page is also the key of the record.
 _TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     EPOCHS["cpu"]: epochs,
     EPOCHS["cuda"]: epochs_on_gpu,

@@ -1,7 +1,7 @@
-"""The reference rows of the benchmark: which there are, and how one takes its turns, in a process of its own.
+"""The peers that ``bench.py`` compares digitlab with. Each takes its turns in its own process.
 
-A row is a class made of a workload and ``cpu`` or ``cuda``, which compiles what is to be compiled, and whose
-``epoch_seconds()`` trains for a round; a further row is one more entry.
+A peer is a class. Its constructor takes a workload and ``cpu`` or ``cuda`` and compiles what has to be compiled; its
+method ``epoch_seconds()`` trains for one round. To add a peer, add an entry to ``PEERS``.
 """
 
 import multiprocessing
@@ -25,9 +25,9 @@ class Row(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
-    """``target`` is ``module.class``; ``requires`` are packages of the extra ``bench``.
+    """``target`` is ``module.class``; ``requires`` names packages of the extra ``bench``.
 
-    ``environment`` is set before the module is imported. ``once``: it takes part in the first round only, being slow.
+    ``environment`` is set before the module is imported. A slow peer with ``once`` runs only in the first round.
     """
 
     target: str
@@ -37,7 +37,7 @@ class Peer:
     once: bool = False
 
     def versions(self) -> dict[str, str]:
-        """The installed ones of the packages it requires."""
+        """The versions of the required packages that are installed."""
         found = {}
         for package in self.requires:
             try:
@@ -47,7 +47,7 @@ class Peer:
         return found
 
     def refusal(self, workload: Workload) -> str | None:
-        """Why there is no such row, as far as one can say without trying."""
+        """Why the peer cannot run ``workload`` (a package is missing, or it has MLPs only), or None."""
         if missing := [package for package in self.requires if package not in self.versions()]:
             return f"{', '.join(missing)} not installed: pip install -e '.[bench]'"
         return "for MLPs only" if self.mlp_only and not workload.hidden else None
@@ -68,14 +68,14 @@ PEERS = {
 
 
 class PeerProcess:
-    """The process of one row, which is made there at its first turn and kept until the context ends."""
+    """The process of one peer. It builds the peer in its first turn and ends with the ``with`` block."""
 
     def __init__(self, name: str, workload: Workload, device: torch.device) -> None:
         self.peer = PEERS[name]
         self._arguments = (self.peer, workload, device.type)
 
     def __enter__(self) -> Self:
-        # Spawned, not forked: the libraries' threads would not survive a fork.
+        # Spawned, not forked: threads of the libraries do not survive a fork.
         self._process = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
         return self
 
@@ -83,16 +83,16 @@ class PeerProcess:
         self._process.shutdown()
 
     def epoch_seconds(self) -> list[float] | str:
-        """Seconds of each epoch of one round, or why there are none."""
+        """Seconds of each epoch of one round, or the reason why there are none."""
         if reason := self.peer.refusal(self._arguments[1]):
             return reason
         try:
             return self._process.submit(_turn, *self._arguments).result()
-        except Exception as error:  # whatever happens to a reference row, the measurement goes on
+        except Exception as error:  # a failing peer must not end the measurement
             return f"failed: {type(error).__name__}: {error}".splitlines()[0]
 
 
-_made: dict[str, Row] = {}  # in the process of a row: that row
+_made: dict[str, Row] = {}  # in the process of a peer: this peer
 
 
 def _turn(peer: Peer, workload: Workload, device: str) -> list[float]:

@@ -1,8 +1,8 @@
-"""Reference row: a whole epoch as one jitted ``lax.scan`` in JAX, the least that stands between a step and the machine.
+"""A peer: a whole epoch as one jitted ``lax.scan`` in JAX, with as little as possible between step and machine.
 
-It does what an epoch of digitlab does: bytes are cast and normalised in the step, loss and right answers are counted.
-MLPs with plain gradient descent only: XLA's convolutions take four times as long in a loop as outside of one. n images
-in a mini-batch, K classes; ``Weights`` is a list of (weight, bias), one a layer.
+It does what an epoch of digitlab does: bytes are cast and normalised in the step; loss and correct predictions are
+counted. It supports only MLPs with plain gradient descent: XLA's convolutions take four times as long in a loop as
+outside. n images in a mini-batch, K classes; ``Weights`` is a list of (weight, bias), one for each layer.
 """
 
 import itertools
@@ -23,7 +23,7 @@ Step = Callable[[Weights, tuple[Array, Array], Array], tuple[Weights, tuple[Arra
 
 
 class JaxScan:
-    """The weights stay on the device from one round to the next; making it compiles."""
+    """Keeps its weights on the device between rounds. The constructor compiles."""
 
     def __init__(self, workload: Workload, device: str) -> None:
         split = training_split(workload)
@@ -44,7 +44,7 @@ class JaxScan:
         return seconds
 
     def _train(self) -> tuple[float, int]:
-        """One epoch: the sum of the losses over the images, and how many were right."""
+        """Train for one epoch; returns the sum of the losses over the images and the number of correct predictions."""
         order = self._random.permutation(len(self._set[0])).astype(np.int32)
         whole, size = len(order) // self.workload.batch_size, self.workload.batch_size
         batches, rest = order[: whole * size].reshape(whole, size), order[whole * size :]
@@ -55,7 +55,7 @@ class JaxScan:
 def _epoch(
     step: Step, weights: Weights, images: tuple[Array, Array], batches: Array, rest: Array
 ) -> tuple[Weights, tuple[Array, Array]]:
-    """``batches`` (B, n) and the smaller one that is left, (m,), as indices into ``images``."""
+    """Train on mini-batches ``batches`` (B, n) and then the smaller ``rest`` (m,), both indices into ``images``."""
     weights, (losses, hits) = lax.scan(lambda weights, index: step(weights, images, index), weights, batches)
     counts = losses.sum(), hits.sum()
     if len(rest):
@@ -66,7 +66,7 @@ def _epoch(
 
 def _step(workload: Workload, split: TrainingSplit) -> Step:
     """One update as a function of weights, images and labels, and the indices (n,) of a mini-batch."""
-    # What makes of a byte a normalised value, as large as an image.
+    # Factor and offset that turn bytes into normalised values, in the shape of an image.
     mean, std = (np.array(values)[:, None, None] for values in (split.mean, split.std))
     shape = tuple(split.pixels.shape[1:])
     scale, shift = (jnp.asarray(np.broadcast_to(v, shape).ravel(), jnp.float32) for v in (1 / (255 * std), -mean / std))

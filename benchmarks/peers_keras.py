@@ -1,4 +1,4 @@
-"""Reference row: the same networks in Keras, ``model.fit`` on NumPy arrays; ``peers.py`` chooses the backend."""
+"""A peer: the same networks in Keras, trained by ``model.fit`` on NumPy arrays. ``peers.py`` chooses the backend."""
 
 import time
 from typing import Any
@@ -12,12 +12,12 @@ UPDATES_PER_CALL = 8
 
 
 class KerasFit:
-    """Making it trains for an epoch, which compiles; ``device`` is known to the backend."""
+    """The constructor trains for one epoch, which compiles. The backend knows the device from its environment."""
 
     def __init__(self, workload: Workload, device: str) -> None:
         split = training_split(workload)
         self.workload = workload
-        # Channels last, which JAX is fastest with.
+        # JAX is fastest with channels last.
         self._images = split.images.permute(0, 2, 3, 1).contiguous().numpy()
         labels = split.labels.numpy()
         self._targets = keras.utils.to_categorical(labels, CLASSES) if workload.loss == "mse" else labels

@@ -1,6 +1,6 @@
-"""Reference row: the same networks the usual Lightning way, a DataLoader with workers over torchvision's transforms.
+"""A peer: the same networks as usually written in Lightning: a DataLoader with workers over torchvision's transforms.
 
-``python benchmarks/peers_lightning.py a FOLDER`` is workload (a) as a whole command, with the data sets in FOLDER.
+``python benchmarks/peers_lightning.py a FOLDER`` runs workload (a) as a whole command with the data sets in FOLDER.
 """
 
 import os
@@ -26,7 +26,7 @@ _DATASETS = {"mnist": datasets.MNIST, "cifar10": datasets.CIFAR10}
 
 
 class UsualModule(L.LightningModule):
-    """Automatic optimisation, one ``self.log`` a metric a mini-batch."""
+    """Automatic optimisation, with one ``self.log`` for each metric and mini-batch."""
 
     def __init__(self, workload: Workload, image_shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class UsualModule(L.LightningModule):
 
 
 class TrainingClock(L.Callback):
-    """Seconds from the start of each epoch to the end of its last mini-batch: validation comes after it."""
+    """Seconds from the start of each epoch to the end of its last mini-batch, without validation."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -86,7 +86,7 @@ class TrainingClock(L.Callback):
 
 
 class UsualLightning:
-    """Trains for two epochs a round; the first, which starts the workers, is not counted."""
+    """Trains for two epochs per round and does not count the first one, which starts the workers."""
 
     def __init__(self, workload: Workload, device: str) -> None:
         self.workload, self.device, self.split = workload, device, training_split(workload)
@@ -117,7 +117,7 @@ def fit(
                 ModelCheckpoint(monitor="val/accuracy", mode="max", save_last=True),
                 EarlyStopping(monitor="val/accuracy", mode="max", patience=5),
             ],
-            # Spares it the bar, which would fill the benchmark's output.
+            # Its progress bar would fill the benchmark's output.
             enable_progress_bar=False, enable_model_summary=False,
         )  # fmt: skip
         trainer.fit(UsualModule(workload, image_shape), *loaders)
@@ -143,7 +143,7 @@ def _loaders(
 
 
 def main(key: str, root: str) -> None:
-    """Workload ``key``, as one who has never heard of digitlab would split and normalise it."""
+    """Train workload ``key`` with the usual split and normalisation, without digitlab's."""
     workload = next(workload for workload in WORKLOADS if workload.key == key)
     train_indices, val_indices = torch.randperm(60_000).split((55_000, 5_000))
     dataset = _dataset(workload, root, [0.1307], [0.3081])

@@ -1,4 +1,4 @@
-"""Reference row: an MLP and its gradient written out in NumPy; the training step and nothing else, as the bare loop.
+"""A peer: an MLP and its gradient written in NumPy; like the bare loop, it has the training step and nothing else.
 
 n images in a mini-batch, D pixels, U units, K classes.
 """
@@ -15,7 +15,7 @@ Array = NDArray[np.float32]
 
 
 class NumpyLoop:
-    """Plain gradient descent on float32 images that are normalised already; ``device`` is the processor anyway."""
+    """Plain gradient descent on normalised float32 images. It ignores ``device``: NumPy uses the processor."""
 
     def __init__(self, workload: Workload, device: str) -> None:
         split = training_split(workload)
@@ -60,11 +60,11 @@ class NumpyLoop:
         return np.maximum(values, 0) if self.workload.activation == "relu" else _sigmoid(values)
 
     def _slope(self, outputs: Array) -> Array:
-        """Of the activation, by what it gave: (n, U)."""
+        """The derivative of the activation as a function of its outputs (n, U)."""
         return (outputs > 0).astype(np.float32) if self.workload.activation == "relu" else outputs * (1 - outputs)
 
     def _gradient(self, logits: Array, targets: Array) -> Array:
-        """Of the mean loss with respect to the logits: (n, K)."""
+        """The gradient of the mean loss with respect to the logits (n, K)."""
         if self.workload.loss == "mse":
             outputs = _sigmoid(logits)
             return 2 / outputs.size * (outputs - targets) * outputs * (1 - outputs)

@@ -1,4 +1,4 @@
-"""What the benchmark measured: the bars that digitlab is held to, the tables, and what is kept."""
+"""The targets of ``bench.py``, its measurements, and the tables and records made from them."""
 
 import statistics
 import sys
@@ -22,7 +22,7 @@ _VARIANTS = (BARE_THREADS, BARE_CHANNELS_LAST, BARE_GRAPH)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bar:
-    """``row`` may take ``at_most`` times what ``against`` takes, in these ``workloads`` on such a ``device``."""
+    """A target: on ``device`` and in ``workloads``, ``row`` takes at most ``at_most`` times as long as ``against``."""
 
     row: str
     against: str
@@ -39,13 +39,16 @@ BARS = (
     Bar(row=DIGITLAB, against=BARE, at_most=1 / 3, workloads="acd", device="cuda"),
     Bar(row=DIGITLAB, against=USUAL, at_most=1 / 20, workloads="acd", device="cuda"),
 )
-# Under which key figures are kept: those of a GPU have a table of their own.
+# The key of a record, by device: figures of a GPU have their own table.
 EPOCHS = {"cpu": "epochs", "cuda": "epochs_on_gpu"}
 
 
 @dataclass(slots=True, kw_only=True)
 class Measurement:
-    """One workload: for each row of its table the seconds of every epoch, a list a round, or why it has none."""
+    """One workload: for each row the seconds of every epoch, one list per round, or the reason why it was skipped.
+
+    ``setups`` says how each row computes.
+    """
 
     workload: Workload
     device: str
@@ -66,7 +69,7 @@ class Measurement:
         return -(-self.images // self.workload.batch_size)
 
     def epochs(self, row: str) -> list[float]:
-        """Seconds of every epoch, of all rounds."""
+        """Seconds of all epochs of all rounds."""
         return [seconds for epochs in self.rounds[row] for seconds in epochs]
 
     def median(self, row: str) -> float:
@@ -74,17 +77,17 @@ class Measurement:
         return statistics.median(self.epochs(row))
 
     def ratio(self, row: str, against: str = BARE) -> float:
-        """One median over the other."""
+        """The median of ``row`` divided by the median of ``against``."""
         return self.median(row) / self.median(against)
 
     def ratios_by_round(self, row: str, against: str) -> list[float]:
-        """The same for each round by itself, for how far noise moves it."""
+        """The ratio of each single round, which shows how much noise there is."""
         pairs = zip(self.rounds[row], self.rounds[against], strict=False)
         return [statistics.median(ours) / statistics.median(theirs) for ours, theirs in pairs]
 
     @property
     def bars(self) -> list[Bar]:
-        """Those that are about rows which were measured."""
+        """The targets for this workload and device whose rows were measured."""
         return [
             bar
             for bar in BARS
@@ -154,8 +157,8 @@ class Measurement:
 
 
 def show(measurements: list[Measurement], commands: CommandTimes | None) -> None:
-    """Print the tables: a line a row of each workload, and one a command."""
-    # Without a terminal there is no width to keep to.
+    """Print one table of the workloads and one of the commands."""
+    # Without a terminal rich would assume 80 columns.
     console = Console(width=None if sys.stdout.isatty() else 200)
     if measurements:
         console.print(_table(measurements))
@@ -167,10 +170,10 @@ def show(measurements: list[Measurement], commands: CommandTimes | None) -> None
 
 
 def _table(measurements: list[Measurement]) -> Table:
-    table = Table(title="Training part of an epoch, by medians")
+    table = Table(title="Training part of an epoch, medians")
     for name in ("workload", "row"):
         table.add_column(name)
-    for name in ("epochs", "median ms", "min ms", "µs a step", "× bare", "bars"):
+    for name in ("epochs", "median ms", "min ms", "µs a step", "× bare", "targets"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("differs from the bare loop in")
     for measurement in measurements:
@@ -200,14 +203,14 @@ def _cells(measurement: Measurement, row: str) -> list[str]:
 def _verdict(measurement: Measurement, bar: Bar) -> str:
     by_round = measurement.ratios_by_round(bar.row, bar.against)
     ratio = f"{measurement.ratio(bar.row, bar.against):.2f} ({min(by_round):.2f} … {max(by_round):.2f})"
-    return f"{'held' if measurement.holds(bar) else 'MISSED'}: {ratio} ≤ {bar.at_most:.2f} × {bar.against}"
+    return f"{'reached' if measurement.holds(bar) else 'MISSED'}: {ratio} ≤ {bar.at_most:.2f} × {bar.against}"
 
 
 def record(measurements: list[Measurement], commands: CommandTimes | None) -> dict[str, Any]:
-    """What is kept of them, of one device, beside what it depends on."""
+    """The record of measurements on one device, without the environment facts."""
     peers = [peer.versions() for peer in PEERS.values()]
-    kept: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "peer_versions": {package: version for versions in peers for package, version in versions.items()},
         EPOCHS[measurements[0].device]: [measurement.as_dict() for measurement in measurements],
     }
-    return kept if commands is None else kept | {"commands": commands.as_dict()}
+    return facts if commands is None else facts | {"commands": commands.as_dict()}

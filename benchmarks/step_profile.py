@@ -1,7 +1,7 @@
-"""Where the time of a step goes: ``python benchmarks/step_profile.py [--only a,c] [--epochs 3] [--quick]``.
+"""Measures the parts of a training step: ``python benchmarks/step_profile.py [--only a,c] [--epochs 3] [--quick]``.
 
-The parts of an ordinary run are timed from outside, which costs them about 0.3 µs each; what they leave of an epoch's
-training part is Lightning, the loop and whatever else. Medians over the epochs; kept under ``benchmarks/results/``.
+It times the parts of an ordinary run from outside, which costs about 0.3 µs for each. The rest of an epoch's training
+part is Lightning, the loop and everything else. Medians over the epochs are written to ``benchmarks/results/``.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from digitlab.engine.compiled_solo import CompiledSteps
 from digitlab.engine.eager import TrainStep
 from digitlab.training import classifier
 from floors import floors
-from kept import keep, surroundings
+from records import environment_facts, write_record
 from workloads import WORKLOADS, Workload
 
 IMAGES, FORWARD, BACKWARD, UPDATE = "images gathered, cast, normalised", "forward and loss", "backward", "update"
@@ -36,13 +36,13 @@ CALL, CHECKS, COUNTS, REST = "compiled call", "kept and checked to be finite", "
 
 
 class Clock:
-    """Seconds of each part since the last ``take``."""
+    """Adds up the seconds of each part until ``take`` resets them."""
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = defaultdict(float)
 
     def timed(self, part: str, function: Callable[..., Any], *, of: str | None = None) -> Callable[..., Any]:
-        """``function``, its time added to ``part`` and taken off the part ``of`` which it is called by."""
+        """Wrap ``function``: its time is added to ``part`` and subtracted from the part ``of`` that calls it."""
 
         def run(*arguments: Any, **named: Any) -> Any:
             started_at = time.perf_counter()
@@ -72,7 +72,7 @@ class Clock:
 
 @contextmanager
 def watched(clock: Clock, optimizer: type[torch.optim.Optimizer]) -> Iterator[None]:
-    """Have ``clock`` time the parts of the runs in this context."""
+    """Time the parts of all runs in this context with ``clock``."""
     step: Callable[..., Any] = optimizer.step
     parts = [
         (Chunk, "minibatches", clock.timed_generator(IMAGES, Chunk.minibatches)),
@@ -92,7 +92,7 @@ def watched(clock: Clock, optimizer: type[torch.optim.Optimizer]) -> Iterator[No
 
 
 def profile(workload: Workload, *, epochs: int, compiled: bool) -> dict[str, float]:
-    """Microseconds of each part a step: medians over ``epochs`` runs of one epoch each."""
+    """Microseconds per step of each part: medians over ``epochs`` runs of one epoch each."""
     more = ["compile=true"] if compiled else []
     one_epoch, device = replace(workload, epochs=1), torch.device("cpu")
     optimizer = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[workload.optimizer]
@@ -108,10 +108,10 @@ def profile(workload: Workload, *, epochs: int, compiled: bool) -> dict[str, flo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Where the time of a step goes.")
-    parser.add_argument("--only", metavar="a,c", default="a,b,c,d,e", help="these workloads (default: all)")
-    parser.add_argument("--epochs", type=int, default=3, help="how many are watched (default: 3)")
-    parser.add_argument("--quick", action="store_true", help="a smoke run: once, a few mini-batches")
+    parser = argparse.ArgumentParser(description="Measure the parts of a training step.")
+    parser.add_argument("--only", metavar="a,c", default="a,b,c,d,e", help="only these workloads (default: all)")
+    parser.add_argument("--epochs", type=int, default=3, help="number of measured epochs (default: 3)")
+    parser.add_argument("--quick", action="store_true", help="a short trial: one epoch of a few mini-batches")
     options = parser.parse_args()
     date, load_average = datetime.now().astimezone(), os.getloadavg()[0]
     profiles: list[dict[str, Any]] = []
@@ -128,13 +128,13 @@ def main() -> None:
                 profiles[-1]["floors"] = floors(workload, _SHAPES[workload.data])
     show(profiles)
     if options.quick:
-        print("a smoke run: nothing is kept")
+        print("a short trial: nothing is written")
         return
-    print(keep(surroundings(date, torch.device("cpu"), load_average) | {"profiles": profiles}, "profile"))
+    print(write_record(environment_facts(date, torch.device("cpu"), load_average) | {"profiles": profiles}, "profile"))
 
 
 def show(profiles: list[dict[str, Any]]) -> None:
-    table = Table(title="µs a step")
+    table = Table(title="µs per step")
     table.add_column("part")
     for each in profiles:
         table.add_column(f"{each['workload']}{' compiled' if each['compiled'] else ''}", justify="right")

@@ -1,4 +1,4 @@
-"""A callback that sends SIGTERM to its process at a certain mini-batch, for ``compare_revisions.py`` to stop a run."""
+"""A callback that sends SIGTERM to its process at a given mini-batch; ``compare_revisions.py`` stops runs with it."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ from lightning.pytorch import Callback
 
 
 class StopMidway(Callback):
-    """Stops at the start of the chunk number ``STOP_AT``, an environment variable; a resumed run is not given it."""
+    """Stops at the start of chunk number ``STOP_AT``, an environment variable that is not set for resumed runs."""
 
     def __init__(self) -> None:
         self._chunks = 0

@@ -1,7 +1,7 @@
-"""Whole sweeps by ``hydra/launcher=vectorized`` against ``basic``: ``benchmarks/sweeps.py [--only c,a] [--quick]``.
+"""Compares the vectorized launcher with the basic one in whole sweeps: ``benchmarks/sweeps.py [--only c,a] [--quick]``.
 
-Each sweep is the command as users type it, by one launcher and then by the other, on the same data; what counts is the
-time from start to table. Where a ratio is above its bar the exit code is 1. A full run is kept in benchmarks/results/.
+Each sweep is one command that runs with one launcher and then with the other, on the same data. The time from start to
+table counts. The exit code is 1 if a ratio misses its target. A full run is written to ``benchmarks/results/``.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from digitlab.config.compose import ROOT
-from kept import keep, surroundings
+from records import environment_facts, write_record
 from workloads import WORKLOADS
 
 _LAUNCHERS = ("basic", "vectorized")
@@ -26,7 +26,7 @@ _LAUNCHERS = ("basic", "vectorized")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
-    """A grid over the workload ``key``; ``bar`` is what the vectorized launcher may take of the basic one's time."""
+    """A grid over workload ``key``; ``bar`` is the target for the vectorized launcher's time over the basic one's."""
 
     key: str
     grid: tuple[str, ...]
@@ -36,7 +36,7 @@ class Sweep:
 
     @property
     def fixed(self) -> list[str]:
-        """What its runs have in common, as one types it."""
+        """The overrides that all runs share."""
         workload = next(workload for workload in WORKLOADS if workload.key == self.key)
         swept = {override.partition("=")[0] for override in self.grid} | {"trainer.max_epochs"}
         fixed = [override for override in workload.overrides() if override.partition("=")[0] not in swept]
@@ -58,7 +58,7 @@ SWEEPS = (
 def main() -> int:
     parser = argparse.ArgumentParser(description="Whole sweeps by the vectorized launcher against the basic one.")
     parser.add_argument("--only", metavar="c,a", help="these of the workloads a, b, c and e (default: all)")
-    parser.add_argument("--quick", action="store_true", help="a smoke run of a few mini-batches; nothing is judged")
+    parser.add_argument("--quick", action="store_true", help="a short trial with a few mini-batches")
     options = parser.parse_args()
     keys = options.only.split(",") if options.only else [sweep.key for sweep in SWEEPS]
     if unknown := set(keys) - {sweep.key for sweep in SWEEPS}:
@@ -67,15 +67,15 @@ def main() -> int:
     rows = [measure(sweep, quick=options.quick) for sweep in SWEEPS if sweep.key in keys]
     show(rows)
     if options.quick:
-        print("a smoke run: nothing is judged or kept")
+        print("a short trial: nothing is compared with the targets or written")
         return 0
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    print(keep(surroundings(date, device, load_average) | {"sweeps": rows}, "sweeps"))
+    print(write_record(environment_facts(date, device, load_average) | {"sweeps": rows}, "sweeps"))
     return 0 if all(row["passed"] for row in rows) else 1
 
 
 def measure(sweep: Sweep, *, quick: bool) -> dict[str, object]:
-    """Both launchers' seconds for the whole sweep, one after the other."""
+    """Seconds of the whole sweep with both launchers, one after the other."""
     overrides = [*sweep.fixed, *sweep.grid, *(["data.train_size=500", "trainer.max_epochs=1"] if quick else [])]
     overrides = list({override.partition("=")[0]: override for override in overrides}.values())
     seconds = {launcher: _sweep_seconds(launcher, overrides) for launcher in _LAUNCHERS}
@@ -93,13 +93,13 @@ def _sweep_seconds(launcher: str, overrides: list[str]) -> float:
 
 
 def show(rows: list[dict[str, object]]) -> None:
-    table = Table(title="Whole sweeps; bar: vectorized over basic")
+    table = Table(title="Whole sweeps; target: vectorized over basic")
     for name in ("workload", "members", "epochs", "basic s", "vectorized s", "ratio", "bar", ""):
         table.add_column(name, justify="right")
     for row in rows:
         seconds = row["seconds"]
         assert isinstance(seconds, dict)
-        verdict = "held" if row["passed"] else "missed"
+        verdict = "reached" if row["passed"] else "missed"
         table.add_row(
             f"({row['key']})", str(row["members"]), str(row["epochs"]), f"{seconds['basic']:.1f}",
             f"{seconds['vectorized']:.1f}", f"{row['ratio']:.3f}", f"{row['bar']:.3f}", verdict,

@@ -1,4 +1,4 @@
-"""A terminal for digitlab's turns of the benchmark, so that its progress bar is drawn and paid for wherever it runs."""
+"""A terminal for digitlab's turns in the benchmark, so that it draws its progress bar and its time includes that."""
 
 import os
 import pty
@@ -13,14 +13,14 @@ _LINES, _COLUMNS = 40, 120
 
 @contextmanager
 def terminal() -> Iterator[None]:
-    """Make standard output and error a terminal, and throw away what is written to it.
+    """Connect standard output and error to a terminal and discard what is written to it.
 
-    A child process reads it, as someone's terminal would: read in this process, it would cost more than it should.
+    A child process reads the terminal. Reading it in this process would add time that users do not spend.
     """
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (_LINES, _COLUMNS))
-    os.environ["TERM"] = "xterm-256color"  # a dumb one would get no bar
-    # It ends when the last descriptor of its terminal is closed, and the with statement waits for that.
+    os.environ["TERM"] = "xterm-256color"  # rich draws no progress bar on a dumb terminal
+    # The child ends when the last descriptor of its terminal is closed; the with statement waits for that.
     with subprocess.Popen(["cat"], stdin=ours, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
         os.close(ours)
         kept = os.dup(sys.stdout.fileno()), os.dup(sys.stderr.fileno())

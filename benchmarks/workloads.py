@@ -1,6 +1,6 @@
-"""The five workloads of the benchmark, stated once for every row of its table, and the images they train on.
+"""The five workloads of the benchmark, which all rows share, and the images they train on.
 
-N images, C, H, W, K classes.
+N images, C channels, height H, width W, K classes.
 """
 
 from dataclasses import dataclass, field
@@ -15,9 +15,9 @@ CLASSES = 10
 class Workload:
     """One network, data set and update rule.
 
-    ``hidden`` are the units of an MLP's hidden layers; empty stands for LeNet (see ``conf/model/lenet.yaml``).
-    ``loss=mse`` compares the sigmoid of the logits with one-hot targets. ``epochs`` are those of one round, more of
-    them where they are short. ``train_size`` limits the training split, for a smoke run; None takes it all.
+    ``hidden`` holds the units of an MLP's hidden layers; empty means LeNet (``conf/model/lenet.yaml``). ``loss=mse``
+    compares the sigmoid of the logits with one-hot targets. ``epochs`` is the number of epochs in one round, higher for
+    short ones. ``train_size`` limits the training split for a short trial; None uses all of it.
     """
 
     key: str
@@ -33,7 +33,7 @@ class Workload:
     train_size: int | None = None
 
     def overrides(self) -> list[str]:
-        """The workload as one types it after ``python train.py``."""
+        """The workload as command-line overrides of ``train.py``."""
         model = ["model=lenet"]
         if self.hidden:
             model = ["model=mlp", f"model.hidden=[{','.join(map(str, self.hidden))}]"]
@@ -65,11 +65,11 @@ WORKLOADS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSplit:
-    """What digitlab trains on, for the other rows to train on too.
+    """The images that digitlab trains on, so that all rows train on the same ones.
 
-    ``pixels`` uint8 (N, C, H, W), and as ``images`` float32, normalised with the split's ``mean`` and ``std`` (one a
-    channel, of pixels in [0, 1]); ``labels`` int64 (N,). ``train_indices`` and ``val_indices`` say which images of the
-    official training set these are, and which are held out; ``root`` is the folder of the data sets.
+    ``pixels`` is uint8 (N, C, H, W). ``images`` is the same as float32, normalised with ``mean`` and ``std`` (one per
+    channel, of pixels in [0, 1]). ``labels`` is int64 (N,). ``train_indices`` and ``val_indices`` are positions in the
+    official training set; ``root`` is the folder of the data sets.
     """
 
     pixels: Tensor = field(repr=False)
@@ -83,8 +83,8 @@ class TrainingSplit:
 
 
 def training_split(workload: Workload) -> TrainingSplit:
-    """The training split of ``workload``, read, split and measured by digitlab itself; ``DataError`` without files."""
-    # Imported here: a row that is measured as a whole command has no use for them.
+    """The training split of ``workload`` as digitlab reads it; raises ``DataError`` if the files are missing."""
+    # Imported here, because rows that run as a whole command do not need these modules.
     from digitlab.config.compose import compose
     from digitlab.training.experiment import Experiment
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import bench
-import kept
 import page
+import records
 from bare import BareLoop, GraphLoop
 from report import BARE, BARE_CHANNELS_LAST, BARE_THREADS, DIGITLAB, Measurement
 from setups import bare_setup, digitlab_setup
@@ -112,13 +112,13 @@ def measurement(*, ratio):
 
 @pytest.mark.parametrize(("ratio", "code"), [(1.05, 0), (1.15, 1)])
 def test_the_exit_code_is_one_if_a_target_is_missed(monkeypatch, tmp_path, capsys, ratio, code):
-    monkeypatch.setattr(kept, "RESULTS", tmp_path)
+    monkeypatch.setattr(records, "RESULTS", tmp_path)
     monkeypatch.setattr(bench, "measure", lambda *arguments, **named: measurement(ratio=ratio))
     monkeypatch.setattr("sys.argv", ["bench.py", "--only", "c"])
     assert bench.main() == code
     assert ("MISSED" in capsys.readouterr().out) == (code == 1)
     (path,) = tmp_path.iterdir()
-    assert kept.newest("epochs") is not None, path
+    assert records.newest_record("epochs") is not None, path
 
 
 def test_beside_a_ratio_stands_what_differs():
@@ -133,8 +133,11 @@ def test_beside_a_ratio_stands_what_differs():
 
 
 def test_driver_and_power_limit_are_those_of_the_first_gpu():
-    assert kept.parse_driver("570.12, 700.00 W\n570.12, 350.00 W\n") == {"driver": "570.12", "power_limit": "700.00 W"}
-    assert kept.parse_driver("") == {"driver": "unknown", "power_limit": "unknown"}
+    assert records.parse_driver("570.12, 700.00 W\n570.12, 350.00 W\n") == {
+        "driver": "570.12",
+        "power_limit": "700.00 W",
+    }
+    assert records.parse_driver("") == {"driver": "unknown", "power_limit": "unknown"}
 
 
 def test_the_page_still_has_the_tables_of_earlier_records():

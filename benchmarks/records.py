@@ -1,4 +1,4 @@
-"""The files under ``benchmarks/results/``: what a measurement keeps, with all that its figures depend on."""
+"""Writes and reads the files in ``benchmarks/results/``: measurements with the facts that their figures depend on."""
 
 import json
 import re
@@ -14,8 +14,8 @@ from digitlab.results import environment
 RESULTS = Path(__file__).parent / "results"
 
 
-def surroundings(date: datetime, device: torch.device, load_average: float) -> dict[str, Any]:
-    """What figures depend on besides the code; ``load_average`` is the machine's over the minute before the start."""
+def environment_facts(date: datetime, device: torch.device, load_average: float) -> dict[str, Any]:
+    """Date, commit, hardware and versions; ``load_average`` is the machine's in the minute before the start."""
     facts = {
         "date": date.isoformat(timespec="seconds"),
         "git_commit": environment.git_commit(),
@@ -43,8 +43,8 @@ def parse_driver(output: str) -> dict[str, str]:
     return {"driver": driver, "power_limit": power}
 
 
-def keep(record: dict[str, Any], kind: str) -> Path:
-    """Write ``record``, which has its surroundings, to ``<date>_<cpu>_<kind>.json``."""
+def write_record(record: dict[str, Any], kind: str) -> Path:
+    """Write ``record``, which includes its environment facts, to ``<date>_<cpu>_<kind>.json``; returns the path."""
     date = datetime.fromisoformat(record["date"])
     cpu = re.sub(r"[^a-z0-9]+", "-", str(record["hardware"]["cpu"]).lower()).strip("-")
     path = RESULTS / f"{date:%Y-%m-%d_%H-%M-%S}_{cpu}_{kind}.json"
@@ -52,8 +52,8 @@ def keep(record: dict[str, Any], kind: str) -> Path:
     return path
 
 
-def newest(key: str) -> dict[str, Any] | None:
-    """The record of the newest file that has ``key``."""
+def newest_record(key: str) -> dict[str, Any] | None:
+    """The newest record that has ``key``, or None."""
     for path in sorted(RESULTS.glob("*.json"), reverse=True):
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if key in record:
