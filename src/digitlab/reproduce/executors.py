@@ -43,8 +43,8 @@ Ints = npt.NDArray[np.integer]
 class Trained:
     """The result of one executor: metrics by name (``test/…``), and the other numbers for ``result.json``.
 
-    ``metrics`` belong to the weights after ``epoch``, by default the last one. ``images`` counts the training images of
-    all epochs; ``confusion`` is int64 (K, K).
+    The metrics belong to the weights after ``epoch`` (by default the last one). ``images`` counts the training images
+    of all epochs; ``confusion`` is int64 (K, K).
     """
 
     metrics: Metrics
