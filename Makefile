@@ -1,7 +1,7 @@
 # All tasks of the project. The first one in a fresh clone builds .venv from requirements.lock.
 #   make train ARGS="model=mlp data=cifar10"     PYTHON=python3.12 chooses the interpreter of .venv
 
-.PHONY: help install train test test-fast test-extra test-instruction-sets torture lint bench bench-members bench-sweeps compare-revisions gpu-check performance tensorboard lock clean
+.PHONY: help install train test test-fast test-extra test-instruction-sets torture lint docs bench bench-members bench-sweeps compare-revisions gpu-check performance tensorboard lock clean
 
 # make passes only these variables on. `make train model=lenet` would train the default network without a warning.
 UNUSED := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
@@ -61,6 +61,11 @@ lint: $(INSTALLED) ## run ruff, the layers of the packages, and mypy
 	.venv/bin/ruff format --check .
 	.venv/bin/lint-imports
 	.venv/bin/mypy
+
+# The reference of the configuration is written first; in strict mode a broken link is an error.
+docs: $(INSTALLED) ## build the documentation in site/; open site/index.html in a browser
+	.venv/bin/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
 
 bench: $(INSTALLED) ## compare speed with bare PyTorch loops; fails if a target is missed
 	.venv/bin/python benchmarks/bench.py $(ARGS)
