@@ -1,7 +1,11 @@
-"""The how-to pages, to the letter: their files are written and their commands run, in a copy of the project."""
+"""The documentation is true: its commands run, the files that it shows work, its links lead somewhere.
+
+The commands run in a copy of the project, with few images and one epoch.
+"""
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -9,8 +13,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
+from PIL import Image, ImageDraw
+
+from digitlab.config.compose import compose, walk
 
 PROJECT = Path(__file__).parents[1]
+PACKAGE = PROJECT / "src" / "digitlab"
+# A run in seconds: what is added to every `python train.py` of the README and the tutorial.
+SHORT = (
+    "trainer=cpu trainer.progress_bar=false data.train_size=300 data.val_size=100 trainer.limit_test_batches=2"
+    " trainer.max_epochs=1"
+)
+# Commands that prepare the shell, and jobs of the Makefile: those that exist need no other check here.
+PREPARATION = re.compile(r"source \.venv/bin/activate$|make (?P<target>[a-z-]+)$")
 
 
 def files_of(page: str) -> dict[str, str]:
@@ -20,8 +36,24 @@ def files_of(page: str) -> dict[str, str]:
 
 
 def commands_of(page: str) -> list[str]:
+    """The commands in the blocks of shell of a page of docs/, or of ``../README.md``."""
     text = (PROJECT / "docs" / page).read_text(encoding="utf-8")
     return "".join(re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)).splitlines()
+
+
+def shortened(command: str) -> str:
+    """The command with one epoch on few images; two epochs where it resumes a run."""
+    if not command.startswith("python train.py"):
+        return command
+    if "resume=" in command:
+        return re.sub(r"trainer\.max_epochs=\d+", "trainer.max_epochs=2", command)
+    return f"{re.sub(r' trainer.max_epochs=[0-9]+', '', command)} {SHORT}"
+
+
+def local_links(page: Path) -> set[str]:
+    """The targets of the links and pictures of a page that are no addresses, without anchors."""
+    targets = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    return {target.partition("#")[0] for target in targets if "://" not in target} - {""}
 
 
 @pytest.fixture(scope="module")
@@ -98,3 +130,88 @@ def test_a_model_outside_the_project_trains_once_its_package_is_allowed(project:
     finally:
         (project / "residual.yaml").rename(project / "conf/model/residual.yaml")
     assert "mylab.residual" in (project / "outputs/own/.hydra/config.yaml").read_text()
+
+
+def test_every_command_of_the_readme_and_the_tutorial_works(project: Path) -> None:
+    photo = Image.new("L", (200, 200), 255)
+    ImageDraw.Draw(photo).line([(100, 30), (100, 170)], fill=0, width=22)
+    photo.save(project / "photo.png")
+    shown = [*commands_of("../README.md"), *commands_of("tutorial.md")]
+    commands = list(dict.fromkeys(map(shortened, shown)))
+    assert len(commands) > 10
+    makefile = (PROJECT / "Makefile").read_text(encoding="utf-8")
+    for command in commands:
+        if preparation := PREPARATION.match(command):
+            assert preparation["target"] is None or re.search(rf"^{preparation['target']}:", makefile, re.MULTILINE)
+            continue
+        runs = sorted(project.glob("outputs/mnist-*/*"), key=lambda path: path.stat().st_ctime_ns)
+        assert run(command.replace("RUN_FOLDER", str(runs[-1]) if runs else "none yet"), project), command
+    assert len(list(project.glob("outputs/sweeps/rates/*/result.json"))) == 12
+    assert list(project.glob("outputs/mnist-*/*/figures/confusion_matrix.png"))
+    assert list(project.glob("outputs/mnist-*/*/report.html"))
+
+
+def test_make_train_trains_with_the_settings_it_is_given() -> None:
+    recipe = re.search(r"^train: .*\n\t(.*)$", (PROJECT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert recipe is not None
+    assert recipe[1] == ".venv/bin/python train.py $(ARGS)"
+
+
+def test_the_configuration_reference_is_current() -> None:
+    written = (PROJECT / "docs/reference/configuration.md").read_text(encoding="utf-8")
+    scope = runpy.run_path(str(PROJECT / "docs/generate.py"))
+    assert scope["configuration"]() == written, "run `make docs` and commit docs/reference/configuration.md"
+
+
+def test_the_configuration_reference_has_every_key_of_a_run() -> None:
+    written = (PROJECT / "docs/reference/configuration.md").read_text(encoding="utf-8")
+    config = OmegaConf.to_container(compose(), resolve=False)
+    keys = {key for key, value in walk(config) if not isinstance(value, dict) and not key.endswith("_target_")}
+    assert len(keys) > 40
+    assert {key for key in keys if f"`{key}`" not in written} == set()
+
+
+def test_the_readme_is_short_and_shows_every_package() -> None:
+    text = (PROJECT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 200
+    packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert set(re.findall(r"^  (\w+)/ {2,}", text.partition("src/digitlab/")[2], re.MULTILINE)) == packages
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_of_the_project_s_own_pages_lead_to_files(page: str) -> None:
+    assert {link for link in local_links(PROJECT / page) if not (PROJECT / link).exists()} == set()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The documentation, built as ``make docs`` builds it."""
+    pytest.importorskip("mkdocs", reason="needs the extra docs")
+    folder = tmp_path_factory.mktemp("site")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)],
+        cwd=PROJECT,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def test_the_site_loads_nothing_from_another_host(site: Path) -> None:
+    loaded = r"<(?:script|link|img|iframe|source|video)\b[^>]*\b(?:src|href)=[\"']?((?:https?:)?//[^\"' >]+)"
+    pages = sorted(site.rglob("*.html"))
+    assert len(pages) > 30
+    assert {address for page in pages for address in re.findall(loaded, page.read_text(encoding="utf-8"))} == set()
+
+
+def test_the_site_can_be_searched_from_disk(site: Path) -> None:
+    assert "optimizer.lr" in (site / "search/search_index.js").read_text(encoding="utf-8")
+    assert "javascripts/iframe-worker.js" in (site / "tutorial.html").read_text(encoding="utf-8")
+    assert (site / "javascripts/iframe-worker.js").is_file()
+
+
+def test_the_site_documents_functions_from_their_docstrings(site: Path) -> None:
+    assert 'id="digitlab.training.loading.load"' in (site / "reference/api/training.html").read_text(encoding="utf-8")
