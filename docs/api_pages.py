@@ -28,10 +28,12 @@ def modules(package: Path) -> list[Path]:
 
 def page(package: Path) -> str:
     """The page of one package: what it is for, then every module with its public classes and functions."""
-    parts = [f"# digitlab.{package.name}", summary(package / "__init__.py")]
+    # Searches show the pages that people wrote before these.
+    parts = ["---\nsearch:\n  boost: 0.3\n---", f"# digitlab.{package.name}", summary(package / "__init__.py")]
     for path in modules(package):
         name = ".".join(path.relative_to(SOURCE).with_suffix("").parts)
-        parts.append(f"## {name.removeprefix('digitlab.')}\n\n::: {name}\n    options:\n      show_root_heading: false")
+        options = "    options:\n      show_root_heading: false\n      show_root_toc_entry: false"
+        parts.append(f"## {name.removeprefix('digitlab.')}\n\n::: {name}\n{options}")
     return "\n\n".join(parts) + "\n"
 
 
