@@ -50,8 +50,8 @@ def find_resume_target(arguments: Sequence[str]) -> ResumeTarget:
         return ResumeTarget(run, overrides)
     digest = fingerprint(config)
     newest_first = reversed(find_runs(folder.parent))
-    run = next((each for each in newest_first if _has_fingerprint(each, digest) and _is_resumable(each)), None)
-    return ResumeTarget(run, overrides)
+    found = next((each for each in newest_first if _has_fingerprint(each, digest) and _is_resumable(each)), None)
+    return ResumeTarget(found, overrides)
 
 
 def _composed(overrides: Sequence[str]) -> tuple[DictConfig, Path]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
-from typing import Literal, ParamSpec, TypeVar
+from typing import Literal, ParamSpec, TypeVar, cast
 
 import matplotlib
 import numpy as np
@@ -103,7 +103,7 @@ def text_colour_on(colour: tuple[float, ...] | str) -> str:
 
 def relative_luminance(colour: tuple[float, ...] | str) -> float:
     """Return the relative luminance of a colour as defined in WCAG 2.1, in [0, 1]."""
-    red, green, blue = (v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in to_rgb(colour))
+    red, green, blue = (v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in to_rgb(cast(str, colour)))
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 

@@ -131,7 +131,7 @@ def pair_figure(
     for (row, column), mean in np.ndenumerate(grid):
         if np.isfinite(mean):
             text = f"{mean:.{2 if factor > 1 else 4}f}\nn={counts[columns[column], rows[row]]}"
-            colour = text_colour_on(tuple(image.to_rgba(mean)))
+            colour = text_colour_on(tuple(image.to_rgba(np.asarray(mean))))
             axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7)
     figure.colorbar(image, ax=axes, label=metric_label)
     return figure
@@ -173,7 +173,7 @@ def parallel_figure(
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
     bar = figure.colorbar(ScalarMappable(scale, _LOW_TO_HIGH), ax=axes, label=metric_label)
-    bar.outline.set_visible(False)  # type: ignore[operator]  # an artist, whatever the stubs say
+    bar.outline.set_visible(False)
     return figure
 
 

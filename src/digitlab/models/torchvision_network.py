@@ -3,7 +3,7 @@
 ``conf/model/torchvision.yaml`` names it. Torchvision designed these networks for ImageNet's 224 x 224 pixels.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +46,7 @@ def _resnet(name: str, channels: int) -> tuple[nn.Module, int]:
     # Imported here: torchvision takes half a second, and most runs use another network.
     from torchvision import models
 
-    network = models.get_model(name, weights=None)
+    network: Any = models.get_model(name, weights=None)
     network.conv1 = _first_convolution(channels, network.conv1.out_channels)
     network.maxpool = nn.Identity()
     features = int(network.fc.in_features)
@@ -58,7 +58,7 @@ def _mobilenet(name: str, channels: int) -> tuple[nn.Module, int]:
     """Return a MobileNet without its last layer, and the number of its features."""
     from torchvision import models
 
-    network = models.get_model(name, weights=None)
+    network: Any = models.get_model(name, weights=None)
     network.features[0][0] = _first_convolution(channels, network.features[0][0].out_channels)
     features = int(network.classifier[-1].in_features)
     network.classifier[-1] = nn.Identity()

@@ -132,8 +132,9 @@ class Member:
         """
         tracker, last_is_tested = self.record.best_tracker, self.job.experiment.options.test == "last"
         tested = tracker.history[-1] if last_is_tested and tracker.history else tracker.best
-        failed = isinstance(self.outcome, Exception) or tested is None
-        value = tracker.monitor.worst if failed else finite_or_worst(tracker.monitor.metric, tested.value)
+        if isinstance(self.outcome, Exception) or tested is None:
+            return setting_of(self.job.overrides), tracker.monitor.worst
+        value = finite_or_worst(tracker.monitor.metric, tested.value)
         return setting_of(self.job.overrides), value
 
     @property

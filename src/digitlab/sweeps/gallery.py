@@ -73,7 +73,10 @@ def _effects(table: SweepTable, key: str) -> list[Effect]:
 
     An interval over all runs with a value would mostly show how far the other settings differ.
     """
-    differences = {effect.value: effect.difference for effect in table.effects[key] if effect.value is not None}
+    # A bin of a search has no single value.
+    differences: dict[Value, Summary | None] = {
+        effect.value: effect.difference for effect in table.effects[key] if effect.value is not None
+    }
     effects = []
     for value in _known_values(table, key):
         measured = table.compared(run for run in table.runs if table.values[run.entry.number][key] == value)

@@ -115,6 +115,7 @@ def _trained(folder: RunFolder) -> float:
 
 def _score(run: SweepRun) -> float:
     assert run.value is not None
+    assert run.metric is not None
     return run.value if metric_direction(run.metric) == "max" else -run.value
 
 
