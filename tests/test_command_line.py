@@ -1,0 +1,151 @@
+"""Arguments of ``train.py`` before Hydra reads them: typing errors, quoting, and the order of options."""
+
+import shlex
+import subprocess
+import sys
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from digitlab.config.command_line import read_arguments, undeferred
+from digitlab.config.compose import ROOT, compose
+from digitlab.config.quoting import quote_path, shell_form
+from digitlab.core.errors import ConfigError
+
+
+def message(*arguments):
+    """What the user reads after typing ``arguments``."""
+    with pytest.raises(ConfigError) as caught:
+        compose([argument for argument in read_arguments(arguments) if not argument.startswith("-")])
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        ("lr=0.01", "optimizer.lr=0.01"),
+        ("epochs=5", "trainer.max_epochs=5"),
+        ("batch_size=64", "data.batch_size=64"),
+        ("dropout=0.2", "model.dropout=0.2"),
+        ("momentum=0.9", "optimizer.momentum=0.9"),
+        ("optimizer.lr = 0.01", "optimizer.lr=0.01, with no spaces around ="),
+        ("optimizer.lr= 0.01", "optimizer.lr=0.01, with no spaces around ="),
+        ("optimizer.lr =0.01", "optimizer.lr=0.01, with no spaces around ="),
+        ("--epochs 5", "trainer.max_epochs=5"),
+        ("--lr=0.1", "optimizer.lr=0.1"),
+        ("--batch-size 64", "data.batch_size=64"),
+        ("--seed 1", "seed=1"),
+        ("--model lenet", "model=lenet"),
+        ("-e 5", "settings are written KEY=VALUE"),
+    ],
+)
+def test_a_key_known_from_other_programs_is_answered_with_the_right_one(arguments, meant, one_line):
+    text = message(*arguments.split())
+    assert text.endswith(meant)
+    assert one_line(text)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("test_views=flip", "tta"), ("figures.iterations=true", "figures.log_batches")]
+)
+def test_a_renamed_key_is_answered_with_its_new_name(old, new):
+    assert message(old) == f"{old}: is now {new}"
+
+
+def test_a_key_of_another_option_is_answered_with_that_option():
+    assert message("optimizer.momentum=0.9").endswith("optimizer=muon or optimizer=rmsprop or optimizer=sgd")
+    assert "model=fast_cnn" in message("model=lenet", "model.widths=[8,8,8]")
+
+
+def test_only_the_most_similar_names_of_a_large_group_are_listed():
+    text = message("experiment=lenet")
+    assert "r4_lenet" in text
+    assert len(text) < 200
+
+
+@pytest.mark.parametrize(
+    ("typed", "passed"),
+    [
+        ("trainer.max_epochs=1 -m seed=0,1", "-m trainer.max_epochs=1 seed=0,1"),
+        ("seed=1 --cfg job model=lenet", "--cfg job seed=1 model=lenet"),
+        ("seed=1 --info -m", "--info -m seed=1"),
+        ("seed=1 -cjob", "-cjob seed=1"),
+        ("seed=1 --multi", "--multi seed=1"),
+        ("-sc query=bash model=", "-sc query=bash model="),
+    ],
+)
+def test_options_may_follow_overrides(typed, passed):
+    if typed == "seed=1 --info -m":
+        with pytest.raises(ConfigError, match="can't be given together"):
+            read_arguments(typed.split())
+    else:
+        assert read_arguments(typed.split()) == passed.split()
+
+
+@pytest.mark.parametrize("start", ["/data/", "~/", "./"])
+def test_a_path_with_any_character_is_read_as_it_is(start):
+    for name in ("größe", "a(b)", "a=b", "a#b", "a&b", "it's", "a b", "a]", 'a"b', "a\\'b", "end\\", "~"):
+        [override] = read_arguments([f"data.root={start}{name}"])
+        assert OverridesParser.create().parse_override(override).value() == start + name
+    assert compose([f"data.root={start}größe"]).data.root == f"{start}größe"
+
+
+@pytest.mark.parametrize(
+    "override", ["data.root=/data/x", "data.root='/ö'", "seed=0,1", "model.hidden=[64", "resume=/ö"]
+)
+def test_other_overrides_stay_as_they_are(override):
+    assert quote_path(override) == override
+
+
+@pytest.mark.parametrize(
+    ("value", "character"), [("größe", "ö"), ("a(b", "("), ("a&b", "&"), ("x=y", "="), ("it's", "'")]
+)
+def test_a_character_that_needs_quotes_is_named_with_a_form_that_works_in_a_shell(value, character):
+    text = message(f"monitor.metric={value}")
+    assert text.startswith(f"monitor.metric={value}: {character} must be in quotes; in a shell, write ")
+    [word] = shlex.split(shell_form("monitor.metric", value))
+    assert OverridesParser.create().parse_override(word).value() == value
+
+
+@pytest.mark.parametrize("value", ["[64", "choice(1,2", "[64,'a]"])
+def test_brackets_that_are_not_closed_are_reported_as_such(value):
+    assert "brackets and quotes must be closed" in message(f"model.hidden={value}")
+
+
+def test_a_key_that_only_swept_options_have_is_left_to_the_jobs():
+    typed = ["-m", "optimizer=sgd,rmsprop", "optimizer.momentum=0.9", "optimizer.lr=0.1"]
+    passed = read_arguments(typed)
+    assert passed == ["-m", "optimizer=sgd,rmsprop", "optimizer.momentum=choice(0.9)", "optimizer.lr=0.1"]
+    assert [undeferred(each) for each in passed] == typed
+    assert undeferred("seed=choice(0,1)") == "seed=choice(0,1)"
+
+
+def test_a_list_is_suggested_for_a_single_number():
+    from digitlab.training.experiment import Experiment
+
+    with pytest.raises(ConfigError, match=r"^model\.hidden=64: must be a list .*: write \[64\]$"):
+        Experiment.from_config(compose(["model.hidden=64"]))
+
+
+def test_digitlab_train_points_to_the_script(digitlab):
+    code, out, err = digitlab("train", "model=lenet")
+    assert (code, out) == (2, "")
+    assert "python train.py" in err
+
+
+def test_an_interpreter_without_hydra_is_told_what_to_run():
+    # -S leaves out the packages of the environment.
+    ended = subprocess.run(
+        [sys.executable, "-S", str(ROOT / "train.py")], capture_output=True, text=True, timeout=600, env={}
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.endswith("run `make train`, or start .venv/bin/python train.py\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "passed"), [(["model=lenet"], False), (["ARGS=model=lenet", "PYTHON=python3"], True)]
+)
+def test_make_rejects_variables_that_it_does_not_pass_on(words, passed):
+    ended = subprocess.run(["make", "help", *words], cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert (ended.returncode == 0) == passed
+    assert passed or 'write make help ARGS="model=lenet"' in ended.stderr
