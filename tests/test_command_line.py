@@ -70,7 +70,7 @@ def test_only_the_most_similar_names_of_a_large_group_are_listed():
         ("seed=1 --cfg job model=lenet", "--cfg job seed=1 model=lenet"),
         ("seed=1 --info -m", "--info -m seed=1"),
         ("seed=1 -cjob", "-cjob seed=1"),
-        ("seed=1 --multi", "--multi seed=1"),
+        ("seed=1 --multi", "--multirun seed=1"),
         ("-sc query=bash model=", "-sc query=bash model="),
     ],
 )

@@ -54,6 +54,10 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         action = _action(word, actions)
         if action is None:
             raise _no_such_option(word, following)
+        if word.startswith("--"):
+            name, equals, value = word.partition("=")
+            name = next(option for option in actions if option.startswith(name))
+            word = name + equals + value
         options.append(word)
         takes_value = action.nargs is None or (action.nargs == "?" and following in (action.choices or ()))
         if takes_value and waiting and "=" not in word and word in actions:

@@ -44,7 +44,8 @@ def character_to_quote(value: str) -> str | None:
         return None
     # What is quoted or escaped needs no other quotes.
     text = re.sub(r"'[^']*'|\"[^\"]*\"|\$\{[^}]*\}|\\.", "", value)
-    brackets = r"\[\]{},~" if value[:1] in ("[", "{") else ","
+    # A quote within a list or dict is one that is not closed, which quotes around the whole value would hide.
+    brackets = r"\[\]{},~'\"" if value[:1] in ("[", "{") else ","
     match = re.search(rf"[^{_PLAIN}{brackets}]", text)
     return match[0] if match else None
 
