@@ -29,10 +29,11 @@ class TorchvisionNetwork(nn.Module):
         make = _mobilenet if name.startswith("mobilenet") else _resnet
         self.features, features = make(name, image_shape[0])
         self.output = nn.Linear(features, classes)
+        layer: Any
         for layer in self.features.modules():
             # An activation in place would overwrite the output of the layer before, which figures may want to show.
             if getattr(layer, "inplace", False):
-                layer.inplace = False  # type: ignore[assignment]
+                layer.inplace = False
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
