@@ -128,8 +128,8 @@ def test_a_network_that_is_sure_of_no_class_is_not_sure_of_the_image(trained):
 
 def test_the_classifier_knows_which_class_stands_for_no_class():
     other = "data.source.other._target_=digitlab.data.sources.FashionMnistSource"
-    small = ["data=mnist_none", other, "data.source.other_count=10", "data.source.noise_count=10", "model=linear"]
-    experiment = Experiment.from_config(compose([*small, "data.train_size=100", "data.val_size=100"]), typed=[])
+    small = ["data=mnist_none", other, "data.source.other_count=100", "data.source.noise_count=100", "model=linear"]
+    experiment = Experiment.from_config(compose([*small, "data.val_size=100"]), typed=[])
     facts = initial_classifier(experiment, read_data(experiment)).facts
     assert facts.class_names[10] == "none"
     assert facts.known_classes == list(range(10))
