@@ -1,4 +1,4 @@
-"""``resume=auto``: the newest run of the same configuration that can be gone on with, and none of another."""
+"""``resume=auto`` finds the newest run of the same configuration that can be resumed, and no other run."""
 
 import json
 import os
@@ -17,7 +17,7 @@ TYPED = ("model=linear", "optimizer.lr=0.1")
 
 @pytest.fixture
 def begun(tmp_path, monkeypatch):
-    """``begun("a", "seed=1", ...)`` is a run of that configuration with a checkpoint, newer than all before."""
+    """``begun("a", "seed=1", ...)`` makes a run of that configuration with a checkpoint, newer than all before."""
     monkeypatch.setattr(config, "ROOT", tmp_path)
     runs = []
 
@@ -34,20 +34,20 @@ def begun(tmp_path, monkeypatch):
     return begin
 
 
-def test_where_there_is_no_run_the_command_starts_one(begun):
+def test_without_a_matching_run_the_command_starts_a_new_one(begun):
     found = find_resume_target([*TYPED, "resume=auto"])
     assert (found.run, found.arguments) == (None, list(TYPED))
 
 
 def test_the_newest_run_of_the_same_configuration_is_found(begun):
-    # By when they were begun, not by their names.
+    # Runs are ordered by their start, not by their names.
     begun("c", *TYPED)
     newest = begun("a", "optimizer.lr=1e-1", "model=linear", "trainer.chunk_length=7")
     begun("b", *TYPED, "seed=1")
     assert find_resume_target(["resume=auto", *TYPED]).run == newest
 
 
-def test_a_run_that_has_no_good_checkpoint_is_passed_over(begun):
+def test_runs_without_a_usable_checkpoint_are_skipped(begun):
     older = begun("a", *TYPED)
     begun("b", *TYPED, saved=False)
     damaged = begun("c", *TYPED)
@@ -57,7 +57,7 @@ def test_a_run_that_has_no_good_checkpoint_is_passed_over(begun):
     assert find_resume_target(TYPED).run == older
 
 
-def test_a_run_that_has_finished_counts_and_says_so(begun):
+def test_a_finished_run_is_found_and_marked_as_finished(begun):
     begun("a", *TYPED)
     assert not find_resume_target(TYPED).finished
     finished = begun("b", *TYPED)
@@ -66,7 +66,7 @@ def test_a_run_that_has_finished_counts_and_says_so(begun):
     assert (found.run, found.finished) == (finished, True)
 
 
-def test_a_folder_that_is_named_is_gone_on_with_or_refused_by_what_differs(begun):
+def test_a_named_folder_is_resumed_or_refused_with_the_differences(begun):
     run = begun("a", *TYPED, "augment=[shift]", saved=False)
     named = f"hydra.run.dir={run.path}"
     assert find_resume_target([*TYPED, "augment=[shift]", named]).run == run

@@ -1,4 +1,4 @@
-"""Checkpoint files: written whole, and read without running what is in them."""
+"""Checkpoint files are written atomically, and reading them never runs code."""
 
 import os
 import pickle
@@ -23,7 +23,7 @@ class Payload:
         return os.system, (f"touch {self.path}",)
 
 
-def test_what_was_written_is_read(tmp_path):
+def test_reading_returns_what_was_written(tmp_path):
     path = tmp_path / "checkpoints" / "last.ckpt"
     checkpoint = {"state_dict": {"w": torch.arange(3.0)}, "epoch": 2, "rows": [{"epoch": 1, "lr": 0.1}], "none": None}
     write_checkpoint(path, checkpoint)
@@ -44,7 +44,7 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path, save):
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 not a zip file"])
-def test_what_is_no_checkpoint_is_refused_with_its_name(tmp_path, content):
+def test_other_files_are_refused_with_their_path(tmp_path, content):
     path = tmp_path / "last.ckpt"
     path.write_bytes(content)
     with pytest.raises(RunError, match=r"last\.ckpt: can't be read"):
@@ -53,14 +53,14 @@ def test_what_is_no_checkpoint_is_refused_with_its_name(tmp_path, content):
 
 @pytest.fixture
 def written(tmp_path):
-    """A checkpoint's path and its content."""
+    """The path and the content of a checkpoint."""
     path, checkpoint = tmp_path / "last.ckpt", {"state_dict": {"w": torch.arange(100.0)}, "epoch": 3}
     write_checkpoint(path, checkpoint)
     return path, checkpoint
 
 
 @pytest.mark.parametrize("sixteenth", range(16))
-def test_a_truncated_checkpoint_is_refused_with_its_name(written, sixteenth):
+def test_a_truncated_checkpoint_is_refused_with_its_path(written, sixteenth):
     path, _ = written
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) * sixteenth // 16])
@@ -68,14 +68,14 @@ def test_a_truncated_checkpoint_is_refused_with_its_name(written, sixteenth):
         read_checkpoint(path)
 
 
-def test_a_zeroed_checkpoint_is_refused_with_its_name(written):
+def test_a_zeroed_checkpoint_is_refused_with_its_path(written):
     path, _ = written
     path.write_bytes(bytes(path.stat().st_size))
     with pytest.raises(RunError, match=r"last\.ckpt: can't be read"):
         read_checkpoint(path)
 
 
-def test_a_checkpoint_with_one_bit_flipped_is_refused_or_as_written(written):
+def test_a_flipped_bit_is_noticed_or_changes_nothing(written):
     path, checkpoint = written
     whole, refused = path.read_bytes(), 0
     for position in range(len(whole)):
@@ -89,11 +89,11 @@ def test_a_checkpoint_with_one_bit_flipped_is_refused_or_as_written(written):
         else:
             assert torch.equal(read["state_dict"]["w"], checkpoint["state_dict"]["w"]), position
             assert read["epoch"] == checkpoint["epoch"]
-    # What is not noticed is padding, and what the archive says twice.
+    # Only bits of the padding and of duplicated entries of the archive go unnoticed.
     assert refused > 0.25 * len(whole)
 
 
-def test_a_compressed_checkpoint_is_refused_before_it_unfolds(written):
+def test_a_compressed_checkpoint_is_refused_before_it_is_decompressed(written):
     path, _ = written
     with zipfile.ZipFile(path) as stored:
         entries = {name: stored.read(name) for name in stored.namelist()}
@@ -113,19 +113,19 @@ def described(epoch, model=HERE):
 
 @pytest.fixture
 def two_saves(run_folder):
-    """A run of which the second epoch is the last checkpoint, the first the one before."""
+    """A run with two checkpoints: the last one of epoch 2, the previous one of epoch 1."""
     run = RunFolder(run_folder)
     for epoch in (1, 2):
         write_checkpoint(run.last, described(epoch), keep=run.previous)
     return run
 
 
-def test_a_run_goes_on_from_its_last_checkpoint(two_saves):
+def test_a_run_resumes_from_its_last_checkpoint(two_saves):
     assert newest_good(two_saves, like=HERE)["epoch"] == 2
 
 
 @pytest.mark.parametrize("damage", ["truncated", "another model", "missing"])
-def test_where_the_last_is_no_good_it_is_named_and_the_one_before_is_taken(two_saves, caplog, damage, one_line):
+def test_a_damaged_last_checkpoint_is_reported_and_the_previous_one_is_used(two_saves, caplog, damage, one_line):
     if damage == "truncated":
         os.truncate(two_saves.last, 100)
     elif damage == "another model":
@@ -137,19 +137,19 @@ def test_where_the_last_is_no_good_it_is_named_and_the_one_before_is_taken(two_s
     assert str(two_saves.last) in record.message
     assert one_line(record.message)
     caplog.clear()
-    # From now on there is a good one twice: the next save may replace either.
+    # Both files are good copies now: the next save may replace either.
     assert newest_good(two_saves, like=HERE)["epoch"] == 1
     assert not caplog.records
 
 
-def test_where_none_is_good_the_last_is_named(two_saves):
+def test_without_a_usable_checkpoint_the_error_names_the_last_one(two_saves):
     for path in (two_saves.last, two_saves.previous):
         path.write_bytes(b"")
     with pytest.raises(RunError, match=r"last\.ckpt: can't be read"):
         newest_good(two_saves, like=HERE)
 
 
-def test_what_an_older_version_wrote_is_told_to_be_that_and_with_it_moved_away_the_run_begins_anew(two_saves, one_line):
+def test_a_checkpoint_of_an_older_version_is_refused_and_without_it_the_run_starts_again(two_saves, one_line):
     for path in (two_saves.last, two_saves.previous):
         write_checkpoint(path, {"state_dict": {}, "hyper_parameters": HERE})
     with pytest.raises(RunError, match="an older version wrote it") as caught:
@@ -171,7 +171,7 @@ def test_a_run_without_a_checkpoint_has_none(run_folder):
     assert newest_good(RunFolder(run_folder), like=HERE) is None
 
 
-def test_the_checkpoint_before_is_kept_without_a_copy(two_saves):
+def test_the_previous_checkpoint_is_kept_without_copying_it(two_saves):
     before = two_saves.last.stat().st_ino
     write_checkpoint(two_saves.last, described(3), keep=two_saves.previous)
     assert two_saves.previous.stat().st_ino == before
@@ -185,12 +185,12 @@ def test_a_file_without_a_state_dict_is_no_checkpoint(tmp_path, value):
         read_checkpoint(tmp_path / "other.ckpt")
 
 
-def test_a_missing_checkpoint_is_named(tmp_path):
+def test_the_error_names_a_missing_checkpoint(tmp_path):
     with pytest.raises(RunError, match=r"last\.ckpt: there is no such checkpoint"):
         read_checkpoint(tmp_path / "last.ckpt")
 
 
-def test_a_reader_never_meets_half_a_checkpoint(tmp_path):
+def test_a_reader_never_sees_a_half_written_checkpoint(tmp_path):
     path, written = tmp_path / "last.ckpt", 30
     write_checkpoint(path, {"state_dict": {"w": torch.full((50_000,), 0.0)}})
 

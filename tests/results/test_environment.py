@@ -1,4 +1,4 @@
-"""What a result says about its surroundings."""
+"""The environment that a result describes."""
 
 from digitlab.results import environment
 

@@ -1,4 +1,4 @@
-"""A run read back: the same network, the same split, and for what can't be read one line that says why."""
+"""Loading a run gives the same network and split; errors are one line with the reason."""
 
 import shutil
 from pathlib import Path
@@ -50,16 +50,16 @@ def test_the_model_comes_in_eval_mode_with_the_best_weights_and_its_data_on_the_
     assert logits.shape == (5, 10)
 
 
-def test_pictures_show_what_the_run_counted(run: RunFolder) -> None:
+def test_figures_show_the_predictions_of_the_run(run: RunFolder) -> None:
     model, data = digitlab.load(run.path)
     _, labels, scores = predict_split(model, data, "test")
-    # Not the counts alone, which hardly move with the precision.
+    # The counts alone hardly depend on the precision.
     nll = float(-scores.double().gather(1, labels[:, None]).log().mean())
     assert scores.dtype == model.normalise.scale.dtype
     assert nll == pytest.approx(run.read_result()["metrics"]["test/loss"], rel=1e-6)
 
 
-def test_evaluating_again_measures_what_the_run_measured(run: RunFolder) -> None:
+def test_evaluating_again_gives_the_metrics_of_the_run(run: RunFolder) -> None:
     before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
     with quiet_libraries():
         metrics = evaluate(load_classifier(run), load_data(run), accelerator="cpu")
@@ -68,7 +68,7 @@ def test_evaluating_again_measures_what_the_run_measured(run: RunFolder) -> None
     assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
 
 
-def test_another_data_set_takes_the_root_of_the_run_and_must_fit(run: RunFolder) -> None:
+def test_another_data_set_is_read_from_the_same_root_and_must_fit(run: RunFolder) -> None:
     classifier = load_classifier(run)
     require_fit(classifier, load_data(run, "mnist"))
     with pytest.raises(ConfigError, match=r"data=mnst: .*did you mean `mnist`"):
@@ -79,7 +79,7 @@ def test_another_data_set_takes_the_root_of_the_run_and_must_fit(run: RunFolder)
         require_fit(classifier, data)
 
 
-def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_folder_without_a_run(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"{tmp_path}: is no run folder"):
         load(tmp_path)
     with pytest.raises(ConfigError, match="nowhere: there is no such folder"):
@@ -87,7 +87,7 @@ def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", ["missing", "truncated", "another network", "no hyper-parameters", "a pickle"])
-def test_a_checkpoint_that_cannot_be_used_is_named_with_the_reason(run: RunFolder, tmp_path: Path, harm: str) -> None:
+def test_the_error_names_an_unusable_checkpoint_and_the_reason(run: RunFolder, tmp_path: Path, harm: str) -> None:
     shutil.copytree(run.path, tmp_path, dirs_exist_ok=True)
     path = RunFolder(tmp_path).best
     content = torch.load(path, weights_only=True)
@@ -106,7 +106,7 @@ def test_a_checkpoint_that_cannot_be_used_is_named_with_the_reason(run: RunFolde
         load_classifier(open_run(tmp_path))
 
 
-def test_a_checkpoint_may_name_only_networks_of_packages_that_are_allowed(run: RunFolder, tmp_path: Path) -> None:
+def test_a_checkpoint_may_name_only_networks_of_allowed_packages(run: RunFolder, tmp_path: Path) -> None:
     shutil.copytree(run.path, tmp_path, dirs_exist_ok=True)
     path = RunFolder(tmp_path).best
     content = torch.load(path, weights_only=True)

@@ -8,7 +8,7 @@ from digitlab.results.folder import RunFolder
 from digitlab.results.table import print_result, print_runs, print_table, run_row, sort_rows
 
 
-def test_words_in_brackets_are_no_markup(capsys):
+def test_words_in_brackets_are_printed_as_they_are(capsys):
     words = ["[output]", "[hidden.0,output]", "[/b]", "photo[red].png", ":smile:"]
     print_table(["key"], [[word] for word in words], title="runs/[old]")
     printed = capsys.readouterr().out

@@ -40,7 +40,7 @@ RESULT = {
 
 
 def events(path):
-    """The events that lie in this very folder."""
+    """The events in this folder, without those of its subfolders."""
     accumulator = EventAccumulator(str(path), size_guidance={"scalars": 0, "tensors": 0})
     return accumulator.Reload()
 
@@ -50,7 +50,7 @@ def curve(path, tag):
 
 
 def hyper_parameters(path):
-    """The record that TensorBoard's table of runs shows: (hyper-parameters, names of metrics)."""
+    """The hyper-parameters and the names of the metrics that TensorBoard's table of runs shows."""
     metadata = {tag: found.plugin_data.content for tag, found in events(path).summary_metadata.items()}
     start = HParamsPluginData.FromString(metadata["_hparams_/session_start_info"]).session_start_info
     experiment = HParamsPluginData.FromString(metadata["_hparams_/experiment"]).experiment
@@ -95,7 +95,7 @@ def epoch(writer, number, **metrics):
     writer.epoch(row(number, **metrics))
 
 
-def test_a_writer_that_can_not_be_made_leaves_no_thread_and_no_open_file(folder, config):
+def test_a_writer_that_fails_to_start_leaves_no_thread_and_no_open_file(folder, config):
     folder.path.mkdir()
     (folder.path / "val").touch()  # where a folder has to be
     before = threading.active_count()
@@ -114,13 +114,13 @@ def test_training_and_validation_share_their_charts(writer, folder):
     assert curve(folder.path, "epoch") == [(10, 1), (20, 2)]
 
 
-def test_the_configuration_is_there_to_read(writer, folder, config):
+def test_tensorboard_shows_the_configuration(writer, folder, config):
     writer.close()
     text = events(folder.path).Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
     assert json.loads(text.removeprefix("```json").removesuffix("```")) == config
 
 
-def test_metrics_csv_grows_by_a_row_an_epoch_and_may_gain_columns(writer, folder):
+def test_metrics_csv_gains_one_row_per_epoch_and_may_gain_columns(writer, folder):
     epoch(writer, 1)
     assert [found["epoch"] for found in rows(folder)] == ["1"]
     epoch(writer, 2, **{"val/f1": 0.75})
@@ -128,13 +128,13 @@ def test_metrics_csv_grows_by_a_row_an_epoch_and_may_gain_columns(writer, folder
     assert [float(found["train/loss"]) for found in rows(folder)] == [1.0, 0.5]
 
 
-def test_numbers_are_written_to_the_last_bit(writer, folder):
+def test_numbers_are_written_with_full_precision(writer, folder):
     value = 0.1 + 0.2
     epoch(writer, 1, **{"val/f1": value})
     assert float(rows(folder)[0]["val/f1"]) == value
 
 
-def test_a_resumed_run_replaces_what_came_after_its_checkpoint(writer, folder, config):
+def test_a_resumed_run_replaces_the_rows_and_events_after_its_checkpoint(writer, folder, config):
     epoch(writer, 1)
     writer.checkpoint({"state_dict": {}, "rows": [row(1)], "global_step": 10}, best=False)
     for number in (2, 3):
@@ -149,7 +149,7 @@ def test_a_resumed_run_replaces_what_came_after_its_checkpoint(writer, folder, c
     assert len(events(folder.path).Tensors("config/text_summary")) == 1
 
 
-def test_events_that_the_disk_lost_are_told_of(writer, folder, config, caplog):
+def test_lost_events_are_reported(writer, folder, config, caplog):
     writer.losses([(5, 1.0)])
     writer.checkpoint({"global_step": 5, "rows": [], "state_dict": {}}, best=False)
     writer.close()
@@ -161,20 +161,20 @@ def test_events_that_the_disk_lost_are_told_of(writer, folder, config, caplog):
     assert caplog.messages == [f"{folder.path}: the last 7 bytes of events are gone: curves have a gap there"]
 
 
-def test_the_table_of_runs_gets_the_best_values_and_no_placeholder(writer, folder):
+def test_the_hyper_parameters_have_the_metrics_of_the_result_and_no_placeholders(writer, folder):
     writer.result(RESULT, step=20)
     writer.close()
     values, metrics = hyper_parameters(folder.path)
     assert values.items() >= {"seed": 5, "model": "Linear", "lr": 0.01, "train_size": 1600, "augment": "none"}.items()
     assert "None" not in values.values()
-    # Neither nan nor null, nor a column for each class.
+    # There is no column for nan, null or single classes.
     names = ("val/accuracy", "test/f1", "train_seconds", "parameters", "images_per_second")
     assert metrics == {f"best/{name}" for name in names}
     assert curve(folder.path, "best/val/accuracy") == [(20, 0.9)]
     assert curve(folder.path, "best/parameters") == [(20, 12)]
 
 
-def test_hyper_parameters_lie_in_one_order_in_every_process(writer, folder):
+def test_hyper_parameters_have_the_same_order_in_every_process(writer, folder):
     writer.result(RESULT)
     writer.close()
     content = events(folder.path).summary_metadata["_hparams_/session_start_info"].plugin_data.content
@@ -184,20 +184,20 @@ def test_hyper_parameters_lie_in_one_order_in_every_process(writer, folder):
 
 
 @pytest.mark.parametrize("status", ["stopped", "failed"])
-def test_a_run_that_did_not_finish_has_a_result_but_no_place_in_the_table(writer, folder, status):
+def test_an_unfinished_run_has_a_result_but_no_hyper_parameters(writer, folder, status):
     writer.result(RESULT | {"status": status})
     writer.close()
     assert folder.read_result()["status"] == status
     assert "_hparams_/session_start_info" not in events(folder.path).summary_metadata
 
 
-def test_what_could_not_be_measured_is_null_in_json(writer, folder):
+def test_a_value_that_is_not_a_number_is_null_in_json(writer, folder):
     writer.result(RESULT)
     assert folder.read_result()["metrics"] == RESULT["metrics"] | {"test/loss": None}
     assert "NaN" not in folder.result.read_text()
 
 
-def test_the_confusion_matrix_has_a_row_a_true_class(writer, folder):
+def test_the_confusion_matrix_has_one_row_per_true_class(writer, folder):
     writer.confusion(torch.tensor([[5, 1], [0, 7]]), ["cat", "a,b"])
     lines = list(csv.reader(folder.confusion.read_text().splitlines()))
     assert lines == [["true \\ predicted", "cat", "a,b"], ["cat", "5", "1"], ["a,b", "0", "7"]]
@@ -209,7 +209,7 @@ def finished(tmp_path_factory):
     return train(compose(RUN), folder=tmp_path_factory.mktemp("run"), overrides=RUN)
 
 
-def test_result_json_has_all_that_is_promised(finished):
+def test_result_json_has_all_promised_entries(finished):
     result = RunFolder(finished.folder).read_result()
     promised = (
         "metrics", "best_epoch", "epochs", "train_seconds", "images_per_second", "parameters", "seed", "overrides",
@@ -226,7 +226,7 @@ def test_result_json_has_all_that_is_promised(finished):
     assert len(result["split_fingerprint"]) == 16
 
 
-def test_the_metrics_of_a_run_are_those_of_the_checkpoint_that_was_tested(finished):
+def test_the_metrics_of_a_result_are_those_of_the_tested_checkpoint(finished):
     best = read_checkpoint(RunFolder(finished.folder).best)
     metrics = finished.result["metrics"]
     assert metrics["val/accuracy"] == best["metrics"]["val/accuracy"] == finished.monitored
@@ -256,7 +256,7 @@ def test_the_curves_of_a_run_are_its_rows(finished):
     assert [step for step, _ in curve(finished.folder / "train", "loss_step")] == [5, 10, 15, 20, 25, 30, 35]
 
 
-def test_the_table_of_runs_tells_the_test_metrics_of_a_run(finished):
+def test_the_hyper_parameters_of_a_run_have_its_test_metrics(finished):
     _, metrics = hyper_parameters(finished.folder)
     assert {"best/val/accuracy", "best/test/accuracy", "best/test/f1"} <= metrics
     [(step, best)] = curve(finished.folder, "best/test/accuracy")

@@ -1,4 +1,4 @@
-"""Whole runs of the real configuration on a small part of MNIST, and what they leave, stripped of times."""
+"""Fixtures: whole runs of the real configuration on a small part of MNIST, and their files without times."""
 
 import csv
 from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +33,7 @@ _TIMES = ("train_seconds", "images_per_second")
 
 @dataclass(frozen=True)
 class Finished:
-    """A run that came to its end, and what of it must not depend on the machine."""
+    """A finished run, and the parts of its files that must not depend on the machine."""
 
     outcome: Outcome
 
@@ -46,7 +46,7 @@ class Finished:
         return self.outcome.result
 
     def checkpoint(self, which: str = "last") -> dict[str, Any]:
-        """The checkpoint without the times in it, and without the sizes of the event files: a start has its own."""
+        """The checkpoint without times and without the sizes of event files, which differ between equal runs."""
         checkpoint = read_checkpoint(self.folder.best if which == "best" else self.folder.last)
         rows = [{key: value for key, value in row.items() if key not in _TIMES} for row in checkpoint["rows"]]
         return {key: value for key, value in checkpoint.items() if key not in ("epoch_seconds", "events")} | {
@@ -60,7 +60,7 @@ class Finished:
 
 
 def difference(one: Any, other: Any, path: str = "") -> str | None:
-    """Where two checkpoints differ in a bit, or None."""
+    """The path of the first entry in which two checkpoints differ, or None if they are equal to the bit."""
     if isinstance(one, torch.Tensor):
         same = isinstance(other, torch.Tensor) and one.dtype == other.dtype and torch.equal(one, other)
         return None if same else path
@@ -71,7 +71,7 @@ def difference(one: Any, other: Any, path: str = "") -> str | None:
     if isinstance(one, Sequence) and not isinstance(one, str) and len(one) == len(other):
         pairs = enumerate(zip(one, other, strict=True))
         return next((found for i, (a, b) in pairs if (found := difference(a, b, f"{path}/{i}"))), None)
-    # Equal by value, and nan to nan.
+    # By repr, nan equals nan.
     return None if repr(one) == repr(other) else f"{path}: {one} != {other}"
 
 
@@ -108,7 +108,7 @@ def same_bits() -> Callable[..., None]:
 
 @pytest.fixture
 def uncompiled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """``compile=true`` runs its program as it is given to the compiler; how many updates each call has made so far."""
+    """Make ``compile=true`` run its program without compiling it; return the number of updates of each call so far."""
     calls: list[int] = []
 
     def as_it_is(

@@ -1,4 +1,4 @@
-"""Parts of a user's own: one that goes wrong at a chosen mini-batch, one that looks at what is left then, an heir."""
+"""Users' classes for tests of divergence: a network that fails at a chosen step, a callback, an optimizer."""
 
 from typing import ClassVar
 
@@ -37,11 +37,11 @@ class Cliff(nn.Module):
 
 @settings
 class OwnSGD(SGD):
-    """What might do anything in its updates, although it does not."""
+    """An optimizer of a user: digitlab can't know that its updates are those of SGD."""
 
 
 class Survivor(Callback):
-    """Keeps the weights that a run which fails leaves in memory."""
+    """Keeps the weights that are in memory when a run fails."""
 
     weights: ClassVar[dict[str, Tensor]] = {}
 

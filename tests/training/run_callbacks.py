@@ -1,4 +1,4 @@
-"""Lightning callbacks that tests hand to a run: ``+callbacks.NAME={_target_: run_callbacks.…}``."""
+"""Lightning callbacks that tests add to a run: ``+callbacks.NAME={_target_: run_callbacks.…}``."""
 
 import hashlib
 import os
@@ -25,7 +25,7 @@ class SignalAt(Callback):
 
 
 class SaveAtEnd(Callback):
-    """Has Lightning save the run to ``path`` when its training ends."""
+    """Makes Lightning save the run to ``path`` when its training ends."""
 
     def __init__(self, *, path: str) -> None:
         self.path = path
@@ -45,7 +45,7 @@ class SlowValidation(Callback):
 
 
 class Digest(Callback):
-    """Each process writes what it ended with, in hexadecimal digits, to ``folder/RANK``."""
+    """Makes each process write a hash of its final weights to ``folder/RANK``."""
 
     def __init__(self, *, folder: str) -> None:
         self.folder = Path(folder)

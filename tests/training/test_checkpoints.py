@@ -1,4 +1,4 @@
-"""What a run's checkpoints hold and promise, and what precision and compilation change."""
+"""The content of a run's checkpoints, and the effect of precision on it."""
 
 import tempfile
 from pathlib import Path
@@ -20,7 +20,7 @@ def loaded(finished, which="last"):
 
 
 def plain(value):
-    """Whether a value is made of nothing but plain values and tensors."""
+    """Whether a value consists only of plain values and tensors."""
     if isinstance(value, dict):
         return type(value) is dict and all(plain(key) and plain(entry) for key, entry in value.items())
     if isinstance(value, list | tuple):
@@ -28,10 +28,10 @@ def plain(value):
     return value is None or type(value) in (str, int, float, bool, torch.Tensor)
 
 
-def test_what_a_callback_of_a_user_saves_goes_the_same_way(run, monkeypatch, tmp_path):
+def test_a_users_callback_saves_checkpoints_atomically_too(run, monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     monkeypatch.setenv("DIGITLAB_ALLOW", "run_callbacks")
-    # Where Lightning would stage it.
+    # Lightning would first write the file here.
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
     path = tmp_path / "own" / "saved.ckpt"
     finished = run(f"+callbacks.save={{_target_: run_callbacks.SaveAtEnd, path: {path}}}", "trainer.max_steps=3")
@@ -53,7 +53,7 @@ def test_checkpoints_hold_plain_values_and_load_without_anything_else(run, overr
         assert first.state_dict().keys() == finished.checkpoint(which)["state_dict"].keys()
 
 
-def test_double_precision_is_double_throughout(run):
+def test_every_tensor_of_a_double_precision_run_is_double(run):
     finished = run("trainer.precision=64", "loss=mse", "trainer.max_steps=2", "ema.decay=0.5", "augment=[shift]")
     state = finished.checkpoint()["state_dict"]
     assert {tensor.dtype for tensor in state.values() if tensor.is_floating_point()} == {torch.float64}
@@ -62,7 +62,7 @@ def test_double_precision_is_double_throughout(run):
 @pytest.mark.parametrize(
     "model", [("model=mlp", "model.hidden=[64]"), ("model=lenet", "model.dropout=0")], ids=["mlp", "lenet"]
 )
-def test_bf16_falls_like_float32(run, model):
+def test_the_loss_falls_in_bf16_as_in_float32(run, model):
     # 60 mini-batches; the start is ln 10 = 2.3.
     sixty = ("data.train_size=1920", "data.batch_size=32", "trainer.max_epochs=1", "optimizer.lr=0.003")
     single, half = (

@@ -1,4 +1,4 @@
-"""The length of a chunk changes nothing but speed, and limits count mini-batches."""
+"""The length of a chunk affects only the speed, and limits count mini-batches."""
 
 import pytest
 
@@ -54,7 +54,7 @@ def test_limits_count_mini_batches(run, overrides, steps_after_epoch):
 
 
 @pytest.mark.parametrize("length", [1, 32])
-def test_validation_comes_every_so_many_mini_batches_and_after_each_epoch(run, length):
+def test_validation_runs_every_n_steps_and_after_each_epoch(run, length):
     finished = run("trainer.val_every_steps=5", f"trainer.chunk_length={length}")
     points = finished.checkpoint()["history"]
     assert [point["step"] for point in points] == [5, 10, 15, 16, 20, 25, 30, 32]

@@ -1,4 +1,4 @@
-"""Two processes on the CPU train as one: same bits in both, one run folder, one report, and what a solo run learns."""
+"""Two processes on the CPU train like one: equal weights in both, one run folder, one report."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import torch
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
 
-# 63 images are 32 for the one process and 31 for the other; double precision leaves rounding nowhere to hide.
+# 63 images give the processes 32 and 31 each. Double precision makes errors larger than rounding visible.
 LEARNING = (
     "data.batch_size=63",
     "data.train_size=1000",
@@ -67,7 +67,7 @@ def stopped_and_resumed(ddp, folder, *overrides):
 
 
 def without_its_stop(left):
-    """What a run has left, but for where the callback is told of that stopped it."""
+    """The files of a run without the entries that name the callback that stopped it."""
     result = {key: value for key, value in left["result.json"].items() if key not in ("command", "overrides")}
     return {key: value for key, value in left.items() if key != ".:config/text_summary"} | {"result.json": result}
 
@@ -83,7 +83,7 @@ def test_two_processes_that_are_stopped_end_with_the_same_bits(ddp, started, rem
     assert stopped == without_its_stop(remains(folder.path))
 
 
-def test_two_processes_learn_what_one_does(ddp, started, run, tmp_path):
+def test_two_processes_train_like_one(ddp, started, run, tmp_path):
     overrides = (*LEARNING, "test=last", "trainer.limit_test_batches=2", "trainer.max_epochs=2")
     assert ddp(*started, *overrides).returncode == 0
     folder = RunFolder(tmp_path / "run")
@@ -111,7 +111,7 @@ def test_batch_statistics_are_the_same_in_both_processes(ddp, started, tmp_path)
     assert len(set(digests(tmp_path))) == 1
 
 
-def test_a_loss_that_is_not_finite_ends_both_with_one_line(ddp, started, tmp_path):
+def test_a_loss_that_is_not_finite_ends_both_processes_with_one_line(ddp, started, tmp_path):
     done = ddp(*started, "optimizer=sgd", "optimizer.lr=1e30", "trainer.max_epochs=1", "data.train_size=1000")
     assert done.returncode == 1
     assert done.stderr.startswith("the loss is")

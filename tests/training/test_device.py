@@ -1,4 +1,4 @@
-"""What is set and copied for a CUDA device, as far as that shows without one."""
+"""Settings and copies for a CUDA device, as far as they can be tested without one."""
 
 from typing import Literal
 
@@ -17,7 +17,7 @@ def _products() -> tuple[str, bool]:
 @pytest.mark.parametrize(
     ("precision", "expected"), [("32-true", ("highest", False)), (32, ("high", True)), ("bf16", ("high", True))]
 )
-def test_products_on_cuda_are_rounded_unless_that_is_refused_and_what_comes_after_is_as_before(
+def test_float32_products_on_cuda_use_tf32_unless_refused_and_only_inside_the_block(
     precision: Literal[32, "32-true", "bf16"], expected: tuple[str, bool]
 ) -> None:
     before = _products()
@@ -26,18 +26,18 @@ def test_products_on_cuda_are_rounded_unless_that_is_refused_and_what_comes_afte
     assert _products() == before
 
 
-def test_products_on_a_processor_are_left_alone() -> None:
+def test_float32_products_on_the_cpu_stay_exact() -> None:
     before = _products()
     with float32_products(CPU, 32):
         assert _products() == before
 
 
-def test_numbers_come_to_a_device_as_they_are() -> None:
+def test_numbers_keep_their_precision_on_a_device() -> None:
     assert on_device([0.1, 1e-300], CPU).tolist() == [0.1, 1e-300]
     assert on_device(0.3, CPU).dtype == torch.float64
 
 
-def test_losses_are_read_together_where_each_would_be_waited_for() -> None:
+def test_losses_are_read_together_on_a_device_with_slow_reads() -> None:
     assert reads_at_once(CPU)
     assert not reads_at_once(CUDA)
     assert as_numbers([torch.tensor(1.5), torch.tensor(2.5)]) == as_numbers([1.5, 2.5]) == [1.5, 2.5]

@@ -1,4 +1,4 @@
-"""Numbers that go wrong: the run stops before the update, at that very mini-batch, and what was good stays."""
+"""If a number is not finite, the run stops before that update, and the weights before it remain."""
 
 import math
 from importlib import import_module
@@ -21,7 +21,7 @@ OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop", "adagrad")
 
 @pytest.fixture
 def survivor(monkeypatch):
-    """What is in memory of the network of a run that has failed; the parts of ``pitfalls`` may be used."""
+    """The network in memory after a failed run. The classes of ``pitfalls`` are allowed in configurations."""
     monkeypatch.syspath_prepend(Path(__file__).parent)
     monkeypatch.setenv("DIGITLAB_ALLOW", "pitfalls")
     weights = import_module("pitfalls").Survivor.weights
@@ -40,7 +40,7 @@ def same(one, other):
 
 @pytest.fixture(params=["cpu", "gpu"])
 def as_on(request, monkeypatch):
-    """A run on the CPU goes the way of the device named: on a GPU no step waits for the loss."""
+    """Make a run on the CPU behave as on the given device: on a GPU no step waits for the loss."""
     if request.param == "gpu":
         make = TrainStep.__init__
         monkeypatch.setattr(TrainStep, "__init__", lambda self, **given: make(self, **given | {"read_losses": False}))
@@ -75,8 +75,8 @@ def test_a_gradient_that_is_not_finite_stops_before_its_update(
             assert same(left["state_dict"], kept.checkpoint(which)["state_dict"])
 
 
-def test_between_compiled_calls_too(run, survivor, uncompiled):
-    # Calls of 8: the one before the faulty one is made again, and the mini-batches before the faulty one.
+def test_a_gradient_that_is_not_finite_in_a_compiled_call_stops_before_its_update(run, survivor, uncompiled):
+    # Calls have 8 updates. The call before the faulty one, and the updates before the faulty one, are repeated.
     options = ("compile=true", "optimizer=adam", "ema.decay=0.9", "trainer.chunk_length=16", "data.train_size=1280")
     with pytest.raises(RunError, match=r"^the gradient.* at epoch 2, step 32 "):
         run(*options, *pitfall(32))
@@ -92,13 +92,13 @@ def test_a_gradient_too_large_to_be_squared_stops_where_it_is_clipped_or_squared
     if optimizer == "sgd":
         assert run(*options).result["status"] == "finished"
     else:
-        # Else its second moment would be infinite and the weight never learn again.
+        # Otherwise its second moment would be infinite and the weight would never change again.
         with pytest.raises(RunError, match=r"the gradient.* epoch 1, step 7 "):
             run(*options)
 
 
-def test_weights_that_overflow_are_undone(run, survivor):
-    # The rate is finite for the configuration, and infinite as a number of the weights' type.
+def test_overflowing_weights_are_rolled_back(run, survivor):
+    # The learning rate is a finite float64, but infinite as a float32.
     with pytest.raises(RunError, match="the update it leads to, is not finite at epoch 1, step 1 "):
         run("optimizer=sgd", "optimizer.lr=1e39", SURVIVOR)
     assert all(tensor.isfinite().all() for tensor in survivor.values())
@@ -106,7 +106,7 @@ def test_weights_that_overflow_are_undone(run, survivor):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_one_entry_that_is_not_finite_is_seen_and_undone(value, dtype):
+def test_one_entry_that_is_not_finite_is_found_and_rolled_back(value, dtype):
     tensors = [torch.zeros(3, 2, 2, dtype=dtype), torch.ones(3, dtype=torch.int64), torch.full((3,), 3e38, dtype=dtype)]
     rollback = Rollback(lambda: tensors)
     rollback.keep()
@@ -126,7 +126,7 @@ def test_one_entry_that_is_not_finite_is_seen_and_undone(value, dtype):
 
 @pytest.mark.parametrize("mode", ["min", "max"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_what_is_not_finite_is_never_the_best(mode, value):
+def test_a_value_that_is_not_finite_is_never_the_best(mode, value):
     monitor = Monitor(metric="val/loss", mode=mode)
     assert not monitor.better(value, monitor.worst)
     assert not monitor.better(value, 0.5)

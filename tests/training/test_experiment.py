@@ -27,7 +27,7 @@ def test_callbacks_of_the_user_are_built():
     assert [type(callback) for callback in callbacks] == [LearningRateMonitor]
 
 
-def test_what_augments_is_everything_that_was_chosen():
+def test_all_chosen_augmentations_are_applied():
     experiment = Experiment.from_config(compose(["augment=[shift,flip,mixup]"]))
     assert len(experiment.data.augment) == 3
 
@@ -62,7 +62,7 @@ def test_early_stopping_that_was_typed_needs_validation(typed, key):
         assert caught.value.key == key
 
 
-def test_a_network_that_no_memory_holds_is_refused_with_what_it_would_take():
+def test_a_network_that_is_too_large_is_refused_with_its_size():
     needs = r"^model\.hidden=\[1000000000\]: weights and gradients would take 6,360\.0 GB, and this machine has"
     with pytest.raises(ConfigError, match=needs):
         Experiment.from_config(compose(["model.hidden=[1000000000]"]))

@@ -1,4 +1,4 @@
-"""A network that is fitted to training images: once, before the first update, and its checkpoint has all of it."""
+"""A network is fitted to training images once, before the first update, and its checkpoint stores the result."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ FAST = (
 
 @pytest.fixture
 def fitted(monkeypatch):
-    """Of each time that a network was fitted, the shape of the images."""
+    """The shapes of the images to which a network was fitted, one entry per time."""
     shapes, fit = [], Whitening.fit_to
 
     def count(whitening, images):
@@ -34,7 +34,7 @@ def fitted(monkeypatch):
     return shapes
 
 
-def test_a_run_fits_its_network_once_and_goes_on_without(run, same_bits, fitted):
+def test_a_network_is_fitted_once_and_not_again_on_resume(run, same_bits, fitted):
     whole = run(*FAST)
     assert fitted == [(256, 1, 28, 28)]
     run(*FAST, "trainer.max_epochs=1", name="parts")
@@ -42,7 +42,7 @@ def test_a_run_fits_its_network_once_and_goes_on_without(run, same_bits, fitted)
     assert len(fitted) == 2
 
 
-def test_the_filters_stay_what_they_were_fitted_to_be(run):
+def test_fitted_filters_do_not_change_in_training(run):
     weights = run(*FAST).checkpoint()["state_dict"]
     filters = weights["network.whitening.filters"]
     assert torch.equal(filters, weights["average.whitening.filters"])

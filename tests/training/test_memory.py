@@ -1,4 +1,4 @@
-"""Memory: a run peaks under 500 MB above what importing torch and Lightning takes, and lets go of it."""
+"""A run needs less than 500 MB of memory beyond the imports of torch and Lightning, and frees it at its end."""
 
 import gc
 import os
@@ -10,7 +10,7 @@ import pytest
 
 from digitlab.data.source import ImageSet
 
-# VmHWM belongs to the program; getrusage's ru_maxrss would begin with what the process that started it had.
+# VmHWM is the peak of this program. ru_maxrss of getrusage would include the process that started it.
 _RUN = """
 import sys
 from pathlib import Path
@@ -31,7 +31,7 @@ _TEN = ("trainer.limit_val_batches=10", "trainer.limit_test_batches=10")
 
 @pytest.fixture(autouse=True)
 def read_once():
-    """Each run reads its own."""
+    """Make each run read its images anew."""
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells the peak of one program")
@@ -41,11 +41,11 @@ def test_an_epoch_on_the_largest_set_stays_below_500_mb(data_root, tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
     assert (done.returncode, done.stderr) == (0, "")
-    # The images alone are 184 MB: less would mean that something else was measured.
+    # The images alone take 184 MB: a smaller peak would mean that the measurement is wrong.
     assert 184e6 < int(done.stdout.splitlines()[-1]) < 500e6
 
 
-def test_a_finished_run_lets_go_of_its_images_before_the_garbage_is_collected(run):
+def test_a_finished_run_frees_its_images_without_garbage_collection(run):
     def held():
         return sum(type(each) is ImageSet for each in gc.get_objects())
 

@@ -33,7 +33,7 @@ def counted(logits, labels, *, parts=1):
     "absent",
     [{}, {"labels_below": 3}, {"predicted_below": 3}, {"labels_below": 3, "predicted_below": 4}, {"labels_below": 1}],
 )
-def test_metrics_are_torchmetrics(absent):
+def test_metrics_equal_torchmetrics(absent):
     logits, labels = predictions(**absent)
     counts = counted(logits, labels)
     metrics = counts.metrics()
@@ -68,7 +68,7 @@ def test_class_accuracy_is_the_share_of_each_class_that_occurs():
     assert accuracies == pytest.approx({name: float(expected[i]) for i, name in enumerate("abcd")})
 
 
-def test_counting_in_parts_changes_nothing():
+def test_counts_do_not_depend_on_the_parts():
     logits, labels = predictions()
     assert torch.equal(counted(logits, labels, parts=7).confusion, counted(logits, labels).confusion)
 

@@ -1,4 +1,4 @@
-"""What others may have had a hand in, and what others may see: nothing planted runs, no secret is written down."""
+"""Code in a foreign checkpoint never runs, and run folders contain no environment variables."""
 
 import os
 
@@ -22,7 +22,7 @@ class Payload:
 
 @pytest.fixture
 def planted(run, tmp_path):
-    """A whole checkpoint of a run with a command in it, its classifier, and the file that the command would leave."""
+    """A checkpoint of a run that contains a command, its classifier, and the file that the command would create."""
     path, witness = tmp_path / "planted.ckpt", tmp_path / "witness"
     good = run("trainer.max_steps=1").folder.last
     torch.save(torch.load(good, weights_only=True) | {"callbacks": Payload(witness)}, path)
@@ -34,7 +34,7 @@ def planted(run, tmp_path):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("weights_only", [None, False])
-def test_lightning_runs_nothing_that_is_planted_in_a_checkpoint(planted, weights_only):
+def test_lightning_runs_no_code_from_a_checkpoint(planted, weights_only):
     path, classifier, witness = planted
     trainer = Trainer(accelerator="cpu", logger=False, max_epochs=1, plugins=[AtomicCheckpointIO()])
     ways = [
@@ -49,10 +49,10 @@ def test_lightning_runs_nothing_that_is_planted_in_a_checkpoint(planted, weights
         assert not witness.exists()
 
 
-def test_nothing_of_the_environment_is_written_into_a_run_folder(run, monkeypatch):
+def test_environment_variables_are_not_written_into_a_run_folder(run, monkeypatch):
     monkeypatch.setenv("DIGITLAB_TEST_ROOT", "/nowhere/hunter2-very-secret")
     monkeypatch.setenv("DIGITLAB_TEST_RATE", "0.01")
-    # Directly, by way of another key, and as a number that is compared with those of other runs.
+    # Directly, through another key, and as a hyper-parameter of TensorBoard's table.
     folder = run(
         "data.root=${oc.env:DIGITLAB_TEST_ROOT}",
         "sweep.name=${data.root}",

@@ -1,4 +1,4 @@
-"""Every data set with every model: the composed configuration trains two mini-batches and meets the test set."""
+"""Every data set with every model: the composed configuration trains two updates and is tested."""
 
 import csv
 import math
@@ -13,18 +13,18 @@ from digitlab.training import train
 
 
 def names(group):
-    """What ``conf/`` offers: a new data set or model is tested with all of the others from the day it is there."""
+    """The options in ``conf/``, so that a new data set or model is tested with all others at once."""
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
-def test_the_data_sets_and_models_that_are_promised_are_there():
+def test_all_promised_data_sets_and_models_exist():
     assert {"mnist", "fashion_mnist", "cifar10"} <= set(names("data"))
     assert {"linear", "mlp", "mlp_dropout", "lenet", "cnn", "fast_cnn", "torchvision"} <= set(names("model"))
 
 
 @pytest.mark.parametrize("model", names("model"))
 @pytest.mark.parametrize("data", names("data"))
-def test_every_model_learns_from_every_data_set_and_is_tested(shrunk, run_folder, request, data, model):
+def test_every_model_trains_on_every_data_set(shrunk, run_folder, request, data, model):
     if data != "mnist":
         request.getfixturevalue("data_root")
     two = ("trainer.max_epochs=1", "trainer.limit_train_batches=2", "data.batch_size=32")
@@ -32,7 +32,7 @@ def test_every_model_learns_from_every_data_set_and_is_tested(shrunk, run_folder
     assert outcome.result["status"] == "finished"
     folder = RunFolder(run_folder)
     checkpoint = read_checkpoint(folder.last)
-    # Adam keeps a mean gradient for every parameter: each has had two updates, and none of nothing.
+    # Adam has a mean gradient for every parameter: each had two updates, with a gradient other than 0.
     moments = checkpoint["optimizer_states"][0]["state"].values()
     assert all(state["step"] == 2 and state["exp_avg"].any() for state in moments)
     assert sum(state["exp_avg"].numel() for state in moments) == outcome.result["parameters"]

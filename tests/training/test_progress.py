@@ -28,7 +28,7 @@ def shown_on_a_terminal(*arguments):
     return shown.decode()
 
 
-def test_nothing_is_drawn_below_the_line_that_says_why_a_run_stopped(tmp_path):
+def test_no_bar_is_drawn_below_the_message_of_a_stopped_run(tmp_path):
     stop = "+callbacks.stop={_target_: run_callbacks.SignalAt, step: 20, number: 2}"
     small = ("trainer=cpu", "data.train_size=1000", "data.batch_size=100", f"hydra.run.dir={tmp_path / 'run'}")
     shown = shown_on_a_terminal(*small, stop)

@@ -1,4 +1,4 @@
-"""A run that was stopped and resumed ends with the bits of one that was not; equal commands, equal bits."""
+"""A stopped and resumed run equals an uninterrupted one to the bit, and equal commands give equal bits."""
 
 import signal
 from pathlib import Path
@@ -11,7 +11,7 @@ from digitlab.results.checkpoint import read_checkpoint, write_checkpoint
 from digitlab.results.folder import RunFolder
 from digitlab.training.resuming import resume
 
-# What keeps a state from step to step: momentum, batch statistics, the average, the schedule, the random draws.
+# Settings with state between steps: momentum, batch statistics, averaged weights, schedule, random draws.
 STATEFUL = (
     "model=mlp_dropout",
     "model.hidden=[16,16]",
@@ -26,7 +26,7 @@ STATEFUL = (
 
 @pytest.fixture
 def interrupted(run, monkeypatch):
-    """``interrupted(step, number, *overrides)`` is the exit code of a run in ``stopped/`` that a signal meets."""
+    """``interrupted(step, number, *overrides)`` stops a run in ``stopped/`` by a signal and returns its exit code."""
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     monkeypatch.setenv("DIGITLAB_ALLOW", "run_callbacks")
 
@@ -62,7 +62,7 @@ def test_the_split_seed_changes_the_split(run):
 @pytest.mark.parametrize(
     "optimizer", ["optimizer.nesterov=true", "optimizer=rmsprop", "optimizer=adam", "optimizer=muon"]
 )
-def test_more_epochs_later_are_as_good_as_at_once(run, same_bits, optimizer):
+def test_a_run_that_is_made_longer_equals_a_long_run(run, same_bits, optimizer):
     overrides = tuple(each for each in STATEFUL if not (each.startswith("optimizer") and optimizer == "optimizer=adam"))
     overrides = (*overrides, optimizer)
     whole = run(*overrides)
@@ -71,7 +71,7 @@ def test_more_epochs_later_are_as_good_as_at_once(run, same_bits, optimizer):
 
 
 @pytest.mark.parametrize("step", [0, 5, 15, 16, 20, 40])
-def test_a_run_that_a_signal_stops_ends_with_the_same_bits_once_resumed(run, same_bits, interrupted, step):
+def test_a_stopped_and_resumed_run_ends_with_the_same_bits(run, same_bits, interrupted, step):
     overrides = (*STATEFUL, "scheduler=one_cycle", "trainer.chunk_length=4", "trainer.val_every_steps=10")
     assert interrupted(step, signal.SIGINT, *overrides) == 130
     same_bits(run(*overrides), run(*overrides, name="stopped", resume=True))
@@ -85,7 +85,7 @@ def test_a_run_can_be_stopped_again_and_again(run, same_bits, interrupted):
     same_bits(whole, run(*STATEFUL, name="stopped", resume=True))
 
 
-def test_a_stopped_run_says_so_and_leaves_a_checkpoint_of_the_step_it_finished(run, tmp_path, interrupted):
+def test_a_stopped_run_has_that_status_and_a_checkpoint_of_its_last_step(run, tmp_path, interrupted):
     interrupted(5, signal.SIGINT)
     folder = RunFolder(tmp_path / "stopped")
     assert folder.read_result()["status"] == "stopped"
@@ -101,7 +101,7 @@ def test_a_signal_in_the_last_step_stops_the_run_before_its_test(run, interrupte
     assert "test/accuracy" in resumed.result["metrics"]
 
 
-def test_a_new_length_lasts(shrunk, run_folder):
+def test_the_folder_remembers_a_new_length(shrunk, run_folder):
     folder = RunFolder(run_folder)
     folder.write_config(shrunk("trainer.max_epochs=1"), ["trainer.max_epochs=1", "seed=0"])
     assert resume(str(run_folder), ["trainer.max_epochs=2"]).result["epochs"] == 2
@@ -133,7 +133,7 @@ def test_a_run_can_not_become_shorter_than_it_is(shrunk, run_folder, one_line):
 
 
 @pytest.mark.parametrize("scheduler", ["one_cycle", "linear", "cosine"])
-def test_a_schedule_that_has_run_out_is_not_run_through_again(shrunk, run_folder, one_line, scheduler):
+def test_a_schedule_that_depends_on_the_length_refuses_a_new_one(shrunk, run_folder, one_line, scheduler):
     before = _finish(run_folder, shrunk("trainer.max_epochs=2", f"scheduler={scheduler}"))
     with pytest.raises(ConfigError, match=r"^trainer.max_epochs=4: must stay 2: the schedule ") as caught:
         resume(str(run_folder), ["trainer.max_epochs=4"])
@@ -156,7 +156,7 @@ def _without_factor(groups):
 
 
 @pytest.mark.parametrize("older", [_as_one, _without_factor])
-def test_what_an_older_optimiser_remembered_is_not_taken_for_that_of_todays(run, older, one_line):
+def test_optimiser_state_in_other_groups_is_refused(run, older, one_line):
     overrides = ("optimizer=muon", "trainer.max_epochs=1")
     path = run(*overrides, name="stopped").folder.last
     checkpoint = read_checkpoint(path)

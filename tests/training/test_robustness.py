@@ -1,4 +1,4 @@
-"""A trained network on harder and on strange images, on real MNIST."""
+"""A trained network on corrupted images and on images of no class, with real MNIST."""
 
 import numpy as np
 import pytest
@@ -63,16 +63,16 @@ def test_the_calibration_error_is_the_mean_distance_of_confidence_and_accuracy(t
 
 
 @pytest.mark.parametrize("kind", CORRUPTIONS)
-def test_harm_grows_with_severity_and_is_the_same_each_time(trained, kind):
+def test_accuracy_falls_with_severity_and_is_reproducible(trained, kind):
     chosen = {severity: corruptions(kind)[severity] for severity in (0, 1, 3, 5)}
     first, second = (measure_corrupted(*trained, chosen, accelerator="cpu") for _ in range(2))
     assert first == second
     accuracies = [metrics["test/accuracy"] for metrics in first.values()]
-    # Little of a corruption may help by chance, a lot never does.
+    # A weak corruption may help by chance, a strong one never does.
     assert accuracies[0] + 0.01 >= accuracies[1] > accuracies[2] > accuracies[3]
 
 
-def test_another_seed_draws_anew(trained):
+def test_another_seed_gives_other_corruptions(trained):
     one, other = (measure_corrupted(*trained, corruptions("noise", 5), accelerator="cpu", seed=seed) for seed in (0, 1))
     assert one != other
 
@@ -89,7 +89,7 @@ def images_of(name, root):
     return build(plain(compose([f"data={name}", f"data.root={root}"]).data, "data"), "data", ImageData)
 
 
-def test_a_network_is_less_sure_of_what_is_no_digit(trained, data_root):
+def test_a_network_is_less_confident_in_images_of_no_digit(trained, data_root):
     classifier, data = trained
     clothes = images_of("fashion_mnist", data_root)
     photographs = images_of("cifar10", data_root)
@@ -101,11 +101,11 @@ def test_a_network_is_less_sure_of_what_is_no_digit(trained, data_root):
         assert 0.5 < measured.auroc < 1
 
 
-def test_noise_needs_no_other_data_and_is_drawn_the_same_each_time(trained):
+def test_noise_needs_no_other_data_and_is_reproducible(trained):
     first, second = (out_of_distribution(*trained, None, accelerator="cpu") for _ in range(2))
     assert torch.equal(first.other, second.other)
     assert len(first.other) == len(first.own)
-    # The classes' own labels play no part: confidence is at least that of a uniform guess.
+    # The largest of ten probabilities is at least 0.1.
     assert first.other.min() >= 0.1
 
 
@@ -139,5 +139,5 @@ def test_the_classifier_knows_which_class_stands_for_no_class():
     ("own", "other", "auroc"),
     [([0.9, 0.8], [0.1, 0.2], 1.0), ([0.1], [0.9], 0.0), ([0.5, 0.5], [0.5], 0.5), ([0.9, 0.3], [0.5], 0.5)],
 )
-def test_auroc_is_the_chance_that_the_own_image_is_the_surer(own, other, auroc):
+def test_auroc_is_the_probability_that_an_own_image_has_the_higher_confidence(own, other, auroc):
     assert Confidences(torch.tensor(own), torch.tensor(other)).auroc == pytest.approx(auroc)

@@ -1,4 +1,4 @@
-"""What a real run leaves: the files of the contract, and the exit code of a process that is stopped."""
+"""The files of a real run, the times and hardware in them, and the exit code of a stopped process."""
 
 import os
 import re
@@ -76,7 +76,7 @@ def test_a_run_that_continues_with_other_instructions_says_so(run, caplog):
     assert [line for line in caplog.messages if "instructions" in line] == [expected]
 
 
-def test_a_process_that_is_stopped_saves_its_run_and_tells_by_its_exit_code(tmp_path):
+def test_a_stopped_process_saves_its_run_and_exits_with_143(tmp_path):
     folder = RunFolder(tmp_path / "run")
     forever = (
         "trainer.max_epochs=1000000",
@@ -99,6 +99,6 @@ def test_a_process_that_is_stopped_saves_its_run_and_tells_by_its_exit_code(tmp_
     assert folder.last.exists()
 
 
-def test_the_summary_is_of_the_network_whether_its_weights_are_averaged_or_not(run):
+def test_the_summary_does_not_depend_on_weight_averaging(run):
     plain, averaged = (run(*settings).folder.summary.read_text("utf-8") for settings in ((), ("ema.decay=0.9",)))
     assert plain == averaged

@@ -1,4 +1,4 @@
-"""Best and patience as pure functions of the metric history."""
+"""The best epoch and early stopping are pure functions of the metric history."""
 
 import math
 
@@ -58,11 +58,11 @@ def test_patience_in_steps_counts_mini_batches():
     assert best_tracker(0.2, 0.1, 0.1, patience=11, unit="steps").should_stop
 
 
-def test_a_small_gain_is_the_best_but_buys_no_patience():
+def test_a_gain_below_min_delta_is_the_best_but_does_not_restart_patience():
     crawling = best_tracker(0.5, 0.505, 0.509, patience=2, min_delta=0.01)
     assert crawling.should_stop
     assert crawling.best.value == 0.509
-    # Small gains add up.
+    # Small gains add up until they exceed min_delta.
     assert not best_tracker(0.5, 0.508, 0.516, patience=2, min_delta=0.01).should_stop
 
 

@@ -1,4 +1,4 @@
-"""Wherever a run is stopped, and however often: resumed, it leaves to the bit what a run left alone leaves."""
+"""A run that is stopped anywhere and resumed leaves the same files as an uninterrupted one, to the bit."""
 
 import os
 import signal
@@ -34,7 +34,7 @@ SMALL = (
     "early_stopping.patience=1",
     "figures.log_batches=true",
 )
-# What looks at the layers at work keeps them from being compiled.
+# Hooks on layers prevent compiling.
 UNWATCHED = ("figures.log_batches=false",)
 MODELS = {
     "linear": (),
@@ -47,7 +47,7 @@ MODELS = {
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    """The node of a data set of 68 and 20 random images: whole runs in a blink."""
+    """The node of a data set of 68 and 20 random images, for very short runs."""
     folder, generator = tmp_path_factory.mktemp("data"), torch.Generator().manual_seed(0)
     files = {}
     for part, count in (("train", 68), ("test", 20)):
@@ -77,7 +77,7 @@ def configured(source: dict[str, object]) -> Callable[..., DictConfig]:
 
 
 def stopped_at(config: DictConfig, folder: Path, *, step: int) -> bool:
-    """Go on with the run until a signal meets it in the mini-batch ``step`` of the whole run; whether it did."""
+    """Resume the run and send a signal in update ``step`` of the whole run; return whether the run got there."""
     advance = Position.advance
 
     def advance_and_stop(position: Position) -> None:
@@ -102,7 +102,7 @@ def stopped_at(config: DictConfig, folder: Path, *, step: int) -> bool:
         pytest.param(("model=linear", "data.val_size=0", "figures.each_epoch=true"), id="no validation"),
     ],
 )
-def test_stopped_at_every_single_step_a_run_ends_as_if_left_alone(configured, remains, tmp_path, overrides):
+def test_a_run_stopped_at_any_step_equals_an_uninterrupted_one(configured, remains, tmp_path, overrides):
     config = configured(*overrides, "scheduler=one_cycle", "early_stopping=null")
     train(config, folder=tmp_path / "alone", overrides=[])
     steps = range(1, EPOCHS * (STEPS_PER_EPOCH + 2 * ("data.val_size=0" in overrides)) + 1)
@@ -119,21 +119,23 @@ def test_stopped_at_every_single_step_a_run_ends_as_if_left_alone(configured, re
         pytest.param(("model=mlp", "model.hidden=[8]", "trainer.val_every_steps=3"), id="validation inside calls"),
     ],
 )
-def test_between_any_two_compiled_calls_too(configured, remains, tmp_path, monkeypatch, uncompiled, overrides):
+def test_a_run_stopped_between_two_compiled_calls_equals_an_uninterrupted_one(
+    configured, remains, tmp_path, monkeypatch, uncompiled, overrides
+):
     monkeypatch.setattr(compiling, "_UPDATES_OF_SMALL", 2)
     config = configured(*overrides, "compile=true", "scheduler=one_cycle", "early_stopping=null", *UNWATCHED)
     train(config, folder=tmp_path / "alone", overrides=[])
     calls = len(uncompiled)
     stops, step = 0, 1
     while stopped_at(config, tmp_path / "stopped", step=step):
-        # Two updates of a call are one step: a signal in the first waits for the second.
+        # A call makes two updates: a signal in the first one takes effect after the second.
         stops, step = stops + 1, read_checkpoint(RunFolder(tmp_path / "stopped").last)["global_step"] + 1
     assert stops >= EPOCHS * 3
     assert len(uncompiled) == 2 * calls > 0
     assert remains(tmp_path / "stopped") == remains(tmp_path / "alone")
 
 
-def test_a_reader_that_purges_finds_every_event_of_a_stopped_run_once(configured, tmp_path):
+def test_tensorboard_shows_every_event_of_a_resumed_run_once(configured, tmp_path):
     config = configured("model=linear")
     assert stopped_at(config, tmp_path, step=3)
     train(config, folder=tmp_path, overrides=[], resume=True)
@@ -141,7 +143,7 @@ def test_a_reader_that_purges_finds_every_event_of_a_stopped_run_once(configured
     assert [event.step for event in reader.Scalars("loss_step")] == [2, 4, 6, 8, 10]
 
 
-def test_a_stop_in_a_validation_lets_it_finish(configured, remains, tmp_path, monkeypatch):
+def test_a_signal_in_a_validation_stops_the_run_after_it(configured, remains, tmp_path, monkeypatch):
     config = configured("model=linear", "trainer.val_every_steps=3")
     train(config, folder=tmp_path / "alone", overrides=[])
     step, stops = Classifier.validation_step, iter([True])
@@ -160,7 +162,7 @@ def test_a_stop_in_a_validation_lets_it_finish(configured, remains, tmp_path, mo
     assert remains(tmp_path / "stopped") == remains(tmp_path / "alone")
 
 
-def test_killed_before_its_first_checkpoint_a_run_begins_anew(configured, remains, tmp_path, monkeypatch):
+def test_a_run_killed_before_its_first_checkpoint_starts_from_the_beginning(configured, remains, tmp_path, monkeypatch):
     config = configured("model=linear")
     train(config, folder=tmp_path / "alone", overrides=[])
 
@@ -176,7 +178,7 @@ def test_killed_before_its_first_checkpoint_a_run_begins_anew(configured, remain
     assert remains(tmp_path / "killed") == remains(tmp_path / "alone")
 
 
-def test_a_long_epoch_is_saved_within_and_gone_on_with_from_there(configured, remains, tmp_path, monkeypatch):
+def test_a_long_epoch_is_saved_inside_and_resumed_there(configured, remains, tmp_path, monkeypatch):
     config = configured("model=linear", "checkpoint.every_minutes=1e-9", "trainer.chunk_length=1")
     train(config, folder=tmp_path / "alone", overrides=[])
     advance = Position.advance
@@ -205,7 +207,7 @@ def test_a_long_epoch_is_saved_within_and_gone_on_with_from_there(configured, re
     whole=st.booleans(),
     stops=st.lists(st.integers(1, EPOCHS * STEPS_PER_EPOCH), min_size=1, max_size=2, unique=True).map(sorted),
 )
-def test_whatever_is_trained_it_can_be_stopped(
+def test_every_kind_of_run_can_be_stopped_and_resumed(
     configured, remains, tmp_path_factory, uncompiled, model, optimizer, scheduler, augment, ema, whole, stops
 ):
     folder = tmp_path_factory.mktemp("runs")

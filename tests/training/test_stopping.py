@@ -1,4 +1,4 @@
-"""When a run ends, and which weights meet the test set."""
+"""When a run ends, and which weights are tested."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from digitlab.config.compose import build, compose, plain
 from digitlab.data.module import ImageData
 from digitlab.training import Classifier
 
-# From the first epoch's end, or from the step where `scheduler.milestones_epochs` puts it, the rate is far too large.
+# After the first epoch, or the step that `scheduler.milestones_epochs` sets, the learning rate is far too large.
 WORSE_AND_WORSE = (
     "model=linear",
     "monitor.metric=val/loss",
@@ -45,7 +45,7 @@ def test_patience_in_steps_ends_a_run_inside_an_epoch(run, length):
     [(*WORSE_AND_WORSE, stopping(1), "trainer.max_epochs=3"), ("trainer.max_steps=21",), ("trainer.max_epochs=1",)],
     ids=["patience", "max_steps", "max_epochs"],
 )
-def test_an_ended_run_trains_no_more_when_it_is_resumed(run, overrides):
+def test_resuming_a_run_that_has_ended_trains_no_further(run, overrides):
     finished = run(*overrides, name="ended")
     before = finished.rows(), finished.folder.last.read_bytes(), finished.folder.best.read_bytes()
     resumed = run(*overrides, name="ended", resume=True)
@@ -63,7 +63,7 @@ def test_set():
 
 @pytest.mark.parametrize("which", ["best", "last"])
 @pytest.mark.parametrize("ema_decay", ["null", "0.9"])
-def test_the_weights_asked_for_meet_the_test_set(run, test_set, which, ema_decay):
+def test_the_requested_weights_are_tested(run, test_set, which, ema_decay):
     finished = run(*WORSE_AND_WORSE, f"test={which}", "data.batch_size=64", f"ema.decay={ema_decay}")
     checkpoint = finished.folder.best if which == "best" else finished.folder.last
     classifier = Classifier.load_from_checkpoint(checkpoint, weights_only=True, map_location="cpu").eval()
@@ -76,7 +76,7 @@ def test_the_weights_asked_for_meet_the_test_set(run, test_set, which, ema_decay
     assert metrics["val/loss"] == float(row["val/loss"])
 
 
-def test_without_a_test_the_metrics_are_those_of_the_best(run):
+def test_without_a_test_the_metrics_are_those_of_the_best_checkpoint(run):
     finished = run(*WORSE_AND_WORSE, "test=none")
     assert not any(name.startswith("test/") for name in finished.result["metrics"])
     assert finished.result["metrics"]["val/loss"] == finished.outcome.monitored == float(finished.rows()[0]["val/loss"])

@@ -18,7 +18,7 @@ RUN = (
 
 @pytest.fixture(autouse=True)
 def _login_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``srun`` is on the PATH, of the tests and of each process that they start, and none has been started by it."""
+    """Put an ``srun`` on the PATH of the tests and their processes, as on a login node."""
     script = tmp_path / "bin" / "srun"
     script.parent.mkdir()
     script.write_text("#!/bin/sh\nexit 1\n")
@@ -28,7 +28,7 @@ def _login_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
-def test_a_run_gives_no_hint(tmp_path: Path) -> None:
+def test_a_run_does_not_print_the_srun_hint(tmp_path: Path) -> None:
     # The suite turns warnings into errors.
     assert train(compose(RUN), folder=tmp_path / "run", overrides=[]).result["status"] == "finished"
 
@@ -43,7 +43,7 @@ def test_a_run_gives_no_hint(tmp_path: Path) -> None:
     ],
     ids=["run", "basic", "vectorized", "joblib"],
 )
-def test_commands_give_no_hint(train_py: Callable[..., Any], tmp_path: Path, sweep: list[str]) -> None:
+def test_commands_do_not_print_the_srun_hint(train_py: Callable[..., Any], tmp_path: Path, sweep: list[str]) -> None:
     if "hydra/launcher=joblib" in sweep:
         pytest.importorskip("joblib")
     ended = train_py(*sweep, *RUN, f"hydra.{'sweep' if sweep else 'run'}.dir={tmp_path}/out")

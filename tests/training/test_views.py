@@ -1,4 +1,4 @@
-"""Test-time augmentation: views that balance each other, wherever a trained network is asked."""
+"""Test-time augmentation: the views, their weights, and the logits of a network that uses them."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def test_shifts_are_by_one_pixel_with_a_reflected_border():
 
 
 def classifier(tta):
-    """An untrained one that adds pixels up, in grey images of 8 x 8; equal but for its views."""
+    """An untrained linear classifier of grey 8 x 8 images; all have the same weights."""
     torch.manual_seed(0)
     return Classifier(
         model={"_target_": "digitlab.models.Linear"},
@@ -79,6 +79,6 @@ def test_the_logits_are_the_weighted_mean_over_the_views(kinds):
     assert not torch.allclose(with_views(pixels), alone(pixels))
 
 
-def test_views_that_there_are_not_are_refused():
+def test_unknown_views_are_refused():
     with pytest.raises(ConfigError, match=r"tta=rotate: must be flip, shift or flip_shift, or null"):
         Experiment.from_config(compose(["tta=rotate"]))

@@ -30,7 +30,7 @@ _COPIES = {aten.lift_fresh, aten.lift_fresh_copy}
 
 
 class Waits(TorchDispatchMode):
-    """Counts the operations that a host would wait for."""
+    """Counts the operations for which the host would wait."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -56,7 +56,7 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> Callable[[type, str], list[Counter[str]]]:
-    """``waits(cls, name)`` has each call of that method counted."""
+    """``waits(cls, name)`` counts the waits in each call of that method."""
 
     def watch(cls: type, name: str) -> list[Counter[str]]:
         method, found = getattr(cls, name), []
@@ -84,7 +84,7 @@ RUNS = (
 
 @pytest.mark.parametrize("overrides", RUNS)
 @pytest.mark.parametrize("recording", [True, False])
-def test_a_run_waits_for_nothing_within_a_chunk(
+def test_a_run_does_not_wait_for_the_device_inside_a_chunk(
     run: Callable[..., Any],
     waits: Callable[..., list[Counter[str]]],
     recorded: list[str],
@@ -102,7 +102,9 @@ def test_a_run_waits_for_nothing_within_a_chunk(
     assert all(each <= Counter(copies=2) for each in found[1:])
 
 
-def test_an_evaluation_waits_for_nothing(run: Callable[..., Any], waits: Callable[..., list[Counter[str]]]) -> None:
+def test_an_evaluation_does_not_wait_for_the_device(
+    run: Callable[..., Any], waits: Callable[..., list[Counter[str]]]
+) -> None:
     found = waits(classifier.Classifier, "_evaluate")
     run("data.val_size=500", "test=last", "data.train_size=64", "trainer.max_epochs=1")
     assert len(found) >= 4
