@@ -47,6 +47,13 @@ def test_without_validation_the_training_metric_counts(written_sweep, finished):
     assert finished_value(run.folder.path) == 0.75
 
 
+def test_with_test_last_the_value_is_that_of_the_tested_checkpoint(written_sweep, finished):
+    (run,) = written_sweep((["test=last"], finished(0.5)))
+    run.folder.best.parent.mkdir()
+    write_checkpoint(run.folder.best, {"state_dict": {}, "metrics": {"val/accuracy": 0.96875}})
+    assert finished_value(run.folder.path) == 0.5
+
+
 def test_a_metric_that_was_never_finite_is_the_worst(run):
     run.folder.result.write_text(json.dumps(run.result | {"metrics": {"val/accuracy": None}}))
     assert finished_value(run.folder.path) == -math.inf
