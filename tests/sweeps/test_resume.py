@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from digitlab.results.checkpoint import write_checkpoint
 from digitlab.sweeps.manifest import create
 from digitlab.sweeps.resume import finished_value
 

@@ -132,10 +132,9 @@ class Member:
         """
         tracker, last_is_tested = self.record.best_tracker, self.job.experiment.options.test == "last"
         tested = tracker.history[-1] if last_is_tested and tracker.history else tracker.best
-        if isinstance(self.outcome, Exception) or tested is None:
+        if tested is None or isinstance(self.outcome, Exception):
             return setting_of(self.job.overrides), tracker.monitor.worst
-        value = finite_or_worst(tracker.monitor.metric, tested.value)
-        return setting_of(self.job.overrides), value
+        return setting_of(self.job.overrides), finite_or_worst(tracker.monitor.metric, tested.value)
 
     @property
     def writer(self) -> RunWriter:
