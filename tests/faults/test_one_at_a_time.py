@@ -44,7 +44,7 @@ def test_a_second_process_is_refused_until_the_first_is_dead(ready, other, tmp_p
     run = ready(tmp_path / "run", "trainer.max_epochs=1")
     first = other(run)
     config = run.config.read_bytes()
-    with pytest.raises(BusyError, match="another process is at work on this run") as caught:
+    with pytest.raises(BusyError, match="another process is working on this run") as caught:
         resume(str(run.path), ["trainer.max_epochs=2"])
     assert one_line(str(caught.value))
     assert run.config.read_bytes() == config

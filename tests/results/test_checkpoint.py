@@ -157,13 +157,13 @@ def test_a_checkpoint_of_an_older_version_is_refused_and_without_it_the_run_star
     assert one_line(str(caught.value))
     folder = two_saves.last.parent
     assert f"{two_saves.last}: " in str(caught.value)
-    assert f"with {folder} moved away, the run begins anew" in str(caught.value)
+    assert f"to start the run again, move {folder} away" in str(caught.value)
     folder.rename(folder.with_name("old"))
     assert newest_good(two_saves, like=HERE) is None
 
 
 def test_a_checkpoint_of_another_model_says_what_differs(two_saves):
-    with pytest.raises(RunError, match=r"is of another run: model is \{hidden:\[16\]\} there, \{hidden:\[8\]\} here"):
+    with pytest.raises(RunError, match=r"belongs to another run: its model is \{hidden:\[16\]\}, not \{hidden:\[8\]\}"):
         newest_good(two_saves, like={"model": {"hidden": [8]}})
 
 

@@ -158,7 +158,7 @@ def test_lost_events_are_reported(writer, folder, config, caplog):
     with events.open("r+b") as file:
         file.truncate(events.stat().st_size - 7)
     RunWriter(folder, config=config, checkpoint=checkpoint).close()
-    assert caplog.messages == [f"{folder.path}: the last 7 bytes of events are gone: curves have a gap there"]
+    assert caplog.messages == [f"{folder.path}: the last 7 bytes of events are lost: the curves have a gap there"]
 
 
 def test_the_hyper_parameters_have_the_metrics_of_the_result_and_no_placeholders(writer, folder):

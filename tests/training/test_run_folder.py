@@ -94,7 +94,7 @@ def test_a_stopped_process_saves_its_run_and_exits_with_143(tmp_path):
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=600)
     assert process.returncode == 143
-    assert re.fullmatch(r"stopped by SIGTERM at epoch \d+, step \d of 8: saved; to go on: .* resume=\S+\n", errors)
+    assert re.fullmatch(r"stopped by SIGTERM at epoch \d+, step \d of 8: saved; to continue: .* resume=\S+\n", errors)
     assert folder.read_result()["status"] == "stopped"
     assert folder.last.exists()
 

@@ -78,7 +78,7 @@ def newest_good(run: RunFolder, *, like: Mapping[str, Any]) -> dict[str, Any] | 
             refused.append(error)
             continue
         if path != run.last:
-            log.warning("%s; going on from %s", refused[0] if refused else f"{run.last}: is missing", path.name)
+            log.warning("%s; resuming from %s", refused[0] if refused else f"{run.last}: is missing", path.name)
             write_atomically(run.last, path.read_bytes())
         return checkpoint
     if refused:
@@ -89,8 +89,8 @@ def newest_good(run: RunFolder, *, like: Mapping[str, Any]) -> dict[str, Any] | 
 def of_older_version(path: Path, how: str) -> RunError:
     """Return the error for a checkpoint that a run can't resume from; ``how`` says how it differs from new ones."""
     return RunError(
-        f"{path}: an older version wrote it, {how}: it can be evaluated, not gone on from; with {path.parent} moved "
-        f"away, the run begins anew"
+        f"{path}: an older version wrote it, {how}: it can be evaluated, but not resumed; to start the run again, move "
+        f"{path.parent} away"
     )
 
 
@@ -102,4 +102,4 @@ def _require_like(path: Path, checkpoint: dict[str, Any], like: Mapping[str, Any
     for name, value in like.items():
         other = found.get(name) if isinstance(found, dict) else None
         if other != value:
-            raise RunError(f"{path}: is of another run: {name} is {show(other)} there, {show(value)} here")
+            raise RunError(f"{path}: belongs to another run: its {name} is {show(other)}, not {show(value)}")

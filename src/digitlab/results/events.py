@@ -40,4 +40,4 @@ def cut_events(folder: Path, kept_bytes: Mapping[str, int]) -> None:
             os.truncate(path, kept_bytes[name])
         lost[name] = max(kept_bytes.get(name, 0) - size, 0)
     if any(lost.values()):
-        log.warning("%s: the last %d bytes of events are gone: curves have a gap there", folder, sum(lost.values()))
+        log.warning("%s: the last %d bytes of events are lost: the curves have a gap there", folder, sum(lost.values()))

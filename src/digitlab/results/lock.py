@@ -40,7 +40,7 @@ def take(run: RunFolder, *, new: bool = False) -> None:
         remove_parts(run.path)
         remove_parts(run.last.parent)
     except Timeout:
-        raise BusyError(f"{run.path}: another process is at work on this run") from None
+        raise BusyError(f"{run.path}: another process is working on this run") from None
     except OSError as error:
         raise RunError(f"{run.path}: can't be written: {error.strerror or error}") from error
     _taken[key] = lock, run if new else None

@@ -122,7 +122,7 @@ class Experiment:
         stopping = _value(config, "early_stopping")
         _check_device(trainer, typed)
         if data.batch_size < trainer.devices:
-            allowed = f"must be {trainer.devices} or more, for each of {trainer.devices} processes has a share of it"
+            allowed = f"must be {trainer.devices} or more, because {trainer.devices} processes share each mini-batch"
             raise ConfigError("data.batch_size", data.batch_size, allowed)
         monitor, early_stopping = _best_tracker(
             _settings(Monitor, nodes["monitor"], "monitor"),

@@ -39,7 +39,7 @@ def resume(folder: str, arguments: Sequence[str]) -> Outcome:
         if key == "resume":
             continue
         if argument.startswith("-"):
-            raise ConfigError("resume", folder, f"can't be given beside {argument}: it goes on with a single run")
+            raise ConfigError("resume", folder, f"can't be combined with {argument}: it continues a single run")
         _override(config, key, value, argument)
     if is_first_process():
         take(run_folder)  # before its configuration changes; ``train`` releases the lock
@@ -113,7 +113,9 @@ def _learning_rates_differ(experiment: Experiment, position: Position, former_ep
 def _override(config: DictConfig, key: str, value: str, argument: str) -> None:
     if key not in ("trainer", _LENGTH):
         raise ConfigError(
-            key, value or argument, "can't be given beside resume=: only trainer.max_epochs and trainer= can be changed"
+            key,
+            value or argument,
+            "can't be combined with resume=: only trainer.max_epochs and trainer= can be changed",
         )
     composed = compose([argument]).trainer
     keys = _DEVICE_KEYS if key == "trainer" else ("max_epochs",)

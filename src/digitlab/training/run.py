@@ -192,7 +192,7 @@ class Run:
         self._summarise()
         over = self.classifier.position.total_steps >= self.classifier.total_steps
         if over or self.record.best_tracker.should_stop:
-            log.info("this run has come to its end before, by %s", "its last step" if over else "early stopping")
+            log.info("this run has already ended, by %s", "its last step" if over else "early stopping")
             # The run may have been killed before it wrote the figures of its final weights.
             self.experiment.figures.on_train_end(self.trainer, self.classifier)
             return
@@ -206,7 +206,7 @@ class Run:
         """Return a message with the epoch and step of the run, and the command that resumes it."""
         position, steps = self.classifier.position, self.classifier.steps_per_epoch
         place = f"epoch {position.epoch + 1}, step {position.step} of {steps}"
-        return f" at {place}: saved; to go on: python train.py resume={shlex.quote(str(self.folder.path))}"
+        return f" at {place}: saved; to continue: python train.py resume={shlex.quote(str(self.folder.path))}"
 
     def _summarise(self) -> None:
         if self.writer is None:
