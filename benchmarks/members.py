@@ -85,13 +85,14 @@ class Members:
         plans = [replace(chunk_plan(experiment), chunk_length=_CHUNK) for experiment in experiments]
         for classifier, experiment, plan in zip(classifiers, experiments, plans, strict=True):
             set_length(classifier, experiment, plan.steps_per_epoch(len(data.train_indices)))
-        self.runner = StackedRunner([each.member_spec() for each in classifiers], device=device)
-        self.runner.compiling, self.runner.graph_capture = compiled, graph_capture_for(device, allowed=True)
+        graph_capture = graph_capture_for(device, allowed=True)
+        specs = [classifier.member_spec() for classifier in classifiers]
+        self.runner = StackedRunner(specs, device=device, compiling=compiled, graph_capture=graph_capture)
         self._members = len(classifiers)
         streams = [next(own) for _, own in groupby(plans, key=lambda plan: plan.seed)]
         self._chunks = [list(data.chunks(plan, Position()))[: _STEPS // _CHUNK] for plan in streams]
         self.runner.prepare([own[0] for own in self._chunks], first=0, steps_ahead=_STEPS)
-        if self.runner.fused_updates is None and (compiled or self.runner.graph_capture):
+        if self.runner.fused_updates is None and (compiled or graph_capture):
             raise SystemExit("nothing was compiled or captured: see the warning")
 
     def run_chunk(self) -> None:

@@ -165,9 +165,8 @@ def test_the_gradients_of_a_compiled_step_agree_in_single_precision(
     gradients = []
     settings = ("model.hidden=[8]", "model.batch_norm=true", "optimizer=sgd", "data.batch_size=30")
     for precision, asked in (("64", False), ("32", False), ("32", True)):
-        runner, chunks = stacked(*settings, f"trainer.precision={precision}")
+        runner, chunks = stacked(*settings, f"trainer.precision={precision}", compiling=asked)
         before = [parameter.clone() for parameter in runner.stack.parameters]
-        runner.compiling = asked
         own = [chunk.part(0, 2) for chunk in chunks]
         runner.prepare(own, first=0, steps_ahead=2)
         assert (runner.fused_updates is not None) == asked

@@ -177,8 +177,7 @@ def test_a_wrong_number_within_a_replay_stops_the_run_at_its_own_step(
 def test_a_population_is_freed_without_the_garbage_collector(
     stacked: Callable[..., Any], graph_capture: GraphCapture
 ) -> None:
-    runner, chunks = stacked("model=mlp", "model.hidden=[8]")
-    runner.graph_capture = graph_capture
+    runner, chunks = stacked("model=mlp", "model.hidden=[8]", graph_capture=graph_capture)
     gc.disable()
     try:
         runner.prepare(chunks, first=0, steps_ahead=64)
@@ -194,8 +193,6 @@ def test_a_population_is_freed_without_the_garbage_collector(
 def test_the_trial_replay_of_a_population_moves_the_weights(
     stacked: Callable[..., Any],
 ) -> None:
-    runner, chunks = stacked("model=mlp", "model.hidden=[8]", "optimizer=sgd")
-    before = [parameter.clone() for parameter in runner.stack.parameters]
     moved: list[bool] = []
 
     def capture(work: Callable[[], list[Tensor]]) -> tuple[Callable[[], None], list[Tensor]]:
@@ -204,7 +201,8 @@ def test_the_trial_replay_of_a_population_moves_the_weights(
         # A graph whose replay forgets to update the weights.
         return lambda: None, results
 
-    runner.graph_capture = capture
+    runner, chunks = stacked("model=mlp", "model.hidden=[8]", "optimizer=sgd", graph_capture=capture)
+    before = [parameter.clone() for parameter in runner.stack.parameters]
     runner.prepare(chunks, first=0, steps_ahead=64)
     assert all(moved)
     assert runner.fused_updates is None

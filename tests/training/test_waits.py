@@ -116,8 +116,7 @@ def test_an_evaluation_does_not_wait_for_the_device(
 def test_a_population_waits_no_more_for_many_mini_batches_than_for_few(
     stacked: Stacked, graph_capture: GraphCapture, overrides: str, recording: bool
 ) -> None:
-    runner, chunks = stacked(*overrides.split())
-    runner.graph_capture = graph_capture if recording else None
+    runner, chunks = stacked(*overrides.split(), graph_capture=graph_capture if recording else None)
     first, short, long = ([chunk.part(*span) for chunk in chunks] for span in ((0, 8), (8, 16), (16, 32)))
     runner.prepare(first, first=0, steps_ahead=64)
     assert (runner.fused_updates is not None) == recording

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from digitlab.data.chunks import Chunk
+from digitlab.engine.device import on_device
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +24,22 @@ class ChunkIO:
     ema_weight: Tensor
     logits: Tensor
     losses: Tensor
+
+    @classmethod
+    def empty(
+        cls, chunks: Sequence[Chunk], *, first: int, rates: Tensor, ema_weight: Tensor, like: Tensor
+    ) -> "ChunkIO":
+        """Copy ``rates`` and ``ema_weight``, (B, M) on the host, to the device, and allocate the outputs.
+
+        ``like`` has the device and the dtype of the outputs.
+        """
+        images, members = sum(chunks[0].sizes), rates.shape[1]
+        return cls(
+            chunks=chunks, first=first, rates=on_device(rates, like.device),
+            ema_weight=on_device(ema_weight, like.device), losses=like.new_empty(rates.shape),
+            # One large tensor: many small ones that stay alive would fragment the memory that the updates reuse.
+            logits=like.new_empty(members, images, chunks[0].classes),
+        )  # fmt: skip
 
     def part(self, begin: int, end: int) -> "ChunkIO":
         """The mini-batches from ``begin`` to ``end``; the output buffers are views of this chunk's."""

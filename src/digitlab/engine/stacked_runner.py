@@ -5,8 +5,6 @@ M members, B mini-batches in a chunk, n images in a mini-batch; C, H, W; K class
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cached_property
-from itertools import groupby
 from typing import Literal
 
 import torch
@@ -18,99 +16,53 @@ from digitlab.engine.aot_cache import CompilerError, NoGainError, compiling_pays
 from digitlab.engine.captured_update import CapturedSteps, CapturedWork
 from digitlab.engine.chunk_io import ChunkIO, leading_full_batches
 from digitlab.engine.compiled_update import CompiledStreams
-from digitlab.engine.cpu_tuning import forward_cost
 from digitlab.engine.cuda_graph import CudaGraphError, GraphCapture
 from digitlab.engine.dense_stack import DenseStack
-from digitlab.engine.device import on_device
-from digitlab.engine.dropout_masks import make_dropout_masks, network_with_most_dropout
 from digitlab.engine.fused_update import MemberSettings, MemberState, SharedState, StackedUpdateFunction
 from digitlab.engine.member_spec import MemberSpec
 from digitlab.engine.metrics import Counts
 from digitlab.engine.stacked_evaluation import evaluate_stack
-from digitlab.engine.stacked_loss import StackedLoss
-from digitlab.engine.stacked_optimizer import LearningRates, StackedOptimizer, StackedRule, ema_weights
-from digitlab.engine.stacked_update import StackedBatch, StackedUpdate
-from digitlab.engine.stacking import stack_tensors, stack_values
-from digitlab.engine.vmap_stack import VmapStack
+from digitlab.engine.stacked_networks import StackedNetworks
+from digitlab.engine.stacked_optimizer import ema_weights
+from digitlab.engine.stacked_update import StackedBatch
 
 # Called after each update with its losses and learning rates, (M,), and its number, counted from 0 over the whole run.
 UpdateCallback = Callable[[Tensor, Tensor, int], None]
 
 # For compile=auto: what compiling saves in each update of one member.
 _SAVED_SECONDS = 10e-6
-# A population that members have left captures its updates again only for at least so many. Warm-up and trial replay run
-# eight updates half a dozen times, which takes as long as this many replayed updates.
+# A population that members have left captures its updates again only for at least so many. Warm-up, capture and trial
+# replay run eight updates half a dozen times; the number is an estimate of the replayed updates that this costs.
 _FEWEST_STEPS_TO_CAPTURE_AGAIN = 100
 
 
-class StackedRunner:
-    """Trains and evaluates the networks of ``members`` as one. Members with the same seed must be adjacent."""
+class StackedRunner(StackedNetworks):
+    """Trains and evaluates the networks of ``members`` as one.
 
-    def __init__(self, members: Sequence[MemberSpec], *, device: torch.device) -> None:
-        self._device, self._members = device, len(members)
-        first = members[0]
-        networks = [member.network for member in members]
-        self._template = network_with_most_dropout(networks)
-        # Members with the same seed share a stream of mini-batches.
-        self._sizes = [len(list(group)) for _, group in groupby(members, key=lambda member: member.seed)]
-        parameters = stack_tensors([list(network.parameters()) for network in networks])
-        self.buffers = stack_tensors([list(network.buffers()) for network in networks])
-        averages = [member.average for member in members if member.average is not None]
-        self.averages = stack_tensors([list(average.parameters()) for average in averages])
-        kind: type[DenseStack | VmapStack] = DenseStack if DenseStack.fits(self._template) else VmapStack
-        self.stack = kind(self._template, parameters, buffers=self.buffers, stream_sizes=self._sizes)
-        self._normalise, self._dtype = first.normalise, first.normalise.scale.dtype
-        self._image_shape, self._classes = first.image_shape, first.classes
-        losses = [member.loss for member in members]
-        self.loss = StackedLoss.from_members(losses, device=device, dtype=self._dtype)
-        self._masks = make_dropout_masks(
-            networks, seeds=[member.seed for member in members], image_shape=self._image_shape,
-            device=device, dtype=self._dtype,
-        )  # fmt: skip
-        self._stream_of = torch.tensor([s for s, size in enumerate(self._sizes) for _ in range(size)], device=device)
-        optimizers = [member.optimizer for member in members]
-        rule = StackedRule.from_optimizers(optimizers, networks, device=device)
-        self.optimizer = StackedOptimizer(rule, optimizers, self.stack.parameters)
-        self._compiled_rule = StackedRule.from_optimizers(optimizers, networks, device=device, always_tensors=True)
-        self._learning_rates = LearningRates(
-            optimizers, [member.schedule for member in members], steps_per_epoch=first.steps_per_epoch,
-            total_steps=[member.total_steps for member in members],
-        )  # fmt: skip
-        self._ema_decay = stack_values([member.ema_decay for member in members])
-        clip_norm = stack_values([member.gradient_clip_norm for member in members])
-        self._clip_norm = None if clip_norm is None else clip_norm.to(device)
-        self._update = StackedUpdate(
-            stack=self.stack, loss=self.loss, rule=rule, apply=self.optimizer, averages=self.averages,
-            clip_norm=self._clip_norm,
-        )  # fmt: skip
-        self.compiling: bool | Literal["auto"] = False
-        self.graph_capture: GraphCapture | None = None
+    ``compiling`` has updates compiled, and "auto" only if that pays off; ``graph_capture``, if given, captures them as
+    CUDA graphs instead. Both happen in ``prepare``.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[MemberSpec],
+        *,
+        device: torch.device,
+        compiling: bool | Literal["auto"] = False,
+        graph_capture: GraphCapture | None = None,
+    ) -> None:
+        super().__init__(members, device=device)
+        self._compiling, self._graph_capture = compiling, graph_capture
         self.fused_updates: CompiledStreams | CapturedSteps | None = None
         # A graph of one update, for full mini-batches that fill no whole call.
         self._single_updates: CapturedSteps | None = None
         self._has_predecessor = False
 
-    @cached_property
-    def flops(self) -> int:
-        """Multiplications and additions of one member's forward pass of an image."""
-        return forward_cost(self._template, self._image_shape, self._normalise.scale).flops
-
-    def member_tensors(self, member: int) -> Iterator[list[Tensor]]:
-        """The parameters, the buffers and the averaged parameters of a member, as views of the stacked tensors."""
-        for tensors in (self.stack.parameters, self.buffers, self.averages):
-            yield [tensor[member] for tensor in tensors]
-
-    def state_tensors(self) -> list[Tensor]:
-        """All tensors that updates change."""
-        state = self.optimizer.state
-        moments = [tensor for tensors in state.entries.values() for tensor in tensors]
-        return [*self.stack.parameters, *self.buffers, *self.averages, state.step, *moments]
-
     def inherit_from(self, former: "StackedRunner", members: Tensor) -> None:
         """Continue for ``members``, int64 indices into the ``former`` runner's, which are all members of this one."""
         self.optimizer.inherit(members, former.optimizer)
         self._has_predecessor = True
-        self.compiling, self.graph_capture, before = former.compiling, former.graph_capture, former.fused_updates
+        self._compiling, self._graph_capture, before = former._compiling, former._graph_capture, former.fused_updates
         # The library fits if the arguments have the same structure. If the last member with dropout or with momentum
         # has left, there are no masks or no moments any more. A CUDA graph never fits: it contains all members.
         same_arguments = (self._masks is None) == (former._masks is None)
@@ -149,20 +101,14 @@ class StackedRunner:
 
     def _chunk_io(self, chunks: Sequence[Chunk], *, first: int) -> tuple[ChunkIO, Tensor]:
         """The inputs and empty outputs of ``chunks``, and the learning rates (B, M) on the host."""
-        count, sizes = len(chunks[0].sizes), chunks[0].sizes
+        count = len(chunks[0].sizes)
         table = self._learning_rates.table(first, count)
         ema_weight = (
             torch.zeros_like(table)
             if self._ema_decay is None
             else ema_weights(self._ema_decay, first=first, steps=count)
         )
-        chunk_io = ChunkIO(
-            chunks=chunks, first=first, rates=on_device(table, self._device),
-            ema_weight=on_device(ema_weight, self._device),
-            losses=torch.empty(table.shape, dtype=self._dtype, device=self._device),
-            # One large tensor: many small ones that stay alive would fragment the memory that the updates reuse.
-            logits=torch.empty(self._members, sum(sizes), self._classes, dtype=self._dtype, device=self._device),
-        )  # fmt: skip
+        chunk_io = ChunkIO.empty(chunks, first=first, rates=table, ema_weight=ema_weight, like=self._normalise.scale)
         return chunk_io, table
 
     def _run_one_by_one(self, chunk_io: ChunkIO, stop_signal: StopSignal, callback: UpdateCallback | None) -> int:
@@ -207,10 +153,6 @@ class StackedRunner:
             masks = self._masks.draw(chunk_io.first + number, size) if self._masks is not None else ()
             yield StackedBatch(images, self.expand_to_members(targets), masks)
 
-    def expand_to_members(self, streams: Sequence[Tensor]) -> Tensor:
-        """Turn one tensor per stream into a tensor (M, ...): each member has the row of its stream."""
-        return torch.stack(list(streams)).index_select(0, self._stream_of)
-
     # Several updates in one call --------------------------------------------------------------------------------------
 
     def prepare(self, chunks: Sequence[Chunk], *, first: int, steps_ahead: int) -> None:
@@ -219,32 +161,32 @@ class StackedRunner:
         ``first`` is the number of their first mini-batch, counted from 0 over the whole run.
         ``compiling="auto"`` decides by ``steps_ahead``. A failure is logged, and training continues eagerly.
         """
-        if not (self.graph_capture or self.compiling):
+        if not (self._graph_capture or self._compiling):
             return
         if self.fused_updates is not None:
             self._prepare_single_updates(chunks, first=first)
             return
         # Each time members leave, the others would have to capture anew, which costs as much as dozens of updates.
-        if self.graph_capture is not None and self._has_predecessor and steps_ahead < _FEWEST_STEPS_TO_CAPTURE_AGAIN:
+        if self._graph_capture is not None and self._has_predecessor and steps_ahead < _FEWEST_STEPS_TO_CAPTURE_AGAIN:
             return
-        asked = self.compiling is True
+        asked = self._compiling is True
         try:
             if self._device.type != "cpu" and asked:
                 raise CompilerError("populations are compiled on a processor only")
-            if self.graph_capture is not None:
-                self.fused_updates = self._capture(chunks, self.graph_capture, first=first)
+            if self._graph_capture is not None:
+                self.fused_updates = self._capture(chunks, self._graph_capture, first=first)
                 self._prepare_single_updates(chunks, first=first)
             else:
                 self.fused_updates = self._load_compiled(chunks[0], steps_ahead=steps_ahead)
         except CompilerError as error:
             if isinstance(error, CudaGraphError):
-                self.graph_capture = None
-            self.compiling = False
+                self._graph_capture = None
+            self._compiling = False
             fall_back(error, asked=asked or isinstance(error, CudaGraphError))
 
     def _load_compiled(self, chunk: Chunk, *, steps_ahead: int) -> CompiledStreams | None:
         """Load or compile the library for mini-batches as in ``chunk``; None if the chunk has too few for one call."""
-        may_compile = compiling_pays(steps_ahead * self._members * _SAVED_SECONDS, always=self.compiling is True)
+        may_compile = compiling_pays(steps_ahead * self._members * _SAVED_SECONDS, always=self._compiling is True)
         # Members with convolutions train one after another on a CPU, so one call saves nothing.
         if not isinstance(self.stack, DenseStack):
             raise NoGainError("convolutions gain nothing together")
@@ -272,7 +214,7 @@ class StackedRunner:
     def _prepare_single_updates(self, chunks: Sequence[Chunk], *, first: int) -> None:
         """Capture a graph of one update, if there is one of several and ``chunks`` do not fill its calls."""
         fused = self.fused_updates
-        if self.graph_capture is None or self._single_updates is not None or not isinstance(fused, CapturedSteps):
+        if self._graph_capture is None or self._single_updates is not None or not isinstance(fused, CapturedSteps):
             return
         begin, end = chunks[0].full_executions(fused.steps)
         full = leading_full_batches(chunks[0])
@@ -280,9 +222,9 @@ class StackedRunner:
             return
         chunk_io, _ = self._chunk_io(chunks, first=first)
         try:
-            self._single_updates = self._captured(chunk_io.part(0, full), self.graph_capture, 1) if full else None
+            self._single_updates = self._captured(chunk_io.part(0, full), self._graph_capture, 1) if full else None
         except CudaGraphError as error:
-            self.graph_capture = None
+            self._graph_capture = None
             fall_back(error, asked=True)
 
     def _captured(self, chunk_io: ChunkIO, graph_capture: GraphCapture, steps: int) -> CapturedSteps:

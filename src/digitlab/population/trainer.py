@@ -88,7 +88,10 @@ class Population:
     def _stack_members(self, kept: Tensor | None = None) -> None:
         """Stack the current members; ``kept``, int64, are their rows in the runner before, None at the beginning."""
         specs = [member.classifier.member_spec() for member in self.members]
-        runner = StackedRunner(specs, device=self.device)
+        graph_capture = graph_capture_for(self.device, allowed=self.experiment.trainer.cuda_graphs)
+        runner = StackedRunner(
+            specs, device=self.device, compiling=self.experiment.options.compile, graph_capture=graph_capture
+        )
         for row, member in enumerate(self.members):
             member.use_tensors(*runner.member_tensors(row))
             # The optimizer's state comes from the runner before, or from the checkpoints.
@@ -98,9 +101,6 @@ class Population:
                 runner.optimizer.load_member(row, member.classifier.network, saved["state"], steps=steps)
         if kept is not None:
             runner.inherit_from(self._runner, kept)
-        else:
-            runner.compiling = self.experiment.options.compile
-            runner.graph_capture = graph_capture_for(self.device, allowed=self.experiment.trainer.cuda_graphs)
         self._runner: StackedRunner = runner
         self._rollback = Rollback(runner.state_tensors)
         streams = groupby(self.members, key=lambda member: member.job.seed)
