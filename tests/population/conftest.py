@@ -1,4 +1,4 @@
-"""Small populations of the real configuration, and the solo runs that their members are held against."""
+"""Fixtures that train small populations with the real configuration, and solo runs to compare them with."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

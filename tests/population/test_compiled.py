@@ -1,4 +1,4 @@
-"""``compile=true`` trains members as their solo runs train, in one library however many they are."""
+"""Compiled populations equal their solo runs, and one library serves any number of members."""
 
 import logging
 import shutil
@@ -52,7 +52,7 @@ def _hold(members: Sequence[Member], alone: Callable[..., Any], jobs: Sequence[l
 
 
 @pytest.mark.parametrize("overrides", RUNS)
-def test_the_program_trains_members_as_their_solo_runs_are_trained(
+def test_compiled_members_equal_their_solo_runs(
     together: Together, alone: Callable[..., Any], uncompiled: list[int], overrides: str
 ) -> None:
     common = [override for override in SHORT if "hidden" not in override or "linear" not in overrides]
@@ -61,7 +61,7 @@ def test_the_program_trains_members_as_their_solo_runs_are_trained(
     assert set(uncompiled) == {2, 1}
 
 
-def test_the_last_with_momentum_leave_the_others_without(
+def test_the_last_member_with_momentum_can_leave(
     together: Together, alone: Callable[..., Any], uncompiled: list[int]
 ) -> None:
     jobs = [["seed=0"], ["seed=0", "optimizer.momentum=0.9", "trainer.max_epochs=1"]]
@@ -69,7 +69,7 @@ def test_the_last_with_momentum_leave_the_others_without(
     _hold(together(*jobs, common=common), alone, jobs, common)
 
 
-def test_members_that_leave_do_not_end_the_calls_of_the_others(
+def test_remaining_members_stay_compiled_when_others_leave(
     together: Together, alone: Callable[..., Any], uncompiled: list[int]
 ) -> None:
     jobs = [
@@ -83,7 +83,7 @@ def test_members_that_leave_do_not_end_the_calls_of_the_others(
     assert uncompiled == [2, 1, 1] * 2 + [2, 1] * 2 + [1, 1] * 2
 
 
-def test_a_member_with_a_wrong_number_fails_as_alone_and_the_others_end_as_without_it(
+def test_a_diverging_member_fails_like_its_solo_run_and_the_others_do_not_change(
     together: Together, alone: Callable[..., Any], uncompiled: list[int]
 ) -> None:
     common = [*SHORT, "optimizer=sgd", "loss=mse", "loss.output=raw"]
@@ -97,7 +97,7 @@ def test_a_member_with_a_wrong_number_fails_as_alone_and_the_others_end_as_witho
     assert uncompiled
 
 
-def test_stopped_between_two_calls_members_end_to_the_bit_as_if_left_alone(
+def test_members_stopped_between_two_calls_resume_to_the_same_bits(
     together: Together,
     remains: Callable[[Path], dict[str, Any]],
     tmp_path: Path,
@@ -120,7 +120,7 @@ def test_stopped_between_two_calls_members_end_to_the_bit_as_if_left_alone(
 
 
 @pytest.mark.parametrize("model", ["lenet", "mlp"])
-def test_networks_that_gain_little_are_left_alone(
+def test_networks_that_gain_little_are_not_compiled(
     together: Together, uncompiled: list[int], caplog: pytest.LogCaptureFixture, model: str
 ) -> None:
     caplog.set_level(logging.INFO, "digitlab")
@@ -155,7 +155,7 @@ def test_one_library_serves_any_number_of_members_and_later_sweeps(
 
 
 @pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
-def test_the_gradients_of_a_compiled_step_agree_in_single_precision(
+def test_compiled_gradients_are_as_exact_as_eager_ones_in_float32(
     stacked: Callable[..., Any], as_exact_as: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -176,7 +176,7 @@ def test_the_gradients_of_a_compiled_step_agree_in_single_precision(
     as_exact_as([eager], whole, exact)
 
 
-def test_what_can_not_be_compiled_trains_without(
+def test_a_population_that_cannot_be_compiled_trains_eagerly(
     together: Together,
     alone: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,

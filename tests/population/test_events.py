@@ -1,4 +1,4 @@
-"""What TensorBoard gets of a member is what it gets of the solo run, picture by picture."""
+"""A member of a population writes the same TensorBoard events as its solo run."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +29,7 @@ def both(
 @pytest.mark.parametrize(
     "overrides", [[], ["test=none"], ["figures.each_epoch=true", "trainer.max_epochs=1"]], ids=" ".join
 )
-def test_a_member_sends_what_its_solo_run_sends(both: Callable[..., Any], overrides: list[str]) -> None:
+def test_a_member_writes_the_same_events_as_its_solo_run(both: Callable[..., Any], overrides: list[str]) -> None:
     ours, theirs = both(*overrides)
     assert {tag: [step for step, _ in sent] for tag, sent in ours.items()} == {
         tag: [step for step, _ in sent] for tag, sent in theirs.items()

@@ -1,4 +1,4 @@
-"""Only runs that differ in numbers share a population, and no population is larger than asked for."""
+"""Only runs that differ in numbers share a population, and populations have at most ``max_members``."""
 
 import resource
 from pathlib import Path
@@ -40,7 +40,7 @@ def _kin(one: list[str], other: list[str]) -> bool:
         "test=none",
     ],
 )
-def test_runs_that_differ_in_a_number_are_kin(override: str) -> None:
+def test_runs_that_differ_in_a_number_share_a_population(override: str) -> None:
     assert _kin([], [override])
 
 
@@ -65,7 +65,7 @@ def test_runs_that_differ_in_a_number_are_kin(override: str) -> None:
         "compile=true",
     ],
 )
-def test_runs_that_differ_in_more_are_not(override: str) -> None:
+def test_runs_that_differ_in_more_than_numbers_do_not_share_a_population(override: str) -> None:
     assert not _kin([], [override])
 
 
@@ -79,30 +79,30 @@ def test_runs_that_differ_in_more_are_not(override: str) -> None:
         "+callbacks.own={_target_: lightning.pytorch.callbacks.Timer}",
     ],
 )
-def test_what_can_not_be_stacked_trains_alone(override: str) -> None:
+def test_runs_that_cannot_be_stacked_train_alone(override: str) -> None:
     job = _job(override)
     assert group_key(job.config, job.experiment) is None
 
 
-def test_populations_are_no_larger_than_asked_for_and_lose_no_job() -> None:
+def test_populations_have_at_most_max_members_and_contain_every_job() -> None:
     jobs = [_job(f"seed={number % 3}", number=number) for number in range(10)]
     groups = populations([*jobs, _job("model=linear", number=10)], max_members=4)
     assert sorted(map(len, groups)) == [1, 3, 3, 4]
     assert sorted(job.number for group in groups for job in group) == list(range(11))
 
 
-def test_no_population_has_more_files_open_than_the_process_may(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_population_opens_no_more_files_than_the_process_may(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda which: (112, 4096))
     jobs = [_job(f"seed={number}", number=number) for number in range(10)]
     assert [len(group) for group in populations(jobs, max_members=8)] == [2, 3, 2, 3]
 
 
-def test_split_keeps_the_runs_of_a_seed_together() -> None:
+def test_split_keeps_runs_with_the_same_seed_together() -> None:
     jobs = [_job(f"seed={number % 2}", number=number) for number in range(6)]
     assert [[job.seed for job in part] for part in split(jobs, 3)] == [[0, 0, 0], [1, 1, 1]]
 
 
-def test_on_a_processor_large_networks_train_few_at_a_time_and_convolutions_alone() -> None:
+def test_on_a_cpu_populations_of_large_networks_are_small_and_convolutions_train_alone() -> None:
     models = ["model.hidden=[30]"], ["model.hidden=[500,300]"]
     sizes = [preferred_members(_job(*model).experiment) for model in models]
     assert sizes[0] > sizes[1] > 1

@@ -1,4 +1,4 @@
-"""A population that is halved: who leaves, what is left of them, and that the others do not notice."""
+"""Successive halving: which members leave, what their folders contain, and that the others do not change."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -38,7 +38,9 @@ def _left_after(member: Member) -> int | None:
     return epoch
 
 
-def test_settings_leave_whole_and_none_is_better_than_one_that_stays(halved: dict[str, list[Member]]) -> None:
+def test_whole_settings_leave_and_none_is_better_than_one_that_stays(
+    halved: dict[str, list[Member]],
+) -> None:
     left = {rate: [_left_after(member) for member in members] for rate, members in halved.items()}
     assert all(first == second for first, second in left.values())
     assert sorted(str(first) for first, _ in left.values()) == ["1", "1", "2", "None", "None"]
@@ -55,7 +57,7 @@ def test_settings_leave_whole_and_none_is_better_than_one_that_stays(halved: dic
     assert all(result["epochs"] == result.get("halved_after_epoch", 4) for result in results)
 
 
-def test_a_member_is_what_the_solo_run_is_after_as_many_epochs(
+def test_a_halved_member_equals_its_solo_run_of_as_many_epochs(
     halved: dict[str, list[Member]], alone: Callable[..., Any]
 ) -> None:
     for rate, (member, _) in halved.items():
@@ -64,7 +66,7 @@ def test_a_member_is_what_the_solo_run_is_after_as_many_epochs(
         _same_weights(member.job.folder, RunFolder(solo.folder))
 
 
-def test_what_left_goes_on_where_nothing_is_halved(halved: dict[str, list[Member]], alone: Callable[..., Any]) -> None:
+def test_a_halved_run_can_resume_without_halving(halved: dict[str, list[Member]], alone: Callable[..., Any]) -> None:
     member = next(members[0] for members in halved.values() if _left_after(members[0]) == 1)
     job = [*_COMMON[:-1], *member.job.overrides[len(_COMMON) :]]
     alone(*job, folder=member.job.folder.path, resume=True)
@@ -73,12 +75,12 @@ def test_what_left_goes_on_where_nothing_is_halved(halved: dict[str, list[Member
     _same_weights(member.job.folder, RunFolder(alone(*job).folder))
 
 
-def test_the_epochs_can_be_chosen(together: Together) -> None:
+def test_the_halving_epochs_can_be_chosen(together: Together) -> None:
     members = together(*_JOBS[:4], common=(*_COMMON, "sweep.halving_epochs=[3]"))
     assert sorted(str(_left_after(member)) for member in members) == ["3", "3", "None", "None"]
 
 
-def test_killed_while_it_is_halved_a_population_goes_on_to_the_same_bits(
+def test_a_population_killed_during_halving_resumes_to_the_same_bits(
     together: Together,
     remains: Callable[[Path], dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
@@ -105,7 +107,7 @@ def test_killed_while_it_is_halved_a_population_goes_on_to_the_same_bits(
     assert [remains(folder) for folder in folders] == whole
 
 
-def test_a_member_that_failed_counts_while_it_is_tried_again(
+def test_a_failed_member_still_counts_in_halving_while_it_is_tried_again(
     together: Together,
     remains: Callable[[Path], dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,

@@ -1,4 +1,4 @@
-"""Which jobs of a grid become one population: those that differ in any numbers, and none that differ in kind."""
+"""The jobs of a grid share a population if they differ in numbers, and do not if they differ in kind."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,12 +43,12 @@ def _groups(*jobs: Sequence[str]) -> list[list[int]]:
         ("scheduler=one_cycle", "scheduler.peak_fraction=0.1"),
     ],
 )
-def test_runs_that_differ_in_a_number_of_the_same_choice_are_kin(choice: str, override: str) -> None:
+def test_runs_that_differ_in_a_number_of_the_same_component_share_a_population(choice: str, override: str) -> None:
     assert _groups([choice], [choice, override]) == [[0, 1]]
 
 
 @pytest.mark.parametrize("override", ["iterations=3", "normalize_filters=true", "sgd_layers=[output,hidden.0]"])
-def test_members_agree_in_what_is_orthogonalised_and_how(override: str) -> None:
+def test_members_of_a_population_orthogonalise_the_same_layers_in_the_same_way(override: str) -> None:
     assert _groups(["optimizer=muon"], ["optimizer=muon", f"optimizer.{override}"]) == [[0], [1]]
 
 
@@ -71,7 +71,7 @@ _ALL_NUMBERS = (
         ("adam", ("optimizer.betas=[0.9,0.99]", "optimizer.betas=[0.8,0.9]")),
     ],
 )
-def test_jobs_that_differ_in_all_numbers_at_once_are_one_population(rule: str, own: tuple[str, str]) -> None:
+def test_jobs_that_differ_in_all_numbers_at_once_share_a_population(rule: str, own: tuple[str, str]) -> None:
     numbers = (*_ALL_NUMBERS, own)
     # The first of all, the second of all, and the second of each alone.
     which = [0, 2 ** len(numbers) - 1, *(1 << place for place in range(len(numbers)))]
@@ -80,7 +80,7 @@ def test_jobs_that_differ_in_all_numbers_at_once_are_one_population(rule: str, o
     assert groups == [list(range(len(chosen)))]
 
 
-def test_jobs_that_differ_in_kind_go_apart_and_those_that_can_not_be_stacked_train_one_by_one() -> None:
+def test_jobs_that_differ_in_kind_are_separated_and_jobs_that_cannot_be_stacked_train_alone() -> None:
     kinds: tuple[list[str], ...] = (
         [], ["model=linear"], ["model.hidden=[64]"], ["data.batch_size=64"], ["optimizer=sgd"], ["data=fashion_mnist"],
         ["loss=mse"], ["augment=shift"], ["compile=true"],

@@ -1,4 +1,4 @@
-"""``hydra/launcher=vectorized`` leaves what ``hydra/launcher=basic`` leaves."""
+"""``hydra/launcher=vectorized`` writes the same sweep as ``hydra/launcher=basic``."""
 
 import csv
 import json
@@ -53,7 +53,7 @@ def sweeps(train_py: Command, tmp_path: Path) -> tuple[Path, Path]:
     return folders
 
 
-def test_both_launchers_leave_the_same_sweep(sweeps: tuple[Path, Path]) -> None:
+def test_both_launchers_write_the_same_sweep(sweeps: tuple[Path, Path]) -> None:
     basic, vectorized = (_runs(sweep) for sweep in sweeps)
     assert basic.keys() == vectorized.keys()
     for name, solo in basic.items():
@@ -89,7 +89,7 @@ def test_the_same_command_again_trains_nothing(train_py: Command, tmp_path: Path
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.ckpt")} == before
 
 
-def test_a_bad_job_and_a_diverging_member_fail_alone(train_py: Command, tmp_path: Path) -> None:
+def test_a_bad_job_and_a_diverging_member_do_not_stop_the_others(train_py: Command, tmp_path: Path) -> None:
     sweep = tmp_path / "sweep"
     done = train_py(
         *_SWEEP, "optimizer=sgd", "loss=mse", "loss.output=raw", "optimizer.lr=0.01,1e30,-1,0.02",
@@ -102,7 +102,7 @@ def test_a_bad_job_and_a_diverging_member_fail_alone(train_py: Command, tmp_path
     assert "optimizer.lr=-1" in results[2]["error"]
 
 
-def test_runs_that_their_population_was_lost_to_tell_what_they_had_done_and_go_on(
+def test_runs_whose_population_failed_keep_their_results_and_can_resume(
     train_py: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     validated = Member.validated

@@ -1,4 +1,4 @@
-"""Members leave a population when they have come to their end, and the others do not notice."""
+"""Members leave a population when their runs end, and the others do not change."""
 
 import itertools
 import os
@@ -30,7 +30,7 @@ def _close(one: RunFolder, other: RunFolder) -> None:
     torch.testing.assert_close(_weights(one), _weights(other), rtol=1e-8, atol=1e-10)
 
 
-def test_members_that_stop_early_leave_and_the_others_go_on(
+def test_members_leave_at_early_stopping_and_the_others_continue(
     together: Callable[..., list[Member]], alone: Callable[..., Any]
 ) -> None:
     stopping = "early_stopping={patience:1,unit:epochs,min_delta:0.05}"
@@ -45,7 +45,7 @@ def test_members_that_stop_early_leave_and_the_others_go_on(
         _close(member.job.folder, RunFolder(solo.folder))
 
 
-def test_members_of_different_length_share_a_population(
+def test_members_with_different_numbers_of_epochs_share_a_population(
     together: Callable[..., list[Member]], alone: Callable[..., Any]
 ) -> None:
     jobs = [["trainer.max_epochs=1"], ["trainer.max_epochs=3"], ["trainer.max_epochs=2"]]
@@ -64,7 +64,7 @@ def test_members_of_different_length_share_a_population(
     ],
     ids=["loss", "weights", "norm"],
 )
-def test_a_member_that_diverges_fails_as_alone_and_the_others_end_as_without_it(
+def test_a_diverging_member_fails_like_its_solo_run_and_the_others_do_not_change(
     together: Callable[..., list[Member]], alone: Callable[..., Any], diverging: list[str], options: tuple[str, ...]
 ) -> None:
     common = (*_MLP, "loss=mse", "loss.output=raw", "model.dropout=0.2", *options)
@@ -82,7 +82,7 @@ def test_a_member_that_diverges_fails_as_alone_and_the_others_end_as_without_it(
 
 
 @pytest.mark.parametrize("optimizer", [("optimizer.nesterov=true",), ("optimizer=muon",)], ids=" ".join)
-def test_a_signal_saves_all_members_where_they_stand_and_a_solo_run_goes_on_from_there(
+def test_a_signal_saves_all_members_and_a_solo_run_can_resume_from_there(
     together: Callable[..., list[Member]],
     alone: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
@@ -103,7 +103,7 @@ def test_a_signal_saves_all_members_where_they_stand_and_a_solo_run_goes_on_from
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
-def test_a_stopped_population_goes_on_together_to_the_same_end(
+def test_a_stopped_population_resumes_to_the_same_end(
     together: Callable[..., list[Member]],
     alone: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
@@ -163,7 +163,7 @@ def left_alone(
     [(["model.hidden=[8]"], (1, 2, 2, 1, 3)), (["model=cnn", "model.width=4"], (3, 4))],
     ids=["mlp", "cnn"],
 )
-def test_stopped_again_and_again_members_end_to_the_bit_as_if_left_alone(
+def test_members_stopped_again_and_again_end_with_the_same_bits(
     together: Callable[..., list[Member]],
     left_alone: Callable[..., list[dict[str, Any]]],
     remains: Remains,
@@ -184,7 +184,7 @@ def test_stopped_again_and_again_members_end_to_the_bit_as_if_left_alone(
 
 
 @pytest.mark.parametrize("saves", [1, 4])
-def test_killed_while_it_is_saved_a_population_goes_back_to_where_all_of_it_stood(
+def test_a_population_killed_while_it_saves_resumes_where_all_members_stood(
     together: Callable[..., list[Member]],
     left_alone: Callable[..., list[dict[str, Any]]],
     remains: Remains,
@@ -209,7 +209,9 @@ def test_killed_while_it_is_saved_a_population_goes_back_to_where_all_of_it_stoo
     assert [remains(tmp_path / "together" / str(number)) for number in range(len(_THREE))] == whole
 
 
-def test_a_long_epoch_is_saved_within(together: Callable[..., list[Member]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_epoch_saves_checkpoints_within(
+    together: Callable[..., list[Member]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     saved: list[tuple[int, bool]] = []
 
     def note(member: Member, position: Position, state: Any, *, best: bool) -> None:

@@ -1,4 +1,4 @@
-"""A member of a population ends with what its solo run ends with, in float64 to 1e-8."""
+"""A member of a population ends with the weights of its solo run, to 1e-8 in float64."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -46,7 +46,7 @@ def _hold(together: Callable[..., Any], alone: Callable[..., Any], jobs: Sequenc
     ],
     ids=" ".join,
 )
-def test_a_member_equals_its_solo_run_under_every_rule(
+def test_a_member_equals_its_solo_run_with_every_optimizer(
     together: Callable[..., Any], alone: Callable[..., Any], optimizer: list[str]
 ) -> None:
     jobs = [*_MIXED, ["optimizer.lr=0.01", "optimizer.weight_decay=0.1", "seed=3"]]
@@ -63,7 +63,7 @@ def test_a_member_equals_its_solo_run_under_every_rule(
     ],
     ids=" ".join,
 )
-def test_a_member_equals_its_solo_run_under_every_schedule(
+def test_a_member_equals_its_solo_run_with_every_schedule(
     together: Callable[..., Any], alone: Callable[..., Any], scheduler: list[str]
 ) -> None:
     jobs = [["seed=0"], ["seed=0", "optimizer.lr=0.01", *scheduler], ["seed=1", *scheduler]]
@@ -80,7 +80,7 @@ def test_a_member_equals_its_solo_run_under_every_schedule(
     ],
     ids=" ".join,
 )
-def test_a_member_equals_its_solo_run_under_every_loss(
+def test_a_member_equals_its_solo_run_with_every_loss(
     together: Callable[..., Any], alone: Callable[..., Any], loss: list[str]
 ) -> None:
     smoothing = ["loss.label_smoothing=0.1"] if loss == ["loss=cross_entropy"] else []
@@ -101,24 +101,28 @@ def test_a_member_equals_its_solo_run_under_every_loss(
     ],
     ids=" ".join,
 )
-def test_a_member_equals_its_solo_run_in_every_model(
+def test_a_member_equals_its_solo_run_with_every_model(
     together: Callable[..., Any], alone: Callable[..., Any], model: list[str]
 ) -> None:
     _hold(together, alone, _MIXED, "optimizer=sgd", *model)
 
 
-def test_members_differ_in_all_numbers_of_muon(together: Callable[..., Any], alone: Callable[..., Any]) -> None:
+def test_members_can_differ_in_all_numbers_of_muon(together: Callable[..., Any], alone: Callable[..., Any]) -> None:
     some = [f"optimizer.{number}" for number in ("sgd_lr=0.3", "momentum=0", "weight_decay=0.1")]
     others = [f"optimizer.{number}" for number in ("bias_lr=0.3", "sgd_momentum=0", "sgd_weight_decay=0.1")]
     _hold(together, alone, [["seed=0"], [*some, "seed=0"], [*others, "seed=1"]], *_MLP, "optimizer=muon")
 
 
-def test_filters_learn_orthogonal_updates_as_alone(together: Callable[..., Any], alone: Callable[..., Any]) -> None:
+def test_filters_get_the_same_orthogonal_updates_as_in_a_solo_run(
+    together: Callable[..., Any], alone: Callable[..., Any]
+) -> None:
     jobs = [["seed=0"], ["seed=1", "optimizer.lr=0.05"]]
     _hold(together, alone, jobs, "model=cnn", "model.width=4", "optimizer=muon", "trainer.max_epochs=2")
 
 
-def test_members_differ_in_dropout_and_none_at_all(together: Callable[..., Any], alone: Callable[..., Any]) -> None:
+def test_members_with_and_without_dropout_share_a_population(
+    together: Callable[..., Any], alone: Callable[..., Any]
+) -> None:
     jobs = [["seed=0"], ["seed=0", "model.dropout=0.5"], ["seed=1", "model.dropout=0.2"]]
     _hold(together, alone, jobs, *_MLP)
 
@@ -140,7 +144,7 @@ def test_members_differ_in_dropout_and_none_at_all(together: Callable[..., Any],
     ],
     ids=" ".join,
 )
-def test_a_member_equals_its_solo_run_under_other_settings(
+def test_a_member_equals_its_solo_run_with_other_settings(
     together: Callable[..., Any], alone: Callable[..., Any], extra: list[str]
 ) -> None:
     _hold(together, alone, _MIXED, *_MLP, *extra)

@@ -1,4 +1,4 @@
-"""In float32 a member and its solo run add up in different orders: what still has to agree, and how closely."""
+"""How closely a member and its solo run agree in float32, although they add up in different orders."""
 
 import copy
 from collections.abc import Callable
@@ -65,7 +65,9 @@ def _solo(classifier: Classifier, images: Tensor, targets: Tensor) -> list[Tenso
 @pytest.mark.numerics
 @pytest.mark.parametrize("model", _MODELS, ids=" ".join)
 @pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
-def test_the_gradients_of_one_step_agree(as_exact_as: Callable[..., None], model: list[str], loss: str) -> None:
+def test_the_gradients_of_one_step_are_as_exact_as_those_of_solo_runs(
+    as_exact_as: Callable[..., None], model: list[str], loss: str
+) -> None:
     runs = [_seeded(seed, *model, f"loss={loss}") for seed in (0, 1)]
     runner = StackedRunner([classifier.member_spec() for classifier, _, _ in runs], device=torch.device("cpu"))
     outputs = runner.stack.forward([images for _, images, _ in runs], ())
@@ -101,7 +103,7 @@ _TWENTY = (
 )  # fmt: skip
 
 
-def test_the_accuracies_of_twenty_seeds_together_and_alone_are_not_distinguishable(
+def test_accuracies_of_twenty_seeds_in_a_population_and_alone_are_indistinguishable(
     together: Callable[..., Any], alone: Callable[..., Any]
 ) -> None:
     seeds = [f"seed={seed}" for seed in range(_SEEDS)]

@@ -1,4 +1,4 @@
-"""How many threads a population learns on: those of the work of all members that it began with."""
+"""A population chooses its threads by the work of all members it began with."""
 
 import os
 import signal
@@ -35,7 +35,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, int]]]:
 _COMMON = ("model.hidden=[64]", "trainer.max_epochs=2", "trainer.precision=32")
 
 
-def test_members_that_leave_do_not_take_threads_from_the_others(
+def test_the_number_of_threads_stays_when_members_leave(
     together: Callable[..., Any], counts: list[tuple[int, int]]
 ) -> None:
     together(*[[f"seed={seed}", "trainer.max_epochs=1"] for seed in range(7)], ["seed=7"], common=_COMMON)
@@ -43,7 +43,7 @@ def test_members_that_leave_do_not_take_threads_from_the_others(
     assert torch.get_num_threads() == 4
 
 
-def test_what_is_left_of_a_population_that_was_stopped_goes_on_with_its_threads(
+def test_a_resumed_population_keeps_its_number_of_threads(
     together: Callable[..., Any], counts: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs = [*[[f"seed={seed}", "trainer.max_epochs=1"] for seed in range(7)], ["seed=7"]]
@@ -67,6 +67,6 @@ def _interrupting(run_chunk: Callable[..., Any], *, members: int) -> Callable[..
     return interrupted
 
 
-def test_a_small_population_learns_on_one_thread(together: Callable[..., Any], counts: list[tuple[int, int]]) -> None:
+def test_a_small_population_trains_on_one_thread(together: Callable[..., Any], counts: list[tuple[int, int]]) -> None:
     together(["seed=0"], common=_COMMON)
     assert set(counts) == {(1, 1)}

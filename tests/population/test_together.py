@@ -1,4 +1,4 @@
-"""A population that the memory has no room for is halved, and its runs end as they would have without that."""
+"""A population that runs out of memory is split in two, and its runs end as they would have without that."""
 
 import itertools
 import logging
@@ -54,7 +54,7 @@ def _all_finished(jobs: list[Job], done: list[tuple[Job, Exception | None]]) -> 
         MemoryError(),
     ],
 )
-def test_a_population_too_large_for_the_memory_is_halved(
+def test_a_population_that_runs_out_of_memory_is_halved(
     error: Exception, monkeypatch: pytest.MonkeyPatch, four: Callable[..., list[Job]]
 ) -> None:
     sizes, tried = [], []
@@ -77,7 +77,7 @@ def test_a_population_too_large_for_the_memory_is_halved(
 
 # Nobody has been saved; two after the first epoch; all of them then, and two after the second.
 @pytest.mark.parametrize("saved", [0, 2, 6])
-def test_one_that_can_not_be_saved_goes_on_in_halves_from_where_all_of_it_was(
+def test_halves_continue_from_where_the_whole_population_was_last_saved(
     saved: int,
     monkeypatch: pytest.MonkeyPatch,
     four: Callable[..., list[Job]],

@@ -1,4 +1,4 @@
-"""What the pretended device itself does: it computes like the CPU, refuses what CUDA refuses, and tells of waits.
+"""The pretended device computes like the CPU, refuses what CUDA refuses, and counts where the host waits.
 
 ``test_on_device.py`` runs this module in a process of its own.
 """
@@ -13,7 +13,7 @@ from fixtures.pretended_device import DEVICE, watched
 
 
 @pytest.mark.parametrize("rule", [torch.optim.SGD, torch.optim.Adam])
-def test_training_gives_the_bits_of_the_cpu(rule: type[torch.optim.Optimizer]) -> None:
+def test_training_gives_the_same_bits_as_on_the_cpu(rule: type[torch.optim.Optimizer]) -> None:
     images, labels = torch.randn(8, 1, 12, 12), torch.randint(10, (8,))
     ends = []
     for device in (torch.device("cpu"), DEVICE):
@@ -45,12 +45,12 @@ REFUSED: dict[str, Callable[[Tensor, Tensor], object]] = {
 
 
 @pytest.mark.parametrize("operation", REFUSED.values(), ids=REFUSED)
-def test_tensors_of_two_devices_do_not_meet(operation: Callable[[Tensor, Tensor], object]) -> None:
+def test_operations_on_tensors_of_two_devices_are_refused(operation: Callable[[Tensor, Tensor], object]) -> None:
     with pytest.raises((RuntimeError, TypeError)):
         operation(torch.ones(2, 2, device=DEVICE), torch.ones(2, 2))
 
 
-def test_numbers_of_the_cpu_and_copies_are_let_through() -> None:
+def test_cpu_scalars_and_copies_are_allowed() -> None:
     here, there = torch.ones(2, 2, device=DEVICE), torch.zeros(2, 2)
     assert (here + torch.tensor(1.0)).tolist() == [[2, 2], [2, 2]]
     assert there.copy_(here).tolist() == [[1, 1], [1, 1]]
@@ -74,14 +74,14 @@ READS: dict[str, Callable[[Tensor], object]] = {
 
 
 @pytest.mark.parametrize("read", READS.values(), ids=READS)
-def test_what_the_host_waits_for_is_told(read: Callable[[Tensor], object]) -> None:
+def test_reads_that_make_the_host_wait_are_counted(read: Callable[[Tensor], object]) -> None:
     here = torch.ones(2, device=DEVICE)
     with watched() as waits:
         read(here)
     assert any(name.startswith("read") for name in waits)
 
 
-def test_what_the_host_does_not_wait_for_is_not_told() -> None:
+def test_work_that_does_not_make_the_host_wait_is_not_counted() -> None:
     here = torch.ones(3, device=DEVICE, requires_grad=True)
     with watched() as waits:
         (here * 2 + torch.arange(3, device=DEVICE)).relu().sum().backward()
@@ -89,7 +89,7 @@ def test_what_the_host_does_not_wait_for_is_not_told() -> None:
     assert not waits
 
 
-def test_what_is_made_on_the_host_is_told_as_a_copy() -> None:
+def test_copies_from_the_host_are_counted() -> None:
     with watched() as waits:
         torch.tensor([1.0], device=DEVICE)
         torch.ones(2).to(DEVICE)
@@ -97,7 +97,7 @@ def test_what_is_made_on_the_host_is_told_as_a_copy() -> None:
     assert all(name.startswith("copy") for name in waits)
 
 
-def test_data_that_is_set_shares_the_memory_it_is_set_to() -> None:
+def test_setting_data_shares_memory() -> None:
     stacked = torch.zeros(2, 3, device=DEVICE)
     parameter = nn.Parameter(torch.ones(3, device=DEVICE))
     parameter.data = stacked[1]

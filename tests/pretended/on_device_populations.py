@@ -123,21 +123,21 @@ POPULATIONS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("recording", [False, True], ids=["eager", "recorded"])
+@pytest.mark.parametrize("capturing", [False, True], ids=["eager", "captured"])
 @pytest.mark.parametrize(("kind", "common"), POPULATIONS.values(), ids=POPULATIONS)
-def test_members_do_what_they_do_on_the_cpu_and_wait_for_nothing_in_a_chunk(
+def test_members_equal_those_on_the_cpu_and_a_chunk_does_not_wait_for_the_device(
     together: Callable[..., Population],
     waits: dict[str, list[Counter[str]]],
-    recorded: list[str],
+    captured: list[str],
     kind: type,
     common: tuple[str, ...],
-    recording: bool,
+    capturing: bool,
 ) -> None:
     jobs = ["seed=0"], ["seed=0", "optimizer.lr=0.01"], ["seed=1"]
     expected = together(*jobs, device=_CPU, common=(*common, "trainer.cuda_graphs=false"))
-    found = together(*jobs, device=DEVICE, common=(*common, f"trainer.cuda_graphs={recording}"))
+    found = together(*jobs, device=DEVICE, common=(*common, f"trainer.cuda_graphs={capturing}"))
     assert isinstance(found._runner.stack, kind)
-    assert bool(recorded) == recording
+    assert bool(captured) == capturing
     _assert_close(found, expected)
     assert len(waits["run_chunk"]) == 2
     assert _reads(waits["run_chunk"]) == 0
@@ -145,7 +145,7 @@ def test_members_do_what_they_do_on_the_cpu_and_wait_for_nothing_in_a_chunk(
     assert _reads(waits["evaluate"]) == len(waits["evaluate"])
 
 
-def test_members_that_end_or_fail_leave_the_others_as_on_the_cpu(together: Callable[..., Population]) -> None:
+def test_members_that_end_or_fail_do_not_change_the_others(together: Callable[..., Population]) -> None:
     jobs = ["trainer.max_epochs=1"], ["trainer.max_epochs=3"], ["optimizer.lr=1e308"], ["seed=1"]
     common = (*_MLP, "optimizer=sgd", "loss=mse", "loss.output=raw")
     expected, found = (together(*jobs, device=device, common=common) for device in (_CPU, DEVICE))
@@ -154,7 +154,7 @@ def test_members_that_end_or_fail_leave_the_others_as_on_the_cpu(together: Calla
     _assert_close(found, expected)
 
 
-def test_a_resumed_population_ends_as_one_that_was_not_stopped(
+def test_a_resumed_population_ends_like_an_uninterrupted_one(
     together: Callable[..., Population], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs = ["seed=0"], ["seed=1"]
@@ -187,7 +187,7 @@ def few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("few_pictures")
-def test_the_test_and_the_figures_show_what_they_show_on_the_cpu(together: Callable[..., Population]) -> None:
+def test_test_metrics_and_figures_equal_those_on_the_cpu(together: Callable[..., Population]) -> None:
     common = (*_MLP, "test=best", "figures.each_epoch=true", "trainer.max_epochs=1")
     populations = [together(["seed=0"], ["seed=1"], device=device, common=common) for device in (_CPU, DEVICE)]
     for here, there in zip(*map(_folders, populations), strict=True):

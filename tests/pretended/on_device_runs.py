@@ -1,7 +1,7 @@
 """Solo runs on the pretended device: every kind of update, evaluation, test, figures and resuming, without a GPU.
 
-They do what runs on the CPU do, up to rounding, and wait for nothing within a chunk. ``test_on_device.py`` runs this
-module in a process of its own.
+They equal runs on the CPU up to rounding, and the host does not wait for the device within a chunk.
+``test_on_device.py`` runs this module in a process of its own.
 """
 
 import itertools
@@ -132,7 +132,7 @@ RUNS = (
 
 
 @pytest.mark.parametrize("overrides", RUNS)
-def test_an_eager_run_does_what_it_does_on_the_cpu_and_waits_for_nothing_in_a_chunk(
+def test_an_eager_run_equals_that_on_the_cpu_and_a_chunk_does_not_wait_for_the_device(
     run: Callable[..., Any], waits: Callable[..., list[Counter[str]]], overrides: str
 ) -> None:
     options = (*overrides.split(), "compile=false", "trainer.cuda_graphs=false", "trainer.precision=64")
@@ -147,21 +147,21 @@ def test_an_eager_run_does_what_it_does_on_the_cpu_and_waits_for_nothing_in_a_ch
 
 
 @pytest.mark.parametrize("overrides", RUNS)
-def test_recorded_updates_do_what_eager_ones_do_and_wait_for_nothing_in_a_chunk(
-    run: Callable[..., Any], recorded: list[str], waits: Callable[..., list[Counter[str]]], overrides: str
+def test_captured_updates_equal_eager_ones_and_a_chunk_does_not_wait_for_the_device(
+    run: Callable[..., Any], captured: list[str], waits: Callable[..., list[Counter[str]]], overrides: str
 ) -> None:
     options = (*overrides.split(), "trainer.precision=64", "trainer.chunk_length=8")
     expected, _ = run(*options, "trainer.cuda_graphs=false", pretended=False)
     chunks = waits(ChunkRunner, "_run_chunk")
     found, _ = run(*options, pretended=True)
-    assert recorded
+    assert captured
     torch.testing.assert_close(found["state_dict"], expected["state_dict"], rtol=1e-8, atol=1e-10)
-    # The first chunk records, and compares what is replayed.
+    # The first chunk captures the graph and compares its trial replay.
     assert len(chunks) == 2
     assert not _reads(chunks[1:])
 
 
-def test_a_run_that_is_stopped_within_an_epoch_and_resumed_ends_as_one_that_was_not(
+def test_a_run_resumed_within_an_epoch_ends_like_an_uninterrupted_one(
     run: Callable[..., Any], interrupting: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = ("model=mlp", "model.hidden=[16]", "optimizer=adam")
@@ -174,7 +174,7 @@ def test_a_run_that_is_stopped_within_an_epoch_and_resumed_ends_as_one_that_was_
     _assert_same(found, expected)
 
 
-def test_a_run_that_diverges_fails_as_on_the_cpu(run: Callable[..., Any]) -> None:
+def test_a_diverging_run_fails_as_on_the_cpu(run: Callable[..., Any]) -> None:
     options = ("model=linear", "optimizer=sgd", "optimizer.lr=1e38", "loss=mse", "loss.output=raw")
     errors = []
     for pretended in (False, True):
@@ -193,7 +193,7 @@ def few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("few_pictures")
-def test_the_test_and_the_figures_show_what_they_show_on_the_cpu(run: Callable[..., Any]) -> None:
+def test_test_metrics_and_figures_equal_those_on_the_cpu(run: Callable[..., Any]) -> None:
     options = ("model=lenet", "test=best", "figures.each_epoch=true", "trainer.max_epochs=1")
     (_, expected), (_, found) = (run(*options, pretended=pretended) for pretended in (False, True))
     assert found["metrics"] == expected["metrics"]

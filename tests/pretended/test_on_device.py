@@ -1,4 +1,4 @@
-"""Runs the tests of the pretended device, which torch registers for a whole process, in processes of their own."""
+"""Runs the tests of the pretended device in processes of their own, as torch registers it for a whole process."""
 
 import subprocess
 import sys

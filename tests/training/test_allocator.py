@@ -1,6 +1,6 @@
-"""Large tensors are had from memory that the process has kept; small ones and the user's own thresholds change nothing.
+"""Large tensors reuse memory that the process keeps; small ones and the user's own thresholds change nothing.
 
-In processes of their own, as what is kept stays kept.
+Each test runs in a process of its own, because the setting cannot be undone.
 """
 
 import os
@@ -34,12 +34,12 @@ def faults(told_bytes: int, **environment: str) -> tuple[bool, int]:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's own thresholds")
-def test_large_tensors_are_not_mapped_anew_each_time():
+def test_large_tensors_reuse_memory():
     changed, count = faults(_TENSOR_BYTES, MALLOC_ARENA_MAX="2")  # which says nothing of thresholds
     unchanged, mapped_anew = faults(1 << 20)
     assert (changed, unchanged) == (True, False)
     assert count < mapped_anew / 5
 
 
-def test_thresholds_that_the_user_chose_are_kept():
+def test_the_users_own_thresholds_are_kept():
     assert not faults(_TENSOR_BYTES, MALLOC_TRIM_THRESHOLD_="131072")[0]

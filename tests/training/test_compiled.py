@@ -1,4 +1,4 @@
-"""``compile=true`` trains as the eager step does. The program is the same whether a compiler has taken it or not."""
+"""``compile=true`` trains like the eager step. Most tests run the function that is compiled without compiling it."""
 
 import logging
 import shutil
@@ -40,7 +40,7 @@ def largest_difference(one, other):
 
 
 @pytest.mark.parametrize("overrides", [pytest.param(RUNS[0], marks=pytest.mark.numerics), *RUNS[1:]])
-def test_the_program_trains_as_the_eager_step_does(run, uncompiled, overrides):
+def test_compiled_updates_equal_eager_ones(run, uncompiled, overrides):
     overrides = [*FLOAT64, *overrides.split()]
     eager, whole = run(*overrides), run(*overrides, "compile=true")
     assert uncompiled
@@ -50,7 +50,7 @@ def test_the_program_trains_as_the_eager_step_does(run, uncompiled, overrides):
     assert losses[0] == pytest.approx(losses[1], rel=1e-8)
 
 
-def test_a_run_that_was_stopped_anywhere_makes_the_same_calls(run, uncompiled):
+def test_a_resumed_run_makes_the_same_compiled_calls(run, uncompiled):
     overrides = ("compile=true", "data.train_size=420", "data.batch_size=20", "trainer.chunk_length=16")
     run(*overrides)
     # 21 mini-batches an epoch: 16 in whole calls, and the rest.
@@ -61,7 +61,7 @@ def test_a_run_that_was_stopped_anywhere_makes_the_same_calls(run, uncompiled):
     assert uncompiled == [8] + [8] * 2
 
 
-def test_a_wrong_number_within_a_call_stops_the_run_at_its_own_step(run, uncompiled):
+def test_a_run_that_diverges_within_a_call_stops_at_the_faulty_step(run, uncompiled):
     def error(*overrides):
         with pytest.raises(RunError, match="training stopped") as raised:
             run("optimizer=sgd", "optimizer.lr=1e30", "data.batch_size=20", *overrides)
@@ -72,14 +72,14 @@ def test_a_wrong_number_within_a_call_stops_the_run_at_its_own_step(run, uncompi
 
 
 @pytest.mark.parametrize("flags", [("compile=false", "compile=true"), ("compile=true", "compile=false")])
-def test_what_was_begun_one_way_goes_on_the_other(run, uncompiled, flags):
+def test_eager_and_compiled_runs_can_resume_each_other(run, uncompiled, flags):
     overrides = (*FLOAT64, "optimizer=muon", "trainer.max_epochs=2")
     run(*overrides, "trainer.max_epochs=1", flags[0], name="parts")
     assert largest_difference(run(*overrides, flags[1], name="parts", resume=True), run(*overrides)) <= 1e-8
     assert uncompiled
 
 
-def test_an_optimiser_of_ones_own_is_not_compiled(run, uncompiled, caplog, monkeypatch):
+def test_a_custom_optimizer_is_not_compiled(run, uncompiled, caplog, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     monkeypatch.setenv("DIGITLAB_ALLOW", "pitfalls")
     with caplog.at_level(logging.WARNING):
@@ -89,7 +89,7 @@ def test_an_optimiser_of_ones_own_is_not_compiled(run, uncompiled, caplog, monke
     assert warnings == ["compile: OwnSGD has no compiled form; training without"]
 
 
-def test_layers_that_something_watches_are_not_compiled(run, uncompiled, caplog):
+def test_a_network_with_forward_hooks_is_not_compiled(run, uncompiled, caplog):
     with caplog.at_level(logging.WARNING):
         run("compile=true", "figures.log_batches=true", "data.batch_size=20", "data.train_size=420")
     assert not uncompiled
@@ -112,7 +112,7 @@ def test_a_library_is_compiled_once_and_kept_for_later_runs(run, tmp_path, monke
 
 
 @pytest.mark.parametrize("place", ["unwritable", "nameless"])
-def test_without_a_usable_cache_folder_libraries_lie_in_a_temporary_one(tmp_path, monkeypatch, caplog, place):
+def test_without_a_usable_cache_folder_a_temporary_one_is_used(tmp_path, monkeypatch, caplog, place):
     if place == "unwritable":
         # A file where the folder should be: no user can make it, not even root.
         (tmp_path / "cache").write_text("")
@@ -142,7 +142,7 @@ def test_libraries_differ_by_the_precision_of_matrix_products(run, monkeypatch):
     assert name() == first
 
 
-def test_a_device_without_float64_trains_without(run, uncompiled, monkeypatch, caplog):
+def test_a_device_without_float64_trains_eagerly(run, uncompiled, monkeypatch, caplog):
     monkeypatch.setitem(ABILITIES, "cpu", replace(ABILITIES["cpu"], float64=False))
     with caplog.at_level(logging.WARNING):
         run("compile=true", "model=linear", "data.batch_size=20", "data.train_size=200", "trainer.max_epochs=1")
@@ -157,7 +157,7 @@ def test_a_gpu_makes_several_updates_of_larger_networks_in_a_call():
     assert counts == [[8, 1, 1], [8, 8, 1]]
 
 
-def test_without_a_compiler_a_run_trains_without(run, tmp_path, monkeypatch, caplog):
+def test_without_a_compiler_a_run_trains_eagerly(run, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("CXX", "no-such-compiler")
@@ -169,7 +169,7 @@ def test_without_a_compiler_a_run_trains_without(run, tmp_path, monkeypatch, cap
 
 
 @pytest.mark.parametrize(("saved_seconds", "made"), [(0.01, False), (1.0, False), (2.0, True)])
-def test_auto_compiles_where_the_updates_ahead_save_more(run, uncompiled, caplog, monkeypatch, saved_seconds, made):
+def test_auto_compiles_if_that_saves_time(run, uncompiled, caplog, monkeypatch, saved_seconds, made):
     # 42 updates; for a minute that they save a library would be used that an earlier run has left.
     monkeypatch.setattr(compiled, "_SAVED_SECONDS", saved_seconds)
     run("compile=auto", "data.batch_size=20", "data.train_size=420", "model=linear")
@@ -177,7 +177,7 @@ def test_auto_compiles_where_the_updates_ahead_save_more(run, uncompiled, caplog
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-def test_auto_leaves_large_networks_alone(run, uncompiled, monkeypatch):
+def test_auto_does_not_compile_large_networks(run, uncompiled, monkeypatch):
     monkeypatch.setattr(compiled, "_SAVED_SECONDS", 1000.0)
     run("compile=auto", "model=cnn", "trainer.max_steps=2")
     assert not uncompiled

@@ -35,7 +35,7 @@ def read_once():
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells the peak of one program")
-def test_an_epoch_on_the_largest_set_stays_below_500_mb(data_root, tmp_path):
+def test_an_epoch_on_the_largest_data_set_stays_below_500_mb(data_root, tmp_path):
     settings = ("data=cifar10", "model=mlp", "trainer=cpu", "trainer.max_epochs=1", "trainer.progress_bar=false")
     command = [sys.executable, "-c", _RUN, str(tmp_path / "run"), *settings, f"data.root={data_root}"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -45,7 +45,7 @@ def test_an_epoch_on_the_largest_set_stays_below_500_mb(data_root, tmp_path):
     assert 184e6 < int(done.stdout.splitlines()[-1]) < 500e6
 
 
-def test_a_finished_run_frees_its_images_without_garbage_collection(run):
+def test_a_finished_run_frees_its_images_without_the_garbage_collector(run):
     def held():
         return sum(type(each) is ImageSet for each in gc.get_objects())
 

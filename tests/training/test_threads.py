@@ -1,4 +1,4 @@
-"""How many threads a step gets: never more than there are, more for more work, and none taken from what comes after."""
+"""A step gets more threads for more work, never more than there are, and the number is restored afterwards."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ def four_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def test_more_work_has_more_threads_and_never_none_or_more_than_there_are():
+def test_more_work_gets_more_threads_between_one_and_all():
     counts = [worthwhile_threads(10.0**power) for power in range(16)]
     assert counts == sorted(counts)
     assert counts[0] == 1
@@ -36,7 +36,7 @@ def test_a_number_that_the_user_chose_is_kept(name: str, monkeypatch: pytest.Mon
     assert worthwhile_threads(1.0) == 4
 
 
-def test_threads_are_given_back_after_an_error():
+def test_the_number_of_threads_is_restored_after_an_error():
     with contextlib.suppress(ZeroDivisionError), threads(1):
         assert torch.get_num_threads() == 1
         raise ZeroDivisionError
@@ -44,7 +44,7 @@ def test_threads_are_given_back_after_an_error():
 
 
 @pytest.mark.parametrize(("hidden", "expected"), [("[8]", 1), ("[4096]", 4)])
-def test_a_step_has_the_threads_of_its_work_and_an_evaluation_all(
+def test_a_step_uses_threads_for_its_work_and_an_evaluation_uses_all(
     hidden: str, expected: int, run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ):
     seen: dict[str, set[int]] = {"run_chunk": set(), "_evaluate": set()}

@@ -1,4 +1,4 @@
-"""Within a chunk, and within an evaluation, the host must not wait for a GPU: what waits there is looked for here.
+"""Within a chunk, and within an evaluation, the host must not wait for a GPU. These tests count such waits.
 
 On CUDA it waits for every number that it reads, for every result whose size it has to know, and for every copy of what
 it has made itself, such as a tensor of a list.
@@ -83,21 +83,21 @@ RUNS = (
 
 
 @pytest.mark.parametrize("overrides", RUNS)
-@pytest.mark.parametrize("recording", [True, False])
-def test_a_run_does_not_wait_for_the_device_inside_a_chunk(
+@pytest.mark.parametrize("capturing", [True, False])
+def test_a_chunk_of_a_run_does_not_wait_for_the_device(
     run: Callable[..., Any],
     waits: Callable[..., list[Counter[str]]],
-    recorded: list[str],
+    captured: list[str],
     overrides: str,
-    recording: bool,
+    capturing: bool,
 ) -> None:
     found = waits(ChunkRunner, "_run_chunk")
     run(
-        *overrides.split(), f"trainer.cuda_graphs={recording}", "data.train_size=160", "data.batch_size=20",
+        *overrides.split(), f"trainer.cuda_graphs={capturing}", "data.train_size=160", "data.batch_size=20",
         "trainer.chunk_length=8", "trainer.max_epochs=2",
     )  # fmt: skip
-    assert bool(recorded) == recording
-    # The first records, and makes what optimisers keep; the tables of rates are copied for each chunk.
+    assert bool(captured) == capturing
+    # The first chunk captures the graph and creates the optimizer state. Each chunk copies its learning rates.
     assert len(found) == 2
     assert all(each <= Counter(copies=2) for each in found[1:])
 
@@ -112,14 +112,14 @@ def test_an_evaluation_does_not_wait_for_the_device(
 
 
 @pytest.mark.parametrize("overrides", RUNS[:4])
-@pytest.mark.parametrize("recording", [True, False])
-def test_a_population_waits_no_more_for_many_mini_batches_than_for_few(
-    stacked: Stacked, graph_capture: GraphCapture, overrides: str, recording: bool
+@pytest.mark.parametrize("capturing", [True, False])
+def test_a_populations_waits_do_not_grow_with_the_number_of_mini_batches(
+    stacked: Stacked, graph_capture: GraphCapture, overrides: str, capturing: bool
 ) -> None:
-    runner, chunks = stacked(*overrides.split(), graph_capture=graph_capture if recording else None)
+    runner, chunks = stacked(*overrides.split(), graph_capture=graph_capture if capturing else None)
     first, short, long = ([chunk.part(*span) for chunk in chunks] for span in ((0, 8), (8, 16), (16, 32)))
     runner.prepare(first, first=0, steps_ahead=64)
-    assert (runner.fused_updates is not None) == recording
+    assert (runner.fused_updates is not None) == capturing
     counts = []
     for own, done in ((first, 0), (short, 8), (long, 16)):
         with Waits() as mode:
@@ -130,7 +130,7 @@ def test_a_population_waits_no_more_for_many_mini_batches_than_for_few(
     assert counts[1] <= Counter({"copies": 3, "aten._local_scalar_dense": 1})
 
 
-def test_a_population_is_evaluated_without_waiting_for_each_part_of_the_images(stacked: Stacked) -> None:
+def test_evaluating_a_population_does_not_wait_for_each_batch(stacked: Stacked) -> None:
     runner, chunks = stacked("model=linear")
     images = chunks[0].images
     parts = [EvaluationBatch(images.images[at : at + 50], images.labels[at : at + 50]) for at in range(0, 200, 50)]

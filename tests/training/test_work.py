@@ -1,4 +1,4 @@
-"""What a forward pass costs, and that counting leaves no trace."""
+"""The cost of a forward pass, and that measuring it changes nothing."""
 
 import torch
 from torch import nn
@@ -6,7 +6,7 @@ from torch import nn
 from digitlab.engine.cpu_tuning import forward_cost
 
 
-def test_the_work_of_a_dense_layer_is_two_operations_a_weight():
+def test_a_dense_layer_costs_two_operations_per_weight():
     network = nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
     assert forward_cost(network, (1, 2, 3), torch.zeros(())).flops == 2 * (6 * 5 + 5 * 3)
 
@@ -16,7 +16,7 @@ def test_the_largest_output_is_that_of_the_widest_layer():
     assert forward_cost(network, (1, 8, 8), torch.zeros(())).largest_output == 7 * 6 * 6
 
 
-def test_to_count_changes_nothing_of_the_network():
+def test_measuring_the_cost_does_not_change_the_network():
     network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Dropout(0.5)).train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     state = torch.random.get_rng_state()

@@ -30,7 +30,7 @@ def _adding(state: Tensor) -> Callable[[list[Tensor]], list[Tensor]]:
     return lambda given: [state.add_(given[0]).clone()]
 
 
-def test_a_recording_leaves_the_state_and_a_replay_does_what_a_call_does(graph_capture: GraphCapture) -> None:
+def test_a_capture_does_not_change_the_state_and_a_replay_does_what_the_call_does(graph_capture: GraphCapture) -> None:
     state = torch.ones(2, 2)
     replay = CudaGraph(_adding(state), state=[state], inputs=[torch.ones(2, 2)], graph_capture=graph_capture)
     assert torch.equal(state, torch.ones(2, 2))
@@ -42,7 +42,7 @@ def test_a_recording_leaves_the_state_and_a_replay_does_what_a_call_does(graph_c
     assert torch.equal(first[0], torch.full((2, 2), 3.0))
 
 
-def test_what_has_another_shape_is_computed_and_not_replayed(graph_capture: GraphCapture) -> None:
+def test_inputs_of_another_shape_are_computed_and_not_replayed(graph_capture: GraphCapture) -> None:
     state = torch.ones(2, 2)
     replay = CudaGraph(_adding(state), state=[state], inputs=[torch.ones(2, 2)], graph_capture=graph_capture)
     replay([torch.ones(1)])
@@ -65,9 +65,7 @@ def _failing(work: Callable[[], list[Tensor]]) -> tuple[Callable[[], None], list
         (_failing, "RuntimeError: operation not permitted [a-z ]* capturing$"),
     ],
 )
-def test_what_can_not_be_recorded_or_replays_wrong_is_refused_and_the_state_is_as_before(
-    graph_capture: Any, reason: str
-) -> None:
+def test_a_failed_capture_or_wrong_replay_raises_and_the_state_is_unchanged(graph_capture: Any, reason: str) -> None:
     state = torch.ones(2, 2)
     with pytest.raises(CudaGraphError, match=reason):
         CudaGraph(_adding(state), state=[state], inputs=[torch.ones(2, 2)], graph_capture=graph_capture)
@@ -88,19 +86,17 @@ def test_the_message_names_the_error_that_made_the_capture_fail() -> None:
     assert str(raised.value.__cause__) == "capture was invalidated"
 
 
-def test_there_are_graphs_on_cuda_unless_they_are_refused_and_nowhere_else() -> None:
+def test_only_cuda_has_graphs_and_they_can_be_switched_off() -> None:
     assert graph_capture_for(torch.device("cuda"), allowed=True) is cuda_graph
     assert graph_capture_for(torch.device("cuda"), allowed=False) is None
     assert graph_capture_for(torch.device("cpu"), allowed=True) is None
 
 
 @pytest.mark.parametrize("overrides", [pytest.param(RUNS[0], marks=pytest.mark.numerics), *RUNS[1:]])
-def test_recorded_updates_train_as_the_eager_step_does(
-    run: Callable[..., Any], recorded: list[str], overrides: str
-) -> None:
+def test_captured_updates_equal_eager_ones(run: Callable[..., Any], captured: list[str], overrides: str) -> None:
     common = [*FLOAT64, *overrides.split()]
     one, other = (run(*common, f"trainer.cuda_graphs={each}").checkpoint() for each in (True, False))
-    assert recorded
+    assert captured
     assert one.keys() == other.keys()
     for name, weight in other["state_dict"].items():
         assert (one["state_dict"][name] - weight).abs().max() <= 1e-8 * weight.abs().max()
@@ -108,16 +104,16 @@ def test_recorded_updates_train_as_the_eager_step_does(
     assert losses[0] == pytest.approx(losses[1], rel=1e-8)
 
 
-def test_all_full_mini_batches_of_an_epoch_are_replayed(run: Callable[..., Any], recorded: list[str]) -> None:
+def test_all_full_mini_batches_of_an_epoch_are_replayed(run: Callable[..., Any], captured: list[str]) -> None:
     # Each of two epochs has 21 mini-batches and a smaller one: two calls of eight updates, and five of one. Each of the
     # two graphs has a trial replay.
     run("data.train_size=430", "data.batch_size=20", "data.val_size=100")
-    assert len(recorded) == 2 * (2 + 5) + 2
+    assert len(captured) == 2 * (2 + 5) + 2
 
 
-def test_a_recorded_run_that_was_stopped_goes_on_to_the_bit(
+def test_a_captured_run_resumes_to_the_same_bits(
     run: Callable[..., Any],
-    recorded: list[str],
+    captured: list[str],
     same_bits: Callable[..., None],
     interrupting: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
@@ -129,22 +125,22 @@ def test_a_recorded_run_that_was_stopped_goes_on_to_the_bit(
     with pytest.raises(Interrupted):
         run(*overrides, name="stopped")
     same_bits(run(*overrides, name="stopped", resume=True), whole)
-    assert recorded
+    assert captured
 
 
-def test_compiled_updates_are_recorded_too(
-    run: Callable[..., Any], recorded: list[str], uncompiled: list[int], same_bits: Callable[..., None]
+def test_compiled_updates_are_captured_too(
+    run: Callable[..., Any], captured: list[str], uncompiled: list[int], same_bits: Callable[..., None]
 ) -> None:
     one = run(*FLOAT64, "compile=true")
     assert uncompiled
-    assert recorded
-    recorded.clear()
+    assert captured
+    captured.clear()
     other = run(*FLOAT64, "compile=true", "trainer.cuda_graphs=false")
-    assert not recorded
+    assert not captured
     same_bits(one, other)
 
 
-def test_where_recording_fails_a_run_says_so_once_and_trains_as_without(
+def test_a_failed_capture_is_logged_once_and_the_run_trains_eagerly(
     run: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -158,13 +154,13 @@ def test_where_recording_fails_a_run_says_so_once_and_trains_as_without(
     assert warnings[0].startswith("CUDA graph: RuntimeError: operation not permitted")
 
 
-def test_layers_that_something_watches_are_not_recorded(run: Callable[..., Any], recorded: list[str]) -> None:
+def test_a_network_with_forward_hooks_is_not_captured(run: Callable[..., Any], captured: list[str]) -> None:
     run("figures.log_batches=true", "data.batch_size=20", "data.train_size=420")
-    assert not recorded
+    assert not captured
 
 
-def test_a_wrong_number_within_a_replay_stops_the_run_at_its_own_step(
-    run: Callable[..., Any], recorded: list[str]
+def test_a_run_that_diverges_within_a_replay_stops_at_the_faulty_step(
+    run: Callable[..., Any], captured: list[str]
 ) -> None:
     def error(*overrides: str) -> str:
         with pytest.raises(RunError, match="training stopped") as raised:

@@ -1,4 +1,4 @@
-"""A population whose updates are recorded, as on CUDA, trains as its solo runs do."""
+"""Populations with CUDA graphs equal their solo runs; a stand-in takes the place of the graphs."""
 
 import logging
 from collections.abc import Callable
@@ -37,24 +37,24 @@ def _difference(member: Any, solo: Any) -> float:
 
 
 @pytest.mark.parametrize("overrides", RUNS)
-def test_recorded_members_train_as_their_solo_runs_and_some_leave_early(
-    together: Together, alone: Callable[..., Any], recorded: list[str], overrides: str
+def test_captured_members_equal_their_solo_runs_also_after_some_have_left(
+    together: Together, alone: Callable[..., Any], captured: list[str], overrides: str
 ) -> None:
     common = [*SHORT, *overrides.split()]
     for member, job in zip(together(*JOBS, common=common)[1:], JOBS[1:], strict=True):
         assert _difference(member, alone(*common, *job, "trainer.cuda_graphs=false")) <= 1e-8
     # In each of two epochs, for all streams together: two calls of eight updates, and five of one. Each of the two
     # graphs has a trial replay. Too few steps are left to capture again when a member has left.
-    assert len(recorded) == 2 * (2 + 5) + 2
+    assert len(captured) == 2 * (2 + 5) + 2
 
 
-def test_a_recorded_population_that_was_stopped_goes_on_to_the_bit(
+def test_a_captured_population_resumes_to_the_same_bits(
     together: Together,
     remains: Callable[[Path], dict[str, Any]],
     tmp_path: Path,
     interrupting: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
-    recorded: list[str],
+    captured: list[str],
 ) -> None:
     common = [*SHORT, "model.dropout=0.2", "trainer.chunk_length=16"]
     whole = [remains(member.job.folder.path) for member in together(*JOBS, common=common)]
@@ -65,11 +65,11 @@ def test_a_recorded_population_that_was_stopped_goes_on_to_the_bit(
         together(*JOBS, common=common)
     members = together(*JOBS, common=common, resume=True)
     assert [remains(member.job.folder.path) for member in members] == whole
-    assert recorded
+    assert captured
 
 
-def test_a_member_with_a_wrong_number_fails_as_alone_and_the_others_end_as_without_it(
-    together: Together, alone: Callable[..., Any], recorded: list[str]
+def test_a_diverging_member_fails_like_its_solo_run_and_the_others_do_not_change(
+    together: Together, alone: Callable[..., Any], captured: list[str]
 ) -> None:
     common = [*SHORT, "optimizer=sgd", "loss=mse", "loss.output=raw"]
     jobs = [["optimizer.lr=0.01"], ["optimizer.lr=1e20"]]
@@ -78,10 +78,10 @@ def test_a_member_with_a_wrong_number_fails_as_alone_and_the_others_end_as_witho
         alone(*common, *jobs[1], "trainer.cuda_graphs=false")
     assert str(bad.outcome) == str(solo.value)
     assert _difference(good, alone(*common, *jobs[0], "trainer.cuda_graphs=false")) <= 1e-8
-    assert recorded
+    assert captured
 
 
-def test_where_recording_fails_a_population_says_so_once_and_trains_without(
+def test_a_failed_capture_is_logged_once_and_the_population_trains_eagerly(
     together: Together,
     alone: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
