@@ -36,6 +36,9 @@ class CapturedWork:
 
     def __call__(self, tensors: list[Tensor]) -> list[Tensor]:
         """Make the updates for ``Inputs.tensors``; return logits (M, S, n, K) and losses (S, M)."""
+        # A graph cannot read shapes or numbers at replay, so everything that changes between calls is a tensor of
+        # ``inputs``:
+        # pixels, targets, masks, learning rates and EMA weights.
         inputs = Inputs.from_tensors(tensors)
         batches = [
             StackedBatch(
@@ -47,6 +50,7 @@ class CapturedWork:
             for step in range(self.steps)
         ]
         logits = [self.update(batch, inputs.rates[step], inputs.ema_weight[step]) for step, batch in enumerate(batches)]
+        # The losses are computed within the graph as well: outside, each would be another launch.
         losses = [self.loss(own, batch.targets).mean(1) for own, batch in zip(logits, batches, strict=True)]
         return [torch.stack(logits, 1), torch.stack(losses)]
 
@@ -71,6 +75,7 @@ class CapturedSteps:
         The trial replay makes the first S updates of ``chunk_io`` and undoes them. Raises ``CudaGraphError``.
         """
         steps, encode = self.steps, self.work.loss.encode
+        # The blocks are real data. With zeros, ReLUs could be dead and a wrong replay would not show.
         streams = [next(chunk.part(0, steps).blocks(steps, encode)) for chunk in chunk_io.chunks]
         inputs = self._arguments(streams, chunk_io.first, chunk_io.rates[:steps], chunk_io.ema_weight[:steps])
         self._call = CudaGraph(self.work, state=self.state, inputs=inputs, graph_capture=graph_capture)
@@ -82,6 +87,7 @@ class CapturedSteps:
         """
         assert self._call is not None
         done = 0
+        # Augmentation draws with a generator of its own and runs here, outside of the graph.
         blocks = (chunk.blocks(self.steps, self.work.loss.encode) for chunk in chunk_io.chunks)
         for streams in zip(*blocks, strict=True):
             in_call = slice(done, done + self.steps)
@@ -89,6 +95,7 @@ class CapturedSteps:
                 streams, chunk_io.first + done, chunk_io.rates[in_call], chunk_io.ema_weight[in_call]
             )
             size = streams[0][0].shape[1]
+            # Copying the results on the device does not make the host wait, so the next call is queued at once.
             logits, chunk_io.losses[in_call] = self._call(inputs)
             chunk_io.logits[:, done * size : (done + self.steps) * size] = logits.flatten(1, 2)
             done += self.steps

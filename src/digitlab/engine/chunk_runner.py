@@ -65,6 +65,8 @@ class ChunkRunner:
         """
         start = replace(self.position)
         self.step.save()
+        # The usual case: one check for the whole chunk. A check reads numbers from the device, and the host waits for
+        # it.
         logits, losses = self._run_chunk(chunk)
         numbers = as_numbers(losses)
         if not self._finite(numbers):
@@ -119,9 +121,11 @@ class ChunkRunner:
     def _run_eagerly(self, chunk: Chunk, logits: Tensor, *, check_each: bool) -> Losses:
         step, position = self.step, self.position
         losses: Losses = []
+        # The generator gathers and normalises images a few mini-batches ahead, while they are in the cache.
         minibatches = chunk.minibatches(self._normalise, self._loss.encode)
         for (images, targets, weight), rows in zip(minibatches, logits.split(chunk.sizes), strict=True):
             if check_each:
+                # Saved before each update, so that the weights of the error are those before the faulty one.
                 step.save()
             batch_logits, loss = step(images, targets, weight, position.total_steps)
             if check_each:
@@ -142,6 +146,7 @@ class ChunkRunner:
         faulty mini-batch.
         """
         losses: list[Tensor] = []
+        # Each block has the mini-batches of one call.
         blocks = zip(chunk.blocks(steps, self._loss.encode), logits.split(steps * chunk.plan.batch_size), strict=True)
         compiled.start_steps(self.position.total_steps, len(chunk.indices))
         for call, ((pixels, targets), rows) in enumerate(blocks):
@@ -161,11 +166,13 @@ class ChunkRunner:
             else:
                 rows.copy_(outputs.logits.flatten(0, 1))
                 losses.append(outputs.losses)
+                # The position advances only after a successful call: a rollback returns to the state before it.
                 for _ in range(steps):
                     self.position.advance()
             if self._stopped:
                 break
         compiled.finish_steps(self.position.total_steps)
+        # On a GPU the losses stay on the device. They are read together with the check for finite numbers.
         all_losses = torch.cat(losses)
         return all_losses.tolist() if self.step.read_losses else list(all_losses)
 

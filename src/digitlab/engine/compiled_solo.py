@@ -71,6 +71,7 @@ class CompiledSteps:
         autocast_dtype: torch.dtype | None,
         gradient_clip_norm: float | None,
     ) -> None:
+        # Learning rates are float64 inputs, so that they equal those of the eager step to the last bit.
         if compiling and not abilities(normalise.scale.device).float64:
             raise CompilerError("learning rates are float64, which this device does not have")
         self.always = compiling is True
@@ -82,9 +83,13 @@ class CompiledSteps:
         self._graph_capture, self._compiling, self._may_compile = graph_capture, bool(compiling), self.always
         if compiling == "auto":
             self._decide_whether_to_compile(steps_ahead)
+        # Only the project's own optimizers have a functional rule. A subclass may do something else, so the type must
+        # be exact.
         if type(update) not in RULE_OF:
             raise CompilerError(f"{type(update).__name__} has no compiled form")
+        # Groups follow from the network and the settings, so they are the same after a resume.
         groups = update.groups(network)
+        # The optimizer sorts parameters into groups, so its order is not that of the network.
         names = {id(parameter): name for name, parameter in network.named_parameters()}
         self._update_function = UpdateFunction(
             network=network, normalise=normalise, loss=loss, rule=RULE_OF[type(update)],
@@ -94,6 +99,7 @@ class CompiledSteps:
         )  # fmt: skip
         self._optimizer, self._network, self._average = optimizer, network, average
         self._update = update
+        # From here on eager and compiled updates change the same tensors.
         self._run_state = self._share_state()
         settings = [of_each(group) for group in groups]
         constants = Constants.from_settings(update.shared, settings, normalise.scale, normalise.shift)
@@ -134,6 +140,7 @@ class CompiledSteps:
         The learning rates of all of them go to the device at once, as each copy costs a launch.
         """
         self._run_state.step.fill_(step)
+        # Schedules are Python functions of the step. Compiled code cannot call them.
         steps = range(step, step + count)
         self._first = step
         self._rates, self._ema_weight = (
@@ -168,10 +175,12 @@ class CompiledSteps:
         # Neither a library nor a graph calls hooks, so whatever they watch would silently see nothing.
         if any(module._forward_hooks or module._forward_pre_hooks for module in modules):
             raise CompilerError("forward hooks watch the layers")
+        # If compiling fails, a graph of the eager kernels still saves the launches.
         library = self._library(pixels, targets, step) if self._compiling else None
         if self._graph_capture is None and library is not None:
             return library
         assert self._graph_capture is not None
+        # Without a library the graph contains the eager kernels of the same function.
         uncompiled = flatten_arguments(self._update_function.build(len(pixels)), self._state_and_constants)
         call = library or (lambda inputs: list(uncompiled(*self._state_tensors, *inputs)))
         try:
@@ -197,6 +206,7 @@ class CompiledSteps:
         if not self.always and len(pixels) == 1:
             raise NoGainError("a network this large gains little")
 
+        # The state itself serves as the example. The tracer copies no data, and the library only gets to know shapes.
         def examples(steps: int) -> list[Tensor]:
             return [*self._state_tensors, *self._arguments(pixels[:steps], targets[:steps], step)]
 
@@ -211,14 +221,17 @@ class CompiledSteps:
         A ``torch.optim`` optimizer creates its moments at its first step. They are created here, so that eager and
         compiled updates change the same tensors whichever comes first.
         """
+        # The lists are in the optimizer's order: ``UpdateFunction`` finds the name of each parameter by its index.
         parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
         state = init_state(self._update_function.rule, parameters, momentum=getattr(self._update, "momentum", 0.0))
         for index, parameter in enumerate(parameters):
             entries = self._optimizer.state[parameter]
             for name, tensors in state.entries.items():
+                # A resumed run has entries from its checkpoint. They replace the new zeros.
                 tensors[index] = entries.setdefault(name, tensors[index])
             if counts_steps(self._update_function.rule):
                 entries.setdefault("step", torch.zeros((), dtype=torch.float32, device=self._device))
+        # The averages have the order of the network; names bring them into the optimizer's order.
         averages: dict[str, Tensor] = {} if self._average is None else dict(self._average.named_parameters())
         return State(
             parameters=[parameter.detach() for parameter in parameters],

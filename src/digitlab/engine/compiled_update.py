@@ -44,6 +44,7 @@ class CompiledStreams:
         self.update_function, self.members, self.steps = update_function, members, steps
         self._shared, self._masks, self._encode = shared, masks, encode
         spans = [slice(end - size, end) for end, size in zip(accumulate(stream_sizes), stream_sizes, strict=True)]
+        # A stream's members are adjacent, so their rows are views and a call changes the runner's tensors in place.
         self._streams = [(span, [tensor[span] for tensor in tensors_in(members)]) for span in spans]
         self.call: CompiledCall | None = None
 
@@ -52,6 +53,7 @@ class CompiledStreams:
 
         Raises ``CompilerError`` if it cannot be compiled, or if it does not exist and ``may_compile`` is false.
         """
+        # Only shapes and dtypes of the examples matter, and whatever the function reads while it is traced.
         pixels, targets = next(chunk.part(0, self.steps).blocks(self.steps, self._encode))
         drawn = self._masks.draw_steps(0, self.steps, pixels.shape[1]) if self._masks else []
         members = _map_tensors(self.members, _repeat_first_member)
@@ -90,8 +92,10 @@ class CompiledStreams:
         rates, ema_weight = (_split_by_execution(table, steps) for table in (chunk_io.rates, chunk_io.ema_weight))
         for number, streams in enumerate(blocks):
             size = streams[0][0].shape[1]
+            # Masks of all members at once; each stream takes its rows.
             masks = self._masks.draw_steps(chunk_io.first + done, steps, size) if self._masks else []
             images = slice(done * size, (done + steps) * size)
+            # One call per stream. Its members share pixels, so that the first layer is one matrix product.
             for (span, state), (pixels, targets) in zip(self._streams, streams, strict=True):
                 inputs = Inputs(
                     pixels, targets, [mask[span] for mask in masks], rates[number, span], ema_weight[number, span]

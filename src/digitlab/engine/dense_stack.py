@@ -40,6 +40,7 @@ class DenseStack:
         self._activations = [
             layer for layer in hidden if not isinstance(layer, nn.Linear | nn.BatchNorm1d | nn.Dropout)
         ]
+        # All hidden layers have the same settings of batch norm, so the first one stands for all.
         self._norm = next((layer for layer in hidden if isinstance(layer, nn.BatchNorm1d)), None)
         self._stream_sizes = list(stream_sizes)
         # In the first layer the units of all members of a stream are the rows of one matrix.
@@ -66,10 +67,14 @@ class DenseStack:
         dropout.
         """
         self._images = [stream.flatten(1) for stream in images]
+        # All members of a stream multiply the same images, so their first layers are one large product instead of M
+        # small ones.
         outputs = self._first_products(len(self._images[0]))
         # For each hidden layer: the tensors that its output is a function of, and the output.
         self._hidden: list[tuple[list[Tensor], Tensor]] = []
         for layer, activation in enumerate(self._activations):
+            # ``outputs`` is the leaf of a small graph: activation, batch norm and dropout. Autograd differentiates only
+            # these.
             leaves = [outputs.requires_grad_()]
             if self._norm is not None:
                 leaves += [self.parameters[index].detach().requires_grad_() for index in self._layers[layer][1]]
@@ -117,8 +122,11 @@ class DenseStack:
 
         ``gradients`` or ``descend`` comes next. No parameter may change between.
         """
+        # A delta is the derivative of the loss by a layer's outputs before batch norm and activation, (M, U, n).
         self._deltas, self._vector_gradients = [gradient.mT], [[gradient.sum(1)]]
         for weight, (leaves, values) in zip(self._weights[:0:-1], reversed(self._hidden), strict=True):
+            # The product carries the delta of the layer above through its weights; autograd carries it through this
+            # activation.
             delta, *of_norm = torch.autograd.grad(values, leaves, torch.bmm(weight.mT, self._deltas[-1]))
             self._deltas.append(delta)
             # The gradient of a bias is the sum over the images.
@@ -130,6 +138,7 @@ class DenseStack:
         """The gradients in the order of the parameters; the next call overwrites them."""
         if not self._gradients:
             self._gradients = [torch.empty_like(parameter) for parameter in self.parameters]
+        # ``out=`` writes into buffers from the first call: new memory for each mini-batch would have to be mapped anew.
         first = self._gradients[0].flatten(0, 1).split(self._stream_rows)
         for gradient, delta, stream in zip(first, self._delta_rows(self._deltas[0]), self._images, strict=True):
             torch.mm(delta, stream, out=gradient)
@@ -152,6 +161,7 @@ class DenseStack:
             if layer > 0:
                 _scale(self._weights[layer], decay_factors[weight]).baddbmm_(delta, self._inputs(layer).mT)
             else:
+                # The first layer has images per stream instead of inputs per member.
                 self._descend_first(delta, decay_factors[weight])
             for index, gradient in zip(vectors, gradients, strict=True):
                 self.parameters[index].addcmul_(gradient, rates.squeeze(2), value=-1)
@@ -177,6 +187,7 @@ class DenseStack:
         """
         (weight, vectors), *_ = self._layers
         members, units, _ = parameters[weight].shape
+        # Here all members see the same images, so all of them are one stream.
         outputs = (parameters[weight].flatten(0, 1) @ images.flatten(1).T).view(members, units, -1)
         if len(vectors) == 1:
             outputs = outputs + parameters[vectors[0]].unsqueeze(2)

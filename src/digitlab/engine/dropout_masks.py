@@ -48,7 +48,9 @@ class DropoutMasks:
         self._shapes, self._device, self._dtype = shapes, device, dtype
         # Each distinct pair is drawn once, however many members have it.
         pairs = list(zip(seeds, rates, strict=True))
+        # dict keeps the order of the members, so the draws are the same in every process.
         distinct = list(dict.fromkeys(pairs))
+        # The same seed as in ``TrainStep``: the mask of a member is that of its solo run, bit for bit.
         self._draws = [(stream_seed("forward", seed, 0), rate) for seed, rate in distinct]
         self._draw_of_member = torch.tensor([distinct.index(pair) for pair in pairs], device=device)
 
@@ -68,6 +70,7 @@ class DropoutMasks:
 
     def draw_steps(self, first: int, steps: int, images: int) -> list[Tensor]:
         """The masks of ``steps`` mini-batches from number ``first``: (M, steps, n, ...) for each layer."""
+        # Each mini-batch has its own seed, so the masks do not depend on how many are drawn at once.
         drawn = [self.draw(step, images) for step in range(first, first + steps)]
         return [torch.stack(layer, 1) for layer in zip(*drawn, strict=True)]
 
@@ -117,6 +120,7 @@ def replace_dropout(template: nn.Module, replacement: type[nn.Module] = MaskedDr
 
 def _shapes(template: nn.Module, image_shape: Sequence[int]) -> list[torch.Size]:
     """The shapes of the dropout layers' inputs for one image, in the order in which the layers are called."""
+    # Evaluation mode: this pass must not update the statistics of batch norm.
     network = replace_dropout(template).eval()
     shapes: list[torch.Size] = []
     for _, layer in mask_layers(network):

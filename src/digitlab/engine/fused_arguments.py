@@ -123,6 +123,7 @@ class UpdateFunction:
         # layers even at rate 0: no masks are drawn for these, so the layers do nothing.
         replacement = MaskedDropout if dropout_rate(self.network) else nn.Identity
         network = replace_dropout(self.network, replacement).train()
+        # These tensors are only placeholders: ``functional_call`` replaces them with those of the state.
         for tensor in (*network.parameters(), *network.buffers()):
             tensor.requires_grad_(False)
         masks = [f"{name}.mask" for name, _ in mask_layers(network)]
@@ -131,6 +132,7 @@ class UpdateFunction:
         def forward(
             weights: Sequence[Tensor], state: State, constants: Constants, inputs: Inputs, step: int
         ) -> tuple[Tensor, Tensor]:
+            # Normalisation is part of the function, so that pixels enter as uint8, a quarter of the bytes.
             images = functional_call(
                 self.normalise, {"scale": constants.scale, "shift": constants.shift}, (inputs.pixels[step],)
             )
@@ -144,11 +146,13 @@ class UpdateFunction:
 
         def update(state: State, constants: Constants, inputs: Inputs, step: int) -> tuple[Tensor, Tensor]:
             with torch.enable_grad():
+                # Detached, so that autograd ends here. Otherwise the graph would reach through all S updates.
                 weights = [parameter.detach().requires_grad_() for parameter in state.parameters]
                 logits, loss = forward(weights, state, constants, inputs, step)
                 gradients = list(torch.autograd.grad(loss, weights))
             loss = loss.detach()
             if self.gradient_clip_norm is not None:
+                # The same formula as clip_grad_norm_, but without writing to gradients in place.
                 norm = nn.utils.get_total_norm(gradients)
                 factor = (self.gradient_clip_norm / (norm + CLIP_EPS)).clamp(max=1)
                 gradients = [gradient * factor for gradient in gradients]
@@ -165,7 +169,9 @@ class UpdateFunction:
             for average, parameter in zip(state.average_parameters, state.parameters, strict=False):
                 average.lerp_(parameter, inputs.ema_weight[step].to(average.dtype))
             for average, buffer in zip(state.average_buffers, state.buffers, strict=False):
+                # Statistics of batch norm are averages already, so they are copied, as in the eager step.
                 average.copy_(buffer)
+            # Detached: the caller stacks the logits, and autograd has nothing more to do with them.
             return loss, logits.detach()
 
         def run(state: State, constants: Constants, inputs: Inputs) -> Outputs:
@@ -190,6 +196,8 @@ def flatten_arguments(run: Callable[..., Outputs], trees: Sequence[Any]) -> Flat
 
     def flat_function(*tensors: Tensor) -> Sequence[Tensor]:
         remaining = iter(tensors)
+        # Tensors take their places again in the nested lists and dictionaries; settings that are numbers stay as they
+        # are.
         arguments = pytree.tree_unflatten(
             [next(remaining) if isinstance(leaf, Tensor) else leaf for leaf in leaves], structure
         )

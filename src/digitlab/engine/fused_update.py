@@ -61,8 +61,10 @@ class StackedUpdateFunction:
         """
 
         def run(members: MemberState, shared: SharedState, inputs: Inputs) -> Outputs:
+            # The number of members is a symbol while this is traced: the library serves any number.
             count = members.parameters[0].shape[0]
             rule, smoothing, clip_norm = members.settings
+            # The members' own numbers are arguments. As constants they would tie the library to one sweep.
             loss, state = self.loss.with_smoothing(smoothing), RuleState(shared.step, members.entries)
             update = StackedUpdate(
                 stack=self.stack.with_tensors(members.parameters, members.buffers, stream_sizes=[count]),
@@ -70,14 +72,18 @@ class StackedUpdateFunction:
                 apply=lambda gradients, rates: rule.apply(members.parameters, gradients, state, rates=rates),
             )  # fmt: skip
             normalisation = {"scale": shared.scale, "shift": shared.shift}
+            # All members of a call belong to one stream, so they share images and targets.
             batches = []
             for step in range(steps):
                 images = functional_call(self.normalise, normalisation, (inputs.pixels[step],))
                 targets = inputs.targets[step].expand(count, *inputs.targets.shape[1:])
                 batches.append(StackedBatch([images], targets, [mask[:, step] for mask in inputs.masks]))
+            # Updates take one row per step.
             rates, ema_weight = inputs.rates.T, inputs.ema_weight.T
+            # The compiler traces without gradients; batch norm and activations need them.
             with torch.enable_grad():
                 logits = [update(batch, rates[step], ema_weight[step]) for step, batch in enumerate(batches)]
+            # Losses come from the logits before each update, like those of the eager step.
             losses = [loss(own, batch.targets).mean(1) for own, batch in zip(logits, batches, strict=True)]
             return Outputs(torch.stack(losses, 1), torch.stack(logits, 1))
 

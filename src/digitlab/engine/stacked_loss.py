@@ -22,6 +22,7 @@ class StackedLoss:
     def from_members(cls, losses: Sequence[Loss], *, device: torch.device, dtype: torch.dtype) -> "StackedLoss":
         """Stack the members' ``losses``; ``dtype`` is that of the logits."""
         smoothing = [loss.label_smoothing for loss in losses if isinstance(loss, CrossEntropy)]
+        # Without any smoothing None selects the cheaper formula.
         stacked = torch.tensor(smoothing, device=device, dtype=dtype).unsqueeze(1) if any(smoothing) else None
         return cls(losses[0], stacked)
 
@@ -51,6 +52,8 @@ class StackedLoss:
         _, images, classes = logits.shape
         if isinstance(self._loss, MeanSquaredError):
             outputs = self._outputs(logits)
+            # The derivative of the mean over images and classes by the outputs. The chain rule below leads to the
+            # logits.
             error = (outputs - targets).mul_(2 / (images * classes))
             match self._loss.output:
                 case "raw":

@@ -29,6 +29,7 @@ class StackedNetworks:
 
     def __init__(self, members: Sequence[MemberSpec], *, device: torch.device) -> None:
         self._device, self._members = device, len(members)
+        # Normalisation, image shape and classes are equal for all members of a population (see ``grouping``).
         first = members[0]
         networks = [member.network for member in members]
         self._template = network_with_most_dropout(networks)
@@ -38,6 +39,7 @@ class StackedNetworks:
         self.buffers = stack_tensors([list(network.buffers()) for network in networks])
         averages = [member.average for member in members if member.average is not None]
         self.averages = stack_tensors([list(average.parameters()) for average in averages])
+        # Dense networks have a form of their own: members of a stream share the product of their first layers.
         kind: type[DenseStack | VmapStack] = DenseStack if DenseStack.fits(self._template) else VmapStack
         self.stack = kind(self._template, parameters, buffers=self.buffers, stream_sizes=self._sizes)
         self._normalise, self._dtype = first.normalise, first.normalise.scale.dtype
@@ -48,10 +50,14 @@ class StackedNetworks:
             networks, seeds=[member.seed for member in members], image_shape=self._image_shape,
             device=device, dtype=self._dtype,
         )  # fmt: skip
+        # Maps streams to members without waiting for the device: an int64 index per member.
         self._stream_of = torch.tensor([s for s, size in enumerate(self._sizes) for _ in range(size)], device=device)
         optimizers = [member.optimizer for member in members]
         rule = StackedRule.from_optimizers(optimizers, networks, device=device)
         self.optimizer = StackedOptimizer(rule, optimizers, self.stack.parameters)
+        # The eager rule uses plain numbers where members agree, which is faster. The compiled rule has tensors, which
+        # makes a
+        # library fit other sweeps.
         self._compiled_rule = StackedRule.from_optimizers(optimizers, networks, device=device, always_tensors=True)
         self._learning_rates = LearningRates(
             optimizers, [member.schedule for member in members], steps_per_epoch=first.steps_per_epoch,

@@ -45,6 +45,7 @@ class StackedRule(NamedTuple):
         contain their values and later sweeps can use the same library.
         """
 
+        # Members may differ in numbers only, so every setting has the same type in all of them.
         def stack_settings(members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             return {
                 name: _stack_setting(
@@ -54,6 +55,7 @@ class StackedRule(NamedTuple):
                 for name in members[0]
             }  # fmt: skip
 
+        # Settings are stacked per parameter, because a parameter may decay in one member and not in another.
         settings_of_members = [_settings_of_parameters(*pair) for pair in zip(optimizers, networks, strict=True)]
         settings = [stack_settings(members) for members in zip(*settings_of_members, strict=True)]
         return cls(
@@ -80,6 +82,7 @@ class StackedRule(NamedTuple):
         Shaped (M, 1, ...) to broadcast over the parameter; None for a parameter that no member decays.
         """
         return [
+            # In float64 until here, as the solo run computes the factor in Python.
             (1 - rates * decay).to(parameter.dtype).view(-1, *[1] * (parameter.ndim - 1)) if is_on(decay) else None
             for parameter, decay in zip(parameters, self.per_parameter["weight_decay"], strict=True)
         ]
@@ -104,6 +107,7 @@ class StackedOptimizer:
 
     def member_state(self, member: int, network: nn.Module) -> dict[int, dict[str, Tensor]]:
         """The ``"state"`` of the ``torch.optim`` optimizer that the member's solo run would have."""
+        # A member without momentum has no momentum buffer when it trains alone, so its checkpoint gets none.
         names = entry_names(self.rule.name, momentum=_momentum(self._optimizers[member]))
         order = self._optimizer_order(member, network)
         entries = {name: [self.state.entries[name][index] for index in order] for name in names}
@@ -115,6 +119,7 @@ class StackedOptimizer:
         """Load what ``member_state`` returned, after ``steps`` updates; all members have made the same number."""
         self.state.step.fill_(steps)
         order = self._optimizer_order(member, network)
+        # A solo run without momentum has no buffer, and a new one no entry at all. The zeros stay then.
         for number, entry in state.items():
             for name, tensors in self.state.entries.items():
                 if name in entry:
@@ -125,6 +130,7 @@ class StackedOptimizer:
 
         The orders differ because an optimizer sorts parameters into groups, for example with and without decay.
         """
+        # Parameters are compared by identity, as equal weights are not the same parameter.
         index_of = {id(parameter): index for index, parameter in enumerate(network.parameters())}
         groups = self._optimizers[member].groups(network)
         return [index_of[id(parameter)] for group in groups for parameter in group["params"]]
@@ -133,6 +139,7 @@ class StackedOptimizer:
         """Copy the state of ``members``, int64 indices into ``former``, which are all members of this optimizer."""
         self.state.step.copy_(former.state.step)
         for name, tensors in self.state.entries.items():
+            # Copied, not shared: the former runner's tensors, of all members, can then be freed.
             for tensor, old in zip(tensors, former.state.entries[name], strict=True):
                 tensor.copy_(old.index_select(0, members))
 
@@ -148,6 +155,7 @@ class LearningRates:
         steps_per_epoch: int,
         total_steps: Sequence[int],
     ) -> None:
+        # float64 on the host, as a solo run multiplies Python floats.
         self._base = torch.tensor([optimizer.lr for optimizer in optimizers], dtype=torch.float64)
         # Most members share a schedule, so each distinct one is evaluated once for each step.
         keys = list(zip(map(repr, schedules), total_steps, strict=True))
@@ -174,6 +182,7 @@ def clip_gradients(gradients: Sequence[Tensor], max_norms: Tensor) -> list[Tenso
     zeros, and the rollback could not see that the update went wrong.
     """
     norms = torch.stack([gradient.flatten(1).norm(dim=1) for gradient in gradients]).norm(dim=0)
+    # 0 * norms is nan for an infinite norm and 0 otherwise.
     factors = (max_norms / (norms + CLIP_EPS)).clamp(max=1) + 0 * norms
     return [gradient * fit(factors, gradient) for gradient in gradients]
 
@@ -183,6 +192,7 @@ def ema_weights(decays: Tensor, *, first: int, steps: int) -> Tensor:
 
     Row i belongs to mini-batch ``first + i``, counted from 0 over the whole run: early averages forget faster.
     """
+    # Limited at the beginning, when the average would otherwise consist mostly of the initial weights.
     limits = [max_ema_decay(step + 1) for step in range(first, first + steps)]
     return 1 - torch.minimum(decays, torch.tensor(limits, dtype=torch.float64).unsqueeze(1))
 
@@ -200,6 +210,7 @@ def _momentum(optimizer: Optimizer) -> float:
 
 def _settings_of_parameters(optimizer: Optimizer, network: nn.Module) -> list[dict[str, Any]]:
     """The settings of each parameter, in the order of ``network.parameters()``."""
+    # Different groups have different settings, such as weight decay for weights but not for biases.
     group_of = {id(parameter): group for group in optimizer.groups(network) for parameter in group["params"]}
     return [of_each(group_of[id(parameter)]) for parameter in network.parameters()]
 

@@ -102,6 +102,8 @@ class StackedRunner(StackedNetworks):
     def _chunk_io(self, chunks: Sequence[Chunk], *, first: int) -> tuple[ChunkIO, Tensor]:
         """The inputs and empty outputs of ``chunks``, and the learning rates (B, M) on the host."""
         count = len(chunks[0].sizes)
+        # Schedules are evaluated on the host for the whole chunk and copied at once: one wait instead of one per
+        # update.
         table = self._learning_rates.table(first, count)
         ema_weight = (
             torch.zeros_like(table)
@@ -181,11 +183,13 @@ class StackedRunner(StackedNetworks):
         except CompilerError as error:
             if isinstance(error, CudaGraphError):
                 self._graph_capture = None
+            # Compiling is not tried again, as the next chunk would fail in the same way. A graph may still be captured.
             self._compiling = False
             fall_back(error, asked=asked or isinstance(error, CudaGraphError))
 
     def _load_compiled(self, chunk: Chunk, *, steps_ahead: int) -> CompiledStreams | None:
         """Load or compile the library for mini-batches as in ``chunk``; None if the chunk has too few for one call."""
+        # All members share one call per stream, so what is saved grows with their number.
         may_compile = compiling_pays(steps_ahead * self._members * _SAVED_SECONDS, always=self._compiling is True)
         # Members with convolutions train one after another on a CPU, so one call saves nothing.
         if not isinstance(self.stack, DenseStack):
@@ -196,6 +200,7 @@ class StackedRunner(StackedNetworks):
         begin, end = chunk.full_executions(steps)
         if begin == end:
             return None
+        # The function takes all tensors as arguments, so it stays valid when members leave.
         update_function = StackedUpdateFunction(stack=self.stack, normalise=self._normalise, loss=self.loss)
         settings = MemberSettings(self._compiled_rule, self.loss.smoothing, self._clip_norm)
         compiled = self._compiled(update_function, steps, settings)
@@ -233,6 +238,7 @@ class StackedRunner(StackedNetworks):
         With the learning rates of these mini-batches the trial replay moves the weights, so that it tells whether the
         graph really makes updates.
         """
+        # Memory addresses are part of a graph. The runner keeps its tensors in place for as long as it lives.
         work = CapturedWork(
             update=self._update, normalise=self._normalise, loss=self.loss, stream_of=self._stream_of, steps=steps
         )

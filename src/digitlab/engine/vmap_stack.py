@@ -46,6 +46,7 @@ class VmapStack:
         dropout.
         """
         self._template.train()
+        # New leaves for each update: the parameters themselves stay without gradients and change in place.
         self._leaves = [parameter.detach().requires_grad_() for parameter in self.parameters]
         values = dict(zip(self._names, self._leaves, strict=True)) | self._buffers
         # Without dropout there are no masks, and the layers keep theirs, which is a one.
@@ -53,6 +54,7 @@ class VmapStack:
         if len(images) == 1:
             self._logits = self._call(values, images[0], shared=True)
         else:
+            # ``expand`` copies nothing; the concatenation does, once per member. vmap needs one batch per member.
             expanded = [
                 stream.expand(size, *stream.shape) for stream, size in zip(images, self._stream_sizes, strict=True)
             ]
@@ -83,6 +85,8 @@ class VmapStack:
             return logits
 
         if self._one_by_one:
+            # unbind once for all members: indexing would add an operation, and its gradient, for each member and
+            # tensor.
             rows = {name: tensor.unbind() for name, tensor in values.items()}
             members = [{name: row[member] for name, row in rows.items()} for member in range(len(self.parameters[0]))]
             batches = [images] * len(members) if shared else images.unbind()

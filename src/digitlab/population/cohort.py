@@ -25,11 +25,14 @@ class Cohort:
     @classmethod
     def of(cls, names: Sequence[str], checkpoints: Sequence[Mapping[str, Any]]) -> "Cohort":
         """The cohort of members with these folder ``names``, which begin now or resume from their ``checkpoints``."""
+        # All checkpoints agree. A run that failed before its first checkpoint has none, so the first one that has is
+        # taken.
         members = next((checkpoint["members"] for checkpoint in checkpoints if checkpoint.get("members")), names)
         failed_settings = {
             name: setting
             for checkpoint in checkpoints
             for name, setting in checkpoint.get("failed_settings", {}).items()
+            # A failed member that is tried again is a member once more, and no longer counts as failed.
             if name not in names
         }
         return cls(list(members), failed_settings)

@@ -62,6 +62,7 @@ def group_key(config: DictConfig, experiment: Experiment) -> str | None:
     loss = build(experiment.loss, "loss", Loss)
     optimizer = build(experiment.optimizer, "optimizer", Optimizer)
     alone = (
+        # Each of these needs something that stacked execution does not have.
         trainer.devices > 1
         or trainer.strategy != "auto"
         or trainer.profiler is not None
@@ -108,6 +109,8 @@ def populations(jobs: Iterable[Job], *, max_members: int | None = None) -> list[
     groups: dict[str, list[Job]] = {}
     for job in jobs:
         key = group_key(job.config, job.experiment)
+        # Runs that resume must stand at the same step, and must have belonged to the same population: halving compares
+        # them.
         name = f"alone {job.number}" if key is None else f"{key} from {job.start} with {job.cohort_members}"
         groups.setdefault(name, []).append(job)
     parts = []
@@ -166,12 +169,14 @@ def split(jobs: Sequence[Job], most: int) -> list[list[Job]]:
 
     jobs = sorted(jobs, key=order)
     parts = -(-len(jobs) // most)
+    # Parts of equal size train in about equal time.
     cuts = [len(jobs) * part // parts for part in range(parts + 1)]
     return [jobs[begin:end] for begin, end in pairwise(cuts)]
 
 
 def max_open_members() -> int:
     """The most members whose files this process may have open at once, by the limit of the operating system."""
+    # The soft limit counts; the process would fail in the middle of training.
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if allowed == resource.RLIM_INFINITY:
         return sys.maxsize
@@ -180,6 +185,7 @@ def max_open_members() -> int:
 
 def preferred_members(experiment: Experiment) -> int:
     """How many such members train fastest together, by how many fit into the CPU's cache."""
+    # On the meta device: only shapes matter here.
     network = without_memory(experiment.model, experiment.data)
     if device_of(experiment).type != "cpu":
         return _MOST_MEMBERS_ON_GPU

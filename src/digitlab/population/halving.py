@@ -24,6 +24,7 @@ def setting_of(overrides: Sequence[str]) -> Setting:
 def default_epochs(max_epochs: int) -> list[int]:
     """A half, a quarter, an eighth, ... of ``max_epochs``, in increasing order: 1, 2 and 5 for 10 epochs."""
     epochs = []
+    # Each halving leaves half of the settings for twice as many epochs, so every round costs about the same.
     while max_epochs := max_epochs // 2:
         epochs.append(max_epochs)
     return epochs[::-1]
@@ -35,6 +36,7 @@ def halving_epochs(epochs: Sequence[int] | None, max_epochs: int) -> list[int]:
     Raises ``ConfigError`` if there is no such epoch, or if one is not before the last.
     """
     if epochs is not None:
+        # Halving after the last epoch would end nothing.
         if not epochs or sorted(set(epochs)) != list(epochs) or epochs[-1] >= max_epochs:
             allowed = f"must be epochs in growing order, all below trainer.max_epochs={max_epochs}"
             raise ConfigError("sweep.halving_epochs", epochs, allowed)
@@ -50,6 +52,7 @@ def worse_half(active: Mapping[Setting, Sequence[float]], mode: str) -> set[Sett
     ``active`` has the members' monitored values for each setting; ``mode`` says whether "min" or "max" is better. Among
     settings with equal means the first ones stay.
     """
+    # Python's sort is stable, so the order of equal means, and with it who leaves, is the same after a resume.
     means = {setting: statistics.fmean(values) for setting, values in active.items()}
     ranked = sorted(means, key=means.__getitem__, reverse=mode == "max")
     return set(ranked[(len(ranked) + 1) // 2 :])
@@ -61,6 +64,7 @@ def ended_value(run: RunFolder, epoch: int, worst: float) -> tuple[Setting, floa
     None for any other run, and for a run that halving ended, because its whole setting ended with it.
     """
     try:
+        # A stopped run will be resumed, so it is neither ended nor failed.
         result = run.read_result()
         if result["epochs"] > epoch or result["status"] == "stopped" or result.get("halved_after_epoch") is not None:
             return None

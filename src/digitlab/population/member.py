@@ -101,7 +101,9 @@ class Member:
         self.classifier = initial_classifier(job.experiment, data)
         set_length(self.classifier, job.experiment, steps_per_epoch)
         checkpoint = job.checkpoint
+        # Restores weights, counts and position. The optimizer's state goes into the stacked tensors later.
         history = [] if checkpoint is None else restore(checkpoint, self.classifier, path=job.folder.last)
+        # A member has no torch.optim optimizer. Its checkpoints contain the groups of the one it would have alone.
         self._param_groups = self.classifier.update.build(self.classifier.network).state_dict()["param_groups"]
         self.outcome: float | Exception | None = None
         self.learning_rate = 0.0
@@ -149,6 +151,7 @@ class Member:
 
     def count(self, confusion: Tensor, losses: Sequence[float], sizes: Sequence[int], *, last_step: int) -> None:
         """Add a chunk's confusion matrix, int64 (K, K) on the host, and losses of mini-batches up to ``last_step``."""
+        # Training metrics are counted by the classifier, as in a solo run, so that checkpoints look the same.
         own, every = self.classifier.train_counts, self.classifier.log_every_steps
         own.confusion = own.confusion + confusion
         own.add_losses(losses, sizes)
@@ -162,6 +165,7 @@ class Member:
             self.classifier.train_counts,
             Counts.zeros(len(self.classifier.facts.class_names), torch.device("cpu")),
         )
+        # Throughput counts images of the epoch that were really trained on.
         self._images = int(counts.confusion.sum())
         self.record.metrics |= {f"train/{name}": value for name, value in counts.metrics().items()}
 
@@ -188,6 +192,7 @@ class Member:
     def save_epoch(self, position: Position, state: State, *, epoch_over: bool) -> None:
         """Write the checkpoints after an epoch. Several members do this at the same time, in threads."""
         if epoch_over:
+            # A copy: the population's own position moves on only when all members are saved.
             position = replace(position)
             position.next_epoch()
         if self._improved or not self.record.validating:
@@ -204,6 +209,7 @@ class Member:
         """Write a checkpoint in the format of a solo run, so that the run can also resume alone."""
         self.record.add_losses(self.classifier.take_logged_losses())
         self.classifier.position = replace(position)
+        # The stored learning rate is the last one used, which is what a solo run stores.
         groups = [{**group, "lr": self.learning_rate} for group in self._param_groups]
         optimizer_state = {"state": state(), "param_groups": groups}
         counts = [self.classifier.train_counts]
@@ -223,6 +229,7 @@ class Member:
 
         Without an error the run continues in another population, and its result is not written.
         """
+        # No file was opened: the population failed before its first chunk.
         if self.record.writer is None:
             return
         # The disk may be full. Then the error that ended the population is the one to report, not this one.
@@ -254,6 +261,7 @@ class Member:
 
     def _leave(self) -> None:
         """Copy the weights out of the stacked tensors, so that these can be freed."""
+        # ``tensor.data = ...`` keeps the parameter objects, which the figures and the optimizer's groups refer to.
         for module in (self.classifier.network, self.classifier.average):
             for tensor in [] if module is None else [*module.parameters(), *module.buffers()]:
                 tensor.data = tensor.data.clone()
@@ -286,6 +294,7 @@ class Member:
 
 def _rewind(job: Job) -> None:
     """Let the folder look as it did when ``job.checkpoint`` was the newest: a later kill must not find newer ones."""
+    # Both files are replaced or removed, so that no newer checkpoint remains.
     for path in (job.folder.last, job.folder.previous):
         if job.checkpoint is None:
             path.unlink(missing_ok=True)
@@ -295,5 +304,6 @@ def _rewind(job: Job) -> None:
 
 def _make_views(module: nn.Module, parameters: Sequence[Tensor], buffers: Sequence[Tensor]) -> None:
     own = [*module.parameters(), *module.buffers()]
+    # Assigning ``data`` lets the parameter objects live on with the memory of the stacked row.
     for tensor, row in zip(own, (*parameters, *buffers), strict=True):
         tensor.data = row

@@ -35,6 +35,7 @@ def train_together(jobs: Sequence[Job]) -> list[tuple[Job, Exception | None]]:
         locked, busy = [], []
         for job in jobs:
             try:
+                # The lock stays until all runs have ended, also while halves of the population train.
                 folders.enter_context(held(job.folder))
                 locked.append(job)
             except RunError as error:
@@ -86,6 +87,7 @@ def _split_for_memory(jobs: Sequence[Job], *, begun: bool) -> list[list[Job]]:
         replace(job, checkpoint=newest_good(job.folder, like=job.experiment.hyper_parameters), rewound=False)
         for job in jobs
     ]
+    # Runs can train together only from the same step.
     by_start: dict[int, list[Job]] = {}
     for job in align_starts(read):
         by_start.setdefault(job.start.total_steps, []).append(job)
@@ -99,6 +101,7 @@ def _train_once(jobs: Sequence[Job]) -> list[tuple[Job, Exception | None]]:
     try:
         with quiet_libraries(), device_memory(), disk_faults(jobs[0].folder.path.parent):
             # There is nothing to save before training, so a signal ends the process at once, even during a download.
+            # Members have the same data, device and precision, so the first one's settings hold for all.
             experiment = jobs[0].experiment
             device = device_of(experiment)
             with sigterm_exits():
@@ -110,8 +113,10 @@ def _train_once(jobs: Sequence[Job]) -> list[tuple[Job, Exception | None]]:
         raise Interrupted(stop.number, where) from None
     except Exception as error:
         members = [] if population is None else population.all_members
+        # Members that ended before the error keep their results. Only the others continue or fail.
         ended = {member.job.number: member.outcome for member in members}
         left = [job for job in jobs if ended.get(job.number) is None]
+        # A population of one cannot be made smaller: its error is final.
         too_large = out_of_memory(error) and len(left) > 1
         if population is not None:
             population.abandon(None if too_large else error)
@@ -121,6 +126,7 @@ def _train_once(jobs: Sequence[Job]) -> list[tuple[Job, Exception | None]]:
         return [(job, _error(ended.get(job.number), error)) for job in jobs]
     finally:
         for job in jobs:
+            # The jobs outlive this population, and with them their data. Without this the images would stay in memory.
             job.experiment.data.release()
     return [(member.job, _error(member.outcome, None)) for member in population.all_members]
 

@@ -55,6 +55,7 @@ class Population:
             Member(job, self.data, steps_per_epoch=self.steps_per_epoch, cohort=self._cohort) for job in jobs
         ]
         for member in self.members:
+            # Weights go to the device before they are stacked, so that stacking does not copy between devices.
             member.classifier.to(device)
         self.position = jobs[0].start
         self.all_members = list(self.members)
@@ -102,6 +103,7 @@ class Population:
         if kept is not None:
             runner.inherit_from(self._runner, kept)
         self._runner: StackedRunner = runner
+        # A rollback of the former stack would not fit any more.
         self._rollback = Rollback(runner.state_tensors)
         streams = groupby(self.members, key=lambda member: member.job.seed)
         self._loaders = [self._loader(next(stream)) for _, stream in streams]
@@ -118,11 +120,13 @@ class Population:
     def _epoch(self) -> None:
         """Train to the end of the epoch, or until all members have ended."""
         for chunks in zip(*self._loaders, strict=True):
+            # The position at the start of the chunk, for a repetition.
             begun = replace(self.position)
             with self._threads():
                 self._runner.prepare(chunks, first=self.position.total_steps, steps_ahead=self._steps_ahead)
             with self._timed():
                 self._rollback.save()
+                # The usual case: no member is faulty, and one check for the whole chunk suffices.
                 results = self._run_chunk(chunks)
             self._begin()
             with self._timed():
@@ -213,6 +217,7 @@ class Population:
 
     def _faulty_rows(self, losses: Tensor) -> list[int]:
         """The rows of active members with a loss, in ``losses`` (..., M), or a state that is not finite."""
+        # One boolean per member; the host waits for the device once.
         finite = losses.isfinite().view(-1, len(self.members)).all(0) & self._rollback.finite_members()
         rows = enumerate(zip(self.members, finite.tolist(), strict=True))
         return [row for row, (member, sound) in rows if member.outcome is None and not sound]
@@ -296,6 +301,7 @@ class Population:
         """Stack the remaining members anew, so that no time is spent on those that have ended."""
         active = self._active()
         if len(active) < len(self.members):
+            # The rows of the remaining members in the old stack.
             kept = torch.tensor([self.members.index(member) for member in active], device=self.device)
             self.members = active
             if active:
