@@ -128,7 +128,7 @@ def test_without_a_usable_cache_folder_a_temporary_one_is_used(tmp_path, monkeyp
     compiling._temporary_folder.cleanup()
 
 
-def test_libraries_differ_by_the_precision_of_matrix_products(run, monkeypatch):
+def test_libraries_differ_by_the_precision_of_matrix_products():
     def name():
         example = torch.ones(2, 2)
         return compiling._fingerprint(lambda a: (a @ a,), [example], [False], 1)

@@ -142,9 +142,12 @@ def _writable_cache_folder() -> Path:
 def _load(path: Path) -> CompiledCall:
     from torch._inductor import aoti_load_package
 
-    with _quietly():
-        # A run makes one call at a time, so it needs no pool of workers.
-        library = aoti_load_package(str(path), run_single_threaded=True)
+    try:
+        with _quietly():
+            # A run makes one call at a time, so it needs no pool of workers.
+            library = aoti_load_package(str(path), run_single_threaded=True)
+    except RuntimeError as error:
+        raise _as_compiler_error(error) from error
     run: CompiledCall = library.loader.boxed_run
     return run
 
