@@ -10,38 +10,34 @@ from digitlab.results.table import print_runs, print_table
 
 
 @pytest.fixture
-def ascii_stdout(monkeypatch):
-    """``sys.stdout`` as such a process has it; ``getvalue`` of it is what was printed."""
-    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="strict")
-    monkeypatch.setattr(sys, "stdout", stream)
+def printed(monkeypatch):
+    """``printed(act, encoding)`` is what ``act()`` prints to a stdout of that encoding, within ``flush_stdout``."""
 
-    def printed():
-        stream.flush()
-        return stream.buffer.getvalue().decode("ascii")
+    def run(act, encoding="ascii"):
+        stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict")
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", stream)
+            with flush_stdout():
+                act()
+        return stream.buffer.getvalue().decode(encoding)
 
-    return printed
-
-
-def test_tables_print_a_plain_form_of_their_own_characters(ascii_stdout):
-    with flush_stdout():
-        print_table(["setting", "sd"], [["28 × 28", "±0.0012"]])
-    assert "+-0.0012" in ascii_stdout()
-    assert "28 x 28" in ascii_stdout()
+    return run
 
 
-def test_an_umlaut_in_a_path_is_escaped(ascii_stdout):
-    with flush_stdout():
-        print_runs([{"status": "finished", "folder": "läufe/1"}])
-    assert "l\\xe4ufe/1" in ascii_stdout()
+def test_tables_print_a_plain_form_of_their_own_characters(printed):
+    text = printed(lambda: print_table(["setting", "sd"], [["28 × 28", "±0.0012"]]))
+    assert "+-0.0012" in text
+    assert "28 x 28" in text
 
 
-def test_a_stream_that_knows_all_characters_prints_them(monkeypatch):
-    stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="strict")
-    monkeypatch.setattr(sys, "stdout", stream)
-    with flush_stdout():
-        print("±", "läufe")
-    assert stream.buffer.getvalue().decode() == "± läufe\n"
-    # A path whose bytes are no UTF-8 arrives as a surrogate, which UTF-8 can't encode either.
-    with flush_stdout():
-        print("a\udcff")
-    assert stream.buffer.getvalue().decode().endswith("a\\udcff\n")
+def test_an_umlaut_in_a_path_is_escaped(printed):
+    assert "l\\xe4ufe/1" in printed(lambda: print_runs([{"status": "finished", "folder": "läufe/1"}]))
+
+
+def test_a_stdout_that_knows_all_characters_prints_them(printed):
+    assert printed(lambda: print("±", "läufe"), "utf-8") == "± läufe\n"
+
+
+def test_a_path_that_is_no_text_is_escaped_everywhere(printed):
+    """Python stands for bytes that are no UTF-8 with surrogates, which UTF-8 can't encode either."""
+    assert printed(lambda: print("a\udcff"), "utf-8") == "a\\udcff\n"
