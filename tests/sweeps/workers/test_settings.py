@@ -53,7 +53,7 @@ def test_a_bad_setting_is_refused_with_its_key(launcher, key, value, allowed):
 
 def test_a_library_that_is_missing_is_named_with_the_command_that_installs_it(monkeypatch):
     monkeypatch.setattr(settings, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"needs joblib: pip install 'digitlab\[launchers\]'$"):
+    with pytest.raises(ConfigError, match=r"needs joblib: run pip install -e '\.\[launchers\]'"):
         require("joblib", "joblib")
 
 

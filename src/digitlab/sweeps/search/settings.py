@@ -87,7 +87,8 @@ def search_plan(config: DictConfig, loader: ConfigLoader, grid: Grid) -> SearchP
     settings = _settings(config)
     _check_sampler(settings.sampler, space)
     if missing := [name for name in ("optuna", "cmaes") if find_spec(name) is None]:
-        raise ConfigError("hydra/sweeper", "optuna", f"needs {' and '.join(missing)}: pip install 'digitlab[search]'")
+        install = "run pip install -e '.[search]' in the project's folder"
+        raise ConfigError("hydra/sweeper", "optuna", f"needs {' and '.join(missing)}: {install}")
     return SearchPlan(space, settings)
 
 

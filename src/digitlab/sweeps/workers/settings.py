@@ -67,4 +67,5 @@ def checked_settings(cls: type[T], given: Mapping[str, Any], *, under: str) -> T
 def require(library: str, launcher: str) -> None:
     """Raise ``ConfigError``, which says how to install it, if the ``library`` of ``launcher`` is missing."""
     if find_spec(library) is None:
-        raise ConfigError("hydra/launcher", launcher, f"needs {library}: pip install 'digitlab[launchers]'")
+        install = "run pip install -e '.[launchers]' in the project's folder"
+        raise ConfigError("hydra/launcher", launcher, f"needs {library}: {install}")
