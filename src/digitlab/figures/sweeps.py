@@ -16,7 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from digitlab.figures.formatting import metric_scale
-from digitlab.figures.style import BLUE, GREEN, ORANGE, PURPLE, SHARE_MAP, TEXT_COLOUR, styled, text_colour_on
+from digitlab.figures.style import (
+    BACKGROUND_COLOUR, BLUE, GREEN, ORANGE, PURPLE, SHARE_MAP, TEXT_COLOUR, styled, text_colour_on,
+)  # fmt: skip
 
 Value = str | int | float | bool | None
 
@@ -164,7 +166,9 @@ def parallel_figure(
         for value in known:
             height = _height(value, known)
             offset = _LABEL_OFFSET if height > 0.5 else -_LABEL_OFFSET
-            axes.text(column, height + offset, str(value), ha="center", va="center")
+            # A white box keeps the label readable on the axis line.
+            box = {"facecolor": BACKGROUND_COLOUR, "edgecolor": "none", "pad": 1}
+            axes.text(column, height + offset, str(value), ha="center", va="center", bbox=box)
     axes.set_xticks(range(len(keys) + 1), [*keys, metric])
     axes.set_yticks([])
     axes.set(

@@ -36,6 +36,7 @@ _NOTES = {
     "accuracy": "share of the images whose predicted class is the true class",
     "loss": "mean over the images of what training minimises, label smoothing included, weight decay excluded",
     "f1": "macro F1: the mean of the F1 scores of all classes, each class with the same weight",
+    "f1_weighted": "the mean of the F1 scores of all classes, weighted by the number of their images",
     "calibration_error": "expected calibration error: the mean difference between confidence and accuracy over 15 bins",
     "train": "measured during the training passes: with augmentation and dropout, while the weights change",
     "val": "measured on the validation images after an epoch, without augmentation and dropout",
