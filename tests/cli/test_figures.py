@@ -6,6 +6,7 @@ import shutil
 import pytest
 from PIL import Image
 
+from digitlab.figures.gallery import weights_units
 from digitlab.figures.run_data import read_run_data
 from digitlab.results.folder import RunFolder
 
@@ -125,9 +126,10 @@ def test_an_untested_run_is_drawn_on_validation_images_if_it_has_some(digitlab, 
 def test_hidden_units_of_a_chosen_class_only(digitlab, make_run, tmp_path):
     folder = make_run(tmp_path / "run", "model=mlp", "model.hidden=[8]", "trainer.max_epochs=1")
     assert digitlab("figures", folder, "--gif-images", 0, "--class", "2", "--class", "3")[0] == 0
-    with Image.open(folder / "figures" / "weights_units.png") as picture:
-        # Two rows of five images; all classes would need ten rows.
-        assert picture.width > picture.height
+    assert (folder / "figures" / "weights_units.png").exists()
+    axes = weights_units(read_run_data(RunFolder(folder)), [2, 3]).axes[0]
+    assert len(axes.images) == 2 * 5
+    assert [text.get_text().partition("\n")[0] for text in axes.texts] == ["→ 2"] * 5 + ["→ 3"] * 5
 
 
 def test_figures_for_a_paper_are_vector_files_as_wide_as_a_column(digitlab, run, tmp_path):

@@ -19,6 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.typing import ColorType
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -95,13 +96,13 @@ def short(name: str, letters: int = 11) -> str:
     return name if len(name) <= letters else name[: letters - 1] + "…"
 
 
-def text_colour_on(colour: tuple[float, ...] | str) -> str:
+def text_colour_on(colour: ColorType) -> str:
     """Return black or white, whichever has the higher contrast with the background ``colour`` (WCAG 2.1)."""
     luminance = relative_luminance(colour)
     return "black" if (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05) else "white"
 
 
-def relative_luminance(colour: tuple[float, ...] | str) -> float:
+def relative_luminance(colour: ColorType) -> float:
     """Return the relative luminance of a colour as defined in WCAG 2.1, in [0, 1]."""
     red, green, blue = (v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in to_rgb(cast(str, colour)))
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
@@ -146,8 +147,7 @@ def _resize(figure: Figure, inches: float) -> None:
     figure.set_size_inches(inches, height * factor)
     if factor < 1:
         for text in figure.findobj(Text):
-            assert isinstance(text, Text)
-            text.set_fontsize(max(text.get_fontsize() * factor, _SMALLEST_POINTS))
+            text.set_fontsize(max(float(text.get_fontsize()) * factor, _SMALLEST_POINTS))
 
 
 def png(figure: Figure) -> bytes:

@@ -17,7 +17,15 @@ from matplotlib.ticker import MaxNLocator
 
 from digitlab.figures.formatting import metric_scale
 from digitlab.figures.style import (
-    BACKGROUND_COLOUR, BLUE, GREEN, ORANGE, PURPLE, SHARE_MAP, TEXT_COLOUR, styled, text_colour_on,
+    BACKGROUND_COLOUR,
+    BLUE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    SHARE_MAP,
+    TEXT_COLOUR,
+    styled,
+    text_colour_on,
 )  # fmt: skip
 
 Value = str | int | float | bool | None
@@ -176,8 +184,7 @@ def parallel_figure(
     )
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
-    bar = figure.colorbar(ScalarMappable(scale, _LOW_TO_HIGH), ax=axes, label=metric_label)
-    bar.outline.set_visible(False)
+    figure.colorbar(ScalarMappable(scale, _LOW_TO_HIGH), ax=axes, label=metric_label)
     return figure
 
 
