@@ -82,4 +82,4 @@ def test_a_column_of_a_paper_has_fewer_images_in_a_row():
         )
     assert figure.get_size_inches()[0] <= 3.6
     assert wide.get_size_inches()[0] <= 3.6
-    assert len({round(image.get_extent()[2], 3) for image in wide.axes[0].images}) == 3
+    assert len({round(image.get_extent()[2], 3) for image in wide.axes[0].images}) == 4, "rows of three images"

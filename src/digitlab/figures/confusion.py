@@ -136,6 +136,7 @@ def _heat_map(figure: Figure, axes: Axes, class_names: Sequence[str], *, end: fl
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
     figure.colorbar(image, ax=axes, label=label, shrink=0.8)
 
 
