@@ -47,7 +47,8 @@ def test_each_class_that_occurs_has_a_curve(answers):
     assert [text.get_text().partition(" ")[0] for text in axes.get_legend().get_texts()] == NAMES[:3]
     looks = {(line.get_color(), line.get_linestyle()) for line in axes.lines}
     assert len(looks) == 3
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("recall in %", "precision in %")
+    assert axes.get_xlabel().startswith("recall in %")
+    assert axes.get_ylabel().startswith("precision in %")
 
 
 def test_the_reliability_diagram_shows_the_calibration_error_of_torchmetrics(answers):

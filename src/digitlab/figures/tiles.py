@@ -4,6 +4,7 @@
 grey mean.
 """
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from digitlab.figures.style import TEXT_COLOUR, width_inches
 _TILE_INCHES = 0.78
 _LINE_INCHES = 0.125  # height of one caption line
 _HEAD_INCHES = 0.3
+_TITLE_LETTER_INCHES, _TITLE_LINE_INCHES = 0.075, 0.16  # at 9 points
 _GAP = 0.12  # gap between two images, as a share of an image's width
 
 
@@ -51,12 +53,15 @@ def tiles_figure(
     lines = max(caption.text.count("\n") + 1 for caption in captions if caption)
     pitch_inches = _TILE_INCHES * (1 + _GAP), _TILE_INCHES + lines * _LINE_INCHES + 0.1
     if wrap and (inches := width_inches()) is not None:
-        columns = min(columns, max(1, int((inches - 0.1) / pitch_inches[0])))
+        columns = min(columns, max(1, round((inches - 0.1) / pitch_inches[0])))
     rows = -(-len(images) // columns)
-    size = (columns * pitch_inches[0] + 0.1, rows * pitch_inches[1] + _HEAD_INCHES)
+    width = columns * pitch_inches[0] + 0.1
+    title_lines = textwrap.wrap(title, max(1, int(width / _TITLE_LETTER_INCHES)))
+    head = _HEAD_INCHES + _TITLE_LINE_INCHES * max(len(title_lines) - 1, 0)
+    size = (width, rows * pitch_inches[1] + head)
     figure = Figure(figsize=size)
-    figure.text(0.06 / size[0], 1 - 0.08 / size[1], title, va="top", fontsize=9)
-    axes = blank_axes(figure, (0, 0, 1, 1 - _HEAD_INCHES / size[1]))
+    figure.text(0.06 / size[0], 1 - 0.08 / size[1], "\n".join(title_lines), va="top", fontsize=9)
+    axes = blank_axes(figure, (0, 0, 1, 1 - head / size[1]))
     axes.set_xlim(0, size[0])
     axes.set_ylim(rows * pitch_inches[1], 0)
     for number, (tile, caption) in enumerate(zip(rgba(images), captions, strict=True)):
