@@ -41,8 +41,8 @@ def run(trained, tmp_path):
     return shutil.copytree(trained, tmp_path / "run")
 
 
-def left_out(out):
-    return {line.split(": ")[1] for line in out.splitlines() if line.startswith("left out: ")}
+def skipped(out):
+    return {line.split(": ")[1] for line in out.splitlines() if line.startswith("skipped: ")}
 
 
 def content(folder):
@@ -58,8 +58,8 @@ def test_a_linear_run_gets_every_figure_that_applies(digitlab, run):
     assert progress[0] == f"figure 1 of {total}: history_epochs.png"
     made = {path.name for path in (run / "figures").iterdir()}
     assert made == EVERY_RUN | WITH_BATCH_LOG | GIFS | {"weights_outputs.png"}
-    assert left_out(out) == {"weights_units.png", "weights_filters.png"}
-    assert {line for line in out.splitlines() if not line.startswith("left out")} == {
+    assert skipped(out) == {"weights_units.png", "weights_filters.png"}
+    assert {line for line in out.splitlines() if not line.startswith("skipped")} == {
         str(run / "figures" / name) for name in made
     }
     for name in made:
@@ -100,19 +100,19 @@ def test_figures_that_do_not_apply_are_skipped(digitlab, make_run, tmp_path, mod
     folder = make_run(tmp_path / "run", model, "trainer.max_epochs=1")
     code, out, _ = digitlab("figures", folder, "--gif-images", 0)
     assert code == 0
-    assert left_out(out) == named | WITH_BATCH_LOG | GIFS
+    assert skipped(out) == named | WITH_BATCH_LOG | GIFS
     assert {path.name for path in (folder / "figures").iterdir()} == EVERY_RUN | made
 
 
 def test_an_untested_run_is_drawn_on_validation_images_if_it_has_some(digitlab, make_run, tmp_path):
     untested = make_run(tmp_path / "untested", "model=linear", "test=none")
     code, out, _ = digitlab("figures", untested, "--gif-images", 0)
-    assert (code, EVERY_RUN & left_out(out)) == (0, set())
+    assert (code, EVERY_RUN & skipped(out)) == (0, set())
     assert read_run_data(RunFolder(untested)).best_epoch in (1, 2)
     alone = make_run(tmp_path / "alone", "model=linear", "test=none", "data.val_size=0")
     code, out, _ = digitlab("figures", alone, "--gif-images", 0)
     assert code == 0
-    assert EVERY_RUN - left_out(out) == {
+    assert EVERY_RUN - skipped(out) == {
         "history_epochs.png",
         "history_iterations.png",
         "images_random.png",

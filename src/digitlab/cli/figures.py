@@ -72,4 +72,4 @@ def figures(
     for number, name in enumerate(file_names, 1):
         print(f"figure {number} of {len(file_names)}: {name}", file=sys.stderr, flush=True)
         _, reason = next(made)
-        print(out / name if reason is None else f"left out: {name}: {reason}", flush=True)
+        print(out / name if reason is None else f"skipped: {name}: {reason}", flush=True)

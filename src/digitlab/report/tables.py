@@ -13,6 +13,7 @@ from digitlab.sweeps.report import EFFECTS_TITLE, effects_table, settings_table
 from digitlab.sweeps.state import read_runs
 from digitlab.sweeps.table import SweepTable
 
+_WHICH_CHECKPOINT = "The value of a run belongs to its tested checkpoint, or to the best one if it was not tested."
 # Files that ``digitlab reproduce`` writes, and their headings.
 _COMPARISONS = {"table.csv": "Comparison with the reports' results", "findings.csv": "The reports' findings"}
 
@@ -46,11 +47,11 @@ def tables_in(folder: Path) -> tuple[list[Table], Path | None]:
         where = f" ({part.name})" if len(parts) > 1 else ""
         metric = part.metric or "the monitored metric"
         settings, effects = (_in_percent(*cells, metric) for cells in (settings_table(part), effects_table(part)))
-        note = f"{metric}: mean over the n replicates of the setting, each at its tested checkpoint."
+        note = f"{metric}: mean over the n replicates of the setting. {_WHICH_CHECKPOINT}"
         tables.append(Table(f"Settings, the best first{where}", *settings, note=note))
         if part.effects:
             title, _, explanation = EFFECTS_TITLE.partition(": ")
-            tables.append(Table(f"{title}{where}", *effects, note=f"{explanation.capitalize()}."))
+            tables.append(Table(f"{title}{where}", *effects, note=f"{explanation.capitalize()}. {_WHICH_CHECKPOINT}"))
     # Values on several data sets can't be compared, so there is no best run of all.
     winner = sweep.winner if len(parts) == 1 else None
     return tables, None if winner is None else winner.folder.path
