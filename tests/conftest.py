@@ -1,6 +1,6 @@
-"""What all tests have in common: the real configuration made small, where a run may write, and how they begin.
+"""Fixtures and settings for all tests: the real configuration made small, a run folder, a fixed seed.
 
-The other fixtures that they share lie in ``fixtures``, a module a subject.
+More shared fixtures are in ``fixtures``, one module for each subject.
 """
 
 import os
@@ -24,7 +24,7 @@ pytest_plugins = [
     "fixtures.updates",
 ]
 
-# More threads than cores make small networks slow, and the suite runs in several processes.
+# Several test processes share the cores, and small networks are slow with more threads than cores.
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 _SMALL = (
@@ -38,29 +38,29 @@ _SMALL = (
 
 
 def pytest_configure() -> None:
-    # A shell that starts the tests in the background has them, and every process that they start, ignore Ctrl-C.
+    # A shell that starts the tests in the background makes them and their child processes ignore SIGINT.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--torture", action="store_true", help="tests of endurance in their long form: minutes each")
+    parser.addoption("--torture", action="store_true", help="run the long form of the endurance tests: minutes each")
 
 
 @pytest.fixture(scope="session")
 def torture(request: pytest.FixtureRequest) -> bool:
-    """Whether the long form of a test of endurance is asked for."""
+    """Whether the endurance tests run in their long form (``--torture``)."""
     return bool(request.config.getoption("--torture"))
 
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
-    """What a test draws without a generator of its own is the same in whatever order tests run."""
+    """Fix torch's global seed, so that random numbers do not depend on the order of the tests."""
     torch.manual_seed(0)
 
 
 @pytest.fixture
 def shrunk() -> Callable[..., DictConfig]:
-    """``shrunk("model=lenet", ...)`` is what the command would run on the CPU, cut to a few mini-batches."""
+    """``shrunk("model=lenet", ...)`` composes the configuration of a command on the CPU, cut to a few mini-batches."""
 
     def compose_small(*overrides: str) -> DictConfig:
         return compose([*_SMALL, *overrides])
@@ -70,5 +70,5 @@ def shrunk() -> Callable[..., DictConfig]:
 
 @pytest.fixture
 def run_folder(tmp_path: Path) -> Path:
-    """Where a run of the test may write; not yet made."""
+    """The folder for a run of the test; it does not exist yet."""
     return tmp_path / "run"

@@ -1,4 +1,4 @@
-"""What compare_revisions.py takes for a difference: bits of tensors and texts of numbers, not times or names."""
+"""What compare_revisions.py reports as a difference: bits of tensors and digits of numbers, not times or names."""
 
 import json
 
@@ -38,20 +38,20 @@ def one_bit_off(tensor):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.bool])
 @pytest.mark.parametrize("shape", [(), (0,), (6,), (2, 3)])
-def test_a_tensor_equals_its_copy_whatever_its_strides(dtype, shape):
+def test_a_tensor_equals_its_copy_with_any_strides(dtype, shape):
     tensor = torch.ones(shape).to(dtype)
     strided = tensor.t().contiguous().t() if tensor.dim() == 2 else tensor.clone()
     assert tensor_difference(tensor, strided) is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_last_bit_counts_and_the_distance_is_told(dtype):
+def test_the_last_bit_counts_and_the_distance_is_reported(dtype):
     tensor = torch.tensor([1.0, 2.0, 3.0], dtype=dtype)
     text = tensor_difference(tensor, one_bit_off(tensor))
     assert text == f"1 of 3 values differ, by at most {torch.finfo(dtype).eps:.3g}"
 
 
-def test_nan_equals_the_same_nan_only():
+def test_nan_equals_only_the_same_nan():
     tensor = torch.tensor([torch.nan, 1.0])
     assert tensor_difference(tensor, tensor.clone()) is None
     # The last bit of the payload; and a number where nan was.
@@ -119,7 +119,7 @@ def test_each_field_of_a_result_counts(name, value):
     assert len(compare_results(RESULT, RESULT | {name: value}).differences) == 1
 
 
-def test_metrics_count_to_the_last_digit_and_must_not_get_lost():
+def test_metrics_count_to_the_last_digit_and_must_not_be_missing():
     more = RESULT | {"metrics": {"val/accuracy": 0.9000000000000001, "val/loss": None, "val/new": 1.0}}
     found = compare_results(RESULT, more)
     assert found.differences == ["metrics/val/accuracy: 0.9 became 0.9000000000000001 (by 1.11e-16)"]
@@ -166,7 +166,7 @@ def test_jobs_of_a_sweep_are_compared_by_number(tmp_path):
     ]
 
 
-def test_a_file_that_is_gone_is_a_difference_and_a_new_one_a_note(tmp_path):
+def test_a_missing_file_is_a_difference_and_a_new_file_a_note(tmp_path):
     for side in ("old", "new"):
         write_run(tmp_path / side / "run", weights=torch.ones(3))
     (tmp_path / "new" / "run" / "metrics.csv").unlink()

@@ -1,4 +1,4 @@
-"""Runs of a tiny data set that are ready to begin, and a disk of a test's own that can fill up or be read-only."""
+"""Fixtures for the fault tests: prepared runs on a tiny data set, and a small disk that can be full or read-only."""
 
 import os
 import struct
@@ -24,7 +24,7 @@ _OF_TIME = ("train_seconds", "images_per_second", "epoch_seconds")
 
 @pytest.fixture(scope="session")
 def source(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    """The node of a data set of 100 and 20 random images."""
+    """The configuration node of a data set with 100 training and 20 test images of noise."""
     folder, generator = tmp_path_factory.mktemp("data"), torch.Generator().manual_seed(0)
     files = {}
     for part, count in (("train", 100), ("test", 20)):
@@ -38,7 +38,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
 
 @pytest.fixture
 def ready(source: dict[str, object]) -> Callable[..., RunFolder]:
-    """``ready(path, ...)`` is a folder in which ``resume=path`` begins a run."""
+    """``ready(path, ...)`` prepares a folder in which ``resume=path`` starts a run."""
 
     def prepare(path: Path, *overrides: str) -> RunFolder:
         config = compose([*_TINY, *overrides])
@@ -53,7 +53,7 @@ def ready(source: dict[str, object]) -> Callable[..., RunFolder]:
 
 @pytest.fixture
 def left() -> Callable[[RunFolder], dict[str, Any]]:
-    """``left(run)``: all that a run has left and that must not depend on when it was stopped."""
+    """``left(run)`` reads everything that a run wrote and that must not depend on when it was stopped."""
 
     def timeless(value: Any) -> Any:
         if isinstance(value, torch.Tensor):
@@ -99,7 +99,7 @@ def disk(tmp_path: Path) -> Iterator[Callable[..., None]]:
 
 
 def fill(folder: Path) -> Path:
-    """A file that takes what is free on the disk of ``folder``."""
+    """Write a file that takes all free space on the disk of ``folder``; returns its path."""
     path = folder / "filling"
     with path.open("wb", buffering=0) as file:
         for size in (1 << 16, 1 << 12, 1):
@@ -113,5 +113,5 @@ def fill(folder: Path) -> Path:
 
 @pytest.fixture
 def full() -> Callable[[Path], Path]:
-    """``full(folder)`` fills the disk of ``folder``; the file that it returns is what to remove."""
+    """``full(folder)`` fills the disk of ``folder`` and returns the file; remove it to free the space."""
     return fill

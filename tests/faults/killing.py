@@ -1,10 +1,10 @@
-"""``python killing.py KILLS SEED BEGINNING FOLDER``: bring runs to their end through deaths by SIGKILL.
+"""Kills runs with SIGKILL and resumes them until they finish: ``python killing.py KILLS SEED BEGINNING FOLDER``.
 
-Copies of the run folder BEGINNING are made in FOLDER, as many as it takes to kill KILLS times. Every life is
-``resume=`` in a process of its own, forked from this one, which has trained such runs already. It ends at a random
-moment of the processor time that a whole run takes, which no other process stretches, or every other time when a file
-is being written after that moment: as soon as that is seen from here, or before the file has its name. Prints how often
-it did what as JSON.
+``test_kill.py`` runs it. It copies the prepared run folder BEGINNING into FOLDER as often as needed for KILLS kills.
+Each attempt is ``resume=`` in a process forked from this one, which has already trained such runs. An attempt is killed
+after a random processor time between 0 and that of a whole run; other processes cannot stretch that time. Every second
+attempt is killed while it writes a file after that moment: either as soon as this process sees the temporary file, or
+before the file is renamed. At the end it prints the counts as JSON.
 """
 
 import json
@@ -27,15 +27,15 @@ MOST_KILLS_OF_A_RUN = 12
 
 
 def trained(beginning: Path, path: Path) -> float:
-    """The processor time of a run that nothing disturbs, in seconds."""
+    """The processor time of an undisturbed run, in seconds."""
     shutil.copytree(beginning, path)
     begun = time.process_time()
     resume(str(path), [])
     return time.process_time() - begun
 
 
-def live(folder: str, *, dies_after: float = float("inf")) -> int:
-    """The process number of a life, which ends itself inside its first save after so many seconds."""
+def start_attempt(folder: str, *, dies_after: float = float("inf")) -> int:
+    """Start an attempt and return its process id. After ``dies_after`` seconds it kills itself in its next save."""
     pid = os.fork()
     if pid:
         return pid
@@ -53,8 +53,8 @@ def live(folder: str, *, dies_after: float = float("inf")) -> int:
         os._exit(1)
 
 
-def lived(pid: int) -> float:
-    """The processor time of a child in seconds, by the clock that Linux has for each process."""
+def processor_seconds(pid: int) -> float:
+    """The processor time of a child in seconds, from the clock that Linux has for each process."""
     return time.clock_gettime(~pid << 3 | 2)
 
 
@@ -64,11 +64,11 @@ def half_written(run: RunFolder) -> bool:
 
 
 def killed(pid: int, run: RunFolder, seconds: float, *, for_save: bool) -> bool:
-    """Kill a life when the moment has come; whether it was killed, by this or by itself, before it came to its end."""
-    while lived(pid) < seconds or (for_save and not half_written(run)):
+    """Kill an attempt after ``seconds`` of processor time; returns False if it finished before."""
+    while processor_seconds(pid) < seconds or (for_save and not half_written(run)):
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
-            assert status in (0, signal.SIGKILL), f"a life of {run.path} ended with {status}"
+            assert status in (0, signal.SIGKILL), f"an attempt at {run.path} ended with {status}"
             return status == signal.SIGKILL
         time.sleep(0 if for_save else 0.001)
     os.kill(pid, signal.SIGKILL)
@@ -86,15 +86,15 @@ def main(kills: int, seed: int, beginning: Path, folder: Path) -> dict[str, int]
         counts["runs"] += 1
         most = counts["kills"] + MOST_KILLS_OF_A_RUN
         while True:
-            immortal, turn = counts["kills"] >= min(kills, most), counts["kills"] % 4
-            moment = float("inf") if immortal else draw.uniform(0, seconds)
+            unharmed, turn = counts["kills"] >= min(kills, most), counts["kills"] % 4
+            moment = float("inf") if unharmed else draw.uniform(0, seconds)
             within, without = (moment, float("inf")) if turn == 3 else (float("inf"), moment)
-            pid = live(str(run.path), dies_after=within)
-            if not killed(pid, run, without, for_save=turn == 1 and not immortal):
+            pid = start_attempt(str(run.path), dies_after=within)
+            if not killed(pid, run, without, for_save=turn == 1 and not unharmed):
                 break
             counts["kills"] += 1
             counts["inside saves"] += half_written(run)
-            # Once there is a checkpoint, there is a good one after every death.
+            # After the first checkpoint, there is a valid one after every kill.
             saved = saved or run.last.exists()
             counts["before the first checkpoint"] += not saved
             if saved:

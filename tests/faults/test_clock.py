@@ -1,4 +1,4 @@
-"""A clock that was set back decides nothing: within a run what is newer is known by name and position, not by time."""
+"""A clock that was set back changes nothing: within a run, names and positions say what is newer, not times."""
 
 import os
 import time
@@ -6,7 +6,7 @@ import time
 from digitlab.training.resuming import resume
 
 
-def test_a_run_goes_on_to_the_same_bits_after_the_clock_was_set_back(ready, left, tmp_path, monkeypatch):
+def test_a_run_resumes_to_the_same_bits_after_the_clock_was_set_back(ready, left, tmp_path, monkeypatch):
     alone, run = ready(tmp_path / "alone"), ready(tmp_path / "run", "trainer.max_epochs=2")
     resume(str(alone.path), [])
     resume(str(run.path), [])

@@ -1,4 +1,4 @@
-"""The ``digitlab`` command where a disk is full or read-only: one line that names the file, and exit code 1."""
+"""``digitlab`` commands on a full or read-only disk: one line that names the file, and exit code 1."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ CHOICES = "hydra:\n  runtime:\n    choices:\n      data: mnist\n      model: mlp
 
 @pytest.fixture
 def swept(ready, disk, tmp_path):
-    """A finished run, alone in its sweep's folder, on a disk of its own."""
+    """A finished run in a sweep folder on a small disk."""
     disk("size=8m")
     sweep = tmp_path / "disk" / "sweep"
     sweep.mkdir()
@@ -38,7 +38,7 @@ def swept(ready, disk, tmp_path):
         "show",
     ],
 )
-def test_what_can_not_be_written_is_named_in_one_line(
+def test_a_file_that_cannot_be_written_is_named_in_one_line(
     digitlab, swept, disk, full, tmp_path, one_line, monkeypatch, command, fault
 ):
     place = tmp_path / "disk"
@@ -63,7 +63,7 @@ def listed(tmp_path, stdout):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no disk that is always full")
-def test_a_list_that_does_not_fit_the_disk_is_one_line(tmp_path):
+def test_a_list_on_a_full_disk_gives_one_line(tmp_path):
     with open("/dev/full", "w") as disk:
         ended = listed(tmp_path, disk)
     assert (ended.returncode, ended.stderr) == (1, "standard output: No space left on device\n")
@@ -71,7 +71,7 @@ def test_a_list_that_does_not_fit_the_disk_is_one_line(tmp_path):
 
 @pytest.fixture
 def train_into(train_py_here, in_child, tmp_path):
-    """``train_into(file, ...)`` is what train.py does whose standard output is that open file."""
+    """``train_into(file, ...)`` runs train.py with an open file as its standard output."""
 
     def run(file, *arguments):
         def act():
@@ -89,7 +89,7 @@ def train_into(train_py_here, in_child, tmp_path):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no disk that is always full")
 @pytest.mark.parametrize("arguments", [[], ["-m", "seed=0,1", "trainer.max_steps=1"]], ids=["run", "sweep"])
-def test_what_train_py_prints_does_not_fit_the_disk(train_into, tmp_path, arguments):
+def test_train_py_finishes_its_runs_if_standard_output_is_on_a_full_disk(train_into, tmp_path, arguments):
     ended = train_into(os.open("/dev/full", os.O_WRONLY), *arguments)
     assert (ended.code, ended.stderr) == (1, "standard output: No space left on device\n")
     assert len(list(tmp_path.rglob("result.json"))) == (2 if arguments else 1)
@@ -97,18 +97,18 @@ def test_what_train_py_prints_does_not_fit_the_disk(train_into, tmp_path, argume
 
 @pytest.fixture
 def unread():
-    """An open pipe that nobody reads from any more."""
+    """An open pipe without a reader."""
     reader, writer = os.pipe()
     os.close(reader)
     return writer
 
 
-def test_who_reads_no_further_hears_nothing(tmp_path, unread):
+def test_a_closed_pipe_gives_no_message(tmp_path, unread):
     ended = listed(tmp_path, unread)
     os.close(unread)
     assert ended.stderr == ""
 
 
-def test_a_run_that_nobody_listens_to_ends_quietly(train_into, tmp_path, unread):
+def test_a_run_with_a_closed_pipe_finishes_without_a_message(train_into, tmp_path, unread):
     assert train_into(unread).stderr == ""
     assert (tmp_path / "run" / "result.json").exists()

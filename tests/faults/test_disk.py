@@ -1,4 +1,4 @@
-"""A disk that is full or read-only: one line, an exit code, and what was good before is good after."""
+"""A full or read-only disk: one line, an exit code, and valid files stay valid."""
 
 import tempfile
 import threading
@@ -15,7 +15,7 @@ def content(run):
     return {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
 
 
-def test_a_run_on_a_disk_that_fills_up_keeps_its_checkpoint_and_goes_on_with_space(
+def test_a_run_on_a_full_disk_keeps_its_checkpoint_and_resumes_with_free_space(
     ready, left, disk, full, tmp_path, one_line, capfd
 ):
     disk("size=4m")
@@ -36,7 +36,7 @@ def test_a_run_on_a_disk_that_fills_up_keeps_its_checkpoint_and_goes_on_with_spa
     assert left(run) == left(alone)
 
 
-def test_a_disk_that_fills_up_in_the_middle_of_training_is_one_line(ready, disk, full, tmp_path, one_line, capfd):
+def test_a_disk_that_fills_up_during_training_gives_one_line(ready, disk, full, tmp_path, one_line, capfd):
     disk("size=4m")
     run = ready(tmp_path / "disk" / "run", "trainer.max_epochs=1000")
 
@@ -56,7 +56,7 @@ def test_a_disk_that_fills_up_in_the_middle_of_training_is_one_line(ready, disk,
 
 
 @pytest.mark.parametrize("kind", ["full", "read-only", "missing"])
-def test_a_run_needs_no_folder_for_temporary_files(kind, ready, left, disk, full, tmp_path, monkeypatch):
+def test_a_run_needs_no_temporary_folder(kind, ready, left, disk, full, tmp_path, monkeypatch):
     place = tmp_path / "disk"
     if kind == "full":
         disk("size=64k")
@@ -72,7 +72,7 @@ def test_a_run_needs_no_folder_for_temporary_files(kind, ready, left, disk, full
     assert left(run)["status"] == "finished"
 
 
-def test_a_run_in_a_read_only_folder_is_refused_and_nothing_changes(ready, disk, tmp_path, one_line):
+def test_a_run_in_a_read_only_folder_is_refused_and_unchanged(ready, disk, tmp_path, one_line):
     disk("size=4m")
     run = ready(tmp_path / "disk" / "run", "trainer.max_epochs=1")
     resume(str(run.path), [])
@@ -84,7 +84,7 @@ def test_a_run_in_a_read_only_folder_is_refused_and_nothing_changes(ready, disk,
     assert content(run) == before
 
 
-def test_the_script_on_a_full_disk_says_one_line(disk, full, train_py, tmp_path, one_line):
+def test_train_py_on_a_full_disk_prints_one_line(disk, full, train_py, tmp_path, one_line):
     disk("size=64k")
     full(tmp_path / "disk")
     ended = train_py("debug=fast", f"hydra.run.dir={tmp_path / 'disk' / 'run'}")

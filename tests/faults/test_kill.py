@@ -1,4 +1,4 @@
-"""SIGKILL at any moment, also inside a save: from what is left a run ends with the bits of one left alone."""
+"""After SIGKILL at any moment, also during a save, a resumed run ends with the bits of an undisturbed one."""
 
 import json
 import os
@@ -15,7 +15,7 @@ KILLING = Path(__file__).with_name("killing.py")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a clock for each process")
-def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(torture, ready, left, tmp_path, capsys):
+def test_a_run_that_is_killed_many_times_ends_with_the_same_bits(torture, ready, left, tmp_path, capsys):
     kills = 120 if torture else 5
     beginning, alone = (ready(tmp_path / name) for name in ("beginning", "alone"))
     resume(str(alone.path), [])

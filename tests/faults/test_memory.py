@@ -1,4 +1,4 @@
-"""Memory that runs out on a processor: one line."""
+"""If memory runs out on a CPU, digitlab prints one line."""
 
 import pytest
 import torch
@@ -8,13 +8,13 @@ from digitlab.core.exit import exit_with
 from digitlab.core.memory import device_memory
 from digitlab.training.resuming import resume
 
-# Its weights take 116 MB, and training takes them several times: what a process still has of freed memory does not do.
+# The weights take 116 MB and training needs several copies: memory that the process has freed before is not enough.
 LARGE = ("model.hidden=[5000,5000]", "optimizer=sgd", "ema.decay=null", "trainer.max_epochs=1", "data.batch_size=80")
 
 
-# At the smaller limits it is the training that does not fit, at the larger ones the first checkpoint's bytes.
+# With the smaller limits training fails; with the larger ones the first checkpoint does.
 @pytest.mark.parametrize("more_mb", [100, 200, 300, 400])
-def test_a_run_that_does_not_fit_is_one_line(ready, in_child, tmp_path, one_line, more_mb):
+def test_a_run_that_needs_too_much_memory_gives_one_line(ready, in_child, tmp_path, one_line, more_mb):
     run = ready(tmp_path / "run", *LARGE)
 
     def act():
@@ -29,18 +29,18 @@ def test_a_run_that_does_not_fit_is_one_line(ready, in_child, tmp_path, one_line
     assert ended.stderr.startswith("out of memory: a smaller data.batch_size or model helps (")
 
 
-def test_other_errors_stay_what_they_are():
+def test_other_errors_are_not_changed():
     with pytest.raises(RuntimeError, match="must match the size") as caught, device_memory():
         torch.zeros(2) + torch.zeros(3)
     assert not isinstance(caught.value, RunError)
 
 
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("too many"), RuntimeError("std::bad_alloc")])
-def test_whoever_says_that_memory_ran_out_is_heard(error):
+def test_all_errors_about_memory_are_recognised(error):
     with pytest.raises(RunError, match=r"^out of memory: .* \(.+\)$"), device_memory():
         raise error
 
 
-def test_where_it_runs_out_while_a_part_is_built_it_is_not_the_setting_that_is_wrong():
+def test_too_little_memory_while_building_a_part_is_not_a_wrong_setting():
     with pytest.raises(RunError, match=r"^out of memory: "), device_memory():
         raise ConfigError("model", "MLP", "can't be built") from RuntimeError("std::bad_alloc")

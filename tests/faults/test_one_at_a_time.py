@@ -1,4 +1,4 @@
-"""Two processes never work on one run folder, and a killed one does not keep it."""
+"""Two processes never use one run folder at the same time, and a killed process releases it."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ with held(RunFolder(Path(sys.argv[1]))):
 
 @pytest.fixture
 def other():
-    """``other(run)`` is another process that holds the folder of a run."""
+    """``other(run)`` starts another process that holds the folder of a run."""
     holders = []
 
     def hold(run):
@@ -40,7 +40,7 @@ def other():
         holder.communicate()
 
 
-def test_a_second_process_is_refused_until_the_first_is_dead(ready, other, tmp_path, one_line):
+def test_a_second_process_is_refused_until_the_first_one_ends(ready, other, tmp_path, one_line):
     run = ready(tmp_path / "run", "trainer.max_epochs=1")
     first = other(run)
     config = run.config.read_bytes()
@@ -56,7 +56,7 @@ def test_a_second_process_is_refused_until_the_first_is_dead(ready, other, tmp_p
     assert not run.lock.exists()
 
 
-def test_what_a_killed_process_half_wrote_is_cleared_away(run_folder):
+def test_temporary_files_of_a_killed_process_are_removed(run_folder):
     run = RunFolder(run_folder)
     parts = [run.path / ".result.json.7.tmp", run.last.parent / ".last.ckpt.7.tmp"]
     for part in parts:
@@ -66,7 +66,7 @@ def test_what_a_killed_process_half_wrote_is_cleared_away(run_folder):
         assert not any(part.exists() for part in parts)
 
 
-def test_of_a_population_only_the_member_that_another_process_holds_fails(ready, other, tmp_path):
+def test_only_the_member_held_by_another_process_fails(ready, other, tmp_path):
     jobs = []
     for seed in range(3):
         run = ready(tmp_path / str(seed), "trainer.max_epochs=1", f"seed={seed}")

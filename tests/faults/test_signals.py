@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as the system sends them: runs and sweeps are saved, say where, and end with 143 or 130."""
+"""After SIGTERM and SIGINT, runs and sweeps are saved, print their position, and exit with 143 or 130."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ LONG = (
 
 @pytest.fixture
 def begun(tmp_path):
-    """``begun(pattern, ...)`` starts train.py and waits until there is such a file under ``tmp_path``."""
+    """``begun(pattern, ...)`` starts train.py and waits until a file in ``tmp_path`` matches the pattern."""
     processes = []
 
     def start(pattern, *arguments):
@@ -45,7 +45,7 @@ def stopped(run):
     return run.read_result()["status"] == "stopped" and read_checkpoint(run.last)["global_step"] > 0
 
 
-def test_a_stopped_run_says_where_it_stands_and_how_to_go_on(begun, tmp_path, one_line):
+def test_a_stopped_run_prints_its_position_and_how_to_resume(begun, tmp_path, one_line):
     run = RunFolder(tmp_path / "run")
     process = begun("run/checkpoints/last.ckpt", *LONG, f"hydra.run.dir={run.path}")
     process.send_signal(signal.SIGTERM)
@@ -58,7 +58,7 @@ def test_a_stopped_run_says_where_it_stands_and_how_to_go_on(begun, tmp_path, on
 
 
 @pytest.mark.parametrize("launcher", ["basic", "vectorized"])
-def test_of_a_sweep_the_runs_under_way_are_saved(begun, tmp_path, launcher):
+def test_the_running_runs_of_a_stopped_sweep_are_saved(begun, tmp_path, launcher):
     sweep = f"hydra.sweep.dir={tmp_path / 'sweep'}"
     process = begun("sweep/0_*/checkpoints/last.ckpt", "-m", f"hydra/launcher={launcher}", *LONG, "seed=0,1", sweep)
     process.send_signal(signal.SIGINT)
@@ -72,7 +72,7 @@ def test_of_a_sweep_the_runs_under_way_are_saved(begun, tmp_path, launcher):
 
 
 def test_a_second_signal_ends_the_process_at_once():
-    # In a step that never ends.
+    # The process is in a step that never ends.
     code = "import os, signal, time\nfrom digitlab.core.signals import StopSignal\nwith StopSignal():\n"
     code += "    os.kill(os.getpid(), signal.SIGTERM)\n    print('first', flush=True)\n    time.sleep(600)\n"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:

@@ -1,4 +1,4 @@
-"""The figures of the reports' sweeps and variants: which are drawn, and of what."""
+"""Which figures of the reports' sweeps and variants are drawn, and from which data."""
 
 import pytest
 
@@ -30,19 +30,19 @@ def measured(tmp_path):
     return nothing
 
 
-def test_what_has_something_to_compare_is_drawn(measured, tmp_path):
+def test_only_comparisons_with_several_runs_are_drawn(measured, tmp_path):
     written = gallery.write_figures(measured, tmp_path / "figures")
     assert {path.stem for path in written} == {"r4_l2", "r5_fashion_lr_he", "r5_cifar_weight_decay"}
     assert all(path.stat().st_size for path in written)
 
 
-def test_accuracy_stands_against_the_l2_factor_which_is_half_the_decay(measured):
+def test_the_l2_factor_is_half_the_weight_decay(measured):
     effects = gallery._l2_effects(measured)
     assert [effect.value for effect in effects] == [1e-6, 1e-3]
     assert [list(effect.measured) for effect in effects] == [[0.98, 0.982], [0.97]]
 
 
-def test_every_variant_of_the_baseline_has_a_figure():
+def test_every_variant_of_the_baseline_is_in_a_figure():
     drawn = {row.name for name, (_, group) in gallery._groups().items() if "cifar" in name for row in group}
     variants = {name for name, row in rows().items() if name.startswith("r5_cifar_")}
     wishes = {name for name, row in rows().items() if row.against == "r5_cifar_baseline"}

@@ -1,4 +1,4 @@
-"""What is read off a run: numbers of its curves by hand, and what a run without them has."""
+"""The numbers read from a run: derived quantities equal those computed by hand; missing ones are nan."""
 
 import math
 import statistics
@@ -32,11 +32,11 @@ def outcome(**changed):
         ("volatility", statistics.stdev(ACCURACIES[2:])),
         ("gain_of_last_five_epochs", 0.48 - 0.3),
         ("val_loss_rise", 1.5 - 1.2),
-        # In epoch 4 validation loss is the lower one for the last time.
+        # Epoch 4 is the last one in which validation loss is below training loss.
         ("overfits_from_epoch", 5),
     ],
 )
-def test_quantities_are_those_computed_by_hand(quantity, value):
+def test_quantities_equal_those_computed_by_hand(quantity, value):
     assert outcome().value(quantity) == pytest.approx(value)
 
 
@@ -56,16 +56,16 @@ def test_seconds_count_in_findings_only_if_the_run_had_the_machine_to_itself():
 
 
 @pytest.mark.parametrize("quantity", [*DERIVED, "test/f1"])
-def test_what_a_run_does_not_have_is_nan(quantity):
+def test_missing_quantities_are_nan(quantity):
     assert math.isnan(outcome(curves={}).value(quantity))
 
 
-def test_a_run_that_diverged_knows_no_more_than_chance():
+def test_a_diverged_run_has_the_accuracy_of_chance():
     diverged = outcome(diverged=True)
     assert diverged.value("late_val_accuracy") == diverged.value("test/accuracy") == 0.1
     assert math.isnan(diverged.value("volatility"))
     assert math.isnan(diverged.value("train_seconds"))
 
 
-def test_a_run_that_is_not_there_has_no_outcome(tmp_path):
+def test_a_missing_run_has_no_outcome(tmp_path):
     assert read_outcome(RunFolder(tmp_path)) is None

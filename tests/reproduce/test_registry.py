@@ -206,7 +206,7 @@ def test_the_header_of_a_recipe_gives_the_accuracy_that_its_row_compares(row):
         assert any(text in header for text in (f"{100 * value:.4g}", f"{100 * value:.2f}", f"{100 * value:.3f}"))
 
 
-def test_what_findings_and_wishes_compare_is_there():
+def test_findings_and_wishes_compare_existing_rows():
     for finding in findings():
         sides = [side for claim in finding.claims for side in (claim.larger, claim.smaller)]
         quantities = [side for side in sides if isinstance(side, Quantity)]
@@ -221,7 +221,7 @@ def test_what_findings_and_wishes_compare_is_there():
         assert row.against is None or row.against in rows()
 
 
-def test_an_experiment_stands_for_all_rows_of_its_sweep():
+def test_an_experiment_selects_all_rows_of_its_sweep():
     names = [row.name for row in chosen(["r4_mlp_500_300_l2", "r2_softmax"])]
     assert len(names) == 6
     assert names[-1] == "r2_softmax"
@@ -229,6 +229,6 @@ def test_an_experiment_stands_for_all_rows_of_its_sweep():
     assert len(chosen([])) == len(rows())
 
 
-def test_a_row_that_is_not_there_is_refused_with_the_nearest():
+def test_an_unknown_row_is_refused_with_a_similar_name():
     with pytest.raises(ConfigError, match=r"r2_sofmax: there is no such row.*r2_softmax"):
         chosen(["r2_sofmax"])

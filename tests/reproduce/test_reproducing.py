@@ -1,4 +1,4 @@
-"""The runs and their table: what is there is kept, what fails is named, and the table says what the runs left."""
+"""The runs of ``digitlab reproduce`` and its tables: finished runs are kept, failures are reported."""
 
 import csv
 import math
@@ -36,7 +36,7 @@ def made(tmp_path_factory):
     return root
 
 
-def test_every_way_of_running_leaves_a_run_folder(made):
+def test_every_executor_writes_a_run_folder(made):
     runs = find_runs(made)
     assert len(runs) == 2 * len(QUICK)
     for run in runs:
@@ -47,13 +47,13 @@ def test_every_way_of_running_leaves_a_run_folder(made):
         assert run.read_result()["seed"] == int(run.path.name.removeprefix("seed"))
 
 
-def test_numpy_ends_where_lightning_does(made):
+def test_numpy_and_lightning_reach_the_same_loss(made):
     ours, numpy = (read_outcome(run_folder(made, rows()[name], 0)) for name in QUICK[3:])
     assert numpy.metrics["test/loss"] == pytest.approx(ours.metrics["test/loss"], rel=1e-5)
     assert numpy.parameters == ours.parameters == 23_860
 
 
-def test_what_is_there_is_not_made_again(made):
+def test_finished_runs_are_not_made_again(made):
     before = {
         path: path.stat().st_mtime_ns for path in made.rglob("*") if path.is_file() and ".locks" not in path.parts
     }
@@ -61,7 +61,7 @@ def test_what_is_there_is_not_made_again(made):
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_a_run_of_another_recipe_is_named_and_left_alone(made, tmp_path):
+def test_a_run_of_another_recipe_is_reported_and_kept(made, tmp_path):
     folder = run_folder(tmp_path, rows()["r3_sigmoid30_mse"], 0)
     shutil.copytree(run_folder(made, rows()["r3_sigmoid30_mse"], 0).path, folder.path)
     config = folder.read_config()
@@ -74,7 +74,7 @@ def test_a_run_of_another_recipe_is_named_and_left_alone(made, tmp_path):
 
 
 @pytest.mark.parametrize("stopped_at", ["the first epoch", "the test"])
-def test_a_run_that_was_stopped_is_finished(made, tmp_path, stopped_at):
+def test_a_stopped_run_is_resumed(made, tmp_path, stopped_at):
     folder = run_folder(tmp_path, rows()["r3_sigmoid30_mse"], 0)
     shutil.copytree(run_folder(made, rows()["r3_sigmoid30_mse"], 0).path, folder.path)
     folder.result.unlink()
@@ -84,7 +84,7 @@ def test_a_run_that_was_stopped_is_finished(made, tmp_path, stopped_at):
     assert read_outcome(folder).metrics == read_outcome(run_folder(made, rows()["r3_sigmoid30_mse"], 0)).metrics
 
 
-def test_it_goes_on_after_a_failure_and_names_what_is_left_out(tmp_path, monkeypatch):
+def test_a_failure_or_a_missing_package_does_not_stop_the_other_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "find_spec", lambda name: None)
     monkeypatch.setenv("DIGITLAB_DATA", str(tmp_path / "file"))
     (tmp_path / "file").write_text("no folder")
@@ -94,7 +94,7 @@ def test_it_goes_on_after_a_failure_and_names_what_is_left_out(tmp_path, monkeyp
     assert "data.root" in str(made[1][2])
 
 
-def test_a_run_that_diverges_is_an_outcome_and_no_failure(tmp_path):
+def test_a_diverged_run_is_a_result_and_not_a_failure(tmp_path):
     row = Row(
         name="diverging", report="R0", what="", experiment="r1_linear_mse", overrides=("optimizer.lr=1e30",),
         figures=(Figure("test/accuracy"),),
@@ -107,7 +107,7 @@ def test_a_run_that_diverges_is_an_outcome_and_no_failure(tmp_path):
     assert list(make_runs([row], tmp_path, seeds=1, quick=True)) == []
 
 
-def test_boosted_trees_leave_the_same_result(tmp_path):
+def test_boosted_trees_write_a_result(tmp_path):
     pytest.importorskip("xgboost", reason="the extra `baselines` is not installed")
     row = rows()["r3_xgboost"]
     assert [error for _, _, error in make_runs([row], tmp_path, seeds=3, quick=True)] == [None]
@@ -116,7 +116,7 @@ def test_boosted_trees_leave_the_same_result(tmp_path):
     assert result["command"] == "digitlab reproduce r3_xgboost --quick"
 
 
-def test_the_command_composed_is_that_of_the_recipe():
+def test_the_composed_configuration_is_that_of_the_recipe():
     config, choices = compose(rows()["r5_fashion_lr_0.03_he"].typed(2))
     assert (config.optimizer.lr, config.model.init, config.seed) == (0.03, "he", 2)
     assert (choices["data"], choices["model"]) == ("fashion_mnist", "mlp")
@@ -141,7 +141,7 @@ def test_the_command_writes_the_tables(made):
     assert all(f"`{name}`" in text for name in rows())
 
 
-def test_headers_take_what_was_measured_and_nothing_else(made, tmp_path):
+def test_headers_change_only_where_something_was_measured(made, tmp_path):
     shutil.copytree(CONF / "experiment", tmp_path / "experiment")
     written = write_headers(Measured(made), tmp_path / "experiment")
     assert {path.stem for path in written} == {"r1_linear_mse", "r3_sigmoid30_mse"}

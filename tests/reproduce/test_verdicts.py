@@ -98,7 +98,7 @@ def test_three_runs_are_allowed_more_than_thirty():
     assert reached(ACCURACY, Sample(thirty)) == "short"
 
 
-def test_all_claims_have_to_hold_and_one_that_fails_decides():
+def test_a_finding_holds_if_all_claims_hold_and_fails_if_one_fails():
     holds, fails = Claim(1.0, Quantity("two")), Claim(Quantity("two"), 1.0)
     open_ = Claim(Quantity("none"), Quantity("two"))
     sample = sampled(two=(0.1, 0.2))

@@ -1,4 +1,4 @@
-"""What tests of endurance share: figures that they tell, and data sets that are read before children are forked."""
+"""Fixtures for the endurance tests: printing their figures, and reading data sets before children are forked."""
 
 import os
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from digitlab.data.sources import Cifar10Source, FashionMnistSource
 
 @pytest.fixture
 def tell(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
-    """``tell(text)`` writes beside the name of the test what it came to."""
+    """``tell(text)`` prints figures next to the name of the test."""
 
     def write(text: str) -> None:
         with capsys.disabled():
@@ -23,7 +23,7 @@ def tell(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
 
 @pytest.fixture
 def all_read(read_once: None) -> None:
-    """The children find every data set read already, if it is here at all."""
+    """Read all data sets that are there, so that forked children need not read them."""
     root = Path(os.environ.get("DIGITLAB_DATA", ROOT / "data"))
     for source in (FashionMnistSource(), Cifar10Source()) if root.is_dir() else ():
         source.read(root)

@@ -1,6 +1,6 @@
-"""Damaged and forged data files: read as what they are or refused with the file named, within a bound of memory.
+"""Damaged and forged data files are read or refused by name, and reading them needs little memory.
 
-A file is taken apart by flipped bits, cuts and splices, or has a header that claims what is not there.
+Files are damaged by flipped bits, cuts and insertions, or have a header that announces data that is not there.
 """
 
 import gzip
@@ -23,12 +23,12 @@ from digitlab.data.cifar import extract, read_batch
 from digitlab.data.idx import idx_shape, image_shape, read_idx
 from digitlab.data.own_images import read_own_image
 
-# Of some 40 kB at most a file: what reading it may take beyond the file and its unpacked content.
+# Files have at most about 40 kB. Reading one may take this much more than the file and its unpacked content.
 BOUND_BYTES = 8 << 20
 
 _PIXELS = np.arange(3 * 3072, dtype=np.uint16).astype(np.uint8)
 _IDX = struct.pack(">BBBB3I", 0, 0, 8, 3, 5, 8, 8) + bytes(range(64)) * 5
-# As Python 2 wrote them, with the three names that the reader knows.
+# A pickle as Python 2 wrote it, with the three names that the reader knows.
 _BATCH = (
     b"\x80\x02}(U\x04datacnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\0\x85U\x01b\x87R(K\x01K\x03M\0\x0c\x86"
     b"cnumpy\ndtype\nU\x02u1K\0K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb\x89T"
@@ -61,7 +61,7 @@ TAR, PNG = _tar(), _png()
 
 @st.composite
 def damaged(draw: st.DrawFn, whole: bytes) -> bytes:
-    """``whole`` after one to four accidents."""
+    """``whole`` with one to four damages."""
     data = bytearray(whole)
     for _ in range(draw(st.integers(1, 4))):
         place = draw(st.integers(0, len(data)))
@@ -85,7 +85,7 @@ def damaged(draw: st.DrawFn, whole: bytes) -> bytes:
 
 @st.composite
 def forged_idx(draw: st.DrawFn) -> bytes:
-    """A header of any type and any sizes, such as 2³¹ images, before a few bytes."""
+    """A header with any type and sizes, such as 2³¹ images, followed by a few bytes."""
     sizes = draw(st.lists(st.sampled_from([0, 1, 2, 28, 2**16, 2**31 - 1, 2**31, 2**32 - 1]), max_size=5))
     kind = draw(st.sampled_from([8, 8, 8, 9, 13, 255]))
     dimensions = draw(st.sampled_from([len(sizes), 0, 1, 3, 4, 255]))
@@ -94,7 +94,7 @@ def forged_idx(draw: st.DrawFn) -> bytes:
 
 
 def zipped(contents: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
-    """The contents as they are, gzipped, and gzipped and then damaged."""
+    """The contents unchanged, gzipped, or gzipped and then damaged."""
     packed = contents.map(lambda data: gzip.compress(data, 1))
     return st.one_of(contents, packed, packed.flatmap(damaged))
 
@@ -112,7 +112,7 @@ def read_idx_file(path) -> None:
 
 
 def read_batch_file(path) -> None:
-    # With the right checksum, so that the unpickler meets it.
+    # With the right checksum, so that the file reaches the unpickler.
     pixels, labels = read_batch(path, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
     assert pixels.shape == (len(labels), 3072)
     assert pixels.dtype == np.uint8
@@ -148,7 +148,7 @@ def refused(read: Callable[..., None], path) -> str | None:
     ],
     ids=["idx", "idx header", "pickle", "archive", "picture"],
 )
-def test_any_file_is_read_or_refused_by_its_name_in_little_memory(
+def test_any_file_is_read_or_refused_by_name_with_little_memory(
     read: Callable[..., None], contents, tmp_path, torture, one_line, tell
 ):
     path, seen = tmp_path / "the-file", Counter()

@@ -1,4 +1,4 @@
-"""A sweep of many tiny runs: the last run takes no more memory and no more open files than the first."""
+"""In a sweep of many tiny runs, the last run uses no more memory and open files than the first."""
 
 import os
 import resource
@@ -13,16 +13,16 @@ from digitlab.config.compose import ROOT
 from digitlab.sweeps.state import read_runs
 from digitlab.sweeps.table import SweepTable
 
-# By launcher, in the short and in the long form: runs, and how many of them are one population.
+# For each launcher, in the short and the long form: the number of runs, and the members of a population.
 RUNS = {"basic": {False: (4, 1), True: (1000, 1)}, "vectorized": {False: (20, 5), True: (1000, 100)}}
-# Four files of each member of a population that is under way, and those of the process itself.
+# Four files for each member of a running population, and those of the process itself.
 FILES_OF_MEMBER, OTHER_FILES = 4, 30
 SWING_BYTES = 100e6
 TABLE_SECONDS_OF_RUN = 0.01
 
 
 def measured(process: subprocess.Popen, folder: Path) -> list[tuple[int, int]]:
-    """(resident bytes, open files) of the process each time that other runs have finished."""
+    """(resident bytes, open files) of the process, measured whenever more runs have finished."""
     seen, points = 0, []
     own = Path(f"/proc/{process.pid}")
     while process.poll() is None:
@@ -37,7 +37,7 @@ def measured(process: subprocess.Popen, folder: Path) -> list[tuple[int, int]]:
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux tells what a process holds")
 @pytest.mark.parametrize("launcher", RUNS)
-def test_many_runs_take_no_more_than_a_few(launcher, tmp_path, torture, tell):
+def test_many_runs_use_no_more_memory_and_files_than_a_few(launcher, tmp_path, torture, tell):
     runs, members = RUNS[launcher][torture]
     folder, options = tmp_path / "sweep", [f"hydra/launcher={launcher}"]
     if launcher == "vectorized":

@@ -1,4 +1,4 @@
-"""Resumed to the bit where it takes long to ask: updates that a compiler has taken."""
+"""A stopped compiled run resumes to the same bits. Compiling takes long, so only ``make torture`` tests this."""
 
 import os
 import shutil
@@ -24,7 +24,7 @@ def long(torture):
 
 @pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
 @pytest.mark.parametrize("model", ["mlp_dropout", "lenet"])
-def test_compiled_updates_that_are_stopped_end_with_the_same_bits(remains, tmp_path, monkeypatch, caplog, model):
+def test_a_stopped_compiled_run_ends_with_the_same_bits(remains, tmp_path, monkeypatch, caplog, model):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     config = compose(
         [*SMALL, "trainer=cpu", f"model={model}", "compile=true", "data.train_size=420", "data.batch_size=20"]

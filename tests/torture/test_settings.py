@@ -1,6 +1,6 @@
-"""Any command line either trains two steps or is refused in one line: no traceback, no hang, no folder left behind.
+"""Any command line trains two steps or is refused in one line: no traceback, no endless run, no leftover folder.
 
-``conf/`` itself says which names and keys there are; the values are usual ones, odd ones and such of another type.
+The names and keys come from ``conf/``; the values are usual ones, unusual ones, and values of other types.
 """
 
 import json
@@ -19,7 +19,7 @@ SMALL = (
     "trainer=cpu", "trainer.progress_bar=false", "trainer.max_steps=2", "data.train_size=40", "data.val_size=20",
     "trainer.limit_val_batches=1", "trainer.limit_test_batches=1",
 )  # fmt: skip
-# Where a legal value can make a run long, those that can't.
+# For keys that set the length of a run: values that keep it short.
 LENGTHS = ("trainer.max_steps", "trainer.max_epochs", "data.train_size", "trainer.limit_val_batches",
            "trainer.limit_test_batches")  # fmt: skip
 SHORT = ("0", "-1", "1", "2", "abc", "nan", "inf", "[]", "{}", "true")
@@ -40,7 +40,7 @@ GROUPS = {group: names(group) for group in group_names(CONF) if group not in ("s
 
 @cache
 def keys(choices):
-    """Those of the configuration that these choices compose."""
+    """The keys of the configuration with these choices."""
     container = OmegaConf.to_container(compose(choices), resolve=False)
     return [key for key, _ in walk(container) if not key.startswith(("hydra", "sweep"))]
 
@@ -83,7 +83,7 @@ def test_any_command_line_trains_or_is_refused_in_one_line(
         else:
             assert ended.code in (1, 2), ended
             assert one_line(ended.stderr), ended
-            assert ": " in ended.stderr, "of what it speaks, and what is wrong with it"
+            assert ": " in ended.stderr, "the message names the setting and what is wrong with it"
             assert ended.code == 1 or not folder.exists(), ended
         seen["trained" if ended.code == 0 else "refused"] += 1
 
