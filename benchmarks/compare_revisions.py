@@ -1,4 +1,4 @@
-"""Did a refactoring change results? ``benchmarks/compare_revisions.py [OLD] [NEW] [--only NAME ...] [--jobs N]``.
+"""Checks that a refactoring changes no results: ``benchmarks/compare_revisions.py [OLD] [NEW] [--only NAME ...]``.
 
 OLD and NEW are git revisions or folders with a checkout. Both run the cases of ``revision_cases.py`` on the CPU with
 one thread, and what they write must be equal to the bit. The exit code is 1 if anything differs or fails.
@@ -39,7 +39,7 @@ def main() -> int:
             stack.enter_context(checkout(text, work / f"{side}-checkout"))
             for side, text in (("old", options.old), ("new", options.new))
         ]
-        # A pair of processes for each job; a case borrows one.
+        # Each job has a pair of processes (old and new); each case uses one pair.
         pairs: Queue[list[Revision]] = Queue()
         for _ in range(min(options.jobs, len(cases))):
             pairs.put([Revision(path) for path in checkouts])

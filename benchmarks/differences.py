@@ -1,7 +1,7 @@
-"""What differs between the folders of two runs or sweeps, bit for bit: used by ``compare_revisions.py``.
+"""Compares the folders of two runs or sweeps bit by bit, for ``compare_revisions.py``.
 
-Times, versions, hardware, commands and folder names are not compared. What the old folder has must be in the new one;
-what only the new one has is a note.
+Times, versions, hardware, commands and folder names are not compared. Everything in the old folder must be in the new
+one; additions in the new folder are notes.
 """
 
 import csv
@@ -21,13 +21,13 @@ _CHECKPOINTS = ("last.ckpt", "best.ckpt")
 _RESULT_FIELDS = (
     "status", "metrics", "best_epoch", "epochs", "halved_after_epoch", "parameters", "seed", "split_fingerprint"
 )  # fmt: skip
-# Columns of metrics.csv and sweep.csv that say nothing of the result.
+# Columns of metrics.csv and sweep.csv that do not belong to the result.
 _IGNORED_COLUMNS = ("train_seconds", "images_per_second", "error", "folder")
 
 
 @dataclass(slots=True)
 class Comparison:
-    """``differences`` and ``notes``, each a line that begins with the place. Without differences both are equal."""
+    """``differences`` and ``notes``, each a line that begins with its position. No differences means equal."""
 
     differences: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -91,7 +91,7 @@ def compare_tables(old: str, new: str, *, renamed: Mapping[str, str]) -> Compari
 
 
 def compare_results(old: Mapping[str, Any], new: Mapping[str, Any]) -> Comparison:
-    """Compare what two ``result.json`` say of the result itself."""
+    """Compare the parts of two ``result.json`` that belong to the result itself."""
     return _compare_leaves(dict(_leaves(_chosen(old))), dict(_leaves(_chosen(new))))
 
 

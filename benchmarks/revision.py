@@ -1,4 +1,7 @@
-"""A process that runs train.py of one revision for ``compare_revisions.py``; its other end is ``start_revision.py``."""
+"""Starts and controls a process that runs train.py of one revision, for ``compare_revisions.py``.
+
+The process itself is ``start_revision.py``.
+"""
 
 import json
 import os
@@ -13,13 +16,13 @@ _ROOT = _HERE.parent
 
 
 class CommandError(Exception):
-    """A command that ended otherwise than its case says."""
+    """A command ended with another exit code than its case expects."""
 
 
 class Revision:
-    """A process that runs train.py of one checkout, with its own sources, this interpreter, and one thread.
+    """A process that runs train.py of one checkout with the checkout's sources, this interpreter, and one thread.
 
-    Not for several threads at once.
+    Only one thread at a time may use it.
     """
 
     def __init__(self, path: Path) -> None:

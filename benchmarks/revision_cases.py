@@ -1,4 +1,4 @@
-"""The commands that ``compare_revisions.py`` runs with both revisions: small, and together they use every part.
+"""The commands that ``compare_revisions.py`` runs with both revisions: small ones that together use every part.
 
 To add a case, append to ``CASES``. To rename a configuration key in the project, add it to ``RENAMED_KEYS``.
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 # under it are renamed with it. Example: {"test_views": "tta"}.
 RENAMED_KEYS: dict[str, str] = {}
 
-# What all cases have in common, unless a case gives the same key another value.
+# Overrides of all cases, unless a case gives the same key another value.
 _SMALL = (
     "trainer=cpu",
     "trainer.progress_bar=false",
@@ -42,13 +42,13 @@ class Case:
 
     @property
     def overrides(self) -> list[str]:
-        """Without ``-m``; each key once."""
+        """The overrides without ``-m``; each key occurs once, with its last value."""
         given = (argument for argument in (*_SMALL, *self.arguments) if argument != "-m")
         return list({override.partition("=")[0]: override for override in given}.values())
 
     @property
     def exit_code(self) -> int:
-        """What the first command must end with."""
+        """The exit code with which the first command must end."""
         if self.stop_at is not None:
             return 143
         return 1 if self.fails else 0

@@ -1,4 +1,4 @@
-"""Runs train.py of one checkout again and again: ``start_revision.py CHECKOUT``, a process of ``compare_revisions.py``.
+"""Runs train.py of one checkout for each request: ``start_revision.py CHECKOUT``, started by ``revision.py``.
 
 Each line on stdin is a request; the answer on stdout is the exit code. Every request runs in a forked child, so no
 state is shared except imported packages, whose import takes most of the time of a small run.
@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# No command takes that long, unless it hangs: then the child dies of SIGALRM.
+# A command that takes longer hangs, and SIGALRM ends its process.
 _LIMIT_SECONDS = 900
 
 

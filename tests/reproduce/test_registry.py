@@ -34,7 +34,7 @@ def test_names_are_unique_and_name_a_folder():
 @cache
 def settings(name):
     """The configuration of a row's first run, flat, with the chosen config of some groups."""
-    config, choices = compose(rows()[name].typed(0))
+    config, choices = compose(rows()[name].command_overrides(0))
     flat = dict(walk(OmegaConf.to_container(config, resolve=False)))
     return flat | {f"choice {group}": choices.get(group) for group in ("data", "model", "loss", "optimizer")}
 

@@ -117,7 +117,7 @@ def test_boosted_trees_write_a_result(tmp_path):
 
 
 def test_the_composed_configuration_is_that_of_the_recipe():
-    config, choices = compose(rows()["r5_fashion_lr_0.03_he"].typed(2))
+    config, choices = compose(rows()["r5_fashion_lr_0.03_he"].command_overrides(2))
     assert (config.optimizer.lr, config.model.init, config.seed) == (0.03, "he", 2)
     assert (choices["data"], choices["model"]) == ("fashion_mnist", "mlp")
     assert "hydra" not in config

@@ -60,7 +60,7 @@ class Row:
             return 1
         return seeds if self.folds is None else self.folds
 
-    def typed(self, replicate: int) -> list[str]:
+    def command_overrides(self, replicate: int) -> list[str]:
         """The command-line overrides of one run: the experiment, the row's own overrides, and the seed or fold."""
         number = f"seed={replicate}" if self.folds is None else f"data.fold={replicate}"
         return [f"experiment={self.experiment or self.name}", *self.overrides, number]

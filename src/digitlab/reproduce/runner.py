@@ -82,8 +82,8 @@ def _run(row: Row, folder: RunFolder, replicate: int, *, quick: bool) -> bool:
     """
     if row.executor == "xgboost" and find_spec("xgboost") is None:
         raise LeftOut("xgboost is not installed: pip install 'digitlab[baselines]'")
-    typed = [*row.typed(replicate), *([_QUICK] if quick else [])]
-    config, choices = compose(typed)
+    overrides = [*row.command_overrides(replicate), *([_QUICK] if quick else [])]
+    config, choices = compose(overrides)
     begun = folder.config.exists()
     if begun and (keys := changed(folder.read_config(), config)):
         raise RunError(f"{folder.path} was made with another {', '.join(keys)}: remove it to run it again")
@@ -93,10 +93,10 @@ def _run(row: Row, folder: RunFolder, replicate: int, *, quick: bool) -> bool:
     if folder.path.exists() and not stopped:
         # There is nothing to resume: the run failed, or was stopped before its first checkpoint.
         shutil.rmtree(folder.path)
-    _describe(folder, config, choices, typed)
+    _describe(folder, config, choices, overrides)
     with log_to(folder.log), LoadMeter() as load:
         if row.executor == "lightning":
-            _train(config, folder, typed, resume=stopped)
+            _train(config, folder, overrides, resume=stopped)
         else:
             _run_without_lightning(row, folder, config, quick=quick)
     if not stopped:
@@ -105,9 +105,9 @@ def _run(row: Row, folder: RunFolder, replicate: int, *, quick: bool) -> bool:
     return True
 
 
-def _train(config: DictConfig, folder: RunFolder, typed: Sequence[str], *, resume: bool) -> None:
+def _train(config: DictConfig, folder: RunFolder, overrides: Sequence[str], *, resume: bool) -> None:
     try:
-        train(config, folder=folder.path, overrides=typed, resume=resume)
+        train(config, folder=folder.path, overrides=overrides, resume=resume)
     except RunError:
         # A run that diverges is a result of its recipe, not a failure to run it.
         if read_outcome(folder) is None:
@@ -145,19 +145,21 @@ def _run_without_lightning(row: Row, folder: RunFolder, config: DictConfig, *, q
     executors.write(folder, config, data, trained, command=f"digitlab reproduce {row.name}{' --quick' * quick}")
 
 
-def compose(typed: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
-    """The configuration of ``python train.py TYPED`` without a progress bar, and the chosen config of each group."""
+def compose(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
+    """The configuration of ``python train.py OVERRIDES`` without a progress bar, and the chosen config of each group."""
     register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3", job_name="train"):
-        composed = hydra_compose("train", overrides=[*typed, "trainer.progress_bar=false"], return_hydra_config=True)
+        composed = hydra_compose(
+            "train", overrides=[*overrides, "trainer.progress_bar=false"], return_hydra_config=True
+        )
     choices = {str(group): str(name) for group, name in composed.hydra.runtime.choices.items()}
     with open_dict(composed):
         del composed["hydra"]
     return composed, choices
 
 
-def _describe(folder: RunFolder, config: DictConfig, choices: dict[str, str], typed: Sequence[str]) -> None:
+def _describe(folder: RunFolder, config: DictConfig, choices: dict[str, str], overrides: Sequence[str]) -> None:
     """Write the files that Hydra writes into the folder of a run from the command line."""
     hydra = OmegaConf.to_yaml(OmegaConf.create({"hydra": {"runtime": {"choices": choices}}}))
     write_atomically(folder.config.with_name("hydra.yaml"), hydra.encode())
-    folder.write_config(config, typed)
+    folder.write_config(config, overrides)
