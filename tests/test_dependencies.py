@@ -78,7 +78,7 @@ def test_the_lock_holds_what_is_asked_for_and_names_no_address():
     lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
     locked = {normal(name) for name in re.findall(r"^([\w.-]+)==", lock, re.MULTILINE)}
     dev = PROJECT["optional-dependencies"]["dev"] + [
-        r for e in ("launchers", "search") for r in PROJECT["optional-dependencies"][e]
+        r for e in ("docs", "launchers", "search") for r in PROJECT["optional-dependencies"][e]
     ]
     assert NEEDED | names(dev) - {"digitlab"} <= locked
     assert "://" not in lock

@@ -38,7 +38,8 @@ def files_of(page: str) -> dict[str, str]:
 def commands_of(page: str) -> list[str]:
     """The commands in the blocks of shell of a page of docs/, or of ``../README.md``."""
     text = (PROJECT / "docs" / page).read_text(encoding="utf-8")
-    return "".join(re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)).splitlines()
+    blocks = "".join(re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
+    return re.sub(r"\s*\\\n\s*", " ", blocks).splitlines()
 
 
 def shortened(command: str) -> str:
