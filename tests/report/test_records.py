@@ -1,6 +1,5 @@
 """Reading the data of runs: values, ranking, and the settings that differ."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -36,23 +35,6 @@ def test_differing_settings_are_overrides_with_different_values(records):
     assert [record.setting("optimizer.lr") for record in records] == [0.1, 0.2, 0.001, 0.001]
     assert records[0].setting("model") == "mlp"
     assert records[0].setting("no.such.key") is None
-
-
-def test_the_monitored_value_is_that_of_the_best_epoch_even_if_the_last_was_tested(make_run, tmp_path):
-    run = make_run(tmp_path / "run", "test=last", epochs=3)
-    run.metrics.write_text("epoch,val/accuracy\n1,0.5\n2,0.7\n3,0.6\n")
-    result = run.read_result()
-    result["metrics"]["val/accuracy"] = 0.6
-    run.result.write_text(json.dumps(result | {"best_epoch": 2, "tested": {"checkpoint": "last", "epoch": 3}}))
-    record = read_record(run, names_relative_to=tmp_path)
-    assert record.monitored == 0.7
-    assert record.metrics["val/accuracy"] == 0.6
-    assert record.tested == "last checkpoint, epoch 3"
-
-
-def test_the_title_says_what_was_trained_and_how_well(records):
-    assert records[1].title == "MLP on MNIST, 90.00 % test accuracy"
-    assert records[3].title == "MLP on MNIST"
 
 
 def test_a_smaller_loss_ranks_first(make_run, folder):

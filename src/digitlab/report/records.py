@@ -103,11 +103,8 @@ class ReportedRun:
 
     @property
     def monitored(self) -> float | None:
-        """The monitored metric at the best epoch, so far if the run is unfinished.
-
-        ``metrics`` holds this value only if the run tested its best checkpoint: with ``test=last`` it is in ``epochs``.
-        """
-        if self.monitor in self.metrics and not self.tested.startswith("last"):
+        """The monitored metric from the result; for a run without a result, the best value so far."""
+        if self.monitor in self.metrics:
             return self.metrics[self.monitor]
         values = [row[self.monitor] for row in self.epochs if self.monitor in row]
         return (min if metric_direction(self.monitor) == "min" else max)(values, default=None)

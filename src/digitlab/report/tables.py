@@ -13,7 +13,7 @@ from digitlab.sweeps.report import EFFECTS_TITLE, effects_table, settings_table
 from digitlab.sweeps.state import read_runs
 from digitlab.sweeps.table import SweepTable
 
-_WHICH_CHECKPOINT = "Each run counts with its best checkpoint, even if it tested the last one."
+_WHICH_CHECKPOINT = "The value of a run belongs to its tested checkpoint, or to the best one if it was not tested."
 # Files that ``digitlab reproduce`` writes, and their headings.
 _COMPARISONS = {"table.csv": "Comparison with the reports' results", "findings.csv": "The reports' findings"}
 
