@@ -146,7 +146,7 @@ def _run_without_lightning(row: Row, folder: RunFolder, config: DictConfig, *, q
 
 
 def compose(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
-    """The configuration of ``python train.py OVERRIDES`` without a progress bar, and the chosen config of each group."""
+    """The configuration of ``train.py OVERRIDES`` without a progress bar, and the chosen option of each group."""
     register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3", job_name="train"):
         composed = hydra_compose(
