@@ -1,4 +1,4 @@
-"""Files are whole at every moment: whoever is killed, whatever the disk says."""
+"""Atomic writing: a file is complete at every moment, even if a process is killed or the disk fails."""
 
 import os
 import resource
@@ -11,7 +11,7 @@ import pytest
 from digitlab.core.errors import RunError
 from digitlab.core.files import remove_parts, write_atomically
 
-_WRITE_FOR_EVER = """
+_WRITE_FOREVER = """
 import sys, itertools
 from pathlib import Path
 from digitlab.core.files import write_atomically
@@ -25,7 +25,7 @@ def test_a_reader_finds_the_old_file_or_the_new_one_even_when_the_writer_is_kill
     path.write_bytes(b"a" * 300_000)
     seen = set()
     deadline = time.monotonic() + 600
-    with subprocess.Popen([sys.executable, "-c", _WRITE_FOR_EVER, str(path)]) as writer:
+    with subprocess.Popen([sys.executable, "-c", _WRITE_FOREVER, str(path)]) as writer:
         try:
             while len(seen) < 2 and time.monotonic() < deadline:
                 seen.add(path.read_bytes())
@@ -38,7 +38,7 @@ def test_a_reader_finds_the_old_file_or_the_new_one_even_when_the_writer_is_kill
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+def test_a_failed_write_leaves_no_temporary_file(tmp_path):
     path = tmp_path / "file"
     write_atomically(path, b"old")
     with pytest.raises(TypeError):
@@ -46,20 +46,20 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [("file", b"old")]
 
 
-def test_folders_on_the_way_are_made(tmp_path):
+def test_missing_parent_folders_are_created(tmp_path):
     write_atomically(tmp_path / "a" / "b" / "file", b"new")
     assert (tmp_path / "a" / "b" / "file").read_bytes() == b"new"
 
 
 @pytest.fixture
 def file_size_limit():
-    """``file_size_limit(n)``: from now on no file grows beyond n bytes, as on a disk that is full."""
+    """``file_size_limit(n)`` limits all files to n bytes, which has the same effect as a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     yield lambda limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_file_that_can_not_be_written_is_named_and_the_old_one_stands(tmp_path, one_line, file_size_limit):
+def test_a_failed_write_names_the_file_and_keeps_the_old_one(tmp_path, one_line, file_size_limit):
     path = tmp_path / "file"
     write_atomically(path, b"old")
     file_size_limit(1000)
@@ -69,14 +69,14 @@ def test_a_file_that_can_not_be_written_is_named_and_the_old_one_stands(tmp_path
     assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [("file", b"old")]
 
 
-def test_what_was_there_is_kept_beside(tmp_path):
+def test_keep_preserves_the_previous_file(tmp_path):
     path, kept = tmp_path / "file", tmp_path / "kept"
     for content in (b"1", b"2", b"3"):
         write_atomically(path, content, keep=kept)
     assert (path.read_bytes(), kept.read_bytes()) == (b"3", b"2")
 
 
-def test_where_links_are_impossible_the_file_is_written_all_the_same(tmp_path, monkeypatch):
+def test_the_file_is_written_if_hard_links_are_not_supported(tmp_path, monkeypatch):
     def refuse(*_):
         raise PermissionError
 

@@ -1,4 +1,4 @@
-"""Bad settings, on the command line and in files: refused in one line with the key, the value and what is allowed."""
+"""Invalid settings, on the command line and in files: one line with the key, the value and what is allowed."""
 
 import pytest
 import torch
@@ -9,8 +9,8 @@ from digitlab.core.errors import ConfigError
 from digitlab.training.experiment import Experiment
 from digitlab.training.resuming import resume
 
-# The command line, and the key that the refusal must name.
-REFUSED = """
+# The overrides, and the key that the error must name.
+INVALID = """
     model=lenett                                        model
     data=mnst                                           data
     optimizer=sdg                                       optimizer
@@ -126,7 +126,7 @@ REFUSED = """
     +callbacks.mine._target_=torch.nn.ReLU              callbacks.mine._target_
     model.dropout=1.5 optimizer.lr=-1                   model.dropout
 """
-NEAREST = {
+SUGGESTED = {
     "model=lenett": "lenet",
     "data=CIFAR10": "cifar10",
     "model=MLP": "mlp",
@@ -147,8 +147,8 @@ def refusal(overrides):
     return caught.value
 
 
-@pytest.mark.parametrize("case", REFUSED.strip().splitlines())
-def test_refused_by_its_key_in_one_line(case, one_line):
+@pytest.mark.parametrize("case", INVALID.strip().splitlines())
+def test_an_invalid_setting_is_reported_with_its_key_in_one_line(case, one_line):
     *overrides, key = case.split()
     error = refusal(overrides)
     assert error.key == key
@@ -157,8 +157,8 @@ def test_refused_by_its_key_in_one_line(case, one_line):
     assert error.allowed
 
 
-@pytest.mark.parametrize(("override", "name"), NEAREST.items())
-def test_the_nearest_right_name_is_told(override, name):
+@pytest.mark.parametrize(("override", "name"), SUGGESTED.items())
+def test_the_most_similar_name_is_suggested(override, name):
     assert f"(did you mean `{name}`?)" in str(refusal([override]))
 
 
@@ -171,18 +171,18 @@ def test_the_nearest_right_name_is_told(override, name):
         ("ema=null", "set one by one as ema.KEY=VALUE"),
     ],
 )
-def test_a_usual_slip_is_told_with_the_way_out(override, words):
+def test_the_message_for_a_common_mistake_says_how_to_fix_it(override, words):
     assert words in str(refusal([override]))
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_a_gpu_that_is_not_there_is_refused_as_it_was_typed():
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_the_error_about_a_missing_gpu_names_the_override_as_typed():
     assert refusal(["trainer=gpu"]).key == "trainer"
     assert refusal(["trainer.accelerator=cuda"]).key == "trainer.accelerator"
 
 
 @pytest.mark.parametrize("folder", ["nowhere", ".", "file"])
-def test_a_resume_folder_that_is_none_is_refused(folder, tmp_path):
+def test_resume_rejects_a_folder_without_a_run(folder, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"^resume=.*: is no run folder"):
         resume(str(tmp_path / folder), [])
@@ -191,7 +191,7 @@ def test_a_resume_folder_that_is_none_is_refused(folder, tmp_path):
 @pytest.mark.parametrize(
     "argument", ["seed=1", "model=lenet", "-m", "trainer.max_epochs=0", "trainer=gpuu", "trainer.max_epochs"]
 )
-def test_beside_resume_only_epochs_and_device_may_change(argument, shrunk, run_folder, one_line):
+def test_resume_allows_only_a_new_length_and_device(argument, shrunk, run_folder, one_line):
     (run_folder / ".hydra").mkdir(parents=True)
     OmegaConf.save(shrunk(), run_folder / ".hydra" / "config.yaml")
     with pytest.raises(ConfigError) as caught:
@@ -221,7 +221,7 @@ def experiment(tmp_path, text):
         ("seed: [1", ""),
     ],
 )
-def test_a_slip_in_a_file_is_refused_like_one_on_the_command_line(text, key, tmp_path, one_line):
+def test_a_mistake_in_a_file_is_reported_like_one_on_the_command_line(text, key, tmp_path, one_line):
     error = refusal(experiment(tmp_path, text))
     assert error.key == key
     assert one_line(str(error))

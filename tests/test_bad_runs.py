@@ -1,4 +1,4 @@
-"""Bad runs, as users start them: one line and an exit code, no traceback, and no folder where nothing has begun."""
+"""Runs that fail: one line, an exit code, no traceback, and no folder if training has not started."""
 
 import gzip
 import json
@@ -18,8 +18,8 @@ from digitlab.training import train
 
 
 @pytest.fixture
-def refused_by_the_script(train_py, one_line, tmp_path):
-    """``refused_by_the_script(...)`` runs train.py, which must say one line and leave nothing."""
+def rejected_by_train_py(train_py, one_line, tmp_path):
+    """``rejected_by_train_py(...)`` runs train.py and checks that it prints one line and leaves no folder."""
 
     def run(*arguments, sweep=False):
         kind, folder = ("sweep", tmp_path / "out" / "sweep") if sweep else ("run", tmp_path / "out" / "run")
@@ -43,8 +43,8 @@ def refused_by_the_script(train_py, one_line, tmp_path):
         ("data.val_size=${nowhere}", "data.val_size=${nowhere}: Interpolation key 'nowhere' not found"),
     ],
 )
-def test_the_script_refuses_in_one_line_and_leaves_nothing(argument, line, refused_by_the_script):
-    ended = refused_by_the_script(argument)
+def test_an_invalid_setting_ends_train_py_with_one_line_and_code_2(argument, line, rejected_by_train_py):
+    ended = rejected_by_train_py(argument)
     assert ended.stderr.startswith(line)
     assert ended.returncode == 2
 
@@ -58,8 +58,8 @@ def test_the_script_refuses_in_one_line_and_leaves_nothing(argument, line, refus
         (["optimizer.lr=[0.1,0.2"], "optimizer.lr=[0.1,0.2"),
     ],
 )
-def test_a_sweep_that_can_not_be_composed_is_refused_as_a_whole(arguments, key, refused_by_the_script):
-    ended = refused_by_the_script("-m", *arguments, sweep=True)
+def test_an_invalid_key_of_a_sweep_is_reported_before_its_first_job(arguments, key, rejected_by_train_py):
+    ended = rejected_by_train_py("-m", *arguments, sweep=True)
     assert ended.stderr.startswith(f"{key}: ")
     assert ended.returncode == 2
 
@@ -89,7 +89,7 @@ def idx_files(folder, *, names="abcdefghij", labels="labels.gz"):
         ({"names": "abc"}, "label 9, but there are 3 classes"),
     ],
 )
-def test_data_that_does_not_fit_ends_the_run_and_leaves_nothing(change, words, shrunk, one_line, tmp_path):
+def test_invalid_data_files_end_the_run_and_leave_no_folder(change, words, shrunk, one_line, tmp_path):
     config = shrunk(*idx_files(tmp_path, **change))
     with pytest.raises(DataError, match=words) as caught:
         train(config, folder=tmp_path / "out" / "run")
@@ -97,17 +97,17 @@ def test_data_that_does_not_fit_ends_the_run_and_leaves_nothing(change, words, s
     assert not (tmp_path / "out").exists()
 
 
-def test_the_script_ends_with_1_where_data_is_truncated(refused_by_the_script, tmp_path):
+def test_a_truncated_data_file_ends_train_py_with_code_1(rejected_by_train_py, tmp_path):
     overrides = idx_files(tmp_path)
     content = gzip.decompress((tmp_path / "images.gz").read_bytes())
     (tmp_path / "images.gz").write_bytes(gzip.compress(content[:-1], 1))
-    ended = refused_by_the_script(*overrides)
+    ended = rejected_by_train_py(*overrides)
     assert "images.gz: truncated" in ended.stderr
     assert ended.returncode == 1
 
 
-def reader_arrived(fifo, process):
-    """Open ``fifo`` for writing as soon as ``process`` reads from it."""
+def open_when_read(fifo, process):
+    """Wait until ``process`` reads from ``fifo``, and return a file descriptor that writes to it."""
     while process.poll() is None:
         try:
             return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
@@ -117,12 +117,12 @@ def reader_arrived(fifo, process):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_while_data_is_awaited_leaves_no_folder(tmp_path, number, code):
+def test_a_signal_while_reading_data_leaves_no_folder(tmp_path, number, code):
     overrides = idx_files(tmp_path, labels="slow")
     os.mkfifo(tmp_path / "slow")
     command = [sys.executable, ROOT / "train.py", *overrides, f"hydra.run.dir={tmp_path / 'out' / 'run'}"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    writing = reader_arrived(tmp_path / "slow", process)
+    writing = open_when_read(tmp_path / "slow", process)
     assert (tmp_path / "out" / "run").is_dir()
     process.send_signal(number)
     assert process.communicate(timeout=600) == ("", "")
@@ -131,9 +131,9 @@ def test_a_signal_while_data_is_awaited_leaves_no_folder(tmp_path, number, code)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(train_py, one_line, tmp_path):
+def test_a_loss_that_is_not_finite_stops_the_run_and_the_message_names_the_step(train_py, one_line, tmp_path):
     folder = tmp_path / "run"
-    # One step at this rate is bearable, the next is not: the checkpoint is of the first epoch, of one step.
+    # The first step at this rate gives finite weights, the second does not. An epoch is one step here.
     arguments = ["trainer.limit_train_batches=1", "optimizer=sgd", "optimizer.lr=1e30", "trainer.progress_bar=false"]
     ended = train_py(*arguments, f"hydra.run.dir={folder}")
     assert ended.returncode == 1
@@ -145,7 +145,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(train_py, one_li
     assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 1
 
 
-def test_a_bad_value_in_a_sweep_fails_its_own_job_only(train_py, tmp_path):
+def test_an_invalid_value_in_a_sweep_fails_only_its_own_job(train_py, tmp_path):
     folder = tmp_path / "sweep"
     ended = train_py(
         "-m", "debug=fast", "model.dropout=1.5,0", "trainer.progress_bar=false", f"hydra.sweep.dir={folder}"
@@ -160,7 +160,7 @@ def test_a_bad_value_in_a_sweep_fails_its_own_job_only(train_py, tmp_path):
     assert f"{folder}: 1 of 2 jobs failed" in ended.stderr
 
 
-def test_a_folder_that_holds_a_run_is_not_written_over(train_py, one_line, tmp_path):
+def test_a_folder_with_a_run_is_not_overwritten(train_py, one_line, tmp_path):
     folder = tmp_path / "run"
     settings = ("debug=fast", f"hydra.run.dir={folder}")
     assert train_py(*settings).returncode == 0

@@ -1,4 +1,4 @@
-"""Imports without the collector: nothing that they make is looked at, and the collector works afterwards as before."""
+"""``gc_paused``: the garbage collector ignores what was imported, and works afterwards as before."""
 
 import gc
 import weakref
@@ -14,7 +14,7 @@ class Cycle:
 
 
 @pytest.mark.parametrize("enabled", [True, False])
-def test_the_collector_is_left_as_it_was_found_whatever_an_import_raises(enabled: bool):
+def test_the_collector_is_restored_after_a_failed_import(enabled: bool):
     (gc.enable if enabled else gc.disable)()
     try:
         with pytest.raises(ImportError), gc_paused():
@@ -25,7 +25,7 @@ def test_the_collector_is_left_as_it_was_found_whatever_an_import_raises(enabled
         gc.unfreeze()
 
 
-def test_what_is_imported_is_not_looked_at_again_and_what_comes_later_is_collected():
+def test_imported_objects_are_frozen_and_later_ones_are_collected():
     before = gc.get_freeze_count()
     try:
         with gc_paused():

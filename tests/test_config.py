@@ -1,4 +1,4 @@
-"""The composed configuration: the keys of the contract, and what may be built from it."""
+"""The composed configuration: its keys, and the objects that may be built from it."""
 
 import copy
 import json
@@ -25,7 +25,7 @@ def choices(group):
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
-def test_every_key_of_the_contract_is_there():
+def test_every_documented_key_exists():
     keys = {key for key, _ in walk(OmegaConf.to_container(compose(), resolve=False))}
     assert set(CONTRACT.split()) <= keys
 
@@ -50,55 +50,55 @@ def test_every_key_of_the_contract_is_there():
         "resume=null",
     ],
 )
-def test_what_the_contract_allows_is_accepted(override):
+def test_documented_values_are_accepted(override):
     Experiment.from_config(compose(override.split()))
 
 
 @pytest.mark.parametrize("group", ["data", "model", "loss", "optimizer", "scheduler", "augment", "experiment", "debug"])
-def test_every_name_of_a_group_is_accepted(group):
+def test_every_option_of_a_group_is_accepted(group):
     for name in choices(group):
         Experiment.from_config(compose([f"{group}={name}"]))
 
 
 @pytest.mark.parametrize(("metric", "mode"), [("val/accuracy", "max"), ("val/loss", "min"), ("train/f1", "max")])
-def test_the_direction_of_the_monitor_follows_its_metric(metric, mode):
+def test_monitor_mode_follows_from_the_metric(metric, mode):
     assert Experiment.from_config(compose([f"monitor.metric={metric}"])).monitor.mode == mode
 
 
-def test_without_validation_a_monitor_that_nobody_typed_gives_way():
+def test_without_validation_the_default_monitor_uses_the_training_metric():
     experiment = Experiment.from_config(compose(["data.val_size=0"]), typed=["data.val_size=0"])
     assert experiment.monitor.metric == "train/accuracy"
     assert experiment.early_stopping is None
 
 
-def test_what_an_older_version_did_not_know_gets_its_default():
+def test_keys_missing_in_an_old_run_get_their_defaults():
     now = compose(["optimizer=sgd", "trainer.max_epochs=3"])
     before = OmegaConf.create(OmegaConf.to_container(now, resolve=False))
     del before.figures, before.trainer.profiler, before.optimizer.nesterov
     old = add_missing_defaults(before)
     assert old.figures == now.figures
     assert old.trainer == now.trainer
-    # The defaults are another optimiser's.
+    # The default optimizer is Adam, so its defaults must not be added to SGD.
     assert "nesterov" not in old.optimizer
 
 
-def test_a_folder_of_data_may_be_given_from_home(monkeypatch, tmp_path):
+def test_the_data_folder_may_start_with_a_tilde(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert Experiment.from_config(compose(["data.root='~/x'"])).data.root == tmp_path / "x"
 
 
-def test_composing_leaves_no_trace():
+def test_composing_does_not_change_later_compositions():
     assert compose(["seed=3", "model=lenet"]) != compose()
     assert compose() == compose()
 
 
 @pytest.mark.parametrize("target", ["os.system", "subprocess.Popen", "builtins.eval", "nn.Linear", ""])
-def test_only_named_packages_are_built_from(target):
+def test_only_classes_of_allowed_packages_are_built(target):
     with pytest.raises(ConfigError, match="must lie in digitlab, torch, lightning, torchmetrics"):
         build({"_target_": target}, "model", nn.Module)
 
 
-def test_a_package_of_the_user_is_built_from_once_it_is_allowed(monkeypatch, tmp_path):
+def test_a_user_package_is_allowed_by_an_environment_variable(monkeypatch, tmp_path):
     (tmp_path / "users_package.py").write_text(
         "class Part:\n    def __init__(self, *, size):\n        self.size = size\n"
     )
@@ -110,25 +110,25 @@ def test_a_package_of_the_user_is_built_from_once_it_is_allowed(monkeypatch, tmp
     assert vars(build(node, "model", object)) == {"size": 3}
 
 
-def test_what_is_no_class_of_the_right_kind_is_not_built():
+def test_a_target_of_another_kind_is_not_built():
     for target in ("torch.nn.Linear", "lightning.pytorch.seed_everything"):
         with pytest.raises(ConfigError, match="must be a Callback"):
             build({"_target_": target}, "callbacks.mine", Callback)
 
 
-def test_a_class_that_is_not_there_is_refused_with_the_nearest():
+def test_a_missing_class_is_reported_with_the_most_similar_name():
     with pytest.raises(ConfigError, match=r"^model\._target_=digitlab\.models\.MPL: .*did you mean `MLP`"):
         build({"_target_": "digitlab.models.MPL"}, "model", nn.Module)
 
 
-def test_an_error_in_a_constructor_is_one_line_that_says_where():
+def test_an_error_in_a_constructor_is_reported_with_file_and_line():
     timer = {"_target_": "lightning.pytorch.callbacks.Timer", "duration": "3 x"}
     with pytest.raises(ConfigError, match=r"^callbacks\.timer=Timer: can't be built: \w+: .* line \d+\)$"):
         build(timer, "callbacks.timer", Callback)
 
 
 @pytest.mark.parametrize("value", ["${nowhere}", "???", "${oc.env:NO_SUCH_VARIABLE}"])
-def test_a_value_that_leads_nowhere_is_named(value):
+def test_a_missing_value_or_broken_interpolation_is_reported_with_its_key(value):
     with pytest.raises(ConfigError) as caught:
         plain(OmegaConf.create({"model": {"dropout": value}}).model, "model")
     assert (caught.value.key, caught.value.value) == ("model.dropout", value)
@@ -139,7 +139,7 @@ def composed():
     return compose(["trainer=cpu"])
 
 
-# Constructors that run something, or are called where a class is expected: each of them where it can stand.
+# Targets that would run code, each at every place of the configuration where a target can be.
 @pytest.mark.parametrize("place", ["model", "model.hidden", "model.unknown", "data.source", "callbacks.mine", "loss"])
 @pytest.mark.parametrize(
     "node",
@@ -157,7 +157,7 @@ def composed():
     ],
     ids=lambda node: node["_target_"].rpartition(".")[2],
 )  # fmt: skip
-def test_nothing_is_called_but_a_class_of_the_kind_that_belongs_there(place, node, tmp_path, composed):
+def test_a_dangerous_target_is_never_called(place, node, tmp_path, composed):
     witness = tmp_path / "witness"
     text = json.loads(json.dumps(node).replace("WITNESS", str(witness)))
     config = copy.deepcopy(composed)
@@ -168,7 +168,7 @@ def test_nothing_is_called_but_a_class_of_the_kind_that_belongs_there(place, nod
     assert not witness.exists()
 
 
-def test_a_node_in_a_node_is_built_for_an_annotation_only(monkeypatch, tmp_path):
+def test_a_nested_node_is_built_only_as_its_annotated_class(monkeypatch, tmp_path):
     (tmp_path / "nested_package.py").write_text(
         "class Inner:\n    pass\n"
         "class Outer:\n    def __init__(self, *, inner: Inner | None = None, plain=None, any: object = None):\n"
@@ -185,7 +185,7 @@ def test_a_node_in_a_node_is_built_for_an_annotation_only(monkeypatch, tmp_path)
         build(outer | {"inner": outer}, "part", object)
 
 
-def test_what_a_run_hands_to_a_network_must_have_a_place_in_its_constructor():
+def test_a_network_must_accept_the_arguments_that_a_run_passes():
     with pytest.raises(ConfigError, match=r"^model\._target_=torch.nn.Identity: its constructor must take image_shape"):
         build({"_target_": "torch.nn.Identity"}, "model", nn.Module, image_shape=(1, 2, 2), classes=2)
 

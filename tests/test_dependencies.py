@@ -1,4 +1,4 @@
-"""Every package that the code imports is one that ``pyproject.toml`` asks for, and one that the lock holds."""
+"""Every imported package is declared in ``pyproject.toml`` and locked in ``requirements.lock``."""
 
 import ast
 import re
@@ -70,11 +70,11 @@ def test_every_imported_package_is_declared():
         ("import no_such_package.part", {"no_such_package"}),
     ],
 )
-def test_what_is_only_there_because_others_need_it_is_not_declared(source, packages):
+def test_a_package_that_is_only_an_indirect_dependency_counts_as_undeclared(source, packages):
     assert undeclared(source) == packages
 
 
-def test_the_lock_holds_what_is_asked_for_and_names_no_address():
+def test_the_lock_contains_all_dependencies_and_no_address():
     lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
     locked = {normal(name) for name in re.findall(r"^([\w.-]+)==", lock, re.MULTILINE)}
     dev = PROJECT["optional-dependencies"]["dev"] + [

@@ -1,4 +1,4 @@
-"""``train.py`` as users start it: what it answers, where it writes, how it ends."""
+"""``train.py`` as a user starts it: its output, its folders and its exit codes."""
 
 import json
 import os
@@ -20,8 +20,8 @@ from digitlab.config.compose import ROOT
         (["-sc", "query=bash"], "model=lenet"),
     ],
 )
-def test_help_config_and_completion_answer_without_torch(arguments, words, train_py_process):
-    # The profile of imports on stderr names every module that was imported.
+def test_help_config_and_completion_do_not_import_torch(arguments, words, train_py_process):
+    # With this variable Python prints every imported module to stderr.
     profile = {"PYTHONPROFILEIMPORTTIME": "1", "COMP_LINE": "train.py model=le", "COMP_POINT": "17"}
     ended = train_py_process(*arguments, environment=profile)
     assert words in ended.stdout
@@ -31,14 +31,14 @@ def test_help_config_and_completion_answer_without_torch(arguments, words, train
     assert ended.returncode == 0
 
 
-def test_a_sweep_has_no_single_configuration_to_show(train_py_process, one_line):
+def test_cfg_is_rejected_for_a_sweep(train_py_process, one_line):
     ended = train_py_process("-m", "--cfg", "job", "seed=0,1")
     assert ended.returncode == 2
     assert one_line(ended.stderr)
     assert ended.stderr.startswith("--multirun --cfg: can't be given together")
 
 
-def test_help_names_every_group_and_its_choices(train_py_process):
+def test_help_lists_every_group_with_its_options(train_py_process):
     text = train_py_process("--help").stdout
     for line in (
         "data: cifar10, fashion_mnist, mnist",
@@ -47,7 +47,7 @@ def test_help_names_every_group_and_its_choices(train_py_process):
         assert line in text
 
 
-def test_runs_lie_beside_the_script_and_no_two_in_one_folder(train_py_process, tmp_path):
+def test_run_folders_are_next_to_train_py_and_unique(train_py_process, tmp_path):
     cfg = ["--cfg", "hydra", "--package", "hydra.run.dir", "--resolve"]
     folders = [train_py_process(*cfg).stdout.strip() for _ in range(2)]
     assert folders[0] != folders[1]
@@ -55,7 +55,7 @@ def test_runs_lie_beside_the_script_and_no_two_in_one_folder(train_py_process, t
         assert folder.startswith(str(ROOT / "outputs" / "mnist-mlp"))
 
 
-def test_a_run_ends_with_a_table_and_its_folder_and_says_nothing_else(train_py_process, tmp_path):
+def test_a_run_prints_its_result_and_its_folder_and_nothing_else(train_py_process, tmp_path):
     folder = tmp_path / "run"
     ended = train_py_process("debug=fast", f"hydra.run.dir={folder}")
     assert ended.returncode == 0
@@ -66,7 +66,7 @@ def test_a_run_ends_with_a_table_and_its_folder_and_says_nothing_else(train_py_p
     assert [path.name for path in tmp_path.iterdir()] == ["run"], "nothing is written to the working directory"
 
 
-def test_a_relative_resume_folder_is_one_of_the_callers(train_py_process, tmp_path):
+def test_a_relative_resume_folder_is_relative_to_the_working_directory(train_py_process, tmp_path):
     arguments = ["trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.progress_bar=false", "test=none"]
     train_py_process(*arguments, f"hydra.run.dir={tmp_path}/run")
     ended = train_py_process("resume=run", "trainer.max_epochs=2")
@@ -74,7 +74,7 @@ def test_a_relative_resume_folder_is_one_of_the_callers(train_py_process, tmp_pa
     assert json.loads((tmp_path / "run" / "result.json").read_text())["epochs"] == 2
 
 
-def test_the_same_command_goes_on_tells_the_result_and_refuses_another_configuration(train_py_process, tmp_path):
+def test_resume_auto_prints_a_finished_result_and_rejects_another_configuration(train_py_process, tmp_path):
     command = ("debug=fast", "resume=auto", f"hydra.run.dir={tmp_path / 'run'}")
     first = train_py_process(*command)
     assert (first.returncode, first.stderr) == (0, "")

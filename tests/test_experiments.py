@@ -1,4 +1,4 @@
-"""The recipes of conf/experiment: each composes, learns from two mini-batches and meets the test set."""
+"""The recipes in conf/experiment: each can be composed, trained on two mini-batches and tested."""
 
 import re
 
@@ -13,7 +13,7 @@ NAMES = [path.stem for path in FILES]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_recipe_learns_from_two_mini_batches_and_is_tested(shrunk, run_folder, request, name):
+def test_every_recipe_trains_and_is_tested(shrunk, run_folder, request, name):
     config = shrunk(f"experiment={name}", "trainer.max_epochs=1", "trainer.limit_train_batches=2")
     # Thousands of images would take a large network minutes.
     config.data.batch_size = min(config.data.batch_size, 64)
@@ -25,7 +25,7 @@ def test_every_recipe_learns_from_two_mini_batches_and_is_tested(shrunk, run_fol
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_the_header_of_a_recipe_says_its_command(path):
+def test_the_header_of_a_recipe_contains_its_command(path):
     text = path.read_text(encoding="utf-8")
     swept = "hydra" in OmegaConf.load(path)
     assert re.search(rf"^#   python train.py {'-m ' if swept else ''}experiment={path.stem}$", text, re.MULTILINE)
@@ -35,7 +35,7 @@ def test_the_header_of_a_recipe_says_its_command(path):
     ("name", "report"),
     [(name, name[:2]) for name in NAMES if name.startswith("r")],
 )
-def test_recipes_of_the_reports_choose_nothing_that_the_report_did_not(shrunk, name, report):
+def test_recipes_of_the_reports_use_the_data_and_checkpoint_of_the_report(shrunk, name, report):
     config = shrunk(f"experiment={name}")
     assert config.data.normalize == "unit"
     # R1 keeps its best network, picked here on validation; all others report the last epoch.

@@ -1,4 +1,4 @@
-"""The schema: strict checks of constructors, and refusals that say all that is allowed."""
+"""The schema: strict validation of constructors, and error messages that say what is allowed."""
 
 from typing import Annotated, Literal
 
@@ -27,7 +27,7 @@ class Pair:
             raise ConfigError("low", self.low, "must be at most high")
 
 
-def refused(cls, **given):
+def validation_error(cls, **given):
     with pytest.raises(ValidationError) as caught:
         cls(**given)
     return schema.refusal(caught.value, of=cls, given=given)
@@ -55,8 +55,8 @@ def test_an_annotation_is_described_in_words(annotation, words):
 
 
 @pytest.mark.parametrize("units", ["3", 3.0, True, 0, None, [3], float("nan")])
-def test_a_count_is_a_whole_number_and_nothing_like_one(units):
-    error = refused(Layer, units=units)
+def test_a_count_must_be_a_whole_number(units):
+    error = validation_error(Layer, units=units)
     hint = ", and this is text: a number is written without quotes" if units == "3" else ""
     assert (error.key, error.allowed) == ("units", f"must be a whole number of 1 or more{hint}")
     assert error.value is units
@@ -67,30 +67,30 @@ def test_a_whole_number_is_a_number():
 
 
 @pytest.mark.parametrize("low", [float("nan"), float("inf")])
-def test_neither_nan_nor_inf_is_a_setting(low):
-    assert refused(Pair, low=low).allowed == "must be a number, and finite"
+def test_nan_and_inf_are_rejected(low):
+    assert validation_error(Pair, low=low).allowed == "must be a number, and finite"
 
 
-def test_a_setting_that_is_missing_is_named():
-    assert str(refused(Pair, high=2.0)) == "low=null: must be given"
+def test_a_missing_setting_is_named():
+    assert str(validation_error(Pair, high=2.0)) == "low=null: must be given"
 
 
-def test_a_setting_there_is_not_is_refused_with_the_nearest_there_is():
+def test_an_unknown_setting_is_reported_with_the_most_similar_one():
     assert (
-        str(refused(Pair, low=0.0, hihg=2.0))
+        str(validation_error(Pair, low=0.0, hihg=2.0))
         == "hihg=2.0: no such key (did you mean `high`?); there are low, high, kind"
     )
 
 
-def test_a_name_there_is_not_is_refused_with_the_nearest_there_is():
-    assert str(refused(Pair, low=0.0, kind="opn")) == "kind=opn: must be open or closed (did you mean `open`?)"
+def test_an_unknown_value_is_reported_with_the_most_similar_one():
+    assert str(validation_error(Pair, low=0.0, kind="opn")) == "kind=opn: must be open or closed (did you mean `open`?)"
 
 
 def test_a_check_across_settings_keeps_its_own_message():
-    assert str(refused(Pair, low=2.0)) == "low=2.0: must be at most high"
+    assert str(validation_error(Pair, low=2.0)) == "low=2.0: must be at most high"
 
 
-def test_settings_can_not_be_changed():
+def test_settings_are_immutable():
     with pytest.raises(AttributeError):
         Pair(low=0.0).low = 0.5
 
