@@ -31,7 +31,7 @@ _COMMANDS = {
 }  # fmt: skip
 
 
-def refuse_two_commands(arguments: Iterable[str]) -> None:
+def refuse_conflicting_options(arguments: Iterable[str]) -> None:
     """Raise ``ConfigError`` if the options exclude each other, for example ``-m`` and ``--cfg``."""
     options = [argument.partition("=")[0] for argument in arguments]
     asked = dict.fromkeys(_COMMANDS.get(option, option) for option in options)
@@ -51,7 +51,7 @@ def command_line_overrides(hydra: DictConfig | None = None) -> list[str]:
     return [str(override) for override in overrides]
 
 
-def refuse_unreadable(overrides: Iterable[str], groups: Path) -> None:
+def check_overrides(overrides: Iterable[str], groups: Path) -> None:
     """Raise ``ConfigError`` for an override that is not ``KEY=VALUE`` or, for a group, whose value is not a name.
 
     ``groups`` is the folder of the groups, ``conf/``.
@@ -126,7 +126,7 @@ def _no_such_name(group: str, name: str, names: Sequence[str]) -> ConfigError:
     return ConfigError(group, name, f"must be one of {', '.join(names)}{nearest(name, names)}")
 
 
-def hydra_refusal(error: Exception, overrides: Iterable[str], keys: Sequence[str], groups: Path) -> ConfigError:
+def explain_hydra_error(error: Exception, overrides: Iterable[str], keys: Sequence[str], groups: Path) -> ConfigError:
     """Return a one-line error for an exception of Hydra or OmegaConf, with the key, its value and the likely fix.
 
     ``overrides`` are the overrides of the command, ``keys`` all dotted keys of the configuration, and ``groups`` is

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from digitlab.config.cli_errors import group_names, refuse_two_commands, refuse_unreadable, swept_values
+from digitlab.config.cli_errors import check_overrides, group_names, refuse_conflicting_options, swept_values
 from digitlab.config.compose import CONF, known_keys
 from digitlab.config.quoting import quote_path
 from digitlab.config.suggestions import full_keys, option_keys
@@ -21,9 +21,9 @@ def read_arguments(arguments: Sequence[str]) -> list[str]:
     if "-sc" in arguments or "--shell-completion" in arguments:
         return list(arguments)  # the last word may be incomplete
     options, overrides = _split(arguments)
-    refuse_two_commands(options)
+    refuse_conflicting_options(options)
     overrides = [quote_path(override) for override in overrides]
-    refuse_unreadable((each for each in overrides if "=" in each), CONF)
+    check_overrides((each for each in overrides if "=" in each), CONF)
     if "-m" in options or "--multirun" in options:
         overrides = _defer_to_jobs(overrides)
     return [*options, *overrides]

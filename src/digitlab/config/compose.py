@@ -27,7 +27,7 @@ from omegaconf.resolvers import oc
 from pydantic import ValidationError
 from yaml import MarkedYAMLError, YAMLError
 
-from digitlab.config.cli_errors import group_names, group_table, hydra_refusal, refuse_unreadable
+from digitlab.config.cli_errors import check_overrides, explain_hydra_error, group_names, group_table
 from digitlab.config.metrics import metric_direction
 from digitlab.config.quoting import quote_path
 from digitlab.config.schema import nearest, refusal, unknown
@@ -66,7 +66,7 @@ def compose(overrides: Sequence[str] = (), *, with_hydra: bool = False) -> DictC
     with _restored_hydra(), initialize_config_dir(str(CONF), version_base="1.3", job_name="train"):
         try:
             overrides = [quote_path(override) for override in overrides]
-            refuse_unreadable(overrides, CONF)
+            check_overrides(overrides, CONF)
             return hydra_compose("train", overrides=overrides, return_hydra_config=with_hydra)
         except COMPOSITION_ERRORS as error:
             raise composition_error(error, overrides) from error
@@ -110,7 +110,7 @@ def composition_error(error: Exception, overrides: Sequence[str]) -> ConfigError
         mark = error.problem_mark
         return ConfigError("", f"{mark.name}, line {mark.line + 1}", f"is no YAML: {error.problem}")
     chosen = [override for override in overrides if override.partition("=")[0] in group_names(CONF)]
-    return hydra_refusal(error, overrides, known_keys(chosen), CONF)
+    return explain_hydra_error(error, overrides, known_keys(chosen), CONF)
 
 
 def known_keys(chosen: Sequence[str]) -> list[str]:
