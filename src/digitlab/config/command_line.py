@@ -117,7 +117,7 @@ def _defer_to_jobs(overrides: Sequence[str]) -> list[str]:
     inside = [
         override
         for override, each in parsed.items()
-        if each.type is not None and each.key_or_group.partition(".")[0] in swept and "." in each.key_or_group
+        if each.key_or_group.partition(".")[0] in swept and "." in each.key_or_group
         and not each.is_sweep_override() and override[:1] not in "+~"
     ]  # fmt: skip
     if not inside:
