@@ -65,7 +65,9 @@ def _keys_of_options(folder: Path) -> dict[str, set[str]]:
 
 
 def _paths(node: Any, prefix: str = "") -> Iterator[str]:
-    for name, value in node.items() if isinstance(node, Mapping) else ():
+    if not isinstance(node, Mapping):
+        return
+    for name, value in node.items():
         if name not in ("_target_", "defaults"):
             yield f"{prefix}{name}"
             yield from _paths(value, f"{prefix}{name}.")
