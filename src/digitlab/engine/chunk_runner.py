@@ -65,8 +65,7 @@ class ChunkRunner:
         """
         start = replace(self.position)
         self.step.save()
-        # The usual case: one check for the whole chunk. A check reads numbers from the device, and the host waits for
-        # it.
+        # The usual case: one check for the whole chunk, because the host waits for the device to read the result.
         logits, losses = self._run_chunk(chunk)
         numbers = as_numbers(losses)
         if not self._finite(numbers):

@@ -102,8 +102,7 @@ class StackedRunner(StackedNetworks):
     def _chunk_io(self, chunks: Sequence[Chunk], *, first: int) -> tuple[ChunkIO, Tensor]:
         """The inputs and empty outputs of ``chunks``, and the learning rates (B, M) on the host."""
         count = len(chunks[0].sizes)
-        # Schedules are evaluated on the host for the whole chunk and copied at once: one wait instead of one per
-        # update.
+        # Schedules are evaluated on the host for the whole chunk: one copy to the device instead of one per update.
         table = self._learning_rates.table(first, count)
         ema_weight = (
             torch.zeros_like(table)
