@@ -35,9 +35,9 @@ SMALL = (
 
 @pytest.fixture
 def together(tmp_path: Path) -> Callable[..., list[Member]]:
-    """``together(["seed=0", ...], ["seed=1", ...])`` trains a member for each list; they come back in that order.
+    """``together(["seed=0", ...], ["seed=1", ...])`` trains a member for each list and returns them in that order.
 
-    With ``resume`` the runs that have not finished go on from their last checkpoints.
+    With ``resume`` unfinished runs resume from their last checkpoints.
     """
 
     def run(*jobs: Sequence[str], common: Sequence[str] = (), resume: bool = False) -> list[Member]:
@@ -85,7 +85,7 @@ def alone(tmp_path: Path) -> Callable[..., Outcome]:
 
 @pytest.fixture
 def uncompiled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """``compile=true`` runs its program as it is given to the compiler; for how many members each call was so far."""
+    """``compile=true`` runs the function without compiling it; the list gets the number of members of each call."""
     calls: list[int] = []
 
     def as_it_is(function: Callable[[int], FlatFunction], *_: Any, steps: int, **__: Any) -> CompiledCall:

@@ -1,7 +1,7 @@
 """Populations on the pretended device: stacked networks of both kinds, members that leave, resuming, tests and figures.
 
-Their members do what they do on the CPU, up to rounding, and wait for nothing within a chunk. ``test_on_device.py``
-runs this module in a process of its own.
+Their members equal those on the CPU up to rounding, and the host does not wait for the device within a chunk.
+``test_on_device.py`` runs this module in a process of its own.
 """
 
 import itertools
@@ -39,9 +39,9 @@ _MLP = ("model=mlp", "model.hidden=[8]")
 
 @pytest.fixture
 def together(tmp_path: Path) -> Callable[..., Population]:
-    """``together(["seed=0"], ["seed=1"], device=DEVICE)`` trains a member for each list; the population that did.
+    """``together(["seed=0"], ["seed=1"], device=DEVICE)`` trains a member for each list and returns the population.
 
-    With ``resume`` the members of the last one go on from their checkpoints.
+    With ``resume`` the members of the last population resume from their checkpoints.
     """
     names = itertools.count()
 
@@ -86,7 +86,7 @@ def _assert_close(one: Population, other: Population) -> None:
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Counter[str]]]:
-    """Where the host waits in each chunk ("run_chunk") and each evaluation ("evaluate") of a population."""
+    """Counts where the host waits in each chunk ("run_chunk") and each evaluation ("evaluate") of a population."""
     found: dict[str, list[Counter[str]]] = {}
 
     def watch(name: str) -> None:

@@ -34,7 +34,7 @@ _SMALL = (
 
 
 class PretendedAccelerator(Accelerator):
-    """What Lightning asks of a device."""
+    """The methods that Lightning requires of an accelerator."""
 
     def setup_device(self, device: torch.device) -> None:
         pass
@@ -93,7 +93,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[s
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> Callable[[type, str], list[Counter[str]]]:
-    """``waits(cls, name)`` watches each call of that method."""
+    """``waits(cls, name)`` counts where the host waits in each call of that method."""
 
     def watch(cls: type, name: str) -> list[Counter[str]]:
         method, found = getattr(cls, name), []
@@ -186,7 +186,7 @@ def test_a_diverging_run_fails_as_on_the_cpu(run: Callable[..., Any]) -> None:
 
 @pytest.fixture
 def few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One picture of the images, one of the layers, one of the weights and one of the scores: all take a minute."""
+    """Draw only one figure of images, layers, weights and scores each: all figures take a minute."""
     chosen = "images_random", "network_layers", "weights_filters", "confusion_matrix"
     for name in FIGURES.keys() - set(chosen):
         monkeypatch.delitem(FIGURES, name)

@@ -30,7 +30,7 @@ RUNS = (
 
 
 def largest_difference(one, other):
-    """Of the weights of two runs, relative to the largest of each tensor."""
+    """The largest difference between the weights of two runs, relative to the largest weight of each tensor."""
     weights, others = (each.checkpoint()["state_dict"] for each in (one, other))
     return max(
         float((weights[name] - tensor).abs().max() / tensor.abs().max().clamp(min=1e-300))

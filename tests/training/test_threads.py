@@ -14,7 +14,7 @@ from digitlab.training.classifier import Classifier
 
 @pytest.fixture(autouse=True)
 def four_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A machine on which torch would use four, and a user who has not said how many."""
+    """Torch has four threads, and the user has not chosen a number."""
     before = torch.get_num_threads()
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.delenv("MKL_NUM_THREADS", raising=False)

@@ -1,7 +1,7 @@
 """Within a chunk, and within an evaluation, the host must not wait for a GPU. These tests count such waits.
 
-On CUDA it waits for every number that it reads, for every result whose size it has to know, and for every copy of what
-it has made itself, such as a tensor of a list.
+On CUDA the host waits for every number that it reads, for every result whose size it must know, and for every copy of
+a tensor that it has made itself, for example from a list.
 """
 
 from collections import Counter
@@ -45,7 +45,7 @@ class Waits(TorchDispatchMode):
 
 @pytest.fixture(autouse=True)
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Losses are read as they are there, and torch's one_hot does not look whether there are so many classes."""
+    """Losses are read once per chunk, as on a GPU, and one_hot does not check the number of classes."""
     monkeypatch.setattr(classifier, "reads_at_once", lambda device: False)
 
     def one_hot(labels: Tensor, classes: int) -> Tensor:
