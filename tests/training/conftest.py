@@ -11,7 +11,7 @@ import torch
 
 from digitlab.config.compose import compose
 from digitlab.engine import compiled_solo as compiled
-from digitlab.engine.aot_cache import Compiled, CompilerError, FlatFunction
+from digitlab.engine.aot_cache import CompiledCall, CompilerError, FlatFunction
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
 from digitlab.training import Outcome, train
@@ -116,9 +116,9 @@ def uncompiled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         examples: Callable[[int], list[torch.Tensor]],
         *,
         steps: int,
-        make: bool = True,
-    ) -> Compiled:
-        if not make:
+        may_compile: bool = True,
+    ) -> CompiledCall:
+        if not may_compile:
             raise CompilerError("it was not compiled before")
 
         def call(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -127,5 +127,5 @@ def uncompiled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
         return call
 
-    monkeypatch.setattr(compiled, "compiled", as_it_is)
+    monkeypatch.setattr(compiled, "compile_or_load", as_it_is)
     return calls

@@ -109,18 +109,18 @@ def test_overflowing_weights_are_rolled_back(run, survivor):
 def test_one_entry_that_is_not_finite_is_found_and_rolled_back(value, dtype):
     tensors = [torch.zeros(3, 2, 2, dtype=dtype), torch.ones(3, dtype=torch.int64), torch.full((3,), 3e38, dtype=dtype)]
     rollback = Rollback(lambda: tensors)
-    rollback.keep()
+    rollback.save()
     tensors[1] += 1
     assert rollback.finite()
     tensors[0][1, 0, 1] = value
     tensors[2][2] = 1.0
     assert not rollback.finite()
     assert rollback.finite_members().tolist() == [True, False, True]
-    rollback.restore(1)
+    rollback.rollback(1)
     assert rollback.finite()
     assert (tensors[0].tolist(), tensors[1].tolist()) == (torch.zeros(3, 2, 2).tolist(), [2, 1, 2])
     assert tensors[2][2] == 1
-    rollback.restore()
+    rollback.rollback()
     assert tensors[1].tolist() == [1, 1, 1]
 
 
