@@ -56,8 +56,7 @@ class StackedNetworks:
         rule = StackedRule.from_optimizers(optimizers, networks, device=device)
         self.optimizer = StackedOptimizer(rule, optimizers, self.stack.parameters)
         # The eager rule uses plain numbers where members agree, which is faster. The compiled rule has tensors, which
-        # makes a
-        # library fit other sweeps.
+        # makes a library fit other sweeps.
         self._compiled_rule = StackedRule.from_optimizers(optimizers, networks, device=device, always_tensors=True)
         self._learning_rates = LearningRates(
             optimizers, [member.schedule for member in members], steps_per_epoch=first.steps_per_epoch,
