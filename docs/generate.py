@@ -163,7 +163,7 @@ def keys_of_train() -> Iterator[str]:
     for node in nodes:
         heading = f"## `{node}`\n\n"
         if comments.get(node):
-            heading += f"{sentence(comments[node])}.\n\n"
+            heading += f"{sentence(comments[node].rstrip(' ,;.'))}.\n\n"
         yield heading + table(row for row in listed if row[0].startswith(f"{node}."))
 
 
