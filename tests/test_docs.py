@@ -45,7 +45,7 @@ def commands_of(page: str) -> list[str]:
 def shortened(command: str) -> str:
     """The command with one epoch on few images, two epochs where it resumes a run, and figures without GIFs."""
     if command.startswith("digitlab figures"):
-        return f"{command} --gif-images 0"
+        return f"{command} --gif-images 0 2> figures.log"  # it reports its progress on stderr
     if not command.startswith("python train.py"):
         return command
     if "resume=" in command:
