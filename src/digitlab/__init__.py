@@ -1,21 +1,59 @@
 """digitlab: small image-classification experiments on MNIST, Fashion-MNIST and CIFAR-10.
 
-In a notebook: ``model, data = digitlab.load("outputs/mnist-mlp/2026-11-21_10-00-00_1a2b3c4d")``.
+In Python::
+
+    import digitlab
+
+    run = digitlab.train("model=mlp", "data=mnist", "trainer.max_epochs=2")
+    run.metrics["test/accuracy"], run.figure("confusion_matrix")
+    sweep = digitlab.sweep("optimizer.lr=0.1,0.01", "seed=range(3)", name="rates")
+    sweep.table, sweep.best
 
 This module imports its contents on first use, so that ``train.py --help`` does not import torch.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from digitlab.api.commands import open_folder as open
+    from digitlab.api.commands import resume, runs, sweep, train
+    from digitlab.api.run import Run
+    from digitlab.api.sweep import Sweep
+    from digitlab.core.errors import ConfigError, DataError, DigitlabError, RunError
+    from digitlab.core.signals import Interrupted, Stopper
     from digitlab.training.loading import load
 
-__all__ = ["load"]
+# Where each public name is defined.
+_SOURCES = {
+    "ConfigError": ("digitlab.core.errors", "ConfigError"),
+    "DataError": ("digitlab.core.errors", "DataError"),
+    "DigitlabError": ("digitlab.core.errors", "DigitlabError"),
+    "Interrupted": ("digitlab.core.signals", "Interrupted"),
+    "Run": ("digitlab.api.run", "Run"),
+    "RunError": ("digitlab.core.errors", "RunError"),
+    "Stopper": ("digitlab.core.signals", "Stopper"),
+    "Sweep": ("digitlab.api.sweep", "Sweep"),
+    "load": ("digitlab.training.loading", "load"),
+    "open": ("digitlab.api.commands", "open_folder"),
+    "resume": ("digitlab.api.commands", "resume"),
+    "runs": ("digitlab.api.commands", "runs"),
+    "sweep": ("digitlab.api.commands", "sweep"),
+    "train": ("digitlab.api.commands", "train"),
+}
+
+__all__ = [
+    "ConfigError", "DataError", "DigitlabError", "Interrupted", "Run", "RunError", "Stopper", "Sweep", "load", "open",
+    "resume", "runs", "sweep", "train",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    if name == "load":
-        from digitlab.training.loading import load
+    if name not in _SOURCES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _SOURCES[name]
+    return getattr(import_module(module), attribute)
 
-        return load
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,7 +1,10 @@
 """Stops a run on SIGINT or SIGTERM after the current update; the run is saved first. Used by the training loops."""
 
 import signal
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -21,14 +24,57 @@ class Interrupted(DigitlabError):
         self.number, self.exit_code = number, 128 + number
 
 
+class Stopper:
+    """Stops the training that was started with it, from another thread: ``digitlab.train(..., stopper=stopper)``.
+
+    Python delivers signals to the main thread only, so a training in another thread needs this instead.
+    """
+
+    def __init__(self) -> None:
+        self._requested = False
+        self._listeners: list[StopSignal] = []
+
+    def stop(self) -> None:
+        """Let the training finish its current update, save the run, and raise ``Interrupted`` in its thread."""
+        self._requested = True
+        for listener in self._listeners:
+            listener.received = signal.SIGINT
+
+    def add(self, listener: "StopSignal") -> None:
+        self._listeners.append(listener)
+        if self._requested:
+            listener.received = signal.SIGINT
+
+    def remove(self, listener: "StopSignal") -> None:
+        self._listeners.remove(listener)
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Within this context, every ``StopSignal`` that this thread enters listens to the stopper."""
+        token = _STOPPER.set(self)
+        try:
+            yield
+        finally:
+            _STOPPER.reset(token)
+
+
+_STOPPER: ContextVar[Stopper | None] = ContextVar("stopper", default=None)
+
+
 class StopSignal:
     """A context manager that stores the first SIGINT or SIGTERM in ``received``. A second signal ends the process."""
 
     def __init__(self) -> None:
         self.received: int | None = None
         self._previous: dict[int, Any] = {}
+        self._stopper: Stopper | None = None
 
     def __enter__(self) -> "StopSignal":
+        self._stopper = _STOPPER.get()
+        if self._stopper is not None:
+            self._stopper.add(self)
+        if threading.current_thread() is not threading.main_thread():
+            return self  # Python allows signal handlers in the main thread only
         self._previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         self.install()
         return self
@@ -36,6 +82,8 @@ class StopSignal:
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        if self._stopper is not None:
+            self._stopper.remove(self)
 
     def install(self) -> None:
         """Install the handlers. Call this again after Lightning's fit has begun, which installs its own handlers."""

@@ -65,6 +65,11 @@ def start_sweep(session: SweepSession) -> None:
     session.line.start()
 
 
+def running_path() -> list[Path]:
+    """The folder of the sweep that this process runs, as a list that is empty while none runs."""
+    return [session.path for session in _running[:1]]
+
+
 @contextmanager
 def report_sweep_at_end() -> Iterator[None]:
     """Run the command within; if it was a sweep, write and print the table at the end.

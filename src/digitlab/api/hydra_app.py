@@ -1,0 +1,67 @@
+"""Runs Hydra inside this Python process as ``train.py`` does, and restores all globals. ``api.commands`` uses it."""
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from hydra import version
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+
+from digitlab.api import resolvers
+from digitlab.config.cli_errors import refuse_unreadable
+from digitlab.config.compose import COMPOSITION_ERRORS, CONF, composition_error, register_resolvers
+from digitlab.core.exit import errors_raised
+
+
+@contextmanager
+def hydra_app(overrides: Sequence[str]) -> Iterator[Hydra]:
+    """Yield a Hydra application for ``conf/``; within, errors of ``overrides`` are raised as ``ConfigError``.
+
+    Hydra keeps its state, its configuration and the handlers of the root logger in globals. They are restored at the
+    end, so trainings can follow each other in one process, or run inside a program that uses Hydra itself.
+    """
+    register_resolvers()
+    resolvers.register_resolvers()
+    base = version.VersionBase.instance().getbase()
+    version.setbase("1.3")  # as in train.py: without it Hydra changes the working directory
+    outer, outer_config = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
+    full_errors = os.environ.get("HYDRA_FULL_ERROR")
+    # With this setting Hydra raises exceptions instead of printing a report and ending the process.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    GlobalHydra.instance().clear()
+    with _logging_restored(), errors_raised():
+        try:
+            refuse_unreadable(overrides, CONF)
+            yield Hydra.create_main_hydra2(
+                task_name="train", config_search_path=create_config_search_path(f"file://{CONF}")
+            )
+        except COMPOSITION_ERRORS as error:
+            raise composition_error(error, overrides) from error
+        finally:
+            GlobalHydra.instance().clear()
+            if outer is not None:
+                GlobalHydra.instance().initialize(outer)
+            HydraConfig.instance().cfg = outer_config
+            version.VersionBase.instance().version_base = base
+            if full_errors is None:
+                os.environ.pop("HYDRA_FULL_ERROR", None)
+            else:
+                os.environ["HYDRA_FULL_ERROR"] = full_errors
+
+
+@contextmanager
+def _logging_restored() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    try:
+        yield
+    finally:
+        for handler in root.handlers:
+            if handler not in handlers:
+                handler.close()
+        root.handlers[:] = handlers
+        root.setLevel(level)

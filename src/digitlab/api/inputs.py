@@ -1,0 +1,57 @@
+"""Turns what users pass to ``Run.predict`` into pixels: paths, PIL images, arrays and tensors, alone or in a list."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from digitlab.core.errors import ConfigError
+from digitlab.data.deskew import deskew
+from digitlab.data.own_images import as_data_set_image, read_own_image
+from digitlab.training.settings import DataFacts
+
+
+def as_pixels(images: Any, *, facts: DataFacts, deskewed: bool) -> Tensor:
+    """Return ``images`` as pixels (N, C, H, W), uint8 or float in [0, 1], with the shape of the data set.
+
+    Pictures (paths and PIL images) are deskewed if the run's data set was. Raises what ``Run.predict`` says.
+    """
+    if isinstance(images, list | tuple) and any(isinstance(each, str | Path | Image.Image) for each in images):
+        return torch.cat([as_pixels(each, facts=facts, deskewed=deskewed) for each in images])
+    channels, height, width = facts.image_shape
+    if isinstance(images, str | Path | Image.Image):
+        shape = (channels, height, width)
+        if isinstance(images, Image.Image):
+            image = as_data_set_image(images, image_shape=shape, margin_pixels=facts.margin_pixels)
+        else:
+            image = read_own_image(Path(images), image_shape=shape, margin_pixels=facts.margin_pixels)
+        return deskew(image[None]) if deskewed else image[None]
+    pixels = _tensor(images)
+    if channels == 1 and pixels.shape[-2:] == (height, width) and pixels.shape[-3:] != (1, height, width):
+        pixels = pixels.unsqueeze(-3)
+    if pixels.shape[-3:] != (channels, height, width) or pixels.ndim not in (3, 4):
+        expected = f"must have shape {(channels, height, width)} or (N, {channels}, {height}, {width})"
+        raise ConfigError("images", tuple(pixels.shape), expected)
+    _require_range(pixels)
+    return pixels.reshape(-1, channels, height, width)
+
+
+def _tensor(images: Any) -> Tensor:
+    if isinstance(images, Tensor):
+        return images.detach().cpu()
+    if isinstance(images, list | tuple):
+        return torch.stack([_tensor(each) for each in images])
+    return torch.from_numpy(np.ascontiguousarray(images))
+
+
+def _require_range(pixels: Tensor) -> None:
+    if pixels.dtype == torch.uint8:
+        return
+    if not pixels.is_floating_point():
+        raise ConfigError("images", str(pixels.dtype), "must be uint8 in 0..255 or floats in [0, 1]")
+    if pixels.numel() and not (pixels.min() >= 0 and pixels.max() <= 1):
+        limits = f"from {pixels.min():.3g} to {pixels.max():.3g}"
+        raise ConfigError("images", limits, "floats must lie in [0, 1]: divide 0..255 by 255")

@@ -1,0 +1,166 @@
+"""``Run``: a finished, stopped or failed run as a Python object. ``digitlab.train`` and ``digitlab.open`` return it."""
+
+import html
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from omegaconf import DictConfig
+
+from digitlab.api.frames import to_frame
+from digitlab.config.schema import nearest
+from digitlab.core.errors import ConfigError, RunError
+from digitlab.results.folder import RunFolder
+from digitlab.results.history import read_history
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+    from digitlab.data import ImageData
+    from digitlab.training import Classifier
+
+Checkpoint = Literal["best", "last"]
+
+
+class Run:
+    """One run, read from its folder.
+
+    Raises ``ConfigError`` if ``folder`` is not a run folder.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self._folder = RunFolder(Path(folder).expanduser().resolve())
+        self._folder.read_plain_config()
+
+    @property
+    def path(self) -> Path:
+        """The run folder, absolute."""
+        return self._folder.path
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The content of ``result.json``. Raises ``RunError`` while the run has not ended."""
+        try:
+            return self._folder.read_result()
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self.path}: has no readable result.json; the run has not ended ({error})") from error
+
+    @property
+    def status(self) -> str:
+        """``finished``, ``stopped``, ``failed``, or ``unfinished`` if the run is going on or was killed."""
+        try:
+            return str(self._folder.read_result()["status"])
+        except (OSError, ValueError, KeyError):
+            return "unfinished"
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The metrics of the tested checkpoint by name, such as ``test/accuracy``; ``result["tested"]`` names it."""
+        metrics: dict[str, float] = self.result["metrics"]
+        return metrics
+
+    @property
+    def history(self) -> Any:
+        """One row per epoch: a data frame, or a list of dicts (see ``to_frame``). Raises ``RunError`` if damaged."""
+        return to_frame([{"epoch": row.epoch, "step": row.step, **row.values} for row in read_history(self._folder)])
+
+    @cached_property
+    def config(self) -> DictConfig:
+        """The composed configuration, for example ``run.config.optimizer.lr``."""
+        return self._folder.read_config()
+
+    def model(self, checkpoint: Checkpoint = "best") -> "Classifier":
+        """The trained classifier in evaluation mode, on the CPU. Raises ``RunError`` without a readable checkpoint.
+
+        Called with pixels (N, C, H, W), uint8 or float in [0, 1], it returns logits (N, K).
+        """
+        from digitlab.training.loading import load_classifier, open_run
+
+        return load_classifier(open_run(self.path), checkpoint)
+
+    def data(self) -> "ImageData":
+        """The data set of the run, read from disk and split: ``train_set``, ``val_indices``, ``test_set`` and so on.
+
+        Raises ``DataError`` if files are missing.
+        """
+        from digitlab.training.loading import load_data
+
+        data = load_data(self._folder)
+        data.prepare_data()
+        data.setup()
+        return data
+
+    def predict(self, images: Any, checkpoint: Checkpoint = "best") -> "Tensor":
+        """The probabilities of the classes, float (N, K), for one image or several.
+
+        ``images`` is a path, a PIL image, an array or tensor, or a list of these. Paths and PIL images may have any
+        size and polarity and are prepared as ``digitlab predict`` does. Arrays and tensors must have the shape of the
+        data set, (C, H, W) or (N, C, H, W), and hold uint8 or floats in [0, 1]; one channel may be left out. Raises
+        ``DataError`` for a picture that cannot be read and ``ConfigError`` for a wrong shape.
+        """
+        import torch
+
+        from digitlab.api.inputs import as_pixels
+
+        classifier = self.model(checkpoint)
+        pixels = as_pixels(images, facts=classifier.facts, deskewed=bool(self.config.data.get("deskew", False)))
+        with torch.no_grad():
+            return classifier.loss.scores(classifier(pixels))
+
+    def evaluate(self, checkpoint: Checkpoint = "best") -> dict[str, float]:
+        """Metrics of a checkpoint on the whole official test set, keyed ``test/accuracy`` and so on."""
+        from digitlab.core.logging import quiet_libraries
+        from digitlab.training.evaluation import evaluate
+
+        with quiet_libraries():
+            return evaluate(self.model(checkpoint), self.data())
+
+    def figure(self, name: str) -> "Figure":
+        """One of the figures of ``digitlab figures``, for example ``confusion_matrix``, as a Matplotlib figure.
+
+        Raises ``ConfigError`` for an unknown name and ``RunError`` if the figure does not apply to the run.
+        """
+        from digitlab.figures.gallery import FIGURES, NotApplicableError
+        from digitlab.figures.run_data import read_run_data
+
+        if name not in FIGURES:
+            raise ConfigError("figure", name, f"must be one of {', '.join(FIGURES)}{nearest(name, FIGURES)}")
+        try:
+            return FIGURES[name](read_run_data(self._folder))
+        except NotApplicableError as reason:
+            raise RunError(f"{self.path}: no figure {name}: {reason}") from reason
+
+    def report(self, out: str | Path | None = None) -> Path:
+        """Write the HTML report, by default ``report.html`` in the run folder, and return its path."""
+        from digitlab.report.gather import write_report
+
+        path = self.path / "report.html" if out is None else Path(out)
+        write_report([self.path], path, force=True)
+        return path
+
+    def __repr__(self) -> str:
+        return f"<Run {self.path.name}: {self.status}{self._best_metric()}>"
+
+    def _best_metric(self) -> str:
+        metrics = self._folder.read_result().get("metrics", {}) if self.status == "finished" else {}
+        shown = next((name for name in ("test/accuracy", "val/accuracy") if metrics.get(name) is not None), None)
+        return "" if shown is None else f", {shown} {metrics[shown]:.4f}"
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: the status, the folder, and the metrics of the tested checkpoint."""
+        name, status, path = (html.escape(text) for text in (self.path.name, self.status, str(self.path)))
+        lines = [f"<b>{name}</b> ({status})<br><code>{path}</code>"]
+        if self.status == "finished":
+            lines.append(_metrics_table(self.result["metrics"]))
+        return "".join(lines)
+
+
+def _metrics_table(metrics: dict[str, float | None]) -> str:
+    shown = {name: value for name, value in metrics.items() if "class_accuracy" not in name and value is not None}
+    cells: Sequence[str] = [
+        f"<tr><td>{html.escape(name)}</td><td style='text-align:right'>{value:.4f}</td></tr>"
+        for name, value in shown.items()
+    ]
+    return f"<table>{''.join(cells)}</table>"

@@ -1,0 +1,175 @@
+"""The Python API: trainings and sweeps in this process, and that nothing global is left behind."""
+
+import logging
+import os
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from PIL import Image
+
+import digitlab
+from digitlab.api.frames import to_frame
+from digitlab.api.inputs import as_pixels
+from digitlab.results.checkpoint import read_checkpoint
+from digitlab.training.settings import DataFacts
+
+SMALL = (
+    "model=linear", "trainer=cpu", "data.train_size=300", "data.val_size=100", "trainer.max_epochs=2",
+    "trainer.limit_test_batches=2", "trainer.progress_bar=false",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> digitlab.Run:
+    return digitlab.train(*SMALL, folder=tmp_path_factory.mktemp("api") / "größe = 1 (a)")
+
+
+def test_a_run_tells_its_result(run):
+    assert run.status == "finished"
+    assert run.metrics["test/accuracy"] == run.result["metrics"]["test/accuracy"]
+    assert len(run.history) == 2
+    assert run.config.data.train_size == 300
+    assert repr(run).startswith("<Run größe = 1 (a): finished, test/accuracy")
+    assert "finished" in run._repr_html_()
+
+
+def test_nothing_global_is_left_behind(run, tmp_path):
+    before = (os.getcwd(), dict(os.environ), list(logging.getLogger().handlers), torch.get_num_threads())
+    digitlab.train(*SMALL, folder=tmp_path / "run")
+    assert (os.getcwd(), dict(os.environ), list(logging.getLogger().handlers), torch.get_num_threads()) == before
+    assert not GlobalHydra.instance().is_initialized()
+    assert HydraConfig.instance().cfg is None
+
+
+def test_two_trainings_in_one_process_have_the_same_bits(run, tmp_path):
+    again = digitlab.train(*SMALL, folder=tmp_path / "again")
+    states = [read_checkpoint(each.path / "checkpoints" / "last.ckpt")["state_dict"] for each in (run, again)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimizr.lr=1", "optimizr.lr=1: no such key"),
+        ("model=nope", "model=nope"),
+        ("model.init=x", "model.init=x: must be"),
+        ("resume=x", "digitlab.resume"),
+        ("-m", "digitlab.sweep"),
+    ],
+)
+def test_mistakes_raise_and_print_nothing(override, message, tmp_path, capsys):
+    with pytest.raises(digitlab.ConfigError) as raised:
+        digitlab.train("model=mlp", override, folder=tmp_path / "run")
+    assert message in str(raised.value)
+    assert capsys.readouterr() == ("", "")
+    assert not (tmp_path / "run").exists()
+
+
+def test_predictions_of_paths_pictures_arrays_and_tensors_agree(run, tmp_path):
+    images = run.data().test_set.images[:3]
+    expected = run.predict(images)
+    assert expected.shape == (3, 10)
+    torch.testing.assert_close(expected.sum(1), torch.ones(3))
+    for same in (images.numpy(), images[:, 0], list(images), images.float() / 255):
+        torch.testing.assert_close(run.predict(same), expected)
+    paths = [tmp_path / f"{number}.png" for number in range(3)]
+    for path, image in zip(paths, images, strict=True):
+        Image.fromarray(image[0].numpy()).save(path)
+    torch.testing.assert_close(run.predict(paths), run.predict([Image.open(path) for path in paths]))
+
+
+FACTS = DataFacts(
+    name="mnist", title="MNIST", image_shape=[1, 28, 28], class_names=list("0123456789"), mean=[0.1], std=[0.3],
+    margin_pixels=4,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.zeros((2, 32, 32), np.uint8), r"must have shape \(1, 28, 28\)"),
+        (np.full((1, 28, 28), 255.0), r"floats must lie in \[0, 1\]"),
+        (np.zeros((1, 28, 28), np.int64), "must be uint8"),
+    ],
+)
+def test_images_of_another_kind_are_refused(images, message):
+    with pytest.raises(digitlab.ConfigError, match=message):
+        as_pixels(images, facts=FACTS, deskewed=False)
+
+
+def test_figures_and_reports(run, tmp_path):
+    assert len(run.figure("confusion_matrix").axes) >= 2
+    with pytest.raises(digitlab.ConfigError, match="did you mean `confusion_matrix`"):
+        run.figure("confusion_matrx")
+    assert run.report(tmp_path / "report.html").read_text(encoding="utf-8").startswith("<!")
+
+
+def test_a_sweep_has_runs_a_table_effects_and_a_best_run(tmp_path):
+    grid = ("seed=0,1", "optimizer=sgd", "optimizer.lr=0.1,1e-5", f"hydra.sweep.dir={tmp_path}/sweep")
+    sweep = digitlab.sweep(*SMALL, *grid)
+    assert len(sweep.runs) == len(sweep.table) == 4
+    assert not sweep.failures
+    assert sweep.best is not None
+    assert sweep.best.config.optimizer.lr == 0.1
+    assert list(sweep.effects) == ["optimizer.lr"]
+    assert repr(digitlab.open(sweep.path)) == repr(sweep) == "<Sweep sweep: 4 of 4 runs finished>"
+    finished = [each.path.stat().st_mtime_ns for each in sweep.runs]
+    assert [each.path.stat().st_mtime_ns for each in digitlab.sweep(*SMALL, *grid).runs] == finished
+
+
+def test_a_failed_run_of_a_sweep_warns_and_is_listed(tmp_path):
+    with pytest.warns(RuntimeWarning, match="1 of 2 jobs failed"):
+        sweep = digitlab.sweep(
+            *SMALL, "optimizer=sgd", "optimizer.lr=0.1,-1",
+            f"hydra.sweep.dir={tmp_path}/sweep",
+        )  # fmt: skip
+    assert len(sweep.failures) == 1
+
+
+def test_a_training_in_a_thread_stops_on_request_and_is_resumed(tmp_path):
+    stopper, raised = digitlab.Stopper(), []
+
+    def target():
+        try:
+            digitlab.train(*SMALL, "trainer.max_epochs=10000", "early_stopping=null", folder=folder, stopper=stopper)
+        except digitlab.Interrupted as stopped:
+            raised.append(stopped)
+
+    folder = tmp_path / "run"
+    thread = threading.Thread(target=target)
+    thread.start()
+    while not (folder / "checkpoints" / "last.ckpt").exists() and thread.is_alive():
+        time.sleep(0.05)
+    stopper.stop()
+    thread.join()
+    assert len(raised) == 1
+    assert "digitlab.resume" in raised[0].__notes__[0]
+    epochs = len(digitlab.open(folder).history)
+    resumed = digitlab.resume(folder, max_epochs=epochs + 2)
+    assert resumed.status == "finished"
+    assert len(resumed.history) == epochs + 2
+
+
+def test_runs_are_a_table(run):
+    rows = digitlab.runs(run.path.parent)
+    assert len(rows) == 1
+
+
+def test_frames_have_all_columns():
+    rows = [{"a": 1}, {"b": 2}]
+    frame = to_frame(rows)
+    complete = (
+        frame if isinstance(frame, list) else [dict(zip(frame.columns, row, strict=True)) for row in frame.values]
+    )
+    assert [list(row) for row in complete] == [["a", "b"], ["a", "b"]]
+
+
+def test_opening_another_folder_is_refused(tmp_path: Path):
+    with pytest.raises(digitlab.ConfigError, match="is no run folder"):
+        digitlab.open(tmp_path)
