@@ -45,8 +45,8 @@ def train(*overrides: str, folder: str | Path | None = None, stopper: Stopper | 
         with report_failure():
             trained.append(train_config(config).folder)
 
-    with _stoppable(stopper), hydra_app(given) as hydra:
-        hydra.run(config_name="train", task_function=task, overrides=given)
+    with _stoppable(stopper), hydra_app(given) as (hydra, read):
+        hydra.run(config_name="train", task_function=task, overrides=read)
     return Run(trained[0])
 
 
@@ -68,9 +68,9 @@ def sweep(*overrides: str, name: str | None = None, stopper: Stopper | None = No
             return complete_run(config)
 
     try:
-        with _stoppable(stopper), hydra_app(given) as hydra, report_sweep_at_end():
+        with _stoppable(stopper), hydra_app(given, multirun=True) as (hydra, read), report_sweep_at_end():
             try:
-                hydra.multirun(config_name="train", task_function=task, overrides=given)
+                hydra.multirun(config_name="train", task_function=task, overrides=read)
             finally:
                 paths += running_path()
     except SweepError as error:

@@ -12,14 +12,16 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
 from digitlab.api import resolvers
-from digitlab.config.cli_errors import refuse_unreadable
+from digitlab.config.command_line import read_arguments
 from digitlab.config.compose import COMPOSITION_ERRORS, CONF, composition_error, register_resolvers
 from digitlab.core.exit import errors_raised
 
 
 @contextmanager
-def hydra_app(overrides: Sequence[str]) -> Iterator[Hydra]:
-    """Yield a Hydra application for ``conf/``; within, errors of ``overrides`` are raised as ``ConfigError``.
+def hydra_app(overrides: Sequence[str], *, multirun: bool = False) -> Iterator[tuple[Hydra, list[str]]]:
+    """Yield a Hydra application for ``conf/`` and the overrides in the form that it needs.
+
+    Within, errors of ``overrides`` are raised as ``ConfigError``.
 
     Hydra keeps its state, its configuration and the handlers of the root logger in globals. They are restored at the
     end, so trainings can follow each other in one process, or run inside a program that uses Hydra itself.
@@ -35,10 +37,12 @@ def hydra_app(overrides: Sequence[str]) -> Iterator[Hydra]:
     GlobalHydra.instance().clear()
     with _logging_restored(), errors_raised():
         try:
-            refuse_unreadable(overrides, CONF)
-            yield Hydra.create_main_hydra2(
+            given = read_arguments([*(["-m"] if multirun else []), *overrides])
+            hydra = Hydra.create_main_hydra2(
                 task_name="train", config_search_path=create_config_search_path(f"file://{CONF}")
             )
+            # Hydra's own command line adds this override; digitlab asks for the mode to tell a job from a run.
+            yield hydra, [*given[multirun:], f"hydra.mode={'MULTIRUN' if multirun else 'RUN'}"]
         except COMPOSITION_ERRORS as error:
             raise composition_error(error, overrides) from error
         finally:
