@@ -6,8 +6,12 @@ To add a case, append to ``CASES``. To rename a configuration key in the project
 from dataclasses import dataclass
 
 # Old key -> new key. Cases use the old keys. A revision whose conf/ does not know an old key gets the new one; keys
-# under it are renamed with it. Example: {"test_views": "tta"}.
-RENAMED_KEYS: dict[str, str] = {}
+# under it are renamed with it.
+RENAMED_KEYS: dict[str, str] = {
+    "test_views": "tta",
+    "figures.iterations": "figures.log_batches",
+    "optimizer.unit_filters": "optimizer.normalize_filters",
+}
 
 # Overrides of all cases, unless a case gives the same key another value.
 _SMALL = (

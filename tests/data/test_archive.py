@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from digitlab.core.errors import DataError
-from digitlab.data import sources
+from digitlab.data import cifar_source
 from digitlab.data.cifar import META, TEST_BATCHES, TRAIN_BATCHES
 from digitlab.data.sources import Cifar10Source
 
@@ -24,8 +24,8 @@ def archive(nowhere: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> bytes:
             member.size = len(file)
             tar.addfile(member, io.BytesIO(file))
     for group in ("TRAIN_BATCHES", "TEST_BATCHES", "META"):
-        digests = {name: hashlib.sha256(files[name]).hexdigest() for name in getattr(sources, group)}
-        monkeypatch.setattr(sources, group, digests)
+        digests = {name: hashlib.sha256(files[name]).hexdigest() for name in getattr(cifar_source, group)}
+        monkeypatch.setattr(cifar_source, group, digests)
     monkeypatch.setattr(Cifar10Source, "archive_sha256", hashlib.sha256(stream.getvalue()).hexdigest())
     monkeypatch.setattr(Cifar10Source, "mirrors", nowhere)
     return stream.getvalue()

@@ -18,15 +18,13 @@ import sys
 # Importing a module registers its command.
 from digitlab.cli import evaluate, figures, predict, report, reproduce, runs, show, sweep, train  # noqa: F401
 from digitlab.cli.app import app
-from digitlab.core.errors import ConfigError, DigitlabError
+from digitlab.core.errors import DigitlabError
 from digitlab.core.files import flush_stdout
 
 
 def main() -> None:
     """Entry point of the command. Print a ``DigitlabError`` as one line on stderr and exit with its code."""
     try:
-        if sys.argv[1:2] == ["train"]:
-            raise ConfigError("", "digitlab train", "no such command: a run is started by python train.py KEY=VALUE…")
         with flush_stdout():
             app()
     except DigitlabError as error:
