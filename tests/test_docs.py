@@ -45,7 +45,9 @@ def commands_of(page: str) -> list[str]:
 def shortened(command: str) -> str:
     """The command with one epoch on few images, two epochs where it resumes a run, and figures without GIFs."""
     if command.startswith("digitlab figures"):
-        return f"{command} --gif-images 0 2> figures.log"  # it reports its progress on stderr
+        return f"{command} --gif-images 0 2> progress.log"  # it reports its progress on stderr
+    if command.startswith("digitlab report"):
+        return f"{command} 2> progress.log"
     if not command.startswith("python train.py"):
         return command
     if "resume=" in command:
