@@ -122,7 +122,7 @@ def test_a_run_stopped_at_any_step_equals_an_uninterrupted_one(configured, remai
 def test_a_run_stopped_between_two_compiled_calls_equals_an_uninterrupted_one(
     configured, remains, tmp_path, monkeypatch, uncompiled, overrides
 ):
-    monkeypatch.setattr(compiling, "_UPDATES_OF_SMALL", 2)
+    monkeypatch.setattr(compiling, "_STEPS_OF_SMALL_NETWORKS", 2)
     config = configured(*overrides, "compile=true", "scheduler=one_cycle", "early_stopping=null", *UNWATCHED)
     train(config, folder=tmp_path / "alone", overrides=[])
     calls = len(uncompiled)
