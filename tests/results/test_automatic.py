@@ -83,5 +83,5 @@ def test_a_named_folder_is_resumed_or_refused_with_the_differences(begun):
 
 @pytest.mark.parametrize("argument", ["-m", "--cfg=job"])
 def test_a_sweep_is_rejected(begun, argument):
-    with pytest.raises(ConfigError, match=f"^resume=auto: can't be given combined with {argument}"):
+    with pytest.raises(ConfigError, match=f"^resume=auto: can't be combined with {argument}"):
         find_resume_target([*TYPED, "resume=auto", argument])
