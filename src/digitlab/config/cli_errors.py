@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -19,6 +18,7 @@ from digitlab.config.quoting import character_to_quote, shell_form
 from digitlab.config.schema import RENAMED_KEYS, nearest, unknown
 from digitlab.config.suggestions import full_keys, option_keys, options_with, similar_names
 from digitlab.core.errors import ConfigError
+from digitlab.core.files import read_yaml
 
 # Groups that accept a list of options, as augment=[shift,flip]. Every other group accepts exactly one.
 _SEVERAL = ("augment", "debug", "experiment")
@@ -113,7 +113,7 @@ def swept_values(override: str, groups: Path) -> dict[str, object]:
     path = groups / group / f"{name}.yaml"
     if group not in ("sweep", "experiment") or not path.is_file():
         return {}
-    content = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)  # type: ignore[no-untyped-call]
+    content = read_yaml(path)
     params = OmegaConf.select(OmegaConf.create(content or {}), "hydra.sweeper.params")
     return dict(params) if params else {}
 

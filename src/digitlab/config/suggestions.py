@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
+from digitlab.core.files import read_yaml
 
 # Names of settings in other programs, and the keys that they have here.
 _COMMON_NAMES = {
@@ -55,7 +55,7 @@ def _keys_of_options(folder: Path) -> dict[str, set[str]]:
         return {}
     found = {}
     for path in sorted(folder.glob("*.yaml")):
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)  # type: ignore[no-untyped-call]
+        content = read_yaml(path)
         if not isinstance(content, Mapping):
             continue
         # A file with "@package _global_" holds the node of its own group under the group's name.

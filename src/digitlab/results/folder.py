@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from digitlab.core.errors import ConfigError
-from digitlab.core.files import write_atomically
+from digitlab.core.files import read_yaml, write_atomically
 
 T = TypeVar("T", dict[Any, Any], DictConfig)
 
@@ -102,7 +101,7 @@ class RunFolder:
         It takes a twentieth of the time of ``read_config``, which matters for lists of runs. Raises ``ConfigError`` if
         the folder is not a run folder.
         """
-        config: dict[Any, Any] = self._read_config(_plain_yaml, dict)
+        config: dict[Any, Any] = self._read_config(read_yaml, dict)
         return {str(key): value for key, value in config.items()}
 
     def _read_config(self, read: Callable[[Path], Any], kind: type[T]) -> T:
@@ -119,7 +118,7 @@ class RunFolder:
         if not self.overrides_file.exists():
             return []
         # Interpolations stay unresolved: they belong to the configuration, and may reveal environment variables.
-        overrides = _plain_yaml(self.overrides_file)
+        overrides = read_yaml(self.overrides_file)
         return [str(override) for override in overrides] if isinstance(overrides, list) else []
 
     def write_config(self, config: DictConfig, overrides: Sequence[str]) -> None:
@@ -150,10 +149,6 @@ class RunFolder:
         parent = self.path.parent
         if parent.exists() and not any(parent.iterdir()):
             parent.rmdir()
-
-
-def _plain_yaml(path: Path) -> Any:
-    return yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)  # type: ignore[no-untyped-call]
 
 
 def find_runs(root: Path) -> list[RunFolder]:
