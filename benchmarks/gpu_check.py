@@ -34,8 +34,7 @@ def main() -> int:
         return run_group(options)
     options.out.mkdir(parents=True, exist_ok=True)
     stages = list(STAGES) if options.stage == "all" else [options.stage]
-    report: dict[str, Any] = {"date": datetime.now().astimezone().isoformat(timespec="seconds")}
-    report |= _surroundings(options.device) | {"quick": options.quick, "checks": {}}
+    report: dict[str, Any] = _environment(options.device) | {"quick": options.quick, "checks": {}}
     budget = options.budget or sum(BUDGET_SECONDS[stage] for stage in stages)
     ends_at = time.monotonic() + budget
     for stage in stages:
@@ -67,28 +66,17 @@ def _options() -> argparse.Namespace:
     return options
 
 
-def _surroundings(device: str) -> dict[str, Any]:
-    """Versions and hardware, including what decides the speed of a GPU."""
+def _environment(device_name: str) -> dict[str, Any]:
+    """What all benchmark records contain, and the GPU's compute capability."""
     import torch
 
-    facts: dict[str, Any] = {"python": sys.version.split()[0], "torch": torch.__version__, "device": device}
-    if device == "cuda" and torch.cuda.is_available():
-        properties = torch.cuda.get_device_properties(0)
-        facts |= {
-            "gpu": properties.name, "memory_gib": round(properties.total_memory / 2**30, 1),
-            "compute_capability": f"{properties.major}.{properties.minor}",
-            "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(),
-            "power_limit_and_driver": _nvidia_smi(),
-        }  # fmt: skip
+    from records import environment_facts
+
+    device = torch.device(device_name if torch.cuda.is_available() else "cpu")
+    facts = environment_facts(datetime.now().astimezone(), device, os.getloadavg()[0])
+    if device.type == "cuda":
+        facts["compute_capability"] = ".".join(map(str, torch.cuda.get_device_capability()))
     return facts
-
-
-def _nvidia_smi() -> str | None:
-    command = ["nvidia-smi", "--query-gpu=power.limit,driver_version,clocks.max.sm", "--format=csv,noheader"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 def _run_stage(stage: str, options: argparse.Namespace, report: dict[str, Any], ends_at: float) -> None:

@@ -21,7 +21,7 @@ from digitlab.config.compose import compose
 from digitlab.core.errors import DataError
 from digitlab.data import sources
 from digitlab.data.source import ImageSet
-from digitlab.training import setup
+from digitlab.training import run as run_module
 from digitlab.training.experiment import Experiment
 from gpu_checks.registry import Context, Group, Measured, NotRun, replaced, require
 from gpu_checks.speed import accuracies
@@ -71,15 +71,13 @@ def _seconds(context: Context, *more: str) -> tuple[list[Measured], bool]:
     """
     runs = []
     fitting: list[float] = []
-    fit = setup.initial_classifier
+    fit = run_module.initial_classifier
 
     def timed_fit(*arguments: Any, **named: Any) -> Any:
         started_at = time.perf_counter()
         classifier = fit(*arguments, **named)
         fitting.append(time.perf_counter() - started_at)
         return classifier
-
-    from digitlab.training import run as run_module
 
     with _images() as real, replaced((run_module, "initial_classifier", timed_fit)):
         for seed in range(1 if context.quick else _RUNS):

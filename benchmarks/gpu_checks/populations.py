@@ -1,11 +1,10 @@
 """Correctness of populations, by real sweep commands: members against runs one by one, resuming, leaving, memory."""
 
-import csv
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 from digitlab.results.folder import RunFolder
+from digitlab.results.history import read_history
 from gpu_checks.registry import Context, Group, Measured, NotRun, require, within
 from gpu_checks.runs import command, difference, overrides_for, weights
 
@@ -92,7 +91,7 @@ def resumed_sweep(context: Context) -> Measured:
     whole = _sweep(context, "undisturbed", "vectorized", [*overrides, "trainer.max_epochs=3"])
     apart = max(difference(weights(again[name]), weights(whole[name])) for name in whole)
     require(apart == 0, f"the weights differ by {apart:.3g}")
-    return {"difference": apart, "rows": [_rows(run.path) for run in again.values()]}
+    return {"difference": apart, "rows": [len(read_history(run)) for run in again.values()]}
 
 
 # Sends SIGTERM to the process after the second mini-batch chunk.
@@ -106,8 +105,3 @@ def stopping(*arguments, **named):
     return run_chunk(*arguments, **named)
 stacked.StackedRunner.run_chunk = stopping
 """
-
-
-def _rows(folder: Path) -> int:
-    with (folder / "metrics.csv").open(encoding="utf-8", newline="") as file:
-        return len(list(csv.DictReader(file)))

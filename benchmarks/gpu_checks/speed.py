@@ -8,12 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
 
 import digitlab
-from bare import BareLoop
+from bare import BareLoop, GraphLoop
 from bench import digitlab_seconds
 from digitlab.config.compose import compose
 from digitlab.training import train
@@ -40,9 +41,7 @@ def _rows(workload: Workload, context: Context) -> dict[str, Callable[[], list[f
         "eager": partial(digit, ["trainer.cuda_graphs=false"]),
     }
     if context.cuda:
-        from bare import GraphLoop
-
-        rows["graph"] = GraphLoop(workload, split, context.device).epoch_seconds
+        rows["graph"] = GraphLoop(workload, split, context.device, channels_last=not workload.hidden).epoch_seconds
         rows["captured"] = partial(digit, ["trainer.cuda_graphs=true"])
         rows["compiled"] = partial(digit, ["trainer.cuda_graphs=true", "compile=true"])
     return rows
@@ -53,11 +52,7 @@ def _workload(context: Context, *, key: str) -> Measured:
     if context.quick:
         if key != "a":
             raise NotRun("left out of a quick check")
-        from dataclasses import replace
-
         workload = replace(workload, train_size=20 * workload.batch_size, epochs=2)
-    torch.set_float32_matmul_precision("high")
-    torch.backends.cudnn.allow_tf32 = True
     rows = _rows(workload, context)
     seconds: dict[str, list[float]] = {name: [] for name in rows}
     for _ in range(1 if context.quick else _ROUNDS):

@@ -9,7 +9,7 @@ from digitlab.core.errors import RunError
 from digitlab.engine.chunk_runner import ChunkRunner
 from digitlab.training.classifier import Classifier
 from gpu_checks.registry import Context, Group, Measured, NotRun, replaced, require, within
-from gpu_checks.runs import counted_replays, difference, run, weights
+from gpu_checks.runs import command, counted_replays, difference, overrides_for, run, weights
 
 GROUP = Group()
 
@@ -131,9 +131,7 @@ def diverging(context: Context) -> Measured:
 def second_process_loads(context: Context) -> Measured:
     if context.quick:
         raise NotRun("left out of a quick check")
-    from gpu_checks.runs import command, overrides_for
-
-    arguments = [*overrides_for(context.device, ["model=mlp", "compile=true"])]
+    arguments = overrides_for(context.device, ["model=mlp", "compile=true"])
     before = (
         "import time, digitlab.engine.aot_cache as cache; make = cache.compile_or_load\n"
         "def timed(*a, **k):\n    start = time.perf_counter(); made = make(*a, **k)\n"
