@@ -39,8 +39,9 @@ def overrides_for(device: torch.device, overrides: Sequence[str]) -> list[str]:
 def run(context: Context, name: str, *overrides: str, device: torch.device | None = None) -> RunFolder:
     """Train in this process and return the run's folder; an earlier run of this ``name`` is continued."""
     given = overrides_for(device or context.device, overrides)
-    folder = RunFolder(context.folder / name)
-    train(compose(given), folder=folder.path, overrides=given, resume=folder.last.exists())
+    folder, config = RunFolder(context.folder / name), compose(given)
+    folder.write_config(config, given)  # digitlab.load reads it
+    train(config, folder=folder.path, overrides=given, resume=folder.last.exists())
     return folder
 
 

@@ -16,8 +16,6 @@ import torch
 import digitlab
 from bare import BareLoop, GraphLoop
 from bench import digitlab_seconds
-from digitlab.config.compose import compose
-from digitlab.training import train
 from digitlab.training.evaluation import evaluate
 from gpu_checks.registry import Context, Group, Measured, NotRun, require, within
 from gpu_checks.runs import PROJECT
@@ -99,16 +97,15 @@ def accuracies(context: Context, experiment: str, seed: int, *more: str) -> Meas
     """Test accuracy of a full run of ``experiment`` with and without test-time augmentation, and its seconds."""
     place = "trainer=gpu" if context.cuda else "trainer=cpu"
     given = [f"experiment={experiment}", place, f"seed={seed}", "trainer.progress_bar=false", *more]
-    folder = context.folder / f"{experiment}-{seed}-{len(more)}"
     started_at = time.perf_counter()
-    result = train(compose(given), folder=folder, overrides=given).result
+    run = digitlab.train(*given, folder=context.folder / f"{experiment}-{seed}-{len(more)}")
     wall_seconds = time.perf_counter() - started_at
-    model, data = digitlab.load(folder)
+    model = run.model("last")
     model.tta = None
-    plain = evaluate(model, data)["test/accuracy"]
+    plain = evaluate(model, run.data())["test/accuracy"]
     return {
-        "with_tta": result["metrics"]["test/accuracy"], "without_tta": plain,
-        "train_seconds": result["train_seconds"], "wall_seconds": wall_seconds,
+        "with_tta": run.metrics["test/accuracy"], "without_tta": plain,
+        "train_seconds": run.result["train_seconds"], "wall_seconds": wall_seconds,
     }  # fmt: skip
 
 
