@@ -100,9 +100,9 @@ def accuracies(context: Context, experiment: str, seed: int, *more: str) -> Meas
     started_at = time.perf_counter()
     run = digitlab.train(*given, folder=context.folder / f"{experiment}-{seed}-{len(more)}")
     wall_seconds = time.perf_counter() - started_at
-    model = run.model("last")
+    model, data = digitlab.load(run.path)
     model.tta = None
-    plain = evaluate(model, run.data())["test/accuracy"]
+    plain = evaluate(model, data)["test/accuracy"]
     return {
         "with_tta": run.metrics["test/accuracy"], "without_tta": plain,
         "train_seconds": run.result["train_seconds"], "wall_seconds": wall_seconds,

@@ -8,12 +8,11 @@ from contextlib import contextmanager
 from hydra import version
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
 from digitlab.api import resolvers
 from digitlab.config.command_line import read_arguments
-from digitlab.config.compose import COMPOSITION_ERRORS, CONF, composition_error, register_resolvers
+from digitlab.config.compose import COMPOSITION_ERRORS, CONF, composition_error, register_resolvers, restored_hydra
 from digitlab.core.exit import errors_raised
 
 
@@ -30,12 +29,11 @@ def hydra_app(overrides: Sequence[str], *, multirun: bool = False) -> Iterator[t
     resolvers.register_resolvers()
     base = version.VersionBase.instance().getbase()
     version.setbase("1.3")  # as in train.py: without it Hydra changes the working directory
-    outer, outer_config = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
+    outer_config = HydraConfig.instance().cfg
     full_errors = os.environ.get("HYDRA_FULL_ERROR")
     # With this setting Hydra raises exceptions instead of printing a report and ending the process.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    GlobalHydra.instance().clear()
-    with _logging_restored(), errors_raised():
+    with restored_hydra(), _logging_restored(), errors_raised():
         try:
             given = read_arguments([*(["-m"] if multirun else []), *overrides])
             hydra = Hydra.create_main_hydra2(
@@ -46,9 +44,6 @@ def hydra_app(overrides: Sequence[str], *, multirun: bool = False) -> Iterator[t
         except COMPOSITION_ERRORS as error:
             raise composition_error(error, overrides) from error
         finally:
-            GlobalHydra.instance().clear()
-            if outer is not None:
-                GlobalHydra.instance().initialize(outer)
             HydraConfig.instance().cfg = outer_config
             version.VersionBase.instance().version_base = base
             if full_errors is None:

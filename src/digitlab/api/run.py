@@ -1,7 +1,6 @@
 """``Run``: a finished, stopped or failed run as a Python object. ``digitlab.train`` and ``digitlab.open`` return it."""
 
 import html
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -50,10 +49,13 @@ class Run:
     @property
     def status(self) -> str:
         """``finished``, ``stopped``, ``failed``, or ``unfinished`` if the run is going on or was killed."""
+        return str(self._result_so_far().get("status", "unfinished"))
+
+    def _result_so_far(self) -> dict[str, Any]:
         try:
-            return str(self._folder.read_result()["status"])
-        except (OSError, ValueError, KeyError):
-            return "unfinished"
+            return self._folder.read_result()
+        except (OSError, ValueError):
+            return {}
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -88,7 +90,6 @@ class Run:
         from digitlab.training.loading import load_data
 
         data = load_data(self._folder)
-        data.prepare_data()
         data.setup()
         return data
 
@@ -113,9 +114,11 @@ class Run:
         """Metrics of a checkpoint on the whole official test set, keyed ``test/accuracy`` and so on."""
         from digitlab.core.logging import quiet_libraries
         from digitlab.training.evaluation import evaluate
+        from digitlab.training.loading import load_data
 
         with quiet_libraries():
-            return evaluate(self.model(checkpoint), self.data())
+            # Not self.data(), which has read the images: the evaluation reads them itself.
+            return evaluate(self.model(checkpoint), load_data(self._folder))
 
     def figure(self, name: str) -> "Figure":
         """One of the figures of ``digitlab figures``, for example ``confusion_matrix``, as a Matplotlib figure.
@@ -141,25 +144,26 @@ class Run:
         return path
 
     def __repr__(self) -> str:
-        return f"<Run {self.path.name}: {self.status}{self._best_metric()}>"
-
-    def _best_metric(self) -> str:
-        metrics = self._folder.read_result().get("metrics", {}) if self.status == "finished" else {}
+        result = self._result_so_far()
+        metrics = result["metrics"] if result.get("status") == "finished" else {}
         shown = next((name for name in ("test/accuracy", "val/accuracy") if metrics.get(name) is not None), None)
-        return "" if shown is None else f", {shown} {metrics[shown]:.4f}"
+        value = "" if shown is None else f", {shown} {metrics[shown]:.4f}"
+        return f"<Run {self.path.name}: {result.get('status', 'unfinished')}{value}>"
 
     def _repr_html_(self) -> str:
         """What notebooks show: the status, the folder, and the metrics of the tested checkpoint."""
-        name, status, path = (html.escape(text) for text in (self.path.name, self.status, str(self.path)))
+        result = self._result_so_far()
+        facts = (self.path.name, str(result.get("status", "unfinished")), str(self.path))
+        name, status, path = map(html.escape, facts)
         lines = [f"<b>{name}</b> ({status})<br><code>{path}</code>"]
-        if self.status == "finished":
-            lines.append(_metrics_table(self.result["metrics"]))
+        if result.get("status") == "finished":
+            lines.append(_metrics_table(result["metrics"]))
         return "".join(lines)
 
 
 def _metrics_table(metrics: dict[str, float | None]) -> str:
     shown = {name: value for name, value in metrics.items() if "class_accuracy" not in name and value is not None}
-    cells: Sequence[str] = [
+    cells = [
         f"<tr><td>{html.escape(name)}</td><td style='text-align:right'>{value:.4f}</td></tr>"
         for name, value in shown.items()
     ]

@@ -34,8 +34,7 @@ def predict(
 
     A folder stands for the pictures directly in it, sorted by name.
     """
-    from digitlab.data.deskew import deskew
-    from digitlab.data.own_images import read_own_image
+    from digitlab.api.inputs import as_pixels
     from digitlab.results.table import print_table
     from digitlab.training.loading import load_classifier, open_run
 
@@ -43,14 +42,11 @@ def predict(
     classifier = load_classifier(run, checkpoint.value)
     deskewed = run.read_config().data.get("deskew", False)
     facts = classifier.facts
-    channels, height, width = facts.image_shape
     readable: dict[Path, Tensor] = {}
     paths = _picture_files(images)
     for path in paths:
         try:
-            shape = (channels, height, width)
-            image = read_own_image(path, image_shape=shape, margin_pixels=facts.margin_pixels)
-            readable[path] = deskew(image[None])[0] if deskewed else image
+            readable[path] = as_pixels(path, facts=facts, deskewed=deskewed)[0]
         except DataError as error:
             print(error, file=sys.stderr)
     if readable:

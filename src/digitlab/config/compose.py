@@ -63,7 +63,7 @@ def compose(overrides: Sequence[str] = (), *, with_hydra: bool = False) -> DictC
     Raises ``ConfigError`` if an override names a key or an option that does not exist in ``conf/``.
     """
     register_resolvers()
-    with _restored_hydra(), initialize_config_dir(str(CONF), version_base="1.3", job_name="train"):
+    with restored_hydra(), initialize_config_dir(str(CONF), version_base="1.3", job_name="train"):
         try:
             overrides = [quote_path(override) for override in overrides]
             check_overrides(overrides, CONF)
@@ -90,8 +90,8 @@ def add_missing_defaults(config: DictConfig) -> DictConfig:
 
 
 @contextmanager
-def _restored_hydra() -> Iterator[None]:
-    # Hydra's state is global. Composing within a run must not replace the state of that run.
+def restored_hydra() -> Iterator[None]:
+    """Start without Hydra's global state, and restore it at the end: work within a run must not replace the run's."""
     outer = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
@@ -115,7 +115,7 @@ def composition_error(error: Exception, overrides: Sequence[str]) -> ConfigError
 
 def known_keys(chosen: Sequence[str]) -> list[str]:
     """Return all dotted keys of the configuration with these options of groups, or of the default if they fail."""
-    with _restored_hydra(), initialize_config_dir(str(CONF), version_base="1.3"):
+    with restored_hydra(), initialize_config_dir(str(CONF), version_base="1.3"):
         try:
             config = hydra_compose("train", overrides=list(chosen))
         except COMPOSITION_ERRORS:
