@@ -30,14 +30,14 @@ train: $(INSTALLED) ## run train.py with ARGS, for instance ARGS="model=lenet tr
 	.venv/bin/python train.py $(ARGS)
 
 # Two test processes with one thread each: more threads would compete for the same cores.
-test: lint ## lint, types, then the tests in their short form; ARGS go to pytest
-	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --durations=10 -m "not long and not extra" $(ARGS)
+test: lint ## run lint and types, then the tests except those of test-extra; ARGS go to pytest
+	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --durations=10 -m "not extra" $(ARGS)
 
-test-fast: lint ## lint, types, then the unit tests
-	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --durations=10 -m "unit and not long" $(ARGS)
+test-fast: lint ## run lint and types, then the unit tests
+	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --durations=10 -m unit $(ARGS)
 
-test-extra: $(INSTALLED) ## the tests that `make test` leaves out: the long ones, browser, pretended GPU, instruction sets
-	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --durations=10 -m "long or extra" $(ARGS)
+test-extra: $(INSTALLED) ## run the tests that `make test` leaves out: browser, pretended GPU
+	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --durations=10 -m extra $(ARGS)
 
 torture: $(INSTALLED) ## run the long form of the fault, fuzzing and load tests: an hour or more
 	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --torture tests/torture tests/faults tests/sweeps/test_sweep.py $(ARGS)
