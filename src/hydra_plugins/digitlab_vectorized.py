@@ -25,7 +25,7 @@ from digitlab.sweeps.workers.launcher import WorkersLauncher
 from digitlab.sweeps.workers.pools import Pool
 
 if TYPE_CHECKING:
-    from digitlab.population.member import Job
+    from digitlab.population.job import Job
 
 
 class VectorizedLauncher(JobLauncher):
@@ -125,7 +125,7 @@ def _ended(done: JobReturn) -> bool:
 
 def _job(number: int, config: DictConfig, folder: RunFolder) -> Job:
     """The job of a run folder. If this raises ``ConfigError`` or ``RunError``, the job runs alone and fails there."""
-    from digitlab.population.member import Job
+    from digitlab.population.job import Job
     from digitlab.results.checkpoint import newest_good
     from digitlab.training.experiment import Experiment
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from digitlab.data import chunks
 from digitlab.data.augment import Compose, MixUp, Noise
-from digitlab.data.chunks import ChunkLoader, ChunkPlan, EvaluationLoader, Position
+from digitlab.data.chunks import ChunkLoader, ChunkPlan, Position
+from digitlab.data.evaluation import EvaluationLoader
 from digitlab.data.normalise import Normalise
 from digitlab.data.source import ImageSet
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from digitlab.population.member import Job
+from digitlab.population.job import Job
 from digitlab.population.train import train_together
 from digitlab.results.folder import RunFolder
 from digitlab.results.lock import BusyError, held

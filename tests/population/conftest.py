@@ -12,7 +12,8 @@ from digitlab.core.signals import StopSignal
 from digitlab.engine import compiled_update as compiled
 from digitlab.engine.aot_cache import CompiledCall, FlatFunction
 from digitlab.population.grouping import align_starts
-from digitlab.population.member import Job, Member
+from digitlab.population.job import Job
+from digitlab.population.member import Member
 from digitlab.population.trainer import Population
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder

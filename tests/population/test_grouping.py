@@ -7,7 +7,7 @@ import pytest
 
 from digitlab.config.compose import compose
 from digitlab.population.grouping import group_key, populations, preferred_members, split
-from digitlab.population.member import Job
+from digitlab.population.job import Job
 from digitlab.results.folder import RunFolder
 from digitlab.training.experiment import Experiment
 

@@ -12,7 +12,8 @@ import torch
 
 from digitlab.config.compose import compose
 from digitlab.population import train as module
-from digitlab.population.member import Job, Member
+from digitlab.population.job import Job
+from digitlab.population.member import Member
 from digitlab.population.trainer import Population
 from digitlab.results.folder import RunFolder
 from digitlab.training.experiment import Experiment

@@ -21,7 +21,7 @@ from digitlab.engine.stacked_runner import StackedRunner
 from digitlab.engine.vmap_stack import VmapStack
 from digitlab.figures.gallery import FIGURES
 from digitlab.population.grouping import align_starts
-from digitlab.population.member import Job
+from digitlab.population.job import Job
 from digitlab.population.trainer import Population
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder

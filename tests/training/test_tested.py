@@ -12,7 +12,7 @@ from torch import Tensor
 
 from digitlab.config.compose import compose
 from digitlab.core.signals import StopSignal
-from digitlab.population.member import Job
+from digitlab.population.job import Job
 from digitlab.population.trainer import Population
 from digitlab.results.folder import RunFolder
 from digitlab.results.outcome import monitored

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from digitlab.core.signals import StopSignal
-from digitlab.data.chunks import Chunk, EvaluationBatch
+from digitlab.data.chunks import Chunk
+from digitlab.data.evaluation import EvaluationBatch
 from digitlab.engine.chunk_runner import ChunkRunner
 from digitlab.engine.cuda_graph import GraphCapture
 from digitlab.engine.stacked_runner import StackedRunner as Population

@@ -1,4 +1,4 @@
-"""The training loader, which cuts an epoch into chunks of mini-batches, and the loader for validation and test.
+"""The training loader, which cuts an epoch into chunks of mini-batches.
 
 ``training`` and ``population`` train on its chunks. A chunk is the work between two log points: several consecutive
 mini-batches that Lightning sees as one training step. The length of chunks changes nothing but speed: the order of the
@@ -288,30 +288,3 @@ class ChunkLoader:
         shuffled = self.indices[order]
         cuts = [self.plan.batch_size * step for step in range(1, self.plan.whole_epoch(len(self.indices)))]
         return list(shuffled.tensor_split(cuts))[: self.plan.limit_train_batches]
-
-
-@dataclass(frozen=True, slots=True)
-class EvaluationBatch:
-    """Images in the order of their data set, for validation and test: uint8 (n, C, H, W) and int64 labels (n,)."""
-
-    images: Tensor
-    labels: Tensor
-
-
-class EvaluationLoader:
-    """Yields the images at ``indices`` in order, ``batch_size`` at a time, as ``EvaluationBatch``.
-
-    ``images`` is a function, and each iteration calls it. Lightning's objects keep a loader alive until the garbage
-    collector runs; if the loader held the images, those of a finished run would stay in memory as long.
-    """
-
-    def __init__(self, *, images: Callable[[], ImageSet], indices: Tensor, batch_size: int) -> None:
-        self.images, self.indices, self.batch_size = images, indices, batch_size
-
-    def __len__(self) -> int:
-        return -(-len(self.indices) // self.batch_size)
-
-    def __iter__(self) -> Iterator[EvaluationBatch]:
-        images = self.images()
-        for index in self.indices.split(self.batch_size):
-            yield EvaluationBatch(images.images.index_select(0, index), images.labels.index_select(0, index))

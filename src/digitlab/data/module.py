@@ -15,8 +15,9 @@ from digitlab.config.schema import Fraction, NonNegativeInt, PositiveFloat, Posi
 from digitlab.core.abilities import abilities
 from digitlab.data.augment import Compose
 from digitlab.data.checks import check_data_set
-from digitlab.data.chunks import ChunkLoader, ChunkPlan, EvaluationLoader, Position
+from digitlab.data.chunks import ChunkLoader, ChunkPlan, Position
 from digitlab.data.deskew import deskew
+from digitlab.data.evaluation import EvaluationLoader
 from digitlab.data.source import ImageSet, Source
 from digitlab.data.splits import fingerprint, split_counts, split_indices
 

@@ -152,10 +152,7 @@ class UpdateFunction:
                 gradients = list(torch.autograd.grad(loss, weights))
             loss = loss.detach()
             if self.gradient_clip_norm is not None:
-                # The same formula as clip_grad_norm_, but without writing to gradients in place.
-                norm = nn.utils.get_total_norm(gradients)
-                factor = (self.gradient_clip_norm / (norm + CLIP_EPS)).clamp(max=1)
-                gradients = [gradient * factor for gradient in gradients]
+                gradients, norm = _clip(gradients, self.gradient_clip_norm)
                 # An infinite gradient is scaled to zeros and leaves no trace in the weights. A nan in the loss tells
                 # the chunk runner that the update went wrong.
                 loss = loss + 0 * norm
@@ -180,6 +177,14 @@ class UpdateFunction:
                 return Outputs(*(torch.stack(list(column)) for column in zip(*results, strict=True)))
 
         return run
+
+
+def _clip(gradients: Sequence[Tensor], max_norm: float) -> tuple[list[Tensor], Tensor]:
+    """The gradients, scaled down together to ``max_norm`` if their norm is larger, and that norm."""
+    # The same formula as clip_grad_norm_, but without writing to gradients in place.
+    norm = nn.utils.get_total_norm(gradients)
+    factor = (max_norm / (norm + CLIP_EPS)).clamp(max=1)
+    return [gradient * factor for gradient in gradients], norm
 
 
 def tensors_in(tree: Any) -> list[Tensor]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from digitlab.data.chunks import EvaluationBatch
+from digitlab.data.evaluation import EvaluationBatch
 from digitlab.engine.dense_stack import DenseStack
 from digitlab.engine.metrics import Counts, confusions
 from digitlab.engine.stacked_loss import StackedLoss

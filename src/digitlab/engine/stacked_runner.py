@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from digitlab.core.signals import StopSignal
-from digitlab.data.chunks import Chunk, EvaluationBatch
+from digitlab.data.chunks import Chunk
+from digitlab.data.evaluation import EvaluationBatch
 from digitlab.engine.aot_cache import CompilerError, NoGainError, compiling_pays, fall_back, steps_per_execution
 from digitlab.engine.captured_update import CapturedSteps, CapturedWork
 from digitlab.engine.chunk_io import ChunkIO, leading_full_batches

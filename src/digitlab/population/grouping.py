@@ -23,7 +23,7 @@ from digitlab.models import CNN, MLP, LeNet, Linear
 from digitlab.optim.losses import Loss
 from digitlab.optim.optimizers import RULE_OF, Optimizer
 from digitlab.population.halving import refuse_alone, setting_of
-from digitlab.population.member import Job
+from digitlab.population.job import Job
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.training.accelerator import choose_accelerator
 from digitlab.training.experiment import Experiment, without_memory

@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from digitlab.core.errors import RunError
@@ -19,14 +18,13 @@ from digitlab.engine.metrics import Counts
 from digitlab.figures.events import send_epoch, send_samples, send_test, send_weights
 from digitlab.population.cohort import Cohort
 from digitlab.population.halving import Setting, setting_of
+from digitlab.population.job import Job
 from digitlab.results.checkpoint import read_checkpoint, write_checkpoint
-from digitlab.results.folder import RunFolder
-from digitlab.results.outcome import UNREADABLE, finite_or_worst
+from digitlab.results.outcome import finite_or_worst
 from digitlab.results.result import CheckpointMetrics, Status
 from digitlab.results.writer import RunWriter
 from digitlab.training.checkpointing import restore, snapshot
 from digitlab.training.evaluation import measure_alone
-from digitlab.training.experiment import Experiment
 from digitlab.training.setup import (
     initial_classifier,
     new_record,
@@ -38,55 +36,6 @@ from digitlab.training.setup import (
 
 # Returns the "state" of a torch.optim optimizer. A function, because only checkpoints need it and it copies tensors.
 State = Callable[[], dict[int, dict[str, Tensor]]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """A run to train: its validated configuration, its folder, and the overrides that the user typed.
-
-    It resumes from ``checkpoint``, or begins if that is None. ``rewound`` means that this is not the newest checkpoint
-    in the folder.
-    """
-
-    number: int
-    config: DictConfig
-    experiment: Experiment
-    folder: RunFolder
-    overrides: Sequence[str]
-    checkpoint: dict[str, Any] | None = None
-    rewound: bool = False
-
-    @property
-    def cohort_members(self) -> tuple[str, ...]:
-        """The folder names of the population that the checkpoint belongs to; empty if there is none."""
-        return () if self.checkpoint is None else tuple(self.checkpoint.get("members", ()))
-
-    @property
-    def start(self) -> Position:
-        """The position at which training starts."""
-        return Position() if self.checkpoint is None else Position(**self.checkpoint["position"])
-
-    @property
-    def seed(self) -> int:
-        return self.experiment.options.seed
-
-    @property
-    def failed(self) -> bool:
-        """Whether the last attempt failed."""
-        try:
-            return bool(self.folder.read_result()["status"] == "failed")
-        except UNREADABLE:
-            return False
-
-    @property
-    def halving(self) -> bool:
-        """Whether its sweep ends the worse half of a population early."""
-        return bool(OmegaConf.select(self.config, "sweep.halving"))
-
-    @property
-    def halved_after_epoch(self) -> int | None:
-        """The epoch after which halving ended the run, if it was killed before it wrote that to its result."""
-        return self.checkpoint.get("halved_after_epoch") if self.halving and self.checkpoint is not None else None
 
 
 class Member:

@@ -16,7 +16,7 @@ from digitlab.core.memory import device_memory, out_of_memory
 from digitlab.core.signals import Interrupted, StopSignal
 from digitlab.engine.device import float32_products
 from digitlab.population.grouping import align_starts, device_of, split
-from digitlab.population.member import Job
+from digitlab.population.job import Job
 from digitlab.population.trainer import Population
 from digitlab.results.checkpoint import newest_good
 from digitlab.results.lock import held

@@ -25,8 +25,9 @@ from digitlab.engine.rollback import Rollback, divergence
 from digitlab.engine.stacked_runner import StackedRunner
 from digitlab.figures.events import samples
 from digitlab.population.cohort import Cohort
-from digitlab.population.halving import default_epochs, setting_of, worse_half
-from digitlab.population.member import Job, Member
+from digitlab.population.halving import setting_of, worse_half
+from digitlab.population.job import Job, halving_epochs_of
+from digitlab.population.member import Member
 from digitlab.training.checkpointing import warn_of_other_cpu
 from digitlab.training.setup import chunk_plan, read_data
 
@@ -59,7 +60,7 @@ class Population:
             member.classifier.to(device)
         self.position = jobs[0].start
         self.all_members = list(self.members)
-        self._halving_epochs = _halving_epochs(jobs)
+        self._halving_epochs = halving_epochs_of(jobs)
         # Whether any file has been written. None is before the first chunk, because memory may not suffice for it.
         self.begun = False
         self._save_every_seconds = self.experiment.checkpoint.every_seconds
@@ -313,10 +314,3 @@ class Population:
         for member in self._active():
             member.stop(self.position, self._optimizer_state(member), error)
         raise error
-
-
-def _halving_epochs(jobs: Sequence[Job]) -> Sequence[int]:
-    """The epochs after which the population is halved; none unless ``sweep.halving`` is on."""
-    if not jobs[0].halving:
-        return ()
-    return jobs[0].config.sweep.halving_epochs or default_epochs(max(job.experiment.trainer.max_epochs for job in jobs))

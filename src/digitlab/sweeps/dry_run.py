@@ -130,7 +130,7 @@ def _print_runs(folder: Path, planned: Sequence[PlannedRun]) -> None:
 def _populations(left: Sequence[PlannedRun], max_members: int | str) -> str:
     """How the launcher ``vectorized`` would group the runs, in one line."""
     from digitlab.population.grouping import populations
-    from digitlab.population.member import Job
+    from digitlab.population.job import Job
     from digitlab.training.experiment import Experiment
 
     jobs = []

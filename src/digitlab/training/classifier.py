@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from digitlab.config.compose import build
 from digitlab.core.signals import StopSignal
-from digitlab.data.chunks import Chunk, EvaluationBatch, Position
+from digitlab.data.chunks import Chunk, Position
+from digitlab.data.evaluation import EvaluationBatch
 from digitlab.data.normalise import Normalise
 from digitlab.data.seeding import stream_seed
 from digitlab.engine.aot_cache import CompilerError, fall_back

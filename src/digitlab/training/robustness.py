@@ -15,7 +15,7 @@ from torchmetrics.functional.classification import binary_auroc
 
 from digitlab.core.abilities import abilities
 from digitlab.data.augment import Augmentation, Compose
-from digitlab.data.chunks import EvaluationBatch
+from digitlab.data.evaluation import EvaluationBatch
 from digitlab.data.module import ImageData
 from digitlab.data.out_of_distribution import as_shape, noise_images
 from digitlab.data.seeding import stream_seed

@@ -1,0 +1,35 @@
+"""The images of validation and test, in order and in large batches. ``ImageData`` makes the loaders."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from digitlab.data.source import ImageSet
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationBatch:
+    """Images in the order of their data set, for validation and test: uint8 (n, C, H, W) and int64 labels (n,)."""
+
+    images: Tensor
+    labels: Tensor
+
+
+class EvaluationLoader:
+    """Yields the images at ``indices`` in order, ``batch_size`` at a time, as ``EvaluationBatch``.
+
+    ``images`` is a function, and each iteration calls it. Lightning's objects keep a loader alive until the garbage
+    collector runs; if the loader held the images, those of a finished run would stay in memory as long.
+    """
+
+    def __init__(self, *, images: Callable[[], ImageSet], indices: Tensor, batch_size: int) -> None:
+        self.images, self.indices, self.batch_size = images, indices, batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // self.batch_size)
+
+    def __iter__(self) -> Iterator[EvaluationBatch]:
+        images = self.images()
+        for index in self.indices.split(self.batch_size):
+            yield EvaluationBatch(images.images.index_select(0, index), images.labels.index_select(0, index))
