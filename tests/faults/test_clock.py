@@ -1,4 +1,4 @@
-"""A clock that was set back changes nothing: within a run, names and positions say what is newer, not times."""
+"""Setting the clock back changes nothing: a run compares names and positions, never times, to find the newest file."""
 
 import os
 import time

@@ -17,7 +17,7 @@ def both(
 
     def run(*overrides: str) -> tuple[Events, Events]:
         common = ("test=best", "model.hidden=[8]", "trainer.max_epochs=2", "ema.decay=0.9")
-        # The other one sends less, and comes to its end before.
+        # The other member ends after one epoch, so it sends fewer events.
         member = together(["trainer.max_epochs=1"], ["seed=1", *overrides], common=common)[1]
         left = [remains(folder) for folder in (member.job.folder.path, alone(*common, "seed=1", *overrides).folder)]
         ours, theirs = ({tag: sent for tag, sent in each.items() if ":" in tag} for each in left)

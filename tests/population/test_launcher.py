@@ -21,7 +21,7 @@ _SWEEP = (
     "trainer.max_epochs=2", "trainer.precision=64", "trainer.limit_test_batches=2",
 )  # fmt: skip
 _GRID = ("optimizer.lr=0.01,0.003", "model.dropout=0,0.3", "seed=0,1")
-# They say how long it took, and when and by what it was run.
+# These fields depend on the machine and the time, not on the training.
 _OF_THE_MACHINE = ("train_seconds", "images_per_second", "hardware", "git_commit", "versions")
 
 Command = Callable[..., subprocess.CompletedProcess[str]]

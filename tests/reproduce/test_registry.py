@@ -80,7 +80,7 @@ REPORTED = {
     "r2_tanh300": recipe("mnist", [300], "tanh", "adam", 0.001, 50, 6),
     "r3_sigmoid30_mse": R3A, "r3_sigmoid30_mse_numpy": R3A,
     "r3_dense_200_50_20": recipe("mnist", [200, 50, 20], "relu", "sgd", 0.1, 10, 15, loss="mse", val_size=10_000),
-    # Of this recipe the boosted trees use the data alone: all 60,000 images.
+    # The boosted trees use only the data of this recipe: all 60,000 images.
     "r3_xgboost": R2A,
     "r4_mlp_64_64": recipe("mnist", [64, 64], "relu", "sgd", 0.1, 128, 10),
     **{f"r4_mlp_500_300_l2_{decay}": R4B | {"weight_decay": 2 * factor} for decay, factor in L2_FACTORS.items()},

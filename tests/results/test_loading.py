@@ -96,7 +96,7 @@ def test_the_error_names_an_unusable_checkpoint_and_the_reason(run: RunFolder, t
     elif harm == "no hyper-parameters":
         del content["hyper_parameters"]
     elif harm == "a pickle":
-        content["hyper_parameters"] = Path("any class of one's own")
+        content["hyper_parameters"] = Path("any class that is not plain")
     torch.save(content, path)
     if harm == "truncated":
         path.write_bytes(path.read_bytes()[:-100])

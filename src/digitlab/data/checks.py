@@ -31,10 +31,10 @@ _log = logging.getLogger(__name__)
 def check_data_set(
     train: ImageSet, test: ImageSet, *, title: str, class_names: Sequence[str], image_shape: tuple[int, int, int]
 ) -> None:
-    """Refuse a data set that cannot train, and warn of one that is probably not what was intended.
+    """Refuse a data set that cannot be trained on, and log a warning if one looks wrong.
 
     ``train`` and ``test`` are the whole sets before any split or limit; ``title``, ``class_names`` (K names) and
-    ``image_shape`` (C, H, W) are what the source says of them. Each warning is one line of the log.
+    ``image_shape`` (C, H, W) come from the source. Each warning is one line of the log.
 
     Raises:
         DataError: images are not uint8 (N, C, H, W) of ``image_shape``; a label is not in 0 … K - 1; a class occurs in

@@ -109,7 +109,7 @@ def _train_once(jobs: Sequence[Job]) -> list[tuple[Job, Exception | None]]:
             with stop_signal, float32_products(device, experiment.trainer.precision):
                 population.train()
     except Interrupted as stop:
-        where = ": the runs under way are saved; the same command goes on with them"
+        where = ": the running runs are saved; the same command resumes them"
         raise Interrupted(stop.number, where) from None
     except Exception as error:
         members = [] if population is None else population.all_members

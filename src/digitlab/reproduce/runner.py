@@ -81,7 +81,7 @@ def _run(row: Row, folder: RunFolder, replicate: int, *, quick: bool) -> bool:
     Raises ``RunError`` if the folder holds a run of another recipe, ``LeftOut`` if a package is missing.
     """
     if row.executor == "xgboost" and find_spec("xgboost") is None:
-        raise LeftOut("xgboost is not installed: pip install 'digitlab[baselines]'")
+        raise LeftOut("xgboost is not installed: pip install -e '.[baselines]'")
     overrides = [*row.command_overrides(replicate), *([_QUICK] if quick else [])]
     config, choices = compose(overrides)
     begun = folder.config.exists()

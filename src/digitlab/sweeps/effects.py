@@ -29,7 +29,7 @@ _VALUES_PER_BIN = 4
 class Observation:
     """One finished run: its swept values by key, what makes it a replicate, and its monitored value.
 
-    ``replicate`` holds the seed and the like: everything that two runs must share to be paired, but that is no setting.
+    ``replicate`` holds the seed and the like: what two runs must share to form a pair although it is not a setting.
     """
 
     setting: Mapping[str, Value]

@@ -41,7 +41,7 @@ class SweepProgress:
         self._unfinished: dict[int, float] = {}
         self._trained_since_start: dict[int, float] = {}
         manifest = Manifest.read(path)
-        # Measured once before the first job starts; what is beyond it later was trained by this command.
+        # Measured once, before the first job starts. Any later progress was made by this command.
         self._trained_before_start = {entry.number: _trained(manifest.folder(entry)) for entry in manifest.runs}
 
     def update(self) -> None:

@@ -54,7 +54,7 @@ class Confidences:
     """The confidences of a network in its own test images (``own``) and in ``other`` ones: float (N,) each, in [0, 1].
 
     The confidence is the largest score of an image: for cross-entropy the maximum softmax probability (Hendrycks and
-    Gimpel, 2017). A class that stands for images of no class does not count: a network that is sure of it is not sure
+    Gimpel, 2017). A class for unknown images does not count: a network that is sure of it is not sure
     of the image. ``auroc`` is the probability that one of the network's own images has the higher confidence, with ties
     counted half: 1 separates all images, 0.5 is no better than guessing.
     """

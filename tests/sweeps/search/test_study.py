@@ -1,4 +1,4 @@
-"""The study of a search: which trials it asks for, what it stores and what it refuses."""
+"""The study of a search asks for trials, stores their results, and refuses a study of another search."""
 
 import math
 
