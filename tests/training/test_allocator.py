@@ -16,7 +16,8 @@ import torch
 from digitlab.engine.cpu_tuning import keep_large_memory
 
 changed = keep_large_memory(int(sys.argv[1]))
-torch.ones(int(sys.argv[2]) // 4)
+for _ in range(10):  # while the heap grows to its final size
+    torch.ones(int(sys.argv[2]) // 4)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10):
     torch.ones(int(sys.argv[2]) // 4)
@@ -25,7 +26,10 @@ print(int(changed), resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def faults(told_bytes: int, **environment: str) -> tuple[bool, int]:
-    """Whether it changed anything, and the page faults of ten tensors after a first one."""
+    """Whether it changed anything, and the page faults of ten tensors after ten others.
+
+    A freed block is aligned differently from a new one, so the heap may grow a few times before blocks are reused.
+    """
     command = [sys.executable, "-c", _FAULTS, str(told_bytes), str(_TENSOR_BYTES)]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     text = subprocess.run(command, env=clean | environment, capture_output=True, text=True, check=True).stdout
