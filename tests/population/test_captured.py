@@ -22,8 +22,10 @@ SHORT = ("model.hidden=[8]", "data.train_size=210", "data.batch_size=10")
 JOBS = (["seed=0"], ["optimizer.lr=0.02", "seed=0"], ["optimizer.lr=0.05", "seed=3", "trainer.max_epochs=2"])
 RUNS = (
     "optimizer=sgd optimizer.weight_decay=1e-3 loss=mse loss.output=sigmoid model.activation=sigmoid",
-    "model=mlp_dropout optimizer=adamw optimizer.weight_decay=0.01 ema.decay=0.99 loss.label_smoothing=0.1",
-    "model.batch_norm=true augment=[shift,mixup] trainer.gradient_clip_norm=0.5 scheduler=cosine",
+    "model=mlp_dropout optimizer=adamw optimizer.weight_decay=0.01 ema.decay=0.99 loss.label_smoothing=0.1 "
+    "loss.class_weights={3:5}",
+    "model.batch_norm=true augment=[shift,mixup] trainer.gradient_clip_norm=0.5 scheduler=cosine "
+    "loss.class_weights=balanced",
     "optimizer=muon optimizer.weight_decay=0.1 optimizer.sgd_weight_decay=0.01 ema.decay=0.9",
 )
 

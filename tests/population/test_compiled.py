@@ -28,7 +28,8 @@ JOBS = (["seed=0"], ["optimizer.lr=0.02", "seed=0"], ["optimizer.lr=0.05", "seed
 RUNS = (
     "optimizer=sgd optimizer.weight_decay=1e-3 loss=mse loss.output=sigmoid model.activation=sigmoid",
     "model=linear optimizer=sgd optimizer.momentum=0.9 optimizer.nesterov=true trainer.val_every_steps=13",
-    "model=mlp_dropout optimizer=adamw optimizer.weight_decay=0.01 ema.decay=0.99 loss.label_smoothing=0.1",
+    "model=mlp_dropout optimizer=adamw optimizer.weight_decay=0.01 ema.decay=0.99 loss.label_smoothing=0.1 "
+    "loss.class_weights={3:5}",
     "optimizer=adam model.batch_norm=true loss=mse augment=[shift] data.batch_size=30 data.train_size=330",
     "optimizer=adagrad trainer.gradient_clip_norm=0.5 augment=[mixup] scheduler=cosine",
     "optimizer=muon optimizer.weight_decay=0.1 optimizer.normalize_filters=true optimizer.bias_lr=0.3 scheduler=cosine",

@@ -74,6 +74,8 @@ def test_a_member_equals_its_solo_run_with_every_schedule(
     "loss",
     [
         ["loss=cross_entropy"],
+        ["loss=cross_entropy", "loss.class_weights={3:5,7:0.2}", "loss.label_smoothing=0.1", "monitor.metric=val/loss"],
+        ["loss=cross_entropy", "loss.class_weights=balanced", "augment=mixup"],
         ["loss=mse", "loss.output=softmax"],
         ["loss=mse", "loss.output=sigmoid"],
         ["loss=mse", "loss.output=raw"],

@@ -18,7 +18,7 @@ COMPILER = shutil.which("g++") or shutil.which("clang++")
 FLOAT64 = ("trainer.precision=64", "data.train_size=420", "data.batch_size=20", "trainer.max_epochs=3")
 RUNS = (
     "model=linear optimizer=sgd optimizer.momentum=0.9 optimizer.nesterov=true optimizer.weight_decay=1e-3",
-    "optimizer=adam scheduler=cosine trainer.val_every_steps=13",
+    "optimizer=adam scheduler=cosine trainer.val_every_steps=13 loss.class_weights={3:5} loss.label_smoothing=0.1",
     "model=mlp_dropout optimizer=adamw optimizer.weight_decay=0.01 scheduler=one_cycle ema.decay=0.99",
     "model=lenet optimizer=rmsprop loss=mse augment=shift data.train_size=180",
     "model=lenet model.dropout=0 optimizer=sgd data.train_size=180",

@@ -22,6 +22,7 @@ LEARNING = (
     "trainer.precision=64",
     "scheduler=cosine",
     "ema.decay=0.9",
+    "loss.class_weights={3:5}",
     "early_stopping=null",
 )
 RANDOM = ("model.dropout=0.2", "model.batch_norm=true", "augment=[shift]")

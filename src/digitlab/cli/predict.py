@@ -65,9 +65,9 @@ def _picture_files(paths: Sequence[Path]) -> list[Path]:
 
     Raises ``ConfigError`` if a folder contains no picture.
     """
-    from PIL import Image
+    from digitlab.data.own_images import picture_extensions
 
-    extensions = Image.registered_extensions()
+    extensions = picture_extensions()
     files: list[Path] = []
     for path in paths:
         if not path.is_dir():

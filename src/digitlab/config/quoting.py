@@ -9,7 +9,7 @@ import shlex
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-_PATH_KEYS = ("data.root", "hydra.run.dir", "hydra.sweep.dir")
+_PATH_KEYS = ("data.root", "data.path", "hydra.run.dir", "hydra.sweep.dir")
 # The characters that Hydra's grammar allows in a value without quotes, besides brackets, commas and escapes.
 _PLAIN = r"A-Za-z0-9_/\-\\+.$%*@?|: \t"
 _FUNCTIONS = r"(choice|range|interval|glob|sort|shuffle|tag|extend_list|int|float|str|bool|json_str)\("

@@ -139,6 +139,8 @@ def describe(annotation: Any) -> str:
         return ", or ".join(describe(each) for each in arguments)
     if origin is not None and issubclass(origin, Sequence):
         return _limited(annotation, {})
+    if origin is dict:
+        return f"{{name: {describe(arguments[1])}}}"
     return _TYPES.get(annotation) or f"a {getattr(annotation, '__name__', annotation)}"
 
 

@@ -1,4 +1,7 @@
-"""SHA-256 checks of data files; every file of a known data set is verified each time it is read."""
+"""Checks of data files by SHA-256, and of torchvision's archives by MD5, the only digest that is published of them.
+
+Every file that digitlab reads itself is verified each time it is read.
+"""
 
 import hashlib
 from pathlib import Path
@@ -16,3 +19,11 @@ def check_file(path: Path, expected: str) -> None:
     """Raise ``DataError`` if the SHA-256 of the file ``path`` is not ``expected``."""
     with path.open("rb") as stream:
         expect_sha256(path, hashlib.file_digest(stream, "sha256").hexdigest(), expected)
+
+
+def check_md5(path: Path, expected: str) -> None:
+    """Raise ``DataError`` if the MD5 of the file ``path`` is not ``expected``."""
+    with path.open("rb") as stream:
+        found = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if found != expected:
+        raise DataError(f"{path}: damaged, or another file (its MD5 is {found[:12]}…, expected {expected[:12]}…)")

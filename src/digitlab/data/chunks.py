@@ -131,22 +131,46 @@ class Chunk:
         return torch.cat([self._mixed_labels.get(step, labels) for step, labels in own])
 
     def minibatches(
-        self, normalise: Normalise, encode: Callable[[Tensor, int], Tensor]
+        self,
+        normalise: Normalise,
+        encode: Callable[[Tensor, int], Tensor],
+        image_weights: Callable[[Tensor], Tensor | None] = lambda _: None,
     ) -> Iterator[tuple[Tensor, Tensor, float]]:
         """Yield each mini-batch: normalised images float (n, C, H, W), targets in the form of ``encode``, and a weight.
 
         The weight is 1 for one process. With several, the mean over processes of (weight · mean loss) is the mean loss
-        over the whole mini-batch, although the shares of the processes can differ by one image.
+        over the whole mini-batch, although the shares of the processes can differ by one image, and in the weights that
+        ``image_weights`` returns for encoded targets.
         """
         rank_indices, labels, sizes = self.rank_indices, self.labels, self.sizes
-        weights = [size * self.plan.world_size / len(whole) for size, whole in zip(sizes, self.indices, strict=True)]
         if self.augment:
             for place, (share, own) in enumerate(zip(rank_indices, labels.split(sizes), strict=True)):
                 pixels, targets = self._augmented(self.images.images.index_select(0, share), own, place)
-                yield normalise(pixels), encode(targets, self.classes), weights[place]
+                encoded = encode(targets, self.classes)
+                # The mean over mixed images has no weights.
+                of_images = image_weights(encoded) if targets.ndim == 1 else None
+                yield normalise(pixels), encoded, self._process_weight(place, of_images, encode, image_weights)
         else:
-            targets = encode(labels, self.classes)
-            yield from zip(self._plain(rank_indices, sizes, normalise), targets.split(sizes), weights, strict=True)
+            plain = self._plain(rank_indices, sizes, normalise)
+            all_targets = encode(labels, self.classes).split(sizes)
+            for place, (images, encoded) in enumerate(zip(plain, all_targets, strict=True)):
+                weight = self._process_weight(place, image_weights(encoded), encode, image_weights)
+                yield images, encoded, weight
+
+    def _process_weight(
+        self,
+        place: int,
+        of_images: Tensor | None,
+        encode: Callable[[Tensor, int], Tensor],
+        image_weights: Callable[[Tensor], Tensor | None],
+    ) -> float:
+        """The weight of this process in mini-batch ``place``, whose own images have the weights ``of_images``."""
+        whole, processes = self.indices[place], self.plan.world_size
+        if of_images is None or processes == 1:
+            return self.sizes[place] * processes / len(whole)
+        weights = image_weights(encode(self.images.labels.index_select(0, whole), self.classes))
+        assert weights is not None
+        return float(of_images.sum() * processes / weights.sum())
 
     def blocks(self, steps: int, encode: Callable[[Tensor, int], Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield blocks of ``steps`` mini-batches, which must all have n images, for a compiled call.

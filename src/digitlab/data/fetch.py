@@ -27,7 +27,7 @@ from digitlab.core.errors import DataError
 from digitlab.core.files import move_into_place
 
 _BLOCK_BYTES = 1 << 16
-_MAX_BYTES = 1 << 28  # the largest file has 170 MB; a mirror that does not stop sending is cut off here
+_MAX_BYTES = 1 << 30  # the largest file has 562 MB; a mirror that does not stop sending is cut off here
 _BUSY = {408, 425, 429, 500, 502, 503, 504}  # HTTP codes of errors that may be temporary
 _RANGE_NOT_SATISFIABLE = 416
 

@@ -10,6 +10,7 @@ from typing import Literal, TypeVar
 
 import torch
 from lightning.pytorch import LightningDataModule
+from torch import Tensor
 
 from digitlab.config.schema import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, checked
 from digitlab.core.abilities import abilities
@@ -35,7 +36,7 @@ class ImageData(LightningDataModule):
     """A data set with its split into training and validation images.
 
     ``val_size`` and ``train_size`` are counts or fractions; ``train_size`` is taken from the images that validation
-    leaves (null: all of them). The split depends on ``split_seed`` only. With ``folds``, the validation set is part
+    leaves (null: all of them). A data set with validation images of its own ignores ``val_size``. The split depends on ``split_seed`` only. With ``folds``, the validation set is part
     ``fold`` (from 0) of that many equal parts. ``deskew`` removes the slant of the figures in all images.
     ``normalize=standard`` subtracts the mean of the training split and divides by its standard deviation, for each
     channel; ``unit`` keeps pixels in [0, 1]. ``root`` is the folder with data sets.
@@ -81,10 +82,11 @@ class ImageData(LightningDataModule):
         Raises:
             ConfigError: ``val_size``, ``train_size``, ``folds`` or ``fold`` does not fit the number of training images.
         """
+        own = self.source.val_count
         split_counts(
-            self.source.train_count,
+            self.source.train_count - (own or 0),
             classes=len(self.source.class_names),
-            val_size=self.val_size,
+            val_size=self.val_size if own is None else 0,
             train_size=self.train_size,
             folds=self.folds,
             fold=self.fold,
@@ -110,15 +112,33 @@ class ImageData(LightningDataModule):
             self.train_set, self.test_set = (
                 ImageSet(deskew(images.images), images.labels) for images in (self.train_set, self.test_set)
             )
-        self.train_indices, self.val_indices = split_indices(
-            self.train_set.labels, val_size=self.val_size, train_size=self.train_size, split_seed=self.split_seed,
-            folds=self.folds, fold=self.fold,
-        )  # fmt: skip
+        self.train_indices, self.val_indices = self._split()
         self.split_fingerprint = fingerprint(self.train_indices, self.val_indices)
         if self.overfit_batches is not None:
             self.train_indices = self.train_indices[: self.overfit_batches * self.batch_size]
             self.val_indices = self.train_indices
         self.mean, self.std = self._mean_and_std()
+
+    def _split(self) -> tuple[Tensor, Tensor]:
+        """Return the indices of training and validation images, int64 and ascending."""
+        labels, own = self.train_set.labels, self.source.val_count
+        count = len(labels) - (own or 0)
+        train, val = split_indices(
+            labels[:count], val_size=self.val_size if own is None else 0, train_size=self.train_size,
+            split_seed=self.split_seed, folds=self.folds, fold=self.fold,
+        )  # fmt: skip
+        return train, val if own is None else torch.arange(count, len(labels))
+
+    @property
+    def train_counts(self) -> list[int]:
+        """The number of images of each class in the training split."""
+        labels = self.train_set.labels[self.train_indices]
+        return torch.bincount(labels, minlength=len(self.source.class_names)).tolist()
+
+    @property
+    def fingerprint(self) -> str | None:
+        """``Source.fingerprint`` of the images that were read."""
+        return self.source.fingerprint
 
     def release(self) -> None:
         """Free the images, which a finished run would otherwise hold until its sweep ends.

@@ -1,11 +1,14 @@
-"""Converts a user's picture to the form of a data set's images, so that a trained network can classify it.
+"""Converts a user's picture to the form of a data set's images: for prediction, and for data sets of picture files.
 
-``digitlab predict`` uses it. A picture may have any size, any mode of Pillow, and dark or light background. C, H, W are
-those of the data set.
+``digitlab predict`` and ``picture_files`` use it. A picture may have any size, any mode of Pillow, and dark or light
+background. C, H, W are those of the data set.
 """
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +28,37 @@ _FAINTEST = 0.05
 _LEAST_CONTRAST = 0.04
 
 
+# A file with more bytes than this is not read.
+_MAX_FILE_BYTES = 1 << 29
+
+
+@cache
+def picture_extensions() -> frozenset[str]:
+    """The extensions of picture files, in lower case and with their dot, that Pillow can read here."""
+    extensions, formats = Image.registered_extensions(), picture_formats()
+    return frozenset(name for name, form in extensions.items() if form in formats)
+
+
+@cache
+def picture_formats() -> tuple[str, ...]:
+    """The formats, by Pillow's names, that Pillow itself can read."""
+    Image.init()
+    # It only knows the names of these, or runs another program to read them.
+    return tuple(sorted(set(Image.OPEN) - {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}))
+
+
+@contextmanager
+def picture_warnings() -> Iterator[None]:
+    """Let ``decode`` refuse pictures so large that they may be an attack, and hide Pillow's other warnings.
+
+    Python's filters of warnings belong to the whole process, so several threads need one ``with`` block around all.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
 def read_own_image(path: Path, *, image_shape: tuple[int, int, int], margin_pixels: int | None) -> Tensor:
     """Read a picture file of any format that Pillow knows and convert it as ``as_data_set_image``: uint8 (C, H, W).
 
@@ -33,28 +67,40 @@ def read_own_image(path: Path, *, image_shape: tuple[int, int, int], margin_pixe
             the message names the file.
     """
     try:
-        return as_data_set_image(_read(path), image_shape=image_shape, margin_pixels=margin_pixels)
+        with picture_warnings():
+            picture = decode(read_bytes(path))
+            return as_data_set_image(picture, image_shape=image_shape, margin_pixels=margin_pixels)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
 
 
-def _read(path: Path) -> Image.Image:
-    """Read a picture and rotate it upright; raise ``DataError`` if that is impossible."""
+def read_bytes(path: Path) -> bytes:
+    """Return the content of a picture file; raise ``DataError``, without the path, if that is impossible."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            # Read the file into memory first: with an open file, Pillow would allocate as much as a damaged header
-            # claims.
-            with Image.open(io.BytesIO(path.read_bytes())) as picture:
-                return ImageOps.exif_transpose(picture)  # apply the orientation that the camera recorded
+        if path.stat().st_size > _MAX_FILE_BYTES:
+            raise DataError(f"too large, more than {_MAX_FILE_BYTES:,} bytes")
+        return path.read_bytes()
     except FileNotFoundError as error:
         raise DataError("no such file") from error
+    except OSError as error:
+        raise DataError(f"can't be read: {error.strerror or error}") from error
+
+
+def decode(content: bytes) -> Image.Image:
+    """Decode the bytes of a picture file and rotate the picture upright; call it within ``picture_warnings``.
+
+    Raises ``DataError``, without a path, if the picture is damaged or too large. Decoding from memory is safer than
+    from a file, where Pillow would allocate as much as a damaged header claims.
+    """
+    try:
+        with Image.open(io.BytesIO(content), formats=picture_formats()) as picture:
+            return ImageOps.exif_transpose(picture)  # apply the orientation that the camera recorded
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise DataError(f"too large, more than {Image.MAX_IMAGE_PIXELS} pixels") from error
     except UnidentifiedImageError as error:
         raise DataError("no picture in a known format") from error
     except Exception as error:  # damaged files raise different exceptions in each format
-        raise DataError(f"can't be read: {error}") from error
+        raise DataError(f"can't be read: {' '.join(str(error).split()) or type(error).__name__}") from error
 
 
 def as_data_set_image(picture: Image.Image, *, image_shape: tuple[int, int, int], margin_pixels: int | None) -> Tensor:
@@ -91,7 +137,8 @@ def _opaque(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith(("I", "F")):
         # Pillow clips values of more than 8 bits instead of scaling them.
         values = np.asarray(picture, dtype=np.float64)
-        ranges = (1, 255, 65535) if picture.mode == "F" else (255, 65535)
+        # Files of 16 bits become I;16 (or I in some formats, which can hold fewer bits as well).
+        ranges = {"F": (1, 255, 65535), "I": (255, 65535)}.get(picture.mode, (65535,))
         deepest = next((most for most in ranges if values.max() <= most), values.max())
         return Image.fromarray((values.clip(0) * (255 / deepest)).round().astype(np.uint8))
     if not picture.has_transparency_data:

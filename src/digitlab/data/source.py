@@ -32,6 +32,11 @@ class Source(ABC):
     margin_pixels: int | None = None
     # The one of class_names that images of no other class have; None if every image belongs to a real class.
     unknown_class: str | None = None
+    # If the data set has validation images of its own, they are the last so many of the training set. None: it has
+    # none, so they are split off.
+    val_count: int | None = None
+    # Identifies the files that ``read`` has read, if they are not those of a published data set, which never change.
+    fingerprint: str | None = None
 
     @property
     @abstractmethod

@@ -110,11 +110,11 @@ def split_indices(
         len(targets), classes=len(present), val_size=val_size, train_size=train_size, folds=folds, fold=fold
     )
     shuffled = _shuffled(len(targets), split_seed)
-    order = shuffled[_stratified(targets[shuffled])]
+    order = shuffled[stratified(targets[shuffled])]
     held = slice(val_count) if folds is None else _fold(len(targets), val_size=val_size, folds=folds, fold=fold)
     val, rest = order[held], np.delete(order, held)
     # Stratify the rest again. Otherwise its first images would lack the classes that came last before it.
-    train = rest[_stratified(targets[rest])][:train_count]
+    train = rest[stratified(targets[rest])][:train_count]
     held_key, held_size = ("val_size", val_size) if folds is None else ("folds", folds)
     for key, size, indices in ((held_key, held_size, rest), ("train_size", train_size, train)):
         missing = np.setdiff1d(present, targets[indices])
@@ -142,7 +142,7 @@ def _shuffled(count: int, split_seed: int) -> _Ints:
     return np.argsort(bits, kind="stable")
 
 
-def _stratified(targets: npt.NDArray[np.integer]) -> _Ints:
+def stratified(targets: npt.NDArray[np.integer]) -> _Ints:
     """Return an order in which every leading part is stratified: the j-th of n images of a class is at (j + 1/2) / n.
 
     Sainte-Laguë (1910) distributes seats in a parliament in this way. With largest remainders, a class could lose an

@@ -121,7 +121,7 @@ class ChunkRunner:
         step, position = self.step, self.position
         losses: Losses = []
         # The generator gathers and normalises images a few mini-batches ahead, while they are in the cache.
-        minibatches = chunk.minibatches(self._normalise, self._loss.encode)
+        minibatches = chunk.minibatches(self._normalise, self._loss.encode, self._loss.image_weights)
         for (images, targets, weight), rows in zip(minibatches, logits.split(chunk.sizes), strict=True):
             if check_each:
                 # Saved before each update, so that the weights of the error are those before the faulty one.
@@ -131,6 +131,10 @@ class ChunkRunner:
                 self._require_finite(loss)
             position.advance()
             rows.copy_(batch_logits)
+            if not self._alone:
+                # The part of this process in the mean over the whole mini-batch, as if its images had equal weights.
+                whole = len(chunk.indices[len(losses)])
+                loss = loss * (weight * whole / (len(images) * chunk.plan.world_size))
             losses.append(loss)
             if self._stopped:
                 break

@@ -29,8 +29,8 @@ class Counts:
         """Count the predictions of logits (N, K) for labels int64 (N,)."""
         self.confusion += confusions(logits.unsqueeze(0), labels.unsqueeze(0))[0]
 
-    def add_losses(self, losses: Sequence[float], sizes: Sequence[int]) -> None:
-        """Add the mean losses of mini-batches with ``sizes`` images."""
+    def add_losses(self, losses: Sequence[float], sizes: Sequence[float]) -> None:
+        """Add the mean losses of mini-batches with ``sizes`` images, or whose images have these sums of weights."""
         # One mini-batch at a time. With a sum for each chunk, rounding would depend on where chunks end.
         for loss, size in zip(losses, sizes, strict=True):
             self.loss_sum += loss * size

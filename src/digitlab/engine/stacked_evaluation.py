@@ -29,12 +29,22 @@ def evaluate_stack(
     members, device = len(weights[0]), weights[0].device
     confusion = torch.zeros(members, classes, classes, dtype=torch.int64, device=device)
     sums = torch.zeros(members, dtype=torch.float64, device=device)
+    images, weight_sum = 0, None
     for batch in batches:
         logits = stack.evaluate(normalise(batch.images), weights)
         targets = loss.encode(batch.labels, classes)
         losses = loss(logits, targets.expand(members, *targets.shape))
         # Float64 sums: each has thousands of terms.
-        sums += losses.double().sum(1)
+        batch_sums, image_weights = losses.double().sum(1), loss.image_weights(targets)
+        if image_weights is not None:
+            # The mean over the whole set divides by the weights of all its images, not by those of each batch.
+            batch_weight = image_weights.double().sum()
+            batch_sums *= batch_weight / len(image_weights)
+            weight_sum = batch_weight if weight_sum is None else weight_sum + batch_weight
+        sums += batch_sums
+        images += len(batch.labels)
         confusion += confusions(logits, batch.labels.expand(members, -1))
+    if weight_sum is not None:
+        sums *= images / weight_sum
     # The host waits for the device only here, once for all batches.
     return [Counts(of_member, loss_sum) for of_member, loss_sum in zip(confusion, sums.tolist(), strict=True)]

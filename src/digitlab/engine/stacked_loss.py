@@ -6,14 +6,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from digitlab.optim.losses import CrossEntropy, Loss, MeanSquaredError
+from digitlab.optim.losses import CrossEntropy, Loss, MeanSquaredError, WeightedCrossEntropy
 
-# Losses that have a stacked form here. Runs with any other loss train alone.
+# Losses of a configuration that have a stacked form here. Runs with any other loss train alone.
 STACKABLE = (CrossEntropy, MeanSquaredError)
 
 
 class StackedLoss:
-    """The loss of M members, which differ only in label smoothing: ``smoothing`` (M, 1), or None if nobody smooths."""
+    """The loss of M members, which differ only in label smoothing: ``smoothing`` (M, 1), or None if nobody smooths.
+
+    With class weights they do not differ: the smoothing is then in the encoded targets, which members share.
+    """
 
     def __init__(self, loss: Loss, smoothing: Tensor | None) -> None:
         self._loss, self.smoothing = loss, smoothing
@@ -34,11 +37,21 @@ class StackedLoss:
         """Encode labels as the members' own loss does."""
         return self._loss.encode(targets, classes)
 
+    def image_weights(self, targets: Tensor) -> Tensor | None:
+        """The weight of each image in the mean, for encoded ``targets`` (..., K + 1); None if all count alike."""
+        return self._loss.image_weights(targets)
+
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The loss of each image, (M, n), from logits (M, n, K) and encoded targets, (M, n) or (M, n, K)."""
+        """The loss of each image, (M, n), from logits (M, n, K) and encoded targets, (M, n) or (M, n, K).
+
+        With class weights, targets are (M, n, K + 1), and losses are scaled so that their mean is the weighted mean.
+        """
         if isinstance(self._loss, MeanSquaredError):
             return (self._outputs(logits) - targets).square().mean(2)
         log_probabilities = logits.log_softmax(2)
+        if isinstance(self._loss, WeightedCrossEntropy):
+            targets = _shares_of_the_mean(targets, logits)
+            return -(log_probabilities * targets).sum(2) * logits.shape[1]
         if targets.ndim == 2:
             chosen = log_probabilities.gather(2, targets.unsqueeze(2)).squeeze(2)
         else:
@@ -63,6 +76,9 @@ class StackedLoss:
                 case "softmax":
                     error = error * outputs
                     return error - outputs * error.sum(2, keepdim=True)
+        if isinstance(self._loss, WeightedCrossEntropy):
+            targets = _shares_of_the_mean(targets, logits)
+            return logits.softmax(2) * targets.sum(2, keepdim=True) - targets
         if self.smoothing is None:
             # PyTorch's own formula rounds like the solo run, which uses it as well.
             leaf = logits.detach().requires_grad_()
@@ -81,3 +97,9 @@ class StackedLoss:
         """The outputs that a mean squared error compares with the targets, (M, n, K)."""
         assert isinstance(self._loss, MeanSquaredError)
         return logits if self._loss.output == "raw" else self._loss.scores(logits.flatten(0, 1)).view_as(logits)
+
+
+def _shares_of_the_mean(targets: Tensor, logits: Tensor) -> Tensor:
+    """Divide encoded targets with class weights, (M, n, K + 1), by the sum of the images' weights: (M, n, K)."""
+    targets = targets.to(logits.dtype)
+    return targets[..., :-1] / targets[..., -1:].sum(1, keepdim=True)

@@ -4,6 +4,7 @@
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -11,10 +12,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from digitlab.config.schema import Rate, settings
+from digitlab.core.abilities import abilities
+from digitlab.optim.class_weights import ClassWeights, weight_of_each_class
 
 
 class Loss(ABC):
     """The base class of losses."""
+
+    def for_classes(self, class_names: Sequence[str], train_counts: Sequence[int] | None) -> "Loss":
+        """Return the loss for these K classes; ``train_counts`` are their images in the training split, if known.
+
+        Raises ``ConfigError`` if a setting names a class that does not exist.
+        """
+        return self
 
     def encode(self, targets: Tensor, classes: int) -> Tensor:
         """Convert targets to the form that the loss takes.
@@ -23,6 +33,10 @@ class Loss(ABC):
         the call so that it can be done for many mini-batches at once.
         """
         return targets
+
+    def image_weights(self, targets: Tensor) -> Tensor | None:
+        """Return the weight of each image in the mean, float (N,), for encoded targets; None if all count alike."""
+        return None
 
     @abstractmethod
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -35,12 +49,63 @@ class Loss(ABC):
 
 @settings
 class CrossEntropy(Loss):
-    """Cross-entropy of the softmax, in nats; ``label_smoothing`` after Szegedy et al. (2016)."""
+    """Cross-entropy of the softmax, in nats; ``label_smoothing`` after Szegedy et al. (2016).
+
+    ``class_weights`` give classes other weights than 1, as in ``torch.nn.CrossEntropyLoss``; ``balanced`` makes up for
+    different numbers of training images. A loss with them works only after ``for_classes``.
+    """
 
     label_smoothing: Rate = 0.0
+    class_weights: ClassWeights | None = None
+
+    def for_classes(self, class_names: Sequence[str], train_counts: Sequence[int] | None) -> Loss:
+        if self.class_weights is None:
+            return self
+        weights = weight_of_each_class(self.class_weights, class_names, train_counts)
+        return WeightedCrossEntropy(weights=weights, label_smoothing=self.label_smoothing)
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
+        assert self.class_weights is None, "call for_classes first"
         return F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
+
+    def scores(self, logits: Tensor) -> Tensor:
+        return logits.softmax(1)
+
+
+class WeightedCrossEntropy(Loss):
+    """Cross-entropy with a weight for each of K classes, equal to ``torch.nn.CrossEntropyLoss(weight, …)``.
+
+    For labels, the mean divides by the weights of the images' classes; for mixed images, by the number of images.
+    Encoded targets are (N, K + 1): the smoothed class probabilities times the class weights, and the weight of the
+    image in the mean. The weights are in the targets because compiled updates take them as an input.
+    """
+
+    def __init__(self, *, weights: Sequence[float], label_smoothing: float = 0.0) -> None:
+        self.weights, self.label_smoothing = list(weights), label_smoothing
+        self._on_device: dict[torch.device, Tensor] = {}
+
+    def encode(self, targets: Tensor, classes: int) -> Tensor:
+        weights = self._weights(targets.device)
+        labelled = targets.ndim == 1
+        shares = (F.one_hot(targets, classes) if labelled else targets).to(weights.dtype)
+        smoothed = shares * (1 - self.label_smoothing) + self.label_smoothing / classes
+        of_images = weights[targets] if labelled else torch.ones_like(shares[:, 0])
+        return torch.cat([smoothed * weights, of_images.unsqueeze(1)], dim=1)
+
+    def _weights(self, device: torch.device) -> Tensor:
+        if device not in self._on_device:
+            # Float64, so that a run in double precision does not start from rounded weights.
+            dtype = torch.float64 if abilities(device).float64 else torch.float32
+            self._on_device[device] = torch.tensor(self.weights, dtype=dtype, device=device)
+        return self._on_device[device]
+
+    def image_weights(self, targets: Tensor) -> Tensor:
+        return targets[..., -1]
+
+    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
+        log_probabilities = logits.log_softmax(1)
+        targets = targets.to(log_probabilities.dtype)
+        return -(log_probabilities * targets[:, :-1]).sum() / self.image_weights(targets).sum()
 
     def scores(self, logits: Tensor) -> Tensor:
         return logits.softmax(1)

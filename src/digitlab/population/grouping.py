@@ -20,6 +20,7 @@ from digitlab.core.errors import RunError
 from digitlab.engine.dense_stack import DenseStack
 from digitlab.engine.stacked_loss import STACKABLE
 from digitlab.models import CNN, MLP, LeNet, Linear
+from digitlab.optim.class_weights import is_weighted
 from digitlab.optim.losses import Loss
 from digitlab.optim.optimizers import RULE_OF, Optimizer
 from digitlab.population.halving import refuse_alone, setting_of
@@ -85,6 +86,8 @@ def _common(config: DictConfig, experiment: Experiment) -> dict[str, Any]:
     assert isinstance(nodes, dict)
     common = {name: nodes[name] for name in _OTHER_NODES}
     for name, numbers in _NUMBERS.items():
+        if name == "loss" and is_weighted(nodes["loss"]):
+            numbers = ()  # class weights and smoothing are in the encoded targets, which members share
         common[name] = {key: value for key, value in nodes[name].items() if key not in numbers}
     common["compile"] = experiment.options.compile
     common["ema"] = experiment.ema_decay is None

@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning
 
+from digitlab.core.errors import RunError
 from digitlab.core.ranks import process_rank
 from digitlab.data.chunks import Position
 from digitlab.engine.metrics import Counts, total
@@ -62,8 +63,15 @@ def restore(
 
     With as many processes as wrote the checkpoint, each process gets its own counts; otherwise the first process gets
     their sum. Raises ``RunError`` if an older version divided the parameters into other groups: the optimiser would
-    assign its state to the wrong parameters.
+    assign its state to the wrong parameters. Raises it, too, if the files of the data set are not those that the run
+    was trained on.
     """
+    facts = checkpoint.get("hyper_parameters", {}).get("data", {})
+    if facts.get("fingerprint") != classifier.facts.fingerprint and "fingerprint" in facts:
+        raise RunError(
+            f"{path}: the files of the data set {classifier.facts.title} have changed since this run was trained on "
+            "them; restore them to resume it, or start a new run"
+        )
     if not _has_groups(checkpoint["optimizer_states"][0]["param_groups"], classifier):
         raise of_older_version(path, "with other parameters to learn, or other groups of them")
     classifier.load_state_dict(checkpoint["state_dict"])

@@ -70,7 +70,7 @@ class Classifier(LightningModule):
         self.average: nn.Module | None = None
         if ema_decay is not None:
             self.average = copy.deepcopy(self.network).requires_grad_(False)
-        self.loss: Loss = build(loss, "loss", Loss)
+        self.loss = build(loss, "loss", Loss).for_classes(self.facts.class_names, self.facts.train_counts)
         self.update: Optimizer = build(optimizer, "optimizer", Optimizer)
         self.schedule: Schedule = build(scheduler, "scheduler", Schedule)
         self.ema_decay, self.gradient_clip_norm, self.tta = ema_decay, gradient_clip_norm, tta
@@ -253,22 +253,30 @@ class Classifier(LightningModule):
 
     def _evaluate(self, batch: EvaluationBatch) -> Tensor:
         logits: Tensor = self(batch.images)
-        loss = self.loss(logits, self.loss.encode(batch.labels, logits.shape[1]))
+        targets = self.loss.encode(batch.labels, logits.shape[1])
+        loss, image_weights = self.loss(logits, targets), self.loss.image_weights(targets)
         self._evaluation.add(logits, batch.labels)
         self._evaluation_losses.append(loss.item() if reads_at_once(self.device) else loss)
-        self._evaluation_sizes.append(len(batch.labels))
+        self._evaluation_sizes.append(float(len(batch.labels)) if image_weights is None else image_weights.sum())
         return logits
 
     def _begin_evaluation(self) -> None:
         self._evaluation = Counts.zeros(len(self.facts.class_names), self.device)
-        self._evaluation_losses: list[Tensor | float] = []
-        self._evaluation_sizes: list[int] = []
+        # The mean losses of the batches, and what their means divide by: the images, or the sum of their weights.
+        self._evaluation_losses: Sequence[Tensor | float] = []
+        self._evaluation_sizes: Sequence[Tensor | float] = []
 
     @property
     def evaluation(self) -> Counts:
         """The counts of the current or last validation or test. Reading them waits for the device."""
-        self._evaluation.add_losses(as_numbers(self._evaluation_losses), self._evaluation_sizes)
-        self._evaluation_losses, self._evaluation_sizes = [], []
+        losses, sizes = as_numbers(self._evaluation_losses), as_numbers(self._evaluation_sizes)
+        self._evaluation_losses, self._evaluation_sizes = losses, sizes
+        self._evaluation.loss_sum = 0.0
+        self._evaluation.add_losses(losses, sizes)
+        images = float(self._evaluation.confusion.sum())
+        if sum(sizes) != images:
+            # Class weights: the mean divides by the weights of all images.
+            self._evaluation.loss_sum *= images / sum(sizes)
         return self._evaluation
 
     def on_validation_epoch_start(self) -> None:

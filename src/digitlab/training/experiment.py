@@ -115,7 +115,7 @@ class Experiment:
         data.augment = Compose(
             [build(node, f"augment.{name}", Augmentation) for name, node in nodes["augment"].items()]
         )
-        build(nodes["loss"], "loss", Loss)
+        _check_loss(nodes["loss"], data)
         build(nodes["scheduler"], "scheduler", Schedule)
         trainer = build(nodes["trainer"], "trainer", TrainerSettings)
         _check_network(nodes, data, processes=trainer.devices)
@@ -193,6 +193,14 @@ def _check_data(data: ImageData) -> None:
         raise error.under("data") from error
     if data.root.exists() and not data.root.is_dir():
         raise ConfigError("data.root", str(data.root), "must be a folder, or not be there yet")
+
+
+def _check_loss(node: dict[str, Any], data: ImageData) -> None:
+    loss = build(node, "loss", Loss)
+    try:
+        loss.for_classes(data.source.class_names, None)
+    except ConfigError as error:
+        raise error.under("loss") from error
 
 
 def _check_network(nodes: dict[str, dict[str, Any]], data: ImageData, *, processes: int) -> None:

@@ -16,7 +16,8 @@ class DataFacts:
     """The facts about a data set that a checkpoint stores: image shape (C, H, W), class names, mean and std.
 
     ``mean`` and ``std`` have one value per channel, for pixels in [0, 1]. ``margin_pixels`` and ``unknown_class`` are
-    as in ``digitlab.data.Source``.
+    as in ``digitlab.data.Source``. ``train_counts`` are the images of each class in the training split, and
+    ``fingerprint`` identifies the files of a data set that is not published; checkpoints of older versions lack both.
     """
 
     name: str
@@ -27,6 +28,8 @@ class DataFacts:
     std: list[PositiveFloat]
     margin_pixels: NonNegativeInt | None = None
     unknown_class: str | None = None
+    train_counts: list[NonNegativeInt] | None = None
+    fingerprint: str | None = None
 
     @property
     def known_classes(self) -> list[int]:

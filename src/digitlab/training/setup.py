@@ -50,7 +50,7 @@ def initial_classifier(experiment: Experiment, data: ImageData, *, resumed: bool
         name=source.name, title=source.title, image_shape=list(source.image_shape),
         class_names=list(source.class_names),
         mean=data.mean, std=data.std, margin_pixels=source.margin_pixels,
-        unknown_class=source.unknown_class,
+        unknown_class=source.unknown_class, train_counts=data.train_counts, fingerprint=data.fingerprint,
     )  # fmt: skip
     torch.manual_seed(stream_seed("init", experiment.options.seed))
     classifier = Classifier(data=facts.plain(), **experiment.hyper_parameters)

@@ -1,0 +1,56 @@
+"""The setting ``loss.class_weights``: checks it against the class names and turns it into a weight for each class.
+
+``losses.CrossEntropy`` uses it. K classes.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from digitlab.config.schema import PositiveFloat, nearest
+from digitlab.core.errors import ConfigError
+
+# YAML and Hydra read class names such as 7 or true as numbers and truth values.
+ClassWeights = Literal["balanced"] | dict[str | int | float | bool, PositiveFloat]
+
+_MOST_LISTED = 12
+
+
+def weight_of_each_class(
+    setting: ClassWeights, class_names: Sequence[str], train_counts: Sequence[int] | None
+) -> list[float]:
+    """Return the K weights that ``setting`` means.
+
+    ``balanced`` gives a class the weight N / (C · n) if n of the N training images belong to it and C classes occur:
+    then each class has the same total weight, and the mean weight over the training images is 1. A class without
+    training images gets weight 1; so does a class that a dictionary does not name. ``train_counts`` are the K counts of
+    the training split; None checks the names only, and ``balanced`` then gives ones.
+
+    Raises:
+        ConfigError: the dictionary names no class, or one that does not exist.
+    """
+    if setting == "balanced":
+        counts = list(train_counts or [1] * len(class_names))
+        present = sum(count > 0 for count in counts)
+        return [sum(counts) / (present * count) if count else 1.0 for count in counts]
+    named = {_as_text(name): weight for name, weight in setting.items()}
+    if not named:
+        raise ConfigError("class_weights", {}, "must name at least one class, or be null or balanced")
+    for name in named:
+        if name not in class_names:
+            raise ConfigError("class_weights", setting, _no_such_class(name, class_names))
+    return [named.get(name, 1.0) for name in class_names]
+
+
+def _as_text(name: object) -> str:
+    return str(name).lower() if isinstance(name, bool) else str(name)
+
+
+def _no_such_class(name: str, class_names: Sequence[str]) -> str:
+    more = f" and {len(class_names) - _MOST_LISTED} more" if len(class_names) > _MOST_LISTED else ""
+    listed = ", ".join(class_names[:_MOST_LISTED])
+    return f"there is no class {name}{nearest(name, class_names)}; the classes are {listed}{more}"
+
+
+def is_weighted(node: Mapping[str, object]) -> bool:
+    """Return whether the configuration node ``loss`` has class weights."""
+    return node.get("class_weights") is not None
