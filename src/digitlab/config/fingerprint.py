@@ -5,6 +5,7 @@ This module does not import torch.
 
 import hashlib
 import json
+import os
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -50,6 +51,10 @@ def _effective(config: DictConfig) -> dict[str, Any]:
     for node, keys in _WITHOUT_EFFECT_IN.items():
         if isinstance(container.get(node), dict):
             container[node] = {key: value for key, value in container[node].items() if key not in keys}
+    data = container.get("data")
+    if isinstance(data, dict) and isinstance(path := data.get("path"), str) and os.path.isdir(path):
+        # Relative to the current folder, as the run that is compared with another one would read it.
+        data["path"] = os.path.realpath(path)
     return {str(key): value for key, value in container.items()}
 
 

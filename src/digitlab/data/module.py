@@ -36,10 +36,11 @@ class ImageData(LightningDataModule):
     """A data set with its split into training and validation images.
 
     ``val_size`` and ``train_size`` are counts or fractions; ``train_size`` is taken from the images that validation
-    leaves (null: all of them). A data set with validation images of its own ignores ``val_size``. The split depends on ``split_seed`` only. With ``folds``, the validation set is part
-    ``fold`` (from 0) of that many equal parts. ``deskew`` removes the slant of the figures in all images.
-    ``normalize=standard`` subtracts the mean of the training split and divides by its standard deviation, for each
-    channel; ``unit`` keeps pixels in [0, 1]. ``root`` is the folder with data sets.
+    leaves (null: all of them). The split depends on ``split_seed`` only. With ``folds``, the validation set is part
+    ``fold`` (from 0) of that many equal parts. If the data set has validation images of its own, ``val_size`` has no
+    effect. ``deskew`` removes the slant of the figures in all images. ``normalize=standard`` subtracts the mean of the
+    training split and divides by its standard deviation, for each channel; ``unit`` keeps pixels in [0, 1]. ``root`` is
+    the folder with data sets.
 
     Raises:
         DataError: files are missing or damaged, or the data set cannot be trained on (``checks``).

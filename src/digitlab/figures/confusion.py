@@ -19,6 +19,8 @@ from digitlab.figures.style import panel_columns, pixels, short, styled, text_co
 from digitlab.figures.tiles import Caption, tiles_figure
 
 _NUMBER_POINTS = 5.5
+# With more classes cells are smaller and show no numbers.
+_MOST_NUMBERED_CLASSES = 25
 _ERROR_MAP, _DIAGONAL_COLOUR = "Oranges", "#dddddd"
 _BRIGHTNESS = {"black": 0, "white": 255}
 # One number in a heat map: row, column, text, colour.
@@ -115,7 +117,7 @@ def _lay_over(
 
 def _frame(scale_ends: tuple[float, float], class_names: Sequence[str], title: str) -> Figure:
     """Make the figure with both heat maps, filled with zeros; ``scale_ends`` belong to counts and per cent."""
-    side = max(3.0, 0.36 * len(class_names) + 1.0)
+    side = max(3.0, _cell_inches(len(class_names)) * len(class_names) + 1.0)
     columns = panel_columns(2)
     rows = 2 // columns
     figure = Figure(figsize=(columns * side + 1.2, rows * side + 0.4), layout="compressed")
@@ -126,12 +128,20 @@ def _frame(scale_ends: tuple[float, float], class_names: Sequence[str], title: s
     return figure
 
 
+def _cell_inches(classes: int) -> float:
+    return 0.36 if classes <= _MOST_NUMBERED_CLASSES else max(0.11, 9 / classes)
+
+
 def _heat_map(figure: Figure, axes: Axes, class_names: Sequence[str], *, end: float, label: str) -> None:
     positions, names = range(len(class_names)), [short(name) for name in class_names]
     colours = colormaps[_ERROR_MAP].with_extremes(bad=_DIAGONAL_COLOUR)
     image = axes.imshow(np.zeros((len(names), len(names))), cmap=colours, vmin=0, vmax=end)
     slanted = max(map(len, names)) > 2
-    axes.set_xticks(positions, names, rotation=45 if slanted else 0, ha="right" if slanted else "center")
+    if len(names) > _MOST_NUMBERED_CLASSES:
+        axes.set_xticks(positions, names, rotation=90)
+        axes.tick_params(labelsize=min(7.0, 50 * _cell_inches(len(names))), length=1.5)
+    else:
+        axes.set_xticks(positions, names, rotation=45 if slanted else 0, ha="right" if slanted else "center")
     axes.set_yticks(positions, names)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
@@ -141,7 +151,10 @@ def _heat_map(figure: Figure, axes: Axes, class_names: Sequence[str], *, end: fl
 
 
 def _maps(figure: Figure, confusion: Tensor) -> Iterator[tuple[Axes, npt.NDArray[np.float32], list[Cell]]]:
-    """Yield the axes of each heat map, its values (K, K) with a masked diagonal, and the texts of non-zero cells."""
+    """Yield the axes of each heat map, its values (K, K) with a masked diagonal, and the texts of non-zero cells.
+
+    There are no texts if there are many classes.
+    """
     percent = 100 * confusion / confusion.sum(1, keepdim=True).clamp(min=1)
     diagonal = np.eye(len(confusion), dtype=bool)
     for axes, values, form in zip(figure.axes[:2], (confusion.float(), percent), ("{:.0f}", "{:.1f}"), strict=True):
@@ -151,7 +164,7 @@ def _maps(figure: Figure, confusion: Tensor) -> Iterator[tuple[Axes, npt.NDArray
             (row, column, form.format(value), text_colour_on(tuple(colours[row, column])))
             for row, line in enumerate(values.tolist())
             for column, value in enumerate(line)
-            if value
+            if value and len(confusion) <= _MOST_NUMBERED_CLASSES
         ]
         yield axes, errors, cells
 

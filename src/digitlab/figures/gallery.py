@@ -220,8 +220,14 @@ FIGURES: dict[str, Draw] = {
 """Every figure of a run by its name. A function raises ``NotApplicableError`` if its figure does not apply."""
 
 
+# A data set with more classes has no GIF for each of them.
+_MOST_CLASSES_WITH_GIFS = 20
+
+
 def gif_names(class_names: Sequence[str]) -> list[str]:
-    """Return the file names of the GIFs: first the one of all classes, then one per class."""
+    """Return the file names of the GIFs: first the one of all classes, then one per class unless there are many."""
+    if len(class_names) > _MOST_CLASSES_WITH_GIFS:
+        return ["learning_weights.gif"]
     plain = [re.sub(r"\W+", "_", name).strip("_").lower() for name in class_names]
     return ["learning_weights.gif", *(f"learning_weights_{number}_{name}.gif" for number, name in enumerate(plain))]
 
@@ -290,7 +296,7 @@ def _make_gifs(run: RunData, folder: Path, options: GifOptions) -> Iterator[tupl
     limit = float(learning.abs().max())
     title = f"a linear network learns {run.title.partition(',')[0]}"
     every = range(len(run.class_names))
-    for name, own in zip(names, [every, *([label] for label in every)], strict=True):
+    for name, own in zip(names, [every, *([label] for label in every)], strict=False):
         own_names = [run.class_names[label] for label in own]
         frames = gifs.weight_frames(learning[:, list(own)], names=own_names, notes=notes, limit=limit, title=title)
         write_atomically(folder / name, gifs.gif(frames))

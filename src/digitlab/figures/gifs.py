@@ -18,7 +18,7 @@ from torch import Tensor
 
 from digitlab.data.normalise import Normalise
 from digitlab.engine.eager import TrainStep
-from digitlab.figures.style import SIGNED_MAP, short
+from digitlab.figures.style import SIGNED_MAP, cut
 from digitlab.figures.weights import signed_images
 from digitlab.models import Linear
 from digitlab.optim.losses import MeanSquaredError
@@ -98,7 +98,7 @@ class _FrameLayout:
             left, top = self._place(number)
             pen.rectangle((left - 1, top - 1, left + _TILE_PIXELS, top + _TILE_PIXELS), outline=_FRAME)
             middle, below = left + _TILE_PIXELS / 2, top + _TILE_PIXELS + 2
-            pen.text((middle, below), short(name, 15), fill=_INK, font=self._font, anchor="ma")
+            pen.text((middle, below), cut(name, 15), fill=_INK, font=self._font, anchor="ma")
         self._draw_scale(pen, limit, coloured=coloured)
 
     def _place(self, number: int) -> tuple[int, int]:

@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from digitlab.figures.style import BACKGROUND_COLOUR, TEXT_COLOUR
+from digitlab.figures.style import BACKGROUND_COLOUR, TEXT_COLOUR, literal
 from digitlab.figures.tiles import rgba
 
 _GAP_PIXELS = 2
@@ -43,7 +43,7 @@ def sample_grid(images: Tensor, labels: Tensor, *, class_names: Sequence[str], t
     axes.imshow(mosaic, interpolation="nearest", aspect="auto")
     pitch = tiles.shape[1] + _GAP_PIXELS
     centres = [row * pitch + (tiles.shape[1] - 1) / 2 for row in range(len(class_names))]
-    axes.set_yticks(centres, class_names)
+    axes.set_yticks(centres, [literal(name) for name in class_names])
     axes.set_xticks([])
     axes.tick_params(length=0, labelsize=8, labelcolor=TEXT_COLOUR)
     axes.spines[:].set_visible(False)

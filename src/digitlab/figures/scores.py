@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from digitlab.figures.formatting import zoomed_label, zoomed_start
 from digitlab.figures.style import BLUE, LINE_STYLES, ORANGE, TEXT_COLOUR, short, styled
 from digitlab.training.evaluation import CALIBRATION_BINS
 
+_OTHER_COLOUR = "#cccccc"  # curves without a name
 _NORMAL_97_5 = 1.959964  # the 97.5 % quantile of the normal distribution
 
 
@@ -42,34 +44,33 @@ def average_precision(precision: Tensor, recall: Tensor) -> float:
 def precision_recall_figure(scores: Tensor, labels: Tensor, *, class_names: Sequence[str], title: str) -> Figure:
     """Draw precision against recall, one-vs-rest, one curve for each class that occurs in ``labels``.
 
+    If there are many classes, only those with the lowest average precision have colours and names; the others are grey.
     Both axes end at 100 % and start where they show the bend of every curve; the axis labels give the start.
     """
     figure = Figure(figsize=(5.4, 3.5), layout="constrained")
     axes = figure.add_subplot()
-    bend_percent = 100.0
-    for label, name in enumerate(class_names):
-        positive = labels == label
-        if not positive.any():
-            continue
-        precision, recall = precision_recall(scores[:, label], positive)
-        area = average_precision(precision, recall)
-        bend_percent = min(bend_percent, 100 * float(torch.minimum(precision, recall).max()))
-        colour, style = LINE_STYLES[label % len(LINE_STYLES)]
-        axes.plot(
-            (100 * recall).numpy(),
-            (100 * precision).numpy(),
-            style,
-            linewidth=1,
-            color=colour,
-            label=f"{name} ({area:.3f})",
-        )
+    occurring = labels.unique().tolist()
+    curves = {label: precision_recall(scores[:, label], labels == label) for label in occurring}
+    areas = {label: average_precision(*curve) for label, curve in curves.items()}
+    named = sorted(sorted(areas, key=areas.__getitem__)[: len(LINE_STYLES)])
+    bend_percent = min((100 * float(torch.minimum(*curve).max()) for curve in curves.values()), default=100.0)
+    # The named curves come last, above the others.
+    for label in [*(other for other in occurring if other not in named), *named]:
+        precision, recall = curves[label]
+        line: dict[str, Any] = {"color": _OTHER_COLOUR, "linewidth": 0.5}
+        if label in named:
+            colour, style = LINE_STYLES[named.index(label) if len(occurring) > len(named) else label % len(LINE_STYLES)]
+            name = f"{short(class_names[label], 20)} ({areas[label]:.3f})"
+            line = {"color": colour, "linestyle": style, "linewidth": 1, "label": name}
+        axes.plot((100 * recall).numpy(), (100 * precision).numpy(), **line)
     start = zoomed_start(bend_percent)
     margin = 0.02 * (100 - start)
     axes.set(xlim=(start, 100 + margin), ylim=(start, 100 + margin))
     axes.set_xlabel(zoomed_label("recall in %", start))
     axes.set_ylabel(zoomed_label("precision in %", start))
     axes.set_title(title)
-    axes.legend(title="class (average precision)", loc="center left", bbox_to_anchor=(1.0, 0.5), title_fontsize=8)
+    few = "" if len(named) == len(occurring) else f"\nlowest {len(named)} of {len(occurring)}"
+    axes.legend(title=f"class (average precision){few}", loc="center left", bbox_to_anchor=(1.0, 0.5), title_fontsize=8)
     return figure
 
 

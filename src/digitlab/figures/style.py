@@ -6,6 +6,7 @@ only difference between two things: line style, marker or text differs as well.
 """
 
 import io
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -18,6 +19,7 @@ import numpy.typing as npt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 from matplotlib.text import Text
 from matplotlib.typing import ColorType
 
@@ -49,6 +51,11 @@ _SMALLEST_POINTS = 5.0
 # Where a figure will be printed; None draws it in its natural size, for a screen.
 _width: ContextVar[Width | None] = ContextVar("figure width", default=None)
 
+
+def _installed(*fonts: str) -> list[str]:
+    return [font for font in fonts if font in {entry.name for entry in fontManager.ttflist}]
+
+
 _STYLE = {
     "figure.facecolor": BACKGROUND_COLOUR,
     "savefig.facecolor": BACKGROUND_COLOUR,
@@ -62,7 +69,8 @@ _STYLE = {
     "axes.labelsize": 8,
     "figure.titlesize": 10,
     "font.size": 8,
-    "font.family": "DejaVu Sans",
+    # The others have the letters that DejaVu Sans lacks, where they are installed.
+    "font.family": ["DejaVu Sans", *_installed("Noto Sans CJK JP", "Hiragino Sans", "Yu Gothic", "Microsoft YaHei")],
     "grid.alpha": 0.3,
     "grid.linewidth": 0.6,
     "legend.frameon": False,
@@ -91,9 +99,19 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
     return styled_draw
 
 
-def short(name: str, letters: int = 11) -> str:
-    """Cut a class name to at most ``letters`` characters, so that it fits under a small image."""
+def cut(name: str, letters: int) -> str:
+    """Cut a class name to at most ``letters`` characters."""
     return name if len(name) <= letters else name[: letters - 1] + "…"
+
+
+def short(name: str, letters: int = 11) -> str:
+    """Cut a class name so that it fits under a small image, and return it as ``literal`` text for Matplotlib."""
+    return literal(cut(name, letters))
+
+
+def literal(text: str) -> str:
+    """Return ``text`` so that Matplotlib draws it as it is; between two dollar signs it would expect a formula."""
+    return text.replace("$", r"\$")
 
 
 def text_colour_on(colour: ColorType) -> str:
@@ -136,8 +154,17 @@ def encode(figure: Figure, file_format: Format = "png") -> bytes:
         _resize(figure, inches)
     file = io.BytesIO()
     date: dict[str, None] = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}[file_format]
-    figure.savefig(file, format=file_format, metadata=date, dpi=300 if inches else "figure")
+    with _boxes_for_missing_glyphs():
+        figure.savefig(file, format=file_format, metadata=date, dpi=300 if inches else "figure")
     return file.getvalue()
+
+
+@contextmanager
+def _boxes_for_missing_glyphs() -> Iterator[None]:
+    """Hide the warnings about each letter of a class name that no font here has; it is drawn as a box."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
+        yield
 
 
 def _resize(figure: Figure, inches: float) -> None:
@@ -158,5 +185,6 @@ def png(figure: Figure) -> bytes:
 def pixels(figure: Figure) -> npt.NDArray[np.uint8]:
     """Render the figure: uint8 (rows, columns, RGBA)."""
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    with _boxes_for_missing_glyphs():
+        canvas.draw()
     return np.asarray(canvas.buffer_rgba())

@@ -16,6 +16,8 @@ from torch import Tensor
 from digitlab.figures.style import SIGNED_MAP, TEXT_COLOUR, short, styled
 from digitlab.figures.tiles import Caption, tiles_figure
 
+# More names than this beside an axis are small, or they would overlap.
+_MOST_LARGE_NAMES = 50
 _SCALE_INCHES, _SCALE_HEIGHT_INCHES = 0.8, 1.3  # space for the colour scale beside the images, and its height
 
 
@@ -34,7 +36,9 @@ def signed_images(weights: Tensor, *, limit: float) -> Tensor:
 @styled
 def output_weights_figure(weights: Tensor, biases: Tensor | None, *, class_names: Sequence[str], title: str) -> Figure:
     """Draw the weights of each output, (K, C, H, W), as an image, and the biases (K,) as bars beside them."""
-    figure = _signed_tiles(weights, class_names, columns=5, title=title)
+    figure = _signed_tiles(
+        weights, [short(name) for name in class_names], columns=5 if len(class_names) <= 20 else 10, title=title
+    )
     if biases is None:
         return figure
     width, height = figure.get_size_inches()
@@ -46,6 +50,8 @@ def output_weights_figure(weights: Tensor, biases: Tensor | None, *, class_names
     axes.barh(places, biases.tolist(), color=[_sign_colour(value) for value in biases.tolist()])
     axes.axvline(0, color=TEXT_COLOUR, linewidth=0.8)
     axes.set_yticks(places, [short(name) for name in class_names])
+    if len(biases) > _MOST_LARGE_NAMES:
+        axes.tick_params(axis="y", labelsize=5)
     axes.invert_yaxis()
     axes.set_xlabel("bias")
     axes.set_ylabel("output")

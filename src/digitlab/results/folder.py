@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError
 
 from digitlab.core.errors import ConfigError
 from digitlab.core.files import read_yaml, write_atomically
@@ -91,9 +92,24 @@ class RunFolder:
     def read_config(self) -> DictConfig:
         """Return the composed configuration of the run.
 
-        Raises ``ConfigError`` if the folder is not a run folder.
+        A relative ``data.path`` becomes absolute, because it belongs to the folder in which the run was started. Raises
+        ``ConfigError`` if the folder is not a run folder.
         """
-        return self._read_config(OmegaConf.load, DictConfig)
+        config = self._read_config(OmegaConf.load, DictConfig)
+        data = OmegaConf.to_container(config, resolve=False).get("data")  # type: ignore[union-attr]
+        path = data.get("path") if isinstance(data, dict) else None
+        if isinstance(path, str) and not os.path.isabs(path):
+            place = self._started_in() / path
+            if place.is_dir():
+                config.data.path = str(place)
+        return config
+
+    def _started_in(self) -> Path:
+        """The working directory of the command that started the run; the current one if that is not known."""
+        try:
+            return Path(read_yaml(self.config.parent / "hydra.yaml")["hydra"]["runtime"]["cwd"])
+        except (OSError, YAMLError, KeyError, TypeError):
+            return Path()
 
     def read_plain_config(self) -> dict[str, Any]:
         """Return the configuration as plain values, with interpolations as they are written.

@@ -1,0 +1,226 @@
+"""Lists the pictures in class folders, laid out as for ``torchvision.datasets.ImageFolder``; it opens none of them.
+
+``folder_source`` uses it. The folder of a data set contains either one folder for each class, or folders named
+``train``, ``val`` and ``test`` that contain the class folders. Hidden files and folders are ignored.
+"""
+
+import hashlib
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from digitlab.core.errors import ConfigError
+from digitlab.data.own_images import picture_extensions
+from digitlab.data.splits import stratified
+
+# The names that are in use for the folders of the splits, in lower case.
+_SPLITS = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class PictureFile:
+    """A picture: its path relative to the folder of the data set, with slashes, and the index of its class."""
+
+    path: str
+    label: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassFolders:
+    """What a folder contains: the class names in natural order, and the pictures of each split, class by class.
+
+    ``val`` and ``test`` are None if the folder has no folder for this split. ``ignored`` counts the other files that
+    are not hidden by their extension, and pictures outside of class folders as ``pictures outside of class folders``.
+    """
+
+    root: Path
+    class_names: tuple[str, ...]
+    train: list[PictureFile]
+    val: list[PictureFile] | None = None
+    test: list[PictureFile] | None = None
+    ignored: Mapping[str, int] = field(default_factory=dict)
+
+
+def natural_order(name: str) -> tuple[list[str | int], str]:
+    """A key that sorts names as people do: "9" before "10", "img2" before "img10", and "b" after "A"."""
+    parts = re.split(r"(\d+)", name.casefold())
+    return [int(part) if number % 2 else part for number, part in enumerate(parts)], name
+
+
+def list_class_folders(root: Path) -> ClassFolders:
+    """List the pictures under ``root``, which must be a folder.
+
+    Class names are those of the folders of all splits together, so a class that is missing in one split keeps its
+    index.
+
+    Raises:
+        ConfigError: there are fewer than two classes, a class without pictures, or a folder that cannot be read or
+            whose name cannot be shown; the key is ``path``.
+    """
+    splits = _split_folders(root)
+    inside = {split: _folders(root, folder) for split, folder in splits.items()}
+    ignored: Counter[str] = Counter()
+    names: dict[str, str] = {}  # the name of a class by the name of its folder
+    for folders in inside.values():
+        names |= {name: _shown_name(root, name) for name in folders}
+    class_names = tuple(sorted(dict.fromkeys(names.values()), key=natural_order))
+    _require_classes(root, splits, class_names)
+    labels = {name: label for label, name in enumerate(class_names)}
+    found: dict[str, list[PictureFile]] = {}
+    for split, folder in splits.items():
+        ignored.update(_stray_files(root / folder))
+        found[split] = [
+            PictureFile(path, labels[names[name]])
+            for name in sorted(inside[split], key=lambda each: labels[names[each]])
+            for path in _pictures(root, os.path.join(folder, name), ignored)
+        ]
+    _require_pictures(root, class_names, found)
+    return ClassFolders(
+        root=root, class_names=class_names, train=found["train"], val=found.get("val"), test=found.get("test"),
+        ignored=ignored,
+    )  # fmt: skip
+
+
+def hold_out(files: Sequence[PictureFile], test_size: int | float) -> tuple[list[PictureFile], list[PictureFile]]:
+    """Split ``files`` into training and test pictures; both keep the order of ``files``.
+
+    ``test_size`` is a count, or a fraction in (0, 1). The test part is stratified, and depends on nothing but the paths
+    of the files: the pictures whose hashed paths come first in their class.
+
+    Raises:
+        ConfigError: ``test_size`` is out of range, or leaves no training picture of a class.
+    """
+    targets = np.array([file.label for file in files])
+    classes = len(set(targets.tolist()))
+    most = len(files) - classes
+    count = test_size if isinstance(test_size, int) else round(test_size * len(files)) if 0 < test_size < 1 else -1
+    if not 1 <= count <= most:
+        allowed = (
+            f"must be a count from 1 to {most} or a fraction in (0, 1) of the {len(files):,} pictures that leaves "
+        )
+        raise ConfigError("test_size", test_size, f"{allowed}a training picture of each class")
+    order = np.array(sorted(range(len(files)), key=lambda index: _hashed(files[index].path)))
+    chosen = set(order[stratified(targets[order])][:count].tolist())
+    train = [file for index, file in enumerate(files) if index not in chosen]
+    if len({file.label for file in train}) < classes:
+        raise ConfigError("test_size", test_size, "leaves a class without training pictures; make it smaller")
+    return train, [file for index, file in enumerate(files) if index in chosen]
+
+
+def _hashed(path: str) -> str:
+    # Normalised, because systems write letters such as ö in two forms.
+    return hashlib.sha256(unicodedata.normalize("NFC", path).encode(errors="surrogateescape")).hexdigest()
+
+
+def _split_folders(root: Path) -> dict[str, str]:
+    """Return the folder of each split, relative to ``root``; only ``{"train": ""}`` if classes are directly in it."""
+    folders = _folders(root, "")
+    splits = {name: _SPLITS[name.casefold()] for name in folders if name.casefold() in _SPLITS}
+    train = [name for name, split in splits.items() if split == "train"]
+    # A class may be called train, next to bus and car.
+    if not train or (len(splits) < 2 and len(folders) > 1) or not _folders(root, train[0]):
+        if set(splits.values()) == {"val", "test"} == {_SPLITS.get(name.casefold()) for name in folders}:
+            raise ConfigError("path", str(root), "has folders for validation and test, but no folder train")
+        return {"train": ""}
+    for split in set(splits.values()):
+        same = sorted(name for name in splits if splits[name] == split)
+        if len(same) > 1:
+            raise ConfigError("path", str(root), f"has several folders for one split: {', '.join(same)}")
+    return {split: name for name, split in splits.items()}
+
+
+def _folders(root: Path, folder: str) -> list[str]:
+    """Return the names of the folders in a folder, given relative to ``root``, without hidden ones."""
+    try:
+        with os.scandir(root / folder) as entries:
+            return sorted(entry.name for entry in entries if not _hidden(entry.name) and entry.is_dir())
+    except OSError as error:
+        raise ConfigError("path", str(root / folder), f"can't be read: {error.strerror or error}") from error
+
+
+def _hidden(name: str) -> bool:
+    # __MACOSX comes from archives that macOS wrote.
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _pictures(root: Path, folder: str, ignored: Counter[str]) -> Iterable[str]:
+    """Return the pictures in a class folder and the folders in it; count other files in ``ignored``."""
+    found: list[str] = []
+    visited: set[tuple[int, int]] = set()
+
+    def raise_error(error: OSError) -> None:
+        raise ConfigError("path", str(error.filename or root / folder), f"can't be read: {error.strerror}")
+
+    for place, folders, files in os.walk(root / folder, followlinks=True, onerror=raise_error):
+        # A link may lead back to a folder above it.
+        status = os.stat(place)
+        folders[:] = [] if (status.st_dev, status.st_ino) in visited else [n for n in folders if not _hidden(n)]
+        if (status.st_dev, status.st_ino) in visited:
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        for name in files:
+            extension = os.path.splitext(name)[1].lower()
+            if _hidden(name):
+                continue
+            if extension in picture_extensions():
+                found.append(Path(place, name).relative_to(root).as_posix())
+            else:
+                ignored[extension or "no extension"] += 1
+    return sorted(found, key=lambda path: [natural_order(part) for part in path.split("/")])
+
+
+def _stray_files(folder: Path) -> Counter[str]:
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if not _hidden(entry.name) and entry.is_file()]
+    pictures = sum(os.path.splitext(name)[1].lower() in picture_extensions() for name in names)
+    return Counter({"pictures outside of class folders": pictures} if pictures else {})
+
+
+def _shown_name(root: Path, name: str) -> str:
+    """Return the class name for the folder ``name``; figures and tables must be able to show it."""
+    shown = unicodedata.normalize("NFC", name)
+    try:
+        shown.encode()
+    except UnicodeEncodeError:
+        encoded = os.fsencode(name).decode("utf-8", "replace")
+        raise ConfigError("path", str(root), f"the name of the class folder {encoded} is not UTF-8") from None
+    if not shown.isprintable():
+        raise ConfigError("path", str(root), f"the name of the class folder {shown!r} has letters that do not print")
+    return shown
+
+
+def _require_classes(root: Path, splits: Mapping[str, str], class_names: Sequence[str]) -> None:
+    where = root / splits["train"]
+    if len(class_names) > 1:
+        return
+    if not class_names:
+        pictures = sum(_stray_files(where).values())
+        has = f"has {pictures} pictures but no class folders" if pictures else "has no class folders with pictures"
+        raise ConfigError("path", str(where), f"{has}; put the pictures of each class into a folder named after it")
+    inner = where / class_names[0]
+    hint = f"; did you mean {inner}?" if inner.is_dir() and len(_folders(inner, "")) > 1 else ""
+    raise ConfigError("path", str(where), f"has one class folder, {class_names[0]}; there must be two or more{hint}")
+
+
+def _require_pictures(root: Path, class_names: Sequence[str], found: Mapping[str, Sequence[PictureFile]]) -> None:
+    present = {file.label for files in found.values() for file in files}
+    empty = [name for label, name in enumerate(class_names) if label not in present]
+    if not present:
+        known = "; it has no files of a format that digitlab reads, such as PNG or JPEG"
+        raise ConfigError("path", str(root), f"has class folders, but no pictures{known}")
+    if empty:
+        more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
+        names = ", ".join(empty[:5])
+        raise ConfigError("path", str(root), f"the class folder {names}{more} has no pictures; fill it or remove it")
+    for split, files in found.items():
+        if not files:
+            raise ConfigError("path", str(root), f"has a folder for the split {split} without pictures")

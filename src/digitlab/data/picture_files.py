@@ -1,0 +1,166 @@
+"""Reads many picture files into one tensor, with several threads, and keeps the result for later runs.
+
+``folder_source`` uses it. Reading takes about a millisecond for a small picture, so sets that take longer than a few
+seconds are kept in the user's cache. N pictures, C, H, W.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import PIL
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor
+
+from digitlab.core.errors import DataError
+from digitlab.core.files import move_into_place
+from digitlab.data.own_images import as_data_set_image, decode, picture_warnings, read_bytes
+
+# Change this number when the same files give other pixels.
+_VERSION = 1
+_WORTH_KEEPING_SECONDS = 2.0
+_MOST_CACHED_BYTES = 4 << 30
+_MOST_THREADS = 8
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pictures:
+    """The pictures of N files: ``images`` uint8 (N, C, H, W), and the SHA-256 of the bytes of each file.
+
+    ``broken`` maps the index of a file that could not be read to the reason; its image is black and its digest empty.
+    """
+
+    images: Tensor
+    digests: list[str]
+    broken: dict[int, str]
+
+
+def read_pictures(root: Path, paths: Sequence[str], *, image_shape: tuple[int, int, int]) -> Pictures:
+    """Read the files ``paths``, relative to ``root``, as images of ``image_shape`` (C, H, W).
+
+    Each picture is converted as ``digitlab predict`` does it: the centre of the picture, cropped to the aspect ratio of
+    the images, is scaled.
+    """
+    cache = _cache_file(root, paths, image_shape)
+    kept = None if cache is None else _load(cache, len(paths), image_shape)
+    if kept is not None:
+        return kept
+    started_at = time.perf_counter()
+    pictures = _read_all(root, paths, image_shape)
+    if cache is not None and time.perf_counter() - started_at > _WORTH_KEEPING_SECONDS:
+        _keep(cache, pictures)
+    return pictures
+
+
+def most_common_form(root: Path, paths: Sequence[str]) -> tuple[bool, tuple[int, int] | None]:
+    """Look at the headers of the files: whether a picture has colours, and their size (H, W) if all have the same.
+
+    Files that cannot be read do not count.
+    """
+    sizes: set[tuple[int, int]] = set()
+    colours = False
+    with picture_warnings():
+        for path in paths:
+            try:
+                with Image.open(root / path) as picture:
+                    turned = picture.getexif().get(0x0112, 1) >= 5  # the camera was held upright
+                    sizes.add(picture.size if turned else picture.size[::-1])
+                    colours |= picture.mode not in ("1", "L", "LA", "La", "F") and not picture.mode.startswith("I")
+            except Exception as error:  # damaged files raise different exceptions in each format
+                _log.debug("%s: %s", path, error)
+    return colours or not sizes, sizes.pop() if len(sizes) == 1 else None
+
+
+def _read_all(root: Path, paths: Sequence[str], image_shape: tuple[int, int, int]) -> Pictures:
+    images = torch.zeros(len(paths), *image_shape, dtype=torch.uint8)
+    digests, broken = [""] * len(paths), {}
+
+    def read(index: int) -> None:
+        try:
+            content = read_bytes(root / paths[index])
+            images[index] = as_data_set_image(decode(content), image_shape=image_shape, margin_pixels=None)
+            digests[index] = hashlib.sha256(content).hexdigest()
+        except DataError as error:
+            broken[index] = str(error)
+        except Exception as error:  # a rare mode of pixels that Pillow cannot convert
+            broken[index] = f"can't be converted: {' '.join(str(error).split()) or type(error).__name__}"
+
+    # Threads are enough, because Pillow decodes and scales without Python's lock.
+    threads = min(os.cpu_count() or 1, _MOST_THREADS)
+    with picture_warnings(), _progress() as progress, ThreadPoolExecutor(threads) as pool:
+        bar = progress.add_task("reading pictures", total=len(paths))
+        for _ in pool.map(read, range(len(paths))):
+            progress.advance(bar)
+    return Pictures(images=images, digests=digests, broken=dict(sorted(broken.items())))
+
+
+def _progress() -> Progress:
+    """Return a progress bar on stderr; it shows nothing if stderr is not a terminal."""
+    return Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+
+
+def cache_folder() -> Path:
+    """The folder of the pictures that were read: ``digitlab/pictures`` in the user's cache (``XDG_CACHE_HOME``)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "digitlab" / "pictures"
+
+
+def _cache_file(root: Path, paths: Sequence[str], image_shape: tuple[int, int, int]) -> Path | None:
+    """Return the file for these pictures; its name depends on the sizes and times of the files. None without HOME."""
+    try:
+        status = [os.stat(root / path) for path in paths]
+        files = [(path, each.st_size, each.st_mtime_ns) for path, each in zip(paths, status, strict=True)]
+        facts = [_VERSION, PIL.__version__, list(image_shape), str(root.resolve()), files]
+        return cache_folder() / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]}.npz"
+    except (OSError, RuntimeError):
+        return None
+
+
+def _load(cache: Path, count: int, image_shape: tuple[int, int, int]) -> Pictures | None:
+    try:
+        with cache.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            images, facts = torch.from_numpy(file["images"]), json.loads(str(file["facts"]))
+        os.utime(cache)  # the files that were used last are kept longest
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    if tuple(images.shape) != (count, *image_shape) or images.dtype != torch.uint8:
+        return None
+    broken = {int(index): reason for index, reason in facts["broken"].items()}
+    return Pictures(images=images, digests=facts["digests"], broken=broken)
+
+
+def _keep(cache: Path, pictures: Pictures) -> None:
+    """Write ``pictures`` to ``cache`` and remove the files that were used longest ago; without a place, do nothing."""
+    try:
+        cache.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        others = sorted(cache.parent.glob("*.npz"), key=lambda path: path.stat().st_mtime_ns)
+        room = _MOST_CACHED_BYTES - pictures.images.nbytes
+        while others and sum(path.stat().st_size for path in others) > room:
+            others.pop(0).unlink(missing_ok=True)
+        if room < 0:
+            return
+        facts = json.dumps({"digests": pictures.digests, "broken": pictures.broken})
+        with tempfile.NamedTemporaryFile(dir=cache.parent, prefix=f".{cache.stem}.", delete=False) as part:
+            try:
+                np.savez(part, images=pictures.images.numpy(), facts=np.array(facts))
+                part.flush()
+                move_into_place(Path(part.name), cache)
+            except BaseException:
+                os.unlink(part.name)
+                raise
+    except OSError as error:
+        _log.info("%s: the pictures are not kept for later runs (%s)", cache.parent, error)

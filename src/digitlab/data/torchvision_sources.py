@@ -1,0 +1,326 @@
+"""Published data sets that are read with torchvision's classes: KMNIST, QMNIST, EMNIST, SVHN and CIFAR-100.
+
+``conf/data/`` names them (as ``digitlab.data.sources.…``). digitlab downloads the archives itself, because torchvision
+waits for a mirror for ever and cannot resume; torchvision's classes unpack and read them. N images, C, H, W.
+"""
+
+import string
+import warnings
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from functools import partial
+from io import StringIO
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from digitlab.config.schema import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, checked
+from digitlab.core.errors import DataError
+from digitlab.data.checks import wrong_label
+from digitlab.data.checksum import check_md5
+from digitlab.data.fetch import fetch
+from digitlab.data.module import ImageData
+from digitlab.data.source import ImageSet, Source
+
+EmnistSplit = Literal["byclass", "bymerge", "balanced", "letters", "digits", "mnist"]
+
+
+# The lower-case letters of EMNIST that are not merged with their capitals (Cohen et al., 2017).
+_UNMERGED = "abdefghnqrt"
+
+
+def _datasets() -> Any:
+    """Return ``torchvision.datasets``; runs on other data sets need not wait until it is imported."""
+    from torchvision import datasets
+
+    return datasets
+
+
+class Archive(NamedTuple):
+    """A file to download: where it belongs, relative to the folder of data sets, its addresses and its MD5."""
+
+    path: str
+    urls: Sequence[str]
+    md5: str
+
+
+class TorchvisionSource(Source):
+    """A data set that a class of ``torchvision.datasets`` reads from files under the folder of data sets."""
+
+    @property
+    @abstractmethod
+    def archives(self) -> Sequence[Archive]:
+        """The files that are downloaded, with the checksums that torchvision knows."""
+
+    @property
+    @abstractmethod
+    def files(self) -> Sequence[str]:
+        """The files that torchvision reads, relative to the folder of data sets; it unpacks them from the archives."""
+
+    @abstractmethod
+    def open(self, root: Path, *, train: bool, download: bool = False) -> Any:
+        """Return torchvision's object; with ``download`` it unpacks the archives."""
+
+    @abstractmethod
+    def tensors(self, dataset: Any) -> tuple[Tensor, Tensor]:
+        """Return the content of torchvision's object: images uint8 (N, C, H, W) and labels (N,) from 0."""
+
+    def prepare(self, root: Path) -> None:
+        """Make sure that the files exist: unpack the archives, and download missing archives first.
+
+        Raises:
+            DataError: as ``Source.prepare``.
+        """
+        if self._complete(root):
+            return
+        for archive in self.archives:
+            path = root / archive.path
+            if path.is_file():
+                try:
+                    check_md5(path, archive.md5)
+                except DataError as error:
+                    raise DataError(f"{error}; delete it, and it is fetched again") from error
+                continue
+            try:
+                fetch(archive.urls, path, verify=partial(check_md5, expected=archive.md5))
+            except DataError as error:
+                raise self._not_obtainable(root, error) from error
+        # torchvision finds all archives in their places, so it downloads nothing.
+        for train in (True, False):
+            if not self._complete(root):
+                self._opened(root, train=train, download=True)
+
+    def _complete(self, root: Path) -> bool:
+        return all((root / name).is_file() for name in self.files)
+
+    def read(self, root: Path) -> tuple[ImageSet, ImageSet]:
+        """Read the training set and the official test set as ``Source.read``."""
+        return self._read_part(root, train=True), self._read_part(root, train=False)
+
+    def _read_part(self, root: Path, *, train: bool) -> ImageSet:
+        images, labels = self.tensors(self._opened(root, train=train))
+        problem = wrong_label(labels, len(self.class_names))
+        if problem is not None:
+            raise DataError(f"{self.title} in {root}: {problem}")
+        return ImageSet(images.contiguous(), labels.long())
+
+    def _opened(self, root: Path, *, train: bool, download: bool = False) -> Any:
+        try:
+            # NumPy warns of how CIFAR's pickles state their dtype, and torchvision prints what it unpacks.
+            with warnings.catch_warnings(), redirect_stdout(StringIO()):
+                warnings.simplefilter("ignore")
+                return self.open(root, train=train, download=download)
+        except Exception as error:  # damaged files make torchvision, NumPy and SciPy raise almost any exception
+            reason = " ".join(str(error).split()) or type(error).__name__
+            files = ", ".join(str(root / name) for name in self.files)
+            raise DataError(
+                f"{self.title} can't be read: {reason}; delete its files, and they are fetched again ({files})"
+            ) from error
+
+    def _not_obtainable(self, root: Path, tried: DataError) -> DataError:
+        reasons = "; ".join(line.strip() for line in str(tried).splitlines())
+        folders: dict[Path, list[str]] = {}
+        for archive in self.archives:
+            folders.setdefault((root / archive.path).parent, []).append(Path(archive.path).name)
+        files = ", and ".join(f"{', '.join(names)} into {folder}" for folder, names in folders.items())
+        return DataError(
+            f"{self.title} is not in {root} and can't be fetched ({reasons}); put {files}, or set data.root or "
+            "DIGITLAB_DATA to the folder of your data sets"
+        )
+
+
+class _MnistLike(TorchvisionSource):
+    """A data set in the format of MNIST: grey images of 28 x 28 pixels."""
+
+    image_shape = (1, 28, 28)
+    train_count = 60_000
+
+    def tensors(self, dataset: Any) -> tuple[Tensor, Tensor]:
+        return dataset.data.unsqueeze(1), dataset.targets
+
+
+class KmnistSource(_MnistLike):
+    """Kuzushiji-MNIST (Clanuwat et al., 2018): 70,000 handwritten Japanese characters of ten classes."""
+
+    name = "kmnist"
+    title = "KMNIST"
+    class_names = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
+    margin_pixels = 0  # the characters fill the frame
+
+    @property
+    def archives(self) -> Sequence[Archive]:
+        known = _datasets().KMNIST
+        return [
+            Archive(f"KMNIST/raw/{name}", [mirror + name for mirror in known.mirrors], md5)
+            for name, md5 in known.resources
+        ]
+
+    @property
+    def files(self) -> Sequence[str]:
+        return [archive.path.removesuffix(".gz") for archive in self.archives]
+
+    def open(self, root: Path, *, train: bool, download: bool = False) -> Any:
+        return _datasets().KMNIST(root, train=train, download=download)
+
+
+class QmnistSource(_MnistLike):
+    """QMNIST (Yadav and Bottou, 2019): MNIST made again from NIST's files, with 60,000 test digits."""
+
+    name = "qmnist"
+    title = "QMNIST"
+    class_names = tuple("0123456789")
+    margin_pixels = 4  # as MNIST
+
+    @property
+    def archives(self) -> Sequence[Archive]:
+        known = _datasets().QMNIST.resources
+        return [
+            Archive(f"QMNIST/raw/{url.rpartition('/')[2]}", [url], md5)
+            for split in ("train", "test")
+            for url, md5 in known[split]
+        ]
+
+    @property
+    def files(self) -> Sequence[str]:
+        return [archive.path.removesuffix(".gz") for archive in self.archives]
+
+    def open(self, root: Path, *, train: bool, download: bool = False) -> Any:
+        return _datasets().QMNIST(root, train=train, download=download)
+
+    def tensors(self, dataset: Any) -> tuple[Tensor, Tensor]:
+        # The other columns say who wrote the digit.
+        return dataset.data.unsqueeze(1), dataset.targets[:, 0]
+
+
+class EmnistSource(_MnistLike):
+    """EMNIST (Cohen et al., 2017): handwritten letters and digits in six arrangements of classes (``split``).
+
+    ``byclass`` has the 62 digits and letters, ``bymerge`` and ``balanced`` merge 15 lower-case letters with their
+    capitals, ``letters`` has 26 letters without case, ``digits`` and ``mnist`` have digits.
+    """
+
+    name = "emnist"
+    margin_pixels = 2  # Cohen et al. (2017)
+    counts: ClassVar[Mapping[str, int]] = {
+        "byclass": 697_932, "bymerge": 697_932, "balanced": 112_800, "letters": 124_800, "digits": 240_000,
+        "mnist": 60_000,
+    }  # fmt: skip
+    classes: ClassVar[Mapping[str, str]] = {
+        "byclass": string.digits + string.ascii_uppercase + string.ascii_lowercase,
+        "bymerge": string.digits + string.ascii_uppercase + _UNMERGED,
+        "balanced": string.digits + string.ascii_uppercase + _UNMERGED,
+        "letters": string.ascii_lowercase, "digits": string.digits, "mnist": string.digits,
+    }  # fmt: skip
+
+    @checked
+    def __init__(self, *, split: EmnistSplit) -> None:
+        self.split, self.title, self.train_count = split, f"EMNIST {split}", self.counts[split]
+        self.class_names = tuple(self.classes[split])
+
+    @property
+    def archives(self) -> Sequence[Archive]:
+        return [Archive("EMNIST/raw/gzip.zip", [_datasets().EMNIST.url], _datasets().EMNIST.md5)]
+
+    @property
+    def files(self) -> Sequence[str]:
+        parts = [(part, kind) for part in ("train", "test") for kind in ("images-idx3", "labels-idx1")]
+        return [f"EMNIST/raw/emnist-{self.split}-{part}-{kind}-ubyte" for part, kind in parts]
+
+    def open(self, root: Path, *, train: bool, download: bool = False) -> Any:
+        return _datasets().EMNIST(root, split=self.split, train=train, download=download)
+
+    def tensors(self, dataset: Any) -> tuple[Tensor, Tensor]:
+        # The files hold the images with rows and columns exchanged, and the letters start at 1.
+        first = 1 if self.split == "letters" else 0
+        return dataset.data.transpose(1, 2).unsqueeze(1), dataset.targets - first
+
+
+class EmnistData(ImageData):
+    """The data module of EMNIST, with its ``split``; the other arguments are those of ``ImageData``."""
+
+    @checked
+    def __init__(
+        self,
+        *,
+        split: EmnistSplit,
+        root: str,
+        batch_size: PositiveInt,
+        val_size: NonNegativeInt | Fraction,
+        train_size: PositiveInt | PositiveFloat | None,
+        split_seed: NonNegativeInt,
+        normalize: Literal["standard", "unit"],
+        folds: PositiveInt | None = None,
+        fold: NonNegativeInt = 0,
+        deskew: bool = False,
+    ) -> None:
+        super().__init__(
+            source=EmnistSource(split=split), root=root, batch_size=batch_size, val_size=val_size,
+            train_size=train_size, split_seed=split_seed, normalize=normalize, folds=folds, fold=fold, deskew=deskew,
+        )  # fmt: skip
+
+
+class SvhnSource(TorchvisionSource):
+    """SVHN (Netzer et al., 2011): 99,289 colour photographs of house numbers; the digit in the centre counts."""
+
+    name = "svhn"
+    title = "SVHN"
+    class_names = tuple("0123456789")
+    image_shape = (3, 32, 32)
+    train_count = 73_257
+
+    @property
+    def archives(self) -> Sequence[Archive]:
+        known = [_datasets().SVHN.split_list[split] for split in ("train", "test")]
+        return [Archive(name, [url], md5) for url, name, md5 in known]
+
+    @property
+    def files(self) -> Sequence[str]:
+        return [archive.path for archive in self.archives]
+
+    def open(self, root: Path, *, train: bool, download: bool = False) -> Any:
+        return _datasets().SVHN(root, split="train" if train else "test", download=download)
+
+    def tensors(self, dataset: Any) -> tuple[Tensor, Tensor]:
+        return torch.from_numpy(np.ascontiguousarray(dataset.data)), torch.from_numpy(dataset.labels)
+
+
+class Cifar100Source(TorchvisionSource):
+    """CIFAR-100 (Krizhevsky, 2009): 60,000 colour photographs of 100 classes, 500 training images of each."""
+
+    name = "cifar100"
+    title = "CIFAR-100"
+    class_names = (
+        "apple", "aquarium_fish", "baby", "bear", "beaver", "bed", "bee", "beetle", "bicycle", "bottle", "bowl",
+        "boy", "bridge", "bus", "butterfly", "camel", "can", "castle", "caterpillar", "cattle", "chair",
+        "chimpanzee", "clock", "cloud", "cockroach", "couch", "crab", "crocodile", "cup", "dinosaur", "dolphin",
+        "elephant", "flatfish", "forest", "fox", "girl", "hamster", "house", "kangaroo", "keyboard", "lamp",
+        "lawn_mower", "leopard", "lion", "lizard", "lobster", "man", "maple_tree", "motorcycle", "mountain",
+        "mouse", "mushroom", "oak_tree", "orange", "orchid", "otter", "palm_tree", "pear", "pickup_truck",
+        "pine_tree", "plain", "plate", "poppy", "porcupine", "possum", "rabbit", "raccoon", "ray", "road", "rocket",
+        "rose", "sea", "seal", "shark", "shrew", "skunk", "skyscraper", "snail", "snake", "spider", "squirrel",
+        "streetcar", "sunflower", "sweet_pepper", "table", "tank", "telephone", "television", "tiger", "tractor",
+        "train", "trout", "tulip", "turtle", "wardrobe", "whale", "willow_tree", "wolf", "woman", "worm",
+    )  # fmt: skip
+    image_shape = (3, 32, 32)
+    train_count = 50_000
+
+    @property
+    def archives(self) -> Sequence[Archive]:
+        known = _datasets().CIFAR100
+        return [Archive(known.filename, [known.url], known.tgz_md5)]
+
+    @property
+    def files(self) -> Sequence[str]:
+        return [f"{_datasets().CIFAR100.base_folder}/{name}" for name in ("train", "test", "meta")]
+
+    def open(self, root: Path, *, train: bool, download: bool = False) -> Any:
+        return _datasets().CIFAR100(root, train=train, download=download)
+
+    def tensors(self, dataset: Any) -> tuple[Tensor, Tensor]:
+        if tuple(dataset.classes) != self.class_names:
+            raise DataError(f"{self.title}: the file meta names other classes; delete it, and it is fetched again")
+        return torch.from_numpy(dataset.data).permute(0, 3, 1, 2), torch.tensor(dataset.targets)
