@@ -22,7 +22,7 @@ from digitlab.figures.history import Curve, Curves
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
 from digitlab.training.classifier import Classifier
-from digitlab.training.loading import load_classifier, load_data
+from digitlab.training.loading import load_classifier, load_data, require_fit
 
 Split = Literal["test", "val"]
 
@@ -83,6 +83,7 @@ def read_run_data(run: RunFolder) -> RunData:
     if trained_on != data.source.name:
         path = run.last if which == "last" else run.best
         raise RunError(f"{path}: was trained on {trained_on}, but the run's data set is {data.source.name}")
+    require_fit(classifier, data)
     data.setup()
     best = read_checkpoint(run.best)["history"][-1]
     return collect_run_data(

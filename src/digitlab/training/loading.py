@@ -78,7 +78,10 @@ def load_data(run: RunFolder, name: str | None = None) -> ImageData:
 
 
 def require_fit(classifier: Classifier, data: ImageData) -> None:
-    """Raise ``ConfigError`` unless ``data`` has the image shape and the number of classes of ``classifier``."""
+    """Raise ``ConfigError`` unless ``data`` has the image shape and the number of classes of ``classifier``.
+
+    If it is the data set of the run, for example a folder, it must also have the same class names.
+    """
     facts, source = classifier.facts, data.source
     expected = tuple(facts.image_shape), len(facts.class_names)
     if (source.image_shape, len(source.class_names)) != expected:
@@ -87,3 +90,7 @@ def require_fit(classifier: Classifier, data: ImageData) -> None:
             "data", source.name,
             f"has {own[1]} classes of images {own[0]}; the run was trained on {classes} classes of images {shape}",
         )  # fmt: skip
+    names = tuple(facts.class_names)
+    if facts.name == source.name and names != source.class_names:
+        other = next(theirs for own, theirs in zip(names, source.class_names, strict=True) if own != theirs)
+        raise ConfigError("data", source.name, f"has other classes than the run was trained on, such as {other}")
