@@ -207,8 +207,8 @@ def _flat(config: Mapping[str, Any]) -> dict[str, str | float | bool]:
     flat["augment"] = ",".join(config["augment"]) or "none"
     for section in ("data", "model", "loss", "optimizer", "scheduler"):
         node = config[section]
-        component = node["source"] if section == "data" else node
-        flat[section] = component["_target_"].rpartition(".")[2].removesuffix("Source")
+        component = node.get("source", node) if section == "data" else node
+        flat[section] = component["_target_"].rpartition(".")[2].removesuffix("Source").removesuffix("Data")
         for name, value in node.items():
             if name not in ("_target_", "source", "root"):
                 flat[name if section in _BARE_SECTIONS else f"{section}.{name}"] = value

@@ -63,7 +63,10 @@ class SweepRun:
         """The name of the data set, as in ``data=NAME``; None if the run has not started."""
         try:
             chosen = self.folder.read_choices().get("data")
-            return chosen or str(self.folder.read_plain_config()["data"]["source"]["_target_"]).rpartition(".")[2]
+            if chosen:
+                return chosen
+            data = self.folder.read_plain_config()["data"]
+            return str(data.get("source", data)["_target_"]).rpartition(".")[2]
         except UNREADABLE:
             return None
 
