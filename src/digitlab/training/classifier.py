@@ -263,14 +263,14 @@ class Classifier(LightningModule):
     def _begin_evaluation(self) -> None:
         self._evaluation = Counts.zeros(len(self.facts.class_names), self.device)
         # The mean losses of the batches, and what their means divide by: the images, or the sum of their weights.
-        self._evaluation_losses: Sequence[Tensor | float] = []
-        self._evaluation_sizes: Sequence[Tensor | float] = []
+        self._evaluation_losses: list[Tensor | float] = []
+        self._evaluation_sizes: list[Tensor | float] = []
 
     @property
     def evaluation(self) -> Counts:
         """The counts of the current or last validation or test. Reading them waits for the device."""
         losses, sizes = as_numbers(self._evaluation_losses), as_numbers(self._evaluation_sizes)
-        self._evaluation_losses, self._evaluation_sizes = losses, sizes
+        self._evaluation_losses, self._evaluation_sizes = [*losses], [*sizes]
         self._evaluation.loss_sum = 0.0
         self._evaluation.add_losses(losses, sizes)
         images = float(self._evaluation.confusion.sum())
