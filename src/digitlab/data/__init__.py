@@ -4,9 +4,9 @@
 images, C channels, H rows, W columns; K is the number of classes.
 """
 
+from digitlab.data.emnist import EmnistData
 from digitlab.data.folder_source import FolderData
 from digitlab.data.module import ImageData
 from digitlab.data.source import ImageSet, Source
-from digitlab.data.torchvision_sources import EmnistData
 
 __all__ = ["EmnistData", "FolderData", "ImageData", "ImageSet", "Source"]

@@ -6,7 +6,6 @@ images and the random numbers of the augmentation are pure functions of (seed, e
 mini-batches. N images, C, H, W; K classes; B mini-batches in a chunk.
 """
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,6 +16,7 @@ from torch import Tensor
 from digitlab.core.abilities import abilities
 from digitlab.data.augment import BatchContext, Compose
 from digitlab.data.normalise import Normalise
+from digitlab.data.pace import ChunkPace
 from digitlab.data.seeding import stream_seed
 from digitlab.data.source import ImageSet
 
@@ -228,42 +228,6 @@ class Chunk:
         return images, targets
 
 
-class _Pace:
-    """Chooses the length of the next chunk: the plan's, or by default as many mini-batches as take about 0.2 s.
-
-    Then the half millisecond that Lightning spends on each chunk hardly matters, and a progress bar still moves.
-    """
-
-    _SECONDS = 0.2
-    _LONGEST = 512
-    # The mini-batches that a compiled run of a small network computes in one call.
-    _SHORTEST = 8
-
-    def __init__(self, plan: ChunkPlan) -> None:
-        # With several processes, all must use the same length, because they communicate after each chunk.
-        self._fixed = plan.chunk_length or (32 if plan.world_size > 1 else None)
-        self._length = 32
-        self._asked_at: float | None = None
-
-    def begin_epoch(self) -> None:
-        """Forget the time of the last chunk: validation between two epochs does not count."""
-        self._asked_at = None
-
-    def chunk_length(self) -> int:
-        """Return the number of mini-batches of the next chunk, adapted to the time that the last one took."""
-        if self._fixed is not None:
-            return self._fixed
-        now = time.perf_counter()
-        if self._asked_at is not None:
-            seconds = now - self._asked_at
-            if seconds < self._SECONDS / 2:
-                self._length = min(2 * self._length, self._LONGEST)
-            elif seconds > 2 * self._SECONDS:
-                self._length = max(self._length // 2, self._SHORTEST)
-        self._asked_at = now
-        return self._length
-
-
 class ChunkLoader:
     """Yields the chunks of one epoch, from the ``position`` at the time when iteration starts.
 
@@ -276,7 +240,8 @@ class ChunkLoader:
     ) -> None:
         self.images, self.indices, self.augment, self.classes = images, indices, augment, classes
         self.plan, self.position = plan, position
-        self._pace = _Pace(plan)
+        # With several processes, all must use the same length, because they communicate after each chunk.
+        self._pace = ChunkPace(fixed=plan.chunk_length or (32 if plan.world_size > 1 else None))
 
     def __iter__(self) -> Iterator[Chunk]:
         epoch, step, total = self.position.epoch, self.position.step, self.position.total_steps

@@ -1,10 +1,11 @@
 """The data sets under the names that ``conf/data/*.yaml`` use as ``_target_``."""
 
 from digitlab.data.cifar_source import Cifar10Source
+from digitlab.data.emnist import EmnistSource
 from digitlab.data.folder_source import FolderSource
 from digitlab.data.idx_source import IdxSource
 from digitlab.data.mnist_sources import FashionMnistSource, MnistSource
-from digitlab.data.torchvision_sources import Cifar100Source, EmnistSource, KmnistSource, QmnistSource, SvhnSource
+from digitlab.data.torchvision_sources import Cifar100Source, KmnistSource, QmnistSource, SvhnSource
 
 __all__ = [
     "Cifar10Source", "Cifar100Source", "EmnistSource", "FashionMnistSource", "FolderSource", "IdxSource",

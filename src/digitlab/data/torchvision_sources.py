@@ -1,39 +1,31 @@
-"""Published data sets that are read with torchvision's classes: KMNIST, QMNIST, EMNIST, SVHN and CIFAR-100.
+"""Published data sets that are read with torchvision's classes: KMNIST, QMNIST, SVHN and CIFAR-100.
 
-``conf/data/`` names them (as ``digitlab.data.sources.…``). digitlab downloads the archives itself, because torchvision
-waits for a mirror for ever and cannot resume; torchvision's classes unpack and read them. N images, C, H, W.
+``conf/data/`` names them (as ``digitlab.data.sources.…``); ``emnist`` adds EMNIST. digitlab downloads the archives
+itself, because torchvision waits for a mirror for ever and cannot resume; torchvision's classes unpack and read them.
+N images, C, H, W.
 """
 
-import string
 import warnings
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from functools import partial
 from io import StringIO
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from digitlab.config.schema import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, checked
 from digitlab.core.errors import DataError
 from digitlab.data.checks import wrong_label
 from digitlab.data.checksum import check_md5
 from digitlab.data.fetch import fetch
-from digitlab.data.module import ImageData
 from digitlab.data.source import ImageSet, Source
 
-EmnistSplit = Literal["byclass", "bymerge", "balanced", "letters", "digits", "mnist"]
 
-
-# The lower-case letters of EMNIST that are not merged with their capitals (Cohen et al., 2017).
-_UNMERGED = "abdefghnqrt"
-
-
-def _datasets() -> Any:
+def torchvision_datasets() -> Any:
     """Return ``torchvision.datasets``; runs on other data sets need not wait until it is imported."""
     from torchvision import datasets
 
@@ -133,7 +125,7 @@ class TorchvisionSource(Source):
         )
 
 
-class _MnistLike(TorchvisionSource):
+class MnistLike(TorchvisionSource):
     """A data set in the format of MNIST: grey images of 28 x 28 pixels."""
 
     image_shape = (1, 28, 28)
@@ -143,7 +135,7 @@ class _MnistLike(TorchvisionSource):
         return dataset.data.unsqueeze(1), dataset.targets
 
 
-class KmnistSource(_MnistLike):
+class KmnistSource(MnistLike):
     """Kuzushiji-MNIST (Clanuwat et al., 2018): 70,000 handwritten Japanese characters of ten classes."""
 
     name = "kmnist"
@@ -153,7 +145,7 @@ class KmnistSource(_MnistLike):
 
     @property
     def archives(self) -> Sequence[Archive]:
-        known = _datasets().KMNIST
+        known = torchvision_datasets().KMNIST
         return [
             Archive(f"KMNIST/raw/{name}", [mirror + name for mirror in known.mirrors], md5)
             for name, md5 in known.resources
@@ -164,10 +156,10 @@ class KmnistSource(_MnistLike):
         return [archive.path.removesuffix(".gz") for archive in self.archives]
 
     def open(self, root: Path, *, train: bool, download: bool = False) -> Any:
-        return _datasets().KMNIST(root, train=train, download=download)
+        return torchvision_datasets().KMNIST(root, train=train, download=download)
 
 
-class QmnistSource(_MnistLike):
+class QmnistSource(MnistLike):
     """QMNIST (Yadav and Bottou, 2019): MNIST made again from NIST's files, with 60,000 test digits."""
 
     name = "qmnist"
@@ -177,7 +169,7 @@ class QmnistSource(_MnistLike):
 
     @property
     def archives(self) -> Sequence[Archive]:
-        known = _datasets().QMNIST.resources
+        known = torchvision_datasets().QMNIST.resources
         return [
             Archive(f"QMNIST/raw/{url.rpartition('/')[2]}", [url], md5)
             for split in ("train", "test")
@@ -189,78 +181,11 @@ class QmnistSource(_MnistLike):
         return [archive.path.removesuffix(".gz") for archive in self.archives]
 
     def open(self, root: Path, *, train: bool, download: bool = False) -> Any:
-        return _datasets().QMNIST(root, train=train, download=download)
+        return torchvision_datasets().QMNIST(root, train=train, download=download)
 
     def tensors(self, dataset: Any) -> tuple[Tensor, Tensor]:
         # The other columns say who wrote the digit.
         return dataset.data.unsqueeze(1), dataset.targets[:, 0]
-
-
-class EmnistSource(_MnistLike):
-    """EMNIST (Cohen et al., 2017): handwritten letters and digits in six arrangements of classes (``split``).
-
-    ``byclass`` has the 62 digits and letters, ``bymerge`` and ``balanced`` merge 15 lower-case letters with their
-    capitals, ``letters`` has 26 letters without case, ``digits`` and ``mnist`` have digits.
-    """
-
-    name = "emnist"
-    margin_pixels = 2  # Cohen et al. (2017)
-    counts: ClassVar[Mapping[str, int]] = {
-        "byclass": 697_932, "bymerge": 697_932, "balanced": 112_800, "letters": 124_800, "digits": 240_000,
-        "mnist": 60_000,
-    }  # fmt: skip
-    classes: ClassVar[Mapping[str, str]] = {
-        "byclass": string.digits + string.ascii_uppercase + string.ascii_lowercase,
-        "bymerge": string.digits + string.ascii_uppercase + _UNMERGED,
-        "balanced": string.digits + string.ascii_uppercase + _UNMERGED,
-        "letters": string.ascii_lowercase, "digits": string.digits, "mnist": string.digits,
-    }  # fmt: skip
-
-    @checked
-    def __init__(self, *, split: EmnistSplit) -> None:
-        self.split, self.title, self.train_count = split, f"EMNIST {split}", self.counts[split]
-        self.class_names = tuple(self.classes[split])
-
-    @property
-    def archives(self) -> Sequence[Archive]:
-        return [Archive("EMNIST/raw/gzip.zip", [_datasets().EMNIST.url], _datasets().EMNIST.md5)]
-
-    @property
-    def files(self) -> Sequence[str]:
-        parts = [(part, kind) for part in ("train", "test") for kind in ("images-idx3", "labels-idx1")]
-        return [f"EMNIST/raw/emnist-{self.split}-{part}-{kind}-ubyte" for part, kind in parts]
-
-    def open(self, root: Path, *, train: bool, download: bool = False) -> Any:
-        return _datasets().EMNIST(root, split=self.split, train=train, download=download)
-
-    def tensors(self, dataset: Any) -> tuple[Tensor, Tensor]:
-        # The files hold the images with rows and columns exchanged, and the letters start at 1.
-        first = 1 if self.split == "letters" else 0
-        return dataset.data.transpose(1, 2).unsqueeze(1), dataset.targets - first
-
-
-class EmnistData(ImageData):
-    """The data module of EMNIST, with its ``split``; the other arguments are those of ``ImageData``."""
-
-    @checked
-    def __init__(
-        self,
-        *,
-        split: EmnistSplit,
-        root: str,
-        batch_size: PositiveInt,
-        val_size: NonNegativeInt | Fraction,
-        train_size: PositiveInt | PositiveFloat | None,
-        split_seed: NonNegativeInt,
-        normalize: Literal["standard", "unit"],
-        folds: PositiveInt | None = None,
-        fold: NonNegativeInt = 0,
-        deskew: bool = False,
-    ) -> None:
-        super().__init__(
-            source=EmnistSource(split=split), root=root, batch_size=batch_size, val_size=val_size,
-            train_size=train_size, split_seed=split_seed, normalize=normalize, folds=folds, fold=fold, deskew=deskew,
-        )  # fmt: skip
 
 
 class SvhnSource(TorchvisionSource):
@@ -274,7 +199,7 @@ class SvhnSource(TorchvisionSource):
 
     @property
     def archives(self) -> Sequence[Archive]:
-        known = [_datasets().SVHN.split_list[split] for split in ("train", "test")]
+        known = [torchvision_datasets().SVHN.split_list[split] for split in ("train", "test")]
         return [Archive(name, [url], md5) for url, name, md5 in known]
 
     @property
@@ -282,7 +207,7 @@ class SvhnSource(TorchvisionSource):
         return [archive.path for archive in self.archives]
 
     def open(self, root: Path, *, train: bool, download: bool = False) -> Any:
-        return _datasets().SVHN(root, split="train" if train else "test", download=download)
+        return torchvision_datasets().SVHN(root, split="train" if train else "test", download=download)
 
     def tensors(self, dataset: Any) -> tuple[Tensor, Tensor]:
         return torch.from_numpy(np.ascontiguousarray(dataset.data)), torch.from_numpy(dataset.labels)
@@ -310,15 +235,15 @@ class Cifar100Source(TorchvisionSource):
 
     @property
     def archives(self) -> Sequence[Archive]:
-        known = _datasets().CIFAR100
+        known = torchvision_datasets().CIFAR100
         return [Archive(known.filename, [known.url], known.tgz_md5)]
 
     @property
     def files(self) -> Sequence[str]:
-        return [f"{_datasets().CIFAR100.base_folder}/{name}" for name in ("train", "test", "meta")]
+        return [f"{torchvision_datasets().CIFAR100.base_folder}/{name}" for name in ("train", "test", "meta")]
 
     def open(self, root: Path, *, train: bool, download: bool = False) -> Any:
-        return _datasets().CIFAR100(root, train=train, download=download)
+        return torchvision_datasets().CIFAR100(root, train=train, download=download)
 
     def tensors(self, dataset: Any) -> tuple[Tensor, Tensor]:
         if tuple(dataset.classes) != self.class_names:
