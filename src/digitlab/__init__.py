@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from digitlab.api.commands import resume, runs, sweep, train
     from digitlab.api.run import Run
     from digitlab.api.sweep import Sweep
+    from digitlab.config.compose import allow
     from digitlab.core.errors import ConfigError, DataError, DigitlabError, RunError
     from digitlab.core.signals import Interrupted, Stopper
     from digitlab.training.loading import load
@@ -34,6 +35,7 @@ _SOURCES = {
     "RunError": ("digitlab.core.errors", "RunError"),
     "Stopper": ("digitlab.core.signals", "Stopper"),
     "Sweep": ("digitlab.api.sweep", "Sweep"),
+    "allow": ("digitlab.config.compose", "allow"),
     "load": ("digitlab.training.loading", "load"),
     "open": ("digitlab.api.commands", "open_folder"),
     "resume": ("digitlab.api.commands", "resume"),
@@ -43,7 +45,8 @@ _SOURCES = {
 }
 
 __all__ = [
-    "ConfigError", "DataError", "DigitlabError", "Interrupted", "Run", "RunError", "Stopper", "Sweep", "load", "open",
+    "ConfigError", "DataError", "DigitlabError", "Interrupted", "Run", "RunError", "Stopper", "Sweep", "allow", "load",
+    "open",
     "resume", "runs", "sweep", "train",
 ]  # fmt: skip
 

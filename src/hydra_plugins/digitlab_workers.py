@@ -12,6 +12,7 @@ from typing import Any, Literal
 from omegaconf import OmegaConf
 
 from digitlab.core.errors import ConfigError
+from digitlab.core.system import available_cores
 from digitlab.sweeps.workers.launcher import WorkersLauncher
 from digitlab.sweeps.workers.pools import JoblibPool, Pool, SlurmPool, SubmititLocalPool
 from digitlab.sweeps.workers.settings import (
@@ -21,7 +22,7 @@ from digitlab.sweeps.workers.settings import (
     checked_settings,
     require,
 )
-from digitlab.sweeps.workers.slots import available_cores, slot_count, slot_environment, visible_gpus
+from digitlab.sweeps.workers.slots import slot_count, slot_environment, visible_gpus
 
 
 class JoblibLauncher(WorkersLauncher):

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from digitlab.cli import app
+from digitlab.cli.commands import app
 from digitlab.data.deskew import deskew
 from digitlab.data.own_images import read_own_image
 from digitlab.data.sources import MnistSource

@@ -1,19 +1,20 @@
 """Whether a run had the machine to itself: measured by the work of other processes, not by its own."""
 
+import os
 import subprocess
 import sys
 import time
 
 import pytest
 
-from digitlab.reproduce import load
+from digitlab.core import system
 from digitlab.reproduce.findings import Quantity, findings
 from digitlab.reproduce.load import LoadMeter, ran_alone
 from digitlab.reproduce.outcomes import RunOutcome
 from digitlab.reproduce.verdicts import Sample, decide
 from digitlab.results.folder import RunFolder
 
-pytestmark = pytest.mark.skipif(not load._STAT.exists(), reason="only Linux tells how busy the machine is")
+pytestmark = pytest.mark.skipif(not system._STAT.exists(), reason="only Linux tells how busy the machine is")
 
 BUSY = "import time\nend = time.process_time() + 1\nwhile time.process_time() < end: pass\nprint(flush=True)\ninput()"
 
@@ -34,7 +35,7 @@ def test_the_work_of_another_process_counts(run_folder):
 
 def test_the_work_of_this_process_does_not_count(monkeypatch, tmp_path):
     # A machine on which nothing but this process works: its counters move with the clock of the process.
-    ticks = load.os.sysconf("SC_CLK_TCK")
+    ticks = os.sysconf("SC_CLK_TCK")
 
     class Stat:
         def exists(self):
@@ -43,7 +44,7 @@ def test_the_work_of_this_process_does_not_count(monkeypatch, tmp_path):
         def read_text(self, encoding):
             return f"cpu {int(time.process_time() * ticks)} 0 0 12345 0 0 0 0 0 0"
 
-    monkeypatch.setattr(load, "_STAT", Stat())
+    monkeypatch.setattr(system, "_STAT", Stat())
     with LoadMeter() as meter:
         end = time.process_time() + 0.5
         while time.process_time() < end:

@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 from typer.testing import CliRunner
 
-from digitlab.cli import app
+from digitlab.cli.commands import app
 from digitlab.config.compose import CONF
 from digitlab.core.errors import RunError
 from digitlab.reproduce import runner

@@ -3,7 +3,7 @@
 import pytest
 from typer.testing import CliRunner
 
-from digitlab.cli import app
+from digitlab.cli.commands import app
 from digitlab.core.errors import ConfigError, RunError
 from digitlab.sweeps.manifest import create, manifest_file
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from omegaconf import OmegaConf
 
 from digitlab.config.compose import compose
+from digitlab.config.place import train_command
 
 
 def help_text(arguments: Sequence[str]) -> str:
@@ -14,6 +15,6 @@ def help_text(arguments: Sequence[str]) -> str:
     """
     config = compose([argument for argument in arguments if not argument.startswith("-")], with_hydra=True)
     # Only `help` is resolved: the other values are shown as they are written.
-    template = str(config.hydra.help.template)
+    template = str(config.hydra.help.template).replace("python train.py", " ".join(train_command()))
     shown = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     return template.replace("$CONFIG", OmegaConf.to_yaml(shown))

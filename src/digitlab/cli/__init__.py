@@ -1,5 +1,6 @@
-"""The ``digitlab`` command: look at a data set before training (``show``) and work with finished runs.
+"""The ``digitlab`` command: train, look at a data set before training (``show``), and work with finished runs.
 
+    digitlab train model=mlp data=cifar10
     digitlab show data=cifar10 augment=[shift,flip]
     digitlab runs --sort val/accuracy
     digitlab evaluate RUN_FOLDER
@@ -8,22 +9,28 @@
     digitlab report FOLDER…
     digitlab sweep SWEEP_FOLDER
     digitlab reproduce r2_softmax
+    digitlab init mylab
+    digitlab doctor
 
 Each module contains one command. Commands import torch inside their functions, so that ``--help`` and ``runs``, which
-do not need it, start quickly.
+do not need it, start quickly. ``train.py`` imports this package, too, so it imports Typer only when a command needs it.
 """
 
 import sys
 
-# Importing a module registers its command.
-from digitlab.cli import evaluate, figures, predict, report, reproduce, runs, show, sweep, train  # noqa: F401
-from digitlab.cli.app import app
 from digitlab.core.errors import DigitlabError
 from digitlab.core.files import flush_stdout
 
 
 def main() -> None:
     """Entry point of the command. Print a ``DigitlabError`` as one line on stderr and exit with its code."""
+    if sys.argv[1:2] == ["train"]:
+        from digitlab.cli.train import run_as_subcommand
+
+        run_as_subcommand()
+        return
+    from digitlab.cli.commands import app
+
     try:
         with flush_stdout():
             app()

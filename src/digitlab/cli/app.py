@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 app = typer.Typer(
-    help="Look at a data set before training (show) and work with finished runs. To train: python train.py",
+    help="Look at a data set before training (show), train, and work with finished runs",
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
 )  # fmt: skip
 
@@ -27,5 +27,5 @@ class Device(StrEnum):
     CUDA = "cuda"
 
 
-Folder = Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="The folder that train.py printed last.")]
+Folder = Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="The folder that the training printed last.")]
 WhichOption = Annotated[Which, typer.Option("--checkpoint", help="The best checkpoint on validation, or the last.")]

@@ -15,6 +15,7 @@ def runs(
     root: Annotated[Path | None, typer.Option(help="Where to look for run folders (default: outputs).")] = None,
     sort: Annotated[str | None, typer.Option(metavar="METRIC", help="Best first, e.g. test/accuracy.")] = None,
     csv: Annotated[bool, typer.Option("--csv", help="All metrics, unrounded, for other programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as JSON: one object for each run.")] = False,
 ) -> None:
     """List all runs, the oldest first. Folders that cannot be read are reported on stderr.
 
@@ -22,7 +23,7 @@ def runs(
     """
     from digitlab.config.compose import ROOT
     from digitlab.results.folder import find_runs
-    from digitlab.results.table import Row, print_runs, run_row, runs_csv, sort_rows
+    from digitlab.results.table import Row, print_runs, rows_json, run_row, runs_csv, sort_rows
 
     root = ROOT / "outputs" if root is None else root
     if not root.is_dir():
@@ -35,10 +36,14 @@ def runs(
             print(f"{run.path}: cannot be read: {error}", file=sys.stderr)
     if not rows:
         print(f"no runs under {root}", file=sys.stderr)
+        if as_json:
+            print(rows_json(rows))
         return
     if sort is not None:
         rows = sort_rows(rows, sort)
-    if csv:
+    if as_json:
+        print(rows_json(rows))
+    elif csv:
         print(runs_csv(rows), end="")
     else:
         print_runs(rows, metric=sort)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def show(
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="OVERRIDES…", help="As for train.py: data=cifar10 augment=[shift,flip]."),
+        typer.Argument(metavar="OVERRIDES…", help="As for training: data=cifar10 augment=[shift,flip]."),
     ] = None,
 ) -> None:
     """Show a data set before training: its split, its mean and standard deviation, and some images of every class."""

@@ -13,12 +13,13 @@ from digitlab.core.errors import ConfigError
 def sweep(
     folder: Annotated[Path, typer.Argument(metavar="SWEEP_FOLDER", help="The folder that the sweep printed last.")],
     figures: Annotated[bool, typer.Option(help="Also draw SWEEP_FOLDER/figures/*.png.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Only print all runs as JSON; write no file.")] = False,
 ) -> None:
     """Show the settings of a sweep from best to worst, the effect of each value, and the winner.
 
     The ranking uses the monitored metric, never the test set. Overwrites sweep.csv, sweep.md and figures/.
     """
-    from digitlab.sweeps.report import print_report, write_report
+    from digitlab.sweeps.report import print_report, report_json, write_report
     from digitlab.sweeps.state import read_runs
     from digitlab.sweeps.table import SweepTable
 
@@ -26,6 +27,9 @@ def sweep(
     table = SweepTable(path.name, read_runs(path))
     if not table.runs:
         raise ConfigError("SWEEP_FOLDER", folder, "has no runs yet")
+    if as_json:
+        print(report_json(table))
+        return
     write_report(table, path)
     print_report(table)
     if figures and table.metric is not None:

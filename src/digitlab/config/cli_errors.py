@@ -14,6 +14,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from digitlab.config.place import train_command
 from digitlab.config.quoting import character_to_quote, shell_form
 from digitlab.config.schema import RENAMED_KEYS, nearest, unknown
 from digitlab.config.suggestions import full_keys, option_keys, options_with, similar_names
@@ -95,9 +96,11 @@ def group_names(groups: Path) -> list[str]:
     return sorted(path.name for path in groups.iterdir() if path.is_dir() and path.name != "hydra")
 
 
-def group_table(groups: Path) -> str:
-    """Return a line for each group with its options, for ``--help``."""
-    return "\n".join(f"  {group}: {', '.join(_options(groups / group))}" for group in group_names(groups))
+def group_table(*folders: Path) -> str:
+    """Return a line for each group with its options in all ``folders`` of configuration, for ``--help``."""
+    names = sorted({group for folder in folders for group in group_names(folder)})
+    options = {name: sorted({each for folder in folders for each in _options(folder / name)}) for name in names}
+    return "\n".join(f"  {group}: {', '.join(each)}" for group, each in options.items())
 
 
 def _options(group: Path) -> list[str]:
@@ -121,7 +124,9 @@ def swept_values(override: str, groups: Path) -> dict[str, object]:
 def _no_such_name(group: str, name: str, names: Sequence[str]) -> ConfigError:
     if len(names) > _MOST_LISTED:
         similar = ", ".join(similar_names(name, names))
-        allowed = f"no such name; the most similar are {similar}; python train.py --help lists all {len(names)}"
+        allowed = (
+            f"no such name; the most similar are {similar}; {' '.join(train_command())} --help lists all {len(names)}"
+        )
         return ConfigError(group, name, allowed)
     return ConfigError(group, name, f"must be one of {', '.join(names)}{nearest(name, names)}")
 

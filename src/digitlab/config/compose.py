@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from importlib import import_module
-from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -29,18 +28,20 @@ from yaml import MarkedYAMLError, YAMLError
 
 from digitlab.config.cli_errors import check_overrides, explain_hydra_error, group_names, group_table
 from digitlab.config.metrics import metric_direction
+from digitlab.config.place import own_conf, packaged_conf, project_root
 from digitlab.config.quoting import quote_path
 from digitlab.config.schema import nearest, refusal, unknown
 from digitlab.core.errors import ConfigError, DigitlabError
 
-# If there is no train.py above src/ (digitlab is installed as a package), use the current directory instead.
-_SOURCE_ROOT = Path(__file__).resolve().parents[3]
-ROOT = _SOURCE_ROOT if (_SOURCE_ROOT / "train.py").exists() else Path.cwd()
-CONF = ROOT / "conf"
+# The folder of data/ and outputs/, digitlab's own configuration, and that of the user's project if there is one.
+ROOT = project_root()
+CONF = packaged_conf()
+OWN_CONF = own_conf(ROOT)
 
 # A configuration or a checkpoint can come from anyone, and building a _target_ runs its code. Therefore a _target_ must
 # be in one of these packages, or in a package listed in the environment variable DIGITLAB_ALLOW (comma-separated).
 _ALLOWED_PACKAGES = ("digitlab", "torch", "lightning", "torchmetrics")
+_ALLOWED_BY_USER = "DIGITLAB_ALLOW"
 
 # The exceptions that composing raises if a file or an override is wrong.
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
@@ -51,7 +52,7 @@ T = TypeVar("T")
 def register_resolvers() -> None:
     """Register the resolvers that ``conf/`` uses; ``${project:data}``, for example, is the path of data/."""
     OmegaConf.register_new_resolver("project", lambda name: str(ROOT / name), replace=True)
-    OmegaConf.register_new_resolver("groups", lambda: group_table(CONF), replace=True)
+    OmegaConf.register_new_resolver("groups", lambda: group_table(*filter(None, [CONF, OWN_CONF])), replace=True)
     OmegaConf.register_new_resolver("direction", lambda metric: metric_direction(str(metric)), replace=True)
     # Cached, because Hydra resolves the name of the run folder several times and must get the same name.
     OmegaConf.register_new_resolver("run_suffix", lambda: secrets.token_hex(4), use_cache=True, replace=True)
@@ -197,8 +198,17 @@ def _cause(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"
 
 
+def allow(package: str) -> None:
+    """Let configurations and checkpoints name classes of ``package``, in this process and in those that it starts."""
+    os.environ[_ALLOWED_BY_USER] = ",".join(dict.fromkeys([*_allowed_by_user(), package]))
+
+
+def _allowed_by_user() -> list[str]:
+    return [name for name in os.environ.get(_ALLOWED_BY_USER, "").split(",") if name]
+
+
 def _class(target: str, key: str, kind: type[T]) -> type[T]:
-    allowed = [*_ALLOWED_PACKAGES, *filter(None, os.environ.get("DIGITLAB_ALLOW", "").split(","))]
+    allowed = [*_ALLOWED_PACKAGES, *_allowed_by_user()]
     if target.partition(".")[0] not in allowed:
         raise ConfigError(key, target, f"must lie in {', '.join(allowed)}, or in a package named by DIGITLAB_ALLOW")
     module_name, _, name = target.rpartition(".")

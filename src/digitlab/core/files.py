@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +17,10 @@ from digitlab.core.errors import RunError
 _PART = ".tmp"
 # Errors that the disk causes, not the program: full, over quota, read-only, no permission, failing, file too large.
 _DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG}
+
+# File systems that keep no folders in memory, such as some network file systems, answer with one of these.
+_CANNOT_SYNCHRONISE = {errno.EINVAL, errno.EBADF}
+_REPLACE_WAITS_SECONDS = (0.01, 0.05, 0.2, 0.5)
 
 
 def read_yaml(path: Path) -> Any:
@@ -53,13 +58,32 @@ def write_atomically(path: Path, content: bytes, *, keep: Path | None = None) ->
 
 def move_into_place(part: Path, path: Path) -> None:
     """Rename ``part``, a complete file that is synchronised with the disk, to ``path``. Raises ``OSError``."""
+    _replace(part, path)
+    _synchronise_folder(path.parent)
+
+
+def _replace(part: Path, path: Path) -> None:
+    """Rename ``part`` to ``path``, which may exist. On Windows this fails while a program reads ``path``: try again."""
+    for wait_seconds in _REPLACE_WAITS_SECONDS if sys.platform == "win32" else ():
+        with suppress(PermissionError):
+            os.replace(part, path)
+            return
+        time.sleep(wait_seconds)
     os.replace(part, path)
-    # Without synchronising the folder, a power cut could undo the rename.
-    folder = os.open(path.parent, os.O_RDONLY)
+
+
+def _synchronise_folder(folder: Path) -> None:
+    """Let a rename in ``folder`` survive a power cut. Windows cannot open folders; some file systems refuse this."""
+    if sys.platform == "win32":
+        return
+    number = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(number)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNCHRONISE:
+            raise
     finally:
-        os.close(folder)
+        os.close(number)
 
 
 def remove_parts(folder: Path) -> None:
@@ -104,7 +128,7 @@ def flush_stdout() -> Iterator[None]:
 def _link(path: Path, other: Path) -> None:
     """Make ``other`` a hard link to ``path``, atomically. Do nothing if ``path`` or support for links is missing."""
     temporary = other.with_name(f".{other.name}.{os.getpid()}{_PART}")
-    with suppress(OSError):
+    with suppress(AttributeError, OSError):
         temporary.unlink(missing_ok=True)
         os.link(path, temporary)
         os.replace(temporary, other)

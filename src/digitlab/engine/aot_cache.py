@@ -21,6 +21,7 @@ from torch import Tensor
 
 from digitlab.core.abilities import abilities
 from digitlab.core.errors import DigitlabError
+from digitlab.core.system import user_cache_folder
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ def compiling_pays(saved_seconds: float, *, always: bool) -> bool:
 
 def cache_folder() -> Path:
     """The folder of the libraries: ``digitlab/compiled`` in the user's cache, which ``XDG_CACHE_HOME`` may move."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "digitlab" / "compiled"
+    return user_cache_folder() / "digitlab" / "compiled"
 
 
 def compile_or_load(

@@ -4,7 +4,6 @@ Runs and populations call it before they train. The number of threads depends on
 machine, so a resumed run chooses the same number: with another one, sums can differ in their last bits.
 """
 
-import ctypes
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from digitlab.core.system import keep_freed_memory
+
 # A thread is worth waking only for at least this much work in a step's forward pass (multiplications and additions).
 _FLOPS_OF_A_THREAD = 2e6
 _THREADS_CHOSEN_BY_USER = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -21,8 +22,6 @@ _THREADS_CHOSEN_BY_USER = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 # glibc maps each allocation above 32 MB (its DEFAULT_MMAP_THRESHOLD_MAX) anew and returns it to the system when it is
 # freed. The system zeroes every page again at its first use: a third of the time of steps with such tensors.
 _ALWAYS_MAPPED_BYTES = 32 << 20
-# Parameters of mallopt, and the largest value it accepts.
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _LARGEST = -1, -3, 2**31 - 1
 _MALLOC_CHOSEN_BY_USER = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_TOP_PAD_")
 
 
@@ -88,5 +87,4 @@ def keep_large_memory(tensor_bytes: int) -> bool:
     """
     if tensor_bytes <= _ALWAYS_MAPPED_BYTES or any(name in os.environ for name in _MALLOC_CHOSEN_BY_USER):
         return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return mallopt is not None and all(mallopt(option, _LARGEST) for option in (_MMAP_THRESHOLD, _TRIM_THRESHOLD))
+    return keep_freed_memory()

@@ -5,8 +5,6 @@ The vectorized launcher and the dry run call ``populations``.
 
 import json
 import logging
-import resource
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -17,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from digitlab.config.compose import build
 from digitlab.core.errors import RunError
+from digitlab.core.system import open_file_limit
 from digitlab.engine.dense_stack import DenseStack
 from digitlab.engine.stacked_loss import STACKABLE
 from digitlab.models import CNN, MLP, LeNet, Linear
@@ -179,11 +178,7 @@ def split(jobs: Sequence[Job], most: int) -> list[list[Job]]:
 
 def max_open_members() -> int:
     """The most members whose files this process may have open at once, by the limit of the operating system."""
-    # The soft limit counts; the process would fail in the middle of training.
-    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if allowed == resource.RLIM_INFINITY:
-        return sys.maxsize
-    return max((allowed - _OTHER_FILES) // _FILES_OF_MEMBER, 1)
+    return max((open_file_limit() - _OTHER_FILES) // _FILES_OF_MEMBER, 1)
 
 
 def preferred_members(experiment: Experiment) -> int:

@@ -3,16 +3,13 @@
 import json
 import os
 import time
-from pathlib import Path
 from typing import Self
 
 from digitlab.core.files import write_atomically
+from digitlab.core.system import busy_processor_seconds
 from digitlab.results.folder import RunFolder
 
 _NAME = "load.json"
-_STAT = Path("/proc/stat")
-# user, nice, system, irq, softirq and steal: the columns of /proc/stat in which a processor worked.
-_BUSY_COLUMNS = (0, 1, 2, 5, 6, 7)
 # Other processes may use this part of one processor: an idle system needs about as much.
 _ALLOWED_SHARE = 0.05
 
@@ -52,9 +49,8 @@ def ran_alone(run: RunFolder) -> bool:
 
 def _other_seconds() -> float | None:
     """Processor seconds of all processes since boot, without this process and its children; None outside Linux."""
-    if not _STAT.exists():
+    busy = busy_processor_seconds()
+    if busy is None:
         return None
-    columns = _STAT.read_text(encoding="ascii").splitlines()[0].split()[1:]
-    busy = sum(int(columns[number]) for number in _BUSY_COLUMNS) / os.sysconf("SC_CLK_TCK")
     own = os.times()
     return busy - (own.user + own.system + own.children_user + own.children_system)

@@ -1,18 +1,18 @@
 """Describes what a result depends on besides its configuration: versions, commit, hardware, command."""
 
-import os
 import platform
 import shlex
 import subprocess
 from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import torch
 
 from digitlab.config.compose import ROOT
+from digitlab.config.place import train_command
 from digitlab.core.abilities import abilities
+from digitlab.core.system import available_cores, memory_bytes, processor_name
 
 _PACKAGES = ("digitlab", "torch", "torchvision", "lightning", "hydra-core", "omegaconf", "torchmetrics", "tensorboard")
 
@@ -44,14 +44,16 @@ def hardware(device: torch.device, *, threads: int | None = None) -> dict[str, s
 
     ``threads`` is the number of threads that the updates used, by default torch's current number.
     """
+    memory = memory_bytes()
     facts: dict[str, str | int] = {
-        "cpu": _cpu_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "cpu": processor_name(),
+        "cores": available_cores(),
         "cpu_capability": cpu_capability(),
         "threads": torch.get_num_threads() if threads is None else threads,
-        "memory_gib": round(memory_bytes() / 2**30),
         "device": device.type,
     }
+    if memory is not None:
+        facts["memory_gib"] = round(memory / 2**30)
     if (model_name := abilities(device).model_name) is not None:
         facts["gpu"] = model_name(device)
     return facts
@@ -65,20 +67,6 @@ def cpu_capability() -> str:
     return torch.backends.cpu.get_cpu_capability()
 
 
-def memory_bytes() -> int:
-    """Return the size of this machine's memory, used and free together."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _cpu_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
 def command(overrides: Sequence[str]) -> str:
     """Return the shell command that runs ``overrides`` again."""
-    return shlex.join(["python", "train.py", *overrides])
+    return shlex.join([*train_command(), *overrides])

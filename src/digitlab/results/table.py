@@ -2,6 +2,8 @@
 
 import csv
 import io
+import json
+import math
 import os
 import re
 import shlex
@@ -147,6 +149,18 @@ def _cell(name: str, value: str | int | float | None) -> str:
     if name == "train_seconds" and isinstance(value, int | float):
         return f"{value:.1f}"
     return _number(value) if isinstance(value, float) else "" if value is None else str(value)
+
+
+def rows_json(rows: Sequence[Row]) -> str:
+    """Return the rows as JSON text, not rounded. Numbers that JSON does not have (NaN, infinity) become null."""
+    return json.dumps([plain_row(row) for row in rows], indent=1)
+
+
+def plain_row(row: Row) -> Row:
+    """Return ``row`` with None for each number that JSON does not have."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()
+    }
 
 
 def runs_csv(rows: Sequence[Row]) -> str:

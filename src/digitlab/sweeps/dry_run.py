@@ -3,7 +3,6 @@
 ``api.preflight`` calls it in place of the sweep. It leaves no file behind.
 """
 
-import resource
 import statistics
 import sys
 from collections.abc import Iterable, Sequence
@@ -19,6 +18,7 @@ from rich.progress import track
 
 from digitlab.config.fingerprint import fingerprint
 from digitlab.core.errors import ConfigError
+from digitlab.core.system import peak_memory_bytes
 from digitlab.results.folder import RunFolder
 from digitlab.results.table import print_table
 from digitlab.sweeps.job_composer import JobComposer
@@ -156,7 +156,7 @@ def _estimate(before: Sequence[SweepRun], left: Sequence[PlannedRun]) -> str:
     # Finished runs of this sweep are the best guide; without any, a short measurement has to do.
     rates = [run.result["train_seconds"] / run.result["epochs"] for run in before if run.result.get("epochs")]
     with Console(file=sys.stderr).status("measuring the first run"):
-        result, mebibytes = _measure(left[0].config)
+        result = _measure(left[0].config)
         if rates:
             source, seconds_per_epoch = f"the {len(rates)} runs there are", statistics.fmean(rates)
         else:
@@ -165,10 +165,9 @@ def _estimate(before: Sequence[SweepRun], left: Sequence[PlannedRun]) -> str:
     # Early stopping may end runs sooner, so this is an upper bound.
     epochs = sum(each.epochs for each in left)
     seconds = epochs * seconds_per_epoch
-    return (
-        f"about {duration(seconds)} of training one after another ({epochs} epochs at most, by {source}), "
-        f"and {mebibytes:.0f} MiB a process (measured on the first run)"
-    )
+    peak = peak_memory_bytes()
+    memory = "" if peak is None else f", and {peak / 2**20:.0f} MiB a process (measured on the first run)"
+    return f"about {duration(seconds)} of training one after another ({epochs} epochs at most, by {source}){memory}"
 
 
 def _training_images(config: DictConfig) -> int:
@@ -181,8 +180,8 @@ def _training_images(config: DictConfig) -> int:
     return images if limit is None else min(images, limit * experiment.data.batch_size)
 
 
-def _measure(config: DictConfig) -> tuple[dict[str, Any], float]:
-    """Train the first mini-batches of ``config``; return the result and the peak memory of this process in MiB."""
+def _measure(config: DictConfig) -> dict[str, Any]:
+    """Train the first mini-batches of ``config``; return the result."""
     from digitlab.training import train
 
     # What costs time but says nothing about the rate is off: validation, the test, the profiler.
@@ -197,7 +196,4 @@ def _measure(config: DictConfig) -> tuple[dict[str, Any], float]:
     limit = short.trainer.limit_train_batches
     short.trainer.limit_train_batches = min(limit or _MEASURED_BATCHES, _MEASURED_BATCHES)
     with TemporaryDirectory() as folder:
-        result = train(short, folder=Path(folder), overrides=[]).result
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # macOS counts bytes, Linux KiB.
-    return result, peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+        return train(short, folder=Path(folder), overrides=[]).result

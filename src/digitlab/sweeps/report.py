@@ -3,12 +3,14 @@
 Used when a sweep ends and by ``digitlab sweep``; the HTML report takes the same tables.
 """
 
+import json
 import os
 import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from digitlab.config.place import train_command
 from digitlab.config.replicates import REPLICATE_KEYS
 from digitlab.core.errors import show
 from digitlab.core.files import write_atomically
@@ -48,9 +50,21 @@ def write_report(table: SweepTable, folder: Path) -> None:
     write_atomically(folder / "sweep.md", _markdown(table).encode())
 
 
+def report_json(table: SweepTable) -> str:
+    """Return the sweep as JSON text: its metric, a row for each run, and the folder of the best run or null."""
+    best = table.winner
+    content = {
+        "name": table.name,
+        "metric": table.metric,
+        "best": None if best is None else best.entry.folder,
+        "runs": [tables.plain_row(_run_row(table, run)) for run in table.runs],
+    }
+    return json.dumps(content, indent=1)
+
+
 def command(run: SweepRun) -> str:
     """The shell command that repeats ``run`` on its own."""
-    return shlex.join(["python", "train.py", *run.entry.overrides])
+    return shlex.join([*train_command(), *run.entry.overrides])
 
 
 def settings_table(table: SweepTable) -> tuple[list[str], list[list[str]]]:

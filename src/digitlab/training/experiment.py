@@ -19,13 +19,13 @@ from digitlab.config.compose import build, plain, unresolved
 from digitlab.config.metrics import metric_direction
 from digitlab.config.schema import NonNegativeInt, nearest, refusal, settings, unknown
 from digitlab.core.errors import ConfigError
+from digitlab.core.system import memory_bytes
 from digitlab.data.augment import Augmentation, Compose
 from digitlab.data.module import ImageData
 from digitlab.engine.metrics import NAMES
 from digitlab.optim.losses import Loss
 from digitlab.optim.optimizers import Optimizer
 from digitlab.optim.schedules import Schedule
-from digitlab.results.environment import memory_bytes
 from digitlab.training.accelerator import cuda_problem
 from digitlab.training.early_stopping import EarlyStopping, Monitor
 from digitlab.training.settings import CheckpointSettings, TrainerSettings
@@ -235,8 +235,9 @@ def _network(node: dict[str, Any], data: ImageData) -> nn.Module:
             raise
         raise _too_large(node, "more bytes than 64 bits can count") from error
     needed = 2 * sum(parameter.nbytes for parameter in network.parameters())
-    if needed > memory_bytes():
-        raise _too_large(node, f"{needed / 1e9:,.1f} GB, and this machine has {memory_bytes() / 1e9:.1f} GB")
+    available = memory_bytes()
+    if available is not None and needed > available:
+        raise _too_large(node, f"{needed / 1e9:,.1f} GB, and this machine has {available / 1e9:.1f} GB")
     return network
 
 

@@ -15,6 +15,7 @@ from lightning.pytorch.loops.progress import _ProcessedTracker
 from omegaconf import DictConfig
 
 from digitlab.config.cli_errors import command_line_overrides
+from digitlab.config.place import train_command
 from digitlab.core.errors import DigitlabError, RunError
 from digitlab.core.exit import sigterm_exits
 from digitlab.core.files import disk_faults
@@ -206,7 +207,8 @@ class Run:
         """Return a message with the epoch and step of the run, and the command that resumes it."""
         position, steps = self.classifier.position, self.classifier.steps_per_epoch
         place = f"epoch {position.epoch + 1}, step {position.step} of {steps}"
-        return f" at {place}: saved; to continue: python train.py resume={shlex.quote(str(self.folder.path))}"
+        command = shlex.join([*train_command(), f"resume={self.folder.path}"])
+        return f" at {place}: saved; to continue: {command}"
 
     def _summarise(self) -> None:
         if self.writer is None:

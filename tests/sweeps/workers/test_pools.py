@@ -11,9 +11,9 @@ from omegaconf import OmegaConf
 from digitlab.config.compose import CONF
 from digitlab.core.errors import RunError
 from digitlab.core.signals import Interrupted
+from digitlab.core.system import available_cores
 from digitlab.sweeps.workers.dispatch import run_jobs
 from digitlab.sweeps.workers.pools import JoblibPool, SubmititLocalPool
-from digitlab.sweeps.workers.slots import available_cores
 from hydra_plugins.digitlab_workers import SubmititLocalLauncher, SubmititSlurmLauncher
 
 GPUS = [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]

@@ -2,7 +2,8 @@
 
 import pytest
 
-from digitlab.sweeps.workers.slots import available_cores, slot_count, slot_environment, visible_gpus
+from digitlab.core.system import available_cores
+from digitlab.sweeps.workers.slots import slot_count, slot_environment, visible_gpus
 
 
 @pytest.mark.parametrize(("gpus", "count"), [([], 6), (["0"], 1), (["0", "1", "2"], 3)])

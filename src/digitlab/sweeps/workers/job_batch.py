@@ -15,6 +15,7 @@ from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 
 from digitlab.core.errors import RunError
+from digitlab.core.processes import time_limit_signal
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +76,9 @@ def _saved_on_signal() -> Iterator[None]:
     Submitit ignores SIGTERM. It sends its own signal, SIGUSR2, shortly before the time limit of a job. The job is then
     queued again and its runs resume where they were saved.
     """
+    time_limit, before = time_limit_signal(), signal.getsignal(signal.SIGTERM)
     # ``obey`` is submitit's handler. It queues the job again and ends the process at once, so it must come last.
-    obey, before = signal.getsignal(signal.SIGUSR2), signal.getsignal(signal.SIGTERM)
+    obey = None if time_limit is None else signal.getsignal(time_limit)
     asked: list[tuple[int, FrameType | None]] = []
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -89,8 +91,8 @@ def _saved_on_signal() -> Iterator[None]:
 
     # The default action of SIGTERM would end the process without unwinding, so no ``finally`` would run.
     signal.signal(signal.SIGTERM, end)
-    if callable(obey):
-        signal.signal(signal.SIGUSR2, save)
+    if time_limit is not None and callable(obey):
+        signal.signal(time_limit, save)
     try:
         yield
     except SystemExit as stop:
@@ -102,4 +104,5 @@ def _saved_on_signal() -> Iterator[None]:
         raise RunError("stopped by a signal") from stop
     finally:
         signal.signal(signal.SIGTERM, before)
-        signal.signal(signal.SIGUSR2, obey)
+        if time_limit is not None:
+            signal.signal(time_limit, obey)

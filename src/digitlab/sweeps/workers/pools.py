@@ -1,23 +1,19 @@
 """Pools of processes that run job batches: joblib's, and submitit's on this machine and under SLURM."""
 
 import os
-import signal
-import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from typing import Any, Protocol
 
 from hydra.core.utils import JobReturn
 
 from digitlab.core.errors import RunError
+from digitlab.core.processes import ask_to_stop, end_when_orphaned, ignore_sigint, sigint_blocked
 from digitlab.sweeps.workers.job_batch import JobBatch
 
 _POLL_SECONDS = 0.05
 # Asking a cluster's file system and accounting more often would burden them.
 _CLUSTER_POLL_SECONDS = 1.0
-_ORPHAN_POLL_SECONDS = 0.5
 # The time a process has to save its runs and end.
 _GRACE_SECONDS = 60.0
 
@@ -101,7 +97,7 @@ class _Slot:
 
     def terminate(self) -> None:
         try:
-            os.kill(self._pid.result(timeout=_GRACE_SECONDS), signal.SIGTERM)
+            ask_to_stop(self._pid.result(timeout=_GRACE_SECONDS))
         except Exception:
             self.shut_down()  # the process has not started, or is dead already
 
@@ -113,19 +109,9 @@ class _Slot:
 
 def _start_worker(parent: int) -> None:
     """Prepare a worker process of joblib; it saves its runs and ends if the command's process disappears."""
-    # For the reason in ``_sigint_blocked``; here, because joblib unblocks the signal when it starts a process.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(_ORPHAN_POLL_SECONDS)
-        # Being adopted by another parent means that the command was killed: save like after Ctrl-C, then make sure to
-        # end.
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(_GRACE_SECONDS)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=watch, daemon=True).start()
+    # For the reason in ``sigint_blocked``; here, because joblib unblocks the signal when it starts a process.
+    ignore_sigint()
+    end_when_orphaned(parent, grace_seconds=_GRACE_SECONDS)
 
 
 class JoblibPool:
@@ -150,20 +136,6 @@ class JoblibPool:
     def close(self) -> None:
         for slot in self._slots:
             slot.shut_down()
-
-
-@contextmanager
-def _sigint_blocked() -> Iterator[None]:
-    """Start processes within, and they never receive SIGINT.
-
-    A terminal sends Ctrl-C to all processes, and the command also sends SIGTERM to each. After two signals none could
-    save its run.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _SubmititTask:
@@ -198,7 +170,7 @@ class SubmititLocalPool:
         started = []
         for slot in free[: len(waiting)]:
             batch = waiting.pop(0)
-            with _sigint_blocked():
+            with sigint_blocked():
                 job = self._executor.submit(batch.with_environment(self._environments[slot]))
             self._tasks[slot] = _SubmititTask(batch, job, slot)
             started.append(self._tasks[slot])
@@ -208,7 +180,7 @@ class SubmititLocalPool:
         for task in self._tasks.values():
             if not task.done():
                 # Job.cancel() kills after a second, too soon to save. SIGTERM is passed on to the run and nothing more.
-                os.kill(int(task.job.job_id), signal.SIGTERM)
+                ask_to_stop(int(task.job.job_id))
 
     def close(self) -> None:
         """Nothing to close: each job has a process of its own."""

@@ -17,11 +17,6 @@ def visible_gpus() -> list[str]:
     return names[: names.index("-1")] if "-1" in names else [name for name in names if name]
 
 
-def available_cores() -> int:
-    """The number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def slot_count(n_jobs: int | Literal["auto"], *, cores: int, gpus: Sequence[str]) -> int:
     """The number of jobs that run at once: ``auto`` means one for each GPU, or one for each core without a GPU."""
     return (len(gpus) or cores) if n_jobs == "auto" else n_jobs

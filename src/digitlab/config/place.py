@@ -1,0 +1,51 @@
+"""Finds the folders of a project: of ``data/`` and ``outputs/``, of the packaged configuration, and of the user's own.
+
+``compose`` and the plugin that extends Hydra's search path use it. A project is a folder with a ``train.py`` that uses
+digitlab; ``digitlab init`` makes one. The checkout of digitlab is a project, too.
+"""
+
+import sys
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_CHECKOUT = _PACKAGE.parents[1]
+
+
+def project_root() -> Path:
+    """Return the folder that holds ``data/`` and ``outputs/``.
+
+    It is the folder of the running ``train.py``; else the current folder if that is a project; else the checkout from
+    which digitlab is imported; else the current folder.
+    """
+    script = getattr(sys.modules.get("__main__"), "__file__", None)
+    if script is not None and Path(script).name == "train.py":
+        return Path(script).resolve().parent
+    current = Path.cwd()
+    if not is_project(current) and (_CHECKOUT / "train.py").exists():
+        return _CHECKOUT
+    return current
+
+
+def is_project(folder: Path) -> bool:
+    """Whether ``folder`` has a ``train.py`` that uses digitlab. Many projects have a ``train.py`` of their own."""
+    try:
+        return "digitlab" in (folder / "train.py").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+
+
+def packaged_conf() -> Path:
+    """Return the folder ``conf/`` that belongs to digitlab: in an installed package within it, else in the checkout."""
+    installed = _PACKAGE / "conf"
+    return installed if installed.is_dir() else _CHECKOUT / "conf"
+
+
+def own_conf(root: Path) -> Path | None:
+    """Return the folder ``conf/`` of the user's project in ``root``, or None if there is none besides digitlab's."""
+    own = root / "conf"
+    return own if own.is_dir() and is_project(root) and own.resolve() != packaged_conf() else None
+
+
+def train_command() -> list[str]:
+    """Return the words of the command that trains: ``python train.py`` in a project, else ``digitlab train``."""
+    return ["python", "train.py"] if is_project(project_root()) else ["digitlab", "train"]
