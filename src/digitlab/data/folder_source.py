@@ -15,11 +15,11 @@ from pydantic import Field
 
 from digitlab.config.schema import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, checked
 from digitlab.core.errors import ConfigError, DataError
+from digitlab.core.system import memory_bytes
 from digitlab.data.class_folders import PictureFile, hold_out, list_class_folders
 from digitlab.data.module import ImageData
 from digitlab.data.picture_files import Pictures, most_common_form, read_pictures
 from digitlab.data.source import ImageSet, Source
-from digitlab.results.environment import memory_bytes
 
 # Without data.size, pictures of one size of at most so many pixels a side keep it, and others are scaled to it.
 _DEFAULT_SIZE = 64
@@ -125,12 +125,11 @@ class FolderSource(Source):
         return train, test
 
     def _require_memory(self, count: int) -> None:
-        needed = count * torch.Size(self.image_shape).numel()
-        if needed > memory_bytes():
+        needed, available = count * torch.Size(self.image_shape).numel(), memory_bytes()
+        if available is not None and needed > available:
             raise DataError(
                 f"{self.folders.root}: {count:,} images of {' × '.join(map(str, self.image_shape))} take "
-                f"{needed / 1e9:,.1f} GB, and this machine has {memory_bytes() / 1e9:.1f} GB; "
-                "choose a smaller data.size"
+                f"{needed / 1e9:,.1f} GB, and this machine has {available / 1e9:.1f} GB; choose a smaller data.size"
             )
 
     def _report_broken(self, files: Sequence[PictureFile], pictures: Pictures) -> None:
