@@ -8,6 +8,7 @@
     digitlab figures RUN_FOLDER --format pdf --width column
     digitlab report FOLDER…
     digitlab sweep SWEEP_FOLDER
+    digitlab compare SWEEP_FOLDER --key optimizer
     digitlab reproduce r2_softmax
     digitlab init mylab
     digitlab doctor

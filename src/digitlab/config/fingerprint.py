@@ -6,6 +6,7 @@ This module does not import torch.
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -40,6 +41,15 @@ def _shown(settings: dict[str, object], key: str) -> str:
     return show(settings[key]) if key in settings else "nothing"
 
 
+def with_effect(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a plain configuration that change the numbers of a run."""
+    settings = {key: value for key, value in config.items() if key not in _WITHOUT_EFFECT}
+    for node, keys in _WITHOUT_EFFECT_IN.items():
+        if isinstance(settings.get(node), dict):
+            settings[node] = {key: value for key, value in settings[node].items() if key not in keys}
+    return settings
+
+
 def _effective(config: DictConfig) -> dict[str, Any]:
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key not in _WITHOUT_EFFECT])
     try:
@@ -48,14 +58,12 @@ def _effective(config: DictConfig) -> dict[str, Any]:
         # The check before the run reports this error, so it is ignored here.
         container = OmegaConf.to_container(own, resolve=False)
     assert isinstance(container, dict)
-    for node, keys in _WITHOUT_EFFECT_IN.items():
-        if isinstance(container.get(node), dict):
-            container[node] = {key: value for key, value in container[node].items() if key not in keys}
-    data = container.get("data")
+    effective = with_effect({str(key): value for key, value in container.items()})
+    data = effective.get("data")
     if isinstance(data, dict) and isinstance(path := data.get("path"), str) and os.path.isdir(path):
         # Relative to the current folder, as the run that is compared with another one would read it.
         data["path"] = os.path.realpath(path)
-    return {str(key): value for key, value in container.items()}
+    return effective
 
 
 def _canonical(value: Any) -> Any:

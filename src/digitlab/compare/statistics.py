@@ -1,0 +1,174 @@
+"""Tests and intervals for the difference between two groups of measurements, paired or not.
+
+``compare.comparison`` applies them to runs. All tests are two-sided. Nothing here imports torch.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+from scipy.optimize import brentq
+
+Floats = npt.NDArray[np.float64]
+
+# Resampling is random, but the same comparison must print the same numbers each time.
+_RESAMPLES, _RESAMPLING_SEED = 9_999, 0
+_CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """The mean difference between two groups and how certain it is.
+
+    ``count`` is the number of pairs, or of values in the smaller group if they are not ``paired``. ``sd`` is the sample
+    standard deviation of one difference. ``interval`` is Student's 95 % interval (Welch's if not paired),
+    ``bootstrap_interval`` the percentile bootstrap's. ``p_value`` belongs to ``interval``; ``permutation_p_value``
+    assumes no distribution. ``effect_size`` is the mean divided by ``sd``. All but the mean are None if there are too
+    few values, and the effect size also if all differences are equal.
+    """
+
+    mean: float
+    count: int
+    paired: bool
+    sd: float | None = None
+    interval: tuple[float, float] | None = None
+    bootstrap_interval: tuple[float, float] | None = None
+    p_value: float | None = None
+    permutation_p_value: float | None = None
+    effect_size: float | None = None
+
+
+def paired_difference(first: Sequence[float], second: Sequence[float], *, resamples: int = _RESAMPLES) -> Difference:
+    """Compare pairs: ``first`` minus ``second``, finite and equally long; at least one pair.
+
+    The t test is Student's (1908). The permutation test flips the signs of the differences (Fisher, 1935), all
+    combinations for up to 13 pairs, ``resamples`` random ones otherwise. The effect size is Cohen's d of the
+    differences (Cohen, 1988).
+    """
+    differences = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
+    mean, count = float(differences.mean()), len(differences)
+    if count == 1:
+        return Difference(mean=mean, count=1, paired=True)
+    sd = float(differences.std(ddof=1))
+    permutation = stats.permutation_test(
+        (differences,), _mean, permutation_type="samples", n_resamples=resamples, vectorized=True,
+        rng=_RESAMPLING_SEED,
+    )  # fmt: skip
+    # If all differences are equal up to rounding, the t statistic divides by zero. Signs still say something.
+    if sd <= 1e-12 * max(abs(mean), 1.0):
+        return Difference(
+            mean=mean, count=count, paired=True, sd=0.0, interval=(mean, mean), bootstrap_interval=(mean, mean),
+            p_value=float(permutation.pvalue), permutation_p_value=float(permutation.pvalue),
+        )  # fmt: skip
+    test = stats.ttest_1samp(differences, 0.0)
+    bootstrap = stats.bootstrap(
+        (differences,), _mean, method="percentile", n_resamples=resamples, confidence_level=_CONFIDENCE,
+        rng=_RESAMPLING_SEED,
+    )  # fmt: skip
+    return Difference(
+        mean=mean, count=count, paired=True, sd=sd, interval=_interval(test.confidence_interval(_CONFIDENCE)),
+        bootstrap_interval=_interval(bootstrap.confidence_interval), p_value=float(test.pvalue),
+        permutation_p_value=float(permutation.pvalue), effect_size=mean / sd,
+    )  # fmt: skip
+
+
+def unpaired_difference(first: Sequence[float], second: Sequence[float], *, resamples: int = _RESAMPLES) -> Difference:
+    """Compare independent values: the mean of ``first`` minus that of ``second``; each has at least one finite value.
+
+    The t test is Welch's (1947), which allows different variances. ``sd`` is the root of the mean of both variances.
+    """
+    one, other = (np.asarray(values, dtype=np.float64) for values in (first, second))
+    mean, count = float(one.mean() - other.mean()), min(len(one), len(other))
+    if count == 1:
+        return Difference(mean=mean, count=count, paired=False)
+    sd = math.sqrt((one.var(ddof=1) + other.var(ddof=1)) / 2)
+    permutation = stats.permutation_test(
+        (one, other), _mean_difference, n_resamples=resamples, vectorized=True, rng=_RESAMPLING_SEED
+    )
+    if sd <= 1e-12 * max(abs(mean), 1.0):
+        return Difference(
+            mean=mean, count=count, paired=False, sd=0.0, interval=(mean, mean), bootstrap_interval=(mean, mean),
+            p_value=float(permutation.pvalue), permutation_p_value=float(permutation.pvalue),
+        )  # fmt: skip
+    test = stats.ttest_ind(one, other, equal_var=False)
+    bootstrap = stats.bootstrap(
+        (one, other), _mean_difference, method="percentile", n_resamples=resamples, confidence_level=_CONFIDENCE,
+        rng=_RESAMPLING_SEED,
+    )  # fmt: skip
+    return Difference(
+        mean=mean, count=count, paired=False, sd=sd, interval=_interval(test.confidence_interval(_CONFIDENCE)),
+        bootstrap_interval=_interval(bootstrap.confidence_interval), p_value=float(test.pvalue),
+        permutation_p_value=float(permutation.pvalue), effect_size=mean / sd,
+    )  # fmt: skip
+
+
+def _mean(values: Floats, axis: int = -1) -> Floats:
+    result: Floats = np.mean(values, axis=axis)
+    return result
+
+
+def _mean_difference(first: Floats, second: Floats, axis: int = -1) -> Floats:
+    result: Floats = np.mean(first, axis=axis) - np.mean(second, axis=axis)
+    return result
+
+
+def _interval(bounds: tuple[float, float]) -> tuple[float, float]:
+    low, high = bounds
+    return float(low), float(high)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Correct p-values for the number of tests, in the given order (Holm, 1979).
+
+    The chance that any of the tests shows a difference that does not exist stays at most the level.
+    """
+    corrected = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = largest
+    return corrected
+
+
+def detectable_difference(count: int, sd: float, *, paired: bool, power: float = 0.8) -> float:
+    """The smallest true difference that ``count`` pairs (or values per group) show with probability ``power``.
+
+    ``sd`` is the standard deviation of one difference, or within each group if not ``paired``; ``count`` is at least 2.
+    Shown means p < 0.05 in Student's t test. The power is that of the noncentral t distribution (Cohen, 1988).
+    """
+    degrees = count - 1 if paired else 2 * count - 2
+    critical = float(stats.t.ppf((1 + _CONFIDENCE) / 2, degrees))
+
+    def missing_power(shift: float) -> float:
+        tails = stats.nct.sf(critical, degrees, shift), stats.nct.cdf(-critical, degrees, shift)
+        # Far in the other direction the tail underflows, and scipy returns NaN instead of 0.
+        return float(np.nansum(tails)) - power
+
+    # The shift is the true difference in standard errors. Its power is 5 % at 0 and practically 1 at the upper bound.
+    shift = float(brentq(missing_power, 0.0, 4 * critical + 10))
+    return shift * sd * math.sqrt((1 if paired else 2) / count)
+
+
+@dataclass(frozen=True, slots=True)
+class McNemar:
+    """Two networks on the same images: how many only the first classifies correctly, how many only the second."""
+
+    only_first: int
+    only_second: int
+    images: int
+    p_value: float
+
+
+def mcnemar(first_correct: npt.NDArray[np.bool_], second_correct: npt.NDArray[np.bool_]) -> McNemar:
+    """McNemar's exact test (1947): are two networks equally often right? Each argument has one entry per image.
+
+    The p-value is about these two trained networks. It says nothing about other seeds of the same settings.
+    """
+    only_first = int((first_correct & ~second_correct).sum())
+    only_second = int((second_correct & ~first_correct).sum())
+    differing = only_first + only_second
+    p_value = float(stats.binomtest(only_first, differing).pvalue) if differing else 1.0
+    return McNemar(only_first, only_second, len(first_correct), p_value)

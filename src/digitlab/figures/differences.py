@@ -1,0 +1,82 @@
+"""A figure of paired comparisons: one line for each pair, and each difference with its 95 % interval.
+
+``digitlab compare`` and the figures of a sweep draw it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from digitlab.figures.formatting import metric_scale
+from digitlab.figures.style import BLUE, ORANGE, TEXT_COLOUR, styled
+
+# More panels of pairs than this are too small to read; the differences below them are complete.
+_MAX_PANELS = 6
+_LONGEST_NAME = 28
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairedValues:
+    """One comparison: the values of both groups pair by pair, and the mean of first minus second with its interval.
+
+    ``pairs`` is empty for groups that are not paired; ``interval`` is None for a single pair.
+    """
+
+    first: str
+    second: str
+    pairs: Sequence[tuple[float, float]]
+    mean: float
+    interval: tuple[float, float] | None
+    significant: bool
+
+
+@styled
+def difference_figure(comparisons: Sequence[PairedValues], *, metric: str) -> Figure:
+    """Draw the pairs of up to six comparisons and below them the differences of all, best group first.
+
+    The interval is blue with a filled square if the difference is significant, and orange with an open one otherwise.
+    """
+    factor, label = metric_scale(metric)
+    paired = [comparison for comparison in comparisons if comparison.pairs][:_MAX_PANELS]
+    columns = min(3, max(1, len(paired)))
+    rows = -(-len(paired) // columns)
+    height = 0.34 * len(comparisons) + 0.9
+    figure = Figure(figsize=(max(5.0, 2.3 * columns), 2.3 * rows + height), layout="constrained")
+    ratios = [2.3] * rows + [height]
+    grid = figure.add_gridspec(rows + 1, columns, height_ratios=ratios)
+    for number, comparison in enumerate(paired):
+        _draw_pairs(figure.add_subplot(grid[number // columns, number % columns]), comparison, factor, label)
+    _draw_differences(figure.add_subplot(grid[rows, :]), comparisons, factor, metric)
+    return figure
+
+
+def _draw_pairs(axes: Axes, comparison: PairedValues, factor: float, label: str) -> None:
+    for pair in comparison.pairs:
+        axes.plot([0, 1], [factor * value for value in pair], "o-", color=TEXT_COLOUR, alpha=0.45, linewidth=0.9)
+    means = [factor * sum(pair[side] for pair in comparison.pairs) / len(comparison.pairs) for side in (0, 1)]
+    axes.plot([0, 1], means, "s-", color=BLUE, linewidth=2, markersize=5)
+    axes.set_xticks([0, 1], [_short(comparison.first, 16), _short(comparison.second, 16)])
+    axes.set_xlim(-0.35, 1.35)
+    axes.set_ylabel(label)
+    axes.set_title(f"{len(comparison.pairs)} pairs and their means")
+
+
+def _draw_differences(axes: Axes, comparisons: Sequence[PairedValues], factor: float, metric: str) -> None:
+    for row, comparison in enumerate(comparisons):
+        low, high = comparison.interval or (comparison.mean, comparison.mean)
+        colour, fill = (BLUE, BLUE) if comparison.significant else (ORANGE, "none")
+        axes.plot([factor * low, factor * high], [row, row], "-", color=colour)
+        axes.plot([factor * comparison.mean], [row], "s", color=colour, markerfacecolor=fill, markersize=5)
+    axes.axvline(0, color=TEXT_COLOUR, linewidth=0.9)
+    names = [f"{_short(each.first)} − {_short(each.second)}" for each in comparisons]
+    axes.set_yticks(range(len(comparisons)), names)
+    axes.set_ylim(len(comparisons) - 0.5, -0.5)
+    unit = " in points" if factor != 1 else ""
+    axes.set_xlabel(f"difference in {metric}{unit}: mean and 95 % interval;\nfilled and blue if significant")
+
+
+def _short(name: str, letters: int = _LONGEST_NAME) -> str:
+    """Keep the end of a long name, where runs of one sweep differ."""
+    return name if len(name) <= letters else "…" + name[1 - letters :]
