@@ -70,6 +70,7 @@ def test_a_class_that_a_split_lacks_keeps_its_index(tmp_path: Path, names: tuple
     folders = list_class_folders(tmp_path)
     assert folders.class_names == ("a", "b", "c")
     assert [file.label for file in folders.train] == [0, 1, 2]
+    assert folders.ignored == {"folder readme": 1}
     assert (folders.val, folders.test) == ([PictureFile(f"{val}/b/1.png", 1)], [PictureFile(f"{test}/c/2.png", 2)])
 
 
@@ -93,6 +94,7 @@ def test_a_link_to_a_folder_above_ends(tmp_path: Path) -> None:
         (("pets/cat/1.png", "pets/dog/1.png"), "did you mean"),
         (("cat/1.txt", "dog/1.csv"), "has class folders, but no pictures"),
         (("cat/1.png", "dog/1.txt"), "the class folder dog has no pictures; fill it or remove it"),
+        (("test/1.png", "train/1.png"), "train: has no class folders; put the pictures of each class into one"),
         (("test/a/1.png", "val/b/1.png"), "has folders for validation and test, but no folder train"),
         (
             ("train/a/1.png", "train/b/1.png", "val/a/1.png", "valid/a/1.png"),

@@ -76,6 +76,8 @@ def list_class_folders(root: Path) -> ClassFolders:
     _require_classes(root, splits, class_names)
     labels = {name: label for label, name in enumerate(class_names)}
     found: dict[str, list[PictureFile]] = {}
+    if "" not in splits.values():
+        ignored.update(f"folder {name}" for name in _folders(root, "") if name not in splits.values())
     for split, folder in splits.items():
         ignored.update(_stray_files(root / folder))
         found[split] = [
@@ -126,10 +128,13 @@ def _split_folders(root: Path) -> dict[str, str]:
     folders = _folders(root, "")
     splits = {name: _SPLITS[name.casefold()] for name in folders if name.casefold() in _SPLITS}
     train = [name for name, split in splits.items() if split == "train"]
+    only_splits = len(splits) == len(folders) > 1
+    if only_splits and not train:
+        raise ConfigError("path", str(root), "has folders for validation and test, but no folder train")
+    if only_splits and not _folders(root, train[0]):
+        raise ConfigError("path", str(root / train[0]), "has no class folders; put the pictures of each class into one")
     # A class may be called train, next to bus and car.
     if not train or (len(splits) < 2 and len(folders) > 1) or not _folders(root, train[0]):
-        if set(splits.values()) == {"val", "test"} == {_SPLITS.get(name.casefold()) for name in folders}:
-            raise ConfigError("path", str(root), "has folders for validation and test, but no folder train")
         return {"train": ""}
     for split in set(splits.values()):
         same = sorted(name for name in splits if splits[name] == split)
