@@ -7,7 +7,9 @@ from torch import nn
 from digitlab.core.errors import ConfigError
 from digitlab.engine.stacked_loss import StackedLoss
 from digitlab.optim.losses import CrossEntropy
+from digitlab.training.evaluation import measure_alone
 from digitlab.training.experiment import Experiment
+from digitlab.training.setup import initial_classifier, read_data
 
 NAMES = ("cat", "dog", "7")
 COUNTS = [6, 3, 1]
@@ -98,3 +100,27 @@ def test_wrong_weights_are_refused_in_one_line(override, words, shrunk, one_line
 def test_the_mean_squared_error_has_no_class_weights(shrunk):
     with pytest.raises(ConfigError, match=r"^loss.class_weights=balanced: "):
         shrunk("loss=mse", "loss.class_weights=balanced")
+
+
+def test_balanced_weights_come_from_the_training_split(shrunk):
+    experiment = Experiment.from_config(shrunk("loss.class_weights=balanced", "data.train_size=1000"), typed=[])
+    data = read_data(experiment)
+    counts = data.train_set.labels[data.train_indices].bincount()
+    assert counts.sum() == 1000
+    assert initial_classifier(experiment, data).loss.weights == pytest.approx((1000 / (10 * counts)).tolist())
+
+
+def test_the_loss_of_an_evaluation_is_the_weighted_mean_over_all_images(shrunk):
+    overrides = ["loss.class_weights={3:5,7:0.1}", "loss.label_smoothing=0.1", "model=linear"]
+    experiment = Experiment.from_config(shrunk(*overrides), typed=[])
+    data = read_data(experiment)
+    classifier = initial_classifier(experiment, data)
+    metrics, confusion = measure_alone(classifier, data)
+    images = int(confusion.sum())
+    assert images == 256  # two batches of different sizes
+    weights = torch.ones(10)
+    weights[3], weights[7] = 5, 0.1
+    with torch.no_grad():
+        logits = classifier(data.test_set.images[:images])
+    should = nn.CrossEntropyLoss(weights, label_smoothing=0.1)(logits, data.test_set.labels[:images])
+    assert metrics["test/loss"] == pytest.approx(float(should), rel=1e-5)
