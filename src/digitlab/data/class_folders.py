@@ -172,12 +172,13 @@ def _pictures(root: Path, folder: str, ignored: Counter[str]) -> Iterable[str]:
         if (status.st_dev, status.st_ino) in visited:
             continue
         visited.add((status.st_dev, status.st_ino))
+        inside = Path(place).relative_to(root).as_posix()
         for name in files:
             extension = os.path.splitext(name)[1].lower()
             if _hidden(name):
                 continue
             if extension in picture_extensions():
-                found.append(Path(place, name).relative_to(root).as_posix())
+                found.append(f"{inside}/{name}")
             else:
                 ignored[extension or "no extension"] += 1
     return sorted(found, key=lambda path: [natural_order(part) for part in path.split("/")])
