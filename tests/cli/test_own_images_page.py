@@ -54,7 +54,7 @@ def test_the_commands_of_the_page_work(
     assert len(folders) == 3
     assert re.search(r"all\D+26\D+3\D+7\b", printed["show"])
     assert (home / "outputs/show/folder.png").is_file()
-    assert "rabbit" in printed["evaluate"]
+    assert "balanced_accuracy" in printed["evaluate"]
     assert re.search("photo.jpg.*(cat|dog|rabbit)", printed["predict"])
     assert (folders[0] / "figures/confusion_matrix.png").is_file()
     weights = [json.dumps(package.open(folder).model().loss.__dict__.get("weights")) for folder in folders]

@@ -73,3 +73,16 @@ def test_each_confused_pair_is_drawn_with_its_images():
     assert [image.get_array()[0, 0, 0] for image in figure.axes[0].images] == [30, 60, 150]
     captions = [text.get_text() for text in figure.axes[0].texts]
     assert captions == ["✗ dog\ntrue: cat\n2 times", "✗ dog\ntrue: cat", "✗ ox\ntrue: dog\n1 times"]
+
+
+def test_many_classes_have_small_cells_without_numbers():
+    names = [f"class number {number}" for number in range(100)]
+    figure = confusion_figure(torch.ones(100, 100, dtype=torch.int64), class_names=names, title="title")
+    assert figure.get_size_inches().max() < 28
+    for axes in figure.axes[:2]:
+        assert axes.texts == []
+        labels = axes.get_yticklabels()
+        assert len(labels) == 100
+        # The names of neighbours do not overlap.
+        cell_points = 72 * axes.get_window_extent().height / figure.dpi / 100
+        assert max(label.get_fontsize() for label in labels) < cell_points

@@ -110,3 +110,17 @@ def test_each_class_has_a_bar_with_its_accuracy():
     assert [bar.get_width() for bar in axes.patches] == [75, 100]
     assert [tick.get_text() for tick in axes.get_yticklabels()] == NAMES[:2]
     assert axes.lines[0].get_xdata()[0] == pytest.approx(100 * 5 / 6)
+
+
+def test_of_many_classes_the_worst_have_names():
+    labels = torch.arange(3000) % 30
+    scores = torch.rand(3000, 30, generator=torch.Generator().manual_seed(0))
+    scores[:, 5:] += 10 * torch.eye(30)[labels][:, 5:]  # all but the first five classes are perfect
+    names = [f"class {number}" for number in range(30)]
+    axes = precision_recall_figure(scores, labels, class_names=names, title="title").axes[0]
+    legend = axes.get_legend()
+    shown = [text.get_text() for text in legend.get_texts()]
+    assert legend.get_title().get_text() == "class (average precision)\nlowest 12 of 30"
+    assert len(shown) == 12
+    assert {f"class {number}" for number in range(5)} <= {text.partition(" (")[0] for text in shown}
+    assert len(axes.lines) == 30

@@ -89,3 +89,16 @@ def test_figures_get_the_width_of_a_paper(width, inches):
 @pytest.mark.parametrize(("name", "shown"), [("cat", "cat"), ("a" * 11, "a" * 11), ("a" * 12, "a" * 10 + "…")])
 def test_long_names_are_cut(name, shown):
     assert short(name) == shown
+
+
+def test_names_are_drawn_as_they_are_written():
+    def drawn(text):
+        figure = Figure(figsize=(2, 1))
+        figure.text(0, 0.5, text)
+        return pixels(figure)
+
+    # Between two dollar signs Matplotlib would read a formula, and fail at \frac without arguments.
+    assert np.array_equal(drawn(short("5 $ + $")), drawn(r"5 \$ + \$"))
+    drawn(short(r"$\frac$"))
+    # A letter that no font has is a box, without a warning.
+    drawn(short("\U0001f9ff"))

@@ -20,6 +20,7 @@ from digitlab.figures.run_data import RunData
 from digitlab.figures.style import SPLIT_NAMES, Format, Width, encode, figure_width
 
 _RANDOM_IMAGES, _CORRECT_IMAGES, _WRONG_IMAGES, _MISTAKES, _PREDICTION_IMAGES = 4, 20, 10, 20, 50
+_MANY_CLASSES = 20  # with more, classes have no GIF of their own, and only the worst show their hidden units
 _IMAGES_PER_CLASS, _UNITS_PER_CLASS, _CONFUSED_PAIRS, _EXAMPLES_PER_PAIR = 10, 5, 6, 8
 
 
@@ -151,10 +152,14 @@ def weights_units(run: RunData, classes: Sequence[int] | None = None) -> Figure:
     # With more than one hidden layer, ignore the activations: the product of the later matrices connects a unit of the
     # first layer with the outputs.
     outgoing = torch.linalg.multi_dot(matrices[:0:-1]) if len(matrices) > 2 else matrices[1]
+    title = f"hidden units with the largest outgoing weight: {run.title}"
+    if classes is None and len(run.class_names) > _MANY_CLASSES:
+        accuracy = run.confusion.diagonal() / run.confusion.sum(1).clamp(min=1)
+        classes = sorted(accuracy.argsort(stable=True)[:_MANY_CLASSES].tolist())
+        title += f", the {len(classes)} classes with the lowest accuracy"
     return weights.hidden_units_figure(
-        matrices[0].view(-1, *run.image_shape), outgoing,
-        classes=range(len(run.class_names)) if classes is None else classes, class_names=run.class_names,
-        units=_UNITS_PER_CLASS, title=f"hidden units with the largest outgoing weight: {run.title}",
+        matrices[0].view(-1, *run.image_shape), outgoing, class_names=run.class_names, units=_UNITS_PER_CLASS,
+        classes=range(len(run.class_names)) if classes is None else classes, title=title,
     )  # fmt: skip
 
 
@@ -220,13 +225,9 @@ FIGURES: dict[str, Draw] = {
 """Every figure of a run by its name. A function raises ``NotApplicableError`` if its figure does not apply."""
 
 
-# A data set with more classes has no GIF for each of them.
-_MOST_CLASSES_WITH_GIFS = 20
-
-
 def gif_names(class_names: Sequence[str]) -> list[str]:
     """Return the file names of the GIFs: first the one of all classes, then one per class unless there are many."""
-    if len(class_names) > _MOST_CLASSES_WITH_GIFS:
+    if len(class_names) > _MANY_CLASSES:
         return ["learning_weights.gif"]
     plain = [re.sub(r"\W+", "_", name).strip("_").lower() for name in class_names]
     return ["learning_weights.gif", *(f"learning_weights_{number}_{name}.gif" for number, name in enumerate(plain))]

@@ -16,6 +16,7 @@ from digitlab.figures.formatting import zoomed_label, zoomed_start
 from digitlab.figures.style import BLUE, LINE_STYLES, ORANGE, TEXT_COLOUR, short, styled
 from digitlab.training.evaluation import CALIBRATION_BINS
 
+_MOST_NAMED_OF_MANY = 12
 _OTHER_COLOUR = "#cccccc"  # curves without a name
 _NORMAL_97_5 = 1.959964  # the 97.5 % quantile of the normal distribution
 
@@ -47,19 +48,20 @@ def precision_recall_figure(scores: Tensor, labels: Tensor, *, class_names: Sequ
     If there are many classes, only those with the lowest average precision have colours and names; the others are grey.
     Both axes end at 100 % and start where they show the bend of every curve; the axis labels give the start.
     """
-    figure = Figure(figsize=(5.4, 3.5), layout="constrained")
-    axes = figure.add_subplot()
     occurring = labels.unique().tolist()
     curves = {label: precision_recall(scores[:, label], labels == label) for label in occurring}
     areas = {label: average_precision(*curve) for label, curve in curves.items()}
-    named = sorted(sorted(areas, key=areas.__getitem__)[: len(LINE_STYLES)])
+    many = len(occurring) > len(LINE_STYLES)
+    named = sorted(sorted(areas, key=areas.__getitem__)[:_MOST_NAMED_OF_MANY]) if many else occurring
+    figure = Figure(figsize=(5.4, max(3.5, 0.19 * len(named) + 0.5)), layout="constrained")
+    axes = figure.add_subplot()
     bend_percent = min((100 * float(torch.minimum(*curve).max()) for curve in curves.values()), default=100.0)
     # The named curves come last, above the others.
     for label in [*(other for other in occurring if other not in named), *named]:
         precision, recall = curves[label]
         line: dict[str, Any] = {"color": _OTHER_COLOUR, "linewidth": 0.5}
         if label in named:
-            colour, style = LINE_STYLES[named.index(label) if len(occurring) > len(named) else label % len(LINE_STYLES)]
+            colour, style = LINE_STYLES[named.index(label) if many else label % len(LINE_STYLES)]
             name = f"{short(class_names[label], 20)} ({areas[label]:.3f})"
             line = {"color": colour, "linestyle": style, "linewidth": 1, "label": name}
         axes.plot((100 * recall).numpy(), (100 * precision).numpy(), **line)
@@ -69,7 +71,7 @@ def precision_recall_figure(scores: Tensor, labels: Tensor, *, class_names: Sequ
     axes.set_xlabel(zoomed_label("recall in %", start))
     axes.set_ylabel(zoomed_label("precision in %", start))
     axes.set_title(title)
-    few = "" if len(named) == len(occurring) else f"\nlowest {len(named)} of {len(occurring)}"
+    few = f"\nlowest {len(named)} of {len(occurring)}" if many else ""
     axes.legend(title=f"class (average precision){few}", loc="center left", bbox_to_anchor=(1.0, 0.5), title_fontsize=8)
     return figure
 
@@ -139,7 +141,7 @@ def class_accuracy_figure(confusion: Tensor, *, class_names: Sequence[str], titl
     mean = 100 * float(confusion.diagonal().sum() / confusion.sum().clamp(min=1))
     axes.axvline(mean, color=ORANGE, linestyle="--")
     axes.set_yticks(rows, [short(name, 14) for name in class_names])
-    axes.invert_yaxis()
+    axes.set_ylim(len(class_names) - 0.4, -0.6)
     axes.set_xlim(start, end)
     axes.set_xlabel(zoomed_label("accuracy in %", start))
     axes.set_ylabel("true class")
