@@ -134,7 +134,8 @@ class ImageData(LightningDataModule):
     def train_counts(self) -> list[int]:
         """The number of images of each class in the training split."""
         labels = self.train_set.labels[self.train_indices]
-        return torch.bincount(labels, minlength=len(self.source.class_names)).tolist()
+        counts: list[int] = torch.bincount(labels, minlength=len(self.source.class_names)).tolist()
+        return counts
 
     @property
     def fingerprint(self) -> str | None:

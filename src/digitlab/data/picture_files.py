@@ -88,7 +88,8 @@ def most_common_form(root: Path, paths: Sequence[str]) -> tuple[bool, tuple[int,
 
 def _read_all(root: Path, paths: Sequence[str], image_shape: tuple[int, int, int]) -> Pictures:
     images = torch.zeros(len(paths), *image_shape, dtype=torch.uint8)
-    digests, broken = [""] * len(paths), {}
+    digests = [""] * len(paths)
+    broken: dict[int, str] = {}
 
     def read(index: int) -> None:
         try:

@@ -29,7 +29,8 @@ def evaluate_stack(
     members, device = len(weights[0]), weights[0].device
     confusion = torch.zeros(members, classes, classes, dtype=torch.int64, device=device)
     sums = torch.zeros(members, dtype=torch.float64, device=device)
-    images, weight_sum = 0, None
+    images = 0
+    weight_sum: Tensor | None = None
     for batch in batches:
         logits = stack.evaluate(normalise(batch.images), weights)
         targets = loss.encode(batch.labels, classes)

@@ -28,7 +28,7 @@ def weight_of_each_class(
     Raises:
         ConfigError: the dictionary names no class, or one that does not exist.
     """
-    if setting == "balanced":
+    if not isinstance(setting, dict):
         counts = list(train_counts or [1] * len(class_names))
         present = sum(count > 0 for count in counts)
         return [sum(counts) / (present * count) if count else 1.0 for count in counts]
