@@ -1,7 +1,8 @@
-# All tasks of the project. The first one in a fresh clone builds .venv from requirements.lock.
+# All tasks of the project. The first one in a fresh clone builds .venv from requirements.lock; tests and documentation
+# add requirements-dev.lock.
 #   make train ARGS="model=mlp data=cifar10"     PYTHON=python3.12 chooses the interpreter of .venv
 
-.PHONY: help install train test test-fast test-extra test-instruction-sets torture lint docs bench bench-members bench-sweeps compare-revisions gpu-check performance tensorboard lock clean
+.PHONY: help install dev train test test-fast test-extra test-instruction-sets torture lint docs bench bench-members bench-sweeps compare-revisions gpu-check performance tensorboard lock release clean
 
 # make passes only these variables on. `make train model=lenet` would train the default network without a warning.
 UNUSED := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
@@ -16,15 +17,20 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 MINIMUM := $(shell sed -n 's/^requires-python = ">=\([0-9.]*\).*/\1/p' pyproject.toml)
 BELOW := $(shell sed -n 's/^requires-python = .*<\([0-9.]*\).*/\1/p' pyproject.toml)
 PIP := .venv/bin/python -m pip --disable-pip-version-check --no-input
+# uv compiles to bytecode only if asked to. Without it, the first start of every new process would, for ten seconds.
+UV_INSTALL := .venv/bin/uv pip install --python .venv/bin/python --no-build-isolation --compile-bytecode
 
 # Stamps are written last, so that an interrupted installation starts again. Each Python version has its own stamps.
 LOCKED := .venv/locked-$(VERSION)
 INSTALLED := .venv/installed-$(VERSION)
+DEV := .venv/dev-$(VERSION)
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 24
 
-install: $(INSTALLED) ## build or update .venv
+install: $(INSTALLED) ## build or update .venv with what digitlab needs and its options use
+
+dev: $(DEV) ## add the tools for tests, lint and documentation to .venv
 
 train: $(INSTALLED) ## run train.py with ARGS, for instance ARGS="model=lenet trainer.max_epochs=10"
 	.venv/bin/python train.py $(ARGS)
@@ -36,17 +42,17 @@ test: lint ## run lint and types, then the tests except those of test-extra; ARG
 test-fast: lint ## run lint and types, then the unit tests
 	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --durations=10 -m unit $(ARGS)
 
-test-extra: $(INSTALLED) ## run the tests that `make test` leaves out: browser, pretended GPU
+test-extra: $(DEV) ## run the tests that `make test` leaves out: browser, pretended GPU
 	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --durations=10 -m extra $(ARGS)
 
-torture: $(INSTALLED) ## run the long form of the fault, fuzzing and load tests: an hour or more
+torture: $(DEV) ## run the long form of the fault, fuzzing and load tests: an hour or more
 	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --torture tests/torture tests/faults tests/sweeps/test_sweep.py $(ARGS)
 
 # All values of both variables, with one and with two threads. Instruction sets that the processor lacks are skipped.
 INSTRUCTION_SETS := default:SSE41:none:1 avx2:AVX2:avx2:1 avx512:AVX512_CORE:avx512bw:1 \
 	default:SSE41:none:2 avx2:AVX2:avx2:2 avx512:AVX512_CORE:avx512bw:2
 
-test-instruction-sets: $(INSTALLED) ## run the tests that depend on rounding with each instruction set
+test-instruction-sets: $(DEV) ## run the tests that depend on rounding with each instruction set
 	@for each in $(INSTRUCTION_SETS); do \
 		set -- $$(echo $$each | tr : " "); aten=$$1 onednn=$$2 flag=$$3 threads=$$4; \
 		if [ $$flag != none ] && ! grep -qw $$flag /proc/cpuinfo; then \
@@ -56,14 +62,14 @@ test-instruction-sets: $(INSTALLED) ## run the tests that depend on rounding wit
 			.venv/bin/pytest -q -m numerics $(ARGS) || exit 1; \
 	done
 
-lint: $(INSTALLED) ## run ruff, the layers of the packages, and mypy
+lint: $(DEV) ## run ruff, the layers of the packages, and mypy
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/lint-imports
 	.venv/bin/mypy
 
 # The reference of the configuration is written first; in strict mode a broken link is an error.
-docs: $(INSTALLED) ## build the documentation in site/; open site/index.html in a browser
+docs: $(DEV) ## build the documentation in site/; open site/index.html in a browser
 	.venv/bin/python docs/generate.py
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
 
@@ -93,20 +99,31 @@ performance: $(INSTALLED) ## measure all tables of docs/performance.md and write
 tensorboard: $(INSTALLED) ## show the curves of all runs in outputs/
 	.venv/bin/tensorboard --logdir outputs $(ARGS)
 
-# One lock for all platforms and Python versions. ARGS=--upgrade updates all pins; without it, only necessary ones change.
-# The new lock is compared first: an unchanged lock keeps its time stamp, so that .venv is not rebuilt.
-lock: $(LOCKED) ## rewrite requirements.lock from pyproject.toml
-	cp requirements.lock .venv/requirements.lock
-	.venv/bin/uv pip compile --quiet --universal --python-version $(MINIMUM) --fork-strategy fewest --extra dev \
-		--generate-hashes --no-emit-index-url --no-header --no-annotate --output-file .venv/requirements.lock $(ARGS) pyproject.toml
-	cmp -s .venv/requirements.lock requirements.lock || cp .venv/requirements.lock requirements.lock
+# Two locks, each for all platforms and Python versions: to use digitlab, and to work on it. The second contains the
+# first. ARGS=--upgrade updates all pins; without it, only necessary ones change.
+# New locks are compared first: unchanged locks keep their time stamps, so that .venv is not rebuilt.
+COMPILE := .venv/bin/uv pip compile --quiet --universal --python-version $(MINIMUM) --fork-strategy fewest \
+	--generate-hashes --no-emit-index-url --no-header --no-annotate
 
-clean: ## remove .venv and caches, but not data/ and outputs/
-	rm -rf .venv .mypy_cache .ruff_cache .hypothesis src/*.egg-info
+lock: $(LOCKED) ## rewrite requirements.lock and requirements-dev.lock from pyproject.toml
+	cp requirements.lock requirements-dev.lock .venv/
+	$(COMPILE) --extra install --extra launchers --extra search --output-file .venv/requirements.lock \
+		$(ARGS) pyproject.toml
+	$(COMPILE) --extra dev --constraint .venv/requirements.lock --output-file .venv/requirements-dev.lock \
+		$(ARGS) pyproject.toml
+	for each in requirements.lock requirements-dev.lock; do cmp -s .venv/$$each $$each || cp .venv/$$each $$each; done
 
-# .venv is rebuilt from scratch, so that no package of an earlier lock remains. One dependency exists only as a source
-# archive. Its build backend comes from the lock as well: pip's build isolation would download an unchecked one.
-$(LOCKED): requirements.lock
+release: $(DEV) ## build the source distribution and the wheel in dist/, and check them in a new environment
+	.venv/bin/python tools/release.py $(ARGS)
+
+clean: ## remove .venv, dist/ and caches, but not data/ and outputs/
+	rm -rf .venv dist build .mypy_cache .ruff_cache .hypothesis src/*.egg-info
+
+# .venv is rebuilt from scratch, so that no package of an earlier lock remains. pip installs uv, which installs the rest
+# in parallel. uv does not read pip's settings: where it cannot reach its registry, pip tries with a mirror that they name.
+# One dependency exists only as a source archive. Its build backend comes from the lock as well: build isolation would
+# download an unchecked one.
+$(LOCKED): requirements.lock requirements-dev.lock
 	@[ -n "$(VERSION)" ] || { echo "PYTHON=$(PYTHON): not found; Python $(MINIMUM) or newer is needed" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < tuple(map(int, "$(MINIMUM)".split("."))))' || \
 		{ echo "PYTHON=$(PYTHON): is Python $(VERSION); $(MINIMUM) or newer is needed, for instance PYTHON=python3.12" >&2; exit 1; }
@@ -114,14 +131,23 @@ $(LOCKED): requirements.lock
 		{ echo "PYTHON=$(PYTHON): is Python $(VERSION), which Hydra does not support; choose one below $(BELOW), for instance PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 		{ echo "PYTHON=$(PYTHON): has no venv module; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
-	@rm -f .venv/locked-* .venv/installed-*
+	@rm -f .venv/locked-* .venv/installed-* .venv/dev-*
 	$(PYTHON) -m venv --clear .venv
-	sed -n '/^setuptools==/,/[^\\]$$/p' requirements.lock | $(PIP) install --require-hashes -r /dev/stdin
-	$(PIP) install --require-hashes --no-build-isolation -r requirements.lock
+	sed -n -e '/^setuptools==/,/[^\\]$$/p' -e '/^uv==/,/[^\\]$$/p' requirements.lock | \
+		$(PIP) install --quiet --require-hashes -r /dev/stdin
+	$(UV_INSTALL) --require-hashes -r requirements.lock || \
+		$(PIP) install --require-hashes --no-build-isolation -r requirements.lock
 	@touch $@
 
-# Without an index, pip can install nothing that the lock lacks: a missing dependency is an error here.
-$(INSTALLED): pyproject.toml $(LOCKED)
-	$(PIP) install --quiet --no-index --no-build-isolation -e '.[dev]' || \
+# Without an index, nothing can be installed that the lock lacks: a missing dependency is an error here.
+$(INSTALLED): pyproject.toml setup.py $(LOCKED)
+	$(PIP) install --quiet --no-index --no-build-isolation -e '.[launchers,search]' || \
 		{ echo "does requirements.lock hold what pyproject.toml asks for? \`make lock\` rewrites it" >&2; exit 1; }
+	@touch $@
+
+$(DEV): requirements-dev.lock $(INSTALLED)
+	$(UV_INSTALL) --require-hashes -r requirements-dev.lock || \
+		$(PIP) install --require-hashes --no-build-isolation -r requirements-dev.lock
+	$(PIP) install --quiet --no-index --no-build-isolation -e '.[dev]' || \
+		{ echo "does requirements-dev.lock hold what pyproject.toml asks for? \`make lock\` rewrites it" >&2; exit 1; }
 	@touch $@

@@ -9,7 +9,9 @@ import shlex
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-_PATH_KEYS = ("data.root", "data.path", "hydra.run.dir", "hydra.sweep.dir")
+# Keys whose value is a path, and those of Hydra's folders, whose value is one text and never a list or a sweep.
+_PATH_KEYS = ("data.root", "data.path")
+_FOLDER_KEYS = ("hydra.run.dir", "hydra.sweep.dir")
 # The characters that Hydra's grammar allows in a value without quotes, besides brackets, commas and escapes.
 _PLAIN = r"A-Za-z0-9_/\-\\+.$%*@?|: \t"
 _FUNCTIONS = r"(choice|range|interval|glob|sort|shuffle|tag|extend_list|int|float|str|bool|json_str)\("
@@ -19,14 +21,25 @@ def quote_path(override: str) -> str:
     """Return ``override`` with its value in quotes if the value is a path that Hydra cannot read otherwise.
 
     ``data.root=/data/größe`` becomes ``data.root='/data/größe'``. All other overrides are returned unchanged, also
-    those with a comma, which can be the values of a sweep. ``resume`` never reaches Hydra and needs no quotes.
+    those with a comma, which can be the values of a sweep, except for Hydra's own folders. ``resume`` never reaches
+    Hydra and needs no quotes.
     """
-    key, equals, value = override.partition("=")
-    path = value.startswith(("/", "~/", "./", "../")) or (key in _PATH_KEYS and value[:1] not in tuple("[{'\"$"))
-    if not (equals and value and path) or "," in value or key == "resume" or _value(override) is not None:
+    key, _, value = override.partition("=")
+    if not value or value[0] in "'\"$" or key == "resume" or not _needs_quotes(override, key, value):
         return override
     quoted = f"{key}={_quoted(value)}"
     return quoted if _value(quoted) == value else override
+
+
+def _needs_quotes(override: str, key: str, value: str) -> bool:
+    """Whether Hydra would not read the path in ``value`` as it is written."""
+    if key in _FOLDER_KEYS:
+        return _value(override) != value
+    if "," in value or not (key in _PATH_KEYS or value.startswith(("/", "~/", "./", "../"))):
+        return False
+    read = _value(override)
+    # A folder may be called 2026, which Hydra would read as a number.
+    return (read is None and value != "null") or (key in _PATH_KEYS and isinstance(read, int | float))
 
 
 def unquote(value: str) -> str:

@@ -86,6 +86,14 @@ def _synchronise_folder(folder: Path) -> None:
         os.close(number)
 
 
+def relative_path(path: Path) -> str:
+    """Return ``path`` relative to the current folder, or as it is on another drive of Windows."""
+    try:
+        return os.path.relpath(path)
+    except ValueError:
+        return str(path)
+
+
 def remove_parts(folder: Path) -> None:
     """Remove temporary files that killed processes left in ``folder``. No process may be writing there."""
     for part in folder.glob(f".*{_PART}"):

@@ -50,7 +50,7 @@ def log_to(path: Path) -> Iterator[None]:
 
     A resumed run uses this, because Hydra does not configure logging for it.
     """
-    handler = logging.FileHandler(path)
+    handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("[%(asctime)s][%(levelname)s] %(message)s"))
     root = logging.getLogger()
     before = root.level, [(other, other.level) for other in root.handlers]

@@ -81,6 +81,9 @@ def give_back(run: RunFolder) -> None:
             # Remove the file before releasing the lock: a process that opened it meanwhile checks that it still exists.
             run.lock.unlink(missing_ok=True)
         lock.release()
+        # Windows removes no open file. There it fails the second time, too, if another process has the lock by now.
+        with suppress(OSError):
+            run.lock.unlink(missing_ok=True)
 
 
 def remove_unbegun() -> None:

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import math
-import os
 import re
 import shlex
 import sys
@@ -18,6 +17,7 @@ from rich.table import Table
 from digitlab.config.metrics import metric_direction
 from digitlab.config.schema import nearest
 from digitlab.core.errors import ConfigError
+from digitlab.core.files import relative_path
 from digitlab.results.folder import RunFolder
 
 Row = dict[str, str | int | float | None]
@@ -91,7 +91,7 @@ def run_row(run: RunFolder) -> Row:
     row |= {name: result[name] for name in ("status", "seed", "epochs") if name in result}
     row |= {name: value for name, value in result.get("metrics", {}).items() if "class_accuracy" not in name}
     row["limits"] = run_limits(run)
-    return row | {"train_seconds": result.get("train_seconds"), "folder": os.path.relpath(run.path)}
+    return row | {"train_seconds": result.get("train_seconds"), "folder": relative_path(run.path)}
 
 
 # A run with one of these, as ``debug=limit`` sets them, has trained or been tested on a part of the images only.

@@ -4,7 +4,6 @@ Used when a sweep ends and by ``digitlab sweep``; the HTML report takes the same
 """
 
 import json
-import os
 import shlex
 from collections import Counter
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from pathlib import Path
 from digitlab.config.place import train_command
 from digitlab.config.replicates import REPLICATE_KEYS
 from digitlab.core.errors import show
-from digitlab.core.files import write_atomically
+from digitlab.core.files import relative_path, write_atomically
 from digitlab.results import table as tables
 from digitlab.sweeps.effects import ValueEffect
 from digitlab.sweeps.state import SweepRun
@@ -187,7 +186,7 @@ def _run_text(run: SweepRun) -> str:
 
 
 def _short_path(path: Path) -> str:
-    relative = os.path.relpath(path)
+    relative = relative_path(path)
     return str(path) if relative.startswith("..") else relative
 
 
