@@ -118,12 +118,25 @@ def open_file_limit() -> int:
 
 def busy_processor_seconds() -> float | None:
     """Return the processor seconds of all processes since the machine started; None outside Linux."""
+    ticks = _processor_ticks()
+    return None if ticks is None else sum(ticks[number] for number in _BUSY_COLUMNS) / os.sysconf("SC_CLK_TCK")
+
+
+def processor_ticks() -> tuple[int, int] | None:
+    """Return how long all cores have run, and how long they were idle, in units of the system; None outside Linux."""
+    ticks = _processor_ticks()
+    return None if ticks is None else (sum(ticks), ticks[3] + ticks[4])
+
+
+def _processor_ticks() -> list[int] | None:
+    """The first line of ``/proc/stat``: user, nice, system, idle, iowait, irq, softirq, steal.
+
+    The times of guests, which follow, are parts of user and nice.
+    """
     try:
-        columns = _STAT.read_text(encoding="ascii").splitlines()[0].split()[1:]
-        ticks_per_second = os.sysconf("SC_CLK_TCK")
-    except (AttributeError, OSError, ValueError):
+        return [int(number) for number in _STAT.read_text(encoding="ascii").splitlines()[0].split()[1:9]]
+    except (OSError, ValueError):
         return None
-    return sum(int(columns[number]) for number in _BUSY_COLUMNS) / ticks_per_second
 
 
 def keep_freed_memory() -> bool:

@@ -4,11 +4,11 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from digitlab.core.system import processor_ticks
 from digitlab.results import environment
 from digitlab.training.classifier import Classifier
 
@@ -31,13 +31,9 @@ class CpuTimes:
 
 
 def read_cpu_times() -> CpuTimes | None:
-    """Return the times so far; None if the system has no ``/proc/stat``, which only Linux has."""
-    stat = Path("/proc/stat")
-    if not stat.exists():
-        return None
-    # user, nice, system, idle, iowait, irq, softirq, steal; the guests' times after them are part of user and nice.
-    ticks = [int(number) for number in stat.read_text(encoding="ascii").splitlines()[0].split()[1:9]]
-    return CpuTimes(time.perf_counter(), time.process_time(), sum(ticks), ticks[3] + ticks[4])
+    """Return the times so far; None if the system does not tell those of the machine."""
+    ticks = processor_ticks()
+    return None if ticks is None else CpuTimes(time.perf_counter(), time.process_time(), *ticks)
 
 
 def is_contended(before: CpuTimes, after: CpuTimes, *, threads: int) -> bool:
