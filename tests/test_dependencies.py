@@ -1,4 +1,4 @@
-"""Every imported package is declared in ``pyproject.toml`` and locked in ``requirements.lock``."""
+"""Every imported package is declared in ``pyproject.toml`` and locked."""
 
 import ast
 import re
@@ -74,12 +74,29 @@ def test_a_package_that_is_only_an_indirect_dependency_counts_as_undeclared(sour
     assert undeclared(source) == packages
 
 
-def test_the_lock_contains_all_dependencies_and_no_address():
-    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
-    locked = {normal(name) for name in re.findall(r"^([\w.-]+)==", lock, re.MULTILINE)}
-    dev = PROJECT["optional-dependencies"]["dev"] + [
-        r for e in ("docs", "launchers", "search") for r in PROJECT["optional-dependencies"][e]
-    ]
-    assert NEEDED | names(dev) - {"digitlab"} <= locked
+@pytest.mark.parametrize(
+    ("file", "extras"),
+    [
+        ("requirements.lock", ("install", "launchers", "search")),
+        ("requirements-dev.lock", ("dev", "docs", "install", "launchers", "search")),
+    ],
+)
+def test_a_lock_contains_all_dependencies_and_no_address(file, extras):
+    lock = (ROOT / file).read_text(encoding="utf-8")
+    asked = [requirement for extra in extras for requirement in PROJECT["optional-dependencies"][extra]]
+    assert NEEDED | names(asked) - {"digitlab"} <= locked(lock).keys()
     assert "://" not in lock
     assert "-index" not in lock
+
+
+def test_tests_use_the_versions_that_users_get():
+    users, developers = (
+        locked((ROOT / name).read_text(encoding="utf-8")) for name in ("requirements.lock", "requirements-dev.lock")
+    )
+    assert users.items() <= developers.items()
+    assert not {"pytest", "ruff", "mypy", "mkdocs"} & users.keys()
+
+
+def locked(lock: str) -> dict[str, str]:
+    """The version of each distribution in the text of a lock."""
+    return {normal(name): version for name, version in re.findall(r"^([\w.-]+)==([^\s;]+)", lock, re.MULTILINE)}

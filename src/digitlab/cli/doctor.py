@@ -37,7 +37,7 @@ def doctor(
 
     The folder of the user is shown as ~. Nothing is downloaded.
     """
-    import digitlab.training  # noqa: F401  (imports torch and Lightning, which takes half the time this way)
+    import digitlab.training  # noqa: F401  (imports torch and Lightning in half the time)
 
     report = collect()
     if as_json:
