@@ -1,6 +1,6 @@
 """Makes digitlab believe that it runs on Windows or macOS. Python imports this module at every start if it finds it.
 
-``DIGITLAB_TEST_SYSTEM`` names the system. Modules and functions that the system lacks disappear: for all code where
+``DIGITLAB_TEST_SYSTEM`` names the system, or is ``nameless`` for a user id without a name. Modules and functions that the system lacks disappear: for all code where
 other libraries know how to do without them, and for digitlab alone where they do not. ``sys.platform`` changes for
 ``core/`` only, because the installed libraries are those of Linux.
 """
@@ -129,5 +129,17 @@ def _pretend():
         _without_libc(_windows_cdll)
 
 
-if SYSTEM:
+def _without_name():
+    """The user id has no name, as in many containers."""
+    import pwd
+
+    def getpwuid(number):
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    pwd.getpwuid = getpwuid
+
+
+if SYSTEM == "nameless":
+    _without_name()
+elif SYSTEM:
     _pretend()
