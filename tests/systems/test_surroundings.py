@@ -1,4 +1,4 @@
-"""Runs complete without a home folder, for a user id without a name, on an ASCII terminal, and in folders of any name."""
+"""Runs complete without a home folder, for a user without a name, on an ASCII terminal, in folders of any name."""
 
 import os
 import subprocess

@@ -1,8 +1,8 @@
 """Makes digitlab believe that it runs on Windows or macOS. Python imports this module at every start if it finds it.
 
-``DIGITLAB_TEST_SYSTEM`` names the system, or is ``nameless`` for a user id without a name. Modules and functions that the system lacks disappear: for all code where
-other libraries know how to do without them, and for digitlab alone where they do not. ``sys.platform`` changes for
-``core/`` only, because the installed libraries are those of Linux.
+``DIGITLAB_TEST_SYSTEM`` names the system, or is ``nameless`` for a user id without a name. Modules and functions that
+the system lacks disappear: for all code where other libraries know how to do without them, and for digitlab alone where
+they do not. ``sys.platform`` changes for ``core/`` only, because the installed libraries are those of Linux.
 """
 
 import builtins
