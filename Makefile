@@ -2,7 +2,7 @@
 # add requirements-dev.lock.
 #   make train ARGS="model=mlp data=cifar10"     PYTHON=python3.12 chooses the interpreter of .venv
 
-.PHONY: help install dev train test test-fast test-extra test-instruction-sets torture lint docs bench bench-members bench-sweeps compare-revisions gpu-check performance tensorboard lock release clean
+.PHONY: help install dev train test test-fast test-extra test-instruction-sets torture lint lint-systems docs bench bench-members bench-sweeps compare-revisions gpu-check performance tensorboard lock release clean
 
 # make passes only these variables on. `make train model=lenet` would train the default network without a warning.
 UNUSED := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
@@ -42,7 +42,7 @@ test: lint ## run lint and types, then the tests except those of test-extra; ARG
 test-fast: lint ## run lint and types, then the unit tests
 	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --durations=10 -m unit $(ARGS)
 
-test-extra: $(DEV) ## run the tests that `make test` leaves out: browser, pretended GPU
+test-extra: lint-systems ## run the tests that `make test` leaves out: browser, wheel, pretended GPU, other systems
 	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --durations=10 -m extra $(ARGS)
 
 torture: $(DEV) ## run the long form of the fault, fuzzing and load tests: an hour or more
@@ -67,6 +67,11 @@ lint: $(DEV) ## run ruff, the layers of the packages, and mypy
 	.venv/bin/ruff format --check .
 	.venv/bin/lint-imports
 	.venv/bin/mypy
+
+# Not part of lint, because each system takes as long as the whole of lint the first time.
+lint-systems: $(DEV) ## check the types of all code as on macOS and Windows
+	.venv/bin/mypy --platform darwin --cache-dir .mypy_cache/darwin
+	.venv/bin/mypy --platform win32 --cache-dir .mypy_cache/win32
 
 # The reference of the configuration is written first; in strict mode a broken link is an error.
 docs: $(DEV) ## build the documentation in site/; open site/index.html in a browser
