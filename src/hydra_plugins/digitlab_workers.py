@@ -1,13 +1,14 @@
 """``hydra/launcher=joblib``, ``submitit_local`` and ``submitit_slurm``: run the jobs of a sweep in other processes.
 
-Hydra imports this module at every start, so nothing here imports torch, joblib or submitit before jobs run.
+Hydra imports this module at every start, so nothing here imports torch, pydantic, joblib or
+submitit before a pool is built.
 """
 
 import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from omegaconf import OmegaConf
 
@@ -15,14 +16,10 @@ from digitlab.core.errors import ConfigError
 from digitlab.core.system import available_cores
 from digitlab.sweeps.workers.launcher import WorkersLauncher
 from digitlab.sweeps.workers.pools import JoblibPool, Pool, SlurmPool, SubmititLocalPool
-from digitlab.sweeps.workers.settings import (
-    JoblibSettings,
-    LocalSettings,
-    SlurmSettings,
-    checked_settings,
-    require,
-)
 from digitlab.sweeps.workers.slots import slot_count, slot_environment, visible_gpus
+
+if TYPE_CHECKING:
+    from digitlab.sweeps.workers.settings import SlurmSettings
 
 
 class JoblibLauncher(WorkersLauncher):
@@ -33,6 +30,8 @@ class JoblibLauncher(WorkersLauncher):
         self._given = given
 
     def pool(self, *, under: str = "hydra.launcher") -> Pool:
+        from digitlab.sweeps.workers.settings import JoblibSettings, checked_settings, require
+
         require("joblib", "joblib")
         settings = checked_settings(JoblibSettings, self._given, under=under)
         return JoblibPool(_environments(self, settings.n_jobs))
@@ -46,6 +45,8 @@ class SubmititLocalLauncher(WorkersLauncher):
         self._given = given
 
     def pool(self, *, under: str = "hydra.launcher") -> Pool:
+        from digitlab.sweeps.workers.settings import LocalSettings, checked_settings, require
+
         require("submitit", "submitit_local")
         from submitit import LocalExecutor
 
@@ -64,6 +65,8 @@ class SubmititSlurmLauncher(WorkersLauncher):
         self._given = given
 
     def pool(self, *, under: str = "hydra.launcher") -> Pool:
+        from digitlab.sweeps.workers.settings import SlurmSettings, checked_settings, require
+
         require("submitit", "submitit_slurm")
         if shutil.which("sbatch") is None or shutil.which("srun") is None:
             raise ConfigError(
@@ -95,7 +98,7 @@ def _logs(launcher: WorkersLauncher) -> Path:
     return Path(str(launcher.config.hydra.sweep.dir)).absolute() / ".submitit" / "%j"
 
 
-def _parameters(settings: SlurmSettings) -> dict[str, Any]:
+def _parameters(settings: "SlurmSettings") -> dict[str, Any]:
     """The settings under submitit's names; options that only SLURM has get the prefix ``slurm_``."""
     common = {
         "name": "digitlab", "timeout_min": settings.timeout_min, "cpus_per_task": settings.cpus_per_task,

@@ -16,6 +16,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from digitlab.api.early_checks import check_values
 from digitlab.api.no_effect import refuse_run_folder, refuse_sweep_settings, refuse_without_effect
 from digitlab.config.cli_errors import command_line_overrides
 from digitlab.config.compose import COMPOSITION_ERRORS, composition_error, plain
@@ -46,6 +47,7 @@ class Preflight(Callback):
             typed = command_line_overrides(config.hydra)
             refuse_sweep_settings(typed, config)
             refuse_without_sweep(typed)
+            check_values(config)
             # Imported here, so that the errors above do not wait for torch.
             from digitlab.training.experiment import Experiment
 

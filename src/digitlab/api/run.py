@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from omegaconf import DictConfig
 
 from digitlab.api.frames import to_frame
-from digitlab.config.schema import nearest
+from digitlab.config.suggestions import nearest
 from digitlab.core.errors import ConfigError, RunError
 from digitlab.results.folder import RunFolder
 from digitlab.results.history import read_history

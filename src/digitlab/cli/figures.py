@@ -47,7 +47,7 @@ def figures(
 
     Print the path of each figure or, if it does not apply to the run, the reason. Progress goes to stderr.
     """
-    from digitlab.config.schema import nearest
+    from digitlab.config.suggestions import nearest
     from digitlab.core.errors import ConfigError
     from digitlab.figures.gallery import GifOptions, figure_names, make_figures, require_no_overwrite
     from digitlab.figures.run_data import read_rows, read_run_data

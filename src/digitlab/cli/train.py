@@ -10,32 +10,28 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from digitlab.api import resolvers
-from digitlab.api.resume_folder import check_resume_folder
-from digitlab.api.show_help import help_text
+# Anything else is imported where it is used, so that --help and mistakes in the command are answered quickly.
 from digitlab.config.command_line import read_arguments
 from digitlab.config.compose import COMPOSITION_ERRORS, CONF, composition_error, register_resolvers
 from digitlab.config.quoting import unquote
 from digitlab.core.errors import DigitlabError
 from digitlab.core.exit import exit_with, sigterm_exits
 from digitlab.core.files import flush_stdout
-from digitlab.results.lock import remove_unbegun
-from digitlab.sweeps.job_failures import in_sweep, report_failure
-from digitlab.sweeps.resume import complete_run
-from digitlab.sweeps.session import report_sweep_at_end
 
 register_resolvers()
-resolvers.register_resolvers()
 # With this setting Hydra raises exceptions. Without it, Hydra would print its own report and exit with 1.
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 def main(config: DictConfig) -> float:
+    from digitlab.sweeps.job_failures import in_sweep, report_failure
+    from digitlab.sweeps.resume import complete_run
+
     with report_failure():
         if in_sweep():
             return complete_run(config)
-        # Imported here, so that --help, --cfg and tab completion do not import torch.
+        # Imported here, so that --cfg and tab completion do not import torch.
         from digitlab.results.table import print_result
         from digitlab.training import train
 
@@ -45,7 +41,18 @@ def main(config: DictConfig) -> float:
         return outcome.monitored
 
 
+def train_or_sweep() -> None:
+    from digitlab.api import resolvers
+    from digitlab.sweeps.session import report_sweep_at_end
+
+    resolvers.register_resolvers()
+    with report_sweep_at_end():
+        main()
+
+
 def resume_run(folder: str, arguments: list[str]) -> None:
+    from digitlab.api.resume_folder import check_resume_folder
+
     check_resume_folder(folder)
     from digitlab.results.table import print_result
     from digitlab.training.resuming import resume
@@ -88,10 +95,11 @@ def run() -> None:
                 return
             arguments = sys.argv[1:] = read_arguments(arguments)
             if "--help" in arguments or "-h" in arguments:
+                from digitlab.api.show_help import help_text
+
                 print(help_text(arguments))
                 return
-            with report_sweep_at_end():
-                main()
+            train_or_sweep()
     except DigitlabError as error:
         exit_with(error)
     except COMPOSITION_ERRORS as error:
@@ -100,7 +108,9 @@ def run() -> None:
         # Ctrl-C before the run has installed its signal handlers. There is nothing to save yet.
         sys.exit(130)
     finally:
-        remove_unbegun()
+        # Only a run that has started has a lock. Importing its module for a mistake in the command would take time.
+        if "digitlab.results.lock" in sys.modules:
+            sys.modules["digitlab.results.lock"].remove_unbegun()
 
 
 def run_as_subcommand() -> None:

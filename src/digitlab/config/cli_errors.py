@@ -16,8 +16,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from digitlab.config.place import train_command
 from digitlab.config.quoting import character_to_quote, shell_form
-from digitlab.config.schema import RENAMED_KEYS, nearest, unknown
-from digitlab.config.suggestions import full_keys, option_keys, options_with, similar_names
+from digitlab.config.suggestions import (
+    RENAMED_KEYS,
+    full_keys,
+    nearest,
+    option_keys,
+    options_with,
+    similar_names,
+    unknown,
+)
 from digitlab.core.errors import ConfigError
 from digitlab.core.files import read_yaml
 

@@ -23,14 +23,13 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
-from pydantic import ValidationError
 from yaml import MarkedYAMLError, YAMLError
 
 from digitlab.config.cli_errors import check_overrides, explain_hydra_error, group_names, group_table
 from digitlab.config.metrics import metric_direction
 from digitlab.config.place import own_conf, packaged_conf, project_root
 from digitlab.config.quoting import quote_path
-from digitlab.config.schema import nearest, refusal, unknown
+from digitlab.config.suggestions import nearest, unknown
 from digitlab.core.errors import ConfigError, DigitlabError
 
 # The folder of data/ and outputs/, digitlab's own configuration, and that of the user's project if there is one.
@@ -157,6 +156,11 @@ def build(node: Mapping[str, Any], key: str, kind: type[T], **given: Any) -> T:
         else value
         for name, value in entries.items()
     }
+    # Imported here, because --help builds nothing and pydantic takes as long to import as half of Hydra.
+    from pydantic import ValidationError
+
+    from digitlab.config.schema import refusal
+
     try:
         return target(**arguments, **given)
     except ValidationError as error:

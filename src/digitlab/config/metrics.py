@@ -1,8 +1,17 @@
-"""Says for each metric whether small or large values are better: checkpoints, sweeps, tables and reports ask here."""
+"""Names the metrics, and says for each whether small or large values are better.
+
+Checkpoints, sweeps, tables and reports ask here. This module does not import torch.
+"""
 
 from typing import Literal
 
+from digitlab.config.suggestions import nearest
+from digitlab.core.errors import ConfigError
+
 Direction = Literal["min", "max"]
+
+NAMES = ("loss", "accuracy", "balanced_accuracy", "f1", "f1_weighted")
+MONITORS = tuple(f"{split}/{name}" for split in ("val", "train") for name in NAMES)
 
 # A metric whose name contains one of these words is better when it is small.
 _SMALL_IS_BETTER = frozenset(("loss", "error", "seconds"))
@@ -17,3 +26,12 @@ def metric_direction(metric: str) -> Direction:
     split, slash, rest = metric.partition("/")
     name = rest.partition("/")[0] if slash else split
     return "max" if _SMALL_IS_BETTER.isdisjoint(name.split("_")) else "min"
+
+
+def check_monitor(metric: str, mode: str) -> None:
+    """Raise ``ConfigError`` if a run can't monitor ``metric``, or if ``mode`` is not its direction."""
+    if metric not in MONITORS:
+        raise ConfigError("monitor.metric", metric, f"must be one of {', '.join(MONITORS)}{nearest(metric, MONITORS)}")
+    direction = metric_direction(metric)
+    if mode != direction:
+        raise ConfigError("monitor.mode", mode, f"must be {direction} for monitor.metric={metric}")

@@ -5,9 +5,7 @@ of its constructor, decorated with ``checked``, or as fields of a dataclass deco
 other schema. ``digitlab.config.compose`` builds the components and reports their errors with the config key.
 """
 
-import difflib
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
 from types import NoneType, UnionType
 from typing import (
@@ -23,10 +21,12 @@ from typing import (
     get_type_hints,
 )
 
-from pydantic import ConfigDict, Field, ValidationError, validate_call
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, validate_call
 from pydantic.dataclasses import dataclass
+from pydantic_core import ErrorDetails
 from pydantic_core.core_schema import ErrorType
 
+from digitlab.config.suggestions import nearest, unknown
 from digitlab.core.errors import ConfigError, show
 
 # strict: "3" is not a number and True is not a count, because a wrong type is nearly always a typing error.
@@ -45,9 +45,6 @@ _TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: 
 # Error types of pydantic itself. Other errors come from the project's own checks, whose messages are more helpful.
 _STANDARD_COMPLAINTS = frozenset(get_args(ErrorType))
 
-# Keys that have a new name. Error messages about the old name give the new one.
-RENAMED_KEYS = {"test_views": "tta", "figures.iterations": "figures.log_batches"}
-
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
@@ -63,36 +60,6 @@ def settings(cls: type[T]) -> type[T]:
     return cast(type[T], dataclass(config=_STRICT, frozen=True, kw_only=True)(cls))
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
-    """Return `` (did you mean `lenet`?)`` for ``lenett`` or ``LeNet``, or an empty string if no name is similar.
-
-    A name with the same words in another order counts as most similar.
-    """
-    names = list(names)
-    close = [each for each in names if _words(each) == _words(name)] or _close(name, names)
-    if not close:
-        folded = {each.casefold(): each for each in names}
-        close = [folded[each] for each in _close(name.casefold(), folded)]
-    return f" (did you mean `{close[0]}`?)" if close else ""
-
-
-def _words(name: str) -> list[str]:
-    return sorted(re.findall(r"[^\W_]+", name))
-
-
-def _close(name: str, names: Iterable[str]) -> list[str]:
-    return difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-
-
-def unknown(key: str, value: object, names: Iterable[str], *, under: str = "", where: str = "") -> ConfigError:
-    """Return the error for a key that is not in ``names``, the keys of the node ``under``."""
-    names = list(names)
-    full = f"{under}.{key}" if under else key
-    if full in RENAMED_KEYS:
-        return ConfigError(full, value, f"is now {RENAMED_KEYS[full]}")
-    return ConfigError(full, value, f"no such key{where}{nearest(key, names)}; there are {', '.join(names) or 'none'}")
-
-
 def refusal(error: ValidationError, *, of: Any, given: Mapping[str, Any]) -> ConfigError:
     """Return a ``ConfigError`` for the first of pydantic's errors about ``of(**given)``. It says what is allowed."""
     first = error.errors()[0]
@@ -106,15 +73,27 @@ def refusal(error: ValidationError, *, of: Any, given: Mapping[str, Any]) -> Con
         return ConfigError(key, None, "must be given")
     if key not in hints:
         return unknown(key, given[key], hints)
+    return _refused(key, given[key], hints[key], first)
+
+
+def check_value(key: str, value: object, annotation: Any) -> None:
+    """Raise ``ConfigError`` if ``value`` is not what the annotation of the setting ``key`` allows."""
+    try:
+        TypeAdapter(annotation, config=_STRICT).validate_python(value)
+    except ValidationError as error:
+        raise _refused(key, value, annotation, error.errors()[0]) from error
+
+
+def _refused(key: str, value: object, annotation: Any, first: ErrorDetails) -> ConfigError:
     if first["type"] not in _STANDARD_COMPLAINTS:
-        return ConfigError(key, given[key], first["msg"])
-    names = [show(name) for name in _literals(hints[key])]
-    hint = ", and finite" if first["type"] == "finite_number" else nearest(show(given[key]), names)
-    if first["type"] in ("int_type", "float_type") and isinstance(given[key], str) and _is_number(given[key]):
+        return ConfigError(key, value, first["msg"])
+    names = [show(name) for name in _literals(annotation)]
+    hint = ", and finite" if first["type"] == "finite_number" else nearest(show(value), names)
+    if first["type"] in ("int_type", "float_type") and isinstance(value, str) and _is_number(value):
         hint = ", and this is text: a number is written without quotes"
-    if first["type"] == "list_type" and isinstance(given[key], int | float | str):
-        hint = f": write [{show(given[key])}]"
-    return ConfigError(key, given[key], f"must be {describe(hints[key])}{hint}")
+    if first["type"] == "list_type" and isinstance(value, int | float | str):
+        hint = f": write [{show(value)}]"
+    return ConfigError(key, value, f"must be {describe(annotation)}{hint}")
 
 
 def _is_number(text: str) -> bool:

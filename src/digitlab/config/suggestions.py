@@ -1,12 +1,17 @@
-"""Finds what a user may have meant by a key that does not exist. ``cli_errors`` and ``command_line`` use it."""
+"""Finds what a user may have meant by a name that does not exist. Messages about keys and values use it."""
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from digitlab.core.errors import ConfigError
 from digitlab.core.files import read_yaml
+
+# Keys that have a new name. Error messages about the old name give the new one.
+RENAMED_KEYS = {"test_views": "tta", "figures.iterations": "figures.log_batches"}
 
 # Names of settings in other programs, and the keys that they have here.
 _COMMON_NAMES = {
@@ -18,6 +23,36 @@ _COMMON_NAMES = {
     "gpus": "trainer.devices", "random_seed": "seed", "data_dir": "data.root", "lr_scheduler": "scheduler",
     "criterion": "loss", "output": "hydra.run.dir", "output_dir": "hydra.run.dir", "out": "hydra.run.dir",
 }  # fmt: skip
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Return `` (did you mean `lenet`?)`` for ``lenett`` or ``LeNet``, or an empty string if no name is similar.
+
+    A name with the same words in another order counts as most similar.
+    """
+    names = list(names)
+    close = [each for each in names if _words(each) == _words(name)] or _close(name, names)
+    if not close:
+        folded = {each.casefold(): each for each in names}
+        close = [folded[each] for each in _close(name.casefold(), folded)]
+    return f" (did you mean `{close[0]}`?)" if close else ""
+
+
+def _words(name: str) -> list[str]:
+    return sorted(re.findall(r"[^\W_]+", name))
+
+
+def _close(name: str, names: Iterable[str]) -> list[str]:
+    return difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+
+
+def unknown(key: str, value: object, names: Iterable[str], *, under: str = "", where: str = "") -> ConfigError:
+    """Return the error for a key that is not in ``names``, the keys of the node ``under``."""
+    names = list(names)
+    full = f"{under}.{key}" if under else key
+    if full in RENAMED_KEYS:
+        return ConfigError(full, value, f"is now {RENAMED_KEYS[full]}")
+    return ConfigError(full, value, f"no such key{where}{nearest(key, names)}; there are {', '.join(names) or 'none'}")
 
 
 def full_keys(name: str, keys: Iterable[str]) -> list[str]:

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Generator, Tensor
 
-from digitlab.config.schema import Fraction, NonNegativeFloat, nearest, settings
+from digitlab.config.schema import Fraction, NonNegativeFloat, settings
+from digitlab.config.suggestions import nearest
 from digitlab.core.errors import ConfigError
 from digitlab.data.augment import Affine, Augmentation, Blur, Compose, Cutout, Noise, Shift, Stage
 from digitlab.data.strokes import dilate, erode

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-NAMES = ("loss", "accuracy", "balanced_accuracy", "f1", "f1_weighted")
+from digitlab.config.metrics import NAMES
 
 
 @dataclass(slots=True)

@@ -2,7 +2,7 @@
 
 from functools import cache
 
-from digitlab.config.schema import nearest
+from digitlab.config.suggestions import nearest
 from digitlab.core.errors import ConfigError
 from digitlab.reproduce.rows import Figure, Row, grid
 

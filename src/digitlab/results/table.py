@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from digitlab.config.metrics import metric_direction
-from digitlab.config.schema import nearest
+from digitlab.config.suggestions import nearest
 from digitlab.core.errors import ConfigError
 from digitlab.core.files import relative_path
 from digitlab.results.folder import RunFolder

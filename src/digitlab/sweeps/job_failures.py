@@ -16,7 +16,6 @@ from digitlab.config.cli_errors import command_line_overrides
 from digitlab.core.errors import DigitlabError, RunError
 from digitlab.core.exit import exit_with
 from digitlab.core.files import write_atomically
-from digitlab.results.lock import BusyError
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +50,8 @@ def report_failure() -> Iterator[None]:
             raise
         folder = Path(HydraConfig.get().runtime.output_dir)
         log.error("%s failed: %s", folder.name, error, exc_info=not expected)
+        from digitlab.results.lock import BusyError
+
         # A busy folder belongs to another process, which writes the result.
         if not isinstance(error, BusyError):
             with suppress(RunError):  # a full disk must not hide the error itself

@@ -16,13 +16,13 @@ from torch import nn
 
 from digitlab.config.cli_errors import command_line_overrides
 from digitlab.config.compose import build, plain, unresolved
-from digitlab.config.metrics import metric_direction
-from digitlab.config.schema import NonNegativeInt, nearest, refusal, settings, unknown
+from digitlab.config.metrics import check_monitor
+from digitlab.config.schema import NonNegativeInt, refusal, settings
+from digitlab.config.suggestions import unknown
 from digitlab.core.errors import ConfigError
 from digitlab.core.system import memory_bytes
 from digitlab.data.augment import Augmentation, Compose
 from digitlab.data.module import ImageData
-from digitlab.engine.metrics import NAMES
 from digitlab.optim.losses import Loss
 from digitlab.optim.optimizers import Optimizer
 from digitlab.optim.schedules import Schedule
@@ -33,7 +33,6 @@ from digitlab.training.test_time_augmentation import TestTimeAugmentation
 
 T = TypeVar("T")
 
-MONITORS = tuple(f"{split}/{name}" for split in ("val", "train") for name in NAMES)
 _NODES = (
     "data",
     "model",
@@ -276,12 +275,7 @@ def _check_device(trainer: TrainerSettings, typed: Sequence[str]) -> None:
 def _best_tracker(
     monitor: Monitor, early_stopping: EarlyStopping | None, *, without_validation: bool, typed: Sequence[str]
 ) -> tuple[Monitor, EarlyStopping | None]:
-    if monitor.metric not in MONITORS:
-        allowed = f"must be one of {', '.join(MONITORS)}{nearest(monitor.metric, MONITORS)}"
-        raise ConfigError("monitor.metric", monitor.metric, allowed)
-    mode = metric_direction(monitor.metric)
-    if monitor.mode != mode:
-        raise ConfigError("monitor.mode", monitor.mode, f"must be {mode} for monitor.metric={monitor.metric}")
+    check_monitor(monitor.metric, monitor.mode)
     if not without_validation:
         return monitor, early_stopping
     # The defaults in conf/ are for runs with validation and are ignored here. Settings that the user typed are not.

@@ -95,7 +95,8 @@ def test_fifty_steps_give_the_weights_of_a_lightning_run(shrunk, run_folder, rec
         recipe, "data=mnist", "data.train_size=2000", "data.batch_size=40", "data.val_size=0", "test=none",
         "trainer.max_epochs=1", "trainer.limit_train_batches=50", f"trainer.precision={precision}",
     )  # fmt: skip
-    run = Run(config, RunFolder(run_folder), overrides=[], stop_signal=StopSignal(), resume=False)
+    with quiet_libraries():
+        run = Run(config, RunFolder(run_folder), overrides=[], stop_signal=StopSignal(), resume=False)
     layers = dense_layers(run, [*hidden, output])
     in_double = [Dense(layer.weights.astype(float), layer.bias.astype(float), layer.activation) for layer in layers]
     ours, exact = Network(layers, loss=loss), Network(in_double, loss=loss)

@@ -1,0 +1,46 @@
+"""Checks the values of a configuration before torch is imported, so that a wrong value is reported at once.
+
+The check before a run (``preflight``) calls this first. ``Experiment.from_config`` repeats these checks and makes all
+others.
+"""
+
+from collections.abc import Mapping
+
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from digitlab.config.annotations import check_node
+from digitlab.config.compose import plain, unresolved
+from digitlab.config.metrics import check_monitor
+
+# The classes of nodes without a _target_.
+_CLASSES = {
+    "monitor": "digitlab.training.early_stopping.Monitor",
+    "early_stopping": "digitlab.training.early_stopping.EarlyStopping",
+    "ema": "digitlab.training.experiment.Ema",
+    "checkpoint": "digitlab.training.settings.CheckpointSettings",
+}
+_OPTIONS = "digitlab.training.experiment.RunOptions"
+
+
+def check_values(config: DictConfig) -> None:
+    """Raise ``ConfigError`` for the first setting whose value has a wrong type or lies outside its range."""
+    nodes, options = {}, {}
+    for name in map(str, config):
+        # The nodes hydra and sweep describe the command, not the run.
+        if name in ("hydra", "sweep"):
+            continue
+        try:
+            value = config[name]
+        except OmegaConfBaseException as error:
+            raise unresolved(error, name) from error
+        if isinstance(value, DictConfig):
+            nodes[name] = plain(value, name)
+        else:
+            options[name] = value
+    check_node(options, "", _OPTIONS)
+    for name, node in nodes.items():
+        check_node(node, name, _CLASSES.get(name))
+    monitor = nodes.get("monitor")
+    if isinstance(monitor, Mapping) and {"metric", "mode"} <= monitor.keys():
+        check_monitor(monitor["metric"], monitor["mode"])

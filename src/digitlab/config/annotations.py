@@ -1,0 +1,137 @@
+"""Checks settings against the annotations of their class, without importing the module of the class.
+
+These modules import torch, which takes seconds. The check before a run calls this first, so that a wrong value is
+reported at once. It reads the annotations from the source files. Whatever it can't read is left to ``build``, which
+checks every setting.
+"""
+
+import ast
+import builtins
+from collections.abc import Mapping
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any, get_args
+
+from digitlab.config.schema import check_value
+
+_SOURCES = Path(__file__).resolve().parents[1]
+# Names from these modules are imported. Importing them does not import torch.
+_LIGHT_MODULES = ("typing", "collections.abc", "pathlib", "pydantic", "digitlab.config.schema")
+_TYPES = {name: getattr(builtins, name) for name in ("bool", "dict", "float", "int", "list", "str", "tuple")}
+
+
+class _UnknownError(Exception):
+    """An annotation that can't be evaluated without importing its module."""
+
+
+def check_node(node: Mapping[str, Any], key: str, target: str | None = None) -> None:
+    """Raise ``ConfigError`` if an entry of ``node``, or of a node in it, violates the annotation of its constructor.
+
+    ``target`` is the dotted name of the class, by default the node's ``_target_``; nodes without one only contain
+    others. ``key`` is the dotted path of ``node``, or empty. Classes outside digitlab are not checked.
+    """
+    target = target or node.get("_target_")
+    annotations = _annotations(target) if isinstance(target, str) else {}
+    for name, value in node.items():
+        path = f"{key}.{name}" if key else name
+        if isinstance(value, Mapping):
+            check_node(value, path)
+        elif name in annotations:
+            module, expression = annotations[name]
+            try:
+                allowed = _evaluate(expression, module)
+            except _UnknownError:
+                continue
+            check_value(path, value, allowed)
+
+
+def _annotations(target: str) -> dict[str, tuple[str, ast.expr]]:
+    """Return the module and the annotation of each setting of a class; empty if nothing checks them."""
+    module, _, name = target.rpartition(".")
+    try:
+        module, definition = _definition(module, name)
+    except _UnknownError:
+        return {}
+    if not isinstance(definition, ast.ClassDef):
+        return {}
+    found: dict[str, tuple[str, ast.expr]] = {}
+    for base in definition.bases:
+        if isinstance(base, ast.Name) and base.id in _names(module):
+            found |= _annotations(f"{module}.{base.id}")
+    if _decorated(definition, "settings"):
+        fields = (each for each in definition.body if isinstance(each, ast.AnnAssign))
+        return found | {
+            each.target.id: (module, each.annotation) for each in fields if isinstance(each.target, ast.Name)
+        }
+    for each in definition.body:
+        if isinstance(each, ast.FunctionDef) and each.name == "__init__":
+            arguments = each.args.kwonlyargs if _decorated(each, "checked") else []
+            return {argument.arg: (module, argument.annotation) for argument in arguments if argument.annotation}
+    return found
+
+
+def _decorated(definition: ast.ClassDef | ast.FunctionDef, name: str) -> bool:
+    return any(isinstance(each, ast.Name) and each.id == name for each in definition.decorator_list)
+
+
+@cache
+def _names(module: str) -> dict[str, ast.stmt]:
+    """Return the statement that defines each name of a module of digitlab. Raises ``_UnknownError`` for others."""
+    first, *rest = module.split(".")
+    path = _SOURCES.joinpath(*rest)
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    if first != "digitlab" or not path.is_file():
+        raise _UnknownError
+    names: dict[str, ast.stmt] = {}
+    for statement in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(statement, ast.ClassDef):
+            names[statement.name] = statement
+        elif isinstance(statement, ast.ImportFrom):
+            names |= {alias.asname or alias.name: statement for alias in statement.names}
+        elif isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+            names[statement.targets[0].id] = statement
+    return names
+
+
+def _definition(module: str, name: str) -> tuple[str, ast.stmt]:
+    """Return the statement that defines ``name``, and its module: imports from modules of digitlab are followed."""
+    statement = _names(module).get(name)
+    if statement is None:
+        raise _UnknownError
+    if isinstance(statement, ast.ImportFrom) and statement.module not in _LIGHT_MODULES:
+        original = next(alias.name for alias in statement.names if name in (alias.asname, alias.name))
+        return _definition(statement.module or "", original)
+    return module, statement
+
+
+def _evaluate(expression: ast.expr, module: str) -> Any:
+    """Return the value of an annotation in ``module``. Raises ``_UnknownError`` if it needs more than types."""
+    match expression:
+        case ast.Constant(value=value):
+            return value
+        case ast.Name(id=name):
+            return _TYPES[name] if name in _TYPES else _value(name, module)
+        case ast.List(elts=elements):
+            return [_evaluate(each, module) for each in elements]
+        case ast.Tuple(elts=elements):
+            return tuple(_evaluate(each, module) for each in elements)
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            return _evaluate(left, module) | _evaluate(right, module)
+        case ast.Subscript(value=generic, slice=arguments):
+            return _evaluate(generic, module)[_evaluate(arguments, module)]
+        case ast.Call(func=ast.Name(id="Field"), args=[], keywords=keywords):
+            given = {each.arg: _evaluate(each.value, module) for each in keywords if each.arg is not None}
+            return _value("Field", module)(**given)
+        case ast.Call(func=ast.Name(id="get_args"), args=[argument]):
+            return get_args(_evaluate(argument, module))
+    raise _UnknownError
+
+
+def _value(name: str, module: str) -> Any:
+    module, statement = _definition(module, name)
+    if isinstance(statement, ast.ImportFrom):
+        return getattr(import_module(statement.module or ""), name)
+    if isinstance(statement, ast.Assign):
+        return _evaluate(statement.value, module)
+    raise _UnknownError
