@@ -9,11 +9,15 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.compat.proto.graph_pb2 import GraphDef
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from torch import nn
 
 from digitlab.config.compose import compose
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
+from digitlab.results.graph import network_graph
 from digitlab.results.writer import RunWriter
 from digitlab.training import train
 
@@ -36,6 +40,7 @@ RESULT = {
     "train_seconds": 1.5,
     "parameters": 12,
     "images_per_second": 1000.0,
+    "overrides": ["model=linear", "optimizer.lr=0.01", "ema.decay=0.5", "trainer.max_epochs=3"],
 }
 
 
@@ -47,6 +52,11 @@ def events(path):
 
 def curve(path, tag):
     return [(event.step, pytest.approx(event.value, rel=1e-6)) for event in events(path).Scalars(tag)]
+
+
+def experiment_summary(path):
+    content = events(path).summary_metadata["_hparams_/experiment"].plugin_data.content
+    return HParamsPluginData.FromString(content).experiment
 
 
 def hyper_parameters(path):
@@ -107,7 +117,7 @@ def test_a_writer_that_fails_to_start_leaves_no_thread_and_no_open_file(folder, 
 def test_training_and_validation_share_their_charts(writer, folder):
     epoch(writer, 1)
     epoch(writer, 2)
-    assert curve(folder.path / "train", "loss") == [(10, 1.0), (20, 0.5)]
+    assert curve(folder.path, "loss") == [(10, 1.0), (20, 0.5)]
     assert curve(folder.path / "val", "loss") == [(10, 2.0), (20, 1.0)]
     assert curve(folder.path, "lr") == [(10, 0.1), (20, 0.1)]
     assert curve(folder.path, "images_per_second") == [(10, 1e4), (20, 1e4)]
@@ -143,7 +153,7 @@ def test_a_resumed_run_replaces_the_rows_and_events_after_its_checkpoint(writer,
     resumed = RunWriter(folder, config=config, checkpoint=read_checkpoint(folder.last))
     epoch(resumed, 2, **{"train/loss": 0.25})
     resumed.close()
-    assert curve(folder.path / "train", "loss") == [(10, 1.0), (20, 0.25)]
+    assert curve(folder.path, "loss") == [(10, 1.0), (20, 0.25)]
     assert curve(folder.path / "val", "loss") == [(10, 2.0), (20, 1.0)]
     assert [found["train/loss"] for found in rows(folder)] == ["1.0", "0.25"]
     assert len(events(folder.path).Tensors("config/text_summary")) == 1
@@ -154,7 +164,7 @@ def test_lost_events_are_reported(writer, folder, config, caplog):
     writer.checkpoint({"global_step": 5, "rows": [], "state_dict": {}}, best=False)
     writer.close()
     checkpoint = read_checkpoint(folder.last)
-    (events,) = folder.path.glob("train/events*")
+    (events,) = folder.path.glob("val/events*")
     with events.open("r+b") as file:
         file.truncate(events.stat().st_size - 7)
     RunWriter(folder, config=config, checkpoint=checkpoint).close()
@@ -172,6 +182,36 @@ def test_the_hyper_parameters_have_the_metrics_of_the_result_and_no_placeholders
     assert metrics == {f"best/{name}" for name in names}
     assert curve(folder.path, "best/val/accuracy") == [(20, 0.9)]
     assert curve(folder.path, "best/parameters") == [(20, 12)]
+
+
+def test_the_table_opens_with_the_settings_of_the_command_and_the_monitored_metric(writer, folder):
+    writer.config["monitor"] = {"metric": "test/f1", "mode": "max"}
+    writer.result(RESULT)
+    writer.close()
+    experiment = experiment_summary(folder.path)
+    # TensorBoard shows the first five settings, those that differ before others, and the first five metrics.
+    assert {info.name for info in experiment.hparam_infos if info.differs} == {"model", "lr", "max_epochs"}
+    assert experiment.metric_infos[0].name.tag == "best/test/f1"
+
+
+def test_a_setting_of_the_command_is_in_the_table_even_if_others_have_no_place_there(writer, folder):
+    writer.config["ema"] = {"decay": 0.5}
+    writer.result(RESULT)
+    writer.close()
+    assert hyper_parameters(folder.path)[0]["ema.decay"] == 0.5
+    assert "ema.decay" in {info.name for info in experiment_summary(folder.path).hparam_infos if info.differs}
+
+
+def test_the_graph_is_written_once(writer, folder, config):
+    graph = network_graph(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), (1, 2, 2))
+    writer.graph(graph)
+    writer.checkpoint({"state_dict": {}, "rows": [], "global_step": 0}, best=False)
+    writer.close()
+    resumed = RunWriter(folder, config=config, checkpoint=read_checkpoint(folder.last))
+    resumed.graph(graph)
+    resumed.close()
+    found = [event.graph_def for path in folder.path.glob("events*") for event in EventFileLoader(str(path)).Load()]
+    assert [GraphDef.FromString(each) for each in found if each] == [graph]
 
 
 def test_hyper_parameters_have_the_same_order_in_every_process(writer, folder):
@@ -250,10 +290,10 @@ def test_the_curves_of_a_run_are_its_rows(finished):
     table = rows(RunFolder(finished.folder))
     assert [(found["epoch"], found["step"]) for found in table] == [("1", "13"), ("2", "26"), ("3", "39")]
     for split, tag in (("train", "loss"), ("train", "accuracy"), ("train", "f1"), ("val", "loss"), ("val", "accuracy")):
-        points = dict(curve(finished.folder / split, tag))
+        points = dict(curve(finished.folder / ("val" if split == "val" else ""), tag))
         assert [points[int(found["step"])] for found in table] == [float(found[f"{split}/{tag}"]) for found in table]
     assert [step for step, _ in curve(finished.folder / "val", "loss")] == [10, 13, 20, 26, 30, 39]
-    assert [step for step, _ in curve(finished.folder / "train", "loss_step")] == [5, 10, 15, 20, 25, 30, 35]
+    assert [step for step, _ in curve(finished.folder, "loss_step")] == [5, 10, 15, 20, 25, 30, 35]
 
 
 def test_the_hyper_parameters_of_a_run_have_its_test_metrics(finished):

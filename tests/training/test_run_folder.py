@@ -25,7 +25,7 @@ def test_the_files_are_those_of_the_contract(run):
         "checkpoints/best.ckpt", "checkpoints/last.ckpt", "checkpoints/previous.ckpt", "metrics.csv", "result.json",
         "model.txt", "confusion_matrix.csv", "test_predictions.npz",
     }  # fmt: skip
-    assert {name.rpartition("/")[0] for name in events} == {"", "train", "val"}
+    assert {name.rpartition("/")[0] for name in events} == {"", "val"}
 
 
 _SLOW_SECONDS = 6.0  # much longer than the training part of an epoch

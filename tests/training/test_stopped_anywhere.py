@@ -139,7 +139,7 @@ def test_tensorboard_shows_every_event_of_a_resumed_run_once(configured, tmp_pat
     config = configured("model=linear")
     assert stopped_at(config, tmp_path, step=3)
     train(config, folder=tmp_path, overrides=[], resume=True)
-    reader = EventAccumulator(str(tmp_path / "train")).Reload()
+    reader = EventAccumulator(str(tmp_path)).Reload()
     assert [event.step for event in reader.Scalars("loss_step")] == [2, 4, 6, 8, 10]
 
 

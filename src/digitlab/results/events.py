@@ -10,8 +10,9 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-# Folders with event files, relative to the run folder. TensorBoard draws the curves of different folders on one chart.
-SUBFOLDERS = ("", "train", "val")
+# Folders with event files, relative to the run folder. Each is an entry in TensorBoard, which draws the same tag of
+# several entries on one chart: the curves of training in the run folder, those of validation in val/.
+SUBFOLDERS = ("", "val")
 
 
 def _event_files(folder: Path) -> Iterator[tuple[str, Path]]:

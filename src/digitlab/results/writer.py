@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[attr-defined]  # made at import
+from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[attr-defined]  # made at import
+from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[attr-defined]  # as well
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # type: ignore[attr-defined]  # as well
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
@@ -42,8 +43,8 @@ class RunWriter:
     """Writes one run.
 
     If ``checkpoint`` is given, the run resumes from it: tables and events in ``folder`` are cut back to that moment.
-    ``config`` is the configuration that TensorBoard shows. Curves of training and validation have the same tags in two
-    folders, ``train/`` and ``val/``, so that TensorBoard draws them on one chart; other events are in ``folder``.
+    ``config`` is the configuration that TensorBoard shows. Curves of validation have the same tags as those of
+    training, but are in ``val/``, so that TensorBoard draws both on one chart. All other events are in ``folder``.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class RunWriter:
     ) -> None:
         self.folder = folder
         self.config = config
+        self._resumed = checkpoint is not None
         self.rows: list[Row] = [] if checkpoint is None else list(checkpoint["rows"])
         cut_events(folder.path, {} if checkpoint is None else checkpoint["events"])
         if self.rows:
@@ -78,7 +80,7 @@ class RunWriter:
     def losses(self, values: Iterable[tuple[int, float]]) -> None:
         """Write events of the training loss of single mini-batches: pairs of (step, loss)."""
         for step, value in values:
-            self._events["train"].add_scalar("loss_step", value, step)
+            self._events[""].add_scalar("loss_step", value, step)
 
     def epoch(self, row: Row) -> None:
         """Add a row to ``metrics.csv``, and its values to the events, except those that ``validation`` wrote."""
@@ -129,7 +131,7 @@ class RunWriter:
     def _scalars(self, metrics: Mapping[str, float], step: int) -> None:
         for name, value in metrics.items():
             split, _, tag = name.partition("/")
-            self._events[split].add_scalar(tag, value, step)
+            self._events["val" if split == "val" else ""].add_scalar(tag, value, step)
 
     def checkpoint(self, checkpoint: dict[str, Any], *, best: bool) -> None:
         """Write ``checkpoint`` as ``best.ckpt`` or ``last.ckpt``, with the sizes of the event files at this moment."""
@@ -139,6 +141,11 @@ class RunWriter:
             write_checkpoint(self.folder.best, checkpoint)
         else:
             write_checkpoint(self.folder.last, checkpoint, keep=self.folder.previous)
+
+    def graph(self, graph: Any) -> None:
+        """Write the event of a ``GraphDef`` of the network, unless the run resumes and has one already."""
+        if not self._resumed:
+            self._events[""]._get_file_writer().add_event(Event(graph_def=graph.SerializeToString()))
 
     def summary(self, text: str) -> None:
         write_atomically(self.folder.summary, text.encode())
@@ -172,12 +179,22 @@ class RunWriter:
         values = dict(result["metrics"]) | {
             name: result[name] for name in ("train_seconds", "parameters", "images_per_second", "best_epoch")
         }
+        # TensorBoard opens the page with the first five metrics.
+        monitored = self.config["monitor"]["metric"]
+        values = {name: values[name] for name in sorted(values, key=lambda name: name != monitored)}
         values = {f"best/{name}": value for name, value in values.items() if "class_accuracy" not in name}
         values = {name: float(value) for name, value in values.items() if value is not None and math.isfinite(value)}
-        experiment, start, end = hparams(_flat(self.config), values)
-        # Each process serialises a protobuf map in another order. Deterministic output keeps equal runs equal.
-        plugin_data = start.value[0].metadata.plugin_data
-        plugin_data.content = HParamsPluginData.FromString(plugin_data.content).SerializeToString(deterministic=True)
+        typed = [override.lstrip("+~").partition("=")[0] for override in result["overrides"]]
+        experiment, start, end = hparams(_flat(self.config, typed), values)
+        varied = {_short_name(key) for key in typed}
+        for summary in (experiment, start):
+            plugin_data = summary.value[0].metadata.plugin_data
+            content = HParamsPluginData.FromString(plugin_data.content)
+            # TensorBoard opens the page with these settings. The keys that a sweep varies are among those typed.
+            for info in content.experiment.hparam_infos if content.HasField("experiment") else ():
+                info.differs = info.name in varied
+            # Each process serialises a protobuf map in another order. Deterministic output keeps equal runs equal.
+            plugin_data.content = content.SerializeToString(deterministic=True)
         events = self._events[""]
         for summary in (experiment, start, end):
             events._get_file_writer().add_summary(summary)
@@ -198,8 +215,16 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def _flat(config: Mapping[str, Any]) -> dict[str, str | float | bool]:
-    """Return the settings by which users compare runs, under short names; TensorBoard's text tab shows all settings.
+def _short_name(key: str) -> str:
+    """Return the name of a dotted key in TensorBoard's table: ``lr`` for ``optimizer.lr``."""
+    section, _, name = key.partition(".")
+    return name if section in (*_BARE_SECTIONS, "trainer") and name else key
+
+
+def _flat(config: Mapping[str, Any], typed: Sequence[str]) -> dict[str, str | float | bool]:
+    """Return the settings by which users compare runs, under short names, and those of the keys ``typed``.
+
+    TensorBoard's text tab shows all settings.
 
     Settings that are None are left out, because one None turns TensorBoard's column of numbers into words.
     """
@@ -211,7 +236,13 @@ def _flat(config: Mapping[str, Any]) -> dict[str, str | float | bool]:
         flat[section] = component["_target_"].rpartition(".")[2].removesuffix("Source").removesuffix("Data")
         for name, value in node.items():
             if name not in ("_target_", "source", "root"):
-                flat[name if section in _BARE_SECTIONS else f"{section}.{name}"] = value
+                flat[_short_name(f"{section}.{name}")] = value
+    for key in typed:
+        value = config
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if not isinstance(value, Mapping):
+            flat.setdefault(_short_name(key), value)
     return {
         name: value if isinstance(value, bool | int | float | str) else str(value)
         for name, value in flat.items()

@@ -16,6 +16,7 @@ from digitlab.data.seeding import stream_seed
 from digitlab.models import FittedToImages
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
+from digitlab.results.graph import network_graph
 from digitlab.results.result import CheckpointMetrics, Status, run_result
 from digitlab.results.writer import RunWriter
 from digitlab.training.classifier import Classifier
@@ -28,6 +29,9 @@ log = logging.getLogger(__name__)
 
 # Networks with layers that are computed from training images need only some: 2,000 images have millions of patches.
 _FITTED_IMAGES = 2000
+
+# The graph of the latest network.
+_graphs: dict[str, Any] = {}
 
 
 def read_data(experiment: Experiment) -> ImageData:
@@ -106,14 +110,31 @@ def new_record(
 
 
 def summarise(classifier: Classifier, writer: RunWriter) -> str:
-    """Write the table of layers, shapes and parameters, and return it."""
+    """Write the graph of the network and the table of its layers, shapes and parameters; return the table."""
     # With an averaged copy the example image would pass through that, and the network's own shapes would be missing.
     average, classifier.average = classifier.average, None
     summary = str(ModelSummary(classifier, max_depth=-1))
     classifier.average = average
     writer.summary(summary + "\n")
+    graph = _graph(classifier)
+    if graph is not None:
+        writer.graph(graph)
     log.info("model:\n%s", summary)
     return summary
+
+
+def _graph(classifier: Classifier) -> Any:
+    """Return the graph of the network, or None if the network can't run without reading values."""
+    # Members of a population have equal networks.
+    key = repr((classifier.hparams["model"], classifier.facts.image_shape))
+    if key not in _graphs:
+        _graphs.clear()
+        try:
+            _graphs[key] = network_graph(classifier.network, tuple(classifier.facts.image_shape))
+        except Exception as error:  # a user's network can raise anything
+            log.info("no graph for TensorBoard: %s", error)
+            _graphs[key] = None
+    return _graphs[key]
 
 
 def result_fields(
