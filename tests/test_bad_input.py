@@ -138,6 +138,10 @@ SUGGESTED = {
     "test=bestt": "best",
     "tta=shift_flip": "flip_shift",
     "optimizer.decay_weight=0.1": "weight_decay",
+    "optimizer.learning_rate=0.1": "lr",
+    "model=resnet": "torchvision model.name=resnet18",
+    "trainer=cuda": "gpu",
+    "augment=[rotate]": "affine",
 }
 
 
@@ -169,6 +173,10 @@ def test_the_most_similar_name_is_suggested(override, name):
         ("+data.source.foo=3", "there are none"),
         ("early_stopping=none", "must be null, which turns it off"),
         ("ema=null", "set one by one as ema.KEY=VALUE"),
+        ("optimizer.lr=0,01", "one number is 0.01"),
+        ("seed=0,1,2", "with -m each value is a run"),
+        ("device=cuda", "write trainer=auto|cpu|ddp|gpu"),
+        ("bananas=3", "python train.py --help lists all keys"),
     ],
 )
 def test_the_message_for_a_common_mistake_says_how_to_fix_it(override, words):

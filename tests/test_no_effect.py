@@ -16,6 +16,7 @@ import pytest
         ("test=none trainer.limit_test_batches=2", "has no effect: test is none"),
         ("-m seed=0,1 hydra.run.dir=OUT/run", "has no effect on a sweep: write hydra.sweep.dir="),
         ("resume=OUT/nowhere", "there is no such folder"),
+        ("experiment=mnist_99 model=mlp", "experiment=mnist_99 sets it, so model=mlp does not go with this experiment"),
         ("-m model=lenet,fast_cnn model.hidden=[8]", "model.hidden=[8]: no such key in model=lenet"),
         ("-m optimizer=sgd,adam optimizer.momentum=0.9", "optimizer.momentum=0.9: no such key in optimizer=adam"),
     ],

@@ -58,7 +58,7 @@ class Preflight(Callback):
             if is_first_process():
                 take(RunFolder(Path(config.hydra.run.dir)), new=True)  # ``train`` releases it
         except DigitlabError as error:
-            exit_with(error)
+            exit_with(_with_experiment(error, command_line_overrides(config.hydra)))
 
     def on_multirun_start(self, config: DictConfig, config_name: str | None = None, **kwargs: Any) -> None:
         HydraConfig.instance().set_config(config)
@@ -88,6 +88,18 @@ class Preflight(Callback):
         except DigitlabError as error:
             exit_with(error)
         sys.exit(0)
+
+
+def _with_experiment(error: DigitlabError, overrides: Sequence[str]) -> DigitlabError:
+    """Add to an error about a key that the user did not type, but that ``experiment=NAME`` sets for another option."""
+    if not isinstance(error, ConfigError) or not error.allowed.startswith("no such key"):
+        return error
+    typed = dict(override.partition("=")[::2] for override in overrides)
+    group = error.key.partition(".")[0]
+    if "experiment" not in typed or group not in typed or error.key in typed:
+        return error
+    reason = f"experiment={typed['experiment']} sets it, so {group}={typed[group]} does not go with this experiment"
+    return ConfigError(error.key, error.value, f"{error.allowed}; {reason}")
 
 
 def _dry_run(

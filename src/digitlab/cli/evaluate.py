@@ -139,7 +139,7 @@ def _report_out_of_distribution(
     rows = [
         [
             title, str(len(confidences)), f"{confidences.mean():.4f}", f"{confidences.median():.4f}",
-            f"{(confidences >= 0.9).double().mean():.1%}",
+            f"{(confidences >= 0.9).double().mean():.4f}",
         ]
         for title, confidences in zip(titles, (measured.own, measured.other), strict=True)
     ]  # fmt: skip

@@ -20,6 +20,7 @@ from digitlab.config.suggestions import (
     RENAMED_KEYS,
     full_keys,
     nearest,
+    nearest_option,
     option_keys,
     options_with,
     similar_names,
@@ -135,7 +136,7 @@ def _no_such_name(group: str, name: str, names: Sequence[str]) -> ConfigError:
             f"no such name; the most similar are {similar}; {' '.join(train_command())} --help lists all {len(names)}"
         )
         return ConfigError(group, name, allowed)
-    return ConfigError(group, name, f"must be one of {', '.join(names)}{nearest(name, names)}")
+    return ConfigError(group, name, f"must be one of {', '.join(names)}{nearest_option(group, name, names)}")
 
 
 def explain_hydra_error(error: Exception, overrides: Iterable[str], keys: Sequence[str], groups: Path) -> ConfigError:
@@ -162,13 +163,19 @@ def explain_hydra_error(error: Exception, overrides: Iterable[str], keys: Sequen
         allowed = "is there already: write it without the +" if added else "is given twice"
         return ConfigError(key, typed.get(key), allowed)
     if match := re.search(r"Ambiguous value for argument '([^'=]+)=", text):
-        allowed = f"is several values: {match[1]}=[{typed.get(match[1])}] is one list, and with -m each value is a run"
-        return ConfigError(match[1], typed.get(match[1]), allowed)
+        return _several_values(match[1], typed.get(match[1], ""))
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return ConfigError(error.full_key, typed.get(error.full_key, "?"), str(error.msg).splitlines()[0])
     if deleted := [override for override in overrides if override.startswith("~")]:
         return ConfigError(_split(deleted[0])[0], None, "must be given")
     return ConfigError("", "the configuration", f"can't be composed: {text}")
+
+
+def _several_values(key: str, value: str) -> ConfigError:
+    allowed = f"is several values: with -m each value is a run; one list is [{value}]"
+    if re.fullmatch(r"-?\d+,\d+", value):
+        allowed += f"; one number is {value.replace(',', '.')}"
+    return ConfigError(key, value, allowed)
 
 
 def _no_such_key(key: str, typed: Mapping[str, str], keys: Sequence[str], groups: Path) -> ConfigError:
@@ -189,6 +196,14 @@ def _no_such_key(key: str, typed: Mapping[str, str], keys: Sequence[str], groups
     if parent in keys:
         return ConfigError(key, value, f"no such key: a new one is written +{key}=VALUE")
     if full := full_keys(key, keys) or full_keys(key, option_keys(groups)):
-        written = [f"{each}={typed[key]}" if key in typed else each for each in full]
+        written = [_written(each, typed.get(key), groups) for each in full]
         return ConfigError(key, value, f"no such key: write {' or '.join(written)}")
-    return ConfigError(key, value, f"no such key{nearest(key, [*keys, *group_names(groups)])}{hint}")
+    hint = nearest(key, [*keys, *group_names(groups)]) + hint
+    return ConfigError(key, value, f"no such key{hint or '; python train.py --help lists all keys'}")
+
+
+def _written(key: str, value: str | None, groups: Path) -> str:
+    """Return how to write ``key`` with the value of an override, if there is one and ``key`` has this option."""
+    if value is None or (key in group_names(groups) and value not in _options(groups / key)):
+        return f"{key}={'|'.join(_options(groups / key))}" if key in group_names(groups) else key
+    return f"{key}={value}"

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,19 @@ _COMMON_NAMES = {
     "arch": "model", "hidden_size": "model.hidden", "layers": "model.hidden", "device": "trainer",
     "gpus": "trainer.devices", "random_seed": "seed", "data_dir": "data.root", "lr_scheduler": "scheduler",
     "criterion": "loss", "output": "hydra.run.dir", "output_dir": "hydra.run.dir", "out": "hydra.run.dir",
+}  # fmt: skip
+
+# Names that other programs give to options of groups, and what to write here.
+_COMMON_OPTIONS = {
+    "model": {
+        "resnet": "torchvision model.name=resnet18", "resnet18": "torchvision model.name=resnet18",
+        "resnet34": "torchvision model.name=resnet34", "mobilenet": "torchvision model.name=mobilenet_v3_small",
+        "logistic": "linear", "softmax": "linear", "perceptron": "mlp", "dense": "mlp", "conv": "cnn",
+    },
+    "loss": {"nll": "cross_entropy", "ce": "cross_entropy", "l2": "mse"},
+    "trainer": {"cuda": "gpu", "mps": "auto"},
+    "augment": {"rotate": "affine", "rotation": "affine", "crop": "shift", "erasing": "cutout", "hflip": "flip"},
+    "scheduler": {"step": "steps", "none": "constant", "null": "constant"},
 }  # fmt: skip
 
 
@@ -52,7 +65,15 @@ def unknown(key: str, value: object, names: Iterable[str], *, under: str = "", w
     full = f"{under}.{key}" if under else key
     if full in RENAMED_KEYS:
         return ConfigError(full, value, f"is now {RENAMED_KEYS[full]}")
-    return ConfigError(full, value, f"no such key{where}{nearest(key, names)}; there are {', '.join(names) or 'none'}")
+    common = _COMMON_NAMES.get(key, "").removeprefix(f"{under}.")
+    hint = f" (did you mean `{common}`?)" if common in names else nearest(key, names)
+    return ConfigError(full, value, f"no such key{where}{hint}; there are {', '.join(names) or 'none'}")
+
+
+def nearest_option(group: str, name: str, names: Sequence[str]) -> str:
+    """Return `` (did you mean `gpu`?)`` for ``trainer=cuda``, the name of an option elsewhere, or as ``nearest``."""
+    common = _COMMON_OPTIONS.get(group, {}).get(name.casefold())
+    return f" (did you mean `{common}`?)" if common is not None else nearest(name, names)
 
 
 def full_keys(name: str, keys: Iterable[str]) -> list[str]:
