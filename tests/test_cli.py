@@ -153,6 +153,16 @@ def test_show_counts_the_split_and_draws_the_images(
     assert {path.name for path in (tmp_path / "outputs" / "show").iterdir()} == {"mnist.png", "mnist_augmented.png"}
 
 
+def test_show_refuses_settings_that_it_does_not_use(digitlab: Digitlab) -> None:
+    for overrides, words in (
+        (["data=mnist", "model=lenet"], "model=lenet: has no effect"),
+        (["mnist"], "did you mean `data=mnist`?"),
+    ):
+        code, out, err = digitlab("show", *overrides)
+        assert (code, out) == (2, "")
+        assert words in err
+
+
 def test_show_refuses_what_train_refuses(digitlab: Digitlab) -> None:
     code, out, err = digitlab("show", "data.val_size=60000")
     assert (code, out, err.count("\n")) == (2, "", 1)

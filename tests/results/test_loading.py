@@ -82,6 +82,9 @@ def test_another_data_set_is_read_from_the_same_root_and_must_fit(run: RunFolder
 def test_the_error_names_a_folder_without_a_run(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"{tmp_path}: is no run folder"):
         load(tmp_path)
+    (tmp_path / "sweep" / "0_seed=0" / ".hydra").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"the newest run in it is .*sweep/0_seed=0"):
+        load(tmp_path / "sweep")
     with pytest.raises(ConfigError, match="nowhere: there is no such folder"):
         load(tmp_path / "nowhere")
 

@@ -34,7 +34,7 @@ def test_it_prints_the_best_run_and_writes_table_and_figures(sweep, written_swee
 def test_a_sweep_without_a_finished_run_says_so(sweep, written_sweep, tmp_path):
     written_sweep((["seed=0"], {}), (["seed=1"], {}))
     shown = sweep(tmp_path / "sweep")
-    assert "no run has finished yet" in shown
+    assert "no run has finished" in shown
     assert "not finished: runs 0, 1" in shown
 
 
@@ -42,6 +42,9 @@ def test_a_missing_empty_or_damaged_sweep_is_refused_in_one_line(sweep, tmp_path
     with pytest.raises(ConfigError, match="there is no such folder"):
         sweep(tmp_path / "missing")
     with pytest.raises(ConfigError, match=r"is no sweep: it has no sweep\.json"):
+        sweep(tmp_path)
+    create(tmp_path / "inner", [])
+    with pytest.raises(ConfigError, match="the newest sweep in it is inner"):
         sweep(tmp_path)
     create(tmp_path, [])
     with pytest.raises(ConfigError, match="has no runs yet"):

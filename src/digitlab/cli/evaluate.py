@@ -61,6 +61,12 @@ def evaluate(
             f"{path}: was trained on {classifier.facts.name}, but the run's configuration says {images.source.name}:"
             f" use --data {classifier.facts.name} to test it on its own data set"
         )
+    if classifier.facts.class_names != list(images.source.class_names):
+        print(
+            f"the classes of {images.source.title} are not those of {classifier.facts.title}: metrics compare their"
+            f" numbers only; --out-of-distribution {images.source.name} shows how sure the network is of such images",
+            file=sys.stderr,
+        )
     other = None if out_of_distribution is None else _out_of_distribution_data(run, images, out_of_distribution)
     with quiet_libraries():
         if corrupt is not None:

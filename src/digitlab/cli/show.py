@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from digitlab.cli.app import app
+from digitlab.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,6 +28,10 @@ def show(
     from digitlab.training.experiment import Experiment
 
     config = compose(overrides or [])
+    for override in overrides or []:
+        key, _, value = override.lstrip("+~").partition("=")
+        if key.partition(".")[0] not in ("data", "augment", "seed", "experiment"):
+            raise ConfigError(key, value, "has no effect: this command shows data and augmentation")
     data = Experiment.from_config(config, typed=overrides or []).data
     data.normalize = "standard"  # so that setup computes the mean and deviation, whatever the run uses
     data.prepare_data()

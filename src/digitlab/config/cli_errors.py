@@ -69,13 +69,19 @@ def check_overrides(overrides: Iterable[str], groups: Path) -> None:
     for text in overrides:
         key, value = _split(text)
         if not key or ("=" not in text and not text.startswith("~")):
-            raise ConfigError("", text, "must be written KEY=VALUE")
+            raise ConfigError("", text, f"must be written KEY=VALUE{_with_group(text, groups)}")
         try:
             override = parser.parse_override(text)
         except HydraException as error:
             raise _unreadable(key, value) from error
         if key in group_names(groups) and not _may_be_names(override, several=key in _SEVERAL):
             raise _no_such_name(key, value, _options(groups / key))
+
+
+def _with_group(text: str, groups: Path) -> str:
+    """Return `` (did you mean `data=mnist`?)`` for ``mnist``, the name of an option without its group."""
+    found = [f"{group}={text}" for group in group_names(groups) if text in _options(groups / group)]
+    return f" (did you mean `{found[0]}`?)" if found else ""
 
 
 def _unreadable(key: str, value: str) -> ConfigError:

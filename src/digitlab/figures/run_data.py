@@ -13,6 +13,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
+from digitlab.config.metrics import NAMES
 from digitlab.core.errors import RunError
 from digitlab.data.module import ImageData
 from digitlab.data.source import ImageSet
@@ -20,6 +21,7 @@ from digitlab.engine.metrics import confusions
 from digitlab.figures.batch_log import BatchLog, read_batch_log
 from digitlab.figures.history import Curve, Curves
 from digitlab.results.checkpoint import read_checkpoint
+from digitlab.results.events import curves_folder
 from digitlab.results.folder import RunFolder
 from digitlab.training.classifier import Classifier
 from digitlab.training.loading import load_classifier, load_data, require_fit
@@ -155,9 +157,9 @@ def event_curves(run: RunFolder) -> Curves:
     """Read the curves against updates from the TensorBoard events: validations and losses of single mini-batches."""
     found: dict[str, Curve] = {}
     for split in ("train", "val"):
-        events = EventAccumulator(str(run.path / split), size_guidance={"scalars": 0})
+        events = EventAccumulator(str(curves_folder(run.path, split)), size_guidance={"scalars": 0})
         events.Reload()
-        for tag in events.Tags()["scalars"]:
+        for tag in sorted({*NAMES, _LOSS_STEP} & {*events.Tags()["scalars"]}):
             # If two event files contain the same step, the later entry counts.
             written = sorted(events.Scalars(tag), key=lambda event: event.wall_time)
             found[f"{split}/{tag}"] = sorted({event.step: event.value for event in written}.items())

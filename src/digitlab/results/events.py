@@ -15,6 +15,11 @@ log = logging.getLogger(__name__)
 SUBFOLDERS = ("", "val")
 
 
+def curves_folder(folder: Path, split: str) -> Path:
+    """Return the folder with the events of the curves of ``split``: ``train`` or ``val``."""
+    return folder / "val" if split == "val" else folder
+
+
 def _event_files(folder: Path) -> Iterator[tuple[str, Path]]:
     for subfolder in SUBFOLDERS:
         for path in sorted((folder / subfolder).glob("events.out.tfevents.*")):

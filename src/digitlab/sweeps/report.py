@@ -149,7 +149,7 @@ def _best_lines(table: SweepTable) -> list[str]:
     """The best setting by its mean, then its best single run, then the best single run of all if that is another."""
     run = table.winner
     if run is None:
-        return ["no run has finished yet"]
+        return ["no run has finished"]
     # The setting comes first, because its mean is the estimate that can be expected again.
     row = table.rows[0]
     count = 0 if row.summary is None else row.summary.count

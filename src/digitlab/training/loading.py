@@ -13,7 +13,7 @@ from digitlab.core.errors import ConfigError, RunError
 from digitlab.data.module import ImageData
 from digitlab.engine.device import PRECISIONS
 from digitlab.results.checkpoint import read_checkpoint
-from digitlab.results.folder import RunFolder
+from digitlab.results.folder import RunFolder, find_runs
 from digitlab.training.classifier import Classifier
 
 Which = Literal["best", "last"]
@@ -40,6 +40,9 @@ def open_run(folder: str | Path) -> RunFolder:
         run.read_config()
     except ConfigError as error:
         reason = error.allowed if run.path.is_dir() else "there is no such folder"
+        # The folder can be that of a sweep, or of all runs of a data set and a model.
+        if runs := find_runs(run.path):
+            reason += f"; the newest run in it is {Path(folder) / runs[-1].path.relative_to(run.path)}"
         raise ConfigError("RUN_FOLDER", folder, reason) from error
     return run
 
