@@ -82,4 +82,4 @@ def test_distributions_of_the_weights_are_on_the_page(tab):
 
 def test_hyper_parameters_and_the_best_metrics_are_on_the_page(tab):
     words = tab("hparams", TEXT, lambda found: {"optimizer", "batch_size", "Linear"} <= set(found))
-    assert any("best/val/accuracy" in word for word in words)
+    assert any("result/val/accuracy" in word for word in words)

@@ -179,9 +179,9 @@ def test_the_hyper_parameters_have_the_metrics_of_the_result_and_no_placeholders
     assert "None" not in values.values()
     # There is no column for nan, null or single classes.
     names = ("val/accuracy", "test/f1", "train_seconds", "parameters", "images_per_second")
-    assert metrics == {f"best/{name}" for name in names}
-    assert curve(folder.path, "best/val/accuracy") == [(20, 0.9)]
-    assert curve(folder.path, "best/parameters") == [(20, 12)]
+    assert metrics == {f"result/{name}" for name in names}
+    assert curve(folder.path, "result/val/accuracy") == [(20, 0.9)]
+    assert curve(folder.path, "result/parameters") == [(20, 12)]
 
 
 def test_the_table_opens_with_the_settings_of_the_command_and_the_monitored_metric(writer, folder):
@@ -191,7 +191,7 @@ def test_the_table_opens_with_the_settings_of_the_command_and_the_monitored_metr
     experiment = experiment_summary(folder.path)
     # TensorBoard shows the first five settings, those that differ before others, and the first five metrics.
     assert {info.name for info in experiment.hparam_infos if info.differs} == {"model", "lr", "max_epochs"}
-    assert experiment.metric_infos[0].name.tag == "best/test/f1"
+    assert experiment.metric_infos[0].name.tag == "result/test/f1"
 
 
 def test_a_setting_of_the_command_is_in_the_table_even_if_others_have_no_place_there(writer, folder):
@@ -298,6 +298,6 @@ def test_the_curves_of_a_run_are_its_rows(finished):
 
 def test_the_hyper_parameters_of_a_run_have_its_test_metrics(finished):
     _, metrics = hyper_parameters(finished.folder)
-    assert {"best/val/accuracy", "best/test/accuracy", "best/test/f1"} <= metrics
-    [(step, best)] = curve(finished.folder, "best/test/accuracy")
+    assert {"result/val/accuracy", "result/test/accuracy", "result/test/f1"} <= metrics
+    [(step, best)] = curve(finished.folder, "result/test/accuracy")
     assert (step, best) == (39, finished.result["metrics"]["test/accuracy"])

@@ -168,7 +168,7 @@ class RunWriter:
     def result(self, result: Mapping[str, Any], *, step: int = 0) -> None:
         """Write ``result.json``, and for a finished run the event with hyper-parameters and metrics.
 
-        The metrics in that event, ``best/val/accuracy`` and so on, are those of ``result``: of the tested checkpoint.
+        The metrics in that event, ``result/val/accuracy`` and so on, are those of ``result``: of the tested checkpoint.
         """
         text = json.dumps(_finite(result), indent=2, allow_nan=False)
         write_atomically(self.folder.result, text.encode() + b"\n")
@@ -182,7 +182,7 @@ class RunWriter:
         # TensorBoard opens the page with the first five metrics.
         monitored = self.config["monitor"]["metric"]
         values = {name: values[name] for name in sorted(values, key=lambda name: name != monitored)}
-        values = {f"best/{name}": value for name, value in values.items() if "class_accuracy" not in name}
+        values = {f"result/{name}": value for name, value in values.items() if "class_accuracy" not in name}
         values = {name: float(value) for name, value in values.items() if value is not None and math.isfinite(value)}
         typed = [override.lstrip("+~").partition("=")[0] for override in result["overrides"]]
         experiment, start, end = hparams(_flat(self.config, typed), values)
