@@ -36,7 +36,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     return {"_target_": "digitlab.data.sources.IdxSource", "name": "noise", "class_names": ["a", "b", "c"], **files}
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def ready(source: dict[str, object]) -> Callable[..., RunFolder]:
     """``ready(path, ...)`` prepares a folder in which ``resume=path`` starts a run."""
 

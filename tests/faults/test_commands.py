@@ -1,29 +1,40 @@
 """``digitlab`` commands on a full or read-only disk: one line that names the file, and exit code 1."""
 
 import os
-import subprocess
+import shutil
 import sys
 
 import pytest
 
+from digitlab.cli import main
 from digitlab.config.compose import compose
+from digitlab.results.folder import RunFolder
 from digitlab.sweeps.manifest import add_jobs, create
 from digitlab.training.resuming import resume
+from fixtures.children import Child
 
 CHOICES = "hydra:\n  runtime:\n    choices:\n      data: mnist\n      model: mlp\n"
 
 
-@pytest.fixture
-def swept(ready, disk, tmp_path):
-    """A finished run in a sweep folder on a small disk."""
-    disk("size=8m")
-    sweep = tmp_path / "disk" / "sweep"
+@pytest.fixture(scope="module")
+def whole_sweep(ready, tmp_path_factory):
+    """The folder of a sweep with one finished run."""
+    sweep = tmp_path_factory.mktemp("whole") / "sweep"
     sweep.mkdir()
     create(sweep, ["seed"])
     run = ready(sweep / add_jobs(sweep, [(compose(["seed=0"]), ["seed=0"])])[0], "trainer.max_epochs=1")
     resume(str(run.path), [])
     run.config.with_name("hydra.yaml").write_text(CHOICES)
-    return run
+    return sweep
+
+
+@pytest.fixture
+def swept(whole_sweep, disk, tmp_path):
+    """A finished run in a sweep folder on a small disk."""
+    disk("size=8m")
+    sweep = shutil.copytree(whole_sweep, tmp_path / "disk" / "sweep")
+    (path,) = (path for path in sweep.iterdir() if path.is_dir())
+    return RunFolder(path)
 
 
 @pytest.mark.parametrize("fault", ["full", "read-only"])
@@ -57,16 +68,26 @@ def test_a_file_that_cannot_be_written_is_named_in_one_line(
     assert sorted(place.rglob("*.*")) == before
 
 
-def listed(tmp_path, stdout):
-    command = [sys.executable, "-c", "from digitlab.cli import main; main()", "runs", "--help"]
-    return subprocess.run(command, cwd=tmp_path, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=600)
+@pytest.fixture
+def listed(tmp_path):
+    """``listed(file)`` runs ``digitlab runs --help`` with an open file as its standard output."""
+
+    def run(file):
+        def act():
+            sys.argv = ["digitlab", "runs", "--help"]
+            sys.stdout = os.fdopen(1, "w", buffering=1 << 20, closefd=False)
+            main()
+
+        return Child(act, cwd=tmp_path, stdout=file).wait()
+
+    return run
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no disk that is always full")
-def test_a_list_on_a_full_disk_gives_one_line(tmp_path):
+def test_a_list_on_a_full_disk_gives_one_line(listed):
     with open("/dev/full", "w") as disk:
-        ended = listed(tmp_path, disk)
-    assert (ended.returncode, ended.stderr) == (1, "standard output: No space left on device\n")
+        ended = listed(disk.fileno())
+    assert (ended.code, ended.stderr) == (1, "standard output: No space left on device\n")
 
 
 @pytest.fixture
@@ -103,8 +124,8 @@ def unread():
     return writer
 
 
-def test_a_closed_pipe_gives_no_message(tmp_path, unread):
-    ended = listed(tmp_path, unread)
+def test_a_closed_pipe_gives_no_message(listed, unread):
+    ended = listed(unread)
     os.close(unread)
     assert ended.stderr == ""
 

@@ -1,7 +1,7 @@
 """Two processes never use one run folder at the same time, and a killed process releases it."""
 
-import subprocess
-import sys
+import signal
+import time
 
 import pytest
 
@@ -11,33 +11,33 @@ from digitlab.results.folder import RunFolder
 from digitlab.results.lock import BusyError, held
 from digitlab.training.experiment import Experiment
 from digitlab.training.resuming import resume
-
-_HOLD = """
-import sys, time
-from pathlib import Path
-from digitlab.results.folder import RunFolder
-from digitlab.results.lock import held
-with held(RunFolder(Path(sys.argv[1]))):
-    print("held", flush=True)
-    time.sleep(600)
-"""
+from fixtures.children import Child
 
 
 @pytest.fixture
-def other():
+def other(tmp_path):
     """``other(run)`` starts another process that holds the folder of a run."""
     holders = []
 
     def hold(run):
-        command = [sys.executable, "-c", _HOLD, str(run.path)]
-        holders.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
-        assert holders[-1].stdout.readline() == "held\n"
+        holding = tmp_path / "holding"
+
+        def act():
+            with held(run):
+                holding.touch()
+                time.sleep(600)
+
+        holders.append(Child(act))
+        while not holding.exists():
+            assert holders[-1].running(), holders[-1].wait()
+            time.sleep(0.005)
         return holders[-1]
 
     yield hold
     for holder in holders:
-        holder.kill()
-        holder.communicate()
+        if holder.running():
+            holder.send_signal(signal.SIGKILL)
+            holder.wait()
 
 
 def test_a_second_process_is_refused_until_the_first_one_ends(ready, other, tmp_path, one_line):
@@ -49,7 +49,7 @@ def test_a_second_process_is_refused_until_the_first_one_ends(ready, other, tmp_
     assert one_line(str(caught.value))
     assert run.config.read_bytes() == config
     assert sorted(path.name for path in run.path.iterdir()) == [".hydra", ".lock"]
-    first.kill()
+    first.send_signal(signal.SIGKILL)
     first.wait()
     resume(str(run.path), [])
     assert run.read_result()["status"] == "finished"

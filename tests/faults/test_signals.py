@@ -2,15 +2,14 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 
-from digitlab.config.compose import ROOT
+from digitlab.core.signals import StopSignal
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
+from fixtures.children import Child
 
 LONG = (
     "trainer=cpu", "trainer.progress_bar=false", "model=linear", "data.train_size=2000", "trainer.max_epochs=100000",
@@ -19,26 +18,23 @@ LONG = (
 
 
 @pytest.fixture
-def begun(tmp_path):
+def begun(train_py_started, tmp_path):
     """``begun(pattern, ...)`` starts train.py and waits until a file in ``tmp_path`` matches the pattern."""
-    processes = []
+    children = []
 
     def start(pattern, *arguments):
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        command = [sys.executable, str(ROOT / "train.py"), *arguments]
-        process = subprocess.Popen(
-            command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        processes.append(process)
+        child = train_py_started(*arguments, cwd=tmp_path)
+        children.append(child)
         while not any(tmp_path.glob(pattern)):
-            assert process.poll() is None, process.communicate()
+            assert child.running(), child.wait()
             time.sleep(0.02)
-        return process
+        return child
 
     yield start
-    for process in processes:
-        process.kill()
-        process.communicate()
+    for child in children:
+        if child.running():
+            child.send_signal(signal.SIGKILL)
+            child.wait()
 
 
 def stopped(run):
@@ -49,8 +45,9 @@ def test_a_stopped_run_prints_its_position_and_how_to_resume(begun, tmp_path, on
     run = RunFolder(tmp_path / "run")
     process = begun("run/checkpoints/last.ckpt", *LONG, f"hydra.run.dir={run.path}")
     process.send_signal(signal.SIGTERM)
-    _, error = process.communicate(timeout=600)
-    assert process.returncode == 143
+    ended = process.wait()
+    error = ended.stderr
+    assert ended.code == 143
     assert one_line(error), error
     assert error.startswith("stopped by SIGTERM at epoch ")
     assert error.rstrip().endswith(f"python train.py resume={run.path}")
@@ -62,8 +59,9 @@ def test_the_running_runs_of_a_stopped_sweep_are_saved(begun, tmp_path, launcher
     sweep = f"hydra.sweep.dir={tmp_path / 'sweep'}"
     process = begun("sweep/0_*/checkpoints/last.ckpt", "-m", f"hydra/launcher={launcher}", *LONG, "seed=0,1", sweep)
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=600)
-    assert process.returncode == 130, error
+    ended = process.wait()
+    error = ended.stderr
+    assert ended.code == 130, error
     assert "stopped by SIGINT" in error
     assert "Traceback" not in error
     under_way = [RunFolder(path.parent) for path in (tmp_path / "sweep").glob("*/result.json")]
@@ -71,11 +69,16 @@ def test_the_running_runs_of_a_stopped_sweep_are_saved(begun, tmp_path, launcher
     assert all(stopped(run) for run in under_way)
 
 
-def test_a_second_signal_ends_the_process_at_once():
-    # The process is in a step that never ends.
-    code = "import os, signal, time\nfrom digitlab.core.signals import StopSignal\nwith StopSignal():\n"
-    code += "    os.kill(os.getpid(), signal.SIGTERM)\n    print('first', flush=True)\n    time.sleep(600)\n"
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "first\n"
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=600) == -signal.SIGTERM
+def test_a_second_signal_ends_the_process_at_once(tmp_path):
+    def never_ending_step():
+        with StopSignal():
+            os.kill(os.getpid(), signal.SIGTERM)
+            (tmp_path / "first").touch()
+            time.sleep(600)
+
+    child = Child(never_ending_step)
+    while not (tmp_path / "first").exists():
+        assert child.running(), child.wait()
+        time.sleep(0.005)
+    child.send_signal(signal.SIGTERM)
+    assert child.wait().code == -signal.SIGTERM
