@@ -2,7 +2,7 @@
 # add requirements-dev.lock.
 #   make train ARGS="model=mlp data=cifar10"     PYTHON=python3.12 chooses the interpreter of .venv
 
-.PHONY: help install dev train test test-fast test-extra test-instruction-sets torture lint lint-systems docs bench bench-members bench-sweeps compare-revisions gpu-check performance tensorboard lock release clean
+.PHONY: help install dev train test test-fast main-tests unit-tests test-extra test-instruction-sets mutations torture lint lint-systems docs bench bench-members bench-sweeps compare-revisions gpu-check performance tensorboard lock release clean
 
 # make passes only these variables on. `make train model=lenet` would train the default network without a warning.
 UNUSED := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
@@ -37,22 +37,38 @@ dev: $(DEV) ## add the tools for tests, lint and documentation to .venv
 train: $(INSTALLED) ## run train.py with ARGS, for instance ARGS="model=lenet trainer.max_epochs=10"
 	.venv/bin/python train.py $(ARGS)
 
-# Two test processes with one thread each: more threads would compete for the same cores.
-test: lint ## run lint and types, then the tests except those of test-extra; ARGS go to pytest
-	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --durations=10 -m "not extra" $(ARGS)
+# Two test processes with one thread each: more threads would compete for the same cores. Each takes half of the tests in
+# their order, so that the tests of a file share its runs, and at the end a part of what the other one has left.
+PYTEST := OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --dist worksteal --durations=10
 
-test-fast: lint ## run lint and types, then the unit tests
-	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --durations=10 -m unit $(ARGS)
+# mypy uses one core, so the tests begin while it works.
+test: $(DEV) ## run lint, types and all tests except those of test-extra: 6 minutes; ARGS go to pytest
+	@$(MAKE) --no-print-directory -j2 lint main-tests
 
-test-extra: lint-systems ## run the tests that `make test` leaves out: browser, wheel, pretended GPU, other systems
-	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --durations=10 -m extra $(ARGS)
+test-fast: $(DEV) ## run lint, types and the unit tests: 90 seconds
+	@$(MAKE) --no-print-directory -j2 lint unit-tests
+
+main-tests: $(DEV)
+	$(PYTEST) -m "not extra" $(ARGS)
+
+unit-tests: $(DEV)
+	$(PYTEST) -m unit $(ARGS)
+
+test-extra: lint-systems ## run what `make test` leaves out: compiler, documentation, browser, wheel, pretended GPU and systems
+	$(PYTEST) -m extra $(ARGS)
+	$(MAKE) test-instruction-sets
 
 torture: $(DEV) ## run the long form of the fault, fuzzing and load tests: an hour or more
 	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --torture tests/torture tests/faults tests/sweeps/test_sweep.py $(ARGS)
 
-# All values of both variables, with one and with two threads. Instruction sets that the processor lacks are skipped.
-INSTRUCTION_SETS := default:SSE41:none:1 avx2:AVX2:avx2:1 avx512:AVX512_CORE:avx512bw:1 \
-	default:SSE41:none:2 avx2:AVX2:avx2:2 avx512:AVX512_CORE:avx512bw:2
+mutations: $(DEV) ## do the tests find random bugs? ARGS="--count 60 --seed 1"; an hour
+	[ -d .calls ] || .venv/bin/python tests/mutations.py record
+	.venv/bin/python tests/mutations.py run $(ARGS)
+
+# The sets that torch and oneDNN can be limited to, with one and with two threads. Instruction sets that the processor
+# lacks are skipped. Only files with such tests are collected.
+INSTRUCTION_SETS := default:SSE41:none:1 avx2:AVX2:avx2:1 avx512:AVX512_CORE:avx512bw:1 avx2:AVX2:avx2:2
+NUMERIC_TESTS = $(shell grep -rl --include="test_*.py" "mark.numerics" tests)
 
 test-instruction-sets: $(DEV) ## run the tests that depend on rounding with each instruction set
 	@for each in $(INSTRUCTION_SETS); do \
@@ -61,7 +77,7 @@ test-instruction-sets: $(DEV) ## run the tests that depend on rounding with each
 			echo "$$aten with $$threads threads: skipped, this processor has no $$flag"; continue; fi; \
 		echo "ATEN_CPU_CAPABILITY=$$aten ONEDNN_MAX_CPU_ISA=$$onednn OMP_NUM_THREADS=$$threads"; \
 		ATEN_CPU_CAPABILITY=$$aten ONEDNN_MAX_CPU_ISA=$$onednn OMP_NUM_THREADS=$$threads \
-			.venv/bin/pytest -q -m numerics $(ARGS) || exit 1; \
+			.venv/bin/pytest -q -n $$((3 - threads)) -m numerics $(NUMERIC_TESTS) $(ARGS) || exit 1; \
 	done
 
 lint: $(DEV) ## run ruff, the layers of the packages, and mypy
@@ -124,7 +140,7 @@ release: $(DEV) ## build the source distribution and the wheel in dist/, and che
 	.venv/bin/python tools/release.py $(ARGS)
 
 clean: ## remove .venv, dist/ and caches, but not data/ and outputs/
-	rm -rf .venv dist build .mypy_cache .ruff_cache .hypothesis src/*.egg-info
+	rm -rf .venv dist build .mypy_cache .ruff_cache .hypothesis .calls src/*.egg-info
 
 # .venv is rebuilt from scratch, so that no package of an earlier lock remains. pip installs uv, which installs the rest
 # in parallel. uv does not read pip's settings: where it cannot reach its registry, pip tries with a mirror that they name.

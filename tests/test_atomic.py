@@ -20,6 +20,7 @@ for letter in itertools.cycle((b"a", b"b")):
 """
 
 
+@pytest.mark.faults
 def test_a_reader_finds_the_old_file_or_the_new_one_even_when_the_writer_is_killed(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"a" * 300_000)

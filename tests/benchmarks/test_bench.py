@@ -110,6 +110,7 @@ def measurement(*, ratio):
     return made
 
 
+@pytest.mark.runs  # it asks git for the commit
 @pytest.mark.parametrize(("ratio", "code"), [(1.05, 0), (1.15, 1)])
 def test_the_exit_code_is_one_if_a_target_is_missed(monkeypatch, tmp_path, capsys, ratio, code):
     monkeypatch.setattr(records, "RESULTS", tmp_path)

@@ -50,6 +50,7 @@ def test_a_batch_is_read_as_written(tmp_path: Path) -> None:
     assert (pixels.dtype, labels) == (np.uint8, [0, 9])
 
 
+@pytest.mark.runs  # where the pickle is trusted, the command starts a process
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_a_command_in_a_pickle_is_not_run(tmp_path: Path, protocol: int) -> None:
     witness = tmp_path / "witness"

@@ -228,6 +228,7 @@ def test_an_error_names_a_folder_that_cannot_be_created(mirror: Mirror, tmp_path
         get(tmp_path / "file" / "set.bin", mirror("whole"))
 
 
+@pytest.mark.runs
 def test_two_simultaneous_processes_download_once(mirror: Mirror, target: Path) -> None:
     # The module alone, not its package, which would import torch and Lightning in each.
     code = (

@@ -25,7 +25,7 @@ def folders(**variables):
     return (*done.stdout.split(), done.stderr)
 
 
-@pytest.mark.parametrize("home", ["/dev/null", "/proc/nowhere"])
+@pytest.mark.parametrize("home", ["/dev/null", pytest.param("/proc/nowhere", marks=pytest.mark.extra)])
 def test_without_a_writable_home_the_cache_is_temporary_with_at_most_one_warning(home):
     before, after, err = folders(HOME=home)
     assert before == "None"

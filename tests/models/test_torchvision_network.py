@@ -19,6 +19,7 @@ each_name = pytest.mark.parametrize("name", NAMES)
 each_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
 
 
+@pytest.mark.sample(3)
 @each_name
 @each_shape
 def test_images_of_every_data_set_become_logits(name, shape):
@@ -28,6 +29,7 @@ def test_images_of_every_data_set_become_logits(name, shape):
     assert (logits.shape, logits.dtype) == ((2, 10), torch.float32)
 
 
+@pytest.mark.sample(2)
 @each_name
 def test_the_first_convolution_keeps_the_size_of_the_image(name):
     network = TorchvisionNetwork(image_shape=(3, 32, 32), classes=10, name=name).eval()
@@ -46,6 +48,7 @@ def test_the_first_convolution_keeps_the_size_of_the_image(name):
     assert sizes[convolutions[1]][1:] == ((16, 16) if name.startswith("mobilenet") else (32, 32))
 
 
+@pytest.mark.sample(3)
 @each_name
 @each_shape
 def test_all_but_first_and_last_layer_is_torchvisions(name, shape):
@@ -82,6 +85,7 @@ def test_another_name_is_refused():
         TorchvisionNetwork(image_shape=(1, 28, 28), classes=10, name="resnet50")
 
 
+@pytest.mark.extra
 def test_other_networks_do_not_import_torchvision():
     code = "import sys, digitlab.models; assert 'torchvision' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

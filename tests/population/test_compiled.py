@@ -52,6 +52,7 @@ def _hold(members: Sequence[Member], alone: Callable[..., Any], jobs: Sequence[l
         assert member.job.folder.read_result()["epochs"] == solo.result["epochs"]
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("overrides", RUNS)
 def test_compiled_members_equal_their_solo_runs(
     together: Together, alone: Callable[..., Any], uncompiled: list[int], overrides: str
@@ -132,6 +133,7 @@ def test_networks_that_gain_little_are_not_compiled(
     assert [each.levelname for each in caplog.records if "gain" in each.message] == ["INFO"]
 
 
+@pytest.mark.extra
 @pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
 def test_one_library_serves_any_number_of_members_and_later_sweeps(
     together: Together,
@@ -155,6 +157,7 @@ def test_one_library_serves_any_number_of_members_and_later_sweeps(
     assert len(list(cache_folder().glob("*.pt2"))) == 1
 
 
+@pytest.mark.extra
 @pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
 def test_compiled_gradients_are_as_exact_as_eager_ones_in_float32(
     stacked: Callable[..., Any], as_exact_as: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

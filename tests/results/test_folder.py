@@ -1,21 +1,9 @@
 """The run folder: unique names, what counts as a run, and which folders are removed."""
 
-import subprocess
-import sys
-
 import pytest
 
-from digitlab.config.compose import ROOT
 from digitlab.core.errors import ConfigError
 from digitlab.results.folder import RunFolder, find_runs
-
-
-def test_two_runs_started_in_the_same_instant_do_not_share_a_folder(tmp_path):
-    command = [sys.executable, str(ROOT / "train.py"), "--cfg", "hydra", "--package", "hydra.run", "--resolve"]
-    both = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    one, other = (process.communicate(timeout=600)[0].rpartition("dir: ")[2].strip() for process in both)
-    assert one.startswith(str(ROOT / "outputs" / "mnist-mlp"))
-    assert one != other
 
 
 def begun(path, config="model: {}\n"):

@@ -46,6 +46,7 @@ def test_a_run_starts_on_a_file_system_without_locks(without_locks, run_folder, 
         ]
 
 
+@pytest.mark.faults
 def test_two_processes_exclude_each_other_without_locks(without_locks, run_folder):
     run_folder.mkdir()
     command = [sys.executable, "-c", _HOLD, str(run_folder), str(without_locks)]

@@ -34,6 +34,8 @@ def read_once():
     """Make each run read its images anew."""
 
 
+# A new process imports torch and Lightning and reads CIFAR-10: 25 s.
+@pytest.mark.extra
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells the peak of one program")
 def test_an_epoch_on_the_largest_data_set_stays_below_500_mb(data_root, tmp_path):
     settings = ("data=cifar10", "model=mlp", "trainer=cpu", "trainer.max_epochs=1", "trainer.progress_bar=false")
