@@ -37,9 +37,10 @@ dev: $(DEV) ## add the tools for tests, lint and documentation to .venv
 train: $(INSTALLED) ## run train.py with ARGS, for instance ARGS="model=lenet trainer.max_epochs=10"
 	.venv/bin/python train.py $(ARGS)
 
-# Two test processes with one thread each: more threads would compete for the same cores. Each takes half of the tests in
-# their order, so that the tests of a file share its runs, and at the end a part of what the other one has left.
-PYTEST := OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --dist worksteal --durations=10
+# Two test processes with one thread each: more threads would compete for the same cores. With worksteal, each takes half
+# of the tests in their order, so that the tests of a file share its runs, and at the end a part of what the other one has
+# left. With loadgroup, tests with the same mark xdist_group, which share a server, run in one process.
+PYTEST := OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --durations=10
 
 # mypy uses one core, so the tests begin while it works.
 test: $(DEV) ## run lint, types and all tests except those of test-extra: 6 minutes; ARGS go to pytest
@@ -49,17 +50,18 @@ test-fast: $(DEV) ## run lint, types and the unit tests: 90 seconds
 	@$(MAKE) --no-print-directory -j2 lint unit-tests
 
 main-tests: $(DEV)
-	$(PYTEST) -m "not extra" $(ARGS)
+	$(PYTEST) --dist worksteal -m "not extra" $(ARGS)
 
 unit-tests: $(DEV)
-	$(PYTEST) -m unit $(ARGS)
+	$(PYTEST) --dist worksteal -m unit $(ARGS)
 
 test-extra: lint-systems ## run what `make test` leaves out: compiler, documentation, browser, wheel, pretended GPU and systems
-	$(PYTEST) -m extra $(ARGS)
+	$(PYTEST) --dist loadgroup -m extra $(ARGS)
 	$(MAKE) test-instruction-sets
 
 torture: $(DEV) ## run the long form of the fault, fuzzing and load tests: an hour or more
-	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --torture tests/torture tests/faults tests/sweeps/test_sweep.py $(ARGS)
+	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --torture tests/torture tests/faults tests/sweeps/test_sweep.py \
+		tests/training/test_stopped_anywhere.py $(ARGS)
 
 mutations: $(DEV) ## do the tests find random bugs? ARGS="--count 60 --seed 1"; an hour
 	[ -d .calls ] || .venv/bin/python tests/mutations.py record

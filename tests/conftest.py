@@ -40,7 +40,9 @@ _SMALL = (
 )
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    # Lightning warns on machines with SLURM.
+    config.addinivalue_line("filterwarnings", "ignore:The `srun` command is available")
     # A shell that starts the tests in the background makes them and their child processes ignore SIGINT.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
