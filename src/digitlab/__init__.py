@@ -16,14 +16,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from digitlab.api.commands import load, resume, runs, sweep, train
     from digitlab.api.commands import open_folder as open
-    from digitlab.api.commands import resume, runs, sweep, train
     from digitlab.api.run import Run
     from digitlab.api.sweep import Sweep
     from digitlab.config.compose import allow
     from digitlab.core.errors import ConfigError, DataError, DigitlabError, RunError
     from digitlab.core.signals import Interrupted, Stopper
-    from digitlab.training.loading import load
 
 # Where each public name is defined.
 _SOURCES = {
@@ -36,7 +35,7 @@ _SOURCES = {
     "Stopper": ("digitlab.core.signals", "Stopper"),
     "Sweep": ("digitlab.api.sweep", "Sweep"),
     "allow": ("digitlab.config.compose", "allow"),
-    "load": ("digitlab.training.loading", "load"),
+    "load": ("digitlab.api.commands", "load"),
     "open": ("digitlab.api.commands", "open_folder"),
     "resume": ("digitlab.api.commands", "resume"),
     "runs": ("digitlab.api.commands", "runs"),

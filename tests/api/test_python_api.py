@@ -149,7 +149,7 @@ def test_a_training_in_a_thread_stops_on_request_and_is_resumed(tmp_path):
     stopper.stop()
     thread.join()
     assert len(raised) == 1
-    assert "digitlab.resume" in raised[0].__notes__[0]
+    assert f"to continue: digitlab.resume({str(folder)!r})" in str(raised[0])
     epochs = len(digitlab.open(folder).history)
     resumed = digitlab.resume(folder, max_epochs=epochs + 2)
     assert resumed.status == "finished"

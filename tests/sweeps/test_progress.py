@@ -5,7 +5,8 @@ import os
 
 import pytest
 
-from digitlab.sweeps.progress import SweepProgress, duration
+from digitlab.core.durations import duration
+from digitlab.sweeps.progress import SweepProgress
 
 
 @pytest.fixture

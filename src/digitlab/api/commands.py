@@ -4,22 +4,24 @@ The configuration, the checks, the folders and the bits of a run are those of ``
 overrides. A mistake raises ``ConfigError`` with the text that the command prints.
 """
 
+import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from digitlab.api.frames import to_frame
 from digitlab.api.hydra_app import hydra_app
-from digitlab.api.run import Run
+from digitlab.api.own_objects import OwnObjects, own_objects
+from digitlab.api.run import Checkpoint, Run
 from digitlab.api.sweep import Sweep
 from digitlab.config.compose import ROOT
 from digitlab.core.errors import ConfigError
 from digitlab.core.signals import Interrupted, Stopper
-from digitlab.results.folder import find_runs
+from digitlab.results.folder import RunFolder, find_runs
 from digitlab.results.lock import remove_unbegun
 from digitlab.results.table import run_row
 from digitlab.sweeps.job_failures import SweepError, report_failure
@@ -27,35 +29,71 @@ from digitlab.sweeps.manifest import manifest_file
 from digitlab.sweeps.resume import complete_run
 from digitlab.sweeps.session import report_sweep_at_end, running_path
 
+if TYPE_CHECKING:
+    from digitlab.data import ImageData
+    from digitlab.training import Classifier
 
-def train(*overrides: str, folder: str | Path | None = None, stopper: Stopper | None = None) -> Run:
+log = logging.getLogger(__name__)
+
+
+def train(
+    *overrides: str,
+    model: Any = None,
+    data: Any = None,
+    test_data: Any = None,
+    class_names: Sequence[str] | None = None,
+    folder: str | Path | None = None,
+    stopper: Stopper | None = None,
+) -> Run:
     """Train one network and return its run: ``digitlab.train("model=mlp", "data=cifar10")``.
 
+    ``model`` and ``data`` are names, as in the overrides, or objects of your own. A ``model`` is a network, which maps
+    normalised images, float (N, C, H, W), to logits (N, K) and starts from the weights that it has; or a class of
+    networks, whose constructor gets ``image_shape`` (C, H, W) and ``classes`` (K) if it has parameters of these names.
+    Its other parameters are settings: ``"model.hidden=64"``. ``data`` and ``test_data`` are pairs (images, labels) or
+    torch data sets. Images are uint8 or floats in [0, 1], (N, H, W), (N, C, H, W) or (N, H, W, C); labels are whole
+    numbers from 0, or texts. Without ``test_data``, a fifth of the images becomes the test set.
+
     ``folder`` is where the run goes; by default a new folder under ``outputs/``. In a thread other than the main one,
-    ``stopper.stop()`` ends the training early. Raises ``ConfigError`` for a wrong override, ``DataError`` for missing
-    data, ``RunError`` for a failed run, and ``Interrupted`` if the training was stopped; the run is saved then.
+    ``stopper.stop()`` ends the training early. Raises ``ConfigError`` for a wrong override or object, ``DataError`` for
+    missing data, ``RunError`` for a failed run, and ``Interrupted`` if the training was stopped; the run is saved then.
     """
     _refuse_commands(overrides)
+    if isinstance(model, list | tuple):
+        raise ConfigError("model", f"{len(model)} networks", "digitlab.sweep(model=[...]) trains several")
     given = [*overrides, *([] if folder is None else [f"hydra.run.dir={_quoted(folder)}"])]
     trained: list[Path] = []
+    objects = own_objects(given, model=model, data=data, test_data=test_data, class_names=class_names)
+    with _random_state_restored(), objects as own:
 
-    def task(config: DictConfig) -> None:
-        from digitlab.training import train as train_config
+        def task(config: DictConfig) -> None:
+            from digitlab.training import train as train_config
 
-        with report_failure():
-            trained.append(train_config(config).folder)
+            _say_what_a_resume_needs(own, shown=config.trainer.progress_bar)
+            with report_failure():
+                trained.append(train_config(config).folder)
 
-    with _stoppable(stopper), hydra_app(given) as (hydra, read):
-        hydra.run(config_name="train", task_function=task, overrides=read)
+        needs_model = own.needed_again is not None
+        with _stoppable(stopper, needs_model), hydra_app([*given, *own.overrides]) as (hydra, read):
+            hydra.run(config_name="train", task_function=task, overrides=read)
     return Run(trained[0])
 
 
-def sweep(*overrides: str, name: str | None = None, stopper: Stopper | None = None) -> Sweep:
+def sweep(
+    *overrides: str,
+    model: Any = None,
+    data: Any = None,
+    test_data: Any = None,
+    class_names: Sequence[str] | None = None,
+    name: str | None = None,
+    stopper: Stopper | None = None,
+) -> Sweep:
     """Train a run for each combination of values and return the sweep: ``digitlab.sweep("seed=range(3)")``.
 
     The same call again skips what has finished and resumes the rest, as the command does. ``name`` is the name of the
-    sweep's folder. Runs that fail do not stop the others: ``Sweep.failures`` lists them, and a warning says so. Raises
-    what ``train`` raises for mistakes that concern the whole sweep.
+    sweep's folder. ``model`` and ``data`` are as in ``train``; a list of networks is swept over. Networks of your own
+    train one after another, in this process. Runs that fail do not stop the others: ``Sweep.failures`` lists them, and
+    a warning says so. Raises what ``train`` raises for mistakes that concern the whole sweep.
     """
     _refuse_commands(overrides)
     if any(override.partition("=")[0] == "sweep.dry_run" for override in overrides):
@@ -67,12 +105,17 @@ def sweep(*overrides: str, name: str | None = None, stopper: Stopper | None = No
         with report_failure():
             return complete_run(config)
 
+    objects = own_objects(given, model=model, data=data, test_data=test_data, class_names=class_names)
     try:
-        with _stoppable(stopper), hydra_app(given, multirun=True) as (hydra, read), report_sweep_at_end():
-            try:
-                hydra.multirun(config_name="train", task_function=task, overrides=read)
-            finally:
-                paths += running_path()
+        with _random_state_restored(), objects as own:
+            if own.needed_again is not None:
+                _refuse_other_processes(given, own.needed_again)
+            arguments = [*given, *own.overrides]
+            with _stoppable(stopper), hydra_app(arguments, multirun=True) as (hydra, read), report_sweep_at_end():
+                try:
+                    hydra.multirun(config_name="train", task_function=task, overrides=read)
+                finally:
+                    paths += running_path()
     except SweepError as error:
         if not paths:
             raise
@@ -80,16 +123,36 @@ def sweep(*overrides: str, name: str | None = None, stopper: Stopper | None = No
     return Sweep(paths[0])
 
 
-def resume(folder: str | Path, *, max_epochs: int | None = None, stopper: Stopper | None = None) -> Run:
+def resume(
+    folder: str | Path, *, max_epochs: int | None = None, model: Any = None, stopper: Stopper | None = None
+) -> Run:
     """Continue a stopped run in its own folder, with its own configuration; ``max_epochs`` may extend it.
 
-    Raises what ``train`` raises, and ``ConfigError`` if ``folder`` is not a run folder.
+    ``model`` is needed for a run with a network of your own that this process has not trained: the same network or
+    class. Raises what ``train`` raises, and ``ConfigError`` if ``folder`` is not a run folder.
     """
     from digitlab.training.resuming import resume as resume_folder
 
+    path = Path(folder).expanduser()
+    if model is not None:
+        _remember(path, model)
     arguments = [] if max_epochs is None else [f"trainer.max_epochs={max_epochs}"]
-    with _stoppable(stopper):
-        return Run(resume_folder(str(folder), arguments).folder)
+    with _random_state_restored(), _stoppable(stopper, model is not None):
+        return Run(resume_folder(str(path), arguments).folder)
+
+
+def load(folder: str | Path, *, checkpoint: Checkpoint = "best", model: Any = None) -> "tuple[Classifier, ImageData]":
+    """Return the classifier of a run, in eval mode, and its data set with the run's split, both on the CPU.
+
+    ``classifier(images)`` takes uint8 images (N, C, H, W), such as ``data.test_set.images``, and returns logits (N, K).
+    ``model`` is as in ``resume``. Raises ``ConfigError`` if ``folder`` is not a run folder, ``RunError`` for a missing
+    or damaged checkpoint, and ``DataError`` if the data set can't be obtained.
+    """
+    from digitlab.training.loading import load as load_folder
+
+    if model is not None:
+        _remember(Path(folder).expanduser(), model)
+    return load_folder(folder, checkpoint=checkpoint)
 
 
 def runs(root: str | Path | None = None) -> Any:
@@ -106,21 +169,71 @@ def runs(root: str | Path | None = None) -> Any:
     return to_frame(rows)
 
 
-def open_folder(folder: str | Path) -> Run | Sweep:
-    """Return the run or the sweep in ``folder``. Raises ``ConfigError`` if it is neither."""
+def open_folder(folder: str | Path, *, model: Any = None) -> Run | Sweep:
+    """Return the run or the sweep in ``folder``; ``model`` is as in ``resume``, for a sweep that of all its runs.
+
+    Raises ``ConfigError`` if the folder is neither.
+    """
     path = Path(folder).expanduser()
-    return Sweep(path) if manifest_file(path).exists() else Run(path)
+    opened = Sweep(path) if manifest_file(path).exists() else Run(path)
+    if model is not None:
+        for run in opened.runs if isinstance(opened, Sweep) else [opened]:
+            _remember(run.path, model)
+    return opened
+
+
+def _remember(path: Path, model: Any) -> None:
+    from digitlab.api.own_network import remember_for_run
+
+    remember_for_run(RunFolder(path).read_config(), model)
+
+
+def _say_what_a_resume_needs(own: OwnObjects, *, shown: bool) -> None:
+    """Log why another process can't resume the run without its network; print it too, if it shows its progress."""
+    if own.needed_again is None:
+        return
+    how = "digitlab.resume(FOLDER, model=...)"
+    line = f"another Python process can resume this run only with its network, by {how}: {own.needed_again}"
+    log.info(line)
+    if shown:
+        print(line)
+
+
+def _refuse_other_processes(overrides: Sequence[str], needed_again: str) -> None:
+    for override in overrides:
+        key, _, value = override.lstrip("+").partition("=")
+        if (key == "hydra/launcher" and value not in ("basic", "vectorized")) or key == "hydra.launcher.over":
+            raise ConfigError(key, value, f"other processes can't build the network: {needed_again}")
 
 
 @contextmanager
-def _stoppable(stopper: Stopper | None) -> Iterator[None]:
-    """Let ``stopper`` stop what runs within; tell Python users how to resume an interrupted run."""
+def _random_state_restored() -> Iterator[None]:
+    """Restore torch's random state at the end: a run seeds it, and the user's own random numbers must not depend on it.
+
+    The devices are those that are in use already.
+    """
+    import torch
+
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
+        yield
+
+
+@contextmanager
+def _stoppable(stopper: Stopper | None, needs_model: bool = False) -> Iterator[None]:
+    """Let ``stopper`` stop what runs within; tell Python users how to resume an interrupted run.
+
+    ``needs_model`` says whether another process must be given the run's network.
+    """
     try:
         with nullcontext() if stopper is None else stopper.active():
             yield
     except Interrupted as stopped:
-        stopped.add_note("In Python: digitlab.resume(FOLDER) continues a run; the same digitlab.sweep(...) a sweep.")
-        raise
+        if stopped.folder is None:
+            how = "call digitlab.sweep with the same arguments again"
+            raise Interrupted(stopped.number, ": the running runs are saved", how=how) from None
+        how = f"digitlab.resume({str(stopped.folder)!r}{', model=...' if needs_model else ''})"
+        raise Interrupted(stopped.number, stopped.where, how=how, folder=stopped.folder) from None
     finally:
         remove_unbegun()
 

@@ -1,14 +1,15 @@
 """``Run``: a finished, stopped or failed run as a Python object. ``digitlab.train`` and ``digitlab.open`` return it."""
 
-import html
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from omegaconf import DictConfig
 
+from digitlab.api import html
 from digitlab.api.frames import to_frame
 from digitlab.config.suggestions import nearest
+from digitlab.core.durations import duration
 from digitlab.core.errors import ConfigError, RunError
 from digitlab.results.folder import RunFolder
 from digitlab.results.history import read_history
@@ -151,20 +152,41 @@ class Run:
         return f"<Run {self.path.name}: {result.get('status', 'unfinished')}{value}>"
 
     def _repr_html_(self) -> str:
-        """What notebooks show: the status, the folder, and the metrics of the tested checkpoint."""
+        """What notebooks show: what was trained, the status, the folder, the metrics of the tested checkpoint."""
         result = self._result_so_far()
-        facts = (self.path.name, str(result.get("status", "unfinished")), str(self.path))
-        name, status, path = map(html.escape, facts)
-        lines = [f"<b>{name}</b> ({status})<br><code>{path}</code>"]
-        if result.get("status") == "finished":
-            lines.append(_metrics_table(result["metrics"]))
-        return "".join(lines)
+        status = str(result.get("status", "unfinished"))
+        if result.get("error"):
+            status += f": {result['error']}"
+        heading = html.heading(self._title(), status, self.path)
+        if result.get("status") != "finished":
+            return heading
+        classes = {name: value for name, value in result["metrics"].items() if "class_accuracy" in name}
+        others = {name: value for name, value in result["metrics"].items() if name not in classes}
+        shown = html.facts(_as_text(others) | _facts(result))
+        return (
+            heading + shown + (html.details("accuracy of each class", html.facts(_as_text(classes))) if classes else "")
+        )
+
+    def _title(self) -> str:
+        """The chosen options, as ``mlp on mnist``; the name of the folder if Hydra did not write them."""
+        try:
+            choices = self._folder.read_choices()
+            return f"{choices['model']} on {choices['data']}"
+        except (OSError, KeyError):
+            return self.path.name
 
 
-def _metrics_table(metrics: dict[str, float | None]) -> str:
-    shown = {name: value for name, value in metrics.items() if "class_accuracy" not in name and value is not None}
-    cells = [
-        f"<tr><td>{html.escape(name)}</td><td style='text-align:right'>{value:.4f}</td></tr>"
-        for name, value in shown.items()
-    ]
-    return f"<table>{''.join(cells)}</table>"
+def _as_text(metrics: dict[str, float | None]) -> dict[str, str]:
+    return {name.replace("class_accuracy/", ""): f"{value:.4f}" for name, value in metrics.items() if value is not None}
+
+
+def _facts(result: dict[str, Any]) -> dict[str, str]:
+    """The facts of a finished run that a reader of its metrics wants to know."""
+    tested = result.get("tested") or {}
+    found = {
+        "checkpoint": f"{tested['checkpoint']}, epoch {tested['epoch']} of {result['epochs']}" if tested else None,
+        "parameters": f"{result['parameters']:,}" if result.get("parameters") else None,
+        "training": duration(result["train_seconds"]) if result.get("train_seconds") else None,
+        "seed": str(result.get("seed")),
+    }
+    return {name: text for name, text in found.items() if text is not None}

@@ -1,14 +1,17 @@
 """``Sweep``: a sweep's runs and tables as a Python object. ``digitlab.sweep`` and ``digitlab.open`` return it."""
 
-import html
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from digitlab.api import html
 from digitlab.api.frames import to_frame
 from digitlab.api.run import Run
+from digitlab.sweeps.effects import ValueEffect
 from digitlab.sweeps.state import SweepRun, read_runs
 from digitlab.sweeps.table import SweepTable
+
+_SHOWN_ROWS = 20
 
 
 class Sweep:
@@ -47,10 +50,13 @@ class Sweep:
 
     @property
     def effects(self) -> dict[str, Any]:
-        """For each swept key, the effect of each value on the monitored metric, as a data frame or a list of dicts."""
-        from dataclasses import asdict
+        """For each swept key, the effect of each value on the monitored metric: a data frame or a list of dicts.
 
-        return {key: to_frame([asdict(effect) for effect in effects]) for key, effects in self._table.effects.items()}
+        A row has the mean, the standard deviation and the number of runs with the value. ``difference`` is the mean
+        difference to the ``reference``, the best value, over pairs of runs that differ in this key alone; its 95 %
+        interval goes from ``low`` to ``high``.
+        """
+        return {key: to_frame([_effect_row(each) for each in effects]) for key, effects in self._table.effects.items()}
 
     @property
     def best(self) -> Run | None:
@@ -63,7 +69,33 @@ class Sweep:
         return f"<Sweep {self.path.name}: {finished} of {len(self._runs)} runs finished>"
 
     def _repr_html_(self) -> str:
-        """What notebooks show: the name of the sweep and its table."""
-        table = self.table
-        shown = table._repr_html_() if hasattr(table, "_repr_html_") else f"<pre>{html.escape(str(table))}</pre>"
-        return f"<b>{html.escape(repr(self))}</b>{shown}"
+        """What notebooks show: the settings from best to worst, the effect of each value, and the failed runs."""
+        from digitlab.sweeps.report import EFFECTS_TITLE, effects_table, settings_table
+
+        finished = sum(run.status == "finished" for run in self._runs)
+        status = f"{finished} of {len(self._runs)} runs finished"
+        shown = [html.heading(self.path.name, status, self.path)]
+        for part in self._table.by_data_set():
+            columns, rows = settings_table(part)
+            shown.append(html.table(columns, rows[:_SHOWN_ROWS], words=len(part.keys)))
+            if len(rows) > _SHOWN_ROWS:
+                shown.append(f"<div>the best {_SHOWN_ROWS} of {len(rows)} settings</div>")
+            if any(part.effects.values()):
+                shown.append(html.details(EFFECTS_TITLE, html.table(*effects_table(part), words=2)))
+        if self.failures:
+            rows = [[name, error] for name, error in self.failures.items()]
+            shown.append(html.table(["failed run", "error"], rows, words=2))
+        return "".join(shown)
+
+
+def _effect_row(effect: ValueEffect) -> dict[str, Any]:
+    difference = effect.difference
+    interval = None if difference is None else difference.interval
+    low, high = (None, None) if interval is None else interval
+    return {
+        "value": effect.label if effect.value is None else effect.value,
+        "mean": effect.summary.mean, "sd": effect.summary.sd, "runs": effect.summary.count,
+        "reference": effect.is_reference,
+        "difference": None if difference is None else difference.mean, "low": low, "high": high,
+        "pairs": 0 if difference is None else difference.count,
+    }  # fmt: skip

@@ -26,6 +26,7 @@ from omegaconf.resolvers import oc
 from yaml import MarkedYAMLError, YAMLError
 
 from digitlab.config.cli_errors import check_overrides, explain_hydra_error, group_names, group_table
+from digitlab.config.given import GIVEN, Given, recall
 from digitlab.config.metrics import metric_direction
 from digitlab.config.place import own_conf, packaged_conf, project_root
 from digitlab.config.quoting import quote_path
@@ -141,8 +142,10 @@ def build(node: Mapping[str, Any], key: str, kind: type[T], **given: Any) -> T:
     """
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise ConfigError(key, node, "must be a node with a _target_")
-    target = _class(str(node["_target_"]), f"{key}._target_", kind)
-    entries = {name: value for name, value in node.items() if name != "_target_"}
+    target: type[T] | Given = (
+        _given(node, key, kind) if GIVEN in node else _class(str(node["_target_"]), f"{key}._target_", kind)
+    )
+    entries = {name: value for name, value in node.items() if name not in ("_target_", GIVEN)}
     parameters = _parameters(target)
     if absent := [name for name in given if name not in parameters]:
         raise ConfigError(f"{key}._target_", node["_target_"], f"its constructor must take {' and '.join(absent)}")
@@ -162,17 +165,41 @@ def build(node: Mapping[str, Any], key: str, kind: type[T], **given: Any) -> T:
     from digitlab.config.schema import refusal
 
     try:
-        return target(**arguments, **given)
+        built: T = target(**arguments, **given)
+        return built
     except ValidationError as error:
-        raise refusal(error, of=target, given=arguments | given).under(key) from error
+        of = target.make if isinstance(target, Given) else target
+        raise refusal(error, of=of, given=arguments | given).under(key) from error
     except DigitlabError as error:
         raise error.under(key) if isinstance(error, ConfigError) else error from error
     except Exception as error:
         raise ConfigError(key, target.__name__, f"can't be built: {_cause(error)}") from error
 
 
-def _parameters(target: type) -> list[str]:
+def _given(node: Mapping[str, Any], key: str, kind: type) -> Given:
+    """Return the network that a Python user passed, or its class, if it can be imported and is allowed."""
+    found = recall(node[GIVEN])
+    if found is not None:
+        return found
+    target, by_class = str(node["_target_"]), str(node[GIVEN]).startswith("class:")
+    try:
+        if by_class:
+            return Given.of_class(_class(target, f"{key}._target_", kind))
+    except ConfigError:
+        pass  # the error below says how to pass it again
+    package = target.partition(".")[0]
+    hint = f"; or name its package in the environment: DIGITLAB_ALLOW={package}"
+    allowed = (
+        "this process does not know this network of the run: pass it, as in digitlab.open(FOLDER, model=NETWORK), "
+        "digitlab.resume(FOLDER, model=NETWORK) or digitlab.load(FOLDER, model=NETWORK)"
+    )
+    raise ConfigError(key, target, allowed + (hint if by_class and package != "__main__" else ""))
+
+
+def _parameters(target: type | Given) -> list[str]:
     """Return the names of the constructor's parameters."""
+    if isinstance(target, Given):
+        return target.parameters
     # The signature of a pydantic dataclass is not available before its first use.
     if is_dataclass(target):
         return [field.name for field in fields(target) if field.init]

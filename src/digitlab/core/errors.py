@@ -3,6 +3,7 @@
 Every package raises them. ``core.exit`` and ``train.py`` print the message and end the process with the exit code.
 """
 
+import traceback
 from collections.abc import Mapping
 
 
@@ -10,6 +11,18 @@ class DigitlabError(Exception):
     """A failure that one line explains to the user. The process ends with ``exit_code``, without a traceback."""
 
     exit_code = 1
+
+    def _render_traceback_(self) -> list[str]:
+        """Return what a notebook shows in place of a traceback: the line of the user's code, and the message.
+
+        IPython calls this method. The frames of digitlab and of the libraries below it explain nothing to the user.
+        """
+        frames = list(traceback.walk_tb(self.__traceback__))
+        names = [str(frame.f_globals.get("__name__", "")).partition(".")[0] for frame, _ in frames]
+        own = next((number for number, name in enumerate(names) if name == "digitlab"), len(frames))
+        called = traceback.StackSummary.extract(iter(frames[max(own - 1, 0) : own]))
+        notes = [str(note) for note in getattr(self, "__notes__", ())]
+        return [*(line.rstrip("\n") for line in called.format()), f"{type(self).__name__}: {self}", *notes]
 
 
 class DataError(DigitlabError):

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -14,14 +15,17 @@ from digitlab.core.errors import DigitlabError
 
 
 class Interrupted(DigitlabError):
-    """A signal stopped the run, and the run was saved. ``where`` says how far it got and how to resume it.
+    """A signal stopped the run, and the run was saved. ``where`` says how far it got, ``how`` how to resume it.
 
-    The exit code is 128 plus the number of the signal: 130 for SIGINT, 143 for SIGTERM.
+    The exit code is 128 plus the number of the signal: 130 for SIGINT, 143 for SIGTERM. ``folder`` is that of a single
+    run, None for several.
     """
 
-    def __init__(self, number: int, where: str = "") -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}{where}")
+    def __init__(self, number: int, where: str = "", *, how: str = "", folder: Path | None = None) -> None:
+        to_continue = f"; to continue: {how}" if how else ""
+        super().__init__(f"stopped by {signal.Signals(number).name}{where}{to_continue}")
         self.number, self.exit_code = number, 128 + number
+        self.where, self.folder = where, folder
 
 
 class Stopper:

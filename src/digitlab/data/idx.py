@@ -1,8 +1,8 @@
-"""Reader of IDX files, the format of MNIST: a header with the type and the dimensions, then one byte for each value.
+"""Reads and writes IDX files, the format of MNIST: a header with type and dimensions, then one byte for each value.
 
-``mnist_sources`` and ``idx_source`` use it. It refuses files that are a byte too short or too long, hold another type
-of value, or have a header that promises more values than the file can hold; the last check is made before memory is
-allocated. Files compressed with gzip are recognised by their first two bytes.
+The sources and ``api.own_data`` use it. The reader refuses files that are a byte too short or too long, hold another
+type of value, or have a header that promises more values than the file can hold; the last check is made before memory
+is allocated. Files compressed with gzip are recognised by their first two bytes.
 """
 
 import gzip
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from digitlab.core.errors import DataError
+from digitlab.core.files import write_atomically
 from digitlab.data.checksum import expect_sha256
 
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -64,6 +65,15 @@ def read_idx(path: Path, *, sha256: str | None = None) -> Tensor:
     if sha256 is not None:
         expect_sha256(path, digest.hexdigest(), sha256)
     return torch.from_numpy(values)
+
+
+def write_idx(path: Path, values: Tensor) -> None:
+    """Write ``values``, uint8 with at most 4 dimensions, as a plain IDX file; ``read_idx`` returns them again.
+
+    Raises ``RunError`` if the file can't be written.
+    """
+    header = bytes([0, 0, _UNSIGNED_BYTE, values.ndim]) + np.array(values.shape, dtype=">u4").tobytes()
+    write_atomically(path, header + values.contiguous().numpy().tobytes())
 
 
 def image_shape(path: Path, shape: Sequence[int]) -> tuple[int, int, int]:

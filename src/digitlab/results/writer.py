@@ -23,6 +23,7 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from digitlab.config.given import GIVEN
 from digitlab.core.files import write_atomically
 from digitlab.results.checkpoint import write_checkpoint
 from digitlab.results.events import SUBFOLDERS, cut_events, event_bytes
@@ -235,7 +236,7 @@ def _flat(config: Mapping[str, Any], typed: Sequence[str]) -> dict[str, str | fl
         component = node.get("source", node) if section == "data" else node
         flat[section] = component["_target_"].rpartition(".")[2].removesuffix("Source").removesuffix("Data")
         for name, value in node.items():
-            if name not in ("_target_", "source", "root"):
+            if name not in ("_target_", GIVEN, "source", "root"):
                 flat[_short_name(f"{section}.{name}")] = value
     for key in typed:
         value = config

@@ -17,13 +17,13 @@ from rich.console import Console
 from rich.progress import track
 
 from digitlab.config.fingerprint import fingerprint
+from digitlab.core.durations import duration
 from digitlab.core.errors import ConfigError
 from digitlab.core.system import peak_memory_bytes
 from digitlab.results.folder import RunFolder
 from digitlab.results.table import print_table
 from digitlab.sweeps.job_composer import JobComposer
 from digitlab.sweeps.manifest import manifest_file, run_overrides
-from digitlab.sweeps.progress import duration
 from digitlab.sweeps.search.settings import SearchPlan
 from digitlab.sweeps.state import SweepRun, read_runs
 

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from digitlab.config.metrics import metric_direction
+from digitlab.core.durations import duration
 from digitlab.core.errors import DigitlabError
+from digitlab.core.notebook import NotebookLine, in_notebook
 from digitlab.results.folder import RunFolder
 from digitlab.sweeps.manifest import Manifest
 from digitlab.sweeps.state import SweepRun, read_run
@@ -119,16 +121,8 @@ def _score(run: SweepRun) -> float:
     return run.value if metric_direction(run.metric) == "max" else -run.value
 
 
-def duration(seconds: float) -> str:
-    """A duration as text: ``3 h 20 min``, ``4 min 10 s`` or ``12 s``."""
-    whole = round(seconds)
-    if whole >= 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
-    return f"{whole // 60} min {whole % 60:02} s" if whole >= 60 else f"{whole} s"
-
-
 class ProgressLine:
-    """Draws the progress on stderr from its own thread, if stderr is a terminal."""
+    """Draws the progress from its own thread: on stderr if that is a terminal, in a notebook below the cell."""
 
     def __init__(self, counts: SweepProgress) -> None:
         self._counts = counts
@@ -136,6 +130,9 @@ class ProgressLine:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
+        if in_notebook():
+            self._draw_in_notebook()
+            return
         from rich.console import Console
 
         console = Console(file=sys.stderr)
@@ -160,6 +157,23 @@ class ProgressLine:
                 except (OSError, DigitlabError):
                     continue  # another process may be writing; the next refresh reads again
                 progress.update(task, completed=counts.done + counts.failed, text=counts.text(), refresh=True)
+
+    def _draw_in_notebook(self) -> None:
+        counts, line = self._counts, NotebookLine()
+        line.show(counts.path.name)  # from the thread of the cell, so that the notebook knows where the line belongs
+
+        def draw() -> None:
+            over = False
+            while not over:
+                over = self._over.wait(_REFRESH_SECONDS)
+                try:
+                    counts.update()
+                except (OSError, DigitlabError):
+                    continue
+                line.show(f"{counts.path.name}: {counts.text()}")
+
+        self._thread = threading.Thread(target=draw, daemon=True)
+        self._thread.start()
 
     def stop(self) -> None:
         self._over.set()

@@ -10,6 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from digitlab.core.errors import RunError
+from digitlab.core.notebook import in_notebook
 from digitlab.sweeps.job_failures import SweepError
 from digitlab.sweeps.manifest import create, run_overrides
 from digitlab.sweeps.progress import ProgressLine, SweepProgress
@@ -103,8 +104,9 @@ def _report(session: SweepSession) -> None:
     runs = read_runs(session.path)
     table = SweepTable(session.path.name, runs)
     write_report(table, session.path)
-    print_report(table)
-    print(session.path)
+    if not in_notebook():  # there, the sweep shows itself as a table
+        print_report(table)
+        print(session.path)
     # Runs of earlier commands in the same folder may have failed too, but they are no failure of this command.
     own = [run for run in runs if session.jobs is None or tuple(run.entry.overrides) in session.jobs]
     failed = [run for run in own if run.status == "failed"]

@@ -28,6 +28,7 @@ from digitlab.engine.device import as_numbers, reads_at_once
 from digitlab.engine.eager import TrainStep
 from digitlab.engine.member_spec import MemberSpec
 from digitlab.engine.metrics import Counts, total
+from digitlab.models.user_networks import initialise_lazy_layers
 from digitlab.optim.losses import Loss
 from digitlab.optim.optimizers import Optimizer
 from digitlab.optim.schedules import Schedule
@@ -67,6 +68,7 @@ class Classifier(LightningModule):
         channels, height, width = self.facts.image_shape
         classes, shape = len(self.facts.class_names), (channels, height, width)
         self.network: nn.Module = build(model, "model", nn.Module, image_shape=shape, classes=classes)
+        initialise_lazy_layers(self.network, shape)
         self.average: nn.Module | None = None
         if ema_decay is not None:
             self.average = copy.deepcopy(self.network).requires_grad_(False)

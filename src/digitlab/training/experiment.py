@@ -16,6 +16,7 @@ from torch import nn
 
 from digitlab.config.cli_errors import command_line_overrides
 from digitlab.config.compose import build, plain, unresolved
+from digitlab.config.given import GIVEN
 from digitlab.config.metrics import check_monitor
 from digitlab.config.schema import NonNegativeInt, refusal, settings
 from digitlab.config.suggestions import unknown
@@ -23,6 +24,7 @@ from digitlab.core.errors import ConfigError
 from digitlab.core.system import memory_bytes
 from digitlab.data.augment import Augmentation, Compose
 from digitlab.data.module import ImageData
+from digitlab.models.user_networks import require_logits
 from digitlab.optim.losses import Loss
 from digitlab.optim.optimizers import Optimizer
 from digitlab.optim.schedules import Schedule
@@ -205,6 +207,8 @@ def _check_loss(node: dict[str, Any], data: ImageData) -> None:
 def _check_network(nodes: dict[str, dict[str, Any]], data: ImageData, *, processes: int) -> None:
     """Check the network, built without memory for its weights, and the optimiser's parameter groups."""
     network = _network(nodes["model"], data)
+    if GIVEN in nodes["model"]:
+        require_logits(network, data.source.image_shape, len(data.source.class_names))
     optimizer = build(nodes["optimizer"], "optimizer", Optimizer)
     try:
         optimizer.groups(network)
@@ -218,9 +222,12 @@ def _check_network(nodes: dict[str, dict[str, Any]], data: ImageData, *, process
 
 
 def without_memory(node: dict[str, Any], data: ImageData) -> nn.Module:
-    """Return the network of the node ``model`` for the images of ``data``, on torch's meta device."""
+    """Return the network of the node ``model`` for the images of ``data``, on torch's meta device.
+
+    A network that a Python user passed is built on the CPU, because its code may not work on the meta device.
+    """
     source = data.source
-    with torch.device("meta"):
+    with torch.random.fork_rng(devices=[]), torch.device("cpu" if GIVEN in node else "meta"):
         return build(node, "model", nn.Module, image_shape=source.image_shape, classes=len(source.class_names))
 
 

@@ -1,4 +1,4 @@
-"""Shows the progress of a solo run: a bar on a terminal, one line per epoch in files and pipes."""
+"""Shows the progress of a solo run: a bar on a terminal, a line in a notebook, a line per epoch in files and pipes."""
 
 import sys
 import time
@@ -9,6 +9,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from digitlab.core.durations import duration
+from digitlab.core.notebook import NotebookLine
 from digitlab.data.chunks import Chunk
 from digitlab.results.writer import Row
 from digitlab.training.classifier import Classifier
@@ -80,10 +82,11 @@ class EpochBar(Callback):
             self._print_line(self._rows[-1], trainer.max_epochs)
 
     def _print_line(self, row: Row, epochs: int | None) -> None:
-        metrics = [f"{name} {row[name]:.4f}" for name in _IN_LINES if name in row]
         try:
             # Flushed, because a log file is read while the run trains.
-            print(f"epoch {row['epoch']}/{epochs}", f"{row['train_seconds']:.1f} s", *metrics, sep=" · ", flush=True)
+            print(
+                f"epoch {row['epoch']}/{epochs}", f"{row['train_seconds']:.1f} s", *_metrics(row), sep=" · ", flush=True
+            )
         except OSError:
             # A full disk or a closed pipe must not end the run. The table at its end reports the error.
             self._lines = False
@@ -99,3 +102,55 @@ class EpochBar(Callback):
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+
+class NotebookProgress(Callback):
+    """Shows one line below the cell of a notebook, which changes while the run trains. ``rows`` as in ``EpochBar``."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._rows = rows
+        self._line = NotebookLine()
+        self._started_at = self._shown_at = 0.0
+        self._first_epoch = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._started_at = time.monotonic()
+        self._first_epoch = trainer.current_epoch
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Chunk, batch_idx: int
+    ) -> None:
+        now = time.monotonic()
+        if batch.last or now - self._shown_at < _REFRESH_SECONDS:
+            return
+        assert isinstance(pl_module, Classifier)
+        self._shown_at = now
+        metrics, steps = pl_module.train_counts.metrics(), pl_module.steps_per_epoch
+        shown = [f"train/loss {metrics['loss']:.4f}", f"train/accuracy {metrics['accuracy']:.4f}"]
+        self._show(trainer, f"step {batch.step + len(batch.indices)}/{steps}", *shown)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Short epochs would send many messages to the browser. The end of training shows the last epoch.
+        if time.monotonic() - self._shown_at >= _REFRESH_SECONDS:
+            self._shown_at = time.monotonic()
+            self._show_epoch(trainer, self._seconds_left(trainer))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._rows:
+            self._show_epoch(trainer, f"{duration(time.monotonic() - self._started_at)} in all")
+
+    def _show_epoch(self, trainer: Trainer, time_text: str) -> None:
+        row = self._rows[-1]
+        self._line.show(" · ".join([f"epoch {row['epoch']}/{trainer.max_epochs}", *_metrics(row), time_text]))
+
+    def _show(self, trainer: Trainer, *parts: str) -> None:
+        self._line.show(" · ".join([f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", *parts]))
+
+    def _seconds_left(self, trainer: Trainer) -> str:
+        done = len(self._rows) - self._first_epoch
+        left = (trainer.max_epochs or 0) - len(self._rows)
+        return f"{duration((time.monotonic() - self._started_at) / max(done, 1) * left)} left at most"
+
+
+def _metrics(row: Row) -> list[str]:
+    return [f"{name} {row[name]:.4f}" for name in _IN_LINES if name in row]

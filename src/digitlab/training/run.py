@@ -21,6 +21,7 @@ from digitlab.core.exit import sigterm_exits
 from digitlab.core.files import disk_faults
 from digitlab.core.logging import quiet_libraries
 from digitlab.core.memory import device_memory
+from digitlab.core.notebook import in_notebook
 from digitlab.core.ranks import first_process_reports, is_first_process
 from digitlab.core.signals import Interrupted, StopSignal
 from digitlab.engine.device import float32_products
@@ -35,7 +36,7 @@ from digitlab.training.checkpointing import restore, warn_of_other_cpu
 from digitlab.training.contention import ContentionHint
 from digitlab.training.evaluation import measure_test
 from digitlab.training.experiment import Experiment
-from digitlab.training.progress import EpochBar
+from digitlab.training.progress import EpochBar, NotebookProgress
 from digitlab.training.run_callback import RunCallback, Saver
 from digitlab.training.setup import (
     chunk_plan,
@@ -103,7 +104,8 @@ def _train(config: DictConfig, folder: RunFolder, *, overrides: Sequence[str], r
             run.test()
             run.obey_signal()
     except Interrupted as stop:
-        raise Interrupted(stop.number, run.whereabouts()) from None
+        how = shlex.join([*train_command(), f"resume={folder.path}"])
+        raise Interrupted(stop.number, f" at {run.whereabouts()}: saved", how=how, folder=folder.path) from None
     finally:
         run.data.release()
     return run.outcome()
@@ -145,7 +147,8 @@ class Run:
         settings = self.experiment.trainer
         shown: list[Callback] = []
         if settings.progress_bar:
-            shown = [EpochBar(self.record.rows), ContentionHint(self.overrides)]
+            bar = NotebookProgress if in_notebook() else EpochBar
+            shown = [bar(self.record.rows), ContentionHint(self.overrides)]
         return Trainer(
             **settings.lightning(),
             default_root_dir=self.folder.path,
@@ -204,17 +207,16 @@ class Run:
         self.run_callback.stop_signal.obey(self.trainer)
 
     def whereabouts(self) -> str:
-        """Return a message with the epoch and step of the run, and the command that resumes it."""
+        """Return the epoch and the step that the run has reached, for a message."""
         position, steps = self.classifier.position, self.classifier.steps_per_epoch
-        place = f"epoch {position.epoch + 1}, step {position.step} of {steps}"
-        command = shlex.join([*train_command(), f"resume={self.folder.path}"])
-        return f" at {place}: saved; to continue: {command}"
+        return f"epoch {position.epoch + 1}, step {position.step} of {steps}"
 
     def _summarise(self) -> None:
         if self.writer is None:
             return
         summary = summarise(self.classifier, self.writer)
-        if self.experiment.trainer.progress_bar:
+        # In a notebook the progress is a single line.
+        if self.experiment.trainer.progress_bar and not in_notebook():
             with disk_faults("standard output"):
                 print(summary)
 

@@ -10,10 +10,12 @@ from lightning.pytorch.utilities.model_summary import ModelSummary
 from omegaconf import DictConfig
 
 from digitlab.config.compose import without_environment
+from digitlab.config.given import GIVEN
 from digitlab.data.chunks import ChunkPlan
 from digitlab.data.module import ImageData
 from digitlab.data.seeding import stream_seed
 from digitlab.models import FittedToImages
+from digitlab.models.user_networks import returns_probabilities
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
 from digitlab.results.graph import network_graph
@@ -61,6 +63,11 @@ def initial_classifier(experiment: Experiment, data: ImageData, *, resumed: bool
     classifier.seed = experiment.options.seed
     classifier.use_precision(experiment.trainer.dtype)
     classifier.log_every_steps = experiment.trainer.log_every_steps
+    if GIVEN in experiment.model and not resumed and returns_probabilities(classifier.network, source.image_shape):
+        log.warning(
+            "%s returns probabilities, but the loss expects logits: leave out the softmax at its end",
+            type(classifier.network).__name__,
+        )
     if isinstance(classifier.network, FittedToImages) and not resumed:
         # The sample is spread over the split, because the images of a user's data set may be sorted by class.
         sample = data.train_indices[:: -(-len(data.train_indices) // _FITTED_IMAGES)]

@@ -1,0 +1,42 @@
+"""The HTML that notebooks show for runs and sweeps: self-contained, readable on light and on dark pages."""
+
+import html
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from digitlab.config.compose import ROOT
+
+# No colours but the page's own: the text is inherited, and lines are half-transparent grey on any background.
+_CELL = "padding:0.2em 0.8em;border-bottom:1px solid rgba(128,128,128,0.35);background:none;color:inherit"
+_TABLE = "border-collapse:collapse;margin:0.5em 0;font-variant-numeric:tabular-nums;border:none;color:inherit"
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, words: int) -> str:
+    """Return a table; the first ``words`` columns are aligned to the left and the others, numbers, to the right."""
+
+    def cell(kind: str, number: int, text: str) -> str:
+        side = "left" if number < words else "right"
+        return f'<{kind} style="{_CELL};text-align:{side}">{html.escape(text)}</{kind}>'
+
+    def line(kind: str, texts: Sequence[str]) -> str:
+        return f"<tr>{''.join(cell(kind, number, text) for number, text in enumerate(texts))}</tr>"
+
+    head = f"<thead>{line('th', columns)}</thead>" if columns else ""
+    return f'<table style="{_TABLE}">{head}<tbody>{"".join(line("td", row) for row in rows)}</tbody></table>'
+
+
+def heading(title: str, status: str, path: Path) -> str:
+    """Return the title, the status, and the folder: relative to the project, if it lies there."""
+    shown = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+    small = f'<div style="opacity:0.7;font-size:0.85em"><code>{html.escape(str(shown))}</code></div>'
+    return f"<div><b>{html.escape(title)}</b> · {html.escape(status)}</div>{small}"
+
+
+def facts(values: Mapping[str, str]) -> str:
+    """Return names and values as a table of two columns."""
+    return table((), list(values.items()), words=1)
+
+
+def details(summary: str, content: str) -> str:
+    """Return ``content``, HTML, below a line that opens and closes it."""
+    return f"<details><summary>{html.escape(summary)}</summary>{content}</details>"

@@ -1,0 +1,76 @@
+"""Converts a Python user's arrays of images to uint8 (N, C, H, W), or says in one line why that is impossible."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from digitlab.core.errors import ConfigError
+
+# Grey, grey with alpha, RGB and RGBA images have 1 to 4 channels.
+_MAX_CHANNELS = 4
+_SHAPES = "(N, H, W), (N, C, H, W) or (N, H, W, C)"
+
+
+def as_images(images: Any, key: str) -> Tensor:
+    """Return ``images`` as uint8 (N, C, H, W) on the CPU.
+
+    ``images`` are an array, a tensor, or a list of arrays of one shape: uint8, or floats in [0, 1], which are rounded
+    to 256 levels; (N, H, W), (N, C, H, W) or (N, H, W, C). The last axis holds channels if its length is 4 or less and
+    that of the second axis is not. Raises ``ConfigError`` for anything else; ``key`` is the name in its message.
+    """
+    pixels = _as_tensor(images, key)
+    if pixels.ndim == 3:
+        pixels = pixels.unsqueeze(1)
+    elif pixels.ndim == 4 and pixels.shape[3] <= _MAX_CHANNELS < pixels.shape[1]:
+        pixels = pixels.permute(0, 3, 1, 2)
+    elif pixels.ndim != 4:
+        side = round(pixels.shape[-1] ** 0.5) if pixels.ndim == 2 else 0
+        hint = f": write images.reshape(-1, {side}, {side})" if side and side * side == pixels.shape[-1] else ""
+        raise ConfigError(key, f"images {_shape(pixels)}", f"must have shape {_SHAPES}{hint}")
+    return _as_bytes(pixels, key).contiguous()
+
+
+def _as_tensor(images: Any, key: str) -> Tensor:
+    if isinstance(images, Tensor):
+        return images.detach().cpu()
+    try:
+        if isinstance(images, list | tuple):
+            arrays = [each.numpy(force=True) if isinstance(each, Tensor) else np.asarray(each) for each in images]
+            shapes = list(dict.fromkeys(array.shape for array in arrays))
+            if len(shapes) > 1:
+                found = f"images {shapes[0]} and {shapes[1]}"
+                raise ConfigError(key, found, "must all have the same shape: resize them first")
+            images = np.stack(arrays)
+        return torch.from_numpy(np.array(images, order="C"))
+    except (TypeError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        reason = " ".join(str(error).split())
+        raise ConfigError(key, f"<{type(images).__name__}>", f"holds no images: {reason}") from error
+
+
+def _as_bytes(pixels: Tensor, key: str) -> Tensor:
+    """Return ``pixels`` as uint8; floats in [0, 1] become 0 … 255."""
+    if pixels.dtype == torch.uint8:
+        return pixels
+    if pixels.dtype == torch.bool:
+        return pixels.to(torch.uint8) * 255
+    kind = str(pixels.dtype).removeprefix("torch.")
+    if not pixels.is_floating_point():
+        raise ConfigError(key, f"images of {kind}", 'must be uint8 or floats in [0, 1]: write images.astype("uint8")')
+    if not pixels.numel():
+        return pixels.to(torch.uint8)
+    if not bool(pixels.isfinite().all()):
+        wrong = "nan" if bool(pixels.isnan().any()) else "inf"
+        raise ConfigError(key, f"images with {wrong}", "every pixel must be a number in [0, 1]")
+    least, most = float(pixels.min()), float(pixels.max())
+    if least < 0 or most > 1:
+        hint = f"divide them by {255 if 100 < most <= 255 else f'{most:g}'}" if least >= 0 else "shift and scale them"
+        raise ConfigError(key, f"images from {least:g} to {most:g}", f"floats must lie in [0, 1]: {hint}")
+    return (pixels * 255).round().to(torch.uint8)
+
+
+def _shape(pixels: Tensor) -> str:
+    return "×".join(map(str, pixels.shape)) or "without axes"

@@ -1,0 +1,137 @@
+"""Turns images that a Python user passes to ``digitlab.train`` into a data set: four IDX files and a node for them.
+
+The files are named after their content and written once, below the folder of data sets. So runs can be resumed,
+evaluated and reported from another process, and a sweep shares one copy.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from digitlab.api.own_arrays import as_images
+from digitlab.api.own_labels import as_labels, label_names
+from digitlab.core.errors import ConfigError
+from digitlab.data.checks import wrong_label
+from digitlab.data.idx import write_idx
+from digitlab.data.splits import split_indices
+
+# Without a test set, the first part of each class is set aside as one. Validation takes the second part of the rest.
+TEST_SHARE, VAL_SHARE = 0.2, 0.1
+# Fewer images give few updates in an epoch, so mini-batches are smaller than for the built-in data sets.
+_FEW_IMAGES, _SMALL_BATCH = 5000, 32
+_FILES = ("train-images", "train-labels", "test-images", "test-labels")
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Images uint8 (N, C, H, W) and labels int64 (N,), or texts (N,) before their names are known."""
+
+    images: Tensor
+    labels: Any
+
+
+def own_data(data: Any, test_data: Any, class_names: Sequence[str] | None, *, root: Path) -> dict[str, Any]:
+    """Write ``data`` below ``root`` and return the node ``data`` of the configuration for it.
+
+    ``data`` and ``test_data`` are pairs (images, labels) or torch data sets; ``as_images`` and ``as_labels`` say which
+    arrays are allowed. Without ``test_data``, a fifth of the images of each class becomes the test set. Raises
+    ``ConfigError`` for images or labels that cannot be used.
+    """
+    train, names = _read(data, "data")
+    test, test_names = (None, None) if test_data is None else _read(test_data, "test_data")
+    names = label_names([part.labels for part in (train, test) if part is not None], class_names or names or test_names)
+    train = _with_numbers(train, names, "data")
+    if test is None:
+        _require_images(train.labels, names, least=3, purposes="one to train on, one to validate and one to test with")
+        kept, held = split_indices(train.labels, val_size=TEST_SHARE, train_size=None, split_seed=0)
+        train, test = (_Part(train.images[index], train.labels[index]) for index in (kept, held))
+    else:
+        test = _with_numbers(test, names, "test_data")
+        _require_images(train.labels, names, least=2, purposes="one to train on and one to validate with")
+    if test.images.shape[1:] != train.images.shape[1:]:
+        shapes = [tuple(part.images.shape[1:]) for part in (train, test)]
+        raise ConfigError(
+            "test_data", f"images {shapes[1]}", f"must have the shape of the training images, {shapes[0]}"
+        )
+    folder = _write(root, train, test)
+    node: dict[str, Any] = {
+        "source": {
+            "_target_": "digitlab.data.sources.IdxSource", "name": "own", "title": "own images", "class_names": names,
+            **{name.replace("-", "_"): f"${{data.root}}/own/{folder}/{name}" for name in _FILES},
+        },
+        "val_size": VAL_SHARE,
+    }  # fmt: skip
+    return node | ({"batch_size": _SMALL_BATCH} if len(train.images) < _FEW_IMAGES else {})
+
+
+def _read(data: Any, key: str) -> tuple[_Part, list[str] | None]:
+    """Return images and labels, and the names of the classes if the data set has an attribute ``classes``."""
+    names = getattr(data, "classes", None)
+    if not isinstance(data, list | tuple):
+        data = _pair_of_data_set(data, key)
+    if len(data) != 2:
+        raise ConfigError(key, f"{len(data)} items", "must be a pair (images, labels) or a torch data set")
+    images, labels = as_images(data[0], key), as_labels(data[1], key)
+    if not len(images):
+        raise ConfigError(key, "0 images", "must have images")
+    if len(images) != len(labels):
+        raise ConfigError(key, f"{len(images)} images and {len(labels)} labels", "each image needs one label")
+    return _Part(images, labels), None if names is None else [str(name) for name in names]
+
+
+def _pair_of_data_set(data: Any, key: str) -> tuple[Any, Any]:
+    """Return the images and labels of a torch data set: one pass over its items, so random changes happen once."""
+    if isinstance(data, torch.utils.data.TensorDataset):
+        tensors = data.tensors
+        if len(tensors) == 2:
+            return tensors[0], tensors[1]
+    if isinstance(data, torch.utils.data.DataLoader):
+        raise ConfigError(key, "<DataLoader>", "must be the data set itself: pass loader.dataset")
+    if not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
+        allowed = 'must be a pair (images, labels), a torch data set with a length, or the name of one, as "mnist"'
+        raise ConfigError(key, f"<{type(data).__name__}>", allowed)
+    try:
+        items = [(np.asarray(image), int(label)) for image, label in (data[index] for index in range(len(data)))]
+    except Exception as error:  # the user's code can raise anything
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ConfigError(key, f"<{type(data).__name__}>", f"each item must be (image, label): {reason}") from error
+    return [image for image, _ in items], np.array([label for _, label in items], dtype=np.int64)
+
+
+def _with_numbers(part: _Part, names: Sequence[str], key: str) -> _Part:
+    """Return ``part`` with the number of each label, which is its place in ``names``."""
+    labels = part.labels
+    if not isinstance(labels, Tensor):
+        place = {name: number for number, name in enumerate(names)}
+        labels = torch.tensor([place[str(label)] for label in labels])
+    if problem := wrong_label(labels, len(names)):
+        raise ConfigError(key, "labels", problem)
+    return _Part(part.images, labels)
+
+
+def _require_images(labels: Tensor, names: Sequence[str], *, least: int, purposes: str) -> None:
+    for name, count in zip(names, labels.bincount(minlength=len(names)).tolist(), strict=True):
+        if 0 < count < least:  # a class without images gets a warning in the log
+            allowed = f"each class needs {least} images or more, {purposes}; it has {count}"
+            raise ConfigError("data", f"class {name}", allowed)
+
+
+def _write(root: Path, train: _Part, test: _Part) -> str:
+    """Write the four files, unless they are there already, and return the name of their folder."""
+    values = [train.images, train.labels.to(torch.uint8), test.images, test.labels.to(torch.uint8)]
+    digest = hashlib.sha256()
+    for each in values:
+        digest.update(repr(tuple(each.shape)).encode())
+        digest.update(each.contiguous().numpy().data)
+    name = digest.hexdigest()[:16]
+    for file, each in zip(_FILES, values, strict=True):
+        path = root / "own" / name / file
+        if not path.exists():
+            write_idx(path, each)
+    return name

@@ -1,0 +1,340 @@
+"""Networks and images of the user's own in ``digitlab.train`` and ``digitlab.sweep``: runs, resuming, mistakes."""
+
+import subprocess
+import sys
+import threading
+import time
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from hydra.core.config_store import ConfigStore
+from torch import nn
+
+import digitlab
+from digitlab.api.own_arrays import as_images
+from digitlab.api.own_data import own_data
+from digitlab.api.own_labels import as_labels, label_names
+from digitlab.api.own_network import own_network
+from digitlab.config import given
+from digitlab.data.idx import read_idx
+from digitlab.results.checkpoint import read_checkpoint
+
+SIDE, CLASSES = 8, 3
+SMALL = ("trainer=cpu", "trainer.max_epochs=2", "trainer.progress_bar=false", "optimizer.lr=0.01")
+
+
+class Net(nn.Module):
+    """A dense network that takes the facts of its data and a setting."""
+
+    def __init__(self, image_shape: tuple[int, int, int], classes: int, hidden: int = 16) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, hidden), nn.ReLU(), nn.Linear(hidden, classes))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.layers(images)
+
+
+def plain_network() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, CLASSES))
+
+
+@pytest.fixture(scope="module")
+def images() -> tuple[np.ndarray, np.ndarray]:
+    """120 noisy images with a bright band, whose place is the class: float32 (N, H, W) and labels."""
+    generator = np.random.default_rng(0)
+    labels = np.arange(120) % CLASSES
+    pixels = generator.random((120, SIDE, SIDE), dtype=np.float32) * 0.5
+    for label in range(CLASSES):
+        pixels[labels == label, 2 * label : 2 * label + 2] = 1
+    return pixels, labels
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """Overrides of a short run whose data sets lie in a temporary folder."""
+    return (*SMALL, f"data.root={tmp_path_factory.mktemp('data')}")
+
+
+@pytest.fixture(scope="module")
+def run(small, images, tmp_path_factory):
+    return digitlab.train(*small, "model.hidden=8", model=Net, data=images, folder=tmp_path_factory.mktemp("own") / "r")
+
+
+def test_a_class_is_trained_with_its_settings(run, images):
+    assert run.status == "finished"
+    assert run.model().network.layers[1].out_features == 8
+    assert run.metrics["test/accuracy"] > 0.8
+    assert dict(run.config.model) == {
+        "_target_": f"{Net.__module__}.Net",
+        "hidden": 8,
+        "_given_": run.config.model._given_,
+    }
+    assert run.evaluate()["test/accuracy"] == pytest.approx(run.metrics["test/accuracy"])
+    assert run.predict(images[0][:5]).shape == (5, CLASSES)
+    assert len(run.figure("confusion_matrix").axes) >= 2
+    assert "Net on own" in run._repr_html_()
+    assert not ConfigStore.instance().repo.keys() & {"model", "data"}
+
+
+def test_the_split_has_every_image_once(run, images):
+    data = run.data()
+    parts = [data.train_set.images[data.train_indices], data.train_set.images[data.val_indices], data.test_set.images]
+    expected = sorted(np.rint(images[0] * 255).astype(np.uint8).reshape(120, -1).tolist())
+    assert sorted(torch.cat(parts).flatten(1).tolist()) == expected
+    assert [len(part) for part in parts] == [86, 10, 24]
+    assert data.test_set.labels.bincount().tolist() == [8, 8, 8]
+
+
+def test_an_object_keeps_its_weights_and_every_run_starts_from_them(small, images, tmp_path):
+    network = plain_network()
+    before = {name: weight.clone() for name, weight in network.state_dict().items()}
+    state = torch.random.get_rng_state()
+    runs = [digitlab.train(*small, model=network, data=images, folder=tmp_path / name) for name in "ab"]
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(torch.equal(before[name], weight) for name, weight in network.state_dict().items())
+    ends = [read_checkpoint(each.path / "checkpoints" / "last.ckpt")["state_dict"] for each in runs]
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+    slow = digitlab.train(
+        *small, "optimizer.lr=1e-12", "trainer.max_steps=1", model=network, data=images, folder=tmp_path / "c"
+    )
+    torch.testing.assert_close(slow.model("last").network.state_dict(), before)
+
+
+def test_frozen_and_lazy_layers_work(small, images, tmp_path):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, 8), nn.Tanh(), nn.LazyLinear(CLASSES))
+    network[1].requires_grad_(False)
+    run = digitlab.train(*small, model=network, data=images, folder=tmp_path / "run")
+    trained = run.model().network
+    assert torch.equal(trained[1].weight, network[1].weight)
+    assert trained[3].weight.shape == (CLASSES, 8)
+
+
+def test_a_network_of_digitlab_trains_on_own_data_sets(small, images, tmp_path):
+    pixels, labels = torch.from_numpy(images[0]), torch.from_numpy(images[1])
+    train = torch.utils.data.TensorDataset(pixels[:90], labels[:90])
+    run = digitlab.train(
+        *small, model="linear", data=train, test_data=(pixels[90:], labels[90:]), folder=tmp_path / "run"
+    )
+    assert torch.equal(run.data().test_set.images[:, 0], (pixels[90:] * 255).round().byte())
+    assert len(run.data().train_set.images) == 90
+
+
+def test_an_interrupted_run_says_how_to_resume_and_is_resumed(small, images, tmp_path):
+    folder, stopper, raised = tmp_path / "run", digitlab.Stopper(), []
+
+    def target():
+        try:
+            endless = ("trainer.max_epochs=10000", "early_stopping=null")
+            digitlab.train(*small, *endless, model=plain_network(), data=images, folder=folder, stopper=stopper)
+        except digitlab.Interrupted as stopped:
+            raised.append(stopped)
+
+    thread = threading.Thread(target=target)
+    thread.start()
+    while not (folder / "checkpoints" / "last.ckpt").exists() and thread.is_alive():
+        time.sleep(0.05)
+    stopper.stop()
+    thread.join()
+    assert f"to continue: digitlab.resume({str(folder)!r}, model=...)" in str(raised[0])
+    assert "can resume this run only with its network" in (folder / "train.log").read_text()
+    epochs = len(digitlab.open(folder).history)
+    assert digitlab.resume(folder, max_epochs=epochs + 1).status == "finished"
+
+
+def test_another_process_needs_the_network_again(run, monkeypatch):
+    monkeypatch.setattr(given, "_remembered", {})
+    with pytest.raises(digitlab.ConfigError, match=r"pass it, as in digitlab.open\(FOLDER, model=NETWORK\)"):
+        digitlab.open(run.path).model()
+    for wrong, message in ((plain_network(), "pass the class"), (3, "must be a network")):
+        with pytest.raises(digitlab.ConfigError, match=message):
+            digitlab.open(run.path, model=wrong)
+    expected = run.data().test_set.images
+    classifier, data = digitlab.load(run.path, model=Net)
+    assert torch.equal(data.test_set.images, expected)
+    assert classifier.network.layers[1].out_features == 8
+
+
+def test_an_object_with_other_layers_is_refused(small, images, tmp_path, monkeypatch):
+    run = digitlab.train(*small, model=plain_network(), data=images, folder=tmp_path / "run")
+    monkeypatch.setattr(given, "_remembered", {})
+    with pytest.raises(digitlab.ConfigError, match="its layers or its code differ"):
+        digitlab.open(run.path, model=nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, CLASSES, bias=False)))
+    assert digitlab.open(run.path, model=plain_network()).model() is not None
+
+
+def test_a_class_of_an_allowed_module_needs_nothing(small, images, tmp_path):
+    """A child process loads the run by the name of its class; this process trains it without a prior import."""
+    (tmp_path / "mynets.py").write_text(
+        "from torch import nn\n"
+        "class Mine(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        f"        self.layer = nn.Linear({SIDE * SIDE}, {CLASSES})\n"
+        "    def forward(self, images):\n"
+        "        return self.layer(images.flatten(1))\n"
+    )
+    sys.path.insert(0, str(tmp_path))
+    try:
+        from mynets import Mine
+    finally:
+        sys.path.remove(str(tmp_path))
+    run = digitlab.train(*small, model=Mine, data=images, folder=tmp_path / "run")
+    code = f"import digitlab; print(digitlab.open({str(run.path)!r}).evaluate()['test/accuracy'])"
+    environment = {"PYTHONPATH": f"{tmp_path}:{digitlab.__path__[0]}/..", "DIGITLAB_ALLOW": "mynets", "PATH": ""}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert float(done.stdout) == pytest.approx(run.metrics["test/accuracy"])
+
+
+def test_a_sweep_over_classes_and_settings(small, images, tmp_path):
+    sweep = digitlab.sweep(*small, "seed=0,1", f"hydra.sweep.dir={tmp_path}/s", model=["linear", Net], data=images)
+    assert len(sweep.runs) == 4
+    assert not sweep.failures
+    assert {row["model"] for row in rows_of(sweep.table)} == {"linear", "Net"}
+    assert list(sweep.effects) == ["model"]
+    assert sweep._repr_html_().count("<tr>") >= 3
+
+
+def rows_of(table):
+    return table if isinstance(table, list) else [dict(zip(table.columns, row, strict=True)) for row in table.values]
+
+
+def test_launchers_with_other_processes_are_refused(small, images):
+    local = type("Local", (Net,), {"__qualname__": "test.<locals>.Local"})
+    with pytest.raises(digitlab.ConfigError, match="other processes can't build the network: Local is defined inside"):
+        digitlab.sweep(*small, "seed=0,1", "hydra/launcher=joblib", model=local, data=images)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), r"must return logits, one float tensor \(N, 3\).*\(2, 4\)"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(50, 3)), r"can't take images of shape \(N, 1, 8, 8\): RuntimeError"),
+        (nn.Flatten(), r"must return logits.*\(2, 64\)"),
+        (nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.ZeroPad1d((0, 2))), "has no weights to train"),
+        (partial(Net, hidden=nn.ReLU), "model.hidden=.*must be a number"),
+        (partial(Net, hiden=3), "model.hiden=3: no such setting of Net"),
+        (partial(Net, hidden=-1), "model=Net: can't be built"),
+        (42, "model=<int>: must be a network"),
+        ("nope", "model=nope: must be one of"),
+        ([Net, Net], "digitlab.sweep"),
+    ],
+)
+def test_networks_that_cannot_be_trained_are_refused_in_one_line(model, message, small, images, tmp_path):
+    with pytest.raises(digitlab.ConfigError, match=message) as raised:
+        digitlab.train(*small, model=model, data=images, folder=tmp_path / "run")
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_softmax_at_the_end_gives_a_warning(small, images, tmp_path):
+    network = nn.Sequential(plain_network(), nn.Softmax(1))
+    run = digitlab.train(*small, model=network, data=images, folder=tmp_path / "run")
+    assert "Sequential returns probabilities, but the loss expects logits" in (run.path / "train.log").read_text()
+
+
+PIXELS = np.zeros((6, 8, 8), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("images", "shape"),
+    [
+        (np.zeros((5, 8, 9), np.uint8), (5, 1, 8, 9)),
+        (np.zeros((5, 3, 8, 9), np.uint8), (5, 3, 8, 9)),
+        (np.zeros((5, 8, 9, 3), np.float64), (5, 3, 8, 9)),
+        (torch.zeros(5, 8, 9, 1), (5, 1, 8, 9)),
+        ([np.zeros((8, 9), bool)] * 5, (5, 1, 8, 9)),
+    ],
+)
+def test_images_of_any_usual_shape_become_bytes(images, shape):
+    assert as_images(images, "data").shape == shape
+    assert as_images(images, "data").dtype == torch.uint8
+
+
+def test_channels_and_values_keep_their_places():
+    floats = np.random.default_rng(0).random((2, 6, 5, 3))
+    found = as_images(floats, "data")
+    assert np.array_equal(found.permute(0, 2, 3, 1).numpy(), np.rint(floats * 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.zeros((6, 64)), r"write images.reshape\(-1, 8, 8\)"),
+        (np.zeros(6), "must have shape"),
+        (np.full((6, 8, 8), 16.0), r"images from 16 to 16: floats must lie in \[0, 1\]: divide them by 16"),
+        (np.full((6, 8, 8), -0.5), "shift and scale"),
+        (np.full((6, 8, 8), np.nan), "images with nan"),
+        (np.full((6, 8, 8), np.inf), "images with inf"),
+        (np.zeros((6, 8, 8), int), r"images of int64.*astype\(\"uint8\"\)"),
+        ([np.zeros((8, 8)), np.zeros((8, 9))], "must all have the same shape"),
+        (np.array(["a", "b"]), "holds no images"),
+    ],
+)
+def test_images_that_cannot_be_used_are_refused(images, message):
+    with pytest.raises(digitlab.ConfigError, match=message):
+        as_images(images, "data")
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0.0, 1.0, 2.0] * 2, r"labels of float64.*write labels.astype\(int\)"),
+        (np.eye(6, 3), r"write labels.argmax\(1\)"),
+        ([1, 2, 3] * 2, "labels from 1 to 3.*subtract 1 from each"),
+        ([0, 1, 5] * 2, "without a gap"),
+        ([-1, 0, 1] * 2, "without a gap"),
+        ([0] * 6, "there must be from 2 to 256 classes"),
+        ([0, 1] * 2, "6 images and 4 labels: each image needs one label"),
+        ([0, 0, 0, 0, 1, 1], "class 1: each class needs 3 images or more.*it has 2"),
+    ],
+)
+def test_labels_that_cannot_be_used_are_refused(labels, message, tmp_path):
+    with pytest.raises(digitlab.ConfigError, match=message):
+        own_data((PIXELS, labels), None, None, root=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_texts_name_the_classes_and_names_may_be_given():
+    assert as_labels(["cat", "dog"], "data") == ["cat", "dog"]
+    assert label_names([["dog", "cat", "dog"]], None) == ["cat", "dog"]
+    assert label_names([torch.tensor([0, 2])], ["a", "b", "c"]) == ["a", "b", "c"]
+    with pytest.raises(digitlab.ConfigError, match="label dog: is not among class_names"):
+        label_names([["dog"]], ["cat", "cow"])
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ((PIXELS,), "must be a pair"),
+        (7, "must be a pair"),
+        (torch.utils.data.DataLoader([1]), "pass loader.dataset"),
+        ([PIXELS, [0, 1] * 3, 3], "3 items"),
+        (torch.utils.data.TensorDataset(torch.zeros(3, 8, 8)), r"each item must be \(image, label\)"),
+    ],
+)
+def test_data_of_another_kind_is_refused(data, message, tmp_path):
+    with pytest.raises(digitlab.ConfigError, match=message):
+        own_data(data, None, None, root=tmp_path)
+
+
+def test_the_same_images_are_written_once(tmp_path):
+    labels = [0, 1] * 3
+    nodes = [own_data((PIXELS, labels), None, None, root=tmp_path) for _ in range(2)]
+    assert nodes[0] == nodes[1]
+    assert len(list((tmp_path / "own").iterdir())) == 1
+    folder = nodes[0]["source"]["train_images"].split("/")[-2]
+    assert read_idx(tmp_path / "own" / folder / "train-labels").tolist().count(0) == 2
+
+
+def test_names_tell_networks_with_other_code_apart():
+    def make(factor):
+        namespace = {"nn": nn, "__name__": "somewhere"}
+        exec(f"class Net(nn.Linear):\n    def forward(self, x):\n        return {factor} * x", namespace)
+        return namespace["Net"]
+
+    first, same, other = (own_network(make(factor)).node[given.GIVEN] for factor in (2, 2, 3))
+    assert first == same != other
+    linear = nn.Linear(2, 2)
+    assert own_network(linear).node == own_network(linear).node != own_network(nn.Linear(2, 2)).node
