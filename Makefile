@@ -2,7 +2,7 @@
 # add requirements-dev.lock.
 #   make train ARGS="model=mlp data=cifar10"     PYTHON=python3.12 chooses the interpreter of .venv
 
-.PHONY: help install dev train test test-fast main-tests unit-tests test-extra test-instruction-sets mutations torture lint lint-systems docs bench bench-members bench-sweeps compare-revisions gpu-check performance tensorboard lock release clean
+.PHONY: help install dev train test test-fast main-tests unit-tests test-extra test-instruction-sets mutations torture lint lint-systems docs notebooks bench bench-members bench-sweeps compare-revisions gpu-check performance tensorboard lock release clean
 
 # make passes only these variables on. `make train model=lenet` would train the default network without a warning.
 UNUSED := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
@@ -55,7 +55,7 @@ main-tests: $(DEV)
 unit-tests: $(DEV)
 	$(PYTEST) --dist worksteal -m unit $(ARGS)
 
-test-extra: lint-systems ## run what `make test` leaves out: compiler, documentation, browser, wheel, pretended GPU and systems
+test-extra: lint-systems ## run what `make test` leaves out: compiler, documentation, notebooks, browser, wheel, pretended GPU
 	$(PYTEST) --dist loadgroup -m extra $(ARGS)
 	$(MAKE) test-instruction-sets
 
@@ -97,6 +97,9 @@ lint-systems: $(DEV) ## check the types of all code as on macOS and Windows
 docs: $(DEV) ## build the documentation in site/; open site/index.html in a browser
 	.venv/bin/python docs/generate.py
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
+
+notebooks: $(DEV) ## run the notebooks of the documentation and store their outputs; ARGS names some of them
+	.venv/bin/python docs/run_notebooks.py $(ARGS)
 
 bench: $(INSTALLED) ## compare speed with bare PyTorch loops; fails if a target is missed
 	.venv/bin/python benchmarks/bench.py $(ARGS)

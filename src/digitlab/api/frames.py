@@ -18,5 +18,7 @@ def to_frame(rows: Sequence[Mapping[str, Any]]) -> Any:
     names = sorted(("pandas", "polars"), key=lambda name: name not in sys.modules)
     for name in names:
         if find_spec(name) is not None:
-            return import_module(name).DataFrame(complete)
+            # polars would read the types of the columns from the first rows, where a column may be empty.
+            options = {"infer_schema_length": None} if name == "polars" else {}
+            return import_module(name).DataFrame(complete, **options)
     return complete
