@@ -74,7 +74,7 @@ def train(
                 trained.append(train_config(config).folder)
 
         needs_model = own.needed_again is not None
-        with _stoppable(stopper, needs_model), hydra_app([*given, *own.overrides]) as (hydra, read):
+        with _stoppable(stopper, needs_model=needs_model), hydra_app([*given, *own.overrides]) as (hydra, read):
             hydra.run(config_name="train", task_function=task, overrides=read)
     return Run(trained[0])
 
@@ -111,7 +111,11 @@ def sweep(
             if own.needed_again is not None:
                 _refuse_other_processes(given, own.needed_again)
             arguments = [*given, *own.overrides]
-            with _stoppable(stopper), hydra_app(arguments, multirun=True) as (hydra, read), report_sweep_at_end():
+            with (
+                _stoppable(stopper, sweep=True),
+                hydra_app(arguments, multirun=True) as (hydra, read),
+                report_sweep_at_end(),
+            ):
                 try:
                     hydra.multirun(config_name="train", task_function=task, overrides=read)
                 finally:
@@ -137,7 +141,7 @@ def resume(
     if model is not None:
         _remember(path, model)
     arguments = [] if max_epochs is None else [f"trainer.max_epochs={max_epochs}"]
-    with _random_state_restored(), _stoppable(stopper, model is not None):
+    with _random_state_restored(), _stoppable(stopper, needs_model=model is not None):
         return Run(resume_folder(str(path), arguments).folder)
 
 
@@ -220,8 +224,8 @@ def _random_state_restored() -> Iterator[None]:
 
 
 @contextmanager
-def _stoppable(stopper: Stopper | None, needs_model: bool = False) -> Iterator[None]:
-    """Let ``stopper`` stop what runs within; tell Python users how to resume an interrupted run.
+def _stoppable(stopper: Stopper | None, *, sweep: bool = False, needs_model: bool = False) -> Iterator[None]:
+    """Let ``stopper`` stop what runs within; tell Python users how to resume an interrupted run or ``sweep``.
 
     ``needs_model`` says whether another process must be given the run's network.
     """
@@ -229,9 +233,9 @@ def _stoppable(stopper: Stopper | None, needs_model: bool = False) -> Iterator[N
         with nullcontext() if stopper is None else stopper.active():
             yield
     except Interrupted as stopped:
-        if stopped.folder is None:
+        if sweep or stopped.folder is None:
             how = "call digitlab.sweep with the same arguments again"
-            raise Interrupted(stopped.number, ": the running runs are saved", how=how) from None
+            raise Interrupted(stopped.number, ": the unfinished runs are saved", how=how) from None
         how = f"digitlab.resume({str(stopped.folder)!r}{', model=...' if needs_model else ''})"
         raise Interrupted(stopped.number, stopped.where, how=how, folder=stopped.folder) from None
     finally:
