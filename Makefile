@@ -2,7 +2,7 @@
 # add requirements-dev.lock.
 #   make train ARGS="model=mlp data=cifar10"     PYTHON=python3.12 chooses the interpreter of .venv
 
-.PHONY: help install dev train test test-fast main-tests unit-tests test-extra test-instruction-sets mutations torture lint lint-systems docs notebooks bench bench-members bench-sweeps compare-revisions gpu-check performance tensorboard lock release clean
+.PHONY: help install dev train test test-fast main-tests unit-tests test-extra test-instruction-sets mutations torture lint lint-systems docs notebooks bench bench-members bench-sweeps cluster compare-revisions gpu-check performance tensorboard lock release clean
 
 # make passes only these variables on. `make train model=lenet` would train the default network without a warning.
 UNUSED := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
@@ -48,6 +48,9 @@ test: $(DEV) ## run lint, types and all tests except those of test-extra: 6 minu
 
 test-fast: $(DEV) ## run lint, types and the unit tests: 90 seconds
 	@$(MAKE) --no-print-directory -j2 lint unit-tests
+
+cluster: $(DEV) ## start a SLURM cluster of two nodes on this machine (as root) and a shell that uses it; ARGS: a command
+	PYTHONPATH=tests:$$PYTHONPATH .venv/bin/python tests/fixtures/slurm.py $(ARGS)
 
 main-tests: $(DEV)
 	$(PYTEST) --dist worksteal -m "not extra" $(ARGS)

@@ -16,11 +16,13 @@ from omegaconf import DictConfig
 from digitlab.config.compose import compose
 
 pytest_plugins = [
+    "fixtures.batches",
     "fixtures.children",
     "fixtures.commands",
     "fixtures.composing",
     "fixtures.images",
     "fixtures.layers",
+    "fixtures.plans",
     "fixtures.remains",
     "fixtures.repeated",
     "fixtures.rounding",

@@ -10,7 +10,7 @@ import os
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
@@ -22,6 +22,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from digitlab.config.fingerprint import fingerprint
 from digitlab.core.errors import ConfigError
 from digitlab.sweeps.jobs import Grid, sweep_overrides
+
+if TYPE_CHECKING:
+    from digitlab.sweeps.search.space import Space
+    from digitlab.sweeps.search.study import Study
 
 
 class OptunaSweeper(Sweeper):
@@ -44,7 +48,7 @@ class OptunaSweeper(Sweeper):
         Raises ``ConfigError`` if the stored study is about something else or its database can't be opened.
         """
         from digitlab.sweeps.search.settings import search_plan
-        from digitlab.sweeps.search.study import Study
+        from digitlab.sweeps.search.study import SharedStudy, Study
 
         assert self.config is not None
         assert self.hydra_context is not None
@@ -56,8 +60,16 @@ class OptunaSweeper(Sweeper):
         assert plan is not None
         # The fixed part identifies the search when it resumes; the searched keys differ between trials anyway.
         space, base = plan.space, self._compose(plan.space.fixed())
-        study = Study(folder, plan, fingerprint=fingerprint(base), metric=str(base.monitor.metric))
+        kind = Study if plan.settings.storage is None else SharedStudy
+        study = kind(folder, plan, fingerprint=fingerprint(base), metric=str(base.monitor.metric))
         size = plan.round_size(self._runs_at_once(space.example()))
+        try:
+            return self._search(study, space, size)
+        finally:
+            # Also after a signal: other processes take over the trials that this one leaves.
+            study.close()
+
+    def _search(self, study: Study, space: Space, size: int) -> list[Sequence[JobReturn]]:
         returns: list[Sequence[JobReturn]] = []
         while trials := study.round(size):
             jobs = {number: space.jobs(chosen) for number, chosen in trials.items()}

@@ -15,8 +15,9 @@ from omegaconf import OmegaConf
 from digitlab.core.errors import ConfigError
 from digitlab.core.system import available_cores
 from digitlab.sweeps.workers.launcher import WorkersLauncher
-from digitlab.sweeps.workers.pools import JoblibPool, Pool, SlurmPool, SubmititLocalPool
+from digitlab.sweeps.workers.pools import JoblibPool, Pool, SubmititLocalPool
 from digitlab.sweeps.workers.slots import slot_count, slot_environment, visible_gpus
+from digitlab.sweeps.workers.slurm_pool import SlurmPool
 
 if TYPE_CHECKING:
     from digitlab.sweeps.workers.settings import SlurmSettings
@@ -81,7 +82,7 @@ class SubmititSlurmLauncher(WorkersLauncher):
         executor.update_parameters(**_parameters(settings))
         # A number of threads that the user has set counts more than the cores of the job.
         threads = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(settings.cpus_per_task)}
-        return SlurmPool(executor, threads)
+        return SlurmPool(executor, threads, folder=_logs(self).parent, parallel=settings.array_parallelism, under=under)
 
 
 def _environments(launcher: WorkersLauncher, n_jobs: int | Literal["auto"]) -> Sequence[Mapping[str, str]]:

@@ -79,7 +79,12 @@ class Preflight(Callback):
             if not sweep.dry_run:
                 _make_folder("hydra.sweep.dir", config.hydra.sweep.dir)
                 jobs, planned_runs = (grid.jobs(), None) if plan is None else (None, plan.runs)
-                start_sweep(SweepSession(folder, grid.keys, jobs, planned_runs=planned_runs, halving=sweep.halving))
+                shared = plan is not None and plan.settings.storage is not None
+                start_sweep(
+                    SweepSession(
+                        folder, grid.keys, jobs, planned_runs=planned_runs, halving=sweep.halving, shared=shared
+                    )
+                )
                 return
             all_rows = sweep.dry_run == "all"
             _dry_run(folder, plan or grid.jobs(), config_name, config.hydra.launcher, all_rows=all_rows)

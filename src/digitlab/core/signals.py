@@ -1,5 +1,7 @@
 """Stops a run on SIGINT or SIGTERM after the current update; the run is saved first. Used by the training loops."""
 
+from __future__ import annotations
+
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -7,11 +9,13 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any
-
-from lightning.pytorch import Trainer
+from typing import TYPE_CHECKING, Any
 
 from digitlab.core.errors import DigitlabError
+
+if TYPE_CHECKING:
+    # The command of a sweep whose jobs run elsewhere uses this module, and it need not import torch.
+    from lightning.pytorch import Trainer
 
 
 class Interrupted(DigitlabError):
@@ -44,12 +48,12 @@ class Stopper:
         for listener in self._listeners:
             listener.received = signal.SIGINT
 
-    def add(self, listener: "StopSignal") -> None:
+    def add(self, listener: StopSignal) -> None:
         self._listeners.append(listener)
         if self._requested:
             listener.received = signal.SIGINT
 
-    def remove(self, listener: "StopSignal") -> None:
+    def remove(self, listener: StopSignal) -> None:
         self._listeners.remove(listener)
 
     @contextmanager
@@ -73,7 +77,7 @@ class StopSignal:
         self._previous: dict[int, Any] = {}
         self._stopper: Stopper | None = None
 
-    def __enter__(self) -> "StopSignal":
+    def __enter__(self) -> StopSignal:
         self._stopper = _STOPPER.get()
         if self._stopper is not None:
             self._stopper.add(self)

@@ -21,7 +21,7 @@ class SweepSession:
     """A running sweep in ``path`` over ``keys``; ``jobs`` are the overrides of its jobs.
 
     For a search ``jobs`` is None, because it has not chosen them yet, and ``planned_runs`` is their planned number.
-    ``halving`` says whether the worse runs end early.
+    ``halving`` says whether the worse runs end early, and ``shared`` that other processes may run this sweep too.
 
     Raises ``RunError`` if another process runs this sweep or if its manifest is damaged.
     """
@@ -34,10 +34,20 @@ class SweepSession:
         *,
         planned_runs: int | None,
         halving: bool,
+        shared: bool = False,
     ) -> None:
         self.path = path
         # Without the sweep's own overrides, as the manifest stores them, so that the two can be compared.
         self.jobs = None if jobs is None else [tuple(run_overrides(job)) for job in jobs]
+        self._lock: FileLock | None = None
+        if not shared:
+            self._take_lock()
+        # Only after the lock is taken: a second command must not change the manifest of a running one.
+        create(path, keys, halving=halving)
+        self.line = ProgressLine(SweepProgress(path, self.jobs, planned_runs))
+
+    def _take_lock(self) -> None:
+        path = self.path
         # The kernel releases the lock however this process ends, so a killed sweep can be resumed at once.
         self._lock = FileLock(path / ".running.lock", timeout=0)
         try:
@@ -46,13 +56,11 @@ class SweepSession:
             raise RunError(
                 f"{path}: another process is running this sweep: wait for it, or start another with sweep.name=NAME"
             ) from None
-        # Only after the lock is taken: a second command must not change the manifest of a running one.
-        create(path, keys, halving=halving)
-        self.line = ProgressLine(SweepProgress(path, self.jobs, planned_runs))
 
     def close(self) -> None:
         self.line.stop()
-        self._lock.release()
+        if self._lock is not None:
+            self._lock.release()
 
 
 # Hydra creates the objects between ``preflight`` and the end of ``train.py``, so the sweep is passed through a module

@@ -22,7 +22,7 @@ from digitlab.core.files import disk_faults
 from digitlab.core.logging import quiet_libraries
 from digitlab.core.memory import device_memory
 from digitlab.core.notebook import in_notebook
-from digitlab.core.ranks import first_process_reports, is_first_process
+from digitlab.core.ranks import first_process_reports, is_first_process, lost_process_reported
 from digitlab.core.signals import Interrupted, StopSignal
 from digitlab.engine.device import float32_products
 from digitlab.results.checkpoint import newest_good, read_checkpoint
@@ -98,7 +98,7 @@ def _train(config: DictConfig, folder: RunFolder, *, overrides: Sequence[str], r
         run = Run(config, folder, overrides=overrides, stop_signal=stop_signal, resume=resume)
     products = float32_products(run.trainer.strategy.root_device, run.experiment.trainer.precision)
     try:
-        with stop_signal, run.recorded(), first_process_reports(), products:
+        with stop_signal, run.recorded(), first_process_reports(), products, lost_process_reported():
             run.fit()
             run.obey_signal()
             run.test()

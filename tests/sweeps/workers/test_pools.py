@@ -1,8 +1,8 @@
 """Pools of processes with batches that need no training: joblib, submitit, and scripts in place of SLURM."""
 
 import os
+import re
 import signal
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from digitlab.core.signals import Interrupted
 from digitlab.core.system import available_cores
 from digitlab.sweeps.workers.dispatch import run_jobs
 from digitlab.sweeps.workers.pools import JoblibPool, SubmititLocalPool
+from digitlab.sweeps.workers.slurm_queue import SlurmQueue
 from hydra_plugins.digitlab_workers import SubmititLocalLauncher, SubmititSlurmLauncher
 
 GPUS = [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]
@@ -94,39 +95,24 @@ def test_a_signal_saves_all_running_runs_and_starts_no_other(engine, number, bat
     assert [path.exists() for path in saved] == [True, True, False]
 
 
-SBATCH = """#!{python}
-# Runs the jobs of an array one after the other, as a cluster would, and keeps the script.
-import os, re, shutil, subprocess, sys
-text = open(sys.argv[1]).read()
-shutil.copy(sys.argv[1], "{folder}/script")
-last = re.search(r"--array=0-([0-9]+)%", text)
-tasks = range(int(last[1]) + 1) if last else [None]
-print("Submitted batch job 7", flush=True)
-for task in tasks:
-    names = {{"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}}
-    if task is not None:
-        names |= {{"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": str(task)}}
-    subprocess.Popen(["bash", sys.argv[1]], env=os.environ | names, stdout=subprocess.DEVNULL,
-                     stderr=subprocess.DEVNULL)
-"""
-SRUN = """#!/bin/bash
-while [[ $1 == --* ]]; do if [[ $1 == --unbuffered ]]; then shift; else shift 2; fi; done
-exec "$@"
+SBATCH = """#!/bin/sh
+cp "$1" "{folder}/script"
+echo "Submitted batch job 7"
 """
 
 
 @pytest.fixture
 def cluster(tmp_path, monkeypatch):
-    """A folder with scripts in place of SLURM's commands; its file ``script`` is what was submitted."""
+    """A folder with an ``sbatch`` that runs nothing; its file ``script`` is what was submitted."""
     pytest.importorskip("submitit")
     folder = tmp_path / "cluster"
     folder.mkdir()
-    scripts = {"sbatch": SBATCH.format(python=sys.executable, folder=folder), "srun": SRUN, "sacct": "#!/bin/sh\n"}
+    # scontrol does not know the limits.
+    scripts = {"sbatch": SBATCH.format(folder=folder), "srun": "#!/bin/sh\n", "scontrol": "#!/bin/sh\n"}
     for name, text in scripts.items():
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     return folder
 
 
@@ -135,9 +121,8 @@ def test_a_cluster_gets_one_array_of_jobs_with_their_resources(batch, cluster, t
         SubmititSlurmLauncher, "submitit_slurm", tmp_path / "sweep", partition="gpu", gpus_per_node=1, cpus_per_task=3,
         array_parallelism=2, setup=["module load cuda"], additional_parameters={"mail-type": "END"},
     )  # fmt: skip
-    done = outcomes([batch("here", number=number) for number in range(3)], pool)
-    assert sorted(done) == [0, 1, 2]
-    assert {returns[0]["OMP_NUM_THREADS"] for returns in done.values()} == {"3"}
+    tasks = pool.start([batch("here", number=number) for number in range(3)])
+    assert [task.job_id for task in tasks] == ["7_0", "7_1", "7_2"]
     lines = (cluster / "script").read_text().splitlines()
     asked = [
         "--array=0-2%2", "--partition=gpu", "--gpus-per-node=1", "--cpus-per-task=3", "--time=240", "--mem=8GB",
@@ -150,16 +135,64 @@ def test_a_cluster_gets_one_array_of_jobs_with_their_resources(batch, cluster, t
 
 def test_null_settings_are_left_to_the_cluster(batch, cluster, tmp_path):
     pool = launched(SubmititSlurmLauncher, "submitit_slurm", tmp_path / "sweep", mem_gb=None)
-    assert list(outcomes([batch("here")], pool)) == [0]
+    assert [task.job_id for task in pool.start([batch("here")])] == ["7"]
     script = (cluster / "script").read_text()
     assert not [word for word in ("gpus", "partition", "mem", "constraint", "array") if f"#SBATCH --{word}" in script]
 
 
-def test_a_refused_submission_is_one_line_that_names_the_settings_to_check(batch, cluster, tmp_path):
-    (cluster / "sbatch").write_text("#!/bin/sh\necho 'sbatch: error: invalid partition specified: gpux' >&2\nexit 1\n")
+@pytest.mark.parametrize(
+    ("said", "key"),
+    [
+        ("invalid partition specified: gpux", "partition"),
+        ("Invalid account or account/partition combination specified", "account"),
+        ("Memory specification can not be satisfied", "mem_gb"),
+        ("Requested time limit is invalid (missing or exceeds some limit)", "timeout_min"),
+        ("Invalid generic resource (gres) specification", "gpus_per_node"),
+        ("Invalid feature specification", "constraint"),
+        ("Invalid qos specification", "qos"),
+    ],
+)
+def test_a_refused_submission_is_one_line_that_names_the_key_to_change(said, key, batch, cluster, tmp_path, capfd):
+    (cluster / "sbatch").write_text(f"#!/bin/sh\necho 'sbatch: error: {said}' >&2\nexit 1\n")
     pool = launched(SubmititSlurmLauncher, "submitit_slurm", tmp_path / "sweep", partition="gpux")
-    with pytest.raises(
-        RunError, match=r"invalid partition specified: gpux.*check hydra\.launcher\.partition"
-    ) as caught:
-        outcomes([batch("here")], pool)
+    with pytest.raises(RunError, match=rf"{re.escape(said)}\): check hydra\.launcher\.{key}") as caught:
+        pool.start([batch("here")])
     assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_full_queue_is_tried_again_when_there_are_jobs_in_it(batch, cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr("digitlab.sweeps.workers.slurm_pool.array_size", lambda: 2)
+    limit = f"[ -e {cluster}/script ] && echo 'sbatch: error: QOSMaxSubmitJobPerUserLimit' >&2 && exit 1\n"
+    (cluster / "sbatch").write_text(SBATCH.format(folder=cluster).replace("cp", f"{limit}cp", 1))
+    pool = launched(SubmititSlurmLauncher, "submitit_slurm", tmp_path / "sweep")
+    waiting = [batch("here", number=number) for number in range(3)]
+    assert [task.job_id for task in pool.start(waiting)] == ["7_0", "7_1"]
+    assert [each.numbers for each in waiting] == [[2]]
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_a_command_that_is_given_again_finds_its_jobs(alive, batch, cluster, tmp_path):
+    for command in ("first", "second"):
+        pool = launched(SubmititSlurmLauncher, "submitit_slurm", tmp_path / "sweep")
+        (task,) = pool.start([batch("here")])
+        assert task.job_id == ("7" if command == "first" or alive else "8")
+        state = "PENDING" if alive else "CANCELLED"
+        (cluster / "squeue").write_text(f"#!/bin/sh\necho '7|{state}'\n")
+        (cluster / "squeue").chmod(0o755)
+        (cluster / "sbatch").write_text("#!/bin/sh\necho 'Submitted batch job 8'\n")
+
+
+def test_states_of_jobs_are_known_after_two_answers(monkeypatch):
+    clock = [0.0]
+    answers = [{"1": "RUNNING"}, None, {"1": "COMPLETING"}, {"1": "NODE_FAIL"}, {"1": "PENDING"}, {"1": "FAILED"}]
+    monkeypatch.setattr("digitlab.sweeps.workers.slurm_queue.read_states", lambda ids: answers.pop(0))
+    queue = SlurmQueue(clock=lambda: clock[0])
+    queue.follow(["1"])
+    answers += [{"1": "FAILED"}]
+    ended = []
+    while answers:
+        clock[0] += 20
+        queue.refresh()
+        ended.append(queue.has_ended("1"))
+    assert ended == [False] * 6 + [True], "a node that fails queues its job again"

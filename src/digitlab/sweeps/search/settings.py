@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import ValidationError
 
 from digitlab.config.compose import plain
-from digitlab.config.schema import NonNegativeInt, PositiveInt, refusal, settings
+from digitlab.config.schema import NonNegativeInt, PositiveFloat, PositiveInt, refusal, settings
 from digitlab.core.errors import ConfigError
 from digitlab.sweeps.jobs import Grid, sweep_overrides
 from digitlab.sweeps.search.space import Space
@@ -30,7 +30,8 @@ class SearchSettings:
 
     The samplers are TPE (Bergstra et al., 2011), CMA-ES (Hansen and Ostermeier, 2001), random search (Bergstra and
     Bengio, 2012) and ``grid``, which tries all points of a grid in random order. ``storage`` is the URL of Optuna's
-    database; null means a file in the sweep's folder.
+    database; null means a file in the sweep's folder. With a URL, several processes can work on the search; one that
+    gives no sign of life for ``dead_after_s`` seconds counts as dead.
     """
 
     sampler: Literal["tpe", "random", "cmaes", "grid"]
@@ -38,6 +39,7 @@ class SearchSettings:
     n_jobs: PositiveInt | Literal["auto"]
     seed: NonNegativeInt
     storage: str | None
+    dead_after_s: PositiveFloat
 
 
 @dataclass(frozen=True, slots=True)

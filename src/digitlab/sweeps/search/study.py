@@ -1,25 +1,39 @@
 """Keeps the state of a search in an Optuna database: asks for settings and stores their results.
 
-If the process is killed, the same command resumes with the trials that were running. A new sampler is made for each
-trial, seeded by the trial's number. Its choice thus depends on the earlier trials only, not on interruptions.
+If the process is killed, the same command resumes with the trials that were running. Several processes can share a
+search: see ``SharedStudy``.
 """
 
+import logging
+import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import BaseSampler, CmaEsSampler, GridSampler, RandomSampler, TPESampler
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from digitlab.config.metrics import metric_direction
 from digitlab.core.errors import ConfigError
+from digitlab.sweeps.search.samplers import NumberedSampler
 from digitlab.sweeps.search.settings import SearchPlan
 from digitlab.sweeps.search.space import Parameter, Space, Value
+from digitlab.sweeps.search.storage import check_shared_storage, open_study, patiently
+from digitlab.sweeps.search.workers import Observer, Worker
+
+log = logging.getLogger(__name__)
 
 _DATABASE = "search.db"
 # Names of attributes in the database: the folder of the sweep that runs a trial, and what makes trials comparable.
 _FOLDER, _IDENTITY = "folder", "search"
+# Attributes of a trial of a shared search: the worker that runs it; that it was put back because its worker died, or
+# withdrawn because there were enough trials.
+_WORKER, _PUT_BACK = "worker", "put_back"
+# How often a worker without a trial looks for one.
+_IDLE_SECONDS = 1.0
 
 
 class Study:
@@ -35,16 +49,10 @@ class Study:
         self._folder, self._plan = folder, plan
         space, settings = plan.space, plan.settings
         self._distributions = {parameter.key: _distribution(parameter) for parameter in space.parameters}
-        storage = settings.storage or f"sqlite:///{folder.resolve() / _DATABASE}"
-        try:
-            self._study = optuna.create_study(
-                storage=storage, study_name=folder.name, load_if_exists=True,
-                direction="minimize" if metric_direction(metric) == "min" else "maximize",
-            )  # fmt: skip
-        except Exception as error:
-            # These are errors of SQLAlchemy, or of the database's driver, which may be missing.
-            reason = " ".join(str(error).split()).partition(" (Background on")[0]
-            raise ConfigError("hydra.sweeper.storage", storage, f"can't be opened: {reason}") from error
+        self._study, self._storage = open_study(
+            settings.storage or f"sqlite:///{folder.resolve() / _DATABASE}", folder.name,
+            direction="minimize" if metric_direction(metric) == "min" else "maximize",
+        )  # fmt: skip
         self._refuse_different_search(
             {"fingerprint": fingerprint, "searched": _searched(space, metric), "fixed": space.fixed()}
         )
@@ -94,9 +102,9 @@ class Study:
         return bool(trial.state == TrialState.RUNNING and trial.user_attrs.get(_FOLDER) == str(self._folder.resolve()))
 
     def _ask(self) -> optuna.Trial:
-        self._study.sampler = self._sampler(len(self._trials()))
+        self._study.sampler = NumberedSampler(self._plan)
         trial = self._study.ask(self._distributions)
-        # Marks the trial as ours until its value is stored. Other machines may use the same database.
+        # Marks the trial as ours until its value is stored.
         trial.set_user_attr(_FOLDER, str(self._folder.resolve()))
         return trial
 
@@ -113,19 +121,121 @@ class Study:
         trials: list[FrozenTrial] = self._study.get_trials(deepcopy=False)
         return trials
 
-    def _sampler(self, number: int) -> BaseSampler:
-        """The sampler that chooses the trial of this number."""
-        # The factor is a prime, so that searches with neighbouring seeds don't share the seeds of their trials.
-        seed = (self._plan.settings.seed * 1_000_003 + number) % 2**32
-        match self._plan.settings.sampler:
-            case "random":
-                return RandomSampler(seed=seed)
-            case "cmaes":
-                return CmaEsSampler(seed=seed, warn_independent_sampling=False)
-            case "grid":
-                grid = {parameter.key: parameter.grid or [] for parameter in self._plan.space.parameters}
-                return GridSampler(grid, seed=self._plan.settings.seed)
-        return TPESampler(seed=seed)
+    def close(self) -> None:
+        """Nothing to close: one process alone works on this study."""
+
+
+class SharedStudy(Study):
+    """A study on which several processes work at the same time, on one machine or on several.
+
+    Each trial is run by one worker. A worker does not wait for the trials of the others; when no new trial is left, it
+    stays until all have ended, because it takes over those of a worker that dies.
+    """
+
+    def __init__(self, folder: Path, plan: SearchPlan, *, fingerprint: str, metric: str) -> None:
+        assert plan.settings.storage is not None
+        check_shared_storage(plan.settings.storage)
+        super().__init__(folder, plan, fingerprint=fingerprint, metric=metric)
+        dead_after = plan.settings.dead_after_s
+        self._worker = Worker(self._storage, self._study._study_id, dead_after=dead_after)
+        self._observer = Observer(dead_after=dead_after)
+        self._worker.start()
+
+    @property
+    def ended(self) -> int:
+        return sum(trial.state.is_finished() for trial in self._counted())
+
+    def round(self, size: int) -> dict[int, dict[str, Value]]:
+        """The settings to try next, by trial number: at most ``size``. Waits while others run the last trials.
+
+        Empty when all trials of the search have ended.
+        """
+        while True:
+            chosen = self._claim(size)
+            if chosen or self.ended >= self._plan.trials:
+                return chosen
+            time.sleep(_IDLE_SECONDS)
+
+    def _claim(self, size: int) -> dict[int, dict[str, Value]]:
+        chosen: dict[int, dict[str, Value]] = {}
+        self._put_back_lost_trials()
+        while len(chosen) < size:
+            trials = self._counted()
+            if len(trials) >= self._plan.trials and not any(trial.state == TrialState.WAITING for trial in trials):
+                break
+            trial = patiently(self._ask)
+            # Two workers that ask for the last trial at the same time get two. The later one is too many.
+            if sum(other.number < trial.number for other in self._counted()) >= self._plan.trials:
+                self._discard(trial.number)
+            else:
+                chosen[trial.number] = trial.params
+        return chosen
+
+    def _ask(self) -> optuna.Trial:
+        trial = super()._ask()
+        trial.set_user_attr(_WORKER, self._worker.name)
+        return trial
+
+    def _put_back_lost_trials(self) -> None:
+        """Queue the trials of dead workers again."""
+        attributes = patiently(lambda: self._study.user_attrs)
+        for trial in self._trials():
+            # A worker that died between asking for a trial and marking it leaves one without its name.
+            worker = trial.user_attrs.get(_WORKER, f"trial {trial.number}")
+            if trial.state != TrialState.RUNNING or worker == self._worker.name:
+                continue
+            # Only one of several workers that find the trial may queue it again.
+            if not self._observer.is_dead(worker, attributes) or not self._discard(trial.number):
+                continue
+            if trial.params.keys() == self._distributions.keys():
+                log.warning("the worker of trial %d has died: the trial is run again", trial.number)
+                patiently(partial(self._study.enqueue_trial, trial.params))
+
+    def _discard(self, number: int) -> bool:
+        """Take a trial out of the search; False if another worker did so first, or if the trial has ended."""
+
+        def discard() -> bool:
+            trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
+            try:
+                self._storage.set_trial_user_attr(trial_id, _PUT_BACK, True)
+                # The database lets only one worker end a trial.
+                return bool(self._storage.set_trial_state_values(trial_id, TrialState.FAIL))
+            except UpdateFinishedTrialError:
+                return False
+
+        return patiently(discard)
+
+    def _counted(self) -> list[FrozenTrial]:
+        """The trials that count towards the search: without those that were put back or withdrawn."""
+        return [
+            trial
+            for trial in self._trials()
+            if trial.state != TrialState.FAIL or not trial.user_attrs.get(_PUT_BACK, False)
+        ]
+
+    def _trials(self) -> list[FrozenTrial]:
+        return patiently(super()._trials)
+
+    def tell(self, number: int, value: float | None) -> None:
+        """Store the monitored value of a trial; None means that the trial failed."""
+        try:
+            patiently(lambda: super(SharedStudy, self).tell(number, value))
+        except (UpdateFinishedTrialError, ValueError):
+            # Others took this worker for dead and run the trial again; they find its finished run.
+            if not self._is_finished(number):
+                raise
+
+    def _is_finished(self, number: int) -> bool:
+        return any(trial.number == number and trial.state.is_finished() for trial in self._trials())
+
+    def close(self) -> None:
+        """Free the trials of this worker, and say where else runs of this search are."""
+        self._worker.stop()
+        own = str(self._folder.resolve())
+        folders = {trial.user_attrs.get(_FOLDER, own) for trial in self._counted()} - {own}
+        if folders:
+            log.warning("the table has only the runs in %s; others are in %s", own, ", ".join(sorted(folders)))
+        self._storage.engine.dispose()
 
 
 def _distribution(parameter: Parameter) -> BaseDistribution:

@@ -2,13 +2,14 @@
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn
@@ -73,8 +74,8 @@ def _locked_folders(folders: Sequence[Path]) -> Iterator[None]:
 def _saved_on_signal() -> Iterator[None]:
     """Make signals end the work only after the runs are saved, also between runs, when no run handles them.
 
-    Submitit ignores SIGTERM. It sends its own signal, SIGUSR2, shortly before the time limit of a job. The job is then
-    queued again and its runs resume where they were saved.
+    SLURM sends SIGTERM to a job that it preempts or cancels, and submitit's own signal, SIGUSR2, shortly before the
+    time limit of a job. A job that was not cancelled returns to the queue, and its runs resume where they were saved.
     """
     time_limit, before = time_limit_signal(), signal.getsignal(signal.SIGTERM)
     # ``obey`` is submitit's handler. It queues the job again and ends the process at once, so it must come last.
@@ -100,9 +101,24 @@ def _saved_on_signal() -> Iterator[None]:
             raise
         # The runs are saved now, so submitit may queue the job again and end this process.
         if asked and callable(obey):
-            obey(*asked[0])
+            with suppress(subprocess.SubprocessError):  # the cluster has queued it again, or it ends the job
+                obey(*asked[0])
+        if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
+            _leave_job()
         raise RunError("stopped by a signal") from stop
     finally:
         signal.signal(signal.SIGTERM, before)
         if time_limit is not None:
             signal.signal(time_limit, obey)
+
+
+def _leave_job() -> NoReturn:
+    """End the job of a cluster after a signal, without a result: the command asks the cluster what becomes of the job.
+
+    If the signal did not come with an order that the job ends, the job would count as failed; it is queued again.
+    """
+    from digitlab.sweeps.workers.slurm_queue import own_job_runs, queue_again
+
+    if own_job_runs(os.environ):
+        queue_again(os.environ)
+    raise SystemExit(128 + signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""Pools of processes that run job batches: joblib's, and submitit's on this machine and under SLURM."""
+"""Pools of processes on this machine that run job batches: joblib's and submitit's. ``slurm_pool`` has a cluster's."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -12,8 +12,6 @@ from digitlab.core.processes import ask_to_stop, end_when_orphaned, ignore_sigin
 from digitlab.sweeps.workers.job_batch import JobBatch
 
 _POLL_SECONDS = 0.05
-# Asking a cluster's file system and accounting more often would burden them.
-_CLUSTER_POLL_SECONDS = 1.0
 # The time a process has to save its runs and end.
 _GRACE_SECONDS = 60.0
 
@@ -184,38 +182,3 @@ class SubmititLocalPool:
 
     def close(self) -> None:
         """Nothing to close: each job has a process of its own."""
-
-
-class SlurmPool:
-    """Submitit's ``executor`` for a cluster: submits all batches at once, as one array of jobs."""
-
-    poll_seconds = _CLUSTER_POLL_SECONDS
-    shares_terminal = False
-
-    def __init__(self, executor: Any, environment: Mapping[str, str]) -> None:
-        self._executor, self._environment = executor, environment
-
-    def start(self, waiting: list[JobBatch]) -> Sequence[Task]:
-        if not waiting:
-            return []
-        batches, waiting[:] = list(waiting), []
-        from submitit.core.utils import FailedJobError, FailedSubmissionError
-
-        try:
-            with self._executor.batch():
-                jobs = [self._executor.submit(batch.with_environment(self._environment)) for batch in batches]
-        except (FailedJobError, FailedSubmissionError) as error:
-            reason = " ".join(str(error).split()) or "sbatch gave no reason"
-            settings = "hydra.launcher.partition, account, qos and the resources"
-            raise RunError(
-                f"SLURM refused the jobs ({reason}): check {settings}, then give the same command"
-            ) from error
-        return [_SubmititTask(batch, job) for batch, job in zip(batches, jobs, strict=True)]
-
-    def stop(self, running: Sequence[Task]) -> None:
-        for task in running:
-            assert isinstance(task, _SubmititTask)
-            task.job.cancel(check=False)
-
-    def close(self) -> None:
-        """Nothing to close: jobs of the cluster end on their own."""

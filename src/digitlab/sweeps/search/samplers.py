@@ -1,0 +1,101 @@
+"""The samplers of a search. Each trial has its own sampler, seeded by the trial's number.
+
+So a choice depends on the earlier trials only: not on interruptions, and not on which process asks.
+"""
+
+import itertools
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from optuna import Study
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, CmaEsSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState
+
+from digitlab.sweeps.search.settings import SearchPlan
+from digitlab.sweeps.search.space import Value
+
+# Optuna's attribute of a trial whose parameters were given instead of chosen: a trial that is tried again.
+_GIVEN = "fixed_params"
+
+
+class NumberedSampler(BaseSampler):
+    """Chooses with the sampler of ``plan`` as if it had been made for each trial; the number is known only then.
+
+    Several processes may ask at the same time. Each trial has another number, so no two choices are the same by chance.
+    """
+
+    def __init__(self, plan: SearchPlan) -> None:
+        self._plan = plan
+        self._made: dict[int, BaseSampler] = {}
+
+    def _sampler(self, number: int) -> BaseSampler:
+        if number not in self._made:
+            self._made = {number: _sampler(self._plan, number)}
+        return self._made[number]
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        space: dict[str, BaseDistribution] = self._sampler(trial.number).infer_relative_search_space(study, trial)
+        return space
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        chosen: dict[str, Any] = self._sampler(trial.number).sample_relative(study, trial, search_space)
+        return chosen
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return self._sampler(trial.number).sample_independent(study, trial, param_name, param_distribution)
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        self._sampler(trial.number).before_trial(study, trial)
+
+
+def _sampler(plan: SearchPlan, number: int) -> BaseSampler:
+    # The factor is a prime, so that searches with neighbouring seeds don't share the seeds of their trials.
+    seed = (plan.settings.seed * 1_000_003 + number) % 2**32
+    match plan.settings.sampler:
+        case "random":
+            return RandomSampler(seed=seed)
+        case "cmaes":
+            return CmaEsSampler(seed=seed, warn_independent_sampling=False)
+        case "grid":
+            return _GridSampler(plan)
+    return TPESampler(seed=seed)
+
+
+class _GridSampler(BaseSampler):
+    """Gives the points of the grid in random order, each to one trial. Optuna's own gives some to two processes."""
+
+    def __init__(self, plan: SearchPlan) -> None:
+        values = {parameter.key: parameter.grid or [] for parameter in plan.space.parameters}
+        self._points: list[dict[str, Value]] = [
+            dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())
+        ]
+        random.Random(plan.settings.seed).shuffle(self._points)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return {}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return {}
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        earlier = [other for other in study.get_trials(deepcopy=False) if other.number < trial.number]
+        return self._point(earlier)[param_name]
+
+    def _point(self, earlier: Sequence[FrozenTrial]) -> Mapping[str, Value]:
+        # A trial that is tried again has its point from the first time, so it takes none.
+        place = sum(_GIVEN not in trial.system_attrs for trial in earlier)
+        if place < len(self._points):
+            return self._points[place]
+        # Rare: the worker of a trial died before the trial could be put back into the queue.
+        covered = [trial.params for trial in earlier if trial.state != TrialState.FAIL]
+        return next((point for point in self._points if point not in covered), self._points[0])

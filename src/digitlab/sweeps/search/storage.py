@@ -1,0 +1,123 @@
+"""Opens the database of a search, refuses those that do not work, and waits while a database server restarts."""
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import optuna
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
+
+from digitlab.core.errors import ConfigError, RunError
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_KEY = "hydra.sweeper.storage"
+_SERVERS = ("postgresql", "mysql", "mariadb")
+# Their locks are missing, or a lock on one machine is invisible on another. Names as in /proc/mounts.
+_NETWORK_FILE_SYSTEMS = (
+    "nfs", "cifs", "smb", "lustre", "beegfs", "gpfs", "ceph", "glusterfs", "9p", "afs", "orangefs", "pvfs2", "panfs",
+    "fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs", "wekafs",
+)  # fmt: skip
+# Messages of processes that create the same tables at the same time.
+_RACES = ("already exists", "duplicate", "unique", "locked", "deadlock")
+_RACE_TRIES = 20
+# SQLite's own limit of 5 s is too short for several processes that write.
+_SQLITE_LOCK_SECONDS = 60
+# The time that a database server has to restart.
+_OUTAGE_SECONDS = 600.0
+_RETRY_SECONDS = 2.0
+
+
+def open_study(url: str, name: str, *, direction: str) -> tuple[optuna.Study, RDBStorage]:
+    """Open the study ``name`` in the database at ``url``, or create it; also return the database itself.
+
+    Raises ``ConfigError`` if it can't be opened.
+    """
+    for attempt in range(_RACE_TRIES):
+        try:
+            storage = RDBStorage(url, engine_kwargs=_engine_settings(url))
+            return optuna.create_study(
+                storage=storage, study_name=name, load_if_exists=True, direction=direction
+            ), storage
+        except Exception as error:
+            # These are errors of SQLAlchemy, or of the database's driver, which may be missing.
+            causes = f"{error} {error.__cause__ or ''}"
+            if attempt + 1 < _RACE_TRIES and any(word in causes.lower() for word in _RACES):
+                time.sleep(0.25)
+                continue
+            reason = " ".join(str(error).split()).partition(" (Background on")[0]
+            raise ConfigError(_KEY, _without_password(url), f"can't be opened: {reason}") from error
+    raise AssertionError
+
+
+def _engine_settings(url: str) -> dict[str, object]:
+    if url.startswith("sqlite"):
+        return {"connect_args": {"timeout": _SQLITE_LOCK_SECONDS}}
+    # Connections break when the server restarts; each one is tested before it is used.
+    return {"pool_pre_ping": True}
+
+
+def _without_password(url: str) -> str:
+    scheme, separator, rest = url.partition("://")
+    account, at, place = rest.rpartition("@")
+    return f"{scheme}{separator}{account.partition(':')[0]}{at}{place}"
+
+
+def check_shared_storage(url: str) -> None:
+    """Raise ``ConfigError`` if several processes can't share a search through the database at ``url``."""
+    scheme = url.partition(":")[0].partition("+")[0]
+    if scheme in _SERVERS:
+        return
+    if scheme != "sqlite":
+        allowed = (
+            "can't be opened: must be the URL of PostgreSQL (postgresql+psycopg://USER@HOST/NAME), of MariaDB "
+            "(mysql+pymysql://USER@HOST/NAME) or, for processes of one machine, of SQLite (sqlite:////FOLDER/search.db)"
+        )
+        raise ConfigError(_KEY, _without_password(url), allowed)
+    path = url.partition("://")[2].partition("?")[0].removeprefix("/")
+    if path in ("", ":memory:"):
+        raise ConfigError(_KEY, url, "is a database in the memory of one process: give a file or a database server")
+    kind = file_system(Path(path))
+    if kind is not None and kind.startswith(_NETWORK_FILE_SYSTEMS):
+        allowed = (
+            f"is on a network file system ({kind}), where SQLite's locks don't work: use a local disk for processes of "
+            "one machine, or a server (PostgreSQL, MariaDB) for several machines"
+        )
+        raise ConfigError(_KEY, url, allowed)
+
+
+def file_system(path: Path, *, mounts: Path = Path("/proc/mounts")) -> str | None:
+    """The type of the file system that contains ``path``, as in ``mounts``; None where that file is missing."""
+    try:
+        lines = [line.split() for line in mounts.read_text(encoding="utf-8").splitlines()]
+    except OSError:
+        return None
+    whole = os.path.realpath(path)
+    # A space in a path is written as \040.
+    kinds = {point.replace("\\040", " "): kind for _, point, kind, *_ in lines}
+    containing = [point for point in kinds if f"{whole}/".startswith(point.rstrip("/") + "/")]
+    return kinds[max(containing, key=len)] if containing else None
+
+
+def patiently(call: Callable[[], T], *, seconds: float = _OUTAGE_SECONDS) -> T:
+    """Call until the database answers. Raises ``RunError`` if it does not for ``seconds``."""
+    deadline = time.monotonic() + seconds
+    warned = False
+    while True:
+        try:
+            return call()
+        except StorageInternalError as error:
+            reason = " ".join(str(error.__cause__ or error).split()).partition(" (Background on")[0]
+            if time.monotonic() > deadline:
+                message = f"the database of the search does not answer ({reason}): give the same command"
+                raise RunError(message) from None
+            if not warned:
+                warned = True
+                log.warning("the database of the search does not answer; digitlab keeps asking: %s", reason)
+            time.sleep(_RETRY_SECONDS)

@@ -1,0 +1,105 @@
+"""The processes that work on one search: each says that it is alive, and each can tell which others are dead.
+
+Optuna has a heartbeat too, but only for ``Study.optimize``, which digitlab does not use. Here each worker counts up a
+number in the study's attributes. A worker is dead if its number stays the same for a while. Clocks need not agree,
+because every observer measures with its own.
+"""
+
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from optuna.storages import RDBStorage
+
+# Attributes of the study: this prefix and the id of a worker.
+_PREFIX = "worker:"
+# A worker that ended by itself.
+_GONE = -1
+# Beats in the time after which a worker counts as dead, so that a few lost ones do no harm.
+_BEATS = 6
+
+
+class Worker:
+    """This process as a worker of the study with ``study_id``; ``start`` begins the beats and ``stop`` ends them."""
+
+    def __init__(self, storage: RDBStorage, study_id: int, *, dead_after: float) -> None:
+        self.name = f"{_machine()}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
+        self._storage, self._study_id, self._interval = storage, study_id, dead_after / _BEATS
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+
+    def start(self) -> None:
+        self._write(0)
+        self._thread.start()
+
+    def _beat(self) -> None:
+        count = 0
+        while not self._over.wait(self._interval):
+            count += 1
+            try:
+                self._write(count)
+            except Exception:
+                continue  # the database restarts; the next beat tries again
+
+    def _write(self, count: int) -> None:
+        self._storage.set_study_user_attr(self._study_id, _PREFIX + self.name, count)
+
+    def stop(self) -> None:
+        """End the beats and tell the others that the trials of this worker are free."""
+        self._over.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        try:
+            self._write(_GONE)
+        except Exception:
+            return  # they notice it later
+
+
+class Observer:
+    """Tells which workers are dead, from the attributes of the study; ``clock`` gives the time in seconds."""
+
+    def __init__(self, *, dead_after: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._dead_after, self._clock = dead_after, clock
+        # The last count of each worker and when it was first seen here.
+        self._seen: dict[str, tuple[object, float]] = {}
+
+    def is_dead(self, worker: str, attributes: Mapping[str, Any]) -> bool:
+        """Whether ``worker`` is dead; call this again and again, because silence is measured between two calls."""
+        count = attributes.get(_PREFIX + worker)
+        if count == _GONE or _process_is_gone(worker):
+            return True
+        now = self._clock()
+        known = self._seen.get(worker)
+        if known is None or known[0] != count:
+            self._seen[worker] = count, now
+            return False
+        return now - known[1] > self._dead_after
+
+
+def _machine() -> str:
+    """This machine, or this container: processes with the same text see each other's process ids."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()[:8]
+        return f"{socket.gethostname()}-{boot}-{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return f"{socket.gethostname()}-{uuid.getnode()}"
+
+
+def _process_is_gone(worker: str) -> bool:
+    """Whether the process of a worker on this machine has ended. Then nobody needs to wait for missing beats."""
+    machine, _, rest = worker.partition("/")
+    number = rest.partition("/")[0]
+    if machine != _machine() or not number.isdecimal():
+        return False
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False  # the process of another user
+    return False

@@ -1,0 +1,172 @@
+"""Asks SLURM for the states of a sweep's jobs and cancels them. Used by the pool of ``slurm_pool``.
+
+Submitit asks ``sacct`` alone, which small clusters don't have: they keep no accounting. ``squeue`` answers everywhere,
+for all jobs of the sweep with one call, so no file is read for a job that waits or runs.
+"""
+
+import logging
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+log = logging.getLogger(__name__)
+
+# SLURM's names of the states in which a job has not ended. All others are ends.
+ALIVE = frozenset(
+    [
+        "PENDING",
+        "CONFIGURING",
+        "RUNNING",
+        "SUSPENDED",
+        "STOPPED",
+        "SIGNALING",
+        "RESIZING",
+        "COMPLETING",
+        "STAGE_OUT",
+        "REQUEUED",
+        "REQUEUE_FED",
+        "REQUEUE_HOLD",
+        "RESV_DEL_HOLD",
+        "SPECIAL_EXIT",
+    ]
+)
+# The state of a job that neither squeue nor sacct knows. SLURM forgets a job minutes after its end.
+FORGOTTEN = "FORGOTTEN"
+
+_COMMAND_SECONDS = 60.0
+_MIN_INTERVAL_SECONDS, _MAX_INTERVAL_SECONDS = 2.0, 15.0
+# The interval grows to this part of the time since the last change, so that a long wait costs little.
+_INTERVAL_PART = 1 / 30
+# The number of jobs in one array where the cluster does not tell: one less than SLURM's default of MaxArraySize.
+_DEFAULT_ARRAY_SIZE = 1000
+
+
+class SlurmQueue:
+    """The states of the jobs that ``follow`` has added, as the cluster last told them.
+
+    ``clock`` gives the time in seconds; only tests replace it.
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._states: dict[str, str] = {}
+        # How often in a row the cluster has told an end: a job that is queued again shows one in between.
+        self._ends_seen: dict[str, int] = {}
+        self._asked_at = self._changed_at = clock()
+        self._warned = False
+
+    def follow(self, job_ids: Iterable[str]) -> None:
+        # Until the first answer they count as waiting: the controller may not know them yet.
+        self._states |= dict.fromkeys(job_ids, "PENDING")
+        self._changed_at = self._clock()
+
+    def forget(self, job_id: str) -> None:
+        self._states.pop(job_id, None)
+        self._ends_seen.pop(job_id, None)
+
+    def state(self, job_id: str) -> str:
+        """The last known state. Raises ``KeyError`` if the job is not followed."""
+        return self._states[job_id]
+
+    def has_ended(self, job_id: str) -> bool:
+        """Whether the cluster has told twice in a row that the job has ended."""
+        return self._ends_seen.get(job_id, 0) >= 2
+
+    def refresh(self) -> set[str]:
+        """Ask the cluster, unless it was asked a moment ago; return the jobs whose state or certainty has changed."""
+        now = self._clock()
+        interval = (now - self._changed_at) * _INTERVAL_PART
+        if not self._states or now - self._asked_at < min(max(interval, _MIN_INTERVAL_SECONDS), _MAX_INTERVAL_SECONDS):
+            return set()
+        answer = read_states(self._states)
+        self._asked_at = self._clock()
+        if answer is None:
+            if not self._warned:
+                self._warned = True
+                log.warning("SLURM's controller does not answer; the jobs continue, and digitlab keeps asking")
+            return set()
+        self._warned = False
+        changed = set()
+        for job_id, state in answer.items():
+            if state in ALIVE:
+                self._ends_seen.pop(job_id, None)
+            else:
+                self._ends_seen[job_id] = self._ends_seen.get(job_id, 0) + 1
+            if state != self._states[job_id] or self._ends_seen.get(job_id) == 2:
+                changed.add(job_id)
+            self._states[job_id] = state
+        if changed:
+            self._changed_at = self._asked_at
+        return changed
+
+
+def read_states(job_ids: Iterable[str]) -> dict[str, str] | None:
+    """The state of each job, ``FORGOTTEN`` for one that SLURM does not know; None if the controller does not answer."""
+    wanted = list(job_ids)
+    arrays = ",".join(dict.fromkeys(job_id.partition("_")[0] for job_id in wanted))
+    options = ["--noheader", "--array", "--states=all", "--format=%i|%T"]
+    code, out, error = _run(["squeue", *options, f"--jobs={arrays}"])
+    # With a single job, squeue calls a forgotten one invalid; among several, it leaves it out.
+    if code != 0 and "Invalid job id" not in error:
+        return None
+    known = _parse(out)
+    missing = [job_id for job_id in wanted if job_id not in known]
+    if missing:
+        known = _accounted(missing) | known
+    return {job_id: known.get(job_id, FORGOTTEN) for job_id in wanted}
+
+
+def _accounted(job_ids: Sequence[str]) -> dict[str, str]:
+    """The ends that ``sacct`` remembers; nothing without accounting."""
+    arrays = ",".join(dict.fromkeys(job_id.partition("_")[0] for job_id in job_ids))
+    code, out, _ = _run(["sacct", "--noheader", "--allocations", "--parsable2", "--format=JobID,State", "-j", arrays])
+    # A job that the controller has forgotten does not run, whatever sacct says: its end may not have been recorded.
+    return {job_id: state for job_id, state in _parse(out).items() if state not in ALIVE} if code == 0 else {}
+
+
+def _parse(text: str) -> dict[str, str]:
+    """Lines such as ``12_3|RUNNING`` or ``12_3|CANCELLED by 0`` as a mapping."""
+    lines = [line.split("|") for line in text.splitlines() if "|" in line]
+    return {job_id.strip(): state.split()[0] for job_id, state, *_ in lines if state.strip()}
+
+
+def cancel(job_ids: Iterable[str]) -> None:
+    """Cancel jobs. Those that run get SIGTERM, and SIGKILL after the cluster's ``KillWait``."""
+    wanted = list(job_ids)
+    # The length of a command line is limited.
+    for start in range(0, len(wanted), 1000):
+        _run(["scancel", "--quiet", *wanted[start : start + 1000]])
+
+
+def array_size() -> int:
+    """The largest number of jobs that the cluster accepts as one array."""
+    _, out, _ = _run(["scontrol", "show", "config"])
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", out, re.MULTILINE)
+    # Arrays are numbered from 0, and SLURM counts the highest number.
+    return max(int(found[1]) - 1, 1) if found else _DEFAULT_ARRAY_SIZE
+
+
+def own_job_runs(environment: Mapping[str, str]) -> bool:
+    """Whether the job of this process counts as running, although it has received a signal.
+
+    A job that the cluster cancels or has queued again counts as ending.
+    """
+    job_id = environment.get("SLURM_JOB_ID")
+    if job_id is None:
+        return False
+    _, out, _ = _run(["scontrol", "--oneliner", "show", "job", job_id])
+    return "JobState=RUNNING" in out.split()
+
+
+def queue_again(environment: Mapping[str, str]) -> None:
+    """Put the job of this process back into the queue, which ends the process."""
+    _run(["scontrol", "requeue", environment["SLURM_JOB_ID"]])
+
+
+def _run(command: Sequence[str]) -> tuple[int, str, str]:
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=_COMMAND_SECONDS)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return 1, "", str(error)
+    return ended.returncode, ended.stdout, ended.stderr

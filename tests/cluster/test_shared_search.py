@@ -1,0 +1,168 @@
+"""Several processes on one search: in PostgreSQL, MariaDB and SQLite, with killed workers and restarted servers."""
+
+import json
+import os
+import signal
+import sys
+import time
+
+import pytest
+
+from digitlab.core.errors import ConfigError
+from fixtures.databases import missing_mariadb, missing_postgresql, running_mariadb, running_postgresql
+from fixtures.slurm import wait_until
+
+pytest.importorskip("optuna")
+
+import optuna
+
+from digitlab.sweeps.search.study import SharedStudy
+
+pytestmark = pytest.mark.xdist_group("cluster")
+
+SPACE = ("optimizer.lr=tag(log,interval(1e-4,1))", "model.dropout=interval(0,0.5)")
+SERVERS = {
+    "postgresql": (running_postgresql, missing_postgresql, "psycopg"),
+    "mariadb": (running_mariadb, missing_mariadb, "pymysql"),
+}
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
+    """Import what Optuna imports late, so that the forked workers need not."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('first') / 'first.db'}"
+    study = optuna.create_study(storage=url, sampler=optuna.samplers.TPESampler(n_startup_trials=1))
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=3)
+
+
+@pytest.fixture(scope="module", params=["postgresql", "mariadb", "sqlite"])
+def server(request, imported):
+    """A running server, or None for SQLite."""
+    if request.param == "sqlite":
+        yield None
+        return
+    running, missing, driver = SERVERS[request.param]
+    if reason := missing():
+        pytest.skip(f"no {request.param} server: {reason}")
+    pytest.importorskip(driver)
+    with running() as started:
+        yield started
+
+
+ON_SQLITE = pytest.mark.parametrize("server", ["sqlite"], indirect=True)
+
+
+@pytest.fixture
+def url(server, tmp_path):
+    return server.url if server else f"sqlite:///{tmp_path / 'shared.db'}"
+
+
+@pytest.fixture
+def workers(plan, url, tmp_path, forked):
+    """``workers(4)`` starts processes that share a search; each writes what it does to a file of its own."""
+    folder = tmp_path / f"search-{os.getpid()}-{time.monotonic_ns()}"
+    folder.mkdir()
+
+    def work(made, log, seconds):
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
+        study = SharedStudy(folder, made, fingerprint="0", metric="val/loss")
+        try:
+            talk(study, log, seconds)
+        finally:
+            study.close()
+
+    def talk(study, log, seconds):
+        with log.open("w", buffering=1) as file:
+            while trials := study.round(1):
+                for number, chosen in trials.items():
+                    print(json.dumps(["asked", number, chosen]), file=file)
+                    time.sleep(seconds(log) if callable(seconds) else seconds)
+                    study.tell(number, chosen.get("model.dropout"))
+                    print(json.dumps(["told", number, chosen]), file=file)
+
+    def start(count, *settings, space=SPACE, seconds=0.2, dead_after=2):
+        made = plan(
+            *space, f"hydra.sweeper.storage={url}", f"hydra.sweeper.dead_after_s={dead_after}",
+            *(f"hydra.sweeper.{setting}" for setting in settings),
+        )  # fmt: skip
+        logs = [folder / f"{number}.log" for number in range(count)]
+        return [forked(lambda log=log: work(made, log, seconds)) for log in logs], logs
+
+    return start
+
+
+def lines(logs, kind):
+    found = [json.loads(line) for log in logs if log.exists() for line in log.read_text().splitlines()]
+    return [(number, chosen) for what, number, chosen in found if what == kind]
+
+
+def completed(name, url):
+    """The parameters of the completed trials in the database."""
+    storage = optuna.storages.RDBStorage(url)
+    study = optuna.load_study(study_name=name, storage=storage)
+    done = [trial.params for trial in study.get_trials(states=[optuna.trial.TrialState.COMPLETE])]
+    storage.engine.dispose()
+    return done
+
+
+def test_four_processes_share_a_search_although_one_dies_and_the_server_restarts(workers, server, url):
+    processes, logs = workers(4, "n_trials=16", "sampler=tpe")
+    wait_until(lambda: all(lines([log], "told") for log in logs))
+    processes[0].kill()
+    processes[0].wait()
+    if server is not None:
+        server.restart()
+    for process in processes[1:]:
+        code, _, err = process.wait(120)
+        assert code == 0, err
+    done = completed(logs[0].parent.name, url)
+    asked = lines(logs, "asked")
+    assert len({number for number, _ in asked}) == len(asked), "each trial is claimed by one worker"
+    assert len(done) == len({json.dumps(chosen) for chosen in done}) == 16
+    assert [chosen for _, chosen in asked if chosen not in done] == [], "the trial of the dead worker is run again"
+
+
+@ON_SQLITE
+def test_a_grid_gives_each_point_to_one_worker(workers):
+    space = ("optimizer.lr=0.1,0.01,0.001", "model.dropout=range(0,0.4,0.1)")
+    processes, logs = workers(4, "sampler=grid", space=space, seconds=0.02)
+    assert [process.wait(120)[0] for process in processes] == [0] * 4
+    points = [json.dumps(chosen) for _, chosen in lines(logs, "told")]
+    assert len(points) == len(set(points)) == 12
+
+
+@ON_SQLITE
+def test_a_worker_does_not_wait_for_a_slow_one(workers):
+    def seconds(log):
+        return 4 if log.name == "0.log" else 0.05
+
+    (slow, quick), logs = workers(2, "n_trials=6", seconds=seconds, dead_after=30)
+    wait_until(lambda: lines(logs[:1], "asked") and len(lines(logs[1:], "told")) >= 4)
+    assert not lines(logs[:1], "told")
+    assert [process.wait(120)[0] for process in (slow, quick)] == [0, 0]
+
+
+@ON_SQLITE
+def test_a_worker_that_ends_leaves_its_trials_to_the_others(workers, url):
+    """SIGTERM ends a worker as Ctrl-C does; the others need not wait until it counts as dead."""
+    (first, second), logs = workers(2, "n_trials=4", seconds=1, dead_after=600)
+    wait_until(lambda: all(lines([log], "asked") for log in logs))
+    first.kill(signal.SIGTERM)
+    first.wait()
+    assert second.wait(60)[0] == 0
+    assert len(lines(logs, "told")) == 4
+
+
+@pytest.mark.parametrize(
+    ("storage", "words"),
+    [
+        ("sqlite:///:memory:", "memory of one process"),
+        ("sqlite://", "memory of one process"),
+        ("'journal:///tmp/search.log'", "must be the URL of PostgreSQL"),
+        ("'grpc://host:13000'", "must be the URL of PostgreSQL"),
+        ("'redis://host'", "must be the URL of PostgreSQL"),
+    ],
+)
+def test_storage_that_processes_cannot_share_is_refused(storage, words, plan, tmp_path):
+    with pytest.raises(ConfigError, match=words):
+        SharedStudy(tmp_path, plan(*SPACE, f"hydra.sweeper.storage={storage}"), fingerprint="0", metric="val/loss")
