@@ -28,10 +28,11 @@ from digitlab.config.compose import compose
 from digitlab.core.signals import StopSignal
 from digitlab.data.chunks import Position
 from digitlab.engine.cuda_graph import graph_capture_for
+from digitlab.engine.fused_execution import Acceleration
 from digitlab.engine.metrics import confusions
 from digitlab.engine.stacked_runner import StackedRunner
 from digitlab.training.experiment import Experiment
-from digitlab.training.setup import chunk_plan, initial_classifier, read_data, set_length
+from digitlab.training.setup import initial_classifier, read_data, training_plan
 from records import environment_facts, write_record
 from sweeps import SWEEPS, Sweep
 from workloads import WORKLOADS, Workload, training_split
@@ -82,24 +83,22 @@ class Members:
         data = read_data(experiments[0])
         data.to(device)
         classifiers = [initial_classifier(experiment, data).to(device) for experiment in experiments]
-        plans = [replace(chunk_plan(experiment), chunk_length=_CHUNK) for experiment in experiments]
-        for classifier, experiment, plan in zip(classifiers, experiments, plans, strict=True):
-            set_length(classifier, experiment, plan.steps_per_epoch(len(data.train_indices)))
+        plans = [replace(training_plan(experiment, data).chunks, chunk_length=_CHUNK) for experiment in experiments]
         graph_capture = graph_capture_for(device, allowed=True)
         specs = [classifier.member_spec() for classifier in classifiers]
-        self.runner = StackedRunner(specs, device=device, compiling=compiled, graph_capture=graph_capture)
+        self.runner = StackedRunner(specs, device=device, wanted=Acceleration(compiled, graph_capture))
         self._members = len(classifiers)
         streams = [next(own) for _, own in groupby(plans, key=lambda plan: plan.seed)]
         self._chunks = [list(data.chunks(plan, Position()))[: _STEPS // _CHUNK] for plan in streams]
         self.runner.prepare([own[0] for own in self._chunks], first=0, steps_ahead=_STEPS)
-        if self.runner.fused_updates is None and (compiled or graph_capture):
+        if not self.runner.fused_updates.ready and (compiled or graph_capture):
             raise SystemExit("nothing was compiled or captured: see the warning")
 
     def run_chunk(self) -> None:
         """Train on the mini-batches of one round."""
         for number, chunks in enumerate(zip(*self._chunks, strict=True)):
             logits, losses, _ = self.runner.run_chunk(chunks, first=number * _CHUNK, stop_signal=StopSignal())
-            confusions(logits, self.runner.expand_to_members([chunk.labels for chunk in chunks]))
+            confusions(logits, self.runner.networks.expand_to_members([chunk.labels for chunk in chunks]))
             losses.T.tolist()  # waits for a GPU
 
     @property

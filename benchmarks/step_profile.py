@@ -23,8 +23,8 @@ from rich.table import Table
 
 from bench import digitlab_rows
 from digitlab.data.chunks import Chunk
-from digitlab.engine.compiled_solo import CompiledSteps
 from digitlab.engine.eager import TrainStep
+from digitlab.engine.fused_execution import FusedUpdates
 from digitlab.training import classifier
 from floors import floors
 from records import environment_facts, write_record
@@ -56,10 +56,12 @@ class Clock:
 
         return run
 
-    def timed_generator(self, part: str, function: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+    def timed_generator(
+        self, part: str, function: Callable[..., Iterator[Any]], *, of: str | None = None
+    ) -> Callable[..., Iterator[Any]]:
         def run(*arguments: Any, **named: Any) -> Iterator[Any]:
             iterator = function(*arguments, **named)
-            following = self.timed(part, lambda: next(iterator, None))
+            following = self.timed(part, lambda: next(iterator, None), of=of)
             while (each := following()) is not None:
                 yield each
 
@@ -76,11 +78,11 @@ def watched(clock: Clock, optimizer: type[torch.optim.Optimizer]) -> Iterator[No
     step: Callable[..., Any] = optimizer.step
     parts = [
         (Chunk, "minibatches", clock.timed_generator(IMAGES, Chunk.minibatches)),
-        (Chunk, "blocks", clock.timed_generator(IMAGES, Chunk.blocks)),
+        (Chunk, "blocks", clock.timed_generator(IMAGES, Chunk.blocks, of=CALL)),
         (TrainStep, "__call__", clock.timed(FORWARD, TrainStep.__call__)),
         (classifier, "_plain_backward", clock.timed(BACKWARD, classifier._plain_backward, of=FORWARD)),
         (optimizer, "step", clock.timed(UPDATE, getattr(step, "__wrapped__", step), of=FORWARD)),
-        (CompiledSteps, "__call__", clock.timed(CALL, CompiledSteps.__call__)),
+        (FusedUpdates, "run_part", clock.timed(CALL, FusedUpdates.run_part)),
         (TrainStep, "save", clock.timed(CHECKS, TrainStep.save)),
         (TrainStep, "finite", clock.timed(CHECKS, TrainStep.finite)),
         (classifier.Classifier, "_count", clock.timed(COUNTS, classifier.Classifier._count)),

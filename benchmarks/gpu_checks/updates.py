@@ -136,7 +136,7 @@ def second_process_loads(context: Context) -> Measured:
         "import time, digitlab.engine.aot_cache as cache; make = cache.compile_or_load\n"
         "def timed(*a, **k):\n    start = time.perf_counter(); made = make(*a, **k)\n"
         "    print('SECONDS', time.perf_counter() - start); return made\n"
-        "import digitlab.engine.compiled_solo as solo; solo.compile_or_load = timed"
+        "import digitlab.engine.fused_calls as calls; calls.compile_or_load = timed"
     )
     seconds = []
     for attempt in range(2):

@@ -9,7 +9,7 @@ import torch
 
 from digitlab.config.compose import compose
 from digitlab.core.signals import StopSignal
-from digitlab.engine import compiled_update as compiled
+from digitlab.engine import fused_calls
 from digitlab.engine.aot_cache import CompiledCall, FlatFunction
 from digitlab.population.grouping import align_starts
 from digitlab.population.job import Job
@@ -96,5 +96,5 @@ def uncompiled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
         return call
 
-    monkeypatch.setattr(compiled, "compile_or_load", as_it_is)
+    monkeypatch.setattr(fused_calls, "compile_or_load", as_it_is)
     return calls

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from digitlab.core.errors import RunError
 from digitlab.core.signals import Interrupted
-from digitlab.engine.captured_update import CapturedSteps
+from digitlab.engine.fused_calls import FusedCalls
 from digitlab.population import trainer as population
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
@@ -63,7 +63,7 @@ def test_a_captured_population_resumes_to_the_same_bits(
     whole = [remains(member.job.folder.path) for member in together(*JOBS, common=common)]
     (tmp_path / "together").rename(tmp_path / "whole")
     # What is made ready for the trial, for the first call, and for the second one, after which it stops.
-    monkeypatch.setattr(CapturedSteps, "_arguments", interrupting(CapturedSteps._arguments, at=3))
+    monkeypatch.setattr(FusedCalls, "inputs", interrupting(FusedCalls.inputs, at=3))
     with pytest.raises(Interrupted):
         together(*JOBS, common=common)
     members = together(*JOBS, common=common, resume=True)

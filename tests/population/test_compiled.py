@@ -12,7 +12,7 @@ import torch
 from digitlab.core.errors import RunError
 from digitlab.core.signals import Interrupted, StopSignal
 from digitlab.engine import aot_cache as compiling
-from digitlab.engine import compiled_update as compiled
+from digitlab.engine import fused_calls
 from digitlab.engine.aot_cache import CompilerError, cache_folder
 from digitlab.engine.dropout_masks import DropoutMasks
 from digitlab.engine.stacked_optimizer import LearningRates
@@ -173,7 +173,7 @@ def test_compiled_gradients_are_as_exact_as_eager_ones_in_float32(
         before = [parameter.clone() for parameter in runner.stack.parameters]
         own = [chunk.part(0, 2) for chunk in chunks]
         runner.prepare(own, first=0, steps_ahead=2)
-        assert (runner.fused_updates is not None) == asked
+        assert runner.fused_updates.ready == asked
         runner.run_chunk(own, first=0, stop_signal=StopSignal())
         gradients.append([old - new for old, new in zip(before, runner.stack.parameters, strict=True)])
     exact, eager, whole = gradients
@@ -189,7 +189,7 @@ def test_a_population_that_cannot_be_compiled_trains_eagerly(
     def refuse(*_: Any, **__: Any) -> None:
         raise CompilerError("no compiler")
 
-    monkeypatch.setattr(compiled, "compile_or_load", refuse)
+    monkeypatch.setattr(fused_calls, "compile_or_load", refuse)
     jobs = [["seed=0"], ["seed=1", "trainer.max_epochs=1"]]
     _hold(together(*jobs, common=list(SHORT))[1:], alone, jobs[1:], list(SHORT))
     assert caplog.text.count("compile: no compiler; training without") == 1

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from digitlab.core.errors import RunError
-from digitlab.data.chunks import Position
 from digitlab.population.member import Member
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
@@ -117,13 +116,13 @@ def test_a_failed_member_still_counts_in_halving_while_it_is_tried_again(
     jobs, common = _JOBS[:1:-1], (*_COMMON, "trainer.max_epochs=5", "sweep.halving_epochs=[4]")
     end_epoch, killed = Member.end_epoch, False
 
-    def failing(member: Member, position: Position, *, epoch_over: bool) -> None:
-        if killed and position.epoch == 3:
+    def failing(member: Member) -> None:
+        if killed and member.plan.position.epoch == 3:
             raise SystemExit
-        if member.job.number == len(jobs) - 1 and position.epoch == 1:
+        if member.job.number == len(jobs) - 1 and member.plan.position.epoch == 1:
             member.fail(RunError("it could not go on"))
         else:
-            end_epoch(member, position, epoch_over=epoch_over)
+            end_epoch(member)
 
     monkeypatch.setattr(Member, "end_epoch", failing)
     *folders, failed = [member.job.folder for member in together(*jobs, common=common)]

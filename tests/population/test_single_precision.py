@@ -42,7 +42,6 @@ def _seeded(seed: int, *overrides: str) -> tuple[Classifier, Tensor, Tensor]:
     typed = [*overrides, f"seed={seed}", "trainer=cpu", "data.train_size=100", "data.val_size=50"]
     experiment = Experiment.from_config(compose(typed), typed=typed)
     classifier = initial_classifier(experiment, read_data(experiment))
-    classifier.steps_per_epoch = classifier.total_steps = 3
     random = torch.Generator().manual_seed(seed)
     labels = torch.randint(10, (_IMAGES,), generator=random)
     while True:

@@ -95,7 +95,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Counter[str]]]:
         def counted(*arguments: Any, **named: Any) -> Any:
             with watched() as counter:
                 result = method(*arguments, **named)
-            if arguments[0]._device == DEVICE:
+            if arguments[0].networks.device == DEVICE:
                 found.setdefault(name, []).append(counter)
             return result
 

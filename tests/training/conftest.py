@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from digitlab.config.compose import compose
-from digitlab.engine import compiled_solo as compiled
+from digitlab.engine import fused_calls
 from digitlab.engine.aot_cache import CompiledCall, CompilerError, FlatFunction
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
@@ -117,6 +117,7 @@ def uncompiled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         *,
         steps: int,
         may_compile: bool = True,
+        dynamic: Sequence[bool] | None = None,
     ) -> CompiledCall:
         if not may_compile:
             raise CompilerError("it was not compiled before")
@@ -127,5 +128,5 @@ def uncompiled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
         return call
 
-    monkeypatch.setattr(compiled, "compile_or_load", as_it_is)
+    monkeypatch.setattr(fused_calls, "compile_or_load", as_it_is)
     return calls

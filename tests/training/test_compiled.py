@@ -11,7 +11,7 @@ import torch
 from digitlab.core.abilities import ABILITIES
 from digitlab.core.errors import RunError
 from digitlab.engine import aot_cache as compiling
-from digitlab.engine import compiled_solo as compiled
+from digitlab.engine import fused_execution
 from digitlab.engine.aot_cache import cache_folder, steps_per_execution
 
 COMPILER = shutil.which("g++") or shutil.which("clang++")
@@ -171,13 +171,13 @@ def test_without_a_compiler_a_run_trains_eagerly(run, tmp_path, monkeypatch, cap
 @pytest.mark.parametrize(("saved_seconds", "made"), [(0.01, False), (1.0, False), (2.0, True)])
 def test_auto_compiles_if_that_saves_time(run, uncompiled, caplog, monkeypatch, saved_seconds, made):
     # 42 updates; for a minute that they save a library would be used that an earlier run has left.
-    monkeypatch.setattr(compiled, "_SAVED_SECONDS", saved_seconds)
+    monkeypatch.setattr(fused_execution, "_SAVED_SECONDS_ALONE", saved_seconds)
     run("compile=auto", "data.batch_size=20", "data.train_size=420", "model=linear")
     assert bool(uncompiled) == made
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def test_auto_does_not_compile_large_networks(run, uncompiled, monkeypatch):
-    monkeypatch.setattr(compiled, "_SAVED_SECONDS", 1000.0)
+    monkeypatch.setattr(fused_execution, "_SAVED_SECONDS_ALONE", 1000.0)
     run("compile=auto", "model=cnn", "trainer.max_steps=2")
     assert not uncompiled

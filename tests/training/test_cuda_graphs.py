@@ -12,8 +12,8 @@ from torch import Tensor
 
 from digitlab.core.errors import RunError
 from digitlab.core.signals import Interrupted, StopSignal
-from digitlab.engine.compiled_solo import CompiledSteps
 from digitlab.engine.cuda_graph import CudaGraph, CudaGraphError, GraphCapture, cuda_graph, graph_capture_for
+from digitlab.engine.fused_calls import FusedCalls
 from digitlab.training import classifier
 
 FLOAT64 = ("trainer.precision=64", "data.train_size=420", "data.batch_size=20")
@@ -120,8 +120,8 @@ def test_a_captured_run_resumes_to_the_same_bits(
 ) -> None:
     overrides = ("data.train_size=430", "data.batch_size=20", "model.dropout=0.2", "trainer.chunk_length=16")
     whole = run(*overrides)
-    # In the second of the calls.
-    monkeypatch.setattr(CompiledSteps, "_arguments", interrupting(CompiledSteps._arguments, at=2))
+    # In the second of the calls, after the trial.
+    monkeypatch.setattr(FusedCalls, "inputs", interrupting(FusedCalls.inputs, at=3))
     with pytest.raises(Interrupted):
         run(*overrides, name="stopped")
     same_bits(run(*overrides, name="stopped", resume=True), whole)
@@ -177,7 +177,7 @@ def test_a_population_is_freed_without_the_garbage_collector(
     gc.disable()
     try:
         runner.prepare(chunks, first=0, steps_ahead=64)
-        assert runner.fused_updates is not None
+        assert runner.fused_updates.ready
         runner.run_chunk(chunks, first=0, stop_signal=StopSignal())
         references = [weakref.ref(each) for each in (runner, runner.stack, runner.stack.parameters[0])]
         del runner
@@ -201,5 +201,5 @@ def test_the_trial_replay_of_a_population_moves_the_weights(
     before = [parameter.clone() for parameter in runner.stack.parameters]
     runner.prepare(chunks, first=0, steps_ahead=64)
     assert all(moved)
-    assert runner.fused_updates is None
+    assert not runner.fused_updates.ready
     assert all(map(torch.equal, before, runner.stack.parameters))

@@ -43,7 +43,9 @@ def as_on(request, monkeypatch):
     """Make a run on the CPU behave as on the given device: on a GPU no step waits for the loss."""
     if request.param == "gpu":
         make = TrainStep.__init__
-        monkeypatch.setattr(TrainStep, "__init__", lambda self, **given: make(self, **given | {"read_losses": False}))
+        monkeypatch.setattr(
+            TrainStep, "__init__", lambda self, spec, **given: make(self, spec, **given | {"read_losses": False})
+        )
 
 
 @pytest.mark.parametrize(

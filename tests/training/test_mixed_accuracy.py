@@ -9,7 +9,7 @@ from digitlab.data.chunks import Position
 from digitlab.results.folder import RunFolder
 from digitlab.training import train
 from digitlab.training.experiment import Experiment
-from digitlab.training.setup import chunk_plan, initial_classifier, read_data
+from digitlab.training.setup import initial_classifier, read_data, training_plan
 
 
 @pytest.mark.parametrize("compiled", ["false", "true"])
@@ -27,7 +27,7 @@ def test_training_accuracy_counts_the_class_with_the_larger_weight(shrunk, run_f
     data = read_data(experiment)
     classifier = initial_classifier(experiment, data).eval()
     right, own, images = 0, 0, 0
-    for chunk in data.chunks(chunk_plan(experiment), Position()):
+    for chunk in data.chunks(training_plan(experiment, data).chunks, Position()):
         minibatches = chunk.minibatches(classifier.normalise, lambda targets, _: targets)
         for (pixels, targets, _), labels in zip(minibatches, chunk.labels.split(chunk.sizes), strict=True):
             with torch.no_grad():

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from digitlab.config.compose import ROOT
-from digitlab.engine import compiled_solo
+from digitlab.engine import fused_calls
 from digitlab.results.checkpoint import read_checkpoint, write_checkpoint
 from digitlab.results.folder import RunFolder
 from digitlab.training import classifier
@@ -47,13 +47,13 @@ def test_the_speed_of_a_run_leaves_validation_out(run, monkeypatch):
 
 
 def test_the_speed_of_a_run_leaves_compiling_out(run, uncompiled, monkeypatch):
-    make = compiled_solo.compile_or_load
+    make = fused_calls.compile_or_load
 
     def compile_slowly(*arguments, **named):
         time.sleep(_SLOW_SECONDS)
         return make(*arguments, **named)
 
-    monkeypatch.setattr(compiled_solo, "compile_or_load", compile_slowly)
+    monkeypatch.setattr(fused_calls, "compile_or_load", compile_slowly)
     _require_fast_epochs(run("compile=true", "trainer.max_epochs=1"))
     assert uncompiled, "the run made no compiled call"
 

@@ -120,7 +120,7 @@ def test_a_populations_waits_do_not_grow_with_the_number_of_mini_batches(
     runner, chunks = stacked(*overrides.split(), graph_capture=graph_capture if capturing else None)
     first, short, long = ([chunk.part(*span) for chunk in chunks] for span in ((0, 8), (8, 16), (16, 32)))
     runner.prepare(first, first=0, steps_ahead=64)
-    assert (runner.fused_updates is not None) == capturing
+    assert runner.fused_updates.ready == capturing
     counts = []
     for own, done in ((first, 0), (short, 8), (long, 16)):
         with Waits() as mode:

@@ -19,7 +19,7 @@ from digitlab.compare.statistics import (
 )  # fmt: skip
 from digitlab.config.metrics import metric_direction
 from digitlab.config.replicates import REPLICATE_KEYS
-from digitlab.config.schema import nearest
+from digitlab.config.suggestions import nearest
 from digitlab.core.errors import ConfigError, show
 from digitlab.figures.formatting import is_percentage
 

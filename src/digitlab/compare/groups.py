@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from digitlab.config.fingerprint import with_effect
-from digitlab.config.schema import nearest
+from digitlab.config.suggestions import nearest
 from digitlab.core.errors import ConfigError, show
 from digitlab.results.folder import RunFolder, find_runs
 from digitlab.results.outcome import UNREADABLE

@@ -36,10 +36,14 @@ class Position:
     step: int = 0
     total_steps: int = 0
 
-    def advance(self) -> None:
-        """Count one more mini-batch."""
-        self.step += 1
-        self.total_steps += 1
+    def advance(self, steps: int = 1) -> None:
+        """Count ``steps`` more mini-batches."""
+        self.step += steps
+        self.total_steps += steps
+
+    def return_to(self, earlier: "Position") -> None:
+        """Go back to a place in the same epoch."""
+        self.step, self.total_steps = earlier.step, earlier.total_steps
 
     def next_epoch(self) -> None:
         """Count one more epoch; its steps start at 0 again."""
@@ -194,6 +198,9 @@ class Chunk:
 
     def part(self, begin: int, end: int) -> "Chunk":
         """Return a chunk of the mini-batches from ``begin`` up to but not including ``end``."""
+        if begin == 0 and end == len(self.indices):
+            # The whole chunk has found its sizes and labels already.
+            return self
         return replace(self, indices=self.indices[begin:end], step=self.step + begin)
 
     def full_executions(self, steps: int) -> tuple[int, int]:

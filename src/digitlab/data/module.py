@@ -6,7 +6,7 @@ are taken from the official training set; the official test set is used for test
 
 import math
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -70,8 +70,7 @@ class ImageData(LightningDataModule):
         self.folds, self.fold = folds, fold
         self.deskew = deskew
         self.normalize = normalize
-        # A run sets these before it starts: how to cut epochs, the augmentation, and limits.
-        self.plan: ChunkPlan | None = None
+        # A run sets these before it starts: the augmentation, and limits.
         self.augment = Compose([])
         self.overfit_batches: int | None = None
         self.limit_val_batches: int | None = None
@@ -186,11 +185,10 @@ class ImageData(LightningDataModule):
 
     def train_dataloader(self) -> ChunkLoader:
         assert self.trainer is not None
-        assert self.plan is not None
         self.to(self.trainer.strategy.root_device)
-        position = self.trainer.lightning_module.position
-        assert isinstance(position, Position)
-        return self.chunks(self.plan, position)
+        # The module that is trained has the plan of the run, and a layer above knows its type.
+        plan: Any = self.trainer.lightning_module.plan
+        return self.chunks(plan.chunks, plan.position)
 
     def val_dataloader(self) -> EvaluationLoader:
         return self.evaluation_loader("val")

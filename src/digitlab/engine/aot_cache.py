@@ -1,7 +1,7 @@
 """Compiles functions of tensors ahead of time, each to a library on disk that later runs load in milliseconds.
 
 AOTInductor makes the libraries: a run that finds its library needs neither a compiler nor tracing of the optimised
-code. ``compiled_solo`` and ``compiled_update`` call ``compile_or_load``.
+code. ``FusedCalls`` calls ``compile_or_load``.
 """
 
 import hashlib

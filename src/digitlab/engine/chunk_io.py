@@ -1,4 +1,4 @@
-"""The inputs and the output buffers of one chunk of a population; ``StackedRunner`` fills the buffers."""
+"""The inputs and the output buffers of one chunk of stacked networks; the runners and ``FusedUpdates`` fill them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,18 +27,25 @@ class ChunkIO:
 
     @classmethod
     def empty(
-        cls, chunks: Sequence[Chunk], *, first: int, rates: Tensor, ema_weight: Tensor, like: Tensor
+        cls,
+        chunks: Sequence[Chunk],
+        *,
+        first: int,
+        rates: Tensor,
+        ema_weight: Tensor,
+        like: Tensor,
+        logits: Tensor | None = None,
     ) -> "ChunkIO":
         """Copy ``rates`` and ``ema_weight``, (B, M) on the host, to the device, and allocate the outputs.
 
-        ``like`` has the device and the dtype of the outputs.
+        ``like`` has the device and the dtype of the outputs. ``logits``, if given, is the buffer for them.
         """
         images, members = sum(chunks[0].sizes), rates.shape[1]
         return cls(
             chunks=chunks, first=first, rates=on_device(rates, like.device),
             ema_weight=on_device(ema_weight, like.device), losses=like.new_empty(rates.shape),
             # One large tensor: many small ones that stay alive would fragment the memory that the updates reuse.
-            logits=like.new_empty(members, images, chunks[0].classes),
+            logits=like.new_empty(members, images, chunks[0].classes) if logits is None else logits,
         )  # fmt: skip
 
     def part(self, begin: int, end: int) -> "ChunkIO":

@@ -1,7 +1,7 @@
 """Dropout (Srivastava et al., 2014) with masks as inputs, equal to those of an eager solo run.
 
 Compiled code, CUDA graphs and stacked networks cannot draw random numbers as an eager run does, so their masks are
-drawn outside. ``fused_arguments``, ``vmap_stack`` and the runners use this.
+drawn outside. ``StackedNetworks`` and ``VmapStack`` use this.
 """
 
 import copy

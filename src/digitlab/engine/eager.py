@@ -14,53 +14,42 @@ from torch import Tensor, nn
 
 from digitlab.core.abilities import abilities
 from digitlab.core.errors import RunError
+from digitlab.data.seeding import stream_seed
+from digitlab.engine.member_spec import MemberSpec
 from digitlab.engine.rollback import Rollback, divergence
 from digitlab.optim.functional import max_ema_decay
-from digitlab.optim.losses import Loss
-from digitlab.optim.schedules import Constant, Schedule
+from digitlab.optim.schedules import Constant
 
 
 class TrainStep:
-    """Updates ``network`` by ``optimizer``; ``average``, if given, is the moving average of its weights.
+    """Updates the network of ``spec`` by ``optimizer``, and the average of its weights, if it has one.
 
-    ``backward(loss, weight)`` computes the gradients. ``seed`` is the seed of dropout in this process. ``schedule``
-    needs ``total_steps`` and ``steps_per_epoch``, both in mini-batches.
+    ``backward(loss, weight)`` computes the gradients. With ``read_losses`` the host reads each loss at once.
     """
 
     def __init__(
         self,
+        spec: MemberSpec,
         *,
-        network: nn.Module,
-        loss: Loss,
         optimizer: torch.optim.Optimizer,
         backward: Callable[[Tensor, float], None],
-        lr: float,
-        schedule: Schedule,
-        steps_per_epoch: int,
-        total_steps: int,
-        seed: int,
-        device: torch.device,
         read_losses: bool,
-        autocast_dtype: torch.dtype | None = None,
-        gradient_clip_norm: float | None = None,
-        average: nn.Module | None = None,
-        ema_decay: float | None = None,
     ) -> None:
-        self._network, self._loss, self._optimizer, self._backward = network, loss, optimizer, backward
-        self._lr, self._schedule = lr, schedule
-        self._steps_per_epoch, self._total_steps = steps_per_epoch, total_steps
-        self._constant = isinstance(schedule, Constant) and schedule.warmup_epochs == 0
-        self._seed = seed
-        self.read_losses = read_losses
-        self._generator = abilities(device).default_generator(device)
-        self._autocast = nullcontext() if autocast_dtype is None else torch.autocast(device.type, autocast_dtype)
-        self._clip_norm = gradient_clip_norm
-        self._parameters = list(network.parameters())
+        self._network, self._loss, self._average = spec.network, spec.loss, spec.average
+        self._optimizer, self._backward, self.read_losses = optimizer, backward, read_losses
+        self._lr, self._schedule, self._plan = spec.optimizer.lr, spec.schedule, spec.plan
+        self._constant = isinstance(spec.schedule, Constant) and spec.schedule.warmup_epochs == 0
+        self._ema_decay, self._clip_norm = spec.ema_decay, spec.gradient_clip_norm
+        # Each process of a run draws other dropout masks.
+        self._seed = stream_seed("forward", spec.plan.seed, spec.plan.chunks.rank)
+        self._generator = abilities(spec.device).default_generator(spec.device)
+        dtype = spec.autocast_dtype
+        self._autocast = nullcontext() if dtype is None else torch.autocast(spec.device.type, dtype)
+        self._parameters = list(spec.network.parameters())
         self._weights: list[Tensor] = list(self._parameters)
         # The method without the profiler hooks that torch wraps around it: they take 6 µs a step.
         step = type(optimizer).step
         self._update: Callable[[torch.optim.Optimizer], object] = getattr(step, "__wrapped__", step)
-        self._average, self._ema_decay = average, ema_decay
         self._rollback = Rollback(self._state_tensors)
         # 0.0, and nan from the first gradient norm that is not finite.
         self._clipped: Tensor | float = 0.0
@@ -69,7 +58,8 @@ class TrainStep:
         """The learning rate of mini-batch ``step``, counted from 0 over the whole run."""
         if self._constant:
             return self._lr
-        factor = self._schedule.factor(step, steps_per_epoch=self._steps_per_epoch, total_steps=self._total_steps)
+        plan = self._plan
+        factor = self._schedule.factor(step, steps_per_epoch=plan.steps_per_epoch, total_steps=plan.total_steps)
         return self._lr * factor
 
     def __call__(self, images: Tensor, targets: Tensor, weight: float, step: int) -> tuple[Tensor, Tensor | float]:
@@ -121,7 +111,7 @@ class TrainStep:
     def divergence(self, loss: float, step: int) -> RunError:
         """The error for mini-batch ``step``, counted from 0, whose ``loss`` or update is not finite."""
         rate = self.learning_rate(step)
-        return divergence(loss, step, steps_per_epoch=self._steps_per_epoch, learning_rate=rate)
+        return divergence(loss, step, steps_per_epoch=self._plan.steps_per_epoch, learning_rate=rate)
 
     def _state_tensors(self) -> list[Tensor]:
         modules = [self._network] if self._average is None else [self._network, self._average]
@@ -129,13 +119,25 @@ class TrainStep:
         entries = (value for entry in self._optimizer.state.values() for value in entry.values())
         return weights + [value for value in entries if isinstance(value, Tensor)]
 
-    def ema_weight(self, step: int) -> float:
-        """The weight of the new parameters in the average after mini-batch ``step``, counted from 0."""
-        return 0.0 if self._ema_decay is None else 1 - min(self._ema_decay, max_ema_decay(step + 1))
+    def finish_steps(self, step: int) -> None:
+        """Bring up to date what fused updates do not change, after ``step`` updates of the whole run."""
+        for state in self._optimizer.state.values():
+            if "step" in state:
+                state["step"].fill_(step)
+        self._copy_buffers()
 
     @torch.no_grad()
     def _update_ema(self, step: int) -> None:
         assert self._average is not None
-        torch._foreach_lerp_(list(self._average.parameters()), self._weights, self.ema_weight(step))
-        for average, buffer in zip(self._average.buffers(), self._network.buffers(), strict=True):
-            average.copy_(buffer)
+        assert self._ema_decay is not None
+        # The weight of the new parameters: early averages forget faster.
+        weight = 1 - min(self._ema_decay, max_ema_decay(step + 1))
+        torch._foreach_lerp_(list(self._average.parameters()), self._weights, weight)
+        self._copy_buffers()
+
+    @torch.no_grad()
+    def _copy_buffers(self) -> None:
+        """Statistics of batch norm are averages already, so those of the averaged network are copies."""
+        if self._average is not None:
+            for average, buffer in zip(self._average.buffers(), self._network.buffers(), strict=True):
+                average.copy_(buffer)

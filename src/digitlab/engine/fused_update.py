@@ -1,21 +1,25 @@
-"""Several updates of the members of one stream as one function of tensors, which a compiler can take as a whole.
+"""Several updates of stacked networks as one function of tensors, which a compiler or a CUDA graph can take as a whole.
 
-The function makes the same updates as ``StackedUpdate``, which it contains; ``compiled_update`` compiles and calls it.
+The function makes the same updates as ``StackedUpdate``, which it contains; ``FusedUpdates`` compiles, captures and
+calls it. M members, S updates in a call, n images in a mini-batch; C, H, W; K classes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils import _pytree as pytree
 
+from digitlab.engine.aot_cache import FlatFunction
 from digitlab.engine.dense_stack import DenseStack
-from digitlab.engine.fused_arguments import Inputs, Outputs
-from digitlab.engine.stacked_loss import StackedLoss
+from digitlab.engine.stacked_loss import MemberLosses, StackedLoss
 from digitlab.engine.stacked_optimizer import StackedRule
 from digitlab.engine.stacked_update import StackedBatch, StackedUpdate
+from digitlab.engine.stacking import expand_to_members
+from digitlab.engine.vmap_stack import VmapStack
 from digitlab.optim.state import RuleState
 
 
@@ -45,46 +49,124 @@ class SharedState(NamedTuple):
     shift: Tensor
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StackedUpdateFunction:
-    """Builds the function that trains stacked networks of the kind of ``stack`` with a loss like ``loss``."""
+class Inputs(NamedTuple):
+    """The data of a call.
 
-    stack: DenseStack
+    Streams keep a dimension of their own, because copying pixels for each member would cost memory bandwidth:
+    ``pixels`` (streams, S, n, C, H, W), uint8 or float in [0, 1], and encoded ``targets`` (streams, S, n, ...).
+    ``masks`` (M, S, n, ...) belong to the dropout layers. ``rates`` and ``ema_weight`` are float64 (M, S): the learning
+    rates, and the weight of the new parameters in their moving average.
+    """
+
+    pixels: Tensor
+    targets: Tensor
+    masks: list[Tensor]
+    rates: Tensor
+    ema_weight: Tensor
+
+    @classmethod
+    def from_tensors(cls, tensors: Iterable[Tensor]) -> "Inputs":
+        """The inputs whose ``tensors`` property returned this list."""
+        pixels, targets, *masks, rates, ema_weight = tensors
+        return cls(pixels, targets, masks, rates, ema_weight)
+
+    def part(self, members: slice, streams: slice) -> "Inputs":
+        """The inputs of some members and their streams, as views."""
+        masks = [mask[members] for mask in self.masks]
+        return Inputs(self.pixels[streams], self.targets[streams], masks, self.rates[members], self.ema_weight[members])
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All tensors in a flat list."""
+        return [self.pixels, self.targets, *self.masks, self.rates, self.ema_weight]
+
+
+class Outputs(NamedTuple):
+    """What a call returns: the mean ``losses`` before each update, (M, S), and the ``logits``, (M, S, n, K)."""
+
+    losses: Tensor
+    logits: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateFunction:
+    """Builds the function that trains stacked networks of the kind of ``stack`` with a loss like ``loss``.
+
+    ``stream_sizes`` says how many members each stream has; None stands for one stream with any number of members. A
+    CUDA graph holds this object, so it must refer neither to the graph nor to a runner: in a cycle of references, the
+    stacked weights and the graph's memory would stay on the device until the garbage collector runs.
+    """
+
+    stack: DenseStack | VmapStack
     normalise: nn.Module
-    loss: StackedLoss
+    loss: StackedLoss | MemberLosses
+    stream_sizes: Sequence[int] | None = None
 
     def build(self, steps: int) -> Callable[[MemberState, SharedState, Inputs], Outputs]:
         """A function that makes ``steps`` updates. All state is in its arguments, so it can be traced.
 
-        Unlike in a solo run, the masks and rates in its inputs and both of its outputs begin with the members: (M, S,
-        ...). The compiler lets only the first dimension vary between calls.
+        Whatever belongs to members begins with their dimension: the compiler lets only the first dimension vary
+        between calls.
         """
 
         def run(members: MemberState, shared: SharedState, inputs: Inputs) -> Outputs:
             # The number of members is a symbol while this is traced: the library serves any number.
-            count = members.parameters[0].shape[0]
+            sizes = self.stream_sizes or [members.parameters[0].shape[0]]
             rule, smoothing, clip_norm = members.settings
             # The members' own numbers are arguments. As constants they would tie the library to one sweep.
             loss, state = self.loss.with_smoothing(smoothing), RuleState(shared.step, members.entries)
             update = StackedUpdate(
-                stack=self.stack.with_tensors(members.parameters, members.buffers, stream_sizes=[count]),
+                stack=self.stack.with_tensors(members.parameters, members.buffers, stream_sizes=sizes),
                 loss=loss, rule=rule, averages=members.averages, clip_norm=clip_norm,
                 apply=lambda gradients, rates: rule.apply(members.parameters, gradients, state, rates=rates),
             )  # fmt: skip
             normalisation = {"scale": shared.scale, "shift": shared.shift}
-            # All members of a call belong to one stream, so they share images and targets.
-            batches = []
-            for step in range(steps):
-                images = functional_call(self.normalise, normalisation, (inputs.pixels[step],))
-                targets = inputs.targets[step].expand(count, *inputs.targets.shape[1:])
-                batches.append(StackedBatch([images], targets, [mask[:, step] for mask in inputs.masks]))
-            # Updates take one row per step.
+            # Normalisation is part of the function, so that pixels enter as uint8, a quarter of the bytes.
+            batches = [
+                StackedBatch(
+                    [functional_call(self.normalise, normalisation, (stream,)) for stream in inputs.pixels[:, step]],
+                    expand_to_members(inputs.targets[:, step].unbind(), sizes),
+                    [mask[:, step] for mask in inputs.masks],
+                )
+                for step in range(steps)
+            ]
+            # Updates take one row per step, but only the members' dimension, the first, may vary between calls.
             rates, ema_weight = inputs.rates.T, inputs.ema_weight.T
             # The compiler traces without gradients; batch norm and activations need them.
             with torch.enable_grad():
-                logits = [update(batch, rates[step], ema_weight[step]) for step, batch in enumerate(batches)]
-            # Losses come from the logits before each update, like those of the eager step.
-            losses = [loss(own, batch.targets).mean(1) for own, batch in zip(logits, batches, strict=True)]
+                results = [
+                    update.with_losses(batch, rates[step], ema_weight[step]) for step, batch in enumerate(batches)
+                ]
+            losses, logits = zip(*results, strict=True)
             return Outputs(torch.stack(losses, 1), torch.stack(logits, 1))
 
         return run
+
+
+def tensors_in(tree: Any) -> list[Tensor]:
+    """The tensors in nested lists, tuples and dictionaries, as a flat list."""
+    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def map_tensors(tree: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """The same nested lists, tuples and dictionaries with ``function(tensor)`` in place of each tensor."""
+    return pytree.tree_map_only(Tensor, function, tree)
+
+
+def flatten_arguments(run: Callable[..., Outputs], trees: Sequence[Any]) -> FlatFunction:
+    """``run(*trees, inputs)`` as a function of a flat list: the tensors in ``trees``, then those of the inputs.
+
+    Compiled libraries take flat lists only. Leaves of ``trees`` that are not tensors become constants of the function.
+    """
+    leaves, structure = pytree.tree_flatten(tuple(trees))
+    # The tensors themselves are dropped: a library or graph of this function must not keep a former state alive.
+    constants = [None if isinstance(leaf, Tensor) else (leaf,) for leaf in leaves]
+
+    def flat_function(*tensors: Tensor) -> Sequence[Tensor]:
+        remaining = iter(tensors)
+        # Tensors take their places again in the nested lists and dictionaries; settings that are numbers stay as they
+        # are.
+        values = [next(remaining) if constant is None else constant[0] for constant in constants]
+        return tuple(run(*pytree.tree_unflatten(values, structure), Inputs.from_tensors(remaining)))
+
+    return flat_function

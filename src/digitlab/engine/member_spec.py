@@ -1,11 +1,13 @@
-"""What the stacked runner needs to know about each member of a population; ``Classifier.member_spec`` returns it."""
+"""What the engine needs to know about each network that it trains; ``Classifier.member_spec`` returns it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from digitlab.data.normalise import Normalise
+from digitlab.engine.training_plan import TrainingPlan
 from digitlab.optim.losses import Loss
 from digitlab.optim.optimizers import Optimizer
 from digitlab.optim.schedules import Schedule
@@ -13,23 +15,27 @@ from digitlab.optim.schedules import Schedule
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberSpec:
-    """One network and how it is trained.
+    """One network and how it is trained: a solo run, or a member of a population.
 
     ``average`` holds the exponential moving average of the weights (None without ``ema_decay``). ``image_shape`` is
-    (C, H, W). ``steps_per_epoch`` and ``total_steps`` count mini-batches. ``seed`` decides the order of the images,
-    augmentation and dropout; members with the same seed share their mini-batches.
+    (C, H, W). With ``autocast_dtype`` products are computed in that precision. The seed in ``plan`` decides the order
+    of the images, augmentation and dropout; members with the same seed share their mini-batches.
     """
 
     network: nn.Module
-    average: nn.Module | None
     normalise: Normalise
     loss: Loss
     optimizer: Optimizer
     schedule: Schedule
-    seed: int
     image_shape: Sequence[int]
     classes: int
-    steps_per_epoch: int
-    total_steps: int
-    ema_decay: float | None
-    gradient_clip_norm: float | None
+    plan: TrainingPlan
+    average: nn.Module | None = None
+    ema_decay: float | None = None
+    gradient_clip_norm: float | None = None
+    autocast_dtype: torch.dtype | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.normalise.scale.device

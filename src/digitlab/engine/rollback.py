@@ -8,11 +8,16 @@ or statistic that is nan or infinite stays so whatever is added to it.
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from digitlab.core.errors import DIVERGED, RunError
+from digitlab.data.chunks import Position
+
+Results = TypeVar("Results")
 
 
 class Rollback:
@@ -66,6 +71,36 @@ class Rollback:
 
     def _floats(self) -> list[Tensor]:
         return [tensor.detach() for tensor in self._state_tensors() if tensor.is_floating_point()]
+
+
+class Restorable(Protocol):
+    """What ``run_chunk_safely`` needs of ``Rollback`` or ``TrainStep``."""
+
+    def save(self) -> None:
+        """Copy the state."""
+
+    def rollback(self) -> None:
+        """Restore the copy."""
+
+
+def run_chunk_safely(
+    run: Callable[[bool], Results], *, finite: Callable[[Results], bool], state: Restorable, position: Position
+) -> Results:
+    """Return what ``run(False)`` returns, which makes the updates of a chunk, if the results are ``finite``.
+
+    Otherwise undo them and return ``run(True)``, which checks after each update and ends the run, or the member of a
+    population, whose update is not finite. ``run`` changes ``state`` and advances ``position``.
+    """
+    start = replace(position)
+    state.save()
+    # The usual case: one check for the whole chunk, because the host waits for the device to read the result.
+    results = run(False)
+    if finite(results):
+        return results
+    # The second pass meets the same faulty update, because updates are functions of state and position.
+    state.rollback()
+    position.return_to(start)
+    return run(True)
 
 
 def divergence(loss: float, step: int, *, steps_per_epoch: int, learning_rate: float) -> RunError:

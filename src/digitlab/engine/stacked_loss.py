@@ -1,4 +1,8 @@
-"""The loss of a population and its gradient; each member has its own label smoothing. ``StackedRunner`` uses it."""
+"""The loss of stacked networks and its gradient by their logits; ``StackedUpdate`` and ``StackedRunner`` use it.
+
+``StackedLoss`` computes all members of a population at once, ``MemberLosses`` calls the losses themselves, one after
+another: solo runs use it, which are stacks of one and may have any loss. M members, n images, K classes.
+"""
 
 from collections.abc import Sequence
 
@@ -32,6 +36,10 @@ class StackedLoss:
     def with_smoothing(self, smoothing: Tensor | None) -> "StackedLoss":
         """The same loss for other members."""
         return StackedLoss(self._loss, smoothing)
+
+    def mean_and_gradient(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The members' mean losses, (M,), and ``gradient``."""
+        return self(logits, targets).mean(1), self.gradient(logits, targets)
 
     def encode(self, targets: Tensor, classes: int) -> Tensor:
         """Encode labels as the members' own loss does."""
@@ -103,3 +111,32 @@ def _shares_of_the_mean(targets: Tensor, logits: Tensor) -> Tensor:
     """Divide encoded targets with class weights, (M, n, K + 1), by the sum of the images' weights: (M, n, K)."""
     targets = targets.to(logits.dtype)
     return targets[..., :-1] / targets[..., -1:].sum(1, keepdim=True)
+
+
+class MemberLosses:
+    """The members' own ``losses``, of any kind, differentiated by autograd."""
+
+    smoothing = None
+
+    def __init__(self, losses: Sequence[Loss]) -> None:
+        self._losses = list(losses)
+
+    def with_smoothing(self, smoothing: Tensor | None) -> "MemberLosses":
+        """These losses: their numbers belong to them."""
+        return self
+
+    def encode(self, targets: Tensor, classes: int) -> Tensor:
+        """Encode labels as the losses do."""
+        return self._losses[0].encode(targets, classes)
+
+    def mean_and_gradient(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The members' mean losses, (M,), and their derivatives by the logits, (M, n, K)."""
+        leaf = logits.detach().requires_grad_()
+        triples = zip(self._losses, leaf, targets, strict=True)
+        losses = torch.stack([loss(own, own_targets) for loss, own, own_targets in triples])
+        # The derivative of a sum by one member's logits is that of the member's own loss.
+        return losses.detach(), torch.autograd.grad(losses.sum(), leaf)[0]
+
+    def gradient(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The derivative of each member's mean loss by its logits: (M, n, K)."""
+        return self.mean_and_gradient(logits, targets)[1]

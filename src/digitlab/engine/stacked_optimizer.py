@@ -10,12 +10,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from digitlab.engine.fused_arguments import VARIED_SETTINGS
+from digitlab.engine.training_plan import TrainingPlan
 from digitlab.optim.broadcast import Number, fit, is_on
 from digitlab.optim.functional import CLIP_EPS, RULES, max_ema_decay
 from digitlab.optim.optimizers import RULE_OF, Optimizer, of_each
 from digitlab.optim.schedules import Schedule
-from digitlab.optim.state import RuleName, RuleState, entry_names, init_state, to_optimizer_state
+from digitlab.optim.state import RuleName, RuleState, counts_steps, entry_names, init_state, to_optimizer_state
+
+# Settings that sweeps usually vary are arguments of a compiled call, so that all runs of a sweep share one library.
+_VARIED_SETTINGS = ("lr_factor", "momentum", "weight_decay")
 
 
 class StackedRule(NamedTuple):
@@ -50,7 +53,7 @@ class StackedRule(NamedTuple):
             return {
                 name: _stack_setting(
                     [settings[name] for settings in members], device,
-                    always_tensors=always_tensors and name in VARIED_SETTINGS,
+                    always_tensors=always_tensors and name in _VARIED_SETTINGS,
                 )
                 for name in members[0]
             }  # fmt: skip
@@ -105,6 +108,20 @@ class StackedOptimizer:
         """Make one update with learning rates float64 (M,)."""
         self.rule.apply(self.parameters, gradients, self.state, rates=rates)
 
+    def share(self, parameters: Sequence[Tensor], optimizer: torch.optim.Optimizer) -> None:
+        """Keep the state of a solo run in the tensors of its ``optimizer``, so that eager and fused updates can mix.
+
+        A ``torch.optim`` optimizer creates its moments at its first step. They are created here, so that both change
+        the same tensors whichever comes first. ``parameters`` are those of the network.
+        """
+        for index, parameter in enumerate(parameters):
+            entries = optimizer.state[parameter]
+            for name, tensors in self.state.entries.items():
+                # A resumed run has entries from its checkpoint. They replace the new zeros.
+                tensors[index] = entries.setdefault(name, tensors[index][0]).unsqueeze(0)
+            if counts_steps(self.rule.name):
+                entries.setdefault("step", torch.zeros((), dtype=torch.float32, device=parameter.device))
+
     def member_state(self, member: int, network: nn.Module) -> dict[int, dict[str, Tensor]]:
         """The ``"state"`` of the ``torch.optim`` optimizer that the member's solo run would have."""
         # A member without momentum has no momentum buffer when it trains alone, so its checkpoint gets none.
@@ -148,20 +165,15 @@ class LearningRates:
     """The learning rates of the members; each follows its own schedule over its own ``total_steps``."""
 
     def __init__(
-        self,
-        optimizers: Sequence[Optimizer],
-        schedules: Sequence[Schedule],
-        *,
-        steps_per_epoch: int,
-        total_steps: Sequence[int],
+        self, optimizers: Sequence[Optimizer], schedules: Sequence[Schedule], plans: Sequence[TrainingPlan]
     ) -> None:
         # float64 on the host, as a solo run multiplies Python floats.
         self._base = torch.tensor([optimizer.lr for optimizer in optimizers], dtype=torch.float64)
         # Most members share a schedule, so each distinct one is evaluated once for each step.
-        keys = list(zip(map(repr, schedules), total_steps, strict=True))
+        keys = list(zip(map(repr, schedules), (plan.total_steps for plan in plans), strict=True))
         self._distinct = {key: (schedule, key[1]) for key, schedule in zip(keys, schedules, strict=True)}
         self._schedule_of = torch.tensor([list(self._distinct).index(key) for key in keys])
-        self._steps_per_epoch = steps_per_epoch
+        self._steps_per_epoch = plans[0].steps_per_epoch
 
     def table(self, first_step: int, steps: int) -> Tensor:
         """The rates of ``steps`` mini-batches from ``first_step``, counted from 0: float64 (steps, M), on the host."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from digitlab.engine.dense_stack import DenseStack
-from digitlab.engine.stacked_loss import StackedLoss
+from digitlab.engine.stacked_loss import MemberLosses, StackedLoss
 from digitlab.engine.stacked_optimizer import StackedRule, clip_gradients, update_ema
 from digitlab.engine.vmap_stack import VmapStack
 
@@ -37,7 +37,7 @@ class StackedUpdate:
     """
 
     stack: DenseStack | VmapStack
-    loss: StackedLoss
+    loss: StackedLoss | MemberLosses
     rule: StackedRule
     apply: Callable[[Sequence[Tensor], Tensor], None]
     averages: Sequence[Tensor]
@@ -50,7 +50,19 @@ class StackedUpdate:
         averages.
         """
         logits = self.stack.forward(batch.images, batch.masks)
-        self.stack.backward(self.loss.gradient(logits, batch.targets))
+        self._descend(self.loss.gradient(logits, batch.targets), rates, ema_weight)
+        return logits
+
+    def with_losses(self, batch: StackedBatch, rates: Tensor, ema_weight: Tensor) -> tuple[Tensor, Tensor]:
+        """The same update; return the mean losses (M,) and the logits (M, n, K), both before it."""
+        logits = self.stack.forward(batch.images, batch.masks)
+        losses, gradient = self.loss.mean_and_gradient(logits, batch.targets)
+        self._descend(gradient, rates, ema_weight)
+        return losses, logits
+
+    def _descend(self, gradient: Tensor, rates: Tensor, ema_weight: Tensor) -> None:
+        """Backpropagate ``gradient``, the derivative of the loss by the logits (M, n, K), and update."""
+        self.stack.backward(gradient)
         if isinstance(self.stack, DenseStack) and self.rule.is_plain_sgd and self.clip_norm is None:
             # Plain SGD adds the gradient products straight to the weights, which saves two of five passes over them.
             # Clipping needs the norm of the whole gradient first, so it has to store the gradients.
@@ -62,4 +74,3 @@ class StackedUpdate:
             self.apply(gradients, rates)
         if self.averages:
             update_ema(self.averages, self.stack.parameters, ema_weight)
-        return logits

@@ -1,4 +1,7 @@
-"""Stacks the tensors and settings of a population's members; ``StackedRunner`` uses it."""
+"""Stacks the tensors and settings of a population's members, and gives members the data of their stream.
+
+``StackedNetworks``, ``VmapStack`` and ``UpdateFunction`` use it. M members.
+"""
 
 from collections.abc import Sequence
 
@@ -20,3 +23,15 @@ def stack_tensors(tensors: Sequence[Sequence[Tensor]]) -> list[Tensor]:
         whole = first.new_empty_strided((len(rows), *first.shape), (first.numel(), *first.stride()))
         stacked.append(torch.stack([tensor.detach() for tensor in rows], out=whole))
     return stacked
+
+
+def view_as_stack(tensors: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """The tensors of a single member as a stack of one, (1, ...), in the same memory."""
+    return [tensor.detach().unsqueeze(0) for member in tensors for tensor in member]
+
+
+def expand_to_members(streams: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
+    """Turn one tensor per stream into (M, ...): each of the ``sizes[stream]`` members has its stream's."""
+    expanded = [stream.expand(size, *stream.shape) for stream, size in zip(streams, sizes, strict=True)]
+    # ``expand`` copies nothing. With several streams the concatenation does, once per member.
+    return expanded[0] if len(expanded) == 1 else torch.cat(expanded)

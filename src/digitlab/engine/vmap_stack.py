@@ -1,23 +1,29 @@
-"""Stacked convolutional networks: ``torch.func.vmap`` maps one forward pass over the members (functorch, 2021).
+"""Stacked networks of any kind: called one after another, or mapped by ``torch.func.vmap`` (functorch, 2021).
 
-``StackedRunner`` uses it for all networks that ``DenseStack`` does not fit. On a CPU the members' forward passes run
-one after another, with the operations of a solo run. Mapped convolutions are not faster there, and batch norm behind
-them has gradients that are differences of nearly equal sums, so another order of summation changes the results.
+``StackedNetworks`` uses it for all networks that ``DenseStack`` does not fit, and for compiled and captured solo runs,
+which are stacks of one. On a CPU the members' forward passes run one after another, with the operations of a solo run.
+Mapped convolutions are not faster there, and batch norm behind them has gradients that are differences of nearly equal
+sums, so another order of summation changes the results.
 """
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from digitlab.engine.dropout_masks import mask_layers, replace_dropout
+from digitlab.engine.dropout_masks import MaskedDropout, mask_layers, replace_dropout
+from digitlab.engine.stacking import expand_to_members
 
 
 class VmapStack:
     """M networks like ``template``; ``parameters`` and ``buffers`` are stacked, (M, ...), in the template's order.
 
-    ``stream_sizes`` says how many members each stream has.
+    ``stream_sizes`` says how many members each stream has, ``one_by_one`` whether members are called one after another
+    instead of mapped. ``masked`` says whether any member has dropout. With ``autocast_dtype`` products are computed in
+    that precision.
     """
 
     def __init__(
@@ -27,43 +33,68 @@ class VmapStack:
         *,
         buffers: Sequence[Tensor],
         stream_sizes: Sequence[int],
+        one_by_one: bool,
+        masked: bool = True,
+        autocast_dtype: torch.dtype | None = None,
     ) -> None:
-        self.parameters = list(parameters)
-        # vmap cannot draw random numbers that equal those of the solo runs, so dropout masks are inputs.
-        self._template = replace_dropout(template)
-        self._names = [name for name, _ in template.named_parameters()]
-        self._buffers = dict(zip((name for name, _ in template.named_buffers()), buffers, strict=True))
-        self._masks = [f"{name}.mask" for name, layer in mask_layers(self._template)]
-        device = self.parameters[0].device
+        self.parameters, self._buffers = list(parameters), list(buffers)
         self._stream_sizes = list(stream_sizes)
+        self._one_by_one, self._autocast_dtype = one_by_one, autocast_dtype
+        # Random numbers can be neither mapped nor traced, so dropout masks are inputs. Some networks have dropout
+        # layers even at rate 0: if no masks are drawn, the layers do nothing.
+        self._template = replace_dropout(template, MaskedDropout if masked else nn.Identity)
+        # The copy's own tensors are placeholders: each call replaces them with those of a member.
+        self._template.requires_grad_(False)
+        self._names = [name for name, _ in template.named_parameters()]
+        self._buffer_names = [name for name, _ in template.named_buffers()]
+        self._mask_names = [f"{name}.mask" for name, _ in mask_layers(self._template)]
         self._gradients: list[Tensor] = []
-        self._one_by_one = device.type == "cpu"
+
+    def with_tensors(
+        self, parameters: Sequence[Tensor], buffers: Sequence[Tensor], *, stream_sizes: Sequence[int]
+    ) -> "VmapStack":
+        """A stack of the same kind of networks with other tensors."""
+        stack = copy.copy(self)
+        stack.parameters, stack._buffers, stack._stream_sizes = list(parameters), list(buffers), list(stream_sizes)
+        return stack
 
     def forward(self, images: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:
-        """Compute logits (M, n, K) in training mode.
+        """Compute logits (M, n, K) in training mode, in the precision of the images.
 
         ``images`` has (n, C, H, W) for each stream, ``masks`` (M, n, ...) for each dropout layer, or nothing without
         dropout.
         """
         self._template.train()
-        # New leaves for each update: the parameters themselves stay without gradients and change in place.
-        self._leaves = [parameter.detach().requires_grad_() for parameter in self.parameters]
-        values = dict(zip(self._names, self._leaves, strict=True)) | self._buffers
-        # Without dropout there are no masks, and the layers keep theirs, which is a one.
-        values |= dict(zip(self._masks, masks, strict=False))
-        if len(images) == 1:
-            self._logits = self._call(values, images[0], shared=True)
-        else:
-            # ``expand`` copies nothing; the concatenation does, once per member. vmap needs one batch per member.
-            expanded = [
-                stream.expand(size, *stream.shape) for stream, size in zip(images, self._stream_sizes, strict=True)
-            ]
-            self._logits = self._call(values, torch.cat(expanded), shared=False)
-        return self._logits.detach()
+        others = [*self._buffers, *masks]
+        if not self._one_by_one:
+            # New leaves for each update: the parameters themselves stay without gradients and change in place.
+            self._leaves = [[parameter.detach().requires_grad_() for parameter in self.parameters]]
+            shared = len(images) == 1
+            batch = images[0] if shared else expand_to_members(images, self._stream_sizes)
+            # vmap needs one batch per member, unless all have the same.
+            logits = vmap(self._call, in_dims=(0, 0, None if shared else 0))(self._leaves[0], others, batch)
+            self._logits = [logits]
+            return logits.detach()
+        # Each member has leaves of its own, with autograd ending there. Leaves that are stacked would add an operation,
+        # and its gradient, for each member and tensor.
+        self._leaves = [[row.detach().requires_grad_() for row in rows] for rows in _by_member(self.parameters)]
+        batches = [stream for stream, size in zip(images, self._stream_sizes, strict=True) for _ in range(size)]
+        self._logits = [
+            self._call(*tensors)
+            for tensors in zip(self._leaves, _by_member(others, len(batches)), batches, strict=True)
+        ]
+        return _stack([logits.detach() for logits in self._logits])
 
     def backward(self, gradient: Tensor) -> None:
         """Compute the gradients from ``gradient``, the derivative of the loss by the logits (M, n, K)."""
-        self._gradients = list(torch.autograd.grad(self._logits, self._leaves, gradient))
+        if not self._one_by_one:
+            self._gradients = list(torch.autograd.grad(self._logits[0], self._leaves[0], gradient))
+            return
+        by_member = [
+            torch.autograd.grad(logits, leaves, own)
+            for logits, leaves, own in zip(self._logits, self._leaves, gradient.unbind(), strict=True)
+        ]
+        self._gradients = [_stack(rows) for rows in zip(*by_member, strict=True)]
 
     def gradients(self) -> list[Tensor]:
         """The gradients that ``backward`` computed, in the order of the parameters."""
@@ -75,21 +106,30 @@ class VmapStack:
         ``parameters`` are shaped like the stack's own: the averages, if the members have any.
         """
         self._template.eval()
-        return self._call(dict(zip(self._names, parameters, strict=True)) | self._buffers, images, shared=True)
-
-    def _call(self, values: Mapping[str, Tensor], images: Tensor, *, shared: bool) -> Tensor:
-        """Call the template with each member's row of ``values``; all have the same images if ``shared``."""
-
-        def forward(member_values: Mapping[str, Tensor], batch: Tensor) -> Tensor:
-            logits: Tensor = functional_call(self._template, dict(member_values), (batch,))
+        if not self._one_by_one:
+            logits: Tensor = vmap(self._call, in_dims=(0, 0, None))(list(parameters), self._buffers, images)
             return logits
+        members = zip(_by_member(parameters), _by_member(self._buffers, len(parameters[0])), strict=True)
+        return _stack([self._call(own, buffers, images) for own, buffers in members])
 
-        if self._one_by_one:
-            # unbind once for all members: indexing would add an operation, and its gradient, for each member and
-            # tensor.
-            rows = {name: tensor.unbind() for name, tensor in values.items()}
-            members = [{name: row[member] for name, row in rows.items()} for member in range(len(self.parameters[0]))]
-            batches = [images] * len(members) if shared else images.unbind()
-            return torch.stack([forward(member, batch) for member, batch in zip(members, batches, strict=True)])
-        logits: Tensor = vmap(forward, in_dims=(0, None if shared else 0))(values, images)
-        return logits
+    def _call(self, parameters: Sequence[Tensor], others: Sequence[Tensor], images: Tensor) -> Tensor:
+        """The logits (n, K) of one member; ``others`` are its buffers, and then its masks, if there are any."""
+        values = dict(zip(self._names, parameters, strict=True))
+        # In evaluation there are no masks, and the layers do nothing.
+        values |= dict(zip((*self._buffer_names, *self._mask_names), others, strict=False))
+        device, dtype = images.device.type, self._autocast_dtype
+        with nullcontext() if dtype is None else torch.autocast(device, dtype):
+            logits: Tensor = functional_call(self._template, values, (images,))
+        # Losses are computed in the precision of the weights, as autocast does.
+        return logits.to(images.dtype)
+
+
+def _by_member(tensors: Sequence[Tensor], members: int = 0) -> list[list[Tensor]]:
+    """The rows of stacked tensors (M, ...), one list per member; ``members`` is M if there may be no tensor."""
+    rows = [tensor.unbind() for tensor in tensors]
+    return [list(own) for own in zip(*rows, strict=True)] if rows else [[] for _ in range(members)]
+
+
+def _stack(rows: Sequence[Tensor]) -> Tensor:
+    """Stack one tensor per member, (M, ...); a stack of one is a view, which costs nothing in a solo run."""
+    return rows[0].unsqueeze(0) if len(rows) == 1 else torch.stack(list(rows))

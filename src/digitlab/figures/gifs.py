@@ -16,8 +16,11 @@ from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from digitlab.data.chunks import ChunkPlan
 from digitlab.data.normalise import Normalise
 from digitlab.engine.eager import TrainStep
+from digitlab.engine.member_spec import MemberSpec
+from digitlab.engine.training_plan import TrainingPlan
 from digitlab.figures.style import SIGNED_MAP, cut
 from digitlab.figures.weights import signed_images
 from digitlab.models import Linear
@@ -43,16 +46,20 @@ def learning_weights(
     is the start, all zero; the last is the end; in between there is one every ``steps_per_frame`` steps.
     """
     shape, loss = (images.shape[1], images.shape[2], images.shape[3]), MeanSquaredError(output="raw")
-    inputs = Normalise(image_shape=shape, mean=[0.0] * shape[0], std=[1.0] * shape[0])(images)
+    normalise = Normalise(image_shape=shape, mean=[0.0] * shape[0], std=[1.0] * shape[0])
+    inputs = normalise(images)
     batches = list(zip(inputs.split(batch_size), loss.encode(labels, classes).split(batch_size), strict=True))
     lr = _learning_rate(inputs, classes)
     # Building the network uses torch's global random generator and a step seeds it: restore its state afterwards.
     with torch.random.fork_rng(devices=[]):
         network = Linear(image_shape=shape, classes=classes, init="zeros")
+        plan = ChunkPlan(seed=0, batch_size=batch_size, chunk_length=None)
+        spec = MemberSpec(
+            network=network, normalise=normalise, loss=loss, optimizer=SGD(lr=lr), schedule=Constant(),
+            image_shape=shape, classes=classes, plan=TrainingPlan.for_images(plan, len(inputs), max_epochs=1),
+        )  # fmt: skip
         step = TrainStep(
-            network=network, loss=loss, optimizer=SGD(lr=lr).build(network),
-            backward=lambda value, weight: value.backward(), lr=lr, schedule=Constant(),
-            steps_per_epoch=len(batches), total_steps=len(batches), seed=0, device=torch.device("cpu"),
+            spec, optimizer=spec.optimizer.build(network), backward=lambda value, weight: value.backward(),
             read_losses=True,
         )  # fmt: skip
         frames = [network.output.weight.detach().clone()]

@@ -6,7 +6,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from digitlab.config.schema import PositiveFloat, nearest
+from digitlab.config.schema import PositiveFloat
+from digitlab.config.suggestions import nearest
 from digitlab.core.errors import ConfigError
 
 # YAML and Hydra read class names such as 7 or true as numbers and truth values.

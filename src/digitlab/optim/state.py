@@ -75,23 +75,6 @@ def to_optimizer_state(rule: RuleName, state: RuleState, *, member: int | None =
     return entries
 
 
-def from_optimizer_state(
-    rule: RuleName, entries: Mapping[int, Mapping[str, Tensor]], parameters: Sequence[Tensor], *, momentum: Number = 0.0
-) -> RuleState:
-    """Return the state of a solo run from ``entries``, the ``"state"`` of a torch.optim optimizer for ``parameters``.
-
-    It is the inverse of ``to_optimizer_state``. All tensors are copies. If ``entries`` is empty, it is the state before
-    the first update.
-    """
-    state = init_state(rule, parameters, momentum=momentum)
-    for i, entry in entries.items():
-        for name, tensors in state.entries.items():
-            tensors[i].copy_(entry[name])
-        if "step" in entry:
-            state.step.copy_(entry["step"])
-    return state
-
-
 def _step_dtype(device: torch.device) -> torch.dtype:
     """Return float64 for exact bias corrections in Adam, or float32 on devices without float64 (Apple's)."""
     return torch.float64 if abilities(device).float64 else torch.float32

@@ -13,20 +13,18 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from digitlab.config.compose import build
 from digitlab.core.errors import RunError
 from digitlab.core.system import open_file_limit
 from digitlab.engine.dense_stack import DenseStack
 from digitlab.engine.stacked_loss import STACKABLE
 from digitlab.models import CNN, MLP, LeNet, Linear
 from digitlab.optim.class_weights import is_weighted
-from digitlab.optim.losses import Loss
-from digitlab.optim.optimizers import RULE_OF, Optimizer
+from digitlab.optim.optimizers import RULE_OF
 from digitlab.population.halving import refuse_alone, setting_of
 from digitlab.population.job import Job
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.training.accelerator import choose_accelerator
-from digitlab.training.experiment import Experiment, without_memory
+from digitlab.training.experiment import Experiment
 
 log = logging.getLogger(__name__)
 
@@ -58,9 +56,7 @@ _OTHER_FILES = 100
 
 def group_key(config: DictConfig, experiment: Experiment) -> str | None:
     """The configuration that all members of a population share, as text; None if the run must train alone."""
-    trainer, device = experiment.trainer, device_of(experiment)
-    loss = build(experiment.loss, "loss", Loss)
-    optimizer = build(experiment.optimizer, "optimizer", Optimizer)
+    trainer, device, parts = experiment.trainer, device_of(experiment), experiment.parts
     alone = (
         # Each of these needs something that stacked execution does not have.
         trainer.devices > 1
@@ -72,9 +68,9 @@ def group_key(config: DictConfig, experiment: Experiment) -> str | None:
         or bool(experiment.callbacks)
         or config.figures.log_batches
         or experiment.options.tta is not None
-        or type(without_memory(experiment.model, experiment.data)) not in _NETWORKS
-        or type(loss) not in STACKABLE
-        or type(optimizer) not in RULE_OF
+        or type(experiment.network) not in _NETWORKS
+        or type(parts.loss) not in STACKABLE
+        or type(parts.optimizer) not in RULE_OF
     )
     return None if alone else json.dumps(_common(config, experiment), sort_keys=True, default=str)
 
@@ -89,7 +85,7 @@ def _common(config: DictConfig, experiment: Experiment) -> dict[str, Any]:
             numbers = ()  # class weights and smoothing are in the encoded targets, which members share
         common[name] = {key: value for key, value in nodes[name].items() if key not in numbers}
     common["compile"] = experiment.options.compile
-    common["ema"] = experiment.ema_decay is None
+    common["ema"] = experiment.hyper_parameters["ema_decay"] is None
     common["clip"] = experiment.trainer.gradient_clip_norm is None
     return common
 
@@ -183,10 +179,8 @@ def max_open_members() -> int:
 
 def preferred_members(experiment: Experiment) -> int:
     """How many such members train fastest together, by how many fit into the CPU's cache."""
-    # On the meta device: only shapes matter here.
-    network = without_memory(experiment.model, experiment.data)
     if device_of(experiment).type != "cpu":
         return _MOST_MEMBERS_ON_GPU
-    room = _DENSE_BYTES if DenseStack.fits(network) else 0
-    member_bytes = 4 * sum(parameter.numel() for parameter in network.parameters())
+    room = _DENSE_BYTES if DenseStack.fits(experiment.network) else 0
+    member_bytes = 4 * sum(parameter.numel() for parameter in experiment.network.parameters())
     return min(max(room // member_bytes, 1), _MOST_MEMBERS)

@@ -20,8 +20,9 @@ from digitlab.core.signals import Interrupted, StopSignal
 from digitlab.data.chunks import Chunk, ChunkLoader
 from digitlab.engine.cpu_tuning import threads, worthwhile_threads
 from digitlab.engine.cuda_graph import graph_capture_for
+from digitlab.engine.fused_execution import Acceleration
 from digitlab.engine.metrics import confusions
-from digitlab.engine.rollback import Rollback, divergence
+from digitlab.engine.rollback import Rollback, divergence, run_chunk_safely
 from digitlab.engine.stacked_runner import StackedRunner
 from digitlab.figures.events import samples
 from digitlab.population.cohort import Cohort
@@ -29,7 +30,7 @@ from digitlab.population.halving import setting_of, worse_half
 from digitlab.population.job import Job, halving_epochs_of
 from digitlab.population.member import Member
 from digitlab.training.checkpointing import warn_of_other_cpu
-from digitlab.training.setup import chunk_plan, read_data
+from digitlab.training.setup import read_data
 
 # The number of mini-batches between two checks of losses and signals, if trainer.chunk_length is not set.
 _CHUNK_LENGTH = 64
@@ -49,16 +50,14 @@ class Population:
         self.device, self.stop_signal = device, stop_signal
         self.data = read_data(self.experiment)
         self.data.to(device)
-        self.steps_per_epoch = chunk_plan(self.experiment).steps_per_epoch(len(self.data.train_indices))
+        self.position = jobs[0].start
         warn_of_other_cpu(jobs[0].checkpoint)
         self._cohort = Cohort.of([job.folder.path.name for job in jobs], [job.checkpoint or {} for job in jobs])
-        self.members = [
-            Member(job, self.data, steps_per_epoch=self.steps_per_epoch, cohort=self._cohort) for job in jobs
-        ]
+        self.members = [Member(job, self.data, position=self.position, cohort=self._cohort) for job in jobs]
+        self._steps_per_epoch = self.members[0].plan.steps_per_epoch
         for member in self.members:
             # Weights go to the device before they are stacked, so that stacking does not copy between devices.
             member.classifier.to(device)
-        self.position = jobs[0].start
         self.all_members = list(self.members)
         self._halving_epochs = halving_epochs_of(jobs)
         # Whether any file has been written. None is before the first chunk, because memory may not suffice for it.
@@ -69,11 +68,11 @@ class Population:
 
     def train(self) -> None:
         """Train until all members have ended. Raises ``Interrupted`` after a signal, when all of them are saved."""
-        if any(member.is_over(self.position) for member in self.members):
+        if any(member.is_over for member in self.members):
             # The last process saved them at their end, but was killed before it wrote their results.
             self._begin()
             for member in self.members:
-                if member.is_over(self.position):
+                if member.is_over:
                     member.finish()
             self._compact()
         while self.members:
@@ -91,26 +90,24 @@ class Population:
         """Stack the current members; ``kept``, int64, are their rows in the runner before, None at the beginning."""
         specs = [member.classifier.member_spec() for member in self.members]
         graph_capture = graph_capture_for(self.device, allowed=self.experiment.trainer.cuda_graphs)
-        runner = StackedRunner(
-            specs, device=self.device, compiling=self.experiment.options.compile, graph_capture=graph_capture
-        )
+        wanted = Acceleration(self.experiment.options.compile, graph_capture)
+        runner = StackedRunner(specs, device=self.device, wanted=wanted)
         for row, member in enumerate(self.members):
-            member.use_tensors(*runner.member_tensors(row))
-            # The optimizer's state comes from the runner before, or from the checkpoints.
-            saved = member.classifier.optimizer_state
-            if kept is None and saved is not None:
+            member.use_tensors(*runner.networks.member_tensors(row))
+            # The optimizer's state comes from the checkpoints, or later from the runner before.
+            if (saved := member.classifier.take_optimizer_state()) is not None:
                 steps = self.position.total_steps
                 runner.optimizer.load_member(row, member.classifier.network, saved["state"], steps=steps)
         if kept is not None:
             runner.inherit_from(self._runner, kept)
         self._runner: StackedRunner = runner
         # A rollback of the former stack would not fit any more.
-        self._rollback = Rollback(runner.state_tensors)
+        self._rollback = Rollback(runner.networks.state_tensors)
         streams = groupby(self.members, key=lambda member: member.job.seed)
         self._loaders = [self._loader(next(stream)) for _, stream in streams]
 
     def _loader(self, member: Member) -> ChunkLoader:
-        plan = chunk_plan(member.job.experiment)
+        plan = member.plan.chunks
         default = _CHUNK_LENGTH_ON_GPU if abilities(self.device).cuda_graphs else _CHUNK_LENGTH
         plan = replace(plan, chunk_length=plan.chunk_length or default)
         # All members with this seed can use one loader: augmentation settings are equal in a population.
@@ -121,27 +118,23 @@ class Population:
     def _epoch(self) -> None:
         """Train to the end of the epoch, or until all members have ended."""
         for chunks in zip(*self._loaders, strict=True):
-            # The position at the start of the chunk, for a repetition.
-            begun = replace(self.position)
             with self._threads():
-                self._runner.prepare(chunks, first=self.position.total_steps, steps_ahead=self._steps_ahead)
+                ahead = max(member.plan.steps_ahead for member in self.members)
+                self._runner.prepare(chunks, first=self.position.total_steps, steps_ahead=ahead)
             with self._timed():
-                self._rollback.save()
-                # The usual case: no member is faulty, and one check for the whole chunk suffices.
-                results = self._run_chunk(chunks)
+                results = run_chunk_safely(
+                    partial(self._run_chunk, chunks), finite=lambda results: not self._faulty_rows(results[1]),
+                    state=self._rollback, position=self.position,
+                )  # fmt: skip
             self._begin()
             with self._timed():
-                if self._faulty_rows(results[1]):
-                    # Roll back and repeat with a check after each update. Faulty members fail before their faulty
-                    # update; all others compute the same numbers again.
-                    self._rollback.rollback()
-                    self.position.step, self.position.total_steps = begun.step, begun.total_steps
-                    results = self._run_chunk(chunks, check_each=True)
                 self._count(chunks, *results)
-            if chunks[0].last and self._is_complete(chunks[0]):
+            # After a signal, not all mini-batches of the chunk are done.
+            complete = self.position.step == chunks[0].step + len(chunks[0].indices)
+            if chunks[0].last and complete:
                 for member in self._active():
                     member.take_train_metrics()
-            if chunks[0].validate and self._is_complete(chunks[0]):
+            if chunks[0].validate and complete:
                 if len(self.data.val_indices) > 0:
                     self._validate(last=chunks[0].last)
                 if not chunks[0].last:
@@ -155,16 +148,8 @@ class Population:
     def _threads(self) -> AbstractContextManager[None]:
         # The number of members at the beginning counts, not the current one. Another number of threads adds up in
         # another order, and a resumed population does not know which members were still there in this epoch.
-        flops = self._runner.flops * self.experiment.data.batch_size * len(self._cohort.members)
+        flops = self._runner.networks.flops * self.experiment.data.batch_size * len(self._cohort.members)
         return threads(worthwhile_threads(flops))
-
-    @property
-    def _steps_ahead(self) -> int:
-        return max(member.classifier.total_steps for member in self.members) - self.position.total_steps
-
-    def _is_complete(self, chunk: Chunk) -> bool:
-        """Whether all mini-batches of ``chunk`` are done; after a signal some are not."""
-        return self.position.step == chunk.step + len(chunk.indices)
 
     def _active(self) -> list[Member]:
         return [member for member in self.members if member.outcome is None]
@@ -178,7 +163,7 @@ class Population:
         active = self._active()
         share = (time.perf_counter() - started_at) / max(len(active), 1)
         for member in active:
-            member.record.epoch_seconds += share
+            member.record.add_seconds(share)
 
     def _begin(self) -> None:
         """Open the members' files; called after the first chunk, when memory is known to suffice."""
@@ -188,33 +173,33 @@ class Population:
             with self._threads():
                 step_threads = torch.get_num_threads()
             for member in self.members:
-                member.classifier.step_threads = step_threads
-                member.begin(picture)
+                member.begin(picture, step_threads=step_threads)
 
-    def _run_chunk(self, chunks: Sequence[Chunk], *, check_each: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    def _run_chunk(self, chunks: Sequence[Chunk], check_each: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Call ``StackedRunner.run_chunk``; with ``check_each`` faulty members fail before their faulty update."""
+        if check_each:
+            # A member that fails writes its result.
+            self._begin()
         with self._threads():
             results = self._runner.run_chunk(
                 chunks, first=self.position.total_steps, stop_signal=self.stop_signal,
                 callback=self._fail_faulty_members if check_each else None,
             )  # fmt: skip
-        for _ in results[2]:
-            self.position.advance()
+        self.position.advance(len(results[2]))
         return results
 
     def _count(self, chunks: Sequence[Chunk], logits: Tensor, losses: Tensor, rates: Tensor) -> None:
         """Add the results of a chunk to the members' training metrics: those of ``StackedRunner.run_chunk``."""
         sizes = chunks[0].sizes[: len(losses)]
         done = sum(sizes)
-        labels = self._runner.expand_to_members([chunk.learnt_labels()[:done] for chunk in chunks])
+        labels = self._runner.networks.expand_to_members([chunk.learnt_labels()[:done] for chunk in chunks])
         # Members count on the host. One copy serves all of them, and the host waits here for the losses anyway.
         confusion = confusions(logits, labels).cpu()
         values, last_rates = losses.T.tolist(), rates[-1].tolist()
         for row, member in enumerate(self.members):
             if member.outcome is not None:
                 continue
-            member.learning_rate = last_rates[row]
-            member.count(confusion[row], values[row], sizes, last_step=self.position.total_steps)
+            member.count(confusion[row], values[row], sizes, last_learning_rate=last_rates[row])
 
     def _faulty_rows(self, losses: Tensor) -> list[int]:
         """The rows of active members with a loss, in ``losses`` (..., M), or a state that is not finite."""
@@ -228,7 +213,7 @@ class Population:
         for row in self._faulty_rows(losses):
             self._rollback.rollback(row)
             loss, rate = losses[row].item(), rates[row].item()
-            self.members[row].fail(divergence(loss, step, steps_per_epoch=self.steps_per_epoch, learning_rate=rate))
+            self.members[row].fail(divergence(loss, step, steps_per_epoch=self._steps_per_epoch, learning_rate=rate))
         self._rollback.save()
 
     # Between two chunks -----------------------------------------------------------------------------------------------
@@ -241,30 +226,28 @@ class Population:
         counts = self._runner.evaluate(self.data.val_dataloader())
         for member, own in zip(self.members, counts, strict=True):
             if member.outcome is None:
-                member.validated(own, self.position, self._optimizer_state(member), last=last)
+                member.validated(own, self._optimizer_state(member), last=last)
 
     def _end_early_stopped(self) -> None:
         """End the members whose patience in steps ran out inside the epoch."""
         for member in self._active():
-            if member.record.best_tracker.should_stop:
-                member.end_epoch(self.position, epoch_over=False)
-                member.save_epoch(self.position, self._optimizer_state(member), epoch_over=False)
+            if member.record.should_stop:
+                member.end_epoch()
+                member.save_epoch(self._optimizer_state(member))
                 member.finish()
 
     def _end_epoch(self) -> None:
         """Record, halve, save, and finish members; also where the runs end inside an epoch (``max_steps``)."""
-        epoch_over = self.position.step == self.steps_per_epoch
+        epoch_over = self.position.step == self._steps_per_epoch
         for member in self._active():
-            member.end_epoch(self.position, epoch_over=epoch_over)
+            member.end_epoch()
         if epoch_over and self.position.epoch + 1 in self._halving_epochs:
             self._halve(self.position.epoch + 1)
-        self._save(
-            lambda member: member.save_epoch(self.position, self._optimizer_state(member), epoch_over=epoch_over)
-        )
+        self._save(lambda member: member.save_epoch(self._optimizer_state(member)))
         # Members finish only when all are saved. If the process is killed here, the same members resume together, and
         # those that were to leave still leave.
         for member in self._active():
-            if member.is_over(self.position):
+            if member.is_over:
                 member.finish()
         if epoch_over:
             self.position.next_epoch()
@@ -289,14 +272,14 @@ class Population:
         present = {member.job.folder.path.name: member.score for member in self.all_members}
         path, worst = self.members[0].job.folder.path.parent, self.experiment.monitor.worst
         values = self._cohort.scores_by_setting(path, present, epoch=epoch, worst=worst)
-        remaining = [member for member in self._active() if not member.is_over(self.position)]
+        remaining = [member for member in self._active() if not member.is_over]
         settings = {setting_of(member.job.overrides) for member in remaining}
         worse = worse_half(
             {setting: scores for setting, scores in values.items() if setting in settings}, self.experiment.monitor.mode
         )
         for member in remaining:
             if setting_of(member.job.overrides) in worse:
-                member.halved_after_epoch = epoch
+                member.halve(epoch)
 
     def _compact(self) -> None:
         """Stack the remaining members anew, so that no time is spent on those that have ended."""
@@ -312,5 +295,5 @@ class Population:
         """Save all members after signal ``number`` and raise ``Interrupted``."""
         error = Interrupted(number)
         for member in self._active():
-            member.stop(self.position, self._optimizer_state(member), error)
+            member.stop(self._optimizer_state(member), error)
         raise error

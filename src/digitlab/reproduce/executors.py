@@ -125,12 +125,10 @@ def _numpy_network(experiment: Experiment, data: ImageData) -> Network:
     """The NumPy network with the initial weights that a Lightning run of the same seed starts with."""
     torch.manual_seed(stream_seed("init", experiment.options.seed))
     source = data.source
-    network = build(
-        experiment.model, "model", nn.Module, image_shape=source.image_shape, classes=len(source.class_names)
-    )
+    model, loss = experiment.hyper_parameters["model"], experiment.parts.loss
+    network = build(model, "model", nn.Module, image_shape=source.image_shape, classes=len(source.class_names))
     layers = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
-    loss = build(experiment.loss, "loss", Loss)
-    activation = experiment.model.get("activation", "relu")
+    activation = model.get("activation", "relu")
     hidden = activation if isinstance(activation, list) else [activation] * (len(layers) - 1)
     activations = [*hidden, _output_activation(loss)]
     return Network(

@@ -39,7 +39,7 @@ class _Recorder(TorchDispatchMode):
     """Collects a node for each operation inside its with block."""
 
     def __init__(self, images: Tensor) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.nodes: list[Any] = []
         self._layers: list[str] = []
         # The name of the node that computed each tensor. Tensors are kept, so that no other one gets the same id.

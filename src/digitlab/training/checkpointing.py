@@ -9,7 +9,6 @@ from typing import Any
 import lightning
 
 from digitlab.core.errors import RunError
-from digitlab.core.ranks import process_rank
 from digitlab.data.chunks import Position
 from digitlab.engine.metrics import Counts, total
 from digitlab.results.checkpoint import of_older_version
@@ -22,16 +21,21 @@ log = logging.getLogger(__name__)
 
 
 def snapshot(
-    classifier: Classifier, optimizer_state: dict[str, Any], record: RunState, *, train_counts: Sequence[Counts]
+    classifier: Classifier,
+    optimizer_state: dict[str, Any],
+    record: RunState,
+    *,
+    position: Position,
+    train_counts: Sequence[Counts],
 ) -> dict[str, Any]:
     """Return the content of a checkpoint: everything that the rest of the run depends on.
 
     It contains no state of a random generator, because all random draws are functions of the position.
-    ``optimizer_state`` is the ``state_dict`` of the torch optimiser. ``train_counts`` holds the counts of each process
-    separately, because rounding depends on the order in which losses are summed. ``state_dict``, ``hyper_parameters``
-    and the version have the keys that ``Classifier.load_from_checkpoint`` expects.
+    ``optimizer_state`` is the ``state_dict`` of the torch optimiser, ``position`` the place to resume from.
+    ``train_counts`` holds the counts of each process separately, because rounding depends on the order in which losses
+    are summed. ``state_dict``, ``hyper_parameters`` and the version have the keys that
+    ``Classifier.load_from_checkpoint`` expects.
     """
-    position = classifier.position
     return {
         "pytorch-lightning_version": lightning.__version__,
         "hyper_parameters": dict(classifier.hparams),
@@ -56,9 +60,12 @@ def warn_of_other_cpu(checkpoint: Mapping[str, Any] | None) -> None:
         log.warning("this run was trained with %s instructions, now with %s: last bits can differ", saved, current)
 
 
-def restore(
-    checkpoint: dict[str, Any], classifier: Classifier, *, path: Path, processes: int = 1
-) -> list[MonitorValue]:
+def saved_position(checkpoint: Mapping[str, Any] | None) -> Position:
+    """Return the position in ``checkpoint``, or the beginning without one."""
+    return Position() if checkpoint is None else Position(**checkpoint["position"])
+
+
+def restore(checkpoint: dict[str, Any], classifier: Classifier, *, path: Path) -> list[MonitorValue]:
     """Set ``classifier`` to the state in ``checkpoint``, which was read from ``path``; return the monitored history.
 
     With as many processes as wrote the checkpoint, each process gets its own counts; otherwise the first process gets
@@ -74,14 +81,12 @@ def restore(
         )
     if not _has_groups(checkpoint["optimizer_states"][0]["param_groups"], classifier):
         raise of_older_version(path, "with other parameters to learn, or other groups of them")
-    classifier.load_state_dict(checkpoint["state_dict"])
-    classifier.optimizer_state = checkpoint["optimizer_states"][0]
-    classifier.position = Position(**checkpoint["position"])
     counts = [Counts(**own) for own in checkpoint["train_counts"]]
-    if len(counts) == processes:
-        classifier.train_counts = counts[process_rank()]
-    elif process_rank() == 0:
-        classifier.train_counts = total(counts)
+    chunks = classifier.plan.chunks
+    own_counts = counts[chunks.rank] if len(counts) == chunks.world_size else None
+    if own_counts is None and chunks.rank == 0:
+        own_counts = total(counts)
+    classifier.restore(checkpoint["state_dict"], checkpoint["optimizer_states"][0], own_counts)
     return [MonitorValue(**point) for point in checkpoint["history"]]
 
 

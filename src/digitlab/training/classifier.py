@@ -5,34 +5,30 @@ Shapes: N images, C channels, H rows, W columns, K classes. One module is enough
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from digitlab.config.compose import build
-from digitlab.core.signals import StopSignal
 from digitlab.data.chunks import Chunk, Position
 from digitlab.data.evaluation import EvaluationBatch
 from digitlab.data.normalise import Normalise
-from digitlab.data.seeding import stream_seed
 from digitlab.engine.aot_cache import CompilerError, fall_back
 from digitlab.engine.chunk_runner import ChunkRunner
-from digitlab.engine.compiled_solo import CompiledSteps
 from digitlab.engine.cpu_tuning import ForwardCost, forward_cost, keep_large_memory, threads, worthwhile_threads
 from digitlab.engine.cuda_graph import graph_capture_for
 from digitlab.engine.device import as_numbers, reads_at_once
 from digitlab.engine.eager import TrainStep
+from digitlab.engine.fused_execution import Acceleration, FusedUpdates
 from digitlab.engine.member_spec import MemberSpec
-from digitlab.engine.metrics import Counts, total
+from digitlab.engine.metrics import Counts, confusions, total
+from digitlab.engine.training_plan import TrainingPlan
 from digitlab.models.user_networks import initialise_lazy_layers
-from digitlab.optim.losses import Loss
-from digitlab.optim.optimizers import Optimizer
-from digitlab.optim.schedules import Schedule
-from digitlab.training.settings import DataFacts
+from digitlab.training.settings import DataFacts, Execution, LearningParts
 from digitlab.training.test_time_augmentation import TestTimeAugmentation, augmented_views
 
 
@@ -43,6 +39,8 @@ class Classifier(LightningModule):
     ``Classifier.load_from_checkpoint(path)`` needs nothing else. ``data`` holds the facts of the data set
     (``DataFacts``). With ``ema_decay`` the weights are averaged over the updates (Polyak and Juditsky, 1992), and the
     averaged network is evaluated. With ``tta`` several views of each image are evaluated.
+
+    A run also gives its ``execution``, which is not stored; a network that is only evaluated needs none.
     """
 
     runner: ChunkRunner
@@ -59,41 +57,35 @@ class Classifier(LightningModule):
         ema_decay: float | None = None,
         gradient_clip_norm: float | None = None,
         tta: TestTimeAugmentation | None = None,
+        execution: Execution | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        self.save_hyperparameters(ignore=["execution"])
         # One training_step makes several updates. Lightning's automatic optimisation would make exactly one.
         self.automatic_optimization = False
         self.facts = DataFacts(**data)
-        channels, height, width = self.facts.image_shape
-        classes, shape = len(self.facts.class_names), (channels, height, width)
+        classes, shape = len(self.facts.class_names), self.facts.shape
         self.network: nn.Module = build(model, "model", nn.Module, image_shape=shape, classes=classes)
         initialise_lazy_layers(self.network, shape)
         self.average: nn.Module | None = None
         if ema_decay is not None:
             self.average = copy.deepcopy(self.network).requires_grad_(False)
-        self.loss = build(loss, "loss", Loss).for_classes(self.facts.class_names, self.facts.train_counts)
-        self.update: Optimizer = build(optimizer, "optimizer", Optimizer)
-        self.schedule: Schedule = build(scheduler, "scheduler", Schedule)
+        self.execution = execution or Execution()
+        parts = self.execution.parts or LearningParts.build(loss, optimizer, scheduler)
+        self.loss = parts.loss.for_classes(self.facts.class_names, self.facts.train_counts)
+        self.update, self.schedule = parts.optimizer, parts.schedule
         self.ema_decay, self.gradient_clip_norm, self.tta = ema_decay, gradient_clip_norm, tta
         self.normalise = Normalise(image_shape=shape, mean=self.facts.mean, std=self.facts.std)
         self.example_input_array = torch.zeros(1, *shape, dtype=torch.uint8)
 
+        # With float64, weights and products have that precision; bfloat16 is for products only.
+        if self.execution.dtype == torch.float64:
+            self.double()
         # The state of a run. Checkpoints save it.
-        self.position = Position()
         self.train_counts = Counts.zeros(classes, torch.device("cpu"))
-        self.optimizer_state: dict[str, Any] | None = None
+        self._optimizer_state: dict[str, Any] | None = None
         # Losses of single mini-batches that are not written yet: (step from 1, loss).
-        self.logged_losses: list[tuple[int, float]] = []
-        # A run sets these before it starts.
-        self.seed = 0
-        self.steps_per_epoch = 0
-        self.log_every_steps = 50
-        self.total_steps = 0
-        self.autocast_dtype: torch.dtype | None = None
-        self.compiling: bool | Literal["auto"] = False
-        self.cuda_graphs = True
-        self.stop_signal = StopSignal()
+        self._logged_losses: list[tuple[int, float]] = []
         # The number of threads of the updates, None before the first one.
         self.step_threads: int | None = None
         self._begin_evaluation()
@@ -105,20 +97,38 @@ class Classifier(LightningModule):
         """Do the same as Lightning, but read only plain values and tensors: a pickle can run any code."""
         return super().load_from_checkpoint(checkpoint_path, *args, **(kwargs | {"weights_only": True}))
 
-    def use_precision(self, dtype: torch.dtype) -> None:
-        """Set the precision: float64 for weights and products, or bfloat16 for products with float32 weights."""
-        if dtype == torch.float64:
-            self.double()
-        elif dtype == torch.bfloat16:
-            self.autocast_dtype = dtype
+    @property
+    def plan(self) -> TrainingPlan:
+        """The plan of the run; only a network in training has one."""
+        assert self.execution.plan is not None
+        return self.execution.plan
+
+    @property
+    def position(self) -> Position:
+        """How far the run is."""
+        return self.plan.position
+
+    def restore(
+        self, weights: Mapping[str, Tensor], optimizer_state: dict[str, Any], train_counts: Counts | None
+    ) -> None:
+        """Set the state of a run to that of a checkpoint; without ``train_counts`` this process counts from zero."""
+        self.load_state_dict(weights)
+        self._optimizer_state = optimizer_state
+        if train_counts is not None:
+            self.train_counts = train_counts
+
+    def take_optimizer_state(self) -> dict[str, Any] | None:
+        """Return the ``state_dict`` of the optimizer in the checkpoint, once; None if there is none."""
+        state, self._optimizer_state = self._optimizer_state, None
+        return state
 
     def member_spec(self) -> MemberSpec:
-        """Return the description of this network from which a population builds a member."""
+        """Return what the engine needs to know to train this network, alone or in a population."""
         return MemberSpec(
             network=self.network, average=self.average, normalise=self.normalise, loss=self.loss, optimizer=self.update,
-            schedule=self.schedule, seed=self.seed, image_shape=self.facts.image_shape,
-            classes=len(self.facts.class_names), steps_per_epoch=self.steps_per_epoch, total_steps=self.total_steps,
-            ema_decay=self.ema_decay, gradient_clip_norm=self.gradient_clip_norm,
+            schedule=self.schedule, image_shape=self.facts.shape, classes=len(self.facts.class_names),
+            plan=self.plan, ema_decay=self.ema_decay, gradient_clip_norm=self.gradient_clip_norm,
+            autocast_dtype=self.execution.autocast_dtype,
         )  # fmt: skip
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -128,7 +138,8 @@ class Classifier(LightningModule):
         """
         network = self.network if self.average is None else self.average
         images = self.normalise(pixels)
-        with nullcontext() if self.autocast_dtype is None else torch.autocast(self.device.type, self.autocast_dtype):
+        dtype = self.execution.autocast_dtype
+        with nullcontext() if dtype is None else torch.autocast(self.device.type, dtype):
             logits = [weight * network(view).to(images.dtype) for view, weight in augmented_views(images, self.tta)]
         return torch.stack(logits).sum(0)
 
@@ -136,56 +147,42 @@ class Classifier(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         optimizer = self.update.build(self.network)
-        if self.optimizer_state is not None:
-            optimizer.load_state_dict(self.optimizer_state)
-            self.optimizer_state = None
+        if (state := self.take_optimizer_state()) is not None:
+            optimizer.load_state_dict(state)
         return optimizer
 
     def setup(self, stage: str) -> None:
         # The cost is measured with one image. This must happen before callbacks add hooks that would see this image.
         if stage == "fit":
-            self.forward_cost = forward_cost(self.network, self.facts.image_shape, self.normalise.scale)
+            self.forward_cost = forward_cost(self.network, self.facts.shape, self.normalise.scale)
 
     def on_train_start(self) -> None:
-        self.stop_signal.install()
+        self.execution.stop_signal.install()
         # Lightning's wrapper around the optimiser would cost a tenth of a small network's step.
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
+        spec = self.member_spec()
         step = TrainStep(
-            network=self.network, loss=self.loss, optimizer=optimizer,
+            spec, optimizer=optimizer, read_losses=reads_at_once(self.device),
             backward=_plain_backward if self.trainer.world_size == 1 else self._shared_backward,
-            lr=self.update.lr, schedule=self.schedule,
-            steps_per_epoch=self.steps_per_epoch, total_steps=self.total_steps,
-            seed=stream_seed("forward", self.seed, self.global_rank), device=self.device,
-            read_losses=reads_at_once(self.device),
-            autocast_dtype=self.autocast_dtype, gradient_clip_norm=self.gradient_clip_norm,
-            average=self.average, ema_decay=self.ema_decay,
         )  # fmt: skip
         self.runner = ChunkRunner(
-            step=step, compiled=self._compiled_steps(step, optimizer),
-            position=self.position, normalise=self.normalise, loss=self.loss, strategy=self.trainer.strategy,
-            stop_signal=self.stop_signal, alone=self.trainer.world_size == 1,
+            spec, step=step, fused=self._fused_updates(spec, optimizer), strategy=self.trainer.strategy,
+            stop_signal=self.execution.stop_signal,
         )  # fmt: skip
         self.train_counts.confusion = self.train_counts.confusion.to(self.device)
 
-    def _compiled_steps(self, step: TrainStep, optimizer: torch.optim.Optimizer) -> CompiledSteps | None:
-        graph_capture = graph_capture_for(self.device, allowed=self.cuda_graphs)
-        if not self.compiling and graph_capture is None:
+    def _fused_updates(self, spec: MemberSpec, optimizer: torch.optim.Optimizer) -> FusedUpdates | None:
+        compiling = self.execution.compiling
+        graph_capture = graph_capture_for(self.device, allowed=self.execution.cuda_graphs)
+        if not compiling and graph_capture is None:
             return None
         try:
             if self.trainer.world_size > 1:
                 raise CompilerError("not with several processes")
-            return CompiledSteps(
-                compiling=self.compiling, graph_capture=graph_capture,
-                steps_ahead=self.total_steps - self.position.total_steps,
-                network=self.network, average=self.average, normalise=self.normalise, loss=self.loss,
-                update=self.update, optimizer=optimizer, image_shape=self.facts.image_shape,
-                flops=self.forward_cost.flops, seed=self.seed, learning_rate=step.learning_rate,
-                ema_weight=step.ema_weight,
-                autocast_dtype=self.autocast_dtype, gradient_clip_norm=self.gradient_clip_norm,
-            )  # fmt: skip
+            return FusedUpdates.of_solo_run(spec, optimizer, Acceleration(compiling, graph_capture))
         except CompilerError as error:
-            fall_back(error, asked=self.compiling is True)
+            fall_back(error, asked=compiling is True)
             return None
 
     @property
@@ -220,28 +217,31 @@ class Classifier(LightningModule):
 
     def _count(self, chunk: Chunk, logits: Tensor, losses: Sequence[float]) -> None:
         sizes = chunk.sizes[: len(losses)]
-        first = self.position.total_steps - len(losses)
-        for step, (value, size) in enumerate(zip(losses, sizes, strict=True), start=first + 1):
-            self.train_counts.loss_sum += value * size
-            if step % self.log_every_steps == 0:
-                self.logged_losses.append((step, value))
         done = sum(sizes)
-        self.train_counts.add(logits[:done], chunk.learnt_labels()[:done])
+        labels = chunk.learnt_labels()[:done]
+        self.count(confusions(logits[:done].unsqueeze(0), labels.unsqueeze(0))[0], losses, sizes)
+
+    def count(self, confusion: Tensor, losses: Sequence[float], sizes: Sequence[int]) -> None:
+        """Add the results of the last mini-batches: their confusion matrix, int64 (K, K), mean losses and sizes."""
+        self.train_counts.confusion = self.train_counts.confusion + confusion
+        self.train_counts.add_losses(losses, sizes)
+        first, every = self.position.total_steps - len(losses) + 1, self.execution.log_every_steps
+        self._logged_losses += [(step, loss) for step, loss in enumerate(losses, first) if step % every == 0]
 
     def take_logged_losses(self) -> list[tuple[int, float]]:
         """Return the losses of single mini-batches since the last call, as pairs (step from 1, loss)."""
-        losses, self.logged_losses = self.logged_losses, []
+        losses, self._logged_losses = self._logged_losses, []
         return losses
 
     def take_train_counts(self) -> Counts:
         """Return the counts of the training passes since the last call, summed over all processes, and reset them."""
         counts = total(self.train_counts_of_processes())
-        self.train_counts = Counts.zeros(len(self.facts.class_names), self.device)
+        self.train_counts = Counts.zeros(len(self.facts.class_names), self.train_counts.confusion.device)
         return counts
 
     def train_counts_of_processes(self) -> list[Counts]:
         """Return the current counts of every process. All processes must call this together."""
-        own, processes = self.train_counts, self.trainer.world_size
+        own, processes = self.train_counts, self.plan.chunks.world_size
         if processes == 1:
             return [own]
         loss_sum = torch.tensor(own.loss_sum, device=self.device, dtype=torch.float64)

@@ -27,10 +27,9 @@ from digitlab.data.module import ImageData
 from digitlab.models.user_networks import require_logits
 from digitlab.optim.losses import Loss
 from digitlab.optim.optimizers import Optimizer
-from digitlab.optim.schedules import Schedule
 from digitlab.training.accelerator import cuda_problem
 from digitlab.training.early_stopping import EarlyStopping, Monitor
-from digitlab.training.settings import CheckpointSettings, TrainerSettings
+from digitlab.training.settings import CheckpointSettings, LearningParts, TrainerSettings
 from digitlab.training.test_time_augmentation import TestTimeAugmentation
 
 T = TypeVar("T")
@@ -72,34 +71,23 @@ class Ema:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Experiment:
-    """The parts of a run. ``model``, ``loss``, ``optimizer`` and ``scheduler`` are plain values, for the checkpoint."""
+    """The parts of a run. ``network`` is on torch's meta device: it has shapes, and no memory for weights.
+
+    ``hyper_parameters`` are the arguments of the classifier except the facts of its data: plain values, which a
+    checkpoint stores. A run can't resume from other ones.
+    """
 
     options: RunOptions
     data: ImageData
-    model: dict[str, Any]
-    loss: dict[str, Any]
-    optimizer: dict[str, Any]
-    scheduler: dict[str, Any]
+    network: nn.Module
+    parts: LearningParts
+    hyper_parameters: dict[str, Any]
     trainer: TrainerSettings
     monitor: Monitor
     early_stopping: EarlyStopping | None
-    ema_decay: float | None
     checkpoint: CheckpointSettings
     callbacks: list[Callback]
     figures: Callback
-
-    @property
-    def hyper_parameters(self) -> dict[str, Any]:
-        """The arguments of the classifier except the facts of its data. A run can't resume from other ones."""
-        return {
-            "model": self.model,
-            "loss": self.loss,
-            "optimizer": self.optimizer,
-            "scheduler": self.scheduler,
-            "ema_decay": self.ema_decay,
-            "gradient_clip_norm": self.trainer.gradient_clip_norm,
-            "tta": self.options.tta,
-        }
 
     @classmethod
     def from_config(cls, config: DictConfig, *, typed: Sequence[str] | None = None) -> "Experiment":
@@ -116,10 +104,14 @@ class Experiment:
         data.augment = Compose(
             [build(node, f"augment.{name}", Augmentation) for name, node in nodes["augment"].items()]
         )
-        _check_loss(nodes["loss"], data)
-        build(nodes["scheduler"], "scheduler", Schedule)
+        learning = {name: nodes[name] for name in ("loss", "optimizer", "scheduler")}
+        parts = LearningParts.build(**learning)
+        _check_loss(parts.loss, data)
         trainer = build(nodes["trainer"], "trainer", TrainerSettings)
-        _check_network(nodes, data, processes=trainer.devices)
+        network = _network(nodes["model"], data)
+        if GIVEN in nodes["model"]:
+            require_logits(network, data.source.image_shape, len(data.source.class_names))
+        _check_network(network, parts.optimizer, data, processes=trainer.devices)
         stopping = _value(config, "early_stopping")
         _check_device(trainer, typed)
         if data.batch_size < trainer.devices:
@@ -134,11 +126,18 @@ class Experiment:
         return cls(
             options=options,
             data=data,
-            **{name: nodes[name] for name in ("model", "loss", "optimizer", "scheduler")},
+            network=network,
+            parts=parts,
+            hyper_parameters={
+                "model": nodes["model"],
+                **learning,
+                "ema_decay": _settings(Ema, nodes["ema"], "ema").decay,
+                "gradient_clip_norm": trainer.gradient_clip_norm,
+                "tta": options.tta,
+            },
             trainer=trainer,
             monitor=monitor,
             early_stopping=early_stopping,
-            ema_decay=_settings(Ema, nodes["ema"], "ema").decay,
             checkpoint=_settings(CheckpointSettings, nodes["checkpoint"], "checkpoint"),
             callbacks=[build(node, f"callbacks.{name}", Callback) for name, node in nodes["callbacks"].items()],
             figures=build(nodes["figures"], "figures", Callback),
@@ -196,20 +195,15 @@ def _check_data(data: ImageData) -> None:
         raise ConfigError("data.root", str(data.root), "must be a folder, or not be there yet")
 
 
-def _check_loss(node: dict[str, Any], data: ImageData) -> None:
-    loss = build(node, "loss", Loss)
+def _check_loss(loss: Loss, data: ImageData) -> None:
     try:
         loss.for_classes(data.source.class_names, None)
     except ConfigError as error:
         raise error.under("loss") from error
 
 
-def _check_network(nodes: dict[str, dict[str, Any]], data: ImageData, *, processes: int) -> None:
-    """Check the network, built without memory for its weights, and the optimiser's parameter groups."""
-    network = _network(nodes["model"], data)
-    if GIVEN in nodes["model"]:
-        require_logits(network, data.source.image_shape, len(data.source.class_names))
-    optimizer = build(nodes["optimizer"], "optimizer", Optimizer)
+def _check_network(network: nn.Module, optimizer: Optimizer, data: ImageData, *, processes: int) -> None:
+    """Check the optimiser's parameter groups, and that each process gets enough images."""
     try:
         optimizer.groups(network)
     except ConfigError as error:
@@ -221,20 +215,16 @@ def _check_network(nodes: dict[str, dict[str, Any]], data: ImageData, *, process
         raise ConfigError("data.batch_size", data.batch_size, allowed)
 
 
-def without_memory(node: dict[str, Any], data: ImageData) -> nn.Module:
+def _network(node: dict[str, Any], data: ImageData) -> nn.Module:
     """Return the network of the node ``model`` for the images of ``data``, on torch's meta device.
 
-    A network that a Python user passed is built on the CPU, because its code may not work on the meta device.
+    A network that a Python user passed is built on the CPU, because its code may not work on the meta device. Raises
+    ``ConfigError`` if it needs more memory than this machine has.
     """
-    source = data.source
-    with torch.random.fork_rng(devices=[]), torch.device("cpu" if GIVEN in node else "meta"):
-        return build(node, "model", nn.Module, image_shape=source.image_shape, classes=len(source.class_names))
-
-
-def _network(node: dict[str, Any], data: ImageData) -> nn.Module:
-    """Return the network ``without_memory``. Raises ``ConfigError`` if it needs more memory than this machine has."""
+    shape, classes = data.source.image_shape, len(data.source.class_names)
     try:
-        network = without_memory(node, data)
+        with torch.random.fork_rng(devices=[]), torch.device("cpu" if GIVEN in node else "meta"):
+            network = build(node, "model", nn.Module, image_shape=shape, classes=classes)
     except ConfigError as error:
         # torch has no error class for an overflow of a size in bytes or of a single number.
         if "overflow" not in str(error.__cause__).lower():

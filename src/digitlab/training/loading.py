@@ -15,6 +15,7 @@ from digitlab.engine.device import PRECISIONS
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder, find_runs
 from digitlab.training.classifier import Classifier
+from digitlab.training.settings import Execution
 
 Which = Literal["best", "last"]
 
@@ -56,8 +57,8 @@ def load_classifier(run: RunFolder, checkpoint: Which = "best") -> Classifier:
     path = run.best if checkpoint == "best" else run.last
     content = read_checkpoint(path)
     try:
-        classifier = Classifier(**content["hyper_parameters"])
-        classifier.use_precision(PRECISIONS[str(run.read_config().trainer.precision)])
+        dtype = PRECISIONS[str(run.read_config().trainer.precision)]
+        classifier = Classifier(**content["hyper_parameters"], execution=Execution(dtype=dtype))
         classifier.load_state_dict(content["state_dict"])
     except ConfigError:
         raise

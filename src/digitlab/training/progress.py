@@ -49,7 +49,7 @@ class EpochBar(Callback):
         if self._progress is not None:
             assert isinstance(pl_module, Classifier)
             name = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
-            self._task = self._progress.add_task(name, total=pl_module.steps_per_epoch, metrics=self._validation)
+            self._task = self._progress.add_task(name, total=pl_module.plan.steps_per_epoch, metrics=self._validation)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Chunk, batch_idx: int
@@ -125,7 +125,7 @@ class NotebookProgress(Callback):
             return
         assert isinstance(pl_module, Classifier)
         self._shown_at = now
-        metrics, steps = pl_module.train_counts.metrics(), pl_module.steps_per_epoch
+        metrics, steps = pl_module.train_counts.metrics(), pl_module.plan.steps_per_epoch
         shown = [f"train/loss {metrics['loss']:.4f}", f"train/accuracy {metrics['accuracy']:.4f}"]
         self._show(trainer, f"step {batch.step + len(batch.indices)}/{steps}", *shown)
 

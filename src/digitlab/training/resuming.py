@@ -6,12 +6,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from digitlab.config.compose import add_missing_defaults, build, compose
+from digitlab.config.compose import add_missing_defaults, compose
 from digitlab.core.errors import ConfigError
 from digitlab.core.logging import log_to
 from digitlab.core.ranks import is_first_process
 from digitlab.data.chunks import Position
-from digitlab.optim.schedules import Schedule
 from digitlab.results.checkpoint import newest_good
 from digitlab.results.folder import RunFolder
 from digitlab.results.lock import give_back, take
@@ -85,7 +84,7 @@ def _check_length(run_folder: RunFolder, experiment: Experiment, *, former_epoch
     if epochs < reached:
         raise ConfigError(_LENGTH, epochs, f"must be at least {reached}, because the run has reached epoch {reached}")
     if _learning_rates_differ(experiment, position, former_epochs):
-        name = experiment.scheduler["_target_"].rpartition(".")[2]
+        name = type(experiment.parts.schedule).__name__
         allowed = (
             f"must stay {former_epochs}: the schedule {name} depends on it, and the run has trained {reached} epochs;"
             " start a new run instead"
@@ -95,7 +94,7 @@ def _check_length(run_folder: RunFolder, experiment: Experiment, *, former_epoch
 
 def _learning_rates_differ(experiment: Experiment, position: Position, former_epochs: int) -> bool:
     """Return whether an update before ``position`` would have another learning rate with the new length."""
-    settings, schedule = experiment.trainer, build(experiment.scheduler, "scheduler", Schedule)
+    settings, schedule = experiment.trainer, experiment.parts.schedule
     # Inside the first epoch its length is not known without the data. Any length shows whether the schedule needs it.
     whole_epochs = position.total_steps - position.step
     steps_per_epoch = whole_epochs // position.epoch if position.epoch else max(position.step, 1)

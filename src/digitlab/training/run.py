@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loops.progress import _ProcessedTracker
@@ -25,28 +24,24 @@ from digitlab.core.notebook import in_notebook
 from digitlab.core.ranks import first_process_reports, is_first_process, lost_process_reported
 from digitlab.core.signals import Interrupted, StopSignal
 from digitlab.engine.device import float32_products
-from digitlab.results.checkpoint import newest_good, read_checkpoint
+from digitlab.results.checkpoint import newest_good
 from digitlab.results.folder import RunFolder
 from digitlab.results.lock import held
-from digitlab.results.outcome import finite_or_worst
-from digitlab.results.result import CheckpointMetrics, Status
-from digitlab.results.writer import RunWriter
+from digitlab.results.result import Status
 from digitlab.training.checkpoint_io import AtomicCheckpointIO
-from digitlab.training.checkpointing import restore, warn_of_other_cpu
+from digitlab.training.checkpointing import saved_position, warn_of_other_cpu
 from digitlab.training.contention import ContentionHint
 from digitlab.training.evaluation import measure_test
 from digitlab.training.experiment import Experiment
 from digitlab.training.progress import EpochBar, NotebookProgress
 from digitlab.training.run_callback import RunCallback, Saver
 from digitlab.training.setup import (
-    chunk_plan,
     initial_classifier,
     new_record,
     read_data,
-    result_fields,
     run_writer,
-    set_length,
     summarise,
+    training_plan,
 )
 
 log = logging.getLogger(__name__)
@@ -122,26 +117,20 @@ class Run:
         self.data = read_data(experiment)
         checkpoint = newest_good(folder, like=experiment.hyper_parameters) if resume else None
         warn_of_other_cpu(checkpoint)
-        self.classifier = initial_classifier(experiment, self.data, resumed=checkpoint is not None)
-        self.classifier.compiling = experiment.options.compile
-        self.classifier.cuda_graphs = experiment.trainer.cuda_graphs
-        processes = experiment.trainer.devices
-        history = []
-        if checkpoint is not None:
-            history = restore(checkpoint, self.classifier, path=folder.last, processes=processes)
-        self.classifier.stop_signal = stop_signal
-        self.record = new_record(experiment, self.data, history=history, checkpoint=checkpoint)
+        self.plan = training_plan(experiment, self.data, saved_position(checkpoint))
+        self.classifier = initial_classifier(
+            experiment, self.data, plan=self.plan, stop_signal=stop_signal, resumed=checkpoint is not None
+        )
+        self.record = new_record(experiment, self.data, self.classifier, folder, checkpoint=checkpoint)
         self.run_callback = RunCallback(
             record=self.record, stop_signal=stop_signal, save_every_seconds=experiment.checkpoint.every_seconds
         )
         self.trainer = self._trainer()
-        self._plan()
-        self.measured: CheckpointMetrics | None = None
+        self._start_counters()
         self.result: dict[str, Any] = {}
         # The writer comes last: a run that is refused above must not open files, which only the end of a run closes.
-        self.writer: RunWriter | None = None
         if is_first_process():
-            self.writer = self.record.writer = run_writer(config, folder, checkpoint=checkpoint)
+            self.record.write_to(run_writer(config, folder, checkpoint=checkpoint))
 
     def _trainer(self) -> Trainer:
         settings = self.experiment.trainer
@@ -162,16 +151,13 @@ class Run:
             num_sanity_val_steps=0, use_distributed_sampler=False, plugins=[AtomicCheckpointIO()],
         )  # fmt: skip
 
-    def _plan(self) -> None:
-        classifier, data, trainer = self.classifier, self.data, self.trainer
-        data.plan = chunk_plan(self.experiment, rank=trainer.global_rank, world_size=trainer.world_size)
-        set_length(classifier, self.experiment, data.plan.steps_per_epoch(len(data.train_indices)))
+    def _start_counters(self) -> None:
         # Lightning's counters start at the epoch and step of the checkpoint. The loader knows the place in the epoch.
         progress = self.trainer.fit_loop.epoch_progress.current
         assert isinstance(progress, _ProcessedTracker)
-        progress.processed = progress.completed = classifier.position.epoch
+        progress.processed = progress.completed = self.plan.position.epoch
         steps = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total
-        steps.ready = steps.completed = classifier.position.total_steps
+        steps.ready = steps.completed = self.plan.position.total_steps
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
@@ -186,17 +172,17 @@ class Run:
         self._conclude("finished", None)
 
     def _conclude(self, status: Status, error: BaseException | None) -> None:
-        self.result = self._result(status, error)
-        if self.writer is not None:
-            self.writer.result(self.result, step=self.classifier.position.total_steps)
-            self.writer.close()
+        self.result = self.record.conclude(
+            status, error, device=self.trainer.strategy.root_device, split_fingerprint=self.data.split_fingerprint,
+            overrides=self.overrides, threads=self.classifier.step_threads,
+        )  # fmt: skip
 
     def fit(self) -> None:
         """Train up to the last epoch or early stopping; only draw the figures if the run had ended before."""
         self._summarise()
-        over = self.classifier.position.total_steps >= self.classifier.total_steps
-        if over or self.record.best_tracker.should_stop:
-            log.info("this run has already ended, by %s", "its last step" if over else "early stopping")
+        if self.record.is_over:
+            reason = "its last step" if self.plan.is_over else "early stopping"
+            log.info("this run has already ended, by %s", reason)
             # The run may have been killed before it wrote the figures of its final weights.
             self.experiment.figures.on_train_end(self.trainer, self.classifier)
             return
@@ -208,13 +194,13 @@ class Run:
 
     def whereabouts(self) -> str:
         """Return the epoch and the step that the run has reached, for a message."""
-        position, steps = self.classifier.position, self.classifier.steps_per_epoch
+        position, steps = self.plan.position, self.plan.steps_per_epoch
         return f"epoch {position.epoch + 1}, step {position.step} of {steps}"
 
     def _summarise(self) -> None:
-        if self.writer is None:
+        if self.record.writer is None:
             return
-        summary = summarise(self.classifier, self.writer)
+        summary = summarise(self.classifier, self.record.writer)
         # In a notebook the progress is a single line.
         if self.experiment.trainer.progress_bar and not in_notebook():
             with disk_faults("standard output"):
@@ -222,25 +208,8 @@ class Run:
 
     def test(self) -> None:
         """Evaluate the test set once, with the checkpoint that the key ``test`` names."""
-        which = self.experiment.options.test
-        if which == "none":
-            return
-        checkpoint = read_checkpoint(self.folder.best if which == "best" else self.folder.last)
-        self.classifier.load_state_dict(checkpoint["state_dict"])
-        metrics, confusion = measure_test(self.trainer, self.classifier, self.data)
-        self.measured = CheckpointMetrics.of(checkpoint, which, metrics)
-        if self.writer is not None:
-            self.writer.confusion(confusion, self.classifier.facts.class_names)
-            self.writer.predictions(torch.cat(self.classifier.test_scores))
-
-    def _result(self, status: Status, error: BaseException | None) -> dict[str, Any]:
-        return result_fields(
-            status=status, error=error, record=self.record, classifier=self.classifier, folder=self.folder,
-            split_fingerprint=self.data.split_fingerprint, overrides=self.overrides, measured=self.measured,
-            device=self.trainer.strategy.root_device,
-        )  # fmt: skip
+        self.record.test(lambda: measure_test(self.trainer, self.classifier, self.data))
 
     def outcome(self) -> Outcome:
         """Return the result of the finished run."""
-        metric = self.experiment.monitor.metric
-        return Outcome(self.folder.path, self.result, finite_or_worst(metric, self.result["metrics"].get(metric)))
+        return Outcome(self.folder.path, self.result, self.record.outcome(self.result))

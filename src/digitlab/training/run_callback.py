@@ -25,10 +25,8 @@ class RunCallback(Callback):
     def __init__(self, *, record: RunState, stop_signal: StopSignal, save_every_seconds: float | None) -> None:
         self.record, self.stop_signal, self._save_every_seconds = record, stop_signal, save_every_seconds
         self._saved_at = time.monotonic()
-        self._images = 0
         self._clock_started_at: float | None = None
         self._epoch_over = False
-        self._improved = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._saved_at = time.monotonic()
@@ -42,15 +40,15 @@ class RunCallback(Callback):
     ) -> None:
         classifier = _classifier(pl_module)
         # As in a population, compiling is no part of the training time. The clock includes it at this point.
-        self.record.epoch_seconds -= classifier.runner.take_compile_seconds()
+        self.record.add_seconds(-classifier.runner.take_compile_seconds())
         whole = classifier.position.step == batch.step + len(batch.indices)
         # For Lightning a chunk is one batch. The loader ends a chunk where a validation is due: this makes Lightning
         # validate after such a chunk, and only then.
         trainer.val_check_batch = 1 if whole and batch.validate else float("inf")
         if whole and batch.last:
             self._stop_clock()
-            self._epoch_over = classifier.position.step == classifier.steps_per_epoch
-            self.record.metrics = self._take_train_metrics(classifier)
+            self._epoch_over = self.record.epoch_is_complete
+            self.record.add_training(classifier.take_train_counts())
             trainer.should_stop |= classifier.position.total_steps == batch.plan.max_steps
         elif not (whole and batch.validate):
             self._pause(trainer, classifier)
@@ -60,41 +58,25 @@ class RunCallback(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         classifier = _classifier(pl_module)
-        measured = {f"val/{name}": value for name, value in classifier.evaluation.metrics().items()}
-        self._improved = self.record.add_validation(measured, classifier.position)
-        trainer.should_stop |= self.record.best_tracker.should_stop
+        self.record.add_validation(classifier.evaluation)
+        trainer.should_stop |= self.record.should_stop
         if self._epoch_over or trainer.should_stop:
             return
-        if self._improved:
-            self._save(trainer, classifier, best=True)
+        self.record.save_improvement(lambda best: self._save(trainer, classifier, best=best))
         self._pause(trainer, classifier)
         self._start_clock()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         classifier = _classifier(pl_module)
-        record = self.record
-        if "train/loss" not in record.metrics:
-            # Early stopping in steps ended the run inside the epoch. The row describes the part that was trained.
-            record.metrics |= self._take_train_metrics(classifier)
-        record.add_epoch(classifier.position, images=self._images, learning_rate=classifier.learning_rate)
+        self.record.end_epoch(classifier.take_train_counts, learning_rate=classifier.learning_rate)
         if self._epoch_over:
             classifier.position.next_epoch()
-            record.epoch_seconds = 0.0
 
     def save_epoch(self, trainer: Trainer, classifier: Classifier) -> None:
         """Save the checkpoints of a finished epoch, then stop if a signal has arrived."""
-        # best.ckpt comes first: if last.ckpt says that the run has ended, best.ckpt must exist already.
-        if self._improved or not self.record.validating:
-            self._save(trainer, classifier, best=True)
-        self._save(trainer, classifier, best=False)
-        self._improved, self.record.metrics = False, {}
+        self.record.save_epoch(lambda best: self._save(trainer, classifier, best=best))
         if classifier.position.epoch < (trainer.max_epochs or 0) and not trainer.should_stop:
             self.stop_signal.obey(trainer)
-
-    def _take_train_metrics(self, classifier: Classifier) -> dict[str, float]:
-        counts = classifier.take_train_counts()
-        self._images = int(counts.confusion.sum())
-        return {f"train/{name}": value for name, value in counts.metrics().items()}
 
     def _pause(self, trainer: Trainer, classifier: Classifier) -> None:
         """Between two chunks: stop if a signal has arrived, save if the last checkpoint is too old."""
@@ -116,7 +98,10 @@ class RunCallback(Callback):
         self._saved_at = time.monotonic()
         if self.record.writer is None:
             return
-        content = snapshot(classifier, trainer.optimizers[0].state_dict(), self.record, train_counts=train_counts)
+        content = snapshot(
+            classifier, trainer.optimizers[0].state_dict(), self.record, position=classifier.position,
+            train_counts=train_counts,
+        )  # fmt: skip
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             callback.on_save_checkpoint(trainer, classifier, content)
         self.record.writer.checkpoint(content, best=best)
@@ -126,7 +111,7 @@ class RunCallback(Callback):
 
     def _stop_clock(self) -> None:
         if self._clock_started_at is not None:
-            self.record.epoch_seconds += time.perf_counter() - self._clock_started_at
+            self.record.add_seconds(time.perf_counter() - self._clock_started_at)
             self._clock_started_at = None
 
 

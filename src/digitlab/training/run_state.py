@@ -1,61 +1,204 @@
-"""The state of a run while it trains: the metrics of the current epoch, the rows of past epochs, the best moment.
+"""The course of a run: its metrics, its best moment, and everything that happens at the end of an epoch and of the run.
 
-It knows no Trainer: a callback updates it for a solo run, and a population updates one for each of its members.
+It knows no Trainer. ``RunCallback`` drives it in a solo run, and ``Member`` in a population, so that both save, stop,
+test and report alike.
 """
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
-from digitlab.data.chunks import Position
+import torch
+from torch import Tensor
+
+from digitlab.engine.metrics import Counts
+from digitlab.results.checkpoint import read_checkpoint
+from digitlab.results.folder import RunFolder
+from digitlab.results.outcome import finite_or_worst
+from digitlab.results.result import CheckpointMetrics, Status, run_result
 from digitlab.results.writer import Row, RunWriter
+from digitlab.training.classifier import Classifier
 from digitlab.training.early_stopping import BestTracker, MonitorValue
 
 
 class RunState:
-    """Collects the metrics of one run and passes them to its ``writer``, which only the first process has.
+    """Collects the metrics of the run of ``classifier`` in ``folder`` and passes them to its writer.
 
-    ``validating`` says whether there are validation images; without them the last epoch counts as the best. ``rows``
-    describe the finished epochs. ``epoch_seconds`` is the training time of the current epoch so far.
+    ``test`` says which checkpoint is tested. ``validating`` says whether there are validation images; without them the
+    last epoch counts as the best. ``rows`` describe the finished epochs. ``epoch_seconds`` is the training time of the
+    current epoch so far.
     """
 
     def __init__(
         self,
         *,
-        writer: RunWriter | None,
+        classifier: Classifier,
+        folder: RunFolder,
         best_tracker: BestTracker,
+        test: Literal["best", "last", "none"],
         validating: bool,
         rows: list[Row],
         epoch_seconds: float = 0.0,
     ) -> None:
-        self.writer, self.best_tracker, self.validating = writer, best_tracker, validating
-        self.rows = rows
-        self.epoch_seconds = epoch_seconds
+        self.classifier, self.folder, self.best_tracker = classifier, folder, best_tracker
+        self.rows, self.epoch_seconds = rows, epoch_seconds
         self.metrics: dict[str, float] = {}
+        # Only the first process of a run has a writer, and none before training is known to be possible.
+        self.writer: RunWriter | None = None
+        self._test, self._validating = test, validating
+        self._plan = classifier.plan
+        self._images = 0
+        self._improved = False
+        self._measured: CheckpointMetrics | None = None
 
-    def add_validation(self, measured: Mapping[str, float], position: Position) -> bool:
-        """Add metrics keyed ``val/…``; return whether this is the best moment so far."""
+    def write_to(self, writer: RunWriter) -> None:
+        """Pass everything from now on to ``writer`` as well."""
+        self.writer = writer
+
+    # Inside an epoch --------------------------------------------------------------------------------------------------
+
+    def add_seconds(self, seconds: float) -> None:
+        """Add training time to the current epoch."""
+        self.epoch_seconds += seconds
+
+    def add_training(self, counts: Counts) -> None:
+        """Add the metrics keyed ``train/…`` of the epoch, or of the part of it that was trained."""
+        # Throughput counts images of the epoch that were really trained on.
+        self._images = int(counts.confusion.sum())
+        self.metrics |= {f"train/{name}": value for name, value in counts.metrics().items()}
+
+    def add_validation(self, counts: Counts) -> None:
+        """Add the metrics keyed ``val/…`` and find out whether this is the best moment so far."""
+        measured = {f"val/{name}": value for name, value in counts.metrics().items()}
         self.metrics |= measured
         if self.writer is not None:
-            self.writer.validation(measured, step=position.total_steps)
+            self.writer.validation(measured, step=self._plan.position.total_steps)
         # Metrics keyed train/… are known only at the end of an epoch, not at a validation inside it.
-        return self.best_tracker.monitor.metric in self.metrics and self.best_tracker.update(self._point(position))
+        self._improved = self.best_tracker.monitor.metric in self.metrics and self._track()
 
-    def add_epoch(self, position: Position, *, images: int, learning_rate: float) -> None:
-        """Add the row of an epoch. ``images`` is the number of images that it trained on, which may be cut short."""
-        row: Row = {"epoch": position.epoch + 1, "step": position.total_steps}
-        row |= dict(sorted(self.metrics.items()))
-        row["lr"] = learning_rate
-        row["train_seconds"] = self.epoch_seconds
-        row["images_per_second"] = images / self.epoch_seconds
-        self.rows.append(row)
-        if self.writer is not None:
-            self.writer.epoch(row)
-        if not self.validating:
-            self.best_tracker.update(self._point(position))
+    def save_improvement(self, save: Callable[[bool], None]) -> None:
+        """Call ``save(True)`` after a validation inside an epoch that found the best moment so far."""
+        if self._improved and not self.should_stop:
+            save(True)
 
     def add_losses(self, losses: list[tuple[int, float]]) -> None:
         """Write the training losses of single mini-batches: pairs of (step, loss)."""
         if self.writer is not None:
             self.writer.losses(losses)
 
-    def _point(self, position: Position) -> MonitorValue:
-        return MonitorValue(position.epoch + 1, position.total_steps, self.metrics[self.best_tracker.monitor.metric])
+    # The end of an epoch ----------------------------------------------------------------------------------------------
+
+    @property
+    def epoch_is_complete(self) -> bool:
+        """Whether all mini-batches of the epoch are done."""
+        return self._plan.position.step == self._plan.steps_per_epoch
+
+    def end_epoch(self, take_counts: Callable[[], Counts], *, learning_rate: float) -> None:
+        """Add the row of an epoch, or of its part before the run ends; ``save_epoch`` comes next.
+
+        ``take_counts`` returns the counts of its training if ``add_training`` was not called.
+        """
+        if "train/loss" not in self.metrics:
+            # Early stopping in steps ended the run inside the epoch. The row describes the part that was trained.
+            self.add_training(take_counts())
+        position = self._plan.position
+        row: Row = {"epoch": position.epoch + 1, "step": position.total_steps}
+        row |= dict(sorted(self.metrics.items()))
+        row["lr"] = learning_rate
+        row["train_seconds"] = self.epoch_seconds
+        row["images_per_second"] = self._images / self.epoch_seconds
+        self.rows.append(row)
+        if self.writer is not None:
+            self.writer.epoch(row)
+        if not self._validating:
+            self._track()
+        if self.epoch_is_complete:
+            self.epoch_seconds = 0.0
+
+    def save_epoch(self, save: Callable[[bool], None]) -> None:
+        """Call ``save(True)`` for best.ckpt if it changed, and ``save(False)`` for last.ckpt."""
+        # best.ckpt comes first: if last.ckpt says that the run has ended, best.ckpt must exist already.
+        if self._improved or not self._validating:
+            save(True)
+        save(False)
+        self._improved, self.metrics = False, {}
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether early stopping ends the run."""
+        return self.best_tracker.should_stop
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run has reached its last step, or early stopping ends it."""
+        return self._plan.is_over or self.should_stop
+
+    def _track(self) -> bool:
+        position, metric = self._plan.position, self.best_tracker.monitor.metric
+        return self.best_tracker.update(MonitorValue(position.epoch + 1, position.total_steps, self.metrics[metric]))
+
+    # The end of the run -----------------------------------------------------------------------------------------------
+
+    @property
+    def monitored(self) -> float:
+        """The monitored value so far, at the checkpoint that would be tested; the worst one if there is none."""
+        tracker = self.best_tracker
+        tested = tracker.history[-1] if self._test == "last" and tracker.history else tracker.best
+        return tracker.monitor.worst if tested is None else finite_or_worst(tracker.monitor.metric, tested.value)
+
+    def test(self, measure: Callable[[], tuple[dict[str, float], Tensor]]) -> bool:
+        """Evaluate the test set once, with the checkpoint that the key ``test`` names; return whether it names one.
+
+        ``measure`` returns the metrics keyed ``test/…`` of the classifier and its confusion matrix, int64 (K, K).
+        """
+        if self._test == "none":
+            return False
+        checkpoint = read_checkpoint(self.folder.best if self._test == "best" else self.folder.last)
+        self.classifier.load_state_dict(checkpoint["state_dict"])
+        metrics, confusion = measure()
+        self._measured = CheckpointMetrics.of(checkpoint, self._test, metrics)
+        if self.writer is not None:
+            self.writer.confusion(confusion, self.classifier.facts.class_names)
+            self.writer.predictions(torch.cat(self.classifier.test_scores))
+        return True
+
+    def conclude(
+        self,
+        status: Status,
+        error: BaseException | None,
+        *,
+        device: torch.device,
+        split_fingerprint: str,
+        overrides: Sequence[str],
+        threads: int | None,
+        more: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Write ``result.json`` and close the files; return its content.
+
+        Without a test the metrics are those of the best checkpoint so far. ``threads`` is the number of threads of the
+        updates; ``more`` are further entries.
+        """
+        best, rows, measured = self.best_tracker.best, self.rows, self._measured
+        if measured is None:
+            measured = CheckpointMetrics()
+            if self.folder.best.exists():
+                measured = CheckpointMetrics.of(read_checkpoint(self.folder.best), "best")
+        result = run_result(
+            status=status, error=error, measured=measured,
+            best_epoch=None if best is None else best.epoch,
+            epochs=len(rows),
+            train_seconds=sum(row["train_seconds"] for row in rows),
+            images_per_second=statistics.median([row["images_per_second"] for row in rows]) if rows else None,
+            parameters=sum(parameter.numel() for parameter in self.classifier.network.parameters()),
+            seed=self._plan.seed, split_fingerprint=split_fingerprint, overrides=overrides,
+            device=device, threads=threads,
+        ) | dict(more or {})  # fmt: skip
+        if self.writer is not None:
+            self.writer.result(result, step=self._plan.position.total_steps)
+            self.writer.close()
+        return result
+
+    def outcome(self, result: Mapping[str, Any]) -> float:
+        """The monitored value in ``result``, what ``conclude`` returned; the worst one if it is not finite."""
+        metric = self.best_tracker.monitor.metric
+        return finite_or_worst(metric, result["metrics"].get(metric))

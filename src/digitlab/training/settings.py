@@ -1,13 +1,20 @@
 """Typed settings of a run: those of the trainer and of checkpoints, and the facts that a data set passes on."""
 
 import dataclasses
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field
 
+from digitlab.config.compose import build
 from digitlab.config.schema import NonNegativeInt, PositiveFloat, PositiveInt, settings
+from digitlab.core.signals import StopSignal
 from digitlab.engine.device import PRECISIONS, Precision
+from digitlab.engine.training_plan import TrainingPlan
+from digitlab.optim.losses import Loss
+from digitlab.optim.optimizers import Optimizer
+from digitlab.optim.schedules import Schedule
 from digitlab.training.accelerator import Accelerator, choose_accelerator
 
 
@@ -30,6 +37,12 @@ class DataFacts:
     unknown_class: str | None = None
     train_counts: list[NonNegativeInt] | None = None
     fingerprint: str | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """``image_shape`` as the networks take it: (C, H, W)."""
+        channels, height, width = self.image_shape
+        return channels, height, width
 
     @property
     def known_classes(self) -> list[int]:
@@ -94,3 +107,41 @@ class CheckpointSettings:
     @property
     def every_seconds(self) -> float | None:
         return None if self.every_minutes is None else 60 * self.every_minutes
+
+
+class LearningParts(NamedTuple):
+    """How a network learns: loss, optimizer settings and schedule, built from the nodes of the configuration."""
+
+    loss: Loss
+    optimizer: Optimizer
+    schedule: Schedule
+
+    @classmethod
+    def build(cls, loss: dict[str, Any], optimizer: dict[str, Any], scheduler: dict[str, Any]) -> "LearningParts":
+        """Build the nodes. Raises ``ConfigError`` for a bad setting."""
+        return cls(
+            build(loss, "loss", Loss), build(optimizer, "optimizer", Optimizer), build(scheduler, "scheduler", Schedule)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Execution:
+    """How a run makes its updates: its plan, precision, compiled or not, captured or not, and what stops it.
+
+    ``dtype`` is that of products; weights have it too if it is float64. Every ``log_every_steps`` the loss of the
+    mini-batch is logged. ``parts`` are built already if a configuration was checked. A network that is only evaluated
+    has no ``plan``.
+    """
+
+    plan: TrainingPlan | None = None
+    parts: LearningParts | None = None
+    dtype: torch.dtype = torch.float32
+    compiling: bool | Literal["auto"] = False
+    cuda_graphs: bool = True
+    log_every_steps: int = 50
+    stop_signal: StopSignal = field(default_factory=StopSignal)
+
+    @property
+    def autocast_dtype(self) -> torch.dtype | None:
+        """The precision of products if it is not that of the weights."""
+        return torch.bfloat16 if self.dtype == torch.bfloat16 else None

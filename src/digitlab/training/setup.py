@@ -1,8 +1,7 @@
-"""The steps that solo runs and members of populations share: data, classifier, run state, writer, ``result.json``."""
+"""The steps that begin solo runs and members of populations: data, plan, classifier, run state and writer."""
 
 import logging
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,21 +10,23 @@ from omegaconf import DictConfig
 
 from digitlab.config.compose import without_environment
 from digitlab.config.given import GIVEN
-from digitlab.data.chunks import ChunkPlan
+from digitlab.core.ranks import process_rank
+from digitlab.core.signals import StopSignal
+from digitlab.data.chunks import ChunkPlan, Position
 from digitlab.data.module import ImageData
 from digitlab.data.seeding import stream_seed
+from digitlab.engine.training_plan import TrainingPlan
 from digitlab.models import FittedToImages
 from digitlab.models.user_networks import returns_probabilities
-from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
 from digitlab.results.graph import network_graph
-from digitlab.results.result import CheckpointMetrics, Status, run_result
 from digitlab.results.writer import RunWriter
+from digitlab.training.checkpointing import restore
 from digitlab.training.classifier import Classifier
-from digitlab.training.early_stopping import BestTracker, MonitorValue
+from digitlab.training.early_stopping import BestTracker
 from digitlab.training.experiment import Experiment
 from digitlab.training.run_state import RunState
-from digitlab.training.settings import DataFacts
+from digitlab.training.settings import DataFacts, Execution
 
 log = logging.getLogger(__name__)
 
@@ -46,12 +47,20 @@ def read_data(experiment: Experiment) -> ImageData:
     return data
 
 
-def initial_classifier(experiment: Experiment, data: ImageData, *, resumed: bool = False) -> Classifier:
+def initial_classifier(
+    experiment: Experiment,
+    data: ImageData,
+    *,
+    plan: TrainingPlan | None = None,
+    stop_signal: StopSignal | None = None,
+    resumed: bool = False,
+) -> Classifier:
     """Return the classifier with the initial weights of its seed, fitted to training images if its network needs that.
 
-    With ``resumed`` nothing is fitted, because the weights of a checkpoint will replace the initial ones.
+    ``plan`` is by default that of the beginning. With ``resumed`` nothing is fitted, because the weights of a
+    checkpoint will replace the initial ones.
     """
-    source = data.source
+    source, settings = data.source, experiment.trainer
     facts = DataFacts(
         name=source.name, title=source.title, image_shape=list(source.image_shape),
         class_names=list(source.class_names),
@@ -59,11 +68,14 @@ def initial_classifier(experiment: Experiment, data: ImageData, *, resumed: bool
         unknown_class=source.unknown_class, train_counts=data.train_counts, fingerprint=data.fingerprint,
     )  # fmt: skip
     torch.manual_seed(stream_seed("init", experiment.options.seed))
-    classifier = Classifier(data=facts.plain(), **experiment.hyper_parameters)
-    classifier.seed = experiment.options.seed
-    classifier.use_precision(experiment.trainer.dtype)
-    classifier.log_every_steps = experiment.trainer.log_every_steps
-    if GIVEN in experiment.model and not resumed and returns_probabilities(classifier.network, source.image_shape):
+    execution = Execution(
+        plan=plan or training_plan(experiment, data), parts=experiment.parts,
+        dtype=settings.dtype, compiling=experiment.options.compile, cuda_graphs=settings.cuda_graphs,
+        log_every_steps=settings.log_every_steps, stop_signal=stop_signal or StopSignal(),
+    )  # fmt: skip
+    classifier = Classifier(data=facts.plain(), **experiment.hyper_parameters, execution=execution)
+    given = GIVEN in experiment.hyper_parameters["model"]
+    if given and not resumed and returns_probabilities(classifier.network, source.image_shape):
         log.warning(
             "%s returns probabilities, but the loss expects logits: leave out the softmax at its end",
             type(classifier.network).__name__,
@@ -77,22 +89,19 @@ def initial_classifier(experiment: Experiment, data: ImageData, *, resumed: bool
     return classifier
 
 
-def chunk_plan(experiment: Experiment, *, rank: int = 0, world_size: int = 1) -> ChunkPlan:
-    """Return how the loader of process ``rank`` of ``world_size`` divides an epoch into chunks."""
+def training_plan(experiment: Experiment, data: ImageData, position: Position | None = None) -> TrainingPlan:
+    """Return the plan of this process for a run that stands at ``position``, by default at its beginning.
+
+    Under DDP each process trains on its own images of each mini-batch.
+    """
     settings = experiment.trainer
-    return ChunkPlan(
+    chunks = ChunkPlan(
         seed=experiment.options.seed, batch_size=experiment.data.batch_size, chunk_length=settings.chunk_length,
         limit_train_batches=settings.limit_train_batches, max_steps=settings.max_steps,
-        val_every_steps=settings.val_every_steps, rank=rank, world_size=world_size,
+        val_every_steps=settings.val_every_steps, rank=process_rank() if settings.devices > 1 else 0,
+        world_size=settings.devices,
     )  # fmt: skip
-
-
-def set_length(classifier: Classifier, experiment: Experiment, steps_per_epoch: int) -> None:
-    """Set the number of updates of an epoch and of the whole training, on which the schedule depends."""
-    settings = experiment.trainer
-    classifier.steps_per_epoch = steps_per_epoch
-    all_epochs = settings.max_epochs * steps_per_epoch
-    classifier.total_steps = min(all_epochs, settings.max_steps or all_epochs)
+    return TrainingPlan.for_images(chunks, len(data.train_indices), max_epochs=settings.max_epochs, position=position)
 
 
 def run_writer(config: DictConfig, folder: RunFolder, *, checkpoint: Mapping[str, Any] | None) -> RunWriter:
@@ -101,17 +110,25 @@ def run_writer(config: DictConfig, folder: RunFolder, *, checkpoint: Mapping[str
 
 
 def new_record(
-    experiment: Experiment, data: ImageData, *, history: Iterable[MonitorValue], checkpoint: Mapping[str, Any] | None
+    experiment: Experiment,
+    data: ImageData,
+    classifier: Classifier,
+    folder: RunFolder,
+    *,
+    checkpoint: dict[str, Any] | None,
 ) -> RunState:
-    """Return the state of a run at its beginning, or at ``checkpoint``; it has no writer yet."""
+    """Return the state of the run of ``classifier`` at its beginning, or at ``checkpoint``, which is loaded.
+
+    It has no writer yet. Raises what ``restore`` raises.
+    """
     validating = len(data.val_indices) > 0
     best_tracker = BestTracker(
         monitor=experiment.monitor, early_stopping=experiment.early_stopping, last_is_best=not validating,
-        history=history,
+        history=[] if checkpoint is None else restore(checkpoint, classifier, path=folder.last),
     )  # fmt: skip
     return RunState(
-        writer=None, best_tracker=best_tracker, validating=validating,
-        rows=[] if checkpoint is None else list(checkpoint["rows"]),
+        classifier=classifier, folder=folder, best_tracker=best_tracker, test=experiment.options.test,
+        validating=validating, rows=[] if checkpoint is None else list(checkpoint["rows"]),
         epoch_seconds=0.0 if checkpoint is None else checkpoint["epoch_seconds"],
     )  # fmt: skip
 
@@ -137,41 +154,8 @@ def _graph(classifier: Classifier) -> Any:
     if key not in _graphs:
         _graphs.clear()
         try:
-            _graphs[key] = network_graph(classifier.network, tuple(classifier.facts.image_shape))
+            _graphs[key] = network_graph(classifier.network, classifier.facts.shape)
         except Exception as error:  # a user's network can raise anything
             log.info("no graph for TensorBoard: %s", error)
             _graphs[key] = None
     return _graphs[key]
-
-
-def result_fields(
-    *,
-    status: Status,
-    error: BaseException | None,
-    record: RunState,
-    classifier: Classifier,
-    folder: RunFolder,
-    split_fingerprint: str,
-    overrides: Sequence[str],
-    measured: CheckpointMetrics | None,
-    device: torch.device,
-) -> dict[str, Any]:
-    """Return the content of ``result.json``; ``measured`` is the tested checkpoint, None if there was no test.
-
-    Without a test the metrics are those of the best checkpoint so far.
-    """
-    best, rows = record.best_tracker.best, record.rows
-    if measured is None:
-        measured = CheckpointMetrics()
-        if folder.best.exists():
-            measured = CheckpointMetrics.of(read_checkpoint(folder.best), "best")
-    return run_result(
-        status=status, error=error, measured=measured,
-        best_epoch=None if best is None else best.epoch,
-        epochs=len(rows),
-        train_seconds=sum(row["train_seconds"] for row in rows),
-        images_per_second=statistics.median([row["images_per_second"] for row in rows]) if rows else None,
-        parameters=sum(parameter.numel() for parameter in classifier.network.parameters()),
-        seed=classifier.seed, split_fingerprint=split_fingerprint, overrides=overrides, device=device,
-        threads=classifier.step_threads,
-    )  # fmt: skip

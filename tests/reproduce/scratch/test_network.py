@@ -101,7 +101,7 @@ def test_fifty_steps_give_the_weights_of_a_lightning_run(shrunk, run_folder, rec
     layers = dense_layers(run, [*hidden, output])
     in_double = [Dense(layer.weights.astype(float), layer.bias.astype(float), layer.activation) for layer in layers]
     ours, exact = Network(layers, loss=loss), Network(in_double, loss=loss)
-    batches = run.data.chunks(run.data.plan, Position()).batches(0)
+    batches = run.data.chunks(run.plan.chunks, Position()).batches(0)
     images = run.classifier.normalise(run.data.train_set.images).flatten(1).numpy()
     learning = {"batches": [index.numpy() for index in batches], "lr": lr}
     for each, pixels in ((ours, images), (exact, images.astype(float))):

@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import optuna
 from optuna.exceptions import StorageInternalError
@@ -34,7 +34,7 @@ _OUTAGE_SECONDS = 600.0
 _RETRY_SECONDS = 2.0
 
 
-def open_study(url: str, name: str, *, direction: str) -> tuple[optuna.Study, RDBStorage]:
+def open_study(url: str, name: str, *, direction: Literal["minimize", "maximize"]) -> tuple[optuna.Study, RDBStorage]:
     """Open the study ``name`` in the database at ``url``, or create it; also return the database itself.
 
     Raises ``ConfigError`` if it can't be opened.
