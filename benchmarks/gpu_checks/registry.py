@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-# Numbers and texts that go to gpu.json beside the verdict.
+# Numbers and texts that go to gpu.json beside the verdict. ``targets`` may hold values by the names of ``TARGETS``.
 Measured = dict[str, Any]
 
 
@@ -36,10 +36,24 @@ class Context:
     def cuda(self) -> bool:
         return self.device.type == "cuda"
 
+    @property
+    def accelerator(self) -> Literal["cpu", "cuda"]:
+        return "cuda" if self.cuda else "cpu"
+
+    @property
+    def binding(self) -> bool:
+        """Whether speed and accuracy are compared with the targets."""
+        return self.cuda and not self.quick
+
     def require_cuda(self) -> None:
         """Raise ``NotRun`` on any other device."""
         if not self.cuda:
             raise NotRun("needs a CUDA device")
+
+    def require_time(self) -> None:
+        """Raise ``NotRun`` in a quick check, for a check that takes long and shows nothing new there."""
+        if self.quick:
+            raise NotRun("left out of a quick check")
 
 
 @dataclass(slots=True)
