@@ -1,12 +1,15 @@
 """The benchmark: the loop for CUDA graphs learns what the bare loop learns, and a missed target ends it with 1."""
 
+import os
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import bench
 import page
+import peers
 import records
 from bare import BareLoop, GraphLoop
 from report import BARE, BARE_CHANNELS_LAST, BARE_THREADS, DIGITLAB, Measurement
@@ -56,6 +59,23 @@ def test_eight_updates_go_into_one_call():
 
     trained_weights(Counting(workload, random_split(workload, 183), CPU), epochs=1)
     assert calls == [(8, 10)] * 2 + [(1, 10)] * 2 + [(1, 3)]
+
+
+def test_peers_on_jax_leave_the_memory_of_a_gpu_to_the_other_rows(monkeypatch):
+    # JAX reads this when it is imported, so it must be set before.
+    seen = {}
+
+    def import_module(name):
+        seen[name] = os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"]
+        return SimpleNamespace(**dict.fromkeys(("JaxScan", "KerasFit"), lambda workload, device: BareLoop))
+
+    monkeypatch.setattr(peers, "import_module", import_module)
+    monkeypatch.setattr(BareLoop, "epoch_seconds", lambda: [1.0])
+    monkeypatch.setattr(peers, "_made", {})
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    for name in (peers.JAX_SCAN, peers.KERAS_JAX):
+        peers._turn(peers.PEERS[name], BY_KEY["a"], "cuda")
+    assert seen == {"peers_jax": "false", "peers_keras": "false"}
 
 
 @pytest.mark.numerics

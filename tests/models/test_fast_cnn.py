@@ -7,6 +7,7 @@ from torch import nn
 from digitlab.core.errors import ConfigError
 from digitlab.models import FastCNN
 from digitlab.models.fast_cnn import Whitening
+from digitlab.models.layers import statistics_of
 
 pytestmark = pytest.mark.numerics
 
@@ -66,3 +67,13 @@ def test_the_filters_are_buffers_in_the_state_dict():
 def test_images_too_small_for_the_blocks_are_refused(sides, options):
     with pytest.raises(ConfigError, match="widths"):
         FastCNN(image_shape=(1, *sides), classes=3, **({"widths": [1, 1, 1]} | options))
+
+
+def test_its_statistics_are_those_of_the_norms_and_no_constants() -> None:
+    network = FastCNN(image_shape=(1, 28, 28), classes=10, widths=[4])
+    before = [buffer.clone() for buffer in statistics_of(network)]
+    network.train()(torch.randn(6, 1, 28, 28))
+    # Two norms with mean and variance each. Training changes all of them, and no other floating-point buffer.
+    assert [torch.equal(*pair) for pair in zip(before, statistics_of(network), strict=True)] == [False] * 4
+    others = [b for b in network.buffers() if b.is_floating_point() and all(b is not s for s in statistics_of(network))]
+    assert len(others) == 3

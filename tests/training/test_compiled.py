@@ -142,6 +142,32 @@ def test_libraries_differ_by_the_precision_of_matrix_products():
     assert name() == first
 
 
+@pytest.mark.parametrize(
+    ("place", "name", "value"), [("cuda", "get_device_capability", (8, 0)), ("version", "cuda", "1")]
+)
+def test_libraries_differ_by_the_type_of_gpu_and_the_version_of_cuda(monkeypatch, place, name, value):
+    # A cache may be shared by machines with different GPUs.
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    gpu = {torch.device("cuda", 0)}
+    before = compiling._machine_facts(gpu)
+    assert compiling._machine_facts(gpu) == before
+    monkeypatch.setattr(getattr(torch, place), name, value if place == "version" else lambda device: value)
+    assert compiling._machine_facts(gpu) != before
+
+
+def test_a_function_is_traced_without_a_thread_for_gradients():
+    # A GPU has a thread of its own for them, in which nothing is recorded.
+    seen = []
+
+    def function(a):
+        seen.append(torch._C._is_multithreading_enabled())
+        return (a + 1,)
+
+    compiling._traced(function, [torch.ones(2)], [False])
+    assert seen == [False]
+    assert torch._C._is_multithreading_enabled()
+
+
 def test_a_device_without_float64_trains_eagerly(run, uncompiled, monkeypatch, caplog):
     monkeypatch.setitem(ABILITIES, "cpu", replace(ABILITIES["cpu"], float64=False))
     with caplog.at_level(logging.WARNING):

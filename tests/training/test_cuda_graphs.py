@@ -3,18 +3,22 @@
 import gc
 import logging
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from digitlab.core.abilities import ABILITIES
 from digitlab.core.errors import RunError
 from digitlab.core.signals import Interrupted, StopSignal
 from digitlab.engine.cuda_graph import CudaGraph, CudaGraphError, GraphCapture, cuda_graph, graph_capture_for
 from digitlab.engine.fused_calls import FusedCalls
 from digitlab.training import classifier
+from digitlab.training import run as run_module
 
 FLOAT64 = ("trainer.precision=64", "data.train_size=420", "data.batch_size=20")
 RUNS = (
@@ -203,3 +207,85 @@ def test_the_trial_replay_of_a_population_moves_the_weights(
     assert all(moved)
     assert not runner.fused_updates.ready
     assert all(map(torch.equal, before, runner.stack.parameters))
+
+
+def test_a_run_frees_its_graphs_before_the_test_without_the_garbage_collector(
+    run: Callable[..., Any], captured: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs: list[weakref.ref[CudaGraph]] = []
+    init, measure_test, alive = CudaGraph.__init__, run_module.measure_test, []
+
+    def watched(graph: CudaGraph, *arguments: Any, **named: Any) -> None:
+        graphs.append(weakref.ref(graph))
+        init(graph, *arguments, **named)
+
+    def measured(*arguments: Any) -> Any:
+        alive.extend(graph for graph in graphs if graph() is not None)
+        return measure_test(*arguments)
+
+    monkeypatch.setattr(CudaGraph, "__init__", watched)
+    monkeypatch.setattr(run_module, "measure_test", measured)
+    gc.disable()
+    try:
+        run("data.batch_size=20", "data.train_size=180", "trainer.max_epochs=1", "test=last")
+    finally:
+        gc.enable()
+    assert len(graphs) == 2
+    assert not alive
+
+
+class FakeStream:
+    """There is no CUDA here, so the test below replaces everything of it that a capture needs."""
+
+    device = torch.device("cpu")
+
+    def wait_stream(self, other: "FakeStream") -> None:
+        pass
+
+
+class FakeGenerator:
+    state, seed = "of the failed capture", 5
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        pass
+
+    def manual_seed(self, seed: int) -> "FakeGenerator":
+        self.seed = seed
+        return self
+
+    def initial_seed(self) -> int:
+        return self.seed
+
+    def graphsafe_get_state(self) -> tuple[str, int]:
+        return "new", self.seed
+
+    def graphsafe_set_state(self, state: tuple[str, int]) -> None:
+        self.state, self.seed = state
+
+
+def test_after_a_failed_capture_the_stream_and_the_generator_are_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual, private, streams, generator, calls = FakeStream(), FakeStream(), [], FakeGenerator(), []
+
+    @contextmanager
+    def capture(graph: object, *, capture_error_mode: str) -> Iterator[None]:
+        streams.append(private)
+        yield
+
+    for name, value in {
+        "Stream": FakeStream, "stream": lambda stream: nullcontext(), "current_stream": lambda: usual,
+        "CUDAGraph": object, "graph": capture, "set_stream": streams.append,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, value)
+    fakes: Any = {"default_generator": lambda device: generator, "new_generator": FakeGenerator}
+    monkeypatch.setitem(ABILITIES, "cpu", replace(ABILITIES["cpu"], **fakes))
+
+    def read() -> list[Tensor]:
+        calls.append("warm-up" if len(calls) < 3 else "capture")
+        if calls[-1] == "capture":
+            raise ValueError("the host reads a number")
+        return []
+
+    with pytest.raises(ValueError, match="the host reads a number"):
+        cuda_graph(read)
+    assert streams == [private, usual]
+    assert (generator.state, generator.seed) == ("new", 5)

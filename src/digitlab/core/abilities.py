@@ -32,6 +32,8 @@ class DeviceAbilities:
     cuda_graphs: bool = False
     # torch has fused optimizer kernels for the device.
     fused_optimizers: bool = False
+    # Launching an operation takes longer than the update of a small parameter, so fused kernels make whole updates.
+    fused_rules: bool = False
     # A copy from pinned host memory does not block the host.
     non_blocking_copies: bool = False
     # Matrix products in float32 can round their factors to TF32.
@@ -46,6 +48,8 @@ class DeviceAbilities:
     default_generator: Callable[[torch.device], torch.Generator] = _cpu_generator
     # Makes a new generator whose draws are on the device.
     new_generator: Callable[[torch.device], torch.Generator] = torch.Generator
+    # Returns the most bytes of the device's memory that torch has reserved in this process so far.
+    peak_memory: Callable[[torch.device], int] | None = None
     # Returns the name of the hardware model, for example "NVIDIA H100".
     model_name: Callable[[torch.device], str] | None = None
 
@@ -54,8 +58,9 @@ class DeviceAbilities:
 ABILITIES = {
     "cpu": DeviceAbilities(immediate_reads=True, fused_optimizers=True),
     "cuda": DeviceAbilities(
-        cuda_graphs=True, fused_optimizers=True, non_blocking_copies=True, tf32=True, fast_bfloat16=True,
-        large_batches=True, default_generator=_cuda_generator, model_name=torch.cuda.get_device_name,
+        cuda_graphs=True, fused_optimizers=True, fused_rules=True, non_blocking_copies=True, tf32=True,
+        fast_bfloat16=True, large_batches=True, default_generator=_cuda_generator,
+        peak_memory=torch.cuda.max_memory_reserved, model_name=torch.cuda.get_device_name,
     ),
     "mps": DeviceAbilities(float64=False, default_generator=_mps_generator),
 }  # fmt: skip

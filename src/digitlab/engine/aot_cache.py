@@ -211,18 +211,21 @@ def _fingerprint(function: FlatFunction, arguments: list[Tensor], dynamic: Seque
         (tuple(argument.shape)[is_dynamic:], argument.stride(), str(argument.dtype), str(argument.device))
         for argument, is_dynamic in zip(arguments, dynamic, strict=True)
     ]
-    machine = (platform.machine(), torch.backends.cpu.get_cpu_capability(), torch.get_num_threads())
-    # The compiler chooses kernels by the precision of matrix products, and GPU code runs on its own architecture only.
-    precision = (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32)
-    devices = {argument.device for argument in arguments}
-    gpus = sorted(torch.cuda.get_device_capability(device) for device in devices if device.type == "cuda")
-    versions = (torch.__version__, torch.version.git_version, torch.version.cuda)
-    facts: tuple[Any, ...] = (graph.code, shapes, steps, versions, machine, precision, gpus)
-    digest = hashlib.sha256(repr(facts).encode())
+    machine = _machine_facts({argument.device for argument in arguments})
+    digest = hashlib.sha256(repr((graph.code, shapes, steps, *machine)).encode())
     # Tensors that the function closes over are compiled into the library with their values.
     for name, constant in sorted(graph.named_buffers()):
         digest.update(name.encode() + constant.cpu().numpy().tobytes())
     return digest.hexdigest()[:32]
+
+
+def _machine_facts(devices: set[torch.device]) -> tuple[Any, ...]:
+    """What compiled code depends on besides the function: versions, processor, precision, and the types of the GPUs."""
+    machine = (platform.machine(), torch.backends.cpu.get_cpu_capability(), torch.get_num_threads())
+    # The compiler chooses kernels by the precision of matrix products, and GPU code runs on its own architecture only.
+    precision = (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32)
+    gpus = sorted(torch.cuda.get_device_capability(device) for device in devices if device.type == "cuda")
+    return (torch.__version__, torch.version.git_version, torch.version.cuda), machine, precision, gpus
 
 
 @contextmanager

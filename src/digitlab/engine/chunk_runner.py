@@ -51,6 +51,10 @@ class ChunkRunner:
         seconds, self._compile_seconds = self._compile_seconds, 0.0
         return seconds
 
+    def release(self) -> None:
+        """Free compiled updates and CUDA graphs, whose memory the test and later runs of the process need."""
+        self._fused = None
+
     def run_chunk(self, chunk: Chunk) -> tuple[Tensor, list[float]]:
         """Return the logits (all images of the chunk, K) and the loss of each mini-batch; fewer losses after a signal.
 

@@ -55,8 +55,20 @@ def cuda_graph(work: Callable[[], list[Tensor]]) -> tuple[Callable[[], None], li
         # If the end of the capture fails as well, torch does not return to the stream from before it. Eager updates
         # would run on the private stream, unordered with everything else.
         torch.cuda.set_stream(stream)
+        _renew_generator(stream.device)
         raise
     return graph.replay, results
+
+
+def _renew_generator(device: torch.device) -> None:
+    """Give the default generator of ``device`` a new state with the same seed.
+
+    A capture that fails never ends for the generator. With its old state every draw outside of a graph, for example for
+    dropout, would raise an error.
+    """
+    generator = abilities(device).default_generator(device)
+    renewed = abilities(device).new_generator(device).manual_seed(generator.initial_seed())
+    generator.graphsafe_set_state(renewed.graphsafe_get_state())
 
 
 class CudaGraph:

@@ -28,6 +28,8 @@ class Whitening(nn.Module):
     """
 
     filters: Tensor
+    # Training does not change these.
+    constant_buffers = ("filters",)
 
     def __init__(self, *, channels: int, size: int) -> None:
         super().__init__()
@@ -71,6 +73,8 @@ class ShiftNorm(nn.BatchNorm2d):
 
     A scale would be undone by the next norm, or only change the steepness of the GELU.
     """
+
+    constant_buffers = ("weight",)
 
     def __init__(self, channels: int, *, momentum: float) -> None:
         super().__init__(channels, momentum=momentum)

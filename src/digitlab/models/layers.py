@@ -1,4 +1,4 @@
-"""Parts that the networks share: activations by name, initial weights, and the protocol ``FittedToImages``."""
+"""Parts that the networks share: activations, initial weights, the protocol ``FittedToImages``, and statistics."""
 
 from typing import Literal, Protocol, runtime_checkable
 
@@ -23,6 +23,19 @@ class FittedToImages(Protocol):
 
         At most some thousand images are given; they are the same in every run with the same split.
         """
+
+
+def statistics_of(network: nn.Module) -> list[Tensor]:
+    """Return the floating-point buffers that training changes, such as the running mean of a batch norm.
+
+    A module names its other buffers in the class attribute ``constant_buffers``.
+    """
+    return [
+        buffer
+        for module in network.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+        if buffer.is_floating_point() and name not in getattr(module, "constant_buffers", ())
+    ]
 
 
 def initialise(network: nn.Module, *, init: Init, scale: float) -> None:

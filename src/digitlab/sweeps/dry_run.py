@@ -156,7 +156,7 @@ def _estimate(before: Sequence[SweepRun], left: Sequence[PlannedRun]) -> str:
     # Finished runs of this sweep are the best guide; without any, a short measurement has to do.
     rates = [run.result["train_seconds"] / run.result["epochs"] for run in before if run.result.get("epochs")]
     with Console(file=sys.stderr).status("measuring the first run"):
-        result = _measure(left[0].config)
+        result, memory = _measure(left[0].config)
         if rates:
             source, seconds_per_epoch = f"the {len(rates)} runs there are", statistics.fmean(rates)
         else:
@@ -165,9 +165,8 @@ def _estimate(before: Sequence[SweepRun], left: Sequence[PlannedRun]) -> str:
     # Early stopping may end runs sooner, so this is an upper bound.
     epochs = sum(each.epochs for each in left)
     seconds = epochs * seconds_per_epoch
-    peak = peak_memory_bytes()
-    memory = "" if peak is None else f", and {peak / 2**20:.0f} MiB a process (measured on the first run)"
-    return f"about {duration(seconds)} of training one after another ({epochs} epochs at most, by {source}){memory}"
+    used = "" if memory is None else f", and {memory} a process (measured on the first run)"
+    return f"about {duration(seconds)} of training one after another ({epochs} epochs at most, by {source}){used}"
 
 
 def _training_images(config: DictConfig) -> int:
@@ -180,8 +179,14 @@ def _training_images(config: DictConfig) -> int:
     return images if limit is None else min(images, limit * experiment.data.batch_size)
 
 
-def _measure(config: DictConfig) -> dict[str, Any]:
-    """Train the first mini-batches of ``config``; return the result."""
+def _measure(config: DictConfig) -> tuple[dict[str, Any], str | None]:
+    """Train the first mini-batches of ``config``; return the result and the peak memory of this process, as text.
+
+    The text is None if the system does not say.
+    """
+    import torch
+
+    from digitlab.core.abilities import abilities
     from digitlab.training import train
 
     # What costs time but says nothing about the rate is off: validation, the test, the profiler.
@@ -196,4 +201,11 @@ def _measure(config: DictConfig) -> dict[str, Any]:
     limit = short.trainer.limit_train_batches
     short.trainer.limit_train_batches = min(limit or _MEASURED_BATCHES, _MEASURED_BATCHES)
     with TemporaryDirectory() as folder:
-        return train(short, folder=Path(folder), overrides=[]).result
+        result = train(short, folder=Path(folder), overrides=[]).result
+    peak = peak_memory_bytes()
+    memory = None if peak is None else f"{peak / 2**20:.0f} MiB"
+    device = torch.device(result["hardware"]["device"])
+    if (peak_on_device := abilities(device).peak_memory) is not None:
+        of_device = f"{peak_on_device(device) / 2**20:.0f} MiB of the GPU's memory"
+        memory = of_device if memory is None else f"{memory} and {of_device}"
+    return result, memory

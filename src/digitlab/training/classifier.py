@@ -27,6 +27,7 @@ from digitlab.engine.fused_execution import Acceleration, FusedUpdates
 from digitlab.engine.member_spec import MemberSpec
 from digitlab.engine.metrics import Counts, confusions, total
 from digitlab.engine.training_plan import TrainingPlan
+from digitlab.models.layers import statistics_of
 from digitlab.models.user_networks import initialise_lazy_layers
 from digitlab.training.settings import DataFacts, Execution, LearningParts
 from digitlab.training.test_time_augmentation import TestTimeAugmentation, augmented_views
@@ -172,6 +173,13 @@ class Classifier(LightningModule):
         )  # fmt: skip
         self.train_counts.confusion = self.train_counts.confusion.to(self.device)
 
+    def release_updates(self) -> None:
+        """Free the compiled updates and CUDA graphs of a training that has ended; before the first one, do nothing."""
+        if hasattr(self, "runner"):
+            self.runner.release()
+            # A graph's memory goes back to the device only now. Without an initialised CUDA device it does nothing.
+            torch.cuda.empty_cache()
+
     def _fused_updates(self, spec: MemberSpec, optimizer: torch.optim.Optimizer) -> FusedUpdates | None:
         compiling = self.execution.compiling
         graph_capture = graph_capture_for(self.device, allowed=self.execution.cuda_graphs)
@@ -210,10 +218,9 @@ class Classifier(LightningModule):
     def _shared_backward(self, loss: Tensor, weight: float) -> None:
         # With several updates per training_step, Lightning averages gradients over the processes only in this method.
         self.manual_backward(loss * weight)
-        for buffer in self.network.buffers():
-            if buffer.is_floating_point():
-                torch.distributed.all_reduce(buffer)
-                buffer /= self.trainer.world_size
+        for buffer in statistics_of(self.network):
+            torch.distributed.all_reduce(buffer)
+            buffer /= self.trainer.world_size
 
     def _count(self, chunk: Chunk, logits: Tensor, losses: Sequence[float]) -> None:
         sizes = chunk.sizes[: len(losses)]

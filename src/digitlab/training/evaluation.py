@@ -1,5 +1,6 @@
 """Evaluates a classifier on the test set: metrics, confusion matrix and calibration. A run does so once."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -8,6 +9,8 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from digitlab.core.errors import ConfigError
+from digitlab.engine.device import float32_products
+from digitlab.engine.metrics import Counts
 from digitlab.training.accelerator import choose_accelerator, cuda_problem
 from digitlab.training.classifier import Classifier
 
@@ -38,16 +41,19 @@ def measure_alone(classifier: Classifier, data: LightningDataModule) -> tuple[di
 
 
 def _measured(classifier: Classifier) -> tuple[dict[str, float], Tensor]:
-    counts = classifier.evaluation
-    scores = torch.cat(classifier.test_scores)
-    labels = torch.cat(classifier.test_labels)
+    scores, labels = torch.cat(classifier.test_scores), torch.cat(classifier.test_labels)
+    return test_metrics(classifier.evaluation, scores, labels, class_names=classifier.facts.class_names)
+
+
+def test_metrics(
+    counts: Counts, scores: Tensor, labels: Tensor, *, class_names: Sequence[str]
+) -> tuple[dict[str, float], Tensor]:
+    """Return what ``measure_test`` returns, from scores (N, K) of the images with these labels (N,)."""
     metrics = counts.metrics()
     metrics["calibration_error"] = float(
         multiclass_calibration_error(scores, labels, num_classes=scores.shape[1], n_bins=CALIBRATION_BINS)
     )
-    metrics |= {
-        f"class_accuracy/{name}": value for name, value in counts.class_accuracy(classifier.facts.class_names).items()
-    }
+    metrics |= {f"class_accuracy/{name}": value for name, value in counts.class_accuracy(class_names).items()}
     return {f"test/{name}": value for name, value in metrics.items()}, counts.confusion.cpu()
 
 
@@ -56,6 +62,7 @@ def evaluate(
 ) -> dict[str, float]:
     """Return metrics keyed ``test/…`` of ``classifier`` on the test split of ``data``, which may be any data set.
 
+    Matrix products have the precision of the run that trained it.
     Raises ``ConfigError`` if this machine does not have the accelerator.
     """
     if accelerator == "cuda":
@@ -66,4 +73,5 @@ def evaluate(
         accelerator=choose_accelerator(accelerator), devices=1, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
-    return measure_test(trainer, classifier, data)[0]
+    with float32_products(trainer.strategy.root_device, classifier.execution.precision):
+        return measure_test(trainer, classifier, data)[0]

@@ -11,7 +11,6 @@ from omegaconf import DictConfig
 from digitlab.config.compose import build, compose, plain, register_resolvers
 from digitlab.core.errors import ConfigError, RunError
 from digitlab.data.module import ImageData
-from digitlab.engine.device import PRECISIONS
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder, find_runs
 from digitlab.training.classifier import Classifier
@@ -57,8 +56,8 @@ def load_classifier(run: RunFolder, checkpoint: Which = "best") -> Classifier:
     path = run.best if checkpoint == "best" else run.last
     content = read_checkpoint(path)
     try:
-        dtype = PRECISIONS[str(run.read_config().trainer.precision)]
-        classifier = Classifier(**content["hyper_parameters"], execution=Execution(dtype=dtype))
+        precision = run.read_config().trainer.precision
+        classifier = Classifier(**content["hyper_parameters"], execution=Execution(precision=precision))
         classifier.load_state_dict(content["state_dict"])
     except ConfigError:
         raise

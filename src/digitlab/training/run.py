@@ -186,7 +186,10 @@ class Run:
             # The run may have been killed before it wrote the figures of its final weights.
             self.experiment.figures.on_train_end(self.trainer, self.classifier)
             return
-        self.trainer.fit(self.classifier, datamodule=self.data)
+        try:
+            self.trainer.fit(self.classifier, datamodule=self.data)
+        finally:
+            self.classifier.release_updates()
 
     def obey_signal(self) -> None:
         """Stop between two phases if a signal arrived. Under DDP this also waits until rank 0 has written its files."""

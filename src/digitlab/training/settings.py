@@ -128,18 +128,23 @@ class LearningParts(NamedTuple):
 class Execution:
     """How a run makes its updates: its plan, precision, compiled or not, captured or not, and what stops it.
 
-    ``dtype`` is that of products; weights have it too if it is float64. Every ``log_every_steps`` the loss of the
+    ``precision`` is that of products; with 64 weights have it, too. Every ``log_every_steps`` the loss of the
     mini-batch is logged. ``parts`` are built already if a configuration was checked. A network that is only evaluated
     has no ``plan``.
     """
 
     plan: TrainingPlan | None = None
     parts: LearningParts | None = None
-    dtype: torch.dtype = torch.float32
+    precision: Precision = 32
     compiling: bool | Literal["auto"] = False
     cuda_graphs: bool = True
     log_every_steps: int = 50
     stop_signal: StopSignal = field(default_factory=StopSignal)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of products; weights have it too if it is float64."""
+        return PRECISIONS[str(self.precision)]
 
     @property
     def autocast_dtype(self) -> torch.dtype | None:

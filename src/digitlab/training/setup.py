@@ -70,7 +70,7 @@ def initial_classifier(
     torch.manual_seed(stream_seed("init", experiment.options.seed))
     execution = Execution(
         plan=plan or training_plan(experiment, data), parts=experiment.parts,
-        dtype=settings.dtype, compiling=experiment.options.compile, cuda_graphs=settings.cuda_graphs,
+        precision=settings.precision, compiling=experiment.options.compile, cuda_graphs=settings.cuda_graphs,
         log_every_steps=settings.log_every_steps, stop_signal=stop_signal or StopSignal(),
     )  # fmt: skip
     classifier = Classifier(data=facts.plain(), **experiment.hyper_parameters, execution=execution)
