@@ -4,11 +4,13 @@ PyTorch's optimizers are the independent reference for all rules but Muon, whose
 """
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from digitlab.core.abilities import ABILITIES
 from digitlab.optim.functional import RULES
 from digitlab.optim.muon import Muon
 from digitlab.optim.state import RuleState, init_state, to_optimizer_state
@@ -138,6 +140,47 @@ def test_in_float32_the_first_updates_agree_to_rounding(as_exact_as):
         update_by_torch(torch.optim.Adam(net.parameters(), lr=0.1), net, range(2))
     found, single, double = ([tensor.detach() for tensor in net.parameters()] for net in (ours, theirs, exact))
     as_exact_as([single], found, double)
+
+
+FUSED = [case for case in CASES if case[0] in ("sgd", "adam", "adamw")]
+
+
+@pytest.mark.parametrize(("rule", "options"), FUSED)
+def test_fused_kernels_make_the_same_updates(rule, options, monkeypatch):
+    nets, calls = [], []
+
+    def counted(kernel):
+        return lambda *arguments, **named: (calls.append(len(arguments[0])), kernel(*arguments, **named))
+
+    for name in ("_fused_sgd_", "_fused_adam_", "_fused_adamw_"):
+        monkeypatch.setattr(torch, name, counted(getattr(torch, name)))
+    tensor = options | {"lr": torch.tensor(options["lr"], dtype=torch.float64)}
+    for fused_rules in (False, True):
+        monkeypatch.setitem(ABILITIES, "cpu", replace(ABILITIES["cpu"], fused_rules=fused_rules))
+        net = network(dtype=torch.float32)
+        update_by_rule(rule, net, initial_state(rule, net, options), range(10), **tensor)
+        nets.append(net)
+        assert sum(calls) == (4 * 10 if fused_rules else 0)
+    assert relative_difference(*reversed(nets)) <= 1e-5
+    # One kernel for the weights and one for the biases, if only the weights decay.
+    assert len(calls) == 10 * (2 if options.get("weight_decay") else 1)
+
+
+@pytest.mark.parametrize("change", ["float64", "two members", "a tensor as a setting", "a number as the rate"])
+def test_other_updates_do_not_use_fused_kernels(change, monkeypatch):
+    monkeypatch.setitem(ABILITIES, "cpu", replace(ABILITIES["cpu"], fused_rules=True))
+    for name in ("_fused_sgd_", "_fused_adam_", "_fused_adamw_"):
+        monkeypatch.delattr(torch, name)
+    dtype = torch.float64 if change == "float64" else torch.float32
+    shape = (2, 3) if change == "two members" else (3,)
+    rate = torch.full(shape[:1] if change == "two members" else (), 0.1, dtype=torch.float64)
+    momentum = torch.tensor(0.9, dtype=torch.float64) if change == "a tensor as a setting" else 0.9
+    parameter = torch.ones(shape, dtype=dtype)
+    RULES["sgd"](
+        [parameter], [torch.ones(shape, dtype=dtype)], init_state("sgd", [parameter], momentum=0.9),
+        lr=0.1 if change == "a number as the rate" else rate, weight_decay=[0.0], momentum=momentum,
+    )  # fmt: skip
+    assert parameter.flatten().tolist() == pytest.approx([0.9] * parameter.numel())
 
 
 @each_case

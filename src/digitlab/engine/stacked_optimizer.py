@@ -5,13 +5,13 @@ so that a member's checkpoint can be resumed alone, and a solo run's checkpoint 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from digitlab.engine.training_plan import TrainingPlan
-from digitlab.optim.broadcast import Number, fit, is_on
+from digitlab.optim.broadcast import Fit, Number, is_on
 from digitlab.optim.functional import CLIP_EPS, RULES, max_ema_decay
 from digitlab.optim.optimizers import RULE_OF, Optimizer, of_each
 from digitlab.optim.schedules import Schedule
@@ -48,11 +48,14 @@ class StackedRule(NamedTuple):
         contain their values and later sweeps can use the same library.
         """
 
+        # Parameters with equal settings share a tensor, which a rule then converts once for all of them.
+        made: dict[tuple[float, ...], Tensor] = {}
+
         # Members may differ in numbers only, so every setting has the same type in all of them.
         def stack_settings(members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             return {
                 name: _stack_setting(
-                    [settings[name] for settings in members], device,
+                    [settings[name] for settings in members], device, made,
                     always_tensors=always_tensors and name in _VARIED_SETTINGS,
                 )
                 for name in members[0]
@@ -84,10 +87,12 @@ class StackedRule(NamedTuple):
 
         Shaped (M, 1, ...) to broadcast over the parameter; None for a parameter that no member decays.
         """
+        decays = self.per_parameter["weight_decay"]
+        # In float64 until ``fitted``, as the solo run computes the factor in Python.
+        fitted, factors = Fit(), {id(decay): 1 - rates * decay for decay in decays if is_on(decay)}
         return [
-            # In float64 until here, as the solo run computes the factor in Python.
-            (1 - rates * decay).to(parameter.dtype).view(-1, *[1] * (parameter.ndim - 1)) if is_on(decay) else None
-            for parameter, decay in zip(parameters, self.per_parameter["weight_decay"], strict=True)
+            cast(Tensor, fitted(factors[id(decay)], parameter)) if is_on(decay) else None
+            for parameter, decay in zip(parameters, decays, strict=True)
         ]
 
 
@@ -195,8 +200,8 @@ def clip_gradients(gradients: Sequence[Tensor], max_norms: Tensor) -> list[Tenso
     """
     norms = torch.stack([gradient.flatten(1).norm(dim=1) for gradient in gradients]).norm(dim=0)
     # 0 * norms is nan for an infinite norm and 0 otherwise.
-    factors = (max_norms / (norms + CLIP_EPS)).clamp(max=1) + 0 * norms
-    return [gradient * fit(factors, gradient) for gradient in gradients]
+    factors, fitted = (max_norms / (norms + CLIP_EPS)).clamp(max=1) + 0 * norms, Fit()
+    return [gradient * fitted(factors, gradient) for gradient in gradients]
 
 
 def ema_weights(decays: Tensor, *, first: int, steps: int) -> Tensor:
@@ -212,8 +217,9 @@ def ema_weights(decays: Tensor, *, first: int, steps: int) -> Tensor:
 @torch.no_grad()
 def update_ema(averages: Sequence[Tensor], parameters: Sequence[Tensor], ema_weight: Tensor) -> None:
     """Move the averages, (M, ...), towards the parameters by ``ema_weight`` (M,), as a solo run does."""
+    fitted = Fit()
     for average, parameter in zip(averages, parameters, strict=True):
-        average.lerp_(parameter, fit(ema_weight, average))
+        average.lerp_(parameter, fitted(ema_weight, average))
 
 
 def _momentum(optimizer: Optimizer) -> float:
@@ -227,22 +233,30 @@ def _settings_of_parameters(optimizer: Optimizer, network: nn.Module) -> list[di
     return [of_each(group_of[id(parameter)]) for parameter in network.parameters()]
 
 
-def _stack_setting(values: Sequence[Any], device: torch.device, *, always_tensors: bool) -> Any:
+def _stack_setting(
+    values: Sequence[Any], device: torch.device, made: dict[tuple[float, ...], Tensor], *, always_tensors: bool
+) -> Any:
     """Stack the ``values`` that M members have for a setting: a number, or a list of numbers such as Adam's betas.
 
-    Any other setting is the same for all members of a population.
+    Any other setting is the same for all members of a population. ``made`` has the tensors made so far.
     """
     if isinstance(values[0], list):
-        return tuple(
-            _stack_numbers(column, device, always_tensors=always_tensors) for column in zip(*values, strict=True)
-        )
-    return _stack_numbers(values, device, always_tensors=always_tensors) if isinstance(values[0], float) else values[0]
+        columns = zip(*values, strict=True)
+        return tuple(_stack_numbers(column, device, made, always_tensors=always_tensors) for column in columns)
+    if not isinstance(values[0], float):
+        return values[0]
+    return _stack_numbers(values, device, made, always_tensors=always_tensors)
 
 
-def _stack_numbers(values: Sequence[float], device: torch.device, *, always_tensors: bool) -> Number:
+def _stack_numbers(
+    values: Sequence[float], device: torch.device, made: dict[tuple[float, ...], Tensor], *, always_tensors: bool
+) -> Number:
     """A float if all ``values`` are equal, which saves a broadcast in the rule; otherwise float64 (M,).
 
     With ``always_tensors`` only a common zero stays a float: it switches the setting off, which changes the operations.
+    A compiled library needs a tensor for each argument, so those are never shared.
     """
-    same = len(set(values)) == 1 and not (always_tensors and values[0])
-    return values[0] if same else torch.tensor(values, dtype=torch.float64, device=device)
+    if len(set(values)) == 1 and not (always_tensors and values[0]):
+        return values[0]
+    stacked = torch.tensor(values, dtype=torch.float64, device=device)
+    return stacked if always_tensors else made.setdefault(tuple(values), stacked)

@@ -6,6 +6,7 @@ compiling again), or a tensor (M,) with one value for each member of a populatio
 has only five correct digits.
 """
 
+import torch
 from torch import Tensor
 
 Number = float | Tensor
@@ -29,6 +30,26 @@ def fit(number: Number, parameter: Tensor) -> Number:
     return number.to(parameter.dtype).reshape(number.shape + (1,) * (parameter.ndim - number.ndim))
 
 
+class Fit:
+    """``fit`` for all parameters of one update: it converts a tensor only once for each dtype.
+
+    On a GPU each conversion is a kernel of its own, which takes as long as the update of a small parameter.
+    """
+
+    def __init__(self) -> None:
+        # The tensors themselves are kept as well: the ids of freed ones could be used again.
+        self._converted: dict[tuple[int, torch.dtype], tuple[Tensor, Tensor]] = {}
+
+    def __call__(self, number: Number, parameter: Tensor) -> Number:
+        """Return the same as ``fit(number, parameter)``."""
+        if not isinstance(number, Tensor):
+            return number
+        key = id(number), parameter.dtype
+        if key not in self._converted:
+            self._converted[key] = number, number.to(parameter.dtype)
+        return fit(self._converted[key][1], parameter)
+
+
 def add_scaled(target: Tensor, tensor: Tensor, factor: Number) -> None:
     """Compute ``target += factor · tensor`` in place and in one pass."""
     if isinstance(factor, Tensor):
@@ -42,6 +63,6 @@ def sum_scaled(first: Tensor, second: Tensor, factor: Number) -> Tensor:
     return first.addcmul(second, factor) if isinstance(factor, Tensor) else first.add(second, alpha=factor)
 
 
-def decayed(gradient: Tensor, parameter: Tensor, decay: Number) -> Tensor:
+def decayed(gradient: Tensor, parameter: Tensor, decay: Number, fitted: Fit) -> Tensor:
     """Add coupled weight decay, ``decay`` · ``parameter`` (the gradient of decay/2 · ‖parameter‖²), to the gradient."""
-    return sum_scaled(gradient, parameter, fit(decay, parameter)) if is_on(decay) else gradient
+    return sum_scaled(gradient, parameter, fitted(decay, parameter)) if is_on(decay) else gradient

@@ -7,7 +7,8 @@ All rules have the form ``rule(parameters, gradients, state, lr=…, weight_deca
 ``state`` in place, but not ``gradients``; if parameters require gradients, call them under ``torch.no_grad``.
 Parameters and gradients have equal shapes, in a population of M members (M, …). ``broadcast`` explains which numbers
 may be tensors. A setting that can differ between parameters is a sequence with one entry for each: ``weight_decay``,
-because biases are not decayed, and all settings of Muon, whose rule is in the module ``muon``.
+because biases are not decayed, and all settings of Muon, whose rule is in the module ``muon``. On a GPU, ``fused``
+makes some of the updates.
 """
 
 import math
@@ -16,7 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from digitlab.optim.broadcast import Number, add_scaled, decayed, fit, is_on, sum_scaled
+from digitlab.optim import fused
+from digitlab.optim.broadcast import Fit, Number, add_scaled, decayed, is_on, sum_scaled
 from digitlab.optim.muon import muon
 from digitlab.optim.state import RuleName, RuleState
 
@@ -32,15 +34,18 @@ def sgd(
     nesterov: bool = False,
 ) -> None:
     """Gradient descent, with momentum after Sutskever et al. (2013), with or without Nesterov's form of it."""
+    if fused.sgd(parameters, gradients, state, lr=lr, weight_decay=weight_decay, momentum=momentum, nesterov=nesterov):
+        return
     state.step.add_(1)
+    fit, descent = Fit(), -lr
     for i, (parameter, gradient, decay) in enumerate(zip(parameters, gradients, weight_decay, strict=True)):
-        update = decayed(gradient, parameter, decay)
+        update = decayed(gradient, parameter, decay, fit)
         if is_on(momentum):
             # PyTorch initialises the buffer with the first gradient; a buffer of zeros gives the same without
             # dampening.
             buffer = state.entries["momentum_buffer"][i].mul_(fit(momentum, parameter)).add_(update)
             update = sum_scaled(update, buffer, fit(momentum, parameter)) if nesterov else buffer
-        add_scaled(parameter, update, -fit(lr, parameter))
+        add_scaled(parameter, update, fit(descent, parameter))
 
 
 def adam(
@@ -54,16 +59,21 @@ def adam(
     eps: Number = 1e-8,
 ) -> None:
     """Adam (Kingma and Ba, 2015); weight decay is coupled: it is added to the gradient before the moments."""
+    if fused.adam(
+        parameters, gradients, state, lr=lr, weight_decay=weight_decay, betas=betas, eps=eps, decoupled=False
+    ):
+        return
     beta1, beta2 = betas
     step = state.step.add_(1)
-    step_size = lr / _bias_correction(beta1, step)
+    fit, descent = Fit(), -lr / _bias_correction(beta1, step)
     correction2_sqrt = _bias_correction(beta2, step).sqrt()
+    mean_weight, square_weight = 1 - beta1, 1 - beta2
     for i, (parameter, gradient, decay) in enumerate(zip(parameters, gradients, weight_decay, strict=True)):
-        update = decayed(gradient, parameter, decay)
-        mean = state.entries["exp_avg"][i].lerp_(update, fit(1 - beta1, parameter))
-        square = _average_square(state.entries["exp_avg_sq"][i], update, beta2)
+        update = decayed(gradient, parameter, decay, fit)
+        mean = state.entries["exp_avg"][i].lerp_(update, fit(mean_weight, parameter))
+        square = _average_square(state.entries["exp_avg_sq"][i], update, beta2, fit(square_weight, parameter))
         root = square.sqrt().div_(fit(correction2_sqrt, parameter)).add_(fit(eps, parameter))
-        add_scaled(parameter, mean / root, -fit(step_size, parameter))
+        add_scaled(parameter, mean / root, fit(descent, parameter))
 
 
 def adamw(
@@ -77,9 +87,14 @@ def adamw(
     eps: Number = 1e-8,
 ) -> None:
     """AdamW (Loshchilov and Hutter, 2019): weight decay is decoupled, it shrinks the parameters directly."""
+    if fused.adam(parameters, gradients, state, lr=lr, weight_decay=weight_decay, betas=betas, eps=eps, decoupled=True):
+        return
+    fit = Fit()
+    # Most parameters share their decay, and so the factor.
+    factors = {id(decay): 1 - lr * decay for decay in weight_decay if is_on(decay)}
     for parameter, decay in zip(parameters, weight_decay, strict=True):
         if is_on(decay):
-            parameter.mul_(fit(1 - lr * decay, parameter))
+            parameter.mul_(fit(factors[id(decay)], parameter))
     adam(parameters, gradients, state, lr=lr, weight_decay=[0.0] * len(parameters), betas=betas, eps=eps)
 
 
@@ -96,13 +111,14 @@ def rmsprop(
 ) -> None:
     """RMSprop (Hinton, 2012), not centred."""
     state.step.add_(1)
+    fit, descent, square_weight = Fit(), -lr, 1 - alpha
     for i, (parameter, gradient, decay) in enumerate(zip(parameters, gradients, weight_decay, strict=True)):
-        update = decayed(gradient, parameter, decay)
-        square = _average_square(state.entries["square_avg"][i], update, alpha)
+        update = decayed(gradient, parameter, decay, fit)
+        square = _average_square(state.entries["square_avg"][i], update, alpha, fit(square_weight, parameter))
         update = update / square.sqrt().add_(fit(eps, parameter))
         if is_on(momentum):
             update = state.entries["momentum_buffer"][i].mul_(fit(momentum, parameter)).add_(update)
-        add_scaled(parameter, update, -fit(lr, parameter))
+        add_scaled(parameter, update, fit(descent, parameter))
 
 
 def adagrad(
@@ -116,10 +132,11 @@ def adagrad(
 ) -> None:
     """AdaGrad (Duchi et al., 2011)."""
     state.step.add_(1)
+    fit, descent = Fit(), -lr
     for i, (parameter, gradient, decay) in enumerate(zip(parameters, gradients, weight_decay, strict=True)):
-        update = decayed(gradient, parameter, decay)
+        update = decayed(gradient, parameter, decay, fit)
         root = state.entries["sum"][i].addcmul_(update, update).sqrt().add_(fit(eps, parameter))
-        add_scaled(parameter, update / root, -fit(lr, parameter))
+        add_scaled(parameter, update / root, fit(descent, parameter))
 
 
 RULES: Mapping[RuleName, Callable[..., None]] = {
@@ -144,11 +161,11 @@ def max_ema_decay(steps: int) -> float:
     return (1 + steps) / (10 + steps)
 
 
-def _average_square(average: Tensor, gradient: Tensor, beta: Number) -> Tensor:
-    """Update the running mean of the squared gradient in place and return it."""
-    if isinstance(beta, Tensor):
-        return average.lerp_(gradient.square(), fit(1 - beta, average))
-    return average.mul_(beta).addcmul_(gradient, gradient, value=1 - beta)
+def _average_square(average: Tensor, gradient: Tensor, beta: Number, weight: Number) -> Tensor:
+    """Update the running mean of the squared gradient in place and return it; ``weight`` is 1 - ``beta``, fitted."""
+    if isinstance(beta, Tensor) or isinstance(weight, Tensor):
+        return average.lerp_(gradient.square(), weight)
+    return average.mul_(beta).addcmul_(gradient, gradient, value=weight)
 
 
 def _bias_correction(beta: Number, step: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from digitlab.core.abilities import abilities
-from digitlab.optim.broadcast import Number, add_scaled, decayed, fit, is_on, sum_scaled
+from digitlab.optim.broadcast import Fit, Number, add_scaled, decayed, is_on, sum_scaled
 from digitlab.optim.state import RuleState
 
 # Coefficients of the polynomial a x + b x³ + c x⁵. Jordan et al. (2024) chose a steep start, so that small singular
@@ -77,18 +77,21 @@ def muon(
     """
     state.step.add_(1)
     filters = 1 if isinstance(lr, Tensor) and lr.ndim == 1 else 0
+    # Parameters of a group share their settings; each rate is computed and converted once.
+    fit, descents = Fit(), {id(factor): -(lr * factor) for factor in lr_factor}
     for i, (parameter, gradient) in enumerate(zip(parameters, gradients, strict=True)):
-        buffer, rate, decay = state.entries["momentum_buffer"][i], lr * lr_factor[i], weight_decay[i]
+        buffer, descent, decay = state.entries["momentum_buffer"][i], descents[id(lr_factor[i])], weight_decay[i]
+        own_momentum = fit(momentum[i], parameter)
         if iterations[i]:
-            update = _with_momentum(gradient, buffer, momentum[i])
+            update = _with_momentum(gradient, buffer, own_momentum)
             update = _orthogonal(update, iterations=iterations[i], filters=filters)
             if normalize_filters[i]:
                 _rescale(parameter, filters=filters)
             if is_on(decay):
-                parameter.mul_(fit(1 - rate * decay, parameter))
+                parameter.mul_(fit(1 + descent * decay, parameter))
         else:
-            update = _with_momentum(decayed(gradient, parameter, decay), buffer, momentum[i])
-        add_scaled(parameter, update, -fit(rate, parameter))
+            update = _with_momentum(decayed(gradient, parameter, decay, fit), buffer, own_momentum)
+        add_scaled(parameter, update, fit(descent, parameter))
 
 
 def _orthogonal(update: Tensor, *, iterations: int, filters: int) -> Tensor:
@@ -109,9 +112,11 @@ def _rescale(parameter: Tensor, *, filters: int) -> None:
 
 
 def _with_momentum(gradient: Tensor, buffer: Tensor, momentum: Number) -> Tensor:
-    """Update the momentum ``buffer`` in place; return the gradient plus ``momentum`` times the buffer (Nesterov)."""
-    own = fit(momentum, gradient)
-    return sum_scaled(gradient, buffer.mul_(own).add_(gradient), own)
+    """Update the momentum ``buffer`` in place; return the gradient plus ``momentum`` times the buffer (Nesterov).
+
+    A ``momentum`` that is a tensor broadcasts against the gradient.
+    """
+    return sum_scaled(gradient, buffer.mul_(momentum).add_(gradient), momentum)
 
 
 class Muon(torch.optim.Optimizer):
