@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from digitlab.config.compose import compose
-from digitlab.population.grouping import group_key, populations, preferred_members, split
+from digitlab.population.grouping import allow_open_files, group_key, populations, preferred_members, split
 from digitlab.population.job import Job
 from digitlab.results.folder import RunFolder
 from digitlab.training.experiment import Experiment
@@ -92,9 +92,29 @@ def test_populations_have_at_most_max_members_and_contain_every_job() -> None:
 
 
 def test_a_population_opens_no_more_files_than_the_process_may(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resource, "getrlimit", lambda which: (112, 4096))
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (50, 112))
     jobs = [_job(f"seed={number}", number=number) for number in range(10)]
     assert [len(group) for group in populations(jobs, max_members=8)] == [2, 3, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("members", "before", "after"),
+    [
+        (256, (1024, 1 << 20), (1124, 1 << 20)),
+        (256, (1024, resource.RLIM_INFINITY), (1124, resource.RLIM_INFINITY)),
+        (100, (1024, 4096), None),  # it is high enough
+        (256, (1024, 1024), (1024, 1024)),  # it cannot be raised
+        (256, (resource.RLIM_INFINITY, resource.RLIM_INFINITY), None),
+    ],
+)
+def test_the_soft_limit_of_open_files_is_raised_for_a_large_population(
+    monkeypatch: pytest.MonkeyPatch, members: int, before: tuple[int, int], after: tuple[int, int] | None
+) -> None:
+    limits: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda which: before)
+    monkeypatch.setattr(resource, "setrlimit", lambda which, new: limits.append(new))
+    allow_open_files(members)
+    assert limits == ([] if after is None else [after])
 
 
 def test_split_keeps_runs_with_the_same_seed_together() -> None:

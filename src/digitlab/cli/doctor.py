@@ -96,9 +96,9 @@ def _versions() -> Facts:
 def _system() -> Facts:
     import torch
 
-    from digitlab.core.system import available_cores, instruction_sets, memory_bytes, open_file_limit, processor_name
+    from digitlab.core.system import available_cores, instruction_sets, memory_bytes, open_file_limits, processor_name
 
-    memory, files = memory_bytes(), open_file_limit()
+    memory, files = memory_bytes(), open_file_limits().soft
     return {
         "system": platform.platform(),
         "architecture": platform.machine(),

@@ -9,7 +9,9 @@ import os
 import platform
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 _CPUINFO = Path("/proc/cpuinfo")
 _STAT = Path("/proc/stat")
@@ -103,17 +105,38 @@ def peak_memory_bytes() -> int | None:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def open_file_limit() -> int:
-    """Return how many files this process may have open; ``sys.maxsize`` if there is no such limit or none is known."""
-    # The soft limit counts. A process that reaches it fails in the middle of its work.
+class OpenFileLimits(NamedTuple):
+    """How many files this process may have open: now (``soft``), and after ``allow_open_files`` at most (``hard``).
+
+    ``sys.maxsize`` stands for no limit, or for one that the system does not tell.
+    """
+
+    soft: int
+    hard: int
+
+
+def open_file_limits() -> OpenFileLimits:
+    """Return the limits of this process. One that reaches the soft limit fails in the middle of its work."""
+    unlimited = OpenFileLimits(sys.maxsize, sys.maxsize)
     if sys.platform == "win32":
-        return sys.maxsize
+        return unlimited
     try:
         import resource
     except ImportError:
-        return sys.maxsize
-    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return sys.maxsize if allowed == resource.RLIM_INFINITY else allowed
+        return unlimited
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return OpenFileLimits(*(sys.maxsize if limit == resource.RLIM_INFINITY else limit for limit in limits))
+
+
+def allow_open_files(count: int) -> None:
+    """Raise the soft limit to ``count`` files, as far as the hard limit and the system allow it; never lower it."""
+    soft, hard = open_file_limits()
+    if sys.platform == "win32" or soft >= count:
+        return
+    import resource
+
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(count, hard), resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 
 
 def busy_processor_seconds() -> float | None:

@@ -1,4 +1,7 @@
-"""Evaluates the stacked networks of a population on the same images; ``StackedRunner`` uses it for validation."""
+"""Evaluates the stacked networks of a population on the same images.
+
+``StackedRunner`` uses it for validation, and ``population.testing`` for the test.
+"""
 
 from collections.abc import Iterable, Sequence
 
@@ -7,9 +10,20 @@ from torch import Tensor, nn
 
 from digitlab.data.evaluation import EvaluationBatch
 from digitlab.engine.dense_stack import DenseStack
+from digitlab.engine.dropout_masks import network_with_most_dropout
 from digitlab.engine.metrics import Counts, confusions
 from digitlab.engine.stacked_loss import StackedLoss
+from digitlab.engine.stacking import stack_tensors
 from digitlab.engine.vmap_stack import VmapStack
+
+
+def stack_networks(networks: Sequence[nn.Module]) -> DenseStack | VmapStack:
+    """Stack copies of ``networks`` for an evaluation."""
+    template = network_with_most_dropout(networks)
+    parameters = stack_tensors([list(network.parameters()) for network in networks])
+    buffers = stack_tensors([list(network.buffers()) for network in networks])
+    kind: type[DenseStack | VmapStack] = DenseStack if DenseStack.fits(template) else VmapStack
+    return kind(template, parameters, buffers=buffers, stream_sizes=[len(networks)])
 
 
 @torch.no_grad()
@@ -21,10 +35,12 @@ def evaluate_stack(
     normalise: nn.Module,
     loss: StackedLoss,
     classes: int,
+    logits_of_batches: list[Tensor] | None = None,
 ) -> list[Counts]:
     """The counts of each member over the images of ``batches``.
 
-    ``weights`` are shaped like the parameters of ``stack``, (M, ...): these, or their moving averages.
+    ``weights`` are shaped like the parameters of ``stack``, (M, ...): these, or their moving averages. The logits
+    (M, n, K) of each batch are appended to ``logits_of_batches``, if given.
     """
     members, device = len(weights[0]), weights[0].device
     confusion = torch.zeros(members, classes, classes, dtype=torch.int64, device=device)
@@ -33,6 +49,8 @@ def evaluate_stack(
     weight_sum: Tensor | None = None
     for batch in batches:
         logits = stack.evaluate(normalise(batch.images), weights)
+        if logits_of_batches is not None:
+            logits_of_batches.append(logits)
         targets = loss.encode(batch.labels, classes)
         losses = loss(logits, targets.expand(members, *targets.shape))
         # Float64 sums: each has thousands of terms.

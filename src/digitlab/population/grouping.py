@@ -14,7 +14,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from digitlab.core.errors import RunError
-from digitlab.core.system import open_file_limit
+from digitlab.core.system import allow_open_files, open_file_limits
 from digitlab.engine.dense_stack import DenseStack
 from digitlab.engine.stacked_loss import STACKABLE
 from digitlab.models import CNN, MLP, LeNet, Linear
@@ -173,8 +173,14 @@ def split(jobs: Sequence[Job], most: int) -> list[list[Job]]:
 
 
 def max_open_members() -> int:
-    """The most members whose files this process may have open at once, by the limit of the operating system."""
-    return max((open_file_limit() - _OTHER_FILES) // _FILES_OF_MEMBER, 1)
+    """The most members whose files a process may have open at once, by the hard limit of the operating system."""
+    return max((open_file_limits().hard - _OTHER_FILES) // _FILES_OF_MEMBER, 1)
+
+
+def allow_members_files(members: int) -> None:
+    """Raise this process's limit of open files, if it is too low for the files of so many members."""
+    # Many systems start with 1,024, which is enough for 231 members: a larger population would fail while it trains.
+    allow_open_files(members * _FILES_OF_MEMBER + _OTHER_FILES)
 
 
 def preferred_members(experiment: Experiment) -> int:

@@ -22,7 +22,6 @@ from digitlab.results.checkpoint import write_checkpoint
 from digitlab.results.result import Status
 from digitlab.results.writer import RunWriter
 from digitlab.training.checkpointing import snapshot
-from digitlab.training.evaluation import measure_alone
 from digitlab.training.setup import (
     initial_classifier,
     new_record,
@@ -176,13 +175,27 @@ class Member:
         self.outcome = error
         self._close("failed", error)
 
-    def finish(self) -> None:
-        """The test, as the configuration asks for it, and the result, which tells if halving ended the run."""
+    def begin_test(self) -> bool:
+        """Load the checkpoint that the configuration asks to test, if any; return whether there is one to test."""
         self._leave()
         try:
             if not self.job.config.figures.each_epoch:
                 send_weights(self.writer, self.classifier)
-            if self.record.test(lambda: measure_alone(self.classifier, self.data)):
+            return self.record.begin_test()
+        except Exception as error:
+            self.fail(error)
+        return False
+
+    def finish(self, measured: tuple[dict[str, float], Tensor] | None) -> None:
+        """Write the result after ``begin_test``, which tells if halving ended the run.
+
+        ``measured`` are the metrics and the confusion matrix of the test, None without one.
+        """
+        if self.outcome is not None:  # the test failed
+            return
+        try:
+            if measured is not None:
+                self.record.add_test(*measured)
                 send_test(self.writer, self.classifier)
         except Exception as error:
             self.fail(error)

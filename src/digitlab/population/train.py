@@ -15,7 +15,7 @@ from digitlab.core.logging import quiet_libraries
 from digitlab.core.memory import device_memory, out_of_memory
 from digitlab.core.signals import Interrupted, StopSignal
 from digitlab.engine.device import float32_products
-from digitlab.population.grouping import align_starts, device_of, split
+from digitlab.population.grouping import align_starts, allow_members_files, device_of, split
 from digitlab.population.job import Job
 from digitlab.population.trainer import Population
 from digitlab.results.checkpoint import newest_good
@@ -30,6 +30,7 @@ def train_together(jobs: Sequence[Job]) -> list[tuple[Job, Exception | None]]:
     If memory runs out, two halves continue one after the other, from where all their runs were last saved. Raises
     ``Interrupted`` after a signal, when the unfinished runs are saved.
     """
+    allow_members_files(len(jobs))
     with ExitStack() as folders:
         # Another process may train a run of the same folder; that run fails here, and the others train.
         locked, busy = [], []

@@ -29,6 +29,7 @@ from digitlab.population.cohort import Cohort
 from digitlab.population.halving import setting_of, worse_half
 from digitlab.population.job import Job, halving_epochs_of
 from digitlab.population.member import Member
+from digitlab.population.testing import measure_members
 from digitlab.training.checkpointing import warn_of_other_cpu
 from digitlab.training.setup import read_data
 
@@ -71,9 +72,7 @@ class Population:
         if any(member.is_over for member in self.members):
             # The last process saved them at their end, but was killed before it wrote their results.
             self._begin()
-            for member in self.members:
-                if member.is_over:
-                    member.finish()
+            self._finish([member for member in self.members if member.is_over])
             self._compact()
         while self.members:
             self._epoch()
@@ -234,7 +233,7 @@ class Population:
             if member.record.should_stop:
                 member.end_epoch()
                 member.save_epoch(self._optimizer_state(member))
-                member.finish()
+                self._finish([member])
 
     def _end_epoch(self) -> None:
         """Record, halve, save, and finish members; also where the runs end inside an epoch (``max_steps``)."""
@@ -246,11 +245,25 @@ class Population:
         self._save(lambda member: member.save_epoch(self._optimizer_state(member)))
         # Members finish only when all are saved. If the process is killed here, the same members resume together, and
         # those that were to leave still leave.
-        for member in self._active():
-            if member.is_over:
-                member.finish()
+        self._finish([member for member in self._active() if member.is_over])
         if epoch_over:
             self.position.next_epoch()
+
+    def _finish(self, members: Sequence[Member]) -> None:
+        """Test ``members`` and write their results; they leave the stacked tensors."""
+        tested = [member for member in members if member.begin_test()]
+        measured: dict[Member, tuple[dict[str, float], Tensor]] = {}
+        # A CPU gains nothing from testing them at once, and each is tested like a solo run there, to the bit.
+        one_by_one = abilities(self.device).immediate_reads
+        for group in [[member] for member in tested] if one_by_one else [tested] if tested else []:
+            try:
+                measured |= zip(group, measure_members([each.classifier for each in group], self.data), strict=True)
+            except Exception as error:
+                if len(group) > 1:
+                    raise
+                group[0].fail(error)
+        for member in members:
+            member.finish(measured.get(member))
 
     def _between_chunks(self) -> None:
         """Stop if a signal came; save if the last checkpoints are older than ``checkpoint.every_seconds``."""

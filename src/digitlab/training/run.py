@@ -211,7 +211,8 @@ class Run:
 
     def test(self) -> None:
         """Evaluate the test set once, with the checkpoint that the key ``test`` names."""
-        self.record.test(lambda: measure_test(self.trainer, self.classifier, self.data))
+        if self.record.begin_test():
+            self.record.add_test(*measure_test(self.trainer, self.classifier, self.data))
 
     def outcome(self) -> Outcome:
         """Return the result of the finished run."""

@@ -49,6 +49,8 @@ class RunState:
         self._plan = classifier.plan
         self._images = 0
         self._improved = False
+        # The checkpoint that is tested, while it is, and what the test measured.
+        self._tested: dict[str, Any] | None = None
         self._measured: CheckpointMetrics | None = None
 
     def write_to(self, writer: RunWriter) -> None:
@@ -146,21 +148,22 @@ class RunState:
         tested = tracker.history[-1] if self._test == "last" and tracker.history else tracker.best
         return tracker.monitor.worst if tested is None else finite_or_worst(tracker.monitor.metric, tested.value)
 
-    def test(self, measure: Callable[[], tuple[dict[str, float], Tensor]]) -> bool:
-        """Evaluate the test set once, with the checkpoint that the key ``test`` names; return whether it names one.
-
-        ``measure`` returns the metrics keyed ``test/…`` of the classifier and its confusion matrix, int64 (K, K).
-        """
+    def begin_test(self) -> bool:
+        """Load the checkpoint that the key ``test`` names into the classifier; return whether it names one."""
         if self._test == "none":
             return False
-        checkpoint = read_checkpoint(self.folder.best if self._test == "best" else self.folder.last)
-        self.classifier.load_state_dict(checkpoint["state_dict"])
-        metrics, confusion = measure()
-        self._measured = CheckpointMetrics.of(checkpoint, self._test, metrics)
+        self._tested = read_checkpoint(self.folder.best if self._test == "best" else self.folder.last)
+        self.classifier.load_state_dict(self._tested["state_dict"])
+        return True
+
+    def add_test(self, metrics: dict[str, float], confusion: Tensor) -> None:
+        """Record the test of that checkpoint: metrics keyed ``test/…`` and the confusion matrix, int64 (K, K)."""
+        assert self._tested is not None and self._test != "none"
+        self._measured = CheckpointMetrics.of(self._tested, self._test, metrics)
+        self._tested = None
         if self.writer is not None:
             self.writer.confusion(confusion, self.classifier.facts.class_names)
             self.writer.predictions(torch.cat(self.classifier.test_scores))
-        return True
 
     def conclude(
         self,

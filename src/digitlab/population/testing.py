@@ -1,0 +1,40 @@
+"""Tests the members of a population at once; ``Population`` does so on a GPU, where launches are most of a test.
+
+M members; N images; K classes.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from digitlab.data.module import ImageData
+from digitlab.engine.stacked_evaluation import evaluate_stack, stack_networks
+from digitlab.engine.stacked_loss import StackedLoss
+from digitlab.training.classifier import Classifier
+from digitlab.training.evaluation import measure_alone, test_metrics
+
+
+def measure_members(classifiers: Sequence[Classifier], data: ImageData) -> list[tuple[dict[str, float], Tensor]]:
+    """Return for each of ``classifiers`` what ``measure_test`` returns; ``test_scores`` are then those of the test.
+
+    A single one is tested as in a solo run, to the bit.
+    """
+    if len(classifiers) == 1:
+        return [measure_alone(classifiers[0], data)]
+    first, logits = classifiers[0], list[Tensor]()
+    stack = stack_networks([each.network if each.average is None else each.average for each in classifiers])
+    scale = first.normalise.scale
+    loss = StackedLoss.from_members([each.loss for each in classifiers], device=scale.device, dtype=scale.dtype)
+    batches = list(data.test_dataloader())
+    counts = evaluate_stack(
+        stack, stack.parameters, batches, normalise=first.normalise, loss=loss,
+        classes=len(first.facts.class_names), logits_of_batches=logits,
+    )  # fmt: skip
+    all_logits, all_labels = torch.cat(logits, 1), torch.cat([batch.labels for batch in batches])
+    measured = []
+    for classifier, own_counts, own_logits in zip(classifiers, counts, all_logits, strict=True):
+        scores = classifier.loss.scores(own_logits)
+        classifier.test_scores, classifier.test_labels = [scores], [all_labels]
+        measured.append(test_metrics(own_counts, scores, all_labels, class_names=classifier.facts.class_names))
+    return measured
