@@ -2,7 +2,7 @@
 # add requirements-dev.lock.
 #   make train ARGS="model=mlp data=cifar10"     PYTHON=python3.12 chooses the interpreter of .venv
 
-.PHONY: help install dev train test test-fast main-tests unit-tests test-extra test-instruction-sets mutations torture lint lint-systems docs notebooks bench bench-members bench-sweeps cluster compare-revisions gpu-check performance tensorboard lock release clean
+.PHONY: help install dev train test test-fast main-tests unit-tests test-extra test-minimums test-instruction-sets mutations torture lint lint-systems docs notebooks bench bench-members bench-sweeps cluster compare-revisions gpu-check performance tensorboard lock release clean
 
 # make passes only these variables on. `make train model=lenet` would train the default network without a warning.
 UNUSED := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
@@ -51,6 +51,14 @@ test-fast: $(DEV) ## run lint, types and the unit tests: 90 seconds
 
 cluster: $(DEV) ## start a SLURM cluster of two nodes on this machine (as root) and a shell that uses it; ARGS: a command
 	PYTHONPATH=tests:$$PYTHONPATH .venv/bin/python tests/fixtures/slurm.py $(ARGS)
+
+# An environment of its own; .venv keeps the versions of requirements.lock. Versions that no minimum names, those of
+# indirect dependencies, are the newest ones that fit.
+test-minimums: $(LOCKED) ## run the unit tests and one run of every model with the oldest version of each dependency
+	.venv/bin/uv venv --quiet --allow-existing --python $(PYTHON) .venv-minimums
+	.venv/bin/uv pip install --quiet --python .venv-minimums/bin/python --resolution lowest-direct -e '.[dev]'
+	OMP_NUM_THREADS=1 .venv-minimums/bin/python -m pytest -n 2 -m unit $(ARGS)
+	OMP_NUM_THREADS=1 .venv-minimums/bin/python -m pytest -n 2 tests/training/test_every_model.py $(ARGS)
 
 main-tests: $(DEV)
 	$(PYTEST) --dist worksteal -m "not extra" $(ARGS)
@@ -148,7 +156,7 @@ release: $(DEV) ## build the source distribution and the wheel in dist/, and che
 	.venv/bin/python tools/release.py $(ARGS)
 
 clean: ## remove .venv, dist/ and caches, but not data/ and outputs/
-	rm -rf .venv dist build .mypy_cache .ruff_cache .hypothesis .calls src/*.egg-info
+	rm -rf .venv .venv-minimums dist build .mypy_cache .ruff_cache .hypothesis .calls src/*.egg-info
 
 # .venv is rebuilt from scratch, so that no package of an earlier lock remains. pip installs uv, which installs the rest
 # in parallel. uv does not read pip's settings: where it cannot reach its registry, pip tries with a mirror that they name.

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from digitlab.config.compose import compose
-from digitlab.population.grouping import allow_open_files, group_key, populations, preferred_members, split
+from digitlab.population.grouping import allow_members_files, group_key, populations, preferred_members, split
 from digitlab.population.job import Job
 from digitlab.results.folder import RunFolder
 from digitlab.training.experiment import Experiment
@@ -113,7 +113,7 @@ def test_the_soft_limit_of_open_files_is_raised_for_a_large_population(
     limits: list[tuple[int, int]] = []
     monkeypatch.setattr(resource, "getrlimit", lambda which: before)
     monkeypatch.setattr(resource, "setrlimit", lambda which, new: limits.append(new))
-    allow_open_files(members)
+    allow_members_files(members)
     assert limits == ([] if after is None else [after])
 
 

@@ -22,8 +22,11 @@ def stack_networks(networks: Sequence[nn.Module]) -> DenseStack | VmapStack:
     template = network_with_most_dropout(networks)
     parameters = stack_tensors([list(network.parameters()) for network in networks])
     buffers = stack_tensors([list(network.buffers()) for network in networks])
-    kind: type[DenseStack | VmapStack] = DenseStack if DenseStack.fits(template) else VmapStack
-    return kind(template, parameters, buffers=buffers, stream_sizes=[len(networks)])
+    sizes = [len(networks)]
+    if DenseStack.fits(template):
+        return DenseStack(template, parameters, buffers=buffers, stream_sizes=sizes)
+    one_by_one = parameters[0].device.type == "cpu"
+    return VmapStack(template, parameters, buffers=buffers, stream_sizes=sizes, one_by_one=one_by_one)
 
 
 @torch.no_grad()

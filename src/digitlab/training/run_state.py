@@ -158,7 +158,8 @@ class RunState:
 
     def add_test(self, metrics: dict[str, float], confusion: Tensor) -> None:
         """Record the test of that checkpoint: metrics keyed ``test/…`` and the confusion matrix, int64 (K, K)."""
-        assert self._tested is not None and self._test != "none"
+        assert self._tested is not None
+        assert self._test != "none"
         self._measured = CheckpointMetrics.of(self._tested, self._test, metrics)
         self._tested = None
         if self.writer is not None:
