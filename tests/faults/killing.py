@@ -1,13 +1,12 @@
-"""Kills runs with SIGKILL and resumes them until they finish: ``python killing.py KILLS SEED BEGINNING FOLDER``.
+"""Kills runs with SIGKILL and resumes them until they finish; ``test_kill.py`` calls ``main`` in a forked child.
 
-``test_kill.py`` runs it. It copies the prepared run folder BEGINNING into FOLDER as often as needed for KILLS kills.
+It copies the prepared run folder BEGINNING into FOLDER as often as needed for KILLS kills.
 Each attempt is ``resume=`` in a process forked from this one, which has already trained such runs. An attempt is killed
 after a random processor time between 0 and that of a whole run; other processes cannot stretch that time. Every second
 attempt is killed while it writes a file after that moment: either as soon as this process sees the temporary file, or
-before the file is renamed. At the end it prints the counts as JSON.
+before the file is renamed. It returns the counts.
 """
 
-import json
 import os
 import random
 import shutil
@@ -16,8 +15,6 @@ import sys
 import time
 import traceback
 from pathlib import Path
-
-import torch
 
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
@@ -100,8 +97,3 @@ def main(kills: int, seed: int, beginning: Path, folder: Path) -> dict[str, int]
             if saved:
                 read_checkpoint(run.last)
     return counts
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    print(json.dumps(main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]))))

@@ -1,17 +1,14 @@
 """After SIGKILL at any moment, also during a save, a resumed run ends with the bits of an undisturbed one."""
 
 import json
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from digitlab.results.folder import RunFolder
 from digitlab.training.resuming import resume
-
-KILLING = Path(__file__).with_name("killing.py")
+from faults.killing import main
+from fixtures.children import Child
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a clock for each process")
@@ -20,10 +17,8 @@ def test_a_run_that_is_killed_many_times_ends_with_the_same_bits(torture, ready,
     beginning, alone = (ready(tmp_path / name) for name in ("beginning", "alone"))
     resume(str(alone.path), [])
     killed = tmp_path / "killed"
-    command = [sys.executable, str(KILLING), str(kills), "0", str(beginning.path), str(killed)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600 + 60 * kills)
-    assert done.returncode == 0, done.stderr
+    done = Child(lambda: print(json.dumps(main(kills, 0, beginning.path, killed)))).wait(hung_seconds=600 + 60 * kills)
+    assert done.code == 0, done.stderr
     counts = json.loads(done.stdout.splitlines()[-1])
     with capsys.disabled():
         print(f" [{', '.join(f'{count} {name}' for name, count in counts.items())}]", end="")

@@ -59,6 +59,7 @@ def test_every_tensor_of_a_double_precision_run_is_double(run):
     assert {tensor.dtype for tensor in state.values() if tensor.is_floating_point()} == {torch.float64}
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "model", [("model=mlp", "model.hidden=[64]"), ("model=lenet", "model.dropout=0")], ids=["mlp", "lenet"]
 )

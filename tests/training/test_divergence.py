@@ -48,6 +48,7 @@ def as_on(request, monkeypatch):
         )
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("at_step", "length", "options"),
     [

@@ -3,21 +3,19 @@
 import csv
 import os
 import pty
-import subprocess
-import sys
 from pathlib import Path
 
-from digitlab.config.compose import ROOT
+import pytest
 
 
-def shown_on_a_terminal(*arguments):
-    """What a run writes on a terminal until it ends."""
-    ours, theirs = pty.openpty()
-    environment = os.environ | {
-        "DIGITLAB_ALLOW": "run_callbacks",
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]),
-    }
-    with subprocess.Popen([sys.executable, ROOT / "train.py", *arguments], stderr=theirs, env=environment):
+@pytest.fixture
+def shown_on_a_terminal(train_py_started):
+    """``shown_on_a_terminal(...)`` is what a run writes on a terminal until it ends."""
+
+    def show(*arguments):
+        ours, theirs = pty.openpty()
+        environment = {"DIGITLAB_ALLOW": "run_callbacks", "PYTHONPATH": str(Path(__file__).parent)}
+        child = train_py_started(*arguments, stderr=theirs, environment=environment)
         os.close(theirs)
         shown = b""
         try:
@@ -25,10 +23,13 @@ def shown_on_a_terminal(*arguments):
                 shown += part
         except OSError:  # so ends a terminal on Linux
             os.close(ours)
-    return shown.decode()
+        child.wait()
+        return shown.decode()
+
+    return show
 
 
-def test_no_bar_is_drawn_below_the_message_of_a_stopped_run(tmp_path):
+def test_no_bar_is_drawn_below_the_message_of_a_stopped_run(shown_on_a_terminal, tmp_path):
     stop = "+callbacks.stop={_target_: run_callbacks.SignalAt, step: 20, number: 2}"
     small = ("trainer=cpu", "data.train_size=1000", "data.batch_size=100", f"hydra.run.dir={tmp_path / 'run'}")
     shown = shown_on_a_terminal(*small, stop)
@@ -38,13 +39,12 @@ def test_no_bar_is_drawn_below_the_message_of_a_stopped_run(tmp_path):
     assert last.endswith(f"resume={tmp_path / 'run'}")
 
 
-def test_a_log_file_gets_one_line_per_epoch(tmp_path):
+def test_a_log_file_gets_one_line_per_epoch(train_py, tmp_path):
     folder = tmp_path / "run"
     small = ("trainer=cpu", "model=linear", "trainer.max_epochs=3", "data.train_size=1000", f"hydra.run.dir={folder}")
     log = tmp_path / "nohup.out"
     with log.open("w") as file:
-        command = [sys.executable, ROOT / "train.py", *small]
-        assert subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, timeout=600).returncode == 0
+        assert train_py(*small, stdout=file.fileno(), stderr=file.fileno()).returncode == 0
     lines = [line for line in log.read_text().splitlines() if line.startswith("epoch ")]
     rows = list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
     names = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")

@@ -83,6 +83,7 @@ RUNS = (
 )
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("overrides", RUNS)
 @pytest.mark.parametrize("capturing", [True, False])
 def test_a_chunk_of_a_run_does_not_wait_for_the_device(
@@ -112,6 +113,7 @@ def test_an_evaluation_does_not_wait_for_the_device(
     assert not sum(found, Counter())
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("overrides", RUNS[:4])
 @pytest.mark.parametrize("capturing", [True, False])
 def test_a_populations_waits_do_not_grow_with_the_number_of_mini_batches(
