@@ -5,8 +5,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -15,6 +13,7 @@ import torch
 from digitlab.config.compose import ROOT
 from digitlab.core.errors import DataError
 from digitlab.training import train
+from fixtures.children import Ended
 
 
 @pytest.fixture
@@ -108,26 +107,24 @@ def test_a_truncated_data_file_ends_train_py_with_code_1(rejected_by_train_py, t
 
 def open_when_read(fifo, process):
     """Wait until ``process`` reads from ``fifo``, and return a file descriptor that writes to it."""
-    while process.poll() is None:
+    while process.running():
         try:
             return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
         except OSError:
             time.sleep(0.01)
-    raise AssertionError(process.communicate())
+    raise AssertionError(process.wait())
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_while_reading_data_leaves_no_folder(tmp_path, number, code):
+def test_a_signal_while_reading_data_leaves_no_folder(train_py_started, tmp_path, number, code):
     overrides = idx_files(tmp_path, labels="slow")
     os.mkfifo(tmp_path / "slow")
-    command = [sys.executable, ROOT / "train.py", *overrides, f"hydra.run.dir={tmp_path / 'out' / 'run'}"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = train_py_started(*overrides, f"hydra.run.dir={tmp_path / 'out' / 'run'}")
     writing = open_when_read(tmp_path / "slow", process)
     assert (tmp_path / "out" / "run").is_dir()
     process.send_signal(number)
-    assert process.communicate(timeout=600) == ("", "")
+    assert process.wait() == Ended(code, "", "")
     os.close(writing)
-    assert process.returncode == code
     assert not (tmp_path / "out").exists()
 
 
