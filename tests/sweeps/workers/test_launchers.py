@@ -23,7 +23,7 @@ def results(folder):
 def test_a_joblib_sweep_continues_after_a_failed_job(sweep_py, tmp_path):
     pytest.importorskip("joblib")
     folder = tmp_path / "sweep"
-    launcher = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    launcher = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=1")
     ended = sweep_py(*TINY, *launcher, "optimizer.lr=0.01,-1", folder=folder)
     assert ended.returncode == 1
     assert table(folder) == ["finished", "failed"]
@@ -31,6 +31,8 @@ def test_a_joblib_sweep_continues_after_a_failed_job(sweep_py, tmp_path):
     assert len(ended.stderr.splitlines()) == 3, "at once, and at the end under a heading"
 
 
+# The other processes import torch and Lightning, which takes 10 s each.
+@pytest.mark.extra
 def test_a_population_can_be_one_job_of_submitit(sweep_py, tmp_path):
     pytest.importorskip("submitit")
     folder = tmp_path / "sweep"
@@ -45,6 +47,7 @@ def test_a_population_can_be_one_job_of_submitit(sweep_py, tmp_path):
     assert len(list(folder.glob(".submitit/[0-9]*"))) == 1
 
 
+@pytest.mark.extra
 def test_a_process_saves_its_run_when_the_command_is_killed(sweep_command, tmp_path):
     pytest.importorskip("joblib")
     folder = tmp_path / "sweep"
