@@ -1,5 +1,7 @@
 """The hint that other programs hold the cores of a run."""
 
+import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -40,13 +42,31 @@ def test_the_times_of_this_machine_grow():
     assert now.machine_idle <= now.machine
 
 
-@pytest.mark.parametrize(("used_cores", "count"), [(1.0, 1), (2.0, 0)])
-def test_the_hint_comes_once_and_has_the_command(used_cores, count, caplog):
-    times = iter([START, *(after(seconds, used_cores=used_cores, idle_share=0.0) for seconds in (1, 2, 4, 6, 8))])
-    hint = ContentionHint(["model=lenet", "seed=1"], read=lambda: next(times))
+def trained(hint, *, seconds):
+    """Let ``hint`` watch a training of this length with two threads."""
     classifier = Classifier.__new__(Classifier)
     classifier.__dict__["step_threads"] = 2
-    for number in range(5):
-        hint.on_train_batch_end(SimpleNamespace(), classifier, None, None, number)
+    hint.on_train_start(SimpleNamespace(), classifier)
+    time.sleep(seconds)
+    hint.on_train_end(SimpleNamespace(), classifier)
+
+
+@pytest.mark.parametrize(("used_cores", "count"), [(1.0, 1), (2.0, 0)])
+def test_the_hint_comes_once_and_has_the_command(used_cores, count, caplog):
+    times = iter([START, after(3, used_cores=used_cores, idle_share=0.0)])
+    hint = ContentionHint(["model=lenet", "seed=1"], read=lambda: next(times), seconds=0.01)
+    trained(hint, seconds=1)
+    assert list(times) == []
     assert len(caplog.messages) == count
     assert all(line.endswith(": OMP_NUM_THREADS=1 python train.py model=lenet seed=1") for line in caplog.messages)
+
+
+def test_nothing_is_measured_after_the_training(caplog):
+    trained(ContentionHint([], read=lambda: pytest.fail("measured"), seconds=60), seconds=0)
+    assert "contention hint" not in [thread.name for thread in threading.enumerate()]
+    assert caplog.messages == []
+
+
+def test_a_system_without_these_times_gets_no_hint(caplog):
+    trained(ContentionHint([], read=lambda: None, seconds=0.01), seconds=0.2)
+    assert caplog.messages == []

@@ -45,7 +45,8 @@ def history_figure(curves: Curves, *, x_label: str, best: float | None, title: s
         axes.set_ylabel(_PANELS[name])
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-        axes.legend()
+    # The other panels have the same lines, and a legend would cover them.
+    all_axes[0].legend()
     return figure
 
 

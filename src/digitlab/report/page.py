@@ -34,10 +34,11 @@ _CONFUSED_PAIRS = 6
 # Explanations that the page shows as tooltips and in a list.
 _NOTES = {
     "accuracy": "share of the images whose predicted class is the true class",
+    "balanced_accuracy": "the mean of the accuracies of all classes, each class with the same weight",
     "loss": "mean over the images of what training minimises, label smoothing included, weight decay excluded",
     "f1": "macro F1: the mean of the F1 scores of all classes, each class with the same weight",
     "f1_weighted": "the mean of the F1 scores of all classes, weighted by the number of their images",
-    "calibration_error": "expected calibration error: the mean difference between confidence and accuracy over 15 bins",
+    "calibration_error": "mean absolute difference between confidence and accuracy in 15 bins of the confidence",
     "train": "measured during the training passes: with augmentation and dropout, while the weights change",
     "val": "measured on the validation images after an epoch, without augmentation and dropout",
     "test": "measured on the official test set, once, after training",

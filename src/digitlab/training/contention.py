@@ -1,10 +1,10 @@
 """Notices in the first seconds of a solo run that other programs use the cores, and prints a hint with a command."""
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -15,7 +15,7 @@ from digitlab.training.classifier import Classifier
 log = logging.getLogger(__name__)
 
 # Long enough to measure, short enough that a restart loses little.
-_SECONDS = 3.0
+_SECONDS = 2.0
 # With fewer of its threads at work on average, and fewer idle cores, a run waits for threads that other programs hold.
 _BUSY_THREADS, _IDLE_CORES = 0.75, 0.15
 
@@ -50,29 +50,48 @@ def is_contended(before: CpuTimes, after: CpuTimes, *, threads: int) -> bool:
 
 
 class ContentionHint(Callback):
-    """Measures the first seconds of training once; if threads wait for cores, logs the command to use one thread."""
+    """Measures the first seconds of training once; if threads wait for cores, logs the command to use one thread.
 
-    def __init__(self, overrides: Sequence[str], *, read: Callable[[], CpuTimes | None] = read_cpu_times) -> None:
-        self._overrides, self._read = overrides, read
-        self._before: CpuTimes | None = None
-        self._done = False
+    A thread of its own measures, because on a busy machine the first chunk alone can take a minute. ``seconds`` is how
+    long it measures, after as long a pause in which libraries start their threads.
+    """
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    def __init__(
+        self,
+        overrides: Sequence[str],
+        *,
+        read: Callable[[], CpuTimes | None] = read_cpu_times,
+        seconds: float = _SECONDS,
     ) -> None:
-        if self._done:
+        self._overrides, self._read, self._seconds = overrides, read, seconds
+        self._ended = threading.Event()
+        self._watcher: threading.Thread | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, Classifier)
+        self._watcher = threading.Thread(target=self._watch, args=(pl_module,), name="contention hint", daemon=True)
+        self._watcher.start()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._end()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        self._ended.set()
+        if self._watcher is not None:
+            self._watcher.join()
+
+    def _watch(self, classifier: Classifier) -> None:
+        if self._ended.wait(self._seconds):
+            return
+        before = self._read()
+        if before is None or self._ended.wait(self._seconds):
             return
         now = self._read()
-        if now is None:
-            self._done = True
-        elif self._before is None:
-            # After the first chunk, in which libraries start their threads and code may be compiled.
-            self._before = now
-        elif now.wall - self._before.wall >= _SECONDS:
-            self._done = True
-            assert isinstance(pl_module, Classifier)
-            if is_contended(self._before, now, threads=pl_module.step_threads or 1):
-                log.warning(
-                    "other programs are using the cores that this run's %d threads need; one thread may be faster: %s",
-                    pl_module.step_threads, f"OMP_NUM_THREADS=1 {environment.command(self._overrides)}",
-                )  # fmt: skip
+        if now is not None and is_contended(before, now, threads=classifier.step_threads or 1):
+            log.warning(
+                "other programs are using the cores that this run's %d threads need; one thread may be faster: %s",
+                classifier.step_threads, f"OMP_NUM_THREADS=1 {environment.command(self._overrides)}",
+            )  # fmt: skip

@@ -28,7 +28,8 @@ def main() -> None:
     facts = {
         "processor": system.processor_name(), "memory": system.memory_bytes(), "peak": system.peak_memory_bytes(),
         "cores": system.available_cores(), "files": system.open_file_limits().soft,
-        "busy": system.busy_processor_seconds(), "keeps memory": system.keep_freed_memory(), "instruction sets": system.instruction_sets(),
+        "busy": system.busy_processor_seconds(), "keeps memory": system.keep_freed_memory(),
+        "instruction sets": system.instruction_sets(),
     }  # fmt: skip
     seen = {"epochs": len(continued.history), "first": run.metrics["test/accuracy"], "sweeps": sweeps, "facts": facts}
     print(json.dumps(seen))
