@@ -66,6 +66,13 @@ def test_other_data_sets_of_any_shape_are_accepted(digitlab, run, data_root, nam
     assert out.count("10000") == 2
 
 
+def test_a_data_set_with_other_classes_is_evaluated_with_a_warning(digitlab, run, data_root):
+    code, out, err = digitlab("evaluate", run, "--data", "fashion_mnist", "--device", "cpu")
+    assert code == 0
+    assert "accuracy" in out
+    assert err.startswith("the classes of Fashion-MNIST are not those of MNIST: metrics compare their numbers only")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
