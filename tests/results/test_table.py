@@ -73,3 +73,9 @@ def test_the_final_table_names_the_checkpoint_of_its_numbers(tested, title, tmp_
     result = {"metrics": {"val/accuracy": 0.5, "test/accuracy": 0.25}, "tested": tested, "best_epoch": 7, "epochs": 10}
     print_result(tmp_path, result)
     assert title in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("loss", "text"), [(1234.56789, "1234.5679"), (2.77e22, "2.77e+22"), (-2.0, "-2.0000")])
+def test_a_loss_with_many_digits_is_shortened(loss, text, tmp_path, capsys):
+    print_result(tmp_path, {"metrics": {"val/loss": loss}, "epochs": 1, "tested": None})
+    assert f"│ {text} │" in capsys.readouterr().out

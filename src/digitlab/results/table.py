@@ -73,7 +73,10 @@ def _checkpoint_title(result: Mapping[str, Any]) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+    if value is None:
+        return ""
+    # The loss of a run that diverges can have twenty digits.
+    return f"{value:.4f}" if abs(value) < 1e5 else f"{value:.3g}"
 
 
 def run_row(run: RunFolder) -> Row:
