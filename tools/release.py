@@ -70,10 +70,9 @@ def _check_content(wheel: Path) -> None:
     paths = [re.sub("^conf/", "digitlab/conf/", path.removeprefix("src/")) for path in tracked.stdout.splitlines()]
     if missing := sorted({*paths, *_NEEDED} - names):
         sys.exit(f"{wheel}: lacks {', '.join(missing)}")
-    if strange := sorted(name for name in names if name.partition("/")[0] not in ("digitlab", "hydra_plugins")):
-        strange = [name for name in strange if ".dist-info/" not in name]
-        if strange:
-            sys.exit(f"{wheel}: contains {', '.join(strange)}")
+    own = re.compile(r"(digitlab|hydra_plugins|digitlab-[^/]+\.dist-info)/")
+    if strange := sorted(name for name in names if not own.match(name)):
+        sys.exit(f"{wheel}: contains {', '.join(strange)}")
 
 
 def _use(wheel: Path, folder: Path) -> None:

@@ -20,7 +20,10 @@ def project_root() -> Path:
     script = getattr(sys.modules.get("__main__"), "__file__", None)
     if script is not None and Path(script).name == "train.py":
         return Path(script).resolve().parent
-    current = Path.cwd()
+    try:
+        current = Path.cwd()
+    except FileNotFoundError:  # someone has removed the current folder
+        return _CHECKOUT
     if not is_project(current) and (_CHECKOUT / "train.py").exists():
         return _CHECKOUT
     return current
