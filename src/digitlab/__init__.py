@@ -45,8 +45,7 @@ _SOURCES = {
 
 __all__ = [
     "ConfigError", "DataError", "DigitlabError", "Interrupted", "Run", "RunError", "Stopper", "Sweep", "allow", "load",
-    "open",
-    "resume", "runs", "sweep", "train",
+    "open", "resume", "runs", "sweep", "train",
 ]  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated
@@ -170,9 +170,8 @@ def _data_sets() -> Iterator[tuple[str, str]]:
     folders = [CONF, *([] if OWN_CONF is None else [OWN_CONF])]
     for name in sorted({path.stem for folder in folders for path in (folder / "data").glob("*.yaml")}):
         try:
-            node: Mapping[str, object] = plain(compose([f"data={name}"]).data, "data")
-            source = build(node["source"], "data.source", Source)  # type: ignore[arg-type]
-            train, test = source.read(Path(str(node["root"])))
+            node = plain(compose([f"data={name}"]).data, "data")
+            train, test = build(node["source"], "data.source", Source).read(Path(node["root"]))
         except DigitlabError as error:
             yield name, _short(str(error).partition("\n")[0])
         else:

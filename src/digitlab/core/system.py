@@ -142,7 +142,9 @@ def allow_open_files(count: int) -> None:
 def busy_processor_seconds() -> float | None:
     """Return the processor seconds of all processes since the machine started; None outside Linux."""
     ticks = _processor_ticks()
-    return None if ticks is None else sum(ticks[number] for number in _BUSY_COLUMNS) / os.sysconf("SC_CLK_TCK")
+    if sys.platform == "win32" or ticks is None:
+        return None
+    return sum(ticks[number] for number in _BUSY_COLUMNS) / os.sysconf("SC_CLK_TCK")
 
 
 def processor_ticks() -> tuple[int, int] | None:
