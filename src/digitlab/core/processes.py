@@ -65,4 +65,6 @@ def end_when_orphaned(parent: int, *, grace_seconds: float) -> None:
 
 def time_limit_signal() -> int | None:
     """Return the signal that submitit sends before the time limit of a job, SIGUSR2; None if the system lacks it."""
-    return None if sys.platform == "win32" or not hasattr(signal, "SIGUSR2") else signal.SIGUSR2
+    if sys.platform == "win32" or not hasattr(signal, "SIGUSR2"):
+        return None
+    return signal.SIGUSR2
