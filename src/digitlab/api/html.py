@@ -15,7 +15,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, words: int) 
     """Return a table; the first ``words`` columns are aligned to the left and the others, numbers, to the right."""
 
     def cell(kind: str, number: int, text: str) -> str:
-        side = "left" if number < words else "right"
+        side = "left" if number < words else "right;white-space:nowrap"
         return f'<{kind} style="{_CELL};text-align:{side}">{html.escape(text)}</{kind}>'
 
     def line(kind: str, texts: Sequence[str]) -> str:
@@ -35,6 +35,12 @@ def heading(title: str, status: str, path: Path) -> str:
 def facts(values: Mapping[str, str]) -> str:
     """Return names and values as a table of two columns."""
     return table((), list(values.items()), words=1)
+
+
+def line(values: Mapping[str, str]) -> str:
+    """Return names and values as one line of small text."""
+    text = " · ".join(f"{name} {value}" for name, value in values.items())
+    return f'<div style="opacity:0.7;font-size:0.85em">{html.escape(text)}</div>'
 
 
 def details(summary: str, content: str) -> str:

@@ -162,10 +162,8 @@ class Run:
             return heading
         classes = {name: value for name, value in result["metrics"].items() if "class_accuracy" in name}
         others = {name: value for name, value in result["metrics"].items() if name not in classes}
-        shown = html.facts(_as_text(others) | _facts(result))
-        return (
-            heading + shown + (html.details("accuracy of each class", html.facts(_as_text(classes))) if classes else "")
-        )
+        shown = heading + _metrics_table(others) + html.line(_facts(result))
+        return shown + (html.details("accuracy of each class", html.facts(_as_text(classes))) if classes else "")
 
     def _title(self) -> str:
         """The chosen options, as ``mlp on mnist``; the name of the folder if Hydra did not write them."""
@@ -174,6 +172,15 @@ class Run:
             return f"{choices['model']} on {choices['data']}"
         except (OSError, KeyError):
             return self.path.name
+
+
+def _metrics_table(metrics: dict[str, float | None]) -> str:
+    """One row for each metric and one column for each part of the data."""
+    splits = list(dict.fromkeys(name.partition("/")[0] for name in metrics))
+    names = dict.fromkeys(name.partition("/")[2] for name in metrics)
+    text = _as_text(metrics)
+    rows = [[name, *(text.get(f"{split}/{name}", "") for split in splits)] for name in names]
+    return html.table(["", *splits], rows, words=1)
 
 
 def _as_text(metrics: dict[str, float | None]) -> dict[str, str]:
