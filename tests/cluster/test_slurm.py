@@ -116,7 +116,7 @@ def test_dead_jobs_are_reported_and_run_again(cluster, held_sweep, undisturbed):
     cancelled = next(name for name in sweep.job_ids() if name.endswith("_1"))
     os.kill(sweep.pid(0), signal.SIGKILL)
     cluster.ask("scancel", cancelled)
-    code, _, err = command.wait(60)
+    code, _, err = command.wait()
     assert code == 1
     lines = err.splitlines()
     assert sum("died (FAILED)" in line for line in lines) == 2, "at once, and at the end under a heading"

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import os
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 
 from digitlab.results.folder import RunFolder
 from digitlab.results.lock import BusyError, held
+from digitlab.sweeps.manifest import locked
 
 _HOLD = """
 import errno, fcntl, sys
@@ -59,3 +61,11 @@ def test_two_processes_exclude_each_other_without_locks(without_locks, run_folde
     # The file of a dead process does not keep the folder busy.
     with held(RunFolder(run_folder)):
         pass
+
+
+def test_a_sweep_runs_on_a_file_system_without_locks(without_locks, batch, tmp_path):
+    with locked(tmp_path):
+        assert (tmp_path / ".manifest.lock").exists()
+    returns = batch("here", number=3)()
+    assert returns[0]["pid"] == os.getpid()
+    assert not (tmp_path / ".locks" / "3.lock").exists(), "the file is the lock, so it must go"

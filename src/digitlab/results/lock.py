@@ -1,22 +1,18 @@
 """Lets only one process at a time work on a run folder. The kernel frees the lock however its holder ends."""
 
-import errno
 import logging
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
+from filelock import BaseFileLock, Timeout
 
 from digitlab.core.errors import RunError
 from digitlab.core.files import remove_parts
+from digitlab.core.locks import acquire_lock
 from digitlab.results.folder import RunFolder
 
 log = logging.getLogger(__name__)
-
-# The errors of file systems that have no locks or no lock server. filelock itself handles only ENOSYS.
-_NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
 
 # The locks that this process holds, by path. A new folder is stored too, to be removed if no run starts in it.
 _taken: dict[Path, tuple[BaseFileLock, RunFolder | None]] = {}
@@ -47,29 +43,9 @@ def take(run: RunFolder, *, new: bool = False) -> None:
 
 
 def _acquire(run: RunFolder) -> BaseFileLock:
-    """Return the lock on ``run``, taken. On a file system without locks it is a file that names its process.
-
-    If that process dies, the next one on the same machine removes its file. Raises what ``FileLock.acquire`` raises.
-    """
-    lock: BaseFileLock = FileLock(run.lock)
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            # filelock warns, on two lines of the terminal, when it falls back by itself (ENOSYS).
-            warnings.simplefilter("always")
-            lock.acquire(timeout=0)
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-        # The failed attempt may have left its empty file, which a SoftFileLock would take for the file of a process.
-        with suppress(OSError):
-            if not run.lock.stat().st_size:
-                run.lock.unlink()
-        lock = SoftFileLock(run.lock)
-        lock.acquire(timeout=0)
-    else:
-        if not caught:
-            return lock
-    log.warning("%s: this file system has no locks; the file .lock marks the run as busy instead", run.path)
+    lock, real = acquire_lock(run.lock, timeout=0)
+    if not real:
+        log.warning("%s: this file system has no locks; the file .lock marks the run as busy instead", run.path)
     return lock
 
 

@@ -121,9 +121,9 @@ def _numbers_in(path: Path) -> Iterator[int]:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock of the manifest in ``path`` while changing it, because jobs may run in several processes."""
-    from filelock import FileLock
+    from digitlab.core.locks import locked_file
 
-    with FileLock(path / ".manifest.lock"):
+    with locked_file(path / ".manifest.lock"):
         yield
 
 

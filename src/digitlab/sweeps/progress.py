@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _REFRESH_SECONDS = 0.5
+# The part of the time that may go into reading: with thousands of unfinished runs, or on a slow file system, the line
+# is drawn less often.
+_READING_PART = 0.05
 
 
 class SweepProgress:
@@ -151,11 +154,14 @@ class ProgressLine:
         columns = (name, BarColumn(bar_width=24), TextColumn("{task.fields[text]}"))
         with Progress(*columns, console=console, auto_refresh=False, transient=True) as progress:
             task = progress.add_task(counts.path.name[:30], total=counts.total, text="")
-            while not self._over.wait(_REFRESH_SECONDS):
+            pause = _REFRESH_SECONDS
+            while not self._over.wait(pause):
+                begun = time.monotonic()
                 try:
                     counts.update()
                 except (OSError, DigitlabError):
                     continue  # another process may be writing; the next refresh reads again
+                pause = max(_REFRESH_SECONDS, (time.monotonic() - begun) / _READING_PART)
                 progress.update(task, completed=counts.done + counts.failed, text=counts.text(), refresh=True)
 
     def _draw_in_notebook(self) -> None:

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, Timeout
 
 from digitlab.core.errors import RunError
+from digitlab.core.locks import acquire_lock
 from digitlab.core.notebook import in_notebook
 from digitlab.sweeps.job_failures import SweepError
 from digitlab.sweeps.manifest import create, run_overrides
@@ -39,7 +40,7 @@ class SweepSession:
         self.path = path
         # Without the sweep's own overrides, as the manifest stores them, so that the two can be compared.
         self.jobs = None if jobs is None else [tuple(run_overrides(job)) for job in jobs]
-        self._lock: FileLock | None = None
+        self._lock: BaseFileLock | None = None
         if not shared:
             self._take_lock()
         # Only after the lock is taken: a second command must not change the manifest of a running one.
@@ -49,9 +50,8 @@ class SweepSession:
     def _take_lock(self) -> None:
         path = self.path
         # The kernel releases the lock however this process ends, so a killed sweep can be resumed at once.
-        self._lock = FileLock(path / ".running.lock", timeout=0)
         try:
-            self._lock.acquire()
+            self._lock, _ = acquire_lock(path / ".running.lock", timeout=0)
         except Timeout:
             raise RunError(
                 f"{path}: another process is running this sweep: wait for it, or start another with sweep.name=NAME"

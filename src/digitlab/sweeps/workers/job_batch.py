@@ -59,14 +59,14 @@ def _locked_folders(folders: Sequence[Path]) -> Iterator[None]:
     A job on a cluster outlives its command. If the command is killed and given again, its old jobs may still be
     running. Folders are locked in sorted order so that two processes never wait for each other.
     """
-    from filelock import FileLock
+    from digitlab.core.locks import locked_file
 
     with ExitStack() as stack:
         for folder in sorted(folders):
             # Not inside the run folder, which must stay untouched if the run has finished.
             locks = folder.parent / ".locks"
             locks.mkdir(exist_ok=True)
-            stack.enter_context(FileLock(locks / f"{folder.name}.lock"))
+            stack.enter_context(locked_file(locks / f"{folder.name}.lock"))
         yield
 
 
