@@ -69,6 +69,22 @@ class Stopper:
 _STOPPER: ContextVar[Stopper | None] = ContextVar("stopper", default=None)
 
 
+_SECOND_SIGNAL: ContextVar[signal.Handlers] = ContextVar("what a second signal does", default=signal.SIG_DFL)
+
+
+@contextmanager
+def second_signal_ignored() -> Iterator[None]:
+    """Within this context, a second signal does not end the process.
+
+    A cluster can send a warning and SIGTERM in the same moment. It kills the process later, whatever it does.
+    """
+    token = _SECOND_SIGNAL.set(signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        _SECOND_SIGNAL.reset(token)
+
+
 class StopSignal:
     """A context manager that stores the first SIGINT or SIGTERM in ``received``. A second signal ends the process."""
 
@@ -101,7 +117,7 @@ class StopSignal:
     def _remember(self, number: int, frame: FrameType | None) -> None:
         self.received = number
         for each in self._previous:
-            signal.signal(each, signal.SIG_DFL)
+            signal.signal(each, _SECOND_SIGNAL.get())
 
     def obey(self, trainer: Trainer, *, save: Callable[[], None] | None = None) -> None:
         """Call ``save`` and raise ``Interrupted`` if any process of ``trainer`` received a signal.

@@ -1,11 +1,13 @@
 """A job batch in its process, and what it does when a signal comes."""
 
 import signal
+import sys
 
 import pytest
 from filelock import FileLock, Timeout
 
 from digitlab.core.errors import RunError
+from digitlab.core.signals import StopSignal
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +50,38 @@ def test_at_its_time_limit_a_job_saves_before_it_is_queued_again(batch, queue, s
         batch("train", str(tmp_path / "saved"), str(tmp_path / "started"))()
     assert (tmp_path / "saved").exists()
     assert queue == [signal.SIGUSR2]
+
+
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGUSR2])
+def test_a_cluster_may_send_two_signals_at_once(first, batch, queue, monkeypatch, tmp_path):
+    """A preempted job can get the warning and SIGTERM in the same moment; it still saves."""
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+
+    def run(launcher):
+        with StopSignal() as stop_signal:
+            signal.raise_signal(first)
+            signal.raise_signal(signal.SIGTERM)
+            (tmp_path / "saved").touch()
+        sys.exit(128 + stop_signal.received)
+
+    waiting = batch("here")
+    monkeypatch.setattr(type(waiting.launcher), "here", run)
+    with pytest.raises(SystemExit):
+        waiting()
+    assert (tmp_path / "saved").exists()
+    assert queue == ([first] if first == signal.SIGUSR2 else [])
+
+
+def test_a_job_of_a_cluster_leaves_no_result_when_a_signal_ends_it(batch, queue, monkeypatch):
+    """The command asks the cluster whether the job is cancelled or queued again."""
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    waiting = batch("here")
+    monkeypatch.setattr(type(waiting.launcher), "here", lambda self: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(SystemExit) as stop:
+        waiting()
+    assert stop.value.code == 128 + signal.SIGTERM
 
 
 def test_signal_handlers_are_restored(batch, queue):

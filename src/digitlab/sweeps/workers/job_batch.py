@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
@@ -77,12 +77,17 @@ def _saved_on_signal() -> Iterator[None]:
     SLURM sends SIGTERM to a job that it preempts or cancels, and submitit's own signal, SIGUSR2, shortly before the
     time limit of a job. A job that was not cancelled returns to the queue, and its runs resume where they were saved.
     """
+    from digitlab.core.signals import second_signal_ignored
+
     time_limit, before = time_limit_signal(), signal.getsignal(signal.SIGTERM)
     # ``obey`` is submitit's handler. It queues the job again and ends the process at once, so it must come last.
     obey = None if time_limit is None else signal.getsignal(time_limit)
     asked: list[tuple[int, FrameType | None]] = []
+    in_cluster = os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
 
     def end(number: int, frame: FrameType | None) -> None:
+        if in_cluster:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         sys.exit(128 + number)
 
     def save(number: int, frame: FrameType | None) -> None:
@@ -95,15 +100,18 @@ def _saved_on_signal() -> Iterator[None]:
     if time_limit is not None and callable(obey):
         signal.signal(time_limit, save)
     try:
-        yield
+        with second_signal_ignored() if in_cluster else nullcontext():
+            yield
     except SystemExit as stop:
         if stop.code not in (128 + signal.SIGINT, 128 + signal.SIGTERM):
             raise
+        if in_cluster:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         # The runs are saved now, so submitit may queue the job again and end this process.
         if asked and callable(obey):
             with suppress(subprocess.SubprocessError):  # the cluster has queued it again, or it ends the job
                 obey(*asked[0])
-        if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
+        if in_cluster:
             _leave_job()
         raise RunError("stopped by a signal") from stop
     finally:
