@@ -4,9 +4,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -105,19 +106,25 @@ def _saved_on_signal() -> Iterator[None]:
     except SystemExit as stop:
         if stop.code not in (128 + signal.SIGINT, 128 + signal.SIGTERM):
             raise
-        if in_cluster:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         # The runs are saved now, so submitit may queue the job again and end this process.
-        if asked and callable(obey):
-            with suppress(subprocess.SubprocessError):  # the cluster has queued it again, or it ends the job
-                obey(*asked[0])
-        if in_cluster:
-            _leave_job()
+        queue_again = partial(obey, *asked[0]) if asked and callable(obey) else None
+        _end_after_saving(queue_again, in_cluster=in_cluster)
         raise RunError("stopped by a signal") from stop
     finally:
         signal.signal(signal.SIGTERM, before)
         if time_limit is not None:
             signal.signal(time_limit, obey)
+
+
+def _end_after_saving(queue_again: Callable[[], object] | None, *, in_cluster: bool) -> None:
+    """Call ``queue_again``, which may end the process; a job of a cluster ends in any case."""
+    if in_cluster:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if queue_again is not None:
+        with suppress(subprocess.SubprocessError):  # the cluster has queued it again, or it ends the job
+            queue_again()
+    if in_cluster:
+        _leave_job()
 
 
 def _leave_job() -> NoReturn:
