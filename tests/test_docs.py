@@ -6,6 +6,7 @@ The commands run in a copy of the project, with few images and one epoch.
 import os
 import re
 import runpy
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from omegaconf import OmegaConf
 from PIL import Image, ImageDraw
 
 from digitlab.config.compose import compose, walk
+from digitlab.training.experiment import Experiment
 
 PROJECT = Path(__file__).parents[1]
 PACKAGE = PROJECT / "src" / "digitlab"
@@ -109,17 +111,20 @@ def run(command: str, project: Path, *more: str) -> str:
     return done.stdout
 
 
+@pytest.mark.extra
 def test_a_model_and_a_data_set_added_to_the_project_train_together(project: Path) -> None:
     run(commands_of("add-a-model.md")[0], project, "data=letters", "trainer=cpu")
     assert len(list(project.glob("outputs/letters-residual/*/result.json"))) == 1
 
 
+@pytest.mark.extra
 def test_a_data_set_added_to_the_project_is_shown(project: Path) -> None:
     output = run(commands_of("add-a-data-set.md")[0], project)
     assert re.search(r"all\D+270\D+30\D+30\b", output)
     assert (project / "outputs/show/letters.png").is_file()
 
 
+@pytest.mark.extra
 def test_a_model_outside_the_project_trains_once_its_package_is_allowed(project: Path) -> None:
     page = (PROJECT / "docs/add-a-model.md").read_text(encoding="utf-8")
     [module, config] = files_of("add-a-model.md").values()
@@ -137,6 +142,7 @@ def test_a_model_outside_the_project_trains_once_its_package_is_allowed(project:
     assert "mylab.residual" in (project / "outputs/own/.hydra/config.yaml").read_text()
 
 
+@pytest.mark.extra
 def test_every_command_of_the_readme_and_the_tutorial_works(project: Path) -> None:
     photo = Image.new("L", (200, 200), 255)
     ImageDraw.Draw(photo).line([(100, 30), (100, 170)], fill=0, width=22)
@@ -154,6 +160,19 @@ def test_every_command_of_the_readme_and_the_tutorial_works(project: Path) -> No
     assert len(list(project.glob("outputs/sweeps/rates/*/result.json"))) == 12
     assert list(project.glob("outputs/mnist-*/*/figures/confusion_matrix.png"))
     assert list(project.glob("outputs/mnist-*/*/report.html"))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [line for page in ("../README.md", "tutorial.md") for line in commands_of(page) if line.startswith("python train")],
+)
+def test_every_train_command_of_the_readme_and_the_tutorial_is_a_valid_configuration(command: str) -> None:
+    _, _, *words = shlex.split(command)
+    overrides = [word for word in words if "=" in word and not word.startswith("resume=")]
+    # Of a sweep, the first run.
+    firsts = [re.sub(r"=([^\[({,]*),.*", r"=\1", override) for override in overrides]
+    config = compose([each for each in firsts if not re.search(r"=(range|choice|interval|tag)?\(", each)])
+    Experiment.from_config(config)
 
 
 def test_make_train_trains_with_the_settings_it_is_given() -> None:
@@ -211,6 +230,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.extra
 def test_the_site_loads_nothing_from_another_host(site: Path) -> None:
     loaded = r"<(?:script|link|img|iframe|source|video)\b[^>]*\b(?:src|href)=[\"']?((?:https?:)?//[^\"' >]+)"
     pages = sorted(site.rglob("*.html"))
@@ -218,11 +238,13 @@ def test_the_site_loads_nothing_from_another_host(site: Path) -> None:
     assert {address for page in pages for address in re.findall(loaded, page.read_text(encoding="utf-8"))} == set()
 
 
+@pytest.mark.extra
 def test_the_site_can_be_searched_from_disk(site: Path) -> None:
     assert "optimizer.lr" in (site / "search/search_index.js").read_text(encoding="utf-8")
     assert "javascripts/iframe-worker.js" in (site / "tutorial.html").read_text(encoding="utf-8")
     assert (site / "javascripts/iframe-worker.js").is_file()
 
 
+@pytest.mark.extra
 def test_the_site_documents_functions_from_their_docstrings(site: Path) -> None:
     assert 'id="digitlab.training.loading.load"' in (site / "reference/api/training.html").read_text(encoding="utf-8")

@@ -44,15 +44,15 @@ def test_a_mistake_in_a_setting_is_reported_without_importing_torch(override, tr
     assert messages[0].startswith(f"{override}: ")
 
 
-def test_cfg_is_rejected_for_a_sweep(train_py_process, one_line):
-    ended = train_py_process("-m", "--cfg", "job", "seed=0,1")
+def test_cfg_is_rejected_for_a_sweep(train_py, one_line):
+    ended = train_py("-m", "--cfg", "job", "seed=0,1")
     assert ended.returncode == 2
     assert one_line(ended.stderr)
     assert ended.stderr.startswith("--multirun --cfg: can't be given together")
 
 
-def test_help_lists_every_group_with_its_options(train_py_process):
-    text = train_py_process("--help").stdout
+def test_help_lists_every_group_with_its_options(train_py):
+    text = train_py("--help").stdout
     for line in (
         "data: cifar10, fashion_mnist, mnist",
         "model: cnn, fast_cnn, lenet, linear, mlp, mlp_dropout, torchvision",
@@ -60,9 +60,10 @@ def test_help_lists_every_group_with_its_options(train_py_process):
         assert line in text
 
 
-def test_run_folders_are_next_to_train_py_and_unique(train_py_process, tmp_path):
+def test_run_folders_are_next_to_train_py_and_unique_even_in_the_same_instant(train_py_started, tmp_path):
     cfg = ["--cfg", "hydra", "--package", "hydra.run.dir", "--resolve"]
-    folders = [train_py_process(*cfg).stdout.strip() for _ in range(2)]
+    both = [train_py_started(*cfg, cwd=tmp_path) for _ in range(2)]
+    folders = [child.wait().stdout.strip() for child in both]
     assert folders[0] != folders[1]
     for folder in folders:
         assert folder.startswith(str(ROOT / "outputs" / "mnist-mlp"))
@@ -79,29 +80,31 @@ def test_a_run_prints_its_result_and_its_folder_and_nothing_else(train_py_proces
     assert [path.name for path in tmp_path.iterdir()] == ["run"], "nothing is written to the working directory"
 
 
-def test_a_relative_resume_folder_is_relative_to_the_working_directory(train_py_process, tmp_path):
+def test_a_relative_resume_folder_is_relative_to_the_working_directory(train_py, tmp_path):
     arguments = ["trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.progress_bar=false", "test=none"]
-    train_py_process(*arguments, f"hydra.run.dir={tmp_path}/run")
-    ended = train_py_process("resume=run", "trainer.max_epochs=2")
+    train_py(*arguments, f"hydra.run.dir={tmp_path}/run")
+    ended = train_py("resume=run", "trainer.max_epochs=2", cwd=tmp_path)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert json.loads((tmp_path / "run" / "result.json").read_text())["epochs"] == 2
 
 
-def test_resume_auto_prints_a_finished_result_and_rejects_another_configuration(train_py_process, tmp_path):
+def test_resume_auto_prints_a_finished_result_and_rejects_another_configuration(train_py, tmp_path):
     command = ("debug=fast", "resume=auto", f"hydra.run.dir={tmp_path / 'run'}")
-    first = train_py_process(*command)
+    first = train_py(*command)
     assert (first.returncode, first.stderr) == (0, "")
     written = (tmp_path / "run" / "result.json").stat().st_mtime_ns
-    again = train_py_process(*command)
+    again = train_py(*command)
     assert (again.returncode, again.stderr) == (0, "")
     assert first.stdout.endswith(again.stdout)
     assert "accuracy" in again.stdout
     assert (tmp_path / "run" / "result.json").stat().st_mtime_ns == written
-    other = train_py_process(*command, "seed=1")
+    other = train_py(*command, "seed=1")
     assert other.returncode == 2
     assert other.stderr.endswith("holds a run of another configuration (seed: 0 -> 1)\n")
 
 
+# The short form, in forked children, is in faults/test_signals.py.
+@pytest.mark.extra
 def test_ctrl_c_ends_a_whole_sweep(tmp_path):
     folder = tmp_path / "sweep"
     arguments = ["-m", "seed=0,1", "trainer.max_epochs=100000", "early_stopping=null", "trainer.progress_bar=false"]
