@@ -15,6 +15,8 @@ from digitlab.training import train
 
 # Their files are not here; tests/data/test_torchvision_sources.py reads small ones.
 ABSENT = {"cifar100", "emnist", "kmnist", "qmnist", "svhn"}
+# Small, because some of the networks are large.
+BATCH = 8
 
 
 def names(group):
@@ -39,10 +41,11 @@ def test_all_promised_data_sets_and_models_exist():
     assert {"linear", "mlp", "mlp_dropout", "lenet", "cnn", "fast_cnn", "torchvision"} <= set(names("model"))
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("model", names("model"))
 @pytest.mark.parametrize("data", names("data"))
 def test_every_model_trains_on_every_data_set(shrunk, run_folder, request, data, model):
-    two = ["trainer.max_epochs=1", "trainer.limit_train_batches=2", "data.batch_size=32"]
+    two = ["trainer.max_epochs=1", "trainer.limit_train_batches=2", f"data.batch_size={BATCH}"]
     if data == "folder":
         two.append(f"data.path={request.getfixturevalue('pictures')}")
     elif data != "mnist":
@@ -59,4 +62,4 @@ def test_every_model_trains_on_every_data_set(shrunk, run_folder, request, data,
     assert {f"test/{name}" for name in (*NAMES, "calibration_error")} <= tested.keys()
     assert all(math.isfinite(value) for value in tested.values())
     _, *rows = csv.reader(folder.confusion.read_text(encoding="utf-8").splitlines())
-    assert sum(int(count) for row in rows for count in row[1:]) == 2 * 32
+    assert sum(int(count) for row in rows for count in row[1:]) == 2 * BATCH
