@@ -5,18 +5,25 @@ import re
 import pytest
 from omegaconf import OmegaConf
 
-from digitlab.config.compose import CONF
+from digitlab.config.compose import CONF, compose
 from digitlab.training import train
+from digitlab.training.experiment import Experiment
 
 FILES = sorted((CONF / "experiment").glob("*.yaml"))
 NAMES = [path.stem for path in FILES]
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_every_recipe_is_a_valid_configuration(name):
+    Experiment.from_config(compose([f"experiment={name}"]), typed=[])
+
+
+@pytest.mark.sample(8)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_recipe_trains_and_is_tested(shrunk, run_folder, request, name):
     config = shrunk(f"experiment={name}", "trainer.max_epochs=1", "trainer.limit_train_batches=2")
-    # Thousands of images would take a large network minutes.
-    config.data.batch_size = min(config.data.batch_size, 64)
+    # More images would take a large network minutes.
+    config.data.batch_size = 8
     if "Mnist" not in config.data.source._target_ or "Fashion" in config.data.source._target_:
         request.getfixturevalue("data_root")
     result = train(config, folder=run_folder).result

@@ -2,16 +2,14 @@
 
 import os
 import resource
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from digitlab.config.compose import ROOT
 from digitlab.sweeps.state import read_runs
 from digitlab.sweeps.table import SweepTable
+from fixtures.children import Child
 
 # For each launcher, in the short and the long form: the number of runs, and the members of a population.
 RUNS = {"basic": {False: (4, 1), True: (1000, 1)}, "vectorized": {False: (20, 5), True: (1000, 100)}}
@@ -21,11 +19,11 @@ SWING_BYTES = 100e6
 TABLE_SECONDS_OF_RUN = 0.01
 
 
-def measured(process: subprocess.Popen, folder: Path) -> list[tuple[int, int]]:
+def measured(process: Child, folder: Path) -> list[tuple[int, int]]:
     """(resident bytes, open files) of the process, measured whenever more runs have finished."""
     seen, points = 0, []
     own = Path(f"/proc/{process.pid}")
-    while process.poll() is None:
+    while process.running():
         finished = len(list(folder.glob("*/result.json")))
         if finished > seen:
             pages = int((own / "statm").read_text().split()[1])
@@ -37,22 +35,20 @@ def measured(process: subprocess.Popen, folder: Path) -> list[tuple[int, int]]:
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux tells what a process holds")
 @pytest.mark.parametrize("launcher", RUNS)
-def test_many_runs_use_no_more_memory_and_files_than_a_few(launcher, tmp_path, torture, tell):
+def test_many_runs_use_no_more_memory_and_files_than_a_few(launcher, train_py_started, tmp_path, torture, tell):
     runs, members = RUNS[launcher][torture]
     folder, options = tmp_path / "sweep", [f"hydra/launcher={launcher}"]
     if launcher == "vectorized":
         options.append(f"hydra.launcher.max_members={members}")
     command = [
-        sys.executable, str(ROOT / "train.py"), "-m", "trainer=cpu", "model=linear", *options,
-        f"seed=range(0,{runs})", "data.train_size=40", "data.val_size=20", "trainer.max_steps=2",
-        "trainer.limit_test_batches=1", f"hydra.sweep.dir={folder}",
+        "-m", "trainer=cpu", "model=linear", *options, f"seed=range(0,{runs})", "data.train_size=40",
+        "data.val_size=20", "trainer.max_steps=2", "trainer.limit_test_batches=1", f"hydra.sweep.dir={folder}",
     ]  # fmt: skip
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
-    with (tmp_path / "output").open("w+") as output:
-        with subprocess.Popen(command, stdout=output, stderr=output) as process:
-            points = measured(process, folder)
-        output.seek(0)
-        assert process.returncode == 0, output.read()
+    process = train_py_started(*command, more_bytes=64 << 30)
+    points = measured(process, folder)
+    ended = process.wait()
+    assert ended.code == 0, ended.stderr
     memory, files = zip(*points, strict=True)
     seconds = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
     megabytes = [round(bytes_ / 1e6) for bytes_ in (memory[0], max(memory))]
