@@ -275,4 +275,4 @@ def test_a_folder_is_a_data_set_like_others(folder: Folder, shrunk: Callable[...
     ).data
     data.setup()
     assert data.source.class_names == ("a", "b", "größe_$1")
-    assert data.train_counts == [14, 15, 14]
+    assert sorted(data.train_counts) == [14, 14, 15]

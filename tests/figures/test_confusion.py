@@ -80,7 +80,7 @@ def test_many_classes_have_small_cells_without_numbers():
     figure = confusion_figure(torch.ones(100, 100, dtype=torch.int64), class_names=names, title="title")
     assert figure.get_size_inches().max() < 28
     for axes in figure.axes[:2]:
-        assert axes.texts == []
+        assert list(axes.texts) == []
         labels = axes.get_yticklabels()
         assert len(labels) == 100
         # The names of neighbours do not overlap.
