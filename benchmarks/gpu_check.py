@@ -42,7 +42,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="gpu-check-", ignore_cleanup_errors=True) as folder:
         # A quick check measures no speed, so all its groups can run at once.
         for turn in [stages] if options.quick else [[stage] for stage in stages]:
-            limit = time.monotonic() + max(BUDGET_SECONDS[stage] for stage in turn)
+            # A dry run may take longer beside other work; --budget limits it.
+            limit = ends_at if options.quick else time.monotonic() + max(BUDGET_SECONDS[stage] for stage in turn)
             groups = [
                 GroupProcess(
                     name=group, command=_command(group, options, Path(folder)),

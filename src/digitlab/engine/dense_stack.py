@@ -155,9 +155,10 @@ class DenseStack:
         ``rates`` is float64 (M,). ``decay_factors`` has (M, 1, ...) for each parameter, or None for no decay.
         """
         rates = rates.to(self.parameters[0].dtype).view(-1, 1, 1)
+        descent = -rates
         for layer, ((weight, vectors), gradients) in enumerate(zip(self._layers, self._vector_gradients, strict=True)):
             # The rate scales the small factor of the product, not the weights' gradient.
-            delta = self._deltas[layer] * -rates
+            delta = self._deltas[layer] * descent
             if layer > 0:
                 _scale(self._weights[layer], decay_factors[weight]).baddbmm_(delta, self._inputs(layer).mT)
             else:
