@@ -93,10 +93,10 @@ def test_a_population_killed_during_halving_resumes_to_the_same_bits(
     for number, most in enumerate((0, 2, 3)):
         calls = itertools.count()
 
-        def killed(member: Member, most: int = most, calls: Iterator[int] = calls) -> None:
+        def killed(member: Member, measured: Any, most: int = most, calls: Iterator[int] = calls) -> None:
             if next(calls) == most:
                 raise SystemExit
-            finish(member)
+            finish(member, measured)
 
         with monkeypatch.context() as patch:
             patch.setattr(Member, "finish", killed)

@@ -251,19 +251,21 @@ class Population:
 
     def _finish(self, members: Sequence[Member]) -> None:
         """Test ``members`` and write their results; they leave the stacked tensors."""
-        tested = [member for member in members if member.begin_test()]
-        measured: dict[Member, tuple[dict[str, float], Tensor]] = {}
         # A CPU gains nothing from testing them at once, and each is tested like a solo run there, to the bit.
         one_by_one = abilities(self.device).immediate_reads
-        for group in [[member] for member in tested] if one_by_one else [tested] if tested else []:
+        for group in [[member] for member in members] if one_by_one else [members]:
+            tested = [member for member in group if member.begin_test()]
+            measured: dict[Member, tuple[dict[str, float], Tensor]] = {}
             try:
-                measured |= zip(group, measure_members([each.classifier for each in group], self.data), strict=True)
+                if tested:
+                    found = measure_members([member.classifier for member in tested], self.data)
+                    measured = dict(zip(tested, found, strict=True))
             except Exception as error:
-                if len(group) > 1:
+                if len(tested) > 1:
                     raise
-                group[0].fail(error)
-        for member in members:
-            member.finish(measured.get(member))
+                tested[0].fail(error)
+            for member in group:
+                member.finish(measured.get(member))
 
     def _between_chunks(self) -> None:
         """Stop if a signal came; save if the last checkpoints are older than ``checkpoint.every_seconds``."""
