@@ -30,7 +30,7 @@ def show(
     config = compose(overrides or [])
     for override in overrides or []:
         key, _, value = override.lstrip("+~").partition("=")
-        if key.partition(".")[0] not in ("data", "augment", "seed", "experiment"):
+        if key.partition(".")[0] not in ("data", "augment", "seed", "experiment", "hydra"):
             raise ConfigError(key, value, "has no effect: this command shows data and augmentation")
     data = Experiment.from_config(config, typed=overrides or []).data
     data.normalize = "standard"  # so that setup computes the mean and deviation, whatever the run uses
