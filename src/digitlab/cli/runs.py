@@ -25,9 +25,9 @@ def runs(
     from digitlab.results.folder import find_runs
     from digitlab.results.table import Row, print_runs, rows_json, run_row, runs_csv, sort_rows
 
-    root = ROOT / "outputs" if root is None else root
-    if not root.is_dir():
+    if root is not None and not root.is_dir():
         raise ConfigError("--root", root, "there is no such folder")
+    root = ROOT / "outputs" if root is None else root
     rows: list[Row] = []
     for run in find_runs(root):
         try:
