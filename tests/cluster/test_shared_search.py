@@ -8,7 +8,6 @@ import time
 
 import pytest
 
-from digitlab.core.errors import ConfigError
 from fixtures.databases import missing_mariadb, missing_postgresql, running_mariadb, running_postgresql
 from fixtures.slurm import wait_until
 
@@ -151,18 +150,3 @@ def test_a_worker_that_ends_leaves_its_trials_to_the_others(workers, url):
     first.wait()
     assert second.wait(60)[0] == 0
     assert len(lines(logs, "told")) == 4
-
-
-@pytest.mark.parametrize(
-    ("storage", "words"),
-    [
-        ("sqlite:///:memory:", "memory of one process"),
-        ("sqlite://", "memory of one process"),
-        ("'journal:///tmp/search.log'", "must be the URL of PostgreSQL"),
-        ("'grpc://host:13000'", "must be the URL of PostgreSQL"),
-        ("'redis://host'", "must be the URL of PostgreSQL"),
-    ],
-)
-def test_storage_that_processes_cannot_share_is_refused(storage, words, plan, tmp_path):
-    with pytest.raises(ConfigError, match=words):
-        SharedStudy(tmp_path, plan(*SPACE, f"hydra.sweeper.storage={storage}"), fingerprint="0", metric="val/loss")

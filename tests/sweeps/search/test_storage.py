@@ -1,0 +1,102 @@
+"""Which databases several processes may share, and how a search waits for a server that restarts."""
+
+import pytest
+
+from digitlab.core.errors import ConfigError, RunError
+
+pytest.importorskip("optuna")
+
+from optuna.exceptions import StorageInternalError
+
+from digitlab.sweeps.search.storage import check_shared_storage, file_system, patiently
+from digitlab.sweeps.search.workers import Observer
+
+MOUNTS = """\
+/dev/sda / ext4 rw 0 0
+server:/home /home nfs4 rw 0 0
+server:/big /big\\040data lustre rw 0 0
+/dev/sdb /home/local xfs rw 0 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/tmp/x", "ext4"),
+        ("/home/a/x", "nfs4"),
+        ("/homes/x", "ext4"),
+        ("/big data/x", "lustre"),
+        ("/home/local", "xfs"),
+    ],
+)
+def test_the_file_system_of_a_path_is_that_of_its_innermost_mount(path, kind, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.path.realpath", str)
+    (tmp_path / "mounts").write_text(MOUNTS)
+    assert file_system(path, mounts=tmp_path / "mounts") == kind
+    assert file_system(path, mounts=tmp_path / "missing") is None
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("sqlite:///:memory:", "memory of one process"),
+        ("sqlite://", "memory of one process"),
+        ("journal:///tmp/search.log", "must be the URL of PostgreSQL"),
+        ("grpc://host:13000", "must be the URL of PostgreSQL"),
+        ("redis://host", "must be the URL of PostgreSQL"),
+    ],
+)
+def test_storage_that_processes_cannot_share_is_refused(url, words):
+    with pytest.raises(ConfigError, match=words):
+        check_shared_storage(url)
+
+
+@pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "lustre", "fuse.sshfs", "9p"])
+def test_sqlite_on_a_network_file_system_is_refused(kind, monkeypatch):
+    monkeypatch.setattr("digitlab.sweeps.search.storage.file_system", lambda path: kind)
+    with pytest.raises(ConfigError, match="SQLite's locks don't work"):
+        check_shared_storage("sqlite:////home/lab/search.db")
+    check_shared_storage("postgresql+psycopg://lab@host/search")
+    check_shared_storage("mysql+pymysql://lab@host/search")
+
+
+def test_passwords_are_not_printed():
+    with pytest.raises(ConfigError) as caught:
+        check_shared_storage("oracle://lab:secret@host/search")
+    assert "secret" not in str(caught.value)
+    assert "lab@host" in str(caught.value)
+
+
+def test_a_call_is_repeated_until_the_database_answers(monkeypatch, caplog):
+    monkeypatch.setattr("digitlab.sweeps.search.storage._RETRY_SECONDS", 0.0)
+    answers = [StorageInternalError("gone"), StorageInternalError("gone"), 3]
+
+    def call():
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert patiently(call) == 3
+    assert len(caplog.messages) == 1
+    answers[:] = [StorageInternalError("gone")] * 3
+    with pytest.raises(RunError, match="does not answer"):
+        patiently(call, seconds=-1)
+
+
+def test_a_worker_is_dead_when_its_count_stays_the_same():
+    clock = [0.0]
+    observer = Observer(dead_after=10, clock=lambda: clock[0])
+    dead = []
+    for count in (1, 1, 2, 2, 2, -1):
+        dead.append(observer.is_dead("elsewhere/1/a", {"worker:elsewhere/1/a": count}))
+        clock[0] += 8
+    assert dead == [False, False, False, False, True, True]
+
+
+def test_a_worker_that_never_wrote_is_dead_after_a_while():
+    clock = [0.0]
+    observer = Observer(dead_after=10, clock=lambda: clock[0])
+    assert not observer.is_dead("trial 3", {})
+    clock[0] = 11
+    assert observer.is_dead("trial 3", {})
