@@ -1,5 +1,6 @@
 """Several processes on one search: in PostgreSQL, MariaDB and SQLite, with killed workers and restarted servers."""
 
+import csv
 import json
 import os
 import signal
@@ -150,3 +151,20 @@ def test_a_worker_that_ends_leaves_its_trials_to_the_others(workers, url):
     first.wait()
     assert second.wait(60)[0] == 0
     assert len(lines(logs, "told")) == 4
+
+
+def test_commands_on_one_machine_share_a_search(background, tmp_path):
+    folder = tmp_path / "sweep"
+    words = (
+        "-m", "hydra/sweeper=optuna", "hydra/launcher=basic", "trainer=cpu", "model=linear", "data.train_size=256",
+        "data.val_size=200", "trainer.max_epochs=1", "test=none", "optimizer.lr=tag(log,interval(1e-4,1e-1))",
+        "hydra.sweeper.n_trials=6", "hydra.sweeper.sampler=random", f"hydra.sweep.dir={folder}",
+        f"hydra.sweeper.storage=sqlite:///{tmp_path / 'shared.db'}",
+    )  # fmt: skip
+    commands = [background(*words) for _ in range(2)]
+    ended = [command.wait() for command in commands]
+    assert [(code, err) for code, _, err in ended] == [(0, "")] * 2
+    with (folder / "sweep.csv").open() as file:
+        assert [row["status"] for row in csv.DictReader(file)] == ["finished"] * 6
+    assert len(list(folder.glob("*/result.json"))) == 6
+    assert all("best setting" in out for _, out, _ in ended), "every command prints the whole table"

@@ -51,7 +51,7 @@ def test_storage_that_processes_cannot_share_is_refused(url, words):
         check_shared_storage(url)
 
 
-@pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "lustre", "fuse.sshfs", "9p"])
+@pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "lustre", "fuse.sshfs"])
 def test_sqlite_on_a_network_file_system_is_refused(kind, monkeypatch):
     monkeypatch.setattr("digitlab.sweeps.search.storage.file_system", lambda path: kind)
     with pytest.raises(ConfigError, match="SQLite's locks don't work"):

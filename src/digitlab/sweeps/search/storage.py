@@ -21,7 +21,7 @@ _KEY = "hydra.sweeper.storage"
 _SERVERS = ("postgresql", "mysql", "mariadb")
 # Their locks are missing, or a lock on one machine is invisible on another. Names as in /proc/mounts.
 _NETWORK_FILE_SYSTEMS = (
-    "nfs", "cifs", "smb", "lustre", "beegfs", "gpfs", "ceph", "glusterfs", "9p", "afs", "orangefs", "pvfs2", "panfs",
+    "nfs", "cifs", "smb", "lustre", "beegfs", "gpfs", "ceph", "glusterfs", "afs", "orangefs", "pvfs2", "panfs",
     "fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs", "wekafs",
 )  # fmt: skip
 # Messages of processes that create the same tables at the same time.
