@@ -26,7 +26,7 @@ class NotebookLine:
 
         data = {"text/plain": text}
         if self._handle is None:
-            self._handle = DisplayHandle()
+            self._handle = DisplayHandle()  # type: ignore[no-untyped-call,unused-ignore]  # it may not be installed
             self._handle.display(data, raw=True)
         else:
             self._handle.update(data, raw=True)
