@@ -18,7 +18,7 @@ import sys
 SYSTEM = os.environ.get("DIGITLAB_TEST_SYSTEM", "")
 _MISSING_MODULES = {"win32": {"fcntl", "grp", "posix", "pwd", "resource", "termios"}, "darwin": set()}
 _MISSING_IN_OS = {
-    "win32": ("fork", "forkpty", "register_at_fork", "sched_getaffinity", "sysconf"),
+    "win32": ("fork", "forkpty", "sched_getaffinity", "sysconf"),
     "darwin": ("sched_getaffinity",),
 }
 _MISSING_IN_SIGNAL = {"win32": ("SIGUSR1", "SIGUSR2", "pthread_sigmask"), "darwin": ()}
