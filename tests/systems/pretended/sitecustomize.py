@@ -21,7 +21,7 @@ _MISSING_IN_OS = {
     "win32": ("fork", "forkpty", "sched_getaffinity", "sysconf"),
     "darwin": ("sched_getaffinity",),
 }
-_MISSING_IN_SIGNAL = {"win32": ("SIGUSR1", "SIGUSR2", "pthread_sigmask"), "darwin": ()}
+_MISSING_IN_SIGNAL = {"win32": ("SIGUSR2", "pthread_sigmask"), "darwin": ()}
 
 
 class _Sys:
