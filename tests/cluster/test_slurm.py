@@ -77,7 +77,7 @@ def test_a_disturbed_sweep_ends_with_the_same_table(cluster, held_sweep, undistu
     command = sweep.start("0,1,2,3", *launcher)
     cluster.daemons["slurmctld"].stop()
     cluster.daemons["slurmctld"].start()
-    cluster.ask("scontrol", "ping")
+    wait_until(lambda: cluster.ask("scontrol", "ping"))
 
     # A lost node takes its processes along.
     node = cluster.ask("squeue", "--noheader", f"--jobs={array}_1", "--format=%N").strip()

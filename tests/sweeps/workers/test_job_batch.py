@@ -56,7 +56,8 @@ def test_at_its_time_limit_a_job_saves_before_it_is_queued_again(batch, queue, s
 def test_a_cluster_may_send_two_signals_at_once(first, batch, queue, monkeypatch, tmp_path):
     """A preempted job can get the warning and SIGTERM in the same moment; it still saves."""
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
-    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
 
     def run(launcher):
         with StopSignal() as stop_signal:
@@ -76,7 +77,8 @@ def test_a_cluster_may_send_two_signals_at_once(first, batch, queue, monkeypatch
 def test_a_job_of_a_cluster_leaves_no_result_when_a_signal_ends_it(batch, queue, monkeypatch):
     """The command asks the cluster whether the job is cancelled or queued again."""
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
-    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
     waiting = batch("here")
     monkeypatch.setattr(type(waiting.launcher), "here", lambda self: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(SystemExit) as stop:

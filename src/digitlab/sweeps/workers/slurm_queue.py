@@ -152,7 +152,7 @@ def own_job_runs(environment: Mapping[str, str]) -> bool:
 
     A job that the cluster cancels or has queued again counts as ending.
     """
-    job_id = environment.get("SLURM_JOB_ID")
+    job_id = _own_job_id(environment)
     if job_id is None:
         return False
     _, out, _ = _run(["scontrol", "--oneliner", "show", "job", job_id])
@@ -161,7 +161,16 @@ def own_job_runs(environment: Mapping[str, str]) -> bool:
 
 def queue_again(environment: Mapping[str, str]) -> None:
     """Put the job of this process back into the queue, which ends the process."""
-    _run(["scontrol", "requeue", environment["SLURM_JOB_ID"]])
+    job_id = _own_job_id(environment)
+    if job_id is not None:
+        _run(["scontrol", "requeue", job_id])
+
+
+def _own_job_id(environment: Mapping[str, str]) -> str | None:
+    """The id of this process's job; in an array with the index, because ``SLURM_JOB_ID`` can mean the whole array."""
+    if "SLURM_ARRAY_JOB_ID" in environment and "SLURM_ARRAY_TASK_ID" in environment:
+        return f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
+    return environment.get("SLURM_JOB_ID")
 
 
 def _run(command: Sequence[str]) -> tuple[int, str, str]:
