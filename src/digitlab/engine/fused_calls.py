@@ -104,6 +104,9 @@ class FusedCalls:
 
     def bound(self, library: CompiledCall) -> list[BoundCall]:
         """Calls of ``library`` for each stream, whose members share pixels: the first layer is one matrix product."""
+        if self._networks.alone:
+            state = [*tensors_in(self._state(compiled=True)), *self._shared]
+            return [BoundCall(slice(None), slice(None), _with_state(library, state))]
         sizes, calls = self._networks.stream_sizes, []
         for stream, (end, size) in enumerate(zip(accumulate(sizes), sizes, strict=True)):
             # A stream's members are adjacent, so their rows are views and a call changes the stacked tensors in place.
@@ -134,16 +137,22 @@ class FusedCalls:
     def _function(self, steps: int, stream_sizes: Sequence[int] | None = None, *, compiled: bool) -> FlatFunction:
         networks = self._networks
         function = UpdateFunction(
-            stack=networks.stack, normalise=networks.normalise, loss=networks.loss, stream_sizes=stream_sizes
+            stack=networks.stack,
+            normalise=networks.normalise,
+            loss=networks.loss,
+            stream_sizes=stream_sizes,
+            single=networks.alone,
         )
         return flatten_arguments(function.build(steps), (self._state(compiled=compiled), self._shared))
 
     def _state(self, *, compiled: bool) -> MemberState:
         networks = self._networks
-        return MemberState(
+        state = MemberState(
             networks.stack.parameters, networks.buffers, networks.averages, networks.optimizer.state.entries,
             self._settings[compiled],
         )  # fmt: skip
+        # The same memory without the dimension of members.
+        return map_tensors(state, lambda rows: rows.squeeze(0)) if networks.alone else state
 
     def _example(self, example: ChunkIO) -> Inputs:
         """The inputs of one call with all mini-batches of ``example``."""

@@ -92,8 +92,10 @@ class Outputs(NamedTuple):
 class UpdateFunction:
     """Builds the function that trains stacked networks of the kind of ``stack`` with a loss like ``loss``.
 
-    ``stream_sizes`` says how many members each stream has; None stands for one stream with any number of members. A
-    CUDA graph holds this object, so it must refer neither to the graph nor to a runner: in a cycle of references, the
+    ``stream_sizes`` says how many members each stream has; None stands for one stream with any number of members. With
+    ``single`` there is one member, whose state has no dimension for members (see ``VmapStack.as_single``).
+
+    A CUDA graph holds this object, so it must refer neither to the graph nor to a runner: in a cycle of references, the
     stacked weights and the graph's memory would stay on the device until the garbage collector runs.
     """
 
@@ -101,6 +103,7 @@ class UpdateFunction:
     normalise: nn.Module
     loss: StackedLoss | MemberLosses
     stream_sizes: Sequence[int] | None = None
+    single: bool = False
 
     def build(self, steps: int) -> Callable[[MemberState, SharedState, Inputs], Outputs]:
         """A function that makes ``steps`` updates. All state is in its arguments, so it can be traced.
@@ -111,15 +114,8 @@ class UpdateFunction:
 
         def run(members: MemberState, shared: SharedState, inputs: Inputs) -> Outputs:
             # The number of members is a symbol while this is traced: the library serves any number.
-            sizes = self.stream_sizes or [members.parameters[0].shape[0]]
-            rule, smoothing, clip_norm = members.settings
-            # The members' own numbers are arguments. As constants they would tie the library to one sweep.
-            loss, state = self.loss.with_smoothing(smoothing), RuleState(shared.step, members.entries)
-            update = StackedUpdate(
-                stack=self.stack.with_tensors(members.parameters, members.buffers, stream_sizes=sizes),
-                loss=loss, rule=rule, averages=members.averages, clip_norm=clip_norm,
-                apply=lambda gradients, rates: rule.apply(members.parameters, gradients, state, rates=rates),
-            )  # fmt: skip
+            sizes = [1] if self.single else self.stream_sizes or [members.parameters[0].shape[0]]
+            update = self._update(members, RuleState(shared.step, members.entries), sizes)
             normalisation = {"scale": shared.scale, "shift": shared.shift}
             # Normalisation is part of the function, so that pixels enter as uint8, a quarter of the bytes.
             batches = [
@@ -132,6 +128,8 @@ class UpdateFunction:
             ]
             # Updates take one row per step, but only the members' dimension, the first, may vary between calls.
             rates, ema_weight = inputs.rates.T, inputs.ema_weight.T
+            if self.single:
+                rates, ema_weight = rates.squeeze(1), ema_weight.squeeze(1)
             # The compiler traces without gradients; batch norm and activations need them.
             with torch.enable_grad():
                 results = [
@@ -141,6 +139,20 @@ class UpdateFunction:
             return Outputs(torch.stack(losses, 1), torch.stack(logits, 1))
 
         return run
+
+    def _update(self, members: MemberState, state: RuleState, sizes: Sequence[int]) -> StackedUpdate:
+        rule, smoothing, clip_norm = members.settings
+        if self.single:
+            assert isinstance(self.stack, VmapStack)
+            stack: DenseStack | VmapStack = self.stack.as_single(members.parameters, members.buffers)
+        else:
+            stack = self.stack.with_tensors(members.parameters, members.buffers, stream_sizes=sizes)
+        return StackedUpdate(
+            # The members' own numbers are arguments. As constants they would tie the library to one sweep.
+            stack=stack, loss=self.loss.with_smoothing(smoothing), rule=rule, averages=members.averages,
+            clip_norm=clip_norm,
+            apply=lambda gradients, rates: rule.apply(members.parameters, gradients, state, rates=rates),
+        )  # fmt: skip
 
 
 def tensors_in(tree: Any) -> list[Tensor]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from digitlab.config.metrics import NAMES
+from digitlab.engine.device import as_numbers, reads_at_once
 
 
 @dataclass(slots=True)
@@ -69,6 +70,47 @@ def total(parts: Sequence[Counts]) -> Counts:
     """Add up the counts of several processes, in their order, so that every process rounds alike."""
     confusion = torch.stack([part.confusion for part in parts]).sum(0)
     return Counts(confusion, sum(part.loss_sum for part in parts))
+
+
+def of_processes(own: Counts, *, processes: int) -> list[Counts]:
+    """Return the counts of every process, of which this one has ``own``. All processes must call this together."""
+    if processes == 1:
+        return [own]
+    loss_sum = torch.tensor(own.loss_sum, device=own.confusion.device, dtype=torch.float64)
+    confusions = [torch.empty_like(own.confusion) for _ in range(processes)]
+    loss_sums = [torch.empty_like(loss_sum) for _ in range(processes)]
+    torch.distributed.all_gather(confusions, own.confusion)
+    torch.distributed.all_gather(loss_sums, loss_sum)
+    return [Counts(confusion, loss.item()) for confusion, loss in zip(confusions, loss_sums, strict=True)]
+
+
+class Evaluation:
+    """Collects the counts of a validation or test of one network, without waiting for the device in between."""
+
+    def __init__(self, classes: int, device: torch.device) -> None:
+        self._counts = Counts.zeros(classes, device)
+        self._reads_at_once = reads_at_once(device)
+        # The mean losses of the batches, and what their means divide by: the images, or the sum of their weights.
+        self._losses: list[Tensor | float] = []
+        self._weights: list[Tensor | float] = []
+
+    def add(self, logits: Tensor, labels: Tensor, loss: Tensor, weight: Tensor | None) -> None:
+        """Add a batch: logits (N, K), labels int64 (N,), the mean loss, and the sum of the images' weights if any."""
+        self._counts.add(logits, labels)
+        self._losses.append(loss.item() if self._reads_at_once else loss)
+        self._weights.append(float(len(labels)) if weight is None else weight)
+
+    def counts(self) -> Counts:
+        """Return the counts of all batches so far. Reading them waits for the device."""
+        losses, weights = as_numbers(self._losses), as_numbers(self._weights)
+        self._losses, self._weights = [*losses], [*weights]
+        self._counts.loss_sum = 0.0
+        self._counts.add_losses(losses, weights)
+        images = float(self._counts.confusion.sum())
+        if sum(weights) != images:
+            # Class weights: the mean divides by the weights of all images.
+            self._counts.loss_sum *= images / sum(weights)
+        return self._counts
 
 
 def confusions(logits: Tensor, labels: Tensor) -> Tensor:

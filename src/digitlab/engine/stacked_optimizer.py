@@ -195,10 +195,13 @@ class LearningRates:
 def clip_gradients(gradients: Sequence[Tensor], max_norms: Tensor) -> list[Tensor]:
     """Scale each member's gradients, (M, ...), down to its entry of ``max_norms`` (M,) if their norm is larger.
 
+    ``max_norms`` may be a scalar for a single member, whose gradients have no dimension for members.
+
     The gradients of a member become nan if its norm is not finite. Otherwise an infinite norm would scale them to
     zeros, and the rollback could not see that the update went wrong.
     """
-    norms = torch.stack([gradient.flatten(1).norm(dim=1) for gradient in gradients]).norm(dim=0)
+    kept = max_norms.ndim
+    norms = torch.stack([gradient.flatten(kept).norm(dim=kept) for gradient in gradients]).norm(dim=0)
     # 0 * norms is nan for an infinite norm and 0 otherwise.
     factors, fitted = (max_norms / (norms + CLIP_EPS)).clamp(max=1) + 0 * norms, Fit()
     return [gradient * fitted(factors, gradient) for gradient in gradients]
