@@ -77,10 +77,12 @@ def statuses(made: GroupProcess) -> dict[str, str]:
     return {name: result["status"] for name, result in made.results.items()}
 
 
+@pytest.mark.runs
 def test_all_checks_of_a_group_are_collected(group):
     assert statuses(group("pass")) == dict.fromkeys("abcd", "passed")
 
 
+@pytest.mark.runs
 def test_after_a_crash_the_group_goes_on_with_the_next_check_and_names_the_reason(group):
     made = group('print("out of luck", flush=True); os._exit(9)')
     assert statuses(made) == {"a": "passed", "b": "failed", "c": "passed", "d": "passed"}
@@ -88,18 +90,21 @@ def test_after_a_crash_the_group_goes_on_with_the_next_check_and_names_the_reaso
     assert "out of luck" in made.results["b"]["error"]
 
 
+@pytest.mark.runs
 def test_a_process_that_lost_its_device_is_replaced_after_its_failed_check(group):
     made = group('append({"name": "b", "status": "failed", "seconds": 0.1, "error": "illegal access"}); sys.exit(3)')
     assert statuses(made) == {"a": "passed", "b": "failed", "c": "passed", "d": "passed"}
     assert made.results["b"]["error"] == "illegal access"
 
 
+@pytest.mark.runs
 def test_a_process_that_cannot_start_is_one_failed_check(group):
     made = group("raise SystemExit('no such module')", whole=True)
     assert statuses(made) == {"the process": "failed"}
     assert "no such module" in made.results["the process"]["error"]
 
 
+@pytest.mark.runs
 def test_the_time_limit_ends_a_group_with_its_children_and_the_rest_is_not_run(group, tmp_path):
     path = tmp_path / "child"
     script = tmp_path / "child.py"
