@@ -75,9 +75,11 @@ def test_composed_configurations_share_nothing():
 
 
 @pytest.mark.parametrize("group", ["data", "model", "loss", "optimizer", "scheduler", "augment", "debug"])
-def test_every_option_of_a_group_is_accepted(group):
+def test_every_option_of_a_group_is_accepted(group, pictures):
     for name in choices(group):
-        Experiment.from_config(compose([f"{group}={name}"]))
+        # Pictures of the user's own have no default folder.
+        needed = [f"data.path={pictures}"] if (group, name) == ("data", "folder") else []
+        Experiment.from_config(compose([f"{group}={name}", *needed]))
 
 
 @pytest.mark.parametrize(("metric", "mode"), [("val/accuracy", "max"), ("val/loss", "min"), ("train/f1", "max")])

@@ -3,9 +3,7 @@
 import csv
 import math
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from digitlab.config.compose import CONF
 from digitlab.engine.metrics import NAMES
@@ -22,18 +20,6 @@ BATCH = 8
 def names(group):
     """The options in ``conf/``, so that a new data set or model is tested with all others at once."""
     return sorted({path.stem for path in (CONF / group).glob("*.yaml")} - ABSENT)
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """A folder with 110 pictures of noise in each of three classes."""
-    root, random = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
-    for name in ("cat", "dog", "eel"):
-        (root / name).mkdir()
-        for number in range(110):
-            pixels = random.integers(256, size=(32, 32, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(root / name / f"{number}.bmp")
-    return root
 
 
 def test_all_promised_data_sets_and_models_exist():
