@@ -21,11 +21,11 @@ from digitlab.engine.aot_cache import CompilerError, fall_back
 from digitlab.engine.chunk_runner import ChunkRunner
 from digitlab.engine.cpu_tuning import ForwardCost, forward_cost, keep_large_memory, threads, worthwhile_threads
 from digitlab.engine.cuda_graph import graph_capture_for
-from digitlab.engine.device import as_numbers, reads_at_once
+from digitlab.engine.device import reads_at_once
 from digitlab.engine.eager import TrainStep
 from digitlab.engine.fused_execution import Acceleration, FusedUpdates
 from digitlab.engine.member_spec import MemberSpec
-from digitlab.engine.metrics import Counts, confusions, total
+from digitlab.engine.metrics import Counts, Evaluation, confusions, of_processes, total
 from digitlab.engine.training_plan import TrainingPlan
 from digitlab.models.layers import statistics_of
 from digitlab.models.user_networks import initialise_lazy_layers
@@ -248,15 +248,7 @@ class Classifier(LightningModule):
 
     def train_counts_of_processes(self) -> list[Counts]:
         """Return the current counts of every process. All processes must call this together."""
-        own, processes = self.train_counts, self.plan.chunks.world_size
-        if processes == 1:
-            return [own]
-        loss_sum = torch.tensor(own.loss_sum, device=self.device, dtype=torch.float64)
-        confusions = [torch.empty_like(own.confusion) for _ in range(processes)]
-        loss_sums = [torch.empty_like(loss_sum) for _ in range(processes)]
-        torch.distributed.all_gather(confusions, own.confusion)
-        torch.distributed.all_gather(loss_sums, loss_sum)
-        return [Counts(confusion, loss.item()) for confusion, loss in zip(confusions, loss_sums, strict=True)]
+        return of_processes(self.train_counts, processes=self.plan.chunks.world_size)
 
     # Evaluation: every process evaluates all images, so all make the same decisions without communicating -------------
 
@@ -264,29 +256,17 @@ class Classifier(LightningModule):
         logits: Tensor = self(batch.images)
         targets = self.loss.encode(batch.labels, logits.shape[1])
         loss, image_weights = self.loss(logits, targets), self.loss.image_weights(targets)
-        self._evaluation.add(logits, batch.labels)
-        self._evaluation_losses.append(loss.item() if reads_at_once(self.device) else loss)
-        self._evaluation_sizes.append(float(len(batch.labels)) if image_weights is None else image_weights.sum())
+        weight = None if image_weights is None else image_weights.sum()
+        self._evaluation.add(logits, batch.labels, loss, weight)
         return logits
 
     def _begin_evaluation(self) -> None:
-        self._evaluation = Counts.zeros(len(self.facts.class_names), self.device)
-        # The mean losses of the batches, and what their means divide by: the images, or the sum of their weights.
-        self._evaluation_losses: list[Tensor | float] = []
-        self._evaluation_sizes: list[Tensor | float] = []
+        self._evaluation = Evaluation(len(self.facts.class_names), self.device)
 
     @property
     def evaluation(self) -> Counts:
         """The counts of the current or last validation or test. Reading them waits for the device."""
-        losses, sizes = as_numbers(self._evaluation_losses), as_numbers(self._evaluation_sizes)
-        self._evaluation_losses, self._evaluation_sizes = [*losses], [*sizes]
-        self._evaluation.loss_sum = 0.0
-        self._evaluation.add_losses(losses, sizes)
-        images = float(self._evaluation.confusion.sum())
-        if sum(sizes) != images:
-            # Class weights: the mean divides by the weights of all images.
-            self._evaluation.loss_sum *= images / sum(sizes)
-        return self._evaluation
+        return self._evaluation.counts()
 
     def on_validation_epoch_start(self) -> None:
         self._begin_evaluation()
