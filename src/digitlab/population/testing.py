@@ -1,4 +1,4 @@
-"""Tests the members of a population at once; ``Population`` does so on a GPU, where launches are most of a test.
+"""Tests the members of a population whose runs end: at once on a GPU, where launches are most of a test.
 
 M members; N images; K classes.
 """
@@ -8,11 +8,32 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from digitlab.core.abilities import abilities
 from digitlab.data.module import ImageData
 from digitlab.engine.stacked_evaluation import evaluate_stack, stack_networks
 from digitlab.engine.stacked_loss import StackedLoss
+from digitlab.population.member import Member
 from digitlab.training.classifier import Classifier
 from digitlab.training.evaluation import measure_alone, test_metrics
+
+
+def finish_members(members: Sequence[Member], data: ImageData, *, device: torch.device) -> None:
+    """Test ``members`` and write their results; they leave the stacked tensors."""
+    # A CPU gains nothing from testing them at once, and each is tested like a solo run there, to the bit.
+    one_by_one = abilities(device).immediate_reads
+    for group in [[member] for member in members] if one_by_one else [members]:
+        tested = [member for member in group if member.begin_test()]
+        measured: dict[Member, tuple[dict[str, float], Tensor]] = {}
+        try:
+            if tested:
+                found = measure_members([member.classifier for member in tested], data)
+                measured = dict(zip(tested, found, strict=True))
+        except Exception as error:
+            if len(tested) > 1:
+                raise
+            tested[0].fail(error)
+        for member in group:
+            member.finish(measured.get(member))
 
 
 def measure_members(classifiers: Sequence[Classifier], data: ImageData) -> list[tuple[dict[str, float], Tensor]]:

@@ -29,7 +29,7 @@ from digitlab.population.cohort import Cohort
 from digitlab.population.halving import setting_of, worse_half
 from digitlab.population.job import Job, halving_epochs_of
 from digitlab.population.member import Member
-from digitlab.population.testing import measure_members
+from digitlab.population.testing import finish_members
 from digitlab.training.checkpointing import warn_of_other_cpu
 from digitlab.training.setup import read_data
 
@@ -72,7 +72,7 @@ class Population:
         if any(member.is_over for member in self.members):
             # The last process saved them at their end, but was killed before it wrote their results.
             self._begin()
-            self._finish([member for member in self.members if member.is_over])
+            finish_members([member for member in self.members if member.is_over], self.data, device=self.device)
             self._compact()
         while self.members:
             self._epoch()
@@ -233,7 +233,7 @@ class Population:
             if member.record.should_stop:
                 member.end_epoch()
                 member.save_epoch(self._optimizer_state(member))
-                self._finish([member])
+                finish_members([member], self.data, device=self.device)
 
     def _end_epoch(self) -> None:
         """Record, halve, save, and finish members; also where the runs end inside an epoch (``max_steps``)."""
@@ -245,27 +245,9 @@ class Population:
         self._save(lambda member: member.save_epoch(self._optimizer_state(member)))
         # Members finish only when all are saved. If the process is killed here, the same members resume together, and
         # those that were to leave still leave.
-        self._finish([member for member in self._active() if member.is_over])
+        finish_members([member for member in self._active() if member.is_over], self.data, device=self.device)
         if epoch_over:
             self.position.next_epoch()
-
-    def _finish(self, members: Sequence[Member]) -> None:
-        """Test ``members`` and write their results; they leave the stacked tensors."""
-        # A CPU gains nothing from testing them at once, and each is tested like a solo run there, to the bit.
-        one_by_one = abilities(self.device).immediate_reads
-        for group in [[member] for member in members] if one_by_one else [members]:
-            tested = [member for member in group if member.begin_test()]
-            measured: dict[Member, tuple[dict[str, float], Tensor]] = {}
-            try:
-                if tested:
-                    found = measure_members([member.classifier for member in tested], self.data)
-                    measured = dict(zip(tested, found, strict=True))
-            except Exception as error:
-                if len(tested) > 1:
-                    raise
-                tested[0].fail(error)
-            for member in group:
-                member.finish(measured.get(member))
 
     def _between_chunks(self) -> None:
         """Stop if a signal came; save if the last checkpoints are older than ``checkpoint.every_seconds``."""
