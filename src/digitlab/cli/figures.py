@@ -49,7 +49,8 @@ def figures(
     """
     from digitlab.config.suggestions import nearest
     from digitlab.core.errors import ConfigError
-    from digitlab.figures.gallery import GifOptions, figure_names, make_figures, require_no_overwrite
+    from digitlab.figures.gallery import figure_names, make_figures, require_no_overwrite
+    from digitlab.figures.gifs import GifOptions
     from digitlab.figures.run_data import read_rows, read_run_data
     from digitlab.training.loading import load_data, open_run
 

@@ -3,9 +3,7 @@
 ``digitlab figures`` draws them from a run folder; ``figures.each_epoch=true`` draws them during training.
 """
 
-import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,7 +18,6 @@ from digitlab.figures.run_data import RunData
 from digitlab.figures.style import SPLIT_NAMES, Format, Width, encode, figure_width
 
 _RANDOM_IMAGES, _CORRECT_IMAGES, _WRONG_IMAGES, _MISTAKES, _PREDICTION_IMAGES = 4, 20, 10, 20, 50
-_MANY_CLASSES = 20  # with more, classes have no GIF of their own, and only the worst show their hidden units
 _IMAGES_PER_CLASS, _UNITS_PER_CLASS, _CONFUSED_PAIRS, _EXAMPLES_PER_PAIR = 10, 5, 6, 8
 
 
@@ -153,9 +150,9 @@ def weights_units(run: RunData, classes: Sequence[int] | None = None) -> Figure:
     # first layer with the outputs.
     outgoing = torch.linalg.multi_dot(matrices[:0:-1]) if len(matrices) > 2 else matrices[1]
     title = f"hidden units with the largest outgoing weight: {run.title}"
-    if classes is None and len(run.class_names) > _MANY_CLASSES:
+    if classes is None and len(run.class_names) > gifs.MANY_CLASSES:
         accuracy = run.confusion.diagonal() / run.confusion.sum(1).clamp(min=1)
-        classes = sorted(accuracy.argsort(stable=True)[:_MANY_CLASSES].tolist())
+        classes = sorted(accuracy.argsort(stable=True)[: gifs.MANY_CLASSES].tolist())
         title += f", the {len(classes)} classes with the lowest accuracy"
     return weights.hidden_units_figure(
         matrices[0].view(-1, *run.image_shape), outgoing, class_names=run.class_names, units=_UNITS_PER_CLASS,
@@ -225,26 +222,9 @@ FIGURES: dict[str, Draw] = {
 """Every figure of a run by its name. A function raises ``NotApplicableError`` if its figure does not apply."""
 
 
-def gif_names(class_names: Sequence[str]) -> list[str]:
-    """Return the file names of the GIFs: first the one of all classes, then one per class unless there are many."""
-    if len(class_names) > _MANY_CLASSES:
-        return ["learning_weights.gif"]
-    plain = [re.sub(r"\W+", "_", name).strip("_").lower() for name in class_names]
-    return ["learning_weights.gif", *(f"learning_weights_{number}_{name}.gif" for number, name in enumerate(plain))]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GifOptions:
-    """Options of the GIFs: number of training ``images``, images per step, and steps per frame. 0 images: no GIFs."""
-
-    images: int
-    batch_size: int
-    steps_per_frame: int
-
-
 def figure_names(class_names: Sequence[str], file_format: Format = "png") -> list[str]:
     """Return the file names of all figures and GIFs, in the order in which ``make_figures`` yields them."""
-    return [*(f"{name}.{file_format}" for name in FIGURES), *gif_names(class_names)]
+    return [*(f"{name}.{file_format}" for name in FIGURES), *gifs.gif_names(class_names)]
 
 
 def require_no_overwrite(folder: Path, names: Sequence[str]) -> None:
@@ -259,7 +239,7 @@ def make_figures(
     folder: Path,
     *,
     classes: Sequence[int] | None,
-    options: GifOptions,
+    options: gifs.GifOptions,
     file_format: Format = "png",
     width: Width | None = None,
 ) -> Iterator[tuple[str, str | None]]:
@@ -279,26 +259,4 @@ def make_figures(
             continue
         write_atomically(folder / file_name, content)
         yield file_name, None
-    yield from _make_gifs(run, folder, options)
-
-
-def _make_gifs(run: RunData, folder: Path, options: GifOptions) -> Iterator[tuple[str, str | None]]:
-    indices = run.train_indices[: options.images].cpu()
-    names, shown = gif_names(run.class_names), len(indices)
-    if not options.images:
-        yield from ((name, "--gif-images is 0") for name in names)
-        return
-    learning = gifs.learning_weights(
-        run.train_set.images[indices].cpu(), run.train_set.labels[indices].cpu(), classes=len(run.class_names),
-        batch_size=options.batch_size, steps_per_frame=options.steps_per_frame,
-    )  # fmt: skip
-    pitch = options.batch_size * options.steps_per_frame
-    notes = [f"images shown: {min(frame * pitch, shown)}" for frame in range(len(learning))]
-    limit = float(learning.abs().max())
-    title = f"a linear network learns {run.title.partition(',')[0]}"
-    every = range(len(run.class_names))
-    for name, own in zip(names, [every, *([label] for label in every)], strict=False):
-        own_names = [run.class_names[label] for label in own]
-        frames = gifs.weight_frames(learning[:, list(own)], names=own_names, notes=notes, limit=limit, title=title)
-        write_atomically(folder / name, gifs.gif(frames))
-        yield name, None
+    yield from gifs.make_gifs(run, folder, options)

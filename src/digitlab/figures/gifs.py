@@ -5,7 +5,9 @@ no half-transparent pixels, so the background is white. K is the number of class
 """
 
 import io
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -16,11 +18,13 @@ from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from digitlab.core.files import write_atomically
 from digitlab.data.chunks import ChunkPlan
 from digitlab.data.normalise import Normalise
 from digitlab.engine.eager import TrainStep
 from digitlab.engine.member_spec import MemberSpec
 from digitlab.engine.training_plan import TrainingPlan
+from digitlab.figures.run_data import RunData
 from digitlab.figures.style import SIGNED_MAP, cut
 from digitlab.figures.weights import signed_images
 from digitlab.models import Linear
@@ -28,12 +32,31 @@ from digitlab.optim.losses import MeanSquaredError
 from digitlab.optim.optimizers import SGD
 from digitlab.optim.schedules import Constant
 
+# With more classes, they have no GIF of their own, and figures show the hidden units of only the worst.
+MANY_CLASSES = 20
 _COLUMNS = 5
 _TILE_PIXELS, _GAP_PIXELS, _LINE_PIXELS, _SCALE_PIXELS, _NARROWEST_PIXELS = 112, 10, 18, 90, 290
 _PITCH_PIXELS = _TILE_PIXELS + _GAP_PIXELS, _TILE_PIXELS + _LINE_PIXELS + 4
 _HEAD_PIXELS = 2 * _LINE_PIXELS + 8
 _FRAME_MS, _LAST_FRAME_MS = 90, 2500
 _INK, _FRAME, _PAPER = (64, 64, 64), (200, 200, 200), (255, 255, 255)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GifOptions:
+    """Options of the GIFs: number of training ``images``, images per step, and steps per frame. 0 images: no GIFs."""
+
+    images: int
+    batch_size: int
+    steps_per_frame: int
+
+
+def gif_names(class_names: Sequence[str]) -> list[str]:
+    """Return the file names of the GIFs: first the one of all classes, then one per class unless there are many."""
+    if len(class_names) > MANY_CLASSES:
+        return ["learning_weights.gif"]
+    plain = [re.sub(r"\W+", "_", name).strip("_").lower() for name in class_names]
+    return ["learning_weights.gif", *(f"learning_weights_{number}_{name}.gif" for number, name in enumerate(plain))]
 
 
 def learning_weights(
@@ -143,3 +166,26 @@ def gif(frames: Sequence[Image.Image]) -> bytes:
     durations = [_FRAME_MS] * (len(pages) - 1) + [_LAST_FRAME_MS]
     pages[0].save(file, "GIF", save_all=True, append_images=pages[1:], duration=durations, loop=0)
     return file.getvalue()
+
+
+def make_gifs(run: RunData, folder: Path, options: GifOptions) -> Iterator[tuple[str, str | None]]:
+    """Write the GIFs of a run's data set into ``folder``; yield each file name and None, or why there is no GIF."""
+    indices = run.train_indices[: options.images].cpu()
+    names, shown = gif_names(run.class_names), len(indices)
+    if not options.images:
+        yield from ((name, "--gif-images is 0") for name in names)
+        return
+    learning = learning_weights(
+        run.train_set.images[indices].cpu(), run.train_set.labels[indices].cpu(), classes=len(run.class_names),
+        batch_size=options.batch_size, steps_per_frame=options.steps_per_frame,
+    )  # fmt: skip
+    pitch = options.batch_size * options.steps_per_frame
+    notes = [f"images shown: {min(frame * pitch, shown)}" for frame in range(len(learning))]
+    limit = float(learning.abs().max())
+    title = f"a linear network learns {run.title.partition(',')[0]}"
+    every = range(len(run.class_names))
+    for name, own in zip(names, [every, *([label] for label in every)], strict=False):
+        own_names = [run.class_names[label] for label in own]
+        frames = weight_frames(learning[:, list(own)], names=own_names, notes=notes, limit=limit, title=title)
+        write_atomically(folder / name, gif(frames))
+        yield name, None
