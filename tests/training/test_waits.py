@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from digitlab.core.signals import StopSignal
 from digitlab.data.chunks import Chunk
 from digitlab.data.evaluation import EvaluationBatch
+from digitlab.engine import metrics
 from digitlab.engine.chunk_runner import ChunkRunner
 from digitlab.engine.cuda_graph import GraphCapture
 from digitlab.engine.stacked_runner import StackedRunner as Population
@@ -47,7 +48,8 @@ class Waits(TorchDispatchMode):
 @pytest.fixture(autouse=True)
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Losses are read once per chunk, as on a GPU, and one_hot does not check the number of classes."""
-    monkeypatch.setattr(classifier, "reads_at_once", lambda device: False)
+    for module in (classifier, metrics):
+        monkeypatch.setattr(module, "reads_at_once", lambda device: False)
 
     def one_hot(labels: Tensor, classes: int) -> Tensor:
         return labels.new_zeros(*labels.shape, classes).scatter_(-1, labels.unsqueeze(-1), 1)
