@@ -11,14 +11,14 @@ def to_frame(rows: Sequence[Mapping[str, Any]]) -> Any:
     """Return ``rows`` as a pandas or polars DataFrame, or as a list of dicts if neither library is installed.
 
     A library that the program has already imported is preferred, then pandas, then polars. Every row of the result has
-    every column, in the order in which the columns first appear.
+    every column; a value that ``rows`` lacks is missing. The columns have the order in which they first appear.
     """
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    complete = [{name: row.get(name) for name in columns} for row in rows]
-    names = sorted(("pandas", "polars"), key=lambda name: name not in sys.modules)
-    for name in names:
-        if find_spec(name) is not None:
-            # polars would read the types of the columns from the first rows, where a column may be empty.
-            options = {"infer_schema_length": None} if name == "polars" else {}
-            return import_module(name).DataFrame(complete, **options)
-    return complete
+    complete_rows = [{name: row.get(name) for name in columns} for row in rows]
+    libraries = sorted(("pandas", "polars"), key=lambda library: library not in sys.modules)
+    for library in libraries:
+        if find_spec(library) is not None:
+            # By default polars infers the type of a column from the first rows only, and a column may be empty there.
+            options = {"infer_schema_length": None} if library == "polars" else {}
+            return import_module(library).DataFrame(complete_rows, **options)
+    return complete_rows

@@ -1,6 +1,6 @@
-"""Resolvers for folder names in ``conf/hydra/digitlab.yaml``: of sweeps, of their runs, and of Hydra's own files.
+"""OmegaConf resolvers with which ``conf/hydra/digitlab.yaml`` names folders: a sweep's, a run's and Hydra's own.
 
-Resolvers only read files. Launchers write the manifest of a sweep (``add_jobs``).
+The resolvers only read files. The launchers write the manifest of a sweep, the list of its jobs (``add_jobs``).
 """
 
 from collections.abc import Sequence
@@ -16,14 +16,17 @@ from digitlab.sweeps.resume import finished_value
 
 
 def register_resolvers() -> None:
-    # Cached, and Hydra passes the cache to the jobs of the sweep, so that all jobs get the same folder.
+    # The sweep folder is resolved once and cached. Hydra passes the cache to all jobs, so they share this folder.
     OmegaConf.register_new_resolver("sweep_folder", _sweep_folder, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
     OmegaConf.register_new_resolver("hydra_folder", _hydra_folder, replace=True)
 
 
 def _sweep_folder(parent: str, name: str | None, fresh: bool | None) -> str:
-    """Return ``parent/name``. If ``fresh``, return the first of this, ``parent/name_2``, … that does not exist."""
+    """Return ``parent/name``; if ``fresh`` and it exists, the first of ``parent/name_2``, … that does not exist.
+
+    Without ``name``, the name is made from the overrides of the command.
+    """
     name = name or _name_of(command_line_overrides())
     path, count = Path(parent) / name, 1
     while fresh and path.exists():
@@ -33,14 +36,14 @@ def _sweep_folder(parent: str, name: str | None, fresh: bool | None) -> str:
 
 
 def _name_of(overrides: Sequence[str]) -> str:
-    """Return the folder name of the sweep with these overrides. Their order does not change the name."""
-    groups = [override.removeprefix("sweep=") for override in overrides if override.startswith("sweep=")]
-    others = sorted(undeferred(each) for each in run_overrides(overrides) if not each.startswith("sweep="))
-    return folder_name("_".join([*groups, *others])) if groups or others else "default"
+    """Return a folder name for a sweep, made from its overrides. The order of the overrides does not change it."""
+    sweeps = [override.removeprefix("sweep=") for override in overrides if override.startswith("sweep=")]
+    others = sorted(undeferred(override) for override in run_overrides(overrides) if not override.startswith("sweep="))
+    return folder_name("_".join([*sweeps, *others])) if sweeps or others else "default"
 
 
 def _run_folder(*, _root_: DictConfig) -> str:
-    """Return the folder name of a job; ``_root_`` is the whole configuration of the job."""
+    """Return the name of a job's folder. OmegaConf passes the whole configuration of the job as ``_root_``."""
     overrides = run_overrides(command_line_overrides(_root_.hydra))
     if OmegaConf.is_missing(_root_.hydra.job, "num"):
         return "<number>_<values>"  # there is no job, because --cfg only shows the configuration
@@ -48,5 +51,8 @@ def _run_folder(*, _root_: DictConfig) -> str:
 
 
 def _hydra_folder(folder: str) -> str | None:
-    """Return the name of the subfolder for Hydra's files, or None if the run has finished and must not change."""
+    """Return the name of the subfolder for Hydra's files.
+
+    Return None, so that Hydra writes no files, for a run of a sweep that has already finished: it must not change.
+    """
     return ".hydra" if not in_sweep() or finished_value(Path(folder)) is None else None

@@ -19,7 +19,7 @@ class FileFormat(StrEnum):
 
 
 class PaperWidth(StrEnum):
-    """The widths of a paper for which figures can be drawn."""
+    """The widths that a figure can have in a paper: one column, or the whole page."""
 
     COLUMN = "column"
     PAGE = "page"
@@ -28,24 +28,26 @@ class PaperWidth(StrEnum):
 @app.command()
 def figures(
     folder: Folder,
-    out: Annotated[Path | None, typer.Option(help="Where to write.  [default: RUN_FOLDER/figures]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the figures.  [default: RUN_FOLDER/figures]")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing figures.")] = False,
     classes: Annotated[
-        list[str] | None, typer.Option("--class", metavar="NAME", help="Hidden units of this class only; repeatable.")
+        list[str] | None,
+        typer.Option("--class", metavar="NAME", help="Show hidden units of this class only; repeatable."),
     ] = None,
     file_format: Annotated[
-        FileFormat, typer.Option("--format", help="File format; the GIFs stay GIFs.")
+        FileFormat, typer.Option("--format", help="File format of the figures; animations are always GIFs.")
     ] = FileFormat.PNG,
     width: Annotated[
-        PaperWidth | None, typer.Option(help="Fit a paper: column is 3.5 inches, page 7.2.  [default: for a screen]")
+        PaperWidth | None,
+        typer.Option(help="Width in a paper: column is 3.5 inches, page is 7.2 inches.  [default: for a screen]"),
     ] = None,
-    gif_images: Annotated[int, typer.Option(min=0, help="Training images for the GIFs; 0: no GIFs.")] = 99,
-    gif_batch: Annotated[int, typer.Option(min=1, help="Images per training step in the GIFs.")] = 1,
-    gif_every: Annotated[int, typer.Option(min=1, help="Training steps per frame of the GIFs.")] = 1,
+    gif_images: Annotated[int, typer.Option(min=0, help="Number of training images for the GIFs; 0: no GIFs.")] = 99,
+    gif_batch: Annotated[int, typer.Option(min=1, help="Number of images per training step in the GIFs.")] = 1,
+    gif_every: Annotated[int, typer.Option(min=1, help="Number of training steps per frame of the GIFs.")] = 1,
 ) -> None:
-    """Draw every figure of a run: history, images, weights, confusions, confidences, and GIFs of weights that learn.
+    """Draw all figures of a run: history, images, weights, confusions, confidences, and GIFs of weights in training.
 
-    Print the path of each figure or, if it does not apply to the run, the reason. Progress goes to stderr.
+    Print the path of each figure, or the reason why the figure does not apply to the run. Progress goes to stderr.
     """
     from digitlab.config.suggestions import nearest
     from digitlab.core.errors import ConfigError

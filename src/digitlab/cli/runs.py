@@ -13,13 +13,17 @@ from digitlab.core.errors import ConfigError
 @app.command()
 def runs(
     root: Annotated[Path | None, typer.Option(help="Where to look for run folders (default: outputs).")] = None,
-    sort: Annotated[str | None, typer.Option(metavar="METRIC", help="Best first, e.g. test/accuracy.")] = None,
-    csv: Annotated[bool, typer.Option("--csv", help="All metrics, unrounded, for other programs.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The same as JSON: one object for each run.")] = False,
+    sort: Annotated[
+        str | None, typer.Option(metavar="METRIC", help="Sort by this metric, best first, e.g. test/accuracy.")
+    ] = None,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV with all metrics, not rounded.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON with all metrics, not rounded: one object per run.")
+    ] = False,
 ) -> None:
     """List all runs, the oldest first. Folders that cannot be read are reported on stderr.
 
-    --sort ranks each data set on its own. Runs limited to some mini-batches (debug=limit) follow the complete ones.
+    With --sort, each data set has a ranking of its own. Complete runs come first, then those cut short by debug=limit.
     """
     from digitlab.config.compose import ROOT
     from digitlab.results.folder import find_runs

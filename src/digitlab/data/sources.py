@@ -1,4 +1,4 @@
-"""The data sets under the names that ``conf/data/*.yaml`` use as ``_target_``."""
+"""Collects the classes of all data sets in one module, to which ``_target_`` in ``conf/data/*.yaml`` refers."""
 
 from digitlab.data.cifar_source import Cifar10Source
 from digitlab.data.emnist import EmnistSource

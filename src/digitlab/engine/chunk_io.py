@@ -1,4 +1,8 @@
-"""The inputs and the output buffers of one chunk of stacked networks; the runners and ``FusedUpdates`` fill them."""
+"""Holds the inputs and the output buffers with which stacked networks train on one chunk of mini-batches.
+
+The runners create it. They and ``FusedUpdates`` write the outputs. M networks (members), B mini-batches in a chunk,
+K classes. Members with the same seed share one stream of mini-batches, so there is one ``Chunk`` per stream.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,11 +15,13 @@ from digitlab.engine.device import on_device
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChunkIO:
-    """B mini-batches of each stream; ``first`` is the number of the first one, counted from 0 over the whole run.
+    """The inputs and outputs of B training steps.
 
-    ``rates`` and ``ema_weight`` are float64 (B, M): the learning rates, and the weight of the new parameters in their
-    moving averages. The runner fills ``logits`` (M, images of the chunk, K) and ``losses`` (B, M), the means over each
-    mini-batch.
+    Inputs: ``chunks`` has B mini-batches of each stream. ``first`` is the number of the first mini-batch, counted from
+    0 over the whole run. ``rates``, float64 (B, M), are the learning rates. ``ema_weight``, float64 (B, M), is the
+    weight of the new parameters in their moving average.
+
+    Outputs: ``logits`` (M, images of the chunk, K), and ``losses`` (B, M), the mean loss of each mini-batch.
     """
 
     chunks: Sequence[Chunk]
@@ -36,20 +42,20 @@ class ChunkIO:
         like: Tensor,
         logits: Tensor | None = None,
     ) -> "ChunkIO":
-        """Copy ``rates`` and ``ema_weight``, (B, M) on the host, to the device, and allocate the outputs.
+        """Copy ``rates`` and ``ema_weight``, (B, M), from the host to the device, and allocate the outputs.
 
-        ``like`` has the device and the dtype of the outputs. ``logits``, if given, is the buffer for them.
+        The outputs get the device and the dtype of ``like``. If ``logits`` is given, it is used and not allocated.
         """
         images, members = sum(chunks[0].sizes), rates.shape[1]
         return cls(
             chunks=chunks, first=first, rates=on_device(rates, like.device),
             ema_weight=on_device(ema_weight, like.device), losses=like.new_empty(rates.shape),
-            # One large tensor: many small ones that stay alive would fragment the memory that the updates reuse.
+            # One large tensor, because many small ones would stay alive and fragment the memory that updates reuse.
             logits=like.new_empty(members, images, chunks[0].classes) if logits is None else logits,
         )  # fmt: skip
 
     def part(self, begin: int, end: int) -> "ChunkIO":
-        """The mini-batches from ``begin`` to ``end``; the output buffers are views of this chunk's."""
+        """Return the part for mini-batches ``begin`` to ``end`` (excluded); its buffers are views of those here."""
         sizes = self.chunks[0].sizes
         images = slice(sum(sizes[:begin]), sum(sizes[:end]))
         return ChunkIO(
@@ -60,6 +66,9 @@ class ChunkIO:
 
 
 def leading_full_batches(chunk: Chunk) -> int:
-    """How many mini-batches at the beginning of ``chunk`` have the full size: all but, maybe, the last of an epoch."""
+    """Return how many mini-batches at the beginning of ``chunk`` have the full size.
+
+    Only the last mini-batch of an epoch can be smaller.
+    """
     sizes = chunk.sizes
     return next((index for index, size in enumerate(sizes) if size != chunk.plan.batch_size), len(sizes))

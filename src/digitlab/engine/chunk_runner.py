@@ -1,7 +1,7 @@
-"""Runs the updates of a chunk in a solo run, one mini-batch at a time or several in a fused call.
+"""Trains the network of a solo run, which is not part of a population, on one chunk of mini-batches after another.
 
-The classifier calls it and counts the results; ``TrainStep`` and ``FusedUpdates`` make the updates. It rolls back
-updates that are not finite. n images, C, H, W; K classes.
+The classifier calls ``ChunkRunner.run_chunk`` and counts the results. ``TrainStep`` makes updates eagerly, one at a
+time; ``FusedUpdates`` makes several in one fused call. An update that is not finite is rolled back. K classes.
 """
 
 import math
@@ -25,10 +25,10 @@ Losses = list[Tensor | float]
 
 
 class ChunkRunner:
-    """Runs chunks with ``fused``, if given, and ``step``; it advances the position of the plan of ``spec``.
+    """Trains on chunks with ``fused``, if given, and with ``step`` where ``fused`` cannot be used.
 
-    After a signal it stops within the chunk if this process is alone. Several processes stop together, at the end of
-    the chunk, or some would wait for the others for ever.
+    Each update advances the position in the plan of ``spec``. After a signal, a process that trains alone stops within
+    the chunk. Several processes stop together at its end: if one stopped earlier, the others would wait forever.
     """
 
     def __init__(
@@ -47,19 +47,19 @@ class ChunkRunner:
         self._compile_seconds = 0.0
 
     def take_compile_seconds(self) -> float:
-        """Return the seconds that were spent on compiling since the last call; they are no training time."""
+        """Return the seconds spent on compiling since the last call; they do not count as training time."""
         seconds, self._compile_seconds = self._compile_seconds, 0.0
         return seconds
 
     def release(self) -> None:
-        """Free compiled updates and CUDA graphs, whose memory the test and later runs of the process need."""
+        """Free compiled updates and CUDA graphs: the test and later runs in this process need their memory."""
         self._fused = None
 
     def run_chunk(self, chunk: Chunk) -> tuple[Tensor, list[float]]:
-        """Return the logits (all images of the chunk, K) and the loss of each mini-batch; fewer losses after a signal.
+        """Train on ``chunk``; return the logits (all images of the chunk, K) and the loss of each mini-batch.
 
-        Raises ``RunError`` if a loss, a gradient or the updated weights are not finite; the weights are then those
-        before that update.
+        After a signal, only the mini-batches that are done have losses. Raises ``RunError`` if a loss, a gradient or
+        the updated weights are not finite; the network then has the weights from before that update.
         """
 
         def run(check_each: bool) -> tuple[Tensor, list[float]]:
@@ -71,31 +71,34 @@ class ChunkRunner:
         )
 
     def _run_chunk(self, chunk: Chunk, *, check_each: bool = False) -> tuple[Tensor, Losses]:
-        """With ``check_each`` the state is checked after each mini-batch or fused call."""
-        # The logits are copied into one tensor. If each mini-batch kept its own, these small tensors would fill the
-        # gaps that freed images leave in memory, the next images would not fit there, and a chunk would touch hundreds
-        # of fresh megabytes.
+        """Train on ``chunk``; with ``check_each``, check losses and state after each mini-batch or fused call."""
+        # All logits are copied into one tensor. If each mini-batch kept its own, these small tensors would fill the
+        # gaps that freed images leave in memory. The next images would not fit there, and a chunk would use hundreds of
+        # megabytes of new memory.
         like = self._spec.normalise.scale
         logits = like.new_empty(sum(chunk.sizes), chunk.classes)
         losses: Losses = []
         for begin, end, steps in self._parts(chunk):
             part = chunk.part(begin, end)
-            rows = logits[sum(chunk.sizes[:begin]) :][: sum(part.sizes)]
+            part_logits = logits[sum(chunk.sizes[:begin]) :][: sum(part.sizes)]
             if steps == 0:
-                losses += self._run_eagerly(part, rows, check_each=check_each)
+                losses += self._run_eagerly(part, part_logits, check_each=check_each)
             else:
-                losses += self._run_fused(part, rows, steps, check_each=check_each)
+                losses += self._run_fused(part, part_logits, steps, check_each=check_each)
             if self._stopped:
                 break
         return logits, losses
 
     def _parts(self, chunk: Chunk) -> list[Part]:
-        """The parts of ``chunk``, after the calls that they need are compiled and captured."""
+        """Return the parts of ``chunk``; first compile and capture the fused calls that they need, if any are missing.
+
+        Each part says how many updates one fused call makes; 0 means that its updates are made eagerly.
+        """
         if self._fused is not None and self._fused.active:
             started_at = time.perf_counter()
             if not self._fused.has_calls(chunk):
                 self._fused.prepare(self._chunk_io(chunk), steps_ahead=self._spec.plan.steps_ahead)
-            # Whether it succeeds or not, this is no training time.
+            # Compiling does not count as training time, even if it fails.
             self._compile_seconds += time.perf_counter() - started_at
             return self._fused.parts(chunk)
         return [Part(0, len(chunk.indices), 0)]
@@ -105,13 +108,14 @@ class ChunkRunner:
         return self._stop_signal.received is not None and self._alone
 
     def _run_eagerly(self, chunk: Chunk, logits: Tensor, *, check_each: bool) -> Losses:
+        """Train on ``chunk`` one mini-batch at a time; write the logits into ``logits`` and return the losses."""
         step, position = self.step, self._position
         losses: Losses = []
-        # The generator gathers and normalises images a few mini-batches ahead, while they are in the cache.
+        # The generator gathers images a few mini-batches ahead, and normalises them while they are in the cache.
         minibatches = chunk.minibatches(self._spec.normalise, self._spec.loss.encode, self._spec.loss.image_weights)
         for (images, targets, weight), rows in zip(minibatches, logits.split(chunk.sizes), strict=True):
             if check_each:
-                # Saved before each update, so that the weights of the error are those before the faulty one.
+                # Saved before each update, so that a faulty update can be undone.
                 step.save()
             batch_logits, loss = step(images, targets, weight, position.total_steps)
             if check_each:
@@ -119,25 +123,26 @@ class ChunkRunner:
             position.advance()
             rows.copy_(batch_logits)
             if not self._alone:
-                # The part of this process in the mean over the whole mini-batch, as if its images had equal weights.
-                whole = len(chunk.indices[len(losses)])
-                loss = loss * (weight * whole / (len(images) * chunk.plan.world_size))
+                # loss * weight / world_size is what this process contributes to the mean over the whole mini-batch.
+                # Divided by its share of the images, this is a mean over its own images, all counted equally.
+                whole_size = len(chunk.indices[len(losses)])
+                loss = loss * (weight * whole_size / (len(images) * chunk.plan.world_size))
             losses.append(loss)
             if self._stopped:
                 break
         return losses
 
     def _run_fused(self, chunk: Chunk, logits: Tensor, steps: int, *, check_each: bool) -> Losses:
-        """Run the mini-batches of ``chunk``, which fill whole calls of ``steps`` updates.
+        """Train on ``chunk``, a multiple of ``steps`` mini-batches, in fused calls of ``steps`` updates each.
 
-        With ``check_each`` a call that leaves nan or infinity is rolled back and repeated eagerly, which finds the
-        faulty mini-batch.
+        With ``check_each``, a call that leaves nan or infinity is rolled back and repeated eagerly, to find the faulty
+        mini-batch.
         """
         if check_each:
             losses: Losses = []
-            rows = logits.split(steps * chunk.plan.batch_size)
-            for begin, own in zip(range(0, len(chunk.indices), steps), rows, strict=True):
-                losses += self._run_checked_call(chunk.part(begin, begin + steps), own, steps)
+            logits_of_calls = logits.split(steps * chunk.plan.batch_size)
+            for begin, call_logits in zip(range(0, len(chunk.indices), steps), logits_of_calls, strict=True):
+                losses += self._run_checked_call(chunk.part(begin, begin + steps), call_logits, steps)
                 if self._stopped:
                     break
             return losses
@@ -147,23 +152,24 @@ class ChunkRunner:
         done = self._fused.run_part(chunk_io, steps, self._stop_signal)
         self._position.advance(done)
         self.step.finish_steps(self._position.total_steps)
-        # On a GPU the losses stay on the device. They are read together with the check for finite numbers.
+        # On a GPU the losses stay on the device until the check for finite numbers, which reads all of them at once.
         all_losses = chunk_io.losses[:done, 0]
         return all_losses.tolist() if self.step.read_losses else list(all_losses)
 
     def _run_checked_call(self, call: Chunk, logits: Tensor, steps: int) -> Losses:
-        """Run the mini-batches of one call; raises ``RunError`` at the faulty one."""
+        """Make one fused call and check it; if it is faulty, repeat it eagerly, which raises ``RunError``."""
         self.step.save()
         losses = self._run_fused(call, logits, steps, check_each=False)
         if self._finite(losses):
             return losses
         self.step.rollback()
-        # The counts go back with the tensors, so that the repetition draws the same masks and learning rates.
+        # The position goes back too, so that the repetition uses the same random masks and learning rates.
         self._position.advance(-len(losses))
         self.step.finish_steps(self._position.total_steps)
         return self._run_eagerly(call, logits, check_each=True)
 
     def _chunk_io(self, chunk: Chunk, logits: Tensor | None = None) -> ChunkIO:
+        """Return the inputs and output buffers for ``chunk``, with this network as a stack of one."""
         assert self._fused is not None
         rates, ema_weight = self._fused.rates(self._position.total_steps, len(chunk.indices))
         return ChunkIO.empty(
@@ -172,14 +178,18 @@ class ChunkRunner:
         )  # fmt: skip
 
     def _finite(self, losses: Sequence[Tensor | float]) -> bool:
-        """Whether losses and state are finite in all processes: if one stopped alone, the others would wait forever."""
+        """Return whether losses and state are finite in all processes.
+
+        All processes get the same answer: if one stopped alone, the others would wait forever.
+        """
         finite = all(map(math.isfinite, as_numbers(losses))) and self.step.finite()
         return bool(self._strategy.reduce_boolean_decision(finite, all=True))
 
     def _require_finite(self, loss: Tensor | float) -> None:
+        """Undo the last update and raise ``RunError`` if ``loss`` or the state is not finite in some process."""
         if self._finite([loss]):
             return
         self.step.rollback()
-        # The loss may be infinite in another process only; the sum is not finite in all of them.
+        # Perhaps only another process has a loss that is not finite. The sum over all processes shows it in each.
         losses = self._strategy.reduce(torch.as_tensor(loss, device=self._spec.device), reduce_op="sum")
         raise self.step.divergence(float(losses), self._position.total_steps)

@@ -1,7 +1,8 @@
-"""Trains and evaluates the stacked networks of a population: eagerly, or several updates in a call.
+"""Trains and evaluates the stacked networks of a population: one update at a time (eagerly), or several in a call.
 
-``Population`` gives it one chunk of mini-batches per stream. It is the counterpart of ``ChunkRunner`` for M networks.
-M members, B mini-batches in a chunk, n images in a mini-batch; C, H, W; K classes.
+``Population`` calls it; ``ChunkRunner`` is its counterpart for a solo run. Members with the same seed share one stream
+of mini-batches, and each stream has its own chunk. M members, B mini-batches in a chunk, n images in a mini-batch,
+K classes.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,7 +27,7 @@ UpdateCallback = Callable[[Tensor, Tensor, int], None]
 
 
 class StackedRunner:
-    """Trains and evaluates the networks of ``members`` as one, with updates accelerated as ``wanted``."""
+    """Trains and evaluates the networks of ``members`` together; ``wanted`` says how to accelerate the updates."""
 
     def __init__(
         self, members: Sequence[MemberSpec], *, device: torch.device, wanted: Acceleration | None = None
@@ -39,15 +40,18 @@ class StackedRunner:
         self.loss = loss
 
     def inherit_from(self, former: "StackedRunner", members: Tensor) -> None:
-        """Continue for ``members``, int64 indices into the ``former`` runner's, which are all members of this one."""
+        """Take over the optimizer's state and the accelerated updates of the ``former`` runner.
+
+        ``members``, int64, holds for each member of this runner its index in ``former``.
+        """
         self.optimizer.inherit(members, former.optimizer)
         self.fused_updates.inherit_from(former.fused_updates, members)
 
     def prepare(self, chunks: Sequence[Chunk], *, first: int, steps_ahead: int) -> None:
-        """Capture or compile updates for ``chunks`` like these, if that is wanted and not done yet.
+        """Capture or compile the updates for ``chunks`` and for others of their shape, if wanted and not done yet.
 
-        ``first`` is the number of their first mini-batch, counted from 0 over the whole run; ``steps_ahead`` decides
-        whether that pays off.
+        ``first`` is the number of their first mini-batch, counted from 0 over the whole run. ``steps_ahead``, the
+        number of updates still to come, decides whether compiling saves time.
         """
         if not self.fused_updates.has_calls(chunks[0]):
             self.fused_updates.prepare(self._chunk_io(chunks, first=first)[0], steps_ahead=steps_ahead)
@@ -57,12 +61,14 @@ class StackedRunner:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Make one update for each mini-batch of the ``chunks``, one chunk per stream.
 
-        ``first`` is the number of the first mini-batch, counted from 0 over the whole run. Returns logits (M, all
-        images, K) on the device, losses (B, M) on the device, and learning rates (B, M) on the host; after a signal
-        those of fewer mini-batches. With ``callback`` all updates are eager, and it is called after each of them.
+        ``first`` is the number of the first mini-batch, counted from 0 over the whole run. If ``callback`` is given,
+        it is called after each update, and all updates are eager.
+
+        Returns logits (M, all images, K) on the device, losses (B, M) on the device, and learning rates (B, M) on the
+        host. After a signal they cover only the mini-batches that are done.
         """
         sizes, done = chunks[0].sizes, 0
-        chunk_io, table = self._chunk_io(chunks, first=first)
+        chunk_io, host_rates = self._chunk_io(chunks, first=first)
         eager = callback is not None or not self.fused_updates.ready
         for begin, end, steps in [Part(0, len(sizes), 0)] if eager else self.fused_updates.parts(chunks[0]):
             part = chunk_io.part(begin, end)
@@ -73,16 +79,16 @@ class StackedRunner:
             self.optimizer.state.step.fill_(first + done)
             if done < end or stop_signal.received is not None:
                 break
-        return chunk_io.logits[:, : sum(sizes[:done])], chunk_io.losses[:done], table[:done]
+        return chunk_io.logits[:, : sum(sizes[:done])], chunk_io.losses[:done], host_rates[:done]
 
     def _chunk_io(self, chunks: Sequence[Chunk], *, first: int) -> tuple[ChunkIO, Tensor]:
-        """The inputs and empty outputs of ``chunks``, and the learning rates (B, M) on the host."""
-        table, ema_weight = self.networks.rates(first, len(chunks[0].sizes))
+        """Return the inputs and empty output buffers for ``chunks``, and the learning rates (B, M) on the host."""
+        host_rates, ema_weight = self.networks.rates(first, len(chunks[0].sizes))
         like = self.networks.normalise.scale
-        return ChunkIO.empty(chunks, first=first, rates=table, ema_weight=ema_weight, like=like), table
+        return ChunkIO.empty(chunks, first=first, rates=host_rates, ema_weight=ema_weight, like=like), host_rates
 
     def _run_eagerly(self, chunk_io: ChunkIO, stop_signal: StopSignal, callback: UpdateCallback | None) -> int:
-        """Make one update after the other; return how many. After a signal these are not all."""
+        """Make the updates one at a time and return how many were made; after a signal the rest is not made."""
         sizes, done = chunk_io.chunks[0].sizes, 0
         seen_targets: list[Sequence[Tensor]] = []
         for batch, logits in zip(self._batches(chunk_io, seen_targets), chunk_io.logits.split(sizes, 1), strict=True):
@@ -93,14 +99,18 @@ class StackedRunner:
             done += 1
             if stop_signal.received is not None:
                 break
-        # The losses of all mini-batches are computed at once, from the logits: training needs only their gradients.
+        # Training needs only the gradients of the losses. Their values are computed here, for all mini-batches at once.
         streams = [torch.cat(stream) for stream in zip(*seen_targets[:done], strict=True)]
         losses = self.loss(chunk_io.logits[:, : sum(sizes[:done])], self.networks.expand_to_members(streams))
-        torch.stack([of_batch.mean(1) for of_batch in losses.split(sizes[:done], 1)], out=chunk_io.losses[:done])
+        batch_losses = [losses_of_batch.mean(1) for losses_of_batch in losses.split(sizes[:done], 1)]
+        torch.stack(batch_losses, out=chunk_io.losses[:done])
         return done
 
     def _batches(self, chunk_io: ChunkIO, seen_targets: list[Sequence[Tensor]]) -> Iterator[StackedBatch]:
-        """The mini-batches of ``chunk_io``; appends the targets of each, (n, ...) per stream, to ``seen_targets``."""
+        """Yield the mini-batches of ``chunk_io``; append the targets of each, (n, ...) per stream, to ``seen_targets``.
+
+        Random masks are drawn only if the networks use them.
+        """
         networks = self.networks
         streams = [chunk.minibatches(networks.normalise, networks.loss.encode) for chunk in chunk_io.chunks]
         for number, stream_batches in enumerate(zip(*streams, strict=True)):
@@ -111,7 +121,7 @@ class StackedRunner:
             yield StackedBatch(images, networks.expand_to_members(targets), masks)
 
     def evaluate(self, batches: Iterable[EvaluationBatch]) -> list[Counts]:
-        """The counts of each member over the images of ``batches``, by the averaged weights if members have them."""
+        """Return the counts of each member on ``batches``; the averaged weights are used if members have them."""
         networks = self.networks
         weights = networks.averages or self.stack.parameters
         return evaluate_stack(

@@ -1,7 +1,7 @@
-"""A grid of small images with captions, which all figures of images use.
+"""Draws small images with captions in a grid; all figures that show images use it.
 
-``images`` is (N, C, H, W), uint8 or float in [0, 1]. Three channels are shown as RGB, any other number as their
-grey mean.
+``images`` is (N, C, H, W), uint8 or float in [0, 1]. Three channels are shown as RGB. Any other number of channels is
+averaged and shown in grey.
 """
 
 import textwrap
@@ -18,16 +18,16 @@ from torch import Tensor
 
 from digitlab.figures.style import TEXT_COLOUR, width_inches
 
-_TILE_INCHES = 0.78
+_TILE_INCHES = 0.78  # width and height of one image
 _LINE_INCHES = 0.125  # height of one caption line
-_HEAD_INCHES = 0.3
-_TITLE_LETTER_INCHES, _TITLE_LINE_INCHES = 0.075, 0.16  # at 9 points
+_HEAD_INCHES = 0.3  # height of the space for a title of one line
+_TITLE_LETTER_INCHES, _TITLE_LINE_INCHES = 0.075, 0.16  # width of a letter, height of a further line, at 9 points
 _GAP = 0.12  # gap between two images, as a share of an image's width
 
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """The text under an image, one or more lines, and the colour of the text and of the frame around the image."""
+    """The text under an image, with one or more lines, and its colour; a frame around the image has this colour too."""
 
     text: str
     colour: str = TEXT_COLOUR
@@ -46,11 +46,13 @@ def rgba(images: Tensor) -> npt.NDArray[np.uint8]:
 def tiles_figure(
     images: Tensor, captions: Sequence[Caption | None], *, columns: int, title: str, wrap: bool = False
 ) -> Figure:
-    """Draw ``images`` row by row above their captions; an image gets a frame if its caption has a special colour.
+    """Draw ``images`` row by row, each with its caption below it.
 
-    If a caption is None, the position stays empty. ``wrap`` allows fewer columns if the width of a paper demands it.
+    An image gets a frame if the colour of its caption is not the normal text colour. If the caption is None, the place
+    of the image stays empty. With ``wrap``, a figure for a paper has fewer columns if it would be too wide.
     """
     lines = max(caption.text.count("\n") + 1 for caption in captions if caption)
+    # The distance from one image to the next, to the right and downwards. The left margin is 0.1 inches.
     pitch_inches = _TILE_INCHES * (1 + _GAP), _TILE_INCHES + lines * _LINE_INCHES + 0.1
     if wrap and (inches := width_inches()) is not None:
         columns = min(columns, max(1, round((inches - 0.1) / pitch_inches[0])))
@@ -74,7 +76,7 @@ def tiles_figure(
 
 
 def blank_axes(figure: Figure, place: tuple[float, float, float, float]) -> Axes:
-    """Add axes without frame, ticks or background."""
+    """Add axes without frame, ticks or background; ``place`` is left, bottom, width, height as shares of the figure."""
     axes = figure.add_axes(place)
     axes.set_axis_off()
     return axes

@@ -1,7 +1,8 @@
-"""Trains a population: all members make each update together, and each leaves when its run has ended.
+"""Trains a population: all members make each update together, and a member leaves when its run has ended.
 
-``train`` creates a ``Population`` for a group of jobs. It does for all of them what Lightning's trainer does for a solo
-run: chunks, validation, checkpoints, early stopping and signals.
+A member is one run with its network. ``population.train`` creates a ``Population`` for a group of jobs. For all members
+it does what Lightning's trainer does for a solo run: training, validation, checkpoints, early stopping and signals.
+A chunk is a number of consecutive mini-batches. Members with the same seed share one stream of chunks.
 """
 
 import time
@@ -37,12 +38,15 @@ from digitlab.training.setup import read_data
 _CHUNK_LENGTH = 64
 # On a GPU a mini-batch takes a fraction of the time, and the host waits for the device at the end of each chunk.
 _CHUNK_LENGTH_ON_GPU = 256
-# How many members write their checkpoints at the same time.
+# How many members can write their checkpoints at the same time.
 _WRITERS = 8
 
 
 class Population:
-    """Trains ``jobs`` on ``device``; they differ only in numbers and start at the same step (see ``grouping``)."""
+    """Trains ``jobs`` on ``device``. They differ only in numeric settings and start at the same step: see ``grouping``.
+
+    ``members`` are those in the current stack of networks, ``all_members`` also those that have left it.
+    """
 
     def __init__(self, jobs: Sequence[Job], *, device: torch.device, stop_signal: StopSignal) -> None:
         # Members with the same seed share a stream of mini-batches, so they must be adjacent.
@@ -61,16 +65,16 @@ class Population:
             member.classifier.to(device)
         self.all_members = list(self.members)
         self._halving_epochs = halving_epochs_of(jobs)
-        # Whether any file has been written. None is before the first chunk, because memory may not suffice for it.
+        # Whether the members' files were opened. That happens only after the first chunk, which may not fit in memory.
         self.begun = False
         self._save_every_seconds = self.experiment.checkpoint.every_seconds
         self._saved_at = time.monotonic()
         self._stack_members()
 
     def train(self) -> None:
-        """Train until all members have ended. Raises ``Interrupted`` after a signal, when all of them are saved."""
+        """Train until all members have ended. Raises ``Interrupted`` after a signal, once all members are saved."""
         if any(member.is_over for member in self.members):
-            # The last process saved them at their end, but was killed before it wrote their results.
+            # An earlier process saved these members at their end, but was killed before it wrote their results.
             self._begin()
             finish_members([member for member in self.members if member.is_over], self.data, device=self.device)
             self._compact()
@@ -81,35 +85,39 @@ class Population:
                 self._stop(self.stop_signal.received)
 
     def abandon(self, error: Exception | None) -> None:
-        """Close the files of unfinished members: ``error`` ended them, or None if another population continues them."""
+        """Close the files of unfinished members; ``error`` ended them, or is None if others continue them."""
         for member in self._active():
             member.abandon(error)
 
     def _stack_members(self, kept: Tensor | None = None) -> None:
-        """Stack the current members; ``kept``, int64, are their rows in the runner before, None at the beginning."""
+        """Stack the networks of the current members in a new runner.
+
+        ``kept``, int64, holds for each of them its row in the runner before; None if there was none before.
+        """
         specs = [member.classifier.member_spec() for member in self.members]
         graph_capture = graph_capture_for(self.device, allowed=self.experiment.trainer.cuda_graphs)
         wanted = Acceleration(self.experiment.options.compile, graph_capture)
         runner = StackedRunner(specs, device=self.device, wanted=wanted)
         for row, member in enumerate(self.members):
             member.use_tensors(*runner.networks.member_tensors(row))
-            # The optimizer's state comes from the checkpoints, or later from the runner before.
+            # The optimizer's state comes from the checkpoint at the beginning, and later from the runner before.
             if (saved := member.classifier.take_optimizer_state()) is not None:
                 steps = self.position.total_steps
                 runner.optimizer.load_member(row, member.classifier.network, saved["state"], steps=steps)
         if kept is not None:
             runner.inherit_from(self._runner, kept)
         self._runner: StackedRunner = runner
-        # A rollback of the former stack would not fit any more.
+        # The state saved for a rollback must have the shapes of the new stack.
         self._rollback = Rollback(runner.networks.state_tensors)
         streams = groupby(self.members, key=lambda member: member.job.seed)
         self._loaders = [self._loader(next(stream)) for _, stream in streams]
 
     def _loader(self, member: Member) -> ChunkLoader:
+        """Return the loader of the chunks for ``member`` and for all others with its seed."""
         plan = member.plan.chunks
         default = _CHUNK_LENGTH_ON_GPU if abilities(self.device).cuda_graphs else _CHUNK_LENGTH
         plan = replace(plan, chunk_length=plan.chunk_length or default)
-        # All members with this seed can use one loader: augmentation settings are equal in a population.
+        # They can use one loader, because all members of a population have the same augmentation settings.
         return self.data.chunks(plan, self.position)
 
     # Training ---------------------------------------------------------------------------------------------------------
@@ -145,8 +153,8 @@ class Population:
         self._end_epoch()
 
     def _threads(self) -> AbstractContextManager[None]:
-        # The number of members at the beginning counts, not the current one. Another number of threads adds up in
-        # another order, and a resumed population does not know which members were still there in this epoch.
+        # The number of threads must be the same after a resume, because it changes the order of summation. A resumed
+        # population does not know which members were left in this epoch, so the initial number of members counts.
         flops = self._runner.networks.flops * self.experiment.data.batch_size * len(self._cohort.members)
         return threads(worthwhile_threads(flops))
 
@@ -155,8 +163,9 @@ class Population:
 
     @contextmanager
     def _timed(self) -> Iterator[None]:
-        """Add the block's time, divided by the number of members, to the epoch of each."""
-        # A GPU may still compute when the block ends. The check for finite numbers waits for it, in a timed block too.
+        """Divide the time of the with block among the active members, and add it to their current epoch."""
+        # A GPU may still compute when a block ends. A later timed block contains the check for finite numbers, which
+        # waits for the GPU.
         started_at = time.perf_counter()
         yield
         active = self._active()
@@ -165,19 +174,19 @@ class Population:
             member.record.add_seconds(share)
 
     def _begin(self) -> None:
-        """Open the members' files; called after the first chunk, when memory is known to suffice."""
+        """Open the members' files, once; called after the first chunk, when memory is known to suffice."""
         if not self.begun:
-            picture = samples(self.data)
+            sample_images = samples(self.data)
             self.begun = True
             with self._threads():
                 step_threads = torch.get_num_threads()
             for member in self.members:
-                member.begin(picture, step_threads=step_threads)
+                member.begin(sample_images, step_threads=step_threads)
 
     def _run_chunk(self, chunks: Sequence[Chunk], check_each: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Call ``StackedRunner.run_chunk``; with ``check_each`` faulty members fail before their faulty update."""
+        """Train on ``chunks``; with ``check_each``, undo the update of each faulty member and end its run."""
         if check_each:
-            # A member that fails writes its result.
+            # A member that fails writes its result, so its files must be open.
             self._begin()
         with self._threads():
             results = self._runner.run_chunk(
@@ -188,7 +197,7 @@ class Population:
         return results
 
     def _count(self, chunks: Sequence[Chunk], logits: Tensor, losses: Tensor, rates: Tensor) -> None:
-        """Add the results of a chunk to the members' training metrics: those of ``StackedRunner.run_chunk``."""
+        """Add the results of ``StackedRunner.run_chunk`` to the training metrics of the members."""
         sizes = chunks[0].sizes[: len(losses)]
         done = sum(sizes)
         labels = self._runner.networks.expand_to_members([chunk.learnt_labels()[:done] for chunk in chunks])
@@ -201,14 +210,17 @@ class Population:
             member.count(confusion[row], values[row], sizes, last_learning_rate=last_rates[row])
 
     def _faulty_rows(self, losses: Tensor) -> list[int]:
-        """The rows of active members with a loss, in ``losses`` (..., M), or a state that is not finite."""
-        # One boolean per member; the host waits for the device once.
+        """Return the rows of active members whose losses, in ``losses`` (..., M), or whose state are not finite.
+
+        The row of a member is its index in the stack.
+        """
+        # One boolean per member, so that the host waits for the device only once.
         finite = losses.isfinite().view(-1, len(self.members)).all(0) & self._rollback.finite_members()
         rows = enumerate(zip(self.members, finite.tolist(), strict=True))
-        return [row for row, (member, sound) in rows if member.outcome is None and not sound]
+        return [row for row, (member, is_finite) in rows if member.outcome is None and not is_finite]
 
     def _fail_faulty_members(self, losses: Tensor, rates: Tensor, step: int) -> None:
-        """Undo the update of each faulty member and end its run; losses and learning rates are (M,)."""
+        """Undo update ``step`` of each faulty member and end its run; ``losses`` and learning ``rates`` are (M,)."""
         for row in self._faulty_rows(losses):
             self._rollback.rollback(row)
             loss, rate = losses[row].item(), rates[row].item()
@@ -218,17 +230,18 @@ class Population:
     # Between two chunks -----------------------------------------------------------------------------------------------
 
     def _optimizer_state(self, member: Member) -> Callable[[], dict[int, dict[str, Tensor]]]:
+        """Return a function that reads the optimizer's state of ``member``, for its checkpoint."""
         return partial(self._runner.optimizer.member_state, self.members.index(member), member.classifier.network)
 
     def _validate(self, *, last: bool) -> None:
-        """Evaluate all members on the validation images; ``last`` says that the end of the epoch comes next."""
+        """Evaluate all members on the validation images; ``last`` says whether this is the end of the epoch."""
         counts = self._runner.evaluate(self.data.val_dataloader())
-        for member, own in zip(self.members, counts, strict=True):
+        for member, member_counts in zip(self.members, counts, strict=True):
             if member.outcome is None:
-                member.validated(own, self._optimizer_state(member), last=last)
+                member.validated(member_counts, self._optimizer_state(member), last=last)
 
     def _end_early_stopped(self) -> None:
-        """End the members whose patience in steps ran out inside the epoch."""
+        """Finish the members that early stopping ends inside an epoch; their patience is given in steps."""
         for member in self._active():
             if member.record.should_stop:
                 member.end_epoch()
@@ -236,21 +249,24 @@ class Population:
                 finish_members([member], self.data, device=self.device)
 
     def _end_epoch(self) -> None:
-        """Record, halve, save, and finish members; also where the runs end inside an epoch (``max_steps``)."""
+        """Record the epoch of all members, halve, save all, and finish those whose runs are over.
+
+        Also called if the runs end inside an epoch, because of ``max_steps``.
+        """
         epoch_over = self.position.step == self._steps_per_epoch
         for member in self._active():
             member.end_epoch()
         if epoch_over and self.position.epoch + 1 in self._halving_epochs:
             self._halve(self.position.epoch + 1)
         self._save(lambda member: member.save_epoch(self._optimizer_state(member)))
-        # Members finish only when all are saved. If the process is killed here, the same members resume together, and
-        # those that were to leave still leave.
+        # Members finish only after all are saved. If the process is killed here, all of them resume together, and those
+        # that were about to finish then do so.
         finish_members([member for member in self._active() if member.is_over], self.data, device=self.device)
         if epoch_over:
             self.position.next_epoch()
 
     def _between_chunks(self) -> None:
-        """Stop if a signal came; save if the last checkpoints are older than ``checkpoint.every_seconds``."""
+        """Stop if a signal arrived; save if the last checkpoints are older than ``checkpoint.every_seconds``."""
         if self.stop_signal.received is not None:
             self._stop(self.stop_signal.received)
         if self._save_every_seconds is None or time.monotonic() - self._saved_at < self._save_every_seconds:
@@ -258,28 +274,32 @@ class Population:
         self._save(lambda member: member.save(self.position, self._optimizer_state(member), best=False))
 
     def _save(self, save: Callable[[Member], None]) -> None:
-        """Save all members, several at the same time: each waits for the disk, which can synchronise files together."""
+        """Save all active members, several at the same time: they spend the time on waiting for the disk."""
         with ThreadPoolExecutor(_WRITERS) as writers:
-            # list() raises the first error; the executor waits for all the others first.
+            # list() raises the first error, and the end of the with block waits for all other members.
             list(writers.map(save, self._active()))
         self._saved_at = time.monotonic()
 
     def _halve(self, epoch: int) -> None:
-        """Mark the members of the worse half of the settings to end after ``epoch``; failed settings rank last."""
-        present = {member.job.folder.path.name: member.score for member in self.all_members}
-        path, worst = self.members[0].job.folder.path.parent, self.experiment.monitor.worst
-        values = self._cohort.scores_by_setting(path, present, epoch=epoch, worst=worst)
+        """Mark all members in the worse half of the settings, so that their runs end after ``epoch``.
+
+        Several members can share a setting (see ``setting_of``). Settings whose runs failed rank last.
+        """
+        current_scores = {member.job.folder.path.name: member.score for member in self.all_members}
+        sweep_folder, worst = self.members[0].job.folder.path.parent, self.experiment.monitor.worst
+        scores_by_setting = self._cohort.scores_by_setting(sweep_folder, current_scores, epoch=epoch, worst=worst)
         remaining = [member for member in self._active() if not member.is_over]
         settings = {setting_of(member.job.overrides) for member in remaining}
         worse = worse_half(
-            {setting: scores for setting, scores in values.items() if setting in settings}, self.experiment.monitor.mode
+            {setting: scores for setting, scores in scores_by_setting.items() if setting in settings},
+            self.experiment.monitor.mode,
         )
         for member in remaining:
             if setting_of(member.job.overrides) in worse:
                 member.halve(epoch)
 
     def _compact(self) -> None:
-        """Stack the remaining members anew, so that no time is spent on those that have ended."""
+        """Stack only the remaining members again, so that no time is spent on those that have ended."""
         active = self._active()
         if len(active) < len(self.members):
             # The rows of the remaining members in the old stack.
@@ -289,7 +309,7 @@ class Population:
                 self._stack_members(kept)
 
     def _stop(self, number: int) -> None:
-        """Save all members after signal ``number`` and raise ``Interrupted``."""
+        """Save all active members because signal ``number`` arrived, and raise ``Interrupted``."""
         error = Interrupted(number)
         for member in self._active():
             member.stop(self._optimizer_state(member), error)

@@ -1,4 +1,7 @@
-"""Writes the comparison as Markdown and CSV, and as ``ours:`` lines in the headers of the recipes."""
+"""Writes tables that compare our measurements with the figures of the reports, and updates the recipes with ours.
+
+The tables are Markdown and CSV. A recipe is a file in ``conf/experiment``; its header has ``ours:`` lines.
+"""
 
 import csv
 import io
@@ -18,12 +21,12 @@ _RULES = """\
 Accuracies and F1 are in per cent; "ours" is mean ± standard deviation (n - 1) over n runs. Training and validation
 metrics are those of the last epoch in every row; test metrics are those of the tested checkpoint. `reached` means as
 good as the report, or worse by at most half the 95 % confidence interval of our mean (Student's t). The difference is
-ours less the report's figure, or for a `wish_` row less the row that it names. Seconds count training alone; the
-report's, in brackets, are from another machine. Findings compare the mean of the validation accuracy over the last five
-epochs; volatility is the standard deviation over the same epochs. A finding `holds` if the 95 % confidence interval
-(Welch) of every difference lies on the claimed side of the margin, `fails` if one lies on the other side, and is
-`undecided` otherwise. Findings about time use only runs that had the machine to themselves. `?` stands for a difference
-of which one side is not measured."""
+our value minus the report's; in a `wish_` row it is our value minus that of the row named by "against". Seconds count
+training alone; the report's, in brackets, are from another machine. Findings compare the mean of the validation
+accuracy over the last five epochs; volatility is the standard deviation over the same epochs. A finding `holds` if the
+95 % confidence interval (Welch) of every difference lies on the claimed side of the margin, `fails` if one lies on the
+other side, and is `undecided` otherwise. Findings about time use only runs that had the machine to themselves. `?`
+stands for a difference that cannot be computed, because one of its two values is not measured."""
 
 
 def write_tables(root: Path, measured: Measured) -> list[Path]:
@@ -39,13 +42,14 @@ def write_tables(root: Path, measured: Measured) -> list[Path]:
 
 
 def markdown(measured: Measured) -> str:
-    """Both tables in Markdown, and below them how to read them."""
+    """Return the tables of figures and of findings in Markdown, followed by an explanation of how to read them."""
     figures = [_cells(line) for line in measured.figure_lines()]
+    # A row of the registry has one line per metric. The cells that are equal in all its lines stay only in the first.
+    # The loop goes from the last line to the first, so that the line above still has its name.
     for cells, above in reversed(list(zip(figures[1:], figures, strict=False))):
         if cells[0] == above[0]:
-            # Columns that belong to the whole row are filled only in its first line.
             cells[0] = cells[1] = cells[-1] = cells[-2] = ""
-    found = [
+    findings = [
         [
             line.report,
             line.text,
@@ -56,7 +60,7 @@ def markdown(measured: Measured) -> str:
     ]
     parts = [
         _table(_COLUMNS, figures),
-        _table(("report", "finding", "differences", "verdict"), found),
+        _table(("report", "finding", "differences", "verdict"), findings),
         _RULES,
         "Machines: " + ("; ".join(measured.hardware()) or "none yet") + ".",
     ]
@@ -64,11 +68,12 @@ def markdown(measured: Measured) -> str:
 
 
 def _table(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    every = [columns, ["---"] * len(columns), *lines]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in every)
+    all_lines = [columns, ["---"] * len(columns), *lines]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in all_lines)
 
 
 def _cells(line: FigureLine) -> list[str]:
+    """Return the cells of one line of the table of figures, in the order of ``_COLUMNS``."""
     row, percent = line.row, is_share(line.figure.metric)
     notes = [row.note, f"against {row.against}" if row.against else ""]
     if line.diverged:
@@ -89,12 +94,12 @@ def _cells(line: FigureLine) -> list[str]:
 
 
 def is_share(metric: str) -> bool:
-    """Whether a metric is a share in [0, 1], which is shown in per cent. All metrics but losses are."""
+    """Return whether a metric is a share in [0, 1], which is shown in per cent. All metrics are, except losses."""
     return "loss" not in metric
 
 
 def spread(sample: Sample, *, percent: bool) -> str:
-    """Mean ± standard deviation as text; only the mean if there is one value, empty if there is none."""
+    """Return "mean ± standard deviation"; only the mean if there is one value, and an empty text if there is none."""
     parts = [_number(sample.mean, percent=percent), _number(sample.sd, percent=percent)]
     return " ± ".join(filter(None, parts))
 
@@ -107,7 +112,7 @@ def _number(value: float | None, *, percent: bool, signed: bool = False) -> str:
 
 
 def figures_csv(measured: Measured) -> str:
-    """All metrics of all rows as CSV, unrounded."""
+    """Return all metrics of all rows as CSV, not rounded."""
     return _csv(
         {
             "row": line.row.name, "report": line.row.report, "what": line.row.what, "metric": line.figure.metric,
@@ -121,7 +126,7 @@ def figures_csv(measured: Measured) -> str:
 
 
 def findings_csv(measured: Measured) -> str:
-    """All findings as CSV; the differences of a finding's claims are separated by semicolons."""
+    """Return all findings as CSV. A finding can have several differences; semicolons separate them."""
     return _csv(
         {
             "report": line.report, "finding": line.text, "verdict": line.verdict,
@@ -133,21 +138,22 @@ def findings_csv(measured: Measured) -> str:
 
 def _csv(lines: Iterable[dict[str, str | int | float | None]]) -> str:
     text = io.StringIO()
-    every = [{name: _blank(value) for name, value in line.items()} for line in lines]
-    writer = csv.DictWriter(text, list(every[0]), lineterminator="\n")
+    csv_rows = [{name: _blank(value) for name, value in line.items()} for line in lines]
+    writer = csv.DictWriter(text, list(csv_rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(every)
+    writer.writerows(csv_rows)
     return text.getvalue()
 
 
 def _blank(value: str | int | float | None) -> str | int | float | None:
+    """Return ``value``, or None for nan, so that its cell stays empty."""
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def write_headers(measured: Measured, folder: Path = CONF / "experiment") -> list[Path]:
-    """Replace the ``ours:`` lines in the headers of the recipes by what was measured; returns the changed files.
+    """Write our measurements into the ``ours:`` lines in the headers of the recipes; return the changed files.
 
-    A recipe without a finished run keeps its header.
+    A recipe without a finished run keeps its lines.
     """
     written = []
     for path in sorted(folder.glob("*.yaml")):
@@ -160,7 +166,11 @@ def write_headers(measured: Measured, folder: Path = CONF / "experiment") -> lis
 
 
 def _ours(measured: Measured, experiment: str) -> list[str]:
-    """One text for each row that runs this experiment through Lightning, alone or as one setting of a sweep."""
+    """Return the texts of the ``ours:`` lines of a recipe.
+
+    There is one for each row that trains this experiment with Lightning and has a finished run. The row can be the
+    whole experiment or one setting of it. A text has the first two metrics of the row.
+    """
     texts = []
     for row in rows().values():
         if (row.experiment or row.name) != experiment or row.executor != "lightning" or not measured.outcomes[row.name]:

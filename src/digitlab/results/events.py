@@ -1,6 +1,7 @@
-"""Cuts a run's TensorBoard event files back to their sizes at a checkpoint, when the run resumes from it.
+"""Truncates the TensorBoard event files of a run when it resumes, to the sizes that they had at the checkpoint.
 
-A resumed run writes again everything that came after its checkpoint. Without the cut those events would be there twice.
+A resumed run repeats all steps after its checkpoint and writes their events again. If the files were not truncated,
+these events would be there twice.
 """
 
 import logging
@@ -10,17 +11,18 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-# Folders with event files, relative to the run folder. Each is an entry in TensorBoard, which draws the same tag of
-# several entries on one chart: the curves of training in the run folder, those of validation in val/.
+# Folders with event files, relative to the run folder: training curves are in the run folder itself, validation curves
+# in val/. TensorBoard lists each folder as a run, and draws the curves of all runs with the same tag in one chart.
 SUBFOLDERS = ("", "val")
 
 
 def curves_folder(folder: Path, split: str) -> Path:
-    """Return the folder with the events of the curves of ``split``: ``train`` or ``val``."""
+    """Return the folder with the event files for the curves of ``split``, which is ``train`` or ``val``."""
     return folder / "val" if split == "val" else folder
 
 
 def _event_files(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yield every event file: its path relative to the run folder, as text, and its path."""
     for subfolder in SUBFOLDERS:
         for path in sorted((folder / subfolder).glob("events.out.tfevents.*")):
             yield path.relative_to(folder).as_posix(), path
@@ -32,18 +34,19 @@ def event_bytes(folder: Path) -> dict[str, int]:
 
 
 def cut_events(folder: Path, kept_bytes: Mapping[str, int]) -> None:
-    """Cut the event files back to ``kept_bytes``, as ``event_bytes`` returned it, and remove files that came later.
+    """Truncate the event files to ``kept_bytes``, which ``event_bytes`` returned, and remove files that are not in it.
 
-    Event files are not synchronised to the disk, because that takes as long as writing the checkpoint. A power cut can
-    therefore make a file shorter than its size at the checkpoint: a warning then reports the missing bytes.
+    Event files are not synchronised to the disk, because that takes as long as writing the checkpoint. After a power
+    cut a file can therefore be shorter than at the checkpoint. A warning then reports how many bytes are missing.
     """
-    lost = dict(kept_bytes)
+    # At first all files count as lost, so that a file that does not exist is reported too.
+    lost_bytes = dict(kept_bytes)
     for name, path in _event_files(folder):
         size = path.stat().st_size
         if name not in kept_bytes:
             path.unlink()
         elif size > kept_bytes[name]:
             os.truncate(path, kept_bytes[name])
-        lost[name] = max(kept_bytes.get(name, 0) - size, 0)
-    if any(lost.values()):
-        log.warning("%s: the last %d bytes of events are lost: the curves have a gap there", folder, sum(lost.values()))
+        lost_bytes[name] = max(kept_bytes.get(name, 0) - size, 0)
+    if lost := sum(lost_bytes.values()):
+        log.warning("%s: the last %d bytes of events are lost: the curves have a gap there", folder, lost)

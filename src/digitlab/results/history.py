@@ -1,4 +1,4 @@
-"""Reads ``metrics.csv``, the curves of a run: one typed row per epoch. Nothing here imports torch."""
+"""Reads ``metrics.csv``, which has one row of metrics per epoch of a run. This module does not import torch."""
 
 import csv
 from collections.abc import Mapping
@@ -10,10 +10,10 @@ from digitlab.results.folder import RunFolder
 
 @dataclass(frozen=True, slots=True)
 class EpochRow:
-    """The numbers of one epoch.
+    """The metrics of one epoch.
 
-    ``epoch`` counts from 1 and ``step`` counts mini-batches since the start of the run. ``values`` holds all other
-    columns by name, such as ``val/accuracy`` or ``lr``; an empty cell has no entry, a diverged metric is nan.
+    ``epoch`` counts from 1. ``step`` is the number of mini-batches since the start of the run. ``values`` holds all
+    other columns by name, such as ``val/accuracy`` or ``lr``, without the empty cells; a metric that diverged is nan.
     """
 
     epoch: int
@@ -22,9 +22,9 @@ class EpochRow:
 
 
 def read_history(run: RunFolder) -> list[EpochRow]:
-    """All epochs that the run has finished, in order; empty if it has not finished one.
+    """Return the rows of all epochs that the run has finished, in order; an empty list if there is none.
 
-    Raises ``RunError`` if the file is damaged, which names the line.
+    Raises ``RunError``, which names the line, if the file is damaged.
     """
     if not run.metrics.exists():
         return []

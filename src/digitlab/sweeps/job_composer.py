@@ -1,7 +1,7 @@
 """Composes the configurations of many jobs quickly; the dry run uses it.
 
-Hydra takes about 0.3 s per job. Jobs that choose the same groups differ only in a few values, so the first of them is
-composed by Hydra and the others are copies with their own values.
+Hydra takes about 0.3 s per job. Jobs that choose the same config groups differ only in a few values. So Hydra composes
+the first of them, which serves as the template; the others are copies of the template with their own values.
 """
 
 import copy
@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 
 class JobComposer:
-    """Composes jobs of one command; ``config_name`` is Hydra's name of the primary configuration."""
+    """Composes the configurations of the jobs of one command; ``config_name`` names Hydra's primary config."""
 
     def __init__(self, loader: ConfigLoader, config_name: str | None) -> None:
         self._loader, self._config_name = loader, config_name
@@ -25,34 +25,34 @@ class JobComposer:
         self._is_group: dict[str, bool] = {}
 
     def compose(self, job: Sequence[str]) -> DictConfig:
-        """The configuration that the overrides ``job`` compose to, without the node ``hydra``.
+        """Return the configuration of the job with the overrides ``job``, without the node ``hydra``.
 
-        Raises what Hydra raises if they don't compose.
+        If Hydra cannot compose it, its error is raised.
         """
         overrides = self._parser.parse_overrides(list(job))
-        is_plain = [self._sets_one_value(override) for override in overrides]
-        # Jobs share a template if everything but the plain values is equal.
-        shape = tuple(
-            override.key_or_group if plain else str(override.input_line)
-            for override, plain in zip(overrides, is_plain, strict=True)
+        sets_one_value = [self._sets_one_value(override) for override in overrides]
+        # Jobs share a template if their overrides are equal, apart from the values that are simply replaced.
+        template_key = tuple(
+            override.key_or_group if one_value else str(override.input_line)
+            for override, one_value in zip(overrides, sets_one_value, strict=True)
         )
-        if shape not in self._templates:
+        if template_key not in self._templates:
             config = self._loader.load_configuration(self._config_name, list(job), run_mode=RunMode.RUN)
             with open_dict(config):
                 del config["hydra"]
-            self._templates[shape] = config
-        config = copy.deepcopy(self._templates[shape])
-        # Hydra sets them in the same way and in the same order.
-        for override, plain in zip(overrides, is_plain, strict=True):
-            if plain:
+            self._templates[template_key] = config
+        config = copy.deepcopy(self._templates[template_key])
+        # Hydra sets the values in the same way and in the same order.
+        for override, one_value in zip(overrides, sets_one_value, strict=True):
+            if one_value:
                 OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
         return config
 
     def _sets_one_value(self, override: Override) -> bool:
-        """Whether the override only replaces the value of a key that exists, so that no other key depends on it."""
+        """Return whether the override only replaces the value of an existing key, so that all other keys stay."""
         key = override.key_or_group
         if key not in self._is_group:
             self._is_group[key] = bool(self._loader.get_group_options(key, ObjectType.CONFIG))
-        plain_type = override.type == OverrideType.CHANGE
-        # A mapping is merged into the node, so what an earlier job put there would stay.
-        return plain_type and not self._is_group[key] and not isinstance(override.value(), dict)
+        is_change = override.type == OverrideType.CHANGE  # "key=value", which neither adds nor deletes a key
+        # A mapping is merged into the node, so the keys that the job of the template put there would stay.
+        return is_change and not self._is_group[key] and not isinstance(override.value(), dict)

@@ -1,4 +1,7 @@
-"""Chooses the device of a run for ``trainer=auto``, and finds GPUs for which the installed torch has no kernels."""
+"""Chooses the kind of device on which a run trains, and detects GPUs for which the installed torch has no kernels.
+
+``trainer=auto`` takes the best device that torch can use.
+"""
 
 import logging
 from collections.abc import Sequence
@@ -12,9 +15,9 @@ Accelerator = Literal["auto", "cpu", "cuda", "mps"]
 
 
 def choose_accelerator(asked: Accelerator) -> Literal["cpu", "cuda", "mps"]:
-    """Return ``asked``, or for ``auto`` CUDA if torch can use it, else Apple's GPU, else the CPU.
+    """Return ``asked``. If it is ``auto``, return CUDA if torch can use it, else Apple's GPU (MPS), else the CPU.
 
-    If there is a CUDA device that torch can't use, a warning says so.
+    If there is a CUDA device that torch can't use, a warning says why.
     """
     if asked != "auto":
         return asked
@@ -29,7 +32,7 @@ def choose_accelerator(asked: Accelerator) -> Literal["cpu", "cuda", "mps"]:
 def cuda_problem() -> str | None:
     """Return why torch can't use the first CUDA device, which must exist; None if it can."""
     built_for, capability = torch.cuda.get_arch_list(), torch.cuda.get_device_capability()
-    # On AMD's GPUs the names are of another kind, and torch checks them itself.
+    # On AMD's GPUs (HIP) the architectures have other names, and torch checks them itself.
     if torch.version.hip is not None or has_kernels(capability, built_for):
         return None
     architecture = "sm_{}{}".format(*capability)
@@ -37,10 +40,10 @@ def cuda_problem() -> str | None:
 
 
 def has_kernels(capability: tuple[int, int], built_for: Sequence[str]) -> bool:
-    """Return whether a torch that is ``built_for`` some architectures runs on a GPU of this compute capability.
+    """Return whether a torch that is ``built_for`` these architectures runs on a GPU of this compute capability.
 
-    ``built_for`` has names such as ``sm_86``, whose kernels run on GPUs of the same major version and at least its
-    minor version, and ``compute_90``, which the driver can compile for all later GPUs.
+    Kernels for ``sm_86``, for example, run on GPUs with the same major version, 8, and at least the minor version 6.
+    The driver can compile the code for ``compute_90``, for example, for GPUs with version 9.0 and all later ones.
     """
     for name in built_for:
         kind, _, digits = name.partition("_")

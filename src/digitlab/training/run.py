@@ -62,20 +62,22 @@ class Outcome:
 def train(
     config: DictConfig, *, folder: Path | None = None, overrides: Sequence[str] | None = None, resume: bool = False
 ) -> Outcome:
-    """Train ``config`` in ``folder``; with ``resume``, continue from its last checkpoint, if it has one.
+    """Train and test the run that ``config`` describes, and write its files into ``folder``.
 
-    ``overrides`` are the command-line settings behind ``config``. ``folder`` and ``overrides`` are by default those of
-    the running Hydra job. Raises ``ConfigError`` for a bad setting, ``DataError`` for missing or damaged data,
-    ``RunError`` for a loss that is not finite, a device out of memory, a full disk or a folder that another process
-    works on, and ``Interrupted`` after SIGINT or SIGTERM. Unless ``resume``, a folder in which no training started is
-    removed again.
+    With ``resume``, continue from the last checkpoint in ``folder``, if it has one. Without it, the folder is removed
+    again after an error if training had not started yet. ``overrides`` are the command-line settings from which
+    ``config`` was composed. The defaults of ``folder`` and ``overrides`` are those of the running Hydra job.
+
+    Raises ``ConfigError`` for a bad setting, ``DataError`` for missing or damaged data, ``RunError`` for a loss that is
+    not finite, a lack of memory, a full disk or a folder that another process works on, and ``Interrupted`` after
+    SIGINT or SIGTERM.
     """
     if overrides is None:
         overrides = command_line_overrides()
     run_folder = RunFolder(Path(HydraConfig.get().runtime.output_dir) if folder is None else Path(folder))
     with disk_faults(run_folder.path):
         run_folder.path.mkdir(parents=True, exist_ok=True)
-    # Under DDP, rank 0 locks the folder.
+    # With several processes (DDP), only the first one locks the folder.
     with held(run_folder) if is_first_process() else nullcontext():
         try:
             with quiet_libraries(), device_memory(), disk_faults(run_folder.path):
@@ -128,7 +130,8 @@ class Run:
         self.trainer = self._trainer()
         self._start_counters()
         self.result: dict[str, Any] = {}
-        # The writer comes last: a run that is refused above must not open files, which only the end of a run closes.
+        # The writer opens files that only the end of the run closes. So it is created last, when no setting can be
+        # refused any more.
         if is_first_process():
             self.record.write_to(run_writer(config, folder, checkpoint=checkpoint))
 
@@ -152,7 +155,10 @@ class Run:
         )  # fmt: skip
 
     def _start_counters(self) -> None:
-        # Lightning's counters start at the epoch and step of the checkpoint. The loader knows the place in the epoch.
+        """Set Lightning's counters to the epoch and the step of the checkpoint.
+
+        The loader knows at which mini-batch of the epoch to continue.
+        """
         progress = self.trainer.fit_loop.epoch_progress.current
         assert isinstance(progress, _ProcessedTracker)
         progress.processed = progress.completed = self.plan.position.epoch
@@ -165,7 +171,7 @@ class Run:
         try:
             yield
         except BaseException as error:
-            # If writing fails too, raise the original error.
+            # If writing the result fails too, the original error is still the one that is raised.
             with suppress(OSError, RunError):
                 self._conclude("stopped" if isinstance(error, Interrupted) else "failed", error)
             raise
@@ -178,11 +184,11 @@ class Run:
         )  # fmt: skip
 
     def fit(self) -> None:
-        """Train up to the last epoch or early stopping; only draw the figures if the run had ended before."""
+        """Train until the last step or early stopping; if training had already ended before, only draw the figures."""
         self._summarise()
         if self.record.is_over:
-            reason = "its last step" if self.plan.is_over else "early stopping"
-            log.info("this run has already ended, by %s", reason)
+            reason = "all its steps are done" if self.plan.is_over else "early stopping ended it"
+            log.info("the training of this run is already complete: %s", reason)
             # The run may have been killed before it wrote the figures of its final weights.
             self.experiment.figures.on_train_end(self.trainer, self.classifier)
             return
@@ -196,7 +202,7 @@ class Run:
         self.run_callback.stop_signal.obey(self.trainer)
 
     def whereabouts(self) -> str:
-        """Return the epoch and the step that the run has reached, for a message."""
+        """Return which epoch and step the run has reached, as text for a message."""
         position, steps = self.plan.position, self.plan.steps_per_epoch
         return f"epoch {position.epoch + 1}, step {position.step} of {steps}"
 

@@ -1,4 +1,7 @@
-"""Pools of processes on this machine that run job batches: joblib's and submitit's. ``slurm_pool`` has a cluster's."""
+"""Pools of processes that run the job batches of a sweep on this machine, with joblib or with submitit.
+
+The protocols ``Pool`` and ``Task`` also hold for the pool of a cluster, which is in ``slurm_pool``.
+"""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -12,7 +15,7 @@ from digitlab.core.processes import ask_to_stop, end_when_orphaned, ignore_sigin
 from digitlab.sweeps.workers.job_batch import JobBatch
 
 _POLL_SECONDS = 0.05
-# The time a process has to save its runs and end.
+# After it is asked to stop, a process has this time to save its runs and end.
 _GRACE_SECONDS = 60.0
 
 
@@ -23,24 +26,28 @@ _PROCESS_DIED = (
 
 
 class Task(Protocol):
-    """A batch that a process has been given."""
+    """A batch that a pool has started in a process."""
 
     batch: JobBatch
 
     def done(self) -> bool: ...
 
     def outcome(self) -> Sequence[JobReturn] | RunError:
-        """The returns of a task that is done, or the error if its process ended without any."""
+        """Return what the jobs of a finished task returned, or the error if its process failed or died before."""
 
 
 class Pool(Protocol):
-    """Where batches run. ``shares_terminal`` says whether the user sees what its processes print."""
+    """A number of processes that run batches.
+
+    ``poll_seconds`` is the pause between two checks of the tasks. ``shares_terminal`` says whether the processes print
+    to the user's terminal.
+    """
 
     poll_seconds: float
     shares_terminal: bool
 
     def start(self, waiting: list[JobBatch]) -> Sequence[Task]:
-        """Start as many of ``waiting`` as there is room for, and remove them from the list.
+        """Start as many batches of ``waiting`` as there are free processes, and remove them from the list.
 
         Raises ``RunError`` if a cluster refuses them.
         """
@@ -75,7 +82,10 @@ class _JoblibTask:
 
 
 class _Slot:
-    """A place for one process at a time. The process runs one batch after another, so it imports torch once."""
+    """Holds one process of the pool, and starts a new one if it dies.
+
+    The process runs one batch after another, so that it imports torch only once.
+    """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = environment
@@ -94,26 +104,31 @@ class _Slot:
         return self.task
 
     def terminate(self) -> None:
+        """Ask the process to save its runs and end; it may take a while."""
         try:
             ask_to_stop(self._pid.result(timeout=_GRACE_SECONDS))
         except Exception:
             self.shut_down()  # the process has not started, or is dead already
 
     def shut_down(self) -> None:
+        """Kill the process."""
         if self._executor is not None:
             self._executor.shutdown(kill_workers=True)
         self._executor = self.task = None
 
 
 def _start_worker(parent: int) -> None:
-    """Prepare a worker process of joblib; it saves its runs and ends if the command's process disappears."""
-    # For the reason in ``sigint_blocked``; here, because joblib unblocks the signal when it starts a process.
+    """Prepare a worker process of joblib. If the process of the command disappears, the worker saves and ends."""
+    # For the reason given in ``sigint_blocked``, which does not help here: joblib unblocks the signal in new processes.
     ignore_sigint()
     end_when_orphaned(parent, grace_seconds=_GRACE_SECONDS)
 
 
 class JoblibPool:
-    """One process for each of ``environments``, which name its GPU and its number of threads."""
+    """A pool with one process for each of ``environments``.
+
+    These are environment variables, which set the GPU and the number of threads of the process.
+    """
 
     poll_seconds = _POLL_SECONDS
     shares_terminal = True
@@ -122,7 +137,7 @@ class JoblibPool:
         self._slots = [_Slot(environment) for environment in environments]
 
     def start(self, waiting: list[JobBatch]) -> Sequence[Task]:
-        # Batches are handed out one at a time, so a long run in one slot does not hold back the others.
+        # A slot gets its next batch only when it is free, so no batch waits for a long run while another slot is idle.
         free = [slot for slot in self._slots if slot.task is None]
         return [slot.start(waiting.pop(0)) for slot in free[: len(waiting)]]
 
@@ -154,7 +169,7 @@ class _SubmititTask:
 
 
 class SubmititLocalPool:
-    """Submitit's ``executor`` on this machine, with one job at a time for each of ``environments``."""
+    """A pool of Submitit's local ``executor``: each of ``environments`` has one process at a time."""
 
     poll_seconds = _POLL_SECONDS
     shares_terminal = False
@@ -177,8 +192,9 @@ class SubmititLocalPool:
     def stop(self, running: Sequence[Task]) -> None:
         for task in self._tasks.values():
             if not task.done():
-                # Job.cancel() kills after a second, too soon to save. SIGTERM is passed on to the run and nothing more.
+                # Job.cancel() kills the process after a second, which is too little time to save. On SIGTERM, submitit
+                # only passes the signal on to the run.
                 ask_to_stop(int(task.job.job_id))
 
     def close(self) -> None:
-        """Nothing to close: each job has a process of its own."""
+        """Do nothing: each batch has a process of its own, which ends with the batch."""
