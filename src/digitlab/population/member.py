@@ -16,7 +16,7 @@ from digitlab.data.module import ImageData
 from digitlab.engine.metrics import Counts
 from digitlab.figures.events import send_epoch, send_samples, send_test, send_weights
 from digitlab.population.cohort import Cohort
-from digitlab.population.halving import Setting, setting_of
+from digitlab.population.halving import Setting, setting_of, worse_half
 from digitlab.population.job import Job
 from digitlab.results.checkpoint import write_checkpoint
 from digitlab.results.result import Status
@@ -218,6 +218,24 @@ class Member:
                 overrides=self.job.overrides, threads=self._step_threads,
                 more={"halved_after_epoch": self._halved_after_epoch} if halved else None,
             )  # fmt: skip
+
+
+def halve_worse_half(active: Sequence[Member], all_members: Sequence[Member], cohort: Cohort, *, epoch: int) -> None:
+    """Mark the members in the worse half of the settings of ``active``, so that their runs end after ``epoch``.
+
+    Several members can share a setting (see ``setting_of``). Settings whose runs failed rank last.
+    """
+    folder, monitor = all_members[0].job.folder.path.parent, all_members[0].job.experiment.monitor
+    current_scores = {member.job.folder.path.name: member.score for member in all_members}
+    scores_by_setting = cohort.scores_by_setting(folder, current_scores, epoch=epoch, worst=monitor.worst)
+    remaining = [member for member in active if not member.is_over]
+    settings = {setting_of(member.job.overrides) for member in remaining}
+    worse = worse_half(
+        {setting: scores for setting, scores in scores_by_setting.items() if setting in settings}, monitor.mode
+    )
+    for member in remaining:
+        if setting_of(member.job.overrides) in worse:
+            member.halve(epoch)
 
 
 def _rewind(job: Job) -> None:

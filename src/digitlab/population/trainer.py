@@ -27,9 +27,8 @@ from digitlab.engine.rollback import Rollback, divergence, run_chunk_safely
 from digitlab.engine.stacked_runner import StackedRunner
 from digitlab.figures.events import samples
 from digitlab.population.cohort import Cohort
-from digitlab.population.halving import setting_of, worse_half
 from digitlab.population.job import Job, halving_epochs_of
-from digitlab.population.member import Member
+from digitlab.population.member import Member, halve_worse_half
 from digitlab.population.testing import finish_members
 from digitlab.training.checkpointing import warn_of_other_cpu
 from digitlab.training.setup import read_data
@@ -257,7 +256,7 @@ class Population:
         for member in self._active():
             member.end_epoch()
         if epoch_over and self.position.epoch + 1 in self._halving_epochs:
-            self._halve(self.position.epoch + 1)
+            halve_worse_half(self._active(), self.all_members, self._cohort, epoch=self.position.epoch + 1)
         self._save(lambda member: member.save_epoch(self._optimizer_state(member)))
         # Members finish only after all are saved. If the process is killed here, all of them resume together, and those
         # that were about to finish then do so.
@@ -279,24 +278,6 @@ class Population:
             # list() raises the first error, and the end of the with block waits for all other members.
             list(writers.map(save, self._active()))
         self._saved_at = time.monotonic()
-
-    def _halve(self, epoch: int) -> None:
-        """Mark all members in the worse half of the settings, so that their runs end after ``epoch``.
-
-        Several members can share a setting (see ``setting_of``). Settings whose runs failed rank last.
-        """
-        current_scores = {member.job.folder.path.name: member.score for member in self.all_members}
-        sweep_folder, worst = self.members[0].job.folder.path.parent, self.experiment.monitor.worst
-        scores_by_setting = self._cohort.scores_by_setting(sweep_folder, current_scores, epoch=epoch, worst=worst)
-        remaining = [member for member in self._active() if not member.is_over]
-        settings = {setting_of(member.job.overrides) for member in remaining}
-        worse = worse_half(
-            {setting: scores for setting, scores in scores_by_setting.items() if setting in settings},
-            self.experiment.monitor.mode,
-        )
-        for member in remaining:
-            if setting_of(member.job.overrides) in worse:
-                member.halve(epoch)
 
     def _compact(self) -> None:
         """Stack only the remaining members again, so that no time is spent on those that have ended."""
