@@ -79,7 +79,6 @@ INVALID = """
     data.train_size=55001                               data.train_size
     data.split_seed=-1                                  data.split_seed
     data.normalize=minmax                               data.normalize
-    data.root=3                                         data.root
     data.root=/dev/null                                 data.root
     optimizer.lr=-1                                     optimizer.lr
     optimizer.lr=0                                      optimizer.lr
@@ -124,7 +123,6 @@ INVALID = """
     callbacks.mine=1                                    callbacks.mine
     +callbacks.mine=1                                   callbacks.mine
     +callbacks.mine._target_=torch.nn.ReLU              callbacks.mine._target_
-    model.dropout=1.5 optimizer.lr=-1                   model.dropout
 """
 SUGGESTED = {
     "model=lenett": "lenet",

@@ -54,7 +54,7 @@ def test_cfg_is_rejected_for_a_sweep(train_py, one_line):
 def test_help_lists_every_group_with_its_options(train_py):
     text = train_py("--help").stdout
     for line in (
-        "data: cifar10, fashion_mnist, mnist",
+        "data: cifar10, cifar100, emnist, fashion_mnist, folder, kmnist, mnist",
         "model: cnn, fast_cnn, lenet, linear, mlp, mlp_dropout, torchvision",
     ):
         assert line in text

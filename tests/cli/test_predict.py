@@ -48,9 +48,3 @@ def test_csv_has_one_column_per_class_and_the_confidence_is_their_maximum(digitl
 def test_a_folder_without_pictures_is_an_error(digitlab, run, tmp_path):
     code, out, err = digitlab("predict", run, tmp_path)
     assert (code, out, err) == (2, "", f"IMAGE={tmp_path}: this folder contains no picture\n")
-
-
-def test_train_is_no_command_but_says_how_to_train(digitlab):
-    code, out, err = digitlab("train", "model=mlp", "--multirun")
-    assert (code, out) == (2, "")
-    assert err == "digitlab train: there is no such command, use python train.py model=mlp --multirun\n"

@@ -82,8 +82,9 @@ def test_the_three_data_sets_have_the_documented_splits(request, name, counts):
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "conf" / "data").glob("*.yaml")), ids=lambda path: path.stem)
-def test_each_configured_data_set_can_be_built_and_split(path):
-    build(plain(compose([f"data={path.stem}"]).data, "data"), "data", ImageData).check_sizes()
+def test_each_configured_data_set_can_be_built_and_split(path, request):
+    own = [f"data.path={request.getfixturevalue('pictures')}"] if path.stem == "folder" else []
+    build(plain(compose([f"data={path.stem}", *own]).data, "data"), "data", ImageData).check_sizes()
 
 
 def test_mean_and_deviation_come_from_the_training_split_only():

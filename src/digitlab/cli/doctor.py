@@ -165,13 +165,16 @@ def _data_sets() -> Iterator[tuple[str, str]]:
     """Yield each data set with a complete description in ``conf/data/``, and whether its files are here and sound."""
     from digitlab.config.compose import CONF, OWN_CONF, build, compose, plain
     from digitlab.core.errors import DigitlabError
-    from digitlab.data.source import Source
+    from digitlab.data.module import ImageData
 
     folders = [CONF, *([] if OWN_CONF is None else [OWN_CONF])]
     for name in sorted({path.stem for folder in folders for path in (folder / "data").glob("*.yaml")}):
         try:
             node = plain(compose([f"data={name}"]).data, "data")
-            train, test = build(node["source"], "data.source", Source).read(Path(node["root"]))
+            if node.get("path", "") is None:
+                continue  # data=folder is any folder of the user
+            data = build(node, "data", ImageData)
+            train, test = data.source.read(data.root)
         except DigitlabError as error:
             yield name, _short(str(error).partition("\n")[0])
         else:
