@@ -4,6 +4,7 @@ The protocols ``Pool`` and ``Task`` also hold for the pool of a cluster, which i
 """
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Protocol
@@ -135,6 +136,9 @@ class JoblibPool:
 
     def __init__(self, environments: Sequence[Mapping[str, str]]) -> None:
         self._slots = [_Slot(environment) for environment in environments]
+        # joblib replaces a process whose memory has grown after a job, as it does when that imports torch, and warns of
+        # it in a thread of its own.
+        warnings.filterwarnings("ignore", message="A worker stopped while some jobs", category=UserWarning)
 
     def start(self, waiting: list[JobBatch]) -> Sequence[Task]:
         # A slot gets its next batch only when it is free, so no batch waits for a long run while another slot is idle.
