@@ -2,7 +2,7 @@
 # add requirements-dev.lock.
 #   make train ARGS="model=mlp data=cifar10"     PYTHON=python3.12 chooses the interpreter of .venv
 
-.PHONY: help install dev train test test-fast main-tests unit-tests test-extra test-minimums test-instruction-sets mutations torture lint lint-systems docs notebooks bench bench-members bench-sweeps cluster compare-revisions gpu-check performance tensorboard lock release clean
+.PHONY: help install dev train test test-fast main-tests unit-tests test-cluster test-extra test-minimums test-notebooks test-systems test-instruction-sets mutations torture lint lint-systems docs notebooks bench bench-members bench-sweeps cluster compare-revisions gpu-check performance tensorboard lock release clean
 
 # make passes only these variables on. `make train model=lenet` would train the default network without a warning.
 UNUSED := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
@@ -43,10 +43,10 @@ train: $(INSTALLED) ## run train.py with ARGS, for instance ARGS="model=lenet tr
 PYTEST := OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --durations=10
 
 # mypy uses one core, so the tests begin while it works.
-test: $(DEV) ## run lint, types and all tests except those of test-extra: 6 minutes; ARGS go to pytest
+test: $(DEV) ## run lint, types and the tests; ARGS go to pytest
 	@$(MAKE) --no-print-directory -j2 lint main-tests
 
-test-fast: $(DEV) ## run lint, types and the unit tests: 90 seconds
+test-fast: $(DEV) ## run lint, types and the unit tests
 	@$(MAKE) --no-print-directory -j2 lint unit-tests
 
 cluster: $(DEV) ## start a SLURM cluster of two nodes on this machine (as root) and a shell that uses it; ARGS: a command
@@ -61,14 +61,23 @@ test-minimums: $(LOCKED) ## run the unit tests and one run of every model with t
 	OMP_NUM_THREADS=1 .venv-minimums/bin/python -m pytest -n 2 tests/training/test_every_model.py $(ARGS)
 
 main-tests: $(DEV)
-	$(PYTEST) --dist worksteal -m "not extra" $(ARGS)
+	$(PYTEST) --dist worksteal -m "unit or runs or equivalence or faults" $(ARGS)
 
 unit-tests: $(DEV)
 	$(PYTEST) --dist worksteal -m unit $(ARGS)
 
-test-extra: lint-systems ## run what `make test` leaves out: compiler, documentation, notebooks, browser, wheel, pretended GPU
+test-extra: $(DEV) ## run what `make test` leaves out: compiler, documentation, browser, pretended GPU, instruction sets
 	$(PYTEST) --dist loadgroup -m extra $(ARGS)
 	$(MAKE) test-instruction-sets
+
+test-cluster: $(DEV) ## run the tests that need SLURM and database servers on this machine, as root
+	$(PYTEST) --dist loadgroup -m cluster $(ARGS)
+
+test-notebooks: $(DEV) ## run the notebooks of the documentation
+	$(PYTEST) -m notebooks $(ARGS)
+
+test-systems: lint-systems ## build and use a wheel; imitate macOS, Windows and users without a home
+	$(PYTEST) -m systems $(ARGS)
 
 torture: $(DEV) ## run the long form of the fault, fuzzing and load tests: an hour or more
 	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --torture tests/torture tests/faults tests/sweeps/test_sweep.py \

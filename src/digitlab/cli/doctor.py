@@ -174,6 +174,8 @@ def _data_sets() -> Iterator[tuple[str, str]]:
             if node.get("path", "") is None:
                 continue  # data=folder is any folder of the user
             data = build(node, "data", ImageData)
+            if data.source.unknown_class is not None:
+                continue  # made of the others, which it would download
             train, test = data.source.read(data.root)
         except DigitlabError as error:
             yield name, _short(str(error).partition("\n")[0])
