@@ -118,6 +118,8 @@ class FashionMnistSource(_KnownIdx):
             return super().read(root)
         except DataError:
             aside = {path: path.with_name(f"{path.name}.damaged") for path in self._damaged(root)}
+            if not aside:
+                raise  # files are missing, which only ``prepare`` downloads
             for path, place in aside.items():
                 path.replace(place)
             try:
