@@ -126,7 +126,7 @@ def test_networks_that_gain_little_are_not_compiled(
     together: Together, uncompiled: list[int], caplog: pytest.LogCaptureFixture, model: str
 ) -> None:
     caplog.set_level(logging.INFO, "digitlab")
-    large = {"lenet": [], "mlp": ["model.hidden=[1000]"]}[model]
+    large = {"lenet": ["data.batch_size=50"], "mlp": ["model.hidden=[1000]"]}[model]
     common = [f"model={model}", *large, "compile=true", "trainer.max_epochs=1", "trainer.max_steps=9"]
     together(["seed=0"], ["seed=1"], common=common)
     assert not uncompiled
