@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 
-from digitlab.data.chunks import Position
-from digitlab.engine.metrics import Counts
 from digitlab.population.member import Member
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
@@ -107,10 +105,10 @@ def test_runs_whose_population_failed_keep_their_results_and_can_resume(
 ) -> None:
     validated = Member.validated
 
-    def broken(member: Member, counts: Counts, position: Position, *arguments: Any, last: bool) -> None:
-        if position.epoch == 1:
+    def broken(member: Member, *arguments: Any, last: bool) -> None:
+        if member.plan.position.epoch == 1:
             raise ValueError("nobody expected that")
-        validated(member, counts, position, *arguments, last=last)
+        validated(member, *arguments, last=last)
 
     command = (*_SWEEP, "seed=0,1", f"hydra.sweep.dir={tmp_path / 'sweep'}")
     with monkeypatch.context() as patch:

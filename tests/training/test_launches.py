@@ -67,7 +67,7 @@ RULES = {
     "optimizer=sgd": (3, 9),
     "optimizer=sgd optimizer.momentum=0.9 optimizer.weight_decay=0.1": (4, 24),
     "optimizer=adam": (4, 60),
-    "optimizer=adamw optimizer.weight_decay=0.1": (5, 68),
+    "optimizer=adamw optimizer.weight_decay=0.1": (5, 69),
 }
 
 
