@@ -16,6 +16,6 @@ def test_the_measured_memory_includes_that_of_a_gpu(
 ) -> None:
     config = shrunk("model=linear", "data.train_size=200", "data.val_size=100")
     monkeypatch.setitem(ABILITIES, "cpu", replace(ABILITIES["cpu"], peak_memory=lambda device: 5 << 20))
-    assert re.fullmatch(r"\d+ MiB \(and 5 MiB of the GPU's\)", dry_run._measure(config)[1])
+    assert re.fullmatch(r"\d+ MiB and 5 MiB of the GPU's memory", dry_run._measure(config)[1])
     monkeypatch.undo()
     assert re.fullmatch(r"\d+ MiB", dry_run._measure(config)[1])

@@ -5,6 +5,7 @@ import signal
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,11 +13,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, open_dict
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor
 
 from digitlab.config.compose import compose
 from digitlab.core.signals import Interrupted
 from digitlab.data.chunks import Position
 from digitlab.engine import aot_cache as compiling
+from digitlab.engine.fused_calls import FusedCalls
+from digitlab.engine.fused_update import Inputs
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
 from digitlab.training import train
@@ -80,13 +84,26 @@ def stopped_at(config: DictConfig, folder: Path, *, step: int) -> bool:
     """Resume the run and send a signal in update ``step`` of the whole run; return whether the run got there."""
     advance = Position.advance
 
-    def advance_and_stop(position: Position) -> None:
-        advance(position)
+    inputs, signals = FusedCalls.inputs, iter([signal.SIGTERM])
+
+    def stop() -> None:
+        # Once: a second signal would end the process.
+        for number in signals:
+            os.kill(os.getpid(), number)
+
+    def advance_and_stop(position: Position, steps: int = 1) -> None:
+        advance(position, steps)
         if position.total_steps == step:
-            os.kill(os.getpid(), signal.SIGTERM)
+            stop()
+
+    def begin_call_and_stop(calls: FusedCalls, streams: Any, first: int, rates: Tensor, *arguments: Any) -> Inputs:
+        if first < step <= first + rates.shape[1]:
+            stop()
+        return inputs(calls, streams, first, rates, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Position, "advance", advance_and_stop)
+        patch.setattr(FusedCalls, "inputs", begin_call_and_stop)
         try:
             train(config, folder=folder, overrides=[], resume=True)
         except Interrupted:
