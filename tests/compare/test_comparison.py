@@ -121,7 +121,7 @@ def test_runs_that_do_not_count_are_reported(tmp_path, write_run):
         write_run(tmp_path / "a" / str(seed), f"seed={seed}", accuracy=OF_SEED[seed])
         write_run(tmp_path / "b" / str(seed), f"seed={seed}", accuracy=OF_SEED[seed] - 0.01 - 0.001 * seed)
     write_run(tmp_path / "a" / "failed", "seed=7", status="failed", accuracy=0.1)
-    write_run(tmp_path / "a" / "limited", "seed=8", "trainer.limit_test_batches=3", accuracy=0.99)
+    write_run(tmp_path / "a" / "limited", "seed=8", "trainer.limit_val_batches=3", accuracy=0.99)
     write_run(tmp_path / "b" / "diverged", "seed=9", accuracy=None)
     write_run(tmp_path / "b" / "alone", "seed=10", accuracy=0.2)
     (comparison,) = compared(tmp_path / "a", tmp_path / "b")
@@ -180,6 +180,14 @@ def test_groups_are_refused_in_one_line(sweep, tmp_path):
         with pytest.raises(ConfigError) as caught:
             read_groups(folders, **options)
         assert expected in str(caught.value)
+
+
+def test_a_limited_test_counts_only_for_validation_metrics(tmp_path, write_run):
+    for name, accuracy in (("a", 0.9), ("b", 0.8)):
+        write_run(tmp_path / name, "trainer.limit_test_batches=3", accuracy=accuracy)
+    assert compared(tmp_path / "a", tmp_path / "b")[0].difference.mean == pytest.approx(0.1)
+    with pytest.raises(ConfigError, match="test/accuracy"):
+        compared(tmp_path / "a", tmp_path / "b", metric="test/accuracy")
 
 
 def test_the_monitored_metric_is_the_default(sweep):

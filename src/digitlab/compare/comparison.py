@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from digitlab.compare.groups import ComparedRun, Group, Value
+from digitlab.compare.groups import Group, Value
 from digitlab.compare.statistics import (
     Difference,
     detectable_difference,
@@ -88,7 +88,7 @@ def compare_groups(groups: Sequence[Group], metric: str) -> list[Comparison]:
 
 def _check_metric(groups: Sequence[Group], metric: str) -> None:
     for group in groups:
-        known = {name for run in group.runs for name, value in run.metrics.items() if value is not None}
+        known = {name for run in group.runs for name in run.metrics if run.value(name) is not None}
         if metric not in known:
             hint = " (test=none measures none on the test set)" if metric.startswith("test/") else ""
             raise ConfigError("--metric", metric, f"no run of {group.name} has it{hint}{nearest(metric, known)}")
@@ -109,7 +109,7 @@ def _list(names: Mapping[Any, str]) -> str:
 
 
 def _rank(group: Group, metric: str) -> float:
-    values = [value for run in group.runs if (value := run.metrics.get(metric)) is not None and math.isfinite(value)]
+    values = [value for run in group.runs if (value := run.value(metric)) is not None]
     if not values:
         return math.inf
     mean = math.fsum(values) / len(values)
@@ -161,23 +161,18 @@ def _values(group: Group, keys: Sequence[str], metric: str) -> dict[Setting, flo
     """The finite values of ``metric`` by the values of ``keys``; of equal runs the newest counts."""
     values = {}
     for run in group.runs:
-        value = run.metrics.get(metric)
-        if value is not None and math.isfinite(value):
+        value = run.value(metric)
+        if value is not None:
             values[tuple(run.settings.get(key) for key in keys)] = value
     return values
 
 
 def _notes(group: Group, values: Mapping[Setting, float], metric: str) -> list[str]:
     notes = [f"{group.name}: {count} runs {reason}, not counted" for reason, count in group.left_out.items()]
-    without = sum(not _is_finite(run, metric) for run in group.runs)
+    without = sum(run.value(metric) is None for run in group.runs)
     repeated = len(group.runs) - without - len(values)
-    notes += [f"{group.name}: {without} runs without a finite {metric}, not counted"] if without else []
+    notes += [f"{group.name}: {without} runs without a finite {metric} on all images, not counted"] if without else []
     return [*notes, *([f"{group.name}: {repeated} runs repeat another one, not counted"] if repeated else [])]
-
-
-def _is_finite(run: ComparedRun, metric: str) -> bool:
-    value = run.metrics.get(metric)
-    return value is not None and math.isfinite(value)
 
 
 def _check_validation(first: Group, second: Group, metric: str, *, paired: bool) -> None:

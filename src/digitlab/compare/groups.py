@@ -38,6 +38,13 @@ class ComparedRun:
         """The metric that the run monitored."""
         return str(self.settings["monitor.metric"])
 
+    def value(self, metric: str) -> float | None:
+        """The value of a metric; None if it is missing, not finite, or was measured on a part of the test set."""
+        value = self.metrics.get(metric)
+        if metric.startswith("test/") and self.settings.get("trainer.limit_test_batches") is not None:
+            return None
+        return value if value is not None and math.isfinite(value) else None
+
     def value_of(self, key: str) -> Value:
         """The value of a key, or the chosen option of a config group; None if there is no such key."""
         return self.choices[key] if key in self.choices else self.settings.get(key)
@@ -120,7 +127,9 @@ def _read_run(run: RunFolder) -> ComparedRun | str:
         result = run.read_result()
         if result["status"] != "finished":
             return str(result["status"])
-        if run_limits(run) is not None:
+        limits = (run_limits(run) or "").split()
+        # A test on some mini-batches matters only for metrics of the test set (see ``ComparedRun.value``).
+        if any(not limit.startswith("limit_test_batches=") for limit in limits):
             return "limited to some mini-batches"
         config = run.read_plain_config()
         return ComparedRun(
