@@ -12,6 +12,7 @@ from digitlab.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from digitlab.compare.comparison import Comparison
+    from digitlab.compare.groups import Group
 
 
 @app.command()
@@ -52,7 +53,7 @@ def compare(
     for comparison in comparisons:
         print(f"{sentence(comparison)}.")
     if len(groups) == 2 and all(len(group.runs) == 1 for group in groups):
-        _print_predictions(comparisons[0], [group.runs[0] for group in groups], [group.name for group in groups])
+        _print_predictions(*groups)
     for note in dict.fromkeys(note for each in comparisons for note in each.notes):
         print(f"note: {note}")
     if figure is not None:
@@ -83,14 +84,14 @@ def _cells(comparison: "Comparison") -> list[str]:
     return [comparison.first, comparison.second, f"{difference.mean:+.4f}", *bounds, pairs, *texts, effect]
 
 
-def _print_predictions(comparison: "Comparison", runs: Sequence, names: Sequence[str]) -> None:  # type: ignore[type-arg]
+def _print_predictions(first: "Group", second: "Group") -> None:
     from digitlab.compare.predictions import compare_predictions, mcnemar_sentence
 
-    test = compare_predictions(*runs)
+    test = compare_predictions(first.runs[0], second.runs[0])
     if isinstance(test, str):
         print(f"note: no test of single images: {test}", file=sys.stderr)
     else:
-        print(mcnemar_sentence(test, *names))
+        print(mcnemar_sentence(test, first.name, second.name))
 
 
 def _draw(comparisons: Sequence["Comparison"], path: Path) -> None:

@@ -4,8 +4,9 @@
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -49,29 +50,12 @@ def paired_difference(first: Sequence[float], second: Sequence[float], *, resamp
     differences (Cohen, 1988).
     """
     differences = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
-    mean, count = float(differences.mean()), len(differences)
+    count = len(differences)
     if count == 1:
-        return Difference(mean=mean, count=1, paired=True)
-    sd = float(differences.std(ddof=1))
-    permutation = stats.permutation_test(
-        (differences,), _mean, permutation_type="samples", n_resamples=resamples, vectorized=True,
-        rng=_RESAMPLING_SEED,
-    )  # fmt: skip
-    # If all differences are equal up to rounding, the t statistic divides by zero. Signs still say something.
-    if sd <= 1e-12 * max(abs(mean), 1.0):
-        return Difference(
-            mean=mean, count=count, paired=True, sd=0.0, interval=(mean, mean), bootstrap_interval=(mean, mean),
-            p_value=float(permutation.pvalue), permutation_p_value=float(permutation.pvalue),
-        )  # fmt: skip
-    test = stats.ttest_1samp(differences, 0.0)
-    bootstrap = stats.bootstrap(
-        (differences,), _mean, method="percentile", n_resamples=resamples, confidence_level=_CONFIDENCE,
-        rng=_RESAMPLING_SEED,
-    )  # fmt: skip
-    return Difference(
-        mean=mean, count=count, paired=True, sd=sd, interval=_interval(test.confidence_interval(_CONFIDENCE)),
-        bootstrap_interval=_interval(bootstrap.confidence_interval), p_value=float(test.pvalue),
-        permutation_p_value=float(permutation.pvalue), effect_size=mean / sd,
+        return Difference(mean=float(differences[0]), count=1, paired=True)
+    return _difference(
+        (differences,), _mean, sd=float(differences.std(ddof=1)), count=count, resamples=resamples,
+        t_test=lambda: stats.ttest_1samp(differences, 0.0),
     )  # fmt: skip
 
 
@@ -81,27 +65,44 @@ def unpaired_difference(first: Sequence[float], second: Sequence[float], *, resa
     The t test is Welch's (1947), which allows different variances. ``sd`` is the root of the mean of both variances.
     """
     one, other = (np.asarray(values, dtype=np.float64) for values in (first, second))
-    mean, count = float(one.mean() - other.mean()), min(len(one), len(other))
+    count = min(len(one), len(other))
     if count == 1:
-        return Difference(mean=mean, count=count, paired=False)
+        return Difference(mean=float(_mean_difference(one, other)), count=count, paired=False)
     sd = math.sqrt((one.var(ddof=1) + other.var(ddof=1)) / 2)
+    return _difference(
+        (one, other), _mean_difference, sd=sd, count=count, resamples=resamples,
+        t_test=lambda: stats.ttest_ind(one, other, equal_var=False),
+    )  # fmt: skip
+
+
+def _difference(
+    samples: tuple[Floats, ...],
+    statistic: Callable[..., Floats],
+    *,
+    sd: float,
+    count: int,
+    resamples: int,
+    t_test: Callable[[], Any],
+) -> Difference:
+    """The difference ``statistic(*samples)`` with all tests; one sample holds the differences of pairs."""
+    mean, paired = float(statistic(*samples)), len(samples) == 1
+    settings = {"n_resamples": resamples, "vectorized": True, "rng": _RESAMPLING_SEED}
     permutation = stats.permutation_test(
-        (one, other), _mean_difference, n_resamples=resamples, vectorized=True, rng=_RESAMPLING_SEED
+        samples, statistic, permutation_type="samples" if paired else "independent", **settings
     )
+    permutation_p_value = float(permutation.pvalue)
+    # If all values are equal up to rounding, the t statistic divides by zero. Permutations still say something.
     if sd <= 1e-12 * max(abs(mean), 1.0):
         return Difference(
-            mean=mean, count=count, paired=False, sd=0.0, interval=(mean, mean), bootstrap_interval=(mean, mean),
-            p_value=float(permutation.pvalue), permutation_p_value=float(permutation.pvalue),
+            mean=mean, count=count, paired=paired, sd=0.0, interval=(mean, mean), bootstrap_interval=(mean, mean),
+            p_value=permutation_p_value, permutation_p_value=permutation_p_value,
         )  # fmt: skip
-    test = stats.ttest_ind(one, other, equal_var=False)
-    bootstrap = stats.bootstrap(
-        (one, other), _mean_difference, method="percentile", n_resamples=resamples, confidence_level=_CONFIDENCE,
-        rng=_RESAMPLING_SEED,
-    )  # fmt: skip
+    test = t_test()
+    bootstrap = stats.bootstrap(samples, statistic, method="percentile", confidence_level=_CONFIDENCE, **settings)
     return Difference(
-        mean=mean, count=count, paired=False, sd=sd, interval=_interval(test.confidence_interval(_CONFIDENCE)),
+        mean=mean, count=count, paired=paired, sd=sd, interval=_interval(test.confidence_interval(_CONFIDENCE)),
         bootstrap_interval=_interval(bootstrap.confidence_interval), p_value=float(test.pvalue),
-        permutation_p_value=float(permutation.pvalue), effect_size=mean / sd,
+        permutation_p_value=permutation_p_value, effect_size=mean / sd,
     )  # fmt: skip
 
 
