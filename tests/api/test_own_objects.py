@@ -2,8 +2,6 @@
 
 import subprocess
 import sys
-import threading
-import time
 from functools import partial
 
 import numpy as np
@@ -121,22 +119,9 @@ def test_a_network_of_digitlab_trains_on_own_data_sets(small, images, tmp_path):
     assert len(run.data().train_set.images) == 90
 
 
-def test_an_interrupted_run_says_how_to_resume_and_is_resumed(small, images, tmp_path):
-    folder, stopper, raised = tmp_path / "run", digitlab.Stopper(), []
-
-    def target():
-        try:
-            endless = ("trainer.max_epochs=10000", "early_stopping=null")
-            digitlab.train(*small, *endless, model=plain_network(), data=images, folder=folder, stopper=stopper)
-        except digitlab.Interrupted as stopped:
-            raised.append(stopped)
-
-    thread = threading.Thread(target=target)
-    thread.start()
-    while not (folder / "checkpoints" / "last.ckpt").exists() and thread.is_alive():
-        time.sleep(0.05)
-    stopper.stop()
-    thread.join()
+def test_an_interrupted_run_says_how_to_resume_and_is_resumed(small, images, tmp_path, stopped_in_thread):
+    folder = tmp_path / "run"
+    raised = stopped_in_thread(*small, model=plain_network(), data=images, folder=folder)
     assert f"to continue: digitlab.resume({str(folder)!r}, model=...)" in str(raised[0])
     assert "can resume this run only with its network" in (folder / "train.log").read_text()
     epochs = len(digitlab.open(folder).history)

@@ -2,8 +2,6 @@
 
 import logging
 import os
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -132,22 +130,9 @@ def test_a_failed_run_of_a_sweep_warns_and_is_listed(tmp_path):
     assert len(sweep.failures) == 1
 
 
-def test_a_training_in_a_thread_stops_on_request_and_is_resumed(tmp_path):
-    stopper, raised = digitlab.Stopper(), []
-
-    def target():
-        try:
-            digitlab.train(*SMALL, "trainer.max_epochs=10000", "early_stopping=null", folder=folder, stopper=stopper)
-        except digitlab.Interrupted as stopped:
-            raised.append(stopped)
-
+def test_a_training_in_a_thread_stops_on_request_and_is_resumed(tmp_path, stopped_in_thread):
     folder = tmp_path / "run"
-    thread = threading.Thread(target=target)
-    thread.start()
-    while not (folder / "checkpoints" / "last.ckpt").exists() and thread.is_alive():
-        time.sleep(0.05)
-    stopper.stop()
-    thread.join()
+    raised = stopped_in_thread(*SMALL, folder=folder)
     assert len(raised) == 1
     assert f"to continue: digitlab.resume({str(folder)!r})" in str(raised[0])
     epochs = len(digitlab.open(folder).history)
