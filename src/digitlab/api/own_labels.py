@@ -1,4 +1,4 @@
-"""Checks a Python user's labels and names their classes, or says in one line what is wrong with them."""
+"""Checks the labels that a Python user passes and names their classes. Wrong labels raise an error of one line."""
 
 from collections.abc import Sequence
 from typing import Any

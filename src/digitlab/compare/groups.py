@@ -20,7 +20,7 @@ from digitlab.results.table import run_limits
 
 Value = str | int | float | bool | None
 
-# A group name for each of more values would make hundreds of pairs, of which some differ by chance.
+# More groups would make hundreds of pairs, and some of these would differ by chance.
 _MAX_GROUPS = 12
 
 

@@ -1,7 +1,7 @@
 """Facts and settings of the operating system: processor, memory, limits, caches. Each has a fallback.
 
-Only ``core/`` knows operating systems. Where a system does not tell a fact, the function returns None or says what it
-returns instead. ``results``, ``engine``, ``population``, ``sweeps``, ``reproduce`` and ``cli`` use it.
+Only ``core/`` knows operating systems. If a system does not provide a fact, the function returns None, unless its
+docstring names another value. ``results``, ``engine``, ``population``, ``sweeps``, ``reproduce`` and ``cli`` use it.
 """
 
 import ctypes

@@ -206,7 +206,7 @@ def _fingerprint(function: FlatFunction, arguments: list[Tensor], dynamic: Seque
     Anything that may change the compiled code must change the hash, because a run trusts the library it finds.
     """
     graph = _traced(function, arguments, dynamic)
-    # Of a dynamic argument the first size is left out, as a library serves all of them.
+    # A library serves every size of the first dimension of a dynamic argument, so that size is not part of the name.
     shapes = [
         (tuple(argument.shape)[is_dynamic:], argument.stride(), str(argument.dtype), str(argument.device))
         for argument, is_dynamic in zip(arguments, dynamic, strict=True)

@@ -218,7 +218,7 @@ class FusedUpdates:
             raise NoGainError("convolutions gain nothing together")
         if steps == 1:
             raise NoGainError("networks this large gain little together")
-        # All members share one call per stream, so what is saved grows with their number.
+        # All members of a stream share one call, so the saved time grows with the number of members.
         return networks.members * _SAVED_SECONDS_PER_MEMBER
 
     def _make_calls(self, example: ChunkIO) -> list[BoundCall]:
