@@ -40,6 +40,7 @@ def find_resume_target(arguments: Sequence[str]) -> ResumeTarget:
             raise ConfigError("resume", "auto", f"can't be combined with {argument}: it resumes a single run")
     overrides = [argument for argument in arguments if argument.partition("=")[0] != "resume"]
     config, folder = _composed(overrides)
+    # The user named the folder, so a run with other settings there is a mistake, not one of many to choose from.
     if any(override.startswith("hydra.run.dir=") for override in overrides):
         run = RunFolder(folder)
         if not run.config.exists():
@@ -48,6 +49,7 @@ def find_resume_target(arguments: Sequence[str]) -> ResumeTarget:
             allowed = f"can't resume: {folder} holds a run of another configuration ({'; '.join(changed)})"
             raise ConfigError("resume", "auto", allowed)
         return ResumeTarget(run, overrides)
+    # Folder names begin with the date, so their order is the order of starts.
     digest = fingerprint(config)
     newest_first = reversed(find_runs(folder.parent))
     found = next((each for each in newest_first if _has_fingerprint(each, digest) and _is_resumable(each)), None)
@@ -71,15 +73,17 @@ def _has_fingerprint(run: RunFolder, digest: str) -> bool:
     try:
         return fingerprint(run.read_config()) == digest
     except ConfigError:
-        return False
+        return False  # a run of an older version, or a damaged folder: neither is what the command describes
 
 
 def _is_resumable(run: RunFolder) -> bool:
     """Whether the run has finished or has a readable checkpoint. A run without one would start from the beginning."""
     if _finished(run):
         return True
+    # Imports torch, which takes seconds. Commands whose run has finished end without it.
     from digitlab.results.checkpoint import read_checkpoint
 
+    # The previous checkpoint is there for the case that the newest one was damaged.
     for path in (run.last, run.previous):
         try:
             read_checkpoint(path)
@@ -91,6 +95,7 @@ def _is_resumable(run: RunFolder) -> bool:
 
 def _finished(run: RunFolder) -> bool:
     try:
+        # A stopped or failed run has a result as well; only a finished one has nothing left to do.
         return bool(run.read_result()["status"] == "finished")
     except (OSError, ValueError, KeyError, TypeError):
         return False

@@ -22,6 +22,7 @@ _WITHOUT_EFFECT_IN = {"data": ("root",), "trainer": ("progress_bar", "chunk_leng
 
 def fingerprint(config: DictConfig) -> str:
     """Return 16 hexadecimal digits. Configurations whose settings have the same effect get the same digits."""
+    # Sorted keys: the order in which settings were typed has no effect on the run.
     text = json.dumps(_canonical(_effective(config)), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -22,6 +22,7 @@ def write_checkpoint(path: Path, checkpoint: Mapping[str, Any], *, keep: Path | 
 
     ``keep`` is where the previous file at ``path`` is moved to. Raises what ``write_atomically`` raises.
     """
+    # In memory first: the bytes can then be written and synchronised in one atomic step.
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
     write_atomically(path, buffer.getvalue(), keep=keep)
@@ -53,6 +54,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def _verify(content: io.BytesIO) -> None:
     """Raise an error if the CRC-32 of an archive entry is wrong: torch stores the sums but never checks them."""
     with zipfile.ZipFile(content) as archive:
+        # A small file could unpack to more than the memory holds.
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
             raise ValueError("it is compressed, as torch never writes it")
         damaged = archive.testzip()
@@ -79,6 +81,7 @@ def newest_good(run: RunFolder, *, like: Mapping[str, Any]) -> dict[str, Any] | 
             continue
         if path != run.last:
             log.warning("%s; resuming from %s", refused[0] if refused else f"{run.last}: is missing", path.name)
+            # The next save moves last.ckpt to previous.ckpt and must not replace the only good file by a damaged one.
             write_atomically(run.last, path.read_bytes())
         return checkpoint
     if refused:

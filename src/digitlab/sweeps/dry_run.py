@@ -67,6 +67,7 @@ def dry_run(
     ``all_rows``, only the first 20 runs are listed. Raises what training the first run raises.
     """
     planned = _plan(folder, jobs, loader, config_name)
+    # Runs that were stopped count as left: they resume, so the estimate for them is too high rather than too low.
     left = [each for each in planned if not each.finished]
     summary = [f"{len(planned)} runs, {len(planned) - len(left)} of them finished before"]
     if left and "max_members" in launcher:
@@ -104,6 +105,7 @@ def _plan(
     if manifest_file(folder).exists():
         # The same identity as in the manifest, so this finds exactly the runs that the sweep would resume.
         known = {run.entry.fingerprint: run for run in read_runs(folder)}
+    # One composer for all jobs, because it keeps what they have in common.
     composer = JobComposer(loader, config_name)
     planned = []
     for job in _with_progress(jobs, "composing the runs"):
@@ -129,6 +131,7 @@ def _print_runs(folder: Path, planned: Sequence[PlannedRun]) -> None:
 
 def _populations(left: Sequence[PlannedRun], max_members: int | str) -> str:
     """How the launcher ``vectorized`` would group the runs, in one line."""
+    # Imports torch, which takes seconds; a dry run with the basic launcher does without it.
     from digitlab.population.grouping import populations
     from digitlab.population.job import Job
     from digitlab.training.experiment import Experiment
@@ -145,6 +148,7 @@ def _populations(left: Sequence[PlannedRun], max_members: int | str) -> str:
         jobs.append(
             Job(number=number, config=each.config, experiment=experiment, folder=folder, overrides=each.overrides)
         )
+    # The launcher's own function decides, so the answer cannot differ from what the sweep will do.
     groups = populations(jobs, max_members=None if isinstance(max_members, str) else max_members)
     sizes = sorted((len(group) for group in groups if len(group) > 1), reverse=True)
     alone = len(left) - sum(sizes)
@@ -198,10 +202,13 @@ def _measure(config: DictConfig) -> tuple[dict[str, Any], str | None]:
         },
     )
     assert isinstance(short, DictConfig)
+    # The user's own limit counts if it is smaller still.
     limit = short.trainer.limit_train_batches
     short.trainer.limit_train_batches = min(limit or _MEASURED_BATCHES, _MEASURED_BATCHES)
+    # Outside outputs/, so that no command ever takes this training for a run.
     with TemporaryDirectory() as folder:
         result = train(short, folder=Path(folder), overrides=[]).result
+    # The peak of the whole process, imports included: what each process of the sweep will need as well.
     peak = peak_memory_bytes()
     memory = None if peak is None else f"{peak / 2**20:.0f} MiB"
     device = torch.device(result["hardware"]["device"])

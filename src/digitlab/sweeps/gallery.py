@@ -34,6 +34,7 @@ def write_figures(table: SweepTable, folder: Path) -> list[Path]:
     for part in parts:
         own = folder if len(parts) == 1 else folder / folder_name(part.name)
         own.mkdir(parents=True, exist_ok=True)
+        # A data set without a finished run has nothing to draw yet.
         for name, figure in _figures(part) if part.metric is not None else ():
             path = own / f"{folder_name(name)}.png"
             write_atomically(path, png(figure))
@@ -56,6 +57,7 @@ def _figures(table: SweepTable) -> Iterator[tuple[str, Figure]]:
         figure = pair_figure(means, counts=counts, keys=(one, other), metric=table.metric, values=values)
         yield f"by_{one}_and_{other}", figure
     settings = [(row.setting, row.summary.mean) for row in table.rows if row.summary is not None]
+    # With one key, this figure would repeat the one of its effect.
     if len(table.keys) > 1:
         yield "settings", parallel_figure(settings, keys=table.keys, metric=table.metric, values=list(known.values()))
     histories = _histories(table)
@@ -103,6 +105,7 @@ def _histories(table: SweepTable) -> list[tuple[str, list[tuple[int, float]]]]:
     """The curve of the monitored metric for each run, as (epoch, value) pairs, runs of the best settings first."""
     metric = table.metric or ""
     histories = []
+    # Curves are drawn in this order, and a legend shows only the first few.
     for row in table.rows:
         name = ", ".join(f"{key.rpartition('.')[2]}={show(v)}" for key, v in zip(table.keys, row.setting, strict=True))
         for run in row.runs:

@@ -45,6 +45,7 @@ class Grid:
 
     def jobs(self) -> list[list[str]]:
         """The overrides of each job, in Hydra's order: the last key varies fastest."""
+        # Run numbers follow from this order, so it must be that of Hydra's own sweeper.
         return [list(job) for job in itertools.product(*self._choices.values())]
 
     def shapes(self) -> list[list[str]]:
@@ -84,5 +85,6 @@ def distinct_values(override: Override) -> list[str]:
 
 def sweep_overrides(config: DictConfig) -> list[str]:
     """The overrides of the command: those of its ``sweep=`` group first, then those that were typed."""
+    # Typed overrides come last, because the last override of a key wins.
     params = OmegaConf.select(config, "hydra.sweeper.params") or {}
     return [*(f"{key}={value}" for key, value in params.items()), *command_line_overrides(config.hydra)]

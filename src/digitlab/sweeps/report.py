@@ -32,6 +32,7 @@ _UNPAIRED_NOTE = (
 
 def print_report(table: SweepTable) -> None:
     """Print the settings, the effects, the best runs and the failures to stdout, one block for each data set."""
+    # Accuracies on different data sets cannot be ranked, so each data set has its own tables.
     for part in table.by_data_set():
         columns, rows = settings_table(part)
         shown = rows[:_SHOWN_ROWS]
@@ -114,6 +115,7 @@ def _effect_cells(effect: ValueEffect) -> list[str]:
     if effect.is_reference:
         return [*mean, "reference", "", ""]
     if effect.difference is None:
+        # Neither zero nor the difference of the means would be right here; _UNPAIRED_NOTE says why the cells are empty.
         return [*mean, "", "", "0"]
     interval = effect.difference.interval
     between = "" if interval is None else f"{interval[0]:+.4f} to {interval[1]:+.4f}"
@@ -135,6 +137,7 @@ def _summary_cells(summary: Summary | None) -> list[str]:
     mean, count = f"{summary.mean:.4f}", str(summary.count)
     if summary.sd is None or summary.interval is None:
         return [mean, "", "", count]
+    # The interval is that of the mean; the standard deviation describes single runs.
     low, high = summary.interval
     return [mean, f"±{summary.sd:.4f}", f"{low:.4f} to {high:.4f}", count]
 
@@ -186,12 +189,14 @@ def _run_text(run: SweepRun) -> str:
 
 
 def _short_path(path: Path) -> str:
+    # A path with several ".." is harder to read than a complete one.
     relative = relative_path(path)
     return str(path) if relative.startswith("..") else relative
 
 
 def _limit_notes(table: SweepTable) -> list[str]:
     """A warning for runs that trained or were tested on some mini-batches only, as ``debug=limit`` makes them."""
+    # One line for all runs with the same limits: a sweep has hundreds of runs, but its limits rarely differ.
     counts = Counter(tables.run_limits(run.folder) for run in table.runs if run.status == "finished")
     return [
         f"note: {count} runs have {limits}, so their scores can't be compared with those of complete runs"
@@ -208,6 +213,7 @@ def _unsuccessful(table: SweepTable) -> list[str]:
 
 def _run_row(table: SweepTable, run: SweepRun) -> tables.Row:
     row: tables.Row = {"number": run.entry.number, "status": run.status, "data": table.data_sets[run.entry.number]}
+    # Seeds and folds are no settings, but without them the rows of replicates could not be told apart.
     shown = {*table.keys, *REPLICATE_KEYS}
     row |= {key: value for key, value in table.values[run.entry.number].items() if key in shown}
     row |= {"monitor": run.metric, "monitored": run.value} | run.metrics

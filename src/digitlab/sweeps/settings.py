@@ -28,6 +28,7 @@ class SweepSettings:
     halving_epochs: list[PositiveInt] | None
 
     def __post_init__(self) -> None:
+        # The name becomes a folder, so it has to be legal on every operating system.
         if self.name is not None and (not self.name or folder_name(self.name) != self.name):
             allowed = "must be a name of at most 100 letters, digits and .,=+-_ that does not start or end with . or -"
             raise ConfigError("name", self.name, allowed)
@@ -38,12 +39,14 @@ class SweepSettings:
         """Raise ``ConfigError`` if the launcher or the epochs in ``config`` don't allow halving."""
         if not self.halving:
             return
+        # Only the vectorized launcher has this key. Single runs cannot leave together.
         max_members = config.hydra.launcher.get("max_members")
         if max_members is None or max_members == 1:
             allowed = "halves populations: use hydra/launcher=vectorized"
             if max_members == 1:
                 allowed = "halves populations: set hydra.launcher.max_members to auto, or to 2 or more"
             raise ConfigError("sweep.halving", True, allowed)
+        # A swept number of epochs is checked job by job, when it is known.
         if isinstance(config.trainer.max_epochs, int):
             halving_epochs(self.halving_epochs, config.trainer.max_epochs)
 

@@ -33,6 +33,7 @@ class SweepRun:
     def metrics(self) -> dict[str, float | None]:
         """The metrics of the tested checkpoint, without those of single classes."""
         metrics: dict[str, float | None] = self.result.get("metrics", {})
+        # Ten columns of single classes would hide the others in every table.
         return {name: value for name, value in metrics.items() if "class_accuracy" not in name}
 
     @property
@@ -62,6 +63,7 @@ class SweepRun:
     def read_data_set(self) -> str | None:
         """The name of the data set, as in ``data=NAME``; None if the run has not started."""
         try:
+            # Hydra stores which option of each config group was chosen; runs of older versions lack this file.
             chosen = self.folder.read_choices().get("data")
             if chosen:
                 return chosen
@@ -81,6 +83,7 @@ def read_run(folder: RunFolder, entry: Entry) -> SweepRun:
     """The current state of one run; ``unfinished`` if it has no readable ``result.json``."""
     try:
         result = folder.read_result()
+        # Metrics of a run that did not finish are kept in ``result``, but they must not be ranked.
         if result["status"] != "finished":
             return SweepRun(entry, folder, result["status"], error=result.get("error"), result=result)
         metric, value = monitored(folder, result)

@@ -69,6 +69,7 @@ class SweepTable:
         }
         self.swept = [key for key in names if len({values[key] for values in self.values.values()}) > 1]
         self.keys = [key for key in self.swept if key not in REPLICATE_KEYS]
+        # Runs of one sweep monitor the same metric, unless monitor.metric itself was swept.
         self.metric = next((run.metric for run in runs if run.metric is not None), None)
 
     def by_data_set(self) -> list["SweepTable"]:
@@ -160,6 +161,7 @@ class SweepTable:
         return self._best(self.runs)
 
     def _best(self, runs: Iterable[SweepRun]) -> SweepRun | None:
+        # A diverged run has no value and is not comparable; an older run may monitor another metric.
         sign = -1 if self._direction == "min" else 1
         return max(self._comparable(runs), key=lambda run: sign * (run.value or 0.0), default=None)
 

@@ -20,6 +20,7 @@ class AtomicCheckpointIO(CheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write ``checkpoint``. Raises ``RunError`` if that fails, ``TypeError`` if ``storage_options`` are given."""
+        # Ignoring the options would save to another place than the caller thinks.
         if storage_options is not None:
             raise TypeError(f"storage_options={storage_options!r}: a checkpoint is a local file, without options")
         write_checkpoint(Path(path), checkpoint)
@@ -32,6 +33,7 @@ class AtomicCheckpointIO(CheckpointIO):
         ``map_location`` and ``weights_only`` are ignored: only plain values and tensors are ever read. Raises what
         ``read_checkpoint`` raises.
         """
+        # Whatever a caller of Lightning asks for: a file from elsewhere must not be able to run code.
         return read_checkpoint(Path(path))
 
     def remove_checkpoint(self, path: str | Path) -> None:

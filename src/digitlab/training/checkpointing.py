@@ -37,15 +37,20 @@ def snapshot(
     ``Classifier.load_from_checkpoint`` expects.
     """
     return {
+        # Lightning refuses a checkpoint without its version.
         "pytorch-lightning_version": lightning.__version__,
         "hyper_parameters": dict(classifier.hparams),
+        # Copies, because the next update changes the weights in place.
         "state_dict": {name: tensor.detach().clone() for name, tensor in classifier.state_dict().items()},
+        # Lightning's names for the place. digitlab itself resumes from "position", which also holds the step of the epoch.
         "epoch": position.epoch,
         "global_step": position.total_steps,
         "optimizer_states": [optimizer_state],
         "position": dataclasses.asdict(position),
         "train_counts": [dataclasses.asdict(counts) for counts in train_counts],
+        # Early stopping and the choice of the best epoch depend on all earlier values of the monitored metric.
         "history": [dataclasses.asdict(point) for point in record.best_tracker.history],
+        # A run that is stopped inside an epoch has no other copy of what its tables and curves show so far.
         "metrics": dict(record.metrics),
         "rows": [dict(row) for row in record.rows],
         "epoch_seconds": record.epoch_seconds,
@@ -73,6 +78,7 @@ def restore(checkpoint: dict[str, Any], classifier: Classifier, *, path: Path) -
     assign its state to the wrong parameters. Raises it, too, if the files of the data set are not those that the run
     was trained on.
     """
+    # Changed images would train without an error, but the end would belong to neither data set.
     facts = checkpoint.get("hyper_parameters", {}).get("data", {})
     if facts.get("fingerprint") != classifier.facts.fingerprint and "fingerprint" in facts:
         raise RunError(
@@ -83,7 +89,9 @@ def restore(checkpoint: dict[str, Any], classifier: Classifier, *, path: Path) -
         raise of_older_version(path, "with other parameters to learn, or other groups of them")
     counts = [Counts(**own) for own in checkpoint["train_counts"]]
     chunks = classifier.plan.chunks
+    # Metrics of the epoch continue from the counts of the mini-batches before the stop.
     own_counts = counts[chunks.rank] if len(counts) == chunks.world_size else None
+    # With another number of processes the sum stays right, but its last bits may differ.
     if own_counts is None and chunks.rank == 0:
         own_counts = total(counts)
     classifier.restore(checkpoint["state_dict"], checkpoint["optimizer_states"][0], own_counts)

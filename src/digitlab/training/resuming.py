@@ -29,6 +29,7 @@ def resume(folder: str, arguments: Sequence[str]) -> Outcome:
     Raises ``ConfigError`` for any other argument, or if ``folder`` is not a run folder, and what ``train`` raises.
     """
     run_folder = RunFolder(Path(folder).resolve())
+    # The stored configuration wins over today's defaults, so that an update of digitlab does not change the run.
     try:
         config = add_missing_defaults(run_folder.read_config())
     except ConfigError as error:
@@ -45,6 +46,7 @@ def resume(folder: str, arguments: Sequence[str]) -> Outcome:
     try:
         overrides = _lengthened(run_folder, config, arguments)
     except BaseException:
+        # Even after Ctrl-C: a lock that stays would refuse the next attempt.
         give_back(run_folder)
         raise
     with log_to(run_folder.log):
@@ -57,6 +59,7 @@ def _lengthened(run_folder: RunFolder, config: DictConfig, arguments: Sequence[s
     The folder must remember the length: if the run is stopped again, plain ``resume=FOLDER`` trains up to it.
     """
     overrides = run_folder.read_overrides()
+    # Typed twice, the last one counts, as in Hydra.
     lengths = [argument for argument in arguments if argument.startswith(f"{_LENGTH}=")]
     if lengths:
         experiment = Experiment.from_config(config, typed=[*overrides, *arguments])

@@ -31,6 +31,7 @@ class NumberedSampler(BaseSampler):
         self._made: dict[int, BaseSampler] = {}
 
     def _sampler(self, number: int) -> BaseSampler:
+        # Only the newest is kept: trials are asked for one after the other, and a long search has thousands.
         if number not in self._made:
             self._made = {number: _sampler(self._plan, number)}
         return self._made[number]
@@ -78,7 +79,7 @@ class _GridSampler(BaseSampler):
         random.Random(plan.settings.seed).shuffle(self._points)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return {}
+        return {}  # so that Optuna asks for each parameter on its own, in sample_independent
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]

@@ -100,6 +100,7 @@ class Space:
     @property
     def grid_size(self) -> int | None:
         """The number of points in the space, or None if it contains an interval."""
+        # A sampler for grids, and the end of a search in a finite space, need this number.
         grids = [parameter.grid for parameter in self.parameters]
         return None if None in grids else math.prod(len(grid or ()) for grid in grids)
 
@@ -131,6 +132,7 @@ def _replicates(override: Override) -> list[str]:
 
 def _parameter(key: str, override: Override) -> Parameter:
     typed, value = _typed(override), override.value()
+    # With another metric in each trial, the study would compare a loss with an accuracy.
     if key.startswith("monitor."):
         raise ConfigError(key, typed, "can't be searched: trials are compared by one metric")
     assert isinstance(value, Sweep)
@@ -151,11 +153,13 @@ def _interval(key: str, typed: str, value: IntervalSweep, *, log: bool) -> Numbe
     low, high = value.start, value.end
     if low is None or high is None or not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise ConfigError(key, typed, "must be interval(LOW,HIGH), two finite numbers with LOW below HIGH")
+    # Whole bounds mean whole numbers, as for layer widths: interval(16,256) never gives 17.5.
     whole = isinstance(low, int) and isinstance(high, int)
     return _check_log_scale(key, typed, Numbers(low, high, step=1 if whole else None, log=log))
 
 
 def _range(key: str, typed: str, numbers: Iterable[float], value: RangeSweep, *, log: bool) -> Numbers:
+    # A range may be typed downwards; a distribution needs its bounds in ascending order.
     ordered = sorted(numbers)
     step = abs(value.step)
     if all(isinstance(number, int) for number in (value.start, value.stop, value.step)):

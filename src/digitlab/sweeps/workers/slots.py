@@ -9,6 +9,7 @@ def visible_gpus() -> list[str]:
     """The GPUs that this process may use, by index or UUID as in ``CUDA_VISIBLE_DEVICES``."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is None:
+        # Only now: a list in the environment makes the import, which takes seconds, unnecessary.
         import torch
 
         return [str(index) for index in range(torch.cuda.device_count())]
@@ -29,6 +30,7 @@ def slot_environment(
 
     If there are more slots than GPUs, they share them in turn. A number of threads in ``given`` stays.
     """
+    # Without a limit, every job would start a thread for each core, and the threads would wait for each other.
     environment = {} if "OMP_NUM_THREADS" in given else {"OMP_NUM_THREADS": str(max(1, cores // slots))}
     if gpus:
         environment["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
