@@ -42,7 +42,7 @@ def snapshot(
         "hyper_parameters": dict(classifier.hparams),
         # Copies, because the next update changes the weights in place.
         "state_dict": {name: tensor.detach().clone() for name, tensor in classifier.state_dict().items()},
-        # Lightning's names for the place. digitlab itself resumes from "position", which also holds the step of the epoch.
+        # Lightning's names for the place. digitlab resumes from "position", which also holds the step of the epoch.
         "epoch": position.epoch,
         "global_step": position.total_steps,
         "optimizer_states": [optimizer_state],
