@@ -11,6 +11,7 @@ from PIL import Image
 
 from digitlab import cli
 from digitlab.figures.gallery import weights_units
+from digitlab.figures.gifs import GifOptions, make_gifs
 from digitlab.figures.run_data import read_run_data
 from digitlab.results.folder import RunFolder
 
@@ -97,20 +98,45 @@ def test_nothing_is_overwritten_without_force(digitlab, drawn):
 def test_force_overwrites(digitlab, run):
     (run / "figures").mkdir()
     (run / "figures" / "confusion_matrix.png").write_text("old")
-    assert digitlab("figures", run, "--gif-images", 0, "--force")[0] == 0
+    assert digitlab("figures", run, "--only", "confusion_matrix", "--force")[0] == 0
     assert (run / "figures" / "confusion_matrix.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_chosen_figures_are_drawn_in_the_order_of_the_command_and_no_others(digitlab, run, tmp_path):
+    names = ["confusion_matrix", "history_epochs"]
+    code, out, err = digitlab(
+        "figures", run, "--only", names[0], "--only", f"{names[1]}.png", "--out", tmp_path / "two"
+    )
+    assert (code, out.splitlines()) == (0, [str(tmp_path / "two" / f"{name}.png") for name in names])
+    assert {path.stem for path in (tmp_path / "two").iterdir()} == set(names)
+    assert len(err.splitlines()) == 2
+
+
+def test_an_unknown_figure_is_refused_and_the_nearest_is_named(digitlab, run):
+    code, out, err = digitlab("figures", run, "--only", "confusion")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "--only=confusion: must be one of history_epochs" in err
+    assert "did you mean `confusion_matrix`?" in err
+    assert not (run / "figures").exists()
+
+
+WEIGHTS = ("weights_outputs", "weights_units", "weights_filters")
+
+
+@pytest.mark.parametrize(("model", "made"), [("lenet", "weights_filters"), ("mlp_dropout", "weights_units")])
+def test_figures_of_weights_that_do_not_apply_are_skipped(digitlab, make_run, tmp_path, model, made):
+    folder = make_run(tmp_path / "run", f"model={model}", "trainer.max_epochs=1")
+    code, out, _ = digitlab("figures", folder, *(text for name in WEIGHTS for text in ("--only", name)))
+    assert (code, skipped(out)) == (0, {f"{name}.png" for name in WEIGHTS if name != made})
+    assert [path.name for path in (folder / "figures").iterdir()] == [f"{made}.png"]
+
+
+@pytest.mark.extra
 @pytest.mark.parametrize(
     ("model", "made", "named"),
     [
         ("model=lenet", {"weights_filters.png"}, {"weights_outputs.png", "weights_units.png"}),
-        pytest.param(
-            "model=mlp_dropout",
-            {"weights_units.png"},
-            {"weights_outputs.png", "weights_filters.png"},
-            marks=pytest.mark.extra,
-        ),
+        ("model=mlp_dropout", {"weights_units.png"}, {"weights_outputs.png", "weights_filters.png"}),
     ],
 )
 def test_figures_that_do_not_apply_are_skipped(digitlab, make_run, tmp_path, model, made, named):
@@ -123,8 +149,8 @@ def test_figures_that_do_not_apply_are_skipped(digitlab, make_run, tmp_path, mod
 
 def test_an_untested_run_is_drawn_on_validation_images_if_it_has_some(digitlab, make_run, tmp_path):
     untested = make_run(tmp_path / "untested", "model=linear", "test=none")
-    code, out, _ = digitlab("figures", untested, "--gif-images", 0)
-    assert (code, EVERY_RUN & skipped(out)) == (0, set())
+    code, out, _ = digitlab("figures", untested, "--only", "confusion_matrix", "--only", "history_epochs")
+    assert (code, skipped(out)) == (0, set())
     assert read_run_data(RunFolder(untested)).best_epoch in (1, 2)
     alone = make_run(tmp_path / "alone", "model=linear", "test=none", "data.val_size=0")
     code, out, _ = digitlab("figures", alone, "--gif-images", 0)
@@ -142,23 +168,31 @@ def test_an_untested_run_is_drawn_on_validation_images_if_it_has_some(digitlab, 
 
 def test_hidden_units_of_a_chosen_class_only(digitlab, make_run, tmp_path):
     folder = make_run(tmp_path / "run", "model=mlp", "model.hidden=[8]", "trainer.max_epochs=1")
-    code, out, _ = digitlab("figures", folder, "--gif-images", 0, "--class", "2", "--class", "3")
-    assert code == 0
-    assert skipped(out) == {"weights_outputs.png", "weights_filters.png"} | WITH_BATCH_LOG | GIFS
+    assert digitlab("figures", folder, "--only", "weights_units", "--class", "2", "--class", "3")[0] == 0
     assert (folder / "figures" / "weights_units.png").exists()
     axes = weights_units(read_run_data(RunFolder(folder)), [2, 3]).axes[0]
     assert len(axes.images) == 2 * 5
     assert [text.get_text().partition("\n")[0] for text in axes.texts] == ["→ 2"] * 5 + ["→ 3"] * 5
 
 
-def test_figures_for_a_paper_are_vector_files_as_wide_as_a_column_and_the_run_does_not_change(digitlab, run, tmp_path):
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("history_epochs", "confusion_matrix", "images_first"),
+        pytest.param(sorted(name.removesuffix(".png") for name in EVERY_RUN | WITH_BATCH_LOG), marks=pytest.mark.extra),
+    ],
+    ids=["three", "all"],
+)
+def test_figures_for_a_paper_are_vector_files_as_wide_as_a_column_and_the_run_does_not_change(
+    digitlab, run, tmp_path, names
+):
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
-    options = ("--gif-images", 0, "--format", "svg", "--width", "column", "--out", tmp_path / "paper")
-    assert digitlab("figures", run, *options)[0] == 0
+    chosen = [text for name in names for text in ("--only", name)]
+    assert (
+        digitlab("figures", run, *chosen, "--format", "svg", "--width", "column", "--out", tmp_path / "paper")[0] == 0
+    )
     made = sorted((tmp_path / "paper").iterdir())
-    assert {path.name for path in made} == {
-        name.replace(".png", ".svg") for name in EVERY_RUN | WITH_BATCH_LOG | {"weights_outputs.png"}
-    }
+    assert {path.name for path in made} == {f"{name}.svg" for name in names}
     for path in made:
         width = re.search(r'<svg [^>]*width="([\d.]+)pt"', path.read_text(encoding="utf-8"))
         assert float(width[1]) == pytest.approx(3.5 * 72, abs=0.01)
@@ -193,6 +227,7 @@ def test_a_checkpoint_of_another_data_set_is_refused(digitlab, run, fashion):
     assert "was trained on fashion_mnist, but the run's data set is mnist" in err
 
 
-def test_gif_names_contain_the_class_names(digitlab, fashion, tmp_path):
-    assert digitlab("figures", fashion, "--gif-images", 2, "--out", tmp_path)[0] == 0
+def test_gif_names_contain_the_class_names(fashion, tmp_path):
+    options = GifOptions(images=2, batch_size=1, steps_per_frame=1)
+    assert all(reason is None for _, reason in make_gifs(read_run_data(RunFolder(fashion)), tmp_path, options))
     assert (tmp_path / "learning_weights_0_t_shirt_top.gif").exists()

@@ -41,6 +41,10 @@ def figures(
         PaperWidth | None,
         typer.Option(help="Width in a paper: column is 3.5 inches, page is 7.2 inches.  [default: for a screen]"),
     ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Draw this figure only, for example confusion_matrix; repeatable. No GIFs."),
+    ] = None,
     gif_images: Annotated[int, typer.Option(min=0, help="Number of training images for the GIFs; 0: no GIFs.")] = 99,
     gif_batch: Annotated[int, typer.Option(min=1, help="Number of images per training step in the GIFs.")] = 1,
     gif_every: Annotated[int, typer.Option(min=1, help="Number of training steps per frame of the GIFs.")] = 1,
@@ -63,16 +67,29 @@ def figures(
     for name in classes or []:
         if name not in names:
             raise ConfigError("--class", name, f"must be one of {', '.join(names)}{nearest(name, names)}")
-    file_names = figure_names(names, file_format.value)
+    only = None if not only else [_figure_name(name) for name in dict.fromkeys(only)]
+    file_names = figure_names(names, file_format.value, only=only)
     if not force:
         require_no_overwrite(out, file_names)
     class_indices = [names.index(name) for name in classes] if classes else None
     options = GifOptions(images=gif_images, batch_size=gif_batch, steps_per_frame=gif_every)
     made = make_figures(
-        read_run_data(run), out, classes=class_indices, options=options,
+        read_run_data(run), out, classes=class_indices, options=options, only=only,
         file_format=file_format.value, width=None if width is None else width.value,
     )  # fmt: skip
     for number, name in enumerate(file_names, 1):
         print(f"figure {number} of {len(file_names)}: {name}", file=sys.stderr, flush=True)
         _, reason = next(made)
         print(out / name if reason is None else f"skipped: {name}: {reason}", flush=True)
+
+
+def _figure_name(name: str) -> str:
+    """The figure that ``name`` means, with or without a file's ending. Raises ``ConfigError`` if there is none."""
+    from digitlab.config.suggestions import nearest
+    from digitlab.core.errors import ConfigError
+    from digitlab.figures.gallery import FIGURES
+
+    figure = name.partition(".")[0]
+    if figure not in FIGURES:
+        raise ConfigError("--only", name, f"must be one of {', '.join(FIGURES)}{nearest(name, list(FIGURES))}")
+    return figure

@@ -222,8 +222,12 @@ FIGURES: dict[str, Draw] = {
 """Every figure of a run by its name. A function raises ``NotApplicableError`` if its figure does not apply."""
 
 
-def figure_names(class_names: Sequence[str], file_format: Format = "png") -> list[str]:
-    """Return the file names of all figures and GIFs, in the order in which ``make_figures`` yields them."""
+def figure_names(
+    class_names: Sequence[str], file_format: Format = "png", *, only: Sequence[str] | None = None
+) -> list[str]:
+    """Return the file names of the figures and GIFs that ``make_figures`` yields, in its order."""
+    if only is not None:
+        return [f"{name}.{file_format}" for name in only]
     return [*(f"{name}.{file_format}" for name in FIGURES), *gifs.gif_names(class_names)]
 
 
@@ -240,15 +244,18 @@ def make_figures(
     *,
     classes: Sequence[int] | None,
     options: gifs.GifOptions,
+    only: Sequence[str] | None = None,
     file_format: Format = "png",
     width: Width | None = None,
 ) -> Iterator[tuple[str, str | None]]:
     """Write every figure into ``folder``; yield its file name and None, or the reason why the figure does not apply.
 
-    ``classes`` are the classes whose hidden units are drawn; None means all. ``width`` is that of a paper's column or
-    page; None draws figures in their natural size.
+    ``only`` are names from ``FIGURES``; None means all figures and the GIFs. ``classes`` are the classes whose hidden
+    units are drawn; None means all. ``width`` is that of a paper's column or page; None draws figures in their natural
+    size.
     """
-    for name, draw in FIGURES.items():
+    for name in FIGURES if only is None else only:
+        draw = FIGURES[name]
         file_name = f"{name}.{file_format}"
         try:
             with figure_width(width):
@@ -259,4 +266,5 @@ def make_figures(
             continue
         write_atomically(folder / file_name, content)
         yield file_name, None
-    yield from gifs.make_gifs(run, folder, options)
+    if only is None:
+        yield from gifs.make_gifs(run, folder, options)
