@@ -18,6 +18,7 @@ def test_every_recipe_is_a_valid_configuration(name):
     Experiment.from_config(compose([f"experiment={name}"]), typed=[])
 
 
+@pytest.mark.sample(6)
 @pytest.mark.sample(8)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_recipe_trains_and_is_tested(shrunk, run_folder, request, name):

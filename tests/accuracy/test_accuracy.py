@@ -82,6 +82,7 @@ def wrong_labels(monkeypatch):
     monkeypatch.setattr(Chunk, "labels", labels)
 
 
+@pytest.mark.extra
 @pytest.mark.parametrize(
     ("name", "fault"), [("mlp on CIFAR-10", "weak_gradients"), ("population on MNIST", "wrong_labels")]
 )

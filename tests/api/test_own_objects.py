@@ -149,6 +149,7 @@ def test_an_object_with_other_layers_is_refused(small, images, tmp_path, monkeyp
     assert digitlab.open(run.path, model=plain_network()).model() is not None
 
 
+@pytest.mark.extra
 def test_a_class_of_an_allowed_module_needs_nothing(small, images, tmp_path):
     """A child process loads the run by the name of its class; this process trains it without a prior import."""
     (tmp_path / "mynets.py").write_text(

@@ -37,6 +37,7 @@ def commands() -> list[list[str]]:
     return [shlex.split(line) for line in "".join(blocks).splitlines()]
 
 
+@pytest.mark.extra
 def test_the_commands_of_the_page_work(
     home: Path, digitlab: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

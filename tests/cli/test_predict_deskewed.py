@@ -1,5 +1,6 @@
 """``digitlab predict`` deskews pictures for a network that was trained on deskewed digits."""
 
+import pytest
 import torch
 from PIL import Image
 from typer.testing import CliRunner
@@ -14,6 +15,7 @@ from digitlab.reproduce.runner import make_runs, run_folder
 from digitlab.training.loading import load
 
 
+@pytest.mark.extra
 def test_pictures_are_deskewed_like_the_data_set(tmp_path):
     row = rows()["wish_mnist_deskew"]
     assert [error for _, _, error in make_runs([row], tmp_path, seeds=1, quick=True)] == [None]

@@ -54,6 +54,7 @@ def test_a_stopped_run_prints_its_position_and_how_to_resume(begun, tmp_path, on
     assert stopped(run)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("launcher", ["basic", "vectorized"])
 def test_the_running_runs_of_a_stopped_sweep_are_saved(begun, tmp_path, launcher):
     sweep = f"hydra.sweep.dir={tmp_path / 'sweep'}"

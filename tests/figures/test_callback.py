@@ -79,6 +79,7 @@ def test_every_run_sends_one_precision_recall_curve_per_class(plain_run):
     assert curves == [f"precision_recall/{digit}" for digit in range(10)]
 
 
+@pytest.mark.extra
 def test_each_epoch_sends_the_figures_of_the_gallery(logged_run):
     found = events(logged_run)
     sent = {tag: [each.step for each in found.Images(tag)] for tag in found.Tags()["images"] if "each_epoch/" in tag}

@@ -35,9 +35,11 @@ def test_without_a_writable_home_the_cache_is_temporary_with_at_most_one_warning
     assert not Path(after).exists(), "removed at exit"
 
 
+@pytest.mark.extra
 def test_with_a_writable_home_nothing_changes(tmp_path):
     assert folders(HOME=str(tmp_path))[:2] == ("None", "None")
 
 
+@pytest.mark.extra
 def test_a_folder_that_the_user_sets_is_kept(tmp_path):
     assert folders(HOME="/dev/null", MPLCONFIGDIR=str(tmp_path))[:2] == (str(tmp_path), str(tmp_path))

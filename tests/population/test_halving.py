@@ -79,6 +79,7 @@ def test_the_halving_epochs_can_be_chosen(together: Together) -> None:
     assert sorted(str(_left_after(member)) for member in members) == ["3", "3", "None", "None"]
 
 
+@pytest.mark.extra
 def test_a_population_killed_during_halving_resumes_to_the_same_bits(
     together: Together,
     remains: Callable[[Path], dict[str, Any]],
@@ -106,6 +107,7 @@ def test_a_population_killed_during_halving_resumes_to_the_same_bits(
     assert [remains(folder) for folder in folders] == whole
 
 
+@pytest.mark.extra
 def test_a_failed_member_still_counts_in_halving_while_it_is_tried_again(
     together: Together,
     remains: Callable[[Path], dict[str, Any]],

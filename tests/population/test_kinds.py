@@ -23,6 +23,7 @@ def _groups(*jobs: Sequence[str]) -> list[list[int]]:
     return sorted(sorted(job.number for job in group) for group in populations(made))
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     ("choice", "override"),
     [
@@ -64,6 +65,7 @@ _ALL_NUMBERS = (
 )
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("rule", "own"),
     [

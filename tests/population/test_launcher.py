@@ -51,6 +51,7 @@ def sweeps(train_py: Command, tmp_path: Path) -> tuple[Path, Path]:
     return folders
 
 
+@pytest.mark.extra
 def test_both_launchers_write_the_same_sweep(sweeps: tuple[Path, Path]) -> None:
     basic, vectorized = (_runs(sweep) for sweep in sweeps)
     assert basic.keys() == vectorized.keys()
@@ -124,6 +125,7 @@ def test_runs_whose_population_failed_keep_their_results_and_can_resume(
     assert [run.read_result()["epochs"] for run in runs] == [2, 2]
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("most", ["0", "many", "1.5", "true"])
 def test_a_bad_max_members_is_refused(train_py: Command, tmp_path: Path, most: str) -> None:
     done = train_py(

@@ -55,6 +55,7 @@ def test_members_with_different_numbers_of_epochs_share_a_population(
 
 
 # The loss; a weight, by a rate at the end of what float64 holds; the norm by which a gradient is clipped.
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("diverging", "options"),
     [
@@ -81,6 +82,7 @@ def test_a_diverging_member_fails_like_its_solo_run_and_the_others_do_not_change
         _close(member.job.folder, RunFolder(alone(*common, *job).folder))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("optimizer", [("optimizer.nesterov=true",), ("optimizer=muon",)], ids=" ".join)
 def test_a_signal_saves_all_members_and_a_solo_run_can_resume_from_there(
     together: Callable[..., list[Member]],
@@ -102,6 +104,7 @@ def test_a_signal_saves_all_members_and_a_solo_run_can_resume_from_there(
     _close(stopped, RunFolder(whole.folder))
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
 def test_a_stopped_population_resumes_to_the_same_end(
     together: Callable[..., list[Member]],
@@ -158,6 +161,7 @@ def left_alone(
     return run
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("common", "steps"),
     [(["model.hidden=[8]"], (1, 2, 2, 1, 3)), (["model=cnn", "model.width=4"], (3, 4))],
@@ -183,6 +187,7 @@ def test_members_stopped_again_and_again_end_with_the_same_bits(
     assert [remains(tmp_path / "together" / str(number)) for number in range(len(_THREE))] == whole
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("saves", [1, 4])
 def test_a_population_killed_while_it_saves_resumes_where_all_members_stood(
     together: Callable[..., list[Member]],

@@ -108,6 +108,7 @@ def test_the_printed_command_repeats_the_best_run(left_alone, train_py, tmp_path
     assert alone["metrics"] == nearly(json.loads(winner.read_text())["metrics"])
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("launcher", ["basic", "vectorized"])
 def test_a_failed_job_is_reported_at_once_in_the_table_and_by_the_exit_code(sweep_py, tmp_path, launcher):
     folder = tmp_path / "sweep"
@@ -167,6 +168,7 @@ MOMENTS_HALVED = (
 )
 
 
+@pytest.mark.extra
 @pytest.mark.parametrize(
     ("arguments", "moments"), [(GRID, MOMENTS_TOGETHER), (HALVED, MOMENTS_HALVED)], ids=["whole", "halved"]
 )

@@ -33,6 +33,7 @@ def measured(process: Child, folder: Path) -> list[tuple[int, int]]:
     return points
 
 
+@pytest.mark.extra
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux tells what a process holds")
 @pytest.mark.parametrize("launcher", RUNS)
 def test_many_runs_use_no_more_memory_and_files_than_a_few(launcher, train_py_started, tmp_path, torture, tell):

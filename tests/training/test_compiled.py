@@ -72,6 +72,7 @@ def test_a_run_that_diverges_within_a_call_stops_at_the_faulty_step(run, uncompi
     assert uncompiled
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("flags", [("compile=false", "compile=true"), ("compile=true", "compile=false")])
 def test_eager_and_compiled_runs_can_resume_each_other(run, uncompiled, flags):
     overrides = (*FLOAT64, "optimizer=muon", "trainer.max_epochs=2")
@@ -195,6 +196,7 @@ def test_without_a_compiler_a_run_trains_eagerly(run, tmp_path, monkeypatch, cap
     assert caplog.text.count("training without") == 1
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(("saved_seconds", "made"), [(0.01, False), (1.0, False), (2.0, True)])
 def test_auto_compiles_if_that_saves_time(run, uncompiled, caplog, monkeypatch, saved_seconds, made):
     # 42 updates; for a minute that they save a library would be used that an earlier run has left.

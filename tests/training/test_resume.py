@@ -39,6 +39,7 @@ def interrupted(run, monkeypatch):
     return stop
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     "optimizer", [pytest.param("adam", marks=pytest.mark.numerics), "adamw", "rmsprop", "adagrad", "muon"]
 )
@@ -70,6 +71,7 @@ def test_a_run_that_is_made_longer_equals_a_long_run(run, same_bits, optimizer):
     same_bits(whole, run(*overrides, name="parts", resume=True))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("step", [0, 5, 15, 16, 20, 40])
 def test_a_stopped_and_resumed_run_ends_with_the_same_bits(run, same_bits, interrupted, step):
     overrides = (*STATEFUL, "scheduler=one_cycle", "trainer.chunk_length=4", "trainer.val_every_steps=10")
@@ -132,6 +134,7 @@ def test_a_run_can_not_become_shorter_than_it_is(shrunk, run_folder, one_line):
     assert _files(run_folder) == before
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("scheduler", ["one_cycle", "linear", "cosine"])
 def test_a_schedule_that_depends_on_the_length_refuses_a_new_one(shrunk, run_folder, one_line, scheduler):
     before = _finish(run_folder, shrunk("trainer.max_epochs=2", f"scheduler={scheduler}"))

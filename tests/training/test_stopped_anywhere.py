@@ -111,6 +111,7 @@ def stopped_at(config: DictConfig, folder: Path, *, step: int) -> bool:
     return False
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "overrides",
     [
