@@ -101,6 +101,17 @@ def test_runs_lists_all_in_the_order_they_were_begun(digitlab: Digitlab, run: Pa
     assert len({line.index("mnist") for line in lines}) == 1
 
 
+def test_runs_of_a_folder_may_be_listed_without_the_option(digitlab: Digitlab, run: Path, tmp_path: Path) -> None:
+    copies(run, tmp_path, [0.9])
+    assert digitlab("runs", tmp_path, "--json")[:2] == digitlab("runs", "--root", tmp_path, "--json")[:2]
+    for words, message in (
+        ([tmp_path / "nowhere"], f"FOLDER={tmp_path}/nowhere: there is no such folder"),
+        ([tmp_path, "--root", tmp_path], f"--root={tmp_path}: can't be given together with the folder {tmp_path}"),
+    ):
+        code, out, err = digitlab("runs", *words)
+        assert (code, out, err) == (2, "", f"{message}\n")
+
+
 def test_runs_are_sorted_with_the_best_first_and_those_without_it_last(
     digitlab: Digitlab, run: Path, tmp_path: Path
 ) -> None:

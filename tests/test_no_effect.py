@@ -40,3 +40,11 @@ def test_it_is_rejected_in_one_line_and_no_folder_is_made(arguments, words, trai
 def test_a_sweep_whose_options_all_have_the_key_is_planned(arguments, train_py, tmp_path):
     ended = train_py(*arguments.split(), "sweep.dry_run=true", f"hydra.sweep.dir={tmp_path}/sweep")
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_a_sweep_without_a_list_of_values_says_that_nothing_is_swept(train_py, tmp_path):
+    command = ["-m", "model=linear", "sweep.dry_run=true", f"hydra.sweep.dir={tmp_path}/sweep"]
+    ended = train_py(*command)
+    line = "nothing is swept: no key has several values, so this is a sweep of one run\n"
+    assert (ended.returncode, ended.stderr) == (0, line)
+    assert train_py(*command, "seed=0,1").stderr == ""

@@ -6,6 +6,9 @@ import shutil
 import pytest
 import torch
 from PIL import Image
+from scipy.stats import mannwhitneyu
+
+from digitlab import load
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +44,11 @@ def test_a_figure_is_overwritten_only_with_force(digitlab, run):
     code, out, err = digitlab("evaluate", run, "--corrupt", "invert", "--device", "cpu")
     assert (code, len(rows(out)), path.read_bytes()) == (0, 6, b"mine")
     assert err == f"{path}: already exists; --force overwrites it\n"
+    options = ("--force", "--device", "cpu", "--format", "svg", "--width", "column")
+    assert digitlab("evaluate", run, "--corrupt", "invert", *options)[2] == ""
+    assert path.read_bytes() == b"mine"
+    width = re.search(r'<svg [^>]*width="([\d.]+)pt"', path.with_suffix(".svg").read_text(encoding="utf-8"))
+    assert float(width[1]) == pytest.approx(3.5 * 72, abs=0.01)
     assert digitlab("evaluate", run, "--corrupt", "invert", "--force", "--device", "cpu")[2] == ""
     assert path.read_bytes() != b"mine"
 
@@ -54,9 +62,17 @@ def test_one_severity_gives_one_row_and_no_figure(digitlab, run):
 def test_noise_gives_a_table_and_the_auroc(digitlab, run):
     code, out, err = digitlab("evaluate", run, "--out-of-distribution", "noise", "--device", "cpu")
     assert (code, err) == (0, "")
-    assert all(name in out for name in ("MNIST", "uniform noise", "mean confidence"))
-    auroc = float(re.search(r"AUROC .*: ([\d.]+)$", out.strip())[1])
-    assert 0 <= auroc <= 1
+    assert all(name in out for name in ("uniform noise", "mean confidence"))
+    model, data = load(run)
+    noise = torch.randint(0, 256, (10_000, 1, 28, 28), dtype=torch.uint8)
+    with torch.inference_mode():
+        confidence, other = (model(images).softmax(1).max(1).values for images in (data.test_set.images, noise))
+    own = re.search(r"MNIST +│ +10000 │ +([\d.]+) │", out)
+    assert float(own[1]) == pytest.approx(float(confidence.mean()), abs=1e-4)
+    larger = mannwhitneyu(confidence.numpy(), other.numpy()).statistic / 10_000**2
+    auroc = float(re.search(r"AUROC of the confidence, MNIST against uniform noise: ([\d.]+)$", out.strip())[1])
+    # Other noise than that of the command: the standard error is below 0.005.
+    assert auroc == pytest.approx(larger, abs=0.025)
 
 
 @pytest.mark.parametrize("name", ["fashion_mnist", "cifar10"])

@@ -72,7 +72,7 @@ def test_each_confused_pair_is_drawn_with_its_images():
     figure = confused_pairs_figure(images, LABELS, PREDICTED, class_names=NAMES, pairs=2, examples=3, title="title")
     assert [image.get_array()[0, 0, 0] for image in figure.axes[0].images] == [30, 60, 150]
     captions = [text.get_text() for text in figure.axes[0].texts]
-    assert captions == ["✗ dog\ntrue: cat\n2 times", "✗ dog\ntrue: cat", "✗ ox\ntrue: dog\n1 times"]
+    assert captions == ["✗ dog\ntrue: cat\n2 times", "✗ dog\ntrue: cat", "✗ ox\ntrue: dog\n1 time"]
 
 
 def test_many_classes_have_small_cells_without_numbers():

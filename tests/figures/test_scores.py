@@ -60,7 +60,7 @@ def test_the_reliability_diagram_shows_the_calibration_error_of_torchmetrics(ans
     assert (above.get_ylabel(), below.get_xlabel(), below.get_ylabel()) == (
         "accuracy in %",
         "confidence in %",
-        "images",
+        "images\n(logarithmic)",
     )
 
 

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from digitlab.core.errors import ConfigError, RunError
 from digitlab.report.gather import write_report
+from digitlab.report.tables import Table
 from digitlab.sweeps.manifest import Entry, Manifest
 
 
@@ -144,7 +145,27 @@ def test_the_page_of_a_sweep_names_the_best_run_of_the_best_setting(make_run, tm
     text = " ".join(" ".join(page.words).split())
     assert "best run of the setting with the best mean by val/accuracy , which never uses the test set, is 3 ." in text
     assert "python train.py optimizer.lr=0.2 seed=1" in text
-    assert {"90.50", "82.50", "Effect of each value", "val/accuracy in %"} <= set(page.words)
+    assert {"90.50", "82.50", "Effect of each value", "val/accuracy in %", "95 % interval in %"} <= set(page.words)
+
+
+def test_a_column_of_differences_is_aligned_as_numbers_although_one_row_is_the_reference():
+    table = Table("effects", ["value", "difference"], [["sgd", "-5.02"], ["adam", "reference"]])
+    assert table.wordy == [True, False]
+
+
+def test_tables_of_several_sweeps_have_their_names_and_no_empty_columns(make_run, tmp_path):
+    for name in ("rates", "more"):
+        entries = []
+        for number, rate in enumerate(("0.1", "0.2")):
+            make_run(tmp_path / name / str(number), f"optimizer.lr={rate}", accuracy=0.8 + number / 10)
+            entries.append(Entry(number, str(number), str(number), [f"optimizer.lr={rate}"]))
+        Manifest(tmp_path / name, entries, ["optimizer.lr"]).write()
+    write_report([tmp_path / "rates", tmp_path / "more"], tmp_path / "report.html")
+    words = read(tmp_path / "report.html").words
+    for title in ("Settings, the best first", "Effect of each value"):
+        assert [word for word in words if word.startswith(title)] == [f"{title} (rates)", f"{title} (more)"]
+    assert {"val/accuracy in %", "n", "difference in %"} <= set(words)
+    assert not {"sd", "sd in %", "95 % interval", "failed"} & set(words)
 
 
 def test_tables_of_the_reports_are_on_the_page(make_run, tmp_path):

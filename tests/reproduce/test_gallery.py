@@ -40,6 +40,9 @@ def test_the_l2_factor_is_half_the_weight_decay(measured):
     effects = gallery._l2_effects(measured)
     assert [effect.value for effect in effects] == [1e-6, 1e-3]
     assert [list(effect.measured) for effect in effects] == [[0.98, 0.982], [0.97]]
+    figure = dict(gallery._figures(measured))["r4_l2"]
+    # The bars of a sweep's own figures are intervals of differences; these are not.
+    assert figure.axes[0].get_title(loc="left").endswith("bar: 95 % interval of the mean")
 
 
 def test_every_variant_of_the_baseline_is_in_a_figure():

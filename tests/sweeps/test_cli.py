@@ -28,7 +28,10 @@ def test_it_prints_the_best_run_and_writes_table_and_figures(sweep, written_swee
     assert "best single run of this setting: run 1, val/accuracy 0.9000 (best checkpoint, epoch 1)" in shown
     written = {path.name for path in (tmp_path / "sweep").iterdir() if not path.name.startswith(".")}
     assert {"sweep.csv", "sweep.md", "figures"} <= written
-    assert (tmp_path / "sweep" / "figures" / "by_optimizer.lr.png").exists()
+    figure = tmp_path / "sweep" / "figures" / "by_optimizer.lr.png"
+    assert figure.exists()
+    assert str(figure.with_suffix(".pdf")) in sweep(tmp_path / "sweep", "--format", "pdf", "--width", "page")
+    assert figure.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_a_sweep_without_a_finished_run_says_so(sweep, written_sweep, tmp_path):

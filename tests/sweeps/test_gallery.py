@@ -1,10 +1,12 @@
 """The figures of a sweep: which ones are drawn, and that they show the numbers of the table."""
 
 import itertools
+import re
 
 import numpy as np
 import pytest
 
+from digitlab.figures.style import encode, figure_width, pixels
 from digitlab.figures.sweeps import Effect, curve_figure, effect_figure, pair_figure, parallel_figure
 from digitlab.sweeps.gallery import write_figures
 from digitlab.sweeps.table import SweepTable
@@ -29,6 +31,14 @@ def test_each_key_each_pair_of_keys_and_the_whole_sweep_have_a_figure(runs, tmp_
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
 
 
+def test_figures_for_a_paper_are_vector_files_as_wide_as_a_column(runs, tmp_path):
+    paths = write_figures(SweepTable("s", runs), tmp_path, file_format="svg", width="column")
+    assert len(paths) == 4
+    for path in paths:
+        width = re.search(r'<svg [^>]*width="([\d.]+)pt"', path.read_text(encoding="utf-8"))
+        assert float(width[1]) == pytest.approx(3.5 * 72, abs=0.01)
+
+
 def test_replicates_alone_have_only_curves(written_sweep, finished, tmp_path):
     runs = written_sweep((["seed=0"], finished(0.8)), (["seed=1"], finished(0.9)))
     assert write_figures(SweepTable("s", runs), tmp_path) == []
@@ -44,6 +54,16 @@ def test_error_bars_show_the_interval():
     (bars,) = axes.containers
     ends = np.array([segment[:, 1] for segment in bars.lines[2][0].get_segments()])
     assert ends == pytest.approx(np.array([[88, 92]] * 2))
+    assert axes.get_title(loc="left").endswith("bar: 95 % interval of the difference to the best")
+
+
+def test_the_title_says_of_what_the_bars_are_intervals():
+    without = [Effect(value, 0.9, None, [0.9]) for value in (0.1, 0.2)]
+    titles = [
+        effect_figure(drawn, key="k", metric="val/accuracy", interval_of="mean").axes[0].get_title(loc="left")
+        for drawn in (effects(0.1, 0.2), without)
+    ]
+    assert titles == ["all runs and their mean\nbar: 95 % interval of the mean", "all runs and their mean"]
 
 
 @pytest.mark.parametrize(
@@ -71,6 +91,27 @@ def test_a_heat_map_prints_each_mean_in_its_cell_and_leaves_gaps():
     figure = pair_figure(means, counts=counts, keys=("x", "y"), metric="val/accuracy", values=([0, 1], ["a", "b"]))
     shown = {text.get_position(): text.get_text() for text in figure.axes[0].texts}
     assert shown == {(0, 0): "50.00\nn=1", (1, 0): "75.00\nn=2", (1, 1): "25.00\nn=3"}
+
+
+@pytest.mark.parametrize("width", [None, "column"])
+def test_nothing_is_cut_off_at_the_edges(width):
+    keys, values = ("optimizer", "optimizer.weight_decay"), (["adam", "sgd"], [0.01])
+    means = {("adam", 0.01): 0.5, ("sgd", 0.01): 0.75}
+    long = [("optimizer=sgd, weight_decay=0.01, activation=sigmoid, batch_norm=true", [(1, 0.5), (2, 0.9)])]
+    with figure_width(width):
+        figures = [
+            effect_figure(effects(0.1, 0.2), key=keys[1], metric="val/balanced_accuracy"),
+            pair_figure(
+                means, counts=dict.fromkeys(means, 3), keys=keys, metric="val/balanced_accuracy", values=values
+            ),
+            parallel_figure([*means.items()], keys=keys, metric="val/balanced_accuracy", values=values),
+            curve_figure(long, metric="val/balanced_accuracy"),
+        ]
+        for figure in figures:
+            encode(figure)  # which resizes the figure and its text
+            picture = pixels(figure)
+            edges = np.concatenate([picture[:, 0], picture[:, -1], picture[0], picture[-1]])
+            assert (edges == 255).all(), figure.axes[0].get_title(loc="left")
 
 
 def test_each_setting_is_a_line_that_ends_at_its_metric():

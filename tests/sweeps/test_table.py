@@ -118,6 +118,18 @@ def test_each_setting_shows_mean_and_deviation_of_the_test_metric(written_sweep,
     assert [cells(columns, row)["test/accuracy"] for row in rows] == ["0.7500 ±0.0707", "0.6000"]
 
 
+def test_columns_that_no_row_fills_are_left_out(written_sweep, finished):
+    runs = written_sweep((["optimizer.lr=0.1"], finished(0.9)), (["optimizer.lr=0.01"], finished(0.8)))
+    columns, rows = settings_table(SweepTable("s", runs))
+    # Without replicates there are no deviations, and without failures there is nothing to count.
+    assert columns == ["optimizer.lr", "val/accuracy", "n", "test/accuracy", "checkpoint", "runs"]
+    assert all(len(row) == len(columns) and all(row) for row in rows)
+    columns, rows = effects_table(SweepTable("s", runs))
+    # One pair has a difference, but no interval.
+    assert columns == ["key", "value", "mean val/accuracy", "n", "difference", "pairs"]
+    assert [row[-2:] for row in rows] == [["-0.1000", "1"], ["reference", ""]]
+
+
 def test_numbers_say_which_checkpoint_and_epoch_they_come_from(written_sweep, finished, tmp_path, capsys):
     last = finished(0.9) | {"tested": {"checkpoint": "last", "epoch": 7}, "best_epoch": 4}
     runs = written_sweep(

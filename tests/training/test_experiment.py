@@ -7,6 +7,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor
 from digitlab.config.compose import compose
 from digitlab.core.errors import ConfigError
 from digitlab.training.experiment import Experiment
+from digitlab.training.setup import read_data
 
 
 def test_no_image_is_read(tmp_path):
@@ -72,3 +73,11 @@ def test_a_configuration_without_a_part_is_refused():
     config = compose(["~ema"])
     with pytest.raises(ConfigError, match=r"^ema=null: must be given$"):
         Experiment.from_config(config)
+
+
+@pytest.mark.parametrize(("batch_size", "messages"), [(100, 0), (101, 1)])
+def test_a_mini_batch_larger_than_the_training_split_is_reported(batch_size, messages, caplog):
+    sizes = ["data.train_size=100", "data.val_size=100", f"data.batch_size={batch_size}"]
+    read_data(Experiment.from_config(compose(sizes), typed=[]))
+    assert len(caplog.messages) == messages
+    assert all(line.startswith("data.batch_size=101 is more than the 100 training images") for line in caplog.messages)

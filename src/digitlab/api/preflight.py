@@ -76,6 +76,9 @@ class Preflight(Callback):
             refuse_run_folder(config)
             folder = Path(config.hydra.sweep.dir)
             plan = search_plan(config, loader, grid)
+            if plan is None and not grid.keys:
+                # Nearly always a forgotten list of values. The run is made anyway: its folder is that of a sweep.
+                print("nothing is swept: no key has several values, so this is a sweep of one run", file=sys.stderr)
             if not sweep.dry_run:
                 _make_folder("hydra.sweep.dir", config.hydra.sweep.dir)
                 jobs, planned_runs = (grid.jobs(), None) if plan is None else (None, plan.runs)

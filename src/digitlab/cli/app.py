@@ -27,5 +27,24 @@ class Device(StrEnum):
     CUDA = "cuda"
 
 
+class FileFormat(StrEnum):
+    """The file formats of figures."""
+
+    PNG = "png"
+    PDF = "pdf"
+    SVG = "svg"
+
+
+class PaperWidth(StrEnum):
+    """The widths that a figure can have in a paper: one column, or the whole page."""
+
+    COLUMN = "column"
+    PAGE = "page"
+
+
 Folder = Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="The folder that the training printed last.")]
 WhichOption = Annotated[Which, typer.Option("--checkpoint", help="The best checkpoint on validation, or the last.")]
+WidthOption = Annotated[
+    PaperWidth | None,
+    typer.Option("--width", help="Width in a paper: column is 3.5 inches, page is 7.2.  [default: for a screen]"),
+]

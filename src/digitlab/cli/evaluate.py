@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from digitlab.cli.app import Device, Folder, Which, WhichOption, app
+from digitlab.cli.app import Device, FileFormat, Folder, PaperWidth, Which, WhichOption, WidthOption, app
 from digitlab.core.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def evaluate(
         typer.Option(
             metavar="KIND",
             help="Test on corrupted images: noise, blur, stretch, pen, rotate, shift, occlude or invert. "
-            "Without --severity, also draw RUN_FOLDER/figures/corrupt_KIND_DATA.png.",
+            "Without --severity, also draw a figure, RUN_FOLDER/figures/corrupt_KIND_DATA.",
         ),
     ] = None,
     severity: Annotated[
@@ -43,6 +43,8 @@ def evaluate(
             help="Compare the confidence on out-of-distribution images: fashion_mnist, cifar10, mnist or noise.",
         ),
     ] = None,
+    file_format: Annotated[FileFormat, typer.Option("--format", help="File format of that figure.")] = FileFormat.PNG,
+    width: WidthOption = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing figure.")] = False,
 ) -> None:
     """Test a run's checkpoint on the whole official test set, on corrupted or on out-of-distribution images."""
@@ -70,7 +72,12 @@ def evaluate(
     other = None if out_of_distribution is None else _out_of_distribution_data(run, images, out_of_distribution)
     with quiet_libraries():
         if corrupt is not None:
-            _report_corrupted(run, classifier, images, kind=corrupt, severity=severity, device=device, force=force)
+            accuracies = _report_corrupted(classifier, images, kind=corrupt, severity=severity, device=device)
+            path = run.figures / f"corrupt_{corrupt}_{images.source.name}.{file_format.value}"
+            if severity is None and path.exists() and not force:
+                print(f"{path}: already exists; --force overwrites it", file=sys.stderr)
+            elif severity is None:
+                _draw(path, accuracies, images, kind=corrupt, width=width)
         if out_of_distribution is not None:
             _report_out_of_distribution(classifier, images, other, device=device)
         if corrupt is None and out_of_distribution is None:
@@ -86,10 +93,9 @@ def _report_test(classifier: "Classifier", images: "ImageData", *, checkpoint: W
 
 
 def _report_corrupted(
-    run: "RunFolder", classifier: "Classifier", images: "ImageData", *,
-    kind: str, severity: int | None, device: Device, force: bool,
-) -> None:  # fmt: skip
-    """Print one row per severity. Without ``severity``, also draw the figure unless it exists and ``force`` is off."""
+    classifier: "Classifier", images: "ImageData", *, kind: str, severity: int | None, device: Device
+) -> dict[int, float]:
+    """Print one row per severity (None: of all), and return the accuracy in [0, 1] at each."""
     from digitlab.data.corrupt import corruptions
     from digitlab.results.table import print_table
     from digitlab.training.robustness import measure_corrupted
@@ -98,27 +104,25 @@ def _report_corrupted(
     names = ("accuracy", "f1", "loss", "calibration_error")
     rows = [[str(each), *(f"{row[f'test/{name}']:.4f}" for name in names)] for each, row in metrics.items()]
     print_table(["severity", *names], rows, title=f"{images.source.title}, {kind}", words=0)
-    if severity is None:
-        path = run.figures / f"corrupt_{kind}_{images.source.name}.png"
-        if path.exists() and not force:
-            print(f"{path}: already exists; --force overwrites it", file=sys.stderr)
-        else:
-            accuracies = {each: row["test/accuracy"] for each, row in metrics.items()}
-            _draw(path, accuracies, images, kind=kind)
+    return {each: row["test/accuracy"] for each, row in metrics.items()}
 
 
-def _draw(path: Path, accuracies: dict[int, float], images: "ImageData", *, kind: str) -> None:
+def _draw(
+    path: Path, accuracies: dict[int, float], images: "ImageData", *, kind: str, width: PaperWidth | None
+) -> None:
     import torch
 
     from digitlab.core.files import write_atomically
     from digitlab.data.corrupt import corruptions
     from digitlab.figures.robustness import severity_figure
-    from digitlab.figures.style import png
+    from digitlab.figures.style import encode, figure_width
     from digitlab.training.robustness import corrupted_images
 
     shown = images.test_set.images[:_EXAMPLES].cpu()
     examples = torch.stack([corrupted_images(shown, each) for each in corruptions(kind).values()])
-    write_atomically(path, png(severity_figure(accuracies, examples, title=f"{images.source.title}, {kind}")))
+    with figure_width(None if width is None else width.value):
+        figure = severity_figure(accuracies, examples, title=f"{images.source.title}, {kind}")
+        write_atomically(path, encode(figure, FileFormat(path.suffix[1:]).value))
     print(path)
 
 

@@ -1,28 +1,12 @@
 """``digitlab figures``: draw every figure of a finished run."""
 
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from digitlab.cli.app import Folder, app
-
-
-class FileFormat(StrEnum):
-    """The file formats of figures."""
-
-    PNG = "png"
-    PDF = "pdf"
-    SVG = "svg"
-
-
-class PaperWidth(StrEnum):
-    """The widths that a figure can have in a paper: one column, or the whole page."""
-
-    COLUMN = "column"
-    PAGE = "page"
+from digitlab.cli.app import FileFormat, Folder, WidthOption, app
 
 
 @app.command()
@@ -37,14 +21,11 @@ def figures(
     file_format: Annotated[
         FileFormat, typer.Option("--format", help="File format of the figures; animations are always GIFs.")
     ] = FileFormat.PNG,
-    width: Annotated[
-        PaperWidth | None,
-        typer.Option(help="Width in a paper: column is 3.5 inches, page is 7.2 inches.  [default: for a screen]"),
-    ] = None,
     only: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Draw this figure only, for example confusion_matrix; repeatable. No GIFs."),
     ] = None,
+    width: WidthOption = None,
     gif_images: Annotated[int, typer.Option(min=0, help="Number of training images for the GIFs; 0: no GIFs.")] = 99,
     gif_batch: Annotated[int, typer.Option(min=1, help="Number of images per training step in the GIFs.")] = 1,
     gif_every: Annotated[int, typer.Option(min=1, help="Number of training steps per frame of the GIFs.")] = 1,

@@ -12,6 +12,7 @@ from digitlab.core.errors import ConfigError
 
 @app.command()
 def runs(
+    folder: Annotated[Path | None, typer.Argument(metavar="[FOLDER]", help="The same as --root FOLDER.")] = None,
     root: Annotated[Path | None, typer.Option(help="Where to look for run folders (default: outputs).")] = None,
     sort: Annotated[
         str | None, typer.Option(metavar="METRIC", help="Sort by this metric, best first, e.g. test/accuracy.")
@@ -29,8 +30,11 @@ def runs(
     from digitlab.results.folder import find_runs
     from digitlab.results.table import Row, print_runs, rows_json, run_row, runs_csv, sort_rows
 
+    if folder is not None and root is not None:
+        raise ConfigError("--root", root, f"can't be given together with the folder {folder}")
+    root = folder if root is None else root
     if root is not None and not root.is_dir():
-        raise ConfigError("--root", root, "there is no such folder")
+        raise ConfigError("FOLDER" if root is folder else "--root", root, "there is no such folder")
     root = ROOT / "outputs" if root is None else root
     rows: list[Row] = []
     for run in find_runs(root):

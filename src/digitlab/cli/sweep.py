@@ -5,14 +5,16 @@ from typing import Annotated
 
 import typer
 
-from digitlab.cli.app import app
+from digitlab.cli.app import FileFormat, WidthOption, app
 from digitlab.core.errors import ConfigError
 
 
 @app.command()
 def sweep(
     folder: Annotated[Path, typer.Argument(metavar="SWEEP_FOLDER", help="The folder that the sweep printed last.")],
-    figures: Annotated[bool, typer.Option(help="Also draw SWEEP_FOLDER/figures/*.png.")] = True,
+    figures: Annotated[bool, typer.Option(help="Also draw the figures in SWEEP_FOLDER/figures.")] = True,
+    file_format: Annotated[FileFormat, typer.Option("--format", help="File format of the figures.")] = FileFormat.PNG,
+    width: WidthOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Only print all runs as JSON; write no file.")] = False,
 ) -> None:
     """Show the settings of a sweep from best to worst, the effect of each value, and the winner.
@@ -35,5 +37,6 @@ def sweep(
     if figures and table.metric is not None:
         from digitlab.sweeps.gallery import write_figures
 
-        for written in write_figures(table, path / "figures"):
+        chosen = None if width is None else width.value
+        for written in write_figures(table, path / "figures", file_format=file_format.value, width=chosen):
             print(written)

@@ -191,7 +191,7 @@ def confused_pairs_figure(
         empty = examples - len(found)
         shown += [images[found], images[:1].expand(empty, -1, -1, -1)]
         caption = prediction_caption(taken_for, label, class_names=class_names)
-        first = Caption(f"{caption.text}\n{count} times", caption.colour)
+        first = Caption(f"{caption.text}\n{count} time{'s' * (count != 1)}", caption.colour)
         captions += [first, *[caption] * (len(found) - 1), *[None] * empty]
     return tiles_figure(torch.cat(shown), captions, columns=examples, title=title)
 

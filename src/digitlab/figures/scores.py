@@ -105,7 +105,7 @@ def reliability_figure(scores: Tensor, labels: Tensor, *, title: str) -> Figure:
     above.set_title(f"{title}\ncalibration error {100 * error:.1f} %")
     below.bar(centres, counts.numpy(), width, color=BLUE)
     below.set_yscale("symlog", linthresh=1)
-    below.set_ylabel("images")
+    below.set_ylabel("images\n(logarithmic)")
     below.set_xlabel("confidence in %")
     figure.legend(loc="outside lower center", ncols=3, fontsize=7, columnspacing=1)
     return figure

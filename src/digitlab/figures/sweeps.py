@@ -42,7 +42,8 @@ _LABEL_OFFSET = 0.06  # distance of a value's label from its height, in heights 
 class Effect:
     """One value of a key: the mean of the metric, an interval around it, and the measured values.
 
-    ``interval`` is the 95 % interval of the difference to the best value, shifted to the mean; None without pairs.
+    ``interval`` is the 95 % interval of the mean, or that of the difference to the best value, shifted to the mean;
+    None if there is none.
     """
 
     value: Value
@@ -52,10 +53,12 @@ class Effect:
 
 
 @styled
-def effect_figure(effects: Sequence[Effect], *, key: str, metric: str) -> Figure:
+def effect_figure(
+    effects: Sequence[Effect], *, key: str, metric: str, interval_of: str = "difference to the best"
+) -> Figure:
     """Draw ``metric`` against the values of ``key``: one dot per run, the means joined by a line, intervals as bars.
 
-    The label of each value gives n, the number of runs.
+    The label of each value gives n, the number of runs. The title says what the intervals are of.
     """
     factor, metric_label = metric_scale(metric)
     figure = Figure(figsize=(4.2, 3.0), layout="constrained")
@@ -69,7 +72,8 @@ def effect_figure(effects: Sequence[Effect], *, key: str, metric: str) -> Figure
     axes.errorbar(positions, means, factor * np.array(reach).T, fmt="s-", color=BLUE, capsize=4, markersize=5, zorder=3)
     # The limits ignore the intervals: that of two runs can be much wider than all values.
     _set_y_limits(axes, [factor * value for effect in effects for value in (*effect.measured, effect.mean)])
-    axes.set(ylabel=metric_label, title="all runs, their mean;\nbar: 95 % interval of the difference to the best")
+    bars = any(each.interval is not None for each in effects)
+    axes.set(ylabel=metric_label, title="all runs and their mean" + f"\nbar: 95 % interval of the {interval_of}" * bars)
     return figure
 
 
@@ -131,12 +135,13 @@ def pair_figure(
     columns, rows = values
     factor, metric_label = metric_scale(metric)
     grid = factor * np.array([[means.get((column, row), np.nan) for column in columns] for row in rows])
-    figure = Figure(figsize=(1.6 + 0.75 * len(columns), 1.2 + 0.5 * len(rows)), layout="constrained")
+    size = max(1.6 + 0.75 * len(columns), 3.2), max(1.4 + 0.5 * len(rows), 2.3)
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(grid, cmap=SHARE_MAP, aspect="auto")
     axes.set_xticks(range(len(columns)), [str(value) for value in columns])
     axes.set_yticks(range(len(rows)), [str(value) for value in rows])
-    axes.set(xlabel=keys[0], ylabel=keys[1], title=f"mean {metric_label}, n: number of runs")
+    axes.set(xlabel=keys[0], ylabel=keys[1], title=f"mean {metric_label},\nn: number of runs")
     axes.grid(visible=False)
     for (row, column), mean in np.ndenumerate(grid):
         if np.isfinite(mean):

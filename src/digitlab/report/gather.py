@@ -75,7 +75,7 @@ def _read(runs: Sequence[RunFolder], names_relative_to: Path) -> tuple[list[Repo
 def _comparison(records: Sequence[ReportedRun], roots: Sequence[Path], *, links_from: Path) -> str:
     tables, winner = [], None
     for root in roots:
-        own_tables, winner_path = tables_in(root)
+        own_tables, winner_path = tables_in(root, named=len(roots) > 1)
         tables += own_tables
         if len(roots) == 1:
             winner = next((record for record in records if record.folder.path == winner_path), None)

@@ -29,12 +29,20 @@ class Table:
 
     @property
     def wordy(self) -> list[bool]:
-        """For each column, whether it contains words; such columns are aligned left."""
-        return [any(re.search(r"[^\W\d_]{3}", row[place]) for row in self.rows) for place in range(len(self.columns))]
+        """For each column, whether it contains words and no number with a sign; such columns are aligned left."""
+        columns = [[row[place] for row in self.rows] for place in range(len(self.columns))]
+        return [
+            any(re.search(r"[^\W\d_]{3}", cell) for cell in column)
+            and not any(re.match(r"[+-]\d", cell) for cell in column)
+            for column in columns
+        ]
 
 
-def tables_in(folder: Path) -> tuple[list[Table], Path | None]:
-    """Return the tables of a folder of runs and, if it is a sweep, the folder of its winner."""
+def tables_in(folder: Path, *, named: bool = False) -> tuple[list[Table], Path | None]:
+    """Return the tables of a folder of runs and, if it is a sweep, the folder of its winner.
+
+    With ``named`` the titles have the name of the sweep: the page has tables of other folders as well.
+    """
     tables = [_comparison(folder / name, title) for name, title in _COMPARISONS.items() if (folder / name).is_file()]
     if not manifest_file(folder).exists():
         return tables, None
@@ -44,7 +52,7 @@ def tables_in(folder: Path) -> tuple[list[Table], Path | None]:
         return tables, None  # the manifest is damaged, but the page can still list the runs
     parts = sweep.by_data_set()
     for part in parts:
-        where = f" ({part.name})" if len(parts) > 1 else ""
+        where = f" ({part.name})" if named or len(parts) > 1 else ""
         metric = part.metric or "the monitored metric"
         settings, effects = (_in_percent(*cells, metric) for cells in (settings_table(part), effects_table(part)))
         note = f"{metric}: mean over the n replicates of the setting. {_WHICH_CHECKPOINT}"
@@ -72,7 +80,7 @@ def _in_percent(
             return text
         return re.sub(r"\d+\.\d+", lambda found: f"{100 * float(found[0]):.2f}", text)
 
-    titles = [f"{name} in %" if place in changed and "%" not in name else name for place, name in enumerate(columns)]
+    titles = [f"{name} in %" if place in changed else name for place, name in enumerate(columns)]
     return titles, [[cell(place, text) for place, text in enumerate(row)] for row in rows]
 
 

@@ -45,7 +45,7 @@ def write_figures(measured: Measured, folder: Path) -> list[Path]:
 def _figures(measured: Measured) -> Iterator[tuple[str, Figure]]:
     effects = _l2_effects(measured)
     if effects:
-        yield "r4_l2", effect_figure(effects, key="L2 factor", metric="test accuracy")
+        yield "r4_l2", effect_figure(effects, key="L2 factor", metric="test accuracy", interval_of="mean")
     for name, (title, group) in _groups().items():
         settings = [_setting(row, measured.outcomes[row.name]) for row in group]
         drawn = [setting for setting in settings if setting.curves]

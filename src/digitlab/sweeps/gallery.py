@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from digitlab.core.errors import show
 from digitlab.core.files import write_atomically
-from digitlab.figures.style import png
+from digitlab.figures.style import Format, Width, encode, figure_width
 from digitlab.figures.sweeps import Effect, curve_figure, effect_figure, pair_figure, parallel_figure
 from digitlab.results.history import read_history
 from digitlab.sweeps.effects import Value, in_order
@@ -23,10 +23,13 @@ from digitlab.sweeps.table import SweepTable
 _MAX_HEAT_MAP_VALUES = 12
 
 
-def write_figures(table: SweepTable, folder: Path) -> list[Path]:
+def write_figures(
+    table: SweepTable, folder: Path, *, file_format: Format = "png", width: Width | None = None
+) -> list[Path]:
     """Draw all figures of ``table`` into ``folder`` and return their paths; at least one run must have finished.
 
-    If the sweep covers several data sets, each has a subfolder of its own.
+    If the sweep covers several data sets, each has a subfolder of its own. ``width`` is that of a paper's column or
+    page; None draws figures in their natural size.
     """
     # One scale for MNIST and CIFAR-10 would hide all differences within each.
     parts = table.by_data_set()
@@ -34,11 +37,13 @@ def write_figures(table: SweepTable, folder: Path) -> list[Path]:
     for part in parts:
         own = folder if len(parts) == 1 else folder / folder_name(part.name)
         own.mkdir(parents=True, exist_ok=True)
-        # A data set without a finished run has nothing to draw yet.
-        for name, figure in _figures(part) if part.metric is not None else ():
-            path = own / f"{folder_name(name)}.png"
-            write_atomically(path, png(figure))
-            paths.append(path)
+        if part.metric is None:
+            continue  # a data set without a finished run has nothing to draw yet
+        with figure_width(width):
+            for name, figure in _figures(part):
+                path = own / f"{folder_name(name)}.{file_format}"
+                write_atomically(path, encode(figure, file_format))
+                paths.append(path)
     return paths
 
 

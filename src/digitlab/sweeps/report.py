@@ -73,7 +73,16 @@ def settings_table(table: SweepTable) -> tuple[list[str], list[list[str]]]:
     tests = _test_metrics(table)
     columns = [*table.keys, table.metric or "monitored", "sd", "95 % interval", "n", *tests, "checkpoint", "failed"]
     columns += ["left after epoch"] if halving else []
-    return [*columns, "runs"], [_setting_cells(row, tests, halving=halving) for row in table.rows]
+    rows = [_setting_cells(row, tests, halving=halving) for row in table.rows]
+    return _without_empty([*columns, "runs"], rows, optional=("sd", "95 % interval", "checkpoint", "failed"))
+
+
+def _without_empty(
+    columns: list[str], rows: list[list[str]], *, optional: Sequence[str]
+) -> tuple[list[str], list[list[str]]]:
+    """Leave out those of the ``optional`` columns that no row fills: without replicates there is no deviation."""
+    kept = [place for place, name in enumerate(columns) if name not in optional or any(row[place] for row in rows)]
+    return [columns[place] for place in kept], [[row[place] for place in kept] for row in rows]
 
 
 def _test_metrics(table: SweepTable) -> list[str]:
@@ -107,7 +116,7 @@ def effects_table(table: SweepTable) -> tuple[list[str], list[list[str]]]:
     """Column names and one row of text per value: its mean, and its paired difference to the key's best value."""
     columns = ["key", "value", f"mean {table.metric or 'monitored'}", "n", "difference", "95 % interval", "pairs"]
     rows = [[key, *_effect_cells(effect)] for key, effects in table.effects.items() for effect in effects]
-    return columns, rows
+    return _without_empty(columns, rows, optional=("difference", "95 % interval"))
 
 
 def _effect_cells(effect: ValueEffect) -> list[str]:

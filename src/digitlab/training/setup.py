@@ -44,6 +44,11 @@ def read_data(experiment: Experiment) -> ImageData:
     data.limit_val_batches, data.limit_test_batches = trainer.limit_val_batches, trainer.limit_test_batches
     data.prepare_data()
     data.setup()
+    if data.batch_size > len(data.train_indices):
+        log.warning(
+            "data.batch_size=%d is more than the %d training images: each epoch makes one update, from all of them",
+            data.batch_size, len(data.train_indices),
+        )  # fmt: skip
     return data
 
 
