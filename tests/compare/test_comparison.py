@@ -138,6 +138,12 @@ def test_runs_that_do_not_count_are_reported(tmp_path, write_run):
     ("first", "second", "metric", "expected"),
     [
         (["data=mnist"], ["data=cifar10"], "val/accuracy", "different data sets: cifar10, mnist"),
+        (
+            ["data=emnist", "data.split=letters"],
+            ["data=emnist", "data.split=digits"],
+            "val/accuracy",
+            "different data sets: emnist digits, emnist letters",
+        ),
         (["data.val_size=5000"], ["data.val_size=4000"], "val/accuracy", "data.val_size=5000 and 4000"),
         (["data.split_seed=0"], ["data.split_seed=1"], "val/accuracy", "data.split_seed=0 and 1"),
         ([], ["optimizer.lr=0.1"], "val/acuracy", "--metric=val/acuracy: no run of"),

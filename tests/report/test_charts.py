@@ -47,7 +47,7 @@ def test_a_wide_range_of_positive_values_is_logarithmic():
     svg = chart(Line("run", [(1, 0.01), (2, 1.0), (3, 100.0)], "train"))
     (line,) = positions(svg)
     assert set(ticks(svg, "y")) == {0.01, 0.1, 1, 10, 100}
-    assert "accuracy, logarithmic axis" in {text.text for text in svg.iter("text")}
+    assert "accuracy, log scale" in {text.text for text in svg.iter("text")}
     assert line[0][1] - line[1][1] == pytest.approx(line[1][1] - line[2][1], abs=0.2)
 
 

@@ -99,6 +99,23 @@ def test_runs_on_different_data_sets_are_separated(make_run, tmp_path):
     assert [attrs["data-run"] for tag, attrs in page.tags if tag == "tr" and "data-run" in attrs] == ["0", "1"]
 
 
+def test_pictures_of_two_folders_have_their_own_sections(make_run, tmp_path):
+    for name in ("cats", "cars"):
+        make_run(tmp_path / name, "data=folder", f"data.path={name}")
+    write_report([tmp_path], tmp_path / "report.html")
+    assert {"Runs on folder cats", "Runs on folder cars"} <= set(read(tmp_path / "report.html").words)
+
+
+def test_the_legend_leaves_out_what_its_runs_share(make_run, tmp_path):
+    for number in range(6):
+        make_run(tmp_path / str(number), "model=mlp", f"seed={number}", accuracy=0.9)
+    make_run(tmp_path / "worse", "model=linear", "seed=0", accuracy=0.5)
+    write_report([tmp_path], tmp_path / "report.html")
+    page = read(tmp_path / "report.html")
+    swatches = {attrs["title"] for tag, attrs in page.tags if tag == "span" and attrs.get("class") == "swatch"}
+    assert swatches == {*(f"seed={number}" for number in range(6)), "other runs"}
+
+
 def test_pages_load_nothing_from_the_network(runs, tmp_path):
     for number, folders in enumerate(([runs], [runs / "a"])):
         write_report(folders, tmp_path / f"{number}.html")

@@ -49,6 +49,26 @@ def test_data_sets_are_ranked_separately_by_metrics_but_not_by_seconds():
     assert folders(sort_rows(rows, "train_seconds")) == ["m2", "c1", "m1", "c2"]
 
 
+def test_pictures_of_two_folders_are_two_data_sets(tmp_path):
+    rows = []
+    for number, (choice, line, accuracy) in enumerate(
+        [("folder", "path: 'pets [a]'", 0.5), ("folder", "path: cars", 0.9), ("folder", "path: 'pets [a]'", 0.7),
+         ("emnist", "split: letters", 0.6), ("emnist", "split: digits", 0.99), ("folder", "path: null", 0.1),
+         ("own", "source:\n    train_images: ${data.root}/own/0a1b2c3d4e5f/train-images", 0.3)]
+    ):  # fmt: skip
+        run = RunFolder(tmp_path / str(number))
+        run.config.parent.mkdir(parents=True)
+        (run.config.parent / "hydra.yaml").write_text(f"hydra:\n  runtime:\n    choices:\n      data: {choice}\n")
+        run.config.write_text(f"data:\n  _target_: X\n  {line}\nmodel:\n  path: other\n  split: none\n")
+        run.result.write_text(json.dumps({"status": "finished", "metrics": {"val/accuracy": accuracy}}))
+        rows.append(run_row(run))
+    names = ["folder pets [a]", "folder cars", "folder pets [a]", "emnist letters", "emnist digits", "folder"]
+    names.append("own 0a1b2c3d")
+    assert [each["data"] for each in rows] == names
+    ranked = [(each["data"], each["val/accuracy"]) for each in sort_rows(rows, "val/accuracy")]
+    assert ranked[-3:-1] == [("folder pets [a]", 0.7), ("folder pets [a]", 0.5)]
+
+
 def test_the_limits_are_those_of_the_configuration(tmp_path):
     run = RunFolder(tmp_path)
     run.config.parent.mkdir()

@@ -174,6 +174,25 @@ def test_data_sets_are_ranked_separately(written_sweep, finished, tmp_path, caps
         assert text.count("best setting (1 run)") == 2
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "names"),
+    [
+        (["data=folder", "data.path=cats"], ["data=folder", "data.path=cars"], {"FolderData cats", "FolderData cars"}),
+        (["data=emnist", "data.split=letters"], ["data=emnist"], {"EmnistData letters", "EmnistData balanced"}),
+    ],
+)
+def test_other_pictures_of_one_kind_are_another_data_set(first, second, names, written_sweep, finished):
+    runs = written_sweep((first, finished(0.9)), (second, finished(0.8)))
+    assert {part.name for part in SweepTable("s", runs).by_data_set()} == {f"s, {name}" for name in names}
+
+
+def test_runs_that_have_not_started_belong_to_the_data_set_that_they_typed(written_sweep, finished):
+    runs = written_sweep((["data=folder", "data.path=cats"], finished(0.9)), (["data=folder", "data.path=cars"], {}))
+    (runs[1].folder.config).unlink()
+    names = SweepTable("s", runs).data_sets
+    assert (names[0], names[1]) == ("FolderData cats", "folder cars")
+
+
 def test_limited_runs_are_marked(written_sweep, finished, tmp_path, capsys):
     runs = written_sweep(
         (["optimizer.lr=0.1", "trainer.limit_test_batches=10"], finished(0.9)), (["optimizer.lr=0.01"], finished(0.8))

@@ -22,6 +22,7 @@ from digitlab.config.replicates import REPLICATE_KEYS
 from digitlab.config.suggestions import nearest
 from digitlab.core.errors import ConfigError, show
 from digitlab.figures.formatting import is_percentage
+from digitlab.results.data_set import data_set_name
 
 # Runs whose validation images differ can't be compared on them. The training images may differ (data.train_size).
 _VALIDATION_KEYS = ("data.val_size", "data.folds", "data.fold", "data.split_seed")
@@ -95,11 +96,15 @@ def _check_metric(groups: Sequence[Group], metric: str) -> None:
 
 
 def _check_data(groups: Sequence[Group]) -> None:
-    names: dict[tuple[tuple[str, Value], ...], str] = {}
+    names: dict[Any, str] = {}
     for group in groups:
         for run in group.runs:
+            choice = run.choices.get("data", str(run.settings.get("data.source._target_")))
+            node = {key.removeprefix("data."): value for key, value in run.settings.items() if key.startswith("data.")}
+            name = data_set_name(choice, node)
             source = tuple((key, value) for key, value in run.settings.items() if key.startswith(_DATA_PREFIX))
-            names[source] = run.choices.get("data", str(run.settings.get("data.source._target_")))
+            # Folders of pictures and EMNIST have no source in their configuration.
+            names[source or name] = name
     if len(names) > 1:
         raise ConfigError("FOLDER", ", ".join(group.name for group in groups), f"different data sets: {_list(names)}")
 

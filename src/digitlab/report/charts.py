@@ -65,7 +65,7 @@ def line_chart(lines: Sequence[Line], *, x_label: str, y_label: str, best_x: flo
     if not drawn:
         return Markup("<p>no finite value</p>")
     x_axis, y_axis = _axes([point for line in drawn for point in line.points])
-    parts = [_frame(x_axis, y_axis, x_label, f"{y_label}, logarithmic axis" if y_axis.log else y_label)]
+    parts = [_frame(x_axis, y_axis, x_label, f"{y_label}, log scale" if y_axis.log else y_label)]
     if best_x is not None:
         x = x_axis.position(best_x)
         parts.append(

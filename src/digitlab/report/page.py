@@ -167,8 +167,15 @@ def _group(data: str, ranked: Sequence[ReportedRun], winner: ReportedRun | None,
 
 
 def _labels(records: Sequence[ReportedRun], settings: Sequence[str]) -> list[str]:
-    """Name each run by its differing settings, ``lr=0.1, seed=1``; add its folder if that is not unique."""
-    labels = [", ".join(f"{key.rpartition('.')[2]}={show(each.setting(key))}" for key in settings) for each in records]
+    """Name each run by its differing settings, ``lr=0.1, seed=1``; add its folder if that is not unique.
+
+    The legend shows the first runs alone, so their names leave out the settings that they share.
+    """
+    in_legend = differing_settings(records[:_COLOURED_RUNS])
+    labels = []
+    for place, record in enumerate(records):
+        keys = [key for key in settings if place >= _COLOURED_RUNS or key in in_legend]
+        labels.append(", ".join(f"{key.rpartition('.')[2]}={show(record.setting(key))}" for key in keys))
     count = Counter(labels)
     return [
         label if label and count[label] == 1 else f"{label} ({record.name})" if label else record.name

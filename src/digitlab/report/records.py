@@ -14,11 +14,15 @@ from typing import Any
 
 from digitlab.config.metrics import metric_direction
 from digitlab.core.errors import show
+from digitlab.results.data_set import data_set_name
 from digitlab.results.folder import RunFolder
 
 GROUPS = ("data", "model")  # config groups that the page always shows
 _NUMBERS = ("best_epoch", "parameters", "train_seconds")
-_DATA_TITLES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10"}
+_DATA_TITLES = {
+    "mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100",
+    "kmnist": "KMNIST", "qmnist": "QMNIST", "svhn": "SVHN",
+}  # fmt: skip
 _IGNORED_OVERRIDES = ("trainer.progress_bar", "data.root", "hydra.", "sweep")  # they do not change the experiment
 
 
@@ -71,8 +75,9 @@ class ReportedRun:
 
     @property
     def data_title(self) -> str:
-        """The usual name of the data set: ``Fashion-MNIST``; the name of its config for other data sets."""
-        name = str(self.setting("data"))
+        """The usual name of the data set: ``Fashion-MNIST``; for other data sets that of ``results.data_set``."""
+        node = self.config.get("data")
+        name = data_set_name(str(self.setting("data")), node if isinstance(node, Mapping) else {})
         return _DATA_TITLES.get(name, name)
 
     @property
@@ -189,7 +194,7 @@ def rank_runs(records: Sequence[ReportedRun]) -> list[ReportedRun]:
     def rank(record: ReportedRun) -> tuple[str, bool, float]:
         value = record.monitored
         return (
-            str(record.setting("data")),
+            record.data_title,
             value is None,
             0.0 if value is None else value if metric_direction(record.monitor) == "min" else -value,
         )

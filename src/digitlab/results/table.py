@@ -18,6 +18,7 @@ from digitlab.config.metrics import metric_direction
 from digitlab.config.suggestions import nearest
 from digitlab.core.errors import ConfigError
 from digitlab.core.files import relative_path
+from digitlab.results.data_set import read_data_set_name
 from digitlab.results.folder import RunFolder
 
 Row = dict[str, str | int | float | None]
@@ -86,7 +87,7 @@ def run_row(run: RunFolder) -> Row:
     Raises ``OSError`` or ``ValueError`` if its files can't be read.
     """
     choices = run.read_choices()
-    row: Row = {"status": "unfinished", "data": choices.get("data"), "model": choices.get("model")}
+    row: Row = {"status": "unfinished", "data": read_data_set_name(run), "model": choices.get("model")}
     row |= {"seed": None, "epochs": None}
     result = run.read_result() if run.result.exists() else {}
     if not isinstance(result, dict) or not isinstance(result.get("metrics", {}), dict):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from digitlab.results.data_set import data_set_name, read_data_set_name
 from digitlab.results.folder import RunFolder
 from digitlab.results.outcome import UNREADABLE, monitored
 from digitlab.sweeps.manifest import Entry, Manifest
@@ -61,14 +62,14 @@ class SweepRun:
         return f"{self.tested_checkpoint} checkpoint, epoch {epoch}"
 
     def read_data_set(self) -> str | None:
-        """The name of the data set, as in ``data=NAME``; None if the run has not started."""
+        """The name of the data set (``results.data_set``); None if the run has not started."""
         try:
-            # Hydra stores which option of each config group was chosen; runs of older versions lack this file.
-            chosen = self.folder.read_choices().get("data")
-            if chosen:
-                return chosen
+            # Runs of older versions do not store the chosen options.
+            name = read_data_set_name(self.folder)
+            if name:
+                return name
             data = self.folder.read_plain_config()["data"]
-            return str(data.get("source", data)["_target_"]).rpartition(".")[2]
+            return data_set_name(str(data.get("source", data)["_target_"]).rpartition(".")[2], data)
         except UNREADABLE:
             return None
 

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from digitlab.config.metrics import metric_direction
 from digitlab.config.replicates import REPLICATE_KEYS
 from digitlab.core.errors import DigitlabError, show
+from digitlab.results.data_set import data_set_name
 from digitlab.sweeps.effects import Observation, Value, ValueEffect, value_effects
 from digitlab.sweeps.state import SweepRun
 from digitlab.sweeps.statistics import Summary
@@ -89,8 +90,10 @@ class SweepTable:
         names = {}
         for run in self.runs:
             name = run.read_data_set()
-            typed = self.values[run.entry.number].get("data")
-            names[run.entry.number] = name if name or typed is None else str(typed)
+            values = self.values[run.entry.number]
+            typed = {key.removeprefix("data."): value for key, value in values.items() if key.startswith("data.")}
+            choice = values.get("data")
+            names[run.entry.number] = name if name or choice is None else data_set_name(str(choice), typed)
         return names
 
     def setting(self, run: SweepRun) -> Setting:
