@@ -21,15 +21,12 @@ from digitlab.engine.metrics import confusions
 from digitlab.figures.batch_log import BatchLog, read_batch_log
 from digitlab.figures.history import Curve, Curves
 from digitlab.results.checkpoint import read_checkpoint
-from digitlab.results.events import curves_folder
+from digitlab.results.events import LOSS_TAG, curves_folder
 from digitlab.results.folder import RunFolder
 from digitlab.training.classifier import Classifier
 from digitlab.training.loading import load_classifier, load_data, require_fit
 
 Split = Literal["test", "val"]
-
-# The TensorBoard tag of the loss of single mini-batches. It becomes the training loss in figures against iterations.
-_LOSS_STEP = "loss_step"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,10 +156,11 @@ def event_curves(run: RunFolder) -> Curves:
     for split in ("train", "val"):
         events = EventAccumulator(str(curves_folder(run.path, split)), size_guidance={"scalars": 0})
         events.Reload()
-        for tag in sorted({*NAMES, _LOSS_STEP} & {*events.Tags()["scalars"]}):
+        for tag in sorted({*NAMES, LOSS_TAG} & {*events.Tags()["scalars"]}):
             # If two event files contain the same step, the later entry counts.
             written = sorted(events.Scalars(tag), key=lambda event: event.wall_time)
             found[f"{split}/{tag}"] = sorted({event.step: event.value for event in written}.items())
-    if f"train/{_LOSS_STEP}" in found:
-        found["train/loss"] = found.pop(f"train/{_LOSS_STEP}")
+    # In figures against iterations, the loss of single mini-batches is the training loss.
+    if f"train/{LOSS_TAG}" in found:
+        found["train/loss"] = found.pop(f"train/{LOSS_TAG}")
     return found

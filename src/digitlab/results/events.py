@@ -15,13 +15,16 @@ log = logging.getLogger(__name__)
 # in val/. TensorBoard lists each folder as a run, and draws the curves of all runs with the same tag in one chart.
 SUBFOLDERS = ("", "val")
 
+# The tag of the training loss of single mini-batches.
+LOSS_TAG = "loss_step"
+
 
 def curves_folder(folder: Path, split: str) -> Path:
     """Return the folder with the event files for the curves of ``split``, which is ``train`` or ``val``."""
     return folder / "val" if split == "val" else folder
 
 
-def _event_files(folder: Path) -> Iterator[tuple[str, Path]]:
+def event_files(folder: Path) -> Iterator[tuple[str, Path]]:
     """Yield every event file: its path relative to the run folder, as text, and its path."""
     for subfolder in SUBFOLDERS:
         for path in sorted((folder / subfolder).glob("events.out.tfevents.*")):
@@ -30,7 +33,7 @@ def _event_files(folder: Path) -> Iterator[tuple[str, Path]]:
 
 def event_bytes(folder: Path) -> dict[str, int]:
     """Return the size in bytes of every event file, keyed by its path relative to the run folder."""
-    return {name: path.stat().st_size for name, path in _event_files(folder)}
+    return {name: path.stat().st_size for name, path in event_files(folder)}
 
 
 def cut_events(folder: Path, kept_bytes: Mapping[str, int]) -> None:
@@ -41,7 +44,7 @@ def cut_events(folder: Path, kept_bytes: Mapping[str, int]) -> None:
     """
     # At first all files count as lost, so that a file that does not exist is reported too.
     lost_bytes = dict(kept_bytes)
-    for name, path in _event_files(folder):
+    for name, path in event_files(folder):
         size = path.stat().st_size
         if name not in kept_bytes:
             path.unlink()

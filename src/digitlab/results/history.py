@@ -1,11 +1,15 @@
 """Reads ``metrics.csv``, which has one row of metrics per epoch of a run. This module does not import torch."""
 
 import csv
-from collections.abc import Mapping
+import io
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from digitlab.core.errors import RunError
 from digitlab.results.folder import RunFolder
+
+# No file begins like this.
+_DAMAGED = b"\0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +32,59 @@ def read_history(run: RunFolder) -> list[EpochRow]:
     """
     if not run.metrics.exists():
         return []
-    rows = []
+    rows: list[EpochRow] = []
+    with run.metrics.open(encoding="utf-8", newline="") as file:
+        table = csv.reader(file)
+        _extend(rows, table, next(table, []), run)
+    return rows
+
+
+class GrowingHistory:
+    """The rows of a run that may still train. Each ``update`` parses only the lines that are new.
+
+    ``rows`` are those of the complete lines: a line without its end may lack digits. ``generation`` grows when earlier
+    rows have changed, which happens when a run resumes from a checkpoint or starts again.
+    """
+
+    def __init__(self, run: RunFolder) -> None:
+        self.rows: list[EpochRow] = []
+        self.generation = 0
+        self._run = run
+        self._parsed = b""
+        self._columns: list[str] = []
+
+    def update(self) -> None:
+        """Read what has changed. Raises ``RunError``, which names the line, if the file is damaged."""
+        try:
+            content = self._run.metrics.read_bytes()
+        except FileNotFoundError:
+            content = b""
+        complete = content[: content.rfind(b"\n") + 1]
+        # The writer replaces the file after every epoch. So the old content is compared, which is much faster than
+        # parsing it; its size alone would not show that a resumed run has other rows.
+        if not complete.startswith(self._parsed):
+            self.rows, self._parsed, self._columns = [], b"", []
+            self.generation += 1
+        text = complete[len(self._parsed) :].decode(errors="replace")
+        table = csv.reader(io.StringIO(text, newline=""))
+        if not self._parsed:
+            self._columns = next(table, [])
+        self._parsed = _DAMAGED  # unless the next line succeeds: then another update must start again
+        _extend(self.rows, table, self._columns, self._run)
+        self._parsed = complete
+
+
+def _extend(rows: list[EpochRow], table: Iterator[list[str]], columns: Sequence[str], run: RunFolder) -> None:
+    """Append the rows of ``table``, lists of cells. Raises ``RunError``, which names the line."""
     try:
-        with run.metrics.open(encoding="utf-8", newline="") as file:
-            for line in csv.DictReader(file):
-                values = {name: float(cell) for name, cell in line.items() if cell}
-                rows.append(EpochRow(int(values.pop("epoch")), int(values.pop("step", 0)), values))
-    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        rows.extend(_row(cells, columns) for cells in table if cells)
+    except (ValueError, KeyError, csv.Error) as error:
         line_number = len(rows) + 2  # the first line holds the names of the columns
         raise RunError(f"{run.metrics}, line {line_number}: can't be read: {error}") from error
-    return rows
+
+
+def _row(cells: Sequence[str], columns: Sequence[str]) -> EpochRow:
+    if len(cells) > len(columns):
+        raise ValueError(f"{len(cells)} cells for {len(columns)} columns")
+    values = {name: float(cell) for name, cell in zip(columns, cells, strict=False) if cell}
+    return EpochRow(int(values.pop("epoch")), int(values.pop("step", 0)), values)

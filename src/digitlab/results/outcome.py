@@ -21,10 +21,16 @@ def monitored(run: RunFolder, result: dict[str, Any]) -> tuple[str, float]:
     Raises ``OSError``, ``ValueError``, ``KeyError`` or ``ConfigError`` if the run's files can't be read.
     """
     config = run.read_plain_config()
-    metric, metrics = str(config["monitor"]["metric"]), result["metrics"]
-    if metric not in metrics and config["data"]["val_size"] == 0:
-        metric = metric.replace("val/", "train/")  # as the run itself does if there is no validation set
+    metrics = result["metrics"]
+    metric = str(config["monitor"]["metric"])
+    if metric not in metrics:
+        metric = measured_metric(metric, val_size=config["data"]["val_size"])
     return metric, finite_or_worst(metric, metrics[metric])
+
+
+def measured_metric(metric: str, *, val_size: object) -> str:
+    """Return what a run monitors whose configuration says ``metric``: without a validation set, training instead."""
+    return metric.replace("val/", "train/") if val_size == 0 else metric
 
 
 def finite_or_worst(metric: str, value: float | None) -> float:

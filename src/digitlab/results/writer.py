@@ -26,7 +26,7 @@ from torch.utils.tensorboard.summary import hparams
 from digitlab.config.given import GIVEN
 from digitlab.core.files import write_atomically
 from digitlab.results.checkpoint import write_checkpoint
-from digitlab.results.events import SUBFOLDERS, cut_events, event_bytes
+from digitlab.results.events import LOSS_TAG, SUBFOLDERS, cut_events, event_bytes
 from digitlab.results.folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class RunWriter:
     def losses(self, values: Iterable[tuple[int, float]]) -> None:
         """Write events of the training loss of single mini-batches: pairs of (step, loss)."""
         for step, value in values:
-            self._events[""].add_scalar("loss_step", value, step)
+            self._events[""].add_scalar(LOSS_TAG, value, step)
 
     def epoch(self, row: Row) -> None:
         """Add a row to ``metrics.csv``, and its values to the events, except those that ``validation`` wrote."""
