@@ -17,6 +17,9 @@ from digitlab.sweeps.manifest import create, run_overrides
 from digitlab.sweeps.progress import ProgressLine, SweepProgress
 from digitlab.sweeps.state import read_runs
 
+# The file in the folder of a sweep that its command holds locked.
+LOCK_NAME = ".running.lock"
+
 
 class SweepSession:
     """A running sweep in ``path`` over ``keys``; ``jobs`` are the overrides of its jobs.
@@ -51,7 +54,7 @@ class SweepSession:
         path = self.path
         # The kernel releases the lock however this process ends, so a killed sweep can be resumed at once.
         try:
-            self._lock, _ = acquire_lock(path / ".running.lock", timeout=0)
+            self._lock, _ = acquire_lock(path / LOCK_NAME, timeout=0)
         except Timeout:
             raise RunError(
                 f"{path}: another process is running this sweep: wait for it, or start another with sweep.name=NAME"
