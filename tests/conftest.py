@@ -17,6 +17,7 @@ from digitlab.config.compose import compose
 
 pytest_plugins = [
     "fixtures.batches",
+    "fixtures.browser",
     "fixtures.children",
     "fixtures.commands",
     "fixtures.composing",
