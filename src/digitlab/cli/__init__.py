@@ -9,6 +9,7 @@
     digitlab report FOLDER…
     digitlab sweep SWEEP_FOLDER
     digitlab compare SWEEP_FOLDER --key optimizer
+    digitlab watch --open
     digitlab reproduce r2_softmax
     digitlab init mylab
     digitlab doctor

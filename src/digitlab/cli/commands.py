@@ -3,7 +3,7 @@
 import typer
 
 # Importing a module registers its command.
-from digitlab.cli import compare, doctor, evaluate, figures, init, predict, report, reproduce, runs, show, sweep  # noqa: F401
+from digitlab.cli import compare, doctor, evaluate, figures, init, predict, report, reproduce, runs, show, sweep, watch  # noqa: F401
 from digitlab.cli.app import app
 
 __all__ = ["app"]

@@ -1,0 +1,42 @@
+"""``digitlab watch``: a live page in the browser about all runs and sweeps, also those that train now."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from digitlab.cli.app import app
+from digitlab.core.errors import ConfigError
+
+# TensorBoard's usual port is 6006.
+_PORT = 6007
+
+
+@app.command()
+def watch(
+    root: Annotated[Path | None, typer.Option(help="The folder with the runs and sweeps (default: outputs).")] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port of the page; 0 takes any free one.")] = _PORT,
+    open_browser: Annotated[
+        bool, typer.Option("--open/--no-browser", help="Open the page in the browser, or only print its address.")
+    ] = False,
+) -> None:
+    """Show a live page about all runs and sweeps: curves, tables, time left, failures, links to reports.
+
+    It prints an address that only works on this machine. Open it in a browser; Ctrl-C ends the page. The page only
+    reads: no training notices it, and nothing under the folder changes.
+    """
+    from digitlab.config.compose import ROOT
+    from digitlab.watch.laboratory import Laboratory
+    from digitlab.watch.server import WatchApp, WatchServer
+
+    if root is not None and not root.is_dir():
+        raise ConfigError("--root", root, "there is no such folder")
+    folder = (ROOT / "outputs" if root is None else root).resolve()
+    server = WatchServer(WatchApp(Laboratory(folder)), port=port)
+    print(f"watching {folder} until you press Ctrl-C:")
+    print(server.address, flush=True)
+    if open_browser:
+        import webbrowser
+
+        webbrowser.open(server.address)
+    server.serve()

@@ -1,0 +1,109 @@
+"""Follows one sweep for the page of ``digitlab watch``: its manifest, what is still to come, the time left."""
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from digitlab.core.errors import DigitlabError
+from digitlab.sweeps.manifest import Entry, Manifest, manifest_file
+from digitlab.sweeps.planned import command_file, planned_jobs
+from digitlab.sweeps.session import LOCK_NAME
+from digitlab.watch.run import REPORT, WatchedRun
+
+
+class WatchedSweep:
+    """One sweep. ``update`` looks at its files and at its ``runs`` again, and ``record`` describes it for the page.
+
+    ``entries`` are those of the manifest by the names of the run folders.
+    """
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.path, self.name = path, name
+        self.entries: dict[str, Entry] = {}
+        self.version = 0
+        self.record: dict[str, Any] = {}
+        self._keys: Sequence[str] = ()
+        self._halving = False
+        self._note: str | None = None
+        self._read_ns: int | None = None
+        # What the command of this time plans; asked only while the sweep runs.
+        self._planned: tuple[float, set[tuple[str, ...]] | int | None] | None = None
+
+    @property
+    def running(self) -> bool:
+        return bool(self.record.get("running"))
+
+    def read_manifest(self) -> bool:
+        """Read the manifest again if it has changed; return whether it has."""
+        try:
+            changed_ns = os.stat(manifest_file(self.path)).st_mtime_ns
+            if changed_ns == self._read_ns:
+                return False
+            manifest = Manifest.read(self.path)
+        except (OSError, DigitlabError) as error:
+            changed, self._note = self._note != str(error), str(error)
+            return changed
+        self._read_ns, self._note = changed_ns, None
+        self.entries = {entry.folder: entry for entry in manifest.runs}
+        self._keys, self._halving = manifest.keys, manifest.halving
+        return True
+
+    def update(self, runs: Sequence[WatchedRun], locked: frozenset[int] | None, now: float) -> bool:
+        """Describe the sweep with its ``runs``, after ``read_manifest``; return whether ``record`` has changed."""
+        running = [run for run in runs if not run.ended]
+        alive = bool(running) or self._is_locked(locked)
+        to_come = len(self.entries.keys() - {run.folder.path.name for run in runs})
+        if alive:
+            to_come += self._not_in_manifest()
+        record = {
+            "id": self.name,
+            "running": alive,
+            "keys": list(self._keys),
+            "halving": self._halving,
+            "waiting": to_come,
+            "ends_at": self._ends_at(runs, running, to_come, now) if alive else None,
+            "report": (self.path / REPORT).exists(),
+            "note": self._note,
+        }
+        changed, self.record = record != self.record, record
+        return changed
+
+    def _is_locked(self, locked: frozenset[int] | None) -> bool:
+        try:
+            return locked is not None and os.stat(self.path / LOCK_NAME).st_ino in locked
+        except OSError:
+            return False
+
+    def _started_at(self) -> float | None:
+        """When the last command of the sweep started, in seconds since 1970."""
+        try:
+            return os.stat(command_file(self.path)).st_mtime
+        except OSError:
+            return None
+
+    def _not_in_manifest(self) -> int:
+        """The number of runs that the running command has planned but not yet written to the manifest."""
+        started_at = self._started_at()
+        if started_at is None:
+            return 0
+        if self._planned is None or self._planned[0] != started_at:
+            self._planned = started_at, planned_jobs(self.path)
+        planned = self._planned[1]
+        if isinstance(planned, int):
+            return max(planned - len(self.entries), 0)
+        known = {tuple(entry.overrides) for entry in self.entries.values()}
+        return 0 if planned is None else len(planned - known)
+
+    def _ends_at(
+        self, runs: Iterable[WatchedRun], running: Iterable[WatchedRun], to_come: int, now: float
+    ) -> float | None:
+        """When the sweep will end at its pace since the command started, in seconds since 1970; None if unknown."""
+        started_at = self._started_at()
+        if started_at is None:
+            return None
+        # In units of whole runs. A result from before the command belongs to an earlier one.
+        ended = sum(run.ended and (run.result_seconds or 0.0) >= started_at for run in runs)
+        parts = [run.trained_part for run in running]
+        trained, left = ended + sum(parts), to_come + sum(1 - part for part in parts)
+        return now + (now - started_at) / trained * left if trained > 0 else None
