@@ -1,5 +1,6 @@
 """``digitlab watch``: a live page in the browser about all runs and sweeps, also those that train now."""
 
+import gc
 from pathlib import Path
 from typing import Annotated
 
@@ -22,8 +23,9 @@ def watch(
 ) -> None:
     """Show a live page about all runs and sweeps: curves, tables, time left, failures, links to reports.
 
-    It prints an address that only works on this machine. Open it in a browser; Ctrl-C ends the page. The page only
-    reads: no training notices it, and nothing under the folder changes.
+    Open the address that it prints in a browser on this machine; Ctrl-C ends the page.
+
+    The page only reads: no training notices it, and nothing under the folder changes.
     """
     from digitlab.config.compose import ROOT
     from digitlab.watch.laboratory import Laboratory
@@ -40,3 +42,5 @@ def watch(
 
         webbrowser.open(server.address)
     server.serve()
+    # Python would look for garbage in all modules before it ends the process, which takes longer than all the rest.
+    gc.freeze()
