@@ -1,20 +1,25 @@
 """Run folders that look as if a training had just written them, without any training."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from digitlab.config.compose import compose
 from digitlab.results.folder import RunFolder
 from digitlab.sweeps.manifest import add_jobs, create
 from digitlab.watch.laboratory import Laboratory
 
-composed = cache(lambda overrides: compose(overrides))
+composed = cache(lambda: compose(["trainer.max_epochs=5"]))
+
+
+def configured(overrides: Sequence[str]) -> DictConfig:
+    """The configuration with these values; composing it for each run would take 0.1 s."""
+    return OmegaConf.merge(composed(), OmegaConf.from_dotlist(list(overrides)))
 
 
 @pytest.fixture
@@ -24,8 +29,7 @@ def begin_run() -> Callable[..., RunFolder]:
     def begin(path: Path, *overrides: str) -> RunFolder:
         run = RunFolder(path)
         run.config.parent.mkdir(parents=True)
-        config = composed(("trainer.max_epochs=5",))
-        OmegaConf.save(config, run.config)
+        OmegaConf.save(composed(), run.config)
         run.overrides_file.write_text(json.dumps(overrides))
         choices = {"data": "mnist", "model": "mlp", "hydra/launcher": "vectorized"}
         OmegaConf.save({"hydra": {"runtime": {"choices": choices}}}, run.config.parent / "hydra.yaml")
@@ -41,7 +45,7 @@ def begin_sweep(begin_run: Callable[..., RunFolder]) -> Callable[..., list[RunFo
     def begin(path: Path, jobs: list[tuple[str, ...]], *, begun: int | None = None) -> list[RunFolder]:
         path.mkdir(parents=True)
         create(path, sorted({override.partition("=")[0] for job in jobs for override in job}))
-        names = add_jobs(path, [(composed(job), job) for job in jobs])
+        names = add_jobs(path, [(configured(job), job) for job in jobs])
         return [begin_run(path / name, *job) for name, job in list(zip(names, jobs, strict=True))[:begun]]
 
     return begin

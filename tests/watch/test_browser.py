@@ -121,7 +121,7 @@ def test_hostile_names_are_text_and_the_page_fits_the_screen(browser, address, t
     )
     for fragment in ("", "#sweep=sweeps%2Fs", "#run=sweeps%2Fs%2F0_seed%3D0", "#run=missing", "#run=%E0%A4%A"):
         browser.visit(f"{address}{fragment}")
-        wait_for(browser, "document.querySelector('h1')")
+        wait_for(browser, "!!document.querySelector('h1')")
         assert browser.run("document.documentElement.scrollWidth") <= width
         assert browser.run("window.taken") is None
         assert browser.run("document.querySelectorAll('img, script[src]').length") == 0

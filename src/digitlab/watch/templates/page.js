@@ -127,7 +127,6 @@ function table(key, {columns, rows, order, limit = 100, empty}) {
     const text = run => `${run.id} ${current.columns.map(each => each.text(run)).join(" ")} ${run.error || ""}`.toLowerCase();
     const matching = current.rows.filter(run => { const all = words.length ? text(run) : ""; return words.every(word => all.includes(word)); });
     const visible = whole.has(key) ? matching : sorted(matching).slice(0, limit);
-    const focus = document.activeElement && body.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
     const order = orders.get(key) || {};
     const labels = current.columns.map(each => each.name).join("\n") + JSON.stringify(order);
     if (head.dataset.labels !== labels) {
@@ -138,7 +137,6 @@ function table(key, {columns, rows, order, limit = 100, empty}) {
     }
     body.replaceChildren(...(whole.has(key) ? sorted(matching) : visible).map(run => make("tr", {}, current.columns.map(each =>
       make("td", {class: [each.words && "words", each.css].filter(Boolean).join(" ") || null}, each.node ? each.node(run) : each.text(run))))));
-    if (focus) { const link = [...body.querySelectorAll("a")].find(each => each.getAttribute("href") === focus); if (link) link.focus(); }
     shown.textContent = words.length ? `${matching.length} of ${current.rows.length}` : current.rows.length ? count(current.rows.length, "run") : empty;
     const hidden = matching.length - visible.length;
     more.replaceChildren(...(hidden > 0 ? [make("button", {class: "more", onclick: () => { whole.add(key); fill(); }}, `show the other ${hidden}`)] : []));
@@ -353,16 +351,32 @@ function readAddress() {
 
 function show() {
   view = readAddress();
+  pressed = false;
   view.parts = BUILD[view.kind](view.id);
   window.scrollTo(0, 0);
   update();
   ask();
 }
 
+// While the reader presses a link or selects text, the page must not replace what is under the pointer.
+let pressed = false, late = false;
+
+function isHeld() {
+  const selection = document.getSelection();
+  return pressed || Boolean(selection && !selection.isCollapsed && document.getElementById("view").contains(selection.anchorNode));
+}
+
 function update() {
   if (!loaded) return;
-  UPDATE[view.kind](view.parts, view.id);
   document.title = title();
+  late = isHeld();
+  if (late) return;
+  const focused = document.activeElement && document.activeElement.getAttribute("href");
+  UPDATE[view.kind](view.parts, view.id);
+  if (!focused || document.activeElement !== document.body) return;
+  // The link that had the focus was replaced by a new one.
+  const link = [...document.querySelectorAll("#view a")].find(each => each.getAttribute("href") === focused);
+  if (link) link.focus({preventScroll: true});
 }
 
 // Progress first, because a browser's tab shows only a few words.
@@ -395,7 +409,7 @@ function take(answer, asked) {
   for (const sweep of answer.sweeps) sweeps.set(sweep.id, sweep);
   loaded = true;
   const curves = asked === view && takeCurves(answer);
-  if (changed || curves) update();
+  if (changed || curves || late) update();
 }
 
 function takeCurves(answer) {
@@ -424,7 +438,7 @@ async function ask() {
     if (!response.ok) throw new Error(await response.text());
     take(await response.json(), asked);
     connection.className = "";
-    connection.textContent = unread ? `reading ${unread} more runs …` : "";
+    connection.textContent = unread ? `reading ${unread} more runs …` : late ? "waits while text is selected" : "";
     if (unread) pause = 50;
   } catch (error) {
     connection.className = "lost";
@@ -440,6 +454,9 @@ function tick() {
 
 window.addEventListener("hashchange", show);
 window.addEventListener("resize", update);
+document.addEventListener("pointerdown", () => { pressed = true; });
+// A click comes after the pointer is up.
+for (const name of ["pointerup", "pointercancel"]) document.addEventListener(name, () => setTimeout(() => { pressed = false; }, 0));
 document.addEventListener("visibilitychange", () => { if (!document.hidden) ask(); });
 document.addEventListener("keydown", event => {
   const input = document.querySelector("input[type=search]");
