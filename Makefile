@@ -2,7 +2,7 @@
 # add requirements-dev.lock.
 #   make train ARGS="model=mlp data=cifar10"     PYTHON=python3.12 chooses the interpreter of .venv
 
-.PHONY: help install dev train test test-fast main-tests unit-tests test-cluster test-extra test-minimums test-notebooks test-systems test-instruction-sets mutations torture lint lint-systems docs notebooks bench bench-members bench-sweeps cluster compare-revisions gpu-check performance tensorboard lock release clean
+.PHONY: help install dev train test test-fast main-tests unit-tests test-cluster test-extra test-minimums test-notebooks test-systems test-instruction-sets mutations torture lint lint-systems docs notebooks bench bench-members bench-sweeps bench-setup cluster compare-revisions gpu-check performance tensorboard lock release clean
 
 # make passes only these variables on. `make train model=lenet` would train the default network without a warning.
 UNUSED := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
@@ -129,6 +129,9 @@ bench-members: $(INSTALLED) ## compare a member of a population with a bare loop
 
 bench-sweeps: $(INSTALLED) ## compare whole sweeps with both launchers; fails if a target is missed
 	.venv/bin/python benchmarks/sweeps.py $(ARGS)
+
+bench-setup: ## measure the installation in fresh clones with cold caches, with pip alone and with uv; half an hour
+	$(PYTHON) benchmarks/installation.py $(ARGS)
 
 compare-revisions: $(INSTALLED) ## compare the results of two revisions bit by bit; ARGS="HEAD~1 HEAD --only mlp --jobs 2"
 	.venv/bin/python benchmarks/compare_revisions.py $(ARGS)

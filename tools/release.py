@@ -81,8 +81,7 @@ def _use(wheel: Path, folder: Path) -> None:
     scripts = folder / "venv" / ("Scripts" if os.name == "nt" else "bin")
     uv = [Path(sys.executable).with_name("uv"), "pip", "install", "--quiet", "--python", scripts / "python"]
     _run([*uv, "setuptools"], folder)
-    locked = ["--require-hashes", "--no-build-isolation", "--compile-bytecode"]
-    _run([*uv, *locked, "-r", _ROOT / "requirements-dev.lock"], folder)
+    _run([*uv, "--require-hashes", "--no-build-isolation", "-r", _ROOT / "requirements-dev.lock"], folder)
     _run([*uv, "--no-deps", wheel], folder)
     empty = folder / "empty folder"
     empty.mkdir()
@@ -104,8 +103,8 @@ def _run(command: list[str | Path], folder: Path) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """The environment without the variables that would make the checkout visible to the new environment."""
-    hidden = ("PYTHONPATH", "DIGITLAB_DATA", "DIGITLAB_ALLOW", "VIRTUAL_ENV")
+    """The environment without variables that would make the checkout visible, or each start compile all modules."""
+    hidden = ("PYTHONPATH", "DIGITLAB_DATA", "DIGITLAB_ALLOW", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE")
     return {name: value for name, value in os.environ.items() if name not in hidden}
 
 
