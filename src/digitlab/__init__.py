@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from digitlab.api.commands import load, resume, runs, sweep, train
+    from digitlab.api.commands import compare_runs, load, resume, runs, sweep, train
     from digitlab.api.commands import open_folder as open
     from digitlab.api.run import Run
     from digitlab.api.sweep import Sweep
@@ -35,6 +35,8 @@ _SOURCES = {
     "Stopper": ("digitlab.core.signals", "Stopper"),
     "Sweep": ("digitlab.api.sweep", "Sweep"),
     "allow": ("digitlab.config.compose", "allow"),
+    # Not "compare", which is the name of a package: its import would replace the function.
+    "compare_runs": ("digitlab.api.commands", "compare_runs"),
     "load": ("digitlab.api.commands", "load"),
     "open": ("digitlab.api.commands", "open_folder"),
     "resume": ("digitlab.api.commands", "resume"),
@@ -44,8 +46,8 @@ _SOURCES = {
 }
 
 __all__ = [
-    "ConfigError", "DataError", "DigitlabError", "Interrupted", "Run", "RunError", "Stopper", "Sweep", "allow", "load",
-    "open", "resume", "runs", "sweep", "train",
+    "ConfigError", "DataError", "DigitlabError", "Interrupted", "Run", "RunError", "Stopper", "Sweep", "allow",
+    "compare_runs", "load", "open", "resume", "runs", "sweep", "train",
 ]  # fmt: skip
 
 

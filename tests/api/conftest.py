@@ -13,15 +13,22 @@ import digitlab
 
 @pytest.fixture
 def stopped_in_thread() -> Callable[..., list[digitlab.Interrupted]]:
-    """Train with these arguments in a thread, stop it after its first checkpoint, and return what it raised."""
+    """Train with these arguments in a thread, stop it after its first checkpoint, and return what it raised.
 
-    def train(*overrides: str, folder: Path, **arguments: Any) -> list[digitlab.Interrupted]:
+    It is stopped by a ``Stopper``, or with ``by_run`` by ``Run.stop``. ``meanwhile`` is called before.
+    """
+
+    def train(
+        *overrides: str, folder: Path, by_run: bool = False, meanwhile: Callable[[], object] = lambda: None,
+        **arguments: Any,
+    ) -> list[digitlab.Interrupted]:  # fmt: skip
         stopper, raised = digitlab.Stopper(), []
 
         def target() -> None:
             try:
                 endless = ("trainer.max_epochs=10000", "early_stopping=null")
-                digitlab.train(*overrides, *endless, folder=folder, stopper=stopper, **arguments)
+                given = None if by_run else stopper
+                digitlab.train(*overrides, *endless, folder=folder, stopper=given, **arguments)
             except digitlab.Interrupted as stopped:
                 raised.append(stopped)
 
@@ -29,7 +36,10 @@ def stopped_in_thread() -> Callable[..., list[digitlab.Interrupted]]:
         thread.start()
         while not (folder / "checkpoints" / "last.ckpt").exists() and thread.is_alive():
             time.sleep(0.05)
-        stopper.stop()
+        try:
+            meanwhile()
+        finally:
+            (digitlab.open(folder) if by_run else stopper).stop()
         thread.join()
         return raised
 

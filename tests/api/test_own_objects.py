@@ -15,7 +15,8 @@ from digitlab.api.own_arrays import as_images
 from digitlab.api.own_data import own_data
 from digitlab.api.own_labels import as_labels, label_names
 from digitlab.api.own_network import own_network
-from digitlab.config import given
+from digitlab.api.own_objects import own_objects
+from digitlab.config import compose, given
 from digitlab.data.idx import read_idx
 from digitlab.results.checkpoint import read_checkpoint
 
@@ -312,6 +313,17 @@ def test_the_same_images_are_written_once(tmp_path):
     assert len(list((tmp_path / "own").iterdir())) == 1
     folder = nodes[0]["source"]["train_images"].split("/")[-2]
     assert read_idx(tmp_path / "own" / folder / "train-labels").tolist().count(0) == 2
+
+
+def test_an_option_of_the_project_with_the_same_name_is_not_chosen(tmp_path, monkeypatch):
+    """In a project of ``digitlab init``, its own ``conf/`` comes before what Python users pass."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "Net.yaml").touch()
+    nothing = {"data": None, "test_data": None, "class_names": None}
+    for project, option in ((None, "Net"), (tmp_path, "Net_2")):
+        monkeypatch.setattr(compose, "OWN_CONF", project)
+        with own_objects([], model=Net, **nothing) as own:
+            assert own.overrides == [f"model={option}"]
 
 
 def test_names_tell_networks_with_other_code_apart():

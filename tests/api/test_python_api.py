@@ -1,14 +1,23 @@
 """The Python API: trainings and sweeps in this process, and that nothing global is left behind."""
 
+import gc
 import logging
 import os
+import random
+import signal
+import sys
+import threading
+import warnings
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.version import VersionBase
+from matplotlib import pyplot
 from PIL import Image
 
 import digitlab
@@ -37,12 +46,34 @@ def test_a_run_tells_its_result(run):
     assert "finished" in run._repr_html_()
 
 
+def global_state():
+    """What a notebook or a program shares with the trainings that it starts, by name."""
+    root = logging.getLogger()
+    return {
+        "folder": os.getcwd(), "environment": dict(os.environ), "sys.path": list(sys.path),
+        "streams": (sys.stdin, sys.stdout, sys.stderr), "hooks": (sys.excepthook, threading.excepthook),
+        "logging": (list(root.handlers), root.level, logging.raiseExceptions),
+        "signals": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)],
+        "warnings": list(warnings.filters), "garbage collection": gc.isenabled(), "threads": threading.enumerate(),
+        "random": random.getstate(), "numpy": repr(np.random.get_state()), "torch": torch.get_rng_state().tolist(),
+        "torch's threads": torch.get_num_threads(), "gradients": torch.is_grad_enabled(),
+        "precision": (torch.get_default_dtype(), torch.get_float32_matmul_precision()),
+        "deterministic": (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark),
+        "matplotlib": (matplotlib.get_backend(), dict(matplotlib.rcParams)), "figures": pyplot.get_fignums(),
+        "hydra": (GlobalHydra.instance().is_initialized(), HydraConfig.instance().cfg),
+        "hydra's version": VersionBase.instance().getbase(),
+    }  # fmt: skip
+
+
 def test_nothing_global_is_left_behind(run, tmp_path):
-    before = (os.getcwd(), dict(os.environ), list(logging.getLogger().handlers), torch.get_num_threads())
-    digitlab.train(*SMALL, folder=tmp_path / "run")
-    assert (os.getcwd(), dict(os.environ), list(logging.getLogger().handlers), torch.get_num_threads()) == before
-    assert not GlobalHydra.instance().is_initialized()
-    assert HydraConfig.instance().cfg is None
+    before = global_state()
+    again = digitlab.train(*SMALL, folder=tmp_path / "run")
+    again.evaluate()
+    again.figure("history_epochs")
+    again.report()
+    digitlab.sweep(*SMALL, "seed=0,1", f"hydra.sweep.dir={tmp_path}/sweep")
+    after = global_state()
+    assert [name for name, value in before.items() if after[name] != value] == []
 
 
 def test_two_trainings_in_one_process_have_the_same_bits(run, tmp_path):
@@ -119,6 +150,25 @@ def test_a_sweep_has_runs_a_table_effects_and_a_best_run(tmp_path):
     assert repr(digitlab.open(sweep.path)) == repr(sweep) == "<Sweep sweep: 4 of 4 runs finished>"
     finished = [each.path.stat().st_mtime_ns for each in sweep.runs]
     assert [each.path.stat().st_mtime_ns for each in digitlab.sweep(*SMALL, *grid).runs] == finished
+    compared = sweep.compare()
+    assert len(compared.table) == len(compared.sentences) == 1
+    assert str(compared).startswith("No difference shown between optimizer.lr=0.1 and optimizer.lr=1e-05: +")
+    assert "2 pairs" in compared._repr_html_()
+    assert len(compared.figure().axes) == 2
+    fast, slow = (f"optimizer.lr={rate}" for rate in (0.1, 1e-05))
+    alone = sweep.compare("optimizer.lr", where=["seed=1"]).sentences[0]
+    assert alone == f"{fast} is {alone.partition(' is ')[2].partition(' ')[0]} points better than {slow} in " + (
+        "val/accuracy: one run each, which says nothing about other seeds; repeat both with at least 5 seeds."
+    )
+    with pytest.raises(digitlab.ConfigError, match="one folder is no comparison"):
+        digitlab.compare_runs(sweep)
+
+
+def test_two_runs_are_compared_image_by_image(run, tmp_path):
+    untrained = digitlab.train(*SMALL, "optimizer.lr=1e-9", folder=tmp_path / "untrained")
+    compared = digitlab.compare_runs(run, untrained.path)
+    assert compared.sentences[0].startswith(f"{run.path.name} is ")
+    assert compared.notes == ["no test of single images: the runs were tested on 256 of 10000 images"]
 
 
 def test_a_failed_run_of_a_sweep_warns_and_is_listed(tmp_path):
@@ -132,13 +182,29 @@ def test_a_failed_run_of_a_sweep_warns_and_is_listed(tmp_path):
 
 def test_a_training_in_a_thread_stops_on_request_and_is_resumed(tmp_path, stopped_in_thread):
     folder = tmp_path / "run"
-    raised = stopped_in_thread(*SMALL, folder=folder)
+
+    def meanwhile():
+        with pytest.raises(digitlab.RunError, match="this process trains already"):
+            digitlab.train(*SMALL, folder=tmp_path / "other")
+
+    raised = stopped_in_thread(*SMALL, folder=folder, by_run=True, meanwhile=meanwhile)
     assert len(raised) == 1
+    with pytest.raises(digitlab.RunError, match="this process does not train this run"):
+        digitlab.open(folder).stop()
     assert f"to continue: digitlab.resume({str(folder)!r})" in str(raised[0])
     epochs = len(digitlab.open(folder).history)
     resumed = digitlab.resume(folder, max_epochs=epochs + 2)
     assert resumed.status == "finished"
     assert len(resumed.history) == epochs + 2
+
+
+def test_a_sweep_runs_in_a_thread(tmp_path):
+    sweeps = []
+    grid = ("seed=0,1", f"hydra.sweep.dir={tmp_path}/sweep")
+    thread = threading.Thread(target=lambda: sweeps.append(digitlab.sweep(*SMALL, *grid)))
+    thread.start()
+    thread.join()
+    assert [run.status for sweep in sweeps for run in sweep.runs] == ["finished"] * 2
 
 
 def test_runs_are_a_table(run):

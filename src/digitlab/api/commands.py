@@ -1,25 +1,28 @@
-"""What Python users call: ``train``, ``sweep``, ``resume``, ``runs`` and ``open``. They do what the commands do.
+"""What Python users call: ``train``, ``sweep``, ``resume``, ``runs``, ``open`` …. They do what the commands do.
 
 The configuration, the checks, the folders and the bits of a run are those of ``python train.py`` with the same
 overrides. A mistake raises ``ConfigError`` with the text that the command prints.
 """
 
 import logging
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from digitlab.api.frames import to_frame
 from digitlab.api.hydra_app import hydra_app
 from digitlab.api.own_objects import OwnObjects, own_objects
 from digitlab.api.run import Checkpoint, Run
+from digitlab.api.running import stoppable_by_folder
 from digitlab.api.sweep import Sweep
 from digitlab.config.compose import ROOT
-from digitlab.core.errors import ConfigError
+from digitlab.core.errors import ConfigError, RunError
 from digitlab.core.signals import Interrupted, Stopper
 from digitlab.results.folder import RunFolder, find_runs
 from digitlab.results.lock import remove_unbegun
@@ -30,10 +33,14 @@ from digitlab.sweeps.resume import complete_run
 from digitlab.sweeps.session import report_sweep_at_end, running_path
 
 if TYPE_CHECKING:
+    from digitlab.api.comparisons import Comparisons
     from digitlab.data import ImageData
     from digitlab.training import Classifier
 
 log = logging.getLogger(__name__)
+
+# Held while this process trains.
+_training = threading.Lock()
 
 
 def train(
@@ -54,23 +61,25 @@ def train(
     torch data sets. Images are uint8 or floats in [0, 1], (N, H, W), (N, C, H, W) or (N, H, W, C); labels are whole
     numbers from 0, or texts. Without ``test_data``, a fifth of the images becomes the test set.
 
-    ``folder`` is where the run goes; by default a new folder under ``outputs/``. In a thread other than the main one,
-    ``stopper.stop()`` ends the training early. Raises ``ConfigError`` for a wrong override or object, ``DataError`` for
-    missing data, ``RunError`` for a failed run, and ``Interrupted`` if the training was stopped; the run is saved then.
+    ``folder`` is where the run goes; by default a new folder under ``outputs/``. A training in a thread other than the
+    main one is stopped by ``stopper.stop()``, or by ``digitlab.open(folder).stop()``. Raises ``ConfigError`` for a
+    wrong override or object, ``DataError`` for missing data, ``RunError`` for a failed run, and ``Interrupted`` if the
+    training was stopped; the run is saved then.
     """
     _refuse_commands(overrides)
     if isinstance(model, list | tuple):
         raise ConfigError("model", f"{len(model)} networks", "digitlab.sweep(model=[...]) trains several")
     given = [*overrides, *([] if folder is None else [f"hydra.run.dir={_quoted(folder)}"])]
     trained: list[Path] = []
+    stopper = Stopper() if stopper is None else stopper
     objects = own_objects(given, model=model, data=data, test_data=test_data, class_names=class_names)
-    with _random_state_restored(), objects as own:
+    with _only_training(), objects as own:
 
         def task(config: DictConfig) -> None:
             from digitlab.training import train as train_config
 
             _say_what_a_resume_needs(own, shown=config.trainer.progress_bar)
-            with report_failure():
+            with report_failure(), stoppable_by_folder(Path(HydraConfig.get().runtime.output_dir), stopper):
                 trained.append(train_config(config).folder)
 
         needs_model = own.needed_again is not None
@@ -107,7 +116,7 @@ def sweep(
 
     objects = own_objects(given, model=model, data=data, test_data=test_data, class_names=class_names)
     try:
-        with _random_state_restored(), objects as own:
+        with _only_training(), objects as own:
             if own.needed_again is not None:
                 _refuse_other_processes(given, own.needed_again)
             arguments = [*given, *own.overrides]
@@ -141,7 +150,9 @@ def resume(
     if model is not None:
         _remember(path, model)
     arguments = [] if max_epochs is None else [f"trainer.max_epochs={max_epochs}"]
-    with _random_state_restored(), _stoppable(stopper, needs_model=model is not None):
+    stopper = Stopper() if stopper is None else stopper
+    stoppable = _stoppable(stopper, needs_model=model is not None)
+    with _only_training(), stoppable, stoppable_by_folder(path, stopper):
         return Run(resume_folder(str(path), arguments).folder)
 
 
@@ -186,6 +197,24 @@ def open_folder(folder: str | Path, *, model: Any = None) -> Run | Sweep:
     return opened
 
 
+def compare_runs(
+    *runs: Run | Sweep | str | Path, key: str | None = None, metric: str | None = None, where: Sequence[str] = ()
+) -> "Comparisons":
+    """Compare groups of finished runs with statistics, as ``digitlab compare`` does.
+
+    ``runs`` are runs, sweeps, or folders that contain runs: one group each. With ``key``, for example
+    ``"optimizer.lr"``, the runs of all of them are grouped by its value instead. ``metric`` is by default the one that
+    the runs monitor. ``where`` keeps the runs with these settings: ``where=["optimizer=adam"]``. Raises ``ConfigError``
+    if the runs can't be compared.
+    """
+    from digitlab.api.comparisons import Comparisons
+
+    folders = [each.path if isinstance(each, Run | Sweep) else Path(each) for each in runs]
+    if not folders:
+        raise ConfigError("runs", "none", "give two runs, sweeps or folders, or one sweep and key=...")
+    return Comparisons(folders, key=key, metric=metric, where=where)
+
+
 def _remember(path: Path, model: Any) -> None:
     from digitlab.api.own_network import remember_for_run
 
@@ -211,16 +240,22 @@ def _refuse_other_processes(overrides: Sequence[str], needed_again: str) -> None
 
 
 @contextmanager
-def _random_state_restored() -> Iterator[None]:
+def _only_training() -> Iterator[None]:
     """Restore torch's random state at the end: a run seeds it, and the user's own random numbers must not depend on it.
 
-    The devices are those that are in use already.
+    The devices are those that are in use already. Raises ``RunError`` if this process trains already in another
+    thread, because trainings share this state and Hydra's globals.
     """
     import torch
 
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices):
-        yield
+    if not _training.acquire(blocking=False):
+        raise RunError("this process trains already in another thread: wait for it, or stop it")
+    try:
+        devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        _training.release()
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """Lets a configuration choose networks and images that a Python user passed: ``api.commands`` uses it.
 
 Hydra finds them as options of the groups ``model`` and ``data``, next to the files in ``conf/``, while a run or sweep
-is composed. So all other settings, checks and folder names work as with the options in ``conf/``.
+is composed. An object never has the name of a file, which would come first. All other settings, checks and folder names
+work as with the options in ``conf/``.
 """
 
 import re
@@ -13,7 +14,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
-from digitlab.config.compose import CONF, compose
+from digitlab.config.compose import compose, conf_folders
 from digitlab.core.errors import ConfigError
 
 _OWN = "own"
@@ -77,7 +78,7 @@ def _store(group: str, name: str, node: dict[str, Any], stored: list[tuple[str, 
     """Make ``node`` an option of ``group`` and return its name, which has a number if ``name`` is taken."""
     store = ConfigStore.instance()
     taken = [each.removesuffix(".yaml") for each in store.repo.get(group, {})]
-    taken += [path.stem for path in (CONF / group).glob("*.yaml")]
+    taken += [path.stem for folder in conf_folders() for path in (folder / group).glob("*.yaml")]
     option, count = name, 1
     while option in taken:
         count += 1

@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from digitlab.api import html
 from digitlab.api.frames import to_frame
+from digitlab.api.running import stopper_of
 from digitlab.config.suggestions import nearest
 from digitlab.core.durations import duration
 from digitlab.core.errors import ConfigError, RunError
@@ -135,6 +136,17 @@ class Run:
             return FIGURES[name](read_run_data(self._folder))
         except NotApplicableError as reason:
             raise RunError(f"{self.path}: no figure {name}: {reason}") from reason
+
+    def stop(self) -> None:
+        """Stop the training of this run, which goes on in another thread of this process: it finishes its current
+        update, saves the run, and raises ``Interrupted`` in its thread.
+
+        Raises ``RunError`` if this process does not train the run.
+        """
+        stopper = stopper_of(self.path)
+        if stopper is None:
+            raise RunError(f"{self.path}: this process does not train this run, so it can't stop it")
+        stopper.stop()
 
     def report(self, out: str | Path | None = None) -> Path:
         """Write the HTML report, by default ``report.html`` in the run folder, and return its path."""

@@ -1,15 +1,20 @@
 """``Sweep``: a sweep's runs and tables as a Python object. ``digitlab.sweep`` and ``digitlab.open`` return it."""
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from digitlab.api import html
 from digitlab.api.frames import to_frame
 from digitlab.api.run import Run
+from digitlab.core.errors import ConfigError
 from digitlab.sweeps.effects import ValueEffect
 from digitlab.sweeps.state import SweepRun, read_runs
 from digitlab.sweeps.table import SweepTable
+
+if TYPE_CHECKING:
+    from digitlab.api.comparisons import Comparisons
 
 _SHOWN_ROWS = 20
 
@@ -63,6 +68,20 @@ class Sweep:
         """The best run of the best setting by the monitored metric, not the test set; None if none has finished."""
         winner = self._table.winner
         return None if winner is None else Run(winner.folder.path)
+
+    def compare(self, key: str | None = None, *, metric: str | None = None, where: Sequence[str] = ()) -> "Comparisons":
+        """Compare the values of a swept key with statistics, as ``digitlab compare FOLDER --key KEY`` does.
+
+        ``key`` may be left out if only one was swept, besides seeds and folds. ``metric`` is by default the monitored
+        one. ``where`` keeps the runs with these settings: ``where=["optimizer=adam"]``. Raises ``ConfigError`` if the
+        runs can't be compared.
+        """
+        from digitlab.api.comparisons import Comparisons
+
+        keys = list(self._table.effects)
+        if key is None and len(keys) != 1:
+            raise ConfigError("key", None, f"choose one of the swept keys: {', '.join(keys) or 'there is none'}")
+        return Comparisons([self.path], key=key or keys[0], metric=metric, where=where)
 
     def __repr__(self) -> str:
         finished = sum(run.status == "finished" for run in self._runs)

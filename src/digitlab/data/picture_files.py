@@ -27,6 +27,7 @@ from torch import Tensor
 
 from digitlab.core.errors import DataError
 from digitlab.core.files import move_into_place
+from digitlab.core.system import user_cache_folder
 from digitlab.data.own_images import as_data_set_image, decode, picture_warnings, read_bytes
 
 # Change this number when the same files give other pixels.
@@ -116,8 +117,8 @@ def _progress() -> Progress:
 
 
 def cache_folder() -> Path:
-    """The folder of the pictures that were read: ``digitlab/pictures`` in the user's cache (``XDG_CACHE_HOME``)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "digitlab" / "pictures"
+    """The folder of the pictures that were read: ``digitlab/pictures`` in the user's cache."""
+    return user_cache_folder() / "digitlab" / "pictures"
 
 
 def _cache_file(root: Path, paths: Sequence[str], image_shape: tuple[int, int, int]) -> Path | None:
@@ -155,13 +156,13 @@ def _keep(cache: Path, pictures: Pictures) -> None:
         if room < 0:
             return
         facts = json.dumps({"digests": pictures.digests, "broken": pictures.broken})
-        with tempfile.NamedTemporaryFile(dir=cache.parent, prefix=f".{cache.stem}.", delete=False) as part:
-            try:
-                np.savez(part, images=pictures.images.numpy(), facts=np.array(facts))
-                part.flush()
-                move_into_place(Path(part.name), cache)
-            except BaseException:
-                os.unlink(part.name)
-                raise
+        number, part = tempfile.mkstemp(dir=cache.parent, prefix=f".{cache.stem}.")
+        try:
+            with os.fdopen(number, "wb") as file:
+                np.savez(file, images=pictures.images.numpy(), facts=np.array(facts))
+            move_into_place(Path(part), cache)  # after the file is closed, because Windows moves no open files
+        except BaseException:
+            os.unlink(part)
+            raise
     except OSError as error:
         _log.info("%s: the pictures are not kept for later runs (%s)", cache.parent, error)

@@ -6,6 +6,7 @@ In a notebook, ``digitlab.load`` is the function ``load`` of this module. The ``
 from pathlib import Path
 from typing import Literal
 
+import torch
 from omegaconf import DictConfig
 
 from digitlab.config.compose import build, compose, plain, register_resolvers
@@ -57,7 +58,9 @@ def load_classifier(run: RunFolder, checkpoint: Which = "best") -> Classifier:
     content = read_checkpoint(path)
     try:
         precision = run.read_config().trainer.precision
-        classifier = Classifier(**content["hyper_parameters"], execution=Execution(precision=precision))
+        # The checkpoint replaces the random initial weights, and the random numbers of a user's program stay the same.
+        with torch.random.fork_rng(devices=[]):
+            classifier = Classifier(**content["hyper_parameters"], execution=Execution(precision=precision))
         classifier.load_state_dict(content["state_dict"])
     except ConfigError:
         raise

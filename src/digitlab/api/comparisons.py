@@ -1,0 +1,102 @@
+"""``Comparisons``: whether one setting is better than another, for Python users.
+
+``digitlab.compare_runs`` and ``Sweep.compare`` return it.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from digitlab.api import html
+from digitlab.api.frames import to_frame
+from digitlab.compare.comparison import Comparison, compare_groups, monitored_metric, sentence
+from digitlab.compare.groups import Group, read_groups
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_COLUMNS = ("better", "other", "difference", "95 % interval", "pairs", "p")
+
+
+class Comparisons:
+    """The differences between groups of finished runs, each with an interval, a p-value and a sentence.
+
+    ``folders``, ``key``, ``metric`` and ``where`` are those of ``digitlab compare``. Raises ``ConfigError`` if the
+    runs can't be compared.
+    """
+
+    def __init__(
+        self, folders: Sequence[Path], *, key: str | None = None, metric: str | None = None, where: Sequence[str] = ()
+    ) -> None:
+        groups = read_groups(folders, key=key, where=where)
+        self.metric = metric or monitored_metric(groups)
+        self._comparisons = compare_groups(groups, self.metric)
+        self.sentences = [f"{sentence(each)}." for each in self._comparisons]
+        self.notes = list(dict.fromkeys(note for each in self._comparisons for note in each.notes))
+        if len(groups) == 2 and all(len(group.runs) == 1 for group in groups):
+            self._compare_predictions(*groups)
+
+    def _compare_predictions(self, first: Group, second: Group) -> None:
+        """Add McNemar's test of two single runs, or a note that says why there is none."""
+        from digitlab.compare.predictions import compare_predictions, mcnemar_sentence
+
+        test = compare_predictions(first.runs[0], second.runs[0])
+        if isinstance(test, str):
+            self.notes.append(f"no test of single images: {test}")
+        else:
+            self.sentences.append(mcnemar_sentence(test, first.name, second.name))
+
+    @property
+    def table(self) -> Any:
+        """One row per comparison, the best group first: a data frame or a list of dicts.
+
+        ``difference`` is the mean of ``better`` minus ``other`` in the metric; its 95 % interval goes from ``low`` to
+        ``high``. ``p`` is corrected for the number of comparisons (Holm). ``effect_size`` is Cohen's d.
+        """
+        return to_frame([_row(each) for each in self._comparisons])
+
+    def figure(self) -> "Figure":
+        """The pairs and the differences with their intervals, as a Matplotlib figure."""
+        from digitlab.figures.differences import PairedValues, difference_figure
+
+        values = [
+            PairedValues(
+                first=each.first, second=each.second, pairs=each.pairs, mean=each.difference.mean,
+                interval=each.difference.interval, significant=each.significant,
+            )
+            for each in self._comparisons
+        ]  # fmt: skip
+        return difference_figure(values, metric=self.metric)
+
+    def __str__(self) -> str:
+        return "\n".join([*self.sentences, *(f"note: {note}" for note in self.notes)])
+
+    def __repr__(self) -> str:
+        return f"<Comparisons of {self.metric}>\n{self}"
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: the sentences, the notes, and the table."""
+        chosen = "on the test set: do not choose settings by it" if self.metric.startswith("test/") else "comparison"
+        shown = [html.title(self.metric, chosen), *map(html.paragraph, self.sentences)]
+        shown += [html.paragraph(f"Note: {note}", small=True) for note in self.notes]
+        return "".join([*shown, html.table(_COLUMNS, [_cells(each) for each in self._comparisons], words=2)])
+
+
+def _row(comparison: Comparison) -> dict[str, Any]:
+    difference = comparison.difference
+    low, high = difference.interval or (None, None)
+    return {
+        "better": comparison.first, "other": comparison.second, "metric": comparison.metric,
+        "difference": difference.mean, "low": low, "high": high, "pairs": difference.count if difference.paired else 0,
+        "p": comparison.corrected_p_value, "permutation_p": difference.permutation_p_value,
+        "effect_size": difference.effect_size, "significant": comparison.significant,
+    }  # fmt: skip
+
+
+def _cells(comparison: Comparison) -> list[str]:
+    difference, p_value = comparison.difference, comparison.corrected_p_value
+    interval = "" if difference.interval is None else "{:+.4f} to {:+.4f}".format(*difference.interval)
+    return [
+        comparison.first, comparison.second, f"{difference.mean:+.4f}", interval,
+        str(difference.count) if difference.paired else "none", "" if p_value is None else f"{p_value:.4f}",
+    ]  # fmt: skip
