@@ -148,6 +148,29 @@ class Run:
             raise RunError(f"{self.path}: this process does not train this run, so it can't stop it")
         stopper.stop()
 
+    def explain(self, images: Any = None, *, count: int = 8) -> "Figure":
+        """A figure that shows which pixels decide, and the nearest training images (``digitlab explain``).
+
+        ``images`` are as in ``predict``; without them, the figure explains the ``count`` most confident mistakes on the
+        test set (on validation images, if the run was not tested). Raises ``ConfigError`` if the extra ``explain`` is
+        not installed, and ``RunError`` if there is nothing to explain.
+        """
+        from digitlab.explain.extra import require_packages
+
+        require_packages("Run.explain", "captum")
+        from digitlab.api.inputs import as_pixels
+        from digitlab.explain.network import read_explained_run
+        from digitlab.explain.predictions import Subjects, confident_mistakes, explain, figure
+
+        run = read_explained_run(self._folder)
+        if images is None:
+            subjects = confident_mistakes(run, count=count)
+        else:
+            facts, deskewed = run.classifier.facts, bool(self.config.data.get("deskew", False))
+            pixels = as_pixels(images, facts=facts, deskewed=deskewed)
+            subjects = Subjects(pixels=pixels, names=[f"image {number}" for number in range(len(pixels))])
+        return figure(run, explain(run, subjects))
+
     def report(self, out: str | Path | None = None) -> Path:
         """Write the HTML report, by default ``report.html`` in the run folder, and return its path."""
         from digitlab.report.gather import write_report

@@ -5,6 +5,7 @@
     digitlab runs --sort val/accuracy
     digitlab evaluate RUN_FOLDER
     digitlab predict RUN_FOLDER image.png pictures/
+    digitlab explain RUN_FOLDER image.png
     digitlab figures RUN_FOLDER --format pdf --width column
     digitlab report FOLDER…
     digitlab sweep SWEEP_FOLDER

@@ -3,7 +3,21 @@
 import typer
 
 # Importing a module registers its command.
-from digitlab.cli import compare, doctor, evaluate, figures, init, predict, report, reproduce, runs, show, sweep, watch  # noqa: F401
+from digitlab.cli import (  # noqa: F401
+    compare,
+    doctor,
+    evaluate,
+    explain,
+    figures,
+    init,
+    predict,
+    report,
+    reproduce,
+    runs,
+    show,
+    sweep,
+    watch,
+)  # fmt: skip
 from digitlab.cli.app import app
 
 __all__ = ["app"]

@@ -43,7 +43,7 @@ def predict(
     deskewed = run.read_config().data.get("deskew", False)
     facts = classifier.facts
     readable: dict[Path, Tensor] = {}
-    paths = _picture_files(images)
+    paths = picture_files(images)
     for path in paths:
         try:
             readable[path] = as_pixels(path, facts=facts, deskewed=deskewed)[0]
@@ -60,7 +60,7 @@ def predict(
         sys.exit(1)
 
 
-def _picture_files(paths: Sequence[Path]) -> list[Path]:
+def picture_files(paths: Sequence[Path]) -> list[Path]:
     """Replace each folder by the files in it whose extension is that of a picture, sorted by name.
 
     Raises ``ConfigError`` if a folder contains no picture.

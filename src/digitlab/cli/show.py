@@ -19,8 +19,19 @@ def show(
         list[str] | None,
         typer.Argument(metavar="OVERRIDES…", help="As for training: data=cifar10 augment=[shift,flip]."),
     ] = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Look for copies, overlap of training and test set, broken images and wrong labels instead. Trains "
+            "small networks for a minute or two; model=, optimizer=, … choose others.",
+        ),
+    ] = False,
 ) -> None:
-    """Show a data set before training: its split, its mean and standard deviation, and some images of every class."""
+    """Show a data set before training: its split, its mean and standard deviation, and some images of every class.
+
+    With --check, examine its images and labels, print a table, and write a contact sheet and a list.
+    """
     from digitlab.config.compose import ROOT, compose
     from digitlab.core.files import write_atomically
     from digitlab.figures.samples import first_of_each_class, sample_grid
@@ -30,12 +41,17 @@ def show(
     config = compose(overrides or [])
     for override in overrides or []:
         key, _, value = override.lstrip("+~").partition("=")
-        if key.partition(".")[0] not in ("data", "augment", "seed", "experiment", "hydra"):
+        if not check and key.partition(".")[0] not in ("data", "augment", "seed", "experiment", "hydra"):
             raise ConfigError(key, value, "has no effect: this command shows data and augmentation")
     data = Experiment.from_config(config, typed=overrides or []).data
     data.normalize = "standard"  # so that setup computes the mean and deviation, whatever the run uses
     data.prepare_data()
     data.setup()
+    if check:
+        from digitlab.cli.show_check import check as check_data
+
+        check_data(data, overrides or [], folder=ROOT / "outputs" / "show")
+        return
     _print_split(data)
     source, labels = data.source, data.train_set.labels[data.train_indices]
     chosen = data.train_indices[first_of_each_class(labels, classes=len(source.class_names), count=10)]

@@ -13,7 +13,7 @@ def compare_predictions(first: ComparedRun, second: ComparedRun) -> McNemar | st
     scores = []
     for run in (first, second):
         try:
-            scores.append(_read_scores(run.folder))
+            scores.append(run.folder.read_test_predictions())
         except (OSError, ValueError, KeyError):
             return f"{run.folder.path.name} has no readable {run.folder.test_predictions.name}"
     if len(scores[0]) != len(scores[1]):
@@ -23,14 +23,6 @@ def compare_predictions(first: ComparedRun, second: ComparedRun) -> McNemar | st
         return f"the runs were tested on {len(scores[0])} of {len(labels)} images"
     # An additional class for unknown images has an index that no label has, so it counts as wrong.
     return mcnemar(*(own.argmax(1) == labels for own in scores))
-
-
-def _read_scores(run: RunFolder) -> npt.NDArray[np.float16]:
-    with np.load(run.test_predictions, allow_pickle=False) as file:
-        scores: npt.NDArray[np.float16] = file["probabilities"]
-    if scores.ndim != 2:
-        raise ValueError("probabilities must be a table")
-    return scores
 
 
 def _test_labels(run: RunFolder) -> npt.NDArray[np.int64]:

@@ -7,13 +7,17 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
 from digitlab.core.errors import ConfigError
 from digitlab.core.files import read_yaml, write_atomically
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 T = TypeVar("T", dict[Any, Any], DictConfig)
 
@@ -66,6 +70,16 @@ class RunFolder:
     def figures(self) -> Path:
         """The folder of the pictures that ``digitlab figures`` and ``digitlab evaluate`` draw."""
         return self.path / "figures"
+
+    @property
+    def projector(self) -> Path:
+        """The folder of the files for TensorBoard's projector that ``digitlab explain`` writes."""
+        return self.path / "projector"
+
+    @property
+    def projector_config(self) -> Path:
+        """The file by which TensorBoard finds those files. TensorBoard fixes its name and its place beside events."""
+        return self.path / "projector_config.pbtxt"
 
     @property
     def iterations(self) -> Path:
@@ -154,6 +168,19 @@ class RunFolder:
         """Return the content of ``result.json``. Raises ``OSError`` or ``ValueError`` if it can't be read."""
         result: dict[str, Any] = json.loads(self.result.read_text(encoding="utf-8"))
         return result
+
+    def read_test_predictions(self) -> "npt.NDArray[np.float16]":
+        """Return the probabilities of ``test_predictions``, float16 (N, K).
+
+        Raises ``OSError``, ``KeyError`` or ``ValueError`` if they can't be read.
+        """
+        import numpy as np  # lists of runs do not need it
+
+        with np.load(self.test_predictions, allow_pickle=False) as file:
+            scores: npt.NDArray[np.float16] = file["probabilities"]
+        if scores.ndim != 2:
+            raise ValueError("probabilities must be a table")
+        return scores
 
     def discard_if_fresh(self) -> None:
         """Remove the folder if it holds only what Hydra writes before a run starts; its parent too, if empty."""

@@ -1,0 +1,135 @@
+"""``digitlab explain``: show why a network answers as it does, and what it has learned."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from digitlab.cli.app import Folder, app
+from digitlab.cli.figures import FileFormat
+from digitlab.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from digitlab.explain.network import ExplainedRun
+    from digitlab.explain.predictions import Subjects
+
+
+class What(StrEnum):
+    """What the command shows."""
+
+    PREDICTIONS = "predictions"
+    CLASSES = "classes"
+    LAYERS = "layers"
+    EMBEDDING = "embedding"
+    PROJECTOR = "projector"
+
+
+@app.command()
+def explain(
+    folder: Folder,
+    images: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="IMAGE…", help="Your own pictures or folders of pictures.  [default: the most confident mistakes]"
+        ),
+    ] = None,
+    what: Annotated[
+        list[What] | None,
+        typer.Option(
+            help="predictions: which pixels decide, and the nearest training images. classes: images that maximise the "
+            "score of each class. layers: filters and feature maps. embedding: the last hidden layer by PCA and t-SNE. "
+            "projector: the same for TensorBoard. Repeatable.  [default: predictions]",
+        ),
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, help="The number of mistakes, if no images are given.")] = 8,
+    class_name: Annotated[
+        str | None, typer.Option("--class", metavar="NAME", help="Explain this class instead of the predicted one.")
+    ] = None,
+    points: Annotated[
+        int, typer.Option(min=3, help="The number of images of an embedding, for projector, too.")
+    ] = 2000,
+    out: Annotated[Path | None, typer.Option(help="Folder for the figures.  [default: RUN_FOLDER/figures]")] = None,
+    file_format: Annotated[FileFormat, typer.Option("--format", help="File format of the figures.")] = FileFormat.PNG,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
+) -> None:
+    """Explain a run's predictions: own pictures or its most confident mistakes. Prints a table and draws a figure.
+
+    The checkpoint is the one that the run tested. Needs the extra "explain".
+    """
+    from digitlab.explain.extra import require_packages
+
+    require_packages("digitlab explain", "captum", "sklearn")
+    from digitlab.core.files import write_atomically
+    from digitlab.explain.network import read_explained_run
+    from digitlab.figures.style import encode
+    from digitlab.training.loading import open_run
+
+    opened = open_run(folder)
+    chosen = list(dict.fromkeys(what or [What.PREDICTIONS]))
+    names = {each: f"explain_{each.value}.{file_format.value}" for each in chosen if each is not What.PROJECTOR}
+    place = opened.figures if out is None else out
+    taken = [place / name for name in names.values()] + [opened.projector_config] * (What.PROJECTOR in chosen)
+    if not force and (there := [path for path in taken if path.exists()]):
+        raise ConfigError("", there[0], "already exists: --force overwrites it")
+    run = read_explained_run(opened)
+    target = None if class_name is None else _class_index(run, class_name)
+    subjects = _subjects(run, images or [], count=count) if {What.PREDICTIONS, What.LAYERS} & {*chosen} else None
+    for each in chosen:
+        if each is What.PROJECTOR:
+            _write_projector(run, points=points)
+            continue
+        path = place / names[each]
+        figure = _draw(run, each, subjects, target=target, points=points)
+        write_atomically(path, encode(figure, file_format.value))
+        print(path)
+
+
+def _class_index(run: "ExplainedRun", name: str) -> int:
+    from digitlab.config.suggestions import nearest
+
+    if name not in run.class_names:
+        allowed = f"must be one of {', '.join(run.class_names)}{nearest(name, run.class_names)}"
+        raise ConfigError("--class", name, allowed)
+    return run.class_names.index(name)
+
+
+def _subjects(run: "ExplainedRun", images: list[Path], *, count: int) -> "Subjects":
+    """The user's own images, prepared as ``digitlab predict`` does, or the most confident mistakes."""
+    from digitlab.api.inputs import as_pixels
+    from digitlab.cli.predict import picture_files
+    from digitlab.explain.predictions import Subjects, confident_mistakes
+
+    if not images:
+        return confident_mistakes(run, count=count)
+    paths = picture_files(images)
+    deskewed = run.folder.read_config().data.get("deskew", False)
+    pixels = as_pixels(paths, facts=run.classifier.facts, deskewed=deskewed)
+    return Subjects(pixels=pixels, names=[str(path) for path in paths])
+
+
+def _draw(run: "ExplainedRun", what: What, subjects: "Subjects | None", *, target: int | None, points: int) -> "Figure":
+    from digitlab.explain import learned, predictions
+    from digitlab.results.table import print_table
+
+    if what is What.CLASSES:
+        return learned.classes_figure(run)
+    if what is What.EMBEDDING:
+        return learned.points_figure(run, most=points)
+    assert subjects is not None  # made for the other two
+    if what is What.LAYERS:
+        return learned.layers_figure(run, subjects.pixels[0])
+    explanation = predictions.explain(run, subjects, target=target)
+    columns = ["image", "predicted", "confidence", "true class", "nearest training images"]
+    print_table(columns, predictions.lines(run, explanation), words=5, title=run.title)
+    return predictions.figure(run, explanation)
+
+
+def _write_projector(run: "ExplainedRun", *, points: int) -> None:
+    from digitlab.explain.embedding import embed
+    from digitlab.explain.projector import most_points, write_projector_files
+
+    most = min(points, most_points(run.image_shape[1:]))
+    print(write_projector_files(run, embed(run, most=most))[-1])

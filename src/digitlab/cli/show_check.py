@@ -1,0 +1,90 @@
+"""The checks of ``digitlab show --check``: it prints a table, and writes a contact sheet and a list of all findings."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from digitlab.data import ImageData
+    from digitlab.explain.data_check import DataCheck, Finding
+    from digitlab.figures.data_check import Shown
+
+_SHOWN = 20  # images of each finding on the contact sheet
+
+
+def check(data: "ImageData", overrides: Sequence[str], *, folder: Path) -> None:
+    """Check the data set that ``overrides`` choose; ``data`` is set up. Progress goes to stderr."""
+    from digitlab.core.files import write_atomically
+    from digitlab.explain import data_check
+    from digitlab.explain.label_errors import EPOCHS, FOLDS, held_out_scores
+    from digitlab.figures.style import png
+    from digitlab.results.table import print_table
+
+    source = data.source
+    held_out = None
+    if source.val_count is None:
+        held_out = held_out_scores(overrides, image_shape=source.image_shape, progress=_print_progress)
+    checked = data_check.check_images(
+        data.train_set, data.test_set, pictures=source.margin_pixels is None, held_out=held_out,
+        progress=_print_progress,
+    )  # fmt: skip
+    print_table(["check", "train", "test"], data_check.table(checked), title=f"{source.title}, both official sets")
+    if held_out is None:
+        print("labels are not checked: the data set has validation images of its own, so it has no folds")
+    else:
+        print(
+            f"Labels are checked with {FOLDS} networks ({held_out.model}, {EPOCHS} epochs unless you set others); each"
+            f" predicts the third of the training images that it did not see, {100 * held_out.accuracy:.1f} % of all"
+            " correctly. The better the network, the fewer correct labels are on the list."
+        )
+    for name, content in (
+        (f"{source.name}_check.csv", data_check.as_csv(checked, source.class_names).encode()),
+        (f"{source.name}_check.png", png(_sheet(checked, data))),
+    ):
+        write_atomically(folder / name, content)
+        print(folder / name)
+
+
+def _print_progress(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _sheet(checked: "DataCheck", data: "ImageData") -> "Figure":
+    from digitlab.figures.data_check import check_figure
+
+    kinds = dict.fromkeys(finding.kind for finding in checked.findings)
+    sections = []
+    for kind in kinds:
+        found = [finding for finding in checked.findings if finding.kind == kind]
+        shown = [tile for finding in found for tile in _tiles(checked, data, finding)]
+        sections.append(shown[:_SHOWN])
+    if not sections:
+        sections = [[_tile(checked, data, 0, "nothing found")]]
+    title = f"{data.source.title}: the first findings of each kind; suggested labels have a frame"
+    return check_figure(sections, title=title)
+
+
+def _tiles(checked: "DataCheck", data: "ImageData", finding: "Finding") -> list["Shown"]:
+    """The image, and for a copy the other image before it."""
+    from digitlab.explain.data_check import LABEL
+
+    own = _tile(checked, data, finding.number, finding.kind, suggested=finding.suggested)
+    if finding.other is None or finding.kind == LABEL:
+        return [own]
+    return [_tile(checked, data, finding.other, finding.kind), own]
+
+
+def _tile(checked: "DataCheck", data: "ImageData", number: int, kind: str, *, suggested: int | None = None) -> "Shown":
+    from digitlab.figures.data_check import Shown
+
+    part, position = checked.place(number)
+    images = data.train_set if part == "train" else data.test_set
+    names = data.source.class_names
+    label = names[int(checked.labels[number])]
+    lines = [kind.removeprefix("probably "), f"{part} {position}", label]
+    if suggested is not None:
+        lines[0], lines[2] = f"label {label}", f"rather {names[suggested]}"
+    return Shown(images.images[position].cpu(), lines, marked=suggested is not None)

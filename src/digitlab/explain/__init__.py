@@ -1,0 +1,5 @@
+"""Says why a network answers as it does, and what is wrong with a data set. ``digitlab explain`` and ``show --check``.
+
+``attributions``, ``neighbours``, ``class_images`` and ``embedding`` explain a finished run; ``duplicates``,
+``label_errors`` and ``data_check`` examine the images and labels of a data set.
+"""

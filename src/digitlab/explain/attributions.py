@@ -1,0 +1,78 @@
+"""Which pixels speak for a class: integrated gradients, Grad-CAM and occlusion, computed by captum.
+
+All maps belong to the logit of one class. Positive values speak for the class, negative values against it. Shapes: N
+images, C channels, H rows, W columns.
+"""
+
+from collections.abc import Callable
+
+import torch
+from captum.attr import IntegratedGradients, LayerAttribution, LayerGradCam, Occlusion
+from torch import Tensor, nn
+
+from digitlab.explain.network import PixelNetwork
+
+_STEPS = 64  # points on the path of integrated gradients; the sum is then exact to about a per cent
+_IMAGES_AT_ONCE = 256
+# The side of the occluded square as a share of the image's side, and the distance between two squares.
+_OCCLUDED_SHARE, _OCCLUSION_STRIDE = 1 / 7, 2
+
+Method = Callable[[Tensor, Tensor], Tensor]
+
+
+def integrated_gradients(network: PixelNetwork, pixels: Tensor, targets: Tensor, *, baseline: Tensor) -> Tensor:
+    """Integrated gradients (Sundararajan et al., 2017), summed over the channels: float (N, H, W).
+
+    ``pixels`` is float (N, C, H, W) in [0, 1], ``targets`` int64 (N,), ``baseline`` (C,) the colour of an image without
+    content. The values of an image sum to the difference of the logit between the image and the baseline.
+    """
+    method = IntegratedGradients(network)
+    maps: Tensor = method.attribute(
+        pixels, baselines=_image_of(baseline, pixels), target=targets, n_steps=_STEPS,
+        internal_batch_size=max(_IMAGES_AT_ONCE, len(pixels)),
+    )  # fmt: skip
+    return maps.detach().sum(1)
+
+
+def grad_cam(network: PixelNetwork, pixels: Tensor, targets: Tensor, *, layer: nn.Module) -> Tensor:
+    """Grad-CAM (Selvaraju et al., 2017) of a convolution, enlarged to the size of the image: float (N, H, W), ≥ 0."""
+    maps = LayerGradCam(network, layer).attribute(pixels, target=targets, relu_attributions=True)
+    assert isinstance(maps, Tensor)
+    height, width = pixels.shape[2:]
+    return LayerAttribution.interpolate(maps.detach(), (height, width), "bilinear").squeeze(1)
+
+
+def occlusion(network: PixelNetwork, pixels: Tensor, targets: Tensor, *, baseline: Tensor) -> Tensor:
+    """How much the logit falls when a square around a pixel has the colour of the baseline: float (N, H, W).
+
+    A pixel gets the mean over the squares that cover it (Zeiler and Fergus, 2014).
+    """
+    channels, height, width = pixels.shape[1:]
+    side = max(2, round(min(height, width) * _OCCLUDED_SHARE))
+    stride = min(_OCCLUSION_STRIDE, side)
+    with torch.no_grad():
+        maps: Tensor = Occlusion(network).attribute(
+            pixels, sliding_window_shapes=(channels, side, side), strides=(channels, stride, stride), target=targets,
+            baselines=_image_of(baseline, pixels), perturbations_per_eval=max(1, _IMAGES_AT_ONCE // len(pixels)),
+        )  # fmt: skip
+    return maps.mean(1)
+
+
+def methods_for(network: PixelNetwork, *, layer: nn.Module | None, baseline: Tensor) -> dict[str, Method]:
+    """Return the methods that apply to a network by name; Grad-CAM needs a convolution, ``layer``.
+
+    A method maps pixels (N, C, H, W) and targets (N,) to maps (N, H, W).
+    """
+    methods: dict[str, Method] = {
+        "integrated gradients": lambda pixels, targets: integrated_gradients(
+            network, pixels, targets, baseline=baseline
+        ),
+    }
+    if layer is not None:
+        methods["Grad-CAM"] = lambda pixels, targets: grad_cam(network, pixels, targets, layer=layer)
+    methods["occlusion"] = lambda pixels, targets: occlusion(network, pixels, targets, baseline=baseline)
+    return methods
+
+
+def _image_of(colour: Tensor, like: Tensor) -> Tensor:
+    return colour.to(like.dtype).view(1, -1, 1, 1).expand(1, *like.shape[1:])

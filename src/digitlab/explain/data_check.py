@@ -1,0 +1,164 @@
+"""Examines a data set: copies, overlap of training and test set, balance, broken images, doubtful labels.
+
+``digitlab show --check`` uses it. Images are numbered through both sets: first the N training images, then the test
+images.
+"""
+
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from digitlab.data.source import ImageSet
+from digitlab.explain.duplicates import exact_duplicates, joined, near_duplicates
+from digitlab.explain.label_errors import HeldOutScores, confident_learning
+
+_FAINTEST = (
+    16  # of 255: an image with a smaller difference between its darkest and lightest pixel shows hardly anything
+)
+# A picture whose file broke off has a uniform lower part. This share of its rows must be uniform.
+_CUT_SHARE = 0.25
+
+CONSTANT, FAINT, CUT = "constant images", "faint images", "images with a uniform lower part"
+EXACT, NEAR, LABEL = "exact copies", "near copies", "probably wrong labels"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One finding about the image with this ``number``.
+
+    ``other`` is the image of which it is a copy, ``suggested`` the label that is more likely, ``value`` the correlation
+    of a near copy or the margin of a label in [0, 1].
+    """
+
+    kind: str
+    number: int
+    other: int | None = None
+    suggested: int | None = None
+    value: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataCheck:
+    """The findings about a data set.
+
+    ``overlap`` are the test images that have an exact copy, and those that have a near copy, in the training set;
+    ``contradictions`` the groups of copies with different labels. ``labels`` is int64 (N + n,).
+    """
+
+    findings: Sequence[Finding]
+    overlap: Mapping[str, int]
+    contradictions: int
+    labels: Tensor
+    train_count: int
+    held_out: HeldOutScores | None
+
+    def count(self, kind: str) -> tuple[int, int]:
+        """Return the numbers of different images with this finding in the training set and in the test set."""
+        numbers = {finding.number for finding in self.findings if finding.kind == kind}
+        in_train = sum(number < self.train_count for number in numbers)
+        return in_train, len(numbers) - in_train
+
+    def place(self, number: int) -> tuple[str, int]:
+        """Return the set of an image and its position there: ``("test", 17)``."""
+        return ("train", number) if number < self.train_count else ("test", number - self.train_count)
+
+
+def check_images(
+    train: ImageSet, test: ImageSet, *, pictures: bool, held_out: HeldOutScores | None, progress: Callable[[str], None]
+) -> DataCheck:
+    """Run all checks; without ``held_out`` scores, labels are not checked.
+
+    ``pictures`` says that the images are whole pictures; only these are checked for a uniform lower part, because
+    figures on black always have one.
+    """
+    images = torch.cat([train.images.cpu(), test.images.cpu()])
+    labels = torch.cat([train.labels.cpu(), test.labels.cpu()])
+    findings = _broken(images, pictures=pictures)
+    progress("comparing all images with each other")
+    exact = exact_duplicates(images)
+    copies = {number for group in exact for number in group[1:]}
+    findings += [Finding(kind=EXACT, number=each, other=group[0]) for group in exact for each in group[1:]]
+    kept = torch.tensor([number for number in range(len(images)) if number not in copies])
+    near = near_duplicates(images[kept])
+    pairs = [(int(kept[pair.first]), int(kept[pair.second]), pair.correlation) for pair in near]
+    findings += [Finding(kind=NEAR, number=second, other=first, value=value) for first, second, value in pairs]
+    groups = joined([*exact, *((first, second) for first, second, _ in pairs)])
+    border = len(train.labels)
+    if held_out is not None:
+        findings += _label_findings(held_out, train.labels.cpu(), test.labels.cpu())
+    return DataCheck(
+        findings=findings, overlap={EXACT: _overlap(exact, border), NEAR: _overlap(groups, border)},
+        contradictions=sum(len({int(labels[number]) for number in group}) > 1 for group in groups),
+        labels=labels, train_count=border, held_out=held_out,
+    )  # fmt: skip
+
+
+def _overlap(groups: Sequence[Sequence[int]], border: int) -> int:
+    """Return how many test images are in a group with a training image."""
+    return sum(number >= border for group in groups if group[0] < border for number in group)
+
+
+def _broken(images: Tensor, *, pictures: bool) -> list[Finding]:
+    flat = images.flatten(1)
+    contrast = flat.amax(1).int() - flat.amin(1).int()
+    found = [(CONSTANT, contrast == 0), (FAINT, (contrast > 0) & (contrast < _FAINTEST))]
+    if pictures:
+        lower = images[:, :, -max(1, int(images.shape[2] * _CUT_SHARE)) :].flatten(2)
+        uniform = (lower.amax(2) == lower.amin(2)).all(1)
+        found.append((CUT, uniform & (contrast >= _FAINTEST)))
+    return [Finding(kind=kind, number=number) for kind, mask in found for number in mask.nonzero().flatten().tolist()]
+
+
+def _label_findings(held_out: HeldOutScores, train_labels: Tensor, test_labels: Tensor) -> list[Finding]:
+    """Check each set on its own, as the networks are surer of test images, which are means over several of them."""
+    found = []
+    for scores, labels, start in ((held_out.train, train_labels, 0), (held_out.test, test_labels, len(train_labels))):
+        errors = confident_learning(scores, labels)
+        found += [
+            Finding(kind=LABEL, number=number + start, suggested=suggested, value=margin)
+            for number, suggested, margin in zip(
+                errors.indices.tolist(), errors.suggested.tolist(), errors.margins.tolist(), strict=True
+            )
+        ]
+    return sorted(found, key=lambda finding: -(finding.value or 0))
+
+
+def table(check: DataCheck) -> list[list[str]]:
+    """Return the rows of the printed table: what was checked, and the numbers in the training and in the test set."""
+    border = check.train_count
+    counts = [labels.bincount() for labels in (check.labels[:border], check.labels[border:])]
+    rows = [
+        ["images", str(border), str(len(check.labels) - border)],
+        ["smallest class", *(str(int(each[each > 0].min())) for each in counts)],
+        ["largest class", *(str(int(each.max())) for each in counts)],
+    ]
+    kinds = [CONSTANT, FAINT, CUT, EXACT, NEAR] + [LABEL] * (check.held_out is not None)
+    rows += [[kind, *map(str, check.count(kind))] for kind in kinds]
+    rows.append(["test images with an exact copy in the training set", "", str(check.overlap[EXACT])])
+    rows.append(["test images with any copy in the training set", "", str(check.overlap[NEAR])])
+    rows.append(["groups of copies with different labels, in both sets", str(check.contradictions), ""])
+    return rows
+
+
+def as_csv(check: DataCheck, class_names: Sequence[str]) -> str:
+    """Return all findings as CSV, one row each."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["finding", "set", "number", "label", "other set", "other number", "other label", "suggested",
+                     "value"])  # fmt: skip
+    for finding in check.findings:
+        other = ("", "", "")
+        if finding.other is not None:
+            other = (*check.place(finding.other), class_names[check.labels[finding.other]])  # type: ignore[assignment]
+        writer.writerow(
+            [
+                finding.kind, *check.place(finding.number), class_names[check.labels[finding.number]], *other,
+                "" if finding.suggested is None else class_names[finding.suggested],
+                "" if finding.value is None else f"{finding.value:.4f}",
+            ]
+        )  # fmt: skip
+    return text.getvalue()

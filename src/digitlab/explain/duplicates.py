@@ -1,0 +1,111 @@
+"""Finds images that occur more than once in a data set: exactly, or with small changes.
+
+N is the number of images, C, H, W their shape.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+
+# Images are compared after they were reduced to this many pixels a side, which ignores noise and compression.
+_REDUCED_PIXELS = {1: 14, 3: 8}
+_LEAST_CORRELATION = 0.9
+# Lowe's ratio test (2004): the nearest image must be this much nearer than the tenth nearest. Without it, all straight
+# ones of MNIST would count as copies of each other.
+_LARGEST_RATIO, _REFERENCE = 0.5, 10
+_ROWS_AT_ONCE = 1500
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two images, ``first`` < ``second``, and the correlation of their pixels in [-1, 1]."""
+
+    first: int
+    second: int
+    correlation: float
+
+
+def exact_duplicates(images: Tensor) -> list[list[int]]:
+    """Return the groups of equal images, uint8 (N, C, H, W), as ascending indices."""
+    groups: dict[bytes, list[int]] = {}
+    for number, image in enumerate(images.flatten(1).numpy()):
+        groups.setdefault(blake2b(image.tobytes(), digest_size=16).digest(), []).append(number)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def near_duplicates(images: Tensor) -> list[Pair]:
+    """Return pairs of images, uint8 (N, C, H, W), that are almost equal, the most similar first.
+
+    Each image is paired with its nearest one. It is a pair if the correlation of the reduced images is at least 0.9 and
+    their distance is at most half of the distance to the tenth nearest image. Other brightness and contrast change
+    nothing; mirrored and shifted copies are not found, nor images with ten copies or more.
+    """
+    vectors = _vectors(images)
+    similarities, nearest = _nearest(vectors)
+    candidates = (similarities >= _LEAST_CORRELATION).nonzero().flatten()
+    pairs: dict[tuple[int, int], float] = {}
+    for rows in candidates.split(_ROWS_AT_ONCE):
+        similar = vectors[rows] @ vectors.T
+        similar[torch.arange(len(rows)), rows] = -1
+        reference = similar.topk(min(_REFERENCE, len(images) - 1), dim=1).values[:, -1]
+        ratios = _distance(similarities[rows]) / _distance(reference).clamp(min=1e-6)
+        for row in rows[ratios <= _LARGEST_RATIO].tolist():
+            ends = sorted((row, int(nearest[row])))
+            pairs[ends[0], ends[1]] = float(similarities[row])
+    found = [Pair(first, second, value) for (first, second), value in pairs.items()]
+    return sorted(found, key=lambda pair: (-pair.correlation, pair.first))
+
+
+def _distance(similarity: Tensor) -> Tensor:
+    """Return the distance of two unit vectors from their cosine."""
+    return (2 - 2 * similarity).clamp(min=0).sqrt()
+
+
+def _vectors(images: Tensor) -> Tensor:
+    """Return reduced images as unit vectors, float32 (N, D), with mean 0."""
+    side = _REDUCED_PIXELS.get(images.shape[1], 8)
+    size = [min(side, length) for length in images.shape[2:]]
+    vectors = torch.cat([adaptive_avg_pool2d(part.float(), size).flatten(1) for part in images.split(10_000)])
+    vectors -= vectors.mean(1, keepdim=True)
+    return vectors / vectors.norm(dim=1, keepdim=True).clamp(min=1e-6)
+
+
+def _nearest(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Return for each vector the largest cosine with another one, float (N,), and its index, int64 (N,)."""
+    best, nearest = torch.full((len(vectors),), -1.0), torch.zeros(len(vectors), dtype=torch.int64)
+    starts = range(0, len(vectors), _ROWS_AT_ONCE)
+    for start in starts:
+        rows = vectors[start : start + _ROWS_AT_ONCE]
+        # The matrix is symmetric: a block serves its rows and, below the diagonal, its columns.
+        for other in range(start, len(vectors), _ROWS_AT_ONCE):
+            block = rows @ vectors[other : other + _ROWS_AT_ONCE].T
+            if other == start:
+                block.fill_diagonal_(-1)
+            for values, begin, offset in ((block.max(1), start, other), (block.max(0), other, start)):
+                here = slice(begin, begin + len(values.values))
+                better = values.values > best[here]
+                best[here] = torch.where(better, values.values, best[here])
+                nearest[here] = torch.where(better, values.indices + offset, nearest[here])
+    return best, nearest
+
+
+def joined(groups: Iterable[Sequence[int]]) -> list[list[int]]:
+    """Join groups that share an image; each result is ascending."""
+    parent: dict[int, int] = {}
+
+    def root(image: int) -> int:
+        while parent.setdefault(image, image) != image:
+            image = parent[image]
+        return image
+
+    for group in groups:
+        for image in group[1:]:
+            parent[root(image)] = root(group[0])
+    found: dict[int, list[int]] = {}
+    for image in sorted(parent):
+        found.setdefault(root(image), []).append(image)
+    return list(found.values())

@@ -1,0 +1,157 @@
+"""A finished run as explanations need it: its network as a function of pixels, its layers, and its images.
+
+Shapes: N images, C channels, H rows, W columns, K classes, D values of the last hidden layer.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from digitlab.core.errors import RunError
+from digitlab.data.module import ImageData
+from digitlab.figures.layers import layers_of
+from digitlab.results.folder import RunFolder
+from digitlab.training.classifier import Classifier
+from digitlab.training.loading import load_classifier, load_data, require_fit
+
+_BATCH_SIZE = 200
+
+
+class PixelNetwork(nn.Module):
+    """A classifier as a differentiable function of pixels, float (N, C, H, W) in [0, 1], with logits (N, K).
+
+    It uses the averaged weights if there are any. Test-time augmentation is off: an explanation belongs to the image
+    itself, not to the mean over changed copies of it.
+    """
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.normalise = classifier.normalise
+        self.network = classifier.network if classifier.average is None else classifier.average
+        self.eval()
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        logits: Tensor = self.network(self.normalise(pixels))
+        return logits
+
+
+def as_floats(pixels: Tensor) -> Tensor:
+    """Return pixels as floats in [0, 1]; uint8 pixels are divided by 255."""
+    return pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels.float()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExplainedRun:
+    """A finished run with its tested checkpoint and its data.
+
+    ``split`` is the test set if the run was tested, otherwise validation: an explanation must not use the test set
+    before the run does.
+    """
+
+    folder: RunFolder
+    classifier: Classifier
+    network: PixelNetwork
+    data: ImageData
+    split: Literal["test", "val"]
+
+    @property
+    def class_names(self) -> list[str]:
+        return self.classifier.facts.class_names
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self.classifier.facts.shape
+
+    @property
+    def title(self) -> str:
+        """What was trained on which data: ``MNIST, LeNet``."""
+        return f"{self.classifier.facts.title}, {type(self.network.network).__name__}"
+
+    @property
+    def convolutions(self) -> dict[str, nn.Conv2d]:
+        """The convolutions by name, in the order in which the network calls them."""
+        return _called(self, nn.Conv2d)
+
+    @property
+    def last_convolution(self) -> nn.Conv2d | None:
+        """The last convolution whose output still has a place for each part of the image; None if there is none."""
+        shapes = {layer.name: layer.shape for layer in layers_of(self.network.network, self.image_shape)}
+        spatial = [layer for name, layer in self.convolutions.items() if math.prod(shapes[name][1:]) > 1]
+        return spatial[-1] if spatial else None
+
+    @property
+    def last_dense(self) -> nn.Linear:
+        """The last dense layer, whose input is the last hidden layer. Raises ``RunError`` if there is none."""
+        dense = list(_called(self, nn.Linear).values())
+        if not dense:
+            raise RunError(f"{self.folder.path}: the network has no dense layer, so its last hidden layer is unknown")
+        return dense[-1]
+
+    def hidden(self, pixels: Tensor) -> Tensor:
+        """Return the last hidden layer, float (N, D), for pixels (N, C, H, W), uint8 or in [0, 1].
+
+        A linear network has no hidden layer; the result are then the normalised pixels.
+        """
+        return self._evaluated(pixels)[1]
+
+    def scores(self, pixels: Tensor) -> Tensor:
+        """Return the confidences, float (N, K) in [0, 1], as ``digitlab predict`` does (with ``tta``)."""
+        with torch.no_grad():
+            batches = pixels.split(_BATCH_SIZE)
+            return torch.cat([self.classifier.loss.scores(self.classifier(batch)) for batch in batches])
+
+    def _evaluated(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits (N, K) and the last hidden layer (N, D)."""
+        inputs: list[Tensor] = []
+        handle = self.last_dense.register_forward_pre_hook(lambda _, given: inputs.append(given[0].flatten(1).clone()))
+        try:
+            with torch.no_grad():
+                logits = [self.network(batch) for batch in pixels.split(_BATCH_SIZE)]
+        finally:
+            handle.remove()
+        return torch.cat(logits), torch.cat(inputs)
+
+
+def read_explained_run(folder: RunFolder) -> ExplainedRun:
+    """Load the checkpoint that the run tested, and its data.
+
+    Raises ``ConfigError`` if the folder is not a run folder, ``RunError`` for a missing or damaged checkpoint, and
+    ``DataError`` if the data set is missing.
+    """
+    which: Literal["best", "last"] = "last" if folder.read_config().test == "last" else "best"
+    classifier = load_classifier(folder, which)
+    data = load_data(folder)
+    require_fit(classifier, data)
+    data.setup()
+    split: Literal["test", "val"] = "test" if folder.confusion.exists() else "val"
+    return ExplainedRun(
+        folder=folder, classifier=classifier, network=PixelNetwork(classifier), data=data, split=split
+    )  # fmt: skip
+
+
+def _called(run: ExplainedRun, kind: type[Any]) -> dict[str, Any]:
+    """Return the layers of a type, in the order in which the network calls them."""
+    network = run.network.network
+    found = {layer.name: network.get_submodule(layer.name) for layer in layers_of(network, run.image_shape)}
+    return {name: layer for name, layer in found.items() if isinstance(layer, kind)}
+
+
+def outputs_of(run: ExplainedRun, layers: dict[str, nn.Conv2d], pixels: Tensor) -> dict[str, Tensor]:
+    """Return the outputs of ``layers``, float (N, F, h, w) for F filters, by name, for pixels (N, C, H, W)."""
+    found: dict[str, Tensor] = {}
+
+    def record(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        return lambda module, inputs, output: found.__setitem__(name, output.detach().clone())
+
+    handles = [layer.register_forward_hook(record(name)) for name, layer in layers.items()]
+    try:
+        with torch.no_grad():
+            run.network(pixels)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found

@@ -1,0 +1,77 @@
+"""Files for TensorBoard's projector, which shows the last hidden layer of many images as points in three dimensions.
+
+TensorBoard finds ``projector_config.pbtxt`` in a folder with events, and the files that it names beside it. Shapes: N
+images, D values of the last hidden layer.
+"""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from tensorboard.plugins.projector import ProjectorConfig
+
+from digitlab.core.files import write_atomically
+from digitlab.explain.embedding import Embedding
+from digitlab.explain.network import ExplainedRun
+from digitlab.figures.tiles import rgba
+
+_LARGEST_SPRITE_PIXELS = 8192  # on a side: the largest that TensorBoard's page can draw
+
+
+def most_points(image_size: tuple[int, int]) -> int:
+    """Return how many images of (H, W) pixels fit into a sprite that TensorBoard can draw."""
+    height, width = image_size
+    return (_LARGEST_SPRITE_PIXELS // height) * (_LARGEST_SPRITE_PIXELS // width)
+
+
+def write_projector_files(run: ExplainedRun, embedding: Embedding) -> list[Path]:
+    """Write vectors, labels and a sprite of the images into the run folder; return the paths, the settings last."""
+    folder = run.folder.projector
+    names, predicted = [_cell(name) for name in run.class_names], embedding.scores.max(1)
+    rows = ["number\tlabel\tpredicted\tconfidence\tcorrect"]
+    rows += [
+        "\t".join([str(number), names[label], names[answer], f"{confidence:.4f}", "yes" if answer == label else "no"])
+        for number, label, answer, confidence in zip(
+            embedding.numbers.tolist(), embedding.labels.tolist(), predicted.indices.tolist(),
+            predicted.values.tolist(), strict=True,
+        )
+    ]  # fmt: skip
+    vectors = "\n".join("\t".join(f"{value:.6g}" for value in row) for row in embedding.hidden.tolist())
+    height, width = run.image_shape[1:]
+    config = ProjectorConfig()
+    entry = config.embeddings.add()
+    entry.tensor_name = "last hidden layer"
+    entry.tensor_path, entry.metadata_path = (f"{folder.name}/{name}" for name in ("tensors.tsv", "metadata.tsv"))
+    entry.sprite.image_path = f"{folder.name}/sprite.png"
+    entry.sprite.single_image_dim.extend([width, height])
+    contents = {
+        folder / "tensors.tsv": f"{vectors}\n".encode(),
+        folder / "metadata.tsv": ("\n".join(rows) + "\n").encode(),
+        folder / "sprite.png": _png(sprite(rgba(embedding.images)[..., :3])),
+        run.folder.projector_config: str(config).encode(),
+    }
+    for path, content in contents.items():
+        write_atomically(path, content)
+    return list(contents)
+
+
+def sprite(tiles: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Join images, uint8 (N, H, W, 3), row by row in a picture that is as square as possible; the rest stays black."""
+    count, height, width, channels = tiles.shape
+    columns = min(_LARGEST_SPRITE_PIXELS // width, -(-round((count * height * width) ** 0.5) // width))
+    rows = -(-count // columns)
+    grid = np.zeros((rows * columns, height, width, channels), np.uint8)
+    grid[:count] = tiles
+    return grid.reshape(rows, columns, height, width, channels).swapaxes(1, 2).reshape(rows * height, -1, channels)
+
+
+def _png(pixels: npt.NDArray[np.uint8]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,38 @@
+"""A contact sheet of what ``digitlab show --check`` found in a data set. C channels, H rows, W columns."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from digitlab.figures.style import ORANGE, TEXT_COLOUR, short, styled
+from digitlab.figures.tiles import Caption, tiles_figure
+
+COLUMNS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One image (C, H, W) with lines of text below it; ``marked`` gives it a coloured frame."""
+
+    image: Tensor
+    lines: Sequence[str]
+    marked: bool = False
+
+
+@styled
+def check_figure(sections: Sequence[Sequence[Shown]], *, title: str) -> Figure:
+    """Draw the images of each section in rows of their own."""
+    tiles: list[Tensor] = []
+    captions: list[Caption | None] = []
+    for section in sections:
+        for shown in section:
+            tiles.append(shown.image)
+            text = "\n".join(short(line, 13) for line in shown.lines)
+            captions.append(Caption(text, ORANGE if shown.marked else TEXT_COLOUR))
+        empty = -len(section) % COLUMNS
+        tiles += [torch.zeros_like(tiles[0])] * empty
+        captions += [None] * empty
+    return tiles_figure(torch.stack(tiles), captions, columns=COLUMNS, title=title)
