@@ -12,7 +12,7 @@ from digitlab.config.compose import ROOT
 
 OWN = {"digitlab", "hydra_plugins"}
 # Extras that users install; the others are for development.
-EXTRAS = ("launchers", "search", "baselines", "explain")
+EXTRAS = ("launchers", "search", "baselines", "explain", "export")
 
 
 def normal(name: str) -> str:

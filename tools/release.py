@@ -23,6 +23,7 @@ _NEEDED = (
     "digitlab/conf/train.yaml", "digitlab/conf/hydra/digitlab.yaml", "digitlab/data/mnist/LICENSE.md",
     "digitlab/data/mnist/train-images-idx3-ubyte.gz", "digitlab/report/templates/base.html",
     "digitlab/cli/template/train.py.txt", "digitlab/py.typed", "hydra_plugins/digitlab_vectorized.py",
+    "digitlab/export/page/demo.html", "digitlab/export/web/ort-wasm-simd-threaded.wasm.gz",
 )  # fmt: skip
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from digitlab.data import ImageData
+    from digitlab.export.formats import Format
+    from digitlab.export.network import Pixels
     from digitlab.training import Classifier
 
 Checkpoint = Literal["best", "last"]
@@ -178,6 +180,25 @@ class Run:
         path = self.path / "report.html" if out is None else Path(out)
         write_report([self.path], path, force=True)
         return path
+
+    def export(
+        self,
+        to: "Format" = "onnx",
+        out: str | Path | None = None,
+        *,
+        checkpoint: Checkpoint = "best",
+        pixels: "Pixels" = "float32",
+    ) -> Path:
+        """Write the network to a file, by default in the run folder, and return its path, as ``digitlab export`` does.
+
+        ``to`` is ``onnx``, ``safetensors`` or ``torch``; ``pixels`` is the type of the images that the network takes.
+        Raises ``ConfigError`` if the extra ``export`` is missing and ``RunError`` if the network can't be exported.
+        """
+        from digitlab.export.run import export_run
+        from digitlab.training.loading import open_run
+
+        path = None if out is None else Path(out)
+        return export_run(open_run(self.path), to, path, checkpoint=checkpoint, pixels=pixels, force=True).path
 
     def __repr__(self) -> str:
         result = self._result_so_far()

@@ -11,6 +11,8 @@
     digitlab sweep SWEEP_FOLDER
     digitlab compare SWEEP_FOLDER --key optimizer
     digitlab watch --open
+    digitlab export RUN_FOLDER --to onnx
+    digitlab demo RUN_FOLDER…
     digitlab reproduce r2_softmax
     digitlab init mylab
     digitlab doctor

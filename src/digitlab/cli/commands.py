@@ -5,9 +5,11 @@ import typer
 # Importing a module registers its command.
 from digitlab.cli import (  # noqa: F401
     compare,
+    demo,
     doctor,
     evaluate,
     explain,
+    export,
     figures,
     init,
     predict,

@@ -201,7 +201,8 @@ def _place(figure: Tensor, frame: tuple[int, int], *, by_mass: bool) -> tuple[in
         place = (side - length + 1) // 2
         if by_mass:
             weights = figure.sum(1 - dim)
-            centre = float((weights * torch.arange(length)).sum() / weights.sum())
+            # Rounded, so that sums in another order place a symmetrical figure in the same way.
+            centre = round(float((weights * torch.arange(length)).sum() / weights.sum()), 3)
             # In MNIST, the pixel with index side / 2 is the one nearest to the centre of mass.
             place = min(max(round(side / 2 - centre), 0), side - length)
         places.append(place)

@@ -1,0 +1,39 @@
+"""``digitlab demo``: write one HTML file in which the networks of runs answer to drawings and pictures."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from digitlab.cli.app import Which, WhichOption, app
+from digitlab.core.errors import ConfigError
+
+
+@app.command()
+def demo(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="RUN_FOLDER…", help="Runs whose networks the page shows side by side.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Where to write; required for several runs.  [RUN_FOLDER/demo.html]"),
+    ] = None,
+    checkpoint: WhichOption = Which.BEST,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing page.")] = False,
+) -> None:
+    """Write a page to draw for a network and to look into it. It works from disk, without a network or a server.
+
+    The page shows the probabilities, which parts of an image matter, and hidden units, and has test images to guess.
+    """
+    from digitlab.export.demo import write_demo
+    from digitlab.training.loading import open_run
+
+    if out is None and len(folders) > 1:
+        raise ConfigError("", "--out", "must name the output file if several runs are given")
+    out = folders[0] / "demo.html" if out is None else out
+    for network in write_demo([open_run(folder) for folder in folders], out, checkpoint=checkpoint.value, force=force):
+        print(f"{network.name}: {network.agreement}", file=sys.stderr)
+        if network.note:
+            print(f"note: {network.name}: {network.note}", file=sys.stderr)
+    print(out)

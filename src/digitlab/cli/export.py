@@ -1,0 +1,53 @@
+"""``digitlab export``: write the network of a run to a file that other programs can use."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from digitlab.cli.app import Folder, Which, WhichOption, app
+
+
+class Format(StrEnum):
+    """The formats of an exported network."""
+
+    ONNX = "onnx"
+    SAFETENSORS = "safetensors"
+    TORCH = "torch"
+
+
+class Pixels(StrEnum):
+    """What the exported network takes: floats in [0, 1], or bytes in 0 … 255."""
+
+    FLOAT32 = "float32"
+    UINT8 = "uint8"
+
+
+@app.command()
+def export(
+    folder: Folder,
+    to: Annotated[Format, typer.Option("--to", help="An ONNX model, weights, or a program of torch.export (.pt2).")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where to write.  [RUN_FOLDER/network.onnx, …]")
+    ] = None,
+    checkpoint: WhichOption = Which.BEST,
+    pixels: Annotated[
+        Pixels, typer.Option("--input", help="Type of the images: floats in [0, 1], or bytes in 0 … 255.")
+    ] = Pixels.FLOAT32,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+) -> None:
+    """Export the network of a run: images (N, C, H, W) to probabilities (N, K), normalisation included.
+
+    Before the file is written, it is compared with the run on 1,000 test images. Class names are in its metadata.
+    """
+    from digitlab.export.run import export_run
+    from digitlab.training.loading import open_run
+
+    exported = export_run(
+        open_run(folder), to.value, out, checkpoint=checkpoint.value, pixels=pixels.value, force=force
+    )
+    print(exported.agreement)
+    if exported.note:
+        print(f"note: {exported.note}")
+    print(exported.path)

@@ -1,0 +1,124 @@
+"""Exports the network of a run to a file, after a check on test images. ``digitlab export`` and ``Run.export`` call it.
+
+N images, C channels, H rows, W columns, K classes.
+"""
+
+import json
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from torch import Tensor
+
+from digitlab.config.compose import plain
+from digitlab.core.errors import ConfigError
+from digitlab.core.files import write_atomically
+from digitlab.export.check import Agreement, compare, run_probabilities, some_images
+from digitlab.export.formats import PACKAGES, SUFFIXES, Format, onnx_bytes, program_bytes, read_back, weight_bytes
+from digitlab.export.network import ExportedNetwork, Pixels, trace
+from digitlab.export.packages import require_packages
+from digitlab.results.folder import RunFolder
+from digitlab.training.classifier import Classifier
+from digitlab.training.loading import Which, load_classifier, load_data
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A file that was written, how well it agrees with the run, and a note if the run computed differently."""
+
+    path: Path
+    agreement: Agreement
+    note: str | None
+
+
+def export_run(
+    run: RunFolder, to: Format, out: Path | None = None, *, checkpoint: Which = "best", pixels: Pixels = "float32",
+    force: bool = False,
+) -> Exported:  # fmt: skip
+    """Write the network of a run to ``out``, by default ``network`` with the suffix of the format in the run folder.
+
+    ONNX models and PyTorch programs take images (N, C, H, W) for any N, float32 in [0, 1] or uint8 as ``pixels`` says,
+    and return probabilities (N, K). Nothing is written unless the export agrees with the run on test images.
+
+    Raises:
+        ConfigError: a package is missing, the file exists and ``force`` is off, or the run deskews its images.
+        RunError: the network cannot be exported, or the export computes something else.
+    """
+    require_packages("--to", to, *PACKAGES[to])
+    if to == "safetensors" and pixels != "float32":
+        raise ConfigError("--input", pixels, "has no meaning for safetensors, which holds weights and takes no images")
+    out = run.path / f"network{SUFFIXES[to]}" if out is None else out
+    require_writable(out, force=force)
+    classifier = load_for_export(run, checkpoint)
+    network = ExportedNetwork(classifier)
+    metadata = describe(run, classifier, checkpoint)
+    if to == "safetensors":
+        content = weight_bytes(network, metadata | _preparation(classifier))
+    else:
+        program = trace(network, classifier.facts.shape, pixels=pixels)
+        metadata |= {"input": "uint8" if pixels == "uint8" else "float32 in [0, 1]"}
+        if to == "onnx":
+            content = onnx_bytes(program, metadata, outputs=["probabilities"])
+        else:
+            content = program_bytes(program, metadata)
+    images = some_images(test_images(run)[0])
+    expected = run_probabilities(classifier, images)
+    inputs = images if pixels == "uint8" else images / 255
+    agreement = compare(expected, read_back(to, content, network), inputs)
+    write_atomically(out, content)
+    return Exported(out, agreement, precision_note(classifier))
+
+
+def require_writable(out: Path, *, force: bool) -> None:
+    """Raise ``ConfigError`` unless ``out`` is a file in an existing folder that is new or may be overwritten."""
+    if out.exists() and not force:
+        raise ConfigError("--out", out, "already exists: --force overwrites it")
+    if out.is_dir() or not out.parent.is_dir():
+        raise ConfigError("--out", out, "must be a file in an existing folder")
+
+
+def load_for_export(run: RunFolder, checkpoint: Which) -> Classifier:
+    """Return the classifier of a run. Raises ``ConfigError`` if its images are prepared outside of the network."""
+    if run.read_config().data.get("deskew", False):
+        raise ConfigError(
+            "RUN_FOLDER", run.path,
+            "was trained with data.deskew=true, and deskewing, which rounds pixels, can't be a part of the exported "
+            "network; train a run with data.deskew=false",
+        )  # fmt: skip
+    return load_classifier(run, checkpoint)
+
+
+def describe(run: RunFolder, classifier: Classifier, checkpoint: Which) -> dict[str, str]:
+    """Return the metadata of an export: texts, those of lists and numbers in JSON."""
+    facts = classifier.facts
+    described = {
+        "class_names": json.dumps(facts.class_names), "image_shape": json.dumps(facts.image_shape),
+        "data": facts.name, "model": json.dumps(_model_settings(run)), "checkpoint": checkpoint,
+        "digitlab": version("digitlab"),
+    }  # fmt: skip
+    return described if facts.unknown_class is None else described | {"unknown_class": facts.unknown_class}
+
+
+def _model_settings(run: RunFolder) -> dict[str, object]:
+    return {str(key): value for key, value in plain(run.read_config().model, "model").items()}
+
+
+def _preparation(classifier: Classifier) -> dict[str, str]:
+    """Return what a user of the weights must compute besides the network: normalisation, and confidences."""
+    outputs = getattr(classifier.loss, "output", "softmax")
+    mean, std = classifier.facts.mean, classifier.facts.std
+    return {"mean": json.dumps(mean), "std": json.dumps(std), "output": outputs}
+
+
+def test_images(run: RunFolder) -> tuple[Tensor, Tensor]:
+    """Return the official test images of a run, uint8 (N, C, H, W), and their labels, int64 (N,)."""
+    data = load_data(run)
+    images = data.source.read(data.root)[1]
+    return images.images, images.labels
+
+
+def precision_note(classifier: Classifier) -> str | None:
+    """Return a sentence for a run whose products had another precision than those of the export, else None."""
+    if classifier.execution.autocast_dtype is None:
+        return None
+    return "the run computes in bf16; the export and its check compute in float32, so metrics can differ a little"
