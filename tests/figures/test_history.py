@@ -75,6 +75,7 @@ def test_a_run_shorter_than_the_running_mean_can_be_drawn():
 def test_changed_weights_has_one_point_per_mini_batch():
     nll, changed = torch.tensor([2.0, 1.0]), torch.tensor([500, 700])
     figure = changed_weights_figure(nll, changed, parameters=7850, title="title")
+    assert len(figure.axes[0].get_xticks()) <= 7
     (points,) = figure.axes[0].collections
     assert points.get_offsets().tolist() == [[500, 2], [700, 1]]
     assert "7,850" in figure.axes[0].get_xlabel()
@@ -82,9 +83,13 @@ def test_changed_weights_has_one_point_per_mini_batch():
 
 
 def test_batch_accuracy_is_drawn_for_training_and_test():
-    figure = batch_accuracy_figure(torch.tensor([10, 30]), torch.tensor([45, 43, 44]), batch_size=50, title="title")
+    # The second mini-batch of an epoch has 20 images: of these, 20 are as good as 50 of 50.
+    trained = torch.tensor([10, 20, 30, 19]), torch.tensor([50, 20, 50, 20])
+    figure = batch_accuracy_figure(trained, (torch.tensor([45, 43, 44]), torch.tensor([50] * 3)), title="title")
     train, test = figure.axes
-    assert lines(train)["a mini-batch"] == ([1, 2], [10, 30])
+    assert lines(train)["a mini-batch"] == ([1, 3], [10, 30])
+    assert lines(train)["mean 20.0"][1] == [20, 20]
+    assert train.get_ylabel() == "correct predictions of 50"
     assert lines(test)["a mini-batch"] == ([1, 2, 3], [45, 43, 44])
     assert lines(test)["mean 44.0"][1] == [44, 44]
     assert all_axes_are_labelled(figure)

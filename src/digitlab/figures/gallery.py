@@ -49,7 +49,7 @@ def nll_by_changed_weights(run: RunData) -> Figure:
 def batch_accuracy(run: RunData) -> Figure:
     log = _batch_log(run)
     return history.batch_accuracy_figure(
-        log.train_correct, log.test_correct, batch_size=run.batch_size, title=run.title
+        (log.train_correct, log.train_images), (log.test_correct, log.test_images), title=run.title
     )
 
 

@@ -91,23 +91,29 @@ def changed_weights_figure(nll: Tensor, changed: Tensor, *, parameters: int, tit
     axes.set_xlabel(f"weights changed by the mini-batch (of {parameters:,})")
     axes.set_ylabel("−log p(true class) in nats")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.xaxis.set_major_locator(MaxNLocator(5))  # numbers of millions are wide
     figure.colorbar(points, ax=axes, label="iteration (mini-batch)").solids.set_alpha(1)  # type: ignore[union-attr]
     return figure
 
 
 @styled
-def batch_accuracy_figure(train: Tensor, test: Tensor, *, batch_size: int, title: str) -> Figure:
+def batch_accuracy_figure(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], *, title: str) -> Figure:
     """Draw the number of correctly classified images of each mini-batch, in training and on the test set.
 
-    ``train`` and ``test`` are int64 (iterations,), in 0 … ``batch_size``; an empty one gets no panel.
+    ``train`` and ``test`` are pairs of int64 (iterations,): correct images, and images. Smaller mini-batches at the end
+    of an epoch are left out, because fewer of their images can be correct. Empty tensors get no panel.
     """
-    panels = {split: counts for split, counts in (("train", train), ("test", test)) if len(counts)}
+    panels = {split: pair for split, pair in (("train", train), ("test", test)) if len(pair[0])}
     figure, all_axes = _panels(len(panels), (3.6, 2.8))
     figure.suptitle(title, x=0.01, ha="left")
-    for (split, counts), axes in zip(panels.items(), all_axes, strict=True):
+    for (split, (correct, images)), axes in zip(panels.items(), all_axes, strict=True):
+        batch_size = int(images.max())
+        steps = (images == batch_size).nonzero().flatten()
+        counts = correct[steps]
         mean = float(counts.double().mean())
-        steps = range(1, len(counts) + 1)
-        axes.plot(steps, counts.numpy(), ".", color=SPLIT_STYLES[split][0], markersize=2, label="a mini-batch")
+        axes.plot(
+            (steps + 1).numpy(), counts.numpy(), ".", color=SPLIT_STYLES[split][0], markersize=2, label="a mini-batch"
+        )
         axes.axhline(mean, color=PURPLE, linestyle="--", label=f"mean {mean:.1f}")
         axes.set_title(SPLIT_NAMES[split])
         axes.set_xlabel("iteration (mini-batch)")

@@ -52,7 +52,6 @@ class RunData:
     steps: Curves
     best_epoch: int | None
     best_step: int | None
-    batch_size: int
     batch_log: BatchLog | None = None
 
     @property
@@ -123,7 +122,7 @@ def collect_run_data(
         images=images, labels=labels, scores=scores,
         train_set=data.train_set, train_indices=data.train_indices, epochs=epochs, steps=steps,
         best_epoch=best[0] if best else None, best_step=best[1] if best else None,
-        batch_size=data.batch_size, batch_log=batch_log,
+        batch_log=batch_log,
     )  # fmt: skip
 
 
