@@ -83,7 +83,7 @@ def test_the_curve_of_a_live_run_grows(browser, address, tmp_path, training):
     assert more > points
     browser.visit(address)
     assert wait_for(browser, "document.querySelector('.card .spark path') && document.title").endswith("1 run training")
-    assert wait_for(browser, "/left at most/.test(document.body.innerText)")
+    assert wait_for(browser, "/at most .* left/.test(document.body.innerText)")
     assert faults(browser, address) == []
 
 

@@ -141,6 +141,18 @@ def test_the_end_of_a_sweep_follows_the_pace_of_its_command(tmp_path, begin_swee
         assert page.sweeps["s"]["ends_at"] - now == pytest.approx(30 / 1.4 * 1.6, abs=1)
 
 
+def test_a_sweep_whose_runs_all_train_ends_with_the_last_of_them(tmp_path, begin_sweep, page):
+    first, second = begin_sweep(tmp_path / "s", [("seed=0",), ("seed=1",)])
+    with held(first), held(second):
+        write_epochs(first, [0.5])
+        page.ask()
+        assert page.sweeps["s"]["ends_at"] is None
+        write_epochs(second, [0.5, 0.6])
+        page.ask()
+        assert page.sweeps["s"]["ends_at"] == max(run["ends_at"] for run in page.runs.values())
+        assert all(run["population"] for run in page.runs.values())
+
+
 def test_many_new_runs_are_read_in_several_looks(tmp_path, begin_run, page, monkeypatch):
     for number in range(6):
         begin_run(tmp_path / str(number))

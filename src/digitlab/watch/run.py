@@ -242,7 +242,7 @@ class WatchedRun:
             "note": self._note,
             "data": self._choices.get("data"),
             "model": self._choices.get("model"),
-            "launcher": self._choices.get("hydra/launcher"),
+            "population": self.entry is not None and self._choices.get("hydra/launcher") == "vectorized",
             "seed": self._settings.get("seed"),
             "overrides": overrides,
             "epochs": self.epochs,

@@ -1,7 +1,7 @@
 """Follows one sweep for the page of ``digitlab watch``: its manifest, what is still to come, the time left."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,10 +96,16 @@ class WatchedSweep:
         return 0 if planned is None else len(planned - known)
 
     def _ends_at(
-        self, runs: Iterable[WatchedRun], running: Iterable[WatchedRun], to_come: int, now: float
+        self, runs: Sequence[WatchedRun], running: Sequence[WatchedRun], to_come: int, now: float
     ) -> float | None:
-        """When the sweep will end at its pace since the command started, in seconds since 1970; None if unknown."""
+        """When the sweep will end, in seconds since 1970; None if unknown.
+
+        It ends with its last run if all are training, else at the pace since its command started.
+        """
         started_at = self._started_at()
+        ends = [run.ends_at() for run in running]
+        if not to_come and ends and None not in ends:
+            return max(end for end in ends if end is not None)
         if started_at is None:
             return None
         # In units of whole runs. A result from before the command belongs to an earlier one.

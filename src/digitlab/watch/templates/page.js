@@ -38,7 +38,7 @@ function timeLeft(endsAt) {
 
 function leftText(endsAt) {
   const seconds = endsAt - now();
-  return seconds > 0 ? `${duration(seconds)} left at most` : "ends soon";
+  return seconds > 0 ? `at most ${duration(seconds)}` : "ends soon";
 }
 
 function statusText(run) {
@@ -184,17 +184,19 @@ function sweepCounts({found}, sweep) {
 function sweepCard(sweep) {
   const state = sweepState(sweep);
   return make("a", {class: "card", href: address("sweep", sweep.id)}, make("strong", {}, shortName(sweep.id)), sweepBar(state),
-    make("span", {class: "row"}, make("span", {}, sweepCounts(state, sweep)), sweep.running ? timeLeft(sweep.ends_at) : null),
+    make("span", {class: "row"}, make("span", {}, sweepCounts(state, sweep)), sweep.running ? cardTime(sweep.ends_at) : null),
     state.best && make("span", {class: "row"}, make("span", {class: "faint"}, `best ${state.best.metric}`),
       make("span", {class: "value"}, metricText(state.best.metric, state.best.value))),
     sweep.note && make("span", {class: "status failed"}, sweep.note));
 }
 
+const cardTime = endsAt => endsAt ? make("span", {}, timeLeft(endsAt), " left") : null;
+
 function runCard(run) {
   return make("a", {class: "card", href: address("run", run.id)},
     make("strong", {}, `${run.model || "run"} on ${run.data || "?"}`), make("span", {class: "faint"}, run.overrides.join(" ") || shortName(run.id)),
     progressBar([["", part(run)]], `epoch ${epochText(run)}`), sparkline(run.curve),
-    make("span", {class: "row"}, make("span", {}, `epoch ${epochText(run)}`), timeLeft(run.ends_at)),
+    make("span", {class: "row"}, make("span", {}, `epoch ${epochText(run)}`), cardTime(run.ends_at)),
     make("span", {class: "row"}, make("span", {class: "faint"}, `best ${run.metric}`), make("span", {class: "value"}, metricText(run.metric, run.value))));
 }
 
@@ -260,7 +262,7 @@ function updateSweep(parts, id) {
   parts.rest.hidden = !sweep;
   if (!sweep) { parts.top.replaceChildren(crumbs(), make("h1", {}, shortName(id)), make("p", {}, loaded && !unread ? "There is no such sweep." : "Reading …")); return; }
   const state = sweepState(sweep), metric = state.best ? state.best.metric : (state.members[0] || {}).metric || "";
-  const together = state.members.filter(run => run.status === "running" && run.launcher === "vectorized").length;
+  const together = state.members.filter(run => run.status === "running" && run.population).length;
   const left = state.members.filter(run => run.halved_after_epoch !== null).length;
   parts.top.replaceChildren(crumbs(), make("h1", {}, shortName(id)), sweepBar(state), tiles([
     ["runs", `${state.found.finished} of ${state.total}`], ["running", state.found.running || null], ["failed", state.found.failed || null],
@@ -302,10 +304,10 @@ function updateRun(parts, id) {
     tiles([["status", statusText(run)], ["epoch", epochText(run)], ["time left", timeLeft(run.ends_at)],
       [`best ${run.metric}`, metricText(run.metric, run.value)], ["test/accuracy", run.test === null ? null : metricText("test/accuracy", run.test)],
       ["learning rate", last.lr === undefined ? null : shortNumber(last.lr)], ["images per second", last.images_per_second ? shortNumber(last.images_per_second) : null],
-      ["training", run.train_seconds ? duration(run.train_seconds) : null], ["seed", run.seed], ["member of a population", run.launcher === "vectorized" ? "yes" : null],
+      ["training", run.train_seconds ? duration(run.train_seconds) : null], ["seed", run.seed], ["member of a population", run.population ? "yes" : null],
       ["ended early by halving", run.halved_after_epoch === null ? null : `after epoch ${run.halved_after_epoch}`],
       ["report", run.report ? make("a", {href: reportAddress(id), target: "_blank", rel: "noopener"}, "open") : null]]),
-    run.error || run.note ? make("p", {class: "status failed"}, run.error || run.note) : "",
+    run.error || run.note ? make("p", {class: `status ${run.error ? run.status : "failed"}`}, run.error || run.note) : "",
     resumeHint(run), run.overrides.length ? make("pre", {class: "command"}, run.overrides.join(" ")) : "");
   const column = name => parts.rows.filter(row => name in row).map(row => [row.epoch, row[name]]);
   const both = name => [["train", "training"], ["val", "validation"]].map(([split, title]) => ({name: title, css: split, points: column(`${split}/${name}`)}));
