@@ -73,7 +73,7 @@ def test_importing_prints_nothing(kernel):
     assert kernel.run("import digitlab\ntrain = digitlab.train") == []
 
 
-def test_progress_is_one_line_that_changes_and_the_cell_can_be_run_again(kernel, imported, tmp_path):
+def test_progress_is_one_line_the_cell_can_be_run_again_and_figures_are_pictures(kernel, imported, tmp_path):
     code = f'digitlab.train({SMALL}, "trainer.max_epochs=3", folder="{{folder}}")'
     for name in "ab":
         outputs = kernel.run(code.format(folder=tmp_path / name))
@@ -83,6 +83,8 @@ def test_progress_is_one_line_that_changes_and_the_cell_can_be_run_again(kernel,
         lines = [content["data"]["text/plain"] for _, content in outputs[:-1]]
         assert lines[-1].startswith("epoch 3/3 · train/loss")
         assert "finished" in outputs[-1][1]["data"]["text/html"]
+    [(kind, figure)] = kernel.run(f'digitlab.open("{tmp_path}/a").figure("history_epochs")')
+    assert (kind, "image/png" in figure["data"]) == ("execute_result", True)
 
 
 def test_a_sweep_shows_one_line_and_a_table(kernel, imported, tmp_path):

@@ -3,6 +3,7 @@
 import gc
 import logging
 import os
+import pickle
 import random
 import signal
 import sys
@@ -133,7 +134,12 @@ def test_images_of_another_kind_are_refused(images, message):
 
 
 def test_figures_and_reports(run, tmp_path):
-    assert len(run.figure("confusion_matrix").axes) >= 2
+    figure = run.figure("confusion_matrix")
+    assert len(figure.axes) >= 2
+    assert pickle.dumps(figure)
+    picture, facts = figure._repr_png_()
+    assert picture.startswith(b"\x89PNG")
+    assert facts == {"alt": "confusion matrix of linear on mnist"}
     with pytest.raises(digitlab.ConfigError, match="did you mean `confusion_matrix`"):
         run.figure("confusion_matrx")
     assert run.report(tmp_path / "report.html").read_text(encoding="utf-8").startswith("<!")

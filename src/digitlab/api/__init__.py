@@ -1,1 +1,1 @@
-"""Steps between the command line and a run: the check before a run, ``resume=auto``, and the names of folders."""
+"""What Python users call, such as ``digitlab.train`` and ``Run``, and the steps between the command line and a run."""

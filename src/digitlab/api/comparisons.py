@@ -57,6 +57,7 @@ class Comparisons:
 
     def figure(self) -> "Figure":
         """The pairs and the differences with their intervals, as a Matplotlib figure."""
+        from digitlab.api.display import shown_in_notebooks
         from digitlab.figures.differences import PairedValues, difference_figure
 
         values = [
@@ -66,7 +67,7 @@ class Comparisons:
             )
             for each in self._comparisons
         ]  # fmt: skip
-        return difference_figure(values, metric=self.metric)
+        return shown_in_notebooks(difference_figure(values, metric=self.metric), f"differences in {self.metric}")
 
     def __str__(self) -> str:
         return "\n".join([*self.sentences, *(f"note: {note}" for note in self.notes)])

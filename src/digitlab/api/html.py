@@ -7,7 +7,7 @@ from pathlib import Path
 from digitlab.config.compose import ROOT
 
 # No colours but the page's own: the text is inherited, and lines are half-transparent grey on any background.
-_CELL = "padding:0.2em 0.8em;border-bottom:1px solid rgba(128,128,128,0.35);background:none;color:inherit"
+_CELL = "padding:0.2em 0.8em;border-bottom:1px solid rgba(128,128,128,0.35);background:none;color:inherit;min-width:0"
 _TABLE = "border-collapse:collapse;margin:0.5em 0;font-variant-numeric:tabular-nums;border:none;color:inherit"
 _SMALL = "opacity:0.7;font-size:0.85em"
 

@@ -129,15 +129,17 @@ class Run:
 
         Raises ``ConfigError`` for an unknown name and ``RunError`` if the figure does not apply to the run.
         """
+        from digitlab.api.display import shown_in_notebooks
         from digitlab.figures.gallery import FIGURES, NotApplicableError
         from digitlab.figures.run_data import read_run_data
 
         if name not in FIGURES:
             raise ConfigError("figure", name, f"must be one of {', '.join(FIGURES)}{nearest(name, FIGURES)}")
         try:
-            return FIGURES[name](read_run_data(self._folder))
+            figure = FIGURES[name](read_run_data(self._folder))
         except NotApplicableError as reason:
             raise RunError(f"{self.path}: no figure {name}: {reason}") from reason
+        return shown_in_notebooks(figure, f"{name.replace('_', ' ')} of {self._title()}")
 
     def stop(self) -> None:
         """Stop the training of this run, which goes on in another thread of this process: it finishes its current
@@ -249,7 +251,8 @@ def _facts(result: dict[str, Any]) -> dict[str, str]:
     found = {
         "checkpoint": f"{tested['checkpoint']}, epoch {tested['epoch']} of {result['epochs']}" if tested else None,
         "parameters": f"{result['parameters']:,}" if result.get("parameters") else None,
-        "training": duration(result["train_seconds"]) if result.get("train_seconds") else None,
+        # A member of a population gets its part of the time, which can be a fraction of a second.
+        "training": duration(result["train_seconds"]) if (result.get("train_seconds") or 0) >= 1 else None,
         "seed": str(result.get("seed")),
     }
     return {name: text for name, text in found.items() if text is not None}

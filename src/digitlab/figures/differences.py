@@ -42,13 +42,17 @@ def difference_figure(comparisons: Sequence[PairedValues], *, metric: str) -> Fi
     paired = [comparison for comparison in comparisons if comparison.pairs][:_MAX_PANELS]
     columns = min(3, max(1, len(paired)))
     rows = -(-len(paired) // columns)
-    height = 0.34 * len(comparisons) + 0.9
+    height = 0.34 * len(comparisons) + 1.05
     figure = Figure(figsize=(max(5.0, 2.3 * columns), 2.3 * rows + height), layout="constrained")
-    ratios = [2.3] * rows + [height]
-    grid = figure.add_gridspec(rows + 1, columns, height_ratios=ratios)
-    for number, comparison in enumerate(paired):
-        _draw_pairs(figure.add_subplot(grid[number // columns, number % columns]), comparison, factor, label)
-    _draw_differences(figure.add_subplot(grid[rows, :]), comparisons, factor, metric)
+    if paired:
+        # Figures of their own, because the long names beside the differences would narrow the panels above.
+        pairs, differences = figure.subfigures(2, 1, height_ratios=[2.3 * rows, height])
+        grid = pairs.add_gridspec(rows, columns)
+        for number, comparison in enumerate(paired):
+            _draw_pairs(pairs.add_subplot(grid[number // columns, number % columns]), comparison, factor, label)
+        _draw_differences(differences.subplots(), comparisons, factor, metric)
+    else:
+        _draw_differences(figure.subplots(), comparisons, factor, metric)
     return figure
 
 
@@ -57,10 +61,12 @@ def _draw_pairs(axes: Axes, comparison: PairedValues, factor: float, label: str)
         axes.plot([0, 1], [factor * value for value in pair], "o-", color=TEXT_COLOUR, alpha=0.45, linewidth=0.9)
     means = [factor * sum(pair[side] for pair in comparison.pairs) / len(comparison.pairs) for side in (0, 1)]
     axes.plot([0, 1], means, "s-", color=BLUE, linewidth=2, markersize=5)
-    axes.set_xticks([0, 1], [_short(comparison.first, 16), _short(comparison.second, 16)])
+    key, names = _common_key(comparison.first, comparison.second)
+    axes.set_xticks([0, 1], [_short(name, 16) for name in names])
+    axes.set_xlabel(_short(key))
     axes.set_xlim(-0.35, 1.35)
     axes.set_ylabel(label)
-    axes.set_title(f"{len(comparison.pairs)} pairs and their means")
+    axes.set_title(f"{len(comparison.pairs)} pairs and means")
 
 
 def _draw_differences(axes: Axes, comparisons: Sequence[PairedValues], factor: float, metric: str) -> None:
@@ -74,7 +80,13 @@ def _draw_differences(axes: Axes, comparisons: Sequence[PairedValues], factor: f
     axes.set_yticks(range(len(comparisons)), names)
     axes.set_ylim(len(comparisons) - 0.5, -0.5)
     unit = " in points" if factor != 1 else ""
-    axes.set_xlabel(f"difference in {metric}{unit}: mean and 95 % interval;\nfilled and blue if significant")
+    axes.set_xlabel(f"difference in {metric}{unit}:\nmean and 95 % interval;\nfilled and blue if significant")
+
+
+def _common_key(first: str, second: str) -> tuple[str, tuple[str, str]]:
+    """Return the key that both names begin with, as ``optimizer.lr=0.1`` does, and the rest of each; or no key."""
+    (key, _, one), (other_key, _, other) = first.partition("="), second.partition("=")
+    return (key, (one, other)) if key == other_key and one and other else ("", (first, second))
 
 
 def _short(name: str, letters: int = _LONGEST_NAME) -> str:

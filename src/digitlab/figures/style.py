@@ -148,14 +148,17 @@ def panel_columns(panels: int) -> int:
 
 
 @styled
-def encode(figure: Figure, file_format: Format = "png") -> bytes:
-    """Return the bytes of a file of the figure, resized to the width that ``figure_width`` sets."""
+def encode(figure: Figure, file_format: Format = "png", *, dots_per_inch: int | None = None) -> bytes:
+    """Return the bytes of a file of the figure, resized to the width that ``figure_width`` sets.
+
+    ``dots_per_inch`` is by default 300 with such a width, and otherwise that of the figure.
+    """
     if (inches := width_inches()) is not None:
         _resize(figure, inches)
     file = io.BytesIO()
     date: dict[str, None] = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}[file_format]
     with _boxes_for_missing_glyphs():
-        figure.savefig(file, format=file_format, metadata=date, dpi=300 if inches else "figure")
+        figure.savefig(file, format=file_format, metadata=date, dpi=dots_per_inch or (300 if inches else "figure"))
     return file.getvalue()
 
 

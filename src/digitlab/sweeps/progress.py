@@ -103,7 +103,7 @@ class SweepProgress:
         parts += [] if self.left is None else [f"{self.left} left"]
         if self.best is not None and self.best.value is not None:
             parts.append(f"best single run: {self.best.entry.number}, {self.best.metric} {self.best.value:.4f}")
-        seconds = self.seconds_left(time.time())
+        seconds = self.seconds_left(time.time()) if self.left else None
         return " · ".join(parts if seconds is None else [*parts, f"{duration(seconds)} left"])
 
 
