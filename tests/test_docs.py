@@ -162,6 +162,27 @@ def test_every_command_of_the_readme_and_the_tutorial_works(project: Path) -> No
     assert list(project.glob("outputs/mnist-*/*/report.html"))
 
 
+@pytest.mark.extra
+def test_every_command_of_the_page_about_comparing_works(project: Path) -> None:
+    """On few images; two runs of the first sweep stand for the two run folders."""
+    # The whole test set, because McNemar's test needs it.
+    short = SHORT.replace(" trainer.limit_test_batches=2", "")
+    keys = "|".join(re.escape(word.partition("=")[0]) for word in short.split())
+    for line in commands_of("guide/comparing.md"):
+        command = line.replace("OTHER_RUN_FOLDER", "outputs/sweeps/dropout/5_*")
+        command = command.replace("RUN_FOLDER", "outputs/sweeps/dropout/0_*")
+        if command.startswith("python train.py"):
+            # Each key may be given once, and the learning curve needs two sizes.
+            command = f"{re.sub(rf' ({keys})=[^ ]+', '', command)} {short}"
+            if "sweep=train_size" in command:
+                command = command.replace("data.train_size=300", "data.train_size=100,200")
+        run(shortened(command) if command.startswith("digitlab report") else command, project)
+    assert (project / "differences.png").is_file()
+    assert "booktabs" in (project / "table.tex").read_text(encoding="utf-8")
+    assert (project / "outputs/sweeps/sizes/figures/learning_curve.png").is_file()
+    assert (project / "outputs/sweeps/rates_sgd/figures/learning_rate_range.png").is_file()
+
+
 @pytest.mark.parametrize(
     "command",
     [line for page in ("../README.md", "tutorial.md") for line in commands_of(page) if line.startswith("python train")],

@@ -1,10 +1,14 @@
 """Runs are paired by what they share, and comparisons that make no sense are refused in one line."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from digitlab.compare.comparison import compare_groups, monitored_metric, sentence
+from digitlab.compare.comparison import compare_groups, monitored_metric
 from digitlab.compare.groups import read_groups
+from digitlab.compare.wording import comparison_table, p_text, sentence
 from digitlab.core.errors import ConfigError
 
 SEEDS = range(6)
@@ -32,16 +36,79 @@ def compared(*folders, metric="val/accuracy", **options):
     return compare_groups(read_groups(folders, **options), metric)
 
 
-def test_values_of_a_key_are_paired_by_seed_and_learning_rate(sweep):
+def test_values_of_a_key_are_paired_by_seed_and_averaged_over_the_learning_rate(sweep):
     (comparison,) = compared(sweep, key="optimizer")
     assert (comparison.first, comparison.second) == ("optimizer=adam", "optimizer=sgd")
-    assert comparison.difference.count == 12
+    # Two learning rates share the luck of a seed, so they are no independent pairs.
+    assert comparison.difference.count == len(SEEDS)
     assert comparison.difference.mean == pytest.approx(np.mean(GAIN))
-    assert sorted(one - other for one, other in comparison.pairs) == pytest.approx(sorted(GAIN * 2))
+    assert [one - other for one, other in comparison.pairs] == pytest.approx(GAIN)
     assert comparison.significant
+    assert any("the mean over optimizer.lr of the runs with one seed" in note for note in comparison.notes)
     text = sentence(comparison)
-    assert text.startswith("optimizer=adam is 0.45 points better than optimizer=sgd in val/accuracy (95 % CI 0.39 to")
-    assert "12 pairs" in text
+    assert text.startswith("optimizer=adam is 0.45 points better than optimizer=sgd in val/accuracy (95 % CI 0.34 to")
+    assert "6 pairs" in text
+
+
+def test_pairs_of_one_seed_say_that_they_differ_in_other_settings(tmp_path, write_run):
+    for lr, gain in ((0.1, 0.01), (0.2, 0.03), (0.3, 0.02)):
+        for name, own in (("adam", gain), ("sgd", 0.0)):
+            write_run(tmp_path / f"{name}{lr}", f"optimizer={name}", f"optimizer.lr={lr}", accuracy=0.5 + lr + own)
+    (comparison,) = compared(tmp_path, key="optimizer")
+    assert comparison.difference.count == 3
+    assert any("nothing about other seeds" in note for note in comparison.notes)
+
+
+def test_the_better_group_is_the_one_that_wins_in_the_pairs(tmp_path, write_run):
+    for seed in SEEDS:
+        write_run(tmp_path / "a" / str(seed), f"seed={seed}", accuracy=OF_SEED[seed])
+        write_run(tmp_path / "b" / str(seed), f"seed={seed}", accuracy=OF_SEED[seed] + GAIN[seed])
+    # Easy seeds without partners lift the mean of all runs of a above that of b.
+    for seed in range(100, 110):
+        write_run(tmp_path / "a" / str(seed), f"seed={seed}", accuracy=0.99)
+    (comparison,) = compared(tmp_path / "a", tmp_path / "b")
+    assert (comparison.first, comparison.second) == ("b", "a")
+    assert comparison.difference.mean == pytest.approx(np.mean(GAIN))
+    assert comparison.difference.interval[0] > 0
+    assert comparison.means == pytest.approx((np.mean(OF_SEED) + np.mean(GAIN), np.mean(OF_SEED)))
+
+
+def test_folds_are_paired_and_a_note_says_that_they_overlap(tmp_path, write_run):
+    for name, gain in (("a", GAIN), ("b", [0.0] * 6)):
+        for fold in range(5):
+            write_run(
+                tmp_path / name / str(fold), "data.folds=5", f"data.fold={fold}", accuracy=OF_SEED[fold] + gain[fold]
+            )
+    (comparison,) = compared(tmp_path / "a", tmp_path / "b")
+    assert comparison.difference.count == 5
+    assert any("folds share training images" in note for note in comparison.notes)
+
+
+def test_several_comparisons_can_show_less_than_one(tmp_path, write_run):
+    for value, noise in ((0.1, (0.0, 0.01, -0.01)), (0.2, (0.0, 0.0, 0.0)), (0.3, (0.01, 0.0, 0.0))):
+        for seed in range(3):
+            write_run(tmp_path / f"{value}{seed}", f"optimizer.lr={value}", f"seed={seed}", accuracy=0.9 + noise[seed])
+    one = compared(tmp_path, key="optimizer.lr")[0]
+    alone = replace(one, tests=1)
+
+    def shown(comparison):
+        return float(sentence(comparison).partition("less than ")[2].split()[0])
+
+    assert shown(one) > 1.3 * shown(alone)
+
+
+@pytest.mark.parametrize(
+    ("p_value", "text"), [(3e-5, "< 0.0001"), (0.0011, "0.0011"), (0.0496, "0.050"), (0.5, "0.50"), (0.021, "0.021")]
+)
+def test_p_values_are_never_rounded_to_zero(p_value, text):
+    assert p_text(p_value) == text
+
+
+def test_the_table_is_in_points_for_percentages(sweep):
+    columns, ((better, other, difference, interval, *_),) = comparison_table(compared(sweep, key="optimizer"))
+    assert columns[2] == "difference in points"
+    assert (better, other, difference) == ("optimizer=adam", "optimizer=sgd", "+0.45")
+    assert interval.startswith("+0.34 to +0.5")
 
 
 def test_a_condition_keeps_some_of_the_runs(sweep):
@@ -56,7 +123,7 @@ def test_folders_are_groups(sweep, tmp_path):
         for run in sweep.glob(f"{name}_*"):
             run.rename(tmp_path / name / run.name)
     (comparison,) = compared(tmp_path / "sgd", tmp_path / "adam")
-    assert (comparison.first, comparison.second, comparison.difference.count) == ("adam", "sgd", 12)
+    assert (comparison.first, comparison.second, comparison.difference.count) == ("adam", "sgd", 6)
 
 
 def test_other_seeds_are_compared_without_pairs(tmp_path, write_run):
@@ -123,13 +190,15 @@ def test_runs_that_do_not_count_are_reported(tmp_path, write_run):
     write_run(tmp_path / "a" / "failed", "seed=7", status="failed", accuracy=0.1)
     write_run(tmp_path / "a" / "limited", "seed=8", "trainer.limit_val_batches=3", accuracy=0.99)
     write_run(tmp_path / "b" / "diverged", "seed=9", accuracy=None)
+    halved = write_run(tmp_path / "b" / "halved", "seed=11", accuracy=0.1) / "result.json"
+    halved.write_text(json.dumps(json.loads(halved.read_text()) | {"halved_after_epoch": 2}))
     write_run(tmp_path / "b" / "alone", "seed=10", accuracy=0.2)
     (comparison,) = compared(tmp_path / "a", tmp_path / "b")
     assert comparison.difference.count == len(SEEDS)
     notes = "\n".join(comparison.notes)
     for expected in (
-        "a: 1 runs failed", "a: 1 runs limited to some mini-batches", "b: 1 runs without a finite val/accuracy",
-        "1 runs without a partner",
+        "a: 1 run failed", "a: 1 run limited to some mini-batches", "b: 1 run without a finite val/accuracy",
+        "1 run without a partner", "b: 1 run ended early by halving",
     ):  # fmt: skip
         assert expected in notes
 

@@ -1,6 +1,7 @@
 """Pages from folders: their contents, error messages, no overwriting, and no values of the environment."""
 
 import csv
+import itertools
 import re
 from html.parser import HTMLParser
 
@@ -183,6 +184,41 @@ def test_tables_of_several_sweeps_have_their_names_and_no_empty_columns(make_run
         assert [word for word in words if word.startswith(title)] == [f"{title} (rates)", f"{title} (more)"]
     assert {"val/accuracy in %", "n", "difference in %"} <= set(words)
     assert not {"sd", "sd in %", "95 % interval", "failed"} & set(words)
+
+
+@pytest.fixture
+def sweep(make_run, tmp_path):
+    """Three learning rates with two seeds each."""
+    entries = []
+    for number, (rate, seed) in enumerate(itertools.product(("0.1", "0.2", "0.3"), (0, 1))):
+        overrides = [f"optimizer.lr={rate}", f"seed={seed}"]
+        make_run(tmp_path / str(number), *overrides, accuracy=0.5 + float(rate) + 0.01 * seed * (1 + float(rate)))
+        entries.append(Entry(number, str(number), str(number), overrides))
+    Manifest(tmp_path, entries, ["optimizer.lr", "seed"]).write()
+    return tmp_path
+
+
+def test_the_page_of_a_sweep_compares_its_best_setting_with_the_others(sweep):
+    assert write_report([sweep], sweep / "report.html") == []
+    page = read(sweep / "report.html")
+    assert "The best setting against the others" in page.words
+    assert {"lr=0.3", "lr=0.2", "lr=0.1", "difference in points", "+10.05", "+20.10"} <= set(page.words)
+    text = " ".join(" ".join(page.words).split())
+    assert "lr=0.3 is 10.05 points better than lr=0.2 in val/accuracy (95 % CI" in text
+    assert "after correction for 2 comparisons" in text
+    (picture,) = (attrs["alt"] for tag, attrs in page.tags if tag == "img")
+    assert picture.startswith("The best setting against the others: lr=0.3 is 10.05 points better than lr=0.2")
+
+
+def test_a_sweep_without_seeds_says_why_nothing_is_compared(make_run, tmp_path):
+    entries = []
+    for number, rate in enumerate((0.1, 0.2)):
+        make_run(tmp_path / str(number), f"optimizer.lr={rate}", accuracy=0.5 + rate)
+        entries.append(Entry(number, str(number), str(number), [f"optimizer.lr={rate}"]))
+    Manifest(tmp_path, entries, ["optimizer.lr"]).write()
+    (line,) = write_report([tmp_path], tmp_path / "report.html")
+    assert line.startswith("comparison of the settings: each setting has one run")
+    assert line in " ".join(" ".join(read(tmp_path / "report.html").words).split())
 
 
 def test_tables_of_the_reports_are_on_the_page(make_run, tmp_path):

@@ -15,22 +15,27 @@ DATA = ("mnist", "fashion_mnist", "cifar10")
 MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
 PAIRS = [f"{data}_{model}" for data in DATA for model in MODELS]
 SPACES = [*PAIRS, "five_factors"]
+TESTS = ["lr_range", "train_size"]
 
 
-@pytest.fixture(params=SPACES)
-def jobs(request):
-    """The jobs of ``-m sweep=NAME``, as Hydra makes them, and NAME."""
+def grid_of(name):
+    """The jobs of ``-m sweep=NAME``, as Hydra makes them."""
     register_resolvers()
     resolvers.register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
-        config = loader.load_configuration("train", [f"sweep={request.param}"], run_mode=None)
-        grid = Grid(loader, sweep_overrides(config))
-    return grid, request.param
+        config = loader.load_configuration("train", [f"sweep={name}"], run_mode=None)
+        return Grid(loader, sweep_overrides(config))
+
+
+@pytest.fixture(params=SPACES)
+def jobs(request):
+    """The jobs of ``-m sweep=NAME``, and NAME."""
+    return grid_of(request.param), request.param
 
 
 def test_every_data_set_and_model_has_a_space():
-    assert {path.stem for path in (CONF / "sweep").glob("*.yaml")} == set(SPACES)
+    assert {path.stem for path in (CONF / "sweep").glob("*.yaml")} == {*SPACES, *TESTS}
 
 
 def test_every_space_sweeps_the_factors_and_its_first_and_last_job_are_valid(jobs):
@@ -39,6 +44,18 @@ def test_every_space_sweeps_the_factors_and_its_first_and_last_job_are_valid(job
     without_dropout = name.endswith(("_linear", "_fast_cnn", "_torchvision"))
     assert set(grid.keys) == factors - ({"model.dropout"} if without_dropout else set())
     for job in (grid.jobs()[0], grid.jobs()[-1]):
+        Experiment.from_config(compose(job), typed=job)
+
+
+@pytest.mark.parametrize(("name", "keys", "count"), [
+    ("lr_range", ["optimizer.lr"], 25), ("train_size", ["data.train_size", "seed"], 30),
+])  # fmt: skip
+def test_a_test_of_rates_or_sizes_has_valid_jobs_for_each_model_and_optimizer(name, keys, count):
+    grid = grid_of(name)
+    jobs = grid.jobs()
+    assert (grid.keys, len(jobs)) == (keys, count)
+    for model, optimizer in (("mlp", "sgd"), ("lenet", "adam"), ("cnn", "sgd")):
+        job = [f"sweep={name}", *jobs[-1], f"model={model}", f"optimizer={optimizer}"]
         Experiment.from_config(compose(job), typed=job)
 
 

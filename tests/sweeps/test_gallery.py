@@ -8,7 +8,7 @@ import pytest
 
 from digitlab.figures.style import encode, figure_width, pixels
 from digitlab.figures.sweeps import Effect, curve_figure, effect_figure, pair_figure, parallel_figure
-from digitlab.sweeps.gallery import write_figures
+from digitlab.sweeps.gallery import known_values, write_figures
 from digitlab.sweeps.table import SweepTable
 
 
@@ -42,6 +42,24 @@ def test_figures_for_a_paper_are_vector_files_as_wide_as_a_column(runs, tmp_path
 def test_replicates_alone_have_only_curves(written_sweep, finished, tmp_path):
     runs = written_sweep((["seed=0"], finished(0.8)), (["seed=1"], finished(0.9)))
     assert write_figures(SweepTable("s", runs), tmp_path) == []
+
+
+def test_a_sweep_of_training_sizes_has_a_learning_curve(written_sweep, finished, tmp_path):
+    cells = itertools.product((100, 1000), (0, 1))
+    runs = written_sweep(*(
+        ([f"data.train_size={size}", f"seed={seed}"], finished(0.8 + size / 1e4 + seed / 100)) for size, seed in cells
+    ))  # fmt: skip
+    assert tmp_path / "learning_curve.png" in write_figures(SweepTable("s", runs), tmp_path)
+
+
+def test_a_setting_that_always_fails_is_in_the_figures(written_sweep, finished, tmp_path):
+    runs = written_sweep(
+        (["optimizer.lr=0.1", "optimizer=adam"], finished(0.9)),
+        (["optimizer.lr=9", "optimizer=sgd"], {"status": "failed", "error": "diverged", "metrics": {}}),
+    )
+    table = SweepTable("s", runs)
+    assert known_values(table, "optimizer.lr") == [0.1, 9]
+    assert len(write_figures(table, tmp_path)) == 4
 
 
 def effects(*values):

@@ -14,7 +14,14 @@ from digitlab.population.halving import (
 )
 from digitlab.sweeps.settings import sweep_settings
 
-DEFAULT = {"name": None, "fresh": False, "dry_run": False, "halving": True, "halving_epochs": None}
+DEFAULT = {
+    "name": None,
+    "fresh": False,
+    "dry_run": False,
+    "halving": True,
+    "halving_epochs": None,
+    "allow_divergence": False,
+}
 
 
 @pytest.mark.parametrize(

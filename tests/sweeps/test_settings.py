@@ -5,7 +5,14 @@ import pytest
 from digitlab.core.errors import ConfigError
 from digitlab.sweeps.settings import refuse_without_sweep, sweep_settings
 
-DEFAULT = {"name": None, "fresh": False, "dry_run": False, "halving": False, "halving_epochs": None}
+DEFAULT = {
+    "name": None,
+    "fresh": False,
+    "dry_run": False,
+    "halving": False,
+    "halving_epochs": None,
+    "allow_divergence": False,
+}
 
 
 def test_the_defaults_are_valid():
@@ -22,6 +29,7 @@ def test_the_defaults_are_valid():
         ({"halfing": True}, "sweep.halfing"),
         ({"halving": "yes"}, "sweep.halving"),
         ({"halving_epochs": [2, 4]}, "sweep.halving_epochs"),
+        ({"allow_divergence": "yes"}, "sweep.allow_divergence"),
         ({"halving": True, "halving_epochs": [0]}, "sweep.halving_epochs"),
     ],
 )

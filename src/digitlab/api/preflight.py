@@ -83,11 +83,11 @@ class Preflight(Callback):
                 _make_folder("hydra.sweep.dir", config.hydra.sweep.dir)
                 jobs, planned_runs = (grid.jobs(), None) if plan is None else (None, plan.runs)
                 shared = plan is not None and plan.settings.storage is not None
-                start_sweep(
-                    SweepSession(
-                        folder, grid.keys, jobs, planned_runs=planned_runs, halving=sweep.halving, shared=shared
-                    )
-                )
+                session = SweepSession(
+                    folder, grid.keys, jobs, planned_runs=planned_runs, halving=sweep.halving, shared=shared,
+                    allow_divergence=sweep.allow_divergence,
+                )  # fmt: skip
+                start_sweep(session)
                 return
             all_rows = sweep.dry_run == "all"
             _dry_run(folder, plan or grid.jobs(), config_name, config.hydra.launcher, all_rows=all_rows)

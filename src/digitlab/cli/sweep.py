@@ -1,12 +1,16 @@
 """``digitlab sweep``: print the table of a sweep and its best run, and draw its figures."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from digitlab.cli.app import FileFormat, WidthOption, app
 from digitlab.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from digitlab.sweeps.importance import Importances
+    from digitlab.sweeps.table import SweepTable
 
 
 @app.command()
@@ -15,28 +19,69 @@ def sweep(
     figures: Annotated[bool, typer.Option(help="Also draw the figures in SWEEP_FOLDER/figures.")] = True,
     file_format: Annotated[FileFormat, typer.Option("--format", help="File format of the figures.")] = FileFormat.PNG,
     width: WidthOption = None,
+    importance: Annotated[
+        bool, typer.Option("--importance", help="Also print and draw how much each key matters (needs Optuna).")
+    ] = False,
+    table_format: Annotated[
+        Literal["latex", "markdown", "csv"] | None,
+        typer.Option("--table", help="Only print a table for a paper; write no file."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Only print all runs as JSON; write no file.")] = False,
 ) -> None:
     """Show the settings of a sweep from best to worst, the effect of each value, and the winner.
 
     The ranking uses the monitored metric, never the test set. Overwrites sweep.csv, sweep.md and figures/.
     """
+    from digitlab.sweeps.publication import publication_table
     from digitlab.sweeps.report import print_report, report_json, write_report
     from digitlab.sweeps.state import read_runs
     from digitlab.sweeps.table import SweepTable
 
+    if as_json and table_format is not None:
+        raise ConfigError("--table", table_format, "can't be combined with --json: each prints alone")
     path = folder.expanduser().resolve()
     table = SweepTable(path.name, read_runs(path))
     if not table.runs:
         raise ConfigError("SWEEP_FOLDER", folder, "has no runs yet")
+    # Nothing else is printed, because the output goes into a file or to another program.
     if as_json:
         print(report_json(table))
         return
+    if table_format is not None:
+        print(publication_table(table, table_format), end="")
+        return
+    found = _importances(table) if importance else {}
     write_report(table, path)
     print_report(table)
+    _print_importances(found)
     if figures and table.metric is not None:
         from digitlab.sweeps.gallery import write_figures
 
         chosen = None if width is None else width.value
-        for written in write_figures(table, path / "figures", file_format=file_format.value, width=chosen):
+        known = {name: each for name, each in found.items() if not isinstance(each, str)}
+        for written in write_figures(table, path / "figures", known, file_format=file_format.value, width=chosen):
             print(written)
+
+
+def _importances(table: "SweepTable") -> "dict[str, Importances | str]":
+    """The importance of the keys, or why there is none, by data set. Raises ``ConfigError`` without Optuna."""
+    from digitlab.sweeps.importance import HINT, importances
+
+    found = {part.name: importances(part) for part in table.by_data_set()}
+    if HINT in found.values():
+        raise ConfigError("", "--importance", HINT)
+    return found
+
+
+def _print_importances(found: "dict[str, Importances | str]") -> None:
+    from digitlab.results.table import print_table
+
+    for name, each in found.items():
+        if isinstance(each, str):
+            print(f"note: {name}: {each}")
+            continue
+        rows = [
+            [key.key, f"{100 * key.share:.0f} %", f"{100 * key.interval[0]:.0f} to {100 * key.interval[1]:.0f} %"]
+            for key in each.keys
+        ]
+        print_table(["key", "importance", "95 % interval"], rows, title=f"{name}: {each.note}")

@@ -1,6 +1,6 @@
-"""Compares groups of runs: pairs their runs by seed, fold and all other settings, and says the result in a sentence.
+"""Compares groups of runs: pairs their runs by seed, fold and all other settings, and tests the differences.
 
-``digitlab compare`` and the report of a sweep use it. Nothing here imports torch.
+``digitlab compare`` and the report of a sweep use it; ``compare.wording`` says the result. Nothing here imports torch.
 """
 
 import itertools
@@ -11,26 +11,24 @@ from typing import Any
 
 from digitlab.compare.groups import Group, Value
 from digitlab.compare.statistics import (
+    RESAMPLES,
     Difference,
-    detectable_difference,
     holm,
     paired_difference,
+    swapped,
     unpaired_difference,
-)  # fmt: skip
+)
 from digitlab.config.metrics import metric_direction
 from digitlab.config.replicates import REPLICATE_KEYS
 from digitlab.config.suggestions import nearest
 from digitlab.core.errors import ConfigError, show
-from digitlab.figures.formatting import is_percentage
 from digitlab.results.data_set import data_set_name
 
 # Runs whose validation images differ can't be compared on them. The training images may differ (data.train_size).
 _VALIDATION_KEYS = ("data.val_size", "data.folds", "data.fold", "data.split_seed")
 # The data set itself; the file of the same data may have any place.
 _DATA_PREFIX = "data.source."
-_SIGNIFICANT = 0.05
-# With fewer pairs, or without a significant difference, the sentence says what could have been shown.
-_FEW_PAIRS = 5
+SIGNIFICANT = 0.05
 
 Setting = tuple[Value, ...]
 
@@ -55,7 +53,7 @@ class Comparison:
 
     @property
     def significant(self) -> bool:
-        return self.corrected_p_value is not None and self.corrected_p_value < _SIGNIFICANT
+        return self.corrected_p_value is not None and self.corrected_p_value < SIGNIFICANT
 
 
 def monitored_metric(groups: Sequence[Group]) -> str:
@@ -78,7 +76,20 @@ def compare_groups(groups: Sequence[Group], metric: str) -> list[Comparison]:
     _check_metric(groups, metric)
     _check_data(groups)
     best_first = sorted(groups, key=lambda group: _rank(group, metric))
-    found = [_compare(one, other, metric) for one, other in itertools.combinations(best_first, 2)]
+    return _corrected([_compare(one, other, metric) for one, other in itertools.combinations(best_first, 2)])
+
+
+def compare_with_reference(reference: Group, others: Sequence[Group], metric: str) -> list[Comparison]:
+    """Compare ``reference`` with each of ``others``, in their order, as ``compare_groups`` does and without resampling.
+
+    So many groups take milliseconds each, and the differences have neither bootstrap intervals nor permutation tests.
+    """
+    _check_metric([reference, *others], metric)
+    _check_data([reference, *others])
+    return _corrected([_compare(reference, other, metric, resamples=0) for other in others])
+
+
+def _corrected(found: Sequence[Comparison]) -> list[Comparison]:
     p_values = [each.difference.p_value for each in found if each.difference.p_value is not None]
     corrected = iter(holm(p_values))
     return [
@@ -121,7 +132,7 @@ def _rank(group: Group, metric: str) -> float:
     return mean if metric_direction(metric) == "min" else -mean
 
 
-def _compare(first: Group, second: Group, metric: str) -> Comparison:
+def _compare(first: Group, second: Group, metric: str, *, resamples: int = RESAMPLES) -> Comparison:
     # A key that varies within one group is not the difference between the groups, so pairs must agree in it.
     varying = [key for key in _varying(first) | _varying(second) if key not in REPLICATE_KEYS]
     pair_keys = [*REPLICATE_KEYS, *varying]
@@ -131,16 +142,20 @@ def _compare(first: Group, second: Group, metric: str) -> Comparison:
     if shared:
         _check_validation(first, second, metric, paired=True)
         unpaired = len(one) + len(other) - 2 * len(shared)
-        notes += [f"{unpaired} runs without a partner are not counted"] if unpaired else []
-        notes += _mixed_settings(varying)
-        pairs = [(one[key], other[key]) for key in shared]
-        difference = paired_difference(*zip(*pairs, strict=True))
+        notes += [f"{_runs(unpaired)} without a partner, not counted"] if unpaired else []
+        pairs, more = _independent_pairs({key: (one[key], other[key]) for key in shared}, varying)
+        notes += [*more, *_fold_note(shared)]
+        difference = paired_difference(*zip(*pairs, strict=True), resamples=resamples)
     elif varying:
         raise ConfigError("FOLDER", f"{first.name}, {second.name}", _no_partner(first, second, varying))
     else:
         _check_validation(first, second, metric, paired=False)
         pairs, notes = [], [*notes, "the seeds differ, so the runs are not paired"]
-        difference = unpaired_difference(list(one.values()), list(other.values()))
+        difference = unpaired_difference(list(one.values()), list(other.values()), resamples=resamples)
+    # The groups were ordered by the means of all their runs. In the runs that are compared, the other may be better.
+    if difference.mean * (-1 if metric_direction(metric) == "min" else 1) < 0:
+        first, second, difference = second, first, swapped(difference)
+        one, other, pairs = other, one, [(right, left) for left, right in pairs]
     used = [[pair[side] for pair in pairs] or list(own.values()) for side, own in enumerate((one, other))]
     means = (math.fsum(used[0]) / len(used[0]), math.fsum(used[1]) / len(used[1]))
     return Comparison(
@@ -149,11 +164,35 @@ def _compare(first: Group, second: Group, metric: str) -> Comparison:
     )  # fmt: skip
 
 
-def _mixed_settings(varying: Sequence[str]) -> list[str]:
-    """A warning if pairs differ in more than chance: the difference may depend on the other setting."""
+def _independent_pairs(
+    pairs: Mapping[Setting, tuple[float, float]], varying: Sequence[str]
+) -> tuple[list[tuple[float, float]], list[str]]:
+    """One pair for each seed and fold, and a note if the groups hold runs with several other settings.
+
+    The keys of ``pairs`` begin with the values of ``REPLICATE_KEYS``. Runs that share a seed share the luck of its
+    initial weights, so their differences are averaged: as pairs of their own they would make the interval too narrow.
+    """
     if not varying:
+        return list(pairs.values()), []
+    by_seed: dict[Setting, list[tuple[float, float]]] = {}
+    for key, pair in pairs.items():
+        by_seed.setdefault(key[: len(REPLICATE_KEYS)], []).append(pair)
+    keys, where = ", ".join(varying[:3]), f"--where {varying[0]}=VALUE compares at one value"
+    if len(by_seed) == 1:
+        note = (
+            f"all runs have the same seed, so the pairs differ in {keys} alone: the interval says how much the "
+            f"difference depends on that, and nothing about other seeds; {where}"
+        )
+        return list(pairs.values()), [note]
+    means = [tuple(math.fsum(side) / len(own) for side in zip(*own, strict=True)) for own in by_seed.values()]
+    note = f"each pair is the mean over {keys} of the runs with one seed, because these are not independent; {where}"
+    return [(one, other) for one, other in means], [note]
+
+
+def _fold_note(shared: Sequence[Setting]) -> list[str]:
+    if len({key[REPLICATE_KEYS.index("data.fold")] for key in shared}) == 1:
         return []
-    return [f"the pairs cover several values of {', '.join(varying[:3])}; --where {varying[0]}=VALUE compares at one"]
+    return ["folds share training images, so their interval is somewhat too narrow (Nadeau and Bengio, 2003)"]
 
 
 def _varying(group: Group) -> dict[str, None]:
@@ -173,11 +212,18 @@ def _values(group: Group, keys: Sequence[str], metric: str) -> dict[Setting, flo
 
 
 def _notes(group: Group, values: Mapping[Setting, float], metric: str) -> list[str]:
-    notes = [f"{group.name}: {count} runs {reason}, not counted" for reason, count in group.left_out.items()]
+    notes = [
+        f"{group.source or group.name}: {_runs(count)} {reason}, not counted"
+        for reason, count in group.left_out.items()
+    ]
     without = sum(run.value(metric) is None for run in group.runs)
     repeated = len(group.runs) - without - len(values)
-    notes += [f"{group.name}: {without} runs without a finite {metric} on all images, not counted"] if without else []
-    return [*notes, *([f"{group.name}: {repeated} runs repeat another one, not counted"] if repeated else [])]
+    notes += [f"{group.name}: {_runs(without)} without a finite {metric} on all images, not counted"] if without else []
+    return [*notes, *([f"{group.name}: {_runs(repeated)} that repeat another one, not counted"] if repeated else [])]
+
+
+def _runs(count: int) -> str:
+    return f"{count} run" if count == 1 else f"{count} runs"
 
 
 def _check_validation(first: Group, second: Group, metric: str, *, paired: bool) -> None:
@@ -207,68 +253,3 @@ def _no_partner(first: Group, second: Group, varying: Sequence[str]) -> str:
             differing.append(f"{key}={_values_text(one)} against {_values_text(other)}")
     reason = f" ({'; '.join(differing[:3])})" if differing else ""
     return f"no two runs agree in all other settings{reason}; --where KEY=VALUE chooses runs"
-
-
-def sentence(comparison: Comparison) -> str:
-    """The result in plain English, with interval, number of pairs and p-value.
-
-    Too few pairs, or a difference that is not significant, add what could have been shown.
-    """
-    difference, unit = comparison.difference, _unit(comparison.metric)
-    text = f"{comparison.first} is {_amount(abs(difference.mean), comparison.metric)}{unit} better than "
-    text += comparison.second
-    if difference.mean == 0:
-        text = f"{comparison.first} and {comparison.second} are equally good"
-    if difference.interval is None or comparison.corrected_p_value is None:
-        return (
-            f"{text} in {comparison.metric}: one run each, which says nothing about other seeds; repeat both with "
-            "at least 5 seeds"
-        )
-    if not comparison.significant:
-        text = f"No difference shown between {comparison.first} and {comparison.second}: "
-        text += f"{_signed(_better(difference.mean, comparison.metric), comparison.metric)}{unit}"
-    low, high = sorted(_better(bound, comparison.metric) for bound in difference.interval)
-    pairs = f"{difference.count} pairs" if difference.paired else f"at least {difference.count} runs each, unpaired"
-    p_value = f"p = {_p_text(comparison.corrected_p_value)}"
-    if comparison.tests > 1:
-        p_value += f" after correction for {comparison.tests} comparisons"
-    text += f" in {comparison.metric} (95 % CI {_amount(low, comparison.metric)} to "
-    text += f"{_amount(high, comparison.metric)}, {pairs}, {p_value})"
-    return text + _could_show(comparison)
-
-
-def _could_show(comparison: Comparison) -> str:
-    difference, unit = comparison.difference, _unit(comparison.metric)
-    if comparison.significant and difference.count >= _FEW_PAIRS:
-        return ""
-    if not difference.sd:
-        return ""
-    counts = (difference.count, 4 * difference.count)
-    now, later = (
-        _amount(detectable_difference(count, difference.sd, paired=difference.paired), comparison.metric)
-        for count in counts
-    )
-    what = "pairs" if difference.paired else "runs each"
-    return f". {counts[0]} {what} usually can't show less than {now}{unit}; {counts[1]} could show {later}"
-
-
-def _better(value: float, metric: str) -> float:
-    """Positive if the first group is better, whatever the direction of the metric."""
-    return -value if metric_direction(metric) == "min" else value
-
-
-def _unit(metric: str) -> str:
-    return " points" if is_percentage(metric) else ""
-
-
-def _amount(value: float, metric: str) -> str:
-    """Percentages as points with two decimals, everything else with four digits."""
-    return f"{100 * value:.2f}" if is_percentage(metric) else f"{value:.4g}"
-
-
-def _signed(value: float, metric: str) -> str:
-    return f"{100 * value:+.2f}" if is_percentage(metric) else f"{value:+.4g}"
-
-
-def _p_text(p_value: float) -> str:
-    return "0.0001 or less" if p_value <= 1e-4 else f"{p_value:.2g}"

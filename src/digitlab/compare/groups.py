@@ -54,12 +54,14 @@ class ComparedRun:
 class Group:
     """Runs that are compared with those of other groups under the name ``name``.
 
-    ``left_out`` says why other runs in the folder do not count, with their number: ``{"failed": 2}``.
+    ``left_out`` says why other runs do not count, with their number: ``{"failed": 2}``. They are in the folder
+    ``source`` of several groups if that is given.
     """
 
     name: str
     runs: Sequence[ComparedRun]
     left_out: Mapping[str, int] = field(default_factory=dict)
+    source: str | None = None
 
 
 def read_groups(folders: Sequence[Path], *, key: str | None = None, where: Sequence[str] = ()) -> list[Group]:
@@ -110,7 +112,7 @@ def _read(folder: Path, name: str, conditions: Sequence[tuple[str, str]]) -> Gro
         raise ConfigError("FOLDER", folder, "contains no run folder")
     runs, left_out = [], dict[str, int]()
     for run in found:
-        read = _read_run(run)
+        read = read_run(run)
         if isinstance(read, ComparedRun):
             read = _unmet(read, conditions) or read
         if isinstance(read, str):
@@ -121,12 +123,15 @@ def _read(folder: Path, name: str, conditions: Sequence[tuple[str, str]]) -> Gro
     return Group(name=name, runs=runs, left_out=left_out)
 
 
-def _read_run(run: RunFolder) -> ComparedRun | str:
+def read_run(run: RunFolder) -> ComparedRun | str:
     """The run, or why it does not count."""
     try:
         result = run.read_result()
         if result["status"] != "finished":
             return str(result["status"])
+        # Its value comes from fewer epochs than that of the others.
+        if result.get("halved_after_epoch") is not None:
+            return "ended early by halving"
         limits = (run_limits(run) or "").split()
         # A test on some mini-batches matters only for metrics of the test set (see ``ComparedRun.value``).
         if any(not limit.startswith("limit_test_batches=") for limit in limits):
@@ -191,8 +196,9 @@ def _by_value(groups: Sequence[Group], key: str) -> list[Group]:
     for group in groups:
         for reason, count in group.left_out.items():
             left_out[reason] = left_out.get(reason, 0) + count
-    # Which value a failed run had is not counted apart, so the first group carries all of them.
+    # Which value a failed run had is not counted apart, so all groups have the same ones; the notes show them once.
+    source = ", ".join(group.name for group in groups)
     return [
-        Group(name=f"{key}={show(value)}", runs=own, left_out=left_out if number == 0 else {})
-        for number, (value, own) in enumerate(by_value.items())
+        Group(name=f"{key}={show(value)}", runs=own, left_out=left_out, source=source)
+        for value, own in by_value.items()
     ]

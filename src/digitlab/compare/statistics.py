@@ -5,7 +5,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,8 @@ from scipy.optimize import brentq
 Floats = npt.NDArray[np.float64]
 
 # Resampling is random, but the same comparison must print the same numbers each time.
-_RESAMPLES, _RESAMPLING_SEED = 9_999, 0
+RESAMPLES = 9_999
+_RESAMPLING_SEED = 0
 _CONFIDENCE = 0.95
 
 
@@ -42,12 +43,12 @@ class Difference:
     effect_size: float | None = None
 
 
-def paired_difference(first: Sequence[float], second: Sequence[float], *, resamples: int = _RESAMPLES) -> Difference:
+def paired_difference(first: Sequence[float], second: Sequence[float], *, resamples: int = RESAMPLES) -> Difference:
     """Compare pairs: ``first`` minus ``second``, finite and equally long; at least one pair.
 
     The t test is Student's (1908). The permutation test flips the signs of the differences (Fisher, 1935), all
     combinations for up to 13 pairs, ``resamples`` random ones otherwise. The effect size is Cohen's d of the
-    differences (Cohen, 1988).
+    differences (Cohen, 1988). With ``resamples=0``, neither permutations nor the bootstrap are computed.
     """
     differences = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     count = len(differences)
@@ -59,7 +60,7 @@ def paired_difference(first: Sequence[float], second: Sequence[float], *, resamp
     )  # fmt: skip
 
 
-def unpaired_difference(first: Sequence[float], second: Sequence[float], *, resamples: int = _RESAMPLES) -> Difference:
+def unpaired_difference(first: Sequence[float], second: Sequence[float], *, resamples: int = RESAMPLES) -> Difference:
     """Compare independent values: the mean of ``first`` minus that of ``second``; each has at least one finite value.
 
     The t test is Welch's (1947), which allows different variances. ``sd`` is the root of the mean of both variances.
@@ -86,23 +87,40 @@ def _difference(
 ) -> Difference:
     """The difference ``statistic(*samples)`` with all tests; one sample holds the differences of pairs."""
     mean, paired = float(statistic(*samples)), len(samples) == 1
-    settings = {"n_resamples": resamples, "vectorized": True, "rng": _RESAMPLING_SEED}
-    permutation = stats.permutation_test(
-        samples, statistic, permutation_type="samples" if paired else "independent", **settings
-    )
-    permutation_p_value = float(permutation.pvalue)
+    settings = {"n_resamples": resamples or RESAMPLES, "vectorized": True, "rng": _RESAMPLING_SEED}
+    kind = "samples" if paired else "independent"
     # If all values are equal up to rounding, the t statistic divides by zero. Permutations still say something.
-    if sd <= 1e-12 * max(abs(mean), 1.0):
+    constant = sd <= 1e-12 * max(abs(mean), 1.0)
+    permutation_p_value = bootstrap_interval = None
+    if resamples or constant:
+        permutation = stats.permutation_test(samples, statistic, permutation_type=kind, **settings)
+        permutation_p_value = float(permutation.pvalue)
+    if constant:
         return Difference(
             mean=mean, count=count, paired=paired, sd=0.0, interval=(mean, mean), bootstrap_interval=(mean, mean),
             p_value=permutation_p_value, permutation_p_value=permutation_p_value,
         )  # fmt: skip
     test = t_test()
-    bootstrap = stats.bootstrap(samples, statistic, method="percentile", confidence_level=_CONFIDENCE, **settings)
+    if resamples:
+        bootstrap = stats.bootstrap(samples, statistic, method="percentile", confidence_level=_CONFIDENCE, **settings)
+        bootstrap_interval = _interval(bootstrap.confidence_interval)
     return Difference(
         mean=mean, count=count, paired=paired, sd=sd, interval=_interval(test.confidence_interval(_CONFIDENCE)),
-        bootstrap_interval=_interval(bootstrap.confidence_interval), p_value=float(test.pvalue),
-        permutation_p_value=permutation_p_value, effect_size=mean / sd,
+        bootstrap_interval=bootstrap_interval, p_value=float(test.pvalue), permutation_p_value=permutation_p_value,
+        effect_size=mean / sd,
+    )  # fmt: skip
+
+
+def swapped(difference: Difference) -> Difference:
+    """The same difference with the groups in the other order."""
+    intervals = [
+        None if bounds is None else (-bounds[1], -bounds[0])
+        for bounds in (difference.interval, difference.bootstrap_interval)
+    ]
+    effect = difference.effect_size
+    return replace(
+        difference, mean=-difference.mean, interval=intervals[0], bootstrap_interval=intervals[1],
+        effect_size=None if effect is None else -effect,
     )  # fmt: skip
 
 
@@ -134,14 +152,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def detectable_difference(count: int, sd: float, *, paired: bool, power: float = 0.8) -> float:
+def detectable_difference(count: int, sd: float, *, paired: bool, level: float = 0.05, power: float = 0.8) -> float:
     """The smallest true difference that ``count`` pairs (or values per group) show with probability ``power``.
 
     ``sd`` is the standard deviation of one difference, or within each group if not ``paired``; ``count`` is at least 2.
-    Shown means p < 0.05 in Student's t test. The power is that of the noncentral t distribution (Cohen, 1988).
+    Shown means p < ``level`` in Student's t test. The power is that of the noncentral t distribution (Cohen, 1988).
     """
     degrees = count - 1 if paired else 2 * count - 2
-    critical = float(stats.t.ppf((1 + _CONFIDENCE) / 2, degrees))
+    critical = float(stats.t.ppf(1 - level / 2, degrees))
 
     def missing_power(shift: float) -> float:
         tails = stats.nct.sf(critical, degrees, shift), stats.nct.cdf(-critical, degrees, shift)

@@ -10,11 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from digitlab.figures.formatting import metric_scale
-from digitlab.figures.style import BLUE, ORANGE, TEXT_COLOUR, styled
+from digitlab.figures.style import BLUE, ORANGE, TEXT_COLOUR, literal, styled
 
 # More panels of pairs than this are too small to read; the differences below them are complete.
 _MAX_PANELS = 6
-_LONGEST_NAME = 28
+_LONGEST_NAME = 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +76,7 @@ def _draw_differences(axes: Axes, comparisons: Sequence[PairedValues], factor: f
         axes.plot([factor * low, factor * high], [row, row], "-", color=colour)
         axes.plot([factor * comparison.mean], [row], "s", color=colour, markerfacecolor=fill, markersize=5)
     axes.axvline(0, color=TEXT_COLOUR, linewidth=0.9)
-    names = [f"{_short(each.first)} − {_short(each.second)}" for each in comparisons]
+    names = [f"{_short(each.first)}\n− {_short(each.second)}" for each in comparisons]
     axes.set_yticks(range(len(comparisons)), names)
     axes.set_ylim(len(comparisons) - 0.5, -0.5)
     unit = " in points" if factor != 1 else ""
@@ -91,4 +91,4 @@ def _common_key(first: str, second: str) -> tuple[str, tuple[str, str]]:
 
 def _short(name: str, letters: int = _LONGEST_NAME) -> str:
     """Keep the end of a long name, where runs of one sweep differ."""
-    return name if len(name) <= letters else "…" + name[1 - letters :]
+    return literal(name if len(name) <= letters else "…" + name[1 - letters :])

@@ -7,6 +7,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -35,21 +36,25 @@ _BEST_STYLES = ((BLUE, "-", "o"), (ORANGE, "--", "s"), (GREEN, ":", "^"), (PURPL
 _LOW_TO_HIGH = LinearSegmentedColormap.from_list("low to high", [ORANGE, BLUE])
 # If the largest value is more than this factor above the smallest, the axis is logarithmic unless labels collide.
 _LOG_RATIO = 20
+# Failed runs: a cross near the lower edge, and in parallel coordinates below the axis of the metric.
+_FAILED_MARK: dict[str, Any] = {"color": ORANGE, "markersize": 6, "markeredgewidth": 2, "zorder": 4}
+_FAILED_HEIGHT, _FAILED_END = 0.05, -0.08
 _LABEL_OFFSET = 0.06  # distance of a value's label from its height, in heights of the axis
 
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """One value of a key: the mean of the metric, an interval around it, and the measured values.
+    """One value of a key: the mean of the metric, an interval around it, the measured values, the count of failed runs.
 
     ``interval`` is the 95 % interval of the mean, or that of the difference to the best value, shifted to the mean;
-    None if there is none.
+    None if there is none. ``mean`` is None if all runs with the value failed.
     """
 
     value: Value
-    mean: float
+    mean: float | None
     interval: tuple[float, float] | None
     measured: Sequence[float]
+    failed: int = 0
 
 
 @styled
@@ -58,20 +63,27 @@ def effect_figure(
 ) -> Figure:
     """Draw ``metric`` against the values of ``key``: one dot per run, the means joined by a line, intervals as bars.
 
-    The label of each value gives n, the number of runs. The title says what the intervals are of.
+    The label of each value gives n, the number of runs, and how many failed; a cross marks these as well. The title
+    says what the intervals are of.
     """
     factor, metric_label = metric_scale(metric)
     figure = Figure(figsize=(4.2, 3.0), layout="constrained")
     axes = figure.add_subplot()
-    positions = _x_positions(axes, [effect.value for effect in effects], key, [len(each.measured) for each in effects])
+    counts = [f"n={len(each.measured)}" + (f"\n{each.failed} failed" if each.failed else "") for each in effects]
+    positions = _x_positions(axes, [effect.value for effect in effects], key, counts)
+    drawn, means, reach = [], [], []
     for position, effect in zip(positions, effects, strict=True):
         values = [factor * value for value in effect.measured]
         axes.plot([position] * len(values), values, "o", color=TEXT_COLOUR, alpha=0.5, zorder=2)
-    means = [factor * effect.mean for effect in effects]
-    reach = [[0.0, 0.0] if each.interval is None else _error_bar(each.mean, each.interval) for each in effects]
-    axes.errorbar(positions, means, factor * np.array(reach).T, fmt="s-", color=BLUE, capsize=4, markersize=5, zorder=3)
+        if effect.failed:
+            axes.plot([position], [_FAILED_HEIGHT], "x", transform=axes.get_xaxis_transform(), **_FAILED_MARK)
+        if effect.mean is not None:
+            drawn.append(position)
+            means.append(factor * effect.mean)
+            reach.append([0.0, 0.0] if effect.interval is None else _error_bar(effect.mean, effect.interval))
+    axes.errorbar(drawn, means, factor * np.array(reach).T, fmt="s-", color=BLUE, capsize=4, markersize=5, zorder=3)
     # The limits ignore the intervals: that of two runs can be much wider than all values.
-    _set_y_limits(axes, [factor * value for effect in effects for value in (*effect.measured, effect.mean)])
+    _set_y_limits(axes, [*means, *(factor * value for effect in effects for value in effect.measured)])
     bars = any(each.interval is not None for each in effects)
     axes.set(ylabel=metric_label, title="all runs and their mean" + f"\nbar: 95 % interval of the {interval_of}" * bars)
     return figure
@@ -87,15 +99,15 @@ def _set_y_limits(axes: Axes, values: Sequence[float]) -> None:
     axes.set_ylim(low - margin, high + margin)
 
 
-def _x_positions(axes: Axes, values: Sequence[Value], key: str, counts: Sequence[int]) -> list[float]:
-    """Label the x axis with ``values`` and the ``counts`` of runs, and return the positions of the values.
+def _x_positions(axes: Axes, values: Sequence[Value], key: str, counts: Sequence[str]) -> list[float]:
+    """Label the x axis with ``values`` and below them ``counts``, and return the positions of the values.
 
     Numbers are to scale, on a logarithmic axis if they span a wide range; words are at equal distances.
     """
     axes.set_xlabel(key)
     numbers = [float(value) for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
     if len(numbers) < len(values) or len(set(numbers)) == 1:
-        axes.set_xticks(range(len(values)), [f"{v}\nn={n}" for v, n in zip(values, counts, strict=True)])
+        axes.set_xticks(range(len(values)), [f"{v}\n{n}" for v, n in zip(values, counts, strict=True)])
         axes.set_xlim(-0.5, len(values) - 0.5)
         return [float(place) for place in range(len(values))]
     positive = [number for number in numbers if number > 0]
@@ -106,7 +118,7 @@ def _x_positions(axes: Axes, values: Sequence[Value], key: str, counts: Sequence
         else:
             axes.set_xscale("symlog", linthresh=min(positive))
         axes.set_xlabel(f"{key} (logarithmic axis)")
-    axes.set_xticks(numbers, [f"{number:g}\nn={n}" for number, n in zip(numbers, counts, strict=True)])
+    axes.set_xticks(numbers, [f"{number:g}\n{n}" for number, n in zip(numbers, counts, strict=True)])
     axes.minorticks_off()
     return numbers
 
@@ -126,11 +138,12 @@ def pair_figure(
     keys: tuple[str, str],
     metric: str,
     values: tuple[list[Value], ...],
+    failed: Mapping[tuple[Value, Value], int] | None = None,
 ) -> Figure:
     """Draw a heat map of the mean of ``metric`` for each pair of values of two ``keys``, the first key in columns.
 
-    ``values`` holds the ordered values of each key, ``counts`` the number of runs of each pair. Pairs without a run
-    stay empty.
+    ``values`` holds the ordered values of each key, ``counts`` the number of runs of each pair, ``failed`` that of
+    failed runs. Pairs without a run stay empty.
     """
     columns, rows = values
     factor, metric_label = metric_scale(metric)
@@ -144,6 +157,9 @@ def pair_figure(
     axes.set(xlabel=keys[0], ylabel=keys[1], title=f"mean {metric_label},\nn: number of runs")
     axes.grid(visible=False)
     for (row, column), mean in np.ndenumerate(grid):
+        failures = (failed or {}).get((columns[column], rows[row]), 0)
+        if failures and not np.isfinite(mean):
+            axes.text(column, row, f"{failures} failed", ha="center", va="center", color=ORANGE, fontsize=7)
         if np.isfinite(mean):
             text = f"{mean:.{2 if factor > 1 else 4}f}\nn={counts[columns[column], rows[row]]}"
             colour = text_colour_on(tuple(image.to_rgba(np.asarray(mean))))
@@ -159,16 +175,22 @@ def parallel_figure(
     keys: Sequence[str],
     metric: str,
     values: Sequence[list[Value]],
+    failed: Sequence[Sequence[Value]] = (),
 ) -> Figure:
     """Draw parallel coordinates: one line per setting crosses one axis per key and ends at its metric.
 
     ``settings`` are pairs of (values in the order of ``keys``, metric). ``values`` holds the ordered values of each
-    key, which lie at equal distances on its axis. The colour of a line shows the metric as well.
+    key, which lie at equal distances on its axis. The colour of a line shows the metric as well. The lines of
+    ``failed`` settings, of which no run finished, are dotted and end below the axis of the metric.
     """
     factor, metric_label = metric_scale(metric)
     scale = Normalize(*_limits([factor * measured for _, measured in settings]))
     figure = Figure(figsize=(1.9 + 1.25 * (len(keys) + 1), 3.4), layout="constrained")
     axes = figure.add_subplot()
+    for setting in failed:
+        heights = [*(_height(value, known) for value, known in zip(setting, values, strict=True)), _FAILED_END]
+        axes.plot(range(len(heights)), heights, ":", color=ORANGE, zorder=1)
+        axes.plot([len(keys)], [_FAILED_END], "x", **_FAILED_MARK)
     # The best settings come last, on top of the others.
     for setting, measured in sorted(settings, key=lambda each: each[1]):
         heights = [_height(value, known) for value, known in zip(setting, values, strict=True)]
@@ -184,9 +206,9 @@ def parallel_figure(
             axes.text(column, height + offset, str(value), ha="center", va="center", bbox=box)
     axes.set_xticks(range(len(keys) + 1), [*keys, metric])
     axes.set_yticks([])
-    axes.set(
-        xlim=(-0.3, len(keys) + 0.05), ylim=(-0.14, 1.14), title="one line per setting, coloured by its mean metric"
-    )
+    crosses = f";\ndotted: settings without a finished run ({len(failed)})" if failed else ""
+    axes.set(xlim=(-0.3, len(keys) + 0.05), ylim=(-0.14, 1.14))
+    axes.set_title(f"one line per setting, coloured by its mean metric{crosses}")
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
     figure.colorbar(ScalarMappable(scale, _LOW_TO_HIGH), ax=axes, label=metric_label)

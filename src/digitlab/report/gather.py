@@ -8,9 +8,10 @@ from yaml import YAMLError
 
 from digitlab.core.errors import ConfigError, RunError
 from digitlab.core.files import write_atomically
-from digitlab.report.page import run_page, runs_page
+from digitlab.report.page import Picture, run_page, runs_page
 from digitlab.report.records import ReportedRun, read_record
-from digitlab.report.tables import tables_in
+from digitlab.report.sweep_analysis import analyse_sweep
+from digitlab.report.tables import Table, read_sweep, sweep_tables, sweep_winner, tables_in
 from digitlab.results.folder import RunFolder, find_runs
 
 
@@ -45,7 +46,8 @@ def write_report(
         page = run_page(records[0], pictures=pictures, skipped=not_applicable)
         skipped += not_applicable
     else:
-        page = _comparison(records, roots, links_from=out.parent.resolve())
+        page, not_applicable = _comparison(records, roots, links_from=out.parent.resolve(), progress=progress)
+        skipped += not_applicable
     write_atomically(out, page.encode())
     return skipped
 
@@ -72,12 +74,26 @@ def _read(runs: Sequence[RunFolder], names_relative_to: Path) -> tuple[list[Repo
     return records, skipped
 
 
-def _comparison(records: Sequence[ReportedRun], roots: Sequence[Path], *, links_from: Path) -> str:
-    tables, winner = [], None
+def _comparison(
+    records: Sequence[ReportedRun], roots: Sequence[Path], *, links_from: Path, progress: Callable[[str], None]
+) -> tuple[str, list[str]]:
+    tables, pictures, skipped, winner = list[Table](), list[Picture](), list[str](), None
     for root in roots:
-        own_tables, winner_path = tables_in(root, named=len(roots) > 1)
-        tables += own_tables
+        tables += tables_in(root)
+        sweep = read_sweep(root)
+        if sweep is None:
+            continue
+        tables += sweep_tables(sweep, named=len(roots) > 1)
+        progress(f"comparing the settings of {root.name}")
+        analysis = analyse_sweep(sweep)
+        tables += analysis.tables
+        pictures += analysis.pictures
+        skipped += analysis.skipped
         if len(roots) == 1:
-            winner = next((record for record in records if record.folder.path == winner_path), None)
-    title = ", ".join(root.name for root in roots)
-    return runs_page(records, title=title, tables=tables, winner=winner, links_from=links_from)
+            best = sweep_winner(sweep)
+            winner = next((record for record in records if record.folder.path == best), None)
+    page = runs_page(
+        records, title=", ".join(root.name for root in roots), tables=tables, winner=winner, links_from=links_from,
+        pictures=pictures, skipped=skipped,
+    )  # fmt: skip
+    return page, skipped

@@ -108,9 +108,12 @@ def runs_page(
     links_from: Path,
     tables: Sequence[Table] = (),
     winner: ReportedRun | None = None,
+    pictures: Sequence[Picture] = (),
+    skipped: Sequence[str] = (),
 ) -> str:
     """Render the page of several runs, sorted by the monitored metric; links are relative to ``links_from``.
 
+    ``pictures`` show a whole sweep; ``skipped`` holds one line for each analysis that makes no sense for it.
     ``winner`` is the winner of a sweep: the best run of the setting with the best mean, which need not be the best run.
     """
     by_data: dict[str, list[ReportedRun]] = {}
@@ -124,7 +127,7 @@ def runs_page(
         "runs.html", title=title, count=len(records), groups=groups, tables=tables, show=show,
         statuses=Counter(record.status for record in records),
         links={each.name: _link(each, links_from) for each in records}, facts_of_all=_common_facts(records),
-        all_records=records,
+        all_records=records, pictures=pictures, skipped=skipped,
     )  # fmt: skip
 
 

@@ -20,12 +20,16 @@ _COMPARISONS = {"table.csv": "Comparison with the reports' results", "findings.c
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table of text: ``columns`` is the header, every row has the same length, ``note`` explains the numbers."""
+    """A table of text: ``columns`` is the header, every row has the same length, ``note`` explains the numbers.
+
+    ``sentences`` follow the table and say the same in words.
+    """
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     note: str = ""
+    sentences: Sequence[str] = ()
 
     @property
     def wordy(self) -> list[bool]:
@@ -38,19 +42,27 @@ class Table:
         ]
 
 
-def tables_in(folder: Path, *, named: bool = False) -> tuple[list[Table], Path | None]:
-    """Return the tables of a folder of runs and, if it is a sweep, the folder of its winner.
+def read_sweep(folder: Path) -> SweepTable | None:
+    """The sweep in ``folder``; None if it is another folder of runs, or if its manifest is damaged."""
+    if not manifest_file(folder).exists():
+        return None
+    try:
+        return SweepTable(folder.name, read_runs(folder))
+    except DigitlabError:
+        return None  # the page can still list the runs
+
+
+def tables_in(folder: Path) -> list[Table]:
+    """The tables that ``digitlab reproduce`` has written into a folder of runs."""
+    return [_comparison(folder / name, title) for name, title in _COMPARISONS.items() if (folder / name).is_file()]
+
+
+def sweep_tables(sweep: SweepTable, *, named: bool = False) -> list[Table]:
+    """The settings and the effects of their values, for each data set of the sweep.
 
     With ``named`` the titles have the name of the sweep: the page has tables of other folders as well.
     """
-    tables = [_comparison(folder / name, title) for name, title in _COMPARISONS.items() if (folder / name).is_file()]
-    if not manifest_file(folder).exists():
-        return tables, None
-    try:
-        sweep = SweepTable(folder.name, read_runs(folder))
-    except DigitlabError:
-        return tables, None  # the manifest is damaged, but the page can still list the runs
-    parts = sweep.by_data_set()
+    tables, parts = [], sweep.by_data_set()
     for part in parts:
         where = f" ({part.name})" if named or len(parts) > 1 else ""
         metric = part.metric or "the monitored metric"
@@ -60,9 +72,13 @@ def tables_in(folder: Path, *, named: bool = False) -> tuple[list[Table], Path |
         if part.effects:
             title, _, explanation = EFFECTS_TITLE.partition(": ")
             tables.append(Table(f"{title}{where}", *effects, note=f"{explanation.capitalize()}. {_WHICH_CHECKPOINT}"))
-    # Values on several data sets can't be compared, so there is no best run of all.
-    winner = sweep.winner if len(parts) == 1 else None
-    return tables, None if winner is None else winner.folder.path
+    return tables
+
+
+def sweep_winner(sweep: SweepTable) -> Path | None:
+    """The folder of the winner. Values on several data sets can't be compared, so there is no best run of all."""
+    winner = sweep.winner if len(sweep.by_data_set()) == 1 else None
+    return None if winner is None else winner.folder.path
 
 
 def _in_percent(

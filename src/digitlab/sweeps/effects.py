@@ -30,11 +30,13 @@ class Observation:
     """One finished run: its swept values by key, what makes it a replicate, and its monitored value.
 
     ``replicate`` holds the seed and the like: what two runs must share to form a pair although it is not a setting.
+    They must also have trained for as long: ``halved_after_epoch`` is the epoch after which halving ended the run.
     """
 
     setting: Mapping[str, Value]
     replicate: tuple[Value, ...]
     measured: float
+    halved_after_epoch: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,40 +92,60 @@ def value_effects(
     return effects
 
 
-def _blocks(observations: Sequence[Observation], key: str) -> list[dict[Value, float]]:
-    """Groups of at least two runs that differ in ``key`` alone: the measured value by the value of the key."""
-    blocks: dict[tuple[object, ...], dict[Value, float]] = defaultdict(dict)
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """At least two runs that differ in one key alone: the measured value by the value of that key."""
+
+    replicate: tuple[Value, ...]
+    measured: Mapping[Value, float]
+
+
+def _blocks(observations: Sequence[Observation], key: str) -> list[_Block]:
+    blocks: dict[tuple[object, ...], tuple[tuple[Value, ...], dict[Value, float]]] = {}
     for each in observations:
         # The block is everything that the runs of a pair must share: all other keys, the seed and the split.
         others = tuple((name, value) for name, value in each.setting.items() if name != key)
-        blocks[others, each.replicate][each.setting[key]] = each.measured
-    return [block for block in blocks.values() if len(block) > 1]
+        _, measured = blocks.setdefault((others, each.replicate, each.halved_after_epoch), (each.replicate, {}))
+        measured[each.setting[key]] = each.measured
+    return [_Block(replicate, measured) for replicate, measured in blocks.values() if len(measured) > 1]
 
 
-def _differences(blocks: Iterable[Mapping[Value, float]], value: Value, reference: Value) -> list[float]:
-    """``value`` minus ``reference`` in each block that has both; a diverged run has no finite difference."""
-    differences = [block[value] - block[reference] for block in blocks if value in block and reference in block]
-    return [difference for difference in differences if math.isfinite(difference)]
+def _differences(blocks: Iterable[_Block], value: Value, reference: Value) -> list[float]:
+    """``value`` minus ``reference``, one difference for each seed; a diverged run has no finite difference.
+
+    Runs that share a seed share its luck, so their differences are averaged: counted singly, they would make the
+    interval too narrow. With one seed there is one difference for each block.
+    """
+    by_seed: dict[tuple[Value, ...], list[float]] = defaultdict(list)
+    for block in blocks:
+        if value in block.measured and reference in block.measured:
+            difference = block.measured[value] - block.measured[reference]
+            if math.isfinite(difference):
+                by_seed[block.replicate].append(difference)
+    if len(by_seed) == 1:
+        return next(iter(by_seed.values()))
+    return [statistics.fmean(differences) for differences in by_seed.values()]
 
 
 def _reference(
-    values: Sequence[Value], blocks: Sequence[Mapping[Value, float]], direction: Literal["min", "max"]
+    values: Sequence[Value], blocks: Sequence[_Block], direction: Literal["min", "max"]
 ) -> tuple[Value] | None:
     """The best value of the key, in a tuple because None is a value too; None if no two runs can be compared."""
     if not blocks:
         return None
     # Means are comparable only over blocks that hold every value. If there are none, all blocks have to do.
-    complete = [block for block in blocks if len(block) == len(values)] or blocks
+    complete = [block.measured for block in blocks if len(block.measured) == len(values)]
+    complete = complete or [block.measured for block in blocks]
     means = {
-        value: statistics.fmean(block[value] for block in complete if value in block)
+        value: statistics.fmean(measured[value] for measured in complete if value in measured)
         for value in values
-        if any(value in block for block in complete)
+        if any(value in measured for measured in complete)
     }
     return ((min if direction == "min" else max)(means, key=means.__getitem__),)
 
 
-def _needs_bins(values: Sequence[Value], blocks: Sequence[Mapping[Value, float]]) -> bool:
-    if len(values) <= _MAX_SINGLE_VALUES or not all(_is_number(value) for value in values):
+def _needs_bins(values: Sequence[Value], blocks: Sequence[_Block]) -> bool:
+    if len(values) <= _MAX_SINGLE_VALUES or not all(is_number(value) for value in values):
         return False
     # One block without replicates is a list of single runs: a row each would repeat the table of settings.
     return len(blocks) <= 1
@@ -155,9 +177,9 @@ def _bin_effects(
 def in_order(values: Iterable[Value]) -> list[Value]:
     """The distinct values: numbers in ascending order, then all others in the order in which they came."""
     values = list(dict.fromkeys(values))
-    numbers = [value for value in values if _is_number(value)]
-    return [*sorted(numbers), *(value for value in values if not _is_number(value))]
+    numbers = [value for value in values if is_number(value)]
+    return [*sorted(numbers), *(value for value in values if not is_number(value))]
 
 
-def _is_number(value: Value) -> TypeGuard[int | float]:
+def is_number(value: Value) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)

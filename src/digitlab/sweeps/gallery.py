@@ -4,7 +4,7 @@
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -12,11 +12,13 @@ from matplotlib.figure import Figure
 from digitlab.core.errors import show
 from digitlab.core.files import write_atomically
 from digitlab.figures.style import Format, Width, encode, figure_width
-from digitlab.figures.sweeps import Effect, curve_figure, effect_figure, pair_figure, parallel_figure
+from digitlab.figures.sweeps import Effect, curve_figure, effect_figure, pair_figure
 from digitlab.results.history import read_history
 from digitlab.sweeps.effects import Value, in_order
+from digitlab.sweeps.importance import Importances
 from digitlab.sweeps.manifest import folder_name
 from digitlab.sweeps.statistics import Summary
+from digitlab.sweeps.summary_figures import pair_groups, summary_figures
 from digitlab.sweeps.table import SweepTable
 
 # A heat map with more columns or rows, as a random search would need, is illegible.
@@ -24,11 +26,17 @@ _MAX_HEAT_MAP_VALUES = 12
 
 
 def write_figures(
-    table: SweepTable, folder: Path, *, file_format: Format = "png", width: Width | None = None
+    table: SweepTable,
+    folder: Path,
+    found: Mapping[str, Importances] | None = None,
+    *,
+    file_format: Format = "png",
+    width: Width | None = None,
 ) -> list[Path]:
     """Draw all figures of ``table`` into ``folder`` and return their paths; at least one run must have finished.
 
-    If the sweep covers several data sets, each has a subfolder of its own. ``width`` is that of a paper's column or
+    If the sweep covers several data sets, each has a subfolder of its own. ``found`` holds the importances of the keys
+    by the name of the table, if they were computed. ``width`` is that of a paper's column or
     page; None draws figures in their natural size.
     """
     # One scale for MNIST and CIFAR-10 would hide all differences within each.
@@ -40,39 +48,39 @@ def write_figures(
         if part.metric is None:
             continue  # a data set without a finished run has nothing to draw yet
         with figure_width(width):
-            for name, figure in _figures(part):
+            for name, figure in _figures(part, (found or {}).get(part.name)):
                 path = own / f"{folder_name(name)}.{file_format}"
                 write_atomically(path, encode(figure, file_format))
                 paths.append(path)
     return paths
 
 
-def _figures(table: SweepTable) -> Iterator[tuple[str, Figure]]:
+def _figures(table: SweepTable, found: Importances | None) -> Iterator[tuple[str, Figure]]:
     assert table.metric is not None
-    known = {key: _known_values(table, key) for key in table.keys}
+    known = {key: known_values(table, key) for key in table.keys}
     for key in table.keys:
         yield f"by_{key}", effect_figure(_effects(table, key), key=key, metric=table.metric)
     # Pairs of keys show whether the effect of one depends on the other.
     few = [key for key in table.keys if len(known[key]) <= _MAX_HEAT_MAP_VALUES]
     for one, other in itertools.combinations(few, 2):
-        values = (known[one], known[other])
-        groups = _pair_groups(table, one, other)
-        means = {pair: Summary.of(measured).mean for pair, measured in groups.items()}
-        counts = {pair: len(measured) for pair, measured in groups.items()}
-        figure = pair_figure(means, counts=counts, keys=(one, other), metric=table.metric, values=values)
+        groups = pair_groups(table, one, other)
+        means = {pair: Summary.of(measured).mean for pair, (measured, _) in groups.items() if measured}
+        figure = pair_figure(
+            means, counts={pair: len(measured) for pair, (measured, _) in groups.items()}, keys=(one, other),
+            metric=table.metric, values=(known[one], known[other]),
+            failed={pair: failures for pair, (_, failures) in groups.items()},
+        )  # fmt: skip
         yield f"by_{one}_and_{other}", figure
-    settings = [(row.setting, row.summary.mean) for row in table.rows if row.summary is not None]
-    # With one key, this figure would repeat the one of its effect.
-    if len(table.keys) > 1:
-        yield "settings", parallel_figure(settings, keys=table.keys, metric=table.metric, values=list(known.values()))
+    yield from summary_figures(table, found)
     histories = _histories(table)
     if histories:
         yield "curves", curve_figure(histories, metric=table.metric)
 
 
-def _known_values(table: SweepTable, key: str) -> list[Value]:
-    """The values of ``key`` with at least one finished run, in order."""
-    return in_order(table.values[run.entry.number][key] for run in table.runs if table.compared([run]))
+def known_values(table: SweepTable, key: str) -> list[Value]:
+    """The values of ``key`` with at least one finished or failed run, in order."""
+    tried = (run for run in table.runs if run.status == "failed" or table.compared([run]))
+    return in_order(table.values[run.entry.number][key] for run in tried)
 
 
 def _effects(table: SweepTable, key: str) -> list[Effect]:
@@ -85,25 +93,17 @@ def _effects(table: SweepTable, key: str) -> list[Effect]:
         effect.value: effect.difference for effect in table.effects[key] if effect.value is not None
     }
     effects = []
-    for value in _known_values(table, key):
-        measured = table.compared(run for run in table.runs if table.values[run.entry.number][key] == value)
-        mean, difference = Summary.of(measured).mean, differences.get(value)
+    for value in known_values(table, key):
+        runs = [run for run in table.runs if table.values[run.entry.number][key] == value]
+        measured, difference = table.compared(runs), differences.get(value)
+        mean = Summary.of(measured).mean if measured else None
         # Centred on the plotted mean, which in an incomplete grid differs from reference plus difference.
         interval = None
-        if difference is not None and difference.interval is not None:
+        if mean is not None and difference is not None and difference.interval is not None:
             low, high = difference.interval
             interval = mean + low - difference.mean, mean + high - difference.mean
-        effects.append(Effect(value, mean, interval, measured))
+        effects.append(Effect(value, mean, interval, measured, sum(run.status == "failed" for run in runs)))
     return effects
-
-
-def _pair_groups(table: SweepTable, one: str, other: str) -> dict[tuple[Value, Value], list[float]]:
-    """The values of the finished runs of each pair of values of two keys."""
-    groups: dict[tuple[Value, Value], list[float]] = {}
-    for run in table.runs:
-        values = table.values[run.entry.number]
-        groups.setdefault((values[one], values[other]), []).extend(table.compared([run]))
-    return {pair: measured for pair, measured in groups.items() if measured}
 
 
 def _histories(table: SweepTable) -> list[tuple[str, list[tuple[int, float]]]]:

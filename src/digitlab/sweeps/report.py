@@ -15,6 +15,7 @@ from digitlab.core.errors import show
 from digitlab.core.files import relative_path, write_atomically
 from digitlab.results import table as tables
 from digitlab.sweeps.effects import ValueEffect
+from digitlab.sweeps.rate_test import rate_tests, suggestion_lines
 from digitlab.sweeps.state import SweepRun
 from digitlab.sweeps.statistics import Summary
 from digitlab.sweeps.table import Row, SweepTable
@@ -23,7 +24,8 @@ from digitlab.sweeps.table import Row, SweepTable
 _SHOWN_ROWS = 20
 
 EFFECTS_TITLE = (
-    "Effect of each value: difference to the best value of the key, in pairs of runs that differ in it alone"
+    "Effect of each value: difference to the best value of the key, in pairs of runs that differ in it alone; several "
+    "seeds have one pair each, the mean over the other keys"
 )
 _UNPAIRED_NOTE = (
     "Without pairs there is no difference to show: the mean of such a value also contains the effect of the other keys."
@@ -42,6 +44,13 @@ def print_report(table: SweepTable) -> None:
             tables.print_table(*effects_table(part), title=EFFECTS_TITLE, words=2)
         for line in [*_effect_notes(part), *_best_lines(part), *_limit_notes(part), *_unsuccessful(part)]:
             print(line)
+        for line in rate_test_lines(part):
+            print(line)
+
+
+def rate_test_lines(table: SweepTable) -> list[str]:
+    """The suggestions of the learning-rate range tests in the sweep; empty if it has none."""
+    return [line for test in rate_tests(table) for line in suggestion_lines(test)]
 
 
 def write_report(table: SweepTable, folder: Path) -> None:
@@ -248,6 +257,8 @@ def _markdown(table: SweepTable) -> str:
             parts += [_markdown_table(*effects_table(part), words=2), *_effect_notes(part)]
         parts += [f"{mark} Best setting and best run", "```\n" + "\n".join(_best_lines(part)) + "\n```"]
         parts += _limit_notes(part)
+        if rates := rate_test_lines(part):
+            parts += [f"{mark} Learning-rate range test", "```\n" + "\n".join(rates) + "\n```"]
         if lines := _unsuccessful(part):
             parts += [f"{mark} Not finished", "```\n" + "\n".join(lines) + "\n```"]
     return "\n\n".join(parts) + "\n"

@@ -25,7 +25,8 @@ class SweepSession:
     """A running sweep in ``path`` over ``keys``; ``jobs`` are the overrides of its jobs.
 
     For a search ``jobs`` is None, because it has not chosen them yet, and ``planned_runs`` is their planned number.
-    ``halving`` says whether the worse runs end early, and ``shared`` that other processes may run this sweep too.
+    ``halving`` says whether the worse runs end early, ``shared`` that other processes may run this sweep too, and
+    ``allow_divergence`` that a run that diverges is no failure of the sweep.
 
     Raises ``RunError`` if another process runs this sweep or if its manifest is damaged.
     """
@@ -39,8 +40,9 @@ class SweepSession:
         planned_runs: int | None,
         halving: bool,
         shared: bool = False,
+        allow_divergence: bool = False,
     ) -> None:
-        self.path = path
+        self.path, self.allow_divergence = path, allow_divergence
         # Without the sweep's own overrides, as the manifest stores them, so that the two can be compared.
         self.jobs = None if jobs is None else [tuple(run_overrides(job)) for job in jobs]
         self._lock: BaseFileLock | None = None
@@ -120,7 +122,7 @@ def _report(session: SweepSession) -> None:
         print(session.path)
     # Runs of earlier commands in the same folder may have failed too, but they are no failure of this command.
     own = [run for run in runs if session.jobs is None or tuple(run.entry.overrides) in session.jobs]
-    failed = [run for run in own if run.status == "failed"]
+    failed = [run for run in own if run.status == "failed" and not (session.allow_divergence and run.diverged)]
     if failed:
         lines = [f"{session.path}: {len(failed)} of {len(own)} jobs failed"]
         raise SweepError("\n  ".join([*lines, *(f"{run.entry.folder}: {run.error}" for run in failed)]))

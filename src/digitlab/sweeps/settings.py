@@ -18,7 +18,8 @@ class SweepSettings:
 
     ``name`` names its folder. By default the name is made from the command, so that the same command finds its sweep.
     ``fresh`` starts a new sweep next to the existing one. ``dry_run`` shows what would run and runs nothing; ``all``
-    lists every run. With ``halving``, the worse half of a population leaves it after each of ``halving_epochs``.
+    lists every run. With ``halving``, the worse half of a population leaves it after each of ``halving_epochs``. With
+    ``allow_divergence``, a run whose loss stops being finite does not make the sweep fail.
     """
 
     name: str | None
@@ -26,6 +27,7 @@ class SweepSettings:
     dry_run: bool | Literal["all"]
     halving: bool
     halving_epochs: list[PositiveInt] | None
+    allow_divergence: bool
 
     def __post_init__(self) -> None:
         # The name becomes a folder, so it has to be legal on every operating system.

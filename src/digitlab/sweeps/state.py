@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from digitlab.core.errors import DIVERGED
 from digitlab.results.data_set import data_set_name, read_data_set_name
 from digitlab.results.folder import RunFolder
 from digitlab.results.outcome import UNREADABLE, monitored
@@ -29,6 +30,11 @@ class SweepRun:
     value: float | None = None
     error: str | None = None
     result: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the run failed because its loss, gradient or weights were not finite: a result of its settings."""
+        return self.status == "failed" and (self.error or "").endswith(DIVERGED)
 
     @property
     def metrics(self) -> dict[str, float | None]:

@@ -145,10 +145,9 @@ class SweepTable:
         observations = []
         for run in self._comparable(self.runs):
             values = self.values[run.entry.number]
-            # A run that halving ended has trained for fewer epochs, so only runs that left with it can be its pair.
-            replicate = (*(values[key] for key in replicates), run.result.get("halved_after_epoch"))
             assert run.value is not None
-            observations.append(Observation({key: values[key] for key in self.keys}, replicate, run.value))
+            setting, replicate = {key: values[key] for key in self.keys}, tuple(values[key] for key in replicates)
+            observations.append(Observation(setting, replicate, run.value, run.result.get("halved_after_epoch")))
         return {
             key: value_effects(observations, key, direction=self._direction, within=self._bounds) for key in self.keys
         }

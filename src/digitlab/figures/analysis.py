@@ -1,0 +1,211 @@
+"""Figures that analyse a sweep: importance of keys, contours over two keys, learning curve, learning-rate range test.
+
+The functions take plain numbers and return a Matplotlib figure; ``sweeps.gallery`` collects the numbers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.tri import Triangulation
+
+from digitlab.figures.formatting import metric_scale
+from digitlab.figures.style import (
+    BLUE,
+    GREEN,
+    LINE_STYLES,
+    ORANGE,
+    SHARE_MAP,
+    TEXT_COLOUR,
+    WRONG_MARK,
+    literal,
+    styled,
+)  # fmt: skip
+
+# Numbers that span more than this factor lie on a logarithmic axis.
+LOG_RATIO = 20
+_LEVELS = 12
+# One for each line of a learning curve, so that they differ in more than colour.
+_MARKERS = "os^Dvp"
+# Beyond so much of the range above the start, a loss only says that the rate is too large.
+_HEADROOM = 0.25
+
+
+@styled
+def importance_figure(keys: Sequence[tuple[str, float, tuple[float, float]]], *, metric: str, method: str) -> Figure:
+    """Draw a bar for each key with its 95 % interval; ``keys`` are (key, share in [0, 1], interval), largest first."""
+    figure = Figure(figsize=(5.2, 0.9 + 0.34 * len(keys)), layout="constrained")
+    axes = figure.add_subplot()
+    places = range(len(keys))
+    shares = [100 * share for _, share, _ in keys]
+    reach = np.array([[100 * (share - low), 100 * (high - share)] for _, share, (low, high) in keys]).T
+    axes.barh(places, shares, color=BLUE, alpha=0.55, height=0.6)
+    axes.errorbar(shares, places, xerr=reach, fmt="none", ecolor=TEXT_COLOUR, capsize=3)
+    axes.set_yticks(places, [literal(key) for key, _, _ in keys])
+    axes.set_ylim(len(keys) - 0.5, -0.5)
+    axes.set_xlim(0, 100)
+    axes.grid(visible=False, axis="y")
+    axes.set(xlabel=f"importance for {metric} in %; line: 95 % interval", title=f"{method.partition(' (')[0]}")
+    return figure
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """The mean of a metric where two keys have the values ``x`` and ``y``; None if all runs there failed."""
+
+    x: float
+    y: float
+    value: float | None
+
+
+def can_be_contoured(points: Sequence[Point]) -> bool:
+    """Whether the points with a value span an area and have at least three values of each key."""
+    known = [point for point in points if point.value is not None]
+    if min(len({point.x for point in known}), len({point.y for point in known})) < 3:
+        return False
+    places = np.column_stack([_scaled(known, "x"), _scaled(known, "y")])
+    return bool(np.linalg.matrix_rank(places - places.mean(0), tol=1e-6) == 2)
+
+
+def _is_wide(values: Sequence[float]) -> bool:
+    return min(values) > 0 and max(values) > LOG_RATIO * min(values)
+
+
+def _scaled(points: Sequence[Point], axis: str) -> npt.NDArray[np.float64]:
+    """The coordinates of the points in [0, 1], by their logarithms if they span a wide range."""
+    values = [getattr(point, axis) for point in points]
+    numbers = np.log(values) if _is_wide(values) else np.array(values, dtype=np.float64)
+    scaled: npt.NDArray[np.float64] = (numbers - numbers.min()) / (np.ptp(numbers) or 1.0)
+    return scaled
+
+
+@styled
+def contour_figure(points: Sequence[Point], *, keys: tuple[str, str], metric: str, others: Sequence[str]) -> Figure:
+    """Draw the metric over two keys: linear between the points on the axes, nothing outside of their convex hull.
+
+    ``points`` satisfy ``can_be_contoured``. Points without a value are marked as failed. ``others`` are the keys over
+    which the values are means.
+    """
+    known = [point for point in points if point.value is not None]
+    failed = [point for point in points if point.value is None]
+    factor, metric_label = metric_scale(metric)
+    figure = Figure(figsize=(5.2, 3.8), layout="constrained")
+    axes = figure.add_subplot()
+    # Triangles are chosen in scaled coordinates. In those of the axes, a rate would be a line beside a width.
+    triangles = Triangulation(_scaled(known, "x"), _scaled(known, "y")).triangles
+    x, y = [point.x for point in known], [point.y for point in known]
+    values = [factor * point.value for point in known if point.value is not None]
+    wide = _is_wide(x), _is_wide(y)
+    if max(values) > min(values):
+        # Matplotlib interpolates between the numbers, not on a logarithmic axis. So it gets the logarithms.
+        places = [np.log10(own) if log else own for own, log in zip((x, y), wide, strict=True)]
+        surface = axes.tricontourf(Triangulation(*places, triangles), values, levels=_LEVELS, cmap=SHARE_MAP)
+        for path in surface.get_paths():
+            corners = np.asarray(path.vertices)
+            path.vertices = np.where(wide, np.power(10.0, corners), corners)
+        figure.colorbar(surface, ax=axes, label=metric_label)
+    tried = [*known, *failed]
+    axes.set_xlim(min(point.x for point in tried), max(point.x for point in tried))
+    axes.set_ylim(min(point.y for point in tried), max(point.y for point in tried))
+    # After the limits: the logarithms in between may be negative.
+    axes.set_xscale("log" if wide[0] else "linear")
+    axes.set_yscale("log" if wide[1] else "linear")
+    axes.plot(x, y, "o", color="white", markeredgecolor="black", markersize=4, zorder=3, clip_on=False)
+    if failed:
+        marks = [point.x for point in failed], [point.y for point in failed]
+        axes.plot(*marks, "x", color=ORANGE, markersize=7, markeredgewidth=2, zorder=4, clip_on=False)
+    mean = f", mean over {', '.join(others)}" if others else ""
+    crosses = f"; crosses: failed ({len(failed)})" if failed else ""
+    axes.set(xlabel=keys[0], ylabel=keys[1], title=f"circles: the settings{crosses};\nlinear in between{mean}")
+    axes.grid(visible=False)
+    return figure
+
+
+@dataclass(frozen=True, slots=True)
+class CurvePoint:
+    """Mean and standard deviation of a metric with ``size`` training images; ``sd`` is None for a single run."""
+
+    size: float
+    mean: float
+    sd: float | None
+    runs: int
+
+
+@styled
+def learning_curve_figure(curves: Sequence[tuple[str, Sequence[CurvePoint]]], *, metric: str) -> Figure:
+    """Draw ``metric`` against the number of training images, one line per (name, points); bars are ± one sd."""
+    factor, metric_label = metric_scale(metric)
+    figure = Figure(figsize=(5.0, 3.3 + 0.16 * (len(curves) > 1) * len(curves)), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_xscale("log")
+    for (colour, style), marker, (name, points) in zip(LINE_STYLES, _MARKERS, curves, strict=False):
+        axes.errorbar(
+            [point.size for point in points], [factor * point.mean for point in points],
+            yerr=[factor * (point.sd or 0.0) for point in points],
+            marker=marker, linestyle=style, color=colour, capsize=3, label=literal(name),
+        )  # fmt: skip
+    sizes = sorted({point.size for _, points in curves for point in points})
+    axes.set_xticks(sizes, [f"{size:,g}" for size in sizes])
+    axes.minorticks_off()
+    runs = sorted({point.runs for _, points in curves for point in points})
+    count = f"{runs[0]} runs" if len(runs) == 1 else f"{runs[0]} to {runs[-1]} runs"
+    axes.set(xlabel="training images (logarithmic axis)", ylabel=metric_label)
+    axes.set_title(f"mean ± standard deviation of {count}")
+    if len(curves) > 1:
+        figure.legend(loc="outside lower left")
+    return figure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateCurve:
+    """The loss after some mini-batches by learning rate, in ascending order; None where the run diverged.
+
+    ``useful`` are the smallest and the largest rate with nearly the lowest loss; it and ``suggested`` may be None.
+    """
+
+    name: str
+    rates: Sequence[float]
+    losses: Sequence[float | None]
+    useful: tuple[float, float] | None
+    suggested: float | None
+
+
+@styled
+def rate_figure(curves: Sequence[RateCurve]) -> Figure:
+    """Draw a panel for each learning-rate range test: the losses, diverged rates, the useful range, the suggestion."""
+    figure = Figure(figsize=(5.2, 3.1 * len(curves)), layout="constrained")
+    for number, curve in enumerate(curves, 1):
+        _draw_rates(figure.add_subplot(len(curves), 1, number), curve)
+    return figure
+
+
+def _draw_rates(axes: Axes, curve: RateCurve) -> None:
+    known = [(rate, loss) for rate, loss in zip(curve.rates, curve.losses, strict=True) if loss is not None]
+    axes.set_xscale("log")
+    start = known[0][1] if known else 1.0
+    low = min((loss for _, loss in known), default=0.0)
+    top = start + _HEADROOM * ((start - low) or 1.0)
+    axes.set_ylim(low - 0.05 * (top - low), top)
+    # Losses above the axis are drawn at its upper edge, as are those of diverged runs.
+    inside = [(rate, loss) for rate, loss in known if loss <= top]
+    axes.plot([rate for rate, _ in inside], [loss for _, loss in inside], "o-", color=BLUE, label="loss")
+    above = [rate for rate, loss in known if loss > top]
+    edge = {"linestyle": "none", "clip_on": False, "zorder": 4, "markersize": 6}
+    if above:
+        axes.plot(above, [top] * len(above), marker="^", color=ORANGE, label="above the axis", **edge)  # type: ignore[arg-type]
+    diverged = [rate for rate, loss in zip(curve.rates, curve.losses, strict=True) if loss is None]
+    if diverged:
+        places = [top] * len(diverged)
+        axes.plot(diverged, places, marker="x", color=ORANGE, markeredgewidth=2, label=f"{WRONG_MARK} diverged", **edge)  # type: ignore[arg-type]
+    if curve.useful is not None:
+        low, high = curve.useful
+        axes.axvspan(low, high, color=GREEN, alpha=0.15, label=f"nearly the lowest:\n{low:.2g} to {high:.2g}")
+    if curve.suggested is not None:
+        axes.axvline(curve.suggested, color=GREEN, linestyle="--", label=f"suggestion: {curve.suggested:.2g}")
+    axes.set_xlim(curve.rates[0] / 1.3, curve.rates[-1] * 1.3)
+    axes.set(xlabel="learning rate (logarithmic axis)", ylabel="loss after the last mini-batch")
+    axes.set_title(literal(curve.name) if curve.name else "learning-rate range test", pad=12)
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))

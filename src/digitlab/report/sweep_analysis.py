@@ -1,0 +1,87 @@
+"""What the page of a sweep has beyond its first tables: comparison of settings, importance of keys, figures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from digitlab.compare.drawing import comparison_figure
+from digitlab.compare.settings import compare_settings
+from digitlab.compare.wording import comparison_table, sentence
+from digitlab.figures.style import png
+from digitlab.report.page import Picture
+from digitlab.report.tables import Table
+from digitlab.sweeps.importance import Importances, importances
+from digitlab.sweeps.report import rate_test_lines
+from digitlab.sweeps.summary_figures import summary_figures
+from digitlab.sweeps.table import SweepTable
+
+# The headings of the figures, by the beginnings of their names.
+_TITLES = {
+    "settings": "All settings",
+    "importance": "Importance of the keys",
+    "contours": "The two most important keys",
+    "learning_curve": "Learning curve",
+    "learning_rate_range": "Learning-rate range test",
+}
+_INTERVALS = (
+    "Each difference is that of the better setting minus the other one, with Student's 95 % interval; p is corrected "
+    "for all comparisons (Holm, 1979), the intervals are not."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepAnalysis:
+    """Tables and figures for the page; ``skipped`` says what makes no sense for this sweep, and why."""
+
+    tables: Sequence[Table]
+    pictures: Sequence[Picture]
+    skipped: Sequence[str]
+
+
+def analyse_sweep(sweep: SweepTable) -> SweepAnalysis:
+    """Analyse each data set of the sweep."""
+    tables, pictures, skipped = list[Table](), list[Picture](), list[str]()
+    parts = sweep.by_data_set()
+    for part in parts:
+        if part.metric is None or not part.keys:
+            continue  # there is nothing to compare: no run has finished, or there is one setting
+        where = f" ({part.name})" if len(parts) > 1 else ""
+        compared = compare_settings(part)
+        if isinstance(compared, str):
+            skipped.append(f"comparison of the settings{where}: {compared}")
+        else:
+            title = f"The best setting against the others{where}"
+            note = " ".join([_INTERVALS, *(f"{_capitalised(line)}." for line in compared.notes)])
+            sentences = [f"{sentence(each)}." for each in compared.comparisons]
+            tables.append(Table(title, *comparison_table(compared.comparisons), note=note, sentences=sentences))
+            pictures.append(Picture(title, f"{title}: {sentences[0]}", png(comparison_figure(compared.comparisons))))
+        found = importances(part)
+        if isinstance(found, str):
+            skipped += [f"importance of the keys{where}: {found}"] if len(part.keys) > 1 else []
+        else:
+            tables.append(_importance_table(found, where))
+        pictures += _pictures(part, None if isinstance(found, str) else found, where)
+    return SweepAnalysis(tables=tables, pictures=pictures, skipped=skipped)
+
+
+def _capitalised(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _importance_table(found: Importances, where: str) -> Table:
+    rows = [
+        [each.key, f"{100 * each.share:.0f}", f"{100 * each.interval[0]:.0f} to {100 * each.interval[1]:.0f}"]
+        for each in found.keys
+    ]
+    columns = ["key", "importance in %", "95 % interval"]
+    return Table(f"Importance of the keys{where}", columns, rows, note=f"{found.note}.")
+
+
+def _pictures(part: SweepTable, found: Importances | None, where: str) -> list[Picture]:
+    pictures = []
+    for name, figure in summary_figures(part, found):
+        title = next(title for start, title in _TITLES.items() if name.startswith(start))
+        text = f"{title}: {part.name}"
+        if name == "learning_rate_range":
+            text = "; ".join(line.strip() for line in rate_test_lines(part))
+        pictures.append(Picture(f"{title}{where}", text, png(figure)))
+    return pictures

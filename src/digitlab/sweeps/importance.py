@@ -1,0 +1,159 @@
+"""How much each swept key matters for the monitored metric, with Optuna's evaluators and intervals from a bootstrap.
+
+``digitlab sweep --importance`` prints it and the report of a sweep shows it. Needs the extra ``search``.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from digitlab.config.metrics import metric_direction
+from digitlab.sweeps.effects import Value, is_number
+from digitlab.sweeps.state import SweepRun
+from digitlab.sweeps.table import SweepTable
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+HINT = "the importance of keys needs Optuna, the extra search: run pip install -e '.[search]' in the project's folder"
+# Fewer runs say nothing about the importance of a key: the forest would split noise.
+_FEWEST_RUNS = 8
+_RESAMPLES, _SEED = 40, 0
+# Optuna's default is 64 trees; the bootstrap averages over many forests anyway.
+_TREES, _DEPTH = 16, 16
+# Values that span more than this factor are compared by their logarithms, as in the figures.
+_LOG_RATIO = 20
+# PED-ANOVA compares at least so many good runs with all (Watanabe et al., 2023).
+_GOOD_RUNS, _GOOD_SHARE = 5, 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Importance:
+    """The share of one key in the importance of all keys, in [0, 1], and its 95 % interval."""
+
+    key: str
+    share: float
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Importances:
+    """The keys of a sweep, the most important one first; the shares sum to 1.
+
+    ``method`` names the evaluator. ``runs`` is the number of runs that count, ``left_out`` that of failed ones,
+    ``resamples`` that of bootstrap samples.
+    """
+
+    keys: Sequence[Importance]
+    method: str
+    runs: int
+    left_out: int
+    resamples: int
+
+    @property
+    def note(self) -> str:
+        """What the numbers mean, in a sentence."""
+        text = f"{self.method}; 95 % intervals from {self.resamples} bootstrap samples of the {self.runs} finished runs"
+        return text + (f"; left out: {self.left_out} failed or diverged" if self.left_out else "")
+
+
+def importances(table: SweepTable, *, resamples: int | None = None) -> Importances | str:
+    """The importance of each key of ``table``, or the reason why there is none; ``resamples`` is 40 by default.
+
+    With scikit-learn this is fANOVA (Hutter et al., 2014): the share of the variance of the metric that the key alone
+    explains, in a random forest. Without it, it is PED-ANOVA (Watanabe et al., 2023): how much the values of the best
+    fifth of the runs differ from those of all runs.
+    """
+    if find_spec("optuna") is None:
+        return HINT
+    known = [run for run in table.runs if table.compared([run]) and math.isfinite(run.value or 0.0)]
+    if len(table.keys) < 2:
+        return "the importance of keys compares at least two"
+    if len(known) < _FEWEST_RUNS:
+        return f"the importance of keys needs at least {_FEWEST_RUNS} finished runs; there are {len(known)}"
+    values = np.array([run.value for run in known], dtype=np.float64)
+    if np.ptp(values) == 0:
+        return "all runs have the same value, so no key matters"
+    evaluate = _Evaluator(table, known, values)
+    shares = evaluate(range(len(known)))
+    random = np.random.default_rng(_SEED)
+    resamples = _RESAMPLES if resamples is None else resamples
+    samples = [evaluate(random.integers(len(known), size=len(known))) for _ in range(resamples)]
+    bounds = np.quantile(np.array([[each[key] for key in table.keys] for each in samples]), (0.025, 0.975), axis=0)
+    # The interval of a skewed bootstrap can miss the estimate by a little.
+    keys = [
+        Importance(key, shares[key], (min(float(low), shares[key]), max(float(high), shares[key])))
+        for key, low, high in zip(table.keys, *bounds, strict=True)
+    ]
+    return Importances(
+        keys=sorted(keys, key=lambda each: -each.share), method=evaluate.method, runs=len(known),
+        left_out=sum(run.status in ("finished", "failed") for run in table.runs) - len(known),
+        resamples=resamples,
+    )  # fmt: skip
+
+
+class _Evaluator:
+    """Returns the share of each key in the importance over a sample of runs, given by their places."""
+
+    def __init__(self, table: SweepTable, runs: Sequence[SweepRun], values: np.ndarray) -> None:
+        import optuna
+
+        # Optuna would log every study, and each sample is one.
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self._keys, self._values = table.keys, values
+        settings = [table.values[run.entry.number] for run in runs]
+        distributions = {key: _distribution([each[key] for each in settings]) for key in table.keys}
+        smaller = metric_direction(table.metric or "") == "min"
+        self._direction: Literal["minimize", "maximize"] = "minimize" if smaller else "maximize"
+        self._trials = [
+            optuna.trial.create_trial(
+                params={key: _parameter(own[key], distributions[key]) for key in table.keys},
+                distributions=distributions, value=float(value),
+            )
+            for own, value in zip(settings, values, strict=True)
+        ]  # fmt: skip
+        if find_spec("sklearn") is None:
+            from optuna.importance import PedAnovaImportanceEvaluator
+
+            share = min(max(_GOOD_SHARE, _GOOD_RUNS / len(runs)), 1.0)
+            self._evaluator: Any = PedAnovaImportanceEvaluator(target_quantile=share)
+            self.method = f"PED-ANOVA (Watanabe et al., 2023) of the best {100 * share:.0f} % of the runs"
+        else:
+            from optuna.importance import FanovaImportanceEvaluator
+
+            self._evaluator = FanovaImportanceEvaluator(n_trees=_TREES, max_depth=_DEPTH, seed=_SEED)
+            self.method = "fANOVA (Hutter et al., 2014): the share of the variance that a key alone explains"
+
+    def __call__(self, places: Sequence[int] | np.ndarray) -> dict[str, float]:
+        import optuna
+
+        # A sample of runs with equal values has no variance to explain.
+        if np.ptp(self._values[list(places)]) == 0:
+            return dict.fromkeys(self._keys, 1 / len(self._keys))
+        study = optuna.create_study(direction=self._direction)
+        study.add_trials([self._trials[place] for place in places])
+        found: Mapping[str, float] = self._evaluator.evaluate(study, params=list(self._keys))
+        total = math.fsum(found.values())
+        return {key: float(found[key]) / total if total > 0 else 1 / len(self._keys) for key in self._keys}
+
+
+def _distribution(values: Sequence[Value]) -> "BaseDistribution":
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+    known = list(dict.fromkeys(values))
+    numbers = [float(value) for value in known if is_number(value)]
+    if len(numbers) < len(known) or len(numbers) < 2:
+        # As text, because Optuna does not tell True from 1.
+        return CategoricalDistribution(list(dict.fromkeys(str(value) for value in known)))
+    low, high = min(numbers), max(numbers)
+    return FloatDistribution(low, high, log=low > 0 and high > _LOG_RATIO * low)
+
+
+def _parameter(value: Value, distribution: "BaseDistribution") -> str | float:
+    from optuna.distributions import CategoricalDistribution
+
+    return str(value) if isinstance(distribution, CategoricalDistribution) else float(value)  # type: ignore[arg-type]

@@ -1,0 +1,146 @@
+"""The settings of a sweep as a table for a paper: LaTeX, Markdown or CSV. ``digitlab sweep --table`` prints it."""
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from digitlab.core.errors import show
+from digitlab.figures.formatting import is_percentage
+from digitlab.sweeps.statistics import Summary
+from digitlab.sweeps.table import Row, SweepTable
+
+TableFormat = Literal["latex", "markdown", "csv"]
+
+_ESCAPED = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", '"': r"\textquotedbl{}",
+}  # fmt: skip
+_WITHOUT_RUNS = "–"
+
+
+def publication_table(table: SweepTable, table_format: TableFormat) -> str:
+    """The settings of each data set, best first: swept values, mean ± sd of the monitored metric, n, the test metric.
+
+    Percentages are in per cent, except in CSV, which has unrounded numbers and a column each for mean and sd. The best
+    setting by the monitored metric is bold. The LaTeX table needs the package booktabs.
+    """
+    parts = table.by_data_set()
+    if table_format == "csv":
+        return _csv(parts)
+    write = _latex if table_format == "latex" else _markdown
+    return "\n".join(write(part) for part in parts)
+
+
+def _measured(table: SweepTable) -> list[str]:
+    """The monitored metric, and its counterpart on the test set if a run measured it."""
+    metric = table.metric or "monitored"
+    tested = f"test/{metric.partition('/')[2]}"
+    there = any(run.metrics.get(tested) is not None for run in table.runs)
+    return [metric, *([tested] if there else [])]
+
+
+def _summaries(row: Row, metrics: Sequence[str]) -> list[Summary | None]:
+    return [row.summary, *(row.test_summary(name) for name in metrics[1:])]
+
+
+def _count(summary: Summary | None) -> int:
+    return 0 if summary is None else summary.count
+
+
+def _csv(parts: Sequence[SweepTable]) -> str:
+    text = io.StringIO()
+    keys = list(dict.fromkeys(key for part in parts for key in part.keys))
+    metrics = list(dict.fromkeys(name for part in parts for name in _measured(part)))
+    data = ["data set"] if len(parts) > 1 else []
+    columns = [*data, *keys, *(f"{name} {what}" for name in metrics for what in ("mean", "sd")), "n"]
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    for part in parts:
+        for row in part.rows:
+            cells: dict[str, object] = dict(zip(part.keys, map(show, row.setting), strict=True))
+            cells |= {"n": _count(row.summary)} | ({"data set": part.name} if data else {})
+            for name, summary in zip(_measured(part), _summaries(row, _measured(part)), strict=True):
+                if summary is not None:
+                    cells |= {f"{name} mean": summary.mean, f"{name} sd": "" if summary.sd is None else summary.sd}
+            writer.writerow(cells)
+    return text.getvalue()
+
+
+def _markdown(table: SweepTable) -> str:
+    metrics = _measured(table)
+    columns = [*table.keys, *(_title(name) for name in metrics), "n"]
+    rule = ["---"] * len(table.keys) + ["---:"] * (len(metrics) + 1)
+    lines = [columns, rule]
+    for number, row in enumerate(table.rows):
+        cells = [_mean_and_sd(name, each) for name, each in zip(metrics, _summaries(row, metrics), strict=True)]
+        cells = [f"**{cell}**" if _is_best(number, row) else cell for cell in cells]
+        lines.append([*(_plain(show(value)) for value in row.setting), *cells, str(_count(row.summary))])
+    return f"{_caption(table)}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown shows as it is."""
+    return "".join("\\" + letter if letter in "\\|*_`<[" else letter for letter in text)
+
+
+def _latex(table: SweepTable) -> str:
+    metrics = _measured(table)
+    columns = [*table.keys, *(_title(name) for name in metrics), "n"]
+    rows = []
+    for number, row in enumerate(table.rows):
+        cells = [
+            _escaped(_mean_and_sd(name, each)).replace("±", r"$\pm$")
+            for name, each in zip(metrics, _summaries(row, metrics), strict=True)
+        ]
+        # \boldmath, because \textbf leaves the formula with the sign thin.
+        cells = [rf"{{\boldmath\textbf{{{cell}}}}}" if _is_best(number, row) else cell for cell in cells]
+        rows.append([*(_escaped(show(value)) for value in row.setting), *cells, str(_count(row.summary))])
+    lines = [
+        r"% needs \usepackage{booktabs}",
+        r"\begin{table}",
+        r"  \centering",
+        rf"  \caption{{{_escaped(_caption(table)).replace('±', chr(36) + chr(92) + 'pm' + chr(36))}}}",
+        rf"  \begin{{tabular}}{{{'l' * len(table.keys)}{'r' * (len(metrics) + 1)}}}",
+        r"    \toprule",
+        f"    {_latex_row([_escaped(name) for name in columns])}",
+        r"    \midrule",
+        *(f"    {_latex_row(row)}" for row in rows),
+        r"    \bottomrule",
+        r"  \end{tabular}",
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _latex_row(cells: Sequence[str]) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def _escaped(text: str) -> str:
+    return "".join(_ESCAPED.get(letter, letter) for letter in text).replace(_WITHOUT_RUNS, "--")
+
+
+def _title(metric: str) -> str:
+    return f"{metric} in %" if is_percentage(metric) else metric
+
+
+def _caption(table: SweepTable) -> str:
+    return f"{table.name}: mean ± standard deviation over n runs; bold: the best setting by {table.metric}."
+
+
+def _is_best(number: int, row: Row) -> bool:
+    return number == 0 and row.summary is not None
+
+
+def _mean_and_sd(metric: str, summary: Summary | None) -> str:
+    """``97.12 ± 0.10``; without sd for a single run."""
+    if summary is None:
+        return _WITHOUT_RUNS
+    if not math.isfinite(summary.mean):
+        return "diverged"
+    factor, digits = (100, 2) if is_percentage(metric) else (1, 4)
+    mean = f"{factor * summary.mean:.{digits}f}"
+    return mean if summary.sd is None else f"{mean} ± {factor * summary.sd:.{digits}f}"

@@ -1,0 +1,105 @@
+"""The figures that show a whole sweep: parallel coordinates, importance, contours, learning curve, range test.
+
+``sweeps.gallery`` saves them, and the report of a sweep shows them. ``digitlab.figures`` draws; this module only
+collects the numbers.
+"""
+
+from collections.abc import Iterator
+
+from matplotlib.figure import Figure
+
+from digitlab.core.errors import show
+from digitlab.figures.analysis import (
+    CurvePoint,
+    Point,
+    RateCurve,
+    can_be_contoured,
+    contour_figure,
+    importance_figure,
+    learning_curve_figure,
+    rate_figure,
+)
+from digitlab.figures.sweeps import parallel_figure
+from digitlab.sweeps.effects import Value, in_order, is_number
+from digitlab.sweeps.importance import Importances
+from digitlab.sweeps.rate_test import RateTest, rate_tests
+from digitlab.sweeps.statistics import Summary
+from digitlab.sweeps.table import SweepTable
+
+_SIZE = "data.train_size"
+# More lines of a learning curve are hard to tell apart.
+_MAX_CURVES = 6
+
+
+def summary_figures(table: SweepTable, found: Importances | None) -> Iterator[tuple[str, Figure]]:
+    """The name and the figure of each that applies; ``found`` are the importances of the keys if they were computed."""
+    assert table.metric is not None
+    if len(table.keys) > 1:
+        yield "settings", _parallel(table, table.metric)
+    if found is not None:
+        keys = [(each.key, each.share, each.interval) for each in found.keys]
+        yield "importance", importance_figure(keys, metric=table.metric, method=found.method)
+    if (contour := _contour(table, table.metric, found)) is not None:
+        yield contour
+    if curves := _learning_curves(table):
+        yield "learning_curve", learning_curve_figure(curves[:_MAX_CURVES], metric=table.metric)
+    if tests := [test for test in rate_tests(table) if any(loss is not None for loss in test.losses)]:
+        yield "learning_rate_range", rate_figure([_rate_curve(test) for test in tests])
+
+
+def _parallel(table: SweepTable, metric: str) -> Figure:
+    finished = [(row.setting, row.summary.mean) for row in table.rows if row.summary is not None]
+    failed = [row.setting for row in table.rows if row.summary is None and row.failed]
+    tried = [*(setting for setting, _ in finished), *failed]
+    values = [in_order(setting[place] for setting in tried) for place in range(len(table.keys))]
+    return parallel_figure(finished, keys=table.keys, metric=metric, values=values, failed=failed)
+
+
+def _contour(table: SweepTable, metric: str, found: Importances | None) -> tuple[str, Figure] | None:
+    """The contours over the two most important numeric keys; without importances, over the first two."""
+    order = table.keys if found is None else [each.key for each in found.keys]
+    numeric = [key for key in order if all(is_number(table.values[run.entry.number][key]) for run in table.runs)]
+    if len(numeric) < 2:
+        return None
+    keys = numeric[0], numeric[1]
+    points = []
+    for (x, y), (measured, failed) in pair_groups(table, *keys).items():
+        assert is_number(x)
+        assert is_number(y)
+        if measured or failed:
+            points.append(Point(float(x), float(y), Summary.of(measured).mean if measured else None))
+    if not can_be_contoured(points):
+        return None
+    others = [key for key in table.keys if key not in keys]
+    return f"contours_{keys[0]}_and_{keys[1]}", contour_figure(points, keys=keys, metric=metric, others=others)
+
+
+def pair_groups(table: SweepTable, one: str, other: str) -> dict[tuple[Value, Value], tuple[list[float], int]]:
+    """For each pair of values of two keys, the values of the finished runs and the number of failed ones."""
+    groups: dict[tuple[Value, Value], tuple[list[float], int]] = {}
+    for run in table.runs:
+        values = table.values[run.entry.number]
+        pair = values[one], values[other]
+        measured, failed = groups.get(pair, ([], 0))
+        groups[pair] = [*measured, *table.compared([run])], failed + (run.status == "failed")
+    return groups
+
+
+def _learning_curves(table: SweepTable) -> list[tuple[str, list[CurvePoint]]]:
+    """A curve for each setting of the other keys, if the sweep has at least two numbers of training images."""
+    if _SIZE not in table.keys:
+        return []
+    curves: dict[str, list[CurvePoint]] = {}
+    for row in table.rows:
+        values = dict(zip(table.keys, row.setting, strict=True))
+        size = values.pop(_SIZE)
+        if row.summary is not None and is_number(size):
+            name = ", ".join(f"{key}={show(value)}" for key, value in values.items())
+            curve = curves.setdefault(name, [])
+            curve.append(CurvePoint(float(size), row.summary.mean, row.summary.sd, row.summary.count))
+    ordered = [(name, sorted(points, key=lambda point: point.size)) for name, points in curves.items()]
+    return [(name, points) for name, points in ordered if len(points) > 1]
+
+
+def _rate_curve(test: RateTest) -> RateCurve:
+    return RateCurve(name=test.name, rates=test.rates, losses=test.losses, useful=test.useful, suggested=test.suggested)
