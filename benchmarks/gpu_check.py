@@ -176,11 +176,16 @@ def _facts(device_name: str) -> dict[str, Any]:
 
 
 def _run_group(options: argparse.Namespace) -> int:
-    import torch
+    from digitlab.core.fast_import import gc_paused
 
-    from gpu_checks.group import run_group
-    from gpu_checks.registry import Context
+    # Most of a dry run's time is imports.
+    with gc_paused():
+        import torch
 
+        from gpu_checks.group import group_of, run_group
+        from gpu_checks.registry import Context
+
+        group_of(options.group)
     os.chdir(PROJECT)
     folder = Path(options.folder)
     folder.mkdir(parents=True, exist_ok=True)

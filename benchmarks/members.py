@@ -29,6 +29,7 @@ from digitlab.core.abilities import abilities
 from digitlab.core.signals import StopSignal
 from digitlab.data.chunks import Position
 from digitlab.engine.cuda_graph import graph_capture_for
+from digitlab.engine.device import float32_products
 from digitlab.engine.fused_execution import Acceleration
 from digitlab.engine.metrics import confusions
 from digitlab.engine.stacked_runner import StackedRunner
@@ -168,16 +169,18 @@ def measure(sweep: Sweep, *, rounds: int) -> Row:
 
 def measure_on(device: torch.device, *, rounds: int, many: Sweep = _MANY, steps: int = _STEPS) -> dict[str, Any]:
     """Median seconds of ``many`` members and of one for the same steps on a GPU, in turn after one round of warm-up."""
-    turns = {
-        name: Members(sweep, compiled=False, device=device, steps=steps)
-        for name, sweep in (("many", many), ("one", _ONE))
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in turns}
-    for _ in range(rounds + 1):
-        for name, members in turns.items():
-            started_at = time.perf_counter()
-            members.run_chunk()
-            seconds[name].append(time.perf_counter() - started_at)
+    # In TF32, like the rows of the other benchmarks. A graph keeps the kernels that it captured.
+    with float32_products(device, 32):
+        turns = {
+            name: Members(sweep, compiled=False, device=device, steps=steps)
+            for name, sweep in (("many", many), ("one", _ONE))
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in turns}
+        for _ in range(rounds + 1):
+            for name, members in turns.items():
+                started_at = time.perf_counter()
+                members.run_chunk()
+                seconds[name].append(time.perf_counter() - started_at)
     medians = {f"{name}_seconds": statistics.median(own[1:]) for name, own in seconds.items()}
     ratio = medians["many_seconds"] / medians["one_seconds"]
     facts = {"members": many.members, "rounds": rounds, "at_most": _ON_GPU, "ratio": ratio}

@@ -104,6 +104,7 @@ _SWEEPS = (
     ),
     _case("sweep_lenet", "-m model=lenet seed=0,1 optimizer.lr=0.001,0.003 trainer.gradient_clip_norm=1"),
     _case("sweep_batch_norm", "-m model=mlp model.batch_norm=true augment=shift seed=0,1 loss.label_smoothing=0,0.1"),
+    _case("sweep_nesterov", f"-m model=mlp {_SGD} optimizer.nesterov=true seed=0,1"),
     _case("sweep_rules", "-m model=mlp optimizer=adamw,rmsprop,adagrad,muon seed=0,1"),
     _case("sweep_compiled", f"-m model=mlp compile=true {_SGD} seed=0,1 optimizer.lr=0.1,0.01"),
     _case(

@@ -13,7 +13,7 @@ from digitlab.training.experiment import Experiment
 
 Images = tuple[ImageSet, ImageSet]
 # Training and test images: as many as CIFAR-10 has, or a few for a quick check.
-_ALL, _FEW = (50_000, 10_000), (8_000, 500)
+_ALL, _FEW = (50_000, 10_000), (400, 100)
 
 
 @cache

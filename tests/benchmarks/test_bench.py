@@ -8,10 +8,12 @@ import pytest
 import torch
 
 import bench
+import members
 import page
 import peers
 import records
 from bare import BareLoop, GraphLoop
+from digitlab.core.abilities import ABILITIES
 from report import BARE, BARE_CHANNELS_LAST, BARE_THREADS, DIGITLAB, Measurement
 from setups import bare_setup, digitlab_setup
 from workloads import WORKLOADS, TrainingSplit
@@ -76,6 +78,32 @@ def test_peers_on_jax_leave_the_memory_of_a_gpu_to_the_other_rows(monkeypatch):
     for name in (peers.JAX_SCAN, peers.KERAS_JAX):
         peers._turn(peers.PEERS[name], BY_KEY["a"], "cuda")
     assert seen == {"peers_jax": "false", "peers_keras": "false"}
+
+
+@pytest.mark.parametrize("row", ["bare", "members"])
+def test_the_rows_of_a_gpu_compute_products_in_tf32(row, monkeypatch):
+    monkeypatch.setitem(ABILITIES, "cpu", replace(ABILITIES["cpu"], tf32=True))
+    before, seen = torch.get_float32_matmul_precision(), []
+
+    class Noting:
+        steps = 1
+
+        def __init__(self, *arguments, **named):
+            self.run_chunk()  # updates are captured here
+
+        def run_chunk(self, *arguments):
+            seen.append(torch.get_float32_matmul_precision())
+
+    if row == "bare":
+        workload = replace(BY_KEY["c"], batch_size=10, epochs=1)
+        monkeypatch.setattr(BareLoop, "step", Noting.run_chunk)
+        BareLoop(workload, random_split(workload, 20), CPU).epoch_seconds()
+    else:
+        monkeypatch.setattr(members, "Members", Noting)
+        members.measure_on(CPU, rounds=1)
+    assert len(seen) >= 2
+    assert set(seen) == {"high"}
+    assert torch.get_float32_matmul_precision() == before
 
 
 @pytest.mark.numerics

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from differences import compare_checkpoints, compare_folders, compare_results, compare_tables, tensor_difference
+from digitlab.config.compose import ROOT
+from revision_cases import CASES
 
 RESULT = {
     "status": "finished",
@@ -178,3 +180,15 @@ def test_a_missing_file_is_a_difference_and_a_new_file_a_note(tmp_path):
 
 def test_two_folders_without_results_are_not_equal(tmp_path):
     assert compare_folders(tmp_path, tmp_path, renamed={}).differences == ["the old revision wrote no results"]
+
+
+@pytest.mark.parametrize("together", [False, True], ids=["alone", "in a population"])
+def test_every_update_rule_occurs_in_the_cases_of_two_revisions(together):
+    found = set()
+    for case in CASES:
+        given = dict(override.split("=", 1) for override in case.overrides)
+        if together == (case.sweep and given.get("hydra/launcher") != "basic"):
+            found |= set(given.get("optimizer", "adam").split(","))
+            found |= given.keys() & {"optimizer.momentum", "optimizer.nesterov"}
+    rules = {path.stem for path in (ROOT / "conf/optimizer").glob("*.yaml")}
+    assert found == rules | {"optimizer.momentum", "optimizer.nesterov"}

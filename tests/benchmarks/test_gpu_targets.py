@@ -1,5 +1,6 @@
-"""The GPU check: its verdicts on targets, and how it supervises the processes of its groups."""
+"""The GPU check: its verdicts on targets, its options, and how it supervises the processes of its groups."""
 
+import argparse
 import json
 import os
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import gpu_check
 from gpu_checks.supervisor import GroupProcess, run_at_once
 from gpu_checks.targets import TARGETS, judge
 
@@ -37,6 +39,39 @@ def test_every_target_has_one_limit():
     assert all((target.at_most is None) != (target.at_least is None) for target in TARGETS.values())
 
 
+REFUSED = {
+    "--stage speed": "invalid choice: 'speed'",
+    "--budget 0": "--budget 0.0: must be above 0",
+    "--reference missing.py": "--reference missing.py: no such file",
+    "--device cpu": "--device cpu needs --quick",
+}
+
+
+@pytest.mark.parametrize(("options", "message"), REFUSED.items())
+def test_wrong_options_are_refused_with_a_reason(options, message, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["gpu_check.py", *options.split()])
+    with pytest.raises(SystemExit) as error:
+        gpu_check.main()
+    assert error.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.runs
+@pytest.mark.parametrize("stage", [*gpu_check.STAGES, "all"])
+def test_a_stage_has_the_checks_of_its_groups(stage, tmp_path, monkeypatch):
+    out = tmp_path / "new/folder"
+    # No process starts in so short a time.
+    options = ["--device", "cpu", "--quick", "--budget", "1e-9", "--stage", stage, "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["gpu_check.py", *options])
+    assert gpu_check.main() == 0
+    checks = json.loads((out / "gpu.json").read_text())["checks"]
+    stages = gpu_check.STAGES if stage == "all" else [stage]
+    assert {name.partition(": ")[0] for name in checks} == {
+        group for each in stages for group in gpu_check.STAGES[each]
+    }
+    assert {(check["status"], check["reason"]) for check in checks.values()} == {("not run", "the time was over")}
+
+
 # A group of four checks; what the second one does comes in its place.
 GROUP = """
 import json, os, subprocess, sys, time
@@ -59,12 +94,12 @@ for number, name in enumerate("abcd"):
 def group(tmp_path: Path) -> Callable[..., GroupProcess]:
     """``group(code)`` is a group whose second check runs ``code``; ``whole=True``: the whole process does."""
 
-    def make(code: str, *, seconds: float = 60.0, whole: bool = False) -> GroupProcess:
-        script = tmp_path / "group.py"
+    def make(code: str, *, name: str = "some", seconds: float = 60.0, whole: bool = False) -> GroupProcess:
+        script = tmp_path / f"{name}.py"
         script.write_text(code if whole else GROUP.replace("SECOND", code))
         return GroupProcess(
-            name="some", command=[sys.executable, str(script), str(tmp_path / "some.jsonl")], environment=os.environ,
-            out=tmp_path, ends_at=time.monotonic() + seconds,
+            name=name, command=[sys.executable, str(script), str(tmp_path / f"{name}.jsonl")],
+            environment=os.environ, out=tmp_path, ends_at=time.monotonic() + seconds,
         )  # fmt: skip
 
     return make
@@ -88,6 +123,29 @@ def test_after_a_crash_the_group_goes_on_with_the_next_check_and_names_the_reaso
     assert statuses(made) == {"a": "passed", "b": "failed", "c": "passed", "d": "passed"}
     assert "ended with 9" in made.results["b"]["error"]
     assert "out of luck" in made.results["b"]["error"]
+
+
+@pytest.mark.runs
+def test_a_group_that_crashes_does_not_stop_the_others(group):
+    groups = group("os._exit(9)", name="one"), group("time.sleep(0.5)", name="other")
+    run_at_once(groups, lambda: None)
+    found = [{name: result["status"] for name, result in made.results.items()} for made in groups]
+    assert found == [{"a": "passed", "b": "failed", "c": "passed", "d": "passed"}, dict.fromkeys("abcd", "passed")]
+
+
+@pytest.mark.runs
+def test_the_file_is_rewritten_after_every_check(group, tmp_path):
+    report = gpu_check.Report(argparse.Namespace(out=tmp_path, device="cpu", quick=True, stage="rows"))
+    # The second check passes as soon as the file says that the first one has passed.
+    file = repr(str(tmp_path / "gpu.json"))
+    report.groups = [group(f"""
+        while not (os.path.exists({file}) and "passed" in open({file}).read()):
+            time.sleep(0.05)""", seconds=20.0)]  # fmt: skip
+    run_at_once(report.groups, report.write)
+    written = json.loads((tmp_path / "gpu.json").read_text())
+    assert {name: check["status"] for name, check in written["checks"].items()} == dict.fromkeys(
+        [f"some: {letter}" for letter in "abcd"], "passed"
+    )
 
 
 @pytest.mark.runs

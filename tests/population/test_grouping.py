@@ -4,8 +4,10 @@ import resource
 from pathlib import Path
 
 import pytest
+import torch
 
 from digitlab.config.compose import compose
+from digitlab.population import grouping
 from digitlab.population.grouping import allow_members_files, group_key, populations, preferred_members, split
 from digitlab.population.job import Job
 from digitlab.results.folder import RunFolder
@@ -127,3 +129,9 @@ def test_on_a_cpu_populations_of_large_networks_are_small_and_convolutions_train
     sizes = [preferred_members(_job(*model).experiment) for model in models]
     assert sizes[0] > sizes[1] > 1
     assert preferred_members(_job("model=lenet").experiment) == 1
+
+
+@pytest.mark.parametrize("network", ["model=mlp", "model=cnn"])
+def test_a_gpu_trains_256_members_together(monkeypatch: pytest.MonkeyPatch, network: str) -> None:
+    monkeypatch.setattr(grouping, "device_of", lambda experiment: torch.device("cuda"))
+    assert preferred_members(_job(network).experiment) == 256
