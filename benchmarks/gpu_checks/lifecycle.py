@@ -41,6 +41,7 @@ def resumed(context: Context) -> Measured:
 
 @GROUP.check("deterministic=true: two runs are equal, bit for bit")
 def deterministic(context: Context) -> Measured:
+    context.require_time()
     with counted_replays(context):
         runs = [
             weights(run(context, f"deterministic-{number}", "model=cnn", "model.width=4", "trainer.deterministic=true"))
