@@ -58,17 +58,18 @@ def test_the_pretended_windows_lacks_what_a_real_one_lacks():
     """The test above would prove nothing if digitlab could still use these."""
     code = (
         "import os, signal, sys; from digitlab.core import files; assert files.sys.platform == 'win32';"
-        "assert not any(hasattr(os, name) for name in ('fork', 'sysconf', 'sched_getaffinity'));"
+        "assert not any(hasattr(os, name) for name in ('fork', 'sched_getaffinity'));"
         "assert not hasattr(signal, 'SIGUSR2'); assert not hasattr(signal, 'pthread_sigmask');"
         "exec('try:\\n import resource\\nexcept ImportError:\\n print(1)', {'__name__': 'digitlab.x'});"
-        "exec('try:\\n os.open(\".\", 0)\\nexcept PermissionError:\\n print(2)', {'__name__': 'digitlab.x', 'os': os})"
+        "exec('try:\\n os.open(\".\", 0)\\nexcept PermissionError:\\n print(2)', {'__name__': 'digitlab.x', 'os': os});"
+        "exec('try:\\n os.sysconf(1)\\nexcept AttributeError:\\n print(3)', {'__name__': 'digitlab.x', 'os': os})"
     )
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(SOURCES), str(HERE)]),
         "DIGITLAB_TEST_SYSTEM": "win32",
     }
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=600)
-    assert done.stdout.split() == ["1", "2"], done.stderr
+    assert done.stdout.split() == ["1", "2", "3"], done.stderr
 
 
 def test_only_core_knows_operating_systems():

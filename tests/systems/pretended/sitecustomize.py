@@ -18,7 +18,7 @@ import sys
 SYSTEM = os.environ.get("DIGITLAB_TEST_SYSTEM", "")
 _MISSING_MODULES = {"win32": {"fcntl", "grp", "posix", "pwd", "resource", "termios"}, "darwin": set()}
 _MISSING_IN_OS = {
-    "win32": ("fork", "forkpty", "sched_getaffinity", "sysconf"),
+    "win32": ("fork", "forkpty", "sched_getaffinity"),
     "darwin": ("sched_getaffinity",),
 }
 _MISSING_IN_SIGNAL = {"win32": ("SIGUSR2", "pthread_sigmask"), "darwin": ()}
@@ -87,6 +87,18 @@ def _without_folders_as_files():
     os.open = open_
 
 
+def _without_sysconf():
+    """Windows has no ``os.sysconf``. psutil, as it is on Linux, needs it."""
+    real = os.sysconf
+
+    def sysconf(name):
+        if _by_digitlab():
+            raise AttributeError("module 'os' has no attribute 'sysconf'")
+        return real(name)
+
+    os.sysconf = sysconf
+
+
 def _without_proc():
     """Only Linux has /proc."""
     real = pathlib.Path.read_text
@@ -126,6 +138,7 @@ def _pretend():
                 delattr(module, name)
     if SYSTEM == "win32":
         _without_folders_as_files()
+        _without_sysconf()
         _without_libc(_windows_cdll)
 
 
