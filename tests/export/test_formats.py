@@ -14,6 +14,7 @@ import digitlab as package
 from digitlab.config.compose import ROOT
 from digitlab.core.errors import ConfigError, RunError
 from digitlab.data.sources import MnistSource
+from digitlab.export.network import ExportedNetwork
 from digitlab.training.settings import Execution
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra export")
@@ -141,6 +142,30 @@ def test_a_run_on_deskewed_images_is_refused(train_tiny: Callable[..., package.R
     run = train_tiny(tmp_path / "run", "model=linear", "data.deskew=true")
     with pytest.raises(ConfigError, match=r"RUN_FOLDER=.*trained with data.deskew=true"):
         run.export("onnx")
+
+
+class Own(nn.Module):
+    """A network of a user's, whose last layer has a name of its own."""
+
+    def __init__(self, image_shape: tuple[int, int, int], classes: int) -> None:
+        super().__init__()
+        self.filters = nn.Conv2d(image_shape[0], 4, kernel_size=5, stride=3)
+        self.classify = nn.LazyLinear(classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classify(torch.relu(self.filters(images)).reshape(images.shape[0], -1))
+
+
+def test_a_network_of_ones_own_and_its_hidden_units(
+    train_tiny: Callable[..., package.Run], images: Tensor, tmp_path: Path
+) -> None:
+    run = train_tiny(tmp_path / "run", model=Own)
+    session = onnxruntime.InferenceSession(run.export("onnx"))
+    assert_same(session.run(None, {"images": (images / 255).numpy()})[0], expected_probabilities(run, images))
+    classifier = run.model()
+    _, units = ExportedNetwork(classifier, hidden=True)(images[:5])
+    maps = torch.relu(classifier.network.filters(classifier.normalise(images[:5])))
+    assert torch.allclose(units, maps.flatten(1))
 
 
 class Noisy(nn.Module):

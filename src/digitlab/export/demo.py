@@ -34,7 +34,7 @@ from digitlab.training.loading import Which
 # A teacher can mail a page of this size to a class.
 _MOST_BYTES = 10_000_000
 _TEST_IMAGES = 60
-_SCRIPTS = ("picture.js", "runtime.js", "drawing.js", "answers.js", "demo.js")
+_SCRIPTS = ("resize.js", "picture.js", "runtime.js", "drawing.js", "answers.js", "demo.js")
 
 
 @dataclass(frozen=True, slots=True)

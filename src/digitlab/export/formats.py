@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from digitlab.core.errors import RunError
 from digitlab.export.network import ExportedNetwork
 
 Format = Literal["onnx", "safetensors", "torch"]
@@ -30,14 +31,21 @@ Evaluate = Callable[[Tensor], Tensor]
 
 
 def onnx_bytes(program: torch.export.ExportedProgram, metadata: dict[str, str], *, outputs: list[str]) -> bytes:
-    """Return the program as an ONNX model with these names of its outputs; its input is called ``images``."""
-    with warnings.catch_warnings(), _quiet("torch.onnx", "onnxscript", "onnx_ir"):
-        # Neither library's warnings are about anything that a user of digitlab can change.
-        warnings.simplefilter("ignore")
-        exported = torch.onnx.export(
-            program, (), dynamo=True, opset_version=_OPSET, external_data=False, verbose=False,
-            input_names=["images"], output_names=outputs,
-        )  # fmt: skip
+    """Return the program as an ONNX model with these names of its outputs; its input is called ``images``.
+
+    Raises ``RunError`` if ONNX has no operator for a part of the network.
+    """
+    try:
+        with warnings.catch_warnings(), _quiet("torch.onnx", "onnxscript", "onnx_ir"):
+            # Neither library's warnings are about anything that a user of digitlab can change.
+            warnings.simplefilter("ignore")
+            exported = torch.onnx.export(
+                program, (), dynamo=True, opset_version=_OPSET, external_data=False, verbose=False,
+                input_names=["images"], output_names=outputs,
+            )  # fmt: skip
+    except torch.onnx.OnnxExporterError as error:
+        reason = str(error.__cause__ or error).strip().partition("\n")[0]
+        raise RunError(f"this network can't be written as an ONNX model: {reason}") from error
     assert exported is not None
     model: Any = exported.model_proto
     # They name files of this machine.

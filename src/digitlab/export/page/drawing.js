@@ -50,13 +50,15 @@ class Paper {
   }
 
   drawLine(from, to) {
-    paperContext.strokeStyle = "#000";
-    paperContext.lineCap = "round";
-    paperContext.lineWidth = to.width;
+    Object.assign(paperContext, { strokeStyle: "#000", fillStyle: "#000", lineCap: "round", lineWidth: to.width });
     paperContext.beginPath();
     paperContext.moveTo(from.x, from.y);
     paperContext.lineTo(to.x, to.y);
     paperContext.stroke();
+    // A line without length draws nothing, but a click should leave a dot.
+    paperContext.beginPath();
+    paperContext.arc(to.x, to.y, to.width / 2, 0, 2 * Math.PI);
+    paperContext.fill();
   }
 
   begin(point) {

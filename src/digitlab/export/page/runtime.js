@@ -5,7 +5,9 @@ const facts = JSON.parse(document.getElementById("facts").textContent);
 // Unpack a part of the page, which is compressed by gzip and written in base64.
 async function unpack(id) {
   const element = document.getElementById(id);
-  const bytes = Uint8Array.from(atob(element.textContent), (letter) => letter.charCodeAt(0));
+  const letters = atob(element.textContent);
+  const bytes = new Uint8Array(letters.length);
+  for (let i = 0; i < letters.length; i++) bytes[i] = letters.charCodeAt(i);
   element.remove();
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   return new Uint8Array(await new Response(stream).arrayBuffer());
