@@ -1,146 +1,95 @@
-"""A real SLURM cluster for the tests of this folder, commands in the background, and sweeps held at a gate."""
+"""Real SLURM clusters for the tests of this folder, commands in the background, and sweeps held at a gate."""
 
 import os
-import signal
-import tempfile
-import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from fixtures.children import _in_child
+from fixtures.children import Child
 from fixtures.gate import HELD
-from fixtures.slurm import Cluster, missing_slurm, running_cluster, wait_until
+from fixtures.held_sweep import HeldSweep
+from fixtures.slurm import Cluster, missing_accounting, missing_slurm, running_cluster
 
 TESTS = Path(__file__).parents[1]
 
+# ``plain`` has SLURM's defaults. ``accounting`` knows the ends of jobs that the controller has forgotten, which it does
+# after two seconds, and sends the signal of the time limit to jobs that it preempts.
+_KINDS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "accounting": {"accounting": True, "more": "SlurmctldParameters=preempt_send_user_signal\nMinJobAge=2\n"},
+}
+
 
 @pytest.fixture(scope="session")
-def whole_cluster() -> Iterator[Cluster]:
-    """The cluster that all tests share; it starts with the first of them."""
-    if reason := missing_slurm():
-        pytest.skip(f"no SLURM cluster: {reason}")
-    pytest.importorskip("submitit")
-    with running_cluster() as cluster:
-        yield cluster
+def clusters() -> Iterator[Callable[[str], Cluster]]:
+    """``clusters("plain")`` is the cluster of this kind; it starts with the first test that needs it."""
+    with ExitStack() as stack:
+        running: dict[str, Cluster] = {}
+
+        def get(kind: str) -> Cluster:
+            if reason := missing_slurm() or (missing_accounting() if kind == "accounting" else None):
+                pytest.skip(f"no SLURM cluster: {reason}")
+            pytest.importorskip("submitit")
+            if kind not in running:
+                running[kind] = stack.enter_context(running_cluster(**_KINDS[kind]))
+            return running[kind]
+
+        yield get
 
 
 @pytest.fixture
-def cluster(whole_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """The shared cluster, used by this process and the commands that it starts; no job is left afterwards."""
-    for name, value in whole_cluster.environment.items():
+def cluster(
+    request: pytest.FixtureRequest, clusters: Callable[[str], Cluster], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Cluster]:
+    """A shared cluster, used by this process and the commands that it starts; no job is left afterwards.
+
+    Its kind is ``plain`` unless the test gives another one as the parameter of this fixture.
+    """
+    shared = clusters(getattr(request, "param", "plain"))
+    for name, value in shared.environment.items():
         monkeypatch.setenv(name, value)
     # The jobs inherit these: the sources under test, and the callback that holds runs.
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("DIGITLAB_ALLOW", "fixtures")
-    whole_cluster.hide_jobs()
-    yield whole_cluster
-    whole_cluster.cancel_all()
-
-
-class Background:
-    """A command in a forked child, which need not import torch again. ``wait`` returns exit code, stdout, stderr."""
-
-    def __init__(self, act: Callable[[], object]) -> None:
-        self._out, self._err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115  # until ``wait``
-        self.pid = os.fork()
-        if self.pid == 0:
-            code = 70
-            try:
-                # Much memory: SLURM gives the limits of the command to its jobs.
-                code = _in_child(act, self._out, self._err, 1 << 40)
-            finally:
-                os._exit(code)
-
-    def kill(self, number: int = signal.SIGKILL) -> None:
-        os.kill(self.pid, number)
-
-    def wait(self, seconds: float = 300.0) -> tuple[int, str, str]:
-        deadline = time.monotonic() + seconds
-        while (ended := os.waitpid(self.pid, os.WNOHANG)) == (0, 0):
-            if time.monotonic() > deadline:
-                self.kill()
-            time.sleep(0.05)
-        texts = [file.seek(0) or file.read().decode() for file in (self._out, self._err)]
-        self._out.close()
-        self._err.close()
-        return os.waitstatus_to_exitcode(ended[1]), texts[0], texts[1]
+    shared.hide_jobs()
+    yield shared
+    shared.cancel_all()
 
 
 @pytest.fixture
-def forked() -> Iterator[Callable[..., Background]]:
+def forked() -> Iterator[Callable[..., Child]]:
     """``forked(act)`` calls ``act`` in a child at once and returns the child; it is killed after the test."""
-    started: list[Background] = []
+    started: list[Child] = []
 
-    def start(act: Callable[[], object]) -> Background:
-        started.append(Background(act))
+    def start(act: Callable[[], object]) -> Child:
+        # Much memory: SLURM gives the limits of the command to its jobs.
+        started.append(Child(act, more_bytes=1 << 40))
         return started[-1]
 
     yield start
     for each in started:
-        # A child that ``wait`` has seen no longer exists.
-        with suppress(ProcessLookupError, ChildProcessError):
+        if each.running():
             each.kill()
-            os.waitpid(each.pid, 0)
+            each.wait()
 
 
 @pytest.fixture
-def background(train_py_here: Callable[..., None], forked: Callable[..., Background]) -> Callable[..., Background]:
+def background(train_py_here: Callable[..., None], forked: Callable[..., Child]) -> Callable[..., Child]:
     """``background("-m", ...)`` starts ``train.py`` in a child and returns it."""
     return lambda *words: forked(lambda: train_py_here(*words))
 
 
-class HeldSweep:
-    """A sweep over ``seed`` on the cluster whose runs stop at a gate in their second epoch."""
-
-    def __init__(self, folder: Path, gate: Path, start: Callable[..., Background]) -> None:
-        self.folder, self.gate, self._start = folder, gate, start
-
-    def start(self, seeds: str, *launcher: str, cluster: bool = True) -> Background:
-        where = ("hydra/launcher=submitit_slurm", "hydra.launcher.mem_gb=1") if cluster else ("hydra/launcher=basic",)
-        return self._start("-m", *HELD, *where, *launcher, f"seed={seeds}", f"hydra.sweep.dir={self.folder}")
-
-    def run(self, seed: int) -> Path:
-        return next(self.folder.glob(f"*seed={seed}"))
-
-    def held(self, *seeds: int) -> None:
-        """Wait until the runs with these seeds are at the gate."""
-        wait_until(lambda: all(any(self.gate.glob(f"*seed={seed}")) for seed in seeds))
-
-    def pid(self, seed: int) -> int:
-        """The process of a run at the gate; the gate forgets it."""
-        (path,) = self.gate.glob(f"*seed={seed}")
-        wait_until(lambda: path.read_text())
-        return int(path.read_text())
-
-    def leave(self, seed: int) -> None:
-        """Forget that the run was at the gate."""
-        for path in self.gate.glob(f"*seed={seed}"):
-            path.unlink()
-
-    def open(self) -> None:
-        (self.gate / "open").touch()
-
-    def job_ids(self) -> set[str]:
-        return {path.name for path in (self.folder / ".submitit").iterdir() if path.name[0].isdigit()}
-
-
 @pytest.fixture
-def held_sweep(
-    tmp_path: Path, background: Callable[..., Background], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., HeldSweep]:
-    """``held_sweep()`` is a new sweep; its gate is closed until the test opens it."""
-
-    def make() -> HeldSweep:
-        gate = tmp_path / "gate"
-        gate.mkdir()
-        monkeypatch.setenv("GATE", str(gate))
-        return HeldSweep(tmp_path / "sweep", gate, background)
-
-    return make
+def held_sweep(tmp_path: Path, background: Callable[..., Child], monkeypatch: pytest.MonkeyPatch) -> HeldSweep:
+    """A new sweep on the cluster; its gate is closed until the test opens it."""
+    gate = tmp_path / "gate"
+    gate.mkdir()
+    monkeypatch.setenv("GATE", str(gate))
+    return HeldSweep(tmp_path / "sweep", gate, background)
 
 
 @pytest.fixture(scope="session")
@@ -151,7 +100,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, train_py_here: Callabl
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DIGITLAB_ALLOW", "fixtures")
         patch.delenv("GATE", raising=False)
-        command = Background(lambda: train_py_here(*words))
-    code, _, err = command.wait()
-    assert (code, err) == (0, "")
+        ended = Child(lambda: train_py_here(*words)).wait()
+    assert (ended.code, ended.stderr) == (0, "")
     return folder

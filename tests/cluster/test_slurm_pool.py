@@ -12,7 +12,7 @@ from digitlab.core.errors import RunError
 from digitlab.core.signals import Interrupted
 from digitlab.sweeps.workers.dispatch import run_jobs
 from digitlab.sweeps.workers.slurm_queue import FORGOTTEN, array_size, read_states
-from fixtures.slurm import missing_programs, running_cluster, wait_until
+from fixtures.waiting import HUNG_SECONDS, wait_until
 from hydra_plugins.digitlab_workers import SubmititSlurmLauncher
 
 pytestmark = pytest.mark.xdist_group("cluster")
@@ -52,9 +52,10 @@ def running(pool):
 
     yield start
     for thread in threads:
-        thread.join(60)
+        thread.join(HUNG_SECONDS)
 
 
+@pytest.mark.short
 def test_jobs_at_the_same_time_have_different_gpus(batch, running, tmp_path):
     names = [str(tmp_path / f"started{number}") for number in range(2)]
     thread, outcomes = running(
@@ -64,36 +65,35 @@ def test_jobs_at_the_same_time_have_different_gpus(batch, running, tmp_path):
     wait_until(lambda: all(os.path.exists(name) for name in names))
     for name in names:
         open(f"{name}.go", "w").close()
-    thread.join(60)
+    thread.join(HUNG_SECONDS)
     assert sorted(returns[0] for returns in outcomes.values()) == ["0", "1"]
 
 
+@pytest.mark.short
 def test_dead_jobs_are_reported_with_the_end_of_their_log(batch, running, pool, cluster, caplog):
     thread, outcomes = running([batch("die", number=0), batch("fail", number=1), batch("here", number=2)])
-    thread.join(60)
+    thread.join(HUNG_SECONDS)
     assert all(isinstance(outcomes[number], RunError) for number in (0, 1))
     assert "died (FAILED)" in str(outcomes[0])
+    assert "memory" not in str(outcomes[1])
     assert "ValueError: no such luck" in str(outcomes[1])
     assert all("\n" not in str(outcomes[number]) for number in (0, 1))
     assert outcomes[2][0]["OMP_NUM_THREADS"] == "1"
     assert caplog.text == "", "submitit asks sacct, which answers with a warning each time"
 
 
-def test_an_earlier_warning_saves_the_run_and_queues_the_job_again(batch, running, cluster, tmp_path):
-    """With a grace time and ``preempt_send_user_signal``, a job gets submitit's signal and then time to save."""
+def test_a_job_that_has_reached_its_time_limit_too_often_is_reported(batch, running, cluster, tmp_path):
     saved, started = tmp_path / "saved", tmp_path / "started"
-    thread, outcomes = running([batch("resume", str(saved), str(started))], partition="graceful", cpus_per_task=2)
+    thread, outcomes = running([batch("train", str(saved), str(started))], timeout_min=10, max_num_timeout=0)
     wait_until(started.exists)
     (job_id,) = cluster.states()
-    node = cluster.ask("squeue", "--noheader", f"--jobs={job_id}", "--format=%N").strip()
-    cluster.ask("sbatch", "--partition=high", f"--nodelist={node}", "--output=/dev/null", "--wrap=sleep 1")
-    wait_until(saved.exists, 20)
-    wait_until(lambda: cluster.states()[job_id] == "PENDING")
-    cluster.skip_delay(job_id)
-    thread.join(60)
-    assert outcomes[0] == ["resumed"]
+    cluster.ask("scancel", "--signal=USR2", job_id)
+    thread.join(HUNG_SECONDS)
+    assert saved.exists()
+    assert "raise that or hydra.launcher.timeout_min" in str(outcomes[0])
 
 
+@pytest.mark.short
 def test_a_signal_saves_running_jobs_and_cancels_waiting_ones(batch, pool, cluster, signal_when, tmp_path):
     saved, started = ([tmp_path / f"{word}{run}" for run in range(3)] for word in ("saved", "started"))
     batches = [batch("train", str(saved[run]), str(started[run]), number=run) for run in range(3)]
@@ -104,6 +104,7 @@ def test_a_signal_saves_running_jobs_and_cancels_waiting_ones(batch, pool, clust
     assert set(cluster.states().values()) == {"CANCELLED"}
 
 
+@pytest.mark.short
 def test_more_jobs_than_an_array_may_have_are_several_arrays(batch, pool, cluster, monkeypatch):
     assert array_size() == 1000
     monkeypatch.setattr("digitlab.sweeps.workers.slurm_pool.array_size", lambda: 2)
@@ -114,22 +115,20 @@ def test_more_jobs_than_an_array_may_have_are_several_arrays(batch, pool, cluste
     assert sorted(name.partition("_")[2] for name in cluster.states()) == ["", "0", "1"]
 
 
-def test_accounting_knows_the_end_of_a_job_that_the_controller_has_forgotten(tmp_path, monkeypatch):
-    if reason := missing_programs("slurmdbd", "mariadbd", "slurmctld", "slurmd", "munged"):
-        pytest.skip(f"no accounting: {reason}")
-    with running_cluster(accounting=True) as cluster:
-        for name, value in cluster.environment.items():
-            monkeypatch.setenv(name, value)
-        jobs = [
-            cluster.ask("sbatch", "--parsable", "--output=/dev/null", f"--wrap={command}").strip()
-            for command in ("true", "kill -9 $$")
-        ]
-        wait_until(lambda: set(cluster.states().values()) == {"COMPLETED", "FAILED"})
-        assert read_states(jobs) == dict(zip(jobs, ["COMPLETED", "FAILED"], strict=True))
-        wait_until(lambda: not cluster.states())
-        assert read_states([*jobs, "999"]) == dict(zip(jobs, ["COMPLETED", "FAILED"], strict=True)) | {"999": FORGOTTEN}
+@pytest.mark.short
+@pytest.mark.parametrize("cluster", ["accounting"], indirect=True)
+def test_accounting_knows_the_end_of_a_job_that_the_controller_has_forgotten(cluster):
+    jobs = [
+        cluster.ask("sbatch", "--parsable", "--output=/dev/null", f"--wrap={command}").strip()
+        for command in ("true", "kill -9 $$")
+    ]
+    ends = dict(zip(jobs, ["COMPLETED", "FAILED"], strict=True))
+    wait_until(lambda: read_states(jobs) == ends)
+    wait_until(lambda: not cluster.states())
+    assert read_states([*jobs, "999"]) == ends | {"999": FORGOTTEN}
 
 
+@pytest.mark.short
 def test_a_controller_that_does_not_answer_is_no_end(cluster, monkeypatch, tmp_path):
     nowhere = tmp_path / "slurm.conf"
     text = (cluster.folder / "slurm.conf").read_text()

@@ -1,5 +1,8 @@
 """Which databases several processes may share, and how a search waits for a server that restarts."""
 
+import math
+import time
+
 import pytest
 
 from digitlab.core.errors import ConfigError, RunError
@@ -9,7 +12,8 @@ pytest.importorskip("optuna")
 from optuna.exceptions import StorageInternalError
 
 from digitlab.sweeps.search.storage import check_shared_storage, file_system, patiently
-from digitlab.sweeps.search.workers import Observer
+from digitlab.sweeps.search.workers import Observer, Worker
+from fixtures.waiting import wait_until
 
 MOUNTS = """\
 /dev/sda / ext4 rw 0 0
@@ -86,7 +90,7 @@ def test_a_call_is_repeated_until_the_database_answers(monkeypatch, caplog):
 
 def test_a_worker_is_dead_when_its_count_stays_the_same():
     clock = [0.0]
-    observer = Observer(dead_after=10, clock=lambda: clock[0])
+    observer = Observer(dead_after=10, answering_since=lambda: 0.0, clock=lambda: clock[0])
     dead = []
     for count in (1, 1, 2, 2, 2, -1):
         dead.append(observer.is_dead("elsewhere/1/a", {"worker:elsewhere/1/a": count}))
@@ -96,7 +100,48 @@ def test_a_worker_is_dead_when_its_count_stays_the_same():
 
 def test_a_worker_that_never_wrote_is_dead_after_a_while():
     clock = [0.0]
-    observer = Observer(dead_after=10, clock=lambda: clock[0])
+    observer = Observer(dead_after=10, answering_since=lambda: 0.0, clock=lambda: clock[0])
     assert not observer.is_dead("trial 3", {})
     clock[0] = 11
     assert observer.is_dead("trial 3", {})
+
+
+def test_nobody_is_dead_because_the_database_was_away():
+    clock, since = [0.0], [0.0]
+    observer = Observer(dead_after=10, answering_since=lambda: since[0], clock=lambda: clock[0])
+    attributes = {"worker:elsewhere/1/a": 1}
+    assert not observer.is_dead("elsewhere/1/a", attributes)
+    clock[0], since[0] = 100.0, math.inf
+    assert not observer.is_dead("elsewhere/1/a", attributes), "the beat of this process has not arrived yet"
+    since[0] = 99.0
+    assert not observer.is_dead("elsewhere/1/a", attributes)
+    clock[0] = 110.0
+    assert observer.is_dead("elsewhere/1/a", attributes)
+
+
+class AwayStorage:
+    """A database that is away while ``away`` is true."""
+
+    def __init__(self):
+        self.away, self.counts = False, []
+
+    def set_study_user_attr(self, study_id, key, count):
+        if self.away:
+            raise StorageInternalError("gone")
+        self.counts.append(count)
+
+
+def test_a_worker_knows_since_when_the_database_answers():
+    storage = AwayStorage()
+    worker = Worker(storage, 0, dead_after=0.06)
+    assert worker.answering_since() == math.inf
+    before = time.monotonic()
+    worker.start()
+    first = worker.answering_since()
+    assert before <= first <= time.monotonic()
+    storage.away = True
+    wait_until(lambda: worker.answering_since() == math.inf and storage.counts)
+    storage.away, back = False, time.monotonic()
+    wait_until(lambda: math.inf > worker.answering_since() >= back)
+    worker.stop()
+    assert storage.counts[-1] == -1

@@ -138,7 +138,7 @@ class SharedStudy(Study):
         super().__init__(folder, plan, fingerprint=fingerprint, metric=metric)
         dead_after = plan.settings.dead_after_s
         self._worker = Worker(self._storage, self._study._study_id, dead_after=dead_after)
-        self._observer = Observer(dead_after=dead_after)
+        self._observer = Observer(dead_after=dead_after, answering_since=self._worker.answering_since)
         self._worker.start()
 
     @property

@@ -5,6 +5,7 @@ number in the study's attributes. A worker is dead if its number stays the same 
 because every observer measures with its own.
 """
 
+import math
 import os
 import socket
 import threading
@@ -30,6 +31,7 @@ class Worker:
     def __init__(self, storage: RDBStorage, study_id: int, *, dead_after: float) -> None:
         self.name = f"{_machine()}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
         self._storage, self._study_id, self._interval = storage, study_id, dead_after / _BEATS
+        self._answering_since = math.inf
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
@@ -47,7 +49,19 @@ class Worker:
                 continue  # the database restarts; the next beat tries again
 
     def _write(self, count: int) -> None:
+        begun, since = time.monotonic(), self._answering_since
+        # It stays so if the database does not answer.
+        self._answering_since = math.inf
         self._storage.set_study_user_attr(self._study_id, _PREFIX + self.name, count)
+        now = time.monotonic()
+        self._answering_since = since if since < begun and now - begun < self._interval else now
+
+    def answering_since(self) -> float:
+        """The time (of ``time.monotonic``) since which the database has answered every beat; infinite if it does not.
+
+        While the database is away, no worker can show that it is alive.
+        """
+        return self._answering_since
 
     def stop(self) -> None:
         """End the beats and tell the others that the trials of this worker are free."""
@@ -61,10 +75,19 @@ class Worker:
 
 
 class Observer:
-    """Tells which workers are dead, from the attributes of the study; ``clock`` gives the time in seconds."""
+    """Tells which workers are dead, from the attributes of the study; ``clock`` gives the time in seconds.
 
-    def __init__(self, *, dead_after: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._dead_after, self._clock = dead_after, clock
+    Silence counts from ``answering_since`` on, the time at which the database has last begun to answer.
+    """
+
+    def __init__(
+        self,
+        *,
+        dead_after: float,
+        answering_since: Callable[[], float],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._dead_after, self._answering_since, self._clock = dead_after, answering_since, clock
         # The last count of each worker and when it was first seen here.
         self._seen: dict[str, tuple[object, float]] = {}
 
@@ -78,7 +101,7 @@ class Observer:
         if known is None or known[0] != count:
             self._seen[worker] = count, now
             return False
-        return now - known[1] > self._dead_after
+        return now - max(known[1], self._answering_since()) > self._dead_after
 
 
 def _machine() -> str:

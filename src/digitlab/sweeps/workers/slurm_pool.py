@@ -26,7 +26,7 @@ _FILE_DELAY_SECONDS = 15.0
 # When the queue was full, the time after which it is tried again.
 _FULL_QUEUE_SECONDS = 60.0
 
-# The end of a job by SLURM's name, with what to do about it; {under} is the node of the launcher.
+# The end of a job by SLURM's name or the job's own report, and what to do about it; {under} is the launcher's node.
 _ENDS = {
     "CANCELLED": "was cancelled",
     "TIMEOUT": "reached its time limit before it could be queued again: raise {under}.timeout_min",
@@ -35,7 +35,11 @@ _ENDS = {
     "PREEMPTED": "was preempted, and the cluster did not queue it again",
     "FORGOTTEN": "is unknown to the cluster and left no result",
     "COMPLETED": "ended without a result",
+    "FAILED_ITSELF": "failed",
+    "TIMED_OUT": "reached its time limit more than {under}.max_num_timeout times: raise that or {under}.timeout_min",
 }
+# The reason that submitit gives if a job has used up ``max_num_timeout``.
+_TIMED_OUT = "timed-out too many times"
 _DIED = "died ({state}), perhaps because memory ran out ({under}.mem_gb)"
 
 # SLURM's reasons to refuse a job, and the settings to change. The first that matches counts.
@@ -195,10 +199,12 @@ class SlurmPool:
                 return returns
             except Exception:
                 # Submitit's own message is a traceback and advice about Python objects that the user doesn't have.
-                state = "FAILED"
-        end = _ENDS.get(state, _DIED).format(state=state, under=self._under)
+                state = "FAILED_ITSELF"
         path = Path(task.job.paths.stderr)
         last = _last_lines(path)
+        if _TIMED_OUT in last:
+            state = "TIMED_OUT"
+        end = _ENDS.get(state, _DIED).format(state=state, under=self._under)
         return RunError(f"its job {task.job_id} {end}; {path}" + (f" ends with: {last}" if last else " is empty"))
 
     def stop(self, running: Sequence[Task]) -> None:
