@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from digitlab.api import html
 from digitlab.api.frames import to_frame
-from digitlab.compare.comparison import Comparison, compare_groups, monitored_metric, sentence
+from digitlab.compare.comparison import Comparison, compare_groups, monitored_metric
 from digitlab.compare.groups import Group, read_groups
+from digitlab.compare.wording import sentence
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from digitlab.cli.app import Folder, app
-from digitlab.cli.figures import FileFormat
+from digitlab.cli.app import FileFormat, Folder, app
 from digitlab.core.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -57,10 +57,13 @@ def sweep(
     if figures and table.metric is not None:
         from digitlab.sweeps.gallery import write_figures
 
-        chosen = None if width is None else width.value
         known = {name: each for name, each in found.items() if not isinstance(each, str)}
-        for written in write_figures(table, path / "figures", known, file_format=file_format.value, width=chosen):
-            print(written)
+        written = write_figures(
+            table, path / "figures", known,
+            file_format=file_format.value, width=None if width is None else width.value,
+        )  # fmt: skip
+        for figure in written:
+            print(figure)
 
 
 def _importances(table: "SweepTable") -> "dict[str, Importances | str]":

@@ -1,7 +1,6 @@
 """Composes the configuration from ``conf/`` and the command line, and builds objects from its nodes.
 
-``train.py`` and all packages above this one use it. This module does not import torch, so that ``train.py --help`` and
-tab completion answer quickly.
+``train.py`` and all packages above this one use it. It does not import torch: ``train.py --help`` must answer quickly.
 """
 
 import copy
@@ -51,7 +50,7 @@ T = TypeVar("T")
 
 
 def conf_folders() -> list[Path]:
-    """Return the folders of configuration: digitlab's own, and that of the user's project if there is one."""
+    """Return the folders that contain config groups, digitlab's own first."""
     return [CONF] if OWN_CONF is None else [CONF, OWN_CONF]
 
 

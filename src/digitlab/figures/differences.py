@@ -46,7 +46,8 @@ def difference_figure(comparisons: Sequence[PairedValues], *, metric: str) -> Fi
     figure = Figure(figsize=(max(5.0, 2.3 * columns), 2.3 * rows + height), layout="constrained")
     if paired:
         # Figures of their own, because the long names beside the differences would narrow the panels above.
-        pairs, differences = figure.subfigures(2, 1, height_ratios=[2.3 * rows, height])
+        parts = figure.add_gridspec(2, 1, height_ratios=[2.3 * rows, height])
+        pairs, differences = figure.add_subfigure(parts[0]), figure.add_subfigure(parts[1])
         grid = pairs.add_gridspec(rows, columns)
         for number, comparison in enumerate(paired):
             _draw_pairs(pairs.add_subplot(grid[number // columns, number % columns]), comparison, factor, label)
