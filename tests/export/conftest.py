@@ -10,7 +10,7 @@ import pytest
 
 import digitlab
 from digitlab.api.run import Run
-from report.conftest import Browser
+from fixtures.browser import Browser
 
 _TINY = (
     "trainer=cpu", "trainer.progress_bar=false", "trainer.max_epochs=1", "data.train_size=200", "data.val_size=100",

@@ -34,7 +34,7 @@ def test_a_difference_is_paired_so_that_other_factors_do_not_widen_its_interval(
     assert other.difference.mean == pytest.approx(np.mean(differences))
     assert other.difference.interval == pytest.approx(tuple(expected))
     # The runs with dropout 0 differ by 0.04 because of the learning rate; the paired interval is far narrower.
-    assert expected.high - expected.low < 0.001
+    assert expected.high - expected.low < 0.004
 
 
 def test_with_one_seed_the_other_settings_are_the_pairs():
