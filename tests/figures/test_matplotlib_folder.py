@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 
-CODE = "import os; before = os.environ.get('MPLCONFIGDIR'); import digitlab.figures.style; "
-CODE += "print(before, os.environ.get('MPLCONFIGDIR'))"
+CODE = "import os; before = os.environ.get('MPLCONFIGDIR'); import {module}, matplotlib; "
+CODE += "print(before, os.environ.get('MPLCONFIGDIR'), matplotlib.get_cachedir())"
+FIGURES = "digitlab.figures.style"
 
 
-def folders(**variables):
-    """Import the figures in a new process; return MPLCONFIGDIR before and after, and what stderr says."""
+def folders(module=FIGURES, **variables):
+    """Import the module in a new process; return MPLCONFIGDIR before and after, Matplotlib's own answer, and stderr."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("MPL", "XDG"))}
     done = subprocess.run(
-        [sys.executable, "-c", CODE],
+        [sys.executable, "-c", CODE.format(module=module)],
         env=environment | variables,
         capture_output=True,
         text=True,
@@ -25,13 +26,23 @@ def folders(**variables):
     return (*done.stdout.split(), done.stderr)
 
 
-@pytest.mark.parametrize("home", ["/dev/null", pytest.param("/proc/nowhere", marks=pytest.mark.extra)])
-def test_without_a_writable_home_the_cache_is_temporary_with_at_most_one_warning(home):
-    before, after, err = folders(HOME=home)
+@pytest.mark.parametrize(
+    ("home", "module"),
+    [
+        ("/dev/null", FIGURES),
+        # Lightning, which a run imports first, imports Matplotlib.
+        ("/dev/null", "digitlab.training"),
+        pytest.param("/proc/nowhere", FIGURES, marks=pytest.mark.extra),
+    ],
+)
+def test_without_a_writable_home_the_cache_is_temporary_with_at_most_one_warning(home, module):
+    before, after, own, err = folders(module, HOME=home)
     assert before == "None"
     # On a slow machine Matplotlib says once that it builds its font cache.
     assert err.count("\n") <= 1
+    assert "temporary cache directory" not in err
     assert "digitlab-matplotlib-" in after
+    assert own == after
     assert not Path(after).exists(), "removed at exit"
 
 

@@ -45,6 +45,7 @@ def test_a_run_completes(tmp_path, variables):
     run = "größe (2)/[run] #1"
     done = train(folder, f"hydra.run.dir={run}", "data.root=données [1]", **variables)
     assert done.returncode == 0, done.stderr
+    assert "Matplotlib created a temporary" not in done.stderr
     assert (folder / run / "result.json").is_file()
     # The path is printed as Python would escape it.
     assert done.stdout.splitlines()[-1] == str(folder / run).encode("ascii", "backslashreplace").decode()

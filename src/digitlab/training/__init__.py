@@ -1,8 +1,9 @@
 """Training: turns a configuration into a finished run folder. ``train(cfg)`` is the entry point."""
 
 from digitlab.core.fast_import import gc_paused
+from digitlab.core.matplotlib_folder import matplotlib_importable
 
-with gc_paused():
+with matplotlib_importable(), gc_paused():
     from digitlab.training.classifier import Classifier
     from digitlab.training.run import Outcome, train
 
