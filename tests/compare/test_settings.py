@@ -68,9 +68,9 @@ def test_a_failed_run_takes_its_pair_away(sweep):
 @pytest.mark.parametrize(
     ("accuracies", "options", "reason"),
     [
-        ({0.1: 0.9}, {}, "only one setting"),
+        ({0.1: 0.9}, {}, "only one setting has a finished run"),
         ({0.1: 0.9, 0.2: 0.8}, {"seeds": 1}, "each setting has one run"),
-        ({0.1: 0.9, 0.2: 0.8}, {"halved": (0.2,)}, "only one setting that finished all its epochs"),
+        ({0.1: 0.9, 0.2: 0.8}, {"halved": (0.2,)}, "only one setting has a finished run of all its epochs"),
     ],
 )
 def test_a_sweep_that_can_not_be_compared_says_why(sweep, accuracies, options, reason):

@@ -30,7 +30,7 @@ def compare_settings(table: SweepTable) -> SettingComparisons | str:
     halved = [row for row in table.rows if row.halved]
     rows = [row for row in table.rows if row.summary is not None and not row.halved]
     if len(rows) < 2:
-        return "there is only one setting that finished all its epochs" if halved else "there is only one setting"
+        return f"only one setting has a finished run{' of all its epochs' if halved else ''}"
     if all(len(table.compared(row.runs)) == 1 for row in rows):
         return "each setting has one run, which says nothing about other seeds: add seed=0,1,2,3,4 to the command"
     groups, empty = [], 0
