@@ -160,7 +160,7 @@ def _compare(first: Group, second: Group, metric: str, *, resamples: int = RESAM
     means = (math.fsum(used[0]) / len(used[0]), math.fsum(used[1]) / len(used[1]))
     return Comparison(
         first=first.name, second=second.name, metric=metric, means=means, difference=difference, pairs=pairs,
-        notes=notes,
+        notes=list(dict.fromkeys(notes)),
     )  # fmt: skip
 
 
