@@ -102,7 +102,8 @@ def contour_figure(points: Sequence[Point], *, keys: tuple[str, str], metric: st
     if max(values) > min(values):
         # Matplotlib interpolates between the numbers, not on a logarithmic axis. So it gets the logarithms.
         places = [np.log10(own) if log else own for own, log in zip((x, y), wide, strict=True)]
-        surface = axes.tricontourf(Triangulation(*places, triangles), values, levels=_LEVELS, cmap=SHARE_MAP)
+        mesh = Triangulation(places[0], places[1], triangles)
+        surface = axes.tricontourf(mesh, values, levels=_LEVELS, cmap=SHARE_MAP)
         for path in surface.get_paths():
             corners = np.asarray(path.vertices)
             path.vertices = np.where(wide, np.power(10.0, corners), corners)
