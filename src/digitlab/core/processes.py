@@ -6,11 +6,14 @@ Its run then resumes from its last checkpoint.
 
 import os
 import signal
+import socket
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 _ORPHAN_POLL_SECONDS = 0.5
 
@@ -68,3 +71,25 @@ def time_limit_signal() -> int | None:
     if sys.platform == "win32" or not hasattr(signal, "SIGUSR2"):
         return None
     return signal.SIGUSR2
+
+
+def machine_name() -> str:
+    """Return a text for this machine or container: processes with the same text see each other's process ids."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()[:8]
+        return f"{socket.gethostname()}-{boot}-{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return f"{socket.gethostname()}-{uuid.getnode()}"
+
+
+def process_is_gone(process_id: int) -> bool:
+    """Return whether there is no process with this id on this machine; False if the system does not say."""
+    if sys.platform == "win32":
+        return False  # there, os.kill ends the process
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False  # the process of another user
+    return False

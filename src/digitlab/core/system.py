@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 _CPUINFO = Path("/proc/cpuinfo")
 _STAT = Path("/proc/stat")
+# The file in which Linux lists the file systems; other systems lack it.
+MOUNTS = Path("/proc/mounts")
 # user, nice, system, irq, softirq and steal: the columns of /proc/stat in which a processor worked.
 _BUSY_COLUMNS = (0, 1, 2, 5, 6, 7)
 # Parameters of glibc's mallopt, and the largest value it accepts.

@@ -12,6 +12,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 
 from digitlab.core.errors import ConfigError, RunError
+from digitlab.core.system import MOUNTS
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +20,7 @@ T = TypeVar("T")
 
 _KEY = "hydra.sweeper.storage"
 _SERVERS = ("postgresql", "mysql", "mariadb")
-# Their locks are missing, or a lock on one machine is invisible on another. Names as in /proc/mounts.
+# Their locks are missing, or a lock on one machine is invisible on another. Names as in MOUNTS.
 _NETWORK_FILE_SYSTEMS = (
     "nfs", "cifs", "smb", "lustre", "beegfs", "gpfs", "ceph", "glusterfs", "afs", "orangefs", "pvfs2", "panfs",
     "fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs", "wekafs",
@@ -92,7 +93,7 @@ def check_shared_storage(url: str) -> None:
         raise ConfigError(_KEY, url, allowed)
 
 
-def file_system(path: Path, *, mounts: Path = Path("/proc/mounts")) -> str | None:
+def file_system(path: Path, *, mounts: Path = MOUNTS) -> str | None:
     """The type of the file system that contains ``path``, as in ``mounts``; None where that file is missing."""
     try:
         lines = [line.split() for line in mounts.read_text(encoding="utf-8").splitlines()]

@@ -7,15 +7,15 @@ because every observer measures with its own.
 
 import math
 import os
-import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from optuna.storages import RDBStorage
+
+from digitlab.core.processes import machine_name, process_is_gone
 
 # Attributes of the study: this prefix and the id of a worker.
 _PREFIX = "worker:"
@@ -29,7 +29,7 @@ class Worker:
     """This process as a worker of the study with ``study_id``; ``start`` begins the beats and ``stop`` ends them."""
 
     def __init__(self, storage: RDBStorage, study_id: int, *, dead_after: float) -> None:
-        self.name = f"{_machine()}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
+        self.name = f"{machine_name()}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
         self._storage, self._study_id, self._interval = storage, study_id, dead_after / _BEATS
         self._answering_since = math.inf
         self._over = threading.Event()
@@ -104,25 +104,8 @@ class Observer:
         return now - max(known[1], self._answering_since()) > self._dead_after
 
 
-def _machine() -> str:
-    """This machine, or this container: processes with the same text see each other's process ids."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()[:8]
-        return f"{socket.gethostname()}-{boot}-{os.stat('/proc/self/ns/pid').st_ino}"
-    except OSError:
-        return f"{socket.gethostname()}-{uuid.getnode()}"
-
-
 def _process_is_gone(worker: str) -> bool:
     """Whether the process of a worker on this machine has ended. Then nobody needs to wait for missing beats."""
     machine, _, rest = worker.partition("/")
     number = rest.partition("/")[0]
-    if machine != _machine() or not number.isdecimal():
-        return False
-    try:
-        os.kill(int(number), 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False  # the process of another user
-    return False
+    return machine == machine_name() and number.isdecimal() and process_is_gone(int(number))
