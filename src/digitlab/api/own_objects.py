@@ -14,7 +14,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
-from digitlab.config.compose import compose, conf_folders
+from digitlab.config import compose
 from digitlab.core.errors import ConfigError
 
 _OWN = "own"
@@ -78,7 +78,8 @@ def _store(group: str, name: str, node: dict[str, Any], stored: list[tuple[str, 
     """Make ``node`` an option of ``group`` and return its name, which has a number if ``name`` is taken."""
     store = ConfigStore.instance()
     taken = [each.removesuffix(".yaml") for each in store.repo.get(group, {})]
-    taken += [path.stem for folder in conf_folders() for path in (folder / group).glob("*.yaml")]
+    folders = filter(None, [compose.CONF, compose.OWN_CONF])
+    taken += [path.stem for folder in folders for path in (folder / group).glob("*.yaml")]
     option, count = name, 1
     while option in taken:
         count += 1
@@ -91,4 +92,4 @@ def _store(group: str, name: str, node: dict[str, Any], stored: list[tuple[str, 
 def _data_root(overrides: Sequence[str]) -> Path:
     """Return the folder of data sets that the overrides choose."""
     chosen = [override for override in overrides if override.partition("=")[0] == "data.root"]
-    return Path(str(compose(chosen).data.root)).expanduser()
+    return Path(str(compose.compose(chosen).data.root)).expanduser()

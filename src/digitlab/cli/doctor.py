@@ -163,11 +163,13 @@ def _described(path: Path) -> str:
 
 def _data_sets() -> Iterator[tuple[str, str]]:
     """Yield each data set with a complete description in ``conf/data/``, and whether its files are here and sound."""
-    from digitlab.config.compose import build, compose, conf_folders, plain
+    from digitlab.config.compose import CONF, OWN_CONF, build, compose, plain
     from digitlab.core.errors import DigitlabError
     from digitlab.data.module import ImageData
 
-    for name in sorted({path.stem for folder in conf_folders() for path in (folder / "data").glob("*.yaml")}):
+    for name in sorted(
+        {path.stem for folder in filter(None, [CONF, OWN_CONF]) for path in (folder / "data").glob("*.yaml")}
+    ):
         try:
             node = plain(compose([f"data={name}"]).data, "data")
             if node.get("path", "") is None:

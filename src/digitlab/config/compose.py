@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from importlib import import_module
-from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -49,15 +48,10 @@ COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
 T = TypeVar("T")
 
 
-def conf_folders() -> list[Path]:
-    """Return the folders that contain config groups, digitlab's own first."""
-    return [CONF] if OWN_CONF is None else [CONF, OWN_CONF]
-
-
 def register_resolvers() -> None:
     """Register the resolvers that ``conf/`` uses; ``${project:data}``, for example, is the path of data/."""
     OmegaConf.register_new_resolver("project", lambda name: str(ROOT / name), replace=True)
-    OmegaConf.register_new_resolver("groups", lambda: group_table(*conf_folders()), replace=True)
+    OmegaConf.register_new_resolver("groups", lambda: group_table(*filter(None, [CONF, OWN_CONF])), replace=True)
     OmegaConf.register_new_resolver("direction", lambda metric: metric_direction(str(metric)), replace=True)
     # Cached, because Hydra resolves the name of the run folder several times and must get the same name.
     OmegaConf.register_new_resolver("run_suffix", lambda: secrets.token_hex(4), use_cache=True, replace=True)
