@@ -21,26 +21,22 @@ SMALL = (
 )  # fmt: skip
 
 
-def start(monkeypatch, *arguments):
-    monkeypatch.setattr("sys.argv", ["digitlab", "watch", *map(str, arguments)])
-    return Child(cli.main)
-
-
-def address_of(child):
-    """The address that the command has printed."""
-    printed, deadline = child._files[0], time.monotonic() + 60
+def start(monkeypatch, root):
+    """The command in a child, for the runs under ``root``, and the address that it has printed."""
+    printed = root / "printed"
+    monkeypatch.setattr("sys.argv", ["digitlab", "watch", "--root", str(root), "--port", "0"])
+    with printed.open("wb") as file:
+        child = Child(cli.main, stdout=file.fileno())
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline and child.running():
-        printed.seek(0)
-        lines = printed.read().decode().splitlines()
-        if len(lines) == 2:
-            return lines[1]
+        if len(lines := printed.read_text().splitlines()) == 2:
+            return child, lines[1]
         time.sleep(0.02)
     pytest.fail(f"no address: {child.wait()}")
 
 
 def test_the_command_answers_until_ctrl_c_and_then_ends_well_within_a_second(tmp_path, monkeypatch):
-    child = start(monkeypatch, "--root", tmp_path, "--port", 0)
-    address = address_of(child)
+    child, address = start(monkeypatch, tmp_path)
     assert address.startswith("http://127.0.0.1:")
     with urllib.request.urlopen(f"{address}state", timeout=30) as answer:
         assert json.load(answer)["runs"] == []
@@ -52,8 +48,8 @@ def test_the_command_answers_until_ctrl_c_and_then_ends_well_within_a_second(tmp
 
 
 def test_a_busy_port_and_a_missing_folder_are_one_line(tmp_path, monkeypatch, digitlab, one_line):
-    child = start(monkeypatch, "--root", tmp_path, "--port", 0)
-    port = address_of(child).split(":")[2].partition("/")[0]
+    child, address = start(monkeypatch, tmp_path)
+    port = address.split(":")[2].partition("/")[0]
     code, out, err = digitlab("watch", "--root", tmp_path, "--port", port)
     child.send_signal(signal.SIGINT)
     child.wait(hung_seconds=30)
