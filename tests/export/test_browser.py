@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,6 @@ from digitlab.core.errors import DataError
 from digitlab.data.own_images import as_data_set_image
 from digitlab.export.demo import write_demo
 from digitlab.training.loading import open_run
-from export.conftest import DrawingBrowser
 
 pytest.importorskip("onnxruntime", reason="needs the extra export")
 
@@ -56,28 +56,28 @@ def colour_run(train_tiny: Callable[..., Run], pictures: Path, tmp_path_factory:
     return train_tiny(tmp_path_factory.mktemp("colour") / "run", *overrides)
 
 
-def opened(browser: DrawingBrowser, page: Path, **options: object) -> None:
+def opened(browser: Any, page: Path, **options: object) -> None:
     browser.open(page, **options)
     browser.run_until("document.body.dataset.ready")
 
 
-def settle(browser: DrawingBrowser) -> None:
+def settle(browser: Any) -> None:
     """Wait until the networks have answered for the last picture, and the occlusion maps are drawn."""
     browser.run("new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve)))")
     browser.run_until("!working && wanted === undefined && frame === null")
 
 
-def answers(browser: DrawingBrowser) -> list[np.ndarray]:
+def answers(browser: Any) -> list[np.ndarray]:
     return [np.array(each) for each in browser.run("views.map((view) => [...view.probabilities])")]
 
 
-def drawn(browser: DrawingBrowser) -> Image.Image:
+def drawn(browser: Any) -> Image.Image:
     """The paper as a picture."""
     address = browser.run("paper.toDataURL('image/png')")
     return Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2])))
 
 
-def assert_answers_like(browser: DrawingBrowser, runs: Sequence[Run], picture: Image.Image | Path) -> None:
+def assert_answers_like(browser: Any, runs: Sequence[Run], picture: Image.Image | Path) -> None:
     for run, found in zip(runs, answers(browser), strict=True):
         expected = run.predict(picture)[0].numpy()
         assert np.abs(found - expected).max() <= 1e-3
@@ -86,7 +86,7 @@ def assert_answers_like(browser: DrawingBrowser, runs: Sequence[Run], picture: I
 
 @pytest.mark.parametrize("strokes", STROKES.values(), ids=STROKES)
 def test_strokes_are_answered_as_predict_answers(
-    browser: DrawingBrowser, page: Path, runs: list[Run], strokes: list[list[tuple[float, float]]]
+    browser: Any, page: Path, runs: list[Run], strokes: list[list[tuple[float, float]]]
 ) -> None:
     opened(browser, page)
     for number, stroke in enumerate(strokes):
@@ -105,7 +105,7 @@ def test_strokes_are_answered_as_predict_answers(
     assert browser.complaints == []
 
 
-def test_clearing_and_undoing_empty_the_page(browser: DrawingBrowser, page: Path) -> None:
+def test_clearing_and_undoing_empty_the_page(browser: Any, page: Path) -> None:
     opened(browser, page)
     browser.drag("#paper", STROKES["1"][0])
     settle(browser)
@@ -122,7 +122,7 @@ def test_clearing_and_undoing_empty_the_page(browser: DrawingBrowser, page: Path
     assert browser.run("document.querySelector('.answer').textContent") == "–"
 
 
-def test_the_keyboard_draws(browser: DrawingBrowser, page: Path, runs: list[Run]) -> None:
+def test_the_keyboard_draws(browser: Any, page: Path, runs: list[Run]) -> None:
     opened(browser, page)
     browser.run("paper.focus()")
     for key, times in (("ArrowUp", 10), (" ", 1), ("ArrowDown", 20), (" ", 1), ("ArrowRight", 3)):
@@ -165,7 +165,7 @@ PICTURES = {
 
 @pytest.mark.parametrize("name", PICTURES)
 def test_picture_files_are_answered_as_predict_answers(
-    browser: DrawingBrowser, page: Path, runs: list[Run], tmp_path: Path, name: str
+    browser: Any, page: Path, runs: list[Run], tmp_path: Path, name: str
 ) -> None:
     PICTURES[name]().save(tmp_path / "picture.png")
     opened(browser, page)
@@ -179,7 +179,7 @@ def test_picture_files_are_answered_as_predict_answers(
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (3, 40, 30)])
 @pytest.mark.parametrize("margin", [4, 0, None])
 def test_pictures_are_converted_to_the_same_pixels(
-    browser: DrawingBrowser, page: Path, shape: tuple[int, int, int], margin: int | None
+    browser: Any, page: Path, shape: tuple[int, int, int], margin: int | None
 ) -> None:
     opened(browser, page)
     blank = Image.new("RGB", (50, 60), "grey")
@@ -200,14 +200,14 @@ def test_pictures_are_converted_to_the_same_pixels(
         assert np.abs(np.subtract(found, expected)).max() <= 1
 
 
-def test_a_file_that_is_no_picture_is_said_to_be_none(browser: DrawingBrowser, page: Path, tmp_path: Path) -> None:
+def test_a_file_that_is_no_picture_is_said_to_be_none(browser: Any, page: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no picture")
     opened(browser, page)
     browser.choose_file("#file", tmp_path / "notes.txt")
     browser.run_until("seenNote.textContent.startsWith('notes.txt can')")
 
 
-def test_the_game_counts_who_is_right(browser: DrawingBrowser, page: Path, runs: list[Run]) -> None:
+def test_the_game_counts_who_is_right(browser: Any, page: Path, runs: list[Run]) -> None:
     opened(browser, page)
     truth = browser.run("facts.test_labels.slice()")
     images = browser.run("[...testImages]")
@@ -229,9 +229,7 @@ def test_the_game_counts_who_is_right(browser: DrawingBrowser, page: Path, runs:
     assert score == f"Right of 2: you {right[0]}, {names[0]} {right[1]}, {names[1]} {right[2]}."
 
 
-def test_photographs_have_no_pen_but_test_images(
-    browser: DrawingBrowser, colour_run: Run, pictures: Path, tmp_path: Path
-) -> None:
+def test_photographs_have_no_pen_but_test_images(browser: Any, colour_run: Run, pictures: Path, tmp_path: Path) -> None:
     page = demo([colour_run], tmp_path)
     opened(browser, page)
     assert browser.run("document.getElementById('pen-width')") is None
@@ -252,7 +250,7 @@ def test_photographs_have_no_pen_but_test_images(
 
 
 @pytest.mark.parametrize("width", [360, 390, 1280])
-def test_the_page_fits_the_screen_in_both_colours(browser: DrawingBrowser, page: Path, width: int) -> None:
+def test_the_page_fits_the_screen_in_both_colours(browser: Any, page: Path, width: int) -> None:
     backgrounds = []
     for scheme in ("light", "dark"):
         browser.colours(scheme)
@@ -267,7 +265,7 @@ def test_the_page_fits_the_screen_in_both_colours(browser: DrawingBrowser, page:
     assert len(set(backgrounds)) == 2
 
 
-def test_everything_that_can_be_used_has_a_name_and_a_visible_focus(browser: DrawingBrowser, page: Path) -> None:
+def test_everything_that_can_be_used_has_a_name_and_a_visible_focus(browser: Any, page: Path) -> None:
     opened(browser, page)
     used = "[...document.querySelectorAll('button, input, canvas[tabindex], summary')]"
     names = browser.run(f"{used}.map((e) => (e.ariaLabel || e.textContent || e.labels?.[0]?.textContent || '').trim())")
