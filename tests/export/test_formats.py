@@ -102,7 +102,9 @@ def test_the_lines_of_the_page_load_weights_without_digitlab(
 ) -> None:
     mlp.export("safetensors", tmp_path / "network.safetensors")
     [lines] = re.findall(
-        r"^```python\n(import json\n.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+        r"^```python\n(import json\nfrom collections.*?)^```$",
+        PAGE.read_text(encoding="utf-8"),
+        re.MULTILINE | re.DOTALL,
     )
     assert "digitlab" not in lines
     assert len(re.findall(r"^(?!import|from)\S.*$", lines, re.MULTILINE)) <= 10
