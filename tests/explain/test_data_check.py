@@ -93,7 +93,7 @@ def planted(photographs):
     labels[161] = 1 - labels[31]
     scores = 0.2 + 0.6 * torch.nn.functional.one_hot(labels, 2)
     scores[40] = scores[40].flip(0)
-    held_out = HeldOutScores(train=scores[:150], test=scores[150:], accuracy=0.99, model="lenet")
+    held_out = HeldOutScores(train=scores[:150], test=scores[150:], accuracy=0.99, model="LeNet", epochs=5)
     sets = ImageSet(images[:150], labels[:150]), ImageSet(images[150:], labels[150:])
     return check_images(*sets, pictures=True, held_out=held_out, progress=lambda text: None)
 
@@ -116,6 +116,7 @@ def test_the_command_prints_a_table_and_writes_a_sheet_and_a_list(digitlab, pict
     code, out, err = digitlab("show", "--check", *small, "trainer=cpu")
     assert code == 0, err
     assert "probably wrong labels" in out
+    assert "3 networks (LeNet, 1 epochs)" in out
     assert err.count("training network") == 3
     sheet, listed = tmp_path / "outputs/show/folder_check.png", tmp_path / "outputs/show/folder_check.csv"
     assert sheet.read_bytes().startswith(b"\x89PNG")

@@ -19,7 +19,7 @@ def check(data: "ImageData", overrides: Sequence[str], *, folder: Path) -> None:
     """Check the data set that ``overrides`` choose; ``data`` is set up. Progress goes to stderr."""
     from digitlab.core.files import write_atomically
     from digitlab.explain import data_check
-    from digitlab.explain.label_errors import EPOCHS, FOLDS, held_out_scores
+    from digitlab.explain.label_errors import FOLDS, held_out_scores
     from digitlab.figures.style import png
     from digitlab.results.table import print_table
 
@@ -36,7 +36,7 @@ def check(data: "ImageData", overrides: Sequence[str], *, folder: Path) -> None:
         print("labels are not checked: the data set has validation images of its own, so it has no folds")
     else:
         print(
-            f"Labels are checked with {FOLDS} networks ({held_out.model}, {EPOCHS} epochs unless you set others); each"
+            f"Labels are checked with {FOLDS} networks ({held_out.model}, {held_out.epochs} epochs); each"
             f" predicts the third of the training images that it did not see, {100 * held_out.accuracy:.1f} % of all"
             " correctly. The better the network, the fewer correct labels are on the list."
         )

@@ -151,9 +151,9 @@ def as_csv(check: DataCheck, class_names: Sequence[str]) -> str:
     writer.writerow(["finding", "set", "number", "label", "other set", "other number", "other label", "suggested",
                      "value"])  # fmt: skip
     for finding in check.findings:
-        other = ("", "", "")
+        other: tuple[object, ...] = ("", "", "")
         if finding.other is not None:
-            other = (*check.place(finding.other), class_names[check.labels[finding.other]])  # type: ignore[assignment]
+            other = (*check.place(finding.other), class_names[check.labels[finding.other]])
         writer.writerow(
             [
                 finding.kind, *check.place(finding.number), class_names[check.labels[finding.number]], *other,

@@ -11,16 +11,14 @@ import torch
 from torch import Tensor
 
 from digitlab.config.compose import compose
-from digitlab.core.errors import ConfigError
 from digitlab.figures.run_data import predict_split
 from digitlab.results.folder import RunFolder
 from digitlab.training import train
 from digitlab.training.loading import load_classifier, load_data
 
 FOLDS, EPOCHS = 3, 5
-_TRAINING = (
-    f"trainer.max_epochs={EPOCHS}", "scheduler=one_cycle", "optimizer.lr=0.003", "trainer.progress_bar=false",
-)  # fmt: skip
+_TRAINING = (f"trainer.max_epochs={EPOCHS}", "scheduler=one_cycle", "optimizer.lr=0.003")
+_SET_BY_EXPERIMENT = ("model", "scheduler", "optimizer", "trainer.max_epochs")
 _SMALLEST_FOR_LENET = 16
 
 
@@ -67,14 +65,15 @@ class HeldOutScores:
     """Probabilities of networks that did not train on the images: ``train`` (N, K) for all official training images,
     each from the network whose fold held it out, and ``test`` (n, K), the mean over the networks of all folds.
 
-    ``accuracy`` is the share of the training images whose most probable class is their label; ``model`` names the
-    network.
+    ``accuracy`` is the share of the training images whose most probable class is their label; ``model`` is the class of
+    the networks, which trained for ``epochs`` epochs.
     """
 
     train: Tensor
     test: Tensor
     accuracy: float
     model: str
+    epochs: int
 
 
 def held_out_scores(
@@ -82,15 +81,21 @@ def held_out_scores(
 ) -> HeldOutScores:
     """Train one small network for each of three folds, as ``train.py`` would, and predict the images that it held out.
 
-    ``overrides`` choose the data set and may choose another network or other settings of the training. Raises
-    ``ConfigError`` if the data set has validation images of its own, because folds need the whole training set.
+    ``overrides`` choose the data set, which must not have validation images of its own, because folds need the whole
+    training set. They may choose another network or other settings of the training. Raises ``ConfigError`` for a bad
+    setting.
     """
     lenet = min(image_shape[1:]) >= _SMALLEST_FOR_LENET
-    model = next((each for each in overrides if each.startswith("model=")), "model=lenet" if lenet else "model=mlp")
-    fixed = [model, *_TRAINING, *overrides, "test=none", "early_stopping=null", f"data.folds={FOLDS}"]
-    train_scores, test_scores, labels = None, [], None
+    typed = {each.partition("=")[0] for each in overrides}
+    defaults = ["model=lenet" if lenet else "model=mlp", *_TRAINING]
+    # A setting that the user chose, alone or with its group or with an experiment, replaces the default.
+    chosen = {*typed, *_SET_BY_EXPERIMENT} if "experiment" in typed else typed
+    kept = [each for each in defaults if not {each.partition("=")[0], each.partition(".")[0]} & chosen]
+    fixed = [*kept, *overrides, "trainer.progress_bar=false", "test=none", "early_stopping=null", f"data.folds={FOLDS}"]
+    train_scores: Tensor | None = None
+    test_scores: list[Tensor] = []
     for fold in range(FOLDS):
-        progress(f"training network {fold + 1} of {FOLDS} ({model}), which does not see a third of the images")
+        progress(f"training network {fold + 1} of {FOLDS}, which does not see a third of the images")
         config = compose([*fixed, f"data.fold={fold}"])
         with tempfile.TemporaryDirectory(prefix="digitlab-check-") as folder:
             run = RunFolder(Path(folder) / "run")
@@ -98,16 +103,13 @@ def held_out_scores(
             run.write_config(config, fixed)
             classifier, data = load_classifier(run, "last"), load_data(run)
         data.setup()
-        if data.source.val_count is not None:
-            raise ConfigError("--check", data.source.name, "has validation images of its own, so it has no folds")
         if train_scores is None:
-            labels = data.train_set.labels
-            train_scores = torch.zeros(len(labels), len(data.source.class_names))
+            train_scores = torch.zeros(len(data.train_set.labels), len(data.source.class_names))
         train_scores[data.val_indices] = predict_split(classifier, data, "val")[2].float()
         test_scores.append(predict_split(classifier, data, "test")[2].float())
-    assert train_scores is not None
-    assert labels is not None
-    accuracy = float((train_scores.argmax(1) == labels).double().mean())
+    assert train_scores is not None  # there are folds
+    accuracy = float((train_scores.argmax(1) == data.train_set.labels).double().mean())
     return HeldOutScores(
-        train=train_scores, test=torch.stack(test_scores).mean(0), accuracy=accuracy, model=model.partition("=")[2]
-    )
+        train=train_scores, test=torch.stack(test_scores).mean(0), accuracy=accuracy,
+        model=type(classifier.network).__name__, epochs=config.trainer.max_epochs,
+    )  # fmt: skip
