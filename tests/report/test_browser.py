@@ -1,10 +1,13 @@
-"""Reports in Chromium: sorting, filtering, phone width, printing, and hostile names."""
+"""Reports in Chromium: sorting, filtering, test images, phone width, printing, and hostile names."""
 
 import json
+import shutil
 
+import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
+from digitlab.data.sources import MnistSource
 from digitlab.report.gather import write_report
 
 # Markup that would run a script if it were not escaped.
@@ -127,3 +130,86 @@ def test_the_policy_blocks_other_scripts(browser, make_run, tmp_path):
     browser.open(tmp_path / "report.html")
     browser.run("document.body.append(Object.assign(document.createElement('script'), {textContent: 'taken = 1'}))")
     assert browser.run("typeof taken") == "undefined"
+
+
+@pytest.fixture(scope="module")
+def tested_sweep(hundred_runs, tmp_path_factory):
+    """The hundred runs with predictions of the whole test set of MNIST, with about 5 % mistakes."""
+    root = tmp_path_factory.mktemp("tested") / "sweep"
+    shutil.copytree(hundred_runs, root)
+    labels = MnistSource().read(root)[1].labels.numpy()
+    random = np.random.default_rng(0)
+    for run in sorted(root.iterdir()):
+        logits = random.normal(size=(len(labels), 10)).astype(np.float32) + 4 * np.eye(10, dtype=np.float32)[labels]
+        scores = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        np.savez(run / "test_predictions.npz", probabilities=scores.astype(np.float16))
+    out = root.parent / "report.html"
+    assert write_report([root], out) == []
+    return out
+
+
+def test_a_hundred_runs_with_images_are_small_and_load_in_a_second(browser, tested_sweep):
+    assert tested_sweep.stat().st_size < 4_000_000
+    milliseconds = []
+    while min(milliseconds, default=1000) >= 1000 and len(milliseconds) < 20:
+        browser.open(tested_sweep)
+        milliseconds.append(browser.run("performance.getEntriesByType('navigation')[0].loadEventEnd"))
+    assert min(milliseconds) < 1000
+    # 99 finished runs and the unfinished one share the images.
+    assert browser.run("document.querySelectorAll('select.run option').length") == 100
+    assert browser.complaints == []
+
+
+TILES = "document.querySelectorAll('.gallery .tile')"
+FOUND = "document.querySelector('.found').textContent"
+CELL = ".heat tbody tr:nth-child(5) td:nth-child(11) button"  # true class 4, predicted 9
+
+
+def test_a_cell_of_the_matrix_shows_its_images_and_their_probabilities(browser, tested_sweep):
+    browser.open(tested_sweep)
+    assert browser.run(f"{TILES}.length") == 0
+    count = int(browser.run(f"document.querySelector('{CELL}').textContent"))
+    browser.click(CELL)
+    shown = browser.run(f"{TILES}.length")
+    assert 1 <= shown <= count
+    assert browser.run(FOUND) == f"True class 4, predicted 9: {count} images, {shown} of them on this page."
+    labels = browser.run(f"[...{TILES}].map(tile => tile.getAttribute('aria-label'))")
+    assert all("true class 4, predicted 9 " in label for label in labels)
+    # With the keyboard, an image shows what the pointer would show.
+    browser.run(f"{TILES}[0].focus()")
+    answer = browser.run("document.querySelector('.answer').textContent")
+    assert answer.startswith(labels[0].partition(", predicted")[0])
+    assert browser.run("document.querySelectorAll('.answer .bar').length") == 3
+    assert browser.complaints == []
+
+
+def test_images_are_filtered_by_class_and_by_run(browser, tested_sweep):
+    browser.open(tested_sweep)
+
+    def choose(name, value):
+        browser.run(
+            f"(select => {{ select.value = {value!r}; select.dispatchEvent(new Event('change')); }})"
+            f"(document.querySelector('select.{name}'))"
+        )
+
+    choose("true", "7")
+    first = browser.run(f"[...{TILES}].map(tile => tile.getAttribute('aria-label'))")
+    assert all("true class 7, predicted " in label and "predicted 7" not in label for label in first)
+    choose("predicted", "7")
+    assert browser.run(f"[...{TILES}].every(tile => tile.getAttribute('aria-label').includes('predicted 7 '))")
+    before = browser.run(f"document.querySelector('{CELL}').getAttribute('aria-label')")
+    choose("predicted", "wrong")
+    choose("run", "1")
+    assert browser.run(f"document.querySelector('{CELL}').getAttribute('aria-label')") != before
+    assert browser.run(f"[...{TILES}].map(tile => tile.getAttribute('aria-label'))") != first
+    assert browser.complaints == []
+
+
+def test_every_cell_with_images_can_be_reached_and_pressed_with_the_keyboard(browser, tested_sweep):
+    browser.open(tested_sweep, width=390, phone=True)
+    assert browser.run("document.documentElement.scrollWidth") <= 390
+    browser.run(f"document.querySelector('{CELL}').focus()")
+    assert browser.run(f"document.activeElement === document.querySelector('{CELL}')")
+    browser.press_enter()
+    assert "True class 4, predicted 9" in browser.run(FOUND)
+    assert browser.run("[...document.querySelectorAll('.tile')].every(tile => tile.tabIndex === 0)")

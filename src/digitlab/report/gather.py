@@ -1,13 +1,14 @@
 """Collects the runs in the folders that the user names and writes the page of one run or of many runs."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from yaml import YAMLError
 
 from digitlab.core.errors import ConfigError, RunError
 from digitlab.core.files import write_atomically
+from digitlab.report.images import ImageBrowser, browsers_of
 from digitlab.report.page import Picture, run_page, runs_page
 from digitlab.report.records import ReportedRun, read_record
 from digitlab.report.sweep_analysis import analyse_sweep
@@ -39,15 +40,20 @@ def write_report(
         raise RunError("; ".join(skipped))
     if not any(record.epochs for record in records):
         raise RunError(f"{', '.join(map(str, folders))}: no epoch is finished, so there is nothing to report")
+    browsers, unread = browsers_of(records)
     if [run.path for run in runs] == roots[:1]:
         from digitlab.report.pictures import pictures_of  # loads torch, which a comparison does not need
 
         pictures, not_applicable = pictures_of(records[0], progress=progress)
-        page = run_page(records[0], pictures=pictures, skipped=not_applicable)
+        not_applicable += unread
+        browser = next(iter(browsers.values()), None)
+        page = run_page(records[0], pictures=pictures, browser=browser, skipped=not_applicable)
         skipped += not_applicable
     else:
-        page, not_applicable = _comparison(records, roots, links_from=out.parent.resolve(), progress=progress)
-        skipped += not_applicable
+        page, not_applicable = _comparison(
+            records, roots, links_from=out.parent.resolve(), browsers=browsers, progress=progress
+        )
+        skipped += [*not_applicable, *unread]
     write_atomically(out, page.encode())
     return skipped
 
@@ -75,7 +81,12 @@ def _read(runs: Sequence[RunFolder], names_relative_to: Path) -> tuple[list[Repo
 
 
 def _comparison(
-    records: Sequence[ReportedRun], roots: Sequence[Path], *, links_from: Path, progress: Callable[[str], None]
+    records: Sequence[ReportedRun],
+    roots: Sequence[Path],
+    *,
+    links_from: Path,
+    browsers: Mapping[str, ImageBrowser],
+    progress: Callable[[str], None],
 ) -> tuple[str, list[str]]:
     tables, pictures, skipped, winner = list[Table](), list[Picture](), list[str](), None
     for root in roots:
@@ -94,6 +105,6 @@ def _comparison(
             winner = next((record for record in records if record.folder.path == best), None)
     page = runs_page(
         records, title=", ".join(root.name for root in roots), tables=tables, winner=winner, links_from=links_from,
-        pictures=pictures, skipped=skipped,
+        pictures=pictures, browsers=browsers, skipped=skipped,
     )  # fmt: skip
     return page, skipped

@@ -23,6 +23,7 @@ from digitlab.core.errors import show
 from digitlab.figures.formatting import is_percentage
 from digitlab.report.charts import Line, line_chart
 from digitlab.report.confusion import heat_map, most_confused
+from digitlab.report.images import ImageBrowser
 from digitlab.report.records import GROUPS, ReportedRun, differing_settings, rank_runs
 from digitlab.report.tables import Table
 
@@ -60,7 +61,10 @@ class Picture:
         return "data:image/png;base64," + base64.b64encode(self.png).decode()
 
 
-def run_page(record: ReportedRun, *, pictures: Sequence[Picture] = (), skipped: Sequence[str] = ()) -> str:
+def run_page(
+    record: ReportedRun, *, pictures: Sequence[Picture] = (), browser: ImageBrowser | None = None,
+    skipped: Sequence[str] = (),
+) -> str:  # fmt: skip
     """Render the page of one run; ``skipped`` holds one line for each figure that could not be drawn."""
     charts = [
         (
@@ -78,7 +82,7 @@ def run_page(record: ReportedRun, *, pictures: Sequence[Picture] = (), skipped: 
         splits=[split for split in ("train", "val", "test") if any(split in row for row in metrics.values())],
         heat=None if record.confusion is None else heat_map(record.confusion),
         confused=[] if record.confusion is None else most_confused(record.confusion, pairs=_CONFUSED_PAIRS),
-        pictures=pictures, skipped=skipped, columns=columns,
+        pictures=pictures, skipped=skipped, columns=columns, browser=browser,
     )  # fmt: skip
 
 
@@ -110,6 +114,7 @@ def runs_page(
     winner: ReportedRun | None = None,
     pictures: Sequence[Picture] = (),
     skipped: Sequence[str] = (),
+    browsers: Mapping[str, ImageBrowser] = {},
 ) -> str:
     """Render the page of several runs, sorted by the monitored metric; links are relative to ``links_from``.
 
@@ -127,7 +132,7 @@ def runs_page(
         "runs.html", title=title, count=len(records), groups=groups, tables=tables, show=show,
         statuses=Counter(record.status for record in records),
         links={each.name: _link(each, links_from) for each in records}, facts_of_all=_common_facts(records),
-        all_records=records, pictures=pictures, skipped=skipped,
+        all_records=records, pictures=pictures, browsers=browsers, skipped=skipped,
     )  # fmt: skip
 
 
@@ -265,7 +270,10 @@ def _environment() -> Environment:
 def _assets() -> dict[str, Markup | str]:
     """Return the style sheet, the script, and the content security policy that allows them."""
     folder = files("digitlab.report") / "templates"
-    style, script = ((folder / name).read_text(encoding="utf-8") for name in ("style.css", "page.js"))
+    style, script = (
+        "".join((folder / name).read_text(encoding="utf-8") for name in names)
+        for names in (("style.css", "images.css"), ("page.js", "images.js"))
+    )
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     return {"style": Markup(style), "script": Markup(script), "policy": policy}
