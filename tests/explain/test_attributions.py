@@ -90,12 +90,11 @@ def test_each_method_changes_when_the_weights_are_random(lenet, digits, name):
             if hasattr(layer, "reset_parameters"):
                 layer.reset_parameters()
         found.append(abs(correlation(trained, maps(random))))
-    print(name, found)
     assert statistics.mean(found) < LIMITS[name], found
 
 
-# The mean correlations that were measured were about half of these.
-LIMITS = {"integrated gradients": 0.4, "Grad-CAM": 0.5, "occlusion": 0.4}
+# Measured: 0.05, 0.14 and 0.10.
+LIMITS = {"integrated gradients": 0.2, "Grad-CAM": 0.4, "occlusion": 0.3}
 
 
 def test_a_network_without_convolutions_has_no_grad_cam(mlp):

@@ -23,6 +23,7 @@ from digitlab.report.records import Confusion, ReportedRun, rank_runs
 # The sprite and the predictions of all runs take at most about 1.5 MB each.
 _MOST_IMAGES, _MOST_VALUES, _MOST_PREDICTIONS = 1500, 2_500_000, 150_000
 _LEAST_IMAGES = 200  # with many runs; further runs are left out instead
+_FIRST_OF_A_CELL = 5  # of the run with which the page opens, whatever the other runs need
 _MOST_CLASSES = 256  # a class is one byte
 _LARGEST_SIDE = 64  # larger images are reduced
 _ANSWERS = 3  # classes with their probabilities for each image and run
@@ -139,12 +140,13 @@ def choose_images(scores: _Scores, labels: npt.NDArray[np.int64], *, most: int) 
     """Return the ascending positions of at most ``most`` images; ``scores`` is (R, N, K), ``labels`` (N,).
 
     Every cell of every run gets its first image, then its second, and so on: in cells of mistakes the image with the
-    highest confidence comes first, in cells of correct predictions that with the lowest. Among equals, images that more
-    runs get wrong come first.
+    highest confidence comes first, in cells of correct predictions that with the lowest. The first images of each cell
+    of run 0, which a page opens with, precede all others. Among equals, images that more runs get wrong come first.
     """
     best: npt.NDArray[np.int64] = np.full(len(labels), len(labels), np.int64)
     mistakes = np.zeros(len(labels), np.int64)
-    for own in scores:
+    first = np.zeros(len(labels), np.bool_)
+    for number, own in enumerate(scores):
         predicted, confidence = own.argmax(1), own.max(1)
         wrong = predicted != labels
         cells = labels * own.shape[1] + predicted
@@ -153,8 +155,10 @@ def choose_images(scores: _Scores, labels: npt.NDArray[np.int64], *, most: int) 
         ranks = np.empty(len(labels), np.int64)
         ranks[order] = np.arange(len(labels)) - starts
         best = np.minimum(best, ranks)
+        if number == 0:
+            first = ranks < _FIRST_OF_A_CELL
         mistakes += wrong
-    chosen: npt.NDArray[np.int64] = np.sort(np.lexsort((-mistakes, best))[:most])
+    chosen: npt.NDArray[np.int64] = np.sort(np.lexsort((-mistakes, best, ~first))[:most])
     return chosen
 
 
