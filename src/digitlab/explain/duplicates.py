@@ -68,10 +68,11 @@ def _distance(similarity: Tensor) -> Tensor:
 def _vectors(images: Tensor) -> Tensor:
     """Return reduced images as unit vectors, float32 (N, D), with mean 0."""
     side = _REDUCED_PIXELS.get(images.shape[1], 8)
-    size = [min(side, length) for length in images.shape[2:]]
+    size = (min(side, images.shape[2]), min(side, images.shape[3]))
     vectors = torch.cat([adaptive_avg_pool2d(part.float(), size).flatten(1) for part in images.split(10_000)])
     vectors -= vectors.mean(1, keepdim=True)
-    return vectors / vectors.norm(dim=1, keepdim=True).clamp(min=1e-6)
+    vectors /= vectors.norm(dim=1, keepdim=True).clamp(min=1e-6)
+    return vectors
 
 
 def _nearest(vectors: Tensor) -> tuple[Tensor, Tensor]:
