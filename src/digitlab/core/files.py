@@ -29,7 +29,7 @@ def read_yaml(path: Path) -> Any:
     Raises ``OSError`` if the file cannot be read and ``yaml.YAMLError`` if it is not YAML.
     """
     # The loader in C, because the one in Python is many times slower.
-    return yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)  # type: ignore[no-untyped-call]
+    return yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
 
 
 def write_atomically(path: Path, content: bytes, *, keep: Path | None = None) -> None:

@@ -5,6 +5,7 @@ images, C channels, H rows, W columns.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from captum.attr import IntegratedGradients, LayerAttribution, LayerGradCam, Occlusion
@@ -26,7 +27,7 @@ def integrated_gradients(network: PixelNetwork, pixels: Tensor, targets: Tensor,
     ``pixels`` is float (N, C, H, W) in [0, 1], ``targets`` int64 (N,), ``baseline`` (C,) the colour of an image without
     content. The values of an image sum to the difference of the logit between the image and the baseline.
     """
-    method = IntegratedGradients(network)
+    method: Any = IntegratedGradients(network)
     maps: Tensor = method.attribute(
         pixels, baselines=_image_of(baseline, pixels), target=targets, n_steps=_STEPS,
         internal_batch_size=max(_IMAGES_AT_ONCE, len(pixels)),

@@ -152,11 +152,12 @@ def as_csv(check: DataCheck, class_names: Sequence[str]) -> str:
                      "value"])  # fmt: skip
     for finding in check.findings:
         other: tuple[object, ...] = ("", "", "")
+        label = class_names[int(check.labels[finding.number])]
         if finding.other is not None:
-            other = (*check.place(finding.other), class_names[check.labels[finding.other]])
+            other = (*check.place(finding.other), class_names[int(check.labels[finding.other])])
         writer.writerow(
             [
-                finding.kind, *check.place(finding.number), class_names[check.labels[finding.number]], *other,
+                finding.kind, *check.place(finding.number), label, *other,
                 "" if finding.suggested is None else class_names[finding.suggested],
                 "" if finding.value is None else f"{finding.value:.4f}",
             ]

@@ -89,7 +89,8 @@ class ExplainedRun:
         dense = list(_called(self, nn.Linear).values())
         if not dense:
             raise RunError(f"{self.folder.path}: the network has no dense layer, so its last hidden layer is unknown")
-        return dense[-1]
+        last: nn.Linear = dense[-1]
+        return last
 
     def hidden(self, pixels: Tensor) -> Tensor:
         """Return the last hidden layer, float (N, D), for pixels (N, C, H, W), uint8 or in [0, 1].

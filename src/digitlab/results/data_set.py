@@ -45,6 +45,6 @@ def read_data_set_name(run: RunFolder) -> str | None:
 
 def _scalar(text: str) -> Any:
     try:
-        return yaml.safe_load(text)  # type: ignore[no-untyped-call]
+        return yaml.safe_load(text)
     except yaml.YAMLError:
         return text  # a long value continues on the next line; its beginning is enough
