@@ -18,8 +18,7 @@ def test_every_recipe_is_a_valid_configuration(name):
     Experiment.from_config(compose([f"experiment={name}"]), typed=[])
 
 
-@pytest.mark.sample(6)
-@pytest.mark.sample(8)
+@pytest.mark.sample(15)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_recipe_trains_and_is_tested(shrunk, run_folder, request, name):
     config = shrunk(f"experiment={name}", "trainer.max_epochs=1", "trainer.limit_train_batches=2")

@@ -29,6 +29,7 @@ def test_it_is_rejected_in_one_line_and_no_folder_is_made(arguments, words, trai
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     "arguments",
     [

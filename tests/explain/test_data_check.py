@@ -110,6 +110,7 @@ def test_every_planted_finding_is_counted_in_its_set(planted):
     assert rows["test images with any copy in the training set"] == ["", "2"]
 
 
+@pytest.mark.extra
 def test_the_command_prints_a_table_and_writes_a_sheet_and_a_list(digitlab, pictures, tmp_path, monkeypatch):
     monkeypatch.setattr("digitlab.config.compose.ROOT", tmp_path)
     small = ["data=folder", f"data.path={pictures}", "data.size=16", "data.batch_size=32", "trainer.max_epochs=1"]

@@ -38,6 +38,7 @@ def test_the_runtime_is_the_one_of_the_checksums() -> None:
     }
 
 
+@pytest.mark.extra
 def test_a_page_of_two_networks_needs_nothing_else(runs: list[package.Run], digitlab: Command, tmp_path: Path) -> None:
     code, out, err = digitlab("demo", *(run.path for run in runs), "--out", tmp_path / "demo.html")
     assert (code, out) == (0, f"{tmp_path / 'demo.html'}\n")
@@ -73,6 +74,7 @@ def test_networks_for_other_images_are_refused(
     assert not (tmp_path / "demo.html").exists()
 
 
+@pytest.mark.extra
 def test_a_page_that_is_too_large_to_mail_is_refused(
     train_tiny: Callable[..., package.Run], digitlab: Command, tmp_path: Path
 ) -> None:

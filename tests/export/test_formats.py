@@ -87,6 +87,7 @@ def test_a_graph_for_bytes_takes_the_pixels_of_a_file(mlp: package.Run, images: 
     assert_same(session.run(None, {"images": images.numpy()})[0], expected_probabilities(mlp, images))
 
 
+@pytest.mark.extra
 def test_a_program_is_used_without_digitlab(mlp: package.Run, images: Tensor, tmp_path: Path) -> None:
     path = mlp.export("torch", tmp_path / "network.pt2")
     extra = {"metadata.json": ""}
@@ -158,6 +159,7 @@ class Own(nn.Module):
         return self.classify(torch.relu(self.filters(images)).reshape(images.shape[0], -1))
 
 
+@pytest.mark.extra
 def test_a_network_of_ones_own_and_its_hidden_units(
     train_tiny: Callable[..., package.Run], images: Tensor, tmp_path: Path
 ) -> None:

@@ -81,6 +81,7 @@ def test_the_gradients_of_one_step_are_as_exact_as_those_of_solo_runs(
             as_exact_as(solo, [1.0001 * gradient for gradient in found], exact)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("activation", ["sigmoid", "tanh"])
 def test_a_hundred_steps_of_smooth_networks_agree(
     together: Callable[..., Any], alone: Callable[..., Any], as_exact_as: Callable[..., None], activation: str
@@ -102,6 +103,7 @@ _SMALL = (
 )  # fmt: skip
 
 
+@pytest.mark.extra
 def test_accuracies_of_ten_seeds_in_a_population_and_alone_are_indistinguishable(
     together: Callable[..., Any], alone: Callable[..., Any]
 ) -> None:

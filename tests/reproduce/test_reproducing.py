@@ -73,6 +73,7 @@ def test_a_run_of_another_recipe_is_reported_and_kept(made, tmp_path):
     assert folder.result.exists()
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("stopped_at", ["the first epoch", "the test"])
 def test_a_stopped_run_is_resumed(made, tmp_path, stopped_at):
     folder = run_folder(tmp_path, rows()["r3_sigmoid30_mse"], 0)

@@ -67,6 +67,7 @@ def resolve(loader, overrides, *, number=None):
     return OmegaConf.to_container(composed, resolve=True)
 
 
+@pytest.mark.extra
 def test_resolving_every_group_writes_no_file(loader, tmp_path):
     for chosen in overrides():
         assert resolve(loader, chosen, number=3)["hydra"]["sweep"]["subdir"] == "0"

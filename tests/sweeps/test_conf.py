@@ -47,6 +47,7 @@ def test_every_space_sweeps_the_factors_and_its_first_and_last_job_are_valid(job
         Experiment.from_config(compose(job), typed=job)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(("name", "keys", "count"), [
     ("lr_range", ["optimizer.lr"], 25), ("train_size", ["data.train_size", "seed"], 30),
 ])  # fmt: skip

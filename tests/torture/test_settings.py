@@ -8,6 +8,7 @@ import shutil
 from collections import Counter
 from functools import cache
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -64,6 +65,7 @@ def command_lines(draw):
     return (*choices, *overrides)
 
 
+@pytest.mark.extra
 def test_any_command_line_trains_or_is_refused_in_one_line(
     in_child, train_py_here, all_read, one_line, tmp_path, torture, tell
 ):
@@ -78,7 +80,8 @@ def test_any_command_line_trains_or_is_refused_in_one_line(
         shutil.rmtree(folder, ignore_errors=True)
         ended = in_child(lambda: train_py_here(*SMALL, *overrides, f"hydra.run.dir={folder}"))
         if ended.code == 0:
-            assert ended.stderr == ""
+            # The only remark about a run that is allowed: hypothesis likes mini-batches above the training split.
+            assert all(line.startswith("data.batch_size=") for line in ended.stderr.splitlines())
             assert json.loads((folder / "result.json").read_text())["status"] == "finished"
         else:
             assert ended.code in (1, 2), ended

@@ -98,6 +98,7 @@ def test_a_network_with_forward_hooks_is_not_compiled(run, uncompiled, caplog):
     assert caplog.text.count("forward hooks watch the layers; training without") == 1
 
 
+@pytest.mark.extra
 @pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
 def test_a_library_is_compiled_once_and_kept_for_later_runs(run, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

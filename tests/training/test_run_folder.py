@@ -5,6 +5,7 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
 import torch
 
 from digitlab.engine import fused_calls
@@ -35,6 +36,7 @@ def _require_fast_epochs(finished):
     assert finished.result["images_per_second"] > 1000 / (_SLOW_SECONDS / 2)
 
 
+@pytest.mark.extra
 def test_the_speed_of_a_run_leaves_validation_out(run, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     monkeypatch.setenv("DIGITLAB_ALLOW", "run_callbacks")

@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 # Networks with layers that are computed from training images need only some: 2,000 images have millions of patches.
 _FITTED_IMAGES = 2000
 
+# The sizes of mini-batch and training split that were reported. Hundreds of runs of a sweep may have the same ones.
+_reported_sizes: set[tuple[int, int]] = set()
+
 # The graph of the latest network.
 _graphs: dict[str, Any] = {}
 
@@ -44,11 +47,13 @@ def read_data(experiment: Experiment) -> ImageData:
     data.limit_val_batches, data.limit_test_batches = trainer.limit_val_batches, trainer.limit_test_batches
     data.prepare_data()
     data.setup()
-    if data.batch_size > len(data.train_indices):
+    sizes = data.batch_size, len(data.train_indices)
+    if sizes[0] > sizes[1] and sizes not in _reported_sizes:
+        _reported_sizes.add(sizes)
         log.warning(
             "data.batch_size=%d is more than the %d training images: each epoch makes one update, from all of them",
-            data.batch_size, len(data.train_indices),
-        )  # fmt: skip
+            *sizes,
+        )
     return data
 
 

@@ -37,6 +37,7 @@ def test_a_search_writes_the_folder_and_table_of_a_sweep(left_alone):
     assert (folder / "search.db").exists()
 
 
+@pytest.mark.extra
 def test_a_search_that_is_killed_ends_with_the_same_table(left_alone, kill_when, sweep_command, sweep_py, tmp_path):
     folder = tmp_path / "sweep"
     kill_when(sweep_command(*SEARCH, folder=folder), folder, "4_*/checkpoints/last.ckpt")

@@ -39,6 +39,7 @@ def searched(study, size, value=valley):
     return asked
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("sampler", ["tpe", "random", "cmaes"])
 def test_a_search_asks_for_the_planned_number_of_trials_within_the_bounds(sampler, study):
     asked = searched(study(f"sampler={sampler}", "n_trials=9"), 4)
@@ -61,6 +62,7 @@ def test_later_trials_have_lower_losses(study):
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("sampler", ["tpe", "cmaes", "grid"])
 def test_an_interrupted_search_makes_the_same_choices(sampler, study, tmp_path, plan):
     space = PLANE if sampler != "grid" else ("optimizer.lr=0.1,0.01,0.001", "model.dropout=0,0.25")
