@@ -1,4 +1,4 @@
-"""``Comparisons``: whether one setting is better than another, for Python users.
+"""``Comparisons``: tells Python users whether one setting is better than another. It is ``digitlab compare`` in Python.
 
 ``digitlab.compare_runs`` and ``Sweep.compare`` return it.
 """
@@ -20,10 +20,12 @@ _COLUMNS = ("better", "other", "difference", "95 % interval", "pairs", "p")
 
 
 class Comparisons:
-    """The differences between groups of finished runs, each with an interval, a p-value and a sentence.
+    """The difference between each two groups of finished runs, with an interval, a p-value and a sentence.
 
-    ``folders``, ``key``, ``metric`` and ``where`` are those of ``digitlab compare``. Raises ``ConfigError`` if the
-    runs can't be compared.
+    ``folders`` contain the runs. Each folder is a group, or, with ``key``, each value of this key in all folders. Only
+    runs that meet the conditions ``where``, such as ``model=mlp``, are compared. ``metric`` is by default the metric
+    that the runs monitored. ``sentences`` and ``notes`` are the lines that ``print`` shows. Raises ``ConfigError`` if
+    the runs can't be compared.
     """
 
     def __init__(
@@ -38,7 +40,7 @@ class Comparisons:
             self._compare_predictions(*groups)
 
     def _compare_predictions(self, first: Group, second: Group) -> None:
-        """Add McNemar's test of two single runs, or a note that says why there is none."""
+        """Add McNemar's test, which compares two runs image by image, or a note that says why it is missing."""
         from digitlab.compare.predictions import compare_predictions, mcnemar_sentence
 
         test = compare_predictions(first.runs[0], second.runs[0])
@@ -57,7 +59,7 @@ class Comparisons:
         return to_frame([_row(each) for each in self._comparisons])
 
     def figure(self) -> "Figure":
-        """The pairs and the differences with their intervals, as a Matplotlib figure."""
+        """Draw the paired runs, and the differences with their intervals, as a Matplotlib figure."""
         from digitlab.api.display import shown_in_notebooks
         from digitlab.figures.differences import PairedValues, difference_figure
 
@@ -77,7 +79,7 @@ class Comparisons:
         return f"<Comparisons of {self.metric}>\n{self}"
 
     def _repr_html_(self) -> str:
-        """What notebooks show: the sentences, the notes, and the table."""
+        """Return what notebooks show: the sentences, the notes, and the table."""
         chosen = "on the test set: do not choose settings by it" if self.metric.startswith("test/") else "comparison"
         shown = [html.title(self.metric, chosen), *map(html.paragraph, self.sentences)]
         shown += [html.paragraph(f"Note: {note}", small=True) for note in self.notes]

@@ -1,7 +1,7 @@
-"""Turns images that a Python user passes to ``digitlab.train`` into a data set: four IDX files and a node for them.
+"""Turns images that a Python user passes to ``digitlab.train`` into four IDX files and a node of the configuration.
 
-The files are named after their content and written once, below the folder of data sets. So runs can be resumed,
-evaluated and reported from another process, and a sweep shares one copy.
+A digest of the images and labels names the folder of the files, so the same images are written only once. Because the
+files remain, another process can resume, evaluate and report the runs, and all runs of a sweep share one copy.
 """
 
 import hashlib
@@ -21,23 +21,27 @@ from digitlab.data.checks import wrong_label
 from digitlab.data.idx import write_idx
 from digitlab.data.splits import split_indices
 
-# Without a test set, the first part of each class is set aside as one. Validation takes the second part of the rest.
+# If the user passes no test set, the first share of the images of each class becomes the test set. The second share, of
+# the training images, is the default of ``data.val_size``.
 TEST_SHARE, VAL_SHARE = 0.2, 0.1
-# Fewer images give few updates in an epoch, so mini-batches are smaller than for the built-in data sets.
+# With fewer images than this, small mini-batches are the default. Otherwise an epoch would have only a few updates.
 _FEW_IMAGES, _SMALL_BATCH = 5000, 32
 _FILES = ("train-images", "train-labels", "test-images", "test-labels")
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """Images uint8 (N, C, H, W) and labels int64 (N,), or texts (N,) before their names are known."""
+    """Images, uint8 (N, C, H, W), and N labels: a list of class names, or the numbers of the classes, int64 (N,).
+
+    ``_with_numbers`` replaces names by numbers.
+    """
 
     images: Tensor
     labels: Any
 
 
 def own_data(data: Any, test_data: Any, class_names: Sequence[str] | None, *, root: Path) -> dict[str, Any]:
-    """Write ``data`` below ``root`` and return the node ``data`` of the configuration for it.
+    """Write ``data`` below ``root`` and return the configuration node ``data`` that reads the files.
 
     ``data`` and ``test_data`` are pairs (images, labels) or torch data sets; ``as_images`` and ``as_labels`` say which
     arrays are allowed. Without ``test_data``, a fifth of the images of each class becomes the test set. Raises
@@ -49,8 +53,9 @@ def own_data(data: Any, test_data: Any, class_names: Sequence[str] | None, *, ro
     train = _with_numbers(train, names, "data")
     if test is None:
         _require_images(train.labels, names, least=3, purposes="one to train on, one to validate and one to test with")
-        kept, held = split_indices(train.labels, val_size=TEST_SHARE, train_size=None, split_seed=0)
-        train, test = (_Part(train.images[index], train.labels[index]) for index in (kept, held))
+        # The function splits off validation images; these become the test set.
+        both = split_indices(train.labels, val_size=TEST_SHARE, train_size=None, split_seed=0)
+        train, test = (_Part(train.images[index], train.labels[index]) for index in both)
     else:
         test = _with_numbers(test, names, "test_data")
         _require_images(train.labels, names, least=2, purposes="one to train on and one to validate with")
@@ -71,7 +76,10 @@ def own_data(data: Any, test_data: Any, class_names: Sequence[str] | None, *, ro
 
 
 def _read(data: Any, key: str) -> tuple[_Part, list[str] | None]:
-    """Return images and labels, and the names of the classes if the data set has an attribute ``classes``."""
+    """Return the images and labels of ``data``, and its attribute ``classes``, which names the classes, if it has one.
+
+    ``key`` is the name of the argument in error messages.
+    """
     names = getattr(data, "classes", None)
     if not isinstance(data, list | tuple):
         data = _pair_of_data_set(data, key)
@@ -86,7 +94,10 @@ def _read(data: Any, key: str) -> tuple[_Part, list[str] | None]:
 
 
 def _pair_of_data_set(data: Any, key: str) -> tuple[Any, Any]:
-    """Return the images and labels of a torch data set: one pass over its items, so random changes happen once."""
+    """Return the images and labels of a torch data set.
+
+    Each item is read only once. If the data set transforms its images at random, the result of this one read is used.
+    """
     if isinstance(data, torch.utils.data.TensorDataset):
         tensors = data.tensors
         if len(tensors) == 2:
@@ -105,17 +116,18 @@ def _pair_of_data_set(data: Any, key: str) -> tuple[Any, Any]:
 
 
 def _with_numbers(part: _Part, names: Sequence[str], key: str) -> _Part:
-    """Return ``part`` with the number of each label, which is its place in ``names``."""
+    """Return ``part`` with the number of its class for each image; a class has the number of its place in ``names``."""
     labels = part.labels
     if not isinstance(labels, Tensor):
-        place = {name: number for number, name in enumerate(names)}
-        labels = torch.tensor([place[str(label)] for label in labels])
+        number_of = {name: number for number, name in enumerate(names)}
+        labels = torch.tensor([number_of[str(label)] for label in labels])
     if problem := wrong_label(labels, len(names)):
         raise ConfigError(key, "labels", problem)
     return _Part(part.images, labels)
 
 
 def _require_images(labels: Tensor, names: Sequence[str], *, least: int, purposes: str) -> None:
+    """Raise ``ConfigError`` if a class has some images, but fewer than ``least``; the message names ``purposes``."""
     for name, count in zip(names, labels.bincount(minlength=len(names)).tolist(), strict=True):
         if 0 < count < least:  # a class without images gets a warning in the log
             allowed = f"each class needs {least} images or more, {purposes}; it has {count}"
@@ -123,15 +135,15 @@ def _require_images(labels: Tensor, names: Sequence[str], *, least: int, purpose
 
 
 def _write(root: Path, train: _Part, test: _Part) -> str:
-    """Write the four files, unless they are there already, and return the name of their folder."""
-    values = [train.images, train.labels.to(torch.uint8), test.images, test.labels.to(torch.uint8)]
+    """Write the four files, unless they exist, and return the name of their folder: a digest of their content."""
+    tensors = [train.images, train.labels.to(torch.uint8), test.images, test.labels.to(torch.uint8)]
     digest = hashlib.sha256()
-    for each in values:
-        digest.update(repr(tuple(each.shape)).encode())
-        digest.update(each.contiguous().numpy().data)
+    for tensor in tensors:
+        digest.update(repr(tuple(tensor.shape)).encode())
+        digest.update(tensor.contiguous().numpy().data)
     name = digest.hexdigest()[:16]
-    for file, each in zip(_FILES, values, strict=True):
+    for file, tensor in zip(_FILES, tensors, strict=True):
         path = root / "own" / name / file
         if not path.exists():
-            write_idx(path, each)
+            write_idx(path, tensor)
     return name

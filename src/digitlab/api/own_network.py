@@ -1,7 +1,8 @@
 """Turns a network that a Python user passes to ``digitlab.train`` into a node of the configuration.
 
-The node has the name of the class, an identifier and, for a class, the settings of its constructor. ``config.given``
-remembers the object itself, so that this process can build the network again.
+A configuration holds only plain values, so the node holds the name of the network's class and an identifier.
+``config.given`` remembers the network under this identifier, so that this process can build it again. If the user
+passes a class instead of an object, the node also holds the settings of its constructor.
 """
 
 import copy
@@ -26,7 +27,10 @@ _PLAIN = (type(None), bool, int, float, str)
 
 @dataclass(frozen=True, slots=True)
 class OwnNetwork:
-    """A network of the user's: the name of its class, its node, and why another process needs it again, or None."""
+    """A network of the user's: the name of its class, and its node in the configuration.
+
+    ``needed_again`` says why another process can't build the network unless the user passes it again; None if it can.
+    """
 
     name: str
     node: dict[str, Any]
@@ -34,10 +38,11 @@ class OwnNetwork:
 
 
 def own_network(model: Any) -> OwnNetwork:
-    """Remember ``model``, a network, a class of networks, or ``functools.partial`` of a class with its settings.
+    """Remember ``model`` and return its node: a network, a class, or ``functools.partial`` of a class with settings.
 
-    A network starts from the weights that it has and is not changed: each run trains a copy, in float32 on the CPU at
-    first. A class draws new weights from the seed of each run. Raises ``ConfigError`` for anything else.
+    For a network, each run trains a copy that starts from the network's weights; the network itself does not change.
+    The copy is float32 and on the CPU before training. For a class, each run builds a new network with weights from its
+    seed. Raises ``ConfigError`` for anything else.
     """
     if isinstance(model, nn.Module):
         return _of_object(model)
@@ -53,9 +58,9 @@ def own_network(model: Any) -> OwnNetwork:
 
 
 def remember_for_run(config: DictConfig, model: Any) -> None:
-    """Remember ``model`` as the network of the run with ``config``, which another process may have trained.
+    """Remember ``model`` under the identifier in ``config``, so that a run of another process can be loaded or resumed.
 
-    Raises ``ConfigError`` if it is not the network of the run.
+    Raises ``ConfigError`` if ``model`` is not the network of that run.
     """
     if isinstance(model, functools.partial):
         model = model.func  # the configuration has the settings
@@ -65,13 +70,15 @@ def remember_for_run(config: DictConfig, model: Any) -> None:
     target, kind = str(config.model["_target_"]), str(recorded).partition(":")[0]
     if kind == "class" and not isinstance(model, type):
         raise ConfigError("model", own.name, f"is an object; the run was given the class {target}: pass the class")
-    # Weights differ, because a checkpoint replaces them. Layers and code must agree.
+    # An identifier is object:LAYERS:WEIGHTS. Only the digests of the layers must agree, because a checkpoint of the run
+    # replaces the weights.
     if kind == "object" and str(recorded).split(":")[1] != str(own.node[GIVEN]).split(":")[1]:
         raise ConfigError("model", own.name, f"is not the network of the run, {target}: its layers or its code differ")
     remember(str(recorded), Given.of_class(model) if kind == "class" else _copies(model))
 
 
 def _of_object(network: nn.Module) -> OwnNetwork:
+    """Remember a network with its weights. Raises ``ConfigError`` if it can't be copied."""
     network_class = type(network)
     try:
         prototype = copy.deepcopy(network)
@@ -85,7 +92,8 @@ def _of_object(network: nn.Module) -> OwnNetwork:
 
 
 def _copies(network: nn.Module) -> Given:
-    # The user may train or change the object later, so a copy is kept, and each run gets a copy of that.
+    """Return a ``Given`` that makes a copy of the network for each run."""
+    # The user may change the network later, so the runs copy this prototype instead.
     prototype = copy.deepcopy(network).cpu().float()
 
     def copied() -> nn.Module:
@@ -95,6 +103,11 @@ def _copies(network: nn.Module) -> Given:
 
 
 def _of_class(network_class: type[nn.Module], settings: dict[str, Any]) -> OwnNetwork:
+    """Remember a class. Its node has the parameters of the constructor with the user's ``settings`` or the defaults.
+
+    Without either, the value is ``???``: the user must set it in an override. Defaults that are no plain values stay
+    out of the node, so the constructor uses them. digitlab itself passes the parameters in ``FACTS``.
+    """
     node: dict[str, Any] = {"_target_": _name_of(network_class)}
     parameters = named_parameters(network_class)
     for name, parameter in parameters.items():
@@ -113,6 +126,7 @@ def _of_class(network_class: type[nn.Module], settings: dict[str, Any]) -> OwnNe
 
 
 def _not_importable(network_class: type) -> str | None:
+    """Return why another process can't import the class by its name; None if it can."""
     name = network_class.__name__
     if network_class.__module__ == "__main__":
         return f"{name} is defined in a notebook or script, not in a module"
@@ -126,6 +140,7 @@ def _name_of(network_class: type) -> str:
 
 
 def _is_plain(value: object) -> bool:
+    """Whether a configuration can hold the value."""
     if isinstance(value, list | tuple):
         return all(map(_is_plain, value))
     if isinstance(value, dict):
@@ -141,7 +156,7 @@ def _digest(parts: Iterator[object]) -> str:
 
 
 def _layers(network: nn.Module) -> Iterator[object]:
-    """What tells networks with other layers or other code apart."""
+    """Yield values that differ between networks with different layers or different code."""
     yield str(network)
     for name, tensor in network.state_dict().items():
         yield name, None if is_lazy(tensor) else tuple(tensor.shape)
@@ -150,23 +165,26 @@ def _layers(network: nn.Module) -> Iterator[object]:
 
 
 def _weights(network: nn.Module) -> Iterator[object]:
+    """Yield the bytes of each tensor of the network."""
     for tensor in network.state_dict().values():
         if isinstance(tensor, torch.Tensor) and not is_lazy(tensor):
             yield tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _code_of(network_class: type, known: set[object] | None = None) -> Iterator[object]:
-    """The code of the methods of a class, of its base classes, and of the classes and functions that they use.
+    """Yield the byte code of a class: of its methods, its base classes, and the classes and functions that they use.
 
-    It is byte code, because notebooks do not keep the source of a class. torch and digitlab themselves are left out.
+    Byte code works in notebooks, too, which do not keep the source of a class. Classes of torch, Lightning and digitlab
+    are left out. ``known`` holds classes and functions that were visited, because they can use each other.
     """
     known = set() if known is None else known
-    for each in network_class.__mro__:
-        if each in known or each.__module__.partition(".")[0] in ("torch", "digitlab", "builtins", "lightning"):
+    for base in network_class.__mro__:
+        if base in known or base.__module__.partition(".")[0] in ("torch", "digitlab", "builtins", "lightning"):
             continue
-        known.add(each)
-        yield each.__qualname__
-        for name, member in sorted(vars(each).items()):
+        known.add(base)
+        yield base.__qualname__
+        for name, member in sorted(vars(base).items()):
+            # The function of a class method, static method or property.
             function = getattr(member, "__func__", getattr(member, "fget", member))
             if inspect.isfunction(function):
                 yield name
@@ -191,5 +209,5 @@ def _code(code: types.CodeType) -> Iterator[object]:
         if isinstance(constant, types.CodeType):
             yield from _code(constant)
         else:
-            # The order of a set differs from process to process.
+            # The order of a set differs between processes, and the digest must be the same in all of them.
             yield sorted(map(repr, constant)) if isinstance(constant, frozenset) else constant

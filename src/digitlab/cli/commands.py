@@ -30,5 +30,6 @@ __all__ = ["app"]
 )  # fmt: skip
 def train(context: typer.Context) -> None:
     """Train one network, or with -m a sweep of many: the same as train.py. digitlab train --help explains it."""
-    # ``main`` calls Hydra's command without Typer. This entry makes ``digitlab --help`` complete.
+    # ``digitlab.cli.main`` passes this command to Hydra, so Typer never calls the function. The function exists only to
+    # list ``train`` in ``digitlab --help``.
     raise AssertionError(f"digitlab train {' '.join(context.args)} did not reach Hydra")

@@ -1,4 +1,4 @@
-"""``digitlab evaluate``: test a checkpoint on an official test set, corrupted images, or out-of-distribution images."""
+"""``digitlab evaluate``: tests a checkpoint on an official test set, on corrupted, or on out-of-distribution images."""
 
 import sys
 from pathlib import Path
@@ -69,6 +69,7 @@ def evaluate(
             f" numbers only; --out-of-distribution {images.source.name} shows how sure the network is of such images",
             file=sys.stderr,
         )
+    # Before the other tests, so that a wrong name is reported at once.
     other = None if out_of_distribution is None else _out_of_distribution_data(run, images, out_of_distribution)
     with quiet_libraries():
         if corrupt is not None:
@@ -95,7 +96,7 @@ def _report_test(classifier: "Classifier", images: "ImageData", *, checkpoint: W
 def _report_corrupted(
     classifier: "Classifier", images: "ImageData", *, kind: str, severity: int | None, device: Device
 ) -> dict[int, float]:
-    """Print one row per severity (None: of all), and return the accuracy in [0, 1] at each."""
+    """Print the metrics at ``severity``, or at all severities if it is None. Return the accuracy in [0, 1] at each."""
     from digitlab.data.corrupt import corruptions
     from digitlab.results.table import print_table
     from digitlab.training.robustness import measure_corrupted
@@ -110,6 +111,7 @@ def _report_corrupted(
 def _draw(
     path: Path, accuracies: dict[int, float], images: "ImageData", *, kind: str, width: PaperWidth | None
 ) -> None:
+    """Write a figure of the accuracy at each severity with example images, and print its path."""
     import torch
 
     from digitlab.core.files import write_atomically
@@ -127,7 +129,7 @@ def _draw(
 
 
 def _out_of_distribution_data(run: "RunFolder", own: "ImageData", name: str) -> "ImageData | None":
-    """Load the data set of this name; None for noise."""
+    """Return the data set ``name``; None for ``noise``, which is generated later. ``own`` is the tested data set."""
     from digitlab.training.loading import load_data
 
     if name == own.source.name:
@@ -141,6 +143,7 @@ def _out_of_distribution_data(run: "RunFolder", own: "ImageData", name: str) -> 
 def _report_out_of_distribution(
     classifier: "Classifier", own: "ImageData", other: "ImageData | None", *, device: Device
 ) -> None:
+    """Print how sure the network is of its own test images and of the others, and how well that separates them."""
     from digitlab.results.table import print_table
     from digitlab.training.robustness import out_of_distribution
 

@@ -1,6 +1,7 @@
 """``digitlab train`` and ``python train.py``: trains one network, or with -m a sweep of many.
 
-Hydra reads the command line, so this module has no Typer command except an entry for ``digitlab --help``.
+Hydra reads the command line of these commands, not Typer. The Typer command ``train`` in ``cli.commands`` exists only
+for ``digitlab --help``.
 """
 
 import os
@@ -10,7 +11,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-# Anything else is imported where it is used, so that --help and mistakes in the command are answered quickly.
+# All other modules are imported inside functions, so that --help and error messages for wrong arguments appear quickly.
 from digitlab.config.command_line import read_arguments
 from digitlab.config.compose import COMPOSITION_ERRORS, CONF, composition_error, register_resolvers
 from digitlab.config.quoting import unquote
@@ -25,13 +26,14 @@ os.environ.setdefault("HYDRA_FULL_ERROR", "1")
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 def main(config: DictConfig) -> float:
+    """Train the run of one Hydra job, and return the monitored value, which Hydra's sweepers optimise."""
     from digitlab.sweeps.job_failures import in_sweep, report_failure
     from digitlab.sweeps.resume import complete_run
 
     with report_failure():
         if in_sweep():
             return complete_run(config)
-        # Imported here, so that --cfg and tab completion do not import torch.
+        # These imports load torch, which --cfg and tab completion do not need.
         from digitlab.results.table import print_result
         from digitlab.training import train
 
@@ -42,6 +44,7 @@ def main(config: DictConfig) -> float:
 
 
 def train_or_sweep() -> None:
+    """Let Hydra read ``sys.argv`` and call ``main``, once or for each run of a sweep; then report the sweep."""
     from digitlab.api import resolvers
     from digitlab.sweeps.session import report_sweep_at_end
 
@@ -51,8 +54,10 @@ def train_or_sweep() -> None:
 
 
 def resume_run(folder: str, arguments: list[str]) -> None:
+    """Continue the run in ``folder`` and print its result; ``arguments`` are those of the command."""
     from digitlab.api.resume_folder import check_resume_folder
 
+    # Before the other imports, which load torch: a wrong folder is reported at once.
     check_resume_folder(folder)
     from digitlab.results.table import print_result
     from digitlab.training.resuming import resume
@@ -88,7 +93,7 @@ def run() -> None:
     try:
         with sigterm_exits(), flush_stdout():
             if resume_value(arguments) == "auto":
-                # Other processes of this run (DDP) start with sys.argv, so it must contain the result of the search.
+                # DDP starts the other processes of a run with sys.argv. They must resume the folder found here.
                 arguments = sys.argv[1:] = resolve_auto_resume(arguments)
             if resume_value(arguments) != "null":
                 resume_run(resume_value(arguments), arguments)
@@ -108,15 +113,16 @@ def run() -> None:
         # Ctrl-C before the run has installed its signal handlers. There is nothing to save yet.
         sys.exit(130)
     finally:
-        # Only a run that has started has a lock. Importing its module for a mistake in the command would take time.
+        # If the command failed after it had made and locked a run folder, but before training, remove this folder. If
+        # the module is not loaded, there is no lock, and importing it would only delay the error message.
         if "digitlab.results.lock" in sys.modules:
             sys.modules["digitlab.results.lock"].remove_unbegun()
 
 
 def run_as_subcommand() -> None:
-    """Run ``digitlab train ARGUMENTS``: remove the word ``train``, and name a script that starts the same command.
+    """Run ``digitlab train ARGUMENTS``: replace ``digitlab train`` in ``sys.argv`` by a script that calls ``run``.
 
-    Lightning starts the other processes of a run (DDP) with the script and the arguments in ``sys.argv``.
+    Lightning starts the other processes of a run (DDP) with ``sys.argv``, so its first item must be a Python file.
     """
     sys.argv = [str(Path(__file__).parent / "script" / "start.py"), *sys.argv[2:]]
     run()

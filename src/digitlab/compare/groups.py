@@ -1,7 +1,7 @@
-"""Reads the runs that a comparison is about and sorts them into groups: one for each folder or value of a key.
+"""Reads the runs of a comparison and sorts them into groups: one for each folder, or one for each value of a key.
 
-``digitlab compare`` uses it. Only finished runs count, with the metrics of the checkpoint that each run tested. Nothing
-here imports torch.
+``digitlab compare`` and ``digitlab.compare_runs`` use it. Only finished runs count, with the metrics of the checkpoint
+that each run tested. This module does not import torch, so the command starts quickly.
 """
 
 import json
@@ -20,13 +20,17 @@ from digitlab.results.table import run_limits
 
 Value = str | int | float | bool | None
 
-# More groups would make hundreds of pairs, and some of these would differ by chance.
+# With more groups there would be many pairs of groups (66 for 12 groups), and some would differ by chance.
 _MAX_GROUPS = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparedRun:
-    """One finished run: all settings that affect it by dotted key, its config groups, its metrics."""
+    """One finished run.
+
+    ``settings`` has the settings that affect its numbers, by dotted key, such as ``optimizer.lr``. ``choices`` has the
+    chosen option of each config group, such as ``model: mlp``.
+    """
 
     folder: RunFolder
     settings: Mapping[str, Value]
@@ -39,23 +43,23 @@ class ComparedRun:
         return str(self.settings["monitor.metric"])
 
     def value(self, metric: str) -> float | None:
-        """The value of a metric; None if it is missing, not finite, or was measured on a part of the test set."""
+        """Return the value of a metric; None if it is missing, not finite, or from only a part of the test set."""
         value = self.metrics.get(metric)
         if metric.startswith("test/") and self.settings.get("trainer.limit_test_batches") is not None:
             return None
         return value if value is not None and math.isfinite(value) else None
 
     def value_of(self, key: str) -> Value:
-        """The value of a key, or the chosen option of a config group; None if there is no such key."""
+        """Return the chosen option if ``key`` is a config group, else the setting; None if there is neither."""
         return self.choices[key] if key in self.choices else self.settings.get(key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """Runs that are compared with those of other groups under the name ``name``.
+    """The runs of one folder, or with one value of a key, which are compared with the runs of other groups.
 
-    ``left_out`` says why other runs do not count, with their number: ``{"failed": 2}``. They are in the folder
-    ``source`` of several groups if that is given.
+    ``left_out`` counts the runs that are not compared, by reason: ``{"failed": 2}``. These are runs of this group, or,
+    if ``source`` is given, of all groups together; then ``source`` names the folders that the groups were made from.
     """
 
     name: str
@@ -65,10 +69,11 @@ class Group:
 
 
 def read_groups(folders: Sequence[Path], *, key: str | None = None, where: Sequence[str] = ()) -> list[Group]:
-    """One group for each folder, or with ``key`` one for each value of it in all folders together.
+    """Return one group for each folder; with ``key``, one group for each of its values in all folders together.
 
-    A folder is a run, a sweep, or any folder with runs at any depth. ``where`` keeps the runs that have these settings,
-    each ``KEY=VALUE``. Raises ``ConfigError`` for fewer than two groups, and for a group without a finished run.
+    A folder is a run, a sweep, or any folder with runs at any depth. ``where`` is a list of conditions ``KEY=VALUE``;
+    only runs that meet all of them are compared. Raises ``ConfigError`` for fewer than two groups, and for a group
+    without a finished run.
     """
     conditions = [_condition(text) for text in where]
     names = _names(folders)
@@ -85,7 +90,10 @@ def read_groups(folders: Sequence[Path], *, key: str | None = None, where: Seque
 
 
 def _names(folders: Sequence[Path]) -> dict[Path, str]:
-    """The shortest ends of the paths that differ: ``adam`` and ``sgd``, or ``first/adam`` and ``second/adam``."""
+    """Return a short name for each folder: its last parts, as few as make all names different.
+
+    For example ``adam`` and ``sgd``, or ``first/adam`` and ``second/adam``.
+    """
     full = {folder: folder.expanduser().resolve() for folder in folders}
     if len(set(full.values())) < len(folders):
         raise ConfigError("FOLDER", folders[0], "the same folder is given twice")
@@ -97,6 +105,7 @@ def _names(folders: Sequence[Path]) -> dict[Path, str]:
 
 
 def _condition(text: str) -> tuple[str, str]:
+    """Split a condition into key and value. Raises ``ConfigError`` if it is not ``KEY=VALUE``."""
     key, equals, value = text.partition("=")
     if not (key and equals):
         raise ConfigError("--where", text, "must be KEY=VALUE, for example optimizer.lr=0.1")
@@ -104,6 +113,7 @@ def _condition(text: str) -> tuple[str, str]:
 
 
 def _read(folder: Path, name: str, conditions: Sequence[tuple[str, str]]) -> Group:
+    """Return the group of all runs in ``folder``. Raises ``ConfigError`` if there are none, or for unknown keys."""
     path = folder.expanduser().resolve()
     if not path.is_dir():
         raise ConfigError("FOLDER", folder, "there is no such folder")
@@ -112,28 +122,28 @@ def _read(folder: Path, name: str, conditions: Sequence[tuple[str, str]]) -> Gro
         raise ConfigError("FOLDER", folder, "contains no run folder")
     runs, left_out = [], dict[str, int]()
     for run in found:
-        read = read_run(run)
-        if isinstance(read, ComparedRun):
-            read = _unmet(read, conditions) or read
-        if isinstance(read, str):
-            left_out[read] = left_out.get(read, 0) + 1
+        run_or_reason = read_run(run)
+        if isinstance(run_or_reason, ComparedRun):
+            run_or_reason = _unmet(run_or_reason, conditions) or run_or_reason
+        if isinstance(run_or_reason, str):
+            left_out[run_or_reason] = left_out.get(run_or_reason, 0) + 1
         else:
-            runs.append(read)
+            runs.append(run_or_reason)
     _check_keys(runs, [key for key, _ in conditions], "--where")
     return Group(name=name, runs=runs, left_out=left_out)
 
 
 def read_run(run: RunFolder) -> ComparedRun | str:
-    """The run, or why it does not count."""
+    """Return the run, or the reason why it is not compared, such as ``failed`` or ``unfinished``."""
     try:
         result = run.read_result()
         if result["status"] != "finished":
             return str(result["status"])
-        # Its value comes from fewer epochs than that of the others.
+        # Halving ended the run early, so it trained for fewer epochs than the others.
         if result.get("halved_after_epoch") is not None:
             return "ended early by halving"
         limits = (run_limits(run) or "").split()
-        # A test on some mini-batches matters only for metrics of the test set (see ``ComparedRun.value``).
+        # A limit of the test affects only metrics of the test set: ``ComparedRun.value`` leaves these out.
         if any(not limit.startswith("limit_test_batches=") for limit in limits):
             return "limited to some mini-batches"
         config = run.read_plain_config()
@@ -148,6 +158,7 @@ def read_run(run: RunFolder) -> ComparedRun | str:
 
 
 def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Value]]:
+    """Yield the dotted key and the value of each setting; lists become JSON."""
     if isinstance(node, Mapping) and node:
         for name, value in node.items():
             yield from _leaves(value, f"{prefix}.{name}" if prefix else str(name))
@@ -156,7 +167,7 @@ def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Value]]:
 
 
 def _unmet(run: ComparedRun, conditions: Sequence[tuple[str, str]]) -> str | None:
-    """Why the run does not meet the conditions; None if it does."""
+    """Return the first condition that the run does not meet, as a reason to leave it out; None if it meets all."""
     for key, wanted in conditions:
         if not _equal(run.value_of(key), wanted):
             return f"without {key}={wanted}"
@@ -164,7 +175,7 @@ def _unmet(run: ComparedRun, conditions: Sequence[tuple[str, str]]) -> str | Non
 
 
 def _equal(value: Value, text: str) -> bool:
-    """Whether the user, typing ``text``, means ``value``: 0.1 and 1e-1 are the same number."""
+    """Whether the text that the user typed means ``value``. Numbers are compared as numbers: 1e-1 means 0.1."""
     if show(value) == text:
         return True
     try:
@@ -174,6 +185,7 @@ def _equal(value: Value, text: str) -> bool:
 
 
 def _check_keys(runs: Sequence[ComparedRun], keys: Sequence[str], option: str) -> None:
+    """Raise ``ConfigError``, which names ``option``, if no run has one of the keys."""
     known = {name for run in runs for name in (*run.settings, *run.choices)}
     for key in keys:
         if runs and key not in known:
@@ -181,7 +193,7 @@ def _check_keys(runs: Sequence[ComparedRun], keys: Sequence[str], option: str) -
 
 
 def _by_value(groups: Sequence[Group], key: str) -> list[Group]:
-    """Groups of all runs with the same value of ``key``."""
+    """Regroup the runs of all groups by their value of ``key``."""
     runs = [run for group in groups for run in group.runs]
     _check_keys(runs, [key], "--key")
     by_value: dict[Value, list[ComparedRun]] = {}
@@ -196,9 +208,10 @@ def _by_value(groups: Sequence[Group], key: str) -> list[Group]:
     for group in groups:
         for reason, count in group.left_out.items():
             left_out[reason] = left_out.get(reason, 0) + count
-    # Which value a failed run had is not counted apart, so all groups have the same ones; the notes show them once.
+    # ``left_out`` does not tell which value a left-out run had. So all new groups get the same counts and the same
+    # ``source``, which makes their notes equal, and equal notes are shown once.
     source = ", ".join(group.name for group in groups)
     return [
-        Group(name=f"{key}={show(value)}", runs=own, left_out=left_out, source=source)
-        for value, own in by_value.items()
+        Group(name=f"{key}={show(value)}", runs=same_value, left_out=left_out, source=source)
+        for value, same_value in by_value.items()
     ]

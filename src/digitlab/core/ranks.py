@@ -8,16 +8,16 @@ from contextlib import contextmanager
 
 from digitlab.core.errors import DigitlabError, RunError
 
-# What gloo and NCCL say when the connection to another process breaks.
+# Parts of the messages of gloo and NCCL, torch's libraries for communication, when a connection to a process breaks.
 _LOST = re.compile(r"connection (closed|reset|refused)|broken pipe|remote process exited|read error", re.IGNORECASE)
 
 
 @contextmanager
 def first_process_reports() -> Iterator[None]:
-    """Let only rank 0 raise a ``DigitlabError``. Other ranks end here with exit code 0.
+    """End every rank but rank 0 at the end of the with block, with exit code 0, even after a ``DigitlabError``.
 
-    All ranks fail with the same error. If another rank ended with an error, Lightning would kill rank 0, which may
-    still be writing files.
+    Rank 0 alone writes the result or raises this error, which is the same on all ranks. If another rank ended with an
+    error, Lightning would kill rank 0, which may still be writing files. Other exceptions are raised on every rank.
     """
     try:
         yield
@@ -35,17 +35,17 @@ def is_first_process() -> bool:
 
 def process_rank() -> int:
     """Return the rank of this process in its run, from 0."""
-    # Lightning sets this variable when it starts a process. It is known before a Trainer exists.
+    # Lightning sets this variable for each process that it starts. So the rank is known before a Trainer exists.
     if "LOCAL_RANK" in os.environ:
         return int(os.environ["LOCAL_RANK"])
-    # If SLURM's srun has started several tasks of a job, Lightning starts none.
+    # If SLURM's srun has started several tasks, these are the ranks, and Lightning starts no process.
     several = int(os.environ.get("SLURM_NTASKS", "1")) > 1
     return int(os.environ.get("SLURM_PROCID", "0")) if several else 0
 
 
 @contextmanager
 def lost_process_reported() -> Iterator[None]:
-    """Turn the error of torch after another process of the run has died into a ``RunError``."""
+    """Raise a ``RunError`` instead of torch's error if the connection to another process of the run breaks."""
     try:
         yield
     except RuntimeError as error:

@@ -1,6 +1,6 @@
-"""Checks of data files by SHA-256, and of torchvision's archives by MD5, the only digest that is published of them.
+"""Checks data files by SHA-256, and torchvision's archives by MD5, because torchvision publishes only their MD5.
 
-Every file that digitlab reads itself is verified each time it is read.
+digitlab verifies the files that it reads itself each time, and an archive once, before torchvision unpacks it.
 """
 
 import hashlib

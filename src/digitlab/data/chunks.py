@@ -1,9 +1,9 @@
 """The training loader, which cuts an epoch into chunks of mini-batches.
 
-``training`` and ``population`` train on its chunks. A chunk is the work between two log points: several consecutive
-mini-batches that Lightning sees as one training step. The length of chunks changes nothing but speed: the order of the
-images and the random numbers of the augmentation are pure functions of (seed, epoch, step), and all limits count
-mini-batches. N images, C, H, W; K classes; B mini-batches in a chunk.
+``training`` and ``population`` train on its chunks. A chunk is several consecutive mini-batches that Lightning handles
+as one training step: Lightning's overhead for a step can exceed the time of a mini-batch. The length of chunks changes
+only the speed: the order of the images and the random numbers of the augmentation are pure functions of (seed, epoch,
+step), and all limits count mini-batches. Shapes: n images (C, H, W), K classes, B mini-batches in a chunk.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,10 +26,9 @@ _GATHER_AHEAD_BYTES = 1 << 20
 
 @dataclass(slots=True)
 class Position:
-    """The progress of a run.
+    """The progress of a run: the number of complete epochs, and of mini-batches that were trained on.
 
-    ``epoch`` epochs are complete, ``step`` mini-batches of the current epoch are done, and ``total_steps`` mini-batches
-    of the whole run.
+    ``step`` counts the mini-batches of the current epoch, ``total_steps`` those of the whole run.
     """
 
     epoch: int = 0
@@ -42,7 +41,7 @@ class Position:
         self.total_steps += steps
 
     def return_to(self, earlier: "Position") -> None:
-        """Go back to a place in the same epoch."""
+        """Set the counters back to an earlier position in the same epoch."""
         self.step, self.total_steps = earlier.step, earlier.total_steps
 
     def next_epoch(self) -> None:
@@ -56,7 +55,7 @@ class ChunkPlan:
     """How to cut an epoch into mini-batches and chunks.
 
     All lengths and limits are counts of mini-batches; None means no limit. ``batch_size`` counts the images of a
-    mini-batch over all processes. With several processes (DDP), this is the process ``rank`` of ``world_size``.
+    mini-batch over all processes. ``rank`` and ``world_size`` are those of this process if DDP starts several.
     """
 
     seed: int
@@ -69,11 +68,11 @@ class ChunkPlan:
     world_size: int = 1
 
     def steps_per_epoch(self, images: int) -> int:
-        """Return the number of mini-batches in a limited epoch over this many images, with the smaller last one."""
+        """Return the number of mini-batches in an epoch over ``images`` images, at most ``limit_train_batches``."""
         return len(range(self.whole_epoch(images))[: self.limit_train_batches])
 
     def whole_epoch(self, images: int) -> int:
-        """Return the number of mini-batches in an epoch over this many images, without the limit."""
+        """Return the number of mini-batches without the limit. The last one may be smaller than the others."""
         full, rest = divmod(images, self.batch_size)
         return max(full + (rest >= self._smallest), 1)
 
@@ -102,8 +101,8 @@ class Chunk:
     step: int
     validate: bool
     last: bool
-    # The labels of mini-batches with mixed images, by their step in the epoch. Parts of a chunk share the dictionary
-    # with it, so that the whole chunk knows what its parts have learnt.
+    # The labels of mini-batches with mixed images, by their step in the epoch. A chunk and its parts share one
+    # dictionary, because the parts fill it and ``learnt_labels`` of the whole chunk reads it.
     _mixed_labels: dict[int, Tensor] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -131,8 +130,8 @@ class Chunk:
         """
         if not self._mixed_labels:
             return self.labels
-        own = enumerate(self.labels.split(self.sizes), start=self.step)
-        return torch.cat([self._mixed_labels.get(step, labels) for step, labels in own])
+        unmixed = enumerate(self.labels.split(self.sizes), start=self.step)
+        return torch.cat([self._mixed_labels.get(step, labels) for step, labels in unmixed])
 
     def minibatches(
         self,
@@ -140,18 +139,18 @@ class Chunk:
         encode: Callable[[Tensor, int], Tensor],
         image_weights: Callable[[Tensor], Tensor | None] = lambda _: None,
     ) -> Iterator[tuple[Tensor, Tensor, float]]:
-        """Yield each mini-batch: normalised images float (n, C, H, W), targets in the form of ``encode``, and a weight.
+        """Yield normalised images float (n, C, H, W), targets as ``encode`` returns them, and a weight of the loss.
 
-        The weight is 1 for one process. With several, the mean over processes of (weight · mean loss) is the mean loss
-        over the whole mini-batch, although the shares of the processes can differ by one image, and in the weights that
-        ``image_weights`` returns for encoded targets.
+        With one process, the weight is 1. With several, DDP averages over the processes, and the mean of (weight · mean
+        loss) must be the mean loss over the whole mini-batch. So the weight corrects for processes that have one image
+        less or a smaller sum of ``image_weights``, which returns the weight of each image for encoded targets, or None.
         """
         rank_indices, labels, sizes = self.rank_indices, self.labels, self.sizes
         if self.augment:
             for place, (share, own) in enumerate(zip(rank_indices, labels.split(sizes), strict=True)):
                 pixels, targets = self._augmented(self.images.images.index_select(0, share), own, place)
                 encoded = encode(targets, self.classes)
-                # The mean over mixed images has no weights.
+                # The loss of mixed images (targets with two axes) has no weights of images.
                 of_images = image_weights(encoded) if targets.ndim == 1 else None
                 yield normalise(pixels), encoded, self._process_weight(place, of_images, encode, image_weights)
         else:
@@ -168,7 +167,7 @@ class Chunk:
         encode: Callable[[Tensor, int], Tensor],
         image_weights: Callable[[Tensor], Tensor | None],
     ) -> float:
-        """The weight of this process in mini-batch ``place``, whose own images have the weights ``of_images``."""
+        """Return the weight of this process in mini-batch ``place``; its own images have the weights ``of_images``."""
         whole, processes = self.indices[place], self.plan.world_size
         if of_images is None or processes == 1:
             return self.sizes[place] * processes / len(whole)
@@ -177,10 +176,10 @@ class Chunk:
         return float(of_images.sum() * processes / weights.sum())
 
     def blocks(self, steps: int, encode: Callable[[Tensor, int], Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield blocks of ``steps`` mini-batches, which must all have n images, for a compiled call.
+        """Yield the inputs of compiled calls. Each call trains on a block of ``steps`` mini-batches of n images each.
 
-        Each block is pixels (steps, n, C, H, W), uint8 or, with augmentation, float in [0, 1], and targets (steps, n,
-        …) in the form of ``encode``.
+        A block is pixels (steps, n, C, H, W), uint8 or, with augmentation, float in [0, 1], and targets (steps, n, …)
+        as ``encode`` returns them. All mini-batches of the chunk must have the same size.
         """
         size = steps * len(self.rank_indices[0])
         indices, labels = torch.cat(self.rank_indices).split(size), self.labels.split(size)
@@ -199,20 +198,20 @@ class Chunk:
     def part(self, begin: int, end: int) -> "Chunk":
         """Return a chunk of the mini-batches from ``begin`` up to but not including ``end``."""
         if begin == 0 and end == len(self.indices):
-            # The whole chunk has found its sizes and labels already.
+            # A new chunk would compute its sizes and labels again.
             return self
         return replace(self, indices=self.indices[begin:end], step=self.step + begin)
 
     def full_executions(self, steps: int) -> tuple[int, int]:
-        """Return the positions in the chunk between which mini-batches can be trained ``steps`` at a time.
+        """Return begin and end of the mini-batches in the chunk that compiled calls can train on, ``steps`` in each.
 
-        Blocks of ``steps`` start at multiples of ``steps`` in the epoch, and all their mini-batches have the batch
-        size. The mini-batches before the first and from the second position on are trained one at a time.
+        A call must start at a multiple of ``steps`` in the epoch, and all its mini-batches must have the batch size.
+        The mini-batches before the begin, and from the end on, are trained one at a time.
         """
         begin = min(-self.step % steps, len(self.indices))
         size = self.plan.batch_size
-        full = next((i for i in range(begin, len(self.sizes)) if self.sizes[i] != size), len(self.sizes))
-        return begin, begin + (full - begin) // steps * steps
+        first_smaller = next((i for i in range(begin, len(self.sizes)) if self.sizes[i] != size), len(self.sizes))
+        return begin, begin + (first_smaller - begin) // steps * steps
 
     def _plain(self, rank_indices: tuple[Tensor, ...], sizes: list[int], normalise: Normalise) -> Iterator[Tensor]:
         """Yield the images of each mini-batch, normalised and without augmentation."""
@@ -225,7 +224,10 @@ class Chunk:
             yield from images.split(sizes[start : start + ahead])
 
     def _augmented(self, pixels: Tensor, labels: Tensor, place: int) -> tuple[Tensor, Tensor]:
-        """Return images, float in [0, 1], and targets after augmentation; ``place`` is a position in the chunk."""
+        """Augment mini-batch ``place`` of the chunk. Return images, float in [0, 1], and targets: int64 (n,) or (n, K).
+
+        Targets (n, K) are the shares of the classes in mixed images.
+        """
         generator = abilities(pixels.device).new_generator(pixels.device)
         generator.manual_seed(stream_seed("augment", self.plan.seed, self.epoch, self.step + place, self.plan.rank))
         augment = self.augment.at(BatchContext(indices=self.rank_indices[place], epoch=self.epoch, seed=self.plan.seed))
@@ -236,10 +238,10 @@ class Chunk:
 
 
 class ChunkLoader:
-    """Yields the chunks of one epoch, from the ``position`` at the time when iteration starts.
+    """Yields the rest of the current epoch in chunks, from the ``position`` of the run when iteration starts.
 
-    It has no length on purpose: Lightning asks for a loader's length only once in a run, but an epoch that is resumed
-    is shorter than the following ones.
+    It has no ``__len__``, because Lightning asks for a length only once in a run, and the first epoch after a resume is
+    shorter than the following ones.
     """
 
     def __init__(
@@ -247,7 +249,7 @@ class ChunkLoader:
     ) -> None:
         self.images, self.indices, self.augment, self.classes = images, indices, augment, classes
         self.plan, self.position = plan, position
-        # With several processes, all must use the same length, because they communicate after each chunk.
+        # Several processes communicate after each chunk, so all must use the same length, and none adapts it.
         self._pace = ChunkPace(fixed=plan.chunk_length or (32 if plan.world_size > 1 else None))
 
     def __iter__(self) -> Iterator[Chunk]:

@@ -1,7 +1,7 @@
-"""Reads many picture files into one tensor, with several threads, and keeps the result for later runs.
+"""Reads many picture files into one tensor, with several threads, and caches the tensor for later runs.
 
-``folder_source`` uses it. Reading takes about a millisecond for a small picture, so sets that take longer than a few
-seconds are kept in the user's cache. N pictures, C, H, W.
+``folder_source`` uses it. Reading a small picture takes about a millisecond, so only data sets that take longer than
+a few seconds are written to the user's cache folder. Shapes: N pictures, C channels, H rows, W columns.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ from digitlab.core.files import move_into_place
 from digitlab.core.system import user_cache_folder
 from digitlab.data.own_images import as_data_set_image, decode, picture_warnings, read_bytes
 
-# Change this number when the same files give other pixels.
+# Increase this number when digitlab begins to convert the same files to other pixels. Then old caches are not used.
 _VERSION = 1
 _WORTH_KEEPING_SECONDS = 2.0
 _MOST_CACHED_BYTES = 4 << 30
@@ -52,10 +52,10 @@ class Pictures:
 
 
 def read_pictures(root: Path, paths: Sequence[str], *, image_shape: tuple[int, int, int]) -> Pictures:
-    """Read the files ``paths``, relative to ``root``, as images of ``image_shape`` (C, H, W).
+    """Return the pictures in the files ``paths``, relative to ``root``, as images of ``image_shape`` (C, H, W).
 
-    Each picture is converted as ``digitlab predict`` does it: the centre of the picture, cropped to the aspect ratio of
-    the images, is scaled.
+    They come from the cache if it has them. Like ``digitlab predict``, it crops each picture around its centre to the
+    aspect ratio of ``image_shape`` and then scales it.
     """
     cache = _cache_file(root, paths, image_shape)
     kept = None if cache is None else _load(cache, len(paths), image_shape)
@@ -69,9 +69,10 @@ def read_pictures(root: Path, paths: Sequence[str], *, image_shape: tuple[int, i
 
 
 def most_common_form(root: Path, paths: Sequence[str]) -> tuple[bool, tuple[int, int] | None]:
-    """Look at the headers of the files: whether a picture has colours, and their size (H, W) if all have the same.
+    """Return whether any picture has colours, and the size (H, W) if all pictures have the same size, else None.
 
-    Files that cannot be read do not count.
+    It reads only the headers of the files and ignores files that it cannot read. If it can read none, the first value
+    is True.
     """
     sizes: set[tuple[int, int]] = set()
     colours = False
@@ -79,7 +80,8 @@ def most_common_form(root: Path, paths: Sequence[str]) -> tuple[bool, tuple[int,
         for path in paths:
             try:
                 with Image.open(root / path) as picture:
-                    turned = picture.getexif().get(0x0112, 1) >= 5  # the camera was held upright
+                    # EXIF orientations 5 to 8 turn the picture by 90 degrees. Pillow's sizes are (width, height).
+                    turned = picture.getexif().get(0x0112, 1) >= 5
                     sizes.add(picture.size if turned else picture.size[::-1])
                     colours |= picture.mode not in ("1", "L", "LA", "La", "F") and not picture.mode.startswith("I")
             except Exception as error:  # damaged files raise different exceptions in each format
@@ -88,6 +90,7 @@ def most_common_form(root: Path, paths: Sequence[str]) -> tuple[bool, tuple[int,
 
 
 def _read_all(root: Path, paths: Sequence[str], image_shape: tuple[int, int, int]) -> Pictures:
+    """Read the files without the cache. A file that cannot be read is recorded in ``Pictures.broken``."""
     images = torch.zeros(len(paths), *image_shape, dtype=torch.uint8)
     digests = [""] * len(paths)
     broken: dict[int, str] = {}
@@ -99,10 +102,10 @@ def _read_all(root: Path, paths: Sequence[str], image_shape: tuple[int, int, int
             digests[index] = hashlib.sha256(content).hexdigest()
         except DataError as error:
             broken[index] = str(error)
-        except Exception as error:  # a rare mode of pixels that Pillow cannot convert
+        except Exception as error:  # Pillow cannot convert some rare pixel formats
             broken[index] = f"can't be converted: {' '.join(str(error).split()) or type(error).__name__}"
 
-    # Threads are enough, because Pillow decodes and scales without Python's lock.
+    # Threads run in parallel, because Pillow releases Python's global lock while it decodes and scales.
     threads = min(os.cpu_count() or 1, _MOST_THREADS)
     with picture_warnings(), _progress() as progress, ThreadPoolExecutor(threads) as pool:
         bar = progress.add_task("reading pictures", total=len(paths))
@@ -117,15 +120,18 @@ def _progress() -> Progress:
 
 
 def cache_folder() -> Path:
-    """The folder of the pictures that were read: ``digitlab/pictures`` in the user's cache."""
+    """Return the folder of the cached pictures: ``digitlab/pictures`` in the user's cache folder."""
     return user_cache_folder() / "digitlab" / "pictures"
 
 
 def _cache_file(root: Path, paths: Sequence[str], image_shape: tuple[int, int, int]) -> Path | None:
-    """Return the file for these pictures; its name depends on the sizes and times of the files. None without HOME."""
+    """Return the cache file for these pictures. Its name is a digest of paths, sizes and modification times.
+
+    Return None if a file is missing or the user has no home folder.
+    """
     try:
-        status = [os.stat(root / path) for path in paths]
-        files = [(path, each.st_size, each.st_mtime_ns) for path, each in zip(paths, status, strict=True)]
+        stats = [os.stat(root / path) for path in paths]
+        files = [(path, stat.st_size, stat.st_mtime_ns) for path, stat in zip(paths, stats, strict=True)]
         facts = [_VERSION, PIL.__version__, list(image_shape), str(root.resolve()), files]
         return cache_folder() / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]}.npz"
     except (OSError, RuntimeError):
@@ -133,10 +139,11 @@ def _cache_file(root: Path, paths: Sequence[str], image_shape: tuple[int, int, i
 
 
 def _load(cache: Path, count: int, image_shape: tuple[int, int, int]) -> Pictures | None:
+    """Return the pictures in the file ``cache``; None if there is no such file or its content is wrong."""
     try:
         with cache.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             images, facts = torch.from_numpy(file["images"]), json.loads(str(file["facts"]))
-        os.utime(cache)  # the files that were used last are kept longest
+        os.utime(cache)  # sets the time of its last use, because ``_keep`` removes the oldest files first
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
     if tuple(images.shape) != (count, *image_shape) or images.dtype != torch.uint8:
@@ -146,19 +153,22 @@ def _load(cache: Path, count: int, image_shape: tuple[int, int, int]) -> Picture
 
 
 def _keep(cache: Path, pictures: Pictures) -> None:
-    """Write ``pictures`` to ``cache`` and remove the files that were used longest ago; without a place, do nothing."""
+    """Write ``pictures`` to the file ``cache``. First remove the least recently used files, until there is room for it.
+
+    If the folder cannot be written to, log that and continue.
+    """
     try:
         cache.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        others = sorted(cache.parent.glob("*.npz"), key=lambda path: path.stat().st_mtime_ns)
+        oldest_first = sorted(cache.parent.glob("*.npz"), key=lambda path: path.stat().st_mtime_ns)
         room = _MOST_CACHED_BYTES - pictures.images.nbytes
-        while others and sum(path.stat().st_size for path in others) > room:
-            others.pop(0).unlink(missing_ok=True)
+        while oldest_first and sum(path.stat().st_size for path in oldest_first) > room:
+            oldest_first.pop(0).unlink(missing_ok=True)
         if room < 0:
             return
         facts = json.dumps({"digests": pictures.digests, "broken": pictures.broken})
-        number, part = tempfile.mkstemp(dir=cache.parent, prefix=f".{cache.stem}.")
+        descriptor, part = tempfile.mkstemp(dir=cache.parent, prefix=f".{cache.stem}.")
         try:
-            with os.fdopen(number, "wb") as file:
+            with os.fdopen(descriptor, "wb") as file:
                 np.savez(file, images=pictures.images.numpy(), facts=np.array(facts))
             move_into_place(Path(part), cache)  # after the file is closed, because Windows moves no open files
         except BaseException:

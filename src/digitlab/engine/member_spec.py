@@ -1,4 +1,4 @@
-"""What the engine needs to know about each network that it trains; ``Classifier.member_spec`` returns it."""
+"""Describes a network for the engine, which trains it. ``Classifier.member_spec`` returns this description."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +15,12 @@ from digitlab.optim.schedules import Schedule
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberSpec:
-    """One network and how it is trained: a solo run, or a member of a population.
+    """One network and the parts of its training. The network is that of a solo run or of a member of a population.
 
-    ``average`` holds the exponential moving average of the weights (None without ``ema_decay``). ``image_shape`` is
-    (C, H, W). With ``autocast_dtype`` products are computed in that precision. The seed in ``plan`` decides the order
-    of the images, augmentation and dropout; members with the same seed share their mini-batches.
+    ``average`` is a copy of the network whose weights are the exponential moving average (None if ``ema_decay`` is
+    None). ``image_shape`` is (C, H, W). If ``autocast_dtype`` is not None, layers multiply matrices in that dtype. The
+    seed in ``plan`` determines the order of the images, augmentation and dropout; members with the same seed share
+    their mini-batches.
     """
 
     network: nn.Module
@@ -37,5 +38,5 @@ class MemberSpec:
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """The device of the network. The tensors of ``normalise`` are on the same device."""
         return self.normalise.scale.device

@@ -1,6 +1,6 @@
-"""Exports the network of a run to a file, after a check on test images. ``digitlab export`` and ``Run.export`` call it.
+"""Exports the network of a run to a file. Before writing, it checks on test images that the export agrees with the run.
 
-N images, C channels, H rows, W columns, K classes.
+``digitlab export`` and ``Run.export`` call it. Shapes: N images, C channels, H rows, W columns, K classes.
 """
 
 import json
@@ -24,7 +24,7 @@ from digitlab.training.loading import Which, load_classifier, load_data
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """A file that was written, how well it agrees with the run, and a note if the run computed differently."""
+    """The exported file, how well it agrees with the run, and a note if the run computed in another precision."""
 
     path: Path
     agreement: Agreement
@@ -35,14 +35,15 @@ def export_run(
     run: RunFolder, to: Format, out: Path | None = None, *, checkpoint: Which = "best", pixels: Pixels = "float32",
     force: bool = False,
 ) -> Exported:  # fmt: skip
-    """Write the network of a run to ``out``, by default ``network`` with the suffix of the format in the run folder.
+    """Write the network of a run to ``out``. The default is a file in the run folder, for example ``network.onnx``.
 
-    ONNX models and PyTorch programs take images (N, C, H, W) for any N, float32 in [0, 1] or uint8 as ``pixels`` says,
-    and return probabilities (N, K). Nothing is written unless the export agrees with the run on test images.
+    ONNX models and PyTorch programs take any number of images (N, C, H, W) and return probabilities (N, K). ``pixels``
+    chooses the dtype of the images: float32 in [0, 1], or uint8. A safetensors file holds only the weights. If the
+    export does not agree with the run on test images, no file is written.
 
     Raises:
         ConfigError: a package is missing, the file exists and ``force`` is off, or the run deskews its images.
-        RunError: the network cannot be exported, or the export computes something else.
+        RunError: the network cannot be exported, or the export computes other probabilities.
     """
     require_packages("--to", to, *PACKAGES[to])
     if to == "safetensors" and pixels != "float32":
@@ -61,6 +62,7 @@ def export_run(
             content = onnx_bytes(program, metadata, outputs=["probabilities"])
         else:
             content = program_bytes(program, metadata)
+    # Compute with the bytes that will be written, so that mistakes of the format are found, too.
     images = some_images(test_images(run)[0])
     expected = run_probabilities(classifier, images)
     inputs = images if pixels == "uint8" else images / 255
@@ -78,7 +80,10 @@ def require_writable(out: Path, *, force: bool) -> None:
 
 
 def load_for_export(run: RunFolder, checkpoint: Which) -> Classifier:
-    """Return the classifier of a run. Raises ``ConfigError`` if its images are prepared outside of the network."""
+    """Return the classifier of a run. Raises ``ConfigError`` if the run deskews its images.
+
+    Deskewing happens before the network, so the exported network would not contain it.
+    """
     if run.read_config().data.get("deskew", False):
         raise ConfigError(
             "RUN_FOLDER", run.path,
@@ -89,7 +94,10 @@ def load_for_export(run: RunFolder, checkpoint: Which) -> Classifier:
 
 
 def describe(run: RunFolder, classifier: Classifier, checkpoint: Which) -> dict[str, str]:
-    """Return the metadata of an export: texts, those of lists and numbers in JSON."""
+    """Return the metadata of an export. All values are strings, because the formats store only strings.
+
+    Lists and settings are encoded as JSON.
+    """
     facts = classifier.facts
     described = {
         "class_names": json.dumps(facts.class_names), "image_shape": json.dumps(facts.image_shape),
@@ -104,10 +112,13 @@ def _model_settings(run: RunFolder) -> dict[str, object]:
 
 
 def _preparation(classifier: Classifier) -> dict[str, str]:
-    """Return what a user of the weights must compute besides the network: normalisation, and confidences."""
-    outputs = getattr(classifier.loss, "output", "softmax")
+    """Return the metadata that only a file of weights needs, because its user computes these steps without digitlab.
+
+    ``mean`` and ``std`` normalise the images. ``output`` says how outputs become probabilities, for example softmax.
+    """
+    output = getattr(classifier.loss, "output", "softmax")
     mean, std = classifier.facts.mean, classifier.facts.std
-    return {"mean": json.dumps(mean), "std": json.dumps(std), "output": outputs}
+    return {"mean": json.dumps(mean), "std": json.dumps(std), "output": output}
 
 
 def test_images(run: RunFolder) -> tuple[Tensor, Tensor]:
@@ -118,7 +129,7 @@ def test_images(run: RunFolder) -> tuple[Tensor, Tensor]:
 
 
 def precision_note(classifier: Classifier) -> str | None:
-    """Return a sentence for a run whose products had another precision than those of the export, else None."""
+    """Return a sentence for users if the run computed in bf16, which the export does not use; else None."""
     if classifier.execution.autocast_dtype is None:
         return None
     return "the run computes in bf16; the export and its check compute in float32, so metrics can differ a little"

@@ -1,6 +1,6 @@
-"""Figures of the confusions: the confusion matrix as heat maps, and the most confused pairs with examples.
+"""Draws the confusion matrix as heat maps, and the most confused pairs of classes with example images.
 
-N is the number of images, K the number of classes.
+Shapes: N images, K classes.
 """
 
 import math
@@ -19,7 +19,7 @@ from digitlab.figures.style import panel_columns, pixels, short, styled, text_co
 from digitlab.figures.tiles import Caption, tiles_figure
 
 _NUMBER_POINTS = 5.5
-# With more classes cells are smaller and show no numbers.
+# With more classes than this, the cells are too small for numbers.
 _MOST_NUMBERED_CLASSES = 25
 _ERROR_MAP, _DIAGONAL_COLOUR = "Oranges", "#dddddd"
 _BRIGHTNESS = {"black": 0, "white": 255}
@@ -31,7 +31,8 @@ Cell = tuple[int, int, str, str]
 def confusion_figure(confusion: Tensor, *, class_names: Sequence[str], title: str) -> Figure:
     """Draw ``confusion``, int64 (K, K), true class by predicted class, as two heat maps: counts, and % of each row.
 
-    The diagonal is grey and does not count for the colour scales, which would otherwise show all errors in one colour.
+    The diagonal is grey, and the colour scales end at the largest error. A scale that includes the correct predictions
+    would show all errors in nearly the same colour.
     """
     figure = _frame(_scale_ends(confusion), class_names, title)
     for axes, values, cells in _maps(figure, confusion):
@@ -44,8 +45,8 @@ def confusion_figure(confusion: Tensor, *, class_names: Sequence[str], title: st
 class ConfusionRenderer:
     """Renders ``confusion_figure`` as pixels for many networks.
 
-    Matplotlib draws axes, names and each number only once, and the colour scales once for each of their ends, because
-    they take most of the time.
+    Drawing axes, names and texts with Matplotlib takes most of the time. So Matplotlib draws an empty frame once for
+    each pair of colour scales, and each number once; NumPy colours the cells and pastes the numbers.
     """
 
     def __init__(self, *, class_names: Sequence[str], title: str) -> None:
@@ -73,13 +74,17 @@ class ConfusionRenderer:
 
 
 def _scale_ends(confusion: Tensor) -> tuple[float, float]:
-    """Return the ends of the colour scales, counts and per cent: the largest error, rounded up."""
+    """Return the upper ends of the two colour scales, counts and per cent: the largest error, rounded up.
+
+    Rounding lets many matrices share a frame of ``ConfusionRenderer``.
+    """
     errors = confusion.clone().fill_diagonal_(0)
     largest_percent = float((100 * errors / confusion.sum(1, keepdim=True).clamp(min=1)).max())
     return _rounded_up(float(errors.max())), _rounded_up(largest_percent)
 
 
 def _rounded_up(value: float) -> float:
+    """Return the next of 1, 1.5, 2, 3, 4, 6, 8 and 10, times a power of ten; 1 for values that are not positive."""
     if value <= 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))
@@ -92,6 +97,7 @@ def _paint(picture: npt.NDArray[np.uint8], axes: Axes, colours: npt.NDArray[np.u
     corners = axes.transData.transform([(-0.5, -0.5), (classes - 0.5, classes - 0.5)])
     left, right = (round(x) for x, _ in corners)
     top, bottom = (round(len(picture) - y) for _, y in corners)
+    # The row and the column of the cell that each pixel belongs to.
     rows, columns = (np.arange(side) * classes // side for side in (bottom - top, right - left))
     picture[top:bottom, left:right] = colours[rows[:, None], columns]
 
@@ -108,7 +114,10 @@ def _opacity(text: str) -> npt.NDArray[np.uint8]:
 def _lay_over(
     picture: npt.NDArray[np.uint8], opacity: npt.NDArray[np.uint8], centre: tuple[float, float], *, brightness: int
 ) -> None:
-    """Blend a grey of ``brightness`` into ``picture``; ``centre`` is (row, column) and may be fractional."""
+    """Blend a shape of grey ``brightness``, 0 to 255, into ``picture``. ``opacity`` is the shape and how much it hides.
+
+    ``centre`` is the (row, column) of the shape's centre in pixels and may be fractional.
+    """
     top, left = (round(place - side / 2) for place, side in zip(centre, opacity.shape, strict=True))
     behind = picture[top : top + opacity.shape[0], left : left + opacity.shape[1], :3]
     share = opacity[:, :, None] / np.float32(255)
@@ -116,7 +125,10 @@ def _lay_over(
 
 
 def _frame(scale_ends: tuple[float, float], class_names: Sequence[str], title: str) -> Figure:
-    """Make the figure with both heat maps, filled with zeros; ``scale_ends`` belong to counts and per cent."""
+    """Make the figure with both heat maps, filled with zeros.
+
+    ``scale_ends`` are the upper ends of the colour scales of counts and of per cent.
+    """
     side = max(3.0, _cell_inches(len(class_names)) * len(class_names) + 1.0)
     columns = panel_columns(2)
     rows = 2 // columns
@@ -151,9 +163,9 @@ def _heat_map(figure: Figure, axes: Axes, class_names: Sequence[str], *, end: fl
 
 
 def _maps(figure: Figure, confusion: Tensor) -> Iterator[tuple[Axes, npt.NDArray[np.float32], list[Cell]]]:
-    """Yield the axes of each heat map, its values (K, K) with a masked diagonal, and the texts of non-zero cells.
+    """Yield the axes of each heat map, its values (K, K) with a masked diagonal, and the numbers in its cells.
 
-    There are no texts if there are many classes.
+    Cells with 0 have no number. With more than ``_MOST_NUMBERED_CLASSES`` classes, no cell has one.
     """
     percent = 100 * confusion / confusion.sum(1, keepdim=True).clamp(min=1)
     diagonal = np.eye(len(confusion), dtype=bool)
@@ -180,7 +192,7 @@ def confused_pairs_figure(
     examples: int,
     title: str,
 ) -> Figure:
-    """Draw one row for each of the ``pairs`` most frequent confusions: the count and the first ``examples`` images.
+    """Draw one row for each of the ``pairs`` most frequent confusions: its count and up to ``examples`` images of it.
 
     ``images`` is uint8 (N, C, H, W); ``labels`` and ``predicted`` are int64 (N,).
     """
@@ -188,6 +200,7 @@ def confused_pairs_figure(
     captions: list[Caption | None] = []
     for label, taken_for, count in most_confused(labels, predicted, classes=len(class_names), pairs=pairs):
         found = ((labels == label) & (predicted == taken_for)).nonzero().flatten()[:examples]
+        # Tiles without caption fill the row.
         empty = examples - len(found)
         shown += [images[found], images[:1].expand(empty, -1, -1, -1)]
         caption = prediction_caption(taken_for, label, class_names=class_names)

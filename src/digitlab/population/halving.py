@@ -1,8 +1,8 @@
-"""Successive halving (Jamieson and Talwalkar, 2016): after given epochs the worse half of a population ends.
+"""Successive halving (Jamieson and Talwalkar, 2016): at chosen epochs the worse half of a population stops training.
 
-It compares settings: all members that differ only in ``seed`` stay or end together, by the mean of their scores. If it
-compared single members, the luckiest seed of each setting would remain, and the table of a sweep, which shows means
-over seeds, would compare different numbers of seeds.
+It compares settings, not single members. A setting is the overrides of a run without its seed, fold and split seed; its
+score is the mean over its members, and all its members stay or stop together. If it compared single members, only those
+with lucky seeds would remain, and the table of a sweep would compare means over different numbers of seeds.
 """
 
 import statistics
@@ -17,26 +17,27 @@ Setting = tuple[str, ...]
 
 
 def setting_of(overrides: Sequence[str]) -> Setting:
-    """The overrides of a run without its seed, fold and split seed: what the replicates of a setting share."""
+    """Return the setting of a run: its ``overrides`` without those of seed, fold and split seed."""
     return tuple(override for override in overrides if override.partition("=")[0] not in REPLICATE_KEYS)
 
 
 def default_epochs(max_epochs: int) -> list[int]:
-    """A half, a quarter, an eighth, ... of ``max_epochs``, in increasing order: 1, 2 and 5 for 10 epochs."""
+    """Return a half, a quarter, an eighth, … of ``max_epochs``, in increasing order: 1, 2 and 5 for 10 epochs."""
     epochs = []
-    # Each halving leaves half of the settings for twice as many epochs, so every round costs about the same.
+    # After each halving, half of the settings train for twice as many epochs, so all rounds cost about the same.
     while max_epochs := max_epochs // 2:
         epochs.append(max_epochs)
     return epochs[::-1]
 
 
 def halving_epochs(epochs: Sequence[int] | None, max_epochs: int) -> list[int]:
-    """The epochs after which runs of ``max_epochs`` are halved: ``epochs``, or the default if that is None.
+    """Return the epochs after which runs of ``max_epochs`` are halved: ``epochs``, or the default if that is None.
 
-    Raises ``ConfigError`` if there is no such epoch, or if one is not before the last.
+    Raises ``ConfigError`` if ``epochs`` is empty, not in increasing order, or not below ``max_epochs``, or if
+    ``max_epochs`` is too small for the default.
     """
     if epochs is not None:
-        # Halving after the last epoch would end nothing.
+        # After the last epoch, all runs end, so there is nothing to halve.
         if not epochs or sorted(set(epochs)) != list(epochs) or epochs[-1] >= max_epochs:
             allowed = f"must be epochs in growing order, all below trainer.max_epochs={max_epochs}"
             raise ConfigError("sweep.halving_epochs", epochs, allowed)
@@ -47,24 +48,25 @@ def halving_epochs(epochs: Sequence[int] | None, max_epochs: int) -> list[int]:
 
 
 def worse_half(active: Mapping[Setting, Sequence[float]], mode: str) -> set[Setting]:
-    """The worse half of the ``active`` settings, rounded down.
+    """Return the worse half of the ``active`` settings; if their number is odd, the smaller half.
 
-    ``active`` has the members' monitored values for each setting; ``mode`` says whether "min" or "max" is better. Among
-    settings with equal means the first ones stay.
+    ``active`` maps each setting to the monitored values of its members. ``mode`` is "min" or "max", the better
+    direction. Of settings with equal means, those that come first in ``active`` stay.
     """
-    # Python's sort is stable, so the order of equal means, and with it who leaves, is the same after a resume.
+    # Python's sort keeps the order of equal means, so a resumed population makes the same choice.
     means = {setting: statistics.fmean(values) for setting, values in active.items()}
     ranked = sorted(means, key=means.__getitem__, reverse=mode == "max")
     return set(ranked[(len(ranked) + 1) // 2 :])
 
 
 def ended_value(run: RunFolder, epoch: int, worst: float) -> tuple[Setting, float] | None:
-    """The setting and the score of a run that had ended by ``epoch``; the score is ``worst`` if it failed.
+    """Return the setting and the score of a run that had ended by ``epoch``, for example by early stopping.
 
-    None for any other run, and for a run that halving ended, because its whole setting ended with it.
+    The score of a failed run is ``worst``. Return None for a run that had not ended, which includes a stopped run,
+    because it will be resumed. Return None also for a run that an earlier halving ended, because its whole setting has
+    ended and is not compared any more.
     """
     try:
-        # A stopped run will be resumed, so it is neither ended nor failed.
         result = run.read_result()
         if result["epochs"] > epoch or result["status"] == "stopped" or result.get("halved_after_epoch") is not None:
             return None
@@ -75,9 +77,9 @@ def ended_value(run: RunFolder, epoch: int, worst: float) -> tuple[Setting, floa
 
 
 def refuse_alone(sizes: Sequence[int], tell: Callable[[str], None]) -> None:
-    """Raise ``ConfigError`` if all populations have size 1, so that there is nothing to halve.
+    """Raise ``ConfigError`` if all populations have size 1, because halving needs runs to compare.
 
-    If only some runs train alone, ``tell`` reports how many.
+    ``sizes`` are the numbers of members of the populations. If only some are 1, call ``tell`` with a message.
     """
     if max(sizes, default=2) < 2:
         allowed = (

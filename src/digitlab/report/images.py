@@ -1,7 +1,8 @@
-"""The test images behind the cells of a confusion matrix, for one run or for many runs on the same test set.
+"""Prepares the test images that a report shows after a click on a cell of the confusion matrix.
 
-Every image is stored once, in one picture (sprite), however many runs are shown; a run adds only its three most
-probable classes for each image. Shapes: R runs, N test images, n images on the page, K classes.
+A page can show many runs on the same test set. It contains each image once, in one large picture (sprite); each run
+adds only its three most probable classes for each image. A cell is a pair of true and predicted class. Shapes: R runs,
+N test images, n images on the page, K classes.
 """
 
 import base64
@@ -20,14 +21,15 @@ from digitlab.core.errors import DigitlabError
 from digitlab.report.confusion import Cell, heat_map
 from digitlab.report.records import Confusion, ReportedRun, rank_runs
 
-# The sprite and the predictions of all runs take at most about 1.5 MB each.
+# With these limits the sprite and the predictions of all runs take at most about 1.5 MB each. Values are colour values
+# of the shown images; predictions are counted for each image and run.
 _MOST_IMAGES, _MOST_VALUES, _MOST_PREDICTIONS = 1500, 2_500_000, 150_000
-_LEAST_IMAGES = 200  # with many runs; further runs are left out instead
-_FIRST_OF_A_CELL = 5  # of the run with which the page opens, whatever the other runs need
-_MOST_CLASSES = 256  # a class is one byte
-_LARGEST_SIDE = 64  # larger images are reduced
-_ANSWERS = 3  # classes with their probabilities for each image and run
-_JPEG_BLOCK = 8  # images that start at a multiple of it do not mix with their neighbours
+_LEAST_IMAGES = 200  # with many runs: if fewer images would fit, runs are left out instead
+_FIRST_OF_A_CELL = 5  # images of each cell that are shown for the first run, even if other runs need the space
+_MOST_CLASSES = 256  # the number of a class is stored in one byte
+_LARGEST_SIDE = 64  # pixels; larger images are made smaller
+_ANSWERS = 3  # the most probable classes that are stored for each image and run
+_JPEG_BLOCK = 8  # pixels; JPEG compresses blocks, so each image starts at a block and does not blur into the next one
 # Settings that change neither the test set nor the order of its images.
 _SPLIT_KEYS = ("root", "batch_size", "val_size", "train_size", "split_seed", "normalize", "folds", "fold")
 
@@ -36,9 +38,10 @@ _Scores = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageBrowser:
-    """The content of one browser: the matrix of the first run, the picture of all images, and data for the script.
+    """The images of one data set on a page: the matrix of the first run, the sprite, and data for the page's script.
 
-    ``note`` says which images and runs are on the page and which are left out.
+    ``sprite`` is a data URL, ``data`` is JSON, ``runs`` are the names of the shown runs. ``note`` tells how many images
+    and runs are on the page and why others are left out.
     """
 
     heat: Sequence[tuple[str, Sequence[Cell]]]
@@ -49,23 +52,23 @@ class ImageBrowser:
 
     @property
     def style(self) -> Markup:
-        """The rule that gives every tile of this page the picture, so that its data are on the page once."""
+        """The CSS value ``url(…)`` of the sprite. One rule uses it for all images, so the page contains it once."""
         return Markup("url({})").format(Markup(self.sprite))
 
 
 def browsers_of(records: Sequence[ReportedRun]) -> tuple[dict[str, ImageBrowser], list[str]]:
-    """Return a browser for each data set by its title, and one message for each data set that can't be read.
+    """Return a browser for each data set, by its title, and a message for each data set that can't be read.
 
-    Runs without predictions of the test set have no images. The best run by the monitored metric comes first.
+    Runs without stored test predictions are not shown. The best run by the monitored metric comes first.
     """
     groups: dict[str, list[ReportedRun]] = {}
     for record in rank_runs(records):
         if record.folder.test_predictions.exists():
             groups.setdefault(record.data_title, []).append(record)
     browsers, messages = {}, []
-    for title, own in groups.items():
+    for title, ranked in groups.items():
         try:
-            browser = _browser(own)
+            browser = _browser(ranked)
         except DigitlabError as error:
             messages.append(f"test images: {error}")
         else:
@@ -75,25 +78,28 @@ def browsers_of(records: Sequence[ReportedRun]) -> tuple[dict[str, ImageBrowser]
 
 
 def _browser(records: Sequence[ReportedRun]) -> ImageBrowser | None:
+    """Return the browser of runs with one data set, the best run first; None if no predictions can be shown."""
     from digitlab.training.loading import load_data  # loads torch, which a page without images does not need
 
     data = load_data(records[0].folder)
     data.setup()
     images, labels = data.test_set.images.numpy(), data.test_set.labels.numpy()
     names = list(data.source.class_names)
-    same = [record for record in records if _test_settings(record) == _test_settings(records[0])]
-    read = {record.name: scores for record in same if (scores := _scores(record, len(labels), len(names))) is not None}
-    if not read or len(names) > _MOST_CLASSES:
+    # Another setting of the data, for example deskewing, gives other test images than those of the best run.
+    comparable = [record for record in records if _test_settings(record) == _test_settings(records[0])]
+    found = {record.name: _scores(record, len(labels), len(names)) for record in comparable}
+    all_scores = {name: scores for name, scores in found.items() if scores is not None}
+    if not all_scores or len(names) > _MOST_CLASSES:
         return None
-    # Tests can be limited to some mini-batches; then they share their first images.
-    tested = min(len(scores) for scores in read.values())
+    # A test that was limited to some mini-batches has only the first images. All runs show what all have tested.
+    tested = min(len(scores) for scores in all_scores.values())
     labels = labels[:tested]
     most = min(_MOST_IMAGES, _MOST_VALUES // int(np.prod(images.shape[1:])), tested)
-    shown_runs = list(read)[: max(1, _MOST_PREDICTIONS // min(_LEAST_IMAGES, most))]
-    scores = np.stack([read[name][:tested] for name in shown_runs])
+    shown_runs = list(all_scores)[: max(1, _MOST_PREDICTIONS // min(_LEAST_IMAGES, most))]
+    scores = np.stack([all_scores[name][:tested] for name in shown_runs])
     chosen = choose_images(scores, labels, most=max(1, min(most, _MOST_PREDICTIONS // len(shown_runs))))
     sprite, size, columns = _sprite(images[chosen])
-    confusions = [_confusion(own, labels, len(names)) for own in scores]
+    confusions = [_confusion(of_run, labels, len(names)) for of_run in scores]
     content = {
         "classes": names, "numbers": chosen.tolist(), "labels": labels[chosen].tolist(), "size": size,
         "columns": columns, "answers": _ANSWERS, "predictions": _packed(scores[:, chosen]),
@@ -123,6 +129,7 @@ def _note(images: int, tested: int, *, shown: int, left_out: int) -> str:
 
 
 def _test_settings(record: ReportedRun) -> Mapping[str, Any]:
+    """Return the settings of the data that can change its test images or their order."""
     data = record.config.get("data") or {}
     return {key: value for key, value in data.items() if key not in _SPLIT_KEYS}
 
@@ -137,28 +144,31 @@ def _scores(record: ReportedRun, images: int, classes: int) -> _Scores | None:
 
 
 def choose_images(scores: _Scores, labels: npt.NDArray[np.int64], *, most: int) -> npt.NDArray[np.int64]:
-    """Return the ascending positions of at most ``most`` images; ``scores`` is (R, N, K), ``labels`` (N,).
+    """Choose at most ``most`` images for the page, and return their positions in ascending order.
 
-    Every cell of every run gets its first image, then its second, and so on: in cells of mistakes the image with the
-    highest confidence comes first, in cells of correct predictions that with the lowest. The first images of each cell
-    of run 0, which a page opens with, precede all others. Among equals, images that more runs get wrong come first.
+    ``scores`` is (R, N, K), ``labels`` (N,). In each cell of each run the images are ranked: mistakes with the highest
+    confidence come first, correct predictions with the lowest. The best-ranked images of each cell of run 0, which the
+    page shows first, are chosen before all others. Then all images of rank 0 in any run are chosen, then those of rank
+    1, and so on; of images with the same rank, those that more runs get wrong come first.
     """
-    best: npt.NDArray[np.int64] = np.full(len(labels), len(labels), np.int64)
+    best_rank: npt.NDArray[np.int64] = np.full(len(labels), len(labels), np.int64)
     mistakes = np.zeros(len(labels), np.int64)
-    first = np.zeros(len(labels), np.bool_)
-    for number, own in enumerate(scores):
-        predicted, confidence = own.argmax(1), own.max(1)
+    always = np.zeros(len(labels), np.bool_)
+    for number, of_run in enumerate(scores):
+        predicted, confidence = of_run.argmax(1), of_run.max(1)
         wrong = predicted != labels
-        cells = labels * own.shape[1] + predicted
+        cells = labels * of_run.shape[1] + predicted
+        # Sort by cell, and within a cell as it is ranked. The rank is the distance to the first image of the cell.
         order = np.lexsort((np.where(wrong, -confidence, confidence), cells))
         starts = np.searchsorted(cells[order], cells[order])
         ranks = np.empty(len(labels), np.int64)
         ranks[order] = np.arange(len(labels)) - starts
-        best = np.minimum(best, ranks)
+        best_rank = np.minimum(best_rank, ranks)
         if number == 0:
-            first = ranks < _FIRST_OF_A_CELL
+            always = ranks < _FIRST_OF_A_CELL
         mistakes += wrong
-    chosen: npt.NDArray[np.int64] = np.sort(np.lexsort((-mistakes, best, ~first))[:most])
+    # ``lexsort`` sorts by its last key first.
+    chosen: npt.NDArray[np.int64] = np.sort(np.lexsort((-mistakes, best_rank, ~always))[:most])
     return chosen
 
 
@@ -171,29 +181,30 @@ def _confusion(scores: _Scores, labels: npt.NDArray[np.int64], classes: int) -> 
 
 
 def _sparse(counts: npt.NDArray[np.int64]) -> list[int]:
-    """Return true class, predicted class and count of each cell with images, one after another."""
+    """Return a flat list with three numbers for each cell that has images: true class, predicted class, count."""
     rows, columns = counts.nonzero()
     flat: list[int] = np.stack([rows, columns, counts[rows, columns]], axis=1).ravel().tolist()
     return flat
 
 
 def _packed(scores: _Scores) -> str:
-    """Return the most probable classes of (R, n, K) scores and their probabilities, one byte each, as base64.
+    """Return the most probable classes and their probabilities, from scores (R, n, K), as base64.
 
-    For each run and image: three classes, the most probable first, then three probabilities times 255.
+    Each run and image has six bytes: three classes, the most probable first, then their probabilities times 255.
     """
     classes = np.argsort(-scores, axis=2, kind="stable")[:, :, :_ANSWERS]
     values = np.take_along_axis(scores, classes, axis=2)
     packed = np.concatenate([classes, np.rint(255 * values.clip(0, 1))], axis=2).astype(np.uint8)
-    if (missing := _ANSWERS - classes.shape[2]) > 0:  # two classes
-        halves = np.split(packed, 2, axis=2)
+    if (missing := _ANSWERS - classes.shape[2]) > 0:  # a data set with two classes: 0 fills the third place
+        halves = np.split(packed, 2, axis=2)  # the classes and the probabilities
         packed = np.concatenate([np.pad(half, ((0, 0), (0, 0), (0, missing))) for half in halves], axis=2)
     return base64.b64encode(packed.tobytes()).decode()
 
 
 def _sprite(images: npt.NDArray[np.uint8]) -> tuple[str, list[int], int]:
-    """Join images, uint8 (n, C, H, W), in one picture; return its address, (width, height) of a tile, the columns.
+    """Join images, uint8 (n, C, H, W), in a grid, which is one picture.
 
+    Return the data URL of the picture, [width, height] of one image in pixels, and the number of columns of the grid.
     Colour images become a JPEG, which takes a third of the space of a PNG.
     """
     pixels = images.transpose(0, 2, 3, 1)
@@ -203,8 +214,8 @@ def _sprite(images: npt.NDArray[np.uint8]) -> tuple[str, list[int], int]:
     if not colour:
         pixels = pixels.astype(np.float32).mean(3, keepdims=True).round().astype(np.uint8)
     if colour:
-        height, width = (-side % _JPEG_BLOCK for side in pixels.shape[1:3])
-        pixels = np.pad(pixels, ((0, 0), (0, height), (0, width), (0, 0)), mode="edge")
+        below, right = (-side % _JPEG_BLOCK for side in pixels.shape[1:3])
+        pixels = np.pad(pixels, ((0, 0), (0, below), (0, right), (0, 0)), mode="edge")
     count, height, width, channels = pixels.shape
     columns = int(np.ceil(count**0.5))
     rows = -(-count // columns)

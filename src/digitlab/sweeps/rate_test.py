@@ -1,7 +1,8 @@
-"""Learning-rate range tests: ``sweep=lr_range`` trains a run per rate, from the same weights on the same mini-batches.
+"""Suggests a learning rate from a range test, a sweep with ``sweep=lr_range`` that trains a short run for each rate.
 
-Smith (2017) raises the rate within one run. Here each rate has a run of its own, so its loss does not depend on the
-rates before it. ``sweeps.report`` prints the suggestion and ``sweeps.gallery`` draws the curve.
+All runs start from the same weights and use the same mini-batches. Smith (2017) instead raises the rate within one run,
+where the loss at a rate depends on the rates before it. ``sweeps.report`` prints the suggestion, and
+``sweeps.summary_figures`` draws the curve.
 """
 
 import math
@@ -17,22 +18,24 @@ from digitlab.sweeps.state import SweepRun
 from digitlab.sweeps.table import SweepTable
 
 _SWEEP, _RATE = "lr_range", "optimizer.lr"
-# With fewer rates there is no curve.
+# With fewer rates, there is no suggestion.
 _FEWEST_RATES = 5
-# A rate is useful if its loss is above the lowest one by at most this share of the fall from the smallest rate.
+# The fall is the loss at the smallest rate minus the lowest loss. A rate is useful if its loss exceeds the lowest loss
+# by at most this share of the fall.
 _TOLERANCE = 0.1
-# A fall of the loss below this share of its start is no training.
+# If the fall is less than this share of the loss at the smallest rate, no rate has trained the network.
 _SMALLEST_FALL = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateTest:
-    """The loss after the same mini-batches for each learning rate, in ascending order.
+    """The loss at each learning rate after the same mini-batches, in ascending order of the rates.
 
-    ``name`` holds the other swept values, empty without any. ``losses`` are None for rates at which a run diverged.
-    ``lowest`` is the rate with the lowest loss. ``useful`` are the smallest and the largest rate around it with a loss
-    that is above the lowest one by at most a tenth of the fall from the loss of the smallest rate. ``suggested`` is the
-    geometric mean of both. All three are None if the loss falls nowhere.
+    ``name`` lists the values of other keys in the sweep, as ``model=mlp``; it is empty if only the rate is swept.
+    ``losses`` has None for a rate at which a run diverged. ``lowest`` is the rate with the lowest loss. ``useful`` is
+    the range of rates around it, (smallest, largest), whose losses exceed the lowest loss by at most a tenth of the
+    fall; the fall is the loss at the smallest rate minus the lowest loss. ``suggested`` is the geometric mean of the
+    ends of the range. These three are None if the loss does not fall or there are too few rates.
     """
 
     name: str
@@ -48,7 +51,7 @@ class RateTest:
 
 
 def rate_tests(table: SweepTable) -> list[RateTest]:
-    """The tests in a sweep that was made with ``sweep=lr_range``, one for each other setting; else none."""
+    """Return a test for each combination of the other swept values; no test if the sweep is not ``sweep=lr_range``."""
     if _RATE not in table.keys or not any(_is_range_test(run) for run in table.runs):
         return []
     losses: dict[str, dict[float, list[float | None]]] = {}
@@ -70,7 +73,10 @@ def _is_range_test(run: SweepRun) -> bool:
 
 
 def _last_loss(run: SweepRun) -> float | None:
-    """The validation loss after the last mini-batch, the training loss without validation; None if it diverged."""
+    """Return the last validation loss of a run, or the last training loss if it has no validation.
+
+    Return None if the run diverged or its history can't be read.
+    """
     if run.diverged:
         return None
     try:
@@ -82,16 +88,17 @@ def _last_loss(run: SweepRun) -> float | None:
 
 
 def _mean(losses: Sequence[float | None]) -> float | None:
+    """Return the mean loss of the runs with one rate, which differ in their seeds; None if any of them diverged."""
     finite = [loss for loss in losses if loss is not None]
-    # One seed that diverges is enough: the rate is not stable.
+    # A rate at which even one seed diverges is not stable.
     return statistics.fmean(finite) if len(finite) == len(losses) else None
 
 
 def rate_test(name: str, losses: Mapping[float, float | None]) -> RateTest:
-    """Evaluate the losses by rate (see ``RateTest`` for the rules).
+    """Evaluate the losses by rate, by the rules in ``RateTest``.
 
-    Within one run whose rate grows, the usual choice is where the loss falls fastest. With a run per rate, that is a
-    rate that is too small: it is where a few hundred mini-batches just suffice to learn something.
+    If the rate grows within one run, the usual choice is the rate at which the loss falls fastest. If each rate has a
+    run, that choice is too small: it is only the smallest rate at which a few hundred mini-batches teach anything.
     """
     rates = sorted(losses)
     ordered = [losses[rate] for rate in rates]
@@ -99,7 +106,7 @@ def rate_test(name: str, losses: Mapping[float, float | None]) -> RateTest:
     start = ordered[0] if ordered else None
     if start is None or len(rates) < _FEWEST_RATES:
         return test
-    # A loss above that of the smallest rate says no more than that the rate is too large.
+    # A loss above that of the smallest rate, or none after divergence, shows only that the rate is too large.
     capped = [start if loss is None else min(loss, start) for loss in ordered]
     lowest = min(range(len(rates)), key=capped.__getitem__)
     fall = start - capped[lowest]
@@ -116,7 +123,7 @@ def rate_test(name: str, losses: Mapping[float, float | None]) -> RateTest:
 
 
 def suggestion_lines(test: RateTest) -> list[str]:
-    """What the test suggests, in plain English."""
+    """Return the lines that tell the user the result and the suggested rate, or why there is no suggestion."""
     where = f" ({test.name})" if test.name else ""
     diverged = f"; {test.diverged} of {len(test.rates)} rates diverged" if test.diverged else ""
     if test.lowest is None or test.useful is None or test.suggested is None:

@@ -1,7 +1,7 @@
 """Dense networks in NumPy: forward, backward, mini-batch SGD, and a gradient check by finite differences.
 
-``reproduce.executors`` trains with it. N images of D pixels in [0, 1], K classes. All arithmetic uses the dtype of the
-weights; ``glorot`` makes float64.
+``reproduce.executors`` trains these networks. All arithmetic uses the dtype of the weights; ``glorot`` makes float64.
+Shapes: N images of D pixels in [0, 1], K classes.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -28,7 +28,7 @@ class Dense:
     activation: Activation
 
     def __call__(self, inputs: Array) -> Array:
-        """Inputs (N, inputs) to outputs (N, units)."""
+        """Return the outputs (N, units) for N rows of inputs (N, inputs)."""
         return _ACTIVATIONS[self.activation](inputs @ self.weights + self.bias)
 
 
@@ -55,63 +55,66 @@ class Network:
         self.layers, self.loss = list(layers), loss
 
     def __call__(self, images: Array) -> Array:
-        """Images (N, D) to outputs (N, K)."""
+        """Return the outputs (N, K) for images (N, D)."""
         return self._outputs(images)[-1]
 
     def _outputs(self, images: Array) -> list[Array]:
+        """Return the inputs of the first layer, which are the images, and then the outputs of each layer."""
         outputs = [images]
         for layer in self.layers:
             outputs.append(layer(outputs[-1]))
         return outputs
 
     def cost(self, images: Array, labels: Ints) -> float:
-        """The mean loss over images (N, D) with labels (N,) in 0 … K - 1."""
+        """Return the mean loss over images (N, D) with labels (N,) in 0 … K - 1."""
         return self.cost_of(self(images), labels)
 
     def cost_of(self, outputs: Array, labels: Ints) -> float:
-        """The mean loss of given outputs (N, K)."""
+        """Return the mean loss of outputs (N, K) that were computed before."""
         if self.loss == "mse":
             return float(np.mean((outputs - one_hot(labels, outputs)) ** 2))
         return float(-np.mean(np.log(outputs[np.arange(len(labels)), labels])))
 
     def gradients(self, images: Array, labels: Ints) -> list[Gradient]:
-        """The gradients of ``cost``, one for each layer, by backpropagation (Rumelhart, Hinton and Williams, 1986)."""
+        """Return the gradient of ``cost`` for each layer, by backpropagation (Rumelhart, Hinton and Williams, 1986)."""
         outputs = self._outputs(images)
+        # ``error`` is the derivative of the cost with respect to the inputs of a layer's activation, (N, units).
         error = self._output_error(outputs[-1], one_hot(labels, outputs[-1]))
-        found: list[Gradient] = []
+        last_first: list[Gradient] = []
         for number in range(len(self.layers) - 1, -1, -1):
             inputs = outputs[number]
-            found.append(Gradient(inputs.T @ error, error.sum(axis=0)))
+            last_first.append(Gradient(inputs.T @ error, error.sum(axis=0)))
             if number > 0:
-                slope = _BACKWARD[self.layers[number - 1].activation]
-                error = slope(inputs, error @ self.layers[number].weights.T)
-        return found[::-1]
+                backward = _BACKWARD[self.layers[number - 1].activation]
+                error = backward(inputs, error @ self.layers[number].weights.T)
+        return last_first[::-1]
 
     def _output_error(self, outputs: Array, targets: Array) -> Array:
-        """The derivative of the cost with respect to the inputs of the last activation, (N, K)."""
+        """Return the derivative of the cost with respect to the inputs of the last activation, (N, K)."""
         if self.loss == "cross_entropy":
-            # The derivative through softmax and logarithm together: separately, one divides by outputs that may be 0.
+            # This is the derivative of softmax and logarithm together. That of the logarithm alone divides by the
+            # outputs, which may be 0.
             return (outputs - targets) / len(outputs)
         return _BACKWARD[self.layers[-1].activation](outputs, 2 * (outputs - targets) / outputs.size)
 
     def descend(self, images: Array, labels: Ints, *, lr: float) -> None:
-        """One step of gradient descent on a mini-batch."""
+        """Change weights and biases by one step of gradient descent on a mini-batch."""
         for layer, gradient in zip(self.layers, self.gradients(images, labels), strict=True):
             layer.weights -= lr * gradient.weights
             layer.bias -= lr * gradient.bias
 
 
 def train(network: Network, images: Array, labels: Ints, *, batches: Iterable[Ints], lr: float) -> None:
-    """Mini-batch SGD: one step for each item of ``batches``, which are indices into images (N, D) and labels (N,)."""
+    """Train by mini-batch SGD. Each item of ``batches`` is one mini-batch: indices of images (N, D) and labels (N,)."""
     for index in batches:
         network.descend(images[index], labels[index], lr=lr)
 
 
 def gradient_check(network: Network, images: Array, labels: Ints, *, step: float = 1e-5) -> float:
-    """The largest error of the gradients, compared with central differences for each weight and bias.
+    """Compare each derivative with a central difference of width 2 · ``step``, and return the largest relative error.
 
-    The error is relative to the largest derivative of the same layer's weights or biases. Weights must be float64: in
-    float32 the differences consist of rounding errors.
+    An error is divided by the largest derivative of the weights, or of the biases, of the same layer. Weights must be
+    float64, because float32 differences would consist of rounding errors.
     """
     worst = 0.0
     for layer, gradient in zip(network.layers, network.gradients(images, labels), strict=True):
@@ -123,6 +126,7 @@ def gradient_check(network: Network, images: Array, labels: Ints, *, step: float
 
 
 def _central_differences(values: Array, cost: Callable[[], float], step: float) -> Array:
+    """Return the difference quotient of ``cost`` for each item of ``values``, which is changed and restored."""
     differences = np.empty_like(values)
     for index in np.ndindex(values.shape):
         before = values[index]
@@ -135,7 +139,7 @@ def _central_differences(values: Array, cost: Callable[[], float], step: float) 
 
 
 def glorot(units: Sequence[int], activations: Sequence[Activation], *, seed: int) -> list[Dense]:
-    """Layers from ``units[0]`` pixels to ``units[-1]`` classes with uniform weights (Glorot, 2010) and biases of 0."""
+    """Make layers from ``units[0]`` pixels to ``units[-1]`` classes: uniform weights (Glorot, 2010), biases of 0."""
     random = np.random.default_rng(seed)
     layers = []
     for fan_in, fan_out, activation in zip(units, units[1:], activations, strict=False):
@@ -145,7 +149,7 @@ def glorot(units: Sequence[int], activations: Sequence[Activation], *, seed: int
 
 
 def one_hot(labels: Ints, outputs: Array) -> Array:
-    """Targets in the shape and dtype of ``outputs`` (N, K): 1 for the class in ``labels`` (N,), 0 for the others."""
+    """Return targets with the shape and dtype of ``outputs`` (N, K): 1 for the class of each label, 0 elsewhere."""
     targets = np.zeros_like(outputs)
     targets[np.arange(len(labels)), labels] = 1
     return targets
@@ -171,7 +175,8 @@ _ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
     "linear": lambda inputs: inputs,
 }
 
-# Arguments: an activation's outputs and the derivative with respect to them. Result: the derivative for its inputs.
+# Each function takes the outputs of an activation and the derivative of the cost with respect to them. It returns the
+# derivative of the cost with respect to the inputs of the activation.
 _BACKWARD: dict[Activation, Callable[[Array, Array], Array]] = {
     "relu": lambda outputs, error: error * (outputs > 0),
     "tanh": lambda outputs, error: error * (1 - outputs**2),

@@ -1,4 +1,8 @@
-"""The work that one process of a sweep is given: one job, or the jobs of one population."""
+"""The jobs that one process of a sweep runs: a single job, or the jobs of one population.
+
+The process can be on this machine or a job of the cluster SLURM, where submitit starts it. Most of this module makes
+sure that runs are saved, and the process exits correctly, when a signal ends it.
+"""
 
 import os
 import signal
@@ -22,10 +26,11 @@ from digitlab.core.processes import time_limit_signal
 
 @dataclass(frozen=True, slots=True)
 class JobBatch:
-    """The jobs of one process, which is pickled and sent to it.
+    """The jobs of one process. The sweep's command pickles this object, and the process calls it.
 
-    ``launcher`` is set up and runs the jobs as it would in the command's own process. ``folders`` are their run
-    folders, ``state`` holds Hydra's singletons and resolvers, and ``environment`` is set before anything imports torch.
+    ``launcher`` is set up already and runs the jobs as it would in the process of the command. ``folders`` are the run
+    folders of the jobs. ``state`` holds Hydra's singletons and resolvers, ``environment`` the environment variables of
+    the process.
     """
 
     numbers: Sequence[int]
@@ -40,14 +45,17 @@ class JobBatch:
 
     def __call__(self) -> Sequence[JobReturn]:
         """Run the jobs and return their outcomes. Raises ``RunError`` if a signal stopped them; the runs are saved."""
-        # Before anything imports torch: CUDA reads its list of GPUs only once.
+        # The variables must be set before anything imports torch, because CUDA reads its list of GPUs only once.
         os.environ.update(self.environment)
         Singleton.set_state(self.state)
         with _saved_on_signal(), _locked_folders(self.folders):
             return self.launcher.launch(self.overrides, self.numbers[0])
 
     def checkpoint(self) -> Any:
-        """What submitit queues again at the time limit of a job: the same work, because runs resume by themselves."""
+        """Return the work that submitit queues again at the time limit of a job. Submitit calls this method.
+
+        It is the same batch, because each run resumes from its own checkpoint.
+        """
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
@@ -55,16 +63,17 @@ class JobBatch:
 
 @contextmanager
 def _locked_folders(folders: Sequence[Path]) -> Iterator[None]:
-    """Wait until no other process works on these runs, then lock them.
+    """Wait until no other process works on these runs, and lock their folders.
 
-    A job on a cluster outlives its command. If the command is killed and given again, its old jobs may still be
-    running. Folders are locked in sorted order so that two processes never wait for each other.
+    A job on a cluster continues when the command that submitted it is killed. If the user gives the command again, old
+    and new jobs could work on the same runs. All processes lock folders in sorted order, so that two never wait for
+    each other.
     """
     from digitlab.core.locks import locked_file
 
     with ExitStack() as stack:
         for folder in sorted(folders):
-            # Not inside the run folder, which must stay untouched if the run has finished.
+            # The lock files are outside of the run folders, because the folder of a finished run must not change.
             locks = folder.parent / ".locks"
             locks.mkdir(exist_ok=True)
             stack.enter_context(locked_file(locks / f"{folder.name}.lock"))
@@ -73,33 +82,36 @@ def _locked_folders(folders: Sequence[Path]) -> Iterator[None]:
 
 @contextmanager
 def _saved_on_signal() -> Iterator[None]:
-    """Make signals end the work only after the runs are saved, also between runs, when no run handles them.
+    """When a signal arrives, end the work in the with block, but only after the runs are saved.
 
-    SLURM sends SIGTERM to a job that it preempts or cancels, and submitit's own signal, SIGUSR2, shortly before the
-    time limit of a job. A job that was not cancelled returns to the queue, and its runs resume where they were saved.
+    SLURM sends SIGTERM to a job that it preempts or cancels. Shortly before the time limit of a job it sends SIGUSR2,
+    for which submitit has a handler. Unless the job was cancelled, it returns to the queue and later resumes its runs.
+
+    A run that trains has its own handler of SIGTERM, which saves the run and exits. The handlers here are used between
+    runs, and for SIGUSR2.
     """
     from digitlab.core.signals import second_signal_ignored
 
-    time_limit, before = time_limit_signal(), signal.getsignal(signal.SIGTERM)
-    # ``obey`` is submitit's handler. It queues the job again and ends the process at once, so it must come last.
-    obey = None if time_limit is None else signal.getsignal(time_limit)
-    asked: list[tuple[int, FrameType | None]] = []
+    time_limit, former_sigterm = time_limit_signal(), signal.getsignal(signal.SIGTERM)
+    # Submitit's handler queues the job again and ends the process at once, so it must be called last.
+    submitit_handler = None if time_limit is None else signal.getsignal(time_limit)
+    time_limit_calls: list[tuple[int, FrameType | None]] = []
     in_cluster = os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
 
-    def end(number: int, frame: FrameType | None) -> None:
+    def exit_on_sigterm(number: int, frame: FrameType | None) -> None:
         if in_cluster:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         sys.exit(128 + number)
 
-    def save(number: int, frame: FrameType | None) -> None:
-        asked.append((number, frame))
-        # Runs handle SIGTERM: they save and then exit, which the ``except`` below notices.
+    def save_at_time_limit(number: int, frame: FrameType | None) -> None:
+        time_limit_calls.append((number, frame))
+        # SIGTERM makes a run save and exit. The ``except`` below catches the exit.
         signal.raise_signal(signal.SIGTERM)
 
-    # The default action of SIGTERM would end the process without unwinding, so no ``finally`` would run.
-    signal.signal(signal.SIGTERM, end)
-    if time_limit is not None and callable(obey):
-        signal.signal(time_limit, save)
+    # The default action of SIGTERM ends the process without running any ``finally``.
+    signal.signal(signal.SIGTERM, exit_on_sigterm)
+    if time_limit is not None and callable(submitit_handler):
+        signal.signal(time_limit, save_at_time_limit)
     try:
         with second_signal_ignored() if in_cluster else nullcontext():
             yield
@@ -107,30 +119,33 @@ def _saved_on_signal() -> Iterator[None]:
         if stop.code not in (128 + signal.SIGINT, 128 + signal.SIGTERM):
             raise
         # The runs are saved now, so submitit may queue the job again and end this process.
-        queue_again = partial(obey, *asked[0]) if asked and callable(obey) else None
+        queue_again: Callable[[], object] | None = None
+        if time_limit_calls and callable(submitit_handler):
+            queue_again = partial(submitit_handler, *time_limit_calls[0])
         _end_after_saving(queue_again, in_cluster=in_cluster)
         raise RunError("stopped by a signal") from stop
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, former_sigterm)
         if time_limit is not None:
-            signal.signal(time_limit, obey)
+            signal.signal(time_limit, submitit_handler)
 
 
 def _end_after_saving(queue_again: Callable[[], object] | None, *, in_cluster: bool) -> None:
-    """Call ``queue_again``, which may end the process; a job of a cluster ends in any case."""
+    """Call ``queue_again``, which may end the process. In the job of a cluster, end the process in any case."""
     if in_cluster:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if queue_again is not None:
-        with suppress(subprocess.SubprocessError):  # the cluster has queued it again, or it ends the job
+        with suppress(subprocess.SubprocessError):  # SLURM refuses if it has requeued or cancelled the job itself
             queue_again()
     if in_cluster:
         _leave_job()
 
 
 def _leave_job() -> NoReturn:
-    """End the job of a cluster after a signal, without a result: the command asks the cluster what becomes of the job.
+    """End the job of a cluster after a signal, without a result.
 
-    If the signal did not come with an order that the job ends, the job would count as failed; it is queued again.
+    The command asks SLURM for the state of the job. If SLURM neither cancels nor requeues the job, it would count this
+    exit as a failure, so the job is put back into the queue here.
     """
     from digitlab.sweeps.workers.slurm_queue import own_job_runs, queue_again
 
