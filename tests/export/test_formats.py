@@ -132,7 +132,7 @@ def test_exporting_from_the_command_line(
     assert (code, out, err) == (2, "", f"--out={path}: already exists: --force overwrites it\n")
     code, out, err = digitlab("export", mlp.path, "--to", "safetensors", "--input", "uint8")
     assert (code, out) == (2, "")
-    assert err.startswith("--input=uint8: has no meaning for safetensors")
+    assert err.startswith("--input=uint8: has no effect with --to safetensors")
 
 
 def test_without_its_packages_the_extra_is_named(mlp: package.Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,8 +40,8 @@ def test_an_island_beyond_an_unstable_rate_is_not_useful():
 @pytest.mark.parametrize(
     ("losses", "reason"),
     [
-        (dict.fromkeys(RATES, 2.3), "falls at no rate"),
-        (dict.fromkeys(RATES), "falls at no rate"),
+        (dict.fromkeys(RATES, 2.3), "does not fall at any rate"),
+        (dict.fromkeys(RATES), "does not fall at any rate"),
         ({0.1: 2.0, 0.2: 1.0}, "too few rates"),
         ({}, "too few rates"),
     ],

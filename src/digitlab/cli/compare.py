@@ -19,23 +19,23 @@ def compare(
         list[Path], typer.Argument(metavar="FOLDER…", help="Runs, sweeps, or folders that contain runs at any depth.")
     ],
     key: Annotated[
-        str | None, typer.Option(metavar="KEY", help="Compare the values of this key instead, e.g. optimizer.")
+        str | None, typer.Option(metavar="KEY", help="Compare the values of this key, for example optimizer.lr.")
     ] = None,
     metric: Annotated[
-        str | None, typer.Option(metavar="METRIC", help="E.g. test/accuracy (default: the monitored metric).")
+        str | None, typer.Option(metavar="METRIC", help="For example test/accuracy.  [default: the monitored metric]")
     ] = None,
     where: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Only runs with this setting; may be repeated.")
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Compare only runs with this setting; repeatable.")
     ] = None,
     figure: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Also draw pairs and differences; .png, .pdf or .svg.")
+        Path | None, typer.Option(metavar="FILE", help="Also draw pairs and differences in a .png, .pdf or .svg file.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing figure.")] = False,
 ) -> None:
     """Compare groups of finished runs, paired by seed, fold and all other settings.
 
-    Prints each difference with its 95 % interval and p-value, corrected for the number of comparisons (Holm), and one
-    sentence each. Without --metric it uses the monitored metric, so that the test set stays untouched.
+    Print each difference with its 95 % interval and its p-value, which is corrected for the number of comparisons
+    (Holm), and one sentence for each. The default metric is the monitored one, so that the test set stays unused.
     """
     from digitlab.compare.comparison import compare_groups, monitored_metric
     from digitlab.compare.groups import read_groups

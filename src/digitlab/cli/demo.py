@@ -17,14 +17,17 @@ def demo(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Where to write; required for several runs.  [RUN_FOLDER/demo.html]"),
+        typer.Option(
+            metavar="FILE", help="The file to write; required for several runs.  [default: RUN_FOLDER/demo.html]"
+        ),
     ] = None,
     checkpoint: WhichOption = Which.BEST,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing page.")] = False,
 ) -> None:
-    """Write a page to draw for a network and to look into it. It works from disk, without a network or a server.
+    """Write an HTML page on which you draw and networks answer. It needs no server and no internet connection.
 
-    The page shows the probabilities, which parts of an image matter, and hidden units, and has test images to guess.
+    The page shows probabilities, which parts of an image matter, and hidden units. You can also guess the classes of
+    test images. Needs the extra "export".
     """
     from digitlab.export.demo import write_demo
     from digitlab.training.loading import open_run

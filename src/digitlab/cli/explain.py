@@ -40,23 +40,23 @@ def explain(
         typer.Option(
             help="predictions: which pixels decide, and the nearest training images. classes: images that maximise the "
             "score of each class. layers: filters and feature maps. embedding: the last hidden layer by PCA and t-SNE. "
-            "projector: the same for TensorBoard. Repeatable.  [default: predictions]",
+            "projector: files of the last hidden layer for TensorBoard. Repeatable.  [default: predictions]",
         ),
     ] = None,
-    count: Annotated[int, typer.Option(min=1, help="The number of mistakes, if no images are given.")] = 8,
+    count: Annotated[int, typer.Option(min=1, help="The number of mistakes to explain, if you give no images.")] = 8,
     class_name: Annotated[
         str | None, typer.Option("--class", metavar="NAME", help="Explain this class instead of the predicted one.")
     ] = None,
     points: Annotated[
-        int, typer.Option(min=3, help="The number of images of an embedding, for projector, too.")
+        int, typer.Option(min=3, help="The largest number of images for embedding and projector.")
     ] = 2000,
     out: Annotated[Path | None, typer.Option(help="Folder for the figures.  [default: RUN_FOLDER/figures]")] = None,
     file_format: Annotated[FileFormat, typer.Option("--format", help="File format of the figures.")] = FileFormat.PNG,
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
 ) -> None:
-    """Explain a run's predictions: own pictures or its most confident mistakes. Prints a table and draws a figure.
+    """Explain the predictions of a run, for your own pictures or for its most confident mistakes.
 
-    The checkpoint is the one that the run tested. Needs the extra "explain".
+    Print a table and draw a figure. The checkpoint is the one that the run tested. Needs the extra "explain".
     """
     from digitlab.explain.extra import require_packages
 

@@ -27,19 +27,25 @@ class Pixels(StrEnum):
 @app.command()
 def export(
     folder: Folder,
-    to: Annotated[Format, typer.Option("--to", help="An ONNX model, weights, or a program of torch.export (.pt2).")],
+    to: Annotated[
+        Format, typer.Option("--to", help="An ONNX model, the weights alone, or a program of torch.export (.pt2).")
+    ],
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Where to write.  [RUN_FOLDER/network.onnx, …]")
+        Path | None, typer.Option(metavar="FILE", help="The file to write.  [default: RUN_FOLDER/network.onnx, …]")
     ] = None,
     checkpoint: WhichOption = Which.BEST,
     pixels: Annotated[
-        Pixels, typer.Option("--input", help="Type of the images: floats in [0, 1], or bytes in 0 … 255.")
+        Pixels,
+        typer.Option(
+            "--input", help="Type of the images that the network takes: floats in [0, 1], or bytes in 0 … 255."
+        ),
     ] = Pixels.FLOAT32,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
-    """Export the network of a run: images (N, C, H, W) to probabilities (N, K), normalisation included.
+    """Export the network of a run. It maps images (N, C, H, W) to probabilities (N, K) and includes the normalisation.
 
-    Before the file is written, it is compared with the run on 1,000 test images. Class names are in its metadata.
+    Before the command writes the file, it compares the export with the run on up to 1,000 test images. The metadata of
+    the file contains the class names. --to onnx and --to safetensors need the extra "export".
     """
     from digitlab.export.run import export_run
     from digitlab.training.loading import open_run

@@ -23,7 +23,9 @@ def figures(
     ] = FileFormat.PNG,
     only: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Draw this figure only, for example confusion_matrix; repeatable. No GIFs."),
+        typer.Option(
+            metavar="NAME", help="Draw only this figure and no GIFs, for example confusion_matrix; repeatable."
+        ),
     ] = None,
     width: WidthOption = None,
     gif_images: Annotated[int, typer.Option(min=0, help="Number of training images for the GIFs; 0: no GIFs.")] = 99,

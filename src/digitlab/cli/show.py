@@ -23,14 +23,14 @@ def show(
         bool,
         typer.Option(
             "--check",
-            help="Look for copies, overlap of training and test set, broken images and wrong labels instead. Trains "
-            "small networks for a minute or two; model=, optimizer=, … choose others.",
+            help="Look for copies, overlap of training and test set, broken images and wrong labels instead. This "
+            "trains small networks for a minute or two; model=, optimizer=, … choose other ones.",
         ),
     ] = False,
 ) -> None:
     """Show a data set before training: its split, its mean and standard deviation, and some images of every class.
 
-    With --check, examine its images and labels, print a table, and write a contact sheet and a list.
+    With --check, examine its images and labels, print a table, and write a contact sheet and a list of findings.
     """
     from digitlab.config.compose import ROOT, compose
     from digitlab.core.files import write_atomically
@@ -42,7 +42,7 @@ def show(
     for override in overrides or []:
         key, _, value = override.lstrip("+~").partition("=")
         if not check and key.partition(".")[0] not in ("data", "augment", "seed", "experiment", "hydra"):
-            raise ConfigError(key, value, "has no effect: this command shows data and augmentation")
+            raise ConfigError(key, value, "has no effect: this command uses only data, augment, seed and experiment")
     data = Experiment.from_config(config, typed=overrides or []).data
     data.normalize = "standard"  # so that setup computes the mean and deviation, whatever the run uses
     data.prepare_data()

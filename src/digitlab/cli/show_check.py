@@ -33,12 +33,13 @@ def check(data: "ImageData", overrides: Sequence[str], *, folder: Path) -> None:
     )  # fmt: skip
     print_table(["check", "train", "test"], data_check.table(checked), title=f"{source.title}, both official sets")
     if held_out is None:
-        print("labels are not checked: the data set has validation images of its own, so it has no folds")
+        print("labels are not checked: this needs folds, and a data set with its own validation images has none")
     else:
         print(
             f"Labels are checked with {FOLDS} networks ({held_out.model}, {held_out.epochs} epochs); each"
-            f" predicts the third of the training images that it did not see, {100 * held_out.accuracy:.1f} % of all"
-            " correctly. The better the network, the fewer correct labels are on the list."
+            " predicts the third of the training images that it did not see. Together they predict"
+            f" {100 * held_out.accuracy:.1f} % of the training labels. With better networks, fewer correct labels are"
+            " on the list."
         )
     for name, content in (
         (f"{source.name}_check.csv", data_check.as_csv(checked, source.class_names).encode()),

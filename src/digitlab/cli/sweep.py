@@ -20,13 +20,14 @@ def sweep(
     file_format: Annotated[FileFormat, typer.Option("--format", help="File format of the figures.")] = FileFormat.PNG,
     width: WidthOption = None,
     importance: Annotated[
-        bool, typer.Option("--importance", help="Also print and draw how much each key matters (needs Optuna).")
+        bool,
+        typer.Option("--importance", help="Also print and draw how much each key matters. Needs the extra search."),
     ] = False,
     table_format: Annotated[
         Literal["latex", "markdown", "csv"] | None,
-        typer.Option("--table", help="Only print a table for a paper; write no file."),
+        typer.Option("--table", help="Print only a table for a paper; write no file."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Only print all runs as JSON; write no file.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print only all runs as JSON; write no file.")] = False,
 ) -> None:
     """Show the settings of a sweep from best to worst, the effect of each value, and the winner.
 
@@ -38,11 +39,11 @@ def sweep(
     from digitlab.sweeps.table import SweepTable
 
     if as_json and table_format is not None:
-        raise ConfigError("--table", table_format, "can't be combined with --json: each prints alone")
+        raise ConfigError("--table", table_format, "can't be combined with --json: choose one of them")
     path = folder.expanduser().resolve()
     table = SweepTable(path.name, read_runs(path))
     if not table.runs:
-        raise ConfigError("SWEEP_FOLDER", folder, "has no runs yet")
+        raise ConfigError("SWEEP_FOLDER", folder, "has no runs yet: give the folder that the sweep printed last")
     # Nothing else is printed, because the output goes into a file or to another program.
     if as_json:
         print(report_json(table))

@@ -16,16 +16,16 @@ _PORT = 6007
 @app.command()
 def watch(
     root: Annotated[Path | None, typer.Option(help="The folder with the runs and sweeps (default: outputs).")] = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The port of the page; 0 takes any free one.")] = _PORT,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port of the page; 0 chooses a free port.")] = _PORT,
     open_browser: Annotated[
         bool, typer.Option("--open/--no-browser", help="Open the page in the browser, or only print its address.")
     ] = False,
 ) -> None:
     """Show a live page about all runs and sweeps: curves, tables, time left, failures, links to reports.
 
-    Open the address that it prints in a browser on this machine; Ctrl-C ends the page.
+    Open the address that it prints in a browser on this machine; Ctrl-C stops the command.
 
-    The page only reads: no training notices it, and nothing under the folder changes.
+    The command only reads: it changes nothing under the folder and does not disturb a training.
     """
     from digitlab.config.compose import ROOT
     from digitlab.watch.laboratory import Laboratory

@@ -60,7 +60,7 @@ def monitored_metric(groups: Sequence[Group]) -> str:
     """The metric that all runs monitor. Raises ``ConfigError`` if they monitor several."""
     metrics = sorted({run.monitor for group in groups for run in group.runs})
     if len(metrics) > 1:
-        raise ConfigError("--metric", None, f"the runs monitor different metrics; choose one of {', '.join(metrics)}")
+        raise ConfigError("--metric", None, f"the runs monitor different metrics: choose one of {', '.join(metrics)}")
     return metrics[0]
 
 
@@ -102,7 +102,7 @@ def _check_metric(groups: Sequence[Group], metric: str) -> None:
     for group in groups:
         known = {name for run in group.runs for name in run.metrics if run.value(name) is not None}
         if metric not in known:
-            hint = " (test=none measures none on the test set)" if metric.startswith("test/") else ""
+            hint = " (runs with test=none have no metrics of the test set)" if metric.startswith("test/") else ""
             raise ConfigError("--metric", metric, f"no run of {group.name} has it{hint}{nearest(metric, known)}")
 
 
@@ -237,7 +237,7 @@ def _check_validation(first: Group, second: Group, metric: str, *, paired: bool)
             raise ConfigError(
                 "FOLDER", f"{first.name}, {second.name}",
                 f"validate on different images ({key}={_values_text(one)} and {_values_text(other)}); "
-                f"--metric test/accuracy compares them on the test set",
+                f"--metric test/accuracy compares on the test set",
             )  # fmt: skip
 
 
@@ -252,4 +252,4 @@ def _no_partner(first: Group, second: Group, varying: Sequence[str]) -> str:
         if one != other:
             differing.append(f"{key}={_values_text(one)} against {_values_text(other)}")
     reason = f" ({'; '.join(differing[:3])})" if differing else ""
-    return f"no two runs agree in all other settings{reason}; --where KEY=VALUE chooses runs"
+    return f"no two runs agree in all other settings{reason}: choose runs with --where KEY=VALUE"

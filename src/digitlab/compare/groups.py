@@ -81,11 +81,11 @@ def read_groups(folders: Sequence[Path], *, key: str | None = None, where: Seque
     if key is not None:
         groups = _by_value(groups, key)
     elif len(groups) < 2:
-        raise ConfigError("FOLDER", folders[0], "one folder is no comparison: give two, or --key for one sweep")
+        raise ConfigError("FOLDER", folders[0], "one folder is no comparison: give two, or one sweep and --key KEY")
     for group in groups:
         if not group.runs:
             reasons = ", ".join(f"{count} {reason}" for reason, count in group.left_out.items())
-            raise ConfigError("FOLDER", group.name, f"no run to compare ({reasons or 'no runs'})")
+            raise ConfigError("FOLDER", group.name, f"contains no run to compare ({reasons or 'no runs'})")
     return groups
 
 
@@ -96,7 +96,7 @@ def _names(folders: Sequence[Path]) -> dict[Path, str]:
     """
     full = {folder: folder.expanduser().resolve() for folder in folders}
     if len(set(full.values())) < len(folders):
-        raise ConfigError("FOLDER", folders[0], "the same folder is given twice")
+        raise ConfigError("FOLDER", folders[0], "is given twice: give each folder once")
     for depth in range(1, max(len(path.parts) for path in full.values()) + 1):
         names = {folder: "/".join(path.parts[-depth:]) for folder, path in full.items()}
         if len(set(names.values())) == len(folders):
@@ -203,7 +203,8 @@ def _by_value(groups: Sequence[Group], key: str) -> list[Group]:
         have = ", ".join(f"{key}={show(value)}" for value in by_value) or "there is no finished run"
         raise ConfigError("--key", key, f"must have at least two values in finished runs ({have})")
     if len(by_value) > _MAX_GROUPS:
-        raise ConfigError("--key", key, f"has {len(by_value)} values; at most {_MAX_GROUPS} can be compared")
+        allowed = f"has {len(by_value)} values; at most {_MAX_GROUPS} can be compared: digitlab sweep shows all values"
+        raise ConfigError("--key", key, allowed)
     left_out: dict[str, int] = {}
     for group in groups:
         for reason, count in group.left_out.items():

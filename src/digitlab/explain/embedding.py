@@ -41,7 +41,11 @@ def embed(run: ExplainedRun, *, most: int) -> Embedding:
     images = run.data.test_set if tested else run.data.train_set
     numbers = evenly(torch.arange(len(images.labels)) if tested else run.data.val_indices, most)
     if len(numbers) < 3:
-        raise RunError(f"{run.folder.path}: needs 3 validation images or a tested run, and has {len(numbers)} images")
+        kind = "test" if tested else "validation"
+        raise RunError(
+            f"{run.folder.path}: has {len(numbers)} {kind} images, and an embedding needs at least 3: train a run with "
+            f"more {kind} images{'' if tested else ', or one that is tested (test=best)'}"
+        )
     chosen = images.images[numbers]
     return Embedding(
         numbers=numbers, images=chosen, labels=images.labels[numbers], scores=run.scores(chosen),

@@ -28,7 +28,10 @@ def layers_figure(run: ExplainedRun, image: Tensor) -> Figure:
     """
     convolutions = run.convolutions
     if not convolutions:
-        raise RunError(f"{run.folder.path}: the network has no convolution, so it has neither filters nor feature maps")
+        raise RunError(
+            f"{run.folder.path}: the network has no convolution, so there are no filters or feature maps to draw: "
+            "leave out --what layers"
+        )
     first = next(iter(convolutions.values())).weight.detach().cpu()
     maps = {name: output[0] for name, output in outputs_of(run, convolutions, as_floats(image[None])).items()}
     return feature_maps_figure(

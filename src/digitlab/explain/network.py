@@ -88,7 +88,10 @@ class ExplainedRun:
         """The last dense layer, whose input is the last hidden layer. Raises ``RunError`` if there is none."""
         dense = list(_called(self, nn.Linear).values())
         if not dense:
-            raise RunError(f"{self.folder.path}: the network has no dense layer, so its last hidden layer is unknown")
+            raise RunError(
+                f"{self.folder.path}: the network has no dense layer, so its last hidden layer is unknown: only --what "
+                "classes and --what layers work for it"
+            )
         last: nn.Linear = dense[-1]
         return last
 

@@ -52,10 +52,11 @@ def confident_mistakes(run: ExplainedRun, *, count: int) -> Subjects:
     """
     images, labels, scores = _predictions(run)
     if not len(labels):
-        raise RunError(f"{run.folder.path}: the run has no validation images and was not tested: name your own images")
+        raise RunError(f"{run.folder.path}: the run has no validation images and was not tested: give your own images")
     indices = most_confident_mistakes(labels, scores, count=count)
     if not len(indices):
-        raise RunError(f"{run.folder.path}: the network classifies every {SPLIT_NAMES[run.split]} image correctly")
+        text = f"the network classifies every {SPLIT_NAMES[run.split]} image correctly: give your own images"
+        raise RunError(f"{run.folder.path}: {text}")
     return Subjects(
         pixels=images[indices], names=[f"{SPLIT_NAMES[run.split]} image {number}" for number in indices.tolist()],
         labels=labels[indices].tolist(),

@@ -32,7 +32,7 @@ class Agreement:
         classes = "all classes are the same"
         if self.changed_classes:
             # Differences below the tolerance change a class only if two classes are equally probable.
-            classes = f"{self.changed_classes} classes differ, where two are equally probable"
+            classes = f"{self.changed_classes} classes differ, because two classes are equally probable there"
         return (
             f"checked on {self.images:,} test images: the largest difference of a probability is "
             f"{self.largest_difference:.1e}, and {classes}"
@@ -66,8 +66,8 @@ def compare(expected: Tensor, evaluate: Callable[[Tensor], Tensor], images: Tens
     # In this form, it also holds for a difference that is not a number.
     if not difference <= TOLERANCE:
         raise RunError(
-            f"the export is not written, because it does not compute what the run computes: on {len(images):,} test "
-            f"images the probabilities differ by up to {difference:.1e}, and {TOLERANCE:.0e} is allowed"
+            f"no file is written, because the export does not compute what the run computes: on {len(images):,} test "
+            f"images the probabilities differ by up to {difference:.1e}, and at most {TOLERANCE:.0e} is allowed"
         )
     changed = int((found.argmax(1) != expected.argmax(1)).sum())
     return Agreement(images=len(images), largest_difference=difference, changed_classes=changed)

@@ -59,7 +59,7 @@ def write_demo(
             off, or the page would be larger than 10 MB.
         RunError: a network cannot be exported.
     """
-    require_packages("RUN_FOLDER", runs[0].path, *PACKAGES["onnx"])
+    require_packages("", "digitlab demo", *PACKAGES["onnx"])
     require_writable(out, force=force)
     classifiers = [load_for_export(run, checkpoint) for run in runs]
     _require_same_images(runs, classifiers)
@@ -74,8 +74,8 @@ def write_demo(
         limit = f"{_MOST_BYTES / 1e6:.0f} MB"
         raise ConfigError(
             "RUN_FOLDER", runs[0].path,
-            f"the page would have {len(page) / 1e6:.1f} MB, and a browser should load at most {limit}: "
-            f"choose smaller networks or fewer ({sizes})",
+            f"the page would have {len(page) / 1e6:.1f} MB, and at most {limit} are allowed: choose smaller or fewer "
+            f"networks ({sizes})",
         )  # fmt: skip
     write_atomically(out, page)
     return networks
@@ -89,7 +89,7 @@ def _require_same_images(runs: Sequence[RunFolder], classifiers: Sequence[Classi
             raise ConfigError(
                 "RUN_FOLDER", run.path,
                 f"has images {form[0]} that are prepared in another way than the images {forms[0][0]} of "
-                f"{runs[0].path}; the networks of a page must see the same image",
+                f"{runs[0].path}: write a page for each run, because the networks of one page must see the same image",
             )  # fmt: skip
 
 

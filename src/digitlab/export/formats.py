@@ -45,7 +45,8 @@ def onnx_bytes(program: torch.export.ExportedProgram, metadata: dict[str, str], 
             )  # fmt: skip
     except torch.onnx.OnnxExporterError as error:
         reason = str(error.__cause__ or error).strip().partition("\n")[0]
-        raise RunError(f"this network can't be written as an ONNX model: {reason}") from error
+        advice = "digitlab export --to torch or --to safetensors may work"
+        raise RunError(f"this network can't be written as an ONNX model: {reason} ({advice})") from error
     assert exported is not None
     model: Any = exported.model_proto
     # They name files of this machine.

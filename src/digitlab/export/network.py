@@ -85,4 +85,5 @@ def trace(network: ExportedNetwork, shape: tuple[int, int, int], *, pixels: Pixe
     except Exception as error:  # torch raises many kinds, and a network of the user's own can raise anything
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         name = type(network.network).__name__
-        raise RunError(f"{name}: torch.export can't express this network as a graph: {reason}") from error
+        advice = "digitlab export --to safetensors writes its weights"
+        raise RunError(f"{name}: torch.export can't express this network as a graph: {reason} ({advice})") from error

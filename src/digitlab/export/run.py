@@ -47,7 +47,9 @@ def export_run(
     """
     require_packages("--to", to, *PACKAGES[to])
     if to == "safetensors" and pixels != "float32":
-        raise ConfigError("--input", pixels, "has no meaning for safetensors, which holds weights and takes no images")
+        raise ConfigError(
+            "--input", pixels, "has no effect with --to safetensors, which writes only weights: leave it out"
+        )
     out = run.path / f"network{SUFFIXES[to]}" if out is None else out
     require_writable(out, force=force)
     classifier = load_for_export(run, checkpoint)
@@ -87,8 +89,8 @@ def load_for_export(run: RunFolder, checkpoint: Which) -> Classifier:
     if run.read_config().data.get("deskew", False):
         raise ConfigError(
             "RUN_FOLDER", run.path,
-            "was trained with data.deskew=true, and deskewing, which rounds pixels, can't be a part of the exported "
-            "network; train a run with data.deskew=false",
+            "was trained with data.deskew=true, and deskewing can't be a part of the exported network, because it "
+            "rounds pixels: train a run with data.deskew=false",
         )  # fmt: skip
     return load_classifier(run, checkpoint)
 

@@ -19,7 +19,7 @@ from digitlab.sweeps.table import SweepTable
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-HINT = "the importance of keys needs Optuna, the extra search: run pip install -e '.[search]' in the project's folder"
+HINT = "the importance of keys needs Optuna: run pip install -e '.[search]' in the project's folder"
 # Fewer runs say nothing about the importance of a key: the forest would split noise.
 _FEWEST_RUNS = 8
 _RESAMPLES, _SEED = 40, 0
@@ -72,7 +72,7 @@ def importances(table: SweepTable, *, resamples: int | None = None) -> Importanc
         return HINT
     known = [run for run in table.runs if table.compared([run]) and math.isfinite(run.value or 0.0)]
     if len(table.keys) < 2:
-        return "the importance of keys compares at least two"
+        return f"the importance of keys needs a sweep over at least two keys; this one has {len(table.keys)}"
     if len(known) < _FEWEST_RUNS:
         return f"the importance of keys needs at least {_FEWEST_RUNS} finished runs; there are {len(known)}"
     values = np.array([run.value for run in known], dtype=np.float64)

@@ -127,8 +127,9 @@ def suggestion_lines(test: RateTest) -> list[str]:
     where = f" ({test.name})" if test.name else ""
     diverged = f"; {test.diverged} of {len(test.rates)} rates diverged" if test.diverged else ""
     if test.lowest is None or test.useful is None or test.suggested is None:
-        reason = "the loss falls at no rate" if len(test.rates) >= _FEWEST_RATES else "too few rates"
-        return [f"learning-rate range test{where}: no suggestion, {reason}{diverged}"]
+        few = f"there are too few rates ({len(test.rates)}, and at least {_FEWEST_RATES} are needed)"
+        reason = "the loss does not fall at any rate" if len(test.rates) >= _FEWEST_RATES else few
+        return [f"learning-rate range test{where}: no suggestion, because {reason}{diverged}"]
     low, high = test.useful
     return [
         f"learning-rate range test{where}: the loss is lowest at {test.lowest:.2g}, and nearly as low from {low:.2g} "

@@ -49,7 +49,7 @@ class WatchApp:
 
     def _answer(self, request: Request) -> Response:
         if urlsplit(f"//{request.environ.get('HTTP_HOST', '')}").hostname not in _OWN_NAMES:
-            return _refusal(403, f"This page is only at {_HOST} and localhost.")
+            return _refusal(403, f"This page is only at {_HOST} and localhost: use the printed address.")
         token, slash, rest = request.path.lstrip("/").partition("/")
         if not secrets.compare_digest(token.encode(), self.token.encode()):
             return _refusal(403, "The token is missing or wrong. Use the whole address that digitlab watch printed.")
@@ -143,7 +143,7 @@ class WatchServer:
                 listener.listen()
             except (OSError, OverflowError) as error:
                 reason = getattr(error, "strerror", None) or error
-                allowed = f"can't be used ({reason}): choose another port, or --port 0 for any free one"
+                allowed = f"can't be used ({reason}): choose another port, or --port 0 for a free one"
                 raise ConfigError("--port", port, allowed) from error
             self._server: BaseWSGIServer = make_server(
                 _HOST, port, app, threaded=True, request_handler=_QuietHandler, fd=listener.fileno()

@@ -61,7 +61,7 @@ function see(picture) {
     ask(pixels);
   } catch (error) {
     if (!(error instanceof PictureError)) throw error;
-    showSeen(null, `Nothing: the picture is ${error.message}.`);
+    showSeen(null, `The network sees nothing, because the picture is ${error.message}.`);
     ask(null);
   }
 }

@@ -440,7 +440,7 @@ async function ask() {
     if (!response.ok) throw new Error(await response.text());
     take(await response.json(), asked);
     connection.className = "";
-    connection.textContent = unread ? `reading ${unread} more runs …` : late ? "waits while text is selected" : "";
+    connection.textContent = unread ? `reading ${unread} more runs …` : late ? "updates wait while text is selected" : "";
     if (unread) pause = 50;
   } catch (error) {
     connection.className = "lost";
