@@ -250,9 +250,9 @@ function emptyState() {
 // A sweep --------------------------------------------------------------------------------------------------------------
 
 function buildSweep(id) {
-  const parts = {top: make("div"), chart: make("div", {class: "chartbox"}), list: null, curves: new Map(), drawn: 0};
+  const parts = {top: make("div"), chart: make("div", {class: "chartbox"}), legend: make("p", {class: "legend"}), list: null, curves: new Map(), drawn: 0};
   parts.list = table(`sweep ${id}`, {columns: [], rows: [], order: better, limit: 250, empty: "no run has started"});
-  parts.rest = make("div", {hidden: true}, make("h2", {}, "Curves"), parts.chart, make("h2", {}, "Runs"), parts.list.node);
+  parts.rest = make("div", {hidden: true}, make("h2", {}, "Curves"), parts.legend, parts.chart, make("h2", {}, "Runs"), parts.list.node);
   document.getElementById("view").replaceChildren(parts.top, parts.rest);
   return parts;
 }
@@ -282,6 +282,8 @@ function updateSweep(parts, id) {
   const ranked = state.members.filter(run => run.metric === metric).sort(better).map((run, rank) => ({
     name: keys.map(key => `${key}=${settings(run).get(key) ?? ""}`).join(" ") || shortName(run.id), css: rank < 6 ? `run c${rank}` : "run",
     points: parts.curves.get(run.id) || [], open: () => { location.hash = address("run", run.id); }}));
+  const coloured = ranked.filter(line => line.css !== "run" && line.points.length);
+  parts.legend.replaceChildren(...coloured.map(swatch), ranked.length > coloured.length ? "grey: other runs" : "");
   drawChart(parts.chart, {lines: ranked.reverse(), xLabel: "epoch", metric});
 }
 
