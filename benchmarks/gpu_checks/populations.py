@@ -136,6 +136,7 @@ def out_of_memory(context: Context) -> Measured:
 
 @GROUP.check("a sweep given again after a stop ends with the weights of an undisturbed one")
 def resumed_sweep(context: Context) -> Measured:
+    context.require_time()
     overrides = ["model=mlp_dropout", "model.hidden=[32]", "seed=0,1", "trainer.precision=64", "trainer.chunk_length=8"]
     with counted_replays(context):
         stopped = False

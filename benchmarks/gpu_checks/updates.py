@@ -43,7 +43,7 @@ _CASES: dict[str, tuple[float, list[str]]] = {
     "fused_sgd": (_ROUGH, ["model=mlp", "optimizer=sgd", "optimizer.momentum=0.9", "trainer.precision=32-true"]),
     "fused_adam": (_ROUGH, ["model=mlp", "optimizer.weight_decay=0.01", "trainer.precision=32-true"]),
 }
-_QUICK_CASES = ("dropout_adam", "lenet_no_dropout")
+_QUICK_CASES = ("dropout_adam",)
 # Dropout draws other masks on another device.
 _SAME_ON_CPU = ("mlp_sgd", "batch_norm", "mse_rmsprop", "adagrad", "ema_clip", "lenet_no_dropout", "cnn")
 
