@@ -10,6 +10,7 @@ import os
 import platform
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,6 +86,25 @@ def cache_folder() -> Path:
     return user_cache_folder() / "digitlab" / "compiled"
 
 
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Hide what torch says about its own internals while it traces, compiles or loads.
+
+    A deprecation inside torch must not keep a run from being compiled where Python turns warnings into errors.
+    """
+    logger = logging.getLogger("torch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+@_quietly()
 def compile_or_load(
     function: Callable[[int], FlatFunction],
     examples: Callable[[int], list[Tensor]],
@@ -144,9 +164,8 @@ def _load(path: Path) -> CompiledCall:
     from torch._inductor import aoti_load_package
 
     try:
-        with _quietly():
-            # A run makes one call at a time, so it needs no pool of workers.
-            library = aoti_load_package(str(path), run_single_threaded=True)
+        # A run makes one call at a time, so it needs no pool of workers.
+        library = aoti_load_package(str(path), run_single_threaded=True)
     except RuntimeError as error:
         raise _as_compiler_error(error) from error
     run: CompiledCall = library.loader.boxed_run
@@ -162,7 +181,7 @@ def _compile(function: FlatFunction, arguments: list[Tensor], dynamic: Sequence[
     size = torch.export.Dim("size", min=1)
     sizes = tuple({0: size} if is_dynamic else None for is_dynamic in dynamic)
     try:
-        with _quietly(), torch.no_grad():
+        with torch.no_grad():
             graph = _traced(function, arguments, dynamic)
             exported = torch.export.export(graph, tuple(arguments), dynamic_shapes=sizes, strict=False)
             aoti_compile_and_package(exported, package_path=str(unfinished))
@@ -226,15 +245,3 @@ def _machine_facts(devices: set[torch.device]) -> tuple[Any, ...]:
     precision = (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32)
     gpus = sorted(torch.cuda.get_device_capability(device) for device in devices if device.type == "cuda")
     return (torch.__version__, torch.version.git_version, torch.version.cuda), machine, precision, gpus
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Hide torch's warnings about its own internals while it compiles or loads."""
-    logger = logging.getLogger("torch")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
