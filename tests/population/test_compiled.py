@@ -167,7 +167,8 @@ def test_compiled_gradients_are_as_exact_as_eager_ones_in_float32(
     # At a rate of one, and then of nothing, what is missing of the weights is the gradient.
     monkeypatch.setattr(LearningRates, "table", lambda *_: torch.tensor([[1.0] * 3, [0.0] * 3], dtype=torch.float64))
     gradients = []
-    settings = ("model.hidden=[8]", "model.batch_norm=true", "optimizer=sgd", "data.batch_size=30")
+    sizes = ("data.batch_size=30", "data.train_size=1920")
+    settings = ("model.hidden=[8]", "model.batch_norm=true", "optimizer=sgd", *sizes)
     for precision, asked in (("64", False), ("32", False), ("32", True)):
         runner, chunks = stacked(*settings, f"trainer.precision={precision}", compiling=asked)
         before = [parameter.clone() for parameter in runner.stack.parameters]
