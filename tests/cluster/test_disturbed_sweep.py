@@ -32,7 +32,7 @@ def check(held_sweep, undisturbed):
         assert len(held_sweep.jobs()) == (jobs or runs)
         for seed in seeds:
             log = held_sweep.log(seed)
-            assert held_sweep.epochs(seed) == ["0", "1", "2"]
+            assert held_sweep.epochs(seed) == ["1", "2", "3"]
             assert log.count("start") == (2 if seed in again else 1), (seed, log)
             assert log.count("0") == log.count("2") == 1, (seed, log)
 

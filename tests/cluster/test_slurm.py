@@ -112,6 +112,6 @@ def test_populations_are_jobs(cluster, tmp_path, background):
     )  # fmt: skip
     ended = background(*words).wait()
     assert (ended.code, ended.stderr) == (0, "")
-    assert len(list(folder.glob(".submitit/[0-9]*"))) == 2
+    assert len(list(folder.glob(".submitit/[0-9]*_*"))) == 2
     with (folder / "sweep.csv").open() as file:
         assert [row["status"] for row in csv.DictReader(file)] == ["finished"] * 4
