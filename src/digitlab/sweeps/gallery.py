@@ -36,8 +36,8 @@ def write_figures(
     """Draw all figures of ``table`` into ``folder`` and return their paths; at least one run must have finished.
 
     If the sweep covers several data sets, each has a subfolder of its own. ``found`` holds the importances of the keys
-    by the name of the table, if they were computed. ``width`` is that of a paper's column or
-    page; None draws figures in their natural size.
+    by the name of the table, if they were computed. ``width`` is that of a paper's column or page; None draws figures
+    in their natural size.
     """
     # One scale for MNIST and CIFAR-10 would hide all differences within each.
     parts = table.by_data_set()
