@@ -1,7 +1,6 @@
 """Tiny runs to export, and a Chromium that draws, presses keys, chooses files and shows the dark colours."""
 
 import json
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import pytest
 
 import digitlab
 from digitlab.api.run import Run
-from fixtures.browser import Browser
+from fixtures.browser import Browser, opened
 
 _TINY = (
     "trainer=cpu", "trainer.progress_bar=false", "trainer.max_epochs=1", "data.train_size=200", "data.val_size=100",
@@ -84,8 +83,4 @@ class DrawingBrowser(Browser):
 
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DrawingBrowser]:
-    if shutil.which("chromium") is None:
-        pytest.skip("no chromium is installed (on Debian and Ubuntu: apt install chromium)")
-    browser = DrawingBrowser(tmp_path_factory.mktemp("chromium"))
-    yield browser
-    browser.close()
+    yield from opened(DrawingBrowser, tmp_path_factory.mktemp("chromium"))

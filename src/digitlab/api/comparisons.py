@@ -61,16 +61,9 @@ class Comparisons:
     def figure(self) -> "Figure":
         """Draw the paired runs, and the differences with their intervals, as a Matplotlib figure."""
         from digitlab.api.display import shown_in_notebooks
-        from digitlab.figures.differences import PairedValues, difference_figure
+        from digitlab.compare.drawing import comparison_figure
 
-        values = [
-            PairedValues(
-                first=each.first, second=each.second, pairs=each.pairs, mean=each.difference.mean,
-                interval=each.difference.interval, significant=each.significant,
-            )
-            for each in self._comparisons
-        ]  # fmt: skip
-        return shown_in_notebooks(difference_figure(values, metric=self.metric), f"differences in {self.metric}")
+        return shown_in_notebooks(comparison_figure(self._comparisons), f"differences in {self.metric}")
 
     def __str__(self) -> str:
         return "\n".join([*self.sentences, *(f"note: {note}" for note in self.notes)])

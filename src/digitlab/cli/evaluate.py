@@ -63,12 +63,7 @@ def evaluate(
             f"{path}: was trained on {classifier.facts.name}, but the run's configuration says {images.source.name}:"
             f" use --data {classifier.facts.name} to test it on its own data set"
         )
-    if classifier.facts.class_names != list(images.source.class_names):
-        print(
-            f"the classes of {images.source.title} are not those of {classifier.facts.title}: metrics compare their"
-            f" numbers only; --out-of-distribution {images.source.name} shows how sure the network is of such images",
-            file=sys.stderr,
-        )
+    _warn_of_other_classes(classifier, images)
     # Before the other tests, so that a wrong name is reported at once.
     other = None if out_of_distribution is None else _out_of_distribution_data(run, images, out_of_distribution)
     with quiet_libraries():
@@ -83,6 +78,16 @@ def evaluate(
             _report_out_of_distribution(classifier, images, other, device=device)
         if corrupt is None and out_of_distribution is None:
             _report_test(classifier, images, checkpoint=checkpoint, device=device)
+
+
+def _warn_of_other_classes(classifier: "Classifier", images: "ImageData") -> None:
+    """Print a line to stderr if the network was trained on other classes than those of ``images``."""
+    if classifier.facts.class_names != list(images.source.class_names):
+        print(
+            f"the classes of {images.source.title} are not those of {classifier.facts.title}: metrics compare their"
+            f" numbers only; --out-of-distribution {images.source.name} shows how sure the network is of such images",
+            file=sys.stderr,
+        )
 
 
 def _report_test(classifier: "Classifier", images: "ImageData", *, checkpoint: Which, device: Device) -> None:

@@ -1,4 +1,4 @@
-"""Draws comparisons; ``digitlab compare --figure`` and the report of a sweep show the figure."""
+"""Draws comparisons; ``digitlab compare --figure``, the report of a sweep and the Python API show the figure."""
 
 from collections.abc import Sequence
 
