@@ -102,7 +102,7 @@ class TorchvisionSource(Source):
 
     def _opened(self, root: Path, *, train: bool, download: bool = False) -> Any:
         try:
-            # NumPy warns of how CIFAR's pickles state their dtype, and torchvision prints what it unpacks.
+            # NumPy warns about the dtypes in CIFAR's pickles, and torchvision prints which archive it extracts.
             with warnings.catch_warnings(), redirect_stdout(StringIO()):
                 warnings.simplefilter("ignore")
                 return self.open(root, train=train, download=download)
