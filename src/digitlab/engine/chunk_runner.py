@@ -1,7 +1,9 @@
-"""Trains the network of a solo run, which is not part of a population, on one chunk of mini-batches after another.
+"""Trains the network of a solo run (a run that is not part of a population), one chunk of mini-batches at a time.
 
-The classifier calls ``ChunkRunner.run_chunk`` and counts the results. ``TrainStep`` makes updates eagerly, one at a
-time; ``FusedUpdates`` makes several in one fused call. An update that is not finite is rolled back. K classes.
+The classifier calls ``ChunkRunner.run_chunk`` and adds the results to its metrics. ``TrainStep`` makes a single update
+with eager PyTorch. ``FusedUpdates`` makes several updates in one fused call, which is compiled, captured as a CUDA
+graph, or both. If an update leads to nan or infinity, it is undone and the run ends with an error. K is the number of
+classes.
 """
 
 import math
@@ -25,10 +27,11 @@ Losses = list[Tensor | float]
 
 
 class ChunkRunner:
-    """Trains on chunks with ``fused``, if given, and with ``step`` where ``fused`` cannot be used.
+    """Trains on chunks with ``fused``, if given, and with ``step`` where ``fused`` can't be used.
 
-    Each update advances the position in the plan of ``spec``. After a signal, a process that trains alone stops within
-    the chunk. Several processes stop together at its end: if one stopped earlier, the others would wait forever.
+    Each update advances the position in the plan of ``spec``. After a signal, a run with one process stops within the
+    chunk. Several processes (DDP) stop together at the end of the chunk: if one stopped earlier, the others would wait
+    for its gradients forever.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class ChunkRunner:
         stop_signal: StopSignal,
     ) -> None:
         self.step, self._fused = step, fused
+        # The plan's own position, not a copy: checkpoints and metrics read it, too.
         self._spec, self._position = spec, spec.plan.position
         self._strategy, self._stop_signal = strategy, stop_signal
         self._alone = spec.plan.chunks.world_size == 1
@@ -52,14 +56,14 @@ class ChunkRunner:
         return seconds
 
     def release(self) -> None:
-        """Free compiled updates and CUDA graphs: the test and later runs in this process need their memory."""
+        """Free compiled updates and CUDA graphs, because the test and later runs in this process need their memory."""
         self._fused = None
 
     def run_chunk(self, chunk: Chunk) -> tuple[Tensor, list[float]]:
         """Train on ``chunk``; return the logits (all images of the chunk, K) and the loss of each mini-batch.
 
-        After a signal, only the mini-batches that are done have losses. Raises ``RunError`` if a loss, a gradient or
-        the updated weights are not finite; the network then has the weights from before that update.
+        After a signal, there are losses only for the mini-batches before the stop. Raises ``RunError`` if a loss, a
+        gradient or the updated weights are not finite; the network then has the weights from before that update.
         """
 
         def run(check_each: bool) -> tuple[Tensor, list[float]]:
@@ -75,6 +79,7 @@ class ChunkRunner:
         # All logits are copied into one tensor. If each mini-batch kept its own, these small tensors would fill the
         # gaps that freed images leave in memory. The next images would not fit there, and a chunk would use hundreds of
         # megabytes of new memory.
+        # This tensor has the dtype and device of the training.
         like = self._spec.normalise.scale
         logits = like.new_empty(sum(chunk.sizes), chunk.classes)
         losses: Losses = []
@@ -90,7 +95,7 @@ class ChunkRunner:
         return logits, losses
 
     def _parts(self, chunk: Chunk) -> list[Part]:
-        """Return the parts of ``chunk``; first compile and capture the fused calls that they need, if any are missing.
+        """Return the parts of ``chunk``. If a fused call that they need is missing, first compile or capture it.
 
         Each part says how many updates one fused call makes; 0 means that its updates are made eagerly.
         """
@@ -98,20 +103,23 @@ class ChunkRunner:
             started_at = time.perf_counter()
             if not self._fused.has_calls(chunk):
                 self._fused.prepare(self._chunk_io(chunk), steps_ahead=self._spec.plan.steps_ahead)
-            # Compiling does not count as training time, even if it fails.
+            # Compiling does not count as training time. ``prepare`` logs a failure and returns, so this line counts
+            # the time of a failed attempt, too.
             self._compile_seconds += time.perf_counter() - started_at
             return self._fused.parts(chunk)
         return [Part(0, len(chunk.indices), 0)]
 
     @property
     def _stopped(self) -> bool:
+        """Whether to stop within the chunk."""
         return self._stop_signal.received is not None and self._alone
 
     def _run_eagerly(self, chunk: Chunk, logits: Tensor, *, check_each: bool) -> Losses:
         """Train on ``chunk`` one mini-batch at a time; write the logits into ``logits`` and return the losses."""
         step, position = self.step, self._position
         losses: Losses = []
-        # The generator gathers images a few mini-batches ahead, and normalises them while they are in the cache.
+        # The generator collects the images of a few mini-batches at a time and normalises them at once, while they are
+        # in the CPU's cache.
         minibatches = chunk.minibatches(self._spec.normalise, self._spec.loss.encode, self._spec.loss.image_weights)
         for (images, targets, weight), rows in zip(minibatches, logits.split(chunk.sizes), strict=True):
             if check_each:
@@ -123,8 +131,10 @@ class ChunkRunner:
             position.advance()
             rows.copy_(batch_logits)
             if not self._alone:
-                # loss * weight / world_size is what this process contributes to the mean over the whole mini-batch.
-                # Divided by its share of the images, this is a mean over its own images, all counted equally.
+                # DDP averages loss * weight over the processes, so this process contributes loss * weight / world_size
+                # to the loss of the whole mini-batch. The metrics multiply the loss of each process by its number of
+                # images. So the contribution is divided by the share of the images that this process has, and the
+                # metrics get the loss of the whole mini-batch, too.
                 whole_size = len(chunk.indices[len(losses)])
                 loss = loss * (weight * whole_size / (len(images) * chunk.plan.world_size))
             losses.append(loss)
@@ -133,9 +143,9 @@ class ChunkRunner:
         return losses
 
     def _run_fused(self, chunk: Chunk, logits: Tensor, steps: int, *, check_each: bool) -> Losses:
-        """Train on ``chunk``, a multiple of ``steps`` mini-batches, in fused calls of ``steps`` updates each.
+        """Train on ``chunk`` in fused calls of ``steps`` updates each; it has a multiple of ``steps`` mini-batches.
 
-        With ``check_each``, a call that leaves nan or infinity is rolled back and repeated eagerly, to find the faulty
+        With ``check_each``, a call that leaves nan or infinity is undone and repeated eagerly, to find the faulty
         mini-batch.
         """
         if check_each:
@@ -147,12 +157,13 @@ class ChunkRunner:
                     break
             return losses
         assert self._fused is not None
-        # The logits go straight into the buffer of the whole chunk.
+        # The calls write the logits into the buffer of the whole chunk, so nothing is copied later.
         chunk_io = self._chunk_io(chunk, logits=logits)
         done = self._fused.run_part(chunk_io, steps, self._stop_signal)
         self._position.advance(done)
+        # Fused calls don't change the step counts of the torch optimizer, nor the buffers of the averaged network.
         self.step.finish_steps(self._position.total_steps)
-        # On a GPU the losses stay on the device until the check for finite numbers, which reads all of them at once.
+        # On a GPU, the losses stay on the device until ``run_chunk`` reads all losses of the chunk at once.
         all_losses = chunk_io.losses[:done, 0]
         return all_losses.tolist() if self.step.read_losses else list(all_losses)
 
@@ -169,7 +180,7 @@ class ChunkRunner:
         return self._run_eagerly(call, logits, check_each=True)
 
     def _chunk_io(self, chunk: Chunk, logits: Tensor | None = None) -> ChunkIO:
-        """Return the inputs and output buffers for ``chunk``, with this network as a stack of one."""
+        """Return the inputs and output buffers for ``chunk``. A solo run is a stack of one network."""
         assert self._fused is not None
         rates, ema_weight = self._fused.rates(self._position.total_steps, len(chunk.indices))
         return ChunkIO.empty(
@@ -180,7 +191,7 @@ class ChunkRunner:
     def _finite(self, losses: Sequence[Tensor | float]) -> bool:
         """Return whether losses and state are finite in all processes.
 
-        All processes get the same answer: if one stopped alone, the others would wait forever.
+        All processes get the same answer: if one of them stopped alone, the others would wait for it forever.
         """
         finite = all(map(math.isfinite, as_numbers(losses))) and self.step.finite()
         return bool(self._strategy.reduce_boolean_decision(finite, all=True))
@@ -190,6 +201,7 @@ class ChunkRunner:
         if self._finite([loss]):
             return
         self.step.rollback()
-        # Perhaps only another process has a loss that is not finite. The sum over all processes shows it in each.
+        # Perhaps only another process has a loss that is not finite. Then the sum over all processes is not finite
+        # either, so every process reports the same error.
         losses = self._strategy.reduce(torch.as_tensor(loss, device=self._spec.device), reduce_op="sum")
         raise self.step.divergence(float(losses), self._position.total_steps)

@@ -1,7 +1,11 @@
-"""Stacked networks with their losses, dropout masks, optimizer and schedules: a population, or a solo run as a stack.
+"""Stacked networks with all that an update of them needs: losses, dropout masks, optimizer, learning rates.
 
-``StackedRunner`` trains populations with it, ``FusedUpdates`` compiles and captures its updates. M members; C, H, W; K
-classes.
+The networks are the members of a population, or the single network of a solo run, which is a stack of one.
+``StackedRunner`` trains populations with this class. ``FusedUpdates`` compiles its updates or captures them as CUDA
+graphs. M is the number of members.
+
+Members with the same seed are trained on the same mini-batches in the same order. They share a *stream* of
+mini-batches, which is prepared only once.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,15 +26,15 @@ from digitlab.engine.vmap_stack import VmapStack
 
 
 def has_hooks(network: nn.Module) -> bool:
-    """Whether forward hooks watch the layers of ``network``."""
+    """Return whether a layer of ``network`` has a forward hook."""
     return any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
 
 
 class StackedNetworks:
     """The networks of ``members`` as stacked tensors, with all that an update of them needs.
 
-    Members with the same seed must be adjacent, because they share a stream of mini-batches. With ``shared_with``, the
-    optimizer of a solo run, there is one member: the stack then is a view of its network and of the optimizer's state.
+    Members with the same seed must be adjacent, because they share a stream. For a solo run there is one member, and
+    ``shared_with`` is its torch optimizer: the stack then uses the memory of the network and of the optimizer's state.
     """
 
     def __init__(
@@ -40,26 +44,29 @@ class StackedNetworks:
         device: torch.device,
         shared_with: torch.optim.Optimizer | None = None,
     ) -> None:
+        # ``alone`` means a solo run. A population of one member is not alone: it does not share an optimizer.
         self.device, self.members, self.alone = device, len(members), shared_with is not None
-        # Normalisation, image shape and classes are equal for all members of a population (see ``grouping``).
+        # ``population.grouping`` makes sure that all members have the same normalisation, image shape and classes.
         first = members[0]
         self.normalise, self.classes = first.normalise, first.classes
         networks = [member.network for member in members]
+        # The module that is called with each member's tensors. It needs a dropout layer wherever any member has one.
         self._template = network_with_most_dropout(networks)
-        # Of one member's forward pass of an image.
+        # Multiplications and additions in one member's forward pass of one image.
         self.flops = forward_cost(self._template, first.image_shape, self.normalise.scale).flops
-        # Members with the same seed share a stream of mini-batches.
+        # The number of members in each stream.
         self.stream_sizes = [len(list(group)) for _, group in groupby(members, key=lambda member: member.plan.seed)]
-        # Maps streams to members without waiting for the device: an int64 index per member.
+        # The stream of each member, as an index on the device: selecting with it does not make the host wait.
         streams = [stream for stream, size in enumerate(self.stream_sizes) for _ in range(size)]
         self._stream_of = torch.tensor(streams, device=device)
-        # A population's tensors are copied to be adjacent. A solo run keeps its own, which the eager step changes too.
+        # The tensors of a population are copied into stacks. Those of a solo run stay where they are, because the eager
+        # step changes them, too.
         stack = view_as_stack if self.alone else stack_tensors
         self.buffers = stack([list(network.buffers()) for network in networks])
         averages = [member.average for member in members if member.average is not None]
         self.averages = stack([list(average.parameters()) for average in averages])
         dtype = self.normalise.scale.dtype
-        # A solo run may have a loss of the user's own, which has no stacked form.
+        # The loss of a solo run may be a class of the user, which has no stacked form.
         losses = [member.loss for member in members]
         self.loss: StackedLoss | MemberLosses = (
             MemberLosses(losses) if self.alone else StackedLoss.from_members(losses, device=device, dtype=dtype)
@@ -74,8 +81,9 @@ class StackedNetworks:
         self.optimizer = StackedOptimizer(rule, optimizers, self.stack.parameters)
         if shared_with is not None:
             self.optimizer.share(list(first.network.parameters()), shared_with)
-        # The eager rule uses plain numbers where members agree, which is faster. The compiled rule has tensors, which
-        # makes a library fit other sweeps.
+        # The eager rule above has plain numbers for settings that are equal in all members, which is faster. In the
+        # compiled rule they are tensors. A compiled library then does not contain their values, and other sweeps can
+        # use it.
         self.compiled_rule = StackedRule.from_optimizers(optimizers, networks, device=device, always_tensors=True)
         plans = [member.plan for member in members]
         self._learning_rates = LearningRates(optimizers, [member.schedule for member in members], plans)
@@ -89,9 +97,10 @@ class StackedNetworks:
 
     def _stack(self, parameters: list[Tensor], autocast_dtype: torch.dtype | None) -> DenseStack | VmapStack:
         if not self.alone and DenseStack.fits(self._template):
-            # Dense networks have a form of their own: members of a stream share the product of their first layers.
+            # A faster form for dense networks: one matrix product computes the first layers of all members of a stream.
             return DenseStack(self._template, parameters, buffers=self.buffers, stream_sizes=self.stream_sizes)
-        # Alone, also dense networks are called as they are: stacked products would only add up in another order.
+        # A solo run calls its network as it is, even a dense one. Stacked products would not be faster, but they would
+        # add up in another order, so results would differ from those of the eager step in the last bits.
         return VmapStack(
             self._template, parameters, buffers=self.buffers, stream_sizes=self.stream_sizes,
             one_by_one=self.alone or self.device.type == "cpu", masked=self.masks is not None,
@@ -100,30 +109,32 @@ class StackedNetworks:
 
     @property
     def has_hooks(self) -> bool:
-        """Whether forward hooks watch the layers of the networks."""
+        """Whether a layer of the networks has a forward hook."""
         return has_hooks(self._template)
 
     def member_tensors(self, member: int) -> Iterator[list[Tensor]]:
-        """The parameters, the buffers and the averaged parameters of a member, as views of the stacked tensors."""
+        """Yield the parameters, the buffers and the averaged parameters of a member, as views of the stacks."""
         for tensors in (self.stack.parameters, self.buffers, self.averages):
             yield [tensor[member] for tensor in tensors]
 
     def state_tensors(self) -> list[Tensor]:
-        """All tensors that updates change."""
+        """Return all tensors that updates change."""
         state = self.optimizer.state
+        # What the optimizer keeps for each parameter, for example a momentum buffer.
         moments = [tensor for tensors in state.entries.values() for tensor in tensors]
         return [*self.stack.parameters, *self.buffers, *self.averages, state.step, *moments]
 
     def expand_to_members(self, streams: Sequence[Tensor]) -> Tensor:
-        """Turn one tensor per stream into a tensor (M, ...): each member has the row of its stream."""
-        # Two operations for any number of streams.
+        """Turn one tensor per stream into a tensor (M, ...) in which each member has the tensor of its stream."""
+        # Always two operations: on a GPU, one operation for each stream would take longer.
         return torch.stack(list(streams)).index_select(0, self._stream_of)
 
     def rates(self, first: int, steps: int) -> tuple[Tensor, Tensor]:
-        """Learning rates, and weights of the new parameters in their averages, of mini-batches from ``first`` on.
+        """Return the learning rates of ``steps`` mini-batches from ``first`` on, and their weights in the averages.
 
-        Both are float64 (steps, M) on the host: schedules are Python functions, which neither a compiler nor a GPU can
-        call, and one copy for a whole chunk is cheaper than one per update.
+        The weight is that of the new parameters in the moving average of the parameters; 0 without an average. Both are
+        float64 (steps, M) on the host: schedules are Python functions, which neither a compiler nor a GPU can call, and
+        one copy to the device for a whole chunk is cheaper than one for each update.
         """
         table = self._learning_rates.table(first, steps)
         if self._ema_decay is None:

@@ -36,10 +36,10 @@ class MLP(nn.Module):
 
     A hidden layer is: dense → batch norm (with ``batch_norm``) → activation → dropout with probability ``dropout``.
     ``activation`` is one name for all hidden layers, or a list with one name for each. A layer before batch norm has no
-    bias, which the norm would subtract. ``init`` and ``init_scale`` are explained in ``layers.initialise``.
+    bias, because batch norm would subtract it again. ``layers.initialise`` explains ``init`` and ``init_scale``.
 
     Raises:
-        ConfigError: a list of activations has another length than ``hidden``.
+        ConfigError: ``activation`` is a list and does not have as many entries as ``hidden``.
     """
 
     @checked

@@ -1,14 +1,18 @@
 """Update rules as functions of tensors, for compiled runs and for populations, whose parameters are stacked.
 
-Eager solo runs use ``torch.optim``, the reference for these rules: they do the same arithmetic and keep the same state
-under the same names (``state``), so a checkpoint from one can be resumed by the other.
+Eager solo runs use ``torch.optim``, the reference for these rules. The rules do the same arithmetic and keep the same
+state under the same names (see ``state``). So a run can resume from a checkpoint of either kind.
 
 All rules have the form ``rule(parameters, gradients, state, lr=…, weight_decay=…, …)``. They change ``parameters`` and
-``state`` in place, but not ``gradients``; if parameters require gradients, call them under ``torch.no_grad``.
-Parameters and gradients have equal shapes, in a population of M members (M, …). ``broadcast`` explains which numbers
-may be tensors. A setting that can differ between parameters is a sequence with one entry for each: ``weight_decay``,
-because biases are not decayed, and all settings of Muon, whose rule is in the module ``muon``. On a GPU, ``fused``
-makes some of the updates.
+``state`` in place, but not ``gradients``; if parameters require gradients, call them under ``torch.no_grad``. A
+parameter and its gradient have the same shape; in a population of M members it is (M, …). A setting that can differ
+between parameters is a sequence with one entry for each: ``weight_decay``, because biases are not decayed, and all
+settings of Muon, whose rule is in the module ``muon``.
+
+``broadcast`` explains which numbers may be tensors. ``fit(number, parameter)`` gives a number the shape and dtype in
+which it can be multiplied with a parameter; the class ``Fit`` converts each number only once per update. ``descent`` is
+the factor of an update: minus the learning rate. On a GPU, the kernels in ``fused`` make some of the updates: if
+``fused.sgd`` or ``fused.adam`` returns True, the update is done.
 """
 
 import math
@@ -33,7 +37,7 @@ def sgd(
     momentum: Number = 0.0,
     nesterov: bool = False,
 ) -> None:
-    """Gradient descent, with momentum after Sutskever et al. (2013), with or without Nesterov's form of it."""
+    """Gradient descent with or without momentum, in the form of Sutskever et al. (2013), plain or Nesterov's."""
     if fused.sgd(parameters, gradients, state, lr=lr, weight_decay=weight_decay, momentum=momentum, nesterov=nesterov):
         return
     state.step.add_(1)
@@ -41,8 +45,8 @@ def sgd(
     for i, (parameter, gradient, decay) in enumerate(zip(parameters, gradients, weight_decay, strict=True)):
         update = decayed(gradient, parameter, decay, fit)
         if is_on(momentum):
-            # PyTorch initialises the buffer with the first gradient; a buffer of zeros gives the same without
-            # dampening.
+            # PyTorch starts with the first gradient in the buffer. A buffer of zeros gives the same result, because
+            # digitlab does not use dampening.
             buffer = state.entries["momentum_buffer"][i].mul_(fit(momentum, parameter)).add_(update)
             update = sum_scaled(update, buffer, fit(momentum, parameter)) if nesterov else buffer
         add_scaled(parameter, update, fit(descent, parameter))
@@ -86,11 +90,11 @@ def adamw(
     betas: tuple[Number, Number] = (0.9, 0.999),
     eps: Number = 1e-8,
 ) -> None:
-    """AdamW (Loshchilov and Hutter, 2019): weight decay is decoupled, it shrinks the parameters directly."""
+    """AdamW (Loshchilov and Hutter, 2019); weight decay is decoupled: it makes the parameters smaller directly."""
     if fused.adam(parameters, gradients, state, lr=lr, weight_decay=weight_decay, betas=betas, eps=eps, decoupled=True):
         return
     fit = Fit()
-    # Most parameters share their decay, and so the factor.
+    # Most parameters share one decay, so its factor is computed once and found by the id of the decay.
     factors = {id(decay): 1 - lr * decay for decay in weight_decay if is_on(decay)}
     for parameter, decay in zip(parameters, weight_decay, strict=True):
         if is_on(decay):
@@ -155,14 +159,18 @@ CLIP_EPS = 1e-6
 def max_ema_decay(steps: int) -> float:
     """Return the largest decay that a moving average of the weights may have after ``steps`` mini-batches.
 
-    Without the limit, the early average would consist mostly of the initial weights. So its memory grows with the
-    number of steps.
+    Without the limit, the early average would consist mostly of the initial weights. The formula is that of
+    TensorFlow's ``ExponentialMovingAverage``.
     """
     return (1 + steps) / (10 + steps)
 
 
 def _average_square(average: Tensor, gradient: Tensor, beta: Number, weight: Number) -> Tensor:
-    """Update the running mean of the squared gradient in place and return it; ``weight`` is 1 - ``beta``, fitted."""
+    """Update the running mean of the squared gradient in place and return it.
+
+    ``weight`` is 1 - ``beta`` in the shape and dtype of the gradient. Numbers can use ``addcmul_``, as ``torch.optim``
+    does; it needs no tensor for the square, but does not take a tensor as its factor.
+    """
     if isinstance(beta, Tensor) or isinstance(weight, Tensor):
         return average.lerp_(gradient.square(), weight)
     return average.mul_(beta).addcmul_(gradient, gradient, value=weight)
@@ -171,8 +179,8 @@ def _average_square(average: Tensor, gradient: Tensor, beta: Number, weight: Num
 def _bias_correction(beta: Number, step: Tensor) -> Tensor:
     """Return 1 − beta^step as a scalar or (M,) tensor.
 
-    It is computed with exp and log: the compiler would fuse a power into the update and compute it for every entry,
-    which is ten times slower.
+    It is computed with exp and log: the compiler would compute a power again for every entry of every parameter, which
+    is ten times slower.
     """
     if isinstance(beta, Tensor):
         return 1 - torch.exp(step * beta.log())

@@ -1,4 +1,7 @@
-"""Turns the state of a run into a checkpoint and back. A resumed run repeats the uninterrupted one to the bit."""
+"""Builds a checkpoint from the state of a run, and restores the state from a checkpoint.
+
+A run that was stopped and resumed ends with exactly the same numbers, bit for bit, as a run without a stop.
+"""
 
 import dataclasses
 import logging
@@ -30,19 +33,19 @@ def snapshot(
 ) -> dict[str, Any]:
     """Return the content of a checkpoint: everything that the rest of the run depends on.
 
-    It contains no state of a random generator, because all random draws are functions of the position.
-    ``optimizer_state`` is the ``state_dict`` of the torch optimiser, ``position`` the place to resume from.
-    ``train_counts`` holds the counts of each process separately, because rounding depends on the order in which losses
-    are summed. ``state_dict``, ``hyper_parameters`` and the version have the keys that
-    ``Classifier.load_from_checkpoint`` expects.
+    It contains no state of a random generator, because all random draws are functions of the seed and the position.
+    ``optimizer_state`` is the ``state_dict`` of the torch optimiser. The run resumes from ``position``.
+    ``train_counts`` has the counts of each process separately, because rounding depends on the order in which losses
+    are summed. ``Classifier.load_from_checkpoint`` needs the keys ``state_dict`` and ``hyper_parameters`` and that of
+    the version.
     """
     return {
         # Lightning refuses a checkpoint without its version.
         "pytorch-lightning_version": lightning.__version__,
         "hyper_parameters": dict(classifier.hparams),
-        # Copies, because the next update changes the weights in place.
+        # The tensors are copied, because the next update changes the weights in place.
         "state_dict": {name: tensor.detach().clone() for name, tensor in classifier.state_dict().items()},
-        # Lightning's names for the place. digitlab resumes from "position", which also holds the step of the epoch.
+        # Lightning expects these two keys. digitlab resumes from "position", which also has the step within the epoch.
         "epoch": position.epoch,
         "global_step": position.total_steps,
         "optimizer_states": [optimizer_state],
@@ -50,35 +53,41 @@ def snapshot(
         "train_counts": [dataclasses.asdict(counts) for counts in train_counts],
         # Early stopping and the choice of the best epoch depend on all earlier values of the monitored metric.
         "history": [dataclasses.asdict(point) for point in record.best_tracker.history],
-        # A run that is stopped inside an epoch has no other copy of what its tables and curves show so far.
+        # What the tables and curves of the run show so far. If a run is stopped within an epoch, it is stored nowhere
+        # else.
         "metrics": dict(record.metrics),
         "rows": [dict(row) for row in record.rows],
         "epoch_seconds": record.epoch_seconds,
+        # Kernels for other instruction sets add up in another order: see ``warn_of_other_cpu``.
         "cpu_capability": cpu_capability(),
     }
 
 
 def warn_of_other_cpu(checkpoint: Mapping[str, Any] | None) -> None:
-    """Log a warning if ``checkpoint`` was written under another instruction set; None and old ones never are."""
+    """Log a warning if ``checkpoint`` was written on a CPU with another instruction set.
+
+    There is no warning without a checkpoint, nor for one of an older version, which did not store the instruction set.
+    """
     saved, current = (checkpoint or {}).get("cpu_capability"), cpu_capability()
     if saved is not None and saved != current:
         log.warning("this run was trained with %s instructions, now with %s: last bits can differ", saved, current)
 
 
 def saved_position(checkpoint: Mapping[str, Any] | None) -> Position:
-    """Return the position in ``checkpoint``, or the beginning without one."""
+    """Return the position in ``checkpoint``; without a checkpoint, return the beginning of a run."""
     return Position() if checkpoint is None else Position(**checkpoint["position"])
 
 
 def restore(checkpoint: dict[str, Any], classifier: Classifier, *, path: Path) -> list[MonitorValue]:
     """Set ``classifier`` to the state in ``checkpoint``, which was read from ``path``; return the monitored history.
 
-    With as many processes as wrote the checkpoint, each process gets its own counts; otherwise the first process gets
-    their sum. Raises ``RunError`` if an older version divided the parameters into other groups: the optimiser would
-    assign its state to the wrong parameters. Raises it, too, if the files of the data set are not those that the run
-    was trained on.
+    If the number of processes is the same as before, each process gets its own counts; otherwise the first process gets
+    the sum of all counts.
+
+    Raises ``RunError`` if an older version divided the parameters into other groups, because the optimiser would assign
+    its state to the wrong parameters. Also raises it if the files of the data set have changed since.
     """
-    # Changed images would train without an error, but the end would belong to neither data set.
+    # With changed images the run would continue without an error, but its result would belong to neither data set.
     facts = checkpoint.get("hyper_parameters", {}).get("data", {})
     if facts.get("fingerprint") != classifier.facts.fingerprint and "fingerprint" in facts:
         raise RunError(
@@ -91,7 +100,8 @@ def restore(checkpoint: dict[str, Any], classifier: Classifier, *, path: Path) -
     chunks = classifier.plan.chunks
     # Metrics of the epoch continue from the counts of the mini-batches before the stop.
     own_counts = counts[chunks.rank] if len(counts) == chunks.world_size else None
-    # With another number of processes the sum stays right, but its last bits may differ.
+    # The metrics of the epoch are sums over all processes, so one process can have all earlier counts. Only the last
+    # bits may differ, because the losses are added in another order.
     if own_counts is None and chunks.rank == 0:
         own_counts = total(counts)
     classifier.restore(checkpoint["state_dict"], checkpoint["optimizer_states"][0], own_counts)
@@ -101,7 +111,7 @@ def restore(checkpoint: dict[str, Any], classifier: Classifier, *, path: Path) -
 def _has_groups(saved: Sequence[dict[str, Any]], classifier: Classifier) -> bool:
     """Return whether ``saved``, the groups of an optimiser's ``state_dict``, match the groups of ``classifier``.
 
-    A saved group may contain additional settings, because newer versions of torch add some.
+    A saved group may have settings that this version of torch does not know, because newer versions add some.
     """
     own = classifier.update.build(classifier.network).state_dict()["param_groups"]
     names = {name for group in classifier.update.groups(classifier.network) for name in group}
