@@ -35,7 +35,7 @@ _SOURCES = {
     "Stopper": ("digitlab.core.signals", "Stopper"),
     "Sweep": ("digitlab.api.sweep", "Sweep"),
     "allow": ("digitlab.config.compose", "allow"),
-    # Not "compare", which is the name of a package: its import would replace the function.
+    # Not "compare": that is the name of a subpackage, and importing the subpackage would replace the function here.
     "compare_runs": ("digitlab.api.commands", "compare_runs"),
     "load": ("digitlab.api.commands", "load"),
     "open": ("digitlab.api.commands", "open_folder"),

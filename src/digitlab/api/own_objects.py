@@ -1,8 +1,8 @@
-"""Lets a configuration choose networks and images that a Python user passed: ``api.commands`` uses it.
+"""Lets a run use networks and images that a Python user passes to ``digitlab.train`` or ``digitlab.sweep``.
 
-Hydra finds them as options of the groups ``model`` and ``data``, next to the files in ``conf/``, while a run or sweep
-is composed. An object never has the name of a file, which would come first. All other settings, checks and folder names
-work as with the options in ``conf/``.
+While the run or sweep is composed, each object is an option of Hydra's group ``model`` or ``data``, as if it had a file
+in ``conf/``. So all other settings, checks and folder names work as with the options in ``conf/``. If a file has the
+name of an object, Hydra would take the file; the object therefore gets another name.
 """
 
 import re
@@ -22,7 +22,11 @@ _OWN = "own"
 
 @dataclass(slots=True)
 class OwnObjects:
-    """Overrides that choose the objects, and why another process needs the network again (None: it does not)."""
+    """The overrides that choose the user's objects.
+
+    ``needed_again`` says why another process, for example one that resumes the run later, can't build the network
+    unless the user passes it again; None if it can.
+    """
 
     overrides: list[str] = field(default_factory=list)
     needed_again: str | None = None
@@ -32,9 +36,10 @@ class OwnObjects:
 def own_objects(
     overrides: Sequence[str], *, model: Any, data: Any, test_data: Any, class_names: Sequence[str] | None
 ) -> Iterator[OwnObjects]:
-    """Within this context, the overrides that it yields choose ``model`` and ``data``, which may be names too.
+    """Make ``model`` and ``data`` options of Hydra within this context, and yield the overrides that choose them.
 
-    A list of networks is one option each, for a sweep. Raises ``ConfigError`` for an object that can't be used.
+    Both may also be the name of an option in ``conf/``. If ``model`` is a list, the override sweeps over its networks.
+    Raises ``ConfigError`` for an object that can't be used.
     """
     own = OwnObjects()
     stored: list[tuple[str, str]] = []
@@ -48,13 +53,14 @@ def own_objects(
                     raise ConfigError(name, "…", "belongs to images of your own: give data=(images, labels) too")
             own.overrides += [] if data is None else [f"data={data}"]
         else:
-            # Not imported above, because the name of a network alone needs no torch.
+            # Imported only here, because it imports torch, which takes seconds and may not be needed.
             from digitlab.api.own_data import own_data
 
             node = own_data(data, test_data, class_names, root=_data_root(overrides))
             own.overrides.append(f"data={_store('data', _OWN, node, stored)}")
         yield own
     finally:
+        # The store belongs to the whole process: without this, later runs would find these options, too.
         repository = ConfigStore.instance().repo
         for group, name in stored:
             del repository[group][f"{name}.yaml"]
@@ -63,19 +69,20 @@ def own_objects(
 
 
 def _model_option(model: Any, own: OwnObjects, stored: list[tuple[str, str]]) -> str:
+    """Return the name of the option for ``model``; if it is an object, add it to Hydra's store and to ``stored``."""
     if isinstance(model, str):
         return model
     from digitlab.api.own_network import own_network
 
     network = own_network(model)
     own.needed_again = own.needed_again or network.needed_again
-    # The name becomes part of the folder's name and an override, which Hydra must be able to read.
+    # The name becomes part of a folder name and of an override, so only letters, digits and _ remain.
     name = re.sub(r"\W", "", network.name, flags=re.ASCII).lstrip("0123456789_") or _OWN
     return _store("model", name, network.node, stored)
 
 
 def _store(group: str, name: str, node: dict[str, Any], stored: list[tuple[str, str]]) -> str:
-    """Make ``node`` an option of ``group`` and return its name, which has a number if ``name`` is taken."""
+    """Make ``node`` an option of ``group`` and return its name: ``name``, or ``name_2`` and so on if that is taken."""
     store = ConfigStore.instance()
     taken = [each.removesuffix(".yaml") for each in store.repo.get(group, {})]
     folders = filter(None, [compose.CONF, compose.OWN_CONF])

@@ -44,6 +44,7 @@ def figures(
     from digitlab.training.loading import load_data, open_run
 
     run = open_run(folder)
+    # Only for its error: a run without a finished epoch has nothing to draw, and this check is quick.
     read_rows(run)
     names = load_data(run).source.class_names
     out = run.figures if out is None else out
@@ -56,6 +57,7 @@ def figures(
         require_no_overwrite(out, file_names)
     class_indices = [names.index(name) for name in classes] if classes else None
     options = GifOptions(images=gif_images, batch_size=gif_batch, steps_per_frame=gif_every)
+    # A generator: it draws a figure only when ``next`` asks for it, so the line on stderr says what is drawn now.
     made = make_figures(
         read_run_data(run), out, classes=class_indices, options=options, only=only,
         file_format=file_format.value, width=None if width is None else width.value,
@@ -67,7 +69,10 @@ def figures(
 
 
 def _figure_name(name: str) -> str:
-    """The figure that ``name`` means, with or without a file's ending. Raises ``ConfigError`` if there is none."""
+    """Return the name of the figure that the user means: ``confusion_matrix`` for ``confusion_matrix.png``, too.
+
+    Raises ``ConfigError`` if there is no such figure.
+    """
     from digitlab.config.suggestions import nearest
     from digitlab.core.errors import ConfigError
     from digitlab.figures.gallery import FIGURES

@@ -44,21 +44,22 @@ def sweep(
     table = SweepTable(path.name, read_runs(path))
     if not table.runs:
         raise ConfigError("SWEEP_FOLDER", folder, "has no runs yet: give the folder that the sweep printed last")
-    # Nothing else is printed, because the output goes into a file or to another program.
+    # These two formats go into a file or to another program, so nothing else may be printed.
     if as_json:
         print(report_json(table))
         return
     if table_format is not None:
         print(publication_table(table, table_format), end="")
         return
-    found = _importances(table) if importance else {}
+    by_data_set = _importances(table) if importance else {}
     write_report(table, path)
     print_report(table)
-    _print_importances(found)
+    _print_importances(by_data_set)
     if figures and table.metric is not None:
         from digitlab.sweeps.gallery import write_figures
 
-        known = {name: each for name, each in found.items() if not isinstance(each, str)}
+        # A text is the reason why a data set has no importances, so there is nothing to draw for it.
+        known = {name: each for name, each in by_data_set.items() if not isinstance(each, str)}
         written = write_figures(
             table, path / "figures", known,
             file_format=file_format.value, width=None if width is None else width.value,
@@ -68,10 +69,14 @@ def sweep(
 
 
 def _importances(table: "SweepTable") -> "dict[str, Importances | str]":
-    """The importance of the keys, or why there is none, by data set. Raises ``ConfigError`` without Optuna."""
+    """Return the importances of the keys for each data set, or a text that says why there are none.
+
+    Raises ``ConfigError`` if Optuna is not installed.
+    """
     from digitlab.sweeps.importance import HINT, importances
 
     found = {part.name: importances(part) for part in table.by_data_set()}
+    # The user asked for the importances, so a missing library is an error, not a note.
     if HINT in found.values():
         raise ConfigError("", "--importance", HINT)
     return found

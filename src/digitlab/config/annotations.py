@@ -1,8 +1,9 @@
 """Checks settings against the annotations of their class, without importing the module of the class.
 
-These modules import torch, which takes seconds. The check before a run calls this first, so that a wrong value is
-reported at once. It reads the annotations from the source files. Whatever it can't read is left to ``build``, which
-checks every setting.
+The modules of networks, optimizers and so on import torch, which takes seconds. ``api.early_checks`` calls
+``check_node`` before that, so that a wrong value is reported at once. This module parses the source files and evaluates
+the annotations of digitlab's own classes. It skips an annotation that it can't evaluate: ``compose.build`` checks every
+setting later.
 """
 
 import ast
@@ -16,7 +17,7 @@ from typing import Any, get_args
 from digitlab.config.schema import check_value
 
 _SOURCES = Path(__file__).resolve().parents[1]
-# Names from these modules are imported. Importing them does not import torch.
+# If an annotation uses a name from one of these modules, the name is imported: that does not import torch.
 _LIGHT_MODULES = ("typing", "collections.abc", "pathlib", "pydantic", "digitlab.config.schema")
 _TYPES = {name: getattr(builtins, name) for name in ("bool", "dict", "float", "int", "list", "str", "tuple")}
 
@@ -28,8 +29,9 @@ class _UnknownError(Exception):
 def check_node(node: Mapping[str, Any], key: str, target: str | None = None) -> None:
     """Raise ``ConfigError`` if an entry of ``node``, or of a node in it, violates the annotation of its constructor.
 
-    ``target`` is the dotted name of the class, by default the node's ``_target_``; nodes without one only contain
-    others. ``key`` is the dotted path of ``node``, or empty. Classes outside digitlab are not checked.
+    ``target`` is the dotted name of the class, by default the node's ``_target_``. A node without either has no
+    settings of its own; only the nodes in it are checked. ``key`` is the dotted path of ``node``, or empty. Classes
+    outside digitlab are not checked.
     """
     target = target or node.get("_target_")
     annotations = _annotations(target) if isinstance(target, str) else {}
@@ -47,7 +49,10 @@ def check_node(node: Mapping[str, Any], key: str, target: str | None = None) -> 
 
 
 def _annotations(target: str) -> dict[str, tuple[str, ast.expr]]:
-    """Return the module and the annotation of each setting of a class; empty if nothing checks them."""
+    """Return the annotation of each setting of a class, and the module in which to evaluate it.
+
+    The result is empty if neither ``settings`` nor ``checked`` decorates the class or its constructor.
+    """
     module, _, name = target.rpartition(".")
     try:
         module, definition = _definition(module, name)
@@ -55,6 +60,7 @@ def _annotations(target: str) -> dict[str, tuple[str, ast.expr]]:
         return {}
     if not isinstance(definition, ast.ClassDef):
         return {}
+    # A dataclass also has the fields of its base classes.
     found: dict[str, tuple[str, ast.expr]] = {}
     for base in definition.bases:
         if isinstance(base, ast.Name) and base.id in _names(module):
@@ -66,6 +72,7 @@ def _annotations(target: str) -> dict[str, tuple[str, ast.expr]]:
         }
     for each in definition.body:
         if isinstance(each, ast.FunctionDef) and each.name == "__init__":
+            # A constructor replaces that of the base class, so the arguments of the base class do not count.
             arguments = each.args.kwonlyargs if _decorated(each, "checked") else []
             return {argument.arg: (module, argument.annotation) for argument in arguments if argument.annotation}
     return found
@@ -77,7 +84,10 @@ def _decorated(definition: ast.ClassDef | ast.FunctionDef, name: str) -> bool:
 
 @cache
 def _names(module: str) -> dict[str, ast.stmt]:
-    """Return the statement that defines each name of a module of digitlab. Raises ``_UnknownError`` for others."""
+    """Return the statement that defines each name in a module of digitlab.
+
+    Raises ``_UnknownError`` for a module of another package.
+    """
     first, *rest = module.split(".")
     path = _SOURCES.joinpath(*rest)
     path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
@@ -95,7 +105,11 @@ def _names(module: str) -> dict[str, ast.stmt]:
 
 
 def _definition(module: str, name: str) -> tuple[str, ast.stmt]:
-    """Return the statement that defines ``name``, and its module: imports from modules of digitlab are followed."""
+    """Return the statement that defines ``name``, and the module that contains it.
+
+    If ``name`` is imported from another module of digitlab, its definition there is returned. An import from a light
+    module is returned as it is.
+    """
     statement = _names(module).get(name)
     if statement is None:
         raise _UnknownError
@@ -106,7 +120,10 @@ def _definition(module: str, name: str) -> tuple[str, ast.stmt]:
 
 
 def _evaluate(expression: ast.expr, module: str) -> Any:
-    """Return the value of an annotation in ``module``. Raises ``_UnknownError`` if it needs more than types."""
+    """Return the value of an annotation in ``module``, for the kinds of expressions that settings use.
+
+    Raises ``_UnknownError`` for any other expression.
+    """
     match expression:
         case ast.Constant(value=value):
             return value
@@ -129,6 +146,7 @@ def _evaluate(expression: ast.expr, module: str) -> Any:
 
 
 def _value(name: str, module: str) -> Any:
+    """Return the value of ``name`` in ``module``: an object from a light module, or an alias such as ``Rate``."""
     module, statement = _definition(module, name)
     if isinstance(statement, ast.ImportFrom):
         return getattr(import_module(statement.module or ""), name)

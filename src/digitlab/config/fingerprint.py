@@ -1,6 +1,6 @@
 """Decides whether two configurations describe the same run. Sweeps and ``resume=auto`` use this to find a run again.
 
-This module does not import torch.
+Nothing here imports torch.
 """
 
 import hashlib
@@ -15,14 +15,14 @@ from omegaconf.errors import OmegaConfBaseException
 from digitlab.config.compose import walk
 from digitlab.core.errors import show
 
-# These keys do not change the numbers of a run: settings of Hydra and of the sweep, resuming, when to save.
+# These settings do not change the numbers that a run computes. ``checkpoint`` says when a run saves itself.
 _WITHOUT_EFFECT = ("hydra", "sweep", "resume", "checkpoint")
 _WITHOUT_EFFECT_IN = {"data": ("root",), "trainer": ("progress_bar", "chunk_length")}
 
 
 def fingerprint(config: DictConfig) -> str:
     """Return 16 hexadecimal digits. Configurations whose settings have the same effect get the same digits."""
-    # Sorted keys: the order in which settings were typed has no effect on the run.
+    # The keys are sorted, because the order in which settings were typed has no effect on the run.
     text = json.dumps(_canonical(_effective(config)), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -30,6 +30,8 @@ def fingerprint(config: DictConfig) -> str:
 def differences(made: DictConfig, now: DictConfig) -> list[str]:
     """Return the settings that affect the run and that differ, each as ``key: old -> new``."""
     before, after = (dict(walk(_effective(config))) for config in (made, now))
+    # ``walk`` lists each node and also the settings in it. Only the settings are compared, so that each difference is
+    # reported once.
     return [
         f"{key}: {_shown(before, key)} -> {_shown(after, key)}"
         for key in dict.fromkeys([*before, *after])
@@ -43,7 +45,7 @@ def _shown(settings: dict[str, object], key: str) -> str:
 
 
 def with_effect(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a plain configuration that change the numbers of a run."""
+    """Return the settings of ``config``, a configuration as plain dicts, that change the numbers of a run."""
     settings = {key: value for key, value in config.items() if key not in _WITHOUT_EFFECT}
     for node, keys in _WITHOUT_EFFECT_IN.items():
         if isinstance(settings.get(node), dict):
@@ -52,17 +54,20 @@ def with_effect(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _effective(config: DictConfig) -> dict[str, Any]:
-    own = OmegaConf.masked_copy(config, [str(key) for key in config if key not in _WITHOUT_EFFECT])
+    """Return ``with_effect(config)`` with all interpolations replaced by their values and with an absolute path."""
+    # Other nodes are removed first, because those of Hydra contain interpolations that only Hydra can resolve.
+    kept = OmegaConf.masked_copy(config, [str(key) for key in config if key not in _WITHOUT_EFFECT])
     try:
-        container = OmegaConf.to_container(own, resolve=True)
+        container = OmegaConf.to_container(kept, resolve=True)
     except OmegaConfBaseException:
         # The check before the run reports this error, so it is ignored here.
-        container = OmegaConf.to_container(own, resolve=False)
+        container = OmegaConf.to_container(kept, resolve=False)
     assert isinstance(container, dict)
     effective = with_effect({str(key): value for key, value in container.items()})
     data = effective.get("data")
     if isinstance(data, dict) and isinstance(path := data.get("path"), str) and os.path.isdir(path):
-        # Relative to the current folder, as the run that is compared with another one would read it.
+        # ``RunFolder.read_config`` returns the absolute path of an existing run. A path that the user types now may be
+        # relative to the current folder. Both must be equal if they mean the same folder.
         data["path"] = os.path.realpath(path)
     return effective
 

@@ -1,7 +1,7 @@
-"""Facts and settings of the operating system: processor, memory, limits, caches. Each has a fallback.
+"""Facts and settings of the operating system: processor, memory, limits, caches.
 
-Only ``core/`` knows operating systems. If a system does not provide a fact, the function returns None, unless its
-docstring names another value. ``results``, ``engine``, ``population``, ``sweeps``, ``reproduce`` and ``cli`` use it.
+All code that depends on the operating system is in ``core/``. If a system does not provide a fact, the function returns
+None, unless its docstring names another value. Most other packages use this module.
 """
 
 import ctypes
@@ -15,13 +15,13 @@ from typing import NamedTuple
 
 _CPUINFO = Path("/proc/cpuinfo")
 _STAT = Path("/proc/stat")
-# The file in which Linux lists the file systems; other systems lack it.
+# Linux lists its file systems in this file. Other systems do not have it.
 MOUNTS = Path("/proc/mounts")
-# user, nice, system, irq, softirq and steal: the columns of /proc/stat in which a processor worked.
+# The columns of /proc/stat that count busy time: user, nice, system, irq, softirq and steal.
 _BUSY_COLUMNS = (0, 1, 2, 5, 6, 7)
-# Parameters of glibc's mallopt, and the largest value it accepts.
+# Two options of ``mallopt``, the function of glibc that configures memory allocation, and the largest value of both.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _LARGEST = -1, -3, 2**31 - 1
-# The instruction sets for which torch and oneDNN have kernels of their own, as Linux names them.
+# torch and oneDNN have special kernels for these instruction sets. The names are those of Linux.
 _INSTRUCTION_SETS = (
     "sse4_1", "sse4_2", "avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512bw", "avx512vl", "avx512dq",
     "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8", "asimd", "asimdhp", "sve", "bf16",
@@ -29,15 +29,16 @@ _INSTRUCTION_SETS = (
 
 
 def processor_name() -> str:
-    """Return the name of the processor's model, or that of its architecture if the system tells no other."""
+    """Return the processor's model. If the system does not report it, return the architecture, such as ``x86_64``."""
     names = [*_cpuinfo("model name"), _sysctl("machdep.cpu.brand_string"), platform.processor(), platform.machine()]
     return next((name for name in names if name), "unknown")
 
 
 def instruction_sets() -> list[str]:
     """Return the instruction sets of the processor that matter for speed; an empty list if the system does not say."""
-    told = {flag for line in (*_cpuinfo("flags"), *_cpuinfo("Features")) for flag in line.split()}
-    return [name for name in _INSTRUCTION_SETS if name in told]
+    # x86 processors have a line "flags", ARM processors a line "Features".
+    supported = {flag for line in (*_cpuinfo("flags"), *_cpuinfo("Features")) for flag in line.split()}
+    return [name for name in _INSTRUCTION_SETS if name in supported]
 
 
 def _cpuinfo(key: str) -> list[str]:
@@ -53,10 +54,10 @@ def _sysctl(name: str) -> str | None:
     if sys.platform != "darwin":
         return None
     try:
-        ended = subprocess.run(["sysctl", "-n", name], capture_output=True, text=True, check=True, timeout=5)
+        result = subprocess.run(["sysctl", "-n", name], capture_output=True, text=True, check=True, timeout=5)
     except (OSError, subprocess.SubprocessError):
         return None
-    return ended.stdout.strip()
+    return result.stdout.strip()
 
 
 def available_cores() -> int:
@@ -77,7 +78,7 @@ def memory_bytes() -> int | None:
 
 
 class _MemoryStatus(ctypes.Structure):
-    """``MEMORYSTATUSEX`` of the Windows API."""
+    """``MEMORYSTATUSEX`` of the Windows API. Only its length and the total memory are used here."""
 
     _fields_ = (
         ("length", ctypes.c_uint32), ("load", ctypes.c_uint32), ("total_physical", ctypes.c_uint64),
@@ -108,9 +109,9 @@ def peak_memory_bytes() -> int | None:
 
 
 class OpenFileLimits(NamedTuple):
-    """How many files this process may have open: now (``soft``), and after ``allow_open_files`` at most (``hard``).
+    """How many files this process may have open. ``soft`` is the limit now; the process may raise it up to ``hard``.
 
-    ``sys.maxsize`` stands for no limit, or for one that the system does not tell.
+    ``sys.maxsize`` means that there is no limit, or that the system does not report one.
     """
 
     soft: int
@@ -118,7 +119,7 @@ class OpenFileLimits(NamedTuple):
 
 
 def open_file_limits() -> OpenFileLimits:
-    """Return the limits of this process. One that reaches the soft limit fails in the middle of its work."""
+    """Return the limits of this process. A process that has reached its soft limit can't open another file."""
     unlimited = OpenFileLimits(sys.maxsize, sys.maxsize)
     if sys.platform == "win32":
         return unlimited
@@ -138,11 +139,12 @@ def allow_open_files(count: int) -> None:
     import resource
 
     with suppress(OSError, ValueError):
+        # Keep the system's own hard limit. ``hard`` is sys.maxsize if there is none, and lowering it can't be undone.
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(count, hard), resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 
 
 def busy_processor_seconds() -> float | None:
-    """Return the processor seconds of all processes since the machine started; None outside Linux."""
+    """Return the processor seconds that all processes have used since the machine started; None outside Linux."""
     ticks = _processor_ticks()
     if sys.platform == "win32" or ticks is None:
         return None
@@ -150,15 +152,19 @@ def busy_processor_seconds() -> float | None:
 
 
 def processor_ticks() -> tuple[int, int] | None:
-    """Return how long all cores have run, and how long they were idle, in units of the system; None outside Linux."""
+    """Return the clock ticks of all cores since the machine started, and how many of them were idle.
+
+    Both are sums over the cores; an idle core counts in both. Returns None outside Linux.
+    """
     ticks = _processor_ticks()
+    # A core that waits for a disk (iowait) has nothing else to do, so this time is idle, too.
     return None if ticks is None else (sum(ticks), ticks[3] + ticks[4])
 
 
 def _processor_ticks() -> list[int] | None:
-    """The first line of ``/proc/stat``: user, nice, system, idle, iowait, irq, softirq, steal.
+    """Return eight numbers from ``/proc/stat``: user, nice, system, idle, iowait, irq, softirq, steal.
 
-    The times of guests, which follow, are parts of user and nice.
+    The two numbers after these, the times of virtual machines, are left out: user and nice already contain them.
     """
     try:
         return [int(number) for number in _STAT.read_text(encoding="ascii").splitlines()[0].split()[1:9]]
@@ -167,7 +173,10 @@ def _processor_ticks() -> list[int] | None:
 
 
 def keep_freed_memory() -> bool:
-    """Let the process keep large blocks of memory that it frees, and return whether it does. Only glibc can do this."""
+    """Make the process keep large blocks of memory that it frees, so that it can use them again without a system call.
+
+    Return whether this worked: only glibc has this setting. ``engine.cpu_tuning`` says what it saves.
+    """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):

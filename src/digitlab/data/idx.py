@@ -1,8 +1,8 @@
 """Reads and writes IDX files, the format of MNIST: a header with type and dimensions, then one byte for each value.
 
-The sources and ``api.own_data`` use it. The reader refuses files that are a byte too short or too long, hold another
-type of value, or have a header that promises more values than the file can hold; the last check is made before memory
-is allocated. Files compressed with gzip are recognised by their first two bytes.
+The sources and ``api.own_data`` use it. The reader refuses a file that is too short or too long, even by one byte, or
+that holds values of another type. It also refuses a header that states more values than the file can hold, and checks
+this before it allocates memory. Files compressed with gzip are recognised by their first two bytes.
 """
 
 import gzip
@@ -26,7 +26,8 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _UNSIGNED_BYTE = 0x08  # the format's code for unsigned bytes, the only type that images and labels have
 _MAX_DIMENSIONS = 4
 _BLOCK_BYTES = 1 << 20
-# Deflate (RFC 1951) stores at most 258 bytes in 2 bits, so a file that promises more than this factor is damaged.
+# Deflate (RFC 1951), the method of gzip, stores at most 258 bytes in 2 bits: a factor of 258 · 8 / 2. If a header
+# states more bytes than this factor allows, the file is damaged.
 _MAX_DEFLATE_RATIO = 1032
 
 
@@ -47,20 +48,20 @@ def read_idx(path: Path, *, sha256: str | None = None) -> Tensor:
     ``sha256`` is the digest of the *uncompressed* content, so it does not depend on how the file was compressed.
 
     Raises:
-        DataError: as ``idx_shape``; or the file is truncated, is too long, or has another SHA-256.
+        DataError: for the reasons of ``idx_shape``; or the file is truncated, is too long, or has another SHA-256.
     """
     with _content(path) as (stream, most_bytes):
         header, shape = _read_header(path, stream, most_bytes)
         values = np.empty(shape, dtype=np.uint8)
         digest = hashlib.sha256(header)
-        # Read in blocks, because GzipFile.readinto makes a copy of all that it is asked for.
+        # Read in blocks, because GzipFile.readinto copies what it reads: the whole file would need twice the memory.
         view, filled = values.data.cast("B"), 0
         while count := stream.readinto(view[filled : filled + _BLOCK_BYTES]):
             digest.update(view[filled : filled + count])
             filled += count
         if filled < values.size:
             raise DataError(f"{path}: truncated, {filled} of the {values.size} values its header states")
-        if stream.read(1):  # reading to the end makes gzip verify its own checksum, too
+        if stream.read(1):  # at the end of the stream, gzip also verifies its own checksum
             raise DataError(f"{path}: longer than the {values.size} values its header states")
     if sha256 is not None:
         expect_sha256(path, digest.hexdigest(), sha256)
@@ -101,10 +102,10 @@ def _content(path: Path) -> Iterator[tuple[BufferedIOBase, int]]:
     """Open a file and return a stream of its uncompressed bytes, and an upper limit of their number."""
     try:
         with path.open("rb") as file:
-            zipped = file.read(2) == _GZIP_MAGIC
+            gzipped = file.read(2) == _GZIP_MAGIC
             file.seek(0)
             file_bytes = path.stat().st_size
-            yield (gzip.GzipFile(fileobj=file), _MAX_DEFLATE_RATIO * file_bytes) if zipped else (file, file_bytes)
+            yield (gzip.GzipFile(fileobj=file), _MAX_DEFLATE_RATIO * file_bytes) if gzipped else (file, file_bytes)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except EOFError:
@@ -121,6 +122,7 @@ def _read_header(path: Path, stream: BufferedIOBase, most_bytes: int) -> tuple[b
     if magic[2] != _UNSIGNED_BYTE:
         raise DataError(f"{path}: holds values of type 0x{magic[2]:02x}; only unsigned bytes (0x08) are read")
     sizes = stream.read(4 * magic[3])
+    # Each size has four bytes. A truncated header may end within a size, which ``frombuffer`` would refuse.
     shape = tuple(int(size) for size in np.frombuffer(sizes[: len(sizes) // 4 * 4], dtype=">u4"))
     stated = f"its header states {' × '.join(map(str, shape))} values"
     if len(shape) < magic[3]:

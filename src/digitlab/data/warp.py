@@ -1,6 +1,7 @@
-"""Resampling of images at other positions; augmentation and deskewing use it to move pixels.
+"""Moves the pixels of images: looks images up at other positions and pads them. Augmentation and deskewing use it.
 
-N images, C, H, W. Positions are in pixels from the centre of the image, x to the right and y downwards.
+Shapes: N images, C channels, H rows, W columns. Positions are in pixels from the centre of the image, x to the right
+and y downwards.
 """
 
 import torch
@@ -19,11 +20,13 @@ def pixel_centres(images: Tensor) -> Tensor:
 
 
 def sample_at(images: Tensor, points: Tensor) -> Tensor:
-    """Look up images, float (N, C, H, W) in [0, 1], at ``points`` (N, 2, H, W), x and y in pixels from the centre.
+    """Return images whose pixels are the values of ``images`` at ``points`` (N, 2, H, W), x and y from the centre.
 
-    Interpolation is bilinear, and outside the image is black. Returns a tensor of the shape of ``images``.
+    ``images`` are float (N, C, H, W) in [0, 1]; the result has the same shape. Between pixels, the value is
+    interpolated bilinearly. Outside the image, it is 0 (black).
     """
     height, width = images.shape[2:]
+    # ``grid_sample`` measures from -1 at one edge of the image to 1 at the other.
     grid = torch.stack([points[:, 0] * (2 / width), points[:, 1] * (2 / height)], dim=-1)
     # The four weights of the interpolation may sum to slightly more than one.
     return F.grid_sample(images, grid, padding_mode="zeros", align_corners=False).clamp(0, 1)
@@ -32,9 +35,10 @@ def sample_at(images: Tensor, points: Tensor) -> Tensor:
 def reflected(images: Tensor, padding: int) -> Tensor:
     """Pad images (N, C, H, W) by ``padding`` pixels on each side, reflected about their outermost pixels.
 
-    If an image is smaller than the padding, it is reflected repeatedly, which PyTorch's own padding refuses to do.
+    If an image is smaller than the padding, it is reflected several times. PyTorch's own padding refuses to do this.
     """
     rows, columns = (_reflection(length, padding, images.device) for length in images.shape[2:])
+    # The place of each new pixel's source in the flattened image.
     source = (rows[:, None] * images.shape[3] + columns).flatten()
     padded = images.flatten(2).gather(2, source.expand(*images.shape[:2], -1))
     return padded.view(*images.shape[:2], len(rows), len(columns))
@@ -44,4 +48,6 @@ def _reflection(length: int, padding: int, device: torch.device) -> Tensor:
     """Return, for each of the ``length`` + 2 ``padding`` positions of an axis, the index of the pixel that it shows."""
     position = torch.arange(-padding, length + padding, device=device)
     last = length - 1
+    # The index goes from 0 up to ``last`` and back to 0, again and again, with period 2 · last. An image with a single
+    # pixel has last = 0; the period 1 avoids a division by zero.
     return last - (position % max(1, 2 * last) - last).abs()

@@ -1,6 +1,6 @@
-"""A finished run as explanations need it: its network as a function of pixels, its layers, and its images.
+"""A finished run with everything that explanations need: its network, its layers, and its images.
 
-Shapes: N images, C channels, H rows, W columns, K classes, D values of the last hidden layer.
+Shapes: N images, C channels, H rows, W columns, K classes, D units in the last hidden layer.
 """
 
 import math
@@ -18,14 +18,16 @@ from digitlab.results.folder import RunFolder
 from digitlab.training.classifier import Classifier
 from digitlab.training.loading import load_classifier, load_data, require_fit
 
+# So many images pass through the network at once, so that a large set of images does not need too much memory.
 _BATCH_SIZE = 200
 
 
 class PixelNetwork(nn.Module):
-    """A classifier as a differentiable function of pixels, float (N, C, H, W) in [0, 1], with logits (N, K).
+    """The network of a classifier as a function from pixels to logits (N, K).
 
-    It uses the averaged weights if there are any. Test-time augmentation is off: an explanation belongs to the image
-    itself, not to the mean over changed copies of it.
+    Pixels are uint8, or float (N, C, H, W) in [0, 1], which can have gradients. The network has the averaged weights if
+    there are any. It does not use test-time augmentation, because an explanation belongs to the image itself, not to
+    the mean over changed copies of it.
     """
 
     def __init__(self, classifier: Classifier) -> None:
@@ -48,8 +50,8 @@ def as_floats(pixels: Tensor) -> Tensor:
 class ExplainedRun:
     """A finished run with its tested checkpoint and its data.
 
-    ``split`` is the test set if the run was tested, otherwise validation: an explanation must not use the test set
-    before the run does.
+    ``split`` says which images are explained: the test set if the run was tested, otherwise the validation set. An
+    explanation must not show the test set before the run is tested on it.
     """
 
     folder: RunFolder
@@ -68,7 +70,7 @@ class ExplainedRun:
 
     @property
     def title(self) -> str:
-        """What was trained on which data: ``MNIST, LeNet``."""
+        """The data set and the class of the network, for example ``MNIST, LeNet``."""
         return f"{self.classifier.facts.title}, {type(self.network.network).__name__}"
 
     @property
@@ -78,7 +80,10 @@ class ExplainedRun:
 
     @property
     def last_convolution(self) -> nn.Conv2d | None:
-        """The last convolution whose output still has a place for each part of the image; None if there is none."""
+        """The last convolution whose output has more than one pixel; None if there is none.
+
+        An output of one pixel can't show which part of the image matters.
+        """
         shapes = {layer.name: layer.shape for layer in layers_of(self.network.network, self.image_shape)}
         spatial = [layer for name, layer in self.convolutions.items() if math.prod(shapes[name][1:]) > 1]
         return spatial[-1] if spatial else None
@@ -96,20 +101,22 @@ class ExplainedRun:
         return last
 
     def hidden(self, pixels: Tensor) -> Tensor:
-        """Return the last hidden layer, float (N, D), for pixels (N, C, H, W), uint8 or in [0, 1].
+        """Return the values of the last hidden layer, float (N, D), for pixels (N, C, H, W), uint8 or in [0, 1].
 
-        A linear network has no hidden layer; the result are then the normalised pixels.
+        A linear network has no hidden layer. For it, the result is the normalised pixels.
         """
         return self._evaluated(pixels)[1]
 
     def scores(self, pixels: Tensor) -> Tensor:
-        """Return the confidences, float (N, K) in [0, 1], as ``digitlab predict`` does (with ``tta``)."""
+        """Return the confidences, float (N, K) in [0, 1]; as in ``digitlab predict``, with test-time augmentation."""
         with torch.no_grad():
             batches = pixels.split(_BATCH_SIZE)
             return torch.cat([self.classifier.loss.scores(self.classifier(batch)) for batch in batches])
 
     def _evaluated(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (N, K) and the last hidden layer (N, D)."""
+        # The last hidden layer is the input of the last dense layer, so a hook on that layer records it. The copies
+        # stay as they are if a layer changes its input in place.
         inputs: list[Tensor] = []
         handle = self.last_dense.register_forward_pre_hook(lambda _, given: inputs.append(given[0].flatten(1).clone()))
         try:
@@ -126,11 +133,13 @@ def read_explained_run(folder: RunFolder) -> ExplainedRun:
     Raises ``ConfigError`` if the folder is not a run folder, ``RunError`` for a missing or damaged checkpoint, and
     ``DataError`` if the data set is missing.
     """
+    # With test=none, the result of the run describes the best checkpoint.
     which: Literal["best", "last"] = "last" if folder.read_config().test == "last" else "best"
     classifier = load_classifier(folder, which)
     data = load_data(folder)
     require_fit(classifier, data)
     data.setup()
+    # The test writes the confusion matrix, so its file shows that the run was tested.
     split: Literal["test", "val"] = "test" if folder.confusion.exists() else "val"
     return ExplainedRun(
         folder=folder, classifier=classifier, network=PixelNetwork(classifier), data=data, split=split
@@ -138,7 +147,7 @@ def read_explained_run(folder: RunFolder) -> ExplainedRun:
 
 
 def _called(run: ExplainedRun, kind: type[Any]) -> dict[str, Any]:
-    """Return the layers of a type, in the order in which the network calls them."""
+    """Return the layers of the type ``kind`` by name, in the order in which the network calls them."""
     network = run.network.network
     found = {layer.name: network.get_submodule(layer.name) for layer in layers_of(network, run.image_shape)}
     return {name: layer for name, layer in found.items() if isinstance(layer, kind)}

@@ -1,4 +1,4 @@
-"""Number formats and axis limits that figures, pages and the command line share. Needs neither torch nor Matplotlib."""
+"""Number formats and axis limits for figures, pages and the command line. Imports neither torch nor Matplotlib."""
 
 _MOST_DECIMALS = 4
 # Metrics in [0, 1] that figures and pages show in per cent.
@@ -17,9 +17,10 @@ def metric_scale(metric: str) -> tuple[float, str]:
 
 
 def format_confidence(confidence: float) -> str:
-    """Format a confidence in [0, 1] in per cent with enough digits to differ from 100 %: ``98.1 %``, ``99.997 %``.
+    """Format a confidence in [0, 1] in per cent, with enough digits that the text is not 100 %: ``99.997 %``.
 
-    Values above 99.9999 % become ``> 99.9999 %``, because float32 has no more digits there.
+    There are at most four decimals; higher values become ``> 99.9999 %``. More decimals would show little more than the
+    rounding errors of float32.
     """
     for decimals in range(1, _MOST_DECIMALS + 1):
         text = f"{100 * confidence:.{decimals}f}"
@@ -29,13 +30,14 @@ def format_confidence(confidence: float) -> str:
 
 
 def zoomed_start(lowest_percent: float) -> float:
-    """Return the start of an axis that ends at 100 % so that ``lowest_percent`` lies near its middle.
+    """Return the start of an axis that ends at 100 % so that ``lowest_percent`` lies near its middle or above it.
 
     The start is a round number, or 0 if the values need most of the axis.
     """
-    room = 2 * (100 - lowest_percent)
-    steps = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 60.0)
-    return next((100 - step for step in steps if room <= step), 0.0)
+    # The lowest value is in the middle of an axis that is twice as long as its distance to 100 %.
+    needed = 2 * (100 - lowest_percent)
+    lengths = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 60.0)
+    return next((100 - length for length in lengths if needed <= length), 0.0)
 
 
 def zoomed_label(label: str, start: float) -> str:

@@ -1,4 +1,7 @@
-"""Measures whether a run had the machine to itself; ``runner`` uses it, because a time under load proves nothing."""
+"""Measures whether other processes used the machine during a run.
+
+``reproduce.runner`` uses it: if others did, the training time of the run says nothing about the program.
+"""
 
 import json
 import os
@@ -10,15 +13,15 @@ from digitlab.core.system import busy_processor_seconds
 from digitlab.results.folder import RunFolder
 
 _NAME = "load.json"
-# Other processes may use this part of one processor: an idle system needs about as much.
+# Other processes may use this part of one processor, because an idle system uses about as much.
 _ALLOWED_SHARE = 0.05
 
 
 class LoadMeter:
-    """Measures in a ``with`` block how much processor time other processes use.
+    """Measures how much processor time other processes use while its ``with`` block runs.
 
-    It covers the whole machine, or the whole host in a container. Outside Linux nothing is known, so a run never counts
-    as alone.
+    It counts all processes of the machine; in a container, those of the whole host. Outside Linux it knows nothing, so
+    ``alone`` is always False.
     """
 
     def __enter__(self) -> Self:
@@ -28,6 +31,7 @@ class LoadMeter:
     def __exit__(self, *exception: object) -> None:
         self.wall_seconds = time.monotonic() - self._started_at
         before, after = self._busy_before, _other_seconds()
+        # The system counts in ticks, so rounding could make a difference of nothing slightly negative.
         self.other_seconds = None if before is None or after is None else max(after - before, 0.0)
 
     @property
@@ -48,7 +52,10 @@ def ran_alone(run: RunFolder) -> bool:
 
 
 def _other_seconds() -> float | None:
-    """Processor seconds of all processes since boot, without this process and its children; None outside Linux."""
+    """Return the processor seconds of all other processes since the machine started; None outside Linux.
+
+    Children of this process do not count as others, but only once they have ended: ``os.times`` has no earlier numbers.
+    """
     busy = busy_processor_seconds()
     if busy is None:
         return None
