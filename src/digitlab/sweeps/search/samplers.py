@@ -56,7 +56,8 @@ class NumberedSampler(BaseSampler):
 
 
 def _sampler(plan: SearchPlan, number: int) -> BaseSampler:
-    # The factor is a prime, so that searches with neighbouring seeds don't share the seeds of their trials.
+    # With a large factor, searches with neighbouring seeds don't use the same seeds for their trials. NumPy takes seeds
+    # of 32 bits.
     seed = (plan.settings.seed * 1_000_003 + number) % 2**32
     match plan.settings.sampler:
         case "random":

@@ -64,6 +64,7 @@ class SearchPlan:
     def round_size(self, at_once: int) -> int:
         """The number of trials in a round for a launcher that trains ``at_once`` runs at the same time."""
         asked = self.settings.n_jobs
+        # Both numbers count runs, and each trial has several runs if there are replicates.
         size = max((at_once if asked == "auto" else asked) // self.space.replicates, 1)
         learns = self.settings.sampler in ("tpe", "cmaes")
         # An explicit n_jobs is respected; only ``auto`` is limited, rounding up so that at least one trial remains.
@@ -96,6 +97,7 @@ def search_plan(config: DictConfig, loader: ConfigLoader, grid: Grid) -> SearchP
 
 def _settings(config: DictConfig) -> SearchSettings:
     node = plain(config.hydra.sweeper, _KEY)
+    # These two belong to Hydra: the class of the sweeper, and the overrides of the group ``sweep``.
     given = {name: value for name, value in node.items() if name not in ("_target_", "params")}
     try:
         return SearchSettings(**given)

@@ -49,6 +49,7 @@ def open_study(url: str, name: str, *, direction: Literal["minimize", "maximize"
         except Exception as error:
             # These are errors of SQLAlchemy, or of the database's driver, which may be missing.
             causes = f"{error} {error.__cause__ or ''}"
+            # Processes that start together may create the same tables, and all but one fail. The next try succeeds.
             if attempt + 1 < _RACE_TRIES and any(word in causes.lower() for word in _RACES):
                 time.sleep(0.25)
                 continue
@@ -65,6 +66,7 @@ def _engine_settings(url: str) -> dict[str, object]:
 
 
 def _without_password(url: str) -> str:
+    # The URL is shown in messages and logs. A password may contain an @, so the last one separates it from the server.
     scheme, separator, rest = url.partition("://")
     account, at, place = rest.rpartition("@")
     return f"{scheme}{separator}{account.partition(':')[0]}{at}{place}"
@@ -81,6 +83,7 @@ def check_shared_storage(url: str) -> None:
             "(mysql+pymysql://USER@HOST/NAME) or, for processes of one machine, of SQLite (sqlite:////FOLDER/search.db)"
         )
         raise ConfigError(_KEY, _without_password(url), allowed)
+    # The URL is sqlite:///relative/path or sqlite:////absolute/path: the third slash is no part of the path.
     path = url.partition("://")[2].partition("?")[0].removeprefix("/")
     if path in ("", ":memory:"):
         raise ConfigError(_KEY, url, "is a database in the memory of one process: give a file or a database server")
@@ -102,6 +105,7 @@ def file_system(path: Path, *, mounts: Path = MOUNTS) -> str | None:
     whole = os.path.realpath(path)
     # A space in a path is written as \040.
     kinds = {point.replace("\\040", " "): kind for _, point, kind, *_ in lines}
+    # Mount points are nested, and "/" contains every path. The longest one is that of the path's own file system.
     containing = [point for point in kinds if f"{whole}/".startswith(point.rstrip("/") + "/")]
     return kinds[max(containing, key=len)] if containing else None
 
@@ -114,6 +118,7 @@ def patiently(call: Callable[[], T], *, seconds: float = _OUTAGE_SECONDS) -> T:
         try:
             return call()
         except StorageInternalError as error:
+            # Optuna raises this if the database fails, for example while the server restarts. Waiting helps only then.
             reason = " ".join(str(error.__cause__ or error).split()).partition(" (Background on")[0]
             if time.monotonic() > deadline:
                 message = f"the database of the search does not answer ({reason}): give the same command"

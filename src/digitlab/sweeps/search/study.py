@@ -49,6 +49,8 @@ class Study:
         self._folder, self._plan = folder, plan
         space, settings = plan.space, plan.settings
         self._distributions = {parameter.key: _distribution(parameter) for parameter in space.parameters}
+        # The study has the name of the sweep's folder, without its path. So processes on several machines find the same
+        # study in a shared database, even if their folders have different paths.
         self._study, self._storage = open_study(
             settings.storage or f"sqlite:///{folder.resolve() / _DATABASE}", folder.name,
             direction="minimize" if metric_direction(metric) == "min" else "maximize",
@@ -92,6 +94,7 @@ class Study:
         chosen = {trial.number: dict(trial.params) for trial in self._trials() if self._is_unfinished(trial)}
         # Unfinished trials come first and count towards the round they were asked in.
         ended, most = self.ended, self._plan.trials
+        # The next multiple of ``size`` is the end of the current round, even if an interruption left it half done.
         while ended + len(chosen) < min((ended // size + 1) * size, most):
             trial = self._ask()
             chosen[trial.number] = trial.params
@@ -158,9 +161,11 @@ class SharedStudy(Study):
 
     def _claim(self, size: int) -> dict[int, dict[str, Value]]:
         chosen: dict[int, dict[str, Value]] = {}
+        # The trials of dead workers count as trials of the search. Unless somebody runs them, the search never ends.
         self._put_back_lost_trials()
         while len(chosen) < size:
             trials = self._counted()
+            # With enough trials, ask only if one of them waits: then Optuna returns that one instead of a new one.
             if len(trials) >= self._plan.trials and not any(trial.state == TrialState.WAITING for trial in trials):
                 break
             trial = patiently(self._ask)
@@ -187,6 +192,7 @@ class SharedStudy(Study):
             # Only one of several workers that find the trial may queue it again.
             if not self._observer.is_dead(worker, attributes) or not self._discard(trial.number):
                 continue
+            # A worker that died while it chose has not stored all parameters. ``_claim`` then asks for a new trial.
             if trial.params.keys() == self._distributions.keys():
                 log.warning("the worker of trial %d has died: the trial is run again", trial.number)
                 patiently(partial(self._study.enqueue_trial, trial.params))
@@ -197,6 +203,8 @@ class SharedStudy(Study):
         def discard() -> bool:
             trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
             try:
+                # The mark comes first. Another worker that reads between the two calls would otherwise see a trial that
+                # failed, and count it as a result of the search.
                 self._storage.set_trial_user_attr(trial_id, _PUT_BACK, True)
                 # The database lets only one worker end a trial.
                 return bool(self._storage.set_trial_state_values(trial_id, TrialState.FAIL))
@@ -221,7 +229,8 @@ class SharedStudy(Study):
         try:
             patiently(lambda: super(SharedStudy, self).tell(number, value))
         except (UpdateFinishedTrialError, ValueError):
-            # Others took this worker for dead and run the trial again; they find its finished run.
+            # Other workers thought that this one was dead and queued the trial again. The worker that gets it finds the
+            # finished run, so no result is lost.
             if not self._is_finished(number):
                 raise
 
@@ -235,6 +244,7 @@ class SharedStudy(Study):
         folders = {trial.user_attrs.get(_FOLDER, own) for trial in self._counted()} - {own}
         if folders:
             log.warning("the table has only the runs in %s; others are in %s", own, ", ".join(sorted(folders)))
+        # A server limits the number of open connections, and a Python session may continue for a long time.
         self._storage.engine.dispose()
 
 

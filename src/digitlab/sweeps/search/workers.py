@@ -29,6 +29,7 @@ class Worker:
     """This process as a worker of the study with ``study_id``; ``start`` begins the beats and ``stop`` ends them."""
 
     def __init__(self, storage: RDBStorage, study_id: int, *, dead_after: float) -> None:
+        # The random part: the system can give a new worker the process id of a dead one.
         self.name = f"{machine_name()}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
         self._storage, self._study_id, self._interval = storage, study_id, dead_after / _BEATS
         self._answering_since = math.inf
@@ -36,11 +37,13 @@ class Worker:
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
     def start(self) -> None:
+        # Before this worker asks for its first trial, so that no other worker finds a trial of an unknown worker.
         self._write(0)
         self._thread.start()
 
     def _beat(self) -> None:
         count = 0
+        # ``wait`` instead of ``sleep``, because ``stop`` can end it at once.
         while not self._over.wait(self._interval):
             count += 1
             try:
@@ -50,10 +53,11 @@ class Worker:
 
     def _write(self, count: int) -> None:
         begun, since = time.monotonic(), self._answering_since
-        # It stays so if the database does not answer.
+        # This value holds while the database does not answer: then the next line takes long or raises an error.
         self._answering_since = math.inf
         self._storage.set_study_user_attr(self._study_id, _PREFIX + self.name, count)
         now = time.monotonic()
+        # After a failed or slow beat, the database counts as answering only from now on.
         self._answering_since = since if since < begun and now - begun < self._interval else now
 
     def answering_since(self) -> float:
@@ -66,12 +70,13 @@ class Worker:
     def stop(self) -> None:
         """End the beats and tell the others that the trials of this worker are free."""
         self._over.set()
+        # A beat that is still being written would overwrite the value that says that this worker has ended.
         if self._thread.is_alive():
             self._thread.join()
         try:
             self._write(_GONE)
         except Exception:
-            return  # they notice it later
+            return  # the others find out when the beats stay away
 
 
 class Observer:
@@ -98,9 +103,11 @@ class Observer:
             return True
         now = self._clock()
         known = self._seen.get(worker)
+        # A number that is seen for the first time may be old or new. Only a later look at the same number can tell.
         if known is None or known[0] != count:
             self._seen[worker] = count, now
             return False
+        # While the database did not answer, no worker could write. That time does not count as silence.
         return now - max(known[1], self._answering_since()) > self._dead_after
 
 
