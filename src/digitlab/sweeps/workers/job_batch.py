@@ -47,6 +47,7 @@ class JobBatch:
         """Run the jobs and return their outcomes. Raises ``RunError`` if a signal stopped them; the runs are saved."""
         # The variables must be set before anything imports torch, because CUDA reads its list of GPUs only once.
         os.environ.update(self.environment)
+        # Hydra keeps its plugins and configuration in global objects, which a new process does not have.
         Singleton.set_state(self.state)
         with _saved_on_signal(), _locked_folders(self.folders):
             return self.launcher.launch(self.overrides, self.numbers[0])
@@ -99,6 +100,7 @@ def _saved_on_signal() -> Iterator[None]:
     in_cluster = os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
 
     def exit_on_sigterm(number: int, frame: FrameType | None) -> None:
+        # The cluster may send SIGTERM again, which must not interrupt what is done on the way out.
         if in_cluster:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         sys.exit(128 + number)
@@ -132,6 +134,7 @@ def _saved_on_signal() -> Iterator[None]:
 
 def _end_after_saving(queue_again: Callable[[], object] | None, *, in_cluster: bool) -> None:
     """Call ``queue_again``, which may end the process. In the job of a cluster, end the process in any case."""
+    # When a job is queued again, SLURM sends SIGTERM to its process, which must not stop the lines below.
     if in_cluster:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if queue_again is not None:

@@ -83,6 +83,7 @@ class WorkersLauncher(JobLauncher):
     def _job_batches(self, groups: Iterable[Sequence[PreparedJob]], launcher: BasicLauncher) -> list[JobBatch]:
         assert self.hydra_context is not None
         assert self.task_function is not None
+        # Only the other processes get the changed configuration.
         config = copy.deepcopy(self.config)
         assert config is not None
         with read_write(config.hydra.sweep):
@@ -131,4 +132,5 @@ def _log_failures(returns: Iterable[JobReturn]) -> None:
     for done in returns:
         if done.status == JobStatus.FAILED:
             error = done._return_value
+            # digitlab's own errors say in words what is wrong. Any other error is a bug, and its traceback helps.
             log.error("%s", error, exc_info=None if isinstance(error, DigitlabError) else error)

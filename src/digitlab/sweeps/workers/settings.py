@@ -33,10 +33,11 @@ class LocalSettings:
 
 @settings
 class SlurmSettings:
-    """What each job asks the cluster for; null leaves it to the cluster.
+    """What each job asks the cluster for. If a setting is null, the cluster decides.
 
-    After ``timeout_min`` minutes a job saves and is queued again, at most ``max_num_timeout`` times. ``setup`` are
-    shell commands before the job; ``additional_parameters`` are further options of ``sbatch``.
+    A job saves its run ``signal_delay_s`` seconds before its ``timeout_min`` minutes end, and is queued again, at most
+    ``max_num_timeout`` times. At most ``array_parallelism`` jobs run at once. ``setup`` are shell commands before the
+    job; ``additional_parameters`` are further options of ``sbatch``.
     """
 
     partition: str | None
@@ -56,6 +57,7 @@ class SlurmSettings:
 
 def checked_settings(cls: type[T], given: Mapping[str, Any], *, under: str) -> T:
     """Build ``cls`` from ``given``, the node at config key ``under``. Raises ``ConfigError`` that names the key."""
+    # Lists and mappings from the configuration are objects of OmegaConf, which the strict checks would refuse.
     values = OmegaConf.to_container(OmegaConf.create(dict(given)))
     assert isinstance(values, dict)
     try:

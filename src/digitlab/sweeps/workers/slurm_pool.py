@@ -105,13 +105,14 @@ class SlurmPool:
             self._adopted = True
             started = self._adopt(waiting)
         size = array_size()
-        # Each array has its own limit of jobs at the same time.
+        # SLURM limits the jobs that run at once in each array, so the limit of the sweep is divided among the arrays.
         parallel = max(self._parallel // -(-len(waiting) // size), 1) if waiting else self._parallel
         while waiting:
             try:
                 tasks = self._submit(waiting[:size], parallel)
             except RunError as refused:
-                # With jobs in the queue, there will be room when they have ended.
+                # A full queue has room again when jobs of this sweep have ended. Any other refusal ends the command,
+                # and then none of its jobs may stay in the queue.
                 if not (self._running or started) or not _QUEUE_FULL.search(str(refused)):
                     cancel(self._running | {task.job_id: task for task in started})
                     raise
@@ -119,6 +120,7 @@ class SlurmPool:
                 break
             del waiting[:size]
             started += tasks
+            # Saved after each array: if the command is killed now, the next command must not submit these jobs again.
             self._known_jobs.add(started)
         self._running |= {task.job_id: task for task in started}
         self._queue.follow(task.job_id for task in started)
@@ -130,6 +132,8 @@ class SlurmPool:
 
         known = self._known_jobs.read()
         ids = {known[_key(batch)] for batch in waiting if _key(batch) in known}
+        # If the controller does not answer, nothing is taken over. New jobs then wait until the old ones have unlocked
+        # the run folders.
         states = (read_states(ids) if ids else {}) or {}
         alive = {job_id for job_id, state in states.items() if state in ALIVE}
         adopted = [batch for batch in waiting if known.get(_key(batch)) in alive]
@@ -165,6 +169,7 @@ class SlurmPool:
             return
         self._refreshed_at = time.monotonic()
         changed = self._queue.refresh()
+        # Look for result files only where something has changed: each look takes time on a network file system.
         for job_id in [*changed, *self._missing_since]:
             task = self._running.get(job_id)
             if task is None:
@@ -202,12 +207,14 @@ class SlurmPool:
                 state = "FAILED_ITSELF"
         path = Path(task.job.paths.stderr)
         last = _last_lines(path)
+        # SLURM only says that such a job failed. Submitit writes the reason into the job's log.
         if _TIMED_OUT in last:
             state = "TIMED_OUT"
         end = _ENDS.get(state, _DIED).format(state=state, under=self._under)
         return RunError(f"its job {task.job_id} {end}; {path}" + (f" ends with: {last}" if last else " is empty"))
 
     def stop(self, running: Sequence[Task]) -> None:
+        # Cancelling sends SIGTERM first, and the jobs save their runs.
         cancel(self._running)
 
     def close(self) -> None:
@@ -233,6 +240,7 @@ class _KnownJobs:
 
 
 def _key(batch: JobBatch) -> str:
+    # By folder names, which the manifest keeps. The numbers of jobs change with the command.
     return "/".join(folder.name for folder in batch.folders)
 
 
@@ -245,6 +253,7 @@ def _last_lines(path: Path, *, lines: int = 3, most: int = 300) -> str:
     """The last lines of a log as one line, without what SLURM and submitit add."""
     try:
         with path.open("rb") as file:
+            # The last 4 KiB contain the last lines; a whole log can be large.
             file.seek(max(path.stat().st_size - 4096, 0))
             text = file.read().decode(errors="replace")
     except OSError:

@@ -92,7 +92,9 @@ class SlurmQueue:
             if state in ALIVE:
                 self._ends_seen.pop(job_id, None)
             else:
+                # Not certain yet: SLURM may report an end shortly before it queues the job again.
                 self._ends_seen[job_id] = self._ends_seen.get(job_id, 0) + 1
+            # The second report of an end is news as well, because it makes the end certain.
             if state != self._states[job_id] or self._ends_seen.get(job_id) == 2:
                 changed.add(job_id)
             self._states[job_id] = state
@@ -104,7 +106,9 @@ class SlurmQueue:
 def read_states(job_ids: Iterable[str]) -> dict[str, str] | None:
     """The state of each job, ``FORGOTTEN`` for one that SLURM does not know; None if the controller does not answer."""
     wanted = list(job_ids)
+    # Ask for whole arrays: the ids of thousands of jobs would make the command line too long.
     arrays = ",".join(dict.fromkeys(job_id.partition("_")[0] for job_id in wanted))
+    # One line for each job of an array, and also the jobs that have ended in the last minutes.
     options = ["--noheader", "--array", "--states=all", "--format=%i|%T"]
     code, out, error = _run(["squeue", *options, f"--jobs={arrays}"])
     # With a single job, squeue calls a forgotten one invalid; among several, it leaves it out.
@@ -177,5 +181,6 @@ def _run(command: Sequence[str]) -> tuple[int, str, str]:
     try:
         ended = subprocess.run(command, capture_output=True, text=True, timeout=_COMMAND_SECONDS)
     except (OSError, subprocess.TimeoutExpired) as error:
+        # A controller that hangs is treated like one that does not answer, so the sweep keeps waiting.
         return 1, "", str(error)
     return ended.returncode, ended.stdout, ended.stderr
