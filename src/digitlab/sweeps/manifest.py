@@ -74,6 +74,7 @@ class Manifest:
                 path,
                 [Entry(**entry) for entry in content["runs"]],
                 list(content["keys"]),
+                # Manifests from before there was halving lack this key; they have the same format otherwise.
                 content.get("halving", False),
             )
         # A wrong path is a mistake on the command line. A damaged file is not, so it is another kind of error below.
@@ -214,5 +215,6 @@ def folder_name(text: str) -> str:
     if name == text and len(name.encode()) <= _MAX_NAME_BYTES:
         return name
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    # 9 bytes are for the hyphen and the digest. The cut may split a character; its first bytes are dropped.
     short = name.encode()[: _MAX_NAME_BYTES - 9].decode(errors="ignore")
     return f"{short}-{digest}" if short else digest

@@ -13,6 +13,7 @@ from digitlab.sweeps.table import Row, SweepTable
 
 TableFormat = Literal["latex", "markdown", "csv"]
 
+# Characters that mean something else in LaTeX, and the commands that print them.
 _ESCAPED = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
@@ -52,6 +53,7 @@ def _count(summary: Summary | None) -> int:
 
 def _csv(parts: Sequence[SweepTable]) -> str:
     text = io.StringIO()
+    # A CSV file has one header, so it gets the columns of all data sets. Cells that a data set lacks stay empty.
     keys = list(dict.fromkeys(key for part in parts for key in part.keys))
     metrics = list(dict.fromkeys(name for part in parts for name in _measured(part)))
     data = ["data set"] if len(parts) > 1 else []
@@ -91,6 +93,7 @@ def _latex(table: SweepTable) -> str:
     columns = [*table.keys, *(_title(name) for name in metrics), "n"]
     rows = []
     for number, row in enumerate(table.rows):
+        # The sign is replaced after escaping, which would turn its dollar signs into text.
         cells = [
             _escaped(_mean_and_sd(name, each)).replace("±", r"$\pm$")
             for name, each in zip(metrics, _summaries(row, metrics), strict=True)
@@ -102,6 +105,7 @@ def _latex(table: SweepTable) -> str:
         r"% needs \usepackage{booktabs}",
         r"\begin{table}",
         r"  \centering",
+        # chr() spells $\pm$, because before Python 3.12 an f-string can't have a backslash within its braces.
         rf"  \caption{{{_escaped(_caption(table)).replace('±', chr(36) + chr(92) + 'pm' + chr(36))}}}",
         rf"  \begin{{tabular}}{{{'l' * len(table.keys)}{'r' * (len(metrics) + 1)}}}",
         r"    \toprule",
@@ -132,6 +136,7 @@ def _caption(table: SweepTable) -> str:
 
 
 def _is_best(number: int, row: Row) -> bool:
+    # The rows are sorted, so only the first one can be the best.
     return number == 0 and row.summary is not None
 
 

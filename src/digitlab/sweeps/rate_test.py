@@ -57,6 +57,7 @@ def rate_tests(table: SweepTable) -> list[RateTest]:
     losses: dict[str, dict[float, list[float | None]]] = {}
     for run in table.runs:
         rate = table.values[run.entry.number][_RATE]
+        # A divergence is a result of the rate. Other failures and unfinished runs say nothing about it.
         if not (run.status == "finished" or run.diverged) or not is_number(rate):
             continue
         others = ((key, value) for key, value in zip(table.keys, table.setting(run), strict=True) if key != _RATE)
@@ -113,12 +114,14 @@ def rate_test(name: str, losses: Mapping[float, float | None]) -> RateTest:
     if fall < _SMALLEST_FALL * abs(start):
         return test
     most = capped[lowest] + _TOLERANCE * fall
+    # Only rates next to each other count: a good rate beyond a bad one may be an accident.
     first = last = lowest
     while first > 0 and capped[first - 1] <= most:
         first -= 1
     while last + 1 < len(rates) and capped[last + 1] <= most:
         last += 1
     useful = rates[first], rates[last]
+    # The middle of the range on a logarithmic axis, because rates are compared by their ratio.
     return replace(test, lowest=rates[lowest], useful=useful, suggested=math.sqrt(useful[0] * useful[1]))
 
 

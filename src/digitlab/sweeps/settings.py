@@ -62,6 +62,7 @@ def sweep_settings(node: dict[str, Any], typed: Sequence[str]) -> SweepSettings:
         checked = SweepSettings(**node)
     except ValidationError as error:
         raise refusal(error, of=SweepSettings, given=node).under("sweep") from error
+    # Some of Hydra's own settings would contradict the manifest or the settings ``sweep.*``.
     for override in typed:
         key, _, value = override.partition("=")
         if key == "hydra.sweep.subdir":

@@ -49,6 +49,7 @@ def summary_figures(table: SweepTable, found: Importances | None) -> Iterator[tu
 
 def _parallel(table: SweepTable, metric: str) -> Figure:
     finished = [(row.setting, row.summary.mean) for row in table.rows if row.summary is not None]
+    # A setting whose runs have all failed has no value, but the figure shows that it was tried.
     failed = [row.setting for row in table.rows if row.summary is None and row.failed]
     tried = [*(setting for setting, _ in finished), *failed]
     values = [in_order(setting[place] for setting in tried) for place in range(len(table.keys))]
@@ -58,6 +59,7 @@ def _parallel(table: SweepTable, metric: str) -> Figure:
 def _contour(table: SweepTable, metric: str, found: Importances | None) -> tuple[str, Figure] | None:
     """The contours over the two most important numeric keys; without importances, over the first two."""
     order = table.keys if found is None else [each.key for each in found.keys]
+    # Both axes need numbers, so a key that is a word in any run can't be used.
     numeric = [key for key in order if all(is_number(table.values[run.entry.number][key]) for run in table.runs)]
     if len(numeric) < 2:
         return None
@@ -98,6 +100,7 @@ def _learning_curves(table: SweepTable) -> list[tuple[str, list[CurvePoint]]]:
             curve = curves.setdefault(name, [])
             curve.append(CurvePoint(float(size), row.summary.mean, row.summary.sd, row.summary.count))
     ordered = [(name, sorted(points, key=lambda point: point.size)) for name, points in curves.items()]
+    # A single point is no curve.
     return [(name, points) for name, points in ordered if len(points) > 1]
 
 

@@ -68,6 +68,7 @@ class SweepTable:
         self.values = {
             run.entry.number: {key: _value_of(run, key, typed[run.entry.number]) for key in names} for run in runs
         }
+        # A key that has the same value in all runs tells no two settings apart.
         self.swept = [key for key in names if len({values[key] for values in self.values.values()}) > 1]
         self.keys = [key for key in self.swept if key not in REPLICATE_KEYS]
         # Runs of one sweep monitor the same metric, unless monitor.metric itself was swept.
@@ -91,6 +92,7 @@ class SweepTable:
         for run in self.runs:
             name = run.read_data_set()
             values = self.values[run.entry.number]
+            # Until a run has started, only its overrides say which data set it will use.
             typed = {key.removeprefix("data."): value for key, value in values.items() if key.startswith("data.")}
             choice = values.get("data")
             names[run.entry.number] = name if name or choice is None else data_set_name(str(choice), typed)
@@ -174,10 +176,12 @@ class SweepTable:
 def _values(overrides: Sequence[str]) -> dict[str, Value]:
     """What the overrides of a run set, by key."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
+    # "+key=1" and "~key" also say what the key is in this run, so the table has one column for all three forms.
     return {each.get_key_element().lstrip("+~"): _hashable(each.value()) for each in parsed}
 
 
 def _hashable(value: Any) -> Value:
+    # Settings are keys of dictionaries, which lists can't be.
     return value if value is None or isinstance(value, str | int | float | bool) else show(value)
 
 
