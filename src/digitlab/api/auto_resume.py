@@ -39,33 +39,33 @@ def find_resume_target(arguments: Sequence[str]) -> ResumeTarget:
         if argument.startswith("-"):
             raise ConfigError("resume", "auto", f"can't be combined with {argument}: it resumes a single run")
     overrides = [argument for argument in arguments if argument.partition("=")[0] != "resume"]
-    config, folder = _composed(overrides)
+    config, folder = _compose_with_folder(overrides)
     # The user named the folder, so a run with other settings there is a mistake, not one of many to choose from.
     if any(override.startswith("hydra.run.dir=") for override in overrides):
         run = RunFolder(folder)
         if not run.config.exists():
             return ResumeTarget(None, overrides)
         if changed := differences(run.read_config(), config):
-            allowed = f"can't resume: {folder} holds a run of another configuration ({'; '.join(changed)})"
-            raise ConfigError("resume", "auto", allowed)
+            reason = f"can't resume: {folder} holds a run of another configuration ({'; '.join(changed)})"
+            raise ConfigError("resume", "auto", reason)
         return ResumeTarget(run, overrides)
-    # Folder names begin with the date, so their order is the order of starts.
+    # Folder names begin with the date, so the last one belongs to the newest run.
     digest = fingerprint(config)
     newest_first = reversed(find_runs(folder.parent))
-    found = next((each for each in newest_first if _has_fingerprint(each, digest) and _is_resumable(each)), None)
-    return ResumeTarget(found, overrides)
+    newest = next((run for run in newest_first if _has_fingerprint(run, digest) and _is_resumable(run)), None)
+    return ResumeTarget(newest, overrides)
 
 
-def _composed(overrides: Sequence[str]) -> tuple[DictConfig, Path]:
+def _compose_with_folder(overrides: Sequence[str]) -> tuple[DictConfig, Path]:
     """Return the configuration of a run, and the folder that Hydra would create for it."""
     config = compose(overrides, with_hydra=True)
-    before = HydraConfig.instance().cfg
+    outer_config = HydraConfig.instance().cfg
     # The folder name contains the names of the data set and the model, which are looked up in HydraConfig.
     HydraConfig.instance().set_config(config)
     try:
         folder = Path(config.hydra.run.dir).resolve()
     finally:
-        HydraConfig.instance().cfg = before
+        HydraConfig.instance().cfg = outer_config
     return config, folder
 
 
@@ -83,7 +83,7 @@ def _is_resumable(run: RunFolder) -> bool:
     # Imports torch, which takes seconds. Commands whose run has finished end without it.
     from digitlab.results.checkpoint import read_checkpoint
 
-    # The previous checkpoint is there for the case that the newest one was damaged.
+    # A run keeps its previous checkpoint in case the newest one is damaged.
     for path in (run.last, run.previous):
         try:
             read_checkpoint(path)

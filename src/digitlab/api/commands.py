@@ -1,6 +1,6 @@
 """What Python users call: ``train``, ``sweep``, ``resume``, ``runs``, ``open`` …. They do what the commands do.
 
-The configuration, the checks, the folders and the bits of a run are those of ``python train.py`` with the same
+A run has the same configuration, checks, folder and results, to the last bit, as ``python train.py`` with the same
 overrides. A mistake raises ``ConfigError`` with the text that the command prints.
 """
 
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Held while this process trains.
-_training = threading.Lock()
+# Only one thread of this process may train at a time. It holds this lock.
+_training_lock = threading.Lock()
 
 
 def train(
@@ -57,35 +57,36 @@ def train(
     ``model`` and ``data`` are names, as in the overrides, or objects of your own. A ``model`` is a network, which maps
     normalised images, float (N, C, H, W), to logits (N, K) and starts from the weights that it has; or a class of
     networks, whose constructor gets ``image_shape`` (C, H, W) and ``classes`` (K) if it has parameters of these names.
-    Its other parameters are settings: ``"model.hidden=64"``. ``data`` and ``test_data`` are pairs (images, labels) or
+    Overrides set its other parameters: ``"model.hidden=64"``. ``data`` and ``test_data`` are pairs (images, labels) or
     torch data sets. Images are uint8 or floats in [0, 1], (N, H, W), (N, C, H, W) or (N, H, W, C); labels are whole
     numbers from 0, or texts. Without ``test_data``, a fifth of the images becomes the test set.
 
     ``folder`` is where the run goes; by default a new folder under ``outputs/``. A training in a thread other than the
-    main one is stopped by ``stopper.stop()``, or by ``digitlab.open(folder).stop()``. Raises ``ConfigError`` for a
+    main one can be stopped with ``stopper.stop()`` or ``digitlab.open(folder).stop()``. Raises ``ConfigError`` for a
     wrong override or object, ``DataError`` for missing data, ``RunError`` for a failed run, and ``Interrupted`` if the
-    training was stopped; the run is saved then.
+    training was stopped; the run has then been saved.
     """
-    _refuse_commands(overrides)
+    _check_overrides(overrides)
     if isinstance(model, list | tuple):
         raise ConfigError("model", f"{len(model)} networks", "digitlab.sweep(model=[...]) trains several")
-    given = [*overrides, *([] if folder is None else [f"hydra.run.dir={_quoted(folder)}"])]
-    trained: list[Path] = []
+    user_overrides = [*overrides, *([] if folder is None else [f"hydra.run.dir={_quoted(folder)}"])]
+    run_folders: list[Path] = []  # ``task`` adds one
     stopper = Stopper() if stopper is None else stopper
-    objects = own_objects(given, model=model, data=data, test_data=test_data, class_names=class_names)
-    with _only_training(), objects as own:
+    objects = own_objects(user_overrides, model=model, data=data, test_data=test_data, class_names=class_names)
+    with _exclusive_training(), objects as own:
 
         def task(config: DictConfig) -> None:
             from digitlab.training import train as train_config
 
-            _say_what_a_resume_needs(own, shown=config.trainer.progress_bar)
+            _log_how_to_resume(own, also_print=config.trainer.progress_bar)
             with report_failure(), stoppable_by_folder(Path(HydraConfig.get().runtime.output_dir), stopper):
-                trained.append(train_config(config).folder)
+                run_folders.append(train_config(config).folder)
 
-        needs_model = own.needed_again is not None
-        with _stoppable(stopper, needs_model=needs_model), hydra_app([*given, *own.overrides]) as (hydra, read):
-            hydra.run(config_name="train", task_function=task, overrides=read)
-    return Run(trained[0])
+        needs_model = own.reason_to_pass_again is not None
+        arguments = [*user_overrides, *own.overrides]
+        with _stoppable(stopper, needs_model=needs_model), hydra_app(arguments) as (hydra, hydra_overrides):
+            hydra.run(config_name="train", task_function=task, overrides=hydra_overrides)
+    return Run(run_folders[0])
 
 
 def sweep(
@@ -104,36 +105,36 @@ def sweep(
     train one after another, in this process. Runs that fail do not stop the others: ``Sweep.failures`` lists them, and
     a warning says so. Raises what ``train`` raises for mistakes that concern the whole sweep.
     """
-    _refuse_commands(overrides)
+    _check_overrides(overrides)
     if any(override.partition("=")[0] == "sweep.dry_run" for override in overrides):
         raise ConfigError("sweep.dry_run", True, "use the command: python train.py -m ... sweep.dry_run=true")
-    given = [*overrides, *([] if name is None else [f"sweep.name={_quoted(name)}"])]
-    paths: list[Path] = []
+    user_overrides = [*overrides, *([] if name is None else [f"sweep.name={_quoted(name)}"])]
+    sweep_folders: list[Path] = []  # stays empty if the sweep does not start
 
     def task(config: DictConfig) -> float:
         with report_failure():
             return complete_run(config)
 
-    objects = own_objects(given, model=model, data=data, test_data=test_data, class_names=class_names)
+    objects = own_objects(user_overrides, model=model, data=data, test_data=test_data, class_names=class_names)
     try:
-        with _only_training(), objects as own:
-            if own.needed_again is not None:
-                _refuse_other_processes(given, own.needed_again)
-            arguments = [*given, *own.overrides]
+        with _exclusive_training(), objects as own:
+            if own.reason_to_pass_again is not None:
+                _refuse_other_processes(user_overrides, own.reason_to_pass_again)
+            arguments = [*user_overrides, *own.overrides]
             with (
                 _stoppable(stopper, sweep=True),
-                hydra_app(arguments, multirun=True) as (hydra, read),
+                hydra_app(arguments, multirun=True) as (hydra, hydra_overrides),
                 report_sweep_at_end(),
             ):
                 try:
-                    hydra.multirun(config_name="train", task_function=task, overrides=read)
+                    hydra.multirun(config_name="train", task_function=task, overrides=hydra_overrides)
                 finally:
-                    paths += running_path()
+                    sweep_folders += running_path()
     except SweepError as error:
-        if not paths:
+        if not sweep_folders:
             raise
         warnings.warn(str(error), RuntimeWarning, stacklevel=2)
-    return Sweep(paths[0])
+    return Sweep(sweep_folders[0])
 
 
 def resume(
@@ -152,7 +153,7 @@ def resume(
     arguments = [] if max_epochs is None else [f"trainer.max_epochs={max_epochs}"]
     stopper = Stopper() if stopper is None else stopper
     stoppable = _stoppable(stopper, needs_model=model is not None)
-    with _only_training(), stoppable, stoppable_by_folder(path, stopper):
+    with _exclusive_training(), stoppable, stoppable_by_folder(path, stopper):
         return Run(resume_folder(str(path), arguments).folder)
 
 
@@ -171,7 +172,7 @@ def load(folder: str | Path, *, checkpoint: Checkpoint = "best", model: Any = No
 
 
 def runs(root: str | Path | None = None) -> Any:
-    """All runs under ``root`` (by default ``outputs/``), the oldest first: a data frame or a list of dicts.
+    """Return all runs under ``root`` (by default ``outputs/``), the oldest first: a data frame or a list of dicts.
 
     A folder that cannot be read has the status ``unreadable``.
     """
@@ -185,7 +186,7 @@ def runs(root: str | Path | None = None) -> Any:
 
 
 def open_folder(folder: str | Path, *, model: Any = None) -> Run | Sweep:
-    """Return the run or the sweep in ``folder``; ``model`` is as in ``resume``, for a sweep that of all its runs.
+    """Return the run or the sweep in ``folder``; ``model`` is as in ``resume``; for a sweep, all its runs get it.
 
     Raises ``ConfigError`` if the folder is neither.
     """
@@ -221,63 +222,67 @@ def _remember(path: Path, model: Any) -> None:
     remember_for_run(RunFolder(path).read_config(), model)
 
 
-def _say_what_a_resume_needs(own: OwnObjects, *, shown: bool) -> None:
-    """Log why another process can't resume the run without its network; print it too, if it shows its progress."""
-    if own.needed_again is None:
+def _log_how_to_resume(own: OwnObjects, *, also_print: bool) -> None:
+    """If another process can resume the run only with its network, log how and why, and print it if ``also_print``."""
+    if own.reason_to_pass_again is None:
         return
     how = "digitlab.resume(FOLDER, model=...)"
-    line = f"another Python process can resume this run only with its network, by {how}: {own.needed_again}"
+    line = f"another Python process can resume this run only with its network, by {how}: {own.reason_to_pass_again}"
     log.info(line)
-    if shown:
+    if also_print:
         print(line)
 
 
-def _refuse_other_processes(overrides: Sequence[str], needed_again: str) -> None:
+def _refuse_other_processes(overrides: Sequence[str], reason_to_pass_again: str) -> None:
+    """Raise ``ConfigError`` if the overrides choose a launcher that would train in other processes."""
     for override in overrides:
         key, _, value = override.lstrip("+").partition("=")
         if (key == "hydra/launcher" and value not in ("basic", "vectorized")) or key == "hydra.launcher.over":
-            raise ConfigError(key, value, f"other processes can't build the network: {needed_again}")
+            raise ConfigError(key, value, f"other processes can't build the network: {reason_to_pass_again}")
 
 
 @contextmanager
-def _only_training() -> Iterator[None]:
-    """Restore torch's random state at the end: a run seeds it, and the user's own random numbers must not depend on it.
+def _exclusive_training() -> Iterator[None]:
+    """Allow only one training at a time in this process, and restore torch's random state at its end.
 
-    The devices are those that are in use already. Raises ``RunError`` if this process trains already in another
-    thread, because trainings share this state and Hydra's globals.
+    A run seeds the random state, and the user's own random numbers must not depend on that. Raises ``RunError`` if
+    another thread of this process is training, because trainings share the random state and Hydra's globals.
     """
     import torch
 
-    if not _training.acquire(blocking=False):
+    if not _training_lock.acquire(blocking=False):
         raise RunError("this process trains already in another thread: wait for it, or stop it")
     try:
+        # If CUDA is not in use yet, do not initialise it only to save its random state.
         devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
         with torch.random.fork_rng(devices=devices):
             yield
     finally:
-        _training.release()
+        _training_lock.release()
 
 
 @contextmanager
 def _stoppable(stopper: Stopper | None, *, sweep: bool = False, needs_model: bool = False) -> Iterator[None]:
-    """Let ``stopper`` stop what runs within; tell Python users how to resume an interrupted run or ``sweep``.
+    """Let ``stopper`` stop the training in this context; if it is stopped, raise an error that says how to resume it.
 
-    ``needs_model`` says whether another process must be given the run's network.
+    ``sweep`` says that it is a sweep. ``needs_model`` says that another process can resume the run only with its
+    network.
     """
     try:
         with nullcontext() if stopper is None else stopper.active():
             yield
-    except Interrupted as stopped:
-        if sweep or stopped.folder is None:
+    except Interrupted as error:
+        if sweep or error.folder is None:
             how = "call digitlab.sweep with the same arguments again"
-            raise Interrupted(stopped.number, ": the unfinished runs are saved", how=how) from None
-        how = f"digitlab.resume({str(stopped.folder)!r}{', model=...' if needs_model else ''})"
-        raise Interrupted(stopped.number, stopped.where, how=how, folder=stopped.folder) from None
+            raise Interrupted(error.number, ": the unfinished runs are saved", how=how) from None
+        how = f"digitlab.resume({str(error.folder)!r}{', model=...' if needs_model else ''})"
+        raise Interrupted(error.number, error.where, how=how, folder=error.folder) from None
     finally:
         remove_unbegun()
 
 
-def _refuse_commands(overrides: tuple[str, ...]) -> None:
+def _check_overrides(overrides: tuple[str, ...]) -> None:
+    """Raise ``ConfigError`` for overrides that are not texts, and for ``resume=`` and options such as ``-m``."""
     for override in overrides:
         if not isinstance(override, str):
             raise ConfigError("", override, 'overrides are texts, as in digitlab.train("model=mlp", "seed=1")')
@@ -288,6 +293,6 @@ def _refuse_commands(overrides: tuple[str, ...]) -> None:
 
 
 def _quoted(value: str | Path) -> str:
-    """``value`` so that Hydra's grammar takes every character literally."""
+    """Return ``value`` in quotes and escaped, so that Hydra reads every character as it is."""
     text = str(value).replace("\\", "\\\\").replace("'", "\\'")
     return f"'{text}'"

@@ -73,10 +73,10 @@ class Comparisons:
 
     def _repr_html_(self) -> str:
         """Return what notebooks show: the sentences, the notes, and the table."""
-        chosen = "on the test set: do not choose settings by it" if self.metric.startswith("test/") else "comparison"
-        shown = [html.title(self.metric, chosen), *map(html.paragraph, self.sentences)]
-        shown += [html.paragraph(f"Note: {note}", small=True) for note in self.notes]
-        return "".join([*shown, html.table(_COLUMNS, [_cells(each) for each in self._comparisons], words=2)])
+        remark = "on the test set: do not choose settings by it" if self.metric.startswith("test/") else "comparison"
+        parts = [html.title(self.metric, remark), *map(html.paragraph, self.sentences)]
+        parts += [html.paragraph(f"Note: {note}", small=True) for note in self.notes]
+        return "".join([*parts, html.table(_COLUMNS, [_cells(each) for each in self._comparisons], words=2)])
 
 
 def _row(comparison: Comparison) -> dict[str, Any]:

@@ -11,14 +11,14 @@ _DOTS_PER_INCH = 96
 
 
 def shown_in_notebooks(figure: Figure, description: str) -> Figure:
-    """Return ``figure``, which a notebook now shows as a picture if it is the last value of a cell.
+    """Let notebooks show ``figure`` as a picture if it is the last value of a cell, and return it.
 
     ``description`` is the text for readers who do not see the picture. Without this function a notebook would show the
-    size of the figure as text, unless its user has imported pyplot before.
+    size of the figure as text, unless the user has imported pyplot before.
     """
-    figure._repr_png_ = partial(_picture, figure, description)  # type: ignore[attr-defined]  # IPython calls this
+    figure._repr_png_ = partial(_png_with_text, figure, description)  # type: ignore[attr-defined]  # IPython calls this
     return figure
 
 
-def _picture(figure: Figure, description: str) -> tuple[bytes, dict[str, str]]:
+def _png_with_text(figure: Figure, description: str) -> tuple[bytes, dict[str, str]]:
     return encode(figure, dots_per_inch=_DOTS_PER_INCH), {"alt": description}

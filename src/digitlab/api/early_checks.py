@@ -1,7 +1,7 @@
 """Checks the values of a configuration before torch is imported, so that a wrong value is reported at once.
 
 The check before a run (``preflight``) calls this first. ``Experiment.from_config`` repeats these checks and makes all
-others.
+other checks.
 """
 
 from collections.abc import Mapping
@@ -13,19 +13,20 @@ from digitlab.config.annotations import check_node
 from digitlab.config.compose import plain, unresolved
 from digitlab.config.metrics import check_monitor
 
-# The classes of nodes without a _target_.
+# The classes that hold the settings of a node. All other nodes name their class in _target_.
 _CLASSES = {
     "monitor": "digitlab.training.early_stopping.Monitor",
     "early_stopping": "digitlab.training.early_stopping.EarlyStopping",
     "ema": "digitlab.training.experiment.Ema",
     "checkpoint": "digitlab.training.settings.CheckpointSettings",
 }
-_OPTIONS = "digitlab.training.experiment.RunOptions"
+# The class of the settings at the top level, such as ``seed``.
+_TOP_LEVEL_CLASS = "digitlab.training.experiment.RunOptions"
 
 
 def check_values(config: DictConfig) -> None:
     """Raise ``ConfigError`` for the first setting whose value has a wrong type or lies outside its range."""
-    nodes, options = {}, {}
+    nodes, top_level = {}, {}
     for name in map(str, config):
         # The nodes hydra and sweep describe the command, not the run.
         if name in ("hydra", "sweep"):
@@ -37,8 +38,8 @@ def check_values(config: DictConfig) -> None:
         if isinstance(value, DictConfig):
             nodes[name] = plain(value, name)
         else:
-            options[name] = value
-    check_node(options, "", _OPTIONS)
+            top_level[name] = value
+    check_node(top_level, "", _TOP_LEVEL_CLASS)
     for name, node in nodes.items():
         check_node(node, name, _CLASSES.get(name))
     monitor = nodes.get("monitor")

@@ -6,34 +6,34 @@ from pathlib import Path
 
 from digitlab.config.compose import ROOT
 
-# No colours but the page's own: the text is inherited, and lines are half-transparent grey on any background.
+# Only the page's own colours: the text inherits its colour, and half-transparent grey lines show on any background.
 _CELL = "padding:0.2em 0.8em;border-bottom:1px solid rgba(128,128,128,0.35);background:none;color:inherit;min-width:0"
 _TABLE = "border-collapse:collapse;margin:0.5em 0;font-variant-numeric:tabular-nums;border:none;color:inherit"
 _SMALL = "opacity:0.7;font-size:0.85em"
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, words: int) -> str:
-    """Return a table; the first ``words`` columns are aligned to the left and the others, numbers, to the right."""
+    """Return a table. The first ``words`` columns contain words (aligned left), the others numbers (aligned right)."""
 
-    def cell(kind: str, number: int, text: str) -> str:
-        side = "left" if number < words else "right;white-space:nowrap"
-        return f'<{kind} style="{_CELL};text-align:{side}">{html.escape(text)}</{kind}>'
+    def cell_html(tag: str, column: int, text: str) -> str:
+        align = "left" if column < words else "right;white-space:nowrap"
+        return f'<{tag} style="{_CELL};text-align:{align}">{html.escape(text)}</{tag}>'
 
-    def line(kind: str, texts: Sequence[str]) -> str:
-        return f"<tr>{''.join(cell(kind, number, text) for number, text in enumerate(texts))}</tr>"
+    def row_html(tag: str, texts: Sequence[str]) -> str:
+        return f"<tr>{''.join(cell_html(tag, column, text) for column, text in enumerate(texts))}</tr>"
 
-    head = f"<thead>{line('th', columns)}</thead>" if columns else ""
-    return f'<table style="{_TABLE}">{head}<tbody>{"".join(line("td", row) for row in rows)}</tbody></table>'
+    head = f"<thead>{row_html('th', columns)}</thead>" if columns else ""
+    return f'<table style="{_TABLE}">{head}<tbody>{"".join(row_html("td", row) for row in rows)}</tbody></table>'
 
 
 def heading(name: str, status: str, path: Path) -> str:
-    """Return the name, the status, and the folder: relative to the project, if it lies there."""
+    """Return the name, the status and the folder. A folder inside the project is relative to the project."""
     shown = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
     return f'{title(name, status)}<div style="{_SMALL}"><code>{html.escape(str(shown))}</code></div>'
 
 
 def title(name: str, status: str) -> str:
-    """Return a line with a name in bold and what it is."""
+    """Return a line with a name in bold and its status."""
     return f"<div><b>{html.escape(name)}</b> · {html.escape(status)}</div>"
 
 
@@ -54,5 +54,5 @@ def line(values: Mapping[str, str]) -> str:
 
 
 def details(summary: str, content: str) -> str:
-    """Return ``content``, HTML, below a line that opens and closes it."""
+    """Return ``content``, which is HTML, below a line ``summary`` that opens and closes it."""
     return f"<details><summary>{html.escape(summary)}</summary>{content}</details>"

@@ -18,12 +18,11 @@ from digitlab.core.exit import errors_raised
 
 @contextmanager
 def hydra_app(overrides: Sequence[str], *, multirun: bool = False) -> Iterator[tuple[Hydra, list[str]]]:
-    """Yield a Hydra application for ``conf/`` and the overrides in the form that it needs.
+    """Yield a Hydra application for ``conf/``, and the overrides in the form that its methods need.
 
-    Within, errors of ``overrides`` are raised as ``ConfigError``.
-
-    Hydra keeps its state, its configuration and the handlers of the root logger in globals. They are restored at the
-    end, so trainings can follow each other in one process, or run inside a program that uses Hydra itself.
+    Inside this context, invalid overrides raise ``ConfigError``. Hydra keeps its state, its configuration and the
+    handlers of the root logger in globals. They are restored at the end, so that one process can train several times,
+    and so that a program that uses Hydra itself can call digitlab.
     """
     register_resolvers()
     resolvers.register_resolvers()
@@ -35,12 +34,14 @@ def hydra_app(overrides: Sequence[str], *, multirun: bool = False) -> Iterator[t
     os.environ["HYDRA_FULL_ERROR"] = "1"
     with restored_hydra(), _logging_restored(), errors_raised():
         try:
-            given = read_arguments([*(["-m"] if multirun else []), *overrides])
+            arguments = read_arguments([*(["-m"] if multirun else []), *overrides])
             hydra = Hydra.create_main_hydra2(
                 task_name="train", config_search_path=create_config_search_path(f"file://{CONF}")
             )
-            # Hydra's own command line adds this override; digitlab asks for the mode to tell a job from a run.
-            yield hydra, [*given[multirun:], f"hydra.mode={'MULTIRUN' if multirun else 'RUN'}"]
+            # The application takes overrides only, so leave out -m. Hydra's own command line adds the mode, by which
+            # digitlab tells a job of a sweep from a single run.
+            job_overrides = arguments[1:] if multirun else arguments
+            yield hydra, [*job_overrides, f"hydra.mode={'MULTIRUN' if multirun else 'RUN'}"]
         except COMPOSITION_ERRORS as error:
             raise composition_error(error, overrides) from error
         finally:

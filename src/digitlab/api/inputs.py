@@ -17,7 +17,8 @@ from digitlab.training.settings import DataFacts
 def as_pixels(images: Any, *, facts: DataFacts, deskewed: bool) -> Tensor:
     """Return ``images`` as pixels (N, C, H, W), uint8 or float in [0, 1], with the shape of the data set.
 
-    Pictures (paths and PIL images) are deskewed if the run's data set was. Raises what ``Run.predict`` says.
+    Pictures (paths and PIL images) are deskewed if the run's data set was. Raises ``DataError``
+    for a picture that cannot be read, and ``ConfigError`` for a wrong shape, type or range of values.
     """
     if isinstance(images, list | tuple) and any(isinstance(each, str | Path | Image.Image) for each in images):
         return torch.cat([as_pixels(each, facts=facts, deskewed=deskewed) for each in images])
@@ -30,6 +31,7 @@ def as_pixels(images: Any, *, facts: DataFacts, deskewed: bool) -> Tensor:
             image = read_own_image(Path(images), image_shape=shape, margin_pixels=facts.margin_pixels)
         return deskew(image[None]) if deskewed else image[None]
     pixels = _tensor(images)
+    # Grey images may lack the axis of the channel. But (1, H, W) is one image that has it.
     if channels == 1 and pixels.shape[-2:] == (height, width) and pixels.shape[-3:] != (1, height, width):
         pixels = pixels.unsqueeze(-3)
     if pixels.shape[-3:] != (channels, height, width) or pixels.ndim not in (3, 4):
@@ -53,5 +55,5 @@ def _require_range(pixels: Tensor) -> None:
     if not pixels.is_floating_point():
         raise ConfigError("images", str(pixels.dtype), "must be uint8 in 0..255 or floats in [0, 1]")
     if pixels.numel() and not (pixels.min() >= 0 and pixels.max() <= 1):
-        limits = f"from {pixels.min():.3g} to {pixels.max():.3g}"
-        raise ConfigError("images", limits, "floats must lie in [0, 1]: divide 0..255 by 255")
+        value_range = f"from {pixels.min():.3g} to {pixels.max():.3g}"
+        raise ConfigError("images", value_range, "floats must lie in [0, 1]: divide 0..255 by 255")

@@ -17,8 +17,8 @@ def as_images(images: Any, key: str) -> Tensor:
     """Return ``images`` as uint8 (N, C, H, W) on the CPU.
 
     ``images`` are an array, a tensor, or a list of arrays of one shape: uint8, or floats in [0, 1], which are rounded
-    to 256 levels; (N, H, W), (N, C, H, W) or (N, H, W, C). The last axis holds channels if its length is 4 or less and
-    that of the second axis is not. Raises ``ConfigError`` for anything else; ``key`` is the name in its message.
+    to 256 levels; (N, H, W), (N, C, H, W) or (N, H, W, C). The last axis holds channels if its length is at most 4
+    and that of the second axis is larger. Raises ``ConfigError`` for anything else; ``key`` is the name in its message.
     """
     pixels = _as_tensor(images, key)
     if pixels.ndim == 3:
@@ -40,8 +40,8 @@ def _as_tensor(images: Any, key: str) -> Tensor:
             arrays = [each.numpy(force=True) if isinstance(each, Tensor) else np.asarray(each) for each in images]
             shapes = list(dict.fromkeys(array.shape for array in arrays))
             if len(shapes) > 1:
-                found = f"images {shapes[0]} and {shapes[1]}"
-                raise ConfigError(key, found, "must all have the same shape: resize them first")
+                two_shapes = f"images {shapes[0]} and {shapes[1]}"
+                raise ConfigError(key, two_shapes, "must all have the same shape: resize them first")
             images = np.stack(arrays)
         return torch.from_numpy(np.array(images, order="C"))
     except (TypeError, ValueError) as error:
@@ -52,23 +52,25 @@ def _as_tensor(images: Any, key: str) -> Tensor:
 
 
 def _as_bytes(pixels: Tensor, key: str) -> Tensor:
-    """Return ``pixels`` as uint8; floats in [0, 1] become 0 … 255."""
+    """Return ``pixels`` as uint8: floats in [0, 1] become 0 … 255, and True becomes 255."""
     if pixels.dtype == torch.uint8:
         return pixels
     if pixels.dtype == torch.bool:
         return pixels.to(torch.uint8) * 255
-    kind = str(pixels.dtype).removeprefix("torch.")
+    dtype = str(pixels.dtype).removeprefix("torch.")
     if not pixels.is_floating_point():
-        raise ConfigError(key, f"images of {kind}", 'must be uint8 or floats in [0, 1]: write images.astype("uint8")')
+        raise ConfigError(key, f"images of {dtype}", 'must be uint8 or floats in [0, 1]: write images.astype("uint8")')
     if not pixels.numel():
         return pixels.to(torch.uint8)
     if not bool(pixels.isfinite().all()):
-        wrong = "nan" if bool(pixels.isnan().any()) else "inf"
-        raise ConfigError(key, f"images with {wrong}", "every pixel must be a number in [0, 1]")
-    least, most = float(pixels.min()), float(pixels.max())
-    if least < 0 or most > 1:
-        hint = f"divide them by {255 if 100 < most <= 255 else f'{most:g}'}" if least >= 0 else "shift and scale them"
-        raise ConfigError(key, f"images from {least:g} to {most:g}", f"floats must lie in [0, 1]: {hint}")
+        not_finite = "nan" if bool(pixels.isnan().any()) else "inf"
+        raise ConfigError(key, f"images with {not_finite}", "every pixel must be a number in [0, 1]")
+    lowest, highest = float(pixels.min()), float(pixels.max())
+    if lowest < 0 or highest > 1:
+        # A highest value from 100 to 255 shows that the images have 256 levels.
+        divisor = 255 if 100 < highest <= 255 else f"{highest:g}"
+        hint = f"divide them by {divisor}" if lowest >= 0 else "shift and scale them"
+        raise ConfigError(key, f"images from {lowest:g} to {highest:g}", f"floats must lie in [0, 1]: {hint}")
     return (pixels * 255).round().to(torch.uint8)
 
 

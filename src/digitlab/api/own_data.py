@@ -21,9 +21,10 @@ from digitlab.data.checks import wrong_label
 from digitlab.data.idx import write_idx
 from digitlab.data.splits import split_indices
 
-# If the user passes no test set, the first share of the images of each class becomes the test set. The second share, of
-# the training images, is the default of ``data.val_size``.
-TEST_SHARE, VAL_SHARE = 0.2, 0.1
+# If the user passes no test set, this share of the images of each class becomes the test set.
+_TEST_SHARE = 0.2
+# The default of ``data.val_size``, as a share of the training images.
+_VAL_SHARE = 0.1
 # With fewer images than this, small mini-batches are the default. Otherwise an epoch would have only a few updates.
 _FEW_IMAGES, _SMALL_BATCH = 5000, 32
 _FILES = ("train-images", "train-labels", "test-images", "test-labels")
@@ -53,9 +54,9 @@ def own_data(data: Any, test_data: Any, class_names: Sequence[str] | None, *, ro
     train = _with_numbers(train, names, "data")
     if test is None:
         _require_images(train.labels, names, least=3, purposes="one to train on, one to validate and one to test with")
-        # The function splits off validation images; these become the test set.
-        both = split_indices(train.labels, val_size=TEST_SHARE, train_size=None, split_seed=0)
-        train, test = (_Part(train.images[index], train.labels[index]) for index in both)
+        # ``split_indices`` splits off validation images. Here they become the test set.
+        train_and_test_indices = split_indices(train.labels, val_size=_TEST_SHARE, train_size=None, split_seed=0)
+        train, test = (_Part(train.images[indices], train.labels[indices]) for indices in train_and_test_indices)
     else:
         test = _with_numbers(test, names, "test_data")
         _require_images(train.labels, names, least=2, purposes="one to train on and one to validate with")
@@ -70,7 +71,7 @@ def own_data(data: Any, test_data: Any, class_names: Sequence[str] | None, *, ro
             "_target_": "digitlab.data.sources.IdxSource", "name": "own", "title": "own images", "class_names": names,
             **{name.replace("-", "_"): f"${{data.root}}/own/{folder}/{name}" for name in _FILES},
         },
-        "val_size": VAL_SHARE,
+        "val_size": _VAL_SHARE,
     }  # fmt: skip
     return node | ({"batch_size": _SMALL_BATCH} if len(train.images) < _FEW_IMAGES else {})
 
@@ -116,7 +117,7 @@ def _pair_of_data_set(data: Any, key: str) -> tuple[Any, Any]:
 
 
 def _with_numbers(part: _Part, names: Sequence[str], key: str) -> _Part:
-    """Return ``part`` with the number of its class for each image; a class has the number of its place in ``names``."""
+    """Return ``part`` with class numbers as labels: the number of a class is its position in ``names``."""
     labels = part.labels
     if not isinstance(labels, Tensor):
         number_of = {name: number for number, name in enumerate(names)}
@@ -141,9 +142,9 @@ def _write(root: Path, train: _Part, test: _Part) -> str:
     for tensor in tensors:
         digest.update(repr(tuple(tensor.shape)).encode())
         digest.update(tensor.contiguous().numpy().data)
-    name = digest.hexdigest()[:16]
+    folder = digest.hexdigest()[:16]
     for file, tensor in zip(_FILES, tensors, strict=True):
-        path = root / "own" / name / file
+        path = root / "own" / folder / file
         if not path.exists():
             write_idx(path, tensor)
-    return name
+    return folder

@@ -22,19 +22,21 @@ from torch.nn.parameter import is_lazy
 from digitlab.config.given import FACTS, GIVEN, Given, named_parameters, remember
 from digitlab.core.errors import ConfigError
 
+# The types of values that a configuration can hold, besides lists and dicts.
 _PLAIN = (type(None), bool, int, float, str)
 
 
 @dataclass(frozen=True, slots=True)
 class OwnNetwork:
-    """A network of the user's: the name of its class, and its node in the configuration.
+    """A network that the user passed: the name of its class, and its node in the configuration.
 
-    ``needed_again`` says why another process can't build the network unless the user passes it again; None if it can.
+    ``reason_to_pass_again`` says why another process can't build the network unless the user passes it again; None if
+    it can.
     """
 
     name: str
     node: dict[str, Any]
-    needed_again: str | None
+    reason_to_pass_again: str | None
 
 
 def own_network(model: Any) -> OwnNetwork:
@@ -45,14 +47,14 @@ def own_network(model: Any) -> OwnNetwork:
     seed. Raises ``ConfigError`` for anything else.
     """
     if isinstance(model, nn.Module):
-        return _of_object(model)
+        return _from_object(model)
     settings: dict[str, Any] = {}
     if isinstance(model, functools.partial):
         if model.args:
             raise ConfigError("model", model.func, "functools.partial must give the settings by name, as hidden=32")
         model, settings = model.func, model.keywords
     if isinstance(model, type) and issubclass(model, nn.Module):
-        return _of_class(model, settings)
+        return _from_class(model, settings)
     allowed = 'must be a network (torch.nn.Module), a class of networks, or the name of one, as "mlp"'
     raise ConfigError("model", f"<{type(model).__name__}>", allowed)
 
@@ -63,22 +65,24 @@ def remember_for_run(config: DictConfig, model: Any) -> None:
     Raises ``ConfigError`` if ``model`` is not the network of that run.
     """
     if isinstance(model, functools.partial):
-        model = model.func  # the configuration has the settings
-    own, recorded = own_network(model), config.model.get(GIVEN)
-    if recorded is None:
-        raise ConfigError("model", own.name, f"the run's network is {config.model._target_}, which needs no object")
-    target, kind = str(config.model["_target_"]), str(recorded).partition(":")[0]
+        model = model.func  # the configuration of the run holds the settings
+    network, identifier = own_network(model), config.model.get(GIVEN)
+    if identifier is None:
+        raise ConfigError("model", network.name, f"the run's network is {config.model._target_}, which needs no object")
+    target, kind = str(config.model["_target_"]), str(identifier).partition(":")[0]
     if kind == "class" and not isinstance(model, type):
-        raise ConfigError("model", own.name, f"is an object; the run was given the class {target}: pass the class")
+        raise ConfigError("model", network.name, f"is an object; the run was given the class {target}: pass the class")
     # An identifier is object:LAYERS:WEIGHTS. Only the digests of the layers must agree, because a checkpoint of the run
     # replaces the weights.
-    if kind == "object" and str(recorded).split(":")[1] != str(own.node[GIVEN]).split(":")[1]:
-        raise ConfigError("model", own.name, f"is not the network of the run, {target}: its layers or its code differ")
-    remember(str(recorded), Given.of_class(model) if kind == "class" else _copies(model))
+    if kind == "object" and str(identifier).split(":")[1] != str(network.node[GIVEN]).split(":")[1]:
+        raise ConfigError(
+            "model", network.name, f"is not the network of the run, {target}: its layers or its code differ"
+        )
+    remember(str(identifier), Given.of_class(model) if kind == "class" else _copying_builder(model))
 
 
-def _of_object(network: nn.Module) -> OwnNetwork:
-    """Remember a network with its weights. Raises ``ConfigError`` if it can't be copied."""
+def _from_object(network: nn.Module) -> OwnNetwork:
+    """Remember a network with its weights and return its node. Raises ``ConfigError`` if it can't be copied."""
     network_class = type(network)
     try:
         prototype = copy.deepcopy(network)
@@ -86,27 +90,28 @@ def _of_object(network: nn.Module) -> OwnNetwork:
         reason = " ".join(str(error).split())
         raise ConfigError("model", network_class.__name__, f"can't be copied: {reason}; pass its class") from error
     identifier = f"object:{_digest(_layers(prototype))}:{_digest(_weights(prototype))}"
-    remember(identifier, _copies(prototype))
-    why = "its network is an object; only a class that is defined in a module can be found again by its name"
-    return OwnNetwork(network_class.__name__, {"_target_": _name_of(network_class), GIVEN: identifier}, why)
+    remember(identifier, _copying_builder(prototype))
+    reason = "its network is an object; only a class that is defined in a module can be found again by its name"
+    return OwnNetwork(network_class.__name__, {"_target_": _name_of(network_class), GIVEN: identifier}, reason)
 
 
-def _copies(network: nn.Module) -> Given:
+def _copying_builder(network: nn.Module) -> Given:
     """Return a ``Given`` that makes a copy of the network for each run."""
-    # The user may change the network later, so the runs copy this prototype instead.
+    # The user may change the network later. So the runs copy this prototype, not the network.
     prototype = copy.deepcopy(network).cpu().float()
 
-    def copied() -> nn.Module:
+    def make_copy() -> nn.Module:
         return copy.deepcopy(prototype).train()
 
-    return Given(copied, type(network).__name__, ())
+    return Given(make_copy, type(network).__name__, ())
 
 
-def _of_class(network_class: type[nn.Module], settings: dict[str, Any]) -> OwnNetwork:
-    """Remember a class. Its node has the parameters of the constructor with the user's ``settings`` or the defaults.
+def _from_class(network_class: type[nn.Module], settings: dict[str, Any]) -> OwnNetwork:
+    """Remember a class and return its node: the parameters of its constructor with the user's ``settings`` or defaults.
 
-    Without either, the value is ``???``: the user must set it in an override. Defaults that are no plain values stay
-    out of the node, so the constructor uses them. digitlab itself passes the parameters in ``FACTS``.
+    A parameter with neither gets the value ``???``, which tells the user to set it in an override. A default that a
+    configuration can't hold is left out of the node, so the constructor uses it. digitlab itself passes the parameters
+    in ``FACTS``.
     """
     node: dict[str, Any] = {"_target_": _name_of(network_class)}
     parameters = named_parameters(network_class)
@@ -171,38 +176,39 @@ def _weights(network: nn.Module) -> Iterator[object]:
             yield tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
-def _code_of(network_class: type, known: set[object] | None = None) -> Iterator[object]:
+def _code_of(network_class: type, visited: set[object] | None = None) -> Iterator[object]:
     """Yield the byte code of a class: of its methods, its base classes, and the classes and functions that they use.
 
     Byte code works in notebooks, too, which do not keep the source of a class. Classes of torch, Lightning and digitlab
-    are left out. ``known`` holds classes and functions that were visited, because they can use each other.
+    are left out. Classes and functions can use each other, so ``visited`` holds those that were yielded before.
     """
-    known = set() if known is None else known
+    visited = set() if visited is None else visited
     for base in network_class.__mro__:
-        if base in known or base.__module__.partition(".")[0] in ("torch", "digitlab", "builtins", "lightning"):
+        if base in visited or base.__module__.partition(".")[0] in ("torch", "digitlab", "builtins", "lightning"):
             continue
-        known.add(base)
+        visited.add(base)
         yield base.__qualname__
         for name, member in sorted(vars(base).items()):
-            # The function of a class method, static method or property.
+            # Class methods and static methods hold their function in __func__, properties in fget.
             function = getattr(member, "__func__", getattr(member, "fget", member))
             if inspect.isfunction(function):
                 yield name
-                yield from _code_of_function(function, known)
+                yield from _code_of_function(function, visited)
 
 
-def _code_of_function(function: types.FunctionType, known: set[object]) -> Iterator[object]:
+def _code_of_function(function: types.FunctionType, visited: set[object]) -> Iterator[object]:
     yield from _code(function.__code__)
     for name in function.__code__.co_names:
         used = function.__globals__.get(name)
         if isinstance(used, type):
-            yield from _code_of(used, known)
-        elif inspect.isfunction(used) and used.__module__ == function.__module__ and used not in known:
-            known.add(used)
-            yield from _code_of_function(used, known)
+            yield from _code_of(used, visited)
+        elif inspect.isfunction(used) and used.__module__ == function.__module__ and used not in visited:
+            visited.add(used)
+            yield from _code_of_function(used, visited)
 
 
 def _code(code: types.CodeType) -> Iterator[object]:
+    """Yield the byte code, names and constants of a code object, and of the functions defined inside it."""
     yield code.co_code
     yield code.co_names
     for constant in code.co_consts:

@@ -2,7 +2,7 @@
 
 While the run or sweep is composed, each object is an option of Hydra's group ``model`` or ``data``, as if it had a file
 in ``conf/``. So all other settings, checks and folder names work as with the options in ``conf/``. If a file has the
-name of an object, Hydra would take the file; the object therefore gets another name.
+same name, Hydra would use the file, so the object gets another name.
 """
 
 import re
@@ -17,6 +17,7 @@ from hydra.core.config_store import ConfigStore
 from digitlab.config import compose
 from digitlab.core.errors import ConfigError
 
+# The name of an option that cannot be named after a class.
 _OWN = "own"
 
 
@@ -24,12 +25,12 @@ _OWN = "own"
 class OwnObjects:
     """The overrides that choose the user's objects.
 
-    ``needed_again`` says why another process, for example one that resumes the run later, can't build the network
-    unless the user passes it again; None if it can.
+    ``reason_to_pass_again`` says why another process, for example one that resumes the run later, can't build the
+    network unless the user passes it again; None if it can.
     """
 
     overrides: list[str] = field(default_factory=list)
-    needed_again: str | None = None
+    reason_to_pass_again: str | None = None
 
 
 @contextmanager
@@ -42,11 +43,11 @@ def own_objects(
     Raises ``ConfigError`` for an object that can't be used.
     """
     own = OwnObjects()
-    stored: list[tuple[str, str]] = []
+    added_options: list[tuple[str, str]] = []
     try:
         if model is not None:
             models = model if isinstance(model, list | tuple) else [model]
-            own.overrides.append(f"model={','.join(_model_option(each, own, stored) for each in models)}")
+            own.overrides.append(f"model={','.join(_model_option(each, own, added_options) for each in models)}")
         if data is None or isinstance(data, str):
             for name, value in (("test_data", test_data), ("class_names", class_names)):
                 if value is not None:
@@ -57,42 +58,42 @@ def own_objects(
             from digitlab.api.own_data import own_data
 
             node = own_data(data, test_data, class_names, root=_data_root(overrides))
-            own.overrides.append(f"data={_store('data', _OWN, node, stored)}")
+            own.overrides.append(f"data={_store('data', _OWN, node, added_options)}")
         yield own
     finally:
-        # The store belongs to the whole process: without this, later runs would find these options, too.
+        # The store belongs to the whole process. Without this, later runs would find these options, too.
         repository = ConfigStore.instance().repo
-        for group, name in stored:
+        for group, name in added_options:
             del repository[group][f"{name}.yaml"]
             if not repository[group]:
                 del repository[group]
 
 
-def _model_option(model: Any, own: OwnObjects, stored: list[tuple[str, str]]) -> str:
-    """Return the name of the option for ``model``; if it is an object, add it to Hydra's store and to ``stored``."""
+def _model_option(model: Any, own: OwnObjects, added_options: list[tuple[str, str]]) -> str:
+    """Return the name of the option for ``model``. An object becomes an option of its own first."""
     if isinstance(model, str):
         return model
     from digitlab.api.own_network import own_network
 
     network = own_network(model)
-    own.needed_again = own.needed_again or network.needed_again
+    own.reason_to_pass_again = own.reason_to_pass_again or network.reason_to_pass_again
     # The name becomes part of a folder name and of an override, so only letters, digits and _ remain.
     name = re.sub(r"\W", "", network.name, flags=re.ASCII).lstrip("0123456789_") or _OWN
-    return _store("model", name, network.node, stored)
+    return _store("model", name, network.node, added_options)
 
 
-def _store(group: str, name: str, node: dict[str, Any], stored: list[tuple[str, str]]) -> str:
+def _store(group: str, name: str, node: dict[str, Any], added_options: list[tuple[str, str]]) -> str:
     """Make ``node`` an option of ``group`` and return its name: ``name``, or ``name_2`` and so on if that is taken."""
     store = ConfigStore.instance()
-    taken = [each.removesuffix(".yaml") for each in store.repo.get(group, {})]
+    taken_names = [each.removesuffix(".yaml") for each in store.repo.get(group, {})]
     folders = filter(None, [compose.CONF, compose.OWN_CONF])
-    taken += [path.stem for folder in folders for path in (folder / group).glob("*.yaml")]
+    taken_names += [path.stem for folder in folders for path in (folder / group).glob("*.yaml")]
     option, count = name, 1
-    while option in taken:
+    while option in taken_names:
         count += 1
         option = f"{name}_{count}"
     store.store(group=group, name=option, node=node)
-    stored.append((group, option))
+    added_options.append((group, option))
     return option
 
 

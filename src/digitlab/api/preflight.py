@@ -1,8 +1,8 @@
 """Checks the composed configuration before Hydra creates a folder, so that a rejected command leaves nothing behind.
 
 Hydra imports and calls this class at the start of a run or sweep (``callbacks.preflight`` in
-``conf/hydra/digitlab.yaml``). The values of a sweep are checked later, at the start of each job, so that a wrong value
-fails only its own job.
+``conf/hydra/digitlab.yaml``). For a sweep, this class checks which keys exist. The values are checked at the start
+of each job, so that a wrong value fails only its own job.
 """
 
 import sys
@@ -38,36 +38,37 @@ class Preflight(Callback):
     """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        # Hydra creates this object for --cfg too, which must not import torch. So import here.
+        # Hydra creates this object for --cfg, too, which must not import torch. So the import is here.
         from digitlab.core.ranks import is_first_process
 
-        # Hydra does the same in its next step. The folder name below contains values that are looked up in it.
+        # Hydra does the same in its next step. Here it is needed earlier, to resolve the folder names below.
         HydraConfig.instance().set_config(config)
         try:
-            typed = command_line_overrides(config.hydra)
-            refuse_sweep_settings(typed, config)
-            refuse_without_sweep(typed)
+            overrides = command_line_overrides(config.hydra)
+            refuse_sweep_settings(overrides, config)
+            refuse_without_sweep(overrides)
             check_values(config)
             # Imported here, so that the errors above do not wait for torch.
             from digitlab.training.experiment import Experiment
 
             Experiment.from_config(config)
-            refuse_without_effect(typed, config)
+            refuse_without_effect(overrides, config)
             _refuse_existing_run(config.hydra.run.dir)
             _make_folder("hydra.run.dir", config.hydra.run.dir)
             if is_first_process():
-                take(RunFolder(Path(config.hydra.run.dir)), new=True)  # ``train`` releases it
+                take(RunFolder(Path(config.hydra.run.dir)), new=True)  # lock the folder; ``train`` unlocks it
         except DigitlabError as error:
-            exit_with(_with_experiment(error, command_line_overrides(config.hydra)))
+            exit_with(_explain_experiment(error, command_line_overrides(config.hydra)))
 
     def on_multirun_start(self, config: DictConfig, config_name: str | None = None, **kwargs: Any) -> None:
         HydraConfig.instance().set_config(config)
         loader = GlobalHydra.instance().config_loader()
-        job = overrides = sweep_overrides(config)
+        overrides = sweep_overrides(config)
+        checked_job = overrides  # an error of the composition is about these overrides
         try:
             grid = Grid(loader, overrides)
-            for job in grid.shapes():
-                composed = loader.load_configuration(config_name, job, run_mode=RunMode.RUN)
+            for checked_job in grid.shapes():
+                composed = loader.load_configuration(config_name, checked_job, run_mode=RunMode.RUN)
                 if OmegaConf.select(composed, "trainer.strategy") == "ddp":
                     allowed = "can't be swept with -m: each of its processes would launch the whole sweep"
                     raise ConfigError("trainer.strategy", "ddp", allowed)
@@ -77,7 +78,7 @@ class Preflight(Callback):
             folder = Path(config.hydra.sweep.dir)
             plan = search_plan(config, loader, grid)
             if plan is None and not grid.keys:
-                # Nearly always a forgotten list of values. The run is made anyway: its folder is that of a sweep.
+                # The user has probably forgotten a list of values. Train the run anyway, in the folder of a sweep.
                 print("nothing is swept: no key has several values, so this is a sweep of one run", file=sys.stderr)
             if not sweep.dry_run:
                 _make_folder("hydra.sweep.dir", config.hydra.sweep.dir)
@@ -92,14 +93,17 @@ class Preflight(Callback):
             all_rows = sweep.dry_run == "all"
             _dry_run(folder, plan or grid.jobs(), config_name, config.hydra.launcher, all_rows=all_rows)
         except COMPOSITION_ERRORS as error:
-            exit_with(composition_error(error, job))
+            exit_with(composition_error(error, checked_job))
         except DigitlabError as error:
             exit_with(error)
         sys.exit(0)
 
 
-def _with_experiment(error: DigitlabError, overrides: Sequence[str]) -> DigitlabError:
-    """Add to an error about a key that the user did not type, but that ``experiment=NAME`` sets for another option."""
+def _explain_experiment(error: DigitlabError, overrides: Sequence[str]) -> DigitlabError:
+    """Return ``error``. If it reports a missing key that only ``experiment=NAME`` sets, the message says so.
+
+    This happens if the user chooses an option that lacks the key, such as another model than that of the experiment.
+    """
     if not isinstance(error, ConfigError) or not error.allowed.startswith("no such key"):
         return error
     typed = dict(override.partition("=")[::2] for override in overrides)

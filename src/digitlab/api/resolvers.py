@@ -1,4 +1,4 @@
-"""OmegaConf resolvers with which ``conf/hydra/digitlab.yaml`` names folders: a sweep's, a run's and Hydra's own.
+"""OmegaConf resolvers that ``conf/hydra/digitlab.yaml`` uses to name the folders of sweeps, of runs and of Hydra.
 
 The resolvers only read files. The launchers write the manifest of a sweep, the list of its jobs (``add_jobs``).
 """
@@ -23,9 +23,9 @@ def register_resolvers() -> None:
 
 
 def _sweep_folder(parent: str, name: str | None, fresh: bool | None) -> str:
-    """Return ``parent/name``; if ``fresh`` and it exists, the first of ``parent/name_2``, … that does not exist.
+    """Return ``parent/name``. With ``fresh``, return the first of ``parent/name``, ``parent/name_2``, … that is new.
 
-    Without ``name``, the name is made from the overrides of the command.
+    If ``name`` is None, the name is made from the overrides of the command.
     """
     name = name or _name_of(command_line_overrides())
     path, count = Path(parent) / name, 1
@@ -37,9 +37,11 @@ def _sweep_folder(parent: str, name: str | None, fresh: bool | None) -> str:
 
 def _name_of(overrides: Sequence[str]) -> str:
     """Return a folder name for a sweep, made from its overrides. The order of the overrides does not change it."""
-    sweeps = [override.removeprefix("sweep=") for override in overrides if override.startswith("sweep=")]
-    others = sorted(undeferred(override) for override in run_overrides(overrides) if not override.startswith("sweep="))
-    return folder_name("_".join([*sweeps, *others])) if sweeps or others else "default"
+    sweep_names = [override.removeprefix("sweep=") for override in overrides if override.startswith("sweep=")]
+    other_overrides = sorted(
+        undeferred(override) for override in run_overrides(overrides) if not override.startswith("sweep=")
+    )
+    return folder_name("_".join([*sweep_names, *other_overrides])) if sweep_names or other_overrides else "default"
 
 
 def _run_folder(*, _root_: DictConfig) -> str:
@@ -53,6 +55,6 @@ def _run_folder(*, _root_: DictConfig) -> str:
 def _hydra_folder(folder: str) -> str | None:
     """Return the name of the subfolder for Hydra's files.
 
-    Return None, so that Hydra writes no files, for a run of a sweep that has already finished: it must not change.
+    For a run of a sweep that has already finished, return None, so that Hydra does not change its files.
     """
     return ".hydra" if not in_sweep() or finished_value(Path(folder)) is None else None

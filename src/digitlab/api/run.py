@@ -52,10 +52,11 @@ class Run:
 
     @property
     def status(self) -> str:
-        """``finished``, ``stopped``, ``failed``, or ``unfinished`` if the run is going on or was killed."""
+        """``finished``, ``stopped``, ``failed``, or ``unfinished`` if the run still trains or was killed."""
         return str(self._result_so_far().get("status", "unfinished"))
 
     def _result_so_far(self) -> dict[str, Any]:
+        """Return the content of ``result.json``, or an empty dict while there is none."""
         try:
             return self._folder.read_result()
         except (OSError, ValueError):
@@ -121,7 +122,7 @@ class Run:
         from digitlab.training.loading import load_data
 
         with quiet_libraries():
-            # Not self.data(), which has read the images: the evaluation reads them itself.
+            # ``self.data()`` would read the images, and the evaluation reads them again.
             return evaluate(self.model(checkpoint), load_data(self._folder))
 
     def figure(self, name: str) -> "Figure":
@@ -142,10 +143,10 @@ class Run:
         return shown_in_notebooks(figure, f"{name.replace('_', ' ')} of {self._title()}")
 
     def stop(self) -> None:
-        """Stop the training of this run, which goes on in another thread of this process: it finishes its current
-        update, saves the run, and raises ``Interrupted`` in its thread.
+        """Stop the training of this run, which must run in another thread of this process.
 
-        Raises ``RunError`` if this process does not train the run.
+        The training finishes its current update, saves the run, and raises ``Interrupted`` in its thread. This method
+        does not wait for it. Raises ``RunError`` if this process does not train the run.
         """
         stopper = stopper_of(self.path)
         if stopper is None:
@@ -153,7 +154,7 @@ class Run:
         stopper.stop()
 
     def explain(self, images: Any = None, *, count: int = 8) -> "Figure":
-        """A figure that shows which pixels decide, and the nearest training images (``digitlab explain``).
+        """A figure of the pixels that decide a prediction, and of the nearest training images (``digitlab explain``).
 
         ``images`` are as in ``predict``; without them, the figure explains the ``count`` most confident mistakes on the
         test set (on validation images, if the run was not tested). Raises ``ConfigError`` if the extra ``explain`` is
@@ -205,12 +206,12 @@ class Run:
     def __repr__(self) -> str:
         result = self._result_so_far()
         metrics = result["metrics"] if result.get("status") == "finished" else {}
-        shown = next((name for name in ("test/accuracy", "val/accuracy") if metrics.get(name) is not None), None)
-        value = "" if shown is None else f", {shown} {metrics[shown]:.4f}"
+        metric = next((name for name in ("test/accuracy", "val/accuracy") if metrics.get(name) is not None), None)
+        value = "" if metric is None else f", {metric} {metrics[metric]:.4f}"
         return f"<Run {self.path.name}: {result.get('status', 'unfinished')}{value}>"
 
     def _repr_html_(self) -> str:
-        """What notebooks show: what was trained, the status, the folder, the metrics of the tested checkpoint."""
+        """Return what notebooks show: the title, the status, the folder, and the metrics of the tested checkpoint."""
         result = self._result_so_far()
         status = str(result.get("status", "unfinished"))
         if result.get("error"):
@@ -220,11 +221,11 @@ class Run:
             return heading
         classes = {name: value for name, value in result["metrics"].items() if "class_accuracy" in name}
         others = {name: value for name, value in result["metrics"].items() if name not in classes}
-        shown = heading + _metrics_table(others) + html.line(_facts(result))
-        return shown + (html.details("accuracy of each class", html.facts(_as_text(classes))) if classes else "")
+        content = heading + _metrics_table(others) + html.line(_facts(result))
+        return content + (html.details("accuracy of each class", html.facts(_as_text(classes))) if classes else "")
 
     def _title(self) -> str:
-        """The chosen options, as ``mlp on mnist``; the name of the folder if Hydra did not write them."""
+        """Return the chosen options, as ``mlp on mnist``; the name of the folder if Hydra did not write them."""
         try:
             choices = self._folder.read_choices()
             return f"{choices['model']} on {choices['data']}"
@@ -233,26 +234,27 @@ class Run:
 
 
 def _metrics_table(metrics: dict[str, float | None]) -> str:
-    """One row for each metric and one column for each part of the data."""
+    """Return a table with one row for each metric and one column for each part of the data."""
     splits = list(dict.fromkeys(name.partition("/")[0] for name in metrics))
     names = dict.fromkeys(name.partition("/")[2] for name in metrics)
-    text = _as_text(metrics)
-    rows = [[name, *(text.get(f"{split}/{name}", "") for split in splits)] for name in names]
+    texts = _as_text(metrics)
+    rows = [[name, *(texts.get(f"{split}/{name}", "") for split in splits)] for name in names]
     return html.table(["", *splits], rows, words=1)
 
 
 def _as_text(metrics: dict[str, float | None]) -> dict[str, str]:
+    """Return the metrics that have a value, with four decimals."""
     return {name.replace("class_accuracy/", ""): f"{value:.4f}" for name, value in metrics.items() if value is not None}
 
 
 def _facts(result: dict[str, Any]) -> dict[str, str]:
-    """The facts of a finished run that a reader of its metrics wants to know."""
+    """Return the facts below the metrics of a finished run: tested checkpoint, parameters, training time and seed."""
     tested = result.get("tested") or {}
-    found = {
+    facts = {
         "checkpoint": f"{tested['checkpoint']}, epoch {tested['epoch']} of {result['epochs']}" if tested else None,
         "parameters": f"{result['parameters']:,}" if result.get("parameters") else None,
-        # A member of a population gets its part of the time, which can be a fraction of a second.
+        # A member of a population reports its share of the time, which can be less than a second and then says little.
         "training": duration(result["train_seconds"]) if (result.get("train_seconds") or 0) >= 1 else None,
         "seed": str(result.get("seed")),
     }
-    return {name: text for name, text in found.items() if text is not None}
+    return {name: text for name, text in facts.items() if text is not None}

@@ -1,4 +1,4 @@
-"""Finds the trainings that go on in threads of this process, so that ``Run.stop`` can stop them."""
+"""Keeps the stopper of each training that runs in this process, so that ``Run.stop`` can stop them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ _stoppers: dict[Path, Stopper] = {}
 
 @contextmanager
 def stoppable_by_folder(folder: Path, stopper: Stopper) -> Iterator[None]:
-    """Within this context, ``stopper_of(folder)`` returns ``stopper``, which must stop the training in ``folder``."""
+    """Within this context, ``stopper_of(folder)`` returns ``stopper``, that of the training in ``folder``."""
     path = folder.resolve()
     # A second training in the same folder is refused later; it must not replace the stopper of the first one.
     _stoppers.setdefault(path, stopper)
@@ -23,5 +23,5 @@ def stoppable_by_folder(folder: Path, stopper: Stopper) -> Iterator[None]:
 
 
 def stopper_of(folder: Path) -> Stopper | None:
-    """Return what stops the training in ``folder``, or None if this process does not train there."""
+    """Return the stopper of the training in ``folder``, or None if this process does not train there."""
     return _stoppers.get(folder.resolve())

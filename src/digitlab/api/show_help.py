@@ -14,7 +14,7 @@ def help_text(arguments: Sequence[str]) -> str:
     Raises ``ConfigError`` if an override is invalid.
     """
     config = compose([argument for argument in arguments if not argument.startswith("-")], with_hydra=True)
-    # Only `help` is resolved: the other values are shown as they are written.
+    # Only the template of the help is resolved. The settings are shown as they are written, with their ``${…}``.
     template = str(config.hydra.help.template).replace("python train.py", " ".join(train_command()))
     shown = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     return template.replace("$CONFIG", OmegaConf.to_yaml(shown))

@@ -16,7 +16,7 @@ from digitlab.sweeps.table import SweepTable
 if TYPE_CHECKING:
     from digitlab.api.comparisons import Comparisons
 
-_SHOWN_ROWS = 20
+_SHOWN_ROWS = 20  # settings in a notebook
 
 
 class Sweep:
@@ -50,8 +50,8 @@ class Sweep:
 
     def _row(self, run: SweepRun) -> dict[str, Any]:
         settings = self._table.values[run.entry.number]
-        facts = {"run": run.entry.folder, "status": run.status, "checkpoint": run.tested_checkpoint}
-        return settings | facts | {"epoch": run.tested_epoch} | run.metrics
+        run_columns = {"run": run.entry.folder, "status": run.status, "checkpoint": run.tested_checkpoint}
+        return settings | run_columns | {"epoch": run.tested_epoch} | run.metrics
 
     @property
     def effects(self) -> dict[str, Any]:
@@ -88,23 +88,23 @@ class Sweep:
         return f"<Sweep {self.path.name}: {finished} of {len(self._runs)} runs finished>"
 
     def _repr_html_(self) -> str:
-        """What notebooks show: the settings from best to worst, the effect of each value, and the failed runs."""
+        """Return what notebooks show: the settings from best to worst, the effect of each value, the failed runs."""
         from digitlab.sweeps.report import EFFECTS_TITLE, effects_table, settings_table
 
         finished = sum(run.status == "finished" for run in self._runs)
         status = f"{finished} of {len(self._runs)} runs finished"
-        shown = [html.heading(self.path.name, status, self.path)]
+        parts = [html.heading(self.path.name, status, self.path)]
         for part in self._table.by_data_set():
             columns, rows = settings_table(part)
-            shown.append(html.table(columns, rows[:_SHOWN_ROWS], words=len(part.keys)))
+            parts.append(html.table(columns, rows[:_SHOWN_ROWS], words=len(part.keys)))
             if len(rows) > _SHOWN_ROWS:
-                shown.append(f"<div>the best {_SHOWN_ROWS} of {len(rows)} settings</div>")
+                parts.append(f"<div>the best {_SHOWN_ROWS} of {len(rows)} settings</div>")
             if any(part.effects.values()):
-                shown.append(html.details(EFFECTS_TITLE, html.table(*effects_table(part), words=2)))
+                parts.append(html.details(EFFECTS_TITLE, html.table(*effects_table(part), words=2)))
         if self.failures:
             rows = [[name, error] for name, error in self.failures.items()]
-            shown.append(html.table(["failed run", "error"], rows, words=2))
-        return "".join(shown)
+            parts.append(html.table(["failed run", "error"], rows, words=2))
+        return "".join(parts)
 
 
 def _effect_row(effect: ValueEffect) -> dict[str, Any]:
