@@ -46,12 +46,12 @@ def compare(
     groups = read_groups(folders, key=key, where=where or ())
     name = metric or monitored_metric(groups)
     comparisons = compare_groups(groups, name)
-    chosen = " (on the test set: do not choose settings by it)" if name.startswith("test/") else ""
-    print_table(*comparison_table(comparisons), title=f"{name}{chosen}", words=2)
+    remark = " (on the test set: do not choose settings by it)" if name.startswith("test/") else ""
+    print_table(*comparison_table(comparisons), title=f"{name}{remark}", words=2)
     for comparison in comparisons:
         print(f"{sentence(comparison)}.")
     if len(groups) == 2 and all(len(group.runs) == 1 for group in groups):
-        _print_predictions(*groups)
+        _print_mcnemar(*groups)
     for note in dict.fromkeys(note for each in comparisons for note in each.notes):
         print(f"note: {note}")
     if figure is not None:
@@ -75,7 +75,8 @@ def _check_figure(figure: Path | None, *, force: bool) -> None:
         raise ConfigError("--figure", figure, "already exists: --force overwrites it")
 
 
-def _print_predictions(first: "Group", second: "Group") -> None:
+def _print_mcnemar(first: "Group", second: "Group") -> None:
+    """Print McNemar's test, which compares two runs image by image, or a note that says why it is missing."""
     from digitlab.compare.predictions import compare_predictions, mcnemar_sentence
 
     test = compare_predictions(first.runs[0], second.runs[0])

@@ -15,6 +15,7 @@ import typer
 
 from digitlab.cli.app import app
 
+# Packages that some features need. Their versions are listed if they are installed.
 _OPTIONAL = ("optuna", "cmaes", "joblib", "submitit", "xgboost", "pandas", "polars", "onnx", "numpy", "scipy")
 # Variables that change what digitlab computes or where it puts its files. Their values are no secrets.
 _VARIABLES = (
@@ -37,7 +38,7 @@ def doctor(
 
     The folder of the user is shown as ~. Nothing is downloaded.
     """
-    import digitlab.training  # noqa: F401  (imports torch and Lightning in half the time)
+    import digitlab.training  # noqa: F401  (it imports torch and Lightning in half the time: see gc_paused)
 
     report = collect()
     if as_json:
@@ -58,7 +59,7 @@ def collect() -> dict[str, Facts]:
         "gpu": _gpus(),
         "folders": _folders(),
         "data sets": dict(_data_sets()),
-        "environment": {name: _short(os.environ[name]) for name in _VARIABLES if name in os.environ},
+        "environment": {name: _without_home(os.environ[name]) for name in _VARIABLES if name in os.environ},
     }
 
 
@@ -70,8 +71,8 @@ def _text(value: object) -> str:
     return "unknown" if value is None else str(value)
 
 
-def _short(path: object) -> str:
-    """``path`` as text, with ~ for the folder of the user, whose name is nobody's business."""
+def _without_home(path: object) -> str:
+    """Return ``path`` as text, with ~ for the home folder, which may contain the name of the user."""
     try:
         home = str(Path.home())
     except RuntimeError:
@@ -147,10 +148,10 @@ def _folders() -> Facts:
 
 
 def _described(path: Path) -> str:
-    """The path with its state and the free space of its disk."""
+    """Return the path with its state and the free space of its disk."""
     existing = next((each for each in (path, *path.parents) if each.exists()), None)
     if existing is None:
-        return f"{_short(path)} (no such disk)"
+        return f"{_without_home(path)} (no such disk)"
     state = [] if existing == path else ["does not exist yet"]
     if not os.access(existing, os.W_OK):
         state.append("not writable")
@@ -158,11 +159,11 @@ def _described(path: Path) -> str:
         state.append(f"{shutil.disk_usage(existing).free / 2**30:.1f} GiB free")
     except OSError:
         state.append("free space unknown")
-    return f"{_short(path)} ({', '.join(state)})"
+    return f"{_without_home(path)} ({', '.join(state)})"
 
 
 def _data_sets() -> Iterator[tuple[str, str]]:
-    """Yield each data set with a complete description in ``conf/data/``, and whether its files are here and sound."""
+    """Yield each data set with a complete description in ``conf/data/``, and its number of images or its error."""
     from digitlab.config.compose import CONF, OWN_CONF, build, compose, plain
     from digitlab.core.errors import DigitlabError
     from digitlab.data.module import ImageData
@@ -173,12 +174,12 @@ def _data_sets() -> Iterator[tuple[str, str]]:
         try:
             node = plain(compose([f"data={name}"]).data, "data")
             if node.get("path", "") is None:
-                continue  # data=folder is any folder of the user
+                continue  # data=folder stands for any folder of the user
             data = build(node, "data", ImageData)
             if data.source.unknown_class is not None:
-                continue  # made of the others, which it would download
+                continue  # it is made of other data sets and would download them
             train, test = data.source.read(data.root)
         except DigitlabError as error:
-            yield name, _short(str(error).partition("\n")[0])
+            yield name, _without_home(str(error).partition("\n")[0])
         else:
             yield name, f"{len(train.labels):,} + {len(test.labels):,} images"

@@ -64,7 +64,7 @@ def evaluate(
             f" use --data {classifier.facts.name} to test it on its own data set"
         )
     _warn_of_other_classes(classifier, images)
-    # Before the other tests, so that a wrong name is reported at once.
+    # This comes before the tests, so that a wrong name is reported at once.
     other = None if out_of_distribution is None else _out_of_distribution_data(run, images, out_of_distribution)
     with quiet_libraries():
         if corrupt is not None:
@@ -148,7 +148,7 @@ def _out_of_distribution_data(run: "RunFolder", own: "ImageData", name: str) -> 
 def _report_out_of_distribution(
     classifier: "Classifier", own: "ImageData", other: "ImageData | None", *, device: Device
 ) -> None:
-    """Print how sure the network is of its own test images and of the others, and how well that separates them."""
+    """Print the confidence in the run's test images and in the others, and how well it tells the two apart (AUROC)."""
     from digitlab.results.table import print_table
     from digitlab.training.robustness import out_of_distribution
 

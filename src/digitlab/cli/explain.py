@@ -69,18 +69,21 @@ def explain(
     opened = open_run(folder)
     chosen = list(dict.fromkeys(what or [What.PREDICTIONS]))
     names = {each: f"explain_{each.value}.{file_format.value}" for each in chosen if each is not What.PROJECTOR}
-    place = opened.figures if out is None else out
-    taken = [place / name for name in names.values()] + [opened.projector_config] * (What.PROJECTOR in chosen)
-    if not force and (there := [path for path in taken if path.exists()]):
-        raise ConfigError("", there[0], "already exists: --force overwrites it")
+    figures_folder = opened.figures if out is None else out
+    planned = [figures_folder / name for name in names.values()]
+    if What.PROJECTOR in chosen:
+        planned.append(opened.projector_config)
+    if not force and (existing := [path for path in planned if path.exists()]):
+        raise ConfigError("", existing[0], "already exists: --force overwrites it")
     run = read_explained_run(opened)
     target = None if class_name is None else _class_index(run, class_name)
-    subjects = _subjects(run, images or [], count=count) if {What.PREDICTIONS, What.LAYERS} & {*chosen} else None
+    needs_images = What.PREDICTIONS in chosen or What.LAYERS in chosen
+    subjects = _subjects(run, images or [], count=count) if needs_images else None
     for each in chosen:
         if each is What.PROJECTOR:
             _write_projector(run, points=points)
             continue
-        path = place / names[each]
+        path = figures_folder / names[each]
         figure = _draw(run, each, subjects, target=target, points=points)
         write_atomically(path, encode(figure, file_format.value))
         print(path)
@@ -96,7 +99,7 @@ def _class_index(run: "ExplainedRun", name: str) -> int:
 
 
 def _subjects(run: "ExplainedRun", images: list[Path], *, count: int) -> "Subjects":
-    """The user's own images, prepared as ``digitlab predict`` does, or the most confident mistakes."""
+    """Return the user's own images, prepared as ``digitlab predict`` does, or the most confident mistakes."""
     from digitlab.api.inputs import as_pixels
     from digitlab.cli.predict import picture_files
     from digitlab.explain.predictions import Subjects, confident_mistakes
@@ -117,7 +120,7 @@ def _draw(run: "ExplainedRun", what: What, subjects: "Subjects | None", *, targe
         return learned.classes_figure(run)
     if what is What.EMBEDDING:
         return learned.points_figure(run, most=points)
-    assert subjects is not None  # made for the other two
+    assert subjects is not None  # predictions and layers have images
     if what is What.LAYERS:
         return learned.layers_figure(run, subjects.pixels[0])
     explanation = predictions.explain(run, subjects, target=target)

@@ -44,7 +44,7 @@ def figures(
     from digitlab.training.loading import load_data, open_run
 
     run = open_run(folder)
-    # Only for its error: a run without a finished epoch has nothing to draw, and this check is quick.
+    # Called only for its error: a run without a finished epoch has nothing to draw. This check is quick.
     read_rows(run)
     names = load_data(run).source.class_names
     out = run.figures if out is None else out
@@ -58,13 +58,13 @@ def figures(
     class_indices = [names.index(name) for name in classes] if classes else None
     options = GifOptions(images=gif_images, batch_size=gif_batch, steps_per_frame=gif_every)
     # A generator: it draws a figure only when ``next`` asks for it, so the line on stderr says what is drawn now.
-    made = make_figures(
+    drawing = make_figures(
         read_run_data(run), out, classes=class_indices, options=options, only=only,
         file_format=file_format.value, width=None if width is None else width.value,
     )  # fmt: skip
     for number, name in enumerate(file_names, 1):
         print(f"figure {number} of {len(file_names)}: {name}", file=sys.stderr, flush=True)
-        _, reason = next(made)
+        _, reason = next(drawing)
         print(out / name if reason is None else f"skipped: {name}: {reason}", flush=True)
 
 

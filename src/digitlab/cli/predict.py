@@ -73,10 +73,10 @@ def picture_files(paths: Sequence[Path]) -> list[Path]:
         if not path.is_dir():
             files.append(path)
             continue
-        found = sorted(each for each in path.iterdir() if each.is_file() and each.suffix.lower() in extensions)
-        if not found:
+        pictures = sorted(each for each in path.iterdir() if each.is_file() and each.suffix.lower() in extensions)
+        if not pictures:
             raise ConfigError("IMAGE", path, "this folder contains no picture")
-        files += found
+        files += pictures
     return files
 
 

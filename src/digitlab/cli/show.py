@@ -56,6 +56,7 @@ def show(
     source, labels = data.source, data.train_set.labels[data.train_indices]
     chosen = data.train_indices[first_of_each_class(labels, classes=len(source.class_names), count=10)]
     images, labels = data.train_set.images[chosen], data.train_set.labels[chosen]
+    # By the suffix of the file name: the images and the title.
     pictures = {"": (images, source.title)}
     if len(data.augment):
         names = ", ".join(type(each).__name__ for each in data.augment.augmentations)
@@ -88,6 +89,7 @@ def _print_split(data: "ImageData") -> None:
 
 
 def _augmented(data: "ImageData", images: "Tensor", labels: "Tensor", *, seed: int) -> "Tensor":
+    """Return images, uint8 (N, C, H, W), as the augmentation of the run changes them, float in [0, 1]."""
     import torch
 
     from digitlab.data.seeding import stream_seed

@@ -59,8 +59,8 @@ def _sheet(checked: "DataCheck", data: "ImageData") -> "Figure":
     kinds = dict.fromkeys(finding.kind for finding in checked.findings)
     sections = []
     for kind in kinds:
-        found = [finding for finding in checked.findings if finding.kind == kind]
-        shown = [tile for finding in found for tile in _tiles(checked, data, finding)]
+        of_kind = [finding for finding in checked.findings if finding.kind == kind]
+        shown = [tile for finding in of_kind for tile in _tiles(checked, data, finding)]
         sections.append(shown[:_SHOWN])
     if not sections:
         sections = [[_tile(checked, data, 0, "nothing found")]]
@@ -69,13 +69,13 @@ def _sheet(checked: "DataCheck", data: "ImageData") -> "Figure":
 
 
 def _tiles(checked: "DataCheck", data: "ImageData", finding: "Finding") -> list["Shown"]:
-    """The image, and for a copy the other image before it."""
+    """Return the image of the finding; if it is a copy, the image that it copies comes first."""
     from digitlab.explain.data_check import LABEL
 
-    own = _tile(checked, data, finding.number, finding.kind, suggested=finding.suggested)
+    tile = _tile(checked, data, finding.number, finding.kind, suggested=finding.suggested)
     if finding.other is None or finding.kind == LABEL:
-        return [own]
-    return [_tile(checked, data, finding.other, finding.kind), own]
+        return [tile]
+    return [_tile(checked, data, finding.other, finding.kind), tile]
 
 
 def _tile(checked: "DataCheck", data: "ImageData", number: int, kind: str, *, suggested: int | None = None) -> "Shown":

@@ -58,10 +58,10 @@ def sweep(
     if figures and table.metric is not None:
         from digitlab.sweeps.gallery import write_figures
 
-        # A text is the reason why a data set has no importances, so there is nothing to draw for it.
-        known = {name: each for name, each in by_data_set.items() if not isinstance(each, str)}
+        # Leave out data sets without importances: for these, the value is a text, the reason.
+        drawable = {name: each for name, each in by_data_set.items() if not isinstance(each, str)}
         written = write_figures(
-            table, path / "figures", known,
+            table, path / "figures", drawable,
             file_format=file_format.value, width=None if width is None else width.value,
         )  # fmt: skip
         for figure in written:
@@ -75,17 +75,17 @@ def _importances(table: "SweepTable") -> "dict[str, Importances | str]":
     """
     from digitlab.sweeps.importance import HINT, importances
 
-    found = {part.name: importances(part) for part in table.by_data_set()}
+    by_data_set = {part.name: importances(part) for part in table.by_data_set()}
     # The user asked for the importances, so a missing library is an error, not a note.
-    if HINT in found.values():
+    if HINT in by_data_set.values():
         raise ConfigError("", "--importance", HINT)
-    return found
+    return by_data_set
 
 
-def _print_importances(found: "dict[str, Importances | str]") -> None:
+def _print_importances(by_data_set: "dict[str, Importances | str]") -> None:
     from digitlab.results.table import print_table
 
-    for name, each in found.items():
+    for name, each in by_data_set.items():
         if isinstance(each, str):
             print(f"note: {name}: {each}")
             continue

@@ -42,5 +42,5 @@ def watch(
 
         webbrowser.open(server.address)
     server.serve()
-    # Python would look for garbage in all modules before it ends the process, which takes longer than all the rest.
+    # Before a process ends, Python searches all objects for garbage. That takes longer than everything else at the end.
     gc.freeze()
