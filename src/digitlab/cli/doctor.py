@@ -15,7 +15,7 @@ import typer
 
 from digitlab.cli.app import app
 
-# Packages that some features need. Their versions are listed if they are installed.
+# Packages that some features need. The report lists their versions, or that they are not installed.
 _OPTIONAL = ("optuna", "cmaes", "joblib", "submitit", "xgboost", "pandas", "polars", "onnx", "numpy", "scipy")
 # Variables that change what digitlab computes or where it puts its files. Their values are no secrets.
 _VARIABLES = (

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from digitlab.data import ImageData
     from digitlab.explain.data_check import DataCheck, Finding
-    from digitlab.figures.data_check import Shown
+    from digitlab.figures.data_check import SheetImage
 
 _SHOWN = 20  # images of each finding on the contact sheet
 
@@ -68,7 +68,7 @@ def _sheet(checked: "DataCheck", data: "ImageData") -> "Figure":
     return check_figure(sections, title=title)
 
 
-def _tiles(checked: "DataCheck", data: "ImageData", finding: "Finding") -> list["Shown"]:
+def _tiles(checked: "DataCheck", data: "ImageData", finding: "Finding") -> list["SheetImage"]:
     """Return the image of the finding; if it is a copy, the image that it copies comes first."""
     from digitlab.explain.data_check import LABEL
 
@@ -78,8 +78,10 @@ def _tiles(checked: "DataCheck", data: "ImageData", finding: "Finding") -> list[
     return [_tile(checked, data, finding.other, finding.kind), tile]
 
 
-def _tile(checked: "DataCheck", data: "ImageData", number: int, kind: str, *, suggested: int | None = None) -> "Shown":
-    from digitlab.figures.data_check import Shown
+def _tile(
+    checked: "DataCheck", data: "ImageData", number: int, kind: str, *, suggested: int | None = None
+) -> "SheetImage":
+    from digitlab.figures.data_check import SheetImage
 
     part, position = checked.place(number)
     images = data.train_set if part == "train" else data.test_set
@@ -88,4 +90,4 @@ def _tile(checked: "DataCheck", data: "ImageData", number: int, kind: str, *, su
     lines = [kind.removeprefix("probably "), f"{part} {position}", label]
     if suggested is not None:
         lines[0], lines[2] = f"label {label}", f"rather {names[suggested]}"
-    return Shown(images.images[position].cpu(), lines, marked=suggested is not None)
+    return SheetImage(images.images[position].cpu(), lines, marked=suggested is not None)

@@ -111,7 +111,7 @@ def figure(run: ExplainedRun, explanation: Explanation) -> Figure:
             image=subjects.pixels[number], name=subjects.names[number], scores=explanation.scores[number],
             target=int(explanation.targets[number]), label=None if subjects.labels is None else subjects.labels[number],
             maps={name: maps[number] for name, maps in explanation.maps.items()},
-            near=[
+            nearest=[
                 NearImage(train.images[index], int(train.labels[index]), similarity)
                 for index, similarity in zip(
                     neighbours.indices[number].tolist(), neighbours.similarities[number].tolist(), strict=True

@@ -5,6 +5,7 @@ The functions take plain numbers and return a Matplotlib figure; ``sweeps.galler
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.tri import Triangulation
 
-from digitlab.figures.formatting import metric_scale
+from digitlab.figures.formatting import LOG_RATIO, metric_scale
 from digitlab.figures.style import (
     BLUE,
     GREEN,
@@ -25,12 +26,12 @@ from digitlab.figures.style import (
     styled,
 )  # fmt: skip
 
-# Numbers that span more than this factor lie on a logarithmic axis.
-LOG_RATIO = 20
+# A contour figure has about this many colours.
 _LEVELS = 12
-# One for each line of a learning curve, so that they differ in more than colour.
+# One marker for each line of a learning curve, so that lines differ in more than colour.
 _MARKERS = "os^Dvp"
-# Beyond so much of the range above the start, a loss only says that the rate is too large.
+# The axis of a range test ends this far above its first loss, as a share of the distance from the lowest to the first
+# loss. Higher losses only say that the rate is too large.
 _HEADROOM = 0.25
 
 
@@ -39,12 +40,12 @@ def importance_figure(keys: Sequence[tuple[str, float, tuple[float, float]]], *,
     """Draw a bar for each key with its 95 % interval; ``keys`` are (key, share in [0, 1], interval), largest first."""
     figure = Figure(figsize=(5.2, 0.9 + 0.34 * len(keys)), layout="constrained")
     axes = figure.add_subplot()
-    places = range(len(keys))
+    rows = range(len(keys))
     shares = [100 * share for _, share, _ in keys]
-    reach = np.array([[100 * (share - low), 100 * (high - share)] for _, share, (low, high) in keys]).T
-    axes.barh(places, shares, color=BLUE, alpha=0.55, height=0.6)
-    axes.errorbar(shares, places, xerr=reach, fmt="none", ecolor=TEXT_COLOUR, capsize=3)
-    axes.set_yticks(places, [literal(key) for key, _, _ in keys])
+    error_bars = np.array([[100 * (share - low), 100 * (high - share)] for _, share, (low, high) in keys]).T
+    axes.barh(rows, shares, color=BLUE, alpha=0.55, height=0.6)
+    axes.errorbar(shares, rows, xerr=error_bars, fmt="none", ecolor=TEXT_COLOUR, capsize=3)
+    axes.set_yticks(rows, [literal(key) for key, _, _ in keys])
     axes.set_ylim(len(keys) - 0.5, -0.5)
     axes.set_xlim(0, 100)
     axes.grid(visible=False, axis="y")
@@ -63,19 +64,20 @@ class Point:
 
 def can_be_contoured(points: Sequence[Point]) -> bool:
     """Whether the points with a value span an area and have at least three values of each key."""
-    known = [point for point in points if point.value is not None]
-    if min(len({point.x for point in known}), len({point.y for point in known})) < 3:
+    finished = [point for point in points if point.value is not None]
+    if min(len({point.x for point in finished}), len({point.y for point in finished})) < 3:
         return False
-    places = np.column_stack([_scaled(known, "x"), _scaled(known, "y")])
-    return bool(np.linalg.matrix_rank(places - places.mean(0), tol=1e-6) == 2)
+    coordinates = np.column_stack([_scaled(finished, "x"), _scaled(finished, "y")])
+    return bool(np.linalg.matrix_rank(coordinates - coordinates.mean(0), tol=1e-6) == 2)
 
 
 def _is_wide(values: Sequence[float]) -> bool:
+    """Whether the values are positive and need a logarithmic axis."""
     return min(values) > 0 and max(values) > LOG_RATIO * min(values)
 
 
 def _scaled(points: Sequence[Point], axis: str) -> npt.NDArray[np.float64]:
-    """The coordinates of the points in [0, 1], by their logarithms if they span a wide range."""
+    """Return the coordinates of the points on one axis, scaled to [0, 1]; logarithmic if they span a wide range."""
     values = [getattr(point, axis) for point in points]
     numbers = np.log(values) if _is_wide(values) else np.array(values, dtype=np.float64)
     scaled: npt.NDArray[np.float64] = (numbers - numbers.min()) / (np.ptp(numbers) or 1.0)
@@ -84,43 +86,45 @@ def _scaled(points: Sequence[Point], axis: str) -> npt.NDArray[np.float64]:
 
 @styled
 def contour_figure(points: Sequence[Point], *, keys: tuple[str, str], metric: str, others: Sequence[str]) -> Figure:
-    """Draw the metric over two keys: linear between the points on the axes, nothing outside of their convex hull.
+    """Draw the metric over two keys: linear interpolation between the points, and nothing outside their convex hull.
 
     ``points`` satisfy ``can_be_contoured``. Points without a value are marked as failed. ``others`` are the keys over
     which the values are means.
     """
-    known = [point for point in points if point.value is not None]
+    finished = [point for point in points if point.value is not None]
     failed = [point for point in points if point.value is None]
     factor, metric_label = metric_scale(metric)
     figure = Figure(figsize=(5.2, 3.8), layout="constrained")
     axes = figure.add_subplot()
-    # Triangles are chosen in scaled coordinates. In those of the axes, a rate would be a line beside a width.
-    triangles = Triangulation(_scaled(known, "x"), _scaled(known, "y")).triangles
-    x, y = [point.x for point in known], [point.y for point in known]
-    values = [factor * point.value for point in known if point.value is not None]
+    # Choose the triangles in scaled coordinates. Without scaling, a learning rate near 0.1 and a width near 100 would
+    # give triangles that are extremely long and thin.
+    triangles = Triangulation(_scaled(finished, "x"), _scaled(finished, "y")).triangles
+    x, y = [point.x for point in finished], [point.y for point in finished]
+    values = [factor * point.value for point in finished if point.value is not None]
     wide = _is_wide(x), _is_wide(y)
     if max(values) > min(values):
-        # Matplotlib interpolates between the numbers, not on a logarithmic axis. So it gets the logarithms.
-        places = [np.log10(own) if log else own for own, log in zip((x, y), wide, strict=True)]
-        mesh = Triangulation(places[0], places[1], triangles)
+        # Matplotlib interpolates between the plain numbers, whatever the scale of the axis. So pass it the logarithms,
+        # and turn the corners of the coloured areas back into numbers.
+        coordinates = [np.log10(numbers) if log else numbers for numbers, log in zip((x, y), wide, strict=True)]
+        mesh = Triangulation(coordinates[0], coordinates[1], triangles)
         surface = axes.tricontourf(mesh, values, levels=_LEVELS, cmap=SHARE_MAP)
         for path in surface.get_paths():
             corners = np.asarray(path.vertices)
             path.vertices = np.where(wide, np.power(10.0, corners), corners)
         figure.colorbar(surface, ax=axes, label=metric_label)
-    tried = [*known, *failed]
-    axes.set_xlim(min(point.x for point in tried), max(point.x for point in tried))
-    axes.set_ylim(min(point.y for point in tried), max(point.y for point in tried))
-    # After the limits: the logarithms in between may be negative.
+    all_points = [*finished, *failed]
+    axes.set_xlim(min(point.x for point in all_points), max(point.x for point in all_points))
+    axes.set_ylim(min(point.y for point in all_points), max(point.y for point in all_points))
+    # Set the scales only now. Before the limits are set, the axes span the logarithms, which may be negative.
     axes.set_xscale("log" if wide[0] else "linear")
     axes.set_yscale("log" if wide[1] else "linear")
     axes.plot(x, y, "o", color="white", markeredgecolor="black", markersize=4, zorder=3, clip_on=False)
     if failed:
-        marks = [point.x for point in failed], [point.y for point in failed]
-        axes.plot(*marks, "x", color=ORANGE, markersize=7, markeredgewidth=2, zorder=4, clip_on=False)
-    mean = f", mean over {', '.join(others)}" if others else ""
-    crosses = f"; crosses: failed ({len(failed)})" if failed else ""
-    axes.set(xlabel=keys[0], ylabel=keys[1], title=f"circles: the settings{crosses};\nlinear in between{mean}")
+        failed_coordinates = [point.x for point in failed], [point.y for point in failed]
+        axes.plot(*failed_coordinates, "x", color=ORANGE, markersize=7, markeredgewidth=2, zorder=4, clip_on=False)
+    mean_note = f", mean over {', '.join(others)}" if others else ""
+    failed_note = f"; crosses: failed ({len(failed)})" if failed else ""
+    axes.set(xlabel=keys[0], ylabel=keys[1], title=f"circles: the settings{failed_note};\nlinear in between{mean_note}")
     axes.grid(visible=False)
     return figure
 
@@ -162,7 +166,7 @@ def learning_curve_figure(curves: Sequence[tuple[str, Sequence[CurvePoint]]], *,
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateCurve:
-    """The loss after some mini-batches by learning rate, in ascending order; None where the run diverged.
+    """The loss after a few mini-batches at each learning rate, in ascending order; None where the run diverged.
 
     ``useful`` are the smallest and the largest rate with nearly the lowest loss; it and ``suggested`` may be None.
     """
@@ -184,23 +188,25 @@ def rate_figure(curves: Sequence[RateCurve]) -> Figure:
 
 
 def _draw_rates(axes: Axes, curve: RateCurve) -> None:
-    known = [(rate, loss) for rate, loss in zip(curve.rates, curve.losses, strict=True) if loss is not None]
+    finite = [(rate, loss) for rate, loss in zip(curve.rates, curve.losses, strict=True) if loss is not None]
     axes.set_xscale("log")
-    start = known[0][1] if known else 1.0
-    low = min((loss for _, loss in known), default=0.0)
-    top = start + _HEADROOM * ((start - low) or 1.0)
+    first_loss = finite[0][1] if finite else 1.0
+    low = min((loss for _, loss in finite), default=0.0)
+    top = first_loss + _HEADROOM * ((first_loss - low) or 1.0)
     axes.set_ylim(low - 0.05 * (top - low), top)
-    # Losses above the axis are drawn at its upper edge, as are those of diverged runs.
-    inside = [(rate, loss) for rate, loss in known if loss <= top]
-    axes.plot([rate for rate, _ in inside], [loss for _, loss in inside], "o-", color=BLUE, label="loss")
-    above = [rate for rate, loss in known if loss > top]
-    edge = {"linestyle": "none", "clip_on": False, "zorder": 4, "markersize": 6}
-    if above:
-        axes.plot(above, [top] * len(above), marker="^", color=ORANGE, label="above the axis", **edge)  # type: ignore[arg-type]
+    # Markers at the upper edge stand for losses above the axis and for diverged runs.
+    below_top = [(rate, loss) for rate, loss in finite if loss <= top]
+    axes.plot([rate for rate, _ in below_top], [loss for _, loss in below_top], "o-", color=BLUE, label="loss")
+    rates_above = [rate for rate, loss in finite if loss > top]
+    marker_style: dict[str, Any] = {"linestyle": "none", "clip_on": False, "zorder": 4, "markersize": 6}
+    if rates_above:
+        heights = [top] * len(rates_above)
+        axes.plot(rates_above, heights, marker="^", color=ORANGE, label="above the axis", **marker_style)
     diverged = [rate for rate, loss in zip(curve.rates, curve.losses, strict=True) if loss is None]
     if diverged:
-        places = [top] * len(diverged)
-        axes.plot(diverged, places, marker="x", color=ORANGE, markeredgewidth=2, label=f"{WRONG_MARK} diverged", **edge)  # type: ignore[arg-type]
+        heights = [top] * len(diverged)
+        label = f"{WRONG_MARK} diverged"
+        axes.plot(diverged, heights, marker="x", color=ORANGE, markeredgewidth=2, label=label, **marker_style)
     if curve.useful is not None:
         low, high = curve.useful
         axes.axvspan(low, high, color=GREEN, alpha=0.15, label=f"nearly the lowest:\n{low:.2g} to {high:.2g}")

@@ -41,15 +41,15 @@ class BatchLog:
 
 
 def read_batch_log(run: RunFolder) -> BatchLog | None:
-    """Read the log of a run; None if the run wrote none."""
+    """Read the log of a run; return None if the run wrote none."""
     rows = _read(run)
     if not rows:
         return None
     train, test = ([row for row in rows if row["split"] == split] for split in ("train", "test"))
 
     def column(rows: list[dict[str, str]], name: str) -> Tensor:
-        kind = torch.float64 if name == "nll" else torch.int64
-        return torch.tensor([float(row[name]) for row in rows], dtype=torch.float64).to(kind)
+        dtype = torch.float64 if name == "nll" else torch.int64
+        return torch.tensor([float(row[name]) for row in rows], dtype=torch.float64).to(dtype)
 
     return BatchLog(
         train_nll=column(train, "nll"), changed_weights=column(train, "changed_weights"),
@@ -59,6 +59,7 @@ def read_batch_log(run: RunFolder) -> BatchLog | None:
 
 
 def _read(run: RunFolder) -> list[dict[str, str]]:
+    """Return the rows of ``iterations.csv``; an empty list if there is no such file."""
     if not run.iterations.exists():
         return []
     with run.iterations.open(encoding="utf-8") as file:
@@ -68,10 +69,10 @@ def _read(run: RunFolder) -> list[dict[str, str]]:
 def nll_and_correct(scores: Tensor, labels: Tensor) -> tuple[float, int]:
     """Return the mean negative log-likelihood in nats and the number of correct predictions of one mini-batch.
 
-    ``scores`` is float (n, K) in [0, 1], ``labels`` int64 (n,).
+    ``scores`` is float (B, K) in [0, 1], ``labels`` int64 (B,), for B images and K classes.
     """
-    right = scores.gather(1, labels[:, None]).clamp_min(_SMALLEST_SCORE)
-    return float(-right.log().mean()), int((scores.argmax(1) == labels).sum())
+    true_class_scores = scores.gather(1, labels[:, None]).clamp_min(_SMALLEST_SCORE)
+    return float(-true_class_scores.log().mean()), int((scores.argmax(1) == labels).sum())
 
 
 class BatchLogger:
@@ -82,9 +83,9 @@ class BatchLogger:
 
     def __init__(self, run: RunFolder, classifier: Classifier) -> None:
         self._run, self._classifier = run, classifier
-        done = classifier.position.total_steps
+        finished_steps = classifier.position.total_steps
         self._train: list[dict[str, Any]] = [
-            row for row in _read(run) if row["split"] == "train" and int(row["step"]) <= done
+            row for row in _read(run) if row["split"] == "train" and int(row["step"]) <= finished_steps
         ]
         self._test: list[dict[str, Any]] = []
         self._chunk: Chunk | None = None
@@ -117,19 +118,19 @@ class BatchLogger:
     def add_test(self, scores: Tensor, labels: Tensor, *, batch_size: int) -> None:
         """Add one row for every ``batch_size`` test images: scores (N, K), labels int64 (N,)."""
         pairs = zip(scores.float().split(batch_size), labels.split(batch_size), strict=True)
-        for step, (own_scores, own_labels) in enumerate(pairs, start=1):
-            nll, correct = nll_and_correct(own_scores, own_labels)
+        for step, (batch_scores, batch_labels) in enumerate(pairs, start=1):
+            nll, correct = nll_and_correct(batch_scores, batch_labels)
             self._test.append(
-                {"split": "test", "step": step, "nll": nll, "correct": correct, "images": len(own_labels)}
+                {"split": "test", "step": step, "nll": nll, "correct": correct, "images": len(batch_labels)}
             )
 
     def save(self) -> None:
         """Write the rows of all finished updates; an update that an error interrupted gets no row."""
-        done = [row for row in self._train if int(row["step"]) <= self._classifier.position.total_steps]
+        finished_rows = [row for row in self._train if int(row["step"]) <= self._classifier.position.total_steps]
         text = io.StringIO()
         writer = csv.DictWriter(text, _COLUMNS, restval="", lineterminator="\n")
         writer.writeheader()
-        writer.writerows(done + self._test)
+        writer.writerows(finished_rows + self._test)
         write_atomically(self._run.iterations, text.getvalue().encode())
 
     def stop(self) -> None:

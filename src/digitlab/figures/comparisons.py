@@ -48,18 +48,18 @@ def settings_figure(settings: Sequence[Setting], *, title: str) -> Figure:
     grid = figure.subplots(-(-len(panels) // columns), columns, squeeze=False).flat
     handles: dict[str, Line2D] = {}
     for metric, axes in zip(panels, grid, strict=True):
-        for setting, look, marker in zip(settings, itertools.cycle(LINE_STYLES), itertools.cycle(_MARKERS)):
+        for setting, line_style, marker in zip(settings, itertools.cycle(LINE_STYLES), itertools.cycle(_MARKERS)):
             if curves := setting.curves.get(metric):
-                handles[setting.name] = _draw(axes, curves, (*look, marker), 100 if "accuracy" in metric else 1)
+                handles[setting.name] = _draw(axes, curves, (*line_style, marker), 100 if "accuracy" in metric else 1)
         axes.set(xlabel="epoch", ylabel=_PANELS[metric])
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     figure.legend(list(handles.values()), list(handles), loc="outside lower left")
     return figure
 
 
-def _draw(axes: Axes, curves: Sequence[Sequence[float]], look: tuple[str, str, str], scale: int) -> Line2D:
+def _draw(axes: Axes, curves: Sequence[Sequence[float]], line_style: tuple[str, str, str], scale: int) -> Line2D:
     """Draw the mean of ``curves`` over the epochs that all have, and return its line for the legend."""
-    colour, style, marker = look
+    colour, style, marker = line_style
     values = scale * np.array([curve[: min(map(len, curves))] for curve in curves])
     epochs, mean = np.arange(1, values.shape[1] + 1), values.mean(0)
     (line,) = axes.plot(epochs, mean, color=colour, linestyle=style, marker=marker, markevery=max(1, len(epochs) // 5))

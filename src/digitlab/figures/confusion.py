@@ -18,7 +18,7 @@ from digitlab.figures.images import prediction_caption
 from digitlab.figures.style import panel_columns, pixels, short, styled, text_colour_on
 from digitlab.figures.tiles import Caption, tiles_figure
 
-_NUMBER_POINTS = 5.5
+_NUMBER_POINTS = 5.5  # font size of the numbers in the cells
 # With more classes than this, the cells are too small for numbers.
 _MOST_NUMBERED_CLASSES = 25
 _ERROR_MAP, _DIAGONAL_COLOUR = "Oranges", "#dddddd"
@@ -69,12 +69,12 @@ class ConfusionRenderer:
                 if text not in self._numbers:
                     self._numbers[text] = _opacity(text)
                 x, y = axes.transData.transform((column, row))
-                _lay_over(picture, self._numbers[text], (len(picture) - y, x), brightness=_BRIGHTNESS[colour])
+                _blend(picture, self._numbers[text], (len(picture) - y, x), brightness=_BRIGHTNESS[colour])
         return picture
 
 
 def _scale_ends(confusion: Tensor) -> tuple[float, float]:
-    """Return the upper ends of the two colour scales, counts and per cent: the largest error, rounded up.
+    """Return the upper ends of the two colour scales, of counts and of per cent: the largest error, rounded up.
 
     Rounding lets many matrices share a frame of ``ConfusionRenderer``.
     """
@@ -111,17 +111,18 @@ def _opacity(text: str) -> npt.NDArray[np.uint8]:
     return pixels(figure)[:, :, 3]
 
 
-def _lay_over(
+def _blend(
     picture: npt.NDArray[np.uint8], opacity: npt.NDArray[np.uint8], centre: tuple[float, float], *, brightness: int
 ) -> None:
-    """Blend a shape of grey ``brightness``, 0 to 255, into ``picture``. ``opacity`` is the shape and how much it hides.
+    """Blend a text of grey ``brightness``, 0 to 255, into ``picture``.
 
-    ``centre`` is the (row, column) of the shape's centre in pixels and may be fractional.
+    ``opacity`` is the text as ``_opacity`` renders it. ``centre`` is the (row, column) of its centre in pixels and may
+    be fractional.
     """
-    top, left = (round(place - side / 2) for place, side in zip(centre, opacity.shape, strict=True))
-    behind = picture[top : top + opacity.shape[0], left : left + opacity.shape[1], :3]
-    share = opacity[:, :, None] / np.float32(255)
-    behind[:] = np.rint(behind + share * (brightness - behind.astype(np.float32)))
+    top, left = (round(coordinate - side / 2) for coordinate, side in zip(centre, opacity.shape, strict=True))
+    background = picture[top : top + opacity.shape[0], left : left + opacity.shape[1], :3]
+    alpha = opacity[:, :, None] / np.float32(255)
+    background[:] = np.rint(background + alpha * (brightness - background.astype(np.float32)))
 
 
 def _frame(scale_ends: tuple[float, float], class_names: Sequence[str], title: str) -> Figure:
@@ -129,10 +130,10 @@ def _frame(scale_ends: tuple[float, float], class_names: Sequence[str], title: s
 
     ``scale_ends`` are the upper ends of the colour scales of counts and of per cent.
     """
-    side = max(3.0, _cell_inches(len(class_names)) * len(class_names) + 1.0)
+    side_inches = max(3.0, _cell_inches(len(class_names)) * len(class_names) + 1.0)
     columns = panel_columns(2)
     rows = 2 // columns
-    figure = Figure(figsize=(columns * side + 1.2, rows * side + 0.4), layout="compressed")
+    figure = Figure(figsize=(columns * side_inches + 1.2, rows * side_inches + 0.4), layout="compressed")
     figure.suptitle(title, x=0.01, ha="left")
     counts, shares = figure.subplots(rows, columns, squeeze=False).flat
     _heat_map(figure, counts, class_names, end=scale_ends[0], label="errors: images")
@@ -141,19 +142,21 @@ def _frame(scale_ends: tuple[float, float], class_names: Sequence[str], title: s
 
 
 def _cell_inches(classes: int) -> float:
+    """Return the side of a cell; with many classes it shrinks, so that the map stays about nine inches wide."""
     return 0.36 if classes <= _MOST_NUMBERED_CLASSES else max(0.11, 9 / classes)
 
 
 def _heat_map(figure: Figure, axes: Axes, class_names: Sequence[str], *, end: float, label: str) -> None:
+    """Draw an empty heat map with the names of the classes and a colour scale from 0 to ``end``."""
     positions, names = range(len(class_names)), [short(name) for name in class_names]
     colours = colormaps[_ERROR_MAP].with_extremes(bad=_DIAGONAL_COLOUR)
     image = axes.imshow(np.zeros((len(names), len(names))), cmap=colours, vmin=0, vmax=end)
-    slanted = max(map(len, names)) > 2
+    long_names = max(map(len, names)) > 2
     if len(names) > _MOST_NUMBERED_CLASSES:
         axes.set_xticks(positions, names, rotation=90)
         axes.tick_params(labelsize=min(7.0, 50 * _cell_inches(len(names))), length=1.5)
     else:
-        axes.set_xticks(positions, names, rotation=45 if slanted else 0, ha="right" if slanted else "center")
+        axes.set_xticks(positions, names, rotation=45 if long_names else 0, ha="right" if long_names else "center")
     axes.set_yticks(positions, names)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
@@ -169,13 +172,15 @@ def _maps(figure: Figure, confusion: Tensor) -> Iterator[tuple[Axes, npt.NDArray
     """
     percent = 100 * confusion / confusion.sum(1, keepdim=True).clamp(min=1)
     diagonal = np.eye(len(confusion), dtype=bool)
-    for axes, values, form in zip(figure.axes[:2], (confusion.float(), percent), ("{:.0f}", "{:.1f}"), strict=True):
+    for axes, values, number_format in zip(
+        figure.axes[:2], (confusion.float(), percent), ("{:.0f}", "{:.1f}"), strict=True
+    ):
         errors = np.ma.masked_array(values.numpy(), diagonal)
         colours = axes.images[0].to_rgba(errors)
         cells = [
-            (row, column, form.format(value), text_colour_on(tuple(colours[row, column])))
-            for row, line in enumerate(values.tolist())
-            for column, value in enumerate(line)
+            (row, column, number_format.format(value), text_colour_on(tuple(colours[row, column])))
+            for row, row_values in enumerate(values.tolist())
+            for column, value in enumerate(row_values)
             if value and len(confusion) <= _MOST_NUMBERED_CLASSES
         ]
         yield axes, errors, cells
@@ -196,17 +201,17 @@ def confused_pairs_figure(
 
     ``images`` is uint8 (N, C, H, W); ``labels`` and ``predicted`` are int64 (N,).
     """
-    shown: list[Tensor] = []
+    tiles: list[Tensor] = []
     captions: list[Caption | None] = []
     for label, taken_for, count in most_confused(labels, predicted, classes=len(class_names), pairs=pairs):
-        found = ((labels == label) & (predicted == taken_for)).nonzero().flatten()[:examples]
+        indices = ((labels == label) & (predicted == taken_for)).nonzero().flatten()[:examples]
         # Tiles without caption fill the row.
-        empty = examples - len(found)
-        shown += [images[found], images[:1].expand(empty, -1, -1, -1)]
+        empty = examples - len(indices)
+        tiles += [images[indices], images[:1].expand(empty, -1, -1, -1)]
         caption = prediction_caption(taken_for, label, class_names=class_names)
-        first = Caption(f"{caption.text}\n{count} time{'s' * (count != 1)}", caption.colour)
-        captions += [first, *[caption] * (len(found) - 1), *[None] * empty]
-    return tiles_figure(torch.cat(shown), captions, columns=examples, title=title)
+        first_caption = Caption(f"{caption.text}\n{count} time{'s' * (count != 1)}", caption.colour)
+        captions += [first_caption, *[caption] * (len(indices) - 1), *[None] * empty]
+    return tiles_figure(torch.cat(tiles), captions, columns=examples, title=title)
 
 
 def most_confused(labels: Tensor, predicted: Tensor, *, classes: int, pairs: int) -> list[tuple[int, int, int]]:

@@ -14,7 +14,7 @@ COLUMNS = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class SheetImage:
     """One image (C, H, W) with lines of text below it; ``marked`` gives it a coloured frame."""
 
     image: Tensor
@@ -23,16 +23,16 @@ class Shown:
 
 
 @styled
-def check_figure(sections: Sequence[Sequence[Shown]], *, title: str) -> Figure:
-    """Draw the images of each section in rows of their own."""
-    tiles: list[Tensor] = []
+def check_figure(sections: Sequence[Sequence[SheetImage]], *, title: str) -> Figure:
+    """Draw a contact sheet: each section starts a new row."""
+    images: list[Tensor] = []
     captions: list[Caption | None] = []
     for section in sections:
-        for shown in section:
-            tiles.append(shown.image)
-            text = "\n".join(short(line, 13) for line in shown.lines)
-            captions.append(Caption(text, ORANGE if shown.marked else TEXT_COLOUR))
+        for item in section:
+            images.append(item.image)
+            text = "\n".join(short(line, 13) for line in item.lines)
+            captions.append(Caption(text, ORANGE if item.marked else TEXT_COLOUR))
         empty = -len(section) % COLUMNS
-        tiles += [torch.zeros_like(tiles[0])] * empty
+        images += [torch.zeros_like(images[0])] * empty
         captions += [None] * empty
-    return tiles_figure(torch.stack(tiles), captions, columns=COLUMNS, title=title)
+    return tiles_figure(torch.stack(images), captions, columns=COLUMNS, title=title)

@@ -42,11 +42,11 @@ def difference_figure(comparisons: Sequence[PairedValues], *, metric: str) -> Fi
     paired = [comparison for comparison in comparisons if comparison.pairs][:_MAX_PANELS]
     columns = min(3, max(1, len(paired)))
     rows = -(-len(paired) // columns)
-    height = 0.34 * len(comparisons) + 1.05
-    figure = Figure(figsize=(max(5.0, 2.3 * columns), 2.3 * rows + height), layout="constrained")
+    differences_inches = 0.34 * len(comparisons) + 1.05
+    figure = Figure(figsize=(max(5.0, 2.3 * columns), 2.3 * rows + differences_inches), layout="constrained")
     if paired:
-        # Figures of their own, because the long names beside the differences would narrow the panels above.
-        parts = figure.add_gridspec(2, 1, height_ratios=[2.3 * rows, height])
+        # Two subfigures. In one figure, the long names beside the differences would narrow the panels above them.
+        parts = figure.add_gridspec(2, 1, height_ratios=[2.3 * rows, differences_inches])
         pairs, differences = figure.add_subfigure(parts[0]), figure.add_subfigure(parts[1])
         grid = pairs.add_gridspec(rows, columns)
         for number, comparison in enumerate(paired):
@@ -63,8 +63,8 @@ def _draw_pairs(axes: Axes, comparison: PairedValues, factor: float, label: str)
     means = [factor * sum(pair[side] for pair in comparison.pairs) / len(comparison.pairs) for side in (0, 1)]
     axes.plot([0, 1], means, "s-", color=BLUE, linewidth=2, markersize=5)
     key, names = _common_key(comparison.first, comparison.second)
-    axes.set_xticks([0, 1], [_short(name, 16) for name in names])
-    axes.set_xlabel(_short(key))
+    axes.set_xticks([0, 1], [_keep_end(name, 16) for name in names])
+    axes.set_xlabel(_keep_end(key))
     axes.set_xlim(-0.35, 1.35)
     axes.set_ylabel(label)
     axes.set_title(f"{len(comparison.pairs)} pairs and means")
@@ -77,7 +77,7 @@ def _draw_differences(axes: Axes, comparisons: Sequence[PairedValues], factor: f
         axes.plot([factor * low, factor * high], [row, row], "-", color=colour)
         axes.plot([factor * comparison.mean], [row], "s", color=colour, markerfacecolor=fill, markersize=5)
     axes.axvline(0, color=TEXT_COLOUR, linewidth=0.9)
-    names = [f"{_short(each.first)}\n− {_short(each.second)}" for each in comparisons]
+    names = [f"{_keep_end(each.first)}\n− {_keep_end(each.second)}" for each in comparisons]
     axes.set_yticks(range(len(comparisons)), names)
     axes.set_ylim(len(comparisons) - 0.5, -0.5)
     unit = " in points" if factor != 1 else ""
@@ -85,11 +85,14 @@ def _draw_differences(axes: Axes, comparisons: Sequence[PairedValues], factor: f
 
 
 def _common_key(first: str, second: str) -> tuple[str, tuple[str, str]]:
-    """Return the key that both names begin with, as ``optimizer.lr=0.1`` does, and the rest of each; or no key."""
-    (key, _, one), (other_key, _, other) = first.partition("="), second.partition("=")
-    return (key, (one, other)) if key == other_key and one and other else ("", (first, second))
+    """Return the key and both values if the names are two values of one key, such as ``optimizer.lr=0.1``.
+
+    Otherwise return an empty key and the names.
+    """
+    (key, _, value), (other_key, _, other_value) = first.partition("="), second.partition("=")
+    return (key, (value, other_value)) if key == other_key and value and other_value else ("", (first, second))
 
 
-def _short(name: str, letters: int = _LONGEST_NAME) -> str:
-    """Keep the end of a long name, where runs of one sweep differ."""
+def _keep_end(name: str, letters: int = _LONGEST_NAME) -> str:
+    """Shorten a long name and keep its end, where the names of runs in one sweep differ. ``letters`` is the limit."""
     return literal(name if len(name) <= letters else "…" + name[1 - letters :])

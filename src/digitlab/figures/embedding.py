@@ -14,7 +14,7 @@ from digitlab.figures.style import BACKGROUND_COLOUR, LINE_STYLES, TEXT_COLOUR, 
 
 _PANEL_INCHES = 4.2
 _MARKERS = "os^Dv<>pPX*"
-_MOST_NAMES = 30  # in the legend; with more classes only the names in the picture tell them apart
+_MOST_NAMES = 30  # in the legend; with more classes, the figure has no legend and only the names at the points
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from digitlab.figures.confusion import ConfusionRenderer
 
-_SAMPLES_OF_A_CLASS = 5
+_SAMPLES_PER_CLASS = 5
 
 
 def samples(data: ImageData) -> npt.NDArray[np.uint8]:
@@ -30,7 +30,7 @@ def samples(data: ImageData) -> npt.NDArray[np.uint8]:
     from digitlab.figures.style import pixels
 
     source, labels = data.source, data.train_set.labels[data.train_indices]
-    chosen = first_of_each_class(labels, classes=len(source.class_names), count=_SAMPLES_OF_A_CLASS)
+    chosen = first_of_each_class(labels, classes=len(source.class_names), count=_SAMPLES_PER_CLASS)
     images = data.train_set.images[data.train_indices[chosen]].cpu()
     title = f"{source.title}, training images"
     return pixels(sample_grid(images, labels[chosen].cpu(), class_names=source.class_names, title=title))
@@ -40,12 +40,12 @@ def send_samples(writer: RunWriter, picture: npt.NDArray[np.uint8]) -> None:
     writer.picture("samples", picture, step=0)
 
 
-def send_epoch(writer: RunWriter, classifier: Classifier, data: ImageData, record: RunState) -> None:
+def send_epoch(writer: RunWriter, classifier: Classifier, data: ImageData, run_state: RunState) -> None:
     """Send every figure of ``digitlab figures``, drawn from the current network and the validation images."""
     from digitlab.figures.gallery import FIGURES, NotApplicableError
     from digitlab.figures.run_data import collect_run_data, curves
 
-    rows, best, step = record.rows, record.best_tracker.best, classifier.position.total_steps
+    rows, best, step = run_state.rows, run_state.best_tracker.best, classifier.position.total_steps
     run = collect_run_data(
         classifier, data, split="val",
         epochs=curves(rows, against="epoch"), steps=curves(rows, against="step"),

@@ -17,14 +17,14 @@ from digitlab.figures.style import CORRECT_COLOUR, SIGNED_MAP, WRONG_COLOUR, cut
 from digitlab.figures.tiles import Caption, rgba, tiles_figure
 from digitlab.figures.weights import signed_images
 
-# How much of the image shows through a heat map.
+# How much darker a heat map is, at most, where the image shows through it.
 _IMAGE_SHARE = 0.35
 _LETTERS = 16  # that fit under a tile
 
 
 @dataclass(frozen=True, slots=True)
 class NearImage:
-    """A training image (C, H, W), its label, and the cosine in [-1, 1] of its last hidden layer with the other's."""
+    """A training image (C, H, W) near an explained image, its label, and the cosine of their last hidden layers."""
 
     image: Tensor
     label: int
@@ -35,8 +35,9 @@ class NearImage:
 class ExplainedImage:
     """One explained image.
 
-    ``image`` is (C, H, W), uint8 or float in [0, 1]; ``scores`` (K,) are its confidences; ``target`` is the class that
-    the ``maps`` (H, W), by method, explain; ``label`` is its true class if that is known.
+    ``image`` is (C, H, W), uint8 or float in [0, 1]; ``scores`` (K,) are its confidences. ``maps`` holds a heat map
+    (H, W) for each method by name, all for the class ``target``. ``label`` is the true class, or None if it is unknown.
+    ``nearest`` are the nearest training images.
     """
 
     image: Tensor
@@ -45,7 +46,7 @@ class ExplainedImage:
     target: int
     label: int | None
     maps: Mapping[str, Tensor]
-    near: Sequence[NearImage]
+    nearest: Sequence[NearImage]
 
 
 @styled
@@ -60,16 +61,17 @@ def explanations_figure(
         captions.append(_caption(row, class_names))
         for method, heat in row.maps.items():
             tiles.append(heat_colours(heat, row.image))
-            captions.append(Caption(f"{method.replace(' ', chr(10), 1)}\nfor {short(class_names[row.target])}"))
-        for near in row.near:
+            two_lines = method.replace(" ", "\n", 1)
+            captions.append(Caption(f"{two_lines}\nfor {short(class_names[row.target])}"))
+        for near in row.nearest:
             tiles.append(_colours(near.image))
-            agrees = near.label == (row.target if row.label is None else row.label)
+            same_class = near.label == (row.target if row.label is None else row.label)
             text = f"training image\n{short(class_names[near.label])}\ncosine {near.similarity:.3f}"
-            captions.append(Caption(text, CORRECT_COLOUR if agrees else WRONG_COLOUR))
-    explained = "red speaks for the class, blue against it; each map has its own scale"
+            captions.append(Caption(text, CORRECT_COLOUR if same_class else WRONG_COLOUR))
+    legend = "red speaks for the class, blue against it; each map has its own scale"
     return tiles_figure(
-        torch.stack(tiles), captions, columns=1 + len(rows[0].maps) + len(rows[0].near),
-        title=f"{title}. Maps: {explained}. Right: the nearest of {candidates:,} training images by the last hidden "
+        torch.stack(tiles), captions, columns=1 + len(rows[0].maps) + len(rows[0].nearest),
+        title=f"{title}. Maps: {legend}. Right: the nearest of {candidates:,} training images by the last hidden "
         "layer, blue if they have the true class (for an image without a label, the explained class)",
     )  # fmt: skip
 
@@ -77,22 +79,22 @@ def explanations_figure(
 def _caption(row: ExplainedImage, class_names: Sequence[str]) -> Caption:
     confidence, predicted = row.scores.max(0)
     if row.label is None:
-        answer = Caption(short(class_names[int(predicted)]))
+        prediction = Caption(short(class_names[int(predicted)]))
     else:
-        answer = prediction_caption(int(predicted), row.label, class_names=class_names)
+        prediction = prediction_caption(int(predicted), row.label, class_names=class_names)
     name = literal(cut(row.name.rpartition("/")[2], _LETTERS))
-    return Caption(f"{name}\n{answer.text}\n{format_confidence(float(confidence))}", answer.colour)
+    return Caption(f"{name}\n{prediction.text}\n{format_confidence(float(confidence))}", prediction.colour)
 
 
 def heat_colours(heat: Tensor, image: Tensor) -> Tensor:
-    """Return a heat map (H, W) as colours, float (3, H, W) in [0, 1], with a trace of the image (C, H, W) below it.
+    """Return a heat map (H, W) as colours, float (3, H, W) in [0, 1], through which the image (C, H, W) is visible.
 
     White is zero, the strongest red or blue is the largest absolute value. Where the image differs most from its most
     frequent brightness, the colours are darker, so that its shape is visible.
     """
     limit = float(heat.abs().max()) or 1.0
-    place = (heat.float() / (2 * limit) + 0.5).clamp(0, 1)
-    colours = torch.from_numpy(colormaps[SIGNED_MAP](place.numpy())[..., :3]).float().permute(2, 0, 1)
+    scaled = (heat.float() / (2 * limit) + 0.5).clamp(0, 1)
+    colours = torch.from_numpy(colormaps[SIGNED_MAP](scaled.numpy())[..., :3]).float().permute(2, 0, 1)
     grey = _colours(image).mean(0)
     difference = (grey - grey.median()).abs()
     return colours * (1 - _IMAGE_SHARE * difference / max(float(difference.max()), 1e-6))
@@ -128,15 +130,15 @@ def feature_maps_figure(
     coloured = signed_images(filters, limit=float(filters.abs().max())).float()
     tiles: list[Tensor] = [_colours(image)]
     captions: list[Caption | None] = [Caption("image")]
-    for number, own in enumerate(coloured[: columns - 1]):
-        tiles.append(torch.nn.functional.interpolate(own[None], size=(height, width))[0])
+    for number, filter_image in enumerate(coloured[: columns - 1]):
+        tiles.append(torch.nn.functional.interpolate(filter_image[None], size=(height, width))[0])
         captions.append(Caption(f"weights of\nfilter {number}"))
     tiles += [blank] * (columns - len(tiles))
     captions += [None] * (columns - len(captions))
-    for name, own in maps.items():
-        strongest = own.abs().amax((1, 2)).topk(min(columns, len(own))).indices.sort().values.tolist()
+    for name, filter_maps in maps.items():
+        strongest = filter_maps.abs().amax((1, 2)).topk(min(columns, len(filter_maps))).indices.sort().values.tolist()
         for number in strongest:
-            heat = torch.nn.functional.interpolate(own[None, None, number].float(), size=(height, width))[0, 0]
+            heat = torch.nn.functional.interpolate(filter_maps[None, None, number].float(), size=(height, width))[0, 0]
             tiles.append(heat_colours(heat, torch.zeros(1, height, width)))
             captions.append(Caption(f"{short(name, 13)}\nfilter {number}"))
         empty = columns - len(strongest)

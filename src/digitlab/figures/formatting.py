@@ -1,5 +1,7 @@
 """Number formats and axis limits for figures, pages and the command line. Imports neither torch nor Matplotlib."""
 
+# Numbers that span more than this factor lie on a logarithmic axis.
+LOG_RATIO = 20
 _MOST_DECIMALS = 4
 # Metrics in [0, 1] that figures and pages show in per cent.
 _PER_CENT_METRICS = ("accuracy", "balanced_accuracy", "f1", "f1_weighted", "calibration_error")

@@ -76,11 +76,12 @@ def images_random(run: RunData) -> Figure:
 
 
 def images_classes(run: RunData) -> Figure:
-    labels = run.train_set.labels[run.train_indices]
-    indices = samples.first_of_each_class(labels, classes=len(run.class_names), count=_IMAGES_PER_CLASS)
-    indices = run.train_indices[indices]
-    shown, own = run.train_set.images[indices].cpu(), run.train_set.labels[indices].cpu()
-    return samples.sample_grid(shown, own, class_names=run.class_names, title="training images")
+    positions = samples.first_of_each_class(
+        run.train_set.labels[run.train_indices], classes=len(run.class_names), count=_IMAGES_PER_CLASS
+    )
+    indices = run.train_indices[positions]
+    train_images, labels = run.train_set.images[indices].cpu(), run.train_set.labels[indices].cpu()
+    return samples.sample_grid(train_images, labels, class_names=run.class_names, title="training images")
 
 
 def images_predictions(run: RunData) -> Figure:
@@ -110,14 +111,14 @@ def _predicted_images(run: RunData, indices: Tensor, title: str) -> Figure:
     )  # fmt: skip
 
 
-def _title(run: RunData, shown: str) -> str:
-    """Put the split's name into ``shown`` and add the run's title.
+def _title(run: RunData, template: str) -> str:
+    """Put the name of the split into ``template``, and add the title of the run.
 
     Raises ``NotApplicableError`` if the run has no evaluated images.
     """
     if not len(run.labels):
         raise NotApplicableError("the run has no validation images and was not tested")
-    return f"{shown.format(SPLIT_NAMES[run.split])}: {run.title}"
+    return f"{template.format(SPLIT_NAMES[run.split])}: {run.title}"
 
 
 def _require_mistakes(count: int) -> None:
@@ -146,8 +147,8 @@ def weights_units(run: RunData, classes: Sequence[int] | None = None) -> Figure:
     if len(dense) < 2:
         raise NotApplicableError("the network has no hidden layer")
     matrices = [layer.weight.detach().cpu() for layer in dense]
-    # With more than one hidden layer, ignore the activations: the product of the later matrices connects a unit of the
-    # first layer with the outputs.
+    # With more than one hidden layer, ignore the activations: the product of all matrices after the first, from the
+    # last to the second, connects a unit of the first layer with the outputs.
     outgoing = torch.linalg.multi_dot(matrices[:0:-1]) if len(matrices) > 2 else matrices[1]
     title = f"hidden units with the largest outgoing weight: {run.title}"
     if classes is None and len(run.class_names) > gifs.MANY_CLASSES:
@@ -170,8 +171,8 @@ def _dense_layers(run: RunData) -> list[nn.Linear]:
     norms = [layer for layer in weighted if isinstance(layer, nn.BatchNorm1d)]
     pixels = run.image_shape[0] * run.image_shape[1] * run.image_shape[2]
     sizes = [pixels, *(layer.out_features for layer in dense[:-1])]
-    chained = [layer.in_features for layer in dense] == sizes
-    if len(dense) + len(norms) != len(weighted) or not chained:
+    is_chain = [layer.in_features for layer in dense] == sizes
+    if len(dense) + len(norms) != len(weighted) or not is_chain:
         raise NotApplicableError("the network has layers with weights that are not dense layers")
     return dense
 
@@ -233,9 +234,9 @@ def figure_names(
 
 def require_no_overwrite(folder: Path, names: Sequence[str]) -> None:
     """Raise ``ConfigError`` if ``folder`` already contains a file with one of the names."""
-    taken = [name for name in names if (folder / name).exists()]
-    if taken:
-        raise ConfigError("--out", folder, f"already contains {taken[0]}: --force replaces the figures there")
+    existing = [name for name in names if (folder / name).exists()]
+    if existing:
+        raise ConfigError("--out", folder, f"already contains {existing[0]}: --force replaces the figures there")
 
 
 def make_figures(

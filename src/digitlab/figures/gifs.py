@@ -32,14 +32,17 @@ from digitlab.optim.losses import MeanSquaredError
 from digitlab.optim.optimizers import SGD
 from digitlab.optim.schedules import Constant
 
-# With more classes, they have no GIF of their own, and figures show the hidden units of only the worst.
+# With more classes than this, there is no GIF for each class, and figures show only the hidden units of the classes
+# with the lowest accuracy.
 MANY_CLASSES = 20
 _COLUMNS = 5
+# An image, the gap between two images, a line of text, the colour scale, and the smallest width of a frame.
 _TILE_PIXELS, _GAP_PIXELS, _LINE_PIXELS, _SCALE_PIXELS, _NARROWEST_PIXELS = 112, 10, 18, 90, 290
+# The distances from one image to the next, to the right and downwards.
 _PITCH_PIXELS = _TILE_PIXELS + _GAP_PIXELS, _TILE_PIXELS + _LINE_PIXELS + 4
 _HEAD_PIXELS = 2 * _LINE_PIXELS + 8
 _FRAME_MS, _LAST_FRAME_MS = 90, 2500
-_INK, _FRAME, _PAPER = (64, 64, 64), (200, 200, 200), (255, 255, 255)
+_TEXT_RGB, _FRAME_RGB, _BACKGROUND_RGB = (64, 64, 64), (200, 200, 200), (255, 255, 255)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +58,11 @@ def gif_names(class_names: Sequence[str]) -> list[str]:
     """Return the file names of the GIFs: first the one of all classes, then one per class unless there are many."""
     if len(class_names) > MANY_CLASSES:
         return ["learning_weights.gif"]
-    plain = [re.sub(r"\W+", "_", name).strip("_").lower() for name in class_names]
-    return ["learning_weights.gif", *(f"learning_weights_{number}_{name}.gif" for number, name in enumerate(plain))]
+    safe_names = [re.sub(r"\W+", "_", name).strip("_").lower() for name in class_names]
+    return [
+        "learning_weights.gif",
+        *(f"learning_weights_{number}_{name}.gif" for number, name in enumerate(safe_names)),
+    ]
 
 
 def learning_weights(
@@ -66,7 +72,7 @@ def learning_weights(
 
     ``images`` is uint8 (N, C, H, W), ``labels`` int64 (N,). The network sees them in their order, ``batch_size`` at a
     time, with pixels in [0, 1]; its loss is the mean squared error against one-hot targets. The first of the T frames
-    is the start, all zero; the last is the end; in between there is one every ``steps_per_frame`` steps.
+    has the initial weights, all zero; then one follows after every ``steps_per_frame`` steps and after the last step.
     """
     shape, loss = (images.shape[1], images.shape[2], images.shape[3]), MeanSquaredError(output="raw")
     normalise = Normalise(image_shape=shape, mean=[0.0] * shape[0], std=[1.0] * shape[0])
@@ -94,7 +100,10 @@ def learning_weights(
 
 
 def _learning_rate(inputs: Tensor, classes: int) -> float:
-    """Return the rate at which one step halves the error of an image of mean length; double would not converge."""
+    """Return the learning rate at which one step halves the error of an image, if its vector of pixels has mean length.
+
+    At twice this rate, the error of an image with more than twice the mean squared length would grow.
+    """
     squared_length = float(inputs.double().square().flatten(1).sum(1).mean())
     return classes / (4 * squared_length)
 
@@ -102,33 +111,35 @@ def _learning_rate(inputs: Tensor, classes: int) -> float:
 def weight_frames(
     weights: Tensor, *, names: Sequence[str], notes: Sequence[str], limit: float, title: str
 ) -> list[Image.Image]:
-    """Draw ``weights``, (T, K, C, H, W), as T frames of K named images, on one scale from -``limit`` to ``limit``.
+    """Draw ``weights``, (T, K, C, H, W), as T frames with K named images each. The scale is -``limit`` to ``limit``.
 
     ``notes`` holds one line of text per frame, shown below ``title``.
     """
-    sheet = _FrameLayout(names, limit=limit, coloured=weights.shape[2] == 3)
+    renderer = _FrameRenderer(names, limit=limit, coloured=weights.shape[2] == 3)
     frames = []
     for frame, note in zip(weights, notes, strict=True):
         tiles = (255 * signed_images(frame, limit=limit)).round().byte().permute(0, 2, 3, 1).numpy()
-        frames.append(sheet.draw(tiles, [title, note]))
+        frames.append(renderer.draw(tiles, [title, note]))
     return frames
 
 
-class _FrameLayout:
-    """The layout of a frame: K positions for images, their names, and the colour scale."""
+class _FrameRenderer:
+    """Draws frames: the positions of K images, their names and the colour scale are the same in all of them."""
 
     def __init__(self, names: Sequence[str], *, limit: float, coloured: bool) -> None:
         self._names, self._columns = names, min(_COLUMNS, len(names))
         self._font = ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), 11)
         rows = -(-len(names) // self._columns)
         width = max(self._columns * _PITCH_PIXELS[0] + _GAP_PIXELS, _NARROWEST_PIXELS)
-        self._empty = Image.new("RGB", (width, _HEAD_PIXELS + rows * _PITCH_PIXELS[1] + 2 * _LINE_PIXELS), _PAPER)
+        self._empty = Image.new(
+            "RGB", (width, _HEAD_PIXELS + rows * _PITCH_PIXELS[1] + 2 * _LINE_PIXELS), _BACKGROUND_RGB
+        )
         pen = ImageDraw.Draw(self._empty)
         for number, name in enumerate(names):
             left, top = self._place(number)
-            pen.rectangle((left - 1, top - 1, left + _TILE_PIXELS, top + _TILE_PIXELS), outline=_FRAME)
+            pen.rectangle((left - 1, top - 1, left + _TILE_PIXELS, top + _TILE_PIXELS), outline=_FRAME_RGB)
             middle, below = left + _TILE_PIXELS / 2, top + _TILE_PIXELS + 2
-            pen.text((middle, below), cut(name, 15), fill=_INK, font=self._font, anchor="ma")
+            pen.text((middle, below), cut(name, 15), fill=_TEXT_RGB, font=self._font, anchor="ma")
         self._draw_scale(pen, limit, coloured=coloured)
 
     def _place(self, number: int) -> tuple[int, int]:
@@ -141,16 +152,16 @@ class _FrameLayout:
         low, high = f"weight  −{limit:.3f}", f"+{limit:.3f}"
         left = _GAP_PIXELS + round(pen.textlength(low, font=self._font)) + 5
         middle = self._empty.height - _LINE_PIXELS
-        pen.text((_GAP_PIXELS, middle), low, fill=_INK, font=self._font, anchor="lm")
+        pen.text((_GAP_PIXELS, middle), low, fill=_TEXT_RGB, font=self._font, anchor="lm")
         self._empty.paste(strip, (left, middle - 5))
-        pen.text((left + _SCALE_PIXELS + 5, middle), high, fill=_INK, font=self._font, anchor="lm")
+        pen.text((left + _SCALE_PIXELS + 5, middle), high, fill=_TEXT_RGB, font=self._font, anchor="lm")
 
     def draw(self, tiles: npt.NDArray[np.uint8], heading: Sequence[str]) -> Image.Image:
         """Draw one frame: ``tiles``, uint8 (K, H, W, 3), below the lines of ``heading``."""
         picture = self._empty.copy()
         pen = ImageDraw.Draw(picture)
         for number, line in enumerate(heading):
-            pen.text((_GAP_PIXELS, 5 + number * _LINE_PIXELS), line, fill=_INK, font=self._font)
+            pen.text((_GAP_PIXELS, 5 + number * _LINE_PIXELS), line, fill=_TEXT_RGB, font=self._font)
         for number, tile in enumerate(tiles):
             enlarged = Image.fromarray(tile).resize((_TILE_PIXELS, _TILE_PIXELS), Image.Resampling.NEAREST)
             picture.paste(enlarged, self._place(number))
@@ -159,7 +170,8 @@ class _FrameLayout:
 
 def gif(frames: Sequence[Image.Image]) -> bytes:
     """Return the bytes of a GIF that repeats forever and pauses on the last frame."""
-    # All frames use the palette of the last frame, which has the most colours: separate palettes would flicker.
+    # All frames use the palette of the last frame, which has the most colours. With separate palettes, colours would
+    # flicker.
     palette = frames[-1].quantize(256)
     pages = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     file = io.BytesIO()
@@ -171,21 +183,21 @@ def gif(frames: Sequence[Image.Image]) -> bytes:
 def make_gifs(run: RunData, folder: Path, options: GifOptions) -> Iterator[tuple[str, str | None]]:
     """Write the GIFs of a run's data set into ``folder``; yield each file name and None, or why there is no GIF."""
     indices = run.train_indices[: options.images].cpu()
-    names, shown = gif_names(run.class_names), len(indices)
+    names, image_count = gif_names(run.class_names), len(indices)
     if not options.images:
         yield from ((name, "--gif-images is 0") for name in names)
         return
-    learning = learning_weights(
+    weights = learning_weights(
         run.train_set.images[indices].cpu(), run.train_set.labels[indices].cpu(), classes=len(run.class_names),
         batch_size=options.batch_size, steps_per_frame=options.steps_per_frame,
     )  # fmt: skip
-    pitch = options.batch_size * options.steps_per_frame
-    notes = [f"images shown: {min(frame * pitch, shown)}" for frame in range(len(learning))]
-    limit = float(learning.abs().max())
+    images_per_frame = options.batch_size * options.steps_per_frame
+    notes = [f"images shown: {min(frame * images_per_frame, image_count)}" for frame in range(len(weights))]
+    limit = float(weights.abs().max())
     title = f"a linear network learns {run.title.partition(',')[0]}"
-    every = range(len(run.class_names))
-    for name, own in zip(names, [every, *([label] for label in every)], strict=False):
-        own_names = [run.class_names[label] for label in own]
-        frames = weight_frames(learning[:, list(own)], names=own_names, notes=notes, limit=limit, title=title)
+    all_labels = range(len(run.class_names))
+    for name, labels in zip(names, [all_labels, *([label] for label in all_labels)], strict=False):
+        class_names = [run.class_names[label] for label in labels]
+        frames = weight_frames(weights[:, list(labels)], names=class_names, notes=notes, limit=limit, title=title)
         write_atomically(folder / name, gif(frames))
         yield name, None

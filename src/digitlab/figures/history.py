@@ -20,7 +20,7 @@ Curves = Mapping[str, Curve]
 
 _PANELS = {"loss": "loss", "accuracy": "accuracy in %", "f1": "F1 (macro) in %"}
 _PANEL_INCHES = (3.0, 2.5)
-# All three colours have the same lightness: the ends of the usual maps would vanish on a dark or a light page.
+# All three colours have the same lightness. The usual maps have a light end, which would vanish on white.
 _EARLY_TO_LATE = LinearSegmentedColormap.from_list("early to late", [BLUE, PURPLE, ORANGE])
 _MARKED_POINTS = 40  # more markers would cover the line
 
@@ -65,12 +65,18 @@ def nll_figure(nll: Tensor, *, mean_over: int, title: str) -> Figure:
 
     ``nll`` is float (iterations,), the mean over each mini-batch, in nats.
     """
-    figure, axes = _single(title)
+    figure, axes = _single_panel(title)
     steps = range(1, len(nll) + 1)
     axes.plot(steps, nll.numpy(), color=SPLIT_STYLES["train"][0], linewidth=0.5, alpha=0.6, label="a mini-batch")
-    smooth = nll.unfold(0, min(mean_over, len(nll)), 1).mean(1)
+    running_mean = nll.unfold(0, min(mean_over, len(nll)), 1).mean(1)
     label = f"mean of {mean_over}"
-    axes.plot(steps[len(nll) - len(smooth) :], smooth.numpy(), color=SPLIT_STYLES["val"][0], linewidth=1.6, label=label)
+    axes.plot(
+        steps[len(nll) - len(running_mean) :],
+        running_mean.numpy(),
+        color=SPLIT_STYLES["val"][0],
+        linewidth=1.6,
+        label=label,
+    )
     axes.set_xlabel("iteration (mini-batch)")
     axes.set_ylabel("−log p(true class) in nats")
     axes.legend()
@@ -84,7 +90,7 @@ def changed_weights_figure(nll: Tensor, changed: Tensor, *, parameters: int, tit
     ``nll`` is float (iterations,), in nats. ``changed`` is int64 (iterations,): the non-zero entries in the gradient of
     all ``parameters`` weights.
     """
-    figure, axes = _single(title)
+    figure, axes = _single_panel(title)
     points = axes.scatter(
         changed.numpy(), nll.numpy(), s=5, c=range(1, len(nll) + 1), cmap=_EARLY_TO_LATE, alpha=0.7, linewidths=0
     )
@@ -131,7 +137,7 @@ def _panels(count: int, panel_inches: tuple[float, float]) -> tuple[Figure, list
     return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 
-def _single(title: str) -> tuple[Figure, Axes]:
+def _single_panel(title: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(5.2, 3.0), layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(title)

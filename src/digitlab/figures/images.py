@@ -43,9 +43,9 @@ def mistakes_figure(
     """Draw images like ``predictions_figure``, with the confidence of the predicted class in per cent below."""
     confidence, predicted = scores.max(1)
     captions = []
-    for own, label, share in zip(predicted.tolist(), labels.tolist(), confidence.tolist(), strict=True):
-        caption = prediction_caption(own, label, class_names=class_names)
-        captions.append(Caption(f"{caption.text}\n{format_confidence(share)}", caption.colour))
+    for predicted_label, label, value in zip(predicted.tolist(), labels.tolist(), confidence.tolist(), strict=True):
+        caption = prediction_caption(predicted_label, label, class_names=class_names)
+        captions.append(Caption(f"{caption.text}\n{format_confidence(value)}", caption.colour))
     return tiles_figure(images, captions, columns=_COLUMNS, title=title, wrap=True)
 
 
@@ -59,8 +59,8 @@ def prediction_caption(predicted: int, label: int, *, class_names: Sequence[str]
 
 def correct_then_wrong(labels: Tensor, scores: Tensor, *, correct: int, wrong: int) -> Tensor:
     """Return the indices, int64, of the first ``correct`` correct and then the first ``wrong`` wrong predictions."""
-    hits = scores.argmax(1) == labels
-    return torch.cat([hits.nonzero().flatten()[:correct], (~hits).nonzero().flatten()[:wrong]])
+    is_correct = scores.argmax(1) == labels
+    return torch.cat([is_correct.nonzero().flatten()[:correct], (~is_correct).nonzero().flatten()[:wrong]])
 
 
 def most_confident_mistakes(labels: Tensor, scores: Tensor, *, count: int) -> Tensor:

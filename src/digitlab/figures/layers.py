@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from digitlab.figures.style import BLUE, GREEN, PURPLE, TEXT_COLOUR, styled
 from digitlab.figures.tiles import blank_axes
 
+# The height of a row, the widest bar, the width of the figure, and the height of the title.
 _ROW_INCHES, _WIDEST_INCHES, _WIDTH_INCHES, _HEAD_INCHES = 0.34, 2.2, 6.4, 0.45
 _COLOURS = {nn.Linear: BLUE, nn.Conv2d: GREEN}
 
@@ -34,27 +35,27 @@ class Layer:
 @torch.no_grad()
 def layers_of(network: nn.Module, image_shape: tuple[int, int, int]) -> list[Layer]:
     """Return the layers of ``network`` in the order in which it calls them for an image of shape (C, H, W)."""
-    passed: list[Layer] = []
+    called: list[Layer] = []
 
-    def note(name: str, layer: nn.Module) -> Any:
+    def add_hook(name: str, layer: nn.Module) -> Any:
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             if not isinstance(output, Tensor):
                 return  # recurrent layers return a tuple; the diagram omits them
             weights = sum(parameter.numel() for parameter in layer.parameters())
             colour = next((colour for kind, colour in _COLOURS.items() if isinstance(layer, kind)), PURPLE)
-            passed.append(Layer(name, type(layer).__name__, tuple(output.shape[1:]), weights, colour))
+            called.append(Layer(name, type(layer).__name__, tuple(output.shape[1:]), weights, colour))
 
         return layer.register_forward_hook(hook)
 
-    handles = [note(name, layer) for name, layer in network.named_modules() if not list(layer.children())]
-    training, example = network.training, next(network.parameters())
+    handles = [add_hook(name, layer) for name, layer in network.named_modules() if not list(layer.children())]
+    training, parameter_example = network.training, next(network.parameters())
     try:
-        network.eval()(torch.zeros(1, *image_shape, dtype=example.dtype, device=example.device))
+        network.eval()(torch.zeros(1, *image_shape, dtype=parameter_example.dtype, device=parameter_example.device))
     finally:
         network.train(training)
         for handle in handles:
             handle.remove()
-    return passed
+    return called
 
 
 @styled

@@ -73,16 +73,18 @@ def read_run_data(run: RunFolder) -> RunData:
     """
     config = run.read_config()
     rows = read_rows(run)
+    # The test writes the confusion matrix, so its file shows that the run was tested.
     tested = run.confusion.exists()
-    which: Literal["best", "last"] = "last" if config.test == "last" else "best"
-    classifier = load_classifier(run, which)
+    checkpoint: Literal["best", "last"] = "last" if config.test == "last" else "best"
+    classifier = load_classifier(run, checkpoint)
     data = load_data(run)
     trained_on = classifier.facts.name
     if trained_on != data.source.name:
-        path = run.last if which == "last" else run.best
+        path = run.last if checkpoint == "last" else run.best
         raise RunError(f"{path}: was trained on {trained_on}, but the run's data set is {data.source.name}")
     require_fit(classifier, data)
     data.setup()
+    # The best checkpoint was saved right after the best validation, so that is the last one in its history.
     best = read_checkpoint(run.best)["history"][-1]
     return collect_run_data(
         classifier, data, split="test" if tested else "val",
@@ -140,26 +142,28 @@ def predict_split(classifier: Classifier, data: ImageData, split: Split) -> tupl
     if not batches:
         empty = data.train_set.images[:0].cpu()
         return empty, torch.zeros(0, dtype=torch.int64), torch.zeros(0, len(classifier.facts.class_names))
-    return torch.cat([b.images.cpu() for b in batches]), torch.cat([b.labels.cpu() for b in batches]), torch.cat(scores)
+    images = torch.cat([batch.images.cpu() for batch in batches])
+    labels = torch.cat([batch.labels.cpu() for batch in batches])
+    return images, labels, torch.cat(scores)
 
 
 def curves(rows: Sequence[Mapping[str, float]], *, against: Literal["epoch", "step"]) -> Curves:
-    """Turn the columns of ``metrics.csv`` into curves against the epoch or the number of updates."""
+    """Turn the rows of ``metrics.csv`` into one curve per metric, against the epoch or the number of updates."""
     names = dict.fromkeys(name for row in rows for name in row if "/" in name)
     return {name: [(row[against], row[name]) for row in rows if name in row] for name in names}
 
 
 def event_curves(run: RunFolder) -> Curves:
     """Read the curves against updates from the TensorBoard events: validations and losses of single mini-batches."""
-    found: dict[str, Curve] = {}
+    curves_by_name: dict[str, Curve] = {}
     for split in ("train", "val"):
         events = EventAccumulator(str(curves_folder(run.path, split)), size_guidance={"scalars": 0})
         events.Reload()
         for tag in sorted({*NAMES, LOSS_TAG} & {*events.Tags()["scalars"]}):
             # If two event files contain the same step, the later entry counts.
             written = sorted(events.Scalars(tag), key=lambda event: event.wall_time)
-            found[f"{split}/{tag}"] = sorted({event.step: event.value for event in written}.items())
+            curves_by_name[f"{split}/{tag}"] = sorted({event.step: event.value for event in written}.items())
     # In figures against iterations, the loss of single mini-batches is the training loss.
-    if f"train/{LOSS_TAG}" in found:
-        found["train/loss"] = found.pop(f"train/{LOSS_TAG}")
-    return found
+    if f"train/{LOSS_TAG}" in curves_by_name:
+        curves_by_name["train/loss"] = curves_by_name.pop(f"train/{LOSS_TAG}")
+    return curves_by_name

@@ -16,7 +16,7 @@ from digitlab.figures.formatting import zoomed_label, zoomed_start
 from digitlab.figures.style import BLUE, LINE_STYLES, ORANGE, TEXT_COLOUR, short, styled
 from digitlab.training.evaluation import CALIBRATION_BINS
 
-_MOST_NAMED_OF_MANY = 12
+_MOST_NAMED_OF_MANY = 12  # curves with a name, if there are too many classes to name all
 _OTHER_COLOUR = "#cccccc"  # curves without a name
 _NORMAL_97_5 = 1.959964  # the 97.5 % quantile of the normal distribution
 
@@ -28,11 +28,11 @@ def precision_recall(scores: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
     share one point.
     """
     ranked = scores.sort(descending=True, stable=True)
-    hits = positive[ranked.indices].cumsum(0).double()
-    taken = torch.arange(1, len(scores) + 1, dtype=torch.float64)
+    true_positives = positive[ranked.indices].cumsum(0).double()
+    predicted_positives = torch.arange(1, len(scores) + 1, dtype=torch.float64)
     last_of_equals = torch.ones(len(scores), dtype=torch.bool)
     last_of_equals[:-1] = ranked.values[1:] != ranked.values[:-1]
-    precision, recall = hits / taken, hits / positive.sum().clamp(min=1)
+    precision, recall = true_positives / predicted_positives, true_positives / positive.sum().clamp(min=1)
     return precision[last_of_equals], recall[last_of_equals]
 
 
@@ -55,6 +55,7 @@ def precision_recall_figure(scores: Tensor, labels: Tensor, *, class_names: Sequ
     named = sorted(sorted(areas, key=areas.__getitem__)[:_MOST_NAMED_OF_MANY]) if many else occurring
     figure = Figure(figsize=(5.4, max(3.5, 0.19 * len(named) + 0.5)), layout="constrained")
     axes = figure.add_subplot()
+    # The bend of a curve is where the smaller of precision and recall is largest.
     bend_percent = min((100 * float(torch.minimum(*curve).max()) for curve in curves.values()), default=100.0)
     # The named curves come last, above the others.
     for label in [*(other for other in occurring if other not in named), *named]:
@@ -71,8 +72,10 @@ def precision_recall_figure(scores: Tensor, labels: Tensor, *, class_names: Sequ
     axes.set_xlabel(zoomed_label("recall in %", start))
     axes.set_ylabel(zoomed_label("precision in %", start))
     axes.set_title(title)
-    few = f"\nlowest {len(named)} of {len(occurring)}" if many else ""
-    axes.legend(title=f"class (average precision){few}", loc="center left", bbox_to_anchor=(1.0, 0.5), title_fontsize=8)
+    named_note = f"\nlowest {len(named)} of {len(occurring)}" if many else ""
+    axes.legend(
+        title=f"class (average precision){named_note}", loc="center left", bbox_to_anchor=(1.0, 0.5), title_fontsize=8
+    )
     return figure
 
 
@@ -86,19 +89,20 @@ def reliability_figure(scores: Tensor, labels: Tensor, *, title: str) -> Figure:
     bins = (confidence * CALIBRATION_BINS).long().clamp(max=CALIBRATION_BINS - 1)
     counts = bins.bincount(minlength=CALIBRATION_BINS)
     hits = bins.bincount((predicted == labels).double(), minlength=CALIBRATION_BINS)
-    sums = bins.bincount(confidence.double(), minlength=CALIBRATION_BINS)
-    error = float((hits - sums).abs().sum() / len(labels))
-    centres, width = (np.arange(CALIBRATION_BINS) + 0.5) * 100 / CALIBRATION_BINS, 92 / CALIBRATION_BINS
-    accuracy, mean = (100 * hits / counts).numpy(), (100 * sums / counts).numpy()
+    confidence_sums = bins.bincount(confidence.double(), minlength=CALIBRATION_BINS)
+    error = float((hits - confidence_sums).abs().sum() / len(labels))
+    centres = (np.arange(CALIBRATION_BINS) + 0.5) * 100 / CALIBRATION_BINS
+    width = 92 / CALIBRATION_BINS  # a bar fills 92 % of its bin
+    accuracy, mean_confidence = (100 * hits / counts).numpy(), (100 * confidence_sums / counts).numpy()
     figure = Figure(figsize=(4.4, 4.2), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     above.bar(centres, accuracy, width, facecolor=to_rgba(BLUE, 0.35), edgecolor=BLUE, label="accuracy")
     low, high = wilson_interval(hits, counts)
-    filled = (counts > 0).numpy()
-    reach = np.clip(np.stack([accuracy - 100 * low.numpy(), 100 * high.numpy() - accuracy]), 0, None)
+    has_images = (counts > 0).numpy()
+    error_bars = np.clip(np.stack([accuracy - 100 * low.numpy(), 100 * high.numpy() - accuracy]), 0, None)
     above.errorbar(
-        mean[filled], accuracy[filled], reach[:, filled], fmt="D", color=ORANGE, capsize=2, elinewidth=0.9,
-        label="mean confidence, 95 % interval",
+        mean_confidence[has_images], accuracy[has_images], error_bars[:, has_images], fmt="D", color=ORANGE,
+        capsize=2, elinewidth=0.9, label="mean confidence, 95 % interval",
     )  # fmt: skip
     above.plot([0, 100], [0, 100], "--", color=TEXT_COLOUR, linewidth=1, label="perfectly calibrated")
     above.set_ylabel("accuracy in %")
@@ -114,7 +118,7 @@ def reliability_figure(scores: Tensor, labels: Tensor, *, title: str) -> Figure:
 def wilson_interval(hits: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     """Return the ends of the 95 % interval of Wilson (1927) for ``hits`` of ``counts``, float64 (M,) in [0, 1].
 
-    It stays inside [0, 1] and has a width even if all or none are hits; 0 of 0 gives nan.
+    The interval lies inside [0, 1] and has a width even if all or none are hits. For 0 of 0, both ends are nan.
     """
     share, total = hits.double() / counts, counts.double()
     centre = (share + _NORMAL_97_5**2 / (2 * total)) / (1 + _NORMAL_97_5**2 / total)

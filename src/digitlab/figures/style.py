@@ -40,7 +40,7 @@ LINE_STYLES = [(colour, style) for style in ("-", "--", ":", "-.") for colour in
 SPLIT_STYLES = {"train": (BLUE, "-", "o"), "val": (ORANGE, "--", "s"), "test": (GREEN, ":", "^")}
 SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
 
-# Colour map of weights: red is positive, blue is negative, white is zero. Colour map of counts and shares: dark is low.
+# SIGNED_MAP colours weights: red is positive, blue is negative, white is zero. In SHARE_MAP, dark is low.
 SIGNED_MAP, SHARE_MAP = "RdBu_r", "cividis"
 
 Format = Literal["png", "pdf", "svg"]
@@ -53,6 +53,7 @@ _width: ContextVar[Width | None] = ContextVar("figure width", default=None)
 
 
 def _installed(*fonts: str) -> list[str]:
+    """Return those of the fonts that are installed."""
     return [font for font in fonts if font in {entry.name for entry in fontManager.ttflist}]
 
 
@@ -69,7 +70,7 @@ _STYLE = {
     "axes.labelsize": 8,
     "figure.titlesize": 10,
     "font.size": 8,
-    # The others have the letters that DejaVu Sans lacks, where they are installed.
+    # DejaVu Sans has no Chinese or Japanese letters. The other fonts draw them, if they are installed.
     "font.family": ["DejaVu Sans", *_installed("Noto Sans CJK JP", "Hiragino Sans", "Yu Gothic", "Microsoft YaHei")],
     "grid.alpha": 0.3,
     "grid.linewidth": 0.6,
@@ -110,7 +111,7 @@ def short(name: str, letters: int = 11) -> str:
 
 
 def literal(text: str) -> str:
-    """Return ``text`` so that Matplotlib draws it as it is; between two dollar signs it would expect a formula."""
+    """Escape dollar signs in ``text``, so that Matplotlib does not read the text between two of them as a formula."""
     return text.replace("$", r"\$")
 
 
@@ -122,7 +123,9 @@ def text_colour_on(colour: ColorType) -> str:
 
 def relative_luminance(colour: ColorType) -> float:
     """Return the relative luminance of a colour as defined in WCAG 2.1, in [0, 1]."""
-    red, green, blue = (v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in to_rgb(cast(str, colour)))
+    red, green, blue = (
+        value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in to_rgb(cast(str, colour))
+    )
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
@@ -156,22 +159,23 @@ def encode(figure: Figure, file_format: Format = "png", *, dots_per_inch: int | 
     if (inches := width_inches()) is not None:
         _resize(figure, inches)
     file = io.BytesIO()
-    date: dict[str, None] = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}[file_format]
+    # Without a date, the same figure gives the same file.
+    metadata: dict[str, None] = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}[file_format]
     with _boxes_for_missing_glyphs():
-        figure.savefig(file, format=file_format, metadata=date, dpi=dots_per_inch or (300 if inches else "figure"))
+        figure.savefig(file, format=file_format, metadata=metadata, dpi=dots_per_inch or (300 if inches else "figure"))
     return file.getvalue()
 
 
 @contextmanager
 def _boxes_for_missing_glyphs() -> Iterator[None]:
-    """Hide the warnings about each letter of a class name that no font here has; it is drawn as a box."""
+    """Hide Matplotlib's warnings about letters that no font has. It draws such a letter as a box."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
         yield
 
 
 def _resize(figure: Figure, inches: float) -> None:
-    """Scale the figure to a width of ``inches`` and its text with it, but not below a readable size."""
+    """Scale the figure to a width of ``inches``, and its text as well, but not below a readable size."""
     width, height = figure.get_size_inches()
     factor = inches / width
     figure.set_size_inches(inches, height * factor)

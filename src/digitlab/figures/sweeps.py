@@ -16,7 +16,7 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from digitlab.figures.formatting import metric_scale
+from digitlab.figures.formatting import LOG_RATIO, metric_scale
 from digitlab.figures.style import (
     BACKGROUND_COLOUR,
     BLUE,
@@ -34,10 +34,9 @@ Value = str | int | float | bool | None
 # Styles of the best settings: (colour, line style, marker).
 _BEST_STYLES = ((BLUE, "-", "o"), (ORANGE, "--", "s"), (GREEN, ":", "^"), (PURPLE, "-.", "D"))
 _LOW_TO_HIGH = LinearSegmentedColormap.from_list("low to high", [ORANGE, BLUE])
-# If the largest value is more than this factor above the smallest, the axis is logarithmic unless labels collide.
-_LOG_RATIO = 20
-# Failed runs: a cross near the lower edge, and in parallel coordinates below the axis of the metric.
+# A cross marks failed runs: near the lower edge, or in parallel coordinates below the axis of the metric.
 _FAILED_MARK: dict[str, Any] = {"color": ORANGE, "markersize": 6, "markeredgewidth": 2, "zorder": 4}
+# The heights of the cross as a share of the axis: in effect figures, and in parallel coordinates.
 _FAILED_HEIGHT, _FAILED_END = 0.05, -0.08
 _LABEL_OFFSET = 0.06  # distance of a value's label from its height, in heights of the axis
 
@@ -71,21 +70,26 @@ def effect_figure(
     axes = figure.add_subplot()
     counts = [f"n={len(each.measured)}" + (f"\n{each.failed} failed" if each.failed else "") for each in effects]
     positions = _x_positions(axes, [effect.value for effect in effects], key, counts)
-    drawn, means, reach = [], [], []
+    mean_positions, means, error_bars = [], [], []
     for position, effect in zip(positions, effects, strict=True):
         values = [factor * value for value in effect.measured]
         axes.plot([position] * len(values), values, "o", color=TEXT_COLOUR, alpha=0.5, zorder=2)
         if effect.failed:
             axes.plot([position], [_FAILED_HEIGHT], "x", transform=axes.get_xaxis_transform(), **_FAILED_MARK)
         if effect.mean is not None:
-            drawn.append(position)
+            mean_positions.append(position)
             means.append(factor * effect.mean)
-            reach.append([0.0, 0.0] if effect.interval is None else _error_bar(effect.mean, effect.interval))
-    axes.errorbar(drawn, means, factor * np.array(reach).T, fmt="s-", color=BLUE, capsize=4, markersize=5, zorder=3)
-    # The limits ignore the intervals: that of two runs can be much wider than all values.
+            error_bars.append([0.0, 0.0] if effect.interval is None else _error_bar(effect.mean, effect.interval))
+    axes.errorbar(
+        mean_positions, means, factor * np.array(error_bars).T, fmt="s-", color=BLUE, capsize=4, markersize=5, zorder=3
+    )
+    # The limits ignore the intervals, because the interval of two runs can be much wider than all values together.
     _set_y_limits(axes, [*means, *(factor * value for effect in effects for value in effect.measured)])
-    bars = any(each.interval is not None for each in effects)
-    axes.set(ylabel=metric_label, title="all runs and their mean" + f"\nbar: 95 % interval of the {interval_of}" * bars)
+    has_intervals = any(each.interval is not None for each in effects)
+    axes.set(
+        ylabel=metric_label,
+        title="all runs and their mean" + f"\nbar: 95 % interval of the {interval_of}" * has_intervals,
+    )
     return figure
 
 
@@ -102,17 +106,18 @@ def _set_y_limits(axes: Axes, values: Sequence[float]) -> None:
 def _x_positions(axes: Axes, values: Sequence[Value], key: str, counts: Sequence[str]) -> list[float]:
     """Label the x axis with ``values`` and below them ``counts``, and return the positions of the values.
 
-    Numbers are to scale, on a logarithmic axis if they span a wide range; words are at equal distances.
+    Numbers have their true distances, on a logarithmic axis if they span a wide range and labels overlap no more there
+    than on a linear one. Words are at equal distances.
     """
     axes.set_xlabel(key)
     numbers = [float(value) for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
     if len(numbers) < len(values) or len(set(numbers)) == 1:
         axes.set_xticks(range(len(values)), [f"{v}\n{n}" for v, n in zip(values, counts, strict=True)])
         axes.set_xlim(-0.5, len(values) - 0.5)
-        return [float(place) for place in range(len(values))]
+        return [float(position) for position in range(len(values))]
     positive = [number for number in numbers if number > 0]
-    wide = min(positive, default=0) * _LOG_RATIO < max(numbers)
-    if wide and _smallest_gap(numbers) <= _smallest_gap([math.log(number) for number in positive]):
+    spans_wide_range = min(positive, default=0) * LOG_RATIO < max(numbers)
+    if spans_wide_range and _smallest_gap(numbers) <= _smallest_gap([math.log(number) for number in positive]):
         if len(positive) == len(numbers):
             axes.set_xscale("log")
         else:
@@ -123,9 +128,9 @@ def _x_positions(axes: Axes, values: Sequence[Value], key: str, counts: Sequence
     return numbers
 
 
-def _smallest_gap(places: Sequence[float]) -> float:
-    """Return the smallest distance of neighbours as a share of the whole range: if it is small, labels collide."""
-    ordered = sorted(places)
+def _smallest_gap(positions: Sequence[float]) -> float:
+    """Return the smallest distance of neighbours as a share of the whole range. If it is small, labels overlap."""
+    ordered = sorted(positions)
     gaps = [after - before for before, after in itertools.pairwise(ordered)]
     return min(gaps, default=0.0) / ((ordered[-1] - ordered[0]) or 1.0)
 
@@ -184,44 +189,48 @@ def parallel_figure(
     ``failed`` settings, of which no run finished, are dotted and end below the axis of the metric.
     """
     factor, metric_label = metric_scale(metric)
-    scale = Normalize(*_limits([factor * measured for _, measured in settings]))
+    scale = Normalize(*_colour_range([factor * measured for _, measured in settings]))
     figure = Figure(figsize=(1.9 + 1.25 * (len(keys) + 1), 3.4), layout="constrained")
     axes = figure.add_subplot()
     for setting in failed:
-        heights = [*(_height(value, known) for value, known in zip(setting, values, strict=True)), _FAILED_END]
+        heights = [
+            *(_height(value, key_values) for value, key_values in zip(setting, values, strict=True)),
+            _FAILED_END,
+        ]
         axes.plot(range(len(heights)), heights, ":", color=ORANGE, zorder=1)
         axes.plot([len(keys)], [_FAILED_END], "x", **_FAILED_MARK)
     # The best settings come last, on top of the others.
     for setting, measured in sorted(settings, key=lambda each: each[1]):
-        heights = [_height(value, known) for value, known in zip(setting, values, strict=True)]
+        heights = [_height(value, key_values) for value, key_values in zip(setting, values, strict=True)]
         share = float(scale(factor * measured))
         axes.plot(range(len(heights) + 1), [*heights, share], color=_LOW_TO_HIGH(share), alpha=0.9)
-    for column, known in enumerate(values):
+    for column, key_values in enumerate(values):
         axes.axvline(column, color=TEXT_COLOUR, linewidth=0.6, zorder=0)
-        for value in known:
-            height = _height(value, known)
+        for value in key_values:
+            height = _height(value, key_values)
             offset = _LABEL_OFFSET if height > 0.5 else -_LABEL_OFFSET
             # A white box keeps the label readable on the axis line.
             box = {"facecolor": BACKGROUND_COLOUR, "edgecolor": "none", "pad": 1}
             axes.text(column, height + offset, str(value), ha="center", va="center", bbox=box)
     axes.set_xticks(range(len(keys) + 1), [*keys, metric])
     axes.set_yticks([])
-    crosses = f";\ndotted: settings without a finished run ({len(failed)})" if failed else ""
+    failed_note = f";\ndotted: settings without a finished run ({len(failed)})" if failed else ""
     axes.set(xlim=(-0.3, len(keys) + 0.05), ylim=(-0.14, 1.14))
-    axes.set_title(f"one line per setting, coloured by its mean metric{crosses}")
+    axes.set_title(f"one line per setting, coloured by its mean metric{failed_note}")
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
     figure.colorbar(ScalarMappable(scale, _LOW_TO_HIGH), ax=axes, label=metric_label)
     return figure
 
 
-def _limits(values: Sequence[float]) -> tuple[float, float]:
+def _colour_range(values: Sequence[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
     return (low, high) if low < high else (low - 0.5, high + 0.5)
 
 
-def _height(value: Value, known: list[Value]) -> float:
-    return known.index(value) / (len(known) - 1) if len(known) > 1 else 0.5
+def _height(value: Value, key_values: list[Value]) -> float:
+    """Return the position of a value on the axis of its key, in [0, 1]."""
+    return key_values.index(value) / (len(key_values) - 1) if len(key_values) > 1 else 0.5
 
 
 @styled
@@ -235,17 +244,17 @@ def curve_figure(histories: Sequence[tuple[str, Sequence[tuple[int, float]]]], *
     names = list(dict.fromkeys(name for name, _ in histories))
     figure = Figure(figsize=(6.0, 3.2 + 0.16 * len(names[: len(_BEST_STYLES)])), layout="constrained")
     axes = figure.add_subplot()
-    named = {}
+    lines = {}
     for name, history in reversed(histories):
         rank = names.index(name)
         epochs, values = [epoch for epoch, _ in history], [factor * value for _, value in history]
         if rank < len(_BEST_STYLES):
             colour, line, marker = _BEST_STYLES[rank]
-            (named[name],) = axes.plot(epochs, values, color=colour, linestyle=line, marker=marker, zorder=3)
+            (lines[name],) = axes.plot(epochs, values, color=colour, linestyle=line, marker=marker, zorder=3)
         else:
             axes.plot(epochs, values, color=TEXT_COLOUR, alpha=0.4, linewidth=0.8, zorder=2)
     best = names[: len(_BEST_STYLES)]
-    figure.legend([named[name] for name in best], best, loc="outside lower left")
+    figure.legend([lines[name] for name in best], best, loc="outside lower left")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(
         xlabel="epoch",

@@ -20,8 +20,8 @@ from digitlab.figures.style import TEXT_COLOUR, width_inches
 
 _TILE_INCHES = 0.78  # width and height of one image
 _LINE_INCHES = 0.125  # height of one caption line
-_HEAD_INCHES = 0.3  # height of the space for a title of one line
-_TITLE_LETTER_INCHES, _TITLE_LINE_INCHES = 0.075, 0.16  # width of a letter, height of a further line, at 9 points
+_HEAD_INCHES = 0.3  # height of the space for a one-line title
+_TITLE_LETTER_INCHES, _TITLE_LINE_INCHES = 0.075, 0.16  # width of a letter, and height of each line after the first
 _GAP = 0.12  # gap between two images, as a share of an image's width
 
 
@@ -59,11 +59,11 @@ def tiles_figure(
     rows = -(-len(images) // columns)
     width = columns * pitch_inches[0] + 0.1
     title_lines = textwrap.wrap(title, max(1, int(width / _TITLE_LETTER_INCHES)))
-    head = _HEAD_INCHES + _TITLE_LINE_INCHES * max(len(title_lines) - 1, 0)
-    size = (width, rows * pitch_inches[1] + head)
+    head_inches = _HEAD_INCHES + _TITLE_LINE_INCHES * max(len(title_lines) - 1, 0)
+    size = (width, rows * pitch_inches[1] + head_inches)
     figure = Figure(figsize=size)
     figure.text(0.06 / size[0], 1 - 0.08 / size[1], "\n".join(title_lines), va="top", fontsize=9)
-    axes = blank_axes(figure, (0, 0, 1, 1 - head / size[1]))
+    axes = blank_axes(figure, (0, 0, 1, 1 - head_inches / size[1]))
     axes.set_xlim(0, size[0])
     axes.set_ylim(rows * pitch_inches[1], 0)
     for number, (tile, caption) in enumerate(zip(rgba(images), captions, strict=True)):
@@ -71,7 +71,7 @@ def tiles_figure(
             continue
         row, column = divmod(number, columns)
         left, top = column * pitch_inches[0] + 0.1, row * pitch_inches[1]
-        _tile(axes, tile, caption, left, top)
+        _draw_tile(axes, tile, caption, left, top)
     return figure
 
 
@@ -82,7 +82,7 @@ def blank_axes(figure: Figure, place: tuple[float, float, float, float]) -> Axes
     return axes
 
 
-def _tile(axes: Axes, tile: npt.NDArray[np.uint8], caption: Caption, left: float, top: float) -> None:
+def _draw_tile(axes: Axes, tile: npt.NDArray[np.uint8], caption: Caption, left: float, top: float) -> None:
     right, bottom = left + _TILE_INCHES, top + _TILE_INCHES
     axes.imshow(tile, extent=(left, right, bottom, top), interpolation="nearest", aspect="auto")
     if caption.colour != TEXT_COLOUR:

@@ -16,7 +16,7 @@ from torch import Tensor
 from digitlab.figures.style import SIGNED_MAP, TEXT_COLOUR, short, styled
 from digitlab.figures.tiles import Caption, tiles_figure
 
-# More names than this beside an axis are small, or they would overlap.
+# More names than this beside an axis are written in a small font, or they would overlap.
 _MOST_LARGE_NAMES = 50
 _SCALE_INCHES, _SCALE_HEIGHT_INCHES = 0.8, 1.3  # space for the colour scale beside the images, and its height
 
@@ -26,10 +26,10 @@ def signed_images(weights: Tensor, *, limit: float) -> Tensor:
 
     Three channels are shown as RGB around mid-grey; any other number as their mean, from blue to red.
     """
-    place = (weights.float() / (2 * limit or 1.0) + 0.5).clamp(0, 1)
+    scaled = (weights.float() / (2 * limit or 1.0) + 0.5).clamp(0, 1)
     if weights.shape[1] == 3:
-        return place
-    colours = torch.from_numpy(colormaps[SIGNED_MAP](place.mean(1).numpy())[..., :3])
+        return scaled
+    colours = torch.from_numpy(colormaps[SIGNED_MAP](scaled.mean(1).numpy())[..., :3])
     return colours.permute(0, 3, 1, 2)
 
 
@@ -42,9 +42,9 @@ def output_weights_figure(weights: Tensor, biases: Tensor | None, *, class_names
     if biases is None:
         return figure
     width, height = figure.get_size_inches()
-    extra = 2.6
-    _widen(figure, extra)
-    left, total = width + 1.0, width + extra
+    bars_inches = 2.6
+    _widen(figure, bars_inches)
+    left, total = width + 1.0, width + bars_inches
     axes = figure.add_axes((left / total, 0.45 / height, (total - left - 0.1) / total, (height - 0.85) / height))
     places = range(len(biases))
     axes.barh(places, biases.tolist(), color=[_sign_colour(value) for value in biases.tolist()])
@@ -59,6 +59,7 @@ def output_weights_figure(weights: Tensor, biases: Tensor | None, *, class_names
 
 
 def _sign_colour(value: float) -> tuple[float, ...]:
+    """Return red for positive values and blue for negative ones, in tones of the colour map of the weights."""
     return tuple(colormaps[SIGNED_MAP](0.85 if value >= 0 else 0.15))
 
 
@@ -91,21 +92,22 @@ def _signed_tiles(weights: Tensor, captions: Sequence[str], *, columns: int, tit
     coloured = weights.shape[1] == 3
     # Scale to the values that are drawn: each channel of RGB weights, otherwise the mean over the channels.
     limit = float(weights.abs().max() if coloured else weights.mean(1).abs().max())
-    tiles = tiles_figure(
+    figure = tiles_figure(
         signed_images(weights, limit=limit), [Caption(text) for text in captions], columns=columns,
         title=f"{title}, each channel in its colour" if coloured else title,
     )  # fmt: skip
-    _add_scale(tiles, limit, coloured=coloured)
-    return tiles
+    _add_scale(figure, limit, coloured=coloured)
+    return figure
 
 
 def _add_scale(figure: Figure, limit: float, *, coloured: bool) -> None:
+    """Add a colour scale from -``limit`` to ``limit`` on the right."""
     width, height = figure.get_size_inches()
     _widen(figure, _SCALE_INCHES)
     total = width + _SCALE_INCHES
-    tall = min(_SCALE_HEIGHT_INCHES, 0.6 * height)
+    scale_inches = min(_SCALE_HEIGHT_INCHES, 0.6 * height)
     top = height - 0.35
-    axes = figure.add_axes(((width + 0.08) / total, (top - tall) / height, 0.09 / total, tall / height))
+    axes = figure.add_axes(((width + 0.08) / total, (top - scale_inches) / height, 0.09 / total, scale_inches / height))
     scale = ScalarMappable(Normalize(-limit, limit), "gray" if coloured else SIGNED_MAP)
     bar = figure.colorbar(scale, cax=axes)
     bar.set_label("weight")
