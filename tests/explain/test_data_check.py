@@ -8,7 +8,7 @@ import torch
 
 from digitlab.data.source import ImageSet
 from digitlab.explain.data_check import CONSTANT, CUT, EXACT, FAINT, LABEL, NEAR, check_images, table
-from digitlab.explain.duplicates import exact_duplicates, joined, near_duplicates
+from digitlab.explain.duplicates import exact_duplicates, join_groups, near_duplicates
 from digitlab.explain.label_errors import HeldOutScores, confident_learning
 
 
@@ -45,7 +45,7 @@ def test_many_similar_images_are_no_copies():
 
 
 def test_groups_that_share_an_image_are_joined():
-    assert joined([[4, 9], [1, 2], [9, 12], [2, 5]]) == [[1, 2, 5], [4, 9, 12]]
+    assert join_groups([[4, 9], [1, 2], [9, 12], [2, 5]]) == [[1, 2, 5], [4, 9, 12]]
 
 
 def brute_force(scores, labels):
@@ -73,8 +73,6 @@ def test_confident_learning_equals_the_definition_and_finds_planted_errors():
     first = found.indices[:20].tolist()
     assert len(set(first) & set(wrong.tolist())) >= 17
     assert (found.margins.diff() <= 0).all()
-    assert found.joint.sum() <= 400
-    assert found.joint.sum() - found.joint.diagonal().sum() == len(found.indices)
 
 
 def test_a_class_without_images_is_never_likely():

@@ -12,7 +12,7 @@ from werkzeug.wrappers import Response
 
 from digitlab.explain.class_images import Ascent, class_images
 from digitlab.explain.embedding import embed, panels
-from digitlab.explain.neighbours import evenly, nearest_training_images
+from digitlab.explain.neighbours import nearest_training_images, spread_evenly
 from digitlab.explain.network import as_floats, outputs_of
 from digitlab.explain.projector import most_points, sprite, write_projector_files
 
@@ -40,10 +40,11 @@ def test_the_nearest_training_image_of_a_training_image_is_itself(lenet):
     assert (found.similarities.diff(dim=1) <= 0).all()
 
 
-def test_few_candidates_are_spread_evenly_over_the_training_images(lenet):
-    assert evenly(torch.arange(100), 5).tolist() == [0, 25, 50, 74, 99]
-    assert evenly(torch.arange(3), 5).tolist() == [0, 1, 2]
-    assert nearest_training_images(lenet, lenet.data.test_set.images[:1], count=9, most=4).indices.shape == (1, 4)
+def test_few_candidates_are_spread_evenly_over_the_training_images(lenet, monkeypatch):
+    assert spread_evenly(torch.arange(100), 5).tolist() == [0, 25, 50, 74, 99]
+    assert spread_evenly(torch.arange(3), 5).tolist() == [0, 1, 2]
+    monkeypatch.setattr("digitlab.explain.neighbours._MOST_CANDIDATES", 4)
+    assert nearest_training_images(lenet, lenet.data.test_set.images[:1], count=9).indices.shape == (1, 4)
 
 
 def test_outputs_of_the_first_convolution_are_its_convolution_of_the_normalised_image(lenet):

@@ -1,4 +1,4 @@
-"""Which pixels speak for a class: integrated gradients, Grad-CAM and occlusion, computed by captum.
+"""Finds the pixels that speak for a class, by integrated gradients, Grad-CAM and occlusion, which captum computes.
 
 All maps belong to the logit of one class. Positive values speak for the class, negative values against it. Shapes: N
 images, C channels, H rows, W columns.
@@ -22,7 +22,7 @@ Method = Callable[[Tensor, Tensor], Tensor]
 
 
 def integrated_gradients(network: PixelNetwork, pixels: Tensor, targets: Tensor, *, baseline: Tensor) -> Tensor:
-    """Integrated gradients (Sundararajan et al., 2017), summed over the channels: float (N, H, W).
+    """Return the integrated gradients (Sundararajan et al., 2017), summed over the channels: float (N, H, W).
 
     ``pixels`` is float (N, C, H, W) in [0, 1], ``targets`` int64 (N,), ``baseline`` (C,) the colour of an image without
     content. The values of an image sum to the difference of the logit between the image and the baseline.
@@ -30,13 +30,14 @@ def integrated_gradients(network: PixelNetwork, pixels: Tensor, targets: Tensor,
     method: Any = IntegratedGradients(network)
     maps: Tensor = method.attribute(
         pixels, baselines=_image_of(baseline, pixels), target=targets, n_steps=_STEPS,
+        # A batch must hold at least one point of the path of every image.
         internal_batch_size=max(_IMAGES_AT_ONCE, len(pixels)),
     )  # fmt: skip
     return maps.detach().sum(1)
 
 
 def grad_cam(network: PixelNetwork, pixels: Tensor, targets: Tensor, *, layer: nn.Module) -> Tensor:
-    """Grad-CAM (Selvaraju et al., 2017) of a convolution, enlarged to the size of the image: float (N, H, W), ≥ 0."""
+    """Return Grad-CAM (Selvaraju et al., 2017) of a convolution, enlarged to the image size: float (N, H, W), ≥ 0."""
     maps = LayerGradCam(network, layer).attribute(pixels, target=targets, relu_attributions=True)
     assert isinstance(maps, Tensor)
     height, width = pixels.shape[2:]
@@ -44,7 +45,7 @@ def grad_cam(network: PixelNetwork, pixels: Tensor, targets: Tensor, *, layer: n
 
 
 def occlusion(network: PixelNetwork, pixels: Tensor, targets: Tensor, *, baseline: Tensor) -> Tensor:
-    """How much the logit falls when a square around a pixel has the colour of the baseline: float (N, H, W).
+    """Return how much the logit falls when a square around a pixel has the colour of the baseline: float (N, H, W).
 
     A pixel gets the mean over the squares that cover it (Zeiler and Fergus, 2014).
     """
@@ -75,5 +76,6 @@ def methods_for(network: PixelNetwork, *, layer: nn.Module | None, baseline: Ten
     return methods
 
 
-def _image_of(colour: Tensor, like: Tensor) -> Tensor:
-    return colour.to(like.dtype).view(1, -1, 1, 1).expand(1, *like.shape[1:])
+def _image_of(colour: Tensor, pixels: Tensor) -> Tensor:
+    """Return an image (1, C, H, W) of one colour (C,), with the size and dtype of ``pixels``."""
+    return colour.to(pixels.dtype).view(1, -1, 1, 1).expand(1, *pixels.shape[1:])

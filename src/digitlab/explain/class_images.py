@@ -1,8 +1,8 @@
-"""Images that a network takes for a class more than any other: activation maximisation by gradient ascent.
+"""Makes an image for each class that maximises the score of the class: activation maximisation by gradient ascent.
 
 Without regularisers the images are noise that fools the network (Simonyan et al., 2014). As usual, random shifts, a
-penalty for differences between neighbouring pixels, a penalty for content, and blurring keep them simple (Yosinski et
-al., 2015; Olah et al., 2017). Shapes: K classes, C channels, H rows, W columns.
+penalty for differences between neighbouring pixels, a penalty for differences from an empty image, and blurring keep
+them simple (Yosinski et al., 2015; Olah et al., 2017). Shapes: K classes, C channels, H rows, W columns.
 """
 
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ from digitlab.explain.network import PixelNetwork
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ascent:
-    """How the images are made.
+    """The settings of the gradient ascent: ``steps`` of Adam with the learning rate ``rate``.
 
     ``variation`` and ``content`` are the weights of the mean absolute difference of neighbouring pixels and of the mean
-    squared difference from the colour of an empty image, in units of a logit; ``shift_pixels`` is the largest random
-    shift; every ``blur_every`` steps the image is blurred, except in the last quarter.
+    squared difference from the colour of an empty image, in units of a logit. ``shift_pixels`` is the largest random
+    shift. The image is blurred after every ``blur_every`` steps, except in the last quarter of all steps.
     """
 
     steps: int = 256
@@ -41,7 +41,7 @@ def class_images(
     ascent = Ascent() if ascent is None else ascent
     generator = torch.Generator().manual_seed(0)
     start = empty.float().clamp(0.05, 0.95).view(1, -1, 1, 1).expand(classes, -1, *size)
-    # The ascent moves the logits of the pixels, so that pixels stay in [0, 1].
+    # ``values`` are the logits of the pixels: their sigmoid, the image, stays in [0, 1].
     values = (start.logit() + 0.1 * torch.randn(start.shape, generator=generator)).requires_grad_()
     optimizer = torch.optim.Adam([values], lr=ascent.rate)
     labels = torch.arange(classes)
@@ -49,10 +49,10 @@ def class_images(
         rows, columns = torch.randint(-ascent.shift_pixels, ascent.shift_pixels + 1, (2,), generator=generator).tolist()
         images = values.sigmoid()
         logits = network(images.roll((rows, columns), (2, 3)))
-        # The class must win, so what counts is its distance from the others, not the logit alone.
-        margin = logits[labels, labels] - logits.logsumexp(1)
+        # The logits of other classes can grow together with that of the class. So maximise its log-probability as well.
+        log_probability = logits[labels, labels] - logits.logsumexp(1)
         penalty = ascent.variation * _variation(images) + ascent.content * ((images - start) ** 2).mean((1, 2, 3))
-        loss = (penalty - logits[labels, labels] - margin).sum()
+        loss = (penalty - logits[labels, labels] - log_probability).sum()
         (values.grad,) = torch.autograd.grad(loss, [values])
         optimizer.step()
         if step % ascent.blur_every == ascent.blur_every - 1 and step < 0.75 * ascent.steps:
@@ -67,7 +67,7 @@ def _variation(images: Tensor) -> Tensor:
 
 
 def _blurred(values: Tensor) -> Tensor:
-    """Blur each channel a little: a pixel becomes half itself and half its surroundings of 3 x 3 pixels."""
+    """Blur each channel a little: half of a new value comes from the pixel itself, half from its eight neighbours."""
     kernel = torch.tensor([[1.0, 2.0, 1.0], [2.0, 12.0, 2.0], [1.0, 2.0, 1.0]]) / 24
     flat = pad(values.flatten(0, 1).unsqueeze(1), (1, 1, 1, 1), mode="replicate")
     return conv2d(flat, kernel.view(1, 1, 3, 3)).view_as(values)

@@ -13,13 +13,12 @@ import torch
 from torch import Tensor
 
 from digitlab.data.source import ImageSet
-from digitlab.explain.duplicates import exact_duplicates, joined, near_duplicates
+from digitlab.explain.duplicates import exact_duplicates, join_groups, near_duplicates
 from digitlab.explain.label_errors import HeldOutScores, confident_learning
 
-_FAINTEST = (
-    16  # of 255: an image with a smaller difference between its darkest and lightest pixel shows hardly anything
-)
-# A picture whose file broke off has a uniform lower part. This share of its rows must be uniform.
+# An image with a smaller difference between its darkest and its lightest pixel, of 255, shows hardly anything.
+_LEAST_CONTRAST = 16
+# If the file of a picture is cut off, the lower part of the picture is uniform. This is the least share of its rows.
 _CUT_SHARE = 0.25
 
 CONSTANT, FAINT, CUT = "constant images", "faint images", "images with a uniform lower part"
@@ -77,62 +76,66 @@ def check_images(
     """
     images = torch.cat([train.images.cpu(), test.images.cpu()])
     labels = torch.cat([train.labels.cpu(), test.labels.cpu()])
-    findings = _broken(images, pictures=pictures)
+    findings = _broken_images(images, pictures=pictures)
     progress("comparing all images with each other")
     exact = exact_duplicates(images)
     copies = {number for group in exact for number in group[1:]}
     findings += [Finding(kind=EXACT, number=each, other=group[0]) for group in exact for each in group[1:]]
-    kept = torch.tensor([number for number in range(len(images)) if number not in copies])
-    near = near_duplicates(images[kept])
-    pairs = [(int(kept[pair.first]), int(kept[pair.second]), pair.correlation) for pair in near]
+    # Of each group of equal images, only the first one takes part in the search for near copies.
+    distinct = torch.tensor([number for number in range(len(images)) if number not in copies])
+    near = near_duplicates(images[distinct])
+    pairs = [(int(distinct[pair.first]), int(distinct[pair.second]), pair.correlation) for pair in near]
     findings += [Finding(kind=NEAR, number=second, other=first, value=value) for first, second, value in pairs]
-    groups = joined([*exact, *((first, second) for first, second, _ in pairs)])
-    border = len(train.labels)
+    groups = join_groups([*exact, *((first, second) for first, second, _ in pairs)])
+    train_count = len(train.labels)
     if held_out is not None:
         findings += _label_findings(held_out, train.labels.cpu(), test.labels.cpu())
     return DataCheck(
-        findings=findings, overlap={EXACT: _overlap(exact, border), NEAR: _overlap(groups, border)},
+        findings=findings, overlap={EXACT: _overlap(exact, train_count), NEAR: _overlap(groups, train_count)},
         contradictions=sum(len({int(labels[number]) for number in group}) > 1 for group in groups),
-        labels=labels, train_count=border, held_out=held_out,
+        labels=labels, train_count=train_count, held_out=held_out,
     )  # fmt: skip
 
 
-def _overlap(groups: Sequence[Sequence[int]], border: int) -> int:
-    """Return how many test images are in a group with a training image."""
-    return sum(number >= border for group in groups if group[0] < border for number in group)
+def _overlap(groups: Sequence[Sequence[int]], train_count: int) -> int:
+    """Return how many test images are in a group with a training image. Groups are ascending; test images come last."""
+    return sum(number >= train_count for group in groups if group[0] < train_count for number in group)
 
 
-def _broken(images: Tensor, *, pictures: bool) -> list[Finding]:
+def _broken_images(images: Tensor, *, pictures: bool) -> list[Finding]:
     flat = images.flatten(1)
     contrast = flat.amax(1).int() - flat.amin(1).int()
-    found = [(CONSTANT, contrast == 0), (FAINT, (contrast > 0) & (contrast < _FAINTEST))]
+    masks = [(CONSTANT, contrast == 0), (FAINT, (contrast > 0) & (contrast < _LEAST_CONTRAST))]
     if pictures:
         lower = images[:, :, -max(1, int(images.shape[2] * _CUT_SHARE)) :].flatten(2)
         uniform = (lower.amax(2) == lower.amin(2)).all(1)
-        found.append((CUT, uniform & (contrast >= _FAINTEST)))
-    return [Finding(kind=kind, number=number) for kind, mask in found for number in mask.nonzero().flatten().tolist()]
+        masks.append((CUT, uniform & (contrast >= _LEAST_CONTRAST)))
+    return [Finding(kind=kind, number=number) for kind, mask in masks for number in mask.nonzero().flatten().tolist()]
 
 
 def _label_findings(held_out: HeldOutScores, train_labels: Tensor, test_labels: Tensor) -> list[Finding]:
-    """Check each set on its own, as the networks are surer of test images, which are means over several of them."""
-    found = []
+    """Check the labels of each set on its own.
+
+    The scores of test images are means over several networks, so they need other thresholds of confidence.
+    """
+    findings = []
     for scores, labels, start in ((held_out.train, train_labels, 0), (held_out.test, test_labels, len(train_labels))):
         errors = confident_learning(scores, labels)
-        found += [
+        findings += [
             Finding(kind=LABEL, number=number + start, suggested=suggested, value=margin)
             for number, suggested, margin in zip(
                 errors.indices.tolist(), errors.suggested.tolist(), errors.margins.tolist(), strict=True
             )
         ]
-    return sorted(found, key=lambda finding: -(finding.value or 0))
+    return sorted(findings, key=lambda finding: -(finding.value or 0))
 
 
 def table(check: DataCheck) -> list[list[str]]:
     """Return the rows of the printed table: what was checked, and the numbers in the training and in the test set."""
-    border = check.train_count
-    counts = [labels.bincount() for labels in (check.labels[:border], check.labels[border:])]
+    train_labels, test_labels = check.labels[: check.train_count], check.labels[check.train_count :]
+    counts = [labels.bincount() for labels in (train_labels, test_labels)]
     rows = [
-        ["images", str(border), str(len(check.labels) - border)],
+        ["images", str(len(train_labels)), str(len(test_labels))],
         ["smallest class", *(str(int(each[each > 0].min())) for each in counts)],
         ["largest class", *(str(int(each.max())) for each in counts)],
     ]

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-# Images are compared after they were reduced to this many pixels a side, which ignores noise and compression.
+# Images are compared after they are reduced to this many pixels a side, by the number of their channels. So noise and
+# compression hardly matter.
 _REDUCED_PIXELS = {1: 14, 3: 8}
 _LEAST_CORRELATION = 0.9
 # Lowe's ratio test (2004): the nearest image must be this much nearer than the tenth nearest. Without it, all straight
@@ -40,24 +41,24 @@ def exact_duplicates(images: Tensor) -> list[list[int]]:
 def near_duplicates(images: Tensor) -> list[Pair]:
     """Return pairs of images, uint8 (N, C, H, W), that are almost equal, the most similar first.
 
-    Each image is paired with its nearest one. It is a pair if the correlation of the reduced images is at least 0.9 and
-    their distance is at most half of the distance to the tenth nearest image. Other brightness and contrast change
-    nothing; mirrored and shifted copies are not found, nor images with ten copies or more.
+    An image and its nearest image are a pair if the correlation of the reduced images is at least 0.9 and if their
+    distance is at most half of the distance to the tenth nearest image. Differences in brightness and contrast do not
+    matter. Mirrored and shifted copies are not found, and neither are images with ten copies or more.
     """
     vectors = _vectors(images)
     similarities, nearest = _nearest(vectors)
     candidates = (similarities >= _LEAST_CORRELATION).nonzero().flatten()
     pairs: dict[tuple[int, int], float] = {}
     for rows in candidates.split(_ROWS_AT_ONCE):
-        similar = vectors[rows] @ vectors.T
-        similar[torch.arange(len(rows)), rows] = -1
-        reference = similar.topk(min(_REFERENCE, len(images) - 1), dim=1).values[:, -1]
+        cosines = vectors[rows] @ vectors.T
+        cosines[torch.arange(len(rows)), rows] = -1  # an image is no neighbour of itself
+        reference = cosines.topk(min(_REFERENCE, len(images) - 1), dim=1).values[:, -1]
         ratios = _distance(similarities[rows]) / _distance(reference).clamp(min=1e-6)
         for row in rows[ratios <= _LARGEST_RATIO].tolist():
-            ends = sorted((row, int(nearest[row])))
-            pairs[ends[0], ends[1]] = float(similarities[row])
-    found = [Pair(first, second, value) for (first, second), value in pairs.items()]
-    return sorted(found, key=lambda pair: (-pair.correlation, pair.first))
+            first, second = sorted((row, int(nearest[row])))
+            pairs[first, second] = float(similarities[row])
+    result = [Pair(first, second, correlation) for (first, second), correlation in pairs.items()]
+    return sorted(result, key=lambda pair: (-pair.correlation, pair.first))
 
 
 def _distance(similarity: Tensor) -> Tensor:
@@ -66,7 +67,7 @@ def _distance(similarity: Tensor) -> Tensor:
 
 
 def _vectors(images: Tensor) -> Tensor:
-    """Return reduced images as unit vectors, float32 (N, D), with mean 0."""
+    """Return reduced images as unit vectors with mean 0, float32 (N, D). The product of two is their correlation."""
     side = _REDUCED_PIXELS.get(images.shape[1], 8)
     size = (min(side, images.shape[2]), min(side, images.shape[3]))
     vectors = torch.cat([adaptive_avg_pool2d(part.float(), size).flatten(1) for part in images.split(10_000)])
@@ -87,15 +88,15 @@ def _nearest(vectors: Tensor) -> tuple[Tensor, Tensor]:
             if other == start:
                 block.fill_diagonal_(-1)
             for values, begin, offset in ((block.max(1), start, other), (block.max(0), other, start)):
-                here = slice(begin, begin + len(values.values))
-                better = values.values > best[here]
-                best[here] = torch.where(better, values.values, best[here])
-                nearest[here] = torch.where(better, values.indices + offset, nearest[here])
+                rows_of_block = slice(begin, begin + len(values.values))
+                better = values.values > best[rows_of_block]
+                best[rows_of_block] = torch.where(better, values.values, best[rows_of_block])
+                nearest[rows_of_block] = torch.where(better, values.indices + offset, nearest[rows_of_block])
     return best, nearest
 
 
-def joined(groups: Iterable[Sequence[int]]) -> list[list[int]]:
-    """Join groups that share an image; each result is ascending."""
+def join_groups(groups: Iterable[Sequence[int]]) -> list[list[int]]:
+    """Join groups that share an image; each resulting group is ascending. The method is union-find."""
     parent: dict[int, int] = {}
 
     def root(image: int) -> int:
@@ -106,7 +107,7 @@ def joined(groups: Iterable[Sequence[int]]) -> list[list[int]]:
     for group in groups:
         for image in group[1:]:
             parent[root(image)] = root(group[0])
-    found: dict[int, list[int]] = {}
+    by_root: dict[int, list[int]] = {}
     for image in sorted(parent):
-        found.setdefault(root(image), []).append(image)
-    return list(found.values())
+        by_root.setdefault(root(image), []).append(image)
+    return list(by_root.values())

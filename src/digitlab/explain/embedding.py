@@ -11,7 +11,7 @@ from sklearn.manifold import TSNE
 from torch import Tensor
 
 from digitlab.core.errors import RunError
-from digitlab.explain.neighbours import evenly
+from digitlab.explain.neighbours import spread_evenly
 from digitlab.explain.network import ExplainedRun
 from digitlab.figures.embedding import Panel
 
@@ -39,7 +39,7 @@ def embed(run: ExplainedRun, *, most: int) -> Embedding:
     """
     tested = run.split == "test"
     images = run.data.test_set if tested else run.data.train_set
-    numbers = evenly(torch.arange(len(images.labels)) if tested else run.data.val_indices, most)
+    numbers = spread_evenly(torch.arange(len(images.labels)) if tested else run.data.val_indices, most)
     if len(numbers) < 3:
         kind = "test" if tested else "validation"
         raise RunError(

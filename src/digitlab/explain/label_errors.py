@@ -17,9 +17,10 @@ from digitlab.training import train
 from digitlab.training.loading import load_classifier, load_data
 
 FOLDS, EPOCHS = 3, 5
+# The defaults for the training of the networks, and the keys that an experiment sets.
 _TRAINING = (f"trainer.max_epochs={EPOCHS}", "scheduler=one_cycle", "optimizer.lr=0.003")
 _SET_BY_EXPERIMENT = ("model", "scheduler", "optimizer", "trainer.max_epochs")
-_SMALLEST_FOR_LENET = 16
+_SMALLEST_FOR_LENET = 16  # pixels a side
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +28,12 @@ class LabelErrors:
     """Images with doubtful labels: ``indices`` int64 (n,), the likely labels ``suggested`` (n,), and ``margins`` (n,).
 
     The margin is the probability of the suggested minus that of the given class, averaged over the networks that did
-    not train on the image. The largest comes first. ``joint`` int64 (K, K) counts the confident images by given and
-    likely class.
+    not train on the image. The largest comes first.
     """
 
     indices: Tensor
     suggested: Tensor
     margins: Tensor
-    joint: Tensor
 
 
 def confident_learning(scores: Tensor, labels: Tensor) -> LabelErrors:
@@ -47,17 +46,14 @@ def confident_learning(scores: Tensor, labels: Tensor) -> LabelErrors:
     classes = scores.shape[1]
     sums = torch.zeros(classes, dtype=scores.dtype).index_add_(0, labels, scores.gather(1, labels[:, None])[:, 0])
     counts = labels.bincount(minlength=classes)
-    # A class without an image has no threshold, so nothing is likely to belong to it.
+    # A class without images has no mean. An infinite threshold makes it the likely class of no image.
     thresholds = torch.where(counts > 0, sums / counts.clamp(min=1), torch.inf)
     confident = scores >= thresholds
     likely = scores.masked_fill(~confident, -1).argmax(1)
-    known = confident.any(1)
-    joint = torch.zeros(classes, classes, dtype=torch.int64)
-    joint.index_put_((labels[known], likely[known]), torch.ones(int(known.sum()), dtype=torch.int64), accumulate=True)
-    wrong = (known & (likely != labels)).nonzero().flatten()
+    wrong = (confident.any(1) & (likely != labels)).nonzero().flatten()
     margins = scores[wrong, likely[wrong]] - scores[wrong, labels[wrong]]
     order = margins.argsort(descending=True, stable=True)
-    return LabelErrors(wrong[order], likely[wrong][order], margins[order], joint)
+    return LabelErrors(wrong[order], likely[wrong][order], margins[order])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,29 +81,31 @@ def held_out_scores(
     training set. They may choose another network or other settings of the training. Raises ``ConfigError`` for a bad
     setting.
     """
-    lenet = min(image_shape[1:]) >= _SMALLEST_FOR_LENET
-    typed = {each.partition("=")[0] for each in overrides}
-    defaults = ["model=lenet" if lenet else "model=mlp", *_TRAINING]
-    # A setting that the user chose, alone or with its group or with an experiment, replaces the default.
-    chosen = {*typed, *_SET_BY_EXPERIMENT} if "experiment" in typed else typed
-    kept = [each for each in defaults if not {each.partition("=")[0], each.partition(".")[0]} & chosen]
-    fixed = [*kept, *overrides, "trainer.progress_bar=false", "test=none", "early_stopping=null", f"data.folds={FOLDS}"]
+    fits_lenet = min(image_shape[1:]) >= _SMALLEST_FOR_LENET
+    user_keys = {override.partition("=")[0] for override in overrides}
+    defaults = ["model=lenet" if fits_lenet else "model=mlp", *_TRAINING]
+    # Leave out the defaults that the user sets: by the key itself, by its group, or by an experiment.
+    set_keys = {*user_keys, *_SET_BY_EXPERIMENT} if "experiment" in user_keys else user_keys
+    remaining = [each for each in defaults if not {each.partition("=")[0], each.partition(".")[0]} & set_keys]
+    shared = [
+        *remaining, *overrides, "trainer.progress_bar=false", "test=none", "early_stopping=null", f"data.folds={FOLDS}",
+    ]  # fmt: skip
     train_scores: Tensor | None = None
     test_scores: list[Tensor] = []
     for fold in range(FOLDS):
         progress(f"training network {fold + 1} of {FOLDS}, which does not see a third of the images")
-        config = compose([*fixed, f"data.fold={fold}"])
+        config = compose([*shared, f"data.fold={fold}"])
         with tempfile.TemporaryDirectory(prefix="digitlab-check-") as folder:
             run = RunFolder(Path(folder) / "run")
-            train(config, folder=run.path, overrides=fixed)
-            run.write_config(config, fixed)
+            train(config, folder=run.path, overrides=shared)
+            run.write_config(config, shared)
             classifier, data = load_classifier(run, "last"), load_data(run)
         data.setup()
         if train_scores is None:
             train_scores = torch.zeros(len(data.train_set.labels), len(data.source.class_names))
         train_scores[data.val_indices] = predict_split(classifier, data, "val")[2].float()
         test_scores.append(predict_split(classifier, data, "test")[2].float())
-    assert train_scores is not None  # there are folds
+    assert train_scores is not None  # there is at least one fold
     accuracy = float((train_scores.argmax(1) == data.train_set.labels).double().mean())
     return HeldOutScores(
         train=train_scores, test=torch.stack(test_scores).mean(0), accuracy=accuracy,

@@ -10,7 +10,7 @@ from digitlab.explain.predictions import empty_colour
 from digitlab.figures.explanations import class_images_figure, feature_maps_figure
 from digitlab.figures.style import SPLIT_NAMES
 
-_MAPS = 8  # shown for each convolution
+_MAPS_PER_CONVOLUTION = 8
 
 
 def classes_figure(run: ExplainedRun) -> Figure:
@@ -22,7 +22,7 @@ def classes_figure(run: ExplainedRun) -> Figure:
 
 
 def layers_figure(run: ExplainedRun, image: Tensor) -> Figure:
-    """Draw the first convolution's filters, and what each convolution makes of an image (C, H, W).
+    """Draw the filters of the first convolution, and the feature maps of each convolution for an image (C, H, W).
 
     Raises ``RunError`` if the network has no convolution.
     """
@@ -35,7 +35,7 @@ def layers_figure(run: ExplainedRun, image: Tensor) -> Figure:
     first = next(iter(convolutions.values())).weight.detach().cpu()
     maps = {name: output[0] for name, output in outputs_of(run, convolutions, as_floats(image[None])).items()}
     return feature_maps_figure(
-        image, maps, filters=first, columns=_MAPS,
+        image, maps, filters=first, columns=_MAPS_PER_CONVOLUTION,
         title=f"filters of the first convolution and feature maps of each convolution: {run.title}",
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The training images that a network sees as most similar to an image: nearest in its last hidden layer."""
+"""Finds the training images that are most similar to an image for a network: the nearest in its last hidden layer."""
 
 from dataclasses import dataclass
 
@@ -23,21 +23,22 @@ class Neighbours:
     candidates: int
 
 
-def nearest_training_images(
-    run: ExplainedRun, pixels: Tensor, *, count: int, most: int = _MOST_CANDIDATES
-) -> Neighbours:
-    """Find the ``count`` nearest images in the training split, or in ``most`` images spread evenly over it.
+def nearest_training_images(run: ExplainedRun, pixels: Tensor, *, count: int) -> Neighbours:
+    """Find the ``count`` training images whose last hidden layers are nearest to those of ``pixels`` (N, C, H, W).
+
+    If the training split is large, only ``_MOST_CANDIDATES`` images, spread evenly over it, are compared. Fewer images
+    are found if there are fewer candidates.
 
     The cosine ignores the length of a hidden layer, which mainly says how sure the network is.
     """
-    chosen = evenly(run.data.train_indices, most)
-    hidden = normalize(run.hidden(run.data.train_set.images[chosen]), dim=1)
+    candidates = spread_evenly(run.data.train_indices, _MOST_CANDIDATES)
+    hidden = normalize(run.hidden(run.data.train_set.images[candidates]), dim=1)
     similarities = normalize(run.hidden(pixels), dim=1) @ hidden.T
-    nearest = similarities.topk(min(count, len(chosen)), dim=1)
-    return Neighbours(chosen[nearest.indices], nearest.values, len(chosen))
+    nearest = similarities.topk(min(count, len(candidates)), dim=1)
+    return Neighbours(candidates[nearest.indices], nearest.values, len(candidates))
 
 
-def evenly(indices: Tensor, most: int) -> Tensor:
+def spread_evenly(indices: Tensor, most: int) -> Tensor:
     """Return at most ``most`` of ``indices``, spread evenly over them, in their order."""
     if len(indices) <= most:
         return indices

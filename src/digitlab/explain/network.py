@@ -18,7 +18,7 @@ from digitlab.results.folder import RunFolder
 from digitlab.training.classifier import Classifier
 from digitlab.training.loading import load_classifier, load_data, require_fit
 
-# So many images pass through the network at once, so that a large set of images does not need too much memory.
+# This many images pass through the network at once, so that a large set of images does not need too much memory.
 _BATCH_SIZE = 200
 
 
@@ -76,7 +76,7 @@ class ExplainedRun:
     @property
     def convolutions(self) -> dict[str, nn.Conv2d]:
         """The convolutions by name, in the order in which the network calls them."""
-        return _called(self, nn.Conv2d)
+        return _layers_of_type(self, nn.Conv2d)
 
     @property
     def last_convolution(self) -> nn.Conv2d | None:
@@ -91,7 +91,7 @@ class ExplainedRun:
     @property
     def last_dense(self) -> nn.Linear:
         """The last dense layer, whose input is the last hidden layer. Raises ``RunError`` if there is none."""
-        dense = list(_called(self, nn.Linear).values())
+        dense = list(_layers_of_type(self, nn.Linear).values())
         if not dense:
             raise RunError(
                 f"{self.folder.path}: the network has no dense layer, so its last hidden layer is unknown: only --what "
@@ -105,26 +105,23 @@ class ExplainedRun:
 
         A linear network has no hidden layer. For it, the result is the normalised pixels.
         """
-        return self._evaluated(pixels)[1]
+        # The last hidden layer is the input of the last dense layer, so a hook on that layer records it. The copies
+        # stay as they are if a layer changes its input in place.
+        inputs: list[Tensor] = []
+        handle = self.last_dense.register_forward_pre_hook(lambda _, args: inputs.append(args[0].flatten(1).clone()))
+        try:
+            with torch.no_grad():
+                for batch in pixels.split(_BATCH_SIZE):
+                    self.network(batch)
+        finally:
+            handle.remove()
+        return torch.cat(inputs)
 
     def scores(self, pixels: Tensor) -> Tensor:
         """Return the confidences, float (N, K) in [0, 1]; as in ``digitlab predict``, with test-time augmentation."""
         with torch.no_grad():
             batches = pixels.split(_BATCH_SIZE)
             return torch.cat([self.classifier.loss.scores(self.classifier(batch)) for batch in batches])
-
-    def _evaluated(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits (N, K) and the last hidden layer (N, D)."""
-        # The last hidden layer is the input of the last dense layer, so a hook on that layer records it. The copies
-        # stay as they are if a layer changes its input in place.
-        inputs: list[Tensor] = []
-        handle = self.last_dense.register_forward_pre_hook(lambda _, given: inputs.append(given[0].flatten(1).clone()))
-        try:
-            with torch.no_grad():
-                logits = [self.network(batch) for batch in pixels.split(_BATCH_SIZE)]
-        finally:
-            handle.remove()
-        return torch.cat(logits), torch.cat(inputs)
 
 
 def read_explained_run(folder: RunFolder) -> ExplainedRun:
@@ -134,8 +131,8 @@ def read_explained_run(folder: RunFolder) -> ExplainedRun:
     ``DataError`` if the data set is missing.
     """
     # With test=none, the result of the run describes the best checkpoint.
-    which: Literal["best", "last"] = "last" if folder.read_config().test == "last" else "best"
-    classifier = load_classifier(folder, which)
+    checkpoint: Literal["best", "last"] = "last" if folder.read_config().test == "last" else "best"
+    classifier = load_classifier(folder, checkpoint)
     data = load_data(folder)
     require_fit(classifier, data)
     data.setup()
@@ -146,19 +143,19 @@ def read_explained_run(folder: RunFolder) -> ExplainedRun:
     )  # fmt: skip
 
 
-def _called(run: ExplainedRun, kind: type[Any]) -> dict[str, Any]:
+def _layers_of_type(run: ExplainedRun, kind: type[Any]) -> dict[str, Any]:
     """Return the layers of the type ``kind`` by name, in the order in which the network calls them."""
     network = run.network.network
-    found = {layer.name: network.get_submodule(layer.name) for layer in layers_of(network, run.image_shape)}
-    return {name: layer for name, layer in found.items() if isinstance(layer, kind)}
+    layers = {layer.name: network.get_submodule(layer.name) for layer in layers_of(network, run.image_shape)}
+    return {name: layer for name, layer in layers.items() if isinstance(layer, kind)}
 
 
 def outputs_of(run: ExplainedRun, layers: dict[str, nn.Conv2d], pixels: Tensor) -> dict[str, Tensor]:
     """Return the outputs of ``layers``, float (N, F, h, w) for F filters, by name, for pixels (N, C, H, W)."""
-    found: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
 
     def record(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        return lambda module, inputs, output: found.__setitem__(name, output.detach().clone())
+        return lambda module, inputs, output: outputs.__setitem__(name, output.detach().clone())
 
     handles = [layer.register_forward_hook(record(name)) for name, layer in layers.items()]
     try:
@@ -167,4 +164,4 @@ def outputs_of(run: ExplainedRun, layers: dict[str, nn.Conv2d], pixels: Tensor) 
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return outputs

@@ -1,6 +1,6 @@
-"""Explains the predictions of a run: for own images, or for its most confident mistakes. ``digitlab explain`` uses it.
+"""Explains predictions of a run, for the user's images or for its most confident mistakes.
 
-Shapes: N images, C channels, H rows, W columns, K classes.
+``digitlab explain`` uses it. Shapes: N images, C channels, H rows, W columns, K classes.
 """
 
 from collections.abc import Sequence
@@ -93,11 +93,12 @@ def lines(run: ExplainedRun, explanation: Explanation) -> list[list[str]]:
     """Return one row of text for each image: name, predicted class, confidence, true class, nearest training labels."""
     names, labels = run.class_names, explanation.subjects.labels
     confidences, predicted = explanation.scores.max(1)
-    near = run.data.train_set.labels[explanation.neighbours.indices]
+    nearest = run.data.train_set.labels[explanation.neighbours.indices]
     return [
         [
             subject, names[predicted[number]], format_confidence(float(confidences[number])),
-            "" if labels is None else names[labels[number]], ", ".join(names[label] for label in near[number].tolist()),
+            "" if labels is None else names[labels[number]],
+            ", ".join(names[label] for label in nearest[number].tolist()),
         ]
         for number, subject in enumerate(explanation.subjects.names)
     ]  # fmt: skip

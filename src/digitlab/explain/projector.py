@@ -1,4 +1,4 @@
-"""Files for TensorBoard's projector, which shows the last hidden layer of many images as points in three dimensions.
+"""Writes files for TensorBoard's projector, which shows the last hidden layer of many images as points in 3D.
 
 TensorBoard finds ``projector_config.pbtxt`` in a folder with events, and the files that it names beside it. Shapes: N
 images, D values of the last hidden layer.
@@ -32,8 +32,11 @@ def write_projector_files(run: ExplainedRun, embedding: Embedding) -> list[Path]
     names, predicted = [_cell(name) for name in run.class_names], embedding.scores.max(1)
     rows = ["number\tlabel\tpredicted\tconfidence\tcorrect"]
     rows += [
-        "\t".join([str(number), names[label], names[answer], f"{confidence:.4f}", "yes" if answer == label else "no"])
-        for number, label, answer, confidence in zip(
+        "\t".join([
+            str(number), names[label], names[predicted_label], f"{confidence:.4f}",
+            "yes" if predicted_label == label else "no",
+        ])
+        for number, label, predicted_label, confidence in zip(
             embedding.numbers.tolist(), embedding.labels.tolist(), predicted.indices.tolist(),
             predicted.values.tolist(), strict=True,
         )
@@ -74,4 +77,5 @@ def _png(pixels: npt.NDArray[np.uint8]) -> bytes:
 
 
 def _cell(text: str) -> str:
+    """Return ``text`` without tabs and line breaks, which would end a cell of the table."""
     return " ".join(text.split())
