@@ -168,7 +168,7 @@ def test_the_page_of_a_sweep_names_the_best_run_of_the_best_setting(make_run, tm
 
 def test_a_column_of_differences_is_aligned_as_numbers_although_one_row_is_the_reference():
     table = Table("effects", ["value", "difference"], [["sgd", "-5.02"], ["adam", "reference"]])
-    assert table.wordy == [True, False]
+    assert table.contains_words == [True, False]
 
 
 def test_tables_of_several_sweeps_have_their_names_and_no_empty_columns(make_run, tmp_path):

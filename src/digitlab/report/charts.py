@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 _WIDTH, _HEIGHT = 400, 250
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 10, 10, 38
-_TICKS = 7  # at most
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 10, 10, 38  # the margins, with space for tick labels and axis labels
+_MOST_TICKS = 7
 _MARKED_POINTS = 60  # more markers would overlap
-_LOG_RANGE = 50  # above this ratio a linear axis hides the small values, so the axis is logarithmic
+_LOG_RANGE = 50  # above this ratio of the largest to the smallest value, the axis is logarithmic
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,8 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
+    """Maps values to coordinates, linearly or by their logarithms."""
+
     low: float
     high: float
     start: float  # coordinate of ``low``
@@ -38,15 +40,18 @@ class _Axis:
     log: bool = False
 
     def position(self, value: float) -> float:
-        low, high, at = (math.log10(each) if self.log else each for each in (self.low, self.high, value))
-        return self.start + (at - low) / (high - low) * (self.end - self.start)
+        """Return the coordinate of a value."""
+        low, high, scaled = (math.log10(each) if self.log else each for each in (self.low, self.high, value))
+        return self.start + (scaled - low) / (high - low) * (self.end - self.start)
 
     def ticks(self, *, whole: bool = False) -> list[float]:
+        """Return at most ``_MOST_TICKS`` round values on the axis, or powers of ten; whole numbers with ``whole``."""
+        # Without the 1e-9, rounding errors could drop a tick at an end of the axis.
         if self.log:
             powers = range(math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9) + 1)
             return [10.0**power for power in powers]
-        step = 10 ** math.floor(math.log10((self.high - self.low) / _TICKS))
-        step *= next(each for each in (1, 2, 5, 10) if (self.high - self.low) / (step * each) <= _TICKS)
+        step = 10 ** math.floor(math.log10((self.high - self.low) / _MOST_TICKS))
+        step *= next(each for each in (1, 2, 5, 10) if (self.high - self.low) / (step * each) <= _MOST_TICKS)
         step = max(step, 1) if whole else step
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
         return [number * step for number in range(first, last + 1)]
@@ -58,14 +63,19 @@ def line_chart(lines: Sequence[Line], *, x_label: str, y_label: str, best_x: flo
     The vertical axis is logarithmic if all values are positive and span more than a factor of 50; its label says so.
     """
     finite = [
-        Line(each.name, [p for p in each.points if all(map(math.isfinite, p))], each.css_class, each.run_index)
+        Line(
+            each.name,
+            [point for point in each.points if all(map(math.isfinite, point))],
+            each.css_class,
+            each.run_index,
+        )
         for each in lines
     ]
     drawn = [line for line in finite if line.points]
     if not drawn:
         return Markup("<p>no finite value</p>")
-    x_axis, y_axis = _axes([point for line in drawn for point in line.points])
-    parts = [_frame(x_axis, y_axis, x_label, f"{y_label}, log scale" if y_axis.log else y_label)]
+    x_axis, y_axis = _make_axes([point for line in drawn for point in line.points])
+    parts = [_draw_axes(x_axis, y_axis, x_label, f"{y_label}, log scale" if y_axis.log else y_label)]
     if best_x is not None:
         x = x_axis.position(best_x)
         parts.append(
@@ -73,7 +83,7 @@ def line_chart(lines: Sequence[Line], *, x_label: str, y_label: str, best_x: flo
                 x, _TOP, _HEIGHT - _BOTTOM, best_x
             )
         )
-    parts += [_line(line, x_axis, y_axis, x_label) for line in drawn]
+    parts += [_draw_line(line, x_axis, y_axis, x_label) for line in drawn]
     label = f"{y_label} against {x_label}: " + "; ".join(
         f"{line.name} ends at {line.points[-1][1]:.4g}" for line in drawn[:4]
     )
@@ -82,7 +92,8 @@ def line_chart(lines: Sequence[Line], *, x_label: str, y_label: str, best_x: flo
     )
 
 
-def _axes(points: Sequence[tuple[float, float]]) -> tuple[_Axis, _Axis]:
+def _make_axes(points: Sequence[tuple[float, float]]) -> tuple[_Axis, _Axis]:
+    """Return a horizontal and a vertical axis on which all points fit."""
     (left, right), (low, high) = ((min(values), max(values)) for values in zip(*points, strict=True))
     log = low > 0 and high / low > _LOG_RANGE
     if not log:
@@ -94,7 +105,7 @@ def _axes(points: Sequence[tuple[float, float]]) -> tuple[_Axis, _Axis]:
     return x_axis, _Axis(low, high, _HEIGHT - _BOTTOM, _TOP, log)
 
 
-def _frame(x_axis: _Axis, y_axis: _Axis, x_label: str, y_label: str) -> Markup:
+def _draw_axes(x_axis: _Axis, y_axis: _Axis, x_label: str, y_label: str) -> Markup:
     bottom, right = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
     parts = []
     for value in y_axis.ticks():
@@ -117,21 +128,21 @@ def _frame(x_axis: _Axis, y_axis: _Axis, x_label: str, y_label: str) -> Markup:
     return Markup("").join(parts)
 
 
-def _line(line: Line, x_axis: _Axis, y_axis: _Axis, x_label: str) -> Markup:
+def _draw_line(line: Line, x_axis: _Axis, y_axis: _Axis, x_label: str) -> Markup:
     positions = [(x_axis.position(x), y_axis.position(y)) for x, y in line.points]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in positions)
-    key = Markup("") if line.run_index is None else Markup(' data-run="{}"').format(line.run_index)
+    data_run = Markup("") if line.run_index is None else Markup(' data-run="{}"').format(line.run_index)
     parts = [
         Markup('<polyline class="{}"{} points="{}"><title>{}</title></polyline>').format(
-            line.css_class, key, path, line.name
+            line.css_class, data_run, path, line.name
         )
     ]
-    # Charts of many runs have no markers, except for a run with a single epoch, which has no visible line.
+    # Charts of many runs have no markers. The exception is a run with a single epoch, because its line is invisible.
     if (line.run_index is None and len(positions) <= _MARKED_POINTS) or len(positions) == 1:
         parts += [
             Markup('<circle class="{}"{} cx="{:.1f}" cy="{:.1f}" r="2.6"><title>{}</title></circle>').format(
-                line.css_class, key, x, y, escape(f"{line.name}, {x_label} {at:g}: {value:.5g}")
+                line.css_class, data_run, x, y, escape(f"{line.name}, {x_label} {x_value:g}: {y_value:.5g}")
             )
-            for (x, y), (at, value) in zip(positions, line.points, strict=True)
+            for (x, y), (x_value, y_value) in zip(positions, line.points, strict=True)
         ]
     return Markup("").join(parts)

@@ -9,7 +9,8 @@ from digitlab.report.records import Confusion
 class Cell:
     """One cell: its count, its share of the row in [0, 1], and whether it is on the diagonal (correct predictions).
 
-    ``shade`` in [0, 1] is the share relative to the largest error; 0 on the diagonal, which would outshine all errors.
+    ``shade``, in [0, 1], is the depth of the colour: the share divided by that of the largest error. It is 0 on the
+    diagonal, whose shares are so large that all errors would look the same beside them.
     """
 
     count: int
@@ -31,7 +32,9 @@ class Pair:
 def heat_map(confusion: Confusion) -> list[tuple[str, list[Cell]]]:
     """Return the rows of the matrix as (name of the true class, cells)."""
     shares = [[count / max(sum(counts), 1) for count in counts] for counts in confusion.counts]
-    errors = [share for row, line in enumerate(shares) for column, share in enumerate(line) if row != column]
+    errors = [
+        share for row, row_shares in enumerate(shares) for column, share in enumerate(row_shares) if row != column
+    ]
     largest = max(errors, default=0.0) or 1.0
     return [
         (
@@ -48,10 +51,10 @@ def heat_map(confusion: Confusion) -> list[tuple[str, list[Cell]]]:
 def most_confused(confusion: Confusion, *, pairs: int) -> list[Pair]:
     """Return the ``pairs`` most frequent confusions, the most frequent first; fewer if fewer occur."""
     names = confusion.class_names
-    found = [
+    confusions = [
         Pair(true, names[column], cell.count, cell.share)
         for true, cells in heat_map(confusion)
         for column, cell in enumerate(cells)
         if cell.count and not cell.correct
     ]
-    return sorted(found, key=lambda pair: -pair.count)[:pairs]
+    return sorted(confusions, key=lambda pair: -pair.count)[:pairs]

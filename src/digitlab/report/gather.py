@@ -1,4 +1,4 @@
-"""Collects the runs in the folders that the user names and writes the page of one run or of many runs."""
+"""Collects the runs in the folders that the user names, and writes the page of one run or of many runs."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -35,42 +35,45 @@ def write_report(
         raise ConfigError("--out", out, "must be a file in an existing folder")
     names_relative_to = Path(os.path.commonpath(roots))
     progress(f"reading {len(runs)} run{'s' * (len(runs) != 1)}")
-    records, skipped = _read(runs, names_relative_to)
+    records, skipped = _read_records(runs, names_relative_to)
     if not records:
         raise RunError("; ".join(skipped))
     if not any(record.epochs for record in records):
         raise RunError(f"{', '.join(map(str, folders))}: no epoch is finished, so there is nothing to report")
-    browsers, unread = browsers_of(records)
+    browsers, unreadable = browsers_of(records)
+    # One folder, which is a run itself. A folder that contains one run gets the page of many runs.
     if [run.path for run in runs] == roots[:1]:
         from digitlab.report.pictures import pictures_of  # loads torch, which a comparison does not need
 
         pictures, not_applicable = pictures_of(records[0], progress=progress)
-        not_applicable += unread
+        not_applicable += unreadable
         browser = next(iter(browsers.values()), None)
         page = run_page(records[0], pictures=pictures, browser=browser, skipped=not_applicable)
         skipped += not_applicable
     else:
-        page, not_applicable = _comparison(
+        page, not_applicable = _many_runs(
             records, roots, links_from=out.parent.resolve(), browsers=browsers, progress=progress
         )
-        skipped += [*not_applicable, *unread]
+        skipped += [*not_applicable, *unreadable]
     write_atomically(out, page.encode())
     return skipped
 
 
 def _runs(roots: Sequence[Path]) -> list[RunFolder]:
+    """Return all runs under the folders, each once. Raises ``ConfigError`` if a folder is missing or has no run."""
     runs: dict[Path, RunFolder] = {}
     for root in roots:
         if not root.is_dir():
             raise ConfigError("FOLDER", root, "there is no such folder")
-        found = find_runs(root)
-        if not found:
+        runs_here = find_runs(root)
+        if not runs_here:
             raise ConfigError("FOLDER", root, "contains no run folder")
-        runs |= {run.path: run for run in found}
+        runs |= {run.path: run for run in runs_here}
     return list(runs.values())
 
 
-def _read(runs: Sequence[RunFolder], names_relative_to: Path) -> tuple[list[ReportedRun], list[str]]:
+def _read_records(runs: Sequence[RunFolder], names_relative_to: Path) -> tuple[list[ReportedRun], list[str]]:
+    """Return the data of all runs that can be read, and a message for each other run."""
     records, skipped = [], []
     for run in runs:
         try:
@@ -80,7 +83,7 @@ def _read(runs: Sequence[RunFolder], names_relative_to: Path) -> tuple[list[Repo
     return records, skipped
 
 
-def _comparison(
+def _many_runs(
     records: Sequence[ReportedRun],
     roots: Sequence[Path],
     *,
@@ -88,6 +91,7 @@ def _comparison(
     browsers: Mapping[str, ImageBrowser],
     progress: Callable[[str], None],
 ) -> tuple[str, list[str]]:
+    """Return the page of many runs, and a message for each analysis that does not apply to a sweep among them."""
     tables, pictures, skipped, winner = list[Table](), list[Picture](), list[str](), None
     for root in roots:
         tables += tables_in(root)

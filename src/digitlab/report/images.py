@@ -25,10 +25,10 @@ from digitlab.report.records import Confusion, ReportedRun, rank_runs
 # the colour values of all shown images. A prediction is one image in one run.
 _MOST_IMAGES, _MOST_VALUES, _MOST_PREDICTIONS = 1500, 2_500_000, 150_000
 _LEAST_IMAGES = 200  # if a page has so many runs that fewer images would fit, runs are left out instead
-_FIRST_OF_A_CELL = 5  # so many images of each cell of the first run are always chosen
+_FIRST_OF_A_CELL = 5  # this many images of each cell of the first run are chosen before all others
 _MOST_CLASSES = 256  # the number of a class is stored in one byte
 _LARGEST_SIDE = 64  # pixels; larger images are made smaller
-_ANSWERS = 3  # so many of the most probable classes are stored for each image and run
+_ANSWERS = 3  # this many of the most probable classes are stored for each image and run
 _JPEG_BLOCK = 8  # pixels; JPEG compresses blocks, so each image starts at a block and does not blur into the next one
 # Settings that change neither the test set nor the order of its images.
 _SPLIT_KEYS = ("root", "batch_size", "val_size", "train_size", "split_seed", "normalize", "folds", "fold")
@@ -88,8 +88,8 @@ def _browser(records: Sequence[ReportedRun]) -> ImageBrowser | None:
     names = list(data.source.class_names)
     # A run with other settings of the data, for example with deskewing, has other test images than the best run.
     comparable = [record for record in records if _test_settings(record) == _test_settings(records[0])]
-    found = {record.name: _scores(record, len(labels), len(names)) for record in comparable}
-    all_scores = {name: scores for name, scores in found.items() if scores is not None}
+    stored_scores = {record.name: _scores(record, len(labels), len(names)) for record in comparable}
+    all_scores = {name: scores for name, scores in stored_scores.items() if scores is not None}
     if not all_scores or len(names) > _MOST_CLASSES:
         return None
     # A test that was limited to some mini-batches covers only the first images. Show those that every run covers.
@@ -101,7 +101,7 @@ def _browser(records: Sequence[ReportedRun]) -> ImageBrowser | None:
     scores = np.stack([all_scores[name][:tested] for name in shown_runs])
     chosen = choose_images(scores, labels, most=max(1, min(most, _MOST_PREDICTIONS // len(shown_runs))))
     sprite, size, columns = _sprite(images[chosen])
-    # Over all tested images, not only those on the page.
+    # The matrices count all tested images, not only those on the page.
     confusions = [_confusion(run_scores, labels, len(names)) for run_scores in scores]
     content = {
         "classes": names, "numbers": chosen.tolist(), "labels": labels[chosen].tolist(), "size": size,
@@ -116,13 +116,14 @@ def _browser(records: Sequence[ReportedRun]) -> ImageBrowser | None:
 
 
 def _note(images: int, tested: int, *, shown: int, left_out: int) -> str:
+    """Return the text that says how many of the ``tested`` images are on the page, and how many runs are left out."""
     if images == tested:
         text = f"The page contains all {tested:,} test images."
     else:
-        of = " of every run" if shown > 1 else ""
+        of_runs = " of every run" if shown > 1 else ""
         text = (
-            f"To stay small, the page contains {images:,} of {tested:,} test images: in each cell{of} first the most "
-            "confident mistakes, and of the correct predictions first the least confident ones."
+            f"To stay small, the page contains {images:,} of {tested:,} test images: in each cell{of_runs} first the "
+            "most confident mistakes, and of the correct predictions first the least confident ones."
         )
     if left_out:
         text += (
@@ -159,8 +160,8 @@ def choose_images(scores: _Scores, labels: npt.NDArray[np.int64], *, most: int) 
     """
     best_rank: npt.NDArray[np.int64] = np.full(len(labels), len(labels), np.int64)
     mistakes = np.zeros(len(labels), np.int64)
-    always = np.zeros(len(labels), np.bool_)
-    for number, run_scores in enumerate(scores):
+    chosen_first = np.zeros(len(labels), np.bool_)
+    for run_index, run_scores in enumerate(scores):
         predicted, confidence = run_scores.argmax(1), run_scores.max(1)
         wrong = predicted != labels
         cells = labels * run_scores.shape[1] + predicted
@@ -171,11 +172,11 @@ def choose_images(scores: _Scores, labels: npt.NDArray[np.int64], *, most: int) 
         ranks = np.empty(len(labels), np.int64)
         ranks[order] = np.arange(len(labels)) - starts
         best_rank = np.minimum(best_rank, ranks)
-        if number == 0:
-            always = ranks < _FIRST_OF_A_CELL
+        if run_index == 0:
+            chosen_first = ranks < _FIRST_OF_A_CELL
         mistakes += wrong
     # The last key of ``lexsort`` is the most important one.
-    chosen: npt.NDArray[np.int64] = np.sort(np.lexsort((-mistakes, best_rank, ~always))[:most])
+    chosen: npt.NDArray[np.int64] = np.sort(np.lexsort((-mistakes, best_rank, ~chosen_first))[:most])
     return chosen
 
 
@@ -194,8 +195,8 @@ def _sparse(counts: npt.NDArray[np.int64]) -> list[int]:
     Most cells are empty, so this is shorter than the matrix.
     """
     rows, columns = counts.nonzero()
-    flat: list[int] = np.stack([rows, columns, counts[rows, columns]], axis=1).ravel().tolist()
-    return flat
+    triples: list[int] = np.stack([rows, columns, counts[rows, columns]], axis=1).ravel().tolist()
+    return triples
 
 
 def _packed(scores: _Scores) -> str:
@@ -243,5 +244,5 @@ def _sprite(images: npt.NDArray[np.uint8]) -> tuple[str, list[int], int]:
         picture.save(file, "JPEG", quality=88, subsampling=0, optimize=True)
     else:
         picture.save(file, "PNG", optimize=True)
-    kind = "jpeg" if colour else "png"
-    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}", [width, height], columns
+    file_type = "jpeg" if colour else "png"
+    return f"data:image/{file_type};base64,{base64.b64encode(file.getvalue()).decode()}", [width, height], columns

@@ -27,7 +27,7 @@ from digitlab.report.images import ImageBrowser
 from digitlab.report.records import GROUPS, ReportedRun, differing_settings, rank_runs
 from digitlab.report.tables import Table
 
-# Metrics with a chart, the labels of the vertical axes, and the factors of their values.
+# By metric, for each chart: the label of the vertical axis, and the factor by which the values are multiplied.
 _CHARTS = {"accuracy": ("accuracy in %", 100), "loss": ("loss (mean over images)", 1), "f1": ("F1 (macro) in %", 100)}
 _SPLITS = {"train": "training", "val": "validation"}
 _COLOURED_RUNS = 6  # more colours are hard to tell apart; the other runs are thin and grey
@@ -87,6 +87,7 @@ def run_page(
 
 
 def _run_lines(record: ReportedRun, metric: str, factor: int) -> list[Line]:
+    """Return the lines of a metric of one run: training and validation, as far as they were measured."""
     lines = []
     for split, name in _SPLITS.items():
         key = f"{split}/{metric}"
@@ -118,7 +119,7 @@ def runs_page(
 ) -> str:
     """Render the page of several runs, sorted by the monitored metric; links are relative to ``links_from``.
 
-    ``pictures`` show a whole sweep; ``skipped`` holds one line for each analysis that makes no sense for it.
+    ``pictures`` show a whole sweep; ``skipped`` holds one line for each analysis that does not apply to it.
     ``winner`` is the winner of a sweep: the best run of the setting with the best mean, which need not be the best run.
     """
     by_data: dict[str, list[ReportedRun]] = {}
@@ -138,10 +139,12 @@ def runs_page(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Group:
-    """The runs on one data set, best first; values on different data sets are not comparable.
+    """The runs on one data set, best first. Values on different data sets can't be compared, so each set has a group.
 
-    ``numbers`` are the indices of the runs on the whole page. ``winner_of_sweep`` tells whether ``winner`` is the best
-    run of the best setting of a sweep rather than the run with the best value.
+    ``numbers`` are the indices of the runs on the whole page, ``settings`` the keys whose values differ between runs,
+    ``common`` the data set and the model if they do not differ, and ``coloured`` the number of lines with a colour.
+    ``winner_of_sweep`` says that ``winner`` is the best run of the best setting of a sweep, not the run with the best
+    value.
     """
 
     data: str
@@ -164,7 +167,7 @@ def _group(data: str, ranked: Sequence[ReportedRun], winner: ReportedRun | None,
         (f"{_SPLITS[split]} {name}", line_chart(lines, x_label="epoch", y_label=_CHARTS[name][0]))
         for name in ("accuracy", "loss")
         for split in ("val", "train")
-        if (lines := _overlaid(ranked, labels, f"{split}/{name}", start=start, factor=_CHARTS[name][1]))
+        if (lines := _runs_lines(ranked, labels, f"{split}/{name}", start=start, factor=_CHARTS[name][1]))
     ]
     return _Group(
         data=data, records=ranked, numbers=range(start, start + len(ranked)), labels=labels, charts=charts,
@@ -175,14 +178,14 @@ def _group(data: str, ranked: Sequence[ReportedRun], winner: ReportedRun | None,
 
 
 def _labels(records: Sequence[ReportedRun], settings: Sequence[str]) -> list[str]:
-    """Name each run by its differing settings, ``lr=0.1, seed=1``; add its folder if that is not unique.
+    """Name each run by its differing settings, ``lr=0.1, seed=1``; add its folder if the name is not unique.
 
-    The legend shows the first runs alone, so their names leave out the settings that they share.
+    The legend shows only the first runs, so their names leave out the settings that are the same in all of them.
     """
-    in_legend = differing_settings(records[:_COLOURED_RUNS])
+    differing_in_legend = differing_settings(records[:_COLOURED_RUNS])
     labels = []
-    for place, record in enumerate(records):
-        keys = [key for key in settings if place >= _COLOURED_RUNS or key in in_legend]
+    for rank, record in enumerate(records):
+        keys = [key for key in settings if rank >= _COLOURED_RUNS or key in differing_in_legend]
         labels.append(", ".join(f"{key.rpartition('.')[2]}={show(record.setting(key))}" for key in keys))
     count = Counter(labels)
     return [
@@ -192,14 +195,15 @@ def _labels(records: Sequence[ReportedRun], settings: Sequence[str]) -> list[str
 
 
 def _best(ranked: Sequence[ReportedRun]) -> ReportedRun | None:
-    """Return the first run if all runs on the data set have the same monitored metric."""
-    alike = len({record.monitor for record in ranked}) == 1
-    return ranked[0] if alike and ranked[0].monitored is not None else None
+    """Return the first run, which is the best one, unless the runs monitor different metrics or it has no value."""
+    same_metric = len({record.monitor for record in ranked}) == 1
+    return ranked[0] if same_metric and ranked[0].monitored is not None else None
 
 
-def _overlaid(
+def _runs_lines(
     records: Sequence[ReportedRun], labels: Sequence[str], metric: str, *, start: int, factor: int
 ) -> list[Line]:
+    """Return one line of a metric per run. The indices of the runs on the page begin with ``start``."""
     lines = []
     for rank, (record, label) in enumerate(zip(records, labels, strict=True)):
         points = [(row["epoch"], factor * row[metric]) for row in record.epochs if metric in row]
@@ -211,14 +215,14 @@ def _overlaid(
 def _shown_metrics(records: Sequence[ReportedRun]) -> list[str]:
     """Return the metric columns: the monitored metric, by which the runs are sorted, then the usual ones."""
     usual = ("val/accuracy", "val/loss", "test/accuracy", "test/f1")
-    there = {name for record in records for name in record.metrics}
-    return [name for name in dict.fromkeys([*(record.monitor for record in records), *usual]) if name in there]
+    available = {name for record in records for name in record.metrics}
+    return [name for name in dict.fromkeys([*(record.monitor for record in records), *usual]) if name in available]
 
 
 def _link(record: ReportedRun, links_from: Path) -> str:
     """Return the link from ``links_from`` to the run's own report if it exists, else to its folder."""
-    own = record.folder.path / "report.html"
-    return quote(os.path.relpath(own if own.exists() else record.folder.path, links_from))
+    run_report = record.folder.path / "report.html"
+    return quote(os.path.relpath(run_report if run_report.exists() else record.folder.path, links_from))
 
 
 def _common_facts(records: Sequence[ReportedRun]) -> dict[str, list[str]]:
@@ -231,6 +235,7 @@ def _common_facts(records: Sequence[ReportedRun]) -> dict[str, list[str]]:
 
 
 def _facts(record: ReportedRun) -> dict[str, str]:
+    """Return the commit, the hardware and the versions of a run."""
     nested = {**(record.result.get("hardware") or {}), **(record.result.get("versions") or {})}
     return {"commit": str(record.result.get("git_commit") or "none")} | {
         name: str(value) for name, value in nested.items()
@@ -246,6 +251,7 @@ def _render(template: str, **values: Any) -> str:
 
 
 def _number(value: Any, digits: int = 4) -> str:
+    """Format a float with ``digits`` decimals; None becomes a dash."""
     if value is None:
         return "–"
     return f"{value:.{digits}f}" if isinstance(value, float) else str(value)

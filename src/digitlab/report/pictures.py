@@ -9,8 +9,8 @@ from digitlab.figures.style import png
 from digitlab.report.page import Picture
 from digitlab.report.records import ReportedRun
 
-# For each heading the figures that can show it; the page contains those that apply to the run.
-_SHOWN = {
+# The figures that can appear under each heading. The page contains those that apply to the run.
+_FIGURES_BY_HEADING = {
     "The most confident mistakes": ("images_mistakes",),
     "The pairs most often confused": ("confused_pairs",),
     "Weights": ("weights_outputs", "weights_units", "weights_filters"),
@@ -19,14 +19,17 @@ _SHOWN = {
 
 
 def pictures_of(record: ReportedRun, *, progress: Callable[[str], None]) -> tuple[list[Picture], list[str]]:
-    """Draw the figures; return them and one message per heading without any, or one if the data cannot be read."""
+    """Draw the figures, and return them with a message for each heading that has none.
+
+    If the data of the run cannot be read, return no figure and one message.
+    """
     progress("reading the checkpoint and the data")
     try:
         run_data = read_run_data(record.folder)
     except DigitlabError as error:
         return [], [f"pictures: {error}"]
     pictures, skipped = [], []
-    for title, names in _SHOWN.items():
+    for title, names in _FIGURES_BY_HEADING.items():
         progress(f"drawing: {title.lower()}")
         reasons = []
         for name in names:
@@ -38,10 +41,10 @@ def pictures_of(record: ReportedRun, *, progress: Callable[[str], None]) -> tupl
                 pictures.append(Picture(title, f"{title}: {run_data.title}", png(figure)))
         if len(reasons) == len(names):
             skipped.append(f"{title.lower()}: {'; '.join(reasons)}")
-    return pictures + _robustness(record), skipped
+    return pictures + _corruption_pictures(record), skipped
 
 
-def _robustness(record: ReportedRun) -> list[Picture]:
+def _corruption_pictures(record: ReportedRun) -> list[Picture]:
     """Read the figures that ``digitlab evaluate --corrupt`` has written into the run's folder."""
     return [
         Picture("Corrupted images", f"accuracy against the severity of a corruption, {path.stem}", path.read_bytes())

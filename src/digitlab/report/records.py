@@ -18,6 +18,7 @@ from digitlab.results.data_set import data_set_name
 from digitlab.results.folder import RunFolder
 
 GROUPS = ("data", "model")  # config groups that the page always shows
+# The entries of result.json, besides metrics, that must be numbers.
 _NUMBERS = ("best_epoch", "parameters", "train_seconds")
 _DATA_TITLES = {
     "mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100",
@@ -57,13 +58,13 @@ class ReportedRun:
     @property
     def best_epoch(self) -> int | None:
         """The epoch with the best validation; None if the run had no validation."""
-        chosen = any(name.startswith("val/") for row in self.epochs for name in row)
-        best: int | None = self.fact("best_epoch") if chosen else None
+        has_validation = any(name.startswith("val/") for row in self.epochs for name in row)
+        best: int | None = self.fact("best_epoch") if has_validation else None
         return best
 
     @property
     def tested(self) -> str:
-        """The checkpoint and epoch to which ``metrics`` belong, as text: ``best checkpoint, epoch 4``; else empty."""
+        """The checkpoint and epoch to which ``metrics`` belong: ``best checkpoint, epoch 4``. Empty without metrics."""
         if not self.metrics:
             return ""
         last = self.setting("test") == "last"
@@ -82,7 +83,7 @@ class ReportedRun:
 
     @property
     def title(self) -> str:
-        """What was trained and how well: ``MLP on MNIST, 98.00 % test accuracy``."""
+        """The network, the data set and the accuracy: ``MLP on MNIST, 98.00 % test accuracy``."""
         model = self.setting("model._target_") or self.setting("model")
         text = f"{str(model).rpartition('.')[2]} on {self.data_title}"
         for split, name in (("test", "test"), ("val", "validation")):
@@ -115,7 +116,7 @@ class ReportedRun:
         return (min if metric_direction(self.monitor) == "min" else max)(values, default=None)
 
     def setting(self, key: str) -> Any:
-        """Return the value of a dotted key, for a config group the chosen name; None if the key does not exist."""
+        """Return the value of a dotted key, or for a config group the chosen name; None if there is no such key."""
         if key in self.choices:
             return self.choices[key]
         node: Any = self.config
@@ -204,7 +205,7 @@ def rank_runs(records: Sequence[ReportedRun]) -> list[ReportedRun]:
 
 def differing_settings(records: Sequence[ReportedRun]) -> list[str]:
     """Return the keys among data set, model and all overrides whose values differ between the runs."""
-    typed = [override.lstrip("+").partition("=") for record in records for override in record.overrides]
-    swept = (key for key, equals, _ in typed if equals and not key.startswith(_IGNORED_OVERRIDES))
-    keys = dict.fromkeys([*GROUPS, *swept])
+    parts = [override.lstrip("+").partition("=") for record in records for override in record.overrides]
+    overridden = (key for key, equals, _ in parts if equals and not key.startswith(_IGNORED_OVERRIDES))
+    keys = dict.fromkeys([*GROUPS, *overridden])
     return [key for key in keys if len({show(record.setting(key)) for record in records}) > 1]

@@ -1,4 +1,4 @@
-"""What the page of a sweep has beyond its first tables: comparison of settings, importance of keys, figures."""
+"""Analyses a sweep for its page: the comparison of settings, the importance of keys, and figures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ _INTERVALS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepAnalysis:
-    """Tables and figures for the page; ``skipped`` says what makes no sense for this sweep, and why."""
+    """Tables and figures for the page; ``skipped`` says which analyses do not apply to this sweep, and why."""
 
     tables: Sequence[Table]
     pictures: Sequence[Picture]
@@ -44,22 +44,22 @@ def analyse_sweep(sweep: SweepTable) -> SweepAnalysis:
     for part in parts:
         if part.metric is None or not part.keys:
             continue  # there is nothing to compare: no run has finished, or there is one setting
-        where = f" ({part.name})" if len(parts) > 1 else ""
-        compared = compare_settings(part)
-        if isinstance(compared, str):
-            skipped.append(f"comparison of the settings{where}: {compared}")
+        suffix = f" ({part.name})" if len(parts) > 1 else ""
+        comparison = compare_settings(part)
+        if isinstance(comparison, str):
+            skipped.append(f"comparison of the settings{suffix}: {comparison}")
         else:
-            title = f"The best setting against the others{where}"
-            note = " ".join([_INTERVALS, *(f"{_capitalised(line)}." for line in compared.notes)])
-            sentences = [f"{sentence(each)}." for each in compared.comparisons]
-            tables.append(Table(title, *comparison_table(compared.comparisons), note=note, sentences=sentences))
-            pictures.append(Picture(title, f"{title}: {sentences[0]}", png(comparison_figure(compared.comparisons))))
-        found = importances(part)
-        if isinstance(found, str):
-            skipped += [f"importance of the keys{where}: {found}"] if len(part.keys) > 1 else []
+            title = f"The best setting against the others{suffix}"
+            note = " ".join([_INTERVALS, *(f"{_capitalised(line)}." for line in comparison.notes)])
+            sentences = [f"{sentence(each)}." for each in comparison.comparisons]
+            tables.append(Table(title, *comparison_table(comparison.comparisons), note=note, sentences=sentences))
+            pictures.append(Picture(title, f"{title}: {sentences[0]}", png(comparison_figure(comparison.comparisons))))
+        importance = importances(part)
+        if isinstance(importance, str):
+            skipped += [f"importance of the keys{suffix}: {importance}"] if len(part.keys) > 1 else []
         else:
-            tables.append(_importance_table(found, where))
-        pictures += _pictures(part, None if isinstance(found, str) else found, where)
+            tables.append(_importance_table(importance, suffix))
+        pictures += _pictures(part, None if isinstance(importance, str) else importance, suffix)
     return SweepAnalysis(tables=tables, pictures=pictures, skipped=skipped)
 
 
@@ -67,21 +67,21 @@ def _capitalised(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _importance_table(found: Importances, where: str) -> Table:
+def _importance_table(importance: Importances, suffix: str) -> Table:
     rows = [
         [each.key, f"{100 * each.share:.0f}", f"{100 * each.interval[0]:.0f} to {100 * each.interval[1]:.0f}"]
-        for each in found.keys
+        for each in importance.keys
     ]
     columns = ["key", "importance in %", "95 % interval"]
-    return Table(f"Importance of the keys{where}", columns, rows, note=f"{found.note}.")
+    return Table(f"Importance of the keys{suffix}", columns, rows, note=f"{importance.note}.")
 
 
-def _pictures(part: SweepTable, found: Importances | None, where: str) -> list[Picture]:
+def _pictures(part: SweepTable, importance: Importances | None, suffix: str) -> list[Picture]:
     pictures = []
-    for name, figure in summary_figures(part, found):
+    for name, figure in summary_figures(part, importance):
         title = next(title for start, title in _TITLES.items() if name.startswith(start))
         text = f"{title}: {part.name}"
         if name == "learning_rate_range":
             text = "; ".join(line.strip() for line in rate_test_lines(part))
-        pictures.append(Picture(f"{title}{where}", text, png(figure)))
+        pictures.append(Picture(f"{title}{suffix}", text, png(figure)))
     return pictures

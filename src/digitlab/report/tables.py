@@ -1,4 +1,6 @@
-"""Tables on the page of many runs that other packages compute: sweep settings, comparison with the course reports."""
+"""Makes tables for the page of many runs from what other packages compute: sweep settings, and comparisons with the
+course reports.
+"""
 
 import csv
 import re
@@ -32,9 +34,9 @@ class Table:
     sentences: Sequence[str] = ()
 
     @property
-    def wordy(self) -> list[bool]:
+    def contains_words(self) -> list[bool]:
         """For each column, whether it contains words and no number with a sign; such columns are aligned left."""
-        columns = [[row[place] for row in self.rows] for place in range(len(self.columns))]
+        columns = [[row[index] for row in self.rows] for index in range(len(self.columns))]
         return [
             any(re.search(r"[^\W\d_]{3}", cell) for cell in column)
             and not any(re.match(r"[+-]\d", cell) for cell in column)
@@ -43,7 +45,7 @@ class Table:
 
 
 def read_sweep(folder: Path) -> SweepTable | None:
-    """The sweep in ``folder``; None if it is another folder of runs, or if its manifest is damaged."""
+    """Return the sweep in ``folder``; None if it is another folder of runs, or if its manifest is damaged."""
     if not manifest_file(folder).exists():
         return None
     try:
@@ -53,30 +55,30 @@ def read_sweep(folder: Path) -> SweepTable | None:
 
 
 def tables_in(folder: Path) -> list[Table]:
-    """The tables that ``digitlab reproduce`` has written into a folder of runs."""
-    return [_comparison(folder / name, title) for name, title in _COMPARISONS.items() if (folder / name).is_file()]
+    """Return the tables that ``digitlab reproduce`` has written into a folder of runs."""
+    return [_csv_table(folder / name, title) for name, title in _COMPARISONS.items() if (folder / name).is_file()]
 
 
 def sweep_tables(sweep: SweepTable, *, named: bool = False) -> list[Table]:
-    """The settings and the effects of their values, for each data set of the sweep.
+    """Return a table of the settings and one of the effects of their values, for each data set of the sweep.
 
-    With ``named`` the titles have the name of the sweep: the page has tables of other folders as well.
+    With ``named``, the titles contain the name of the sweep, because the page has tables of other folders as well.
     """
     tables, parts = [], sweep.by_data_set()
     for part in parts:
-        where = f" ({part.name})" if named or len(parts) > 1 else ""
+        suffix = f" ({part.name})" if named or len(parts) > 1 else ""
         metric = part.metric or "the monitored metric"
         settings, effects = (_in_percent(*cells, metric) for cells in (settings_table(part), effects_table(part)))
         note = f"{metric}: mean over the n replicates of the setting. {_WHICH_CHECKPOINT}"
-        tables.append(Table(f"Settings, the best first{where}", *settings, note=note))
+        tables.append(Table(f"Settings, the best first{suffix}", *settings, note=note))
         if part.effects:
             title, _, explanation = EFFECTS_TITLE.partition(": ")
-            tables.append(Table(f"{title}{where}", *effects, note=f"{explanation.capitalize()}. {_WHICH_CHECKPOINT}"))
+            tables.append(Table(f"{title}{suffix}", *effects, note=f"{explanation.capitalize()}. {_WHICH_CHECKPOINT}"))
     return tables
 
 
 def sweep_winner(sweep: SweepTable) -> Path | None:
-    """The folder of the winner. Values on several data sets can't be compared, so there is no best run of all."""
+    """Return the folder of the winner. None with several data sets, because their values can't be compared."""
     winner = sweep.winner if len(sweep.by_data_set()) == 1 else None
     return None if winner is None else winner.folder.path
 
@@ -88,24 +90,26 @@ def _in_percent(
     if not is_percentage(metric):
         return columns, rows
     measured = (metric, f"mean {metric}", "sd", "95 % interval", "difference")
-    # The counterpart on the test set is a column of its own.
-    changed = {place for place, name in enumerate(columns) if name in measured or is_percentage(name)}
+    # The metric on the test set has a column of its own, which ``is_percentage`` recognises by its name.
+    percent_columns = {index for index, name in enumerate(columns) if name in measured or is_percentage(name)}
 
-    def cell(place: int, text: str) -> str:
-        if place not in changed:
+    def cell(index: int, text: str) -> str:
+        if index not in percent_columns:
             return text
-        return re.sub(r"\d+\.\d+", lambda found: f"{100 * float(found[0]):.2f}", text)
+        return re.sub(r"\d+\.\d+", lambda match: f"{100 * float(match[0]):.2f}", text)
 
-    titles = [f"{name} in %" if place in changed else name for place, name in enumerate(columns)]
-    return titles, [[cell(place, text) for place, text in enumerate(row)] for row in rows]
+    titles = [f"{name} in %" if index in percent_columns else name for index, name in enumerate(columns)]
+    return titles, [[cell(index, text) for index, text in enumerate(row)] for row in rows]
 
 
-def _comparison(path: Path, title: str) -> Table:
+def _csv_table(path: Path, title: str) -> Table:
     """Read a CSV file, drop its empty columns, and round its numbers to five digits."""
     with path.open(encoding="utf-8", newline="") as file:
         columns, *rows = csv.reader(file)
-    kept = [place for place in range(len(columns)) if any(row[place] for row in rows)]
-    return Table(title, [columns[place] for place in kept], [[_rounded(row[place]) for place in kept] for row in rows])
+    filled = [index for index in range(len(columns)) if any(row[index] for row in rows)]
+    return Table(
+        title, [columns[index] for index in filled], [[_rounded(row[index]) for index in filled] for row in rows]
+    )
 
 
 def _rounded(text: str) -> str:
