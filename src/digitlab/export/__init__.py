@@ -1,4 +1,5 @@
-"""Takes the network out of a finished run: as an ONNX file, as weights, as a PyTorch program, or as a web page to try.
+"""Exports the network of a finished run: as an ONNX file, as weights, as a PyTorch program, or in a web page.
 
-``digitlab export``, ``digitlab demo`` and ``Run.export`` use it. Its libraries belong to the extra ``export``.
+``digitlab export``, ``digitlab demo`` and ``Run.export`` use it. The libraries that it needs belong to the extra
+``export``.
 """

@@ -10,9 +10,9 @@ from digitlab.core.errors import RunError
 from digitlab.training.classifier import Classifier
 from digitlab.training.settings import Execution
 
-# The largest difference of two probabilities that the order of float32 sums explains.
-TOLERANCE = 1e-5
-CHECKED_IMAGES = 1000
+# The largest allowed difference of two probabilities. The order of sums in float32 can cause differences of this size.
+_TOLERANCE = 1e-5
+_CHECKED_IMAGES = 1000
 _BATCH_SIZE = 200
 
 
@@ -39,15 +39,16 @@ class Agreement:
         )
 
 
-def some_images(images: Tensor, count: int = CHECKED_IMAGES) -> Tensor:
-    """Return at most ``count`` images (n, C, H, W), evenly spread over a data set that may be sorted by class."""
-    indices = torch.linspace(0, len(images) - 1, min(count, len(images))).round().long()
+def some_images(images: Tensor) -> Tensor:
+    """Return at most 1,000 of the images (N, C, H, W), spread evenly over them, because they may be sorted by class."""
+    indices = torch.linspace(0, len(images) - 1, min(_CHECKED_IMAGES, len(images))).round().long()
     return images[indices]
 
 
 @torch.no_grad()
 def run_probabilities(classifier: Classifier, images: Tensor) -> Tensor:
     """Return the run's probabilities (N, K) of uint8 images, in float32 or float64 even if it was trained in bf16."""
+    # The default settings compute without bf16.
     execution, classifier.execution = classifier.execution, Execution()
     try:
         return torch.cat([classifier.loss.scores(classifier(part)) for part in images.split(_BATCH_SIZE)])
@@ -59,15 +60,15 @@ def run_probabilities(classifier: Classifier, images: Tensor) -> Tensor:
 def compare(expected: Tensor, evaluate: Callable[[Tensor], Tensor], images: Tensor) -> Agreement:
     """Compare the outputs of ``evaluate`` for ``images`` with the probabilities ``expected`` (N, K).
 
-    Raises ``RunError`` if a probability differs by more than ``TOLERANCE`` or is not finite.
+    Raises ``RunError`` if a probability differs by more than 1e-5 or is not finite.
     """
-    found = torch.cat([evaluate(part) for part in images.split(_BATCH_SIZE)])
-    difference = float((found - expected).abs().max())
-    # In this form, it also holds for a difference that is not a number.
-    if not difference <= TOLERANCE:
+    actual = torch.cat([evaluate(part) for part in images.split(_BATCH_SIZE)])
+    difference = float((actual - expected).abs().max())
+    # Not ``difference > _TOLERANCE``, which is false if the difference is not a number.
+    if not difference <= _TOLERANCE:
         raise RunError(
             f"no file is written, because the export does not compute what the run computes: on {len(images):,} test "
-            f"images the probabilities differ by up to {difference:.1e}, and at most {TOLERANCE:.0e} is allowed"
+            f"images the probabilities differ by up to {difference:.1e}, and at most {_TOLERANCE:.0e} is allowed"
         )
-    changed = int((found.argmax(1) != expected.argmax(1)).sum())
+    changed = int((actual.argmax(1) != expected.argmax(1)).sum())
     return Agreement(images=len(images), largest_difference=difference, changed_classes=changed)

@@ -1,6 +1,6 @@
-"""Writes one HTML file with networks that run in the browser, to draw for and to look into. ``digitlab demo`` calls it.
+"""Writes an HTML file in which networks classify the user's drawings in the browser. ``digitlab demo`` calls it.
 
-The page works from disk without a network: ONNX Runtime Web, the networks and some test images are inside. The runtime
+The file contains ONNX Runtime Web, the networks and some test images, so it works without internet access. The runtime
 is in ``web/``, where ``tools/vendor_onnxruntime_web.py`` put it. N images, C channels, H rows, W columns.
 """
 
@@ -31,7 +31,7 @@ from digitlab.results.folder import RunFolder
 from digitlab.training.classifier import Classifier
 from digitlab.training.loading import Which
 
-# A teacher can mail a page of this size to a class.
+# Most mail servers accept a file of this size, so a teacher can send the page to a class.
 _MOST_BYTES = 10_000_000
 _TEST_IMAGES = 60
 _SCRIPTS = ("resize.js", "picture.js", "runtime.js", "drawing.js", "answers.js", "demo.js")
@@ -55,7 +55,7 @@ def write_demo(
     """Write the page with the networks of all runs to ``out``; the test images are those of the first run.
 
     Raises:
-        ConfigError: a package is missing, the runs have images of different forms, ``out`` exists and ``force`` is
+        ConfigError: a package is missing, the runs prepare pictures in different ways, ``out`` exists and ``force`` is
             off, or the page would be larger than 10 MB.
         RunError: a network cannot be exported.
     """
@@ -82,13 +82,13 @@ def write_demo(
 
 
 def _require_same_images(runs: Sequence[RunFolder], classifiers: Sequence[Classifier]) -> None:
-    """Raise ``ConfigError`` unless one picture can be prepared in the same way for all networks."""
-    forms = [(each.facts.shape, each.facts.margin_pixels) for each in classifiers]
-    for run, form in zip(runs, forms, strict=True):
-        if form != forms[0]:
+    """Raise ``ConfigError`` unless all networks need the same preparation of a picture."""
+    preparations = [(each.facts.shape, each.facts.margin_pixels) for each in classifiers]
+    for run, preparation in zip(runs, preparations, strict=True):
+        if preparation != preparations[0]:
             raise ConfigError(
                 "RUN_FOLDER", run.path,
-                f"has images {form[0]} that are prepared in another way than the images {forms[0][0]} of "
+                f"has images {preparation[0]} that are prepared in another way than the images {preparations[0][0]} of "
                 f"{runs[0].path}: write a page for each run, because the networks of one page must see the same image",
             )  # fmt: skip
 
@@ -103,6 +103,7 @@ def _names(runs: Sequence[RunFolder]) -> list[str]:
 
 
 def _choice(run: RunFolder, group: str) -> str:
+    """Return the option that the run chose in a config group, or the name of its folder if that is unknown."""
     try:
         return str(run.read_choices()[group])
     except (OSError, KeyError):
@@ -110,6 +111,7 @@ def _choice(run: RunFolder, group: str) -> str:
 
 
 def _network(run: RunFolder, classifier: Classifier, name: str, checkpoint: Which) -> DemoNetwork:
+    """Export the network of a run as ONNX, and compare the export with the run."""
     network = ExportedNetwork(classifier, hidden=True)
     program = trace(network, classifier.facts.shape, pixels="uint8")
     outputs = ["probabilities"] if network.last_layer is None else ["probabilities", "units"]
@@ -124,6 +126,7 @@ def _network(run: RunFolder, classifier: Classifier, name: str, checkpoint: Whic
 
 
 def _note(run: RunFolder, classifier: Classifier) -> str:
+    """Return what the page says about a network: parameters, data set and test accuracy."""
     parameters = sum(each.numel() for each in classifier.network.parameters())
     note = f"{parameters:,} parameters, trained on {classifier.facts.title}"
     try:
@@ -135,7 +138,7 @@ def _note(run: RunFolder, classifier: Classifier) -> str:
 
 
 def _random_images(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return some tens of the images and labels, the same ones for each page."""
+    """Return ``_TEST_IMAGES`` of the images and labels. The seed is fixed, so the same run gives the same images."""
     chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:_TEST_IMAGES]
     return images[chosen], labels[chosen]
 
@@ -143,7 +146,7 @@ def _random_images(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 def demo_page(networks: Sequence[DemoNetwork], images: Tensor, labels: Tensor) -> str:
     """Render the page with these test images, uint8 (N, C, H, W), and their labels, int64 (N,)."""
     first = networks[0].classifier.facts
-    # Figures that are cropped and centred are what a pen can draw; photographs are not.
+    # A user can draw images that show one figure on black, such as digits, but not photographs.
     pen = first.margin_pixels is not None and first.shape[0] == 1
     runtime = json.loads(_asset("web", "versions.json"))
     facts = {

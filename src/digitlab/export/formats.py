@@ -20,12 +20,12 @@ from digitlab.export.network import ExportedNetwork
 
 Format = Literal["onnx", "safetensors", "torch"]
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "safetensors": ".safetensors", "torch": ".pt2"}
-# The packages of the extra ``export`` that each format needs; for ONNX, the last one only for the check.
+# The packages of the extra ``export`` that each format needs. ONNX needs onnxruntime only for the check.
 PACKAGES: dict[Format, tuple[str, ...]] = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"), "safetensors": ("safetensors",), "torch": (),
 }  # fmt: skip
 
-# Both the newest onnxruntime and onnxruntime-web of the demo page know this version of the operators.
+# The version of the ONNX operators. The newest onnxruntime and the onnxruntime-web of the demo page support it.
 _OPSET = 20
 Evaluate = Callable[[Tensor], Tensor]
 
@@ -37,7 +37,7 @@ def onnx_bytes(program: torch.export.ExportedProgram, metadata: dict[str, str], 
     """
     try:
         with warnings.catch_warnings(), _quiet("torch.onnx", "onnxscript", "onnx_ir"):
-            # Neither library's warnings are about anything that a user of digitlab can change.
+            # A user of digitlab can do nothing about the warnings of these libraries.
             warnings.simplefilter("ignore")
             exported = torch.onnx.export(
                 program, (), dynamo=True, opset_version=_OPSET, external_data=False, verbose=False,
@@ -49,7 +49,7 @@ def onnx_bytes(program: torch.export.ExportedProgram, metadata: dict[str, str], 
         raise RunError(f"this network can't be written as an ONNX model: {reason} ({advice})") from error
     assert exported is not None
     model: Any = exported.model_proto
-    # They name files of this machine.
+    # Remove metadata and doc strings, because they name files of this machine.
     for node in [*model.graph.node, *(node for function in model.functions for node in function.node)]:
         del node.metadata_props[:]
         node.doc_string = ""
@@ -64,7 +64,7 @@ def onnx_bytes(program: torch.export.ExportedProgram, metadata: dict[str, str], 
 
 @contextmanager
 def _quiet(*names: str) -> Iterator[None]:
-    """Let these loggers pass on only errors."""
+    """Within this context, these loggers report only errors."""
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     try:
@@ -87,7 +87,8 @@ def weight_bytes(network: ExportedNetwork, metadata: dict[str, str]) -> bytes:
     """Return the weights and buffers of the network, under their names in PyTorch, as a safetensors file."""
     from safetensors.torch import save
 
-    # Copies, because a file can't hold two names for one tensor or the memory format of convolutions.
+    # Copies, because a safetensors file can hold neither two names for one tensor nor the memory format that
+    # convolutions can have.
     contiguous = torch.contiguous_format
     weights = {name: tensor.clone(memory_format=contiguous) for name, tensor in network.network.state_dict().items()}
     return save(weights, metadata)

@@ -18,11 +18,11 @@ Pixels = Literal["float32", "uint8"]
 
 
 class ExportedNetwork(nn.Module):
-    """The network of a classifier in float32 and evaluation mode, with its normalisation and its confidences.
+    """The network of a classifier in float32 and evaluation mode, from the normalisation to the probabilities.
 
     It uses the averaged weights if there are any, and test-time augmentation if the run had it, like the classifier.
-    The weights are copies. With ``hidden``, it also returns the input of the last dense layer, if there is one that
-    is not the only layer with weights: these are the units of the last hidden layer.
+    The weights are copies. With ``hidden``, it also returns the units of the last hidden layer, which are the input of
+    the last dense layer, unless the network has no dense layer at its end or no other layer with weights.
     """
 
     def __init__(self, classifier: Classifier, *, hidden: bool = False) -> None:
@@ -74,15 +74,15 @@ def _last_layer(network: nn.Module, shape: tuple[int, int, int]) -> nn.Linear | 
 def trace(network: ExportedNetwork, shape: tuple[int, int, int], *, pixels: Pixels) -> torch.export.ExportedProgram:
     """Return the network as a graph for any number of images (``torch.export``).
 
-    Raises ``RunError`` if the network is one that a graph cannot express, for example with a loop that depends on the
-    values of an image.
+    Raises ``RunError`` if a graph cannot express the network, for example a loop whose length depends on the values of
+    an image.
     """
-    # Not one image, because torch would then fix the number of images to one.
+    # Two images: with one, torch would fix the number of images to one.
     example = torch.zeros(2, *shape, dtype=getattr(torch, pixels))
     try:
         with torch.no_grad():
             return torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim("N", min=1)},))
-    except Exception as error:  # torch raises many kinds, and a network of the user's own can raise anything
+    except Exception as error:  # torch raises many types, and a user's own network can raise any type
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         name = type(network.network).__name__
         advice = "digitlab export --to safetensors writes its weights"

@@ -101,15 +101,16 @@ def describe(run: RunFolder, classifier: Classifier, checkpoint: Which) -> dict[
     Lists and settings are encoded as JSON.
     """
     facts = classifier.facts
-    described = {
+    metadata = {
         "class_names": json.dumps(facts.class_names), "image_shape": json.dumps(facts.image_shape),
         "data": facts.name, "model": json.dumps(_model_settings(run)), "checkpoint": checkpoint,
         "digitlab": version("digitlab"),
     }  # fmt: skip
-    return described if facts.unknown_class is None else described | {"unknown_class": facts.unknown_class}
+    return metadata if facts.unknown_class is None else metadata | {"unknown_class": facts.unknown_class}
 
 
 def _model_settings(run: RunFolder) -> dict[str, object]:
+    """Return the node ``model`` of the configuration as a plain dict."""
     return {str(key): value for key, value in plain(run.read_config().model, "model").items()}
 
 

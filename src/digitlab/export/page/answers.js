@@ -108,7 +108,8 @@ class NetworkView {
     this.units.setAttribute("aria-label", text);
   }
 
-  // Hide one square after the other and measure how the probability of the answer falls. `stopped` ends it early.
+  // Hide one square after the other, and measure by how much the probability of the answer falls. If `stopped()` is
+  // true, stop early.
   async showOcclusion(pixels, stopped) {
     const answer = argmax(this.probabilities);
     const side = Math.max(2, Math.round(Math.min(HEIGHT, WIDTH) / 4.5));
@@ -160,7 +161,7 @@ class NetworkView {
   }
 }
 
-// What a hidden square shows: black where images are figures on black, else the mean of each channel.
+// The colour of a hidden square: black where images are figures on black, else the mean of each channel.
 function hidingColour(pixels) {
   return Array.from({ length: CHANNELS }, (_, channel) => {
     if (facts.pen) return 0;

@@ -139,7 +139,7 @@ class Game {
     this.allow(true);
   }
 
-  // Guessing is open; afterwards, the answer can be inspected.
+  // Let the user guess if `open`; otherwise, let the user look at the answer.
   allow(open) {
     for (const button of this.choices) {
       button.disabled = !open;

@@ -73,7 +73,7 @@ class Paper {
     stroke.push(point);
   }
 
-  // The width of the pen, which a pen with pressure changes.
+  // The position of the pointer on the canvas, and the width of the line; pressing a pen makes the line wider.
   point(event) {
     const area = paper.getBoundingClientRect();
     const width = Number(document.getElementById("pen-width").value);

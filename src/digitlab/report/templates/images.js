@@ -2,6 +2,7 @@
 
 const ANY = "any", WRONG = "wrong";
 const MOST_TILES = 300;
+// Probabilities are stored as bytes: 255 stands for 1.
 const percent = (byte) => (byte >= 254 ? "> 99 %" : byte <= 1 ? "< 1 %" : `${Math.round(byte / 2.55)} %`);
 
 function make(kind, className, text) {
@@ -39,7 +40,8 @@ class ImageBrowser {
 
   cells() { return [...this.table.tBodies[0].rows].map((row) => [...row.cells].slice(1)); }
 
-  // The first run's numbers are in the page already; another run's replace them.
+  // Write the numbers of the chosen run into the matrix, as buttons that show the images of a cell.
+  // The counts are a flat list of three numbers for each cell with images: true class, predicted class, count.
   drawMatrix() {
     const size = this.data.classes.length, counts = Array.from({ length: size }, () => Array(size).fill(0));
     const flat = this.data.counts[this.run];
@@ -73,6 +75,7 @@ class ImageBrowser {
     this.place.querySelector(".found").scrollIntoView({ block: "nearest" });
   }
 
+  // The most probable classes of an image with their probabilities, as pairs [class, byte].
   answers(image) {
     if (!this.bytes) this.bytes = Uint8Array.from(atob(this.data.predictions), (letter) => letter.charCodeAt(0));
     const { answers, numbers } = this.data, start = 2 * answers * (this.run * numbers.length + image);
