@@ -18,7 +18,7 @@ from digitlab.results.folder import RunFolder, find_runs
 
 @dataclass(frozen=True, slots=True)
 class ResumeTarget:
-    """What ``resume=auto`` means: resume ``run``, or start a new run with ``arguments`` if ``run`` is None."""
+    """The run that ``resume=auto`` continues. If ``run`` is None, a new run starts with ``arguments``."""
 
     run: RunFolder | None
     arguments: list[str]

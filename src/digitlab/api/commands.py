@@ -1,4 +1,4 @@
-"""What Python users call: ``train``, ``sweep``, ``resume``, ``runs``, ``open`` …. They do what the commands do.
+"""The functions that Python users call: ``train``, ``sweep``, ``resume`` …. Each does the same as its command.
 
 A run has the same configuration, checks, folder and results, to the last bit, as ``python train.py`` with the same
 overrides. A mistake raises ``ConfigError`` with the text that the command prints.

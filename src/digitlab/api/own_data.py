@@ -31,7 +31,7 @@ _FILES = ("train-images", "train-labels", "test-images", "test-labels")
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class _LabelledImages:
     """Images, uint8 (N, C, H, W), and N labels: a list of class names, or the numbers of the classes, int64 (N,).
 
     ``_with_numbers`` replaces names by numbers.
@@ -56,7 +56,9 @@ def own_data(data: Any, test_data: Any, class_names: Sequence[str] | None, *, ro
         _require_images(train.labels, names, least=3, purposes="one to train on, one to validate and one to test with")
         # ``split_indices`` splits off validation images. Here they become the test set.
         train_and_test_indices = split_indices(train.labels, val_size=_TEST_SHARE, train_size=None, split_seed=0)
-        train, test = (_Part(train.images[indices], train.labels[indices]) for indices in train_and_test_indices)
+        train, test = (
+            _LabelledImages(train.images[indices], train.labels[indices]) for indices in train_and_test_indices
+        )
     else:
         test = _with_numbers(test, names, "test_data")
         _require_images(train.labels, names, least=2, purposes="one to train on and one to validate with")
@@ -76,7 +78,7 @@ def own_data(data: Any, test_data: Any, class_names: Sequence[str] | None, *, ro
     return node | ({"batch_size": _SMALL_BATCH} if len(train.images) < _FEW_IMAGES else {})
 
 
-def _read(data: Any, key: str) -> tuple[_Part, list[str] | None]:
+def _read(data: Any, key: str) -> tuple[_LabelledImages, list[str] | None]:
     """Return the images and labels of ``data``, and its attribute ``classes``, which names the classes, if it has one.
 
     ``key`` is the name of the argument in error messages.
@@ -91,7 +93,7 @@ def _read(data: Any, key: str) -> tuple[_Part, list[str] | None]:
         raise ConfigError(key, "0 images", "must have images")
     if len(images) != len(labels):
         raise ConfigError(key, f"{len(images)} images and {len(labels)} labels", "each image needs one label")
-    return _Part(images, labels), None if names is None else [str(name) for name in names]
+    return _LabelledImages(images, labels), None if names is None else [str(name) for name in names]
 
 
 def _pair_of_data_set(data: Any, key: str) -> tuple[Any, Any]:
@@ -116,7 +118,7 @@ def _pair_of_data_set(data: Any, key: str) -> tuple[Any, Any]:
     return [image for image, _ in items], np.array([label for _, label in items], dtype=np.int64)
 
 
-def _with_numbers(part: _Part, names: Sequence[str], key: str) -> _Part:
+def _with_numbers(part: _LabelledImages, names: Sequence[str], key: str) -> _LabelledImages:
     """Return ``part`` with class numbers as labels: the number of a class is its position in ``names``."""
     labels = part.labels
     if not isinstance(labels, Tensor):
@@ -124,7 +126,7 @@ def _with_numbers(part: _Part, names: Sequence[str], key: str) -> _Part:
         labels = torch.tensor([number_of[str(label)] for label in labels])
     if problem := wrong_label(labels, len(names)):
         raise ConfigError(key, "labels", problem)
-    return _Part(part.images, labels)
+    return _LabelledImages(part.images, labels)
 
 
 def _require_images(labels: Tensor, names: Sequence[str], *, least: int, purposes: str) -> None:
@@ -135,7 +137,7 @@ def _require_images(labels: Tensor, names: Sequence[str], *, least: int, purpose
             raise ConfigError("data", f"class {name}", allowed)
 
 
-def _write(root: Path, train: _Part, test: _Part) -> str:
+def _write(root: Path, train: _LabelledImages, test: _LabelledImages) -> str:
     """Write the four files, unless they exist, and return the name of their folder: a digest of their content."""
     tensors = [train.images, train.labels.to(torch.uint8), test.images, test.labels.to(torch.uint8)]
     digest = hashlib.sha256()

@@ -37,7 +37,7 @@ class OwnObjects:
 def own_objects(
     overrides: Sequence[str], *, model: Any, data: Any, test_data: Any, class_names: Sequence[str] | None
 ) -> Iterator[OwnObjects]:
-    """Make ``model`` and ``data`` options of Hydra within this context, and yield the overrides that choose them.
+    """Within this context, make ``model`` and ``data`` options of Hydra, and yield the overrides that choose them.
 
     Both may also be the name of an option in ``conf/``. If ``model`` is a list, the override sweeps over its networks.
     Raises ``ConfigError`` for an object that can't be used.
@@ -70,7 +70,7 @@ def own_objects(
 
 
 def _model_option(model: Any, own: OwnObjects, added_options: list[tuple[str, str]]) -> str:
-    """Return the name of the option for ``model``. An object becomes an option of its own first."""
+    """Return the name of the option for ``model``. If ``model`` is an object, first make an option of it."""
     if isinstance(model, str):
         return model
     from digitlab.api.own_network import own_network

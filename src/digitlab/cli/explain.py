@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class What(StrEnum):
-    """What the command shows."""
+    """The explanations that the command can show."""
 
     PREDICTIONS = "predictions"
     CLASSES = "classes"

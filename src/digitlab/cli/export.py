@@ -18,7 +18,7 @@ class Format(StrEnum):
 
 
 class Pixels(StrEnum):
-    """What the exported network takes: floats in [0, 1], or bytes in 0 … 255."""
+    """The type of the pixels that the exported network takes: floats in [0, 1], or bytes in 0 … 255."""
 
     FLOAT32 = "float32"
     UINT8 = "uint8"

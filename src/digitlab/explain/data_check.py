@@ -81,7 +81,7 @@ def check_images(
     exact = exact_duplicates(images)
     copies = {number for group in exact for number in group[1:]}
     findings += [Finding(kind=EXACT, number=each, other=group[0]) for group in exact for each in group[1:]]
-    # Of each group of equal images, only the first one takes part in the search for near copies.
+    # Only the first image of each group of equal images takes part in the search for near copies.
     distinct = torch.tensor([number for number in range(len(images)) if number not in copies])
     near = near_duplicates(images[distinct])
     pairs = [(int(distinct[pair.first]), int(distinct[pair.second]), pair.correlation) for pair in near]

@@ -26,16 +26,15 @@ _SMALLEST_SCORE = 1e-38  # about the smallest normal float32; its logarithm is a
 class BatchLog:
     """``iterations.csv`` as tensors with one entry per mini-batch.
 
-    ``train_nll`` and ``test_nll`` (float64): mean negative log-likelihood in nats. ``train_correct`` and
-    ``test_correct`` (int64): number of correct predictions, out of ``train_images`` and ``test_images``.
-    ``changed_weights`` (int64): non-zero entries of the gradient.
+    ``train_nll`` (float64): mean negative log-likelihood in nats. ``changed_weights`` (int64): non-zero entries of the
+    gradient. ``train_correct`` and ``test_correct`` (int64): number of correct predictions, out of ``train_images`` and
+    ``test_images``.
     """
 
     train_nll: Tensor
     changed_weights: Tensor
     train_correct: Tensor
     train_images: Tensor
-    test_nll: Tensor
     test_correct: Tensor
     test_images: Tensor
 
@@ -54,7 +53,7 @@ def read_batch_log(run: RunFolder) -> BatchLog | None:
     return BatchLog(
         train_nll=column(train, "nll"), changed_weights=column(train, "changed_weights"),
         train_correct=column(train, "correct"), train_images=column(train, "images"),
-        test_nll=column(test, "nll"), test_correct=column(test, "correct"), test_images=column(test, "images"),
+        test_correct=column(test, "correct"), test_images=column(test, "images"),
     )  # fmt: skip
 
 

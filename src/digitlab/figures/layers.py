@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from digitlab.figures.style import BLUE, GREEN, PURPLE, TEXT_COLOUR, styled
 from digitlab.figures.tiles import blank_axes
 
-# The height of a row, the widest bar, the width of the figure, and the height of the title.
+# The height of a row, the widest bar, the width of the figure, and the height of the title. All lengths and positions
+# in the figure are in inches.
 _ROW_INCHES, _WIDEST_INCHES, _WIDTH_INCHES, _HEAD_INCHES = 0.34, 2.2, 6.4, 0.45
 _COLOURS = {nn.Linear: BLUE, nn.Conv2d: GREEN}
 

@@ -52,12 +52,12 @@ def sample_grid(images: Tensor, labels: Tensor, *, class_names: Sequence[str], t
     return figure
 
 
-def _mosaic(rows: Sequence[npt.NDArray[np.uint8]], tile: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-    """Join all images in one array, transparent in between: Matplotlib draws it 100 times as fast as single images."""
-    height, width = tile[0] + _GAP_PIXELS, tile[1] + _GAP_PIXELS
+def _mosaic(rows: Sequence[npt.NDArray[np.uint8]], tile_shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    """Join all images in one array with transparent gaps. Matplotlib draws it 100 times as fast as single images."""
+    height, width = tile_shape[0] + _GAP_PIXELS, tile_shape[1] + _GAP_PIXELS
     longest = max(len(row) for row in rows)
     mosaic = np.zeros((len(rows) * height, longest * width, 4), dtype=np.uint8)
     for top, row in enumerate(rows):
         for left, image in enumerate(row):
-            mosaic[top * height :, left * width :][: tile[0], : tile[1]] = image
+            mosaic[top * height :, left * width :][: tile_shape[0], : tile_shape[1]] = image
     return mosaic[:-_GAP_PIXELS, :-_GAP_PIXELS]

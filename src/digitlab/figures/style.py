@@ -48,7 +48,7 @@ Width = Literal["column", "page"]
 # The widths of a column and of the text block of a usual two-column paper.
 WIDTH_INCHES: dict[Width, float] = {"column": 3.5, "page": 7.2}
 _SMALLEST_POINTS = 5.0
-# Where a figure will be printed; None draws it in its natural size, for a screen.
+# The width for which figures are drawn. None means their natural size, for a screen.
 _width: ContextVar[Width | None] = ContextVar("figure width", default=None)
 
 
