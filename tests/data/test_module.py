@@ -188,14 +188,14 @@ def test_each_loader_yields_the_images_of_its_own_split():
 
 def test_limits_of_evaluation_count_mini_batches_of_the_batch_size():
     data = module()
-    data.limit_val_batches, data.limit_test_batches = 2, 3
+    data.set_limits(limit_val_batches=2, limit_test_batches=3)
     assert sum(len(batch.labels) for batch in data.val_dataloader()) == 2 * 8
     assert sum(len(batch.labels) for batch in data.test_dataloader()) == 3 * 8
 
 
 def test_overfitting_validates_on_its_training_images():
     data = ImageData(**(SETTINGS | {"source": Colours()}))
-    data.overfit_batches = 2
+    data.set_limits(overfit_batches=2)
     data.setup()
     assert len(data.train_indices) == 2 * 8
     assert torch.equal(data.train_indices, data.val_indices)

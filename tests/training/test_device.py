@@ -68,7 +68,7 @@ def test_an_evaluation_has_the_products_of_the_run(
     folder.write_config(compose(["model=linear", "trainer=cpu", f"trainer.precision={precision}"]), [])
     monkeypatch.setattr(Classifier, "_evaluate", watched)
     data = load_data(folder)
-    data.limit_test_batches = 2
+    data.set_limits(limit_test_batches=2)
     with quiet_libraries():
         evaluate(load_classifier(folder, "last"), data, accelerator="cpu")
     assert seen == {expected}

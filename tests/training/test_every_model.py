@@ -31,7 +31,7 @@ def test_every_model_trains_and_comes_back_from_its_checkpoint(run: Callable[...
     folder, metrics = finished.folder, finished.result["metrics"]
     folder.write_config(compose([*own, "trainer=cpu"]), [])
     classifier, data = load_classifier(folder, "last"), load_data(folder)
-    data.limit_test_batches = 2
+    data.set_limits(limit_test_batches=2)
     with quiet_libraries():
         again = evaluate(classifier, data, accelerator="cpu")
     assert again == {name: value for name, value in metrics.items() if name.startswith("test/")}

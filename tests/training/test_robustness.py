@@ -31,7 +31,7 @@ def trained(tmp_path_factory):
     OmegaConf.save(config, folder / ".hydra" / "config.yaml")
     train(config, folder=folder, overrides=[])
     data = load_data(RunFolder(folder))
-    data.limit_test_batches = 15
+    data.set_limits(limit_test_batches=15)
     return load_classifier(RunFolder(folder)), data
 
 

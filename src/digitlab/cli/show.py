@@ -44,7 +44,6 @@ def show(
         if not check and key.partition(".")[0] not in ("data", "augment", "seed", "experiment", "hydra"):
             raise ConfigError(key, value, "has no effect: this command uses only data, augment, seed and experiment")
     data = Experiment.from_config(config, typed=overrides or []).data
-    data.normalize = "standard"  # so that setup computes the mean and deviation, whatever the run uses
     data.prepare_data()
     data.setup()
     if check:
@@ -81,7 +80,7 @@ def _print_split(data: "ImageData") -> None:
     rows.append(["all", *(str(len(labels)) for labels in splits.values())])
     shape = " × ".join(map(str, source.image_shape))
     print_table(["class", *splits], rows, title=f"{source.title}, images of {shape}")
-    for name, values in (("mean", data.mean), ("std", data.std)):
+    for name, values in zip(("mean", "std"), data.pixel_statistics(), strict=True):
         print(
             f"{name} of each channel of the training split, in [0, 1]: {', '.join(f'{value:.4f}' for value in values)}"
         )

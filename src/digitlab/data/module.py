@@ -70,11 +70,29 @@ class ImageData(LightningDataModule):
         self.folds, self.fold = folds, fold
         self.deskew = deskew
         self.normalize = normalize
-        # A run sets these before it starts: the augmentation, and limits.
-        self.augment = Compose([])
-        self.overfit_batches: int | None = None
-        self.limit_val_batches: int | None = None
-        self.limit_test_batches: int | None = None
+        self.set_limits()
+        self.set_augmentation(Compose([]))
+
+    def set_augmentation(self, augment: Compose) -> None:
+        """Change training images by ``augment``; without this call they stay as they are.
+
+        Neither this nor the limits are arguments of the constructor, so that classes of users need not pass them on.
+        """
+        self.augment = augment
+
+    def set_limits(
+        self,
+        *,
+        overfit_batches: int | None = None,
+        limit_val_batches: int | None = None,
+        limit_test_batches: int | None = None,
+    ) -> None:
+        """Use only this many mini-batches (None: all of them); call it before ``setup``.
+
+        With ``overfit_batches`` the validation images are the remaining training images.
+        """
+        self.overfit_batches = overfit_batches
+        self.limit_val_batches, self.limit_test_batches = limit_val_batches, limit_test_batches
 
     def check_sizes(self) -> None:
         """Check that the split is possible, without reading any image.
@@ -117,7 +135,11 @@ class ImageData(LightningDataModule):
         if self.overfit_batches is not None:
             self.train_indices = self.train_indices[: self.overfit_batches * self.batch_size]
             self.val_indices = self.train_indices
-        self.mean, self.std = self._mean_and_std()
+        channels = self.source.image_shape[0]
+        # Of the pixels in [0, 1], for each channel; with normalize=unit they leave the pixels as they are.
+        self.mean, self.std = [0.0] * channels, [1.0] * channels
+        if self.normalize == "standard":
+            self.mean, self.std = self.pixel_statistics()
 
     def _split(self) -> tuple[Tensor, Tensor]:
         """Return the indices of training and validation images, int64 and ascending."""
@@ -149,14 +171,13 @@ class ImageData(LightningDataModule):
         if hasattr(self, "train_set"):
             del self.train_set, self.test_set
 
-    def _mean_and_std(self) -> tuple[list[float], list[float]]:
+    def pixel_statistics(self) -> tuple[list[float], list[float]]:
         """Return mean and standard deviation of each channel over the training split, for pixels in [0, 1].
 
         The standard deviation of a constant channel is given as 1, so that normalisation does not divide by zero.
+        ``setup`` must have been called.
         """
         channels = self.source.image_shape[0]
-        if self.normalize == "unit":
-            return [0.0] * channels, [1.0] * channels
         # Counts of the 256 pixel values are exact for any number of images; a float sum over 40 million pixels is not.
         counts = torch.zeros(channels, 256, dtype=torch.int64)
         for index in self.train_indices.split(EVALUATION_BATCH_SIZE):

@@ -101,8 +101,8 @@ class Experiment:
         nodes = {name: plain(_value(config, name), name) for name in _NODES if name != "early_stopping"}
         data = build(nodes["data"], "data", ImageData)
         _check_data(data)
-        data.augment = Compose(
-            [build(node, f"augment.{name}", Augmentation) for name, node in nodes["augment"].items()]
+        data.set_augmentation(
+            Compose([build(node, f"augment.{name}", Augmentation) for name, node in nodes["augment"].items()])
         )
         learning = {name: nodes[name] for name in ("loss", "optimizer", "scheduler")}
         parts = LearningParts.build(**learning)

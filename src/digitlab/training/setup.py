@@ -43,8 +43,10 @@ _graphs: dict[str, Any] = {}
 def read_data(experiment: Experiment) -> ImageData:
     """Return the data set of ``experiment``, downloaded if necessary, read and split."""
     data, trainer = experiment.data, experiment.trainer
-    data.overfit_batches = trainer.overfit_batches
-    data.limit_val_batches, data.limit_test_batches = trainer.limit_val_batches, trainer.limit_test_batches
+    data.set_limits(
+        overfit_batches=trainer.overfit_batches, limit_val_batches=trainer.limit_val_batches,
+        limit_test_batches=trainer.limit_test_batches,
+    )  # fmt: skip
     data.prepare_data()
     data.setup()
     sizes = data.batch_size, len(data.train_indices)
