@@ -43,6 +43,7 @@ def test_wrong_values_are_found_early_with_the_message_of_the_constructor(overri
     assert str(early.value) == str(late.value)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("group", ["data", "model", "loss", "optimizer", "scheduler", "augment", "trainer", "debug"])
 def test_no_option_of_a_group_is_refused(group):
     for path in sorted((CONF / group).glob("*.yaml")):

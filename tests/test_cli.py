@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from digitlab.data.sources import MnistSource
+from fixtures.children import Child
 
 PROJECT = Path(__file__).parents[1]
 
@@ -22,12 +23,12 @@ Digitlab = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
-def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def outputs(tmp_path_factory: pytest.TempPathFactory, train_py_started: Callable[..., Child]) -> Path:
     """A folder with one run of train.py in it, ``mnist-linear/a``."""
     root = tmp_path_factory.mktemp("outputs")
     overrides = ["model=linear", "trainer=cpu", "trainer.max_epochs=2", "data.train_size=5000", "seed=3"]
-    command = [sys.executable, "train.py", *overrides, f"hydra.run.dir={root}/mnist-linear/a"]
-    subprocess.run(command, cwd=PROJECT, check=True, capture_output=True, timeout=600)
+    ended = train_py_started(*overrides, f"hydra.run.dir={root}/mnist-linear/a", cwd=root).wait()
+    assert ended.code == 0, ended.stderr
     return root
 
 

@@ -174,6 +174,7 @@ def test_a_class_of_an_allowed_module_needs_nothing(small, images, tmp_path):
     assert float(done.stdout) == pytest.approx(run.metrics["test/accuracy"])
 
 
+@pytest.mark.extra
 def test_a_sweep_over_classes_and_settings(small, images, tmp_path):
     sweep = digitlab.sweep(*small, "seed=0,1", f"hydra.sweep.dir={tmp_path}/s", model=["linear", Net], data=images)
     assert len(sweep.runs) == 4
@@ -193,6 +194,7 @@ def test_launchers_with_other_processes_are_refused(small, images):
         digitlab.sweep(*small, "seed=0,1", "hydra/launcher=joblib", model=local, data=images)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("model", "message"),
     [

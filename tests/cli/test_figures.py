@@ -147,6 +147,7 @@ def test_figures_that_do_not_apply_are_skipped(digitlab, make_run, tmp_path, mod
     assert {path.name for path in (folder / "figures").iterdir()} == EVERY_RUN | made
 
 
+@pytest.mark.extra
 def test_an_untested_run_is_drawn_on_validation_images_if_it_has_some(digitlab, make_run, tmp_path):
     untested = make_run(tmp_path / "untested", "model=linear", "test=none")
     code, out, _ = digitlab("figures", untested, "--only", "confusion_matrix", "--only", "history_epochs")

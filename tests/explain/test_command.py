@@ -50,6 +50,7 @@ def test_own_pictures_get_the_prediction_of_digitlab_predict(digitlab, lenet_fol
     assert (tmp_path / "explain_predictions.svg").read_text().startswith("<?xml")
 
 
+@pytest.mark.extra
 def test_classes_layers_and_the_embedding_have_figures(digitlab, lenet_folder, tmp_path):
     what = [word for name in ("classes", "layers", "embedding") for word in ("--what", name)]
     code, out, err = digitlab("explain", lenet_folder, *what, "--points", 60, "--out", tmp_path)

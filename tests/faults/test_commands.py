@@ -109,6 +109,7 @@ def train_into(train_py_here, in_child, tmp_path):
     return run
 
 
+@pytest.mark.sample(2)
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no disk that is always full")
 @pytest.mark.parametrize("arguments", [[], ["-m", "seed=0,1", "trainer.max_steps=1"]], ids=["run", "sweep"])
 def test_train_py_finishes_its_runs_if_standard_output_is_on_a_full_disk(train_into, tmp_path, arguments):

@@ -12,6 +12,7 @@ from digitlab.training.resuming import resume
 LARGE = ("model.hidden=[5000,5000]", "optimizer=sgd", "ema.decay=null", "trainer.max_epochs=1", "data.batch_size=80")
 
 
+@pytest.mark.sample(2)
 # With the smaller limits training fails; with the larger ones the first checkpoint does.
 @pytest.mark.parametrize("more_mb", [100, 200, 300, 400])
 def test_a_run_that_needs_too_much_memory_gives_one_line(ready, in_child, tmp_path, one_line, more_mb):

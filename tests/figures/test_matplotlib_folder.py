@@ -31,7 +31,7 @@ def folders(module=FIGURES, **variables):
     [
         ("/dev/null", FIGURES),
         # Lightning, which a run imports first, imports Matplotlib.
-        ("/dev/null", "digitlab.training"),
+        pytest.param("/dev/null", "digitlab.training", marks=pytest.mark.extra),
         pytest.param("/proc/nowhere", FIGURES, marks=pytest.mark.extra),
     ],
 )

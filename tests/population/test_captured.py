@@ -38,7 +38,7 @@ def _difference(member: Any, solo: Any) -> float:
     return max(float((a - b).abs().max() / b.abs().max().clamp(min=1e-300)) for a, b in pairs)
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("overrides", RUNS)
 def test_captured_members_equal_their_solo_runs_also_after_some_have_left(
     together: Together, alone: Callable[..., Any], captured: list[str], overrides: str

@@ -52,7 +52,7 @@ def _hold(members: Sequence[Member], alone: Callable[..., Any], jobs: Sequence[l
         assert member.job.folder.read_result()["epochs"] == solo.result["epochs"]
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("overrides", RUNS)
 def test_compiled_members_equal_their_solo_runs(
     together: Together, alone: Callable[..., Any], uncompiled: list[int], overrides: str

@@ -31,7 +31,7 @@ def _hold(together: Callable[..., Any], alone: Callable[..., Any], jobs: Sequenc
         assert member.outcome == pytest.approx(solo.monitored, rel=1e-8)
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(6)
 @pytest.mark.parametrize(
     "optimizer",
     [
@@ -54,7 +54,7 @@ def test_a_member_equals_its_solo_run_with_every_optimizer(
     _hold(together, alone, jobs, *_MLP, *optimizer)
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     "scheduler",
     [
@@ -72,7 +72,7 @@ def test_a_member_equals_its_solo_run_with_every_schedule(
     _hold(together, alone, jobs, *_MLP, "optimizer.lr=0.02")
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     "loss",
     [
@@ -92,7 +92,7 @@ def test_a_member_equals_its_solo_run_with_every_loss(
     _hold(together, alone, [["seed=0"], ["seed=0", *smoothing], ["seed=1", *smoothing]], *_MLP, *loss)
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(6)
 @pytest.mark.parametrize(
     "model",
     [
@@ -133,7 +133,7 @@ def test_members_with_and_without_dropout_share_a_population(
     _hold(together, alone, jobs, *_MLP)
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(6)
 @pytest.mark.parametrize(
     "extra",
     [

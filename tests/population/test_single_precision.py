@@ -60,6 +60,7 @@ def _solo(classifier: Classifier, images: Tensor, targets: Tensor) -> list[Tenso
     return list(torch.autograd.grad(loss, list(network.parameters())))
 
 
+@pytest.mark.sample(2)
 # Not by what a step changes in the weights: their own last digits would hide the smaller gradients.
 @pytest.mark.numerics
 @pytest.mark.parametrize("model", _MODELS, ids=" ".join)
@@ -81,6 +82,7 @@ def test_the_gradients_of_one_step_are_as_exact_as_those_of_solo_runs(
             as_exact_as(solo, [1.0001 * gradient for gradient in found], exact)
 
 
+@pytest.mark.extra
 @pytest.mark.sample(2)
 @pytest.mark.parametrize("activation", ["sigmoid", "tanh"])
 def test_a_hundred_steps_of_smooth_networks_agree(

@@ -32,6 +32,7 @@ def test_a_member_has_its_share_of_the_time_and_the_speed_of_the_population(
         assert [row["images_per_second"] for row in rows] == pytest.approx(speeds)
 
 
+@pytest.mark.extra
 def test_compiling_is_no_part_of_the_time_of_a_member(
     together: Together, uncompiled: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

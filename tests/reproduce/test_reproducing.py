@@ -32,13 +32,14 @@ def quick(root, *names, seeds=1):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     root = tmp_path_factory.mktemp("reproduce")
-    assert quick(root, *QUICK, seeds=2) == [(name, seed, None) for seed in range(2) for name in QUICK]
+    assert quick(root, *QUICK) == [(name, 0, None) for name in QUICK]
+    assert quick(root, QUICK[0], seeds=2) == [(QUICK[0], 1, None)], "the first seed is finished"
     return root
 
 
 def test_every_executor_writes_a_run_folder(made):
     runs = find_runs(made)
-    assert len(runs) == 2 * len(QUICK)
+    assert len(runs) == len(QUICK) + 1
     for run in runs:
         listed = run_row(run)
         assert (listed["status"], listed["data"]) == ("finished", "mnist")
@@ -57,7 +58,7 @@ def test_finished_runs_are_not_made_again(made):
     before = {
         path: path.stat().st_mtime_ns for path in made.rglob("*") if path.is_file() and ".locks" not in path.parts
     }
-    assert quick(made, *QUICK, seeds=2) == []
+    assert quick(made, *QUICK) == []
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
@@ -149,7 +150,7 @@ def test_headers_change_only_where_something_was_measured(made, tmp_path):
     for path in written:
         now, before = (each.read_text(encoding="utf-8") for each in (path, CONF / "experiment" / path.name))
         assert now.count("#   ours:") == 1
-        assert "(n = 2)" in now
+        assert f"(n = {2 if path.stem == QUICK[0] else 1})" in now
         assert now.partition("ours:")[0] == before.partition("ours:")[0]
         assert now.partition("ours:")[2].partition("\n")[2] == before.partition("ours:")[2].partition("\n")[2]
     assert write_headers(Measured(made), tmp_path / "experiment") == []

@@ -36,6 +36,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     return RunFolder(folder)
 
 
+@pytest.mark.sample(3)
 def test_the_model_comes_in_eval_mode_with_the_best_weights_and_its_data_on_the_cpu(run: RunFolder) -> None:
     model, data = digitlab.load(run.path)
     assert not any(module.training for module in model.modules())

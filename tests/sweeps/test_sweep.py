@@ -85,6 +85,7 @@ def test_only_failed_and_unfinished_runs_run_again(sweep, sweep_py, left_alone):
     assert {path: content for path, content in files(sweep).items() if runs[0] in path.parents} == kept
 
 
+@pytest.mark.extra
 def test_with_a_changed_grid_only_new_runs_run(sweep, sweep_py):
     before = files(sweep)
     ended = sweep_py("optimizer.lr=1e-2,0.003", "seed=1,2", folder=sweep)
@@ -136,6 +137,7 @@ def test_a_failed_run_of_an_earlier_command_does_not_fail_this_one(sweep, sweep_
 MOMENTS = (".hydra/config.yaml", "checkpoints/last.ckpt", "checkpoints/.last.ckpt*", "metrics.csv", "result.json")
 
 
+@pytest.mark.extra
 def test_a_sweep_that_is_killed_repeatedly_ends_with_the_same_table(
     kill_when, left_alone, tmp_path, sweep_py, sweep_command
 ):

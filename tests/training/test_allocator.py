@@ -31,6 +31,7 @@ print(int(unchanged), mapped_anew, int(changed), faults(10))
 """
 
 
+@pytest.mark.extra
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's own thresholds")
 def test_only_large_tensors_reuse_memory():
     command = [sys.executable, "-c", _FAULTS, str(_TENSOR_BYTES)]

@@ -17,7 +17,7 @@ EVERYTHING = (
 LENGTHS = (1, 7, 32)
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     "overrides",
     [

@@ -39,7 +39,7 @@ def largest_difference(one, other):
     )
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("overrides", [pytest.param(RUNS[0], marks=pytest.mark.numerics), *RUNS[1:]])
 def test_compiled_updates_equal_eager_ones(run, uncompiled, overrides):
     overrides = [*FLOAT64, *overrides.split()]
@@ -186,6 +186,7 @@ def test_a_gpu_makes_several_updates_of_larger_networks_in_a_call():
     assert counts == [[8, 1, 1], [8, 8, 1]]
 
 
+@pytest.mark.extra
 def test_without_a_compiler_a_run_trains_eagerly(run, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", str(tmp_path))

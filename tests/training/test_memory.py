@@ -47,6 +47,7 @@ def test_an_epoch_on_the_largest_data_set_stays_below_500_mb(data_root, tmp_path
     assert 184e6 < int(done.stdout.splitlines()[-1]) < 500e6
 
 
+@pytest.mark.extra
 def test_a_finished_run_frees_its_images_without_the_garbage_collector(run):
     def held():
         return sum(type(each) is ImageSet for each in gc.get_objects())

@@ -60,6 +60,7 @@ def test_the_split_seed_changes_the_split(run):
     assert one.result["split_fingerprint"] != other.result["split_fingerprint"]
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     "optimizer", ["optimizer.nesterov=true", "optimizer=rmsprop", "optimizer=adam", "optimizer=muon"]
 )

@@ -44,6 +44,7 @@ def test_the_speed_of_a_run_leaves_validation_out(run, monkeypatch):
     _require_fast_epochs(run(slow, "trainer.max_epochs=1", "trainer.val_every_steps=8"))
 
 
+@pytest.mark.extra
 def test_the_speed_of_a_run_leaves_compiling_out(run, uncompiled, monkeypatch):
     make = fused_calls.compile_or_load
 

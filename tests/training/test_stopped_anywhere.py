@@ -111,7 +111,7 @@ def stopped_at(config: DictConfig, folder: Path, *, step: int) -> bool:
     return False
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -216,6 +216,7 @@ def test_a_long_epoch_is_saved_inside_and_resumed_there(configured, remains, tmp
     assert remains(tmp_path / "killed") == remains(tmp_path / "alone")
 
 
+@pytest.mark.extra
 @settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     model=st.sampled_from(list(MODELS)),

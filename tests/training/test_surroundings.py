@@ -33,7 +33,7 @@ def test_a_run_does_not_print_the_srun_hint(tmp_path: Path) -> None:
     assert train(compose(RUN), folder=tmp_path / "run", overrides=[]).result["status"] == "finished"
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     "sweep",
     [

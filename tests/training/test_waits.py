@@ -115,7 +115,7 @@ def test_an_evaluation_does_not_wait_for_the_device(
     assert not sum(found, Counter())
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("overrides", RUNS[:4])
 @pytest.mark.parametrize("capturing", [True, False])
 def test_a_populations_waits_do_not_grow_with_the_number_of_mini_batches(

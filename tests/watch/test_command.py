@@ -68,6 +68,7 @@ def test_the_help_names_the_options(digitlab):
         assert word in out
 
 
+@pytest.mark.extra
 def test_a_real_sweep_is_planned_followed_and_finished(tmp_path, look):
     folder = tmp_path / "sweeps" / "s"
     watched = Laboratory(tmp_path)

@@ -29,6 +29,7 @@ def left_alone(tmp_path_factory, sweep_py):
     return folder, ended.stdout
 
 
+@pytest.mark.extra
 def test_a_search_writes_the_folder_and_table_of_a_sweep(left_alone):
     folder, shown = left_alone
     assert [row["status"] for row in rows(folder)] == ["finished"] * 8

@@ -56,6 +56,7 @@ def test_a_grid_visits_every_point_once(study):
     assert not study("sampler=grid", space=space).round(4)
 
 
+@pytest.mark.extra
 def test_later_trials_have_lower_losses(study):
     asked = searched(study("n_trials=30"), 4)
     losses = [valley(asked[number]) for number in sorted(asked)]
