@@ -1,29 +1,34 @@
-"""Lets every character be printed on a terminal or pipe with a smaller character set, such as ``LC_ALL=C``.
+"""Prints a replacement for each character that a terminal or pipe can't show, for example under ``LC_ALL=C``.
 
-``core.files.flush_stdout`` applies it around every command: a table of finished runs must not fail for a ``±``.
+``core.files.flush_stdout`` uses it around every command, so that a table does not fail because of a ``±``.
 """
 
 import codecs
 import io
 from typing import TextIO
 
-_ERRORS = "digitlab"
-# What the project itself prints beyond ASCII. Everything else, such as an umlaut in a path, is shown as \xfc.
-_PLAIN = {"±": "+-", "×": "x", "·": "-", "–": "-", "…": "..."}
+# The name under which Python knows ``_replace`` as a way to handle encoding errors.
+_ERROR_HANDLER = "digitlab"
+# The characters outside ASCII that digitlab itself prints. Any other one, such as an umlaut in a path, becomes \xfc.
+_ASCII_REPLACEMENTS = {"±": "+-", "×": "x", "·": "-", "–": "-", "…": "..."}
 
 
 def _replace(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     text = error.object[error.start : error.end]
-    plain = (_PLAIN.get(character) or character.encode("ascii", "backslashreplace").decode() for character in text)
-    return "".join(plain), error.end
+    replaced = (
+        _ASCII_REPLACEMENTS.get(character) or character.encode("ascii", "backslashreplace").decode()
+        for character in text
+    )
+    return "".join(replaced), error.end
 
 
-codecs.register_error(_ERRORS, _replace)
+codecs.register_error(_ERROR_HANDLER, _replace)
 
 
 def replace_unencodable(stream: TextIO) -> None:
     """Make ``stream`` print a replacement for each character that it can't encode, instead of raising."""
+    # A stream that does not raise on such characters was configured by the user or by Python. It stays as it is.
     if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
-        stream.reconfigure(errors=_ERRORS)
+        stream.reconfigure(errors=_ERROR_HANDLER)

@@ -15,14 +15,18 @@ class DigitlabError(Exception):
     def _render_traceback_(self) -> list[str]:
         """Return what a notebook shows in place of a traceback: the line of the user's code, and the message.
 
-        IPython calls this method. The frames of digitlab and of the libraries below it explain nothing to the user.
+        IPython calls this method. The frames of digitlab and of the libraries below explain nothing to the user.
         """
         frames = list(traceback.walk_tb(self.__traceback__))
-        names = [str(frame.f_globals.get("__name__", "")).partition(".")[0] for frame, _ in frames]
-        own = next((number for number, name in enumerate(names) if name == "digitlab"), len(frames))
-        called = traceback.StackSummary.extract(iter(frames[max(own - 1, 0) : own]))
+        packages = [str(frame.f_globals.get("__name__", "")).partition(".")[0] for frame, _ in frames]
+        first_of_digitlab = next(
+            (number for number, package in enumerate(packages) if package == "digitlab"), len(frames)
+        )
+        # The frame before is the user's line that called digitlab.
+        user_frame = frames[max(first_of_digitlab - 1, 0) : first_of_digitlab]
+        user_lines = traceback.StackSummary.extract(iter(user_frame)).format()
         notes = [str(note) for note in getattr(self, "__notes__", ())]
-        return [*(line.rstrip("\n") for line in called.format()), f"{type(self).__name__}: {self}", *notes]
+        return [*(line.rstrip("\n") for line in user_lines), f"{type(self).__name__}: {self}", *notes]
 
 
 class DataError(DigitlabError):
@@ -30,7 +34,7 @@ class DataError(DigitlabError):
 
 
 class RunError(DigitlabError):
-    """A run cannot continue: its loss is not finite, its folder cannot be written, or memory has run out."""
+    """A run cannot continue. For example, its loss is not finite, or its folder cannot be written."""
 
 
 # The error message of a run that diverged ends with these words. Divergence is a result of the settings, so other

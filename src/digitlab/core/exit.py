@@ -13,7 +13,10 @@ from digitlab.core.errors import DigitlabError
 
 
 class ReportedExit(SystemExit):
-    """Ends the process because of ``error``, which was printed unless the caller catches this exception."""
+    """Ends the process with the exit code of ``error``. ``exit_with`` raises it, and has printed ``error`` before.
+
+    Within ``errors_raised`` nothing is printed, and ``error`` is raised in place of this exception.
+    """
 
     def __init__(self, error: DigitlabError) -> None:
         super().__init__(error.exit_code)
@@ -27,7 +30,8 @@ def exit_with(error: DigitlabError) -> NoReturn:
     """Print ``error`` to stderr and end the process with its exit code. Within ``errors_raised``, raise ``error``."""
     if not _RAISES.get():
         print(error, file=sys.stderr)
-    # Hydra turns other exceptions of its callbacks into warnings, and a job's exceptions into a result.
+    # A SystemExit, because Hydra turns other exceptions of its callbacks into warnings, and those of a job into a
+    # result.
     raise ReportedExit(error)
 
 
@@ -37,8 +41,8 @@ def errors_raised() -> Iterator[None]:
     token = _RAISES.set(True)
     try:
         yield
-    except ReportedExit as ended:
-        raise ended.error from ended.__cause__
+    except ReportedExit as reported_exit:
+        raise reported_exit.error from reported_exit.__cause__
     finally:
         _RAISES.reset(token)
 
@@ -47,17 +51,18 @@ def errors_raised() -> Iterator[None]:
 def sigterm_exits() -> Iterator[None]:
     """Within this context, SIGTERM raises ``SystemExit(143)``, so that ``finally`` blocks run as they do on Ctrl-C.
 
-    In another thread than the main one nothing changes, because Python allows no signal handlers there.
+    In any thread but the main one this does nothing, because Python allows signal handlers only in the main thread.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def exit_by_signal(number: int, frame: FrameType | None) -> NoReturn:
+        # Shells report a process that a signal ended with the same exit code.
         sys.exit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, exit_by_signal)
+    previous_handler = signal.signal(signal.SIGTERM, exit_by_signal)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous_handler)

@@ -10,15 +10,15 @@ from contextlib import contextmanager
 def gc_paused() -> Iterator[None]:
     """Pause the garbage collector, and afterwards exclude all existing objects from future collections.
 
-    Importing torch and Lightning creates 800,000 objects that live until the process ends. The collector would
-    traverse them many times during the one or two seconds of the import.
+    Importing torch and Lightning creates 800,000 objects that live until the process ends. Without the pause, the
+    collector would traverse them many times during the one or two seconds of the import.
     """
     enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        # Without this the next collection would traverse all these objects once.
+        # Otherwise the next collection would traverse all these objects.
         gc.freeze()
         # C++ libraries that check for leaks when the process ends would report frozen objects as leaks.
         atexit.register(gc.unfreeze)

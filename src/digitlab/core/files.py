@@ -1,4 +1,4 @@
-"""Writes files atomically, reads YAML, and turns disk errors into one line. All code that writes files uses it."""
+"""Writes files atomically, reads YAML, and turns disk errors into messages of one line."""
 
 import errno
 import os
@@ -14,12 +14,15 @@ import yaml
 from digitlab.core.encoding import replace_unencodable
 from digitlab.core.errors import RunError
 
+# The end of the names of temporary files, which are renamed when they are complete.
 _PART = ".tmp"
-# Errors that the disk causes, not the program: full, over quota, read-only, no permission, failing, file too large.
+# Errors that the disk causes, not the program. In this order: the disk is full, over its quota, read-only, without
+# permission (two errors), or broken; the file is too large.
 _DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG}
 
-# File systems that keep no folders in memory, such as some network file systems, answer with one of these.
+# The errors of file systems that can't synchronise a folder, such as some network file systems.
 _CANNOT_SYNCHRONISE = {errno.EINVAL, errno.EBADF}
+# The pauses between attempts to replace a file on Windows.
 _REPLACE_WAITS_SECONDS = (0.01, 0.05, 0.2, 0.5)
 
 
@@ -28,7 +31,7 @@ def read_yaml(path: Path) -> Any:
 
     Raises ``OSError`` if the file cannot be read and ``yaml.YAMLError`` if it is not YAML.
     """
-    # The loader in C, because the one in Python is many times slower.
+    # PyYAML's default loader, which is written in Python, is many times slower than this one in C.
     return yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
 
 
@@ -63,7 +66,7 @@ def move_into_place(part: Path, path: Path) -> None:
 
 
 def _replace(part: Path, path: Path) -> None:
-    """Rename ``part`` to ``path``, which may exist. On Windows this fails while a program reads ``path``: try again."""
+    """Rename ``part`` to ``path``, which may exist. Windows refuses this while a program reads ``path``: try again."""
     for wait_seconds in _REPLACE_WAITS_SECONDS if sys.platform == "win32" else ():
         with suppress(PermissionError):
             os.replace(part, path)
@@ -73,21 +76,21 @@ def _replace(part: Path, path: Path) -> None:
 
 
 def _synchronise_folder(folder: Path) -> None:
-    """Let a rename in ``folder`` survive a power cut. Windows cannot open folders; some file systems refuse this."""
+    """Let a rename in ``folder`` survive a power cut. Do nothing where the system cannot synchronise folders."""
     if sys.platform == "win32":
         return
-    number = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(number)
+        os.fsync(descriptor)
     except OSError as error:
         if error.errno not in _CANNOT_SYNCHRONISE:
             raise
     finally:
-        os.close(number)
+        os.close(descriptor)
 
 
 def relative_path(path: Path) -> str:
-    """Return ``path`` relative to the current folder, or as it is on another drive of Windows."""
+    """Return ``path`` relative to the current folder; unchanged if Windows has it on another drive."""
     try:
         return os.path.relpath(path)
     except ValueError:
@@ -102,7 +105,7 @@ def remove_parts(folder: Path) -> None:
 
 @contextmanager
 def disk_faults(place: Path | str) -> Iterator[None]:
-    """Turn disk errors into a ``RunError`` that names the file, or ``place`` if the file is unknown."""
+    """Turn a disk error in the with block into a ``RunError`` that names the file, or ``place`` if that is unknown."""
     try:
         yield
     except OSError as error:

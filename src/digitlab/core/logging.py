@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _QUIET_WARNINGS = (
+    # Lightning still uses a function that torch has deprecated.
     r".*isinstance\(treespec, LeafSpec\).*",
-    # Lightning prints this on login nodes of SLURM clusters. A run needs no srun, and launchers call it themselves.
+    # Lightning prints this on login nodes of SLURM clusters. A run works without srun, and launchers that need srun
+    # call it themselves.
     r"The `srun` command is available on your system but is not used",
 )
 
@@ -18,12 +20,12 @@ _QUIET_WARNINGS = (
 def quiet_libraries() -> Iterator[None]:
     """Hide Lightning's start messages and the warnings in ``_QUIET_WARNINGS``.
 
-    Also hide errors from ``logging`` and from TensorBoard's threads when the disk is full. The run then ends with one
-    line anyway, because its next checkpoint cannot be written.
+    If the disk is full, also hide the errors of ``logging`` and of TensorBoard's threads. The run then ends with a
+    message of one line anyway, because its next checkpoint cannot be written.
     """
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
-    before = logging.raiseExceptions, threading.excepthook
+    previous_hooks = logging.raiseExceptions, threading.excepthook
     logging.raiseExceptions, threading.excepthook = False, _quiet_disk_faults
     with warnings.catch_warnings():
         for message in _QUIET_WARNINGS:
@@ -33,7 +35,7 @@ def quiet_libraries() -> Iterator[None]:
         try:
             yield
         finally:
-            logging.raiseExceptions, threading.excepthook = before
+            logging.raiseExceptions, threading.excepthook = previous_hooks
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
 
@@ -48,12 +50,12 @@ def _quiet_disk_faults(thread: threading.ExceptHookArgs) -> None:
 def log_to(path: Path) -> Iterator[None]:
     """Append log messages of level INFO and above to ``path``; other handlers receive only warnings and errors.
 
-    A resumed run uses this, because Hydra does not configure logging for it.
+    Resumed runs and members of populations use this, because Hydra configures logging only for the jobs that it runs.
     """
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("[%(asctime)s][%(levelname)s] %(message)s"))
     root = logging.getLogger()
-    before = root.level, [(other, other.level) for other in root.handlers]
+    previous_level, previous_handlers = root.level, [(other, other.level) for other in root.handlers]
     for other in root.handlers:
         other.setLevel(max(other.level, logging.WARNING))
     root.addHandler(handler)
@@ -63,6 +65,6 @@ def log_to(path: Path) -> Iterator[None]:
     finally:
         root.removeHandler(handler)
         handler.close()
-        root.setLevel(before[0])
-        for other, level in before[1]:
+        root.setLevel(previous_level)
+        for other, level in previous_handlers:
             other.setLevel(level)

@@ -1,6 +1,7 @@
-"""Gives Matplotlib a folder for its font cache; the packages call it before they import what imports Matplotlib.
+"""Gives Matplotlib a writable folder for its font cache. This must happen before the first import of Matplotlib.
 
-Lightning imports Matplotlib too, through torchmetrics, so importing ``digitlab.figures`` would be too late.
+Lightning imports Matplotlib too, through torchmetrics. So ``digitlab.training`` already needs this, not only
+``digitlab.figures``.
 """
 
 import atexit
@@ -11,21 +12,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_ROOTS = {"XDG_CONFIG_HOME": ".config", "XDG_CACHE_HOME": ".cache"}
+# Matplotlib makes a folder in each of these two. A variable names the folder; the default is in the home folder.
+_PARENTS = {"XDG_CONFIG_HOME": ".config", "XDG_CACHE_HOME": ".cache"}
 
 
 def use_writable_matplotlib_folder() -> None:
     """Choose a temporary folder if the home folder is missing or read-only; it is removed when the process ends.
 
-    Otherwise Matplotlib makes such a folder in every process and warns each time. Child processes inherit the variable.
+    Otherwise Matplotlib would make such a folder in every process, and warn each time. Child processes inherit the
+    environment variable ``MPLCONFIGDIR``, which names the folder.
     """
     if "MPLCONFIGDIR" in os.environ:
         return
     try:
-        roots = [Path(os.environ.get(name) or Path.home() / folder) for name, folder in _ROOTS.items()]
+        parents = [Path(os.environ.get(name) or Path.home() / folder) for name, folder in _PARENTS.items()]
     except RuntimeError:  # no home folder
-        roots = []
-    if roots and all(_is_writable(root / "matplotlib") for root in roots):
+        parents = []
+    if parents and all(_is_writable(parent / "matplotlib") for parent in parents):
         return
     folder = tempfile.mkdtemp(prefix="digitlab-matplotlib-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -34,7 +37,7 @@ def use_writable_matplotlib_folder() -> None:
 
 @contextmanager
 def matplotlib_importable() -> Iterator[None]:
-    """Import modules that import Matplotlib inside the with block: its folder is chosen before."""
+    """Choose Matplotlib's folder before the with block, which imports modules that import Matplotlib."""
     use_writable_matplotlib_folder()
     yield
 

@@ -26,7 +26,7 @@ def device_memory() -> Iterator[None]:
     except Exception as error:
         if not out_of_memory(error):
             raise
-        # The first line, without torch's prefix that names the place in its source: "[enforce fail at …] ".
+        # Only the first line, without torch's prefix "[enforce fail at …] ", which names a place in torch's source.
         reason = str(error).partition("\n")[0].rpartition("] ")[2] or type(error).__name__
         raise RunError(f"out of memory: a smaller data.batch_size or model helps ({reason})") from error
 
@@ -40,5 +40,5 @@ def out_of_memory(error: BaseException) -> bool:
         return True
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    # Other errors, such as those of torch on the CPU, are plain RuntimeErrors, so only the message tells.
+    # torch on the CPU, for example, raises a plain RuntimeError, so only the message says that it is about memory.
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS_OF_NO_MEMORY)

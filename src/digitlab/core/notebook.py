@@ -1,6 +1,6 @@
-"""Tells whether the program runs in a Jupyter or Colab notebook, and shows a line there that can be replaced.
+"""Finds out whether the program runs in a Jupyter or Colab notebook, and shows a line there that can be replaced.
 
-The progress of runs and sweeps uses it.
+The progress displays of runs and sweeps use it.
 """
 
 import sys
@@ -8,15 +8,16 @@ from typing import Any
 
 
 def in_notebook() -> bool:
-    """Whether this process is the kernel of a notebook. IPython is not imported for the answer."""
+    """Return whether this process is the kernel of a notebook."""
+    # In a notebook IPython is already loaded, so it need not be imported to find out.
     ipython = sys.modules.get("IPython")
     shell = None if ipython is None else ipython.get_ipython()
-    # A terminal's IPython has no kernel.
+    # IPython in a terminal has no kernel.
     return getattr(shell, "kernel", None) is not None
 
 
 class NotebookLine:
-    """One line of text below the cell that runs; ``show`` replaces it. Only for notebooks."""
+    """One line of text below the running cell of a notebook. ``show`` replaces it."""
 
     def __init__(self) -> None:
         self._handle: Any = None

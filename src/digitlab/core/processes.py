@@ -20,23 +20,24 @@ _ORPHAN_POLL_SECONDS = 0.5
 
 @contextmanager
 def sigint_blocked() -> Iterator[None]:
-    """Start processes within, and they never receive SIGINT.
+    """Block SIGINT inside the with block. Processes that are started there inherit this, and never receive SIGINT.
 
-    A terminal sends Ctrl-C to all processes, and the command also sends SIGTERM to each. After two signals none could
-    save its run. On Windows a process inherits no mask; ``ignore_sigint`` does the same from within.
+    On Ctrl-C the terminal sends SIGINT to all processes, and the command then sends SIGTERM to each process that it
+    started. A second signal ends a run at once, so these processes could not save their runs if they received both. On
+    Windows a process does not inherit this; there, the started process calls ``ignore_sigint``.
     """
     if sys.platform == "win32" or not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    previous_mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous_mask)
 
 
 def ignore_sigint() -> None:
-    """Let this process ignore Ctrl-C from now on: the command that started it receives it and tells the others."""
+    """Let this process ignore Ctrl-C from now on. The command that started it receives Ctrl-C and asks it to stop."""
     if sys.platform == "win32" or not hasattr(signal, "pthread_sigmask"):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     else:
@@ -49,16 +50,16 @@ def ask_to_stop(process_id: int) -> None:
 
 
 def end_when_orphaned(parent: int, *, grace_seconds: float) -> None:
-    """Let this process save its runs and end if the process ``parent``, which started it, disappears.
+    """Let this process save its runs and end if the process ``parent``, which started it, dies.
 
-    It is killed if it has not ended after ``grace_seconds``. On Windows, a process cannot see this: it finishes its
-    work first.
+    This process is killed if it has not ended after ``grace_seconds``. On Windows a process does not notice that its
+    parent has died, so it finishes its work.
     """
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(_ORPHAN_POLL_SECONDS)
-        # Being adopted by another parent means that the command was killed: save as after Ctrl-C.
+        # A process whose parent dies gets a new parent. So the command was killed, and this process stops as on Ctrl-C.
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(grace_seconds)
         os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
@@ -74,8 +75,9 @@ def time_limit_signal() -> int | None:
 
 
 def machine_name() -> str:
-    """Return a text for this machine or container: processes with the same text see each other's process ids."""
+    """Return a name of this machine or container: processes with the same name see each other's process ids."""
     try:
+        # The id of the boot changes with each restart. The namespace tells containers on one machine apart.
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()[:8]
         return f"{socket.gethostname()}-{boot}-{os.stat('/proc/self/ns/pid').st_ino}"
     except OSError:

@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from digitlab.core.errors import DigitlabError, RunError
 
 # Parts of the messages of gloo and NCCL, torch's libraries for communication, when a connection to a process breaks.
-_LOST = re.compile(r"connection (closed|reset|refused)|broken pipe|remote process exited|read error", re.IGNORECASE)
+_CONNECTION_BROKEN = re.compile(
+    r"connection (closed|reset|refused)|broken pipe|remote process exited|read error", re.IGNORECASE
+)
 
 
 @contextmanager
@@ -29,18 +31,18 @@ def first_process_reports() -> Iterator[None]:
 
 
 def is_first_process() -> bool:
-    """Whether this process has rank 0, which writes files and reports errors."""
+    """Return whether this process has rank 0, which writes files and reports errors."""
     return process_rank() == 0
 
 
 def process_rank() -> int:
     """Return the rank of this process in its run, from 0."""
-    # Lightning sets this variable for each process that it starts. So the rank is known before a Trainer exists.
+    # Lightning sets this variable in each process that it starts. So the rank is known before a Trainer exists.
     if "LOCAL_RANK" in os.environ:
         return int(os.environ["LOCAL_RANK"])
-    # If SLURM's srun has started several tasks, these are the ranks, and Lightning starts no process.
-    several = int(os.environ.get("SLURM_NTASKS", "1")) > 1
-    return int(os.environ.get("SLURM_PROCID", "0")) if several else 0
+    # If SLURM's srun has started several tasks, the number of the task is the rank, and Lightning starts no process.
+    has_several_tasks = int(os.environ.get("SLURM_NTASKS", "1")) > 1
+    return int(os.environ.get("SLURM_PROCID", "0")) if has_several_tasks else 0
 
 
 @contextmanager
@@ -49,7 +51,7 @@ def lost_process_reported() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if _LOST.search(str(error)) is None:
+        if _CONNECTION_BROKEN.search(str(error)) is None:
             raise
         message = "another process of this run has died, perhaps because memory ran out: resume=FOLDER continues"
         raise RunError(message) from error

@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any
 from digitlab.core.errors import DigitlabError
 
 if TYPE_CHECKING:
-    # The command of a sweep whose jobs run elsewhere uses this module, and it need not import torch.
+    # A command that only submits the jobs of a sweep to a cluster also uses this module, and must not import torch.
     from lightning.pytorch import Trainer
 
 
 class Interrupted(DigitlabError):
-    """A signal stopped the run, and the run was saved. ``where`` says how far it got, ``how`` how to resume it.
+    """Signal ``number`` stopped the run, and the run was saved.
 
-    The exit code is 128 plus the number of the signal: 130 for SIGINT, 143 for SIGTERM. ``folder`` is that of a single
-    run, None for several.
+    ``where`` says in the message how far the run got, and ``how`` is the command that resumes it. The exit code is 128
+    plus the number of the signal: 130 for SIGINT, 143 for SIGTERM. ``folder`` is that of a single run, None for several
+    runs.
     """
 
     def __init__(self, number: int, where: str = "", *, how: str = "", folder: Path | None = None) -> None:
@@ -50,6 +51,7 @@ class Stopper:
 
     def add(self, listener: StopSignal) -> None:
         self._listeners.append(listener)
+        # ``stop`` may have been called while the data was still downloaded, before there was a listener.
         if self._requested:
             listener.received = signal.SIGINT
 
@@ -69,6 +71,7 @@ class Stopper:
 _STOPPER: ContextVar[Stopper | None] = ContextVar("stopper", default=None)
 
 
+# By default a second signal ends the process at once, so that users can stop a run that does not react.
 _SECOND_SIGNAL: ContextVar[signal.Handlers] = ContextVar("what a second signal does", default=signal.SIG_DFL)
 
 
@@ -76,7 +79,8 @@ _SECOND_SIGNAL: ContextVar[signal.Handlers] = ContextVar("what a second signal d
 def second_signal_ignored() -> Iterator[None]:
     """Within this context, a second signal does not end the process.
 
-    A cluster can send a warning and SIGTERM in the same moment. It kills the process later, whatever it does.
+    A cluster can send a warning and SIGTERM at the same moment, and the process must still save its run. If it takes
+    too long, the cluster kills it.
     """
     token = _SECOND_SIGNAL.set(signal.SIG_IGN)
     try:
@@ -116,14 +120,16 @@ class StopSignal:
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         self.received = number
-        for each in self._previous:
-            signal.signal(each, _SECOND_SIGNAL.get())
+        # From now on, the next signal is the second one.
+        for handled in self._previous:
+            signal.signal(handled, _SECOND_SIGNAL.get())
 
     def obey(self, trainer: Trainer, *, save: Callable[[], None] | None = None) -> None:
         """Call ``save`` and raise ``Interrupted`` if any process of ``trainer`` received a signal.
 
         Every process must call this method, because they wait for each other here.
         """
+        # The processes agree: if only one of them stopped, the others would wait for it forever.
         if trainer.strategy.reduce_boolean_decision(self.received is not None, all=False):
             if save is not None:
                 save()

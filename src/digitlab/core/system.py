@@ -19,7 +19,8 @@ _STAT = Path("/proc/stat")
 MOUNTS = Path("/proc/mounts")
 # The columns of /proc/stat that count busy time: user, nice, system, irq, softirq and steal.
 _BUSY_COLUMNS = (0, 1, 2, 5, 6, 7)
-# Two options of ``mallopt``, the function of glibc that configures memory allocation, and the largest value of both.
+# Two options of ``mallopt``, the function of glibc that configures memory allocation, and the largest value that both
+# accept.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _LARGEST = -1, -3, 2**31 - 1
 # torch and oneDNN have special kernels for these instruction sets. The names are those of Linux.
 _INSTRUCTION_SETS = (
@@ -42,7 +43,7 @@ def instruction_sets() -> list[str]:
 
 
 def _cpuinfo(key: str) -> list[str]:
-    """The value of the first line of ``/proc/cpuinfo`` with this key, as a list; empty outside Linux."""
+    """Return the value of the first line of ``/proc/cpuinfo`` with this key, as a list; empty outside Linux."""
     try:
         lines = _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -96,7 +97,7 @@ def _windows_memory_bytes() -> int | None:
 
 
 def peak_memory_bytes() -> int | None:
-    """Return the most memory that this process has used so far; None if the system does not say."""
+    """Return the largest amount of memory that this process has used so far; None if the system does not say."""
     if sys.platform == "win32":
         return None
     try:
@@ -189,8 +190,8 @@ def user_cache_folder() -> Path:
 
     Raises ``RuntimeError`` if the user has no home folder, as in some containers.
     """
-    if named := os.environ.get("XDG_CACHE_HOME"):
-        return Path(named)
-    if sys.platform == "win32" and (local := os.environ.get("LOCALAPPDATA")):
-        return Path(local)
+    if folder := os.environ.get("XDG_CACHE_HOME"):
+        return Path(folder)
+    if sys.platform == "win32" and (folder := os.environ.get("LOCALAPPDATA")):
+        return Path(folder)
     return Path.home() / ".cache"
