@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from digitlab.config.given import FACTS, GIVEN, Given, named_parameters, remember
+from digitlab.config.given import FACTS, GIVEN, GivenNetwork, named_parameters, remember
 from digitlab.core.errors import ConfigError
 
 # The types of values that a configuration can hold, besides lists and dicts.
@@ -78,7 +78,7 @@ def remember_for_run(config: DictConfig, model: Any) -> None:
         raise ConfigError(
             "model", network.name, f"is not the network of the run, {target}: its layers or its code differ"
         )
-    remember(str(identifier), Given.of_class(model) if kind == "class" else _copying_builder(model))
+    remember(str(identifier), GivenNetwork.of_class(model) if kind == "class" else _copying_builder(model))
 
 
 def _from_object(network: nn.Module) -> OwnNetwork:
@@ -95,7 +95,7 @@ def _from_object(network: nn.Module) -> OwnNetwork:
     return OwnNetwork(network_class.__name__, {"_target_": _name_of(network_class), GIVEN: identifier}, reason)
 
 
-def _copying_builder(network: nn.Module) -> Given:
+def _copying_builder(network: nn.Module) -> GivenNetwork:
     """Return a ``Given`` that makes a copy of the network for each run."""
     # The user may change the network later. So the runs copy this prototype, not the network.
     prototype = copy.deepcopy(network).cpu().float()
@@ -103,7 +103,7 @@ def _copying_builder(network: nn.Module) -> Given:
     def make_copy() -> nn.Module:
         return copy.deepcopy(prototype).train()
 
-    return Given(make_copy, type(network).__name__, ())
+    return GivenNetwork(make_copy, type(network).__name__, ())
 
 
 def _from_class(network_class: type[nn.Module], settings: dict[str, Any]) -> OwnNetwork:
@@ -126,7 +126,7 @@ def _from_class(network_class: type[nn.Module], settings: dict[str, Any]) -> Own
     if unknown := [name for name in settings if name not in parameters]:
         raise ConfigError(f"model.{unknown[0]}", settings[unknown[0]], f"no such setting of {network_class.__name__}")
     node[GIVEN] = f"class:{_digest(_code_of(network_class))}"
-    remember(node[GIVEN], Given.of_class(network_class))
+    remember(node[GIVEN], GivenNetwork.of_class(network_class))
     return OwnNetwork(network_class.__name__, node, _not_importable(network_class))
 
 

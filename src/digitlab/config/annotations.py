@@ -17,7 +17,7 @@ from typing import Any, get_args
 from digitlab.config.schema import check_value
 
 _SOURCES = Path(__file__).resolve().parents[1]
-# If an annotation uses a name from one of these modules, the name is imported: that does not import torch.
+# Light modules: they can be imported without torch. A name that an annotation takes from one of them is imported.
 _LIGHT_MODULES = ("typing", "collections.abc", "pathlib", "pydantic", "digitlab.config.schema")
 _TYPES = {name: getattr(builtins, name) for name in ("bool", "dict", "float", "int", "list", "str", "tuple")}
 
@@ -61,25 +61,26 @@ def _annotations(target: str) -> dict[str, tuple[str, ast.expr]]:
     if not isinstance(definition, ast.ClassDef):
         return {}
     # A dataclass also has the fields of its base classes.
-    found: dict[str, tuple[str, ast.expr]] = {}
+    annotations: dict[str, tuple[str, ast.expr]] = {}
     for base in definition.bases:
         if isinstance(base, ast.Name) and base.id in _names(module):
-            found |= _annotations(f"{module}.{base.id}")
+            annotations |= _annotations(f"{module}.{base.id}")
     if _decorated(definition, "settings"):
-        fields = (each for each in definition.body if isinstance(each, ast.AnnAssign))
-        return found | {
-            each.target.id: (module, each.annotation) for each in fields if isinstance(each.target, ast.Name)
+        fields = (statement for statement in definition.body if isinstance(statement, ast.AnnAssign))
+        return annotations | {
+            field.target.id: (module, field.annotation) for field in fields if isinstance(field.target, ast.Name)
         }
-    for each in definition.body:
-        if isinstance(each, ast.FunctionDef) and each.name == "__init__":
+    for statement in definition.body:
+        if isinstance(statement, ast.FunctionDef) and statement.name == "__init__":
             # A constructor replaces that of the base class, so the arguments of the base class do not count.
-            arguments = each.args.kwonlyargs if _decorated(each, "checked") else []
+            arguments = statement.args.kwonlyargs if _decorated(statement, "checked") else []
             return {argument.arg: (module, argument.annotation) for argument in arguments if argument.annotation}
-    return found
+    return annotations
 
 
 def _decorated(definition: ast.ClassDef | ast.FunctionDef, name: str) -> bool:
-    return any(isinstance(each, ast.Name) and each.id == name for each in definition.decorator_list)
+    decorators = definition.decorator_list
+    return any(isinstance(decorator, ast.Name) and decorator.id == name for decorator in decorators)
 
 
 @cache
@@ -107,8 +108,8 @@ def _names(module: str) -> dict[str, ast.stmt]:
 def _definition(module: str, name: str) -> tuple[str, ast.stmt]:
     """Return the statement that defines ``name``, and the module that contains it.
 
-    If ``name`` is imported from another module of digitlab, its definition there is returned. An import from a light
-    module is returned as it is.
+    If ``name`` is imported from another module of digitlab, this returns its definition in that module. If it is
+    imported from a light module, this returns the import statement.
     """
     statement = _names(module).get(name)
     if statement is None:
@@ -138,8 +139,8 @@ def _evaluate(expression: ast.expr, module: str) -> Any:
         case ast.Subscript(value=generic, slice=arguments):
             return _evaluate(generic, module)[_evaluate(arguments, module)]
         case ast.Call(func=ast.Name(id="Field"), args=[], keywords=keywords):
-            given = {each.arg: _evaluate(each.value, module) for each in keywords if each.arg is not None}
-            return _value("Field", module)(**given)
+            limits = {each.arg: _evaluate(each.value, module) for each in keywords if each.arg is not None}
+            return _value("Field", module)(**limits)
         case ast.Call(func=ast.Name(id="get_args"), args=[argument]):
             return get_args(_evaluate(argument, module))
     raise _UnknownError

@@ -29,11 +29,11 @@ from digitlab.config.suggestions import (
 from digitlab.core.errors import ConfigError
 from digitlab.core.files import read_yaml
 
-# Groups that accept a list of options, as augment=[shift,flip]. Every other group accepts exactly one.
-_SEVERAL = ("augment", "debug", "experiment")
+# Groups that accept a list of options, as in augment=[shift,flip]. Every other group accepts exactly one.
+_LIST_GROUPS = ("augment", "debug", "experiment")
 # A group with more options than this is not listed in full in an error message.
 _MOST_LISTED = 12
-# Options that make Hydra do something other than one run. They exclude each other.
+# The options that choose what Hydra does, each with its long name. Only one of them can be given.
 _COMMANDS = {
     "-r": "--run", "-m": "--multirun", "-c": "--cfg", "-i": "--info", "-sc": "--shell-completion",
     "--shell_completion": "--shell-completion",
@@ -43,10 +43,11 @@ _COMMANDS = {
 def refuse_conflicting_options(arguments: Iterable[str]) -> None:
     """Raise ``ConfigError`` if the options exclude each other, for example ``-m`` and ``--cfg``."""
     options = [argument.partition("=")[0] for argument in arguments]
-    asked = dict.fromkeys(_COMMANDS.get(option, option) for option in options)
-    asked_for = [option for option in asked if option in _COMMANDS.values()]
-    if len(asked_for) > 1:
-        raise ConfigError("", " ".join(asked_for), "can't be given together; --cfg shows the configuration of one run")
+    # The same option may be given twice, for example as -m and as --multirun.
+    long_names = dict.fromkeys(_COMMANDS.get(option, option) for option in options)
+    commands = [name for name in long_names if name in _COMMANDS.values()]
+    if len(commands) > 1:
+        raise ConfigError("", " ".join(commands), "can't be given together; --cfg shows the configuration of one run")
 
 
 def command_line_overrides(hydra: DictConfig | None = None) -> list[str]:
@@ -54,7 +55,7 @@ def command_line_overrides(hydra: DictConfig | None = None) -> list[str]:
     if hydra is None and not HydraConfig.initialized():
         return []
     node = HydraConfig.get() if hydra is None else hydra
-    # Not resolved: an interpolation belongs to the configuration, and its value can be a secret of the environment.
+    # Interpolations stay as they are written, because the value of an environment variable can be a secret.
     overrides = OmegaConf.to_container(node.overrides.task, resolve=False)
     assert isinstance(overrides, list)
     return [str(override) for override in overrides]
@@ -74,14 +75,14 @@ def check_overrides(overrides: Iterable[str], groups: Path) -> None:
             override = parser.parse_override(text)
         except HydraException as error:
             raise _unreadable(key, value) from error
-        if key in group_names(groups) and not _may_be_names(override, several=key in _SEVERAL):
+        if key in group_names(groups) and not _may_be_names(override, several=key in _LIST_GROUPS):
             raise _no_such_name(key, value, _options(groups / key))
 
 
 def _with_group(text: str, groups: Path) -> str:
     """Return `` (did you mean `data=mnist`?)`` for ``mnist``, the name of an option without its group."""
-    found = [f"{group}={text}" for group in group_names(groups) if text in _options(groups / group)]
-    return f" (did you mean `{found[0]}`?)" if found else ""
+    overrides = [f"{group}={text}" for group in group_names(groups) if text in _options(groups / group)]
+    return f" (did you mean `{overrides[0]}`?)" if overrides else ""
 
 
 def _unreadable(key: str, value: str) -> ConfigError:
@@ -92,11 +93,15 @@ def _unreadable(key: str, value: str) -> ConfigError:
 
 
 def _may_be_names(override: Override, *, several: bool) -> bool:
-    """Whether the value of a group is a name or a list of names. Values of a sweep are checked job by job."""
+    """Return whether the value of a group is a name or, with ``several``, a list of names.
+
+    The values of a sweep count as names here: they are checked when each job is composed.
+    """
     if override.is_sweep_override() or (override.is_delete() and override.value() is None):
         return True
     value = override.value()
     names = value if several and isinstance(value, list) else [value]
+    # An option is the name of a file in conf/, and never an interpolation such as ${model}.
     return all(isinstance(name, str) and "$" not in name for name in names)
 
 
@@ -152,7 +157,7 @@ def explain_hydra_error(error: Exception, overrides: Iterable[str], keys: Sequen
     the folder of the groups.
     """
     text = " ".join(str(error).split())
-    typed = dict(_split(override) for override in overrides)
+    values = dict(_split(override) for override in overrides)
     if isinstance(error, OverrideParseException):
         return ConfigError("", error.override, "must be written KEY=VALUE")
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
@@ -161,17 +166,17 @@ def explain_hydra_error(error: Exception, overrides: Iterable[str], keys: Sequen
     if match := re.search(r"Could not (override|append|delete)[^']*'([^']+)'", text):
         key = match[2]
         if match[1] == "append":
-            return ConfigError(key, typed.get(key), "is there already: write it without the +")
-        return _no_such_key(key, typed, keys, groups)
+            return ConfigError(key, values.get(key), "is there already: write it without the +")
+        return _no_such_key(key, values, keys, groups)
     if match := re.search(r"Multiple values for (\S+)\.|(\S+) appears more than once", text):
         key = match[1] or match[2]
         added = any(override.startswith(f"+{key}=") for override in overrides)
         allowed = "is there already: write it without the +" if added else "is given twice"
-        return ConfigError(key, typed.get(key), allowed)
+        return ConfigError(key, values.get(key), allowed)
     if match := re.search(r"Ambiguous value for argument '([^'=]+)=", text):
-        return _several_values(match[1], typed.get(match[1], ""))
+        return _several_values(match[1], values.get(match[1], ""))
     if isinstance(error, OmegaConfBaseException) and error.full_key:
-        return ConfigError(error.full_key, typed.get(error.full_key, "?"), str(error.msg).splitlines()[0])
+        return ConfigError(error.full_key, values.get(error.full_key, "?"), str(error.msg).splitlines()[0])
     if deleted := [override for override in overrides if override.startswith("~")]:
         return ConfigError(_split(deleted[0])[0], None, "must be given")
     return ConfigError("", "the configuration", f"can't be composed: {text}")
@@ -184,32 +189,36 @@ def _several_values(key: str, value: str) -> ConfigError:
     return ConfigError(key, value, allowed)
 
 
-def _no_such_key(key: str, typed: Mapping[str, str], keys: Sequence[str], groups: Path) -> ConfigError:
-    if key in keys:  # ~KEY=VALUE with a value other than the key's
-        return ConfigError(key, typed.get(key), "must be given: it can't be removed")
+def _no_such_key(key: str, values: Mapping[str, str], keys: Sequence[str], groups: Path) -> ConfigError:
+    """Return the error for a ``key`` that Hydra could not change; ``values`` are those of the overrides, by key."""
+    if key in keys:  # the override is ~KEY=VALUE, and VALUE is not the value of the key
+        return ConfigError(key, values.get(key), "must be given: it can't be removed")
     if key in RENAMED_KEYS:
-        return ConfigError(key, typed.get(key, "?"), f"is now {RENAMED_KEYS[key]}")
+        return ConfigError(key, values.get(key, "?"), f"is now {RENAMED_KEYS[key]}")
     parent, _, name = key.rpartition(".")
     siblings = [path.removeprefix(f"{parent}.") for path in keys if path.startswith(f"{parent}.")]
     siblings = [path for path in siblings if "." not in path and path != "_target_"]
-    value = typed.get(key, "?")  # a key that is not among the overrides is in a file
-    having = " or ".join(options_with(key, groups))
-    hint = f"; it exists with {having}" if having else ""
+    value = values.get(key, "?")  # a key that no override contains is in a file
+    options = " or ".join(options_with(key, groups))
+    hint = f"; it exists with {options}" if options else ""
     if siblings:
-        where = f" in {parent}={typed[parent]}" if parent in typed else ""
+        where = f" in {parent}={values[parent]}" if parent in values else ""
         error = unknown(name, value, siblings, under=parent, where=where)
         return ConfigError(key, value, error.allowed + hint)
     if parent in keys:
         return ConfigError(key, value, f"no such key: a new one is written +{key}=VALUE")
-    if full := full_keys(key, keys) or full_keys(key, option_keys(groups)):
-        written = [_written(each, typed.get(key), groups) for each in full]
-        return ConfigError(key, value, f"no such key: write {' or '.join(written)}")
+    if longer_keys := full_keys(key, keys) or full_keys(key, option_keys(groups)):
+        overrides = [_override_with(each, values.get(key), groups) for each in longer_keys]
+        return ConfigError(key, value, f"no such key: write {' or '.join(overrides)}")
     hint = nearest(key, [*keys, *group_names(groups)]) + hint
     return ConfigError(key, value, f"no such key{hint or '; python train.py --help lists all keys'}")
 
 
-def _written(key: str, value: str | None, groups: Path) -> str:
-    """Return how to write ``key`` with the value of an override, if there is one and ``key`` has this option."""
+def _override_with(key: str, value: str | None, groups: Path) -> str:
+    """Return ``KEY=VALUE`` for a message.
+
+    Without a value, or if a group has no such option, return ``GROUP=OPTION|OPTION`` for a group and ``KEY`` otherwise.
+    """
     if value is None or (key in group_names(groups) and value not in _options(groups / key)):
         return f"{key}={'|'.join(_options(groups / key))}" if key in group_names(groups) else key
     return f"{key}={value}"

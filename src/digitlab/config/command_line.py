@@ -16,7 +16,8 @@ from digitlab.core.errors import ConfigError
 def read_arguments(arguments: Sequence[str]) -> list[str]:
     """Return the arguments in the form that Hydra needs: options first, and paths in quotes where necessary.
 
-    Raises ``ConfigError`` for unknown options, spaces around ``=``, and overrides that cannot be parsed.
+    In a sweep, keys of swept groups become choices of one value: see ``_defer_to_jobs``. Raises ``ConfigError`` for
+    unknown options, spaces around ``=``, and overrides that cannot be parsed.
     """
     if "-sc" in arguments or "--shell-completion" in arguments:
         return list(arguments)  # the last word may be incomplete
@@ -30,7 +31,10 @@ def read_arguments(arguments: Sequence[str]) -> list[str]:
 
 
 def undeferred(override: str) -> str:
-    """Return ``KEY=VALUE`` for ``KEY=choice(VALUE)`` with a single value, and any other override unchanged."""
+    """Return ``KEY=VALUE`` for ``KEY=choice(VALUE)`` with a single value, and any other override unchanged.
+
+    It undoes what ``read_arguments`` does to the overrides of a sweep.
+    """
     key, _, value = override.partition("=")
     if not value.startswith("choice("):
         return override
@@ -39,74 +43,79 @@ def undeferred(override: str) -> str:
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Separate options (with their values) from overrides. argparse alone allows no override after an option."""
+    """Separate options (with their values) from overrides. argparse by itself allows no override after an option."""
     actions = get_args_parser()._option_string_actions
     options: list[str] = []
     overrides: list[str] = []
-    waiting = list(arguments)
-    while waiting:
-        word = waiting.pop(0)
-        following = waiting[0] if waiting else ""
+    unread = list(arguments)
+    while unread:
+        word = unread.pop(0)
+        following = unread[0] if unread else ""
         if not word.startswith("-"):
-            _refuse_spaces(word, waiting)
+            _refuse_spaces(word, unread)
             overrides.append(word)
             continue
         action = _action(word, actions)
         if action is None:
             raise _no_such_option(word, following)
         if word.startswith("--"):
+            # Hydra reads the options again and must not meet an abbreviation such as --multi.
             name, equals, value = word.partition("=")
             name = next(option for option in actions if option.startswith(name))
             word = name + equals + value
         options.append(word)
+        # In argparse, None means exactly one value, and "?" an optional one: the next word is only taken if it is one.
         takes_value = action.nargs is None or (action.nargs == "?" and following in (action.choices or ()))
-        if takes_value and waiting and "=" not in word and word in actions:
-            options.append(waiting.pop(0))
+        if takes_value and unread and "=" not in word and word in actions:
+            options.append(unread.pop(0))
     return options, overrides
 
 
 def _action(word: str, actions: dict[str, argparse.Action]) -> argparse.Action | None:
+    """Return argparse's action for the option in ``word``, or None if there is no such option."""
     name = word.partition("=")[0]
     if name in actions:
         return actions[name]
     # argparse also accepts abbreviations (--multi) and values attached to short options (-cjob).
-    longer = [action for option, action in actions.items() if name.startswith("--") and option.startswith(name)]
-    if longer:
-        return longer[0]
-    short = actions.get(name[:2])
-    return short if short is not None and short.nargs is None else None
+    abbreviated = [action for option, action in actions.items() if name.startswith("--") and option.startswith(name)]
+    if abbreviated:
+        return abbreviated[0]
+    short_option = actions.get(name[:2])
+    return short_option if short_option is not None and short_option.nargs is None else None
 
 
 def _refuse_spaces(word: str, following: Sequence[str]) -> None:
     """Raise ``ConfigError`` for ``KEY = VALUE``, which the shell passes as two or three words."""
     second, third = [*following, "", ""][:2]
-    value_next = bool(second) and "=" not in second and not second.startswith("-")
+    second_is_value = bool(second) and "=" not in second and not second.startswith("-")
     words = [word, second]
-    if second == "=":
+    if second == "=":  # KEY = VALUE
         words.append(third)
-    elif not (second.startswith("=") and "=" not in word) and not (word.endswith("=") and value_next):
+    # The other cases are "KEY =VALUE" and "KEY= VALUE".
+    elif not (second.startswith("=") and "=" not in word) and not (word.endswith("=") and second_is_value):
         return
-    meant = "".join(words)
-    raise ConfigError("", " ".join(words), f"must be written {meant}, with no spaces around =")
+    joined = "".join(words)
+    raise ConfigError("", " ".join(words), f"must be written {joined}, with no spaces around =")
 
 
 def _no_such_option(word: str, following: str) -> ConfigError:
+    # Many programs have options such as --batch-size 32. The message shows the setting that the user may have meant.
     name, _, value = word.lstrip("-").replace("-", "_").partition("=")
     if not value and following and "=" not in following and not following.startswith("-"):
         word, value = f"{word} {following}", following
     keys = known_keys(())
-    meant = [name] if name in keys or name in group_names(CONF) else full_keys(name, keys)
-    meant = meant or full_keys(name, option_keys(CONF))
-    hint = f"write {' or '.join(f'{key}={value}' for key in meant)}" if meant else "settings are written KEY=VALUE"
+    likely = [name] if name in keys or name in group_names(CONF) else full_keys(name, keys)
+    likely = likely or full_keys(name, option_keys(CONF))
+    hint = f"write {' or '.join(f'{key}={value}' for key in likely)}" if likely else "settings are written KEY=VALUE"
     return ConfigError("", word, f"no such option: {hint}")
 
 
 def _defer_to_jobs(overrides: Sequence[str]) -> list[str]:
-    """Return the overrides of a sweep so that Hydra applies keys of swept groups to the jobs only.
+    """Return the overrides of a sweep, changed so that Hydra applies keys of swept groups only to the jobs.
 
-    Hydra also composes the configuration of the whole sweep, with the default option of a swept group. In
-    ``-m optimizer=sgd,rmsprop optimizer.momentum=0.9`` that is Adam, which has no momentum. A key that the default
-    lacks becomes a choice of one value, because Hydra leaves out the choices there.
+    Before the jobs, Hydra composes a configuration of the whole sweep. It leaves out all choices there, so each swept
+    group has its default option. In ``-m optimizer=sgd,rmsprop optimizer.momentum=0.9`` that is Adam, which has no
+    momentum: Hydra would refuse the key. So a key that the default option lacks becomes a choice of one value here.
     """
     parser = OverridesParser.create()
     parsed = {override: parser.parse_override(override) for override in overrides if "=" in override}
@@ -114,19 +123,19 @@ def _defer_to_jobs(overrides: Sequence[str]) -> list[str]:
     swept = {each.key_or_group for each in parsed.values() if each.is_sweep_override()}
     swept |= {key for override in overrides for key in swept_values(override, CONF)}
     swept &= set(groups)
-    inside = [
+    keys_of_swept = [
         override
         for override, each in parsed.items()
         if each.key_or_group.partition(".")[0] in swept and "." in each.key_or_group
         and not each.is_sweep_override() and override[:1] not in "+~"
     ]  # fmt: skip
-    if not inside:
+    if not keys_of_swept:
         return list(overrides)
-    fixed = [
+    chosen_options = [
         override for override, each in parsed.items() if each.key_or_group in groups and not each.is_sweep_override()
     ]
-    keys = known_keys(fixed)
-    deferred = {override for override in inside if override.partition("=")[0] not in keys}
+    keys = known_keys(chosen_options)
+    deferred = {override for override in keys_of_swept if override.partition("=")[0] not in keys}
     return [
         f"{key}=choice({value})" if override in deferred else override
         for override, (key, _, value) in ((each, each.partition("=")) for each in overrides)

@@ -25,14 +25,15 @@ from omegaconf.resolvers import oc
 from yaml import MarkedYAMLError, YAMLError
 
 from digitlab.config.cli_errors import check_overrides, explain_hydra_error, group_names, group_table
-from digitlab.config.given import GIVEN, Given, recall
+from digitlab.config.given import GIVEN, GivenNetwork, recall
 from digitlab.config.metrics import metric_direction
 from digitlab.config.place import own_conf, packaged_conf, project_root
 from digitlab.config.quoting import quote_path
 from digitlab.config.suggestions import nearest, unknown
 from digitlab.core.errors import ConfigError, DigitlabError
 
-# The folder of data/ and outputs/, digitlab's own configuration, and that of the user's project if there is one.
+# The folder that holds data/ and outputs/, the folder of digitlab's configuration, and the one of the configuration
+# in the user's project, or None.
 ROOT = project_root()
 CONF = packaged_conf()
 OWN_CONF = own_conf(ROOT)
@@ -91,15 +92,15 @@ def add_missing_defaults(config: DictConfig) -> DictConfig:
 
 @contextmanager
 def restored_hydra() -> Iterator[None]:
-    """Start without Hydra's global state, and restore it at the end: work within a run must not replace the run's."""
-    outer = GlobalHydra.instance().hydra
+    """Clear Hydra's global state for the with block, and restore it afterwards: the caller may be a job of Hydra."""
+    previous_hydra = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
         yield
     finally:
         GlobalHydra.instance().clear()
-        if outer is not None:
-            GlobalHydra.instance().initialize(outer)
+        if previous_hydra is not None:
+            GlobalHydra.instance().initialize(previous_hydra)
 
 
 def composition_error(error: Exception, overrides: Sequence[str]) -> ConfigError:
@@ -114,7 +115,7 @@ def composition_error(error: Exception, overrides: Sequence[str]) -> ConfigError
 
 
 def known_keys(chosen: Sequence[str]) -> list[str]:
-    """Return all dotted keys of the configuration with these options of groups, or of the default if they fail."""
+    """Return all dotted keys of the configuration with the ``chosen`` group options, or with none if that fails."""
     with restored_hydra(), initialize_config_dir(str(CONF), version_base="1.3"):
         try:
             config = hydra_compose("train", overrides=list(chosen))
@@ -141,8 +142,8 @@ def build(node: Mapping[str, Any], key: str, kind: type[T], **given: Any) -> T:
     """
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise ConfigError(key, node, "must be a node with a _target_")
-    target: type[T] | Given = (
-        _given(node, key, kind) if GIVEN in node else _class(str(node["_target_"]), f"{key}._target_", kind)
+    target: type[T] | GivenNetwork = (
+        _given_network(node, key, kind) if GIVEN in node else _class(str(node["_target_"]), f"{key}._target_", kind)
     )
     entries = {name: value for name, value in node.items() if name not in ("_target_", GIVEN)}
     parameters = _parameters(target)
@@ -158,7 +159,7 @@ def build(node: Mapping[str, Any], key: str, kind: type[T], **given: Any) -> T:
         else value
         for name, value in entries.items()
     }
-    # Imported here, because --help builds nothing and pydantic takes as long to import as half of Hydra.
+    # Imported late, because --help builds nothing and pydantic takes half as long to import as Hydra.
     from pydantic import ValidationError
 
     from digitlab.config.schema import refusal
@@ -167,23 +168,24 @@ def build(node: Mapping[str, Any], key: str, kind: type[T], **given: Any) -> T:
         built: T = target(**arguments, **given)
         return built
     except ValidationError as error:
-        of = target.make if isinstance(target, Given) else target
-        raise refusal(error, of=of, given=arguments | given).under(key) from error
+        # pydantic's error is about the user's class, not about the object that builds it.
+        constructed = target.make if isinstance(target, GivenNetwork) else target
+        raise refusal(error, of=constructed, given=arguments | given).under(key) from error
     except DigitlabError as error:
         raise error.under(key) if isinstance(error, ConfigError) else error from error
     except Exception as error:
         raise ConfigError(key, target.__name__, f"can't be built: {_cause(error)}") from error
 
 
-def _given(node: Mapping[str, Any], key: str, kind: type) -> Given:
-    """Return the network that a Python user passed, or its class, if it can be imported and is allowed."""
-    found = recall(node[GIVEN])
-    if found is not None:
-        return found
+def _given_network(node: Mapping[str, Any], key: str, kind: type) -> GivenNetwork:
+    """Return the builder of the network that a user passed. A class that this process doesn't remember is imported."""
+    remembered = recall(node[GIVEN])
+    if remembered is not None:
+        return remembered
     target, by_class = str(node["_target_"]), str(node[GIVEN]).startswith("class:")
     try:
         if by_class:
-            return Given.of_class(_class(target, f"{key}._target_", kind))
+            return GivenNetwork.of_class(_class(target, f"{key}._target_", kind))
     except ConfigError:
         pass  # the error below says how to pass it again
     package = target.partition(".")[0]
@@ -195,9 +197,9 @@ def _given(node: Mapping[str, Any], key: str, kind: type) -> Given:
     raise ConfigError(key, target, allowed + (hint if by_class and package != "__main__" else ""))
 
 
-def _parameters(target: type | Given) -> list[str]:
+def _parameters(target: type | GivenNetwork) -> list[str]:
     """Return the names of the constructor's parameters."""
-    if isinstance(target, Given):
+    if isinstance(target, GivenNetwork):
         return target.parameters
     # The signature of a pydantic dataclass is not available before its first use.
     if is_dataclass(target):
@@ -208,7 +210,8 @@ def _parameters(target: type | Given) -> list[str]:
 def _kind(target: Any, name: str, key: str) -> type:
     """Return the class that the argument ``name`` of ``target`` must have, from its annotation.
 
-    Raises ``ConfigError`` if the annotation names no class. Building an arbitrary class would run arbitrary code.
+    Raises ``ConfigError`` if the annotation names no class. Without this check, a configuration could make digitlab
+    build any class, and so run any code.
     """
     try:
         hint = get_type_hints(target.__init__).get(name)
@@ -222,7 +225,7 @@ def _kind(target: Any, name: str, key: str) -> type:
 
 
 def _cause(error: Exception) -> str:
-    # A user's class can raise any exception. The file and line replace the traceback.
+    """Return class, message, file and line of ``error``, in place of a traceback: a user's class can raise anything."""
     place = traceback.extract_tb(error.__traceback__)[-1]
     where = "" if place.filename == __file__ else f" ({place.filename}, line {place.lineno})"
     return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"
@@ -238,6 +241,7 @@ def _allowed_by_user() -> list[str]:
 
 
 def _class(target: str, key: str, kind: type[T]) -> type[T]:
+    """Import the class ``target``. Raises ``ConfigError`` if it is not allowed or not a subclass of ``kind``."""
     allowed = [*_ALLOWED_PACKAGES, *_allowed_by_user()]
     if target.partition(".")[0] not in allowed:
         raise ConfigError(key, target, f"must lie in {', '.join(allowed)}, or in a package named by DIGITLAB_ALLOW")
@@ -246,12 +250,12 @@ def _class(target: str, key: str, kind: type[T]) -> type[T]:
         module = import_module(module_name)
     except Exception as error:
         raise ConfigError(key, target, f"can't be imported: {_cause(error)}") from error
-    found = getattr(module, name, None)
-    if found is None:
+    member = getattr(module, name, None)
+    if member is None:
         raise ConfigError(key, target, f"{module_name} has no {name}{nearest(name, dir(module))}")
-    if not (isinstance(found, type) and issubclass(found, kind)):
+    if not (isinstance(member, type) and issubclass(member, kind)):
         raise ConfigError(key, target, f"must be a {kind.__name__}")
-    return found
+    return member
 
 
 def plain(node: Any, key: str) -> dict[str, Any]:
@@ -270,15 +274,16 @@ def plain(node: Any, key: str) -> dict[str, Any]:
 
 
 def without_environment(config: DictConfig) -> dict[str, Any]:
-    """Return ``config`` as plain values that are safe to publish: values of environment variables are not resolved.
+    """Return ``config`` as plain values that are safe to publish.
 
-    Such a value stays ``${oc.env:NAME}``, because it can be a secret.
+    The value of an environment variable can be a secret, so it stays ``${oc.env:NAME}``. All other interpolations are
+    resolved.
     """
 
-    def unread(name: str, *default: Any) -> Any:
+    def unresolved_variable(name: str, *default: Any) -> Any:
         return default[0] if default and name not in os.environ else f"${{oc.env:{name}}}"
 
-    OmegaConf.register_new_resolver("oc.env", unread, replace=True)
+    OmegaConf.register_new_resolver("oc.env", unresolved_variable, replace=True)
     try:
         container = OmegaConf.to_container(config, resolve=True)
     finally:

@@ -1,6 +1,6 @@
 """Decides whether two configurations describe the same run. Sweeps and ``resume=auto`` use this to find a run again.
 
-Nothing here imports torch.
+This module does not import torch.
 """
 
 import hashlib
@@ -27,9 +27,9 @@ def fingerprint(config: DictConfig) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def differences(made: DictConfig, now: DictConfig) -> list[str]:
+def differences(old: DictConfig, new: DictConfig) -> list[str]:
     """Return the settings that affect the run and that differ, each as ``key: old -> new``."""
-    before, after = (dict(walk(_effective(config))) for config in (made, now))
+    before, after = (dict(walk(_effective(config))) for config in (old, new))
     # ``walk`` lists each node and also the settings in it. Only the settings are compared, so that each difference is
     # reported once.
     return [
@@ -55,13 +55,13 @@ def with_effect(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _effective(config: DictConfig) -> dict[str, Any]:
     """Return ``with_effect(config)`` with all interpolations replaced by their values and with an absolute path."""
-    # Other nodes are removed first, because those of Hydra contain interpolations that only Hydra can resolve.
-    kept = OmegaConf.masked_copy(config, [str(key) for key in config if key not in _WITHOUT_EFFECT])
+    # The other nodes are removed first, because those of Hydra contain interpolations that only Hydra can resolve.
+    relevant = OmegaConf.masked_copy(config, [str(key) for key in config if key not in _WITHOUT_EFFECT])
     try:
-        container = OmegaConf.to_container(kept, resolve=True)
+        container = OmegaConf.to_container(relevant, resolve=True)
     except OmegaConfBaseException:
         # The check before the run reports this error, so it is ignored here.
-        container = OmegaConf.to_container(kept, resolve=False)
+        container = OmegaConf.to_container(relevant, resolve=False)
     assert isinstance(container, dict)
     effective = with_effect({str(key): value for key, value in container.items()})
     data = effective.get("data")

@@ -1,6 +1,6 @@
 """Names the metrics, and says for each whether small or large values are better.
 
-Checkpoints, sweeps, tables and reports ask here. This module does not import torch.
+Checkpoints, sweeps, tables and reports use it. This module does not import torch.
 """
 
 from typing import Literal
@@ -22,9 +22,10 @@ def metric_direction(metric: str) -> Direction:
 
     ``metric`` is a key as in ``result.json``: ``val/accuracy``, ``test/calibration_error``, ``train_seconds``.
     """
-    # The part after the name is a class of the data set, which may have any name: test/class_accuracy/loss.
-    split, slash, rest = metric.partition("/")
-    name = rest.partition("/")[0] if slash else split
+    # A third part is a class of the data set. It is ignored, because a class can be called "loss":
+    # test/class_accuracy/loss.
+    first, slash, rest = metric.partition("/")
+    name = rest.partition("/")[0] if slash else first
     return "max" if _SMALL_IS_BETTER.isdisjoint(name.split("_")) else "min"
 
 

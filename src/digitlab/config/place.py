@@ -1,4 +1,4 @@
-"""Finds the folders of a project: of ``data/`` and ``outputs/``, of the packaged configuration, and of the user's own.
+"""Finds the folder that holds ``data/`` and ``outputs/``, and the folders of digitlab's and the user's configuration.
 
 ``compose`` and the plugin that extends Hydra's search path use it. A project is a folder with a ``train.py`` that uses
 digitlab; ``digitlab init`` makes one. The checkout of digitlab is a project, too.
@@ -14,8 +14,8 @@ _CHECKOUT = _PACKAGE.parents[1]
 def project_root() -> Path:
     """Return the folder that holds ``data/`` and ``outputs/``.
 
-    It is the folder of the running ``train.py``; else the current folder if that is a project; else the checkout from
-    which digitlab is imported; else the current folder.
+    It is the first of these that applies: the folder of the running ``train.py``; the current folder if that is a
+    project; the checkout from which digitlab is imported; the current folder.
     """
     script = getattr(sys.modules.get("__main__"), "__file__", None)
     if script is not None and Path(script).name == "train.py":
@@ -30,7 +30,8 @@ def project_root() -> Path:
 
 
 def is_project(folder: Path) -> bool:
-    """Whether ``folder`` has a ``train.py`` that uses digitlab. Many projects have a ``train.py`` of their own."""
+    """Return whether ``folder`` has a ``train.py`` that uses digitlab."""
+    # Other projects often have a train.py too.
     try:
         return "digitlab" in (folder / "train.py").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -38,17 +39,17 @@ def is_project(folder: Path) -> bool:
 
 
 def packaged_conf() -> Path:
-    """Return the folder ``conf/`` that belongs to digitlab: in an installed package within it, else in the checkout."""
+    """Return digitlab's own folder ``conf/``: inside an installed package, or next to ``src/`` in a checkout."""
     installed = _PACKAGE / "conf"
     return installed if installed.is_dir() else _CHECKOUT / "conf"
 
 
 def own_conf(root: Path) -> Path | None:
-    """Return the folder ``conf/`` of the user's project in ``root``, or None if there is none besides digitlab's."""
+    """Return the folder ``conf/`` of the user's project in ``root``; None if it has none or if it is digitlab's."""
     own = root / "conf"
     return own if own.is_dir() and is_project(root) and own.resolve() != packaged_conf() else None
 
 
 def train_command() -> list[str]:
-    """Return the words of the command that trains: ``python train.py`` in a project, else ``digitlab train``."""
+    """Return the words of the command that trains a run: ``python train.py`` in a project, else ``digitlab train``."""
     return ["python", "train.py"] if is_project(project_root()) else ["digitlab", "train"]

@@ -9,37 +9,39 @@ import shlex
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-# Keys whose value is a path, and those of Hydra's folders, whose value is one text and never a list or a sweep.
+# Keys whose value is a path; in a sweep it can be several. The value of a folder of Hydra is always one path.
 _PATH_KEYS = ("data.root", "data.path")
 _FOLDER_KEYS = ("hydra.run.dir", "hydra.sweep.dir")
 # The characters that Hydra's grammar allows in a value without quotes, besides brackets, commas and escapes.
 _PLAIN = r"A-Za-z0-9_/\-\\+.$%*@?|: \t"
+# Hydra's functions, such as choice(1,2). Their arguments have a grammar of their own.
 _FUNCTIONS = r"(choice|range|interval|glob|sort|shuffle|tag|extend_list|int|float|str|bool|json_str)\("
 
 
 def quote_path(override: str) -> str:
     """Return ``override`` with its value in quotes if the value is a path that Hydra cannot read otherwise.
 
-    ``data.root=/data/größe`` becomes ``data.root='/data/größe'``. All other overrides are returned unchanged, also
-    those with a comma, which can be the values of a sweep, except for Hydra's own folders. ``resume`` never reaches
-    Hydra and needs no quotes.
+    ``data.root=/data/größe`` becomes ``data.root='/data/größe'``. All other overrides are returned unchanged. A value
+    with a comma is also unchanged, because it can be the values of a sweep; only the folders of Hydra are quoted then,
+    too. ``resume`` never reaches Hydra, so it needs no quotes.
     """
     key, _, value = override.partition("=")
     if not value or value[0] in "'\"$" or key == "resume" or not _needs_quotes(override, key, value):
         return override
     quoted = f"{key}={_quoted(value)}"
+    # If quotes do not help either, the error message must show what the user typed.
     return quoted if _value(quoted) == value else override
 
 
 def _needs_quotes(override: str, key: str, value: str) -> bool:
-    """Whether Hydra would not read the path in ``value`` as it is written."""
+    """Return whether Hydra would not read the path ``value`` as it is written."""
     if key in _FOLDER_KEYS:
         return _value(override) != value
     if "," in value or not (key in _PATH_KEYS or value.startswith(("/", "~/", "./", "../"))):
         return False
-    read = _value(override)
+    hydra_value = _value(override)
     # A folder may be called 2026, which Hydra would read as a number.
-    return (read is None and value != "null") or (key in _PATH_KEYS and isinstance(read, int | float))
+    return (hydra_value is None and value != "null") or (key in _PATH_KEYS and isinstance(hydra_value, int | float))
 
 
 def unquote(value: str) -> str:
@@ -55,9 +57,10 @@ def character_to_quote(value: str) -> str | None:
     """
     if re.match(_FUNCTIONS, value):
         return None
-    # What is quoted or escaped needs no other quotes.
+    # Text that is quoted or escaped already, and interpolations, need no quotes.
     text = re.sub(r"'[^']*'|\"[^\"]*\"|\$\{[^}]*\}|\\.", "", value)
-    # A quote within a list or dict is one that is not closed, which quotes around the whole value would hide.
+    # A quote that remains in a list or dict is not closed. It is not reported here, because quotes around the whole
+    # value would only hide that mistake.
     brackets = r"\[\]{},~'\"" if value[:1] in ("[", "{") else ","
     match = re.search(rf"[^{_PLAIN}{brackets}]", text)
     return match[0] if match else None
@@ -65,7 +68,8 @@ def character_to_quote(value: str) -> str | None:
 
 def shell_form(key: str, value: str) -> str:
     """Return the override as typed in a shell so that Hydra reads the whole value as text: ``'KEY="VALUE"'``."""
-    return shlex.quote(f"{key}={_quoted(value, quotes=chr(34))}")
+    quoted = _quoted(value, quotes='"')
+    return shlex.quote(f"{key}={quoted}")
 
 
 def _quoted(value: str, quotes: str = "'") -> str:
@@ -75,6 +79,7 @@ def _quoted(value: str, quotes: str = "'") -> str:
 
 
 def _value(override: str) -> object:
+    """Return the value that Hydra reads from ``override``, or None if Hydra can't read it."""
     try:
         return OverridesParser.create().parse_override(override).value()
     except HydraException:

@@ -1,5 +1,5 @@
-"""Which settings only repeat a run by chance; sweeps, searches and halving average over them."""
+"""Names the keys that only change the random draws of a run. Sweeps, searches and halving average over them."""
 
-# Runs that differ in these keys alone are replicates of one setting. Folds and split seeds belong to them: which images
-# validate is chance, so choosing the fold with the best value would choose the easiest images, not the best setting.
+# Runs that differ only in these keys are replicates of one setting. The fold and the split seed choose the validation
+# images. If a search chose the best of them, it would choose the easiest images and not the best setting.
 REPLICATE_KEYS = ("seed", "data.fold", "data.split_seed")

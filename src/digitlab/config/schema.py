@@ -29,8 +29,10 @@ from pydantic_core.core_schema import ErrorType
 from digitlab.config.suggestions import nearest, unknown
 from digitlab.core.errors import ConfigError, show
 
-# strict: "3" is not a number and True is not a count, because a wrong type is nearly always a typing error.
+# strict: "3" is not a number and True is not a count, because a wrong type is nearly always a mistake of the user.
 # allow_inf_nan: no setting can be nan or inf.
+# arbitrary_types_allowed: a setting can be an object of any class, such as a data source.
+# extra: a constructor refuses arguments that it does not have.
 # defer_build: pydantic builds a validator at its first use, because a run uses only a few of them.
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True, extra="forbid", defer_build=True)
 
@@ -42,8 +44,8 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 
 _TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
-# Error types of pydantic itself. Other errors come from the project's own checks, whose messages are more helpful.
-_STANDARD_COMPLAINTS = frozenset(get_args(ErrorType))
+# The types of pydantic's own errors. Other errors come from digitlab's checks, whose messages are used as they are.
+_PYDANTIC_ERRORS = frozenset(get_args(ErrorType))
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -61,7 +63,10 @@ def settings(cls: type[T]) -> type[T]:
 
 
 def refusal(error: ValidationError, *, of: Any, given: Mapping[str, Any]) -> ConfigError:
-    """Return a ``ConfigError`` for the first of pydantic's errors about ``of(**given)``. It says what is allowed."""
+    """Return a ``ConfigError`` that says what is allowed, for the first of pydantic's errors about ``of(**given)``.
+
+    ``of`` is the class that was called, and ``given`` are its arguments.
+    """
     first = error.errors()[0]
     original = first.get("ctx", {}).get("error")
     if isinstance(original, ConfigError):
@@ -85,7 +90,8 @@ def check_value(key: str, value: object, annotation: Any) -> None:
 
 
 def _refused(key: str, value: object, annotation: Any, first: ErrorDetails) -> ConfigError:
-    if first["type"] not in _STANDARD_COMPLAINTS:
+    """Return the ``ConfigError`` for pydantic's ``first`` error about one setting."""
+    if first["type"] not in _PYDANTIC_ERRORS:
         return ConfigError(key, value, first["msg"])
     names = [show(name) for name in _literals(annotation)]
     hint = ", and finite" if first["type"] == "finite_number" else nearest(show(value), names)
@@ -124,6 +130,7 @@ def describe(annotation: Any) -> str:
 
 
 def _limited(kind: Any, limits: Mapping[str, Any]) -> str:
+    """Return in words what the type ``kind``, a list or a number, allows with pydantic's ``limits`` (ge, lt, …)."""
     if get_origin(kind) is not None:
         least, most = limits.get("min_length", 0), limits.get("max_length")
         count = f" of {most}" if least == most else f" of {least} or more" if least else ""
@@ -137,6 +144,7 @@ def _limited(kind: Any, limits: Mapping[str, Any]) -> str:
 
 
 def _literals(annotation: Any) -> list[Any]:
+    """Return all values of the ``Literal``s in an annotation, also inside unions and lists."""
     arguments = get_args(annotation)
     if get_origin(annotation) is Literal:
         return list(arguments)

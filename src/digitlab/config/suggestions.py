@@ -44,42 +44,46 @@ def nearest(name: str, names: Iterable[str]) -> str:
     A name with the same words in another order counts as most similar.
     """
     names = list(names)
-    close = [each for each in names if _words(each) == _words(name)] or _close(name, names)
-    if not close:
-        folded = {each.casefold(): each for each in names}
-        close = [folded[each] for each in _close(name.casefold(), folded)]
-    return f" (did you mean `{close[0]}`?)" if close else ""
+    similar = [each for each in names if _words(each) == _words(name)] or _most_similar(name, names)
+    if not similar:
+        by_lower_case = {each.casefold(): each for each in names}
+        similar = [by_lower_case[each] for each in _most_similar(name.casefold(), by_lower_case)]
+    return f" (did you mean `{similar[0]}`?)" if similar else ""
 
 
 def _words(name: str) -> list[str]:
     return sorted(re.findall(r"[^\W_]+", name))
 
 
-def _close(name: str, names: Iterable[str]) -> list[str]:
+def _most_similar(name: str, names: Iterable[str]) -> list[str]:
+    """Return the most similar name in a list, which is empty if none is similar. Upper and lower case differ."""
     return difflib.get_close_matches(name, names, n=1, cutoff=0.6)
 
 
 def unknown(key: str, value: object, names: Iterable[str], *, under: str = "", where: str = "") -> ConfigError:
-    """Return the error for a key that is not in ``names``, the keys of the node ``under``."""
+    """Return the error for a key that is not in ``names``, the keys of the node ``under``.
+
+    ``where`` is a part of the message that names the option of the group, for example `` in optimizer=sgd``.
+    """
     names = list(names)
-    full = f"{under}.{key}" if under else key
-    if full in RENAMED_KEYS:
-        return ConfigError(full, value, f"is now {RENAMED_KEYS[full]}")
+    full_key = f"{under}.{key}" if under else key
+    if full_key in RENAMED_KEYS:
+        return ConfigError(full_key, value, f"is now {RENAMED_KEYS[full_key]}")
     common = _COMMON_NAMES.get(key, "").removeprefix(f"{under}.")
     hint = f" (did you mean `{common}`?)" if common in names else nearest(key, names)
-    return ConfigError(full, value, f"no such key{where}{hint}; there are {', '.join(names) or 'none'}")
+    return ConfigError(full_key, value, f"no such key{where}{hint}; there are {', '.join(names) or 'none'}")
 
 
 def nearest_option(group: str, name: str, names: Sequence[str]) -> str:
-    """Return `` (did you mean `gpu`?)`` for ``trainer=cuda``, the name of an option elsewhere, or as ``nearest``."""
+    """Return `` (did you mean `gpu`?)`` for ``trainer=cuda``, a name that other programs use; else as ``nearest``."""
     common = _COMMON_OPTIONS.get(group, {}).get(name.casefold())
     return f" (did you mean `{common}`?)" if common is not None else nearest(name, names)
 
 
 def full_keys(name: str, keys: Iterable[str]) -> list[str]:
-    """Return the keys that ``name`` can stand for: those that end in ``.name``, or the key of this common name."""
-    longer = [key for key in keys if key.endswith(f".{name}")]
-    return longer or [key for common, key in _COMMON_NAMES.items() if common == name]
+    """Return the keys that ``name`` can stand for: those that end in ``.name``, else the key of this common name."""
+    ending_keys = [key for key in keys if key.endswith(f".{name}")]
+    return ending_keys or [key for common, key in _COMMON_NAMES.items() if common == name]
 
 
 def options_with(key: str, groups: Path) -> list[str]:
@@ -90,37 +94,39 @@ def options_with(key: str, groups: Path) -> list[str]:
 
 def option_keys(groups: Path) -> list[str]:
     """Return every key that some option of some group defines, as ``optimizer.momentum``."""
-    found = (keys for group in sorted(groups.iterdir()) for keys in _keys_of_options(group).values())
-    return list(dict.fromkeys(key for keys in found for key in sorted(keys)))
+    keys_of_options = (keys for group in sorted(groups.iterdir()) for keys in _keys_of_options(group).values())
+    return list(dict.fromkeys(key for keys in keys_of_options for key in sorted(keys)))
 
 
 def similar_names(name: str, names: Iterable[str], count: int = 3) -> list[str]:
     """Return the ``count`` most similar names, best first. Names that contain ``name`` come before others."""
 
     def similarity(other: str) -> tuple[bool, float]:
-        low, own = other.casefold(), name.casefold()
-        return own in low, difflib.SequenceMatcher(None, own, low).ratio()
+        lower_name, lower_other = name.casefold(), other.casefold()
+        return lower_name in lower_other, difflib.SequenceMatcher(None, lower_name, lower_other).ratio()
 
     return sorted(names, key=similarity, reverse=True)[:count]
 
 
 @cache
 def _keys_of_options(folder: Path) -> dict[str, set[str]]:
+    """Return the dotted keys that each option of a group defines; ``folder`` is that of the group."""
     # Experiments, sweeps and debug settings set keys of other groups, so they define no keys of their own.
     if not folder.is_dir() or folder.name in ("experiment", "sweep", "debug", "hydra"):
         return {}
-    found = {}
+    keys_of_options = {}
     for path in sorted(folder.glob("*.yaml")):
         content = read_yaml(path)
         if not isinstance(content, Mapping):
             continue
         # A file with "@package _global_" holds the node of its own group under the group's name.
         node = content.get(folder.name, content)
-        found[path.stem] = {f"{folder.name}.{name}" for name in _paths(node)}
-    return found
+        keys_of_options[path.stem] = {f"{folder.name}.{name}" for name in _paths(node)}
+    return keys_of_options
 
 
 def _paths(node: Any, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted path of every key in ``node`` and in the nodes in it."""
     if not isinstance(node, Mapping):
         return
     for name, value in node.items():
