@@ -126,12 +126,12 @@ def _ended(done: JobReturn) -> bool:
 def _job(number: int, config: DictConfig, folder: RunFolder) -> Job:
     """The job of a run folder. If this raises ``ConfigError`` or ``RunError``, the job runs alone and fails there."""
     from digitlab.population.job import Job
-    from digitlab.results.checkpoint import newest_good
+    from digitlab.results.checkpoint import newest_usable_checkpoint
     from digitlab.training.experiment import Experiment
 
     overrides = run_overrides(command_line_overrides())
     experiment = Experiment.from_config(config, typed=overrides)
-    checkpoint = newest_good(folder, like=experiment.hyper_parameters)
+    checkpoint = newest_usable_checkpoint(folder, hyper_parameters=experiment.hyper_parameters)
     return Job(
         number=number, config=config, experiment=experiment, folder=folder, overrides=overrides, checkpoint=checkpoint
     )

@@ -8,7 +8,7 @@ import pytest
 from digitlab.population.job import Job
 from digitlab.population.train import train_together
 from digitlab.results.folder import RunFolder
-from digitlab.results.lock import BusyError, held
+from digitlab.results.lock import BusyError, locked_folder
 from digitlab.training.experiment import Experiment
 from digitlab.training.resuming import resume
 from fixtures.children import Child
@@ -23,7 +23,7 @@ def other(tmp_path):
         holding = tmp_path / "holding"
 
         def act():
-            with held(run):
+            with locked_folder(run):
                 holding.touch()
                 time.sleep(600)
 
@@ -62,7 +62,7 @@ def test_temporary_files_of_a_killed_process_are_removed(run_folder):
     for part in parts:
         part.parent.mkdir(exist_ok=True, parents=True)
         part.touch()
-    with held(run):
+    with locked_folder(run):
         assert not any(part.exists() for part in parts)
 
 

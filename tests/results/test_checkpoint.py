@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from digitlab.core.errors import RunError
-from digitlab.results.checkpoint import newest_good, read_checkpoint, write_checkpoint
+from digitlab.results.checkpoint import newest_usable_checkpoint, read_checkpoint, write_checkpoint
 from digitlab.results.folder import RunFolder
 
 
@@ -121,7 +121,7 @@ def two_saves(run_folder):
 
 
 def test_a_run_resumes_from_its_last_checkpoint(two_saves):
-    assert newest_good(two_saves, like=HERE)["epoch"] == 2
+    assert newest_usable_checkpoint(two_saves, hyper_parameters=HERE)["epoch"] == 2
 
 
 @pytest.mark.parametrize("damage", ["truncated", "another model", "missing"])
@@ -132,13 +132,13 @@ def test_a_damaged_last_checkpoint_is_reported_and_the_previous_one_is_used(two_
         write_checkpoint(two_saves.last, described(7, {"model": {"hidden": [32]}}))
     else:
         two_saves.last.unlink()
-    assert newest_good(two_saves, like=HERE)["epoch"] == 1
+    assert newest_usable_checkpoint(two_saves, hyper_parameters=HERE)["epoch"] == 1
     (record,) = caplog.records
     assert str(two_saves.last) in record.message
     assert one_line(record.message)
     caplog.clear()
     # Both files are good copies now: the next save may replace either.
-    assert newest_good(two_saves, like=HERE)["epoch"] == 1
+    assert newest_usable_checkpoint(two_saves, hyper_parameters=HERE)["epoch"] == 1
     assert not caplog.records
 
 
@@ -146,29 +146,29 @@ def test_without_a_usable_checkpoint_the_error_names_the_last_one(two_saves):
     for path in (two_saves.last, two_saves.previous):
         path.write_bytes(b"")
     with pytest.raises(RunError, match=r"last\.ckpt: can't be read"):
-        newest_good(two_saves, like=HERE)
+        newest_usable_checkpoint(two_saves, hyper_parameters=HERE)
 
 
 def test_a_checkpoint_of_an_older_version_is_refused_and_without_it_the_run_starts_again(two_saves, one_line):
     for path in (two_saves.last, two_saves.previous):
         write_checkpoint(path, {"state_dict": {}, "hyper_parameters": HERE})
     with pytest.raises(RunError, match="an older version wrote it") as caught:
-        newest_good(two_saves, like=HERE)
+        newest_usable_checkpoint(two_saves, hyper_parameters=HERE)
     assert one_line(str(caught.value))
     folder = two_saves.last.parent
     assert f"{two_saves.last}: " in str(caught.value)
     assert f"to start the run again, move {folder} away" in str(caught.value)
     folder.rename(folder.with_name("old"))
-    assert newest_good(two_saves, like=HERE) is None
+    assert newest_usable_checkpoint(two_saves, hyper_parameters=HERE) is None
 
 
 def test_a_checkpoint_of_another_model_says_what_differs(two_saves):
     with pytest.raises(RunError, match=r"belongs to another run: its model is \{hidden:\[16\]\}, not \{hidden:\[8\]\}"):
-        newest_good(two_saves, like={"model": {"hidden": [8]}})
+        newest_usable_checkpoint(two_saves, hyper_parameters={"model": {"hidden": [8]}})
 
 
 def test_a_run_without_a_checkpoint_has_none(run_folder):
-    assert newest_good(RunFolder(run_folder), like=HERE) is None
+    assert newest_usable_checkpoint(RunFolder(run_folder), hyper_parameters=HERE) is None
 
 
 def test_the_previous_checkpoint_is_kept_without_copying_it(two_saves):

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from digitlab.results.folder import RunFolder
-from digitlab.results.lock import BusyError, held
+from digitlab.results.lock import BusyError, locked_folder
 from digitlab.sweeps.manifest import locked
 
 _HOLD = """
@@ -18,8 +18,8 @@ from pathlib import Path
 def refuse(*_): raise OSError(int(sys.argv[2]), "no locks")
 fcntl.flock = refuse
 from digitlab.results.folder import RunFolder
-from digitlab.results.lock import held
-with held(RunFolder(Path(sys.argv[1]))):
+from digitlab.results.lock import locked_folder
+with locked_folder(RunFolder(Path(sys.argv[1]))):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -40,7 +40,7 @@ def test_a_run_starts_on_a_file_system_without_locks(without_locks, run_folder, 
     run_folder.mkdir()
     for _ in range(2):  # nothing is left that could refuse the next process
         caplog.clear()
-        with held(RunFolder(run_folder)):
+        with locked_folder(RunFolder(run_folder)):
             assert (run_folder / ".lock").exists()
         assert not (run_folder / ".lock").exists()
         assert caplog.messages == [
@@ -54,12 +54,12 @@ def test_two_processes_exclude_each_other_without_locks(without_locks, run_folde
     command = [sys.executable, "-c", _HOLD, str(run_folder), str(without_locks)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(BusyError), held(RunFolder(run_folder)):
+        with pytest.raises(BusyError), locked_folder(RunFolder(run_folder)):
             pass
         other.kill()
         other.wait()
     # The file of a dead process does not keep the folder busy.
-    with held(RunFolder(run_folder)):
+    with locked_folder(RunFolder(run_folder)):
         pass
 
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from digitlab.results.lock import held
+from digitlab.results.lock import locked_folder
 from digitlab.watch.laboratory import Laboratory
 from fixtures.run_files import write_epochs, write_result
 
@@ -84,7 +84,7 @@ def test_nothing_is_told_twice(tmp_path, begin_run, page):
 
 def test_the_curves_of_a_run_are_sent_row_by_row_and_anew_after_a_resume(tmp_path, begin_run, page):
     run = begin_run(tmp_path / "a")
-    with held(run):
+    with locked_folder(run):
         write_epochs(run, [0.5, 0.6])
         told = page.ask(run="a", rows=0, generation=-1)["run"]
         assert (told["first"], [row["val/accuracy"] for row in told["rows"]]) == (0, [0.5, 0.6])
@@ -110,7 +110,7 @@ def test_a_sweep_says_what_waits_and_its_curves_are_sent_once(tmp_path, begin_sw
     first, second = begin_sweep(tmp_path / "s", jobs, begun=2)
     write_epochs(first, [0.4, 0.6])
     write_result(first, "finished", 0.6)
-    with held(second):
+    with locked_folder(second):
         write_epochs(second, [0.3])
         curves = page.ask(sweep="s", drawn=0)["curves"]["curves"]
         assert curves == {
@@ -134,7 +134,7 @@ def test_the_end_of_a_sweep_follows_the_pace_of_its_command(tmp_path, begin_swee
     write_result(runs[0], "finished", 0.5)
     os.utime(runs[0].result, (now - 1000, now - 1000))  # of an earlier command, which says nothing about the pace
     write_result(runs[1], "finished", 0.5)
-    with held(runs[2]):
+    with locked_folder(runs[2]):
         write_epochs(runs[2], [0.5] * 2)  # two of five epochs
         page.ask()
         # 1.4 runs in 30 s; 0.6 of this run and one more are to come.
@@ -143,7 +143,7 @@ def test_the_end_of_a_sweep_follows_the_pace_of_its_command(tmp_path, begin_swee
 
 def test_a_sweep_whose_runs_all_train_ends_with_the_last_of_them(tmp_path, begin_sweep, page):
     first, second = begin_sweep(tmp_path / "s", [("seed=0",), ("seed=1",)])
-    with held(first), held(second):
+    with locked_folder(first), locked_folder(second):
         write_epochs(first, [0.5])
         page.ask()
         assert page.sweeps["s"]["ends_at"] is None
@@ -192,7 +192,7 @@ def test_watching_writes_nothing_and_takes_no_lock(tmp_path, begin_run, begin_sw
             seen.append((event, *arguments))
 
     sys.addaudithook(note)
-    with held(runs[1]):
+    with locked_folder(runs[1]):
         seen.clear()
         page.ask(run="a", generation=-1, sweep="s")
         page.ask(run="a", sweep="s")

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from digitlab.core.locks import locked_inodes
-from digitlab.results.lock import held
+from digitlab.results.lock import locked_folder
 from digitlab.watch.run import WatchedRun, thinned
 from fixtures.run_files import write_epochs, write_result
 
@@ -26,7 +26,7 @@ def watched(run):
 
 def test_a_run_trains_while_a_process_holds_its_lock(run, watched):
     for _ in range(2):
-        with held(run):
+        with locked_folder(run):
             assert locked_inodes() is None or run.lock.stat().st_ino in locked_inodes()
             assert watched.update(locked_inodes(), time.time())
             assert watched.status == "running"
@@ -57,7 +57,7 @@ def test_a_run_of_another_machine_trains_until_it_is_silent_for_long(run, watche
 
 @pytest.mark.parametrize("status", ["finished", "failed", "stopped"])
 def test_a_run_with_a_result_has_ended_also_while_its_population_holds_its_lock(run, watched, status):
-    with held(run):
+    with locked_folder(run):
         write_result(run, status, 0.9, error="RunError: it failed" if status == "failed" else None)
         watched.update(locked_inodes(), time.time())
         assert watched.record["status"] == status
@@ -72,7 +72,7 @@ def test_a_run_that_was_resumed_or_is_made_longer_trains(run, watched, status):
     os.utime(run.result, (NOW, NOW))
     watched.update(locked_inodes(), time.time())
     assert watched.status == status
-    with held(run):
+    with locked_folder(run):
         write_epochs(run, [0.4, 0.5, 0.6, 0.7])
         watched.update(locked_inodes(), time.time())
         assert (watched.status, watched.record["error"]) == ("running", None)
@@ -80,7 +80,7 @@ def test_a_run_that_was_resumed_or_is_made_longer_trains(run, watched, status):
 
 
 def test_the_record_follows_the_epochs(run, watched):
-    with held(run):
+    with locked_folder(run):
         values = []
         for value in (0.5, math.nan, 0.8, 0.7):
             values.append(value)

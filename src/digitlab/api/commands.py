@@ -25,7 +25,7 @@ from digitlab.config.compose import ROOT
 from digitlab.core.errors import ConfigError, RunError
 from digitlab.core.signals import Interrupted, Stopper
 from digitlab.results.folder import RunFolder, find_runs
-from digitlab.results.lock import remove_unbegun
+from digitlab.results.lock import remove_unstarted_folders
 from digitlab.results.table import run_row
 from digitlab.sweeps.job_failures import SweepError, report_failure
 from digitlab.sweeps.manifest import manifest_file
@@ -278,7 +278,7 @@ def _stoppable(stopper: Stopper | None, *, sweep: bool = False, needs_model: boo
         how = f"digitlab.resume({str(error.folder)!r}{', model=...' if needs_model else ''})"
         raise Interrupted(error.number, error.where, how=how, folder=error.folder) from None
     finally:
-        remove_unbegun()
+        remove_unstarted_folders()
 
 
 def _check_overrides(overrides: tuple[str, ...]) -> None:

@@ -96,7 +96,7 @@ def _from_object(network: nn.Module) -> OwnNetwork:
 
 
 def _copying_builder(network: nn.Module) -> GivenNetwork:
-    """Return a ``Given`` that makes a copy of the network for each run."""
+    """Return a ``GivenNetwork`` that makes a copy of the network for each run."""
     # The user may change the network later. So the runs copy this prototype, not the network.
     prototype = copy.deepcopy(network).cpu().float()
 

@@ -23,7 +23,7 @@ from digitlab.config.compose import COMPOSITION_ERRORS, composition_error, plain
 from digitlab.core.errors import ConfigError, DigitlabError
 from digitlab.core.exit import exit_with
 from digitlab.results.folder import RunFolder
-from digitlab.results.lock import take
+from digitlab.results.lock import lock_folder
 from digitlab.sweeps.jobs import Grid, sweep_overrides
 from digitlab.sweeps.search.settings import SearchPlan, search_plan
 from digitlab.sweeps.session import SweepSession, start_sweep
@@ -56,7 +56,7 @@ class Preflight(Callback):
             _refuse_existing_run(config.hydra.run.dir)
             _make_folder("hydra.run.dir", config.hydra.run.dir)
             if is_first_process():
-                take(RunFolder(Path(config.hydra.run.dir)), new=True)  # lock the folder; ``train`` unlocks it
+                lock_folder(RunFolder(Path(config.hydra.run.dir)), new=True)  # ``train`` unlocks it
         except DigitlabError as error:
             exit_with(_explain_experiment(error, command_line_overrides(config.hydra)))
 

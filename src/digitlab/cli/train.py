@@ -116,7 +116,7 @@ def run() -> None:
         # If the command failed after it had made and locked a run folder, but before training, remove this folder. If
         # the module is not loaded, there is no lock, and importing it would only delay the error message.
         if "digitlab.results.lock" in sys.modules:
-            sys.modules["digitlab.results.lock"].remove_unbegun()
+            sys.modules["digitlab.results.lock"].remove_unstarted_folders()
 
 
 def run_as_subcommand() -> None:

@@ -21,8 +21,8 @@ from digitlab.engine.device import float32_products
 from digitlab.population.grouping import align_starts, allow_members_files, device_of, split
 from digitlab.population.job import Job
 from digitlab.population.trainer import Population
-from digitlab.results.checkpoint import newest_good
-from digitlab.results.lock import held
+from digitlab.results.checkpoint import newest_usable_checkpoint
+from digitlab.results.lock import locked_folder
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def train_together(jobs: Sequence[Job]) -> list[tuple[Job, Exception | None]]:
         for job in jobs:
             try:
                 # All folders stay locked until all runs have ended, also while halves of the population train.
-                locks.enter_context(held(job.folder))
+                locks.enter_context(locked_folder(job.folder))
                 locked.append(job)
             except RunError as error:
                 busy.append((job, error))
@@ -90,7 +90,11 @@ def _split_for_memory(jobs: Sequence[Job], *, begun: bool) -> list[list[Job]]:
     if not begun:
         return split(jobs, largest)
     reloaded = [
-        replace(job, checkpoint=newest_good(job.folder, like=job.experiment.hyper_parameters), rewound=False)
+        replace(
+            job,
+            checkpoint=newest_usable_checkpoint(job.folder, hyper_parameters=job.experiment.hyper_parameters),
+            rewound=False,
+        )
         for job in jobs
     ]
     # Runs can train together only from the same step.

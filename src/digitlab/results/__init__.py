@@ -1,4 +1,4 @@
-"""Run folders: their layout, their writer, their readers. Training writes them; everything else reads finished runs.
+"""Run folders: their layout, their writer and their readers. Training writes them; all other packages only read them.
 
-Nothing in this package knows a Lightning Trainer.
+Nothing in this package depends on Lightning's Trainer.
 """

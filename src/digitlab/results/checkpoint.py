@@ -20,9 +20,11 @@ log = logging.getLogger(__name__)
 def write_checkpoint(path: Path, checkpoint: Mapping[str, Any], *, keep: Path | None = None) -> None:
     """Write ``checkpoint`` to ``path`` atomically: after the first call, ``path`` is a complete file at every moment.
 
-    ``keep`` is where the previous file at ``path`` is moved to. Raises what ``write_atomically`` raises.
+    If ``keep`` is given (a path in the same folder), the old file at ``path`` is kept under that name. Raises what
+    ``write_atomically`` raises.
     """
-    # In memory first: the bytes can then be written and synchronised in one atomic step.
+    # torch.save writes a file in many steps, and a run can be killed between two of them. So it writes into memory, and
+    # write_atomically replaces the old file in one step.
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
     write_atomically(path, buffer.getvalue(), keep=keep)
@@ -37,13 +39,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         content = io.BytesIO(path.read_bytes())
         _verify(content)
         with warnings.catch_warnings():
-            # torch warns about a pickle of another protocol. Whether it then refuses it is all that matters here.
+            # torch warns about some files and still reads them. Only its errors matter here.
             warnings.simplefilter("ignore")
             checkpoint = torch.load(content, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise RunError(f"{path}: there is no such checkpoint") from error
     except Exception as error:
-        # Damaged bytes make zipfile and torch raise almost any exception, even IndexError and AssertionError.
+        # For damaged bytes, zipfile and torch raise almost any exception, even IndexError and AssertionError.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise RunError(f"{path}: can't be read as a checkpoint: {reason}") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
@@ -52,57 +54,65 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _verify(content: io.BytesIO) -> None:
-    """Raise an error if the CRC-32 of an archive entry is wrong: torch stores the sums but never checks them."""
+    """Raise an error if a checksum (CRC-32) in the archive is wrong. torch stores the checksums but never checks them.
+
+    Without this check, a run could resume from weights in which the disk has changed a few bits.
+    """
     with zipfile.ZipFile(content) as archive:
-        # A small file could unpack to more than the memory holds.
+        # A small compressed file could unpack to more than the memory holds.
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
             raise ValueError("it is compressed, as torch never writes it")
         damaged = archive.testzip()
     if damaged is not None:
         raise ValueError(f"{damaged} in it is damaged")
+    # torch.load reads from the current position.
     content.seek(0)
 
 
-def newest_good(run: RunFolder, *, like: Mapping[str, Any]) -> dict[str, Any] | None:
+def newest_usable_checkpoint(run: RunFolder, *, hyper_parameters: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the newest checkpoint that the run can resume from, or None if the run has no checkpoint yet.
 
-    If ``last.ckpt`` is damaged, or its hyper-parameters differ from ``like``, a warning names it, and
-    ``previous.ckpt`` replaces it. Raises ``RunError`` if there are checkpoints and all of them are unusable.
+    A checkpoint is unusable if it is damaged, or if its hyper-parameters differ from ``hyper_parameters``. If this is
+    true for ``last.ckpt``, a warning names it, and ``previous.ckpt`` replaces it. Raises ``RunError`` if there are
+    checkpoints and all of them are unusable.
     """
-    refused: list[RunError] = []
+    errors: list[RunError] = []
     for path in (run.last, run.previous):
         if not path.exists():
             continue
         try:
             checkpoint = read_checkpoint(path)
-            _require_like(path, checkpoint, like)
+            _require_same_run(path, checkpoint, hyper_parameters)
         except RunError as error:
-            refused.append(error)
+            errors.append(error)
             continue
         if path != run.last:
-            log.warning("%s; resuming from %s", refused[0] if refused else f"{run.last}: is missing", path.name)
-            # The next save moves last.ckpt to previous.ckpt and must not replace the only good file by a damaged one.
+            log.warning("%s; resuming from %s", errors[0] if errors else f"{run.last}: is missing", path.name)
+            # The next save keeps last.ckpt as previous.ckpt. If last.ckpt stayed damaged, that would replace the only
+            # usable file by a damaged one.
             write_atomically(run.last, path.read_bytes())
         return checkpoint
-    if refused:
-        raise refused[0]
+    # An unusable checkpoint may still be repaired or evaluated, so the run does not start again and overwrite it.
+    if errors:
+        raise errors[0]
     return None
 
 
-def of_older_version(path: Path, how: str) -> RunError:
-    """Return the error for a checkpoint that a run can't resume from; ``how`` says how it differs from new ones."""
+def older_version_error(path: Path, how: str) -> RunError:
+    """Return the error for a checkpoint of an older version; ``how`` says how it differs from those of this version."""
     return RunError(
         f"{path}: an older version wrote it, {how}: it can be evaluated, but not resumed; to start the run again, move "
         f"{path.parent} away"
     )
 
 
-def _require_like(path: Path, checkpoint: dict[str, Any], like: Mapping[str, Any]) -> None:
+def _require_same_run(path: Path, checkpoint: dict[str, Any], hyper_parameters: Mapping[str, Any]) -> None:
+    """Raise ``RunError`` if ``checkpoint`` has an older format, or other values of ``hyper_parameters``."""
+    # This entry was the last one to be added to the format, so a checkpoint that has it also has all others.
     if "events" not in checkpoint:
-        # The sizes of the event files, which are cut there on resume, are the newest entry of the format.
-        raise of_older_version(path, "without the sizes of the event files")
-    found = checkpoint.get("hyper_parameters")
-    for name, value in like.items():
-        other = found.get(name) if isinstance(found, dict) else None
-        if other != value:
-            raise RunError(f"{path}: belongs to another run: its {name} is {show(other)}, not {show(value)}")
+        raise older_version_error(path, "without the sizes of the event files")
+    saved = checkpoint.get("hyper_parameters")
+    for name, value in hyper_parameters.items():
+        saved_value = saved.get(name) if isinstance(saved, dict) else None
+        if saved_value != value:
+            raise RunError(f"{path}: belongs to another run: its {name} is {show(saved_value)}, not {show(value)}")

@@ -1,21 +1,23 @@
-"""Reads single values from the configuration of a run without a YAML parser, which takes twenty times as long.
+"""Reads single values from the configuration of a run. It uses no YAML parser, which would take twenty times as long.
 
-``watch`` reads a thousand runs this way when it starts.
+``watch`` reads the configurations of all runs when it starts, and these can be a thousand.
 """
 
 import re
 from collections.abc import Collection
 
-# What OmegaConf writes: a mapping per line, two spaces deeper for each level.
+# OmegaConf writes one key per line, indented by two spaces for each level: "  lr: 0.1".
 _LINE = re.compile(r"( *)([\w.-]+):(?: (.+))?$")
 
 
 def scan_config(text: str, keys: Collection[str]) -> dict[str, str]:
-    """Return the values of those dotted ``keys`` that ``text``, the content of ``config.yaml``, gives on one line.
+    """Return the values of the dotted ``keys`` in ``text``, the content of ``config.yaml``.
 
-    Values are text, as written but without quotes: ``0.1``, ``null``, ``${oc.env:HOME}``.
+    A key is left out if ``text`` does not contain it, or if its value is not on the same line, such as a list. Values
+    are text, as written but without quotes: ``0.1``, ``null``, ``${oc.env:HOME}``.
     """
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
+    # The names of the nodes that contain the current line, and the name on this line.
     path: list[str] = []
     for line in text.splitlines():
         match = _LINE.match(line)
@@ -24,5 +26,5 @@ def scan_config(text: str, keys: Collection[str]) -> dict[str, str]:
         del path[len(match[1]) // 2 :]
         path.append(match[2])
         if match[3] is not None and (key := ".".join(path)) in keys:
-            found[key] = match[3].strip("'\"")
-    return found
+            values[key] = match[3].strip("'\"")
+    return values

@@ -42,7 +42,7 @@ def cut_events(folder: Path, kept_bytes: Mapping[str, int]) -> None:
     Event files are not synchronised to the disk, because that takes as long as writing the checkpoint. After a power
     cut a file can therefore be shorter than at the checkpoint. A warning then reports how many bytes are missing.
     """
-    # At first all files count as lost, so that a file that does not exist is reported too.
+    # At first every file counts as completely lost, so that a file that does not exist any more is reported too.
     lost_bytes = dict(kept_bytes)
     for name, path in event_files(folder):
         size = path.stat().st_size

@@ -78,7 +78,10 @@ class RunFolder:
 
     @property
     def projector_config(self) -> Path:
-        """The file by which TensorBoard finds those files. TensorBoard fixes its name and its place beside events."""
+        """The file in which TensorBoard looks up the files of its projector.
+
+        TensorBoard requires this name, and that the file is in the folder with the events.
+        """
         return self.path / "projector_config.pbtxt"
 
     @property
@@ -113,13 +116,13 @@ class RunFolder:
         data = OmegaConf.to_container(config, resolve=False).get("data")  # type: ignore[union-attr]
         path = data.get("path") if isinstance(data, dict) else None
         if isinstance(path, str) and not os.path.isabs(path):
-            place = self._started_in() / path
-            if place.is_dir():
-                config.data.path = str(place)
+            absolute_path = self._started_in() / path
+            if absolute_path.is_dir():
+                config.data.path = str(absolute_path)
         return config
 
     def _started_in(self) -> Path:
-        """The working directory of the command that started the run; the current one if that is not known."""
+        """Return the working directory of the command that started the run; the current one if that is not known."""
         try:
             return Path(read_yaml(self.config.parent / "hydra.yaml")["hydra"]["runtime"]["cwd"])
         except (OSError, YAMLError, KeyError, TypeError):
@@ -128,8 +131,8 @@ class RunFolder:
     def read_plain_config(self) -> dict[str, Any]:
         """Return the configuration as plain values, with interpolations as they are written.
 
-        It takes a twentieth of the time of ``read_config``, which matters for lists of runs. Raises ``ConfigError`` if
-        the folder is not a run folder.
+        This takes a twentieth of the time of ``read_config``, which matters for lists of runs. Raises ``ConfigError``
+        if the folder is not a run folder.
         """
         config: dict[Any, Any] = self._read_config(read_yaml, dict)
         return {str(key): value for key, value in config.items()}
@@ -137,7 +140,7 @@ class RunFolder:
     def _read_config(self, read: Callable[[Path], Any], kind: type[T]) -> T:
         try:
             config = read(self.config)
-        except Exception as error:  # the file system, YAML and OmegaConf raise errors of many classes
+        except Exception as error:  # the file system, YAML and OmegaConf raise exceptions of many classes
             raise ConfigError("", str(self.path), "is no run folder: it has no readable .hydra/config.yaml") from error
         if not isinstance(config, kind) or "model" not in config:
             raise ConfigError("", str(self.path), "is no run folder: its .hydra/config.yaml is not one of digitlab's")
@@ -183,7 +186,7 @@ class RunFolder:
         return scores
 
     def discard_if_fresh(self) -> None:
-        """Remove the folder if it holds only what Hydra writes before a run starts; its parent too, if empty."""
+        """Remove the folder if it contains only what Hydra writes before a run starts. Remove an empty parent too."""
         if not self.path.exists():
             return
         if any(file.name not in (".hydra", self.log.name, self.lock.name) for file in self.path.iterdir()):
@@ -196,10 +199,11 @@ class RunFolder:
 
 def find_runs(root: Path) -> list[RunFolder]:
     """Return all run folders under ``root`` in the order in which they were started, finished or not."""
-    found = []
+    started = []
     for path, folders, _ in os.walk(root):
         if ".hydra" in folders:
-            begun = os.stat(os.path.join(path, ".hydra")).st_mtime
-            found.append((begun, path))
-            folders.clear()  # there are no run folders inside a run folder
-    return [RunFolder(Path(path)) for _, path in sorted(found)]
+            started_at = os.stat(os.path.join(path, ".hydra")).st_mtime
+            started.append((started_at, path))
+            # There are no run folders inside a run folder. An empty list makes os.walk skip its subfolders.
+            folders.clear()
+    return [RunFolder(Path(path)) for _, path in sorted(started)]

@@ -8,11 +8,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from tensorboard.compat.proto.attr_value_pb2 import AttrValue  # type: ignore[attr-defined]  # made at import
-from tensorboard.compat.proto.graph_pb2 import GraphDef  # type: ignore[attr-defined]  # as well
-from tensorboard.compat.proto.node_def_pb2 import NodeDef  # type: ignore[attr-defined]  # as well
-from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto  # type: ignore[attr-defined]  # as well
-from tensorboard.compat.proto.versions_pb2 import VersionDef  # type: ignore[attr-defined]  # as well
+
+# These modules create their classes when they are imported, so mypy does not see them.
+from tensorboard.compat.proto.attr_value_pb2 import AttrValue  # type: ignore[attr-defined]
+from tensorboard.compat.proto.graph_pb2 import GraphDef  # type: ignore[attr-defined]
+from tensorboard.compat.proto.node_def_pb2 import NodeDef  # type: ignore[attr-defined]
+from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto  # type: ignore[attr-defined]
+from tensorboard.compat.proto.versions_pb2 import VersionDef  # type: ignore[attr-defined]
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -20,18 +22,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 def network_graph(network: nn.Module, image_shape: tuple[int, int, int]) -> Any:
     """Return the ``GraphDef`` of ``network`` for one image of shape (C, H, W): a node for each operation on the image.
 
-    Nodes are named by the layer that they belong to, and have the shapes of their outputs. The network computes nothing
-    and draws no random numbers: it runs in evaluation mode on torch's meta device. Raises what the network raises
-    there; one that reads values of tensors raises ``RuntimeError``.
+    The name of a node begins with its layer. A node has the shapes of its outputs. The network runs in evaluation mode
+    on torch's meta device, where tensors have shapes but no values, so it computes nothing and draws no random numbers.
+    Raises what the network raises there: a network that reads values of tensors raises ``RuntimeError``.
     """
     dtype = next((parameter.dtype for parameter in network.parameters()), torch.float32)
     images = torch.empty(1, *image_shape, dtype=dtype, device="meta")
     states = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-    abstract = {name: tensor.detach().to("meta") for name, tensor in states.items()}
+    meta_states = {name: tensor.detach().to("meta") for name, tensor in states.items()}
     recorder = _Recorder(images)
     with _evaluating(network), recorder.layers(network), torch.no_grad(), recorder:
-        outputs = torch.func.functional_call(network, abstract, (images,))
+        outputs = torch.func.functional_call(network, meta_states, (images,))
     recorder.add("output", "output", [outputs], [outputs])
+    # The version of the graph format that TensorBoard's own function writes.
     return GraphDef(node=recorder.nodes, versions=VersionDef(producer=22))
 
 
@@ -42,13 +45,15 @@ class _Recorder(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.nodes: list[Any] = []
         self._layers: list[str] = []
-        # The name of the node that computed each tensor. Tensors are kept, so that no other one gets the same id.
+        # For the id of each tensor, the name of the node that computed it. The tensors are stored as well: if they were
+        # freed, a new tensor could get the same id.
         self._sources: dict[int, tuple[str, Tensor]] = {}
         self.add("images", "input", [], [images])
 
     @contextmanager
     def layers(self, network: nn.Module) -> Iterator[None]:
-        """Keep the name of the layer that runs, so that nodes are grouped by layer."""
+        """Note inside the with block which layer runs, so that the nodes are grouped by layer."""
+        # A hook that returns a value would replace the inputs or the output of the layer. These hooks return None.
         handles = []
         for name, layer in network.named_modules():
             path = f"{type(network).__name__}/{name.replace('.', '/')}".rstrip("/")
@@ -72,7 +77,7 @@ class _Recorder(TorchDispatchMode):
         return result
 
     def add(self, name: str, operation: str, inputs: list[Tensor], outputs: list[Tensor]) -> None:
-        """Add a node. Inputs that no node has computed are left out; these are weights."""
+        """Add a node. Inputs that no node has computed, such as weights, are left out."""
         sources = [self._sources[id(each)][0] for each in inputs if id(each) in self._sources]
         shapes = [
             TensorShapeProto(dim=[TensorShapeProto.Dim(size=size) for size in each.shape]) for each in outputs

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[attr-defined]  # made at import
+from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[attr-defined]  # created at import
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
 from digitlab.results.events import LOSS_TAG, curves_folder, event_files
@@ -16,15 +16,15 @@ from digitlab.results.folder import RunFolder
 
 # A record of an event file: uint64 length, uint32 checksum of the length, the data, uint32 checksum of the data.
 _HEADER, _LENGTH, _CHECKSUM = struct.Struct("<QI"), struct.Struct("<Q"), struct.Struct("<I")
-# Records of single numbers are much shorter. Pictures and histograms are longer, and skipped without reading them.
+# Records of single numbers are much shorter than this. Longer ones contain pictures and histograms and are skipped.
 _LONGEST_BYTES = 512
 
 
 class GrowingLosses:
     """The training losses of single mini-batches of ``run``; ``losses`` maps steps to losses, in order of the steps.
 
-    If two event files contain the same step, the later file counts. A record that is not complete yet is left for the
-    next ``update``; behind a damaged record, its file is not read further.
+    If two event files contain the same step, the later file counts. If the last record is not complete yet, the next
+    ``update`` reads it. If a record is damaged, the rest of its file is ignored.
     """
 
     def __init__(self, run: RunFolder) -> None:
@@ -33,23 +33,25 @@ class GrowingLosses:
         self._positions: dict[str, int] = {}
 
     def update(self) -> None:
-        """Read what has been appended; start again if a resumed run has cut or removed files."""
+        """Read the new records; read all files again if a resumed run has truncated or removed one."""
         folder = curves_folder(self._run.path, "train")
         files = {name: path for name, path in event_files(self._run.path) if path.parent == folder}
         sizes = {name: path.stat().st_size for name, path in files.items()}
         if any(sizes.get(name, 0) < position for name, position in self._positions.items()):
             self.losses, self._positions = {}, {}
-        before = len(self.losses)
+        count_before = len(self.losses)
         for name, path in files.items():
             if sizes[name] > self._positions.get(name, 0):
                 self._read(name, path, sizes[name])
-        if len(self.losses) > before:
+        # A later file can contain earlier steps.
+        if len(self.losses) > count_before:
             self.losses = dict(sorted(self.losses.items()))
 
     def _read(self, name: str, path: Path, size: int) -> None:
         with path.open("rb") as file:
             file.seek(self._positions.get(name, 0))
             for data in _records(file, size):
+                # A record that was skipped counts as an event without values.
                 event = Event.FromString(data) if data else Event()
                 for value in event.summary.value:
                     if value.tag == LOSS_TAG:
@@ -58,14 +60,14 @@ class GrowingLosses:
 
 
 def _records(file: BinaryIO, size: int) -> Iterator[bytes]:
-    """Yield the data of each complete short record up to ``size`` bytes, and nothing (b"") for each long one.
+    """Yield the data of each complete record in the first ``size`` bytes; b"" in place of a long record.
 
-    After each, ``file`` is behind the record.
+    Whenever it yields, the position of ``file`` is the end of that record.
     """
     while (position := file.tell()) + _HEADER.size <= size:
         header = file.read(_HEADER.size)
         if len(header) < _HEADER.size:
-            return  # a resumed run has cut the file at this moment
+            return  # a resumed run has truncated the file in the meantime
         length, checksum = _HEADER.unpack(header)
         end = position + _HEADER.size + length + _CHECKSUM.size
         if checksum != masked_crc32c(_LENGTH.pack(length)) or end > size:

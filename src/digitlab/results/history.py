@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from digitlab.core.errors import RunError
 from digitlab.results.folder import RunFolder
 
-# No file begins like this.
+# Stands for the content of a damaged file. No real content begins like this, so the next update starts again.
 _DAMAGED = b"\0"
 
 
@@ -40,10 +40,10 @@ def read_history(run: RunFolder) -> list[EpochRow]:
 
 
 class GrowingHistory:
-    """The rows of a run that may still train. Each ``update`` parses only the lines that are new.
+    """The rows of a run that may still train. Each ``update`` parses only the new lines.
 
-    ``rows`` are those of the complete lines: a line without its end may lack digits. ``generation`` grows when earlier
-    rows have changed, which happens when a run resumes from a checkpoint or starts again.
+    A last line without a line break is ignored, because digits may be missing. ``generation`` grows when earlier rows
+    have changed, which happens when a run resumes from a checkpoint or starts again.
     """
 
     def __init__(self, run: RunFolder) -> None:
@@ -60,8 +60,8 @@ class GrowingHistory:
         except FileNotFoundError:
             content = b""
         complete = content[: content.rfind(b"\n") + 1]
-        # The writer replaces the file after every epoch. So the old content is compared, which is much faster than
-        # parsing it; its size alone would not show that a resumed run has other rows.
+        # The writer replaces the file after every epoch, so the old content is compared with the new one. That is much
+        # faster than parsing, and the size alone would not show that a resumed run has other rows.
         if not complete.startswith(self._parsed):
             self.rows, self._parsed, self._columns = [], b"", []
             self.generation += 1
@@ -69,7 +69,7 @@ class GrowingHistory:
         table = csv.reader(io.StringIO(text, newline=""))
         if not self._parsed:
             self._columns = next(table, [])
-        self._parsed = _DAMAGED  # unless the next line succeeds: then another update must start again
+        self._parsed = _DAMAGED  # in case the next line raises
         _extend(self.rows, table, self._columns, self._run)
         self._parsed = complete
 

@@ -1,4 +1,4 @@
-"""Lets only one process at a time work on a run folder. The kernel frees the lock however its holder ends."""
+"""Lets only one process at a time work on a run folder. If a process dies, the system frees its locks."""
 
 import logging
 from collections.abc import Iterator
@@ -14,67 +14,71 @@ from digitlab.results.folder import RunFolder
 
 log = logging.getLogger(__name__)
 
-# The locks that this process holds, by path. A new folder is stored too, to be removed if no run starts in it.
-_taken: dict[Path, tuple[BaseFileLock, RunFolder | None]] = {}
+# The locks of this process, by path. A folder that was just made is stored with its lock, None for an older folder.
+_locks: dict[Path, tuple[BaseFileLock, RunFolder | None]] = {}
 
 
 class BusyError(RunError):
     """Another process is working on the run folder."""
 
 
-def take(run: RunFolder, *, new: bool = False) -> None:
-    """Lock the existing folder of ``run`` for this process; do nothing if this process holds the lock already.
+def lock_folder(run: RunFolder, *, new: bool = False) -> None:
+    """Lock the folder of ``run``, which must exist, for this process; do nothing if this process has locked it already.
 
-    Half-written files of a killed process are removed. ``new`` says that the folder was just made for this run. Raises
-    ``BusyError`` if another process holds the lock, ``RunError`` if the folder is read-only or its disk is full.
+    Incomplete files of a killed process are removed. ``new`` says that the folder was just made for this run. Raises
+    ``BusyError`` if another process has locked it, ``RunError`` if the folder is read-only or its disk is full.
     """
     key = run.path.resolve()
-    if key in _taken:
+    # A command locks the folder when it has checked its settings, and ``train`` locks it again.
+    if key in _locks:
         return
     try:
         lock = _acquire(run)
+        # Only now is it certain that no other process is writing these files.
         remove_parts(run.path)
         remove_parts(run.last.parent)
     except Timeout:
         raise BusyError(f"{run.path}: another process is working on this run") from None
     except OSError as error:
         raise RunError(f"{run.path}: can't be written: {error.strerror or error}") from error
-    _taken[key] = lock, run if new else None
+    _locks[key] = lock, run if new else None
 
 
 def _acquire(run: RunFolder) -> BaseFileLock:
-    lock, real = acquire_lock(run.lock, timeout=0)
-    if not real:
+    lock, has_locks = acquire_lock(run.lock, timeout=0)
+    if not has_locks:
         log.warning("%s: this file system has no locks; the file .lock marks the run as busy instead", run.path)
     return lock
 
 
-def give_back(run: RunFolder) -> None:
-    """Unlock the folder of ``run``; do nothing if this process does not hold the lock."""
-    lock, _ = _taken.pop(run.path.resolve(), (None, None))
+def unlock_folder(run: RunFolder) -> None:
+    """Unlock the folder of ``run``; do nothing if this process has not locked it."""
+    lock, _ = _locks.pop(run.path.resolve(), (None, None))
     if lock is not None:
         with suppress(OSError):
-            # Remove the file before releasing the lock: a process that opened it meanwhile checks that it still exists.
+            # The file is removed before the lock is released. If another process has opened it in the meantime, that
+            # process notices that the file does not exist any more, and tries again.
             run.lock.unlink(missing_ok=True)
         lock.release()
-        # Windows removes no open file. There it fails the second time, too, if another process has the lock by now.
+        # Windows can't remove an open file, so try again after the release. This fails if another process already has
+        # the lock, and then the file must stay.
         with suppress(OSError):
             run.lock.unlink(missing_ok=True)
 
 
-def remove_unbegun() -> None:
-    """Remove the new folders that this process still holds, at its end: no run has started in them."""
-    for _, run in list(_taken.values()):
+def remove_unstarted_folders() -> None:
+    """Remove the new folders that are still locked at the end of this process: no run has started in them."""
+    for _, run in list(_locks.values()):
         if run is not None:
             run.discard_if_fresh()
-            give_back(run)
+            unlock_folder(run)
 
 
 @contextmanager
-def held(run: RunFolder) -> Iterator[None]:
-    """Lock the folder of ``run`` inside the with block. Raises what ``take`` raises."""
-    take(run)
+def locked_folder(run: RunFolder) -> Iterator[None]:
+    """Lock the folder of ``run`` inside the with block. Raises what ``lock_folder`` raises."""
+    lock_folder(run)
     try:
         yield
     finally:
-        give_back(run)
+        unlock_folder(run)

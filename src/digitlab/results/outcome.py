@@ -1,6 +1,6 @@
 """Reads the monitored value of a finished run from its folder. Sweeps, searches and halving compare runs by it.
 
-Nothing here imports torch.
+This module does not import torch.
 """
 
 import math
@@ -10,14 +10,14 @@ from digitlab.config.metrics import metric_direction
 from digitlab.core.errors import DigitlabError
 from digitlab.results.folder import RunFolder
 
-# The errors that readers meet if a run's result or configuration is missing, truncated or not one of digitlab's.
+# The exceptions that reading a run can raise if its result or configuration is missing, damaged or not digitlab's.
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, DigitlabError)
 
 
 def monitored(run: RunFolder, result: dict[str, Any]) -> tuple[str, float]:
     """Return the metric that a finished run monitored, and its value at the checkpoint that ``result`` describes.
 
-    The metric is never one of the test set. A value that is not a number counts as infinite and worse than all others.
+    The metric is never one of the test set. If the value is not a number, the worst infinite value replaces it.
     Raises ``OSError``, ``ValueError``, ``KeyError`` or ``ConfigError`` if the run's files can't be read.
     """
     config = run.read_plain_config()
@@ -29,11 +29,14 @@ def monitored(run: RunFolder, result: dict[str, Any]) -> tuple[str, float]:
 
 
 def measured_metric(metric: str, *, val_size: object) -> str:
-    """Return what a run monitors whose configuration says ``metric``: without a validation set, training instead."""
+    """Return the metric that a run monitors if its configuration says ``metric``.
+
+    Without a validation set (``val_size`` is 0), this is the same metric of the training images.
+    """
     return metric.replace("val/", "train/") if val_size == 0 else metric
 
 
 def finite_or_worst(metric: str, value: float | None) -> float:
-    """Return ``value``, or the infinity that is worse than every value of ``metric`` if it is None or not a number."""
+    """Return ``value``, or if it is None or not a number, the infinity that is worse than every value of ``metric``."""
     worst = -math.inf if metric_direction(metric) == "max" else math.inf
     return worst if value is None or math.isnan(value) else float(value)

@@ -1,4 +1,4 @@
-"""Builds the content of ``result.json``. Every run gets it from here, whatever trained it and however it ended."""
+"""Builds the content of ``result.json`` for every run: solo or in a population; finished, stopped or failed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,7 +14,7 @@ CheckpointName = Literal["best", "last"]
 
 @dataclass(frozen=True, slots=True)
 class Tested:
-    """Which checkpoint the metrics of a result belong to; ``epoch`` counts from 1 and may have been cut short."""
+    """The checkpoint to which the metrics of a result belong. ``epoch`` counts from 1; it may be an incomplete one."""
 
     checkpoint: CheckpointName
     epoch: int
@@ -24,7 +24,7 @@ class Tested:
 class CheckpointMetrics:
     """The metrics of one checkpoint, keyed ``train/…``, ``val/…`` and, after a test, ``test/…``.
 
-    No checkpoint (``tested`` is None) has no metrics.
+    A run without a checkpoint has no metrics, and ``tested`` is None.
     """
 
     tested: Tested | None = None
@@ -34,7 +34,7 @@ class CheckpointMetrics:
     def of(
         cls, checkpoint: Mapping[str, Any], name: CheckpointName, test_metrics: Mapping[str, float] | None = None
     ) -> "CheckpointMetrics":
-        """Return what ``checkpoint``, the content of ``name``.ckpt, says of itself, and its metrics on the test set."""
+        """Return the metrics that ``checkpoint``, the content of ``name``.ckpt, contains, and its ``test_metrics``."""
         position = checkpoint["position"]
         # After a whole epoch the position is the start of the next one.
         epoch = position["epoch"] + (position["step"] > 0)
@@ -60,8 +60,9 @@ def run_result(
 ) -> dict[str, Any]:
     """Return the content of ``result.json``.
 
-    ``device`` is None if the run failed before it had one. ``threads`` is the number that the updates used.
-    ``command`` is by default the one that runs ``overrides`` again. ``error`` is why the run failed or stopped.
+    ``device`` is None if the run failed before it had one. ``threads`` is the number of threads of the updates.
+    ``command`` is by default the one that runs ``overrides`` again. ``error`` is the reason why the run failed or
+    stopped.
     """
     result = {
         "status": status,

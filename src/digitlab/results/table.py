@@ -1,4 +1,4 @@
-"""Prints tables for the terminal and other programs: the metrics of a run, the list of runs. Nothing needs torch."""
+"""Prints the metrics of a run and the list of runs, as tables, CSV or JSON. This module does not import torch."""
 
 import csv
 import io
@@ -46,7 +46,10 @@ def print_table(
 
 
 def print_metrics(metrics: Mapping[str, float | None], *, title: str) -> None:
-    """Print metrics keyed ``test/accuracy`` and so on: one row per name, one column per split, no single classes."""
+    """Print metrics keyed ``test/accuracy`` and so on: one row per name, one column per split.
+
+    The accuracies of single classes are left out, because there can be hundreds.
+    """
     metrics = {name: value for name, value in metrics.items() if "class_accuracy" not in name}
     splits = [split for split in ("train", "val", "test") if any(name.startswith(f"{split}/") for name in metrics)]
     names = dict.fromkeys(name.partition("/")[2] for name in metrics)
@@ -55,7 +58,7 @@ def print_metrics(metrics: Mapping[str, float | None], *, title: str) -> None:
 
 
 def print_result(folder: Path, result: dict[str, Any]) -> None:
-    """Print the metrics of a finished run, the commands to look at it, and in the last line its folder."""
+    """Print the metrics of a finished run, the commands that show more of it, and in the last line its folder."""
     print_metrics(result["metrics"], title=_checkpoint_title(result))
     quoted = shlex.quote(str(folder))
     print(f"next: digitlab figures {quoted}, or digitlab report {quoted}")
@@ -64,8 +67,9 @@ def print_result(folder: Path, result: dict[str, Any]) -> None:
 
 
 def _checkpoint_title(result: Mapping[str, Any]) -> str:
+    """Return the title of the table of metrics, which says to which checkpoint they belong."""
     epochs, tested = result["epochs"], result.get("tested")
-    # Without test=, a run whose validation loss was never a number has no best checkpoint.
+    # With test=none, a run has no checkpoint to name here if its monitored value was never a finite number.
     return (
         f"epoch {epochs}"
         if tested is None
@@ -98,23 +102,23 @@ def run_row(run: RunFolder) -> Row:
     return row | {"train_seconds": result.get("train_seconds"), "folder": relative_path(run.path)}
 
 
-# A run with one of these, as ``debug=limit`` sets them, has trained or been tested on a part of the images only.
+# A run with one of these settings has been trained, validated or tested on only a part of the images.
 _LIMITS = re.compile(r"^  ((?:limit_(?:train|val|test)|overfit)_batches): (?!null\b)(\S+)", re.MULTILINE)
 
 
 def run_limits(run: RunFolder) -> str | None:
-    """The settings that limit the mini-batches of a run, for example ``limit_test_batches=10``; None without any."""
-    # Not parsed as YAML, which would take most of the time of a list of a thousand runs.
+    """Return the settings that limit the mini-batches of a run, such as ``limit_test_batches=10``; None without any."""
+    # The file is not parsed as YAML, because that would take most of the time of a list of a thousand runs.
     text = run.config.read_text(encoding="utf-8") if run.config.exists() else ""
     return " ".join(f"{name}={value}" for name, value in _LIMITS.findall(text)) or None
 
 
 def sort_rows(rows: Sequence[Row], metric: str) -> list[Row]:
-    """The rows with the best ``metric`` first, separately for each data set if it is a metric of images.
+    """Return the rows sorted by ``metric``, best first. Losses, errors and seconds are better when small.
 
-    Within a data set, runs limited to some mini-batches follow the complete ones, because a score on ten mini-batches
-    is no match for one on all images; runs without the metric come last. Losses, errors and seconds are better when
-    small. Raises ``ConfigError`` if no row has such a metric.
+    A metric of images, such as ``test/accuracy``, is sorted separately for each data set. There, runs limited to some
+    mini-batches follow the complete ones, because a score on ten mini-batches can't be compared with one on all images.
+    Runs without the metric come last. Raises ``ConfigError`` if no row has such a metric.
     """
     numbers = {name for row in rows for name, value in row.items() if isinstance(value, int | float)}
     if metric not in numbers:
@@ -123,6 +127,7 @@ def sort_rows(rows: Sequence[Row], metric: str) -> list[Row]:
 
     def rank(row: Row) -> tuple[str, int, float]:
         value = row.get(metric)
+        # Metrics of images have a split in their name. Others, such as train_seconds, compare all runs.
         data = str(row.get("data") or "") if "/" in metric else ""
         if not isinstance(value, int | float):
             return data, 2, 0.0
@@ -140,7 +145,7 @@ def print_runs(rows: Sequence[Row], *, metric: str | None = None) -> None:
     rows = [row | {"limited": "yes" if row.get("limits") else None} for row in rows]
     columns = [*facts, *metrics, "train_seconds", "folder"]
     lines = [columns, *([_cell(name, row.get(name)) for name in columns] for row in rows)]
-    # No rich table, which is slow for a thousand runs. The folder is last and never folded, because users copy it.
+    # rich is too slow for a thousand runs. The folder comes last and is never folded, because users copy it.
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     words = facts.index("seed")
     for line in lines:

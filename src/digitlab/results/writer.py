@@ -1,6 +1,7 @@
 """Writes a run folder: TensorBoard events, metrics.csv, checkpoints, predictions, result.json.
 
-It knows no Trainer. A Lightning callback drives the writer of a solo run, a population those of its members.
+It does not depend on Lightning's Trainer. In a solo run a Lightning callback calls the writer; in a population, each
+member has its own writer.
 """
 
 import csv
@@ -16,9 +17,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[attr-defined]  # made at import
-from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[attr-defined]  # as well
-from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # type: ignore[attr-defined]  # as well
+
+# These modules create their classes when they are imported, so mypy does not see them.
+from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[attr-defined]
+from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[attr-defined]
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # type: ignore[attr-defined]
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
@@ -31,7 +34,7 @@ from digitlab.results.folder import RunFolder
 
 log = logging.getLogger(__name__)
 
-# The keys of these sections are clear without the section's name: batch_size, hidden, lr.
+# TensorBoard shows the keys of these sections without the name of the section: batch_size, hidden, lr.
 _BARE_SECTIONS = ("data", "model", "optimizer")
 
 # TensorBoard's histograms have no bins beyond 1e20.
@@ -43,9 +46,9 @@ Row = dict[str, float | int]
 class RunWriter:
     """Writes one run.
 
-    If ``checkpoint`` is given, the run resumes from it: tables and events in ``folder`` are cut back to that moment.
+    If ``checkpoint`` is given, the run resumes from it: rows and events in ``folder`` that are newer are removed.
     ``config`` is the configuration that TensorBoard shows. Curves of validation have the same tags as those of
-    training, but are in ``val/``, so that TensorBoard draws both on one chart. All other events are in ``folder``.
+    training, but are in ``val/``, so that TensorBoard draws both in one chart. All other events are in ``folder``.
     """
 
     def __init__(
@@ -60,26 +63,27 @@ class RunWriter:
             self._write_rows()
         else:
             folder.metrics.unlink(missing_ok=True)
-        # An open TensorBoard has already read the events that were cut off: purge_step makes it drop them.
-        purge = None if checkpoint is None else checkpoint["global_step"] + 1
+        # A TensorBoard that is running has already read the events that were removed. purge_step makes it forget them.
+        purge_step = None if checkpoint is None else checkpoint["global_step"] + 1
         self._events: dict[str, SummaryWriter] = {}
         # Each writer starts a thread and opens a file. If one of them fails (full disk), the others must be closed.
-        with ExitStack() as opened:
+        with ExitStack() as opened_files:
             for name in SUBFOLDERS:
-                events = SummaryWriter(str(folder.path / name), purge_step=purge, max_queue=1000, flush_secs=30)
-                opened.callback(events.close)
+                events = SummaryWriter(str(folder.path / name), purge_step=purge_step, max_queue=1000, flush_secs=30)
+                opened_files.callback(events.close)
                 self._events[name] = events
             if checkpoint is None:
                 text = json.dumps(config, indent=2, default=str)
                 self._events[""].add_text("config", f"```json\n{text}\n```", global_step=0)
-            opened.pop_all()
+            # Nothing failed, so the files stay open.
+            opened_files.pop_all()
 
     def validation(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Write events of one validation: ``metrics`` are keyed ``val/loss`` and so on, ``step`` counts updates."""
         self._scalars(metrics, step)
 
     def losses(self, values: Iterable[tuple[int, float]]) -> None:
-        """Write events of the training loss of single mini-batches: pairs of (step, loss)."""
+        """Write events with the training losses of single mini-batches: pairs of (step, loss)."""
         for step, value in values:
             self._events[""].add_scalar(LOSS_TAG, value, step)
 
@@ -180,7 +184,7 @@ class RunWriter:
         values = dict(result["metrics"]) | {
             name: result[name] for name in ("train_seconds", "parameters", "images_per_second", "best_epoch")
         }
-        # TensorBoard opens the page with the first five metrics.
+        # TensorBoard's page shows the first five metrics at the beginning, so the monitored one comes first.
         monitored = self.config["monitor"]["metric"]
         values = {name: values[name] for name in sorted(values, key=lambda name: name != monitored)}
         values = {f"result/{name}": value for name, value in values.items() if "class_accuracy" not in name}
@@ -191,10 +195,11 @@ class RunWriter:
         for summary in (experiment, start):
             plugin_data = summary.value[0].metadata.plugin_data
             content = HParamsPluginData.FromString(plugin_data.content)
-            # TensorBoard opens the page with these settings. The keys that a sweep varies are among those typed.
+            # TensorBoard's page shows the settings with ``differs`` at the beginning. The keys that a sweep varies are
+            # among those that were typed.
             for info in content.experiment.hparam_infos if content.HasField("experiment") else ():
                 info.differs = info.name in varied
-            # Each process serialises a protobuf map in another order. Deterministic output keeps equal runs equal.
+            # By default each process serialises a protobuf map in another order, and the files of equal runs differ.
             plugin_data.content = content.SerializeToString(deterministic=True)
         events = self._events[""]
         for summary in (experiment, start, end):
@@ -208,7 +213,7 @@ class RunWriter:
 
 
 def _finite(value: Any) -> Any:
-    # JSON has no nan: a metric that could not be measured is null.
+    """Return ``value`` with None for each number that is not finite, because JSON has no nan and no infinity."""
     if isinstance(value, Mapping):
         return {name: _finite(entry) for name, entry in value.items()}
     if isinstance(value, float) and not math.isfinite(value):
@@ -225,9 +230,8 @@ def _short_name(key: str) -> str:
 def _flat(config: Mapping[str, Any], typed: Sequence[str]) -> dict[str, str | float | bool]:
     """Return the settings by which users compare runs, under short names, and those of the keys ``typed``.
 
-    TensorBoard's text tab shows all settings.
-
-    Settings that are None are left out, because one None turns TensorBoard's column of numbers into words.
+    TensorBoard shows them in a table, and all settings as text. Settings that are None are left out, because a single
+    None would make TensorBoard treat a column of numbers as text.
     """
     flat: dict[str, Any] = {"seed": config["seed"], "max_epochs": config["trainer"]["max_epochs"]}
     flat["augment"] = ",".join(config["augment"]) or "none"

@@ -14,7 +14,7 @@ import lightning
 from digitlab.core.errors import RunError
 from digitlab.data.chunks import Position
 from digitlab.engine.metrics import Counts, total
-from digitlab.results.checkpoint import of_older_version
+from digitlab.results.checkpoint import older_version_error
 from digitlab.results.environment import cpu_capability
 from digitlab.training.classifier import Classifier
 from digitlab.training.early_stopping import MonitorValue
@@ -95,7 +95,7 @@ def restore(checkpoint: dict[str, Any], classifier: Classifier, *, path: Path) -
             "them; restore them to resume it, or start a new run"
         )
     if not _has_groups(checkpoint["optimizer_states"][0]["param_groups"], classifier):
-        raise of_older_version(path, "with other parameters to learn, or other groups of them")
+        raise older_version_error(path, "with other parameters to learn, or other groups of them")
     counts = [Counts(**own) for own in checkpoint["train_counts"]]
     chunks = classifier.plan.chunks
     # Metrics of the epoch continue from the counts of the mini-batches before the stop.

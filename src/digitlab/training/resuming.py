@@ -11,9 +11,9 @@ from digitlab.core.errors import ConfigError
 from digitlab.core.logging import log_to
 from digitlab.core.ranks import is_first_process
 from digitlab.data.chunks import Position
-from digitlab.results.checkpoint import newest_good
+from digitlab.results.checkpoint import newest_usable_checkpoint
 from digitlab.results.folder import RunFolder
-from digitlab.results.lock import give_back, take
+from digitlab.results.lock import lock_folder, unlock_folder
 from digitlab.training.experiment import Experiment
 from digitlab.training.run import Outcome, train
 
@@ -42,12 +42,12 @@ def resume(folder: str, arguments: Sequence[str]) -> Outcome:
             raise ConfigError("resume", folder, f"can't be combined with {argument}: it continues a single run")
         _override(config, key, value, argument)
     if is_first_process():
-        take(run_folder)  # before its configuration changes; ``train`` releases the lock
+        lock_folder(run_folder)  # before its configuration changes; ``train`` releases the lock
     try:
         overrides = _lengthened(run_folder, config, arguments)
     except BaseException:
         # Even after Ctrl-C: a lock that stays would refuse the next attempt.
-        give_back(run_folder)
+        unlock_folder(run_folder)
         raise
     with log_to(run_folder.log):
         return train(config, folder=run_folder.path, overrides=overrides, resume=True)
@@ -79,7 +79,10 @@ def _check_length(run_folder: RunFolder, experiment: Experiment, *, former_epoch
     already, or if its updates so far had used other learning rates than a run of the new length.
     """
     epochs = experiment.trainer.max_epochs
-    checkpoint = None if epochs == former_epochs else newest_good(run_folder, like=experiment.hyper_parameters)
+    if epochs == former_epochs:
+        return
+    checkpoint = newest_usable_checkpoint(run_folder, hyper_parameters=experiment.hyper_parameters)
+    # Without a checkpoint the run starts from the beginning, and then any length is possible.
     if checkpoint is None:
         return
     position = Position(**checkpoint["position"])

@@ -24,9 +24,9 @@ from digitlab.core.notebook import in_notebook
 from digitlab.core.ranks import first_process_reports, is_first_process, lost_process_reported
 from digitlab.core.signals import Interrupted, StopSignal
 from digitlab.engine.device import float32_products
-from digitlab.results.checkpoint import newest_good
+from digitlab.results.checkpoint import newest_usable_checkpoint
 from digitlab.results.folder import RunFolder
-from digitlab.results.lock import held
+from digitlab.results.lock import locked_folder
 from digitlab.results.result import Status
 from digitlab.training.checkpoint_io import AtomicCheckpointIO
 from digitlab.training.checkpointing import saved_position, warn_of_other_cpu
@@ -78,7 +78,7 @@ def train(
     with disk_faults(run_folder.path):
         run_folder.path.mkdir(parents=True, exist_ok=True)
     # With several processes (DDP), only the first one locks the folder.
-    with held(run_folder) if is_first_process() else nullcontext():
+    with locked_folder(run_folder) if is_first_process() else nullcontext():
         try:
             with quiet_libraries(), device_memory(), disk_faults(run_folder.path):
                 return _train(config, run_folder, overrides=overrides, resume=resume)
@@ -117,7 +117,7 @@ class Run:
         self.folder, self.overrides = folder, list(overrides)
         self.experiment = experiment = Experiment.from_config(config, typed=overrides)
         self.data = read_data(experiment)
-        checkpoint = newest_good(folder, like=experiment.hyper_parameters) if resume else None
+        checkpoint = newest_usable_checkpoint(folder, hyper_parameters=experiment.hyper_parameters) if resume else None
         warn_of_other_cpu(checkpoint)
         self.plan = training_plan(experiment, self.data, saved_position(checkpoint))
         self.classifier = initial_classifier(
