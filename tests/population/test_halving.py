@@ -45,7 +45,7 @@ def test_whole_settings_leave_and_none_is_better_than_one_that_stays(
     assert sorted(str(first) for first, _ in left.values()) == ["1", "1", "2", "None", "None"]
     for epoch in (1, 2):
         best = {
-            rate: sum(max(p.value for p in m.record.best_tracker.history[:epoch]) for m in members)
+            rate: sum(max(p.value for p in m.run_state.best_tracker.history[:epoch]) for m in members)
             for rate, members in halved.items()
         }
         leaving = [best[rate] for rate, (after, _) in left.items() if after == epoch]

@@ -25,7 +25,7 @@ def test_a_member_has_its_share_of_the_time_and_the_speed_of_the_population(
     members = together(["seed=0"], ["seed=1"], ["seed=2"], common=["model=linear", "trainer.max_epochs=2"])
     population_seconds = next(clock) // 2
     for member in members:
-        result, rows = member.job.folder.read_result(), member.record.rows
+        result, rows = member.job.folder.read_result(), member.run_state.rows
         assert result["train_seconds"] == pytest.approx(population_seconds / 3)
         # 150 images are in the training split: three members see 450 in the time of an epoch.
         speeds = [450 / (3 * row["train_seconds"]) for row in rows]

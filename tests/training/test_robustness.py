@@ -96,18 +96,18 @@ def test_a_network_is_less_confident_in_images_of_no_digit(trained, data_root):
     photographs = images_of("cifar10", data_root)
     for other in (clothes, photographs):
         measured = out_of_distribution(classifier, data, other, accelerator="cpu")
-        assert len(measured.own) == 15 * 128
-        assert len(measured.other) == 10_000
-        assert measured.own.mean() > measured.other.mean()
+        assert len(measured.in_distribution) == 15 * 128
+        assert len(measured.out_of_distribution) == 10_000
+        assert measured.in_distribution.mean() > measured.out_of_distribution.mean()
         assert 0.5 < measured.auroc < 1
 
 
 def test_noise_needs_no_other_data_and_is_reproducible(trained):
     first, second = (out_of_distribution(*trained, None, accelerator="cpu") for _ in range(2))
-    assert torch.equal(first.other, second.other)
-    assert len(first.other) == len(first.own)
+    assert torch.equal(first.out_of_distribution, second.out_of_distribution)
+    assert len(first.out_of_distribution) == len(first.in_distribution)
     # The largest of ten probabilities is at least 0.1.
-    assert first.other.min() >= 0.1
+    assert first.out_of_distribution.min() >= 0.1
 
 
 def test_a_network_that_is_sure_of_no_class_is_not_sure_of_the_image(trained):
@@ -122,8 +122,8 @@ def test_a_network_that_is_sure_of_no_class_is_not_sure_of_the_image(trained):
         weight[10], bias[10] = 20 / weight.shape[1], -12
         weight[0], bias[0] = -20 / weight.shape[1], 12
     measured = out_of_distribution(classifier, trained[1], None, accelerator="cpu")
-    assert measured.own.mean() > 0.9
-    assert measured.other.max() < 0.1
+    assert measured.in_distribution.mean() > 0.9
+    assert measured.out_of_distribution.max() < 0.1
     assert measured.auroc > 0.99
 
 

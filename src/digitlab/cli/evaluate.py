@@ -159,7 +159,7 @@ def _report_out_of_distribution(
             title, str(len(confidences)), f"{confidences.mean():.4f}", f"{confidences.median():.4f}",
             f"{(confidences >= 0.9).double().mean():.4f}",
         ]
-        for title, confidences in zip(titles, (measured.own, measured.other), strict=True)
+        for title, confidences in zip(titles, (measured.in_distribution, measured.out_of_distribution), strict=True)
     ]  # fmt: skip
     print_table(["test images", "count", "mean confidence", "median confidence", "confidence >= 0.9"], rows)
     print(f"AUROC of the confidence, {titles[0]} against {titles[1]}: {measured.auroc:.4f}")

@@ -101,7 +101,7 @@ def _data(trainer: Trainer) -> ImageData:
 def _run_state(trainer: Trainer) -> RunState | None:
     # ``digitlab evaluate`` tests with a Trainer that has no RunCallback, because it writes no run folder.
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
-    return next((callback.record for callback in callbacks if isinstance(callback, RunCallback)), None)
+    return next((callback.run_state for callback in callbacks if isinstance(callback, RunCallback)), None)
 
 
 def _writer(trainer: Trainer) -> RunWriter | None:

@@ -24,7 +24,7 @@ from digitlab.results.writer import RunWriter
 from digitlab.training.checkpointing import snapshot
 from digitlab.training.setup import (
     initial_classifier,
-    new_record,
+    new_run_state,
     run_writer,
     summarise,
     training_plan,
@@ -46,7 +46,7 @@ class Member:
         self.plan = training_plan(job.experiment, data, position)
         self.classifier = initial_classifier(job.experiment, data, plan=self.plan)
         # This restores weights and counts. The optimizer's state goes into the stacked tensors later.
-        self.record = new_record(job.experiment, data, self.classifier, job.folder, checkpoint=job.checkpoint)
+        self.run_state = new_run_state(job.experiment, data, self.classifier, job.folder, checkpoint=job.checkpoint)
         # A member has no torch.optim optimizer. Its checkpoints contain the groups of the one it would have alone.
         self._param_groups = self.classifier.update.build(self.classifier.network).state_dict()["param_groups"]
         self.outcome: float | Exception | None = None
@@ -65,7 +65,7 @@ class Member:
         if job.rewound:
             _rewind(job)
         with log_to(job.folder.log):
-            self.record.write_to(run_writer(job.config, job.folder, checkpoint=job.checkpoint))
+            self.run_state.write_to(run_writer(job.config, job.folder, checkpoint=job.checkpoint))
             summarise(self.classifier, self.writer)
         if job.start.total_steps == 0:
             send_samples(self.writer, samples)
@@ -77,13 +77,13 @@ class Member:
         The value is that of the checkpoint that the run would be tested on, as in the result of a run that has ended.
         """
         failed = isinstance(self.outcome, Exception)
-        value = self.job.experiment.monitor.worst if failed else self.record.monitored
+        value = self.job.experiment.monitor.worst if failed else self.run_state.monitored
         return setting_of(self.job.overrides), value
 
     @property
     def writer(self) -> RunWriter:
-        assert self.record.writer is not None
-        return self.record.writer
+        assert self.run_state.writer is not None
+        return self.run_state.writer
 
     def use_tensors(self, parameters: Sequence[Tensor], buffers: Sequence[Tensor], averages: Sequence[Tensor]) -> None:
         """Make the classifier's tensors views of these, each a row of a stacked tensor, so that updates change both."""
@@ -102,34 +102,34 @@ class Member:
 
     def take_train_metrics(self) -> None:
         """Turn the counts of the epoch into training metrics, and start new counts."""
-        self.record.add_training(self.classifier.take_train_counts())
+        self.run_state.add_training(self.classifier.take_train_counts())
 
     def validated(self, counts: Counts, state: State, *, last: bool) -> None:
         """Record a validation and save an improvement, unless it is the ``last``: the epoch's end saves anyway."""
         with log_to(self.job.folder.log):
-            self.record.add_validation(counts)
+            self.run_state.add_validation(counts)
             if not last:
-                self.record.save_improvement(lambda best: self.save(self.plan.position, state, best=best))
+                self.run_state.save_improvement(lambda best: self.save(self.plan.position, state, best=best))
 
     def end_epoch(self) -> None:
         """Record the end of an epoch, or of a run that ends inside one; ``save_epoch`` comes next."""
         with log_to(self.job.folder.log):
-            self.record.end_epoch(self.classifier.take_train_counts, learning_rate=self._learning_rate)
+            self.run_state.end_epoch(self.classifier.take_train_counts, learning_rate=self._learning_rate)
         if self.job.config.figures.each_epoch:
-            send_epoch(self.writer, self.classifier, self.data, self.record)
+            send_epoch(self.writer, self.classifier, self.data, self.run_state)
 
     def save_epoch(self, state: State) -> None:
         """Write the checkpoints after an epoch. Several members do this at the same time, in threads."""
         # A copy: the population's own position moves on only when all members are saved.
         position = replace(self.plan.position)
-        if self.record.epoch_is_complete:
+        if self.run_state.epoch_is_complete:
             position.next_epoch()
-        self.record.save_epoch(lambda best: self.save(position, state, best=best))
+        self.run_state.save_epoch(lambda best: self.save(position, state, best=best))
 
     @property
     def is_over(self) -> bool:
         """Whether the run has reached its last step, or early stopping or halving ends it."""
-        return self.record.is_over or self._halved_after_epoch is not None
+        return self.run_state.is_over or self._halved_after_epoch is not None
 
     def halve(self, epoch: int) -> None:
         """Let halving end the run after ``epoch``."""
@@ -137,12 +137,12 @@ class Member:
 
     def save(self, position: Position, state: State, *, best: bool) -> None:
         """Write a checkpoint in the format of a solo run, so that the run can also resume alone."""
-        self.record.add_losses(self.classifier.take_logged_losses())
+        self.run_state.add_losses(self.classifier.take_logged_losses())
         # The stored learning rate is the last one used, which is what a solo run stores.
         groups = [{**group, "lr": self._learning_rate} for group in self._param_groups]
         optimizer_state = {"state": state(), "param_groups": groups}
         counts = [self.classifier.train_counts]
-        content = snapshot(self.classifier, optimizer_state, self.record, position=position, train_counts=counts)
+        content = snapshot(self.classifier, optimizer_state, self.run_state, position=position, train_counts=counts)
         content |= self._cohort.checkpoint_fields()
         if self._halved_after_epoch is not None:
             content["halved_after_epoch"] = self._halved_after_epoch
@@ -159,14 +159,14 @@ class Member:
         Without an error the run continues in another population, and its result is not written.
         """
         # No file was opened: the population failed before its first chunk.
-        if self.record.writer is None:
+        if self.run_state.writer is None:
             return
         # The disk may be full. Then the error that ended the population is the one to report, not this one.
         with suppress(OSError, MemoryError, RunError):
             if error is not None:
                 self._close("failed", error)
         with suppress(OSError, MemoryError):
-            self.record.writer.close()
+            self.run_state.writer.close()
 
     def fail(self, error: Exception) -> None:
         """End this run with ``error``; the other members continue."""
@@ -181,7 +181,7 @@ class Member:
         try:
             if not self.job.config.figures.each_epoch:
                 send_weights(self.writer, self.classifier)
-            return self.record.begin_test()
+            return self.run_state.begin_test()
         except Exception as error:
             self.fail(error)
         return False
@@ -195,12 +195,12 @@ class Member:
             return
         try:
             if measured is not None:
-                self.record.add_test(*measured)
+                self.run_state.add_test(*measured)
                 send_test(self.writer, self.classifier)
         except Exception as error:
             self.fail(error)
         else:
-            self.outcome = self.record.outcome(self._close("finished", None))
+            self.outcome = self.run_state.outcome(self._close("finished", None))
 
     def _leave(self) -> None:
         """Copy the weights out of the stacked tensors, so that these can be freed."""
@@ -213,7 +213,7 @@ class Member:
         # Only a finished run was halved: one that failed or stopped is tried again.
         halved = status == "finished" and self._halved_after_epoch is not None
         with log_to(self.job.folder.log):
-            return self.record.conclude(
+            return self.run_state.conclude(
                 status, error, device=self.classifier.device, split_fingerprint=self.data.split_fingerprint,
                 overrides=self.job.overrides, threads=self._step_threads,
                 more={"halved_after_epoch": self._halved_after_epoch} if halved else None,

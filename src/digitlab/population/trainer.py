@@ -170,7 +170,7 @@ class Population:
         active = self._active()
         share = (time.perf_counter() - started_at) / max(len(active), 1)
         for member in active:
-            member.record.add_seconds(share)
+            member.run_state.add_seconds(share)
 
     def _begin(self) -> None:
         """Open the members' files, once; called after the first chunk, when memory is known to suffice."""
@@ -242,7 +242,7 @@ class Population:
     def _end_early_stopped(self) -> None:
         """Finish the members that early stopping ends inside an epoch; their patience is given in steps."""
         for member in self._active():
-            if member.record.should_stop:
+            if member.run_state.should_stop:
                 member.end_epoch()
                 member.save_epoch(self._optimizer_state(member))
                 finish_members([member], self.data, device=self.device)

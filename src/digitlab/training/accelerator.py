@@ -1,6 +1,6 @@
-"""Chooses the kind of device on which a run trains, and detects GPUs for which the installed torch has no kernels.
+"""Chooses the type of device on which a run trains, and detects GPUs for which the installed torch has no kernels.
 
-``trainer=auto`` takes the best device that torch can use.
+With ``trainer=auto``, a run trains on the best device that torch can use.
 """
 
 import logging
@@ -14,13 +14,13 @@ log = logging.getLogger(__name__)
 Accelerator = Literal["auto", "cpu", "cuda", "mps"]
 
 
-def choose_accelerator(asked: Accelerator) -> Literal["cpu", "cuda", "mps"]:
-    """Return ``asked``. If it is ``auto``, return CUDA if torch can use it, else Apple's GPU (MPS), else the CPU.
+def choose_accelerator(setting: Accelerator) -> Literal["cpu", "cuda", "mps"]:
+    """Return ``setting``. If it is ``auto``, return CUDA if torch can use it, else Apple's GPU (MPS), else the CPU.
 
     If there is a CUDA device that torch can't use, a warning says why.
     """
-    if asked != "auto":
-        return asked
+    if setting != "auto":
+        return setting
     if torch.cuda.is_available():
         problem = cuda_problem()
         if problem is None:

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 def snapshot(
     classifier: Classifier,
     optimizer_state: dict[str, Any],
-    record: RunState,
+    run_state: RunState,
     *,
     position: Position,
     train_counts: Sequence[Counts],
@@ -36,11 +36,10 @@ def snapshot(
     It contains no state of a random generator, because all random draws are functions of the seed and the position.
     ``optimizer_state`` is the ``state_dict`` of the torch optimiser. The run resumes from ``position``.
     ``train_counts`` has the counts of each process separately, because rounding depends on the order in which losses
-    are summed. ``Classifier.load_from_checkpoint`` needs the keys ``state_dict`` and ``hyper_parameters`` and that of
-    the version.
+    are summed.
     """
     return {
-        # Lightning refuses a checkpoint without its version.
+        # ``Classifier.load_from_checkpoint``, a method of Lightning, needs this key, and the next two.
         "pytorch-lightning_version": lightning.__version__,
         "hyper_parameters": dict(classifier.hparams),
         # The tensors are copied, because the next update changes the weights in place.
@@ -52,13 +51,13 @@ def snapshot(
         "position": dataclasses.asdict(position),
         "train_counts": [dataclasses.asdict(counts) for counts in train_counts],
         # Early stopping and the choice of the best epoch depend on all earlier values of the monitored metric.
-        "history": [dataclasses.asdict(point) for point in record.best_tracker.history],
-        # What the tables and curves of the run show so far. If a run is stopped within an epoch, it is stored nowhere
-        # else.
-        "metrics": dict(record.metrics),
-        "rows": [dict(row) for row in record.rows],
-        "epoch_seconds": record.epoch_seconds,
-        # Kernels for other instruction sets add up in another order: see ``warn_of_other_cpu``.
+        "history": [dataclasses.asdict(point) for point in run_state.best_tracker.history],
+        # ``result.json`` takes the metrics of the tested checkpoint from here. A resumed run writes its table again
+        # from these rows, and adds to the seconds of the epoch in which it was stopped.
+        "metrics": dict(run_state.metrics),
+        "rows": [dict(row) for row in run_state.rows],
+        "epoch_seconds": run_state.epoch_seconds,
+        # Kernels for other instruction sets add numbers in another order: see ``warn_of_other_cpu``.
         "cpu_capability": cpu_capability(),
     }
 
@@ -88,23 +87,24 @@ def restore(checkpoint: dict[str, Any], classifier: Classifier, *, path: Path) -
     its state to the wrong parameters. Also raises it if the files of the data set have changed since.
     """
     # With changed images the run would continue without an error, but its result would belong to neither data set.
-    facts = checkpoint.get("hyper_parameters", {}).get("data", {})
-    if facts.get("fingerprint") != classifier.facts.fingerprint and "fingerprint" in facts:
+    # Checkpoints of older versions have no fingerprint.
+    saved_facts = checkpoint.get("hyper_parameters", {}).get("data", {})
+    if "fingerprint" in saved_facts and saved_facts["fingerprint"] != classifier.facts.fingerprint:
         raise RunError(
             f"{path}: the files of the data set {classifier.facts.title} have changed since this run was trained on "
             "them; restore them to resume it, or start a new run"
         )
     if not _has_groups(checkpoint["optimizer_states"][0]["param_groups"], classifier):
         raise older_version_error(path, "with other parameters to learn, or other groups of them")
-    counts = [Counts(**own) for own in checkpoint["train_counts"]]
+    counts_of_processes = [Counts(**saved) for saved in checkpoint["train_counts"]]
     chunks = classifier.plan.chunks
-    # Metrics of the epoch continue from the counts of the mini-batches before the stop.
-    own_counts = counts[chunks.rank] if len(counts) == chunks.world_size else None
+    # The metrics of the epoch continue from the counts of the mini-batches before the stop.
+    counts = counts_of_processes[chunks.rank] if len(counts_of_processes) == chunks.world_size else None
     # The metrics of the epoch are sums over all processes, so one process can have all earlier counts. Only the last
     # bits may differ, because the losses are added in another order.
-    if own_counts is None and chunks.rank == 0:
-        own_counts = total(counts)
-    classifier.restore(checkpoint["state_dict"], checkpoint["optimizer_states"][0], own_counts)
+    if counts is None and chunks.rank == 0:
+        counts = total(counts_of_processes)
+    classifier.restore(checkpoint["state_dict"], checkpoint["optimizer_states"][0], counts)
     return [MonitorValue(**point) for point in checkpoint["history"]]
 
 
@@ -113,7 +113,8 @@ def _has_groups(saved: Sequence[dict[str, Any]], classifier: Classifier) -> bool
 
     A saved group may have settings that this version of torch does not know, because newer versions add some.
     """
-    own = classifier.update.build(classifier.network).state_dict()["param_groups"]
+    expected = classifier.update.build(classifier.network).state_dict()["param_groups"]
     names = {name for group in classifier.update.groups(classifier.network) for name in group}
-    same_sizes = [len(group["params"]) for group in saved] == [len(group["params"]) for group in own]
+    # Saved parameters have numbers instead of names, so only the sizes of the groups can be compared.
+    same_sizes = [len(group["params"]) for group in saved] == [len(group["params"]) for group in expected]
     return same_sizes and all(names <= group.keys() for group in saved)

@@ -1,6 +1,6 @@
-"""The only LightningModule: it trains any network on chunks of mini-batches and evaluates it.
+"""The only LightningModule of digitlab: it trains any network on chunks of mini-batches, and evaluates it.
 
-Shapes: N images, C channels, H rows, W columns, K classes. One module is enough because networks are plain
+Shapes: N images, C channels, H rows, W columns, K classes. One class is enough because networks are plain
 ``nn.Module``s from images to logits: loss, update rule, schedule and metrics work the same way for all of them.
 """
 
@@ -41,7 +41,7 @@ class Classifier(LightningModule):
     (``DataFacts``). With ``ema_decay`` the weights are averaged over the updates (Polyak and Juditsky, 1992), and the
     averaged network is evaluated. With ``tta`` several views of each image are evaluated.
 
-    A run also gives its ``execution``, which is not stored; a network that is only evaluated needs none.
+    ``execution`` says how a run makes its updates. It is not stored, and a network that is only evaluated needs none.
     """
 
     runner: ChunkRunner
@@ -79,7 +79,7 @@ class Classifier(LightningModule):
         self.normalise = Normalise(image_shape=shape, mean=self.facts.mean, std=self.facts.std)
         self.example_input_array = torch.zeros(1, *shape, dtype=torch.uint8)
 
-        # With float64, weights and products have that precision; bfloat16 is for products only.
+        # With precision 64, the weights are float64, too. bfloat16 is only for products, and the weights stay float32.
         if self.execution.dtype == torch.float64:
             self.double()
         # The state of a run. Checkpoints save it.
@@ -106,7 +106,7 @@ class Classifier(LightningModule):
 
     @property
     def position(self) -> Position:
-        """How far the run is."""
+        """How far the training of the run has come."""
         return self.plan.position
 
     def restore(
@@ -216,24 +216,25 @@ class Classifier(LightningModule):
         self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total.completed += len(losses)
 
     def _shared_backward(self, loss: Tensor, weight: float) -> None:
-        # With several updates per training_step, Lightning averages gradients over the processes only in this method.
+        # Lightning averages gradients over the processes here, also if a training_step makes several updates.
         self.manual_backward(loss * weight)
+        # Each process has computed the running statistics of batch norm from its own images.
         for buffer in statistics_of(self.network):
             torch.distributed.all_reduce(buffer)
             buffer /= self.trainer.world_size
 
     def _count(self, chunk: Chunk, logits: Tensor, losses: Sequence[float]) -> None:
-        sizes = chunk.sizes[: len(losses)]
-        done = sum(sizes)
-        labels = chunk.learnt_labels()[:done]
-        self.count(confusions(logits[:done].unsqueeze(0), labels.unsqueeze(0))[0], losses, sizes)
+        sizes = chunk.sizes[: len(losses)]  # after a signal, not all mini-batches of the chunk are done
+        image_count = sum(sizes)
+        labels = chunk.learnt_labels()[:image_count]
+        self.count(confusions(logits[:image_count].unsqueeze(0), labels.unsqueeze(0))[0], losses, sizes)
 
     def count(self, confusion: Tensor, losses: Sequence[float], sizes: Sequence[int]) -> None:
         """Add the results of the last mini-batches: their confusion matrix, int64 (K, K), mean losses and sizes."""
         self.train_counts.confusion = self.train_counts.confusion + confusion
         self.train_counts.add_losses(losses, sizes)
-        first, every = self.position.total_steps - len(losses) + 1, self.execution.log_every_steps
-        self._logged_losses += [(step, loss) for step, loss in enumerate(losses, first) if step % every == 0]
+        first_step, interval = self.position.total_steps - len(losses) + 1, self.execution.log_every_steps
+        self._logged_losses += [(step, loss) for step, loss in enumerate(losses, first_step) if step % interval == 0]
 
     def take_logged_losses(self) -> list[tuple[int, float]]:
         """Return the losses of single mini-batches since the last call, as pairs (step from 1, loss)."""

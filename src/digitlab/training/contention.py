@@ -16,13 +16,18 @@ log = logging.getLogger(__name__)
 
 # Long enough to measure, short enough that a restart loses little.
 _SECONDS = 2.0
-# With fewer of its threads at work on average, and fewer idle cores, a run waits for threads that other programs hold.
+# A run has to wait for cores if, on average, less than this share of its threads is working, and less than this share
+# of all cores is idle.
 _BUSY_THREADS, _IDLE_CORES = 0.75, 0.15
 
 
 @dataclass(frozen=True, slots=True)
 class CpuTimes:
-    """Seconds since some moment: of the wall clock, of this process on all cores, and of the whole machine's cores."""
+    """Times at one moment. Only differences between two moments have a meaning.
+
+    ``wall`` is the time of a clock in seconds, and ``process`` the processor seconds of this process on all cores.
+    ``machine`` and ``machine_idle`` are clock ticks of all cores of the machine, busy or idle, and of the idle ones.
+    """
 
     wall: float
     process: float
@@ -31,7 +36,7 @@ class CpuTimes:
 
 
 def read_cpu_times() -> CpuTimes | None:
-    """Return the times so far; None if the system does not tell those of the machine."""
+    """Return the times at this moment; None if the system does not report those of the machine."""
     ticks = processor_ticks()
     return None if ticks is None else CpuTimes(time.perf_counter(), time.process_time(), *ticks)
 
@@ -39,8 +44,8 @@ def read_cpu_times() -> CpuTimes | None:
 def is_contended(before: CpuTimes, after: CpuTimes, *, threads: int) -> bool:
     """Return whether ``threads`` threads of this process had to wait for cores that other programs used.
 
-    Both must hold: the process used clearly less than ``threads`` cores, and the machine had hardly any idle time. A
-    process that waits for its own Python code leaves cores idle.
+    Both conditions are needed: the process used clearly less than ``threads`` cores, and hardly any core was idle. If
+    the threads waited for Python code of their own process, cores would be idle.
     """
     if threads < 2 or after.wall <= before.wall or after.machine <= before.machine:
         return False
@@ -50,10 +55,10 @@ def is_contended(before: CpuTimes, after: CpuTimes, *, threads: int) -> bool:
 
 
 class ContentionHint(Callback):
-    """Measures the first seconds of training once; if threads wait for cores, logs the command to use one thread.
+    """Measures once, soon after the start of training. If threads wait for cores, it logs a command with one thread.
 
-    A thread of its own measures, because on a busy machine the first chunk alone can take a minute. ``seconds`` is how
-    long it measures, after as long a pause in which libraries start their threads.
+    It measures in a separate thread, because the first chunk can take a minute on a busy machine. It waits for
+    ``seconds``, in which libraries start their threads, and then measures for as long.
     """
 
     def __init__(
@@ -89,8 +94,8 @@ class ContentionHint(Callback):
         before = self._read()
         if before is None or self._ended.wait(self._seconds):
             return
-        now = self._read()
-        if now is not None and is_contended(before, now, threads=classifier.step_threads or 1):
+        after = self._read()
+        if after is not None and is_contended(before, after, threads=classifier.step_threads or 1):
             log.warning(
                 "other programs are using the cores that this run's %d threads need; one thread may be faster: %s",
                 classifier.step_threads, f"OMP_NUM_THREADS=1 {environment.command(self._overrides)}",

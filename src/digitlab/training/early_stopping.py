@@ -1,6 +1,7 @@
-"""Decides which moment of a run is the best and when to stop early, as a pure function of the metric history.
+"""Decides which value of the monitored metric is the best, and when a run stops early.
 
-It knows no Trainer: solo runs and members of populations both use it.
+Both depend only on the history of the metric, so a resumed run computes them again from the history in its checkpoint.
+Solo runs and members of populations use this module.
 """
 
 import math
@@ -47,9 +48,10 @@ class MonitorValue:
 
 
 class BestTracker:
-    """Keeps the history of the monitored metric, its best point, and whether the run should stop early.
+    """Keeps the history of the monitored metric and its best point, and says whether the run should stop early.
 
-    With ``last_is_best`` each new point is the best one: a run without validation images has nothing to choose by.
+    With ``last_is_best`` each new point is the best one. This is for runs without validation images: the training
+    images do not show which epoch is the best.
     """
 
     def __init__(
@@ -64,14 +66,14 @@ class BestTracker:
         self.early_stopping = early_stopping
         self.history: list[MonitorValue] = []
         self.best: MonitorValue | None = None
-        # Early stopping has its own reference point: a gain of less than min_delta gives a new best checkpoint, but it
-        # does not restart the patience.
+        # The last point that early stopping accepted as an improvement. It can be earlier than ``best``: a gain of less
+        # than min_delta gives a new best checkpoint, but it does not restart the patience.
         self._progress_at: MonitorValue | None = None
         for point in history:
             self.update(point)
 
     def update(self, point: MonitorValue) -> bool:
-        """Add a point; return whether it is the best so far. Of equal points the earlier is the best; nan never is."""
+        """Add a point; return whether it is the best so far. Of equal points the earlier one is best; nan is never."""
         self.history.append(point)
         best = self.monitor.worst if self.best is None else self.best.value
         improved = self.last_is_best or self.monitor.better(point.value, best)
@@ -88,6 +90,8 @@ class BestTracker:
         """Whether the last improvement is ``patience`` or more epochs (or steps) ago."""
         if self.early_stopping is None or not self.history:
             return False
-        last, since = self.history[-1], self._progress_at or MonitorValue(0, 0, math.nan)
-        waited = last.epoch - since.epoch if self.early_stopping.unit == "epochs" else last.step - since.step
+        # Without any improvement, the patience counts from the beginning of the run.
+        last, improved = self.history[-1], self._progress_at or MonitorValue(0, 0, math.nan)
+        in_epochs = self.early_stopping.unit == "epochs"
+        waited = last.epoch - improved.epoch if in_epochs else last.step - improved.step
         return waited >= self.early_stopping.patience

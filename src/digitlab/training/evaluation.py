@@ -1,4 +1,4 @@
-"""Evaluates a classifier on the test set: metrics, confusion matrix and calibration. A run does so once."""
+"""Evaluates a classifier on the test set: metrics, confusion matrix and calibration. Each run does this once."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -62,7 +62,7 @@ def evaluate(
 ) -> dict[str, float]:
     """Return metrics keyed ``test/…`` of ``classifier`` on the test split of ``data``, which may be any data set.
 
-    Matrix products have the precision of the run that trained it.
+    Matrix products have the same precision as in the run that trained the classifier.
     Raises ``ConfigError`` if this machine does not have the accelerator.
     """
     if accelerator == "cuda":

@@ -27,6 +27,7 @@ from digitlab.data.module import ImageData
 from digitlab.models.user_networks import require_logits
 from digitlab.optim.losses import Loss
 from digitlab.optim.optimizers import Optimizer
+from digitlab.results.outcome import measured_metric
 from digitlab.training.accelerator import cuda_problem
 from digitlab.training.early_stopping import EarlyStopping, Monitor
 from digitlab.training.settings import CheckpointSettings, LearningParts, TrainerSettings
@@ -73,8 +74,8 @@ class Ema:
 class Experiment:
     """The parts of a run. ``network`` is on torch's meta device: it has shapes, and no memory for weights.
 
-    ``hyper_parameters`` are the arguments of the classifier except the facts of its data: plain values, which a
-    checkpoint stores. A run can't resume from other ones.
+    ``hyper_parameters`` are the arguments of the classifier, without the facts about its data. They are plain values
+    and are stored in checkpoints. A run resumes only from a checkpoint with the same hyper-parameters.
     """
 
     options: RunOptions
@@ -117,7 +118,7 @@ class Experiment:
         if data.batch_size < trainer.devices:
             allowed = f"must be {trainer.devices} or more, because {trainer.devices} processes share each mini-batch"
             raise ConfigError("data.batch_size", data.batch_size, allowed)
-        monitor, early_stopping = _best_tracker(
+        monitor, early_stopping = _monitor_and_early_stopping(
             _settings(Monitor, nodes["monitor"], "monitor"),
             None if stopping is None else _early_stopping(stopping),
             without_validation=data.val_size == 0,
@@ -145,6 +146,7 @@ class Experiment:
 
 
 def _refuse_unknown(config: DictConfig) -> None:
+    """Raise ``ConfigError`` if ``config`` has a key at the top that does not exist, or lacks one."""
     known = [*_NODES, *RunOptions.__dataclass_fields__]
     for key in config:
         # The nodes hydra and sweep describe the command, not the run.
@@ -164,11 +166,12 @@ def _value(config: DictConfig, key: str) -> Any:
 
 
 def _settings(cls: type[T], values: dict[str, Any], key: str) -> T:
+    """Build a settings class. ``key`` is the dotted path of its node, or empty; it is part of the ``ConfigError``."""
     try:
         return cls(**values)
     except ValidationError as error:
-        refused = refusal(error, of=cls, given=values)
-        raise (refused.under(key) if key else refused) from error
+        config_error = refusal(error, of=cls, given=values)
+        raise (config_error.under(key) if key else config_error) from error
 
 
 def _early_stopping(node: Any) -> EarlyStopping:
@@ -230,6 +233,7 @@ def _network(node: dict[str, Any], data: ImageData) -> nn.Module:
         if "overflow" not in str(error.__cause__).lower():
             raise
         raise _too_large(node, "more bytes than 64 bits can count") from error
+    # Training needs memory for the weights and for as many gradients.
     needed = 2 * sum(parameter.nbytes for parameter in network.parameters())
     available = memory_bytes()
     if available is not None and needed > available:
@@ -237,20 +241,22 @@ def _network(node: dict[str, Any], data: ImageData) -> nn.Module:
     return network
 
 
-def _too_large(node: dict[str, Any], taken: str) -> ConfigError:
+def _too_large(node: dict[str, Any], size: str) -> ConfigError:
     """Return the error for a network that is too large. It names the setting with the largest number."""
-    numbers = {name: value if isinstance(value, list) else [value] for name, value in node.items()}
-    largest = {name: max((each for each in own if type(each) is int), default=0) for name, own in numbers.items()}
+    values = {name: value if isinstance(value, list) else [value] for name, value in node.items()}
+    largest = {name: max((each for each in items if type(each) is int), default=0) for name, items in values.items()}
     name = max(largest, key=largest.__getitem__)
-    return ConfigError(f"model.{name}", node[name], f"weights and gradients would take {taken}")
+    return ConfigError(f"model.{name}", node[name], f"weights and gradients would take {size}")
 
 
 def _check_device(trainer: TrainerSettings, typed: Sequence[str]) -> None:
+    """Raise ``ConfigError`` if this machine does not have the devices on which the run should train."""
+
     def refused(key: str, allowed: str) -> ConfigError:
         # The error names what the user typed: trainer=gpu, not the trainer.accelerator=cuda that it implies.
-        group = [override for override in typed if override.startswith("trainer=")]
-        if group and not any(override.startswith(f"trainer.{key}=") for override in typed):
-            return ConfigError("trainer", group[-1].partition("=")[2], allowed)
+        groups = [override for override in typed if override.startswith("trainer=")]
+        if groups and not any(override.startswith(f"trainer.{key}=") for override in typed):
+            return ConfigError("trainer", groups[-1].partition("=")[2], allowed)
         return ConfigError(f"trainer.{key}", getattr(trainer, key), allowed)
 
     cuda_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -269,9 +275,10 @@ def _check_device(trainer: TrainerSettings, typed: Sequence[str]) -> None:
         raise refused("devices", "more than one needs trainer=ddp")
 
 
-def _best_tracker(
+def _monitor_and_early_stopping(
     monitor: Monitor, early_stopping: EarlyStopping | None, *, without_validation: bool, typed: Sequence[str]
 ) -> tuple[Monitor, EarlyStopping | None]:
+    """Return what the run monitors, and how it stops early. Both differ from the settings if there is no validation."""
     check_monitor(monitor.metric, monitor.mode)
     if not without_validation:
         return monitor, early_stopping
@@ -281,6 +288,4 @@ def _best_tracker(
         stops = key.partition(".")[0] == "early_stopping" and early_stopping is not None
         if stops or (key == "monitor.metric" and monitor.metric.startswith("val/")):
             raise ConfigError(key, value, "needs a validation set, and data.val_size is 0")
-    if monitor.metric.startswith("val/"):
-        monitor = Monitor(metric=monitor.metric.replace("val/", "train/"), mode=monitor.mode)
-    return monitor, None
+    return Monitor(metric=measured_metric(monitor.metric, val_size=0), mode=monitor.mode), None

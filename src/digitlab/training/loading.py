@@ -1,6 +1,6 @@
 """Loads a finished run: its network with the weights of a checkpoint, and its data set.
 
-In a notebook, ``digitlab.load`` is the function ``load`` of this module. The ``digitlab`` command uses the others.
+Python users call ``load`` as ``digitlab.load``. The ``digitlab`` command uses the other functions.
 """
 
 from pathlib import Path
@@ -41,7 +41,7 @@ def open_run(folder: str | Path) -> RunFolder:
         run.read_config()
     except ConfigError as error:
         reason = error.allowed if run.path.is_dir() else "there is no such folder"
-        # The folder can be that of a sweep, or of all runs of a data set and a model.
+        # The user may have given the folder of a sweep, or that of all runs with one data set and one model.
         if runs := find_runs(run.path):
             reason += f"; the newest run in it is {Path(folder) / runs[-1].path.relative_to(run.path)}"
         raise ConfigError("RUN_FOLDER", folder, reason) from error
@@ -58,7 +58,8 @@ def load_classifier(run: RunFolder, checkpoint: Which = "best") -> Classifier:
     content = read_checkpoint(path)
     try:
         precision = run.read_config().trainer.precision
-        # The checkpoint replaces the random initial weights, and the random numbers of a user's program stay the same.
+        # The network is built with random weights, which the checkpoint then replaces. These draws must not change the
+        # random numbers of the user's program.
         with torch.random.fork_rng(devices=[]):
             classifier = Classifier(**content["hyper_parameters"], execution=Execution(precision=precision))
         classifier.load_state_dict(content["state_dict"])
@@ -89,14 +90,15 @@ def require_fit(classifier: Classifier, data: ImageData) -> None:
     If it is the data set of the run, for example a folder, it must also have the same class names.
     """
     facts, source = classifier.facts, data.source
-    expected = tuple(facts.image_shape), len(facts.class_names)
-    if (source.image_shape, len(source.class_names)) != expected:
-        (shape, classes), own = expected, (source.image_shape, len(source.class_names))
+    shape, classes = tuple(facts.image_shape), len(facts.class_names)
+    data_shape, data_classes = source.image_shape, len(source.class_names)
+    if (data_shape, data_classes) != (shape, classes):
         raise ConfigError(
             "data", source.name,
-            f"has {own[1]} classes of images {own[0]}; the run was trained on {classes} classes of images {shape}",
+            f"has {data_classes} classes of images {data_shape}; the run was trained on {classes} classes of images "
+            f"{shape}",
         )  # fmt: skip
     names = tuple(facts.class_names)
     if facts.name == source.name and names != source.class_names:
-        other = next(theirs for own, theirs in zip(names, source.class_names, strict=True) if own != theirs)
-        raise ConfigError("data", source.name, f"has other classes than the run was trained on, such as {other}")
+        different = next(name for own, name in zip(names, source.class_names, strict=True) if own != name)
+        raise ConfigError("data", source.name, f"has other classes than the run was trained on, such as {different}")

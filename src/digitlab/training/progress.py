@@ -17,13 +17,14 @@ from digitlab.training.classifier import Classifier
 
 # Reading the metrics makes the host wait for the device, so the bar must not be redrawn after every chunk.
 _REFRESH_SECONDS = 0.5
-_IN_LINES = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
+# The metrics in the line of an epoch.
+_METRICS_IN_LINES = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
 
 
 class EpochBar(Callback):
-    """Draws a progress bar on stderr if that is a terminal, and prints lines to stdout if that is none.
+    """Draws a progress bar if stderr is a terminal, and prints a line per epoch if stdout is not a terminal.
 
-    ``rows`` is the list to which each epoch adds its row.
+    ``rows`` is the list to which the end of each epoch adds its row of metrics.
     """
 
     def __init__(self, rows: Sequence[Row]) -> None:
@@ -31,11 +32,12 @@ class EpochBar(Callback):
         self._progress: Progress | None = None
         self._task = TaskID(0)
         self._drawn_at = 0.0
+        # The text with the result of the last validation.
         self._validation = ""
-        self._lines = False
+        self._prints_lines = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._lines = trainer.is_global_zero and not sys.stdout.isatty()
+        self._prints_lines = trainer.is_global_zero and not sys.stdout.isatty()
         console = Console(file=sys.stderr)
         if not console.is_terminal or not trainer.is_global_zero:
             return
@@ -60,7 +62,7 @@ class EpochBar(Callback):
         assert isinstance(pl_module, Classifier)
         self._drawn_at = now
         fields: dict[str, Any] = {}
-        # After the last chunk the counts are reset: they are in the epoch's row.
+        # After the last chunk of an epoch the counts are reset, and the row of the epoch contains their metrics.
         if not batch.last:
             metrics = pl_module.train_counts.metrics()
             fields["metrics"] = f"loss {metrics['loss']:.4f} · accuracy {metrics['accuracy']:.4f}{self._validation}"
@@ -71,28 +73,28 @@ class EpochBar(Callback):
         if self._progress is not None:
             row = self._rows[-1]
             self._validation = f" · val/accuracy {row['val/accuracy']:.4f}" if "val/accuracy" in row else ""
-            shown = f"loss {row['train/loss']:.4f} · accuracy {row['train/accuracy']:.4f}{self._validation}"
-            self._progress.update(self._task, metrics=shown)
+            metrics = f"loss {row['train/loss']:.4f} · accuracy {row['train/accuracy']:.4f}{self._validation}"
+            self._progress.update(self._task, metrics=metrics)
             # A finished line is printed above the bar and never redrawn: redrawing all lines of a long run with each
             # refresh would take longer than its epochs.
             self._progress.console.print(self._progress.make_tasks_table(self._progress.tasks))
             self._progress.remove_task(self._task)
 
-        if self._lines:
+        if self._prints_lines:
             self._print_line(self._rows[-1], trainer.max_epochs)
 
     def _print_line(self, row: Row, epochs: int | None) -> None:
         try:
-            # Flushed, because a log file is read while the run trains.
+            # Flushed, because users read a log file while the run still trains.
             print(
                 f"epoch {row['epoch']}/{epochs}", f"{row['train_seconds']:.1f} s", *_metrics(row), sep=" · ", flush=True
             )
         except OSError:
             # A full disk or a closed pipe must not end the run. The table at its end reports the error.
-            self._lines = False
+            self._prints_lines = False
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        # Otherwise rich would draw the bar again below the error message.
+        # If the bar still existed, rich would draw it again below the error message.
         self._stop()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -105,7 +107,7 @@ class EpochBar(Callback):
 
 
 class NotebookProgress(Callback):
-    """Shows one line below the cell of a notebook, which changes while the run trains. ``rows`` as in ``EpochBar``."""
+    """Shows one line below the cell of a notebook, and changes it while the run trains. ``rows`` as in ``EpochBar``."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self._rows = rows
@@ -126,14 +128,14 @@ class NotebookProgress(Callback):
         assert isinstance(pl_module, Classifier)
         self._shown_at = now
         metrics, steps = pl_module.train_counts.metrics(), pl_module.plan.steps_per_epoch
-        shown = [f"train/loss {metrics['loss']:.4f}", f"train/accuracy {metrics['accuracy']:.4f}"]
-        self._show(trainer, f"step {batch.step + len(batch.indices)}/{steps}", *shown)
+        parts = [f"train/loss {metrics['loss']:.4f}", f"train/accuracy {metrics['accuracy']:.4f}"]
+        self._show(trainer, f"step {batch.step + len(batch.indices)}/{steps}", *parts)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Short epochs would send many messages to the browser. The end of training shows the last epoch.
         if time.monotonic() - self._shown_at >= _REFRESH_SECONDS:
             self._shown_at = time.monotonic()
-            self._show_epoch(trainer, self._seconds_left(trainer))
+            self._show_epoch(trainer, self._time_left(trainer))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._rows:
@@ -146,11 +148,13 @@ class NotebookProgress(Callback):
     def _show(self, trainer: Trainer, *parts: str) -> None:
         self._line.show(" · ".join([f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", *parts]))
 
-    def _seconds_left(self, trainer: Trainer) -> str:
-        done = len(self._rows) - self._first_epoch
-        left = (trainer.max_epochs or 0) - len(self._rows)
-        return f"{duration((time.monotonic() - self._started_at) / max(done, 1) * left)} left at most"
+    def _time_left(self, trainer: Trainer) -> str:
+        # A resumed run starts with the rows of earlier epochs. Early stopping can end the run sooner.
+        epochs_done = len(self._rows) - self._first_epoch
+        epochs_left = (trainer.max_epochs or 0) - len(self._rows)
+        seconds_per_epoch = (time.monotonic() - self._started_at) / max(epochs_done, 1)
+        return f"{duration(seconds_per_epoch * epochs_left)} left at most"
 
 
 def _metrics(row: Row) -> list[str]:
-    return [f"{name} {row[name]:.4f}" for name in _IN_LINES if name in row]
+    return [f"{name} {row[name]:.4f}" for name in _METRICS_IN_LINES if name in row]

@@ -14,11 +14,13 @@ from digitlab.data.chunks import Position
 from digitlab.results.checkpoint import newest_usable_checkpoint
 from digitlab.results.folder import RunFolder
 from digitlab.results.lock import lock_folder, unlock_folder
+from digitlab.training.checkpointing import saved_position
 from digitlab.training.experiment import Experiment
 from digitlab.training.run import Outcome, train
 
 # The keys that the options of conf/trainer/ set. trainer=gpu changes only these keys of a resumed run.
 _DEVICE_KEYS = ("accelerator", "devices", "strategy")
+# The only other key that can be changed.
 _LENGTH = "trainer.max_epochs"
 
 
@@ -29,7 +31,8 @@ def resume(folder: str, arguments: Sequence[str]) -> Outcome:
     Raises ``ConfigError`` for any other argument, or if ``folder`` is not a run folder, and what ``train`` raises.
     """
     run_folder = RunFolder(Path(folder).resolve())
-    # The stored configuration wins over today's defaults, so that an update of digitlab does not change the run.
+    # The settings come from the stored configuration and not from conf/, so that an update of digitlab does not change
+    # the run. Only a setting that the stored configuration lacks gets its default.
     try:
         config = add_missing_defaults(run_folder.read_config())
     except ConfigError as error:
@@ -38,45 +41,48 @@ def resume(folder: str, arguments: Sequence[str]) -> Outcome:
         key, _, value = argument.partition("=")
         if key == "resume":
             continue
+        # Options of Hydra, such as -m or --cfg, would be ignored: Hydra does not start this run.
         if argument.startswith("-"):
             raise ConfigError("resume", folder, f"can't be combined with {argument}: it continues a single run")
         _override(config, key, value, argument)
     if is_first_process():
         lock_folder(run_folder)  # before its configuration changes; ``train`` releases the lock
     try:
-        overrides = _lengthened(run_folder, config, arguments)
+        overrides = _store_new_length(run_folder, config, arguments)
     except BaseException:
-        # Even after Ctrl-C: a lock that stays would refuse the next attempt.
+        # ``train`` has not begun, so it does not unlock the folder. In a notebook the process lives on after an error,
+        # also after Ctrl-C, and the folder would stay locked for others.
         unlock_folder(run_folder)
         raise
     with log_to(run_folder.log):
         return train(config, folder=run_folder.path, overrides=overrides, resume=True)
 
 
-def _lengthened(run_folder: RunFolder, config: DictConfig, arguments: Sequence[str]) -> list[str]:
-    """Store a new length in the run folder and return the run's overrides with it.
+def _store_new_length(run_folder: RunFolder, config: DictConfig, arguments: Sequence[str]) -> list[str]:
+    """Store a new ``trainer.max_epochs`` in the run folder, if there is one; return the run's overrides with it.
 
-    The folder must remember the length: if the run is stopped again, plain ``resume=FOLDER`` trains up to it.
+    It is stored so that the next ``resume=FOLDER`` trains up to it as well, if the run is stopped again.
     """
     overrides = run_folder.read_overrides()
-    # Typed twice, the last one counts, as in Hydra.
+    # If the user gives the key twice, the last value counts, as in Hydra.
     lengths = [argument for argument in arguments if argument.startswith(f"{_LENGTH}=")]
     if lengths:
         experiment = Experiment.from_config(config, typed=[*overrides, *arguments])
-        lasting = run_folder.read_config()
-        _check_length(run_folder, experiment, former_epochs=lasting.trainer.max_epochs)
+        # ``config`` may have another device, which is not stored: the next machine may not have that device. So only
+        # the length is changed in the stored configuration.
+        stored_config = run_folder.read_config()
+        _check_length(run_folder, experiment, former_epochs=stored_config.trainer.max_epochs)
         overrides = [*(each for each in overrides if not each.startswith(f"{_LENGTH}=")), lengths[-1]]
-        # The device is not stored: the next machine may have another one.
-        lasting.trainer.max_epochs = config.trainer.max_epochs
-        run_folder.write_config(lasting, overrides)
+        stored_config.trainer.max_epochs = config.trainer.max_epochs
+        run_folder.write_config(stored_config, overrides)
     return overrides
 
 
 def _check_length(run_folder: RunFolder, experiment: Experiment, *, former_epochs: int) -> None:
-    """Raise ``ConfigError`` if training on to the new length differs from a whole run of that length.
+    """Raise ``ConfigError`` if the resumed run would differ from a run that had the new length from the beginning.
 
-    The folder's configuration and command must describe its results. They would not if the run had trained for longer
-    already, or if its updates so far had used other learning rates than a run of the new length.
+    The configuration and the command in the folder must describe its results. They would not if the run had trained for
+    longer already, or if its updates so far had used other learning rates than a run of the new length.
     """
     epochs = experiment.trainer.max_epochs
     if epochs == former_epochs:
@@ -85,7 +91,8 @@ def _check_length(run_folder: RunFolder, experiment: Experiment, *, former_epoch
     # Without a checkpoint the run starts from the beginning, and then any length is possible.
     if checkpoint is None:
         return
-    position = Position(**checkpoint["position"])
+    position = saved_position(checkpoint)
+    # Inside an epoch, ``position.epoch`` is the number of the epochs before it.
     reached = position.epoch + (position.step > 0)
     if epochs < reached:
         raise ConfigError(_LENGTH, epochs, f"must be at least {reached}, because the run has reached epoch {reached}")
@@ -101,9 +108,10 @@ def _check_length(run_folder: RunFolder, experiment: Experiment, *, former_epoch
 def _learning_rates_differ(experiment: Experiment, position: Position, former_epochs: int) -> bool:
     """Return whether an update before ``position`` would have another learning rate with the new length."""
     settings, schedule = experiment.trainer, experiment.parts.schedule
-    # Inside the first epoch its length is not known without the data. Any length shows whether the schedule needs it.
-    whole_epochs = position.total_steps - position.step
-    steps_per_epoch = whole_epochs // position.epoch if position.epoch else max(position.step, 1)
+    # The length of an epoch follows from the steps of all finished epochs. In the first epoch it is not known without
+    # the data. Any length will do there, because it only must show whether the schedule depends on the total length.
+    finished_steps = position.total_steps - position.step
+    steps_per_epoch = finished_steps // position.epoch if position.epoch else max(position.step, 1)
 
     def factor(step: int, epochs: int) -> float:
         steps = epochs * steps_per_epoch
@@ -116,12 +124,14 @@ def _learning_rates_differ(experiment: Experiment, position: Position, former_ep
 
 
 def _override(config: DictConfig, key: str, value: str, argument: str) -> None:
+    """Change ``config`` as ``argument``, which is ``key=value``, says. Raises ``ConfigError`` for other keys."""
     if key not in ("trainer", _LENGTH):
         raise ConfigError(
             key,
             value or argument,
             "can't be combined with resume=: only trainer.max_epochs and trainer= can be changed",
         )
+    # Composed as for a new run, so that the argument is checked, and trainer=gpu sets the same keys.
     composed = compose([argument]).trainer
     keys = _DEVICE_KEYS if key == "trainer" else ("max_epochs",)
     for name in keys:

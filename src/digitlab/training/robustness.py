@@ -1,4 +1,4 @@
-"""Measures a trained network on images that it was not trained for: corrupted ones, and ones of no known class.
+"""Measures a trained network on images unlike its training images: corrupted images, and images of no known class.
 
 ``digitlab evaluate --corrupt`` and ``--out-of-distribution`` use it. The metrics are those of
 ``digitlab.training.evaluation``. Shapes: N images, C channels, H rows, W columns, K classes.
@@ -23,7 +23,8 @@ from digitlab.training.classifier import Classifier
 from digitlab.training.evaluation import evaluate
 
 Accelerator = Literal["auto", "cpu", "cuda"]
-# Maps a test batch to the batch that the network evaluates. The generator is on the batch's device, new for each batch.
+# Changes a test batch into the batch that the network evaluates. The generator is new for each batch, and is on the
+# device of the batch.
 Change = Callable[[EvaluationBatch, Generator], EvaluationBatch]
 
 
@@ -38,8 +39,10 @@ def measure_corrupted(
     """
     classes = len(data.source.class_names)
     return {
-        severity: evaluate(classifier, _TestImages(data, _corrupted(each, classes), seed), accelerator=accelerator)
-        for severity, each in corruptions.items()
+        severity: evaluate(
+            classifier, _TestImages(data, _corrupted(corruption, classes), seed), accelerator=accelerator
+        )
+        for severity, corruption in corruptions.items()
     }
 
 
@@ -51,28 +54,29 @@ def corrupted_images(images: Tensor, corruption: Augmentation, *, seed: int = 0)
 
 @dataclass(frozen=True, slots=True)
 class Confidences:
-    """The confidences of a network in its own test images (``own``) and in ``other`` ones: float (N,) each, in [0, 1].
+    """The confidences of a network in images of its test set and in other images: float (N,) each, in [0, 1].
 
     The confidence is the largest score of an image: for cross-entropy the maximum softmax probability (Hendrycks and
-    Gimpel, 2017). A class for unknown images does not count: a network that is sure of it is not sure
-    of the image. ``auroc`` is the probability that one of the network's own images has the higher confidence, with ties
-    counted half: 1 separates all images, 0.5 is no better than guessing.
+    Gimpel, 2017). The score of a class for unknown images does not count, because a network that chooses this class is
+    not confident in the image. ``auroc`` is the probability that an image of the test set has a higher confidence than
+    another image, with ties counted half: 1 means that a threshold separates all images, 0.5 is no better than
+    guessing.
     """
 
-    own: Tensor
-    other: Tensor
+    in_distribution: Tensor
+    out_of_distribution: Tensor
 
     @property
     def auroc(self) -> float:
-        target = torch.cat([torch.ones_like(self.own), torch.zeros_like(self.other)]).long()
-        return float(binary_auroc(torch.cat([self.own, self.other]), target))
+        target = torch.cat([torch.ones_like(self.in_distribution), torch.zeros_like(self.out_of_distribution)]).long()
+        return float(binary_auroc(torch.cat([self.in_distribution, self.out_of_distribution]), target))
 
 
 def out_of_distribution(
     classifier: Classifier, data: ImageData, other: ImageData | None, *,
     accelerator: Accelerator = "auto", seed: int = 0,
 ) -> Confidences:  # fmt: skip
-    """Return the confidences on the test set of ``data`` and on that of ``other`` (None: on uniform noise).
+    """Return the confidences in the test set of ``data`` and in that of ``other`` (None: in uniform noise).
 
     The images of ``other`` are converted to the shape of the network's images. Raises ``DataError`` if that is
     impossible, ``ConfigError`` if this machine does not have the accelerator.
@@ -87,11 +91,13 @@ def out_of_distribution(
         # The labels of another data set may be outside the network's classes, and nothing here depends on them.
         return EvaluationBatch(as_shape(batch.images, shape), torch.zeros_like(batch.labels))
 
-    strange = _TestImages(data, noise, seed) if other is None else _TestImages(other, converted, seed)
-    return Confidences(_confidence(classifier, data, accelerator), _confidence(classifier, strange, accelerator))
+    other_images = _TestImages(data, noise, seed) if other is None else _TestImages(other, converted, seed)
+    return Confidences(_confidence(classifier, data, accelerator), _confidence(classifier, other_images, accelerator))
 
 
 def _confidence(classifier: Classifier, data: LightningDataModule, accelerator: Accelerator) -> Tensor:
+    """Return the largest score of each test image, without the class for unknown images: float (N,), on the CPU."""
+    # The metrics are not needed here, but the scores of the last test stay in the classifier.
     evaluate(classifier, data, accelerator=accelerator)
     scores = torch.cat(classifier.test_scores)[:, classifier.facts.known_classes]
     return scores.max(1).values.cpu()

@@ -37,7 +37,7 @@ from digitlab.training.progress import EpochBar, NotebookProgress
 from digitlab.training.run_callback import RunCallback, Saver
 from digitlab.training.setup import (
     initial_classifier,
-    new_record,
+    new_run_state,
     read_data,
     run_writer,
     summarise,
@@ -64,9 +64,9 @@ def train(
 ) -> Outcome:
     """Train and test the run that ``config`` describes, and write its files into ``folder``.
 
-    With ``resume``, continue from the last checkpoint in ``folder``, if it has one. Without it, the folder is removed
-    again after an error if training had not started yet. ``overrides`` are the command-line settings from which
-    ``config`` was composed. The defaults of ``folder`` and ``overrides`` are those of the running Hydra job.
+    With ``resume``, continue from the last checkpoint in ``folder``, if it has one. Without ``resume``, an error before
+    the start of training removes the folder again. ``overrides`` are the command-line settings from which ``config``
+    was composed. The defaults of ``folder`` and ``overrides`` are those of the running Hydra job.
 
     Raises ``ConfigError`` for a bad setting, ``DataError`` for missing or damaged data, ``RunError`` for a loss that is
     not finite, a lack of memory, a full disk or a folder that another process works on, and ``Interrupted`` after
@@ -83,6 +83,7 @@ def train(
             with quiet_libraries(), device_memory(), disk_faults(run_folder.path):
                 return _train(config, run_folder, overrides=overrides, resume=resume)
         except (DigitlabError, KeyboardInterrupt, SystemExit):
+            # The folder of a resumed run belongs to the user, even if the run was killed before its first checkpoint.
             if not resume:
                 run_folder.discard_if_fresh()
             raise
@@ -93,16 +94,19 @@ def _train(config: DictConfig, folder: RunFolder, *, overrides: Sequence[str], r
     # While data is downloaded there is nothing to save, so a signal ends the process at once.
     with sigterm_exits():
         run = Run(config, folder, overrides=overrides, stop_signal=stop_signal, resume=resume)
-    products = float32_products(run.trainer.strategy.root_device, run.experiment.trainer.precision)
+    matrix_products = float32_products(run.trainer.strategy.root_device, run.experiment.trainer.precision)
     try:
-        with stop_signal, run.recorded(), first_process_reports(), products, lost_process_reported():
+        # The order matters: ``result.json`` contains the error that rank 0 reports, and that error can be one about a
+        # lost process.
+        with stop_signal, run.result_written(), first_process_reports(), matrix_products, lost_process_reported():
             run.fit()
             run.obey_signal()
             run.test()
             run.obey_signal()
-    except Interrupted as stop:
+    except Interrupted as interrupted:
         how = shlex.join([*train_command(), f"resume={folder.path}"])
-        raise Interrupted(stop.number, f" at {run.whereabouts()}: saved", how=how, folder=folder.path) from None
+        where = f" at {run.position_text()}: saved"
+        raise Interrupted(interrupted.number, where, how=how, folder=folder.path) from None
     finally:
         run.data.release()
     return run.outcome()
@@ -117,99 +121,103 @@ class Run:
         self.folder, self.overrides = folder, list(overrides)
         self.experiment = experiment = Experiment.from_config(config, typed=overrides)
         self.data = read_data(experiment)
+        # Without a checkpoint, a resumed run starts from the beginning: it was killed before it saved anything.
         checkpoint = newest_usable_checkpoint(folder, hyper_parameters=experiment.hyper_parameters) if resume else None
         warn_of_other_cpu(checkpoint)
         self.plan = training_plan(experiment, self.data, saved_position(checkpoint))
         self.classifier = initial_classifier(
             experiment, self.data, plan=self.plan, stop_signal=stop_signal, resumed=checkpoint is not None
         )
-        self.record = new_record(experiment, self.data, self.classifier, folder, checkpoint=checkpoint)
+        self.run_state = new_run_state(experiment, self.data, self.classifier, folder, checkpoint=checkpoint)
         self.run_callback = RunCallback(
-            record=self.record, stop_signal=stop_signal, save_every_seconds=experiment.checkpoint.every_seconds
+            run_state=self.run_state, stop_signal=stop_signal, save_every_seconds=experiment.checkpoint.every_seconds
         )
         self.trainer = self._trainer()
         self._start_counters()
         self.result: dict[str, Any] = {}
-        # The writer opens files that only the end of the run closes. So it is created last, when no setting can be
-        # refused any more.
+        # The writer removes the rows and events that are newer than the checkpoint, and opens files that only the end
+        # of the run closes. So it is created last, when no setting can be refused any more.
         if is_first_process():
-            self.record.write_to(run_writer(config, folder, checkpoint=checkpoint))
+            self.run_state.write_to(run_writer(config, folder, checkpoint=checkpoint))
 
     def _trainer(self) -> Trainer:
         settings = self.experiment.trainer
-        shown: list[Callback] = []
+        displays: list[Callback] = []
         if settings.progress_bar:
-            bar = NotebookProgress if in_notebook() else EpochBar
-            shown = [bar(self.record.rows), ContentionHint(self.overrides)]
+            progress = NotebookProgress if in_notebook() else EpochBar
+            displays = [progress(self.run_state.rows), ContentionHint(self.overrides)]
         return Trainer(
             **settings.lightning(),
             default_root_dir=self.folder.path,
             callbacks=[
-                self.run_callback, self.experiment.figures, *shown, *self.experiment.callbacks,
+                self.run_callback, self.experiment.figures, *displays, *self.experiment.callbacks,
                 Saver(self.run_callback),
             ],
             limit_val_batches=1.0 if len(self.data.val_indices) > 0 else 0,
-            # Lightning's own logging is off: the writer of run_callback writes the run folder.
+            # The writer of ``run_state`` writes all of this instead, or a callback shows it.
             logger=False, enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False,
+            # Lightning would validate before training. The chunk loader gives each process its own images.
             num_sanity_val_steps=0, use_distributed_sampler=False, plugins=[AtomicCheckpointIO()],
         )  # fmt: skip
 
     def _start_counters(self) -> None:
         """Set Lightning's counters to the epoch and the step of the checkpoint.
 
-        The loader knows at which mini-batch of the epoch to continue.
+        Lightning itself sets them only if it loads the checkpoint. The loader of the chunks knows at which mini-batch
+        of the epoch to continue.
         """
-        progress = self.trainer.fit_loop.epoch_progress.current
-        assert isinstance(progress, _ProcessedTracker)
-        progress.processed = progress.completed = self.plan.position.epoch
+        epochs = self.trainer.fit_loop.epoch_progress.current
+        assert isinstance(epochs, _ProcessedTracker)
+        epochs.processed = epochs.completed = self.plan.position.epoch
         steps = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total
         steps.ready = steps.completed = self.plan.position.total_steps
 
     @contextmanager
-    def recorded(self) -> Iterator[None]:
+    def result_written(self) -> Iterator[None]:
         """Write ``result.json`` at the end of the with block, whether the run finished, failed or was stopped."""
         try:
             yield
         except BaseException as error:
-            # If writing the result fails too, the original error is still the one that is raised.
+            # If writing the result fails, too, for example on a full disk, the original error is raised.
             with suppress(OSError, RunError):
                 self._conclude("stopped" if isinstance(error, Interrupted) else "failed", error)
             raise
         self._conclude("finished", None)
 
     def _conclude(self, status: Status, error: BaseException | None) -> None:
-        self.result = self.record.conclude(
+        self.result = self.run_state.conclude(
             status, error, device=self.trainer.strategy.root_device, split_fingerprint=self.data.split_fingerprint,
             overrides=self.overrides, threads=self.classifier.step_threads,
         )  # fmt: skip
 
     def fit(self) -> None:
-        """Train until the last step or early stopping; if training had already ended before, only draw the figures."""
+        """Train until the last step or early stopping. If a resumed run is complete already, only draw the figures."""
         self._summarise()
-        if self.record.is_over:
+        if self.run_state.is_over:
             reason = "all its steps are done" if self.plan.is_over else "early stopping ended it"
             log.info("the training of this run is already complete: %s", reason)
-            # The run may have been killed before it wrote the figures of its final weights.
+            # The run may have been killed after its last checkpoint, before it wrote the figures of its final weights.
             self.experiment.figures.on_train_end(self.trainer, self.classifier)
             return
         try:
             self.trainer.fit(self.classifier, datamodule=self.data)
         finally:
+            # The test needs this memory, and so does the next run in the same process.
             self.classifier.release_updates()
 
     def obey_signal(self) -> None:
-        """Stop between two phases if a signal arrived. Under DDP this also waits until rank 0 has written its files."""
+        """Stop between two phases if a signal has arrived. Under DDP, also wait until rank 0 has written its files."""
         self.run_callback.stop_signal.obey(self.trainer)
 
-    def whereabouts(self) -> str:
+    def position_text(self) -> str:
         """Return which epoch and step the run has reached, as text for a message."""
         position, steps = self.plan.position, self.plan.steps_per_epoch
         return f"epoch {position.epoch + 1}, step {position.step} of {steps}"
 
     def _summarise(self) -> None:
-        if self.record.writer is None:
+        if self.run_state.writer is None:
             return
-        summary = summarise(self.classifier, self.record.writer)
+        summary = summarise(self.classifier, self.run_state.writer)
         # In a notebook the progress is a single line.
         if self.experiment.trainer.progress_bar and not in_notebook():
             with disk_faults("standard output"):
@@ -217,9 +225,10 @@ class Run:
 
     def test(self) -> None:
         """Evaluate the test set once, with the checkpoint that the key ``test`` names."""
-        if self.record.begin_test():
-            self.record.add_test(*measure_test(self.trainer, self.classifier, self.data))
+        # A run that was killed during its test resumes here and tests again.
+        if self.run_state.begin_test():
+            self.run_state.add_test(*measure_test(self.trainer, self.classifier, self.data))
 
     def outcome(self) -> Outcome:
         """Return the result of the finished run."""
-        return Outcome(self.folder.path, self.result, self.record.outcome(self.result))
+        return Outcome(self.folder.path, self.result, self.run_state.outcome(self.result))

@@ -1,7 +1,7 @@
 """The Lightning callbacks that update a solo run's ``RunState``: ``RunCallback`` and ``Saver``.
 
-They measure the time of the training part of each epoch, save checkpoints, and stop the run when it should end.
-``RunCallback`` is the first callback, so that the others find the epoch's row. ``Saver`` is the last one.
+They measure the training time of each epoch, save checkpoints, and stop the run when it should end. ``RunCallback`` is
+the first callback of the Trainer, so that the others find the row of the epoch. ``Saver`` is the last one.
 """
 
 import time
@@ -17,18 +17,21 @@ from digitlab.training.run_state import RunState
 
 
 class RunCallback(Callback):
-    """Updates ``record`` for a solo run. Every process has one, so that all stop at the same moment.
+    """Updates ``run_state`` for a solo run. Under DDP every process has one, so that all stop at the same moment.
 
     Inside an epoch it saves a checkpoint when the last one is ``save_every_seconds`` old (None: never).
     """
 
-    def __init__(self, *, record: RunState, stop_signal: StopSignal, save_every_seconds: float | None) -> None:
-        self.record, self.stop_signal, self._save_every_seconds = record, stop_signal, save_every_seconds
+    def __init__(self, *, run_state: RunState, stop_signal: StopSignal, save_every_seconds: float | None) -> None:
+        self.run_state, self.stop_signal, self._save_every_seconds = run_state, stop_signal, save_every_seconds
         self._saved_at = time.monotonic()
+        # None while the clock of the training time stands still.
         self._clock_started_at: float | None = None
+        # Whether the epoch is complete, so that the next one begins. A run can also end inside an epoch.
         self._epoch_over = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Before the training starts, nothing changes that could be saved.
         self._saved_at = time.monotonic()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -40,17 +43,21 @@ class RunCallback(Callback):
     ) -> None:
         classifier = _classifier(pl_module)
         # As in a population, compiling is no part of the training time. The clock includes it at this point.
-        self.record.add_seconds(-classifier.runner.take_compile_seconds())
-        whole = classifier.position.step == batch.step + len(batch.indices)
+        self.run_state.add_seconds(-classifier.runner.take_compile_seconds())
+        # After a signal, a chunk ends before all its mini-batches are done. A resumed run makes the others.
+        complete = classifier.position.step == batch.step + len(batch.indices)
         # For Lightning a chunk is one batch. The loader ends a chunk where a validation is due: this makes Lightning
         # validate after such a chunk, and only then.
-        trainer.val_check_batch = 1 if whole and batch.validate else float("inf")
-        if whole and batch.last:
+        trainer.val_check_batch = 1 if complete and batch.validate else float("inf")
+        if complete and batch.last:
             self._stop_clock()
-            self._epoch_over = self.record.epoch_is_complete
-            self.record.add_training(classifier.take_train_counts())
+            self._epoch_over = self.run_state.epoch_is_complete
+            self.run_state.add_training(classifier.take_train_counts())
+            # Lightning is given only max_epochs, so this is where a run ends at max_steps.
             trainer.should_stop |= classifier.position.total_steps == batch.plan.max_steps
-        elif not (whole and batch.validate):
+        # If a validation follows, ``on_validation_end`` pauses after it. A run that was saved before the validation
+        # would skip it when it resumes.
+        elif not (complete and batch.validate):
             self._pause(trainer, classifier)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -58,23 +65,27 @@ class RunCallback(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         classifier = _classifier(pl_module)
-        self.record.add_validation(classifier.evaluation)
-        trainer.should_stop |= self.record.should_stop
+        self.run_state.add_validation(classifier.evaluation)
+        trainer.should_stop |= self.run_state.should_stop
+        # At the end of an epoch or of the run, ``on_train_epoch_end`` follows and saves.
         if self._epoch_over or trainer.should_stop:
             return
-        self.record.save_improvement(lambda best: self._save(trainer, classifier, best=best))
+        self.run_state.save_improvement(lambda best: self._save(trainer, classifier, best=best))
         self._pause(trainer, classifier)
         self._start_clock()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         classifier = _classifier(pl_module)
-        self.record.end_epoch(classifier.take_train_counts, learning_rate=classifier.learning_rate)
+        self.run_state.end_epoch(classifier.take_train_counts, learning_rate=classifier.learning_rate)
+        # The row above needs the position in the epoch that ends. The checkpoints, which ``Saver`` writes next, need
+        # the start of the next epoch, where a run resumes.
         if self._epoch_over:
             classifier.position.next_epoch()
 
     def save_epoch(self, trainer: Trainer, classifier: Classifier) -> None:
         """Save the checkpoints of a finished epoch, then stop if a signal has arrived."""
-        self.record.save_epoch(lambda best: self._save(trainer, classifier, best=best))
+        self.run_state.save_epoch(lambda best: self._save(trainer, classifier, best=best))
+        # After the last epoch the figures are drawn first. Then ``Run`` obeys the signal, before the test.
         if classifier.position.epoch < (trainer.max_epochs or 0) and not trainer.should_stop:
             self.stop_signal.obey(trainer)
 
@@ -88,35 +99,41 @@ class RunCallback(Callback):
         self.stop_signal.obey(trainer, save=save)
         if self._save_every_seconds is not None:
             old = time.monotonic() - self._saved_at >= self._save_every_seconds
+            # The processes decide together, because all of them must take part in saving.
             if trainer.strategy.reduce_boolean_decision(old, all=False):
                 save()
                 self._start_clock()
 
     def _save(self, trainer: Trainer, classifier: Classifier, *, best: bool) -> None:
-        self.record.add_losses(classifier.take_logged_losses())
+        self.run_state.add_losses(classifier.take_logged_losses())
+        # Every process must reach this call, which collects the counts of all. Only rank 0 writes the checkpoint.
         train_counts = classifier.train_counts_of_processes()
         self._saved_at = time.monotonic()
-        if self.record.writer is None:
+        if self.run_state.writer is None:
             return
         content = snapshot(
-            classifier, trainer.optimizers[0].state_dict(), self.record, position=classifier.position,
+            classifier, trainer.optimizers[0].state_dict(), self.run_state, position=classifier.position,
             train_counts=train_counts,
         )  # fmt: skip
+        # Lightning would do the same when it saves: a user's callback can add its own state to the checkpoint.
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             callback.on_save_checkpoint(trainer, classifier, content)
-        self.record.writer.checkpoint(content, best=best)
+        self.run_state.writer.checkpoint(content, best=best)
 
     def _start_clock(self) -> None:
         self._clock_started_at = time.perf_counter()
 
     def _stop_clock(self) -> None:
         if self._clock_started_at is not None:
-            self.record.add_seconds(time.perf_counter() - self._clock_started_at)
+            self.run_state.add_seconds(time.perf_counter() - self._clock_started_at)
             self._clock_started_at = None
 
 
 class Saver(Callback):
-    """Saves the checkpoints of an epoch, as the last callback: by then the others have written their files."""
+    """Saves the checkpoints of an epoch. It is the last callback, so the others have written their files before.
+
+    If a run is killed after it was saved, it resumes with the next epoch, so these files would never be written.
+    """
 
     def __init__(self, run_callback: RunCallback) -> None:
         self._run_callback = run_callback

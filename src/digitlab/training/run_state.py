@@ -1,7 +1,7 @@
-"""The course of a run: its metrics, its best moment, and everything that happens at the end of an epoch and of the run.
+"""The state of a run: its metrics so far, its best value, and what happens at the end of an epoch and of the run.
 
-It knows no Trainer. ``RunCallback`` drives it in a solo run, and ``Member`` in a population, so that both save, stop,
-test and report alike.
+``RunCallback`` updates it in a solo run, and ``Member`` in a population. So both kinds of runs save, stop, test and
+report in the same way, and each can resume from a checkpoint of the other.
 """
 
 import statistics
@@ -22,11 +22,12 @@ from digitlab.training.early_stopping import BestTracker, MonitorValue
 
 
 class RunState:
-    """Collects the metrics of the run of ``classifier`` in ``folder`` and passes them to its writer.
+    """Collects the metrics of the run of ``classifier`` in ``folder``, and passes them to its writer.
 
     ``test`` says which checkpoint is tested. ``validating`` says whether there are validation images; without them the
-    last epoch counts as the best. ``rows`` describe the finished epochs. ``epoch_seconds`` is the training time of the
-    current epoch so far.
+    last epoch counts as the best. ``rows`` has one row of metrics for each finished epoch. ``metrics`` and
+    ``epoch_seconds`` are the metrics and the training time of the current epoch so far. A resumed run gets ``rows`` and
+    ``epoch_seconds`` from its checkpoint.
     """
 
     def __init__(
@@ -43,18 +44,20 @@ class RunState:
         self.classifier, self.folder, self.best_tracker = classifier, folder, best_tracker
         self.rows, self.epoch_seconds = rows, epoch_seconds
         self.metrics: dict[str, float] = {}
-        # Only the first process of a run has a writer, and none before training is known to be possible.
+        # Only rank 0 gets a writer, and only when training is known to be possible: the writer changes files.
         self.writer: RunWriter | None = None
         self._test, self._validating = test, validating
         self._plan = classifier.plan
+        # The images on which this epoch has trained, for its images per second.
         self._images = 0
+        # Whether the last validation found the best value so far. best.ckpt must then be written.
         self._improved = False
-        # The checkpoint that is tested, while it is, and what the test measured.
+        # During a test, the checkpoint that is tested. After it, the metrics of that checkpoint.
         self._tested: dict[str, Any] | None = None
         self._measured: CheckpointMetrics | None = None
 
     def write_to(self, writer: RunWriter) -> None:
-        """Pass everything from now on to ``writer`` as well."""
+        """From now on, write all metrics with ``writer``."""
         self.writer = writer
 
     # Inside an epoch --------------------------------------------------------------------------------------------------
@@ -65,21 +68,23 @@ class RunState:
 
     def add_training(self, counts: Counts) -> None:
         """Add the metrics keyed ``train/…`` of the epoch, or of the part of it that was trained."""
-        # Throughput counts images of the epoch that were really trained on.
+        # The confusion matrix counts each image of the epoch once, also in an epoch that is cut short or was resumed.
         self._images = int(counts.confusion.sum())
         self.metrics |= {f"train/{name}": value for name, value in counts.metrics().items()}
 
     def add_validation(self, counts: Counts) -> None:
-        """Add the metrics keyed ``val/…`` and find out whether this is the best moment so far."""
+        """Add the metrics keyed ``val/…`` and find out whether the monitored one is the best so far."""
         measured = {f"val/{name}": value for name, value in counts.metrics().items()}
         self.metrics |= measured
         if self.writer is not None:
             self.writer.validation(measured, step=self._plan.position.total_steps)
-        # Metrics keyed train/… are known only at the end of an epoch, not at a validation inside it.
+        # If the run monitors a metric keyed train/…, that is known only at the end of an epoch. A validation inside an
+        # epoch then decides nothing.
         self._improved = self.best_tracker.monitor.metric in self.metrics and self._track()
 
     def save_improvement(self, save: Callable[[bool], None]) -> None:
-        """Call ``save(True)`` after a validation inside an epoch that found the best moment so far."""
+        """Call ``save(True)``, which writes best.ckpt, if a validation inside an epoch found the best value so far."""
+        # If early stopping ends the run now, ``save_epoch`` follows at once and saves the same state.
         if self._improved and not self.should_stop:
             save(True)
 
@@ -92,19 +97,20 @@ class RunState:
 
     @property
     def epoch_is_complete(self) -> bool:
-        """Whether all mini-batches of the epoch are done."""
+        """Whether the run has trained on all mini-batches of the epoch."""
         return self._plan.position.step == self._plan.steps_per_epoch
 
     def end_epoch(self, take_counts: Callable[[], Counts], *, learning_rate: float) -> None:
-        """Add the row of an epoch, or of its part before the run ends; ``save_epoch`` comes next.
+        """Add the row of an epoch, or of its first part if the run ends inside it; ``save_epoch`` comes next.
 
-        ``take_counts`` returns the counts of its training if ``add_training`` was not called.
+        ``take_counts`` returns the training counts of the epoch. It is called if ``add_training`` was not.
         """
         if "train/loss" not in self.metrics:
             # Early stopping in steps ended the run inside the epoch. The row describes the part that was trained.
             self.add_training(take_counts())
         position = self._plan.position
         row: Row = {"epoch": position.epoch + 1, "step": position.total_steps}
+        # Sorted, because a resumed run adds the metrics in another order if it was stopped during an epoch.
         row |= dict(sorted(self.metrics.items()))
         row["lr"] = learning_rate
         row["train_seconds"] = self.epoch_seconds
@@ -112,8 +118,10 @@ class RunState:
         self.rows.append(row)
         if self.writer is not None:
             self.writer.epoch(row)
+        # Without validations, the ends of epochs are the only moments with a monitored value.
         if not self._validating:
             self._track()
+        # If the run ends inside an epoch, its checkpoint is one inside that epoch, and has the seconds of this part.
         if self.epoch_is_complete:
             self.epoch_seconds = 0.0
 
@@ -123,6 +131,7 @@ class RunState:
         if self._improved or not self._validating:
             save(True)
         save(False)
+        # Only now does the next epoch begin: both checkpoints contain the metrics of the epoch that has ended.
         self._improved, self.metrics = False, {}
 
     @property
@@ -136,6 +145,7 @@ class RunState:
         return self._plan.is_over or self.should_stop
 
     def _track(self) -> bool:
+        """Add the current value of the monitored metric to its history; return whether it is the best so far."""
         position, metric = self._plan.position, self.best_tracker.monitor.metric
         return self.best_tracker.update(MonitorValue(position.epoch + 1, position.total_steps, self.metrics[metric]))
 
@@ -143,7 +153,8 @@ class RunState:
 
     @property
     def monitored(self) -> float:
-        """The monitored value so far, at the checkpoint that would be tested; the worst one if there is none."""
+        """The monitored value of the checkpoint that would be tested now; the worst value if there is none."""
+        # Halving compares the members of a population by it, with the results of members that have ended already.
         tracker = self.best_tracker
         tested = tracker.history[-1] if self._test == "last" and tracker.history else tracker.best
         return tracker.monitor.worst if tested is None else finite_or_worst(tracker.monitor.metric, tested.value)
@@ -152,15 +163,17 @@ class RunState:
         """Load the checkpoint that the key ``test`` names into the classifier; return whether it names one."""
         if self._test == "none":
             return False
+        # The weights come from the file even for test=last, so that the result belongs to the file that users load.
         self._tested = read_checkpoint(self.folder.best if self._test == "best" else self.folder.last)
         self.classifier.load_state_dict(self._tested["state_dict"])
         return True
 
     def add_test(self, metrics: dict[str, float], confusion: Tensor) -> None:
-        """Record the test of that checkpoint: metrics keyed ``test/…`` and the confusion matrix, int64 (K, K)."""
+        """Add the test of that checkpoint: metrics keyed ``test/…`` and the confusion matrix, int64 (K, K)."""
         assert self._tested is not None
         assert self._test != "none"
         self._measured = CheckpointMetrics.of(self._tested, self._test, metrics)
+        # This frees its weights and its optimizer state.
         self._tested = None
         if self.writer is not None:
             self.writer.confusion(confusion, self.classifier.facts.class_names)
@@ -182,8 +195,10 @@ class RunState:
         Without a test the metrics are those of the best checkpoint so far. ``threads`` is the number of threads of the
         updates; ``more`` are further entries.
         """
+        # The rows of a resumed run include those from before the stop, so the result describes the whole run.
         best, rows, measured = self.best_tracker.best, self.rows, self._measured
         if measured is None:
+            # A run that failed before its first checkpoint has no metrics.
             measured = CheckpointMetrics()
             if self.folder.best.exists():
                 measured = CheckpointMetrics.of(read_checkpoint(self.folder.best), "best")
@@ -192,6 +207,7 @@ class RunState:
             best_epoch=None if best is None else best.epoch,
             epochs=len(rows),
             train_seconds=sum(row["train_seconds"] for row in rows),
+            # The median, because another program can slow down single epochs.
             images_per_second=statistics.median([row["images_per_second"] for row in rows]) if rows else None,
             parameters=sum(parameter.numel() for parameter in self.classifier.network.parameters()),
             seed=self._plan.seed, split_fingerprint=split_fingerprint, overrides=overrides,
@@ -203,6 +219,6 @@ class RunState:
         return result
 
     def outcome(self, result: Mapping[str, Any]) -> float:
-        """The monitored value in ``result``, what ``conclude`` returned; the worst one if it is not finite."""
+        """Return the monitored value in ``result``, which ``conclude`` returned; the worst one if it is not finite."""
         metric = self.best_tracker.monitor.metric
         return finite_or_worst(metric, result["metrics"].get(metric))

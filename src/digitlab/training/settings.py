@@ -23,8 +23,8 @@ class DataFacts:
     """The facts about a data set that a checkpoint stores: image shape (C, H, W), class names, mean and std.
 
     ``mean`` and ``std`` have one value per channel, for pixels in [0, 1]. ``margin_pixels`` and ``unknown_class`` are
-    as in ``digitlab.data.Source``. ``train_counts`` are the images of each class in the training split, and
-    ``fingerprint`` identifies the files of a data set that is not published; checkpoints of older versions lack both.
+    as in ``digitlab.data.Source``. ``train_counts`` has the number of training images of each class. ``fingerprint``
+    identifies the files of a user's data set; it is None for a published one. Checkpoints of older versions lack both.
     """
 
     name: str
@@ -40,13 +40,13 @@ class DataFacts:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """``image_shape`` as the networks take it: (C, H, W)."""
+        """``image_shape`` as the tuple (C, H, W) that networks take."""
         channels, height, width = self.image_shape
         return channels, height, width
 
     @property
     def known_classes(self) -> list[int]:
-        """The labels of the classes except the one that stands for images of no class."""
+        """The labels of all classes without ``unknown_class``, which stands for images of no class."""
         return [label for label, name in enumerate(self.class_names) if name != self.unknown_class]
 
     def plain(self) -> dict[str, Any]:
@@ -57,10 +57,11 @@ class DataFacts:
 class TrainerSettings:
     """How long, on which device and in which precision a run trains. Limits count mini-batches; null means no limit.
 
-    ``precision`` is 32, 64 or bf16 (mixed: weights stay float32). On CUDA, 32 computes products in TF32 and 32-true
-    does not. ``val_every_steps`` adds validations inside epochs. ``chunk_length`` is the number of mini-batches that
-    Lightning passes to one ``training_step``: it affects only the speed, and null chooses it by measuring the time.
-    ``cuda_graphs`` captures updates on CUDA as a graph and replays it.
+    ``precision`` is 32, 32-true, 64 or bf16. On CUDA, 32 computes matrix products in TF32, and 32-true in float32. With
+    bf16 only products are bfloat16, and weights stay float32. ``val_every_steps`` adds validations inside epochs.
+    ``chunk_length`` is the number of mini-batches that Lightning passes to one ``training_step``: it affects only the
+    speed, and null chooses it by measuring the time. ``cuda_graphs`` captures updates on CUDA as graphs and replays
+    these.
     """
 
     accelerator: Accelerator
@@ -126,11 +127,12 @@ class LearningParts(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Execution:
-    """How a run makes its updates: its plan, precision, compiled or not, captured or not, and what stops it.
+    """How a run makes its updates.
 
-    ``precision`` is that of products; with 64 weights have it, too. Every ``log_every_steps`` the loss of the
-    mini-batch is logged. ``parts`` are built already if a configuration was checked. A network that is only evaluated
-    has no ``plan``.
+    ``plan`` says which updates to make; a network that is only evaluated has none. ``parts`` are given if the check of
+    the configuration has built them already. ``precision`` is that of matrix products; with 64, weights have it, too.
+    ``compiling`` and ``cuda_graphs`` allow compiled and captured updates. The loss of every ``log_every_steps``-th
+    mini-batch is logged. ``stop_signal`` stops the run.
     """
 
     plan: TrainingPlan | None = None
@@ -143,10 +145,10 @@ class Execution:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of products; weights have it too if it is float64."""
+        """The dtype of matrix products. The weights have it as well if it is float64, and are float32 otherwise."""
         return PRECISIONS[str(self.precision)]
 
     @property
     def autocast_dtype(self) -> torch.dtype | None:
-        """The precision of products if it is not that of the weights."""
+        """The dtype of matrix products if it differs from that of the weights; else None."""
         return torch.bfloat16 if self.dtype == torch.bfloat16 else None

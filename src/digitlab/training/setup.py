@@ -1,4 +1,4 @@
-"""The steps that begin solo runs and members of populations: data, plan, classifier, run state and writer."""
+"""The steps at the start of a solo run or a member of a population: data, plan, classifier, run state and writer."""
 
 import logging
 from collections.abc import Mapping
@@ -30,13 +30,15 @@ from digitlab.training.settings import DataFacts, Execution
 
 log = logging.getLogger(__name__)
 
-# Networks with layers that are computed from training images need only some: 2,000 images have millions of patches.
+# Some networks compute a layer from training images before they train. This many images are enough, because they have
+# millions of patches.
 _FITTED_IMAGES = 2000
 
-# The sizes of mini-batch and training split that were reported. Hundreds of runs of a sweep may have the same ones.
+# The sizes of mini-batch and training split that a warning has named. Hundreds of runs of a sweep can have the same
+# sizes, and one warning is enough.
 _reported_sizes: set[tuple[int, int]] = set()
 
-# The graph of the latest network.
+# The graph of the latest network, keyed by its settings: see ``_graph``.
 _graphs: dict[str, Any] = {}
 
 
@@ -69,8 +71,8 @@ def initial_classifier(
 ) -> Classifier:
     """Return the classifier with the initial weights of its seed, fitted to training images if its network needs that.
 
-    ``plan`` is by default that of the beginning. With ``resumed`` nothing is fitted, because the weights of a
-    checkpoint will replace the initial ones.
+    ``plan`` is by default one that starts at the beginning of the run. With ``resumed`` nothing is fitted, because the
+    weights of a checkpoint will replace the initial ones.
     """
     source, settings = data.source, experiment.trainer
     facts = DataFacts(
@@ -79,6 +81,7 @@ def initial_classifier(
         mean=data.mean, std=data.std, margin_pixels=source.margin_pixels,
         unknown_class=source.unknown_class, train_counts=data.train_counts, fingerprint=data.fingerprint,
     )  # fmt: skip
+    # The seed alone decides the initial weights, whatever random numbers this process has drawn before.
     torch.manual_seed(stream_seed("init", experiment.options.seed))
     execution = Execution(
         plan=plan or training_plan(experiment, data), parts=experiment.parts,
@@ -86,23 +89,25 @@ def initial_classifier(
         log_every_steps=settings.log_every_steps, stop_signal=stop_signal or StopSignal(),
     )  # fmt: skip
     classifier = Classifier(data=facts.plain(), **experiment.hyper_parameters, execution=execution)
-    given = GIVEN in experiment.hyper_parameters["model"]
-    if given and not resumed and returns_probabilities(classifier.network, source.image_shape):
+    # Networks of digitlab return logits. A user's network may have a softmax at its end by mistake.
+    is_users_network = GIVEN in experiment.hyper_parameters["model"]
+    if is_users_network and not resumed and returns_probabilities(classifier.network, source.image_shape):
         log.warning(
             "%s returns probabilities, but the loss expects logits: leave out the softmax at its end",
             type(classifier.network).__name__,
         )
     if isinstance(classifier.network, FittedToImages) and not resumed:
-        # The sample is spread over the split, because the images of a user's data set may be sorted by class.
+        # The sample takes every n-th image, because the images of a user's data set may be sorted by class.
         sample = data.train_indices[:: -(-len(data.train_indices) // _FITTED_IMAGES)]
         classifier.network.fit_to(classifier.normalise(data.train_set.images[sample].cpu()))
+        # The averaged network was copied from the network before the fit.
         if classifier.average is not None:
             classifier.average.load_state_dict(classifier.network.state_dict())
     return classifier
 
 
 def training_plan(experiment: Experiment, data: ImageData, position: Position | None = None) -> TrainingPlan:
-    """Return the plan of this process for a run that stands at ``position``, by default at its beginning.
+    """Return the plan of this process for a run that has reached ``position``; by default it is at its beginning.
 
     Under DDP each process trains on its own images of each mini-batch.
     """
@@ -121,7 +126,7 @@ def run_writer(config: DictConfig, folder: RunFolder, *, checkpoint: Mapping[str
     return RunWriter(folder, config=without_environment(config), checkpoint=checkpoint)
 
 
-def new_record(
+def new_run_state(
     experiment: Experiment,
     data: ImageData,
     classifier: Classifier,
@@ -129,10 +134,11 @@ def new_record(
     *,
     checkpoint: dict[str, Any] | None,
 ) -> RunState:
-    """Return the state of the run of ``classifier`` at its beginning, or at ``checkpoint``, which is loaded.
+    """Return the state of a run at its beginning, or at ``checkpoint``, which is also loaded into ``classifier``.
 
     It has no writer yet. Raises what ``restore`` raises.
     """
+    # The history of the monitored metric is replayed, so that the best value and the patience are as before the stop.
     validating = len(data.val_indices) > 0
     best_tracker = BestTracker(
         monitor=experiment.monitor, early_stopping=experiment.early_stopping, last_is_best=not validating,
@@ -147,7 +153,8 @@ def new_record(
 
 def summarise(classifier: Classifier, writer: RunWriter) -> str:
     """Write the graph of the network and the table of its layers, shapes and parameters; return the table."""
-    # With an averaged copy the example image would pass through that, and the network's own shapes would be missing.
+    # The classifier passes the example image through the averaged network if there is one. The table would then lack
+    # the shapes in the network itself.
     average, classifier.average = classifier.average, None
     summary = str(ModelSummary(classifier, max_depth=-1))
     classifier.average = average
@@ -161,7 +168,7 @@ def summarise(classifier: Classifier, writer: RunWriter) -> str:
 
 def _graph(classifier: Classifier) -> Any:
     """Return the graph of the network, or None if the network can't run without reading values."""
-    # Members of a population have equal networks.
+    # Members of a population have equal networks, so one graph serves all of them.
     key = repr((classifier.hparams["model"], classifier.facts.image_shape))
     if key not in _graphs:
         _graphs.clear()

@@ -15,15 +15,15 @@ TestTimeAugmentation = Literal["flip", "shift", "flip_shift"]
 def augmented_views(images: Tensor, kinds: TestTimeAugmentation | None) -> list[tuple[Tensor, float]]:
     """Return the views of ``images`` (N, C, H, W), each with its weight; the weights add up to one.
 
-    ``shift`` gives three views: the image (weight 1/2) and the image moved by one pixel, down and right or up and left
-    (1/4 each), with a reflected border. ``flip`` adds the mirror image of each view and halves the weights (as in
-    Jordan, 2024). None gives only the image.
+    ``shift`` gives three views: the image (weight 1/2), and the image moved by one pixel, down and right or up and left
+    (1/4 each). The row and column that become free are filled by reflection. ``flip`` adds the mirror image of each
+    view and halves the weights (as in Jordan, 2024). None gives only the image.
     """
-    found = [(images, 1.0)]
+    views = [(images, 1.0)]
     if kinds and "shift" in kinds:
         rows, columns = images.shape[2:]
         padded = reflected(images, 1)
-        found = [(images, 0.5), (padded[:, :, :rows, :columns], 0.25), (padded[:, :, 2:, 2:], 0.25)]
+        views = [(images, 0.5), (padded[:, :, :rows, :columns], 0.25), (padded[:, :, 2:, 2:], 0.25)]
     if kinds and "flip" in kinds:
-        found = [(each, weight / 2) for view, weight in found for each in (view, view.flip(3))]
-    return found
+        views = [(each, weight / 2) for view, weight in views for each in (view, view.flip(3))]
+    return views

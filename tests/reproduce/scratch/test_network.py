@@ -107,7 +107,7 @@ def test_fifty_steps_give_the_weights_of_a_lightning_run(shrunk, run_folder, rec
     learning = {"batches": [index.numpy() for index in batches], "lr": lr}
     for each, pixels in ((ours, images), (exact, images.astype(float))):
         train(each, pixels, run.data.train_set.labels.numpy(), **learning)
-    with quiet_libraries(), run.recorded():
+    with quiet_libraries(), run.result_written():
         run.fit()
     mine, theirs, wanted = map(tensors, (ours.layers, dense_layers(run, [*hidden, output]), exact.layers))
     if precision == 32:
