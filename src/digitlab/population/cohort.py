@@ -1,6 +1,6 @@
-"""The members that a population began with. Each member's checkpoint contains them.
+"""The members with which a population began. The checkpoint of each member contains their names.
 
-A population that was killed resumes without the members that had finished, but halving still counts these.
+If a population was killed, it resumes without the members that had finished, but halving still compares with these.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,9 +24,12 @@ class Cohort:
 
     @classmethod
     def of(cls, names: Sequence[str], checkpoints: Sequence[Mapping[str, Any]]) -> "Cohort":
-        """The cohort of members with these folder ``names``, which begin now or resume from their ``checkpoints``."""
-        # All checkpoints agree. A run that failed before its first checkpoint has none, so the first one that has is
-        # taken.
+        """Return the cohort of the members with these folder ``names``.
+
+        ``checkpoints`` are those from which they resume; empty for a member that begins now.
+        """
+        # All checkpoints contain the same members. A run that failed before its first checkpoint has none, so the first
+        # one that exists is read.
         members = next((checkpoint["members"] for checkpoint in checkpoints if checkpoint.get("members")), names)
         failed_settings = {
             name: setting
@@ -38,26 +41,28 @@ class Cohort:
         return cls(list(members), failed_settings)
 
     def checkpoint_fields(self) -> dict[str, Any]:
-        """The fields that every member's checkpoint gets."""
+        """Return the entries that the checkpoint of every member gets."""
         return asdict(self)
 
     def scores_by_setting(
         self, path: Path, present: Mapping[str, tuple[Setting, float]], *, epoch: int, worst: float
     ) -> dict[Setting, list[float]]:
-        """The scores of the members of each setting after ``epoch``; a failed member has the score ``worst``.
+        """Return the scores of the members of each setting after ``epoch``; a failed member has the score ``worst``.
 
-        ``present`` has setting and score of the members in this process, by folder name. Scores of the others are read
-        from their folders in ``path``.
+        ``present`` has the setting and the score of each member in this process, by folder name. Scores of the others
+        are read from their folders in ``path``.
         """
-        values: dict[Setting, list[float]] = {}
-        # In the order of the first population, because ties are decided by order and a resumed population is smaller.
+        scores: dict[Setting, list[float]] = {}
+        # In the order of the first population, because the order decides between equal scores, and a resumed population
+        # has only some of the members.
         for name in self.members:
             if name in present:
-                score: tuple[Setting, float] | None = present[name]
+                setting_and_score: tuple[Setting, float] | None = present[name]
             elif name in self.failed_settings:
-                score = tuple(self.failed_settings[name]), worst
+                setting_and_score = tuple(self.failed_settings[name]), worst
             else:
-                score = ended_value(RunFolder(path / name), epoch, worst)
-            if score is not None:
-                values.setdefault(score[0], []).append(score[1])
-        return values
+                setting_and_score = ended_value(RunFolder(path / name), epoch, worst)
+            if setting_and_score is not None:
+                setting, score = setting_and_score
+                scores.setdefault(setting, []).append(score)
+        return scores

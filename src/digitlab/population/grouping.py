@@ -28,7 +28,7 @@ from digitlab.training.experiment import Experiment
 
 log = logging.getLogger(__name__)
 
-# Settings that may differ between members. The seed, the schedule, early stopping and the monitor may differ as well.
+# Numbers that may differ between members. The seed, the schedule, early stopping and the monitor may differ as well.
 _NUMBERS = {
     "model": ("dropout",),
     "loss": ("label_smoothing",),
@@ -38,24 +38,25 @@ _NUMBERS = {
     ),
     "trainer": ("max_epochs", "gradient_clip_norm", "progress_bar"),
 }  # fmt: skip
-_OTHER_NODES = ("data", "augment", "checkpoint")
-# Networks whose forward pass is known to be stackable. A network class of the user's own trains alone.
+# Nodes in which members must not differ at all.
+_EQUAL_NODES = ("data", "augment", "checkpoint")
+# Networks whose forward pass is known to work when it is stacked. A network of a user's own class trains alone.
 _NETWORKS = (Linear, MLP, LeNet, CNN)
 
-# On a CPU: up to so many bytes of weights, sharing the images saves more time than cache misses cost. Convolutions are
-# not faster together there.
+# On a CPU, dense networks train together up to this many bytes of weights: then sharing the images saves more time than
+# cache misses cost. Convolutional networks are not faster together there.
 _DENSE_BYTES = 10 << 20
 _MOST_MEMBERS = 128
-# A GPU trains so many small networks in little more than the time of one. If its memory does not suffice, the
-# population is halved.
+# A GPU trains this many small networks in little more than the time of one. If the memory is not enough, the population
+# is split into two halves.
 _MOST_MEMBERS_ON_GPU = 256
-# The open files of each member: three event files and the lock of its folder. The process needs some for itself.
+# Each member has this many open files: three event files and the lock of its folder. The process itself needs others.
 _FILES_OF_MEMBER = 4
 _OTHER_FILES = 100
 
 
 def group_key(config: DictConfig, experiment: Experiment) -> str | None:
-    """The configuration that all members of a population share, as text; None if the run must train alone."""
+    """Return the configuration that all members of a population share, as text; None if the run must train alone."""
     trainer, device, parts = experiment.trainer, device_of(experiment), experiment.parts
     alone = (
         # Each of these needs something that stacked execution does not have.
@@ -76,22 +77,23 @@ def group_key(config: DictConfig, experiment: Experiment) -> str | None:
 
 
 def _common(config: DictConfig, experiment: Experiment) -> dict[str, Any]:
-    """The parts of the configuration in which members must not differ, without the numbers in which they may."""
+    """Return the parts of the configuration in which members must not differ, without the numbers in which they may."""
     nodes = OmegaConf.to_container(config, resolve=True)
     assert isinstance(nodes, dict)
-    common = {name: nodes[name] for name in _OTHER_NODES}
+    common = {name: nodes[name] for name in _EQUAL_NODES}
     for name, numbers in _NUMBERS.items():
         if name == "loss" and is_weighted(nodes["loss"]):
-            numbers = ()  # class weights and smoothing are in the encoded targets, which members share
+            numbers = ()  # the targets, which members share, contain class weights and label smoothing
         common[name] = {key: value for key, value in nodes[name].items() if key not in numbers}
     common["compile"] = experiment.options.compile
+    # The values may differ between members, but an update either has this step for all members or for none.
     common["ema"] = experiment.hyper_parameters["ema_decay"] is None
     common["clip"] = experiment.trainer.gradient_clip_norm is None
     return common
 
 
 def device_of(experiment: Experiment) -> torch.device:
-    """Where the run trains: ``auto`` is CUDA, else Apple's GPU, else the CPU."""
+    """Return the device on which the run trains."""
     return torch.device(choose_accelerator(experiment.trainer.accelerator))
 
 
@@ -99,16 +101,17 @@ def populations(jobs: Iterable[Job], *, max_members: int | None = None) -> list[
     """Group the jobs that train together.
 
     A group has at most ``max_members`` jobs (None: as many as train fastest), and at most ``max_open_members``. Jobs
-    that resume stay with the other members of their population that stand at the same step. A group of one trains
-    alone, unless it belonged to a population (``Job.cohort_members``): as a population of one it continues to the bit.
-    Raises ``ConfigError`` if a new sweep is to be halved but cannot be.
+    that resume stay with those members of their population that have reached the same step. A group of one trains like
+    a solo run, unless it belonged to a population (``Job.cohort_members``): then it trains as a population of one, and
+    so its result stays the same to the bit. Raises ``ConfigError`` if a new sweep asks for halving and no population
+    has two members.
     """
     jobs = align_starts(list(jobs))
     groups: dict[str, list[Job]] = {}
     for job in jobs:
         key = group_key(job.config, job.experiment)
-        # Runs that resume must stand at the same step, and must have belonged to the same population: halving compares
-        # them.
+        # Runs that resume together must have reached the same step, because a population has one position. They must
+        # also have belonged to the same population, because halving compares them.
         name = f"alone {job.number}" if key is None else f"{key} from {job.start} with {job.cohort_members}"
         groups.setdefault(name, []).append(job)
     parts = []
@@ -121,19 +124,22 @@ def populations(jobs: Iterable[Job], *, max_members: int | None = None) -> list[
 
 
 def align_starts(jobs: Sequence[Job]) -> list[Job]:
-    """Let the jobs of each population start at the same step.
+    """Return the jobs, changed so that those of each population start at the same step.
 
-    A population may have been killed while it saved its members: some have a newer checkpoint than others. Those go
+    If a population was killed while it saved its members, some members have a newer checkpoint than others. These go
     back to their previous checkpoint.
     """
     groups: dict[tuple[str, ...], list[Job]] = {}
     for job in jobs:
         groups.setdefault(job.cohort_members, []).append(job)
-    # A failed member stayed behind while the others went on, so it does not count, unless all have failed together.
+    # A failed member has stopped while the others continued. If it counted, all would have to go back to its step. Only
+    # if all members have failed, they failed together, and all count.
     starts = {
         cohort: {job.start.total_steps for job in [job for job in members if not job.failed] or members}
         for cohort, members in groups.items()
     }
+    # The names of the jobs that have no checkpoint. If one of them belongs to a population, it was killed before its
+    # first save.
     unsaved = {job.folder.path.name for job in jobs if job.checkpoint is None}
     return [
         _rewind_to_common_start(job, starts[job.cohort_members], unsaved) if job.cohort_members else job for job in jobs
@@ -141,12 +147,15 @@ def align_starts(jobs: Sequence[Job]) -> list[Job]:
 
 
 def _rewind_to_common_start(job: Job, starts: set[int], unsaved: set[str]) -> Job:
-    """``job`` at its previous checkpoint, if that is where the slowest member of its population stands."""
+    """Return ``job`` at its previous checkpoint if that is at the earliest step of its population, else unchanged.
+
+    ``starts`` are the steps that members have reached, and ``unsaved`` the folder names of jobs without a checkpoint.
+    """
     try:
         previous = read_checkpoint(job.folder.previous) if job.folder.previous.exists() else None
     except RunError:
         return job
-    # The others were killed before their first checkpoint, so all begin again.
+    # Some members were killed before their first checkpoint, so this one has to begin again with them.
     if previous is None and unsaved & set(job.cohort_members):
         return replace(job, checkpoint=None, rewound=True)
     if previous is not None and previous["global_step"] == min(starts) < job.start.total_steps:
@@ -173,20 +182,21 @@ def split(jobs: Sequence[Job], most: int) -> list[list[Job]]:
 
 
 def max_open_members() -> int:
-    """The most members whose files a process may have open at once, by the hard limit of the operating system."""
+    """Return how many members' files a process can have open at once, by the hard limit of the operating system."""
     return max((open_file_limits().hard - _OTHER_FILES) // _FILES_OF_MEMBER, 1)
 
 
 def allow_members_files(members: int) -> None:
-    """Raise this process's limit of open files, if it is too low for the files of so many members."""
-    # Many systems start with 1,024, which is enough for 231 members: a larger population would fail while it trains.
+    """Raise this process's limit of open files, if it is too low for the files of so many ``members``."""
+    # On many systems the limit is 1,024, which is enough for 231 members. A larger population would fail when it opens
+    # its files.
     allow_open_files(members * _FILES_OF_MEMBER + _OTHER_FILES)
 
 
 def preferred_members(experiment: Experiment) -> int:
-    """How many such members train fastest together, by how many fit into the CPU's cache."""
+    """Return how many members like ``experiment`` train fastest together. On a CPU, its cache limits their number."""
     if device_of(experiment).type != "cpu":
         return _MOST_MEMBERS_ON_GPU
-    room = _DENSE_BYTES if DenseStack.fits(experiment.network) else 0
+    available_bytes = _DENSE_BYTES if DenseStack.fits(experiment.network) else 0
     member_bytes = 4 * sum(parameter.numel() for parameter in experiment.network.parameters())
-    return min(max(room // member_bytes, 1), _MOST_MEMBERS)
+    return min(max(available_bytes // member_bytes, 1), _MOST_MEMBERS)

@@ -24,7 +24,7 @@ def setting_of(overrides: Sequence[str]) -> Setting:
 def default_epochs(max_epochs: int) -> list[int]:
     """Return a half, a quarter, an eighth, … of ``max_epochs``, in increasing order: 1, 2 and 5 for 10 epochs."""
     epochs = []
-    # After each halving, half of the settings train for twice as many epochs, so all rounds cost about the same.
+    # After each halving, half of the settings train until twice as many epochs, so all rounds cost about the same.
     while max_epochs := max_epochs // 2:
         epochs.append(max_epochs)
     return epochs[::-1]
@@ -76,11 +76,12 @@ def ended_value(run: RunFolder, epoch: int, worst: float) -> tuple[Setting, floa
         return None
 
 
-def refuse_alone(sizes: Sequence[int], tell: Callable[[str], None]) -> None:
+def refuse_alone(sizes: Sequence[int], warn: Callable[[str], None]) -> None:
     """Raise ``ConfigError`` if all populations have size 1, because halving needs runs to compare.
 
-    ``sizes`` are the numbers of members of the populations. If only some are 1, call ``tell`` with a message.
+    ``sizes`` are the numbers of members of the populations. If only some are 1, call ``warn`` with a message.
     """
+    # A sweep without any run has nothing to refuse.
     if max(sizes, default=2) < 2:
         allowed = (
             "halves populations, and each of these runs trains alone: hydra.launcher.max_members=N makes populations "
@@ -88,4 +89,4 @@ def refuse_alone(sizes: Sequence[int], tell: Callable[[str], None]) -> None:
         )
         raise ConfigError("sweep.halving", True, allowed)
     if alone := sum(size == 1 for size in sizes):
-        tell(f"{alone} runs train alone: nothing is halved there")
+        warn(f"{alone} runs train alone: nothing is halved there")

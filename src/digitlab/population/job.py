@@ -1,4 +1,4 @@
-"""``Job``: a run that a population is to train, before it becomes a member. Launchers and the grouping make jobs."""
+"""``Job``: a run that will train in a population, before it becomes a member. The vectorized launcher makes jobs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from digitlab.data.chunks import Position
 from digitlab.population.halving import default_epochs
 from digitlab.results.folder import RunFolder
 from digitlab.results.outcome import UNREADABLE
+from digitlab.training.checkpointing import saved_position
 from digitlab.training.experiment import Experiment
 
 
@@ -17,8 +18,8 @@ from digitlab.training.experiment import Experiment
 class Job:
     """A run to train: its validated configuration, its folder, and the overrides that the user typed.
 
-    It resumes from ``checkpoint``, or begins if that is None. ``rewound`` means that this is not the newest checkpoint
-    in the folder.
+    It resumes from ``checkpoint``, or begins if that is None. ``rewound`` means that the folder has a newer checkpoint,
+    from which the run does not resume: see ``grouping.align_starts``.
     """
 
     number: int
@@ -31,13 +32,14 @@ class Job:
 
     @property
     def cohort_members(self) -> tuple[str, ...]:
-        """The folder names of the population that the checkpoint belongs to; empty if there is none."""
+        """The folder names of all members of the run's population; empty if it has none or no checkpoint yet."""
+        # The checkpoint of a solo run does not have this entry.
         return () if self.checkpoint is None else tuple(self.checkpoint.get("members", ()))
 
     @property
     def start(self) -> Position:
         """The position at which training starts."""
-        return Position() if self.checkpoint is None else Position(**self.checkpoint["position"])
+        return saved_position(self.checkpoint)
 
     @property
     def seed(self) -> int:
@@ -45,7 +47,8 @@ class Job:
 
     @property
     def failed(self) -> bool:
-        """Whether the last attempt failed."""
+        """Whether the run failed when it was trained the last time."""
+        # A run that was killed has no result.
         try:
             return bool(self.folder.read_result()["status"] == "failed")
         except UNREADABLE:
@@ -53,17 +56,23 @@ class Job:
 
     @property
     def halving(self) -> bool:
-        """Whether its sweep ends the worse half of a population early."""
+        """Whether the sweep of the run ends the worse half of a population early."""
         return bool(OmegaConf.select(self.config, "sweep.halving"))
 
     @property
     def halved_after_epoch(self) -> int | None:
-        """The epoch after which halving ended the run, if it was killed before it wrote that to its result."""
+        """The epoch after which halving has ended the run, None if it has not.
+
+        A run can resume like this if it was killed after its last checkpoint and before it wrote its result.
+        """
+        # If the user has turned halving off in the meantime, the run trains on.
         return self.checkpoint.get("halved_after_epoch") if self.halving and self.checkpoint is not None else None
 
 
 def halving_epochs_of(jobs: Sequence[Job]) -> Sequence[int]:
-    """The epochs after which the population is halved; none unless ``sweep.halving`` is on."""
+    """Return the epochs after which the population is halved; none unless ``sweep.halving`` is on."""
+    # All jobs come from one sweep, so the settings of the sweep are the same in each.
     if not jobs[0].halving:
         return ()
+    # Members may train for different numbers of epochs. The longest decides the default.
     return jobs[0].config.sweep.halving_epochs or default_epochs(max(job.experiment.trainer.max_epochs for job in jobs))

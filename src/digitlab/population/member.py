@@ -45,7 +45,7 @@ class Member:
         # All members of a population make their updates together, so they share its position.
         self.plan = training_plan(job.experiment, data, position)
         self.classifier = initial_classifier(job.experiment, data, plan=self.plan)
-        # This restores weights and counts. The optimizer's state goes into the stacked tensors later.
+        # This restores weights and counts. The population loads the optimizer's state into its stacked tensors later.
         self.run_state = new_run_state(job.experiment, data, self.classifier, job.folder, checkpoint=job.checkpoint)
         # A member has no torch.optim optimizer. Its checkpoints contain the groups of the one it would have alone.
         self._param_groups = self.classifier.update.build(self.classifier.network).state_dict()["param_groups"]
@@ -72,9 +72,9 @@ class Member:
 
     @property
     def score(self) -> tuple[Setting, float]:
-        """What halving compares: the run's setting, and its monitored value so far, the worst one if it failed.
+        """The run's setting and its monitored value so far, which halving compares; the worst value if the run failed.
 
-        The value is that of the checkpoint that the run would be tested on, as in the result of a run that has ended.
+        The value is that of the checkpoint that would be tested now, as in the result of a run that has ended.
         """
         failed = isinstance(self.outcome, Exception)
         value = self.job.experiment.monitor.worst if failed else self.run_state.monitored
@@ -86,7 +86,10 @@ class Member:
         return self.run_state.writer
 
     def use_tensors(self, parameters: Sequence[Tensor], buffers: Sequence[Tensor], averages: Sequence[Tensor]) -> None:
-        """Make the classifier's tensors views of these, each a row of a stacked tensor, so that updates change both."""
+        """Make the classifier's tensors views of the given ones, which are rows of the stacked tensors.
+
+        So updates of the stacked tensors also change the classifier.
+        """
         _make_views(self.classifier.network, parameters, buffers)
         if self.classifier.average is not None:
             _make_views(self.classifier.average, averages, buffers)
@@ -105,14 +108,14 @@ class Member:
         self.run_state.add_training(self.classifier.take_train_counts())
 
     def validated(self, counts: Counts, state: State, *, last: bool) -> None:
-        """Record a validation and save an improvement, unless it is the ``last``: the epoch's end saves anyway."""
+        """Add a validation, and save an improvement. The ``last`` validation saves none: the end of the epoch does."""
         with log_to(self.job.folder.log):
             self.run_state.add_validation(counts)
             if not last:
                 self.run_state.save_improvement(lambda best: self.save(self.plan.position, state, best=best))
 
     def end_epoch(self) -> None:
-        """Record the end of an epoch, or of a run that ends inside one; ``save_epoch`` comes next."""
+        """Add the row of an epoch, or of its first part if the run ends inside it; ``save_epoch`` comes next."""
         with log_to(self.job.folder.log):
             self.run_state.end_epoch(self.classifier.take_train_counts, learning_rate=self._learning_rate)
         if self.job.config.figures.each_epoch:
@@ -120,7 +123,7 @@ class Member:
 
     def save_epoch(self, state: State) -> None:
         """Write the checkpoints after an epoch. Several members do this at the same time, in threads."""
-        # A copy: the population's own position moves on only when all members are saved.
+        # A copy, because the members share one position, and it changes only when all of them are saved.
         position = replace(self.plan.position)
         if self.run_state.epoch_is_complete:
             position.next_epoch()
@@ -170,14 +173,15 @@ class Member:
 
     def fail(self, error: Exception) -> None:
         """End this run with ``error``; the other members continue."""
-        self._leave()
+        self._leave_stack()
+        # The other members' checkpoints contain this, so that halving still counts the setting after a resume.
         self._cohort.failed_settings[self.job.folder.path.name] = list(setting_of(self.job.overrides))
         self.outcome = error
         self._close("failed", error)
 
     def begin_test(self) -> bool:
-        """Load the checkpoint that the configuration asks to test, if any; return whether there is one to test."""
-        self._leave()
+        """Load the checkpoint that the key ``test`` names; return whether the run is to be tested."""
+        self._leave_stack()
         try:
             if not self.job.config.figures.each_epoch:
                 send_weights(self.writer, self.classifier)
@@ -187,11 +191,11 @@ class Member:
         return False
 
     def finish(self, measured: tuple[dict[str, float], Tensor] | None) -> None:
-        """Write the result after ``begin_test``, which tells if halving ended the run.
+        """Write the result after ``begin_test``. The result says whether halving ended the run.
 
-        ``measured`` are the metrics and the confusion matrix of the test, None without one.
+        ``measured`` has the metrics and the confusion matrix of the test; None without a test.
         """
-        if self.outcome is not None:  # the test failed
+        if self.outcome is not None:  # ``begin_test`` or the test failed
             return
         try:
             if measured is not None:
@@ -202,7 +206,7 @@ class Member:
         else:
             self.outcome = self.run_state.outcome(self._close("finished", None))
 
-    def _leave(self) -> None:
+    def _leave_stack(self) -> None:
         """Copy the weights out of the stacked tensors, so that these can be freed."""
         # ``tensor.data = ...`` keeps the parameter objects, which the figures and the optimizer's groups refer to.
         for module in (self.classifier.network, self.classifier.average):
@@ -210,7 +214,7 @@ class Member:
                 tensor.data = tensor.data.clone()
 
     def _close(self, status: Status, error: Exception | None) -> dict[str, Any]:
-        # Only a finished run was halved: one that failed or stopped is tried again.
+        # Only the result of a finished run says this, because a run that failed or was stopped is tried again.
         halved = status == "finished" and self._halved_after_epoch is not None
         with log_to(self.job.folder.log):
             return self.run_state.conclude(
@@ -221,13 +225,14 @@ class Member:
 
 
 def halve_worse_half(active: Sequence[Member], all_members: Sequence[Member], cohort: Cohort, *, epoch: int) -> None:
-    """Mark the members in the worse half of the settings of ``active``, so that their runs end after ``epoch``.
+    """End the members in the worse half of the settings of ``active`` after ``epoch``.
 
-    Several members can share a setting (see ``setting_of``). Settings whose runs failed rank last.
+    Several members can have the same setting (see ``setting_of``). Settings whose runs failed rank last.
     """
     folder, monitor = all_members[0].job.folder.path.parent, all_members[0].job.experiment.monitor
     current_scores = {member.job.folder.path.name: member.score for member in all_members}
     scores_by_setting = cohort.scores_by_setting(folder, current_scores, epoch=epoch, worst=monitor.worst)
+    # Members that have reached their last step end anyway. Their settings are not halved.
     remaining = [member for member in active if not member.is_over]
     settings = {setting_of(member.job.overrides) for member in remaining}
     worse = worse_half(
@@ -239,8 +244,10 @@ def halve_worse_half(active: Sequence[Member], all_members: Sequence[Member], co
 
 
 def _rewind(job: Job) -> None:
-    """Let the folder look as it did when ``job.checkpoint`` was the newest: a later kill must not find newer ones."""
-    # Both files are replaced or removed, so that no newer checkpoint remains.
+    """Replace the checkpoints of the folder by ``job.checkpoint``, or remove them if the job begins again.
+
+    Otherwise, if the run is killed before its next checkpoint, it would resume from the newer one that was skipped.
+    """
     for path in (job.folder.last, job.folder.previous):
         if job.checkpoint is None:
             path.unlink(missing_ok=True)
@@ -249,7 +256,7 @@ def _rewind(job: Job) -> None:
 
 
 def _make_views(module: nn.Module, parameters: Sequence[Tensor], buffers: Sequence[Tensor]) -> None:
-    own = [*module.parameters(), *module.buffers()]
-    # Assigning ``data`` lets the parameter objects live on with the memory of the stacked row.
-    for tensor, row in zip(own, (*parameters, *buffers), strict=True):
+    tensors = [*module.parameters(), *module.buffers()]
+    # Assigning ``data`` keeps the parameter objects and replaces their memory by that of the stacked row.
+    for tensor, row in zip(tensors, (*parameters, *buffers), strict=True):
         tensor.data = row

@@ -1,6 +1,6 @@
-"""Tests the members of a population whose runs end: at once on a GPU, where launches are most of a test.
+"""Tests the members of a population whose runs end. On a GPU they are tested together.
 
-M members; N images; K classes.
+The time of a test on a GPU is mostly that of launching kernels, and one launch serves all members.
 """
 
 from collections.abc import Sequence
@@ -18,17 +18,18 @@ from digitlab.training.evaluation import measure_alone, test_metrics
 
 
 def finish_members(members: Sequence[Member], data: ImageData, *, device: torch.device) -> None:
-    """Test ``members`` and write their results; they leave the stacked tensors."""
-    # A CPU gains nothing from testing them at once, and each is tested like a solo run there, to the bit.
+    """Test ``members`` and write their results. Their weights are copied out of the stacked tensors."""
+    # A CPU gains nothing from testing them together. One by one, the results are those of solo runs, to the bit.
     one_by_one = abilities(device).immediate_reads
     for group in [[member] for member in members] if one_by_one else [members]:
         tested = [member for member in group if member.begin_test()]
         measured: dict[Member, tuple[dict[str, float], Tensor]] = {}
         try:
             if tested:
-                found = measure_members([member.classifier for member in tested], data)
-                measured = dict(zip(tested, found, strict=True))
+                results = measure_members([member.classifier for member in tested], data)
+                measured = dict(zip(tested, results, strict=True))
         except Exception as error:
+            # If members are tested together, it is not known which of them caused the error.
             if len(tested) > 1:
                 raise
             tested[0].fail(error)
@@ -37,9 +38,9 @@ def finish_members(members: Sequence[Member], data: ImageData, *, device: torch.
 
 
 def measure_members(classifiers: Sequence[Classifier], data: ImageData) -> list[tuple[dict[str, float], Tensor]]:
-    """Return for each of ``classifiers`` what ``measure_test`` returns; ``test_scores`` are then those of the test.
+    """Return for each of ``classifiers`` what ``measure_test`` returns, and set its ``test_scores``.
 
-    A single one is tested as in a solo run, to the bit.
+    A single one is tested as in a solo run, to the bit. Several must have networks that differ only in numbers.
     """
     if len(classifiers) == 1:
         return [measure_alone(classifiers[0], data)]

@@ -36,15 +36,15 @@ def train_together(jobs: Sequence[Job]) -> list[tuple[Job, Exception | None]]:
     allow_members_files(len(jobs))
     with ExitStack() as locks:
         # If another process works in the folder of a job, this job fails here, and the others train.
-        locked, busy = [], []
+        locked, failed = [], []
         for job in jobs:
             try:
                 # All folders stay locked until all runs have ended, also while halves of the population train.
                 locks.enter_context(locked_folder(job.folder))
                 locked.append(job)
             except RunError as error:
-                busy.append((job, error))
-        return [*busy, *(_train_locked(locked) if locked else [])]
+                failed.append((job, error))
+        return [*failed, *(_train_locked(locked) if locked else [])]
 
 
 def _train_locked(jobs: Sequence[Job]) -> list[tuple[Job, Exception | None]]:
@@ -118,19 +118,19 @@ def _train_once(jobs: Sequence[Job]) -> list[tuple[Job, Exception | None]]:
                 population = Population(jobs, device=device, stop_signal=stop_signal)
             with stop_signal, float32_products(device, experiment.trainer.precision):
                 population.train()
-    except Interrupted as stop:
+    except Interrupted as interrupted:
         where = ": the unfinished runs are saved; the same command resumes them"
-        raise Interrupted(stop.number, where) from None
+        raise Interrupted(interrupted.number, where) from None
     except Exception as error:
         members = [] if population is None else population.all_members
         # Members that ended before the error keep their results. Only the others continue or fail.
         outcomes = {member.job.number: member.outcome for member in members}
         unfinished = [job for job in jobs if outcomes.get(job.number) is None]
         # A population of one cannot be made smaller: its error is final.
-        too_large = out_of_memory(error) and len(unfinished) > 1
+        splits = out_of_memory(error) and len(unfinished) > 1
         if population is not None:
-            population.abandon(None if too_large else error)
-        if too_large:
+            population.abandon(None if splits else error)
+        if splits:
             ended = [(job, _error(outcomes[job.number], None)) for job in jobs if outcomes.get(job.number) is not None]
             begun = population is not None and population.begun
             raise _TooLargeError(ended, unfinished, begun=begun) from error

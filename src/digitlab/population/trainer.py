@@ -33,7 +33,7 @@ from digitlab.population.testing import finish_members
 from digitlab.training.checkpointing import warn_of_other_cpu
 from digitlab.training.setup import read_data
 
-# The number of mini-batches between two checks of losses and signals, if trainer.chunk_length is not set.
+# If trainer.chunk_length is not set, losses are checked after this many mini-batches.
 _CHUNK_LENGTH = 64
 # On a GPU a mini-batch takes a fraction of the time, and the host waits for the device at the end of each chunk.
 _CHUNK_LENGTH_ON_GPU = 256
@@ -88,10 +88,10 @@ class Population:
         for member in self._active():
             member.abandon(error)
 
-    def _stack_members(self, kept: Tensor | None = None) -> None:
+    def _stack_members(self, old_rows: Tensor | None = None) -> None:
         """Stack the networks of the current members in a new runner.
 
-        ``kept``, int64, holds for each of them its row in the runner before; None if there was none before.
+        ``old_rows``, int64 (M,), are their rows in the previous runner; None if there was none.
         """
         specs = [member.classifier.member_spec() for member in self.members]
         graph_capture = graph_capture_for(self.device, allowed=self.experiment.trainer.cuda_graphs)
@@ -99,12 +99,12 @@ class Population:
         runner = StackedRunner(specs, device=self.device, wanted=wanted)
         for row, member in enumerate(self.members):
             member.use_tensors(*runner.networks.member_tensors(row))
-            # The optimizer's state comes from the checkpoint at the beginning, and later from the runner before.
+            # The optimizer's state comes from the checkpoint at the beginning, and later from the previous runner.
             if (saved := member.classifier.take_optimizer_state()) is not None:
                 steps = self.position.total_steps
                 runner.optimizer.load_member(row, member.classifier.network, saved["state"], steps=steps)
-        if kept is not None:
-            runner.inherit_from(self._runner, kept)
+        if old_rows is not None:
+            runner.inherit_from(self._runner, old_rows)
         self._runner: StackedRunner = runner
         # The state saved for a rollback must have the shapes of the new stack.
         self._rollback = Rollback(runner.networks.state_tensors)
@@ -125,8 +125,8 @@ class Population:
         """Train to the end of the epoch, or until all members have ended."""
         for chunks in zip(*self._loaders, strict=True):
             with self._threads():
-                ahead = max(member.plan.steps_ahead for member in self.members)
-                self._runner.prepare(chunks, first=self.position.total_steps, steps_ahead=ahead)
+                steps_ahead = max(member.plan.steps_ahead for member in self.members)
+                self._runner.prepare(chunks, first=self.position.total_steps, steps_ahead=steps_ahead)
             with self._timed():
                 results = run_chunk_safely(
                     partial(self._run_chunk, chunks), finite=lambda results: not self._faulty_rows(results[1]),
@@ -152,8 +152,8 @@ class Population:
         self._end_epoch()
 
     def _threads(self) -> AbstractContextManager[None]:
-        # The number of threads must be the same after a resume, because it changes the order of summation. A resumed
-        # population does not know which members were left in this epoch, so the initial number of members counts.
+        # The number of threads changes the order of summation, so it must be the same after a resume. A resumed
+        # population does not know which members were active in this epoch, so the initial number of members counts.
         flops = self._runner.networks.flops * self.experiment.data.batch_size * len(self._cohort.members)
         return threads(worthwhile_threads(flops))
 
@@ -198,15 +198,15 @@ class Population:
     def _count(self, chunks: Sequence[Chunk], logits: Tensor, losses: Tensor, rates: Tensor) -> None:
         """Add the results of ``StackedRunner.run_chunk`` to the training metrics of the members."""
         sizes = chunks[0].sizes[: len(losses)]
-        done = sum(sizes)
-        labels = self._runner.networks.expand_to_members([chunk.learnt_labels()[:done] for chunk in chunks])
+        image_count = sum(sizes)
+        labels = self._runner.networks.expand_to_members([chunk.learnt_labels()[:image_count] for chunk in chunks])
         # Members count on the host. One copy serves all of them, and the host waits here for the losses anyway.
         confusion = confusions(logits, labels).cpu()
-        values, last_rates = losses.T.tolist(), rates[-1].tolist()
+        losses_of_members, last_rates = losses.T.tolist(), rates[-1].tolist()
         for row, member in enumerate(self.members):
             if member.outcome is not None:
                 continue
-            member.count(confusion[row], values[row], sizes, last_learning_rate=last_rates[row])
+            member.count(confusion[row], losses_of_members[row], sizes, last_learning_rate=last_rates[row])
 
     def _faulty_rows(self, losses: Tensor) -> list[int]:
         """Return the rows of active members whose losses, in ``losses`` (..., M), or whose state are not finite.
@@ -248,9 +248,9 @@ class Population:
                 finish_members([member], self.data, device=self.device)
 
     def _end_epoch(self) -> None:
-        """Record the epoch of all members, halve, save all, and finish those whose runs are over.
+        """Add the row of the epoch for all members, halve, save all, and finish those whose runs are over.
 
-        Also called if the runs end inside an epoch, because of ``max_steps``.
+        This is also called if the runs end inside an epoch, because of ``max_steps``.
         """
         epoch_over = self.position.step == self._steps_per_epoch
         for member in self._active():
@@ -280,14 +280,13 @@ class Population:
         self._saved_at = time.monotonic()
 
     def _compact(self) -> None:
-        """Stack only the remaining members again, so that no time is spent on those that have ended."""
+        """If members have ended, stack only the others again, so that no time is spent on those that have ended."""
         active = self._active()
         if len(active) < len(self.members):
-            # The rows of the remaining members in the old stack.
-            kept = torch.tensor([self.members.index(member) for member in active], device=self.device)
+            old_rows = torch.tensor([self.members.index(member) for member in active], device=self.device)
             self.members = active
             if active:
-                self._stack_members(kept)
+                self._stack_members(old_rows)
 
     def _stop(self, number: int) -> None:
         """Save all active members because signal ``number`` arrived, and raise ``Interrupted``."""
