@@ -94,6 +94,7 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.received: int | None = None
+        # The handlers before this context. They are empty in a thread, where no handler is installed.
         self._previous: dict[int, Any] = {}
         self._stopper: Stopper | None = None
 

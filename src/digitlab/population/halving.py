@@ -68,6 +68,7 @@ def ended_value(run: RunFolder, epoch: int, worst: float) -> tuple[Setting, floa
     """
     try:
         result = run.read_result()
+        # A result with more epochs belongs to a run that was still training at ``epoch``.
         if result["epochs"] > epoch or result["status"] == "stopped" or result.get("halved_after_epoch") is not None:
             return None
         value = worst if result["status"] == "failed" else monitored(run, result)[1]

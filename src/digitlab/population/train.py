@@ -52,11 +52,11 @@ def _train_locked(jobs: Sequence[Job]) -> list[tuple[Job, Exception | None]]:
     try:
         return _train_once(jobs)
     except _TooLargeError as error:
-        ended, unfinished, begun = error.ended, error.unfinished, error.begun
+        ended, unfinished, files_opened = error.ended, error.unfinished, error.files_opened
         log.warning("a population of %d needs too much memory: it is halved", len(unfinished))
     # The error's traceback keeps the population's tensors alive, so memory can be freed only after the except block.
     _release_memory()
-    for part in _split_for_memory(unfinished, begun=begun):
+    for part in _split_for_memory(unfinished, files_opened=files_opened):
         ended += _train_locked(part)
     return ended
 
@@ -75,19 +75,21 @@ class _TooLargeError(Exception):
     """A population does not fit into memory.
 
     ``ended`` are the jobs whose runs have ended, each with its error or None; ``unfinished`` are the other jobs.
-    ``begun`` says whether any file of the population has been written.
+    ``files_opened`` says whether the population has opened, and so changed, the files of its members.
     """
 
-    def __init__(self, ended: list[tuple[Job, Exception | None]], unfinished: Sequence[Job], *, begun: bool) -> None:
+    def __init__(
+        self, ended: list[tuple[Job, Exception | None]], unfinished: Sequence[Job], *, files_opened: bool
+    ) -> None:
         super().__init__()
-        self.ended, self.unfinished, self.begun = ended, unfinished, begun
+        self.ended, self.unfinished, self.files_opened = ended, unfinished, files_opened
 
 
-def _split_for_memory(jobs: Sequence[Job], *, begun: bool) -> list[list[Job]]:
+def _split_for_memory(jobs: Sequence[Job], *, files_opened: bool) -> list[list[Job]]:
     """Split ``jobs`` into two halves, or more parts if they were not all saved at the same step."""
     largest = -(-len(jobs) // 2)
-    # If no file was written, each job starts again where it started before.
-    if not begun:
+    # If no file was changed, each job starts again where it started before.
+    if not files_opened:
         return split(jobs, largest)
     reloaded = [
         replace(
@@ -132,8 +134,8 @@ def _train_once(jobs: Sequence[Job]) -> list[tuple[Job, Exception | None]]:
             population.abandon(None if splits else error)
         if splits:
             ended = [(job, _error(outcomes[job.number], None)) for job in jobs if outcomes.get(job.number) is not None]
-            begun = population is not None and population.begun
-            raise _TooLargeError(ended, unfinished, begun=begun) from error
+            files_opened = population is not None and population.files_opened
+            raise _TooLargeError(ended, unfinished, files_opened=files_opened) from error
         return [(job, _error(outcomes.get(job.number), error)) for job in jobs]
     finally:
         for job in jobs:

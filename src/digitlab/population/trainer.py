@@ -65,7 +65,7 @@ class Population:
         self.all_members = list(self.members)
         self._halving_epochs = halving_epochs_of(jobs)
         # Whether the members' files were opened. That happens only after the first chunk, which may not fit in memory.
-        self.begun = False
+        self.files_opened = False
         self._save_every_seconds = self.experiment.checkpoint.every_seconds
         self._saved_at = time.monotonic()
         self._stack_members()
@@ -174,9 +174,9 @@ class Population:
 
     def _begin(self) -> None:
         """Open the members' files, once; called after the first chunk, when memory is known to suffice."""
-        if not self.begun:
+        if not self.files_opened:
             sample_images = samples(self.data)
-            self.begun = True
+            self.files_opened = True
             with self._threads():
                 step_threads = torch.get_num_threads()
             for member in self.members:

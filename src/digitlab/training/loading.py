@@ -100,5 +100,6 @@ def require_fit(classifier: Classifier, data: ImageData) -> None:
         )  # fmt: skip
     names = tuple(facts.class_names)
     if facts.name == source.name and names != source.class_names:
-        different = next(name for own, name in zip(names, source.class_names, strict=True) if own != name)
+        pairs = zip(names, source.class_names, strict=True)
+        different = next(name for expected, name in pairs if name != expected)
         raise ConfigError("data", source.name, f"has other classes than the run was trained on, such as {different}")

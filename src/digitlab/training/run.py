@@ -134,6 +134,7 @@ class Run:
         )
         self.trainer = self._trainer()
         self._start_counters()
+        # The content of ``result.json``, once ``result_written`` has written it.
         self.result: dict[str, Any] = {}
         # The writer removes the rows and events that are newer than the checkpoint, and opens files that only the end
         # of the run closes. So it is created last, when no setting can be refused any more.
@@ -149,10 +150,12 @@ class Run:
         return Trainer(
             **settings.lightning(),
             default_root_dir=self.folder.path,
+            # The order matters: see ``run_callback``. ``Saver`` comes after the users' callbacks, whose state it saves.
             callbacks=[
                 self.run_callback, self.experiment.figures, *displays, *self.experiment.callbacks,
                 Saver(self.run_callback),
             ],
+            # 0 makes Lightning skip the validation. The loader of the validation images applies all other limits.
             limit_val_batches=1.0 if len(self.data.val_indices) > 0 else 0,
             # The writer of ``run_state`` writes all of this instead, or a callback shows it.
             logger=False, enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False,
