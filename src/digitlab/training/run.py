@@ -150,7 +150,7 @@ class Run:
         return Trainer(
             **settings.lightning(),
             default_root_dir=self.folder.path,
-            # The order matters: see ``run_callback``. ``Saver`` comes after the users' callbacks, whose state it saves.
+            # The order matters: see ``run_callback``. ``Saver`` comes even after the users' callbacks.
             callbacks=[
                 self.run_callback, self.experiment.figures, *displays, *self.experiment.callbacks,
                 Saver(self.run_callback),

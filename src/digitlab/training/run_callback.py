@@ -115,7 +115,7 @@ class RunCallback(Callback):
             classifier, trainer.optimizers[0].state_dict(), self.run_state, position=classifier.position,
             train_counts=train_counts,
         )  # fmt: skip
-        # Lightning would do the same when it saves: a user's callback can add its own state to the checkpoint.
+        # Lightning would call this, too, when it saves. The callback of the figures then saves its own file.
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             callback.on_save_checkpoint(trainer, classifier, content)
         self.run_state.writer.checkpoint(content, best=best)
