@@ -249,7 +249,7 @@ def test_pictures_that_take_long_are_kept(folder, tmp_path, monkeypatch) -> None
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     read_pictures(root, paths, image_shape=shape)
     assert not (tmp_path / "cache").exists()
-    monkeypatch.setattr(picture_files, "_WORTH_KEEPING_SECONDS", 0)
+    monkeypatch.setattr(picture_files, "_MIN_SECONDS_TO_CACHE", 0)
     first = read_pictures(root, paths, image_shape=shape)
     [kept] = (tmp_path / "cache").rglob("*.npz")
     with monkeypatch.context() as patch:
@@ -263,7 +263,7 @@ def test_pictures_that_take_long_are_kept(folder, tmp_path, monkeypatch) -> None
     Image.new("RGB", (9, 9), "red").save(root / "a/0.png")
     assert read_pictures(root, paths, image_shape=shape).images[0, 0].eq(255).all()
     assert len(list((tmp_path / "cache").rglob("*.npz"))) == 2
-    monkeypatch.setattr(picture_files, "_MOST_CACHED_BYTES", 1)
+    monkeypatch.setattr(picture_files, "_MAX_CACHE_BYTES", 1)
     read_pictures(root, paths, image_shape=(1, 8, 8))
     assert list((tmp_path / "cache").rglob("*.npz")) == []
 

@@ -4,7 +4,7 @@ from itertools import product
 
 import torch
 
-from digitlab.data.seeding import coins, stream_seed
+from digitlab.data.seeding import coin_flips, stream_seed
 
 
 def test_a_seed_never_changes_between_processes_or_versions():
@@ -27,14 +27,14 @@ def test_a_seed_depends_on_purpose_order_and_grouping_of_the_numbers():
 
 def test_coins_are_fair_and_independent_between_numbers_and_seeds():
     numbers = torch.arange(50_000)
-    tosses = coins(stream_seed("flip", 0), numbers).float()
+    tosses = coin_flips(stream_seed("flip", 0), numbers).float()
     # Five standard errors each.
     for apart in (1, 2, 1000):
         assert abs((tosses[apart:] == tosses[:-apart]).float().mean() - 0.5) < 5 * 0.5 / 49_000**0.5
     assert abs(tosses.mean() - 0.5) < 5 * 0.5 / 50_000**0.5
-    assert abs((tosses == coins(stream_seed("flip", 1), numbers)).float().mean() - 0.5) < 5 * 0.5 / 50_000**0.5
+    assert abs((tosses == coin_flips(stream_seed("flip", 1), numbers)).float().mean() - 0.5) < 5 * 0.5 / 50_000**0.5
 
 
 def test_a_coin_depends_only_on_its_own_number():
     numbers = torch.randperm(1000, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(coins(3, torch.arange(1000))[numbers], coins(3, numbers))
+    assert torch.equal(coin_flips(3, torch.arange(1000))[numbers], coin_flips(3, numbers))

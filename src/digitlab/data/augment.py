@@ -16,13 +16,13 @@ from torch import Generator, Tensor
 from digitlab.config.schema import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, settings
 from digitlab.core.errors import ConfigError
 from digitlab.data.augment_base import Augmentation, Batch, BatchContext, Compose, Stage, uniform
-from digitlab.data.seeding import coins, stream_seed
+from digitlab.data.seeding import coin_flips, stream_seed
 from digitlab.data.smooth import smoothed
 from digitlab.data.strokes import dilate, erode
 from digitlab.data.warp import pixel_centres, reflected, sample_at
 
 
-def _ordered(bounds: object, check: ValidatorFunctionWrapHandler) -> tuple[float, float]:
+def _ordered_bounds(bounds: object, check: ValidatorFunctionWrapHandler) -> tuple[float, float]:
     """Check that a setting is a list of two numbers, the smaller one first, and return it as a tuple."""
     if isinstance(bounds, list | tuple) and len(bounds) == 2:
         least, greatest = check(tuple(bounds))
@@ -36,7 +36,7 @@ __all__ = [
     "Pen", "Shift", "Stage",
 ]  # fmt: skip
 
-Bounds = Annotated[tuple[PositiveFloat, PositiveFloat], WrapValidator(_ordered)]
+Bounds = Annotated[tuple[PositiveFloat, PositiveFloat], WrapValidator(_ordered_bounds)]
 
 
 @settings
@@ -77,11 +77,11 @@ class Flip(Augmentation):
         if self.alternating and self.probability != 0.5:
             raise ConfigError("alternating", True, "needs probability=0.5: each image is mirrored every other time")
 
-    def at(self, place: BatchContext) -> Augmentation:
-        """With ``alternating``, return the flip with the images that are mirrored in this epoch."""
+    def at(self, context: BatchContext) -> Augmentation:
+        """With ``alternating``, return an augmentation that mirrors the images whose turn it is in this epoch."""
         if not self.alternating:
             return self
-        return _Mirror(coins(stream_seed("flip", place.seed), place.indices) ^ (place.epoch % 2 == 1))
+        return _Mirror(coin_flips(stream_seed("flip", context.seed), context.indices) ^ (context.epoch % 2 == 1))
 
     def __call__(self, images: Tensor, targets: Tensor, *, classes: int, generator: Generator) -> Batch:
         mirror = _Mirror(uniform(images, generator).flatten() < self.probability)
@@ -152,7 +152,8 @@ class Elastic(Augmentation):
 class Pen(Augmentation):
     """Change the width of strokes: the light parts of each image grow or shrink by up to one pixel on each side.
 
-    The change in pixels is uniform from -``thinner_pixels`` to ``thicker_pixels``; ``strokes`` says how it is made.
+    The change in pixels is uniform from -``thinner_pixels`` to ``thicker_pixels``. The module ``strokes`` describes the
+    method.
     """
 
     stage: ClassVar[Stage] = Stage.SHAPE
@@ -239,10 +240,10 @@ class MixUp(Augmentation):
         return mixed, torch.lerp(targets[partner], targets, share.flatten(1))
 
     def _share(self, images: Tensor, generator: Generator) -> Tensor:
+        """Draw the weight of each image itself, (N, 1, 1, 1), from Beta(``alpha``, ``alpha``)."""
         # PyTorch's own beta distribution takes no generator. This closed form (Devroye, "Random variate generation in
         # one line of code", 1996) is exact for a symmetric beta distribution and needs two uniform numbers. Large
         # powers may overflow to infinity, which gives the right limits, 0 and 1.
-        """Draw the weight of each image itself, (N, 1, 1, 1), from Beta(``alpha``, ``alpha``)."""
         power = torch.expm1(-uniform(images, generator).log() / self.alpha)
         cos = (2 * math.pi * uniform(images, generator)).cos()
         return 0.5 + 0.5 * cos.sign() / (1 + 1 / (power * cos**2)).sqrt()

@@ -45,11 +45,10 @@ class Augmentation(ABC):
 
     stage: ClassVar[Stage] = Stage.VALUE
 
-    def at(self, place: BatchContext) -> "Augmentation":
-        """Return the augmentation to apply to the mini-batch at ``place``.
+    def at(self, context: BatchContext) -> "Augmentation":
+        """Return the augmentation for one mini-batch, by default this object itself.
 
-        That is this object itself. Override it if the result depends on the epoch or on which images they are, as
-        ``Flip`` does.
+        Override it if the augmentation depends on the epoch or on which images the mini-batch has, as ``Flip`` does.
         """
         return self
 
@@ -77,11 +76,12 @@ class Compose(Augmentation):
     def __len__(self) -> int:
         return len(self.augmentations)
 
-    def at(self, place: BatchContext) -> "Compose":
-        """As ``Augmentation.at``, for each of the augmentations."""
-        placed = Compose()
-        placed.augmentations = [each.at(place) for each in self.augmentations]
-        return placed
+    def at(self, context: BatchContext) -> "Compose":
+        """Return the composition of what ``at`` returns for each of the augmentations."""
+        composed = Compose()
+        # Assigned afterwards, because the constructor would sort what ``at`` returns by its own stage and class name.
+        composed.augmentations = [each.at(context) for each in self.augmentations]
+        return composed
 
     def __call__(self, images: Tensor, targets: Tensor, *, classes: int, generator: Generator) -> Batch:
         for augmentation in self.augmentations:

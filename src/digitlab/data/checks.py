@@ -1,8 +1,9 @@
-"""Checks that a data set can be what its owner intended; ``ImageData.setup`` makes them before a run trains.
+"""Checks of the images and labels of a data set; ``ImageData.setup`` makes them before a run trains.
 
 They find the usual mistakes in data sets that a user prepared: labels that start at 1, axes in another order, pixels in
-[0, 1] that were stored as whole numbers, blank or repeated images. They refuse a data set that cannot train and warn
-about one that only looks wrong. They look at all labels but only at some images, so they take a few milliseconds.
+[0, 1] that were stored as whole numbers, blank or repeated images. They refuse a data set that cannot be trained on
+and warn about one that only looks wrong. They look at all labels but only at some images, so they take a few
+milliseconds.
 """
 
 import logging
@@ -20,8 +21,8 @@ _SAMPLE_IMAGES = 1000
 _AXIS_SAMPLE_IMAGES = 100
 # A published set may hold a few blank images by accident; more are a mistake in its preparation.
 _MAX_BLANK_SHARE = 0.01
-# Differences at another distance must be smaller by this factor, because in noise they differ by chance.
-_CLEARLY = 0.8
+# A warning about the axes needs a difference below this factor times the usual one; in noise, they differ by chance.
+_AXIS_FACTOR = 0.8
 # Grey, grey with alpha, RGB and RGBA images have 1 to 4 channels.
 _MAX_CHANNELS = 4
 
@@ -59,16 +60,16 @@ def check_data_set(
 def wrong_label(labels: Tensor, class_count: int) -> str | None:
     """Say what is wrong with integer ``labels`` (N,) that should be in 0 … ``class_count`` - 1; None if nothing is.
 
-    Labels in 1 … ``class_count``, as EMNIST has them, get a hint of their own.
+    For labels in 1 … ``class_count``, as in EMNIST, the text says to subtract 1.
     """
     if not len(labels):
         return None
-    least, largest = int(labels.min()), int(labels.max())
-    if least >= 0 and largest < class_count:
+    smallest, largest = int(labels.min()), int(labels.max())
+    if smallest >= 0 and largest < class_count:
         return None
-    wrong = least if least < 0 else largest
+    wrong = smallest if smallest < 0 else largest
     problem = f"label {wrong}, but there are {class_count} classes, 0 … {class_count - 1}"
-    if least == 1 and largest == class_count:
+    if smallest == 1 and largest == class_count:
         return f"{problem}; the labels start at 1, so subtract 1 from each"
     return f"{problem}; correct the labels, or name every class in class_names"
 
@@ -76,8 +77,8 @@ def wrong_label(labels: Tensor, class_count: int) -> str | None:
 def _refuse_wrong_tensors(images: ImageSet, name: str, image_shape: tuple[int, int, int]) -> None:
     pixels, labels = images.images, images.labels
     if pixels.dtype != torch.uint8 or tuple(pixels.shape[1:]) != tuple(image_shape):
-        found = f"{str(pixels.dtype).removeprefix('torch.')} {tuple(pixels.shape)}"
-        raise DataError(f"{name} are {found}; they must be uint8 (N, C, H, W) with (C, H, W) = {tuple(image_shape)}")
+        actual = f"{str(pixels.dtype).removeprefix('torch.')} {tuple(pixels.shape)}"
+        raise DataError(f"{name} are {actual}; they must be uint8 (N, C, H, W) with (C, H, W) = {tuple(image_shape)}")
     if labels.shape != pixels.shape[:1]:
         raise DataError(f"{name}: {len(pixels)} images and labels {tuple(labels.shape)}; each image needs one label")
 
@@ -105,7 +106,7 @@ def _label_warnings(train: Tensor, test: Tensor, *, class_names: Sequence[str]) 
 
 
 def _axis_warnings(images: Tensor) -> Iterator[str]:
-    """Warnings about the order of the axes of ``images``, uint8 (N, C, H, W), by their shape and by their content.
+    """Yield warnings about the order of the axes of ``images``, uint8 (N, C, H, W), by their shape and content.
 
     Neighbouring pixels of a picture resemble each other. If the values resemble each other more at the distance that
     another order of the axes would give, the file was probably written in that order.
@@ -118,9 +119,9 @@ def _axis_warnings(images: Tensor) -> Iterator[str]:
         )
         return
     values = _sample(images, _AXIS_SAMPLE_IMAGES).flatten(1).short()
-    if 1 < channels <= _MAX_CHANNELS < width and _difference(values, channels) < _CLEARLY * _difference(values, 1):
+    if 1 < channels <= _MAX_CHANNELS < width and _difference(values, channels) < _AXIS_FACTOR * _difference(values, 1):
         yield "the values look like (N, H, W, C) under a header that says (N, C, H, W); store channels before rows"
-    elif height != width and _difference(values, height) < _CLEARLY * _difference(values, width):
+    elif height != width and _difference(values, height) < _AXIS_FACTOR * _difference(values, width):
         yield (
             f"the values look like images of {width} rows and {height} columns, but the header says {height} rows and "
             f"{width} columns; exchange H and W"
@@ -128,12 +129,12 @@ def _axis_warnings(images: Tensor) -> Iterator[str]:
 
 
 def _difference(values: Tensor, distance: int) -> float:
-    """The mean absolute difference of ``values`` (N, P), int16, at this distance along the second axis."""
+    """Return the mean absolute difference of ``values`` (N, CHW), int16, that are ``distance`` apart along a row."""
     return float((values[:, distance:] - values[:, :-distance]).abs().float().mean())
 
 
 def _pixel_warnings(images: Tensor, name: str) -> Iterator[str]:
-    """Warnings about ``images``, uint8 (N, C, H, W), of which a sample is looked at; ``name`` is that of the set."""
+    """Yield warnings about a sample of ``images``, uint8 (N, C, H, W); ``name`` says which set they are."""
     if not len(images):
         return
     pixels = _sample(images).flatten(1)
@@ -150,7 +151,7 @@ def _pixel_warnings(images: Tensor, name: str) -> Iterator[str]:
 
 def _all_equal(images: Tensor) -> bool:
     """Return whether all ``images`` of the sample are equal, if there are at least two."""
-    # In parts, so that only the first part of a usual data set is compared.
+    # Compare in parts: in a usual data set, the first part has different images, and ``all`` stops there.
     parts = _sample(images).split(20)
     return len(images) > 1 and all(bool((part == images[0]).all()) for part in parts)
 
@@ -161,6 +162,6 @@ def _sample(images: Tensor, count: int = _SAMPLE_IMAGES) -> Tensor:
 
 
 def _listed(names: Sequence[str]) -> str:
-    """Class names for a message: the first five, and how many more there are."""
+    """Return class names for a message: the first five, and how many more there are."""
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return f"class {', '.join(names[:5])}{more}"

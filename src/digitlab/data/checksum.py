@@ -9,10 +9,10 @@ from pathlib import Path
 from digitlab.core.errors import DataError
 
 
-def expect_sha256(path: Path, found: str, expected: str) -> None:
+def expect_sha256(path: Path, actual: str, expected: str) -> None:
     """Raise ``DataError`` if two hexadecimal digests differ; the message names the file ``path``."""
-    if found != expected:
-        raise DataError(f"{path}: damaged, or another file (its SHA-256 is {found[:12]}…, expected {expected[:12]}…)")
+    if actual != expected:
+        raise DataError(f"{path}: damaged, or another file (its SHA-256 is {actual[:12]}…, expected {expected[:12]}…)")
 
 
 def check_file(path: Path, expected: str) -> None:
@@ -24,6 +24,6 @@ def check_file(path: Path, expected: str) -> None:
 def check_md5(path: Path, expected: str) -> None:
     """Raise ``DataError`` if the MD5 of the file ``path`` is not ``expected``."""
     with path.open("rb") as stream:
-        found = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    if found != expected:
-        raise DataError(f"{path}: damaged, or another file (its MD5 is {found[:12]}…, expected {expected[:12]}…)")
+        actual = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if actual != expected:
+        raise DataError(f"{path}: damaged, or another file (its MD5 is {actual[:12]}…, expected {expected[:12]}…)")

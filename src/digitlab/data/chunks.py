@@ -69,17 +69,17 @@ class ChunkPlan:
 
     def steps_per_epoch(self, images: int) -> int:
         """Return the number of mini-batches in an epoch over ``images`` images, at most ``limit_train_batches``."""
-        return len(range(self.whole_epoch(images))[: self.limit_train_batches])
+        return len(range(self.unlimited_steps(images))[: self.limit_train_batches])
 
-    def whole_epoch(self, images: int) -> int:
-        """Return the number of mini-batches without the limit. The last one may be smaller than the others."""
+    def unlimited_steps(self, images: int) -> int:
+        """Return the number of mini-batches in an epoch over all ``images`` images; the last may be smaller."""
         full, rest = divmod(images, self.batch_size)
-        return max(full + (rest >= self._smallest), 1)
+        return max(full + (rest >= self._min_batch_size), 1)
 
     @property
-    def _smallest(self) -> int:
-        # Batch norm cannot learn from one image. If the rest of an epoch is too small to give each process two images,
-        # it joins the mini-batch before it.
+    def _min_batch_size(self) -> int:
+        # Batch norm needs two images in each process. If fewer are left at the end of an epoch, they join the
+        # mini-batch before them.
         return min(2 * self.world_size, self.batch_size)
 
 
@@ -89,7 +89,7 @@ class Chunk:
 
     ``indices`` has one int64 tensor of positions in ``images`` for each mini-batch. ``step`` is the position of the
     first mini-batch in the epoch, counted from 0. ``validate`` says whether validation follows the chunk, ``last``
-    whether the chunk ends the epoch or the run.
+    whether the chunk ends the epoch or the run. Each process has the same chunks; ``rank_indices`` is its part.
     """
 
     images: ImageSet
@@ -115,7 +115,7 @@ class Chunk:
     @cached_property
     def sizes(self) -> list[int]:
         """The number of images of each mini-batch that this process trains on."""
-        return [len(share) for share in self.rank_indices]
+        return [len(indices) for indices in self.rank_indices]
 
     @cached_property
     def labels(self) -> Tensor:
@@ -147,33 +147,36 @@ class Chunk:
         """
         rank_indices, labels, sizes = self.rank_indices, self.labels, self.sizes
         if self.augment:
-            for place, (share, own) in enumerate(zip(rank_indices, labels.split(sizes), strict=True)):
-                pixels, targets = self._augmented(self.images.images.index_select(0, share), own, place)
+            for number, (indices, batch_labels) in enumerate(zip(rank_indices, labels.split(sizes), strict=True)):
+                pixels, targets = self._augmented(self.images.images.index_select(0, indices), batch_labels, number)
                 encoded = encode(targets, self.classes)
-                # The loss of mixed images (targets with two axes) has no weights of images.
-                of_images = image_weights(encoded) if targets.ndim == 1 else None
-                yield normalise(pixels), encoded, self._process_weight(place, of_images, encode, image_weights)
+                # The loss of mixed images, whose targets have two axes, does not weight images.
+                weights = image_weights(encoded) if targets.ndim == 1 else None
+                yield normalise(pixels), encoded, self._process_weight(number, weights, encode, image_weights)
         else:
-            plain = self._plain(rank_indices, sizes, normalise)
+            normalised = self._normalised(rank_indices, sizes, normalise)
             all_targets = encode(labels, self.classes).split(sizes)
-            for place, (images, encoded) in enumerate(zip(plain, all_targets, strict=True)):
-                weight = self._process_weight(place, image_weights(encoded), encode, image_weights)
+            for number, (images, encoded) in enumerate(zip(normalised, all_targets, strict=True)):
+                weight = self._process_weight(number, image_weights(encoded), encode, image_weights)
                 yield images, encoded, weight
 
     def _process_weight(
         self,
-        place: int,
-        of_images: Tensor | None,
+        number: int,
+        rank_weights: Tensor | None,
         encode: Callable[[Tensor, int], Tensor],
         image_weights: Callable[[Tensor], Tensor | None],
     ) -> float:
-        """Return the weight of this process in mini-batch ``place``; its own images have the weights ``of_images``."""
-        whole, processes = self.indices[place], self.plan.world_size
-        if of_images is None or processes == 1:
-            return self.sizes[place] * processes / len(whole)
-        weights = image_weights(encode(self.images.labels.index_select(0, whole), self.classes))
+        """Return the weight of this process's loss in mini-batch ``number`` of the chunk; ``minibatches`` explains it.
+
+        ``rank_weights``, float (n,), are the weights of the images that this process trains on.
+        """
+        indices, processes = self.indices[number], self.plan.world_size
+        if rank_weights is None or processes == 1:
+            return self.sizes[number] * processes / len(indices)
+        weights = image_weights(encode(self.images.labels.index_select(0, indices), self.classes))
         assert weights is not None
-        return float(of_images.sum() * processes / weights.sum())
+        return float(rank_weights.sum() * processes / weights.sum())
 
     def blocks(self, steps: int, encode: Callable[[Tensor, int], Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the inputs of compiled calls. Each call trains on a block of ``steps`` mini-batches of n images each.
@@ -183,17 +186,17 @@ class Chunk:
         """
         size = steps * len(self.rank_indices[0])
         indices, labels = torch.cat(self.rank_indices).split(size), self.labels.split(size)
-        targets = None if self.augment else encode(self.labels, self.classes).split(size)
+        all_targets = None if self.augment else encode(self.labels, self.classes).split(size)
         for block, index in enumerate(indices):
             pixels = self.images.images.index_select(0, index)
-            if targets is not None:
-                own = targets[block]
+            if all_targets is not None:
+                targets = all_targets[block]
             else:
                 pairs = zip(pixels.chunk(steps), labels[block].chunk(steps), strict=True)
-                augmented = [self._augmented(*pair, block * steps + place) for place, pair in enumerate(pairs)]
-                pixels, own = (torch.cat(each) for each in zip(*augmented, strict=True))
-                own = encode(own, self.classes)
-            yield pixels.view(steps, -1, *pixels.shape[1:]), own.view(steps, -1, *own.shape[1:])
+                augmented = [self._augmented(*pair, block * steps + step) for step, pair in enumerate(pairs)]
+                pixels, targets = (torch.cat(tensors) for tensors in zip(*augmented, strict=True))
+                targets = encode(targets, self.classes)
+            yield pixels.view(steps, -1, *pixels.shape[1:]), targets.view(steps, -1, *targets.shape[1:])
 
     def part(self, begin: int, end: int) -> "Chunk":
         """Return a chunk of the mini-batches from ``begin`` up to but not including ``end``."""
@@ -206,34 +209,37 @@ class Chunk:
         """Return begin and end of the mini-batches in the chunk that compiled calls can train on, ``steps`` in each.
 
         A call must start at a multiple of ``steps`` in the epoch, and all its mini-batches must have the batch size.
-        The mini-batches before the begin, and from the end on, are trained one at a time.
+        The caller trains on the other mini-batches, before the begin and from the end on, one at a time.
         """
         begin = min(-self.step % steps, len(self.indices))
         size = self.plan.batch_size
         first_smaller = next((i for i in range(begin, len(self.sizes)) if self.sizes[i] != size), len(self.sizes))
         return begin, begin + (first_smaller - begin) // steps * steps
 
-    def _plain(self, rank_indices: tuple[Tensor, ...], sizes: list[int], normalise: Normalise) -> Iterator[Tensor]:
+    def _normalised(self, rank_indices: tuple[Tensor, ...], sizes: list[int], normalise: Normalise) -> Iterator[Tensor]:
         """Yield the images of each mini-batch, normalised and without augmentation."""
-        float_bytes = 4 * self.images.images[0].numel() * max(sizes)
-        ahead = max(1, _GATHER_AHEAD_BYTES // float_bytes)
-        for start in range(0, len(rank_indices), ahead):
-            group = rank_indices[start : start + ahead]
+        batch_bytes = 4 * self.images.images[0].numel() * max(sizes)  # as float32
+        batches_at_once = max(1, _GATHER_AHEAD_BYTES // batch_bytes)
+        for start in range(0, len(rank_indices), batches_at_once):
+            group = rank_indices[start : start + batches_at_once]
             index = torch.cat(group) if len(group) > 1 else group[0]
             images = normalise(self.images.images.index_select(0, index))
-            yield from images.split(sizes[start : start + ahead])
+            yield from images.split(sizes[start : start + batches_at_once])
 
-    def _augmented(self, pixels: Tensor, labels: Tensor, place: int) -> tuple[Tensor, Tensor]:
-        """Augment mini-batch ``place`` of the chunk. Return images, float in [0, 1], and targets: int64 (n,) or (n, K).
+    def _augmented(self, pixels: Tensor, labels: Tensor, number: int) -> tuple[Tensor, Tensor]:
+        """Augment mini-batch ``number`` of the chunk, counted from 0.
 
-        Targets (n, K) are the shares of the classes in mixed images.
+        Return images, float (n, C, H, W) in [0, 1], and targets: int64 (n,), or float (n, K) with the shares of the
+        classes in mixed images.
         """
+        step = self.step + number
         generator = abilities(pixels.device).new_generator(pixels.device)
-        generator.manual_seed(stream_seed("augment", self.plan.seed, self.epoch, self.step + place, self.plan.rank))
-        augment = self.augment.at(BatchContext(indices=self.rank_indices[place], epoch=self.epoch, seed=self.plan.seed))
+        generator.manual_seed(stream_seed("augment", self.plan.seed, self.epoch, step, self.plan.rank))
+        context = BatchContext(indices=self.rank_indices[number], epoch=self.epoch, seed=self.plan.seed)
+        augment = self.augment.at(context)
         images, targets = augment(pixels.float() / 255, labels, classes=self.classes, generator=generator)
         if targets.ndim == 2:
-            self._mixed_labels[self.step + place] = targets.argmax(1)
+            self._mixed_labels[step] = targets.argmax(1)
         return images, targets
 
 
@@ -268,11 +274,11 @@ class ChunkLoader:
                 length = min(length, self.plan.val_every_steps - total % self.plan.val_every_steps)
             indices = tuple(batches[step : step + length])
             total += length
-            due = self.plan.val_every_steps is not None and total % self.plan.val_every_steps == 0
+            validation_due = self.plan.val_every_steps is not None and total % self.plan.val_every_steps == 0
             last = step + length == len(batches) or total == self.plan.max_steps
             yield Chunk(
                 images=self.images, indices=indices, augment=self.augment, classes=self.classes, plan=self.plan,
-                epoch=epoch, step=step, validate=due or last, last=last,
+                epoch=epoch, step=step, validate=validation_due or last, last=last,
             )  # fmt: skip
             step += length
 
@@ -284,5 +290,5 @@ class ChunkLoader:
         generator = torch.Generator().manual_seed(stream_seed("shuffle", self.plan.seed, epoch))
         order = torch.randperm(len(self.indices), generator=generator).to(self.indices.device)
         shuffled = self.indices[order]
-        cuts = [self.plan.batch_size * step for step in range(1, self.plan.whole_epoch(len(self.indices)))]
+        cuts = [self.plan.batch_size * step for step in range(1, self.plan.unlimited_steps(len(self.indices)))]
         return list(shuffled.tensor_split(cuts))[: self.plan.limit_train_batches]

@@ -38,7 +38,7 @@ _VALUES = 3 * 32 * 32
 
 
 def _unsigned_byte(code: str | bytes, *_: int) -> np.dtype[np.uint8]:
-    """Replace ``numpy.dtype`` in a pickle, which holds unsigned bytes only; NumPy warns about the old call."""
+    """Replace ``numpy.dtype`` in a pickle, which holds unsigned bytes only; NumPy warns about the outdated call."""
     if code not in ("u1", b"u1"):
         raise pickle.UnpicklingError(f"an array of {code!r}")
     return np.dtype(np.uint8)
@@ -57,9 +57,11 @@ _ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
 
 
 class _ArraysOnly(pickle._Unpickler):
-    # The unpickler in Python is as fast here. The one in C allocates as much memory as any number in a damaged file
-    # claims.
-    """Unpickler that can create only uint8 arrays."""
+    """Unpickler that can create only uint8 arrays.
+
+    It is derived from the unpickler in Python, which is as fast here. The one in C would allocate as much memory as any
+    number in a damaged file claims.
+    """
 
     def find_class(self, module: str, name: str) -> Callable[..., Any]:
         try:
@@ -77,9 +79,9 @@ def read_batch(path: Path, *, sha256: str) -> tuple[npt.NDArray[np.uint8], list[
     """
     try:
         check_file(path, sha256)
-        # read from memory: a damaged pickle cannot ask for more bytes than there are
+        # Unpickle from memory, so that a damaged pickle cannot make the file object read more bytes than there are.
         content = io.BytesIO(path.read_bytes())
-        # Python 2 strings are bytes; read as text, 31 MB of pixels would be decoded and encoded again.
+        # Python 2 stored the pixels as a string. With encoding="bytes", 31 MB need not be decoded and encoded again.
         batch = _ArraysOnly(content, encoding="bytes").load()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
@@ -138,17 +140,17 @@ def _extract_member(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path,
     source = tar.extractfile(member) if member.isreg() else None
     if source is None or member.size > _MAX_MEMBER_BYTES:
         raise DataError(f"{tar.name!s}: refused, {member.name} is no regular file of at most {_MAX_MEMBER_BYTES} bytes")
-    with source, tempfile.NamedTemporaryFile(dir=target.parent, prefix=f"{target.name}.", delete=False) as part:
+    with source, tempfile.NamedTemporaryFile(dir=target.parent, prefix=f"{target.name}.", delete=False) as temporary:
         try:
             while block := source.read(1 << 20):
-                part.write(block)
-            part.flush()
-            os.fsync(part.fileno())
-            _check_member(tar, member, Path(part.name), sha256)
-            os.chmod(part.name, 0o644)  # only the owner can read a temporary file, but data sets are often shared
-            move_into_place(Path(part.name), target)
+                temporary.write(block)
+            temporary.flush()
+            os.fsync(temporary.fileno())
+            _check_member(tar, member, Path(temporary.name), sha256)
+            os.chmod(temporary.name, 0o644)  # only the owner can read a temporary file, but data sets are often shared
+            move_into_place(Path(temporary.name), target)
         except BaseException:
-            os.unlink(part.name)
+            os.unlink(temporary.name)
             raise
 
 

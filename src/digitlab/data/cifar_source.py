@@ -79,8 +79,8 @@ class Cifar10Source(Source):
         return self._read_batches(root, TRAIN_BATCHES), self._read_batches(root, TEST_BATCHES)
 
     def _read_batches(self, root: Path, digests: Mapping[str, str]) -> ImageSet:
-        # Batches are copied into one tensor one after the other, so that at most one batch is in memory twice.
         """Read the batch files named in ``digests`` (file name to SHA-256), in this order, as one set."""
+        # Copy each batch into the tensor as soon as it is read, so that at most one batch is in memory twice.
         images = torch.empty((len(digests) * BATCH_IMAGES, *self.image_shape), dtype=torch.uint8)
         labels: list[int] = []
         for name, sha256 in digests.items():

@@ -38,8 +38,9 @@ class PictureFile:
 class ClassFolders:
     """What a folder contains: the class names in natural order, and the pictures of each split, class by class.
 
-    ``val`` and ``test`` are None if the folder has no folder for this split. ``ignored`` counts the other files that
-    are not hidden by their extension, and pictures outside of class folders as ``pictures outside of class folders``.
+    ``val`` and ``test`` are None if the folder has no folder for this split. ``ignored`` counts what is not read and
+    not hidden: other files in class folders by their extension, pictures outside of class folders, and folders besides
+    those of the splits.
     """
 
     root: Path
@@ -51,7 +52,7 @@ class ClassFolders:
 
 
 def natural_order(name: str) -> tuple[list[str | int], str]:
-    """A key that sorts names as people do: "9" before "10", "img2" before "img10", and "b" after "A"."""
+    """Return a key that sorts names as people do: "9" before "10", "img2" before "img10", and "b" after "A"."""
     parts = re.split(r"(\d+)", name.casefold())
     return [int(part) if number % 2 else part for number, part in enumerate(parts)], name
 
@@ -67,47 +68,48 @@ def list_class_folders(root: Path) -> ClassFolders:
             whose name cannot be shown; the key is ``path``.
     """
     splits = _split_folders(root)
-    inside = {split: _folders(root, folder) for split, folder in splits.items()}
+    class_folders = {split: _folders(root, folder) for split, folder in splits.items()}
     ignored: Counter[str] = Counter()
-    names: dict[str, str] = {}  # the name of a class by the name of its folder
-    for folders in inside.values():
-        names |= {name: _shown_name(root, name) for name in folders}
-    class_names = tuple(sorted(dict.fromkeys(names.values()), key=natural_order))
+    class_by_folder: dict[str, str] = {}
+    for folders in class_folders.values():
+        class_by_folder |= {folder: _class_name(root, folder) for folder in folders}
+    # Folder names that differ only in their Unicode form are one class.
+    class_names = tuple(sorted(dict.fromkeys(class_by_folder.values()), key=natural_order))
     _require_classes(root, splits, class_names)
-    labels = {name: label for label, name in enumerate(class_names)}
-    found: dict[str, list[PictureFile]] = {}
+    labels = {folder: class_names.index(name) for folder, name in class_by_folder.items()}
+    pictures: dict[str, list[PictureFile]] = {}
     if "" not in splits.values():
         ignored.update(f"folder {name}" for name in _folders(root, "") if name not in splits.values())
-    for split, folder in splits.items():
-        ignored.update(_stray_files(root / folder))
-        found[split] = [
-            PictureFile(path, labels[names[name]])
-            for name in sorted(inside[split], key=lambda each: labels[names[each]])
-            for path in _pictures(root, os.path.join(folder, name), ignored)
+    for split, split_folder in splits.items():
+        ignored.update(_stray_pictures(root / split_folder))
+        pictures[split] = [
+            PictureFile(path, labels[folder])
+            for folder in sorted(class_folders[split], key=labels.__getitem__)
+            for path in _pictures(root, os.path.join(split_folder, folder), ignored)
         ]
-    _require_pictures(root, class_names, found)
+    _require_pictures(root, class_names, pictures)
     return ClassFolders(
-        root=root, class_names=class_names, train=found["train"], val=found.get("val"), test=found.get("test"),
-        ignored=ignored,
+        root=root, class_names=class_names, train=pictures["train"], val=pictures.get("val"),
+        test=pictures.get("test"), ignored=ignored,
     )  # fmt: skip
 
 
 def hold_out(files: Sequence[PictureFile], test_size: int | float) -> tuple[list[PictureFile], list[PictureFile]]:
     """Split ``files`` into training and test pictures; both keep the order of ``files``.
 
-    ``test_size`` is a count, or a fraction in (0, 1). The test part is stratified, and depends on nothing but the paths
-    of the files: the pictures whose hashed paths come first in their class.
+    ``test_size`` is a count, or a fraction in (0, 1). The test part is stratified. It depends on nothing but the paths
+    of the files, because the pictures whose hashed paths come first in their class are taken.
 
     Raises:
         ConfigError: ``test_size`` is out of range, or leaves no training picture of a class.
     """
     targets = np.array([file.label for file in files])
     classes = len(set(targets.tolist()))
-    most = len(files) - classes
+    max_count = len(files) - classes
     count = test_size if isinstance(test_size, int) else round(test_size * len(files)) if 0 < test_size < 1 else -1
-    if not 1 <= count <= most:
+    if not 1 <= count <= max_count:
         allowed = (
-            f"must be a count from 1 to {most} or a fraction in (0, 1) of the {len(files):,} pictures that leaves "
+            f"must be a count from 1 to {max_count} or a fraction in (0, 1) of the {len(files):,} pictures that leaves "
         )
         raise ConfigError("test_size", test_size, f"{allowed}a training picture of each class")
     order = np.array(sorted(range(len(files)), key=lambda index: _hashed(files[index].path)))
@@ -119,12 +121,15 @@ def hold_out(files: Sequence[PictureFile], test_size: int | float) -> tuple[list
 
 
 def _hashed(path: str) -> str:
-    # Normalised, because systems write letters such as ö in two forms.
+    # Normalised, because operating systems write letters such as ö in two different forms.
     return hashlib.sha256(unicodedata.normalize("NFC", path).encode(errors="surrogateescape")).hexdigest()
 
 
 def _split_folders(root: Path) -> dict[str, str]:
-    """Return the folder of each split, relative to ``root``; only ``{"train": ""}`` if classes are directly in it."""
+    """Return the folder of each split, relative to ``root``.
+
+    If the class folders are directly in ``root``, it returns ``{"train": ""}``.
+    """
     folders = _folders(root, "")
     splits = {name: _SPLITS[name.casefold()] for name in folders if name.casefold() in _SPLITS}
     train = [name for name, split in splits.items() if split == "train"]
@@ -133,18 +138,19 @@ def _split_folders(root: Path) -> dict[str, str]:
         raise ConfigError("path", str(root), "has folders for validation and test, but no folder train")
     if only_splits and not _folders(root, train[0]):
         raise ConfigError("path", str(root / train[0]), "has no class folders; put the pictures of each class into one")
-    # A class may be called train, next to bus and car.
+    # A folder called train may also be a class, for example next to the classes bus and car. So folders are splits only
+    # if train contains folders, and if train is the only folder or another folder has the name of a split.
     if not train or (len(splits) < 2 and len(folders) > 1) or not _folders(root, train[0]):
         return {"train": ""}
     for split in set(splits.values()):
-        same = sorted(name for name in splits if splits[name] == split)
-        if len(same) > 1:
-            raise ConfigError("path", str(root), f"has several folders for one split: {', '.join(same)}")
+        names = sorted(name for name in splits if splits[name] == split)
+        if len(names) > 1:
+            raise ConfigError("path", str(root), f"has several folders for one split: {', '.join(names)}")
     return {split: name for name, split in splits.items()}
 
 
 def _folders(root: Path, folder: str) -> list[str]:
-    """Return the names of the folders in a folder, given relative to ``root``, without hidden ones."""
+    """Return the names of the folders in ``folder``, which is relative to ``root``, without hidden ones."""
     try:
         with os.scandir(root / folder) as entries:
             return sorted(entry.name for entry in entries if not _hidden(entry.name) and entry.is_dir())
@@ -158,41 +164,43 @@ def _hidden(name: str) -> bool:
 
 
 def _pictures(root: Path, folder: str, ignored: Counter[str]) -> Iterable[str]:
-    """Return the pictures in a class folder and the folders in it; count other files in ``ignored``."""
-    found: list[str] = []
+    """Return the pictures in a class folder and in the folders inside it; count other files in ``ignored``."""
+    paths: list[str] = []
     visited: set[tuple[int, int]] = set()
 
     def raise_error(error: OSError) -> None:
         raise ConfigError("path", str(error.filename or root / folder), f"can't be read: {error.strerror}")
 
-    for place, folders, files in os.walk(root / folder, followlinks=True, onerror=raise_error):
-        # A link may lead back to a folder above it.
-        status = os.stat(place)
+    for current, folders, files in os.walk(root / folder, followlinks=True, onerror=raise_error):
+        # A link may lead back to a folder above it, so visit each folder only once. ``os.walk`` descends into the
+        # folders that are left in ``folders``.
+        status = os.stat(current)
         folders[:] = [] if (status.st_dev, status.st_ino) in visited else [n for n in folders if not _hidden(n)]
         if (status.st_dev, status.st_ino) in visited:
             continue
         visited.add((status.st_dev, status.st_ino))
-        inside = Path(place).relative_to(root).as_posix()
+        relative = Path(current).relative_to(root).as_posix()
         for name in files:
             extension = os.path.splitext(name)[1].lower()
             if _hidden(name):
                 continue
             if extension in picture_extensions():
-                found.append(f"{inside}/{name}")
+                paths.append(f"{relative}/{name}")
             else:
                 ignored[extension or "no extension"] += 1
-    return sorted(found, key=lambda path: [natural_order(part) for part in path.split("/")])
+    return sorted(paths, key=lambda path: [natural_order(part) for part in path.split("/")])
 
 
-def _stray_files(folder: Path) -> Counter[str]:
+def _stray_pictures(folder: Path) -> Counter[str]:
+    """Count the pictures directly in ``folder``, which belong to no class, as ``ClassFolders.ignored`` does."""
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if not _hidden(entry.name) and entry.is_file()]
     pictures = sum(os.path.splitext(name)[1].lower() in picture_extensions() for name in names)
     return Counter({"pictures outside of class folders": pictures} if pictures else {})
 
 
-def _shown_name(root: Path, name: str) -> str:
-    """Return the class name for the folder ``name``; figures and tables must be able to show it."""
+def _class_name(root: Path, name: str) -> str:
+    """Return the class name for the folder ``name``; refuse a name that figures and tables cannot show."""
     shown = unicodedata.normalize("NFC", name)
     try:
         shown.encode()
@@ -205,28 +213,28 @@ def _shown_name(root: Path, name: str) -> str:
 
 
 def _require_classes(root: Path, splits: Mapping[str, str], class_names: Sequence[str]) -> None:
-    where = root / splits["train"]
+    folder = root / splits["train"]
     if len(class_names) > 1:
         return
     if not class_names:
-        pictures = sum(_stray_files(where).values())
+        pictures = sum(_stray_pictures(folder).values())
         has = f"has {pictures} pictures but no class folders" if pictures else "has no class folders with pictures"
-        raise ConfigError("path", str(where), f"{has}; put the pictures of each class into a folder named after it")
-    inner = where / class_names[0]
+        raise ConfigError("path", str(folder), f"{has}; put the pictures of each class into a folder named after it")
+    inner = folder / class_names[0]
     hint = f"; did you mean {inner}?" if inner.is_dir() and len(_folders(inner, "")) > 1 else ""
-    raise ConfigError("path", str(where), f"has one class folder, {class_names[0]}; there must be two or more{hint}")
+    raise ConfigError("path", str(folder), f"has one class folder, {class_names[0]}; there must be two or more{hint}")
 
 
-def _require_pictures(root: Path, class_names: Sequence[str], found: Mapping[str, Sequence[PictureFile]]) -> None:
-    present = {file.label for files in found.values() for file in files}
+def _require_pictures(root: Path, class_names: Sequence[str], pictures: Mapping[str, Sequence[PictureFile]]) -> None:
+    present = {file.label for files in pictures.values() for file in files}
     empty = [name for label, name in enumerate(class_names) if label not in present]
     if not present:
-        known = "; it has no files of a format that digitlab reads, such as PNG or JPEG"
-        raise ConfigError("path", str(root), f"has class folders, but no pictures{known}")
+        reason = "; it has no files of a format that digitlab reads, such as PNG or JPEG"
+        raise ConfigError("path", str(root), f"has class folders, but no pictures{reason}")
     if empty:
         more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
         names = ", ".join(empty[:5])
         raise ConfigError("path", str(root), f"the class folder {names}{more} has no pictures; fill it or remove it")
-    for split, files in found.items():
+    for split, files in pictures.items():
         if not files:
             raise ConfigError("path", str(root), f"has a folder for the split {split} without pictures")

@@ -33,12 +33,12 @@ class Stretch(Augmentation):
 
     def __call__(self, images: Tensor, targets: Tensor, *, classes: int, generator: Generator) -> tuple[Tensor, Tensor]:
         draws = torch.randint(2, (2, len(images)), generator=generator, device=images.device).bool()
-        axis, up = draws
+        horizontal, enlarge = draws
         # The grid maps output to input positions: to double a width, look up at half the distance from the centre.
-        inverse = torch.where(up, 1 / self.factor, self.factor).to(images.dtype)
+        inverse = torch.where(enlarge, 1 / self.factor, self.factor).to(images.dtype)
         theta = images.new_zeros(len(images), 2, 3)
-        theta[:, 0, 0] = torch.where(axis, inverse, 1)
-        theta[:, 1, 1] = torch.where(axis, 1, inverse)
+        theta[:, 0, 0] = torch.where(horizontal, inverse, 1)
+        theta[:, 1, 1] = torch.where(horizontal, 1, inverse)
         grid = F.affine_grid(theta, list(images.shape), align_corners=False)
         # The four weights of the interpolation may sum to slightly more than one.
         return F.grid_sample(images, grid, padding_mode="zeros", align_corners=False).clamp(0, 1), targets
@@ -48,7 +48,8 @@ class Stretch(Augmentation):
 class StrokeWidth(Augmentation):
     """Widen the strokes of about half of the images by ``thicker_pixels``, narrow the others by ``thinner_pixels``.
 
-    Strokes are the light parts; the lengths apply to each side of a stroke. ``strokes`` says how it is done.
+    Strokes are the light parts; the lengths apply to each side of a stroke. The module ``strokes`` describes the
+    method.
     """
 
     stage: ClassVar[Stage] = Stage.SHAPE
@@ -57,8 +58,8 @@ class StrokeWidth(Augmentation):
 
     def __call__(self, images: Tensor, targets: Tensor, *, classes: int, generator: Generator) -> tuple[Tensor, Tensor]:
         thicker = torch.randint(2, (len(images), 1, 1, 1), generator=generator, device=images.device).bool()
-        wide, narrow = dilate(images, self.thicker_pixels), erode(images, self.thinner_pixels)
-        return torch.where(thicker, wide, narrow), targets
+        widened, narrowed = dilate(images, self.thicker_pixels), erode(images, self.thinner_pixels)
+        return torch.where(thicker, widened, narrowed), targets
 
 
 @settings
@@ -92,16 +93,16 @@ CORRUPTIONS: dict[Kind, tuple[Augmentation, ...]] = {
 def corruptions(kind: str, severity: int | None = None) -> dict[int, Augmentation]:
     """Return the corruption ``kind`` for each severity, or only for the given one.
 
-    Severity 0 is the identity; at 5, images are hard for people, too.
+    Severity 0 is the identity. At severity 5, people find the images hard, too.
 
     Raises:
         ConfigError: there is no corruption of this name, or ``severity`` is not in 1 … 5.
     """
     if kind not in CORRUPTIONS:
         raise ConfigError("--corrupt", kind, f"must be one of {', '.join(CORRUPTIONS)}{nearest(kind, CORRUPTIONS)}")
-    steps = dict(zip(SEVERITIES, CORRUPTIONS[kind], strict=True))
+    by_severity = dict(zip(SEVERITIES, CORRUPTIONS[kind], strict=True))
     if severity is None:
-        return {0: Compose([])} | steps
-    if severity not in steps:
+        return {0: Compose([])} | by_severity
+    if severity not in by_severity:
         raise ConfigError("--severity", severity, f"must be a whole number from {SEVERITIES[0]} to {SEVERITIES[-1]}")
-    return {severity: steps[severity]}
+    return {severity: by_severity[severity]}

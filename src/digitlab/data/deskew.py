@@ -1,6 +1,6 @@
 """Deskewing: removes the slant of handwriting from a whole data set; ``ImageData`` applies it if ``data.deskew=true``.
 
-N images, C, H, W. The figure is the light part of an image.
+Shapes: N images, C channels, H rows, W columns. The figure is the light part of an image.
 """
 
 import torch
@@ -41,7 +41,7 @@ def slants(images: Tensor) -> tuple[Tensor, Tensor]:
 def _upright(pixels: Tensor) -> Tensor:
     """Deskew a part of the images, uint8 (n, C, H, W)."""
     images = pixels.float() / 255
-    slant, centre_y = (each.view(-1, 1, 1) for each in slants(images))
+    slant, centre_y = (values.view(-1, 1, 1) for values in slants(images))
     x, y = pixel_centres(images)
     points = torch.stack([x + slant * (y - centre_y), y.expand(len(images), -1, -1)], dim=1)
     return (sample_at(images, points) * 255).round().to(torch.uint8)

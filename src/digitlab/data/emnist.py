@@ -1,4 +1,4 @@
-"""EMNIST: handwritten letters and digits in six arrangements of classes; ``conf/data/emnist.yaml`` names it.
+"""EMNIST: handwritten letters and digits, divided into classes in six ways; ``conf/data/emnist.yaml`` names it.
 
 Like the sources in ``torchvision_sources``, it is read with a class of torchvision.
 """
@@ -20,7 +20,7 @@ _UNMERGED = "abdefghnqrt"
 
 
 class EmnistSource(MnistLike):
-    """EMNIST (Cohen et al., 2017): handwritten letters and digits in six arrangements of classes (``split``).
+    """EMNIST (Cohen et al., 2017): handwritten letters and digits; ``split`` is one of six divisions into classes.
 
     ``byclass`` has the 62 digits and letters, ``bymerge`` and ``balanced`` merge 15 lower-case letters with their
     capitals, ``letters`` has 26 letters without case, ``digits`` and ``mnist`` have digits.
@@ -57,9 +57,9 @@ class EmnistSource(MnistLike):
         return torchvision_datasets().EMNIST(root, split=self.split, train=train, download=download)
 
     def tensors(self, dataset: Any) -> tuple[Tensor, Tensor]:
-        # The files hold the images with rows and columns exchanged, and the letters start at 1.
-        first = 1 if self.split == "letters" else 0
-        return dataset.data.transpose(1, 2).unsqueeze(1), dataset.targets - first
+        # The files hold the images with rows and columns exchanged, and the labels of ``letters`` start at 1.
+        first_label = 1 if self.split == "letters" else 0
+        return dataset.data.transpose(1, 2).unsqueeze(1), dataset.targets - first_label
 
 
 class EmnistData(ImageData):

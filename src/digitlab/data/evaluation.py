@@ -1,4 +1,4 @@
-"""The images of validation and test, in order and in large batches. ``ImageData`` makes the loaders."""
+"""Loads the images of validation and test, in order and in large batches. ``ImageData`` makes the loaders."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -30,6 +30,6 @@ class EvaluationLoader:
         return -(-len(self.indices) // self.batch_size)
 
     def __iter__(self) -> Iterator[EvaluationBatch]:
-        images = self.images()
+        image_set = self.images()
         for index in self.indices.split(self.batch_size):
-            yield EvaluationBatch(images.images.index_select(0, index), images.labels.index_select(0, index))
+            yield EvaluationBatch(image_set.images.index_select(0, index), image_set.labels.index_select(0, index))

@@ -27,8 +27,8 @@ from digitlab.core.errors import DataError
 from digitlab.core.files import move_into_place
 
 _BLOCK_BYTES = 1 << 16
-_MAX_BYTES = 1 << 30  # the largest file has 562 MB; a mirror that does not stop sending is cut off here
-_BUSY = {408, 425, 429, 500, 502, 503, 504}  # HTTP codes of errors that may be temporary
+_MAX_BYTES = 1 << 30  # the largest file has 562 MB; no mirror may send more than this limit
+_TEMPORARY_HTTP_ERRORS = {408, 425, 429, 500, 502, 503, 504}
 _RANGE_NOT_SATISFIABLE = 416
 
 _log = logging.getLogger(__name__)
@@ -47,11 +47,11 @@ class RetryPolicy:
 
 
 class _TransferError(Exception):
-    """One attempt at one mirror failed; ``again`` says whether another attempt may succeed."""
+    """One attempt at one mirror failed; ``retry`` says whether another attempt may succeed."""
 
-    def __init__(self, reason: str, *, again: bool) -> None:
+    def __init__(self, reason: str, *, retry: bool) -> None:
         super().__init__(reason)
-        self.again = again
+        self.retry = retry
 
 
 def fetch(
@@ -75,7 +75,7 @@ def fetch(
             failures = []
             for url in urls:
                 try:
-                    _ask(url, part, verify, retry_policy or RetryPolicy(), progress)
+                    _try_mirror(url, part, verify, retry_policy or RetryPolicy(), progress)
                 except _TransferError as error:
                     failures.append(f"  {url}: {error}")
                     _log.info("%s: %s", url, error)
@@ -110,7 +110,9 @@ def _progress(name: str) -> Progress:
     return progress
 
 
-def _ask(url: str, part: Path, verify: Callable[[Path], object], retry_policy: RetryPolicy, progress: Progress) -> None:
+def _try_mirror(
+    url: str, part: Path, verify: Callable[[Path], object], retry_policy: RetryPolicy, progress: Progress
+) -> None:
     """Download from one mirror until ``part`` is complete and verified, or raise ``_TransferError``."""
     for attempt in range(retry_policy.attempts):
         if attempt:
@@ -118,7 +120,7 @@ def _ask(url: str, part: Path, verify: Callable[[Path], object], retry_policy: R
         try:
             return _attempt(url, part, verify, retry_policy.timeout_seconds, progress)
         except _TransferError as error:
-            if not error.again or attempt == retry_policy.attempts - 1:
+            if not error.retry or attempt == retry_policy.attempts - 1:
                 raise
     raise AssertionError("attempts is at least 1")
 
@@ -133,21 +135,23 @@ def _attempt(
     except urllib.error.HTTPError as error:
         error.close()
         if error.code != _RANGE_NOT_SATISFIABLE:
-            raise _TransferError(f"HTTP {error.code} {error.reason}", again=error.code in _BUSY) from error
-        # The server has no further bytes: the part is already complete, or it is another file. ``verify`` decides.
+            raise _TransferError(
+                f"HTTP {error.code} {error.reason}", retry=error.code in _TEMPORARY_HTTP_ERRORS
+            ) from error
+        # The server has no further bytes: ``part`` is already complete, or it is another file. ``verify`` decides.
     except urllib.error.URLError as error:
         reason = error.reason
         raise _TransferError(
-            _in_words(reason), again=isinstance(reason, TimeoutError | ConnectionResetError)
+            _in_words(reason), retry=isinstance(reason, TimeoutError | ConnectionResetError)
         ) from error
     except (TimeoutError, ConnectionError, ssl.SSLError, http.client.HTTPException) as error:
-        raise _TransferError(_in_words(error), again=True) from error
+        raise _TransferError(_in_words(error), retry=True) from error
     try:
         verify(part)
     except DataError as error:
         part.unlink()
         # If the first bytes came from an earlier attempt, they may be wrong: try once more from the start.
-        raise _TransferError("what it sends is not the file expected (checksum)", again=resumed) from error
+        raise _TransferError("what it sends is not the file expected (checksum)", retry=resumed) from error
 
 
 def _transfer(url: str, part: Path, timeout_seconds: float, progress: Progress) -> None:
@@ -161,18 +165,18 @@ def _transfer(url: str, part: Path, timeout_seconds: float, progress: Progress) 
         total = offset + int(length) if length is not None and length.isdecimal() else None
         bar = progress.task_ids[0]
         progress.update(bar, completed=offset, total=total)
-        arrived = offset
+        received = offset
         with part.open("ab" if offset else "wb") as file:
-            while arrived <= _MAX_BYTES and (block := response.read1(_BLOCK_BYTES)):
+            while received <= _MAX_BYTES and (block := response.read1(_BLOCK_BYTES)):
                 file.write(block)
-                arrived += len(block)
-                progress.update(bar, completed=arrived)
+                received += len(block)
+                progress.update(bar, completed=received)
             os.fsync(file.fileno())
-    if arrived > _MAX_BYTES:
+    if received > _MAX_BYTES:
         part.unlink()
-        raise _TransferError(f"sends more than {_MAX_BYTES:,} bytes", again=False)
-    if total is not None and arrived < total:
-        raise _TransferError(f"broke off after {arrived:,} of {total:,} bytes", again=True)
+        raise _TransferError(f"sends more than {_MAX_BYTES:,} bytes", retry=False)
+    if total is not None and received < total:
+        raise _TransferError(f"broke off after {received:,} of {total:,} bytes", retry=True)
 
 
 def _in_words(error: object) -> str:

@@ -1,4 +1,4 @@
-"""``FolderSource``: a data set of the user's own pictures in class folders; ``FolderData`` splits and offers it.
+"""``FolderSource``: a data set of the user's own pictures in class folders; ``FolderData`` is its data module.
 
 ``conf/data/folder.yaml`` names ``FolderData``. ``class_folders`` lists the files, ``picture_files`` reads them.
 """
@@ -21,14 +21,14 @@ from digitlab.data.module import ImageData
 from digitlab.data.picture_files import Pictures, most_common_form, read_pictures
 from digitlab.data.source import ImageSet, Source
 
-# Without data.size, pictures of one size of at most so many pixels a side keep it, and others are scaled to it.
+# Without data.size, pictures are scaled to this number of pixels a side, unless all have one size that is not larger.
 _DEFAULT_SIZE = 64
-# The headers of so many files, evenly spread over the data set, decide about the defaults of size and channels.
+# The default size and number of channels follow from the headers of this many files, evenly spread over the data set.
 _SAMPLED_FILES = 200
-# Without data.test_size and data.val_size: the share of all pictures, and of those that the test leaves.
+# Without data.test_size, the share of all pictures; without data.val_size, the share of the pictures that are left.
 _DEFAULT_TEST_SIZE, _DEFAULT_VAL_SIZE = 0.2, 0.1
-# An error or a warning names at most so many files.
-_MOST_NAMED = 10
+# An error or a warning names at most this many files.
+_MAX_NAMED_FILES = 10
 
 Size = PositiveInt | Annotated[list[PositiveInt], Field(min_length=2, max_length=2)]
 
@@ -40,8 +40,9 @@ class FolderSource(Source):
 
     ``path`` is a folder with one folder for each class, or with folders ``train``, ``val`` and ``test`` that contain
     the class folders. ``size`` is the number of pixels a side, or [height, width], and ``channels`` is 1 (grey) or 3;
-    if they are None, the files decide. Without a folder ``test``, ``test_size`` (a count or a fraction, by default a
-    fifth) of the pictures are the test set, always the same ones. ``skip_broken`` leaves out files that cannot be read.
+    if they are None, they follow from the files. Without a folder ``test``, ``test_size`` (a count or a fraction, by
+    default a fifth) of the pictures are the test set, always the same ones. ``skip_broken`` leaves out files that
+    cannot be read.
 
     Raises:
         ConfigError: ``path`` is not such a folder, or a setting does not fit it.
@@ -59,9 +60,9 @@ class FolderSource(Source):
         test_size: PositiveInt | Fraction | None = None,
         skip_broken: bool = False,
     ) -> None:
-        self.folders = list_class_folders(_resolved(Path(path).expanduser()))
+        self.folders = list_class_folders(_resolve_folder(Path(path).expanduser()))
         self.class_names = self.folders.class_names
-        # Figures would read a formula between two dollar signs.
+        # Matplotlib reads the text between two dollar signs as a formula.
         self.title = (self.folders.root.name or str(self.folders.root)).replace("$", "_")
         self._size, self._channels, self._skip_broken = size, channels, skip_broken
         self.train_files, self.test_files = self.folders.train, self.folders.test
@@ -115,13 +116,13 @@ class FolderSource(Source):
         self._report_broken(files, pictures)
         self._report_ignored(self.folders.ignored)
         parts = {"train": range(self.train_count), "test": range(self.train_count, len(files))}
-        good = {name: [each for each in part if each not in pictures.broken] for name, part in parts.items()}
+        readable = {name: [index for index in part if index not in pictures.broken] for name, part in parts.items()}
         if self.folders.val is not None:
-            first = self.train_count - len(self.folders.val)
-            self.val_count = sum(index >= first for index in good["train"])
+            first_val = self.train_count - len(self.folders.val)
+            self.val_count = sum(index >= first_val for index in readable["train"])
         self.fingerprint = _fingerprint(files, pictures.digests, parts)
         labels = torch.tensor([file.label for file in files])
-        train, test = (ImageSet(*_selected(pictures, labels, good[name], parts[name])) for name in ("train", "test"))
+        train, test = (_image_set(pictures, labels, readable[name], parts[name]) for name in ("train", "test"))
         return train, test
 
     def _require_memory(self, count: int) -> None:
@@ -136,8 +137,8 @@ class FolderSource(Source):
         if not pictures.broken:
             return
         named = [f"{_printable(files[index].path)} ({reason})" for index, reason in pictures.broken.items()]
-        more = f" and {len(named) - _MOST_NAMED} more" if len(named) > _MOST_NAMED else ""
-        problem = f"{len(named)} of {len(files):,} pictures can't be read: {'; '.join(named[:_MOST_NAMED])}{more}"
+        more = f" and {len(named) - _MAX_NAMED_FILES} more" if len(named) > _MAX_NAMED_FILES else ""
+        problem = f"{len(named)} of {len(files):,} pictures can't be read: {'; '.join(named[:_MAX_NAMED_FILES])}{more}"
         if not self._skip_broken:
             remedy = "replace or remove them, or leave them out with data.skip_broken=true"
             raise DataError(f"{self.folders.root}: {problem}; {remedy}")
@@ -152,9 +153,9 @@ class FolderSource(Source):
 class FolderData(ImageData):
     """The data module of pictures in class folders. The other arguments are those of ``ImageData``.
 
-    If the folder has a folder ``val``, its pictures validate, and ``val_size`` must be None. Without one, ``val_size``
-    is taken from the training pictures (None: a tenth of them). A relative ``path`` is looked for in the current
-    folder, then in ``root``.
+    If the folder has a folder ``val``, its pictures are the validation images, and ``val_size`` and ``folds`` must be
+    None. Without one, ``val_size`` is taken from the training pictures (None: a tenth of them). A relative ``path`` is
+    looked for in the current folder, then in ``root``.
     """
 
     @checked
@@ -179,7 +180,7 @@ class FolderData(ImageData):
         if path is None:
             raise ConfigError("path", None, "must be a folder with a folder of pictures for each class")
         source = FolderSource(
-            path=_found(Path(path).expanduser(), Path(root).expanduser()), size=size, channels=channels,
+            path=_find_folder(Path(path).expanduser(), Path(root).expanduser()), size=size, channels=channels,
             test_size=test_size, skip_broken=skip_broken,
         )  # fmt: skip
         if source.val_count is not None:
@@ -195,12 +196,13 @@ class FolderData(ImageData):
         )  # fmt: skip
 
 
-def _found(path: Path, root: Path) -> Path:
+def _find_folder(path: Path, root: Path) -> Path:
     """Return ``path``, or the folder of this name in ``root`` if only that exists."""
     return root / path if not path.is_absolute() and not path.exists() and (root / path).is_dir() else path
 
 
-def _resolved(path: Path) -> Path:
+def _resolve_folder(path: Path) -> Path:
+    """Return the absolute path of a folder; raise ``ConfigError`` if ``path`` is not a folder."""
     if path.is_dir():
         return path.resolve()
     reason = (
@@ -209,23 +211,22 @@ def _resolved(path: Path) -> Path:
     raise ConfigError("path", str(path), reason)
 
 
-def _selected(
-    pictures: Pictures, labels: torch.Tensor, good: Sequence[int], part: range
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return images and labels of the files ``good``, which are some or all of ``part``."""
-    if len(good) == len(part):
-        # A view: a copy would need the memory twice.
-        return pictures.images[part.start : part.stop], labels[part.start : part.stop]
-    return pictures.images[good], labels[good]
+def _image_set(pictures: Pictures, labels: torch.Tensor, readable: Sequence[int], part: range) -> ImageSet:
+    """Return images and labels of the files with the indices ``readable``, which are some or all of ``part``."""
+    if len(readable) == len(part):
+        # Return a view, because a copy would need the memory twice.
+        return ImageSet(pictures.images[part.start : part.stop], labels[part.start : part.stop])
+    return ImageSet(pictures.images[readable], labels[readable])
 
 
 def _fingerprint(files: Sequence[PictureFile], digests: Sequence[str], parts: Mapping[str, range]) -> str:
     """Return 16 hexadecimal digits that identify the content of the files, their names, and their parts."""
     digest = hashlib.sha256(repr({name: len(part) for name, part in parts.items()}).encode())
-    for file, own in zip(files, digests, strict=True):
-        digest.update(f"{file.path}\0{own}\n".encode(errors="surrogateescape"))
+    for file, file_digest in zip(files, digests, strict=True):
+        digest.update(f"{file.path}\0{file_digest}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()[:16]
 
 
 def _printable(path: str) -> str:
+    """Replace bytes of a file name that are not UTF-8, so that messages can show it."""
     return path.encode(errors="surrogateescape").decode("utf-8", "replace")

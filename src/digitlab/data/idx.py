@@ -26,8 +26,8 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _UNSIGNED_BYTE = 0x08  # the format's code for unsigned bytes, the only type that images and labels have
 _MAX_DIMENSIONS = 4
 _BLOCK_BYTES = 1 << 20
-# Deflate (RFC 1951), the method of gzip, stores at most 258 bytes in 2 bits: a factor of 258 · 8 / 2. If a header
-# states more bytes than this factor allows, the file is damaged.
+# Deflate (RFC 1951), the method of gzip, needs at least 2 bits for 258 bytes, so the content is at most 258 · 8 / 2
+# times as long as the file. If a header states more bytes than that, the file is damaged.
 _MAX_DEFLATE_RATIO = 1032
 
 
@@ -38,8 +38,8 @@ def idx_shape(path: Path) -> tuple[int, ...]:
         DataError: the file is missing, cannot be read, is not an IDX file of unsigned bytes, or is too short for the
             number of values in its header.
     """
-    with _content(path) as (stream, most_bytes):
-        return _read_header(path, stream, most_bytes)[1]
+    with _open_content(path) as (stream, max_bytes):
+        return _read_header(path, stream, max_bytes)[1]
 
 
 def read_idx(path: Path, *, sha256: str | None = None) -> Tensor:
@@ -50,8 +50,8 @@ def read_idx(path: Path, *, sha256: str | None = None) -> Tensor:
     Raises:
         DataError: for the reasons of ``idx_shape``; or the file is truncated, is too long, or has another SHA-256.
     """
-    with _content(path) as (stream, most_bytes):
-        header, shape = _read_header(path, stream, most_bytes)
+    with _open_content(path) as (stream, max_bytes):
+        header, shape = _read_header(path, stream, max_bytes)
         values = np.empty(shape, dtype=np.uint8)
         digest = hashlib.sha256(header)
         # Read in blocks, because GzipFile.readinto copies what it reads: the whole file would need twice the memory.
@@ -88,7 +88,7 @@ def image_shape(path: Path, shape: Sequence[int]) -> tuple[int, int, int]:
     return channels, shape[-2], shape[-1]
 
 
-def refuse_misfit(
+def check_label_count(
     images_file: Path, images_shape: Sequence[int], labels_file: Path, labels_shape: Sequence[int]
 ) -> None:
     """Raise ``DataError`` if the number of labels is not the number of images; the message names the files."""
@@ -98,8 +98,11 @@ def refuse_misfit(
 
 
 @contextmanager
-def _content(path: Path) -> Iterator[tuple[BufferedIOBase, int]]:
-    """Open a file and return a stream of its uncompressed bytes, and an upper limit of their number."""
+def _open_content(path: Path) -> Iterator[tuple[BufferedIOBase, int]]:
+    """Open a file and yield a stream of its uncompressed bytes, and an upper limit of their number.
+
+    Errors while reading in the with block become a ``DataError`` that names the file.
+    """
     try:
         with path.open("rb") as file:
             gzipped = file.read(2) == _GZIP_MAGIC
@@ -114,7 +117,7 @@ def _content(path: Path) -> Iterator[tuple[BufferedIOBase, int]]:
         raise DataError(f"{path}: cannot be read ({error})") from error
 
 
-def _read_header(path: Path, stream: BufferedIOBase, most_bytes: int) -> tuple[bytes, tuple[int, ...]]:
+def _read_header(path: Path, stream: BufferedIOBase, max_bytes: int) -> tuple[bytes, tuple[int, ...]]:
     """Read and check the header; return its bytes and the dimensions."""
     magic = stream.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0" or not 1 <= magic[3] <= _MAX_DIMENSIONS:
@@ -130,6 +133,6 @@ def _read_header(path: Path, stream: BufferedIOBase, most_bytes: int) -> tuple[b
     if 0 in shape:
         raise DataError(f"{path}: empty, {stated}")
     header = magic + sizes
-    if math.prod(shape) > most_bytes - len(header):
-        raise DataError(f"{path}: truncated, {stated} and it can't hold more than {most_bytes - len(header)}")
+    if math.prod(shape) > max_bytes - len(header):
+        raise DataError(f"{path}: truncated, {stated} and it can't hold more than {max_bytes - len(header)}")
     return header, shape

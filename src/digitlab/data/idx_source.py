@@ -9,7 +9,7 @@ from torch import Tensor
 from digitlab.config.schema import NonNegativeInt, checked
 from digitlab.core.errors import ConfigError, DataError
 from digitlab.data.checks import wrong_label
-from digitlab.data.idx import idx_shape, image_shape, read_idx, refuse_misfit
+from digitlab.data.idx import check_label_count, idx_shape, image_shape, read_idx
 from digitlab.data.source import ImageSet, Source
 
 
@@ -61,7 +61,7 @@ class IdxSource(Source):
         """
         for images_file, labels_file in (self._train, self._test):
             images_shape = idx_shape(images_file)
-            refuse_misfit(images_file, images_shape, labels_file, idx_shape(labels_file))
+            check_label_count(images_file, images_shape, labels_file, idx_shape(labels_file))
             shape = image_shape(images_file, images_shape)
             if shape != self.image_shape:
                 raise DataError(f"{images_file}: images {shape}, but {self._train[0]} has {self.image_shape}")
@@ -83,7 +83,7 @@ def image_set(images_file: Path, labels_file: Path, images: Tensor, labels: Tens
     Raises:
         DataError: the numbers of images and labels differ, or a label is not in 0 … ``class_count`` - 1.
     """
-    refuse_misfit(images_file, images.shape, labels_file, labels.shape)
+    check_label_count(images_file, images.shape, labels_file, labels.shape)
     problem = wrong_label(labels, class_count)
     if problem is not None:
         raise DataError(f"{labels_file}: {problem}")

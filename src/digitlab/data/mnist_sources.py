@@ -18,7 +18,7 @@ from digitlab.data.source import ImageSet, Source
 from digitlab.data.source_errors import FETCH_AGAIN, not_obtainable, with_remedy
 
 
-class _KnownIdx(Source):
+class _PublishedIdxSource(Source):
     """A published data set in four IDX files, plain or gzipped, that are verified by the SHA-256 of their content."""
 
     image_shape = (1, 28, 28)
@@ -52,7 +52,7 @@ class _KnownIdx(Source):
             return path, read_idx(path, sha256=self.digests[name])
 
 
-class MnistSource(_KnownIdx):
+class MnistSource(_PublishedIdxSource):
     """MNIST (LeCun, Cortes and Burges, 1998): 70,000 handwritten digits. The package contains the files."""
 
     name = "mnist"
@@ -68,7 +68,7 @@ class MnistSource(_KnownIdx):
     }
 
     def folders(self, root: Path) -> tuple[Path, ...]:
-        # Files in `root` would have the same bytes or be refused, so digitlab reads only the package's own.
+        # Files in `root` with other bytes would be refused, so searching there would gain nothing.
         return (Path(__file__).parent / "mnist",)
 
     def prepare(self, root: Path) -> None:
@@ -82,7 +82,7 @@ class MnistSource(_KnownIdx):
             raise DataError(f"{self.folders(root)[0]}: {', '.join(absent)} missing; {self.remedy}")
 
 
-class FashionMnistSource(_KnownIdx):
+class FashionMnistSource(_PublishedIdxSource):
     """Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017): 70,000 pictures of clothes in the format of MNIST."""
 
     name = "fashion_mnist"
@@ -90,7 +90,7 @@ class FashionMnistSource(_KnownIdx):
     class_names = (
         "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
     )  # fmt: skip
-    # the picture is cropped to the garment, and its longer edge scaled to 28 (Xiao, Rasul and Vollgraf, 2017)
+    # Pictures are cropped to the garment, and their longer edge is scaled to 28 (Xiao, Rasul and Vollgraf, 2017).
     margin_pixels = 0
     remedy = FETCH_AGAIN
     digests: Mapping[str, str] = {
@@ -117,18 +117,19 @@ class FashionMnistSource(_KnownIdx):
         try:
             return super().read(root)
         except DataError:
-            aside = {path: path.with_name(f"{path.name}.damaged") for path in self._damaged(root)}
-            if not aside:
+            backups = {path: path.with_name(f"{path.name}.damaged") for path in self._damaged(root)}
+            if not backups:
                 raise  # files are missing, which only ``prepare`` downloads
-            for path, place in aside.items():
-                path.replace(place)
+            for path, backup in backups.items():
+                path.replace(backup)
             try:
                 self.prepare(root)
             except DataError:
-                for path, place in aside.items():
-                    place.replace(path)
-            for place in aside.values():
-                place.unlink(missing_ok=True)
+                # Put the damaged files back. Then reading them again raises the error that names them.
+                for path, backup in backups.items():
+                    backup.replace(path)
+            for backup in backups.values():
+                backup.unlink(missing_ok=True)
             return super().read(root)
 
     def _damaged(self, root: Path) -> Iterator[Path]:

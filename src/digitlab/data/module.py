@@ -25,8 +25,8 @@ from digitlab.data.splits import fingerprint, split_counts, split_indices
 Batch = TypeVar("Batch")
 
 # Large enough to keep all cores busy, and small enough that the feature maps of a CNN need no more memory than in
-# training: 200 maps of 24 x 32 x 32 are 20 MB, and several are held at once. With 500 images, validation had the
-# highest memory use of a run: 600 MB instead of 480.
+# training: 24 maps of 32 x 32 for each of 200 images are 20 MB, and several layers are in memory at once. With 500
+# images, the highest memory use of a run was in validation: 600 MB instead of 480.
 EVALUATION_BATCH_SIZE = 200
 # For devices that have the memory and compute thousands of images in parallel.
 _LARGE_EVALUATION_BATCH_SIZE = 2000
@@ -100,11 +100,11 @@ class ImageData(LightningDataModule):
         Raises:
             ConfigError: ``val_size``, ``train_size``, ``folds`` or ``fold`` does not fit the number of training images.
         """
-        own = self.source.val_count
+        val_count = self.source.val_count
         split_counts(
-            self.source.train_count - (own or 0),
+            self.source.train_count - (val_count or 0),
             classes=len(self.source.class_names),
-            val_size=self.val_size if own is None else 0,
+            val_size=self.val_size if val_count is None else 0,
             train_size=self.train_size,
             folds=self.folds,
             fold=self.fold,
@@ -143,13 +143,14 @@ class ImageData(LightningDataModule):
 
     def _split(self) -> tuple[Tensor, Tensor]:
         """Return the indices of training and validation images, int64 and ascending."""
-        labels, own = self.train_set.labels, self.source.val_count
-        count = len(labels) - (own or 0)
+        labels, val_count = self.train_set.labels, self.source.val_count
+        # If the data set has validation images of its own, they follow the first ``count`` images.
+        count = len(labels) - (val_count or 0)
         train, val = split_indices(
-            labels[:count], val_size=self.val_size if own is None else 0, train_size=self.train_size,
+            labels[:count], val_size=self.val_size if val_count is None else 0, train_size=self.train_size,
             split_seed=self.split_seed, folds=self.folds, fold=self.fold,
         )  # fmt: skip
-        return train, val if own is None else torch.arange(count, len(labels))
+        return train, val if val_count is None else torch.arange(count, len(labels))
 
     @property
     def train_counts(self) -> list[int]:
@@ -164,7 +165,7 @@ class ImageData(LightningDataModule):
         return self.source.fingerprint
 
     def release(self) -> None:
-        """Free the images, which a finished run would otherwise hold until its sweep ends.
+        """Free the images, which would otherwise stay in memory until the sweep of a finished run ends.
 
         ``setup`` can read them again.
         """
@@ -207,7 +208,7 @@ class ImageData(LightningDataModule):
     def train_dataloader(self) -> ChunkLoader:
         assert self.trainer is not None
         self.to(self.trainer.strategy.root_device)
-        # The module that is trained has the plan of the run, and a layer above knows its type.
+        # ``plan`` is a ``TrainingPlan``; its type belongs to a higher layer, which this layer must not import.
         plan: Any = self.trainer.lightning_module.plan
         return self.chunks(plan.chunks, plan.position)
 
@@ -229,9 +230,10 @@ class ImageData(LightningDataModule):
         indices = self.val_indices if split == "val" else torch.arange(len(labels), device=labels.device)
         limit = self.limit_test_batches if split == "test" else self.limit_val_batches
         indices = indices[: None if limit is None else limit * self.batch_size]
-        alone = self.trainer is not None  # a population needs memory for the activations of all members at once
-        large = alone and abilities(labels.device).large_batches
-        batch_size = _LARGE_EVALUATION_BATCH_SIZE if large else EVALUATION_BATCH_SIZE
+        # A population, which has no trainer, needs memory for the activations of all its members at once.
+        single_run = self.trainer is not None
+        large_batches = single_run and abilities(labels.device).large_batches
+        batch_size = _LARGE_EVALUATION_BATCH_SIZE if large_batches else EVALUATION_BATCH_SIZE
         return EvaluationLoader(images=images, indices=indices, batch_size=batch_size)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:

@@ -31,7 +31,7 @@ class Normalise(nn.Module):
             self.register_buffer(name, values, persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # Start from the exact values: float64 converted from float32 would keep the rounding of float32.
+        # Set the buffers from the exact values. After ``double()``, they would otherwise keep the rounding of float32.
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, values in self._exact.items():
             self.get_buffer(name).copy_(values)
@@ -40,7 +40,7 @@ class Normalise(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """Normalise pixels (N, C, H, W), uint8 in 0 … 255 or float in [0, 1], to a new float tensor of that shape."""
         if pixels.dtype == torch.uint8:
-            # In place on the new tensor: writing to another one would cost as much as the arithmetic.
+            # Compute in place, because writing to another new tensor would cost as much time as the arithmetic.
             values = pixels.to(self.scale.dtype)
             torch.addcmul(self.shift, values, self.scale, out=values)
             return values

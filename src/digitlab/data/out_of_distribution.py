@@ -23,10 +23,10 @@ def as_shape(images: Tensor, image_shape: tuple[int, int, int]) -> Tensor:
     """
     pixels, channels = images.float() / 255, image_shape[0]
     if {pixels.shape[1], channels} - {1, 3}:
-        raise DataError(f"images of {pixels.shape[1]} channels can't be made images of {channels}: only 1 and 3 can")
+        raise DataError(f"can't convert images of {pixels.shape[1]} channels to {channels}; only 1 and 3 are supported")
     if pixels.shape[1] > channels:
         pixels = (pixels * pixels.new_tensor(_LUMA).view(3, 1, 1)).sum(1, keepdim=True)
-    # With antialiasing, as Pillow scales. Rounding may move a weighted mean out of the range of its pixels.
+    # With antialiasing, as Pillow scales. Clamp, because rounding may move a weighted mean out of [0, 1].
     scaled = F.interpolate(pixels, size=image_shape[1:], mode="bilinear", antialias=True).clamp(0, 1)
     return scaled.expand(-1, channels, -1, -1)
 

@@ -19,31 +19,29 @@ from torch import Tensor
 
 from digitlab.core.errors import DataError
 
-# The figure is searched in a picture reduced to this many pixels a side, which averages out noise and the grain of
-# paper.
+# Before the search for the figure, a picture is reduced to at most this many pixels a side. That averages out noise and
+# the grain of paper.
 _WORKING_PIXELS = 128
-# Contrast below this share of the strongest contrast counts as background; Fashion-MNIST was cropped with 5 %.
-_FAINTEST = 0.05
-# Contrast below this value, for pixels in [0, 1], is no figure.
-_LEAST_CONTRAST = 0.04
-
-
+# Pixels below this share of the strongest contrast count as background. Fashion-MNIST was cropped with 5 %, too.
+_MIN_CONTRAST_SHARE = 0.05
+# If the strongest contrast, for pixels in [0, 1], is below this value, the picture is blank.
+_MIN_CONTRAST = 0.04
 # A file with more bytes than this is not read.
 _MAX_FILE_BYTES = 1 << 29
 
 
 @cache
 def picture_extensions() -> frozenset[str]:
-    """The extensions of picture files, in lower case and with their dot, that Pillow can read here."""
+    """Return the file extensions of the formats that Pillow can read here, in lower case and with their dot."""
     extensions, formats = Image.registered_extensions(), picture_formats()
-    return frozenset(name for name, form in extensions.items() if form in formats)
+    return frozenset(extension for extension, picture_format in extensions.items() if picture_format in formats)
 
 
 @cache
 def picture_formats() -> tuple[str, ...]:
-    """The formats, by Pillow's names, that Pillow itself can read."""
+    """Return the names that Pillow gives to the formats that it can read without other programs."""
     Image.init()
-    # It only knows the names of these, or runs another program to read them.
+    # Pillow only recognises the formats excluded here, or runs another program to read them.
     return tuple(sorted(set(Image.OPEN) - {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}))
 
 
@@ -51,7 +49,7 @@ def picture_formats() -> tuple[str, ...]:
 def picture_warnings() -> Iterator[None]:
     """Let ``decode`` refuse pictures so large that they may be an attack, and hide Pillow's other warnings.
 
-    Python's filters of warnings belong to the whole process, so several threads need one ``with`` block around all.
+    Warning filters belong to the whole process, so one ``with`` block must enclose all threads that decode.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")
@@ -60,7 +58,7 @@ def picture_warnings() -> Iterator[None]:
 
 
 def read_own_image(path: Path, *, image_shape: tuple[int, int, int], margin_pixels: int | None) -> Tensor:
-    """Read a picture file of any format that Pillow knows and convert it as ``as_data_set_image``: uint8 (C, H, W).
+    """Read a picture file of any format that Pillow reads and convert it as ``as_data_set_image``: uint8 (C, H, W).
 
     Raises:
         DataError: the file is missing, is not a picture, is damaged or blank, or is so large that it may be an attack;
@@ -106,11 +104,11 @@ def decode(content: bytes) -> Image.Image:
 def as_data_set_image(picture: Image.Image, *, image_shape: tuple[int, int, int], margin_pixels: int | None) -> Tensor:
     """Convert a picture to uint8 (C, H, W), as if it were an image of the data set.
 
-    ``margin_pixels`` is that of ``digitlab.data.Source``. If it is None or images have colours, the centre of the
-    picture, cropped to the aspect ratio of the data set, is scaled. Otherwise the figure is found by its contrast to
+    ``margin_pixels`` is that of ``digitlab.data.Source``. If it is None or images have colours, the picture is cropped
+    around its centre to the aspect ratio of the data set and scaled. Otherwise the figure is found by its contrast to
     the border, made light on black, cropped, and scaled without distortion so that it fills the frame inside the
-    margin. It is centred by its bounding box if ``margin_pixels`` is 0, and by its centre of mass if not, as in MNIST
-    (LeCun et al., 1998).
+    margin. The bounding box of the figure is centred if ``margin_pixels`` is 0, otherwise its centre of mass, as in
+    MNIST (LeCun et al., 1998).
 
     Raises:
         DataError: the picture is blank, or the data set has neither 1 nor 3 channels.
@@ -119,32 +117,33 @@ def as_data_set_image(picture: Image.Image, *, image_shape: tuple[int, int, int]
     if channels not in (1, 3):
         raise DataError(f"pictures have 1 or 3 channels, and the data set has {channels}")
     if margin_pixels is None or channels == 3:
-        fitted = ImageOps.fit(_opaque(picture).convert("L" if channels == 1 else "RGB"), (width, height))
+        fitted = ImageOps.fit(_without_transparency(picture).convert("L" if channels == 1 else "RGB"), (width, height))
         return torch.from_numpy(np.array(fitted)).view(height, width, channels).permute(2, 0, 1).contiguous()
     box = (height - 2 * margin_pixels, width - 2 * margin_pixels)
-    figure = _scaled(_figure(_opaque(picture).convert("L")), box)
+    figure = _scaled(_figure(_without_transparency(picture).convert("L")), box)
     frame = torch.zeros(1, height, width)
-    top, left = _place(figure, (height, width), by_mass=margin_pixels > 0)
+    top, left = _position(figure, (height, width), by_mass=margin_pixels > 0)
     frame[0, top : top + figure.shape[0], left : left + figure.shape[1]] = figure
     return (frame * 255).round().byte()
 
 
-def _opaque(picture: Image.Image) -> Image.Image:
+def _without_transparency(picture: Image.Image) -> Image.Image:
     """Convert a picture to 8 bits a channel without transparency.
 
     Transparent pixels become white if the picture is dark, and black if it is light.
     """
     if picture.mode.startswith(("I", "F")):
-        # Pillow clips values of more than 8 bits instead of scaling them.
+        # Scale here, because Pillow clips values of more than 8 bits.
         values = np.asarray(picture, dtype=np.float64)
-        # Files of 16 bits become I;16 (or I in some formats, which can hold fewer bits as well).
-        ranges = {"F": (1, 255, 65535), "I": (255, 65535)}.get(picture.mode, (65535,))
-        deepest = next((most for most in ranges if values.max() <= most), values.max())
-        return Image.fromarray((values.clip(0) * (255 / deepest)).round().astype(np.uint8))
+        # The values that may be white, by mode. Pictures of 16 bits have the mode I;16, or in some formats I, which
+        # pictures of fewer bits also have. Take the smallest value that no pixel exceeds.
+        white_values = {"F": (1, 255, 65535), "I": (255, 65535)}.get(picture.mode, (65535,))
+        white = next((value for value in white_values if values.max() <= value), values.max())
+        return Image.fromarray((values.clip(0) * (255 / white)).round().astype(np.uint8))
     if not picture.has_transparency_data:
         return picture
     rgba = picture.convert("RGBA")
-    grey, alpha = (np.asarray(part, dtype=np.float64) for part in (rgba.convert("L"), rgba.getchannel("A")))
+    grey, alpha = (np.asarray(band, dtype=np.float64) for band in (rgba.convert("L"), rgba.getchannel("A")))
     light = (grey * alpha).sum() > 127.5 * alpha.sum()
     background = Image.new("RGBA", rgba.size, "black" if light else "white")
     return Image.alpha_composite(background, rgba).convert("RGB")
@@ -157,19 +156,19 @@ def _figure(picture: Image.Image) -> Tensor:
     contrast, noise = _contrast(pixels)
     if -contrast.min() > contrast.max():
         contrast = -contrast
-    if contrast.max() - noise < _LEAST_CONTRAST:
+    if contrast.max() - noise < _MIN_CONTRAST:
         raise DataError("blank: nothing in it stands out from its border")
     figure = (contrast - noise).clamp(min=0)
     figure /= figure.max()
-    rows, columns = ((figure > _FAINTEST).any(dim).nonzero().flatten() for dim in (1, 0))
+    rows, columns = ((figure > _MIN_CONTRAST_SHARE).any(dim).nonzero().flatten() for dim in (1, 0))
     return figure[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
 def _contrast(pixels: Tensor) -> tuple[Tensor, float]:
     """Return the difference of pixels, float (h, w), from the background, and how much the background itself varies.
 
-    The background is a plane fitted to the border, because light often comes from one side. The fit uses medians to
-    ignore parts of the figure that touch the border.
+    The background is a plane fitted to the border, because light often comes from one side. The fit leaves out pixels
+    of the border that are far from its median, as parts of the figure may touch the border.
     """
     height, width = pixels.shape
     rows, columns = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
@@ -178,10 +177,11 @@ def _contrast(pixels: Tensor) -> tuple[Tensor, float]:
     border[1:-1, 1:-1] = False
     values = pixels[border]
     deviation = (values - values.median()).abs()
-    usual = deviation <= 3 * deviation.median()
-    plane = torch.linalg.lstsq(terms[border][usual], values[usual, None]).solution
+    background = deviation <= 3 * deviation.median()
+    plane = torch.linalg.lstsq(terms[border][background], values[background, None]).solution
     contrast = pixels - (terms @ plane).squeeze(-1)
-    # About four standard deviations of normal noise; one pixel in 30,000 exceeds that.
+    # Six median absolute deviations of normal noise are about four standard deviations; one pixel in 30,000 exceeds
+    # that.
     return contrast, float(6 * contrast[border].abs().median())
 
 
@@ -193,17 +193,17 @@ def _scaled(figure: Tensor, box: tuple[int, int]) -> Tensor:
     return scaled / scaled.max()  # without this, thin strokes would become grey
 
 
-def _place(figure: Tensor, frame: tuple[int, int], *, by_mass: bool) -> tuple[int, int]:
+def _position(figure: Tensor, frame: tuple[int, int], *, by_mass: bool) -> tuple[int, int]:
     """Return the row and column of the figure's first pixel in the frame (H, W)."""
-    places = []
+    positions = []
     for dim, side in enumerate(frame):
         length = figure.shape[dim]
-        place = (side - length + 1) // 2
+        position = (side - length + 1) // 2
         if by_mass:
             weights = figure.sum(1 - dim)
-            # Rounded, so that sums in another order place a symmetrical figure in the same way.
+            # Rounded, so that the rounding errors of the sums do not move a symmetrical figure.
             centre = round(float((weights * torch.arange(length)).sum() / weights.sum()), 3)
             # In MNIST, the pixel with index side / 2 is the one nearest to the centre of mass.
-            place = min(max(round(side / 2 - centre), 0), side - length)
-        places.append(place)
-    return places[0], places[1]
+            position = min(max(round(side / 2 - centre), 0), side - length)
+        positions.append(position)
+    return positions[0], positions[1]

@@ -32,9 +32,9 @@ from digitlab.data.own_images import as_data_set_image, decode, picture_warnings
 
 # Increase this number when digitlab begins to convert the same files to other pixels. Then old caches are not used.
 _VERSION = 1
-_WORTH_KEEPING_SECONDS = 2.0
-_MOST_CACHED_BYTES = 4 << 30
-_MOST_THREADS = 8
+_MIN_SECONDS_TO_CACHE = 2.0
+_MAX_CACHE_BYTES = 4 << 30
+_MAX_THREADS = 8
 
 _log = logging.getLogger(__name__)
 
@@ -54,17 +54,17 @@ class Pictures:
 def read_pictures(root: Path, paths: Sequence[str], *, image_shape: tuple[int, int, int]) -> Pictures:
     """Return the pictures in the files ``paths``, relative to ``root``, as images of ``image_shape`` (C, H, W).
 
-    They come from the cache if it has them. Like ``digitlab predict``, it crops each picture around its centre to the
-    aspect ratio of ``image_shape`` and then scales it.
+    They are read from the cache if it has them. As for ``digitlab predict``, each picture is cropped around its centre
+    to the aspect ratio of ``image_shape`` and then scaled.
     """
     cache = _cache_file(root, paths, image_shape)
-    kept = None if cache is None else _load(cache, len(paths), image_shape)
-    if kept is not None:
-        return kept
+    cached = None if cache is None else _load(cache, len(paths), image_shape)
+    if cached is not None:
+        return cached
     started_at = time.perf_counter()
     pictures = _read_all(root, paths, image_shape)
-    if cache is not None and time.perf_counter() - started_at > _WORTH_KEEPING_SECONDS:
-        _keep(cache, pictures)
+    if cache is not None and time.perf_counter() - started_at > _MIN_SECONDS_TO_CACHE:
+        _store(cache, pictures)
     return pictures
 
 
@@ -80,7 +80,8 @@ def most_common_form(root: Path, paths: Sequence[str]) -> tuple[bool, tuple[int,
         for path in paths:
             try:
                 with Image.open(root / path) as picture:
-                    # EXIF orientations 5 to 8 turn the picture by 90 degrees. Pillow's sizes are (width, height).
+                    # The EXIF tag 0x0112 is the orientation; 5 to 8 turn the picture by 90 degrees, which exchanges
+                    # height and width. Pillow's sizes are (width, height).
                     turned = picture.getexif().get(0x0112, 1) >= 5
                     sizes.add(picture.size if turned else picture.size[::-1])
                     colours |= picture.mode not in ("1", "L", "LA", "La", "F") and not picture.mode.startswith("I")
@@ -106,7 +107,7 @@ def _read_all(root: Path, paths: Sequence[str], image_shape: tuple[int, int, int
             broken[index] = f"can't be converted: {' '.join(str(error).split()) or type(error).__name__}"
 
     # Threads run in parallel, because Pillow releases Python's global lock while it decodes and scales.
-    threads = min(os.cpu_count() or 1, _MOST_THREADS)
+    threads = min(os.cpu_count() or 1, _MAX_THREADS)
     with picture_warnings(), _progress() as progress, ThreadPoolExecutor(threads) as pool:
         bar = progress.add_task("reading pictures", total=len(paths))
         for _ in pool.map(read, range(len(paths))):
@@ -143,7 +144,7 @@ def _load(cache: Path, count: int, image_shape: tuple[int, int, int]) -> Picture
     try:
         with cache.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             images, facts = torch.from_numpy(file["images"]), json.loads(str(file["facts"]))
-        os.utime(cache)  # sets the time of its last use, because ``_keep`` removes the oldest files first
+        os.utime(cache)  # sets the time of its last use, because ``_store`` removes the oldest files first
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
     if tuple(images.shape) != (count, *image_shape) or images.dtype != torch.uint8:
@@ -152,15 +153,15 @@ def _load(cache: Path, count: int, image_shape: tuple[int, int, int]) -> Picture
     return Pictures(images=images, digests=facts["digests"], broken=broken)
 
 
-def _keep(cache: Path, pictures: Pictures) -> None:
-    """Write ``pictures`` to the file ``cache``. First remove the least recently used files, until there is room for it.
+def _store(cache: Path, pictures: Pictures) -> None:
+    """Write ``pictures`` to the file ``cache``; first remove the least recently used files until there is room for it.
 
     If the folder cannot be written to, log that and continue.
     """
     try:
         cache.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         oldest_first = sorted(cache.parent.glob("*.npz"), key=lambda path: path.stat().st_mtime_ns)
-        room = _MOST_CACHED_BYTES - pictures.images.nbytes
+        room = _MAX_CACHE_BYTES - pictures.images.nbytes
         while oldest_first and sum(path.stat().st_size for path in oldest_first) > room:
             oldest_first.pop(0).unlink(missing_ok=True)
         if room < 0:

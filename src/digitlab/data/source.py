@@ -30,12 +30,12 @@ class Source(ABC):
     title: str
     class_names: tuple[str, ...]
     margin_pixels: int | None = None
-    # The one of class_names that images of no other class have; None if every image belongs to a real class.
+    # The name in class_names for images that belong to no real class; None if there are no such images.
     unknown_class: str | None = None
-    # If the data set has validation images of its own, they are the last so many of the training set. None: it has
-    # none, so they are split off.
+    # The number of validation images that come with the data set; they are the last images of the training set. None if
+    # it has none; then ``ImageData`` splits them off.
     val_count: int | None = None
-    # Identifies the files that ``read`` has read, if they are not those of a published data set, which never change.
+    # Identifies the content of the files that ``read`` has read; None for published data sets, which never change.
     fingerprint: str | None = None
 
     @property
@@ -62,6 +62,6 @@ class Source(ABC):
         """Read the official training set and the official test set; call ``prepare`` first.
 
         Raises:
-            DataError: a file is missing, is damaged, is another file, or does not fit its partner; the message names
-                it.
+            DataError: a file is missing, is damaged or is another file, or images and labels do not fit; the message
+                names the file.
         """

@@ -7,7 +7,7 @@ from pathlib import Path
 from digitlab.core.errors import DataError
 from digitlab.data.source import Source
 
-# A remedy for ``with_remedy``. "It" is the damaged file that the message before names.
+# A remedy for ``with_remedy``. "It" is the damaged file that the first part of the message names.
 FETCH_AGAIN = "delete it, and it is fetched again"
 
 
@@ -20,17 +20,19 @@ def with_remedy(remedy: str) -> Iterator[None]:
         raise DataError(f"{error}; {remedy}") from error
 
 
-def not_obtainable(source: Source, root: Path, places: Sequence[Path], tried: DataError, files: str) -> DataError:
+def not_obtainable(
+    source: Source, root: Path, searched: Sequence[Path], download_error: DataError, files: str
+) -> DataError:
     """Return the error for a data set that is not on this machine and cannot be downloaded.
 
-    ``places`` are the paths where digitlab looked; the first must be inside ``root``. ``tried`` is the error that the
-    download raised. ``files`` completes the sentence "put …": it names the files and the folder where they belong.
+    ``searched`` are the paths where digitlab looked; the first must be inside ``root``. ``files`` completes the
+    sentence "put …": it names the files and the folder where they belong.
     """
     return DataError(
         f"{source.title} is not on this machine and could not be fetched\n"
-        f"looked for {', '.join(map(str, places))}\n"
-        f"tried\n{tried}\n"
+        f"looked for {', '.join(map(str, searched))}\n"
+        f"tried\n{download_error}\n"
         f"what you can do: put {files}\n"
-        f"  or set DIGITLAB_DATA (or data.root) to a folder that holds {places[0].relative_to(root)}\n"
+        f"  or set DIGITLAB_DATA (or data.root) to a folder that holds {searched[0].relative_to(root)}\n"
         "  or use data=mnist, which comes with digitlab and needs no network"
     )

@@ -1,4 +1,4 @@
-"""Collects the classes of all data sets in one module, to which ``_target_`` in ``conf/data/*.yaml`` refers."""
+"""Collects the source classes of all data sets, so that ``_target_`` in ``conf/data/*.yaml`` refers to one module."""
 
 from digitlab.data.cifar_source import Cifar10Source
 from digitlab.data.emnist import EmnistSource

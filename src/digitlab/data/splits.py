@@ -39,32 +39,33 @@ def split_counts(
     if folds is None:
         val_count = _val_count(images, classes=classes, val_size=val_size)
     else:
-        part = _fold(images, val_size=val_size, folds=folds, fold=fold)
+        part = _fold_slice(images, val_size=val_size, folds=folds, fold=fold)
         val_count = part.stop - part.start
 
-    left = images - val_count
+    remaining = images - val_count
     if train_size is None:
-        return left, val_count
-    allowed = f"must be null, a count from {classes} (an image a class) to {left} or a fraction in (0, 1]"
-    allowed += f" of the {left:,} images that validation leaves"
-    train_count = _count("train_size", train_size, left, allowed, whole=True)
-    if not classes <= train_count <= left:
+        return remaining, val_count
+    allowed = f"must be null, a count from {classes} (an image a class) to {remaining} or a fraction in (0, 1]"
+    allowed += f" of the {remaining:,} images that validation leaves"
+    train_count = _count("train_size", train_size, remaining, allowed, allow_one=True)
+    if not classes <= train_count <= remaining:
         raise ConfigError("train_size", train_size, allowed)
     return train_count, val_count
 
 
 def _val_count(images: int, *, classes: int, val_size: int | float) -> int:
-    most = images - classes
-    allowed = f"must be a count from 0 to {most} or a fraction in [0, 1) of the {images:,} images"
+    """Return the number of validation images without ``folds``."""
+    max_count = images - classes
+    allowed = f"must be a count from 0 to {max_count} or a fraction in [0, 1) of the {images:,} images"
     allowed += f": at least one image of each of the {classes} classes is left to train on"
-    val_count = _count("val_size", val_size, images, allowed, whole=False)
-    if not 0 <= val_count <= most:
+    val_count = _count("val_size", val_size, images, allowed, allow_one=False)
+    if not 0 <= val_count <= max_count:
         raise ConfigError("val_size", val_size, allowed)
     return val_count
 
 
-def _fold(images: int, *, val_size: int | float, folds: int, fold: int) -> slice:
-    """Return the positions of a fold in an order of which every contiguous part is stratified."""
+def _fold_slice(images: int, *, val_size: int | float, folds: int, fold: int) -> slice:
+    """Return the slice of a fold in the order of ``stratified``, of which every contiguous part is stratified."""
     if not 2 <= folds <= images:
         raise ConfigError("folds", folds, f"must be null or a count from 2 to {images}, the number of images")
     if not 0 <= fold < folds:
@@ -74,14 +75,14 @@ def _fold(images: int, *, val_size: int | float, folds: int, fold: int) -> slice
     return slice(images * fold // folds, images * (fold + 1) // folds)
 
 
-def _count(key: str, size: int | float, images: int, allowed: str, *, whole: bool) -> int:
+def _count(key: str, size: int | float, images: int, allowed: str, *, allow_one: bool) -> int:
     """Convert a size to a count of images; raise ``ConfigError`` with ``allowed`` if a fraction is out of range.
 
-    ``whole`` says whether the fraction 1 is allowed.
+    ``allow_one`` says whether the fraction 1, which takes all images, is allowed.
     """
     if isinstance(size, int):
         return size
-    if not (0 <= size < 1 or (whole and size == 1)):
+    if not (0 <= size < 1 or (allow_one and size == 1)):
         raise ConfigError(key, size, allowed)
     return round(size * images)
 
@@ -97,7 +98,7 @@ def split_indices(
 ) -> tuple[Tensor, Tensor]:
     """Return the indices of training and validation images, int64 and ascending; ``labels`` is an integer tensor (N,).
 
-    Both parts are disjoint and stratified: each class has its share in each, up to about one image. A smaller
+    The two parts are disjoint and stratified: a class has the same share in both, up to about one image. A smaller
     ``train_size`` takes a subset of the images that a larger one takes, and does not change the validation images. The
     validation images of all ``folds`` together are the whole set, each image once.
 
@@ -111,12 +112,15 @@ def split_indices(
     )
     shuffled = _shuffled(len(targets), split_seed)
     order = shuffled[stratified(targets[shuffled])]
-    held = slice(val_count) if folds is None else _fold(len(targets), val_size=val_size, folds=folds, fold=fold)
-    val, rest = order[held], np.delete(order, held)
-    # Stratify the rest again. Otherwise its first images would lack the classes that came last before it.
+    val_slice = slice(val_count)
+    if folds is not None:
+        val_slice = _fold_slice(len(targets), val_size=val_size, folds=folds, fold=fold)
+    val, rest = order[val_slice], np.delete(order, val_slice)
+    # Stratify the rest again. Classes that had their turn just before the cut come late in the rest, so a small
+    # ``train_size`` would lack them.
     train = rest[stratified(targets[rest])][:train_count]
-    held_key, held_size = ("val_size", val_size) if folds is None else ("folds", folds)
-    for key, size, indices in ((held_key, held_size, rest), ("train_size", train_size, train)):
+    val_key, val_setting = ("val_size", val_size) if folds is None else ("folds", folds)
+    for key, size, indices in ((val_key, val_setting, rest), ("train_size", train_size, train)):
         missing = np.setdiff1d(present, targets[indices])
         if len(missing):
             raise ConfigError(key, size, f"must leave at least one image of class {missing[0]} to train on")
@@ -136,21 +140,23 @@ def fingerprint(train_indices: Tensor, val_indices: Tensor) -> str:
 
 
 def _shuffled(count: int, split_seed: int) -> _Ints:
-    # NumPy may change Generator.permutation between versions, but not the bits of a BitGenerator (NEP 19).
     """Return a random order of ``count`` positions."""
+    # NumPy may change Generator.permutation between versions, but not the bits of a BitGenerator (NEP 19).
     bits = np.random.PCG64(stream_seed("split", split_seed)).random_raw(count)
     return np.argsort(bits, kind="stable")
 
 
 def stratified(targets: npt.NDArray[np.integer]) -> _Ints:
-    """Return an order in which every leading part is stratified: the j-th of n images of a class is at (j + 1/2) / n.
+    """Return an order of the images in which the first m, for every m, have the same share of each class.
 
-    Sainte-Laguë (1910) distributes seats in a parliament in this way. With largest remainders, a class could lose an
-    image when the total grows (the Alabama paradox), and smaller training sets would not be subsets of larger ones.
+    The j-th of the n images of a class, counted from 0, gets the position (j + 1/2) / n, and images are sorted by their
+    position. Sainte-Laguë (1910) distributes seats in a parliament in this way. With largest remainders, a class could
+    lose an image when the total grows (the Alabama paradox), and smaller training sets would not be subsets of larger
+    ones.
     """
     _, classes, sizes = np.unique(targets, return_inverse=True, return_counts=True)
     by_class = np.argsort(classes, kind="stable")
     starts = np.cumsum(sizes) - sizes
-    place = np.empty(len(targets))
-    place[by_class] = (np.arange(len(targets)) - np.repeat(starts, sizes) + 0.5) / np.repeat(sizes, sizes)
-    return np.lexsort((classes, place))
+    position = np.empty(len(targets))
+    position[by_class] = (np.arange(len(targets)) - np.repeat(starts, sizes) + 0.5) / np.repeat(sizes, sizes)
+    return np.lexsort((classes, position))

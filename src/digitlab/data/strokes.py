@@ -15,9 +15,9 @@ def dilate(images: Tensor, radius_pixels: float | Tensor) -> Tensor:
     ``radius_pixels`` is a float of 0 or more for all images, or a tensor (N, 1, 1, 1) with one value in [0, 1] for each
     image. Returns a new tensor of the same shape and dtype.
     """
-    # The radii in a tensor are at most 1, so it is not read: that would make the host wait for the device.
-    whole = 0 if isinstance(radius_pixels, Tensor) else int(radius_pixels)
-    return torch.lerp(_maximum(images, whole), _maximum(images, whole + 1), radius_pixels - whole)
+    # Reading a tensor would make the host wait for the device. It is not necessary, as its radii are between 0 and 1.
+    lower = 0 if isinstance(radius_pixels, Tensor) else int(radius_pixels)
+    return torch.lerp(_maximum(images, lower), _maximum(images, lower + 1), radius_pixels - lower)
 
 
 def erode(images: Tensor, radius_pixels: float | Tensor) -> Tensor:
@@ -26,5 +26,5 @@ def erode(images: Tensor, radius_pixels: float | Tensor) -> Tensor:
 
 
 def _maximum(images: Tensor, radius_pixels: int) -> Tensor:
-    """The maximum over squares of 2 ``radius_pixels`` + 1 pixels a side; pixels beyond the border do not count."""
+    """Return the maximum of the square around each pixel; pixels beyond the border of the image do not count."""
     return F.max_pool2d(images, 2 * radius_pixels + 1, stride=1, padding=radius_pixels) if radius_pixels else images

@@ -1,8 +1,8 @@
 """Published data sets that are read with torchvision's classes: KMNIST, QMNIST, SVHN and CIFAR-100.
 
 ``conf/data/`` names them (as ``digitlab.data.sources.…``); ``emnist`` adds EMNIST. digitlab downloads the archives
-itself, because torchvision waits for a mirror for ever and cannot resume; torchvision's classes unpack and read them.
-N images, C, H, W.
+itself, because torchvision sets no time limit and cannot resume a download; torchvision's classes unpack and read them.
+Shapes: N images, C channels, H rows, W columns.
 """
 
 import warnings
@@ -23,10 +23,11 @@ from digitlab.data.checks import wrong_label
 from digitlab.data.checksum import check_md5
 from digitlab.data.fetch import fetch
 from digitlab.data.source import ImageSet, Source
+from digitlab.data.source_errors import FETCH_AGAIN, with_remedy
 
 
 def torchvision_datasets() -> Any:
-    """Return ``torchvision.datasets``; runs on other data sets need not wait until it is imported."""
+    """Import and return ``torchvision.datasets``. The import is slow, so runs on other data sets should not make it."""
     from torchvision import datasets
 
     return datasets
@@ -59,7 +60,7 @@ class TorchvisionSource(Source):
 
     @abstractmethod
     def tensors(self, dataset: Any) -> tuple[Tensor, Tensor]:
-        """Return the content of torchvision's object: images uint8 (N, C, H, W) and labels (N,) from 0."""
+        """Return the content of torchvision's object: images uint8 (N, C, H, W) and integer labels (N,), from 0."""
 
     def prepare(self, root: Path) -> None:
         """Make sure that the files exist: unpack the archives, and download missing archives first.
@@ -72,16 +73,14 @@ class TorchvisionSource(Source):
         for archive in self.archives:
             path = root / archive.path
             if path.is_file():
-                try:
+                with with_remedy(FETCH_AGAIN):
                     check_md5(path, archive.md5)
-                except DataError as error:
-                    raise DataError(f"{error}; delete it, and it is fetched again") from error
                 continue
             try:
                 fetch(archive.urls, path, verify=partial(check_md5, expected=archive.md5))
             except DataError as error:
                 raise self._not_obtainable(root, error) from error
-        # torchvision finds all archives in their places, so it downloads nothing.
+        # With ``download``, torchvision unpacks the archives that it finds. All are there, so it downloads nothing.
         for train in (True, False):
             if not self._complete(root):
                 self._opened(root, train=train, download=True)
@@ -113,8 +112,8 @@ class TorchvisionSource(Source):
                 f"{self.title} can't be read: {reason}; delete its files, and they are fetched again ({files})"
             ) from error
 
-    def _not_obtainable(self, root: Path, tried: DataError) -> DataError:
-        reasons = "; ".join(line.strip() for line in str(tried).splitlines())
+    def _not_obtainable(self, root: Path, download_error: DataError) -> DataError:
+        reasons = "; ".join(line.strip() for line in str(download_error).splitlines())
         folders: dict[Path, list[str]] = {}
         for archive in self.archives:
             folders.setdefault((root / archive.path).parent, []).append(Path(archive.path).name)
@@ -145,10 +144,10 @@ class KmnistSource(MnistLike):
 
     @property
     def archives(self) -> Sequence[Archive]:
-        known = torchvision_datasets().KMNIST
+        dataset = torchvision_datasets().KMNIST
         return [
-            Archive(f"KMNIST/raw/{name}", [mirror + name for mirror in known.mirrors], md5)
-            for name, md5 in known.resources
+            Archive(f"KMNIST/raw/{name}", [mirror + name for mirror in dataset.mirrors], md5)
+            for name, md5 in dataset.resources
         ]
 
     @property
@@ -169,11 +168,11 @@ class QmnistSource(MnistLike):
 
     @property
     def archives(self) -> Sequence[Archive]:
-        known = torchvision_datasets().QMNIST.resources
+        resources = torchvision_datasets().QMNIST.resources
         return [
             Archive(f"QMNIST/raw/{url.rpartition('/')[2]}", [url], md5)
             for split in ("train", "test")
-            for url, md5 in known[split]
+            for url, md5 in resources[split]
         ]
 
     @property
@@ -184,7 +183,7 @@ class QmnistSource(MnistLike):
         return torchvision_datasets().QMNIST(root, train=train, download=download)
 
     def tensors(self, dataset: Any) -> tuple[Tensor, Tensor]:
-        # The other columns say who wrote the digit.
+        # Column 0 is the digit; the other columns say who wrote it.
         return dataset.data.unsqueeze(1), dataset.targets[:, 0]
 
 
@@ -199,8 +198,8 @@ class SvhnSource(TorchvisionSource):
 
     @property
     def archives(self) -> Sequence[Archive]:
-        known = [torchvision_datasets().SVHN.split_list[split] for split in ("train", "test")]
-        return [Archive(name, [url], md5) for url, name, md5 in known]
+        entries = [torchvision_datasets().SVHN.split_list[split] for split in ("train", "test")]
+        return [Archive(name, [url], md5) for url, name, md5 in entries]
 
     @property
     def files(self) -> Sequence[str]:
@@ -235,8 +234,8 @@ class Cifar100Source(TorchvisionSource):
 
     @property
     def archives(self) -> Sequence[Archive]:
-        known = torchvision_datasets().CIFAR100
-        return [Archive(known.filename, [known.url], known.tgz_md5)]
+        dataset = torchvision_datasets().CIFAR100
+        return [Archive(dataset.filename, [dataset.url], dataset.tgz_md5)]
 
     @property
     def files(self) -> Sequence[str]:
@@ -247,5 +246,5 @@ class Cifar100Source(TorchvisionSource):
 
     def tensors(self, dataset: Any) -> tuple[Tensor, Tensor]:
         if tuple(dataset.classes) != self.class_names:
-            raise DataError(f"{self.title}: the file meta names other classes; delete it, and it is fetched again")
+            raise DataError(f"{self.title}: the file meta names other classes; {FETCH_AGAIN}")
         return torch.from_numpy(dataset.data).permute(0, 3, 1, 2), torch.tensor(dataset.targets)

@@ -57,7 +57,7 @@ class UnknownClassSource(Source):
         other = self.other.read(root)[0].images[: self.other_count]
         # All runs use the same noise: the images of a data set do not depend on a run's seed.
         generator = torch.Generator().manual_seed(stream_seed("none", 0))
-        strangers = [as_shape(other, self.image_shape), noise_images(self.noise_count, self.image_shape, generator)]
-        added = [(images * 255).round().to(torch.uint8) for images in strangers]
-        none = torch.full((self.other_count + self.noise_count,), len(self.known.class_names))
-        return ImageSet(torch.cat([train.images, *added]), torch.cat([train.labels, none])), test
+        unknown = [as_shape(other, self.image_shape), noise_images(self.noise_count, self.image_shape, generator)]
+        unknown_images = [(images * 255).round().to(torch.uint8) for images in unknown]
+        unknown_labels = torch.full((self.other_count + self.noise_count,), len(self.known.class_names))
+        return ImageSet(torch.cat([train.images, *unknown_images]), torch.cat([train.labels, unknown_labels])), test

@@ -38,7 +38,7 @@ def reflected(images: Tensor, padding: int) -> Tensor:
     If an image is smaller than the padding, it is reflected several times. PyTorch's own padding refuses to do this.
     """
     rows, columns = (_reflection(length, padding, images.device) for length in images.shape[2:])
-    # The place of each new pixel's source in the flattened image.
+    # For each pixel of the padded image, the index of its source in the flattened image.
     source = (rows[:, None] * images.shape[3] + columns).flatten()
     padded = images.flatten(2).gather(2, source.expand(*images.shape[:2], -1))
     return padded.view(*images.shape[:2], len(rows), len(columns))
