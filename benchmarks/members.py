@@ -92,7 +92,7 @@ class Members:
         ]
         graph_capture = graph_capture_for(device, allowed=True)
         specs = [classifier.member_spec() for classifier in classifiers]
-        self.runner = StackedRunner(specs, device=device, wanted=Acceleration(compiled, graph_capture))
+        self.runner = StackedRunner(specs, device=device, acceleration=Acceleration(compiled, graph_capture))
         self._members = len(classifiers)
         streams = [next(own) for _, own in groupby(plans, key=lambda plan: plan.seed)]
         self._chunks = [list(data.chunks(plan, Position()))[: steps // self._chunk] for plan in streams]

@@ -56,41 +56,41 @@ class NoGainError(CompilerError):
 
 
 def fall_back(error: CompilerError, *, asked: bool) -> None:
-    """Log that the run trains without compiled updates: a warning if the user ``asked`` for them, else for the record.
+    """Log that the run trains without compiled updates: as a warning if the user ``asked`` for them, otherwise as info.
 
     Too little gain is never a warning, because the run is as fast as it can be.
     """
-    loud = asked and not isinstance(error, NoGainError)
-    log.log(logging.WARNING if loud else logging.INFO, "%s: %s; training without", error.topic, error)
+    warn = asked and not isinstance(error, NoGainError)
+    log.log(logging.WARNING if warn else logging.INFO, "%s: %s; training without", error.topic, error)
 
 
 def steps_per_execution(flops: float, device: torch.device) -> int:
-    """How many updates one call makes on ``device``; ``flops`` counts the forward pass of a mini-batch."""
-    small = _SMALL_NETWORK_FLOPS_ON_GPU if abilities(device).cuda_graphs else _SMALL_NETWORK_FLOPS
-    return _STEPS_OF_SMALL_NETWORKS if flops < small else 1
+    """Return how many updates one call makes on ``device``; ``flops`` counts the forward pass of a mini-batch."""
+    limit = _SMALL_NETWORK_FLOPS_ON_GPU if abilities(device).cuda_graphs else _SMALL_NETWORK_FLOPS
+    return _STEPS_OF_SMALL_NETWORKS if flops < limit else 1
 
 
 def compiling_pays(saved_seconds: float, *, always: bool) -> bool:
-    """Whether to compile a library that does not exist yet, for a run in which it saves ``saved_seconds``.
+    """Return whether to compile a library that does not exist yet, for a run in which it saves ``saved_seconds``.
 
     True if ``always``. Raises ``NoGainError`` if even loading an existing library takes longer than it saves.
     """
-    # Twice the cost, as both are rough estimates.
+    # The run must save twice the cost, because both are rough estimates.
     if not always and saved_seconds < 2 * _LOAD_SECONDS:
         raise NoGainError("it would save next to nothing")
     return always or saved_seconds > 2 * _COMPILE_SECONDS
 
 
 def cache_folder() -> Path:
-    """The folder of the libraries: ``digitlab/compiled`` in the user's cache, which ``XDG_CACHE_HOME`` may move."""
+    """Return the folder of the libraries: ``digitlab/compiled`` in the user's cache, which ``XDG_CACHE_HOME`` sets."""
     return user_cache_folder() / "digitlab" / "compiled"
 
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Hide what torch says about its own internals while it traces, compiles or loads.
+    """Hide torch's messages about its own internals while it traces, compiles or loads.
 
-    A deprecation inside torch must not keep a run from being compiled where Python turns warnings into errors.
+    Where Python turns warnings into errors, a deprecation inside torch would otherwise make compiling fail.
     """
     logger = logging.getLogger("torch")
     level = logger.level
@@ -115,15 +115,15 @@ def compile_or_load(
 ) -> CompiledCall:
     """Load the library of ``function(steps)`` for arguments like ``examples(steps)``, or compile it.
 
-    ``dynamic`` says which arguments have a first dimension that may have any size in a call, the same for all of them;
-    None for no argument. Raises ``CompilerError`` if the function cannot be compiled, or if no library exists and
-    ``may_compile`` is false.
+    ``dynamic`` says for each argument whether its first dimension may have another size in a call. All these arguments
+    then have the same size. None means that no argument may. Raises ``CompilerError`` if
+    the function cannot be compiled, or if no library exists and ``may_compile`` is false.
     """
-    # One update, traced, tells two functions apart. Tracing all ``steps`` would take seconds in every run.
-    first = examples(1)
-    dynamic = [False] * len(first) if dynamic is None else dynamic
+    # The trace of one update is enough to distinguish functions. Tracing all ``steps`` would take seconds in every run.
+    arguments = examples(1)
+    dynamic = [False] * len(arguments) if dynamic is None else dynamic
     try:
-        name = _fingerprint(function(1), first, dynamic, steps)
+        name = _fingerprint(function(1), arguments, dynamic, steps)
     except Exception as error:
         raise _as_compiler_error(error) from error
     path = _writable_cache_folder() / f"{name}.pt2"
@@ -142,7 +142,7 @@ def compile_or_load(
 
 
 def _writable_cache_folder() -> Path:
-    """``cache_folder``, or a folder for this process alone if that one cannot be made or written to."""
+    """Return ``cache_folder``, or a temporary folder for this process if that one cannot be made or written to."""
     global _temporary_folder
     if _temporary_folder is not None:
         return Path(_temporary_folder.name)
@@ -164,7 +164,7 @@ def _load(path: Path) -> CompiledCall:
     from torch._inductor import aoti_load_package
 
     try:
-        # A run makes one call at a time, so it needs no pool of workers.
+        # A run makes one call at a time, so the library needs no pool of threads.
         library = aoti_load_package(str(path), run_single_threaded=True)
     except RuntimeError as error:
         raise _as_compiler_error(error) from error
@@ -175,7 +175,7 @@ def _load(path: Path) -> CompiledCall:
 def _compile(function: FlatFunction, arguments: list[Tensor], dynamic: Sequence[bool], path: Path) -> None:
     from torch._inductor import aoti_compile_and_package
 
-    # The library is renamed when it is complete, so a process that is killed leaves no half-written one.
+    # The library gets its name when it is complete, so a process that is killed leaves no half-written library.
     unfinished = path.with_name(f".{path.stem}.{os.getpid()}.pt2")
     # Size 1 is allowed: a population that shrank to one member can still use the library.
     size = torch.export.Dim("size", min=1)
@@ -198,7 +198,7 @@ def _as_compiler_error(error: Exception) -> CompilerError:
 
 
 def _traced(function: FlatFunction, arguments: list[Tensor], dynamic: Sequence[bool]) -> torch.fx.GraphModule:
-    """The operations of ``function`` as a graph, gradients included: ``torch.export`` does not follow autograd."""
+    """Return the operations of ``function`` as a graph, with those of backward, which ``torch.export`` cannot trace."""
     from torch._dispatch.python import enable_python_dispatcher
     from torch._dynamo.source import ConstantSource
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -208,19 +208,20 @@ def _traced(function: FlatFunction, arguments: list[Tensor], dynamic: Sequence[b
     mode = FakeTensorMode(shape_env=ShapeEnv())
     fake_tensors = []
     for number, (argument, is_dynamic) in enumerate(zip(arguments, dynamic, strict=True)):
-        # Duck sizing: all dynamic dimensions have one size, which is a symbol. All others keep their sizes.
+        # Duck sizing: dimensions of equal size share one symbol. All dynamic dimensions have the same size here. All
+        # others keep their sizes.
         sizes = [DimDynamic.DUCK if is_dynamic and axis == 0 else DimDynamic.STATIC for axis in range(argument.ndim)]
         context: Any = StatelessSymbolicContext(dynamic_sizes=sizes)
         source = ConstantSource(f"argument_{number}")
         fake_tensors.append(mode.from_tensor(argument, source=source, symbolic_context=context))
-    # Backward on a GPU usually runs in a thread of its own, where the modes that record operations are not active.
+    # Without this, backward on a GPU runs in another thread, where the modes that record operations are not active.
     with torch.autograd.set_multithreading_enabled(False), mode, enable_python_dispatcher():
         graph: torch.fx.GraphModule = make_fx(function)(*fake_tensors)
     return graph
 
 
 def _fingerprint(function: FlatFunction, arguments: list[Tensor], dynamic: Sequence[bool], steps: int) -> str:
-    """The name of a library: a hash of operations, shapes, versions, processor and number of threads.
+    """Return the name of a library: a hash of operations, shapes, versions, processor and number of threads.
 
     Anything that may change the compiled code must change the hash, because a run trusts the library it finds.
     """
@@ -239,7 +240,7 @@ def _fingerprint(function: FlatFunction, arguments: list[Tensor], dynamic: Seque
 
 
 def _machine_facts(devices: set[torch.device]) -> tuple[Any, ...]:
-    """What compiled code depends on besides the function: versions, processor, precision, and the types of the GPUs."""
+    """Return what compiled code depends on besides the function: versions, processor, precision, types of the GPUs."""
     machine = (platform.machine(), torch.backends.cpu.get_cpu_capability(), torch.get_num_threads())
     # The compiler chooses kernels by the precision of matrix products, and GPU code runs on its own architecture only.
     precision = (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32)

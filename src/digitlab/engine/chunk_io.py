@@ -7,6 +7,7 @@ K classes. Members with the same seed share one stream of mini-batches, so there
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from digitlab.data.chunks import Chunk
@@ -39,23 +40,25 @@ class ChunkIO:
         first: int,
         rates: Tensor,
         ema_weight: Tensor,
-        like: Tensor,
+        device: torch.device,
+        dtype: torch.dtype,
         logits: Tensor | None = None,
     ) -> "ChunkIO":
-        """Copy ``rates`` and ``ema_weight``, (B, M), from the host to the device, and allocate the outputs.
+        """Copy ``rates`` and ``ema_weight``, (B, M), from the host to ``device``, and allocate outputs of ``dtype``.
 
-        The outputs get the device and the dtype of ``like``. If ``logits`` is given, it is used and not allocated.
+        If ``logits`` is given, that tensor is used for the output.
         """
-        images, members = sum(chunks[0].sizes), rates.shape[1]
-        return cls(
-            chunks=chunks, first=first, rates=on_device(rates, like.device),
-            ema_weight=on_device(ema_weight, like.device), losses=like.new_empty(rates.shape),
+        if logits is None:
             # One large tensor, because many small ones would stay alive and fragment the memory that updates reuse.
-            logits=like.new_empty(members, images, chunks[0].classes) if logits is None else logits,
+            images, members = sum(chunks[0].sizes), rates.shape[1]
+            logits = torch.empty(members, images, chunks[0].classes, dtype=dtype, device=device)
+        return cls(
+            chunks=chunks, first=first, rates=on_device(rates, device), ema_weight=on_device(ema_weight, device),
+            losses=torch.empty(rates.shape, dtype=dtype, device=device), logits=logits,
         )  # fmt: skip
 
     def part(self, begin: int, end: int) -> "ChunkIO":
-        """Return the part for mini-batches ``begin`` to ``end`` (excluded); its buffers are views of those here."""
+        """Return the part for mini-batches ``begin`` to ``end`` (excluded); its tensors are views of these."""
         sizes = self.chunks[0].sizes
         images = slice(sum(sizes[:begin]), sum(sizes[:end]))
         return ChunkIO(

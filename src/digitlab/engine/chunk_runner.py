@@ -47,7 +47,7 @@ class ChunkRunner:
         # The plan's own position, not a copy: checkpoints and metrics read it, too.
         self._spec, self._position = spec, spec.plan.position
         self._strategy, self._stop_signal = strategy, stop_signal
-        self._alone = spec.plan.chunks.world_size == 1
+        self._single_process = spec.plan.chunks.world_size == 1
         self._compile_seconds = 0.0
 
     def take_compile_seconds(self) -> float:
@@ -78,10 +78,8 @@ class ChunkRunner:
         """Train on ``chunk``; with ``check_each``, check losses and state after each mini-batch or fused call."""
         # All logits are copied into one tensor. If each mini-batch kept its own, these small tensors would fill the
         # gaps that freed images leave in memory. The next images would not fit there, and a chunk would use hundreds of
-        # megabytes of new memory.
-        # This tensor has the dtype and device of the training.
-        like = self._spec.normalise.scale
-        logits = like.new_empty(sum(chunk.sizes), chunk.classes)
+        # megabytes of new memory. ``scale`` has the dtype and device of the training.
+        logits = self._spec.normalise.scale.new_empty(sum(chunk.sizes), chunk.classes)
         losses: Losses = []
         for begin, end, steps in self._parts(chunk):
             part = chunk.part(begin, end)
@@ -111,8 +109,8 @@ class ChunkRunner:
 
     @property
     def _stopped(self) -> bool:
-        """Whether to stop within the chunk."""
-        return self._stop_signal.received is not None and self._alone
+        """Whether a signal has come and the run may stop within the chunk."""
+        return self._stop_signal.received is not None and self._single_process
 
     def _run_eagerly(self, chunk: Chunk, logits: Tensor, *, check_each: bool) -> Losses:
         """Train on ``chunk`` one mini-batch at a time; write the logits into ``logits`` and return the losses."""
@@ -123,14 +121,14 @@ class ChunkRunner:
         minibatches = chunk.minibatches(self._spec.normalise, self._spec.loss.encode, self._spec.loss.image_weights)
         for (images, targets, weight), rows in zip(minibatches, logits.split(chunk.sizes), strict=True):
             if check_each:
-                # Saved before each update, so that a faulty update can be undone.
+                # Save the state before each update, so that a faulty update can be undone.
                 step.save()
             batch_logits, loss = step(images, targets, weight, position.total_steps)
             if check_each:
                 self._require_finite(loss)
             position.advance()
             rows.copy_(batch_logits)
-            if not self._alone:
+            if not self._single_process:
                 # DDP averages loss * weight over the processes, so this process contributes loss * weight / world_size
                 # to the loss of the whole mini-batch. The metrics multiply the loss of each process by its number of
                 # images. So the contribution is divided by the share of the images that this process has, and the
@@ -167,25 +165,25 @@ class ChunkRunner:
         all_losses = chunk_io.losses[:done, 0]
         return all_losses.tolist() if self.step.read_losses else list(all_losses)
 
-    def _run_checked_call(self, call: Chunk, logits: Tensor, steps: int) -> Losses:
-        """Make one fused call and check it; if it is faulty, repeat it eagerly, which raises ``RunError``."""
+    def _run_checked_call(self, chunk: Chunk, logits: Tensor, steps: int) -> Losses:
+        """Train on ``chunk`` in one fused call; if it is faulty, repeat it eagerly, which raises ``RunError``."""
         self.step.save()
-        losses = self._run_fused(call, logits, steps, check_each=False)
+        losses = self._run_fused(chunk, logits, steps, check_each=False)
         if self._finite(losses):
             return losses
         self.step.rollback()
         # The position goes back too, so that the repetition uses the same random masks and learning rates.
         self._position.advance(-len(losses))
         self.step.finish_steps(self._position.total_steps)
-        return self._run_eagerly(call, logits, check_each=True)
+        return self._run_eagerly(chunk, logits, check_each=True)
 
     def _chunk_io(self, chunk: Chunk, logits: Tensor | None = None) -> ChunkIO:
         """Return the inputs and output buffers for ``chunk``. A solo run is a stack of one network."""
         assert self._fused is not None
         rates, ema_weight = self._fused.rates(self._position.total_steps, len(chunk.indices))
         return ChunkIO.empty(
-            [chunk], first=self._position.total_steps, rates=rates, ema_weight=ema_weight,
-            like=self._spec.normalise.scale, logits=None if logits is None else logits.unsqueeze(0),
+            [chunk], first=self._position.total_steps, rates=rates, ema_weight=ema_weight, device=self._spec.device,
+            dtype=self._spec.normalise.scale.dtype, logits=None if logits is None else logits.unsqueeze(0),
         )  # fmt: skip
 
     def _finite(self, losses: Sequence[Tensor | float]) -> bool:

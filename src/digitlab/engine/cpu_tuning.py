@@ -1,4 +1,4 @@
-"""Adapts a step to the CPU: measures the forward pass, chooses the number of threads, and keeps large allocations.
+"""Adapts training to the CPU: measures the forward pass, chooses the number of threads, and keeps freed memory.
 
 Runs and populations call it before they train. The number of threads depends only on the work of a step and on the
 machine, so a resumed run chooses the same number: with another one, sums can differ in their last bits.
@@ -15,12 +15,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from digitlab.core.system import keep_freed_memory
 
-# A thread is worth waking only for at least this much work in a step's forward pass (multiplications and additions).
-_FLOPS_OF_A_THREAD = 2e6
+# A further thread saves time only for at least this much work in a step's forward pass (multiplications and additions).
+_FLOPS_PER_THREAD = 2e6
 _THREADS_CHOSEN_BY_USER = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 # glibc maps each allocation above 32 MB (its DEFAULT_MMAP_THRESHOLD_MAX) anew and returns it to the system when it is
-# freed. The system zeroes every page again at its first use: a third of the time of steps with such tensors.
+# freed. The system zeroes every page at its first use, which takes a third of the time of steps with such tensors.
 _ALWAYS_MAPPED_BYTES = 32 << 20
 _MALLOC_CHOSEN_BY_USER = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_TOP_PAD_")
 
@@ -56,14 +56,14 @@ def forward_cost(network: nn.Module, image_shape: Sequence[int], like: Tensor) -
 
 
 def worthwhile_threads(flops: float) -> int:
-    """The number of threads for a step with ``flops`` in its forward pass, at most as many as torch has now.
+    """Return the number of threads for a step with ``flops`` in its forward pass, at most as many as torch uses now.
 
-    If the user has set ``OMP_NUM_THREADS`` or ``MKL_NUM_THREADS``, that number stands.
+    If the user has set ``OMP_NUM_THREADS`` or ``MKL_NUM_THREADS``, torch's number is returned unchanged.
     """
     available = torch.get_num_threads()
     if any(name in os.environ for name in _THREADS_CHOSEN_BY_USER):
         return available
-    return max(1, min(available, int(flops / _FLOPS_OF_A_THREAD)))
+    return max(1, min(available, int(flops / _FLOPS_PER_THREAD)))
 
 
 @contextmanager
@@ -80,9 +80,9 @@ def threads(count: int) -> Iterator[None]:
 
 
 def keep_large_memory(tensor_bytes: int) -> bool:
-    """Let the process keep the memory it frees, if tensors of ``tensor_bytes`` would otherwise be mapped anew.
+    """Let the process keep the memory it frees, if each tensor of ``tensor_bytes`` would otherwise be mapped anew.
 
-    Returns whether it does so from now on. Nothing changes without glibc, or if the user has set thresholds in the
+    Return whether it does so from now on. Nothing changes without glibc, or if the user has set thresholds in the
     environment.
     """
     if tensor_bytes <= _ALWAYS_MAPPED_BYTES or any(name in os.environ for name in _MALLOC_CHOSEN_BY_USER):

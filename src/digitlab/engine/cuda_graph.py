@@ -13,12 +13,13 @@ from torch import Tensor
 from digitlab.core.abilities import abilities
 from digitlab.engine.aot_cache import CompiledCall, CompilerError
 
-# Captures work without doing it; returns a function that replays the work, and the tensors that then hold its results.
+# A function that records work without doing it. It returns a function that replays the work, and the tensors that hold
+# the results after a replay.
 GraphCapture = Callable[[Callable[[], list[Tensor]]], tuple[Callable[[], None], list[Tensor]]]
 
 _WARM_UPS = 3
-# How far a replay may be off, relative to the change that the work makes. Kernels that add in another order each time
-# differ by less; a graph that reads memory which something else has overwritten differs by more.
+# The largest error of a replay, relative to the change that the work makes. Kernels that add in another order each time
+# have smaller errors. A graph that reads memory which something else has overwritten has larger ones.
 _TOLERANCE = 0.05
 
 
@@ -29,16 +30,16 @@ class CudaGraphError(CompilerError):
 
 
 def graph_capture_for(device: torch.device, *, allowed: bool) -> GraphCapture | None:
-    """How work is captured on ``device``; None if the device has no graphs or they are not ``allowed``."""
+    """Return the function that captures work on ``device``; None if it has no graphs or they are not ``allowed``."""
     return cuda_graph if allowed and abilities(device).cuda_graphs else None
 
 
 def cuda_graph(work: Callable[[], list[Tensor]]) -> tuple[Callable[[], None], list[Tensor]]:
     """Capture ``work`` as a CUDA graph.
 
-    It runs a few times before that, because libraries allocate their workspaces and choose kernels at the first calls.
+    It runs a few times before, because CUDA's libraries allocate workspaces and choose kernels at the first calls.
     """
-    # Torch requires the warm-up to run on a stream of its own: work on the default stream could end up in the graph.
+    # Torch requires another stream for the warm-up, because work on the default stream could end up in the graph.
     side_stream = torch.cuda.Stream()
     side_stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side_stream):
@@ -52,8 +53,8 @@ def cuda_graph(work: Callable[[], list[Tensor]]) -> tuple[Callable[[], None], li
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             results = work()
     except BaseException:
-        # If the end of the capture fails as well, torch does not return to the stream from before it. Eager updates
-        # would run on the private stream, unordered with everything else.
+        # If the end of the capture fails, too, torch does not return to the previous stream. Eager updates would then
+        # run on the stream of the capture, in no order with all other work.
         torch.cuda.set_stream(stream)
         _renew_generator(stream.device)
         raise
@@ -63,7 +64,7 @@ def cuda_graph(work: Callable[[], list[Tensor]]) -> tuple[Callable[[], None], li
 def _renew_generator(device: torch.device) -> None:
     """Give the default generator of ``device`` a new state with the same seed.
 
-    A capture that fails never ends for the generator. With its old state every draw outside of a graph, for example for
+    After a failed capture, the old state still counts as being captured. Every draw outside of a graph, for example for
     dropout, would raise an error.
     """
     generator = abilities(device).default_generator(device)
@@ -94,8 +95,8 @@ class CudaGraph:
             zeros = [torch.zeros_like(result) for result in self._results]
             replay_is_correct = _agrees([*self._results, *state], expected, [*zeros, *state_before])
         except Exception as error:
-            first = _first_error(error)
-            raise CudaGraphError(f"{type(first).__name__}: {str(first).strip().partition(chr(10))[0]}") from error
+            cause = _first_error(error)
+            raise CudaGraphError(f"{type(cause).__name__}: {str(cause).strip().partition(chr(10))[0]}") from error
         finally:
             _copy_into(state, state_before)
         if not replay_is_correct:
@@ -114,7 +115,7 @@ class CudaGraph:
 
 
 def _first_error(error: BaseException) -> BaseException:
-    """The error that came first. What fails within a capture also fails its end, and that error hides the reason."""
+    """Return the error that came first: after an error within a capture, ending it fails, too, and hides the reason."""
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__ or error
     return error
@@ -130,15 +131,15 @@ def _copy_into(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
         target.copy_(source)
 
 
-def _agrees(found: Sequence[Tensor], expected: Sequence[Tensor], before: Sequence[Tensor]) -> bool:
-    """Whether each tensor of ``found`` is close to ``expected``, relative to how far that is from ``before``."""
+def _agrees(actual: Sequence[Tensor], expected: Sequence[Tensor], before: Sequence[Tensor]) -> bool:
+    """Return whether each tensor of ``actual`` is close to ``expected``, relative to the change since ``before``."""
 
     def distance(one: Tensor, other: Tensor) -> float:
         return float((one.double() - other.double()).norm())
 
     return all(
-        distance(new, right) <= _TOLERANCE * distance(right, old)
-        for new, right, old in zip(found, expected, before, strict=True)
-        # Biases below a batch norm are left out: their gradients are rounding errors and agree with nothing.
-        if new.ndim > 1
+        distance(replayed, correct) <= _TOLERANCE * distance(correct, old)
+        for replayed, correct, old in zip(actual, expected, before, strict=True)
+        # Vectors are left out. Some are biases before a batch norm, whose gradients consist of rounding errors only.
+        if replayed.ndim > 1
     )

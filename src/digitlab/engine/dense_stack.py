@@ -1,11 +1,12 @@
 """Stacked dense networks: all members of a stream share their images, so their first layers are one matrix product.
 
-``StackedRunner`` uses it for ``MLP`` and ``Linear``. Backpropagation through the weights is written out as matrix
-products: they write into buffers that are reused, and plain gradient descent adds them to the weights without storing
-the gradients, which saves two of five passes over the weights. Autograd computes only the derivatives of activations
-and batch norm. Activations lie as (M, U, n), the layout that both directions need without a copy.
+``StackedNetworks`` uses it for ``MLP`` and ``Linear``. Backpropagation through the weights is written out as matrix
+products. They write into buffers that are reused. Plain gradient descent adds them to the weights without storing the
+gradients, which saves two of five passes over the weights. Autograd computes only the derivatives of activations and
+batch norm. Activations are stored as (M, U, n), the layout that forward and backward need without a copy.
 
-M members, n images, U units of a layer, D of the layer before it; C, H, W; K classes.
+Shapes: M members, n images, U units of a layer, D units of the layer before it, C channels, H rows, W columns, K
+classes.
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from digitlab.models import MLP, Linear
 class DenseStack:
     """M networks like ``template``, an ``MLP`` or a ``Linear``.
 
-    ``parameters`` and ``buffers`` are the members' own, stacked to (M, ...); ``stream_sizes`` says how many members
+    ``parameters`` and ``buffers`` are those of the members, stacked to (M, ...); ``stream_sizes`` says how many members
     each stream has. A layer has a weight (M, U, D), followed by its vectors (M, U): the bias, or scale and shift of its
     batch norm.
     """
@@ -51,13 +52,13 @@ class DenseStack:
 
     @staticmethod
     def fits(network: nn.Module) -> bool:
-        """Whether networks like this one can be stacked here."""
+        """Return whether networks like this one can be stacked by this class."""
         return type(network) in (MLP, Linear)
 
     def with_tensors(
         self, parameters: Sequence[Tensor], buffers: Sequence[Tensor], *, stream_sizes: Sequence[int]
     ) -> "DenseStack":
-        """A stack of the same kind of networks with other tensors."""
+        """Return a stack of networks of the same architecture with other tensors."""
         return DenseStack(self._template, parameters, buffers=buffers, stream_sizes=stream_sizes)
 
     def forward(self, images: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:
@@ -73,8 +74,8 @@ class DenseStack:
         # For each hidden layer: the tensors that its output is a function of, and the output.
         self._hidden: list[tuple[list[Tensor], Tensor]] = []
         for layer, activation in enumerate(self._activations):
-            # ``outputs`` is the leaf of a small graph: activation, batch norm and dropout. Autograd differentiates only
-            # these.
+            # ``outputs`` is the leaf of a small graph of batch norm, activation and dropout. Autograd differentiates
+            # only these.
             leaves = [outputs.requires_grad_()]
             if self._norm is not None:
                 leaves += [self.parameters[index].detach().requires_grad_() for index in self._layers[layer][1]]
@@ -95,7 +96,7 @@ class DenseStack:
         return torch.baddbmm(parameters[vectors[0]].unsqueeze(2), parameters[weight], inputs)
 
     def _normed(self, layer: int, leaves: Sequence[Tensor], *, training: bool) -> Tensor:
-        """Batch norm of the first of ``leaves``, (M, U, n), with scale and shift from the others, if there is one."""
+        """Apply batch norm, if the networks have it, to ``leaves[0]``, (M, U, n); the others are scale and shift."""
         if self._norm is None:
             return leaves[0]
         outputs, scale, shift = leaves
@@ -110,7 +111,7 @@ class DenseStack:
         return normed.view_as(outputs)
 
     def _first_products(self, images: int) -> Tensor:
-        """The outputs of the first layer, with its bias if it has one: (M, U, n)."""
+        """Return the outputs of the first layer, with its bias if it has one: (M, U, n)."""
         members, units, _ = self._weights[0].shape
         pairs = zip(self._weights[0].flatten(0, 1).split(self._stream_rows), self._images, strict=True)
         products = torch.cat([rows @ stream.T for rows, stream in pairs]).view(members, units, images)
@@ -120,27 +121,27 @@ class DenseStack:
     def backward(self, gradient: Tensor) -> None:
         """Backpropagate ``gradient``, the derivative of the loss by the logits (M, n, K), to the outputs of all layers.
 
-        ``gradients`` or ``descend`` comes next. No parameter may change between.
+        Call ``gradients`` or ``descend`` next; no parameter may change in between.
         """
         # A delta is the derivative of the loss by a layer's outputs before batch norm and activation, (M, U, n).
         self._deltas, self._vector_gradients = [gradient.mT], [[gradient.sum(1)]]
         for weight, (leaves, values) in zip(self._weights[:0:-1], reversed(self._hidden), strict=True):
-            # The product carries the delta of the layer above through its weights; autograd carries it through this
-            # activation.
-            delta, *of_norm = torch.autograd.grad(values, leaves, torch.bmm(weight.mT, self._deltas[-1]))
+            # The product propagates the delta of the next layer back through that layer's weights, and autograd through
+            # this layer's activation and batch norm.
+            delta, *norm_gradients = torch.autograd.grad(values, leaves, torch.bmm(weight.mT, self._deltas[-1]))
             self._deltas.append(delta)
             # The gradient of a bias is the sum over the images.
-            self._vector_gradients.append(of_norm or [delta.sum(2)])
+            self._vector_gradients.append(norm_gradients or [delta.sum(2)])
         self._deltas.reverse()
         self._vector_gradients.reverse()
 
     def gradients(self) -> list[Tensor]:
-        """The gradients in the order of the parameters; the next call overwrites them."""
+        """Return the gradients in the order of the parameters; the next call overwrites them."""
         if not self._gradients:
             self._gradients = [torch.empty_like(parameter) for parameter in self.parameters]
-        # ``out=`` writes into buffers from the first call: new memory for each mini-batch would have to be mapped anew.
-        first = self._gradients[0].flatten(0, 1).split(self._stream_rows)
-        for gradient, delta, stream in zip(first, self._delta_rows(self._deltas[0]), self._images, strict=True):
+        # ``out=`` writes into the buffers of the first call, because the system would have to map new memory each time.
+        first_layer = self._gradients[0].flatten(0, 1).split(self._stream_rows)
+        for gradient, delta, stream in zip(first_layer, self._delta_rows(self._deltas[0]), self._images, strict=True):
             torch.mm(delta, stream, out=gradient)
         for layer, ((weight, vectors), delta) in enumerate(zip(self._layers, self._deltas, strict=True)):
             for index, gradient in zip(vectors, self._vector_gradients[layer], strict=True):
@@ -157,38 +158,41 @@ class DenseStack:
         rates = rates.to(self.parameters[0].dtype).view(-1, 1, 1)
         descent = -rates
         for layer, ((weight, vectors), gradients) in enumerate(zip(self._layers, self._vector_gradients, strict=True)):
-            # The rate scales the small factor of the product, not the weights' gradient.
+            # Multiply the delta by the rate, because it is smaller than the gradient of the weights.
             delta = self._deltas[layer] * descent
             if layer > 0:
                 _scale(self._weights[layer], decay_factors[weight]).baddbmm_(delta, self._inputs(layer).mT)
             else:
-                # The first layer has images per stream instead of inputs per member.
+                # The inputs of the first layer are the images of each stream.
                 self._descend_first(delta, decay_factors[weight])
             for index, gradient in zip(vectors, gradients, strict=True):
                 self.parameters[index].addcmul_(gradient, rates.squeeze(2), value=-1)
 
     def _descend_first(self, delta: Tensor, decay_factor: Tensor | None) -> None:
-        first = zip(self._weights[0].split(self._stream_sizes), self._delta_rows(delta), self._images, strict=True)
+        """Update the weights of the first layer. Its ``delta``, (M, U, n), is already multiplied by minus the rate."""
+        streams = zip(self._weights[0].split(self._stream_sizes), self._delta_rows(delta), self._images, strict=True)
         factors = [None] * len(self._images) if decay_factor is None else decay_factor.split(self._stream_sizes)
-        # One stream at a time: weights that the decay has read are still in the cache for the product.
-        for (weight, rows, stream), factor in zip(first, factors, strict=True):
-            _scale(weight, factor).flatten(0, 1).addmm_(rows, stream)
+        # One stream at a time, so that the weights are still in the CPU's cache for the product after the decay.
+        for (weight, rows, images), factor in zip(streams, factors, strict=True):
+            _scale(weight, factor).flatten(0, 1).addmm_(rows, images)
 
     def _inputs(self, layer: int) -> Tensor:
+        """Return the inputs (M, D, n) of a layer after the first one."""
         return self._hidden[layer - 1][1].detach()
 
     def _delta_rows(self, delta: Tensor) -> Sequence[Tensor]:
+        """Split the first layer's delta, (M, U, n), into a matrix for each stream: (members of the stream · U, n)."""
         rows: Sequence[Tensor] = delta.flatten(0, 1).split(self._stream_rows)
         return rows
 
     def evaluate(self, images: Tensor, parameters: Sequence[Tensor]) -> Tensor:
         """Compute logits (M, n, K) of the same images (n, C, H, W) for all members, in evaluation mode.
 
-        ``parameters`` are shaped like the stack's own: the averages, if the members have any.
+        ``parameters``, (M, ...), are those of the stack or their moving averages.
         """
         (weight, vectors), *_ = self._layers
         members, units, _ = parameters[weight].shape
-        # Here all members see the same images, so all of them are one stream.
+        # All members get the same images, as if they were one stream.
         outputs = (parameters[weight].flatten(0, 1) @ images.flatten(1).T).view(members, units, -1)
         if len(vectors) == 1:
             outputs = outputs + parameters[vectors[0]].unsqueeze(2)
@@ -199,11 +203,12 @@ class DenseStack:
 
 
 def _scale(weight: Tensor, factor: Tensor | None) -> Tensor:
+    """Multiply ``weight`` in place by ``factor``, if there is one, and return it."""
     return weight if factor is None else weight.mul_(factor)
 
 
 def _layer_indices(parameters: Sequence[Tensor]) -> list[tuple[int, list[int]]]:
-    """For each layer the index of its weight in ``parameters``, and those of the vectors that follow it."""
+    """Return, for each layer, the index of its weight in ``parameters`` and those of the vectors that follow it."""
     layers: list[tuple[int, list[int]]] = []
     for index, parameter in enumerate(parameters):
         if parameter.ndim == 3:

@@ -29,29 +29,36 @@ def on_device(values: float | Sequence[float] | Tensor, device: torch.device) ->
 
 
 def reads_at_once(device: torch.device) -> bool:
-    """Whether reading a number costs nothing. On other devices numbers are read once per chunk or pass."""
+    """Return whether reading a number from ``device`` costs no wait, as on the CPU.
+
+    On other devices, numbers are read only once for each chunk or pass over the data.
+    """
     return abilities(device).immediate_reads
 
 
 def as_numbers(losses: Sequence[Tensor | float]) -> list[float]:
-    """Turn scalar tensors into numbers, or return numbers as they are; the host waits for the device once."""
+    """Convert scalar tensors to floats, for which the host waits once; return a list of floats as it is.
+
+    ``losses`` contains either tensors only or floats only.
+    """
     tensors = [loss for loss in losses if isinstance(loss, Tensor)]
     return torch.stack(tensors).tolist() if tensors else [loss for loss in losses if isinstance(loss, float)]
 
 
 @contextmanager
 def float32_products(device: torch.device, precision: Precision) -> Iterator[None]:
-    """Let float32 matrix products and convolutions on CUDA round their factors to TF32, unless it is ``32-true``.
+    """In the block, let float32 products and convolutions on CUDA round their factors to TF32.
 
-    TF32 has the range of float32 and ten bits of mantissa; sums stay float32. Nothing changes on other devices.
+    With ``precision`` ``32-true`` they do not round. TF32 has the range of float32 and ten bits of mantissa; sums stay
+    float32. Nothing changes on other devices.
     """
     if not abilities(device).tf32:
         yield
         return
-    rounded = str(precision) != "32-true"
+    allow_tf32 = str(precision) != "32-true"
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("high" if rounded else "highest")
-    torch.backends.cudnn.allow_tf32 = rounded
+    torch.set_float32_matmul_precision("high" if allow_tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = allow_tf32
     try:
         yield
     finally:

@@ -1,7 +1,7 @@
-"""Dropout (Srivastava et al., 2014) with masks as inputs, equal to those of an eager solo run.
+"""Dropout (Srivastava et al., 2014) with masks as inputs, equal to the masks of an eager solo run.
 
 Compiled code, CUDA graphs and stacked networks cannot draw random numbers as an eager run does, so their masks are
-drawn outside. ``StackedNetworks`` and ``VmapStack`` use this.
+drawn before they are called. ``StackedNetworks`` and ``VmapStack`` use this.
 """
 
 import copy
@@ -55,24 +55,24 @@ class DropoutMasks:
         self._draw_of_member = torch.tensor([distinct.index(pair) for pair in pairs], device=device)
 
     def draw(self, step: int, images: int) -> list[Tensor]:
-        """The masks of mini-batch ``step``, (M, n, ...) for each layer.
+        """Return the masks of mini-batch ``step``, (M, n, ...) for each layer.
 
-        A dropped value has 0, all others have 1 / (1 - rate).
+        A mask is 0 for dropped values and 1 / (1 - rate) for all others.
         """
-        # The generator of the device alone: torch.manual_seed would seed those of all devices, once for each draw.
+        # Seed only the generator of this device: torch.manual_seed would seed those of all devices at each draw.
         generator = abilities(self._device).default_generator(self._device)
-        drawn: list[list[Tensor]] = []
+        masks_of_draws: list[list[Tensor]] = []
         for seed, rate in self._draws:
             generator.manual_seed(seed ^ step)
-            # Dropout of ones is the mask itself, drawn by the same kernel as in the solo run.
-            drawn.append([F.dropout(self._ones(images, shape), rate) for shape in self._shapes])
-        return [torch.stack(masks).index_select(0, self._draw_of_member) for masks in zip(*drawn, strict=True)]
+            # Dropout of ones returns the mask, drawn by the same kernel as in the solo run.
+            masks_of_draws.append([F.dropout(self._ones(images, shape), rate) for shape in self._shapes])
+        return [torch.stack(masks).index_select(0, self._draw_of_member) for masks in zip(*masks_of_draws, strict=True)]
 
     def draw_steps(self, first: int, steps: int, images: int) -> list[Tensor]:
-        """The masks of ``steps`` mini-batches from number ``first``: (M, steps, n, ...) for each layer."""
+        """Return the masks of ``steps`` mini-batches from number ``first`` on: (M, steps, n, ...) for each layer."""
         # Each mini-batch has its own seed, so the masks do not depend on how many are drawn at once.
-        drawn = [self.draw(step, images) for step in range(first, first + steps)]
-        return [torch.stack(layer, 1) for layer in zip(*drawn, strict=True)]
+        masks_of_steps = [self.draw(step, images) for step in range(first, first + steps)]
+        return [torch.stack(layer_masks, 1) for layer_masks in zip(*masks_of_steps, strict=True)]
 
     def _ones(self, images: int, shape: Size) -> Tensor:
         return torch.ones(images, *shape, device=self._device, dtype=self._dtype)
@@ -86,7 +86,7 @@ def make_dropout_masks(
     device: torch.device,
     dtype: torch.dtype,
 ) -> DropoutMasks | None:
-    """The masks of members with these ``networks`` and ``seeds``; None if no member has dropout."""
+    """Return the masks of members with these ``networks`` and ``seeds``; None if no member has dropout."""
     rates = [dropout_rate(network) for network in networks]
     if not any(rates):
         return None
@@ -95,21 +95,21 @@ def make_dropout_masks(
 
 
 def network_with_most_dropout(networks: Sequence[nn.Module]) -> nn.Module:
-    """The network that serves as the template of a stack.
+    """Return the network with the most dropout layers, which is the template of a stack.
 
-    A network with rate 0 may have no dropout layer. If any member has the layer, all get it; the mask of a member with
-    rate 0 is all ones.
+    A network with rate 0 may lack a dropout layer that others have. With this template, it gets the layer, and its mask
+    is all ones.
     """
     return max(networks, key=lambda network: sum(isinstance(layer, nn.Dropout) for layer in network.modules()))
 
 
 def dropout_rate(network: nn.Module) -> float:
-    """The rate of the dropout layers of ``network``, all of which have the same; 0 without any."""
+    """Return the rate that all dropout layers of ``network`` have; 0 if there are none."""
     return next((layer.p for layer in network.modules() if isinstance(layer, nn.Dropout)), 0.0)
 
 
 def replace_dropout(template: nn.Module, replacement: type[nn.Module] = MaskedDropout) -> nn.Module:
-    """A copy of ``template`` with a ``replacement`` in place of each ``nn.Dropout``."""
+    """Return a copy of ``template`` with a ``replacement`` in place of each ``nn.Dropout``."""
     network = copy.deepcopy(template)
     for name, layer in list(network.named_modules()):
         if isinstance(layer, nn.Dropout):
@@ -119,8 +119,8 @@ def replace_dropout(template: nn.Module, replacement: type[nn.Module] = MaskedDr
 
 
 def _shapes(template: nn.Module, image_shape: Sequence[int]) -> list[torch.Size]:
-    """The shapes of the dropout layers' inputs for one image, in the order in which the layers are called."""
-    # Evaluation mode: this pass must not update the statistics of batch norm.
+    """Return the shapes of the dropout layers' inputs for one image, in the order in which the layers are called."""
+    # In evaluation mode, so that this pass does not change the statistics of batch norm.
     network = replace_dropout(template).eval()
     shapes: list[torch.Size] = []
     for _, layer in mask_layers(network):
@@ -132,5 +132,5 @@ def _shapes(template: nn.Module, image_shape: Sequence[int]) -> list[torch.Size]
 
 
 def mask_layers(network: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The layers that ``replace_dropout`` has put into ``network``, with their names."""
+    """Return the layers that ``replace_dropout`` has put into ``network``, with their names."""
     return [(name, layer) for name, layer in network.named_modules() if isinstance(layer, MaskedDropout)]

@@ -1,8 +1,8 @@
 """One update of a solo run by eager PyTorch and ``torch.optim``: forward, loss, backward, update rule, average.
 
 ``ChunkRunner`` calls it for every mini-batch; all other forms of an update are tested against it. The whole step of a
-small network takes 300 µs, so everything that can be looked up once is looked up in the constructor, and only the loss
-is read from the tensors.
+small network takes 300 µs, so the constructor looks up whatever stays the same, and a step reads no number from a
+tensor except the loss and, with clipping, the norm of the gradient.
 """
 
 import math
@@ -51,11 +51,11 @@ class TrainStep:
         step = type(optimizer).step
         self._update: Callable[[torch.optim.Optimizer], object] = getattr(step, "__wrapped__", step)
         self._rollback = Rollback(self._state_tensors)
-        # 0.0, and nan from the first gradient norm that is not finite.
-        self._clipped: Tensor | float = 0.0
+        # 0.0 while all gradient norms since ``save`` are finite, then nan.
+        self._norm_check: Tensor | float = 0.0
 
     def learning_rate(self, step: int) -> float:
-        """The learning rate of mini-batch ``step``, counted from 0 over the whole run."""
+        """Return the learning rate of mini-batch ``step``, counted from 0 over the whole run."""
         if self._constant:
             return self._lr
         plan = self._plan
@@ -74,7 +74,8 @@ class TrainStep:
         if not self._constant:
             for group in self._optimizer.param_groups:
                 group["lr"] = self.learning_rate(step)
-        # Autocast caches the weights it has cast. Around a whole chunk it would reuse those of the first mini-batch.
+        # Enter autocast for each mini-batch, because it caches the weights that it has cast: around a whole chunk, it
+        # would reuse the weights of the first mini-batch.
         with self._autocast:
             logits = self._network(images)
             loss = self._loss(logits, targets)
@@ -82,10 +83,11 @@ class TrainStep:
         self._backward(loss, weight)
         if self._clip_norm is not None:
             norm = nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
-            # An infinite gradient is scaled to zeros and leaves no trace in the weights, so it is noted here.
-            self._clipped = self._clipped + 0 * (norm.item() if self.read_losses else norm)
+            # Clipping scales an infinite gradient to zeros, which leaves no trace in the weights. So it is noted here:
+            # 0 times an infinite norm is nan.
+            self._norm_check = self._norm_check + 0 * (norm.item() if self.read_losses else norm)
         self._update(self._optimizer)
-        # What zero_grad() does, without its profiler hooks, which take 6 µs.
+        # This does what zero_grad() does, without its profiler hooks, which take 6 µs.
         for parameter in self._parameters:
             parameter.grad = None
         if self._average is not None:
@@ -95,7 +97,7 @@ class TrainStep:
     def save(self) -> None:
         """Save all tensors that updates change, for ``rollback``."""
         self._rollback.save()
-        self._clipped = 0.0
+        self._norm_check = 0.0
 
     def rollback(self) -> None:
         """Undo the updates since ``save``."""
@@ -105,11 +107,11 @@ class TrainStep:
         self._rollback.rollback()
 
     def finite(self) -> bool:
-        """Whether the updates since ``save`` met no infinite gradient and left no nan or infinity in the state."""
-        return math.isfinite(self._clipped) and self._rollback.finite()
+        """Return whether, since ``save``, all gradients were finite and the state still is."""
+        return math.isfinite(self._norm_check) and self._rollback.finite()
 
     def divergence(self, loss: float, step: int) -> RunError:
-        """The error for mini-batch ``step``, counted from 0, whose ``loss`` or update is not finite."""
+        """Return the error for mini-batch ``step``, counted from 0, whose ``loss`` or update is not finite."""
         rate = self.learning_rate(step)
         return divergence(loss, step, steps_per_epoch=self._plan.steps_per_epoch, learning_rate=rate)
 
@@ -120,7 +122,7 @@ class TrainStep:
         return weights + [value for value in entries if isinstance(value, Tensor)]
 
     def finish_steps(self, step: int) -> None:
-        """Bring up to date what fused updates do not change, after ``step`` updates of the whole run."""
+        """Set what fused updates do not change: the optimizer's counts to ``step``, and the average's buffers."""
         for state in self._optimizer.state.values():
             if "step" in state:
                 state["step"].fill_(step)
@@ -130,14 +132,14 @@ class TrainStep:
     def _update_ema(self, step: int) -> None:
         assert self._average is not None
         assert self._ema_decay is not None
-        # The weight of the new parameters: early averages forget faster.
+        # The weight of the new parameters. ``max_ema_decay`` explains why the decay is limited at first.
         weight = 1 - min(self._ema_decay, max_ema_decay(step + 1))
         torch._foreach_lerp_(list(self._average.parameters()), self._weights, weight)
         self._copy_buffers()
 
     @torch.no_grad()
     def _copy_buffers(self) -> None:
-        """Statistics of batch norm are averages already, so those of the averaged network are copies."""
+        """Copy the buffers into the averaged network: the statistics of batch norm are averages already."""
         if self._average is not None:
             for average, buffer in zip(self._average.buffers(), self._network.buffers(), strict=True):
                 average.copy_(buffer)

@@ -30,18 +30,22 @@ from digitlab.engine.member_spec import MemberSpec
 from digitlab.engine.stacked_networks import StackedNetworks, has_hooks
 from digitlab.optim.optimizers import RULE_OF
 
-# For compile=auto: what compiling saves in each update of a small network that trains alone, measured on two cores, and
-# in each update of a member of a population.
+# For compile=auto: the time that compiling saves in each update of a solo run with a small network, and in each update
+# of a member of a population, measured on two cores.
 _SAVED_SECONDS_ALONE = 250e-6
 _SAVED_SECONDS_PER_MEMBER = 10e-6
-# A population that members have left captures its updates again only for at least so many. Warm-up, capture and trial
-# replay run eight updates half a dozen times; the number is an estimate of the replayed updates that this costs.
-_FEWEST_STEPS_TO_CAPTURE_AGAIN = 100
+# After members have left a population, its updates are captured again only if at least this many are left. Warm-up,
+# capture and trial replay run eight updates half a dozen times; the number is an estimate of the replayed updates that
+# take as long.
+_MIN_STEPS_TO_RECAPTURE = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Acceleration:
-    """What a run asks for: ``compiling`` (``auto``: if it pays off), and capturing by ``graph_capture``."""
+    """How to execute updates: ``compiling`` (``auto``: if it saves time), and the function that captures CUDA graphs.
+
+    ``graph_capture`` is None if updates are not captured.
+    """
 
     compiling: bool | Literal["auto"] = False
     graph_capture: GraphCapture | None = None
@@ -56,20 +60,20 @@ class Part(NamedTuple):
 
 
 class FusedUpdates:
-    """Makes updates of ``networks``, in place, as far as ``wanted``.
+    """Makes updates of ``networks``, in place, with calls that are compiled or captured as ``acceleration`` says.
 
     ``prepare`` compiles and captures. Before that, and if it fails, all updates are left to the eager runner.
     """
 
-    def __init__(self, networks: StackedNetworks, wanted: Acceleration) -> None:
-        self._networks, self._wanted = networks, wanted
-        self._compiling, self._graph_capture = bool(wanted.compiling), wanted.graph_capture
+    def __init__(self, networks: StackedNetworks, acceleration: Acceleration) -> None:
+        self._networks, self._acceleration = networks, acceleration
+        # What is still to be tried; both are switched off after a failure.
+        self._compiling, self._graph_capture = bool(acceleration.compiling), acceleration.graph_capture
         # Whether a library that does not exist yet is compiled; None until that is decided.
         self._may_compile: bool | None = None
-        # Captured again only if that pays off: see _FEWEST_STEPS_TO_CAPTURE_AGAIN.
         self._members_have_left = False
-        self._maker = FusedCalls(networks)
-        # By the number of updates in a call.
+        self._fused_calls = FusedCalls(networks)
+        # Calls and libraries by the number of updates in a call.
         self._calls: dict[int, list[BoundCall]] = {}
         self._libraries: dict[int, CompiledCall] = {}
 
@@ -79,11 +83,11 @@ class FusedUpdates:
         return bool(self._calls)
 
     def has_calls(self, chunk: Chunk) -> bool:
-        """Whether all calls that ``chunk`` needs are made, or given up."""
+        """Return whether all calls that ``chunk`` needs exist or cannot be made."""
         return self._first_missing(chunk) is None
 
     def rates(self, first: int, steps: int) -> tuple[Tensor, Tensor]:
-        """As ``StackedNetworks.rates``."""
+        """Return the learning rates and EMA weights, as ``StackedNetworks.rates``."""
         return self._networks.rates(first, steps)
 
     @property
@@ -92,21 +96,23 @@ class FusedUpdates:
         return self.ready or self._compiling or self._graph_capture is not None
 
     def inherit_from(self, former: "FusedUpdates", members: Tensor) -> None:
-        """Continue for ``members``, int64 indices into those of ``former``, after the others have left."""
+        """Take over the calls of ``former`` for the remaining ``members``, int64 indices into its members."""
         self._compiling, self._graph_capture = former._compiling, former._graph_capture
         self._may_compile, self._members_have_left = former._may_compile, True
-        # A CUDA graph contains all members and never fits, so there are only libraries to inherit.
-        maker = former._maker.for_remaining(self._networks, members)
-        if maker is not None and former._libraries:
-            self._maker, self._libraries = maker, former._libraries
-            self._calls = {steps: maker.bound(library) for steps, library in self._libraries.items()}
+        # A CUDA graph contains all former members, so only libraries can be inherited.
+        fused_calls = former._fused_calls.for_remaining(self._networks, members)
+        if fused_calls is not None and former._libraries:
+            self._fused_calls, self._libraries = fused_calls, former._libraries
+            self._calls = {steps: fused_calls.bound(library) for steps, library in self._libraries.items()}
 
     @classmethod
-    def of_solo_run(cls, spec: MemberSpec, optimizer: torch.optim.Optimizer, wanted: Acceleration) -> "FusedUpdates":
-        """Updates that change the tensors of the network of ``spec`` and of its ``optimizer`` in place.
+    def of_solo_run(
+        cls, spec: MemberSpec, optimizer: torch.optim.Optimizer, acceleration: Acceleration
+    ) -> "FusedUpdates":
+        """Return updates that change the tensors of the network of ``spec`` and of its ``optimizer`` in place.
 
-        Raises ``CompilerError`` for an optimizer of the user's own, which has no functional rule. A subclass may do
-        something else, so the type must be exact.
+        Raises ``CompilerError`` if the optimizer is a class of the user's own, which has no functional rule. A subclass
+        of a known optimizer may have another update, so it is refused, too.
         """
         if not abilities(spec.device).float64:
             # Learning rates are float64 inputs, so that they equal those of the eager step to the last bit.
@@ -114,20 +120,20 @@ class FusedUpdates:
         if type(spec.optimizer) not in RULE_OF:
             raise CompilerError(f"{type(spec.optimizer).__name__} has no compiled form")
         _refuse_hooks(has_hooks(spec.network))
-        return cls(StackedNetworks([spec], device=spec.device, shared_with=optimizer), wanted)
+        return cls(StackedNetworks([spec], device=spec.device, shared_with=optimizer), acceleration)
 
     def parts(self, chunk: Chunk) -> list[Part]:
-        """How to make the updates of ``chunk``: calls have a fixed number of full mini-batches, the rest is eager."""
-        return [part if part.steps in self._calls else part._replace(steps=0) for part in self._planned(chunk)]
+        """Return the parts of ``chunk``: those that calls train on, and those that the eager runner trains on."""
+        return [part if part.steps in self._calls else part._replace(steps=0) for part in self._planned_parts(chunk)]
 
-    def _planned(self, chunk: Chunk) -> list[Part]:
-        """The parts of ``chunk`` when all calls are made."""
+    def _planned_parts(self, chunk: Chunk) -> list[Part]:
+        """Return the parts that ``chunk`` has once all calls are made."""
         count, steps = len(chunk.indices), self._steps(chunk)
         # A graph has one mini-batch size, so a smaller mini-batch at the end of the epoch runs eagerly.
         full = leading_full_batches(chunk)
-        begin, end = (min(place, full) for place in chunk.full_executions(steps))
-        # A graph of one update is captured in no time, so that mini-batches which fill no whole call need not run
-        # eagerly. A library of one update would take half a minute to compile.
+        begin, end = (min(index, full) for index in chunk.full_executions(steps))
+        # Some full mini-batches may be too few for a call. A graph of one update, which takes little time to capture,
+        # can train on them. A library of one update would take half a minute to compile, so they run eagerly instead.
         single = 1 if self._graph_capture is not None and not self._compiling else 0
         parts = Part(0, begin, single), Part(begin, end, steps), Part(end, full, single), Part(full, count, 0)
         return [part for part in parts if part.begin < part.end]
@@ -141,17 +147,17 @@ class FusedUpdates:
         After a signal it stops at the end of the current call, when all streams have made the same updates.
         """
         networks, done = self._networks, 0
-        # Augmentation draws with a generator of its own and runs here, outside of the calls.
+        # ``blocks`` augments the images here, outside of the calls, because augmentation has its own random generator.
         blocks = zip(*(chunk.blocks(steps, networks.loss.encode) for chunk in chunk_io.chunks), strict=True)
-        # One copy for the whole part: indexing its columns for each call would take several operations.
+        # Rearrange them once for the whole part: selecting columns for each call would take several operations.
         rates, ema_weight = (_by_call(table, steps) for table in (chunk_io.rates, chunk_io.ema_weight))
         for number, streams in enumerate(blocks):
             first, size = chunk_io.first + done, streams[0][0].shape[1]
-            inputs = self._maker.inputs(streams, first, rates[number], ema_weight[number])
-            for members, of_streams, call in self._calls[steps]:
+            inputs = self._fused_calls.inputs(streams, first, rates[number], ema_weight[number])
+            for members, call_streams, call in self._calls[steps]:
                 # Each call advances the step counter, which all streams share.
                 networks.optimizer.state.step.fill_(first)
-                outputs = Outputs(*call(inputs.part(members, of_streams).tensors))
+                outputs = Outputs(*call(inputs.part(members, call_streams).tensors))
                 # Copying the results on the device does not make the host wait, so the next call is queued at once.
                 chunk_io.logits[members, done * size : (done + steps) * size] = outputs.logits.flatten(1, 2)
                 chunk_io.losses[done : done + steps, members] = outputs.losses.T
@@ -163,15 +169,15 @@ class FusedUpdates:
     # Compiling and capturing ------------------------------------------------------------------------------------------
 
     def prepare(self, chunk_io: ChunkIO, *, steps_ahead: int) -> None:
-        """Compile or capture updates for mini-batches like those of ``chunk_io``, if that is wanted and not done yet.
+        """Compile or capture updates for mini-batches like those of ``chunk_io``, if required and not done yet.
 
-        ``steps_ahead`` decides whether that pays off. A failure is logged, and training continues eagerly.
+        ``steps_ahead``, the number of updates that are left, decides whether that saves time. A failure is logged, and
+        training continues eagerly.
         """
-        if self._members_have_left and not self.ready and steps_ahead < _FEWEST_STEPS_TO_CAPTURE_AGAIN:
-            # Each time members leave, the others would have to capture anew, which costs as much as dozens of updates.
+        if self._members_have_left and not self.ready and steps_ahead < _MIN_STEPS_TO_RECAPTURE:
             self._graph_capture = None
         try:
-            # Decided anew for each part: whether there are single updates depends on what compiling came to.
+            # Look for the next part after each one, because calls of one update are needed only if compiling failed.
             while (part := self._first_missing(chunk_io.chunks[0])) is not None:
                 if self._compiling and self._may_compile is None:
                     self._decide_whether_to_compile(part.steps, steps_ahead)
@@ -183,54 +189,60 @@ class FusedUpdates:
             self._log(error)
 
     def _first_missing(self, chunk: Chunk) -> Part | None:
-        """The first part of ``chunk`` that needs a call which is wanted and not made yet."""
+        """Return the first part of ``chunk`` whose call is still to be made; None if there is no such part."""
         if not (self._compiling or self._graph_capture is not None):
             return None
-        return next((part for part in self._planned(chunk) if part.steps and part.steps not in self._calls), None)
+        return next((part for part in self._planned_parts(chunk) if part.steps and part.steps not in self._calls), None)
 
     def _log(self, error: CompilerError) -> None:
-        fall_back(error, asked=self._wanted.compiling is True or isinstance(error, CudaGraphError))
+        fall_back(error, asked=self._acceleration.compiling is True or isinstance(error, CudaGraphError))
 
     def _decide_whether_to_compile(self, steps: int, steps_ahead: int) -> None:
-        """Decide by the ``steps`` in a call. Raises ``CompilerError`` if neither library nor graph remains."""
-        always = self._wanted.compiling is True
+        """Decide whether to compile a library for calls of ``steps`` updates if none exists yet.
+
+        Raises ``CompilerError`` if updates can be neither compiled nor captured.
+        """
+        always = self._acceleration.compiling is True
         try:
             saved_seconds = steps_ahead * self._saved_seconds(steps, always=always)
             self._may_compile = compiling_pays(saved_seconds, always=always)
         except CompilerError as error:
-            # A CUDA graph costs a fraction of a second, so it is worth it without a library as well.
+            # Capturing a CUDA graph takes a fraction of a second, so it saves time without a library, too.
             if self._graph_capture is None:
                 raise
             self._compiling = False
             self._log(error)
 
     def _saved_seconds(self, steps: int, *, always: bool) -> float:
-        """What compiling saves in each update. Raises ``CompilerError`` if it cannot or should not be done."""
+        """Return the time that compiling saves in each update.
+
+        Raises ``CompilerError`` if the networks cannot be compiled, or if that would save too little time.
+        """
         networks = self._networks
-        if networks.alone:
+        if networks.is_solo:
             if steps == 1 and not always:
-                raise NoGainError("a network this large gains little")
+                raise NoGainError("it saves little time for a network of this size")
             return _SAVED_SECONDS_ALONE
         if networks.device.type != "cpu" or self._graph_capture is not None:
-            raise CompilerError("populations are compiled on a processor only")
+            raise CompilerError("populations are compiled only on a CPU")
         # Members with convolutions train one after another on a CPU, so one call saves nothing.
         if not isinstance(networks.stack, DenseStack):
-            raise NoGainError("convolutions gain nothing together")
+            raise NoGainError("it saves no time for a population of convolutional networks")
         if steps == 1:
-            raise NoGainError("networks this large gain little together")
+            raise NoGainError("it saves little time for a population of networks of this size")
         # All members of a stream share one call, so the saved time grows with the number of members.
         return networks.members * _SAVED_SECONDS_PER_MEMBER
 
     def _make_calls(self, example: ChunkIO) -> list[BoundCall]:
-        """The calls for mini-batches like those of ``example``, which fill one: of a library, a graph of it, or both.
+        """Return the calls for mini-batches like those of ``example``, which has as many as a call needs.
 
-        Without a library a graph contains the eager kernels of the same function.
+        They are calls of a library, or of a CUDA graph, which contains the library or the eager kernels.
         """
         _refuse_hooks(self._networks.has_hooks)
         library = self._library(example) if self._compiling else None
         if self._graph_capture is not None:
             try:
-                return self._maker.captured(example, library, self._graph_capture)
+                return self._fused_calls.captured(example, library, self._graph_capture)
             except CudaGraphError as error:
                 if library is None:
                     raise
@@ -238,14 +250,14 @@ class FusedUpdates:
                 self._log(error)
         assert library is not None
         self._libraries[len(example.losses)] = library
-        return self._maker.bound(library)
+        return self._fused_calls.bound(library)
 
     def _library(self, example: ChunkIO) -> CompiledCall | None:
-        """The compiled call; None if there is none but updates can be captured without it."""
+        """Return the compiled call; None if it cannot be made but updates can be captured without it."""
         try:
-            return self._maker.library(example, may_compile=bool(self._may_compile))
+            return self._fused_calls.library(example, may_compile=bool(self._may_compile))
         except CompilerError as error:
-            # If compiling fails, a graph of the eager kernels still saves the launches.
+            # If compiling fails, a graph of the eager kernels still saves the time of their launches.
             if self._graph_capture is None:
                 raise
             self._compiling = False
@@ -253,9 +265,9 @@ class FusedUpdates:
             return None
 
 
-def _refuse_hooks(watched: bool) -> None:
-    # Neither a library nor a graph calls hooks, so whatever they watch would silently see nothing.
-    if watched:
+def _refuse_hooks(hooks_exist: bool) -> None:
+    # Neither a library nor a graph calls hooks, so a user's hook would silently not be called.
+    if hooks_exist:
         raise CompilerError("forward hooks watch the layers")
 
 

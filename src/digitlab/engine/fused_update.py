@@ -1,7 +1,7 @@
-"""Several updates of stacked networks as one function of tensors, which a compiler or a CUDA graph can take as a whole.
+"""Builds one function of tensors that makes several updates of stacked networks, to be compiled or captured as a whole.
 
-The function makes the same updates as ``StackedUpdate``, which it contains; ``FusedUpdates`` compiles, captures and
-calls it. M members, S updates in a call, n images in a mini-batch; C, H, W; K classes.
+The function calls ``StackedUpdate`` several times. ``FusedCalls`` compiles it or captures it as a CUDA graph. Shapes: M
+members, S updates in a call, n images in a mini-batch, C channels, H rows, W columns, K classes.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -24,7 +24,10 @@ from digitlab.optim.state import RuleState
 
 
 class MemberSettings(NamedTuple):
-    """The members' own numbers: label ``smoothing`` (M, 1) and ``clip_norm`` (M,), None if no member has any."""
+    """Settings that can differ between members: the update ``rule``, label ``smoothing`` and ``clip_norm``.
+
+    ``smoothing`` (M, 1) is None if no member smooths, ``clip_norm`` (M,) is None if no member clips gradients.
+    """
 
     rule: StackedRule
     smoothing: Tensor | None
@@ -32,7 +35,10 @@ class MemberSettings(NamedTuple):
 
 
 class MemberState(NamedTuple):
-    """Stacked tensors with one row per member, (M, ...); ``entries`` are those of ``RuleState``."""
+    """The state of the members: stacked tensors with one row per member, (M, ...), and their settings.
+
+    ``averages`` are the moving averages of the parameters, ``entries`` is that of ``RuleState``.
+    """
 
     parameters: list[Tensor]
     buffers: list[Tensor]
@@ -42,7 +48,7 @@ class MemberState(NamedTuple):
 
 
 class SharedState(NamedTuple):
-    """What all members share: the number of updates made, and the normalisation's ``scale`` and ``shift``."""
+    """The tensors that all members share: the number of updates so far, ``scale`` and ``shift`` of ``Normalise``."""
 
     step: Tensor
     scale: Tensor
@@ -52,10 +58,10 @@ class SharedState(NamedTuple):
 class Inputs(NamedTuple):
     """The data of a call.
 
-    Streams keep a dimension of their own, because copying pixels for each member would cost memory bandwidth:
-    ``pixels`` (streams, S, n, C, H, W), uint8 or float in [0, 1], and encoded ``targets`` (streams, S, n, ...).
-    ``masks`` (M, S, n, ...) belong to the dropout layers. ``rates`` and ``ema_weight`` are float64 (M, S): the learning
-    rates, and the weight of the new parameters in their moving average.
+    ``pixels`` (streams, S, n, C, H, W) are uint8 or float in [0, 1], and ``targets`` (streams, S, n, ...) are encoded.
+    They have one entry for each stream and not for each member, because copies would cost memory bandwidth. ``masks``
+    has (M, S, n, ...) for each dropout layer. ``rates`` and ``ema_weight`` are float64 (M, S): the learning rates, and
+    the weight of the new parameters in their moving average.
     """
 
     pixels: Tensor
@@ -66,12 +72,12 @@ class Inputs(NamedTuple):
 
     @classmethod
     def from_tensors(cls, tensors: Iterable[Tensor]) -> "Inputs":
-        """The inputs whose ``tensors`` property returned this list."""
+        """Return the inputs for a list that the property ``tensors`` returned."""
         pixels, targets, *masks, rates, ema_weight = tensors
         return cls(pixels, targets, masks, rates, ema_weight)
 
     def part(self, members: slice, streams: slice) -> "Inputs":
-        """The inputs of some members and their streams, as views."""
+        """Return the inputs of some members and their streams, as views."""
         masks = [mask[members] for mask in self.masks]
         return Inputs(self.pixels[streams], self.targets[streams], masks, self.rates[members], self.ema_weight[members])
 
@@ -82,7 +88,7 @@ class Inputs(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """What a call returns: the mean ``losses`` before each update, (M, S), and the ``logits``, (M, S, n, K)."""
+    """The results of a call: the mean ``losses`` before each update, (M, S), and the ``logits``, (M, S, n, K)."""
 
     losses: Tensor
     logits: Tensor
@@ -90,7 +96,7 @@ class Outputs(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateFunction:
-    """Builds the function that trains stacked networks of the kind of ``stack`` with a loss like ``loss``.
+    """Builds the function that trains stacked networks such as those of ``stack``, with the loss ``loss``.
 
     ``stream_sizes`` says how many members each stream has; None stands for one stream with any number of members. With
     ``single`` there is one member, whose state has no dimension for members (see ``VmapStack.as_single``).
@@ -106,14 +112,14 @@ class UpdateFunction:
     single: bool = False
 
     def build(self, steps: int) -> Callable[[MemberState, SharedState, Inputs], Outputs]:
-        """A function that makes ``steps`` updates. All state is in its arguments, so it can be traced.
+        """Return a function that makes ``steps`` updates. All state is in its arguments, so it can be traced.
 
-        Whatever belongs to members begins with their dimension: the compiler lets only the first dimension vary
-        between calls.
+        In all tensors that have a dimension of members, that is the first one, because the compiler lets only the first
+        dimension vary between calls.
         """
 
         def run(members: MemberState, shared: SharedState, inputs: Inputs) -> Outputs:
-            # The number of members is a symbol while this is traced: the library serves any number.
+            # While this is traced, the number of members is a symbol, so the library can be called with any number.
             sizes = [1] if self.single else self.stream_sizes or [members.parameters[0].shape[0]]
             update = self._update(members, RuleState(shared.step, members.entries), sizes)
             normalisation = {"scale": shared.scale, "shift": shared.shift}
@@ -126,11 +132,11 @@ class UpdateFunction:
                 )
                 for step in range(steps)
             ]
-            # Updates take one row per step, but only the members' dimension, the first, may vary between calls.
+            # ``StackedUpdate`` takes one row of rates per update, but in the inputs members are the first dimension.
             rates, ema_weight = inputs.rates.T, inputs.ema_weight.T
             if self.single:
                 rates, ema_weight = rates.squeeze(1), ema_weight.squeeze(1)
-            # The compiler traces without gradients; batch norm and activations need them.
+            # The compiler traces under ``no_grad``, but ``backward`` of the stacks uses autograd.
             with torch.enable_grad():
                 results = [
                     update.with_losses(batch, rates[step], ema_weight[step]) for step, batch in enumerate(batches)
@@ -148,7 +154,7 @@ class UpdateFunction:
         else:
             stack = self.stack.with_tensors(members.parameters, members.buffers, stream_sizes=sizes)
         return StackedUpdate(
-            # The members' own numbers are arguments. As constants they would tie the library to one sweep.
+            # The members' settings are arguments of the function. As constants they would tie the library to one sweep.
             stack=stack, loss=self.loss.with_smoothing(smoothing), rule=rule, averages=members.averages,
             clip_norm=clip_norm,
             apply=lambda gradients, rates: rule.apply(members.parameters, gradients, state, rates=rates),
@@ -156,28 +162,28 @@ class UpdateFunction:
 
 
 def tensors_in(tree: Any) -> list[Tensor]:
-    """The tensors in nested lists, tuples and dictionaries, as a flat list."""
+    """Return the tensors in nested lists, tuples and dictionaries, as a flat list."""
     return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def map_tensors(tree: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """The same nested lists, tuples and dictionaries with ``function(tensor)`` in place of each tensor."""
+    """Return the same nested lists, tuples and dictionaries with ``function(tensor)`` in place of each tensor."""
     return pytree.tree_map_only(Tensor, function, tree)
 
 
 def flatten_arguments(run: Callable[..., Outputs], trees: Sequence[Any]) -> FlatFunction:
-    """``run(*trees, inputs)`` as a function of a flat list: the tensors in ``trees``, then those of the inputs.
+    """Return ``run(*trees, inputs)`` as a function of the tensors in ``trees``, followed by those of the inputs.
 
     Compiled libraries take flat lists only. Leaves of ``trees`` that are not tensors become constants of the function.
     """
     leaves, structure = pytree.tree_flatten(tuple(trees))
-    # The tensors themselves are dropped: a library or graph of this function must not keep a former state alive.
+    # None stands for a tensor. The tensors themselves are dropped, because a library or graph of this function must not
+    # keep a former state alive. Other leaves are put into tuples, as they may be None, too.
     constants = [None if isinstance(leaf, Tensor) else (leaf,) for leaf in leaves]
 
     def flat_function(*tensors: Tensor) -> Sequence[Tensor]:
         remaining = iter(tensors)
-        # Tensors take their places again in the nested lists and dictionaries; settings that are numbers stay as they
-        # are.
+        # Put the tensors and the constants back into the nested lists and dictionaries.
         values = [next(remaining) if constant is None else constant[0] for constant in constants]
         return tuple(run(*pytree.tree_unflatten(values, structure), Inputs.from_tensors(remaining)))
 

@@ -1,4 +1,4 @@
-"""Describes a network for the engine, which trains it. ``Classifier.member_spec`` returns this description."""
+"""Describes a network and its training for the engine. ``Classifier.member_spec`` returns this description."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

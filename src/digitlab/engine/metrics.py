@@ -31,8 +31,8 @@ class Counts:
         self.confusion += confusions(logits.unsqueeze(0), labels.unsqueeze(0))[0]
 
     def add_losses(self, losses: Sequence[float], sizes: Sequence[float]) -> None:
-        """Add the mean losses of mini-batches with ``sizes`` images, or whose images have these sums of weights."""
-        # One mini-batch at a time. With a sum for each chunk, rounding would depend on where chunks end.
+        """Add the mean ``losses`` of mini-batches with ``sizes`` images, or with these sums of the images' weights."""
+        # Add one mini-batch at a time. If each chunk were summed first, rounding would depend on where chunks end.
         for loss, size in zip(losses, sizes, strict=True):
             self.loss_sum += loss * size
 
@@ -47,39 +47,40 @@ class Counts:
         if images == 0:
             return dict.fromkeys(NAMES, float("nan"))
         hits, support = confusion.diagonal(), confusion.sum(1)
-        # As in scikit-learn and torchmetrics: a class that is neither seen nor predicted has no F1 and does not count.
-        seen = (support + confusion.sum(0)) > 0
-        f1 = 2 * hits / (support + confusion.sum(0)).clamp(min=1)
-        occurring = support > 0
+        occurrences = support + confusion.sum(0)  # as true class and as predicted class
+        # As in scikit-learn and torchmetrics: a class that never occurs has no F1 and does not count in the mean.
+        has_f1 = occurrences > 0
+        f1 = 2 * hits / occurrences.clamp(min=1)
+        has_recall = support > 0
         return {
             "loss": self.loss_sum / images,
             "accuracy": float(hits.sum()) / images,
-            "balanced_accuracy": float((hits[occurring] / support[occurring]).mean()),
-            "f1": float(f1[seen].mean()),
+            "balanced_accuracy": float((hits[has_recall] / support[has_recall]).mean()),
+            "f1": float(f1[has_f1].mean()),
             "f1_weighted": float((f1 * support).sum()) / images,
         }
 
     def class_accuracy(self, class_names: Sequence[str]) -> dict[str, float]:
-        """The share of each class's images that were classified correctly; only classes that occur."""
+        """Return the share of each class's images that were classified correctly, without classes that have none."""
         confusion = self.confusion.double().cpu()
         pairs = zip(class_names, confusion.diagonal(), confusion.sum(1), strict=True)
         return {name: float(hits / support) for name, hits, support in pairs if support > 0}
 
 
-def total(parts: Sequence[Counts]) -> Counts:
-    """Add up the counts of several processes, in their order, so that every process rounds alike."""
+def sum_counts(parts: Sequence[Counts]) -> Counts:
+    """Add up the counts of several processes, in their order, so that every process gets the same rounded sum."""
     confusion = torch.stack([part.confusion for part in parts]).sum(0)
     return Counts(confusion, sum(part.loss_sum for part in parts))
 
 
-def of_processes(own: Counts, *, processes: int) -> list[Counts]:
-    """Return the counts of every process, of which this one has ``own``. All processes must call this together."""
+def gather_counts(counts: Counts, *, processes: int) -> list[Counts]:
+    """Return the counts of every process; this process has ``counts``. All processes must call this together."""
     if processes == 1:
-        return [own]
-    loss_sum = torch.tensor(own.loss_sum, device=own.confusion.device, dtype=torch.float64)
-    confusions = [torch.empty_like(own.confusion) for _ in range(processes)]
+        return [counts]
+    loss_sum = torch.tensor(counts.loss_sum, device=counts.confusion.device, dtype=torch.float64)
+    confusions = [torch.empty_like(counts.confusion) for _ in range(processes)]
     loss_sums = [torch.empty_like(loss_sum) for _ in range(processes)]
-    torch.distributed.all_gather(confusions, own.confusion)
+    torch.distributed.all_gather(confusions, counts.confusion)
     torch.distributed.all_gather(loss_sums, loss_sum)
     return [Counts(confusion, loss.item()) for confusion, loss in zip(confusions, loss_sums, strict=True)]
 
@@ -108,18 +109,20 @@ class Evaluation:
         self._counts.add_losses(losses, weights)
         images = float(self._counts.confusion.sum())
         if sum(weights) != images:
-            # Class weights: the mean divides by the weights of all images.
+            # With class weights, the mean loss divides by the sum of all weights. ``metrics`` divides by the number of
+            # images.
             self._counts.loss_sum *= images / sum(weights)
         return self._counts
 
 
 def confusions(logits: Tensor, labels: Tensor) -> Tensor:
-    """The confusion matrices of M networks, int64 (M, K, K), from logits (M, n, K) and labels int64 (M, n).
+    """Return the confusion matrices of M networks, int64 (M, K, K), from logits (M, n, K) and labels int64 (M, n).
 
     Rows are true classes, columns are predicted classes.
     """
     members, _, classes = logits.shape
-    # max is faster than argmax, which takes half as long again for so few classes.
+    # The cells of all matrices are numbered one after the other. For so few classes, ``argmax`` takes 1.5 times as long
+    # as ``max``.
     first_cell = torch.arange(members, device=logits.device).unsqueeze(1) * classes * classes
     cells = first_cell + labels * classes + logits.max(2).indices
     # bincount would make the host wait for CUDA, because its result has as many cells as the largest value.

@@ -1,6 +1,6 @@
 """Undoes updates that leave nan or infinite numbers, and builds the error that names the first of them.
 
-Runs and populations check their state once per chunk, which costs next to nothing. If anything is not finite, they roll
+Runs and populations check their state once per chunk, which takes hardly any time. If anything is not finite, they roll
 the chunk back and repeat it with a check after each mini-batch. An update is a function of the state before it and of
 its position, so the repetition meets the same faulty update. A check per chunk misses nothing, because a weight, moment
 or statistic that is nan or infinite stays so whatever is added to it.
@@ -47,7 +47,7 @@ class Rollback:
     @torch.no_grad()
     def rollback(self, member: int | None = None) -> None:
         """Set the tensors back to the saved values, in place: all of them, or only the row of one ``member``."""
-        # Tensors that the optimizer has created since then have no copy.
+        # Tensors that the optimizer has created since then are the last ones of the list and have no copy.
         for tensor, saved in zip(self._state_tensors(), self._saved, strict=False):
             if member is None:
                 tensor.copy_(saved)
@@ -55,16 +55,17 @@ class Rollback:
                 tensor[member].copy_(saved[member])
 
     def finite(self) -> bool:
-        """Whether no tensor contains nan or infinity."""
+        """Return whether no tensor contains nan or infinity."""
         tensors = self._floats()
         # Some optimizers count their steps on the host. One stack cannot hold tensors of two devices.
         tensors = [tensor for tensor in tensors if tensor.device == tensors[0].device]
-        # A sum is fast and never finite if an entry is not. It rarely overflows; only then every entry is checked.
+        # The sum of a tensor is fast and is never finite if an entry is not. A sum of finite entries rarely overflows,
+        # so every entry is checked only if a sum is not finite.
         sums = torch.stack([tensor.sum() for tensor in tensors])
         return bool(sums.isfinite().all()) or all(bool(tensor.isfinite().all()) for tensor in tensors)
 
     def finite_members(self) -> Tensor:
-        """``finite`` for each member of stacked tensors (M, ...): bool (M,)."""
+        """Return whether each member's rows of the stacked tensors (M, ...) are finite: bool (M,)."""
         rows = [tensor.reshape(len(tensor), -1) for tensor in self._floats() if tensor.ndim > 0]
         finite = torch.stack([row.sum(1) for row in rows]).isfinite().all(0)
         return finite if finite.all() else torch.stack([row.isfinite().all(1) for row in rows]).all(0)
@@ -74,7 +75,7 @@ class Rollback:
 
 
 class Restorable(Protocol):
-    """What ``run_chunk_safely`` needs of ``Rollback`` or ``TrainStep``."""
+    """The methods of ``Rollback`` and ``TrainStep`` that ``run_chunk_safely`` calls."""
 
     def save(self) -> None:
         """Copy the state."""
@@ -86,10 +87,10 @@ class Restorable(Protocol):
 def run_chunk_safely(
     run: Callable[[bool], Results], *, finite: Callable[[Results], bool], state: Restorable, position: Position
 ) -> Results:
-    """Return what ``run(False)`` returns, which makes the updates of a chunk, if the results are ``finite``.
+    """Make the updates of a chunk by ``run(False)`` and return its results, if they are ``finite``.
 
-    Otherwise undo them and return ``run(True)``, which checks after each update and ends the run, or the member of a
-    population, whose update is not finite. ``run`` changes ``state`` and advances ``position``.
+    Otherwise undo the updates and return ``run(True)``, which checks after each update. If an update is not finite, it
+    ends the run, or the member of a population. ``run`` changes ``state`` and advances ``position``.
     """
     start = replace(position)
     state.save()
@@ -104,12 +105,12 @@ def run_chunk_safely(
 
 
 def divergence(loss: float, step: int, *, steps_per_epoch: int, learning_rate: float) -> RunError:
-    """The error for mini-batch ``step``, counted from 0 over the whole run, whose update is not finite.
+    """Return the error for mini-batch ``step``, counted from 0 over the whole run, whose update is not finite.
 
     Either its ``loss`` is not finite, or its gradient or the updated weights are not.
     """
     reason = (
         f"the loss is {loss}" if not math.isfinite(loss) else "the gradient, or the update it leads to, is not finite"
     )
-    place = f"epoch {step // steps_per_epoch + 1}, step {step + 1} (learning rate {learning_rate:g})"
-    return RunError(f"{reason} at {place}: {DIVERGED}")
+    position = f"epoch {step // steps_per_epoch + 1}, step {step + 1} (learning rate {learning_rate:g})"
+    return RunError(f"{reason} at {position}: {DIVERGED}")

@@ -40,14 +40,15 @@ def evaluate_stack(
     classes: int,
     logits_of_batches: list[Tensor] | None = None,
 ) -> list[Counts]:
-    """The counts of each member over the images of ``batches``.
+    """Return the counts of each member over the images of ``batches``.
 
-    ``weights`` are shaped like the parameters of ``stack``, (M, ...): these, or their moving averages. The logits
-    (M, n, K) of each batch are appended to ``logits_of_batches``, if given.
+    ``weights``, (M, ...), are the parameters of ``stack`` or their moving averages. The logits (M, n, K) of each batch
+    are appended to ``logits_of_batches``, if given.
     """
     members, device = len(weights[0]), weights[0].device
     confusion = torch.zeros(members, classes, classes, dtype=torch.int64, device=device)
-    sums = torch.zeros(members, dtype=torch.float64, device=device)
+    # In float64, because each sum has thousands of terms.
+    loss_sums = torch.zeros(members, dtype=torch.float64, device=device)
     images = 0
     weight_sum: Tensor | None = None
     for batch in batches:
@@ -56,17 +57,17 @@ def evaluate_stack(
             logits_of_batches.append(logits)
         targets = loss.encode(batch.labels, classes)
         losses = loss(logits, targets.expand(members, *targets.shape))
-        # Float64 sums: each has thousands of terms.
         batch_sums, image_weights = losses.double().sum(1), loss.image_weights(targets)
         if image_weights is not None:
-            # The mean over the whole set divides by the weights of all its images, not by those of each batch.
+            # The mean over the whole set divides by the weights of all its images, not by those of each batch. So undo
+            # the division by the weights of the batch here, and divide by all weights at the end.
             batch_weight = image_weights.double().sum()
             batch_sums *= batch_weight / len(image_weights)
             weight_sum = batch_weight if weight_sum is None else weight_sum + batch_weight
-        sums += batch_sums
+        loss_sums += batch_sums
         images += len(batch.labels)
         confusion += confusions(logits, batch.labels.expand(members, -1))
     if weight_sum is not None:
-        sums *= images / weight_sum
+        loss_sums *= images / weight_sum
     # The host waits for the device only here, once for all batches.
-    return [Counts(of_member, loss_sum) for of_member, loss_sum in zip(confusion, sums.tolist(), strict=True)]
+    return [Counts(matrix, loss_sum) for matrix, loss_sum in zip(confusion, loss_sums.tolist(), strict=True)]

@@ -1,7 +1,7 @@
 """The loss of stacked networks and its gradient by their logits; ``StackedUpdate`` and ``StackedRunner`` use it.
 
-``StackedLoss`` computes all members of a population at once, ``MemberLosses`` calls the losses themselves, one after
-another: solo runs use it, which are stacks of one and may have any loss. M members, n images, K classes.
+``StackedLoss`` computes the losses of all members of a population at once. ``MemberLosses`` calls the members' losses
+one after another. Solo runs use it: they are stacks of one and may have any loss. M members, n images, K classes.
 """
 
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ STACKABLE = (CrossEntropy, MeanSquaredError)
 
 
 class StackedLoss:
-    """The loss of M members, which differ only in label smoothing: ``smoothing`` (M, 1), or None if nobody smooths.
+    """The loss of M members, which differ only in label smoothing: ``smoothing`` (M, 1), or None if no member smooths.
 
-    With class weights they do not differ: the smoothing is then in the encoded targets, which members share.
+    With class weights, members have the same smoothing, because it is part of the encoded targets, which they share.
     """
 
     def __init__(self, loss: Loss, smoothing: Tensor | None) -> None:
@@ -29,28 +29,28 @@ class StackedLoss:
     def from_members(cls, losses: Sequence[Loss], *, device: torch.device, dtype: torch.dtype) -> "StackedLoss":
         """Stack the members' ``losses``; ``dtype`` is that of the logits."""
         smoothing = [loss.label_smoothing for loss in losses if isinstance(loss, CrossEntropy)]
-        # Without any smoothing None selects the cheaper formula.
+        # If no member smooths, None selects a formula with fewer operations.
         stacked = torch.tensor(smoothing, device=device, dtype=dtype).unsqueeze(1) if any(smoothing) else None
         return cls(losses[0], stacked)
 
     def with_smoothing(self, smoothing: Tensor | None) -> "StackedLoss":
-        """The same loss for other members."""
+        """Return the same loss for other members."""
         return StackedLoss(self._loss, smoothing)
 
     def mean_and_gradient(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """The members' mean losses, (M,), and ``gradient``."""
+        """Return the members' mean losses, (M,), and the result of ``gradient``."""
         return self(logits, targets).mean(1), self.gradient(logits, targets)
 
     def encode(self, targets: Tensor, classes: int) -> Tensor:
-        """Encode labels as the members' own loss does."""
+        """Encode labels as the members' loss does."""
         return self._loss.encode(targets, classes)
 
     def image_weights(self, targets: Tensor) -> Tensor | None:
-        """The weight of each image in the mean, for encoded ``targets`` (..., K + 1); None if all count alike."""
+        """Return the images' weights in the mean, for encoded ``targets`` (..., K + 1); None if all count alike."""
         return self._loss.image_weights(targets)
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The loss of each image, (M, n), from logits (M, n, K) and encoded targets, (M, n) or (M, n, K).
+        """Return the loss of each image, (M, n), from logits (M, n, K) and encoded targets, (M, n) or (M, n, K).
 
         With class weights, targets are (M, n, K + 1), and losses are scaled so that their mean is the weighted mean.
         """
@@ -58,18 +58,18 @@ class StackedLoss:
             return (self._outputs(logits) - targets).square().mean(2)
         log_probabilities = logits.log_softmax(2)
         if isinstance(self._loss, WeightedCrossEntropy):
-            targets = _shares_of_the_mean(targets, logits)
+            targets = _divided_by_weights(targets, logits)
             return -(log_probabilities * targets).sum(2) * logits.shape[1]
         if targets.ndim == 2:
-            chosen = log_probabilities.gather(2, targets.unsqueeze(2)).squeeze(2)
+            target_log_probability = log_probabilities.gather(2, targets.unsqueeze(2)).squeeze(2)
         else:
-            chosen = (log_probabilities * targets).sum(2)
+            target_log_probability = (log_probabilities * targets).sum(2)
         if self.smoothing is None:
-            return -chosen
-        return (self.smoothing - 1) * chosen - self.smoothing * log_probabilities.mean(2)
+            return -target_log_probability
+        return (self.smoothing - 1) * target_log_probability - self.smoothing * log_probabilities.mean(2)
 
     def gradient(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The derivative of each member's mean loss over the n images by its logits: (M, n, K)."""
+        """Return the derivative of each member's mean loss over the n images by its logits: (M, n, K)."""
         _, images, classes = logits.shape
         if isinstance(self._loss, MeanSquaredError):
             outputs = self._outputs(logits)
@@ -85,10 +85,10 @@ class StackedLoss:
                     error = error * outputs
                     return error - outputs * error.sum(2, keepdim=True)
         if isinstance(self._loss, WeightedCrossEntropy):
-            targets = _shares_of_the_mean(targets, logits)
+            targets = _divided_by_weights(targets, logits)
             return logits.softmax(2) * targets.sum(2, keepdim=True) - targets
         if self.smoothing is None:
-            # PyTorch's own formula rounds like the solo run, which uses it as well.
+            # PyTorch's own formula rounds like that of the solo run, because it is the same.
             leaf = logits.detach().requires_grad_()
             flat_targets = targets.flatten(0, 1) if targets.ndim == 2 else targets.flatten(0, 1).to(leaf.dtype)
             loss = F.cross_entropy(leaf.flatten(0, 1), flat_targets, reduction="sum") / images
@@ -98,23 +98,23 @@ class StackedLoss:
         if targets.ndim == 2:
             targets = torch.zeros_like(probabilities).scatter_(2, targets.unsqueeze(2), 1.0)
         targets = targets.to(logits.dtype) * (1 - smoothing) + smoothing / classes
-        # The targets of mixup add up to 1 only up to rounding, so their sum is a factor here.
+        # The targets of mixup add up to 1 only up to rounding, so the probabilities are multiplied by their sum.
         return (probabilities * targets.sum(2, keepdim=True) - targets).div_(images)
 
     def _outputs(self, logits: Tensor) -> Tensor:
-        """The outputs that a mean squared error compares with the targets, (M, n, K)."""
+        """Return the outputs that a mean squared error compares with the targets, (M, n, K)."""
         assert isinstance(self._loss, MeanSquaredError)
         return logits if self._loss.output == "raw" else self._loss.scores(logits.flatten(0, 1)).view_as(logits)
 
 
-def _shares_of_the_mean(targets: Tensor, logits: Tensor) -> Tensor:
+def _divided_by_weights(targets: Tensor, logits: Tensor) -> Tensor:
     """Divide encoded targets with class weights, (M, n, K + 1), by the sum of the images' weights: (M, n, K)."""
     targets = targets.to(logits.dtype)
     return targets[..., :-1] / targets[..., -1:].sum(1, keepdim=True)
 
 
 class MemberLosses:
-    """The members' own ``losses``, of any kind, differentiated by autograd."""
+    """The members' ``losses`` of any class, called one after another and differentiated by autograd."""
 
     smoothing = None
 
@@ -122,7 +122,7 @@ class MemberLosses:
         self._losses = list(losses)
 
     def with_smoothing(self, smoothing: Tensor | None) -> "MemberLosses":
-        """These losses: their numbers belong to them."""
+        """Return these losses unchanged: each has its settings itself."""
         return self
 
     def encode(self, targets: Tensor, classes: int) -> Tensor:
@@ -130,13 +130,13 @@ class MemberLosses:
         return self._losses[0].encode(targets, classes)
 
     def mean_and_gradient(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """The members' mean losses, (M,), and their derivatives by the logits, (M, n, K)."""
+        """Return the members' mean losses, (M,), and their derivatives by the logits, (M, n, K)."""
         leaf = logits.detach().requires_grad_()
-        triples = zip(self._losses, leaf, targets, strict=True)
-        losses = torch.stack([loss(own, own_targets) for loss, own, own_targets in triples])
-        # The derivative of a sum by one member's logits is that of the member's own loss.
+        members = zip(self._losses, leaf, targets, strict=True)
+        losses = torch.stack([loss(member_logits, member_targets) for loss, member_logits, member_targets in members])
+        # The derivative of the sum by one member's logits is the derivative of that member's loss.
         return losses.detach(), torch.autograd.grad(losses.sum(), leaf)[0]
 
     def gradient(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The derivative of each member's mean loss by its logits: (M, n, K)."""
+        """Return the derivative of each member's mean loss by its logits: (M, n, K)."""
         return self.mean_and_gradient(logits, targets)[1]

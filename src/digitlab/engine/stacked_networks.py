@@ -44,8 +44,8 @@ class StackedNetworks:
         device: torch.device,
         shared_with: torch.optim.Optimizer | None = None,
     ) -> None:
-        # ``alone`` means a solo run. A population of one member is not alone: it does not share an optimizer.
-        self.device, self.members, self.alone = device, len(members), shared_with is not None
+        # A population of one member is not a solo run, as it has no torch optimizer.
+        self.device, self.members, self.is_solo = device, len(members), shared_with is not None
         # ``population.grouping`` makes sure that all members have the same normalisation, image shape and classes.
         first = members[0]
         self.normalise, self.classes = first.normalise, first.classes
@@ -61,7 +61,7 @@ class StackedNetworks:
         self._stream_of = torch.tensor(streams, device=device)
         # The tensors of a population are copied into stacks. Those of a solo run stay where they are, because the eager
         # step changes them, too.
-        stack = view_as_stack if self.alone else stack_tensors
+        stack = view_as_stack if self.is_solo else stack_tensors
         self.buffers = stack([list(network.buffers()) for network in networks])
         averages = [member.average for member in members if member.average is not None]
         self.averages = stack([list(average.parameters()) for average in averages])
@@ -69,7 +69,7 @@ class StackedNetworks:
         # The loss of a solo run may be a class of the user, which has no stacked form.
         losses = [member.loss for member in members]
         self.loss: StackedLoss | MemberLosses = (
-            MemberLosses(losses) if self.alone else StackedLoss.from_members(losses, device=device, dtype=dtype)
+            MemberLosses(losses) if self.is_solo else StackedLoss.from_members(losses, device=device, dtype=dtype)
         )
         self.masks = make_dropout_masks(
             networks, seeds=[member.plan.seed for member in members], image_shape=first.image_shape,
@@ -96,14 +96,14 @@ class StackedNetworks:
         )  # fmt: skip
 
     def _stack(self, parameters: list[Tensor], autocast_dtype: torch.dtype | None) -> DenseStack | VmapStack:
-        if not self.alone and DenseStack.fits(self._template):
+        if not self.is_solo and DenseStack.fits(self._template):
             # A faster form for dense networks: one matrix product computes the first layers of all members of a stream.
             return DenseStack(self._template, parameters, buffers=self.buffers, stream_sizes=self.stream_sizes)
         # A solo run calls its network as it is, even a dense one. Stacked products would not be faster, but they would
         # add up in another order, so results would differ from those of the eager step in the last bits.
         return VmapStack(
             self._template, parameters, buffers=self.buffers, stream_sizes=self.stream_sizes,
-            one_by_one=self.alone or self.device.type == "cpu", masked=self.masks is not None,
+            one_by_one=self.is_solo or self.device.type == "cpu", with_masks=self.masks is not None,
             autocast_dtype=autocast_dtype,
         )  # fmt: skip
 
@@ -130,11 +130,11 @@ class StackedNetworks:
         return torch.stack(list(streams)).index_select(0, self._stream_of)
 
     def rates(self, first: int, steps: int) -> tuple[Tensor, Tensor]:
-        """Return the learning rates of ``steps`` mini-batches from ``first`` on, and their weights in the averages.
+        """Return the learning rates of ``steps`` mini-batches from ``first`` on, and the EMA weights.
 
-        The weight is that of the new parameters in the moving average of the parameters; 0 without an average. Both are
-        float64 (steps, M) on the host: schedules are Python functions, which neither a compiler nor a GPU can call, and
-        one copy to the device for a whole chunk is cheaper than one for each update.
+        An EMA weight is the weight of the new parameters in the moving average of the parameters; 0 without an average.
+        Both are float64 (steps, M) on the host: schedules are Python functions, which neither a compiler nor a GPU can
+        call, and one copy to the device for a whole chunk is cheaper than one for each update.
         """
         table = self._learning_rates.table(first, steps)
         if self._ema_decay is None:

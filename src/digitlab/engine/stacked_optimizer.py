@@ -1,4 +1,4 @@
-"""The optimizer of a population: one update rule, with each member's own numbers and learning rate schedule.
+"""The optimizer of a population: one update rule, with the settings and the learning-rate schedule of each member.
 
 ``StackedUpdate`` applies it. It also converts between the stacked state and the ``torch.optim`` state of each solo run,
 so that a member's checkpoint can be resumed alone, and a solo run's checkpoint in a population.
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from digitlab.engine.training_plan import TrainingPlan
 from digitlab.optim.broadcast import Fit, Number, is_on
 from digitlab.optim.functional import CLIP_EPS, RULES, max_ema_decay
-from digitlab.optim.optimizers import RULE_OF, Optimizer, of_each
+from digitlab.optim.optimizers import RULE_OF, Optimizer, group_settings
 from digitlab.optim.schedules import Schedule
 from digitlab.optim.state import RuleName, RuleState, counts_steps, entry_names, init_state, to_optimizer_state
 
@@ -48,14 +48,14 @@ class StackedRule(NamedTuple):
         contain their values and later sweeps can use the same library.
         """
 
-        # Parameters with equal settings share a tensor, which a rule then converts once for all of them.
-        made: dict[tuple[float, ...], Tensor] = {}
+        # Parameters with equal settings share a tensor, which a rule then converts only once.
+        tensors: dict[tuple[float, ...], Tensor] = {}
 
-        # Members may differ in numbers only, so every setting has the same type in all of them.
+        # Members may differ only in numbers, so a setting has the same type in all of them.
         def stack_settings(members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             return {
                 name: _stack_setting(
-                    [settings[name] for settings in members], device, made,
+                    [settings[name] for settings in members], device, tensors,
                     always_tensors=always_tensors and name in _VARIED_SETTINGS,
                 )
                 for name in members[0]
@@ -83,15 +83,15 @@ class StackedRule(NamedTuple):
         RULES[self.name](parameters, gradients, state, lr=rates, **self.shared, **self.per_parameter)
 
     def decay_factors(self, parameters: Sequence[Tensor], rates: Tensor) -> list[Tensor | None]:
-        """The factor that weight decay multiplies each parameter by at learning rates ``rates``, float64 (M,).
+        """Return the factor by which weight decay multiplies each parameter, at learning rates float64 (M,).
 
-        Shaped (M, 1, ...) to broadcast over the parameter; None for a parameter that no member decays.
+        It is (M, 1, ...) to broadcast over the parameter; None for a parameter that no member decays.
         """
         decays = self.per_parameter["weight_decay"]
-        # In float64 until ``fitted``, as the solo run computes the factor in Python.
-        fitted, factors = Fit(), {id(decay): 1 - rates * decay for decay in decays if is_on(decay)}
+        # The factor is computed in float64, as Python does in the solo run; ``fit`` then converts it.
+        fit, factors = Fit(), {id(decay): 1 - rates * decay for decay in decays if is_on(decay)}
         return [
-            cast(Tensor, fitted(factors[id(decay)], parameter)) if is_on(decay) else None
+            cast(Tensor, fit(factors[id(decay)], parameter)) if is_on(decay) else None
             for parameter, decay in zip(parameters, decays, strict=True)
         ]
 
@@ -99,14 +99,14 @@ class StackedRule(NamedTuple):
 class StackedOptimizer:
     """Applies ``rule`` to the stacked ``parameters`` and keeps its state.
 
-    ``optimizers`` are the members' own. ``state`` holds the moments of the rule, stacked like the parameters, and the
-    number of updates so far.
+    ``optimizers`` are those of the members. ``state`` holds the moments of the rule, stacked like the parameters, and
+    the number of updates so far.
     """
 
     def __init__(self, rule: StackedRule, optimizers: Sequence[Optimizer], parameters: Sequence[Tensor]) -> None:
         self.rule, self.parameters = rule, list(parameters)
         self._optimizers = list(optimizers)
-        # If any member has momentum all have the buffers; the rule multiplies those of the others by zero.
+        # If any member has momentum, all have momentum buffers; the rule multiplies those of the others by zero.
         self.state = init_state(rule.name, self.parameters, momentum=max(map(_momentum, optimizers)))
 
     def __call__(self, gradients: Sequence[Tensor], rates: Tensor) -> None:
@@ -128,7 +128,7 @@ class StackedOptimizer:
                 entries.setdefault("step", torch.zeros((), dtype=torch.float32, device=parameter.device))
 
     def member_state(self, member: int, network: nn.Module) -> dict[int, dict[str, Tensor]]:
-        """The ``"state"`` of the ``torch.optim`` optimizer that the member's solo run would have."""
+        """Return the ``"state"`` of the ``torch.optim`` optimizer that the member's solo run would have."""
         # A member without momentum has no momentum buffer when it trains alone, so its checkpoint gets none.
         names = entry_names(self.rule.name, momentum=_momentum(self._optimizers[member]))
         order = self._optimizer_order(member, network)
@@ -141,14 +141,14 @@ class StackedOptimizer:
         """Load what ``member_state`` returned, after ``steps`` updates; all members have made the same number."""
         self.state.step.fill_(steps)
         order = self._optimizer_order(member, network)
-        # A solo run without momentum has no buffer, and a new one no entry at all. The zeros stay then.
+        # A solo run without momentum has no buffer, and one without updates has no entry at all. Then the zeros stay.
         for number, entry in state.items():
             for name, tensors in self.state.entries.items():
                 if name in entry:
                     tensors[order[number]][member].copy_(entry[name])
 
     def _optimizer_order(self, member: int, network: nn.Module) -> list[int]:
-        """The index in ``network.parameters()`` of each parameter, in the order of the solo run's optimizer.
+        """Return each parameter's index in ``network.parameters()``, in the order of the solo run's optimizer.
 
         The orders differ because an optimizer sorts parameters into groups, for example with and without decay.
         """
@@ -158,12 +158,12 @@ class StackedOptimizer:
         return [index_of[id(parameter)] for group in groups for parameter in group["params"]]
 
     def inherit(self, members: Tensor, former: "StackedOptimizer") -> None:
-        """Copy the state of ``members``, int64 indices into ``former``, which are all members of this optimizer."""
+        """Copy the state from ``former``, in which this optimizer's members have the indices ``members``, int64."""
         self.state.step.copy_(former.state.step)
         for name, tensors in self.state.entries.items():
-            # Copied, not shared: the former runner's tensors, of all members, can then be freed.
-            for tensor, old in zip(tensors, former.state.entries[name], strict=True):
-                tensor.copy_(old.index_select(0, members))
+            # Copied and not shared, so that the tensors of the former runner, with all members, can be freed.
+            for tensor, former_tensor in zip(tensors, former.state.entries[name], strict=True):
+                tensor.copy_(former_tensor.index_select(0, members))
 
 
 class LearningRates:
@@ -172,7 +172,7 @@ class LearningRates:
     def __init__(
         self, optimizers: Sequence[Optimizer], schedules: Sequence[Schedule], plans: Sequence[TrainingPlan]
     ) -> None:
-        # float64 on the host, as a solo run multiplies Python floats.
+        # float64 on the host, because a solo run multiplies Python floats.
         self._base = torch.tensor([optimizer.lr for optimizer in optimizers], dtype=torch.float64)
         # Most members share a schedule, so each distinct one is evaluated once for each step.
         keys = list(zip(map(repr, schedules), (plan.total_steps for plan in plans), strict=True))
@@ -181,7 +181,7 @@ class LearningRates:
         self._steps_per_epoch = plans[0].steps_per_epoch
 
     def table(self, first_step: int, steps: int) -> Tensor:
-        """The rates of ``steps`` mini-batches from ``first_step``, counted from 0: float64 (steps, M), on the host."""
+        """Return the rates of ``steps`` mini-batches from number ``first_step`` on: float64 (steps, M), on the host."""
         factors = [
             [
                 schedule.factor(step, steps_per_epoch=self._steps_per_epoch, total_steps=total)
@@ -198,21 +198,21 @@ def clip_gradients(gradients: Sequence[Tensor], max_norms: Tensor) -> list[Tenso
     ``max_norms`` may be a scalar for a single member, whose gradients have no dimension for members.
 
     The gradients of a member become nan if its norm is not finite. Otherwise an infinite norm would scale them to
-    zeros, and the rollback could not see that the update went wrong.
+    zeros, and the check for finite values would not notice the faulty update.
     """
-    kept = max_norms.ndim
-    norms = torch.stack([gradient.flatten(kept).norm(dim=kept) for gradient in gradients]).norm(dim=0)
+    member_axes = max_norms.ndim
+    norms = torch.stack([gradient.flatten(member_axes).norm(dim=member_axes) for gradient in gradients]).norm(dim=0)
     # 0 * norms is nan for an infinite norm and 0 otherwise.
-    factors, fitted = (max_norms / (norms + CLIP_EPS)).clamp(max=1) + 0 * norms, Fit()
-    return [gradient * fitted(factors, gradient) for gradient in gradients]
+    fit, factors = Fit(), (max_norms / (norms + CLIP_EPS)).clamp(max=1) + 0 * norms
+    return [gradient * fit(factors, gradient) for gradient in gradients]
 
 
 def ema_weights(decays: Tensor, *, first: int, steps: int) -> Tensor:
-    """The weight of the new parameters in averages with ``decays``, float64 (M,): float64 (steps, M).
+    """Return the weight of the new parameters in averages with ``decays``, float64 (M,): float64 (steps, M).
 
-    Row i belongs to mini-batch ``first + i``, counted from 0 over the whole run: early averages forget faster.
+    Row i belongs to mini-batch ``first + i``, counted from 0 over the whole run.
     """
-    # Limited at the beginning, when the average would otherwise consist mostly of the initial weights.
+    # ``max_ema_decay`` explains why the decay is limited at first.
     limits = [max_ema_decay(step + 1) for step in range(first, first + steps)]
     return 1 - torch.minimum(decays, torch.tensor(limits, dtype=torch.float64).unsqueeze(1))
 
@@ -220,9 +220,9 @@ def ema_weights(decays: Tensor, *, first: int, steps: int) -> Tensor:
 @torch.no_grad()
 def update_ema(averages: Sequence[Tensor], parameters: Sequence[Tensor], ema_weight: Tensor) -> None:
     """Move the averages, (M, ...), towards the parameters by ``ema_weight`` (M,), as a solo run does."""
-    fitted = Fit()
+    fit = Fit()
     for average, parameter in zip(averages, parameters, strict=True):
-        average.lerp_(parameter, fitted(ema_weight, average))
+        average.lerp_(parameter, fit(ema_weight, average))
 
 
 def _momentum(optimizer: Optimizer) -> float:
@@ -230,36 +230,36 @@ def _momentum(optimizer: Optimizer) -> float:
 
 
 def _settings_of_parameters(optimizer: Optimizer, network: nn.Module) -> list[dict[str, Any]]:
-    """The settings of each parameter, in the order of ``network.parameters()``."""
-    # Different groups have different settings, such as weight decay for weights but not for biases.
+    """Return the settings of each parameter, in the order of ``network.parameters()``."""
+    # Groups have different settings, such as weight decay for weights but not for biases.
     group_of = {id(parameter): group for group in optimizer.groups(network) for parameter in group["params"]}
-    return [of_each(group_of[id(parameter)]) for parameter in network.parameters()]
+    return [group_settings(group_of[id(parameter)]) for parameter in network.parameters()]
 
 
 def _stack_setting(
-    values: Sequence[Any], device: torch.device, made: dict[tuple[float, ...], Tensor], *, always_tensors: bool
+    values: Sequence[Any], device: torch.device, tensors: dict[tuple[float, ...], Tensor], *, always_tensors: bool
 ) -> Any:
     """Stack the ``values`` that M members have for a setting: a number, or a list of numbers such as Adam's betas.
 
-    Any other setting is the same for all members of a population. ``made`` has the tensors made so far.
+    Any other setting is the same for all members of a population. ``tensors`` has the stacked values so far.
     """
     if isinstance(values[0], list):
         columns = zip(*values, strict=True)
-        return tuple(_stack_numbers(column, device, made, always_tensors=always_tensors) for column in columns)
+        return tuple(_stack_numbers(column, device, tensors, always_tensors=always_tensors) for column in columns)
     if not isinstance(values[0], float):
         return values[0]
-    return _stack_numbers(values, device, made, always_tensors=always_tensors)
+    return _stack_numbers(values, device, tensors, always_tensors=always_tensors)
 
 
 def _stack_numbers(
-    values: Sequence[float], device: torch.device, made: dict[tuple[float, ...], Tensor], *, always_tensors: bool
+    values: Sequence[float], device: torch.device, tensors: dict[tuple[float, ...], Tensor], *, always_tensors: bool
 ) -> Number:
-    """A float if all ``values`` are equal, which saves a broadcast in the rule; otherwise float64 (M,).
+    """Return a float if all ``values`` are equal, which saves a broadcast in the rule; otherwise float64 (M,).
 
     With ``always_tensors`` only a common zero stays a float: it switches the setting off, which changes the operations.
-    A compiled library needs a tensor for each argument, so those are never shared.
+    These tensors are arguments of a compiled library, which needs a tensor of its own for each argument.
     """
     if len(set(values)) == 1 and not (always_tensors and values[0]):
         return values[0]
     stacked = torch.tensor(values, dtype=torch.float64, device=device)
-    return stacked if always_tensors else made.setdefault(tuple(values), stacked)
+    return stacked if always_tensors else tensors.setdefault(tuple(values), stacked)

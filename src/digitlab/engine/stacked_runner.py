@@ -27,14 +27,14 @@ UpdateCallback = Callable[[Tensor, Tensor, int], None]
 
 
 class StackedRunner:
-    """Trains and evaluates the networks of ``members`` together; ``wanted`` says how to accelerate the updates."""
+    """Trains and evaluates the networks of ``members`` together; ``acceleration`` says how updates are executed."""
 
     def __init__(
-        self, members: Sequence[MemberSpec], *, device: torch.device, wanted: Acceleration | None = None
+        self, members: Sequence[MemberSpec], *, device: torch.device, acceleration: Acceleration | None = None
     ) -> None:
         self.networks = StackedNetworks(members, device=device)
         self.stack, self.optimizer = self.networks.stack, self.networks.optimizer
-        self.fused_updates = FusedUpdates(self.networks, wanted or Acceleration())
+        self.fused_updates = FusedUpdates(self.networks, acceleration or Acceleration())
         loss = self.networks.loss
         assert isinstance(loss, StackedLoss)
         self.loss = loss
@@ -48,7 +48,7 @@ class StackedRunner:
         self.fused_updates.inherit_from(former.fused_updates, members)
 
     def prepare(self, chunks: Sequence[Chunk], *, first: int, steps_ahead: int) -> None:
-        """Capture or compile the updates for ``chunks`` and for others of their shape, if wanted and not done yet.
+        """Capture or compile the updates for ``chunks`` and for others of their shape, if required and not done yet.
 
         ``first`` is the number of their first mini-batch, counted from 0 over the whole run. ``steps_ahead``, the
         number of updates still to come, decides whether compiling saves time.
@@ -84,8 +84,11 @@ class StackedRunner:
     def _chunk_io(self, chunks: Sequence[Chunk], *, first: int) -> tuple[ChunkIO, Tensor]:
         """Return the inputs and empty output buffers for ``chunks``, and the learning rates (B, M) on the host."""
         host_rates, ema_weight = self.networks.rates(first, len(chunks[0].sizes))
-        like = self.networks.normalise.scale
-        return ChunkIO.empty(chunks, first=first, rates=host_rates, ema_weight=ema_weight, like=like), host_rates
+        scale = self.networks.normalise.scale  # has the device and dtype of the training
+        chunk_io = ChunkIO.empty(
+            chunks, first=first, rates=host_rates, ema_weight=ema_weight, device=scale.device, dtype=scale.dtype
+        )
+        return chunk_io, host_rates
 
     def _run_eagerly(self, chunk_io: ChunkIO, stop_signal: StopSignal, callback: UpdateCallback | None) -> int:
         """Make the updates one at a time and return how many were made; after a signal the rest is not made."""

@@ -1,7 +1,7 @@
 """One update of M stacked networks: forward, loss, backward, clipping, update rule and averaged weights.
 
 The stacked runner calls it once for each mini-batch. The compiled form and the CUDA graph contain several such updates.
-n images in a mini-batch; C, H, W; K classes; M members.
+Shapes: M members, n images in a mini-batch, C channels, H rows, W columns, K classes.
 """
 
 from collections.abc import Callable, Sequence
@@ -54,14 +54,14 @@ class StackedUpdate:
         return logits
 
     def with_losses(self, batch: StackedBatch, rates: Tensor, ema_weight: Tensor) -> tuple[Tensor, Tensor]:
-        """The same update; return the mean losses (M,) and the logits (M, n, K), both before it."""
+        """Make the same update; return the mean losses (M,) and the logits (M, n, K), both from before the update."""
         logits = self.stack.forward(batch.images, batch.masks)
         losses, gradient = self.loss.mean_and_gradient(logits, batch.targets)
         self._descend(gradient, rates, ema_weight)
         return losses, logits
 
     def _descend(self, gradient: Tensor, rates: Tensor, ema_weight: Tensor) -> None:
-        """Backpropagate ``gradient``, the derivative of the loss by the logits (M, n, K), and update."""
+        """Backpropagate ``gradient``, the derivative of the loss by the logits (M, n, K), and update the networks."""
         self.stack.backward(gradient)
         if isinstance(self.stack, DenseStack) and self.rule.is_plain_sgd and self.clip_norm is None:
             # Plain SGD adds the gradient products straight to the weights, which saves two of five passes over them.

@@ -1,6 +1,6 @@
-"""Stacks the tensors and settings of a population's members, and gives members the data of their stream.
+"""Stacks the tensors and settings of a population's M members, and expands the data of streams to members.
 
-``StackedNetworks``, ``VmapStack`` and ``UpdateFunction`` use it. M members.
+``StackedNetworks``, ``VmapStack`` and ``UpdateFunction`` use it.
 """
 
 from collections.abc import Sequence
@@ -10,28 +10,37 @@ from torch import Tensor
 
 
 def stack_values(values: Sequence[float | None]) -> Tensor | None:
-    """float64 (M,), on the host; None if no member has a value: in a population all have one, or none."""
+    """Stack the members' values of a setting: float64 (M,), on the host; None if no member has a value.
+
+    In a population, either all members have a value or none has.
+    """
     present = [value for value in values if value is not None]
     return torch.tensor(present, dtype=torch.float64) if present else None
 
 
 def stack_tensors(tensors: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-    """Stack lists of tensors, one list per member; rows keep their memory layout, for example channels last."""
+    """Stack lists of tensors, one list per member, to tensors (M, ...).
+
+    The rows keep the memory layout of the tensors, for example channels last.
+    """
     stacked = []
     for rows in zip(*tensors, strict=True):
         first = rows[0]
-        whole = first.new_empty_strided((len(rows), *first.shape), (first.numel(), *first.stride()))
-        stacked.append(torch.stack([tensor.detach() for tensor in rows], out=whole))
+        target = first.new_empty_strided((len(rows), *first.shape), (first.numel(), *first.stride()))
+        stacked.append(torch.stack([tensor.detach() for tensor in rows], out=target))
     return stacked
 
 
 def view_as_stack(tensors: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-    """The tensors of a single member as a stack of one, (1, ...), in the same memory."""
+    """Return the tensors of a single member as a stack of one, (1, ...), in the same memory."""
     return [tensor.detach().unsqueeze(0) for member in tensors for tensor in member]
 
 
 def expand_to_members(streams: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
-    """Turn one tensor per stream into (M, ...): each of the ``sizes[stream]`` members has its stream's."""
+    """Turn one tensor per stream into (M, ...), in which each member has the tensor of its stream.
+
+    ``sizes`` are the numbers of members of the streams.
+    """
     expanded = [stream.expand(size, *stream.shape) for stream, size in zip(streams, sizes, strict=True)]
-    # ``expand`` copies nothing. With several streams the concatenation does, once per member.
+    # ``expand`` copies nothing. With several streams, the concatenation makes one copy per member.
     return expanded[0] if len(expanded) == 1 else torch.cat(expanded)

@@ -1,4 +1,4 @@
-"""``TrainingPlan``: how long a run trains, in which chunks, and how far it is. Solo runs and members have one each."""
+"""``TrainingPlan``: how long a run trains, in which chunks, and its progress. Each solo run and each member has one."""
 
 from dataclasses import dataclass, field
 
@@ -7,9 +7,10 @@ from digitlab.data.chunks import ChunkPlan, Position
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingPlan:
-    """``chunks`` says how epochs are cut; ``steps_per_epoch`` and ``total_steps`` count mini-batches.
+    """The length of a training and its progress.
 
-    ``position`` moves with each mini-batch. The members of a population share one position.
+    ``chunks`` says how to cut epochs into chunks. ``steps_per_epoch`` and ``total_steps`` count mini-batches.
+    ``position`` advances with each mini-batch. The members of a population share one position.
     """
 
     chunks: ChunkPlan
@@ -21,9 +22,9 @@ class TrainingPlan:
     def for_images(
         cls, chunks: ChunkPlan, images: int, *, max_epochs: int, position: Position | None = None
     ) -> "TrainingPlan":
-        """The plan of a run that trains ``max_epochs`` on so many images, or as far as the limits in ``chunks``."""
+        """Return the plan of a run of ``max_epochs`` epochs over ``images`` images, with the limits in ``chunks``."""
         steps_per_epoch = chunks.steps_per_epoch(images)
-        # Schedules end with the last mini-batch that is really made.
+        # The limits shorten ``total_steps``, so that learning-rate schedules end with the last mini-batch of the run.
         all_epochs = max_epochs * steps_per_epoch
         return cls(
             chunks=chunks, steps_per_epoch=steps_per_epoch, total_steps=min(all_epochs, chunks.max_steps or all_epochs),
@@ -37,10 +38,10 @@ class TrainingPlan:
 
     @property
     def steps_ahead(self) -> int:
-        """The number of mini-batches until the end."""
+        """The number of mini-batches that are left."""
         return self.total_steps - self.position.total_steps
 
     @property
     def is_over(self) -> bool:
-        """Whether the last mini-batch is done."""
+        """Whether no mini-batch is left."""
         return self.steps_ahead <= 0

@@ -197,7 +197,7 @@ RULE_OF: Mapping[type[Optimizer], RuleName] = {
 }  # fmt: skip
 
 
-def of_each(group: Mapping[str, Any]) -> dict[str, Any]:
+def group_settings(group: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a group without its ``params``."""
     return {name: value for name, value in group.items() if name != "params"}
 

@@ -95,8 +95,8 @@ class Population:
         """
         specs = [member.classifier.member_spec() for member in self.members]
         graph_capture = graph_capture_for(self.device, allowed=self.experiment.trainer.cuda_graphs)
-        wanted = Acceleration(self.experiment.options.compile, graph_capture)
-        runner = StackedRunner(specs, device=self.device, wanted=wanted)
+        acceleration = Acceleration(self.experiment.options.compile, graph_capture)
+        runner = StackedRunner(specs, device=self.device, acceleration=acceleration)
         for row, member in enumerate(self.members):
             member.use_tensors(*runner.networks.member_tensors(row))
             # The optimizer's state comes from the checkpoint at the beginning, and later from the previous runner.

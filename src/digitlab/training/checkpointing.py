@@ -13,7 +13,7 @@ import lightning
 
 from digitlab.core.errors import RunError
 from digitlab.data.chunks import Position
-from digitlab.engine.metrics import Counts, total
+from digitlab.engine.metrics import Counts, sum_counts
 from digitlab.results.checkpoint import older_version_error
 from digitlab.results.environment import cpu_capability
 from digitlab.training.classifier import Classifier
@@ -103,7 +103,7 @@ def restore(checkpoint: dict[str, Any], classifier: Classifier, *, path: Path) -
     # The metrics of the epoch are sums over all processes, so one process can have all earlier counts. Only the last
     # bits may differ, because the losses are added in another order.
     if counts is None and chunks.rank == 0:
-        counts = total(counts_of_processes)
+        counts = sum_counts(counts_of_processes)
     classifier.restore(checkpoint["state_dict"], checkpoint["optimizer_states"][0], counts)
     return [MonitorValue(**point) for point in checkpoint["history"]]
 

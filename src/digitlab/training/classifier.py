@@ -25,7 +25,7 @@ from digitlab.engine.device import reads_at_once
 from digitlab.engine.eager import TrainStep
 from digitlab.engine.fused_execution import Acceleration, FusedUpdates
 from digitlab.engine.member_spec import MemberSpec
-from digitlab.engine.metrics import Counts, Evaluation, confusions, of_processes, total
+from digitlab.engine.metrics import Counts, Evaluation, confusions, gather_counts, sum_counts
 from digitlab.engine.training_plan import TrainingPlan
 from digitlab.models.layers import statistics_of
 from digitlab.models.user_networks import initialise_lazy_layers
@@ -243,13 +243,13 @@ class Classifier(LightningModule):
 
     def take_train_counts(self) -> Counts:
         """Return the counts of the training passes since the last call, summed over all processes, and reset them."""
-        counts = total(self.train_counts_of_processes())
+        counts = sum_counts(self.train_counts_of_processes())
         self.train_counts = Counts.zeros(len(self.facts.class_names), self.train_counts.confusion.device)
         return counts
 
     def train_counts_of_processes(self) -> list[Counts]:
         """Return the current counts of every process. All processes must call this together."""
-        return of_processes(self.train_counts, processes=self.plan.chunks.world_size)
+        return gather_counts(self.train_counts, processes=self.plan.chunks.world_size)
 
     # Evaluation: every process evaluates all images, so all make the same decisions without communicating -------------
 
