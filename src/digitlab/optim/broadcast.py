@@ -20,34 +20,26 @@ def is_on(number: Number) -> bool:
     return isinstance(number, Tensor) or number != 0
 
 
-def fit(number: Number, parameter: Tensor) -> Number:
-    """Return a hyper-parameter in a form that broadcasts against ``parameter``.
-
-    A tensor (M,) becomes (M, 1, …) in the dtype of ``parameter``; a float stays as it is.
-    """
-    if not isinstance(number, Tensor):
-        return number
-    return number.to(parameter.dtype).reshape(number.shape + (1,) * (parameter.ndim - number.ndim))
-
-
 class Fit:
-    """``fit`` for all parameters of one update: it converts a tensor only once for each dtype.
+    """Converts hyper-parameters to a form that broadcasts against a parameter, for all parameters of one update.
 
-    On a GPU each conversion is a kernel of its own, which takes as long as the update of a small parameter.
+    A tensor (M,) becomes (M, 1, …) in the dtype of the parameter; a float stays as it is. The dtype of each tensor is
+    converted only once: on a GPU each conversion is a kernel, which takes as long as the update of a small parameter.
     """
 
     def __init__(self) -> None:
-        # The tensors themselves are kept as well: the ids of freed ones could be used again.
+        # The original tensors are kept, too, because the id of a freed tensor could be used again.
         self._converted: dict[tuple[int, torch.dtype], tuple[Tensor, Tensor]] = {}
 
     def __call__(self, number: Number, parameter: Tensor) -> Number:
-        """Return the same as ``fit(number, parameter)``."""
+        """Return ``number`` in a form that broadcasts against ``parameter``."""
         if not isinstance(number, Tensor):
             return number
         key = id(number), parameter.dtype
         if key not in self._converted:
             self._converted[key] = number, number.to(parameter.dtype)
-        return fit(self._converted[key][1], parameter)
+        converted = self._converted[key][1]
+        return converted.reshape(number.shape + (1,) * (parameter.ndim - number.ndim))
 
 
 def add_scaled(target: Tensor, tensor: Tensor, factor: Number) -> None:
@@ -63,6 +55,6 @@ def sum_scaled(first: Tensor, second: Tensor, factor: Number) -> Tensor:
     return first.addcmul(second, factor) if isinstance(factor, Tensor) else first.add(second, alpha=factor)
 
 
-def decayed(gradient: Tensor, parameter: Tensor, decay: Number, fitted: Fit) -> Tensor:
+def decayed(gradient: Tensor, parameter: Tensor, decay: Number, fit: Fit) -> Tensor:
     """Add coupled weight decay, ``decay`` · ``parameter`` (the gradient of decay/2 · ‖parameter‖²), to the gradient."""
-    return sum_scaled(gradient, parameter, fitted(decay, parameter)) if is_on(decay) else gradient
+    return sum_scaled(gradient, parameter, fit(decay, parameter)) if is_on(decay) else gradient

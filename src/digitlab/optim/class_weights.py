@@ -13,18 +13,19 @@ from digitlab.core.errors import ConfigError
 # YAML and Hydra read class names such as 7 or true as numbers and truth values.
 ClassWeights = Literal["balanced"] | dict[str | int | float | bool, PositiveFloat]
 
-_MOST_LISTED = 12
+_MAX_LISTED_CLASSES = 12
 
 
 def weight_of_each_class(
     setting: ClassWeights, class_names: Sequence[str], train_counts: Sequence[int] | None
 ) -> list[float]:
-    """Return the K weights that ``setting`` means.
+    """Return the weights of the K classes, as ``setting`` defines them.
 
-    ``balanced`` gives a class the weight N / (C · n) if n of the N training images belong to it and C classes occur:
-    then each class has the same total weight, and the mean weight over the training images is 1. A class without
-    training images gets weight 1; so does a class that a dictionary does not name. ``train_counts`` are the K counts of
-    the training split; None checks the names only, and ``balanced`` then gives ones.
+    ``balanced`` gives a class the weight N / (K · n) if n of the N training images belong to it; classes without
+    training images do not count in K. Then each class has the same total weight, and the mean weight over the training
+    images is 1. A class without training images gets weight 1; so does a class that a dictionary does not name.
+    ``train_counts`` are the K counts of the training split. With None, only the names are checked, and ``balanced``
+    gives ones.
 
     Raises:
         ConfigError: the dictionary names no class, or one that does not exist.
@@ -47,8 +48,8 @@ def _as_text(name: object) -> str:
 
 
 def _no_such_class(name: str, class_names: Sequence[str]) -> str:
-    more = f" and {len(class_names) - _MOST_LISTED} more" if len(class_names) > _MOST_LISTED else ""
-    listed = ", ".join(class_names[:_MOST_LISTED])
+    more = f" and {len(class_names) - _MAX_LISTED_CLASSES} more" if len(class_names) > _MAX_LISTED_CLASSES else ""
+    listed = ", ".join(class_names[:_MAX_LISTED_CLASSES])
     return f"there is no class {name}{nearest(name, class_names)}; the classes are {listed}{more}"
 
 

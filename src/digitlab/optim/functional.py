@@ -9,10 +9,10 @@ parameter and its gradient have the same shape; in a population of M members it 
 between parameters is a sequence with one entry for each: ``weight_decay``, because biases are not decayed, and all
 settings of Muon, whose rule is in the module ``muon``.
 
-``broadcast`` explains which numbers may be tensors. ``fit(number, parameter)`` gives a number the shape and dtype in
-which it can be multiplied with a parameter; the class ``Fit`` converts each number only once per update. ``descent`` is
-the factor of an update: minus the learning rate. On a GPU, the kernels in ``fused`` make some of the updates: if
-``fused.sgd`` or ``fused.adam`` returns True, the update is done.
+``broadcast`` explains which numbers may be tensors. ``fit``, an object of the class ``Fit``, gives a number the shape
+and dtype in which it can be multiplied with a parameter. ``descent`` is the factor of an update: minus the learning
+rate. On a GPU, the kernels in ``fused`` make some of the updates: if ``fused.sgd`` or ``fused.adam`` returns True, the
+update is done.
 """
 
 import math

@@ -1,8 +1,8 @@
 """SGD, Adam and AdamW by PyTorch's fused kernels: one kernel updates all parameters with the same weight decay.
 
-On a GPU the kernels of a rule, of which ``functional`` has several for each parameter, take longer than the rest of a
-small network's update. The functions here have the arguments of the rules in ``functional``, which calls them first;
-they return whether they have made the update.
+The rules in ``functional`` launch several kernels for each parameter. On a GPU, that takes longer than the rest of a
+small network's update. So the rules first call the functions here, which have the same arguments and return whether
+they have made the update.
 """
 
 from collections.abc import Callable, Sequence
@@ -42,7 +42,7 @@ def sgd(
             is_first_step=False,
         )  # fmt: skip
 
-    _each_decay(update, parameters, weight_decay, lr)
+    _for_each_decay(update, parameters, weight_decay, lr)
     return True
 
 
@@ -72,15 +72,15 @@ def adam(
             maximize=False,
         )  # fmt: skip
 
-    _each_decay(update, parameters, weight_decay, lr)
+    _for_each_decay(update, parameters, weight_decay, lr)
     return True
 
 
 def _fits(parameters: Sequence[Tensor], lr: Number, settings: Sequence[Number]) -> bool:
-    """Whether the kernels can make the update: of one network in float32 whose settings are numbers.
+    """Return whether the kernels can make the update: there is one network, in float32, and its settings are numbers.
 
-    A compiled update has none of them: the compiler could not join them with other operations. In float64 the kernels
-    would round the learning rate to float32.
+    In float64, the kernels would round the learning rate to float32. While the update is compiled, the parameters are
+    ``FakeTensor``s, and it returns False, because the compiler cannot merge these kernels with other operations.
     """
     return (
         abilities(parameters[0].device).fused_rules
@@ -92,14 +92,18 @@ def _fits(parameters: Sequence[Tensor], lr: Number, settings: Sequence[Number]) 
     )
 
 
-def _each_decay(
+def _for_each_decay(
     update: Callable[[Sequence[int], Number, Tensor], None],
     parameters: Sequence[Tensor],
     weight_decay: Sequence[Number],
     lr: Number,
 ) -> None:
-    """Call ``update`` for the parameters of each value of ``weight_decay``, with the learning rate for the kernel."""
+    """Call ``update`` once for each value of ``weight_decay``, with the indices of the parameters that have it.
+
+    ``update`` also gets the value, and the learning rate as the kernels take it: a float32 scalar.
+    """
     assert isinstance(lr, Tensor)
     rate = lr.reshape(()).to(torch.float32)
     for decay in dict.fromkeys(weight_decay):
-        update([i for i in range(len(parameters)) if weight_decay[i] == decay], decay, rate)
+        indices = [i for i in range(len(parameters)) if weight_decay[i] == decay]
+        update(indices, decay, rate)

@@ -1,4 +1,4 @@
-"""Losses: from logits and targets to the mean over a mini-batch, and from logits to confidences of the classes.
+"""Losses: they compute the mean loss of a mini-batch from logits and targets, and confidences in classes from logits.
 
 ``conf/loss/`` names them; ``training`` and ``engine`` call them. N images, K classes.
 """
@@ -29,8 +29,8 @@ class Loss(ABC):
     def encode(self, targets: Tensor, classes: int) -> Tensor:
         """Convert targets to the form that the loss takes.
 
-        ``targets`` are labels, int64 (N,), or class weights, float (N, K), if images were mixed. This is separate from
-        the call so that it can be done for many mini-batches at once.
+        ``targets`` are labels, int64 (N,), or class probabilities, float (N, K), if images were mixed. This is separate
+        from the call so that it can be done for many mini-batches at once.
         """
         return targets
 
@@ -44,7 +44,7 @@ class Loss(ABC):
 
     @abstractmethod
     def scores(self, logits: Tensor) -> Tensor:
-        """Convert logits (N, K) to confidences in [0, 1], (N, K), that are in the same order."""
+        """Convert logits (N, K) to confidences in [0, 1], (N, K); a larger logit never gets a smaller confidence."""
 
 
 @settings
@@ -82,22 +82,23 @@ class WeightedCrossEntropy(Loss):
 
     def __init__(self, *, weights: Sequence[float], label_smoothing: float = 0.0) -> None:
         self.weights, self.label_smoothing = list(weights), label_smoothing
-        self._on_device: dict[torch.device, Tensor] = {}
+        self._weights_by_device: dict[torch.device, Tensor] = {}
 
     def encode(self, targets: Tensor, classes: int) -> Tensor:
         weights = self._weights(targets.device)
-        labelled = targets.ndim == 1
-        shares = (F.one_hot(targets, classes) if labelled else targets).to(weights.dtype)
-        smoothed = shares * (1 - self.label_smoothing) + self.label_smoothing / classes
-        of_images = weights[targets] if labelled else torch.ones_like(shares[:, 0])
-        return torch.cat([smoothed * weights, of_images.unsqueeze(1)], dim=1)
+        are_labels = targets.ndim == 1
+        probabilities = (F.one_hot(targets, classes) if are_labels else targets).to(weights.dtype)
+        smoothed = probabilities * (1 - self.label_smoothing) + self.label_smoothing / classes
+        image_weights = weights[targets] if are_labels else torch.ones_like(probabilities[:, 0])
+        return torch.cat([smoothed * weights, image_weights.unsqueeze(1)], dim=1)
 
     def _weights(self, device: torch.device) -> Tensor:
-        if device not in self._on_device:
+        """Return the weights of the K classes on ``device``."""
+        if device not in self._weights_by_device:
             # Float64, so that a run in double precision does not start from rounded weights.
             dtype = torch.float64 if abilities(device).float64 else torch.float32
-            self._on_device[device] = torch.tensor(self.weights, dtype=dtype, device=device)
-        return self._on_device[device]
+            self._weights_by_device[device] = torch.tensor(self.weights, dtype=dtype, device=device)
+        return self._weights_by_device[device]
 
     def image_weights(self, targets: Tensor) -> Tensor:
         return targets[..., -1]

@@ -89,16 +89,16 @@ def muon(
     fit, descents = Fit(), {id(factor): -(lr * factor) for factor in lr_factor}
     for i, (parameter, gradient) in enumerate(zip(parameters, gradients, strict=True)):
         buffer, descent, decay = state.entries["momentum_buffer"][i], descents[id(lr_factor[i])], weight_decay[i]
-        own_momentum = fit(momentum[i], parameter)
+        momentum_factor = fit(momentum[i], parameter)
         if iterations[i]:
-            update = _with_momentum(gradient, buffer, own_momentum)
+            update = _with_momentum(gradient, buffer, momentum_factor)
             update = _orthogonal(update, iterations=iterations[i], filter_axis=filter_axis)
             if normalize_filters[i]:
                 _rescale(parameter, filter_axis=filter_axis)
             if is_on(decay):
                 parameter.mul_(fit(1 + descent * decay, parameter))
         else:
-            update = _with_momentum(decayed(gradient, parameter, decay, fit), buffer, own_momentum)
+            update = _with_momentum(decayed(gradient, parameter, decay, fit), buffer, momentum_factor)
         add_scaled(parameter, update, fit(descent, parameter))
 
 
@@ -115,7 +115,7 @@ def _orthogonal(update: Tensor, *, iterations: int, filter_axis: int) -> Tensor:
 
 
 def _rescale(parameter: Tensor, *, filter_axis: int) -> None:
-    """Scale ``parameter`` in place to the norm sqrt(number of filters); each member's, if ``filter_axis`` is 1."""
+    """Scale ``parameter``, or each member's part if ``filter_axis`` is 1, in place to the norm sqrt(filters)."""
     axes = tuple(range(filter_axis, parameter.ndim))
     norm = torch.linalg.vector_norm(parameter, dim=axes, keepdim=True) / math.sqrt(parameter.shape[filter_axis])
     # A parameter of zeros stays zero instead of becoming nan.
@@ -143,10 +143,11 @@ class Muon(torch.optim.Optimizer):
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
             gradients = [parameter.grad for parameter in parameters]
             buffers = [self._buffer(parameter) for parameter in parameters]
-            of_each = {name: [value] * len(parameters) for name, value in group.items() if name not in ("params", "lr")}
-            # The rule does not use the number of steps, so any number will do.
+            names = [name for name in group if name not in ("params", "lr")]
+            settings = {name: [group[name]] * len(parameters) for name in names}
+            # The rule does not use the number of steps, so it may be wrong.
             state = RuleState(torch.zeros(()), {"momentum_buffer": buffers})
-            muon(parameters, gradients, state, lr=group["lr"], **of_each)
+            muon(parameters, gradients, state, lr=group["lr"], **settings)
 
     def _buffer(self, parameter: Tensor) -> Tensor:
         state = self.state[parameter]

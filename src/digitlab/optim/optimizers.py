@@ -1,8 +1,8 @@
 """Settings of the optimizers; each builds the ``torch.optim`` optimizer of the same name for eager solo runs.
 
 ``conf/optimizer/`` names them. Compiled runs and populations use the same settings with the rules in ``functional``;
-PyTorch's optimizers are the reference for those. Only Muon builds an optimizer of our own. Biases and the weights of
-normalisation layers are never decayed.
+PyTorch's optimizers are the reference for those rules. Only Muon builds an optimizer of digitlab's own. Biases and the
+weights of normalisation layers are never decayed.
 """
 
 from abc import abstractmethod
@@ -25,9 +25,9 @@ Betas = Annotated[list[Rate], Field(min_length=2, max_length=2)]
 # More iterations do not help: singular values near 1 do not converge to 1.
 Iterations = Annotated[int, Field(ge=1, le=20)]
 
-
-# These settings determine the groups of parameters or change with each update.
-_OF_GROUPS = ("lr", "weight_decay", "decay_layers")
+# Settings that rules do not take once for all parameters: the learning rate changes with each update, and the others
+# can differ between groups of parameters.
+_NOT_SHARED = ("lr", "weight_decay", "decay_layers")
 
 
 @settings
@@ -71,7 +71,7 @@ class Optimizer:
     @property
     def shared(self) -> dict[str, Any]:
         """The settings that the update rule takes once for all parameters, without the learning rate."""
-        return {name: value for name, value in vars(self).items() if name not in _OF_GROUPS}
+        return {name: value for name, value in vars(self).items() if name not in _NOT_SHARED}
 
 
 @settings
@@ -134,7 +134,7 @@ class Adagrad(Optimizer):
         # PyTorch 2.11 has the fused kernel for the CPU only; later versions also have one for CUDA.
         device = groups[0]["params"][0].device
         use_fused = fused.get("fused", False) and _has_kernel("aten::_fused_adagrad_", device)
-        # Not None, with which PyTorch would choose another implementation by itself.
+        # False and not None: with None, PyTorch chooses an implementation by itself.
         return torch.optim.Adagrad(groups, lr=self.lr, eps=self.eps, fused=use_fused)
 
 
@@ -159,29 +159,30 @@ class Muon(Optimizer):
 
     def groups(self, network: nn.Module) -> list[dict[str, Any]]:
         """As ``Optimizer.groups``; also raises ``ConfigError`` if a pattern of ``sgd_layers`` matches no layer."""
-        descending = _weights(network, self.sgd_layers, "sgd_layers")
-        own = _without(_weights(network, ["*"], ""), descending)
+        sgd_weights = _weights(network, self.sgd_layers, "sgd_layers")
+        muon_weights = _without(_weights(network, ["*"], ""), sgd_weights)
+        others = _without(network.parameters(), [*muon_weights, *sgd_weights])  # biases and normalisation layers
         decayed = _weights(network, ["*"] if self.decay_layers is None else self.decay_layers, "decay_layers")
         bias_lr = self.sgd_lr if self.bias_lr is None else self.bias_lr
         kinds = (
-            (own, self.weight_decay, self._numbers(self.lr, self.momentum, self.iterations)),
-            (descending, self.sgd_weight_decay, self._numbers(self.sgd_lr, self.sgd_momentum)),
-            (_without(network.parameters(), [*own, *descending]), 0.0, self._numbers(bias_lr, self.sgd_momentum)),
+            (muon_weights, self.weight_decay, self._rule_settings(self.lr, self.momentum, self.iterations)),
+            (sgd_weights, self.sgd_weight_decay, self._rule_settings(self.sgd_lr, self.sgd_momentum)),
+            (others, 0.0, self._rule_settings(bias_lr, self.sgd_momentum)),
         )
         groups = []
-        for parameters, decay, numbers in kinds:
-            plain = _without(parameters, decayed) if decay else parameters
-            for members, weight_decay in ((_without(parameters, plain), decay), (plain, 0.0)):
-                if members:
-                    groups.append({"params": members, "weight_decay": weight_decay} | numbers)
+        for parameters, decay, rule_settings in kinds:
+            undecayed = _without(parameters, decayed) if decay else parameters
+            for group, weight_decay in ((_without(parameters, undecayed), decay), (undecayed, 0.0)):
+                if group:
+                    groups.append({"params": group, "weight_decay": weight_decay} | rule_settings)
         return groups
 
     @property
     def shared(self) -> dict[str, Any]:
         return {}
 
-    def _numbers(self, lr: float, momentum: float, iterations: int = 0) -> dict[str, Any]:
-        """Return the settings of a group for ``muon.Muon``; with 0 ``iterations`` it is trained by gradient descent."""
+    def _rule_settings(self, lr: float, momentum: float, iterations: int = 0) -> dict[str, Any]:
+        """Return the settings of a group for ``muon.muon``; with 0 ``iterations`` it is trained by gradient descent."""
         return {
             "iterations": iterations, "lr_factor": lr / self.lr, "momentum": momentum,
             "normalize_filters": self.normalize_filters,
@@ -203,7 +204,7 @@ def group_settings(group: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _has_kernel(operator: str, device: torch.device) -> bool:
-    """Whether the installed torch implements ``operator``, such as ``aten::_fused_adagrad_``, on ``device``."""
+    """Return whether the installed torch implements ``operator``, such as ``aten::_fused_adagrad_``, on ``device``."""
     key = torch._C._dispatch_key_for_device(device.type)
     return bool(torch._C._dispatch_has_kernel_for_dispatch_key(operator, key))
 
@@ -223,5 +224,5 @@ def _weights(network: nn.Module, patterns: Sequence[str], key: str) -> list[nn.P
 
 def _without(parameters: Iterable[nn.Parameter], others: Iterable[nn.Parameter]) -> list[nn.Parameter]:
     """Return those ``parameters`` that are not among ``others``."""
-    taken = {id(parameter) for parameter in others}
-    return [parameter for parameter in parameters if id(parameter) not in taken]
+    excluded = {id(parameter) for parameter in others}
+    return [parameter for parameter in parameters if id(parameter) not in excluded]

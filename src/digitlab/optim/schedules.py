@@ -75,7 +75,7 @@ class Steps(Schedule):
 
 @settings
 class Linear(Schedule):
-    """From the base rate to ``final_factor`` times it in equal steps; the last value applies after the last step."""
+    """Falls from the base rate to ``final_factor`` times it in equal steps; it gets there after the last step."""
 
     final_factor: Fraction = 0.0
 
@@ -85,7 +85,7 @@ class Linear(Schedule):
 
 @settings
 class Cosine(Schedule):
-    """From the base rate to ``final_factor`` times it along half a cosine wave (Loshchilov & Hutter, 2017)."""
+    """Falls from the base rate to ``final_factor`` times it along half a cosine wave (Loshchilov & Hutter, 2017)."""
 
     final_factor: Fraction = 0.0
 
@@ -95,7 +95,7 @@ class Cosine(Schedule):
 
 @settings
 class OneCycle(Schedule):
-    """Up to the base rate and down to almost zero, both along half a cosine wave (Smith & Topin, 2018).
+    """Rises to the base rate and falls to almost zero, both along half a cosine wave (Smith & Topin, 2018).
 
     The base rate is the maximum, reached after the fraction ``peak_fraction`` of the training. The cycle starts at
     ``initial_factor`` times it and ends, with the last step, at ``final_factor`` times it. The paper also cycles the
@@ -107,7 +107,8 @@ class OneCycle(Schedule):
     peak_fraction: Fraction = 0.3
 
     def _after_warmup(self, step: float, total_steps: float, steps_per_epoch: int) -> float:
-        # Both phases end on a step, so one is subtracted. A training that is too short to rise starts at its peak.
+        # Each phase ends on a step, and steps are counted from 0, so 1 is subtracted. A training that is too short for
+        # the first phase starts at the peak.
         peak_step = max(self.peak_fraction * total_steps - 1, 0)
         if step < peak_step:
             return _half_wave(self.initial_factor, 1.0, step, peak_step)

@@ -68,8 +68,8 @@ def to_optimizer_state(rule: RuleName, state: RuleState, *, member: int | None =
     """
     entries = {}
     for i, tensors in enumerate(zip(*state.entries.values(), strict=True)):
-        own = (tensor if member is None else tensor[member] for tensor in tensors)
-        entries[i] = {name: tensor.clone() for name, tensor in zip(state.entries, own, strict=True)}
+        member_tensors = (tensor if member is None else tensor[member] for tensor in tensors)
+        entries[i] = {name: tensor.clone() for name, tensor in zip(state.entries, member_tensors, strict=True)}
         if counts_steps(rule):
             entries[i]["step"] = state.step.to(torch.float32, copy=True)
     return entries
