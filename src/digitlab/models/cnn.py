@@ -1,4 +1,4 @@
-"""Convolutional networks: ``LeNet``, the classic of 1998 with ReLU, and ``CNN``, a small modern network.
+"""Convolutional networks: ``LeNet``, the network of 1998 with ReLU, and ``CNN``, a small modern network.
 
 Their weights have the memory format channels last, and so have the outputs of their convolutions. On a CPU, this makes
 a training step of the CNN a quarter faster (on CIFAR-10 a third), and one of LeNet a seventh.
@@ -39,15 +39,15 @@ class LeNet(nn.Module):
         rows, columns = (((side + 2 * padding - 4) // 2 - 4) // 2 for side in (height, width))
         if min(rows, columns) < 1:
             raise ConfigError("image_shape", list(image_shape), "LeNet needs images of 16 x 16 pixels or more")
-        act = ACTIVATIONS[activation]
+        activation_class = ACTIVATIONS[activation]
         self.features = nn.Sequential(
-            nn.Conv2d(channels, 6, kernel_size=5, padding=padding), act(), nn.AvgPool2d(2),
-            nn.Conv2d(6, 16, kernel_size=5), act(), nn.AvgPool2d(2),
+            nn.Conv2d(channels, 6, kernel_size=5, padding=padding), activation_class(), nn.AvgPool2d(2),
+            nn.Conv2d(6, 16, kernel_size=5), activation_class(), nn.AvgPool2d(2),
         )  # fmt: skip
         self.dense1 = nn.Linear(16 * rows * columns, 120)
         self.dense2 = nn.Linear(120, 84)
         self.output = nn.Linear(84, classes)
-        self.activation = act()
+        self.activation = activation_class()
         self.dropout = nn.Dropout(dropout)
         initialise(self, init=init, scale=init_scale)
         self.to(memory_format=torch.channels_last)

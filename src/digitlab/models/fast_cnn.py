@@ -1,6 +1,6 @@
 """``FastCNN``: a convolutional network that learns in few epochs; its first layer is fitted to images before training.
 
-N images, C channels, H, W, K classes.
+Shapes: N images, C channels, H rows, W columns, K classes.
 """
 
 from typing import Annotated
@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from digitlab.config.schema import Fraction, PositiveFloat, PositiveInt, checked
 from digitlab.core.errors import ConfigError
 
-# Added to each variance, as a fraction of their mean: directions that hardly vary are noise and must not be amplified.
-_LEAST_VARIANCE = 5e-4
+# This share of the mean variance is added to each variance. Otherwise whitening would amplify directions that hardly
+# vary, which are noise.
+_VARIANCE_OFFSET = 5e-4
 # Limits the memory for patches: this many images at a time.
 _IMAGES_AT_ONCE = 200
 
@@ -28,7 +29,7 @@ class Whitening(nn.Module):
     """
 
     filters: Tensor
-    # Training does not change these.
+    # The buffers that training does not change, for ``layers.statistics_of``.
     constant_buffers = ("filters",)
 
     def __init__(self, *, channels: int, size: int) -> None:
@@ -44,12 +45,12 @@ class Whitening(nn.Module):
 
         Images that are all equal and constant leave the filters as they are.
         """
-        pairs, channels, size, _ = self.filters.shape
+        filters, channels, size, _ = self.filters.shape
         variances, directions = torch.linalg.eigh(_covariance(images, size))
-        least = _LEAST_VARIANCE * variances.mean()
+        offset = _VARIANCE_OFFSET * variances.mean()
         # Without any variance there are no directions; the filters stay as they are.
-        if least > 0:
-            whitened = (directions / (variances + least).sqrt()).mT.reshape(pairs // 2, channels, size, size)
+        if offset > 0:
+            whitened = (directions / (variances + offset).sqrt()).mT.reshape(filters // 2, channels, size, size)
             self.filters.copy_(torch.cat([whitened, -whitened]))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -58,7 +59,7 @@ class Whitening(nn.Module):
 
 
 def _covariance(images: Tensor, size: int) -> Tensor:
-    """Return the covariance matrix of all square patches of ``images`` (N, C, H, W): float64 (C · size², C · size²)."""
+    """Return the covariance matrix of all patches, C · size² values each, of ``images`` (N, C, H, W), in float64."""
     count, total, products = 0, torch.tensor(0.0), torch.tensor(0.0)
     for part in images.split(_IMAGES_AT_ONCE):
         windows = part.double().unfold(2, size, 1).unfold(3, size, 1)
@@ -110,17 +111,18 @@ class FastCNN(nn.Module):
     ) -> None:
         super().__init__()
         channels, height, width = image_shape
-        smallest = 2 ** len(widths) + patch_size - 1
-        if min(height, width) < smallest:
-            need = f"{len(widths)} blocks and patches of {patch_size} pixels need images of {smallest} x {smallest}"
+        # The whitening makes images ``patch_size`` - 1 pixels smaller, and each block halves them.
+        min_side = 2 ** len(widths) + patch_size - 1
+        if min(height, width) < min_side:
+            need = f"{len(widths)} blocks and patches of {patch_size} pixels need images of {min_side} x {min_side}"
             raise ConfigError("widths", widths, f"{need} or more, and those of this data set have {height} x {width}")
         self.whitening = Whitening(channels=channels, size=patch_size)
         layers: list[nn.Module] = [nn.GELU()]
         channels = self.whitening.channels
-        for own in widths:
-            layers += [_convolution(channels, own), nn.MaxPool2d(2), ShiftNorm(own, momentum=norm_momentum)]
-            layers += [nn.GELU(), _convolution(own, own), ShiftNorm(own, momentum=norm_momentum), nn.GELU()]
-            channels = own
+        for outputs in widths:
+            layers += [_convolution(channels, outputs), nn.MaxPool2d(2), ShiftNorm(outputs, momentum=norm_momentum)]
+            layers += [nn.GELU(), _convolution(outputs, outputs), ShiftNorm(outputs, momentum=norm_momentum), nn.GELU()]
+            channels = outputs
         self.features = nn.Sequential(*layers)
         self.output = nn.Linear(channels, classes, bias=False)
         self.logit_scale = logit_scale

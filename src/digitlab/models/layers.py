@@ -19,9 +19,9 @@ class FittedToImages(Protocol):
     """
 
     def fit_to(self, images: Tensor) -> None:
-        """Compute that part from ``images``, normalised float (N, C, H, W).
+        """Compute this part from ``images``, normalised float (N, C, H, W).
 
-        At most some thousand images are given; they are the same in every run with the same split.
+        There are at most a few thousand images; they are the same in every run with the same split.
         """
 
 

@@ -1,4 +1,4 @@
-"""Checks and prepares networks that a Python user passed to ``digitlab.train``; ``training`` calls it.
+"""Checks and prepares networks that a Python user passes to ``digitlab.train``; ``training`` calls it.
 
 Shapes: N images, C channels, H rows, W columns, K classes.
 """
@@ -14,7 +14,7 @@ from digitlab.core.errors import ConfigError
 
 
 def initialise_lazy_layers(network: nn.Module, image_shape: Sequence[int]) -> None:
-    """Give layers such as ``nn.LazyLinear`` their weights, which takes a pass of one image (C, H, W)."""
+    """Give layers such as ``nn.LazyLinear`` their weights, by evaluating the network on one image (C, H, W)."""
     if any(is_lazy(tensor) for tensor in [*network.parameters(), *network.buffers()]):
         _outputs(network, torch.zeros(1, *image_shape))
 
@@ -22,7 +22,7 @@ def initialise_lazy_layers(network: nn.Module, image_shape: Sequence[int]) -> No
 def require_logits(network: nn.Module, image_shape: Sequence[int], classes: int) -> None:
     """Raise ``ConfigError`` unless ``network``, on the CPU, has weights and maps images to logits (N, ``classes``).
 
-    torch's random numbers are then as before.
+    The state of torch's random generator does not change.
     """
     name, shape = type(network).__name__, ", ".join(map(str, image_shape))
     try:
@@ -30,20 +30,20 @@ def require_logits(network: nn.Module, image_shape: Sequence[int], classes: int)
             initialise_lazy_layers(network, image_shape)
             logits = _outputs(network, torch.rand(2, *image_shape))
     except Exception as error:  # the user's code can raise anything
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}{_place(error)}"
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}{_position(error)}"
         raise ConfigError("model", name, f"can't take images of shape (N, {shape}): {reason}") from error
     expected = f"must return logits, one float tensor (N, {classes}), for images (N, {shape})"
     if not isinstance(logits, Tensor):
         raise ConfigError("model", name, f"{expected}; it returns a {type(logits).__name__}")
     if tuple(logits.shape) != (2, classes) or not logits.is_floating_point():
-        found = f"{str(logits.dtype).removeprefix('torch.')} {tuple(logits.shape)} for 2 images"
-        raise ConfigError("model", name, f"{expected}; it returns {found}")
+        actual = f"{str(logits.dtype).removeprefix('torch.')} {tuple(logits.shape)} for 2 images"
+        raise ConfigError("model", name, f"{expected}; it returns {actual}")
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise ConfigError("model", name, "has no weights to train")
 
 
 def returns_probabilities(network: nn.Module, image_shape: Sequence[int]) -> bool:
-    """Whether the outputs look like those of a softmax: not negative, with a sum of 1."""
+    """Return whether the outputs look like those of a softmax: not negative, with a sum of 1."""
     pixels = torch.linspace(-1, 1, 4 * int(torch.Size(image_shape).numel())).view(4, *image_shape)
     weight = next(network.parameters())
     outputs = _outputs(network, pixels.to(weight.device, weight.dtype))
@@ -52,7 +52,7 @@ def returns_probabilities(network: nn.Module, image_shape: Sequence[int]) -> boo
 
 @torch.no_grad()
 def _outputs(network: nn.Module, images: Tensor) -> Tensor:
-    """Evaluate ``network`` in evaluation mode; its modules then have the modes that they had."""
+    """Evaluate ``network`` in evaluation mode, and then give each module its former mode again."""
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
@@ -63,8 +63,8 @@ def _outputs(network: nn.Module, images: Tensor) -> Tensor:
             module.training = mode
 
 
-def _place(error: Exception) -> str:
-    """Where in the user's code an error arose: the innermost frame outside torch and this file."""
+def _position(error: Exception) -> str:
+    """Return where in the user's code an error arose: the innermost frame outside torch and this file."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
-    own = [frame for frame in frames if "/torch/" not in frame.filename.replace("\\", "/")]
-    return f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
+    user_frames = [frame for frame in frames if "/torch/" not in frame.filename.replace("\\", "/")]
+    return f" ({user_frames[-1].filename}, line {user_frames[-1].lineno})" if user_frames else ""
