@@ -31,7 +31,7 @@ from digitlab.core.system import user_cache_folder
 from digitlab.data.own_images import as_data_set_image, decode, picture_warnings, read_bytes
 
 # Increase this number when digitlab begins to convert the same files to other pixels. Then old caches are not used.
-_VERSION = 1
+_CACHE_VERSION = 1
 _MIN_SECONDS_TO_CACHE = 2.0
 _MAX_CACHE_BYTES = 4 << 30
 _MAX_THREADS = 8
@@ -133,7 +133,7 @@ def _cache_file(root: Path, paths: Sequence[str], image_shape: tuple[int, int, i
     try:
         stats = [os.stat(root / path) for path in paths]
         files = [(path, stat.st_size, stat.st_mtime_ns) for path, stat in zip(paths, stats, strict=True)]
-        facts = [_VERSION, PIL.__version__, list(image_shape), str(root.resolve()), files]
+        facts = [_CACHE_VERSION, PIL.__version__, list(image_shape), str(root.resolve()), files]
         return cache_folder() / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]}.npz"
     except (OSError, RuntimeError):
         return None

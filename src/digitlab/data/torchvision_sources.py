@@ -188,7 +188,7 @@ class QmnistSource(MnistLike):
 
 
 class SvhnSource(TorchvisionSource):
-    """SVHN (Netzer et al., 2011): 99,289 colour photographs of house numbers; the digit in the centre counts."""
+    """SVHN (Netzer et al., 2011): 99,289 colour photographs of house numbers; the class is the digit in the centre."""
 
     name = "svhn"
     title = "SVHN"

@@ -1,6 +1,6 @@
 """Makes the calls of ``FusedUpdates``: loads or compiles a library, or captures a CUDA graph, of ``UpdateFunction``.
 
-A library is the compiled function. M members, B mini-batches in a chunk, S updates in a call.
+A library is the compiled function on disk. M members, B mini-batches in a chunk, S updates in a call.
 """
 
 from collections.abc import Sequence
@@ -88,7 +88,7 @@ class FusedCalls:
         and ``may_compile`` is false.
         """
         steps, is_solo = len(example.losses), self._networks.is_solo
-        state, inputs = self._state(compiled=True), self._example(example).part(slice(None), slice(0, 1))
+        state, inputs = self._state(compiled=True), self._example_inputs(example).part(slice(None), slice(0, 1))
         if not is_solo:
             # The size of the first dimension stays open, so all members of the example may be the same one.
             state = map_tensors(state, _repeat_first_member)
@@ -108,7 +108,7 @@ class FusedCalls:
             dynamic=None if is_solo else dynamic,
         )  # fmt: skip
 
-    def bound(self, library: CompiledCall) -> list[BoundCall]:
+    def bind(self, library: CompiledCall) -> list[BoundCall]:
         """Return a call of ``library`` for each stream.
 
         The members of a stream share their pixels, so that the first layer is one matrix product.
@@ -124,7 +124,7 @@ class FusedCalls:
             calls.append(BoundCall(members, slice(stream, stream + 1), _with_state(library, state)))
         return calls
 
-    def captured(self, example: ChunkIO, library: CompiledCall | None, graph_capture: GraphCapture) -> list[BoundCall]:
+    def capture(self, example: ChunkIO, library: CompiledCall | None, graph_capture: GraphCapture) -> list[BoundCall]:
         """Return a CUDA graph of ``library``, for a solo run, or of the eager kernels for all streams at once.
 
         A trial replay makes the updates of ``example`` and undoes them. It uses real data and learning rates, so that
@@ -139,8 +139,8 @@ class FusedCalls:
         # A graph contains memory addresses. The networks keep their tensors in place as long as they exist.
         state = [*tensors_in(self._state(compiled=library is not None)), *self._shared]
         graph = CudaGraph(
-            _with_state(call, state), state=self._networks.state_tensors(), inputs=self._example(example).tensors,
-            graph_capture=graph_capture,
+            _with_state(call, state), state=self._networks.state_tensors(),
+            inputs=self._example_inputs(example).tensors, graph_capture=graph_capture,
         )  # fmt: skip
         return [BoundCall(slice(None), slice(None), graph)]
 
@@ -164,7 +164,7 @@ class FusedCalls:
         # A solo run takes views of the same memory without the dimension of members.
         return map_tensors(state, lambda rows: rows.squeeze(0)) if networks.is_solo else state
 
-    def _example(self, example: ChunkIO) -> Inputs:
+    def _example_inputs(self, example: ChunkIO) -> Inputs:
         """Return the inputs of one call with all mini-batches of ``example``."""
         streams = [next(chunk.blocks(len(example.losses), self._networks.loss.encode)) for chunk in example.chunks]
         rates, ema_weight = (table.T.contiguous() for table in (example.rates, example.ema_weight))

@@ -1,7 +1,7 @@
 """Makes several updates of stacked networks in one call: compiled, captured as a CUDA graph, or both.
 
-``ChunkRunner`` uses it for solo runs, which are stacks of one, and ``StackedRunner`` for populations. M members, B
-mini-batches in a chunk, S updates in a call.
+``ChunkRunner`` uses it for solo runs, which are stacks of one, and ``StackedRunner`` for populations. A library is a
+compiled call that is stored on disk. M members, B mini-batches in a chunk, S updates in a call.
 """
 
 from dataclasses import dataclass
@@ -103,7 +103,7 @@ class FusedUpdates:
         fused_calls = former._fused_calls.for_remaining(self._networks, members)
         if fused_calls is not None and former._libraries:
             self._fused_calls, self._libraries = fused_calls, former._libraries
-            self._calls = {steps: fused_calls.bound(library) for steps, library in self._libraries.items()}
+            self._calls = {steps: fused_calls.bind(library) for steps, library in self._libraries.items()}
 
     @classmethod
     def of_solo_run(
@@ -242,7 +242,7 @@ class FusedUpdates:
         library = self._library(example) if self._compiling else None
         if self._graph_capture is not None:
             try:
-                return self._fused_calls.captured(example, library, self._graph_capture)
+                return self._fused_calls.capture(example, library, self._graph_capture)
             except CudaGraphError as error:
                 if library is None:
                     raise
@@ -250,7 +250,7 @@ class FusedUpdates:
                 self._log(error)
         assert library is not None
         self._libraries[len(example.losses)] = library
-        return self._fused_calls.bound(library)
+        return self._fused_calls.bind(library)
 
     def _library(self, example: ChunkIO) -> CompiledCall | None:
         """Return the compiled call; None if it cannot be made but updates can be captured without it."""

@@ -1,7 +1,8 @@
 """Builds one function of tensors that makes several updates of stacked networks, to be compiled or captured as a whole.
 
-The function calls ``StackedUpdate`` several times. ``FusedCalls`` compiles it or captures it as a CUDA graph. Shapes: M
-members, S updates in a call, n images in a mini-batch, C channels, H rows, W columns, K classes.
+The function calls ``StackedUpdate`` several times. ``FusedCalls`` compiles it or captures it as a CUDA graph. Members
+with the same seed share a stream of mini-batches. Shapes: M members, S updates in a call, n images in a mini-batch, C
+channels, H rows, W columns, K classes.
 """
 
 from collections.abc import Callable, Iterable, Sequence

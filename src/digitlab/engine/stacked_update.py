@@ -1,6 +1,7 @@
 """One update of M stacked networks: forward, loss, backward, clipping, update rule and averaged weights.
 
 The stacked runner calls it once for each mini-batch. The compiled form and the CUDA graph contain several such updates.
+Members with the same seed share a stream of mini-batches.
 Shapes: M members, n images in a mini-batch, C channels, H rows, W columns, K classes.
 """
 

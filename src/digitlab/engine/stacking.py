@@ -1,6 +1,7 @@
 """Stacks the tensors and settings of a population's M members, and expands the data of streams to members.
 
-``StackedNetworks``, ``VmapStack`` and ``UpdateFunction`` use it.
+A stream is the mini-batches that members with the same seed share. ``StackedNetworks``, ``VmapStack`` and
+``UpdateFunction`` use this module.
 """
 
 from collections.abc import Sequence
