@@ -21,6 +21,11 @@ from digitlab.data.smooth import smoothed
 from digitlab.data.strokes import dilate, erode
 from digitlab.data.warp import pixel_centres, reflected, sample_at
 
+__all__ = [
+    "Affine", "Augmentation", "Batch", "BatchContext", "Blur", "Compose", "Cutout", "Elastic", "Flip", "MixUp", "Noise",
+    "Pen", "Shift", "Stage",
+]  # fmt: skip
+
 
 def _ordered_bounds(bounds: object, check: ValidatorFunctionWrapHandler) -> tuple[float, float]:
     """Check that a setting is a list of two numbers, the smaller one first, and return it as a tuple."""
@@ -30,11 +35,6 @@ def _ordered_bounds(bounds: object, check: ValidatorFunctionWrapHandler) -> tupl
             return least, greatest
     raise PydanticCustomError("bounds", "must be [least, greatest], two numbers in that order")
 
-
-__all__ = [
-    "Affine", "Augmentation", "Batch", "BatchContext", "Blur", "Compose", "Cutout", "Elastic", "Flip", "MixUp", "Noise",
-    "Pen", "Shift", "Stage",
-]  # fmt: skip
 
 Bounds = Annotated[tuple[PositiveFloat, PositiveFloat], WrapValidator(_ordered_bounds)]
 

@@ -89,7 +89,8 @@ class Chunk:
 
     ``indices`` has one int64 tensor of positions in ``images`` for each mini-batch. ``step`` is the position of the
     first mini-batch in the epoch, counted from 0. ``validate`` says whether validation follows the chunk, ``last``
-    whether the chunk ends the epoch or the run. Each process has the same chunks; ``rank_indices`` is its part.
+    whether the chunk ends the epoch or the run. All processes have the same chunks, and each trains on its
+    ``rank_indices``.
     """
 
     images: ImageSet

@@ -1,7 +1,7 @@
 """Compiles functions of tensors ahead of time, each to a library on disk that later runs load in milliseconds.
 
-AOTInductor makes the libraries: a run that finds its library needs neither a compiler nor tracing of the optimised
-code. ``FusedCalls`` calls ``compile_or_load``.
+AOTInductor makes the libraries. A run whose library exists needs no compiler; it only traces one update, from which
+the name of the library follows. ``FusedCalls`` calls ``compile_or_load``.
 """
 
 import hashlib
@@ -46,7 +46,7 @@ CompiledCall = Callable[[list[Tensor]], list[Tensor]]
 
 
 class CompilerError(DigitlabError):
-    """A function cannot be compiled here."""
+    """A function cannot be compiled on this machine, or should not be."""
 
     topic = "compile"
 
@@ -77,7 +77,7 @@ def compiling_pays(saved_seconds: float, *, always: bool) -> bool:
     """
     # The run must save twice the cost, because both are rough estimates.
     if not always and saved_seconds < 2 * _LOAD_SECONDS:
-        raise NoGainError("it would save next to nothing")
+        raise NoGainError("it would save too little time in this run")
     return always or saved_seconds > 2 * _COMPILE_SECONDS
 
 
@@ -115,9 +115,9 @@ def compile_or_load(
 ) -> CompiledCall:
     """Load the library of ``function(steps)`` for arguments like ``examples(steps)``, or compile it.
 
-    ``dynamic`` says for each argument whether its first dimension may have another size in a call. All these arguments
-    then have the same size. None means that no argument may. Raises ``CompilerError`` if
-    the function cannot be compiled, or if no library exists and ``may_compile`` is false.
+    ``dynamic`` says for each argument whether its first dimension may have another size in a call, which is then the
+    same in all these arguments. None means that no argument may. Raises ``CompilerError`` if the function cannot be
+    compiled, or if no library exists and ``may_compile`` is false.
     """
     # The trace of one update is enough to distinguish functions. Tracing all ``steps`` would take seconds in every run.
     arguments = examples(1)

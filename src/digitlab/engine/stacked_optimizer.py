@@ -67,7 +67,7 @@ class StackedRule(NamedTuple):
         return cls(
             RULE_OF[type(optimizers[0])],
             stack_settings([optimizer.shared for optimizer in optimizers]),
-            {name: [settings_of_one[name] for settings_of_one in settings] for name in settings[0]},
+            {name: [values[name] for values in settings] for name in settings[0]},
         )
 
     @property
