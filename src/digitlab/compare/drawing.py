@@ -9,12 +9,15 @@ from digitlab.figures.differences import PairedValues, difference_figure
 
 
 def comparison_figure(comparisons: Sequence[Comparison]) -> Figure:
-    """The pairs of up to six comparisons and the differences of all; there is at least one."""
+    """Return a figure with the pairs of the first six paired comparisons, and below them the differences of all.
+
+    ``comparisons`` has at least one item; all items have the same metric.
+    """
     values = [
         PairedValues(
-            first=each.first, second=each.second, pairs=each.pairs, mean=each.difference.mean,
-            interval=each.difference.interval, significant=each.significant,
+            first=comparison.first, second=comparison.second, pairs=comparison.pairs, mean=comparison.difference.mean,
+            interval=comparison.difference.interval, significant=comparison.significant,
         )
-        for each in comparisons
+        for comparison in comparisons
     ]  # fmt: skip
     return difference_figure(values, metric=comparisons[0].metric)

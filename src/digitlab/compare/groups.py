@@ -94,14 +94,14 @@ def _names(folders: Sequence[Path]) -> dict[Path, str]:
 
     For example ``adam`` and ``sgd``, or ``first/adam`` and ``second/adam``.
     """
-    full = {folder: folder.expanduser().resolve() for folder in folders}
-    if len(set(full.values())) < len(folders):
+    resolved = {folder: folder.expanduser().resolve() for folder in folders}
+    if len(set(resolved.values())) < len(folders):
         raise ConfigError("FOLDER", folders[0], "is given twice: give each folder once")
-    for depth in range(1, max(len(path.parts) for path in full.values()) + 1):
-        names = {folder: "/".join(path.parts[-depth:]) for folder, path in full.items()}
+    for depth in range(1, max(len(path.parts) for path in resolved.values()) + 1):
+        names = {folder: "/".join(path.parts[-depth:]) for folder, path in resolved.items()}
         if len(set(names.values())) == len(folders):
             return names
-    return {folder: str(path) for folder, path in full.items()}
+    return {folder: str(path) for folder, path in resolved.items()}
 
 
 def _condition(text: str) -> tuple[str, str]:
@@ -117,14 +117,14 @@ def _read(folder: Path, name: str, conditions: Sequence[tuple[str, str]]) -> Gro
     path = folder.expanduser().resolve()
     if not path.is_dir():
         raise ConfigError("FOLDER", folder, "there is no such folder")
-    found = find_runs(path)
-    if not found:
+    run_folders = find_runs(path)
+    if not run_folders:
         raise ConfigError("FOLDER", folder, "contains no run folder")
     runs, left_out = [], dict[str, int]()
-    for run in found:
+    for run in run_folders:
         run_or_reason = read_run(run)
         if isinstance(run_or_reason, ComparedRun):
-            run_or_reason = _unmet(run_or_reason, conditions) or run_or_reason
+            run_or_reason = _unmet_condition(run_or_reason, conditions) or run_or_reason
         if isinstance(run_or_reason, str):
             left_out[run_or_reason] = left_out.get(run_or_reason, 0) + 1
         else:
@@ -166,7 +166,7 @@ def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Value]]:
         yield prefix, node if node is None or isinstance(node, str | int | float | bool) else json.dumps(node)
 
 
-def _unmet(run: ComparedRun, conditions: Sequence[tuple[str, str]]) -> str | None:
+def _unmet_condition(run: ComparedRun, conditions: Sequence[tuple[str, str]]) -> str | None:
     """Return the first condition that the run does not meet, as a reason to leave it out; None if it meets all."""
     for key, wanted in conditions:
         if not _equal(run.value_of(key), wanted):
@@ -200,8 +200,8 @@ def _by_value(groups: Sequence[Group], key: str) -> list[Group]:
     for run in runs:
         by_value.setdefault(run.value_of(key), []).append(run)
     if len(by_value) < 2:
-        have = ", ".join(f"{key}={show(value)}" for value in by_value) or "there is no finished run"
-        raise ConfigError("--key", key, f"must have at least two values in finished runs ({have})")
+        settings = ", ".join(f"{key}={show(value)}" for value in by_value) or "there is no finished run"
+        raise ConfigError("--key", key, f"must have at least two values in finished runs ({settings})")
     if len(by_value) > _MAX_GROUPS:
         allowed = f"has {len(by_value)} values; at most {_MAX_GROUPS} can be compared: digitlab sweep shows all values"
         raise ConfigError("--key", key, allowed)

@@ -1,4 +1,7 @@
-"""Compares the predictions of two finished runs on the same test images, from their ``test_predictions.npz``."""
+"""Compares the predictions of two finished runs on the same test images, from their ``test_predictions.npz``.
+
+``digitlab compare`` and ``digitlab.compare_runs`` use it if both sides are single runs.
+"""
 
 import numpy as np
 import numpy.typing as npt
@@ -9,24 +12,27 @@ from digitlab.results.folder import RunFolder
 
 
 def compare_predictions(first: ComparedRun, second: ComparedRun) -> McNemar | str:
-    """McNemar's test of two runs on the same data set, or the reason why it is not possible."""
-    scores = []
+    """Return McNemar's test of two runs on the same data set, or a text that says why it is not possible."""
+    probabilities = []  # of both runs, float16 (N, K)
     for run in (first, second):
         try:
-            scores.append(run.folder.read_test_predictions())
+            probabilities.append(run.folder.read_test_predictions())
         except (OSError, ValueError, KeyError):
             return f"{run.folder.path.name} has no readable {run.folder.test_predictions.name}"
-    if len(scores[0]) != len(scores[1]):
-        return f"the runs were tested on {len(scores[0])} and {len(scores[1])} images"
+    counts = len(probabilities[0]), len(probabilities[1])
+    if counts[0] != counts[1]:
+        return f"the runs were tested on {counts[0]} and {counts[1]} images"
     labels = _test_labels(first.folder)
-    if len(labels) != len(scores[0]):
-        return f"the runs were tested on {len(scores[0])} of {len(labels)} images"
-    # An additional class for unknown images has an index that no label has, so it counts as wrong.
-    return mcnemar(*(own.argmax(1) == labels for own in scores))
+    if len(labels) != counts[0]:
+        return f"the runs were tested on {counts[0]} of {len(labels)} images"
+    # No label has the index of the class "none" (data.unknown_class), so a prediction of it counts as wrong.
+    first_correct, second_correct = (of_run.argmax(1) == labels for of_run in probabilities)
+    return mcnemar(first_correct, second_correct)
 
 
 def _test_labels(run: RunFolder) -> npt.NDArray[np.int64]:
-    from digitlab.training.loading import load_data  # loads torch, which other comparisons do not need
+    """Return the labels (N,) of all test images of the run's data set."""
+    from digitlab.training.loading import load_data  # imports torch, which other comparisons do not need
 
     data = load_data(run)
     data.setup()
@@ -35,7 +41,7 @@ def _test_labels(run: RunFolder) -> npt.NDArray[np.int64]:
 
 
 def mcnemar_sentence(test: McNemar, first: str, second: str) -> str:
-    """The result in plain English."""
+    """Return the result of the test as a sentence; ``first`` and ``second`` are the names of the runs."""
     return (
         f"On the {test.images:,} test images, only {first} is right on {test.only_first}, only {second} on "
         f"{test.only_second} (McNemar's exact test: p = {test.p_value:.2g}). This is about these two networks, not "

@@ -65,14 +65,14 @@ def unpaired_difference(first: Sequence[float], second: Sequence[float], *, resa
 
     The t test is Welch's (1947), which allows different variances. ``sd`` is the root of the mean of both variances.
     """
-    one, other = (np.asarray(values, dtype=np.float64) for values in (first, second))
-    count = min(len(one), len(other))
+    samples = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    count = min(len(samples[0]), len(samples[1]))
     if count == 1:
-        return Difference(mean=float(_mean_difference(one, other)), count=count, paired=False)
-    sd = math.sqrt((one.var(ddof=1) + other.var(ddof=1)) / 2)
+        return Difference(mean=float(_mean_difference(*samples)), count=count, paired=False)
+    sd = math.sqrt((samples[0].var(ddof=1) + samples[1].var(ddof=1)) / 2)
     return _difference(
-        (one, other), _mean_difference, sd=sd, count=count, resamples=resamples,
-        t_test=lambda: stats.ttest_ind(one, other, equal_var=False),
+        samples, _mean_difference, sd=sd, count=count, resamples=resamples,
+        t_test=lambda: stats.ttest_ind(*samples, equal_var=False),
     )  # fmt: skip
 
 
@@ -85,15 +85,20 @@ def _difference(
     resamples: int,
     t_test: Callable[[], Any],
 ) -> Difference:
-    """The difference ``statistic(*samples)`` with all tests; one sample holds the differences of pairs."""
+    """Apply all tests to ``statistic(*samples)``, the mean difference.
+
+    ``samples`` are the values of both groups, or, for pairs, one sample with their differences. ``t_test`` returns
+    scipy's result; it is called only if the values differ.
+    """
     mean, paired = float(statistic(*samples)), len(samples) == 1
     settings = {"n_resamples": resamples or RESAMPLES, "vectorized": True, "rng": _RESAMPLING_SEED}
-    kind = "samples" if paired else "independent"
-    # If all values are equal up to rounding, the t statistic divides by zero. Permutations still say something.
+    # In scipy's terms: flip the signs of differences, or move values between the two groups.
+    permutation_type = "samples" if paired else "independent"
+    # If all values are equal up to rounding, the t statistic would divide by zero, but a permutation test is possible.
     constant = sd <= 1e-12 * max(abs(mean), 1.0)
     permutation_p_value = bootstrap_interval = None
     if resamples or constant:
-        permutation = stats.permutation_test(samples, statistic, permutation_type=kind, **settings)
+        permutation = stats.permutation_test(samples, statistic, permutation_type=permutation_type, **settings)
         permutation_p_value = float(permutation.pvalue)
     if constant:
         return Difference(
@@ -112,7 +117,7 @@ def _difference(
 
 
 def swapped(difference: Difference) -> Difference:
-    """The same difference with the groups in the other order."""
+    """Return the difference with the groups in the other order: mean, intervals and effect size change their sign."""
     intervals = [
         None if bounds is None else (-bounds[1], -bounds[0])
         for bounds in (difference.interval, difference.bootstrap_interval)
@@ -142,7 +147,7 @@ def _interval(bounds: tuple[float, float]) -> tuple[float, float]:
 def holm(p_values: Sequence[float]) -> list[float]:
     """Correct p-values for the number of tests, in the given order (Holm, 1979).
 
-    The chance that any of the tests shows a difference that does not exist stays at most the level.
+    The chance that any of the tests shows a difference that does not exist is then at most the level, such as 0.05.
     """
     corrected = [0.0] * len(p_values)
     largest = 0.0
@@ -153,27 +158,31 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def detectable_difference(count: int, sd: float, *, paired: bool, level: float = 0.05, power: float = 0.8) -> float:
-    """The smallest true difference that ``count`` pairs (or values per group) show with probability ``power``.
+    """Return the smallest true difference that ``count`` pairs (or values per group) show with probability ``power``.
 
-    ``sd`` is the standard deviation of one difference, or within each group if not ``paired``; ``count`` is at least 2.
-    Shown means p < ``level`` in Student's t test. The power is that of the noncentral t distribution (Cohen, 1988).
+    A difference is shown if p < ``level`` in Student's t test. ``sd`` is the standard deviation of one difference, or
+    within each group if not ``paired``; ``count`` is at least 2. The power follows from the noncentral t distribution
+    (Cohen, 1988).
     """
     degrees = count - 1 if paired else 2 * count - 2
     critical = float(stats.t.ppf(1 - level / 2, degrees))
 
-    def missing_power(shift: float) -> float:
+    def excess_power(shift: float) -> float:
         tails = stats.nct.sf(critical, degrees, shift), stats.nct.cdf(-critical, degrees, shift)
-        # Far in the other direction the tail underflows, and scipy returns NaN instead of 0.
+        # For a large shift, the tail on the other side underflows, and scipy returns NaN instead of 0.
         return float(np.nansum(tails)) - power
 
-    # The shift is the true difference in standard errors. Its power is 5 % at 0 and practically 1 at the upper bound.
-    shift = float(brentq(missing_power, 0.0, 4 * critical + 10))
+    # The shift is the true difference in standard errors. The power is ``level`` at 0 and nearly 1 at the upper bound.
+    shift = float(brentq(excess_power, 0.0, 4 * critical + 10))
     return shift * sd * math.sqrt((1 if paired else 2) / count)
 
 
 @dataclass(frozen=True, slots=True)
 class McNemar:
-    """Two networks on the same images: how many only the first classifies correctly, how many only the second."""
+    """McNemar's test of two networks on the same ``images``.
+
+    ``only_first`` counts the images that only the first network classifies correctly, ``only_second`` the reverse.
+    """
 
     only_first: int
     only_second: int
@@ -182,9 +191,10 @@ class McNemar:
 
 
 def mcnemar(first_correct: npt.NDArray[np.bool_], second_correct: npt.NDArray[np.bool_]) -> McNemar:
-    """McNemar's exact test (1947): are two networks equally often right? Each argument has one entry per image.
+    """Test whether two networks classify equally many images correctly, by McNemar's exact test (1947).
 
-    The p-value is about these two trained networks. It says nothing about other seeds of the same settings.
+    Each argument is bool (N,): whether the network classifies each image correctly. The p-value is about these two
+    trained networks. It says nothing about other seeds of the same settings.
     """
     only_first = int((first_correct & ~second_correct).sum())
     only_second = int((second_correct & ~first_correct).sum())

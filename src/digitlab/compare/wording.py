@@ -1,4 +1,7 @@
-"""Says the result of comparisons: one sentence each, and a table. ``digitlab compare`` and the report print both."""
+"""Writes the results of comparisons as text: one sentence for each, and a table of all.
+
+``digitlab compare``, the report of a sweep and the Python API use it.
+"""
 
 from collections.abc import Sequence
 
@@ -7,15 +10,17 @@ from digitlab.compare.statistics import detectable_difference
 from digitlab.config.metrics import metric_direction
 from digitlab.figures.formatting import is_percentage
 
-# With fewer pairs, or without a significant difference, the sentence says what could have been shown.
+# With fewer pairs, or without a significant difference, the sentence says how large a difference could be shown.
 _FEW_PAIRS = 5
+# Smaller p-values are shown as "< 0.0001".
 _SMALLEST_P = 1e-4
 
 
 def sentence(comparison: Comparison) -> str:
-    """The result in plain English, with interval, number of pairs and p-value.
+    """Return the result in plain English, with interval, number of pairs and p-value.
 
-    Too few pairs, or a difference that is not significant, add what could have been shown.
+    If there are few pairs or the difference is not significant, the sentence also says which difference the runs could
+    have shown.
     """
     difference, metric = comparison.difference, comparison.metric
     text = f"{comparison.first} is {_amount(abs(difference.mean), metric)} better than {comparison.second}"
@@ -27,21 +32,23 @@ def sentence(comparison: Comparison) -> str:
         )
     if not comparison.significant:
         text = f"No difference shown between {comparison.first} and {comparison.second}: "
-        text += _amount(_better(difference.mean, metric), metric, sign="+")
-    low, high = sorted(_better(bound, metric) for bound in difference.interval)
+        text += _amount(_improvement(difference.mean, metric), metric, sign="+")
+    low, high = sorted(_improvement(bound, metric) for bound in difference.interval)
     pairs = f"{difference.count} pairs" if difference.paired else f"at least {difference.count} runs each, unpaired"
     p_value = p_text(comparison.corrected_p_value)
     p_value = f"p {p_value}" if p_value.startswith("<") else f"p = {p_value}"
     if comparison.tests > 1:
         p_value += f" after correction for {comparison.tests} comparisons"
     interval = f"95 % CI {_number(low, metric)} to {_number(high, metric)}"
-    return f"{text} in {metric} ({interval}, {pairs}, {p_value}){_could_show(comparison)}"
+    return f"{text} in {metric} ({interval}, {pairs}, {p_value}){_detectable_text(comparison)}"
 
 
-def _could_show(comparison: Comparison) -> str:
+def _detectable_text(comparison: Comparison) -> str:
+    """Return which difference the runs, and four times as many, could show; empty if that adds nothing."""
     difference, metric = comparison.difference, comparison.metric
     if (comparison.significant and difference.count >= _FEW_PAIRS) or not difference.sd:
         return ""
+    # Four times as many runs show about half the difference.
     counts = (difference.count, 4 * difference.count)
     # The smallest p-value of several comparisons must be below this level to be significant after Holm's correction.
     level = SIGNIFICANT / comparison.tests
@@ -49,48 +56,50 @@ def _could_show(comparison: Comparison) -> str:
         _amount(detectable_difference(count, difference.sd, paired=difference.paired, level=level), metric)
         for count in counts
     )
-    what = "pairs" if difference.paired else "runs each"
-    return f". {counts[0]} {what} usually can't show less than {now}; {counts[1]} could show {later}"
+    unit = "pairs" if difference.paired else "runs each"
+    return f". {counts[0]} {unit} usually can't show less than {now}; {counts[1]} could show {later}"
 
 
-def _better(value: float, metric: str) -> float:
-    """Positive if the first group is better, whatever the direction of the metric."""
+def _improvement(value: float, metric: str) -> float:
+    """Return a difference with the sign that makes it positive if the first group is better."""
     return -value if metric_direction(metric) == "min" else value
 
 
 def _number(value: float, metric: str, *, sign: str = "") -> str:
-    """Percentages as points with two decimals, everything else with three digits."""
+    """Write a percentage in points with two decimals, and any other value with two or three digits."""
     if is_percentage(metric):
         text = format(100 * value, f"{sign}.2f")
     else:
         text = format(value, f"{sign}.3g" if abs(value) >= 1e-3 else f"{sign}.2g")
-    # A rounded zero has no sign.
+    # A value that is rounded to zero gets no sign.
     return text.lstrip("+-") if float(text) == 0 else text
 
 
 def _amount(value: float, metric: str, *, sign: str = "") -> str:
+    """Write a value with its unit."""
     return _number(value, metric, sign=sign) + (" points" if is_percentage(metric) else "")
 
 
 def p_text(p_value: float) -> str:
-    """A p-value with two digits, ``< 0.0001`` below that."""
+    """Write a p-value with two digits, or ``< 0.0001``."""
     if p_value < _SMALLEST_P:
         return f"< {_SMALLEST_P:.4f}"
+    # The third decimal shows on which side of the level 0.05 a value lies.
     return f"{p_value:.4f}" if p_value < 0.01 else f"{p_value:.2f}" if p_value > 0.055 else f"{p_value:.3f}"
 
 
 def comparison_table(comparisons: Sequence[Comparison]) -> tuple[list[str], list[list[str]]]:
-    """Column names and one row of text for each comparison; the difference is that of ``better`` minus ``other``.
+    """Return column names and one row of text for each comparison; ``difference`` is ``better`` minus ``other``.
 
-    Columns of resampling are left out if no comparison has it.
+    The columns of the bootstrap and of the permutation test are left out if no comparison has them.
     """
     metric = comparisons[0].metric
     unit = " in points" if is_percentage(metric) else ""
     columns = ["better", "other", f"difference{unit}", "95 % interval", "bootstrap", "pairs", "p", "permutation p", "d"]
     rows = [_cells(comparison) for comparison in comparisons]
-    resampled = any(each.difference.bootstrap_interval is not None for each in comparisons)
-    kept = [place for place, name in enumerate(columns) if resampled or name not in ("bootstrap", "permutation p")]
-    return [columns[place] for place in kept], [[row[place] for place in kept] for row in rows]
+    resampled = any(comparison.difference.bootstrap_interval is not None for comparison in comparisons)
+    indices = [index for index, name in enumerate(columns) if resampled or name not in ("bootstrap", "permutation p")]
+    return [columns[index] for index in indices], [[row[index] for index in indices] for row in rows]
 
 
 def _cells(comparison: Comparison) -> list[str]:
