@@ -41,15 +41,14 @@ PairKey = tuple[Value, ...]
 class Comparison:
     """Two groups and the difference ``first`` minus ``second`` in ``metric``, where ``first`` has the better mean.
 
-    ``means`` are those of the compared runs. ``pairs`` holds the compared values as (first, second); it is empty if the
-    runs are not paired. ``corrected_p_value`` is corrected for all ``tests`` comparisons (Holm, 1979); it is None if
-    there is no p-value. ``notes`` say which runs were left out and what limits the result.
+    ``pairs`` holds the compared values as (first, second); it is empty if the runs are not paired.
+    ``corrected_p_value`` is corrected for all ``tests`` comparisons (Holm, 1979); it is None if there is no p-value.
+    ``notes`` say which runs were left out and what limits the result.
     """
 
     first: str
     second: str
     metric: str
-    means: tuple[float, float]
     difference: Difference
     pairs: Sequence[tuple[float, float]] = ()
     corrected_p_value: float | None = None
@@ -161,22 +160,19 @@ def _compare(first: Group, second: Group, metric: str, *, resamples: int = RESAM
         by_key = {key: (first_values[key], second_values[key]) for key in shared}
         pairs, pair_notes = _independent_pairs(by_key, varying)
         notes += [*pair_notes, *_fold_note(shared)]
-        used_values = [[pair[0] for pair in pairs], [pair[1] for pair in pairs]]
-        difference = paired_difference(*used_values, resamples=resamples)
+        difference = paired_difference(*zip(*pairs, strict=True), resamples=resamples)
     elif varying:
         raise ConfigError("FOLDER", f"{first.name}, {second.name}", _no_partner_reason(first, second, varying))
     else:
         _check_validation(first, second, metric, paired=False)
         pairs, notes = [], [*notes, "the seeds differ, so the runs are not paired"]
-        used_values = [list(first_values.values()), list(second_values.values())]
-        difference = unpaired_difference(*used_values, resamples=resamples)
-    means = (_mean(used_values[0]), _mean(used_values[1]))
+        difference = unpaired_difference(list(first_values.values()), list(second_values.values()), resamples=resamples)
     # The groups were ordered by the means of all their runs. In the runs that are compared, the other may be better.
     if difference.mean * (-1 if metric_direction(metric) == "min" else 1) < 0:
         first, second, difference = second, first, swapped(difference)
-        means, pairs = (means[1], means[0]), [(right, left) for left, right in pairs]
+        pairs = [(right, left) for left, right in pairs]
     return Comparison(
-        first=first.name, second=second.name, metric=metric, means=means, difference=difference, pairs=pairs,
+        first=first.name, second=second.name, metric=metric, difference=difference, pairs=pairs,
         notes=list(dict.fromkeys(notes)),
     )  # fmt: skip
 
