@@ -56,7 +56,7 @@ def look(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
     """``look(laboratory, since=3)`` is ``laboratory.changes(since=3)`` after a look that does not wait for its time."""
 
     def changes(laboratory: Laboratory, **asked: Any) -> dict[str, Any]:
-        laboratory._next_look = 0.0
+        laboratory._next_scan_at = 0.0
         return laboratory.changes(**asked)
 
     return changes

@@ -1,4 +1,7 @@
-"""Follows all runs and sweeps under a folder, and says what has changed since a page asked last."""
+"""Follows all runs and sweeps under a folder, and tells pages what has changed since they asked last.
+
+``watch.server`` passes the questions of the pages on.
+"""
 
 import math
 import threading
@@ -13,21 +16,23 @@ from digitlab.watch.run import WatchedRun, row_record, thinned
 from digitlab.watch.sweep import WatchedSweep
 from digitlab.watch.tree import RunTree
 
-# No look at the folders comes sooner after the last one, however many pages are open. After a look that took long,
-# the pause is longer, so that looking takes at most this part of a processor core.
-_PAUSE_SECONDS, _LOOKING_PART = 0.5, 0.03
-# Reading many runs for the first time is divided into looks of this length, so that the page shows the first ones soon.
+# A scan reads what is new in the folders. The next one starts after this pause at the earliest, however many pages are
+# open. If a scan takes long, the pause is longer, so that scans use at most this part of a processor core.
+_PAUSE_SECONDS, _SCANNING_PART = 0.5, 0.03
+# A scan reads new runs for this long at most, and the next scans read the others, so a page shows the first ones soon.
 _FIRST_READ_SECONDS = 0.25
-# Runs that have ended change seldom: all of them are looked at within this many looks, or this many in each.
-_ENDED_LOOKS, _ENDED_RUNS = 10, 100
-# More points would not be visible in a chart with the curves of a whole sweep, or in that of the losses.
+# Runs that have ended seldom change. Each scan checks at least this many of them, or more if all of them could not be
+# checked within ten scans.
+_MIN_ENDED_RUNS, _SCANS_FOR_ENDED_RUNS = 100, 10
+# More points would not be visible in the chart with all curves of a sweep, or in the chart with the losses of a run.
 _CURVE_POINTS, _LOSS_POINTS = 100, 400
 
 
 class Laboratory:
-    """All runs and sweeps under ``root``. It looks at the folders only while somebody asks.
+    """All runs and sweeps under ``root``. It scans the folders only when a page asks for changes.
 
-    ``version`` counts the looks that found a change; each run and sweep notes the version of its last change.
+    ``version`` counts the scans. Each run and sweep stores the version in which it last changed, so a page that names
+    the version that it has gets only what is newer.
     """
 
     def __init__(self, root: Path) -> None:
@@ -36,35 +41,39 @@ class Laboratory:
         self._tree = RunTree(root)
         self._runs: dict[str, WatchedRun] = {}
         self._sweeps: dict[str, WatchedSweep] = {}
+        # The versions in which runs and sweeps were removed, by name.
         self._removed: dict[str, int] = {}
+        # The paths of runs that no scan has read yet; the last one is read first.
         self._unread: list[str] = []
+        # The number of the first run that the next scan checks, in the list of runs that have ended.
         self._next_ended = 0
+        # The run whose losses were asked for last, with their reader. Only one is stored, because each takes memory.
         self._losses: tuple[str, GrowingLosses] | None = None
-        self._next_look = 0.0
+        self._next_scan_at = 0.0
         self._lock = threading.Lock()
 
-    # Looking at the folders -------------------------------------------------------------------------------------------
+    # Scanning the folders ---------------------------------------------------------------------------------------------
 
-    def look(self) -> None:
-        """Look for changes, unless the last look was a moment ago."""
-        if time.monotonic() < self._next_look and not self._unread:
+    def _scan(self) -> None:
+        """Look for changes, unless the last scan was a moment ago."""
+        if time.monotonic() < self._next_scan_at and not self._unread:
             return
-        begun = time.thread_time()
+        started = time.thread_time()
         self.version += 1
-        self._find()
+        self._find_folders()
         locked, now = locked_inodes(), time.time()
-        for path in self._due():
-            self._look_at(path, locked, now)
-        spent = time.thread_time() - begun
-        # New runs are read only once, so the time for them does not delay the next look.
-        self._read_new(locked, now)
-        begun = time.thread_time()
-        self._look_at_sweeps(locked, now)
-        spent += time.thread_time() - begun
-        self._next_look = time.monotonic() + max(_PAUSE_SECONDS, spent / _LOOKING_PART)
+        for path in self._runs_to_check():
+            self._update_run(path, locked, now)
+        seconds = time.thread_time() - started
+        # New runs are read only once, so the time for them does not delay the next scan.
+        self._read_new_runs(locked, now)
+        started = time.thread_time()
+        self._update_sweeps(locked, now)
+        seconds += time.thread_time() - started
+        self._next_scan_at = time.monotonic() + max(_PAUSE_SECONDS, seconds / _SCANNING_PART)
 
-    def _find(self) -> None:
-        """Note the runs and sweeps that have come or gone since the last look."""
+    def _find_folders(self) -> None:
+        """Add the runs and sweeps that are new since the last scan, and remove those whose folders are gone."""
         tree = self._tree
         tree.update()
         gone = self._runs.keys() - tree.runs
@@ -72,7 +81,7 @@ class Laboratory:
             self._forget(path)
         self._unread = [path for path in self._unread if path in tree.runs]
         known = self._runs.keys() | set(self._unread)
-        # The newest folders are read first: their names begin with the date.
+        # In ascending order, because the last one is read first: the names begin with the date, so it is the newest.
         self._unread += sorted(tree.runs - known)
         for path in self._sweeps.keys() - set(tree.sweeps):
             self._removed[self._sweeps.pop(path).name] = self.version
@@ -86,20 +95,20 @@ class Laboratory:
     def _name(self, path: str) -> str:
         return Path(path).relative_to(self.root).as_posix()
 
-    def _due(self) -> list[str]:
-        """Return the runs to look at now: all that train, and some of those that have ended."""
+    def _runs_to_check(self) -> list[str]:
+        """Return the runs that this scan checks: all that train, and some of those that have ended."""
         ended = [path for path, run in self._runs.items() if run.ended]
-        count = max(-(-len(ended) // _ENDED_LOOKS), _ENDED_RUNS)
+        count = max(-(-len(ended) // _SCANS_FOR_ENDED_RUNS), _MIN_ENDED_RUNS)
         start = self._next_ended if self._next_ended < len(ended) else 0
         self._next_ended = start + count
         return [path for path, run in self._runs.items() if not run.ended] + ended[start : start + count]
 
-    def _read_new(self, locked: frozenset[int] | None, now: float) -> None:
-        until = time.monotonic() + _FIRST_READ_SECONDS
-        while self._unread and time.monotonic() < until:
-            self._look_at(self._unread.pop(), locked, now)
+    def _read_new_runs(self, locked: frozenset[int] | None, now: float) -> None:
+        deadline = time.monotonic() + _FIRST_READ_SECONDS
+        while self._unread and time.monotonic() < deadline:
+            self._update_run(self._unread.pop(), locked, now)
 
-    def _look_at(self, path: str, locked: frozenset[int] | None, now: float) -> None:
+    def _update_run(self, path: str, locked: frozenset[int] | None, now: float) -> None:
         run = self._runs.get(path)
         if run is None:
             run = self._runs[path] = WatchedRun(Path(path), self._name(path))
@@ -107,16 +116,17 @@ class Laboratory:
             if run.update(locked, now):
                 run.version = self.version
         except OSError:
-            self._forget(path)
+            self._forget(path)  # the folder was removed during this scan
 
-    def _look_at_sweeps(self, locked: frozenset[int] | None, now: float) -> None:
-        members: dict[str, list[WatchedRun]] = {}
+    def _update_sweeps(self, locked: frozenset[int] | None, now: float) -> None:
+        runs_by_folder: dict[str, list[WatchedRun]] = {}
         for run in self._runs.values():
-            members.setdefault(run.parent, []).append(run)
+            runs_by_folder.setdefault(run.parent, []).append(run)
         for path, sweep in self._sweeps.items():
-            runs, changed = members.get(path, []), sweep.read_manifest()
+            runs, changed = runs_by_folder.get(path, []), sweep.read_manifest()
             changed = changed or any(run.version == self.version for run in runs)
-            if not (changed or sweep.running or self.version % _ENDED_LOOKS == 0):
+            # A sweep that does not run seldom changes, for example when its report is written.
+            if not (changed or sweep.running or self.version % _SCANS_FOR_ENDED_RUNS == 0):
                 continue
             for run in runs:
                 if run.assign(sweep.entries.get(run.folder.path.name)):
@@ -139,12 +149,15 @@ class Laboratory:
     ) -> dict[str, Any]:
         """Look for changes, and return those after version ``since`` as plain values for JSON.
 
-        ``run`` is the run whose curves the page shows: the answer holds the epochs after the first ``rows``, or all if
-        rows of ``generation`` have changed, and the losses unless there are still ``losses`` of them. ``sweep`` is the
-        sweep whose curves the page shows: the answer holds those that have changed after version ``drawn``.
+        A page that shows the curves of a run gives its name as ``run``, and what it has of them: the first ``rows``
+        epochs in their version ``generation``, and a number of ``losses``. The answer has only the epochs after these
+        rows, unless the generation has changed, and has no losses if their number is the same.
+
+        A page that shows the curves of a sweep gives its name as ``sweep``, and ``drawn``, the version of its curves.
+        The answer has the curves that have changed since then.
         """
         with self._lock:
-            self.look()
+            self._scan()
             answer: dict[str, Any] = {
                 "version": self.version, "now": time.time(), "root": str(self.root), "unread": len(self._unread),
                 "runs": [self._run_record(each) for each in self._runs.values() if each.version > since],
@@ -155,8 +168,8 @@ class Laboratory:
                 answer["run"] = self._run_curves(run, rows, generation, losses)
             if sweep:
                 answer["curves"] = self._sweep_curves(sweep, drawn)
-            finite: dict[str, Any] = _finite(answer)
-            return finite
+            finite_answer: dict[str, Any] = _without_infinities(answer)
+            return finite_answer
 
     def _run_record(self, run: WatchedRun) -> dict[str, Any]:
         sweep = self._sweeps.get(run.parent)
@@ -192,10 +205,10 @@ class Laboratory:
         return {"id": name, "curves": curves}
 
 
-def _finite(value: Any) -> Any:
-    """Return ``value`` with None for each number that JSON does not have."""
+def _without_infinities(value: Any) -> Any:
+    """Return ``value`` with None for each infinity and nan, which JSON does not have."""
     if isinstance(value, dict):
-        return {name: _finite(each) for name, each in value.items()}
+        return {name: _without_infinities(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
+        return [_without_infinities(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,5 +1,9 @@
-"""Follows one run folder for the page of ``digitlab watch``: its state, its metrics so far, the time left."""
+"""Follows one run folder for the page of ``digitlab watch``: its state, its metrics so far, the time left.
 
+``watch.laboratory`` has one ``WatchedRun`` for each run folder.
+"""
+
+import math
 import os
 import statistics
 from collections.abc import Mapping, Sequence
@@ -18,21 +22,22 @@ from digitlab.watch.tree import is_settled
 # The name of the report that ``digitlab report`` writes into a folder.
 REPORT = "report.html"
 _KEYS = ("monitor.metric", "trainer.max_epochs", "data.val_size", "seed")
-# On another machine, or without a list of locks, a run counts as training for this long after its last sign of life.
+# If the system does not list its locks, or the run trains on another machine, a run counts as training until its folder
+# has not changed for this many seconds, or for the time of this many epochs if that is longer.
 _SILENT_SECONDS, _SILENT_EPOCHS = 90.0, 3.0
-_SMALL_POINTS = 60  # of a curve in the overview
-_LAST_EPOCHS = 5  # whose median says how long an epoch takes, before this page has seen two of them end
+_SMALL_POINTS = 60  # The number of points of a curve in the overview.
+_LAST_EPOCHS = 5  # The training time of an epoch is the median over this many epochs.
 
-# The time of change in ns, the size and the inode of a file; None if it does not exist.
+# The time of change of a file in ns since 1970, its size and its inode; None if it does not exist.
 _Signature = tuple[int, int, int] | None
 
 
 class WatchedRun:
-    """One run folder. ``update`` looks at it again, and ``record`` describes it for the page.
+    """One run folder. ``update`` reads what has changed in it, and ``record`` describes it for the page.
 
     ``name`` is the path of the folder relative to the root, with slashes; ``parent`` is the folder around it.
-    ``entry`` is its entry in the manifest of its sweep, if it has one. ``version`` is for the owner, who notes there
-    when the record last changed.
+    ``entry`` is its entry in the manifest of its sweep, if it has one. The laboratory sets ``version`` to its own
+    version when the record changes.
     """
 
     def __init__(self, path: Path, name: str) -> None:
@@ -48,17 +53,20 @@ class WatchedRun:
         self._choices: Mapping[str, str] = {}
         self._overrides: Sequence[str] = ()
         self._note: str | None = None
+        # The time of change of the folder when it was last read, in ns since 1970, and whether that is certain.
         self._changed_ns: int | None = None
         self._settled = False
+        # The signatures of the files when they were last read, by a short name.
         self._signatures: dict[str, _Signature] = {}
         self._seen_locked = False
-        # The number of epochs and the time of their last one when this page first saw the run in this state.
+        # The number of epochs when the run was first seen to train, and when the last of them ended (s since 1970).
         self._first_seen: tuple[int, float] | None = None
-        self._read_history_generation = -1
+        # The generation of ``history`` to which ``_first_seen`` belongs.
+        self._history_generation = -1
 
     @property
     def ended(self) -> bool:
-        """Whether no process trains the run, as far as it is known."""
+        """Whether no process seems to train the run."""
         return self.status != "running"
 
     @property
@@ -78,30 +86,31 @@ class WatchedRun:
 
     @property
     def metric(self) -> str:
-        """The metric that the run monitors, or would without a validation set."""
+        """The metric that the run monitors; without a validation set, the one that takes its place."""
         metric = self._settings.get("monitor.metric", "val/accuracy")
         if metric in self.result.get("metrics", {}):
             return metric
         return measured_metric(metric, val_size=0 if self._settings.get("data.val_size") == "0" else None)
 
     def update(self, locked: frozenset[int] | None, now: float) -> bool:
-        """Look at the folder again; return whether ``record`` has changed.
+        """Read what has changed in the folder; return whether ``record`` has changed.
 
         ``locked`` are the inodes of locked files, None if they are not known; ``now`` is in seconds since 1970. Raises
         ``FileNotFoundError`` if the folder is gone.
         """
         changed_ns = os.stat(self.folder.path).st_mtime_ns
-        # Every file that matters is replaced by a rename, made or removed: all of these change the folder's own time.
-        looked = changed_ns != self._changed_ns or not self._settled
-        if looked:
+        # The files that matter change only by being created, removed, or replaced by a new file. Each of these changes
+        # the folder's own time, so one system call finds out that nothing is new.
+        folder_changed = changed_ns != self._changed_ns or not self._settled
+        if folder_changed:
             self._changed_ns, self._settled = changed_ns, is_settled(changed_ns)
             self._read_changes()
-        status, self.status = self.status, self._status(locked, now)
+        status_before, self.status = self.status, self._status(locked, now)
         if self.ended:
             self._first_seen = None
         elif self._first_seen is None:
             self._first_seen = (self.epochs, self._changed_at("metrics") or now)
-        return (looked or status != self.status) and self._describe()
+        return (folder_changed or status_before != self.status) and self._describe()
 
     def assign(self, entry: Entry | None) -> bool:
         """Set the entry of the run in the manifest of its sweep; return whether ``record`` has changed."""
@@ -111,24 +120,25 @@ class WatchedRun:
         return self._describe()
 
     def _read_changes(self) -> None:
-        """Read those files that are not as they were."""
+        """Read the files that have changed."""
         run = self.folder
-        if self._is_new("config", run.config):
+        if self._update_signature("config", run.config):
             self._read_configuration()
-        self._is_new("lock", run.lock)
-        self._is_new("report", run.path / REPORT)
-        if self._is_new("result", run.result):
+        # Of these two files, only the signatures are used.
+        self._update_signature("lock", run.lock)
+        self._update_signature("report", run.path / REPORT)
+        if self._update_signature("result", run.result):
             self._read_result()
-        # The curves of a finished run are read when somebody looks at them, or when it is made longer.
+        # The curves of a finished run are read when a page shows them, or when another command trains it further.
         finished = self.result.get("status") == "finished" and self._signatures["lock"] is None
-        if not finished and self._is_new("metrics", run.metrics):
+        if not finished and self._update_signature("metrics", run.metrics):
             self.read_history()
 
-    def _is_new(self, name: str, path: Path) -> bool:
-        """Whether a file has changed since the last call with the same ``name``."""
+    def _update_signature(self, name: str, path: Path) -> bool:
+        """Store the signature of a file under ``name``; return whether the file has changed since the last call."""
         try:
-            found = os.stat(path)
-            signature: _Signature = (found.st_mtime_ns, found.st_size, found.st_ino)
+            stat = os.stat(path)
+            signature: _Signature = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
         except OSError:
             signature = None
         same = name in self._signatures and self._signatures[name] == signature
@@ -136,6 +146,7 @@ class WatchedRun:
         return not same
 
     def _changed_at(self, name: str) -> float | None:
+        """Return when a file last changed, in seconds since 1970; None if it does not exist."""
         signature = self._signatures.get(name)
         return None if signature is None else signature[0] / 1e9
 
@@ -145,7 +156,7 @@ class WatchedRun:
             self._choices = self.folder.read_choices()
             self._overrides = self.folder.read_overrides()
         except UNREADABLE:
-            self._signatures.pop("config", None)  # Hydra may be writing these files at this moment
+            self._signatures.pop("config", None)  # Hydra may be writing the files, so the next update reads them again
 
     def _read_result(self) -> None:
         try:
@@ -156,15 +167,15 @@ class WatchedRun:
         self.result_seconds = self._changed_at("result") if self.result else None
 
     def read_history(self) -> None:
-        """Read the rows of epochs that are new in ``metrics.csv``; a damaged line becomes a note in the record."""
+        """Read the new rows of ``metrics.csv``, one for each epoch. A damaged line becomes a note in the record."""
         self._note = None
         try:
             self.history.update()
         except (OSError, RunError) as error:
             self._note = str(error)
-        if self.history.generation != self._read_history_generation:
-            # Rows were taken back, so what was seen before says nothing about the pace.
-            self._read_history_generation, self._first_seen = self.history.generation, None
+        if self.history.generation != self._history_generation:
+            # The run has resumed from an earlier epoch or started again, so the pace is measured anew.
+            self._history_generation, self._first_seen = self.history.generation, None
 
     def _status(self, locked: frozenset[int] | None, now: float) -> str:
         alive = self._is_alive(locked, now)
@@ -176,7 +187,11 @@ class WatchedRun:
         return "running" if alive else "unfinished"
 
     def _is_alive(self, locked: frozenset[int] | None, now: float) -> bool:
-        """Whether a process works on the run; if only another machine could tell, whether it did a short while ago."""
+        """Whether a process works on the run.
+
+        This machine knows only its own locks. If it has never seen the run locked, the run may train on another
+        machine. Then it counts as alive if its folder has changed a short while ago.
+        """
         lock = self._signatures.get("lock")
         if lock is None:
             return False
@@ -185,51 +200,55 @@ class WatchedRun:
             return True
         if self._seen_locked:
             return False
-        silent = max(_SILENT_SECONDS, _SILENT_EPOCHS * (self._epoch_seconds() or 0.0))
-        return now - (self._changed_ns or 0) / 1e9 < silent
+        allowed_seconds = max(_SILENT_SECONDS, _SILENT_EPOCHS * (self._epoch_seconds() or 0.0))
+        return now - (self._changed_ns or 0) / 1e9 < allowed_seconds
 
     # What the page shows ----------------------------------------------------------------------------------------------
 
     def _epoch_seconds(self) -> float | None:
-        """How long an epoch takes, everything included; None before the first one has ended."""
-        rows, ended_at = self.history.rows, self._changed_at("metrics")
-        if not rows or ended_at is None:
+        """Return how long an epoch takes with validation and checkpoints; None before the first one has ended."""
+        rows, last_epoch_at = self.history.rows, self._changed_at("metrics")
+        if not rows or last_epoch_at is None:
             return None
         if self._first_seen is not None and len(rows) > self._first_seen[0] > 0:
-            return (ended_at - self._first_seen[1]) / (len(rows) - self._first_seen[0])
+            return (last_epoch_at - self._first_seen[1]) / (len(rows) - self._first_seen[0])
         # The training time leaves out validation and checkpoints, and in a population it is only the member's share.
-        trained = statistics.median(row.values.get("train_seconds", 0.0) for row in rows[-_LAST_EPOCHS:])
+        # The mean time since the run was locked includes everything, but is too short if the run has resumed.
+        training_seconds = statistics.median(row.values.get("train_seconds", 0.0) for row in rows[-_LAST_EPOCHS:])
         locked_at = self._changed_at("lock")
-        return max(trained, 0.0 if locked_at is None else (ended_at - locked_at) / len(rows))
+        return max(training_seconds, 0.0 if locked_at is None else (last_epoch_at - locked_at) / len(rows))
 
     def ends_at(self) -> float | None:
-        """When a running run will end at its pace, in seconds since 1970; early stopping can end it before."""
-        seconds, ended_at = self._epoch_seconds(), self._changed_at("metrics")
-        if self.ended or seconds is None or ended_at is None or self.max_epochs is None:
+        """Return when a run that trains will end, in seconds since 1970; None if that is not known.
+
+        The estimate assumes that all epochs take the same time. Early stopping can end the run sooner.
+        """
+        epoch_seconds, last_epoch_at = self._epoch_seconds(), self._changed_at("metrics")
+        if self.ended or epoch_seconds is None or last_epoch_at is None or self.max_epochs is None:
             return None
-        return ended_at + seconds * (self.max_epochs - self.epochs)
+        return last_epoch_at + epoch_seconds * (self.max_epochs - self.epochs)
 
     @property
     def value(self) -> float | None:
-        """The monitored value of the result, or else the best one so far."""
-        measured = self.result.get("metrics", {}).get(self.metric)
-        if measured is not None and self.ended:
-            return float(measured)
-        values = [value for _, value in self.monitored_curve() if value == value]  # nan differs from itself
+        """The monitored value in the result of a run that has ended, or else the best one so far."""
+        final_value = self.result.get("metrics", {}).get(self.metric)
+        if final_value is not None and self.ended:
+            return float(final_value)
+        values = [value for _, value in self.monitored_curve() if not math.isnan(value)]
         return (min if metric_direction(self.metric) == "min" else max)(values, default=None)
 
     def monitored_curve(self) -> list[tuple[int, float]]:
-        """The monitored metric by epoch."""
+        """Return the epochs, counted from 1, and the values of the monitored metric."""
         metric = self.metric
         return [(row.epoch, row.values[metric]) for row in self.history.rows if metric in row.values]
 
     def _describe(self) -> bool:
-        """Build ``record`` again; return whether it differs from the one before."""
-        before, self.record = self.record, self._record()
-        return before != self.record
+        """Make ``record`` again; return whether it has changed."""
+        record_before, self.record = self.record, self._record()
+        return record_before != self.record
 
     def _record(self) -> dict[str, Any]:
-        result, last = self.result, self.history.rows[-1].values if self.history.rows else {}
+        result, last_epoch = self.result, self.history.rows[-1].values if self.history.rows else {}
         overrides = list(self.entry.overrides if self.entry is not None else self._overrides)
         seconds = result.get("train_seconds")
         if seconds is None:
@@ -251,7 +270,7 @@ class WatchedRun:
             "direction": metric_direction(self.metric),
             "value": self.value,
             "test": result.get("metrics", {}).get("test/accuracy"),
-            "lr": None if self.ended else last.get("lr"),
+            "lr": None if self.ended else last_epoch.get("lr"),
             # The overview draws single runs that train. The curves of a sweep are sent to pages that show the sweep.
             "curve": [] if self.ended or self.entry is not None else thinned(self.monitored_curve(), _SMALL_POINTS),
             "train_seconds": seconds,
@@ -263,9 +282,12 @@ class WatchedRun:
         }
 
 
-def thinned(points: list[tuple[int, float]], most: int) -> list[tuple[int, float]]:
-    """Return at most ``most`` points: the means of as many neighbours as it takes; each has the x of its last one."""
-    size = -(-len(points) // most)
+def thinned(points: list[tuple[int, float]], max_points: int) -> list[tuple[int, float]]:
+    """Return a curve with at most ``max_points`` of its ``points`` (x, y).
+
+    If there are more, each group of neighbours becomes one point with the mean y, and with the x of the last of them.
+    """
+    size = -(-len(points) // max_points)
     if size <= 1:
         return points
     groups = [points[start : start + size] for start in range(0, len(points), size)]
@@ -273,5 +295,5 @@ def thinned(points: list[tuple[int, float]], most: int) -> list[tuple[int, float
 
 
 def row_record(row: EpochRow) -> dict[str, float]:
-    """The metrics of an epoch for the page."""
+    """Return the metrics of an epoch as plain values for the page."""
     return {"epoch": row.epoch, "step": row.step} | dict(row.values)

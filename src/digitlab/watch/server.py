@@ -1,7 +1,8 @@
 """Serves the page of ``digitlab watch`` to browsers on this machine. ``digitlab.cli.watch`` starts it.
 
-It only reads. An address without the token, which is new for each start, is refused, and so is a request that names
-another host: a page on the web could otherwise make its name point to this machine and read the answers.
+It changes nothing. It refuses addresses without the token, which is new for each start, so other users of the machine
+see nothing. It also refuses requests that name another host: otherwise the owner of a web page could make the name of
+its host point to this machine, and the page could read the answers.
 """
 
 import base64
@@ -25,9 +26,10 @@ from digitlab.core.errors import ConfigError
 from digitlab.watch.laboratory import Laboratory
 
 _HOST = "127.0.0.1"
-_OWN_NAMES = (_HOST, "localhost")
-_POLL_SECONDS = 0.1  # Ctrl-C ends the server within this time
-# A report comes from a run folder, which anybody may have made: its scripts can read neither the page nor the token.
+_HOST_NAMES = (_HOST, "localhost")
+_POLL_SECONDS = 0.1  # Ctrl-C ends the server within this time.
+# A report comes from a run folder, which may come from somebody else. With this policy, scripts in the report can read
+# neither the page nor the token.
 _REPORT_POLICY = "sandbox allow-scripts allow-popups allow-downloads"
 _TEXT = "text/plain; charset=utf-8"
 
@@ -48,7 +50,7 @@ class WatchApp:
         return response(environ, start_response)
 
     def _answer(self, request: Request) -> Response:
-        if urlsplit(f"//{request.environ.get('HTTP_HOST', '')}").hostname not in _OWN_NAMES:
+        if urlsplit(f"//{request.environ.get('HTTP_HOST', '')}").hostname not in _HOST_NAMES:
             return _refusal(403, f"This page is only at {_HOST} and localhost: use the printed address.")
         token, slash, rest = request.path.lstrip("/").partition("/")
         if not secrets.compare_digest(token.encode(), self.token.encode()):
@@ -62,25 +64,25 @@ class WatchApp:
             return _page() if slash else Response(status=308, headers={"Location": f"/{token}/"})
         if rest == "state":
             return self._state(request)
-        folder, _, name = rest.partition("/")
-        return self._report(name) if folder == "files" else _refusal(404, "There is no such page.")
+        prefix, _, name = rest.partition("/")
+        return self._report(name) if prefix == "files" else _refusal(404, "There is no such page.")
 
     def _state(self, request: Request) -> Response:
-        asked = request.args
+        query = request.args
         answer = self.laboratory.changes(
-            run=asked.get("run", ""),
-            sweep=asked.get("sweep", ""),
-            **{name: asked.get(name, 0, type=int) for name in ("since", "rows", "generation", "losses", "drawn")},
+            run=query.get("run", ""),
+            sweep=query.get("sweep", ""),
+            **{name: query.get(name, 0, type=int) for name in ("since", "rows", "generation", "losses", "drawn")},
         )
         return Response(json.dumps(answer, allow_nan=False), content_type="application/json")
 
     def _report(self, name: str) -> Response:
-        """An HTML file under the root, without links and hidden folders anywhere in its path."""
+        """Return an HTML file under the root. Its path may not contain links or hidden folders."""
         root = self.laboratory.root
         path = root / name
         try:
             hidden = any(part.startswith(".") for part in Path(name).parts)
-            # resolve() follows links: another path than the one asked for means that there is a link or a ``..``.
+            # resolve() follows links. If it changes the path, then the path contains a link or ``..``.
             inside = path.resolve(strict=True) == path and path.is_relative_to(root)
             if hidden or not inside or path.suffix != ".html" or not path.is_file():
                 return _refusal(404, "There is no such report.")
@@ -98,10 +100,12 @@ def _refusal(status: int, text: str) -> Response:
 
 @cache
 def _page_text() -> tuple[str, str]:
-    """The page and its content security policy."""
-    own, shared = files("digitlab.watch") / "templates", files("digitlab.report") / "templates"
-    script = "".join((own / name).read_text(encoding="utf-8") for name in ("charts.js", "page.js"))
-    style = (shared / "style.css").read_text(encoding="utf-8") + (own / "watch.css").read_text(encoding="utf-8")
+    """Return the page and its content security policy, which allows only the page's own script."""
+    templates, report_templates = files("digitlab.watch") / "templates", files("digitlab.report") / "templates"
+    script = "".join((templates / name).read_text(encoding="utf-8") for name in ("charts.js", "page.js"))
+    # The page looks like a report.
+    style = (report_templates / "style.css").read_text(encoding="utf-8")
+    style += (templates / "watch.css").read_text(encoding="utf-8")
     environment = Environment(loader=PackageLoader("digitlab.watch"), autoescape=True, undefined=StrictUndefined)
     page = environment.get_template("page.html").render(
         script=Markup(script), style=Markup(style), train_command=" ".join(train_command())
@@ -122,20 +126,20 @@ def _page() -> Response:
 class _QuietHandler(WSGIRequestHandler):
     """Prints no line for each request: an open page asks every second."""
 
-    protocol_version = "HTTP/1.1"  # so that a page keeps its connection
+    protocol_version = "HTTP/1.1"  # With this version, a page keeps its connection.
 
     def log(self, type: str, message: str, *args: Any) -> None:
         pass
 
 
 class WatchServer:
-    """Serves ``app`` on ``port`` of this machine's own address, which no other machine can reach.
+    """Serves ``app`` on ``port`` of the address 127.0.0.1, which no other machine can reach.
 
-    Port 0 takes a free one. Raises ``ConfigError`` if the port cannot be used.
+    With port 0, the system chooses a free one. Raises ``ConfigError`` if the port cannot be used.
     """
 
     def __init__(self, app: WatchApp, *, port: int) -> None:
-        # Bound here, because werkzeug would print several lines and end the process.
+        # The socket is made here, because werkzeug would print several lines and end the process if the port is taken.
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
             try:
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

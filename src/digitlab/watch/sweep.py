@@ -1,4 +1,7 @@
-"""Follows one sweep for the page of ``digitlab watch``: its manifest, what is still to come, the time left."""
+"""Follows one sweep for the page of ``digitlab watch``: its manifest, the number of runs to come, the time left.
+
+``watch.laboratory`` has one ``WatchedSweep`` for each sweep.
+"""
 
 import os
 from collections.abc import Sequence
@@ -13,9 +16,10 @@ from digitlab.watch.run import REPORT, WatchedRun
 
 
 class WatchedSweep:
-    """One sweep. ``update`` looks at its files and at its ``runs`` again, and ``record`` describes it for the page.
+    """One sweep. ``read_manifest`` and ``update`` read what has changed, and ``record`` describes it for the page.
 
-    ``entries`` are those of the manifest by the names of the run folders.
+    ``entries`` are those of the manifest, by the names of the run folders. The laboratory sets ``version`` to its own
+    version when the record changes.
     """
 
     def __init__(self, path: Path, name: str) -> None:
@@ -26,8 +30,9 @@ class WatchedSweep:
         self._keys: Sequence[str] = ()
         self._halving = False
         self._note: str | None = None
-        self._read_ns: int | None = None
-        # What the command of this time plans; asked only while the sweep runs.
+        # When the manifest was changed that was read last, in ns since 1970.
+        self._manifest_changed_ns: int | None = None
+        # When the last command started, and the runs that it plans. It is read only while the sweep runs.
         self._planned: tuple[float, set[tuple[str, ...]] | int | None] | None = None
 
     @property
@@ -35,22 +40,26 @@ class WatchedSweep:
         return bool(self.record.get("running"))
 
     def read_manifest(self) -> bool:
-        """Read the manifest again if it has changed; return whether it has."""
+        """Read the manifest if it has changed; return whether the entries or the note on an error have changed."""
         try:
             changed_ns = os.stat(manifest_file(self.path)).st_mtime_ns
-            if changed_ns == self._read_ns:
+            if changed_ns == self._manifest_changed_ns:
                 return False
             manifest = Manifest.read(self.path)
         except (OSError, DigitlabError) as error:
-            changed, self._note = self._note != str(error), str(error)
-            return changed
-        self._read_ns, self._note = changed_ns, None
+            note_changed, self._note = self._note != str(error), str(error)
+            return note_changed
+        self._manifest_changed_ns, self._note = changed_ns, None
         self.entries = {entry.folder: entry for entry in manifest.runs}
         self._keys, self._halving = manifest.keys, manifest.halving
         return True
 
     def update(self, runs: Sequence[WatchedRun], locked: frozenset[int] | None, now: float) -> bool:
-        """Describe the sweep with its ``runs``, after ``read_manifest``; return whether ``record`` has changed."""
+        """Describe the sweep with its ``runs``; return whether ``record`` has changed.
+
+        Call ``read_manifest`` before. ``locked`` are the inodes of locked files, None if they are not known; ``now`` is
+        in seconds since 1970.
+        """
         running = [run for run in runs if not run.ended]
         alive = bool(running) or self._is_locked(locked)
         to_come = len(self.entries.keys() - {run.folder.path.name for run in runs})
@@ -76,20 +85,21 @@ class WatchedSweep:
             return False
 
     def _started_at(self) -> float | None:
-        """When the last command of the sweep started, in seconds since 1970."""
+        """Return when the last command of the sweep started, in seconds since 1970; None if its file is missing."""
         try:
             return os.stat(command_file(self.path)).st_mtime
         except OSError:
             return None
 
     def _not_in_manifest(self) -> int:
-        """The number of runs that the running command has planned but not yet written to the manifest."""
+        """Return how many runs the running command plans that are not in the manifest yet."""
         started_at = self._started_at()
         if started_at is None:
             return 0
         if self._planned is None or self._planned[0] != started_at:
             self._planned = started_at, planned_jobs(self.path)
         planned = self._planned[1]
+        # A search plans a number of runs; it has not chosen their overrides yet.
         if isinstance(planned, int):
             return max(planned - len(self.entries), 0)
         known = {tuple(entry.overrides) for entry in self.entries.values()}
@@ -98,9 +108,10 @@ class WatchedSweep:
     def _ends_at(
         self, runs: Sequence[WatchedRun], running: Sequence[WatchedRun], to_come: int, now: float
     ) -> float | None:
-        """When the sweep will end, in seconds since 1970; None if unknown.
+        """Return when the sweep will end, in seconds since 1970; None if that is not known.
 
-        It ends with its last run if all are training, else at the pace since its command started.
+        If all runs that are left are training, the sweep ends with the last of them. Otherwise the estimate assumes
+        that the runs to come take as long as those that this command has trained.
         """
         started_at = self._started_at()
         ends = [run.ends_at() for run in running]
@@ -108,8 +119,9 @@ class WatchedSweep:
             return max(end for end in ends if end is not None)
         if started_at is None:
             return None
-        # In units of whole runs. A result from before the command belongs to an earlier one.
+        # A result that was written before the command started belongs to an earlier command.
         ended = sum(run.ended and (run.result_seconds or 0.0) >= started_at for run in runs)
         parts = [run.trained_part for run in running]
-        trained, left = ended + sum(parts), to_come + sum(1 - part for part in parts)
-        return now + (now - started_at) / trained * left if trained > 0 else None
+        # These two count runs, and parts of runs that train.
+        trained_runs, runs_left = ended + sum(parts), to_come + sum(1 - part for part in parts)
+        return now + (now - started_at) / trained_runs * runs_left if trained_runs > 0 else None

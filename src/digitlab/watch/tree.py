@@ -1,4 +1,7 @@
-"""Finds run folders and sweeps under a folder, again and again. A folder is listed anew only when it has changed."""
+"""Finds the run folders and sweeps under a folder for ``watch.laboratory``.
+
+The search is repeated every second, so it lists a folder again only when the folder has changed.
+"""
 
 import os
 import time
@@ -7,14 +10,17 @@ from pathlib import Path
 
 from digitlab.sweeps.manifest import manifest_file
 
-# A change within the resolution of the clock of the file system could stay unseen. So a folder that was changed this
-# recently is looked at again.
+# Two changes can have the same time if the clock of the file system is coarse. So a folder that was changed less than
+# this many seconds ago is read again, even if its time of change is the same.
 SETTLED_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Listing:
-    """What a folder contained when its time of change was ``changed_ns``; ``settled`` says whether that is certain."""
+    """What a folder contained when its time of change was ``changed_ns`` (ns since 1970).
+
+    ``settled`` says whether any later change must have another time. ``subfolders`` are paths of visible folders.
+    """
 
     changed_ns: int
     settled: bool
@@ -24,7 +30,7 @@ class _Listing:
 
 
 def is_settled(changed_ns: int) -> bool:
-    """Whether a folder that was last changed at ``changed_ns`` (ns since 1970) can have no unseen change."""
+    """Whether any change from now on gives the folder another time of change than ``changed_ns`` (ns since 1970)."""
     return time.time_ns() - changed_ns > SETTLED_SECONDS * 1e9
 
 
@@ -45,9 +51,9 @@ class RunTree:
         runs: set[str] = set()
         sweeps: list[str] = []
         listings: dict[str, _Listing] = {}
-        waiting = [self.root]
-        while waiting:
-            path = waiting.pop()
+        folders_to_visit = [self.root]
+        while folders_to_visit:
+            path = folders_to_visit.pop()
             listing = self._listing(path)
             if listing is None:
                 continue
@@ -58,28 +64,29 @@ class RunTree:
             if listing.is_sweep:
                 sweeps.append(path)
             for subfolder in listing.subfolders:
-                # A run stays a run until the folder around it no longer lists it.
+                # A folder that is a run stays one, so it need not be listed again.
                 if subfolder in self.runs:
                     runs.add(subfolder)
                 else:
-                    waiting.append(subfolder)
+                    folders_to_visit.append(subfolder)
         self.runs, self.sweeps, self._listings = runs, sorted(sweeps), listings
 
     def _listing(self, path: str) -> _Listing | None:
-        """The listing of a folder, None if it cannot be read."""
+        """Return what a folder contains, or None if it cannot be read."""
         try:
             changed_ns = os.stat(path).st_mtime_ns
-            known = self._listings.get(path)
-            if known is not None and known.settled and known.changed_ns == changed_ns:
-                return known
+            earlier = self._listings.get(path)
+            if earlier is not None and earlier.settled and earlier.changed_ns == changed_ns:
+                return earlier
+            # This is decided before the folder is listed: a change in between then makes the next update list it again.
             settled = is_settled(changed_ns)
             with os.scandir(path) as entries:
-                found = [(entry.name, entry.path, entry.is_dir(follow_symlinks=False)) for entry in entries]
+                items = [(entry.name, entry.path, entry.is_dir(follow_symlinks=False)) for entry in entries]
         except OSError:
             return None
-        names = {name for name, _, _ in found}
+        names = {name for name, _, _ in items}
         return _Listing(
             changed_ns, settled,
-            subfolders=tuple(each for name, each, is_folder in found if is_folder and not name.startswith(".")),
+            subfolders=tuple(item for name, item, is_folder in items if is_folder and not name.startswith(".")),
             is_run=".hydra" in names, is_sweep=manifest_file(Path(path)).name in names,
         )  # fmt: skip
