@@ -70,7 +70,7 @@ def test_times_under_load_leave_a_finding_undecided(text, alone):
     def sample(quantity: Quantity) -> Sample:
         base = 1.0 if quantity == finding.claims[0].smaller else 2.0
         runs = [outcome(base + 0.01 * number, alone=alone) for number in range(3)]
-        values = [run.value(quantity.of) for run in runs]
+        values = [run.value(quantity.name) for run in runs]
         return Sample(tuple(value for value in values if value == value))
 
     assert decide(finding, sample) == ("holds" if alone else "undecided")

@@ -14,7 +14,7 @@ from digitlab.config.compose import CONF, walk
 from digitlab.core.errors import ConfigError
 from digitlab.reproduce.findings import Quantity, findings
 from digitlab.reproduce.outcomes import DERIVED
-from digitlab.reproduce.registry import chosen, rows
+from digitlab.reproduce.registry import rows, select_rows
 from digitlab.reproduce.runner import compose
 
 FILES = {path.stem: path for path in (CONF / "experiment").glob("*.yaml")}
@@ -194,13 +194,13 @@ def recipe_file(row):
     "row",
     [
         row for row in rows().values()
-        if row.executor == "lightning" and any(figure.reported for figure in row.figures)
+        if row.executor == "lightning" and any(metric.reported for metric in row.metrics)
     ],
     ids=lambda row: row.name,
 )  # fmt: skip
 def test_the_header_of_a_recipe_gives_the_accuracy_that_its_row_compares(row):
     header = recipe_file(row).read_text(encoding="utf-8").partition("\n#   ours:")[0]
-    values = [figure.reported for figure in row.figures if figure.metric.endswith("accuracy") and figure.reported]
+    values = [metric.reported for metric in row.metrics if metric.name.endswith("accuracy") and metric.reported]
     assert values
     for value in values[:1]:
         assert any(text in header for text in (f"{100 * value:.4g}", f"{100 * value:.2f}", f"{100 * value:.3f}"))
@@ -213,7 +213,7 @@ def test_findings_and_wishes_compare_existing_rows():
         assert quantities
         assert all(quantity.row in rows() for quantity in quantities)
         assert all(
-            quantity.of in DERIVED or quantity.of == "train_seconds_alone" or "/" in quantity.of
+            quantity.name in DERIVED or quantity.name == "train_seconds_alone" or "/" in quantity.name
             for quantity in quantities
         )
     for row in rows().values():
@@ -222,13 +222,13 @@ def test_findings_and_wishes_compare_existing_rows():
 
 
 def test_an_experiment_selects_all_rows_of_its_sweep():
-    names = [row.name for row in chosen(["r4_mlp_500_300_l2", "r2_softmax"])]
+    names = [row.name for row in select_rows(["r4_mlp_500_300_l2", "r2_softmax"])]
     assert len(names) == 6
     assert names[-1] == "r2_softmax"
-    assert len(chosen(["r5_fashion_lr"])) == 12
-    assert len(chosen([])) == len(rows())
+    assert len(select_rows(["r5_fashion_lr"])) == 12
+    assert len(select_rows([])) == len(rows())
 
 
 def test_an_unknown_row_is_refused_with_a_similar_name():
     with pytest.raises(ConfigError, match=r"r2_sofmax: there is no such row.*r2_softmax"):
-        chosen(["r2_sofmax"])
+        select_rows(["r2_sofmax"])

@@ -15,7 +15,7 @@ from digitlab.reproduce import runner
 from digitlab.reproduce.outcomes import read_outcome
 from digitlab.reproduce.registry import rows
 from digitlab.reproduce.rendering import write_headers
-from digitlab.reproduce.rows import Figure, Row
+from digitlab.reproduce.rows import Metric, Row
 from digitlab.reproduce.runner import LeftOut, compose, make_runs, run_folder
 from digitlab.reproduce.table import Measured
 from digitlab.results.folder import find_runs
@@ -99,7 +99,7 @@ def test_a_failure_or_a_missing_package_does_not_stop_the_other_runs(tmp_path, m
 def test_a_diverged_run_is_a_result_and_not_a_failure(tmp_path):
     row = Row(
         name="diverging", report="R0", what="", experiment="r1_linear_mse", overrides=("optimizer.lr=1e30",),
-        figures=(Figure("test/accuracy"),),
+        metrics=(Metric("test/accuracy"),),
     )  # fmt: skip
     assert [error for _, _, error in make_runs([row], tmp_path, seeds=1, quick=True)] == [None]
     outcome = read_outcome(run_folder(tmp_path, row, 0))
@@ -131,7 +131,7 @@ def test_the_command_writes_the_tables(made):
     assert done.output.split() == [str(made / name) for name in ("table.md", "table.csv", "findings.csv")]
     with (made / "table.csv").open(encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))
-    assert len(lines) == sum(len(row.figures) for row in rows().values())
+    assert len(lines) == sum(len(row.metrics) for row in rows().values())
     measured = Measured(made)
     for line in lines:
         outcomes = measured.outcomes[line["row"]]

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from digitlab.reproduce.findings import Claim, Finding, Quantity
-from digitlab.reproduce.rows import Figure
+from digitlab.reproduce.rows import Metric
 from digitlab.reproduce.verdicts import Sample, decide, differences, reached
 
-ACCURACY, LOSS = Figure("test/accuracy", 0.9), Figure("test/loss", 0.05)
+ACCURACY, LOSS = Metric("test/accuracy", 0.9), Metric("test/loss", 0.05)
 
 
 def finding(*claims):
@@ -34,7 +34,7 @@ def test_standard_deviation_and_error_are_the_usual_ones(values):
 
 
 @pytest.mark.parametrize(
-    ("figure", "values", "verdict"),
+    ("metric", "values", "verdict"),
     [
         (ACCURACY, (0.91, 0.92, 0.93), "reached"),
         (ACCURACY, (0.88, 0.90, 0.91), "reached"),
@@ -44,12 +44,12 @@ def test_standard_deviation_and_error_are_the_usual_ones(values):
         (ACCURACY, (), ""),
         (LOSS, (0.04, 0.041), "reached"),
         (LOSS, (0.06, 0.0601), "short"),
-        (Figure("test/accuracy", 0.85, counts_from=0.845), (0.846,), "reached"),
-        (Figure("test/accuracy"), (0.9, 0.91), ""),
+        (Metric("test/accuracy", 0.85, counts_from=0.845), (0.846,), "reached"),
+        (Metric("test/accuracy"), (0.9, 0.91), ""),
     ],
 )
-def test_a_figure_is_reached_if_it_is_better_or_chance_explains_the_gap(figure, values, verdict):
-    assert reached(figure, Sample(values)) == verdict
+def test_a_reported_value_is_reached_if_it_is_better_or_chance_explains_the_gap(metric, values, verdict):
+    assert reached(metric, Sample(values)) == verdict
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_a_claim_is_decided_as_by_welchs_test(one, two):
 
 
 @given(SAMPLES)
-def test_a_figure_is_short_exactly_where_students_test_finds_the_mean_too_low(values):
+def test_a_reported_value_is_missed_exactly_where_students_test_finds_the_mean_too_low(values):
     result = stats.ttest_1samp(values, ACCURACY.reported)
     assume(abs(result.pvalue - 0.05) > 1e-6)
     too_low = result.pvalue < 0.05 and result.statistic < 0
@@ -89,7 +89,7 @@ def test_a_figure_is_short_exactly_where_students_test_finds_the_mean_too_low(va
 
 
 def test_three_runs_are_allowed_more_than_thirty():
-    # Both means lie three standard errors below the figure: Student allows 4.3 with three runs and 2.05 with thirty.
+    # Both means lie three standard errors below the report's value. Student allows 4.3 with 3 runs and 2.05 with 30.
     three = tuple(ACCURACY.reported + 0.01 * (step - 3 / math.sqrt(3)) for step in (-1, 0, 1))
     thirty = three * 10
     error = Sample(thirty).standard_error
@@ -109,6 +109,6 @@ def test_a_finding_holds_if_all_claims_hold_and_fails_if_one_fails():
 
 def test_a_margin_is_part_of_the_claim():
     sample = sampled(one=(0.50, 0.51), two=(0.49, 0.50))
-    assert decide(finding(Claim(Quantity("one"), Quantity("two"), by=0.1)), sample) == "fails"
-    assert decide(finding(Claim(Quantity("two"), Quantity("one"), by=-0.1)), sample) == "holds"
+    assert decide(finding(Claim(Quantity("one"), Quantity("two"), margin=0.1)), sample) == "fails"
+    assert decide(finding(Claim(Quantity("two"), Quantity("one"), margin=-0.1)), sample) == "holds"
     assert differences(ONE_OVER_TWO.claims, sample) == pytest.approx([0.01])

@@ -37,12 +37,12 @@ def reproduce(
     Several processes started at the same time share the work. The exit code is 1 if a run failed.
     """
     from digitlab.config.compose import ROOT
-    from digitlab.reproduce.registry import chosen
+    from digitlab.reproduce.registry import select_rows
     from digitlab.reproduce.rendering import write_headers, write_tables
     from digitlab.reproduce.runner import LeftOut, make_runs
     from digitlab.reproduce.table import Measured
 
-    rows = chosen(names or [])
+    rows = select_rows(names or [])
     root = ROOT / "outputs" / f"reproduce{'-quick' * quick}" if root is None else root
     root.mkdir(parents=True, exist_ok=True)
     failures = 0

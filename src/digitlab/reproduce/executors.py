@@ -1,7 +1,7 @@
-"""Runs a row without Lightning: by NumPy, the standard library, or boosted trees. Each run writes a ``result.json``.
+"""Trains a row without Lightning: in NumPy, with the standard library, or as boosted trees.
 
-Data, split, initial weights and the order of the images come from the same configuration as for Lightning.
-N images, D pixels, K classes.
+``reproduce.runner`` uses it. Data and split come from the same configuration as for Lightning, and in NumPy also the
+initial weights and the order of the images. Shapes: N images of D pixels, K classes.
 """
 
 import math
@@ -31,7 +31,7 @@ from digitlab.results.result import CheckpointMetrics, CheckpointName, Tested, r
 from digitlab.results.writer import RunWriter
 from digitlab.training.experiment import Experiment
 
-# The default of xgboost's classifier. Its function ``train`` has another default.
+# The default of xgboost's class ``XGBClassifier``. Its function ``train`` has another default.
 _BOOSTING_ROUNDS = 100
 
 Metrics = dict[str, float]
@@ -65,7 +65,8 @@ class Trained:
 def run_numpy(config: DictConfig, experiment: Experiment, data: ImageData, *, test_curve: bool) -> Trained:
     """Train the dense network of ``config`` in NumPy and test the last epoch.
 
-    With ``test_curve`` the test set is evaluated after every mini-batch and the maximum is reported, as in R1.
+    With ``test_curve``, the network is also evaluated on the test set after every mini-batch, and the maximum is
+    reported, as in R1.
     """
     network = _numpy_network(experiment, data)
     plan = ChunkPlan(
@@ -77,9 +78,9 @@ def run_numpy(config: DictConfig, experiment: Experiment, data: ImageData, *, te
     curve = _TestCurve(*_flat(data.test_set)) if test_curve else None
     seconds = 0.0
     for epoch in range(experiment.trainer.max_epochs):
-        for batch in ([index.numpy()] for index in loader.batches(epoch)):
+        for index in loader.batches(epoch):
             started = time.perf_counter()
-            train(network, images, labels, batches=batch, lr=config.optimizer.lr)
+            train(network, images, labels, batches=[index.numpy()], lr=config.optimizer.lr)
             seconds += time.perf_counter() - started
             if curve is not None:
                 curve.evaluate(network)
@@ -109,28 +110,28 @@ class _TestCurve:
         self.losses.append(network.cost_of(outputs, self.labels))
 
     def metrics(self) -> Metrics:
-        """The maximum of the curve and its position; steps are counted from 1."""
-        best, cheapest = int(np.argmax(self.accuracies)), int(np.argmin(self.losses))
-        below = [step for step, loss in enumerate(self.losses, start=1) if loss < 0.05]
+        """Return the best accuracy and loss on the curve, and the steps that R1 mentions; steps count from 1."""
+        best, lowest = int(np.argmax(self.accuracies)), int(np.argmin(self.losses))
+        steps_below = [step for step, loss in enumerate(self.losses, start=1) if loss < 0.05]
         return {
             "test/accuracy_max": self.accuracies[best],
             "test/loss_at_accuracy_max": self.losses[best],
-            "test/loss_min": self.losses[cheapest],
-            "test/steps_between_bests": float(abs(best - cheapest)),
-            "test/steps_to_loss_0.05": float(below[0]) if below else math.nan,
+            "test/loss_min": self.losses[lowest],
+            "test/steps_between_bests": float(abs(best - lowest)),
+            "test/steps_to_loss_0.05": float(steps_below[0]) if steps_below else math.nan,
         }
 
 
 def _numpy_network(experiment: Experiment, data: ImageData) -> Network:
-    """The NumPy network with the initial weights that a Lightning run of the same seed starts with."""
+    """Return the NumPy network with the initial weights that a Lightning run of the same seed starts with."""
     torch.manual_seed(stream_seed("init", experiment.options.seed))
     source = data.source
     model, loss = experiment.hyper_parameters["model"], experiment.parts.loss
     network = build(model, "model", nn.Module, image_shape=source.image_shape, classes=len(source.class_names))
     layers = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
     activation = model.get("activation", "relu")
-    hidden = activation if isinstance(activation, list) else [activation] * (len(layers) - 1)
-    activations = [*hidden, _output_activation(loss)]
+    hidden_activations = activation if isinstance(activation, list) else [activation] * (len(layers) - 1)
+    activations = [*hidden_activations, _output_activation(loss)]
     return Network(
         [
             Dense(layer.weight.detach().numpy().T.copy(), layer.bias.detach().numpy().copy(), name)
@@ -149,13 +150,13 @@ def _output_activation(loss: Loss) -> Activation:
 def run_pure(config: DictConfig, experiment: Experiment, data: ImageData) -> Trained:
     """Train R1's network with the standard library and test the layer with the best validation accuracy.
 
-    Validation takes place every 50 mini-batches: it takes longer than they do.
+    The layer is validated only after every 50 mini-batches, because a validation takes longer than these.
     """
     folder, limits = MnistSource().folders(data.root)[0], experiment.trainer
     training = _digits(folder, "train", _limited(data.train_indices, limits.limit_train_batches, data))
-    unseen = _digits(folder, "train", _limited(data.val_indices, limits.limit_val_batches, data))
+    validation = _digits(folder, "train", _limited(data.val_indices, limits.limit_val_batches, data))
     learnt = pure.learn(
-        training, unseen, epochs=limits.max_epochs, batch_size=data.batch_size, step_size=config.optimizer.lr,
+        training, validation, epochs=limits.max_epochs, batch_size=data.batch_size, step_size=config.optimizer.lr,
         seed=experiment.options.seed, evaluate_every=50,
     )  # fmt: skip
     testing = _digits(folder, "t10k", torch.arange(len(data.test_set.labels)))
@@ -174,6 +175,7 @@ def run_pure(config: DictConfig, experiment: Experiment, data: ImageData) -> Tra
 
 
 def _digits(folder: Path, part: str, indices: Tensor) -> list[pure.Digit]:
+    """Read the images at ``indices`` (N,) from the MNIST files in ``folder``; ``part`` is ``train`` or ``t10k``."""
     images = pure.read_images(folder / f"{part}-images-idx3-ubyte.gz")
     labels = pure.read_labels(folder / f"{part}-labels-idx1-ubyte.gz")
     return [pure.normalise(images[index], labels[index]) for index in indices.tolist()]
@@ -201,16 +203,17 @@ def run_xgboost(experiment: Experiment, data: ImageData) -> Trained:
 
 
 def _limited(indices: Tensor, batches: int | None, data: ImageData) -> Tensor:
+    """Return the indices of the first ``batches`` mini-batches, or all if that is None."""
     return indices if batches is None else indices[: batches * data.batch_size]
 
 
 def _flat(images: ImageSet) -> tuple[Floats, Ints]:
-    """Flat images (N, D), float32 in [0, 1], and labels (N,)."""
+    """Return flat images (N, D), float32 in [0, 1], and labels (N,)."""
     return (images.images.flatten(1).float() / 255).numpy(), images.labels.numpy()
 
 
 def _test_metrics(outputs: Tensor, data: ImageData, *, loss: float) -> tuple[Metrics, Tensor]:
-    """Metrics named ``test/…`` for the outputs (N, K) on the test set, and the confusion matrix, int64 (K, K)."""
+    """Return metrics named ``test/…`` of the outputs (N, K) on the test set, and the confusion matrix, int64 (K, K)."""
     counts = Counts.zeros(outputs.shape[1], torch.device("cpu"))
     counts.add(outputs, data.test_set.labels)
     metrics = counts.metrics() | {"loss": loss}

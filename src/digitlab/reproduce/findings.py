@@ -1,5 +1,9 @@
-"""The reports' findings that have no figure, each written as comparisons between rows that can hold or fail."""
+"""The findings of the reports that are no single number, each written as claims that our runs can support or refute.
 
+``reproduce.verdicts`` decides about them.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from digitlab.reproduce.registry import rows
@@ -7,19 +11,22 @@ from digitlab.reproduce.registry import rows
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """A number that each run of ``row`` has: anything that ``RunOutcome.value`` knows."""
+    """A number that each run of ``row`` has. ``RunOutcome.value`` lists the names."""
 
     row: str
-    of: str = "late_val_accuracy"
+    name: str = "late_val_accuracy"
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The claim that ``larger`` - ``smaller`` > ``by``. A negative ``by`` allows ``larger`` to be a little smaller."""
+    """The claim that ``larger`` - ``smaller`` > ``margin``.
+
+    A float is a constant. With a negative margin, ``larger`` may be a little smaller.
+    """
 
     larger: Quantity | float
     smaller: Quantity | float
-    by: float = 0.0
+    margin: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +39,17 @@ class Finding:
 
 
 _VOLATILITY = "volatility"
-# Times measured while other programs ran would decide a finding by chance.
+# Only times of runs that had the machine to themselves: otherwise other programs would decide a finding.
 _SECONDS = "train_seconds_alone"
 _BASE = Quantity("r5_cifar_baseline")
 _BASE_VOLATILITY = Quantity("r5_cifar_baseline", _VOLATILITY)
 
 
-def _cifar(variant: str, of: str = "late_val_accuracy") -> Quantity:
-    return Quantity(f"r5_cifar_{variant}", of)
+def _cifar(variant: str, name: str = "late_val_accuracy") -> Quantity:
+    return Quantity(f"r5_cifar_{variant}", name)
 
 
-def _above(*variants: str) -> tuple[Claim, ...]:
+def _baseline_above(*variants: str) -> tuple[Claim, ...]:
     """The claims that the baseline is more accurate than each of these variants."""
     return tuple(Claim(_BASE, _cifar(variant)) for variant in variants)
 
@@ -79,23 +86,23 @@ _R3 = (
 
 
 def _r5_fashion() -> tuple[Finding, ...]:
-    best = Quantity("r5_fashion_arch8")
-    others = tuple(Claim(best, Quantity(f"r5_fashion_arch{number}")) for number in range(1, 8))
-    unscaled = [row for row in rows() if row.startswith("r5_fashion_lr_") and row.endswith("_normal")]
-    above = [row for row in unscaled if float(row.split("_")[3]) > 0.001]
-    rates = [row for row in rows() if row.startswith("r5_fashion_lr_") and row != "r5_fashion_lr_0.1_he"]
+    architectures = [Quantity(f"r5_fashion_arch{number}") for number in range(1, 9)]
     ours = [Quantity(f"r5_fashion_ours_arch{number}") for number in range(1, 9)]
+    # The names of these rows are r5_fashion_lr_RATE_INIT.
+    unscaled = [row for row in rows() if row.startswith("r5_fashion_lr_") and row.endswith("_normal")]
+    unscaled_above = [row for row in unscaled if float(row.split("_")[3]) > 0.001]
+    other_rates = [row for row in rows() if row.startswith("r5_fashion_lr_") and row != "r5_fashion_lr_0.1_he"]
     batch = {size: f"r5_fashion_batch_{size}" for size in (128, 2048, 4096)}
     return (
         Finding(
             "R5a", "unscaled weights: every rate above 0.001 ends in vanishing or exploding gradients (below 20 %)",
-            tuple(Claim(0.2, Quantity(row)) for row in above),
+            tuple(Claim(0.2, Quantity(row)) for row in unscaled_above),
         ),
         Finding(
             "R5a", "the batch size has little effect (128 and 2048 within one point)",
             (
-                Claim(Quantity(batch[128]), Quantity(batch[2048]), by=-0.01),
-                Claim(Quantity(batch[2048]), Quantity(batch[128]), by=-0.01),
+                Claim(Quantity(batch[128]), Quantity(batch[2048]), margin=-0.01),
+                Claim(Quantity(batch[2048]), Quantity(batch[128]), margin=-0.01),
             ),
         ),
         Finding(
@@ -112,10 +119,10 @@ def _r5_fashion() -> tuple[Finding, ...]:
             ),
         ),
         Finding("R5a", "batch 4096 overshoots (below 2048)", (Claim(Quantity(batch[2048]), Quantity(batch[4096])),)),
-        Finding("R5a", "architecture 8 is the best of the eight", others),
+        Finding("R5a", "architecture 8 is the best of the eight", _last_is_largest(architectures)),
         Finding(
             "R5a", "ours: 0.1 with He's weights is the best of the rates and initial weights",
-            tuple(Claim(Quantity("r5_fashion_lr_0.1_he"), Quantity(row)) for row in rates),
+            tuple(Claim(Quantity("r5_fashion_lr_0.1_he"), Quantity(row)) for row in other_rates),
         ),
         Finding(
             "R5a", "ours: batch 128 is the best of the batch sizes",
@@ -123,13 +130,18 @@ def _r5_fashion() -> tuple[Finding, ...]:
         ),
         Finding(
             "R5a", "ours: architecture 8 is the best of the eight at 0.1 as well",
-            tuple(Claim(ours[7], each) for each in ours[:7]),
+            _last_is_largest(ours),
         ),
         Finding(
             "R5a", "the curve of architecture 8 settles at epochs 20 to 25 (last five epochs: less than one point)",
             (Claim(0.01, Quantity("r5_fashion_arch8", "gain_of_last_five_epochs")),),
         ),
     )  # fmt: skip
+
+
+def _last_is_largest(quantities: Sequence[Quantity]) -> tuple[Claim, ...]:
+    """The claims that the last quantity is larger than each of the others."""
+    return tuple(Claim(quantities[-1], other) for other in quantities[:-1])
 
 
 _R5_CIFAR = (
@@ -140,9 +152,9 @@ _R5_CIFAR = (
             Claim(_cifar("dropout_0_25", _VOLATILITY), _cifar("dropout_0_15", _VOLATILITY)),
         ),
     ),
-    Finding("R5b", "weight decay costs accuracy", _above("decay_1e_5", "decay_1e_4")),
-    Finding("R5b", "1 hidden layer beats 2 and 3", _above("layers_2", "layers_3")),
-    Finding("R5b", "256 nodes beat 128 and 512", _above("nodes_128", "nodes_512")),
+    Finding("R5b", "weight decay costs accuracy", _baseline_above("decay_1e_5", "decay_1e_4")),
+    Finding("R5b", "1 hidden layer beats 2 and 3", _baseline_above("layers_2", "layers_3")),
+    Finding("R5b", "256 nodes beat 128 and 512", _baseline_above("nodes_128", "nodes_512")),
     Finding(
         "R5b", "25 epochs are higher but unstable",
         (Claim(_cifar("epochs_25"), _BASE), Claim(_cifar("epochs_25", _VOLATILITY), _BASE_VOLATILITY)),
@@ -155,19 +167,19 @@ _R5_CIFAR = (
         "R5b", "batch 128 is the steadiest",
         tuple(Claim(_cifar(f"batch_{size}", _VOLATILITY), _BASE_VOLATILITY) for size in (64, 256)),
     ),
-    Finding("R5b", "SGD far above Adam at the same 0.1 (ten points)", (Claim(_BASE, _cifar("adam_0_1"), by=0.1),)),
-    Finding("R5b", "SGD at 0.1 above Adam at 0.001 (ours)", _above("adam_0_001")),
+    Finding("R5b", "SGD far above Adam at the same 0.1 (ten points)", (Claim(_BASE, _cifar("adam_0_1"), margin=0.1),)),
+    Finding("R5b", "SGD at 0.1 above Adam at 0.001 (ours)", _baseline_above("adam_0_001")),
     Finding(
         "R5b", "rate 0.01 is smoother than 0.1 and 0.001, but below 0.1",
         (
             Claim(_BASE_VOLATILITY, _cifar("lr_0_01", _VOLATILITY)),
             Claim(_cifar("lr_0_001", _VOLATILITY), _cifar("lr_0_01", _VOLATILITY)),
-            *_above("lr_0_01"),
+            *_baseline_above("lr_0_01"),
         ),
     ),
     Finding(
         "R5b", "the finals gain almost no accuracy over the baseline (at most one point)",
-        (Claim(_BASE, _cifar("final"), by=-0.01), Claim(_BASE, _cifar("final_lr_0_01"), by=-0.01)),
+        (Claim(_BASE, _cifar("final"), margin=-0.01), Claim(_BASE, _cifar("final_lr_0_01"), margin=-0.01)),
     ),
     Finding(
         "R5b", "the finals are less volatile than the baseline",

@@ -1,4 +1,7 @@
-"""Draws the reports' figures of several runs: each sweep, and the variants of a baseline, one figure per factor."""
+"""Draws the figures of the reports that show several runs: each sweep, and the variants of a baseline by factor.
+
+``digitlab reproduce --figures`` uses it.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,14 +14,14 @@ from digitlab.figures.style import png
 from digitlab.figures.sweeps import Effect, effect_figure
 from digitlab.reproduce.findings import Quantity
 from digitlab.reproduce.outcomes import RunOutcome
-from digitlab.reproduce.registry import chosen, rows
+from digitlab.reproduce.registry import rows, select_rows
 from digitlab.reproduce.rows import Row
 from digitlab.reproduce.table import Measured
 from digitlab.sweeps.statistics import Summary
 
 _CURVES = ("train/loss", "val/loss", "train/accuracy", "val/accuracy")
-_BASE = "r5_cifar_baseline"
-# The variants of R5b, grouped by the factor in which they differ from the baseline.
+_BASELINE = "r5_cifar_baseline"
+# The variants of R5b (rows r5_cifar_VARIANT), by the factor in which they differ from the baseline.
 _FACTORS = {
     "dropout": ("dropout_0_15", "dropout_0_25"),
     "weight_decay": ("decay_1e_5", "decay_1e_4"),
@@ -33,7 +36,7 @@ _FACTORS = {
 
 
 def write_figures(measured: Measured, folder: Path) -> list[Path]:
-    """Draw every comparison that has finished runs into ``folder``; returns the paths of the PNG files."""
+    """Draw every figure whose runs have finished into ``folder``; return the paths of the PNG files."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, figure in _figures(measured):
@@ -48,45 +51,52 @@ def _figures(measured: Measured) -> Iterator[tuple[str, Figure]]:
         yield "r4_l2", effect_figure(effects, key="L2 factor", metric="test accuracy", interval_of="mean")
     for name, (title, group) in _groups().items():
         settings = [_setting(row, measured.outcomes[row.name]) for row in group]
-        drawn = [setting for setting in settings if setting.curves]
-        if len(drawn) > 1:
-            yield name, settings_figure(drawn, title=title)
+        with_curves = [setting for setting in settings if setting.curves]
+        if len(with_curves) > 1:
+            yield name, settings_figure(with_curves, title=title)
 
 
 def _l2_effects(measured: Measured) -> list[Effect]:
-    """R4b: test accuracy by L2 factor. The factor is half the weight decay, as Keras defines it."""
-    found = []
-    for row in chosen(["r4_mlp_500_300_l2"]):
+    """Return the test accuracy of R4b by its L2 factor, which is half the weight decay, as Keras defines it."""
+    effects = []
+    for row in select_rows(["r4_mlp_500_300_l2"]):
         values = measured.sample(Quantity(row.name, "test/accuracy")).values
         if values:
             summary = Summary.of(values)
-            found.append(Effect(float(row.name.rpartition("_")[2]) / 2, summary.mean, summary.interval, values))
-    return found
+            weight_decay = float(row.name.rpartition("_")[2])
+            effects.append(Effect(weight_decay / 2, summary.mean, summary.interval, values))
+    return effects
 
 
 def _groups() -> Mapping[str, tuple[str, Sequence[Row]]]:
-    """Title and rows of each figure of curves: one per sweep of R5a, one per factor of R5b (baseline first)."""
-    every, rates = rows(), chosen(["r5_fashion_lr"])
+    """Return the title and the rows of each figure of curves, by its name.
+
+    There is one figure for each sweep of R5a and one for each factor of R5b, whose first row is the baseline.
+    """
+    all_rows, rate_rows = rows(), select_rows(["r5_fashion_lr"])
     groups = {
         f"r5_fashion_lr_{init}": (
             f"Fashion-MNIST, architecture 1, {weights}: learning rate",
-            [row for row in rates if row.name.endswith(init)],
+            [row for row in rate_rows if row.name.endswith(init)],
         )
         for init, weights in (("he", "He's initial weights"), ("normal", "initial weights N(0, 1)"))
     }
-    groups["r5_fashion_batch"] = "Fashion-MNIST, architecture 1: batch size", chosen(["r5_fashion_batch"])
+    groups["r5_fashion_batch"] = "Fashion-MNIST, architecture 1: batch size", select_rows(["r5_fashion_batch"])
     for prefix, title in (("r5_fashion_arch", "rate 0.001"), ("r5_fashion_ours_arch", "our rate")):
-        group = [every[f"{prefix}{number}"] for number in range(1, 9)]
+        group = [all_rows[f"{prefix}{number}"] for number in range(1, 9)]
         groups[prefix] = f"Fashion-MNIST, {title}: architecture", group
     for factor, variants in _FACTORS.items():
-        group = [every[_BASE], *(every[f"r5_cifar_{variant}"] for variant in variants)]
+        group = [all_rows[_BASELINE], *(all_rows[f"r5_cifar_{variant}"] for variant in variants)]
         groups[f"r5_cifar_{factor}"] = f"CIFAR-10, baseline and variants: {factor.replace('_', ' ')}", group
-    wishes = [row for row in every.values() if row.against == _BASE]
-    return groups | {"wish_cifar": ("CIFAR-10, baseline and wishes", [every[_BASE], *wishes])}
+    wishes = [row for row in all_rows.values() if row.against == _BASELINE]
+    return groups | {"wish_cifar": ("CIFAR-10, baseline and wishes", [all_rows[_BASELINE], *wishes])}
 
 
 def _setting(row: Row, outcomes: Sequence[RunOutcome]) -> Setting:
-    own = {metric: [outcome.curves[metric] for outcome in outcomes if outcome.curves.get(metric)] for metric in _CURVES}
+    curves = {
+        metric: [outcome.curves[metric] for outcome in outcomes if outcome.curves.get(metric)] for metric in _CURVES
+    }
+    # Rows of a sweep differ in the swept values; other rows have a description of their own.
     swept = row.name.startswith(f"{row.experiment}_")
     name = ", ".join(override.partition("=")[2] for override in row.overrides) if swept else row.what
-    return Setting(name, {metric: curves for metric, curves in own.items() if curves})
+    return Setting(name, {metric: of_runs for metric, of_runs in curves.items() if of_runs})

@@ -13,15 +13,15 @@ from digitlab.core.system import busy_processor_seconds
 from digitlab.results.folder import RunFolder
 
 _NAME = "load.json"
-# Other processes may use this part of one processor, because an idle system uses about as much.
+# Other processes may use this share of one processor: an idle system uses about as much.
 _ALLOWED_SHARE = 0.05
 
 
 class LoadMeter:
     """Measures how much processor time other processes use while its ``with`` block runs.
 
-    It counts all processes of the machine; in a container, those of the whole host. Outside Linux it knows nothing, so
-    ``alone`` is always False.
+    It counts all processes of the machine; in a container, those of the whole host. Outside Linux it cannot measure
+    this, so ``alone`` is always False.
     """
 
     def __enter__(self) -> Self:
@@ -31,7 +31,7 @@ class LoadMeter:
     def __exit__(self, *exception: object) -> None:
         self.wall_seconds = time.monotonic() - self._started_at
         before, after = self._busy_before, _other_seconds()
-        # The system counts in ticks, so rounding could make a difference of nothing slightly negative.
+        # The system counts in ticks, so rounding can make a difference slightly negative that is really 0.
         self.other_seconds = None if before is None or after is None else max(after - before, 0.0)
 
     @property
@@ -59,5 +59,6 @@ def _other_seconds() -> float | None:
     busy = busy_processor_seconds()
     if busy is None:
         return None
-    own = os.times()
-    return busy - (own.user + own.system + own.children_user + own.children_system)
+    this_process = os.times()
+    children_seconds = this_process.children_user + this_process.children_system
+    return busy - (this_process.user + this_process.system + children_seconds)

@@ -1,6 +1,8 @@
-"""Reads the numbers of a finished run: the metrics of ``result.json``, and a few derived from its curves."""
+"""Reads the numbers of a finished run: the metrics of ``result.json``, and a few derived from its curves.
 
-import csv
+``reproduce.table`` compares them with the reports.
+"""
+
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -9,11 +11,12 @@ from dataclasses import dataclass
 from digitlab.core.errors import DIVERGED
 from digitlab.reproduce.load import ran_alone
 from digitlab.results.folder import RunFolder
+from digitlab.results.history import read_history
 
 Curve = Sequence[float]
 
 _LAST_EPOCHS = 5
-# The accuracy of a diverged run: its network knows nothing about the ten classes.
+# The accuracy of a diverged run, whose network can only guess one of ten classes.
 _CHANCE = 0.1
 
 
@@ -21,8 +24,8 @@ _CHANCE = 0.1
 class RunOutcome:
     """One finished run, or one that diverged.
 
-    ``curves`` are the columns of ``metrics.csv``, one value for each epoch. ``alone`` says that the run had the machine
-    to itself, so that its seconds can be compared.
+    ``curves`` are the columns of ``metrics.csv`` by name, with one value for each epoch. ``alone`` says whether the run
+    had the machine to itself, so that its seconds can be compared.
     """
 
     metrics: Mapping[str, float]
@@ -34,7 +37,7 @@ class RunOutcome:
     alone: bool = False
 
     def value(self, quantity: str) -> float:
-        """A metric, ``train_seconds``, ``train_seconds_alone`` or one of ``DERIVED``; nan if the run has none.
+        """Return a metric, ``train_seconds``, ``train_seconds_alone`` or one of ``DERIVED``; nan if the run has none.
 
         ``train/…`` and ``val/…`` are the values of the last epoch, whichever checkpoint the run tested; ``test/…`` are
         those of the tested checkpoint. ``train_seconds_alone`` is nan unless the run had the machine to itself. A run
@@ -46,8 +49,8 @@ class RunOutcome:
             return self.train_seconds
         if quantity == "train_seconds_alone":
             return self.train_seconds if self.alone else math.nan
-        # One definition for all rows: ``result.json`` has the metrics of the tested checkpoint, that of the
-        # last epoch or that of the best one. It would be unfair to compare a maximum with a last value.
+        # ``result.json`` has the metrics of the tested checkpoint, which is the best one in some rows and the last one
+        # in others. A maximum is higher than a last value, so all rows use the last epoch here.
         if quantity.startswith(("train/", "val/")) and self.curves.get(quantity):
             return self.curves[quantity][-1]
         if quantity in DERIVED:
@@ -56,7 +59,7 @@ class RunOutcome:
 
 
 def read_outcome(run: RunFolder) -> RunOutcome | None:
-    """The outcome of a run that finished or diverged; None if there is no such run or if it ended in another way."""
+    """Return the outcome of a run that finished or diverged; None if it is missing or ended in another way."""
     if not run.result.exists():
         return None
     result = run.read_result()
@@ -77,12 +80,9 @@ def read_outcome(run: RunFolder) -> RunOutcome | None:
 
 
 def _curves(run: RunFolder) -> dict[str, list[float]]:
-    if not run.metrics.exists():
-        return {}
-    with run.metrics.open(encoding="utf-8", newline="") as file:
-        lines = list(csv.DictReader(file))
-    # Validation within an epoch writes no row of its own, so every column has one value for each epoch.
-    return {name: [float(line[name]) for line in lines if line[name]] for name in (lines[0] if lines else ())}
+    rows = read_history(run)
+    names = dict.fromkeys(name for row in rows for name in row.values)
+    return {name: [row.values[name] for row in rows if name in row.values] for name in names}
 
 
 def _late_val_accuracy(curves: Mapping[str, Curve]) -> float:
@@ -107,12 +107,12 @@ def _gain_of_last_five_epochs(curves: Mapping[str, Curve]) -> float:
 
 def _overfits_from_epoch(curves: Mapping[str, Curve]) -> float:
     pairs = list(zip(curves.get("train/loss", ()), curves.get("val/loss", ()), strict=False))
-    below = [epoch for epoch, (train, val) in enumerate(pairs, start=1) if val <= train]
-    return float(max(below, default=0) + 1) if pairs else math.nan
+    epochs_without_overfitting = [epoch for epoch, (train, val) in enumerate(pairs, start=1) if val <= train]
+    return float(max(epochs_without_overfitting, default=0) + 1) if pairs else math.nan
 
 
 DERIVED: dict[str, Callable[[Mapping[str, Curve]], float]] = {
-    # Mean of the validation accuracy over the last five epochs. One epoch alone would add chance: curves fluctuate.
+    # Mean of the validation accuracy over the last five epochs, because the accuracy fluctuates from epoch to epoch.
     "late_val_accuracy": _late_val_accuracy,
     # Standard deviation (n - 1) of the validation accuracy over the last five epochs.
     "volatility": _volatility,

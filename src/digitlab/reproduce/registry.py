@@ -1,90 +1,90 @@
-"""All rows of the comparison, in the order of the reports. Only this module holds the figures that the reports give."""
+"""All rows of the comparison, in the order of the reports. Only this module holds the values that the reports give."""
 
 from functools import cache
 
 from digitlab.config.suggestions import nearest
 from digitlab.core.errors import ConfigError
-from digitlab.reproduce.rows import Figure, Row, grid
+from digitlab.reproduce.rows import Metric, Row, grid
 
-_TEST = (Figure("test/accuracy"),)
-_VALIDATION = (Figure("val/accuracy"), Figure("test/accuracy"))
+_TEST = (Metric("test/accuracy"),)
+_VALIDATION = (Metric("val/accuracy"), Metric("test/accuracy"))
 
 
 @cache
 def rows() -> dict[str, Row]:
-    """All rows by name, in the order of the reports."""
-    every = (*_R1, *_R2, *_R3, *_r4(), *_r5_fashion(), *_r5_fashion_ours(), *_R5_CIFAR, *_WISHES)
-    return {row.name: row for row in every}
+    """Return all rows by name, in the order of the reports."""
+    ordered = (*_R1, *_R2, *_R3, *_r4(), *_r5_fashion(), *_r5_fashion_ours(), *_R5_CIFAR, *_WISHES)
+    return {row.name: row for row in ordered}
 
 
-def chosen(names: list[str]) -> list[Row]:
-    """The rows with these names, or all rows if there are no names. An experiment's name selects all of its rows.
+def select_rows(names: list[str]) -> list[Row]:
+    """Return the rows with these names, or all rows if ``names`` is empty.
 
-    Raises ``ConfigError`` for an unknown name.
+    The name of an experiment selects all of its rows. Raises ``ConfigError`` for an unknown name.
     """
-    found: dict[str, Row] = {}
+    selected: dict[str, Row] = {}
     for name in names:
         matching = {row.name: row for row in rows().values() if name in (row.name, row.experiment)}
         if name in rows():
             matching = {name: rows()[name]}
         if not matching:
             raise ConfigError("NAME", name, f"there is no such row{nearest(name, rows())}")
-        found |= matching
-    return list((found if names else rows()).values())
+        selected |= matching
+    return list((selected if names else rows()).values())
 
 
 _R1 = (
     Row(
         name="r1_linear_mse", report="R1", what="784-10, MSE, best of validation",
-        figures=(Figure("test/accuracy", 0.8693), Figure("test/loss", 0.044)),
+        metrics=(Metric("test/accuracy", 0.8693), Metric("test/loss", 0.044)),
         note="the report gives the best of its test curve",
     ),
     Row(
         name="r1_test_curve", report="R1", what="784-10, MSE, best of the test curve (NumPy)", executor="numpy",
         experiment="r1_linear_mse", overrides=("data.val_size=0", "trainer.val_every_steps=null"),
-        figures=(Figure("test/accuracy_max", 0.8693), Figure("test/loss_at_accuracy_max", 0.044)),
+        metrics=(Metric("test/accuracy_max", 0.8693), Metric("test/loss_at_accuracy_max", 0.044)),
         note="selected on the test set, as in the report; trained on all 60,000 images",
     ),
     Row(name="r1_pure", report="R1", what="784-10, MSE, standard library", experiment="r1_linear_mse", executor="pure",
-        figures=_TEST),
+        metrics=_TEST),
     Row(name="r1_numpy", report="R1", what="784-10, MSE, NumPy, last epoch", experiment="r1_linear_mse",
-        executor="numpy", figures=_TEST),
+        executor="numpy", metrics=_TEST),
 )  # fmt: skip
 
 _R2 = (
-    Row(name="r2_softmax", report="R2a", what="784-10 softmax, 5 epochs", figures=(Figure("test/accuracy", 0.9007),)),
+    Row(name="r2_softmax", report="R2a", what="784-10 softmax, 5 epochs", metrics=(Metric("test/accuracy", 0.9007),)),
     Row(name="r2_softmax_numpy", report="R2a", what="784-10 softmax, 5 epochs, NumPy", experiment="r2_softmax",
-        executor="numpy", figures=(Figure("test/accuracy", 0.9007),)),
+        executor="numpy", metrics=(Metric("test/accuracy", 0.9007),)),
     Row(name="r2_tanh300", report="R2b", what="784-300-10 tanh, Adam, 6 epochs",
-        figures=(Figure("test/accuracy", 0.97),)),
+        metrics=(Metric("test/accuracy", 0.97),)),
 )  # fmt: skip
 
 _R3 = (
     Row(
         name="r3_sigmoid30_mse", report="R3a", what="784-30-10 sigmoid, MSE, 5 epochs",
-        figures=(
-            Figure("test/accuracy", 0.9136), Figure("test/f1_weighted", 0.9131), Figure("train/loss", 0.0176),
-            Figure("train/accuracy", 0.9059), Figure("val/loss", 0.0168), Figure("val/accuracy", 0.9094),
+        metrics=(
+            Metric("test/accuracy", 0.9136), Metric("test/f1_weighted", 0.9131), Metric("train/loss", 0.0176),
+            Metric("train/accuracy", 0.9059), Metric("val/loss", 0.0168), Metric("val/accuracy", 0.9094),
         ),
         reported_seconds=46,
         note="the report timed Keras; validation accuracy depends on which 10,000 images are held out",
     ),
     Row(
         name="r3_sigmoid30_mse_numpy", report="R3a", what="784-30-10 sigmoid, MSE, 5 epochs, NumPy",
-        experiment="r3_sigmoid30_mse", executor="numpy", figures=_TEST,
+        experiment="r3_sigmoid30_mse", executor="numpy", metrics=_TEST,
         reported_seconds=255, note="the report's NumPy network had no mini-batches; ours uses batches of 10",
     ),
     Row(
         name="r3_dense_200_50_20", report="R3b", what="784-200-50-20-10 ReLU, MSE, 15 epochs",
-        figures=(
-            Figure("test/accuracy", 0.9730), Figure("test/f1_weighted", 0.9730), Figure("train/loss", 0.0021),
-            Figure("train/accuracy", 0.9879), Figure("val/loss", 0.0042), Figure("val/accuracy", 0.9733),
+        metrics=(
+            Metric("test/accuracy", 0.9730), Metric("test/f1_weighted", 0.9730), Metric("train/loss", 0.0021),
+            Metric("train/accuracy", 0.9879), Metric("val/loss", 0.0042), Metric("val/accuracy", 0.9733),
         ),
         reported_seconds=192,
     ),
     Row(
         name="r3_xgboost", report="R3c", what="boosted trees, multi:softmax", experiment="r2_softmax",
-        executor="xgboost", figures=(Figure("test/accuracy", 0.9795), Figure("test/f1_weighted", 0.9795)),
+        executor="xgboost", metrics=(Metric("test/accuracy", 0.9795), Metric("test/f1_weighted", 0.9795)),
         reported_seconds=103,
         note="needs the extra baselines; deterministic, so one run; with the defaults of the installed xgboost",
     ),
@@ -95,22 +95,24 @@ def _r4() -> tuple[Row, ...]:
     factors = {"2.0e-6": 0.98177, "5.015e-4": 0.98190, "1.001e-3": 0.98087, "1.5005e-3": 0.98153, "2.0e-3": 0.98013}
     return (
         Row(name="r4_mlp_64_64", report="R4a", what="784-64-64-10, 10 epochs",
-            figures=(Figure("test/accuracy", 0.9731), Figure("test/loss", 0.0913)),
+            metrics=(Metric("test/accuracy", 0.9731), Metric("test/loss", 0.0913)),
             note="the report has one run; the same network in Keras reaches 97.00 ± 0.22 (n = 8)"),
         *grid("r4_mlp_500_300_l2", report="R4b", what="784-500-300-10, weight decay (twice the L2 factor)",
-              metric="test/accuracy", figures=factors),
+              metric="test/accuracy", reported=factors),
         Row(name="r4_mlp_500_300", report="R4b", what="784-500-300-10, L2 factor 1e-5",
-            figures=(Figure("test/accuracy", 0.9815),)),
+            metrics=(Metric("test/accuracy", 0.9815),)),
         Row(name="r4_lenet", report="R4c", what="LeNet-5, dropout and L2, 40 epochs",
-            figures=(Figure("test/accuracy", 0.9919),)),
+            metrics=(Metric("test/accuracy", 0.9919),)),
     )  # fmt: skip
 
 
+# The hidden layers of the eight architectures.
 _FASHION_UNITS = (
     "64", "64 sigmoid", "128, 64 sigmoid", "64, 64", "128, 64", "512, 64", "512, 128, 64", "512, 256, 128, 64",
 )  # fmt: skip
-# The best rate of r5_fashion_lr by validation. The best initial weights (He) and batch size (128) are the report's own.
-_WINNERS = ("optimizer.lr=0.1",)
+# The best learning rate of r5_fashion_lr by validation. The best initial weights (He) and batch size (128) are those of
+# the report, so they need no override.
+_BEST_SETTINGS = ("optimizer.lr=0.1",)
 
 
 def _r5_fashion() -> tuple[Row, ...]:
@@ -118,38 +120,38 @@ def _r5_fashion() -> tuple[Row, ...]:
         *grid("r5_fashion_lr", report="R5a", what="architecture 1, rate and initial weights", metric="val/accuracy"),
         *grid("r5_fashion_batch", report="R5a", what="architecture 1, batch size", metric="val/accuracy"),
         *(
-            Row(name=f"r5_fashion_arch{number}", report="R5a", what=f"architecture {number}: {each}",
-                figures=_VALIDATION)
-            for number, each in enumerate(_FASHION_UNITS, start=1)
+            Row(name=f"r5_fashion_arch{number}", report="R5a", what=f"architecture {number}: {units}",
+                metrics=_VALIDATION)
+            for number, units in enumerate(_FASHION_UNITS, start=1)
         ),
         Row(name="r5_fashion_final", report="R5a", what="architecture 8 on all 60,000 images",
-            figures=(Figure("test/accuracy", 0.85, counts_from=0.845),),
+            metrics=(Metric("test/accuracy", 0.85, counts_from=0.845),),
             note="the report rounds, so 84.5 is enough; it selected on the test set"),
     )  # fmt: skip
 
 
 def _r5_fashion_ours() -> tuple[Row, ...]:
-    """R5a with the learning rate that validation chose in our sweep, instead of the report's 0.001."""
+    """Return the rows of R5a with the learning rate that was best in our sweep, instead of the report's 0.001."""
     return (
         *(
             Row(name=f"r5_fashion_ours_arch{number}", report="R5a", what=f"architecture {number}: {units}, rate 0.1",
-                experiment=f"r5_fashion_arch{number}", overrides=_WINNERS, figures=_VALIDATION)
+                experiment=f"r5_fashion_arch{number}", overrides=_BEST_SETTINGS, metrics=_VALIDATION)
             for number, units in enumerate(_FASHION_UNITS, start=1)
         ),
         Row(name="r5_fashion_ours_final", report="R5a", what="architecture 8 on all 60,000 images, rate 0.1",
-            experiment="r5_fashion_final", overrides=_WINNERS,
-            figures=(Figure("test/accuracy", 0.85, counts_from=0.845),),
+            experiment="r5_fashion_final", overrides=_BEST_SETTINGS,
+            metrics=(Metric("test/accuracy", 0.85, counts_from=0.845),),
             note="the rate that validation chose in r5_fashion_lr; it chose batch 128 as well"),
     )  # fmt: skip
 
 
-def _cifar(name: str, what: str, *figures: Figure, note: str = "") -> Row:
-    return Row(name=f"r5_cifar_{name}", report="R5b", what=what, figures=figures or _VALIDATION, note=note)
+def _cifar(name: str, what: str, *metrics: Metric, note: str = "") -> Row:
+    return Row(name=f"r5_cifar_{name}", report="R5b", what=what, metrics=metrics or _VALIDATION, note=note)
 
 
 _R5_CIFAR = (
     _cifar("baseline", "3072-256-10, SGD 0.1, batch 128, 10 epochs"),
-    _cifar("series", "10 epochs each at 0.1, 0.01, 0.001", Figure("val/accuracy", 0.50), Figure("test/accuracy")),
+    _cifar("series", "10 epochs each at 0.1, 0.01, 0.001", Metric("val/accuracy", 0.50), Metric("test/accuracy")),
     _cifar("dropout_0_25", "dropout 0.25"),
     _cifar("dropout_0_15", "dropout 0.15"),
     _cifar("decay_1e_5", "weight decay 1e-5"),
@@ -177,7 +179,7 @@ _R5_CIFAR = (
 
 
 def _wish(name: str, what: str, against: str, *, report: str, metric: str = "test/accuracy") -> Row:
-    return Row(name=f"wish_{name}", report=report, what=what, against=against, figures=(Figure(metric),))
+    return Row(name=f"wish_{name}", report=report, what=what, against=against, metrics=(Metric(metric),))
 
 
 _WISHES = (
@@ -189,12 +191,12 @@ _WISHES = (
     _wish("mnist_none", "784-64-64-10, photographs and noise as an eleventh class", "r4_mlp_64_64", report="R1"),
     _wish("mnist_deskew", "784-64-64-10 on deskewed digits", "r4_mlp_64_64", report="R4"),
     Row(name="wish_mnist_folds", report="R4", what="784-64-64-10, 5-fold cross-validation", against="r4_mlp_64_64",
-        folds=5, figures=(Figure("test/accuracy"), Figure("val/accuracy")),
+        folds=5, metrics=(Metric("test/accuracy"), Metric("val/accuracy")),
         note="each fold trains on 48,000 images; the standard deviation is over the folds"),
     _wish("mnist_tanh", "784-64-64-10 with tanh", "r4_mlp_64_64", report="R4"),
     _wish("mnist_cnn", "CNN, shifts, one cycle", "r4_lenet", report="R4"),
     Row(name="wish_mnist_mlp_500_300", report="R4", what="784-500-300-10 to reach Hinton's 98.47 %",
-        against="r4_mlp_500_300", figures=(Figure("test/accuracy", 0.9847),)),
+        against="r4_mlp_500_300", metrics=(Metric("test/accuracy", 0.9847),)),
     _wish("fashion_cnn", "CNN, shifts and flips, one cycle", "r5_fashion_final", report="R5a"),
     _wish("fashion_arch8_tuned", "architecture 8, Adam, dropout, early stopping", "r5_fashion_final", report="R5a"),
     _wish("fashion_standardised", "architecture 8, pixels of mean 0 and deviation 1", "r5_fashion_final", report="R5a"),
@@ -205,6 +207,6 @@ _WISHES = (
     _wish("cifar_clipping", "gradients clipped at norm 1", "r5_cifar_baseline", report="R5b", metric="val/accuracy"),
     _wish("cifar_he", "He's initial weights", "r5_cifar_baseline", report="R5b", metric="val/accuracy"),
     Row(name="wish_cifar_early_stopping", report="R5b", what="up to 100 epochs, patience 5",
-        against="r5_cifar_baseline", figures=_VALIDATION,
+        against="r5_cifar_baseline", metrics=_VALIDATION,
         note="tests the best epoch by validation; its val/accuracy is the last epoch's, as in every row"),
 )  # fmt: skip

@@ -1,6 +1,7 @@
-"""Writes tables that compare our measurements with the figures of the reports, and updates the recipes with ours.
+"""Writes tables that compare our measurements with the reports, and writes our measurements into the recipes.
 
 The tables are Markdown and CSV. A recipe is a file in ``conf/experiment``; its header has ``ours:`` lines.
+``digitlab reproduce`` uses it.
 """
 
 import csv
@@ -13,7 +14,7 @@ from pathlib import Path
 from digitlab.config.compose import CONF
 from digitlab.core.files import write_atomically
 from digitlab.reproduce.registry import rows
-from digitlab.reproduce.table import FigureLine, Measured
+from digitlab.reproduce.table import Measured, MetricLine
 from digitlab.reproduce.verdicts import Sample
 
 _COLUMNS = ("recipe", "", "metric", "report", "ours", "n", "difference", "verdict", "seconds", "parameters")
@@ -33,7 +34,7 @@ def write_tables(root: Path, measured: Measured) -> list[Path]:
     """Write ``table.md``, ``table.csv`` and ``findings.csv`` into ``root``; returns their paths."""
     contents = {
         "table.md": markdown(measured),
-        "table.csv": figures_csv(measured),
+        "table.csv": metrics_csv(measured),
         "findings.csv": findings_csv(measured),
     }
     for name, content in contents.items():
@@ -42,11 +43,11 @@ def write_tables(root: Path, measured: Measured) -> list[Path]:
 
 
 def markdown(measured: Measured) -> str:
-    """Return the tables of figures and of findings in Markdown, followed by an explanation of how to read them."""
-    figures = [_cells(line) for line in measured.figure_lines()]
+    """Return the tables of metrics and of findings in Markdown, followed by an explanation of how to read them."""
+    lines = [_cells(line) for line in measured.metric_lines()]
     # A row of the registry has one line per metric. The cells that are equal in all its lines stay only in the first.
     # The loop goes from the last line to the first, so that the line above still has its name.
-    for cells, above in reversed(list(zip(figures[1:], figures, strict=False))):
+    for cells, above in reversed(list(zip(lines[1:], lines, strict=False))):
         if cells[0] == above[0]:
             cells[0] = cells[1] = cells[-1] = cells[-2] = ""
     findings = [
@@ -59,7 +60,7 @@ def markdown(measured: Measured) -> str:
         for line in measured.finding_lines()
     ]
     parts = [
-        _table(_COLUMNS, figures),
+        _table(_COLUMNS, lines),
         _table(("report", "finding", "differences", "verdict"), findings),
         _RULES,
         "Machines: " + ("; ".join(measured.hardware()) or "none yet") + ".",
@@ -72,9 +73,9 @@ def _table(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in all_lines)
 
 
-def _cells(line: FigureLine) -> list[str]:
-    """Return the cells of one line of the table of figures, in the order of ``_COLUMNS``."""
-    row, percent = line.row, is_share(line.figure.metric)
+def _cells(line: MetricLine) -> list[str]:
+    """Return the cells of one line of the table of metrics, in the order of ``_COLUMNS``."""
+    row, percent = line.row, is_share(line.metric.name)
     notes = [row.note, f"against {row.against}" if row.against else ""]
     if line.diverged:
         notes.append(f"{line.diverged} diverged")
@@ -82,8 +83,8 @@ def _cells(line: FigureLine) -> list[str]:
     return [
         f"`{row.name}`",
         "; ".join(filter(None, [f"{row.report}: {row.what}", *notes])),
-        line.figure.metric,
-        _number(line.figure.reported, percent=percent),
+        line.metric.name,
+        _number(line.metric.reported, percent=percent),
         spread(line.ours, percent=percent),
         str(line.ours.n or ""),
         _number(line.difference, percent=percent, signed=True),
@@ -111,17 +112,17 @@ def _number(value: float | None, *, percent: bool, signed: bool = False) -> str:
     return f"{100 * value:{sign}.2f}" if percent else f"{value:{sign}.4f}"
 
 
-def figures_csv(measured: Measured) -> str:
+def metrics_csv(measured: Measured) -> str:
     """Return all metrics of all rows as CSV, not rounded."""
     return _csv(
         {
-            "row": line.row.name, "report": line.row.report, "what": line.row.what, "metric": line.figure.metric,
-            "reported": line.figure.reported, "mean": line.ours.mean, "sd": line.ours.sd, "n": line.ours.n,
+            "row": line.row.name, "report": line.row.report, "what": line.row.what, "metric": line.metric.name,
+            "reported": line.metric.reported, "mean": line.ours.mean, "sd": line.ours.sd, "n": line.ours.n,
             "difference": line.difference, "verdict": line.verdict, "against": line.row.against,
             "train_seconds": line.train_seconds, "reported_seconds": line.row.reported_seconds,
             "parameters": line.parameters, "diverged": line.diverged, "note": line.row.note,
         }
-        for line in measured.figure_lines()
+        for line in measured.metric_lines()
     )  # fmt: skip
 
 
@@ -157,7 +158,7 @@ def write_headers(measured: Measured, folder: Path = CONF / "experiment") -> lis
     """
     written = []
     for path in sorted(folder.glob("*.yaml")):
-        lines = [f"#   ours:   {text}" for text in _ours(measured, path.stem)]
+        lines = [f"#   ours:   {text}" for text in _ours_texts(measured, path.stem)]
         before = path.read_text(encoding="utf-8")
         if lines and (after := re.sub(r"(^#   ours:.*\n)+", "\n".join(lines) + "\n", before, flags=re.M)) != before:
             write_atomically(path, after.encode())
@@ -165,7 +166,7 @@ def write_headers(measured: Measured, folder: Path = CONF / "experiment") -> lis
     return written
 
 
-def _ours(measured: Measured, experiment: str) -> list[str]:
+def _ours_texts(measured: Measured, experiment: str) -> list[str]:
     """Return the texts of the ``ours:`` lines of a recipe.
 
     There is one for each row that trains this experiment with Lightning and has a finished run. The row can be the
@@ -175,11 +176,11 @@ def _ours(measured: Measured, experiment: str) -> list[str]:
     for row in rows().values():
         if (row.experiment or row.name) != experiment or row.executor != "lightning" or not measured.outcomes[row.name]:
             continue
-        lines = [line for line in measured.figure_lines() if line.row is row]
+        lines = [line for line in measured.metric_lines() if line.row is row]
         setting = ", ".join(override.partition("=")[2] for override in row.overrides)
         values = ", ".join(
-            f"{spread(line.ours, percent=is_share(line.figure.metric))}{' %' * is_share(line.figure.metric)} "
-            f"{line.figure.metric}"
+            f"{spread(line.ours, percent=is_share(line.metric.name))}{' %' * is_share(line.metric.name)} "
+            f"{line.metric.name}"
             for line in lines[:2]
         )
         machine = "; ".join(measured.hardware(row))

@@ -1,4 +1,7 @@
-"""Defines a row of the comparison: one recipe, the figures that a report gives for it, and how to run it."""
+"""Defines a row of the comparison: one recipe, the values that a report gives for it, and how to run it.
+
+``reproduce.registry`` lists all rows.
+"""
 
 import itertools
 from collections.abc import Mapping
@@ -14,22 +17,23 @@ Executor = Literal["lightning", "numpy", "pure", "xgboost"]
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class Metric:
     """A metric of a row, named as in ``result.json``, and the report's value for it (None if it gives none).
 
-    Accuracies and F1 are in [0, 1]. ``counts_from`` is the smallest value that rounds to the report's figure.
+    Accuracies and F1 are in [0, 1]. If the report rounds its value, ``counts_from`` is the smallest value that would
+    be rounded to it.
     """
 
-    metric: str
+    name: str
     reported: float | None = None
     counts_from: float | None = None
 
     @property
     def lower_is_better(self) -> bool:
-        return metric_direction(self.metric) == "min"
+        return metric_direction(self.name) == "min"
 
     @property
-    def bar(self) -> float | None:
+    def target(self) -> float | None:
         """The value that our mean has to reach; None if the report gives none."""
         return self.reported if self.counts_from is None else self.counts_from
 
@@ -38,14 +42,17 @@ class Figure:
 class Row:
     """One recipe: the file ``experiment`` in ``conf/experiment`` with ``overrides``, run by ``executor``.
 
-    ``reported_seconds`` is the report's time on another machine. ``against`` names the row to compare a wish with.
-    ``folds`` replaces the seeds by the folds of a cross-validation. The table shows ``note`` next to the row.
+    ``experiment`` is by default the name of the row. ``report`` is the part of a report, such as R4b, and ``what``
+    describes the network in a few words. ``reported_seconds`` is the report's training time on another machine. Rows
+    named ``wish_…`` are experiments that the reports only wished for; ``against`` names the row that such a row is
+    compared with. ``folds`` replaces the seeds by the folds of a cross-validation. The table shows ``note`` next to the
+    row.
     """
 
     name: str
     report: str
     what: str
-    figures: tuple[Figure, ...]
+    metrics: tuple[Metric, ...]
     experiment: str | None = None
     overrides: tuple[str, ...] = ()
     executor: Executor = "lightning"
@@ -55,23 +62,24 @@ class Row:
     note: str = ""
 
     def replicates(self, seeds: int) -> int:
-        """The number of runs of this row. Boosted trees are deterministic, so one run is enough."""
+        """Return the number of runs of this row. Boosted trees are deterministic, so one run is enough."""
         if self.executor == "xgboost":
             return 1
         return seeds if self.folds is None else self.folds
 
     def command_overrides(self, replicate: int) -> list[str]:
-        """The command-line overrides of one run: the experiment, the row's own overrides, and the seed or fold."""
-        number = f"seed={replicate}" if self.folds is None else f"data.fold={replicate}"
-        return [f"experiment={self.experiment or self.name}", *self.overrides, number]
+        """Return the overrides of one run: the experiment, those of the row, and the seed or fold ``replicate``."""
+        seed_or_fold = f"seed={replicate}" if self.folds is None else f"data.fold={replicate}"
+        return [f"experiment={self.experiment or self.name}", *self.overrides, seed_or_fold]
 
 
 def grid(
-    experiment: str, *, report: str, what: str, metric: str, figures: Mapping[str, float] | None = None
+    experiment: str, *, report: str, what: str, metric: str, reported: Mapping[str, float] | None = None
 ) -> tuple[Row, ...]:
-    """One row for each setting that the file of ``experiment`` sweeps over. Seeds are left out: every row has seeds.
+    """Return one row for each setting that the file of ``experiment`` sweeps over.
 
-    ``figures`` holds the report's values by the first swept value, written as in the file.
+    A row has the values of all swept keys except the seed, because every row is run with several seeds. ``reported``
+    holds the report's values of ``metric`` by the value of the first key, written as in the file.
     """
     params = OmegaConf.load(CONF / "experiment" / f"{experiment}.yaml").hydra.sweeper.params
     choices = [
@@ -82,7 +90,7 @@ def grid(
             name="_".join([experiment, *(value for _, value in setting)]),
             report=report,
             what=f"{what} {', '.join(value for _, value in setting)}",
-            figures=(Figure(metric, (figures or {}).get(setting[0][1])),),
+            metrics=(Metric(metric, (reported or {}).get(setting[0][1])),),
             experiment=experiment,
             overrides=tuple(f"{key}={value}" for key, value in setting),
         )

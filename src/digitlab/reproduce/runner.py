@@ -1,4 +1,4 @@
-"""Makes the runs of the rows for ``digitlab reproduce``. It skips finished runs and continues after a failure."""
+"""Trains the runs of the rows for ``digitlab reproduce``. It skips finished runs and continues after a failure."""
 
 import logging
 import shutil
@@ -28,34 +28,35 @@ from digitlab.training.experiment import Experiment
 
 log = logging.getLogger(__name__)
 
-# One epoch with three mini-batches each of training, validation and test.
+# The override of a quick run: one epoch, with three mini-batches each of training, validation and test.
 _QUICK = "debug=fast"
 
 
 class LeftOut(RunError):
-    """A row cannot run here because a package is not installed."""
+    """A row was left out because a package that it needs is not installed."""
 
 
 def run_folder(root: Path, row: Row, replicate: int) -> RunFolder:
-    """The folder of one run of a row: ``seed<k>``, or ``fold<k>`` in a cross-validation."""
+    """Return the folder of one run of a row: ``seed<k>``, or ``fold<k>`` in a cross-validation."""
     return RunFolder(root / row.name / f"{'seed' if row.folds is None else 'fold'}{replicate}")
 
 
 def make_runs(
     rows: Sequence[Row], root: Path, *, seeds: int, quick: bool
 ) -> Iterator[tuple[Row, int, Exception | None]]:
-    """Make every run that is missing in ``root``; yields row, replicate and the error (None if the run finished).
+    """Make every run that is missing in ``root``; yield row, replicate and the error (None if the run finished).
 
     A stopped run resumes from its checkpoint; a diverged run counts as finished. Runs that another process is making
-    are skipped, so several processes can share the work. ``Interrupted`` is raised after SIGINT or SIGTERM.
+    are skipped, so several processes can share the work. Raises ``Interrupted`` after SIGINT or SIGTERM.
     """
+    # All rows get their first run before any gets a second one, so that the table soon has a value in every row.
     for replicate in range(max(row.replicates(seeds) for row in rows)):
         for row in rows:
             if replicate >= row.replicates(seeds):
                 continue
             folder = run_folder(root, row, replicate)
             try:
-                with _alone(root, folder):
+                with _locked(root, folder):
                     if _run(row, folder, replicate, quick=quick):
                         yield row, replicate, None
             except Timeout:
@@ -68,7 +69,8 @@ def make_runs(
 
 
 @contextmanager
-def _alone(root: Path, folder: RunFolder) -> Iterator[None]:
+def _locked(root: Path, folder: RunFolder) -> Iterator[None]:
+    """Lock the run in ``folder``. Raises ``Timeout`` at once if another process has locked it."""
     locks = root / ".locks"
     locks.mkdir(parents=True, exist_ok=True)
     with FileLock(locks / "-".join(folder.path.parts[-2:]), timeout=0):
@@ -76,31 +78,31 @@ def _alone(root: Path, folder: RunFolder) -> Iterator[None]:
 
 
 def _run(row: Row, folder: RunFolder, replicate: int, *, quick: bool) -> bool:
-    """Make or resume one run; returns False if it had finished before.
+    """Make or resume one run; return False if it had finished before.
 
-    Raises ``RunError`` if the folder holds a run of another recipe, ``LeftOut`` if a package is missing.
+    Raises ``RunError`` if the folder holds a run with another configuration, and ``LeftOut`` if a package is missing.
     """
     if row.executor == "xgboost" and find_spec("xgboost") is None:
         raise LeftOut("xgboost is not installed: pip install -e '.[baselines]'")
     overrides = [*row.command_overrides(replicate), *([_QUICK] if quick else [])]
     config, choices = compose(overrides)
-    begun = folder.config.exists()
-    if begun and (keys := changed(folder.read_config(), config)):
+    has_started = folder.config.exists()
+    if has_started and (keys := _changed_keys(folder.read_config(), config)):
         raise RunError(f"{folder.path} was made with another {', '.join(keys)}: remove it to run it again")
     if read_outcome(folder) is not None:
         return False
-    stopped = begun and row.executor == "lightning" and folder.last.exists()
-    if folder.path.exists() and not stopped:
-        # There is nothing to resume: the run failed, or was stopped before its first checkpoint.
+    can_resume = has_started and row.executor == "lightning" and folder.last.exists()
+    if folder.path.exists() and not can_resume:
+        # The run failed or was stopped before its first checkpoint, or its executor writes no checkpoints.
         shutil.rmtree(folder.path)
     _describe(folder, config, choices, overrides)
     with log_to(folder.log), LoadMeter() as load:
         if row.executor == "lightning":
-            _train(config, folder, overrides, resume=stopped)
+            _train(config, folder, overrides, resume=can_resume)
         else:
             _run_without_lightning(row, folder, config, quick=quick)
-    if not stopped:
-        # Nothing is known of the load during the first part of a resumed run.
+    if not can_resume:
+        # For a resumed run, the load during its first part is not known.
         load.write(folder)
     return True
 
@@ -109,14 +111,17 @@ def _train(config: DictConfig, folder: RunFolder, overrides: Sequence[str], *, r
     try:
         train(config, folder=folder.path, overrides=overrides, resume=resume)
     except RunError:
-        # A run that diverges is a result of its recipe, not a failure to run it.
+        # ``train`` also raises if the run diverges, but that is a result of the recipe and no failure.
         if read_outcome(folder) is None:
             raise
 
 
-def changed(made: DictConfig, now: DictConfig) -> list[str]:
-    """The keys that both configurations have with different values, except the data folder and the accelerator."""
-    before, after = (dict(walk(OmegaConf.to_container(each, resolve=False))) for each in (made, now))
+def _changed_keys(stored: DictConfig, current: DictConfig) -> list[str]:
+    """Return the keys that both configurations have with different values, except data folder and accelerator.
+
+    Keys that only one of them has are ignored, because another version of digitlab can have other keys.
+    """
+    before, after = (dict(walk(OmegaConf.to_container(each, resolve=False))) for each in (stored, current))
     return [
         key
         for key in before.keys() & after.keys()
@@ -131,8 +136,9 @@ def _run_without_lightning(row: Row, folder: RunFolder, config: DictConfig, *, q
     data = experiment.data
     data.prepare_data()
     data.setup()
-    tested = None if (limit := experiment.trainer.limit_test_batches) is None else limit * data.batch_size
-    data.test_set = ImageSet(data.test_set.images[:tested], data.test_set.labels[:tested])
+    limit = experiment.trainer.limit_test_batches
+    test_count = None if limit is None else limit * data.batch_size
+    data.test_set = ImageSet(data.test_set.images[:test_count], data.test_set.labels[:test_count])
     match row.executor:
         case "numpy":
             trained = executors.run_numpy(config, experiment, data, test_curve=row.name == "r1_test_curve")
@@ -146,7 +152,10 @@ def _run_without_lightning(row: Row, folder: RunFolder, config: DictConfig, *, q
 
 
 def compose(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
-    """The configuration of ``train.py OVERRIDES`` without a progress bar, and the chosen option of each group."""
+    """Return the configuration of ``train.py OVERRIDES``, without a progress bar, and the chosen option of each group.
+
+    Hydra's own errors are raised unchanged.
+    """
     register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3", job_name="train"):
         composed = hydra_compose(

@@ -1,4 +1,4 @@
-"""Puts the reports' figures and findings next to our measurements, as lines that ``rendering`` writes."""
+"""Puts the values and findings of the reports next to our measurements, as lines that ``rendering`` writes."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,21 +8,21 @@ from pathlib import Path
 from digitlab.reproduce.findings import Quantity, findings
 from digitlab.reproduce.outcomes import RunOutcome, read_outcome
 from digitlab.reproduce.registry import rows
-from digitlab.reproduce.rows import Figure, Row
+from digitlab.reproduce.rows import Metric, Row
 from digitlab.reproduce.verdicts import Sample, Verdict, decide, differences, reached
 from digitlab.results.folder import RunFolder
 
 
 @dataclass(frozen=True, slots=True)
-class FigureLine:
+class MetricLine:
     """One metric of one row. Accuracies are in [0, 1]; missing values are nan.
 
-    ``difference`` is our mean less the report's figure, or for a wish less the mean of the row it is compared with.
-    ``diverged`` is the number of runs that diverged.
+    ``ours`` are the values of our runs. ``difference`` is their mean minus the report's value, or, if ``row.against``
+    names a row, minus the mean of that row. ``diverged`` is the number of runs that diverged.
     """
 
     row: Row
-    figure: Figure
+    metric: Metric
     ours: Sample
     difference: float
     verdict: Verdict
@@ -33,7 +33,7 @@ class FigureLine:
 
 @dataclass(frozen=True, slots=True)
 class FindingLine:
-    """One finding: the difference that each of its claims is about, and the verdict."""
+    """One finding of a report: our differences, one for each of its claims, and the verdict."""
 
     report: str
     text: str
@@ -51,31 +51,31 @@ class Measured:
         }
 
     def sample(self, quantity: Quantity) -> Sample:
-        """The values of a quantity in the runs of its row, without the runs that do not have it."""
-        values = [outcome.value(quantity.of) for outcome in self.outcomes[quantity.row]]
+        """Return the values of a quantity in the runs of its row, without the runs that do not have it."""
+        values = [outcome.value(quantity.name) for outcome in self.outcomes[quantity.row]]
         return Sample(tuple(value for value in values if not math.isnan(value)))
 
-    def figure_lines(self) -> list[FigureLine]:
-        """One line for each metric of each row, in the order of the reports."""
-        return [self._line(row, figure) for row in rows().values() for figure in row.figures]
+    def metric_lines(self) -> list[MetricLine]:
+        """Return one line for each metric of each row, in the order of the reports."""
+        return [self._line(row, metric) for row in rows().values() for metric in row.metrics]
 
-    def _line(self, row: Row, figure: Figure) -> FigureLine:
+    def _line(self, row: Row, metric: Metric) -> MetricLine:
         outcomes = self.outcomes[row.name]
-        ours = self.sample(Quantity(row.name, figure.metric))
-        other = math.nan if figure.reported is None else figure.reported
+        ours = self.sample(Quantity(row.name, metric.name))
+        reference = math.nan if metric.reported is None else metric.reported
         if row.against is not None:
-            other = self.sample(Quantity(row.against, figure.metric)).mean
-        return FigureLine(
-            row, figure, ours,
-            difference=ours.mean - other,
-            verdict=reached(figure, ours),
+            reference = self.sample(Quantity(row.against, metric.name)).mean
+        return MetricLine(
+            row, metric, ours,
+            difference=ours.mean - reference,
+            verdict=reached(metric, ours),
             train_seconds=Sample(tuple(each.train_seconds for each in outcomes if not each.diverged)).mean,
             parameters=next((each.parameters for each in outcomes), None),
             diverged=sum(each.diverged for each in outcomes),
         )  # fmt: skip
 
     def finding_lines(self) -> list[FindingLine]:
-        """One line for each finding, in the order of the reports."""
+        """Return one line for each finding, in the order of the reports."""
         return [
             FindingLine(
                 finding.report, finding.text, tuple(differences(finding.claims, self.sample)),
@@ -85,9 +85,9 @@ class Measured:
         ]  # fmt: skip
 
     def hardware(self, row: Row | None = None) -> list[str]:
-        """The machines on which the runs of ``row`` (or all runs) were made, sorted and without repetition."""
-        chosen = self.outcomes.values() if row is None else [self.outcomes[row.name]]
-        return sorted({outcome.hardware for outcomes in chosen for outcome in outcomes})
+        """Return the machines on which the runs of ``row`` (or all runs) were made, sorted and without repetition."""
+        outcomes_by_row = self.outcomes.values() if row is None else [self.outcomes[row.name]]
+        return sorted({outcome.hardware for outcomes in outcomes_by_row for outcome in outcomes})
 
 
 def _runs(root: Path, row: Row) -> list[RunFolder]:

@@ -1,6 +1,7 @@
-"""Decides whether a figure is reached and whether a finding holds, by means over runs and confidence intervals.
+"""Decides whether our runs reach a reported value and whether a finding holds, by means and confidence intervals.
 
-Standard deviations divide by n - 1; the standard error is the standard deviation divided by the square root of n.
+``reproduce.table`` uses it. Standard deviations divide by n - 1; the standard error is the standard deviation divided
+by the square root of n.
 """
 
 import math
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from digitlab.reproduce.findings import Claim, Finding, Quantity
-from digitlab.reproduce.rows import Figure
+from digitlab.reproduce.rows import Metric
 from digitlab.sweeps.statistics import student_quantile
 
 Verdict = Literal["reached", "short", "holds", "fails", "undecided", ""]
@@ -18,7 +19,7 @@ Verdict = Literal["reached", "short", "holds", "fails", "undecided", ""]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """n measurements of one number; ``mean``, ``sd`` and ``standard_error`` are nan if n is too small."""
+    """n values of one quantity, one for each run; ``mean``, ``sd`` and ``standard_error`` are nan if n is too small."""
 
     values: tuple[float, ...]
 
@@ -39,46 +40,50 @@ class Sample:
         return self.sd / math.sqrt(self.n) if self.n > 1 else math.nan
 
 
-def reached(figure: Figure, ours: Sample) -> Verdict:
-    """Whether ``ours`` is as good as the report's figure, or worse by no more than chance explains.
+def reached(metric: Metric, ours: Sample) -> Verdict:
+    """Return ``reached`` if the mean of our runs is as good as the report's value, or if chance explains the gap.
 
-    Chance explains half the width of the 95 % confidence interval of our mean (Student's t with n - 1 degrees of
-    freedom). Two standard errors would cover only 82 % at n = 3.
+    Otherwise return ``short``, and an empty text if the report gives no value or there is no run. Chance explains a gap
+    of half the width of the 95 % confidence interval of our mean (Student's t with n - 1 degrees of freedom). An
+    interval of two standard errors would cover only 82 % at n = 3.
     """
-    if figure.bar is None or math.isnan(ours.mean):
+    if metric.target is None or math.isnan(ours.mean):
         return ""
-    shortfall = (ours.mean - figure.bar) * (1 if figure.lower_is_better else -1)
-    # One run says nothing about its own error, so it has to be as good.
+    shortfall = (ours.mean - metric.target) * (1 if metric.lower_is_better else -1)
+    # One run does not say how large its own error is, so its value has to be as good.
     allowed = 0.0 if ours.n == 1 else student_quantile(ours.n - 1) * ours.standard_error
     return "reached" if shortfall <= allowed else "short"
 
 
 def decide(finding: Finding, sample: Callable[[Quantity], Sample]) -> Verdict:
     """Return ``holds`` if every claim holds, ``fails`` if at least one fails, and ``undecided`` otherwise."""
-    verdicts = [_decide(claim, sample) for claim in finding.claims]
+    verdicts = [_decide_claim(claim, sample) for claim in finding.claims]
     if "fails" in verdicts:
         return "fails"
     return "holds" if all(verdict == "holds" for verdict in verdicts) else "undecided"
 
 
-def _decide(claim: Claim, sample: Callable[[Quantity], Sample]) -> Verdict:
-    """Compare the difference of two means with its 95 % confidence interval; a constant has no error."""
+def _decide_claim(claim: Claim, sample: Callable[[Quantity], Sample]) -> Verdict:
+    """Return whether a claim ``holds`` or ``fails``, or ``undecided`` if chance can explain the difference.
+
+    It is also undecided if a side has fewer than two runs. A constant side has no error.
+    """
     larger, smaller = (
         Sample((side,)) if isinstance(side, float) else sample(side) for side in (claim.larger, claim.smaller)
     )
-    measured = [
+    measured_samples = [
         each for side, each in ((claim.larger, larger), (claim.smaller, smaller)) if not isinstance(side, float)
     ]
-    if any(each.n < 2 for each in measured):
+    if any(each.n < 2 for each in measured_samples):
         return "undecided"
-    excess, allowed = larger.mean - smaller.mean - claim.by, _half_width(measured)
-    if excess > allowed:
+    excess, half_width = larger.mean - smaller.mean - claim.margin, _half_width(measured_samples)
+    if excess > half_width:
         return "holds"
-    return "fails" if excess < -allowed else "undecided"
+    return "fails" if excess < -half_width else "undecided"
 
 
 def _half_width(samples: Sequence[Sample]) -> float:
-    """Half the 95 % confidence interval of a sum or difference of the samples' means, each with n ≥ 2.
+    """Return half the width of the 95 % confidence interval of a difference of means; each sample has n ≥ 2.
 
     The degrees of freedom follow Welch (1947) and Satterthwaite (1946).
     """
@@ -91,7 +96,7 @@ def _half_width(samples: Sequence[Sample]) -> float:
 
 
 def differences(claims: Sequence[Claim], sample: Callable[[Quantity], Sample]) -> list[float]:
-    """For each claim, the mean that is claimed to be larger minus the other mean."""
+    """Return for each claim the mean that is claimed to be larger minus the other mean."""
     means = [
         [side if isinstance(side, float) else sample(side).mean for side in (claim.larger, claim.smaller)]
         for claim in claims

@@ -18,6 +18,7 @@ from pathlib import Path
 SIDE = 28
 PIXELS = SIDE * SIDE
 CLASSES = 10
+# The characters that draw a pixel, from black to white.
 _SHADES = " ░▒▓█"
 
 
@@ -43,7 +44,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Accuracy in [0, 1] and mean cost over unseen images after ``step`` mini-batches."""
+    """Accuracy in [0, 1] and mean cost over the validation images after ``step`` mini-batches."""
 
     step: int
     accuracy: float
@@ -80,7 +81,11 @@ def read_labels(path: Path) -> list[int]:
 
 
 def _read_idx(path: Path) -> tuple[tuple[int, ...], bytes]:
-    """Shape and content. Header: two zero bytes, the type (8: bytes), the number of sizes, and four bytes each."""
+    """Return the shape and the content of an IDX file.
+
+    Its header is two zero bytes, the type of the numbers (8 for bytes), the number of dimensions, and the size of each
+    dimension in four bytes.
+    """
     raw = path.read_bytes()
     if raw[:2] == b"\x1f\x8b":
         raw = gzip.decompress(raw)
@@ -100,7 +105,7 @@ def normalise(pixels: bytes, label: int) -> Digit:
 
 
 def new_layer(seed: int) -> Layer:
-    """A layer with weights uniform in [0, 1/784) and biases of 0."""
+    """Return a layer with weights uniform in [0, 1/784) and biases of 0."""
     draw = random.Random(seed).random
     return Layer([[draw() / PIXELS for _ in range(PIXELS)] for _ in range(CLASSES)], [0.0] * CLASSES)
 
@@ -113,7 +118,7 @@ def shuffled_batches(digits: Sequence[Digit], *, batch_size: int, order: random.
 
 
 def predict(layer: Layer, digit: Digit) -> list[float]:
-    """The ten outputs. The position of the largest one is the predicted digit."""
+    """Return the ten outputs. The position of the largest one is the predicted digit."""
     return [
         bias + sum(map(mul, map(weights.__getitem__, digit.positions), digit.values))
         for weights, bias in zip(layer.weights, layer.biases, strict=True)
@@ -121,7 +126,7 @@ def predict(layer: Layer, digit: Digit) -> list[float]:
 
 
 def cost(outputs: Sequence[float], label: int) -> float:
-    """The mean squared error of the outputs; the target is 1 for ``label`` and 0 for the others."""
+    """Return the mean squared error of the outputs; the target is 1 for ``label`` and 0 for the others."""
     return sum((output - (position == label)) ** 2 for position, output in enumerate(outputs)) / len(outputs)
 
 
@@ -140,18 +145,18 @@ def update(layer: Layer, batch: Sequence[Digit], *, step_size: float) -> None:
 
 
 def evaluate(layer: Layer, digits: Sequence[Digit], *, step: int = 0) -> Evaluation:
-    """Accuracy and mean cost over ``digits``."""
-    hits = total = 0.0
+    """Return accuracy and mean cost over ``digits``."""
+    correct = total_cost = 0.0
     for digit in digits:
         outputs = predict(layer, digit)
-        hits += outputs.index(max(outputs)) == digit.label
-        total += cost(outputs, digit.label)
-    return Evaluation(step, hits / len(digits), total / len(digits))
+        correct += outputs.index(max(outputs)) == digit.label
+        total_cost += cost(outputs, digit.label)
+    return Evaluation(step, correct / len(digits), total_cost / len(digits))
 
 
 def learn(
     training: Sequence[Digit],
-    unseen: Sequence[Digit],
+    validation: Sequence[Digit],
     *,
     epochs: int,
     batch_size: int,
@@ -159,12 +164,12 @@ def learn(
     seed: int,
     evaluate_every: int = 1,
 ) -> Learnt:
-    """Train a new layer, and evaluate it on ``unseen`` every ``evaluate_every`` mini-batches and at the end.
+    """Train a new layer, and evaluate it on ``validation`` every ``evaluate_every`` mini-batches and at the end.
 
-    The result holds the layer with the best accuracy on ``unseen``.
+    The result holds the layer with the best accuracy on ``validation``.
     """
     layer, order = new_layer(seed), random.Random(seed)
-    learnt = Learnt(copy.deepcopy(layer), evaluate(layer, unseen))
+    learnt = Learnt(copy.deepcopy(layer), evaluate(layer, validation))
     step, steps = 0, epochs * math.ceil(len(training) / batch_size)
     for _ in range(epochs):
         for batch in shuffled_batches(training, batch_size=batch_size, order=order):
@@ -173,15 +178,15 @@ def learn(
             learnt.update_seconds += time.perf_counter() - started
             step += 1
             if step % evaluate_every == 0 or step == steps:
-                save_if_better(learnt, layer, evaluate(layer, unseen, step=step))
+                save_if_better(learnt, layer, evaluate(layer, validation, step=step))
     return learnt
 
 
-def save_if_better(learnt: Learnt, layer: Layer, found: Evaluation) -> None:
+def save_if_better(learnt: Learnt, layer: Layer, evaluation: Evaluation) -> None:
     """Record an evaluation, and copy ``layer`` if it is the most accurate so far."""
-    learnt.history.append(found)
-    if found.accuracy > learnt.best.accuracy:
-        learnt.best, learnt.layer = found, copy.deepcopy(layer)
+    learnt.history.append(evaluation)
+    if evaluation.accuracy > learnt.best.accuracy:
+        learnt.best, learnt.layer = evaluation, copy.deepcopy(layer)
 
 
 def plot_images(images: Sequence[bytes], labels: Sequence[int], prediction: Sequence[int] | None = None) -> str:
@@ -204,7 +209,7 @@ def _pictures(images: Sequence[bytes], labels: Sequence[int], prediction: Sequen
     titles = [str(label) for label in labels]
     if prediction is not None:
         pairs = zip(labels, prediction, strict=True)
-        titles = [f"{label} ✓" if label == read else f"{label} ✗ read as {read}" for label, read in pairs]
+        titles = [f"{label} ✓" if label == digit else f"{label} ✗ read as {digit}" for label, digit in pairs]
     return [[title.ljust(SIDE), *_picture(pixels)] for title, pixels in zip(titles, images, strict=True)]
 
 
