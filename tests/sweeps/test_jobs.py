@@ -33,9 +33,9 @@ def test_jobs_equal_those_of_hydra(overrides, loader):
     assert Grid(loader, overrides).jobs() == BasicSweeper.split_arguments(parsed, None)[0]
 
 
-def test_shapes_vary_only_config_groups(loader):
-    shapes = Grid(loader, ["model=mlp,linear", "optimizer.lr=0.1,0.01", "seed=0,1"]).shapes()
-    assert shapes == [["model=mlp", "optimizer.lr=0.1", "seed=0"], ["model=linear", "optimizer.lr=0.1", "seed=0"]]
+def test_combinations_vary_only_config_groups(loader):
+    combinations = Grid(loader, ["model=mlp,linear", "optimizer.lr=0.1,0.01", "seed=0,1"]).group_combinations()
+    assert combinations == [["model=mlp", "optimizer.lr=0.1", "seed=0"], ["model=linear", "optimizer.lr=0.1", "seed=0"]]
 
 
 @pytest.mark.parametrize("override", ["seed=0,1,0", "optimizer.lr=0.1,1e-1", "model=mlp,mlp"])

@@ -67,7 +67,7 @@ class Preflight(Callback):
         checked_job = overrides  # an error of the composition is about these overrides
         try:
             grid = Grid(loader, overrides)
-            for checked_job in grid.shapes():
+            for checked_job in grid.group_combinations():
                 composed = loader.load_configuration(config_name, checked_job, run_mode=RunMode.RUN)
                 if OmegaConf.select(composed, "trainer.strategy") == "ddp":
                     allowed = "can't be swept with -m: each of its processes would launch the whole sweep"

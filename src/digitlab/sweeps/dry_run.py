@@ -29,7 +29,7 @@ from digitlab.sweeps.state import SweepRun, read_runs
 
 # The measurement trains this many mini-batches: enough for a rate, few enough to take only a second or two.
 _MEASURED_BATCHES = 50
-# A longer list would push the answer off the screen. ``sweep.dry_run=all`` lists every run.
+# A longer list would push the estimates off the screen. ``sweep.dry_run=all`` lists every run.
 _SHOWN_RUNS = 20
 
 T = TypeVar("T")
@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class PlannedRun:
-    """A job of the sweep with its composed configuration; ``run`` is the run that already has it, if there is one."""
+    """A job of the sweep with its composed configuration; ``run`` is the existing run with this configuration."""
 
     overrides: list[str]
     config: DictConfig
@@ -67,14 +67,14 @@ def dry_run(
     ``all_rows``, only the first 20 runs are listed. Raises what training the first run raises.
     """
     planned = _plan(folder, jobs, loader, config_name)
-    # Runs that were stopped count as left: they resume, so the estimate for them is too high rather than too low.
-    left = [each for each in planned if not each.finished]
-    summary = [f"{len(planned)} runs, {len(planned) - len(left)} of them finished before"]
-    if left and "max_members" in launcher:
-        summary.append(_populations(left, launcher.max_members))
-    if left:
-        summary.append(_estimate([each.run for each in planned if each.run is not None], left))
-    # The answer comes last, where the terminal shows it.
+    # A stopped run counts in full, although it resumes. So the estimate is too high rather than too low.
+    unfinished = [each for each in planned if not each.finished]
+    summary = [f"{len(planned)} runs, {len(planned) - len(unfinished)} of them finished before"]
+    if unfinished and "max_members" in launcher:
+        summary.append(_populations(unfinished, launcher.max_members))
+    if unfinished:
+        summary.append(_estimate([each.run for each in planned if each.run is not None], unfinished))
+    # The summary comes last, where the terminal shows it.
     _print_runs(folder, planned if all_rows else planned[:_SHOWN_RUNS])
     if not all_rows and len(planned) > _SHOWN_RUNS:
         print(f"and {len(planned) - _SHOWN_RUNS} more runs: sweep.dry_run=all lists all of them")
@@ -85,37 +85,37 @@ def dry_run(
 def dry_run_search(folder: Path, plan: SearchPlan, loader: ConfigLoader, config_name: str | None) -> None:
     """Print the space of the search in ``folder``, its number of runs, and estimates of time and memory.
 
-    Raises what training a run raises that the search might choose.
+    Raises what training an example of these runs raises.
     """
     rows = [[parameter.key, parameter.typed] for parameter in plan.space.parameters]
     print_table(["key", "chosen from"], rows, title=str(folder), words=2)
-    before = read_runs(folder) if manifest_file(folder).exists() else []
-    finished = sum(run.status == "finished" for run in before)
+    existing_runs = read_runs(folder) if manifest_file(folder).exists() else []
+    finished = sum(run.status == "finished" for run in existing_runs)
     print(f"{plan.trials} trials by {plan.settings.sampler}: {plan.runs} runs, {finished} of them finished before")
     # Nobody knows what the search will choose, so one example stands for every run.
-    left = _plan(folder, [plan.space.example()], loader, config_name) * (plan.runs - finished)
-    if left:
-        print(_estimate(before, left))
+    unfinished = _plan(folder, [plan.space.example()], loader, config_name) * (plan.runs - finished)
+    if unfinished:
+        print(_estimate(existing_runs, unfinished))
 
 
 def _plan(
     folder: Path, jobs: Sequence[Sequence[str]], loader: ConfigLoader, config_name: str | None
 ) -> list[PlannedRun]:
-    known: dict[str, SweepRun] = {}
+    existing_runs: dict[str, SweepRun] = {}
     if manifest_file(folder).exists():
-        # The same identity as in the manifest, so this finds exactly the runs that the sweep would resume.
-        known = {run.entry.fingerprint: run for run in read_runs(folder)}
-    # One composer for all jobs, because it keeps what they have in common.
+        # The manifest also identifies runs by their fingerprints, so these are the runs that the sweep would resume.
+        existing_runs = {run.entry.fingerprint: run for run in read_runs(folder)}
+    # One composer for all jobs, because it composes only once what they have in common.
     composer = JobComposer(loader, config_name)
     planned = []
     for job in _with_progress(jobs, "composing the runs"):
         config = composer.compose(job)
-        planned.append(PlannedRun(run_overrides(job), config, known.get(fingerprint(config))))
+        planned.append(PlannedRun(run_overrides(job), config, existing_runs.get(fingerprint(config))))
     return planned
 
 
 def _with_progress(items: Sequence[T], description: str) -> Iterable[T]:
-    """``items`` one by one, with one line of progress on stderr if that is a terminal."""
+    """Yield ``items``, and show the progress in one line on stderr if that is a terminal."""
     console = Console(file=sys.stderr)
     return track(items, description, console=console, transient=True, disable=not console.is_terminal)
 
@@ -129,17 +129,17 @@ def _print_runs(folder: Path, planned: Sequence[PlannedRun]) -> None:
     print_table(["run", "state", "overrides"], rows, title=str(folder), words=3)
 
 
-def _populations(left: Sequence[PlannedRun], max_members: int | str) -> str:
-    """How the launcher ``vectorized`` would group the runs, in one line."""
-    # Imports torch, which takes seconds; a dry run with the basic launcher does without it.
+def _populations(unfinished: Sequence[PlannedRun], max_members: int | str) -> str:
+    """Return in one line how the launcher ``vectorized`` would group the runs."""
+    # These import torch, which takes seconds. A dry run with the basic launcher does not need them.
     from digitlab.population.grouping import populations
     from digitlab.population.job import Job
     from digitlab.training.experiment import Experiment
 
     jobs = []
-    # Numbers continue after those of the runs there are, as they do when the sweep itself resumes.
-    first = sum(each.run is not None for each in left)
-    for number, each in enumerate(_with_progress(left, "grouping the runs"), start=first):
+    # Numbers continue after those of existing runs, as they do when the sweep itself resumes.
+    first = sum(each.run is not None for each in unfinished)
+    for number, each in enumerate(_with_progress(unfinished, "grouping the runs"), start=first):
         try:
             experiment = Experiment.from_config(each.config, typed=each.overrides)
         except ConfigError:
@@ -148,33 +148,39 @@ def _populations(left: Sequence[PlannedRun], max_members: int | str) -> str:
         jobs.append(
             Job(number=number, config=each.config, experiment=experiment, folder=folder, overrides=each.overrides)
         )
-    # The launcher's own function decides, so the answer cannot differ from what the sweep will do.
+    # The launcher uses the same function, so the sweep will have the same groups.
     groups = populations(jobs, max_members=None if isinstance(max_members, str) else max_members)
     sizes = sorted((len(group) for group in groups if len(group) > 1), reverse=True)
-    alone = len(left) - sum(sizes)
-    together = f"{len(sizes)} populations of {', '.join(map(str, sizes))} runs" if sizes else "no populations"
-    return f"{together}; {alone} runs one by one"
+    single_runs = len(unfinished) - sum(sizes)
+    populations_text = f"{len(sizes)} populations of {', '.join(map(str, sizes))} runs" if sizes else "no populations"
+    return f"{populations_text}; {single_runs} runs one by one"
 
 
-def _estimate(before: Sequence[SweepRun], left: Sequence[PlannedRun]) -> str:
-    # Finished runs of this sweep are the best guide; without any, a short measurement has to do.
-    rates = [run.result["train_seconds"] / run.result["epochs"] for run in before if run.result.get("epochs")]
+def _estimate(existing_runs: Sequence[SweepRun], unfinished: Sequence[PlannedRun]) -> str:
+    """Measure the first of the unfinished runs, and return estimates of time and memory in one line."""
+    # Whole runs of this sweep tell more than a short measurement.
+    epoch_seconds = [
+        run.result["train_seconds"] / run.result["epochs"] for run in existing_runs if run.result.get("epochs")
+    ]
     with Console(file=sys.stderr).status("measuring the first run"):
-        result, memory = _measure(left[0].config)
-        if rates:
-            source, seconds_per_epoch = f"the {len(rates)} runs there are", statistics.fmean(rates)
+        result, memory = _measure(unfinished[0].config)
+        if epoch_seconds:
+            source, seconds_per_epoch = f"{len(epoch_seconds)} earlier runs", statistics.fmean(epoch_seconds)
         else:
             source = f"{_MEASURED_BATCHES} mini-batches of the first run"
-            seconds_per_epoch = _training_images(left[0].config) / result["images_per_second"]
+            seconds_per_epoch = _training_images(unfinished[0].config) / result["images_per_second"]
     # Early stopping may end runs sooner, so this is an upper bound.
-    epochs = sum(each.epochs for each in left)
+    epochs = sum(each.epochs for each in unfinished)
     seconds = epochs * seconds_per_epoch
-    used = "" if memory is None else f", and {memory} a process (measured on the first run)"
-    return f"about {duration(seconds)} of training one after another ({epochs} epochs at most, by {source}){used}"
+    memory_text = "" if memory is None else f", and {memory} a process (measured on the first run)"
+    return (
+        f"about {duration(seconds)} of training one after another ({epochs} epochs at most, measured on {source})"
+        f"{memory_text}"
+    )
 
 
 def _training_images(config: DictConfig) -> int:
-    """How many images one epoch of ``config`` trains on."""
+    """Return the number of images in one epoch of ``config``."""
     from digitlab.training.experiment import Experiment
 
     experiment = Experiment.from_config(config, typed=[])
@@ -184,35 +190,35 @@ def _training_images(config: DictConfig) -> int:
 
 
 def _measure(config: DictConfig) -> tuple[dict[str, Any], str | None]:
-    """Train the first mini-batches of ``config``; return the result and the peak memory of this process, as text.
+    """Train the first mini-batches of ``config``; return the result and the peak memory of this process as text.
 
-    The text is None if the system does not say.
+    The text is None if the system does not tell it.
     """
     import torch
 
     from digitlab.core.abilities import abilities
     from digitlab.training import train
 
-    # What costs time but says nothing about the rate is off: validation, the test, the profiler.
-    short = OmegaConf.merge(
+    # Validation, the test and the profiler take time but do not change the speed of training, so they are off or short.
+    short_config = OmegaConf.merge(
         config,
         {
             "trainer": {"max_epochs": 1, "limit_val_batches": 1, "progress_bar": False, "profiler": None},
             "test": "none",
         },
     )
-    assert isinstance(short, DictConfig)
-    # The user's own limit counts if it is smaller still.
-    limit = short.trainer.limit_train_batches
-    short.trainer.limit_train_batches = min(limit or _MEASURED_BATCHES, _MEASURED_BATCHES)
-    # Outside outputs/, so that no command ever takes this training for a run.
+    assert isinstance(short_config, DictConfig)
+    # The user's own limit may be smaller.
+    limit = short_config.trainer.limit_train_batches
+    short_config.trainer.limit_train_batches = min(limit or _MEASURED_BATCHES, _MEASURED_BATCHES)
+    # A folder outside outputs/, so that no command mistakes this training for a run.
     with TemporaryDirectory() as folder:
-        result = train(short, folder=Path(folder), overrides=[]).result
-    # The peak of the whole process, imports included: what each process of the sweep will need as well.
+        result = train(short_config, folder=Path(folder), overrides=[]).result
+    # The peak of the whole process includes the imports, as it will in each process of the sweep.
     peak = peak_memory_bytes()
     memory = None if peak is None else f"{peak / 2**20:.0f} MiB"
     device = torch.device(result["hardware"]["device"])
     if (peak_on_device := abilities(device).peak_memory) is not None:
-        of_device = f"{peak_on_device(device) / 2**20:.0f} MiB of the GPU's memory"
-        memory = of_device if memory is None else f"{memory} and {of_device}"
+        gpu_memory = f"{peak_on_device(device) / 2**20:.0f} MiB of the GPU's memory"
+        memory = gpu_memory if memory is None else f"{memory} and {gpu_memory}"
     return result, memory

@@ -25,7 +25,7 @@ class SweepError(RunError):
 
 
 def in_sweep() -> bool:
-    """Whether the current Hydra job belongs to a sweep."""
+    """Return whether the current Hydra job belongs to a sweep."""
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
@@ -33,26 +33,26 @@ def in_sweep() -> bool:
 def report_failure() -> Iterator[None]:
     """Wrap the training of a single run or of one job of a sweep, and report its failure.
 
-    A single run that fails ends the process, and so does a signal. A failed job of a sweep is reported at once, marked
-    as failed in its ``result.json`` and raised as ``SweepError``; the other jobs continue, and the table at the end
-    names it again.
+    The failure of a single run ends the process, and so does a signal. A failed job of a sweep is reported at once and
+    marked as failed in its ``result.json``, and ``SweepError`` is raised. The other jobs continue, and the table at the
+    end names the failed job again.
     """
     try:
         yield
     except Exception as error:
+        # Any other error is a bug, and its traceback helps to find it.
         expected = isinstance(error, DigitlabError)
-        solo = not in_sweep()
+        single_run = not in_sweep()
         # Exit codes above 128 come from signals. Without this, Hydra would continue with the next job after Ctrl-C.
-        if isinstance(error, DigitlabError) and (solo or error.exit_code > 128):
+        if isinstance(error, DigitlabError) and (single_run or error.exit_code > 128):
             exit_with(error)
-        # An unexpected error of a single run keeps its traceback, which helps to find the bug.
-        if solo:
+        if single_run:
             raise
         folder = Path(HydraConfig.get().runtime.output_dir)
         log.error("%s failed: %s", folder.name, error, exc_info=not expected)
         from digitlab.results.lock import BusyError
 
-        # A busy folder belongs to another process, which writes the result.
+        # If the folder is locked, another process trains the run and writes its result.
         if not isinstance(error, BusyError):
             with suppress(RunError):  # a full disk must not hide the error itself
                 _mark_failed(folder, error)
@@ -65,7 +65,7 @@ def _mark_failed(folder: Path, error: Exception) -> None:
     from digitlab.results.result import CheckpointMetrics, run_result
 
     run_folder = RunFolder(folder)
-    # The run itself has recorded the failure, with its epochs and metrics.
+    # If training had begun, the run itself has written its result, with its epochs and metrics.
     if run_folder.result.exists():
         return
     result = run_result(

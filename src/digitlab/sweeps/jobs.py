@@ -19,8 +19,8 @@ from digitlab.core.errors import ConfigError
 class Grid:
     """The values that the overrides of a sweep give to each key.
 
-    ``keys`` are the swept keys; ``searched`` are those with an interval, which only a search can choose from. Raises
-    ``ConfigError`` for a key with no value or with one value twice.
+    ``keys`` are the swept keys. ``searched`` are those with an interval, from which only a search can choose. Raises
+    ``ConfigError`` for a key without a value, or with the same value twice.
     """
 
     def __init__(self, loader: ConfigLoader, overrides: Sequence[str]) -> None:
@@ -35,24 +35,24 @@ class Grid:
             value = override.value()
             if isinstance(value, IntervalSweep):
                 self.searched.append(key)
-                # An interval has no list of values; its lower end stands for it in the checks before the sweep.
+                # An interval has no list of values. The checks before the sweep use its lower end as an example.
                 self._choices[key] = [f"{key}={value.start}"]
             else:
                 self._choices[key] = [f"{key}={value}" for value in distinct_values(override)]
-            # A choice of one value is the same for all jobs (see config/command_line.py).
+            # With one value, such as choice(0.1), the key is the same in all jobs (see config/command_line.py).
             if isinstance(value, IntervalSweep) or len(self._choices[key]) > 1:
                 self.keys.append(key)
 
     def jobs(self) -> list[list[str]]:
-        """The overrides of each job, in Hydra's order: the last key varies fastest."""
-        # Run numbers follow from this order, so it must be that of Hydra's own sweeper.
+        """Return the overrides of each job in Hydra's order, in which the last key varies fastest."""
+        # The numbers of the runs follow this order, so it must be that of Hydra's own sweeper.
         return [list(job) for job in itertools.product(*self._choices.values())]
 
-    def shapes(self) -> list[list[str]]:
-        """The overrides of one job for each combination of config groups that the sweep visits.
+    def group_combinations(self) -> list[list[str]]:
+        """Return the overrides of one job for each combination of options of the swept config groups.
 
-        Which keys exist depends on the groups alone, so one value of every other key is enough to check a combination.
-        The exception is ``trainer.strategy``, which is listed with all values because ``ddp`` can't be swept.
+        Which keys exist depends only on these options, so one value of every other key is enough to check whether the
+        overrides fit. The exception is ``trainer.strategy``: its values are all listed, because ``ddp`` can't be swept.
         """
         choices = [
             values
@@ -64,27 +64,27 @@ class Grid:
 
 
 def parse_overrides(loader: ConfigLoader, overrides: Sequence[str]) -> dict[str, Override]:
-    """The parsed overrides by key. A key that is typed twice has its last value in its first place, as in Hydra."""
+    """Return the parsed overrides by key. A key that is typed twice keeps its first place but has its last value."""
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
     return {override.get_key_element(): override for override in parsed}
 
 
 def distinct_values(override: Override) -> list[str]:
-    """The values of a discrete sweep as text. Raises ``ConfigError`` if there is none or if one occurs twice."""
+    """Return the values of a discrete sweep as text. Raises ``ConfigError`` if there is none, or one occurs twice."""
     key, values = override.get_key_element(), [str(value) for value in override.sweep_string_iterator()]
     if not values:
         raise ConfigError(key, str(override.input_line).partition("=")[2], "has no value")
     parser = OverridesParser.create()
-    # Compare values, not text: 0.1 and 1e-1 would be two jobs that share one run folder.
-    seen = [repr(parser.parse_override(f"{key}={value}").value()) for value in values]
-    for number, value in enumerate(seen):
-        if value in seen[:number]:
+    # Compare parsed values rather than text: 0.1 and 1e-1 would be two jobs with the same run folder.
+    parsed_values = [repr(parser.parse_override(f"{key}={value}").value()) for value in values]
+    for number, value in enumerate(parsed_values):
+        if value in parsed_values[:number]:
             raise ConfigError(key, ",".join(values), f"has {values[number]} twice: each value is a run")
     return values
 
 
 def sweep_overrides(config: DictConfig) -> list[str]:
-    """The overrides of the command: those of its ``sweep=`` group first, then those that were typed."""
+    """Return the overrides of the command: those from its option ``sweep=NAME``, then those that were typed."""
     # Typed overrides come last, because the last override of a key wins.
     params = OmegaConf.select(config, "hydra.sweeper.params") or {}
     return [*(f"{key}={value}" for key, value in params.items()), *command_line_overrides(config.hydra)]

@@ -1,6 +1,6 @@
-"""What all launchers in ``hydra_plugins`` share: they compose jobs, register them in the manifest and run them.
+"""What all launchers in ``hydra_plugins`` share: they compose jobs, add them to the manifest and run them.
 
-Running means Hydra's own ``run_job``, so folders, logs and callbacks are the same whichever launcher is chosen.
+They run jobs with Hydra's own ``run_job``, so folders, logs and callbacks are the same for all launchers.
 """
 
 from collections.abc import Sequence
@@ -33,8 +33,8 @@ class PreparedJob:
 class SlimReturn(JobReturn):
     """The outcome of a job without its configurations, because thousands of them would fill the memory.
 
-    Reading the value of a failed job raises its error unchanged. Hydra's own class would also print it, and the user
-    has seen it already when the job failed.
+    Reading the value of a failed job raises its error unchanged. Hydra's own class would also print the error, which
+    the user has seen when the job failed.
     """
 
     @property
@@ -48,8 +48,8 @@ class SlimReturn(JobReturn):
         self._return_value = value
 
 
-def slim_return(done: JobReturn) -> SlimReturn:
-    return SlimReturn(overrides=done.overrides, status=done.status, _return_value=done._return_value)
+def slim_return(job_return: JobReturn) -> SlimReturn:
+    return SlimReturn(overrides=job_return.overrides, status=job_return.status, _return_value=job_return._return_value)
 
 
 class CachingLoader(ConfigLoaderImpl):
@@ -66,11 +66,10 @@ class CachingLoader(ConfigLoaderImpl):
         return config
 
     def pop_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
-        """The configuration that was composed before, which is removed from the cache; or else a new one."""
-        # Popped, not kept: after this only the launcher holds the configuration, and it lets go of each when it is
-        # done.
-        known = self._composed.pop(tuple(sweep_overrides), None)
-        return super().load_sweep_config(master_config, sweep_overrides) if known is None else known
+        """Return the configuration from the cache and remove it there; compose it if it is not in the cache."""
+        # It is removed because thousands of configurations would fill the memory. The launcher needs each only once.
+        cached = self._composed.pop(tuple(sweep_overrides), None)
+        return super().load_sweep_config(master_config, sweep_overrides) if cached is None else cached
 
 
 class JobLauncher(BasicLauncher):
@@ -83,8 +82,8 @@ class JobLauncher(BasicLauncher):
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def prepare(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[PreparedJob]:
-        """Compose the jobs and add them to the sweep's manifest. Hydra's logging is then as between two jobs."""
-        # As Hydra's own launcher does before its first job.
+        """Compose the jobs, add them to the sweep's manifest, and set up logging as it is between two jobs."""
+        # Hydra's own launcher makes the next three calls too, before its first job.
         setup_globals()
         assert self.config is not None
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
@@ -92,22 +91,22 @@ class JobLauncher(BasicLauncher):
             PreparedJob(number, overrides, self._numbered(number, overrides))
             for number, overrides in enumerate(job_overrides, initial_job_idx)
         ]
-        # All jobs of the call enter the manifest before the first one runs: their folders are named from it, and a
-        # command that is killed later leaves a complete list.
+        # All jobs are added before the first one runs, because the manifest names their folders. If the command is
+        # killed later, the list is complete.
         if names_runs(self.config.hydra.sweep):
             path = Path(str(self.config.hydra.sweep.dir))
             add_jobs(path, ((job.config, run_overrides(command_line_overrides(job.config.hydra))) for job in jobs))
         return jobs
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
-        """The configuration of a job, with its node ``hydra``."""
+        """Return the configuration of a job, with its node ``hydra``."""
         assert self.config is not None
         return self._loader.pop_sweep_config(self.config, list(overrides))
 
     def _numbered(self, number: int, overrides: Sequence[str]) -> DictConfig:
         config = self.compose(overrides)
         with open_dict(config):
-            # Hydra's launcher sets these too; names of folders and logs refer to them.
+            # Hydra's own launcher sets these too. The names of folders and logs contain them.
             config.hydra.job.id = config.hydra.job.num = number
         return config
 
@@ -124,29 +123,30 @@ class JobLauncher(BasicLauncher):
     def _run(self, config: DictConfig, task: TaskFunction, callbacks: Callbacks) -> JobReturn:
         assert self.hydra_context is not None
         assert self.config is not None
-        done = run_job(
+        job_return = run_job(
             hydra_context=HydraContext(config_loader=self.hydra_context.config_loader, callbacks=callbacks),
             task_function=task, config=config,
             job_dir_key="hydra.sweep.dir", job_subdir_key="hydra.sweep.subdir",
         )  # fmt: skip
-        # The job has installed its own logging; go back to that of the command.
+        # The job has set up its own logging; this sets up that of the command again.
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        return done
+        return job_return
 
-    def announce(self, config: DictConfig, done: JobReturn) -> None:
+    def announce(self, config: DictConfig, job_return: JobReturn) -> None:
         """Tell Hydra's callbacks about a job that has ended."""
         assert self.hydra_context is not None
         assert self.task_function is not None
-        # Both at the end: callbacks expect a start before each end, and jobs of a population start and end together.
+        # Callbacks expect a start and then the end of each job. The jobs of a population start together, so both calls
+        # are made when the job has ended.
         self.hydra_context.callbacks.on_job_start(config=config, task_function=self.task_function)
-        self.hydra_context.callbacks.on_job_end(config=config, job_return=done)
+        self.hydra_context.callbacks.on_job_end(config=config, job_return=job_return)
 
 
 def failing_task(error: Exception) -> TaskFunction:
-    """A task for ``run`` that fails with ``error``, so that the failure is reported and recorded like any other."""
+    """Return a task for ``run`` that fails with ``error``, so that the failure is reported and recorded like others."""
 
     def fail(config: DictConfig) -> None:
-        # Within ``report_failure``, so that the folder gets its ``result.json`` and the user sees the message.
+        # ``report_failure`` writes the ``result.json`` of the run and shows the message to the user.
         with report_failure():
             raise error
 

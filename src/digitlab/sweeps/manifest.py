@@ -20,15 +20,15 @@ from digitlab.core.errors import ConfigError, RunError
 from digitlab.core.files import write_atomically
 from digitlab.results.folder import RunFolder
 
-# Raised when the content changes so that older versions would misread it.
+# The version of the file's format. It is increased when older versions of digitlab would misread the content.
 _FORMAT = 1
-# File systems allow 255 bytes; a shorter limit keeps listings readable.
+# File systems allow names of 255 bytes. Shorter names keep lists of folders readable.
 _MAX_NAME_BYTES = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One run of the sweep: its number, the name of its folder, the fingerprint of its configuration, its overrides."""
+    """One run of a sweep: number, name of the folder, fingerprint of the configuration, and overrides."""
 
     number: int
     folder: str
@@ -38,7 +38,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The runs of the sweep in ``path``, ordered by number. A run keeps its number for ever.
+    """The runs of the sweep in ``path``, ordered by number. The number of a run never changes.
 
     ``keys`` are the keys that the last command swept; their values form the names of new folders. ``halving`` says
     whether the last command ended the worse runs early.
@@ -64,7 +64,7 @@ class Manifest:
         file = manifest_file(path)
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
-            # Check the format first: another version's entries need not have these fields.
+            # Check the format first, because the entries of another format can have other fields.
             if content["format"] != _FORMAT:
                 raise RunError(
                     f"{file}: has format {content['format']}, but this version reads format {_FORMAT}: use the version "
@@ -74,10 +74,10 @@ class Manifest:
                 path,
                 [Entry(**entry) for entry in content["runs"]],
                 list(content["keys"]),
-                # Manifests from before there was halving lack this key; they have the same format otherwise.
+                # Manifests of older versions, which had no halving, lack this key.
                 content.get("halving", False),
             )
-        # A wrong path is a mistake on the command line. A damaged file is not, so it is another kind of error below.
+        # A wrong path is a mistake on the command line. A damaged file is not, so it has another class of error below.
         except (FileNotFoundError, NotADirectoryError):
             reason = f"is no sweep: it has no {file.name}" if path.is_dir() else "there is no such folder"
             if sweeps := sorted(path.glob(f"*/{file.name}"), key=lambda each: each.stat().st_mtime):
@@ -97,11 +97,11 @@ class Manifest:
         write_atomically(manifest_file(self.path), json.dumps(content, indent=1).encode() + b"\n")
 
     def with_run(self, fingerprint: str, overrides: Sequence[str]) -> "Manifest":
-        """The manifest with one more run."""
-        # Folders count too: a run whose manifest was lost must not be overwritten by a new one with its number.
-        numbers = [entry.number for entry in self.runs] + list(_numbers_in(self.path))
+        """Return the manifest with one more run."""
+        # The numbers of existing folders count too: if the manifest was lost, a new run must not use an old folder.
+        numbers = [entry.number for entry in self.runs] + list(_folder_numbers(self.path))
         number = max(numbers, default=-1) + 1
-        # Only the swept values name the folder: the others are the same for all runs of the sweep.
+        # The name of the folder has only the swept values, because the others are the same for all runs.
         swept = [override for override in overrides if override.partition("=")[0] in self.keys]
         name = f"{number}_{folder_name(','.join(swept))}" if swept else str(number)
         entry = Entry(number, name, fingerprint, list(overrides))
@@ -112,7 +112,8 @@ def manifest_file(path: Path) -> Path:
     return path / "sweep.json"
 
 
-def _numbers_in(path: Path) -> Iterator[int]:
+def _folder_numbers(path: Path) -> Iterator[int]:
+    """Yield the numbers at the beginning of the names of the folders in ``path``."""
     for folder in path.iterdir() if path.is_dir() else ():
         number = folder.name.partition("_")[0]
         if number.isdecimal():
@@ -121,7 +122,7 @@ def _numbers_in(path: Path) -> Iterator[int]:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of the manifest in ``path`` while changing it, because jobs may run in several processes."""
+    """Lock the manifest in ``path``, because several processes may change it."""
     from digitlab.core.locks import locked_file
 
     with locked_file(path / ".manifest.lock"):
@@ -129,19 +130,22 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def create(path: Path, keys: Sequence[str], *, halving: bool = False) -> None:
-    """Write the manifest for a command that sweeps ``keys``; runs that exist stay. Raises ``RunError`` if damaged."""
+    """Write the manifest of a command that sweeps ``keys``; keep the entries of earlier commands.
+
+    Raises ``RunError`` if the existing manifest is damaged.
+    """
     with locked(path):
-        # The entries of earlier commands stay: their runs must be found again, and their numbers never be reused.
+        # The runs of earlier commands must be found again, and their numbers must not be used twice.
         runs = Manifest.read(path).runs if manifest_file(path).exists() else []
         Manifest(path, runs, list(keys), halving).write()
 
 
 def planned_folder(path: Path, config: DictConfig, overrides: Sequence[str]) -> str:
-    """The folder name of the run with ``config`` in ``path``: the existing one, or the one it would get next.
+    """Return the folder name of the run with ``config`` in the sweep ``path``, or the name that it would get.
 
-    Writes nothing. Raises ``RunError`` for a damaged manifest.
+    It writes nothing. Raises ``RunError`` if the manifest is damaged.
     """
-    # Hydra resolves folder names also for --cfg and for commands that only show something, before any manifest exists.
+    # Hydra asks for folder names even if a command only shows the configuration, so there may be no manifest.
     manifest = Manifest.read(path) if manifest_file(path).exists() else Manifest(path, [], [])
     return _with_entry(manifest, fingerprint(config), overrides)[1].folder
 
@@ -152,16 +156,16 @@ def add_jobs(path: Path, jobs: Iterable[tuple[DictConfig, Sequence[str]]]) -> li
     Launchers call it before they run the jobs. A run that is in the manifest already keeps its folder. Raises what
     ``Manifest.read`` raises.
     """
-    # Fingerprints take the longest, so they are computed before the lock is taken.
-    digests = [(fingerprint(config), overrides) for config, overrides in jobs]
+    # Fingerprints take the longest, so they are computed before the manifest is locked.
+    fingerprints = [(fingerprint(config), overrides) for config, overrides in jobs]
     folders = []
     with locked(path):
-        before = manifest = Manifest.read(path)
-        for digest, overrides in digests:
+        stored = manifest = Manifest.read(path)
+        for digest, overrides in fingerprints:
             manifest, entry = _with_entry(manifest, digest, overrides)
             folders.append(entry.folder)
-        # A sweep that resumes usually changes nothing, and then the file stays untouched.
-        if manifest != before:
+        # A sweep that resumes usually adds nothing, so the file need not be written.
+        if manifest != stored:
             manifest.write()
     return folders
 
@@ -169,11 +173,10 @@ def add_jobs(path: Path, jobs: Iterable[tuple[DictConfig, Sequence[str]]]) -> li
 def add_missing(folder: Path, config: DictConfig, overrides: Sequence[str]) -> None:
     """Add the run in ``folder`` to the manifest next to it, unless it is there; the folder name starts with its number.
 
-    Needed for launchers of other packages, which don't call ``add_jobs``. Raises what ``Manifest.read`` raises.
+    Launchers of other packages need this, because they don't call ``add_jobs``. Raises what ``Manifest.read`` raises.
     """
     with locked(folder.parent):
         manifest = Manifest.read(folder.parent)
-        # Read again under the lock: another process may have added its own run in the meantime.
         if manifest.entry(folder.name) is None:
             number = int(folder.name.partition("_")[0])
             entry = Entry(number, folder.name, fingerprint(config), list(overrides))
@@ -181,22 +184,22 @@ def add_missing(folder: Path, config: DictConfig, overrides: Sequence[str]) -> N
 
 
 def _with_entry(manifest: Manifest, digest: str, overrides: Sequence[str]) -> tuple[Manifest, Entry]:
-    """The manifest with the run of fingerprint ``digest``, and that run's entry with the new ``overrides``."""
-    # Identity is the configuration, not the text that was typed and not the place of the job in the grid.
-    known = next((entry for entry in manifest.runs if entry.fingerprint == digest), None)
-    if known is None:
+    """Return the manifest with the run of fingerprint ``digest``, and that run's entry with the new ``overrides``."""
+    # A run is identified by its configuration, whatever text was typed and wherever the job is in the grid.
+    existing = next((entry for entry in manifest.runs if entry.fingerprint == digest), None)
+    if existing is None:
         manifest = manifest.with_run(digest, overrides)
         return manifest, manifest.runs[-1]
     # The user may type the same run differently, such as 1e-1 for 0.1. The latest text matches the latest command.
-    entry = replace(known, overrides=list(overrides))
-    return replace(manifest, runs=[entry if run is known else run for run in manifest.runs]), entry
+    entry = replace(existing, overrides=list(overrides))
+    return replace(manifest, runs=[entry if run is existing else run for run in manifest.runs]), entry
 
 
 def names_runs(sweep: object) -> bool:
-    """Whether the manifest names the run folders of a sweep; ``sweep`` is the node ``hydra.sweep``.
+    """Return whether the manifest names the run folders of a sweep; ``sweep`` is the node ``hydra.sweep``.
 
-    It does not if the user typed ``hydra.sweep.subdir``. Then a folder may be reused for another configuration, so
-    nothing may be resumed from it.
+    It does not if the user typed ``hydra.sweep.subdir``. Then a folder may hold a run with another configuration, so
+    no run may be resumed from it.
     """
     settings = OmegaConf.to_container(sweep, resolve=False)
     assert isinstance(settings, dict)
@@ -204,17 +207,20 @@ def names_runs(sweep: object) -> bool:
 
 
 def run_overrides(overrides: Sequence[str]) -> list[str]:
-    """The overrides of a job that describe the run, without those that describe its sweep."""
+    """Return the overrides of a job without those that describe its sweep (``sweep.*``)."""
     return [override for override in overrides if not override.lstrip("+").startswith("sweep.")]
 
 
 def folder_name(text: str) -> str:
-    """``text`` as a valid file name of at most 100 bytes; texts that would look the same get different digests."""
+    """Return ``text`` as a valid file name of at most 100 bytes.
+
+    If the name differs from the text, it ends with a digest, so that different texts have different names.
+    """
     # Leading dots would hide the folder, and a leading hyphen would look like an option to shell commands.
     name = re.sub(r"[^\w.,=+-]+", "-", text).strip("-.")
     if name == text and len(name.encode()) <= _MAX_NAME_BYTES:
         return name
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    # 9 bytes are for the hyphen and the digest. The cut may split a character; its first bytes are dropped.
+    # The hyphen and the digest take 9 bytes. If the cut splits a character, its first bytes are dropped.
     short = name.encode()[: _MAX_NAME_BYTES - 9].decode(errors="ignore")
     return f"{short}-{digest}" if short else digest

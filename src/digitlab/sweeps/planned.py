@@ -1,6 +1,7 @@
-"""Says which runs the last command of a sweep plans, from the file that Hydra writes when the command starts.
+"""Reads which runs the last command of a sweep plans, from the file that Hydra writes when the command starts.
 
-The manifest grows while the sweep runs, so it cannot say how many runs are still to come. Nothing here imports torch.
+``digitlab watch`` uses it: the manifest grows while a sweep runs, so it cannot say how many runs are to come. Nothing
+here imports torch.
 """
 
 from pathlib import Path
@@ -17,19 +18,19 @@ from digitlab.sweeps.search.settings import search_plan
 
 
 def command_file(path: Path) -> Path:
-    """The file that Hydra writes into the folder of a sweep when its command starts."""
+    """Return the file that Hydra writes into the folder of a sweep when its command starts."""
     return path / "multirun.yaml"
 
 
 def planned_jobs(path: Path) -> set[tuple[str, ...]] | int | None:
-    """The overrides of all jobs of the last command of the sweep in ``path``; for a search the number of its runs.
+    """Return the overrides of all jobs of the last command of the sweep in ``path``; for a search, its number of runs.
 
-    None if that is not known, for instance because values were given as ``glob(*)``.
+    Return None if that is not known, for example because values were given as ``glob(*)``.
     """
     try:
         config = OmegaConf.load(command_file(path))
         assert isinstance(config, DictConfig)
-        # Only glob() asks the loader, and fails without one.
+        # There is no loader here. Only glob() needs one, and its error is caught below.
         loader = cast(ConfigLoader, None)
         grid = Grid(loader, sweep_overrides(config))
         plan = search_plan(config, loader, grid)

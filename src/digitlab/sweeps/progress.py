@@ -1,6 +1,6 @@
 """The progress line of a running sweep: runs done, failed and left, the best run so far, the time left.
 
-It reads the run folders, so it works with every launcher and for runs in other processes.
+``sweeps.session`` shows it. It reads the run folders, so it works with every launcher and for runs in other processes.
 """
 
 import re
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _REFRESH_SECONDS = 0.5
-# The part of the time that may go into reading: with thousands of unfinished runs, or on a slow file system, the line
-# is drawn less often.
+# At most this part of the time is spent on reading: with thousands of unfinished runs, or on a slow file system, the
+# line is drawn less often.
 _READING_PART = 0.05
 
 
@@ -41,36 +41,36 @@ class SweepProgress:
         self.total = planned_runs if self.jobs is None else len(self.jobs)
         self.started_at = time.time()
         self._ended: dict[int, SweepRun] = {}
-        # Both by run number, in units of one whole run: the trained part of each unfinished run, and what all runs
-        # have trained since this command started. The second gives the pace, so it leaves out earlier commands.
-        self._unfinished: dict[int, float] = {}
+        # All parts are by run number and in [0, 1]: the trained part of each unfinished run, and the part of each run
+        # that was trained since this command started. The second gives the pace, so it leaves out earlier commands.
+        self._unfinished_parts: dict[int, float] = {}
         self._trained_since_start: dict[int, float] = {}
         manifest = Manifest.read(path)
-        # Measured once, before the first job starts. Any later progress was made by this command.
-        self._trained_before_start = {entry.number: _trained(manifest.folder(entry)) for entry in manifest.runs}
+        # The parts before the first job starts. All later progress is due to this command.
+        self._trained_before_start = {entry.number: _trained_part(manifest.folder(entry)) for entry in manifest.runs}
 
     def update(self) -> None:
         """Read the state of every run that had not ended before."""
         manifest = Manifest.read(self.path)
         for entry in manifest.runs:
-            known = entry.number in self._ended
-            if known or (self.jobs is not None and tuple(entry.overrides) not in self.jobs):
-                continue
+            if entry.number in self._ended:
+                continue  # each refresh reads only unfinished runs, so it stays fast
+            if self.jobs is not None and tuple(entry.overrides) not in self.jobs:
+                continue  # the run belongs to another command
             run = read_run(manifest.folder(entry), entry)
-            # A result written before this command started belongs to an earlier one.
-            new = self._is_new(run)
+            ended_now = self._has_new_result(run)
             before = self._trained_before_start.get(entry.number, 0.0)
-            # This command tries a run again that failed in an earlier command, so that failure is not an end.
-            if run.status == "finished" or (run.status == "failed" and new):
-                # An ended run is never read again, so each refresh costs only as much as there are unfinished runs.
+            # This command tries a run again that failed in an earlier command, so only a new failure ends it.
+            if run.status == "finished" or (run.status == "failed" and ended_now):
                 self._ended[entry.number] = run
-                self._unfinished.pop(entry.number, None)
-                self._trained_since_start[entry.number] = 1 - before if new else 0.0
+                self._unfinished_parts.pop(entry.number, None)
+                self._trained_since_start[entry.number] = 1 - before if ended_now else 0.0
             else:
-                self._unfinished[entry.number] = _trained(run.folder)
-                self._trained_since_start[entry.number] = self._unfinished[entry.number] - before
+                self._unfinished_parts[entry.number] = _trained_part(run.folder)
+                self._trained_since_start[entry.number] = self._unfinished_parts[entry.number] - before
 
-    def _is_new(self, run: SweepRun) -> bool:
+    def _has_new_result(self, run: SweepRun) -> bool:
+        """Return whether the result was written since this command started."""
         return run.folder.result.exists() and run.folder.result.stat().st_mtime >= self.started_at
 
     @property
@@ -92,11 +92,11 @@ class SweepProgress:
         return max(finished, key=_score, default=None)
 
     def seconds_left(self, now: float) -> float | None:
-        """The estimated time left at the pace since the command started; None before anything was trained."""
+        """Return the estimated time left at the pace since the command started; None before anything was trained."""
         trained = sum(self._trained_since_start.values())
         if self.left is None or trained <= 0:
             return None
-        return (now - self.started_at) / trained * (self.left - sum(self._unfinished.values()))
+        return (now - self.started_at) / trained * (self.left - sum(self._unfinished_parts.values()))
 
     def text(self) -> str:
         parts = [f"{self.done} done", f"{self.failed} failed"]
@@ -107,8 +107,8 @@ class SweepProgress:
         return " · ".join(parts if seconds is None else [*parts, f"{duration(seconds)} left"])
 
 
-def _trained(folder: RunFolder) -> float:
-    """The trained part of a run in [0, 1], by its epochs. Early stopping can end a run before it reaches 1."""
+def _trained_part(folder: RunFolder) -> float:
+    """Return the trained part of a run in [0, 1], by its epochs. Early stopping can end a run before it reaches 1."""
     try:
         # A pattern instead of a YAML parser, because this runs twice a second for each unfinished run.
         max_epochs = re.search(r"^ +max_epochs: (\d+)", folder.config.read_text(encoding="utf-8"), re.MULTILINE)
@@ -119,6 +119,7 @@ def _trained(folder: RunFolder) -> float:
 
 
 def _score(run: SweepRun) -> float:
+    """Return the monitored value with the sign that makes higher better."""
     assert run.value is not None
     assert run.metric is not None
     return run.value if metric_direction(run.metric) == "max" else -run.value
@@ -129,7 +130,7 @@ class ProgressLine:
 
     def __init__(self, counts: SweepProgress) -> None:
         self._counts = counts
-        self._over = threading.Event()
+        self._stop_requested = threading.Event()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -140,7 +141,7 @@ class ProgressLine:
 
         console = Console(file=sys.stderr)
         if console.is_terminal:
-            # A daemon, so that a crash in the main thread is not kept waiting for the drawing.
+            # A daemon thread does not keep the process alive if the main thread crashes.
             self._thread = threading.Thread(target=self._draw, args=(console,), daemon=True)
             self._thread.start()
 
@@ -148,20 +149,20 @@ class ProgressLine:
         from rich.progress import BarColumn, Progress, TextColumn
 
         counts = self._counts
-        # Without markup, because a folder name may contain brackets.
+        # Without markup, because the name of a folder may contain brackets.
         name = TextColumn("{task.description}", markup=False)
-        # Transient: the line disappears at the end, where the table takes its place.
+        # A transient line disappears at the end. Then the table takes its place.
         columns = (name, BarColumn(bar_width=24), TextColumn("{task.fields[text]}"))
         with Progress(*columns, console=console, auto_refresh=False, transient=True) as progress:
             task = progress.add_task(counts.path.name[:30], total=counts.total, text="")
             pause = _REFRESH_SECONDS
-            while not self._over.wait(pause):
-                begun = time.monotonic()
+            while not self._stop_requested.wait(pause):
+                started = time.monotonic()
                 try:
                     counts.update()
                 except (OSError, DigitlabError):
                     continue  # another process may be writing; the next refresh reads again
-                pause = max(_REFRESH_SECONDS, (time.monotonic() - begun) / _READING_PART)
+                pause = max(_REFRESH_SECONDS, (time.monotonic() - started) / _READING_PART)
                 progress.update(task, completed=counts.done + counts.failed, text=counts.text(), refresh=True)
 
     def _draw_in_notebook(self) -> None:
@@ -169,9 +170,10 @@ class ProgressLine:
         line.show(counts.path.name)  # from the thread of the cell, so that the notebook knows where the line belongs
 
         def draw() -> None:
-            over = False
-            while not over:
-                over = self._over.wait(_REFRESH_SECONDS)
+            stop = False
+            while not stop:
+                # After the last wait, the line is drawn once more, because in a notebook it stays.
+                stop = self._stop_requested.wait(_REFRESH_SECONDS)
                 try:
                     counts.update()
                 except (OSError, DigitlabError):
@@ -182,7 +184,7 @@ class ProgressLine:
         self._thread.start()
 
     def stop(self) -> None:
-        self._over.set()
+        self._stop_requested.set()
         if self._thread is not None:
             self._thread.join()
             self._thread = None

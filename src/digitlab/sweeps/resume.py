@@ -1,6 +1,6 @@
-"""Decides what a job of a sweep has to do: nothing if its run has finished, or else resume the run.
+"""Trains the run of a job of a sweep to its end. If the run has finished before, there is nothing to do.
 
-Giving the same command again resumes a sweep. Nothing here imports torch, unless a checkpoint must be read.
+So the same command resumes a sweep. ``train.py`` and the launchers use it. This module imports torch only to train.
 """
 
 from pathlib import Path
@@ -28,18 +28,18 @@ def complete_run(config: DictConfig) -> float:
         add_missing(folder, config, overrides)
     from digitlab.training import train
 
-    # The result of the last attempt (failed or stopped) is outdated. If this attempt is killed, no result may say
-    # that the run failed, or the sweep would count it as ended.
+    # The result of the last attempt, which failed or was stopped, is outdated. If it stayed and this attempt were
+    # killed, the sweep would count the run as failed.
     RunFolder(folder).result.unlink(missing_ok=True)
-    config.trainer.progress_bar = False  # the sweep draws its own
+    config.trainer.progress_bar = False  # the sweep has a progress line of its own
     return train(config, folder=folder, overrides=overrides, resume=True).monitored
 
 
 def finished_value(folder: Path) -> float | None:
-    """The monitored value of the run in ``folder``, or None if it has not finished.
+    """Return the monitored value of the run in ``folder``, or None if it has not finished.
 
-    Only a run in the manifest next to it counts, because only then does the folder belong to one configuration. A run
-    that halving ended has finished for a command that halves; any other command trains it to its end.
+    The run must be in the manifest next to it; otherwise the folder may belong to another configuration. A run that
+    halving ended counts as finished only if the last command also used halving.
     """
     run = RunFolder(folder)
     try:

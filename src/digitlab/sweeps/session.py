@@ -24,9 +24,9 @@ LOCK_NAME = ".running.lock"
 class SweepSession:
     """A running sweep in ``path`` over ``keys``; ``jobs`` are the overrides of its jobs.
 
-    For a search ``jobs`` is None, because it has not chosen them yet, and ``planned_runs`` is their planned number.
-    ``halving`` says whether the worse runs end early, ``shared`` that other processes may run this sweep too, and
-    ``allow_divergence`` that a run that diverges is no failure of the sweep.
+    For a search, ``jobs`` is None, because it has not chosen them yet, and ``planned_runs`` is the number of its runs.
+    With ``halving``, the worse runs end early. With ``shared``, other processes may run this sweep too. With
+    ``allow_divergence``, a run that diverges does not make the sweep fail.
 
     Raises ``RunError`` if another process runs this sweep or if its manifest is damaged.
     """
@@ -48,7 +48,7 @@ class SweepSession:
         self._lock: BaseFileLock | None = None
         if not shared:
             self._take_lock()
-        # Only after the lock is taken: a second command must not change the manifest of a running one.
+        # The lock comes first, so that a second command does not change the manifest of a running sweep.
         create(path, keys, halving=halving)
         self.line = ProgressLine(SweepProgress(path, self.jobs, planned_runs))
 
@@ -68,8 +68,8 @@ class SweepSession:
             self._lock.release()
 
 
-# Hydra creates the objects between ``preflight`` and the end of ``train.py``, so the sweep is passed through a module
-# variable. It holds at most one.
+# ``preflight`` starts the sweep and ``train.py`` ends it. Hydra runs in between and passes no object from one to the
+# other, so the sweep is stored here. The list has at most one item.
 _running: list[SweepSession] = []
 
 
@@ -80,13 +80,13 @@ def start_sweep(session: SweepSession) -> None:
 
 
 def running_path() -> list[Path]:
-    """The folder of the sweep that this process runs, as a list that is empty while none runs."""
+    """Return a list with the folder of the sweep that this process runs; it is empty if there is none."""
     return [session.path for session in _running[:1]]
 
 
 @contextmanager
 def report_sweep_at_end() -> Iterator[None]:
-    """Run the command within; if it was a sweep, write and print the table at the end.
+    """Run the command in the ``with`` block. If it was a sweep, write and print its table at the end.
 
     Raises ``SweepError``, which names the failed runs, after all other runs have ended.
     """
@@ -98,7 +98,7 @@ def report_sweep_at_end() -> Iterator[None]:
             if not _running:
                 raise
         if _running:
-            # Also after failures, because the table of the runs that finished is what the user waited for.
+            # The user also wants the table of the finished runs if others have failed.
             _report(_running[0])
     finally:
         while _running:
@@ -117,7 +117,7 @@ def _report(session: SweepSession) -> None:
     runs = read_runs(session.path)
     table = SweepTable(session.path.name, runs)
     write_report(table, session.path)
-    if not in_notebook():  # there, the sweep shows itself as a table
+    if not in_notebook():  # a notebook shows the returned ``Sweep`` as a table
         print_report(table)
         print(session.path)
     # Runs of earlier commands in the same folder may have failed too, but they are no failure of this command.

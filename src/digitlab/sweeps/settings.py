@@ -30,7 +30,7 @@ class SweepSettings:
     allow_divergence: bool
 
     def __post_init__(self) -> None:
-        # The name becomes a folder, so it has to be legal on every operating system.
+        # The name becomes that of a folder, so it must be valid on every operating system.
         if self.name is not None and (not self.name or folder_name(self.name) != self.name):
             allowed = "must be a name of at most 100 letters, digits and .,=+-_ that does not start or end with . or -"
             raise ConfigError("name", self.name, allowed)
@@ -41,28 +41,28 @@ class SweepSettings:
         """Raise ``ConfigError`` if the launcher or the epochs in ``config`` don't allow halving."""
         if not self.halving:
             return
-        # Only the vectorized launcher has this key. Single runs cannot leave together.
+        # Only the launcher ``vectorized`` has this key. It trains runs together, so halving can compare them.
         max_members = config.hydra.launcher.get("max_members")
         if max_members is None or max_members == 1:
             allowed = "halves populations: use hydra/launcher=vectorized"
             if max_members == 1:
                 allowed = "halves populations: set hydra.launcher.max_members to auto, or to 2 or more"
             raise ConfigError("sweep.halving", True, allowed)
-        # A swept number of epochs is checked job by job, when it is known.
+        # A swept number of epochs is not known here, so each job checks its own.
         if isinstance(config.trainer.max_epochs, int):
             halving_epochs(self.halving_epochs, config.trainer.max_epochs)
 
 
 def sweep_settings(node: dict[str, Any], typed: Sequence[str]) -> SweepSettings:
-    """The checked node ``sweep``; ``typed`` are the overrides of the node ``hydra``, some of which conflict with it.
+    """Check the node ``sweep``; ``typed`` are the overrides of the node ``hydra``, some of which conflict with it.
 
-    Raises ``ConfigError``.
+    Raises ``ConfigError`` for an invalid or conflicting setting.
     """
     try:
         checked = SweepSettings(**node)
     except ValidationError as error:
         raise refusal(error, of=SweepSettings, given=node).under("sweep") from error
-    # Some of Hydra's own settings would contradict the manifest or the settings ``sweep.*``.
+    # Some of Hydra's own settings contradict the manifest or the settings ``sweep.*``.
     for override in typed:
         key, _, value = override.partition("=")
         if key == "hydra.sweep.subdir":
@@ -81,8 +81,8 @@ def sweep_settings(node: dict[str, Any], typed: Sequence[str]) -> SweepSettings:
 
 
 def refuse_without_sweep(overrides: Sequence[str]) -> None:
-    """Raise ``ConfigError`` if a single run has overrides of a sweep: nearly always the user forgot ``-m``."""
+    """Raise ``ConfigError`` if a single run has overrides of a sweep: usually the user has forgotten ``-m``."""
     for override in overrides:
-        if override not in run_overrides([override]):
+        if not run_overrides([override]):
             key, _, value = override.lstrip("+").partition("=")
             raise ConfigError(key, value, "is a setting of a sweep: add -m to the command")

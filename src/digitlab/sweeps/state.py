@@ -1,6 +1,6 @@
-"""The state of each run of a sweep, read from the run folders. Nothing here imports torch.
+"""Reads the state of each run of a sweep from the run folders. Nothing here imports torch.
 
-The manifest lists which runs there are; only the run's own folder says how far it got.
+The manifest lists the runs; only a run's own folder says how far it has trained.
 """
 
 from dataclasses import dataclass, field
@@ -40,7 +40,7 @@ class SweepRun:
     def metrics(self) -> dict[str, float | None]:
         """The metrics of the tested checkpoint, without those of single classes."""
         metrics: dict[str, float | None] = self.result.get("metrics", {})
-        # Ten columns of single classes would hide the others in every table.
+        # Ten columns for single classes would make the others hard to find in every table.
         return {name: value for name, value in metrics.items() if "class_accuracy" not in name}
 
     @property
@@ -51,7 +51,7 @@ class SweepRun:
 
     @property
     def tested_epoch(self) -> int | None:
-        """The epoch of that checkpoint; None if it is not known."""
+        """The epoch of the tested checkpoint; None if it is not known."""
         epoch: int | None = self._tested("epoch")
         return epoch
 
@@ -61,14 +61,14 @@ class SweepRun:
 
     @property
     def checkpoint_text(self) -> str:
-        """For example ``best checkpoint, epoch 4``."""
+        """The tested checkpoint in words, such as ``best checkpoint, epoch 4``."""
         if self.tested_checkpoint is None:
             return "checkpoint unknown"
         epoch = "unknown" if self.tested_epoch is None else str(self.tested_epoch)
         return f"{self.tested_checkpoint} checkpoint, epoch {epoch}"
 
     def read_data_set(self) -> str | None:
-        """The name of the data set (``results.data_set``); None if the run has not started."""
+        """Return the name of the data set (see ``results.data_set``); None if the run has not started."""
         try:
             # Runs of older versions do not store the chosen options.
             name = read_data_set_name(self.folder)
@@ -81,20 +81,20 @@ class SweepRun:
 
 
 def read_runs(path: Path) -> list[SweepRun]:
-    """All runs of the sweep in ``path``, ordered by number. Raises what ``Manifest.read`` raises."""
+    """Return all runs of the sweep in ``path``, ordered by number. Raises what ``Manifest.read`` raises."""
     manifest = Manifest.read(path)
     return [read_run(manifest.folder(entry), entry) for entry in manifest.runs]
 
 
 def read_run(folder: RunFolder, entry: Entry) -> SweepRun:
-    """The current state of one run; ``unfinished`` if it has no readable ``result.json``."""
+    """Return the current state of one run; its status is ``unfinished`` if it has no readable ``result.json``."""
     try:
         result = folder.read_result()
-        # Metrics of a run that did not finish are kept in ``result``, but they must not be ranked.
+        # A run that has not finished gets no value, so that tables do not rank it. ``result`` has its metrics.
         if result["status"] != "finished":
             return SweepRun(entry, folder, result["status"], error=result.get("error"), result=result)
         metric, value = monitored(folder, result)
     except UNREADABLE:
-        # The run is still going on, or it was killed while it wrote. Either way a later command has to finish it.
+        # The run has not ended, or it was killed while it wrote the file. In both cases, the same command resumes it.
         return SweepRun(entry, folder, "unfinished")
     return SweepRun(entry, folder, "finished", metric=metric, value=value, result=result)

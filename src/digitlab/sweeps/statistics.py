@@ -22,10 +22,10 @@ class Summary:
 
     @classmethod
     def of(cls, values: Sequence[float], *, within: tuple[float, float] = (-math.inf, math.inf)) -> "Summary":
-        """Summarise one value or more; ``within`` are the bounds that every value lies between.
+        """Summarise one value or more. ``within`` are the lowest and the highest possible value.
 
-        The interval is clipped to ``within``. Clipping does not change how often it contains the true mean, because
-        the true mean lies within the same bounds.
+        The interval is cut off at these bounds. It contains the true mean as often as before, because the true mean
+        lies within the same bounds.
         """
         count, mean = len(values), statistics.fmean(values)
         # A diverged run has an infinite value, which has no spread.
@@ -38,7 +38,7 @@ class Summary:
 
 @lru_cache
 def student_quantile(degrees: float, probability: float = 0.975) -> float:
-    """The quantile of Student's t distribution with ``degrees`` of freedom at ``probability``, in (0, 1)."""
+    """Return the quantile of Student's t distribution with ``degrees`` of freedom at ``probability``, in (0, 1)."""
     # Imported late because most commands don't need it. scipy.stats.t.ppf calls this function but imports more slowly.
     from scipy.special import stdtrit
 

@@ -84,4 +84,4 @@ def test_a_dry_run_prints_the_space_and_estimates(plan, loader, tmp_path, capsys
     assert not (tmp_path / "sweep").exists()
     assert "4 trials by tpe: 8 runs, 0 of them finished before" in shown
     assert "tag(log,interval(1e-4,1e-1))" in shown
-    assert "(16 epochs at most, by 50 mini-batches of the first run)" in shown
+    assert "(16 epochs at most, measured on 50 mini-batches of the first run)" in shown
