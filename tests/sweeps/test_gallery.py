@@ -8,7 +8,7 @@ import pytest
 
 from digitlab.figures.style import encode, figure_width, pixels
 from digitlab.figures.sweeps import Effect, curve_figure, effect_figure, pair_figure, parallel_figure
-from digitlab.sweeps.gallery import known_values, write_figures
+from digitlab.sweeps.gallery import tried_values, write_figures
 from digitlab.sweeps.table import SweepTable
 
 
@@ -58,7 +58,7 @@ def test_a_setting_that_always_fails_is_in_the_figures(written_sweep, finished, 
         (["optimizer.lr=9", "optimizer=sgd"], {"status": "failed", "error": "diverged", "metrics": {}}),
     )
     table = SweepTable("s", runs)
-    assert known_values(table, "optimizer.lr") == [0.1, 9]
+    assert tried_values(table, "optimizer.lr") == [0.1, 9]
     assert len(write_figures(table, tmp_path)) == 4
 
 

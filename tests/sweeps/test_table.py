@@ -280,5 +280,5 @@ def test_the_table_shows_after_which_epoch_halving_ended_runs(written_sweep, fin
     left = finished(0.8) | {"halved_after_epoch": 2}
     runs = written_sweep((["optimizer.lr=0.1"], finished(0.9)), (["optimizer.lr=0.01"], left))
     columns, rows = settings_table(SweepTable("halved", runs))
-    assert [row[columns.index("left after epoch")] for row in rows] == ["", "2"]
-    assert "left after epoch" not in settings_table(SweepTable("whole", runs[:1]))[0]
+    assert [row[columns.index("halved after epoch")] for row in rows] == ["", "2"]
+    assert "halved after epoch" not in settings_table(SweepTable("whole", runs[:1]))[0]

@@ -1,7 +1,7 @@
 """The effect of each swept value, measured by comparing runs that differ in nothing else.
 
-Used by the tables and figures of a sweep. A plain mean over all runs with a value would mix in the effect of the other
-settings, so differences are paired: two runs form a pair if they differ in one key alone.
+The tables and figures of a sweep show it. A plain mean over all runs with a value would also contain the effect of the
+other settings. So differences are paired: two runs form a pair if they differ in one key only.
 """
 
 import math
@@ -15,22 +15,22 @@ from typing import Literal, TypeGuard
 from digitlab.core.errors import show
 from digitlab.sweeps.statistics import Summary
 
-# A value as it was swept, in Python's types. A list is kept as its text, because lists can't be dictionary keys.
+# A swept value in Python's types. A list becomes its text, because lists can't be dictionary keys.
 Value = str | int | float | bool | None
 
-# Up to this many numbers, the table has a row per number, even if they occur once each.
+# Up to this many numbers, the table has a row for each number, even if each occurs only once.
 _MAX_SINGLE_VALUES = 8
-_MIN_BINS, _MAX_BINS = 3, 5
-# A bin holds at least about this many values.
+# More numbers are divided into bins of about four values; there are 3 to 5 bins.
 _VALUES_PER_BIN = 4
+_MIN_BINS, _MAX_BINS = 3, 5
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One finished run: its swept values by key, what makes it a replicate, and its monitored value.
+    """One finished run: its swept values by key, and ``measured``, its monitored value.
 
-    ``replicate`` holds the seed and the like: what two runs must share to form a pair although it is not a setting.
-    They must also have trained for as long: ``halved_after_epoch`` is the epoch after which halving ended the run.
+    Two runs form a pair only if they are equal in ``replicate``, the values of keys such as the seed, and in
+    ``halved_after_epoch``, the epoch after which halving ended the run, because then they trained equally long.
     """
 
     setting: Mapping[str, Value]
@@ -41,11 +41,11 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class ValueEffect:
-    """What one value of a key, or one bin of numbers, does to the monitored metric.
+    """The effect of one value of a key, or of one bin of numbers, on the monitored metric.
 
-    ``summary`` is over all runs with the value (for a bin, over its settings) and is comparable only in a complete
-    grid. ``difference`` is over the pairs with the key's reference value (this value minus the reference); it is None
-    for the reference itself and for a value without pairs. ``value`` is None for a bin.
+    ``summary`` is over all runs with the value (for a bin, over its settings). Summaries of two values are comparable
+    only in a complete grid. ``difference`` is over the pairs with the key's reference value: this value minus the
+    reference. It is None for the reference itself and for a value without pairs. ``value`` is None for a bin.
     """
 
     label: str
@@ -62,14 +62,13 @@ def value_effects(
     direction: Literal["min", "max"],
     within: tuple[float, float] = (-math.inf, math.inf),
 ) -> list[ValueEffect]:
-    """The effect of each value of ``key``; the reference is the best value of the key.
+    """Return the effect of each value of ``key``; the reference is the best value of the key.
 
-    ``within`` are the bounds of the metric. If the values are many numbers without pairs, as in a random search, the
-    result has a row for each of 3 to 5 quantile bins instead.
+    ``within`` are the lowest and the highest possible value of the metric. If the values are many numbers without
+    pairs, as in a random search, there is one effect for each of 3 to 5 quantile bins instead.
     """
     measured: dict[Value, list[float]] = defaultdict(list)
     for each in observations:
-        # All runs with the value, whatever their other settings: good for orientation, but not for an interval.
         measured[each.setting[key]].append(each.measured)
     values = in_order(measured)
     blocks = _blocks(observations, key)
@@ -92,29 +91,32 @@ def value_effects(
     return effects
 
 
+# What the runs of a block share: the values of all other keys, the replicate, and the epoch after which halving ended
+# them.
+_Shared = tuple[tuple[tuple[str, Value], ...], tuple[Value, ...], int | None]
+
+
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """At least two runs that differ in one key alone: the measured value by the value of that key."""
+    """Two or more runs that differ in one key only: their measured values, by the value of that key."""
 
     replicate: tuple[Value, ...]
     measured: Mapping[Value, float]
 
 
 def _blocks(observations: Sequence[Observation], key: str) -> list[_Block]:
-    blocks: dict[tuple[object, ...], tuple[tuple[Value, ...], dict[Value, float]]] = {}
+    blocks: dict[_Shared, dict[Value, float]] = defaultdict(dict)
     for each in observations:
-        # The block is everything that the runs of a pair must share: all other keys, the seed and the split.
         others = tuple((name, value) for name, value in each.setting.items() if name != key)
-        _, measured = blocks.setdefault((others, each.replicate, each.halved_after_epoch), (each.replicate, {}))
-        measured[each.setting[key]] = each.measured
-    return [_Block(replicate, measured) for replicate, measured in blocks.values() if len(measured) > 1]
+        blocks[others, each.replicate, each.halved_after_epoch][each.setting[key]] = each.measured
+    return [_Block(replicate, measured) for (_, replicate, _), measured in blocks.items() if len(measured) > 1]
 
 
 def _differences(blocks: Iterable[_Block], value: Value, reference: Value) -> list[float]:
-    """``value`` minus ``reference``, one difference for each seed; a diverged run has no finite difference.
+    """Return ``value`` minus ``reference`` for each seed, without differences that are not finite.
 
-    Runs that share a seed share its luck, so their differences are averaged: counted singly, they would make the
-    interval too narrow. With one seed there is one difference for each block.
+    Runs with the same seed are not independent, so their differences are averaged. Counted singly, they would make the
+    interval too narrow. If all runs have one seed, there is one difference for each block.
     """
     by_seed: dict[tuple[Value, ...], list[float]] = defaultdict(list)
     for block in blocks:
@@ -130,16 +132,16 @@ def _differences(blocks: Iterable[_Block], value: Value, reference: Value) -> li
 def _reference(
     values: Sequence[Value], blocks: Sequence[_Block], direction: Literal["min", "max"]
 ) -> tuple[Value] | None:
-    """The best value of the key, in a tuple because None is a value too; None if no two runs can be compared."""
+    """Return a tuple with the best value of the key, because None is a value too; None if there are no pairs."""
     if not blocks:
         return None
-    # Means are comparable only over blocks that hold every value. If there are none, all blocks have to do.
+    # Means are comparable only over blocks that have every value. If there are none, all blocks are used.
     complete = [block.measured for block in blocks if len(block.measured) == len(values)]
-    complete = complete or [block.measured for block in blocks]
+    used = complete or [block.measured for block in blocks]
     means = {
-        value: statistics.fmean(measured[value] for measured in complete if value in measured)
+        value: statistics.fmean(measured[value] for measured in used if value in measured)
         for value in values
-        if any(value in measured for measured in complete)
+        if any(value in measured for measured in used)
     }
     return ((min if direction == "min" else max)(means, key=means.__getitem__),)
 
@@ -147,14 +149,14 @@ def _reference(
 def _needs_bins(values: Sequence[Value], blocks: Sequence[_Block]) -> bool:
     if len(values) <= _MAX_SINGLE_VALUES or not all(is_number(value) for value in values):
         return False
-    # One block without replicates is a list of single runs: a row each would repeat the table of settings.
+    # If all runs are in one block, a row for each value would only repeat the table of settings.
     return len(blocks) <= 1
 
 
 def _bin_effects(
     observations: Sequence[Observation], key: str, values: Sequence[Value], within: tuple[float, float]
 ) -> list[ValueEffect]:
-    """One effect for each quantile bin of numbers; replicates of one setting count once, by their mean."""
+    """Return one effect for each quantile bin of numbers; the replicates of a setting count once, by their mean."""
     replicates: dict[tuple[Value, ...], list[float]] = defaultdict(list)
     value_of: dict[tuple[Value, ...], Value] = {}
     for each in observations:
@@ -167,15 +169,15 @@ def _bin_effects(
     effects = []
     for first, end in pairwise(edges):
         inside = set(values[first:end])
-        # A setting with three seeds must not weigh three times as much as one with a single seed.
-        means = [statistics.fmean(own) for setting, own in replicates.items() if value_of[setting] in inside]
+        # So a setting with three seeds does not count three times as much as one with a single seed.
+        means = [statistics.fmean(measured) for setting, measured in replicates.items() if value_of[setting] in inside]
         label = f"{show(values[first])} to {show(values[end - 1])}"
         effects.append(ValueEffect(label, None, Summary.of(means, within=within)))
     return effects
 
 
 def in_order(values: Iterable[Value]) -> list[Value]:
-    """The distinct values: numbers in ascending order, then all others in the order in which they came."""
+    """Return the distinct values: numbers in ascending order, then the others in their order."""
     values = list(dict.fromkeys(values))
     numbers = [value for value in values if is_number(value)]
     return [*sorted(numbers), *(value for value in values if not is_number(value))]

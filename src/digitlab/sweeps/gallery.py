@@ -28,76 +28,78 @@ _MAX_HEAT_MAP_VALUES = 12
 def write_figures(
     table: SweepTable,
     folder: Path,
-    found: Mapping[str, Importances] | None = None,
+    importances: Mapping[str, Importances] | None = None,
     *,
     file_format: Format = "png",
     width: Width | None = None,
 ) -> list[Path]:
     """Draw all figures of ``table`` into ``folder`` and return their paths; at least one run must have finished.
 
-    If the sweep covers several data sets, each has a subfolder of its own. ``found`` holds the importances of the keys
-    by the name of the table, if they were computed. ``width`` is that of a paper's column or page; None draws figures
-    in their natural size.
+    If the sweep covers several data sets, each has a subfolder. ``importances`` holds those of the keys by the names of
+    the tables of the data sets, if they were computed. ``width`` is that of a paper's column or page; None means the
+    usual size.
     """
-    # One scale for MNIST and CIFAR-10 would hide all differences within each.
+    # In one figure of MNIST and CIFAR-10, the scale would hide all differences within each data set.
     parts = table.by_data_set()
     paths = []
     for part in parts:
-        own = folder if len(parts) == 1 else folder / folder_name(part.name)
-        own.mkdir(parents=True, exist_ok=True)
+        subfolder = folder if len(parts) == 1 else folder / folder_name(part.name)
+        subfolder.mkdir(parents=True, exist_ok=True)
         if part.metric is None:
             continue  # a data set without a finished run has nothing to draw yet
         with figure_width(width):
-            for name, figure in _figures(part, (found or {}).get(part.name)):
-                path = own / f"{folder_name(name)}.{file_format}"
+            for name, figure in _figures(part, (importances or {}).get(part.name)):
+                path = subfolder / f"{folder_name(name)}.{file_format}"
                 write_atomically(path, encode(figure, file_format))
                 paths.append(path)
     return paths
 
 
-def _figures(table: SweepTable, found: Importances | None) -> Iterator[tuple[str, Figure]]:
+def _figures(table: SweepTable, importances: Importances | None) -> Iterator[tuple[str, Figure]]:
+    """Yield the name and the drawing of each figure."""
     assert table.metric is not None
-    known = {key: known_values(table, key) for key in table.keys}
+    values = {key: tried_values(table, key) for key in table.keys}
     for key in table.keys:
         yield f"by_{key}", effect_figure(_effects(table, key), key=key, metric=table.metric)
-    # Pairs of keys show whether the effect of one depends on the other.
-    few = [key for key in table.keys if len(known[key]) <= _MAX_HEAT_MAP_VALUES]
-    for one, other in itertools.combinations(few, 2):
+    # The figures of two keys show whether the effect of one depends on the other.
+    keys_with_few_values = [key for key in table.keys if len(values[key]) <= _MAX_HEAT_MAP_VALUES]
+    for one, other in itertools.combinations(keys_with_few_values, 2):
         groups = pair_groups(table, one, other)
         means = {pair: Summary.of(measured).mean for pair, (measured, _) in groups.items() if measured}
         figure = pair_figure(
             means, counts={pair: len(measured) for pair, (measured, _) in groups.items()}, keys=(one, other),
-            metric=table.metric, values=(known[one], known[other]),
+            metric=table.metric, values=(values[one], values[other]),
             failed={pair: failures for pair, (_, failures) in groups.items()},
         )  # fmt: skip
         yield f"by_{one}_and_{other}", figure
-    yield from summary_figures(table, found)
+    yield from summary_figures(table, importances)
     histories = _histories(table)
     if histories:
         yield "curves", curve_figure(histories, metric=table.metric)
 
 
-def known_values(table: SweepTable, key: str) -> list[Value]:
-    """The values of ``key`` with at least one finished or failed run, in order."""
+def tried_values(table: SweepTable, key: str) -> list[Value]:
+    """Return the values of ``key`` with at least one finished or failed run, in order."""
     tried = (run for run in table.runs if run.status == "failed" or table.compared([run]))
     return in_order(table.values[run.entry.number][key] for run in tried)
 
 
 def _effects(table: SweepTable, key: str) -> list[Effect]:
-    """Every value of ``key`` with its runs; the error bar is the interval of the paired difference around the mean.
+    """Return each value of ``key`` with its runs. The error bar is the interval of the paired difference.
 
-    An interval over all runs with a value would mostly show how far the other settings differ.
+    An interval over all runs with a value would mostly show how much the other settings differ.
     """
-    # A bin of a search has no single value.
+    # The effects of bins are left out, because a bin has no single value.
     differences: dict[Value, Summary | None] = {
         effect.value: effect.difference for effect in table.effects[key] if effect.value is not None
     }
     effects = []
-    for value in known_values(table, key):
+    for value in tried_values(table, key):
         runs = [run for run in table.runs if table.values[run.entry.number][key] == value]
         measured, difference = table.compared(runs), differences.get(value)
         mean = Summary.of(measured).mean if measured else None
-        # Centred on the plotted mean, which in an incomplete grid differs from reference plus difference.
+        # The interval is moved to the plotted mean. In an incomplete grid, the mean is not the reference plus the
+        # difference.
         interval = None
         if mean is not None and difference is not None and difference.interval is not None:
             low, high = difference.interval
@@ -107,10 +109,12 @@ def _effects(table: SweepTable, key: str) -> list[Effect]:
 
 
 def _histories(table: SweepTable) -> list[tuple[str, list[tuple[int, float]]]]:
-    """The curve of the monitored metric for each run, as (epoch, value) pairs, runs of the best settings first."""
+    """Return a name and the curve of the monitored metric, as pairs (epoch, value), for each run.
+
+    The runs of the best settings come first, because the legend shows only the first few names.
+    """
     metric = table.metric or ""
     histories = []
-    # Curves are drawn in this order, and a legend shows only the first few.
     for row in table.rows:
         name = ", ".join(f"{key.rpartition('.')[2]}={show(v)}" for key, v in zip(table.keys, row.setting, strict=True))
         for run in row.runs:

@@ -1,6 +1,6 @@
-"""How much each swept key matters for the monitored metric, with Optuna's evaluators and intervals from a bootstrap.
+"""How much each swept key matters for the monitored metric, by Optuna's evaluators, with bootstrap intervals.
 
-``digitlab sweep --importance`` prints it and the report of a sweep shows it. Needs the extra ``search``.
+``digitlab sweep --importance`` prints it and the report of a sweep shows it. It needs the extra ``search``.
 """
 
 import math
@@ -20,14 +20,16 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 HINT = "the importance of keys needs Optuna: run pip install -e '.[search]' in the project's folder"
-# Fewer runs say nothing about the importance of a key: the forest would split noise.
+# With fewer runs, the importance of a key would be chance.
 _FEWEST_RUNS = 8
 _RESAMPLES, _SEED = 40, 0
-# Optuna's default is 64 trees; the bootstrap averages over many forests anyway.
+# The number of trees of the random forest and their depth. Optuna's default of 64 trees would take four times as long
+# for each bootstrap sample.
 _TREES, _DEPTH = 16, 16
-# Values that span more than this factor are compared by their logarithms, as in the figures.
+# If the largest value is more than this factor times the smallest, values are compared by their logarithms, as in the
+# figures.
 _LOG_RATIO = 20
-# PED-ANOVA compares at least so many good runs with all (Watanabe et al., 2023).
+# PED-ANOVA compares the best fifth of the runs with all runs, but at least five runs (Watanabe et al., 2023).
 _GOOD_RUNS, _GOOD_SHARE = 5, 0.2
 
 
@@ -44,8 +46,8 @@ class Importance:
 class Importances:
     """The keys of a sweep, the most important one first; the shares sum to 1.
 
-    ``method`` names the evaluator. ``runs`` is the number of runs that count, ``left_out`` that of failed ones,
-    ``resamples`` that of bootstrap samples.
+    ``method`` names the evaluator. ``runs`` is the number of runs that are used, ``left_out`` the number of runs that
+    failed or diverged, and ``resamples`` the number of bootstrap samples.
     """
 
     keys: Sequence[Importance]
@@ -56,53 +58,56 @@ class Importances:
 
     @property
     def note(self) -> str:
-        """What the numbers mean, in a sentence."""
+        """A sentence that says what the numbers mean."""
         text = f"{self.method}; 95 % intervals from {self.resamples} bootstrap samples of the {self.runs} finished runs"
         return text + (f"; left out: {self.left_out} failed or diverged" if self.left_out else "")
 
 
 def importances(table: SweepTable, *, resamples: int | None = None) -> Importances | str:
-    """The importance of each key of ``table``, or the reason why there is none; ``resamples`` is 40 by default.
+    """Return the importance of each key of ``table``, or a text that says why there is none.
 
-    With scikit-learn this is fANOVA (Hutter et al., 2014): the share of the variance of the metric that the key alone
-    explains, in a random forest. Without it, it is PED-ANOVA (Watanabe et al., 2023): how much the values of the best
-    fifth of the runs differ from those of all runs.
+    If scikit-learn is installed, this is fANOVA (Hutter et al., 2014): the share of the variance of the metric that the
+    key alone explains, in a random forest. Otherwise it is PED-ANOVA (Watanabe et al., 2023): how much the values of
+    the best fifth of the runs differ from those of all runs. By default there are 40 bootstrap samples.
     """
     if find_spec("optuna") is None:
         return HINT
-    known = [run for run in table.runs if table.compared([run]) and math.isfinite(run.value or 0.0)]
+    used_runs = [run for run in table.runs if table.compared([run]) and math.isfinite(run.value or 0.0)]
     if len(table.keys) < 2:
         return f"the importance of keys needs a sweep over at least two keys; this one has {len(table.keys)}"
-    if len(known) < _FEWEST_RUNS:
-        return f"the importance of keys needs at least {_FEWEST_RUNS} finished runs; there are {len(known)}"
-    values = np.array([run.value for run in known], dtype=np.float64)
+    if len(used_runs) < _FEWEST_RUNS:
+        return f"the importance of keys needs at least {_FEWEST_RUNS} finished runs; there are {len(used_runs)}"
+    values = np.array([run.value for run in used_runs], dtype=np.float64)
     if np.ptp(values) == 0:
         return "all runs have the same value, so no key matters"
-    evaluate = _Evaluator(table, known, values)
-    shares = evaluate(range(len(known)))
+    evaluate = _Evaluator(table, used_runs, values)
+    shares = evaluate(range(len(used_runs)))
     random = np.random.default_rng(_SEED)
     resamples = _RESAMPLES if resamples is None else resamples
-    samples = [evaluate(random.integers(len(known), size=len(known))) for _ in range(resamples)]
+    samples = [evaluate(random.integers(len(used_runs), size=len(used_runs))) for _ in range(resamples)]
     bounds = np.quantile(np.array([[each[key] for key in table.keys] for each in samples]), (0.025, 0.975), axis=0)
-    # The interval of a skewed bootstrap can miss the estimate by a little.
+    # The estimate can lie a little outside of its bootstrap interval, so the interval is extended to contain it.
     keys = [
         Importance(key, shares[key], (min(float(low), shares[key]), max(float(high), shares[key])))
         for key, low, high in zip(table.keys, *bounds, strict=True)
     ]
     return Importances(
-        keys=sorted(keys, key=lambda each: -each.share), method=evaluate.method, runs=len(known),
-        left_out=sum(run.status in ("finished", "failed") for run in table.runs) - len(known),
+        keys=sorted(keys, key=lambda each: -each.share), method=evaluate.method, runs=len(used_runs),
+        left_out=sum(run.status in ("finished", "failed") for run in table.runs) - len(used_runs),
         resamples=resamples,
     )  # fmt: skip
 
 
 class _Evaluator:
-    """Returns the share of each key in the importance over a sample of runs, given by their places."""
+    """A function of indices of ``runs``: returns the share of each key in the importance over these runs.
+
+    An index may occur several times, as in a bootstrap sample. ``values`` are the measured values of ``runs``.
+    """
 
     def __init__(self, table: SweepTable, runs: Sequence[SweepRun], values: np.ndarray) -> None:
         import optuna
 
-        # Optuna would log every study, and each sample is one.
+        # Optuna would log a line for every sample, because each is a study.
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._keys, self._values = table.keys, values
         settings = [table.values[run.entry.number] for run in runs]
@@ -111,10 +116,10 @@ class _Evaluator:
         self._direction: Literal["minimize", "maximize"] = "minimize" if smaller else "maximize"
         self._trials = [
             optuna.trial.create_trial(
-                params={key: _parameter(own[key], distributions[key]) for key in table.keys},
+                params={key: _parameter(setting[key], distributions[key]) for key in table.keys},
                 distributions=distributions, value=float(value),
             )
-            for own, value in zip(settings, values, strict=True)
+            for setting, value in zip(settings, values, strict=True)
         ]  # fmt: skip
         if find_spec("sklearn") is None:
             from optuna.importance import PedAnovaImportanceEvaluator
@@ -128,32 +133,34 @@ class _Evaluator:
             self._evaluator = FanovaImportanceEvaluator(n_trees=_TREES, max_depth=_DEPTH, seed=_SEED)
             self.method = "fANOVA (Hutter et al., 2014): the share of the variance that a key alone explains"
 
-    def __call__(self, places: Sequence[int] | np.ndarray) -> dict[str, float]:
+    def __call__(self, indices: Sequence[int] | np.ndarray) -> dict[str, float]:
         import optuna
 
-        # A sample of runs with equal values has no variance to explain.
-        if np.ptp(self._values[list(places)]) == 0:
+        # If all runs of the sample have the same value, there is no variance to explain, and all keys are equal.
+        if np.ptp(self._values[list(indices)]) == 0:
             return dict.fromkeys(self._keys, 1 / len(self._keys))
         study = optuna.create_study(direction=self._direction)
-        study.add_trials([self._trials[place] for place in places])
-        found: Mapping[str, float] = self._evaluator.evaluate(study, params=list(self._keys))
-        total = math.fsum(found.values())
-        return {key: float(found[key]) / total if total > 0 else 1 / len(self._keys) for key in self._keys}
+        study.add_trials([self._trials[index] for index in indices])
+        importance_by_key: Mapping[str, float] = self._evaluator.evaluate(study, params=list(self._keys))
+        total = math.fsum(importance_by_key.values())
+        return {key: float(importance_by_key[key]) / total if total > 0 else 1 / len(self._keys) for key in self._keys}
 
 
 def _distribution(values: Sequence[Value]) -> "BaseDistribution":
+    """Return Optuna's description of the values of one key."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-    known = list(dict.fromkeys(values))
-    numbers = [float(value) for value in known if is_number(value)]
-    if len(numbers) < len(known) or len(numbers) < 2:
-        # As text, because Optuna does not tell True from 1.
-        return CategoricalDistribution(list(dict.fromkeys(str(value) for value in known)))
+    distinct = list(dict.fromkeys(values))
+    numbers = [float(value) for value in distinct if is_number(value)]
+    if len(numbers) < len(distinct) or len(numbers) < 2:
+        # The choices are text, because Optuna does not tell True from 1.
+        return CategoricalDistribution(list(dict.fromkeys(str(value) for value in distinct)))
     low, high = min(numbers), max(numbers)
     return FloatDistribution(low, high, log=low > 0 and high > _LOG_RATIO * low)
 
 
 def _parameter(value: Value, distribution: "BaseDistribution") -> str | float:
+    """Return a value in the form that its distribution describes."""
     from optuna.distributions import CategoricalDistribution
 
     return str(value) if isinstance(distribution, CategoricalDistribution) else float(value)  # type: ignore[arg-type]

@@ -23,10 +23,12 @@ _WITHOUT_RUNS = "–"
 
 
 def publication_table(table: SweepTable, table_format: TableFormat) -> str:
-    """The settings of each data set, best first: swept values, mean ± sd of the monitored metric, n, the test metric.
+    """Return a table of the settings of each data set, best first.
 
-    Percentages are in per cent, except in CSV, which has unrounded numbers and a column each for mean and sd. The best
-    setting by the monitored metric is bold. The LaTeX table needs the package booktabs.
+    The columns are the swept values, mean ± standard deviation of the monitored metric and of its counterpart on the
+    test set, and n, the number of runs. The best setting by the monitored metric is bold. Percentages are in per cent.
+    CSV has unrounded numbers, shares instead of percentages, and separate columns for mean and standard deviation. The
+    LaTeX table needs the package booktabs.
     """
     parts = table.by_data_set()
     if table_format == "csv":
@@ -35,15 +37,16 @@ def publication_table(table: SweepTable, table_format: TableFormat) -> str:
     return "\n".join(write(part) for part in parts)
 
 
-def _measured(table: SweepTable) -> list[str]:
-    """The monitored metric, and its counterpart on the test set if a run measured it."""
+def _shown_metrics(table: SweepTable) -> list[str]:
+    """Return the monitored metric, and its counterpart on the test set if a run measured it."""
     metric = table.metric or "monitored"
-    tested = f"test/{metric.partition('/')[2]}"
-    there = any(run.metrics.get(tested) is not None for run in table.runs)
-    return [metric, *([tested] if there else [])]
+    test_metric = f"test/{metric.partition('/')[2]}"
+    is_measured = any(run.metrics.get(test_metric) is not None for run in table.runs)
+    return [metric, *([test_metric] if is_measured else [])]
 
 
 def _summaries(row: Row, metrics: Sequence[str]) -> list[Summary | None]:
+    """Return the summaries of the monitored metric, which comes first in ``metrics``, and of the test metrics."""
     return [row.summary, *(row.test_summary(name) for name in metrics[1:])]
 
 
@@ -53,9 +56,9 @@ def _count(summary: Summary | None) -> int:
 
 def _csv(parts: Sequence[SweepTable]) -> str:
     text = io.StringIO()
-    # A CSV file has one header, so it gets the columns of all data sets. Cells that a data set lacks stay empty.
+    # A CSV file has one header, so it has the columns of all data sets. Cells that a data set lacks stay empty.
     keys = list(dict.fromkeys(key for part in parts for key in part.keys))
-    metrics = list(dict.fromkeys(name for part in parts for name in _measured(part)))
+    metrics = list(dict.fromkeys(name for part in parts for name in _shown_metrics(part)))
     data = ["data set"] if len(parts) > 1 else []
     columns = [*data, *keys, *(f"{name} {what}" for name in metrics for what in ("mean", "sd")), "n"]
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
@@ -64,7 +67,7 @@ def _csv(parts: Sequence[SweepTable]) -> str:
         for row in part.rows:
             cells: dict[str, object] = dict(zip(part.keys, map(show, row.setting), strict=True))
             cells |= {"n": _count(row.summary)} | ({"data set": part.name} if data else {})
-            for name, summary in zip(_measured(part), _summaries(row, _measured(part)), strict=True):
+            for name, summary in zip(_shown_metrics(part), _summaries(row, _shown_metrics(part)), strict=True):
                 if summary is not None:
                     cells |= {f"{name} mean": summary.mean, f"{name} sd": "" if summary.sd is None else summary.sd}
             writer.writerow(cells)
@@ -72,7 +75,7 @@ def _csv(parts: Sequence[SweepTable]) -> str:
 
 
 def _markdown(table: SweepTable) -> str:
-    metrics = _measured(table)
+    metrics = _shown_metrics(table)
     columns = [*table.keys, *(_title(name) for name in metrics), "n"]
     rule = ["---"] * len(table.keys) + ["---:"] * (len(metrics) + 1)
     lines = [columns, rule]
@@ -84,21 +87,21 @@ def _markdown(table: SweepTable) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown shows as it is."""
+    """Return text that Markdown shows unchanged."""
     return "".join("\\" + letter if letter in "\\|*_`<[" else letter for letter in text)
 
 
 def _latex(table: SweepTable) -> str:
-    metrics = _measured(table)
+    metrics = _shown_metrics(table)
     columns = [*table.keys, *(_title(name) for name in metrics), "n"]
     rows = []
     for number, row in enumerate(table.rows):
-        # The sign is replaced after escaping, which would turn its dollar signs into text.
+        # The sign ± is replaced after escaping, because escaping would change the dollar signs of $\pm$.
         cells = [
             _escaped(_mean_and_sd(name, each)).replace("±", r"$\pm$")
             for name, each in zip(metrics, _summaries(row, metrics), strict=True)
         ]
-        # \boldmath, because \textbf leaves the formula with the sign thin.
+        # \textbf alone would not make the formula with the sign ± bold.
         cells = [rf"{{\boldmath\textbf{{{cell}}}}}" if _is_best(number, row) else cell for cell in cells]
         rows.append([*(_escaped(show(value)) for value in row.setting), *cells, str(_count(row.summary))])
     lines = [
@@ -136,12 +139,13 @@ def _caption(table: SweepTable) -> str:
 
 
 def _is_best(number: int, row: Row) -> bool:
+    """Return whether the row with this number is the best setting."""
     # The rows are sorted, so only the first one can be the best.
     return number == 0 and row.summary is not None
 
 
 def _mean_and_sd(metric: str, summary: Summary | None) -> str:
-    """``97.12 ± 0.10``; without sd for a single run."""
+    """Return a text such as ``97.12 ± 0.10``; for a single run only the value."""
     if summary is None:
         return _WITHOUT_RUNS
     if not math.isfinite(summary.mean):

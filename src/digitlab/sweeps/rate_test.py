@@ -35,7 +35,7 @@ class RateTest:
     ``losses`` has None for a rate at which a run diverged. ``lowest`` is the rate with the lowest loss. ``useful`` is
     the range of rates around it, (smallest, largest), whose losses exceed the lowest loss by at most a tenth of the
     fall; the fall is the loss at the smallest rate minus the lowest loss. ``suggested`` is the geometric mean of the
-    ends of the range. These three are None if the loss does not fall or there are too few rates.
+    two rates in ``useful``. These three are None if the loss does not fall or there are too few rates.
     """
 
     name: str
@@ -63,7 +63,10 @@ def rate_tests(table: SweepTable) -> list[RateTest]:
         others = ((key, value) for key, value in zip(table.keys, table.setting(run), strict=True) if key != _RATE)
         name = ", ".join(f"{key}={show(value)}" for key, value in others)
         losses.setdefault(name, {}).setdefault(float(rate), []).append(_last_loss(run))
-    return [rate_test(name, {rate: _mean(own) for rate, own in each.items()}) for name, each in losses.items()]
+    return [
+        rate_test(name, {rate: _mean(of_seeds) for rate, of_seeds in by_rate.items()})
+        for name, by_rate in losses.items()
+    ]
 
 
 def _is_range_test(run: SweepRun) -> bool:
@@ -113,12 +116,12 @@ def rate_test(name: str, losses: Mapping[float, float | None]) -> RateTest:
     fall = start - capped[lowest]
     if fall < _SMALLEST_FALL * abs(start):
         return test
-    most = capped[lowest] + _TOLERANCE * fall
-    # Only rates next to each other count: a good rate beyond a bad one may be an accident.
+    max_loss = capped[lowest] + _TOLERANCE * fall
+    # Only rates next to each other count: a good loss beyond a bad one may be chance.
     first = last = lowest
-    while first > 0 and capped[first - 1] <= most:
+    while first > 0 and capped[first - 1] <= max_loss:
         first -= 1
-    while last + 1 < len(rates) and capped[last + 1] <= most:
+    while last + 1 < len(rates) and capped[last + 1] <= max_loss:
         last += 1
     useful = rates[first], rates[last]
     # The middle of the range on a logarithmic axis, because rates are compared by their ratio.

@@ -1,6 +1,6 @@
-"""Shows the table of a sweep on the terminal and writes ``sweep.csv`` (one row per run) and ``sweep.md``.
+"""Prints the tables of a sweep, and writes them to ``sweep.csv`` (one row for each run) and ``sweep.md``.
 
-Used when a sweep ends and by ``digitlab sweep``; the HTML report takes the same tables.
+A sweep uses it at its end, and so do ``digitlab sweep`` and the HTML report.
 """
 
 import json
@@ -20,7 +20,7 @@ from digitlab.sweeps.state import SweepRun
 from digitlab.sweeps.statistics import Summary
 from digitlab.sweeps.table import Row, SweepTable
 
-# The terminal shows this many rows of a long table; sweep.md has all of them.
+# The terminal shows this many rows of a long table; sweep.md has all rows.
 _SHOWN_ROWS = 20
 
 EFFECTS_TITLE = (
@@ -49,7 +49,7 @@ def print_report(table: SweepTable) -> None:
 
 
 def rate_test_lines(table: SweepTable) -> list[str]:
-    """The suggestions of the learning-rate range tests in the sweep; empty if it has none."""
+    """Return the suggestions of the learning-rate range tests in the sweep; an empty list if it has none."""
     return [line for test in rate_tests(table) for line in suggestion_lines(test)]
 
 
@@ -72,46 +72,51 @@ def report_json(table: SweepTable) -> str:
 
 
 def command(run: SweepRun) -> str:
-    """The shell command that repeats ``run`` on its own."""
+    """Return the shell command that repeats ``run`` as a single run."""
     return shlex.join([*train_command(), *run.entry.overrides])
 
 
 def settings_table(table: SweepTable) -> tuple[list[str], list[list[str]]]:
-    """Column names and one row of text per setting, best first: swept values, statistics, test metrics, runs."""
+    """Return column names and one row of text for each setting, best first.
+
+    The columns are the swept values, the statistics of the monitored metric, the test metrics, and the numbers of the
+    runs.
+    """
     halving = any(row.halved for row in table.rows)
-    tests = _test_metrics(table)
-    columns = [*table.keys, table.metric or "monitored", "sd", "95 % interval", "n", *tests, "checkpoint", "failed"]
-    columns += ["left after epoch"] if halving else []
-    rows = [_setting_cells(row, tests, halving=halving) for row in table.rows]
+    test_metrics = _test_metrics(table)
+    columns = [*table.keys, table.metric or "monitored", "sd", "95 % interval", "n", *test_metrics]
+    columns += ["checkpoint", "failed", *(["halved after epoch"] if halving else [])]
+    rows = [_setting_cells(row, test_metrics, halving=halving) for row in table.rows]
     return _without_empty([*columns, "runs"], rows, optional=("sd", "95 % interval", "checkpoint", "failed"))
 
 
 def _without_empty(
     columns: list[str], rows: list[list[str]], *, optional: Sequence[str]
 ) -> tuple[list[str], list[list[str]]]:
-    """Leave out those of the ``optional`` columns that no row fills: without replicates there is no deviation."""
-    kept = [place for place, name in enumerate(columns) if name not in optional or any(row[place] for row in rows)]
-    return [columns[place] for place in kept], [[row[place] for place in kept] for row in rows]
+    """Leave out the ``optional`` columns that are empty in all rows, such as the deviation without replicates."""
+    indices = [index for index, name in enumerate(columns) if name not in optional or any(row[index] for row in rows)]
+    return [columns[index] for index in indices], [[row[index] for index in indices] for row in rows]
 
 
 def _test_metrics(table: SweepTable) -> list[str]:
-    """The test metrics worth a column: the counterpart of the monitored metric, and the accuracy."""
-    # The ranking never uses them; they are shown so that nobody has to open each run to compare test results.
+    """Return the test metrics with a column: the counterpart of the monitored metric, and the accuracy."""
+    # The ranking never uses them. The table has them so that nobody needs to open each run to see its test result.
     names = dict.fromkeys([f"test/{(table.metric or '').partition('/')[2]}", "test/accuracy"])
     measured = {name for run in table.runs for name, value in run.metrics.items() if value is not None}
     return [name for name in names if name in measured]
 
 
-def _setting_cells(row: Row, tests: Sequence[str], *, halving: bool) -> list[str]:
+def _setting_cells(row: Row, test_metrics: Sequence[str], *, halving: bool) -> list[str]:
+    test_cells = [_mean_and_deviation(row.test_summary(name)) for name in test_metrics]
     failed = str(row.failed) if row.failed else ""
-    left = [",".join(map(str, row.halved))] if halving else []
+    halved = [",".join(map(str, row.halved))] if halving else []
     numbers = ",".join(str(run.entry.number) for run in row.runs)
-    tested = [_mean_and_deviation(row.test_summary(name)) for name in tests]
-    return [*map(show, row.setting), *_summary_cells(row.summary), *tested, _checkpoints(row), failed, *left, numbers]
+    settings = [*map(show, row.setting), *_summary_cells(row.summary), *test_cells]
+    return [*settings, _checkpoints(row), failed, *halved, numbers]
 
 
 def _checkpoints(row: Row) -> str:
-    """Where the numbers of a setting come from, for example ``best, epoch 3 to 5``."""
+    """Return the checkpoints and epochs to which the metrics belong, for example ``best, epoch 3 to 5``."""
     finished = [run for run in row.runs if run.status == "finished"]
     names = sorted({run.tested_checkpoint or "unknown" for run in finished})
     epochs = sorted({run.tested_epoch for run in finished if run.tested_epoch is not None})
@@ -122,7 +127,7 @@ def _checkpoints(row: Row) -> str:
 
 
 def effects_table(table: SweepTable) -> tuple[list[str], list[list[str]]]:
-    """Column names and one row of text per value: its mean, and its paired difference to the key's best value."""
+    """Return column names and one row of text for each value: its mean, and its difference to the key's best value."""
     columns = ["key", "value", f"mean {table.metric or 'monitored'}", "n", "difference", "95 % interval", "pairs"]
     rows = [[key, *_effect_cells(effect)] for key, effects in table.effects.items() for effect in effects]
     return _without_empty(columns, rows, optional=("difference", "95 % interval"))
@@ -133,11 +138,11 @@ def _effect_cells(effect: ValueEffect) -> list[str]:
     if effect.is_reference:
         return [*mean, "reference", "", ""]
     if effect.difference is None:
-        # Neither zero nor the difference of the means would be right here; _UNPAIRED_NOTE says why the cells are empty.
+        # Neither 0 nor the difference of the means would be right here. _UNPAIRED_NOTE tells the user why.
         return [*mean, "", "", "0"]
     interval = effect.difference.interval
-    between = "" if interval is None else f"{interval[0]:+.4f} to {interval[1]:+.4f}"
-    return [*mean, f"{effect.difference.mean:+.4f}", between, str(effect.difference.count)]
+    interval_text = "" if interval is None else f"{interval[0]:+.4f} to {interval[1]:+.4f}"
+    return [*mean, f"{effect.difference.mean:+.4f}", interval_text, str(effect.difference.count)]
 
 
 def _effect_notes(table: SweepTable) -> list[str]:
@@ -155,7 +160,7 @@ def _summary_cells(summary: Summary | None) -> list[str]:
     mean, count = f"{summary.mean:.4f}", str(summary.count)
     if summary.sd is None or summary.interval is None:
         return [mean, "", "", count]
-    # The interval is that of the mean; the standard deviation describes single runs.
+    # The interval belongs to the mean. The standard deviation describes single runs.
     low, high = summary.interval
     return [mean, f"±{summary.sd:.4f}", f"{low:.4f} to {high:.4f}", count]
 
@@ -167,11 +172,11 @@ def _mean_and_deviation(summary: Summary | None) -> str:
 
 
 def _best_lines(table: SweepTable) -> list[str]:
-    """The best setting by its mean, then its best single run, then the best single run of all if that is another."""
+    """Return lines on the best setting, its best run, and the best run of all if that has another setting."""
     run = table.winner
     if run is None:
         return ["no run has finished"]
-    # The setting comes first, because its mean is the estimate that can be expected again.
+    # The setting comes first, because its mean predicts the result of another run.
     row = table.rows[0]
     count = 0 if row.summary is None else row.summary.count
     replicates = f"mean of {count} runs" if count > 1 else "1 run"
@@ -180,17 +185,17 @@ def _best_lines(table: SweepTable) -> list[str]:
     ]
     if not row.complete:
         lines.append("  this setting lacks runs that failed or have not finished")
-    # One run out of several replicates is chosen for its luck, so its value overstates what the setting achieves.
+    # The best of several replicates is better by chance than what the setting usually achieves.
     chance = ", the luckiest of its replicates" if count > 1 else ""
-    tested = {name: value for name, value in run.metrics.items() if name.startswith("test/") and value is not None}
-    test = ", ".join(f"{name} {value:.4f}" for name, value in tested.items())
+    test_values = {name: value for name, value in run.metrics.items() if name.startswith("test/") and value is not None}
+    test = ", ".join(f"{name} {value:.4f}" for name, value in test_values.items())
     lines += [
         f"best single run of this setting{chance}: {_run_text(run)}",
         f"  test set:   {test or 'not measured (test=none)'}",
         f"  checkpoint: {_short_path(run.folder.last if run.tested_checkpoint == 'last' else run.folder.best)}",
         f"  again:      {command(run)}",
     ]
-    # Readers look for the highest number in the table, so say where it is and that another setting has it.
+    # Readers look for the highest value in the table, so a line says which run and setting have it.
     if table.best_run is not None and table.best_run is not run:
         lines.append(f"best single run of all: {_run_text(table.best_run)}, of {_setting_text(table, table.best_run)}")
     return lines
@@ -213,8 +218,8 @@ def _short_path(path: Path) -> str:
 
 
 def _limit_notes(table: SweepTable) -> list[str]:
-    """A warning for runs that trained or were tested on some mini-batches only, as ``debug=limit`` makes them."""
-    # One line for all runs with the same limits: a sweep has hundreds of runs, but its limits rarely differ.
+    """Return a warning for runs that used only some mini-batches in training or tests, as with ``debug=limit``."""
+    # There is one line for all runs with the same limits, because a sweep can have hundreds of runs.
     counts = Counter(tables.run_limits(run.folder) for run in table.runs if run.status == "finished")
     return [
         f"note: {count} runs have {limits}, so their scores can't be compared with those of complete runs"
@@ -224,14 +229,15 @@ def _limit_notes(table: SweepTable) -> list[str]:
 
 
 def _unsuccessful(table: SweepTable) -> list[str]:
+    """Return lines on the runs that failed or have not finished."""
     lines = [f"failed: run {run.entry.number}: {run.error}" for run in table.failures()]
-    waiting = [str(run.entry.number) for run in table.runs if run.status in ("stopped", "unfinished")]
-    return [*lines, *([f"not finished: runs {', '.join(waiting)}"] if waiting else [])]
+    unfinished = [str(run.entry.number) for run in table.runs if run.status in ("stopped", "unfinished")]
+    return [*lines, *([f"not finished: runs {', '.join(unfinished)}"] if unfinished else [])]
 
 
 def _run_row(table: SweepTable, run: SweepRun) -> tables.Row:
     row: tables.Row = {"number": run.entry.number, "status": run.status, "data": table.data_sets[run.entry.number]}
-    # Seeds and folds are no settings, but without them the rows of replicates could not be told apart.
+    # Seeds and folds belong to no setting, but they distinguish the rows of replicates.
     shown = {*table.keys, *REPLICATE_KEYS}
     row |= {key: value for key, value in table.values[run.entry.number].items() if key in shown}
     row |= {"monitor": run.metric, "monitored": run.value} | run.metrics

@@ -31,15 +31,18 @@ _SIZE = "data.train_size"
 _MAX_CURVES = 6
 
 
-def summary_figures(table: SweepTable, found: Importances | None) -> Iterator[tuple[str, Figure]]:
-    """The name and the figure of each that applies; ``found`` are the importances of the keys if they were computed."""
+def summary_figures(table: SweepTable, importances: Importances | None) -> Iterator[tuple[str, Figure]]:
+    """Yield the name and the drawing of each figure that makes sense for the sweep.
+
+    ``importances`` are those of the keys if they were computed. At least one run must have finished.
+    """
     assert table.metric is not None
     if len(table.keys) > 1:
         yield "settings", _parallel(table, table.metric)
-    if found is not None:
-        keys = [(each.key, each.share, each.interval) for each in found.keys]
-        yield "importance", importance_figure(keys, metric=table.metric, method=found.method)
-    if (contour := _contour(table, table.metric, found)) is not None:
+    if importances is not None:
+        keys = [(each.key, each.share, each.interval) for each in importances.keys]
+        yield "importance", importance_figure(keys, metric=table.metric, method=importances.method)
+    if (contour := _contour(table, table.metric, importances)) is not None:
         yield contour
     if curves := _learning_curves(table):
         yield "learning_curve", learning_curve_figure(curves[:_MAX_CURVES], metric=table.metric)
@@ -52,14 +55,17 @@ def _parallel(table: SweepTable, metric: str) -> Figure:
     # A setting whose runs have all failed has no value, but the figure shows that it was tried.
     failed = [row.setting for row in table.rows if row.summary is None and row.failed]
     tried = [*(setting for setting, _ in finished), *failed]
-    values = [in_order(setting[place] for setting in tried) for place in range(len(table.keys))]
+    values = [in_order(setting[index] for setting in tried) for index in range(len(table.keys))]
     return parallel_figure(finished, keys=table.keys, metric=metric, values=values, failed=failed)
 
 
-def _contour(table: SweepTable, metric: str, found: Importances | None) -> tuple[str, Figure] | None:
-    """The contours over the two most important numeric keys; without importances, over the first two."""
-    order = table.keys if found is None else [each.key for each in found.keys]
-    # Both axes need numbers, so a key that is a word in any run can't be used.
+def _contour(table: SweepTable, metric: str, importances: Importances | None) -> tuple[str, Figure] | None:
+    """Return the contours over the two most important numeric keys; without importances, over the first two.
+
+    Return None if there are no two numeric keys, or if their values don't cover an area.
+    """
+    order = table.keys if importances is None else [each.key for each in importances.keys]
+    # The axes need numbers, so a key can't be used if its value is a word in any run.
     numeric = [key for key in order if all(is_number(table.values[run.entry.number][key]) for run in table.runs)]
     if len(numeric) < 2:
         return None
@@ -77,7 +83,7 @@ def _contour(table: SweepTable, metric: str, found: Importances | None) -> tuple
 
 
 def pair_groups(table: SweepTable, one: str, other: str) -> dict[tuple[Value, Value], tuple[list[float], int]]:
-    """For each pair of values of two keys, the values of the finished runs and the number of failed ones."""
+    """Return the monitored values of the finished runs and the number of failed runs, by the values of two keys."""
     groups: dict[tuple[Value, Value], tuple[list[float], int]] = {}
     for run in table.runs:
         values = table.values[run.entry.number]
@@ -88,7 +94,10 @@ def pair_groups(table: SweepTable, one: str, other: str) -> dict[tuple[Value, Va
 
 
 def _learning_curves(table: SweepTable) -> list[tuple[str, list[CurvePoint]]]:
-    """A curve for each setting of the other keys, if the sweep has at least two numbers of training images."""
+    """Return a curve over the number of training images for each setting of the other keys.
+
+    Return an empty list if the sweep does not vary the number of training images.
+    """
     if _SIZE not in table.keys:
         return []
     curves: dict[str, list[CurvePoint]] = {}
@@ -100,7 +109,7 @@ def _learning_curves(table: SweepTable) -> list[tuple[str, list[CurvePoint]]]:
             curve = curves.setdefault(name, [])
             curve.append(CurvePoint(float(size), row.summary.mean, row.summary.sd, row.summary.count))
     ordered = [(name, sorted(points, key=lambda point: point.size)) for name, points in curves.items()]
-    # A single point is no curve.
+    # At least two points make a curve.
     return [(name, points) for name, points in ordered if len(points) > 1]
 
 

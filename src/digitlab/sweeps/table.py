@@ -56,43 +56,47 @@ class Row:
 class SweepTable:
     """The result of ``runs``, all runs of the sweep ``name`` ordered by number.
 
-    ``metric`` is the monitored metric of the first finished run, None while there is none. Runs that monitor another
-    metric are listed but not compared. ``keys`` are the keys in which settings differ, without ``REPLICATE_KEYS``.
+    ``metric`` is the monitored metric of the first finished run, or None if no run has finished. Runs that monitor
+    another metric are listed but not compared. ``values`` holds the value of each typed key, by run number. ``swept``
+    are the keys in which runs differ. ``keys`` are those in which settings differ, so ``REPLICATE_KEYS`` are left out.
     """
 
     def __init__(self, name: str, runs: Sequence[SweepRun]) -> None:
         self.name, self.runs = name, list(runs)
-        # Everything is read from what was typed: it is short, and an interpolation in it stays readable.
+        # The values are those that the user typed, because they are short, and interpolations in them stay readable.
         typed = {run.entry.number: _values(run.entry.overrides) for run in runs}
         names = dict.fromkeys(key for values in typed.values() for key in values)
         self.values = {
             run.entry.number: {key: _value_of(run, key, typed[run.entry.number]) for key in names} for run in runs
         }
-        # A key that has the same value in all runs tells no two settings apart.
+        # A key that has the same value in all runs does not distinguish settings.
         self.swept = [key for key in names if len({values[key] for values in self.values.values()}) > 1]
         self.keys = [key for key in self.swept if key not in REPLICATE_KEYS]
         # Runs of one sweep monitor the same metric, unless monitor.metric itself was swept.
         self.metric = next((run.metric for run in runs if run.metric is not None), None)
 
     def by_data_set(self) -> list["SweepTable"]:
-        """One table for each data set, because values on different data sets can't be ranked; mostly just this one."""
+        """Return one table for each data set, because values on different data sets can't be ranked.
+
+        Most sweeps have one data set; then the list has only this table.
+        """
         groups: dict[str | None, list[SweepRun]] = {}
         for run in self.runs:
             groups.setdefault(self.data_sets[run.entry.number], []).append(run)
-        # A run that has not started may not say its data set; it must not split the table.
-        known = [name for name in groups if name is not None]
-        if len(known) < 2:
-            return [self]  # runs that have not started join the only data set there is
+        # The data set of a run that has not started may be unknown. If the others have one data set, it is this one.
+        known_names = [name for name in groups if name is not None]
+        if len(known_names) < 2:
+            return [self]
         return [SweepTable(f"{self.name}, {name or 'data set unknown'}", runs) for name, runs in groups.items()]
 
     @cached_property
     def data_sets(self) -> dict[int, str | None]:
-        """The name of each run's data set by number; None if a run has not started and typed none."""
+        """The name of the data set by run number; None if the run has not started and its overrides name none."""
         names = {}
         for run in self.runs:
             name = run.read_data_set()
             values = self.values[run.entry.number]
-            # Until a run has started, only its overrides say which data set it will use.
+            # Before a run has started, only its overrides say which data set it will use.
             typed = {key.removeprefix("data."): value for key, value in values.items() if key.startswith("data.")}
             choice = values.get("data")
             names[run.entry.number] = name if name or choice is None else data_set_name(str(choice), typed)
@@ -102,7 +106,7 @@ class SweepTable:
         return tuple(self.values[run.entry.number][key] for key in self.keys)
 
     def compared(self, runs: Iterable[SweepRun]) -> list[float]:
-        """The monitored values of the finished runs among ``runs``."""
+        """Return the monitored values of those of ``runs`` that finished and monitor ``metric``."""
         return [run.value for run in self._comparable(runs) if run.value is not None]
 
     def _comparable(self, runs: Iterable[SweepRun]) -> list[SweepRun]:
@@ -119,9 +123,10 @@ class SweepTable:
 
     @cached_property
     def rows(self) -> list[Row]:
-        """The settings, best mean first; then settings with a run that failed or is missing; last those without runs.
+        """The settings in three parts: complete ones, those that lack a run, and those without a finished run.
 
-        A setting that lacks a run must not win: the mean over the surviving runs favours a setting that often fails.
+        Within a part, the best mean comes first. A setting with a failed or unfinished run can't be the best one,
+        because the mean over the remaining runs favours a setting that often fails.
         """
         groups: dict[Setting, list[SweepRun]] = {}
         for run in self.runs:
@@ -133,7 +138,6 @@ class SweepTable:
         sign = 1 if self._direction == "min" else -1
 
         def rank(row: Row) -> tuple[int, float]:
-            # Three classes of settings; only within a class does the mean decide.
             if row.summary is None:
                 return 2, 0.0
             return (0 if row.complete else 1), sign * row.summary.mean
@@ -142,7 +146,7 @@ class SweepTable:
 
     @cached_property
     def effects(self) -> dict[str, list[ValueEffect]]:
-        """The effect of each value, by key; a key none of whose runs have finished has an empty list."""
+        """The effect of each value by key; the lists are empty if no run has finished."""
         replicates = [key for key in self.swept if key in REPLICATE_KEYS]
         observations = []
         for run in self._comparable(self.runs):
@@ -161,11 +165,10 @@ class SweepTable:
 
     @cached_property
     def best_run(self) -> SweepRun | None:
-        """The run with the best value of all, which may belong to another setting than the best one."""
+        """The run with the best value of all, which may have another setting than the best one."""
         return self._best(self.runs)
 
     def _best(self, runs: Iterable[SweepRun]) -> SweepRun | None:
-        # A diverged run has no value and is not comparable; an older run may monitor another metric.
         sign = -1 if self._direction == "min" else 1
         return max(self._comparable(runs), key=lambda run: sign * (run.value or 0.0), default=None)
 
@@ -174,19 +177,19 @@ class SweepTable:
 
 
 def _values(overrides: Sequence[str]) -> dict[str, Value]:
-    """What the overrides of a run set, by key."""
+    """Return the values that the overrides of a run set, by key."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
-    # "+key=1" and "~key" also say what the key is in this run, so the table has one column for all three forms.
+    # The table has one column for the three forms key=1, +key=1 and ~key.
     return {each.get_key_element().lstrip("+~"): _hashable(each.value()) for each in parsed}
 
 
 def _hashable(value: Any) -> Value:
-    # Settings are keys of dictionaries, which lists can't be.
+    # Settings are keys of dictionaries, so lists become text.
     return value if value is None or isinstance(value, str | int | float | bool) else show(value)
 
 
 def _value_of(run: SweepRun, key: str, typed: Mapping[str, Value]) -> Value:
-    """The value of ``key`` in a run; read from its configuration if only other runs of the sweep typed the key."""
+    """Return the value of ``key`` in a run. It is read from the configuration if the overrides don't have the key."""
     if key in typed:
         return typed[key]
     try:
