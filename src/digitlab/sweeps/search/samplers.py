@@ -1,6 +1,7 @@
-"""The samplers of a search. Each trial has its own sampler, seeded by the trial's number.
+"""The samplers of a search. Each trial has its own sampler, whose seed follows from the number of the trial.
 
-So a choice depends on the earlier trials only: not on interruptions, and not on which process asks.
+So a choice depends only on the earlier trials, and neither on interruptions nor on the process that asks for it.
+``sweeps.search.study`` uses them.
 """
 
 import itertools
@@ -16,25 +17,26 @@ from optuna.trial import FrozenTrial, TrialState
 from digitlab.sweeps.search.settings import SearchPlan
 from digitlab.sweeps.search.space import Value
 
-# Optuna's attribute of a trial whose parameters were given instead of chosen: a trial that is tried again.
+# Optuna's attribute of a trial whose parameters were given rather than chosen. Such a trial repeats an earlier one.
 _GIVEN = "fixed_params"
 
 
 class NumberedSampler(BaseSampler):
-    """Chooses with the sampler of ``plan`` as if it had been made for each trial; the number is known only then.
+    """Makes a sampler of the kind in ``plan`` for each trial, and lets it choose.
 
-    Several processes may ask at the same time. Each trial has another number, so no two choices are the same by chance.
+    Optuna gives a trial its number only when it is asked for, so the sampler can't be made before. If several processes
+    ask at the same time, their trials have different numbers, so they do not make the same choice.
     """
 
     def __init__(self, plan: SearchPlan) -> None:
         self._plan = plan
-        self._made: dict[int, BaseSampler] = {}
+        self._newest: dict[int, BaseSampler] = {}
 
     def _sampler(self, number: int) -> BaseSampler:
-        # Only the newest is kept: trials are asked for one after the other, and a long search has thousands.
-        if number not in self._made:
-            self._made = {number: _sampler(self._plan, number)}
-        return self._made[number]
+        # Only the newest sampler is stored, because a long search has thousands of trials, one after the other.
+        if number not in self._newest:
+            self._newest = {number: _sampler(self._plan, number)}
+        return self._newest[number]
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         space: dict[str, BaseDistribution] = self._sampler(trial.number).infer_relative_search_space(study, trial)
@@ -70,7 +72,10 @@ def _sampler(plan: SearchPlan, number: int) -> BaseSampler:
 
 
 class _GridSampler(BaseSampler):
-    """Gives the points of the grid in random order, each to one trial. Optuna's own gives some to two processes."""
+    """Gives each point of the grid to one trial, in random order.
+
+    Optuna's own grid sampler can give a point to two processes.
+    """
 
     def __init__(self, plan: SearchPlan) -> None:
         values = {parameter.key: parameter.grid or [] for parameter in plan.space.parameters}
@@ -94,10 +99,11 @@ class _GridSampler(BaseSampler):
         return self._point(earlier)[param_name]
 
     def _point(self, earlier: Sequence[FrozenTrial]) -> Mapping[str, Value]:
-        # A trial that is tried again has its point from the first time, so it takes none.
-        place = sum(_GIVEN not in trial.system_attrs for trial in earlier)
-        if place < len(self._points):
-            return self._points[place]
-        # Rare: the worker of a trial died before the trial could be put back into the queue.
+        # A trial that repeats an earlier one has the point of that trial, so it uses up no other.
+        index = sum(_GIVEN not in trial.system_attrs for trial in earlier)
+        if index < len(self._points):
+            return self._points[index]
+        # All points have been given away, but in rare cases the trial of a dead worker could not be queued again. This
+        # trial gets its point.
         covered = [trial.params for trial in earlier if trial.state != TrialState.FAIL]
         return next((point for point in self._points if point not in covered), self._points[0])

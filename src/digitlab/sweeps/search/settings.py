@@ -1,6 +1,6 @@
-"""Checks ``hydra.sweeper.*`` of a search and its space before anything runs. Does not import Optuna.
+"""Checks the settings ``hydra.sweeper.*`` of a search, and its space, before any run starts. It does not import Optuna.
 
-As in Optuna, a trial is one setting that the search chooses. A trial here is one run, or one run for each seed.
+As in Optuna, a trial is one setting that the search chooses. A trial is one run, or one run for each seed.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from digitlab.sweeps.search.space import Space
 _KEY = "hydra.sweeper"
 _TARGET = "hydra_plugins.digitlab_optuna.OptunaSweeper"
 _DEFAULT_TRIALS = 50
-# A sampler that learns from trials needs rounds to learn from: with a single round it would be a random search.
+# A sampler that learns from earlier trials needs several rounds: with a single round, it would be a random search.
 _MIN_ROUNDS = 5
 
 
@@ -52,33 +52,34 @@ class SearchPlan:
     @property
     def trials(self) -> int:
         """The number of trials in the whole search; a grid has no more trials than points."""
-        size, asked = self.space.grid_size, self.settings.n_trials
-        if self.settings.sampler == "grid" and size is not None:
-            return size if asked == "auto" else min(asked, size)
-        return _DEFAULT_TRIALS if asked == "auto" else asked
+        grid_size, n_trials = self.space.grid_size, self.settings.n_trials
+        if self.settings.sampler == "grid" and grid_size is not None:
+            return grid_size if n_trials == "auto" else min(n_trials, grid_size)
+        return _DEFAULT_TRIALS if n_trials == "auto" else n_trials
 
     @property
     def runs(self) -> int:
+        """The number of runs in the whole search."""
         return self.trials * self.space.replicates
 
-    def round_size(self, at_once: int) -> int:
-        """The number of trials in a round for a launcher that trains ``at_once`` runs at the same time."""
-        asked = self.settings.n_jobs
+    def round_size(self, runs_at_once: int) -> int:
+        """Return the number of trials in a round for a launcher that trains ``runs_at_once`` runs at the same time."""
+        n_jobs = self.settings.n_jobs
         # Both numbers count runs, and each trial has several runs if there are replicates.
-        size = max((at_once if asked == "auto" else asked) // self.space.replicates, 1)
+        size = max((runs_at_once if n_jobs == "auto" else n_jobs) // self.space.replicates, 1)
         learns = self.settings.sampler in ("tpe", "cmaes")
-        # An explicit n_jobs is respected; only ``auto`` is limited, rounding up so that at least one trial remains.
-        return min(size, -(-self.trials // _MIN_ROUNDS)) if learns and asked == "auto" else size
+        # A number that the user gives is not changed. The limit is rounded up, so a round has at least one trial.
+        return min(size, -(-self.trials // _MIN_ROUNDS)) if learns and n_jobs == "auto" else size
 
 
 def search_plan(config: DictConfig, loader: ConfigLoader, grid: Grid) -> SearchPlan | None:
-    """The plan of the search that chooses the runs of the sweep; None if the sweep is a grid.
+    """Return the plan of the search that chooses the runs of the sweep, or None if the sweep is no search.
 
     Raises ``ConfigError`` for a bad setting, for a space that can't be searched, and if Optuna is not installed.
     """
     overrides = sweep_overrides(config)
     if OmegaConf.select(config, f"{_KEY}._target_") != _TARGET:
-        # An interval has no list of values, so a grid can't run it.
+        # An interval has no list of values, so only a search can choose from it.
         for parameter in Space(loader, overrides).parameters if grid.searched else ():
             if parameter.key in grid.searched:
                 raise ConfigError(parameter.key, parameter.typed, "needs a search: hydra/sweeper=optuna")

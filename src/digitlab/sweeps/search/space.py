@@ -1,4 +1,4 @@
-"""The space of a search: turns the sweep overrides of a command into parameters, and a choice back into overrides."""
+"""The space of a search: makes parameters from the sweep overrides of a command, and overrides from chosen values."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,20 +12,21 @@ from digitlab.config.replicates import REPLICATE_KEYS
 from digitlab.core.errors import ConfigError
 from digitlab.sweeps.jobs import distinct_values, parse_overrides
 
-# A choice is the text of its override. A value from a range or an interval is a number.
+# A value from a list is the text of its override. A value from a range or an interval is a number.
 Value = str | int | float
 
-# Digits of a number drawn from an interval: precise enough to search, short enough for folder names and tables.
+# A number from an interval is rounded to this many significant digits. So it is short in the names of folders and in
+# tables, and precise enough for a search.
 _SIGNIFICANT_DIGITS = 4
-# Digits of a number from a range: drops only the rounding errors of adding steps.
+# For a number from a range, so many digits remove only the rounding errors of adding steps.
 _EXACT_DIGITS = 12
 
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """The numbers from ``low`` to ``high`` inclusive, ``step`` apart, or any number if ``step`` is None.
+    """The numbers from ``low`` to ``high`` inclusive: those ``step`` apart, or all if ``step`` is None.
 
-    They are whole numbers if the bounds and the step are. With ``log``, the search treats them on a logarithmic scale.
+    They are whole numbers if the bounds and the step are. With ``log``, the search chooses on a logarithmic scale.
     """
 
     low: float
@@ -49,7 +50,7 @@ class Parameter:
 
     @property
     def grid(self) -> list[Value] | None:
-        """All values, or None if an interval makes them endless."""
+        """All values; None if they are those of an interval, which are infinitely many."""
         if self.numbers is None:
             return list(self.choices)
         low, high, step = self.numbers.low, self.numbers.high, self.numbers.step
@@ -64,29 +65,28 @@ class Parameter:
             assert self.numbers is not None
             digits = _SIGNIFICANT_DIGITS if self.numbers.step is None else _EXACT_DIGITS
             rounded = float(f"{value:.{digits}g}")
-            # Rounding may step over a bound, which the study would refuse when it resumes.
+            # A rounded number can lie outside of the bounds. The study would refuse it when it resumes.
             value = min(max(rounded, self.numbers.low), self.numbers.high)
         return f"{self.key}={value}"
 
 
 class Space:
-    """The searched parameters of ``overrides``, and ``replicate_overrides``, with all of which every trial runs.
+    """The searched ``parameters`` of a command with ``overrides``.
 
-    These are the swept seeds, folds and split seeds, by key: choosing one of them would choose luck.
-
-    Raises ``ConfigError`` for a key that can't be searched.
+    ``replicate_overrides`` are the swept seeds, folds and split seeds, by key. Every trial runs with all of them,
+    because the best of them would be best by chance. Raises ``ConfigError`` for a key that can't be searched.
     """
 
     def __init__(self, loader: ConfigLoader, overrides: Sequence[str]) -> None:
         self.parameters: list[Parameter] = []
         self.replicate_overrides: dict[str, list[str]] = {}
-        # The fixed override of each key in typed order; empty for a key that the search chooses or replicates.
-        self._order: dict[str, str] = {}
+        # The fixed override of each key, in typed order. It is an empty text for swept keys.
+        self._fixed_overrides: dict[str, str] = {}
         for key, override in parse_overrides(loader, overrides).items():
             if not override.is_sweep_override():
-                self._order[key] = f"{key}={override.get_value_element_as_str()}"
+                self._fixed_overrides[key] = f"{key}={override.get_value_element_as_str()}"
                 continue
-            self._order[key] = ""
+            self._fixed_overrides[key] = ""
             if key in REPLICATE_KEYS:
                 self.replicate_overrides[key] = _replicates(override)
             else:
@@ -100,25 +100,25 @@ class Space:
     @property
     def grid_size(self) -> int | None:
         """The number of points in the space, or None if it contains an interval."""
-        # A sampler for grids, and the end of a search in a finite space, need this number.
         grids = [parameter.grid for parameter in self.parameters]
         return None if None in grids else math.prod(len(grid or ()) for grid in grids)
 
     def fixed(self) -> list[str]:
-        """The overrides that all trials share."""
-        return [text for text in self._order.values() if text]
+        """Return the overrides that all trials share."""
+        return [text for text in self._fixed_overrides.values() if text]
 
     def jobs(self, chosen: Mapping[str, Value]) -> list[list[str]]:
-        """The overrides of the runs of one trial, one run for each replicate."""
-        texts = {parameter.key: [parameter.override(chosen[parameter.key])] for parameter in self.parameters}
+        """Return the overrides of the runs of one trial, one run for each replicate."""
+        chosen_overrides = {parameter.key: [parameter.override(chosen[parameter.key])] for parameter in self.parameters}
         # Keys stay in the order they were typed, as Hydra keeps it: later overrides win.
         choices = [
-            [text] if text else texts.get(key) or self.replicate_overrides[key] for key, text in self._order.items()
+            [text] if text else chosen_overrides.get(key) or self.replicate_overrides[key]
+            for key, text in self._fixed_overrides.items()
         ]
         return [list(job) for job in product(*choices)]
 
     def example(self) -> list[str]:
-        """The overrides of one run that the search might choose, for checks and estimates."""
+        """Return the overrides of one run that the search might choose, for checks and estimates."""
         return self.jobs({parameter.key: parameter.example for parameter in self.parameters})[0]
 
 
@@ -153,13 +153,13 @@ def _interval(key: str, typed: str, value: IntervalSweep, *, log: bool) -> Numbe
     low, high = value.start, value.end
     if low is None or high is None or not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise ConfigError(key, typed, "must be interval(LOW,HIGH), two finite numbers with LOW below HIGH")
-    # Whole bounds mean whole numbers, as for layer widths: interval(16,256) never gives 17.5.
+    # Whole bounds mean whole numbers: interval(16,256) for the width of a layer never gives 17.5.
     whole = isinstance(low, int) and isinstance(high, int)
     return _check_log_scale(key, typed, Numbers(low, high, step=1 if whole else None, log=log))
 
 
 def _range(key: str, typed: str, numbers: Iterable[float], value: RangeSweep, *, log: bool) -> Numbers:
-    # A range may be typed downwards; a distribution needs its bounds in ascending order.
+    # A range may have been typed in descending order, but a distribution needs ascending bounds.
     ordered = sorted(numbers)
     step = abs(value.step)
     if all(isinstance(number, int) for number in (value.start, value.stop, value.step)):

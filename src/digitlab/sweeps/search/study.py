@@ -13,7 +13,6 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from digitlab.config.metrics import metric_direction
@@ -27,11 +26,13 @@ from digitlab.sweeps.search.workers import Observer, Worker
 log = logging.getLogger(__name__)
 
 _DATABASE = "search.db"
-# Names of attributes in the database: the folder of the sweep that runs a trial, and what makes trials comparable.
-_FOLDER, _IDENTITY = "folder", "search"
-# Attributes of a trial of a shared search: the worker that runs it; that it was put back because its worker died, or
-# withdrawn because there were enough trials.
-_WORKER, _PUT_BACK = "worker", "put_back"
+# The name of a trial's attribute in the database: the folder of the sweep that runs it.
+_FOLDER = "folder"
+# The name of the study's attribute that holds what must be equal for its trials to be comparable.
+_IDENTITY = "search"
+# The names of attributes of a trial of a shared search: the worker that runs it, and whether it was taken out of the
+# search, because its worker died or because there were enough trials.
+_WORKER, _DISCARDED = "worker", "put_back"
 # How often a worker without a trial looks for one.
 _IDLE_SECONDS = 1.0
 
@@ -44,7 +45,7 @@ class Study:
     """
 
     def __init__(self, folder: Path, plan: SearchPlan, *, fingerprint: str, metric: str) -> None:
-        # Optuna logs every trial; the sweep has its own progress line.
+        # Optuna would log every trial, but the sweep has its own progress line.
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._folder, self._plan = folder, plan
         space, settings = plan.space, plan.settings
@@ -60,25 +61,28 @@ class Study:
         )
 
     def _refuse_different_search(self, identity: dict[str, Any]) -> None:
-        known = self._study.user_attrs.get(_IDENTITY)
-        if known is None:
-            # A new study: store what its trials have in common, to compare it when the search resumes.
+        """Raise ``ConfigError``, which names the key that differs, if the stored trials belong to another search."""
+        stored_identity = self._study.user_attrs.get(_IDENTITY)
+        if stored_identity is None:
+            # The study is new. What its trials have in common is stored, to compare it when the search resumes.
             self._study.set_user_attr(_IDENTITY, identity)
             return
-        there, here = known["searched"], identity["searched"]
-        if there == here and known["fingerprint"] != identity["fingerprint"]:
-            # Equal spaces but different configurations: name the fixed override that differs.
-            there, here = (dict(text.split("=", 1) for text in each["fixed"]) for each in (known, identity))
-            if there == here:
+        stored, current = stored_identity["searched"], identity["searched"]
+        if stored == current and stored_identity["fingerprint"] != identity["fingerprint"]:
+            # The spaces are equal but the configurations differ, so compare the fixed overrides.
+            stored, current = (
+                dict(text.split("=", 1) for text in each["fixed"]) for each in (stored_identity, identity)
+            )
+            if stored == current:
                 # The command is the same, so a configuration file has changed.
-                there, here = {"sweep.name": "another configuration"}, {"sweep.name": self._folder.name}
-        for key in [*there, *here]:
-            if there.get(key) != here.get(key):
+                stored, current = {"sweep.name": "another configuration"}, {"sweep.name": self._folder.name}
+        for key in [*stored, *current]:
+            if stored.get(key) != current.get(key):
                 allowed = (
-                    f"the search in this folder has {there.get(key, 'none')}, and trials of two searches can't be "
+                    f"the search in this folder has {stored.get(key, 'none')}, and trials of two searches can't be "
                     "compared: start another search with sweep.fresh=true or sweep.name=NAME"
                 )
-                raise ConfigError(key, here.get(key), allowed)
+                raise ConfigError(key, current.get(key), allowed)
 
     @property
     def ended(self) -> int:
@@ -86,35 +90,34 @@ class Study:
         return sum(trial.state.is_finished() for trial in self._trials())
 
     def round(self, size: int) -> dict[int, dict[str, Value]]:
-        """The settings to try next, by trial number: at most ``size``, first the trials that a killed process left.
+        """Return at most ``size`` settings to try next, by trial number; none if the search is over.
 
-        Rounds end at multiples of ``size``, so an interruption does not shift them: a sampler that learns would
-        otherwise choose something else. Empty when the search is over.
+        Trials that a killed process has left come first. Rounds end at multiples of ``size``, so that an interruption
+        does not shift them: a sampler that learns would otherwise make other choices.
         """
         chosen = {trial.number: dict(trial.params) for trial in self._trials() if self._is_unfinished(trial)}
-        # Unfinished trials come first and count towards the round they were asked in.
-        ended, most = self.ended, self._plan.trials
-        # The next multiple of ``size`` is the end of the current round, even if an interruption left it half done.
-        while ended + len(chosen) < min((ended // size + 1) * size, most):
+        ended = self.ended
+        # An interruption can have left the current round half done. It ends at the next multiple of ``size``.
+        round_end = min((ended // size + 1) * size, self._plan.trials)
+        while ended + len(chosen) < round_end:
             trial = self._ask()
             chosen[trial.number] = trial.params
         return chosen
 
     def _is_unfinished(self, trial: FrozenTrial) -> bool:
-        # Skip a trial of another machine that shares the database, and one killed before its folder was stored.
+        # Trials of other folders that share the database are left out, and one whose process died before it stored its
+        # folder.
         return bool(trial.state == TrialState.RUNNING and trial.user_attrs.get(_FOLDER) == str(self._folder.resolve()))
 
     def _ask(self) -> optuna.Trial:
         self._study.sampler = NumberedSampler(self._plan)
         trial = self._study.ask(self._distributions)
-        # Marks the trial as ours until its value is stored.
+        # ``_is_unfinished`` finds the trial by this mark if this process is killed.
         trial.set_user_attr(_FOLDER, str(self._folder.resolve()))
         return trial
 
     def tell(self, number: int, value: float | None) -> None:
         """Store the monitored value of a trial; None means that the trial failed."""
-        # GridSampler would try to stop the study here, which Optuna only allows inside ``study.optimize``.
-        self._study.sampler = RandomSampler()
         if value is None:
             self._study.tell(number, state=TrialState.FAIL)
         else:
@@ -149,9 +152,9 @@ class SharedStudy(Study):
         return sum(trial.state.is_finished() for trial in self._counted())
 
     def round(self, size: int) -> dict[int, dict[str, Value]]:
-        """The settings to try next, by trial number: at most ``size``. Waits while others run the last trials.
+        """Return at most ``size`` settings to try next, by trial number; none if all trials of the search have ended.
 
-        Empty when all trials of the search have ended.
+        While other workers run the last trials, it waits, because it takes over the trials of a worker that dies.
         """
         while True:
             chosen = self._claim(size)
@@ -160,16 +163,17 @@ class SharedStudy(Study):
             time.sleep(_IDLE_SECONDS)
 
     def _claim(self, size: int) -> dict[int, dict[str, Value]]:
+        """Ask for at most ``size`` trials, and return their settings by trial number."""
         chosen: dict[int, dict[str, Value]] = {}
-        # The trials of dead workers count as trials of the search. Unless somebody runs them, the search never ends.
+        # A trial of a dead worker never ends, so the search would never end if nobody ran it again.
         self._put_back_lost_trials()
         while len(chosen) < size:
             trials = self._counted()
-            # With enough trials, ask only if one of them waits: then Optuna returns that one instead of a new one.
+            # If there are enough trials, ask only if one of them waits. Then Optuna returns that one and no new one.
             if len(trials) >= self._plan.trials and not any(trial.state == TrialState.WAITING for trial in trials):
                 break
             trial = patiently(self._ask)
-            # Two workers that ask for the last trial at the same time get two. The later one is too many.
+            # Two workers that ask for the last trial at the same time get two trials, so the later one is discarded.
             if sum(other.number < trial.number for other in self._counted()) >= self._plan.trials:
                 self._discard(trial.number)
             else:
@@ -185,14 +189,14 @@ class SharedStudy(Study):
         """Queue the trials of dead workers again."""
         attributes = patiently(lambda: self._study.user_attrs)
         for trial in self._trials():
-            # A worker that died between asking for a trial and marking it leaves one without its name.
+            # If a worker died between asking for a trial and marking it, the trial has no worker's name.
             worker = trial.user_attrs.get(_WORKER, f"trial {trial.number}")
             if trial.state != TrialState.RUNNING or worker == self._worker.name:
                 continue
-            # Only one of several workers that find the trial may queue it again.
+            # If several workers find the trial, only the one that discards it may queue it again.
             if not self._observer.is_dead(worker, attributes) or not self._discard(trial.number):
                 continue
-            # A worker that died while it chose has not stored all parameters. ``_claim`` then asks for a new trial.
+            # If a worker died before it had stored all parameters, ``_claim`` asks for a new trial instead.
             if trial.params.keys() == self._distributions.keys():
                 log.warning("the worker of trial %d has died: the trial is run again", trial.number)
                 patiently(partial(self._study.enqueue_trial, trial.params))
@@ -205,7 +209,7 @@ class SharedStudy(Study):
             try:
                 # The mark comes first. Another worker that reads between the two calls would otherwise see a trial that
                 # failed, and count it as a result of the search.
-                self._storage.set_trial_user_attr(trial_id, _PUT_BACK, True)
+                self._storage.set_trial_user_attr(trial_id, _DISCARDED, True)
                 # The database lets only one worker end a trial.
                 return bool(self._storage.set_trial_state_values(trial_id, TrialState.FAIL))
             except UpdateFinishedTrialError:
@@ -214,11 +218,11 @@ class SharedStudy(Study):
         return patiently(discard)
 
     def _counted(self) -> list[FrozenTrial]:
-        """The trials that count towards the search: without those that were put back or withdrawn."""
+        """Return the trials that count towards the search: all that were not taken out of it."""
         return [
             trial
             for trial in self._trials()
-            if trial.state != TrialState.FAIL or not trial.user_attrs.get(_PUT_BACK, False)
+            if trial.state != TrialState.FAIL or not trial.user_attrs.get(_DISCARDED, False)
         ]
 
     def _trials(self) -> list[FrozenTrial]:
@@ -229,7 +233,7 @@ class SharedStudy(Study):
         try:
             patiently(lambda: super(SharedStudy, self).tell(number, value))
         except (UpdateFinishedTrialError, ValueError):
-            # Other workers thought that this one was dead and queued the trial again. The worker that gets it finds the
+            # Other workers took this one for dead and queued the trial again. The worker that gets it will find the
             # finished run, so no result is lost.
             if not self._is_finished(number):
                 raise
@@ -258,7 +262,7 @@ def _distribution(parameter: Parameter) -> BaseDistribution:
 
 
 def _searched(space: Space, metric: str) -> dict[str, str]:
-    """What must be equal for two trials to be comparable, by key."""
+    """Return what must be equal for two trials to be comparable, by key."""
     searched = {parameter.key: parameter.typed for parameter in space.parameters}
     replicates = {key: ",".join(values) for key, values in space.replicate_overrides.items()}
     return searched | replicates | {"monitor.metric": metric}

@@ -1,4 +1,7 @@
-"""The main loop of a sweep whose jobs run in other processes: start, collect, and on a signal make all of them save."""
+"""The main loop of a sweep whose jobs run in other processes: it starts them and collects their returns.
+
+After a signal, it makes all processes save their runs. ``sweeps.workers.launcher`` uses it.
+"""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -25,13 +28,12 @@ def run_jobs(batches: Sequence[JobBatch], pool: Pool) -> Iterator[tuple[JobBatch
             while waiting or running:
                 if stop_signal.received is None:
                     running += pool.start(waiting)
-                # Ask only once: a second signal would kill a process that is still saving.
+                # The processes get only one signal, because a second one would kill a process that is still saving.
                 elif not stopped:
                     waiting.clear()
                     pool.stop(running)
                     stopped = True
-                # Poll instead of waiting for one task: joblib, submitit and SLURM share no way to wait for any of
-                # several.
+                # There is no way to wait for any of several tasks that works with joblib, submitit and SLURM.
                 ended = [task for task in running if task.done()]
                 for task in ended:
                     running.remove(task)
@@ -41,7 +43,7 @@ def run_jobs(batches: Sequence[JobBatch], pool: Pool) -> Iterator[tuple[JobBatch
                         yield task.batch, outcome
                 if not ended:
                     time.sleep(pool.poll_seconds)
-        # Also when the caller stops early or an error passes through: no process may be left behind.
+        # No process may be left, even if an error occurs or the caller stops early.
         finally:
             pool.close()
         if stop_signal.received is not None:

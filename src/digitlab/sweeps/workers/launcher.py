@@ -39,19 +39,18 @@ class WorkersLauncher(JobLauncher):
         pool = self.pool()
         jobs = self.prepare(job_overrides, initial_job_idx)
         returns: dict[int, JobReturn] = {}
-        left = []
+        unfinished = []
         for job in jobs:
-            # Hydra also creates the run folder here. A finished run must not cost a new process, or a place in the
-            # queue.
-            done = self.run(job.config, lambda _: finished_value(_own_folder()))
-            if done.return_value is None:
-                left.append([job])
+            # Hydra also creates the run folder here. A finished run needs no process and no place in the queue.
+            job_return = self.run(job.config, lambda _: finished_value(_own_folder()))
+            if job_return.return_value is None:
+                unfinished.append([job])
             else:
-                self.announce(job.config, done)
-                returns[job.number] = done
-        for job, done in self.run_groups(left, pool, BasicLauncher()):
-            self.announce(job.config, done)
-            returns[job.number] = done
+                self.announce(job.config, job_return)
+                returns[job.number] = job_return
+        for job, job_return in self.run_groups(unfinished, pool, BasicLauncher()):
+            self.announce(job.config, job_return)
+            returns[job.number] = job_return
         return [slim_return(returns[job.number]) for job in jobs]
 
     def run_groups(
@@ -68,8 +67,7 @@ class WorkersLauncher(JobLauncher):
         try:
             for batch, outcome in run_jobs(batches, pool):
                 if isinstance(outcome, RunError):
-                    # A process that dies takes its whole batch along; each of its jobs may still have finished before
-                    # that.
+                    # If a process dies, none of its jobs has a return, but some of the runs may have finished before.
                     returns = [self._return_without_result(jobs[number].config, outcome) for number in batch.numbers]
                 else:
                     returns = list(outcome)
@@ -77,13 +75,13 @@ class WorkersLauncher(JobLauncher):
                         _log_failures(returns)
                 yield from zip((jobs[number] for number in batch.numbers), returns, strict=True)
         except Interrupted as stop:
-            # Not passed on as an error: Hydra would count the job as failed and print a traceback.
+            # If it were raised, Hydra would count the job as failed and print a traceback.
             exit_with(stop)
 
     def _job_batches(self, groups: Iterable[Sequence[PreparedJob]], launcher: BasicLauncher) -> list[JobBatch]:
         assert self.hydra_context is not None
         assert self.task_function is not None
-        # Only the other processes get the changed configuration.
+        # The configuration is changed only for the other processes.
         config = copy.deepcopy(self.config)
         assert config is not None
         with read_write(config.hydra.sweep):
@@ -129,8 +127,8 @@ def _folder(config: DictConfig) -> Path:
 
 def _log_failures(returns: Iterable[JobReturn]) -> None:
     """Log failures that were reported in another process, where the user does not see them."""
-    for done in returns:
-        if done.status == JobStatus.FAILED:
-            error = done._return_value
-            # digitlab's own errors say in words what is wrong. Any other error is a bug, and its traceback helps.
+    for job_return in returns:
+        if job_return.status == JobStatus.FAILED:
+            error = job_return._return_value
+            # The message of digitlab's own errors says what is wrong. Any other error is a bug, so its traceback helps.
             log.error("%s", error, exc_info=None if isinstance(error, DigitlabError) else error)

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 @settings
 class JoblibSettings:
-    """``n_jobs`` processes run at once; ``auto`` means one for each GPU, or one for each core without a GPU."""
+    """``n_jobs`` processes run at once; ``auto`` means one for each GPU, or without GPUs one for each core."""
 
     n_jobs: PositiveInt | Literal["auto"]
 

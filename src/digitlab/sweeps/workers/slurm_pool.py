@@ -26,7 +26,8 @@ _FILE_DELAY_SECONDS = 15.0
 # When the queue was full, the time after which it is tried again.
 _FULL_QUEUE_SECONDS = 60.0
 
-# The end of a job by SLURM's name or the job's own report, and what to do about it; {under} is the launcher's node.
+# What a message says about a job that ended without a result, by SLURM's state or a state that this module gives.
+# {under} is the configuration's node of the launcher.
 _ENDS = {
     "CANCELLED": "was cancelled",
     "TIMEOUT": "reached its time limit before it could be queued again: raise {under}.timeout_min",
@@ -38,7 +39,7 @@ _ENDS = {
     "FAILED_ITSELF": "failed",
     "TIMED_OUT": "reached its time limit more than {under}.max_num_timeout times: raise that or {under}.timeout_min",
 }
-# The reason that submitit gives if a job has used up ``max_num_timeout``.
+# Submitit writes these words into the log of a job that has reached its time limit more than ``max_num_timeout`` times.
 _TIMED_OUT = "timed-out too many times"
 _DIED = "died ({state}), perhaps because memory ran out ({under}.mem_gb)"
 
@@ -164,7 +165,7 @@ class SlurmPool:
         return f"SLURM refused the jobs ({reason}): check {self._under}.{settings}, then give the same command"
 
     def _refresh(self) -> None:
-        """Learn what has become of the jobs; each of them asks, but only the first one in a while gets new answers."""
+        """Find out which jobs have ended. All tasks call this, but it asks the cluster only once in a while."""
         if time.monotonic() - self._refreshed_at < _POLL_SECONDS / 2:
             return
         self._refreshed_at = time.monotonic()
@@ -240,7 +241,7 @@ class _KnownJobs:
 
 
 def _key(batch: JobBatch) -> str:
-    # By folder names, which the manifest keeps. The numbers of jobs change with the command.
+    """Return the names of the run folders. They stay the same, while the numbers of jobs change with the command."""
     return "/".join(folder.name for folder in batch.folders)
 
 
@@ -249,7 +250,7 @@ def _result_file(task: _SlurmTask) -> Path:
     return path
 
 
-def _last_lines(path: Path, *, lines: int = 3, most: int = 300) -> str:
+def _last_lines(path: Path, *, lines: int = 3, max_characters: int = 300) -> str:
     """The last lines of a log as one line, without what SLURM and submitit add."""
     try:
         with path.open("rb") as file:
@@ -258,7 +259,7 @@ def _last_lines(path: Path, *, lines: int = 3, most: int = 300) -> str:
             text = file.read().decode(errors="replace")
     except OSError:
         return ""
-    found = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("submitit ")]
+    log_lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("submitit ")]
     # The lines of srun and slurmstepd repeat what SLURM's state says.
-    own = [line for line in found if not line.startswith(("srun:", "slurmstepd:"))]
-    return " | ".join((own or found)[-lines:])[-most:]
+    job_lines = [line for line in log_lines if not line.startswith(("srun:", "slurmstepd:"))]
+    return " | ".join((job_lines or log_lines)[-lines:])[-max_characters:]

@@ -43,7 +43,7 @@ _DEFAULT_ARRAY_SIZE = 1000
 
 
 class SlurmQueue:
-    """The states of the jobs that ``follow`` has added, as the cluster last told them.
+    """The last known states of the jobs that ``follow`` has added.
 
     ``clock`` gives the time in seconds; only tests replace it.
     """
@@ -51,13 +51,14 @@ class SlurmQueue:
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._states: dict[str, str] = {}
-        # How often in a row the cluster has told an end: a job that is queued again shows one in between.
+        # How often in a row the cluster has reported that a job has ended. A job that is queued again may seem to have
+        # ended for a short time.
         self._ends_seen: dict[str, int] = {}
         self._asked_at = self._changed_at = clock()
         self._warned = False
 
     def follow(self, job_ids: Iterable[str]) -> None:
-        # Until the first answer they count as waiting: the controller may not know them yet.
+        # A job counts as waiting until the first answer, because the controller may not know it yet.
         self._states |= dict.fromkeys(job_ids, "PENDING")
         self._changed_at = self._clock()
 
@@ -66,15 +67,18 @@ class SlurmQueue:
         self._ends_seen.pop(job_id, None)
 
     def state(self, job_id: str) -> str:
-        """The last known state. Raises ``KeyError`` if the job is not followed."""
+        """Return the last known state. Raises ``KeyError`` if the job is not followed."""
         return self._states[job_id]
 
     def has_ended(self, job_id: str) -> bool:
-        """Whether the cluster has told twice in a row that the job has ended."""
+        """Return whether the cluster has reported twice in a row that the job has ended."""
         return self._ends_seen.get(job_id, 0) >= 2
 
     def refresh(self) -> set[str]:
-        """Ask the cluster, unless it was asked a moment ago; return the jobs whose state or certainty has changed."""
+        """Ask the cluster, unless it was asked a moment ago.
+
+        Return the jobs whose state has changed, and those whose end has become certain.
+        """
         now = self._clock()
         interval = (now - self._changed_at) * _INTERVAL_PART
         if not self._states or now - self._asked_at < min(max(interval, _MIN_INTERVAL_SECONDS), _MAX_INTERVAL_SECONDS):
@@ -92,9 +96,9 @@ class SlurmQueue:
             if state in ALIVE:
                 self._ends_seen.pop(job_id, None)
             else:
-                # Not certain yet: SLURM may report an end shortly before it queues the job again.
+                # The first report is not certain: SLURM may report an end shortly before it queues the job again.
                 self._ends_seen[job_id] = self._ends_seen.get(job_id, 0) + 1
-            # The second report of an end is news as well, because it makes the end certain.
+            # The second report of an end makes it certain, so it counts as a change.
             if state != self._states[job_id] or self._ends_seen.get(job_id) == 2:
                 changed.add(job_id)
             self._states[job_id] = state
@@ -104,25 +108,26 @@ class SlurmQueue:
 
 
 def read_states(job_ids: Iterable[str]) -> dict[str, str] | None:
-    """The state of each job, ``FORGOTTEN`` for one that SLURM does not know; None if the controller does not answer."""
-    wanted = list(job_ids)
-    # Ask for whole arrays: the ids of thousands of jobs would make the command line too long.
-    arrays = ",".join(dict.fromkeys(job_id.partition("_")[0] for job_id in wanted))
-    # One line for each job of an array, and also the jobs that have ended in the last minutes.
+    """Return the state of each job, ``FORGOTTEN`` if SLURM does not know it; None if the controller does not answer."""
+    asked_ids = list(job_ids)
+    # Ask for whole arrays, because the ids of thousands of jobs would make the command line too long.
+    arrays = ",".join(dict.fromkeys(job_id.partition("_")[0] for job_id in asked_ids))
+    # With these options there is a line for each job of an array, and for jobs that have ended in the last minutes.
     options = ["--noheader", "--array", "--states=all", "--format=%i|%T"]
     code, out, error = _run(["squeue", *options, f"--jobs={arrays}"])
-    # With a single job, squeue calls a forgotten one invalid; among several, it leaves it out.
+    # If squeue has forgotten the only job that it is asked for, it reports an invalid id. Of several jobs, it omits the
+    # forgotten ones.
     if code != 0 and "Invalid job id" not in error:
         return None
-    known = _parse(out)
-    missing = [job_id for job_id in wanted if job_id not in known]
+    states = _parse(out)
+    missing = [job_id for job_id in asked_ids if job_id not in states]
     if missing:
-        known = _accounted(missing) | known
-    return {job_id: known.get(job_id, FORGOTTEN) for job_id in wanted}
+        states = _recorded_ends(missing) | states
+    return {job_id: states.get(job_id, FORGOTTEN) for job_id in asked_ids}
 
 
-def _accounted(job_ids: Sequence[str]) -> dict[str, str]:
-    """The ends that ``sacct`` remembers; nothing without accounting."""
+def _recorded_ends(job_ids: Sequence[str]) -> dict[str, str]:
+    """Return how jobs ended by SLURM's accounting (``sacct``); nothing if the cluster has none."""
     arrays = ",".join(dict.fromkeys(job_id.partition("_")[0] for job_id in job_ids))
     code, out, _ = _run(["sacct", "--noheader", "--allocations", "--parsable2", "--format=JobID,State", "-j", arrays])
     # A job that the controller has forgotten does not run, whatever sacct says: its end may not have been recorded.
@@ -130,21 +135,21 @@ def _accounted(job_ids: Sequence[str]) -> dict[str, str]:
 
 
 def _parse(text: str) -> dict[str, str]:
-    """Lines such as ``12_3|RUNNING`` or ``12_3|CANCELLED by 0`` as a mapping."""
+    """Return lines such as ``12_3|RUNNING`` or ``12_3|CANCELLED by 0`` as a mapping from job ids to states."""
     lines = [line.split("|") for line in text.splitlines() if "|" in line]
     return {job_id.strip(): state.split()[0] for job_id, state, *_ in lines if state.strip()}
 
 
 def cancel(job_ids: Iterable[str]) -> None:
-    """Cancel jobs. Those that run get SIGTERM, and SIGKILL after the cluster's ``KillWait``."""
-    wanted = list(job_ids)
+    """Cancel jobs. Those that run get SIGTERM, and SIGKILL after the cluster's ``KillWait`` seconds."""
+    all_ids = list(job_ids)
     # The length of a command line is limited.
-    for start in range(0, len(wanted), 1000):
-        _run(["scancel", "--quiet", *wanted[start : start + 1000]])
+    for start in range(0, len(all_ids), 1000):
+        _run(["scancel", "--quiet", *all_ids[start : start + 1000]])
 
 
 def array_size() -> int:
-    """The largest number of jobs that the cluster accepts as one array."""
+    """Return the largest number of jobs that the cluster accepts as one array."""
     _, out, _ = _run(["scontrol", "show", "config"])
     found = re.search(r"^MaxArraySize\s*=\s*(\d+)", out, re.MULTILINE)
     # Arrays are numbered from 0, and SLURM counts the highest number.
@@ -152,9 +157,9 @@ def array_size() -> int:
 
 
 def own_job_runs(environment: Mapping[str, str]) -> bool:
-    """Whether the job of this process counts as running, although it has received a signal.
+    """Return whether SLURM counts the job of this process as running, although it has received a signal.
 
-    A job that the cluster cancels or has queued again counts as ending.
+    If the cluster cancels the job or has queued it again, the job counts as ending.
     """
     job_id = _own_job_id(environment)
     if job_id is None:
@@ -171,7 +176,7 @@ def queue_again(environment: Mapping[str, str]) -> None:
 
 
 def _own_job_id(environment: Mapping[str, str]) -> str | None:
-    """The id of this process's job; in an array with the index, because ``SLURM_JOB_ID`` can mean the whole array."""
+    """Return the id of this process's job; in an array with its index, because ``SLURM_JOB_ID`` can be the array's."""
     if "SLURM_ARRAY_JOB_ID" in environment and "SLURM_ARRAY_TASK_ID" in environment:
         return f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
     return environment.get("SLURM_JOB_ID")
