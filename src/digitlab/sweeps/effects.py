@@ -29,8 +29,8 @@ _MIN_BINS, _MAX_BINS = 3, 5
 class Observation:
     """One finished run: its swept values by key, and ``measured``, its monitored value.
 
-    Two runs form a pair only if they are equal in ``replicate``, the values of keys such as the seed, and in
-    ``halved_after_epoch``, the epoch after which halving ended the run, because then they trained equally long.
+    ``replicate`` holds the values of keys such as the seed. ``halved_after_epoch`` is the epoch after which halving
+    ended the run, or None. Two runs form a pair only if they agree in both, so that they have trained equally long.
     """
 
     setting: Mapping[str, Value]
@@ -149,7 +149,7 @@ def _reference(
 def _needs_bins(values: Sequence[Value], blocks: Sequence[_Block]) -> bool:
     if len(values) <= _MAX_SINGLE_VALUES or not all(is_number(value) for value in values):
         return False
-    # If all runs are in one block, a row for each value would only repeat the table of settings.
+    # If all runs are in one block, an effect for each value would only repeat the table of settings.
     return len(blocks) <= 1
 
 

@@ -38,8 +38,8 @@ def print_report(table: SweepTable) -> None:
     for part in table.by_data_set():
         columns, rows = settings_table(part)
         shown = rows[:_SHOWN_ROWS]
-        more = f", the best {len(shown)} of {len(rows)} settings (all in sweep.md)" if len(rows) > len(shown) else ""
-        tables.print_table(columns, shown, title=f"{part.name}{more}", words=len(part.keys))
+        hint = f", the best {len(shown)} of {len(rows)} settings (all in sweep.md)" if len(rows) > len(shown) else ""
+        tables.print_table(columns, shown, title=f"{part.name}{hint}", words=len(part.keys))
         if part.effects:
             tables.print_table(*effects_table(part), title=EFFECTS_TITLE, words=2)
         for line in [*_effect_notes(part), *_best_lines(part), *_limit_notes(part), *_unsuccessful(part)]:

@@ -121,8 +121,8 @@ def _report(session: SweepSession) -> None:
         print_report(table)
         print(session.path)
     # Runs of earlier commands in the same folder may have failed too, but they are no failure of this command.
-    own = [run for run in runs if session.jobs is None or tuple(run.entry.overrides) in session.jobs]
-    failed = [run for run in own if run.status == "failed" and not (session.allow_divergence and run.diverged)]
+    own_runs = [run for run in runs if session.jobs is None or tuple(run.entry.overrides) in session.jobs]
+    failed = [run for run in own_runs if run.status == "failed" and not (session.allow_divergence and run.diverged)]
     if failed:
-        lines = [f"{session.path}: {len(failed)} of {len(own)} jobs failed"]
+        lines = [f"{session.path}: {len(failed)} of {len(own_runs)} jobs failed"]
         raise SweepError("\n  ".join([*lines, *(f"{run.entry.folder}: {run.error}" for run in failed)]))

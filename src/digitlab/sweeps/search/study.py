@@ -242,12 +242,12 @@ class SharedStudy(Study):
         return any(trial.number == number and trial.state.is_finished() for trial in self._trials())
 
     def close(self) -> None:
-        """Free the trials of this worker, and say where else runs of this search are."""
+        """Free the trials of this worker, and log in which other folders there are runs of this search."""
         self._worker.stop()
-        own = str(self._folder.resolve())
-        folders = {trial.user_attrs.get(_FOLDER, own) for trial in self._counted()} - {own}
-        if folders:
-            log.warning("the table has only the runs in %s; others are in %s", own, ", ".join(sorted(folders)))
+        folder = str(self._folder.resolve())
+        other_folders = {trial.user_attrs.get(_FOLDER, folder) for trial in self._counted()} - {folder}
+        if other_folders:
+            log.warning("the table has only the runs in %s; others are in %s", folder, ", ".join(sorted(other_folders)))
         # A server limits the number of open connections, and a Python session may continue for a long time.
         self._storage.engine.dispose()
 

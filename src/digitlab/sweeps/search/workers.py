@@ -1,4 +1,4 @@
-"""The workers of a shared search, which are processes. Each shows that it is alive and finds out who is dead.
+"""The workers of a shared search, which are processes. Each shows that it is alive and finds out which are dead.
 
 Each worker regularly increases a number in the attributes of the study; this is its heartbeat. A worker is dead if its
 number stays the same for a while. The clocks of the machines need not agree, because every observer measures this time

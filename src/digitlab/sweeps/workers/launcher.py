@@ -29,9 +29,9 @@ class WorkersLauncher(JobLauncher):
 
     @abstractmethod
     def pool(self, *, under: str = "hydra.launcher") -> Pool:
-        """The pool of processes.
+        """Return the pool of processes.
 
-        Raises ``ConfigError`` for a bad setting, a key below ``under``, or if a library is not installed.
+        Raises ``ConfigError`` if a setting below the key ``under`` is invalid, or if a library is not installed.
         """
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
@@ -102,7 +102,7 @@ class WorkersLauncher(JobLauncher):
         ]
 
     def _return_without_result(self, config: DictConfig, error: RunError) -> JobReturn:
-        """The return of a job whose process ended without one. The run may have finished before the process died."""
+        """Make the return of a job whose process died. The run may have finished before."""
 
         def find_outcome(task_config: DictConfig) -> float | None:
             folder = _own_folder()
@@ -121,7 +121,7 @@ def _own_folder() -> Path:
 
 
 def _folder(config: DictConfig) -> Path:
-    """The run folder of a job that Hydra has run once in this process, which fixed its name."""
+    """Return the run folder of a job. Its name is known, because ``launch`` has run the job once in this process."""
     return Path(config.hydra.runtime.output_dir)
 
 

@@ -120,7 +120,7 @@ class _Slot:
 
 def _start_worker(parent: int) -> None:
     """Prepare a worker process of joblib. If the process of the command disappears, the worker saves and ends."""
-    # For the reason given in ``sigint_blocked``, which does not help here: joblib unblocks the signal in new processes.
+    # Ctrl-C must not reach the process (see ``sigint_blocked``), and joblib would unblock a blocked signal.
     ignore_sigint()
     end_when_orphaned(parent, grace_seconds=_GRACE_SECONDS)
 

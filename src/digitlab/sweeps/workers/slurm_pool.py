@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 _POLL_SECONDS = 1.0
 # A file that a node wrote can appear on another one this much later (the attribute cache of NFS).
 _FILE_DELAY_SECONDS = 15.0
-# When the queue was full, the time after which it is tried again.
+# If the queue was full, jobs are submitted again after this time.
 _FULL_QUEUE_SECONDS = 60.0
 
 # What a message says about a job that ended without a result, by SLURM's state or a state that this module gives.
@@ -157,7 +157,7 @@ class SlurmPool:
         return [_SlurmTask(batch, job, self) for batch, job in zip(batches, jobs, strict=True)]
 
     def _refusal(self, message: str) -> str:
-        """One line: SLURM's reason and the setting to change."""
+        """Return one line with SLURM's reason and the setting to change."""
         lines = [line.removeprefix("sbatch: ").removeprefix("error: ").strip() for line in message.splitlines()]
         reason = "; ".join(dict.fromkeys(line for line in lines if line)) or "sbatch gave no reason"
         matching = (names for words, names in _REFUSALS.items() if re.search(words, reason, re.IGNORECASE))
@@ -195,7 +195,7 @@ class SlurmPool:
         return job_id in self._ended
 
     def outcome(self, task: _SlurmTask) -> Sequence[JobReturn] | RunError:
-        """The returns of the job, or the reason why it has none, with the end of its log."""
+        """Return what the jobs returned, or an error that says why there is no result, with the end of the log."""
         state = self._queue.state(task.job_id)
         self._queue.forget(task.job_id)
         self._running.pop(task.job_id)
@@ -251,7 +251,7 @@ def _result_file(task: _SlurmTask) -> Path:
 
 
 def _last_lines(path: Path, *, lines: int = 3, max_characters: int = 300) -> str:
-    """The last lines of a log as one line, without what SLURM and submitit add."""
+    """Return the last lines of a log as one line, without the lines of SLURM and submitit."""
     try:
         with path.open("rb") as file:
             # The last 4 KiB contain the last lines; a whole log can be large.
