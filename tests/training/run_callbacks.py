@@ -1,6 +1,7 @@
 """Lightning callbacks that tests add to a run: ``+callbacks.NAME={_target_: run_callbacks.…}``."""
 
 import hashlib
+import json
 import os
 import time
 from pathlib import Path
@@ -42,6 +43,30 @@ class SlowValidation(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         time.sleep(self.seconds)
+
+
+class EpochRecord(Callback):
+    """Keeps the validation loss of every epoch in its state, and writes all of them to ``path`` at the end."""
+
+    def __init__(self, *, path: str, plain: bool = True) -> None:
+        self.path, self.plain = Path(path), plain
+        self.losses: list[float] = []
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            self.losses = []
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.losses.append(float(trainer.callback_metrics["val/loss"]))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"losses": list(self.losses) if self.plain else self.path}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.losses = list(state_dict["losses"])
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.path.write_text(json.dumps(self.losses))
 
 
 class Digest(Callback):

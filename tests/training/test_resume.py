@@ -1,5 +1,6 @@
 """A stopped and resumed run equals an uninterrupted one to the bit, and equal commands give equal bits."""
 
+import json
 import signal
 from pathlib import Path
 
@@ -170,3 +171,22 @@ def test_optimiser_state_in_other_groups_is_refused(run, older, one_line):
     with pytest.raises(RunError, match=r"last\.ckpt: an older version wrote it, with other parameters") as caught:
         run(*overrides, "trainer.max_epochs=2", name="stopped", resume=True)
     assert one_line(str(caught.value))
+
+
+def test_a_users_callback_continues_with_its_state(run, interrupted, tmp_path):
+    record = f"+callbacks.record={{_target_: run_callbacks.EpochRecord, path: {tmp_path}/losses.json}}"
+    whole = run(*STATEFUL, record)
+    losses = json.loads((tmp_path / "losses.json").read_text())
+    assert losses == [pytest.approx(float(row["val/loss"])) for row in whole.rows()]
+    (tmp_path / "losses.json").unlink()
+    # In the second of three epochs, each of 16 updates.
+    interrupted(20, signal.SIGTERM, *STATEFUL, record)
+    assert not (tmp_path / "losses.json").exists()
+    run(*STATEFUL, record, name="stopped", resume=True)
+    assert json.loads((tmp_path / "losses.json").read_text()) == losses
+
+
+def test_a_callback_whose_state_cannot_be_read_back_is_named(run, interrupted, tmp_path):
+    record = f"+callbacks.record={{_target_: run_callbacks.EpochRecord, path: {tmp_path}/losses.json, plain: false}}"
+    with pytest.raises(RunError, match="callbacks: the state of EpochRecord can't be saved"):
+        run(record, "trainer.max_epochs=1")

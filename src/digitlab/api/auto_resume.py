@@ -49,7 +49,7 @@ def find_resume_target(arguments: Sequence[str]) -> ResumeTarget:
             reason = f"can't resume: {folder} holds a run of another configuration ({'; '.join(changed)})"
             raise ConfigError("resume", "auto", reason)
         return ResumeTarget(run, overrides)
-    # Folder names begin with the date, so the last one belongs to the newest run.
+    # ``find_runs`` lists the runs in the order in which they were started.
     digest = fingerprint(config)
     newest_first = reversed(find_runs(folder.parent))
     newest = next((run for run in newest_first if _has_fingerprint(run, digest) and _is_resumable(run)), None)

@@ -130,8 +130,9 @@ class Run:
         )
         self.run_state = new_run_state(experiment, self.data, self.classifier, folder, checkpoint=checkpoint)
         self.run_callback = RunCallback(
-            run_state=self.run_state, stop_signal=stop_signal, save_every_seconds=experiment.checkpoint.every_seconds
-        )
+            run_state=self.run_state, stop_signal=stop_signal, save_every_seconds=experiment.checkpoint.every_seconds,
+            checkpoint=checkpoint,
+        )  # fmt: skip
         self.trainer = self._trainer()
         self._start_counters()
         # The content of ``result.json``, once ``result_written`` has written it.

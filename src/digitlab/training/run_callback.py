@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from digitlab.core.signals import StopSignal
 from digitlab.data.chunks import Chunk
+from digitlab.training.callback_states import add_callbacks, restore_callbacks
 from digitlab.training.checkpointing import snapshot
 from digitlab.training.classifier import Classifier
 from digitlab.training.run_state import RunState
@@ -19,16 +20,31 @@ from digitlab.training.run_state import RunState
 class RunCallback(Callback):
     """Updates ``run_state`` for a solo run. Under DDP every process has one, so that all stop at the same moment.
 
-    Inside an epoch it saves a checkpoint when the last one is ``save_every_seconds`` old (None: never).
+    Inside an epoch it saves a checkpoint when the last one is ``save_every_seconds`` old (None: never). A resumed run
+    gives the states in ``checkpoint`` back to the users' callbacks.
     """
 
-    def __init__(self, *, run_state: RunState, stop_signal: StopSignal, save_every_seconds: float | None) -> None:
+    def __init__(
+        self,
+        *,
+        run_state: RunState,
+        stop_signal: StopSignal,
+        save_every_seconds: float | None,
+        checkpoint: dict[str, Any] | None,
+    ) -> None:
         self.run_state, self.stop_signal, self._save_every_seconds = run_state, stop_signal, save_every_seconds
+        self._checkpoint = checkpoint
         self._saved_at = time.monotonic()
         # None while the clock of the training time stands still.
         self._clock_started_at: float | None = None
         # Whether the epoch is complete, so that the next one begins. A run can also end inside an epoch.
         self._epoch_over = False
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # As when Lightning itself loads a checkpoint, all callbacks have been set up, and none has started.
+        if self._checkpoint is not None:
+            restore_callbacks(trainer, pl_module, self._checkpoint)
+        self._checkpoint = None  # its weights and optimizer state would occupy memory for the whole run
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Before the training starts, nothing changes that could be saved.
@@ -115,9 +131,7 @@ class RunCallback(Callback):
             classifier, trainer.optimizers[0].state_dict(), self.run_state, position=classifier.position,
             train_counts=train_counts,
         )  # fmt: skip
-        # Lightning would call this, too, when it saves. The callback of the figures then saves its own file.
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            callback.on_save_checkpoint(trainer, classifier, content)
+        add_callbacks(trainer, classifier, content)
         self.run_state.writer.checkpoint(content, best=best)
 
     def _start_clock(self) -> None:
