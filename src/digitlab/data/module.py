@@ -89,7 +89,7 @@ class ImageData(LightningDataModule):
     ) -> None:
         """Use only this many mini-batches (None: all of them); call it before ``setup``.
 
-        With ``overfit_batches`` the validation images are the remaining training images.
+        With ``overfit_batches``, training uses that many mini-batches, and validation uses the same images.
         """
         self.overfit_batches = overfit_batches
         self.limit_val_batches, self.limit_test_batches = limit_val_batches, limit_test_batches
