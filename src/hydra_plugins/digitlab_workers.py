@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from omegaconf import OmegaConf
 
 from digitlab.core.errors import ConfigError
+from digitlab.core.extras import require_packages
 from digitlab.core.system import available_cores
 from digitlab.sweeps.workers.launcher import WorkersLauncher
 from digitlab.sweeps.workers.pools import JoblibPool, Pool, SubmititLocalPool
@@ -31,9 +32,9 @@ class JoblibLauncher(WorkersLauncher):
         self._given = given
 
     def pool(self, *, under: str = "hydra.launcher") -> Pool:
-        from digitlab.sweeps.workers.settings import JoblibSettings, checked_settings, require
+        from digitlab.sweeps.workers.settings import JoblibSettings, checked_settings
 
-        require("joblib", "joblib")
+        require_packages("launchers", "joblib", key="hydra/launcher", value="joblib")
         settings = checked_settings(JoblibSettings, self._given, under=under)
         return JoblibPool(_environments(self, settings.n_jobs))
 
@@ -46,9 +47,9 @@ class SubmititLocalLauncher(WorkersLauncher):
         self._given = given
 
     def pool(self, *, under: str = "hydra.launcher") -> Pool:
-        from digitlab.sweeps.workers.settings import LocalSettings, checked_settings, require
+        from digitlab.sweeps.workers.settings import LocalSettings, checked_settings
 
-        require("submitit", "submitit_local")
+        require_packages("launchers", "submitit", key="hydra/launcher", value="submitit_local")
         from submitit import LocalExecutor
 
         settings = checked_settings(LocalSettings, self._given, under=under)
@@ -66,9 +67,9 @@ class SubmititSlurmLauncher(WorkersLauncher):
         self._given = given
 
     def pool(self, *, under: str = "hydra.launcher") -> Pool:
-        from digitlab.sweeps.workers.settings import SlurmSettings, checked_settings, require
+        from digitlab.sweeps.workers.settings import SlurmSettings, checked_settings
 
-        require("submitit", "submitit_slurm")
+        require_packages("launchers", "submitit", key="hydra/launcher", value="submitit_slurm")
         if shutil.which("sbatch") is None or shutil.which("srun") is None:
             raise ConfigError(
                 "hydra/launcher",

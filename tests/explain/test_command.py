@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import digitlab as lab
-from digitlab.explain import extra
+from digitlab.core import extras
 from digitlab.explain.predictions import confident_mistakes
 
 
@@ -81,7 +81,7 @@ def test_what_cannot_be_explained_is_refused_in_one_line(digitlab, mlp_folder, t
 
 
 def test_a_missing_package_is_named_with_its_extra(digitlab, mlp_folder, monkeypatch):
-    monkeypatch.setattr(extra, "find_spec", lambda name: None)
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
     code, out, err = digitlab("explain", mlp_folder)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "digitlab explain: needs captum and scikit-learn: run pip install -e '.[explain]'" in err

@@ -160,9 +160,9 @@ class Run:
         test set (on validation images, if the run was not tested). Raises ``ConfigError`` if the extra ``explain`` is
         not installed, and ``RunError`` if there is nothing to explain.
         """
-        from digitlab.explain.extra import require_packages
+        from digitlab.core.extras import require_packages
 
-        require_packages("Run.explain", "captum")
+        require_packages("explain", "captum", value="Run.explain")
         from digitlab.api.inputs import as_pixels
         from digitlab.explain.network import read_explained_run
         from digitlab.explain.predictions import Subjects, confident_mistakes, explain, figure

@@ -58,9 +58,9 @@ def explain(
 
     Print a table and draw a figure. The checkpoint is the one that the run tested. Needs the extra "explain".
     """
-    from digitlab.explain.extra import require_packages
+    from digitlab.core.extras import require_packages
 
-    require_packages("digitlab explain", "captum", "sklearn")
+    require_packages("explain", "captum", "sklearn", value="digitlab explain")
     from digitlab.core.files import write_atomically
     from digitlab.explain.network import read_explained_run
     from digitlab.figures.style import encode

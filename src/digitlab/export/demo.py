@@ -21,11 +21,11 @@ from markupsafe import Markup
 from torch import Tensor
 
 from digitlab.core.errors import ConfigError
+from digitlab.core.extras import require_packages
 from digitlab.core.files import write_atomically
 from digitlab.export.check import Agreement, compare, run_probabilities, some_images
 from digitlab.export.formats import PACKAGES, onnx_bytes, read_back
 from digitlab.export.network import ExportedNetwork, trace
-from digitlab.export.packages import require_packages
 from digitlab.export.run import describe, load_for_export, precision_note, require_writable, test_images
 from digitlab.results.folder import RunFolder
 from digitlab.training.classifier import Classifier
@@ -59,7 +59,7 @@ def write_demo(
             off, or the page would be larger than 10 MB.
         RunError: a network cannot be exported.
     """
-    require_packages("", "digitlab demo", *PACKAGES["onnx"])
+    require_packages("export", *PACKAGES["onnx"], value="digitlab demo")
     require_writable(out, force=force)
     classifiers = [load_for_export(run, checkpoint) for run in runs]
     _require_same_images(runs, classifiers)

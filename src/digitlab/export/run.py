@@ -12,11 +12,11 @@ from torch import Tensor
 
 from digitlab.config.compose import plain
 from digitlab.core.errors import ConfigError
+from digitlab.core.extras import require_packages
 from digitlab.core.files import write_atomically
 from digitlab.export.check import Agreement, compare, run_probabilities, some_images
 from digitlab.export.formats import PACKAGES, SUFFIXES, Format, onnx_bytes, program_bytes, read_back, weight_bytes
 from digitlab.export.network import ExportedNetwork, Pixels, trace
-from digitlab.export.packages import require_packages
 from digitlab.results.folder import RunFolder
 from digitlab.training.classifier import Classifier
 from digitlab.training.loading import Which, load_classifier, load_data
@@ -45,7 +45,7 @@ def export_run(
         ConfigError: a package is missing, the file exists and ``force`` is off, or the run deskews its images.
         RunError: the network cannot be exported, or the export computes other probabilities.
     """
-    require_packages("--to", to, *PACKAGES[to])
+    require_packages("export", *PACKAGES[to], key="--to", value=to)
     if to == "safetensors" and pixels != "float32":
         raise ConfigError(
             "--input", pixels, "has no effect with --to safetensors, which writes only weights: leave it out"

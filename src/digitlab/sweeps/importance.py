@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from digitlab.config.metrics import metric_direction
+from digitlab.core.extras import how_to_install
 from digitlab.sweeps.effects import Value, is_number
 from digitlab.sweeps.state import SweepRun
 from digitlab.sweeps.table import SweepTable
@@ -19,7 +20,7 @@ from digitlab.sweeps.table import SweepTable
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-HINT = "the importance of keys needs Optuna: run pip install -e '.[search]' in the project's folder"
+HINT = f"the importance of keys needs Optuna: {how_to_install('search')}"
 # With fewer runs, the importance of a key would be chance.
 _FEWEST_RUNS = 8
 _RESAMPLES, _SEED = 40, 0

@@ -93,6 +93,6 @@ def test_a_search_needs_something_to_choose(plan):
 
 
 def test_a_missing_library_is_named_with_the_command_that_installs_it(plan, monkeypatch):
-    monkeypatch.setattr("digitlab.sweeps.search.settings.find_spec", lambda name: None)
+    monkeypatch.setattr("digitlab.core.extras.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"needs optuna and cmaes: run pip install -e '\.\[search\]'"):
         plan(*SPACE)

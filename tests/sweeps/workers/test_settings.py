@@ -5,15 +5,9 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from digitlab.config.compose import CONF
+from digitlab.core import extras
 from digitlab.core.errors import ConfigError
-from digitlab.sweeps.workers import settings
-from digitlab.sweeps.workers.settings import (
-    JoblibSettings,
-    LocalSettings,
-    SlurmSettings,
-    checked_settings,
-    require,
-)
+from digitlab.sweeps.workers.settings import JoblibSettings, LocalSettings, SlurmSettings, checked_settings
 from hydra_plugins import digitlab_workers
 
 KINDS = {"joblib": JoblibSettings, "submitit_local": LocalSettings, "submitit_slurm": SlurmSettings}
@@ -52,9 +46,9 @@ def test_a_bad_setting_is_refused_with_its_key(launcher, key, value, allowed):
 
 
 def test_a_library_that_is_missing_is_named_with_the_command_that_installs_it(monkeypatch):
-    monkeypatch.setattr(settings, "find_spec", lambda name: None)
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"needs joblib: run pip install -e '\.\[launchers\]'"):
-        require("joblib", "joblib")
+        digitlab_workers.JoblibLauncher(**defaults("joblib")).pool()
 
 
 def test_the_slurm_launcher_needs_slurm(monkeypatch, tmp_path):

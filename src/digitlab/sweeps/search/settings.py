@@ -4,7 +4,6 @@ As in Optuna, a trial is one setting that the search chooses. A trial is one run
 """
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Literal
 
 from hydra.core.config_loader import ConfigLoader
@@ -14,6 +13,7 @@ from pydantic import ValidationError
 from digitlab.config.compose import plain
 from digitlab.config.schema import NonNegativeInt, PositiveFloat, PositiveInt, refusal, settings
 from digitlab.core.errors import ConfigError
+from digitlab.core.extras import require_packages
 from digitlab.sweeps.jobs import Grid, sweep_overrides
 from digitlab.sweeps.search.space import Space
 
@@ -90,9 +90,7 @@ def search_plan(config: DictConfig, loader: ConfigLoader, grid: Grid) -> SearchP
         raise ConfigError("hydra/sweeper", "optuna", allowed)
     settings = _settings(config)
     _check_sampler(settings.sampler, space)
-    if missing := [name for name in ("optuna", "cmaes") if find_spec(name) is None]:
-        install = "run pip install -e '.[search]' in the project's folder"
-        raise ConfigError("hydra/sweeper", "optuna", f"needs {' and '.join(missing)}: {install}")
+    require_packages("search", "optuna", "cmaes", key="hydra/sweeper", value="optuna")
     return SearchPlan(space, settings)
 
 

@@ -1,14 +1,12 @@
 """Checks the settings ``hydra.launcher.*`` of the launchers that use other processes."""
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 from typing import Any, Literal, TypeVar
 
 from omegaconf import OmegaConf
 from pydantic import ValidationError
 
 from digitlab.config.schema import NonNegativeInt, PositiveFloat, PositiveInt, refusal, settings
-from digitlab.core.errors import ConfigError
 
 T = TypeVar("T")
 
@@ -64,10 +62,3 @@ def checked_settings(cls: type[T], given: Mapping[str, Any], *, under: str) -> T
         return cls(**{str(name): value for name, value in values.items()})
     except ValidationError as error:
         raise refusal(error, of=cls, given=given).under(under) from error
-
-
-def require(library: str, launcher: str) -> None:
-    """Raise ``ConfigError``, which says how to install it, if the ``library`` of ``launcher`` is missing."""
-    if find_spec(library) is None:
-        install = "run pip install -e '.[launchers]' in the project's folder"
-        raise ConfigError("hydra/launcher", launcher, f"needs {library}: {install}")
