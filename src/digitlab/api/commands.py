@@ -18,12 +18,13 @@ from omegaconf import DictConfig
 from digitlab.api.frames import to_frame
 from digitlab.api.hydra_app import hydra_app
 from digitlab.api.own_objects import OwnObjects, own_objects
-from digitlab.api.run import Checkpoint, Run
+from digitlab.api.run import Run
 from digitlab.api.running import stoppable_by_folder
 from digitlab.api.sweep import Sweep
 from digitlab.config.compose import ROOT
 from digitlab.core.errors import ConfigError, RunError
 from digitlab.core.signals import Interrupted, Stopper
+from digitlab.results.checkpoint_name import CheckpointName
 from digitlab.results.folder import RunFolder, find_runs
 from digitlab.results.lock import remove_unstarted_folders
 from digitlab.results.table import run_row
@@ -157,7 +158,9 @@ def resume(
         return Run(resume_folder(str(path), arguments).folder)
 
 
-def load(folder: str | Path, *, checkpoint: Checkpoint = "best", model: Any = None) -> "tuple[Classifier, ImageData]":
+def load(
+    folder: str | Path, *, checkpoint: CheckpointName = "best", model: Any = None
+) -> "tuple[Classifier, ImageData]":
     """Return the classifier of a run, in eval mode, and its data set with the run's split, both on the CPU.
 
     ``classifier(images)`` takes uint8 images (N, C, H, W), such as ``data.test_set.images``, and returns logits (N, K).

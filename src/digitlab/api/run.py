@@ -2,7 +2,7 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
@@ -12,6 +12,7 @@ from digitlab.api.running import stopper_of
 from digitlab.config.suggestions import nearest
 from digitlab.core.durations import duration
 from digitlab.core.errors import ConfigError, RunError
+from digitlab.results.checkpoint_name import CheckpointName
 from digitlab.results.folder import RunFolder
 from digitlab.results.history import read_history
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from digitlab.export.formats import Format
     from digitlab.export.network import Pixels
     from digitlab.training import Classifier
-
-Checkpoint = Literal["best", "last"]
 
 
 class Run:
@@ -78,7 +77,7 @@ class Run:
         """The composed configuration, for example ``run.config.optimizer.lr``."""
         return self._folder.read_config()
 
-    def model(self, checkpoint: Checkpoint = "best") -> "Classifier":
+    def model(self, checkpoint: CheckpointName = "best") -> "Classifier":
         """The trained classifier in evaluation mode, on the CPU. Raises ``RunError`` without a readable checkpoint.
 
         Called with pixels (N, C, H, W), uint8 or float in [0, 1], it returns logits (N, K).
@@ -98,7 +97,7 @@ class Run:
         data.setup()
         return data
 
-    def predict(self, images: Any, checkpoint: Checkpoint = "best") -> "Tensor":
+    def predict(self, images: Any, checkpoint: CheckpointName = "best") -> "Tensor":
         """The probabilities of the classes, float (N, K), for one image or several.
 
         ``images`` is a path, a PIL image, an array or tensor, or a list of these. Paths and PIL images may have any
@@ -115,7 +114,7 @@ class Run:
         with torch.no_grad():
             return classifier.loss.scores(classifier(pixels))
 
-    def evaluate(self, checkpoint: Checkpoint = "best") -> dict[str, float]:
+    def evaluate(self, checkpoint: CheckpointName = "best") -> dict[str, float]:
         """Metrics of a checkpoint on the whole official test set, keyed ``test/accuracy`` and so on."""
         from digitlab.core.logging import quiet_libraries
         from digitlab.training.evaluation import evaluate
@@ -189,7 +188,7 @@ class Run:
         to: "Format" = "onnx",
         out: str | Path | None = None,
         *,
-        checkpoint: Checkpoint = "best",
+        checkpoint: CheckpointName = "best",
         pixels: "Pixels" = "float32",
     ) -> Path:
         """Write the network to a file, by default in the run folder, and return its path, as ``digitlab export`` does.

@@ -6,17 +6,12 @@ from typing import Annotated
 
 import typer
 
+from digitlab.results.checkpoint_name import CheckpointName
+
 app = typer.Typer(
     help="Look at a data set before training (show), train, and work with finished runs",
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
 )  # fmt: skip
-
-
-class Which(StrEnum):
-    """The checkpoints of a run."""
-
-    BEST = "best"
-    LAST = "last"
 
 
 class Device(StrEnum):
@@ -43,7 +38,9 @@ class PaperWidth(StrEnum):
 
 
 Folder = Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="The folder that the training printed last.")]
-WhichOption = Annotated[Which, typer.Option("--checkpoint", help="The best checkpoint on validation, or the last.")]
+CheckpointOption = Annotated[
+    CheckpointName, typer.Option("--checkpoint", help="The best checkpoint on validation, or the last.")
+]
 WidthOption = Annotated[
     PaperWidth | None,
     typer.Option("--width", help="Width in a paper: column is 3.5 inches, page is 7.2.  [default: for a screen]"),

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from digitlab.cli.app import Which, WhichOption, app
+from digitlab.cli.app import CheckpointOption, app
 from digitlab.core.errors import ConfigError
 
 
@@ -21,7 +21,7 @@ def demo(
             metavar="FILE", help="The file to write; required for several runs.  [default: RUN_FOLDER/demo.html]"
         ),
     ] = None,
-    checkpoint: WhichOption = Which.BEST,
+    checkpoint: CheckpointOption = "best",
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing page.")] = False,
 ) -> None:
     """Write an HTML page on which you draw and networks answer. It needs no server and no internet connection.
@@ -35,7 +35,7 @@ def demo(
     if out is None and len(folders) > 1:
         raise ConfigError("", "--out", "must name the output file if several runs are given")
     out = folders[0] / "demo.html" if out is None else out
-    for network in write_demo([open_run(folder) for folder in folders], out, checkpoint=checkpoint.value, force=force):
+    for network in write_demo([open_run(folder) for folder in folders], out, checkpoint=checkpoint, force=force):
         print(f"{network.name}: {network.agreement}", file=sys.stderr)
         if network.note:
             print(f"note: {network.name}: {network.note}", file=sys.stderr)

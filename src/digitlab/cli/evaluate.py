@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from digitlab.cli.app import Device, FileFormat, Folder, PaperWidth, Which, WhichOption, WidthOption, app
+from digitlab.cli.app import CheckpointOption, Device, FileFormat, Folder, PaperWidth, WidthOption, app
 from digitlab.core.errors import ConfigError, RunError
+from digitlab.results.checkpoint_name import CheckpointName
 
 if TYPE_CHECKING:
     from digitlab.data import ImageData
@@ -23,7 +24,7 @@ def evaluate(
     data: Annotated[
         str | None, typer.Option(metavar="NAME", help="Another data set of conf/data/, same shape.")
     ] = None,
-    checkpoint: WhichOption = Which.BEST,
+    checkpoint: CheckpointOption = "best",
     device: Annotated[Device, typer.Option(help="Where to compute; independent of the training device.")] = Device.AUTO,
     corrupt: Annotated[
         str | None,
@@ -54,14 +55,13 @@ def evaluate(
     if severity is not None and corrupt is None:
         raise ConfigError("--severity", severity, "needs --corrupt")
     run = open_run(folder)
-    classifier = load_classifier(run, checkpoint.value)
+    classifier = load_classifier(run, checkpoint)
     images = load_data(run, data)
     require_fit(classifier, images)
     if data is None and classifier.facts.name != images.source.name:
-        path = run.best if checkpoint is Which.BEST else run.last
         raise RunError(
-            f"{path}: was trained on {classifier.facts.name}, but the run's configuration says {images.source.name}:"
-            f" use --data {classifier.facts.name} to test it on its own data set"
+            f"{run.checkpoint(checkpoint)}: was trained on {classifier.facts.name}, but the run's configuration says"
+            f" {images.source.name}: use --data {classifier.facts.name} to test it on its own data set"
         )
     _warn_of_other_classes(classifier, images)
     # This comes before the tests, so that a wrong name is reported at once.
@@ -90,12 +90,12 @@ def _warn_of_other_classes(classifier: "Classifier", images: "ImageData") -> Non
         )
 
 
-def _report_test(classifier: "Classifier", images: "ImageData", *, checkpoint: Which, device: Device) -> None:
+def _report_test(classifier: "Classifier", images: "ImageData", *, checkpoint: CheckpointName, device: Device) -> None:
     from digitlab.results.table import print_metrics
     from digitlab.training.evaluation import evaluate as measure
 
     metrics = measure(classifier, images, accelerator=device.value)
-    print_metrics(metrics, title=f"{images.source.title}, {checkpoint.value} checkpoint, on {classifier.device.type}")
+    print_metrics(metrics, title=f"{images.source.title}, {checkpoint} checkpoint, on {classifier.device.type}")
 
 
 def _report_corrupted(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from digitlab.cli.app import Folder, Which, WhichOption, app
+from digitlab.cli.app import CheckpointOption, Folder, app
 
 
 class Format(StrEnum):
@@ -33,7 +33,7 @@ def export(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The file to write.  [default: RUN_FOLDER/network.onnx, …]")
     ] = None,
-    checkpoint: WhichOption = Which.BEST,
+    checkpoint: CheckpointOption = "best",
     pixels: Annotated[
         Pixels,
         typer.Option(
@@ -50,9 +50,7 @@ def export(
     from digitlab.export.run import export_run
     from digitlab.training.loading import open_run
 
-    exported = export_run(
-        open_run(folder), to.value, out, checkpoint=checkpoint.value, pixels=pixels.value, force=force
-    )
+    exported = export_run(open_run(folder), to.value, out, checkpoint=checkpoint, pixels=pixels.value, force=force)
     print(exported.agreement)
     if exported.note:
         print(f"note: {exported.note}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from digitlab.cli.app import Folder, Which, WhichOption, app
+from digitlab.cli.app import CheckpointOption, Folder, app
 from digitlab.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def predict(
         list[Path],
         typer.Argument(metavar="IMAGE…", help="Pictures of any format, size and polarity, or folders of pictures."),
     ],
-    checkpoint: WhichOption = Which.BEST,
+    checkpoint: CheckpointOption = "best",
     csv: Annotated[
         bool, typer.Option("--csv", help="Print CSV: file, class, confidence, then one column per class.")
     ] = False,
@@ -39,7 +39,7 @@ def predict(
     from digitlab.training.loading import load_classifier, open_run
 
     run = open_run(folder)
-    classifier = load_classifier(run, checkpoint.value)
+    classifier = load_classifier(run, checkpoint)
     deskewed = run.read_config().data.get("deskew", False)
     facts = classifier.facts
     readable: dict[Path, Tensor] = {}

@@ -130,16 +130,13 @@ def read_explained_run(folder: RunFolder) -> ExplainedRun:
     Raises ``ConfigError`` if the folder is not a run folder, ``RunError`` for a missing or damaged checkpoint, and
     ``DataError`` if the data set is missing.
     """
-    # With test=none, the result of the run describes the best checkpoint.
-    checkpoint: Literal["best", "last"] = "last" if folder.read_config().test == "last" else "best"
-    classifier = load_classifier(folder, checkpoint)
+    classifier = load_classifier(folder, folder.read_tested_checkpoint())
     data = load_data(folder)
     require_fit(classifier, data)
     data.setup()
-    # The test writes the confusion matrix, so its file shows that the run was tested.
-    split: Literal["test", "val"] = "test" if folder.confusion.exists() else "val"
     return ExplainedRun(
-        folder=folder, classifier=classifier, network=PixelNetwork(classifier), data=data, split=split
+        folder=folder, classifier=classifier, network=PixelNetwork(classifier), data=data,
+        split="test" if folder.is_tested else "val",
     )  # fmt: skip
 
 

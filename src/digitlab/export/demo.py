@@ -27,9 +27,9 @@ from digitlab.export.check import Agreement, compare, run_probabilities, some_im
 from digitlab.export.formats import PACKAGES, onnx_bytes, read_back
 from digitlab.export.network import ExportedNetwork, trace
 from digitlab.export.run import describe, load_for_export, precision_note, require_writable, test_images
+from digitlab.results.checkpoint_name import CheckpointName
 from digitlab.results.folder import RunFolder
 from digitlab.training.classifier import Classifier
-from digitlab.training.loading import Which
 
 # Most mail servers accept a file of this size, so a teacher can send the page to a class.
 _MOST_BYTES = 10_000_000
@@ -50,7 +50,7 @@ class DemoNetwork:
 
 
 def write_demo(
-    runs: Sequence[RunFolder], out: Path, *, checkpoint: Which = "best", force: bool = False
+    runs: Sequence[RunFolder], out: Path, *, checkpoint: CheckpointName = "best", force: bool = False
 ) -> list[DemoNetwork]:
     """Write the page with the networks of all runs to ``out``; the test images are those of the first run.
 
@@ -110,7 +110,7 @@ def _choice(run: RunFolder, group: str) -> str:
         return run.path.name
 
 
-def _network(run: RunFolder, classifier: Classifier, name: str, checkpoint: Which) -> DemoNetwork:
+def _network(run: RunFolder, classifier: Classifier, name: str, checkpoint: CheckpointName) -> DemoNetwork:
     """Export the network of a run as ONNX, and compare the export with the run."""
     network = ExportedNetwork(classifier, hidden=True)
     program = trace(network, classifier.facts.shape, pixels="uint8")

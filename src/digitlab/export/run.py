@@ -17,9 +17,10 @@ from digitlab.core.files import write_atomically
 from digitlab.export.check import Agreement, compare, run_probabilities, some_images
 from digitlab.export.formats import PACKAGES, SUFFIXES, Format, onnx_bytes, program_bytes, read_back, weight_bytes
 from digitlab.export.network import ExportedNetwork, Pixels, trace
+from digitlab.results.checkpoint_name import CheckpointName
 from digitlab.results.folder import RunFolder
 from digitlab.training.classifier import Classifier
-from digitlab.training.loading import Which, load_classifier, load_data
+from digitlab.training.loading import load_classifier, load_data
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +33,8 @@ class Exported:
 
 
 def export_run(
-    run: RunFolder, to: Format, out: Path | None = None, *, checkpoint: Which = "best", pixels: Pixels = "float32",
-    force: bool = False,
+    run: RunFolder, to: Format, out: Path | None = None, *, checkpoint: CheckpointName = "best",
+    pixels: Pixels = "float32", force: bool = False,
 ) -> Exported:  # fmt: skip
     """Write the network of a run to ``out``. The default is a file in the run folder, for example ``network.onnx``.
 
@@ -81,7 +82,7 @@ def require_writable(out: Path, *, force: bool) -> None:
         raise ConfigError("--out", out, "must be a file in an existing folder")
 
 
-def load_for_export(run: RunFolder, checkpoint: Which) -> Classifier:
+def load_for_export(run: RunFolder, checkpoint: CheckpointName) -> Classifier:
     """Return the classifier of a run. Raises ``ConfigError`` if the run deskews its images.
 
     Deskewing happens before the network, so the exported network would not contain it.
@@ -95,7 +96,7 @@ def load_for_export(run: RunFolder, checkpoint: Which) -> Classifier:
     return load_classifier(run, checkpoint)
 
 
-def describe(run: RunFolder, classifier: Classifier, checkpoint: Which) -> dict[str, str]:
+def describe(run: RunFolder, classifier: Classifier, checkpoint: CheckpointName) -> dict[str, str]:
     """Return the metadata of an export. All values are strings, because the formats store only strings.
 
     Lists and settings are encoded as JSON.

@@ -71,23 +71,21 @@ def read_run_data(run: RunFolder) -> RunData:
     Raises ``ConfigError`` if the folder is not a run folder, ``RunError`` if no epoch is finished or a checkpoint is
     damaged, and ``DataError`` if the data set is missing.
     """
-    config = run.read_config()
+    checkpoint = run.read_tested_checkpoint()
     rows = read_rows(run)
-    # The test writes the confusion matrix, so its file shows that the run was tested.
-    tested = run.confusion.exists()
-    checkpoint: Literal["best", "last"] = "last" if config.test == "last" else "best"
     classifier = load_classifier(run, checkpoint)
     data = load_data(run)
     trained_on = classifier.facts.name
     if trained_on != data.source.name:
-        path = run.last if checkpoint == "last" else run.best
-        raise RunError(f"{path}: was trained on {trained_on}, but the run's data set is {data.source.name}")
+        raise RunError(
+            f"{run.checkpoint(checkpoint)}: was trained on {trained_on}, but the run's data set is {data.source.name}"
+        )
     require_fit(classifier, data)
     data.setup()
     # The best checkpoint was saved right after the best validation, so that is the last one in its history.
     best = read_checkpoint(run.best)["history"][-1]
     return collect_run_data(
-        classifier, data, split="test" if tested else "val",
+        classifier, data, split="test" if run.is_tested else "val",
         best=(best["epoch"], best["step"]), batch_log=read_batch_log(run),
         epochs=curves(rows, against="epoch"), steps=event_curves(run),
     )  # fmt: skip

@@ -14,6 +14,7 @@ from typing import Any
 
 from digitlab.config.metrics import metric_direction
 from digitlab.core.errors import show
+from digitlab.results.checkpoint_name import tested_checkpoint
 from digitlab.results.data_set import data_set_name
 from digitlab.results.folder import RunFolder
 
@@ -67,8 +68,8 @@ class ReportedRun:
         """The checkpoint and epoch to which ``metrics`` belong: ``best checkpoint, epoch 4``. Empty without metrics."""
         if not self.metrics:
             return ""
-        last = self.setting("test") == "last"
-        checkpoint, epoch = "last" if last else "best", self.fact("epochs" if last else "best_epoch")
+        checkpoint: str = tested_checkpoint(self.setting("test"))
+        epoch = self.fact("epochs" if checkpoint == "last" else "best_epoch")
         tested = self.fact("tested")
         if isinstance(tested, Mapping):
             checkpoint, epoch = tested.get("checkpoint", checkpoint), tested.get("epoch", epoch)

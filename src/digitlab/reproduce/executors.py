@@ -26,8 +26,9 @@ from digitlab.engine.metrics import Counts
 from digitlab.optim.losses import CrossEntropy, Loss, MeanSquaredError
 from digitlab.reproduce.scratch import pure
 from digitlab.reproduce.scratch.network import Activation, Dense, Network, train
+from digitlab.results.checkpoint_name import CheckpointName
 from digitlab.results.folder import RunFolder
-from digitlab.results.result import CheckpointMetrics, CheckpointName, Tested, run_result
+from digitlab.results.result import CheckpointMetrics, Tested, run_result
 from digitlab.results.writer import RunWriter
 from digitlab.training.experiment import Experiment
 

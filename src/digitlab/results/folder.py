@@ -14,6 +14,7 @@ from yaml import YAMLError
 
 from digitlab.core.errors import ConfigError
 from digitlab.core.files import read_yaml, write_atomically
+from digitlab.results.checkpoint_name import CheckpointName, tested_checkpoint
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,6 +42,9 @@ class RunFolder:
         """The checkpoint before ``last``. A run resumes from it if ``last`` is damaged."""
         return self.path / "checkpoints" / "previous.ckpt"
 
+    def checkpoint(self, name: CheckpointName) -> Path:
+        return self.last if name == "last" else self.best
+
     @property
     def metrics(self) -> Path:
         return self.path / "metrics.csv"
@@ -56,6 +60,11 @@ class RunFolder:
     @property
     def confusion(self) -> Path:
         return self.path / "confusion_matrix.csv"
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether the run was tested: only the test writes the confusion matrix."""
+        return self.confusion.exists()
 
     @property
     def test_predictions(self) -> Path:
@@ -127,6 +136,10 @@ class RunFolder:
             return Path(read_yaml(self.config.parent / "hydra.yaml")["hydra"]["runtime"]["cwd"])
         except (OSError, YAMLError, KeyError, TypeError):
             return Path()
+
+    def read_tested_checkpoint(self) -> CheckpointName:
+        """Return the checkpoint to which the metrics of the run belong. Raises what ``read_config`` raises."""
+        return tested_checkpoint(self.read_config().test)
 
     def read_plain_config(self) -> dict[str, Any]:
         """Return the configuration as plain values, with interpolations as they are written.

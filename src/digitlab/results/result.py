@@ -7,9 +7,9 @@ from typing import Any, Literal
 import torch
 
 from digitlab.results import environment
+from digitlab.results.checkpoint_name import CheckpointName
 
 Status = Literal["finished", "stopped", "failed"]
-CheckpointName = Literal["best", "last"]
 
 
 @dataclass(frozen=True, slots=True)

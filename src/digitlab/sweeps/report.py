@@ -192,7 +192,7 @@ def _best_lines(table: SweepTable) -> list[str]:
     lines += [
         f"best single run of this setting{chance}: {_run_text(run)}",
         f"  test set:   {test or 'not measured (test=none)'}",
-        f"  checkpoint: {_short_path(run.folder.last if run.tested_checkpoint == 'last' else run.folder.best)}",
+        f"  checkpoint: {_short_path(run.folder.checkpoint(run.tested_checkpoint or 'best'))}",
         f"  again:      {command(run)}",
     ]
     # Readers look for the highest value in the table, so a line says which run and setting have it.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from digitlab.core.errors import DIVERGED
+from digitlab.results.checkpoint_name import CheckpointName
 from digitlab.results.data_set import data_set_name, read_data_set_name
 from digitlab.results.folder import RunFolder
 from digitlab.results.outcome import UNREADABLE, monitored
@@ -44,9 +45,9 @@ class SweepRun:
         return {name: value for name, value in metrics.items() if "class_accuracy" not in name}
 
     @property
-    def tested_checkpoint(self) -> str | None:
+    def tested_checkpoint(self) -> CheckpointName | None:
         """Which checkpoint ``metrics`` belong to, ``best`` or ``last``; None if an older version wrote the result."""
-        name: str | None = self._tested("checkpoint")
+        name: CheckpointName | None = self._tested("checkpoint")
         return name
 
     @property

@@ -4,7 +4,6 @@ Python users call ``load`` as ``digitlab.load``. The ``digitlab`` command uses t
 """
 
 from pathlib import Path
-from typing import Literal
 
 import torch
 from omegaconf import DictConfig
@@ -13,14 +12,13 @@ from digitlab.config.compose import build, compose, plain, register_resolvers
 from digitlab.core.errors import ConfigError, RunError
 from digitlab.data.module import ImageData
 from digitlab.results.checkpoint import read_checkpoint
+from digitlab.results.checkpoint_name import CheckpointName
 from digitlab.results.folder import RunFolder, find_runs
 from digitlab.training.classifier import Classifier
 from digitlab.training.settings import Execution
 
-Which = Literal["best", "last"]
 
-
-def load(folder: str | Path, *, checkpoint: Which = "best") -> tuple[Classifier, ImageData]:
+def load(folder: str | Path, *, checkpoint: CheckpointName = "best") -> tuple[Classifier, ImageData]:
     """Return the classifier of a run, in eval mode, and its data set with the run's split, both on the CPU.
 
     ``model(images)`` takes uint8 images (N, C, H, W), such as ``data.test_set.images``, and returns logits (N, K).
@@ -48,13 +46,13 @@ def open_run(folder: str | Path) -> RunFolder:
     return run
 
 
-def load_classifier(run: RunFolder, checkpoint: Which = "best") -> Classifier:
+def load_classifier(run: RunFolder, checkpoint: CheckpointName = "best") -> Classifier:
     """Return the classifier of a checkpoint, in eval mode on the CPU, in the precision in which it was trained.
 
     Raises ``RunError`` if the checkpoint is missing or does not fit the network, ``ConfigError`` if it names a network
     of a package that is not allowed.
     """
-    path = run.best if checkpoint == "best" else run.last
+    path = run.checkpoint(checkpoint)
     content = read_checkpoint(path)
     try:
         precision = run.read_config().trainer.precision

@@ -164,7 +164,7 @@ class RunState:
         if self._test == "none":
             return False
         # The weights come from the file even for test=last, so that the result belongs to the file that users load.
-        self._tested = read_checkpoint(self.folder.best if self._test == "best" else self.folder.last)
+        self._tested = read_checkpoint(self.folder.checkpoint(self._test))
         self.classifier.load_state_dict(self._tested["state_dict"])
         return True
 
