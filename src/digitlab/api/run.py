@@ -70,7 +70,7 @@ class Run:
     @property
     def history(self) -> Any:
         """One row per epoch: a data frame, or a list of dicts (see ``to_frame``). Raises ``RunError`` if damaged."""
-        return to_frame([{"epoch": row.epoch, "step": row.step, **row.values} for row in read_history(self._folder)])
+        return to_frame([row.columns for row in read_history(self._folder)])
 
     @cached_property
     def config(self) -> DictConfig:

@@ -4,7 +4,6 @@ The split is the test set if the run was tested, otherwise validation: drawing f
 N is the number of images, K the number of classes.
 """
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -23,6 +22,7 @@ from digitlab.figures.history import Curve, Curves
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.events import LOSS_TAG, curves_folder
 from digitlab.results.folder import RunFolder
+from digitlab.results.history import read_history
 from digitlab.training.classifier import Classifier
 from digitlab.training.loading import load_classifier, load_data, require_fit
 
@@ -92,11 +92,10 @@ def read_run_data(run: RunFolder) -> RunData:
 
 
 def read_rows(run: RunFolder) -> list[dict[str, float]]:
-    """Return the rows of ``metrics.csv``, one per epoch. Raises ``RunError`` if no epoch is finished."""
+    """Return the rows of ``metrics.csv``, one per epoch. Raises ``RunError`` if no epoch is finished, or for damage."""
     if not run.metrics.exists() or not run.best.exists():
         raise RunError(f"{run.path}: no epoch is finished, so there is nothing to draw")
-    with run.metrics.open(encoding="utf-8") as file:
-        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+    return [row.columns for row in read_history(run)]
 
 
 def collect_run_data(

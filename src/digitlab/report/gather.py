@@ -78,7 +78,7 @@ def _read_records(runs: Sequence[RunFolder], names_relative_to: Path) -> tuple[l
     for run in runs:
         try:
             records.append(read_record(run, names_relative_to=names_relative_to))
-        except (OSError, ValueError, YAMLError) as error:
+        except (OSError, ValueError, YAMLError, RunError) as error:
             skipped.append(f"{run.path}: cannot be read: {' '.join(str(error).split())}")
     return records, skipped
 

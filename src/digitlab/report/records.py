@@ -17,6 +17,7 @@ from digitlab.core.errors import show
 from digitlab.results.checkpoint_name import tested_checkpoint
 from digitlab.results.data_set import data_set_name
 from digitlab.results.folder import RunFolder
+from digitlab.results.history import read_history
 
 GROUPS = ("data", "model")  # config groups that the page always shows
 # The entries of result.json, besides metrics, that must be numbers.
@@ -137,7 +138,7 @@ class Confusion:
 def read_record(run: RunFolder, *, names_relative_to: Path) -> ReportedRun:
     """Read a run folder; the run's name is its path relative to ``names_relative_to``.
 
-    Raises ``ConfigError`` if it is not a run folder, ``OSError`` or ``ValueError`` if a file cannot be read.
+    Raises ``ConfigError`` if it is not a run folder, ``OSError``, ``ValueError`` or ``RunError`` for a damaged file.
     """
     config = run.read_plain_config()
     result = run.read_result() if run.result.exists() else {}
@@ -152,7 +153,7 @@ def read_record(run: RunFolder, *, names_relative_to: Path) -> ReportedRun:
         config_text=run.config.read_text(encoding="utf-8"),
         overrides=run.read_overrides(),
         result=result,
-        epochs=_read_epochs(run.metrics),
+        epochs=[row.columns for row in read_history(run)],
         confusion=_read_confusion(run.confusion),
         summary=run.summary.read_text(encoding="utf-8") if run.summary.exists() else None,
     )
@@ -167,13 +168,6 @@ def _is_result(result: Any) -> bool:
         return False
     numbers = [*metrics.values(), *(result.get(name) for name in _NUMBERS)]
     return all(number is None or (isinstance(number, int | float) and math.isfinite(number)) for number in numbers)
-
-
-def _read_epochs(path: Path) -> list[dict[str, float]]:
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
 
 
 def _read_confusion(path: Path) -> Confusion | None:

@@ -24,6 +24,11 @@ class EpochRow:
     step: int
     values: Mapping[str, float]
 
+    @property
+    def columns(self) -> dict[str, float]:
+        """All columns by name, without the empty cells."""
+        return {"epoch": self.epoch, "step": self.step, **self.values}
+
 
 def read_history(run: RunFolder) -> list[EpochRow]:
     """Return the rows of all epochs that the run has finished, in order; an empty list if there is none.
