@@ -33,7 +33,7 @@ class PixelNetwork(nn.Module):
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
         self.normalise = classifier.normalise
-        self.network = classifier.network if classifier.average is None else classifier.average
+        self.network = classifier.evaluated_network
         self.eval()
 
     def forward(self, pixels: Tensor) -> Tensor:

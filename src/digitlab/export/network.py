@@ -28,10 +28,10 @@ class ExportedNetwork(nn.Module):
     def __init__(self, classifier: Classifier, *, hidden: bool = False) -> None:
         super().__init__()
         facts = classifier.facts
-        network = classifier.network if classifier.average is None else classifier.average
         self.normalise = Normalise(image_shape=facts.shape, mean=facts.mean, std=facts.std).float()
         # In the usual memory format, because torch.export.save warns about others.
-        self.network = copy.deepcopy(network).float().to(memory_format=torch.contiguous_format).requires_grad_(False)
+        network = copy.deepcopy(classifier.evaluated_network).float()
+        self.network = network.to(memory_format=torch.contiguous_format).requires_grad_(False)
         self.loss, self.tta = classifier.loss, classifier.tta
         self.last_layer: nn.Linear | None = None
         self.eval()

@@ -114,7 +114,7 @@ def collect_run_data(
     """
     best = best if len(data.val_indices) else None
     images, labels, scores = predict_split(classifier, data, split)
-    network = classifier.network if classifier.average is None else classifier.average
+    network = classifier.evaluated_network
     facts = classifier.facts
     return RunData(
         title=f"{facts.title}, {type(network).__name__}", split=split, class_names=facts.class_names, network=network,

@@ -45,7 +45,7 @@ def measure_members(classifiers: Sequence[Classifier], data: ImageData) -> list[
     if len(classifiers) == 1:
         return [measure_alone(classifiers[0], data)]
     first, logits = classifiers[0], list[Tensor]()
-    stack = stack_networks([each.network if each.average is None else each.average for each in classifiers])
+    stack = stack_networks([each.evaluated_network for each in classifiers])
     scale = first.normalise.scale
     loss = StackedLoss.from_members([each.loss for each in classifiers], device=scale.device, dtype=scale.dtype)
     batches = list(data.test_dataloader())

@@ -99,6 +99,11 @@ class Classifier(LightningModule):
         return super().load_from_checkpoint(checkpoint_path, *args, **(kwargs | {"weights_only": True}))
 
     @property
+    def evaluated_network(self) -> nn.Module:
+        """The network with the averaged weights if there are any."""
+        return self.network if self.average is None else self.average
+
+    @property
     def plan(self) -> TrainingPlan:
         """The plan of the run; only a network in training has one."""
         assert self.execution.plan is not None
@@ -137,7 +142,7 @@ class Classifier(LightningModule):
 
         It uses the averaged weights if there are any. With ``tta`` it averages the logits of all views of an image.
         """
-        network = self.network if self.average is None else self.average
+        network = self.evaluated_network
         images = self.normalise(pixels)
         dtype = self.execution.autocast_dtype
         with nullcontext() if dtype is None else torch.autocast(self.device.type, dtype):
@@ -165,7 +170,7 @@ class Classifier(LightningModule):
         spec = self.member_spec()
         step = TrainStep(
             spec, optimizer=optimizer, read_losses=reads_at_once(self.device),
-            backward=_plain_backward if self.trainer.world_size == 1 else self._shared_backward,
+            backward=self._shared_backward if self.trainer.world_size > 1 else lambda loss, weight: loss.backward(),
         )  # fmt: skip
         self.runner = ChunkRunner(
             spec, step=step, fused=self._fused_updates(spec, optimizer), strategy=self.trainer.strategy,
@@ -293,7 +298,3 @@ class Classifier(LightningModule):
         metrics = {f"{split}/{name}": value for name, value in self.evaluation.metrics().items()}
         # Every process has the same values, so their mean changes nothing. Without sync_dist Lightning warns.
         self.log_dict(metrics, sync_dist=self.trainer.world_size > 1, batch_size=1)
-
-
-def _plain_backward(loss: Tensor, weight: float) -> None:
-    loss.backward()
