@@ -110,7 +110,7 @@ class Run:
         from digitlab.api.inputs import as_pixels
 
         classifier = self.model(checkpoint)
-        pixels = as_pixels(images, facts=classifier.facts, deskewed=bool(self.config.data.get("deskew", False)))
+        pixels = as_pixels(images, facts=classifier.facts, deskewed=self._folder.read_deskew())
         with torch.no_grad():
             return classifier.loss.scores(classifier(pixels))
 
@@ -170,8 +170,7 @@ class Run:
         if images is None:
             subjects = confident_mistakes(run, count=count)
         else:
-            facts, deskewed = run.classifier.facts, bool(self.config.data.get("deskew", False))
-            pixels = as_pixels(images, facts=facts, deskewed=deskewed)
+            pixels = as_pixels(images, facts=run.classifier.facts, deskewed=self._folder.read_deskew())
             subjects = Subjects(pixels=pixels, names=[f"image {number}" for number in range(len(pixels))])
         return figure(run, explain(run, subjects))
 

@@ -107,8 +107,7 @@ def _subjects(run: "ExplainedRun", images: list[Path], *, count: int) -> "Subjec
     if not images:
         return confident_mistakes(run, count=count)
     paths = picture_files(images)
-    deskewed = run.folder.read_config().data.get("deskew", False)
-    pixels = as_pixels(paths, facts=run.classifier.facts, deskewed=deskewed)
+    pixels = as_pixels(paths, facts=run.classifier.facts, deskewed=run.folder.read_deskew())
     return Subjects(pixels=pixels, names=[str(path) for path in paths])
 
 

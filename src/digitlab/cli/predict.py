@@ -40,8 +40,7 @@ def predict(
 
     run = open_run(folder)
     classifier = load_classifier(run, checkpoint)
-    deskewed = run.read_config().data.get("deskew", False)
-    facts = classifier.facts
+    facts, deskewed = classifier.facts, run.read_deskew()
     readable: dict[Path, Tensor] = {}
     paths = picture_files(images)
     for path in paths:

@@ -87,7 +87,7 @@ def load_for_export(run: RunFolder, checkpoint: CheckpointName) -> Classifier:
 
     Deskewing happens before the network, so the exported network would not contain it.
     """
-    if run.read_config().data.get("deskew", False):
+    if run.read_deskew():
         raise ConfigError(
             "RUN_FOLDER", run.path,
             "was trained with data.deskew=true, and deskewing can't be a part of the exported network, because it "

@@ -141,6 +141,10 @@ class RunFolder:
         """Return the checkpoint to which the metrics of the run belong. Raises what ``read_config`` raises."""
         return tested_checkpoint(self.read_config().test)
 
+    def read_deskew(self) -> bool:
+        """Return whether the images of the run's data set are deskewed. Raises what ``read_config`` raises."""
+        return bool(self.read_config().data.get("deskew", False))
+
     def read_plain_config(self) -> dict[str, Any]:
         """Return the configuration as plain values, with interpolations as they are written.
 
