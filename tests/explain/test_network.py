@@ -10,9 +10,10 @@ from tensorboard.plugins.projector.projector_plugin import ProjectorPlugin
 from werkzeug.test import Client
 from werkzeug.wrappers import Response
 
+from digitlab.data.sampling import spread_evenly
 from digitlab.explain.class_images import Ascent, class_images
 from digitlab.explain.embedding import embed, panels
-from digitlab.explain.neighbours import nearest_training_images, spread_evenly
+from digitlab.explain.neighbours import nearest_training_images
 from digitlab.explain.network import as_floats, outputs_of
 from digitlab.explain.projector import most_points, sprite, write_projector_files
 

@@ -11,7 +11,7 @@ from sklearn.manifold import TSNE
 from torch import Tensor
 
 from digitlab.core.errors import RunError
-from digitlab.explain.neighbours import spread_evenly
+from digitlab.data.sampling import spread_evenly
 from digitlab.explain.network import ExplainedRun
 from digitlab.figures.embedding import Panel
 

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from digitlab.data.sampling import spread_evenly
 from digitlab.explain.network import ExplainedRun
 
 _MOST_CANDIDATES = 10_000  # more training images would take most of the time of the command
@@ -36,10 +36,3 @@ def nearest_training_images(run: ExplainedRun, pixels: Tensor, *, count: int) ->
     similarities = normalize(run.hidden(pixels), dim=1) @ hidden.T
     nearest = similarities.topk(min(count, len(candidates)), dim=1)
     return Neighbours(candidates[nearest.indices], nearest.values, len(candidates))
-
-
-def spread_evenly(indices: Tensor, most: int) -> Tensor:
-    """Return at most ``most`` of ``indices``, spread evenly over them, in their order."""
-    if len(indices) <= most:
-        return indices
-    return indices[torch.linspace(0, len(indices) - 1, most).round().long()]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from digitlab.core.errors import RunError
+from digitlab.data.sampling import spread_evenly
 from digitlab.training.classifier import Classifier
 from digitlab.training.settings import Execution
 
@@ -41,8 +42,7 @@ class Agreement:
 
 def some_images(images: Tensor) -> Tensor:
     """Return at most 1,000 of the images (N, C, H, W), spread evenly over them, because they may be sorted by class."""
-    indices = torch.linspace(0, len(images) - 1, min(_CHECKED_IMAGES, len(images))).round().long()
-    return images[indices]
+    return spread_evenly(images, _CHECKED_IMAGES)
 
 
 @torch.no_grad()
