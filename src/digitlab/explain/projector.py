@@ -15,6 +15,7 @@ from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig  
 from digitlab.core.files import write_atomically
 from digitlab.explain.embedding import Embedding
 from digitlab.explain.network import ExplainedRun
+from digitlab.figures.sprite import join_images
 from digitlab.figures.tiles import rgba
 
 _LARGEST_SPRITE_PIXELS = 8192  # on a side: the largest that TensorBoard's page can draw
@@ -62,12 +63,9 @@ def write_projector_files(run: ExplainedRun, embedding: Embedding) -> list[Path]
 
 def sprite(tiles: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """Join images, uint8 (N, H, W, 3), row by row in a picture that is as square as possible; the rest stays black."""
-    count, height, width, channels = tiles.shape
+    count, height, width, _ = tiles.shape
     columns = min(_LARGEST_SPRITE_PIXELS // width, -(-round((count * height * width) ** 0.5) // width))
-    rows = -(-count // columns)
-    grid = np.zeros((rows * columns, height, width, channels), np.uint8)
-    grid[:count] = tiles
-    return grid.reshape(rows, columns, height, width, channels).swapaxes(1, 2).reshape(rows * height, -1, channels)
+    return join_images(tiles, columns=columns)
 
 
 def _png(pixels: npt.NDArray[np.uint8]) -> bytes:

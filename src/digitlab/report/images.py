@@ -18,6 +18,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from digitlab.core.errors import DigitlabError
+from digitlab.figures.sprite import join_images
 from digitlab.report.confusion import Cell, heat_map
 from digitlab.report.records import Confusion, ReportedRun, rank_runs
 
@@ -230,14 +231,9 @@ def _sprite(images: npt.NDArray[np.uint8]) -> tuple[str, list[int], int]:
     if colour:
         below, right = (-side % _JPEG_BLOCK for side in pixels.shape[1:3])
         pixels = np.pad(pixels, ((0, 0), (0, below), (0, right), (0, 0)), mode="edge")
-    count, height, width, channels = pixels.shape
+    count, height, width, _ = pixels.shape
     columns = int(np.ceil(count**0.5))
-    rows = -(-count // columns)
-    # The last row of the grid may have empty places.
-    grid = np.zeros((rows * columns, height, width, channels), np.uint8)
-    grid[:count] = pixels
-    # Put the rows of pixels of all images in a row of the grid next to each other.
-    joined = grid.reshape(rows, columns, height, width, channels).swapaxes(1, 2).reshape(rows * height, -1, channels)
+    joined = join_images(pixels, columns=columns)
     file = io.BytesIO()
     picture = Image.fromarray(joined if colour else joined[:, :, 0])
     if colour:
