@@ -6,7 +6,6 @@ is in ``web/``, where ``tools/vendor_onnxruntime_web.py`` put it. N images, C ch
 
 import base64
 import gzip
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from torch import Tensor
 
 from digitlab.core.errors import ConfigError
 from digitlab.core.extras import require_packages
 from digitlab.core.files import write_atomically
+from digitlab.core.html_page import security_policy, template_environment
 from digitlab.export.check import Agreement, compare, run_probabilities, some_images
 from digitlab.export.formats import PACKAGES, onnx_bytes, read_back
 from digitlab.export.network import ExportedNetwork, trace
@@ -159,24 +158,19 @@ def demo_page(networks: Sequence[DemoNetwork], images: Tensor, labels: Tensor) -
         "runtime-wasm": _in_base64(_asset("web", "ort-wasm-simd-threaded.wasm.gz")),
         "test-images": _in_base64(_compressed(images.contiguous().numpy().tobytes())),
     } | {f"network-{number}-model": _in_base64(_compressed(each.model)) for number, each in enumerate(networks)}
-    environment = _environment()
+    environment = template_environment("digitlab.export", "page")
     longest = max(len(name) for each in networks for name in each.classifier.facts.class_names)
     style = environment.get_template("demo.css").render(
         width=first.shape[2], height=first.shape[1], name_width=min(longest, 12)
     )
     script = '"use strict";\n' + "\n".join(_asset("page", name).decode() for name in _SCRIPTS)
+    # The runtime is a script in a blob, and it runs WebAssembly.
+    policy = security_policy(script, images="data: blob:", other_scripts="'wasm-unsafe-eval' blob:")
     title = "Draw, and a network answers" if pen else "Show a picture, and a network answers"
     return environment.get_template("demo.html").render(
         title=f"{title}: {first.title}", facts=facts, blobs=blobs, style=Markup(style), script=Markup(script),
-        policy=_policy(script), licence=_asset("web", "LICENSE").decode(),
+        policy=policy, licence=_asset("web", "LICENSE").decode(),
     )  # fmt: skip
-
-
-def _policy(script: str) -> str:
-    """Return a content security policy that allows the page's own script and the runtime, and no network access."""
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    scripts = f"script-src 'sha256-{digest}' 'wasm-unsafe-eval' blob:"
-    return f"default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; {scripts}"
 
 
 def _compressed(content: bytes) -> bytes:
@@ -190,11 +184,3 @@ def _in_base64(content: bytes) -> str:
 @cache
 def _asset(folder: str, name: str) -> bytes:
     return (files("digitlab.export") / folder / name).read_bytes()
-
-
-@cache
-def _environment() -> Environment:
-    return Environment(
-        loader=PackageLoader("digitlab.export", "page"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip

@@ -5,7 +5,6 @@ by its hash, and forbids all network access.
 """
 
 import base64
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,10 +15,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from digitlab.core.errors import show
+from digitlab.core.html_page import security_policy, template_environment
 from digitlab.figures.formatting import is_percentage
 from digitlab.report.charts import Line, line_chart
 from digitlab.report.confusion import heat_map, most_confused
@@ -244,7 +243,7 @@ def _facts(record: ReportedRun) -> dict[str, str]:
 
 def _render(template: str, **values: Any) -> str:
     return (
-        _environment()
+        template_environment("digitlab.report")
         .get_template(template)
         .render(**values, number=_number, metric_text=_metric_text, notes=_NOTES, facts=_facts, **_assets())
     )
@@ -265,14 +264,6 @@ def _metric_text(metric: str, value: float | None) -> str:
 
 
 @cache
-def _environment() -> Environment:
-    return Environment(
-        loader=PackageLoader("digitlab.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-
-
-@cache
 def _assets() -> dict[str, Markup | str]:
     """Return the style sheet, the script, and the content security policy that allows them."""
     folder = files("digitlab.report") / "templates"
@@ -280,6 +271,4 @@ def _assets() -> dict[str, Markup | str]:
         "".join((folder / name).read_text(encoding="utf-8") for name in names)
         for names in (("style.css", "images.css"), ("page.js", "images.js"))
     )
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    return {"style": Markup(style), "script": Markup(script), "policy": policy}
+    return {"style": Markup(style), "script": Markup(script), "policy": security_policy(script)}

@@ -5,8 +5,6 @@ see nothing. It also refuses requests that name another host: otherwise the owne
 its host point to this machine, and the page could read the answers.
 """
 
-import base64
-import hashlib
 import json
 import secrets
 import socket
@@ -16,13 +14,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 from werkzeug.wrappers import Request, Response
 
 from digitlab.config.place import train_command
 from digitlab.core.errors import ConfigError
+from digitlab.core.html_page import security_policy, template_environment
 from digitlab.watch.laboratory import Laboratory
 
 _HOST = "127.0.0.1"
@@ -106,16 +104,13 @@ def _page_text() -> tuple[str, str]:
     # The page looks like a report.
     style = (report_templates / "style.css").read_text(encoding="utf-8")
     style += (templates / "watch.css").read_text(encoding="utf-8")
-    environment = Environment(loader=PackageLoader("digitlab.watch"), autoescape=True, undefined=StrictUndefined)
-    page = environment.get_template("page.html").render(
-        script=Markup(script), style=Markup(style), train_command=" ".join(train_command())
+    page = (
+        template_environment("digitlab.watch")
+        .get_template("page.html")
+        .render(script=Markup(script), style=Markup(style), train_command=" ".join(train_command()))
     )
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = (
-        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
-    return page, policy
+    others = "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    return page, f"{security_policy(script)}; {others}"
 
 
 def _page() -> Response:
