@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from digitlab.api import html
 from digitlab.api.frames import to_frame
 from digitlab.compare.comparison import Comparison, compare_groups, monitored_metric
-from digitlab.compare.groups import Group, read_groups
-from digitlab.compare.wording import sentence
+from digitlab.compare.groups import read_groups
+from digitlab.compare.predictions import compare_images
+from digitlab.compare.wording import sentence, test_set_warning
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,18 +37,9 @@ class Comparisons:
         self._comparisons = compare_groups(groups, self.metric)
         self.sentences = [f"{sentence(each)}." for each in self._comparisons]
         self.notes = list(dict.fromkeys(note for each in self._comparisons for note in each.notes))
-        if len(groups) == 2 and all(len(group.runs) == 1 for group in groups):
-            self._compare_predictions(*groups)
-
-    def _compare_predictions(self, first: Group, second: Group) -> None:
-        """Add McNemar's test, which compares two runs image by image, or a note that says why it is missing."""
-        from digitlab.compare.predictions import compare_predictions, mcnemar_sentence
-
-        test = compare_predictions(first.runs[0], second.runs[0])
-        if isinstance(test, str):
-            self.notes.append(f"no test of single images: {test}")
-        else:
-            self.sentences.append(mcnemar_sentence(test, first.name, second.name))
+        tests, reasons = compare_images(groups)
+        self.sentences += tests
+        self.notes += reasons
 
     @property
     def table(self) -> Any:
@@ -73,7 +65,7 @@ class Comparisons:
 
     def _repr_html_(self) -> str:
         """Return what notebooks show: the sentences, the notes, and the table."""
-        remark = "on the test set: do not choose settings by it" if self.metric.startswith("test/") else "comparison"
+        remark = test_set_warning(self.metric) or "comparison"
         parts = [html.title(self.metric, remark), *map(html.paragraph, self.sentences)]
         parts += [html.paragraph(f"Note: {note}", small=True) for note in self.notes]
         return "".join([*parts, html.table(_COLUMNS, [_cells(each) for each in self._comparisons], words=2)])

@@ -2,15 +2,12 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from digitlab.cli.app import app
 from digitlab.core.errors import ConfigError
-
-if TYPE_CHECKING:
-    from digitlab.compare.groups import Group
 
 
 @app.command()
@@ -39,19 +36,21 @@ def compare(
     """
     from digitlab.compare.comparison import compare_groups, monitored_metric
     from digitlab.compare.groups import read_groups
-    from digitlab.compare.wording import comparison_table, sentence
+    from digitlab.compare.predictions import compare_images
+    from digitlab.compare.wording import comparison_table, sentence, test_set_warning
     from digitlab.results.table import print_table
 
     _check_figure(figure, force=force)
     groups = read_groups(folders, key=key, where=where or ())
     name = metric or monitored_metric(groups)
     comparisons = compare_groups(groups, name)
-    remark = " (on the test set: do not choose settings by it)" if name.startswith("test/") else ""
-    print_table(*comparison_table(comparisons), title=f"{name}{remark}", words=2)
-    for comparison in comparisons:
-        print(f"{sentence(comparison)}.")
-    if len(groups) == 2 and all(len(group.runs) == 1 for group in groups):
-        _print_mcnemar(*groups)
+    warning = test_set_warning(name)
+    print_table(*comparison_table(comparisons), title=f"{name} ({warning})" if warning else name, words=2)
+    tests, reasons = compare_images(groups)
+    for line in [*(f"{sentence(comparison)}." for comparison in comparisons), *tests]:
+        print(line)
+    for reason in reasons:
+        print(f"note: {reason}", file=sys.stderr)
     for note in dict.fromkeys(note for each in comparisons for note in each.notes):
         print(f"note: {note}")
     if figure is not None:
@@ -73,14 +72,3 @@ def _check_figure(figure: Path | None, *, force: bool) -> None:
         raise ConfigError("--figure", figure, "must be a file in an existing folder")
     if figure.exists() and not force:
         raise ConfigError("--figure", figure, "already exists: --force overwrites it")
-
-
-def _print_mcnemar(first: "Group", second: "Group") -> None:
-    """Print McNemar's test, which compares two runs image by image, or a note that says why it is missing."""
-    from digitlab.compare.predictions import compare_predictions, mcnemar_sentence
-
-    test = compare_predictions(first.runs[0], second.runs[0])
-    if isinstance(test, str):
-        print(f"note: no test of single images: {test}", file=sys.stderr)
-    else:
-        print(mcnemar_sentence(test, first.name, second.name))

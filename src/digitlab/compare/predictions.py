@@ -3,15 +3,31 @@
 ``digitlab compare`` and ``digitlab.compare_runs`` use it if both sides are single runs.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
-from digitlab.compare.groups import ComparedRun
+from digitlab.compare.groups import ComparedRun, Group
 from digitlab.compare.statistics import McNemar, mcnemar
 from digitlab.results.folder import RunFolder
 
 
-def compare_predictions(first: ComparedRun, second: ComparedRun) -> McNemar | str:
+def compare_images(groups: Sequence[Group]) -> tuple[list[str], list[str]]:
+    """Return the sentence of McNemar's test, which compares two runs image by image, and a note if it is not possible.
+
+    Both lists are empty unless there are two groups of one run each.
+    """
+    if len(groups) != 2 or any(len(group.runs) != 1 for group in groups):
+        return [], []
+    first, second = groups
+    test = _compare(first.runs[0], second.runs[0])
+    if isinstance(test, str):
+        return [], [f"no test of single images: {test}"]
+    return [_sentence(test, first.name, second.name)], []
+
+
+def _compare(first: ComparedRun, second: ComparedRun) -> McNemar | str:
     """Return McNemar's test of two runs on the same data set, or a text that says why it is not possible."""
     probabilities = []  # of both runs, float16 (N, K)
     for run in (first, second):
@@ -40,8 +56,7 @@ def _test_labels(run: RunFolder) -> npt.NDArray[np.int64]:
     return labels
 
 
-def mcnemar_sentence(test: McNemar, first: str, second: str) -> str:
-    """Return the result of the test as a sentence; ``first`` and ``second`` are the names of the runs."""
+def _sentence(test: McNemar, first: str, second: str) -> str:
     return (
         f"On the {test.images:,} test images, only {first} is right on {test.only_first}, only {second} on "
         f"{test.only_second} (McNemar's exact test: p = {test.p_value:.2g}). This is about these two networks, not "

@@ -80,6 +80,11 @@ def _amount(value: float, metric: str, *, sign: str = "") -> str:
     return _number(value, metric, sign=sign) + (" points" if is_percentage(metric) else "")
 
 
+def test_set_warning(metric: str) -> str:
+    """A warning if ``metric`` is measured on the test set, otherwise an empty text."""
+    return "on the test set: do not choose settings by it" if metric.startswith("test/") else ""
+
+
 def p_text(p_value: float) -> str:
     """Write a p-value with two digits, or ``< 0.0001``."""
     if p_value < _SMALLEST_P:
