@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.tri import Triangulation
 
-from digitlab.figures.formatting import LOG_RATIO, metric_scale
+from digitlab.figures.formatting import metric_scale, needs_log_scale
 from digitlab.figures.style import (
     BLUE,
     GREEN,
@@ -71,15 +71,10 @@ def can_be_contoured(points: Sequence[Point]) -> bool:
     return bool(np.linalg.matrix_rank(coordinates - coordinates.mean(0), tol=1e-6) == 2)
 
 
-def _is_wide(values: Sequence[float]) -> bool:
-    """Whether the values are positive and need a logarithmic axis."""
-    return min(values) > 0 and max(values) > LOG_RATIO * min(values)
-
-
 def _scaled(points: Sequence[Point], axis: str) -> npt.NDArray[np.float64]:
     """Return the coordinates of the points on one axis, scaled to [0, 1]; logarithmic if they span a wide range."""
     values = [getattr(point, axis) for point in points]
-    numbers = np.log(values) if _is_wide(values) else np.array(values, dtype=np.float64)
+    numbers = np.log(values) if needs_log_scale(values) else np.array(values, dtype=np.float64)
     scaled: npt.NDArray[np.float64] = (numbers - numbers.min()) / (np.ptp(numbers) or 1.0)
     return scaled
 
@@ -101,7 +96,7 @@ def contour_figure(points: Sequence[Point], *, keys: tuple[str, str], metric: st
     triangles = Triangulation(_scaled(finished, "x"), _scaled(finished, "y")).triangles
     x, y = [point.x for point in finished], [point.y for point in finished]
     values = [factor * point.value for point in finished if point.value is not None]
-    wide = _is_wide(x), _is_wide(y)
+    wide = needs_log_scale(x), needs_log_scale(y)
     if max(values) > min(values):
         # Matplotlib interpolates between the plain numbers, whatever the scale of the axis. So pass it the logarithms,
         # and turn the corners of the coloured areas back into numbers.

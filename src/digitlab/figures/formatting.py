@@ -1,10 +1,17 @@
 """Number formats and axis limits for figures, pages and the command line. Imports neither torch nor Matplotlib."""
 
+from collections.abc import Sequence
+
 # Numbers that span more than this factor lie on a logarithmic axis.
-LOG_RATIO = 20
+_LOG_RATIO = 20
 _MOST_DECIMALS = 4
 # Metrics in [0, 1] that figures and pages show in per cent.
 _PER_CENT_METRICS = ("accuracy", "balanced_accuracy", "f1", "f1_weighted", "calibration_error")
+
+
+def needs_log_scale(numbers: Sequence[float]) -> bool:
+    """Return whether all numbers are positive and span so much that they are compared by their logarithms."""
+    return min(numbers) > 0 and max(numbers) > _LOG_RATIO * min(numbers)
 
 
 def is_percentage(metric: str) -> bool:

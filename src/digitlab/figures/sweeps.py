@@ -16,7 +16,7 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from digitlab.figures.formatting import LOG_RATIO, metric_scale
+from digitlab.figures.formatting import metric_scale, needs_log_scale
 from digitlab.figures.style import (
     BACKGROUND_COLOUR,
     BLUE,
@@ -116,7 +116,7 @@ def _x_positions(axes: Axes, values: Sequence[Value], key: str, counts: Sequence
         axes.set_xlim(-0.5, len(values) - 0.5)
         return [float(position) for position in range(len(values))]
     positive = [number for number in numbers if number > 0]
-    spans_wide_range = min(positive, default=0) * LOG_RATIO < max(numbers)
+    spans_wide_range = needs_log_scale([min(positive, default=0), max(numbers)])
     if spans_wide_range and _smallest_gap(numbers) <= _smallest_gap([math.log(number) for number in positive]):
         if len(positive) == len(numbers):
             axes.set_xscale("log")

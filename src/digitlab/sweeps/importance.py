@@ -13,6 +13,7 @@ import numpy as np
 
 from digitlab.config.metrics import metric_direction
 from digitlab.core.extras import how_to_install
+from digitlab.figures.formatting import needs_log_scale
 from digitlab.sweeps.effects import Value, is_number
 from digitlab.sweeps.state import SweepRun
 from digitlab.sweeps.table import SweepTable
@@ -27,9 +28,6 @@ _RESAMPLES, _SEED = 40, 0
 # The number of trees of the random forest and their depth. Optuna's default of 64 trees would take four times as long
 # for each bootstrap sample.
 _TREES, _DEPTH = 16, 16
-# If the largest value is more than this factor times the smallest, values are compared by their logarithms, as in the
-# figures.
-_LOG_RATIO = 20
 # PED-ANOVA compares the best fifth of the runs with all runs, but at least five runs (Watanabe et al., 2023).
 _GOOD_RUNS, _GOOD_SHARE = 5, 0.2
 
@@ -157,7 +155,7 @@ def _distribution(values: Sequence[Value]) -> "BaseDistribution":
         # The choices are text, because Optuna does not tell True from 1.
         return CategoricalDistribution(list(dict.fromkeys(str(value) for value in distinct)))
     low, high = min(numbers), max(numbers)
-    return FloatDistribution(low, high, log=low > 0 and high > _LOG_RATIO * low)
+    return FloatDistribution(low, high, log=needs_log_scale([low, high]))
 
 
 def _parameter(value: Value, distribution: "BaseDistribution") -> str | float:
