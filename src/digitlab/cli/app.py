@@ -1,5 +1,6 @@
-"""The Typer application to which all commands belong, and arguments that several commands share."""
+"""The Typer application to which all commands belong, and what several commands share."""
 
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -45,3 +46,8 @@ WidthOption = Annotated[
     PaperWidth | None,
     typer.Option("--width", help="Width in a paper: column is 3.5 inches, page is 7.2.  [default: for a screen]"),
 ]
+
+
+def print_progress(text: str) -> None:
+    """Print a line to stderr at once, before a slow step."""
+    print(text, file=sys.stderr, flush=True)

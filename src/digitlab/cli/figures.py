@@ -1,12 +1,11 @@
 """``digitlab figures``: draw every figure of a finished run."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from digitlab.cli.app import FileFormat, Folder, WidthOption, app
+from digitlab.cli.app import FileFormat, Folder, WidthOption, app, print_progress
 
 
 @app.command()
@@ -63,7 +62,7 @@ def figures(
         file_format=file_format.value, width=None if width is None else width.value,
     )  # fmt: skip
     for number, name in enumerate(file_names, 1):
-        print(f"figure {number} of {len(file_names)}: {name}", file=sys.stderr, flush=True)
+        print_progress(f"figure {number} of {len(file_names)}: {name}")
         _, reason = next(drawing)
         print(out / name if reason is None else f"skipped: {name}: {reason}", flush=True)
 

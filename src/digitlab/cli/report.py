@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from digitlab.cli.app import app
+from digitlab.cli.app import app, print_progress
 from digitlab.core.errors import ConfigError
 
 
@@ -27,10 +27,6 @@ def report(
     if out is None and len(folders) > 1:
         raise ConfigError("", "--out", "must name the output file if several folders are given")
     out = folders[0] / "report.html" if out is None else out
-    for line in write_report(folders, out, force=force, progress=_print_progress):
+    for line in write_report(folders, out, force=force, progress=print_progress):
         print(line, file=sys.stderr)
     print(out)
-
-
-def _print_progress(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -1,9 +1,10 @@
 """The checks of ``digitlab show --check``: it prints a table, and writes a contact sheet and a list of all findings."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from digitlab.cli.app import print_progress
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,10 +27,10 @@ def check(data: "ImageData", overrides: Sequence[str], *, folder: Path) -> None:
     source = data.source
     held_out = None
     if source.val_count is None:
-        held_out = held_out_scores(overrides, image_shape=source.image_shape, progress=_print_progress)
+        held_out = held_out_scores(overrides, image_shape=source.image_shape, progress=print_progress)
     checked = data_check.check_images(
         data.train_set, data.test_set, pictures=source.margin_pixels is None, held_out=held_out,
-        progress=_print_progress,
+        progress=print_progress,
     )  # fmt: skip
     print_table(["check", "train", "test"], data_check.table(checked), title=f"{source.title}, both official sets")
     if held_out is None:
@@ -47,10 +48,6 @@ def check(data: "ImageData", overrides: Sequence[str], *, folder: Path) -> None:
     ):
         write_atomically(folder / name, content)
         print(folder / name)
-
-
-def _print_progress(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def _sheet(checked: "DataCheck", data: "ImageData") -> "Figure":
