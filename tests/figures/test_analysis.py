@@ -13,7 +13,7 @@ from digitlab.figures.analysis import (
     learning_curve_figure,
     rate_figure,
 )
-from digitlab.figures.style import png
+from digitlab.figures.style import encode
 from digitlab.figures.sweeps import Effect, effect_figure, pair_figure, parallel_figure
 
 
@@ -74,7 +74,7 @@ def test_too_few_points_have_no_contours(places):
 
 
 def test_equal_values_have_no_contours_but_a_figure():
-    assert png(contour_figure([Point(x, y, 0.5) for x, y in CORNERS], keys=("x", "y"), metric="m", others=()))
+    assert encode(contour_figure([Point(x, y, 0.5) for x, y in CORNERS], keys=("x", "y"), metric="m", others=()))
 
 
 def test_a_learning_curve_has_a_logarithmic_axis_and_bars_of_one_deviation():
@@ -104,7 +104,7 @@ def test_a_range_test_marks_diverged_rates_and_the_suggestion():
     assert lines["✗ diverged"].get_xdata() == [10.0]
     assert set(lines["suggestion: 0.03"].get_xdata()) == {0.03}
     assert axes.get_xscale() == "log"
-    assert png(figure)
+    assert encode(figure)
 
 
 def test_failed_runs_are_marked_in_the_figures_of_keys():

@@ -35,7 +35,7 @@ def show(
     from digitlab.config.compose import ROOT, compose
     from digitlab.core.files import write_atomically
     from digitlab.figures.samples import first_of_each_class, sample_grid
-    from digitlab.figures.style import png
+    from digitlab.figures.style import encode
     from digitlab.training.experiment import Experiment
 
     config = compose(overrides or [])
@@ -65,7 +65,7 @@ def show(
         )
     for suffix, (shown, title) in pictures.items():
         path = ROOT / "outputs" / "show" / f"{source.name}{suffix}.png"
-        write_atomically(path, png(sample_grid(shown, labels, class_names=source.class_names, title=title)))
+        write_atomically(path, encode(sample_grid(shown, labels, class_names=source.class_names, title=title)))
         print(path)
 
 

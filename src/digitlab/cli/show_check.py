@@ -21,7 +21,7 @@ def check(data: "ImageData", overrides: Sequence[str], *, folder: Path) -> None:
     from digitlab.core.files import write_atomically
     from digitlab.explain import data_check
     from digitlab.explain.label_errors import FOLDS, held_out_scores
-    from digitlab.figures.style import png
+    from digitlab.figures.style import encode
     from digitlab.results.table import print_table
 
     source = data.source
@@ -44,7 +44,7 @@ def check(data: "ImageData", overrides: Sequence[str], *, folder: Path) -> None:
         )
     for name, content in (
         (f"{source.name}_check.csv", data_check.as_csv(checked, source.class_names).encode()),
-        (f"{source.name}_check.png", png(_sheet(checked, data))),
+        (f"{source.name}_check.png", encode(_sheet(checked, data))),
     ):
         write_atomically(folder / name, content)
         print(folder / name)

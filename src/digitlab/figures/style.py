@@ -184,11 +184,6 @@ def _resize(figure: Figure, inches: float) -> None:
             text.set_fontsize(max(float(text.get_fontsize()) * factor, _SMALLEST_POINTS))
 
 
-def png(figure: Figure) -> bytes:
-    """Return the bytes of a PNG file of the figure."""
-    return encode(figure, "png")
-
-
 def pixels(figure: Figure) -> npt.NDArray[np.uint8]:
     """Render the figure: uint8 (rows, columns, RGBA)."""
     canvas = FigureCanvasAgg(figure)

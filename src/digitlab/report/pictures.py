@@ -5,7 +5,7 @@ from collections.abc import Callable
 from digitlab.core.errors import DigitlabError
 from digitlab.figures.gallery import FIGURES, NotApplicableError
 from digitlab.figures.run_data import read_run_data
-from digitlab.figures.style import png
+from digitlab.figures.style import encode
 from digitlab.report.page import Picture
 from digitlab.report.records import ReportedRun
 
@@ -38,7 +38,7 @@ def pictures_of(record: ReportedRun, *, progress: Callable[[str], None]) -> tupl
             except NotApplicableError as reason:
                 reasons.append(str(reason))
             else:
-                pictures.append(Picture(title, f"{title}: {run_data.title}", png(figure)))
+                pictures.append(Picture(title, f"{title}: {run_data.title}", encode(figure)))
         if len(reasons) == len(names):
             skipped.append(f"{title.lower()}: {'; '.join(reasons)}")
     return pictures + _corruption_pictures(record), skipped

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from digitlab.compare.drawing import comparison_figure
 from digitlab.compare.settings import compare_settings
 from digitlab.compare.wording import comparison_table, sentence
-from digitlab.figures.style import png
+from digitlab.figures.style import encode
 from digitlab.report.page import Picture
 from digitlab.report.tables import Table
 from digitlab.sweeps.importance import Importances, importances
@@ -53,7 +53,8 @@ def analyse_sweep(sweep: SweepTable) -> SweepAnalysis:
             note = " ".join([_INTERVALS, *(f"{_capitalised(line)}." for line in comparison.notes)])
             sentences = [f"{sentence(each)}." for each in comparison.comparisons]
             tables.append(Table(title, *comparison_table(comparison.comparisons), note=note, sentences=sentences))
-            pictures.append(Picture(title, f"{title}: {sentences[0]}", png(comparison_figure(comparison.comparisons))))
+            figure = comparison_figure(comparison.comparisons)
+            pictures.append(Picture(title, f"{title}: {sentences[0]}", encode(figure)))
         importance = importances(part)
         if isinstance(importance, str):
             skipped += [f"importance of the keys{suffix}: {importance}"] if len(part.keys) > 1 else []
@@ -83,5 +84,5 @@ def _pictures(part: SweepTable, importance: Importances | None, suffix: str) -> 
         text = f"{title}: {part.name}"
         if name == "learning_rate_range":
             text = "; ".join(line.strip() for line in rate_test_lines(part))
-        pictures.append(Picture(f"{title}{suffix}", text, png(figure)))
+        pictures.append(Picture(f"{title}{suffix}", text, encode(figure)))
     return pictures

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from digitlab.core.files import write_atomically
 from digitlab.figures.comparisons import Setting, settings_figure
-from digitlab.figures.style import png
+from digitlab.figures.style import encode
 from digitlab.figures.sweeps import Effect, effect_figure
 from digitlab.reproduce.findings import Quantity
 from digitlab.reproduce.outcomes import RunOutcome
@@ -41,7 +41,7 @@ def write_figures(measured: Measured, folder: Path) -> list[Path]:
     paths = []
     for name, figure in _figures(measured):
         paths.append(folder / f"{name}.png")
-        write_atomically(paths[-1], png(figure))
+        write_atomically(paths[-1], encode(figure))
     return paths
 
 
