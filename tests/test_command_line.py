@@ -9,7 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from digitlab.config.command_line import read_arguments, undeferred
 from digitlab.config.compose import ROOT, compose
-from digitlab.config.quoting import quote_path, shell_form
+from digitlab.config.quoting import in_quotes, quote_path, shell_form
 from digitlab.core.errors import ConfigError
 
 
@@ -110,6 +110,11 @@ def test_a_path_with_any_character_is_read_as_it_is(start):
 def test_the_folders_of_runs_and_sweeps_may_have_any_name(key, folder):
     [override] = read_arguments([f"{key}={folder}"])
     assert OverridesParser.create().parse_override(override).value() == folder
+
+
+@pytest.mark.parametrize("value", ["a (b)", "it's", "a\\b", "a\\'b", "end\\", "${x}", ""])
+def test_hydra_reads_every_character_in_quotes_as_it_is(value):
+    assert OverridesParser.create().parse_override(f"key={in_quotes(value)}").value() == value
 
 
 @pytest.mark.parametrize(

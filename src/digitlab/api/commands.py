@@ -22,6 +22,7 @@ from digitlab.api.run import Run
 from digitlab.api.running import stoppable_by_folder
 from digitlab.api.sweep import Sweep
 from digitlab.config.compose import ROOT
+from digitlab.config.quoting import in_quotes
 from digitlab.core.errors import ConfigError, RunError
 from digitlab.core.signals import Interrupted, Stopper
 from digitlab.results.checkpoint_name import CheckpointName
@@ -70,7 +71,7 @@ def train(
     _check_overrides(overrides)
     if isinstance(model, list | tuple):
         raise ConfigError("model", f"{len(model)} networks", "digitlab.sweep(model=[...]) trains several")
-    user_overrides = [*overrides, *([] if folder is None else [f"hydra.run.dir={_quoted(folder)}"])]
+    user_overrides = [*overrides, *([] if folder is None else [f"hydra.run.dir={in_quotes(str(folder))}"])]
     run_folders: list[Path] = []  # ``task`` adds one
     stopper = Stopper() if stopper is None else stopper
     objects = own_objects(user_overrides, model=model, data=data, test_data=test_data, class_names=class_names)
@@ -109,7 +110,7 @@ def sweep(
     _check_overrides(overrides)
     if any(override.partition("=")[0] == "sweep.dry_run" for override in overrides):
         raise ConfigError("sweep.dry_run", True, "use the command: python train.py -m ... sweep.dry_run=true")
-    user_overrides = [*overrides, *([] if name is None else [f"sweep.name={_quoted(name)}"])]
+    user_overrides = [*overrides, *([] if name is None else [f"sweep.name={in_quotes(str(name))}"])]
     sweep_folders: list[Path] = []  # stays empty if the sweep does not start
 
     def task(config: DictConfig) -> float:
@@ -293,9 +294,3 @@ def _check_overrides(overrides: tuple[str, ...]) -> None:
             raise ConfigError("resume", override.partition("=")[2], "use digitlab.resume(folder)")
         if override.startswith("-"):
             raise ConfigError("", override, "is an option of the command; use digitlab.sweep(...) instead of -m")
-
-
-def _quoted(value: str | Path) -> str:
-    """Return ``value`` in quotes and escaped, so that Hydra reads every character as it is."""
-    text = str(value).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{text}'"

@@ -28,7 +28,7 @@ def quote_path(override: str) -> str:
     key, _, value = override.partition("=")
     if not value or value[0] in "'\"$" or key == "resume" or not _needs_quotes(override, key, value):
         return override
-    quoted = f"{key}={_quoted(value)}"
+    quoted = f"{key}={in_quotes(value)}"
     # If quotes do not help either, the error message must show what the user typed.
     return quoted if _value(quoted) == value else override
 
@@ -68,11 +68,12 @@ def character_to_quote(value: str) -> str | None:
 
 def shell_form(key: str, value: str) -> str:
     """Return the override as typed in a shell so that Hydra reads the whole value as text: ``'KEY="VALUE"'``."""
-    quoted = _quoted(value, quotes='"')
+    quoted = in_quotes(value, quotes='"')
     return shlex.quote(f"{key}={quoted}")
 
 
-def _quoted(value: str, quotes: str = "'") -> str:
+def in_quotes(value: str, quotes: str = "'") -> str:
+    """Return ``value`` in quotes and escaped, so that Hydra reads every character as it is."""
     # In Hydra's quoted values a backslash is special only before a quote and at the end.
     escaped = re.sub(rf"(\\*){quotes}", lambda match: 2 * match[1] + "\\" + quotes, value)
     return quotes + re.sub(r"(\\+)$", lambda match: 2 * match[1], escaped) + quotes
