@@ -11,7 +11,7 @@ from werkzeug.test import Client
 from werkzeug.wrappers import Response
 
 from digitlab.data.sampling import spread_evenly
-from digitlab.explain.class_images import Ascent, class_images
+from digitlab.explain import class_images
 from digitlab.explain.embedding import embed, panels
 from digitlab.explain.neighbours import nearest_training_images
 from digitlab.explain.network import as_floats, outputs_of
@@ -56,13 +56,18 @@ def test_outputs_of_the_first_convolution_are_its_convolution_of_the_normalised_
     torch.testing.assert_close(found, expected.detach(), rtol=1e-4, atol=1e-5)
 
 
-def test_images_of_classes_convince_the_network_and_are_smoother_than_without_regularisers(lenet):
-    images = class_images(lenet.network, empty=torch.zeros(1), size=(28, 28), classes=10, ascent=Ascent(steps=40))
+def test_images_of_classes_convince_the_network_and_are_smoother_than_without_regularisers(lenet, monkeypatch):
+    def made():
+        return class_images.class_images(lenet.network, empty=torch.zeros(1), size=(28, 28), classes=10)
+
+    monkeypatch.setattr(class_images, "_STEPS", 40)
+    images = made()
     assert images.shape == (10, 1, 28, 28)
     assert 0 <= images.min() <= images.max() <= 1
     assert lenet.scores(images).argmax(1).tolist() == list(range(10))
-    free = Ascent(steps=40, variation=0, content=0, shift_pixels=0, blur_every=1000)
-    rough = class_images(lenet.network, empty=torch.zeros(1), size=(28, 28), classes=10, ascent=free)
+    for name, value in (("_VARIATION", 0.0), ("_CONTENT", 0.0), ("_SHIFT_PIXELS", 0), ("_BLUR_EVERY", 1000)):
+        monkeypatch.setattr(class_images, name, value)
+    rough = made()
     assert images.diff(dim=2).abs().mean() < 0.5 * rough.diff(dim=2).abs().mean()
 
 

@@ -5,57 +5,43 @@ penalty for differences between neighbouring pixels, a penalty for differences f
 them simple (Yosinski et al., 2015; Olah et al., 2017). Shapes: K classes, C channels, H rows, W columns.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
 from digitlab.explain.network import PixelNetwork
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ascent:
-    """The settings of the gradient ascent: ``steps`` of Adam with the learning rate ``rate``.
-
-    ``variation`` and ``content`` are the weights of the mean absolute difference of neighbouring pixels and of the mean
-    squared difference from the colour of an empty image, in units of a logit. ``shift_pixels`` is the largest random
-    shift. The image is blurred after every ``blur_every`` steps, except in the last quarter of all steps.
-    """
-
-    steps: int = 256
-    rate: float = 0.1
-    variation: float = 40.0
-    content: float = 10.0
-    shift_pixels: int = 2
-    blur_every: int = 8
+# The gradient ascent: steps of Adam, and its learning rate.
+_STEPS, _RATE = 256, 0.1
+# The weights of the mean absolute difference of neighbouring pixels, and of the mean squared difference from the colour
+# of an empty image, in units of a logit.
+_VARIATION, _CONTENT = 40.0, 10.0
+# The largest random shift, and the number of steps between two blurs. The last quarter of all steps has no blur.
+_SHIFT_PIXELS, _BLUR_EVERY = 2, 8
 
 
-def class_images(
-    network: PixelNetwork, *, empty: Tensor, size: tuple[int, int], classes: int, ascent: Ascent | None = None
-) -> Tensor:
+def class_images(network: PixelNetwork, *, empty: Tensor, size: tuple[int, int], classes: int) -> Tensor:
     """Return one image for each class, float (K, C, H, W) in [0, 1]; the same network gives the same images.
 
     ``empty`` (C,) is the colour of an image without content, from which the ascent starts; ``size`` is (H, W).
     """
-    ascent = Ascent() if ascent is None else ascent
     generator = torch.Generator().manual_seed(0)
     start = empty.float().clamp(0.05, 0.95).view(1, -1, 1, 1).expand(classes, -1, *size)
     # ``values`` are the logits of the pixels: their sigmoid, the image, stays in [0, 1].
     values = (start.logit() + 0.1 * torch.randn(start.shape, generator=generator)).requires_grad_()
-    optimizer = torch.optim.Adam([values], lr=ascent.rate)
+    optimizer = torch.optim.Adam([values], lr=_RATE)
     labels = torch.arange(classes)
-    for step in range(ascent.steps):
-        rows, columns = torch.randint(-ascent.shift_pixels, ascent.shift_pixels + 1, (2,), generator=generator).tolist()
+    for step in range(_STEPS):
+        rows, columns = torch.randint(-_SHIFT_PIXELS, _SHIFT_PIXELS + 1, (2,), generator=generator).tolist()
         images = values.sigmoid()
         logits = network(images.roll((rows, columns), (2, 3)))
         # The logits of other classes can grow together with that of the class. So maximise its log-probability as well.
         log_probability = logits[labels, labels] - logits.logsumexp(1)
-        penalty = ascent.variation * _variation(images) + ascent.content * ((images - start) ** 2).mean((1, 2, 3))
+        penalty = _VARIATION * _variation(images) + _CONTENT * ((images - start) ** 2).mean((1, 2, 3))
         loss = (penalty - logits[labels, labels] - log_probability).sum()
         (values.grad,) = torch.autograd.grad(loss, [values])
         optimizer.step()
-        if step % ascent.blur_every == ascent.blur_every - 1 and step < 0.75 * ascent.steps:
+        if step % _BLUR_EVERY == _BLUR_EVERY - 1 and step < 0.75 * _STEPS:
             with torch.no_grad():
                 values.copy_(_blurred(values))
     return values.detach().sigmoid()
