@@ -1,6 +1,6 @@
 """The confusion matrix of a report: the colour scale ignores the diagonal."""
 
-from digitlab.report.confusion import heat_map, most_confused
+from digitlab.report.confusion import confused_pairs, heat_map
 from digitlab.report.records import Confusion
 
 CONFUSION = Confusion(["cat", "dog"], [[90, 10], [1, 19]])
@@ -20,7 +20,7 @@ def test_a_matrix_without_errors_has_no_shade():
 
 
 def test_most_confused_is_sorted_by_count():
-    assert [(pair.true, pair.predicted, pair.count) for pair in most_confused(CONFUSION, pairs=2)] == [
-        ("cat", "dog", 10),
-        ("dog", "cat", 1),
+    assert [(pair.true, pair.predicted, pair.count, pair.share) for pair in confused_pairs(CONFUSION, pairs=2)] == [
+        ("cat", "dog", 10, 0.1),
+        ("dog", "cat", 1, 0.05),
     ]

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from digitlab.figures.confused import most_confused
 from digitlab.figures.images import prediction_caption
 from digitlab.figures.style import panel_columns, pixels, short, styled, text_colour_on
 from digitlab.figures.tiles import Caption, tiles_figure
@@ -203,7 +204,9 @@ def confused_pairs_figure(
     """
     tiles: list[Tensor] = []
     captions: list[Caption | None] = []
-    for label, taken_for, count in most_confused(labels, predicted, classes=len(class_names), pairs=pairs):
+    classes = len(class_names)
+    counts = (labels * classes + predicted).bincount(minlength=classes**2).view(classes, classes)
+    for label, taken_for, count in most_confused(counts.tolist(), pairs=pairs):
         indices = ((labels == label) & (predicted == taken_for)).nonzero().flatten()[:examples]
         # Tiles without caption fill the row.
         empty = examples - len(indices)
@@ -212,15 +215,3 @@ def confused_pairs_figure(
         first_caption = Caption(f"{caption.text}\n{count} time{'s' * (count != 1)}", caption.colour)
         captions += [first_caption, *[caption] * (len(indices) - 1), *[None] * empty]
     return tiles_figure(torch.cat(tiles), captions, columns=examples, title=title)
-
-
-def most_confused(labels: Tensor, predicted: Tensor, *, classes: int, pairs: int) -> list[tuple[int, int, int]]:
-    """Return (true class, predicted class, count) of the ``pairs`` most frequent confusions, the most frequent first.
-
-    ``labels`` and ``predicted`` are int64 (N,). The list is shorter if fewer confusions occur.
-    """
-    counts = (labels * classes + predicted).bincount(minlength=classes * classes).view(classes, classes)
-    counts.fill_diagonal_(0)
-    order = counts.flatten().argsort(descending=True, stable=True)[:pairs].tolist()
-    cells = [(*divmod(cell, classes), int(counts.flatten()[cell])) for cell in order]
-    return [cell for cell in cells if cell[2] > 0]

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from digitlab.figures.confused import most_confused
 from digitlab.report.records import Confusion
 
 
@@ -48,13 +49,10 @@ def heat_map(confusion: Confusion) -> list[tuple[str, list[Cell]]]:
     ]
 
 
-def most_confused(confusion: Confusion, *, pairs: int) -> list[Pair]:
+def confused_pairs(confusion: Confusion, *, pairs: int) -> list[Pair]:
     """Return the ``pairs`` most frequent confusions, the most frequent first; fewer if fewer occur."""
-    names = confusion.class_names
-    confusions = [
-        Pair(true, names[column], cell.count, cell.share)
-        for true, cells in heat_map(confusion)
-        for column, cell in enumerate(cells)
-        if cell.count and not cell.correct
+    names, counts = confusion.class_names, confusion.counts
+    return [
+        Pair(names[true], names[predicted], count, count / sum(counts[true]))
+        for true, predicted, count in most_confused(counts, pairs=pairs)
     ]
-    return sorted(confusions, key=lambda pair: -pair.count)[:pairs]

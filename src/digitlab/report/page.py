@@ -21,7 +21,7 @@ from digitlab.core.errors import show
 from digitlab.core.html_page import security_policy, template_environment
 from digitlab.figures.formatting import is_percentage
 from digitlab.report.charts import Line, line_chart
-from digitlab.report.confusion import heat_map, most_confused
+from digitlab.report.confusion import confused_pairs, heat_map
 from digitlab.report.images import ImageBrowser
 from digitlab.report.records import GROUPS, ReportedRun, differing_settings, rank_runs
 from digitlab.report.tables import Table
@@ -80,7 +80,7 @@ def run_page(
         "run.html", title=record.title, record=record, charts=charts, metrics=metrics,
         splits=[split for split in ("train", "val", "test") if any(split in row for row in metrics.values())],
         heat=None if record.confusion is None else heat_map(record.confusion),
-        confused=[] if record.confusion is None else most_confused(record.confusion, pairs=_CONFUSED_PAIRS),
+        confused=[] if record.confusion is None else confused_pairs(record.confusion, pairs=_CONFUSED_PAIRS),
         pictures=pictures, skipped=skipped, columns=columns, browser=browser,
     )  # fmt: skip
 
