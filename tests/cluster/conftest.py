@@ -23,6 +23,16 @@ _KINDS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # Each process of the tests starts a plain cluster of its own, which takes seconds. The one with accounting needs a
+    # database and takes longer, so one process runs all tests with it.
+    for item in items:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        if parameters.get("cluster") == "accounting":
+            item.add_marker(pytest.mark.xdist_group("accounting"))
+
+
 @pytest.fixture(scope="session")
 def clusters() -> Iterator[Callable[[str], Cluster]]:
     """``clusters("plain")`` is the cluster of this kind; it starts with the first test that needs it."""
@@ -58,6 +68,7 @@ def cluster(
     shared.hide_jobs()
     yield shared
     shared.cancel_all()
+    shared.return_nodes()
 
 
 @pytest.fixture
@@ -94,9 +105,9 @@ def held_sweep(tmp_path: Path, background: Callable[..., Child], monkeypatch: py
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, train_py_here: Callable[..., None]) -> Path:
-    """The folder of the sweep over ``seed=0,1,2,3`` as the basic launcher runs it."""
+    """The folder of the sweep over ``seed=0,1,2`` as the basic launcher runs it."""
     folder = tmp_path_factory.mktemp("undisturbed") / "sweep"
-    words = ("-m", *HELD, "hydra/launcher=basic", "seed=0,1,2,3", f"hydra.sweep.dir={folder}")
+    words = ("-m", *HELD, "hydra/launcher=basic", "seed=0,1,2", f"hydra.sweep.dir={folder}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DIGITLAB_ALLOW", "fixtures")
         patch.delenv("GATE", raising=False)

@@ -18,7 +18,7 @@ import optuna
 
 from digitlab.sweeps.search.study import SharedStudy
 
-pytestmark = pytest.mark.xdist_group("cluster")
+pytestmark = pytest.mark.xdist_group("databases")
 
 SPACE = ("optimizer.lr=tag(log,interval(1e-4,1))", "model.dropout=interval(0,0.5)")
 SERVERS = {

@@ -14,8 +14,6 @@ from fixtures.gate import HELD
 from fixtures.slurm import missing_slurm, running_cluster
 from fixtures.waiting import wait_until
 
-pytestmark = pytest.mark.xdist_group("cluster")
-
 SMALL = (
     "trainer=cpu", "model=linear", "data.train_size=256", "data.val_size=200", "trainer.max_epochs=2", "test=none",
 )  # fmt: skip

@@ -15,8 +15,6 @@ from digitlab.sweeps.workers.slurm_queue import FORGOTTEN, array_size, read_stat
 from fixtures.waiting import HUNG_SECONDS, wait_until
 from hydra_plugins.digitlab_workers import SubmititSlurmLauncher
 
-pytestmark = pytest.mark.xdist_group("cluster")
-
 
 @pytest.fixture
 def pool(tmp_path, cluster):
@@ -132,6 +130,7 @@ def test_accounting_knows_the_end_of_a_job_that_the_controller_has_forgotten(clu
 def test_a_controller_that_does_not_answer_is_no_end(cluster, monkeypatch, tmp_path):
     nowhere = tmp_path / "slurm.conf"
     text = (cluster.folder / "slurm.conf").read_text()
-    nowhere.write_text("".join(f"{line}\n" for line in text.splitlines() if not line.startswith("SlurmctldPort")))
+    lines = [line for line in text.splitlines() if not line.startswith("SlurmctldPort")]
+    nowhere.write_text("\n".join([*lines, "MessageTimeout=2", ""]))
     monkeypatch.setenv("SLURM_CONF", str(nowhere))
     assert read_states(["1"]) is None

@@ -1,39 +1,62 @@
-"""The lock of a run folder on file systems that have no locks."""
+"""The locks of run folders and sweeps on file systems whose locks fail, or are not seen by other machines."""
 
 import errno
 import fcntl
 import os
-import subprocess
-import sys
+import socket
+import time
 
 import pytest
 
+from digitlab.core.locks import acquire_lock
+from digitlab.core.system import mount_of
 from digitlab.results.folder import RunFolder
 from digitlab.results.lock import BusyError, locked_folder
-from digitlab.sweeps.manifest import locked
+from digitlab.sweeps.manifest import Manifest, create, locked
+from fixtures.children import Child
+from fixtures.waiting import wait_until
 
-_HOLD = """
-import errno, fcntl, sys
-from pathlib import Path
-def refuse(*_): raise OSError(int(sys.argv[2]), "no locks")
-fcntl.flock = refuse
-from digitlab.results.folder import RunFolder
-from digitlab.results.lock import locked_folder
-with locked_folder(RunFolder(Path(sys.argv[1]))):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
+LEASE_SECONDS = 0.5
+IN_TWO_WAYS = pytest.mark.parametrize("without_locks", ["ENOLCK", "nolock"], indirect=True)
 
 
-@pytest.fixture(params=[errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
-def without_locks(request, monkeypatch):
-    """The kernel's answer on a file system without locks."""
+@pytest.fixture(params=["ENOLCK", "ENOSYS", "EOPNOTSUPP", "localflock", "nolock", "local_lock=all"])
+def without_locks(request, monkeypatch, tmp_path):
+    """A file system where ``flock`` fails, or one where it always succeeds, as for a lock on another machine."""
 
-    def refuse(*_):
-        raise OSError(request.param, "no locks")
+    def flock(*_):
+        if hasattr(errno, request.param):
+            raise OSError(getattr(errno, request.param), "no locks")
 
-    monkeypatch.setattr(fcntl, "flock", refuse)
-    return request.param
+    mounts = tmp_path / "mounts"
+    mounts.write_text(f"/dev/sda / ext4 rw 0 0\nserver:/x {tmp_path} nfs rw,{request.param},hard 0 0\n")
+    monkeypatch.setattr(fcntl, "flock", flock)
+    monkeypatch.setattr("digitlab.core.locks.MOUNTS", mounts)
+    monkeypatch.setattr("digitlab.core.locks._LEASE_SECONDS", LEASE_SECONDS)
+
+
+@pytest.fixture
+def holder(run_folder):
+    """``holder("host")`` is a process that holds the run; ``"host"`` is the name of its machine."""
+    run_folder.mkdir()
+    started = []
+
+    def act(machine):
+        socket.gethostname = lambda: machine
+        with locked_folder(RunFolder(run_folder)):
+            (run_folder / "held").touch()
+            time.sleep(600)
+
+    def start(machine):
+        started.append(Child(lambda: act(machine)))
+        wait_until((run_folder / "held").exists)
+        return started[-1]
+
+    yield start
+    for each in started:
+        if each.running():
+            each.kill()
+            each.wait()
 
 
 def test_a_run_starts_on_a_file_system_without_locks(without_locks, run_folder, caplog, one_line):
@@ -44,23 +67,93 @@ def test_a_run_starts_on_a_file_system_without_locks(without_locks, run_folder, 
             assert (run_folder / ".lock").exists()
         assert not (run_folder / ".lock").exists()
         assert caplog.messages == [
-            f"{run_folder}: this file system has no locks; the file .lock marks the run as busy instead"
+            f"{run_folder}: no locks here that all machines see; the file .lock marks the run as busy instead"
         ]
 
 
 @pytest.mark.faults
-def test_two_processes_exclude_each_other_without_locks(without_locks, run_folder):
-    run_folder.mkdir()
-    command = [sys.executable, "-c", _HOLD, str(run_folder), str(without_locks)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout.readline() == "held\n"
-        with pytest.raises(BusyError), locked_folder(RunFolder(run_folder)):
-            pass
-        other.kill()
-        other.wait()
+@IN_TWO_WAYS
+def test_two_processes_exclude_each_other_without_locks(without_locks, run_folder, holder):
+    other = holder(socket.gethostname())
+    with pytest.raises(BusyError), locked_folder(RunFolder(run_folder)):
+        pass
+    other.kill()
+    other.wait()
     # The file of a dead process does not keep the folder busy.
     with locked_folder(RunFolder(run_folder)):
         pass
+
+
+@pytest.mark.faults
+@IN_TWO_WAYS
+def test_the_lock_of_a_lost_machine_becomes_free(without_locks, run_folder, holder):
+    """A process on another machine is busy as long as it renews its lock, whatever the clocks say."""
+    other = holder("elsewhere")
+    with pytest.raises(BusyError), locked_folder(RunFolder(run_folder)):
+        pass
+    other.kill()
+    other.wait()
+    with locked_folder(RunFolder(run_folder)):
+        pass
+
+
+@pytest.mark.faults
+@IN_TWO_WAYS
+def test_two_processes_that_change_a_manifest_without_locks_lose_nothing(without_locks, tmp_path):
+    create(tmp_path, ["seed"])
+
+    def add(worker):
+        for number in range(5):
+            with locked(tmp_path):
+                Manifest.read(tmp_path).with_run(f"{worker}-{number}", [f"seed={worker}{number}"]).write()
+
+    ended = [child.wait() for child in [Child(lambda worker=worker: add(worker)) for worker in range(2)]]
+    assert [each.code for each in ended] == [0, 0], ended
+    assert len({entry.folder for entry in Manifest.read(tmp_path).runs}) == 10
+
+
+def test_a_process_that_has_yet_to_write_its_name_has_the_lock(without_locks, tmp_path):
+    """An empty file counts as such a process, but not for ever."""
+    path = tmp_path / "lock"
+    path.touch()
+    with pytest.raises(TimeoutError):
+        acquire_lock(path, timeout=0)
+    os.utime(path, (0, 0))
+    lock, _ = acquire_lock(path, timeout=0)
+    lock.release()
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "option"),
+    [
+        ("/tmp/x", "ext4", "rw"),
+        ("/home/a/x", "nfs4", "hard"),
+        ("/homes/x", "ext4", "rw"),
+        ("/big data/x", "lustre", "localflock"),
+        ("/home/local", "xfs", "rw"),
+    ],
+)
+def test_the_file_system_of_a_path_is_that_of_its_innermost_mount(path, kind, option, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.path.realpath", str)
+    (tmp_path / "mounts").write_text(
+        "/dev/sda / ext4 rw 0 0\n"
+        "server:/home /home nfs4 rw,hard 0 0\n"
+        "server:/big /big\\040data lustre rw,localflock 0 0\n"
+        "/dev/sdb /home/local xfs rw 0 0\n"
+    )
+    found, options = mount_of(path, mounts=tmp_path / "mounts")
+    assert found == kind
+    assert option in options
+    assert mount_of(path, mounts=tmp_path / "missing") is None
+
+
+def test_a_lock_that_all_machines_see_is_the_kernels(monkeypatch, tmp_path):
+    mounts = tmp_path / "mounts"
+    mounts.write_text(f"server:/x {tmp_path} nfs4 rw,local_lock=none 0 0\n")
+    monkeypatch.setattr("digitlab.core.locks.MOUNTS", mounts)
+    lock, everywhere = acquire_lock(tmp_path / "lock")
+    lock.release()
+    assert everywhere
 
 
 def test_a_sweep_runs_on_a_file_system_without_locks(without_locks, batch, tmp_path):

@@ -29,6 +29,22 @@ _INSTRUCTION_SETS = (
 )  # fmt: skip
 
 
+def mount_of(path: Path, *, mounts: Path = MOUNTS) -> tuple[str, frozenset[str]] | None:
+    """The type and the options of the file system that contains ``path``, as in ``mounts``; None without that file."""
+    try:
+        lines = [line.split() for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines()]
+    except OSError:
+        return None
+    whole = os.path.realpath(path)
+    # A space in a path is written as \040. Of several mounts at one place, the last one covers the others.
+    systems = {point.replace("\\040", " "): (kind, options) for _, point, kind, options, *_ in lines}
+    containing = [point for point in systems if f"{whole}/".startswith(point.rstrip("/") + "/")]
+    if not containing:
+        return None
+    kind, options = systems[max(containing, key=len)]
+    return kind, frozenset(options.split(","))
+
+
 def processor_name() -> str:
     """Return the processor's model. If the system does not report it, return the architecture, such as ``x86_64``."""
     names = [*_cpuinfo("model name"), _sysctl("machdep.cpu.brand_string"), platform.processor(), platform.machine()]

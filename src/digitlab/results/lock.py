@@ -47,7 +47,7 @@ def lock_folder(run: RunFolder, *, new: bool = False) -> None:
 def _acquire(run: RunFolder) -> BaseFileLock:
     lock, has_locks = acquire_lock(run.lock, timeout=0)
     if not has_locks:
-        log.warning("%s: this file system has no locks; the file .lock marks the run as busy instead", run.path)
+        log.warning("%s: no locks here that all machines see; the file .lock marks the run as busy instead", run.path)
     return lock
 
 

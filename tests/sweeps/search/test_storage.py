@@ -11,33 +11,9 @@ pytest.importorskip("optuna")
 
 from optuna.exceptions import StorageInternalError
 
-from digitlab.sweeps.search.storage import check_shared_storage, file_system, patiently
+from digitlab.sweeps.search.storage import check_shared_storage, patiently
 from digitlab.sweeps.search.workers import Observer, Worker
 from fixtures.waiting import wait_until
-
-MOUNTS = """\
-/dev/sda / ext4 rw 0 0
-server:/home /home nfs4 rw 0 0
-server:/big /big\\040data lustre rw 0 0
-/dev/sdb /home/local xfs rw 0 0
-"""
-
-
-@pytest.mark.parametrize(
-    ("path", "kind"),
-    [
-        ("/tmp/x", "ext4"),
-        ("/home/a/x", "nfs4"),
-        ("/homes/x", "ext4"),
-        ("/big data/x", "lustre"),
-        ("/home/local", "xfs"),
-    ],
-)
-def test_the_file_system_of_a_path_is_that_of_its_innermost_mount(path, kind, tmp_path, monkeypatch):
-    monkeypatch.setattr("os.path.realpath", str)
-    (tmp_path / "mounts").write_text(MOUNTS)
-    assert file_system(path, mounts=tmp_path / "mounts") == kind
-    assert file_system(path, mounts=tmp_path / "missing") is None
 
 
 @pytest.mark.parametrize(
@@ -57,7 +33,7 @@ def test_storage_that_processes_cannot_share_is_refused(url, words):
 
 @pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "lustre", "fuse.sshfs"])
 def test_sqlite_on_a_network_file_system_is_refused(kind, monkeypatch):
-    monkeypatch.setattr("digitlab.sweeps.search.storage.file_system", lambda path: kind)
+    monkeypatch.setattr("digitlab.sweeps.search.storage.mount_of", lambda path: (kind, frozenset()))
     with pytest.raises(ConfigError, match="SQLite's locks don't work"):
         check_shared_storage("sqlite:////home/lab/search.db")
     check_shared_storage("postgresql+psycopg://lab@host/search")

@@ -1,7 +1,6 @@
 """Opens the database of a search, refuses those that do not work, and waits while a database server restarts."""
 
 import logging
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 
 from digitlab.core.errors import ConfigError, RunError
-from digitlab.core.system import MOUNTS
+from digitlab.core.system import mount_of
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +19,7 @@ T = TypeVar("T")
 
 _KEY = "hydra.sweeper.storage"
 _SERVERS = ("postgresql", "mysql", "mariadb")
-# Their locks are missing, or a lock on one machine is invisible on another. Names as in MOUNTS.
+# Their locks are missing, or a lock on one machine is invisible on another. Names as in ``mount_of``.
 _NETWORK_FILE_SYSTEMS = (
     "nfs", "cifs", "smb", "lustre", "beegfs", "gpfs", "ceph", "glusterfs", "afs", "orangefs", "pvfs2", "panfs",
     "fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs", "wekafs",
@@ -87,27 +86,13 @@ def check_shared_storage(url: str) -> None:
     path = url.partition("://")[2].partition("?")[0].removeprefix("/")
     if path in ("", ":memory:"):
         raise ConfigError(_KEY, url, "is a database in the memory of one process: give a file or a database server")
-    kind = file_system(Path(path))
-    if kind is not None and kind.startswith(_NETWORK_FILE_SYSTEMS):
+    mount = mount_of(Path(path))
+    if mount is not None and (kind := mount[0]).startswith(_NETWORK_FILE_SYSTEMS):
         allowed = (
             f"is on a network file system ({kind}), where SQLite's locks don't work: use a local disk for processes of "
             "one machine, or a server (PostgreSQL, MariaDB) for several machines"
         )
         raise ConfigError(_KEY, url, allowed)
-
-
-def file_system(path: Path, *, mounts: Path = MOUNTS) -> str | None:
-    """The type of the file system that contains ``path``, as in ``mounts``; None where that file is missing."""
-    try:
-        lines = [line.split() for line in mounts.read_text(encoding="utf-8").splitlines()]
-    except OSError:
-        return None
-    whole = os.path.realpath(path)
-    # A space in a path is written as \040.
-    kinds = {point.replace("\\040", " "): kind for _, point, kind, *_ in lines}
-    # Mount points are nested, and "/" contains every path. The longest one is that of the path's own file system.
-    containing = [point for point in kinds if f"{whole}/".startswith(point.rstrip("/") + "/")]
-    return kinds[max(containing, key=len)] if containing else None
 
 
 def patiently(call: Callable[[], T], *, seconds: float = _OUTAGE_SECONDS) -> T:
