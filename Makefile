@@ -71,7 +71,7 @@ test-extra: $(DEV) ## run what `make test` leaves out: compiler, documentation, 
 	$(MAKE) test-instruction-sets
 
 test-cluster: $(DEV) ## run the tests that need SLURM and database servers on this machine, as root
-	$(PYTEST) --dist loadgroup -m cluster $(ARGS)
+	$(PYTEST) --dist loadgroup -m cluster tests/cluster $(ARGS)
 
 test-notebooks: $(DEV) ## run the notebooks of the documentation
 	$(PYTEST) -m notebooks $(ARGS)

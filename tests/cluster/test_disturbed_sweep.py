@@ -39,7 +39,7 @@ def check(held_sweep, undisturbed):
 
 
 def skip_delay(cluster, *job_ids):
-    """Let requeued jobs start at once."""
+    """Wait until these jobs are queued again, and let them start soon."""
     for job_id in job_ids:
         wait_until(lambda job_id=job_id: cluster.states()[job_id] == "PENDING")
     cluster.skip_delay(*job_ids)

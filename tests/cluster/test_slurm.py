@@ -81,7 +81,7 @@ def test_a_run_on_two_tasks_of_a_job_ends_with_one_line_when_one_dies(cluster, h
     ]  # fmt: skip
     command = shlex.join([sys.executable, str(ROOT / "train.py"), *words])
     cluster.ask(
-        "sbatch", "--nodes=1", "--ntasks-per-node=2", "--export=ALL,MASTER_ADDR=127.0.0.1", "--output=/dev/null",
+        "sbatch", "--nodes=1", "--ntasks-per-node=2", "--output=/dev/null",
         f"--wrap=srun --output={log} --error={err} {command}",
     )  # fmt: skip
     wait_until(lambda: ((gate / "run.rank0").exists() and (gate / "run.rank1").read_text()) or ended(cluster, err))
