@@ -1,4 +1,4 @@
-"""A hook of MkDocs for the pages of notebooks: links between notebooks lead to their pages, and each can be downloaded.
+"""A hook of MkDocs for the pages of notebooks: links in notebooks lead to pages, and each notebook can be downloaded.
 
 ``mkdocs.yml`` names this file.
 """
@@ -14,8 +14,8 @@ def on_page_content(html: str, page: Page, **_: Any) -> str:
     source = page.file.src_uri
     if not source.endswith(".ipynb"):
         return html
-    # In Jupyter the same links open the notebooks.
-    html = re.sub(r'href="(\w+)\.ipynb"', r'href="\1.html"', html)
+    # In Jupyter the same links open the files.
+    html = re.sub(r'href="([\w./-]+)\.(?:ipynb|md)"', r'href="\1.html"', html)
     # Formulas and diagrams, which the notebooks do not have, would be drawn by scripts of another host.
     html = re.sub(r'<script src=""> </script>.*?<!-- End of mermaid configuration -->', "", html, flags=re.DOTALL)
     name = source.rpartition("/")[2]

@@ -42,6 +42,13 @@ def test_what_a_notebook_stores_is_small_current_and_names_no_machine(path):
     assert not re.search(r"/(home|root|work|tmp|Users)/", json.dumps(outputs))
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_links_of_a_notebook_lead_to_files(path):
+    cells = [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "markdown"]
+    links = re.findall(r"\]\(([^)\s]+)\)", "\n".join("".join(cell["source"]) for cell in cells))
+    assert [link for link in links if not (path.parent / link).is_file()] == []
+
+
 def test_every_notebook_is_in_the_site():
     pages = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     assert NOTEBOOKS

@@ -37,6 +37,8 @@ def test_data_sets_that_are_missing_are_named_and_not_downloaded(report, tmp_pat
 def test_the_home_folder_is_not_named(report):
     assert "anna" not in json.dumps(report)
     assert report["folders"]["data"].startswith("~/data (does not exist yet, ")
+    for cache in ("compiled code", "pictures"):
+        assert report["folders"][cache].startswith("~/.cache/digitlab/")
 
 
 def test_the_table_shows_every_fact(monkeypatch, digitlab):

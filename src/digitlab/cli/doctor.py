@@ -134,15 +134,17 @@ def _gpus() -> Facts:
 
 def _folders() -> Facts:
     from digitlab.config.compose import CONF, OWN_CONF, ROOT, compose
-    from digitlab.engine.aot_cache import cache_folder
+    from digitlab.data import picture_files
+    from digitlab.engine import aot_cache
 
     try:
-        compiled = cache_folder()
+        compiled, pictures = aot_cache.cache_folder(), picture_files.cache_folder()
     except RuntimeError:  # no home folder
-        compiled = None
+        compiled = pictures = None
     places: dict[str, Path | None] = {
         "project": ROOT, "configuration": CONF, "own configuration": OWN_CONF, "data": Path(compose().data.root),
-        "runs": ROOT / "outputs", "compiled code": compiled, "temporary files": Path(tempfile.gettempdir()),
+        "runs": ROOT / "outputs", "compiled code": compiled, "pictures": pictures,
+        "temporary files": Path(tempfile.gettempdir()),
     }  # fmt: skip
     return {name: "none" if path is None else _described(path) for name, path in places.items()}
 
