@@ -21,8 +21,12 @@ _ROOT = Path(__file__).resolve().parents[1]
 _BEFORE = "209369e~1"
 _TARGET_RATIO = 0.4
 # Variables of the environment that would give one of the revisions packages, caches or settings of this machine. With
-# the last one, each start of Python would compile all its modules again.
-_HIDDEN = ("PYTHONPATH", "VIRTUAL_ENV", "DIGITLAB_DATA", "DIGITLAB_ALLOW", "XDG_CACHE_HOME", "PYTHONDONTWRITEBYTECODE")
+# PYTHONDONTWRITEBYTECODE, each start of Python would compile all its modules again. With the last line, `make bench-setup
+# ARGS=...` would pass its ARGS on to the `make` that it measures.
+_HIDDEN = (
+    "PYTHONPATH", "VIRTUAL_ENV", "DIGITLAB_DATA", "DIGITLAB_ALLOW", "XDG_CACHE_HOME", "PYTHONDONTWRITEBYTECODE",
+    "ARGS", "PYTHON", "MAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "MFLAGS",
+)  # fmt: skip
 
 Seconds = dict[str, float]
 
@@ -68,15 +72,18 @@ def _commit(revision: str) -> str:
 
 def _run(command: Sequence[str | Path], folder: Path, variables: Mapping[str, str] | None = None) -> float:
     """Run a command and return its seconds; end with its output if it fails."""
-    kept = {name: value for name, value in os.environ.items() if name not in _HIDDEN}
+    environment = visible_environment() | dict(variables or {})
     started = time.perf_counter()
-    ended = subprocess.run(
-        list(map(str, command)), cwd=folder, env=kept | dict(variables or {}), capture_output=True, text=True
-    )
+    ended = subprocess.run(list(map(str, command)), cwd=folder, env=environment, capture_output=True, text=True)
     seconds = time.perf_counter() - started
     if ended.returncode:
         sys.exit(f"{shutil.which(str(command[0]))}: ended with {ended.returncode}\n{ended.stdout}{ended.stderr}")
     return seconds
+
+
+def visible_environment() -> dict[str, str]:
+    """Return the environment variables that the measured commands see, without caches and settings of this machine."""
+    return {name: value for name, value in os.environ.items() if name not in _HIDDEN}
 
 
 def medians(measured: Sequence[Seconds]) -> Seconds:

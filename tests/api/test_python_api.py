@@ -227,6 +227,11 @@ def test_frames_have_all_columns():
     assert [list(row) for row in complete] == [["a", "b"], ["a", "b"]]
 
 
+def test_tables_are_lists_of_dicts_without_pandas_and_polars(monkeypatch):
+    monkeypatch.setattr("digitlab.api.frames.find_spec", lambda name: None)
+    assert to_frame([{"a": 1}, {"b": 2}]) == [{"a": 1, "b": None}, {"a": None, "b": 2}]
+
+
 def test_opening_another_folder_is_refused(tmp_path: Path):
     with pytest.raises(digitlab.ConfigError, match="is no run folder"):
         digitlab.open(tmp_path)
