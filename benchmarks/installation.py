@@ -21,8 +21,8 @@ _ROOT = Path(__file__).resolve().parents[1]
 _BEFORE = "209369e~1"
 _TARGET_RATIO = 0.4
 # Variables of the environment that would give one of the revisions packages, caches or settings of this machine. With
-# PYTHONDONTWRITEBYTECODE, each start of Python would compile all its modules again. With the last line, `make bench-setup
-# ARGS=...` would pass its ARGS on to the `make` that it measures.
+# PYTHONDONTWRITEBYTECODE, each start of Python would compile all its modules again. With those in the last line,
+# `make bench-setup ARGS=...` would pass its ARGS on to the `make` that it measures.
 _HIDDEN = (
     "PYTHONPATH", "VIRTUAL_ENV", "DIGITLAB_DATA", "DIGITLAB_ALLOW", "XDG_CACHE_HOME", "PYTHONDONTWRITEBYTECODE",
     "ARGS", "PYTHON", "MAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "MFLAGS",

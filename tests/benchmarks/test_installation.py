@@ -1,4 +1,4 @@
-"""What ``benchmarks/installation.py`` hides from the setups that it measures, and what it prints about several rounds."""
+"""What ``benchmarks/installation.py`` hides from the setups that it measures, and what it prints about rounds."""
 
 from installation import medians, visible_environment
 
