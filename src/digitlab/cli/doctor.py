@@ -167,7 +167,7 @@ def _described(path: Path) -> str:
 def _data_sets() -> Iterator[tuple[str, str]]:
     """Yield each data set with a complete description in ``conf/data/``, and its number of images or its error."""
     from digitlab.config.compose import CONF, OWN_CONF, build, compose, plain
-    from digitlab.core.errors import DigitlabError
+    from digitlab.core.errors import DigitlabError, MissingDataError
     from digitlab.data.module import ImageData
 
     for name in sorted(
@@ -181,6 +181,8 @@ def _data_sets() -> Iterator[tuple[str, str]]:
             if data.source.unknown_class is not None:
                 continue  # it is made of other data sets and would download them
             train, test = data.source.read(data.root)
+        except MissingDataError:
+            yield name, "not on this machine"
         except DigitlabError as error:
             yield name, _without_home(str(error).partition("\n")[0])
         else:

@@ -33,6 +33,10 @@ class DataError(DigitlabError):
     """A data file is missing or damaged, or it does not match another one (images and labels, for example)."""
 
 
+class MissingDataError(DataError):
+    """A file of a data set does not exist."""
+
+
 class RunError(DigitlabError):
     """A run cannot continue. For example, its loss is not finite, or its folder cannot be written."""
 

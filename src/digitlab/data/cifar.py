@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from digitlab.core.errors import DataError
+from digitlab.core.errors import DataError, MissingDataError
 from digitlab.core.files import move_into_place
 from digitlab.data.checksum import check_file
 
@@ -84,7 +84,8 @@ def read_batch(path: Path, *, sha256: str) -> tuple[npt.NDArray[np.uint8], list[
         # Python 2 stored the pixels as a string. With encoding="bytes", 31 MB need not be decoded and encoded again.
         batch = _ArraysOnly(content, encoding="bytes").load()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+        kind = MissingDataError if isinstance(error, FileNotFoundError) else DataError
+        raise kind(f"{path}: cannot be read ({error.strerror})") from error
     except DataError:
         raise
     except Exception as error:  # a damaged pickle may raise any exception

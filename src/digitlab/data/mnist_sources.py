@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from digitlab.core.errors import DataError
+from digitlab.core.errors import DataError, MissingDataError
 from digitlab.data.fetch import fetch
 from digitlab.data.idx import read_idx
 from digitlab.data.idx_source import image_set
@@ -47,7 +47,7 @@ class _PublishedIdxSource(Source):
     def _read_file(self, root: Path, name: str) -> tuple[Path, Tensor]:
         path = self.find(root, name)
         if path is None:
-            raise DataError(f"{self.title}: {name} is in none of {', '.join(map(str, self.folders(root)))}")
+            raise MissingDataError(f"{self.title}: {name} is in none of {', '.join(map(str, self.folders(root)))}")
         with with_remedy(self.remedy):
             return path, read_idx(path, sha256=self.digests[name])
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from digitlab.core.errors import DataError
+from digitlab.core.errors import DataError, MissingDataError
 from digitlab.data.source import Source
 
 # A remedy for ``with_remedy``. "It" is the damaged file that the first part of the message names.
@@ -13,9 +13,14 @@ FETCH_AGAIN = "delete it, and it is fetched again"
 
 @contextmanager
 def with_remedy(remedy: str) -> Iterator[None]:
-    """Append ``remedy``, which says what the user can do, to the message of a ``DataError`` from the with block."""
+    """Append ``remedy``, which says what the user can do, to the message of a ``DataError`` from the with block.
+
+    A ``MissingDataError`` stays as it is: there is no file to delete.
+    """
     try:
         yield
+    except MissingDataError:
+        raise
     except DataError as error:
         raise DataError(f"{error}; {remedy}") from error
 

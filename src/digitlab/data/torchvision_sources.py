@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from digitlab.core.errors import DataError
+from digitlab.core.errors import DataError, MissingDataError
 from digitlab.data.checks import wrong_label
 from digitlab.data.checksum import check_md5
 from digitlab.data.fetch import fetch
@@ -90,6 +90,8 @@ class TorchvisionSource(Source):
 
     def read(self, root: Path) -> tuple[ImageSet, ImageSet]:
         """Read the training set and the official test set as ``Source.read``."""
+        if missing := [str(root / name) for name in self.files if not (root / name).is_file()]:
+            raise MissingDataError(f"{self.title}: {', '.join(missing)} can't be read: no such file")
         return self._read_part(root, train=True), self._read_part(root, train=False)
 
     def _read_part(self, root: Path, *, train: bool) -> ImageSet:
