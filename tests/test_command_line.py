@@ -117,6 +117,13 @@ def test_hydra_reads_every_character_in_quotes_as_it_is(value):
     assert OverridesParser.create().parse_override(f"key={in_quotes(value)}").value() == value
 
 
+@pytest.mark.parametrize("name", ["größe", "2026", "1e3", "a=b", "rates"])
+def test_the_name_of_a_sweep_may_be_any_name_of_a_folder(name):
+    [override] = read_arguments([f"sweep.name={name}"])
+    assert compose([override]).sweep.name == name
+    assert compose(read_arguments(["sweep.name=null"])).sweep.name is None
+
+
 @pytest.mark.parametrize(
     "override", ["data.root=/data/x", "data.root='/ö'", "seed=0,1", "model.hidden=[64", "resume=/ö"]
 )

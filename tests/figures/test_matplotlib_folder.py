@@ -30,8 +30,9 @@ def folders(module=FIGURES, **variables):
     ("home", "module"),
     [
         ("/dev/null", FIGURES),
-        # Lightning, which a run imports first, imports Matplotlib.
+        # Lightning imports Matplotlib. A run imports it with the first of these packages, a sweep with the second.
         pytest.param("/dev/null", "digitlab.training", marks=pytest.mark.extra),
+        ("/dev/null", "digitlab.data"),
         pytest.param("/proc/nowhere", FIGURES, marks=pytest.mark.extra),
     ],
 )

@@ -9,8 +9,9 @@ import shlex
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-# Keys whose value is a path; in a sweep it can be several. The value of a folder of Hydra is always one path.
-_PATH_KEYS = ("data.root", "data.path")
+# Keys whose value is a path or the name of a folder; in a sweep it can be several. The value of a folder of Hydra is
+# always one path.
+_PATH_KEYS = ("data.root", "data.path", "sweep.name")
 _FOLDER_KEYS = ("hydra.run.dir", "hydra.sweep.dir")
 # The characters that Hydra's grammar allows in a value without quotes, besides brackets, commas and escapes.
 _PLAIN = r"A-Za-z0-9_/\-\\+.$%*@?|: \t"

@@ -1,4 +1,4 @@
-"""Pauses the garbage collector during large imports. ``digitlab.training`` uses this for torch and Lightning."""
+"""Pauses the garbage collector during large imports. ``data`` and ``training`` use this for torch and Lightning."""
 
 import atexit
 import gc
