@@ -1,6 +1,7 @@
 """The Python API: trainings and sweeps in this process, and that nothing global is left behind."""
 
 import gc
+import io
 import logging
 import os
 import pickle
@@ -75,6 +76,15 @@ def test_nothing_global_is_left_behind(run, tmp_path):
     digitlab.sweep(*SMALL, "seed=0,1", f"hydra.sweep.dir={tmp_path}/sweep")
     after = global_state()
     assert [name for name, value in before.items() if after[name] != value] == []
+
+
+def test_a_training_prints_to_an_ascii_stream_and_leaves_it_as_it_was(tmp_path, monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    digitlab.train(*SMALL[:-1], folder=tmp_path / "läufe")
+    assert stream.errors == "strict"
+    stream.seek(0)
+    assert "epoch 2/2 - " in stream.read()
 
 
 def test_two_trainings_in_one_process_have_the_same_bits(run, tmp_path):

@@ -5,6 +5,7 @@ overrides. A mistake raises ``ConfigError`` with the text that the command print
 """
 
 import logging
+import sys
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,7 @@ from digitlab.api.running import stoppable_by_folder
 from digitlab.api.sweep import Sweep
 from digitlab.config.compose import ROOT
 from digitlab.config.quoting import in_quotes
+from digitlab.core.encoding import unencodable_replaced
 from digitlab.core.errors import ConfigError, RunError
 from digitlab.core.signals import Interrupted, Stopper
 from digitlab.results.checkpoint_name import CheckpointName
@@ -249,8 +251,9 @@ def _refuse_other_processes(overrides: Sequence[str], reason_to_pass_again: str)
 def _exclusive_training() -> Iterator[None]:
     """Allow only one training at a time in this process, and restore torch's random state at its end.
 
-    A run seeds the random state, and the user's own random numbers must not depend on that. Raises ``RunError`` if
-    another thread of this process is training, because trainings share the random state and Hydra's globals.
+    A run seeds the random state, and the user's own random numbers must not depend on that. While the training runs,
+    characters that stdout can't show are replaced. Raises ``RunError`` if another thread of this process is training,
+    because trainings share the random state and Hydra's globals.
     """
     import torch
 
@@ -259,7 +262,7 @@ def _exclusive_training() -> Iterator[None]:
     try:
         # If CUDA is not in use yet, do not initialise it only to save its random state.
         devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-        with torch.random.fork_rng(devices=devices):
+        with torch.random.fork_rng(devices=devices), unencodable_replaced(sys.stdout):
             yield
     finally:
         _training_lock.release()

@@ -1,10 +1,13 @@
 """Prints a replacement for each character that a terminal or pipe can't show, for example under ``LC_ALL=C``.
 
-``core.files.flush_stdout`` uses it around every command, so that a table does not fail because of a ``±``.
+``core.files.flush_stdout`` applies it to every command, and the Python API while it trains: a run must not fail because
+it prints a ``±``.
 """
 
 import codecs
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TextIO
 
 # The name under which Python knows ``_replace`` as a way to handle encoding errors.
@@ -32,3 +35,18 @@ def replace_unencodable(stream: TextIO) -> None:
     # A stream that does not raise on such characters was configured by the user or by Python. It stays as it is.
     if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
         stream.reconfigure(errors=_ERROR_HANDLER)
+
+
+@contextmanager
+def unencodable_replaced(stream: TextIO) -> Iterator[None]:
+    """Apply ``replace_unencodable`` within the with block; afterwards ``stream`` is as before."""
+    # Programs without a window or terminal on Windows have no stdout.
+    before = getattr(stream, "errors", None)
+    replace_unencodable(stream)
+    try:
+        yield
+    finally:
+        if isinstance(stream, io.TextIOWrapper) and stream.errors != before:
+            # It is flushed first, which fails if the disk is full or the stream is closed.
+            with suppress(OSError, ValueError):
+                stream.reconfigure(errors=before)
