@@ -162,6 +162,7 @@ class Run:
         from digitlab.core.extras import require_packages
 
         require_packages("explain", "captum", value="Run.explain")
+        from digitlab.api.display import shown_in_notebooks
         from digitlab.api.inputs import as_pixels
         from digitlab.explain.network import read_explained_run
         from digitlab.explain.predictions import Subjects, confident_mistakes, explain, figure
@@ -172,7 +173,7 @@ class Run:
         else:
             pixels = as_pixels(images, facts=run.classifier.facts, deskewed=self._folder.read_deskew())
             subjects = Subjects(pixels=pixels, names=[f"image {number}" for number in range(len(pixels))])
-        return figure(run, explain(run, subjects))
+        return shown_in_notebooks(figure(run, explain(run, subjects)), f"explanations of {self._title()}")
 
     def report(self, out: str | Path | None = None) -> Path:
         """Write the HTML report, by default ``report.html`` in the run folder, and return its path."""
