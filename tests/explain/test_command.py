@@ -95,4 +95,6 @@ def test_a_run_in_python_explains_images_and_mistakes(lenet_folder, lenet):
     assert len(drawn.images) == 2 * 8
     shown = torch.from_numpy(drawn.images[8].get_array()[..., 0].copy())
     assert torch.equal(shown, images[1, 0])
-    assert len(run.explain(count=1).axes[0].images) == 8
+    one = run.explain(count=1)
+    assert len(one.axes[0].images) == 8
+    assert one._repr_png_()[0].startswith(b"\x89PNG"), "a notebook shows a picture"
