@@ -137,6 +137,8 @@ def _folders() -> Facts:
     from digitlab.data import picture_files
     from digitlab.engine import aot_cache
 
+    compiled: Path | None
+    pictures: Path | None
     try:
         compiled, pictures = aot_cache.cache_folder(), picture_files.cache_folder()
     except RuntimeError:  # no home folder
