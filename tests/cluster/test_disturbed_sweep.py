@@ -93,7 +93,7 @@ def test_a_delayed_requeue(cluster, held_sweep, check):
     cluster.ask("scontrol", "requeue", job)
     wait_until(lambda: cluster.ask("squeue", "--noheader", f"--jobs={job}", "--format=%r").strip() == "BeginTime")
     # Long enough for several questions of the command.
-    cluster.ask("scontrol", "update", f"JobId={job}", "StartTime=now+15")
+    cluster.ask("scontrol", "update", f"JobId={job}", "StartTime=now+10")
     held_sweep.open(1)
     wait_until(lambda: cluster.states()[job] == "RUNNING")
     assert command.running()
