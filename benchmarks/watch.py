@@ -16,7 +16,6 @@ import argparse
 import json
 import os
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
@@ -79,7 +78,8 @@ def watch(root: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
         process.stdout.readline()
         yield process, process.stdout.readline().strip()
     finally:
-        process.send_signal(signal.SIGINT)
+        # A shell starts commands in the background without SIGINT, so only SIGTERM ends this process everywhere.
+        process.terminate()
         process.wait(10)
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from digitlab.data.source import ImageSet
+from digitlab.explain import duplicates
 from digitlab.explain.data_check import CONSTANT, CUT, EXACT, FAINT, LABEL, NEAR, check_images, table
 from digitlab.explain.duplicates import exact_duplicates, join_groups, near_duplicates
 from digitlab.explain.label_errors import HeldOutScores, confident_learning
@@ -42,6 +43,18 @@ def test_many_similar_images_are_no_copies():
     base[4:24, 13:15] = 200
     images = (base + 20 * torch.rand(60, 1, 28, 28)).byte()
     assert near_duplicates(images) == []
+
+
+def test_a_sample_rejects_candidates_without_changing_what_is_found(photographs, monkeypatch):
+    similar = (photographs[:1].float() + 30 * torch.rand(60, 3, 32, 32)).clamp(0, 255).byte()
+    copies = (photographs[20:23].float() + 4 * torch.randn(3, 3, 32, 32)).clamp(0, 255).byte()
+    images = torch.cat([photographs, similar, copies])
+    expected = near_duplicates(images)
+    assert [(pair.first, pair.second) for pair in sorted(expected, key=lambda pair: pair.first)] == [
+        (20, 260), (21, 261), (22, 262),
+    ]  # fmt: skip
+    monkeypatch.setattr(duplicates, "_SAMPLE", 50)
+    assert near_duplicates(images) == expected
 
 
 def test_groups_that_share_an_image_are_joined():
@@ -114,7 +127,7 @@ def test_the_command_prints_a_table_and_writes_a_sheet_and_a_list(digitlab, pict
     small = ["data=folder", f"data.path={pictures}", "data.size=16", "data.batch_size=32", "trainer.max_epochs=1"]
     code, out, err = digitlab("show", "--check", *small, "trainer=cpu")
     assert code == 0, err
-    assert "probably wrong labels" in out
+    assert "doubtful labels" in out
     assert "3 networks (LeNet, 1 epochs)" in out
     assert err.count("training network") == 3
     sheet, listed = tmp_path / "outputs/show/folder_check.png", tmp_path / "outputs/show/folder_check.csv"

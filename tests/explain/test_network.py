@@ -130,6 +130,6 @@ def test_tensorboard_loads_the_vectors_labels_and_sprite_of_the_projector(lenet,
     vectors = np.frombuffer(get("/tensor", run="run", name=name).data, np.float32).reshape(100, 84)
     np.testing.assert_allclose(vectors, embedding.hidden.numpy(), rtol=1e-4, atol=1e-4)
     header, *rows = get("/metadata", run="run", name=name).data.decode().splitlines()
-    assert header.split("\t")[:2] == ["number", "label"]
-    assert [row.split("\t")[1] for row in rows] == [lenet.class_names[label] for label in embedding.labels.tolist()]
+    assert header.split("\t")[:2] == ["label", "predicted"]
+    assert [row.split("\t")[0] for row in rows] == [lenet.class_names[label] for label in embedding.labels.tolist()]
     assert get("/sprite_image", run="run", name=name).data.startswith(b"\x89PNG")

@@ -61,7 +61,10 @@ def _sheet(checked: "DataCheck", data: "ImageData") -> "Figure":
         sections.append(shown[:_SHOWN])
     if not sections:
         sections = [[_tile(checked, data, 0, "nothing found")]]
-    title = f"{data.source.title}: the first findings of each kind; suggested labels have a frame"
+    title = (
+        f"{data.source.title}: the first findings of each kind. Copies stand side by side. Images with a doubtful "
+        "label have a frame"
+    )
     return check_figure(sections, title=title)
 
 
@@ -84,7 +87,8 @@ def _tile(
     images = data.train_set if part == "train" else data.test_set
     names = data.source.class_names
     label = names[int(checked.labels[number])]
-    lines = [kind.removeprefix("probably "), f"{part} {position}", label]
+    # A digit alone would not be understood as a label.
+    lines = [kind.removeprefix("images with a "), f"{part} {position}", f"label {label}" if label.isdigit() else label]
     if suggested is not None:
         lines[0], lines[2] = f"label {label}", f"rather {names[suggested]}"
     return SheetImage(images.images[position].cpu(), lines, marked=suggested is not None)

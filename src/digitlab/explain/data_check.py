@@ -18,11 +18,11 @@ from digitlab.explain.label_errors import HeldOutScores, confident_learning
 
 # An image with a smaller difference between its darkest and its lightest pixel, of 255, shows hardly anything.
 _LEAST_CONTRAST = 16
-# If the file of a picture is cut off, the lower part of the picture is uniform. This is the least share of its rows.
+# Decoding a truncated file leaves a flat lower part. A picture is reported if at least this share of its rows is flat.
 _CUT_SHARE = 0.25
 
-CONSTANT, FAINT, CUT = "constant images", "faint images", "images with a uniform lower part"
-EXACT, NEAR, LABEL = "exact copies", "near copies", "probably wrong labels"
+CONSTANT, FAINT, CUT = "constant images", "faint images", "images with a flat lower part"
+EXACT, NEAR, LABEL = "exact copies", "near copies", "doubtful labels"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +45,8 @@ class DataCheck:
     """The findings about a data set.
 
     ``overlap`` are the test images that have an exact copy, and those that have a near copy, in the training set;
-    ``contradictions`` the groups of copies with different labels. ``labels`` is int64 (N + n,).
+    ``contradictions`` the groups of copies with different labels. ``labels`` is int64 (N + n,). ``pictures`` says that
+    the images are whole pictures, of which the lower part was checked.
     """
 
     findings: Sequence[Finding]
@@ -54,6 +55,7 @@ class DataCheck:
     labels: Tensor
     train_count: int
     held_out: HeldOutScores | None
+    pictures: bool
 
     def count(self, kind: str) -> tuple[int, int]:
         """Return the numbers of different images with this finding in the training set and in the test set."""
@@ -71,7 +73,7 @@ def check_images(
 ) -> DataCheck:
     """Run all checks; without ``held_out`` scores, labels are not checked.
 
-    ``pictures`` says that the images are whole pictures; only these are checked for a uniform lower part, because
+    ``pictures`` says that the images are whole pictures; only these are checked for a flat lower part, because
     figures on black always have one.
     """
     images = torch.cat([train.images.cpu(), test.images.cpu()])
@@ -93,7 +95,7 @@ def check_images(
     return DataCheck(
         findings=findings, overlap={EXACT: _overlap(exact, train_count), NEAR: _overlap(groups, train_count)},
         contradictions=sum(len({int(labels[number]) for number in group}) > 1 for group in groups),
-        labels=labels, train_count=train_count, held_out=held_out,
+        labels=labels, train_count=train_count, held_out=held_out, pictures=pictures,
     )  # fmt: skip
 
 
@@ -135,15 +137,15 @@ def table(check: DataCheck) -> list[list[str]]:
     train_labels, test_labels = check.labels[: check.train_count], check.labels[check.train_count :]
     counts = [labels.bincount() for labels in (train_labels, test_labels)]
     rows = [
-        ["images", str(len(train_labels)), str(len(test_labels))],
-        ["smallest class", *(str(int(each[each > 0].min())) for each in counts)],
-        ["largest class", *(str(int(each.max())) for each in counts)],
+        ["images", f"{len(train_labels):,}", f"{len(test_labels):,}"],
+        ["smallest class", *(f"{int(each[each > 0].min()):,}" for each in counts)],
+        ["largest class", *(f"{int(each.max()):,}" for each in counts)],
     ]
-    kinds = [CONSTANT, FAINT, CUT, EXACT, NEAR] + [LABEL] * (check.held_out is not None)
-    rows += [[kind, *map(str, check.count(kind))] for kind in kinds]
-    rows.append(["test images with an exact copy in the training set", "", str(check.overlap[EXACT])])
-    rows.append(["test images with any copy in the training set", "", str(check.overlap[NEAR])])
-    rows.append(["groups of copies with different labels, in both sets", str(check.contradictions), ""])
+    kinds = [CONSTANT, FAINT, *[CUT] * check.pictures, EXACT, NEAR, *[LABEL] * (check.held_out is not None)]
+    rows += [[kind, *(f"{count:,}" for count in check.count(kind))] for kind in kinds]
+    rows.append(["test images with an exact copy in the training set", "", f"{check.overlap[EXACT]:,}"])
+    rows.append(["test images with any copy in the training set", "", f"{check.overlap[NEAR]:,}"])
+    rows.append(["groups of copies with different labels, in both sets", f"{check.contradictions:,}", ""])
     return rows
 
 

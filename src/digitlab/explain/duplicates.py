@@ -19,6 +19,7 @@ _LEAST_CORRELATION = 0.9
 # ones of MNIST would count as copies of each other.
 _LARGEST_RATIO, _REFERENCE = 0.5, 10
 _ROWS_AT_ONCE = 1500
+_SAMPLE = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,7 @@ def near_duplicates(images: Tensor) -> list[Pair]:
     vectors = _vectors(images)
     similarities, nearest = _nearest(vectors)
     candidates = (similarities >= _LEAST_CORRELATION).nonzero().flatten()
+    candidates = candidates[_can_pass_ratio_test(vectors, candidates, _distance(similarities[candidates]))]
     pairs: dict[tuple[int, int], float] = {}
     for rows in candidates.split(_ROWS_AT_ONCE):
         cosines = vectors[rows] @ vectors.T
@@ -59,6 +61,22 @@ def near_duplicates(images: Tensor) -> list[Pair]:
             pairs[first, second] = float(similarities[row])
     result = [Pair(first, second, correlation) for (first, second), correlation in pairs.items()]
     return sorted(result, key=lambda pair: (-pair.correlation, pair.first))
+
+
+def _can_pass_ratio_test(vectors: Tensor, rows: Tensor, distances: Tensor) -> Tensor:
+    """Return which of the ``rows`` (n,) of ``vectors`` can pass the ratio test, bool (n,).
+
+    ``distances`` (n,) are those to the nearest vectors. The tenth nearest vector of a sample is at least as far away as
+    the tenth nearest of all. So a row that fails with the sample fails with all, and the sample takes a seventh of the
+    time: most images of clothes have a similar one, but only few of them are copies.
+    """
+    step = len(vectors) // _SAMPLE
+    if step < 2:
+        return torch.ones(len(rows), dtype=torch.bool)
+    sample = vectors[::step]
+    # One more than the reference, because the sample may contain the row itself.
+    kth = [(vectors[part] @ sample.T).topk(_REFERENCE + 1, dim=1).values[:, -1] for part in rows.split(_ROWS_AT_ONCE)]
+    return distances / _distance(torch.cat(kth)).clamp(min=1e-6) <= _LARGEST_RATIO
 
 
 def _distance(similarity: Tensor) -> Tensor:

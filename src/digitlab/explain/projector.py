@@ -31,11 +31,12 @@ def write_projector_files(run: ExplainedRun, embedding: Embedding) -> list[Path]
     """Write vectors, labels and a sprite of the images into the run folder; return the paths, the settings last."""
     folder = run.folder.projector
     names, predicted = [_cell(name) for name in run.class_names], embedding.scores.max(1)
-    rows = ["number\tlabel\tpredicted\tconfidence\tcorrect"]
+    # At first TensorBoard shows the first column that has text or, if all are numbers, the first one: the label.
+    rows = ["label\tpredicted\tconfidence\tcorrect\tnumber"]
     rows += [
         "\t".join([
-            str(number), names[label], names[predicted_label], f"{confidence:.4f}",
-            "yes" if predicted_label == label else "no",
+            names[label], names[predicted_label], f"{confidence:.4f}",
+            "yes" if predicted_label == label else "no", str(number),
         ])
         for number, label, predicted_label, confidence in zip(
             embedding.numbers.tolist(), embedding.labels.tolist(), predicted.indices.tolist(),

@@ -11,6 +11,7 @@ from digitlab.figures.style import ORANGE, TEXT_COLOUR, short, styled
 from digitlab.figures.tiles import Caption, tiles_figure
 
 COLUMNS = 10
+_LETTERS = 17  # that fit under a tile
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ def check_figure(sections: Sequence[Sequence[SheetImage]], *, title: str) -> Fig
     for section in sections:
         for item in section:
             images.append(item.image)
-            text = "\n".join(short(line, 13) for line in item.lines)
+            text = "\n".join(short(line, _LETTERS) for line in item.lines)
             captions.append(Caption(text, ORANGE if item.marked else TEXT_COLOUR))
         empty = -len(section) % COLUMNS
         images += [torch.zeros_like(images[0])] * empty

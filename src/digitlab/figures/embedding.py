@@ -3,9 +3,10 @@
 N is the number of images, K the number of classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from torch import Tensor
@@ -14,6 +15,8 @@ from digitlab.figures.style import BACKGROUND_COLOUR, LINE_STYLES, TEXT_COLOUR, 
 
 _PANEL_INCHES = 4.2
 _MARKERS = "os^Dv<>pPX*"
+# The size of a letter of a name, as shares of the width and the height of a panel.
+_LETTER_WIDTH, _LETTER_HEIGHT = 0.019, 0.036
 _MOST_NAMES = 30  # in the legend; with more classes, the figure has no legend and only the names at the points
 
 
@@ -28,7 +31,7 @@ class Panel:
 
 @styled
 def embedding_figure(panels: Sequence[Panel], labels: Tensor, *, class_names: Sequence[str], title: str) -> Figure:
-    """Draw the panels side by side; the name of each class is at the median of its points.
+    """Draw the panels side by side; the name of each class is at the median of its points, or a little above it.
 
     ``labels`` is int64 (N,), the classes of the points.
     """
@@ -44,11 +47,8 @@ def embedding_figure(panels: Sequence[Panel], labels: Tensor, *, class_names: Se
                 *points.T.numpy(), s=6, color=_colour(label), marker=_MARKERS[label % len(_MARKERS)], linewidths=0,
                 alpha=0.7, label=short(class_names[label]), rasterized=True,
             )  # fmt: skip
-        for label in present:
-            x, y = panel.points[labels == label].median(0).values.tolist()
-            halo = [withStroke(linewidth=2.5, foreground=BACKGROUND_COLOUR)]
-            axes.text(x, y, short(class_names[label]), color=_colour(label), ha="center", va="center",
-                      fontweight="bold", path_effects=halo)  # fmt: skip
+        _write_names(axes, {label: panel.points[labels == label].median(0).values.tolist() for label in present},
+                     class_names)  # fmt: skip
         axes.set_title(panel.title)
         if any(panel.axis_labels):
             axes.set_xlabel(panel.axis_labels[0])
@@ -65,6 +65,23 @@ def embedding_figure(panels: Sequence[Panel], labels: Tensor, *, class_names: Se
                 handle.set_alpha(1)
     figure.suptitle(title, x=0.01, ha="left", color=TEXT_COLOUR, fontsize=9)
     return figure
+
+
+def _write_names(axes: Axes, places: Mapping[int, Sequence[float]], class_names: Sequence[str]) -> None:
+    """Write the name of each class at its place (x, y); move a name that would cover another one upwards."""
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    letter, height = _LETTER_WIDTH * (right - left), _LETTER_HEIGHT * (top - bottom)
+    written: list[tuple[float, float, float]] = []
+    for label, (x, y) in sorted(places.items(), key=lambda each: each[1][1]):
+        name = short(class_names[label])
+        width = letter * len(name)
+        beside = [low for other, low, size in written if abs(other - x) < (size + width) / 2]
+        # The names below stay where they are, so each move leads upwards and the loop ends. A rounded distance counts.
+        while covered := [low for low in beside if abs(low - y) < 0.999 * height]:
+            y = max(covered) + height
+        written.append((x, y, width))
+        halo = [withStroke(linewidth=2.5, foreground=BACKGROUND_COLOUR)]
+        axes.text(x, y, name, color=_colour(label), ha="center", va="center", fontweight="bold", path_effects=halo)
 
 
 def _colour(label: int) -> str:
