@@ -3,6 +3,7 @@
 ``digitlab compare`` and the figures of a sweep draw it.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -63,7 +64,7 @@ def _draw_pairs(axes: Axes, comparison: PairedValues, factor: float, label: str)
     means = [factor * sum(pair[side] for pair in comparison.pairs) / len(comparison.pairs) for side in (0, 1)]
     axes.plot([0, 1], means, "s-", color=BLUE, linewidth=2, markersize=5)
     key, names = _common_key(comparison.first, comparison.second)
-    axes.set_xticks([0, 1], [_keep_end(name, 16) for name in names])
+    axes.set_xticks([0, 1], ["\n".join(_keep_end(part, 16) for part in _settings(name)) for name in names])
     axes.set_xlabel(_keep_end(key))
     axes.set_xlim(-0.35, 1.35)
     axes.set_ylabel(label)
@@ -87,10 +88,17 @@ def _draw_differences(axes: Axes, comparisons: Sequence[PairedValues], factor: f
 def _common_key(first: str, second: str) -> tuple[str, tuple[str, str]]:
     """Return the key and both values if the names are two values of one key, such as ``optimizer.lr=0.1``.
 
-    Otherwise return an empty key and the names.
+    Otherwise, also for names of several settings, return an empty key and the names.
     """
+    if len(_settings(first)) > 1 or len(_settings(second)) > 1:
+        return "", (first, second)
     (key, _, value), (other_key, _, other_value) = first.partition("="), second.partition("=")
     return (key, (value, other_value)) if key == other_key and value and other_value else ("", (first, second))
+
+
+def _settings(name: str) -> list[str]:
+    """Split ``lr=0.1, dropout=0`` into its settings; another name stays whole."""
+    return re.split(r", (?=[\w.]+=)", name)
 
 
 def _keep_end(name: str, letters: int = _LONGEST_NAME) -> str:
