@@ -170,7 +170,13 @@ def test_the_most_similar_name_is_suggested(override, name):
         ("optimizer.lr='0.1'", "this is text: a number is written without quotes"),
         ("+data.source.foo=3", "there are none"),
         ("early_stopping=none", "must be null, which turns it off"),
-        ("ema=null", "set one by one as ema.KEY=VALUE"),
+        ("ema=null", "has keys of its own, set one by one: ema.decay=VALUE"),
+        ("trainer.accelerator=gpu", "(did you mean `cuda`?)"),
+        ("model.init=xavier", "(did you mean `glorot`?)"),
+        ("trainer.max_epochs=1e1", "must be a whole number of 1 or more: write 10"),
+        ("model.hidden=64", "write [64]"),
+        ("seed=[0,1]", "seed=[0,1]: must be"),
+        ("data.val_size=0.000001", "is less than one of the 60,000 images: 0 means no validation"),
         ("optimizer.lr=0,01", "one number is 0.01"),
         ("seed=0,1,2", "with -m each value is a run"),
         ("device=cuda", "write trainer=auto|cpu|ddp|gpu"),
@@ -179,6 +185,11 @@ def test_the_most_similar_name_is_suggested(override, name):
 )
 def test_the_message_for_a_common_mistake_says_how_to_fix_it(override, words):
     assert words in str(refusal([override]))
+
+
+def test_a_list_is_only_suggested_if_it_would_be_accepted():
+    for override in ("model.hidden=64x64", "optimizer.betas=0.9"):
+        assert "write [" not in str(refusal([override]))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")

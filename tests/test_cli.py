@@ -196,3 +196,46 @@ def test_predict_names_the_class_of_each_file_and_each_file_that_is_none(
     code, out, err = digitlab("predict", run, tmp_path / "text.png", paths[0], tmp_path / "nowhere.png")
     assert (code, err.count("\n"), out.count(".png")) == (1, 2, 1)
     assert digitlab("predict", run, tmp_path / "text.png")[:2] == (1, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("run x", "digitlab: No such command 'run'. Did you mean 'runs'?; digitlab --help explains it"),
+        ("list", "digitlab: No such command 'list'; did you mean runs?"),
+        ("resume x", "digitlab: No such command 'resume'; write python train.py resume=RUN_FOLDER"),
+        ("model=mlp", "digitlab: No such command 'model=mlp'; settings of a training belong after python train.py"),
+        ("-m model=mlp", "settings of a training belong after python train.py"),
+        ("runs --modle mlp", "digitlab runs: No such option: --modle"),
+        ("runs a b", "digitlab runs: Got unexpected extra argument"),
+        ("sweep", "digitlab sweep: Missing argument 'SWEEP_FOLDER'; digitlab sweep --help explains it"),
+        ("sweep x --table html", "digitlab sweep: Invalid value for '--table': 'html' is not one of 'latex'"),
+        ("figures x --gif-images -1", "digitlab figures: Invalid value for '--gif-images': -1 is not in the range"),
+        ("runs --csv --json", "--csv --json: can't be given together: choose one of them"),
+        ("runs out.csv", "FOLDER=out.csv: there is no such folder; write into a file with > out.csv"),
+        ("reproduce r9", "NAME=r9: there is no such row; the most similar of"),
+    ],
+)
+def test_a_wrong_command_line_is_answered_in_one_line(
+    digitlab: Digitlab, one_line: Callable[[str], bool], words: str, message: str
+) -> None:
+    code, out, err = digitlab(*words.split())
+    assert (code, out) == (2, "")
+    assert message in err
+    assert one_line(err), err
+
+
+def test_without_arguments_the_help_is_shown(digitlab: Digitlab) -> None:
+    code, out, err = digitlab()
+    assert code == 2
+    assert "Usage: digitlab" in out + err
+
+
+def test_the_version_is_that_of_digitlab(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from digitlab.cli import main
+    from digitlab.cli.train import run
+
+    for command, start in (("digitlab", main), ("train.py", run)):
+        monkeypatch.setattr(sys, "argv", [command, "--version"])
+        start()
+        assert capsys.readouterr().out.startswith("digitlab 0.")

@@ -37,12 +37,52 @@ def message(*arguments):
         ("--seed 1", "seed=1"),
         ("--model lenet", "model=lenet"),
         ("-e 5", "settings are written KEY=VALUE"),
+        ("lr 0.1", "must be written optimizer.lr=0.1"),
+        ("model lenet", "must be written model=lenet"),
+        ("optimizer lr=0.1", "must be written optimizer.lr=0.1"),
+        ("lenet", "(did you mean `model=lenet`?)"),
+        ("optimizer.lr:0.1", "(did you mean `optimizer.lr=0.1`?)"),
+        ("augment=[shift, flip]", "must be written augment=[shift,flip], without spaces"),
+        ("model.hidden=[64 64]", "must be written model.hidden=[64,64], without spaces"),
+        ("model.hidden=(64,64)", "a list is written [64,64], a number without brackets"),
+        ("model.hidden=[64;64]", "a list is written [64,64], a number without brackets"),
+        ("model.hidden=[64,]", "a comma stands between two values; write model.hidden=[64]"),
+        ("optimizer.lr=0.1,", "a comma stands between two values; write optimizer.lr=0.1"),
+        ("optimizer.lr==0.1", "= is written once; write optimizer.lr=0.1"),
+        ("optimizer.lr=0.1,seed=1", "separated by spaces outside quotes: optimizer.lr=0.1 seed=1"),
+        ("optimizer.lr=“0.1”", "has typographic quotes: write optimizer.lr=0.1"),
+        ("–m seed=0,1", "write -m"),
+        ("—model=mlp", "write --model=mlp"),
+        ("seed=range(5)", "seed=range(5): is several values: add -m, and each of them is a run"),
+        ("cuda=true", "write trainer=auto|cpu|ddp|gpu"),
+        ("momentum=0.9", "write optimizer=muon|rmsprop|sgd optimizer.momentum=0.9"),
+        ("augment.shift.pixels=3", "no such key without augment=shift, which has fill, padding"),
+        ("early_stopping.monitor=val/loss", "; write monitor.metric=val/loss"),
+        ("scheduler.lr=0.1", "; write optimizer.lr=0.1"),
+        ("training.epochs=3", "(did you mean `trainer.max_epochs`?)"),
+        ("model.optimizer=sgd", "; write optimizer=sgd"),
+        ("data.num_workers=4", "no such key: digitlab keeps all images in memory and has no worker processes"),
+        ("data=/tmp/pictures", "is a path: write data=folder data.path=/tmp/pictures"),
+        ("model=conf/model/lenet.yaml", "(did you mean `lenet`?)"),
+        ("sweep=rates", "sweep.name=rates would name the folder of a sweep"),
+        ("hydra.run.dirr=x", "(did you mean `dir`?); there are dir"),
+        ("early_stopping=null early_stopping.patience=3", "early_stopping is null, which turns it off"),
+        ("debug=overfit early_stopping.patience=3", "early_stopping is null, which turns it off"),
+        ("--cfg", "the option needs one of job, hydra, all, as --cfg job"),
+        ("-c jobb", "(did you mean `job`?)"),
+        ("--multirun=true seed=0,1", "the option takes no value: write --multirun"),
+        ("--config mine.yaml", "settings are written KEY=VALUE"),
     ],
 )
 def test_a_key_known_from_other_programs_is_answered_with_the_right_one(arguments, meant, one_line):
     text = message(*arguments.split())
     assert text.endswith(meant)
     assert one_line(text)
+
+
+@pytest.mark.parametrize("arguments", [["seed=0,1"], ["model.hidden=64,64"]])
+def test_no_decimal_comma_is_seen_where_a_list_was_meant(arguments):
+    assert "one number is" not in message(*arguments)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,38 @@
 
 import pytest
 
+from digitlab.api.no_effect import notes_without_effect, refuse_without_effect
+from digitlab.config.compose import compose
+
+
+@pytest.mark.parametrize(
+    ("arguments", "notes"),
+    [
+        ("seed=1 seed=2", ["seed=1: has no effect, because seed=2 follows"]),
+        ("model=mlp model=lenet", ["model=mlp: has no effect, because model=lenet follows"]),
+        (
+            "scheduler=steps trainer.max_epochs=3",
+            ["scheduler=steps: has no effect, because scheduler.milestones_epochs=[10,15] are not before the end: "
+             "trainer.max_epochs is 3"],
+        ),
+        (
+            "early_stopping.patience=3 trainer.max_epochs=3",
+            ["early_stopping.patience=3: has no effect, because no run of this length waits so long: "
+             "trainer.max_epochs is 3"],
+        ),
+        ("scheduler=steps trainer.max_epochs=11 early_stopping.patience=10 optimizer.lr=0.1 seed=1", []),
+        ("early_stopping.patience=400 early_stopping.unit=steps early_stopping=null", []),
+    ],
+)  # fmt: skip
+def test_a_setting_without_effect_in_a_run_of_this_length_gives_a_note(arguments, notes):
+    overrides = arguments.split()
+    assert notes_without_effect(overrides, compose(overrides)) == notes
+
+
+def test_a_setting_that_another_value_of_a_swept_key_switches_on_is_accepted():
+    overrides = ["data.val_size=0", "trainer.val_every_steps=3"]
+    refuse_without_effect(overrides, compose(overrides), swept=["data.val_size"])
+
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
@@ -14,6 +46,12 @@ import pytest
         ("data.val_size=0 trainer.val_every_steps=3", "trainer.val_every_steps=3: has no effect: data.val_size is 0"),
         ("data.fold=1", "data.fold=1: has no effect: data.folds is null"),
         ("test=none trainer.limit_test_batches=2", "has no effect: test is none"),
+        ("optimizer.decay_layers=[output]", "has no effect: optimizer.weight_decay is 0"),
+        ("data.folds=5 data.val_size=1000", "has no effect: data.folds decides how many images validate"),
+        ("-m data.fold=0,1", "data.fold=0: has no effect: data.folds is null"),
+        ("-m seed=0,1 test=none trainer.limit_test_batches=2", "has no effect: test is none"),
+        ("hydra.run.dir=", "must be a folder: the current one is written hydra.run.dir=."),
+        ("-m seed=0,1 hydra.sweep.dir=", "must be a folder: the current one is written hydra.sweep.dir=."),
         ("-m seed=0,1 hydra.run.dir=OUT/run", "has no effect on a sweep: write hydra.sweep.dir="),
         ("resume=OUT/nowhere", "there is no such folder"),
         ("experiment=mnist_99 model=mlp", "experiment=mnist_99 sets it, so model=mlp does not go with this experiment"),

@@ -3,14 +3,44 @@
 A setting without effect is nearly always a mistake: the ``-m`` is missing, or another setting switches the part off.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 
 from omegaconf import DictConfig, OmegaConf
 
-from digitlab.core.errors import ConfigError
+from digitlab.core.errors import ConfigError, show
 
 _SWEEP_NODES = ("hydra.launcher", "hydra/launcher", "hydra.sweeper", "hydra/sweeper", "hydra.sweep")
-_VALIDATION_KEYS = ("trainer.limit_val_batches", "trainer.val_every_steps", "data.folds", "data.fold")
+_MILESTONES = "scheduler.milestones_epochs"
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """``keys`` have no effect if ``is_off(config)``, which depends on the key ``switch``."""
+
+    keys: tuple[str, ...]
+    switch: str
+    is_off: Callable[[DictConfig], bool]
+    reason: str
+
+
+_RULES = (
+    _Rule(
+        ("trainer.limit_val_batches", "trainer.val_every_steps", "data.folds", "data.fold"),
+        "data.val_size", lambda config: config.data.val_size == 0, "data.val_size is 0",
+    ),
+    _Rule(("data.fold",), "data.folds", lambda config: config.data.folds is None, "data.folds is null"),
+    _Rule(
+        ("data.val_size",), "data.folds", lambda config: config.data.folds is not None,
+        "data.folds decides how many images validate",
+    ),
+    _Rule(("trainer.limit_test_batches",), "test", lambda config: config.test == "none", "test is none"),
+    _Rule(
+        ("optimizer.decay_layers",), "optimizer.weight_decay",
+        lambda config: not config.optimizer.weight_decay and not config.optimizer.get("sgd_weight_decay"),
+        "optimizer.weight_decay is 0",
+    ),
+)  # fmt: skip
 
 
 def refuse_sweep_settings(overrides: Sequence[str], config: DictConfig) -> None:
@@ -37,24 +67,52 @@ def refuse_run_folder(config: DictConfig) -> None:
             raise ConfigError(key, value, f"has no effect on a sweep: write hydra.sweep.dir={value}")
 
 
-def refuse_without_effect(overrides: Sequence[str], config: DictConfig) -> None:
-    """Raise ``ConfigError`` if another setting of the valid ``config`` switches off what an override sets."""
+def refuse_empty_folders(overrides: Sequence[str]) -> None:
+    """Raise ``ConfigError`` for a folder without a name, which would be the current folder."""
     for key, value in map(_key_and_value, overrides):
-        reason = _reason(key, config)
-        # null and false ask to switch something off that is off already, so they are no mistake.
-        if reason is not None and value not in ("null", "false"):
-            raise ConfigError(key, value, f"has no effect: {reason}")
+        if key in ("data.root", "hydra.run.dir", "hydra.sweep.dir") and value.strip("'\" ") == "":
+            raise ConfigError(key, value, f"must be a folder: the current one is written {key}=.")
 
 
-def _reason(key: str, config: DictConfig) -> str | None:
-    """Return the setting that makes ``key`` ineffective, or None if ``key`` has an effect."""
-    without_validation = config.data.val_size == 0
-    reasons = {
-        "data.val_size is 0": key in _VALIDATION_KEYS and without_validation,
-        "data.folds is null": key == "data.fold" and config.data.folds is None,
-        "test is none": key == "trainer.limit_test_batches" and config.test == "none",
-    }
-    return next((reason for reason, applies in reasons.items() if applies), None)
+def refuse_without_effect(overrides: Sequence[str], config: DictConfig, *, swept: Collection[str] = ()) -> None:
+    """Raise ``ConfigError`` if another setting of the valid ``config`` switches off what an override sets.
+
+    Of a sweep, ``config`` is the configuration of one job; another job may have another value of the ``swept`` keys.
+    """
+    for key, value in map(_key_and_value, overrides):
+        for rule in _RULES:
+            # null and false ask to switch something off that is off already, so they are no mistake.
+            if key not in rule.keys or rule.switch in swept or value in ("null", "false"):
+                continue
+            if rule.is_off(config):
+                raise ConfigError(key, value, f"has no effect: {rule.reason}")
+
+
+def notes_without_effect(overrides: Sequence[str], config: DictConfig) -> list[str]:
+    """Return a line for each override of a valid ``config`` that changes nothing in a run of this length.
+
+    These are no errors, because ``debug=fast`` and other short runs have them.
+    """
+    notes, last = [], {_key_and_value(override)[0]: override for override in overrides}
+    for override in overrides:
+        key = _key_and_value(override)[0]
+        if override != last[key]:
+            notes.append(f"{override}: has no effect, because {last[key]} follows")
+        epochs, reason = config.trainer.max_epochs, None
+        milestones = config.scheduler.get("milestones_epochs")
+        if milestones and min(milestones) >= epochs and override in ("scheduler=steps", last.get(_MILESTONES)):
+            reason = f"scheduler.milestones_epochs={show(milestones)} are not before the end"
+        stopping = config.early_stopping
+        if (
+            key == "early_stopping.patience"
+            and stopping is not None
+            and stopping.unit == "epochs"
+            and stopping.patience >= epochs
+        ):
+            reason = "no run of this length waits so long"
+        if reason is not None:
+            notes.append(f"{override}: has no effect, because {reason}: trainer.max_epochs is {epochs}")
+    return notes
 
 
 def _key_and_value(override: str) -> tuple[str, str]:

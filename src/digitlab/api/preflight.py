@@ -17,7 +17,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from digitlab.api.early_checks import check_values
-from digitlab.api.no_effect import refuse_run_folder, refuse_sweep_settings, refuse_without_effect
+from digitlab.api.no_effect import (
+    notes_without_effect,
+    refuse_empty_folders,
+    refuse_run_folder,
+    refuse_sweep_settings,
+    refuse_without_effect,
+)
 from digitlab.config.cli_errors import command_line_overrides
 from digitlab.config.compose import COMPOSITION_ERRORS, composition_error, plain
 from digitlab.core.errors import ConfigError, DigitlabError
@@ -45,6 +51,7 @@ class Preflight(Callback):
         HydraConfig.instance().set_config(config)
         try:
             overrides = command_line_overrides(config.hydra)
+            refuse_empty_folders([*overrides, *config.hydra.overrides.hydra])
             refuse_sweep_settings(overrides, config)
             refuse_without_sweep(overrides)
             check_values(config)
@@ -56,6 +63,8 @@ class Preflight(Callback):
             _refuse_existing_run(config.hydra.run.dir)
             _make_folder("hydra.run.dir", config.hydra.run.dir)
             if is_first_process():
+                for note in notes_without_effect(overrides, config):
+                    print(note, file=sys.stderr)
                 lock_folder(RunFolder(Path(config.hydra.run.dir)), new=True)  # ``train`` unlocks it
         except DigitlabError as error:
             exit_with(_explain_experiment(error, command_line_overrides(config.hydra)))
@@ -69,11 +78,13 @@ class Preflight(Callback):
             grid = Grid(loader, overrides)
             for checked_job in grid.group_combinations():
                 composed = loader.load_configuration(config_name, checked_job, run_mode=RunMode.RUN)
+                refuse_without_effect(checked_job, composed, swept=grid.keys)
                 if OmegaConf.select(composed, "trainer.strategy") == "ddp":
                     allowed = "can't be swept with -m: each of its processes would launch the whole sweep"
                     raise ConfigError("trainer.strategy", "ddp", allowed)
             sweep = sweep_settings(plain(config.sweep, "sweep"), config.hydra.overrides.hydra)
             sweep.check_halving(config)
+            refuse_empty_folders([*command_line_overrides(config.hydra), *config.hydra.overrides.hydra])
             refuse_run_folder(config)
             folder = Path(config.hydra.sweep.dir)
             plan = search_plan(config, loader, grid)

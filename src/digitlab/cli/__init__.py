@@ -21,24 +21,42 @@ Each module contains one command. Commands import torch inside their functions, 
 do not need it, start quickly. ``train.py`` imports this package, too, so it imports Typer only when a command needs it.
 """
 
+import platform
 import sys
+from importlib.metadata import version
 
 from digitlab.core.errors import DigitlabError
 from digitlab.core.files import flush_stdout
 
 
+def print_version() -> None:
+    """Print the versions of digitlab and Python. Importing torch for its version would take seconds."""
+    print(f"digitlab {version('digitlab')}, Python {platform.python_version()}")
+
+
 def main() -> None:
-    """Entry point of the command. Print a ``DigitlabError`` as one line on stderr and exit with its code."""
+    """Entry point of the command. Print a ``DigitlabError`` or a usage error as one line, and exit with its code."""
     if sys.argv[1:2] == ["train"]:
         from digitlab.cli.train import run_as_subcommand
 
         run_as_subcommand()
         return
+    if sys.argv[1:] in (["--version"], ["-V"]):
+        print_version()
+        return
     from digitlab.cli.commands import app
 
     try:
         with flush_stdout():
-            app()
+            # Without the standalone mode, Typer raises usage errors instead of printing them.
+            sys.exit(app(standalone_mode=False) or 0)
     except DigitlabError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
+    except Exception as error:
+        from digitlab.cli.usage import is_usage_error, usage_line
+
+        if not is_usage_error(error):
+            raise
+        print(usage_line(error), file=sys.stderr)
+        sys.exit(2)

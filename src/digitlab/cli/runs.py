@@ -30,11 +30,9 @@ def runs(
     from digitlab.results.folder import find_runs
     from digitlab.results.table import Row, print_runs, rows_json, run_row, runs_csv, sort_rows
 
-    if folder is not None and root is not None:
-        raise ConfigError("--root", root, f"can't be given together with the folder {folder}")
-    root = folder if root is None else root
-    if root is not None and not root.is_dir():
-        raise ConfigError("FOLDER" if root is folder else "--root", root, "there is no such folder")
+    if csv and as_json:
+        raise ConfigError("", "--csv --json", "can't be given together: choose one of them")
+    root = _given_folder(folder, root)
     root = ROOT / "outputs" if root is None else root
     rows: list[Row] = []
     for run in find_runs(root):
@@ -55,3 +53,14 @@ def runs(
         print(runs_csv(rows), end="")
     else:
         print_runs(rows, metric=sort)
+
+
+def _given_folder(folder: Path | None, root: Path | None) -> Path | None:
+    """Return the one of both that was given. Raises ``ConfigError`` if both are given or there is no such folder."""
+    if folder is not None and root is not None:
+        raise ConfigError("--root", root, f"can't be given together with the folder {folder}")
+    given = folder if root is None else root
+    if given is not None and not given.is_dir():
+        hint = f"; write into a file with > {given}" if given.suffix in (".csv", ".json") else ""
+        raise ConfigError("FOLDER" if root is None else "--root", given, f"there is no such folder{hint}")
+    return given

@@ -41,6 +41,7 @@ def sweep(
     if as_json and table_format is not None:
         raise ConfigError("--table", table_format, "can't be combined with --json: choose one of them")
     path = folder.expanduser().resolve()
+    _require_sweep(folder)
     table = SweepTable(path.name, read_runs(path))
     if not table.runs:
         raise ConfigError("SWEEP_FOLDER", folder, "has no runs yet: give the folder that the sweep printed last")
@@ -66,6 +67,20 @@ def sweep(
         )  # fmt: skip
         for figure in written:
             print(figure)
+
+
+def _require_sweep(folder: Path) -> None:
+    """Raise ``ConfigError`` if there is no such folder. The message names the most similar sweep in ``outputs/``."""
+    from digitlab.config.compose import ROOT
+    from digitlab.config.suggestions import similar_names
+    from digitlab.core.files import relative_path
+    from digitlab.sweeps.manifest import manifest_file
+
+    if folder.expanduser().exists():
+        return
+    sweeps = [relative_path(path) for path in (ROOT / "outputs" / "sweeps").glob("*") if manifest_file(path).exists()]
+    hint = f"; the most similar sweep is {similar_names(folder.name, sweeps)[0]}" if sweeps else ""
+    raise ConfigError("SWEEP_FOLDER", folder, f"there is no such folder{hint}")
 
 
 def _importances(table: "SweepTable") -> "dict[str, Importances | str]":

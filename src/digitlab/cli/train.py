@@ -99,6 +99,11 @@ def run() -> None:
                 resume_run(resume_value(arguments), arguments)
                 return
             arguments = sys.argv[1:] = read_arguments(arguments)
+            if "--version" in arguments:
+                from digitlab.cli import print_version
+
+                print_version()
+                return
             if "--help" in arguments or "-h" in arguments:
                 from digitlab.api.show_help import help_text
 

@@ -21,6 +21,7 @@ from digitlab.config.suggestions import (
     full_keys,
     nearest,
     nearest_option,
+    not_needed,
     option_keys,
     options_with,
     similar_names,
@@ -70,7 +71,7 @@ def check_overrides(overrides: Iterable[str], groups: Path) -> None:
     for text in overrides:
         key, value = _split(text)
         if not key or ("=" not in text and not text.startswith("~")):
-            raise ConfigError("", text, f"must be written KEY=VALUE{_with_group(text, groups)}")
+            raise ConfigError("", text, f"must be written {_key_and_value(text, groups)}")
         try:
             override = parser.parse_override(text)
         except HydraException as error:
@@ -79,17 +80,37 @@ def check_overrides(overrides: Iterable[str], groups: Path) -> None:
             raise _no_such_name(key, value, _options(groups / key))
 
 
-def _with_group(text: str, groups: Path) -> str:
-    """Return `` (did you mean `data=mnist`?)`` for ``mnist``, the name of an option without its group."""
-    overrides = [f"{group}={text}" for group in group_names(groups) if text in _options(groups / group)]
-    return f" (did you mean `{overrides[0]}`?)" if overrides else ""
+def _key_and_value(text: str, groups: Path) -> str:
+    """Return ``KEY=VALUE``, with what is meant by ``mnist``, the name of an option without its group, or ``seed:1``."""
+    found = [f"{group}={text}" for group in group_names(groups) if text in _options(groups / group)]
+    if match := re.fullmatch(r"([A-Za-z_.]+):(\S+)", text):
+        found = [f"{match[1]}={match[2]}"]
+    return f"KEY=VALUE (did you mean `{found[0]}`?)" if found else "KEY=VALUE"
 
 
 def _unreadable(key: str, value: str) -> ConfigError:
+    if match := re.search(r"^([^'\"\[{]*?)[\s,;]+([A-Za-z_.]+=\S.*)$", value):
+        allowed = f"settings are separated by spaces outside quotes: {key}={match[1]} {match[2]}"
+        return ConfigError(key, value, allowed)
+    if re.search("[“”„‘’‚«»]", value):
+        meant = re.sub("[“”„‘’‚«»]", "", value)
+        return ConfigError(key, value, f"has typographic quotes: write {key}={meant}")
+    meant = re.sub(r",+(?=[],])", "", value.lstrip("=").strip(","))
+    if meant != value and meant and character_to_quote(meant) is None:
+        kind = "= is written once" if value.startswith("=") else "a comma stands between two values"
+        return ConfigError(key, value, f"can't be read: {kind}; write {key}={meant}")
+    if re.fullmatch(r"\(.*\)|\[[^,]*;.*\]", value):
+        return ConfigError(key, value, f"can't be read: a list is written {as_list(value)}, a number without brackets")
     character = character_to_quote(value)
     if character is None or value.startswith("="):
         return ConfigError(key, value, "can't be read: brackets and quotes must be closed, a list is written [64,64]")
     return ConfigError(key, value, f"{character} must be in quotes; in a shell, write {shell_form(key, value)}")
+
+
+def as_list(text: str) -> str:
+    """Return ``[64,64]`` for ``(64, 64)``, ``[64 64]`` or ``[64;64]``."""
+    items = re.split(r"[\s,;]+", text.strip("[](){} ,;"))
+    return f"[{','.join(items)}]"
 
 
 def _may_be_names(override: Override, *, several: bool) -> bool:
@@ -141,39 +162,51 @@ def swept_values(override: str, groups: Path) -> dict[str, object]:
 
 
 def _no_such_name(group: str, name: str, names: Sequence[str]) -> ConfigError:
+    if group == "data" and "/" in name:
+        return ConfigError(group, name, f"is a path: write data=folder data.path={name}")
     if len(names) > _MOST_LISTED:
         similar = ", ".join(similar_names(name, names))
         allowed = (
             f"no such name; the most similar are {similar}; {' '.join(train_command())} --help lists all {len(names)}"
         )
+        if group == "sweep":
+            allowed += f"; sweep.name={name} would name the folder of a sweep"
         return ConfigError(group, name, allowed)
-    return ConfigError(group, name, f"must be one of {', '.join(names)}{nearest_option(group, name, names)}")
+    similar = nearest_option(group, Path(name).stem if "/" in name else name, names)
+    return ConfigError(group, name, f"must be one of {', '.join(names)}{similar}")
 
 
-def explain_hydra_error(error: Exception, overrides: Iterable[str], keys: Sequence[str], groups: Path) -> ConfigError:
+def explain_hydra_error(
+    error: Exception, overrides: Iterable[str], keys: Sequence[str], groups: Path, *, default_keys: Sequence[str] = ()
+) -> ConfigError:
     """Return a one-line error for an exception of Hydra or OmegaConf, with the key, its value and the likely fix.
 
-    ``overrides`` are the overrides of the command, ``keys`` all dotted keys of the configuration, and ``groups`` is
-    the folder of the groups.
+    ``overrides`` are the overrides of the command, ``keys`` all dotted keys of the configuration, ``default_keys``
+    those without its options, and ``groups`` is the folder of the groups.
     """
     text = " ".join(str(error).split())
     values = dict(_split(override) for override in overrides)
     if isinstance(error, OverrideParseException):
-        return ConfigError("", error.override, "must be written KEY=VALUE")
+        return ConfigError("", error.override, f"must be written {_key_and_value(error.override, groups)}")
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, name = error.missing_cfg_file.rpartition("/")
+        # The name of an option can be a path: model=lab/lenet.yaml.
+        group, _, name = error.missing_cfg_file.partition("/")
         return _no_such_name(group, name, error.options or _options(groups / group))
     if match := re.search(r"Could not (override|append|delete)[^']*'([^']+)'", text):
         key = match[2]
         if match[1] == "append":
             return ConfigError(key, values.get(key), "is there already: write it without the +")
+        parent = key.rpartition(".")[0]
+        without = not any(each.startswith(f"{parent}.") for each in keys)
+        if values.get(parent) == "null" or (parent in keys and without and key in default_keys):
+            return ConfigError(key, values.get(key), f"has no effect: {parent} is null, which turns it off")
         return _no_such_key(key, values, keys, groups)
     if match := re.search(r"Multiple values for (\S+)\.|(\S+) appears more than once", text):
         key = match[1] or match[2]
         added = any(override.startswith(f"+{key}=") for override in overrides)
         allowed = "is there already: write it without the +" if added else "is given twice"
         return ConfigError(key, values.get(key), allowed)
-    if match := re.search(r"Ambiguous value for argument '([^'=]+)=", text):
+    if match := re.search(r"(?:Ambiguous value for argument|Sweep parameters) '([^'=]+)=", text):
         return _several_values(match[1], values.get(match[1], ""))
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return ConfigError(error.full_key, values.get(error.full_key, "?"), str(error.msg).splitlines()[0])
@@ -183,8 +216,11 @@ def explain_hydra_error(error: Exception, overrides: Iterable[str], keys: Sequen
 
 
 def _several_values(key: str, value: str) -> ConfigError:
+    if "(" in value:
+        return ConfigError(key, value, "is several values: add -m, and each of them is a run")
     allowed = f"is several values: with -m each value is a run; one list is [{value}]"
-    if re.fullmatch(r"-?\d+,\d+", value):
+    # A decimal comma. In seed=0,1 and data.fold=0,1 nobody means one.
+    if re.fullmatch(r"-?0,\d+", value) and not key.endswith(("seed", "fold")):
         allowed += f"; one number is {value.replace(',', '.')}"
     return ConfigError(key, value, allowed)
 
@@ -198,27 +234,55 @@ def _no_such_key(key: str, values: Mapping[str, str], keys: Sequence[str], group
     parent, _, name = key.rpartition(".")
     siblings = [path.removeprefix(f"{parent}.") for path in keys if path.startswith(f"{parent}.")]
     siblings = [path for path in siblings if "." not in path and path != "_target_"]
-    value = values.get(key, "?")  # a key that no override contains is in a file
-    options = " or ".join(options_with(key, groups))
-    hint = f"; it exists with {options}" if options else ""
+    value = values.get(key, "?")  # a key that is not among the overrides is in a file
+    having = " or ".join(options_with(key, groups))
+    hint = f"; it exists with {having}" if having else ""
+    if reason := not_needed(key):
+        return ConfigError(key, value, f"no such key: {reason}")
     if siblings:
         where = f" in {parent}={values[parent]}" if parent in values else ""
         error = unknown(name, value, siblings, under=parent, where=where)
-        return ConfigError(key, value, error.allowed + hint)
-    if parent in keys:
+        elsewhere = "" if having or "did you mean" in error.allowed else _elsewhere(key, values, keys, groups)
+        return ConfigError(key, value, error.allowed + hint + elsewhere)
+    of_options = option_keys(groups)
+    if parent in keys and key not in of_options:
         return ConfigError(key, value, f"no such key: a new one is written +{key}=VALUE")
-    if longer_keys := full_keys(key, keys) or full_keys(key, option_keys(groups)):
-        overrides = [_override_with(each, values.get(key), groups) for each in longer_keys]
-        return ConfigError(key, value, f"no such key: write {' or '.join(overrides)}")
-    hint = nearest(key, [*keys, *group_names(groups)]) + hint
+    if full := full_keys(key, keys):
+        written = [_written(each, values.get(key), groups) for each in full]
+        return ConfigError(key, value, f"no such key: write {' or '.join(written)}")
+    if full := full_keys(key, of_options):
+        written = [f"{_with_options(each, groups)} {_written(each, values.get(key), groups)}" for each in full]
+        return ConfigError(key, value, f"no such key: write {' or '.join(written)}")
+    # augment.shift.padding exists as soon as the option of its group is chosen.
+    node = parent if parent in of_options else key
+    if inside := [each.removeprefix(f"{node}.") for each in of_options if each.startswith(f"{node}.")]:
+        needed = _with_options(node, groups)
+        return ConfigError(key, value, f"no such key without {needed}, which has {', '.join(inside)}")
+    hint = (nearest(key, [*keys, *group_names(groups)]) or _elsewhere(key, values, keys, groups)) + hint
     return ConfigError(key, value, f"no such key{hint or '; python train.py --help lists all keys'}")
 
 
-def _override_with(key: str, value: str | None, groups: Path) -> str:
-    """Return ``KEY=VALUE`` for a message.
+def _elsewhere(key: str, values: Mapping[str, str], keys: Sequence[str], groups: Path) -> str:
+    """Return ``; write optimizer.lr=0.1`` for ``scheduler.lr=0.1``: a key or group of this name at another place."""
+    parent, _, name = key.rpartition(".")
+    if name in ("name", "type", "kind") and parent in group_names(groups):
+        return f"; write {parent}={'|'.join(_options(groups / parent))}"
+    found = [name] if name in group_names(groups) else full_keys(name, keys)
+    nodes = [key for key in keys if key.startswith(f"{name}.")]
+    if not found and nodes:
+        found = nodes[:1]
+    written = [_written(each, values.get(key), groups) for each in found]
+    return f"; write {' or '.join(written)}" if written else ""
 
-    Without a value, or if a group has no such option, return ``GROUP=OPTION|OPTION`` for a group and ``KEY`` otherwise.
-    """
+
+def _with_options(key: str, groups: Path) -> str:
+    """Return ``optimizer=muon|rmsprop|sgd``, the options that have ``key``."""
+    options = options_with(key, groups)
+    return f"{key.partition('.')[0]}={'|'.join(option.partition('=')[2] for option in options)}"
+
+
+def _written(key: str, value: str | None, groups: Path) -> str:
+    """Return how to write ``key`` with the value of an override, if there is one and ``key`` has this option."""
     if value is None or (key in group_names(groups) and value not in _options(groups / key)):
         return f"{key}={'|'.join(_options(groups / key))}" if key in group_names(groups) else key
     return f"{key}={value}"

@@ -6,10 +6,16 @@ from collections.abc import Sequence
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from digitlab.config.cli_errors import check_overrides, group_names, refuse_conflicting_options, swept_values
+from digitlab.config.cli_errors import (
+    as_list,
+    check_overrides,
+    group_names,
+    refuse_conflicting_options,
+    swept_values,
+)
 from digitlab.config.compose import CONF, known_keys
 from digitlab.config.quoting import quote_path
-from digitlab.config.suggestions import full_keys, option_keys
+from digitlab.config.suggestions import full_keys, nearest, option_keys
 from digitlab.core.errors import ConfigError
 
 
@@ -24,7 +30,7 @@ def read_arguments(arguments: Sequence[str]) -> list[str]:
     options, overrides = _split(arguments)
     refuse_conflicting_options(options)
     overrides = [quote_path(override) for override in overrides]
-    check_overrides((each for each in overrides if "=" in each), CONF)
+    check_overrides(overrides, CONF)
     if "-m" in options or "--multirun" in options:
         overrides = _defer_to_jobs(overrides)
     return [*options, *overrides]
@@ -53,6 +59,7 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         following = unread[0] if unread else ""
         if not word.startswith("-"):
             _refuse_spaces(word, unread)
+            _refuse_divided_list(word, unread)
             overrides.append(word)
             continue
         action = _action(word, actions)
@@ -63,6 +70,7 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             name, equals, value = word.partition("=")
             name = next(option for option in actions if option.startswith(name))
             word = name + equals + value
+        _check_option(word, following, action)
         options.append(word)
         # In argparse, None means exactly one value, and "?" an optional one: the next word is only taken if it is one.
         takes_value = action.nargs is None or (action.nargs == "?" and following in (action.choices or ()))
@@ -77,16 +85,59 @@ def _action(word: str, actions: dict[str, argparse.Action]) -> argparse.Action |
     if name in actions:
         return actions[name]
     # argparse also accepts abbreviations (--multi) and values attached to short options (-cjob).
-    abbreviated = [action for option, action in actions.items() if name.startswith("--") and option.startswith(name)]
+    abbreviated = {action for option, action in actions.items() if name.startswith("--") and option.startswith(name)}
     if abbreviated:
-        return abbreviated[0]
+        return abbreviated.pop() if len(abbreviated) == 1 else None
     short_option = actions.get(name[:2])
     return short_option if short_option is not None and short_option.nargs is None else None
 
 
+def _check_option(word: str, following: str, action: argparse.Action) -> None:
+    """Raise ``ConfigError`` for a value that the option does not take. argparse would print its usage in ten lines."""
+    name, equals, value = word.partition("=")
+    if action.nargs == 0:
+        if equals:
+            raise ConfigError("", word, f"the option takes no value: write {name}")
+        return
+    choices = list(action.choices or ())
+    allowed = f"must be one of {', '.join(map(str, choices))}{nearest(value or following, choices)}"
+    if action.nargs is None and not equals and name in action.option_strings:
+        if not following or following.startswith("-") or (choices and "=" in following):
+            needed = f"one of {', '.join(choices)}" if choices else "a value"
+            raise ConfigError("", word, f"the option needs {needed}, as {word} {choices[0] if choices else 'VALUE'}")
+        equals, value = "=", following
+    if equals and choices and value not in choices:
+        raise ConfigError(name, value, allowed)
+
+
+def _refuse_divided_list(word: str, following: Sequence[str]) -> None:
+    """Raise ``ConfigError`` for ``KEY=[a, b]``, which the shell passes as two words."""
+    key, _, value = word.partition("=")
+    ends = {"[": "]", "(": ")"}.get(value[:1])
+    if ends is None or ends in value:
+        return
+    words = [word]
+    for each in following:
+        if "=" in each or each.startswith("-"):
+            return
+        words.append(each)
+        if ends in each:
+            text = " ".join(words)
+            raise ConfigError("", text, f"must be written {key}={as_list(text.partition('=')[2])}, without spaces")
+
+
 def _refuse_spaces(word: str, following: Sequence[str]) -> None:
-    """Raise ``ConfigError`` for ``KEY = VALUE``, which the shell passes as two or three words."""
+    """Raise ``ConfigError`` for ``KEY = VALUE`` and ``KEY VALUE``, which the shell passes as two or three words."""
     second, third = [*following, "", ""][:2]
+    if word.startswith(("–", "—")):
+        raise ConfigError(
+            "", word, f"begins with a dash, options with a hyphen: write {word.replace('—', '--').replace('–', '-')}"
+        )
+    if "=" not in word and "=" in second and _keys_of(f"{word}.{second.partition('=')[0]}"):
+        raise ConfigError("", f"{word} {second}", f"must be written {word}.{second}")
+    if second and not any("=" in each or each[0] in "-~+" for each in (word, second)) and (keys := _keys_of(word)):
+        written = " or ".join(f"{key}={second}" for key in keys)
+        raise ConfigError("", f"{word} {second}", f"must be written {written}")
     second_is_value = bool(second) and "=" not in second and not second.startswith("-")
     words = [word, second]
     if second == "=":  # KEY = VALUE
@@ -103,11 +154,17 @@ def _no_such_option(word: str, following: str) -> ConfigError:
     name, _, value = word.lstrip("-").replace("-", "_").partition("=")
     if not value and following and "=" not in following and not following.startswith("-"):
         word, value = f"{word} {following}", following
-    keys = known_keys(())
-    likely = [name] if name in keys or name in group_names(CONF) else full_keys(name, keys)
-    likely = likely or full_keys(name, option_keys(CONF))
-    hint = f"write {' or '.join(f'{key}={value}' for key in likely)}" if likely else "settings are written KEY=VALUE"
+    keys = _keys_of(name)
+    hint = f"write {' or '.join(f'{key}={value}' for key in keys)}" if keys else "settings are written KEY=VALUE"
     return ConfigError("", word, f"no such option: {hint}")
+
+
+def _keys_of(name: str) -> list[str]:
+    """Return the keys and groups that ``name`` can stand for: ``optimizer.lr`` for ``lr``."""
+    keys = known_keys(())
+    if name in keys or name in group_names(CONF):
+        return [name]
+    return full_keys(name, keys) or full_keys(name, option_keys(CONF))
 
 
 def _defer_to_jobs(overrides: Sequence[str]) -> list[str]:

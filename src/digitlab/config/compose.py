@@ -110,17 +110,20 @@ def composition_error(error: Exception, overrides: Sequence[str]) -> ConfigError
     if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
         return ConfigError("", f"{mark.name}, line {mark.line + 1}", f"is no YAML: {error.problem}")
-    chosen = [override for override in overrides if override.partition("=")[0] in group_names(CONF)]
-    return explain_hydra_error(error, overrides, known_keys(chosen), CONF)
+    groups = [*group_names(CONF), "hydra/launcher", "hydra/sweeper"]
+    chosen = [override for override in overrides if override.partition("=")[0] in groups]
+    of_hydra = any(override.lstrip("+~").startswith("hydra.") for override in overrides)
+    keys = known_keys(chosen, with_hydra=of_hydra)
+    return explain_hydra_error(error, overrides, keys, CONF, default_keys=known_keys(()))
 
 
-def known_keys(chosen: Sequence[str]) -> list[str]:
+def known_keys(chosen: Sequence[str], *, with_hydra: bool = False) -> list[str]:
     """Return all dotted keys of the configuration with the ``chosen`` group options, or with none if that fails."""
     with restored_hydra(), initialize_config_dir(str(CONF), version_base="1.3"):
         try:
-            config = hydra_compose("train", overrides=list(chosen))
+            config = hydra_compose("train", overrides=list(chosen), return_hydra_config=with_hydra)
         except COMPOSITION_ERRORS:
-            config = hydra_compose("train")
+            config = hydra_compose("train", return_hydra_config=with_hydra)
     return [path for path, _ in walk(OmegaConf.to_container(config, resolve=False))]
 
 
@@ -264,7 +267,8 @@ def plain(node: Any, key: str) -> dict[str, Any]:
     Raises ``ConfigError`` if ``node`` is not a node with keys, or if an interpolation fails.
     """
     if not OmegaConf.is_dict(node):
-        raise ConfigError(key, node, f"must be a node with keys of its own, set one by one as {key}.KEY=VALUE")
+        own = [each for each in known_keys(()) if each.startswith(f"{key}.")] or [f"{key}.KEY"]
+        raise ConfigError(key, node, f"has keys of its own, set one by one: {'=VALUE, '.join(own)}=VALUE")
     try:
         container = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:

@@ -26,7 +26,7 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import ErrorDetails
 from pydantic_core.core_schema import ErrorType
 
-from digitlab.config.suggestions import nearest, unknown
+from digitlab.config.suggestions import nearest_value, unknown
 from digitlab.core.errors import ConfigError, show
 
 # strict: "3" is not a number and True is not a count, because a wrong type is nearly always a mistake of the user.
@@ -94,12 +94,22 @@ def _refused(key: str, value: object, annotation: Any, first: ErrorDetails) -> C
     if first["type"] not in _PYDANTIC_ERRORS:
         return ConfigError(key, value, first["msg"])
     names = [show(name) for name in _literals(annotation)]
-    hint = ", and finite" if first["type"] == "finite_number" else nearest(show(value), names)
+    hint = ", and finite" if first["type"] == "finite_number" else nearest_value(show(value), names)
     if first["type"] in ("int_type", "float_type") and isinstance(value, str) and _is_number(value):
         hint = ", and this is text: a number is written without quotes"
-    if first["type"] == "list_type" and isinstance(value, int | float | str):
+    if first["type"] == "int_type" and isinstance(value, float) and value.is_integer():
+        hint = f": write {value:.0f}"
+    if first["type"] == "list_type" and _is_valid([value], annotation):
         hint = f": write [{show(value)}]"
     return ConfigError(key, value, f"must be {describe(annotation)}{hint}")
+
+
+def _is_valid(value: object, annotation: Any) -> bool:
+    try:
+        TypeAdapter(annotation, config=_STRICT).validate_python(value)
+    except ValidationError:
+        return False
+    return True
 
 
 def _is_number(text: str) -> bool:

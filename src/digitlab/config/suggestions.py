@@ -22,6 +22,23 @@ _COMMON_NAMES = {
     "arch": "model", "hidden_size": "model.hidden", "layers": "model.hidden", "device": "trainer",
     "gpus": "trainer.devices", "random_seed": "seed", "data_dir": "data.root", "lr_scheduler": "scheduler",
     "criterion": "loss", "output": "hydra.run.dir", "output_dir": "hydra.run.dir", "out": "hydra.run.dir",
+    "epoch": "trainer.max_epochs", "cuda": "trainer", "gpu": "trainer", "exp": "experiment", "units": "model.hidden",
+    "neurons": "model.hidden", "decay": "optimizer.weight_decay", "validation": "data.val_size",
+    "validation_split": "data.val_size", "val_split": "data.val_size", "early_stop": "early_stopping.patience",
+    "trainer.device": "trainer.accelerator", "max_lr": "optimizer.lr",
+}  # fmt: skip
+
+# Settings that other programs have and digitlab does not need.
+_NOT_NEEDED = {
+    "num_workers": "digitlab keeps all images in memory and has no worker processes",
+    "pin_memory": "digitlab keeps all images on the training device",
+    "shuffle": "training images are always shuffled, and the seed decides how",
+}
+
+# Values that other programs give to settings, and the values that mean the same here.
+_COMMON_VALUES = {
+    "gpu": "cuda", "xavier": "glorot", "kaiming": "he", "bfloat16": "bf16", "half": "bf16", "float32": "32",
+    "fp32": "32", "float64": "64", "fp64": "64", "double": "64", "minmax": "unit", "standardize": "standard",
 }  # fmt: skip
 
 # Names that other programs give to options of groups, and what to write here.
@@ -29,12 +46,20 @@ _COMMON_OPTIONS = {
     "model": {
         "resnet": "torchvision model.name=resnet18", "resnet18": "torchvision model.name=resnet18",
         "resnet34": "torchvision model.name=resnet34", "mobilenet": "torchvision model.name=mobilenet_v3_small",
-        "logistic": "linear", "softmax": "linear", "perceptron": "mlp", "dense": "mlp", "conv": "cnn",
+        "resnet50": "torchvision model.name=resnet34", "logistic": "linear", "softmax": "linear", "perceptron": "mlp",
+        "dense": "mlp", "conv": "cnn",
     },
-    "loss": {"nll": "cross_entropy", "ce": "cross_entropy", "l2": "mse"},
+    "data": {"fmnist": "fashion_mnist"},
+    "loss": {"nll": "cross_entropy", "ce": "cross_entropy", "softmax": "cross_entropy", "l2": "mse"},
     "trainer": {"cuda": "gpu", "mps": "auto"},
-    "augment": {"rotate": "affine", "rotation": "affine", "crop": "shift", "erasing": "cutout", "hflip": "flip"},
-    "scheduler": {"step": "steps", "none": "constant", "null": "constant"},
+    "augment": {
+        "rotate": "affine", "rotation": "affine", "crop": "shift", "hflip": "flip",
+        "random_crop": "shift", "erasing": "cutout",
+    },
+    "scheduler": {
+        "step": "steps", "none": "constant", "null": "constant", "cosine_annealing": "cosine",
+        "cosineannealinglr": "cosine",
+    },
 }  # fmt: skip
 
 
@@ -69,9 +94,21 @@ def unknown(key: str, value: object, names: Iterable[str], *, under: str = "", w
     full_key = f"{under}.{key}" if under else key
     if full_key in RENAMED_KEYS:
         return ConfigError(full_key, value, f"is now {RENAMED_KEYS[full_key]}")
-    common = _COMMON_NAMES.get(key, "").removeprefix(f"{under}.")
+    common = _COMMON_NAMES.get(full_key, _COMMON_NAMES.get(key, "")).removeprefix(f"{under}.")
     hint = f" (did you mean `{common}`?)" if common in names else nearest(key, names)
     return ConfigError(full_key, value, f"no such key{where}{hint}; there are {', '.join(names) or 'none'}")
+
+
+def nearest_value(value: str, allowed: Iterable[str]) -> str:
+    """Return `` (did you mean `cuda`?)`` for ``gpu``, the name of a value elsewhere, or as ``nearest``."""
+    allowed = list(allowed)
+    common = _COMMON_VALUES.get(value.casefold())
+    return f" (did you mean `{common}`?)" if common in allowed else nearest(value, allowed)
+
+
+def not_needed(key: str) -> str | None:
+    """Return why digitlab has no setting like ``data.num_workers``, which other programs have; else None."""
+    return _NOT_NEEDED.get(key.rpartition(".")[2])
 
 
 def nearest_option(group: str, name: str, names: Sequence[str]) -> str:

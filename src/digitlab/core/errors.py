@@ -4,7 +4,7 @@ Every package raises them. ``core.exit`` and ``train.py`` print the message and 
 """
 
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 
 class DigitlabError(Exception):
@@ -64,7 +64,7 @@ def show(value: object) -> str:
     """Return ``value`` as a user would type it on the command line."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, list | tuple):
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return "[" + ",".join(show(item) for item in value) + "]"
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{key}:{show(item)}" for key, item in value.items()) + "}"

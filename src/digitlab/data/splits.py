@@ -59,6 +59,8 @@ def _val_count(images: int, *, classes: int, val_size: int | float) -> int:
     allowed = f"must be a count from 0 to {max_count} or a fraction in [0, 1) of the {images:,} images"
     allowed += f": at least one image of each of the {classes} classes is left to train on"
     val_count = _count("val_size", val_size, images, allowed, allow_one=False)
+    if val_count == 0 and val_size > 0:
+        raise ConfigError("val_size", val_size, f"is less than one of the {images:,} images: 0 means no validation")
     if not 0 <= val_count <= max_count:
         raise ConfigError("val_size", val_size, allowed)
     return val_count

@@ -2,7 +2,7 @@
 
 from functools import cache
 
-from digitlab.config.suggestions import nearest
+from digitlab.config.suggestions import similar_names
 from digitlab.core.errors import ConfigError
 from digitlab.reproduce.rows import Metric, Row, grid
 
@@ -28,7 +28,9 @@ def select_rows(names: list[str]) -> list[Row]:
         if name in rows():
             matching = {name: rows()[name]}
         if not matching:
-            raise ConfigError("NAME", name, f"there is no such row{nearest(name, rows())}")
+            similar = ", ".join(similar_names(name, rows()))
+            allowed = f"there is no such row; the most similar of {len(rows())} are {similar}"
+            raise ConfigError("NAME", name, allowed)
         selected |= matching
     return list((selected if names else rows()).values())
 

@@ -80,8 +80,11 @@ class Manifest:
         # A wrong path is a mistake on the command line. A damaged file is not, so it has another class of error below.
         except (FileNotFoundError, NotADirectoryError):
             reason = f"is no sweep: it has no {file.name}" if path.is_dir() else "there is no such folder"
-            if sweeps := sorted(path.glob(f"*/{file.name}"), key=lambda each: each.stat().st_mtime):
-                reason += f"; the newest sweep in it is {sweeps[-1].parent.name}"
+            found = [*path.glob(f"*/{file.name}"), *path.glob(f"sweeps/*/{file.name}")]
+            if sweeps := sorted(found, key=lambda each: each.stat().st_mtime):
+                reason += f"; the newest sweep in it is {sweeps[-1].parent.relative_to(path)}"
+            elif (path / ".hydra").is_dir():
+                reason += "; this is the folder of a run"
             raise ConfigError("SWEEP_FOLDER", path, reason) from None
         except (OSError, ValueError, TypeError, KeyError) as error:
             reason = f"is damaged ({type(error).__name__}): move it away, and the same command starts the sweep anew"

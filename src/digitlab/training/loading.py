@@ -8,8 +8,10 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
-from digitlab.config.compose import build, compose, plain, register_resolvers
+from digitlab.config.compose import ROOT, build, compose, plain, register_resolvers
+from digitlab.config.suggestions import similar_names
 from digitlab.core.errors import ConfigError, RunError
+from digitlab.core.files import relative_path
 from digitlab.data.module import ImageData
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.checkpoint_name import CheckpointName
@@ -38,12 +40,20 @@ def open_run(folder: str | Path) -> RunFolder:
     try:
         run.read_config()
     except ConfigError as error:
-        reason = error.allowed if run.path.is_dir() else "there is no such folder"
+        reason = error.allowed if run.path.is_dir() else _not_there(run.path, folder)
         # The user may have given the folder of a sweep, or that of all runs with one data set and one model.
         if runs := find_runs(run.path):
             reason += f"; the newest run in it is {Path(folder) / runs[-1].path.relative_to(run.path)}"
         raise ConfigError("RUN_FOLDER", folder, reason) from error
     return run
+
+
+def _not_there(path: Path, folder: str | Path) -> str:
+    if path.exists():
+        return "is a file: give the folder of the run"
+    runs = [relative_path(run.path) for run in find_runs(ROOT / "outputs")]
+    hint = f"; the most similar run folder is {similar_names(str(folder), runs)[0]}" if runs else ""
+    return f"there is no such folder{hint}"
 
 
 def load_classifier(run: RunFolder, checkpoint: CheckpointName = "best") -> Classifier:

@@ -1,0 +1,48 @@
+"""Turns a wrong command line of ``digitlab`` into one line that says what to type. ``digitlab.cli.main`` prints it.
+
+Typer would print its usage and a box of three lines.
+"""
+
+import re
+from typing import Any
+
+from digitlab.config.place import train_command
+
+# Names that other programs give to these commands.
+_OTHER_NAMES = {
+    "list": "runs", "ls": "runs", "test": "evaluate", "plot": "figures", "draw": "figures", "classify": "predict",
+    "fit": "train", "new": "init", "serve": "watch", "dashboard": "watch", "onnx": "export",
+}  # fmt: skip
+
+
+def is_usage_error(error: Exception) -> bool:
+    """Whether ``error`` is one that Typer raises for a wrong command line.
+
+    Some versions of Typer have these classes from Click and others have copies of them, so no class is named here.
+    """
+    return hasattr(error, "format_message") and hasattr(error, "exit_code")
+
+
+def usage_line(error: Any) -> str:
+    """Return the line for a usage error; for a command without any arguments, its help text."""
+    context = getattr(error, "ctx", None)
+    command = "digitlab" if context is None else str(context.command_path)
+    if type(error).__name__ == "NoArgsIsHelpError" and context is not None:
+        return str(context.get_help())
+    message = " ".join(str(error.format_message()).replace("Value error, ", "").split()).rstrip(".")
+    return f"{command}: {message}; {_hint(message) or f'{command} --help explains it'}"
+
+
+def _hint(message: str) -> str | None:
+    train = " ".join(train_command())
+    match = re.match(r"No such (?:command|option:?) '?([^' ]+)", message)
+    if match is None or "Did you mean" in message:
+        return None
+    name = match[1]
+    if name in ("-m", "--multirun") or "=" in name.lstrip("-"):
+        return f"settings of a training belong after {train}"
+    if name == "resume":
+        return f"write {train} resume=RUN_FOLDER"
+    if name == "tensorboard":
+        return "write make tensorboard"
+    return f"did you mean {_OTHER_NAMES[name]}?" if name in _OTHER_NAMES else None
