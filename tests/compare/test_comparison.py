@@ -246,6 +246,8 @@ def test_groups_are_refused_in_one_line(sweep, tmp_path):
         ([sweep], {}, "give two"),
         ([sweep, sweep], {}, "given twice"),
         ([sweep], {"key": "optimizer.momentumm"}, "no run has this key"),
+        ([sweep], {"key": "lr"}, "no run has this key; write optimizer.lr"),
+        ([sweep], {"key": "optimizer", "where": ["sed=0"]}, "--where=sed: no run has this key (did you mean `seed`?)"),
         ([sweep], {"key": "model"}, "at least two values"),
         ([sweep], {"key": "optimizer", "where": ["optimizer.lr"]}, "must be KEY=VALUE"),
         ([sweep, tmp_path / "missing"], {}, "there is no such folder"),

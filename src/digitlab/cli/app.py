@@ -7,12 +7,23 @@ from typing import Annotated
 
 import typer
 
+from digitlab.core.errors import ConfigError
 from digitlab.results.checkpoint_name import CheckpointName
 
 app = typer.Typer(
     help="Look at a data set before training (show), train, and work with finished runs",
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
 )  # fmt: skip
+
+
+def refuse_without_effect(reason: str, **given: bool) -> None:
+    """Raise ``ConfigError`` for the first option that was ``given``; it has no effect for this ``reason``.
+
+    ``gif_every=True`` stands for the option ``--gif-every``.
+    """
+    for name, is_given in given.items():
+        if is_given:
+            raise ConfigError("", f"--{name.replace('_', '-')}", f"has no effect: {reason}")
 
 
 class Device(StrEnum):

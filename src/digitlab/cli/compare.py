@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from digitlab.cli.app import app
+from digitlab.cli.app import app, refuse_without_effect
 from digitlab.core.errors import ConfigError
 
 
@@ -40,6 +40,8 @@ def compare(
     from digitlab.compare.wording import comparison_table, sentence, test_set_warning
     from digitlab.results.table import print_table
 
+    if figure is None:
+        refuse_without_effect("without --figure nothing is written", force=force)
     _check_figure(figure, force=force)
     groups = read_groups(folders, key=key, where=where or ())
     name = metric or monitored_metric(groups)

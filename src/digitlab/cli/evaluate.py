@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from digitlab.cli.app import CheckpointOption, Device, FileFormat, Folder, PaperWidth, WidthOption, app
+from digitlab.cli.app import (
+    CheckpointOption,
+    Device,
+    FileFormat,
+    Folder,
+    PaperWidth,
+    WidthOption,
+    app,
+    refuse_without_effect,
+)
 from digitlab.core.errors import ConfigError, RunError
 from digitlab.results.checkpoint_name import CheckpointName
 
@@ -54,6 +63,11 @@ def evaluate(
 
     if severity is not None and corrupt is None:
         raise ConfigError("--severity", severity, "needs --corrupt")
+    if corrupt is None or severity is not None:
+        styled = {"format": file_format is not FileFormat.PNG, "width": width is not None, "force": force}
+        refuse_without_effect("only --corrupt without --severity draws a figure", **styled)
+    if data is not None and "=" in data:
+        raise ConfigError("--data", data, f"must be a name: write --data {data.rpartition('=')[2]}")
     run = open_run(folder)
     classifier = load_classifier(run, checkpoint)
     images = load_data(run, data)
@@ -142,7 +156,7 @@ def _out_of_distribution_data(run: "RunFolder", own: "ImageData", name: str) -> 
     try:
         return None if name == "noise" else load_data(run, name)
     except ConfigError as error:
-        raise ConfigError("--out-of-distribution", name, f"must be noise, or as data= {error.allowed}") from error
+        raise ConfigError("--out-of-distribution", name, f"must be noise or a data set: {error.allowed}") from error
 
 
 def _report_out_of_distribution(

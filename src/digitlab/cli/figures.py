@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from digitlab.cli.app import FileFormat, Folder, WidthOption, app, print_progress
+from digitlab.cli.app import FileFormat, Folder, WidthOption, app, print_progress, refuse_without_effect
 
 
 @app.command()
@@ -42,6 +42,13 @@ def figures(
     from digitlab.figures.run_data import read_rows, read_run_data
     from digitlab.training.loading import load_data, open_run
 
+    gifs = {"gif_images": gif_images != 99, "gif_batch": gif_batch != 1, "gif_every": gif_every != 1}
+    if only:
+        refuse_without_effect("--only draws no GIFs", **gifs)
+        if all(_figure_name(name) != "weights_units" for name in only):
+            refuse_without_effect("only weights_units and GIFs show hidden units", **{"class": bool(classes)})
+    elif gif_images == 0:
+        refuse_without_effect("--gif-images 0 draws no GIFs", **(gifs | {"gif_images": False}))
     run = open_run(folder)
     # Called only for its error: a run without a finished epoch has nothing to draw. This check is quick.
     read_rows(run)

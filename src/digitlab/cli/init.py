@@ -31,6 +31,10 @@ def init(
     _refuse_name(name)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError("NAME", folder, "is there already and is not empty: choose another name")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError("NAME", folder, f"can't be made: {error.strerror}") from error
     with disk_faults(folder):
         for path, content in _files(name):
             (folder / path).parent.mkdir(parents=True, exist_ok=True)

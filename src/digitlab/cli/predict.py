@@ -38,6 +38,8 @@ def predict(
     from digitlab.results.table import print_table
     from digitlab.training.loading import load_classifier, open_run
 
+    if csv and (tables := [path for path in images if path.suffix == ".csv" and not path.exists()]):
+        raise ConfigError("--csv", tables[0], f"the option takes no file; write into one with > {tables[0]}")
     run = open_run(folder)
     classifier = load_classifier(run, checkpoint)
     facts, deskewed = classifier.facts, run.read_deskew()

@@ -32,24 +32,26 @@ def show(
 
     With --check, examine its images and labels, print a table, and write a contact sheet and a list of findings.
     """
+    from digitlab.config.command_line import read_arguments
     from digitlab.config.compose import ROOT, compose
     from digitlab.core.files import write_atomically
     from digitlab.figures.samples import first_of_each_class, sample_grid
     from digitlab.figures.style import encode
     from digitlab.training.experiment import Experiment
 
-    config = compose(overrides or [])
-    for override in overrides or []:
+    overrides = read_arguments(overrides or [])
+    config = compose(overrides)
+    for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
         if not check and key.partition(".")[0] not in ("data", "augment", "seed", "experiment", "hydra"):
             raise ConfigError(key, value, "has no effect: this command uses only data, augment, seed and experiment")
-    data = Experiment.from_config(config, typed=overrides or []).data
+    data = Experiment.from_config(config, typed=overrides).data
     data.prepare_data()
     data.setup()
     if check:
         from digitlab.cli.show_check import check as check_data
 
-        check_data(data, overrides or [], folder=ROOT / "outputs" / "show")
+        check_data(data, overrides, folder=ROOT / "outputs" / "show")
         return
     _print_split(data)
     source, labels = data.source, data.train_set.labels[data.train_indices]

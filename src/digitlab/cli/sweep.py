@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from digitlab.cli.app import FileFormat, WidthOption, app
+from digitlab.cli.app import FileFormat, WidthOption, app, refuse_without_effect
 from digitlab.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -40,6 +40,12 @@ def sweep(
 
     if as_json and table_format is not None:
         raise ConfigError("--table", table_format, "can't be combined with --json: choose one of them")
+    styled = {"format": file_format is not FileFormat.PNG, "width": width is not None}
+    if as_json or table_format is not None:
+        reason = f"{'--json' if as_json else '--table'} draws no figures"
+        refuse_without_effect(reason, importance=importance, **styled)
+    if not figures:
+        refuse_without_effect("--no-figures draws none", **styled)
     path = folder.expanduser().resolve()
     _require_sweep(folder)
     table = SweepTable(path.name, read_runs(path))

@@ -4,6 +4,7 @@ Typer would print its usage and a box of three lines.
 """
 
 import re
+import sys
 from typing import Any
 
 from digitlab.config.place import train_command
@@ -30,7 +31,18 @@ def usage_line(error: Any) -> str:
     if type(error).__name__ == "NoArgsIsHelpError" and context is not None:
         return str(context.get_help())
     message = " ".join(str(error.format_message()).replace("Value error, ", "").split()).rstrip(".")
+    message = re.sub(
+        r"^Invalid value for '(--[\w-]+)': Input should be (a valid \w+|[^,;]*)[^;]*$", _with_value, message
+    )
     return f"{command}: {message}; {_hint(message) or f'{command} --help explains it'}"
+
+
+def _with_value(match: re.Match[str]) -> str:
+    """Return the message of pydantic about an option with the value that was typed, which it leaves out."""
+    option, arguments = match[1], [*sys.argv, ""]
+    attached = next((each.partition("=")[2] for each in arguments if each.startswith(f"{option}=")), None)
+    value = attached or (arguments[arguments.index(option) + 1] if option in sys.argv else "?")
+    return f"{option}={value}: must be {match[2]}"
 
 
 def _hint(message: str) -> str | None:

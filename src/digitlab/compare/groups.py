@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from digitlab.config.fingerprint import with_effect
-from digitlab.config.suggestions import nearest
+from digitlab.config.suggestions import full_keys, nearest
 from digitlab.core.errors import ConfigError, show
 from digitlab.results.folder import RunFolder, find_runs
 from digitlab.results.outcome import UNREADABLE
@@ -120,16 +120,18 @@ def _read(folder: Path, name: str, conditions: Sequence[tuple[str, str]]) -> Gro
     run_folders = find_runs(path)
     if not run_folders:
         raise ConfigError("FOLDER", folder, "contains no run folder")
-    runs, left_out = [], dict[str, int]()
+    runs, left_out, readable = [], dict[str, int](), []
     for run in run_folders:
         run_or_reason = read_run(run)
         if isinstance(run_or_reason, ComparedRun):
+            readable.append(run_or_reason)
             run_or_reason = _unmet_condition(run_or_reason, conditions) or run_or_reason
         if isinstance(run_or_reason, str):
             left_out[run_or_reason] = left_out.get(run_or_reason, 0) + 1
         else:
             runs.append(run_or_reason)
-    _check_keys(runs, [key for key, _ in conditions], "--where")
+    # Before the conditions, which would leave out all runs if none has the key.
+    _check_keys(readable, [key for key, _ in conditions], "--where")
     return Group(name=name, runs=runs, left_out=left_out)
 
 
@@ -189,7 +191,9 @@ def _check_keys(runs: Sequence[ComparedRun], keys: Sequence[str], option: str) -
     known = {name for run in runs for name in (*run.settings, *run.choices)}
     for key in keys:
         if runs and key not in known:
-            raise ConfigError(option, key, f"no run has this key{nearest(key, known)}")
+            meant = full_keys(key, sorted(known))
+            hint = f"; write {' or '.join(meant)}" if meant else nearest(key, known)
+            raise ConfigError(option, key, f"no run has this key{hint}")
 
 
 def _by_value(groups: Sequence[Group], key: str) -> list[Group]:
@@ -200,7 +204,8 @@ def _by_value(groups: Sequence[Group], key: str) -> list[Group]:
     for run in runs:
         by_value.setdefault(run.value_of(key), []).append(run)
     if len(by_value) < 2:
-        settings = ", ".join(f"{key}={show(value)}" for value in by_value) or "there is no finished run"
+        reasons = ", ".join(f"{count} {reason}" for group in groups for reason, count in group.left_out.items())
+        settings = ", ".join(f"{key}={show(value)}" for value in by_value) or reasons or "there is no finished run"
         raise ConfigError("--key", key, f"must have at least two values in finished runs ({settings})")
     if len(by_value) > _MAX_GROUPS:
         allowed = f"has {len(by_value)} values; at most {_MAX_GROUPS} can be compared: digitlab sweep shows all values"
