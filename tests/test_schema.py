@@ -57,7 +57,8 @@ def test_an_annotation_is_described_in_words(annotation, words):
 @pytest.mark.parametrize("units", ["3", 3.0, True, 0, None, [3], float("nan")])
 def test_a_count_must_be_a_whole_number(units):
     error = validation_error(Layer, units=units)
-    hint = ", and this is text: a number is written without quotes" if units == "3" else ""
+    hints = {"3": ", and this is text: a number is written without quotes", 3.0: ": write 3"}
+    hint = hints.get(units, "") if isinstance(units, str | float) else ""
     assert (error.key, error.allowed) == ("units", f"must be a whole number of 1 or more{hint}")
     assert error.value is units
 

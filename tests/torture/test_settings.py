@@ -79,13 +79,14 @@ def test_any_command_line_trains_or_is_refused_in_one_line(
     def trains_or_is_refused(overrides):
         shutil.rmtree(folder, ignore_errors=True)
         ended = in_child(lambda: train_py_here(*SMALL, *overrides, f"hydra.run.dir={folder}"))
+        # Hypothesis likes mini-batches above the training split, and types keys twice. Both give a remark.
+        lines = [line for line in ended.stderr.splitlines() if ": has no effect, because " not in line]
         if ended.code == 0:
-            # The only remark about a run that is allowed: hypothesis likes mini-batches above the training split.
-            assert all(line.startswith("data.batch_size=") for line in ended.stderr.splitlines())
+            assert all(line.startswith("data.batch_size=") for line in lines)
             assert json.loads((folder / "result.json").read_text())["status"] == "finished"
         else:
             assert ended.code in (1, 2), ended
-            assert one_line(ended.stderr), ended
+            assert one_line("\n".join(lines)), ended
             assert ": " in ended.stderr, "the message names the setting and what is wrong with it"
             assert ended.code == 1 or not folder.exists(), ended
         seen["trained" if ended.code == 0 else "refused"] += 1
