@@ -203,7 +203,7 @@ def test_a_dry_run_prints_runs_and_estimates_and_writes_nothing(tmp_path, sweep_
     assert not folder.exists()
     assert sum("optimizer.lr=" in line for line in ended.stdout.splitlines()) == 4
     assert "4 runs, 0 of them finished before" in ended.stdout
-    assert "by 50 mini-batches of the first run" in ended.stdout
+    assert "measured on 50 mini-batches of the first run" in ended.stdout
     assert "MiB" in ended.stdout
 
 

@@ -4,14 +4,9 @@
 images, C channels, H rows, W columns; K is the number of classes.
 """
 
-from digitlab.core.fast_import import gc_paused
-from digitlab.core.matplotlib_folder import matplotlib_importable
-
-# Sweeps import this package before ``training``, and with it torch and Lightning.
-with matplotlib_importable(), gc_paused():
-    from digitlab.data.emnist import EmnistData
-    from digitlab.data.folder_source import FolderData
-    from digitlab.data.module import ImageData
-    from digitlab.data.source import ImageSet, Source
+from digitlab.data.emnist import EmnistData
+from digitlab.data.folder_source import FolderData
+from digitlab.data.module import ImageData
+from digitlab.data.source import ImageSet, Source
 
 __all__ = ["EmnistData", "FolderData", "ImageData", "ImageSet", "Source"]

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from digitlab.config.schema import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, checked
 from digitlab.core.abilities import abilities
+from digitlab.core.fast_import import gc_paused
+from digitlab.core.matplotlib_folder import matplotlib_importable
 from digitlab.data.augment import Compose
 from digitlab.data.checks import check_data_set
 from digitlab.data.chunks import ChunkLoader, ChunkPlan, Position
@@ -21,6 +22,10 @@ from digitlab.data.deskew import deskew
 from digitlab.data.evaluation import EvaluationLoader
 from digitlab.data.source import ImageSet, Source
 from digitlab.data.splits import fingerprint, split_counts, split_indices
+
+# A sweep imports Lightning with this module, a run with ``training``.
+with matplotlib_importable(), gc_paused():
+    from lightning.pytorch import LightningDataModule
 
 Batch = TypeVar("Batch")
 

@@ -4,14 +4,19 @@ All maps belong to the logit of one class. Positive values speak for the class, 
 images, C channels, H rows, W columns.
 """
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from captum.attr import IntegratedGradients, LayerAttribution, LayerGradCam, Occlusion
 from torch import Tensor, nn
 
 from digitlab.explain.network import PixelNetwork
+
+with warnings.catch_warnings():
+    # In a notebook without ipywidgets, the progress bars that captum imports, and that are not used here, warn.
+    warnings.simplefilter("ignore")
+    from captum.attr import IntegratedGradients, LayerAttribution, LayerGradCam, Occlusion
 
 _STEPS = 64  # points on the path of integrated gradients; the sum is then exact to about a per cent
 _IMAGES_AT_ONCE = 256

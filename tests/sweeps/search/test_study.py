@@ -115,7 +115,7 @@ def test_a_different_search_is_refused_with_the_key_that_differs(other, key, stu
     assert caught.value.key == key
 
 
-@pytest.mark.parametrize("storage", ["sqlite:////nowhere/search.db", "nonsense", "'mysql://host/x'"])
+@pytest.mark.parametrize("storage", ["sqlite:////proc/nowhere/search.db", "nonsense", "'mysql://host/x'"])
 def test_a_database_that_cannot_be_opened_is_refused_in_one_line(storage, study):
     with pytest.raises(ConfigError, match="can't be opened") as caught:
         study(f"storage={storage}")
