@@ -50,7 +50,7 @@ def compare_settings(table: SweepTable) -> SettingComparisons | str:
     try:
         comparisons = compare_with_reference(groups[0], groups[1:], table.metric)
     except ConfigError as error:
-        return error.allowed  # without the name of a command-line option, because the report has none
+        return error.allowed  # only the reason: the full message begins with an option of ``digitlab compare``
     shown = comparisons[:_MOST_SHOWN]
     pair_notes = dict.fromkeys(note for comparison in shown for note in comparison.notes)
     return SettingComparisons(
@@ -90,7 +90,7 @@ def _general_notes(comparisons: int, halved: int, empty: int) -> list[str]:
     if empty:
         notes.append(f"{empty} settings without a complete run with a finite value are not compared")
     notes.append(
-        "these runs also chose the best setting, so on average its true lead is smaller: to be sure, train the "
+        "the best setting was chosen by the same runs, so its lead is overestimated on average: to be sure, train the "
         "settings in question again with new seeds"
     )
     return notes

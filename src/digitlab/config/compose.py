@@ -74,7 +74,7 @@ def compose(overrides: Sequence[str] = (), *, with_hydra: bool = False) -> DictC
 
 
 def add_missing_defaults(config: DictConfig) -> DictConfig:
-    """Return a copy of ``config`` in which every key that it lacks has its default value.
+    """Return a copy of ``config`` with default values for missing keys, but not in nodes with another ``_target_``.
 
     Runs that an older version of digitlab started lack the keys that were added since then.
     """
@@ -136,8 +136,8 @@ def walk(node: object, prefix: str = "") -> Iterator[tuple[str, object]]:
             yield from walk(value, path)
 
 
-def build(node: Mapping[str, Any], key: str, kind: type[T], **given: Any) -> T:
-    """Build the object that ``node`` describes: call its ``_target_`` with its other entries and with ``given``.
+def build(node: Mapping[str, Any], key: str, kind: type[T], **extra: Any) -> T:
+    """Build the object that ``node`` describes: call its ``_target_`` with its other entries and with ``extra``.
 
     ``key`` is the dotted path of the node, for error messages. Entries with a ``_target_`` of their own are built
     first; their class must be the one in the constructor's annotation. Raises ``ConfigError`` if the target is not
@@ -150,9 +150,9 @@ def build(node: Mapping[str, Any], key: str, kind: type[T], **given: Any) -> T:
     )
     entries = {name: value for name, value in node.items() if name not in ("_target_", GIVEN)}
     parameters = _parameters(target)
-    if absent := [name for name in given if name not in parameters]:
+    if absent := [name for name in extra if name not in parameters]:
         raise ConfigError(f"{key}._target_", node["_target_"], f"its constructor must take {' and '.join(absent)}")
-    names = [name for name in parameters if name not in given]
+    names = [name for name in parameters if name not in extra]
     for name, value in entries.items():
         if name not in names:
             raise unknown(name, value, names, under=key)
@@ -168,12 +168,12 @@ def build(node: Mapping[str, Any], key: str, kind: type[T], **given: Any) -> T:
     from digitlab.config.schema import refusal
 
     try:
-        built: T = target(**arguments, **given)
+        built: T = target(**arguments, **extra)
         return built
     except ValidationError as error:
-        # pydantic's error is about the user's class, not about the object that builds it.
+        # Of a user's network, ``make`` is the class that rejected the argument; ``GivenNetwork`` only calls it.
         constructed = target.make if isinstance(target, GivenNetwork) else target
-        raise refusal(error, of=constructed, given=arguments | given).under(key) from error
+        raise refusal(error, of=constructed, given=arguments | extra).under(key) from error
     except DigitlabError as error:
         raise error.under(key) if isinstance(error, ConfigError) else error from error
     except Exception as error:
@@ -181,7 +181,7 @@ def build(node: Mapping[str, Any], key: str, kind: type[T], **given: Any) -> T:
 
 
 def _given_network(node: Mapping[str, Any], key: str, kind: type) -> GivenNetwork:
-    """Return the builder of the network that a user passed. A class that this process doesn't remember is imported."""
+    """Return the builder of a network that a user passed. A class that this process does not remember is imported."""
     remembered = recall(node[GIVEN])
     if remembered is not None:
         return remembered
@@ -278,11 +278,7 @@ def plain(node: Any, key: str) -> dict[str, Any]:
 
 
 def without_environment(config: DictConfig) -> dict[str, Any]:
-    """Return ``config`` as plain values that are safe to publish.
-
-    The value of an environment variable can be a secret, so it stays ``${oc.env:NAME}``. All other interpolations are
-    resolved.
-    """
+    """Return ``config`` as plain values for the run folder. Environment variables can be secrets and stay hidden."""
 
     def unresolved_variable(name: str, *default: Any) -> Any:
         return default[0] if default and name not in os.environ else f"${{oc.env:{name}}}"

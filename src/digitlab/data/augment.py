@@ -41,7 +41,7 @@ Bounds = Annotated[tuple[PositiveFloat, PositiveFloat], WrapValidator(_ordered_b
 
 @settings
 class Shift(Augmentation):
-    """Shift each image by up to ``padding`` pixels in both directions.
+    """Shift each image by up to ``padding`` pixels, horizontally and vertically.
 
     The image is padded on all sides and then cropped to its old size at a random position. ``fill=zero`` pads with
     black, ``fill=reflect`` with the image reflected about its outermost pixels (repeatedly if the image is small).

@@ -28,7 +28,7 @@ _GATHER_AHEAD_BYTES = 1 << 20
 class Position:
     """The progress of a run: the number of complete epochs, and of mini-batches that were trained on.
 
-    ``step`` counts the mini-batches of the current epoch, ``total_steps`` those of the whole run.
+    ``step`` counts the mini-batches in the current epoch, from 0; ``total_steps`` counts those of the whole run.
     """
 
     epoch: int = 0
@@ -142,16 +142,17 @@ class Chunk:
     ) -> Iterator[tuple[Tensor, Tensor, float]]:
         """Yield normalised images float (n, C, H, W), targets as ``encode`` returns them, and a weight of the loss.
 
-        With one process, the weight is 1. With several, DDP averages over the processes, and the mean of (weight · mean
-        loss) must be the mean loss over the whole mini-batch. So the weight corrects for processes that have one image
-        less or a smaller sum of ``image_weights``, which returns the weight of each image for encoded targets, or None.
+        With one process, the weight is 1. With several, DDP averages the losses as if each process had equally many
+        images. The weight corrects this: it is (images here) · (processes) / (images of the mini-batch), or the same
+        with sums of ``image_weights``, which returns the weight of each image for encoded targets, or None. So the
+        average is the mean loss over the whole mini-batch.
         """
         rank_indices, labels, sizes = self.rank_indices, self.labels, self.sizes
         if self.augment:
             for number, (indices, batch_labels) in enumerate(zip(rank_indices, labels.split(sizes), strict=True)):
                 pixels, targets = self._augmented(self.images.images.index_select(0, indices), batch_labels, number)
                 encoded = encode(targets, self.classes)
-                # The loss of mixed images, whose targets have two axes, does not weight images.
+                # Mixed images, whose targets have two axes, all count alike in the loss.
                 weights = image_weights(encoded) if targets.ndim == 1 else None
                 yield normalise(pixels), encoded, self._process_weight(number, weights, encode, image_weights)
         else:
@@ -183,7 +184,7 @@ class Chunk:
         """Yield the inputs of compiled calls. Each call trains on a block of ``steps`` mini-batches of n images each.
 
         A block is pixels (steps, n, C, H, W), uint8 or, with augmentation, float in [0, 1], and targets (steps, n, …)
-        as ``encode`` returns them. All mini-batches of the chunk must have the same size.
+        as ``encode`` returns them. All mini-batches of the chunk must have the same size: see ``full_executions``.
         """
         size = steps * len(self.rank_indices[0])
         indices, labels = torch.cat(self.rank_indices).split(size), self.labels.split(size)
@@ -194,7 +195,7 @@ class Chunk:
                 targets = all_targets[block]
             else:
                 pairs = zip(pixels.chunk(steps), labels[block].chunk(steps), strict=True)
-                augmented = [self._augmented(*pair, block * steps + step) for step, pair in enumerate(pairs)]
+                augmented = [self._augmented(*pair, block * steps + place) for place, pair in enumerate(pairs)]
                 pixels, targets = (torch.cat(tensors) for tensors in zip(*augmented, strict=True))
                 targets = encode(targets, self.classes)
             yield pixels.view(steps, -1, *pixels.shape[1:]), targets.view(steps, -1, *targets.shape[1:])
@@ -207,15 +208,15 @@ class Chunk:
         return replace(self, indices=self.indices[begin:end], step=self.step + begin)
 
     def full_executions(self, steps: int) -> tuple[int, int]:
-        """Return begin and end of the mini-batches in the chunk that compiled calls can train on, ``steps`` in each.
+        """Return (begin, end), the range of mini-batches that compiled calls can train on, ``steps`` in each call.
 
         A call must start at a multiple of ``steps`` in the epoch, and all its mini-batches must have the batch size.
         The caller trains on the other mini-batches, before the begin and from the end on, one at a time.
         """
-        begin = min(-self.step % steps, len(self.indices))
+        begin = min(-self.step % steps, len(self.indices))  # up to the next multiple of ``steps``
         size = self.plan.batch_size
-        first_smaller = next((i for i in range(begin, len(self.sizes)) if self.sizes[i] != size), len(self.sizes))
-        return begin, begin + (first_smaller - begin) // steps * steps
+        first_other_size = next((i for i in range(begin, len(self.sizes)) if self.sizes[i] != size), len(self.sizes))
+        return begin, begin + (first_other_size - begin) // steps * steps
 
     def _normalised(self, rank_indices: tuple[Tensor, ...], sizes: list[int], normalise: Normalise) -> Iterator[Tensor]:
         """Yield the images of each mini-batch, normalised and without augmentation."""
@@ -256,7 +257,8 @@ class ChunkLoader:
     ) -> None:
         self.images, self.indices, self.augment, self.classes = images, indices, augment, classes
         self.plan, self.position = plan, position
-        # Several processes communicate after each chunk, so all must use the same length, and none adapts it.
+        # Several processes communicate after each chunk, so all must use the same length: the one with which
+        # ``ChunkPace`` begins.
         self._pace = ChunkPace(fixed=plan.chunk_length or (32 if plan.world_size > 1 else None))
 
     def __iter__(self) -> Iterator[Chunk]:
@@ -265,8 +267,8 @@ class ChunkLoader:
         pace = self._pace
         pace.begin_epoch()
         while step < len(batches) and (self.plan.max_steps is None or total < self.plan.max_steps):
-            # Chunks end at multiples of their length in the epoch, also after a resume. Then the same mini-batches
-            # share a compiled call as in a run that was not interrupted.
+            # Chunks end at multiples of their length in the epoch, also after a resume. So a resumed run divides the
+            # epoch into the same compiled calls as an uninterrupted one, and gets the same numbers.
             length = pace.chunk_length()
             length = min(length - step % length, len(batches) - step)
             if self.plan.max_steps is not None:

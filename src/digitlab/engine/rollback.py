@@ -1,4 +1,4 @@
-"""Undoes updates that leave nan or infinite numbers, and builds the error that names the first of them.
+"""Undoes updates that leave nan or infinite numbers, and builds the error that names the step of the first such update.
 
 Runs and populations check their state once per chunk, which takes hardly any time. If anything is not finite, they roll
 the chunk back and repeat it with a check after each mini-batch. An update is a function of the state before it and of
@@ -46,8 +46,13 @@ class Rollback:
 
     @torch.no_grad()
     def rollback(self, member: int | None = None) -> None:
-        """Set the tensors back to the saved values, in place: all of them, or only the row of one ``member``."""
-        # Tensors that the optimizer has created since then are the last ones of the list and have no copy.
+        """Set the tensors back to the saved values, in place.
+
+        These are all of them or, if the tensors are
+        stacked, only the row of one ``member`` of the population.
+        """
+        # The list may end with optimizer state that was created since ``save``. It has no copy and is skipped here;
+        # ``TrainStep.rollback`` clears such state before it calls this method.
         for tensor, saved in zip(self._state_tensors(), self._saved, strict=False):
             if member is None:
                 tensor.copy_(saved)
@@ -57,7 +62,8 @@ class Rollback:
     def finite(self) -> bool:
         """Return whether no tensor contains nan or infinity."""
         tensors = self._floats()
-        # Some optimizers count their steps on the host. One stack cannot hold tensors of two devices.
+        # Some optimizers count their steps on the CPU. Tensors of two devices cannot be stacked, and these counts are
+        # always finite, so they are left out.
         tensors = [tensor for tensor in tensors if tensor.device == tensors[0].device]
         # The sum of a tensor is fast and is never finite if an entry is not. A sum of finite entries rarely overflows,
         # so every entry is checked only if a sum is not finite.
@@ -89,16 +95,15 @@ def run_chunk_safely(
 ) -> Results:
     """Make the updates of a chunk by ``run(False)`` and return its results, if they are ``finite``.
 
-    Otherwise undo the updates and return ``run(True)``, which checks after each update. If an update is not finite, it
-    ends the run, or the member of a population. ``run`` changes ``state`` and advances ``position``.
+    Otherwise undo the updates and return ``run(True)``. It checks after each update and, if one is not finite, ends the
+    run or, in a population, the member. ``run`` changes ``state`` and advances ``position``.
     """
     start = replace(position)
     state.save()
-    # The usual case: one check for the whole chunk, because the host waits for the device to read the result.
+    # The usual case: a single check for the chunk, because every check makes the host wait for the device.
     results = run(False)
     if finite(results):
         return results
-    # The second pass meets the same faulty update, because updates are functions of state and position.
     state.rollback()
     position.return_to(start)
     return run(True)

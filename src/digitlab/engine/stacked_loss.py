@@ -1,7 +1,8 @@
-"""The loss of stacked networks and its gradient by their logits; ``StackedUpdate`` and ``StackedRunner`` use it.
+"""The losses of stacked networks and their gradients with respect to the logits.
 
-``StackedLoss`` computes the losses of all members of a population at once. ``MemberLosses`` calls the members' losses
-one after another. Solo runs use it: they are stacks of one and may have any loss. M members, n images, K classes.
+``StackedUpdate`` and ``StackedRunner`` use them. ``StackedLoss`` computes the losses of all members of a population at
+once. ``MemberLosses`` calls each member's own loss, of any class; the fused updates of a solo run, which is a stack of
+one, use it. Updates start their backward pass from the gradient that is computed here. M members, n images, K classes.
 """
 
 from collections.abc import Sequence
@@ -12,14 +13,16 @@ from torch import Tensor
 
 from digitlab.optim.losses import CrossEntropy, Loss, MeanSquaredError, WeightedCrossEntropy
 
-# Losses of a configuration that have a stacked form here. Runs with any other loss train alone.
+# The classes of configured losses that can be stacked. ``CrossEntropy`` includes class weights: ``for_classes`` turns
+# it into a ``WeightedCrossEntropy``. Runs with any other loss train alone.
 STACKABLE = (CrossEntropy, MeanSquaredError)
 
 
 class StackedLoss:
     """The loss of M members, which differ only in label smoothing: ``smoothing`` (M, 1), or None if no member smooths.
 
-    With class weights, members have the same smoothing, because it is part of the encoded targets, which they share.
+    With class weights, the smoothing is part of the encoded targets. Members share these targets, so all have the same
+    smoothing, and ``smoothing`` is not used.
     """
 
     def __init__(self, loss: Loss, smoothing: Tensor | None) -> None:
@@ -34,7 +37,7 @@ class StackedLoss:
         return cls(losses[0], stacked)
 
     def with_smoothing(self, smoothing: Tensor | None) -> "StackedLoss":
-        """Return the same loss for other members."""
+        """Return this loss with another ``smoothing``: compiled updates get that of the members as an argument."""
         return StackedLoss(self._loss, smoothing)
 
     def mean_and_gradient(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,13 +49,17 @@ class StackedLoss:
         return self._loss.encode(targets, classes)
 
     def image_weights(self, targets: Tensor) -> Tensor | None:
-        """Return the images' weights in the mean, for encoded ``targets`` (..., K + 1); None if all count alike."""
+        """Return the images' weights in the mean, or None if all count alike.
+
+        ``targets`` are encoded: (..., K + 1), with K weighted class probabilities and then the weight of the image.
+        """
         return self._loss.image_weights(targets)
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of each image, (M, n), from logits (M, n, K) and encoded targets, (M, n) or (M, n, K).
 
-        With class weights, targets are (M, n, K + 1), and losses are scaled so that their mean is the weighted mean.
+        With class weights, targets are (M, n, K + 1), and each loss is multiplied by n / (sum of the images' weights):
+        then the plain mean over n is the weighted mean.
         """
         if isinstance(self._loss, MeanSquaredError):
             return (self._outputs(logits) - targets).square().mean(2)
@@ -69,12 +76,11 @@ class StackedLoss:
         return (self.smoothing - 1) * target_log_probability - self.smoothing * log_probabilities.mean(2)
 
     def gradient(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return the derivative of each member's mean loss over the n images by its logits: (M, n, K)."""
+        """Return the derivative of each member's mean loss over n images with respect to its logits: (M, n, K)."""
         _, images, classes = logits.shape
         if isinstance(self._loss, MeanSquaredError):
             outputs = self._outputs(logits)
-            # The derivative of the mean over images and classes by the outputs. The chain rule below leads to the
-            # logits.
+            # The derivative with respect to the outputs. The chain rule below leads to the logits.
             error = (outputs - targets).mul_(2 / (images * classes))
             match self._loss.output:
                 case "raw":
@@ -88,7 +94,8 @@ class StackedLoss:
             targets = _divided_by_weights(targets, logits)
             return logits.softmax(2) * targets.sum(2, keepdim=True) - targets
         if self.smoothing is None:
-            # PyTorch's own formula rounds like that of the solo run, because it is the same.
+            # Solo runs call this function, so the gradient agrees with theirs to the last bit. Below, the smoothing
+            # differs between members, which PyTorch's function does not allow.
             leaf = logits.detach().requires_grad_()
             flat_targets = targets.flatten(0, 1) if targets.ndim == 2 else targets.flatten(0, 1).to(leaf.dtype)
             loss = F.cross_entropy(leaf.flatten(0, 1), flat_targets, reduction="sum") / images
@@ -116,7 +123,7 @@ def _divided_by_weights(targets: Tensor, logits: Tensor) -> Tensor:
 class MemberLosses:
     """The members' ``losses`` of any class, called one after another and differentiated by autograd."""
 
-    smoothing = None
+    smoothing = None  # as in ``StackedLoss``, so that callers need not tell the two apart
 
     def __init__(self, losses: Sequence[Loss]) -> None:
         self._losses = list(losses)
@@ -130,13 +137,13 @@ class MemberLosses:
         return self._losses[0].encode(targets, classes)
 
     def mean_and_gradient(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the members' mean losses, (M,), and their derivatives by the logits, (M, n, K)."""
+        """Return the members' mean losses, (M,), and their derivatives with respect to the logits, (M, n, K)."""
         leaf = logits.detach().requires_grad_()
         members = zip(self._losses, leaf, targets, strict=True)
         losses = torch.stack([loss(member_logits, member_targets) for loss, member_logits, member_targets in members])
-        # The derivative of the sum by one member's logits is the derivative of that member's loss.
+        # With respect to one member's logits, the derivative of the sum is that of this member's loss.
         return losses.detach(), torch.autograd.grad(losses.sum(), leaf)[0]
 
     def gradient(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return the derivative of each member's mean loss by its logits: (M, n, K)."""
+        """Return the derivative of each member's mean loss with respect to its logits: (M, n, K)."""
         return self.mean_and_gradient(logits, targets)[1]

@@ -44,8 +44,9 @@ class Finding:
 class DataCheck:
     """The findings about a data set.
 
-    ``overlap`` are the test images that have an exact copy, and those that have a near copy, in the training set;
-    ``contradictions`` the groups of copies with different labels. ``labels`` is int64 (N + n,). ``pictures`` says that
+    ``overlap[EXACT]`` counts the test images with an exact copy in the training set, ``overlap[NEAR]`` those with any
+    copy there, and ``contradictions`` the groups of copies with different labels. ``labels`` is int64 (N + n,), the n
+    test images after the N training images. ``pictures`` says that
     the images are whole pictures, of which the lower part was checked.
     """
 

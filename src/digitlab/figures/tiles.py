@@ -1,4 +1,4 @@
-"""Draws small images with captions in a grid; all figures that show images use it.
+"""Draws small images with captions in a grid; most figures that show images use it.
 
 ``images`` is (N, C, H, W), uint8 or float in [0, 1]. Three channels are shown as RGB. Any other number of channels is
 averaged and shown in grey.

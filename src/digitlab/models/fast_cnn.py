@@ -29,7 +29,7 @@ class Whitening(nn.Module):
     """
 
     filters: Tensor
-    # The buffers that training does not change, for ``layers.statistics_of``.
+    # Training does not change these buffers; ``layers.statistics_of`` leaves them out of the averaging over processes.
     constant_buffers = ("filters",)
 
     def __init__(self, *, channels: int, size: int) -> None:

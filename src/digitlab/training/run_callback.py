@@ -1,7 +1,8 @@
 """The Lightning callbacks that update a solo run's ``RunState``: ``RunCallback`` and ``Saver``.
 
 They measure the training time of each epoch, save checkpoints, and stop the run when it should end. ``RunCallback`` is
-the first callback of the Trainer, so that the others find the row of the epoch. ``Saver`` is the last one.
+the first callback of the Trainer, so that the others find the metrics of the epoch in ``run_state.rows``. ``Saver`` is
+the last one.
 """
 
 import time
@@ -35,19 +36,19 @@ class RunCallback(Callback):
         self.run_state, self.stop_signal, self._save_every_seconds = run_state, stop_signal, save_every_seconds
         self._checkpoint = checkpoint
         self._saved_at = time.monotonic()
-        # None while the clock of the training time stands still.
+        # When the clock of the training time was started; None while it is stopped.
         self._clock_started_at: float | None = None
-        # Whether the epoch is complete, so that the next one begins. A run can also end inside an epoch.
+        # Whether the run has trained on all mini-batches of the epoch. It is False if the run ends inside the epoch.
         self._epoch_over = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # As when Lightning itself loads a checkpoint, all callbacks have been set up, and none has started.
+        # Lightning would restore at this moment, too: after ``setup`` of all callbacks, before any ``on_train_start``.
         if self._checkpoint is not None:
             restore_callbacks(trainer, pl_module, self._checkpoint)
         self._checkpoint = None  # its weights and optimizer state would occupy memory for the whole run
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Before the training starts, nothing changes that could be saved.
+        # ``save_every_seconds`` counts from here: before, there is nothing new to save.
         self._saved_at = time.monotonic()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -58,12 +59,12 @@ class RunCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Chunk, batch_idx: int
     ) -> None:
         classifier = _classifier(pl_module)
-        # As in a population, compiling is no part of the training time. The clock includes it at this point.
+        # The running clock includes the time for compiling. Neither a run nor a population counts it as training.
         self.run_state.add_seconds(-classifier.runner.take_compile_seconds())
         # After a signal, a chunk ends before all its mini-batches are done. A resumed run makes the others.
         complete = classifier.position.step == batch.step + len(batch.indices)
-        # For Lightning a chunk is one batch. The loader ends a chunk where a validation is due: this makes Lightning
-        # validate after such a chunk, and only then.
+        # For Lightning a chunk is one batch, and it validates when the number of batches is a multiple of this value: 1
+        # means after this chunk, infinity means not now. The loader ends a chunk where a validation is due.
         trainer.val_check_batch = 1 if complete and batch.validate else float("inf")
         if complete and batch.last:
             self._stop_clock()
@@ -71,10 +72,10 @@ class RunCallback(Callback):
             self.run_state.add_training(classifier.take_train_counts())
             # Lightning is given only max_epochs, so this is where a run ends at max_steps.
             trainer.should_stop |= classifier.position.total_steps == batch.plan.max_steps
-        # If a validation follows, ``on_validation_end`` pauses after it. A run that was saved before the validation
-        # would skip it when it resumes.
+        # If a validation follows, ``on_validation_end`` does this after it: a run that was saved here would resume
+        # after this chunk and skip the validation.
         elif not (complete and batch.validate):
-            self._pause(trainer, classifier)
+            self._stop_or_save(trainer, classifier)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop_clock()
@@ -87,25 +88,26 @@ class RunCallback(Callback):
         if self._epoch_over or trainer.should_stop:
             return
         self.run_state.save_improvement(lambda best: self._save(trainer, classifier, best=best))
-        self._pause(trainer, classifier)
+        self._stop_or_save(trainer, classifier)
         self._start_clock()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         classifier = _classifier(pl_module)
         self.run_state.end_epoch(classifier.take_train_counts, learning_rate=classifier.learning_rate)
-        # The row above needs the position in the epoch that ends. The checkpoints, which ``Saver`` writes next, need
-        # the start of the next epoch, where a run resumes.
+        # ``end_epoch`` has written the row of metrics with the position of the finished epoch. Only now may the
+        # position move on: the checkpoints that ``Saver`` writes next contain the start of the next epoch.
         if self._epoch_over:
             classifier.position.next_epoch()
 
     def save_epoch(self, trainer: Trainer, classifier: Classifier) -> None:
         """Save the checkpoints of a finished epoch, then stop if a signal has arrived."""
         self.run_state.save_epoch(lambda best: self._save(trainer, classifier, best=best))
-        # After the last epoch the figures are drawn first. Then ``Run`` obeys the signal, before the test.
+        # After the last epoch the run does not stop here, so that the figures are drawn. Then ``Run`` obeys the signal,
+        # before the test. ``obey`` raises ``Interrupted``.
         if classifier.position.epoch < (trainer.max_epochs or 0) and not trainer.should_stop:
             self.stop_signal.obey(trainer)
 
-    def _pause(self, trainer: Trainer, classifier: Classifier) -> None:
+    def _stop_or_save(self, trainer: Trainer, classifier: Classifier) -> None:
         """Between two chunks: stop if a signal has arrived, save if the last checkpoint is too old."""
 
         def save() -> None:

@@ -46,7 +46,7 @@ class WatchedRun:
         self.entry: Entry | None = None
         self.status = "unfinished"
         self.result: Mapping[str, Any] = {}
-        self.result_seconds: float | None = None
+        self.result_written_at: float | None = None
         self.version = 0
         self.record: dict[str, Any] = {}
         self._settings: dict[str, str] = {}
@@ -164,7 +164,7 @@ class WatchedRun:
             self.result = result if isinstance(result.get("metrics"), dict) else {}
         except UNREADABLE:
             self.result = {}
-        self.result_seconds = self._changed_at("result") if self.result else None
+        self.result_written_at = self._changed_at("result") if self.result else None
 
     def read_history(self) -> None:
         """Read the new rows of ``metrics.csv``, one for each epoch. A damaged line becomes a note in the record."""

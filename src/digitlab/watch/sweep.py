@@ -18,8 +18,8 @@ from digitlab.watch.run import REPORT, WatchedRun
 class WatchedSweep:
     """One sweep. ``read_manifest`` and ``update`` read what has changed, and ``record`` describes it for the page.
 
-    ``entries`` are those of the manifest, by the names of the run folders. The laboratory sets ``version`` to its own
-    version when the record changes.
+    ``entries`` are those of the manifest, by the names of the run folders. ``version`` is the number of
+    the scan in which ``record`` last changed; the laboratory sets it, so that a page can ask for what is newer.
     """
 
     def __init__(self, path: Path, name: str) -> None:
@@ -30,9 +30,10 @@ class WatchedSweep:
         self._keys: Sequence[str] = ()
         self._halving = False
         self._note: str | None = None
-        # When the manifest was changed that was read last, in ns since 1970.
+        # The time of change of the manifest that was read last, in ns since 1970.
         self._manifest_changed_ns: int | None = None
-        # When the last command started, and the runs that it plans. It is read only while the sweep runs.
+        # The start of the last command in seconds since 1970, and what it plans: the overrides of its jobs, for a
+        # search a number of runs, None if unknown. They are read only while the sweep runs.
         self._planned: tuple[float, set[tuple[str, ...]] | int | None] | None = None
 
     @property
@@ -57,8 +58,8 @@ class WatchedSweep:
     def update(self, runs: Sequence[WatchedRun], locked: frozenset[int] | None, now: float) -> bool:
         """Describe the sweep with its ``runs``; return whether ``record`` has changed.
 
-        Call ``read_manifest`` before. ``locked`` are the inodes of locked files, None if they are not known; ``now`` is
-        in seconds since 1970.
+        Call ``read_manifest`` before. ``locked`` are the inodes of locked files, None if they are not known: a running
+        command locks a file of its sweep. ``now`` is in seconds since 1970.
         """
         running = [run for run in runs if not run.ended]
         alive = bool(running) or self._is_locked(locked)
@@ -120,8 +121,8 @@ class WatchedSweep:
         if started_at is None:
             return None
         # A result that was written before the command started belongs to an earlier command.
-        ended = sum(run.ended and (run.result_seconds or 0.0) >= started_at for run in runs)
+        ended = sum(run.ended and (run.result_written_at or 0.0) >= started_at for run in runs)
         parts = [run.trained_part for run in running]
-        # These two count runs, and parts of runs that train.
+        # Both are in runs. A run that trains counts with its trained part in the first and with the rest in the second.
         trained_runs, runs_left = ended + sum(parts), to_come + sum(1 - part for part in parts)
         return now + (now - started_at) / trained_runs * runs_left if trained_runs > 0 else None
