@@ -7,6 +7,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated
@@ -137,16 +138,12 @@ def _folders() -> Facts:
     from digitlab.data import picture_files
     from digitlab.engine import aot_cache
 
-    compiled: Path | None
-    pictures: Path | None
-    try:
-        compiled, pictures = aot_cache.cache_folder(), picture_files.cache_folder()
-    except RuntimeError:  # no home folder
-        compiled = pictures = None
+    caches: dict[str, Path | None] = {"compiled code": None, "pictures": None}
+    with suppress(RuntimeError):  # no home folder
+        caches = {"compiled code": aot_cache.cache_folder(), "pictures": picture_files.cache_folder()}
     places: dict[str, Path | None] = {
         "project": ROOT, "configuration": CONF, "own configuration": OWN_CONF, "data": Path(compose().data.root),
-        "runs": ROOT / "outputs", "compiled code": compiled, "pictures": pictures,
-        "temporary files": Path(tempfile.gettempdir()),
+        "runs": ROOT / "outputs", **caches, "temporary files": Path(tempfile.gettempdir()),
     }  # fmt: skip
     return {name: "none" if path is None else _described(path) for name, path in places.items()}
 
