@@ -252,6 +252,7 @@ def test_groups_are_refused_in_one_line(sweep, tmp_path):
         ([sweep], {"key": "optimizer", "where": ["optimizer.lr"]}, "must be KEY=VALUE"),
         ([sweep, tmp_path / "missing"], {}, "there is no such folder"),
         ([sweep], {"key": "optimizer", "where": ["optimizer.lr=7"]}, "finished runs"),
+        ([sweep], {"key": "seed"}, "only repeats a setting"),
     ):
         with pytest.raises(ConfigError) as caught:
             read_groups(folders, **options)

@@ -163,7 +163,7 @@ def test_the_page_of_a_sweep_names_the_best_run_of_the_best_setting(make_run, tm
     text = " ".join(" ".join(page.words).split())
     assert "best run of the setting with the best mean by val/accuracy , which never uses the test set, is 3 ." in text
     assert "python train.py optimizer.lr=0.2 seed=1" in text
-    assert {"90.50", "82.50", "Effect of each value", "val/accuracy in %", "95 % interval in %"} <= set(page.words)
+    assert {"90.50", "82.50", "Effect of each value", "val/accuracy in %", "95 % interval in points"} <= set(page.words)
 
 
 def test_a_column_of_differences_is_aligned_as_numbers_although_one_row_is_the_reference():
@@ -182,7 +182,7 @@ def test_tables_of_several_sweeps_have_their_names_and_no_empty_columns(make_run
     words = read(tmp_path / "report.html").words
     for title in ("Settings, the best first", "Effect of each value"):
         assert [word for word in words if word.startswith(title)] == [f"{title} (rates)", f"{title} (more)"]
-    assert {"val/accuracy in %", "n", "difference in %"} <= set(words)
+    assert {"val/accuracy in %", "n", "difference in points"} <= set(words)
     assert not {"sd", "sd in %", "95 % interval", "failed"} & set(words)
 
 

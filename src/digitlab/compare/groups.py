@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from digitlab.config.fingerprint import with_effect
+from digitlab.config.replicates import REPLICATE_KEYS
 from digitlab.config.suggestions import full_keys, nearest
 from digitlab.core.errors import ConfigError, show
 from digitlab.results.folder import RunFolder, find_runs
@@ -198,6 +199,9 @@ def _check_keys(runs: Sequence[ComparedRun], keys: Sequence[str], option: str) -
 
 def _by_value(groups: Sequence[Group], key: str) -> list[Group]:
     """Regroup the runs of all groups by their value of ``key``."""
+    if key in REPLICATE_KEYS:
+        allowed = "only repeats a setting: runs of the two sides with the same value are compared as pairs"
+        raise ConfigError("--key", key, allowed)
     runs = [run for group in groups for run in group.runs]
     _check_keys(runs, [key], "--key")
     by_value: dict[Value, list[ComparedRun]] = {}

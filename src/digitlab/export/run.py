@@ -52,6 +52,8 @@ def export_run(
             "--input", pixels, "has no effect with --to safetensors, which writes only weights: leave it out"
         )
     out = run.path / f"network{SUFFIXES[to]}" if out is None else out
+    if out.suffix in SUFFIXES.values() and out.suffix != SUFFIXES[to]:
+        raise ConfigError("--out", out, f"must end in {SUFFIXES[to]}, because --to {to} writes such a file")
     require_writable(out, force=force)
     classifier = load_for_export(run, checkpoint)
     network = ExportedNetwork(classifier)

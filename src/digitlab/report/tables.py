@@ -86,7 +86,7 @@ def sweep_winner(sweep: SweepTable) -> Path | None:
 def _in_percent(
     columns: Sequence[str], rows: Sequence[Sequence[str]], metric: str
 ) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
-    """Turn the columns of ``metric``, its deviation and its interval into per cent if the metric is a percentage."""
+    """Turn the columns of ``metric``, its deviation, interval and differences into per cent if it is a percentage."""
     if not is_percentage(metric):
         return columns, rows
     measured = (metric, f"mean {metric}", "sd", "95 % interval", "difference")
@@ -98,7 +98,10 @@ def _in_percent(
             return text
         return re.sub(r"\d+\.\d+", lambda match: f"{100 * float(match[0]):.2f}", text)
 
-    titles = [f"{name} in %" if index in percent_columns else name for index, name in enumerate(columns)]
+    # A difference between percentages, and its interval, are in percentage points.
+    in_points = ("difference", "95 % interval") if "difference" in columns else ()
+    units = ["points" if name in in_points else "%" for name in columns]
+    titles = [f"{name} in {units[i]}" if i in percent_columns else name for i, name in enumerate(columns)]
     return titles, [[cell(index, text) for index, text in enumerate(row)] for row in rows]
 
 
