@@ -70,7 +70,9 @@ def test_networks_for_other_images_are_refused(
     )  # fmt: skip
     code, out, err = digitlab("demo", runs[0].path, other.path, "--out", tmp_path / "demo.html")
     assert (code, out) == (2, "")
-    assert err.startswith(f"RUN_FOLDER={other.path}: has images (3, 32, 32) that are prepared in another way")
+    assert err.splitlines()[-1].startswith(
+        f"RUN_FOLDER={other.path}: has images (3, 32, 32) that are prepared in another way"
+    )
     assert not (tmp_path / "demo.html").exists()
 
 

@@ -130,7 +130,7 @@ def test_networks_that_gain_little_are_not_compiled(
     common = [f"model={model}", *large, "compile=true", "trainer.max_epochs=1", "trainer.max_steps=9"]
     together(["seed=0"], ["seed=1"], common=common)
     assert not uncompiled
-    assert [each.levelname for each in caplog.records if "saves no time" in each.message] == ["INFO"]
+    assert [each.levelname for each in caplog.records if "time for a population" in each.message] == ["INFO"]
 
 
 @pytest.mark.extra

@@ -57,7 +57,8 @@ def test_a_population_with_diverged_rates_ends_well_and_suggests_a_rate(sweep_py
     folder = tmp_path / "sweep"
     ended = sweep_py(
         "sweep=lr_range", "loss=mse", "loss.output=raw", "optimizer=sgd", "optimizer.lr=1e-9,2e-9,1e-3,1e-2,1e30",
-        "trainer.max_steps=8", "data.batch_size=64", folder=folder,
+        "trainer=cpu", "model=linear", "data.train_size=256", "data.val_size=200", "trainer.max_epochs=2",
+        "trainer.max_steps=8", "data.batch_size=64", folder=folder, small=False,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     assert "suggestion: optimizer.lr=" in ended.stdout

@@ -189,7 +189,10 @@ class FolderData(ImageData):
                     raise ConfigError(
                         key, value, f"must be null, because {source.folders.root} has a validation folder"
                     )
-        val_size = _DEFAULT_VAL_SIZE if val_size is None else val_size
+        if val_size is None:
+            # A tenth of very few pictures is none. A size that a user gives must not be rounded to none.
+            is_none = folds is None and round(_DEFAULT_VAL_SIZE * source.train_count) == 0
+            val_size = 0 if is_none else _DEFAULT_VAL_SIZE
         super().__init__(
             source=source, root=root, batch_size=batch_size, val_size=val_size,
             train_size=train_size, split_seed=split_seed, normalize=normalize, folds=folds, fold=fold, deskew=deskew,

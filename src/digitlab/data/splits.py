@@ -73,7 +73,7 @@ def _fold_slice(images: int, *, val_size: int | float, folds: int, fold: int) ->
     if not 0 <= fold < folds:
         raise ConfigError("fold", fold, f"must be a count from 0 to {folds - 1}, as data.folds is {folds}")
     if val_size == 0:
-        raise ConfigError("val_size", val_size, "must be above 0 with data.folds, as one of them validates")
+        raise ConfigError("val_size", val_size, "must be above 0 with data.folds: one fold is the validation set")
     return slice(images * fold // folds, images * (fold + 1) // folds)
 
 
