@@ -223,6 +223,7 @@ def experiment(tmp_path, text):
     return f"hydra.searchpath=[file://{tmp_path}/conf]", "experiment=mine"
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("text", "key"),
     [

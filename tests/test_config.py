@@ -74,6 +74,7 @@ def test_composed_configurations_share_nothing():
     assert other.optimizer.lr != 7 != compose().optimizer.lr
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("group", ["data", "model", "loss", "optimizer", "scheduler", "augment", "debug"])
 def test_every_option_of_a_group_is_accepted(group, pictures):
     for name in choices(group):

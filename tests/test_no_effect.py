@@ -35,6 +35,7 @@ def test_a_setting_that_another_value_of_a_swept_key_switches_on_is_accepted():
     refuse_without_effect(overrides, compose(overrides), swept=["data.val_size"])
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

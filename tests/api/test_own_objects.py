@@ -86,6 +86,7 @@ def test_the_split_has_every_image_once(run, images):
     assert data.test_set.labels.bincount().tolist() == [8, 8, 8]
 
 
+@pytest.mark.extra
 def test_an_object_keeps_its_weights_and_every_run_starts_from_them(small, images, tmp_path):
     network = plain_network()
     before = {name: weight.clone() for name, weight in network.state_dict().items()}

@@ -25,6 +25,7 @@ def rows(out):
     return [re.findall(r"[\d.]+", line) for line in out.splitlines() if re.match(r"│ +\d ", line)]
 
 
+@pytest.mark.sample(2)
 def test_all_severities_give_a_table_and_a_figure(digitlab, run):
     code, out, err = digitlab("evaluate", run, "--corrupt", "noise", "--device", "cpu")
     assert (code, err) == (0, "")
@@ -75,6 +76,7 @@ def test_noise_gives_a_table_and_the_auroc(digitlab, run):
     assert auroc == pytest.approx(larger, abs=0.025)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", ["fashion_mnist", "cifar10"])
 def test_other_data_sets_of_any_shape_are_accepted(digitlab, run, data_root, name):
     code, out, err = digitlab("evaluate", run, "--out-of-distribution", name, "--device", "cpu")

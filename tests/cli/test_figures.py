@@ -123,6 +123,7 @@ def test_an_unknown_figure_is_refused_and_the_nearest_is_named(digitlab, run):
 WEIGHTS = ("weights_outputs", "weights_units", "weights_filters")
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(("model", "made"), [("lenet", "weights_filters"), ("mlp_dropout", "weights_units")])
 def test_figures_of_weights_that_do_not_apply_are_skipped(digitlab, make_run, tmp_path, model, made):
     folder = make_run(tmp_path / "run", f"model={model}", "trainer.max_epochs=1")
@@ -167,6 +168,7 @@ def test_an_untested_run_is_drawn_on_validation_images_if_it_has_some(digitlab, 
     assert read_run_data(RunFolder(alone)).best_epoch is None
 
 
+@pytest.mark.extra
 def test_hidden_units_of_a_chosen_class_only(digitlab, make_run, tmp_path):
     folder = make_run(tmp_path / "run", "model=mlp", "model.hidden=[8]", "trainer.max_epochs=1")
     assert digitlab("figures", folder, "--only", "weights_units", "--class", "2", "--class", "3")[0] == 0

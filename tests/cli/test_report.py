@@ -18,6 +18,7 @@ def test_the_report_is_written_into_the_folder_and_overwritten_only_with_force(d
     assert digitlab("report", run, "--force")[:2] == (0, f"{path}\n")
 
 
+@pytest.mark.extra
 def test_several_folders_need_an_output_file(digitlab, run, tmp_path):
     code, out, err = digitlab("report", run, run)
     assert (code, out, err) == (2, "", "--out: must name the output file if several folders are given\n")

@@ -32,7 +32,7 @@ def folders(module=FIGURES, **variables):
         ("/dev/null", FIGURES),
         # Lightning imports Matplotlib. A run imports it with the first of these packages, a sweep with the second.
         pytest.param("/dev/null", "digitlab.training", marks=pytest.mark.extra),
-        ("/dev/null", "digitlab.data"),
+        pytest.param("/dev/null", "digitlab.data", marks=pytest.mark.extra),
         pytest.param("/proc/nowhere", FIGURES, marks=pytest.mark.extra),
     ],
 )

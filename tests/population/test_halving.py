@@ -56,6 +56,7 @@ def test_whole_settings_leave_and_none_is_better_than_one_that_stays(
     assert all(result["epochs"] == result.get("halved_after_epoch", 4) for result in results)
 
 
+@pytest.mark.sample(2)
 def test_a_halved_member_equals_its_solo_run_of_as_many_epochs(
     halved: dict[str, list[Member]], alone: Callable[..., Any]
 ) -> None:

@@ -78,6 +78,7 @@ def _plain(result: dict[str, object]) -> dict[str, object]:
     return {name: value for name, value in result.items() if name not in (*_OF_THE_MACHINE, "metrics")}
 
 
+@pytest.mark.extra
 def test_the_same_command_again_trains_nothing(train_py: Command, tmp_path: Path) -> None:
     command = (*_SWEEP, "seed=0,1", "hydra/launcher=vectorized", f"hydra.sweep.dir={tmp_path / 'sweep'}")
     train_py(*command)

@@ -61,6 +61,7 @@ def test_a_test_of_rates_or_sizes_has_valid_jobs_for_each_model_and_optimizer(na
         Experiment.from_config(compose(job), typed=job)
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize(("data", "model"), list(itertools.product(DATA, MODELS)))
 def test_a_space_chooses_the_data_set_and_model_in_its_name(data, model):
     config, pair = compose([f"sweep={data}_{model}"]), compose([f"data={data}", f"model={model}"])

@@ -71,6 +71,7 @@ RULES = {
 }
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(("overrides", "most"), RULES.items(), ids=RULES)
 def test_a_captured_update_has_few_operations(
     run: Callable[..., Any],

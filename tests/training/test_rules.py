@@ -227,6 +227,7 @@ def population_run(rule: str, members: list[dict]) -> tuple[list[nn.Module], Rul
     return nets, state
 
 
+@pytest.mark.sample(3)
 @pytest.mark.numerics
 @each_case
 def test_each_member_of_a_population_equals_a_solo_torch_run(rule, options):

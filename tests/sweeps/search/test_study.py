@@ -97,6 +97,7 @@ def test_a_failed_trial_counts_and_the_search_continues(study):
     assert not study("n_trials=12").round(3)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("other", "key"),
     [

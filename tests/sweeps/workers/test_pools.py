@@ -71,6 +71,7 @@ def test_a_dead_process_fails_only_its_own_batch(batch):
     assert {done[number][0]["CUDA_VISIBLE_DEVICES"] for number in (1, 3)} <= {"0", "1"}
 
 
+@pytest.mark.extra
 def test_submitit_jobs_have_one_gpu_and_one_process_each(batch, local):
     done = outcomes([batch("here", number=0), batch("fail", number=1), batch("here", number=2)], local)
     assert done[0][0]["CUDA_VISIBLE_DEVICES"] == "0"
