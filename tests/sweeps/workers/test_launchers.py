@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-TINY = ("data.train_size=100", "data.batch_size=50", "trainer.max_epochs=1", "test=none")
+TINY = ("data.train_size=100", "data.batch_size=50", "trainer.max_epochs=1")
 
 
 def table(folder):
