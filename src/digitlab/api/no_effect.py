@@ -94,21 +94,18 @@ def notes_without_effect(overrides: Sequence[str], config: DictConfig) -> list[s
     These are no errors, because ``debug=fast`` and other short runs have them.
     """
     notes, last = [], {_key_and_value(override)[0]: override for override in overrides}
+    epochs, stopping = config.trainer.max_epochs, config.early_stopping
+    milestones = config.scheduler.get("milestones_epochs")
+    late_milestones = milestones and min(milestones) >= epochs
+    long_patience = stopping is not None and stopping.unit == "epochs" and stopping.patience >= epochs
     for override in overrides:
         key = _key_and_value(override)[0]
         if override != last[key]:
             notes.append(f"{override}: has no effect, because {last[key]} follows")
-        epochs, reason = config.trainer.max_epochs, None
-        milestones = config.scheduler.get("milestones_epochs")
-        if milestones and min(milestones) >= epochs and override in ("scheduler=steps", last.get(_MILESTONES)):
+        reason = None
+        if late_milestones and override in ("scheduler=steps", last.get(_MILESTONES)):
             reason = f"scheduler.milestones_epochs={show(milestones)} are not before the end"
-        stopping = config.early_stopping
-        if (
-            key == "early_stopping.patience"
-            and stopping is not None
-            and stopping.unit == "epochs"
-            and stopping.patience >= epochs
-        ):
+        if long_patience and key == "early_stopping.patience":
             reason = "no run of this length waits so long"
         if reason is not None:
             notes.append(f"{override}: has no effect, because {reason}: trainer.max_epochs is {epochs}")

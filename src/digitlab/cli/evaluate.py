@@ -64,8 +64,7 @@ def evaluate(
     if severity is not None and corrupt is None:
         raise ConfigError("--severity", severity, "needs --corrupt")
     if corrupt is None or severity is not None:
-        styled = {"format": file_format is not FileFormat.PNG, "width": width is not None, "force": force}
-        refuse_without_effect("only --corrupt without --severity draws a figure", **styled)
+        _refuse_figure_options(file_format, width, force=force)
     if data is not None and "=" in data:
         raise ConfigError("--data", data, f"must be a name: write --data {data.rpartition('=')[2]}")
     run = open_run(folder)
@@ -92,6 +91,11 @@ def evaluate(
             _report_out_of_distribution(classifier, images, other, device=device)
         if corrupt is None and out_of_distribution is None:
             _report_test(classifier, images, checkpoint=checkpoint, device=device)
+
+
+def _refuse_figure_options(file_format: FileFormat, width: PaperWidth | None, *, force: bool) -> None:
+    given = {"format": file_format is not FileFormat.PNG, "width": width is not None, "force": force}
+    refuse_without_effect("only --corrupt without --severity draws a figure", **given)
 
 
 def _warn_of_other_classes(classifier: "Classifier", images: "ImageData") -> None:

@@ -1,11 +1,16 @@
 """``digitlab figures``: draw every figure of a finished run."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from digitlab.cli.app import FileFormat, Folder, WidthOption, app, print_progress, refuse_without_effect
+
+if TYPE_CHECKING:
+    from digitlab.figures.gifs import GifOptions
+
+_GIF_IMAGES = 99
 
 
 @app.command()
@@ -27,7 +32,9 @@ def figures(
         ),
     ] = None,
     width: WidthOption = None,
-    gif_images: Annotated[int, typer.Option(min=0, help="Number of training images for the GIFs; 0: no GIFs.")] = 99,
+    gif_images: Annotated[
+        int, typer.Option(min=0, help="Number of training images for the GIFs; 0: no GIFs.")
+    ] = _GIF_IMAGES,
     gif_batch: Annotated[int, typer.Option(min=1, help="Number of images per training step in the GIFs.")] = 1,
     gif_every: Annotated[int, typer.Option(min=1, help="Number of training steps per frame of the GIFs.")] = 1,
 ) -> None:
@@ -42,13 +49,8 @@ def figures(
     from digitlab.figures.run_data import read_rows, read_run_data
     from digitlab.training.loading import load_data, open_run
 
-    gifs = {"gif_images": gif_images != 99, "gif_batch": gif_batch != 1, "gif_every": gif_every != 1}
-    if only:
-        refuse_without_effect("--only draws no GIFs", **gifs)
-        if all(_figure_name(name) != "weights_units" for name in only):
-            refuse_without_effect("only weights_units and GIFs show hidden units", **{"class": bool(classes)})
-    elif gif_images == 0:
-        refuse_without_effect("--gif-images 0 draws no GIFs", **(gifs | {"gif_images": False}))
+    options = GifOptions(images=gif_images, batch_size=gif_batch, steps_per_frame=gif_every)
+    _refuse_options_without_effect(options, only=only, classes=classes)
     run = open_run(folder)
     # Called only for its error: a run without a finished epoch has nothing to draw. This check is quick.
     read_rows(run)
@@ -62,7 +64,6 @@ def figures(
     if not force:
         require_no_overwrite(out, file_names)
     class_indices = [names.index(name) for name in classes] if classes else None
-    options = GifOptions(images=gif_images, batch_size=gif_batch, steps_per_frame=gif_every)
     # A generator: it draws a figure only when ``next`` asks for it, so the line on stderr says what is drawn now.
     drawing = make_figures(
         read_run_data(run), out, classes=class_indices, options=options, only=only,
@@ -72,6 +73,17 @@ def figures(
         print_progress(f"figure {number} of {len(file_names)}: {name}")
         _, reason = next(drawing)
         print(out / name if reason is None else f"skipped: {name}: {reason}", flush=True)
+
+
+def _refuse_options_without_effect(options: "GifOptions", *, only: list[str] | None, classes: list[str] | None) -> None:
+    """Raise ``ConfigError`` for options of GIFs if none is drawn, and for ``--class`` if no figure shows classes."""
+    steps = {"gif_batch": options.batch_size != 1, "gif_every": options.steps_per_frame != 1}
+    if only:
+        refuse_without_effect("--only draws no GIFs", gif_images=options.images != _GIF_IMAGES, **steps)
+        if all(_figure_name(name) != "weights_units" for name in only):
+            refuse_without_effect("only weights_units and GIFs show hidden units", **{"class": bool(classes)})
+    elif options.images == 0:
+        refuse_without_effect("--gif-images 0 draws no GIFs", **steps)
 
 
 def _figure_name(name: str) -> str:

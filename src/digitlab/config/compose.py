@@ -114,7 +114,8 @@ def composition_error(error: Exception, overrides: Sequence[str]) -> ConfigError
     chosen = [override for override in overrides if override.partition("=")[0] in groups]
     of_hydra = any(override.lstrip("+~").startswith("hydra.") for override in overrides)
     keys = known_keys(chosen, with_hydra=of_hydra)
-    return explain_hydra_error(error, overrides, keys, CONF, default_keys=known_keys(()))
+    defaults = known_keys(()) if chosen or of_hydra else keys
+    return explain_hydra_error(error, overrides, keys, CONF, default_keys=defaults)
 
 
 def known_keys(chosen: Sequence[str], *, with_hydra: bool = False) -> list[str]:
