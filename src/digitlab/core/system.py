@@ -30,15 +30,15 @@ _INSTRUCTION_SETS = (
 
 
 def mount_of(path: Path, *, mounts: Path = MOUNTS) -> tuple[str, frozenset[str]] | None:
-    """The type and the options of the file system that contains ``path``, as in ``mounts``; None without that file."""
+    """Return the type and the options of the file system that contains ``path``; None if ``mounts`` does not exist."""
     try:
         lines = [line.split() for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines()]
     except OSError:
         return None
-    whole = os.path.realpath(path)
+    absolute = os.path.realpath(path)
     # A space in a path is written as \040. Of several mounts at one place, the last one covers the others.
     systems = {point.replace("\\040", " "): (kind, options) for _, point, kind, options, *_ in lines}
-    containing = [point for point in systems if f"{whole}/".startswith(point.rstrip("/") + "/")]
+    containing = [point for point in systems if f"{absolute}/".startswith(point.rstrip("/") + "/")]
     if not containing:
         return None
     kind, options = systems[max(containing, key=len)]
@@ -192,7 +192,7 @@ def _processor_ticks() -> list[int] | None:
 def keep_freed_memory() -> bool:
     """Make the process keep large blocks of memory that it frees, so that it can use them again without a system call.
 
-    Return whether this worked: only glibc has this setting. ``engine.cpu_tuning`` says what it saves.
+    Return whether this worked: only glibc has this setting. ``engine.cpu_tuning`` explains when it is used.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -31,8 +31,8 @@ _CURVE_POINTS, _LOSS_POINTS = 100, 400
 class Laboratory:
     """All runs and sweeps under ``root``. It scans the folders only when a page asks for changes.
 
-    ``version`` counts the scans. Each run and sweep stores the version in which it last changed, so a page that names
-    the version that it has gets only what is newer.
+    ``version`` counts the scans. Each run and sweep stores the version in which it last changed. A page sends the
+    version of its data and gets only what has changed since.
     """
 
     def __init__(self, root: Path) -> None:

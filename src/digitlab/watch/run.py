@@ -124,7 +124,7 @@ class WatchedRun:
         run = self.folder
         if self._update_signature("config", run.config):
             self._read_configuration()
-        # Of these two files, only the signatures are used.
+        # The contents of these two files are not needed.
         self._update_signature("lock", run.lock)
         self._update_signature("report", run.path / REPORT)
         if self._update_signature("result", run.result):
