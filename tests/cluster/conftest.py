@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fixtures.children import Child
+from fixtures.children import Child, killed_at_end
 from fixtures.gate import HELD
 from fixtures.held_sweep import HeldSweep
 from fixtures.slurm import Cluster, missing_accounting, missing_slurm, running_cluster
@@ -74,18 +74,14 @@ def cluster(
 @pytest.fixture
 def forked() -> Iterator[Callable[..., Child]]:
     """``forked(act)`` calls ``act`` in a child at once and returns the child; it is killed after the test."""
-    started: list[Child] = []
+    with killed_at_end() as started:
 
-    def start(act: Callable[[], object]) -> Child:
-        # Much memory: SLURM gives the limits of the command to its jobs.
-        started.append(Child(act, more_bytes=1 << 40))
-        return started[-1]
+        def start(act: Callable[[], object]) -> Child:
+            # Much memory: SLURM gives the limits of the command to its jobs.
+            started.append(Child(act, more_bytes=1 << 40))
+            return started[-1]
 
-    yield start
-    for each in started:
-        if each.running():
-            each.kill()
-            each.wait()
+        yield start
 
 
 @pytest.fixture

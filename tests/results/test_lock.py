@@ -13,7 +13,7 @@ from digitlab.core.system import mount_of
 from digitlab.results.folder import RunFolder
 from digitlab.results.lock import BusyError, locked_folder
 from digitlab.sweeps.manifest import Manifest, create, locked
-from fixtures.children import Child
+from fixtures.children import Child, killed_at_end
 from fixtures.waiting import wait_until
 
 LEASE_SECONDS = 0.5
@@ -39,7 +39,6 @@ def without_locks(request, monkeypatch, tmp_path):
 def holder(run_folder):
     """``holder("host")`` is a process that holds the run; ``"host"`` is the name of its machine."""
     run_folder.mkdir()
-    started = []
 
     def act(machine):
         socket.gethostname = lambda: machine
@@ -47,16 +46,14 @@ def holder(run_folder):
             (run_folder / "held").touch()
             time.sleep(600)
 
-    def start(machine):
-        started.append(Child(lambda: act(machine)))
-        wait_until((run_folder / "held").exists)
-        return started[-1]
+    with killed_at_end() as started:
 
-    yield start
-    for each in started:
-        if each.running():
-            each.kill()
-            each.wait()
+        def start(machine):
+            started.append(Child(lambda: act(machine)))
+            wait_until((run_folder / "held").exists)
+            return started[-1]
+
+        yield start
 
 
 def test_a_run_starts_on_a_file_system_without_locks(without_locks, run_folder, caplog, one_line):
@@ -73,26 +70,15 @@ def test_a_run_starts_on_a_file_system_without_locks(without_locks, run_folder, 
 
 @pytest.mark.faults
 @IN_TWO_WAYS
-def test_two_processes_exclude_each_other_without_locks(without_locks, run_folder, holder):
-    other = holder(socket.gethostname())
+@pytest.mark.parametrize("machine", [socket.gethostname(), "elsewhere"], ids=["this machine", "another machine"])
+def test_a_process_has_the_lock_until_it_dies(without_locks, run_folder, holder, machine):
+    """A process on another machine is busy as long as it renews its lock, whatever the clocks say."""
+    other = holder(machine)
     with pytest.raises(BusyError), locked_folder(RunFolder(run_folder)):
         pass
     other.kill()
     other.wait()
     # The file of a dead process does not keep the folder busy.
-    with locked_folder(RunFolder(run_folder)):
-        pass
-
-
-@pytest.mark.faults
-@IN_TWO_WAYS
-def test_the_lock_of_a_lost_machine_becomes_free(without_locks, run_folder, holder):
-    """A process on another machine is busy as long as it renews its lock, whatever the clocks say."""
-    other = holder("elsewhere")
-    with pytest.raises(BusyError), locked_folder(RunFolder(run_folder)):
-        pass
-    other.kill()
-    other.wait()
     with locked_folder(RunFolder(run_folder)):
         pass
 
