@@ -31,7 +31,7 @@ def test_every_text_colour_has_a_contrast_of_at_least_4_5_with_the_background(na
     assert contrast(getattr(style, name), style.BACKGROUND_COLOUR) >= 4.5
 
 
-@pytest.mark.parametrize("name", [style.SHARE_MAP, style.SIGNED_MAP, "Oranges"])
+@pytest.mark.parametrize("name", [style.METRIC_MAP, style.SIGNED_MAP, "Oranges"])
 def test_numbers_on_a_heat_map_have_a_contrast_of_at_least_4_5(name):
     for shade in np.linspace(0, 1, 256):
         background = to_hex(colormaps[name](shade))

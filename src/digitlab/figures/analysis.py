@@ -1,6 +1,9 @@
 """Figures that analyse a sweep: importance of keys, contours over two keys, learning curve, learning-rate range test.
 
-The functions take plain numbers and return a Matplotlib figure; ``sweeps.gallery`` collects the numbers.
+The functions take plain numbers and return a Matplotlib figure; ``sweeps.summary_figures`` collects the numbers. The
+importance of a key says how much its values matter for the metric, as a share of all swept keys. A learning curve shows
+the metric against the number of training images. A range test is a sweep that trains a few mini-batches at each
+learning rate.
 """
 
 from collections.abc import Sequence
@@ -18,8 +21,8 @@ from digitlab.figures.style import (
     BLUE,
     GREEN,
     LINE_STYLES,
+    METRIC_MAP,
     ORANGE,
-    SHARE_MAP,
     TEXT_COLOUR,
     WRONG_MARK,
     literal,
@@ -28,7 +31,7 @@ from digitlab.figures.style import (
 
 # A contour figure has about this many colours.
 _LEVELS = 12
-# One marker for each line of a learning curve, so that lines differ in more than colour.
+# One marker for each line of a learning-curve figure, so that lines differ in more than colour.
 _MARKERS = "os^Dvp"
 # The axis of a range test ends this far above its first loss, as a share of the distance from the lowest to the first
 # loss. Higher losses only say that the rate is too large.
@@ -37,7 +40,10 @@ _HEADROOM = 0.25
 
 @styled
 def importance_figure(keys: Sequence[tuple[str, float, tuple[float, float]]], *, metric: str, method: str) -> Figure:
-    """Draw a bar for each key with its 95 % interval; ``keys`` are (key, share in [0, 1], interval), largest first."""
+    """Draw a bar for each key with its 95 % interval; ``keys`` are (key, share in [0, 1], interval), largest first.
+
+    The title is ``method``, the name of the method that computed the shares, up to the first bracket.
+    """
     figure = Figure(figsize=(5.2, 0.9 + 0.34 * len(keys)), layout="constrained")
     axes = figure.add_subplot()
     rows = range(len(keys))
@@ -68,6 +74,7 @@ def can_be_contoured(points: Sequence[Point]) -> bool:
     if min(len({point.x for point in finished}), len({point.y for point in finished})) < 3:
         return False
     coordinates = np.column_stack([_scaled(finished, "x"), _scaled(finished, "y")])
+    # The rank is smaller if all points lie on one line.
     return bool(np.linalg.matrix_rank(coordinates - coordinates.mean(0), tol=1e-6) == 2)
 
 
@@ -96,23 +103,23 @@ def contour_figure(points: Sequence[Point], *, keys: tuple[str, str], metric: st
     triangles = Triangulation(_scaled(finished, "x"), _scaled(finished, "y")).triangles
     x, y = [point.x for point in finished], [point.y for point in finished]
     values = [factor * point.value for point in finished if point.value is not None]
-    wide = needs_log_scale(x), needs_log_scale(y)
+    is_log = needs_log_scale(x), needs_log_scale(y)
     if max(values) > min(values):
         # Matplotlib interpolates between the plain numbers, whatever the scale of the axis. So pass it the logarithms,
         # and turn the corners of the coloured areas back into numbers.
-        coordinates = [np.log10(numbers) if log else numbers for numbers, log in zip((x, y), wide, strict=True)]
+        coordinates = [np.log10(numbers) if log else numbers for numbers, log in zip((x, y), is_log, strict=True)]
         mesh = Triangulation(coordinates[0], coordinates[1], triangles)
-        surface = axes.tricontourf(mesh, values, levels=_LEVELS, cmap=SHARE_MAP)
+        surface = axes.tricontourf(mesh, values, levels=_LEVELS, cmap=METRIC_MAP)
         for path in surface.get_paths():
             corners = np.asarray(path.vertices)
-            path.vertices = np.where(wide, np.power(10.0, corners), corners)
+            path.vertices = np.where(is_log, np.power(10.0, corners), corners)
         figure.colorbar(surface, ax=axes, label=metric_label)
     all_points = [*finished, *failed]
     axes.set_xlim(min(point.x for point in all_points), max(point.x for point in all_points))
     axes.set_ylim(min(point.y for point in all_points), max(point.y for point in all_points))
     # Set the scales only now. Before the limits are set, the axes span the logarithms, which may be negative.
-    axes.set_xscale("log" if wide[0] else "linear")
-    axes.set_yscale("log" if wide[1] else "linear")
+    axes.set_xscale("log" if is_log[0] else "linear")
+    axes.set_yscale("log" if is_log[1] else "linear")
     axes.plot(x, y, "o", color="white", markeredgecolor="black", markersize=4, zorder=3, clip_on=False)
     if failed:
         failed_coordinates = [point.x for point in failed], [point.y for point in failed]
@@ -136,7 +143,10 @@ class CurvePoint:
 
 @styled
 def learning_curve_figure(curves: Sequence[tuple[str, Sequence[CurvePoint]]], *, metric: str) -> Figure:
-    """Draw ``metric`` against the number of training images, one line per (name, points); bars are ± one sd."""
+    """Draw ``metric`` against the number of training images, one line per (name, points); bars are ± one sd.
+
+    There are at most six curves, one for each marker.
+    """
     factor, metric_label = metric_scale(metric)
     figure = Figure(figsize=(5.0, 3.3 + 0.16 * (len(curves) > 1) * len(curves)), layout="constrained")
     axes = figure.add_subplot()
@@ -163,7 +173,8 @@ def learning_curve_figure(curves: Sequence[tuple[str, Sequence[CurvePoint]]], *,
 class RateCurve:
     """The loss after a few mini-batches at each learning rate, in ascending order; None where the run diverged.
 
-    ``useful`` are the smallest and the largest rate with nearly the lowest loss; it and ``suggested`` may be None.
+    ``name`` is empty if the sweep has only one test. ``useful`` are the smallest and the largest rate whose loss is
+    nearly the lowest one, and ``suggested`` lies between them; both are None if there is no suggestion.
     """
 
     name: str
@@ -186,9 +197,9 @@ def _draw_rates(axes: Axes, curve: RateCurve) -> None:
     finite = [(rate, loss) for rate, loss in zip(curve.rates, curve.losses, strict=True) if loss is not None]
     axes.set_xscale("log")
     first_loss = finite[0][1] if finite else 1.0
-    low = min((loss for _, loss in finite), default=0.0)
-    top = first_loss + _HEADROOM * ((first_loss - low) or 1.0)
-    axes.set_ylim(low - 0.05 * (top - low), top)
+    lowest_loss = min((loss for _, loss in finite), default=0.0)
+    top = first_loss + _HEADROOM * ((first_loss - lowest_loss) or 1.0)
+    axes.set_ylim(lowest_loss - 0.05 * (top - lowest_loss), top)
     # Markers at the upper edge stand for losses above the axis and for diverged runs.
     below_top = [(rate, loss) for rate, loss in finite if loss <= top]
     axes.plot([rate for rate, _ in below_top], [loss for _, loss in below_top], "o-", color=BLUE, label="loss")

@@ -1,8 +1,8 @@
-"""The log of single mini-batches, ``iterations.csv``, which some figures of report R2 need.
+"""The log of single mini-batches, ``iterations.csv``, which some figures of the course report R2 need.
 
-``figures.log_batches=true`` switches it on. It is off by default because counting the non-zero gradient entries of
-every mini-batch slows small networks down considerably. Hooks on the network and its parameters collect the values, so
-runs without the log execute no extra code.
+``figures.log_batches=true`` switches it on, and ``figures.callback`` writes it. It is off by default because counting
+the non-zero gradient entries of every mini-batch slows small networks down considerably. Hooks on the network and its
+parameters collect the values, so runs without the log execute no extra code. nll is the negative log-likelihood.
 """
 
 import csv
@@ -26,9 +26,9 @@ _SMALLEST_SCORE = 1e-38  # about the smallest normal float32; its logarithm is a
 class BatchLog:
     """``iterations.csv`` as tensors with one entry per mini-batch.
 
-    ``train_nll`` (float64): mean negative log-likelihood in nats. ``changed_weights`` (int64): non-zero entries of the
-    gradient. ``train_correct`` and ``test_correct`` (int64): number of correct predictions, out of ``train_images`` and
-    ``test_images``.
+    ``train_nll`` (float64): mean negative log-likelihood in nats. ``changed_weights`` (int64): number of weights whose
+    gradient is not 0, so that gradient descent changes them. ``train_correct`` and ``test_correct`` (int64): number of
+    correct predictions, out of ``train_images`` and ``test_images``.
     """
 
     train_nll: Tensor
@@ -90,19 +90,22 @@ class BatchLogger:
         self._chunk: Chunk | None = None
         network = classifier.network
         self._hooks = [network.register_forward_hook(self._after_forward)]
-        # The hooks are on the parameters because a training step does not call the optimizer's hooks.
+        # Gradients are counted by hooks on the parameters, because a training step does not call the optimizer's hooks.
         self._hooks += [each.register_post_accumulate_grad_hook(self._after_gradient) for each in network.parameters()]
 
     def begin(self, chunk: Chunk) -> None:
-        """Set the chunk whose mini-batches the network sees next."""
+        """Set the chunk, which is a few consecutive mini-batches, that the network is trained on next."""
         self._chunk = chunk
 
     def _after_forward(self, network: nn.Module, inputs: tuple[Tensor, ...], logits: Tensor) -> None:
+        """Add the row of a training mini-batch; validation, in evaluation mode, adds none."""
         if not network.training:
             return
         assert self._chunk is not None
         position, chunk = self._classifier.position, self._chunk
-        labels, step = chunk.learnt_labels().split(chunk.sizes)[position.step - chunk.step], position.total_steps + 1
+        # The position counts the mini-batches before this one, in the epoch (``step``) and in the whole run.
+        labels = chunk.learnt_labels().split(chunk.sizes)[position.step - chunk.step]
+        step = position.total_steps + 1
         # After a non-finite value the run rolls back and repeats updates: drop the rows of the first attempt.
         while self._train and int(self._train[-1]["step"]) >= step:
             self._train.pop()
@@ -111,6 +114,7 @@ class BatchLogger:
         self._train.append(row | {"images": len(labels)})
 
     def _after_gradient(self, parameter: Tensor) -> None:
+        """Count the non-zero gradients of one parameter tensor in the row that the forward pass has added."""
         assert parameter.grad is not None
         self._train[-1]["changed_weights"] += int(parameter.grad.count_nonzero())
 

@@ -1,8 +1,8 @@
 """The Lightning callback that sends figures to TensorBoard during a solo run and at its end.
 
 Every run gets sample images, histograms of its weights and, after the test, a confusion matrix and precision-recall
-curves (see ``events``). The time for drawing does not count as training time. Members of a population do not use this
-callback: they call the functions of ``events`` directly.
+curves (see ``figures.events``). The time for drawing does not count as training time. Runs that are trained together as
+members of a population do not use this callback: they call the functions of ``figures.events`` directly.
 """
 
 from typing import Any
@@ -38,7 +38,7 @@ class FigureCallback(Callback):
         classifier, writer = _classifier(pl_module), _writer(trainer)
         if writer is None:
             return
-        if classifier.position.total_steps == 0:
+        if classifier.position.total_steps == 0:  # a resumed run has them already
             send_samples(writer, samples(_data(trainer)))
         if self.log_batches:
             self._batch_logger = BatchLogger(writer.folder, classifier)
@@ -56,6 +56,7 @@ class FigureCallback(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         classifier, writer = _classifier(pl_module), _writer(trainer)
+        # With ``each_epoch``, the end of the last epoch has sent the weights.
         if writer is not None and not self.each_epoch:
             send_weights(writer, classifier)
 
@@ -77,7 +78,8 @@ class FigureCallback(Callback):
         if writer is None:
             return
         if self.log_batches and self._batch_logger is None:
-            # A run that is resumed after its last mini-batch skips training, so no logger exists yet.
+            # A run that is resumed after its last mini-batch skips training, so no logger exists yet. A new one reads
+            # the rows of training from the file; there is no mini-batch left for its hooks to see.
             self._batch_logger = BatchLogger(writer.folder, classifier)
             self._batch_logger.stop()
         if self._batch_logger is not None:

@@ -1,6 +1,7 @@
-"""Learning curves of several settings in one figure, as in the reports R4 and R5.
+"""Learning curves of several settings in one figure, as in the course reports R4 and R5.
 
-``digitlab reproduce --figures`` draws them for sweeps and for variants of a baseline.
+``digitlab reproduce --figures`` draws such a figure for each sweep and for the variants of a baseline in these reports.
+A setting is one choice of values, and its runs differ only in the seed.
 """
 
 import itertools
@@ -27,7 +28,7 @@ _MARKERS = "os^Dv*"
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One line of the figure: its name, and for each metric one curve per run with one value per epoch."""
+    """One setting: its name in the legend, and for each metric one curve per run with one value per epoch."""
 
     name: str
     curves: Mapping[str, Sequence[Sequence[float]]]
@@ -41,7 +42,7 @@ def settings_figure(settings: Sequence[Setting], *, title: str) -> Figure:
     no setting has gets no panel.
     """
     panels = [metric for metric in _PANELS if any(setting.curves.get(metric) for setting in settings)]
-    legend_inches = 0.17 * len(settings) + 0.2
+    legend_inches = 0.17 * len(settings) + 0.2  # one line of text for each setting
     figure = Figure(figsize=(6.8, 2.3 * -(-len(panels) // 2) + legend_inches + 0.3), layout="constrained")
     figure.suptitle(title, x=0.01, ha="left")
     columns = min(2, len(panels))

@@ -1,4 +1,4 @@
-"""Finds the most confused pairs of classes, for the figure and for the report. Does not import torch."""
+"""Finds the pairs of classes that a network confuses most often, for a figure and the report. Does not import torch."""
 
 from collections.abc import Sequence
 

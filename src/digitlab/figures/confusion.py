@@ -1,6 +1,7 @@
 """Draws the confusion matrix as heat maps, and the most confused pairs of classes with example images.
 
-Shapes: N images, K classes.
+``figures.gallery`` draws both for a run; ``figures.events`` sends the matrix to TensorBoard. Shapes: N images, K
+classes.
 """
 
 import math
@@ -23,7 +24,7 @@ _NUMBER_POINTS = 5.5  # font size of the numbers in the cells
 # With more classes than this, the cells are too small for numbers.
 _MOST_NUMBERED_CLASSES = 25
 _ERROR_MAP, _DIAGONAL_COLOUR = "Oranges", "#dddddd"
-_BRIGHTNESS = {"black": 0, "white": 255}
+_BRIGHTNESS = {"black": 0, "white": 255}  # grey values of the two colours of numbers
 # One number in a heat map: row, column, text, colour.
 Cell = tuple[int, int, str, str]
 
@@ -44,15 +45,18 @@ def confusion_figure(confusion: Tensor, *, class_names: Sequence[str], title: st
 
 
 class ConfusionRenderer:
-    """Renders ``confusion_figure`` as pixels for many networks.
+    """Renders ``confusion_figure`` as pixels for many networks, such as the runs of a sweep.
 
-    Drawing axes, names and texts with Matplotlib takes most of the time. So Matplotlib draws an empty frame once for
-    each pair of colour scales, and each number once; NumPy colours the cells and pastes the numbers.
+    Drawing axes, names and texts with Matplotlib takes most of the time. So Matplotlib draws a frame (the figure
+    without colours and numbers) once for each pair of colour scales, and each number once. NumPy colours the cells and
+    pastes the numbers.
     """
 
     def __init__(self, *, class_names: Sequence[str], title: str) -> None:
         self._class_names, self._title = class_names, title
+        # Each frame as figure and as pixels, by the ends of its colour scales.
         self._frames: dict[tuple[float, float], tuple[Figure, npt.NDArray[np.uint8]]] = {}
+        # The opacity of each number, by its text.
         self._numbers: dict[str, npt.NDArray[np.uint8]] = {}
 
     @styled
@@ -69,6 +73,7 @@ class ConfusionRenderer:
             for row, column, text, colour in cells:
                 if text not in self._numbers:
                     self._numbers[text] = _opacity(text)
+                # Matplotlib counts pixels from the bottom, ``picture`` from the top.
                 x, y = axes.transData.transform((column, row))
                 _blend(picture, self._numbers[text], (len(picture) - y, x), brightness=_BRIGHTNESS[colour])
         return picture
@@ -89,6 +94,7 @@ def _rounded_up(value: float) -> float:
     if value <= 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))
+    # The tolerance keeps a value that is already such a number, even if its product has a rounding error.
     return next(step * power for step in (1, 1.5, 2, 3, 4, 6, 8, 10) if value <= step * power * (1 + 1e-9))
 
 
@@ -106,6 +112,7 @@ def _paint(picture: npt.NDArray[np.uint8], axes: Axes, colours: npt.NDArray[np.u
 @styled
 def _opacity(text: str) -> npt.NDArray[np.uint8]:
     """Render the text of one cell as opacity, uint8 (rows, columns): 255 hides the background completely."""
+    # The size in inches is just large enough for the text in this font size.
     figure = Figure(figsize=(0.09 * len(text) + 0.05, 0.15))
     figure.patch.set_alpha(0)
     figure.text(0.5, 0.5, text, ha="center", va="center", fontsize=_NUMBER_POINTS)
@@ -206,12 +213,12 @@ def confused_pairs_figure(
     captions: list[Caption | None] = []
     classes = len(class_names)
     counts = (labels * classes + predicted).bincount(minlength=classes**2).view(classes, classes)
-    for label, taken_for, count in most_confused(counts.tolist(), pairs=pairs):
-        indices = ((labels == label) & (predicted == taken_for)).nonzero().flatten()[:examples]
-        # Tiles without caption fill the row.
+    for label, wrong_class, count in most_confused(counts.tolist(), pairs=pairs):
+        indices = ((labels == label) & (predicted == wrong_class)).nonzero().flatten()[:examples]
+        # If there are too few examples, empty places fill the row: images without a caption are not drawn.
         empty = examples - len(indices)
         tiles += [images[indices], images[:1].expand(empty, -1, -1, -1)]
-        caption = prediction_caption(taken_for, label, class_names=class_names)
+        caption = prediction_caption(wrong_class, label, class_names=class_names)
         first_caption = Caption(f"{caption.text}\n{count} time{'s' * (count != 1)}", caption.colour)
         captions += [first_caption, *[caption] * (len(indices) - 1), *[None] * empty]
     return tiles_figure(torch.cat(tiles), captions, columns=examples, title=title)

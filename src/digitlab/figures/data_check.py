@@ -1,4 +1,7 @@
-"""A contact sheet of what ``digitlab show --check`` found in a data set. C channels, H rows, W columns."""
+"""A contact sheet (small images in a grid) of what ``digitlab show --check`` found in a data set.
+
+Shapes: C channels, H rows, W columns.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +14,7 @@ from digitlab.figures.style import ORANGE, TEXT_COLOUR, short, styled
 from digitlab.figures.tiles import Caption, tiles_figure
 
 COLUMNS = 10
-_LETTERS = 17  # that fit under a tile
+_LETTERS = 17  # the length of a line of text that fits below an image
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,7 @@ class SheetImage:
 
 @styled
 def check_figure(sections: Sequence[Sequence[SheetImage]], *, title: str) -> Figure:
-    """Draw a contact sheet: each section starts a new row."""
+    """Draw a contact sheet. ``sections`` are lists of images; each starts a new row."""
     images: list[Tensor] = []
     captions: list[Caption | None] = []
     for section in sections:
@@ -33,7 +36,7 @@ def check_figure(sections: Sequence[Sequence[SheetImage]], *, title: str) -> Fig
             images.append(item.image)
             text = "\n".join(short(line, _LETTERS) for line in item.lines)
             captions.append(Caption(text, ORANGE if item.marked else TEXT_COLOUR))
-        empty = -len(section) % COLUMNS
+        empty = -len(section) % COLUMNS  # the number of places that stay empty in the last row of the section
         images += [torch.zeros_like(images[0])] * empty
         captions += [None] * empty
     return tiles_figure(torch.stack(images), captions, columns=COLUMNS, title=title)

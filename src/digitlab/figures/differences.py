@@ -1,6 +1,7 @@
-"""A figure of paired comparisons: one line for each pair, and each difference with its 95 % interval.
+"""A figure of comparisons between two groups of runs: their pairs, and their difference with its 95 % interval.
 
-``digitlab compare`` and the figures of a sweep draw it.
+A pair is one run of each group; the two have the same seed, and differ only in what the groups differ in. ``digitlab
+compare --figure``, the report of a sweep and the Python API show the figure.
 """
 
 import re
@@ -13,7 +14,8 @@ from matplotlib.figure import Figure
 from digitlab.figures.formatting import metric_scale
 from digitlab.figures.style import BLUE, ORANGE, TEXT_COLOUR, literal, styled
 
-# More panels of pairs than this are too small to read; the differences below them are complete.
+# Only the pairs of this many comparisons are drawn, because more panels would be too small to read. The differences of
+# all comparisons are drawn below them.
 _MAX_PANELS = 6
 _LONGEST_NAME = 30
 
@@ -35,9 +37,10 @@ class PairedValues:
 
 @styled
 def difference_figure(comparisons: Sequence[PairedValues], *, metric: str) -> Figure:
-    """Draw the pairs of up to six comparisons and below them the differences of all, best group first.
+    """Draw the pairs of the first six paired comparisons, and below them the differences of all, in their order.
 
-    The interval is blue with a filled square if the difference is significant, and orange with an open one otherwise.
+    In the panel of a comparison, a thin line joins the two values of each pair, and a thick line the two means. The
+    interval is blue with a filled square if the difference is significant, and orange with an open one otherwise.
     """
     factor, label = metric_scale(metric)
     paired = [comparison for comparison in comparisons if comparison.pairs][:_MAX_PANELS]
@@ -59,6 +62,7 @@ def difference_figure(comparisons: Sequence[PairedValues], *, metric: str) -> Fi
 
 
 def _draw_pairs(axes: Axes, comparison: PairedValues, factor: float, label: str) -> None:
+    """Draw the panel of one comparison: the first group on the left, the second one on the right."""
     for pair in comparison.pairs:
         axes.plot([0, 1], [factor * value for value in pair], "o-", color=TEXT_COLOUR, alpha=0.45, linewidth=0.9)
     means = [factor * sum(pair[side] for pair in comparison.pairs) / len(comparison.pairs) for side in (0, 1)]
@@ -81,6 +85,7 @@ def _draw_differences(axes: Axes, comparisons: Sequence[PairedValues], factor: f
     names = [f"{_keep_end(each.first)}\n− {_keep_end(each.second)}" for each in comparisons]
     axes.set_yticks(range(len(comparisons)), names)
     axes.set_ylim(len(comparisons) - 0.5, -0.5)
+    # The difference of two values in per cent is in percentage points.
     unit = " in points" if factor != 1 else ""
     axes.set_xlabel(f"difference in {metric}{unit}:\nmean and 95 % interval;\nfilled and blue if significant")
 
@@ -98,6 +103,7 @@ def _common_key(first: str, second: str) -> tuple[str, tuple[str, str]]:
 
 def _settings(name: str) -> list[str]:
     """Split ``lr=0.1, dropout=0`` into its settings; another name stays whole."""
+    # A comma inside a value, such as ``hidden=[8, 8]``, is not followed by a key and ``=``.
     return re.split(r", (?=[\w.]+=)", name)
 
 

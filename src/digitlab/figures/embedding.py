@@ -1,5 +1,6 @@
 """Figures of points in two dimensions, one for each image, coloured and marked by class.
 
+``digitlab explain`` draws the last hidden layer of a network in this way, projected to two dimensions.
 N is the number of images, K the number of classes.
 """
 
@@ -15,7 +16,7 @@ from digitlab.figures.style import BACKGROUND_COLOUR, LINE_STYLES, TEXT_COLOUR, 
 
 _PANEL_INCHES = 4.2
 _MARKERS = "os^Dv<>pPX*"
-# The size of a letter of a name, as shares of the width and the height of a panel.
+# About the size of a letter of a name, as shares of the width and the height of a panel.
 _LETTER_WIDTH, _LETTER_HEIGHT = 0.019, 0.036
 _MOST_NAMES = 30  # in the legend; with more classes, the figure has no legend and only the names at the points
 
@@ -39,15 +40,15 @@ def embedding_figure(panels: Sequence[Panel], labels: Tensor, *, class_names: Se
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(_PANEL_INCHES * columns + 1.2, _PANEL_INCHES * rows), layout="constrained")
     axes_grid = figure.subplots(rows, columns, squeeze=False)
-    present = labels.unique().tolist()
+    occurring = labels.unique().tolist()
     for axes, panel in zip(axes_grid.flat, panels, strict=True):
-        for label in present:
+        for label in occurring:
             points = panel.points[labels == label]
             axes.scatter(
                 *points.T.numpy(), s=6, color=_colour(label), marker=_MARKERS[label % len(_MARKERS)], linewidths=0,
                 alpha=0.7, label=short(class_names[label]), rasterized=True,
             )  # fmt: skip
-        _write_names(axes, {label: panel.points[labels == label].median(0).values.tolist() for label in present},
+        _write_names(axes, {label: panel.points[labels == label].median(0).values.tolist() for label in occurring},
                      class_names)  # fmt: skip
         axes.set_title(panel.title)
         if any(panel.axis_labels):
@@ -56,7 +57,7 @@ def embedding_figure(panels: Sequence[Panel], labels: Tensor, *, class_names: Se
         else:
             axes.set_xticks([])
             axes.set_yticks([])
-    if len(present) <= _MOST_NAMES:
+    if len(occurring) <= _MOST_NAMES:
         legend = figure.legend(
             *axes_grid.flat[0].get_legend_handles_labels(), loc="outside right upper", markerscale=2, ncols=1
         )
@@ -68,16 +69,21 @@ def embedding_figure(panels: Sequence[Panel], labels: Tensor, *, class_names: Se
 
 
 def _write_names(axes: Axes, places: Mapping[int, Sequence[float]], class_names: Sequence[str]) -> None:
-    """Write the name of each class at its place (x, y); move a name that would cover another one upwards."""
+    """Write the name of each class at its place (x, y), from the bottom to the top of the panel.
+
+    A name that would cover one that is written already moves upwards.
+    """
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     letter, height = _LETTER_WIDTH * (right - left), _LETTER_HEIGHT * (top - bottom)
     written: list[tuple[float, float, float]] = []
     for label, (x, y) in sorted(places.items(), key=lambda each: each[1][1]):
         name = short(class_names[label])
         width = letter * len(name)
-        beside = [low for other, low, size in written if abs(other - x) < (size + width) / 2]
-        # The names below stay where they are, so each move leads upwards and the loop ends. A rounded distance counts.
-        while covered := [low for low in beside if abs(low - y) < 0.999 * height]:
+        # The y of each written name that would overlap this name if both had the same y.
+        ys_beside = [other_y for other_x, other_y, other_w in written if abs(other_x - x) < (other_w + width) / 2]
+        # Written names stay where they are, so each move leads upwards and the loop ends. A move leads exactly one
+        # height above another name; the factor 0.999 allows for the rounding error of this distance.
+        while covered := [other_y for other_y in ys_beside if abs(other_y - y) < 0.999 * height]:
             y = max(covered) + height
         written.append((x, y, width))
         halo = [withStroke(linewidth=2.5, foreground=BACKGROUND_COLOUR)]

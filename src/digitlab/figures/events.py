@@ -1,7 +1,7 @@
 """Sends figures, weight histograms and precision-recall curves to TensorBoard through the run's writer.
 
-The callback of a solo run and the members of a population use the same functions. Matplotlib is imported only inside
-functions that draw, so that checking a configuration does not load it.
+The callback of a solo run uses these functions, and so do the members of a population, which are runs that are trained
+together. Matplotlib is imported only inside functions that draw, so that checking a configuration does not load it.
 """
 
 from functools import lru_cache
@@ -41,7 +41,10 @@ def send_samples(writer: RunWriter, picture: npt.NDArray[np.uint8]) -> None:
 
 
 def send_epoch(writer: RunWriter, classifier: Classifier, data: ImageData, run_state: RunState) -> None:
-    """Send every figure of ``digitlab figures``, drawn from the current network and the validation images."""
+    """Send every figure of ``digitlab figures``, drawn from the current network and the validation images.
+
+    Send histograms of the weights and, if there are validation images, precision-recall curves as well.
+    """
     from digitlab.figures.gallery import FIGURES, NotApplicableError
     from digitlab.figures.run_data import collect_run_data, curves
 
@@ -78,7 +81,10 @@ def send_test(writer: RunWriter, classifier: Classifier) -> None:
 
 @lru_cache(maxsize=1)
 def _confusion_renderer(names: tuple[str, ...], title: str) -> "ConfusionRenderer":
-    """Return a renderer that all members of a population share: they are tested one after the other."""
+    """Return a renderer for these names and this title.
+
+    The members of a population have the same ones and are tested one after the other, so they share one renderer.
+    """
     from digitlab.figures.confusion import ConfusionRenderer
 
     return ConfusionRenderer(class_names=names, title=title)

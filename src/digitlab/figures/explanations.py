@@ -1,5 +1,6 @@
-"""Figures that explain predictions: heat maps over images with the nearest training images, and images of classes.
+"""Figures for ``digitlab explain``: heat maps over images with similar training images, images of classes, and filters.
 
+A heat map has one number for each pixel: positive if the pixel speaks for a class, negative if it speaks against it.
 Shapes: C channels, H rows, W columns, K classes.
 """
 
@@ -7,24 +8,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from matplotlib import colormaps
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from digitlab.figures.formatting import format_confidence
 from digitlab.figures.images import prediction_caption
-from digitlab.figures.style import CORRECT_COLOUR, SIGNED_MAP, WRONG_COLOUR, cut, literal, short, styled
+from digitlab.figures.style import CORRECT_COLOUR, WRONG_COLOUR, cut, literal, short, styled
 from digitlab.figures.tiles import Caption, rgba, tiles_figure
 from digitlab.figures.weights import signed_images
 
-# How much darker a heat map is, at most, where the image shows through it.
+# Where an image shows through its heat map, the colours lose at most this share of their brightness.
 _IMAGE_SHARE = 0.35
-_LETTERS = 16  # that fit under a tile
+_LETTERS = 16  # the length of a line of text that fits below an image
 
 
 @dataclass(frozen=True, slots=True)
 class NearImage:
-    """A training image (C, H, W) near an explained image, its label, and the cosine of their last hidden layers."""
+    """A training image (C, H, W) that is near an explained image for the network, and its label.
+
+    ``similarity`` is the cosine, in [-1, 1], of the outputs of the last hidden layer for the two images.
+    """
 
     image: Tensor
     label: int
@@ -33,7 +36,7 @@ class NearImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExplainedImage:
-    """One explained image.
+    """One explained image, which is one row of ``explanations_figure``.
 
     ``image`` is (C, H, W), uint8 or float in [0, 1]; ``scores`` (K,) are its confidences. ``maps`` holds a heat map
     (H, W) for each method by name, all for the class ``target``. ``label`` is the true class, or None if it is unknown.
@@ -53,7 +56,11 @@ class ExplainedImage:
 def explanations_figure(
     rows: Sequence[ExplainedImage], *, class_names: Sequence[str], title: str, candidates: int
 ) -> Figure:
-    """Draw a row for each image; ``candidates`` is the number of training images among which the nearest were found."""
+    """Draw a row for each image: the image itself, its heat maps, and the nearest training images.
+
+    ``candidates`` is the number of training images that were compared. All rows have the same methods and equally many
+    nearest images.
+    """
     tiles: list[Tensor] = []
     captions: list[Caption | None] = []
     for row in rows:
@@ -93,8 +100,7 @@ def heat_colours(heat: Tensor, image: Tensor) -> Tensor:
     frequent brightness, the colours are darker, so that its shape is visible.
     """
     limit = float(heat.abs().max()) or 1.0
-    scaled = (heat.float() / (2 * limit) + 0.5).clamp(0, 1)
-    colours = torch.from_numpy(colormaps[SIGNED_MAP](scaled.numpy())[..., :3]).float().permute(2, 0, 1)
+    colours = signed_images(heat[None, None], limit=limit)[0].float()
     grey = _colours(image).mean(0)
     difference = (grey - grey.median()).abs()
     return colours * (1 - _IMAGE_SHARE * difference / max(float(difference.max()), 1e-6))
@@ -121,9 +127,10 @@ def feature_maps_figure(
 ) -> Figure:
     """Draw an image (C, H, W), the ``filters`` (F, C, h, w) of the first convolution, and maps of each convolution.
 
-    ``maps`` are (F, h, w) by the name of the convolution, for F filters. Each map has its own scale: white is zero, red
-    positive, blue negative. A row has ``columns`` tiles; a convolution shows the maps with the largest absolute values.
-    Filters are shown as in ``weights.filters_figure``.
+    ``maps`` are the outputs of a convolution with F filters, (F, h, w), by its name. Each map has its own scale: white
+    is zero, red positive, blue negative. Each row has ``columns`` images: first the image and filters, then one row of
+    maps for each convolution, those with the largest absolute values. Filters are shown as in
+    ``weights.filters_figure``.
     """
     height, width = image.shape[1:]
     blank = torch.ones(3, height, width)
@@ -139,7 +146,7 @@ def feature_maps_figure(
         strongest = filter_maps.abs().amax((1, 2)).topk(min(columns, len(filter_maps))).indices.sort().values.tolist()
         for number in strongest:
             heat = torch.nn.functional.interpolate(filter_maps[None, None, number].float(), size=(height, width))[0, 0]
-            tiles.append(heat_colours(heat, torch.zeros(1, height, width)))
+            tiles.append(heat_colours(heat, torch.zeros(1, height, width)))  # no image shows through
             captions.append(Caption(f"{short(name, 13)}\nfilter {number}"))
         empty = columns - len(strongest)
         tiles += [blank] * empty

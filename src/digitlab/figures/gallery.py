@@ -1,6 +1,7 @@
-"""The list of all figures of one run: each function draws one figure from ``RunData``.
+"""The list of all figures of one run: each public function draws one figure from ``RunData``, and has its name.
 
-``digitlab figures`` draws them from a run folder; ``figures.each_epoch=true`` draws them during training.
+``digitlab figures`` writes them to files, the report of runs and the Python API show them, and
+``figures.each_epoch=true`` sends them to TensorBoard during training.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,8 +18,10 @@ from digitlab.figures.batch_log import BatchLog
 from digitlab.figures.run_data import RunData
 from digitlab.figures.style import SPLIT_NAMES, Format, Width, encode, figure_width
 
-_RANDOM_IMAGES, _CORRECT_IMAGES, _WRONG_IMAGES, _MISTAKES, _PREDICTION_IMAGES = 4, 20, 10, 20, 50
-_IMAGES_PER_CLASS, _UNITS_PER_CLASS, _CONFUSED_PAIRS, _EXAMPLES_PER_PAIR = 10, 5, 6, 8
+# How many images, hidden units of each class and pairs of classes the figures show.
+_FIRST_IMAGES, _RANDOM_IMAGES, _PREDICTION_IMAGES, _IMAGES_PER_CLASS = 7, 4, 50, 10
+_CORRECT_IMAGES, _WRONG_IMAGES, _MISTAKES = 20, 10, 20
+_UNITS_PER_CLASS, _CONFUSED_PAIRS, _EXAMPLES_PER_PAIR = 5, 6, 8
 
 
 class NotApplicableError(Exception):
@@ -60,9 +63,10 @@ def _batch_log(run: RunData) -> BatchLog:
 
 
 def images_first(run: RunData) -> Figure:
-    first = slice(7)
     title = _title(run, "first {} images")
-    return images.labelled_figure(run.images[first], run.labels[first], class_names=run.class_names, title=title)
+    return images.labelled_figure(
+        run.images[:_FIRST_IMAGES], run.labels[:_FIRST_IMAGES], class_names=run.class_names, title=title
+    )
 
 
 def images_random(run: RunData) -> Figure:
@@ -143,6 +147,7 @@ def weights_outputs(run: RunData) -> Figure:
 
 
 def weights_units(run: RunData, classes: Sequence[int] | None = None) -> Figure:
+    """Draw the hidden units of ``classes``; None means all classes, or a few of the least accurate ones of many."""
     dense = _dense_layers(run)
     if len(dense) < 2:
         raise NotApplicableError("the network has no hidden layer")
@@ -260,6 +265,7 @@ def make_figures(
         file_name = f"{name}.{file_format}"
         try:
             with figure_width(width):
+                # Only this figure depends on ``classes``.
                 figure = weights_units(run, classes) if draw is weights_units else draw(run)
                 content = encode(figure, file_format)
         except NotApplicableError as reason:

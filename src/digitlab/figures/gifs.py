@@ -1,7 +1,8 @@
-"""GIFs of a linear network's weights while it learns from zero weights, image by image (report R1).
+"""GIFs of a linear network's weights while it learns from zero weights, image by image, as in the course report R1.
 
-This module trains the network itself, with the same training step as a run, on images of the run's data set. GIFs have
-no half-transparent pixels, so the background is white. K is the number of classes, T the number of frames.
+``digitlab figures`` writes them. They do not show the run's own network: this module trains a new one, with the same
+training step as a run, on images of the run's data set. GIFs have no half-transparent pixels, so the background is
+white. K is the number of classes, T the number of frames.
 """
 
 import io
@@ -41,7 +42,7 @@ _TILE_PIXELS, _GAP_PIXELS, _LINE_PIXELS, _SCALE_PIXELS, _NARROWEST_PIXELS = 112,
 # The distances from one image to the next, to the right and downwards.
 _PITCH_PIXELS = _TILE_PIXELS + _GAP_PIXELS, _TILE_PIXELS + _LINE_PIXELS + 4
 _HEAD_PIXELS = 2 * _LINE_PIXELS + 8
-_FRAME_MS, _LAST_FRAME_MS = 90, 2500
+_FRAME_MS, _LAST_FRAME_MS = 90, 2500  # how long a frame is shown, in milliseconds
 _TEXT_RGB, _FRAME_RGB, _BACKGROUND_RGB = (64, 64, 64), (200, 200, 200), (255, 255, 255)
 
 
@@ -79,6 +80,7 @@ def learning_weights(
     inputs = normalise(images)
     batches = list(zip(inputs.split(batch_size), loss.encode(labels, classes).split(batch_size), strict=True))
     lr = _learning_rate(inputs, classes)
+    # ``TrainStep`` needs the description of a whole run, ``MemberSpec``: here, of one epoch of plain SGD.
     # Building the network uses torch's global random generator and a step seeds it: restore its state afterwards.
     with torch.random.fork_rng(devices=[]):
         network = Linear(image_shape=shape, classes=classes, init="zeros")
@@ -93,6 +95,7 @@ def learning_weights(
         )  # fmt: skip
         frames = [network.output.weight.detach().clone()]
         for number, (batch, targets) in enumerate(batches):
+            # 1.0 is the weight of the loss; only several processes that train together need another one.
             step(batch, targets, 1.0, number)
             if (number + 1) % steps_per_frame == 0 or number + 1 == len(batches):
                 frames.append(network.output.weight.detach().clone())
@@ -100,9 +103,11 @@ def learning_weights(
 
 
 def _learning_rate(inputs: Tensor, classes: int) -> float:
-    """Return the learning rate at which one step halves the error of an image, if its vector of pixels has mean length.
+    """Return the learning rate at which one step halves the errors of an image whose squared length is the mean.
 
-    At twice this rate, the error of an image with more than twice the mean squared length would grow.
+    The squared length of an image is the sum of its squared pixels. A step on one image multiplies its errors, the
+    differences between outputs and targets, by 1 - 2 · rate · (squared length) / K. At twice the returned rate, the
+    errors of an image with more than twice the mean squared length would grow.
     """
     squared_length = float(inputs.double().square().flatten(1).sum(1).mean())
     return classes / (4 * squared_length)
@@ -143,10 +148,12 @@ class _FrameRenderer:
         self._draw_scale(pen, limit, coloured=coloured)
 
     def _place(self, number: int) -> tuple[int, int]:
+        """Return the left and the upper edge of an image, in pixels."""
         row, column = divmod(number, self._columns)
         return _GAP_PIXELS + column * _PITCH_PIXELS[0], _HEAD_PIXELS + row * _PITCH_PIXELS[1]
 
     def _draw_scale(self, pen: ImageDraw.ImageDraw, limit: float, *, coloured: bool) -> None:
+        """Draw the colour scale from -``limit`` to ``limit`` at the bottom."""
         colours = colormaps["gray" if coloured else SIGNED_MAP](np.linspace(0, 1, _SCALE_PIXELS))[None, :, :3]
         strip = Image.fromarray((255 * colours).round().astype(np.uint8)).resize((_SCALE_PIXELS, 10))
         low, high = f"weight  −{limit:.3f}", f"+{limit:.3f}"
@@ -181,7 +188,7 @@ def gif(frames: Sequence[Image.Image]) -> bytes:
 
 
 def make_gifs(run: RunData, folder: Path, options: GifOptions) -> Iterator[tuple[str, str | None]]:
-    """Write the GIFs of a run's data set into ``folder``; yield each file name and None, or why there is no GIF."""
+    """Write the GIFs of a run's data set into ``folder``; yield each file name, and None or why there is no GIF."""
     indices = run.train_indices[: options.images].cpu()
     names, image_count = gif_names(run.class_names), len(indices)
     if not options.images:
@@ -196,6 +203,7 @@ def make_gifs(run: RunData, folder: Path, options: GifOptions) -> Iterator[tuple
     limit = float(weights.abs().max())
     title = f"a linear network learns {run.title.partition(',')[0]}"
     all_labels = range(len(run.class_names))
+    # The first GIF shows all classes, each of the others one class. If there are many classes, there is only one name.
     for name, labels in zip(names, [all_labels, *([label] for label in all_labels)], strict=False):
         class_names = [run.class_names[label] for label in labels]
         frames = weight_frames(weights[:, list(labels)], names=class_names, notes=notes, limit=limit, title=title)

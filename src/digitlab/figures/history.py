@@ -1,6 +1,8 @@
-"""Figures of a training run over time: metrics against epochs or iterations, and single mini-batches (report R2).
+"""Figures of a run over time: metrics against epochs or iterations, and numbers of single mini-batches.
 
-The functions take plain tables and return a Matplotlib figure. One iteration is one mini-batch.
+``figures.gallery`` draws them. The figures of single mini-batches are those of R2, one of the course reports that
+``digitlab reproduce`` repeats. The functions take plain tables and return a Matplotlib figure. One iteration is one
+mini-batch; nll is the negative log-likelihood.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,6 +20,7 @@ Curve = Sequence[tuple[float, float]]
 # Curves keyed by the column names of ``metrics.csv``: ``train/loss``, ``val/accuracy``, ...
 Curves = Mapping[str, Curve]
 
+# The panels of ``history_figure``: metric and axis label.
 _PANELS = {"loss": "loss", "accuracy": "accuracy in %", "f1": "F1 (macro) in %"}
 _PANEL_INCHES = (3.0, 2.5)
 # All three colours have the same lightness. The usual maps have a light end, which would vanish on white.
@@ -27,9 +30,10 @@ _MARKED_POINTS = 40  # more markers would cover the line
 
 @styled
 def history_figure(curves: Curves, *, x_label: str, best: float | None, title: str) -> Figure:
-    """Draw loss, accuracy and F1 of training and validation, one panel each; a vertical line marks ``best``.
+    """Draw loss, accuracy and F1 of training and validation, one panel each.
 
-    Metrics that no split has get no panel. Accuracy and F1 are in [0, 1] and are drawn in per cent.
+    A vertical line marks ``best``, the epoch or iteration of the best checkpoint (None: no line). Metrics that no split
+    has get no panel. Accuracy and F1 are in [0, 1] and are drawn in per cent.
     """
     panels = [name for name in _PANELS if any(key.partition("/")[2] == name for key in curves)]
     figure, all_axes = _panels(len(panels), _PANEL_INCHES)
@@ -45,7 +49,7 @@ def history_figure(curves: Curves, *, x_label: str, best: float | None, title: s
         axes.set_ylabel(_PANELS[name])
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    # The other panels have the same lines, and a legend would cover them.
+    # The legend of the first panel is enough: the others have the same kinds of lines, and a legend could cover them.
     all_axes[0].legend()
     return figure
 
@@ -87,8 +91,8 @@ def nll_figure(nll: Tensor, *, mean_over: int, title: str) -> Figure:
 def changed_weights_figure(nll: Tensor, changed: Tensor, *, parameters: int, title: str) -> Figure:
     """Draw the negative log-likelihood of each mini-batch against the number of weights that it changed.
 
-    ``nll`` is float (iterations,), in nats. ``changed`` is int64 (iterations,): the non-zero entries in the gradient of
-    all ``parameters`` weights.
+    ``nll`` is float (iterations,), in nats. ``changed`` is int64 (iterations,): the number of non-zero entries in the
+    gradient of all ``parameters`` weights, because gradient descent changes only these weights.
     """
     figure, axes = _single_panel(title)
     points = axes.scatter(
@@ -106,8 +110,9 @@ def changed_weights_figure(nll: Tensor, changed: Tensor, *, parameters: int, tit
 def batch_accuracy_figure(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], *, title: str) -> Figure:
     """Draw the number of correctly classified images of each mini-batch, in training and on the test set.
 
-    ``train`` and ``test`` are pairs of int64 (iterations,): correct images, and images. Smaller mini-batches at the end
-    of an epoch are left out, because fewer of their images can be correct. Empty tensors get no panel.
+    ``train`` and ``test`` are pairs of tensors, int64 (iterations,): the number of correctly classified images of each
+    mini-batch, and the number of all its images. Smaller mini-batches at the end of an epoch are left out, because
+    fewer of their images can be correct. Empty tensors get no panel.
     """
     panels = {split: pair for split, pair in (("train", train), ("test", test)) if len(pair[0])}
     figure, all_axes = _panels(len(panels), (3.6, 2.8))

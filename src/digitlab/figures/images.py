@@ -1,5 +1,6 @@
-"""Figures of images with their labels or predictions; colour and mark tell correct and wrong predictions apart.
+"""Figures of images with their labels or predictions. Wrong predictions differ from correct ones in colour and mark.
 
+``figures.gallery`` draws them for a run; other figures of predictions use ``prediction_caption``.
 ``images`` is (N, C, H, W), uint8 or float in [0, 1]; ``labels`` is int64 (N,); ``scores`` is float (N, K), the
 confidences in [0, 1] for K classes.
 """
@@ -19,7 +20,7 @@ _COLUMNS = 10
 
 @styled
 def labelled_figure(images: Tensor, labels: Tensor, *, class_names: Sequence[str], title: str) -> Figure:
-    """Draw each image above its label, seven in a row."""
+    """Draw each image above the name of its class, seven in a row."""
     captions = [Caption(short(class_names[label])) for label in labels.tolist()]
     return tiles_figure(images, captions, columns=min(7, len(images)), title=title, wrap=True)
 

@@ -1,6 +1,7 @@
-"""A diagram of a network's layers, from the image at the top to the logits at the bottom.
+"""A diagram of a network's layers, from the image at the top to the logits at the bottom, for ``digitlab figures``.
 
-The names, output shapes and parameter counts come from the network itself: forward hooks record them.
+The names, output shapes and parameter counts come from the network itself: forward hooks record them. ``digitlab
+explain`` uses them as well.
 """
 
 import math
@@ -19,12 +20,15 @@ from digitlab.figures.tiles import blank_axes
 # The height of a row, the widest bar, the width of the figure, and the height of the title. All lengths and positions
 # in the figure are in inches.
 _ROW_INCHES, _WIDEST_INCHES, _WIDTH_INCHES, _HEAD_INCHES = 0.34, 2.2, 6.4, 0.45
+_NARROWEST_INCHES = 0.8  # the narrowest bar: the name of a type has to fit into it
+# The distance from the top of a row to the centre of its bar, and half the height of a bar.
+_CENTRE_INCHES, _HALF_BAR_INCHES = 0.12, 0.09
 _COLOURS = {nn.Linear: BLUE, nn.Conv2d: GREEN}
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One layer: its name in the network, its type, the shape of its output without N, its number of parameters."""
+    """One layer: its name in the network, its type, the shape of its output for one image, its number of parameters."""
 
     name: str
     kind: str
@@ -42,12 +46,13 @@ def layers_of(network: nn.Module, image_shape: tuple[int, int, int]) -> list[Lay
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             if not isinstance(output, Tensor):
                 return  # recurrent layers return a tuple; the diagram omits them
-            weights = sum(parameter.numel() for parameter in layer.parameters())
+            parameters = sum(parameter.numel() for parameter in layer.parameters())
             colour = next((colour for kind, colour in _COLOURS.items() if isinstance(layer, kind)), PURPLE)
-            called.append(Layer(name, type(layer).__name__, tuple(output.shape[1:]), weights, colour))
+            called.append(Layer(name, type(layer).__name__, tuple(output.shape[1:]), parameters, colour))
 
         return layer.register_forward_hook(hook)
 
+    # Modules that contain other modules only call them, so they are not layers of the diagram.
     handles = [add_hook(name, layer) for name, layer in network.named_modules() if not list(layer.children())]
     training, parameter_example = network.training, next(network.parameters())
     try:
@@ -75,18 +80,21 @@ def layers_figure(layers: Sequence[Layer], *, image_shape: tuple[int, int, int],
     middle, largest = _WIDTH_INCHES / 2, max(math.prod(row.shape) for row in rows)
     for number, row in enumerate(rows):
         top = number * _ROW_INCHES
-        centre = top + 0.12
-        half = max(_WIDEST_INCHES * math.log(math.prod(row.shape) + 1) / math.log(largest + 1), 0.8) / 2
-        corner = (middle - half, centre - 0.09)
-        axes.add_patch(
-            FancyBboxPatch(corner, 2 * half, 0.18, boxstyle="round,pad=0.01", edgecolor=row.colour, facecolor="none")
-        )
+        centre = top + _CENTRE_INCHES
+        share = math.log(math.prod(row.shape) + 1) / math.log(largest + 1)
+        width = max(_WIDEST_INCHES * share, _NARROWEST_INCHES)
+        bar = FancyBboxPatch(
+            (middle - width / 2, centre - _HALF_BAR_INCHES), width, 2 * _HALF_BAR_INCHES,
+            boxstyle="round,pad=0.01", edgecolor=row.colour, facecolor="none",
+        )  # fmt: skip
+        axes.add_patch(bar)
         axes.text(middle, centre, row.kind, ha="center", va="center_baseline", color=row.colour)
         axes.text(middle - _WIDEST_INCHES / 2 - 0.15, centre, row.name, ha="right", va="center_baseline", fontsize=7)
-        weights = f"    {row.parameters:,} parameters" if row.parameters else ""
+        count = f"    {row.parameters:,} parameters" if row.parameters else ""
         shape = " × ".join(map(str, row.shape))
-        axes.text(middle + _WIDEST_INCHES / 2 + 0.15, centre, shape + weights, va="center_baseline", fontsize=7)
+        axes.text(middle + _WIDEST_INCHES / 2 + 0.15, centre, shape + count, va="center_baseline", fontsize=7)
         if number:
+            # From just below the bar above to just above this bar.
             arrow = ((middle, top - _ROW_INCHES + 0.23), (middle, top + 0.02))
             axes.add_patch(
                 FancyArrowPatch(*arrow, arrowstyle="-|>", mutation_scale=6, color=TEXT_COLOUR, shrinkA=0, shrinkB=0)

@@ -1,7 +1,8 @@
 """The data that a run's figures need, read from its folder: curves, network, and predictions on one split.
 
-The split is the test set if the run was tested, otherwise validation: drawing figures must not evaluate the test set.
-N is the number of images, K the number of classes.
+``figures.gallery`` draws figures from it; ``explain`` and the report use parts of it. The split is the test set if the
+run was tested, otherwise the validation images, because drawing a figure must not be the first look at the test set. N
+is the number of images, K the number of classes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -61,7 +62,8 @@ class RunData:
 
     @property
     def confusion(self) -> Tensor:
-        """int64 (K, K), true by predicted class, on ``split``."""
+        """The confusion matrix on ``split``, int64 (K, K): true class by predicted class."""
+        # ``confusions`` takes the scores of several networks.
         return confusions(self.scores.unsqueeze(0), self.labels.unsqueeze(0))[0]
 
 
@@ -114,8 +116,8 @@ def collect_run_data(
     """
     best = best if len(data.val_indices) else None
     images, labels, scores = predict_split(classifier, data, split)
-    network = classifier.evaluated_network
-    facts = classifier.facts
+    network = classifier.evaluated_network  # the one with averaged weights, if the run averages them
+    facts = classifier.facts  # the names and the shape that the checkpoint stores about the data set
     return RunData(
         title=f"{facts.title}, {type(network).__name__}", split=split, class_names=facts.class_names, network=network,
         images=images, labels=labels, scores=scores,
@@ -154,12 +156,13 @@ def event_curves(run: RunFolder) -> Curves:
     """Read the curves against updates from the TensorBoard events: validations and losses of single mini-batches."""
     curves_by_name: dict[str, Curve] = {}
     for split in ("train", "val"):
+        # The size 0 means all scalars; by default, TensorBoard keeps a sample of them.
         events = EventAccumulator(str(curves_folder(run.path, split)), size_guidance={"scalars": 0})
         events.Reload()
         for tag in sorted({*NAMES, LOSS_TAG} & {*events.Tags()["scalars"]}):
-            # If two event files contain the same step, the later entry counts.
-            written = sorted(events.Scalars(tag), key=lambda event: event.wall_time)
-            curves_by_name[f"{split}/{tag}"] = sorted({event.step: event.value for event in written}.items())
+            # A resumed run can write a step again, into a second file. The later entry counts.
+            oldest_first = sorted(events.Scalars(tag), key=lambda event: event.wall_time)
+            curves_by_name[f"{split}/{tag}"] = sorted({event.step: event.value for event in oldest_first}.items())
     # In figures against iterations, the loss of single mini-batches is the training loss.
     if f"train/{LOSS_TAG}" in curves_by_name:
         curves_by_name["train/loss"] = curves_by_name.pop(f"train/{LOSS_TAG}")

@@ -14,10 +14,10 @@ from torch import Tensor
 from digitlab.figures.style import BACKGROUND_COLOUR, TEXT_COLOUR, literal
 from digitlab.figures.tiles import rgba
 
-_GAP_PIXELS = 2
+_GAP_PIXELS = 2  # between two images, in pixels of the images
 _DOTS_PER_INCH = 200
-_DOTS_PER_PIXEL = 3
-_TITLE_INCHES, _EDGE_INCHES = 0.35, 0.05
+_DOTS_PER_PIXEL = 3  # width and height of a pixel of an image, in dots of the figure
+_TITLE_INCHES, _EDGE_INCHES = 0.35, 0.05  # the space above the images, and that to the right of and below them
 _LETTER_INCHES = 0.075  # slightly more than the mean width of a letter at 8 points
 
 
@@ -27,7 +27,7 @@ def first_of_each_class(labels: Tensor, *, classes: int, count: int) -> Tensor:
 
 
 def sample_grid(images: Tensor, labels: Tensor, *, class_names: Sequence[str], title: str) -> Figure:
-    """Draw one row of images per class, with the class names on the left.
+    """Draw one row of images per class, with the class names on the left. Rows may differ in length.
 
     ``images`` is (N, C, H, W), uint8 or float in [0, 1]; ``labels`` is int64 (N,). Three channels are shown as RGB,
     any other number as the grey mean of the channels.
@@ -42,6 +42,7 @@ def sample_grid(images: Tensor, labels: Tensor, *, class_names: Sequence[str], t
     axes = figure.add_axes((names_inches / size[0], _EDGE_INCHES / size[1], width / size[0], height / size[1]))
     axes.imshow(mosaic, interpolation="nearest", aspect="auto")
     pitch = tiles.shape[1] + _GAP_PIXELS
+    # In the coordinates of the axes, the centre of the first pixel is 0.
     centres = [row * pitch + (tiles.shape[1] - 1) / 2 for row in range(len(class_names))]
     axes.set_yticks(centres, [literal(name) for name in class_names])
     axes.set_xticks([])
@@ -53,11 +54,16 @@ def sample_grid(images: Tensor, labels: Tensor, *, class_names: Sequence[str], t
 
 
 def _mosaic(rows: Sequence[npt.NDArray[np.uint8]], tile_shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-    """Join all images in one array with transparent gaps. Matplotlib draws it 100 times as fast as single images."""
+    """Join all images in one array with transparent gaps. Matplotlib draws it 100 times as fast as single images.
+
+    ``rows`` holds the images of each class, uint8 (n, H, W, RGBA). ``tile_shape`` is the shape of one image.
+    """
     height, width = tile_shape[0] + _GAP_PIXELS, tile_shape[1] + _GAP_PIXELS
     longest = max(len(row) for row in rows)
     mosaic = np.zeros((len(rows) * height, longest * width, 4), dtype=np.uint8)
-    for top, row in enumerate(rows):
-        for left, image in enumerate(row):
-            mosaic[top * height :, left * width :][: tile_shape[0], : tile_shape[1]] = image
+    for row_number, row in enumerate(rows):
+        for column, image in enumerate(row):
+            top, left = row_number * height, column * width
+            mosaic[top : top + tile_shape[0], left : left + tile_shape[1]] = image
+    # There is no gap after the last row and the last column.
     return mosaic[:-_GAP_PIXELS, :-_GAP_PIXELS]

@@ -1,5 +1,6 @@
 """Figures of the predicted confidences: precision-recall curves, reliability diagram, accuracy of each class.
 
+``figures.gallery`` draws them for a run.
 ``scores`` is float (N, K), the confidences in [0, 1] of N images for K classes; ``labels`` is int64 (N,).
 """
 
@@ -16,7 +17,8 @@ from digitlab.figures.formatting import zoomed_label, zoomed_start
 from digitlab.figures.style import BLUE, LINE_STYLES, ORANGE, TEXT_COLOUR, short, styled
 from digitlab.training.evaluation import CALIBRATION_BINS
 
-_MOST_NAMED_OF_MANY = 12  # curves with a name, if there are too many classes to name all
+# The number of curves with a name and a colour, if there are more classes than line styles.
+_MOST_NAMED_OF_MANY = 12
 _OTHER_COLOUR = "#cccccc"  # curves without a name
 _NORMAL_97_5 = 1.959964  # the 97.5 % quantile of the normal distribution
 
@@ -27,6 +29,8 @@ def precision_recall(scores: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
     ``scores`` is float (N,), ``positive`` bool (N,). M is the number of different scores: images with equal scores
     share one point.
     """
+    # At each threshold, the images from the first in this order to the last one above the threshold are predicted to be
+    # positive.
     ranked = scores.sort(descending=True, stable=True)
     true_positives = positive[ranked.indices].cumsum(0).double()
     predicted_positives = torch.arange(1, len(scores) + 1, dtype=torch.float64)
@@ -50,9 +54,10 @@ def precision_recall_figure(scores: Tensor, labels: Tensor, *, class_names: Sequ
     """
     occurring = labels.unique().tolist()
     curves = {label: precision_recall(scores[:, label], labels == label) for label in occurring}
-    areas = {label: average_precision(*curve) for label, curve in curves.items()}
+    average_precisions = {label: average_precision(*curve) for label, curve in curves.items()}
     many = len(occurring) > len(LINE_STYLES)
-    named = sorted(sorted(areas, key=areas.__getitem__)[:_MOST_NAMED_OF_MANY]) if many else occurring
+    lowest_first = sorted(average_precisions, key=average_precisions.__getitem__)
+    named = sorted(lowest_first[:_MOST_NAMED_OF_MANY]) if many else occurring
     figure = Figure(figsize=(5.4, max(3.5, 0.19 * len(named) + 0.5)), layout="constrained")
     axes = figure.add_subplot()
     # The bend of a curve is where the smaller of precision and recall is largest.
@@ -63,7 +68,7 @@ def precision_recall_figure(scores: Tensor, labels: Tensor, *, class_names: Sequ
         line: dict[str, Any] = {"color": _OTHER_COLOUR, "linewidth": 0.5}
         if label in named:
             colour, style = LINE_STYLES[named.index(label) if many else label % len(LINE_STYLES)]
-            name = f"{short(class_names[label], 20)} ({areas[label]:.3f})"
+            name = f"{short(class_names[label], 20)} ({average_precisions[label]:.3f})"
             line = {"color": colour, "linestyle": style, "linewidth": 1, "label": name}
         axes.plot((100 * recall).numpy(), (100 * precision).numpy(), **line)
     start = zoomed_start(bend_percent)
@@ -108,7 +113,7 @@ def reliability_figure(scores: Tensor, labels: Tensor, *, title: str) -> Figure:
     above.set_ylabel("accuracy in %")
     above.set_title(f"{title}\ncalibration error {100 * error:.1f} %")
     below.bar(centres, counts.numpy(), width, color=BLUE)
-    below.set_yscale("symlog", linthresh=1)
+    below.set_yscale("symlog", linthresh=1)  # a logarithmic axis that also shows bins without images
     below.set_ylabel("images\n(logarithmic)")
     below.set_xlabel("confidence in %")
     figure.legend(loc="outside lower center", ncols=3, fontsize=7, columnspacing=1)
@@ -116,15 +121,16 @@ def reliability_figure(scores: Tensor, labels: Tensor, *, title: str) -> Figure:
 
 
 def wilson_interval(hits: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the ends of the 95 % interval of Wilson (1927) for ``hits`` of ``counts``, float64 (M,) in [0, 1].
+    """Return the ends of the 95 % interval of Wilson (1927) for the share of ``hits`` in ``counts``.
 
-    The interval lies inside [0, 1] and has a width even if all or none are hits. For 0 of 0, both ends are nan.
+    ``hits``, ``counts`` and the ends have shape (M,); the ends are float64 in [0, 1]. Other than the usual interval, it
+    has a width even if all or none are hits. If a count is 0, both ends are nan.
     """
     share, total = hits.double() / counts, counts.double()
     centre = (share + _NORMAL_97_5**2 / (2 * total)) / (1 + _NORMAL_97_5**2 / total)
     variance = share * (1 - share) / total + _NORMAL_97_5**2 / (4 * total**2)
-    half = _NORMAL_97_5 * variance.sqrt() / (1 + _NORMAL_97_5**2 / total)
-    return centre - half, centre + half
+    half_width = _NORMAL_97_5 * variance.sqrt() / (1 + _NORMAL_97_5**2 / total)
+    return centre - half_width, centre + half_width
 
 
 @styled
@@ -139,16 +145,16 @@ def class_accuracy_figure(confusion: Tensor, *, class_names: Sequence[str], titl
     axes = figure.add_subplot()
     rows = range(len(class_names))
     axes.barh(rows, percent, facecolor=to_rgba(BLUE, 0.35), edgecolor=BLUE, height=0.7)
-    end = 100 + 0.12 * (100 - start)
+    end = 100 + 0.12 * (100 - start)  # the numbers are at the right end, beyond 100 %
     for row, value in zip(rows, percent, strict=True):
         axes.text(end, row, f"{value:.1f}", ha="right", va="center_baseline", fontsize=7)
-    mean = 100 * float(confusion.diagonal().sum() / confusion.sum().clamp(min=1))
-    axes.axvline(mean, color=ORANGE, linestyle="--")
+    all_classes_percent = 100 * float(confusion.diagonal().sum() / confusion.sum().clamp(min=1))
+    axes.axvline(all_classes_percent, color=ORANGE, linestyle="--")
     axes.set_yticks(rows, [short(name, 14) for name in class_names])
     axes.set_ylim(len(class_names) - 0.4, -0.6)
     axes.set_xlim(start, end)
     axes.set_xlabel(zoomed_label("accuracy in %", start))
     axes.set_ylabel("true class")
-    axes.set_title(f"{title}\ndashed: all classes, {mean:.1f} %")
+    axes.set_title(f"{title}\ndashed: all classes, {all_classes_percent:.1f} %")
     axes.grid(visible=False, axis="y")
     return figure

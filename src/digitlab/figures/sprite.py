@@ -1,4 +1,7 @@
-"""Joins many small images in one large picture, as reports and TensorBoard's projector need it. Imports no torch."""
+"""Joins many small images in one large picture, a sprite. Does not import torch.
+
+Reports and TensorBoard's projector use it, because a browser loads one large picture faster than many small ones.
+"""
 
 import numpy as np
 import numpy.typing as npt

@@ -33,22 +33,24 @@ BLUE, ORANGE, GREEN, PURPLE, OLIVE = "#0b6cb0", "#b84c00", "#007a58", "#9c4577",
 CORRECT_COLOUR, WRONG_COLOUR = BLUE, ORANGE
 CORRECT_MARK, WRONG_MARK = "✓", "✗"
 
-# For figures with many lines: neighbours differ in colour, and lines of one colour differ in style.
+# (colour, line style) for many lines in one figure: neighbours differ in colour, and lines of one colour in style.
 LINE_STYLES = [(colour, style) for style in ("-", "--", ":", "-.") for colour in (BLUE, ORANGE, GREEN, PURPLE, OLIVE)]
 
 # Every figure draws a split in the same style: (colour, line style, marker).
 SPLIT_STYLES = {"train": (BLUE, "-", "o"), "val": (ORANGE, "--", "s"), "test": (GREEN, ":", "^")}
 SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
 
-# SIGNED_MAP colours weights: red is positive, blue is negative, white is zero. In SHARE_MAP, dark is low.
-SIGNED_MAP, SHARE_MAP = "RdBu_r", "cividis"
+# Names of Matplotlib's colour maps. SIGNED_MAP colours weights and other numbers with a sign: red is positive, blue is
+# negative, white is zero. METRIC_MAP colours the values of a metric: dark is low, bright is high.
+SIGNED_MAP, METRIC_MAP = "RdBu_r", "cividis"
 
 Format = Literal["png", "pdf", "svg"]
 Width = Literal["column", "page"]
 # The widths of a column and of the text block of a usual two-column paper.
 WIDTH_INCHES: dict[Width, float] = {"column": 3.5, "page": 7.2}
-_SMALLEST_POINTS = 5.0
-# The width for which figures are drawn. None means their natural size, for a screen.
+_SMALLEST_POINTS = 5.0  # the smallest font size that is readable in print
+# The width of a paper for which figures are drawn at the moment; ``figure_width`` sets it. None means the natural size
+# of each figure, for a screen.
 _width: ContextVar[Width | None] = ContextVar("figure width", default=None)
 
 
@@ -82,7 +84,7 @@ _STYLE = {
     "ytick.labelsize": 7,
     "figure.dpi": 150,
     "pdf.fonttype": 42,  # TrueType: publishers refuse Type 3 fonts
-    "svg.hashsalt": "digitlab",  # the same figure gives the same file
+    "svg.hashsalt": "digitlab",  # constant identifiers in an SVG file, so that the same figure gives the same file
 } | dict.fromkeys(
     ("text.color", "axes.titlecolor", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color"),
     TEXT_COLOUR,
@@ -118,6 +120,8 @@ def literal(text: str) -> str:
 def text_colour_on(colour: ColorType) -> str:
     """Return black or white, whichever has the higher contrast with the background ``colour`` (WCAG 2.1)."""
     luminance = relative_luminance(colour)
+    # The contrast of two colours is (luminance of the lighter one + 0.05) / (luminance of the darker one + 0.05). Black
+    # has the luminance 0, white 1.
     return "black" if (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05) else "white"
 
 
@@ -131,7 +135,7 @@ def relative_luminance(colour: ColorType) -> float:
 
 @contextmanager
 def figure_width(width: Width | None) -> Iterator[None]:
-    """Draw and encode the figures inside the ``with`` block for a column or a page of a paper."""
+    """Draw and encode the figures inside the ``with`` block for a column or a page of a paper; None: natural size."""
     token = _width.set(width)
     try:
         yield
@@ -152,9 +156,10 @@ def panel_columns(panels: int) -> int:
 
 @styled
 def encode(figure: Figure, file_format: Format = "png", *, dots_per_inch: int | None = None) -> bytes:
-    """Return the bytes of a file of the figure, resized to the width that ``figure_width`` sets.
+    """Return the bytes of a file of the figure, resized to the width of a paper if ``figure_width`` sets one.
 
-    ``dots_per_inch`` is by default 300 with such a width, and otherwise that of the figure.
+    ``dots_per_inch`` is by default 300 (as usual in print) if ``figure_width`` sets a width, otherwise that of the
+    figure. PDF and SVG files use it only for the images inside a figure.
     """
     if (inches := width_inches()) is not None:
         _resize(figure, inches)
@@ -175,7 +180,7 @@ def _boxes_for_missing_glyphs() -> Iterator[None]:
 
 
 def _resize(figure: Figure, inches: float) -> None:
-    """Scale the figure to a width of ``inches``, and its text as well, but not below a readable size."""
+    """Scale the figure to a width of ``inches``. Text shrinks too, but not below a readable size, and never grows."""
     width, height = figure.get_size_inches()
     factor = inches / width
     figure.set_size_inches(inches, height * factor)

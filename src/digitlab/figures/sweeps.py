@@ -1,6 +1,8 @@
 """Figures of a sweep: the monitored metric against each swept key, pairs of keys, all keys, and epochs.
 
-The functions take plain tables and return a Matplotlib figure; ``digitlab sweep`` computes the tables.
+The functions take plain tables and return a Matplotlib figure; ``sweeps.gallery`` computes the tables for ``digitlab
+sweep``. A key is a configuration key such as ``optimizer.lr``. A setting is one value for each swept key; its runs
+differ only in seed or fold.
 """
 
 import itertools
@@ -21,9 +23,9 @@ from digitlab.figures.style import (
     BACKGROUND_COLOUR,
     BLUE,
     GREEN,
+    METRIC_MAP,
     ORANGE,
     PURPLE,
-    SHARE_MAP,
     TEXT_COLOUR,
     styled,
     text_colour_on,
@@ -36,17 +38,18 @@ _BEST_STYLES = ((BLUE, "-", "o"), (ORANGE, "--", "s"), (GREEN, ":", "^"), (PURPL
 _LOW_TO_HIGH = LinearSegmentedColormap.from_list("low to high", [ORANGE, BLUE])
 # A cross marks failed runs: near the lower edge, or in parallel coordinates below the axis of the metric.
 _FAILED_MARK: dict[str, Any] = {"color": ORANGE, "markersize": 6, "markeredgewidth": 2, "zorder": 4}
-# The heights of the cross as a share of the axis: in effect figures, and in parallel coordinates.
+# The heights of the cross as shares of the axis: in ``effect_figure``, and in ``parallel_figure``.
 _FAILED_HEIGHT, _FAILED_END = 0.05, -0.08
 _LABEL_OFFSET = 0.06  # distance of a value's label from its height, in heights of the axis
 
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """One value of a key: the mean of the metric, an interval around it, the measured values, the count of failed runs.
+    """One value of a key and the metric of the runs that have this value.
 
-    ``interval`` is the 95 % interval of the mean, or that of the difference to the best value, shifted to the mean;
-    None if there is none. ``mean`` is None if all runs with the value failed.
+    ``measured`` are the metrics of the finished runs, and ``mean`` is their mean (None if all runs failed). ``failed``
+    is the number of failed runs. ``interval`` is the 95 % interval of the mean, or that of the difference to the best
+    value, moved so that it lies around the mean; None if there is none.
     """
 
     value: Value
@@ -94,6 +97,7 @@ def effect_figure(
 
 
 def _error_bar(mean: float, interval: tuple[float, float]) -> list[float]:
+    """Return the lengths of the error bar below and above the mean, as Matplotlib needs them."""
     return [mean - interval[0], interval[1] - mean]
 
 
@@ -106,13 +110,14 @@ def _set_y_limits(axes: Axes, values: Sequence[float]) -> None:
 def _x_positions(axes: Axes, values: Sequence[Value], key: str, counts: Sequence[str]) -> list[float]:
     """Label the x axis with ``values`` and below them ``counts``, and return the positions of the values.
 
-    Numbers have their true distances, on a logarithmic axis if they span a wide range and labels overlap no more there
-    than on a linear one. Words are at equal distances.
+    Numbers have their true distances. The axis is logarithmic if they span a wide range, unless the labels would lie
+    closer together than on a linear axis. Words are at equal distances.
     """
     axes.set_xlabel(key)
     numbers = [float(value) for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
     if len(numbers) < len(values) or len(set(numbers)) == 1:
-        axes.set_xticks(range(len(values)), [f"{v}\n{n}" for v, n in zip(values, counts, strict=True)])
+        labels = [f"{value}\n{count}" for value, count in zip(values, counts, strict=True)]
+        axes.set_xticks(range(len(values)), labels)
         axes.set_xlim(-0.5, len(values) - 0.5)
         return [float(position) for position in range(len(values))]
     positive = [number for number in numbers if number > 0]
@@ -120,10 +125,10 @@ def _x_positions(axes: Axes, values: Sequence[Value], key: str, counts: Sequence
     if spans_wide_range and _smallest_gap(numbers) <= _smallest_gap([math.log(number) for number in positive]):
         if len(positive) == len(numbers):
             axes.set_xscale("log")
-        else:
+        else:  # 0 or negative numbers: the axis is linear between -linthresh and linthresh
             axes.set_xscale("symlog", linthresh=min(positive))
         axes.set_xlabel(f"{key} (logarithmic axis)")
-    axes.set_xticks(numbers, [f"{number:g}\n{n}" for number, n in zip(numbers, counts, strict=True)])
+    axes.set_xticks(numbers, [f"{number:g}\n{count}" for number, count in zip(numbers, counts, strict=True)])
     axes.minorticks_off()
     return numbers
 
@@ -156,7 +161,7 @@ def pair_figure(
     size = max(1.6 + 0.75 * len(columns), 3.2), max(1.4 + 0.5 * len(rows), 2.3)
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()
-    image = axes.imshow(grid, cmap=SHARE_MAP, aspect="auto")
+    image = axes.imshow(grid, cmap=METRIC_MAP, aspect="auto")
     axes.set_xticks(range(len(columns)), [str(value) for value in columns])
     axes.set_yticks(range(len(rows)), [str(value) for value in rows])
     axes.set(xlabel=keys[0], ylabel=keys[1], title=f"mean {metric_label},\nn: number of runs")
@@ -182,7 +187,7 @@ def parallel_figure(
     values: Sequence[list[Value]],
     failed: Sequence[Sequence[Value]] = (),
 ) -> Figure:
-    """Draw parallel coordinates: one line per setting crosses one axis per key and ends at its metric.
+    """Draw parallel coordinates: one line per setting crosses one vertical axis per key and ends at its metric.
 
     ``settings`` are pairs of (values in the order of ``keys``, metric). ``values`` holds the ordered values of each
     key, which lie at equal distances on its axis. The colour of a line shows the metric as well. The lines of
@@ -199,7 +204,7 @@ def parallel_figure(
         ]
         axes.plot(range(len(heights)), heights, ":", color=ORANGE, zorder=1)
         axes.plot([len(keys)], [_FAILED_END], "x", **_FAILED_MARK)
-    # The best settings come last, on top of the others.
+    # The line with the highest metric comes last, on top of the others.
     for setting, measured in sorted(settings, key=lambda each: each[1]):
         heights = [_height(value, key_values) for value, key_values in zip(setting, values, strict=True)]
         share = float(scale(factor * measured))
@@ -224,6 +229,7 @@ def parallel_figure(
 
 
 def _colour_range(values: Sequence[float]) -> tuple[float, float]:
+    """Return the ends of the colour scale: the extreme values, or numbers around them if all values are equal."""
     low, high = min(values), max(values)
     return (low, high) if low < high else (low - 0.5, high + 0.5)
 
@@ -245,6 +251,7 @@ def curve_figure(histories: Sequence[tuple[str, Sequence[tuple[int, float]]]], *
     figure = Figure(figsize=(6.0, 3.2 + 0.16 * len(names[: len(_BEST_STYLES)])), layout="constrained")
     axes = figure.add_subplot()
     lines = {}
+    # The best setting comes last, on top of the others.
     for name, history in reversed(histories):
         rank = names.index(name)
         epochs, values = [epoch for epoch, _ in history], [factor * value for _, value in history]

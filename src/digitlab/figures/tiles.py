@@ -49,7 +49,8 @@ def tiles_figure(
     """Draw ``images`` row by row, each with its caption below it.
 
     An image gets a frame if the colour of its caption is not the normal text colour. If the caption is None, the place
-    of the image stays empty. With ``wrap``, a figure for a paper has fewer columns if it would be too wide.
+    of the image stays empty. With ``wrap``, there are fewer columns if ``style.figure_width`` sets the width of a paper
+    into which ``columns`` of them would not fit.
     """
     lines = max(caption.text.count("\n") + 1 for caption in captions if caption)
     # The distance from one image to the next, to the right and downwards. The left margin is 0.1 inches.
@@ -63,6 +64,7 @@ def tiles_figure(
     size = (width, rows * pitch_inches[1] + head_inches)
     figure = Figure(figsize=size)
     figure.text(0.06 / size[0], 1 - 0.08 / size[1], "\n".join(title_lines), va="top", fontsize=9)
+    # One pair of axes for all images. Their unit is an inch, counted to the right and downwards.
     axes = blank_axes(figure, (0, 0, 1, 1 - head_inches / size[1]))
     axes.set_xlim(0, size[0])
     axes.set_ylim(rows * pitch_inches[1], 0)
@@ -83,6 +85,7 @@ def blank_axes(figure: Figure, place: tuple[float, float, float, float]) -> Axes
 
 
 def _draw_tile(axes: Axes, tile: npt.NDArray[np.uint8], caption: Caption, left: float, top: float) -> None:
+    """Draw an image, uint8 (H, W, 4), with its caption; ``left`` and ``top`` are its edges in inches."""
     right, bottom = left + _TILE_INCHES, top + _TILE_INCHES
     axes.imshow(tile, extent=(left, right, bottom, top), interpolation="nearest", aspect="auto")
     if caption.colour != TEXT_COLOUR:

@@ -1,7 +1,7 @@
-"""Figures of weights as images: a linear network's outputs, an MLP's hidden units, a CNN's first filters.
+"""Figures of weights as images: those of a linear network's outputs, of an MLP's hidden units, of a CNN's filters.
 
-All images of a figure share one symmetric colour scale: zero is white, or mid-grey if three channels are shown as RGB.
-K is the number of classes, U of hidden units, F of filters.
+``figures.gallery`` draws them for a run. All images of a figure share one symmetric colour scale: zero is white, or
+mid-grey if three channels are shown as RGB. Shapes: K classes, U hidden units, F filters.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from torch import Tensor
 from digitlab.figures.style import SIGNED_MAP, TEXT_COLOUR, short, styled
 from digitlab.figures.tiles import Caption, tiles_figure
 
-# More names than this beside an axis are written in a small font, or they would overlap.
+# With more names than this beside an axis, a normal font would make them overlap.
 _MOST_LARGE_NAMES = 50
 _SCALE_INCHES, _SCALE_HEIGHT_INCHES = 0.8, 1.3  # space for the colour scale beside the images, and its height
 
@@ -26,6 +26,7 @@ def signed_images(weights: Tensor, *, limit: float) -> Tensor:
 
     Three channels are shown as RGB around mid-grey; any other number as their mean, from blue to red.
     """
+    # If all weights are 0, ``limit`` is 0 as well, and any divisor gives the middle of the scale.
     scaled = (weights.float() / (2 * limit or 1.0) + 0.5).clamp(0, 1)
     if weights.shape[1] == 3:
         return scaled
@@ -69,7 +70,8 @@ def hidden_units_figure(
 ) -> Figure:
     """Draw one row for each of ``classes``: the ``units`` hidden units with the largest outgoing weights to it.
 
-    ``incoming`` (U, C, H, W) holds the image of each hidden unit, ``outgoing`` (K, U) the weights to the outputs.
+    ``incoming`` (U, C, H, W) holds the weights from the pixels to each hidden unit, which are its image. ``outgoing``
+    (K, U) holds the weights from the hidden units to the outputs.
     """
     chosen = outgoing[list(classes)].topk(min(units, outgoing.shape[1]), dim=1)
     captions = [
@@ -89,8 +91,9 @@ def filters_figure(filters: Tensor, *, title: str) -> Figure:
 
 
 def _signed_tiles(weights: Tensor, captions: Sequence[str], *, columns: int, title: str) -> Figure:
+    """Draw weights (N, C, H, W) as images with captions below them and a colour scale beside them."""
     coloured = weights.shape[1] == 3
-    # Scale to the values that are drawn: each channel of RGB weights, otherwise the mean over the channels.
+    # The scale ends at the largest value that is drawn: RGB shows each channel, otherwise the mean of the channels.
     limit = float(weights.abs().max() if coloured else weights.mean(1).abs().max())
     figure = tiles_figure(
         signed_images(weights, limit=limit), [Caption(text) for text in captions], columns=columns,
