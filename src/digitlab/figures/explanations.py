@@ -96,8 +96,8 @@ def _caption(row: ExplainedImage, class_names: Sequence[str]) -> Caption:
 def heat_colours(heat: Tensor, image: Tensor) -> Tensor:
     """Return a heat map (H, W) as colours, float (3, H, W) in [0, 1], through which the image (C, H, W) is visible.
 
-    White is zero, the strongest red or blue is the largest absolute value. Where the image differs most from its most
-    frequent brightness, the colours are darker, so that its shape is visible.
+    White is zero, the strongest red or blue is the largest absolute value. The more a pixel of the image differs from
+    the median brightness, which is mostly that of the background, the darker its colour is. So shapes are visible.
     """
     limit = float(heat.abs().max()) or 1.0
     colours = signed_images(heat[None, None], limit=limit)[0].float()

@@ -1,7 +1,8 @@
-"""Trains a row without Lightning: in NumPy, with the standard library, or as boosted trees.
+"""Trains a run of the comparison without Lightning: in NumPy, with the standard library, or as boosted trees.
 
-``reproduce.runner`` uses it. Data and split come from the same configuration as for Lightning, and in NumPy also the
-initial weights and the order of the images. Shapes: N images of D pixels, K classes.
+``reproduce.runner`` uses it for rows whose ``executor`` is not ``lightning``. Data and split come from the same
+configuration as for Lightning, and in NumPy also the initial weights and the order of the images. Shapes: N images of D
+pixels, K classes.
 """
 
 import math
@@ -44,8 +45,9 @@ Ints = npt.NDArray[np.integer]
 class Trained:
     """The result of one executor: metrics by name (``test/…``), and the other numbers for ``result.json``.
 
-    The metrics belong to the weights after ``epoch`` (by default the last one). ``images`` counts the training images
-    of all epochs; ``confusion`` is int64 (K, K).
+    The metrics belong to the weights of ``checkpoint``: the last ones, or those with the best validation, in
+    ``best_epoch``. ``images`` counts the training images, once in each epoch; ``confusion`` is int64 (K, K), on the
+    test set.
     """
 
     metrics: Metrics
@@ -70,6 +72,7 @@ def run_numpy(config: DictConfig, experiment: Experiment, data: ImageData, *, te
     reported, as in R1.
     """
     network = _numpy_network(experiment, data)
+    # The loader of a Lightning run gives the indices of the same mini-batches.
     plan = ChunkPlan(
         seed=experiment.options.seed, batch_size=data.batch_size, chunk_length=None,
         limit_train_batches=experiment.trainer.limit_train_batches,
@@ -98,7 +101,7 @@ def run_numpy(config: DictConfig, experiment: Experiment, data: ImageData, *, te
 
 
 class _TestCurve:
-    """Accuracy and loss on the test set after every mini-batch."""
+    """Accuracy and loss on the test set after every mini-batch, for the row that repeats R1's test curve."""
 
     def __init__(self, images: Floats, labels: Ints) -> None:
         self.images, self.labels = images, labels
@@ -106,12 +109,17 @@ class _TestCurve:
         self.losses: list[float] = []
 
     def evaluate(self, network: Network) -> None:
+        """Add the accuracy and loss of the network after one more mini-batch."""
         outputs = network(self.images)
         self.accuracies.append(float(np.mean(outputs.argmax(axis=1) == self.labels)))
         self.losses.append(network.cost_of(outputs, self.labels))
 
     def metrics(self) -> Metrics:
-        """Return the best accuracy and loss on the curve, and the steps that R1 mentions; steps count from 1."""
+        """Return the best accuracy and loss on the curve, and numbers of steps for two findings of R1.
+
+        ``test/steps_between_bests`` is the distance between the steps with the highest accuracy and the lowest loss.
+        ``test/steps_to_loss_0.05`` is the first step with a loss below 0.05, counted from 1; nan if there is none.
+        """
         best, lowest = int(np.argmax(self.accuracies)), int(np.argmin(self.losses))
         steps_below = [step for step, loss in enumerate(self.losses, start=1) if loss < 0.05]
         return {
@@ -143,6 +151,7 @@ def _numpy_network(experiment: Experiment, data: ImageData) -> Network:
 
 
 def _output_activation(loss: Loss) -> Activation:
+    """Return the activation of the last layer, which in PyTorch is a part of the loss."""
     if isinstance(loss, MeanSquaredError):
         return "linear" if loss.output == "raw" else loss.output
     return "softmax"
@@ -151,7 +160,7 @@ def _output_activation(loss: Loss) -> Activation:
 def run_pure(config: DictConfig, experiment: Experiment, data: ImageData) -> Trained:
     """Train R1's network with the standard library and test the layer with the best validation accuracy.
 
-    The layer is validated only after every 50 mini-batches, because a validation takes longer than these.
+    The layer is validated only after every 50 mini-batches, because a validation takes longer than 50 mini-batches.
     """
     folder, limits = MnistSource().folders(data.root)[0], experiment.trainer
     training = _digits(folder, "train", _limited(data.train_indices, limits.limit_train_batches, data))
@@ -163,6 +172,7 @@ def run_pure(config: DictConfig, experiment: Experiment, data: ImageData) -> Tra
     testing = _digits(folder, "t10k", torch.arange(len(data.test_set.labels)))
     outputs = torch.tensor([pure.predict(learnt.layer, digit) for digit in testing])
     metrics, confusion = _test_metrics(outputs, data, loss=pure.evaluate(learnt.layer, testing).cost)
+    steps_per_epoch = math.ceil(len(training) / data.batch_size)
     return Trained(
         metrics={"val/accuracy": learnt.best.accuracy, "val/loss": learnt.best.cost} | metrics,
         confusion=confusion,
@@ -171,7 +181,7 @@ def run_pure(config: DictConfig, experiment: Experiment, data: ImageData) -> Tra
         epochs=limits.max_epochs,
         images=limits.max_epochs * len(training),
         checkpoint="best",
-        best_epoch=math.ceil(learnt.best.step / math.ceil(len(training) / data.batch_size)),
+        best_epoch=math.ceil(learnt.best.step / steps_per_epoch),
     )
 
 
@@ -199,6 +209,7 @@ def run_xgboost(experiment: Experiment, data: ImageData) -> Trained:
     metrics, confusion = _test_metrics(F.one_hot(predicted, classes).double(), data, loss=math.nan)
     return Trained(
         metrics=metrics, confusion=confusion, train_seconds=seconds, parameters=None,
+        # A round of boosting counts as an epoch, but images per second count each image once.
         epochs=trees.num_boosted_rounds(), images=len(index),
     )  # fmt: skip
 

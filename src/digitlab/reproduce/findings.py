@@ -1,6 +1,7 @@
 """The findings of the reports that are no single number, each written as claims that our runs can support or refute.
 
-``reproduce.verdicts`` decides about them.
+``reproduce.verdicts`` decides whether they hold. Findings whose text says "ours" are not in a report: they check our
+own choices. A row is a recipe with some overrides, see ``reproduce.registry``.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,10 @@ from digitlab.reproduce.registry import rows
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """A number that each run of ``row`` has. ``RunOutcome.value`` lists the names."""
+    """A number that each run of ``row`` has, such as a metric. ``RunOutcome.value`` lists the names.
+
+    The default is the mean validation accuracy of the last five epochs.
+    """
 
     row: str
     name: str = "late_val_accuracy"
@@ -21,7 +25,8 @@ class Quantity:
 class Claim:
     """The claim that ``larger`` - ``smaller`` > ``margin``.
 
-    A float is a constant. With a negative margin, ``larger`` may be a little smaller.
+    A float is a constant. With a negative margin, ``larger`` may be a little smaller: two claims of this kind say that
+    two quantities are about equal.
     """
 
     larger: Quantity | float
@@ -41,8 +46,8 @@ class Finding:
 _VOLATILITY = "volatility"
 # Only times of runs that had the machine to themselves: otherwise other programs would decide a finding.
 _SECONDS = "train_seconds_alone"
-_BASE = Quantity("r5_cifar_baseline")
-_BASE_VOLATILITY = Quantity("r5_cifar_baseline", _VOLATILITY)
+_BASELINE = Quantity("r5_cifar_baseline")
+_BASELINE_VOLATILITY = Quantity("r5_cifar_baseline", _VOLATILITY)
 
 
 def _cifar(variant: str, name: str = "late_val_accuracy") -> Quantity:
@@ -51,7 +56,7 @@ def _cifar(variant: str, name: str = "late_val_accuracy") -> Quantity:
 
 def _baseline_above(*variants: str) -> tuple[Claim, ...]:
     """The claims that the baseline is more accurate than each of these variants."""
-    return tuple(Claim(_BASE, _cifar(variant)) for variant in variants)
+    return tuple(Claim(_BASELINE, _cifar(variant)) for variant in variants)
 
 
 def findings() -> tuple[Finding, ...]:
@@ -88,7 +93,7 @@ _R3 = (
 def _r5_fashion() -> tuple[Finding, ...]:
     architectures = [Quantity(f"r5_fashion_arch{number}") for number in range(1, 9)]
     ours = [Quantity(f"r5_fashion_ours_arch{number}") for number in range(1, 9)]
-    # The names of these rows are r5_fashion_lr_RATE_INIT.
+    # The names of these rows are r5_fashion_lr_RATE_INIT. INIT is ``normal`` for unscaled initial weights N(0, 1).
     unscaled = [row for row in rows() if row.startswith("r5_fashion_lr_") and row.endswith("_normal")]
     unscaled_above = [row for row in unscaled if float(row.split("_")[3]) > 0.001]
     other_rates = [row for row in rows() if row.startswith("r5_fashion_lr_") and row != "r5_fashion_lr_0.1_he"]
@@ -157,7 +162,7 @@ _R5_CIFAR = (
     Finding("R5b", "256 nodes beat 128 and 512", _baseline_above("nodes_128", "nodes_512")),
     Finding(
         "R5b", "25 epochs are higher but unstable",
-        (Claim(_cifar("epochs_25"), _BASE), Claim(_cifar("epochs_25", _VOLATILITY), _BASE_VOLATILITY)),
+        (Claim(_cifar("epochs_25"), _BASELINE), Claim(_cifar("epochs_25", _VOLATILITY), _BASELINE_VOLATILITY)),
     ),
     Finding(
         "R5b", "50 epochs overfit (validation loss rises from its minimum, more than after 10 epochs)",
@@ -165,24 +170,27 @@ _R5_CIFAR = (
     ),
     Finding(
         "R5b", "batch 128 is the steadiest",
-        tuple(Claim(_cifar(f"batch_{size}", _VOLATILITY), _BASE_VOLATILITY) for size in (64, 256)),
+        tuple(Claim(_cifar(f"batch_{size}", _VOLATILITY), _BASELINE_VOLATILITY) for size in (64, 256)),
     ),
-    Finding("R5b", "SGD far above Adam at the same 0.1 (ten points)", (Claim(_BASE, _cifar("adam_0_1"), margin=0.1),)),
+    Finding(
+        "R5b", "SGD far above Adam at the same 0.1 (ten points)",
+        (Claim(_BASELINE, _cifar("adam_0_1"), margin=0.1),),
+    ),
     Finding("R5b", "SGD at 0.1 above Adam at 0.001 (ours)", _baseline_above("adam_0_001")),
     Finding(
         "R5b", "rate 0.01 is smoother than 0.1 and 0.001, but below 0.1",
         (
-            Claim(_BASE_VOLATILITY, _cifar("lr_0_01", _VOLATILITY)),
+            Claim(_BASELINE_VOLATILITY, _cifar("lr_0_01", _VOLATILITY)),
             Claim(_cifar("lr_0_001", _VOLATILITY), _cifar("lr_0_01", _VOLATILITY)),
             *_baseline_above("lr_0_01"),
         ),
     ),
     Finding(
         "R5b", "the finals gain almost no accuracy over the baseline (at most one point)",
-        (Claim(_BASE, _cifar("final"), margin=-0.01), Claim(_BASE, _cifar("final_lr_0_01"), margin=-0.01)),
+        (Claim(_BASELINE, _cifar("final"), margin=-0.01), Claim(_BASELINE, _cifar("final_lr_0_01"), margin=-0.01)),
     ),
     Finding(
         "R5b", "the finals are less volatile than the baseline",
-        tuple(Claim(_BASE_VOLATILITY, _cifar(final, _VOLATILITY)) for final in ("final", "final_lr_0_01")),
+        tuple(Claim(_BASELINE_VOLATILITY, _cifar(final, _VOLATILITY)) for final in ("final", "final_lr_0_01")),
     ),
 )  # fmt: skip

@@ -1,6 +1,7 @@
-"""Draws the figures of the reports that show several runs: each sweep, and the variants of a baseline by factor.
+"""Draws the figures of the reports that show several runs: each sweep, and the variants of a baseline.
 
-``digitlab reproduce --figures`` uses it.
+``digitlab reproduce --figures`` uses it. R4b and R5a are parts of the course reports with sweeps; in R5b, each variant
+differs from a baseline in one factor, such as dropout. A row is a recipe with some overrides.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -46,6 +47,7 @@ def write_figures(measured: Measured, folder: Path) -> list[Path]:
 
 
 def _figures(measured: Measured) -> Iterator[tuple[str, Figure]]:
+    """Yield the name and the drawing of each figure whose runs have finished; curves need at least two rows."""
     effects = _l2_effects(measured)
     if effects:
         yield "r4_l2", effect_figure(effects, key="L2 factor", metric="test accuracy", interval_of="mean")
@@ -93,10 +95,12 @@ def _groups() -> Mapping[str, tuple[str, Sequence[Row]]]:
 
 
 def _setting(row: Row, outcomes: Sequence[RunOutcome]) -> Setting:
+    """Return the name of a row in the legend, and the curves of its runs by metric, as a line of the figure needs."""
     curves = {
         metric: [outcome.curves[metric] for outcome in outcomes if outcome.curves.get(metric)] for metric in _CURVES
     }
-    # Rows of a sweep differ in the swept values; other rows have a description of their own.
+    # The name of a row of a sweep begins with that of its recipe. Such rows differ in the swept values; other rows have
+    # a description of their own.
     swept = row.name.startswith(f"{row.experiment}_")
     name = ", ".join(override.partition("=")[2] for override in row.overrides) if swept else row.what
-    return Setting(name, {metric: of_runs for metric, of_runs in curves.items() if of_runs})
+    return Setting(name, {metric: run_curves for metric, run_curves in curves.items() if run_curves})

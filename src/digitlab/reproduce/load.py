@@ -12,7 +12,7 @@ from digitlab.core.files import write_atomically
 from digitlab.core.system import busy_processor_seconds
 from digitlab.results.folder import RunFolder
 
-_NAME = "load.json"
+_FILE_NAME = "load.json"
 # Other processes may use this share of one processor: an idle system uses about as much.
 _ALLOWED_SHARE = 0.05
 
@@ -42,19 +42,20 @@ class LoadMeter:
     def write(self, run: RunFolder) -> None:
         """Write ``load.json`` into the run folder; raises ``OSError`` if the disk refuses it."""
         record = {"wall_seconds": self.wall_seconds, "other_seconds": self.other_seconds, "alone": self.alone}
-        write_atomically(run.path / _NAME, json.dumps(record).encode())
+        write_atomically(run.path / _FILE_NAME, json.dumps(record).encode())
 
 
 def ran_alone(run: RunFolder) -> bool:
     """Whether ``load.json`` says that the run had the machine to itself; False without the file."""
-    path = run.path / _NAME
+    path = run.path / _FILE_NAME
     return path.exists() and bool(json.loads(path.read_text(encoding="utf-8"))["alone"])
 
 
 def _other_seconds() -> float | None:
     """Return the processor seconds of all other processes since the machine started; None outside Linux.
 
-    Children of this process do not count as others, but only once they have ended: ``os.times`` has no earlier numbers.
+    Children of this process do not count as others once they have ended. Before, ``os.times`` does not include them, so
+    they do.
     """
     busy = busy_processor_seconds()
     if busy is None:

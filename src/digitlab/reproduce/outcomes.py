@@ -1,6 +1,6 @@
-"""Reads the numbers of a finished run: the metrics of ``result.json``, and a few derived from its curves.
+"""Reads the numbers of a finished run: the metrics of ``result.json``, and quantities derived from its curves.
 
-``reproduce.table`` compares them with the reports.
+``reproduce.table`` compares them with the course reports. A curve has one value for each epoch.
 """
 
 import math
@@ -59,7 +59,10 @@ class RunOutcome:
 
 
 def read_outcome(run: RunFolder) -> RunOutcome | None:
-    """Return the outcome of a run that finished or diverged; None if it is missing or ended in another way."""
+    """Return the outcome of a run that finished or diverged; None if it is missing or ended in another way.
+
+    A run diverges if its loss is not finite. That is a result of the recipe, so it counts, and no other failure does.
+    """
     if not run.result.exists():
         return None
     result = run.read_result()
@@ -80,46 +83,51 @@ def read_outcome(run: RunFolder) -> RunOutcome | None:
 
 
 def _curves(run: RunFolder) -> dict[str, list[float]]:
+    """Return the columns of ``metrics.csv`` by name, without empty cells."""
     rows = read_history(run)
     names = dict.fromkeys(name for row in rows for name in row.values)
     return {name: [row.values[name] for row in rows if name in row.values] for name in names}
 
 
 def _late_val_accuracy(curves: Mapping[str, Curve]) -> float:
+    """Return the mean validation accuracy of the last five epochs: the accuracy fluctuates from epoch to epoch."""
     accuracies = curves.get("val/accuracy", ())
     return statistics.fmean(accuracies[-_LAST_EPOCHS:]) if accuracies else math.nan
 
 
 def _volatility(curves: Mapping[str, Curve]) -> float:
+    """Return the standard deviation (n - 1) of the validation accuracy over the last five epochs."""
     last = curves.get("val/accuracy", ())[-_LAST_EPOCHS:]
     return statistics.stdev(last) if len(last) == _LAST_EPOCHS else math.nan
 
 
 def _val_loss_rise(curves: Mapping[str, Curve]) -> float:
+    """Return the validation loss of the last epoch minus the lowest one."""
     losses = curves.get("val/loss", ())
     return losses[-1] - min(losses) if losses else math.nan
 
 
 def _gain_of_last_five_epochs(curves: Mapping[str, Curve]) -> float:
+    """Return the validation accuracy of the last epoch minus that of five epochs before."""
     accuracies = curves.get("val/accuracy", ())
     return accuracies[-1] - accuracies[-1 - _LAST_EPOCHS] if len(accuracies) > _LAST_EPOCHS else math.nan
 
 
 def _overfits_from_epoch(curves: Mapping[str, Curve]) -> float:
+    """Return the first epoch from which the validation loss stays above the training loss until the end.
+
+    If it is not above in the last epoch, the result is one more than the number of epochs.
+    """
     pairs = list(zip(curves.get("train/loss", ()), curves.get("val/loss", ()), strict=False))
     epochs_without_overfitting = [epoch for epoch, (train, val) in enumerate(pairs, start=1) if val <= train]
     return float(max(epochs_without_overfitting, default=0) + 1) if pairs else math.nan
 
 
+# The quantities that are computed from the curves of a run, by name. Each is nan if the run has too few epochs.
 DERIVED: dict[str, Callable[[Mapping[str, Curve]], float]] = {
-    # Mean of the validation accuracy over the last five epochs, because the accuracy fluctuates from epoch to epoch.
     "late_val_accuracy": _late_val_accuracy,
-    # Standard deviation (n - 1) of the validation accuracy over the last five epochs.
     "volatility": _volatility,
-    # Validation loss of the last epoch minus the lowest one.
     "val_loss_rise": _val_loss_rise,
-    # Validation accuracy of the last epoch minus that of five epochs before.
     "gain_of_last_five_epochs": _gain_of_last_five_epochs,
-    # The first epoch from which validation loss stays above training loss until the end.
     "overfits_from_epoch": _overfits_from_epoch,
 }

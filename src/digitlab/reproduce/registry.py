@@ -1,4 +1,9 @@
-"""All rows of the comparison, in the order of the reports. Only this module holds the values that the reports give."""
+"""All rows of the comparison, in the order of the reports. Only this module holds the values that the reports give.
+
+A row is a recipe (a file in ``conf/experiment``) with some overrides. R1 to R5 are the five course reports; R3b is the
+second part of R3. ``what`` gives the sizes of layers: 784-30-10 has 784 pixels, 30 hidden units and 10 outputs. Rows
+that ``grid`` makes are in functions, because ``grid`` reads files, which importing this module should not do.
+"""
 
 from functools import cache
 
@@ -6,6 +11,7 @@ from digitlab.config.suggestions import similar_names
 from digitlab.core.errors import ConfigError
 from digitlab.reproduce.rows import Metric, Row, grid
 
+# The metrics of rows for which the report gives no number.
 _TEST = (Metric("test/accuracy"),)
 _VALIDATION = (Metric("val/accuracy"), Metric("test/accuracy"))
 
@@ -20,7 +26,8 @@ def rows() -> dict[str, Row]:
 def select_rows(names: list[str]) -> list[Row]:
     """Return the rows with these names, or all rows if ``names`` is empty.
 
-    The name of an experiment selects all of its rows. Raises ``ConfigError`` for an unknown name.
+    The name of a recipe selects all of its rows; if a row has the same name, only this row. Raises ``ConfigError`` for
+    an unknown name.
     """
     selected: dict[str, Row] = {}
     for name in names:
@@ -94,13 +101,13 @@ _R3 = (
 
 
 def _r4() -> tuple[Row, ...]:
-    factors = {"2.0e-6": 0.98177, "5.015e-4": 0.98190, "1.001e-3": 0.98087, "1.5005e-3": 0.98153, "2.0e-3": 0.98013}
+    accuracies = {"2.0e-6": 0.98177, "5.015e-4": 0.98190, "1.001e-3": 0.98087, "1.5005e-3": 0.98153, "2.0e-3": 0.98013}
     return (
         Row(name="r4_mlp_64_64", report="R4a", what="784-64-64-10, 10 epochs",
             metrics=(Metric("test/accuracy", 0.9731), Metric("test/loss", 0.0913)),
             note="the report has one run; the same network in Keras reaches 97.00 ± 0.22 (n = 8)"),
         *grid("r4_mlp_500_300_l2", report="R4b", what="784-500-300-10, weight decay (twice the L2 factor)",
-              metric="test/accuracy", reported=factors),
+              metric="test/accuracy", reported=accuracies),
         Row(name="r4_mlp_500_300", report="R4b", what="784-500-300-10, L2 factor 1e-5",
             metrics=(Metric("test/accuracy", 0.9815),)),
         Row(name="r4_lenet", report="R4c", what="LeNet-5, dropout and L2, 40 epochs",
@@ -184,6 +191,7 @@ def _wish(name: str, what: str, against: str, *, report: str, metric: str = "tes
     return Row(name=f"wish_{name}", report=report, what=what, against=against, metrics=(Metric(metric),))
 
 
+# Experiments that the reports only wished for. Each is compared with the row ``against``.
 _WISHES = (
     _wish("mnist_softmax", "784-10 with softmax and cross-entropy", "r1_linear_mse", report="R1"),
     _wish("mnist_early_stopping", "784-10, MSE, until 1,100 steps without improvement", "r1_linear_mse", report="R1"),

@@ -1,7 +1,7 @@
 """Writes tables that compare our measurements with the reports, and writes our measurements into the recipes.
 
-The tables are Markdown and CSV. A recipe is a file in ``conf/experiment``; its header has ``ours:`` lines.
-``digitlab reproduce`` uses it.
+``digitlab reproduce`` uses it. The tables are Markdown and CSV. A recipe is a file in ``conf/experiment``; the comment
+at its top has a line ``ours:`` for each row of the comparison that uses the recipe.
 """
 
 import csv
@@ -45,8 +45,9 @@ def write_tables(root: Path, measured: Measured) -> list[Path]:
 def markdown(measured: Measured) -> str:
     """Return the tables of metrics and of findings in Markdown, followed by an explanation of how to read them."""
     lines = [_cells(line) for line in measured.metric_lines()]
-    # A row of the registry has one line per metric. The cells that are equal in all its lines stay only in the first.
-    # The loop goes from the last line to the first, so that the line above still has its name.
+    # A row of the registry has one line per metric. Its name, description, seconds and parameters are equal in all of
+    # them, so they stay only in the first. The loop goes from the last line to the first, so that the line above still
+    # has its name.
     for cells, above in reversed(list(zip(lines[1:], lines, strict=False))):
         if cells[0] == above[0]:
             cells[0] = cells[1] = cells[-1] = cells[-2] = ""
@@ -106,6 +107,7 @@ def spread(sample: Sample, *, percent: bool) -> str:
 
 
 def _number(value: float | None, *, percent: bool, signed: bool = False) -> str:
+    """Format a number, in per cent or as it is; a missing one (None or nan) gives an empty text."""
     if value is None or math.isnan(value):
         return ""
     sign = "+" if signed else ""
@@ -169,8 +171,8 @@ def write_headers(measured: Measured, folder: Path = CONF / "experiment") -> lis
 def _ours_texts(measured: Measured, experiment: str) -> list[str]:
     """Return the texts of the ``ours:`` lines of a recipe.
 
-    There is one for each row that trains this experiment with Lightning and has a finished run. The row can be the
-    whole experiment or one setting of it. A text has the first two metrics of the row.
+    There is one for each row that trains this recipe with Lightning and has a finished run. The row can be the whole
+    recipe or one setting of the values that it sweeps over. A text has the first two metrics of the row.
     """
     texts = []
     for row in rows().values():

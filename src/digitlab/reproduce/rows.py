@@ -1,6 +1,6 @@
 """Defines a row of the comparison: one recipe, the values that a report gives for it, and how to run it.
 
-``reproduce.registry`` lists all rows.
+A recipe is a file in ``conf/experiment``. ``reproduce.registry`` lists all rows.
 """
 
 import itertools
@@ -18,10 +18,10 @@ Executor = Literal["lightning", "numpy", "pure", "xgboost"]
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A metric of a row, named as in ``result.json``, and the report's value for it (None if it gives none).
+    """A metric of a row, named as in ``result.json``, and the report's value for it (None if the report gives none).
 
     Accuracies and F1 are in [0, 1]. If the report rounds its value, ``counts_from`` is the smallest value that would
-    be rounded to it.
+    be rounded to it: our value is as good as the report's from there on.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Row:
     """One recipe: the file ``experiment`` in ``conf/experiment`` with ``overrides``, run by ``executor``.
 
     ``experiment`` is by default the name of the row. ``report`` is the part of a report, such as R4b, and ``what``
-    describes the network in a few words. ``reported_seconds`` is the report's training time on another machine. Rows
+    describes the row in a few words. ``reported_seconds`` is the report's training time on another machine. Rows
     named ``wish_…`` are experiments that the reports only wished for; ``against`` names the row that such a row is
     compared with. ``folds`` replaces the seeds by the folds of a cross-validation. The table shows ``note`` next to the
     row.
@@ -81,10 +81,12 @@ def grid(
     A row has the values of all swept keys except the seed, because every row is run with several seeds. ``reported``
     holds the report's values of ``metric`` by the value of the first key, written as in the file.
     """
+    # The values of each swept key, as in ``optimizer.lr: 0.1,0.01``.
     params = OmegaConf.load(CONF / "experiment" / f"{experiment}.yaml").hydra.sweeper.params
     choices = [
         [(str(key), value) for value in str(values).split(",")] for key, values in params.items() if key != "seed"
     ]
+    # A setting has one pair (key, value) for each key, so ``setting[0][1]`` is the value of the first key.
     return tuple(
         Row(
             name="_".join([experiment, *(value for _, value in setting)]),

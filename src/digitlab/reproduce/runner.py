@@ -1,4 +1,8 @@
-"""Trains the runs of the rows for ``digitlab reproduce``. It skips finished runs and continues after a failure."""
+"""Trains the runs of the rows for ``digitlab reproduce``. It skips finished runs and continues after a failure.
+
+A row is a recipe (a file in ``conf/experiment``) with some overrides. The runs of a row differ in their seed, or in the
+fold of a cross-validation. This number, which counts from 0, is the ``replicate``.
+"""
 
 import logging
 import shutil
@@ -61,7 +65,7 @@ def make_runs(
                         yield row, replicate, None
             except Timeout:
                 log.info("%s is made by another process", folder.path)
-            except Interrupted:
+            except Interrupted:  # the user stops the whole command; the run itself has not failed
                 raise
             except Exception as error:
                 log.debug("%s failed", folder.path, exc_info=True)
@@ -95,14 +99,14 @@ def _run(row: Row, folder: RunFolder, replicate: int, *, quick: bool) -> bool:
     if folder.path.exists() and not can_resume:
         # The run failed or was stopped before its first checkpoint, or its executor writes no checkpoints.
         shutil.rmtree(folder.path)
-    _describe(folder, config, choices, overrides)
+    _write_hydra_files(folder, config, choices, overrides)
     with log_to(folder.log), LoadMeter() as load:
         if row.executor == "lightning":
             _train(config, folder, overrides, resume=can_resume)
         else:
             _run_without_lightning(row, folder, config, quick=quick)
     if not can_resume:
-        # For a resumed run, the load during its first part is not known.
+        # For a resumed run, this meter does not know the load during its first part.
         load.write(folder)
     return True
 
@@ -121,6 +125,7 @@ def _changed_keys(stored: DictConfig, current: DictConfig) -> list[str]:
 
     Keys that only one of them has are ignored, because another version of digitlab can have other keys.
     """
+    # ``walk`` gives the dotted keys. A group such as ``data`` is a dict, whose values have keys of their own.
     before, after = (dict(walk(OmegaConf.to_container(each, resolve=False))) for each in (stored, current))
     return [
         key
@@ -132,10 +137,12 @@ def _changed_keys(stored: DictConfig, current: DictConfig) -> list[str]:
 
 
 def _run_without_lightning(row: Row, folder: RunFolder, config: DictConfig, *, quick: bool) -> None:
+    """Train with the executor of the row, test, and write the run folder."""
     experiment = Experiment.from_config(config, typed=[])
     data = experiment.data
     data.prepare_data()
     data.setup()
+    # A quick run tests only a few mini-batches. Lightning would stop after them; here, the test set is cut.
     limit = experiment.trainer.limit_test_batches
     test_count = None if limit is None else limit * data.batch_size
     data.test_set = ImageSet(data.test_set.images[:test_count], data.test_set.labels[:test_count])
@@ -152,9 +159,9 @@ def _run_without_lightning(row: Row, folder: RunFolder, config: DictConfig, *, q
 
 
 def compose(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
-    """Return the configuration of ``train.py OVERRIDES``, without a progress bar, and the chosen option of each group.
+    """Return the configuration of ``train.py OVERRIDES``, and the chosen option of each config group by its name.
 
-    Hydra's own errors are raised unchanged.
+    The configuration has no progress bar. Hydra's own errors are raised unchanged.
     """
     register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3", job_name="train"):
@@ -167,7 +174,9 @@ def compose(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
     return composed, choices
 
 
-def _describe(folder: RunFolder, config: DictConfig, choices: dict[str, str], overrides: Sequence[str]) -> None:
+def _write_hydra_files(
+    folder: RunFolder, config: DictConfig, choices: dict[str, str], overrides: Sequence[str]
+) -> None:
     """Write the files that Hydra writes into the folder of a run from the command line."""
     hydra = OmegaConf.to_yaml(OmegaConf.create({"hydra": {"runtime": {"choices": choices}}}))
     write_atomically(folder.config.with_name("hydra.yaml"), hydra.encode())

@@ -1,4 +1,8 @@
-"""Puts the values and findings of the reports next to our measurements, as lines that ``rendering`` writes."""
+"""Puts the values and findings of the reports next to our measurements, as lines that ``reproduce.rendering`` writes.
+
+A finding is a sentence of a report that is no single number. It consists of claims: each says that one quantity is
+larger than another.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,10 +19,11 @@ from digitlab.results.folder import RunFolder
 
 @dataclass(frozen=True, slots=True)
 class MetricLine:
-    """One metric of one row. Accuracies are in [0, 1]; missing values are nan.
+    """One metric of one row, compared with the report. Accuracies are in [0, 1]; missing values are nan.
 
     ``ours`` are the values of our runs. ``difference`` is their mean minus the report's value, or, if ``row.against``
-    names a row, minus the mean of that row. ``diverged`` is the number of runs that diverged.
+    names a row, minus the mean of that row. ``train_seconds`` is the mean over the runs that did not diverge;
+    ``diverged`` is the number of those that did.
     """
 
     row: Row
@@ -33,7 +38,7 @@ class MetricLine:
 
 @dataclass(frozen=True, slots=True)
 class FindingLine:
-    """One finding of a report: our differences, one for each of its claims, and the verdict."""
+    """One finding of a report: our differences, one for each of its claims in their order, and the verdict."""
 
     report: str
     text: str
@@ -63,6 +68,7 @@ class Measured:
         outcomes = self.outcomes[row.name]
         ours = self.sample(Quantity(row.name, metric.name))
         reference = math.nan if metric.reported is None else metric.reported
+        # A row that names another one is compared with it, even if the report gives a value.
         if row.against is not None:
             reference = self.sample(Quantity(row.against, metric.name)).mean
         return MetricLine(
@@ -91,4 +97,5 @@ class Measured:
 
 
 def _runs(root: Path, row: Row) -> list[RunFolder]:
+    """Return the folders of a row's runs, one for each seed or fold."""
     return [RunFolder(path) for path in sorted((root / row.name).glob("*"))]

@@ -1,7 +1,8 @@
 """Decides whether our runs reach a reported value and whether a finding holds, by means and confidence intervals.
 
-``reproduce.table`` uses it. Standard deviations divide by n - 1; the standard error is the standard deviation divided
-by the square root of n.
+``reproduce.table`` uses it. A finding is a sentence of a report that is no single number. It holds if all its claims
+hold; a claim says that one quantity is larger than another by a margin. Standard deviations divide by n - 1; the
+standard error is the standard deviation divided by the square root of n.
 """
 
 import math
@@ -14,6 +15,8 @@ from digitlab.reproduce.findings import Claim, Finding, Quantity
 from digitlab.reproduce.rows import Metric
 from digitlab.sweeps.statistics import student_quantile
 
+# ``reached`` and ``short`` are for reported values, ``holds``, ``fails`` and ``undecided`` for findings. The text is
+# empty if there is nothing to decide.
 Verdict = Literal["reached", "short", "holds", "fails", "undecided", ""]
 
 
@@ -41,11 +44,11 @@ class Sample:
 
 
 def reached(metric: Metric, ours: Sample) -> Verdict:
-    """Return ``reached`` if the mean of our runs is as good as the report's value, or if chance explains the gap.
+    """Return ``reached`` if the mean of our runs is as good as the report's value, or worse by no more than chance.
 
-    Otherwise return ``short``, and an empty text if the report gives no value or there is no run. Chance explains a gap
-    of half the width of the 95 % confidence interval of our mean (Student's t with n - 1 degrees of freedom). An
-    interval of two standard errors would cover only 82 % at n = 3.
+    Otherwise return ``short``; return an empty text if the report gives no value or there is no run. A gap counts as
+    chance if it is at most half the width of the 95 % confidence interval of our mean (Student's t with n - 1 degrees
+    of freedom). With two standard errors instead, the interval of three runs would be one of 82 %.
     """
     if metric.target is None or math.isnan(ours.mean):
         return ""

@@ -67,8 +67,8 @@ def test_normalising_leaves_out_only_black_pixels(read):
 
 
 def test_batches_hold_every_digit_once_in_a_new_order_each_epoch(digits):
-    order = random.Random(0)
-    epochs = [list(pure.shuffled_batches(digits, batch_size=70, order=order)) for _ in range(2)]
+    generator = random.Random(0)
+    epochs = [list(pure.shuffled_batches(digits, batch_size=70, generator=generator)) for _ in range(2)]
     for batches in epochs:
         assert [len(batch) for batch in batches] == [70] * 8 + [40]
         assert sorted(id(digit) for batch in batches for digit in batch) == sorted(map(id, digits))
@@ -76,11 +76,11 @@ def test_batches_hold_every_digit_once_in_a_new_order_each_epoch(digits):
 
 
 def test_updates_give_the_weights_of_the_numpy_network(digits):
-    layer, order = pure.new_layer(4), random.Random(4)
+    layer, generator = pure.new_layer(4), random.Random(4)
     begun = Dense(np.array(layer.weights).T.copy(), np.array(layer.biases), "linear")
     network, (images, labels) = Network([begun], loss="mse"), dense(digits)
     number = {id(digit): place for place, digit in enumerate(digits)}
-    batches = list(pure.shuffled_batches(digits, batch_size=50, order=order))
+    batches = list(pure.shuffled_batches(digits, batch_size=50, generator=generator))
     for batch in batches:
         pure.update(layer, batch, step_size=0.1)
     train(

@@ -1,7 +1,7 @@
 """Dense networks in NumPy: forward, backward, mini-batch SGD, and a gradient check by finite differences.
 
-``reproduce.executors`` trains these networks. All arithmetic uses the dtype of the weights; ``glorot`` makes float64.
-Shapes: N images of D pixels in [0, 1], K classes.
+``reproduce.executors`` trains these networks, and tests compare training in PyTorch with them. All arithmetic uses the
+dtype of the weights; ``glorot`` makes float64. Shapes: N images of D pixels in [0, 1], K classes.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -80,14 +80,14 @@ class Network:
         outputs = self._outputs(images)
         # ``error`` is the derivative of the cost with respect to the inputs of a layer's activation, (N, units).
         error = self._output_error(outputs[-1], one_hot(labels, outputs[-1]))
-        last_first: list[Gradient] = []
+        from_last_layer: list[Gradient] = []
         for number in range(len(self.layers) - 1, -1, -1):
             inputs = outputs[number]
-            last_first.append(Gradient(inputs.T @ error, error.sum(axis=0)))
+            from_last_layer.append(Gradient(inputs.T @ error, error.sum(axis=0)))
             if number > 0:
                 backward = _BACKWARD[self.layers[number - 1].activation]
                 error = backward(inputs, error @ self.layers[number].weights.T)
-        return last_first[::-1]
+        return from_last_layer[::-1]
 
     def _output_error(self, outputs: Array, targets: Array) -> Array:
         """Return the derivative of the cost with respect to the inputs of the last activation, (N, K)."""
@@ -142,6 +142,7 @@ def glorot(units: Sequence[int], activations: Sequence[Activation], *, seed: int
     """Make layers from ``units[0]`` pixels to ``units[-1]`` classes: uniform weights (Glorot, 2010), biases of 0."""
     random = np.random.default_rng(seed)
     layers = []
+    # Neighbours in ``units`` are the inputs and outputs of a layer, so ``units`` has one item more than the others.
     for fan_in, fan_out, activation in zip(units, units[1:], activations, strict=False):
         bound = np.sqrt(6 / (fan_in + fan_out))
         layers.append(Dense(random.uniform(-bound, bound, (fan_in, fan_out)), np.zeros(fan_out), activation))

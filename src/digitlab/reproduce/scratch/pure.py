@@ -1,8 +1,9 @@
-"""R1's network with the standard library alone: one dense layer from 784 pixels to 10 outputs that reads digits.
+"""The network of the course report R1 with the standard library alone: one dense layer from 784 pixels to 10 outputs.
 
-The functions in the order of use: ``read_images`` and ``read_labels``, ``normalise``, ``learn`` (which uses
-``shuffled_batches``, ``update``, ``evaluate`` and ``save_if_better``), ``plot_images`` and ``plot_grid``. The loss is
-the mean squared error; the target is 1 for the right digit and 0 for the others.
+It recognises digits; ``reproduce.executors`` trains it. The functions in the order of use: ``read_images`` and
+``read_labels``, ``normalise``, ``learn`` (which uses ``shuffled_batches``, ``update``, ``evaluate`` and
+``save_if_better``), ``plot_images`` and ``plot_grid``. The loss, called cost as in R1, is the mean squared error; the
+target is 1 for the right digit and 0 for the others.
 """
 
 import copy
@@ -105,14 +106,14 @@ def normalise(pixels: bytes, label: int) -> Digit:
 
 
 def new_layer(seed: int) -> Layer:
-    """Return a layer with weights uniform in [0, 1/784) and biases of 0."""
+    """Return a layer with weights uniform in [0, 1/784) and biases of 0, so that its outputs are in [0, 1)."""
     draw = random.Random(seed).random
     return Layer([[draw() / PIXELS for _ in range(PIXELS)] for _ in range(CLASSES)], [0.0] * CLASSES)
 
 
-def shuffled_batches(digits: Sequence[Digit], *, batch_size: int, order: random.Random) -> Iterator[list[Digit]]:
+def shuffled_batches(digits: Sequence[Digit], *, batch_size: int, generator: random.Random) -> Iterator[list[Digit]]:
     """Yield all digits once in a new order, ``batch_size`` at a time; the last mini-batch may be smaller."""
-    shuffled = order.sample(digits, len(digits))
+    shuffled = generator.sample(digits, len(digits))
     for start in range(0, len(shuffled), batch_size):
         yield shuffled[start : start + batch_size]
 
@@ -134,6 +135,8 @@ def update(layer: Layer, batch: Sequence[Digit], *, step_size: float) -> None:
     """Make one step of gradient descent on the mean cost of a mini-batch."""
     # Compute all outputs before changing any weight, so that every image of the mini-batch uses the same weights.
     outputs = [predict(layer, digit) for digit in batch]
+    # The derivative of the mean cost with respect to an output is 2 · (output - target), divided by the number of
+    # outputs and by the number of images. For a weight, it is multiplied by the value of the pixel.
     scale = 2 * step_size / (CLASSES * len(batch))
     for digit, row in zip(batch, outputs, strict=True):
         for position, output in enumerate(row):
@@ -145,7 +148,7 @@ def update(layer: Layer, batch: Sequence[Digit], *, step_size: float) -> None:
 
 
 def evaluate(layer: Layer, digits: Sequence[Digit], *, step: int = 0) -> Evaluation:
-    """Return accuracy and mean cost over ``digits``."""
+    """Return accuracy and mean cost over ``digits``; ``step`` is the number of mini-batches before."""
     correct = total_cost = 0.0
     for digit in digits:
         outputs = predict(layer, digit)
@@ -168,11 +171,11 @@ def learn(
 
     The result holds the layer with the best accuracy on ``validation``.
     """
-    layer, order = new_layer(seed), random.Random(seed)
+    layer, generator = new_layer(seed), random.Random(seed)
     learnt = Learnt(copy.deepcopy(layer), evaluate(layer, validation))
     step, steps = 0, epochs * math.ceil(len(training) / batch_size)
     for _ in range(epochs):
-        for batch in shuffled_batches(training, batch_size=batch_size, order=order):
+        for batch in shuffled_batches(training, batch_size=batch_size, generator=generator):
             started = time.perf_counter()
             update(layer, batch, step_size=step_size)
             learnt.update_seconds += time.perf_counter() - started
@@ -206,6 +209,7 @@ def plot_grid(
 
 
 def _pictures(images: Sequence[bytes], labels: Sequence[int], prediction: Sequence[int] | None) -> list[list[str]]:
+    """Return the lines of text of each image, with a title as the first line."""
     titles = [str(label) for label in labels]
     if prediction is not None:
         pairs = zip(labels, prediction, strict=True)
@@ -216,5 +220,6 @@ def _pictures(images: Sequence[bytes], labels: Sequence[int], prediction: Sequen
 def _picture(pixels: bytes) -> Iterator[str]:
     """Draw one image as lines of text. A line shows two rows of pixels: characters are twice as high as wide."""
     for start in range(0, PIXELS, 2 * SIDE):
+        # The mean of both pixels, each in 0 … 255, chooses the character.
         pairs = zip(pixels[start : start + SIDE], pixels[start + SIDE : start + 2 * SIDE], strict=True)
         yield "".join(_SHADES[round((upper + lower) / 510 * (len(_SHADES) - 1))] for upper, lower in pairs)
