@@ -66,8 +66,8 @@ class ConfusionRenderer:
         if ends not in self._frames:
             frame = _frame(ends, self._class_names, self._title)
             self._frames[ends] = frame, np.array(pixels(frame))
-        figure, empty = self._frames[ends]
-        picture = empty.copy()
+        figure, frame_pixels = self._frames[ends]
+        picture = frame_pixels.copy()
         for axes, values, cells in _maps(figure, confusion):
             _paint(picture, axes, axes.images[0].to_rgba(values, bytes=True))
             for row, column, text, colour in cells:

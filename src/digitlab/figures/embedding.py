@@ -18,7 +18,8 @@ _PANEL_INCHES = 4.2
 _MARKERS = "os^Dv<>pPX*"
 # About the size of a letter of a name, as shares of the width and the height of a panel.
 _LETTER_WIDTH, _LETTER_HEIGHT = 0.019, 0.036
-_MOST_NAMES = 30  # in the legend; with more classes, the figure has no legend and only the names at the points
+# With more classes than this, a legend would be too long, and only the names at the points tell the classes.
+_MOST_NAMES = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ def embedding_figure(panels: Sequence[Panel], labels: Tensor, *, class_names: Se
     occurring = labels.unique().tolist()
     for axes, panel in zip(axes_grid.flat, panels, strict=True):
         for label in occurring:
+            # ``rasterized``: PDF and SVG files contain the points as pixels. Thousands of shapes would make them large.
             points = panel.points[labels == label]
             axes.scatter(
                 *points.T.numpy(), s=6, color=_colour(label), marker=_MARKERS[label % len(_MARKERS)], linewidths=0,
@@ -61,6 +63,7 @@ def embedding_figure(panels: Sequence[Panel], labels: Tensor, *, class_names: Se
         legend = figure.legend(
             *axes_grid.flat[0].get_legend_handles_labels(), loc="outside right upper", markerscale=2, ncols=1
         )
+        # The points are half-transparent, but the symbols in the legend are not.
         for handle in legend.legend_handles:
             if handle is not None:
                 handle.set_alpha(1)

@@ -54,9 +54,9 @@ def layers_of(network: nn.Module, image_shape: tuple[int, int, int]) -> list[Lay
 
     # Modules that contain other modules only call them, so they are not layers of the diagram.
     handles = [add_hook(name, layer) for name, layer in network.named_modules() if not list(layer.children())]
-    training, parameter_example = network.training, next(network.parameters())
+    training, first_parameter = network.training, next(network.parameters())
     try:
-        network.eval()(torch.zeros(1, *image_shape, dtype=parameter_example.dtype, device=parameter_example.device))
+        network.eval()(torch.zeros(1, *image_shape, dtype=first_parameter.dtype, device=first_parameter.device))
     finally:
         network.train(training)
         for handle in handles:

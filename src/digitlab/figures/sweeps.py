@@ -102,6 +102,7 @@ def _error_bar(mean: float, interval: tuple[float, float]) -> list[float]:
 
 
 def _set_y_limits(axes: Axes, values: Sequence[float]) -> None:
+    """Leave a margin of 15 % of the range around the values, or of 5 % of the value if all are equal."""
     low, high = min(values), max(values)
     margin = (high - low) * 0.15 or max(abs(high), 1e-6) * 0.05
     axes.set_ylim(low - margin, high + margin)

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from digitlab.config.compose import CONF, register_resolvers, walk
 from digitlab.core.errors import RunError
+from digitlab.core.extras import how_to_install
 from digitlab.core.files import write_atomically
 from digitlab.core.logging import log_to
 from digitlab.core.signals import Interrupted
@@ -87,7 +88,7 @@ def _run(row: Row, folder: RunFolder, replicate: int, *, quick: bool) -> bool:
     Raises ``RunError`` if the folder holds a run with another configuration, and ``LeftOut`` if a package is missing.
     """
     if row.executor == "xgboost" and find_spec("xgboost") is None:
-        raise LeftOut("xgboost is not installed: pip install -e '.[baselines]'")
+        raise LeftOut(f"xgboost is not installed: {how_to_install('baselines')}")
     overrides = [*row.command_overrides(replicate), *([_QUICK] if quick else [])]
     config, choices = compose(overrides)
     has_started = folder.config.exists()
