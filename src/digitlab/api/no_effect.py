@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from omegaconf import DictConfig, OmegaConf
 
+from digitlab.config.cli_errors import split_override
 from digitlab.core.errors import ConfigError, show
 
 _SWEEP_NODES = ("hydra.launcher", "hydra/launcher", "hydra.sweeper", "hydra/sweeper", "hydra.sweep")
@@ -49,12 +50,12 @@ def refuse_sweep_settings(overrides: Sequence[str], config: DictConfig) -> None:
     ``overrides`` are those of the run. Those of Hydra (of its launcher, for example) are in ``config.hydra``.
     """
     for override in config.hydra.overrides.hydra:
-        key, value = _key_and_value(str(override))
+        key, value = split_override(str(override))
         if any(key == node or key.startswith(f"{node}.") for node in _SWEEP_NODES):
             raise ConfigError(key, value, "has no effect on a single run: add -m for a sweep")
     if OmegaConf.select(config, "hydra.sweeper.params"):
         # The search space comes from sweep=NAME or experiment=NAME. Without -m the run would use none of its values.
-        pairs = map(_key_and_value, overrides)
+        pairs = map(split_override, overrides)
         key, value = next((pair for pair in pairs if pair[0] in ("sweep", "experiment")), ("hydra.sweeper.params", "…"))
         raise ConfigError(key, value, "is a sweep: add -m")
 
@@ -62,14 +63,14 @@ def refuse_sweep_settings(overrides: Sequence[str], config: DictConfig) -> None:
 def refuse_run_folder(config: DictConfig) -> None:
     """Raise ``ConfigError`` if a sweep is given ``hydra.run.dir``, which applies to single runs only."""
     for override in config.hydra.overrides.hydra:
-        key, value = _key_and_value(str(override))
+        key, value = split_override(str(override))
         if key == "hydra.run.dir":
             raise ConfigError(key, value, f"has no effect on a sweep: write hydra.sweep.dir={value}")
 
 
 def refuse_empty_folders(overrides: Sequence[str]) -> None:
     """Raise ``ConfigError`` for a folder without a name, which would be the current folder."""
-    for key, value in map(_key_and_value, overrides):
+    for key, value in map(split_override, overrides):
         if key in ("data.root", "hydra.run.dir", "hydra.sweep.dir") and value.strip("'\" ") == "":
             raise ConfigError(key, value, f"must be a folder: the current one is written {key}=.")
 
@@ -79,7 +80,7 @@ def refuse_without_effect(overrides: Sequence[str], config: DictConfig, *, swept
 
     Of a sweep, ``config`` is the configuration of one job; another job may have another value of the ``swept`` keys.
     """
-    for key, value in map(_key_and_value, overrides):
+    for key, value in map(split_override, overrides):
         for rule in _RULES:
             # null and false ask to switch something off that is off already, so they are no mistake.
             if key not in rule.keys or rule.switch in swept or value in ("null", "false"):
@@ -93,13 +94,13 @@ def notes_without_effect(overrides: Sequence[str], config: DictConfig) -> list[s
 
     These are no errors, because ``debug=fast`` and other short runs have them.
     """
-    notes, last = [], {_key_and_value(override)[0]: override for override in overrides}
+    notes, last = [], {split_override(override)[0]: override for override in overrides}
     epochs, stopping = config.trainer.max_epochs, config.early_stopping
     milestones = config.scheduler.get("milestones_epochs")
     late_milestones = milestones and min(milestones) >= epochs
     long_patience = stopping is not None and stopping.unit == "epochs" and stopping.patience >= epochs
     for override in overrides:
-        key = _key_and_value(override)[0]
+        key = split_override(override)[0]
         if override != last[key]:
             notes.append(f"{override}: has no effect, because {last[key]} follows")
         reason = None
@@ -110,8 +111,3 @@ def notes_without_effect(overrides: Sequence[str], config: DictConfig) -> list[s
         if reason is not None:
             notes.append(f"{override}: has no effect, because {reason}: trainer.max_epochs is {epochs}")
     return notes
-
-
-def _key_and_value(override: str) -> tuple[str, str]:
-    key, _, value = override.lstrip("+~").partition("=")
-    return key, value

@@ -32,6 +32,7 @@ def show(
 
     With --check, examine its images and labels, print a table, and write a contact sheet and a list of findings.
     """
+    from digitlab.config.cli_errors import split_override
     from digitlab.config.command_line import read_arguments
     from digitlab.config.compose import ROOT, compose
     from digitlab.core.files import write_atomically
@@ -42,7 +43,7 @@ def show(
     overrides = read_arguments(overrides or [])
     config = compose(overrides)
     for override in overrides:
-        key, _, value = override.lstrip("+~").partition("=")
+        key, value = split_override(override)
         if not check and key.partition(".")[0] not in ("data", "augment", "seed", "experiment", "hydra"):
             raise ConfigError(key, value, "has no effect: this command uses only data, augment, seed and experiment")
     data = Experiment.from_config(config, typed=overrides).data

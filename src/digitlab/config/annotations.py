@@ -1,9 +1,9 @@
 """Checks settings against the annotations of their class, without importing the module of the class.
 
-The modules of networks, optimizers and so on import torch, which takes seconds. ``api.early_checks`` calls
-``check_node`` before that, so that a wrong value is reported at once. This module parses the source files and evaluates
-the annotations of digitlab's own classes. It skips an annotation that it can't evaluate: ``compose.build`` checks every
-setting later.
+A setting is an argument of a constructor, or a field of a dataclass. The modules of networks, optimizers and so on
+import torch, which takes seconds. ``api.early_checks`` calls ``check_node`` before torch is imported, so that a wrong
+value is reported at once. This module parses the source files of digitlab and evaluates the annotations in them. It
+skips an annotation that it can't evaluate: ``compose.build`` checks every setting later.
 """
 
 import ast
@@ -16,9 +16,11 @@ from typing import Any, get_args
 
 from digitlab.config.schema import check_value
 
-_SOURCES = Path(__file__).resolve().parents[1]
-# Light modules: they can be imported without torch. A name that an annotation takes from one of them is imported.
+# The folder of the package ``digitlab``.
+_PACKAGE = Path(__file__).resolve().parents[1]
+# Light modules can be imported without torch. If an annotation uses a name from one of them, this module imports it.
 _LIGHT_MODULES = ("typing", "collections.abc", "pathlib", "pydantic", "digitlab.config.schema")
+# The built-in types that annotations use.
 _TYPES = {name: getattr(builtins, name) for name in ("bool", "dict", "float", "int", "list", "str", "tuple")}
 
 
@@ -42,16 +44,18 @@ def check_node(node: Mapping[str, Any], key: str, target: str | None = None) -> 
         elif name in annotations:
             module, expression = annotations[name]
             try:
-                allowed = _evaluate(expression, module)
+                annotation = _evaluate(expression, module)
             except _UnknownError:
                 continue
-            check_value(path, value, allowed)
+            check_value(path, value, annotation)
 
 
 def _annotations(target: str) -> dict[str, tuple[str, ast.expr]]:
     """Return the annotation of each setting of a class, and the module in which to evaluate it.
 
-    The result is empty if neither ``settings`` nor ``checked`` decorates the class or its constructor.
+    The settings are the fields of a class decorated with ``settings``, or the keyword-only arguments of a constructor
+    decorated with ``checked``. Any other constructor has no settings. A class without a constructor has those of its
+    base classes.
     """
     module, _, name = target.rpartition(".")
     try:
@@ -63,7 +67,7 @@ def _annotations(target: str) -> dict[str, tuple[str, ast.expr]]:
     # A dataclass also has the fields of its base classes.
     annotations: dict[str, tuple[str, ast.expr]] = {}
     for base in definition.bases:
-        if isinstance(base, ast.Name) and base.id in _names(module):
+        if isinstance(base, ast.Name) and base.id in _statements(module):
             annotations |= _annotations(f"{module}.{base.id}")
     if _decorated(definition, "settings"):
         fields = (statement for statement in definition.body if isinstance(statement, ast.AnnAssign))
@@ -84,25 +88,25 @@ def _decorated(definition: ast.ClassDef | ast.FunctionDef, name: str) -> bool:
 
 
 @cache
-def _names(module: str) -> dict[str, ast.stmt]:
+def _statements(module: str) -> dict[str, ast.stmt]:
     """Return the statement that defines each name in a module of digitlab.
 
     Raises ``_UnknownError`` for a module of another package.
     """
     first, *rest = module.split(".")
-    path = _SOURCES.joinpath(*rest)
+    path = _PACKAGE.joinpath(*rest)
     path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     if first != "digitlab" or not path.is_file():
         raise _UnknownError
-    names: dict[str, ast.stmt] = {}
+    statements: dict[str, ast.stmt] = {}
     for statement in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(statement, ast.ClassDef):
-            names[statement.name] = statement
+            statements[statement.name] = statement
         elif isinstance(statement, ast.ImportFrom):
-            names |= {alias.asname or alias.name: statement for alias in statement.names}
+            statements |= {alias.asname or alias.name: statement for alias in statement.names}
         elif isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
-            names[statement.targets[0].id] = statement
-    return names
+            statements[statement.targets[0].id] = statement
+    return statements
 
 
 def _definition(module: str, name: str) -> tuple[str, ast.stmt]:
@@ -111,7 +115,7 @@ def _definition(module: str, name: str) -> tuple[str, ast.stmt]:
     If ``name`` is imported from another module of digitlab, this returns its definition in that module. If it is
     imported from a light module, this returns the import statement.
     """
-    statement = _names(module).get(name)
+    statement = _statements(module).get(name)
     if statement is None:
         raise _UnknownError
     if isinstance(statement, ast.ImportFrom) and statement.module not in _LIGHT_MODULES:

@@ -1,6 +1,8 @@
 """Checks overrides, and turns Hydra's errors about them into one line that names the key and the likely fix.
 
-``compose`` and ``command_line`` use it. This module does not import torch.
+``compose`` and ``command_line`` use it. A group is a folder in ``conf/``, such as ``optimizer``. The files in it, such
+as ``sgd``, are its options: ``optimizer=sgd`` chooses one. In all functions, ``groups`` is the path of ``conf/``. This
+module does not import torch.
 """
 
 import re
@@ -32,9 +34,9 @@ from digitlab.core.files import read_yaml
 
 # Groups that accept a list of options, as in augment=[shift,flip]. Every other group accepts exactly one.
 _LIST_GROUPS = ("augment", "debug", "experiment")
-# A group with more options than this is not listed in full in an error message.
+# An error message lists all options of a group, unless there are more than this: then the message would be too long.
 _MOST_LISTED = 12
-# The options that choose what Hydra does, each with its long name. Only one of them can be given.
+# The options of the command that choose what Hydra does, each with its long name. Only one of them can be given.
 _COMMANDS = {
     "-r": "--run", "-m": "--multirun", "-c": "--cfg", "-i": "--info", "-sc": "--shell-completion",
     "--shell_completion": "--shell-completion",
@@ -63,15 +65,12 @@ def command_line_overrides(hydra: DictConfig | None = None) -> list[str]:
 
 
 def check_overrides(overrides: Iterable[str], groups: Path) -> None:
-    """Raise ``ConfigError`` for an override that is not ``KEY=VALUE`` or, for a group, whose value is not a name.
-
-    ``groups`` is the folder of the groups, ``conf/``.
-    """
+    """Raise ``ConfigError`` for an override that is not ``KEY=VALUE`` or, for a group, whose value is not a name."""
     parser = OverridesParser.create()
     for text in overrides:
-        key, value = _split(text)
+        key, value = split_override(text)
         if not key or ("=" not in text and not text.startswith("~")):
-            raise ConfigError("", text, f"must be written {_key_and_value(text, groups)}")
+            raise ConfigError("", text, f"must be written {_required_form(text, groups)}")
         try:
             override = parser.parse_override(text)
         except HydraException as error:
@@ -80,25 +79,29 @@ def check_overrides(overrides: Iterable[str], groups: Path) -> None:
             raise _no_such_name(key, value, _options(groups / key))
 
 
-def _key_and_value(text: str, groups: Path) -> str:
-    """Return ``KEY=VALUE``, with what is meant by ``mnist``, the name of an option without its group, or ``seed:1``."""
-    found = [f"{group}={text}" for group in group_names(groups) if text in _options(groups / group)]
+def _required_form(text: str, groups: Path) -> str:
+    """Return ``KEY=VALUE`` and what the user may have meant: ``data=mnist`` by ``mnist``, ``seed=1`` by ``seed:1``."""
+    suggestions = [f"{group}={text}" for group in group_names(groups) if text in _options(groups / group)]
     if match := re.fullmatch(r"([A-Za-z_.]+):(\S+)", text):
-        found = [f"{match[1]}={match[2]}"]
-    return f"KEY=VALUE (did you mean `{found[0]}`?)" if found else "KEY=VALUE"
+        suggestions = [f"{match[1]}={match[2]}"]
+    return f"KEY=VALUE (did you mean `{suggestions[0]}`?)" if suggestions else "KEY=VALUE"
 
 
 def _unreadable(key: str, value: str) -> ConfigError:
+    """Return the error for a value that Hydra's grammar rejects, with the first correction below that fits."""
+    # Two settings stand in one argument, as in "seed=1, model=mlp".
     if match := re.search(r"^([^'\"\[{]*?)[\s,;]+([A-Za-z_.]+=\S.*)$", value):
         allowed = f"settings are separated by spaces outside quotes: {key}={match[1]} {match[2]}"
         return ConfigError(key, value, allowed)
     if re.search("[“”„‘’‚«»]", value):
-        meant = re.sub("[“”„‘’‚«»]", "", value)
-        return ConfigError(key, value, f"has typographic quotes: write {key}={meant}")
-    meant = re.sub(r",+(?=[],])", "", value.lstrip("=").strip(","))
-    if meant != value and meant and character_to_quote(meant) is None:
+        corrected = re.sub("[“”„‘’‚«»]", "", value)
+        return ConfigError(key, value, f"has typographic quotes: write {key}={corrected}")
+    # There is one = or one comma too many, as in seed==1 or model.hidden=[64,,64].
+    corrected = re.sub(r",+(?=[],])", "", value.lstrip("=").strip(","))
+    if corrected != value and corrected and character_to_quote(corrected) is None:
         kind = "= is written once" if value.startswith("=") else "a comma stands between two values"
-        return ConfigError(key, value, f"can't be read: {kind}; write {key}={meant}")
+        return ConfigError(key, value, f"can't be read: {kind}; write {key}={corrected}")
+    # A list is written (64,64) or [64;64].
     if re.fullmatch(r"\(.*\)|\[[^,]*;.*\]", value):
         return ConfigError(key, value, f"can't be read: a list is written {as_list(value)}, a number without brackets")
     character = character_to_quote(value)
@@ -126,7 +129,8 @@ def _may_be_names(override: Override, *, several: bool) -> bool:
     return all(isinstance(name, str) and "$" not in name for name in names)
 
 
-def _split(override: str) -> tuple[str, str]:
+def split_override(override: str) -> tuple[str, str]:
+    """Return the key of an override, without a leading + or ~, and its value."""
     key, _, value = override.lstrip("+~").partition("=")
     return key, value
 
@@ -172,6 +176,7 @@ def _no_such_name(group: str, name: str, names: Sequence[str]) -> ConfigError:
         if group == "sweep":
             allowed += f"; sweep.name={name} would name the folder of a sweep"
         return ConfigError(group, name, allowed)
+    # The name of an option can be a path: model=lab/lenet.yaml.
     similar = nearest_option(group, Path(name).stem if "/" in name else name, names)
     return ConfigError(group, name, f"must be one of {', '.join(names)}{similar}")
 
@@ -181,15 +186,14 @@ def explain_hydra_error(
 ) -> ConfigError:
     """Return a one-line error for an exception of Hydra or OmegaConf, with the key, its value and the likely fix.
 
-    ``overrides`` are the overrides of the command, ``keys`` all dotted keys of the configuration, ``default_keys``
-    those without its options, and ``groups`` is the folder of the groups.
+    ``overrides`` are the overrides of the command. ``keys`` are all dotted keys of the configuration with the options
+    that the command chooses, ``default_keys`` those with the default options.
     """
     text = " ".join(str(error).split())
-    values = dict(_split(override) for override in overrides)
+    values = dict(split_override(override) for override in overrides)
     if isinstance(error, OverrideParseException):
-        return ConfigError("", error.override, f"must be written {_key_and_value(error.override, groups)}")
+        return ConfigError("", error.override, f"must be written {_required_form(error.override, groups)}")
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        # The name of an option can be a path: model=lab/lenet.yaml.
         group, _, name = error.missing_cfg_file.partition("/")
         return _no_such_name(group, name, error.options or _options(groups / group))
     if match := re.search(r"Could not (override|append|delete)[^']*'([^']+)'", text):
@@ -197,8 +201,9 @@ def explain_hydra_error(
         if match[1] == "append":
             return ConfigError(key, values.get(key), "is there already: write it without the +")
         parent = key.rpartition(".")[0]
-        without = not any(each.startswith(f"{parent}.") for each in keys)
-        if values.get(parent) == "null" or (parent in keys and without and key in default_keys):
+        # A node that an option sets to null has no keys, but the default option has this key.
+        is_empty = not any(each.startswith(f"{parent}.") for each in keys)
+        if values.get(parent) == "null" or (parent in keys and is_empty and key in default_keys):
             return ConfigError(key, values.get(key), f"has no effect: {parent} is null, which turns it off")
         return _no_such_key(key, values, keys, groups)
     if match := re.search(r"Multiple values for (\S+)\.|(\S+) appears more than once", text):
@@ -210,8 +215,9 @@ def explain_hydra_error(
         return _several_values(match[1], values.get(match[1], ""))
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return ConfigError(error.full_key, values.get(error.full_key, "?"), str(error.msg).splitlines()[0])
-    if deleted := [override for override in overrides if override.startswith("~")]:
-        return ConfigError(_split(deleted[0])[0], None, "must be given")
+    # Hydra's other errors name no key. If an override removes a key, that is the likely cause.
+    if removals := [override for override in overrides if override.startswith("~")]:
+        return ConfigError(split_override(removals[0])[0], None, "must be given")
     return ConfigError("", "the configuration", f"can't be composed: {text}")
 
 
@@ -226,7 +232,10 @@ def _several_values(key: str, value: str) -> ConfigError:
 
 
 def _no_such_key(key: str, values: Mapping[str, str], keys: Sequence[str], groups: Path) -> ConfigError:
-    """Return the error for a ``key`` that Hydra could not change; ``values`` are those of the overrides, by key."""
+    """Return the error for a ``key`` that Hydra could not change, with the first explanation below that fits.
+
+    ``values`` are those of the overrides, by key.
+    """
     if key in keys:  # the override is ~KEY=VALUE, and VALUE is not the value of the key
         return ConfigError(key, values.get(key), "must be given: it can't be removed")
     if key in RENAMED_KEYS:
@@ -235,43 +244,44 @@ def _no_such_key(key: str, values: Mapping[str, str], keys: Sequence[str], group
     siblings = [path.removeprefix(f"{parent}.") for path in keys if path.startswith(f"{parent}.")]
     siblings = [path for path in siblings if "." not in path and path != "_target_"]
     value = values.get(key, "?")  # a key that is not among the overrides is in a file
-    having = " or ".join(options_with(key, groups))
-    hint = f"; it exists with {having}" if having else ""
+    options = " or ".join(options_with(key, groups))
+    hint = f"; it exists with {options}" if options else ""
     if reason := not_needed(key):
         return ConfigError(key, value, f"no such key: {reason}")
     if siblings:
         where = f" in {parent}={values[parent]}" if parent in values else ""
         error = unknown(name, value, siblings, under=parent, where=where)
-        elsewhere = "" if having or "did you mean" in error.allowed else _elsewhere(key, values, keys, groups)
+        elsewhere = "" if options or "did you mean" in error.allowed else _elsewhere(key, values, keys, groups)
         return ConfigError(key, value, error.allowed + hint + elsewhere)
-    of_options = option_keys(groups)
-    if parent in keys and key not in of_options:
+    keys_of_options = option_keys(groups)
+    if parent in keys and key not in keys_of_options:
         return ConfigError(key, value, f"no such key: a new one is written +{key}=VALUE")
-    if full := full_keys(key, keys):
-        written = [_written(each, values.get(key), groups) for each in full]
+    # The user typed only the end of a key, as in lr=0.1, or its name in other programs, as in epochs=5.
+    if meant_keys := full_keys(key, keys):
+        written = [_written(each, values.get(key), groups) for each in meant_keys]
         return ConfigError(key, value, f"no such key: write {' or '.join(written)}")
-    if full := full_keys(key, of_options):
-        written = [f"{_with_options(each, groups)} {_written(each, values.get(key), groups)}" for each in full]
+    # The same for a key that exists only with other options, as in momentum=0.9.
+    if meant_keys := full_keys(key, keys_of_options):
+        written = [f"{_with_options(each, groups)} {_written(each, values.get(key), groups)}" for each in meant_keys]
         return ConfigError(key, value, f"no such key: write {' or '.join(written)}")
     # augment.shift.padding exists as soon as the option of its group is chosen.
-    node = parent if parent in of_options else key
-    if inside := [each.removeprefix(f"{node}.") for each in of_options if each.startswith(f"{node}.")]:
+    node = parent if parent in keys_of_options else key
+    if names := [each.removeprefix(f"{node}.") for each in keys_of_options if each.startswith(f"{node}.")]:
         needed = _with_options(node, groups)
-        return ConfigError(key, value, f"no such key without {needed}, which has {', '.join(inside)}")
+        return ConfigError(key, value, f"no such key without {needed}, which has {', '.join(names)}")
     hint = (nearest(key, [*keys, *group_names(groups)]) or _elsewhere(key, values, keys, groups)) + hint
     return ConfigError(key, value, f"no such key{hint or '; python train.py --help lists all keys'}")
 
 
 def _elsewhere(key: str, values: Mapping[str, str], keys: Sequence[str], groups: Path) -> str:
-    """Return ``; write optimizer.lr=0.1`` for ``scheduler.lr=0.1``: a key or group of this name at another place."""
+    """Return ``; write optimizer.lr=0.1`` for ``scheduler.lr=0.1``, a name that exists at another place, or nothing."""
     parent, _, name = key.rpartition(".")
-    if name in ("name", "type", "kind") and parent in group_names(groups):
+    if name in ("name", "type", "kind") and parent in group_names(groups):  # model.type=mlp means model=mlp
         return f"; write {parent}={'|'.join(_options(groups / parent))}"
-    found = [name] if name in group_names(groups) else full_keys(name, keys)
-    nodes = [key for key in keys if key.startswith(f"{name}.")]
-    if not found and nodes:
-        found = nodes[:1]
-    written = [_written(each, values.get(key), groups) for each in found]
+    places = [name] if name in group_names(groups) else full_keys(name, keys)
+    if not places:  # ``name`` may be a node: show its first key
+        places = [each for each in keys if each.startswith(f"{name}.")][:1]
+    written = [_written(each, values.get(key), groups) for each in places]
     return f"; write {' or '.join(written)}" if written else ""
 
 
@@ -282,7 +292,7 @@ def _with_options(key: str, groups: Path) -> str:
 
 
 def _written(key: str, value: str | None, groups: Path) -> str:
-    """Return how to write ``key`` with the value of an override, if there is one and ``key`` has this option."""
+    """Return ``KEY=VALUE``; the options of ``key`` if it is a group without this one; the key if there is no value."""
     if value is None or (key in group_names(groups) and value not in _options(groups / key)):
         return f"{key}={'|'.join(_options(groups / key))}" if key in group_names(groups) else key
     return f"{key}={value}"

@@ -1,4 +1,8 @@
-"""Reads the arguments of ``train.py`` before Hydra does, and rejects what Hydra would reject in a less helpful way."""
+"""Reads the arguments of ``train.py`` before Hydra does, and rejects what Hydra would reject in a less helpful way.
+
+``cli.train``, ``digitlab show`` and the Python functions call ``read_arguments``. An argument is an option, such as
+``-m`` or ``--help``, or an override ``KEY=VALUE``.
+"""
 
 import argparse
 from collections.abc import Sequence
@@ -22,11 +26,11 @@ from digitlab.core.errors import ConfigError
 def read_arguments(arguments: Sequence[str]) -> list[str]:
     """Return the arguments in the form that Hydra needs: options first, and paths in quotes where necessary.
 
-    In a sweep, keys of swept groups become choices of one value: see ``_defer_to_jobs``. Raises ``ConfigError`` for
-    unknown options, spaces around ``=``, and overrides that cannot be parsed.
+    In a sweep, some overrides ``KEY=VALUE`` become ``KEY=choice(VALUE)``: see ``_defer_to_jobs``. Raises
+    ``ConfigError`` for unknown options, spaces around ``=``, and overrides that cannot be parsed.
     """
     if "-sc" in arguments or "--shell-completion" in arguments:
-        return list(arguments)  # the last word may be incomplete
+        return list(arguments)  # for tab completion: the last word may be incomplete, so nothing is checked
     options, overrides = _split(arguments)
     refuse_conflicting_options(options)
     overrides = [quote_path(override) for override in overrides]
@@ -72,7 +76,7 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             word = name + equals + value
         _check_option(word, following, action)
         options.append(word)
-        # In argparse, None means exactly one value, and "?" an optional one: the next word is only taken if it is one.
+        # In argparse, None means exactly one value, and "?" an optional one, which must be one of the choices.
         takes_value = action.nargs is None or (action.nargs == "?" and following in (action.choices or ()))
         if takes_value and unread and "=" not in word and word in actions:
             options.append(unread.pop(0))
@@ -93,7 +97,10 @@ def _action(word: str, actions: dict[str, argparse.Action]) -> argparse.Action |
 
 
 def _check_option(word: str, following: str, action: argparse.Action) -> None:
-    """Raise ``ConfigError`` for a value that the option does not take. argparse would print its usage in ten lines."""
+    """Raise ``ConfigError`` if the option in ``word`` does not take its value: after ``=``, or the ``following`` word.
+
+    argparse would print its usage in ten lines.
+    """
     name, equals, value = word.partition("=")
     if action.nargs == 0:
         if equals:
@@ -113,15 +120,15 @@ def _check_option(word: str, following: str, action: argparse.Action) -> None:
 def _refuse_divided_list(word: str, following: Sequence[str]) -> None:
     """Raise ``ConfigError`` for ``KEY=[a, b]``, which the shell passes as two words."""
     key, _, value = word.partition("=")
-    ends = {"[": "]", "(": ")"}.get(value[:1])
-    if ends is None or ends in value:
+    closing = {"[": "]", "(": ")"}.get(value[:1])
+    if closing is None or closing in value:
         return
     words = [word]
     for each in following:
         if "=" in each or each.startswith("-"):
             return
         words.append(each)
-        if ends in each:
+        if closing in each:
             text = " ".join(words)
             raise ConfigError("", text, f"must be written {key}={as_list(text.partition('=')[2])}, without spaces")
 
@@ -129,12 +136,14 @@ def _refuse_divided_list(word: str, following: Sequence[str]) -> None:
 def _refuse_spaces(word: str, following: Sequence[str]) -> None:
     """Raise ``ConfigError`` for ``KEY = VALUE`` and ``KEY VALUE``, which the shell passes as two or three words."""
     second, third = [*following, "", ""][:2]
-    if word.startswith(("–", "—")):
+    if word.startswith(("–", "—")):  # some text editors turn -- into a dash
         raise ConfigError(
             "", word, f"begins with a dash, options with a hyphen: write {word.replace('—', '--').replace('–', '-')}"
         )
+    # The two words are "optimizer lr=0.1".
     if "=" not in word and "=" in second and _keys_of(f"{word}.{second.partition('=')[0]}"):
         raise ConfigError("", f"{word} {second}", f"must be written {word}.{second}")
+    # The two words are "lr 0.1".
     if second and not any("=" in each or each[0] in "-~+" for each in (word, second)) and (keys := _keys_of(word)):
         written = " or ".join(f"{key}={second}" for key in keys)
         raise ConfigError("", f"{word} {second}", f"must be written {written}")
@@ -168,32 +177,36 @@ def _keys_of(name: str) -> list[str]:
 
 
 def _defer_to_jobs(overrides: Sequence[str]) -> list[str]:
-    """Return the overrides of a sweep, changed so that Hydra applies keys of swept groups only to the jobs.
+    """Return the overrides of a sweep, changed so that Hydra applies some of them only to the jobs.
 
     Before the jobs, Hydra composes a configuration of the whole sweep. It leaves out all choices there, so each swept
     group has its default option. In ``-m optimizer=sgd,rmsprop optimizer.momentum=0.9`` that is Adam, which has no
-    momentum: Hydra would refuse the key. So a key that the default option lacks becomes a choice of one value here.
+    momentum: Hydra would refuse the key. So the override of a key that the default option lacks becomes a choice of one
+    value, ``optimizer.momentum=choice(0.9)``.
     """
     parser = OverridesParser.create()
     parsed = {override: parser.parse_override(override) for override in overrides if "=" in override}
     groups = group_names(CONF)
     swept = {each.key_or_group for each in parsed.values() if each.is_sweep_override()}
+    # sweep=NAME and experiment=NAME can choose a file with a search space.
     swept |= {key for override in overrides for key in swept_values(override, CONF)}
     swept &= set(groups)
-    keys_of_swept = [
+    overrides_in_swept_groups = [
         override
         for override, each in parsed.items()
         if each.key_or_group.partition(".")[0] in swept and "." in each.key_or_group
         and not each.is_sweep_override() and override[:1] not in "+~"
     ]  # fmt: skip
-    if not keys_of_swept:
+    if not overrides_in_swept_groups:
         return list(overrides)
     chosen_options = [
         override for override, each in parsed.items() if each.key_or_group in groups and not each.is_sweep_override()
     ]
     keys = known_keys(chosen_options)
-    deferred = {override for override in keys_of_swept if override.partition("=")[0] not in keys}
-    return [
-        f"{key}=choice({value})" if override in deferred else override
-        for override, (key, _, value) in ((each, each.partition("=")) for each in overrides)
-    ]
+    deferred = {override for override in overrides_in_swept_groups if override.partition("=")[0] not in keys}
+    return [_as_choice(override) if override in deferred else override for override in overrides]
+
+
+def _as_choice(override: str) -> str:
+    key, _, value = override.partition("=")
+    return f"{key}=choice({value})"

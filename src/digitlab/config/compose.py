@@ -1,4 +1,4 @@
-"""Composes the configuration from ``conf/`` and the command line, and builds objects from its nodes.
+"""Composes the configuration from ``conf/`` and the command line, and builds objects from its nodes (mappings).
 
 ``train.py`` and all packages above this one use it. It does not import torch: ``train.py --help`` must answer quickly.
 """
@@ -50,7 +50,7 @@ T = TypeVar("T")
 
 
 def register_resolvers() -> None:
-    """Register the resolvers that ``conf/`` uses; ``${project:data}``, for example, is the path of data/."""
+    """Register what ``${…}`` calls in ``conf/``: ``${project:data}``, for example, becomes the path of data/."""
     OmegaConf.register_new_resolver("project", lambda name: str(ROOT / name), replace=True)
     OmegaConf.register_new_resolver("groups", lambda: group_table(*filter(None, [CONF, OWN_CONF])), replace=True)
     OmegaConf.register_new_resolver("direction", lambda metric: metric_direction(str(metric)), replace=True)
@@ -112,14 +112,14 @@ def composition_error(error: Exception, overrides: Sequence[str]) -> ConfigError
         return ConfigError("", f"{mark.name}, line {mark.line + 1}", f"is no YAML: {error.problem}")
     groups = [*group_names(CONF), "hydra/launcher", "hydra/sweeper"]
     chosen = [override for override in overrides if override.partition("=")[0] in groups]
-    of_hydra = any(override.lstrip("+~").startswith("hydra.") for override in overrides)
-    keys = known_keys(chosen, with_hydra=of_hydra)
-    defaults = known_keys(()) if chosen or of_hydra else keys
+    with_hydra = any(override.lstrip("+~").startswith("hydra.") for override in overrides)
+    keys = known_keys(chosen, with_hydra=with_hydra)
+    defaults = known_keys(()) if chosen or with_hydra else keys
     return explain_hydra_error(error, overrides, keys, CONF, default_keys=defaults)
 
 
 def known_keys(chosen: Sequence[str], *, with_hydra: bool = False) -> list[str]:
-    """Return all dotted keys of the configuration with the ``chosen`` group options, or with none if that fails."""
+    """Return all dotted keys of the configuration with the ``chosen`` options; with the default ones if they fail."""
     with restored_hydra(), initialize_config_dir(str(CONF), version_base="1.3"):
         try:
             config = hydra_compose("train", overrides=list(chosen), return_hydra_config=with_hydra)
@@ -172,7 +172,7 @@ def build(node: Mapping[str, Any], key: str, kind: type[T], **extra: Any) -> T:
         built: T = target(**arguments, **extra)
         return built
     except ValidationError as error:
-        # Of a user's network, ``make`` is the class that rejected the argument; ``GivenNetwork`` only calls it.
+        # A ``GivenNetwork`` only calls ``make``, the class of a user's network, which rejected the argument.
         constructed = target.make if isinstance(target, GivenNetwork) else target
         raise refusal(error, of=constructed, given=arguments | extra).under(key) from error
     except DigitlabError as error:
@@ -268,8 +268,8 @@ def plain(node: Any, key: str) -> dict[str, Any]:
     Raises ``ConfigError`` if ``node`` is not a node with keys, or if an interpolation fails.
     """
     if not OmegaConf.is_dict(node):
-        own = [each for each in known_keys(()) if each.startswith(f"{key}.")] or [f"{key}.KEY"]
-        raise ConfigError(key, node, f"has keys of its own, set one by one: {'=VALUE, '.join(own)}=VALUE")
+        keys = [each for each in known_keys(()) if each.startswith(f"{key}.")] or [f"{key}.KEY"]
+        raise ConfigError(key, node, f"has keys of its own, set one by one: {'=VALUE, '.join(keys)}=VALUE")
     try:
         container = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:

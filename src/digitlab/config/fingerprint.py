@@ -15,7 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 from digitlab.config.compose import walk
 from digitlab.core.errors import show
 
-# These settings do not change the numbers that a run computes. ``checkpoint`` says when a run saves itself.
+# These settings do not change the numbers that a run computes. ``checkpoint`` says when a run saves itself, and
+# ``chunk_length`` how many mini-batches one training step of Lightning receives together.
 _WITHOUT_EFFECT = ("hydra", "sweep", "resume", "checkpoint")
 _WITHOUT_EFFECT_IN = {"data": ("root",), "trainer": ("progress_bar", "chunk_length")}
 
@@ -54,8 +55,8 @@ def with_effect(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _effective(config: DictConfig) -> dict[str, Any]:
-    """Return ``with_effect(config)`` with all interpolations replaced by their values and with an absolute path."""
-    # The other nodes are removed first, because those of Hydra contain interpolations that only Hydra can resolve.
+    """Return ``with_effect(config)``, with interpolations replaced by their values and ``data.path`` made absolute."""
+    # Nodes without effect are removed first, because that of Hydra has interpolations that only Hydra can resolve.
     relevant = OmegaConf.masked_copy(config, [str(key) for key in config if key not in _WITHOUT_EFFECT])
     try:
         container = OmegaConf.to_container(relevant, resolve=True)

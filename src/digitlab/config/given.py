@@ -12,7 +12,7 @@ from typing import Any
 GIVEN = "_given_"
 # The facts about the data set that digitlab passes to every network of its own. Users' networks need not take them.
 FACTS = ("image_shape", "classes")
-# Only so many networks are remembered, the latest ones, so that a long session does not fill the memory.
+# Only this many networks, the latest ones, are remembered, so that a long session does not fill the memory.
 _MOST_REMEMBERED = 32
 
 
@@ -28,6 +28,7 @@ class GivenNetwork:
 
     @classmethod
     def of_class(cls, network_class: type) -> "GivenNetwork":
+        """Return the builder that calls the constructor of ``network_class``."""
         return cls(network_class, network_class.__name__, named_parameters(network_class))
 
     def __call__(self, **arguments: Any) -> Any:

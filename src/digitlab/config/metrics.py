@@ -11,6 +11,7 @@ from digitlab.core.errors import ConfigError
 Direction = Literal["min", "max"]
 
 NAMES = ("loss", "accuracy", "balanced_accuracy", "f1", "f1_weighted")
+# The metrics by which a run can choose its best checkpoint.
 MONITORS = tuple(f"{split}/{name}" for split in ("val", "train") for name in NAMES)
 
 # A metric whose name contains one of these words is better when it is small.

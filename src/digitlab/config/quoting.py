@@ -13,7 +13,8 @@ from hydra.errors import HydraException
 # always one path.
 _PATH_KEYS = ("data.root", "data.path", "sweep.name")
 _FOLDER_KEYS = ("hydra.run.dir", "hydra.sweep.dir")
-# The characters that Hydra's grammar allows in a value without quotes, besides brackets, commas and escapes.
+# The characters that Hydra's grammar allows in a value without quotes, besides brackets, commas and characters after a
+# backslash.
 _PLAIN = r"A-Za-z0-9_/\-\\+.$%*@?|: \t"
 # Hydra's functions, such as choice(1,2). Their arguments have a grammar of their own.
 _FUNCTIONS = r"(choice|range|interval|glob|sort|shuffle|tag|extend_list|int|float|str|bool|json_str)\("
@@ -23,24 +24,24 @@ def quote_path(override: str) -> str:
     """Return ``override`` with its value in quotes if the value is a path that Hydra cannot read otherwise.
 
     ``data.root=/data/größe`` becomes ``data.root='/data/größe'``. All other overrides are returned unchanged. A value
-    with a comma is also unchanged, because it can be the values of a sweep; only the folders of Hydra are quoted then,
-    too. ``resume`` never reaches Hydra, so it needs no quotes.
+    with a comma is also unchanged, because it can be several values of a sweep, except for ``hydra.run.dir`` and
+    ``hydra.sweep.dir``, which are always one path. ``resume`` never reaches Hydra, so it needs no quotes.
     """
     key, _, value = override.partition("=")
     if not value or value[0] in "'\"$" or key == "resume" or not _needs_quotes(override, key, value):
         return override
     quoted = f"{key}={in_quotes(value)}"
     # If quotes do not help either, the error message must show what the user typed.
-    return quoted if _value(quoted) == value else override
+    return quoted if _read_by_hydra(quoted) == value else override
 
 
 def _needs_quotes(override: str, key: str, value: str) -> bool:
     """Return whether Hydra would not read the path ``value`` as it is written."""
     if key in _FOLDER_KEYS:
-        return _value(override) != value
+        return _read_by_hydra(override) != value
     if "," in value or not (key in _PATH_KEYS or value.startswith(("/", "~/", "./", "../"))):
         return False
-    hydra_value = _value(override)
+    hydra_value = _read_by_hydra(override)
     # A folder may be called 2026, which Hydra would read as a number.
     return (hydra_value is None and value != "null") or (key in _PATH_KEYS and isinstance(hydra_value, int | float))
 
@@ -80,7 +81,7 @@ def in_quotes(value: str, quotes: str = "'") -> str:
     return quotes + re.sub(r"(\\+)$", lambda match: 2 * match[1], escaped) + quotes
 
 
-def _value(override: str) -> object:
+def _read_by_hydra(override: str) -> object:
     """Return the value that Hydra reads from ``override``, or None if Hydra can't read it."""
     try:
         return OverridesParser.create().parse_override(override).value()

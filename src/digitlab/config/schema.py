@@ -36,6 +36,7 @@ from digitlab.core.errors import ConfigError, show
 # defer_build: pydantic builds a validator at its first use, because a run uses only a few of them.
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True, extra="forbid", defer_build=True)
 
+# A fraction can be 1. A rate, such as that of dropout, is below 1.
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -72,7 +73,7 @@ def refusal(error: ValidationError, *, of: Any, given: Mapping[str, Any]) -> Con
     if isinstance(original, ConfigError):
         # Raised by a settings class itself, for a rule that annotations cannot express.
         return original
-    key = str(first["loc"][0])
+    key = str(first["loc"][0])  # the name of the argument
     hints = get_type_hints(of if is_dataclass(of) else of.__init__, include_extras=True)
     if key not in given:
         return ConfigError(key, None, "must be given")
@@ -124,6 +125,7 @@ def describe(annotation: Any) -> str:
     """Return in words what an annotation allows: ``a number in [0, 1)`` for ``Rate``."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
+        # pydantic keeps the limits of a ``Field`` as objects with one attribute each, such as Ge(ge=0).
         constraints = [each for field in arguments[1:] for each in getattr(field, "metadata", ())]
         limits = {name: getattr(each, name) for each in constraints for name in each.__slots__}
         return _limited(arguments[0], limits)

@@ -94,13 +94,14 @@ def unknown(key: str, value: object, names: Iterable[str], *, under: str = "", w
     full_key = f"{under}.{key}" if under else key
     if full_key in RENAMED_KEYS:
         return ConfigError(full_key, value, f"is now {RENAMED_KEYS[full_key]}")
+    # ``names`` are relative to the node, and the keys in ``_COMMON_NAMES`` are not.
     common = _COMMON_NAMES.get(full_key, _COMMON_NAMES.get(key, "")).removeprefix(f"{under}.")
     hint = f" (did you mean `{common}`?)" if common in names else nearest(key, names)
     return ConfigError(full_key, value, f"no such key{where}{hint}; there are {', '.join(names) or 'none'}")
 
 
 def nearest_value(value: str, allowed: Iterable[str]) -> str:
-    """Return `` (did you mean `cuda`?)`` for ``gpu``, the name of a value elsewhere, or as ``nearest``."""
+    """Return `` (did you mean `cuda`?)`` for ``gpu``, as other programs call this value; else as ``nearest``."""
     allowed = list(allowed)
     common = _COMMON_VALUES.get(value.casefold())
     return f" (did you mean `{common}`?)" if common in allowed else nearest(value, allowed)
@@ -118,7 +119,7 @@ def nearest_option(group: str, name: str, names: Sequence[str]) -> str:
 
 
 def full_keys(name: str, keys: Iterable[str]) -> list[str]:
-    """Return the keys that ``name`` can stand for: those that end in ``.name``, else the key of this common name."""
+    """Return the keys that ``name`` can stand for: those that end in ``.name``, else that of ``_COMMON_NAMES``."""
     ending_keys = [key for key in keys if key.endswith(f".{name}")]
     return ending_keys or [key for common, key in _COMMON_NAMES.items() if common == name]
 
