@@ -76,18 +76,18 @@ def train(
     user_overrides = [*overrides, *([] if folder is None else [f"hydra.run.dir={in_quotes(str(folder))}"])]
     run_folders: list[Path] = []  # ``task`` adds one
     stopper = Stopper() if stopper is None else stopper
-    objects = own_objects(user_overrides, model=model, data=data, test_data=test_data, class_names=class_names)
-    with _exclusive_training(), objects as own:
+    context = own_objects(user_overrides, model=model, data=data, test_data=test_data, class_names=class_names)
+    with _exclusive_training(), context as objects:
 
         def task(config: DictConfig) -> None:
             from digitlab.training import train as train_config
 
-            _log_how_to_resume(own, also_print=config.trainer.progress_bar)
+            _log_how_to_resume(objects, also_print=config.trainer.progress_bar)
             with report_failure(), stoppable_by_folder(Path(HydraConfig.get().runtime.output_dir), stopper):
                 run_folders.append(train_config(config).folder)
 
-        needs_model = own.reason_to_pass_again is not None
-        arguments = [*user_overrides, *own.overrides]
+        needs_model = objects.reason_to_pass_again is not None
+        arguments = [*user_overrides, *objects.overrides]
         with _stoppable(stopper, needs_model=needs_model), hydra_app(arguments) as (hydra, hydra_overrides):
             hydra.run(config_name="train", task_function=task, overrides=hydra_overrides)
     return Run(run_folders[0])
@@ -119,12 +119,12 @@ def sweep(
         with report_failure():
             return complete_run(config)
 
-    objects = own_objects(user_overrides, model=model, data=data, test_data=test_data, class_names=class_names)
+    context = own_objects(user_overrides, model=model, data=data, test_data=test_data, class_names=class_names)
     try:
-        with _exclusive_training(), objects as own:
-            if own.reason_to_pass_again is not None:
-                _refuse_other_processes(user_overrides, own.reason_to_pass_again)
-            arguments = [*user_overrides, *own.overrides]
+        with _exclusive_training(), context as objects:
+            if objects.reason_to_pass_again is not None:
+                _refuse_other_processes(user_overrides, objects.reason_to_pass_again)
+            arguments = [*user_overrides, *objects.overrides]
             with (
                 _stoppable(stopper, sweep=True),
                 hydra_app(arguments, multirun=True) as (hydra, hydra_overrides),
@@ -133,7 +133,7 @@ def sweep(
                 try:
                     hydra.multirun(config_name="train", task_function=task, overrides=hydra_overrides)
                 finally:
-                    sweep_folders += running_path()
+                    sweep_folders += running_path()  # empty again after ``report_sweep_at_end``
     except SweepError as error:
         if not sweep_folders:
             raise
@@ -228,12 +228,12 @@ def _remember(path: Path, model: Any) -> None:
     remember_for_run(RunFolder(path).read_config(), model)
 
 
-def _log_how_to_resume(own: OwnObjects, *, also_print: bool) -> None:
+def _log_how_to_resume(objects: OwnObjects, *, also_print: bool) -> None:
     """If another process can resume the run only with its network, log how and why, and print it if ``also_print``."""
-    if own.reason_to_pass_again is None:
+    if objects.reason_to_pass_again is None:
         return
     how = "digitlab.resume(FOLDER, model=...)"
-    line = f"another Python process can resume this run only with its network, by {how}: {own.reason_to_pass_again}"
+    line = f"another Python process can resume this run only with its network, by {how}: {objects.reason_to_pass_again}"
     log.info(line)
     if also_print:
         print(line)
@@ -241,6 +241,7 @@ def _log_how_to_resume(own: OwnObjects, *, also_print: bool) -> None:
 
 def _refuse_other_processes(overrides: Sequence[str], reason_to_pass_again: str) -> None:
     """Raise ``ConfigError`` if the overrides choose a launcher that would train in other processes."""
+    # With hydra.launcher.over, the launcher ``vectorized`` passes its populations on to another launcher.
     for override in overrides:
         key, _, value = override.lstrip("+").partition("=")
         if (key == "hydra/launcher" and value not in ("basic", "vectorized")) or key == "hydra.launcher.over":

@@ -37,16 +37,17 @@ class Comparisons:
         self._comparisons = compare_groups(groups, self.metric)
         self.sentences = [f"{sentence(each)}." for each in self._comparisons]
         self.notes = list(dict.fromkeys(note for each in self._comparisons for note in each.notes))
-        tests, reasons = compare_images(groups)
-        self.sentences += tests
-        self.notes += reasons
+        image_sentences, image_notes = compare_images(groups)
+        self.sentences += image_sentences
+        self.notes += image_notes
 
     @property
     def table(self) -> Any:
         """One row per comparison, the best group first: a data frame or a list of dicts.
 
         ``difference`` is the mean of ``better`` minus ``other`` in the metric; its 95 % interval goes from ``low`` to
-        ``high``. ``p`` is corrected for the number of comparisons (Holm). ``effect_size`` is Cohen's d.
+        ``high``. ``pairs`` is 0 if the runs are not paired. ``p`` is that of the t test, corrected for the number of
+        comparisons (Holm), ``permutation_p`` that of a permutation test, not corrected. ``effect_size`` is Cohen's d.
         """
         return to_frame([_row(each) for each in self._comparisons])
 

@@ -13,7 +13,7 @@ from digitlab.config.annotations import check_node
 from digitlab.config.compose import plain, unresolved
 from digitlab.config.metrics import check_monitor
 
-# The classes that hold the settings of a node. All other nodes name their class in _target_.
+# The classes of the settings in nodes without a _target_, which names the class in all other nodes.
 _CLASSES = {
     "monitor": "digitlab.training.early_stopping.Monitor",
     "early_stopping": "digitlab.training.early_stopping.EarlyStopping",

@@ -1,4 +1,7 @@
-"""The HTML that notebooks show for runs and sweeps: self-contained, readable on light and on dark pages."""
+"""The HTML that notebooks show for ``Run``, ``Sweep`` and ``Comparisons``: readable on light and on dark pages.
+
+It needs no style sheet, because a notebook may show it on any page: all styles stand in the elements.
+"""
 
 import html
 from collections.abc import Mapping, Sequence

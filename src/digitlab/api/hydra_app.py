@@ -38,8 +38,8 @@ def hydra_app(overrides: Sequence[str], *, multirun: bool = False) -> Iterator[t
             hydra = Hydra.create_main_hydra2(
                 task_name="train", config_search_path=create_config_search_path(f"file://{CONF}")
             )
-            # The application takes overrides only, so leave out -m. Hydra's own command line adds the mode, by which
-            # digitlab tells a job of a sweep from a single run.
+            # The application takes overrides only, so leave out -m. Hydra's own command line would add the mode, by
+            # which digitlab distinguishes a job of a sweep from a single run.
             job_overrides = arguments[1:] if multirun else arguments
             yield hydra, [*job_overrides, f"hydra.mode={'MULTIRUN' if multirun else 'RUN'}"]
         except COMPOSITION_ERRORS as error:

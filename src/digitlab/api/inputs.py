@@ -17,8 +17,9 @@ from digitlab.training.settings import DataFacts
 def as_pixels(images: Any, *, facts: DataFacts, deskewed: bool) -> Tensor:
     """Return ``images`` as pixels (N, C, H, W), uint8 or float in [0, 1], with the shape of the data set.
 
-    Pictures (paths and PIL images) are deskewed if the run's data set was. Raises ``DataError``
-    for a picture that cannot be read, and ``ConfigError`` for a wrong shape, type or range of values.
+    ``facts`` describe the data set of the run, and ``deskewed`` says whether it was deskewed; then pictures (paths and
+    PIL images) are deskewed, too. Raises ``DataError`` for a picture that cannot be read, and ``ConfigError`` for a
+    wrong shape, type or range of values.
     """
     if isinstance(images, list | tuple) and any(isinstance(each, str | Path | Image.Image) for each in images):
         return torch.cat([as_pixels(each, facts=facts, deskewed=deskewed) for each in images])

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from digitlab.config.cli_errors import split_override
 from digitlab.core.errors import ConfigError, show
 
+# Only a sweep uses these parts of Hydra's configuration. hydra/launcher chooses an option, hydra.launcher is its node.
 _SWEEP_NODES = ("hydra.launcher", "hydra/launcher", "hydra.sweeper", "hydra/sweeper", "hydra.sweep")
 _MILESTONES = "scheduler.milestones_epochs"
 
@@ -78,7 +79,7 @@ def refuse_empty_folders(overrides: Sequence[str]) -> None:
 def refuse_without_effect(overrides: Sequence[str], config: DictConfig, *, swept: Collection[str] = ()) -> None:
     """Raise ``ConfigError`` if another setting of the valid ``config`` switches off what an override sets.
 
-    Of a sweep, ``config`` is the configuration of one job; another job may have another value of the ``swept`` keys.
+    For a sweep, ``config`` is the configuration of one job; another job may have another value of the ``swept`` keys.
     """
     for key, value in map(split_override, overrides):
         for rule in _RULES:
@@ -94,17 +95,18 @@ def notes_without_effect(overrides: Sequence[str], config: DictConfig) -> list[s
 
     These are no errors, because ``debug=fast`` and other short runs have them.
     """
-    notes, last = [], {split_override(override)[0]: override for override in overrides}
+    notes: list[str] = []
+    last_overrides = {split_override(override)[0]: override for override in overrides}
     epochs, stopping = config.trainer.max_epochs, config.early_stopping
     milestones = config.scheduler.get("milestones_epochs")
     late_milestones = milestones and min(milestones) >= epochs
     long_patience = stopping is not None and stopping.unit == "epochs" and stopping.patience >= epochs
     for override in overrides:
         key = split_override(override)[0]
-        if override != last[key]:
-            notes.append(f"{override}: has no effect, because {last[key]} follows")
+        if override != last_overrides[key]:
+            notes.append(f"{override}: has no effect, because {last_overrides[key]} follows")
         reason = None
-        if late_milestones and override in ("scheduler=steps", last.get(_MILESTONES)):
+        if late_milestones and override in ("scheduler=steps", last_overrides.get(_MILESTONES)):
             reason = f"scheduler.milestones_epochs={show(milestones)} are not before the end"
         if long_patience and key == "early_stopping.patience":
             reason = "no run of this length waits so long"

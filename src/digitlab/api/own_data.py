@@ -1,7 +1,8 @@
 """Turns images that a Python user passes to ``digitlab.train`` into four IDX files and a node of the configuration.
 
-A digest of the images and labels names the folder of the files, so the same images are written only once. Because the
-files remain, another process can resume, evaluate and report the runs, and all runs of a sweep share one copy.
+IDX is the file format of MNIST. A digest of the images and labels names the folder of the files, so the same images are
+written only once. Because the files remain, another process can resume, evaluate and report the runs, and all runs of a
+sweep share one copy.
 """
 
 import hashlib
@@ -32,9 +33,10 @@ _FILES = ("train-images", "train-labels", "test-images", "test-labels")
 
 @dataclass(frozen=True, slots=True)
 class _LabelledImages:
-    """Images, uint8 (N, C, H, W), and N labels: a list of class names, or the numbers of the classes, int64 (N,).
+    """The images of a training or test set, uint8 (N, C, H, W), and their N labels.
 
-    ``_with_numbers`` replaces names by numbers.
+    ``labels`` is a list of class names, or the numbers of the classes, int64 (N,). ``_with_numbers`` replaces names by
+    numbers.
     """
 
     images: Tensor

@@ -42,24 +42,25 @@ def own_objects(
     Both may also be the name of an option in ``conf/``. If ``model`` is a list, the override sweeps over its networks.
     Raises ``ConfigError`` for an object that can't be used.
     """
-    own = OwnObjects()
+    objects = OwnObjects()
     added_options: list[tuple[str, str]] = []
     try:
         if model is not None:
             models = model if isinstance(model, list | tuple) else [model]
-            own.overrides.append(f"model={','.join(_model_option(each, own, added_options) for each in models)}")
+            options = [_model_option(each, objects, added_options) for each in models]
+            objects.overrides.append(f"model={','.join(options)}")
         if data is None or isinstance(data, str):
             for name, value in (("test_data", test_data), ("class_names", class_names)):
                 if value is not None:
                     raise ConfigError(name, "…", "belongs to images of your own: give data=(images, labels) too")
-            own.overrides += [] if data is None else [f"data={data}"]
+            objects.overrides += [] if data is None else [f"data={data}"]
         else:
             # Imported only here, because it imports torch, which takes seconds and may not be needed.
             from digitlab.api.own_data import own_data
 
             node = own_data(data, test_data, class_names, root=_data_root(overrides))
-            own.overrides.append(f"data={_store('data', _OWN, node, added_options)}")
-        yield own
+            objects.overrides.append(f"data={_store('data', _OWN, node, added_options)}")
+        yield objects
     finally:
         # The store belongs to the whole process. Without this, later runs would find these options, too.
         repository = ConfigStore.instance().repo
@@ -69,14 +70,14 @@ def own_objects(
                 del repository[group]
 
 
-def _model_option(model: Any, own: OwnObjects, added_options: list[tuple[str, str]]) -> str:
+def _model_option(model: Any, objects: OwnObjects, added_options: list[tuple[str, str]]) -> str:
     """Return the name of the option for ``model``. If ``model`` is an object, first make an option of it."""
     if isinstance(model, str):
         return model
     from digitlab.api.own_network import own_network
 
     network = own_network(model)
-    own.reason_to_pass_again = own.reason_to_pass_again or network.reason_to_pass_again
+    objects.reason_to_pass_again = objects.reason_to_pass_again or network.reason_to_pass_again
     # The name becomes part of a folder name and of an override, so only letters, digits and _ remain.
     name = re.sub(r"\W", "", network.name, flags=re.ASCII).lstrip("0123456789_") or _OWN
     return _store("model", name, network.node, added_options)

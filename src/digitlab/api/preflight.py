@@ -1,8 +1,8 @@
 """Checks the composed configuration before Hydra creates a folder, so that a rejected command leaves nothing behind.
 
-Hydra imports and calls this class at the start of a run or sweep (``callbacks.preflight`` in
-``conf/hydra/digitlab.yaml``). For a sweep, this class checks which keys exist. The values are checked at the start
-of each job, so that a wrong value fails only its own job.
+Hydra imports and calls the class ``Preflight`` at the start of a run or sweep (``callbacks.preflight`` in
+``conf/hydra/digitlab.yaml``). At the start of a sweep it checks which keys exist. The values are checked at the start
+of each job, so that a wrong value fails only its own job. With ``sweep.dry_run`` it also makes the dry run.
 """
 
 import sys
@@ -73,9 +73,9 @@ class Preflight(Callback):
         HydraConfig.instance().set_config(config)
         loader = GlobalHydra.instance().config_loader()
         overrides = sweep_overrides(config)
-        checked_job = overrides  # an error of the composition is about these overrides
+        checked_job = overrides  # the overrides that Hydra composes now, for its errors
         try:
-            grid = Grid(loader, overrides)
+            grid = Grid(loader, overrides)  # all values of each key
             for checked_job in grid.group_combinations():
                 composed = loader.load_configuration(config_name, checked_job, run_mode=RunMode.RUN)
                 refuse_without_effect(checked_job, composed, swept=grid.keys)
@@ -87,13 +87,15 @@ class Preflight(Callback):
             refuse_empty_folders([*command_line_overrides(config.hydra), *config.hydra.overrides.hydra])
             refuse_run_folder(config)
             folder = Path(config.hydra.sweep.dir)
-            plan = search_plan(config, loader, grid)
+            plan = search_plan(config, loader, grid)  # None if the sweep is no search
             if plan is None and not grid.keys:
                 # The user has probably forgotten a list of values. Train the run anyway, in the folder of a sweep.
                 print("nothing is swept: no key has several values, so this is a sweep of one run", file=sys.stderr)
             if not sweep.dry_run:
                 _make_folder("hydra.sweep.dir", config.hydra.sweep.dir)
+                # A search chooses its jobs while it runs, so only their number is known.
                 jobs, planned_runs = (grid.jobs(), None) if plan is None else (None, plan.runs)
+                # Several processes can run one search together if its trials are in a storage, such as a database.
                 shared = plan is not None and plan.settings.storage is not None
                 session = SweepSession(
                     folder, grid.keys, jobs, planned_runs=planned_runs, halving=sweep.halving, shared=shared,
@@ -107,7 +109,7 @@ class Preflight(Callback):
             exit_with(composition_error(error, checked_job))
         except DigitlabError as error:
             exit_with(error)
-        sys.exit(0)
+        sys.exit(0)  # after a dry run: otherwise Hydra would start the jobs
 
 
 def _explain_experiment(error: DigitlabError, overrides: Sequence[str]) -> DigitlabError:

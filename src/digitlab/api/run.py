@@ -101,9 +101,10 @@ class Run:
         """The probabilities of the classes, float (N, K), for one image or several.
 
         ``images`` is a path, a PIL image, an array or tensor, or a list of these. Paths and PIL images may have any
-        size and polarity and are prepared as ``digitlab predict`` does. Arrays and tensors must have the shape of the
-        data set, (C, H, W) or (N, C, H, W), and hold uint8 or floats in [0, 1]; one channel may be left out. Raises
-        ``DataError`` for a picture that cannot be read and ``ConfigError`` for a wrong shape.
+        size and show dark figures on light or light ones on dark; ``digitlab predict`` prepares them in the same way.
+        Arrays and tensors must have the shape of the data set, (C, H, W) or (N, C, H, W), and hold uint8 or floats in
+        [0, 1]; the axis of a single channel may be left out. Raises ``DataError`` for a picture that cannot be read
+        and ``ConfigError`` for a wrong shape.
         """
         import torch
 
@@ -252,7 +253,8 @@ def _facts(result: dict[str, Any]) -> dict[str, str]:
     facts = {
         "checkpoint": f"{tested['checkpoint']}, epoch {tested['epoch']} of {result['epochs']}" if tested else None,
         "parameters": f"{result['parameters']:,}" if result.get("parameters") else None,
-        # A member of a population reports its share of the time, which can be less than a second and then says little.
+        # A run that was trained together with others (in a population) reports its share of the time. If that is less
+        # than a second, it says little.
         "training": duration(result["train_seconds"]) if (result.get("train_seconds") or 0) >= 1 else None,
         "seed": str(result.get("seed")),
     }

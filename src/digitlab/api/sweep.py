@@ -16,12 +16,13 @@ from digitlab.sweeps.table import SweepTable
 if TYPE_CHECKING:
     from digitlab.api.comparisons import Comparisons
 
-_SHOWN_ROWS = 20  # settings in a notebook
+_SHOWN_ROWS = 20  # A notebook shows at most this many settings.
 
 
 class Sweep:
     """One sweep, read from its folder when the object is made.
 
+    A setting is a combination of values of the swept keys. Runs of one setting differ only in the seed or the split.
     Raises ``ConfigError`` or ``RunError`` if ``folder`` is not the folder of a sweep.
     """
 
