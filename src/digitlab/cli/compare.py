@@ -44,15 +44,15 @@ def compare(
         refuse_without_effect("without --figure nothing is written", force=force)
     _check_figure(figure, force=force)
     groups = read_groups(folders, key=key, where=where or ())
-    name = metric or monitored_metric(groups)
-    comparisons = compare_groups(groups, name)
-    warning = test_set_warning(name)
-    print_table(*comparison_table(comparisons), title=f"{name} ({warning})" if warning else name, words=2)
-    tests, reasons = compare_images(groups)
-    for line in [*(f"{sentence(comparison)}." for comparison in comparisons), *tests]:
+    metric = metric or monitored_metric(groups)
+    comparisons = compare_groups(groups, metric)
+    warning = test_set_warning(metric)
+    print_table(*comparison_table(comparisons), title=f"{metric} ({warning})" if warning else metric, words=2)
+    image_sentences, image_notes = compare_images(groups)
+    for line in [*(f"{sentence(comparison)}." for comparison in comparisons), *image_sentences]:
         print(line)
-    for reason in reasons:
-        print(f"note: {reason}", file=sys.stderr)
+    for note in image_notes:
+        print(f"note: {note}", file=sys.stderr)
     for note in dict.fromkeys(note for each in comparisons for note in each.notes):
         print(f"note: {note}")
     if figure is not None:
@@ -60,12 +60,14 @@ def compare(
         from digitlab.core.files import write_atomically
         from digitlab.figures.style import encode
 
-        drawn = encode(comparison_figure(comparisons), figure.suffix[1:])  # type: ignore[arg-type]  # checked before
-        write_atomically(figure, drawn)
+        # ``_check_figure`` has checked the suffix.
+        content = encode(comparison_figure(comparisons), figure.suffix[1:])  # type: ignore[arg-type]
+        write_atomically(figure, content)
         print(figure)
 
 
 def _check_figure(figure: Path | None, *, force: bool) -> None:
+    """Raise ``ConfigError`` before the slow comparison if the figure can't be written later."""
     if figure is None:
         return
     if figure.suffix not in (".png", ".pdf", ".svg"):

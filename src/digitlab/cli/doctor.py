@@ -16,7 +16,7 @@ import typer
 
 from digitlab.cli.app import app
 
-# Packages that some features need. The report lists their versions, or that they are not installed.
+# Packages that some features need. The output of the command lists their versions, or that they are not installed.
 _OPTIONAL = ("optuna", "cmaes", "joblib", "submitit", "xgboost", "pandas", "polars", "onnx", "numpy", "scipy")
 # Variables that change what digitlab computes or where it puts its files. Their values are no secrets.
 _VARIABLES = (
@@ -125,6 +125,7 @@ def _gpus() -> Facts:
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         properties = torch.cuda.get_device_properties(index)
         architecture = f"sm_{properties.major}{properties.minor}"
+        # Torch holds machine code for the architectures sm_… and PTX code (compute_…), which newer GPUs compile.
         supported = architecture in built_for or any(each.startswith("compute_") for each in built_for)
         memory = f"{properties.total_memory / 2**30:.1f} GiB"
         note = "" if supported else f", not among those of this torch ({' '.join(built_for)})"

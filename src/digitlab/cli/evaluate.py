@@ -77,8 +77,8 @@ def evaluate(
             f" {images.source.name}: use --data {classifier.facts.name} to test it on its own data set"
         )
     _warn_of_other_classes(classifier, images)
-    # This comes before the tests, so that a wrong name is reported at once.
-    other = None if out_of_distribution is None else _out_of_distribution_data(run, images, out_of_distribution)
+    # This comes before the tests, so that a wrong name is reported at once. None stands for noise, too.
+    other_images = None if out_of_distribution is None else _out_of_distribution_data(run, images, out_of_distribution)
     with quiet_libraries():
         if corrupt is not None:
             accuracies = _report_corrupted(classifier, images, kind=corrupt, severity=severity, device=device)
@@ -88,7 +88,7 @@ def evaluate(
             elif severity is None:
                 _draw(path, accuracies, images, kind=corrupt, width=width)
         if out_of_distribution is not None:
-            _report_out_of_distribution(classifier, images, other, device=device)
+            _report_out_of_distribution(classifier, images, other_images, device=device)
         if corrupt is None and out_of_distribution is None:
             _report_test(classifier, images, checkpoint=checkpoint, device=device)
 
@@ -126,9 +126,9 @@ def _report_corrupted(
 
     metrics = measure_corrupted(classifier, images, corruptions(kind, severity), accelerator=device.value)
     names = ("accuracy", "f1", "loss", "calibration_error")
-    rows = [[str(each), *(f"{row[f'test/{name}']:.4f}" for name in names)] for each, row in metrics.items()]
+    rows = [[str(level), *(f"{values[f'test/{name}']:.4f}" for name in names)] for level, values in metrics.items()]
     print_table(["severity", *names], rows, title=f"{images.source.title}, {kind}", words=0)
-    return {each: row["test/accuracy"] for each, row in metrics.items()}
+    return {level: values["test/accuracy"] for level, values in metrics.items()}
 
 
 def _draw(
@@ -151,11 +151,11 @@ def _draw(
     print(path)
 
 
-def _out_of_distribution_data(run: "RunFolder", own: "ImageData", name: str) -> "ImageData | None":
-    """Return the data set ``name``; None for ``noise``, which is generated later. ``own`` is the tested data set."""
+def _out_of_distribution_data(run: "RunFolder", images: "ImageData", name: str) -> "ImageData | None":
+    """Return the data set ``name``; None for ``noise``, which is generated later. ``images`` is the tested data set."""
     from digitlab.training.loading import load_data
 
-    if name == own.source.name:
+    if name == images.source.name:
         raise ConfigError("--out-of-distribution", name, "is the data set on which the network is tested")
     try:
         return None if name == "noise" else load_data(run, name)
@@ -164,14 +164,17 @@ def _out_of_distribution_data(run: "RunFolder", own: "ImageData", name: str) -> 
 
 
 def _report_out_of_distribution(
-    classifier: "Classifier", own: "ImageData", other: "ImageData | None", *, device: Device
+    classifier: "Classifier", images: "ImageData", other_images: "ImageData | None", *, device: Device
 ) -> None:
-    """Print the confidence in the run's test images and in the others, and how well it tells the two apart (AUROC)."""
+    """Print the confidence in the test images of both data sets, and how well it distinguishes the two (AUROC).
+
+    If ``other_images`` is None, images of uniform noise take their place.
+    """
     from digitlab.results.table import print_table
     from digitlab.training.robustness import out_of_distribution
 
-    measured = out_of_distribution(classifier, own, other, accelerator=device.value)
-    titles = (own.source.title, "uniform noise" if other is None else other.source.title)
+    measured = out_of_distribution(classifier, images, other_images, accelerator=device.value)
+    titles = (images.source.title, "uniform noise" if other_images is None else other_images.source.title)
     rows = [
         [
             title, str(len(confidences)), f"{confidences.mean():.4f}", f"{confidences.median():.4f}",

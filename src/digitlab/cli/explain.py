@@ -66,16 +66,16 @@ def explain(
     from digitlab.figures.style import encode
     from digitlab.training.loading import open_run
 
-    opened = open_run(folder)
+    run_folder = open_run(folder)
     chosen = list(dict.fromkeys(what or [What.PREDICTIONS]))
     names = {each: f"explain_{each.value}.{file_format.value}" for each in chosen if each is not What.PROJECTOR}
-    figures_folder = opened.figures if out is None else out
-    planned = [figures_folder / name for name in names.values()]
+    figures_folder = run_folder.figures if out is None else out
+    output_files = [figures_folder / name for name in names.values()]
     if What.PROJECTOR in chosen:
-        planned.append(opened.projector_config)
-    if not force and (existing := [path for path in planned if path.exists()]):
+        output_files.append(run_folder.projector_config)
+    if not force and (existing := [path for path in output_files if path.exists()]):
         raise ConfigError("", existing[0], "already exists: --force overwrites it")
-    run = read_explained_run(opened)
+    run = read_explained_run(run_folder)
     target = None if class_name is None else _class_index(run, class_name)
     needs_images = What.PREDICTIONS in chosen or What.LAYERS in chosen
     subjects = _subjects(run, images or [], count=count) if needs_images else None
@@ -112,6 +112,10 @@ def _subjects(run: "ExplainedRun", images: list[Path], *, count: int) -> "Subjec
 
 
 def _draw(run: "ExplainedRun", what: What, subjects: "Subjects | None", *, target: int | None, points: int) -> "Figure":
+    """Return the figure of one explanation, and print the table that belongs to it, if it has one.
+
+    ``subjects`` are the images to explain, and ``target`` is the index of the class that ``--class`` chooses.
+    """
     from digitlab.explain import learned, predictions
     from digitlab.results.table import print_table
 
@@ -132,5 +136,6 @@ def _write_projector(run: "ExplainedRun", *, points: int) -> None:
     from digitlab.explain.embedding import embed
     from digitlab.explain.projector import most_points, write_projector_files
 
+    # TensorBoard shows all images of the projector as parts of one picture, which can hold only so many.
     most = min(points, most_points(run.image_shape[1:]))
     print(write_projector_files(run, embed(run, most=most))[-1])

@@ -10,6 +10,7 @@ from digitlab.cli.app import FileFormat, Folder, WidthOption, app, print_progres
 if TYPE_CHECKING:
     from digitlab.figures.gifs import GifOptions
 
+# With the other defaults, this makes 100 frames: one with the initial weights, and one after each step.
 _GIF_IMAGES = 99
 
 
@@ -77,13 +78,13 @@ def figures(
 
 def _refuse_options_without_effect(options: "GifOptions", *, only: list[str] | None, classes: list[str] | None) -> None:
     """Raise ``ConfigError`` for options of GIFs if none is drawn, and for ``--class`` if no figure shows classes."""
-    steps = {"gif_batch": options.batch_size != 1, "gif_every": options.steps_per_frame != 1}
+    step_options = {"gif_batch": options.batch_size != 1, "gif_every": options.steps_per_frame != 1}
     if only:
-        refuse_without_effect("--only draws no GIFs", gif_images=options.images != _GIF_IMAGES, **steps)
+        refuse_without_effect("--only draws no GIFs", gif_images=options.images != _GIF_IMAGES, **step_options)
         if all(_figure_name(name) != "weights_units" for name in only):
             refuse_without_effect("only weights_units and GIFs show hidden units", **{"class": bool(classes)})
     elif options.images == 0:
-        refuse_without_effect("--gif-images 0 draws no GIFs", **steps)
+        refuse_without_effect("--gif-images 0 draws no GIFs", **step_options)
 
 
 def _figure_name(name: str) -> str:

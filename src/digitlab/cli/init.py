@@ -13,6 +13,7 @@ from digitlab.cli.app import app
 from digitlab.core.errors import ConfigError
 from digitlab.core.files import disk_faults
 
+# Each file of the template has the extension .txt after its own, so that no tool takes it for a part of digitlab.
 _TEMPLATE = Path(__file__).parent / "template"
 # Stands for the name of the project in the names and the contents of the template's files.
 _PLACEHOLDER = "PROJECT"

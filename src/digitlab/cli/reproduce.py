@@ -1,4 +1,8 @@
-"""``digitlab reproduce``: repeat the experiments of the course reports and compare the results in a table."""
+"""``digitlab reproduce``: repeat the experiments of the course reports and compare the results in a table.
+
+A row of the table is one experiment. It is run with several seeds or, in a cross-validation, on several folds: its
+replicates.
+"""
 
 import sys
 from pathlib import Path
@@ -49,7 +53,8 @@ def reproduce(
     try:
         if not table:
             for row, replicate, error in make_runs(rows, root, seeds=seeds or (1 if quick else 3), quick=quick):
-                failures += not isinstance(error, LeftOut | None)
+                # A row that is left out because a package is missing is no failure.
+                failures += error is not None and not isinstance(error, LeftOut)
                 outcome = "done" if error is None else " ".join(f"{type(error).__name__}: {error}".split())
                 print(f"{row.name} {replicate}: {outcome}", file=sys.stderr if error else sys.stdout, flush=True)
     finally:

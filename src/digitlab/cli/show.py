@@ -58,7 +58,7 @@ def show(
     source, labels = data.source, data.train_set.labels[data.train_indices]
     chosen = data.train_indices[first_of_each_class(labels, classes=len(source.class_names), count=10)]
     images, labels = data.train_set.images[chosen], data.train_set.labels[chosen]
-    # By the suffix of the file name: the images and the title.
+    # The images and the title of each picture, by the suffix of its file name.
     pictures = {"": (images, source.title)}
     if len(data.augment):
         names = ", ".join(type(each).__name__ for each in data.augment.augmentations)

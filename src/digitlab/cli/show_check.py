@@ -1,4 +1,7 @@
-"""The checks of ``digitlab show --check``: it prints a table, and writes a contact sheet and a list of all findings."""
+"""The checks of ``digitlab show --check``: prints a table, and writes a contact sheet and a list of all findings.
+
+The contact sheet is a picture with the first findings of each kind.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +28,8 @@ def check(data: "ImageData", overrides: Sequence[str], *, folder: Path) -> None:
     from digitlab.results.table import print_table
 
     source = data.source
+    # Labels are checked with networks that did not see the image, so this needs folds. A data set with its own
+    # validation images can't be divided into folds.
     held_out = None
     if source.val_count is None:
         held_out = held_out_scores(overrides, image_shape=source.image_shape, progress=print_progress)
@@ -56,9 +61,9 @@ def _sheet(checked: "DataCheck", data: "ImageData") -> "Figure":
     kinds = dict.fromkeys(finding.kind for finding in checked.findings)
     sections = []
     for kind in kinds:
-        of_kind = [finding for finding in checked.findings if finding.kind == kind]
-        shown = [tile for finding in of_kind for tile in _tiles(checked, data, finding)]
-        sections.append(shown[:_SHOWN])
+        findings = [finding for finding in checked.findings if finding.kind == kind]
+        tiles = [tile for finding in findings for tile in _tiles(checked, data, finding)]
+        sections.append(tiles[:_SHOWN])
     if not sections:
         sections = [[_tile(checked, data, 0, "nothing found")]]
     title = (
@@ -81,6 +86,11 @@ def _tiles(checked: "DataCheck", data: "ImageData", finding: "Finding") -> list[
 def _tile(
     checked: "DataCheck", data: "ImageData", number: int, kind: str, *, suggested: int | None = None
 ) -> "SheetImage":
+    """Return an image with the lines below it: kind of the finding, place in the data set, and label.
+
+    ``number`` counts the training images and then the test images. ``suggested`` is the class that a doubtful label
+    should rather have.
+    """
     from digitlab.figures.data_check import SheetImage
 
     part, position = checked.place(number)

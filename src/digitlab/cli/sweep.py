@@ -40,18 +40,18 @@ def sweep(
 
     if as_json and table_format is not None:
         raise ConfigError("--table", table_format, "can't be combined with --json: choose one of them")
-    styled = {"format": file_format is not FileFormat.PNG, "width": width is not None}
+    figure_options = {"format": file_format is not FileFormat.PNG, "width": width is not None}
     if as_json or table_format is not None:
         reason = f"{'--json' if as_json else '--table'} draws no figures"
-        refuse_without_effect(reason, importance=importance, **styled)
+        refuse_without_effect(reason, importance=importance, **figure_options)
     if not figures:
-        refuse_without_effect("--no-figures draws none", **styled)
+        refuse_without_effect("--no-figures draws none", **figure_options)
     path = folder.expanduser().resolve()
     _require_sweep(folder)
     table = SweepTable(path.name, read_runs(path))
     if not table.runs:
         raise ConfigError("SWEEP_FOLDER", folder, "has no runs yet: give the folder that the sweep printed last")
-    # These two formats go into a file or to another program, so nothing else may be printed.
+    # JSON and tables for papers go into a file or to another program, so nothing else may be printed.
     if as_json:
         print(report_json(table))
         return

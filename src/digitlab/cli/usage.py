@@ -38,7 +38,7 @@ def usage_line(error: Any) -> str:
 
 
 def _with_value(match: re.Match[str]) -> str:
-    """Return the message of pydantic about an option with the value that was typed, which it leaves out."""
+    """Return the message about an option that ``match`` holds, with the value that was typed, which it leaves out."""
     option, arguments = match[1], [*sys.argv, ""]
     attached = next((each.partition("=")[2] for each in arguments if each.startswith(f"{option}=")), None)
     value = attached or (arguments[arguments.index(option) + 1] if option in sys.argv else "?")
@@ -46,6 +46,7 @@ def _with_value(match: re.Match[str]) -> str:
 
 
 def _hint(message: str) -> str | None:
+    """Return what the user may have meant by a command or option that does not exist; None for other messages."""
     train = " ".join(train_command())
     match = re.match(r"No such (?:command|option:?) '?([^' ]+)", message)
     if match is None or "Did you mean" in message:
