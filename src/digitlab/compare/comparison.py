@@ -1,7 +1,7 @@
 """Compares groups of runs: pairs their runs by seed, fold and all other settings, and tests the differences.
 
 ``digitlab compare``, the Python API and the report of a sweep use it. ``compare.wording`` writes the results as text.
-Nothing here imports torch.
+A group is the runs of one folder or with one value of a key (see ``compare.groups``). Nothing here imports torch.
 """
 
 import itertools
@@ -117,8 +117,8 @@ def _check_metric(groups: Sequence[Group], metric: str) -> None:
 
 def _check_data(groups: Sequence[Group]) -> None:
     """Raise ``ConfigError`` if the runs use different data sets."""
-    # The settings of the source identify a data set better than its name, which is that of a class if Python code chose
-    # the data.
+    # If Python code chose the data, the name is only that of a class. So the settings of the source, which are the same
+    # for the same data, distinguish the data sets, and the names are for the message.
     names: dict[Any, str] = {}
     for group in groups:
         for run in group.runs:
@@ -147,6 +147,10 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _compare(first: Group, second: Group, metric: str, *, resamples: int = RESAMPLES) -> Comparison:
+    """Compare two groups by pairs of runs, or without pairs if each group repeats one setting with its own seeds.
+
+    The p-value of the result is not corrected yet. Raises ``ConfigError`` if neither is possible.
+    """
     # A key that varies within one group is not the difference between the groups, so pairs must agree in it.
     varying = [key for key in _varying_keys(first) | _varying_keys(second) if key not in REPLICATE_KEYS]
     pair_keys = [*REPLICATE_KEYS, *varying]
@@ -183,8 +187,8 @@ def _independent_pairs(
     """Average the pairs of each seed and fold; return one pair for each, and a note that says so.
 
     The keys of ``pairs`` begin with the values of ``REPLICATE_KEYS``. Runs with the same seed have the same initial
-    weights and mini-batches, so their differences are not independent. Counted singly, they would make the interval too
-    narrow.
+    weights and mini-batches, so their differences are not independent. If each of them counted as a pair, the interval
+    would be too narrow.
     """
     if not varying:
         return list(pairs.values()), []
@@ -223,7 +227,7 @@ def _varying_keys(group: Group) -> dict[str, None]:
 def _values(group: Group, keys: Sequence[str], metric: str) -> dict[PairKey, float]:
     """Return the finite values of ``metric`` by the values of ``keys``; the newest of several equal runs counts."""
     values = {}
-    # The runs are in the order in which they were started, so a newer value replaces an older one.
+    # The runs are in the order in which they were started, so the value of a newer run replaces an older one.
     for run in group.runs:
         value = run.value(metric)
         if value is not None:
@@ -232,7 +236,7 @@ def _values(group: Group, keys: Sequence[str], metric: str) -> dict[PairKey, flo
 
 
 def _notes(group: Group, values: Mapping[PairKey, float], metric: str) -> list[str]:
-    """Return notes on the runs of the group that do not count; ``values`` are those that do."""
+    """Return notes on the runs of the group that are not compared; ``values`` are the values of those that are."""
     notes = [
         f"{group.source or group.name}: {_runs(count)} {reason}, not counted"
         for reason, count in group.left_out.items()

@@ -126,12 +126,13 @@ def _read(folder: Path, name: str, conditions: Sequence[tuple[str, str]]) -> Gro
         run_or_reason = read_run(run)
         if isinstance(run_or_reason, ComparedRun):
             readable.append(run_or_reason)
+            # A condition that the run does not meet is a reason to leave it out.
             run_or_reason = _unmet_condition(run_or_reason, conditions) or run_or_reason
         if isinstance(run_or_reason, str):
             left_out[run_or_reason] = left_out.get(run_or_reason, 0) + 1
         else:
             runs.append(run_or_reason)
-    # Before the conditions, which would leave out all runs if none has the key.
+    # All readable runs are checked, because the conditions have left out all runs if none has the key.
     _check_keys(readable, [key for key, _ in conditions], "--where")
     return Group(name=name, runs=runs, left_out=left_out)
 
@@ -142,7 +143,7 @@ def read_run(run: RunFolder) -> ComparedRun | str:
         result = run.read_result()
         if result["status"] != "finished":
             return str(result["status"])
-        # Halving ended the run early, so it trained for fewer epochs than the others.
+        # Halving, which ends the worse runs of a sweep early, ended this one. It trained for fewer epochs than others.
         if result.get("halved_after_epoch") is not None:
             return "ended early by halving"
         limits = (run_limits(run) or "").split()
@@ -192,8 +193,8 @@ def _check_keys(runs: Sequence[ComparedRun], keys: Sequence[str], option: str) -
     known = {name for run in runs for name in (*run.settings, *run.choices)}
     for key in keys:
         if runs and key not in known:
-            meant = full_keys(key, sorted(known))
-            hint = f"; write {' or '.join(meant)}" if meant else nearest(key, known)
+            meant_keys = full_keys(key, sorted(known))
+            hint = f"; write {' or '.join(meant_keys)}" if meant_keys else nearest(key, known)
             raise ConfigError(option, key, f"no run has this key{hint}")
 
 

@@ -42,7 +42,7 @@ def _compare(first: ComparedRun, second: ComparedRun) -> McNemar | str:
     if len(labels) != counts[0]:
         return f"the runs were tested on {counts[0]} of {len(labels)} images"
     # No label has the index of the class "none" (data.unknown_class), so a prediction of it counts as wrong.
-    first_correct, second_correct = (of_run.argmax(1) == labels for of_run in probabilities)
+    first_correct, second_correct = (each.argmax(1) == labels for each in probabilities)
     return mcnemar(first_correct, second_correct)
 
 

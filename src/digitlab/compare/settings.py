@@ -1,4 +1,7 @@
-"""Compares the best setting of a sweep with its other settings, over seeds and folds, for the sweep's HTML report."""
+"""Compares the best setting of a sweep with its other settings, over seeds and folds, for the sweep's HTML report.
+
+A setting is a combination of values of the swept keys, one row of the sweep's table. Its runs differ in seed or fold.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +11,8 @@ from digitlab.compare.groups import ComparedRun, Group, read_run
 from digitlab.core.errors import ConfigError, show
 from digitlab.sweeps.table import Row, SweepTable
 
-# A table and figure with more settings would be hard to read, and nobody needs the differences to the worst settings.
+# The number of settings besides the best one. A table and figure with more would be hard to read, and nobody needs the
+# differences to the worst settings.
 _MOST_SHOWN = 11
 
 
@@ -38,6 +42,7 @@ def compare_settings(table: SweepTable) -> SettingComparisons | str:
         return f"only one setting has a finished run{' of all its epochs' if halved_count else ''}"
     if all(len(table.compared(row.runs)) == 1 for row in rows):
         return "each setting has one run, which says nothing about other seeds: add seed=0,1,2,3,4 to the command"
+    # The rows are sorted by the metric, the best setting first.
     groups, empty_count = [], 0
     for row in rows:
         group = _group(table, row, table.metric)

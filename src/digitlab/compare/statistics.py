@@ -15,8 +15,9 @@ from scipy.optimize import brentq
 
 Floats = npt.NDArray[np.float64]
 
-# Resampling is random, but the same comparison must print the same numbers each time.
+# The resamples and the measured values together are 10,000, so random permutations give multiples of 0.0001.
 RESAMPLES = 9_999
+# Resampling is random, but the same comparison must print the same numbers each time.
 _RESAMPLING_SEED = 0
 _CONFIDENCE = 0.95
 
@@ -46,8 +47,9 @@ class Difference:
 def paired_difference(first: Sequence[float], second: Sequence[float], *, resamples: int = RESAMPLES) -> Difference:
     """Compare pairs: ``first`` minus ``second``, finite and equally long; at least one pair.
 
-    The t test is Student's (1908). The permutation test flips the signs of the differences (Fisher, 1935), all
-    combinations for up to 13 pairs, ``resamples`` random ones otherwise. The effect size is Cohen's d of the
+    The t test is Student's (1908). The permutation test flips the signs of the differences (Fisher, 1935). With the
+    default of ``resamples`` it uses all combinations for up to 13 pairs, because 2^13 is less than 9,999, and
+    ``resamples`` random ones for more pairs. The effect size is Cohen's d of the
     differences (Cohen, 1988). With ``resamples=0``, neither permutations nor the bootstrap are computed.
     """
     differences = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
@@ -95,12 +97,12 @@ def _difference(
     # In scipy's terms: flip the signs of differences, or move values between the two groups.
     permutation_type = "samples" if paired else "independent"
     # If all values are equal up to rounding, the t statistic would divide by zero, but a permutation test is possible.
-    constant = sd <= 1e-12 * max(abs(mean), 1.0)
+    all_equal = sd <= 1e-12 * max(abs(mean), 1.0)
     permutation_p_value = bootstrap_interval = None
-    if resamples or constant:
+    if resamples or all_equal:
         permutation = stats.permutation_test(samples, statistic, permutation_type=permutation_type, **settings)
         permutation_p_value = float(permutation.pvalue)
-    if constant:
+    if all_equal:
         return Difference(
             mean=mean, count=count, paired=paired, sd=0.0, interval=(mean, mean), bootstrap_interval=(mean, mean),
             p_value=permutation_p_value, permutation_p_value=permutation_p_value,
@@ -150,6 +152,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     The chance that any of the tests shows a difference that does not exist is then at most the level, such as 0.05.
     """
     corrected = [0.0] * len(p_values)
+    # From the smallest p-value to the largest; a corrected value is never smaller than the one before it.
     largest = 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
@@ -172,7 +175,8 @@ def detectable_difference(count: int, sd: float, *, paired: bool, level: float =
         # For a large shift, the tail on the other side underflows, and scipy returns NaN instead of 0.
         return float(np.nansum(tails)) - power
 
-    # The shift is the true difference in standard errors. The power is ``level`` at 0 and nearly 1 at the upper bound.
+    # The shift is the true difference in standard errors. ``brentq`` finds the shift at which ``excess_power`` is zero,
+    # because the power is ``level`` for the shift 0 and nearly 1 at the upper bound.
     shift = float(brentq(excess_power, 0.0, 4 * critical + 10))
     return shift * sd * math.sqrt((1 if paired else 2) / count)
 

@@ -108,6 +108,7 @@ def comparison_table(comparisons: Sequence[Comparison]) -> tuple[list[str], list
 
 
 def _cells(comparison: Comparison) -> list[str]:
+    """Return the cells of a row, for all columns of ``comparison_table``."""
     difference, metric = comparison.difference, comparison.metric
     bounds = [
         "" if bound is None else f"{_number(bound[0], metric, sign='+')} to {_number(bound[1], metric, sign='+')}"
