@@ -1,6 +1,6 @@
 """Follows all runs and sweeps under a folder, and tells pages what has changed since they asked last.
 
-``watch.server`` passes the questions of the pages on.
+``watch.server`` calls ``Laboratory.changes`` for each question of a page in a browser, about once a second.
 """
 
 import math
@@ -17,7 +17,7 @@ from digitlab.watch.sweep import WatchedSweep
 from digitlab.watch.tree import RunTree
 
 # A scan reads what is new in the folders. The next one starts after this pause at the earliest, however many pages are
-# open. If a scan takes long, the pause is longer, so that scans use at most this part of a processor core.
+# open. If a scan takes long, the pause is longer, so that scans use at most this part of the time of a processor core.
 _PAUSE_SECONDS, _SCANNING_PART = 0.5, 0.03
 # A scan reads new runs for this long at most, and the next scans read the others, so a page shows the first ones soon.
 _FIRST_READ_SECONDS = 0.25
@@ -58,7 +58,7 @@ class Laboratory:
         """Look for changes, unless the last scan was a moment ago."""
         if time.monotonic() < self._next_scan_at and not self._unread:
             return
-        started = time.thread_time()
+        started = time.thread_time()  # seconds of processor time
         self.version += 1
         self._find_folders()
         locked, now = locked_inodes(), time.time()
@@ -98,7 +98,7 @@ class Laboratory:
     def _runs_to_check(self) -> list[str]:
         """Return the runs that this scan checks: all that train, and some of those that have ended."""
         ended = [path for path, run in self._runs.items() if run.ended]
-        count = max(-(-len(ended) // _SCANS_FOR_ENDED_RUNS), _MIN_ENDED_RUNS)
+        count = max(math.ceil(len(ended) / _SCANS_FOR_ENDED_RUNS), _MIN_ENDED_RUNS)
         start = self._next_ended if self._next_ended < len(ended) else 0
         self._next_ended = start + count
         return [path for path, run in self._runs.items() if not run.ended] + ended[start : start + count]
@@ -149,9 +149,10 @@ class Laboratory:
     ) -> dict[str, Any]:
         """Look for changes, and return those after version ``since`` as plain values for JSON.
 
-        A page that shows the curves of a run gives its name as ``run``, and what it has of them: the first ``rows``
-        epochs in their version ``generation``, and a number of ``losses``. The answer has only the epochs after these
-        rows, unless the generation has changed, and has no losses if their number is the same.
+        A page that shows the curves of a run gives its name as ``run`` and says what it has of them: the first
+        ``rows`` epochs, the ``generation`` of the history from which they came, and a number of ``losses``. A history
+        gets a new generation if the run resumes from an earlier epoch or starts again. The answer has only the epochs
+        after these rows, or all of them if the generation has changed; it has no losses if their number is the same.
 
         A page that shows the curves of a sweep gives its name as ``sweep``, and ``drawn``, the version of its curves.
         The answer has the curves that have changed since then.

@@ -53,12 +53,12 @@ class WatchedRun:
         self._choices: Mapping[str, str] = {}
         self._overrides: Sequence[str] = ()
         self._note: str | None = None
-        # The time of change of the folder when it was last read, in ns since 1970, and whether that is certain.
+        # The time of change of the folder when it was last read, in ns since 1970, and the result of ``is_settled``.
         self._changed_ns: int | None = None
         self._settled = False
         # The signatures of the files when they were last read, by a short name.
         self._signatures: dict[str, _Signature] = {}
-        self._seen_locked = False
+        self._seen_locked = False  # whether this machine has listed the lock of the run
         # The number of epochs when the run was first seen to train, and when the last of them ended (s since 1970).
         self._first_seen: tuple[int, float] | None = None
         # The generation of ``history`` to which ``_first_seen`` belongs.
@@ -141,9 +141,9 @@ class WatchedRun:
             signature: _Signature = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
         except OSError:
             signature = None
-        same = name in self._signatures and self._signatures[name] == signature
+        changed = name not in self._signatures or self._signatures[name] != signature
         self._signatures[name] = signature
-        return not same
+        return changed
 
     def _changed_at(self, name: str) -> float | None:
         """Return when a file last changed, in seconds since 1970; None if it does not exist."""
@@ -181,8 +181,8 @@ class WatchedRun:
         alive = self._is_alive(locked, now)
         # A population holds the folders of its members locked until all of them have ended, so a result that is newer
         # than the lock says that the run has ended. An older one belongs to an earlier attempt.
-        current = self.result and (self._changed_at("result") or 0.0) >= (self._changed_at("lock") or 0.0)
-        if self.result and (current or not alive):
+        is_current = self.result and (self._changed_at("result") or 0.0) >= (self._changed_at("lock") or 0.0)
+        if self.result and (is_current or not alive):
             return str(self.result.get("status", "unfinished"))
         return "running" if alive else "unfinished"
 
@@ -287,7 +287,7 @@ def thinned(points: list[tuple[int, float]], max_points: int) -> list[tuple[int,
 
     If there are more, each group of neighbours becomes one point with the mean y, and with the x of the last of them.
     """
-    size = -(-len(points) // max_points)
+    size = math.ceil(len(points) / max_points)
     if size <= 1:
         return points
     groups = [points[start : start + size] for start in range(0, len(points), size)]

@@ -2,7 +2,7 @@
 
 It changes nothing. It refuses addresses without the token, which is new for each start, so other users of the machine
 see nothing. It also refuses requests that name another host: otherwise the owner of a web page could make the name of
-its host point to this machine, and the page could read the answers.
+its host point to this machine (DNS rebinding), and the page could read the answers.
 """
 
 import json
@@ -50,6 +50,7 @@ class WatchApp:
     def _answer(self, request: Request) -> Response:
         if urlsplit(f"//{request.environ.get('HTTP_HOST', '')}").hostname not in _HOST_NAMES:
             return _refusal(403, f"This page is only at {_HOST} and localhost: use the printed address.")
+        # The path is /TOKEN/ for the page, /TOKEN/state for changes, and /TOKEN/files/PATH for a report.
         token, slash, rest = request.path.lstrip("/").partition("/")
         if not secrets.compare_digest(token.encode(), self.token.encode()):
             return _refusal(403, "The token is missing or wrong. Use the whole address that digitlab watch printed.")
@@ -66,6 +67,7 @@ class WatchApp:
         return self._report(name) if prefix == "files" else _refusal(404, "There is no such page.")
 
     def _state(self, request: Request) -> Response:
+        """Return as JSON what has changed since the page asked last; the query has the arguments of ``changes``."""
         query = request.args
         answer = self.laboratory.changes(
             run=query.get("run", ""),
@@ -109,8 +111,8 @@ def _page_text() -> tuple[str, str]:
         .get_template("page.html")
         .render(script=Markup(script), style=Markup(style), train_command=" ".join(train_command()))
     )
-    others = "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    return page, f"{security_policy(script)}; {others}"
+    other_rules = "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    return page, f"{security_policy(script)}; {other_rules}"
 
 
 def _page() -> Response:

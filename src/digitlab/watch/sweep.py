@@ -18,8 +18,9 @@ from digitlab.watch.run import REPORT, WatchedRun
 class WatchedSweep:
     """One sweep. ``read_manifest`` and ``update`` read what has changed, and ``record`` describes it for the page.
 
-    ``entries`` are those of the manifest, by the names of the run folders. ``version`` is the number of
-    the scan in which ``record`` last changed; the laboratory sets it, so that a page can ask for what is newer.
+    The manifest is the file that lists the runs of the sweep; ``entries`` are its entries, by the names of the run
+    folders. ``version`` is the number of the scan in which ``record`` last changed; the laboratory sets it, so that a
+    page can ask for what is newer.
     """
 
     def __init__(self, path: Path, name: str) -> None:
@@ -32,8 +33,8 @@ class WatchedSweep:
         self._note: str | None = None
         # The time of change of the manifest that was read last, in ns since 1970.
         self._manifest_changed_ns: int | None = None
-        # The start of the last command in seconds since 1970, and what it plans: the overrides of its jobs, for a
-        # search a number of runs, None if unknown. They are read only while the sweep runs.
+        # The start of the last command in seconds since 1970, and what it plans: the overrides of each job, or, for a
+        # search, the number of runs; None if that is not known. Both are read only while the sweep runs.
         self._planned: tuple[float, set[tuple[str, ...]] | int | None] | None = None
 
     @property

@@ -1,6 +1,7 @@
 """Finds the run folders and sweeps under a folder for ``watch.laboratory``.
 
-The search is repeated every second, so it lists a folder again only when the folder has changed.
+While a page is open, the search is repeated about every second. So it lists a folder again only when the folder has
+changed.
 """
 
 import os
