@@ -79,7 +79,7 @@ def refusal(error: ValidationError, *, of: Any, given: Mapping[str, Any]) -> Con
         return ConfigError(key, None, "must be given")
     if key not in hints:
         return unknown(key, given[key], hints)
-    return _refused(key, given[key], hints[key], first)
+    return _error_for_value(key, given[key], hints[key], first)
 
 
 def check_value(key: str, value: object, annotation: Any) -> None:
@@ -87,10 +87,10 @@ def check_value(key: str, value: object, annotation: Any) -> None:
     try:
         TypeAdapter(annotation, config=_STRICT).validate_python(value)
     except ValidationError as error:
-        raise _refused(key, value, annotation, error.errors()[0]) from error
+        raise _error_for_value(key, value, annotation, error.errors()[0]) from error
 
 
-def _refused(key: str, value: object, annotation: Any, first: ErrorDetails) -> ConfigError:
+def _error_for_value(key: str, value: object, annotation: Any, first: ErrorDetails) -> ConfigError:
     """Return the ``ConfigError`` for pydantic's ``first`` error about one setting."""
     if first["type"] not in _PYDANTIC_ERRORS:
         return ConfigError(key, value, first["msg"])
@@ -128,20 +128,20 @@ def describe(annotation: Any) -> str:
         # pydantic keeps the limits of a ``Field`` as objects with one attribute each, such as Ge(ge=0).
         constraints = [each for field in arguments[1:] for each in getattr(field, "metadata", ())]
         limits = {name: getattr(each, name) for each in constraints for name in each.__slots__}
-        return _limited(arguments[0], limits)
+        return _describe_limits(arguments[0], limits)
     if origin is Literal:
         names = list(dict.fromkeys(show(name) for name in arguments))
         return " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
     if origin in (Union, UnionType):
         return ", or ".join(describe(each) for each in arguments)
     if origin is not None and issubclass(origin, Sequence):
-        return _limited(annotation, {})
+        return _describe_limits(annotation, {})
     if origin is dict:
         return f"{{name: {describe(arguments[1])}}}"
     return _TYPES.get(annotation) or f"a {getattr(annotation, '__name__', annotation)}"
 
 
-def _limited(kind: Any, limits: Mapping[str, Any]) -> str:
+def _describe_limits(kind: Any, limits: Mapping[str, Any]) -> str:
     """Return in words what the type ``kind``, a list or a number, allows with pydantic's ``limits`` (ge, lt, …)."""
     if get_origin(kind) is not None:
         least, most = limits.get("min_length", 0), limits.get("max_length")
