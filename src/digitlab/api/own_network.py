@@ -3,6 +3,9 @@
 A configuration holds only plain values, so the node holds the name of the network's class and an identifier.
 ``config.given`` remembers the network under this identifier, so that this process can build it again. If the user
 passes a class instead of an object, the node also holds the settings of its constructor.
+
+The identifier contains digests: of an object its layers and code, and its weights; of a class its code. So if the user
+calls ``digitlab.sweep`` again, the same network finds its finished runs, and a changed network is trained anew.
 """
 
 import copy
@@ -161,7 +164,7 @@ def _digest(parts: Iterator[object]) -> str:
 
 
 def _layers(network: nn.Module) -> Iterator[object]:
-    """Yield values that differ between networks with different layers or different code."""
+    """Yield values that differ between networks with different layers or different code; weights do not matter."""
     yield str(network)
     for name, tensor in network.state_dict().items():
         yield name, None if is_lazy(tensor) else tuple(tensor.shape)
@@ -197,6 +200,7 @@ def _code_of(network_class: type, visited: set[object] | None = None) -> Iterato
 
 
 def _code_of_function(function: types.FunctionType, visited: set[object]) -> Iterator[object]:
+    """Yield the byte code of a function, of the classes that it uses, and of the functions of its own module."""
     yield from _code(function.__code__)
     for name in function.__code__.co_names:
         used = function.__globals__.get(name)

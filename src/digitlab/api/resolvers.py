@@ -16,6 +16,7 @@ from digitlab.sweeps.resume import finished_value
 
 
 def register_resolvers() -> None:
+    """Register ``${sweep_folder:…}``, ``${run_folder:}`` and ``${hydra_folder:…}``; ``compose`` has the others."""
     # The sweep folder is resolved once and cached. Hydra passes the cache to all jobs, so they share this folder.
     OmegaConf.register_new_resolver("sweep_folder", _sweep_folder, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)

@@ -43,7 +43,7 @@ def predict(
     run = open_run(folder)
     classifier = load_classifier(run, checkpoint)
     facts, deskewed = classifier.facts, run.read_deskew()
-    readable: dict[Path, Tensor] = {}
+    readable: dict[Path, Tensor] = {}  # a picture that is given twice is classified once
     paths = picture_files(images)
     for path in paths:
         try:

@@ -21,7 +21,7 @@ from digitlab.results.table import run_limits
 
 Value = str | int | float | bool | None
 
-# With more groups there would be many pairs of groups (66 for 12 groups), and some would differ by chance.
+# 12 groups make 66 comparisons. With more, the correction for their number would hide most differences.
 _MAX_GROUPS = 12
 
 

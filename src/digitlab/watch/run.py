@@ -36,8 +36,8 @@ class WatchedRun:
     """One run folder. ``update`` reads what has changed in it, and ``record`` describes it for the page.
 
     ``name`` is the path of the folder relative to the root, with slashes; ``parent`` is the folder around it.
-    ``entry`` is its entry in the manifest of its sweep, if it has one. The laboratory sets ``version`` to its own
-    version when the record changes.
+    ``entry`` is its entry in the manifest, the list of the runs of its sweep, or None. The laboratory sets ``version``
+    to its own version when the record changes.
     """
 
     def __init__(self, path: Path, name: str) -> None:
@@ -179,8 +179,8 @@ class WatchedRun:
 
     def _status(self, locked: frozenset[int] | None, now: float) -> str:
         alive = self._is_alive(locked, now)
-        # A population holds the folders of its members locked until all of them have ended, so a result that is newer
-        # than the lock says that the run has ended. An older one belongs to an earlier attempt.
+        # Runs that are trained together (a population) keep their folders locked until all of them have ended, so a
+        # result that is newer than the lock says that the run has ended. An older one belongs to an earlier attempt.
         is_current = self.result and (self._changed_at("result") or 0.0) >= (self._changed_at("lock") or 0.0)
         if self.result and (is_current or not alive):
             return str(self.result.get("status", "unfinished"))
@@ -212,7 +212,7 @@ class WatchedRun:
             return None
         if self._first_seen is not None and len(rows) > self._first_seen[0] > 0:
             return (last_epoch_at - self._first_seen[1]) / (len(rows) - self._first_seen[0])
-        # The training time leaves out validation and checkpoints, and in a population it is only the member's share.
+        # The training time leaves out validation and checkpoints, and in a population it is only the share of this run.
         # The mean time since the run was locked includes everything, but is too short if the run has resumed.
         training_seconds = statistics.median(row.values.get("train_seconds", 0.0) for row in rows[-_LAST_EPOCHS:])
         locked_at = self._changed_at("lock")
