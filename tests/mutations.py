@@ -21,6 +21,7 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -246,13 +247,17 @@ def _not_copied(folder: str, names: list[str]) -> set[str]:
     return {"__pycache__"} & set(names)
 
 
-def results(mutations: list[Mutation], calls: Calls, limit: float) -> Iterator[str | None]:
-    for number, mutation in enumerate(mutations):
-        tests = tests_of(mutation, calls)
-        caught = run_tests(mutation, tests, limit_seconds=limit) if tests else None
-        verdict = f"caught by {caught}" if caught else f"SURVIVED {len(tests)} tests"
-        print(f"{number}. {mutation}: {verdict}", flush=True)
-        yield caught
+def results(mutations: list[Mutation], calls: Calls, limit: float, jobs: int) -> Iterator[str | None]:
+    """Yield for each mutation the test that caught it, or None; ``jobs`` mutations are tested at the same time."""
+    tests = [tests_of(mutation, calls) for mutation in mutations]
+    with ThreadPoolExecutor(jobs) as pool:
+        caught_by = pool.map(
+            lambda mutation, names: run_tests(mutation, names, limit_seconds=limit) if names else None, mutations, tests
+        )
+        for number, (mutation, names, caught) in enumerate(zip(mutations, tests, caught_by, strict=True)):
+            verdict = f"caught by {caught}" if caught else f"SURVIVED {len(names)} tests"
+            print(f"{number}. {mutation}: {verdict}", flush=True)
+            yield caught
 
 
 def main() -> None:
@@ -264,6 +269,7 @@ def main() -> None:
     run.add_argument("--count", type=int, default=60)
     run.add_argument("--seed", type=int, default=0)
     run.add_argument("--first", type=int, default=0, help="skip the mutations before this number")
+    run.add_argument("--jobs", type=int, default=1, help="the number of mutations that are tested at the same time")
     run.add_argument("--limit", type=float, default=300, help="a mutation whose tests take more seconds is caught")
     for command in (record, run):
         command.add_argument("--calls", type=Path, default=PROJECT / ".calls", help="the folder with the calls")
@@ -271,12 +277,12 @@ def main() -> None:
     if options.command == "record":
         paths = os.pathsep.join([str(PROJECT / "tests"), os.environ.get("PYTHONPATH", "")])
         environment = os.environ | {"DIGITLAB_CALLS": str(options.calls), "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
-        arguments = options.arguments or ["-n", "2", "-m", "not extra"]
+        arguments = options.arguments or ["-n", "2", "-m", "unit or runs or equivalence or faults"]
         command = [sys.executable, "-m", "pytest", "-q", "-p", "fixtures.calls", *arguments]
         sys.exit(subprocess.run(command, cwd=PROJECT, env=environment).returncode)
     calls = read_calls(options.calls)
     mutations = draw_mutations(options.count, options.seed)[options.first :]
-    caught = list(results(mutations, calls, options.limit))
+    caught = list(results(mutations, calls, options.limit, options.jobs))
     print(f"seed {options.seed}: {sum(map(bool, caught))} of {len(caught)} mutations caught")
     for mutation in (mutation for mutation, by in zip(mutations, caught, strict=True) if not by):
         print(f"survived: {mutation}")
