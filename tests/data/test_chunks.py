@@ -105,10 +105,10 @@ def test_an_epoch_resumes_at_its_position(step):
 
 
 @pytest.mark.parametrize("augment", [[], [Noise()], [MixUp()]], ids=["plain", "noise", "mixup"])
-@pytest.mark.parametrize("gather_ahead_bytes", [0, 2000, 1 << 20])
-def test_chunk_length_and_gathering_do_not_change_a_mini_batch(monkeypatch, augment, gather_ahead_bytes):
+@pytest.mark.parametrize("bytes_at_once", [0, 2000, 1 << 20])
+def test_chunk_length_and_gathering_do_not_change_a_mini_batch(monkeypatch, augment, bytes_at_once):
     expected = minibatches(loader(augment=augment, plan=replace(PLAN, chunk_length=1)))
-    monkeypatch.setattr(chunks, "_GATHER_AHEAD_BYTES", gather_ahead_bytes)
+    monkeypatch.setattr(chunks, "_BYTES_AT_ONCE", bytes_at_once)
     for length in (1, 5, 32):
         found = minibatches(loader(augment=augment, plan=replace(PLAN, chunk_length=length)))
         for one, other in zip(found, expected, strict=True):

@@ -1,7 +1,8 @@
-"""Data sets: sources of images, checks, splits, augmentation, and the loader of chunks of mini-batches.
+"""Data sets: sources of images, checks, splits, augmentation, and the loaders for training and evaluation.
 
 ``training`` and ``population`` use ``ImageData``. A data set is one uint8 tensor (N, C, H, W) on the training device: N
-images, C channels, H rows, W columns; K is the number of classes.
+images, C channels, H rows, W columns; K is the number of classes. The training loader yields chunks: several
+consecutive mini-batches that Lightning handles as one training step.
 """
 
 from digitlab.data.emnist import EmnistData

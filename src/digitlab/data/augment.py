@@ -1,7 +1,8 @@
-"""The augmentations that ``conf/augment/`` offers; they change a mini-batch before it is normalised.
+"""The augmentations that ``conf/augment/`` offers: random changes of the training images before they are normalised.
 
-Each is a settings class that implements ``augment_base.Augmentation``: images float (N, C, H, W) in [0, 1] in and out,
-one independent draw for each image. Lengths are in pixels.
+Each is a settings class that implements ``augment_base.Augmentation``: it takes and returns the images of a mini-batch,
+float (N, C, H, W) in [0, 1], with one independent draw for each image. Lengths are in pixels. C channels, H rows, W
+columns, K classes.
 """
 
 import math
@@ -53,8 +54,8 @@ class Shift(Augmentation):
 
     def __call__(self, images: Tensor, targets: Tensor, *, classes: int, generator: Generator) -> Batch:
         count, (height, width) = len(images), images.shape[2:]
-        # Shape (N, C, 2 padding + 1, 2 padding + 1, H, W): a view of all windows, from which each image takes one.
         padded = F.pad(images, [self.padding] * 4) if self.fill == "zero" else reflected(images, self.padding)
+        # Shape (N, C, 2 padding + 1, 2 padding + 1, H, W): a view of all windows, from which each image takes one.
         windows = padded.unfold(2, height, 1).unfold(3, width, 1)
         top, left = torch.randint(2 * self.padding + 1, (2, count), generator=generator, device=images.device)
         return windows[torch.arange(count, device=images.device), :, top, left], targets
@@ -81,7 +82,9 @@ class Flip(Augmentation):
         """With ``alternating``, return an augmentation that mirrors the images whose turn it is in this epoch."""
         if not self.alternating:
             return self
-        return _Mirror(coin_flips(stream_seed("flip", context.seed), context.indices) ^ (context.epoch % 2 == 1))
+        # The coin of an image is the same in all epochs. In every second epoch, the exclusive or reverses the result.
+        coins = coin_flips(stream_seed("flip", context.seed), context.indices)
+        return _Mirror(coins ^ (context.epoch % 2 == 1))
 
     def __call__(self, images: Tensor, targets: Tensor, *, classes: int, generator: Generator) -> Batch:
         mirror = _Mirror(uniform(images, generator).flatten() < self.probability)
@@ -111,7 +114,7 @@ class Affine(Augmentation):
     scale: Bounds = (0.9, 1.1)
     shear_degrees: Annotated[float, Field(ge=0, lt=90)] = 0.0
 
-    def __call__(self, images: Tensor, targets: Tensor, *, classes: int, generator: Generator) -> tuple[Tensor, Tensor]:
+    def __call__(self, images: Tensor, targets: Tensor, *, classes: int, generator: Generator) -> Batch:
         angle, shear, scale = (
             uniform(images, generator, low, high).flatten()
             for low, high in (
@@ -121,7 +124,8 @@ class Affine(Augmentation):
             )
         )
         # The matrix maps output to input positions: the inverse of scale · rotation · shear. It acts on positions in
-        # pixels, which are square, so that images that are not square keep their proportions.
+        # pixels, which are square, so that images that are not square keep their proportions. Both cos and sin are
+        # divided by the scale.
         cos, sin, tan = angle.cos() / scale, angle.sin() / scale, shear.tan()
         inverse = torch.stack([cos + tan * sin, sin - tan * cos, -sin, cos], dim=1).view(-1, 2, 2)
         points = (inverse @ pixel_centres(images).flatten(1)).view(-1, 2, *images.shape[2:])
@@ -142,7 +146,7 @@ class Elastic(Augmentation):
     alpha_pixels: NonNegativeFloat = 34.0
     sigma_pixels: PositiveFloat = 4.0
 
-    def __call__(self, images: Tensor, targets: Tensor, *, classes: int, generator: Generator) -> tuple[Tensor, Tensor]:
+    def __call__(self, images: Tensor, targets: Tensor, *, classes: int, generator: Generator) -> Batch:
         noise = images.new_empty(len(images), 2, *images.shape[2:]).uniform_(-1, 1, generator=generator)
         displacement = self.alpha_pixels * smoothed(noise, images.new_full((1,), self.sigma_pixels))
         return sample_at(images, pixel_centres(images) + displacement), targets
@@ -160,10 +164,10 @@ class Pen(Augmentation):
     thicker_pixels: Fraction = 1.0
     thinner_pixels: Fraction = 0.5
 
-    def __call__(self, images: Tensor, targets: Tensor, *, classes: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        pixels = uniform(images, generator, -self.thinner_pixels, self.thicker_pixels)
-        radius = pixels.abs()
-        return torch.where(pixels > 0, dilate(images, radius), erode(images, radius)), targets
+    def __call__(self, images: Tensor, targets: Tensor, *, classes: int, generator: Generator) -> Batch:
+        change = uniform(images, generator, -self.thinner_pixels, self.thicker_pixels)
+        radius = change.abs()
+        return torch.where(change > 0, dilate(images, radius), erode(images, radius)), targets
 
 
 @settings
@@ -177,10 +181,10 @@ class Blur(Augmentation):
     sigma_pixels: Bounds = (0.1, 1.5)
     probability: Fraction = 0.5
 
-    def __call__(self, images: Tensor, targets: Tensor, *, classes: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        chosen = uniform(images, generator) < self.probability
+    def __call__(self, images: Tensor, targets: Tensor, *, classes: int, generator: Generator) -> Batch:
+        is_blurred = uniform(images, generator) < self.probability
         sigma_pixels = uniform(images, generator, *self.sigma_pixels).flatten()
-        return torch.where(chosen, smoothed(images, sigma_pixels).clamp(0, 1), images), targets
+        return torch.where(is_blurred, smoothed(images, sigma_pixels).clamp(0, 1), images), targets
 
 
 @settings
@@ -190,7 +194,7 @@ class Noise(Augmentation):
     stage: ClassVar[Stage] = Stage.VALUE
     std: NonNegativeFloat = 0.1
 
-    def __call__(self, images: Tensor, targets: Tensor, *, classes: int, generator: Generator) -> tuple[Tensor, Tensor]:
+    def __call__(self, images: Tensor, targets: Tensor, *, classes: int, generator: Generator) -> Batch:
         noise = torch.empty_like(images).normal_(0, self.std, generator=generator)
         return noise.add_(images).clamp_(0, 1), targets
 
@@ -207,7 +211,7 @@ class Cutout(Augmentation):
     size_pixels: PositiveInt = 8
     fill: Fraction = 0.0
 
-    def __call__(self, images: Tensor, targets: Tensor, *, classes: int, generator: Generator) -> tuple[Tensor, Tensor]:
+    def __call__(self, images: Tensor, targets: Tensor, *, classes: int, generator: Generator) -> Batch:
         inside = []
         for length in images.shape[2:]:
             centre = torch.randint(length, (len(images), 1), generator=generator, device=images.device)
@@ -229,17 +233,17 @@ class MixUp(Augmentation):
     stage: ClassVar[Stage] = Stage.MIX
     alpha: PositiveFloat = 0.2
 
-    def __call__(self, images: Tensor, targets: Tensor, *, classes: int, generator: Generator) -> tuple[Tensor, Tensor]:
+    def __call__(self, images: Tensor, targets: Tensor, *, classes: int, generator: Generator) -> Batch:
         if targets.ndim == 1:
             targets = F.one_hot(targets, classes)
         targets = targets.to(images.dtype)
         partner = torch.randperm(len(images), generator=generator, device=images.device)
-        share = self._share(images, generator)
+        weight = self._draw_weight(images, generator)
         # The result of lerp stays between its two ends; a sum of two products may leave that range by rounding.
-        mixed = torch.lerp(images[partner], images, share)
-        return mixed, torch.lerp(targets[partner], targets, share.flatten(1))
+        mixed = torch.lerp(images[partner], images, weight)
+        return mixed, torch.lerp(targets[partner], targets, weight.flatten(1))
 
-    def _share(self, images: Tensor, generator: Generator) -> Tensor:
+    def _draw_weight(self, images: Tensor, generator: Generator) -> Tensor:
         """Draw the weight of each image itself, (N, 1, 1, 1), from Beta(``alpha``, ``alpha``)."""
         # PyTorch's own beta distribution takes no generator. This closed form (Devroye, "Random variate generation in
         # one line of code", 1996) is exact for a symmetric beta distribution and needs two uniform numbers. Large

@@ -1,4 +1,4 @@
-"""The interface of augmentations: ``Augmentation``, the order in which ``Compose`` applies them, and random draws.
+"""The interface of augmentations: ``Augmentation``, ``Compose``, which applies several in order, and random draws.
 
 ``augment`` and ``corrupt`` implement it; ``chunks`` applies it to mini-batches. Shapes: N images, C channels, H rows,
 W columns, K classes.
@@ -38,7 +38,7 @@ class BatchContext:
 
 
 class Augmentation(ABC):
-    """The base class of all augmentations, including a user's own.
+    """The base class of all augmentations, including those that users write.
 
     A subclass that does not set ``stage`` is applied with those that change pixel values.
     """

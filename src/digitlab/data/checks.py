@@ -21,7 +21,8 @@ _SAMPLE_IMAGES = 1000
 _AXIS_SAMPLE_IMAGES = 100
 # A published set may hold a few blank images by accident; more are a mistake in its preparation.
 _MAX_BLANK_SHARE = 0.01
-# A warning about the axes needs a difference below this factor times the usual one; in noise, they differ by chance.
+# ``_axis_warnings`` compares two mean differences between pixels. It warns only if one is below this factor times the
+# other, because in noise they are nearly equal, and chance decides which is smaller.
 _AXIS_FACTOR = 0.8
 # Grey, grey with alpha, RGB and RGBA images have 1 to 4 channels.
 _MAX_CHANNELS = 4
@@ -84,7 +85,10 @@ def _refuse_wrong_tensors(images: ImageSet, name: str, image_shape: tuple[int, i
 
 
 def _refuse_missing_classes(train: Tensor, test: Tensor, *, title: str, class_names: Sequence[str]) -> None:
-    """``train`` and ``test`` are the numbers of images of each class, int64 (K,)."""
+    """Raise ``DataError`` if a class of the test set has no training images.
+
+    ``train`` and ``test`` are the numbers of images of each class, int64 (K,).
+    """
     missing = [name for name, trained, tested in zip(class_names, train, test, strict=True) if tested and not trained]
     if missing:
         raise DataError(
@@ -94,6 +98,7 @@ def _refuse_missing_classes(train: Tensor, test: Tensor, *, title: str, class_na
 
 
 def _label_warnings(train: Tensor, test: Tensor, *, class_names: Sequence[str]) -> Iterator[str]:
+    """Yield a warning if classes have no images; the arguments are as in ``_refuse_missing_classes``."""
     empty = [index for index, count in enumerate((train + test).tolist()) if count == 0]
     if empty == [0]:
         yield (
@@ -108,8 +113,10 @@ def _label_warnings(train: Tensor, test: Tensor, *, class_names: Sequence[str]) 
 def _axis_warnings(images: Tensor) -> Iterator[str]:
     """Yield warnings about the order of the axes of ``images``, uint8 (N, C, H, W), by their shape and content.
 
-    Neighbouring pixels of a picture resemble each other. If the values resemble each other more at the distance that
-    another order of the axes would give, the file was probably written in that order.
+    Neighbouring pixels of a picture resemble each other. In a file with the axes (N, C, H, W), the right neighbour of a
+    pixel is the next value. With (N, H, W, C), it is C values further on. If values at that distance resemble each
+    other more, the file was probably written in that order. In the same way, the lower neighbour, W values further on,
+    shows whether height and width are exchanged.
     """
     channels, height, width = images.shape[1:]
     if width <= _MAX_CHANNELS < min(channels, height):
@@ -129,7 +136,10 @@ def _axis_warnings(images: Tensor) -> Iterator[str]:
 
 
 def _difference(values: Tensor, distance: int) -> float:
-    """Return the mean absolute difference of ``values`` (N, CHW), int16, that are ``distance`` apart along a row."""
+    """Return the mean absolute difference of the ``values`` of an image that are ``distance`` apart.
+
+    ``values`` is int16 (N, C · H · W): each row has the values of one image in the order of the file.
+    """
     return float((values[:, distance:] - values[:, :-distance]).abs().float().mean())
 
 
@@ -151,14 +161,14 @@ def _pixel_warnings(images: Tensor, name: str) -> Iterator[str]:
 
 def _all_equal(images: Tensor) -> bool:
     """Return whether all ``images`` of the sample are equal, if there are at least two."""
-    # Compare in parts: in a usual data set, the first part has different images, and ``all`` stops there.
+    # Compare 20 images at a time: in a usual data set, the first 20 differ, and ``all`` stops there.
     parts = _sample(images).split(20)
     return len(images) > 1 and all(bool((part == images[0]).all()) for part in parts)
 
 
 def _sample(images: Tensor, count: int = _SAMPLE_IMAGES) -> Tensor:
     """Return at most ``count`` of the ``images``, evenly spread over the set, as a view."""
-    return images[:: -(-len(images) // count)]
+    return images[:: -(-len(images) // count)]  # every n-th image, with n rounded up
 
 
 def _listed(names: Sequence[str]) -> str:

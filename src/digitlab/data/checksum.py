@@ -1,6 +1,7 @@
 """Checks data files by SHA-256, and torchvision's archives by MD5, because torchvision publishes only their MD5.
 
-digitlab verifies the files that it reads itself each time, and an archive once, before torchvision unpacks it.
+The sources use it. digitlab verifies the files that it reads itself each time it reads them, and an archive only once,
+before torchvision unpacks it.
 """
 
 import hashlib

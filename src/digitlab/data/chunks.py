@@ -3,7 +3,8 @@
 ``training`` and ``population`` train on its chunks. A chunk is several consecutive mini-batches that Lightning handles
 as one training step: Lightning's overhead for a step can exceed the time of a mini-batch. The length of chunks changes
 only the speed: the order of the images and the random numbers of the augmentation are pure functions of (seed, epoch,
-step), and all limits count mini-batches. Shapes: n images (C, H, W), K classes, B mini-batches in a chunk.
+step), and all limits count mini-batches. A step is one mini-batch. Under DDP, several processes train one network, each
+on its own images of every mini-batch. Shapes: n images (C, H, W) in a mini-batch, K classes, B mini-batches in a chunk.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,8 +21,8 @@ from digitlab.data.pace import ChunkPace
 from digitlab.data.seeding import stream_seed
 from digitlab.data.source import ImageSet
 
-# Small mini-batches are gathered several at a time, as long as together they fit into the processor's cache.
-_GATHER_AHEAD_BYTES = 1 << 20
+# Without augmentation, as many mini-batches are normalised at once as fit into this size, which a CPU's cache can hold.
+_BYTES_AT_ONCE = 1 << 20
 
 
 @dataclass(slots=True)
@@ -36,7 +37,7 @@ class Position:
     total_steps: int = 0
 
     def advance(self, steps: int = 1) -> None:
-        """Count ``steps`` more mini-batches."""
+        """Count ``steps`` more mini-batches; a negative number undoes steps."""
         self.step += steps
         self.total_steps += steps
 
@@ -54,8 +55,9 @@ class Position:
 class ChunkPlan:
     """How to cut an epoch into mini-batches and chunks.
 
-    All lengths and limits are counts of mini-batches; None means no limit. ``batch_size`` counts the images of a
-    mini-batch over all processes. ``rank`` and ``world_size`` are those of this process if DDP starts several.
+    All lengths and limits are counts of mini-batches; None means no limit. For ``chunk_length``, None lets
+    ``ChunkPace`` choose. ``batch_size`` counts the images of a mini-batch over all processes. ``rank`` is the number of
+    this process, from 0, and ``world_size`` the number of processes.
     """
 
     seed: int
@@ -73,8 +75,8 @@ class ChunkPlan:
 
     def unlimited_steps(self, images: int) -> int:
         """Return the number of mini-batches in an epoch over all ``images`` images; the last may be smaller."""
-        full, rest = divmod(images, self.batch_size)
-        return max(full + (rest >= self._min_batch_size), 1)
+        full_batches, rest = divmod(images, self.batch_size)
+        return max(full_batches + (rest >= self._min_batch_size), 1)
 
     @property
     def _min_batch_size(self) -> int:
@@ -102,8 +104,8 @@ class Chunk:
     step: int
     validate: bool
     last: bool
-    # The labels of mini-batches with mixed images, by their step in the epoch. A chunk and its parts share one
-    # dictionary, because the parts fill it and ``learnt_labels`` of the whole chunk reads it.
+    # The labels of mini-batches with mixed images, by their step in the epoch. A chunk and the chunks that ``part``
+    # returns share one dictionary, because training on the parts fills it, and ``learnt_labels`` of the whole reads it.
     _mixed_labels: dict[int, Tensor] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -131,8 +133,8 @@ class Chunk:
         """
         if not self._mixed_labels:
             return self.labels
-        unmixed = enumerate(self.labels.split(self.sizes), start=self.step)
-        return torch.cat([self._mixed_labels.get(step, labels) for step, labels in unmixed])
+        labels_by_step = enumerate(self.labels.split(self.sizes), start=self.step)
+        return torch.cat([self._mixed_labels.get(step, labels) for step, labels in labels_by_step])
 
     def minibatches(
         self,
@@ -140,12 +142,13 @@ class Chunk:
         encode: Callable[[Tensor, int], Tensor],
         image_weights: Callable[[Tensor], Tensor | None] = lambda _: None,
     ) -> Iterator[tuple[Tensor, Tensor, float]]:
-        """Yield normalised images float (n, C, H, W), targets as ``encode`` returns them, and a weight of the loss.
+        """Yield normalised images float (n, C, H, W), encoded targets, and a weight of the loss, for each mini-batch.
 
-        With one process, the weight is 1. With several, DDP averages the losses as if each process had equally many
-        images. The weight corrects this: it is (images here) · (processes) / (images of the mini-batch), or the same
-        with sums of ``image_weights``, which returns the weight of each image for encoded targets, or None. So the
-        average is the mean loss over the whole mini-batch.
+        ``encode`` and ``image_weights`` are methods of the loss. ``encode`` converts targets, and K, to the form that
+        the loss takes; ``image_weights`` returns the weight of each image for encoded targets, or None. The weight of
+        the loss is 1 with one process. With several, DDP averages the losses as if each process had equally many
+        images. The weight corrects this, so that the average is the mean loss over the whole mini-batch: it is (images
+        here) · (processes) / (images of the mini-batch), or the same with the sums of the images' weights.
         """
         rank_indices, labels, sizes = self.rank_indices, self.labels, self.sizes
         if self.augment:
@@ -159,8 +162,7 @@ class Chunk:
             normalised = self._normalised(rank_indices, sizes, normalise)
             all_targets = encode(labels, self.classes).split(sizes)
             for number, (images, encoded) in enumerate(zip(normalised, all_targets, strict=True)):
-                weight = self._process_weight(number, image_weights(encoded), encode, image_weights)
-                yield images, encoded, weight
+                yield images, encoded, self._process_weight(number, image_weights(encoded), encode, image_weights)
 
     def _process_weight(
         self,
@@ -176,26 +178,26 @@ class Chunk:
         indices, processes = self.indices[number], self.plan.world_size
         if rank_weights is None or processes == 1:
             return self.sizes[number] * processes / len(indices)
-        weights = image_weights(encode(self.images.labels.index_select(0, indices), self.classes))
-        assert weights is not None
-        return float(rank_weights.sum() * processes / weights.sum())
+        all_weights = image_weights(encode(self.images.labels.index_select(0, indices), self.classes))
+        assert all_weights is not None
+        return float(rank_weights.sum() * processes / all_weights.sum())
 
     def blocks(self, steps: int, encode: Callable[[Tensor, int], Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the inputs of compiled calls. Each call trains on a block of ``steps`` mini-batches of n images each.
+        """Yield the inputs of fused calls, each of which is compiled or a CUDA graph, and makes ``steps`` updates.
 
-        A block is pixels (steps, n, C, H, W), uint8 or, with augmentation, float in [0, 1], and targets (steps, n, …)
-        as ``encode`` returns them. All mini-batches of the chunk must have the same size: see ``full_executions``.
+        They are pixels (steps, n, C, H, W), uint8 or, with augmentation, float in [0, 1], and targets (steps, n, …) as
+        the loss encodes them. All mini-batches of the chunk must have the same size n: see ``full_executions``.
         """
-        size = steps * len(self.rank_indices[0])
-        indices, labels = torch.cat(self.rank_indices).split(size), self.labels.split(size)
-        all_targets = None if self.augment else encode(self.labels, self.classes).split(size)
+        images_per_call = steps * len(self.rank_indices[0])
+        indices, labels = torch.cat(self.rank_indices).split(images_per_call), self.labels.split(images_per_call)
+        all_targets = None if self.augment else encode(self.labels, self.classes).split(images_per_call)
         for block, index in enumerate(indices):
             pixels = self.images.images.index_select(0, index)
             if all_targets is not None:
                 targets = all_targets[block]
             else:
-                pairs = zip(pixels.chunk(steps), labels[block].chunk(steps), strict=True)
-                augmented = [self._augmented(*pair, block * steps + place) for place, pair in enumerate(pairs)]
+                batches = enumerate(zip(pixels.chunk(steps), labels[block].chunk(steps), strict=True), block * steps)
+                augmented = [self._augmented(*batch, number) for number, batch in batches]
                 pixels, targets = (torch.cat(tensors) for tensors in zip(*augmented, strict=True))
                 targets = encode(targets, self.classes)
             yield pixels.view(steps, -1, *pixels.shape[1:]), targets.view(steps, -1, *targets.shape[1:])
@@ -208,20 +210,20 @@ class Chunk:
         return replace(self, indices=self.indices[begin:end], step=self.step + begin)
 
     def full_executions(self, steps: int) -> tuple[int, int]:
-        """Return (begin, end), the range of mini-batches that compiled calls can train on, ``steps`` in each call.
+        """Return (begin, end), the range of mini-batches that fused calls can train on, ``steps`` in each call.
 
         A call must start at a multiple of ``steps`` in the epoch, and all its mini-batches must have the batch size.
-        The caller trains on the other mini-batches, before the begin and from the end on, one at a time.
+        The caller trains on the other mini-batches, before ``begin`` and from ``end`` on, one at a time.
         """
         begin = min(-self.step % steps, len(self.indices))  # up to the next multiple of ``steps``
         size = self.plan.batch_size
         first_other_size = next((i for i in range(begin, len(self.sizes)) if self.sizes[i] != size), len(self.sizes))
-        return begin, begin + (first_other_size - begin) // steps * steps
+        return begin, begin + (first_other_size - begin) // steps * steps  # rounded down to whole calls
 
     def _normalised(self, rank_indices: tuple[Tensor, ...], sizes: list[int], normalise: Normalise) -> Iterator[Tensor]:
         """Yield the images of each mini-batch, normalised and without augmentation."""
         batch_bytes = 4 * self.images.images[0].numel() * max(sizes)  # as float32
-        batches_at_once = max(1, _GATHER_AHEAD_BYTES // batch_bytes)
+        batches_at_once = max(1, _BYTES_AT_ONCE // batch_bytes)
         for start in range(0, len(rank_indices), batches_at_once):
             group = rank_indices[start : start + batches_at_once]
             index = torch.cat(group) if len(group) > 1 else group[0]
@@ -229,7 +231,7 @@ class Chunk:
             yield from images.split(sizes[start : start + batches_at_once])
 
     def _augmented(self, pixels: Tensor, labels: Tensor, number: int) -> tuple[Tensor, Tensor]:
-        """Augment mini-batch ``number`` of the chunk, counted from 0.
+        """Augment mini-batch ``number`` of the chunk, counted from 0, and store the labels of mixed images.
 
         Return images, float (n, C, H, W) in [0, 1], and targets: int64 (n,), or float (n, K) with the shares of the
         classes in mixed images.
@@ -257,9 +259,9 @@ class ChunkLoader:
     ) -> None:
         self.images, self.indices, self.augment, self.classes = images, indices, augment, classes
         self.plan, self.position = plan, position
-        # Several processes communicate after each chunk, so all must use the same length: the one with which
-        # ``ChunkPace`` begins.
-        self._pace = ChunkPace(fixed=plan.chunk_length or (32 if plan.world_size > 1 else None))
+        # Several processes communicate after each chunk, so all must use the same length, whatever time they take.
+        chosen_length = ChunkPace.FIRST_LENGTH if plan.world_size > 1 else None
+        self._pace = ChunkPace(fixed=plan.chunk_length or chosen_length)
 
     def __iter__(self) -> Iterator[Chunk]:
         epoch, step, total = self.position.epoch, self.position.step, self.position.total_steps

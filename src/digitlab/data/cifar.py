@@ -1,8 +1,8 @@
-"""Reader of the original CIFAR-10 files, the archive ``cifar-10-python.tar.gz`` and its Python 2 pickles.
+"""Reads the original CIFAR-10 files: the archive ``cifar-10-python.tar.gz`` and its Python 2 pickles.
 
-``cifar_source`` uses it. Loading a pickle can run any program, so three things protect the user: the SHA-256 of the
-file is checked first, the unpickler accepts only the three names that these files need, and the result is checked
-afterwards.
+``cifar_source`` uses it. CIFAR-10 calls its files batches; each holds 10,000 images. Loading a pickle can run any
+program, so three things protect the user: the SHA-256 of the file is checked first, the unpickler accepts only the
+three functions and classes that these files need, and the result is checked afterwards.
 """
 
 import io
@@ -33,12 +33,15 @@ TEST_BATCHES: Mapping[str, str] = {"test_batch": "f53d8d457504f7cff4ea9e021afcf0
 META: Mapping[str, str] = {"batches.meta": "f962466ef690d46b226450fb9aadc74ba4bc64a76aa526b5827fe4bc5c7125cb"}
 BATCH_IMAGES = 10_000
 
-_MAX_MEMBER_BYTES = 1 << 25  # the largest member has 31 MB
-_VALUES = 3 * 32 * 32
+_MAX_MEMBER_BYTES = 1 << 25  # 33.6 MB; the largest file in the archive has 31 MB
+_VALUES_PER_IMAGE = 3 * 32 * 32
 
 
 def _unsigned_byte(code: str | bytes, *_: int) -> np.dtype[np.uint8]:
-    """Replace ``numpy.dtype`` in a pickle, which holds unsigned bytes only; NumPy warns about the outdated call."""
+    """Replace ``numpy.dtype`` in a pickle: the files hold unsigned bytes only.
+
+    The pickle calls ``numpy.dtype`` with arguments of old versions, about which NumPy itself would warn.
+    """
     if code not in ("u1", b"u1"):
         raise pickle.UnpicklingError(f"an array of {code!r}")
     return np.dtype(np.uint8)
@@ -81,7 +84,8 @@ def read_batch(path: Path, *, sha256: str) -> tuple[npt.NDArray[np.uint8], list[
         check_file(path, sha256)
         # Unpickle from memory, so that a damaged pickle cannot make the file object read more bytes than there are.
         content = io.BytesIO(path.read_bytes())
-        # Python 2 stored the pixels as a string. With encoding="bytes", 31 MB need not be decoded and encoded again.
+        # Python 2 stored the pixels as a string. With encoding="bytes", its 31 MB stay bytes instead of being decoded
+        # to text and encoded again. So the keys of the dictionary are bytes, too.
         batch = _ArraysOnly(content, encoding="bytes").load()
     except OSError as error:
         kind = MissingDataError if isinstance(error, FileNotFoundError) else DataError
@@ -98,7 +102,7 @@ def _checked_batch(path: Path, batch: object) -> tuple[npt.NDArray[np.uint8], li
     pixels, labels = (batch.get(b"data"), batch.get(b"labels")) if isinstance(batch, dict) else (None, None)
     if not isinstance(pixels, np.ndarray) or not isinstance(labels, list):
         raise DataError(f"{path}: no batch of CIFAR-10, `data` and `labels` are not in it")
-    if pixels.shape != (len(labels), _VALUES) or pixels.dtype != np.uint8:
+    if pixels.shape != (len(labels), _VALUES_PER_IMAGE) or pixels.dtype != np.uint8:
         raise DataError(f"{path}: pixels {pixels.dtype} {pixels.shape} do not fit {len(labels)} labels")
     if not all(type(label) is int and 0 <= label < 10 for label in labels):
         raise DataError(f"{path}: a label is none of 0 … 9")
@@ -115,6 +119,7 @@ def extract(archive: Path, folder: Path, digests: Mapping[str, str]) -> None:
         DataError: the archive is damaged, lacks one of the files, or contains a path outside its own folder; a member
             is not a regular file or is too large; or ``folder`` cannot be written.
     """
+    # The files that are still to be found in the archive, by their path there.
     wanted = {f"{folder.name}/{name}": sha256 for name, sha256 in digests.items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)

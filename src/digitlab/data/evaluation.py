@@ -1,4 +1,4 @@
-"""Loads the images of validation and test, in order and in large batches. ``ImageData`` makes the loaders."""
+"""Loads the images of validation and test in order, a batch at a time. ``ImageData`` makes the loaders."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,15 +19,16 @@ class EvaluationBatch:
 class EvaluationLoader:
     """Yields the images at ``indices`` in order, ``batch_size`` at a time, as ``EvaluationBatch``.
 
-    ``images`` is a function, and each iteration calls it. Lightning's objects keep a loader alive until the garbage
-    collector runs; if the loader held the images, those of a finished run would stay in memory as long.
+    ``images`` is a function that returns the data set, and each iteration calls it. Lightning's objects keep a loader
+    alive until the garbage collector runs. If the loader held the images, those of a finished run would stay in memory
+    until then.
     """
 
     def __init__(self, *, images: Callable[[], ImageSet], indices: Tensor, batch_size: int) -> None:
         self.images, self.indices, self.batch_size = images, indices, batch_size
 
     def __len__(self) -> int:
-        return -(-len(self.indices) // self.batch_size)
+        return -(-len(self.indices) // self.batch_size)  # rounded up
 
     def __iter__(self) -> Iterator[EvaluationBatch]:
         image_set = self.images()

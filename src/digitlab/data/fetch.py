@@ -1,8 +1,8 @@
 """Downloads of data files from a list of mirrors, with timeouts, retries and resumption; the sources use ``fetch``.
 
 A file appears under its name only when it is complete and verified. Until then it is ``NAME.part`` in the same folder.
-All mirrors hold the same bytes, so one mirror can complete what another one began. A lock makes sure that only one
-process downloads a file.
+All mirrors hold the same bytes, so one mirror can complete what another one began: a request asks only for the bytes
+that are missing. A lock makes sure that only one process downloads a file.
 """
 
 import http.client
@@ -29,6 +29,7 @@ from digitlab.core.files import move_into_place
 _BLOCK_BYTES = 1 << 16
 _MAX_BYTES = 1 << 30  # the largest file has 562 MB; no mirror may send more than this limit
 _TEMPORARY_HTTP_ERRORS = {408, 425, 429, 500, 502, 503, 504}
+# The HTTP status for a request of bytes beyond the end of the file.
 _RANGE_NOT_SATISFIABLE = 416
 
 _log = logging.getLogger(__name__)
@@ -160,10 +161,10 @@ def _transfer(url: str, part: Path, timeout_seconds: float, progress: Progress) 
     headers = {"User-Agent": "digitlab"} | ({"Range": f"bytes={offset}-"} if offset else {})
     with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout_seconds) as response:
         if not response.headers.get("Content-Range", "").startswith(f"bytes {offset}-"):
-            offset = 0
+            offset = 0  # the server sends the file from its beginning
         length = response.headers.get("Content-Length")
         total = offset + int(length) if length is not None and length.isdecimal() else None
-        bar = progress.task_ids[0]
+        bar = progress.task_ids[0]  # the only task, which ``_progress`` added
         progress.update(bar, completed=offset, total=total)
         received = offset
         with part.open("ab" if offset else "wb") as file:

@@ -18,15 +18,17 @@ from digitlab.core.errors import ConfigError, DataError
 from digitlab.core.system import memory_bytes
 from digitlab.data.class_folders import PictureFile, hold_out, list_class_folders
 from digitlab.data.module import ImageData
-from digitlab.data.picture_files import Pictures, most_common_form, read_pictures
+from digitlab.data.picture_files import Pictures, colours_and_common_size, read_pictures
 from digitlab.data.source import ImageSet, Source
 
 # Without data.size, pictures are scaled to this number of pixels a side, unless all have one size that is not larger.
 _DEFAULT_SIZE = 64
 # The default size and number of channels follow from the headers of this many files, evenly spread over the data set.
 _SAMPLED_FILES = 200
-# Without data.test_size, the share of all pictures; without data.val_size, the share of the pictures that are left.
-_DEFAULT_TEST_SIZE, _DEFAULT_VAL_SIZE = 0.2, 0.1
+# Without data.test_size, this share of all pictures is the test set.
+_DEFAULT_TEST_SIZE = 0.2
+# Without data.val_size, this share of the other pictures is used for validation.
+_DEFAULT_VAL_SIZE = 0.1
 # An error or a warning names at most this many files.
 _MAX_NAMED_FILES = 10
 
@@ -41,8 +43,8 @@ class FolderSource(Source):
     ``path`` is a folder with one folder for each class, or with folders ``train``, ``val`` and ``test`` that contain
     the class folders. ``size`` is the number of pixels a side, or [height, width], and ``channels`` is 1 (grey) or 3;
     if they are None, they follow from the files. Without a folder ``test``, ``test_size`` (a count or a fraction, by
-    default a fifth) of the pictures are the test set, always the same ones. ``skip_broken`` leaves out files that
-    cannot be read.
+    default a fifth) of the pictures are the test set, always the same ones. Pictures in a folder ``val`` are the last
+    images of the training set, and ``val_count`` is their number. ``skip_broken`` leaves out files that cannot be read.
 
     Raises:
         ConfigError: ``path`` is not such a folder, or a setting does not fit it.
@@ -77,17 +79,19 @@ class FolderSource(Source):
     @cached_property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of all images after scaling."""
-        colours, size = True, None
+        has_colours, size = True, None
         if self._size is None or self._channels is None:
+            # Every n-th file, with n rounded up.
             files = self.train_files[:: -(-len(self.train_files) // _SAMPLED_FILES)]
-            colours, size = most_common_form(self.folders.root, [file.path for file in files])
+            has_colours, size = colours_and_common_size(self.folders.root, [file.path for file in files])
         if size is None or max(size) > _DEFAULT_SIZE:
             size = _DEFAULT_SIZE, _DEFAULT_SIZE
+        # A size or a number of channels that the user has set replaces the one that follows from the files.
         if isinstance(self._size, int):
             size = self._size, self._size
         elif self._size is not None:
             size = self._size[0], self._size[1]
-        return self._channels or (3 if colours else 1), *size
+        return self._channels or (3 if has_colours else 1), *size
 
     @property
     def train_count(self) -> int:
@@ -118,6 +122,7 @@ class FolderSource(Source):
         parts = {"train": range(self.train_count), "test": range(self.train_count, len(files))}
         readable = {name: [index for index in part if index not in pictures.broken] for name, part in parts.items()}
         if self.folders.val is not None:
+            # The pictures of the folder val come last; those that cannot be read no longer count.
             first_val = self.train_count - len(self.folders.val)
             self.val_count = sum(index >= first_val for index in readable["train"])
         self.fingerprint = _fingerprint(files, pictures.digests, parts)
@@ -190,9 +195,10 @@ class FolderData(ImageData):
                         key, value, f"must be null, because {source.folders.root} has a validation folder"
                     )
         if val_size is None:
-            # A tenth of very few pictures is none. A size that a user gives must not be rounded to none.
-            is_none = folds is None and round(_DEFAULT_VAL_SIZE * source.train_count) == 0
-            val_size = 0 if is_none else _DEFAULT_VAL_SIZE
+            # If a tenth of the pictures rounds to none, train without validation. (``ImageData`` refuses a size that a
+            # user gives if it rounds to none.) With ``folds``, the size has no effect, but must not be 0.
+            rounds_to_none = folds is None and round(_DEFAULT_VAL_SIZE * source.train_count) == 0
+            val_size = 0 if rounds_to_none else _DEFAULT_VAL_SIZE
         super().__init__(
             source=source, root=root, batch_size=batch_size, val_size=val_size,
             train_size=train_size, split_seed=split_seed, normalize=normalize, folds=folds, fold=fold, deskew=deskew,

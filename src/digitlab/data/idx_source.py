@@ -78,7 +78,7 @@ class IdxSource(Source):
 def image_set(images_file: Path, labels_file: Path, images: Tensor, labels: Tensor, *, class_count: int) -> ImageSet:
     """Join images, uint8 (N, H, W) or (N, C, H, W), with their labels, uint8 (N,), and check that they fit.
 
-    The files are named in error messages.
+    ``mnist_sources`` uses it, too. The files are named in error messages.
 
     Raises:
         DataError: the numbers of images and labels differ, or a label is not in 0 … ``class_count`` - 1.

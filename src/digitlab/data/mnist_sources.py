@@ -37,6 +37,7 @@ class _PublishedIdxSource(Source):
 
     def read(self, root: Path) -> tuple[ImageSet, ImageSet]:
         """Read and verify the four files as ``Source.read``."""
+        # The names of the files of the test set, which has 10,000 images, begin with t10k.
         return self._read_part(root, "train"), self._read_part(root, "t10k")
 
     def _read_part(self, root: Path, part: str) -> ImageSet:
@@ -68,7 +69,8 @@ class MnistSource(_PublishedIdxSource):
     }
 
     def folders(self, root: Path) -> tuple[Path, ...]:
-        # Files in `root` with other bytes would be refused, so searching there would gain nothing.
+        # A file of this name in ``root`` is either equal to the one in the package or refused, so ``root`` is not
+        # searched.
         return (Path(__file__).parent / "mnist",)
 
     def prepare(self, root: Path) -> None:

@@ -1,7 +1,8 @@
 """The Lightning data module ``ImageData``: reads, checks and splits a data set and provides its loaders.
 
-``training`` and ``population`` use it. The whole data set is one uint8 tensor on the training device. Validation images
-are taken from the official training set; the official test set is used for testing only.
+``training`` uses it for solo runs, and ``population`` for several runs that it trains together. The whole data set is
+one uint8 tensor on the training device. Validation images are taken from the official training set; the official test
+set is used for testing only. A chunk is several consecutive mini-batches that Lightning handles as one training step.
 """
 
 import math
@@ -23,15 +24,16 @@ from digitlab.data.evaluation import EvaluationLoader
 from digitlab.data.source import ImageSet, Source
 from digitlab.data.splits import fingerprint, split_counts, split_indices
 
-# A sweep imports Lightning with this module, a run with ``training``.
+# Lightning imports Matplotlib, which needs a writable folder, and the import is faster without garbage collection. It
+# may be the first import of Lightning: the parent process of a sweep imports ``data`` without ``training``.
 with matplotlib_importable(), gc_paused():
     from lightning.pytorch import LightningDataModule
 
 Batch = TypeVar("Batch")
 
-# Large enough to keep all cores busy, and small enough that the feature maps of a CNN need no more memory than in
-# training: 24 maps of 32 x 32 for each of 200 images are 20 MB, and several layers are in memory at once. With 500
-# images, the highest memory use of a run was in validation: 600 MB instead of 480.
+# Batches of 200 images keep all cores busy, and the feature maps of a CNN need no more memory than in training: 24
+# float32 maps of 32 x 32 for each of 200 images are 20 MB, and several layers are in memory at once. With 500 images,
+# a run used most memory in validation: 600 MB instead of 480.
 EVALUATION_BATCH_SIZE = 200
 # For devices that have the memory and compute thousands of images in parallel.
 _LARGE_EVALUATION_BATCH_SIZE = 2000
@@ -41,11 +43,11 @@ class ImageData(LightningDataModule):
     """A data set with its split into training and validation images.
 
     ``val_size`` and ``train_size`` are counts or fractions; ``train_size`` is taken from the images that validation
-    leaves (null: all of them). The split depends on ``split_seed`` only. With ``folds``, the validation set is part
-    ``fold`` (from 0) of that many equal parts. If the data set has validation images of its own, ``val_size`` has no
-    effect. ``deskew`` removes the slant of the figures in all images. ``normalize=standard`` subtracts the mean of the
-    training split and divides by its standard deviation, for each channel; ``unit`` keeps pixels in [0, 1]. ``root`` is
-    the folder with data sets.
+    leaves (null: all of them). ``split_seed`` alone decides the random order of the images. With ``folds``, the
+    validation set is part ``fold`` (from 0) of that many equal parts. If the data set comes with validation images
+    (``Source.val_count``), ``val_size`` has no effect. ``deskew`` removes the slant of the figures in all images.
+    ``normalize=standard`` subtracts the mean of the training split and divides by its standard deviation, for each
+    channel; ``unit`` keeps pixels in [0, 1]. ``root`` is the folder with data sets.
 
     Raises:
         DataError: files are missing or damaged, or the data set cannot be trained on (``checks``).
@@ -79,7 +81,7 @@ class ImageData(LightningDataModule):
         self.set_augmentation(Compose([]))
 
     def set_augmentation(self, augment: Compose) -> None:
-        """Change training images by ``augment``; without this call they stay as they are.
+        """Change each mini-batch of training images by ``augment``; without this call they stay as they are.
 
         Neither this nor the limits are arguments of the constructor, so that classes of users need not pass them on.
         """
@@ -141,7 +143,8 @@ class ImageData(LightningDataModule):
             self.train_indices = self.train_indices[: self.overfit_batches * self.batch_size]
             self.val_indices = self.train_indices
         channels = self.source.image_shape[0]
-        # Of the pixels in [0, 1], for each channel; with normalize=unit they leave the pixels as they are.
+        # What normalisation subtracts from pixels in [0, 1] and divides them by, for each channel. These values, for
+        # normalize=unit, leave the pixels as they are.
         self.mean, self.std = [0.0] * channels, [1.0] * channels
         if self.normalize == "standard":
             self.mean, self.std = self.pixel_statistics()
@@ -149,13 +152,13 @@ class ImageData(LightningDataModule):
     def _split(self) -> tuple[Tensor, Tensor]:
         """Return the indices of training and validation images, int64 and ascending."""
         labels, val_count = self.train_set.labels, self.source.val_count
-        # If the data set has validation images of its own, they follow the first ``count`` images.
-        count = len(labels) - (val_count or 0)
+        # If the data set comes with validation images, they are the last ones, and only the others are split.
+        split_count = len(labels) - (val_count or 0)
         train, val = split_indices(
-            labels[:count], val_size=self.val_size if val_count is None else 0, train_size=self.train_size,
+            labels[:split_count], val_size=self.val_size if val_count is None else 0, train_size=self.train_size,
             split_seed=self.split_seed, folds=self.folds, fold=self.fold,
         )  # fmt: skip
-        return train, val if val_count is None else torch.arange(count, len(labels))
+        return train, val if val_count is None else torch.arange(split_count, len(labels))
 
     @property
     def train_counts(self) -> list[int]:
@@ -166,13 +169,13 @@ class ImageData(LightningDataModule):
 
     @property
     def fingerprint(self) -> str | None:
-        """``Source.fingerprint`` of the images that were read."""
+        """Identifies the content of the files that were read, not the split; None for published data sets."""
         return self.source.fingerprint
 
     def release(self) -> None:
-        """Free the images, which would otherwise stay in memory until the sweep of a finished run ends.
+        """Free the images of a finished run; ``setup`` can read them again.
 
-        ``setup`` can read them again.
+        The data modules of all runs of a sweep can exist until the sweep ends, so their images would fill the memory.
         """
         if hasattr(self, "train_set"):
             del self.train_set, self.test_set
@@ -187,12 +190,12 @@ class ImageData(LightningDataModule):
         # Counts of the 256 pixel values are exact for any number of images; a float sum over 40 million pixels is not.
         counts = torch.zeros(channels, 256, dtype=torch.int64)
         for index in self.train_indices.split(EVALUATION_BATCH_SIZE):
-            pixels = self.train_set.images[index].transpose(0, 1).flatten(1)
+            pixels = self.train_set.images[index].transpose(0, 1).flatten(1)  # (C, all pixels of these images)
             counts += torch.stack([torch.bincount(channel, minlength=256) for channel in pixels])
-        weights = counts.double() / counts.sum(1, keepdim=True)
+        shares = counts.double() / counts.sum(1, keepdim=True)
         values = torch.arange(256, dtype=torch.float64) / 255
-        mean = weights @ values
-        variance = (weights * (values - mean[:, None]) ** 2).sum(1)
+        mean = shares @ values
+        variance = (shares * (values - mean[:, None]) ** 2).sum(1)
         return mean.tolist(), [math.sqrt(v) if v > 0 else 1.0 for v in variance.tolist()]
 
     def to(self, device: torch.device) -> None:
@@ -204,7 +207,10 @@ class ImageData(LightningDataModule):
         self.train_indices, self.val_indices = self.train_indices.to(device), self.val_indices.to(device)
 
     def chunks(self, plan: ChunkPlan, position: Position) -> ChunkLoader:
-        """Return the loader of the training split; each iteration starts at the current ``position``."""
+        """Return the loader of the training split, which cuts epochs into chunks as ``plan`` says.
+
+        Each iteration over it yields the rest of the epoch from the current ``position``.
+        """
         return ChunkLoader(
             images=self.train_set, indices=self.train_indices, augment=self.augment,
             classes=len(self.source.class_names), plan=plan, position=position,
@@ -213,9 +219,10 @@ class ImageData(LightningDataModule):
     def train_dataloader(self) -> ChunkLoader:
         assert self.trainer is not None
         self.to(self.trainer.strategy.root_device)
-        # ``plan`` is a ``TrainingPlan``; its type belongs to a higher layer, which this layer must not import.
-        plan: Any = self.trainer.lightning_module.plan
-        return self.chunks(plan.chunks, plan.position)
+        # A ``TrainingPlan``, which has a ``ChunkPlan`` and a ``Position``. Its class belongs to a higher layer, which
+        # this layer must not import.
+        training_plan: Any = self.trainer.lightning_module.plan
+        return self.chunks(training_plan.chunks, training_plan.position)
 
     def val_dataloader(self) -> EvaluationLoader:
         return self.evaluation_loader("val")
@@ -235,7 +242,7 @@ class ImageData(LightningDataModule):
         indices = self.val_indices if split == "val" else torch.arange(len(labels), device=labels.device)
         limit = self.limit_test_batches if split == "test" else self.limit_val_batches
         indices = indices[: None if limit is None else limit * self.batch_size]
-        # A population, which has no trainer, needs memory for the activations of all its members at once.
+        # A population, which has no trainer, trains many networks at once, and needs memory for the activations of all.
         single_run = self.trainer is not None
         large_batches = single_run and abilities(labels.device).large_batches
         batch_size = _LARGE_EVALUATION_BATCH_SIZE if large_batches else EVALUATION_BATCH_SIZE

@@ -24,8 +24,9 @@ class Normalise(nn.Module):
         super().__init__()
         means, stds = (torch.tensor(values, dtype=torch.float64).view(-1, 1, 1) for values in (mean, std))
         self._exact = {"scale": 1 / (255 * stds), "shift": -means / stds}
-        # The buffers have the shape of an image instead of (C, 1, 1), because a multiply-add that broadcasts takes four
-        # times as long. A checkpoint does not contain them, as they follow from ``mean`` and ``std``.
+        # For a pixel in 0 … 255, (pixel / 255 - mean) / std = pixel · scale + shift. The buffers have the shape of an
+        # image instead of (C, 1, 1), because a multiply-add that broadcasts takes four times as long. A checkpoint does
+        # not contain them, as they follow from ``mean`` and ``std``.
         for name, values in self._exact.items():
             values = values.expand(image_shape).to(torch.get_default_dtype()).contiguous()
             self.register_buffer(name, values, persistent=False)

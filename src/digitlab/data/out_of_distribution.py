@@ -16,7 +16,7 @@ _LUMA = (0.299, 0.587, 0.114)
 def as_shape(images: Tensor, image_shape: tuple[int, int, int]) -> Tensor:
     """Convert images, uint8 (N, C', H', W'), to float (N, C, H, W) in [0, 1] for the given ``image_shape`` (C, H, W).
 
-    Colour images become grey if C is 1; grey ones are repeated if C is 3. Then they are scaled.
+    Colour images become grey if C is 1; if C is 3, each channel of a grey image is the same. Then they are scaled.
 
     Raises:
         DataError: the number of channels, before or after, is not 1 or 3.

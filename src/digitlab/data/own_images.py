@@ -1,7 +1,8 @@
 """Converts a user's picture to the form of a data set's images: for prediction, and for data sets of picture files.
 
-``digitlab predict`` and ``picture_files`` use it. A picture may have any size, any mode of Pillow, and dark or light
-background. C, H, W are those of the data set.
+``digitlab predict`` and ``picture_files`` use it. A picture may have any size, any of Pillow's pixel formats (which it
+calls modes), and dark or light background. The figure is the digit or object that the picture shows, without the
+background. C, H, W are those of the data set; h and w are the height and width of a picture or figure.
 """
 
 import io
@@ -22,11 +23,12 @@ from digitlab.core.errors import DataError
 # Before the search for the figure, a picture is reduced to at most this many pixels a side. That averages out noise and
 # the grain of paper.
 _WORKING_PIXELS = 128
-# Pixels below this share of the strongest contrast count as background. Fashion-MNIST was cropped with 5 %, too.
+# The contrast of a pixel is its difference from the background, for pixels in [0, 1]. Pixels below this share of the
+# strongest contrast count as background. Fashion-MNIST was cropped with 5 %, too.
 _MIN_CONTRAST_SHARE = 0.05
-# If the strongest contrast, for pixels in [0, 1], is below this value, the picture is blank.
+# If the strongest contrast is not above the noise of the background by this value, the picture is blank.
 _MIN_CONTRAST = 0.04
-# A file with more bytes than this is not read.
+# A file with more bytes than this (512 MiB) is not read, because the whole file is read into memory.
 _MAX_FILE_BYTES = 1 << 29
 
 
@@ -58,7 +60,9 @@ def picture_warnings() -> Iterator[None]:
 
 
 def read_own_image(path: Path, *, image_shape: tuple[int, int, int], margin_pixels: int | None) -> Tensor:
-    """Read a picture file of any format that Pillow reads and convert it as ``as_data_set_image``: uint8 (C, H, W).
+    """Read a picture file of any format that Pillow reads and convert it to uint8 (C, H, W).
+
+    ``as_data_set_image`` explains the arguments and the conversion.
 
     Raises:
         DataError: the file is missing, is not a picture, is damaged or blank, or is so large that it may be an attack;
@@ -102,13 +106,14 @@ def decode(content: bytes) -> Image.Image:
 
 
 def as_data_set_image(picture: Image.Image, *, image_shape: tuple[int, int, int], margin_pixels: int | None) -> Tensor:
-    """Convert a picture to uint8 (C, H, W), as if it were an image of the data set.
+    """Convert a picture to uint8 (C, H, W), as if it were an image of the data set, whose ``image_shape`` is (C, H, W).
 
-    ``margin_pixels`` is that of ``digitlab.data.Source``. If it is None or images have colours, the picture is cropped
-    around its centre to the aspect ratio of the data set and scaled. Otherwise the figure is found by its contrast to
-    the border, made light on black, cropped, and scaled without distortion so that it fills the frame inside the
-    margin. The bounding box of the figure is centred if ``margin_pixels`` is 0, otherwise its centre of mass, as in
-    MNIST (LeCun et al., 1998).
+    ``margin_pixels`` is the width of the black margin around the figure in images of the data set, or None if they are
+    whole pictures (``digitlab.data.Source``). If it is None or the images have colours, the picture is cropped around
+    its centre to the aspect ratio of the data set and scaled. Otherwise the figure is found by its contrast to the
+    border of the picture, made light on black, cropped, and scaled without distortion to the largest size that leaves
+    the margin free. If ``margin_pixels`` is 0, the bounding box of the figure is then centred in the image. Otherwise
+    its centre of mass is, as in MNIST (LeCun et al., 1998).
 
     Raises:
         DataError: the picture is blank, or the data set has neither 1 nor 3 channels.
@@ -119,24 +124,26 @@ def as_data_set_image(picture: Image.Image, *, image_shape: tuple[int, int, int]
     if margin_pixels is None or channels == 3:
         fitted = ImageOps.fit(_without_transparency(picture).convert("L" if channels == 1 else "RGB"), (width, height))
         return torch.from_numpy(np.array(fitted)).view(height, width, channels).permute(2, 0, 1).contiguous()
-    box = (height - 2 * margin_pixels, width - 2 * margin_pixels)
-    figure = _scaled(_figure(_without_transparency(picture).convert("L")), box)
-    frame = torch.zeros(1, height, width)
+    size_inside_margin = (height - 2 * margin_pixels, width - 2 * margin_pixels)
+    figure = _scaled(_figure(_without_transparency(picture).convert("L")), size_inside_margin)
+    image = torch.zeros(1, height, width)
     top, left = _position(figure, (height, width), by_mass=margin_pixels > 0)
-    frame[0, top : top + figure.shape[0], left : left + figure.shape[1]] = figure
-    return (frame * 255).round().byte()
+    image[0, top : top + figure.shape[0], left : left + figure.shape[1]] = figure
+    return (image * 255).round().byte()
 
 
 def _without_transparency(picture: Image.Image) -> Image.Image:
     """Convert a picture to 8 bits a channel without transparency.
 
-    Transparent pixels become white if the picture is dark, and black if it is light.
+    Transparent pixels become white if the picture is dark, and black if it is light, so that the figure differs from
+    them.
     """
     if picture.mode.startswith(("I", "F")):
-        # Scale here, because Pillow clips values of more than 8 bits.
+        # Pixels are whole numbers of more than 8 bits (I) or floats (F). Pillow would clip them to 0 … 255, so they are
+        # scaled here. The mode does not say which value is white: pictures of 16 bits have the mode I;16, or in some
+        # formats I, and pictures of 8 bits can have the mode I, too. So take the smallest usual value of white that no
+        # pixel exceeds, or the largest pixel if there is none.
         values = np.asarray(picture, dtype=np.float64)
-        # The values that may be white, by mode. Pictures of 16 bits have the mode I;16, or in some formats I, which
-        # pictures of fewer bits also have. Take the smallest value that no pixel exceeds.
         white_values = {"F": (1, 255, 65535), "I": (255, 65535)}.get(picture.mode, (65535,))
         white = next((value for value in white_values if values.max() <= value), values.max())
         return Image.fromarray((values.clip(0) * (255 / white)).round().astype(np.uint8))
@@ -144,8 +151,9 @@ def _without_transparency(picture: Image.Image) -> Image.Image:
         return picture
     rgba = picture.convert("RGBA")
     grey, alpha = (np.asarray(band, dtype=np.float64) for band in (rgba.convert("L"), rgba.getchannel("A")))
-    light = (grey * alpha).sum() > 127.5 * alpha.sum()
-    background = Image.new("RGBA", rgba.size, "black" if light else "white")
+    # The mean grey of the pixels, weighted by their opacity, is above the middle of 0 … 255.
+    is_light = (grey * alpha).sum() > 127.5 * alpha.sum()
+    background = Image.new("RGBA", rgba.size, "black" if is_light else "white")
     return Image.alpha_composite(background, rgba).convert("RGB")
 
 
@@ -154,7 +162,7 @@ def _figure(picture: Image.Image) -> Tensor:
     picture.thumbnail((_WORKING_PIXELS, _WORKING_PIXELS), Image.Resampling.BOX)
     pixels = torch.from_numpy(np.array(picture)).float() / 255
     contrast, noise = _contrast(pixels)
-    if -contrast.min() > contrast.max():
+    if -contrast.min() > contrast.max():  # a dark figure on a light background
         contrast = -contrast
     if contrast.max() - noise < _MIN_CONTRAST:
         raise DataError("blank: nothing in it stands out from its border")
@@ -165,10 +173,11 @@ def _figure(picture: Image.Image) -> Tensor:
 
 
 def _contrast(pixels: Tensor) -> tuple[Tensor, float]:
-    """Return the difference of pixels, float (h, w), from the background, and how much the background itself varies.
+    """Return the contrast of each of the ``pixels``, float (h, w), and how much the background itself varies.
 
-    The background is a plane fitted to the border, because light often comes from one side. The fit leaves out pixels
-    of the border that are far from its median, as parts of the figure may touch the border.
+    The background is a plane (a + b · row + c · column) fitted to the outermost pixels, because light often comes from
+    one side. The fit leaves out those that are far from their median, because parts of the figure may touch the
+    border.
     """
     height, width = pixels.shape
     rows, columns = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
@@ -185,23 +194,26 @@ def _contrast(pixels: Tensor) -> tuple[Tensor, float]:
     return contrast, float(6 * contrast[border].abs().median())
 
 
-def _scaled(figure: Tensor, box: tuple[int, int]) -> Tensor:
-    """Scale a figure (h, w), without distortion, to the largest size that fits into ``box``; its maximum stays 1."""
-    factor = min(side / length for side, length in zip(box, figure.shape, strict=True))
+def _scaled(figure: Tensor, max_size: tuple[int, int]) -> Tensor:
+    """Scale a figure (h, w) without distortion to the largest size within ``max_size``; its maximum stays 1."""
+    factor = min(side / length for side, length in zip(max_size, figure.shape, strict=True))
     size = [max(1, round(length * factor)) for length in figure.shape]
     scaled = F.interpolate(figure[None, None], size=size, mode="bilinear", antialias=True)[0, 0]
     return scaled / scaled.max()  # without this, thin strokes would become grey
 
 
-def _position(figure: Tensor, frame: tuple[int, int], *, by_mass: bool) -> tuple[int, int]:
-    """Return the row and column of the figure's first pixel in the frame (H, W)."""
+def _position(figure: Tensor, image_size: tuple[int, int], *, by_mass: bool) -> tuple[int, int]:
+    """Return the row and column, in an image of ``image_size`` (H, W), of the first pixel of a centred figure (h, w).
+
+    With ``by_mass``, its centre of mass is centred as far as the image has room; otherwise its bounding box.
+    """
     positions = []
-    for dim, side in enumerate(frame):
+    for dim, side in enumerate(image_size):
         length = figure.shape[dim]
         position = (side - length + 1) // 2
         if by_mass:
             weights = figure.sum(1 - dim)
-            # Rounded, so that the rounding errors of the sums do not move a symmetrical figure.
+            # Rounded to 3 digits, so that the rounding errors of the sums do not move a symmetrical figure.
             centre = round(float((weights * torch.arange(length)).sum() / weights.sum()), 3)
             # In MNIST, the pixel with index side / 2 is the one nearest to the centre of mass.
             position = min(max(round(side / 2 - centre), 0), side - length)

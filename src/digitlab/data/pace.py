@@ -1,4 +1,7 @@
-"""Chooses how many mini-batches a chunk has, by the time that the last chunk took. ``ChunkLoader`` uses it."""
+"""Chooses how many mini-batches a chunk has, by the time that the last chunk took. ``ChunkLoader`` uses it.
+
+A chunk is several consecutive mini-batches that Lightning handles as one training step.
+"""
 
 import time
 
@@ -6,29 +9,34 @@ import time
 class ChunkPace:
     """Chooses the length of the next chunk: ``fixed``, or if that is None, a length that takes about 0.2 s.
 
-    Then the half millisecond that Lightning spends on each chunk hardly matters, and a progress bar still moves.
+    A chunk of 0.2 s is long compared with the half millisecond that Lightning spends on each chunk, and short enough
+    for a progress bar to move.
     """
 
+    # The length of a chunk before any time is known.
+    FIRST_LENGTH = 32
     _TARGET_SECONDS = 0.2
-    _FIRST_LENGTH = 32
+    # All lengths are powers of two: a length is doubled or halved when a chunk takes less than half or more than twice
+    # the target. So small differences between chunks do not change it.
     _MAX_LENGTH = 512
     # A compiled run of a small network trains on 8 mini-batches in one call, so it cannot use shorter chunks.
     _MIN_LENGTH = 8
 
     def __init__(self, *, fixed: int | None) -> None:
         self._fixed = fixed
-        self._length = self._FIRST_LENGTH
+        self._length = self.FIRST_LENGTH
         self._last_call_at: float | None = None
 
     def begin_epoch(self) -> None:
-        """Forget the time of the last chunk: validation between two epochs does not count."""
+        """Forget the time of the last call: the time until the first call of an epoch includes a validation."""
         self._last_call_at = None
 
     def chunk_length(self) -> int:
-        """Return the number of mini-batches of the next chunk, adapted to the time that the last one took."""
+        """Return the number of mini-batches of the next chunk; call this once for each chunk."""
         if self._fixed is not None:
             return self._fixed
         now = time.perf_counter()
+        # One chunk is trained on between two calls, so the time since the last call is that of a chunk.
         if self._last_call_at is not None:
             seconds = now - self._last_call_at
             if seconds < self._TARGET_SECONDS / 2:

@@ -1,7 +1,7 @@
 """Reads many picture files into one tensor, with several threads, and caches the tensor for later runs.
 
-``folder_source`` uses it. Reading a small picture takes about a millisecond, so only data sets that take longer than
-a few seconds are written to the user's cache folder. Shapes: N pictures, C channels, H rows, W columns.
+``folder_source`` uses it. Reading a small picture takes about a millisecond. Only data sets that take longer than two
+seconds are written to the user's cache folder. Shapes: N pictures, C channels, H rows, W columns.
 """
 
 import hashlib
@@ -33,6 +33,7 @@ from digitlab.data.own_images import as_data_set_image, decode, picture_warnings
 # Increase this number when digitlab begins to convert the same files to other pixels. Then old caches are not used.
 _CACHE_VERSION = 1
 _MIN_SECONDS_TO_CACHE = 2.0
+# The size of all cached data sets together.
 _MAX_CACHE_BYTES = 4 << 30
 _MAX_THREADS = 8
 
@@ -54,8 +55,8 @@ class Pictures:
 def read_pictures(root: Path, paths: Sequence[str], *, image_shape: tuple[int, int, int]) -> Pictures:
     """Return the pictures in the files ``paths``, relative to ``root``, as images of ``image_shape`` (C, H, W).
 
-    They are read from the cache if it has them. As for ``digitlab predict``, each picture is cropped around its centre
-    to the aspect ratio of ``image_shape`` and then scaled.
+    They are read from the cache if it has them. Each picture is cropped around its centre to the aspect ratio of
+    ``image_shape`` and then scaled, as ``digitlab predict`` does for a network that was trained on them.
     """
     cache = _cache_file(root, paths, image_shape)
     cached = None if cache is None else _load(cache, len(paths), image_shape)
@@ -68,26 +69,28 @@ def read_pictures(root: Path, paths: Sequence[str], *, image_shape: tuple[int, i
     return pictures
 
 
-def most_common_form(root: Path, paths: Sequence[str]) -> tuple[bool, tuple[int, int] | None]:
+def colours_and_common_size(root: Path, paths: Sequence[str]) -> tuple[bool, tuple[int, int] | None]:
     """Return whether any picture has colours, and the size (H, W) if all pictures have the same size, else None.
 
     It reads only the headers of the files and ignores files that it cannot read. If it can read none, the first value
     is True.
     """
     sizes: set[tuple[int, int]] = set()
-    colours = False
+    any_colours = False
     with picture_warnings():
         for path in paths:
             try:
                 with Image.open(root / path) as picture:
                     # The EXIF tag 0x0112 is the orientation; 5 to 8 turn the picture by 90 degrees, which exchanges
                     # height and width. Pillow's sizes are (width, height).
-                    turned = picture.getexif().get(0x0112, 1) >= 5
-                    sizes.add(picture.size if turned else picture.size[::-1])
-                    colours |= picture.mode not in ("1", "L", "LA", "La", "F") and not picture.mode.startswith("I")
+                    is_turned = picture.getexif().get(0x0112, 1) >= 5
+                    sizes.add(picture.size if is_turned else picture.size[::-1])
+                    # These are Pillow's names of all pixel formats without colours.
+                    is_grey = picture.mode in ("1", "L", "LA", "La", "F") or picture.mode.startswith("I")
+                    any_colours |= not is_grey
             except Exception as error:  # damaged files raise different exceptions in each format
                 _log.debug("%s: %s", path, error)
-    return colours or not sizes, sizes.pop() if len(sizes) == 1 else None
+    return any_colours or not sizes, sizes.pop() if len(sizes) == 1 else None
 
 
 def _read_all(root: Path, paths: Sequence[str], image_shape: tuple[int, int, int]) -> Pictures:
@@ -126,15 +129,17 @@ def cache_folder() -> Path:
 
 
 def _cache_file(root: Path, paths: Sequence[str], image_shape: tuple[int, int, int]) -> Path | None:
-    """Return the cache file for these pictures. Its name is a digest of paths, sizes and modification times.
+    """Return the cache file for these pictures, which may not exist yet.
 
-    Return None if a file is missing or the user has no home folder.
+    Its name is a digest of all that decides its content: the paths, sizes and modification times of the files, the
+    shape of the images, and the programs that convert them. Return None if a file is missing or the user has no home
+    folder.
     """
     try:
         stats = [os.stat(root / path) for path in paths]
         files = [(path, stat.st_size, stat.st_mtime_ns) for path, stat in zip(paths, stats, strict=True)]
-        facts = [_CACHE_VERSION, PIL.__version__, list(image_shape), str(root.resolve()), files]
-        return cache_folder() / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]}.npz"
+        identity = [_CACHE_VERSION, PIL.__version__, list(image_shape), str(root.resolve()), files]
+        return cache_folder() / f"{hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]}.npz"
     except (OSError, RuntimeError):
         return None
 
@@ -144,7 +149,7 @@ def _load(cache: Path, count: int, image_shape: tuple[int, int, int]) -> Picture
     try:
         with cache.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             images, facts = torch.from_numpy(file["images"]), json.loads(str(file["facts"]))
-        os.utime(cache)  # sets the time of its last use, because ``_store`` removes the oldest files first
+        os.utime(cache)  # ``_store`` takes the modification time as that of the last use
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
     if tuple(images.shape) != (count, *image_shape) or images.dtype != torch.uint8:
@@ -167,13 +172,13 @@ def _store(cache: Path, pictures: Pictures) -> None:
         if room < 0:
             return
         facts = json.dumps({"digests": pictures.digests, "broken": pictures.broken})
-        descriptor, part = tempfile.mkstemp(dir=cache.parent, prefix=f".{cache.stem}.")
+        descriptor, temporary = tempfile.mkstemp(dir=cache.parent, prefix=f".{cache.stem}.")
         try:
             with os.fdopen(descriptor, "wb") as file:
                 np.savez(file, images=pictures.images.numpy(), facts=np.array(facts))
-            move_into_place(Path(part), cache)  # after the file is closed, because Windows moves no open files
+            move_into_place(Path(temporary), cache)  # after the file is closed, because Windows moves no open files
         except BaseException:
-            os.unlink(part)
+            os.unlink(temporary)
             raise
     except OSError as error:
         _log.info("%s: the pictures are not kept for later runs (%s)", cache.parent, error)

@@ -1,4 +1,4 @@
-"""Chooses a part of many images or indices that stands for all of them. Exports and explanations use it."""
+"""Chooses a representative part of many images or indices. Exports and explanations use it."""
 
 import torch
 from torch import Tensor

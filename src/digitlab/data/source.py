@@ -1,6 +1,7 @@
-"""The interface of data sets: ``Source`` describes and reads one, and returns ``ImageSet``s, each one uint8 tensor.
+"""The interface of data sets: a ``Source`` describes a data set and reads it as two ``ImageSet``s.
 
-``sources`` and ``unknown_class`` implement it; ``ImageData`` uses it.
+The classes in ``sources`` and ``unknown_class`` implement it; ``ImageData`` uses it. N images, C channels, H rows, W
+columns, K classes.
 """
 
 from abc import ABC, abstractmethod
@@ -12,7 +13,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class ImageSet:
-    """Images, uint8 (N, C, H, W) with values 0 … 255, and their labels, int64 (N,) with values 0 … K - 1."""
+    """Images, one uint8 tensor (N, C, H, W) with values 0 … 255, and labels, int64 (N,) with values 0 … K - 1."""
 
     images: Tensor
     labels: Tensor
@@ -33,7 +34,7 @@ class Source(ABC):
     # The name in class_names for images that belong to no real class; None if there are no such images.
     unknown_class: str | None = None
     # The number of validation images that come with the data set; they are the last images of the training set. None if
-    # it has none; then ``ImageData`` splits them off.
+    # no validation images come with it: then ``ImageData`` takes some of the training images for validation.
     val_count: int | None = None
     # Identifies the content of the files that ``read`` has read; None for published data sets, which never change.
     fingerprint: str | None = None

@@ -1,4 +1,4 @@
-"""Collects the source classes of all data sets, so that ``_target_`` in ``conf/data/*.yaml`` refers to one module."""
+"""Collects the source classes, so that ``_target_`` in ``conf/data/*.yaml`` names one module for all of them."""
 
 from digitlab.data.cifar_source import Cifar10Source
 from digitlab.data.emnist import EmnistSource

@@ -1,7 +1,8 @@
-"""The split of the official training set into training and validation images: stratified, fixed by ``split_seed``.
+"""Splits the official training set into training and validation images; only ``split_seed`` decides the random order.
 
-``ImageData`` uses it. The random order comes from raw bits of PCG64, a stream that NumPy guarantees not to change. So
-the split depends neither on PyTorch's version nor on its random state.
+``ImageData`` uses it. The split is stratified: each class has the same share in both parts. The random order comes from
+the raw bits of NumPy's generator PCG64, which NumPy guarantees not to change. So the split depends neither on the
+versions of NumPy and PyTorch nor on their random state.
 """
 
 import hashlib
@@ -39,8 +40,8 @@ def split_counts(
     if folds is None:
         val_count = _val_count(images, classes=classes, val_size=val_size)
     else:
-        part = _fold_slice(images, val_size=val_size, folds=folds, fold=fold)
-        val_count = part.stop - part.start
+        fold_slice = _fold_slice(images, val_size=val_size, folds=folds, fold=fold)
+        val_count = fold_slice.stop - fold_slice.start
 
     remaining = images - val_count
     if train_size is None:
@@ -67,7 +68,10 @@ def _val_count(images: int, *, classes: int, val_size: int | float) -> int:
 
 
 def _fold_slice(images: int, *, val_size: int | float, folds: int, fold: int) -> slice:
-    """Return the slice of a fold in the order of ``stratified``, of which every contiguous part is stratified."""
+    """Return which part of the stratified order of all images is the validation set of ``fold``.
+
+    Every contiguous part of the order that ``stratified`` returns is stratified itself, up to about one image a class.
+    """
     if not 2 <= folds <= images:
         raise ConfigError("folds", folds, f"must be null or a count from 2 to {images}, the number of images")
     if not 0 <= fold < folds:
@@ -78,9 +82,10 @@ def _fold_slice(images: int, *, val_size: int | float, folds: int, fold: int) ->
 
 
 def _count(key: str, size: int | float, images: int, allowed: str, *, allow_one: bool) -> int:
-    """Convert a size to a count of images; raise ``ConfigError`` with ``allowed`` if a fraction is out of range.
+    """Convert a size, a count or a fraction of ``images``, to a count; raise ``ConfigError`` for a wrong fraction.
 
-    ``allow_one`` says whether the fraction 1, which takes all images, is allowed.
+    ``allowed`` is the text of the error about what is allowed. ``allow_one`` says whether the fraction 1, which takes
+    all images, is allowed.
     """
     if isinstance(size, int):
         return size
@@ -100,9 +105,11 @@ def split_indices(
 ) -> tuple[Tensor, Tensor]:
     """Return the indices of training and validation images, int64 and ascending; ``labels`` is an integer tensor (N,).
 
-    The two parts are disjoint and stratified: a class has the same share in both, up to about one image. A smaller
-    ``train_size`` takes a subset of the images that a larger one takes, and does not change the validation images. The
-    validation images of all ``folds`` together are the whole set, each image once.
+    The steps are: shuffle all images, order them so that every part is stratified, take the validation images, order
+    the others again, and take the training images. So the two parts are disjoint, and a class has the same share in
+    both, up to about one image. A smaller ``train_size`` takes a subset of the images that a larger one takes, and does
+    not change the validation images. The validation images of all ``folds`` together are the whole set, each image
+    once.
 
     Raises:
         ConfigError: as ``split_counts``; or a class has so few images that none is left to train on.
@@ -118,8 +125,8 @@ def split_indices(
     if folds is not None:
         val_slice = _fold_slice(len(targets), val_size=val_size, folds=folds, fold=fold)
     val, rest = order[val_slice], np.delete(order, val_slice)
-    # Stratify the rest again. Classes that had their turn just before the cut come late in the rest, so a small
-    # ``train_size`` would lack them.
+    # The order repeats the classes again and again. Those that came just before the cut come late in the rest, so a
+    # small ``train_size`` would lack them. Therefore the rest is stratified again.
     train = rest[stratified(targets[rest])][:train_count]
     val_key, val_setting = ("val_size", val_size) if folds is None else ("folds", folds)
     for key, size, indices in ((val_key, val_setting, rest), ("train_size", train_size, train)):
@@ -149,7 +156,7 @@ def _shuffled(count: int, split_seed: int) -> _Ints:
 
 
 def stratified(targets: npt.NDArray[np.integer]) -> _Ints:
-    """Return an order of the images in which the first m, for every m, have the same share of each class.
+    """Return an order of the images in which each class has the same share of the first m images, for every m.
 
     The j-th of the n images of a class, counted from 0, gets the position (j + 1/2) / n, and images are sorted by their
     position. Sainte-Laguë (1910) distributes seats in a parliament in this way. With largest remainders, a class could
@@ -157,8 +164,11 @@ def stratified(targets: npt.NDArray[np.integer]) -> _Ints:
     ones.
     """
     _, classes, sizes = np.unique(targets, return_inverse=True, return_counts=True)
+    # Sorted by class, the images of a class are one block, which begins at its entry of ``starts``. So j is the
+    # distance from the beginning of the block.
     by_class = np.argsort(classes, kind="stable")
     starts = np.cumsum(sizes) - sizes
     position = np.empty(len(targets))
     position[by_class] = (np.arange(len(targets)) - np.repeat(starts, sizes) + 0.5) / np.repeat(sizes, sizes)
+    # By position, and by class where positions are equal: ``lexsort`` takes the most important key last.
     return np.lexsort((classes, position))

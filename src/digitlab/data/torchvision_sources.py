@@ -56,7 +56,10 @@ class TorchvisionSource(Source):
 
     @abstractmethod
     def open(self, root: Path, *, train: bool, download: bool = False) -> Any:
-        """Return torchvision's object; with ``download`` it unpacks the archives."""
+        """Return torchvision's object for the training or test set; with ``download`` it first unpacks the archives.
+
+        It may warn, print and raise any error: ``_open_quietly`` calls it.
+        """
 
     @abstractmethod
     def tensors(self, dataset: Any) -> tuple[Tensor, Tensor]:
@@ -81,9 +84,10 @@ class TorchvisionSource(Source):
             except DataError as error:
                 raise self._not_obtainable(root, error) from error
         # With ``download``, torchvision unpacks the archives that it finds. All are there, so it downloads nothing.
+        # Some classes unpack the files of both sets at once, others only those of the set that they open.
         for train in (True, False):
             if not self._complete(root):
-                self._opened(root, train=train, download=True)
+                self._open_quietly(root, train=train, download=True)
 
     def _complete(self, root: Path) -> bool:
         return all((root / name).is_file() for name in self.files)
@@ -95,13 +99,14 @@ class TorchvisionSource(Source):
         return self._read_part(root, train=True), self._read_part(root, train=False)
 
     def _read_part(self, root: Path, *, train: bool) -> ImageSet:
-        images, labels = self.tensors(self._opened(root, train=train))
+        images, labels = self.tensors(self._open_quietly(root, train=train))
         problem = wrong_label(labels, len(self.class_names))
         if problem is not None:
             raise DataError(f"{self.title} in {root}: {problem}")
         return ImageSet(images.contiguous(), labels.long())
 
-    def _opened(self, root: Path, *, train: bool, download: bool = False) -> Any:
+    def _open_quietly(self, root: Path, *, train: bool, download: bool = False) -> Any:
+        """Call ``open`` without warnings and output; turn any error into a ``DataError`` that names the files."""
         try:
             # NumPy warns about the dtypes in CIFAR's pickles, and torchvision prints which archive it extracts.
             with warnings.catch_warnings(), redirect_stdout(StringIO()):
@@ -115,6 +120,7 @@ class TorchvisionSource(Source):
             ) from error
 
     def _not_obtainable(self, root: Path, download_error: DataError) -> DataError:
+        """Return the error for an archive that is not on this machine and cannot be downloaded."""
         reasons = "; ".join(line.strip() for line in str(download_error).splitlines())
         folders: dict[Path, list[str]] = {}
         for archive in self.archives:

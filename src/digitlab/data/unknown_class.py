@@ -1,4 +1,4 @@
-"""A data set with one additional class "none" of images that belong to no class, so that a network learns to reject.
+"""A data set with an additional class "none": images of another data set and noise, which a network learns to reject.
 
 ``conf/data/mnist_none.yaml`` uses it.
 """
@@ -17,9 +17,9 @@ from digitlab.data.source import ImageSet, Source
 class UnknownClassSource(Source):
     """The data set ``known`` with images of the data set ``other`` and of noise as an additional training class "none".
 
-    The first ``other_count`` training images of ``other`` are converted to the shape of ``known``. ``noise_count``
-    images have uniform random pixels. The test set is the official one of ``known``, so that accuracies can be
-    compared.
+    The class has the first ``other_count`` training images of ``other``, converted to the shape of ``known``, and
+    ``noise_count`` images of uniform random pixels. The test set is the official one of ``known``, without images of
+    the class "none", so that accuracies can be compared with those of networks trained on ``known`` alone.
 
     Raises:
         ConfigError: ``other`` has fewer than ``other_count`` training images.
@@ -58,6 +58,7 @@ class UnknownClassSource(Source):
         # All runs use the same noise: the images of a data set do not depend on a run's seed.
         generator = torch.Generator().manual_seed(stream_seed("none", 0))
         unknown = [as_shape(other, self.image_shape), noise_images(self.noise_count, self.image_shape, generator)]
+        # Both are floats in [0, 1].
         unknown_images = [(images * 255).round().to(torch.uint8) for images in unknown]
         unknown_labels = torch.full((self.other_count + self.noise_count,), len(self.known.class_names))
         return ImageSet(torch.cat([train.images, *unknown_images]), torch.cat([train.labels, unknown_labels])), test

@@ -14,19 +14,22 @@ def pixel_centres(images: Tensor) -> Tensor:
 
     The result has the dtype and device of ``images``, (N, C, H, W).
     """
-    axes = [torch.arange(n, dtype=images.dtype, device=images.device) - (n - 1) / 2 for n in images.shape[2:]]
-    rows, columns = torch.meshgrid(*axes, indexing="ij")
-    return torch.stack([columns, rows])
+    y_axis, x_axis = (
+        torch.arange(length, dtype=images.dtype, device=images.device) - (length - 1) / 2 for length in images.shape[2:]
+    )
+    y, x = torch.meshgrid(y_axis, x_axis, indexing="ij")
+    return torch.stack([x, y])
 
 
 def sample_at(images: Tensor, points: Tensor) -> Tensor:
-    """Return images whose pixels are the values of ``images`` at ``points`` (N, 2, H, W), x and y from the centre.
+    """Return new images: the value of each of their pixels is that of ``images`` at the position given by ``points``.
 
-    ``images`` are float (N, C, H, W) in [0, 1]; the result has the same shape. Between pixels, the value is
-    interpolated bilinearly. Outside the image, it is 0 (black).
+    ``images`` are float (N, C, H, W) in [0, 1]; the result has the same shape. ``points``, float (N, 2, H, W), has x
+    and y for each pixel of the result. Between pixels, the value is interpolated bilinearly. Outside the image, it is 0
+    (black).
     """
     height, width = images.shape[2:]
-    # ``grid_sample`` measures from -1 at one edge of the image to 1 at the other.
+    # ``grid_sample`` takes positions from -1 at one edge of the image to 1 at the other.
     grid = torch.stack([points[:, 0] * (2 / width), points[:, 1] * (2 / height)], dim=-1)
     # The four weights of the interpolation may sum to slightly more than one.
     return F.grid_sample(images, grid, padding_mode="zeros", align_corners=False).clamp(0, 1)
