@@ -204,7 +204,7 @@ class Member:
         except Exception as error:
             self.fail(error)
         else:
-            self.outcome = self.run_state.outcome(self._close("finished", None))
+            self.outcome = self.run_state.monitored_in(self._close("finished", None))
 
     def _leave_stack(self) -> None:
         """Copy the weights out of the stacked tensors, so that these can be freed."""

@@ -1,6 +1,7 @@
 """Chooses the type of device on which a run trains, and detects GPUs for which the installed torch has no kernels.
 
-With ``trainer=auto``, a run trains on the best device that torch can use.
+With ``trainer=auto``, a run trains on the best device that torch can use. ``settings``, ``experiment`` and
+``evaluation`` use it.
 """
 
 import logging

@@ -39,6 +39,7 @@ def restore_callbacks(trainer: Trainer, module: LightningModule, checkpoint: dic
 
 
 def _require_plain(key: str, state: dict[str, Any]) -> None:
+    """Raise ``RunError`` unless ``torch.load`` can read ``state`` back with ``weights_only=True``."""
     buffer = io.BytesIO()
     try:
         torch.save(state, buffer)
@@ -46,6 +47,6 @@ def _require_plain(key: str, state: dict[str, Any]) -> None:
         torch.load(buffer, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle and torch raise errors of many classes
         raise RunError(
-            f"callbacks: the state of {key} can't be saved in a checkpoint; its state_dict() must "
-            f"hold only numbers, text, lists, dicts and tensors"
+            f"callbacks: the state of {key} can't be saved in a checkpoint; its state_dict() must hold only numbers, "
+            "text, lists, dicts and tensors"
         ) from error

@@ -1,6 +1,7 @@
-"""Builds a checkpoint from the state of a run, and restores the state from a checkpoint.
+"""Builds the content of a checkpoint from the state of a run, and restores the state from a checkpoint.
 
-A run that was stopped and resumed ends with exactly the same numbers, bit for bit, as a run without a stop.
+Solo runs and members of populations use it. A run that was stopped and resumed ends with exactly the same numbers, bit
+for bit, as a run without a stop.
 """
 
 import dataclasses
@@ -35,8 +36,8 @@ def snapshot(
 
     It contains no state of a random generator, because all random draws are functions of the seed and the position.
     ``optimizer_state`` is the ``state_dict`` of the torch optimiser. The run resumes from ``position``.
-    ``train_counts`` has the counts of each process separately, because rounding depends on the order in which losses
-    are summed.
+    ``train_counts`` has what each process has counted in the current epoch: the confusion matrix and the sum of the
+    losses. They are saved separately, because rounding depends on the order in which losses are summed.
     """
     return {
         # ``Classifier.load_from_checkpoint``, a method of Lightning, needs this key, and the next two.
@@ -57,7 +58,8 @@ def snapshot(
         "metrics": dict(run_state.metrics),
         "rows": [dict(row) for row in run_state.rows],
         "epoch_seconds": run_state.epoch_seconds,
-        # Kernels for other instruction sets add numbers in another order: see ``warn_of_other_cpu``.
+        # The CPU's instruction set, such as AVX2. Kernels for another one add numbers in another order: see
+        # ``warn_of_other_cpu``.
         "cpu_capability": cpu_capability(),
     }
 
@@ -80,11 +82,11 @@ def saved_position(checkpoint: Mapping[str, Any] | None) -> Position:
 def restore(checkpoint: dict[str, Any], classifier: Classifier, *, path: Path) -> list[MonitorValue]:
     """Set ``classifier`` to the state in ``checkpoint``, which was read from ``path``; return the monitored history.
 
-    If the number of processes is the same as before, each process gets its own counts; otherwise the first process gets
-    the sum of all counts.
+    The history has all earlier values of the monitored metric. If the number of processes is the same as before, each
+    process gets its own counts; otherwise the first process gets the sum of all counts.
 
-    Raises ``RunError`` if an older version divided the parameters into other groups, because the optimiser would assign
-    its state to the wrong parameters. Also raises it if the files of the data set have changed since.
+    Raises ``RunError`` if an older version divided the parameters into other groups of the optimiser, which would then
+    assign its state to the wrong parameters. Also raises it if the files of the data set have changed since.
     """
     # With changed images the run would continue without an error, but its result would belong to neither data set.
     # Checkpoints of older versions have no fingerprint.
@@ -97,12 +99,12 @@ def restore(checkpoint: dict[str, Any], classifier: Classifier, *, path: Path) -
     if not _has_groups(checkpoint["optimizer_states"][0]["param_groups"], classifier):
         raise older_version_error(path, "with other parameters to learn, or other groups of them")
     counts_of_processes = [Counts(**saved) for saved in checkpoint["train_counts"]]
-    chunks = classifier.plan.chunks
+    chunk_plan = classifier.plan.chunks  # has the rank of this process and the number of processes (world_size)
     # The metrics of the epoch continue from the counts of the mini-batches before the stop.
-    counts = counts_of_processes[chunks.rank] if len(counts_of_processes) == chunks.world_size else None
+    counts = counts_of_processes[chunk_plan.rank] if len(counts_of_processes) == chunk_plan.world_size else None
     # The metrics of the epoch are sums over all processes, so one process can have all earlier counts. Only the last
     # bits may differ, because the losses are added in another order.
-    if counts is None and chunks.rank == 0:
+    if counts is None and chunk_plan.rank == 0:
         counts = sum_counts(counts_of_processes)
     classifier.restore(checkpoint["state_dict"], checkpoint["optimizer_states"][0], counts)
     return [MonitorValue(**point) for point in checkpoint["history"]]
@@ -111,10 +113,11 @@ def restore(checkpoint: dict[str, Any], classifier: Classifier, *, path: Path) -
 def _has_groups(saved: Sequence[dict[str, Any]], classifier: Classifier) -> bool:
     """Return whether ``saved``, the groups of an optimiser's ``state_dict``, match the groups of ``classifier``.
 
-    A saved group may have settings that this version of torch does not know, because newer versions add some.
+    A group has parameters and their settings, such as the weight decay. A saved group may have settings that this
+    version of torch does not know, because newer versions add some.
     """
     expected = classifier.update.build(classifier.network).state_dict()["param_groups"]
-    names = {name for group in classifier.update.groups(classifier.network) for name in group}
+    setting_names = {name for group in classifier.update.groups(classifier.network) for name in group}
     # Saved parameters have numbers instead of names, so only the sizes of the groups can be compared.
     same_sizes = [len(group["params"]) for group in saved] == [len(group["params"]) for group in expected]
-    return same_sizes and all(names <= group.keys() for group in saved)
+    return same_sizes and all(setting_names <= group.keys() for group in saved)

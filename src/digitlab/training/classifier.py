@@ -1,4 +1,4 @@
-"""The only LightningModule of digitlab: it trains any network on chunks of mini-batches, and evaluates it.
+"""The only LightningModule of digitlab: it trains any network on chunks (several mini-batches each), and evaluates it.
 
 Shapes: N images, C channels, H rows, W columns, K classes. One class is enough because networks are plain
 ``nn.Module``s from images to logits: loss, update rule, schedule and metrics work the same way for all of them.
@@ -42,9 +42,10 @@ class Classifier(LightningModule):
     averaged network is evaluated. With ``tta`` several views of each image are evaluated.
 
     ``execution`` says how a run makes its updates. It is not stored, and a network that is only evaluated needs none.
+    Members of a population use this class without a Trainer: the population makes their updates.
     """
 
-    runner: ChunkRunner
+    runner: ChunkRunner  # set when training starts
     forward_cost: ForwardCost
 
     def __init__(
@@ -78,20 +79,18 @@ class Classifier(LightningModule):
         self.ema_decay, self.gradient_clip_norm, self.tta = ema_decay, gradient_clip_norm, tta
         self.normalise = Normalise(image_shape=shape, mean=self.facts.mean, std=self.facts.std)
         self.example_input_array = torch.zeros(1, *shape, dtype=torch.uint8)
-
         # With precision 64, the weights are float64, too. bfloat16 is only for products, and the weights stay float32.
         if self.execution.dtype == torch.float64:
             self.double()
-        # The state of a run. Checkpoints save it.
+        # The confusion matrix and the sum of the losses of the current epoch so far; checkpoints save them.
         self.train_counts = Counts.zeros(classes, torch.device("cpu"))
-        self._optimizer_state: dict[str, Any] | None = None
+        self._optimizer_state: dict[str, Any] | None = None  # that of a checkpoint, until the optimizer is built
         # Losses of single mini-batches that are not written yet: (step from 1, loss).
         self._logged_losses: list[tuple[int, float]] = []
-        # The number of threads of the updates, None before the first one.
-        self.step_threads: int | None = None
+        self.step_threads: int | None = None  # the number of threads of the updates, None before the first one
         self._begin_evaluation()
-        self.test_scores: list[Tensor] = []
-        self.test_labels: list[Tensor] = []
+        self.test_scores: list[Tensor] = []  # for each batch of the last test, (n, K); see ``Loss.scores``
+        self.test_labels: list[Tensor] = []  # for each of these batches, int64 (n,)
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
@@ -170,7 +169,7 @@ class Classifier(LightningModule):
         spec = self.member_spec()
         step = TrainStep(
             spec, optimizer=optimizer, read_losses=reads_at_once(self.device),
-            backward=self._shared_backward if self.trainer.world_size > 1 else lambda loss, weight: loss.backward(),
+            backward=self._ddp_backward if self.trainer.world_size > 1 else lambda loss, weight: loss.backward(),
         )  # fmt: skip
         self.runner = ChunkRunner(
             spec, step=step, fused=self._fused_updates(spec, optimizer), strategy=self.trainer.strategy,
@@ -186,6 +185,7 @@ class Classifier(LightningModule):
             torch.cuda.empty_cache()
 
     def _fused_updates(self, spec: MemberSpec, optimizer: torch.optim.Optimizer) -> FusedUpdates | None:
+        """Return what makes several updates in one compiled or captured call; None if all updates are to be eager."""
         compiling = self.execution.compiling
         graph_capture = graph_capture_for(self.device, allowed=self.execution.cuda_graphs)
         if not compiling and graph_capture is None:
@@ -209,18 +209,18 @@ class Classifier(LightningModule):
         Raises ``RunError`` if a loss, gradient or updated weight is not finite; the weights are then those before that
         update.
         """
-        images = chunk.plan.batch_size / self.trainer.world_size
+        images = chunk.plan.batch_size / self.trainer.world_size  # of each mini-batch in this process
         if self.device.type == "cpu":
             keep_large_memory(int(images * self.forward_cost.largest_output * self.normalise.scale.element_size()))
         self.step_threads = worthwhile_threads(images * self.forward_cost.flops)
         with threads(self.step_threads):
             logits, losses = self.runner.run_chunk(chunk)
-        self._count(chunk, logits, losses)
+        self._count_chunk(chunk, logits, losses)
         # Lightning counts updates in its wrapped optimiser, which is not used. Without this line global_step, which
         # callbacks and loggers read, would stay at 0.
         self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total.completed += len(losses)
 
-    def _shared_backward(self, loss: Tensor, weight: float) -> None:
+    def _ddp_backward(self, loss: Tensor, weight: float) -> None:
         # Lightning averages gradients over the processes here, also if a training_step makes several updates.
         self.manual_backward(loss * weight)
         # Each process has computed the running statistics of batch norm from its own images.
@@ -228,14 +228,14 @@ class Classifier(LightningModule):
             torch.distributed.all_reduce(buffer)
             buffer /= self.trainer.world_size
 
-    def _count(self, chunk: Chunk, logits: Tensor, losses: Sequence[float]) -> None:
+    def _count_chunk(self, chunk: Chunk, logits: Tensor, losses: Sequence[float]) -> None:
         sizes = chunk.sizes[: len(losses)]  # after a signal, not all mini-batches of the chunk are done
         image_count = sum(sizes)
         labels = chunk.learnt_labels()[:image_count]
         self.count(confusions(logits[:image_count].unsqueeze(0), labels.unsqueeze(0))[0], losses, sizes)
 
     def count(self, confusion: Tensor, losses: Sequence[float], sizes: Sequence[int]) -> None:
-        """Add the results of the last mini-batches: their confusion matrix, int64 (K, K), mean losses and sizes."""
+        """Add the results of mini-batches just done: their confusion matrix, int64 (K, K), mean losses and sizes."""
         self.train_counts.confusion = self.train_counts.confusion + confusion
         self.train_counts.add_losses(losses, sizes)
         first_step, interval = self.position.total_steps - len(losses) + 1, self.execution.log_every_steps
@@ -247,7 +247,7 @@ class Classifier(LightningModule):
         return losses
 
     def take_train_counts(self) -> Counts:
-        """Return the counts of the training passes since the last call, summed over all processes, and reset them."""
+        """Return the training counts since the last call, summed over all processes, and set them back to zero."""
         counts = sum_counts(self.train_counts_of_processes())
         self.train_counts = Counts.zeros(len(self.facts.class_names), self.train_counts.confusion.device)
         return counts

@@ -1,4 +1,8 @@
-"""Notices in the first seconds of a solo run that other programs use the cores, and prints a hint with a command."""
+"""Notices in the first seconds of a solo run that other programs use the cores, and logs a command that helps.
+
+``Run`` adds the callback to its Trainer. If several threads compete with other programs for the cores, one thread can
+be faster, because no thread then waits for others that have no core.
+"""
 
 import logging
 import threading
@@ -14,11 +18,11 @@ from digitlab.training.classifier import Classifier
 
 log = logging.getLogger(__name__)
 
-# Long enough to measure, short enough that a restart loses little.
+# Long enough to measure, short enough that a user who restarts the run loses little.
 _SECONDS = 2.0
-# A run has to wait for cores if, on average, less than this share of its threads is working, and less than this share
-# of all cores is idle.
-_BUSY_THREADS, _IDLE_CORES = 0.75, 0.15
+# A run has to wait for cores if, on average, less than the first share of its threads is working, and less than the
+# second share of all cores is idle.
+_MAX_BUSY_THREADS, _MAX_IDLE_CORES = 0.75, 0.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +53,18 @@ def is_contended(before: CpuTimes, after: CpuTimes, *, threads: int) -> bool:
     """
     if threads < 2 or after.wall <= before.wall or after.machine <= before.machine:
         return False
-    used = (after.process - before.process) / (after.wall - before.wall)
-    idle = (after.machine_idle - before.machine_idle) / (after.machine - before.machine)
-    return used < _BUSY_THREADS * threads and idle < _IDLE_CORES
+    used_cores = (after.process - before.process) / (after.wall - before.wall)
+    idle_share = (after.machine_idle - before.machine_idle) / (after.machine - before.machine)
+    return used_cores < _MAX_BUSY_THREADS * threads and idle_share < _MAX_IDLE_CORES
 
 
 class ContentionHint(Callback):
     """Measures once, soon after the start of training. If threads wait for cores, it logs a command with one thread.
 
-    It measures in a separate thread, because the first chunk can take a minute on a busy machine. It waits for
-    ``seconds``, in which libraries start their threads, and then measures for as long.
+    It measures in a separate thread, because the training thread calls callbacks only after the first chunk of
+    mini-batches, which can take a minute on a busy machine. It waits for ``seconds``, in which libraries start their
+    threads, and then measures for as long. ``overrides`` are those of the run, for the command. ``read`` returns the
+    times at a moment.
     """
 
     def __init__(
@@ -89,7 +95,8 @@ class ContentionHint(Callback):
             self._watcher.join()
 
     def _watch(self, classifier: Classifier) -> None:
-        if self._ended.wait(self._seconds):
+        """Wait, measure and perhaps log the command; return early if the training ends."""
+        if self._ended.wait(self._seconds):  # true if the training has ended
             return
         before = self._read()
         if before is None or self._ended.wait(self._seconds):

@@ -1,7 +1,7 @@
 """Decides which value of the monitored metric is the best, and when a run stops early.
 
 Both depend only on the history of the metric, so a resumed run computes them again from the history in its checkpoint.
-Solo runs and members of populations use this module.
+Runs that train alone and members of populations (runs that train together) use this module.
 """
 
 import math
@@ -66,9 +66,9 @@ class BestTracker:
         self.early_stopping = early_stopping
         self.history: list[MonitorValue] = []
         self.best: MonitorValue | None = None
-        # The last point that early stopping accepted as an improvement. It can be earlier than ``best``: a gain of less
-        # than min_delta gives a new best checkpoint, but it does not restart the patience.
-        self._progress_at: MonitorValue | None = None
+        # The last point that was better by more than min_delta, from which the patience counts. It can be earlier than
+        # ``best``: a smaller gain gives a new best checkpoint, but it does not restart the patience.
+        self._last_progress: MonitorValue | None = None
         for point in history:
             self.update(point)
 
@@ -79,10 +79,10 @@ class BestTracker:
         improved = self.last_is_best or self.monitor.better(point.value, best)
         if improved:
             self.best = point
-        reference = self.monitor.worst if self._progress_at is None else self._progress_at.value
+        reference = self.monitor.worst if self._last_progress is None else self._last_progress.value
         min_delta = 0.0 if self.early_stopping is None else self.early_stopping.min_delta
         if self.monitor.better(point.value, reference, by=min_delta):
-            self._progress_at = point
+            self._last_progress = point
         return improved
 
     @property
@@ -91,7 +91,7 @@ class BestTracker:
         if self.early_stopping is None or not self.history:
             return False
         # Without any improvement, the patience counts from the beginning of the run.
-        last, improved = self.history[-1], self._progress_at or MonitorValue(0, 0, math.nan)
+        last, improvement = self.history[-1], self._last_progress or MonitorValue(0, 0, math.nan)
         in_epochs = self.early_stopping.unit == "epochs"
-        waited = last.epoch - improved.epoch if in_epochs else last.step - improved.step
+        waited = last.epoch - improvement.epoch if in_epochs else last.step - improvement.step
         return waited >= self.early_stopping.patience

@@ -1,6 +1,7 @@
 """Checks a composed configuration and builds the parts of a run, without reading images or allocating weights.
 
-The constructors are the schema: building each part checks its settings.
+The constructors are the schema: building each part checks its settings. Solo runs, populations and the checks before a
+sweep use it. A node is a part of the configuration that has keys of its own, such as ``model``.
 """
 
 from collections.abc import Sequence
@@ -35,21 +36,11 @@ from digitlab.training.test_time_augmentation import TestTimeAugmentation
 
 T = TypeVar("T")
 
+# The keys of the nodes. All other keys are the single values of ``RunOptions``.
 _NODES = (
-    "data",
-    "model",
-    "loss",
-    "optimizer",
-    "scheduler",
-    "augment",
-    "trainer",
-    "early_stopping",
-    "monitor",
-    "ema",
-    "checkpoint",
-    "callbacks",
-    "figures",
-)
+    "data", "model", "loss", "optimizer", "scheduler", "augment", "trainer", "early_stopping", "monitor", "ema",
+    "checkpoint", "callbacks", "figures",
+)  # fmt: skip
 
 
 @settings
@@ -65,7 +56,7 @@ class RunOptions:
 
 @settings
 class Ema:
-    """Averaging of the weights over updates: the share ``decay`` of the old average is kept per update (null: off)."""
+    """Averaging of the weights: each update keeps the share ``decay`` of the old average (null: no averaging)."""
 
     decay: Annotated[float, Field(gt=0, lt=1)] | None
 
@@ -92,13 +83,16 @@ class Experiment:
 
     @classmethod
     def from_config(cls, config: DictConfig, *, typed: Sequence[str] | None = None) -> "Experiment":
-        """Check and build ``config``. ``typed`` are the overrides of the command line, by default of the Hydra job.
+        """Check and build ``config``.
 
+        ``typed`` are the overrides that the user typed on the command line, by default those of the Hydra job. Without
+        validation images, settings that need them are refused if the user typed them, and ignored if they are defaults.
         Raises ``ConfigError``, which names the key, the value and what is allowed.
         """
         _refuse_unknown(config)
         typed = command_line_overrides() if typed is None else typed
         options = _options(config)
+        # ``early_stopping`` is not always a node: null turns it off.
         nodes = {name: plain(_value(config, name), name) for name in _NODES if name != "early_stopping"}
         data = build(nodes["data"], "data", ImageData)
         _check_data(data)
@@ -110,6 +104,7 @@ class Experiment:
         _check_loss(parts.loss, data)
         trainer = build(nodes["trainer"], "trainer", TrainerSettings)
         network = _network(nodes["model"], data)
+        # The key ``GIVEN`` marks a network that a Python user passed to ``digitlab.train``.
         if GIVEN in nodes["model"]:
             require_logits(network, data.source.image_shape, len(data.source.class_names))
         _check_network(network, parts.optimizer, data, processes=trainer.devices)
@@ -159,6 +154,7 @@ def _refuse_unknown(config: DictConfig) -> None:
 
 
 def _value(config: DictConfig, key: str) -> Any:
+    """Return the value of ``key``; raise ``ConfigError`` if it refers to a key or variable that does not exist."""
     try:
         return config[key]
     except OmegaConfBaseException as error:
@@ -200,13 +196,14 @@ def _check_data(data: ImageData) -> None:
 
 def _check_loss(loss: Loss, data: ImageData) -> None:
     try:
+        # The numbers of training images, the second argument, are not known before the images are read.
         loss.for_classes(data.source.class_names, None)
     except ConfigError as error:
         raise error.under("loss") from error
 
 
 def _check_network(network: nn.Module, optimizer: Optimizer, data: ImageData, *, processes: int) -> None:
-    """Check the optimiser's parameter groups, and that each process gets enough images."""
+    """Check the optimiser's parameter groups, and that each of the ``processes`` gets enough images for batch norm."""
     try:
         optimizer.groups(network)
     except ConfigError as error:
@@ -226,10 +223,11 @@ def _network(node: dict[str, Any], data: ImageData) -> nn.Module:
     """
     shape, classes = data.source.image_shape, len(data.source.class_names)
     try:
+        # Building a user's network draws random weights, which must not change the random numbers of the program.
         with torch.random.fork_rng(devices=[]), torch.device("cpu" if GIVEN in node else "meta"):
             network = build(node, "model", nn.Module, image_shape=shape, classes=classes)
     except ConfigError as error:
-        # torch has no error class for an overflow of a size in bytes or of a single number.
+        # If a layer is so large that its size overflows, torch raises an error of a general class.
         if "overflow" not in str(error.__cause__).lower():
             raise
         raise _too_large(node, "more bytes than 64 bits can count") from error
@@ -243,8 +241,8 @@ def _network(node: dict[str, Any], data: ImageData) -> nn.Module:
 
 def _too_large(node: dict[str, Any], size: str) -> ConfigError:
     """Return the error for a network that is too large. It names the setting with the largest number."""
-    values = {name: value if isinstance(value, list) else [value] for name, value in node.items()}
-    largest = {name: max((each for each in items if type(each) is int), default=0) for name, items in values.items()}
+    lists = {name: value if isinstance(value, list) else [value] for name, value in node.items()}
+    largest = {name: max((each for each in items if type(each) is int), default=0) for name, items in lists.items()}
     name = max(largest, key=largest.__getitem__)
     return ConfigError(f"model.{name}", node[name], f"weights and gradients would take {size}")
 
@@ -282,10 +280,10 @@ def _monitor_and_early_stopping(
     check_monitor(monitor.metric, monitor.mode)
     if not without_validation:
         return monitor, early_stopping
-    # The defaults in conf/ are for runs with validation and are ignored here. Settings that the user typed are not.
+    # The defaults in conf/ are for runs with validation, so they are ignored. Settings that the user typed are refused.
     for override in typed:
         key, _, value = override.lstrip("+").partition("=")
-        stops = key.partition(".")[0] == "early_stopping" and early_stopping is not None
-        if stops or (key == "monitor.metric" and monitor.metric.startswith("val/")):
+        sets_early_stopping = key.partition(".")[0] == "early_stopping" and early_stopping is not None
+        if sets_early_stopping or (key == "monitor.metric" and monitor.metric.startswith("val/")):
             raise ConfigError(key, value, "needs a validation set, and data.val_size is 0")
     return Monitor(metric=measured_metric(monitor.metric, val_size=0), mode=monitor.mode), None

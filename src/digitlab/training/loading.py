@@ -1,6 +1,7 @@
 """Loads a finished run: its network with the weights of a checkpoint, and its data set.
 
-Python users call ``load`` as ``digitlab.load``. The ``digitlab`` command uses the other functions.
+Python users call ``load`` as ``digitlab.load``. The ``digitlab`` command uses the other functions. Shapes: N images, C
+channels, H rows, W columns, K classes.
 """
 
 from pathlib import Path
@@ -40,7 +41,7 @@ def open_run(folder: str | Path) -> RunFolder:
     try:
         run.read_config()
     except ConfigError as error:
-        reason = error.allowed if run.path.is_dir() else _not_there(run.path, folder)
+        reason = error.allowed if run.path.is_dir() else _why_no_folder(run.path, folder)
         # The user may have given the folder of a sweep, or that of all runs with one data set and one model.
         if runs := find_runs(run.path):
             reason += f"; the newest run in it is {Path(folder) / runs[-1].path.relative_to(run.path)}"
@@ -48,7 +49,8 @@ def open_run(folder: str | Path) -> RunFolder:
     return run
 
 
-def _not_there(path: Path, folder: str | Path) -> str:
+def _why_no_folder(path: Path, folder: str | Path) -> str:
+    """Say why ``path`` is no folder. ``folder`` is the path as the user gave it, to find a similar run folder."""
     if path.exists():
         return "is a file: give the folder of the run"
     runs = [relative_path(run.path) for run in find_runs(ROOT / "outputs")]

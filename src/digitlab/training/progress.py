@@ -1,4 +1,7 @@
-"""Shows the progress of a solo run: a bar on a terminal, a line in a notebook, a line per epoch in files and pipes."""
+"""Shows the progress of a solo run: a bar on a terminal, a line in a notebook, a line per epoch in files and pipes.
+
+``Run`` adds these callbacks to its Trainer. Populations, which train several runs together, do not use them.
+"""
 
 import sys
 import time
@@ -15,7 +18,8 @@ from digitlab.data.chunks import Chunk
 from digitlab.results.writer import Row
 from digitlab.training.classifier import Classifier
 
-# Reading the metrics makes the host wait for the device, so the bar must not be redrawn after every chunk.
+# Lightning calls ``on_train_batch_end`` after each chunk, which is several mini-batches. Reading the metrics makes the
+# host wait for the device, so the bar must not be redrawn after every chunk.
 _REFRESH_SECONDS = 0.5
 # The metrics in the line of an epoch.
 _METRICS_IN_LINES = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
@@ -24,7 +28,7 @@ _METRICS_IN_LINES = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
 class EpochBar(Callback):
     """Draws a progress bar if stderr is a terminal, and prints a line per epoch if stdout is not a terminal.
 
-    ``rows`` is the list to which the end of each epoch adds its row of metrics.
+    ``rows`` is ``RunState.rows``, to which the end of each epoch adds its row of metrics.
     """
 
     def __init__(self, rows: Sequence[Row]) -> None:
@@ -32,8 +36,8 @@ class EpochBar(Callback):
         self._progress: Progress | None = None
         self._task = TaskID(0)
         self._drawn_at = 0.0
-        # The text with the result of the last validation.
-        self._validation = ""
+        # The end of the line: the result of the last validation.
+        self._validation_text = ""
         self._prints_lines = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -51,7 +55,9 @@ class EpochBar(Callback):
         if self._progress is not None:
             assert isinstance(pl_module, Classifier)
             name = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
-            self._task = self._progress.add_task(name, total=pl_module.plan.steps_per_epoch, metrics=self._validation)
+            self._task = self._progress.add_task(
+                name, total=pl_module.plan.steps_per_epoch, metrics=self._validation_text
+            )
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Chunk, batch_idx: int
@@ -65,15 +71,17 @@ class EpochBar(Callback):
         # After the last chunk of an epoch the counts are reset, and the row of the epoch contains their metrics.
         if not batch.last:
             metrics = pl_module.train_counts.metrics()
-            fields["metrics"] = f"loss {metrics['loss']:.4f} · accuracy {metrics['accuracy']:.4f}{self._validation}"
+            fields["metrics"] = (
+                f"loss {metrics['loss']:.4f} · accuracy {metrics['accuracy']:.4f}{self._validation_text}"
+            )
         self._progress.update(self._task, completed=batch.step + len(batch.indices), **fields)
         self._progress.refresh()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._progress is not None:
             row = self._rows[-1]
-            self._validation = f" · val/accuracy {row['val/accuracy']:.4f}" if "val/accuracy" in row else ""
-            metrics = f"loss {row['train/loss']:.4f} · accuracy {row['train/accuracy']:.4f}{self._validation}"
+            self._validation_text = f" · val/accuracy {row['val/accuracy']:.4f}" if "val/accuracy" in row else ""
+            metrics = f"loss {row['train/loss']:.4f} · accuracy {row['train/accuracy']:.4f}{self._validation_text}"
             self._progress.update(self._task, metrics=metrics)
             # A finished line is printed above the bar and never redrawn: redrawing all lines of a long run with each
             # refresh would take longer than its epochs.
@@ -101,6 +109,7 @@ class EpochBar(Callback):
         self._stop()
 
     def _stop(self) -> None:
+        """Remove the bar from the terminal."""
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
@@ -157,4 +166,5 @@ class NotebookProgress(Callback):
 
 
 def _metrics(row: Row) -> list[str]:
+    """Return the texts of the metrics in the line of an epoch, without those that ``row`` lacks."""
     return [f"{name} {row[name]:.4f}" for name in _METRICS_IN_LINES if name in row]

@@ -20,8 +20,8 @@ from digitlab.training.run import Outcome, train
 
 # The keys that the options of conf/trainer/ set. trainer=gpu changes only these keys of a resumed run.
 _DEVICE_KEYS = ("accelerator", "devices", "strategy")
-# The only other key that can be changed.
-_LENGTH = "trainer.max_epochs"
+# The only other key that can be changed: the length of the run.
+_LENGTH_KEY = "trainer.max_epochs"
 
 
 def resume(folder: str, arguments: Sequence[str]) -> Outcome:
@@ -65,14 +65,15 @@ def _store_new_length(run_folder: RunFolder, config: DictConfig, arguments: Sequ
     """
     overrides = run_folder.read_overrides()
     # If the user gives the key twice, the last value counts, as in Hydra.
-    lengths = [argument for argument in arguments if argument.startswith(f"{_LENGTH}=")]
-    if lengths:
+    length_overrides = [argument for argument in arguments if argument.startswith(f"{_LENGTH_KEY}=")]
+    if length_overrides:
         experiment = Experiment.from_config(config, typed=[*overrides, *arguments])
         # ``config`` may have another device, which is not stored: the next machine may not have that device. So only
         # the length is changed in the stored configuration.
         stored_config = run_folder.read_config()
         _check_length(run_folder, experiment, former_epochs=stored_config.trainer.max_epochs)
-        overrides = [*(each for each in overrides if not each.startswith(f"{_LENGTH}=")), lengths[-1]]
+        other_overrides = [override for override in overrides if not override.startswith(f"{_LENGTH_KEY}=")]
+        overrides = [*other_overrides, length_overrides[-1]]
         stored_config.trainer.max_epochs = config.trainer.max_epochs
         run_folder.write_config(stored_config, overrides)
     return overrides
@@ -92,30 +93,33 @@ def _check_length(run_folder: RunFolder, experiment: Experiment, *, former_epoch
     if checkpoint is None:
         return
     position = saved_position(checkpoint)
-    # Inside an epoch, ``position.epoch`` is the number of the epochs before it.
+    # ``position.epoch`` counts complete epochs. If the run has begun another one, it has reached that one.
     reached = position.epoch + (position.step > 0)
     if epochs < reached:
-        raise ConfigError(_LENGTH, epochs, f"must be at least {reached}, because the run has reached epoch {reached}")
+        raise ConfigError(
+            _LENGTH_KEY, epochs, f"must be at least {reached}, because the run has reached epoch {reached}"
+        )
     if _learning_rates_differ(experiment, position, former_epochs):
         name = type(experiment.parts.schedule).__name__
         allowed = (
             f"must stay {former_epochs}: the schedule {name} depends on it, and the run has trained {reached} epochs;"
             " start a new run instead"
         )
-        raise ConfigError(_LENGTH, epochs, allowed)
+        raise ConfigError(_LENGTH_KEY, epochs, allowed)
 
 
 def _learning_rates_differ(experiment: Experiment, position: Position, former_epochs: int) -> bool:
     """Return whether an update before ``position`` would have another learning rate with the new length."""
     settings, schedule = experiment.trainer, experiment.parts.schedule
-    # The length of an epoch follows from the steps of all finished epochs. In the first epoch it is not known without
-    # the data. Any length will do there, because it only must show whether the schedule depends on the total length.
+    # The number of steps in an epoch follows from those of all finished epochs. In the first epoch it is not known
+    # without the data. Any number will do there, because it only must show whether the schedule depends on the total.
     finished_steps = position.total_steps - position.step
     steps_per_epoch = finished_steps // position.epoch if position.epoch else max(position.step, 1)
 
     def factor(step: int, epochs: int) -> float:
-        steps = epochs * steps_per_epoch
-        total_steps = min(steps, settings.max_steps or steps)
+        """Return the factor of the learning rate at ``step`` in a run of ``epochs`` epochs."""
+        all_steps = epochs * steps_per_epoch
+        total_steps = min(all_steps, settings.max_steps or all_steps)
         return schedule.factor(step, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
 
     # A long run has millions of updates. A thousand of them are enough to tell two curves apart.
@@ -125,14 +129,14 @@ def _learning_rates_differ(experiment: Experiment, position: Position, former_ep
 
 def _override(config: DictConfig, key: str, value: str, argument: str) -> None:
     """Change ``config`` as ``argument``, which is ``key=value``, says. Raises ``ConfigError`` for other keys."""
-    if key not in ("trainer", _LENGTH):
+    if key not in ("trainer", _LENGTH_KEY):
         raise ConfigError(
             key,
             value or argument,
             "can't be combined with resume=: only trainer.max_epochs and trainer= can be changed",
         )
-    # Composed as for a new run, so that the argument is checked, and trainer=gpu sets the same keys.
-    composed = compose([argument]).trainer
+    # Composed as for a new run, so that the argument is checked, and trainer=gpu sets the same values.
+    composed_trainer = compose([argument]).trainer
     keys = _DEVICE_KEYS if key == "trainer" else ("max_epochs",)
     for name in keys:
-        config.trainer[name] = composed[name]
+        config.trainer[name] = composed_trainer[name]

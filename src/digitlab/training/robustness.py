@@ -6,7 +6,6 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -20,22 +19,22 @@ from digitlab.data.module import ImageData
 from digitlab.data.out_of_distribution import as_shape, noise_images
 from digitlab.data.seeding import stream_seed
 from digitlab.training.classifier import Classifier
-from digitlab.training.evaluation import evaluate
+from digitlab.training.evaluation import EvaluationAccelerator, evaluate
 
-Accelerator = Literal["auto", "cpu", "cuda"]
-# Changes a test batch into the batch that the network evaluates. The generator is new for each batch, and is on the
-# device of the batch.
+# A function that returns the batch that the network evaluates instead of a batch of the test set. Its generator is new
+# for each batch, and is on the device of the batch.
 Change = Callable[[EvaluationBatch, Generator], EvaluationBatch]
 
 
 def measure_corrupted(
     classifier: Classifier, data: ImageData, corruptions: Mapping[int, Augmentation], *,
-    accelerator: Accelerator = "auto", seed: int = 0,
+    accelerator: EvaluationAccelerator = "auto", seed: int = 0,
 ) -> dict[int, dict[str, float]]:  # fmt: skip
-    """Return the metrics of the plain test, keyed ``test/…``, for each severity of a corruption.
+    """Return the metrics on the corrupted test set, keyed ``test/…``, for each severity in ``corruptions``.
 
-    The random draws depend only on ``seed`` and on the position of an image in the test set, not on the severity.
-    Raises ``ConfigError`` if this machine does not have the accelerator.
+    ``corruptions`` maps severities to augmentations, as ``digitlab.data.corrupt`` returns them. The random draws depend
+    only on ``seed`` and on the position of an image in the test set, not on the severity. Raises ``ConfigError`` if
+    this machine does not have the accelerator.
     """
     classes = len(data.source.class_names)
     return {
@@ -74,15 +73,14 @@ class Confidences:
 
 def out_of_distribution(
     classifier: Classifier, data: ImageData, other: ImageData | None, *,
-    accelerator: Accelerator = "auto", seed: int = 0,
+    accelerator: EvaluationAccelerator = "auto", seed: int = 0,
 ) -> Confidences:  # fmt: skip
     """Return the confidences in the test set of ``data`` and in that of ``other`` (None: in uniform noise).
 
     The images of ``other`` are converted to the shape of the network's images. Raises ``DataError`` if that is
     impossible, ``ConfigError`` if this machine does not have the accelerator.
     """
-    channels, height, width = classifier.facts.image_shape
-    shape = channels, height, width
+    shape = classifier.facts.shape
 
     def noise(batch: EvaluationBatch, generator: Generator) -> EvaluationBatch:
         return EvaluationBatch(noise_images(len(batch.images), shape, generator), batch.labels)
@@ -95,17 +93,19 @@ def out_of_distribution(
     return Confidences(_confidence(classifier, data, accelerator), _confidence(classifier, other_images, accelerator))
 
 
-def _confidence(classifier: Classifier, data: LightningDataModule, accelerator: Accelerator) -> Tensor:
+def _confidence(classifier: Classifier, data: LightningDataModule, accelerator: EvaluationAccelerator) -> Tensor:
     """Return the largest score of each test image, without the class for unknown images: float (N,), on the CPU."""
-    # The metrics are not needed here, but the scores of the last test stay in the classifier.
+    # The metrics that this returns are not needed, but it leaves the scores in ``classifier.test_scores``.
     evaluate(classifier, data, accelerator=accelerator)
     scores = torch.cat(classifier.test_scores)[:, classifier.facts.known_classes]
     return scores.max(1).values.cpu()
 
 
 def _corrupted(corruption: Augmentation, classes: int) -> Change:
+    """Return a function that applies ``corruption`` to a batch."""
+
     def change(batch: EvaluationBatch, generator: Generator) -> EvaluationBatch:
-        # Severity 0 must equal the plain test to the bit, so the images stay uint8.
+        # An empty ``Compose`` is severity 0. Its test must equal that of the run to the bit, so the images stay uint8.
         if isinstance(corruption, Compose) and not corruption:
             return batch
         images, _ = corruption(batch.images.float() / 255, batch.labels, classes=classes, generator=generator)
@@ -115,6 +115,7 @@ def _corrupted(corruption: Augmentation, classes: int) -> Change:
 
 
 def _generator(device: torch.device, seed: int, batch: int) -> Generator:
+    """Return a new generator on ``device`` for the test batch with the number ``batch``, counted from 0."""
     return abilities(device).new_generator(device).manual_seed(stream_seed("corrupt", seed, batch))
 
 
@@ -143,6 +144,8 @@ class _TestImages(LightningDataModule):
 
 
 class _ChangedLoader:
+    """Yields the batches of the test set of ``images.data``, in order, after ``images.change``."""
+
     def __init__(self, images: _TestImages) -> None:
         self.images = images
         self.loader = images.data.evaluation_loader("test")

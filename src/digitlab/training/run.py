@@ -1,4 +1,8 @@
-"""``train(cfg)``: trains and tests one run, from its composed configuration to ``result.json``."""
+"""``train(cfg)``: trains and tests one solo run, from its composed configuration to ``result.json``.
+
+``train.py``, ``digitlab.train`` and the workers of sweeps call it. (A population trains several runs together without
+it.) Under DDP every process calls it, and rank 0, the first process, writes the files.
+"""
 
 import logging
 import shlex
@@ -66,7 +70,8 @@ def train(
 
     With ``resume``, continue from the last checkpoint in ``folder``, if it has one. Without ``resume``, an error before
     the start of training removes the folder again. ``overrides`` are the command-line settings from which ``config``
-    was composed. The defaults of ``folder`` and ``overrides`` are those of the running Hydra job.
+    was composed, such as ``model=lenet``. The defaults of ``folder`` and ``overrides`` are those of the running Hydra
+    job.
 
     Raises ``ConfigError`` for a bad setting, ``DataError`` for missing or damaged data, ``RunError`` for a loss that is
     not finite, a lack of memory, a full disk or a folder that another process works on, and ``Interrupted`` after
@@ -96,24 +101,30 @@ def _train(config: DictConfig, folder: RunFolder, *, overrides: Sequence[str], r
         run = Run(config, folder, overrides=overrides, stop_signal=stop_signal, resume=resume)
     matrix_products = float32_products(run.trainer.strategy.root_device, run.experiment.trainer.precision)
     try:
-        # The order matters: ``result.json`` contains the error that rank 0 reports, and that error can be one about a
-        # lost process.
+        # An error passes these contexts from right to left. It becomes an error about a lost process if the connection
+        # to that process broke; then all processes but rank 0 end; then rank 0 writes the error into ``result.json``.
+        # Signals do not end the process before that is written.
         with stop_signal, run.result_written(), first_process_reports(), matrix_products, lost_process_reported():
             run.fit()
             run.obey_signal()
             run.test()
             run.obey_signal()
     except Interrupted as interrupted:
-        how = shlex.join([*train_command(), f"resume={folder.path}"])
+        # Raise it again with a message that says how far the run got and how to resume it.
+        resume_command = shlex.join([*train_command(), f"resume={folder.path}"])
         where = f" at {run.position_text()}: saved"
-        raise Interrupted(interrupted.number, where, how=how, folder=folder.path) from None
+        raise Interrupted(interrupted.number, where, how=resume_command, folder=folder.path) from None
     finally:
         run.data.release()
     return run.outcome()
 
 
 class Run:
-    """The parts of one run, and its phases in order: ``fit``, ``test``, ``outcome``."""
+    """The parts of one run, and its phases in order: ``fit``, ``test``, ``outcome``.
+
+    The constructor builds everything that can fail before it changes a file. With ``resume``, it loads the newest
+    usable checkpoint in ``folder``. ``stop_signal`` stops the training after the current update.
+    """
 
     def __init__(
         self, config: DictConfig, folder: RunFolder, *, overrides: Sequence[str], stop_signal: StopSignal, resume: bool
@@ -170,11 +181,11 @@ class Run:
         Lightning itself sets them only if it loads the checkpoint. The loader of the chunks knows at which mini-batch
         of the epoch to continue.
         """
-        epochs = self.trainer.fit_loop.epoch_progress.current
-        assert isinstance(epochs, _ProcessedTracker)
-        epochs.processed = epochs.completed = self.plan.position.epoch
-        steps = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total
-        steps.ready = steps.completed = self.plan.position.total_steps
+        epoch_counter = self.trainer.fit_loop.epoch_progress.current
+        assert isinstance(epoch_counter, _ProcessedTracker)
+        epoch_counter.processed = epoch_counter.completed = self.plan.position.epoch
+        step_counter = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total
+        step_counter.ready = step_counter.completed = self.plan.position.total_steps
 
     @contextmanager
     def result_written(self) -> Iterator[None]:
@@ -219,7 +230,8 @@ class Run:
         return f"epoch {position.epoch + 1}, step {position.step} of {steps}"
 
     def _summarise(self) -> None:
-        if self.run_state.writer is None:
+        """Write the summary of the network, and print it if the progress is shown on a terminal."""
+        if self.run_state.writer is None:  # this process does not have rank 0
             return
         summary = summarise(self.classifier, self.run_state.writer)
         # In a notebook the progress is a single line.
@@ -235,4 +247,4 @@ class Run:
 
     def outcome(self) -> Outcome:
         """Return the result of the finished run."""
-        return Outcome(self.folder.path, self.result, self.run_state.outcome(self.result))
+        return Outcome(self.folder.path, self.result, self.run_state.monitored_in(self.result))

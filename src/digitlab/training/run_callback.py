@@ -1,8 +1,8 @@
-"""The Lightning callbacks that update a solo run's ``RunState``: ``RunCallback`` and ``Saver``.
+"""The Lightning callbacks that update the ``RunState`` of a solo run (a run that trains alone, not in a population).
 
-They measure the training time of each epoch, save checkpoints, and stop the run when it should end. ``RunCallback`` is
-the first callback of the Trainer, so that the others find the metrics of the epoch in ``run_state.rows``. ``Saver`` is
-the last one.
+``RunCallback`` and ``Saver`` measure the training time of each epoch, save checkpoints, and stop the run when it should
+end. ``RunCallback`` is the first callback of the Trainer, so that the others find the metrics of the epoch in
+``run_state.rows``. ``Saver`` is the last one. A chunk is several mini-batches, which are one batch for Lightning.
 """
 
 import time
@@ -21,8 +21,8 @@ from digitlab.training.run_state import RunState
 class RunCallback(Callback):
     """Updates ``run_state`` for a solo run. Under DDP every process has one, so that all stop at the same moment.
 
-    Inside an epoch it saves a checkpoint when the last one is ``save_every_seconds`` old (None: never). A resumed run
-    gives the states in ``checkpoint`` back to the users' callbacks.
+    Inside an epoch it saves a checkpoint when the last one is ``save_every_seconds`` old (None: never). If the run is
+    resumed, it gives the states in ``checkpoint`` back to the users' callbacks.
     """
 
     def __init__(
@@ -61,10 +61,10 @@ class RunCallback(Callback):
         classifier = _classifier(pl_module)
         # The running clock includes the time for compiling. Neither a run nor a population counts it as training.
         self.run_state.add_seconds(-classifier.runner.take_compile_seconds())
-        # After a signal, a chunk ends before all its mini-batches are done. A resumed run makes the others.
+        # After a signal, a chunk ends before all its mini-batches are done. A resumed run trains on the others.
         complete = classifier.position.step == batch.step + len(batch.indices)
-        # For Lightning a chunk is one batch, and it validates when the number of batches is a multiple of this value: 1
-        # means after this chunk, infinity means not now. The loader ends a chunk where a validation is due.
+        # The loader ends a chunk where a validation is due. Lightning, for which a chunk is one batch, validates when
+        # the number of batches is a multiple of this value: 1 means after this chunk, infinity means not now.
         trainer.val_check_batch = 1 if complete and batch.validate else float("inf")
         if complete and batch.last:
             self._stop_clock()
@@ -72,7 +72,7 @@ class RunCallback(Callback):
             self.run_state.add_training(classifier.take_train_counts())
             # Lightning is given only max_epochs, so this is where a run ends at max_steps.
             trainer.should_stop |= classifier.position.total_steps == batch.plan.max_steps
-        # If a validation follows, ``on_validation_end`` does this after it: a run that was saved here would resume
+        # If a validation follows, ``on_validation_end`` stops or saves after it. A run that was saved here would resume
         # after this chunk and skip the validation.
         elif not (complete and batch.validate):
             self._stop_or_save(trainer, classifier)
@@ -116,13 +116,14 @@ class RunCallback(Callback):
 
         self.stop_signal.obey(trainer, save=save)
         if self._save_every_seconds is not None:
-            old = time.monotonic() - self._saved_at >= self._save_every_seconds
+            is_due = time.monotonic() - self._saved_at >= self._save_every_seconds
             # The processes decide together, because all of them must take part in saving.
-            if trainer.strategy.reduce_boolean_decision(old, all=False):
+            if trainer.strategy.reduce_boolean_decision(is_due, all=False):
                 save()
                 self._start_clock()
 
     def _save(self, trainer: Trainer, classifier: Classifier, *, best: bool) -> None:
+        """Write best.ckpt or last.ckpt, after the losses of the mini-batches before it."""
         self.run_state.add_losses(classifier.take_logged_losses())
         # Every process must reach this call, which collects the counts of all. Only rank 0 writes the checkpoint.
         train_counts = classifier.train_counts_of_processes()
@@ -137,9 +138,11 @@ class RunCallback(Callback):
         self.run_state.writer.checkpoint(content, best=best)
 
     def _start_clock(self) -> None:
+        """Begin to count training time."""
         self._clock_started_at = time.perf_counter()
 
     def _stop_clock(self) -> None:
+        """Add the time since ``_start_clock`` to the epoch, if the clock is running."""
         if self._clock_started_at is not None:
             self.run_state.add_seconds(time.perf_counter() - self._clock_started_at)
             self._clock_started_at = None

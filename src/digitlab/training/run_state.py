@@ -1,7 +1,8 @@
 """The state of a run: its metrics so far, its best value, and what happens at the end of an epoch and of the run.
 
-``RunCallback`` updates it in a solo run, and ``Member`` in a population. So both kinds of runs save, stop, test and
-report in the same way, and each can resume from a checkpoint of the other.
+A run trains alone (a solo run) or as one member of a population, whose networks train together. ``RunCallback`` updates
+the state of a solo run, and ``Member`` that of a member. So both kinds of runs save, stop, test and report in the same
+way, and each can resume from a checkpoint of the other.
 """
 
 import statistics
@@ -28,6 +29,9 @@ class RunState:
     last epoch counts as the best. ``rows`` has one row of metrics for each finished epoch. ``metrics`` and
     ``epoch_seconds`` are the metrics and the training time of the current epoch so far. A resumed run gets ``rows`` and
     ``epoch_seconds`` from its checkpoint.
+
+    In an epoch, the caller adds seconds, metrics and losses as it measures them. At its end it calls ``end_epoch`` and
+    then ``save_epoch``; at the end of the run ``begin_test``, ``add_test`` and ``conclude``.
     """
 
     def __init__(
@@ -44,7 +48,8 @@ class RunState:
         self.classifier, self.folder, self.best_tracker = classifier, folder, best_tracker
         self.rows, self.epoch_seconds = rows, epoch_seconds
         self.metrics: dict[str, float] = {}
-        # Only rank 0 gets a writer, and only when training is known to be possible: the writer changes files.
+        # Only rank 0 (the first process of the run) gets a writer, and only when training is known to be possible,
+        # because a writer changes files.
         self.writer: RunWriter | None = None
         self._test, self._validating = test, validating
         self._plan = classifier.plan
@@ -52,9 +57,10 @@ class RunState:
         self._images = 0
         # Whether the last validation found the best value so far. best.ckpt must then be written.
         self._improved = False
-        # During a test, the checkpoint that is tested. After it, the metrics of that checkpoint.
-        self._tested: dict[str, Any] | None = None
-        self._measured: CheckpointMetrics | None = None
+        # The content of the checkpoint that is being tested; None before and after the test.
+        self._tested_checkpoint: dict[str, Any] | None = None
+        # The metrics of that checkpoint, with those of the test; None before the test has ended.
+        self._tested_metrics: CheckpointMetrics | None = None
 
     def write_to(self, writer: RunWriter) -> None:
         """From now on, write all metrics with ``writer``."""
@@ -74,12 +80,12 @@ class RunState:
 
     def add_validation(self, counts: Counts) -> None:
         """Add the metrics keyed ``val/…`` and find out whether the monitored one is the best so far."""
-        measured = {f"val/{name}": value for name, value in counts.metrics().items()}
-        self.metrics |= measured
+        val_metrics = {f"val/{name}": value for name, value in counts.metrics().items()}
+        self.metrics |= val_metrics
         if self.writer is not None:
-            self.writer.validation(measured, step=self._plan.position.total_steps)
-        # If the run monitors a metric keyed train/…, that is known only at the end of an epoch. A validation inside an
-        # epoch then decides nothing.
+            self.writer.validation(val_metrics, step=self._plan.position.total_steps)
+        # If the run monitors a metric keyed train/…, its value is known only at the end of an epoch. Then a validation
+        # inside an epoch decides nothing.
         self._improved = self.best_tracker.monitor.metric in self.metrics and self._track()
 
     def save_improvement(self, save: Callable[[bool], None]) -> None:
@@ -89,7 +95,7 @@ class RunState:
             save(True)
 
     def add_losses(self, losses: list[tuple[int, float]]) -> None:
-        """Write the training losses of single mini-batches: pairs of (step, loss)."""
+        """Write the training losses of single mini-batches: pairs of (step from 1, loss)."""
         if self.writer is not None:
             self.writer.losses(losses)
 
@@ -103,10 +109,10 @@ class RunState:
     def end_epoch(self, take_counts: Callable[[], Counts], *, learning_rate: float) -> None:
         """Add the row of an epoch, or of its first part if the run ends inside it; ``save_epoch`` comes next.
 
-        ``take_counts`` returns the training counts of the epoch. It is called if ``add_training`` was not.
+        ``take_counts`` returns the training counts of the epoch. It is called only if ``add_training`` was not called,
+        because early stopping, whose patience may count steps, ended the run inside the epoch.
         """
         if "train/loss" not in self.metrics:
-            # Early stopping in steps ended the run inside the epoch. The row describes the part that was trained.
             self.add_training(take_counts())
         position = self._plan.position
         row: Row = {"epoch": position.epoch + 1, "step": position.total_steps}
@@ -121,7 +127,8 @@ class RunState:
         # Without validations, the ends of epochs are the only moments with a monitored value.
         if not self._validating:
             self._track()
-        # If the run ends inside an epoch, its checkpoint is one inside that epoch, and has the seconds of this part.
+        # If the run ends inside an epoch, its last checkpoint is one inside that epoch, which contains the seconds of
+        # the part that was trained.
         if self.epoch_is_complete:
             self.epoch_seconds = 0.0
 
@@ -131,7 +138,7 @@ class RunState:
         if self._improved or not self._validating:
             save(True)
         save(False)
-        # Only now does the next epoch begin: both checkpoints contain the metrics of the epoch that has ended.
+        # The metrics are emptied only now, because both checkpoints contain those of the epoch that has ended.
         self._improved, self.metrics = False, {}
 
     @property
@@ -153,28 +160,33 @@ class RunState:
 
     @property
     def monitored(self) -> float:
-        """The monitored value of the checkpoint that would be tested now; the worst value if there is none."""
-        # Halving compares the members of a population by it, with the results of members that have ended already.
+        """The monitored value of the checkpoint that would be tested now; the worst value if there is none.
+
+        Halving, which stops the worse half of a population at chosen epochs, compares its members by it.
+        """
         tracker = self.best_tracker
-        tested = tracker.history[-1] if self._test == "last" and tracker.history else tracker.best
-        return tracker.monitor.worst if tested is None else finite_or_worst(tracker.monitor.metric, tested.value)
+        point = tracker.history[-1] if self._test == "last" and tracker.history else tracker.best
+        return tracker.monitor.worst if point is None else finite_or_worst(tracker.monitor.metric, point.value)
 
     def begin_test(self) -> bool:
         """Load the checkpoint that the key ``test`` names into the classifier; return whether it names one."""
         if self._test == "none":
             return False
         # The weights come from the file even for test=last, so that the result belongs to the file that users load.
-        self._tested = read_checkpoint(self.folder.checkpoint(self._test))
-        self.classifier.load_state_dict(self._tested["state_dict"])
+        self._tested_checkpoint = read_checkpoint(self.folder.checkpoint(self._test))
+        self.classifier.load_state_dict(self._tested_checkpoint["state_dict"])
         return True
 
     def add_test(self, metrics: dict[str, float], confusion: Tensor) -> None:
-        """Add the test of that checkpoint: metrics keyed ``test/…`` and the confusion matrix, int64 (K, K)."""
-        assert self._tested is not None
+        """Add the results of the test that ``begin_test`` began.
+
+        ``metrics`` are keyed ``test/…``; ``confusion`` is the confusion matrix, int64 (K, K) for K classes.
+        """
+        assert self._tested_checkpoint is not None
         assert self._test != "none"
-        self._measured = CheckpointMetrics.of(self._tested, self._test, metrics)
+        self._tested_metrics = CheckpointMetrics.of(self._tested_checkpoint, self._test, metrics)
         # This frees its weights and its optimizer state.
-        self._tested = None
+        self._tested_checkpoint = None
         if self.writer is not None:
             self.writer.confusion(confusion, self.classifier.facts.class_names)
             self.writer.predictions(torch.cat(self.classifier.test_scores))
@@ -190,20 +202,20 @@ class RunState:
         threads: int | None,
         more: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Write ``result.json`` and close the files; return its content.
+        """Write ``result.json`` and close the files of the writer; return the content of ``result.json``.
 
         Without a test the metrics are those of the best checkpoint so far. ``threads`` is the number of threads of the
         updates; ``more`` are further entries.
         """
         # The rows of a resumed run include those from before the stop, so the result describes the whole run.
-        best, rows, measured = self.best_tracker.best, self.rows, self._measured
-        if measured is None:
+        best, rows, metrics = self.best_tracker.best, self.rows, self._tested_metrics
+        if metrics is None:
             # A run that failed before its first checkpoint has no metrics.
-            measured = CheckpointMetrics()
+            metrics = CheckpointMetrics()
             if self.folder.best.exists():
-                measured = CheckpointMetrics.of(read_checkpoint(self.folder.best), "best")
+                metrics = CheckpointMetrics.of(read_checkpoint(self.folder.best), "best")
         result = run_result(
-            status=status, error=error, measured=measured,
+            status=status, error=error, measured=metrics,
             best_epoch=None if best is None else best.epoch,
             epochs=len(rows),
             train_seconds=sum(row["train_seconds"] for row in rows),
@@ -218,7 +230,7 @@ class RunState:
             self.writer.close()
         return result
 
-    def outcome(self, result: Mapping[str, Any]) -> float:
-        """Return the monitored value in ``result``, which ``conclude`` returned; the worst one if it is not finite."""
+    def monitored_in(self, result: Mapping[str, Any]) -> float:
+        """Return the monitored value in what ``conclude`` returned; the worst value if it is nan or missing."""
         metric = self.best_tracker.monitor.metric
         return finite_or_worst(metric, result["metrics"].get(metric))

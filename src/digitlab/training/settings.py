@@ -1,4 +1,7 @@
-"""Typed settings of a run: those of the trainer and of checkpoints, and the facts that a data set passes on."""
+"""Typed settings of a run: those of the trainer and of checkpoints, and the facts that a data set passes on.
+
+``experiment`` builds them from the configuration, and ``setup`` passes them to the classifier.
+"""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -24,7 +27,8 @@ class DataFacts:
 
     ``mean`` and ``std`` have one value per channel, for pixels in [0, 1]. ``margin_pixels`` and ``unknown_class`` are
     as in ``digitlab.data.Source``. ``train_counts`` has the number of training images of each class. ``fingerprint``
-    identifies the files of a user's data set; it is None for a published one. Checkpoints of older versions lack both.
+    identifies the files of a user's data set; it is None for a published one. Checkpoints of older versions have
+    neither ``train_counts`` nor ``fingerprint``.
     """
 
     name: str
@@ -50,6 +54,7 @@ class DataFacts:
         return [label for label, name in enumerate(self.class_names) if name != self.unknown_class]
 
     def plain(self) -> dict[str, Any]:
+        """Return the facts as plain values, which a checkpoint can store."""
         return dataclasses.asdict(self)
 
 
@@ -60,8 +65,9 @@ class TrainerSettings:
     ``precision`` is 32, 32-true, 64 or bf16. On CUDA, 32 computes matrix products in TF32, and 32-true in float32. With
     bf16 only products are bfloat16, and weights stay float32. ``val_every_steps`` adds validations inside epochs.
     ``chunk_length`` is the number of mini-batches that Lightning passes to one ``training_step``: it affects only the
-    speed, and null chooses it by measuring the time. ``cuda_graphs`` captures updates on CUDA as graphs and replays
-    these.
+    speed, and null chooses it by measuring the time. ``strategy`` is ``ddp`` for several devices: one process for each,
+    which share every mini-batch. ``cuda_graphs`` records the kernels of updates on CUDA as a graph and replays it,
+    which saves the time of launching each kernel.
     """
 
     accelerator: Accelerator
@@ -127,12 +133,12 @@ class LearningParts(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Execution:
-    """How a run makes its updates.
+    """How a run makes its updates: the arguments of the classifier that a checkpoint does not store.
 
-    ``plan`` says which updates to make; a network that is only evaluated has none. ``parts`` are given if the check of
-    the configuration has built them already. ``precision`` is that of matrix products; with 64, weights have it, too.
-    ``compiling`` and ``cuda_graphs`` allow compiled and captured updates. The loss of every ``log_every_steps``-th
-    mini-batch is logged. ``stop_signal`` stops the run.
+    ``plan`` has the length of the training and its progress; a network that is only evaluated has none. ``parts`` are
+    given if the check of the configuration has built them already. ``precision`` is that of matrix products; with 64,
+    weights have it, too. ``compiling`` and ``cuda_graphs`` allow updates that are compiled or captured as CUDA graphs.
+    The loss of every ``log_every_steps``-th mini-batch is logged. ``stop_signal`` stops the run.
     """
 
     plan: TrainingPlan | None = None

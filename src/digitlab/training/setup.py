@@ -1,4 +1,8 @@
-"""The steps at the start of a solo run or a member of a population: data, plan, classifier, run state and writer."""
+"""The steps at the start of a run: read the data, then make the plan, the classifier, the run state and the writer.
+
+``Run`` calls them in this order for a run that trains alone, and ``population`` for each of its members, the runs that
+it trains together.
+"""
 
 import logging
 from collections.abc import Mapping
@@ -30,8 +34,8 @@ from digitlab.training.settings import DataFacts, Execution
 
 log = logging.getLogger(__name__)
 
-# Some networks compute a layer from training images before they train. This many images are enough, because they have
-# millions of patches.
+# Some networks compute a layer from the patches (small squares) of training images before they train. This many images
+# are enough, because they have millions of patches.
 _FITTED_IMAGES = 2000
 
 # The sizes of mini-batch and training split that a warning has named. Hundreds of runs of a sweep can have the same
@@ -51,13 +55,13 @@ def read_data(experiment: Experiment) -> ImageData:
     )  # fmt: skip
     data.prepare_data()
     data.setup()
-    sizes = data.batch_size, len(data.train_indices)
-    if sizes[0] > sizes[1] and sizes not in _reported_sizes:
-        _reported_sizes.add(sizes)
+    batch_size, train_size = data.batch_size, len(data.train_indices)
+    if batch_size > train_size and (batch_size, train_size) not in _reported_sizes:
+        _reported_sizes.add((batch_size, train_size))
         log.warning(
             "data.batch_size=%d is more than the %d training images: each epoch makes one update, from all of them",
-            *sizes,
-        )
+            batch_size, train_size,
+        )  # fmt: skip
     return data
 
 
@@ -89,7 +93,8 @@ def initial_classifier(
         log_every_steps=settings.log_every_steps, stop_signal=stop_signal or StopSignal(),
     )  # fmt: skip
     classifier = Classifier(data=facts.plain(), **experiment.hyper_parameters, execution=execution)
-    # Networks of digitlab return logits. A user's network may have a softmax at its end by mistake.
+    # Networks of digitlab return logits. A network that a Python user passed to ``digitlab.train`` (its node has the
+    # key ``GIVEN``) may have a softmax at its end by mistake.
     is_users_network = GIVEN in experiment.hyper_parameters["model"]
     if is_users_network and not resumed and returns_probabilities(classifier.network, source.image_shape):
         log.warning(
@@ -97,7 +102,7 @@ def initial_classifier(
             type(classifier.network).__name__,
         )
     if isinstance(classifier.network, FittedToImages) and not resumed:
-        # The sample takes every n-th image, because the images of a user's data set may be sorted by class.
+        # Take every n-th image, n rounded up, because the images of a user's data set may be sorted by class.
         sample = data.train_indices[:: -(-len(data.train_indices) // _FITTED_IMAGES)]
         classifier.network.fit_to(classifier.normalise(data.train_set.images[sample].cpu()))
         # The averaged network was copied from the network before the fit.
@@ -107,9 +112,10 @@ def initial_classifier(
 
 
 def training_plan(experiment: Experiment, data: ImageData, position: Position | None = None) -> TrainingPlan:
-    """Return the plan of this process for a run that has reached ``position``; by default it is at its beginning.
+    """Return the plan of this process: the length of the training, and how to cut epochs into chunks of mini-batches.
 
-    Under DDP each process trains on its own images of each mini-batch.
+    The run has reached ``position``; by default it is at its beginning. Under DDP each process trains on its own images
+    of each mini-batch, so the plan has the rank of the process.
     """
     settings = experiment.trainer
     chunks = ChunkPlan(
@@ -138,8 +144,9 @@ def new_run_state(
 
     It has no writer yet. Raises what ``restore`` raises.
     """
-    # The history of the monitored metric is replayed, so that the best value and the patience are as before the stop.
     validating = len(data.val_indices) > 0
+    # The tracker gets the history of the monitored metric, so that the best value and the patience are as before the
+    # stop.
     best_tracker = BestTracker(
         monitor=experiment.monitor, early_stopping=experiment.early_stopping, last_is_best=not validating,
         history=[] if checkpoint is None else restore(checkpoint, classifier, path=folder.last),
@@ -167,8 +174,8 @@ def summarise(classifier: Classifier, writer: RunWriter) -> str:
 
 
 def _graph(classifier: Classifier) -> Any:
-    """Return the graph of the network, or None if the network can't run without reading values."""
-    # Members of a population have equal networks, so one graph serves all of them.
+    """Return the graph of the network for TensorBoard; None if the network can't run on tensors without values."""
+    # Members of a population have networks with the same settings, so one graph serves all of them.
     key = repr((classifier.hparams["model"], classifier.facts.image_shape))
     if key not in _graphs:
         _graphs.clear()
