@@ -2,7 +2,7 @@
 
 ``training`` and ``population`` use ``ImageData``. A data set is one uint8 tensor (N, C, H, W) on the training device: N
 images, C channels, H rows, W columns; K is the number of classes. The training loader yields chunks: several
-consecutive mini-batches that Lightning handles as one training step.
+consecutive mini-batches that Lightning passes to one ``training_step``.
 """
 
 from digitlab.data.emnist import EmnistData

@@ -1,10 +1,10 @@
 """The training loader, which cuts an epoch into chunks of mini-batches.
 
-``training`` and ``population`` train on its chunks. A chunk is several consecutive mini-batches that Lightning handles
-as one training step: Lightning's overhead for a step can exceed the time of a mini-batch. The length of chunks changes
-only the speed: the order of the images and the random numbers of the augmentation are pure functions of (seed, epoch,
-step), and all limits count mini-batches. A step is one mini-batch. Under DDP, several processes train one network, each
-on its own images of every mini-batch. Shapes: n images (C, H, W) in a mini-batch, K classes, B mini-batches in a chunk.
+``training`` and ``population`` train on its chunks. A chunk is several consecutive mini-batches that Lightning passes
+to one ``training_step``, because its overhead for such a call can exceed the time of a mini-batch. The length of chunks
+changes only the speed: a step is one mini-batch, the order of the images and the random numbers of the augmentation are
+pure functions of (seed, epoch, step), and all limits count mini-batches. Under DDP, several processes train a network,
+each on its own images of every mini-batch. Shapes: n images (C, H, W) in a mini-batch, K classes, B mini-batches.
 """
 
 from collections.abc import Callable, Iterator

@@ -2,7 +2,7 @@
 
 ``training`` uses it for solo runs, and ``population`` for several runs that it trains together. The whole data set is
 one uint8 tensor on the training device. Validation images are taken from the official training set; the official test
-set is used for testing only. A chunk is several consecutive mini-batches that Lightning handles as one training step.
+set is used for testing only. A chunk is several consecutive mini-batches that Lightning passes to one training_step.
 """
 
 import math

@@ -168,6 +168,7 @@ def _figure(picture: Image.Image) -> Tensor:
         raise DataError("blank: nothing in it stands out from its border")
     figure = (contrast - noise).clamp(min=0)
     figure /= figure.max()
+    # Crop to the rows and columns in which some pixel belongs to the figure.
     rows, columns = ((figure > _MIN_CONTRAST_SHARE).any(dim).nonzero().flatten() for dim in (1, 0))
     return figure[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
@@ -184,10 +185,10 @@ def _contrast(pixels: Tensor) -> tuple[Tensor, float]:
     terms = torch.stack([torch.ones_like(rows), rows, columns], dim=-1)
     border = torch.ones_like(pixels, dtype=torch.bool)
     border[1:-1, 1:-1] = False
-    values = pixels[border]
-    deviation = (values - values.median()).abs()
-    background = deviation <= 3 * deviation.median()
-    plane = torch.linalg.lstsq(terms[border][background], values[background, None]).solution
+    border_pixels = pixels[border]
+    deviation = (border_pixels - border_pixels.median()).abs()
+    is_background = deviation <= 3 * deviation.median()
+    plane = torch.linalg.lstsq(terms[border][is_background], border_pixels[is_background, None]).solution
     contrast = pixels - (terms @ plane).squeeze(-1)
     # Six median absolute deviations of normal noise are about four standard deviations; one pixel in 30,000 exceeds
     # that.

@@ -1,6 +1,6 @@
 """Chooses how many mini-batches a chunk has, by the time that the last chunk took. ``ChunkLoader`` uses it.
 
-A chunk is several consecutive mini-batches that Lightning handles as one training step.
+A chunk is several consecutive mini-batches that Lightning passes to one ``training_step``.
 """
 
 import time
