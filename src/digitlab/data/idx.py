@@ -55,12 +55,12 @@ def read_idx(path: Path, *, sha256: str | None = None) -> Tensor:
         values = np.empty(shape, dtype=np.uint8)
         digest = hashlib.sha256(header)
         # Read in blocks, because GzipFile.readinto copies what it reads: the whole file would need twice the memory.
-        view, filled = values.data.cast("B"), 0
-        while count := stream.readinto(view[filled : filled + _BLOCK_BYTES]):
-            digest.update(view[filled : filled + count])
-            filled += count
-        if filled < values.size:
-            raise DataError(f"{path}: truncated, {filled} of the {values.size} values its header states")
+        buffer, read_bytes = values.data.cast("B"), 0
+        while block_bytes := stream.readinto(buffer[read_bytes : read_bytes + _BLOCK_BYTES]):
+            digest.update(buffer[read_bytes : read_bytes + block_bytes])
+            read_bytes += block_bytes
+        if read_bytes < values.size:
+            raise DataError(f"{path}: truncated, {read_bytes} of the {values.size} values its header states")
         if stream.read(1):  # at the end of the stream, gzip also verifies its own checksum
             raise DataError(f"{path}: longer than the {values.size} values its header states")
     if sha256 is not None:
@@ -119,6 +119,7 @@ def _open_content(path: Path) -> Iterator[tuple[BufferedIOBase, int]]:
 
 def _read_header(path: Path, stream: BufferedIOBase, max_bytes: int) -> tuple[bytes, tuple[int, ...]]:
     """Read and check the header; return its bytes and the dimensions."""
+    # The first four bytes: two zeros, the code of the type, and the number of dimensions.
     magic = stream.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0" or not 1 <= magic[3] <= _MAX_DIMENSIONS:
         raise DataError(f"{path}: not an IDX file (it begins with {magic.hex(' ') or 'nothing'})")
