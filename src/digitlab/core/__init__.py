@@ -1,1 +1,3 @@
-"""Files, errors, signals, memory, ranks and exit codes. Every other package uses them; they import no other package."""
+"""Files, errors, signals, memory, ranks and exit codes. All other packages of digitlab
+use them; they import none of these.
+"""

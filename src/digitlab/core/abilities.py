@@ -1,6 +1,8 @@
-"""The abilities of each type of device. ``data``, ``engine``, ``training`` and ``results`` ask for an ability.
+"""What each type of device can do. ``data``, ``engine``, ``training`` and ``results`` look it up here.
 
-No other module compares names of device types, so a new type needs only one entry here.
+A new type of device needs an entry here. Elsewhere, the name of a type is compared only where one type is a case of its
+own: threads, freed memory and stacked convolutions on the CPU, the architecture of CUDA devices, and which devices
+populations can use.
 """
 
 from collections.abc import Callable
@@ -30,9 +32,11 @@ class DeviceAbilities:
     immediate_reads: bool = False
     # The device can capture updates as CUDA graphs and replay them.
     cuda_graphs: bool = False
-    # torch has fused optimizer kernels for the device.
+    # torch has fused optimizer kernels for the device: one kernel updates many parameters. The optimizers of torch use
+    # them.
     fused_optimizers: bool = False
-    # Launching an operation takes longer than the update of a small parameter, so fused kernels make whole updates.
+    # The update rules of ``optim.functional`` use these kernels, too. This saves time where launching a kernel takes
+    # longer than updating a small parameter.
     fused_rules: bool = False
     # A copy from pinned host memory does not block the host.
     non_blocking_copies: bool = False
@@ -46,7 +50,7 @@ class DeviceAbilities:
     large_batches: bool = False
     # Returns the generator that layers such as dropout draw from.
     default_generator: Callable[[torch.device], torch.Generator] = _cpu_generator
-    # Makes a new generator whose draws are on the device.
+    # Makes a new random generator for tensors on the device.
     new_generator: Callable[[torch.device], torch.Generator] = torch.Generator
     # Returns the most bytes of the device's memory that torch has reserved in this process so far.
     peak_memory: Callable[[torch.device], int] | None = None

@@ -1,7 +1,7 @@
 """Prints a replacement for each character that a terminal or pipe can't show, for example under ``LC_ALL=C``.
 
-``core.files.flush_stdout`` applies it to every command, and the Python API while it trains: a run must not fail because
-it prints a ``±``.
+``core.files.flush_stdout`` does this for every command, ``api`` while it trains. A run must not fail because it prints
+a ``±``.
 """
 
 import codecs
@@ -10,13 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TextIO
 
-# The name under which Python knows ``_replace`` as a way to handle encoding errors.
+# Python knows ``_replace`` as a way to handle encoding errors under this name.
 _ERROR_HANDLER = "digitlab"
-# The characters outside ASCII that digitlab itself prints. Any other one, such as an umlaut in a path, becomes \xfc.
+# The characters outside ASCII that digitlab itself prints. Any other one becomes its code, for example \xfc for an ü
+# in a path.
 _ASCII_REPLACEMENTS = {"±": "+-", "×": "x", "·": "-", "–": "-", "…": "..."}
 
 
 def _replace(error: UnicodeError) -> tuple[str, int]:
+    """Return the replacement of the characters that caused ``error``, and the position at which encoding continues."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     text = error.object[error.start : error.end]
@@ -47,6 +49,6 @@ def unencodable_replaced(stream: TextIO) -> Iterator[None]:
         yield
     finally:
         if isinstance(stream, io.TextIOWrapper) and stream.errors != before:
-            # It is flushed first, which fails if the disk is full or the stream is closed.
+            # ``reconfigure`` flushes the stream first, which fails if the disk is full or the stream is closed.
             with suppress(OSError, ValueError):
                 stream.reconfigure(errors=before)

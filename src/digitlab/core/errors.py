@@ -41,13 +41,17 @@ class RunError(DigitlabError):
     """A run cannot continue. For example, its loss is not finite, or its folder cannot be written."""
 
 
-# The error message of a run that diverged ends with these words. Divergence is a result of the settings, so other
-# code must be able to tell it from an accident.
+# The error message of a run that diverged ends with these words. Sweeps and reports recognise such a run by them. They
+# count its failure as a result of its settings, unlike a failure for another reason, such as a full disk.
 DIVERGED = "training stopped"
 
 
 class ConfigError(DigitlabError, ValueError):
-    """A setting is invalid. The message gives its key, the value and what is allowed, as ``KEY=VALUE: allowed``."""
+    """A setting is invalid. The message gives its key, the value and what is allowed, as ``KEY=VALUE: allowed``.
+
+    ``key`` is empty if the value belongs to no key, for example a word on the command line. The message then starts
+    with the value.
+    """
 
     exit_code = 2
 

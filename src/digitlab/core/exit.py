@@ -1,4 +1,7 @@
-"""Ends the process with a message and an exit code. Used by ``train.py``, the launchers and the check before a run."""
+"""Ends the process with a message of one line and an exit code, or raises the error for users of the Python API.
+
+``train.py``, the launchers of sweeps, and the checks before a run use it.
+"""
 
 import signal
 import sys

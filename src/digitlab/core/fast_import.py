@@ -1,4 +1,4 @@
-"""Pauses the garbage collector during large imports. ``data`` and ``training`` use this for torch and Lightning."""
+"""Pauses Python's garbage collector while ``data`` and ``training`` import large packages: torch and Lightning."""
 
 import atexit
 import gc
@@ -18,7 +18,7 @@ def gc_paused() -> Iterator[None]:
     try:
         yield
     finally:
-        # Otherwise the next collection would traverse all these objects.
+        # Without ``freeze``, the next collection would traverse all these objects.
         gc.freeze()
         # C++ libraries that check for leaks when the process ends would report frozen objects as leaks.
         atexit.register(gc.unfreeze)

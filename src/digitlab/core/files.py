@@ -14,8 +14,8 @@ import yaml
 from digitlab.core.encoding import replace_unencodable
 from digitlab.core.errors import RunError
 
-# The end of the names of temporary files, which are renamed when they are complete.
-_PART = ".tmp"
+# Files are written under a name with this end, and renamed when they are complete.
+_TEMPORARY_SUFFIX = ".tmp"
 # Errors that the disk causes, not the program. In this order: the disk is full, over its quota, read-only, without
 # permission (two errors), or broken; the file is too large.
 _DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG}
@@ -42,7 +42,7 @@ def write_atomically(path: Path, content: bytes, *, keep: Path | None = None) ->
     that name. Raises ``RunError`` if the file cannot be written; the old file is then unchanged.
     """
     # The temporary file is in the same folder, because a rename is atomic only within one file system.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{_PART}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY_SUFFIX}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -60,7 +60,10 @@ def write_atomically(path: Path, content: bytes, *, keep: Path | None = None) ->
 
 
 def move_into_place(part: Path, path: Path) -> None:
-    """Rename ``part``, a complete file that is synchronised with the disk, to ``path``. Raises ``OSError``."""
+    """Rename ``part``, a complete file that is synchronised with the disk, to ``path``. Raises ``OSError``.
+
+    The new name survives a power cut.
+    """
     _replace(part, path)
     _synchronise_folder(path.parent)
 
@@ -99,7 +102,7 @@ def relative_path(path: Path) -> str:
 
 def remove_parts(folder: Path) -> None:
     """Remove temporary files that killed processes left in ``folder``. No process may be writing there."""
-    for part in folder.glob(f".*{_PART}"):
+    for part in folder.glob(f".*{_TEMPORARY_SUFFIX}"):
         part.unlink(missing_ok=True)
 
 
@@ -138,7 +141,7 @@ def flush_stdout() -> Iterator[None]:
 
 def _link(path: Path, other: Path) -> None:
     """Make ``other`` a hard link to ``path``, atomically. Do nothing if ``path`` or support for links is missing."""
-    temporary = other.with_name(f".{other.name}.{os.getpid()}{_PART}")
+    temporary = other.with_name(f".{other.name}.{os.getpid()}{_TEMPORARY_SUFFIX}")
     with suppress(AttributeError, OSError):
         temporary.unlink(missing_ok=True)
         os.link(path, temporary)

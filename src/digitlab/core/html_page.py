@@ -20,9 +20,10 @@ def template_environment(package: str, folder: str = "templates") -> Environment
 
 
 def security_policy(script: str, *, images: str = "data:", other_scripts: str = "") -> str:
-    """Return a policy that allows a page its own script, identified by its hash, and no network access.
+    """Return a content security policy: a page may run ``script``, identified by its hash, and load nothing else.
 
-    ``images`` are the allowed sources of images, ``other_scripts`` those of scripts besides ``script``.
+    Styles within the page are allowed. ``images`` are the allowed sources of images, ``other_scripts`` those of scripts
+    besides ``script``.
     """
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     scripts = f"'sha256-{digest}' {other_scripts}".rstrip()

@@ -1,4 +1,9 @@
-"""Locks run folders, manifests and the jobs of a sweep with lock files, even on file systems without locks."""
+"""Locks files, so that two processes never work on the same run, or change the list of a sweep's runs, at once.
+
+``results`` locks run folders with it, ``sweeps`` their jobs and lists of runs. Some file systems have no locks, or
+locks that other machines do not see. There, a *lease* takes the place of a lock: a file that its owner creates, renews
+regularly to show that it is alive, and removes at the end.
+"""
 
 import errno
 import re
@@ -14,12 +19,15 @@ from digitlab.core.system import MOUNTS, mount_of
 
 # The errors of file systems that have no locks or no lock server.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
-# Options of Lustre and NFS, and file systems, with which other machines do not see a lock: it always succeeds there.
+# Other machines do not see a lock on a file system of Lustre or NFS that is mounted with one of these options, or on a
+# file system of one of these types. Locking always succeeds there.
 _LOCAL_LOCK_OPTIONS = {"localflock", "nolock", "local_lock=all", "local_lock=flock"}
 _LOCAL_LOCK_SYSTEMS = {"fuse.sshfs", "fuse.s3fs"}
-# The owner of a lock file renews it three times in this time. It is long, because servers of files pause too.
+# A lease that was not renewed for this time has expired. Its owner renews it three times as often. The time is long,
+# because a file server can be unreachable for a minute.
 _LEASE_SECONDS = 120.0
-# After this time, an empty file belongs to nobody.
+# The owner of a lease writes its name into the file right after it has created it. So a file that is still empty after
+# this time has no owner.
 _UNNAMED_SECONDS = 60.0
 
 # Linux lists all locks in this file, one per line, for example "1: FLOCK  ADVISORY  WRITE 32294 fe:00:2148337 0 EOF".
@@ -31,11 +39,13 @@ _LOCKED_FILE = re.compile(r" [0-9a-f]+:[0-9a-f]+:(\d+) \S+ \S+$")
 def acquire_lock(path: Path, *, timeout: float = -1) -> tuple[BaseFileLock, bool]:
     """Lock the file ``path``; return the lock, and whether the file system has locks that all machines see.
 
-    Without such locks, the file counts as locked as long as it exists. It names its process, which renews it. If that
-    process dies, the next one removes the file: at once on the same machine, after two minutes on another.
+    Without such locks, the file itself is a lease: it counts as locked as long as it exists, and contains the name of
+    its owner, a process. If the owner has died, the next process that wants the lock removes the file: at once on the
+    same machine, on another one when the lease expires.
 
     Waits at most ``timeout`` seconds, or without a limit if ``timeout`` is negative. It waits longer only to find out
-    whether a process on another machine has died. Raises what ``FileLock.acquire`` raises.
+    whether a process on another machine has died. Raises ``filelock.Timeout``, a ``TimeoutError``, if the file is still
+    locked then, and ``OSError`` if it cannot be opened.
     """
     created = False
     if not _locks_are_local(path):
@@ -47,8 +57,8 @@ def acquire_lock(path: Path, *, timeout: float = -1) -> tuple[BaseFileLock, bool
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
-    # The failed attempt leaves an empty file, which would look like that of a process. One that was there before may
-    # belong to a process that has yet to write its name.
+    # A failed attempt to lock leaves an empty file, which other processes would take for a lease. An empty file that
+    # existed before may be the lease of a process that is about to write its name, so it is removed only if it is old.
     with suppress(OSError):
         status = path.stat()
         if not status.st_size and (created or time.time() - status.st_mtime > _UNNAMED_SECONDS):
@@ -57,26 +67,34 @@ def acquire_lock(path: Path, *, timeout: float = -1) -> tuple[BaseFileLock, bool
 
 
 def _acquire_lease(path: Path, timeout: float) -> BaseFileLock:
+    """Create the lease ``path``; see ``acquire_lock`` for how long it waits for the lease of another process."""
     lease = SoftFileLease(path, lease_duration=_LEASE_SECONDS)
     try:
         lease.acquire(timeout=timeout)
     except Timeout:
-        # A process of this machine is alive, or its file would have been removed. A container has a suffix.
+        # An owner on this machine is alive, because filelock removes the lease of one that is not. filelock appends "?"
+        # and a number to the host name of a process in a container.
         if lease.owner is not None and lease.owner.hostname.partition("?")[0] == socket.gethostname():
             raise
+        # The owner is on another machine. If it has died, its lease expires within this time.
         lease.acquire(timeout=1.2 * _LEASE_SECONDS)
     return lease
 
 
 def _locks_are_local(path: Path) -> bool:
+    """Return whether other machines do not see locks on the file system of ``path``; False if it is unknown."""
     mount = mount_of(path, mounts=MOUNTS)
-    return mount is not None and (mount[0] in _LOCAL_LOCK_SYSTEMS or not _LOCAL_LOCK_OPTIONS.isdisjoint(mount[1]))
+    if mount is None:
+        return False
+    kind, options = mount
+    return kind in _LOCAL_LOCK_SYSTEMS or not _LOCAL_LOCK_OPTIONS.isdisjoint(options)
 
 
 def locked_inodes() -> frozenset[int] | None:
     """Return the inode numbers of the files that processes of this machine have locked; None outside Linux.
 
-    It does not test this by locking the files itself: a run that starts in that moment would find its folder locked.
+    It reads the system's list instead of trying to lock each file: a run that starts in the moment of such an attempt
+    would find its folder locked.
     """
     try:
         lines = _LOCKS.read_text(encoding="ascii").splitlines()

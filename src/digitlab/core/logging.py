@@ -40,17 +40,19 @@ def quiet_libraries() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def _quiet_disk_faults(thread: threading.ExceptHookArgs) -> None:
+def _quiet_disk_faults(failure: threading.ExceptHookArgs) -> None:
+    """Print the traceback of an exception that ended a thread, as Python does, unless the disk caused it."""
     # TensorBoard's writer raises the same error again in the main thread at the next event.
-    if not isinstance(thread.exc_value, OSError):
-        threading.__excepthook__(thread)
+    if not isinstance(failure.exc_value, OSError):
+        threading.__excepthook__(failure)
 
 
 @contextmanager
 def log_to(path: Path) -> Iterator[None]:
     """Append log messages of level INFO and above to ``path``; other handlers receive only warnings and errors.
 
-    Resumed runs and members of populations use this, because Hydra configures logging only for the jobs that it runs.
+    Resumed runs, and runs that are trained together as a population, use this: Hydra configures logging only for the
+    jobs that it runs itself.
     """
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("[%(asctime)s][%(levelname)s] %(message)s"))

@@ -37,7 +37,11 @@ def use_writable_matplotlib_folder() -> None:
 
 @contextmanager
 def matplotlib_importable() -> Iterator[None]:
-    """Choose Matplotlib's folder before the with block, which imports modules that import Matplotlib."""
+    """Choose Matplotlib's folder before the with block, which imports modules that import Matplotlib.
+
+    It has nothing to do after the block. It is a context manager because imports in a with block may follow other code,
+    and the linter leaves them in their place.
+    """
     use_writable_matplotlib_folder()
     yield
 

@@ -1,4 +1,6 @@
-"""Starts, stops and watches other processes of a sweep, on every operating system. ``sweeps.workers`` uses it.
+"""Starts, stops and watches the other processes of a sweep, on every operating system.
+
+``sweeps.workers`` and ``sweeps.search`` use it. An *orphan* is a process whose parent, which started it, has died.
 
 Windows has neither signal masks nor signals between processes: there, a process that is asked to stop ends at once.
 Its run then resumes from its last checkpoint.
@@ -81,17 +83,19 @@ def machine_name() -> str:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()[:8]
         return f"{socket.gethostname()}-{boot}-{os.stat('/proc/self/ns/pid').st_ino}"
     except OSError:
+        # Outside Linux: the address of a network card.
         return f"{socket.gethostname()}-{uuid.getnode()}"
 
 
 def process_is_gone(process_id: int) -> bool:
     """Return whether there is no process with this id on this machine; False if the system does not say."""
     if sys.platform == "win32":
-        return False  # there, os.kill ends the process
+        return False  # on Windows, os.kill would end the process
     try:
+        # Signal 0 does nothing, but the system checks whether the process exists.
         os.kill(process_id, 0)
     except ProcessLookupError:
         return True
     except OSError:
-        return False  # the process of another user
+        return False  # the process exists, but belongs to another user
     return False

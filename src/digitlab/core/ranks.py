@@ -31,7 +31,7 @@ def first_process_reports() -> Iterator[None]:
 
 
 def is_first_process() -> bool:
-    """Return whether this process has rank 0, which writes files and reports errors."""
+    """Return whether this process has rank 0."""
     return process_rank() == 0
 
 

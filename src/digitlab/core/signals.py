@@ -1,4 +1,8 @@
-"""Stops a run on SIGINT or SIGTERM after the current update; the run is saved first. Used by the training loops."""
+"""Stops a run on SIGINT or SIGTERM: it finishes its current update and is saved before the process ends.
+
+A ``StopSignal`` is active while a run, a population or the jobs of a sweep are trained. The training loops check its
+``received`` between updates.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +25,9 @@ if TYPE_CHECKING:
 class Interrupted(DigitlabError):
     """Signal ``number`` stopped the run, and the run was saved.
 
-    ``where`` says in the message how far the run got, and ``how`` is the command that resumes it. The exit code is 128
-    plus the number of the signal: 130 for SIGINT, 143 for SIGTERM. ``folder`` is that of a single run, None for several
-    runs.
+    The message contains ``where``, which says how far the run got, and ``how``, the command that resumes it. The exit
+    code is 128 plus the number of the signal: 130 for SIGINT, 143 for SIGTERM. ``folder`` is that of a single run, None
+    for several runs.
     """
 
     def __init__(self, number: int, where: str = "", *, how: str = "", folder: Path | None = None) -> None:
@@ -60,7 +64,7 @@ class Stopper:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Within this context, every ``StopSignal`` that this thread enters listens to the stopper."""
+        """Within this context, ``stop`` reaches every ``StopSignal`` that this thread enters."""
         token = _STOPPER.set(self)
         try:
             yield
@@ -68,8 +72,8 @@ class Stopper:
             _STOPPER.reset(token)
 
 
+# The stopper whose context is active. Each thread has its own value.
 _STOPPER: ContextVar[Stopper | None] = ContextVar("stopper", default=None)
-
 
 # By default a second signal ends the process at once, so that users can stop a run that does not react.
 _SECOND_SIGNAL: ContextVar[signal.Handlers] = ContextVar("what a second signal does", default=signal.SIG_DFL)

@@ -36,7 +36,8 @@ def mount_of(path: Path, *, mounts: Path = MOUNTS) -> tuple[str, frozenset[str]]
     except OSError:
         return None
     absolute = os.path.realpath(path)
-    # A space in a path is written as \040. Of several mounts at one place, the last one covers the others.
+    # A space in a path is written as \040. If several file systems are mounted at one place, only the last one is
+    # visible; the dictionary keeps that one.
     systems = {point.replace("\\040", " "): (kind, options) for _, point, kind, options, *_ in lines}
     containing = [point for point in systems if f"{absolute}/".startswith(point.rstrip("/") + "/")]
     if not containing:
