@@ -36,6 +36,7 @@ class LeNet(nn.Module):
         super().__init__()
         channels, height, width = image_shape
         padding = 2 if (height, width) == (28, 28) else 0
+        # Each of the two 5 x 5 convolutions removes 4 rows and columns, and each pooling halves what is left.
         rows, columns = (((side + 2 * padding - 4) // 2 - 4) // 2 for side in (height, width))
         if min(rows, columns) < 1:
             raise ConfigError("image_shape", list(image_shape), "LeNet needs images of 16 x 16 pixels or more")
@@ -60,7 +61,7 @@ class LeNet(nn.Module):
 
 
 def _stage(channels_in: int, channels_out: int) -> list[nn.Module]:
-    """Return a 3 x 3 convolution, batch norm and ReLU; the convolution has no bias, which the norm would subtract."""
+    """Return a 3 x 3 convolution, batch norm and ReLU; without a bias, which batch norm would subtract again."""
     convolution = nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1, bias=False)
     return [convolution, nn.BatchNorm2d(channels_out), nn.ReLU()]
 
@@ -89,8 +90,8 @@ class CNN(nn.Module):
         init_scale: PositiveFloat = 1.0,
     ) -> None:
         super().__init__()
-        channels, height, columns = image_shape
-        if min(height, columns) < 4:
+        channels, *sides = image_shape
+        if min(sides) < 4:
             raise ConfigError("image_shape", list(image_shape), "the CNN needs images of 4 x 4 pixels or more")
         self.features = nn.Sequential(
             *_stage(channels, width), *_stage(width, width), nn.MaxPool2d(2),

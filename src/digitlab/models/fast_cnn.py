@@ -15,12 +15,14 @@ from digitlab.core.errors import ConfigError
 # This share of the mean variance is added to each variance. Otherwise whitening would amplify directions that hardly
 # vary, which are noise.
 _VARIANCE_OFFSET = 5e-4
-# Limits the memory for patches: this many images at a time.
+# The covariance is computed for this many images at a time, because their patches need several times their memory.
 _IMAGES_AT_ONCE = 200
 
 
 class Whitening(nn.Module):
     """A convolution without padding whose outputs are uncorrelated and have variance 1 on the images it was fitted to.
+
+    ``size`` is the side of a filter in pixels. A patch is the part of an image that a filter covers at one position.
 
     The first C · ``size``² filters are the eigenvectors of the covariance matrix of patches, each divided by the square
     root of its eigenvalue (Jordan, 2024, after Page, 2019). The other half are the same filters negated, so that no
@@ -29,7 +31,7 @@ class Whitening(nn.Module):
     """
 
     filters: Tensor
-    # Training does not change these buffers; ``layers.statistics_of`` leaves them out of the averaging over processes.
+    # Training does not change these buffers, so ``layers.statistics_of`` leaves them out.
     constant_buffers = ("filters",)
 
     def __init__(self, *, channels: int, size: int) -> None:
@@ -43,12 +45,12 @@ class Whitening(nn.Module):
     def fit_to(self, images: Tensor) -> None:
         """Compute the filters from the patches of ``images``, float (N, C, H, W).
 
-        Images that are all equal and constant leave the filters as they are.
+        If all patches are equal, there is no variance to divide by, and the filters stay as they are.
         """
         filters, channels, size, _ = self.filters.shape
+        # The eigenvectors are the columns of ``directions``; each eigenvalue is the variance in its direction.
         variances, directions = torch.linalg.eigh(_covariance(images, size))
         offset = _VARIANCE_OFFSET * variances.mean()
-        # Without any variance there are no directions; the filters stay as they are.
         if offset > 0:
             whitened = (directions / (variances + offset).sqrt()).mT.reshape(filters // 2, channels, size, size)
             self.filters.copy_(torch.cat([whitened, -whitened]))
@@ -62,24 +64,27 @@ def _covariance(images: Tensor, size: int) -> Tensor:
     """Return the covariance matrix of all patches, C · size² values each, of ``images`` (N, C, H, W), in float64."""
     count, total, products = 0, torch.tensor(0.0), torch.tensor(0.0)
     for part in images.split(_IMAGES_AT_ONCE):
+        # (N, C, rows, columns, size, size): the patch at each position of each image.
         windows = part.double().unfold(2, size, 1).unfold(3, size, 1)
+        # One row for each patch, in the order of a filter's weights: (patches, C · size²).
         patches = windows.permute(0, 2, 3, 1, 4, 5).flatten(0, 2).flatten(1)
         count, total, products = count + len(patches), total + patches.sum(0), products + patches.mT @ patches
     mean = total / count
+    # E[x xᵀ] - E[x] E[x]ᵀ. The difference of large numbers is exact enough in float64.
     return products / count - mean.outer(mean)
 
 
 class ShiftNorm(nn.BatchNorm2d):
     """Batch norm that learns a shift but no scale, which the network does not need.
 
-    A scale would be undone by the next norm, or only change the steepness of the GELU.
+    The next batch norm would undo a scale, which would otherwise only change the steepness of the GELU.
     """
 
     constant_buffers = ("weight",)
 
     def __init__(self, channels: int, *, momentum: float) -> None:
         super().__init__(channels, momentum=momentum)
-        # A buffer of ones, because the kernels of some devices need a weight and a bias.
+        # The scale is a buffer of ones and not None, because the kernels of some devices need a weight and a bias.
         del self.weight
         self.register_buffer("weight", torch.ones(channels))
 
@@ -88,11 +93,11 @@ class FastCNN(nn.Module):
     """Whitening and GELU, one block for each of ``widths``, global max pooling, and a dense layer without bias.
 
     A block is convolution, max pooling, batch norm, GELU, convolution, batch norm, GELU; its convolutions are 3 x 3 and
-    have as many outputs as ``widths`` says. At first, each convolution passes its input channels on unchanged, as far
-    as it has outputs for them. With the defaults of ``conf/model/fast_cnn.yaml`` it is the network of Jordan, "94% on
-    CIFAR-10 in 3.29 Seconds on a Single GPU" (2024). ``patch_size`` is the side of the whitened patches in pixels,
-    logits are multiplied by ``logit_scale``, and ``norm_momentum`` is the weight of a mini-batch in the running
-    statistics of the norms.
+    have as many outputs as ``widths`` says. Before training, each convolution copies its input channels to its first
+    outputs, as far as it has outputs for them. With the defaults of ``conf/model/fast_cnn.yaml`` it is the network of
+    Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU" (2024). ``patch_size`` is the side of the whitened patches
+    in pixels, logits are multiplied by ``logit_scale``, and ``norm_momentum`` is the weight of a mini-batch in the
+    running statistics of batch norm.
 
     Raises:
         ConfigError: images are too small for this many blocks.
@@ -140,9 +145,9 @@ class FastCNN(nn.Module):
 
 
 def _convolution(channels_in: int, channels_out: int) -> nn.Conv2d:
-    """Return a 3 x 3 convolution that passes input channels on unchanged; filters without an input channel are random.
+    """Return a 3 x 3 convolution that copies its input channels to its first outputs; its other filters are random.
 
-    It has no bias, which the norm after it would subtract.
+    It has no bias, because the batch norm after it would subtract it again.
     """
     convolution = nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1, bias=False)
     with torch.no_grad():

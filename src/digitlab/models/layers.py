@@ -1,4 +1,8 @@
-"""Parts that the networks share: activations, initial weights, the protocol ``FittedToImages``, and statistics."""
+"""Parts that the networks share: activations, initial weights, and two things that ``training`` asks networks for.
+
+These are a part that is fitted to images before the first update (``FittedToImages``), and the statistics that training
+changes (``statistics_of``).
+"""
 
 from typing import Literal, Protocol, runtime_checkable
 
@@ -28,7 +32,8 @@ class FittedToImages(Protocol):
 def statistics_of(network: nn.Module) -> list[Tensor]:
     """Return the floating-point buffers that training changes, such as the running mean of a batch norm.
 
-    A module names its other buffers in the class attribute ``constant_buffers``.
+    With several processes (DDP), ``training`` averages them over the processes. A module names the buffers that do not
+    change in the class attribute ``constant_buffers``.
     """
     return [
         buffer
@@ -43,7 +48,7 @@ def initialise(network: nn.Module, *, init: Init, scale: float) -> None:
 
     ``torch`` keeps the weights that the layers were constructed with. ``glorot`` is U(±sqrt(6 / (fan_in + fan_out)))
     (Glorot and Bengio, 2010), ``he`` is N(0, 2 / fan_in) (He et al., 2015), ``normal`` is N(0, 1), ``uniform`` is U(0,
-    1), and ``zeros`` is 0; all of these set biases to 0. Then weights are multiplied by ``scale``.
+    1), and ``zeros`` is 0; all of these set biases to 0. Finally, the weights are multiplied by ``scale``.
     """
     for layer in network.modules():
         if not isinstance(layer, nn.Linear | nn.Conv2d):

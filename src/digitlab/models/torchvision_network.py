@@ -1,6 +1,7 @@
 """``TorchvisionNetwork``: well-known networks of the package torchvision, with a first layer for small images.
 
-``conf/model/torchvision.yaml`` names it. Torchvision designed these networks for ImageNet's 224 x 224 pixels.
+``conf/model/torchvision.yaml`` gives it its name and defaults. Torchvision designed these networks for ImageNet's 224 x
+224 pixels.
 """
 
 from typing import Any, Literal
@@ -26,9 +27,9 @@ class TorchvisionNetwork(nn.Module):
     @checked
     def __init__(self, *, image_shape: tuple[int, int, int], classes: int, name: Name = "resnet18") -> None:
         super().__init__()
-        make = _mobilenet if name.startswith("mobilenet") else _resnet
-        self.features, features = make(name, image_shape[0])
-        self.output = nn.Linear(features, classes)
+        make_features = _mobilenet if name.startswith("mobilenet") else _resnet
+        self.features, feature_count = make_features(name, image_shape[0])
+        self.output = nn.Linear(feature_count, classes)
         layer: Any
         for layer in self.features.modules():
             # An activation in place would overwrite the output of the layer before, which figures may want to show.
@@ -50,9 +51,9 @@ def _resnet(name: str, channels: int) -> tuple[nn.Module, int]:
     network: Any = models.get_model(name, weights=None)
     network.conv1 = _first_convolution(channels, network.conv1.out_channels)
     network.maxpool = nn.Identity()
-    features = int(network.fc.in_features)
+    feature_count = int(network.fc.in_features)
     network.fc = nn.Identity()
-    return network, features
+    return network, feature_count
 
 
 def _mobilenet(name: str, channels: int) -> tuple[nn.Module, int]:
@@ -61,13 +62,13 @@ def _mobilenet(name: str, channels: int) -> tuple[nn.Module, int]:
 
     network: Any = models.get_model(name, weights=None)
     network.features[0][0] = _first_convolution(channels, network.features[0][0].out_channels)
-    features = int(network.classifier[-1].in_features)
+    feature_count = int(network.classifier[-1].in_features)
     network.classifier[-1] = nn.Identity()
-    return network, features
+    return network, feature_count
 
 
 def _first_convolution(channels: int, outputs: int) -> nn.Conv2d:
-    """Return a 3 x 3 convolution with stride 1, initialised as torchvision does."""
+    """Return a 3 x 3 convolution with stride 1, with the random initial weights that torchvision uses."""
     convolution = nn.Conv2d(channels, outputs, kernel_size=3, padding=1, bias=False)
     nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
     return convolution

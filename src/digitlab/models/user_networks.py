@@ -43,7 +43,11 @@ def require_logits(network: nn.Module, image_shape: Sequence[int], classes: int)
 
 
 def returns_probabilities(network: nn.Module, image_shape: Sequence[int]) -> bool:
-    """Return whether the outputs look like those of a softmax: not negative, with a sum of 1."""
+    """Return whether the outputs look like those of a softmax: not negative, with a sum of 1.
+
+    ``training`` warns then, because its losses take logits.
+    """
+    # Four different images. They are not random, so that the state of the random generator does not change.
     pixels = torch.linspace(-1, 1, 4 * int(torch.Size(image_shape).numel())).view(4, *image_shape)
     weight = next(network.parameters())
     outputs = _outputs(network, pixels.to(weight.device, weight.dtype))
