@@ -1,9 +1,9 @@
 """Arithmetic with hyper-parameters that are numbers or tensors; the update rules in ``functional`` and ``muon`` use it.
 
 A hyper-parameter is a float, a scalar tensor (so that a compiled step can be called with another value without
-compiling again), or a tensor (M,) with one value for each member of a population, whose parameters are stacked as (M,
-…). Such tensors should be float64, as Python floats are, whatever the dtype of the parameters: in float32, 1 − 0.999
-has only five correct digits.
+compiling again), or a tensor (M,). The tensor (M,) has one value for each member of a population: M networks that are
+trained at once, with parameters that are stacked to (M, …). Such tensors should be float64, as Python floats are,
+whatever the dtype of the parameters: in float32, 1 − 0.999 has only five correct digits.
 """
 
 import torch

@@ -10,7 +10,7 @@ from digitlab.config.schema import PositiveFloat
 from digitlab.config.suggestions import nearest
 from digitlab.core.errors import ConfigError
 
-# YAML and Hydra read class names such as 7 or true as numbers and truth values.
+# The keys of the dictionary are class names. YAML and Hydra read names such as 7 or true as numbers and truth values.
 ClassWeights = Literal["balanced"] | dict[str | int | float | bool, PositiveFloat]
 
 _MAX_LISTED_CLASSES = 12
@@ -44,6 +44,7 @@ def weight_of_each_class(
 
 
 def _as_text(name: object) -> str:
+    """Return a class name as the user typed it."""
     return str(name).lower() if isinstance(name, bool) else str(name)
 
 

@@ -1,7 +1,9 @@
-"""Update rules as functions of tensors, for compiled runs and for populations, whose parameters are stacked.
+"""Update rules, which make an optimizer's step, as functions of tensors.
 
-Eager solo runs use ``torch.optim``, the reference for these rules. The rules do the same arithmetic and keep the same
-state under the same names (see ``state``). So a run can resume from a checkpoint of either kind.
+``engine`` uses them for compiled runs and for populations: M networks, the members, that are trained at once with
+stacked parameters. Eager runs of one network use ``torch.optim``, the reference for these rules. The rules do the same
+arithmetic and keep the same state under the same names (see ``state``). So a run can resume from a checkpoint of either
+kind.
 
 All rules have the form ``rule(parameters, gradients, state, lr=…, weight_decay=…, …)``. They change ``parameters`` and
 ``state`` in place, but not ``gradients``; if parameters require gradients, call them under ``torch.no_grad``. A
@@ -9,7 +11,7 @@ parameter and its gradient have the same shape; in a population of M members it 
 between parameters is a sequence with one entry for each: ``weight_decay``, because biases are not decayed, and all
 settings of Muon, whose rule is in the module ``muon``.
 
-``broadcast`` explains which numbers may be tensors. ``fit``, an object of the class ``Fit``, gives a number the shape
+``broadcast`` explains which settings may be tensors. In the code, ``fit(number, parameter)`` gives a number the shape
 and dtype in which it can be multiplied with a parameter. ``descent`` is the factor of an update: minus the learning
 rate. On a GPU, the kernels in ``fused`` make some of the updates: if ``fused.sgd`` or ``fused.adam`` returns True, the
 update is done.
@@ -37,7 +39,7 @@ def sgd(
     momentum: Number = 0.0,
     nesterov: bool = False,
 ) -> None:
-    """Gradient descent with or without momentum, in the form of Sutskever et al. (2013), plain or Nesterov's."""
+    """Gradient descent, with or without momentum (in the form of Sutskever et al., 2013), which may be Nesterov's."""
     if fused.sgd(parameters, gradients, state, lr=lr, weight_decay=weight_decay, momentum=momentum, nesterov=nesterov):
         return
     state.step.add_(1)
@@ -69,6 +71,8 @@ def adam(
         return
     beta1, beta2 = betas
     step = state.step.add_(1)
+    # Both means start at zero, so they are too small at first. The learning rate corrects the mean of the gradient, and
+    # ``correction2_sqrt`` that of its square.
     fit, descent = Fit(), -lr / _bias_correction(beta1, step)
     correction2_sqrt = _bias_correction(beta2, step).sqrt()
     mean_weight, square_weight = 1 - beta1, 1 - beta2
@@ -152,12 +156,12 @@ RULES: Mapping[RuleName, Callable[..., None]] = {
     "muon": muon,
 }
 
-# The value that torch.nn.utils.clip_grad_norm_ uses.
+# Clipping divides by the norm of the gradient plus this number, as torch.nn.utils.clip_grad_norm_ does.
 CLIP_EPS = 1e-6
 
 
 def max_ema_decay(steps: int) -> float:
-    """Return the largest decay that a moving average of the weights may have after ``steps`` mini-batches.
+    """Return the largest decay that a moving average of the weights may have after ``steps`` mini-batches, from 1 on.
 
     Without the limit, the early average would consist mostly of the initial weights. The formula is that of
     TensorFlow's ``ExponentialMovingAverage``.
@@ -168,20 +172,19 @@ def max_ema_decay(steps: int) -> float:
 def _average_square(average: Tensor, gradient: Tensor, beta: Number, weight: Number) -> Tensor:
     """Update the running mean of the squared gradient in place and return it.
 
-    ``weight`` is 1 - ``beta`` in the shape and dtype of the gradient. Numbers can use ``addcmul_``, as ``torch.optim``
-    does; it needs no tensor for the square, but does not take a tensor as its factor.
+    ``weight`` is 1 - ``beta``, in a form that broadcasts against the gradient.
     """
+    # If both are floats, ``addcmul_`` is used, as in ``torch.optim``. It needs no tensor for the square, but its factor
+    # cannot be a tensor.
     if isinstance(beta, Tensor) or isinstance(weight, Tensor):
         return average.lerp_(gradient.square(), weight)
     return average.mul_(beta).addcmul_(gradient, gradient, value=weight)
 
 
 def _bias_correction(beta: Number, step: Tensor) -> Tensor:
-    """Return 1 − beta^step as a scalar or (M,) tensor.
-
-    It is computed with exp and log: the compiler would compute a power again for every entry of every parameter, which
-    is ten times slower.
-    """
+    """Return 1 − beta^step as a scalar or (M,) tensor."""
+    # With exp and log, because the compiler would compute a power again for every entry of every parameter, which is
+    # ten times slower.
     if isinstance(beta, Tensor):
         return 1 - torch.exp(step * beta.log())
     return 1 - torch.exp(step * (math.log(beta) if beta else -math.inf))

@@ -27,7 +27,7 @@ def sgd(
     momentum: Number,
     nesterov: bool,
 ) -> bool:
-    """Make the update of ``functional.sgd``."""
+    """Make the update of ``functional.sgd``; return False, and change nothing, if the kernel can't."""
     if not _fits(parameters, lr, [momentum, *weight_decay]):
         return False
     state.step.add_(1)
@@ -35,6 +35,8 @@ def sgd(
 
     def update(indices: Sequence[int], decay: Number, rate: Tensor) -> None:
         buffers = state.entries.get("momentum_buffer") if momentum else None
+        # At its first step the kernel would copy the gradient into the buffer. Adding it to a buffer of zeros is the
+        # same, so no step is treated as the first.
         kernel(
             [parameters[i] for i in indices], [gradients[i] for i in indices],
             [] if buffers is None else [buffers[i] for i in indices],
@@ -57,7 +59,10 @@ def adam(
     eps: Number,
     decoupled: bool,
 ) -> bool:
-    """Make the update of ``functional.adam``, or with ``decoupled`` weight decay that of ``functional.adamw``."""
+    """Make the update of ``functional.adam``, or with ``decoupled`` weight decay that of ``functional.adamw``.
+
+    Return False, and change nothing, if the kernel can't.
+    """
     if not _fits(parameters, lr, [*betas, eps, *weight_decay]):
         return False
     # The kernel reads the number of the update for each parameter, in float32.
@@ -66,6 +71,7 @@ def adam(
 
     def update(indices: Sequence[int], decay: Number, rate: Tensor) -> None:
         means, squares = ([state.entries[name][i] for i in indices] for name in ("exp_avg", "exp_avg_sq"))
+        # The empty list is the place for the maxima that only AMSGrad keeps.
         kernel(
             [parameters[i] for i in indices], [gradients[i] for i in indices], means, squares, [],
             [step] * len(indices), lr=rate, beta1=betas[0], beta2=betas[1], weight_decay=decay, eps=eps, amsgrad=False,
@@ -79,8 +85,9 @@ def adam(
 def _fits(parameters: Sequence[Tensor], lr: Number, settings: Sequence[Number]) -> bool:
     """Return whether the kernels can make the update: there is one network, in float32, and its settings are numbers.
 
-    In float64, the kernels would round the learning rate to float32. While the update is compiled, the parameters are
-    ``FakeTensor``s, and it returns False, because the compiler cannot merge these kernels with other operations.
+    In float64, the kernels would round the learning rate to float32. While the compiler traces the update, the
+    parameters are ``FakeTensor``s. It returns False then, because the compiler cannot merge these kernels with other
+    operations.
     """
     return (
         abilities(parameters[0].device).fused_rules

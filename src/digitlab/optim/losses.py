@@ -1,6 +1,7 @@
 """Losses: they compute the mean loss of a mini-batch from logits and targets, and confidences in classes from logits.
 
-``conf/loss/`` names them; ``training`` and ``engine`` call them. N images, K classes.
+``conf/loss/`` names them; ``training`` and ``engine`` call them. Targets are *encoded* first: converted from labels to
+the form that the loss takes. N images, K classes.
 """
 
 from abc import ABC, abstractmethod
@@ -29,8 +30,8 @@ class Loss(ABC):
     def encode(self, targets: Tensor, classes: int) -> Tensor:
         """Convert targets to the form that the loss takes.
 
-        ``targets`` are labels, int64 (N,), or class probabilities, float (N, K), if images were mixed. This is separate
-        from the call so that it can be done for many mini-batches at once.
+        ``targets`` are labels, int64 (N,), or class probabilities, float (N, K), if the augmentation mixed images of
+        several classes. This is separate from ``__call__`` so that it can be done for many mini-batches at once.
         """
         return targets
 
@@ -52,7 +53,8 @@ class CrossEntropy(Loss):
     """Cross-entropy of the softmax, in nats; ``label_smoothing`` after Szegedy et al. (2016).
 
     ``class_weights`` give classes other weights than 1, as in ``torch.nn.CrossEntropyLoss``; ``balanced`` makes up for
-    different numbers of training images. A loss with them works only after ``for_classes``.
+    different numbers of training images. A loss with class weights can't be called: call the one that ``for_classes``
+    returns.
     """
 
     label_smoothing: Rate = 0.0
@@ -75,9 +77,10 @@ class CrossEntropy(Loss):
 class WeightedCrossEntropy(Loss):
     """Cross-entropy with a weight for each of K classes, equal to ``torch.nn.CrossEntropyLoss(weight, …)``.
 
-    For labels, the mean divides by the weights of the images' classes; for mixed images, by the number of images.
-    Encoded targets are (N, K + 1): the smoothed class probabilities times the class weights, and the weight of the
-    image in the mean. The weights are in the targets because compiled updates take them as an input.
+    The mean is the sum of the images' losses divided by the sum of their weights: the weight of an image is that of its
+    class, or 1 if it is a mixture of images. Encoded targets are (N, K + 1): the smoothed class probabilities times the
+    class weights, and then the weight of the image. Targets are an input of compiled updates, so these work with any
+    class weights without compiling again.
     """
 
     def __init__(self, *, weights: Sequence[float], label_smoothing: float = 0.0) -> None:
@@ -116,7 +119,8 @@ class WeightedCrossEntropy(Loss):
 class MeanSquaredError(Loss):
     """The mean of (output - one-hot target)² over outputs and mini-batch.
 
-    ``output`` says what an output is: the softmax or the sigmoid of the logits, or the logits themselves (``raw``).
+    ``output`` says what an output is: the softmax or the sigmoid of the logits, or the logits themselves (``raw``). Raw
+    outputs are clamped to [0, 1] as confidences.
     """
 
     output: Literal["softmax", "sigmoid", "raw"] = "softmax"

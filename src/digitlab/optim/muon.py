@@ -1,10 +1,12 @@
 """The optimizer Muon (Jordan et al., 2024): the function ``muon`` makes an update, the class ``Muon`` calls it.
 
-Compiled runs and populations use the function through ``functional.RULES``. Eager solo runs use the class.
+Muon makes the update of a weight matrix orthogonal, so that all its singular values are close to 1: then the directions
+with small gradients are trained as fast as those with large ones. Compiled runs and populations (M networks, the
+members, that are trained at once with stacked parameters) use the function through ``functional.RULES``. Eager runs of
+one network use the class.
 
 ``torch.optim.Muon`` takes only matrices. This one also takes the filters of convolutions, and it trains all other
-parameters by gradient descent. The settings class ``optimizers.Muon`` decides which parameter belongs to which kind. In
-a population, the parameters of M members are stacked.
+parameters by gradient descent. The settings class ``optimizers.Muon`` decides which parameter belongs to which kind.
 """
 
 import math
@@ -18,9 +20,9 @@ from digitlab.core.abilities import abilities
 from digitlab.optim.broadcast import Fit, Number, add_scaled, decayed, is_on, sum_scaled
 from digitlab.optim.state import RuleState
 
-# a, b and c of the polynomial a x + b x³ + c x⁵, which each iteration applies to all singular values. Jordan et al.
-# (2024) chose it steep at 0, so that small singular values grow quickly. In return, values near 1 stay near 1 but do
-# not converge to it.
+# The coefficients a, b and c of the polynomial a x + b x³ + c x⁵, which each iteration applies to all singular values.
+# Jordan et al. (2024) chose one that is steep at 0, so that small singular values grow quickly. Its price is that
+# values near 1 stay near 1 but do not converge to it.
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 
 
@@ -41,9 +43,10 @@ def orthogonalised(matrix: Tensor, *, iterations: int) -> Tensor:
     result = result / (torch.linalg.vector_norm(result, dim=(-2, -1), keepdim=True) + 1e-7)
     add_product = torch.addmm if matrix.ndim == 2 else torch.baddbmm
     for _ in range(iterations):
-        # a X + (b X Xᵀ + c X Xᵀ X Xᵀ) X: each sum and its product are one kernel.
-        square = result @ result.mT
-        result = add_product(result, add_product(square, square, square, beta=b, alpha=c), result, beta=a)
+        # X becomes a X + (b X Xᵀ + c X Xᵀ X Xᵀ) X. A product and the sum that follows it are one kernel.
+        gram = result @ result.mT
+        factor = add_product(gram, gram, gram, beta=b, alpha=c)
+        result = add_product(result, factor, result, beta=a)
     return (result.mT if rows > columns else result).to(matrix.dtype)
 
 
@@ -73,7 +76,8 @@ def muon(
     """Update with Nesterov momentum; the updates of parameters with ``iterations`` > 0 are orthogonalised.
 
     Parameters with ``iterations`` = 0 are trained by gradient descent. Parameters, gradients and state are as in
-    ``functional``; every setting but ``lr`` has one entry for each parameter.
+    ``functional``. Every setting but ``lr`` has one entry for each parameter, because the parameters of one network are
+    trained in different ways.
 
     The learning rate of a parameter is ``lr`` · ``lr_factor``, so that all parameters can follow one schedule of
     ``lr``. Weight decay is decoupled (as in AdamW) for orthogonalised parameters, and coupled (as in SGD) for the
@@ -134,7 +138,7 @@ class Muon(torch.optim.Optimizer):
     """The rule ``muon`` as a ``torch.optim.Optimizer``, for eager solo runs."""
 
     def __init__(self, groups: Iterable[dict[str, Any]], *, lr: float) -> None:
-        """Take ``groups`` with the entry ``params`` and the settings that ``muon`` has for each parameter."""
+        """Take ``groups`` of parameters: each has ``params``, and one value of every setting of ``muon`` but ``lr``."""
         super().__init__(groups, {"lr": lr})
 
     @torch.no_grad()

@@ -1,8 +1,9 @@
 """Settings of the optimizers; each builds the ``torch.optim`` optimizer of the same name for eager solo runs.
 
-``conf/optimizer/`` names them. Compiled runs and populations use the same settings with the rules in ``functional``;
-PyTorch's optimizers are the reference for those rules. Only Muon builds an optimizer of digitlab's own. Biases and the
-weights of normalisation layers are never decayed.
+``conf/optimizer/`` names them. An eager solo run trains one network and executes PyTorch's operations one by one.
+Compiled runs, and populations of networks that are trained together, use the same settings with the rules in
+``functional``; PyTorch's optimizers are the reference for those rules. Only Muon builds an optimizer of digitlab's own.
+Biases and the weights of normalisation layers are never decayed.
 """
 
 from abc import abstractmethod
@@ -22,11 +23,11 @@ from digitlab.optim import muon
 from digitlab.optim.state import RuleName
 
 Betas = Annotated[list[Rate], Field(min_length=2, max_length=2)]
-# More iterations do not help: singular values near 1 do not converge to 1.
+# After a few iterations, singular values stay between about 0.7 and 1.2, so more than 20 would only take time.
 Iterations = Annotated[int, Field(ge=1, le=20)]
 
-# Settings that rules do not take once for all parameters: the learning rate changes with each update, and the others
-# can differ between groups of parameters.
+# All other settings are passed to an update rule unchanged. The learning rate follows a schedule, and weight decay
+# differs between groups of parameters.
 _NOT_SHARED = ("lr", "weight_decay", "decay_layers")
 
 
@@ -43,7 +44,8 @@ class Optimizer:
     decay_layers: list[str] | None = None
 
     @abstractmethod
-    def _build(self, groups: list[dict[str, Any]], **fused: bool) -> torch.optim.Optimizer: ...
+    def _build(self, groups: list[dict[str, Any]], **fused: bool) -> torch.optim.Optimizer:
+        """Return the optimizer for ``groups``; ``fused`` is ``{"fused": True}``, or empty where torch has no kernel."""
 
     def build(self, network: nn.Module) -> torch.optim.Optimizer:
         """Return the ``torch.optim`` optimizer for the parameters of ``network``.
@@ -57,7 +59,8 @@ class Optimizer:
     def groups(self, network: nn.Module) -> list[dict[str, Any]]:
         """Return the parameters of ``network`` as groups for a ``torch.optim`` optimizer, in its order.
 
-        Each group has ``params`` and the settings of these parameters; all groups have the same keys.
+        Each group is a dictionary with ``params``, a list, and the settings that hold for these parameters. All groups
+        have the same keys.
 
         Raises:
             ConfigError: as ``build``.
@@ -65,8 +68,8 @@ class Optimizer:
         decayed: list[nn.Parameter] = []
         if self.weight_decay:
             decayed = _weights(network, ["*"] if self.decay_layers is None else self.decay_layers, "decay_layers")
-        pairs = (decayed, self.weight_decay), (_without(network.parameters(), decayed), 0.0)
-        return [{"params": parameters, "weight_decay": decay} for parameters, decay in pairs if parameters]
+        candidates = (decayed, self.weight_decay), (_without(network.parameters(), decayed), 0.0)
+        return [{"params": parameters, "weight_decay": decay} for parameters, decay in candidates if parameters]
 
     @property
     def shared(self) -> dict[str, Any]:
@@ -170,6 +173,7 @@ class Muon(Optimizer):
             (others, 0.0, self._rule_settings(bias_lr, self.sgd_momentum)),
         )
         groups = []
+        # Within each kind, the parameters with and without decay are groups of their own.
         for parameters, decay, rule_settings in kinds:
             undecayed = _without(parameters, decayed) if decay else parameters
             for group, weight_decay in ((_without(parameters, undecayed), decay), (undecayed, 0.0)):
@@ -179,10 +183,14 @@ class Muon(Optimizer):
 
     @property
     def shared(self) -> dict[str, Any]:
+        # The groups have all settings.
         return {}
 
     def _rule_settings(self, lr: float, momentum: float, iterations: int = 0) -> dict[str, Any]:
-        """Return the settings of a group for ``muon.muon``; with 0 ``iterations`` it is trained by gradient descent."""
+        """Return the settings of a group for ``muon.muon``; with 0 ``iterations`` it is trained by gradient descent.
+
+        ``lr_factor`` is the learning rate of the group as a multiple of ``self.lr``, which the schedule changes.
+        """
         return {
             "iterations": iterations, "lr_factor": lr / self.lr, "momentum": momentum,
             "normalize_filters": self.normalize_filters,
@@ -192,7 +200,7 @@ class Muon(Optimizer):
         return muon.Muon(groups, lr=self.lr)
 
 
-# Looked up by exact class: a user's subclass may have another update.
+# The update rule of each settings class. A user's subclass has none, because its update may be another one.
 RULE_OF: Mapping[type[Optimizer], RuleName] = {
     SGD: "sgd", Adam: "adam", AdamW: "adamw", RMSprop: "rmsprop", Adagrad: "adagrad", Muon: "muon"
 }  # fmt: skip
@@ -210,7 +218,7 @@ def _has_kernel(operator: str, device: torch.device) -> bool:
 
 
 def _weights(network: nn.Module, patterns: Sequence[str], key: str) -> list[nn.Parameter]:
-    """Return the filters and matrices of the layers that match one of ``patterns``.
+    """Return the weights with two or more dimensions (filters and matrices) of the layers that match ``patterns``.
 
     Raises:
         ConfigError: a pattern matches no layer; ``key`` is the setting that the patterns come from.

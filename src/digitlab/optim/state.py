@@ -1,6 +1,7 @@
-"""The state of update rules, and its conversion to and from the form that ``torch.optim`` has in checkpoints.
+"""The state of the update rules in ``functional``, and its conversion to the form of ``torch.optim`` in checkpoints.
 
-``engine`` uses it, so that eager, compiled and stacked runs can resume each other's checkpoints.
+``engine`` uses it, so that eager runs, compiled runs and members of populations (networks that are trained together,
+with stacked tensors) can resume each other's checkpoints.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,8 +15,8 @@ from digitlab.optim.broadcast import Number, is_on
 
 RuleName = Literal["sgd", "adam", "adamw", "rmsprop", "adagrad", "muon"]
 
-# The tensors that the torch.optim optimizer keeps for each parameter, without the step and without a momentum buffer
-# that exists only if momentum is on.
+# The names of the tensors that the optimizer of ``torch.optim`` keeps for each parameter. Two kinds are left out: the
+# number of updates, and the momentum buffer of optimizers in which momentum can be switched off.
 _ENTRIES: Mapping[RuleName, tuple[str, ...]] = {
     "sgd": (),
     "adam": ("exp_avg", "exp_avg_sq"),
@@ -25,6 +26,7 @@ _ENTRIES: Mapping[RuleName, tuple[str, ...]] = {
     "muon": ("momentum_buffer",),
 }
 _OPTIONAL_MOMENTUM = ("sgd", "rmsprop")
+# The optimizers of ``torch.optim`` that do not count their updates.
 _WITHOUT_STEP = ("sgd", "muon")
 
 
@@ -63,8 +65,8 @@ def init_state(rule: RuleName, parameters: Sequence[Tensor], *, momentum: Number
 def to_optimizer_state(rule: RuleName, state: RuleState, *, member: int | None = None) -> dict[int, dict[str, Tensor]]:
     """Return ``state`` in the form of ``"state"`` in the ``state_dict`` of a torch.optim optimizer.
 
-    ``member`` selects a member of a population; None is for a solo run. Parameters are numbered in the order in which
-    the rule takes them. All tensors are copies.
+    ``member`` selects a member of a population, whose tensors are stacked as (M, ...); None is for the state of a
+    single network. Parameters are numbered in the order in which the rule takes them. All tensors are copies.
     """
     entries = {}
     for i, tensors in enumerate(zip(*state.entries.values(), strict=True)):
@@ -76,5 +78,5 @@ def to_optimizer_state(rule: RuleName, state: RuleState, *, member: int | None =
 
 
 def _step_dtype(device: torch.device) -> torch.dtype:
-    """Return float64 for exact bias corrections in Adam, or float32 on devices without float64 (Apple's)."""
+    """Return float64, which makes the bias corrections of Adam exact, or float32 on devices without it (Apple's)."""
     return torch.float64 if abilities(device).float64 else torch.float32
