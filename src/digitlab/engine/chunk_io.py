@@ -1,7 +1,9 @@
-"""Holds the inputs and the output buffers with which stacked networks train on one chunk of mini-batches.
+"""Holds the inputs and the output buffers with which stacked networks train on one chunk of consecutive mini-batches.
 
-The runners create it. They and ``FusedUpdates`` write the outputs. M networks (members), B mini-batches in a chunk,
-K classes. Members with the same seed share one stream of mini-batches, so there is one ``Chunk`` per stream.
+Stacked networks are M networks of one architecture, the members, whose parameters are stacked to tensors (M, ...).
+``ChunkRunner`` and ``StackedRunner`` create a ``ChunkIO`` for each chunk. They and ``FusedUpdates`` write the outputs.
+Members with the same seed share one stream of mini-batches, so there is one ``Chunk`` for each stream. B mini-batches
+in a chunk, K classes.
 """
 
 from collections.abc import Sequence
@@ -44,12 +46,13 @@ class ChunkIO:
         dtype: torch.dtype,
         logits: Tensor | None = None,
     ) -> "ChunkIO":
-        """Copy ``rates`` and ``ema_weight``, (B, M), from the host to ``device``, and allocate outputs of ``dtype``.
+        """Copy ``rates`` and ``ema_weight``, (B, M), from the host to ``device``, and allocate outputs with ``dtype``.
 
         If ``logits`` is given, that tensor is used for the output.
         """
         if logits is None:
-            # One large tensor, because many small ones would stay alive and fragment the memory that updates reuse.
+            # One large tensor. Many small ones, one for each mini-batch, would be kept until the end of the chunk, and
+            # lie between the blocks of memory that the updates free and use again.
             images, members = sum(chunks[0].sizes), rates.shape[1]
             logits = torch.empty(members, images, chunks[0].classes, dtype=dtype, device=device)
         return cls(

@@ -1,9 +1,9 @@
-"""Trains the network of a solo run (a run that is not part of a population), one chunk of mini-batches at a time.
+"""Trains the network of a solo run, one chunk (several mini-batches in a row) at a time.
 
-The classifier calls ``ChunkRunner.run_chunk`` and adds the results to its metrics. ``TrainStep`` makes a single update
-with eager PyTorch. ``FusedUpdates`` makes several updates in one fused call, which is compiled, captured as a CUDA
-graph, or both. If an update leads to nan or infinity, it is undone and the run ends with an error. K is the number of
-classes.
+A solo run trains one network; it is not part of a population. ``training.Classifier`` calls ``ChunkRunner.run_chunk``
+and adds the results to its metrics. ``TrainStep`` makes a single update with eager PyTorch. ``FusedUpdates`` makes
+several updates in one fused call, which is compiled, captured as a CUDA graph, or both. If an update leads to nan or
+infinity, it is undone and the run ends with an error. K is the number of classes.
 """
 
 import math
@@ -23,15 +23,17 @@ from digitlab.engine.fused_execution import FusedUpdates, Part
 from digitlab.engine.member_spec import MemberSpec
 from digitlab.engine.rollback import run_chunk_safely
 
+# The mean loss of each mini-batch: floats on the CPU, scalar tensors on a GPU, where reading each would make the host
+# wait.
 Losses = list[Tensor | float]
 
 
 class ChunkRunner:
     """Trains on chunks with ``fused``, if given, and with ``step`` where ``fused`` can't be used.
 
-    Each update advances the position in the plan of ``spec``. After a signal, a run with one process stops within the
-    chunk. Several processes (DDP) stop together at the end of the chunk: if one stopped earlier, the others would wait
-    for its gradients forever.
+    Each update advances the position in the plan of ``spec``. When ``stop_signal`` has received SIGINT or SIGTERM, a
+    run with one process stops within the chunk. Several processes (DDP) stop together at the end of the chunk: if one
+    stopped earlier, the others would wait for its gradients forever.
     """
 
     def __init__(
@@ -78,7 +80,7 @@ class ChunkRunner:
         """Train on ``chunk``; with ``check_each``, check losses and state after each mini-batch or fused call."""
         # All logits are copied into one tensor. If each mini-batch kept its own, these small tensors would fill the
         # gaps that freed images leave in memory. The next images would not fit there, and a chunk would use hundreds of
-        # megabytes of new memory. ``scale`` has the dtype and device of the training.
+        # megabytes of new memory. The tensor ``scale`` has the dtype and device of the training.
         logits = self._spec.normalise.scale.new_empty(sum(chunk.sizes), chunk.classes)
         losses: Losses = []
         for begin, end, steps in self._parts(chunk):
@@ -129,10 +131,10 @@ class ChunkRunner:
             position.advance()
             rows.copy_(batch_logits)
             if not self._single_process:
-                # DDP averages loss * weight over the processes, so this process contributes loss * weight / world_size
-                # to the loss of the whole mini-batch. The metrics multiply the loss of each process by its number of
-                # images. So the contribution is divided by the share of the images that this process has, and the
-                # metrics get the loss of the whole mini-batch, too.
+                # Each process has a part of the mini-batch. DDP averages loss * weight over the processes, so this
+                # process contributes loss * weight / world_size to the loss of the whole mini-batch. The metrics
+                # multiply the loss of each process by its number of images and add up the products. So the contribution
+                # is divided by this process's share of the images, and the sum is right for the whole mini-batch.
                 whole_size = len(chunk.indices[len(losses)])
                 loss = loss * (weight * whole_size / (len(images) * chunk.plan.world_size))
             losses.append(loss)
@@ -172,7 +174,7 @@ class ChunkRunner:
         if self._finite(losses):
             return losses
         self.step.rollback()
-        # The position goes back too, so that the repetition uses the same random masks and learning rates.
+        # The position is set back, too, so that the repetition uses the same dropout masks and learning rates.
         self._position.advance(-len(losses))
         self.step.finish_steps(self._position.total_steps)
         return self._run_eagerly(chunk, logits, check_each=True)

@@ -15,7 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from digitlab.core.system import keep_freed_memory
 
-# A further thread saves time only for at least this much work in a step's forward pass (multiplications and additions).
+# One more thread saves time only if the forward pass of a step has at least this much work for it, in multiplications
+# and additions.
 _FLOPS_PER_THREAD = 2e6
 _THREADS_CHOSEN_BY_USER = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -37,7 +38,7 @@ class ForwardCost(NamedTuple):
 
 
 def forward_cost(network: nn.Module, image_shape: Sequence[int], like: Tensor) -> ForwardCost:
-    """Measure ``network`` on one image (C, H, W) with the device and dtype of ``like``; the network is not changed."""
+    """Measure ``network`` on one image (C, H, W) with the device and dtype of ``like``; the network does not change."""
     training, sizes = network.training, [0]
 
     def measure(module: nn.Module, arguments: Any, output: Any) -> None:
@@ -80,7 +81,7 @@ def threads(count: int) -> Iterator[None]:
 
 
 def keep_large_memory(tensor_bytes: int) -> bool:
-    """Let the process keep the memory it frees, if each tensor of ``tensor_bytes`` would otherwise be mapped anew.
+    """Let the process keep the memory that it frees, if tensors of ``tensor_bytes`` would otherwise be mapped anew.
 
     Return whether it does so from now on. Nothing changes without glibc, or if the user has set thresholds in the
     environment.

@@ -1,7 +1,8 @@
 """Captures work as a CUDA graph once and replays it: one launch replaces the hundreds of launches of small updates.
 
-A graph reads its inputs from fixed buffers, changes the state in place, and writes its results to fixed places. Work
-that needs the host cannot be captured, so augmented images, dropout masks and learning rates are inputs of a call.
+``FusedCalls`` captures updates with it. A graph reads its inputs from fixed buffers, changes the state in place, and
+writes its results to fixed places. Work that needs the host (the CPU) cannot be captured, so augmented images, dropout
+masks and learning rates are inputs of a call.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from digitlab.engine.aot_cache import CompiledCall, CompilerError
 # the results after a replay.
 GraphCapture = Callable[[Callable[[], list[Tensor]]], tuple[Callable[[], None], list[Tensor]]]
 
+# As many as in ``torch.cuda.make_graphed_callables``.
 _WARM_UPS = 3
 # The largest error of a replay, relative to the change that the work makes. Kernels that add in another order each time
 # have smaller errors. A graph that reads memory which something else has overwritten has larger ones.
@@ -92,6 +94,7 @@ class CudaGraph:
             # The warm-up has changed the state, so it is restored before the trial replay.
             _copy_into(state, state_before)
             self._replay()
+            # Results have no value from before, so their error is compared with their size.
             zeros = [torch.zeros_like(result) for result in self._results]
             replay_is_correct = _agrees([*self._results, *state], expected, [*zeros, *state_before])
         except Exception as error:

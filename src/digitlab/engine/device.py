@@ -1,7 +1,8 @@
 """Copies between host and GPU that do not make the host wait, and the precision of matrix products on a GPU.
 
-The host waits for every number that it reads from a GPU, and for every copy that is not from pinned memory. Within a
-chunk it must not wait, or the GPU idles.
+The host, which is the CPU with its memory, queues operations for a GPU. It waits for every number that it reads from
+the GPU, and for every copy that is not from pinned memory. Within a chunk (several mini-batches in a row) it must not
+wait, because the GPU would then have nothing to do. ``engine``, ``training`` and ``population`` use this module.
 """
 
 from collections.abc import Iterator, Sequence
@@ -47,10 +48,10 @@ def as_numbers(losses: Sequence[Tensor | float]) -> list[float]:
 
 @contextmanager
 def float32_products(device: torch.device, precision: Precision) -> Iterator[None]:
-    """In the block, let float32 products and convolutions on CUDA round their factors to TF32.
+    """In the with block, let float32 matrix products and convolutions on CUDA round their factors to TF32.
 
-    With ``precision`` ``32-true`` they do not round. TF32 has the range of float32 and ten bits of mantissa; sums stay
-    float32. Nothing changes on other devices.
+    TF32 has the range of float32, but only ten bits of mantissa, and is several times faster; sums stay float32. With
+    ``precision`` ``32-true`` the factors are not rounded. Nothing changes on other devices.
     """
     if not abilities(device).tf32:
         yield

@@ -1,8 +1,9 @@
-"""One update of a solo run by eager PyTorch and ``torch.optim``: forward, loss, backward, update rule, average.
+"""One update of one network by eager PyTorch and ``torch.optim``: forward, loss, backward, optimizer step, average.
 
-``ChunkRunner`` calls it for every mini-batch; all other forms of an update are tested against it. The whole step of a
-small network takes 300 µs, so the constructor looks up whatever stays the same, and a step reads no number from a
-tensor except the loss and, with clipping, the norm of the gradient.
+``ChunkRunner`` calls it in a solo run, which trains one network, for every mini-batch that no compiled call and no CUDA
+graph trains on. These other forms of an update are tested against it. The average is the exponential moving average
+(EMA) of the weights. The whole step of a small network takes 300 µs, so the constructor looks up whatever stays the
+same, and a step reads no number from a tensor except the loss and, with clipping, the norm of the gradient.
 """
 
 import math
@@ -24,7 +25,9 @@ from digitlab.optim.schedules import Constant
 class TrainStep:
     """Updates the network of ``spec`` by ``optimizer``, and the average of its weights, if it has one.
 
-    ``backward(loss, weight)`` computes the gradients. With ``read_losses`` the host reads each loss at once.
+    ``backward(loss, weight)`` computes the gradients. With several processes (DDP), it multiplies the loss by
+    ``weight`` and averages the gradients over the processes; ``Chunk.minibatches`` explains the weight. With
+    ``read_losses`` the host reads each loss at once.
     """
 
     def __init__(
@@ -40,14 +43,14 @@ class TrainStep:
         self._lr, self._schedule, self._plan = spec.optimizer.lr, spec.schedule, spec.plan
         self._constant = isinstance(spec.schedule, Constant) and spec.schedule.warmup_epochs == 0
         self._ema_decay, self._clip_norm = spec.ema_decay, spec.gradient_clip_norm
-        # Each process of a run draws other dropout masks.
+        # The seed contains the rank, so that each process of a run draws dropout masks of its own.
         self._seed = stream_seed("forward", spec.plan.seed, spec.plan.chunks.rank)
         self._generator = abilities(spec.device).default_generator(spec.device)
         dtype = spec.autocast_dtype
         self._autocast = nullcontext() if dtype is None else torch.autocast(spec.device.type, dtype)
         self._parameters = list(spec.network.parameters())
         self._weights: list[Tensor] = list(self._parameters)
-        # The method without the profiler hooks that torch wraps around it: they take 6 µs a step.
+        # The method without the profiler hooks that torch wraps around it, because they take 6 µs in each step.
         step = type(optimizer).step
         self._update: Callable[[torch.optim.Optimizer], object] = getattr(step, "__wrapped__", step)
         self._rollback = Rollback(self._state_tensors)
@@ -65,7 +68,9 @@ class TrainStep:
     def __call__(self, images: Tensor, targets: Tensor, weight: float, step: int) -> tuple[Tensor, Tensor | float]:
         """Train on normalised images (n, C, H, W) and encoded targets; return logits (n, K) and the mean loss.
 
-        The loss is a number with ``read_losses``, otherwise a scalar on the device.
+        Encoded targets have the form that the loss takes. ``weight`` is passed to ``backward``. ``step`` is the number
+        of the mini-batch, counted from 0 over the whole run. The loss is a number with ``read_losses``, otherwise a
+        scalar tensor on the device.
         """
         # Dropout draws from the device's global generator. Because the generator is seeded for each mini-batch, the
         # masks are a function of (seed, step, process): a resumed run needs no random state, and the chunk length
@@ -83,8 +88,8 @@ class TrainStep:
         self._backward(loss, weight)
         if self._clip_norm is not None:
             norm = nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
-            # Clipping scales an infinite gradient to zeros, which leaves no trace in the weights. So it is noted here:
-            # 0 times an infinite norm is nan.
+            # Clipping scales an infinite gradient to zeros, so the weights stay finite. ``finite`` must still notice
+            # it: 0 times an infinite norm is nan, and the sum stays nan.
             self._norm_check = self._norm_check + 0 * (norm.item() if self.read_losses else norm)
         self._update(self._optimizer)
         # This does what zero_grad() does, without its profiler hooks, which take 6 µs.
@@ -101,7 +106,7 @@ class TrainStep:
 
     def rollback(self) -> None:
         """Undo the updates since ``save``."""
-        # The optimizer has created its state since then; without it, the next update creates it anew.
+        # If the optimizer has created its state since then, nothing was saved of it. The next update creates it again.
         if self._rollback.count < len(self._state_tensors()):
             self._optimizer.state.clear()
         self._rollback.rollback()
@@ -122,7 +127,10 @@ class TrainStep:
         return weights + [value for value in entries if isinstance(value, Tensor)]
 
     def finish_steps(self, step: int) -> None:
-        """Set what fused updates do not change: the optimizer's counts to ``step``, and the average's buffers."""
+        """After fused updates, set what they leave unchanged: the optimizer's step counts and the average's buffers.
+
+        ``step`` is the number of updates so far.
+        """
         for state in self._optimizer.state.values():
             if "step" in state:
                 state["step"].fill_(step)

@@ -1,6 +1,9 @@
-"""Makes the calls of ``FusedUpdates``: loads or compiles a library, or captures a CUDA graph, of ``UpdateFunction``.
+"""Makes the functions that ``FusedUpdates`` calls to make several updates of stacked networks at once.
 
-A library is the compiled function on disk. M members, B mini-batches in a chunk, S updates in a call.
+Such a function, a *call*, runs a library or replays a CUDA graph. Both are made from ``UpdateFunction``: a library is
+its compiled form on disk, a graph contains its operations. Stacked networks are M networks, the members, whose tensors
+are stacked to (M, ...). Members with the same seed share a stream of mini-batches. B mini-batches in a chunk, S updates
+in a call.
 """
 
 from collections.abc import Sequence
@@ -25,12 +28,13 @@ from digitlab.engine.fused_update import (
 )
 from digitlab.engine.stacked_networks import StackedNetworks
 
-# A population is compiled with this number of members. With fewer than two, the library would fit that number only.
+# A population is compiled with this number of members as an example; the library then works for any number. The
+# compiler would take an example of one member as the only number that is allowed.
 _EXAMPLE_MEMBERS = 16
 
 
 class BoundCall(NamedTuple):
-    """A call that updates the rows ``members`` of the stacked tensors, with the inputs of these ``streams``."""
+    """A call that updates the rows ``members`` of the stacked tensors, from the inputs of these ``streams``."""
 
     members: slice
     streams: slice
@@ -40,8 +44,8 @@ class BoundCall(NamedTuple):
 class FusedCalls:
     """Makes calls that update ``networks`` in place.
 
-    ``settings`` are the members' settings as the library takes them. By default they are in the form in which other
-    sweeps can use the library, too.
+    ``settings`` are the members' settings in the form in which the library takes them. By default, those that sweeps
+    usually vary are tensors. The library then does not contain their values, and other sweeps can use it, too.
     """
 
     def __init__(self, networks: StackedNetworks, settings: MemberSettings | None = None) -> None:
@@ -54,14 +58,17 @@ class FusedCalls:
         self._shared = SharedState(networks.optimizer.state.step, networks.normalise.scale, networks.normalise.shift)
 
     def for_remaining(self, networks: StackedNetworks, members: Tensor) -> "FusedCalls | None":
-        """Return the calls for ``networks``, which are the remaining ``members``; None if no library can serve both.
+        """Return the calls for ``networks``, the ``members`` that remain in a population after others have left.
 
-        ``members``, int64, are indices into the members of this object. A library serves both if its arguments have the
-        same structure. After the last member with dropout or with momentum has left, there are no masks or no moments.
+        ``members``, int64, are indices into the members of this object. Returns None if the libraries of this object do
+        not fit ``networks``, because their arguments would differ: there are no masks any more after the last member
+        with dropout has left, and no momentum buffers after the last one with momentum.
         """
         same_masks = (self._networks.masks is None) == (networks.masks is None)
         if not same_masks or self._networks.optimizer.state.entries.keys() != networks.optimizer.state.entries.keys():
             return None
+        # The settings are selected and not stacked again: a new stack would store a setting in another form if the
+        # remaining members agree in it.
         return FusedCalls(networks, map_tensors(self._compiled_settings, lambda rows: rows.index_select(0, members)))
 
     def inputs(self, streams: Sequence[tuple[Tensor, Tensor]], first: int, rates: Tensor, ema_weight: Tensor) -> Inputs:
@@ -75,7 +82,7 @@ class FusedCalls:
             tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(tensors)
             for tensors in zip(*streams, strict=True)
         )
-        # Masks are drawn here with the generator of an eager run, because a library or graph would draw other numbers.
+        # Dropout masks are drawn here, with the generator of an eager run. A library or graph would draw other numbers.
         dropout_masks = self._networks.masks
         masks = [] if dropout_masks is None else dropout_masks.draw_steps(first, rates.shape[1], pixels.shape[2])
         return Inputs(pixels, targets, masks, rates, ema_weight)
@@ -83,24 +90,28 @@ class FusedCalls:
     def library(self, example: ChunkIO, *, may_compile: bool) -> CompiledCall:
         """Load the library for calls with mini-batches like those of ``example``, or compile it.
 
-        ``example`` has as many mini-batches as a call. One library serves all streams of a population, and the members
-        that remain after others have left. Raises ``CompilerError`` if it cannot be compiled, or if it does not exist
-        and ``may_compile`` is false.
+        ``example`` has as many mini-batches as a call. A call trains the members of one stream, whatever their number.
+        So one library serves all streams of a population, also after members have left. Raises ``CompilerError`` if it
+        cannot be compiled, or if it does not exist and ``may_compile`` is false.
         """
         steps, is_solo = len(example.losses), self._networks.is_solo
-        state, inputs = self._state(compiled=True), self._example_inputs(example).part(slice(None), slice(0, 1))
+        state = self._state(compiled=True)
+        all_members, first_stream = slice(None), slice(0, 1)
+        inputs = self._example_inputs(example).part(all_members, first_stream)
         if not is_solo:
-            # The size of the first dimension stays open, so all members of the example may be the same one.
+            # The number of members stays open, so copies of the first one can stand for all members.
             state = map_tensors(state, _repeat_first_member)
-            inputs = Inputs(*inputs[:2], *map_tensors(inputs[2:], _repeat_first_member))
+            pixels, targets, *inputs_of_members = inputs
+            inputs = Inputs(pixels, targets, *map_tensors(inputs_of_members, _repeat_first_member))
         state_tensors = tensors_in(state)
 
         # The tensors themselves serve as examples: tracing copies no data and uses only their shapes and dtypes.
         def examples(updates: int) -> list[Tensor]:
             return [*state_tensors, *self._shared, *(tensor[:, :updates].contiguous() for tensor in inputs.tensors)]
 
-        # Tensors with a row for each member may have another number of rows in a later call. The others are the shared
-        # tensors, and pixels and targets, the first two inputs, which have a row for the stream.
+        # ``dynamic`` says which arguments have a row for each member, and may have another number of rows in a later
+        # call. The other ones are the shared tensors, and the first two inputs: pixels and targets have a row for the
+        # stream.
         member_inputs = len(inputs.tensors) - 2
         dynamic = [*[True] * len(state_tensors), *[False] * (len(self._shared) + 2), *[True] * member_inputs]
         return compile_or_load(
@@ -111,7 +122,8 @@ class FusedCalls:
     def bind(self, library: CompiledCall) -> list[BoundCall]:
         """Return a call of ``library`` for each stream.
 
-        The members of a stream share their pixels, so that the first layer is one matrix product.
+        The members of a stream get their pixels only once, so that their first layers are one matrix product. A solo
+        run has one stream.
         """
         if self._networks.is_solo:
             state = [*tensors_in(self._state(compiled=True)), *self._shared]
@@ -127,8 +139,8 @@ class FusedCalls:
     def capture(self, example: ChunkIO, library: CompiledCall | None, graph_capture: GraphCapture) -> list[BoundCall]:
         """Return a CUDA graph of ``library``, for a solo run, or of the eager kernels for all streams at once.
 
-        A trial replay makes the updates of ``example`` and undoes them. It uses real data and learning rates, so that
-        the weights change and a wrong replay is noticed. Raises ``CudaGraphError`` if the replay is wrong or the
+        A trial replay makes the updates of ``example``, which are then undone. It uses real data and learning rates, so
+        that the weights change and a wrong replay is noticed. Raises ``CudaGraphError`` if the replay is wrong or the
         capture fails.
         """
         call = library
@@ -136,7 +148,7 @@ class FusedCalls:
             # One graph for all streams, because a replay is one launch for any number of members.
             function = self._function(len(example.losses), self._networks.stream_sizes, compiled=False)
             call = _taking_list(function)
-        # A graph contains memory addresses. The networks keep their tensors in place as long as they exist.
+        # A graph contains the addresses of its tensors. It stays valid, because the networks never move their tensors.
         state = [*tensors_in(self._state(compiled=library is not None)), *self._shared]
         graph = CudaGraph(
             _with_state(call, state), state=self._networks.state_tensors(),
@@ -171,7 +183,8 @@ class FusedCalls:
         return self.inputs(streams, example.first, rates, ema_weight)
 
 
-# A graph keeps the following functions alive. They refer only to their arguments (``UpdateFunction`` explains why).
+# A CUDA graph keeps the functions alive that the next two functions return. So these refer to their arguments alone,
+# and not to ``FusedCalls`` (``UpdateFunction`` explains why).
 
 
 def _taking_list(function: FlatFunction) -> CompiledCall:
@@ -185,6 +198,6 @@ def _with_state(call: CompiledCall, state: Sequence[Tensor]) -> CompiledCall:
 
 
 def _repeat_first_member(rows: Tensor) -> Tensor:
-    """Return the first row of (M, ...), repeated as often as the compiler needs members."""
-    # ``contiguous`` copies the rows: the tracer would treat arguments that share memory as one argument.
+    """Return the first row of (M, ...), repeated for each member of the example."""
+    # ``contiguous`` copies the rows, because the tracer would treat arguments that share memory as one argument.
     return rows[:1].expand(_EXAMPLE_MEMBERS, *rows.shape[1:]).contiguous()

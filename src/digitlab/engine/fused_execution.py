@@ -1,7 +1,10 @@
 """Makes several updates of stacked networks in one call: compiled, captured as a CUDA graph, or both.
 
-``ChunkRunner`` uses it for solo runs, which are stacks of one, and ``StackedRunner`` for populations. A library is a
-compiled call that is stored on disk. M members, B mini-batches in a chunk, S updates in a call.
+Stacked networks are M networks, the members, whose tensors are stacked to (M, ...). ``ChunkRunner`` uses this for solo
+runs, which are stacks of one, and ``StackedRunner`` for populations. They train on mini-batches one at a time
+(*eagerly*) wherever no call fits. A *library* is a compiled function that is stored on disk; a *call* runs it, or
+replays a graph. Members with the same seed share a stream of mini-batches. B mini-batches in a chunk, S updates in a
+call.
 """
 
 from dataclasses import dataclass
@@ -34,17 +37,17 @@ from digitlab.optim.optimizers import RULE_OF
 # of a member of a population, measured on two cores.
 _SAVED_SECONDS_ALONE = 250e-6
 _SAVED_SECONDS_PER_MEMBER = 10e-6
-# After members have left a population, its updates are captured again only if at least this many are left. Warm-up,
-# capture and trial replay run eight updates half a dozen times; the number is an estimate of the replayed updates that
-# take as long.
+# After members have left a population, its updates are captured again only if at least this many updates are still to
+# come. Warm-up, capture and trial replay make eight updates half a dozen times, eagerly for the most part. The number
+# is an estimate of how many replayed updates take as long.
 _MIN_STEPS_TO_RECAPTURE = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Acceleration:
-    """How to execute updates: ``compiling`` (``auto``: if it saves time), and the function that captures CUDA graphs.
+    """How to execute updates: whether to compile them (``auto``: if that saves time), and how to capture CUDA graphs.
 
-    ``graph_capture`` is None if updates are not captured.
+    ``graph_capture`` is the function that captures; None if updates are not captured.
     """
 
     compiling: bool | Literal["auto"] = False
@@ -62,18 +65,19 @@ class Part(NamedTuple):
 class FusedUpdates:
     """Makes updates of ``networks``, in place, with calls that are compiled or captured as ``acceleration`` says.
 
-    ``prepare`` compiles and captures. Before that, and if it fails, all updates are left to the eager runner.
+    ``prepare`` makes the calls. Before that, and if it fails, all updates are left to the runner, which makes them
+    eagerly. If only one of compiling and capturing fails, the other is still used.
     """
 
     def __init__(self, networks: StackedNetworks, acceleration: Acceleration) -> None:
         self._networks, self._acceleration = networks, acceleration
-        # What is still to be tried; both are switched off after a failure.
+        # Whether to compile or capture the calls that are still missing. Each is switched off after it has failed.
         self._compiling, self._graph_capture = bool(acceleration.compiling), acceleration.graph_capture
         # Whether a library that does not exist yet is compiled; None until that is decided.
         self._may_compile: bool | None = None
         self._members_have_left = False
         self._fused_calls = FusedCalls(networks)
-        # Calls and libraries by the number of updates in a call.
+        # The keys are numbers of updates in a call. A list has one call for each stream, or a single one for all.
         self._calls: dict[int, list[BoundCall]] = {}
         self._libraries: dict[int, CompiledCall] = {}
 
@@ -123,22 +127,28 @@ class FusedUpdates:
         return cls(StackedNetworks([spec], device=spec.device, shared_with=optimizer), acceleration)
 
     def parts(self, chunk: Chunk) -> list[Part]:
-        """Return the parts of ``chunk``: those that calls train on, and those that the eager runner trains on."""
+        """Return the parts of ``chunk`` in order: those that calls train on, and those to train on eagerly."""
         return [part if part.steps in self._calls else part._replace(steps=0) for part in self._planned_parts(chunk)]
 
     def _planned_parts(self, chunk: Chunk) -> list[Part]:
-        """Return the parts that ``chunk`` has once all calls are made."""
+        """Return the parts that ``chunk`` has once all calls are made.
+
+        They are: mini-batches before the first whole call, whole calls, full mini-batches that are left after them, and
+        a smaller mini-batch at the end of the epoch. Empty parts are left out.
+        """
         count, steps = len(chunk.indices), self._steps(chunk)
-        # A graph has one mini-batch size, so a smaller mini-batch at the end of the epoch runs eagerly.
+        # A call has one mini-batch size, so the smaller mini-batch runs eagerly.
         full = leading_full_batches(chunk)
         begin, end = (min(index, full) for index in chunk.full_executions(steps))
-        # Some full mini-batches may be too few for a call. A graph of one update, which takes little time to capture,
-        # can train on them. A library of one update would take half a minute to compile, so they run eagerly instead.
+        # The full mini-batches before and after whole calls are too few for a call. A graph of one update, which takes
+        # little time to capture, can train on them. A library of one update would take half a minute to compile, so
+        # they run eagerly instead.
         single = 1 if self._graph_capture is not None and not self._compiling else 0
         parts = Part(0, begin, single), Part(begin, end, steps), Part(end, full, single), Part(full, count, 0)
         return [part for part in parts if part.begin < part.end]
 
     def _steps(self, chunk: Chunk) -> int:
+        """Return how many updates one call makes."""
         return steps_per_execution(chunk.plan.batch_size * self._networks.flops, self._networks.device)
 
     def run_part(self, chunk_io: ChunkIO, steps: int, stop_signal: StopSignal) -> int:
@@ -149,13 +159,13 @@ class FusedUpdates:
         networks, done = self._networks, 0
         # ``blocks`` augments the images here, outside of the calls, because augmentation has its own random generator.
         blocks = zip(*(chunk.blocks(steps, networks.loss.encode) for chunk in chunk_io.chunks), strict=True)
-        # Rearrange them once for the whole part: selecting columns for each call would take several operations.
+        # Rearrange the rates once for the whole part: selecting columns for each call would take several operations.
         rates, ema_weight = (_by_call(table, steps) for table in (chunk_io.rates, chunk_io.ema_weight))
         for number, streams in enumerate(blocks):
             first, size = chunk_io.first + done, streams[0][0].shape[1]
             inputs = self._fused_calls.inputs(streams, first, rates[number], ema_weight[number])
             for members, call_streams, call in self._calls[steps]:
-                # Each call advances the step counter, which all streams share.
+                # All streams share one step counter. Each call advances it, so set it back for the next stream.
                 networks.optimizer.state.step.fill_(first)
                 outputs = Outputs(*call(inputs.part(members, call_streams).tensors))
                 # Copying the results on the device does not make the host wait, so the next call is queued at once.
@@ -171,20 +181,20 @@ class FusedUpdates:
     def prepare(self, chunk_io: ChunkIO, *, steps_ahead: int) -> None:
         """Compile or capture updates for mini-batches like those of ``chunk_io``, if required and not done yet.
 
-        ``steps_ahead``, the number of updates that are left, decides whether that saves time. A failure is logged, and
-        training continues eagerly.
+        ``steps_ahead``, the number of updates that are left, decides whether that saves time. This is decided once, at
+        the first missing call. A failure is logged, and training continues without what has failed.
         """
         if self._members_have_left and not self.ready and steps_ahead < _MIN_STEPS_TO_RECAPTURE:
             self._graph_capture = None
         try:
-            # Look for the next part after each one, because calls of one update are needed only if compiling failed.
+            # Plan the parts again after each new call: if compiling fails, calls of one update are needed, too.
             while (part := self._first_missing(chunk_io.chunks[0])) is not None:
                 if self._compiling and self._may_compile is None:
                     self._decide_whether_to_compile(part.steps, steps_ahead)
                 else:
                     self._calls[part.steps] = self._make_calls(chunk_io.part(part.begin, part.begin + part.steps))
         except CompilerError as error:
-            # Nothing is tried again, as the next chunk would fail in the same way.
+            # Nothing is tried again, because the next chunk would fail in the same way.
             self._compiling, self._graph_capture = False, None
             self._log(error)
 
@@ -195,6 +205,7 @@ class FusedUpdates:
         return next((part for part in self._planned_parts(chunk) if part.steps and part.steps not in self._calls), None)
 
     def _log(self, error: CompilerError) -> None:
+        """Log that a part of the acceleration is not used: as a warning if the user has asked for it."""
         fall_back(error, asked=self._acceleration.compiling is True or isinstance(error, CudaGraphError))
 
     def _decide_whether_to_compile(self, steps: int, steps_ahead: int) -> None:
@@ -207,7 +218,7 @@ class FusedUpdates:
             saved_seconds = steps_ahead * self._saved_seconds(steps, always=always)
             self._may_compile = compiling_pays(saved_seconds, always=always)
         except CompilerError as error:
-            # Capturing a CUDA graph takes a fraction of a second, so it saves time without a library, too.
+            # A CUDA graph is captured in a fraction of a second, so it saves time even if compiling does not.
             if self._graph_capture is None:
                 raise
             self._compiling = False
@@ -253,7 +264,7 @@ class FusedUpdates:
         return self._fused_calls.bind(library)
 
     def _library(self, example: ChunkIO) -> CompiledCall | None:
-        """Return the compiled call; None if it cannot be made but updates can be captured without it."""
+        """Return the library; None if it cannot be made, but updates can be captured without it."""
         try:
             return self._fused_calls.library(example, may_compile=bool(self._may_compile))
         except CompilerError as error:

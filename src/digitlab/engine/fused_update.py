@@ -1,8 +1,9 @@
 """Builds one function of tensors that makes several updates of stacked networks, to be compiled or captured as a whole.
 
-The function calls ``StackedUpdate`` several times. ``FusedCalls`` compiles it or captures it as a CUDA graph. Members
-with the same seed share a stream of mini-batches. Shapes: M members, S updates in a call, n images in a mini-batch, C
-channels, H rows, W columns, K classes.
+The function calls ``StackedUpdate`` several times. ``FusedCalls`` compiles it to a library on disk, or captures it as a
+CUDA graph. One execution of either is a *call*. Stacked networks are M networks, the members, whose tensors are stacked
+to (M, ...). Members with the same seed share a stream of mini-batches. Shapes: M members, S updates in a call, n images
+in a mini-batch, C channels, H rows, W columns, K classes.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -25,7 +26,7 @@ from digitlab.optim.state import RuleState
 
 
 class MemberSettings(NamedTuple):
-    """Settings that can differ between members: the update ``rule``, label ``smoothing`` and ``clip_norm``.
+    """Settings that can differ between members: those of the update ``rule``, label ``smoothing`` and ``clip_norm``.
 
     ``smoothing`` (M, 1) is None if no member smooths, ``clip_norm`` (M,) is None if no member clips gradients.
     """
@@ -57,7 +58,7 @@ class SharedState(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """The data of a call.
+    """The data of a call: S mini-batches, and the numbers that change with each update.
 
     ``pixels`` (streams, S, n, C, H, W) are uint8 or float in [0, 1], and ``targets`` (streams, S, n, ...) are encoded.
     They have one entry for each stream and not for each member, because copies would cost memory bandwidth. ``masks``
@@ -73,7 +74,7 @@ class Inputs(NamedTuple):
 
     @classmethod
     def from_tensors(cls, tensors: Iterable[Tensor]) -> "Inputs":
-        """Return the inputs for a list that the property ``tensors`` returned."""
+        """Return the inputs from a list such as the property ``tensors`` returns."""
         pixels, targets, *masks, rates, ema_weight = tensors
         return cls(pixels, targets, masks, rates, ema_weight)
 
@@ -115,8 +116,8 @@ class UpdateFunction:
     def build(self, steps: int) -> Callable[[MemberState, SharedState, Inputs], Outputs]:
         """Return a function that makes ``steps`` updates. All state is in its arguments, so it can be traced.
 
-        In all tensors that have a dimension of members, that is the first one, because the compiler lets only the first
-        dimension vary between calls.
+        It changes the state in place. Wherever a tensor has a dimension of members, it is the first one, because
+        ``compile_or_load`` lets only the first dimension differ between calls.
         """
 
         def run(members: MemberState, shared: SharedState, inputs: Inputs) -> Outputs:
@@ -133,11 +134,11 @@ class UpdateFunction:
                 )
                 for step in range(steps)
             ]
-            # ``StackedUpdate`` takes one row of rates per update, but in the inputs members are the first dimension.
+            # ``StackedUpdate`` takes the rates of one update, so the dimension of updates must be the first one.
             rates, ema_weight = inputs.rates.T, inputs.ema_weight.T
             if self.single:
                 rates, ema_weight = rates.squeeze(1), ema_weight.squeeze(1)
-            # The compiler traces under ``no_grad``, but ``backward`` of the stacks uses autograd.
+            # The compiler traces this under ``no_grad``, but the stacks compute gradients with autograd.
             with torch.enable_grad():
                 results = [
                     update.with_losses(batch, rates[step], ema_weight[step]) for step, batch in enumerate(batches)
@@ -148,6 +149,7 @@ class UpdateFunction:
         return run
 
     def _update(self, members: MemberState, state: RuleState, sizes: Sequence[int]) -> StackedUpdate:
+        """Return an update of networks with the tensors and settings of ``members`` and streams of these ``sizes``."""
         rule, smoothing, clip_norm = members.settings
         if self.single:
             assert isinstance(self.stack, VmapStack)
@@ -179,7 +181,7 @@ def flatten_arguments(run: Callable[..., Outputs], trees: Sequence[Any]) -> Flat
     """
     leaves, structure = pytree.tree_flatten(tuple(trees))
     # None stands for a tensor. The tensors themselves are dropped, because a library or graph of this function must not
-    # keep a former state alive. Other leaves are put into tuples, as they may be None, too.
+    # keep a former state alive. Any other leaf is put into a tuple, because it may be None itself.
     constants = [None if isinstance(leaf, Tensor) else (leaf,) for leaf in leaves]
 
     def flat_function(*tensors: Tensor) -> Sequence[Tensor]:

@@ -1,4 +1,4 @@
-"""Metrics of a pass over images, computed from a confusion matrix and the sum of the losses.
+"""Metrics of a pass over images, such as a validation, computed from a confusion matrix and the sum of the losses.
 
 Training, validation and test use it. A confusion matrix holds whole numbers, so neither the chunk length nor the order
 of the images changes a metric, and a chunk costs only two additions. K classes, N images.
@@ -16,7 +16,11 @@ from digitlab.engine.device import as_numbers, reads_at_once
 
 @dataclass(slots=True)
 class Counts:
-    """The sums of one pass: ``confusion`` int64 (K, K), true class by predicted class; ``loss_sum`` over all images."""
+    """The sums of one pass over the images, to which each mini-batch is added.
+
+    ``confusion``, int64 (K, K), counts images by true class (row) and predicted class (column). ``loss_sum`` is the sum
+    of the losses of all images.
+    """
 
     confusion: Tensor
     loss_sum: float = 0.0
@@ -61,7 +65,7 @@ class Counts:
         }
 
     def class_accuracy(self, class_names: Sequence[str]) -> dict[str, float]:
-        """Return the share of each class's images that were classified correctly, without classes that have none."""
+        """Return the share of each class's images that were classified correctly; leave out classes without images."""
         confusion = self.confusion.double().cpu()
         pairs = zip(class_names, confusion.diagonal(), confusion.sum(1), strict=True)
         return {name: float(hits / support) for name, hits, support in pairs if support > 0}
@@ -121,8 +125,8 @@ def confusions(logits: Tensor, labels: Tensor) -> Tensor:
     Rows are true classes, columns are predicted classes.
     """
     members, _, classes = logits.shape
-    # The cells of all matrices are numbered one after the other. For so few classes, ``argmax`` takes 1.5 times as long
-    # as ``max``.
+    # All matrices are counted at once: their cells are numbered one after the other. With about ten classes, ``argmax``
+    # takes 1.5 times as long as ``max``.
     first_cell = torch.arange(members, device=logits.device).unsqueeze(1) * classes * classes
     cells = first_cell + labels * classes + logits.max(2).indices
     # bincount would make the host wait for CUDA, because its result has as many cells as the largest value.

@@ -1,9 +1,10 @@
 """Undoes updates that leave nan or infinite numbers, and builds the error that names the step of the first such update.
 
-Runs and populations check their state once per chunk, which takes hardly any time. If anything is not finite, they roll
-the chunk back and repeat it with a check after each mini-batch. An update is a function of the state before it and of
-its position, so the repetition meets the same faulty update. A check per chunk misses nothing, because a weight, moment
-or statistic that is nan or infinite stays so whatever is added to it.
+Solo runs, and populations of networks that are trained together, check their state once after each chunk (several
+mini-batches in a row), which takes hardly any time. If anything is not finite, they undo the updates of the chunk and
+repeat it with a check after each mini-batch. An update is a function of the state before it and of its position, so the
+repetition reaches the same faulty update. One check for each chunk misses nothing, because a weight, moment or
+statistic that is nan or infinite stays so whatever is added to it.
 """
 
 import math
@@ -46,17 +47,16 @@ class Rollback:
 
     @torch.no_grad()
     def rollback(self, member: int | None = None) -> None:
-        """Set the tensors back to the saved values, in place.
+        """Set all tensors back to the saved values, in place; with ``member``, only the rows of that member.
 
-        These are all of them or, if the tensors are
-        stacked, only the row of one ``member`` of the population.
+        Rows exist in a population, whose tensors are stacked: (M, ...) for M members.
         """
         # The list may end with optimizer state that was created since ``save``. It has no copy and is skipped here;
         # ``TrainStep.rollback`` clears such state before it calls this method.
         for tensor, saved in zip(self._state_tensors(), self._saved, strict=False):
             if member is None:
                 tensor.copy_(saved)
-            elif tensor.ndim > 0:
+            elif tensor.ndim > 0:  # a scalar, the number of updates, belongs to all members
                 tensor[member].copy_(saved[member])
 
     def finite(self) -> bool:
@@ -95,8 +95,9 @@ def run_chunk_safely(
 ) -> Results:
     """Make the updates of a chunk by ``run(False)`` and return its results, if they are ``finite``.
 
-    Otherwise undo the updates and return ``run(True)``. It checks after each update and, if one is not finite, ends the
-    run or, in a population, the member. ``run`` changes ``state`` and advances ``position``.
+    Otherwise undo the updates and return the results of ``run(True)``, which makes them again with a check after each.
+    At the first faulty one, it raises an error in a solo run; in a population, it ends the training of the members that
+    the fault concerns. ``run`` changes ``state`` and advances ``position``.
     """
     start = replace(position)
     state.save()

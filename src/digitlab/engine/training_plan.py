@@ -1,4 +1,7 @@
-"""``TrainingPlan``: how long a run trains, in which chunks, and its progress. Each solo run and each member has one."""
+"""``TrainingPlan``: how long a run trains, how its epochs are cut into chunks of mini-batches, and how far it has got.
+
+Each run has one: a solo run, which trains alone, and each member of a population, whose runs are trained together.
+"""
 
 from dataclasses import dataclass, field
 
@@ -24,7 +27,8 @@ class TrainingPlan:
     ) -> "TrainingPlan":
         """Return the plan of a run of ``max_epochs`` epochs over ``images`` images, with the limits in ``chunks``."""
         steps_per_epoch = chunks.steps_per_epoch(images)
-        # The limits shorten ``total_steps``, so that learning-rate schedules end with the last mini-batch of the run.
+        # The limits ``limit_train_batches`` and ``max_steps`` shorten ``total_steps``, so that learning-rate schedules
+        # end with the last mini-batch of the run.
         all_epochs = max_epochs * steps_per_epoch
         return cls(
             chunks=chunks, steps_per_epoch=steps_per_epoch, total_steps=min(all_epochs, chunks.max_steps or all_epochs),
