@@ -1,7 +1,8 @@
 """Compiles functions of tensors ahead of time, each to a library on disk that later runs load in milliseconds.
 
-AOTInductor makes the libraries. A run whose library exists needs no compiler; it only traces one update, from which
-the name of the library follows. ``FusedCalls`` calls ``compile_or_load``.
+AOTInductor, torch's ahead-of-time compiler, makes the libraries. ``FusedCalls`` calls ``compile_or_load`` with
+functions that make several updates of a network. A run whose library exists needs no compiler. It only traces one
+update, which means that it records the operations, and computes the name of the library from them.
 """
 
 import hashlib
@@ -29,8 +30,9 @@ log = logging.getLogger(__name__)
 # Below this many operations in the forward pass of a mini-batch, a network spends most of its time between operations.
 # Several updates in one call save that time; larger networks would only take longer to compile.
 _SMALL_NETWORK_FLOPS = 3e7
-# A GPU is so fast that launching the operations takes most of the time for larger networks, too.
+# A GPU computes so fast that launching the operations takes most of the time for larger networks, too.
 _SMALL_NETWORK_FLOPS_ON_GPU = 3e10
+# The number of updates in one call. Compiling takes longer with each of them.
 _STEPS_OF_SMALL_NETWORKS = 8
 # For compile=auto: how long it takes to load a library that an earlier run has compiled, and to compile one.
 _LOAD_SECONDS = 1.0
@@ -58,7 +60,7 @@ class NoGainError(CompilerError):
 def fall_back(error: CompilerError, *, asked: bool) -> None:
     """Log that the run trains without compiled updates: as a warning if the user ``asked`` for them, otherwise as info.
 
-    Too little gain is never a warning, because the run is as fast as it can be.
+    A ``NoGainError`` is never a warning, because the run is as fast as it can be.
     """
     warn = asked and not isinstance(error, NoGainError)
     log.log(logging.WARNING if warn else logging.INFO, "%s: %s; training without", error.topic, error)
@@ -73,9 +75,9 @@ def steps_per_execution(flops: float, device: torch.device) -> int:
 def compiling_pays(saved_seconds: float, *, always: bool) -> bool:
     """Return whether to compile a library that does not exist yet, for a run in which it saves ``saved_seconds``.
 
-    True if ``always``. Raises ``NoGainError`` if even loading an existing library takes longer than it saves.
+    True if ``always``. Raises ``NoGainError`` if it would save too little time even if it existed.
     """
-    # The run must save twice the cost, because both are rough estimates.
+    # It must save twice the time that it costs, because both times are rough estimates.
     if not always and saved_seconds < 2 * _LOAD_SECONDS:
         raise NoGainError("it would save too little time in this run")
     return always or saved_seconds > 2 * _COMPILE_SECONDS
@@ -88,9 +90,9 @@ def cache_folder() -> Path:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Hide torch's messages about its own internals while it traces, compiles or loads.
+    """Hide messages of torch about itself while it traces, compiles or loads.
 
-    Where Python turns warnings into errors, a deprecation inside torch would otherwise make compiling fail.
+    Where Python turns warnings into errors, a warning that torch uses something deprecated would make compiling fail.
     """
     logger = logging.getLogger("torch")
     level = logger.level
@@ -113,10 +115,11 @@ def compile_or_load(
     may_compile: bool = True,
     dynamic: Sequence[bool] | None = None,
 ) -> CompiledCall:
-    """Load the library of ``function(steps)`` for arguments like ``examples(steps)``, or compile it.
+    """Load the library of ``function(steps)``, which makes ``steps`` updates, or compile it.
 
-    ``dynamic`` says for each argument whether its first dimension may have another size in a call, which is then the
-    same in all these arguments. None means that no argument may. Raises ``CompilerError`` if the function cannot be
+    ``examples(steps)`` are arguments for this function. The library takes arguments with the same shapes and dtypes,
+    but ``dynamic`` says for each argument whether its first dimension may have another size in a call, which is then
+    the same in all these arguments. None means that no argument may. Raises ``CompilerError`` if the function cannot be
     compiled, or if no library exists and ``may_compile`` is false.
     """
     # The trace of one update is enough to distinguish functions. Tracing all ``steps`` would take seconds in every run.
@@ -161,6 +164,7 @@ def _writable_cache_folder() -> Path:
 
 
 def _load(path: Path) -> CompiledCall:
+    """Load the library; raises ``CompilerError`` if torch can't."""
     from torch._inductor import aoti_load_package
 
     try:
@@ -173,6 +177,7 @@ def _load(path: Path) -> CompiledCall:
 
 
 def _compile(function: FlatFunction, arguments: list[Tensor], dynamic: Sequence[bool], path: Path) -> None:
+    """Compile ``function`` for arguments like ``arguments`` to the library ``path``; raises ``CompilerError``."""
     from torch._inductor import aoti_compile_and_package
 
     # The library gets its name when it is complete, so a process that is killed leaves no half-written library.
@@ -208,8 +213,8 @@ def _traced(function: FlatFunction, arguments: list[Tensor], dynamic: Sequence[b
     mode = FakeTensorMode(shape_env=ShapeEnv())
     fake_tensors = []
     for number, (argument, is_dynamic) in enumerate(zip(arguments, dynamic, strict=True)):
-        # Duck sizing: dimensions of equal size share one symbol. All dynamic dimensions have the same size here. All
-        # others keep their sizes.
+        # Duck sizing (torch's word): dimensions of equal size share one symbol. That is right here, because all dynamic
+        # dimensions have the same size. All other dimensions keep their sizes.
         sizes = [DimDynamic.DUCK if is_dynamic and axis == 0 else DimDynamic.STATIC for axis in range(argument.ndim)]
         context: Any = StatelessSymbolicContext(dynamic_sizes=sizes)
         source = ConstantSource(f"argument_{number}")
@@ -233,7 +238,7 @@ def _fingerprint(function: FlatFunction, arguments: list[Tensor], dynamic: Seque
     ]
     machine = _machine_facts({argument.device for argument in arguments})
     digest = hashlib.sha256(repr((graph.code, shapes, steps, *machine)).encode())
-    # Tensors that the function closes over are compiled into the library with their values.
+    # Tensors that are no arguments of the function become part of the library with their values.
     for name, constant in sorted(graph.named_buffers()):
         digest.update(name.encode() + constant.cpu().numpy().tobytes())
     return digest.hexdigest()[:32]

@@ -1,9 +1,11 @@
 """Stacked dense networks: all members of a stream share their images, so their first layers are one matrix product.
 
-``StackedNetworks`` uses it for ``MLP`` and ``Linear``. Backpropagation through the weights is written out as matrix
-products. They write into buffers that are reused. Plain gradient descent adds them to the weights without storing the
-gradients, which saves two of five passes over the weights. Autograd computes only the derivatives of activations and
-batch norm. Activations are stored as (M, U, n), the layout that forward and backward need without a copy.
+Stacked networks are the M members of a population, which are trained together; their tensors are (M, ...). A stream is
+the mini-batches that members with the same seed share. ``StackedNetworks`` uses this class for ``MLP`` and ``Linear``.
+Backpropagation through the weights is written out as matrix products. They write into buffers that are used again.
+Plain gradient descent adds the products straight to the weights, which saves writing and reading the gradients.
+Autograd computes only the derivatives of activations, batch norm and dropout. Activations are stored as (M, U, n), the
+layout that forward and backward need without a copy.
 
 Shapes: M members, n images, U units of a layer, D units of the layer before it, C channels, H rows, W columns, K
 classes.
@@ -19,11 +21,11 @@ from digitlab.models import MLP, Linear
 
 
 class DenseStack:
-    """M networks like ``template``, an ``MLP`` or a ``Linear``.
+    """M networks with the architecture of ``template``, an ``MLP`` or a ``Linear``.
 
     ``parameters`` and ``buffers`` are those of the members, stacked to (M, ...); ``stream_sizes`` says how many members
-    each stream has. A layer has a weight (M, U, D), followed by its vectors (M, U): the bias, or scale and shift of its
-    batch norm.
+    each stream has. In the list of parameters, each layer has a weight (M, U, D), followed by its *vectors* (M, U): the
+    bias, or scale and shift of its batch norm. Call ``forward``, ``backward``, and then ``gradients`` or ``descend``.
     """
 
     def __init__(
@@ -71,11 +73,11 @@ class DenseStack:
         # All members of a stream multiply the same images, so their first layers are one large product instead of M
         # small ones.
         outputs = self._first_products(len(self._images[0]))
-        # For each hidden layer: the tensors that its output is a function of, and the output.
+        # For each hidden layer: the tensors with respect to which autograd differentiates its output, and the output.
         self._hidden: list[tuple[list[Tensor], Tensor]] = []
         for layer, activation in enumerate(self._activations):
-            # ``outputs`` is the leaf of a small graph of batch norm, activation and dropout. Autograd differentiates
-            # only these.
+            # ``outputs``, the results of the matrix product, are a leaf of autograd: a graph starts here, with batch
+            # norm, activation and dropout only.
             leaves = [outputs.requires_grad_()]
             if self._norm is not None:
                 leaves += [self.parameters[index].detach().requires_grad_() for index in self._layers[layer][1]]
@@ -83,7 +85,7 @@ class DenseStack:
             if masks:
                 values = values * masks[layer].mT
             self._hidden.append((leaves, values))
-            # Each hidden layer is a graph of its own: ``backward`` does the products between them.
+            # ``detach`` ends the graph of this layer: ``backward`` computes the products between the graphs.
             outputs = self._dense(layer + 1, values.detach(), self.parameters)
         return outputs.mT
 
@@ -123,8 +125,10 @@ class DenseStack:
 
         Call ``gradients`` or ``descend`` next; no parameter may change in between.
         """
-        # A delta is the derivative of the loss by a layer's outputs before batch norm and activation, (M, U, n).
+        # A delta is the derivative of the loss by a layer's outputs before batch norm and activation, (M, U, n). The
+        # lists begin with the last layer and are reversed at the end.
         self._deltas, self._vector_gradients = [gradient.mT], [[gradient.sum(1)]]
+        # ``[:0:-1]``: from the last weight back to the second. Each is paired with the hidden layer before it.
         for weight, (leaves, values) in zip(self._weights[:0:-1], reversed(self._hidden), strict=True):
             # The product propagates the delta of the next layer back through that layer's weights, and autograd through
             # this layer's activation and batch norm.
@@ -151,14 +155,15 @@ class DenseStack:
         return self._gradients
 
     def descend(self, rates: Tensor, decay_factors: Sequence[Tensor | None]) -> None:
-        """Multiply each parameter by its decay factor, then subtract its gradient times the learning rate.
+        """Multiply each weight by its decay factor, then subtract from each parameter its gradient times the rate.
 
-        ``rates`` is float64 (M,). ``decay_factors`` has (M, 1, ...) for each parameter, or None for no decay.
+        ``rates``, the learning rates, is float64 (M,). ``decay_factors`` has (M, 1, ...) for each parameter, or None
+        for no decay. Those of the vectors are ignored, because biases and batch norm are never decayed.
         """
         rates = rates.to(self.parameters[0].dtype).view(-1, 1, 1)
         descent = -rates
         for layer, ((weight, vectors), gradients) in enumerate(zip(self._layers, self._vector_gradients, strict=True)):
-            # Multiply the delta by the rate, because it is smaller than the gradient of the weights.
+            # The delta is multiplied by the rate and not the gradient of the weights, which is larger.
             delta = self._deltas[layer] * descent
             if layer > 0:
                 _scale(self._weights[layer], decay_factors[weight]).baddbmm_(delta, self._inputs(layer).mT)

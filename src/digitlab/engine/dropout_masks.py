@@ -1,7 +1,8 @@
 """Dropout (Srivastava et al., 2014) with masks as inputs, equal to the masks of an eager solo run.
 
-Compiled code, CUDA graphs and stacked networks cannot draw random numbers as an eager run does, so their masks are
-drawn before they are called. ``StackedNetworks`` and ``VmapStack`` use this.
+A solo run trains one network; a population trains M networks, the members, together, with tensors that are stacked to
+(M, ...). Compiled code, CUDA graphs and stacked networks cannot draw random numbers as an eager run does, so their
+masks are drawn before they are called. ``StackedNetworks`` and ``VmapStack`` use this.
 """
 
 import copy
@@ -46,9 +47,9 @@ class DropoutMasks:
         dtype: torch.dtype,
     ) -> None:
         self._shapes, self._device, self._dtype = shapes, device, dtype
-        # Each distinct pair is drawn once, however many members have it.
+        # Masks are drawn once for each distinct pair, however many members have it. ``dict`` keeps the order of the
+        # pairs, so the order of the draws is the same in every process.
         pairs = list(zip(seeds, rates, strict=True))
-        # dict keeps the order of the members, so the draws are the same in every process.
         distinct = list(dict.fromkeys(pairs))
         # The same seed as in ``TrainStep``: the mask of a member is that of its solo run, bit for bit.
         self._draws = [(stream_seed("forward", seed, 0), rate) for seed, rate in distinct]
@@ -95,7 +96,7 @@ def make_dropout_masks(
 
 
 def network_with_most_dropout(networks: Sequence[nn.Module]) -> nn.Module:
-    """Return the network with the most dropout layers, which is the template of a stack.
+    """Return the network with the most dropout layers. It serves as the template whose code all members execute.
 
     A network with rate 0 may lack a dropout layer that others have. With this template, it gets the layer, and its mask
     is all ones.

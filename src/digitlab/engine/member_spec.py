@@ -1,4 +1,4 @@
-"""Describes a network and its training for the engine. ``Classifier.member_spec`` returns this description."""
+"""Describes a network and its training for the engine. ``training.Classifier.member_spec`` returns the description."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from digitlab.optim.schedules import Schedule
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberSpec:
-    """One network and the parts of its training. The network is that of a solo run or of a member of a population.
+    """One network and the parts of its training, for a solo run or a member of a population.
 
-    ``average`` is a copy of the network whose weights are the exponential moving average (None if ``ema_decay`` is
-    None). ``image_shape`` is (C, H, W). If ``autocast_dtype`` is not None, layers multiply matrices in that dtype. The
-    seed in ``plan`` determines the order of the images, augmentation and dropout; members with the same seed share
-    their mini-batches.
+    A solo run trains one network, a population trains several at once, its members. ``average`` is a copy of the
+    network whose weights are the exponential moving average (None if ``ema_decay`` is None). ``image_shape`` is (C, H,
+    W). If ``autocast_dtype`` is not None, layers multiply matrices in that dtype. The seed in ``plan`` determines the
+    order of the images, augmentation and dropout; members with the same seed share their mini-batches.
     """
 
     network: nn.Module

@@ -1,6 +1,7 @@
-"""Evaluates the stacked networks of a population on the same images.
+"""Evaluates the stacked networks of a population, whose members are trained together, on the same images.
 
-``StackedRunner`` uses it for validation, and ``population.testing`` for the test.
+``StackedRunner`` uses it for validation, and ``population.testing`` for the test. M members, n images in a batch, K
+classes.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,7 +19,7 @@ from digitlab.engine.vmap_stack import VmapStack
 
 
 def stack_networks(networks: Sequence[nn.Module]) -> DenseStack | VmapStack:
-    """Stack copies of ``networks`` for an evaluation."""
+    """Stack copies of the tensors of ``networks`` for an evaluation, in which all get the same images."""
     template = network_with_most_dropout(networks)
     parameters = stack_tensors([list(network.parameters()) for network in networks])
     buffers = stack_tensors([list(network.buffers()) for network in networks])
@@ -59,8 +60,9 @@ def evaluate_stack(
         losses = loss(logits, targets.expand(members, *targets.shape))
         batch_sums, image_weights = losses.double().sum(1), loss.image_weights(targets)
         if image_weights is not None:
-            # The mean over the whole set divides by the weights of all its images, not by those of each batch. So undo
-            # the division by the weights of the batch here, and divide by all weights at the end.
+            # With class weights, ``loss`` divides by the sum of the image weights of this batch, but the mean over the
+            # whole set must be divided by the weights of all its images. So undo the division here, and divide by all
+            # weights at the end.
             batch_weight = image_weights.double().sum()
             batch_sums *= batch_weight / len(image_weights)
             weight_sum = batch_weight if weight_sum is None else weight_sum + batch_weight

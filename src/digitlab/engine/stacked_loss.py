@@ -1,8 +1,9 @@
 """The losses of stacked networks and their gradients with respect to the logits.
 
-``StackedUpdate`` and ``StackedRunner`` use them. ``StackedLoss`` computes the losses of all members of a population at
-once. ``MemberLosses`` calls each member's own loss, of any class; the fused updates of a solo run, which is a stack of
-one, use it. Updates start their backward pass from the gradient that is computed here. M members, n images, K classes.
+``StackedUpdate`` and ``StackedRunner`` use them. Updates start their backward pass from the gradient that is computed
+here. ``StackedLoss`` computes the losses of all members of a population, which are trained together, at once.
+``MemberLosses`` calls each member's own loss, of any class; the compiled and captured updates of a solo run, which is a
+stack of one, use it. *Encoded* targets have the form that a loss takes. M members, n images, K classes.
 """
 
 from collections.abc import Sequence
@@ -32,7 +33,7 @@ class StackedLoss:
     def from_members(cls, losses: Sequence[Loss], *, device: torch.device, dtype: torch.dtype) -> "StackedLoss":
         """Stack the members' ``losses``; ``dtype`` is that of the logits."""
         smoothing = [loss.label_smoothing for loss in losses if isinstance(loss, CrossEntropy)]
-        # If no member smooths, None selects a formula with fewer operations.
+        # If no member smooths, ``smoothing`` is None, which selects formulas with fewer operations.
         stacked = torch.tensor(smoothing, device=device, dtype=dtype).unsqueeze(1) if any(smoothing) else None
         return cls(losses[0], stacked)
 
@@ -92,10 +93,11 @@ class StackedLoss:
                     return error - outputs * error.sum(2, keepdim=True)
         if isinstance(self._loss, WeightedCrossEntropy):
             targets = _divided_by_weights(targets, logits)
+            # The weighted targets of an image do not add up to 1, so the softmax is multiplied by their sum.
             return logits.softmax(2) * targets.sum(2, keepdim=True) - targets
         if self.smoothing is None:
-            # Solo runs call this function, so the gradient agrees with theirs to the last bit. Below, the smoothing
-            # differs between members, which PyTorch's function does not allow.
+            # Solo runs call ``F.cross_entropy``, so the gradient agrees with theirs to the last bit. Further down, the
+            # smoothing differs between members, which that function does not allow.
             leaf = logits.detach().requires_grad_()
             flat_targets = targets.flatten(0, 1) if targets.ndim == 2 else targets.flatten(0, 1).to(leaf.dtype)
             loss = F.cross_entropy(leaf.flatten(0, 1), flat_targets, reduction="sum") / images
@@ -105,7 +107,7 @@ class StackedLoss:
         if targets.ndim == 2:
             targets = torch.zeros_like(probabilities).scatter_(2, targets.unsqueeze(2), 1.0)
         targets = targets.to(logits.dtype) * (1 - smoothing) + smoothing / classes
-        # The targets of mixup add up to 1 only up to rounding, so the probabilities are multiplied by their sum.
+        # The targets of mixed images add up to 1 only up to rounding, so the probabilities are multiplied by their sum.
         return (probabilities * targets.sum(2, keepdim=True) - targets).div_(images)
 
     def _outputs(self, logits: Tensor) -> Tensor:
@@ -123,7 +125,8 @@ def _divided_by_weights(targets: Tensor, logits: Tensor) -> Tensor:
 class MemberLosses:
     """The members' ``losses`` of any class, called one after another and differentiated by autograd."""
 
-    smoothing = None  # as in ``StackedLoss``, so that callers need not tell the two apart
+    # ``StackedLoss`` has this attribute, too. Here each loss has its own smoothing.
+    smoothing = None
 
     def __init__(self, losses: Sequence[Loss]) -> None:
         self._losses = list(losses)

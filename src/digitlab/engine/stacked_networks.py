@@ -1,8 +1,9 @@
 """Stacked networks with all that an update of them needs: losses, dropout masks, optimizer, learning rates.
 
-The networks are the members of a population, or the single network of a solo run, which is a stack of one.
+The networks are the members of a population, which are trained together, or the single network of a solo run, which is
+a stack of one. Each tensor of a network is a row of a stacked tensor (M, ...), where M is the number of members.
 ``StackedRunner`` trains populations with this class. ``FusedUpdates`` compiles its updates or captures them as CUDA
-graphs. M is the number of members.
+graphs.
 
 Members with the same seed are trained on the same mini-batches in the same order. They share a *stream* of
 mini-batches, which is prepared only once.
@@ -50,7 +51,8 @@ class StackedNetworks:
         first = members[0]
         self.normalise, self.classes = first.normalise, first.classes
         networks = [member.network for member in members]
-        # The module that is called with each member's tensors. It needs a dropout layer wherever any member has one.
+        # The module whose code is executed with each member's tensors. It needs a dropout layer wherever a member has
+        # one.
         self._template = network_with_most_dropout(networks)
         # Multiplications and additions in one member's forward pass of one image.
         self.flops = forward_cost(self._template, first.image_shape, self.normalise.scale).flops
@@ -81,9 +83,9 @@ class StackedNetworks:
         self.optimizer = StackedOptimizer(rule, optimizers, self.stack.parameters)
         if shared_with is not None:
             self.optimizer.share(list(first.network.parameters()), shared_with)
-        # The eager rule above has plain numbers for settings that are equal in all members, which is faster. In the
-        # compiled rule they are tensors. A compiled library then does not contain their values, and other sweeps can
-        # use it.
+        # The rule above, for eager updates, has plain numbers for settings that are equal in all members, which is
+        # faster. In the rule for compiled updates they are tensors. A library on disk then does not contain their
+        # values, and other sweeps can use it.
         self.compiled_rule = StackedRule.from_optimizers(optimizers, networks, device=device, always_tensors=True)
         plans = [member.plan for member in members]
         self._learning_rates = LearningRates(optimizers, [member.schedule for member in members], plans)
@@ -96,6 +98,7 @@ class StackedNetworks:
         )  # fmt: skip
 
     def _stack(self, parameters: list[Tensor], autocast_dtype: torch.dtype | None) -> DenseStack | VmapStack:
+        """Return the stack, which computes logits and gradients, with ``parameters`` (M, ...)."""
         if not self.is_solo and DenseStack.fits(self._template):
             # A faster form for dense networks: one matrix product computes the first layers of all members of a stream.
             return DenseStack(self._template, parameters, buffers=self.buffers, stream_sizes=self.stream_sizes)
@@ -126,7 +129,8 @@ class StackedNetworks:
 
     def expand_to_members(self, streams: Sequence[Tensor]) -> Tensor:
         """Turn one tensor per stream into a tensor (M, ...) in which each member has the tensor of its stream."""
-        # Always two operations: on a GPU, one operation for each stream would take longer.
+        # ``stacking.expand_to_members`` makes one operation for each stream, which would take longer on a GPU. These
+        # are always two.
         return torch.stack(list(streams)).index_select(0, self._stream_of)
 
     def rates(self, first: int, steps: int) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,9 @@
-"""The optimizer of a population: one update rule, with the settings and the learning-rate schedule of each member.
+"""The optimizer of stacked networks: one update rule, with the settings and the learning-rate schedule of each member.
 
-``StackedUpdate`` applies it. It also converts between the stacked state and the ``torch.optim`` state of each solo run,
-so that a member's checkpoint can be resumed alone, and a solo run's checkpoint in a population.
+Stacked networks are the M members of a population, which are trained together, or the network of a solo run, which is a
+stack of one. Their tensors are (M, ...). ``StackedUpdate`` applies the optimizer. It also converts between the stacked
+state and the ``torch.optim`` state of each solo run, so that a member's checkpoint can be resumed alone, and a solo
+run's checkpoint in a population.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +19,8 @@ from digitlab.optim.optimizers import RULE_OF, Optimizer, group_settings
 from digitlab.optim.schedules import Schedule
 from digitlab.optim.state import RuleName, RuleState, counts_steps, entry_names, init_state, to_optimizer_state
 
-# Settings that sweeps usually vary are arguments of a compiled call, so that all runs of a sweep share one library.
+# The settings that sweeps usually vary. They are arguments of compiled functions and not constants, so that all runs of
+# a sweep can use one library.
 _VARIED_SETTINGS = ("lr_factor", "momentum", "weight_decay")
 
 
@@ -48,7 +51,7 @@ class StackedRule(NamedTuple):
         contain their values and later sweeps can use the same library.
         """
 
-        # Parameters with equal settings share a tensor, which a rule then converts only once.
+        # The stacked values so far. Parameters with equal values share a tensor, which a rule then converts only once.
         tensors: dict[tuple[float, ...], Tensor] = {}
 
         # Members may differ only in numbers, so a setting has the same type in all of them.
@@ -61,7 +64,9 @@ class StackedRule(NamedTuple):
                 for name in members[0]
             }  # fmt: skip
 
-        # Settings are stacked per parameter, because a parameter may decay in one member and not in another.
+        # Settings are stacked for each parameter, because a parameter may decay in one member and not in another. Each
+        # member has a list with the settings of each parameter; ``zip`` turns this into the members' settings of each
+        # parameter.
         settings_of_members = [_settings_of_parameters(*pair) for pair in zip(optimizers, networks, strict=True)]
         settings = [stack_settings(members) for members in zip(*settings_of_members, strict=True)]
         return cls(
@@ -88,7 +93,8 @@ class StackedRule(NamedTuple):
         It is (M, 1, ...) to broadcast over the parameter; None for a parameter that no member decays.
         """
         decays = self.per_parameter["weight_decay"]
-        # The factor is computed in float64, as Python does in the solo run; ``fit`` then converts it.
+        # The factor is computed in float64, as Python does in a solo run; ``fit`` then converts it. Most parameters
+        # share one decay, so its factor is computed once and found by the id of the decay.
         fit, factors = Fit(), {id(decay): 1 - rates * decay for decay in decays if is_on(decay)}
         return [
             cast(Tensor, fit(factors[id(decay)], parameter)) if is_on(decay) else None
@@ -161,7 +167,7 @@ class StackedOptimizer:
         """Copy the state from ``former``, in which this optimizer's members have the indices ``members``, int64."""
         self.state.step.copy_(former.state.step)
         for name, tensors in self.state.entries.items():
-            # Copied and not shared, so that the tensors of the former runner, with all members, can be freed.
+            # Copied and not shared, so that the tensors of the former runner, with all its members, can be freed.
             for tensor, former_tensor in zip(tensors, former.state.entries[name], strict=True):
                 tensor.copy_(former_tensor.index_select(0, members))
 
@@ -174,7 +180,8 @@ class LearningRates:
     ) -> None:
         # float64 on the host, because a solo run multiplies Python floats.
         self._base = torch.tensor([optimizer.lr for optimizer in optimizers], dtype=torch.float64)
-        # Most members share a schedule, so each distinct one is evaluated once for each step.
+        # Most members have the same schedule and length, so each distinct pair is evaluated only once for each step.
+        # The text of a schedule has all its settings, so equal texts mean equal schedules.
         keys = list(zip(map(repr, schedules), (plan.total_steps for plan in plans), strict=True))
         self._distinct = {key: (schedule, key[1]) for key, schedule in zip(keys, schedules, strict=True)}
         self._schedule_of = torch.tensor([list(self._distinct).index(key) for key in keys])
@@ -195,7 +202,7 @@ class LearningRates:
 def clip_gradients(gradients: Sequence[Tensor], max_norms: Tensor) -> list[Tensor]:
     """Scale each member's gradients, (M, ...), down to its entry of ``max_norms`` (M,) if their norm is larger.
 
-    ``max_norms`` may be a scalar for a single member, whose gradients have no dimension for members.
+    For a single network, whose gradients have no dimension for members, ``max_norms`` is a scalar.
 
     The gradients of a member become nan if its norm is not finite. Otherwise an infinite norm would scale them to
     zeros, and the check for finite values would not notice the faulty update.
@@ -219,7 +226,7 @@ def ema_weights(decays: Tensor, *, first: int, steps: int) -> Tensor:
 
 @torch.no_grad()
 def update_ema(averages: Sequence[Tensor], parameters: Sequence[Tensor], ema_weight: Tensor) -> None:
-    """Move the averages, (M, ...), towards the parameters by ``ema_weight`` (M,), as a solo run does."""
+    """Move the averages, (M, ...), in place towards the parameters, by the fraction ``ema_weight`` (M,) of the way."""
     fit = Fit()
     for average, parameter in zip(averages, parameters, strict=True):
         average.lerp_(parameter, fit(ema_weight, average))
@@ -239,9 +246,10 @@ def _settings_of_parameters(optimizer: Optimizer, network: nn.Module) -> list[di
 def _stack_setting(
     values: Sequence[Any], device: torch.device, tensors: dict[tuple[float, ...], Tensor], *, always_tensors: bool
 ) -> Any:
-    """Stack the ``values`` that M members have for a setting: a number, or a list of numbers such as Adam's betas.
+    """Stack the ``values`` that M members have for a setting: a float, or a list of floats such as Adam's betas.
 
-    Any other setting is the same for all members of a population. ``tensors`` has the stacked values so far.
+    Any other setting is the same for all members of a population, so its first value stands for all. ``tensors`` has
+    the stacked values so far.
     """
     if isinstance(values[0], list):
         columns = zip(*values, strict=True)
@@ -257,7 +265,7 @@ def _stack_numbers(
     """Return a float if all ``values`` are equal, which saves a broadcast in the rule; otherwise float64 (M,).
 
     With ``always_tensors`` only a common zero stays a float: it switches the setting off, which changes the operations.
-    These tensors are arguments of a compiled library, which needs a tensor of its own for each argument.
+    These tensors are arguments of a compiled function, which must not share memory, so each is a new one.
     """
     if len(set(values)) == 1 and not (always_tensors and values[0]):
         return values[0]

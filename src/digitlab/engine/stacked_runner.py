@@ -1,8 +1,9 @@
 """Trains and evaluates the stacked networks of a population: one update at a time (eagerly), or several in a call.
 
-``Population`` calls it; ``ChunkRunner`` is its counterpart for a solo run. Members with the same seed share one stream
-of mini-batches, and each stream has its own chunk. M members, B mini-batches in a chunk, n images in a mini-batch,
-K classes.
+A population trains M networks of one architecture, the members, at once: their tensors are stacked to (M, ...). A call
+runs a compiled function or replays a CUDA graph. ``population.trainer`` uses ``StackedRunner``; ``ChunkRunner`` is its
+counterpart for a run that trains one network. A chunk is B mini-batches in a row. Members with the same seed share one
+stream of mini-batches, and each stream has its own chunk. n images in a mini-batch, K classes.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -62,7 +63,7 @@ class StackedRunner:
         """Make one update for each mini-batch of the ``chunks``, one chunk per stream.
 
         ``first`` is the number of the first mini-batch, counted from 0 over the whole run. If ``callback`` is given,
-        it is called after each update, and all updates are eager.
+        it is called after each update, and all updates are eager, because a call makes several at once.
 
         Returns logits (M, all images, K) on the device, losses (B, M) on the device, and learning rates (B, M) on the
         host. After a signal they cover only the mini-batches that are done.
@@ -91,7 +92,7 @@ class StackedRunner:
         return chunk_io, host_rates
 
     def _run_eagerly(self, chunk_io: ChunkIO, stop_signal: StopSignal, callback: UpdateCallback | None) -> int:
-        """Make the updates one at a time and return how many were made; after a signal the rest is not made."""
+        """Make the updates one at a time, until all are made or a signal arrives; return how many were made."""
         sizes, done = chunk_io.chunks[0].sizes, 0
         seen_targets: list[Sequence[Tensor]] = []
         for batch, logits in zip(self._batches(chunk_io, seen_targets), chunk_io.logits.split(sizes, 1), strict=True):
@@ -112,7 +113,7 @@ class StackedRunner:
     def _batches(self, chunk_io: ChunkIO, seen_targets: list[Sequence[Tensor]]) -> Iterator[StackedBatch]:
         """Yield the mini-batches of ``chunk_io``; append the targets of each, (n, ...) per stream, to ``seen_targets``.
 
-        Random masks are drawn only if the networks use them.
+        Masks for dropout are drawn only if a member has dropout.
         """
         networks = self.networks
         streams = [chunk.minibatches(networks.normalise, networks.loss.encode) for chunk in chunk_io.chunks]
@@ -124,7 +125,7 @@ class StackedRunner:
             yield StackedBatch(images, networks.expand_to_members(targets), masks)
 
     def evaluate(self, batches: Iterable[EvaluationBatch]) -> list[Counts]:
-        """Return the counts of each member on ``batches``; the averaged weights are used if members have them."""
+        """Return the counts of each member on ``batches``; moving averages of the weights are used if there are any."""
         networks = self.networks
         weights = networks.averages or self.stack.parameters
         return evaluate_stack(

@@ -1,8 +1,9 @@
-"""One update of M stacked networks: forward, loss, backward, clipping, update rule and averaged weights.
+"""One update of M stacked networks: forward, loss, backward, clipping, update rule and moving average of the weights.
 
-The stacked runner calls it once for each mini-batch. The compiled form and the CUDA graph contain several such updates.
-Members with the same seed share a stream of mini-batches.
-Shapes: M members, n images in a mini-batch, C channels, H rows, W columns, K classes.
+The networks, the members, have one architecture, and their tensors are stacked to (M, ...). ``StackedRunner`` calls the
+update once for each mini-batch. The compiled form and the CUDA graph of ``UpdateFunction`` contain several such
+updates. Members with the same seed share a stream of mini-batches. Shapes: M members, n images in a mini-batch, C
+channels, H rows, W columns, K classes.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,8 +21,8 @@ from digitlab.engine.vmap_stack import VmapStack
 class StackedBatch(NamedTuple):
     """A mini-batch of each member.
 
-    ``images``: (n, C, H, W) for each stream. ``targets``: encoded, (M, n, ...). ``masks``: (M, n, ...) for each dropout
-    layer; empty without dropout.
+    ``images``: (n, C, H, W) for each stream, normalised. ``targets``: (M, n, ...), encoded, which means in the form
+    that the loss takes. ``masks``: (M, n, ...) for each dropout layer; empty without dropout.
     """
 
     images: Sequence[Tensor]
@@ -34,7 +35,8 @@ class StackedUpdate:
     """Updates the networks of ``stack``; ``apply(gradients, rates)`` applies ``rule``.
 
     ``averages`` hold the exponential moving averages of the parameters; empty without them. ``clip_norm`` is float64
-    (M,), or None to clip nothing.
+    (M,), or None to clip nothing. In a stack from ``VmapStack.as_single``, tensors have no dimension for members, and
+    what is (M,) here is a scalar; only images, targets, masks, logits and losses keep the dimension, with M = 1.
     """
 
     stack: DenseStack | VmapStack
@@ -65,8 +67,8 @@ class StackedUpdate:
         """Backpropagate ``gradient``, the derivative of the loss by the logits (M, n, K), and update the networks."""
         self.stack.backward(gradient)
         if isinstance(self.stack, DenseStack) and self.rule.is_plain_sgd and self.clip_norm is None:
-            # Plain SGD adds the gradient products straight to the weights, which saves two of five passes over them.
-            # Clipping needs the norm of the whole gradient first, so it has to store the gradients.
+            # Plain SGD adds the products that make up the gradients straight to the weights. This saves writing and
+            # reading the gradients. Clipping needs the norm of the whole gradient first, so it can't do without them.
             self.stack.descend(rates, self.rule.decay_factors(self.stack.parameters, rates))
         else:
             gradients = self.stack.gradients()

@@ -1,7 +1,8 @@
 """Stacks the tensors and settings of a population's M members, and expands the data of streams to members.
 
-A stream is the mini-batches that members with the same seed share. ``StackedNetworks``, ``VmapStack`` and
-``UpdateFunction`` use this module.
+A population trains M networks of one architecture, the members, at once. A stream is the mini-batches that members with
+the same seed share. ``StackedNetworks``, ``VmapStack`` and ``UpdateFunction`` use this module, ``stack_networks`` for
+an evaluation.
 """
 
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ def stack_tensors(tensors: Sequence[Sequence[Tensor]]) -> list[Tensor]:
     stacked = []
     for rows in zip(*tensors, strict=True):
         first = rows[0]
+        # Each row has the strides of the member's tensor.
         target = first.new_empty_strided((len(rows), *first.shape), (first.numel(), *first.stride()))
         stacked.append(torch.stack([tensor.detach() for tensor in rows], out=target))
     return stacked
@@ -40,7 +42,7 @@ def view_as_stack(tensors: Sequence[Sequence[Tensor]]) -> list[Tensor]:
 def expand_to_members(streams: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
     """Turn one tensor per stream into (M, ...), in which each member has the tensor of its stream.
 
-    ``sizes`` are the numbers of members of the streams.
+    ``sizes`` are the numbers of members of the streams, whose members are adjacent.
     """
     expanded = [stream.expand(size, *stream.shape) for stream, size in zip(streams, sizes, strict=True)]
     # ``expand`` copies nothing. With several streams, the concatenation makes one copy per member.

@@ -1,9 +1,10 @@
 """Stacked networks of any class: called one after another, or mapped by ``torch.func.vmap`` (functorch, 2021).
 
-``StackedNetworks`` uses it for all networks that ``DenseStack`` does not fit, and for compiled and captured solo runs,
-which are stacks of one. On a CPU, the members' forward passes run one after another, with the operations of a solo run.
-Mapped convolutions are not faster there. They would also add up in another order, and that changes the results: the
-gradients of convolutions before a batch norm are differences of nearly equal sums.
+Stacked networks are the M members of a population, which are trained together; their tensors are (M, ...).
+``StackedNetworks`` uses this class for all networks that ``DenseStack`` does not fit, and for compiled and captured
+solo runs, which are stacks of one. On a CPU, the members' forward passes run one after another, with the operations of
+a solo run. Mapped convolutions are not faster there. They would also add up in another order, and that changes the
+results: the gradients of convolutions before a batch norm are differences of nearly equal sums.
 """
 
 import copy
@@ -19,11 +20,13 @@ from digitlab.engine.stacking import expand_to_members
 
 
 class VmapStack:
-    """M networks like ``template``; ``parameters`` and ``buffers`` are stacked, (M, ...), in the template's order.
+    """M networks with the architecture of ``template``, a module whose code is executed with each member's tensors.
 
-    ``stream_sizes`` says how many members each stream has, ``one_by_one`` whether members are called one after another
-    instead of mapped, and ``with_masks`` whether any member has dropout. With ``autocast_dtype``, products are computed
-    in that precision. ``as_single`` makes a stack of one whose tensors have no dimension for members.
+    ``parameters`` and ``buffers`` are stacked, (M, ...), in the template's order. A stream is the mini-batches that
+    members with the same seed share; ``stream_sizes`` says how many members each stream has. ``one_by_one`` says
+    whether members are called one after another instead of mapped, and ``with_masks`` whether any member has dropout.
+    With ``autocast_dtype``, matrix products are computed in that dtype. ``as_single`` makes a stack of one whose
+    tensors have no dimension for members.
     """
 
     def __init__(
@@ -43,7 +46,7 @@ class VmapStack:
         # Random numbers can be neither mapped nor traced, so dropout masks are inputs. Some networks have dropout
         # layers even at rate 0. If no member has dropout, no masks are drawn, and identities replace these layers.
         self._template = replace_dropout(template, MaskedDropout if with_masks else nn.Identity)
-        # The copy's own tensors are placeholders: each call replaces them with those of a member.
+        # The tensors of this copy are never used: each call replaces them with those of a member.
         self._template.requires_grad_(False)
         self._names = [name for name, _ in template.named_parameters()]
         self._buffer_names = [name for name, _ in template.named_buffers()]
@@ -77,7 +80,8 @@ class VmapStack:
         """
         self._template.train()
         if not self._one_by_one:
-            # New leaves for each update, because the parameters themselves change in place and must not have gradients.
+            # The leaves are the tensors whose gradients autograd computes. They are new for each update, because the
+            # parameters themselves change in place and must not have gradients.
             self._leaves = [[parameter.detach().requires_grad_() for parameter in self.parameters]]
             # vmap needs one batch per member, unless all members have the same.
             one_stream = len(images) == 1
