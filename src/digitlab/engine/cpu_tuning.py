@@ -37,22 +37,22 @@ class ForwardCost(NamedTuple):
     largest_output: int
 
 
-def forward_cost(network: nn.Module, image_shape: Sequence[int], like: Tensor) -> ForwardCost:
-    """Measure ``network`` on one image (C, H, W) with the device and dtype of ``like``; the network does not change."""
-    training, sizes = network.training, [0]
+def forward_cost(network: nn.Module, image_shape: Sequence[int], example: Tensor) -> ForwardCost:
+    """Measure ``network``, which does not change, on one image (C, H, W) with the device and dtype of ``example``."""
+    was_training, sizes = network.training, [0]
 
-    def measure(module: nn.Module, arguments: Any, output: Any) -> None:
+    def append_size(module: nn.Module, arguments: Any, output: Any) -> None:
         if isinstance(output, Tensor):
             sizes.append(output.numel())
 
-    hooks = [module.register_forward_hook(measure) for module in network.modules()]
+    hooks = [module.register_forward_hook(append_size) for module in network.modules()]
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            network.eval()(torch.zeros(1, *image_shape, dtype=like.dtype, device=like.device))
+            network.eval()(torch.zeros(1, *image_shape, dtype=example.dtype, device=example.device))
     finally:
         for hook in hooks:
             hook.remove()
-    network.train(training)
+    network.train(was_training)
     return ForwardCost(int(counter.get_total_flops()), max(sizes))
 
 

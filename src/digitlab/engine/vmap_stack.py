@@ -80,8 +80,8 @@ class VmapStack:
         """
         self._template.train()
         if not self._one_by_one:
-            # The leaves are the tensors whose gradients autograd computes. They are new for each update, because the
-            # parameters themselves change in place and must not have gradients.
+            # One mapped call for all members. The leaves are the tensors whose gradients autograd computes. They are
+            # new for each update, because the parameters themselves change in place and must not have gradients.
             self._leaves = [[parameter.detach().requires_grad_() for parameter in self.parameters]]
             # vmap needs one batch per member, unless all members have the same.
             one_stream = len(images) == 1
@@ -91,14 +91,14 @@ class VmapStack:
             logits = call_members(self._leaves[0], buffers_and_masks, batch)
             self._logits = [logits]
             return logits.detach()
-        # Each member has its own leaves, at which autograd ends. If stacked tensors were the leaves, autograd would
-        # have to select a row, and compute the gradient of this selection, for each member and tensor.
+        # One call for each member, with leaves of its own. If stacked tensors were the leaves, autograd would have to
+        # select a row, and compute the gradient of this selection, for each member and tensor.
         rows_of_members = [self.parameters] if self._single else _by_member(self.parameters)
         self._leaves = [[row.detach().requires_grad_() for row in rows] for rows in rows_of_members]
         batches = [stream for stream, size in zip(images, self._stream_sizes, strict=True) for _ in range(size)]
         self._logits = [
-            self._call(*tensors)
-            for tensors in zip(self._leaves, self._buffers_and_masks(masks, len(batches)), batches, strict=True)
+            self._call(*arguments)
+            for arguments in zip(self._leaves, self._buffers_and_masks(masks, len(batches)), batches, strict=True)
         ]
         return _stack([logits.detach() for logits in self._logits])
 
