@@ -1,8 +1,8 @@
 """Learning-rate schedules as closed formulas: the factor of the base learning rate at each mini-batch step.
 
 ``conf/scheduler/`` names them; ``training`` and ``engine`` use them. A schedule has no state and needs only the number
-of the step. So a resumed run continues it, a compiled chunk gets the factors of its steps as a tensor, and each member
-of a population can have its own.
+of the step. So a resumed run continues it, compiled updates get the factors of their steps as a tensor, and networks
+that are trained together as a population can each have their own.
 """
 
 import math
@@ -67,10 +67,10 @@ class Steps(Schedule):
 
     def _after_warmup(self, step: float, total_steps: float, steps_per_epoch: int) -> float:
         steps_taken = step + self.warmup_epochs * steps_per_epoch
-        passed = 0
+        milestones_passed = 0
         for milestone in self.milestones_epochs:
-            passed += steps_taken >= round(milestone * steps_per_epoch)
-        return self.gamma**passed
+            milestones_passed += steps_taken >= round(milestone * steps_per_epoch)
+        return self.gamma**milestones_passed
 
 
 @settings
