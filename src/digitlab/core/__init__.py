@@ -1,3 +1,1 @@
-"""Files, errors, signals, memory, ranks and exit codes. All other packages of digitlab
-use them; they import none of these.
-"""
+"""Files, errors, signals, memory, ranks and exit codes. All other packages use them; ``core`` imports none of these."""
