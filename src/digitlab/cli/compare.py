@@ -72,7 +72,6 @@ def _check_figure(figure: Path | None, *, force: bool) -> None:
         return
     if figure.suffix not in (".png", ".pdf", ".svg"):
         raise ConfigError("--figure", figure, "must end in .png, .pdf or .svg")
-    if not figure.parent.is_dir():
-        raise ConfigError("--figure", figure, "must be a file in an existing folder")
-    if figure.exists() and not force:
-        raise ConfigError("--figure", figure, "already exists: --force overwrites it")
+    from digitlab.core.files import require_writable
+
+    require_writable(figure, option="--figure", force=force)

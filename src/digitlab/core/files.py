@@ -1,4 +1,4 @@
-"""Writes files atomically, reads YAML, and turns disk errors into messages of one line."""
+"""Writes files atomically, checks where a command may write, reads YAML, and words disk errors in one line."""
 
 import errno
 import os
@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from digitlab.core.encoding import replace_unencodable
-from digitlab.core.errors import RunError
+from digitlab.core.errors import ConfigError, RunError
 
 # Files are written under a name with this end, and renamed when they are complete.
 _TEMPORARY_SUFFIX = ".tmp"
@@ -90,6 +90,17 @@ def _synchronise_folder(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def require_writable(path: Path, *, option: str, force: bool) -> None:
+    """Raise ``ConfigError`` unless ``path``, the value of ``option``, is a file that a command may write.
+
+    Its folder must exist, and the file must be new unless ``force`` is on.
+    """
+    if path.exists() and not force:
+        raise ConfigError(option, path, "already exists: --force overwrites it")
+    if path.is_dir() or not path.parent.is_dir():
+        raise ConfigError(option, path, "must be a file in an existing folder")
 
 
 def relative_path(path: Path) -> str:

@@ -20,12 +20,12 @@ from torch import Tensor
 
 from digitlab.core.errors import ConfigError
 from digitlab.core.extras import require_packages
-from digitlab.core.files import write_atomically
+from digitlab.core.files import require_writable, write_atomically
 from digitlab.core.html_page import security_policy, template_environment
 from digitlab.export.check import Agreement, compare, run_probabilities, some_images
 from digitlab.export.formats import PACKAGES, onnx_bytes, read_back
 from digitlab.export.network import ExportedNetwork, trace
-from digitlab.export.run import describe, load_for_export, precision_note, require_writable, test_images
+from digitlab.export.run import describe, load_for_export, precision_note, test_images
 from digitlab.results.checkpoint_name import CheckpointName
 from digitlab.results.folder import RunFolder
 from digitlab.training.classifier import Classifier
@@ -59,7 +59,7 @@ def write_demo(
         RunError: a network cannot be exported.
     """
     require_packages("export", *PACKAGES["onnx"], value="digitlab demo")
-    require_writable(out, force=force)
+    require_writable(out, option="--out", force=force)
     classifiers = [load_for_export(run, checkpoint) for run in runs]
     _require_same_images(runs, classifiers)
     names = _names(runs)

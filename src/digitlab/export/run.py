@@ -13,7 +13,7 @@ from torch import Tensor
 from digitlab.config.compose import plain
 from digitlab.core.errors import ConfigError
 from digitlab.core.extras import require_packages
-from digitlab.core.files import write_atomically
+from digitlab.core.files import require_writable, write_atomically
 from digitlab.export.check import Agreement, compare, run_probabilities, some_images
 from digitlab.export.formats import PACKAGES, SUFFIXES, Format, onnx_bytes, program_bytes, read_back, weight_bytes
 from digitlab.export.network import ExportedNetwork, Pixels, trace
@@ -54,7 +54,7 @@ def export_run(
     out = run.path / f"network{SUFFIXES[to]}" if out is None else out
     if out.suffix in SUFFIXES.values() and out.suffix != SUFFIXES[to]:
         raise ConfigError("--out", out, f"must end in {SUFFIXES[to]}, because --to {to} writes such a file")
-    require_writable(out, force=force)
+    require_writable(out, option="--out", force=force)
     classifier = load_for_export(run, checkpoint)
     network = ExportedNetwork(classifier)
     metadata = describe(run, classifier, checkpoint)
@@ -74,14 +74,6 @@ def export_run(
     agreement = compare(expected, read_back(to, content, network), inputs)
     write_atomically(out, content)
     return Exported(out, agreement, precision_note(classifier))
-
-
-def require_writable(out: Path, *, force: bool) -> None:
-    """Raise ``ConfigError`` unless ``out`` is a file in an existing folder that is new or may be overwritten."""
-    if out.exists() and not force:
-        raise ConfigError("--out", out, "already exists: --force overwrites it")
-    if out.is_dir() or not out.parent.is_dir():
-        raise ConfigError("--out", out, "must be a file in an existing folder")
 
 
 def load_for_export(run: RunFolder, checkpoint: CheckpointName) -> Classifier:

@@ -1,6 +1,6 @@
-"""Line charts as inline SVG for the report: sharp at any size, in the colours of the style sheet, without scripts.
+"""Draws line charts as inline SVG: sharp at any size, in the colours of the style sheet, without scripts.
 
-All coordinates are in units of the view box, which the browser scales to the page.
+``page`` puts them into a report. All coordinates are in units of the view box, which the browser scales to the page.
 """
 
 import math
@@ -11,16 +11,20 @@ from markupsafe import Markup, escape
 
 _WIDTH, _HEIGHT = 400, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 10, 10, 38  # the margins, with space for tick labels and axis labels
-_MOST_TICKS = 7
-_MARKED_POINTS = 60  # more markers would overlap
-_LOG_RANGE = 50  # above this ratio of the largest to the smallest value, the axis is logarithmic
+_MOST_STEPS = 7  # between the ticks of an axis
+_MOST_MARKERS = 60  # a line with more points has no markers, because they would overlap
+# Above this ratio of the largest to the smallest value, the vertical axis is logarithmic. It then always contains a
+# power of ten, which is a tick.
+_LOG_RANGE = 50
+_MARKER_SPACE = 6  # between the first or last point and the end of the horizontal axis
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
     """One line of a chart.
 
-    ``points`` are (x, y). ``css_class`` sets its style. ``run_index`` connects it with a row of the table of runs.
+    ``points`` are (x, y). ``css_class`` sets its style. ``run_index`` connects it with a row of the table of runs: the
+    page highlights both together. It is None on the page of a single run.
     """
 
     name: str
@@ -45,22 +49,25 @@ class _Axis:
         return self.start + (scaled - low) / (high - low) * (self.end - self.start)
 
     def ticks(self, *, whole: bool = False) -> list[float]:
-        """Return at most ``_MOST_TICKS`` round values on the axis, or powers of ten; whole numbers with ``whole``."""
+        """Return round values on the axis, whole numbers with ``whole``; on a logarithmic axis its powers of ten."""
         # Without the 1e-9, rounding errors could drop a tick at an end of the axis.
         if self.log:
             powers = range(math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9) + 1)
             return [10.0**power for power in powers]
-        step = 10 ** math.floor(math.log10((self.high - self.low) / _MOST_TICKS))
-        step *= next(each for each in (1, 2, 5, 10) if (self.high - self.low) / (step * each) <= _MOST_TICKS)
+        # Begin with the largest power of ten that gives at least _MOST_STEPS steps. Then make the steps larger by the
+        # smallest round factor with which at most so many remain.
+        step = 10 ** math.floor(math.log10((self.high - self.low) / _MOST_STEPS))
+        step *= next(factor for factor in (1, 2, 5, 10) if (self.high - self.low) / (step * factor) <= _MOST_STEPS)
         step = max(step, 1) if whole else step
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
         return [number * step for number in range(first, last + 1)]
 
 
 def line_chart(lines: Sequence[Line], *, x_label: str, y_label: str, best_x: float | None = None) -> Markup:
-    """Draw the lines on common axes and mark ``best_x``. Points that are not finite are omitted.
+    """Draw the lines on common axes, and a vertical mark at ``best_x``, the best epoch.
 
-    The vertical axis is logarithmic if all values are positive and span more than a factor of 50; its label says so.
+    Points that are not finite are omitted. The vertical axis is logarithmic if all values are positive and span more
+    than a factor of 50; its label says so.
     """
     finite = [
         Line(
@@ -84,6 +91,7 @@ def line_chart(lines: Sequence[Line], *, x_label: str, y_label: str, best_x: flo
             )
         )
     parts += [_draw_line(line, x_axis, y_axis, x_label) for line in drawn]
+    # Screen readers read this label, so it names only the first lines.
     label = f"{y_label} against {x_label}: " + "; ".join(
         f"{line.name} ends at {line.points[-1][1]:.4g}" for line in drawn[:4]
     )
@@ -97,11 +105,12 @@ def _make_axes(points: Sequence[tuple[float, float]]) -> tuple[_Axis, _Axis]:
     (left, right), (low, high) = ((min(values), max(values)) for values in zip(*points, strict=True))
     log = low > 0 and high / low > _LOG_RANGE
     if not log:
+        # Space above and below the lines. If all values are equal, it is a part of that value, and 1 if they are all 0.
         margin = 0.04 * (high - low) or 0.05 * abs(high) or 1.0
         low, high = low - margin, high + margin
     if left == right:
         left, right = left - 1, right + 1
-    x_axis = _Axis(left, right, _LEFT + 6, _WIDTH - _RIGHT - 6)
+    x_axis = _Axis(left, right, _LEFT + _MARKER_SPACE, _WIDTH - _RIGHT - _MARKER_SPACE)
     return x_axis, _Axis(low, high, _HEIGHT - _BOTTOM, _TOP, log)
 
 
@@ -138,7 +147,7 @@ def _draw_line(line: Line, x_axis: _Axis, y_axis: _Axis, x_label: str) -> Markup
         )
     ]
     # Charts of many runs have no markers. The exception is a run with a single epoch, because its line is invisible.
-    if (line.run_index is None and len(positions) <= _MARKED_POINTS) or len(positions) == 1:
+    if (line.run_index is None and len(positions) <= _MOST_MARKERS) or len(positions) == 1:
         parts += [
             Markup('<circle class="{}"{} cx="{:.1f}" cy="{:.1f}" r="2.6"><title>{}</title></circle>').format(
                 line.css_class, data_run, x, y, escape(f"{line.name}, {x_label} {x_value:g}: {y_value:.5g}")

@@ -1,4 +1,4 @@
-"""The confusion matrix of a report: the cells of the heat map and the most confused pairs."""
+"""Prepares the confusion matrix of a report: the cells of the heat map and the most confused pairs of classes."""
 
 from dataclasses import dataclass
 

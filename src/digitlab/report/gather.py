@@ -7,7 +7,7 @@ from pathlib import Path
 from yaml import YAMLError
 
 from digitlab.core.errors import ConfigError, RunError
-from digitlab.core.files import write_atomically
+from digitlab.core.files import require_writable, write_atomically
 from digitlab.report.images import ImageBrowser, browsers_of
 from digitlab.report.page import Picture, run_page, runs_page
 from digitlab.report.records import ReportedRun, read_record
@@ -29,10 +29,7 @@ def write_report(
     """
     roots = [folder.resolve() for folder in folders]
     runs = _runs(roots)
-    if out.exists() and not force:
-        raise ConfigError("--out", out, "already exists: --force overwrites it")
-    if out.is_dir() or not out.parent.is_dir():
-        raise ConfigError("--out", out, "must be a file in an existing folder")
+    require_writable(out, option="--out", force=force)
     names_relative_to = Path(os.path.commonpath(roots))
     progress(f"reading {len(runs)} run{'s' * (len(runs) != 1)}")
     records, skipped = _read_records(runs, names_relative_to)
@@ -104,9 +101,10 @@ def _many_runs(
         tables += analysis.tables
         pictures += analysis.pictures
         skipped += analysis.skipped
+        # With several folders, the page compares more runs than this sweep, and its winner need not be the best one.
         if len(roots) == 1:
-            best = sweep_winner(sweep)
-            winner = next((record for record in records if record.folder.path == best), None)
+            winner_folder = sweep_winner(sweep)
+            winner = next((record for record in records if record.folder.path == winner_folder), None)
     page = runs_page(
         records, title=", ".join(root.name for root in roots), tables=tables, winner=winner, links_from=links_from,
         pictures=pictures, browsers=browsers, skipped=skipped,

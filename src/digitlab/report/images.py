@@ -1,8 +1,9 @@
-"""Prepares the test images that a report shows after a click on a cell of the confusion matrix.
+"""Prepares the image browser of a report: the test images that appear after a click on a cell of a confusion matrix.
 
-A page can show many runs on the same test set. It contains each image once, as part of one large picture (the sprite).
-Each run adds only its three most probable classes for each image. A cell is a pair of a true and a predicted class.
-Shapes: R runs, N test images, n of them on the page, K classes.
+``gather`` calls it, and ``templates/images.js`` reads the data. A page can show many runs on the same test set. It
+contains each image once, as part of one large picture (the sprite). Each run adds only its three most probable classes
+for each image. A cell is a pair of a true and a predicted class. Shapes: R runs, N test images, n of them on the page,
+K classes.
 """
 
 import base64
@@ -39,7 +40,7 @@ _Scores = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageBrowser:
-    """The images of one data set on a page.
+    """The test images of one data set, and the predictions of the runs on it.
 
     ``heat`` is the confusion matrix of the first run, ``sprite`` a data URL, ``data`` JSON for the page's script.
     ``runs`` are the names of the shown runs. ``note`` says how many images and runs are on the page and why others are
@@ -237,6 +238,7 @@ def _sprite(images: npt.NDArray[np.uint8]) -> tuple[str, list[int], int]:
     file = io.BytesIO()
     picture = Image.fromarray(joined if colour else joined[:, :, 0])
     if colour:
+        # Without subsampling, the colours keep the full resolution, which small images need.
         picture.save(file, "JPEG", quality=88, subsampling=0, optimize=True)
     else:
         picture.save(file, "PNG", optimize=True)

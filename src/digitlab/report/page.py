@@ -67,7 +67,7 @@ def run_page(
     """Render the page of one run; ``skipped`` holds one line for each figure that could not be drawn."""
     charts = [
         (
-            label.partition(" in %")[0].partition(" (mean")[0],
+            label.partition(" in %")[0].partition(" (mean")[0],  # the heading: the name without the unit
             line_chart(lines, x_label="epoch", y_label=label, best_x=record.best_epoch),
             [(line.name, line.css_class) for line in lines],
         )
@@ -140,7 +140,8 @@ def runs_page(
 class _Group:
     """The runs on one data set, best first. Values on different data sets can't be compared, so each set has a group.
 
-    ``numbers`` are the indices of the runs on the whole page, ``settings`` the keys whose values differ between runs,
+    ``numbers`` are the indices of the runs on the whole page, ``labels`` their names in the legend of the charts,
+    ``charts`` pairs of a heading and a chart, ``settings`` the keys whose values differ between runs,
     ``common`` the data set and the model if they do not differ, and ``coloured`` the number of lines with a colour.
     ``winner_of_sweep`` says that ``winner`` is the best run of the best setting of a sweep, not the run with the best
     value.
@@ -160,6 +161,10 @@ class _Group:
 
 
 def _group(data: str, ranked: Sequence[ReportedRun], winner: ReportedRun | None, start: int) -> _Group:
+    """Return the group of the runs ``ranked``, best first. ``start`` is the index of the first of them on the page.
+
+    ``winner`` is the winner of a sweep if it is one of these runs.
+    """
     settings = differing_settings(ranked)
     labels = _labels(ranked, settings)
     charts = [

@@ -1,7 +1,7 @@
 """Reads the data of a report from run folders, without torch: a hundred runs take less than a second.
 
-Interpolations in the configuration are not resolved: a ``${oc.env:…}`` stays as it is, so that no value of an
-environment variable gets into a page.
+All modules that make parts of the page use it. Interpolations in the configuration are not resolved: a ``${oc.env:…}``
+stays as it is, so that no value of an environment variable gets into a page.
 """
 
 import csv
@@ -26,7 +26,8 @@ _DATA_TITLES = {
     "mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100",
     "kmnist": "KMNIST", "qmnist": "QMNIST", "svhn": "SVHN",
 }  # fmt: skip
-_IGNORED_OVERRIDES = ("trainer.progress_bar", "data.root", "hydra.", "sweep")  # they do not change the experiment
+# Overrides whose keys begin like this do not change the experiment.
+_IGNORED_OVERRIDES = ("trainer.progress_bar", "data.root", "hydra.", "sweep")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +79,7 @@ class ReportedRun:
 
     @property
     def data_title(self) -> str:
-        """The usual name of the data set: ``Fashion-MNIST``; for other data sets that of ``results.data_set``."""
+        """The usual name of the data set, such as ``Fashion-MNIST``; otherwise the one that ``data_set_name`` gives."""
         node = self.config.get("data")
         name = data_set_name(str(self.setting("data")), node if isinstance(node, Mapping) else {})
         return _DATA_TITLES.get(name, name)

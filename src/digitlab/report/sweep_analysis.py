@@ -1,4 +1,7 @@
-"""Analyses a sweep for its page: the comparison of settings, the importance of keys, and figures."""
+"""Analyses a sweep for its page: compares its settings, rates the importance of its keys, and draws its figures.
+
+``gather`` calls it. Values on different data sets can't be compared, so each data set of a sweep is a part of its own.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,7 +41,7 @@ class SweepAnalysis:
 
 
 def analyse_sweep(sweep: SweepTable) -> SweepAnalysis:
-    """Analyse each data set of the sweep."""
+    """Analyse the runs on each data set of the sweep separately."""
     tables, pictures, skipped = list[Table](), list[Picture](), list[str]()
     parts = sweep.by_data_set()
     for part in parts:
@@ -57,6 +60,7 @@ def analyse_sweep(sweep: SweepTable) -> SweepAnalysis:
             pictures.append(Picture(title, f"{title}: {sentences[0]}", encode(figure)))
         importance = importances(part)
         if isinstance(importance, str):
+            # With one key, nobody expects a comparison of keys.
             skipped += [f"importance of the keys{suffix}: {importance}"] if len(part.keys) > 1 else []
         else:
             tables.append(_importance_table(importance, suffix))

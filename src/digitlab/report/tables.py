@@ -1,5 +1,6 @@
-"""Makes tables for the page of many runs from what other packages compute: sweep settings, and comparisons with the
-course reports.
+"""Makes tables for the page of many runs: the settings of a sweep, and comparisons with the course reports.
+
+The course reports are the five reports whose results ``digitlab reproduce`` repeats and compares with its own.
 """
 
 import csv
@@ -89,13 +90,14 @@ def _in_percent(
     """Turn the columns of ``metric``, its deviation, interval and differences into per cent if it is a percentage."""
     if not is_percentage(metric):
         return columns, rows
-    measured = (metric, f"mean {metric}", "sd", "95 % interval", "difference")
+    columns_of_metric = (metric, f"mean {metric}", "sd", "95 % interval", "difference")
     # The metric on the test set has a column of its own, which ``is_percentage`` recognises by its name.
-    percent_columns = {index for index, name in enumerate(columns) if name in measured or is_percentage(name)}
+    percent_columns = {index for index, name in enumerate(columns) if name in columns_of_metric or is_percentage(name)}
 
     def cell(index: int, text: str) -> str:
         if index not in percent_columns:
             return text
+        # A cell can contain several values, such as the ends of an interval. Their signs stay in front of them.
         return re.sub(r"\d+\.\d+", lambda match: f"{100 * float(match[0]):.2f}", text)
 
     # A difference between percentages, and its interval, are in percentage points.
