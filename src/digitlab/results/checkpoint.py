@@ -1,4 +1,7 @@
-"""Writes and reads checkpoints: dicts of plain values and tensors. Reading one never runs code from the file."""
+"""Writes and reads checkpoints: dicts of plain values and tensors. Reading one never runs code from the file.
+
+The writer of run folders writes them. Resuming, evaluating and exporting a run read them.
+"""
 
 import io
 import logging

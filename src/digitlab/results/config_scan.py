@@ -1,6 +1,6 @@
 """Reads single values from the configuration of a run. It uses no YAML parser, which would take twenty times as long.
 
-``watch`` reads the configurations of all runs when it starts, and these can be a thousand.
+``digitlab watch`` reads the configurations of all runs when it starts, and these can be a thousand.
 """
 
 import re

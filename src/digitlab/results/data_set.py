@@ -15,6 +15,7 @@ from digitlab.results.folder import RunFolder
 _KEYS = ("path", "split")
 # If a Python user passes arrays of images, digitlab stores them in a folder that is named after their digest.
 _DIGEST_OF_ARRAYS = re.compile(r"/own/(\w{8})\w*/train-images")
+# The node ``data`` in config.yaml with all its lines, and a line of it that contains one of _KEYS.
 _NODE = re.compile(r"^data:\n((?:[ #].*\n)+)", re.MULTILINE)
 _LINE = re.compile(rf"^  ({'|'.join(_KEYS)}): (.+)$", re.MULTILINE)
 

@@ -1,4 +1,7 @@
-"""Describes what a result depends on besides its configuration: versions, commit, hardware, command."""
+"""Describes what a result depends on besides its configuration: versions, commit, hardware, command.
+
+``result.json`` of every run and the records of the benchmarks contain it.
+"""
 
 import platform
 import shlex
@@ -54,6 +57,7 @@ def hardware(device: torch.device, *, threads: int | None = None) -> dict[str, s
     }
     if memory is not None:
         facts["memory_gib"] = round(memory / 2**30)
+    # Only GPUs have a function that returns their name.
     if (model_name := abilities(device).model_name) is not None:
         facts["gpu"] = model_name(device)
     return facts

@@ -155,6 +155,7 @@ class RunFolder:
         return {str(key): value for key, value in config.items()}
 
     def _read_config(self, read: Callable[[Path], Any], kind: type[T]) -> T:
+        """Return what ``read`` makes of the configuration. Raises ``ConfigError`` unless that is a valid ``kind``."""
         try:
             config = read(self.config)
         except Exception as error:  # the file system, YAML and OmegaConf raise exceptions of many classes
@@ -180,6 +181,7 @@ class RunFolder:
         """Return the chosen option of each config group, ``{"data": "mnist", "model": "mlp", …}``."""
         # Parsing Hydra's whole file as YAML takes 20 ms, too long for a list of a thousand runs.
         text = (self.config.parent / "hydra.yaml").read_text(encoding="utf-8")
+        # The block consists of the lines after "choices:" that are indented more than this word.
         block = re.search(r"^( *)choices:\n((?:\1 +.*\n)*)", text, re.MULTILINE)
         lines = block[2].splitlines() if block else []
         return {group.strip(): name.strip() for group, _, name in (line.partition(": ") for line in lines)}

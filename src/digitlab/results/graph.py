@@ -53,7 +53,8 @@ class _Recorder(TorchDispatchMode):
     @contextmanager
     def layers(self, network: nn.Module) -> Iterator[None]:
         """Note inside the with block which layer runs, so that the nodes are grouped by layer."""
-        # A hook that returns a value would replace the inputs or the output of the layer. These hooks return None.
+        # A hook that returns a value would replace the inputs or the output of the layer. So these hooks return None:
+        # ``append`` does, and ``and None`` replaces the name that ``pop`` returns.
         handles = []
         for name, layer in network.named_modules():
             path = f"{type(network).__name__}/{name.replace('.', '/')}".rstrip("/")

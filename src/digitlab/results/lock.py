@@ -14,7 +14,8 @@ from digitlab.results.folder import RunFolder
 
 log = logging.getLogger(__name__)
 
-# The locks of this process, by path. A folder that was just made is stored with its lock, None for an older folder.
+# The locks that this process holds, by the path of the folder. If the folder was just made for a run, it is stored with
+# its lock, because ``remove_unstarted_folders`` may remove it. Otherwise None is stored.
 _locks: dict[Path, tuple[BaseFileLock, RunFolder | None]] = {}
 
 
@@ -45,6 +46,7 @@ def lock_folder(run: RunFolder, *, new: bool = False) -> None:
 
 
 def _acquire(run: RunFolder) -> BaseFileLock:
+    """Return the lock. Raises ``Timeout`` at once if another process has it."""
     lock, has_locks = acquire_lock(run.lock, timeout=0)
     if not has_locks:
         log.warning("%s: no locks here that all machines see; the file .lock marks the run as busy instead", run.path)
@@ -67,7 +69,7 @@ def unlock_folder(run: RunFolder) -> None:
 
 
 def remove_unstarted_folders() -> None:
-    """Remove the new folders that are still locked at the end of this process: no run has started in them."""
+    """Remove the new folders that this process still locks when it ends, if no run has started in them."""
     for _, run in list(_locks.values()):
         if run is not None:
             run.discard_if_fresh()

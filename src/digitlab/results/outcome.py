@@ -1,6 +1,7 @@
-"""Reads the monitored value of a finished run from its folder. Sweeps, searches and halving compare runs by it.
+"""Reads the monitored value of a finished run from its folder: the value by which runs are compared.
 
-This module does not import torch.
+Sweeps and searches use it, and so does successive halving, which stops the worse runs of a sweep early. This module
+does not import torch.
 """
 
 import math

@@ -1,4 +1,7 @@
-"""Builds the content of ``result.json`` for every run: solo or in a population; finished, stopped or failed."""
+"""Builds the content of ``result.json`` for every run, whether it finished, was stopped or failed.
+
+Runs that train alone use it, and members of a population: runs that train together as one stacked network.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -60,9 +63,10 @@ def run_result(
 ) -> dict[str, Any]:
     """Return the content of ``result.json``.
 
-    ``device`` is None if the run failed before it had one. ``threads`` is the number of threads of the updates.
-    ``command`` is by default the one that runs ``overrides`` again. ``error`` is the reason why the run failed or
-    stopped.
+    ``split_fingerprint`` identifies the images of the training and the validation split. ``parameters``, ``seed`` and
+    other values are None if the run failed before it had them, and so is ``device``. ``threads`` is the number of
+    threads of the updates. ``command`` is by default the one that runs ``overrides`` again. ``error`` is the reason why
+    the run failed or stopped.
     """
     result = {
         "status": status,

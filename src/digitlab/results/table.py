@@ -126,12 +126,13 @@ def sort_rows(rows: Sequence[Row], metric: str) -> list[Row]:
     sign = 1 if metric_direction(metric) == "min" else -1
 
     def rank(row: Row) -> tuple[str, int, float]:
+        """Return the data set, then 0 for complete runs, 1 for limited ones, 2 for those without a value; the value."""
         value = row.get(metric)
         # Metrics of images have a split in their name. Others, such as train_seconds, compare all runs.
-        data = str(row.get("data") or "") if "/" in metric else ""
+        data_set = str(row.get("data") or "") if "/" in metric else ""
         if not isinstance(value, int | float):
-            return data, 2, 0.0
-        return data, 1 if row.get("limits") and "/" in metric else 0, sign * value
+            return data_set, 2, 0.0
+        return data_set, 1 if row.get("limits") and "/" in metric else 0, sign * value
 
     return sorted(rows, key=rank)
 

@@ -34,8 +34,8 @@ from digitlab.results.folder import RunFolder
 
 log = logging.getLogger(__name__)
 
-# TensorBoard shows the keys of these sections without the name of the section: batch_size, hidden, lr.
-_BARE_SECTIONS = ("data", "model", "optimizer")
+# In TensorBoard, keys of these sections have their last part as the name: batch_size, hidden, lr.
+_BARE_SECTIONS = ("data", "model", "optimizer", "trainer")
 
 # TensorBoard's histograms have no bins beyond 1e20.
 _LARGEST_BIN = 1e19
@@ -189,16 +189,17 @@ class RunWriter:
         values = {name: values[name] for name in sorted(values, key=lambda name: name != monitored)}
         values = {f"result/{name}": value for name, value in values.items() if "class_accuracy" not in name}
         values = {name: float(value) for name, value in values.items() if value is not None and math.isfinite(value)}
-        typed = [override.lstrip("+~").partition("=")[0] for override in result["overrides"]]
-        experiment, start, end = hparams(_flat(self.config, typed), values)
-        varied = {_short_name(key) for key in typed}
+        overridden_keys = [override.lstrip("+~").partition("=")[0] for override in result["overrides"]]
+        # Three summaries: the names of settings and metrics, the values of the settings, and the end of the run.
+        experiment, start, end = hparams(_settings_by_name(self.config, overridden_keys), values)
+        overridden_names = {_short_name(key) for key in overridden_keys}
         for summary in (experiment, start):
             plugin_data = summary.value[0].metadata.plugin_data
             content = HParamsPluginData.FromString(plugin_data.content)
             # TensorBoard's page shows the settings with ``differs`` at the beginning. The keys that a sweep varies are
-            # among those that were typed.
+            # among the overridden ones.
             for info in content.experiment.hparam_infos if content.HasField("experiment") else ():
-                info.differs = info.name in varied
+                info.differs = info.name in overridden_names
             # By default each process serialises a protobuf map in another order, and the files of equal runs differ.
             plugin_data.content = content.SerializeToString(deterministic=True)
         events = self._events[""]
@@ -224,32 +225,34 @@ def _finite(value: Any) -> Any:
 def _short_name(key: str) -> str:
     """Return the name of a dotted key in TensorBoard's table: ``lr`` for ``optimizer.lr``."""
     section, _, name = key.partition(".")
-    return name if section in (*_BARE_SECTIONS, "trainer") and name else key
+    return name if section in _BARE_SECTIONS and name else key
 
 
-def _flat(config: Mapping[str, Any], typed: Sequence[str]) -> dict[str, str | float | bool]:
-    """Return the settings by which users compare runs, under short names, and those of the keys ``typed``.
+def _settings_by_name(config: Mapping[str, Any], overridden_keys: Sequence[str]) -> dict[str, str | float | bool]:
+    """Return the settings by which users compare runs and those of ``overridden_keys``, under short names.
 
-    TensorBoard shows them in a table, and all settings as text. Settings that are None are left out, because a single
-    None would make TensorBoard treat a column of numbers as text.
+    TensorBoard shows these settings in a table. It shows the complete configuration as text. Settings that are None are
+    left out, because a single None would make TensorBoard treat a column of numbers as text.
     """
-    flat: dict[str, Any] = {"seed": config["seed"], "max_epochs": config["trainer"]["max_epochs"]}
-    flat["augment"] = ",".join(config["augment"]) or "none"
+    settings: dict[str, Any] = {"seed": config["seed"], "max_epochs": config["trainer"]["max_epochs"]}
+    settings["augment"] = ",".join(config["augment"]) or "none"
     for section in ("data", "model", "loss", "optimizer", "scheduler"):
         node = config[section]
         component = node.get("source", node) if section == "data" else node
-        flat[section] = component["_target_"].rpartition(".")[2].removesuffix("Source").removesuffix("Data")
+        # The name of the class, for a data set without these endings: Mnist, Emnist.
+        settings[section] = component["_target_"].rpartition(".")[2].removesuffix("Source").removesuffix("Data")
         for name, value in node.items():
+            # GIVEN is the key of an identifier that stands for a network of a Python user.
             if name not in ("_target_", GIVEN, "source", "root"):
-                flat[_short_name(f"{section}.{name}")] = value
-    for key in typed:
+                settings[_short_name(f"{section}.{name}")] = value
+    for key in overridden_keys:
         value = config
         for part in key.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
         if not isinstance(value, Mapping):
-            flat.setdefault(_short_name(key), value)
+            settings.setdefault(_short_name(key), value)
     return {
         name: value if isinstance(value, bool | int | float | str) else str(value)
-        for name, value in flat.items()
+        for name, value in settings.items()
         if value is not None
     }
