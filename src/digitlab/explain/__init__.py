@@ -1,5 +1,7 @@
 """Explains the predictions of a network and finds mistakes in a data set: ``digitlab explain`` and ``show --check``.
 
-``attributions``, ``neighbours``, ``class_images`` and ``embedding`` explain a finished run; ``duplicates``,
-``label_errors`` and ``data_check`` examine the images and labels of a data set.
+``network`` loads the finished run that is explained. ``predictions`` explains single predictions, with ``attributions``
+and ``neighbours``. ``learned`` draws what the network has learned, with ``class_images`` and ``embedding``, and
+``projector`` writes files for TensorBoard. ``data_check`` examines the images and labels of a data set, with
+``duplicates`` and ``label_errors``.
 """

@@ -1,7 +1,8 @@
-"""Finds the pixels that speak for a class, by integrated gradients, Grad-CAM and occlusion, which captum computes.
+"""Finds the pixels that speak for a class, by integrated gradients, Grad-CAM and occlusion. ``predictions`` uses it.
 
-All maps belong to the logit of one class. Positive values speak for the class, negative values against it. Shapes: N
-images, C channels, H rows, W columns.
+The package captum computes them. Each method makes a map: one value for each pixel of an image, which belongs to the
+logit of one class, the target. Positive values speak for the class, negative values against it. Shapes: N images, C
+channels, H rows, W columns.
 """
 
 import warnings
@@ -18,8 +19,10 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from captum.attr import IntegratedGradients, LayerAttribution, LayerGradCam, Occlusion
 
-_STEPS = 64  # points on the path of integrated gradients; the sum is then exact to about a per cent
-_IMAGES_AT_ONCE = 256
+# Integrated gradients are an integral over the images between the baseline and the image. It is computed as a sum over
+# this many of them, which is exact to about a per cent.
+_STEPS = 64
+_IMAGES_AT_ONCE = 256  # so many changed images pass through the network at once, which limits the memory
 # The side of the occluded square as a share of the image's side, and the distance between two squares.
 _OCCLUDED_SHARE, _OCCLUSION_STRIDE = 1 / 7, 2
 
@@ -35,14 +38,17 @@ def integrated_gradients(network: PixelNetwork, pixels: Tensor, targets: Tensor,
     method: Any = IntegratedGradients(network)
     maps: Tensor = method.attribute(
         pixels, baselines=_image_of(baseline, pixels), target=targets, n_steps=_STEPS,
-        # A batch must hold at least one point of the path of every image.
+        # captum requires that a batch holds at least one changed copy of every image.
         internal_batch_size=max(_IMAGES_AT_ONCE, len(pixels)),
     )  # fmt: skip
     return maps.detach().sum(1)
 
 
 def grad_cam(network: PixelNetwork, pixels: Tensor, targets: Tensor, *, layer: nn.Module) -> Tensor:
-    """Return Grad-CAM (Selvaraju et al., 2017) of a convolution, enlarged to the image size: float (N, H, W), ≥ 0."""
+    """Return Grad-CAM (Selvaraju et al., 2017) of the convolution ``layer``: float (N, H, W), never negative.
+
+    The map has the size of the outputs of the convolution, and is enlarged to that of the images.
+    """
     maps = LayerGradCam(network, layer).attribute(pixels, target=targets, relu_attributions=True)
     assert isinstance(maps, Tensor)
     height, width = pixels.shape[2:]

@@ -2,7 +2,8 @@
 
 Without regularisers the images are noise that fools the network (Simonyan et al., 2014). As usual, random shifts, a
 penalty for differences between neighbouring pixels, a penalty for differences from an empty image, and blurring keep
-them simple (Yosinski et al., 2015; Olah et al., 2017). Shapes: K classes, C channels, H rows, W columns.
+them simple (Yosinski et al., 2015; Olah et al., 2017). ``learned`` draws the images. Shapes: K classes, C channels, H
+rows, W columns.
 """
 
 import torch
@@ -26,6 +27,7 @@ def class_images(network: PixelNetwork, *, empty: Tensor, size: tuple[int, int],
     ``empty`` (C,) is the colour of an image without content, from which the ascent starts; ``size`` is (H, W).
     """
     generator = torch.Generator().manual_seed(0)
+    # The logits of 0 and 1 are infinite.
     start = empty.float().clamp(0.05, 0.95).view(1, -1, 1, 1).expand(classes, -1, *size)
     # ``values`` are the logits of the pixels: their sigmoid, the image, stays in [0, 1].
     values = (start.logit() + 0.1 * torch.randn(start.shape, generator=generator)).requires_grad_()
@@ -39,6 +41,7 @@ def class_images(network: PixelNetwork, *, empty: Tensor, size: tuple[int, int],
         log_probability = logits[labels, labels] - logits.logsumexp(1)
         penalty = _VARIATION * _variation(images) + _CONTENT * ((images - start) ** 2).mean((1, 2, 3))
         loss = (penalty - logits[labels, labels] - log_probability).sum()
+        # Not backward, which would also fill the gradients of the network's parameters.
         (values.grad,) = torch.autograd.grad(loss, [values])
         optimizer.step()
         if step % _BLUR_EVERY == _BLUR_EVERY - 1 and step < 0.75 * _STEPS:

@@ -1,7 +1,7 @@
-"""Examines a data set: copies, overlap of training and test set, balance, broken images, doubtful labels.
+"""Examines a data set: broken images, copies within and between its two sets, sizes of the classes, doubtful labels.
 
-``digitlab show --check`` uses it. Images are numbered through both sets: first the N training images, then the test
-images.
+``digitlab show --check`` uses it. Images are numbered through both sets: first the N training images, then the n test
+images. Doubtful labels are found with held-out scores: predictions of networks that did not train on the images.
 """
 
 import csv
@@ -16,7 +16,7 @@ from digitlab.data.source import ImageSet
 from digitlab.explain.duplicates import exact_duplicates, join_groups, near_duplicates
 from digitlab.explain.label_errors import HeldOutScores, confident_learning
 
-# An image with a smaller difference between its darkest and its lightest pixel, of 255, shows hardly anything.
+# Pixels have values from 0 to 255. If those of an image differ by less than this, it shows hardly anything.
 _LEAST_CONTRAST = 16
 # Decoding a truncated file leaves a flat lower part. A picture is reported if at least this share of its rows is flat.
 _CUT_SHARE = 0.25
@@ -45,9 +45,8 @@ class DataCheck:
     """The findings about a data set.
 
     ``overlap[EXACT]`` counts the test images with an exact copy in the training set, ``overlap[NEAR]`` those with any
-    copy there, and ``contradictions`` the groups of copies with different labels. ``labels`` is int64 (N + n,), the n
-    test images after the N training images. ``pictures`` says that
-    the images are whole pictures, of which the lower part was checked.
+    copy there, and ``contradictions`` the groups of copies with different labels. ``labels`` is int64 (N + n,).
+    ``held_out`` is None if labels were not checked. ``pictures`` says whether a flat lower part was looked for.
     """
 
     findings: Sequence[Finding]
@@ -74,8 +73,8 @@ def check_images(
 ) -> DataCheck:
     """Run all checks; without ``held_out`` scores, labels are not checked.
 
-    ``pictures`` says that the images are whole pictures; only these are checked for a flat lower part, because
-    figures on black always have one.
+    ``pictures`` says that the images are photographs or other whole pictures. Only these are checked for a flat lower
+    part, because an image of one figure on black, such as a digit, always has one.
     """
     images = torch.cat([train.images.cpu(), test.images.cpu()])
     labels = torch.cat([train.labels.cpu(), test.labels.cpu()])
@@ -86,8 +85,11 @@ def check_images(
     findings += [Finding(kind=EXACT, number=each, other=group[0]) for group in exact for each in group[1:]]
     # Only the first image of each group of equal images takes part in the search for near copies.
     distinct = torch.tensor([number for number in range(len(images)) if number not in copies])
-    near = near_duplicates(images[distinct])
-    pairs = [(int(distinct[pair.first]), int(distinct[pair.second]), pair.correlation) for pair in near]
+    # The positions in ``distinct`` become numbers of images.
+    pairs = [
+        (int(distinct[pair.first]), int(distinct[pair.second]), pair.correlation)
+        for pair in near_duplicates(images[distinct])
+    ]
     findings += [Finding(kind=NEAR, number=second, other=first, value=value) for first, second, value in pairs]
     groups = join_groups([*exact, *((first, second) for first, second, _ in pairs)])
     train_count = len(train.labels)

@@ -1,6 +1,6 @@
-"""Finds images that occur more than once in a data set: exactly, or with small changes.
+"""Finds images that occur more than once in a data set: exactly, or with small changes. ``data_check`` uses it.
 
-N is the number of images, C, H, W their shape.
+N is the number of images, (C, H, W) their shape, D the number of values of a reduced image.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,14 +11,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-# Images are compared after they are reduced to this many pixels a side, by the number of their channels. So noise and
-# compression hardly matter.
+# Images are reduced before they are compared, so that noise and compression hardly matter. By the number of channels,
+# the pixels on a side of a reduced image.
 _REDUCED_PIXELS = {1: 14, 3: 8}
 _LEAST_CORRELATION = 0.9
 # Lowe's ratio test (2004): the nearest image must be this much nearer than the tenth nearest. Without it, all straight
 # ones of MNIST would count as copies of each other.
 _LARGEST_RATIO, _REFERENCE = 0.5, 10
+# So many images are compared with all others at once. With the 70,000 images of MNIST, their similarities take 420 MB.
 _ROWS_AT_ONCE = 1500
+# At least so many images are in the sample that rules out most candidates before they are compared with all images.
 _SAMPLE = 10_000
 
 
@@ -43,9 +45,11 @@ def near_duplicates(images: Tensor) -> list[Pair]:
     """Return pairs of images, uint8 (N, C, H, W), that are almost equal, the most similar first.
 
     An image and its nearest image are a pair if the correlation of the reduced images is at least 0.9 and if their
-    distance is at most half of the distance to the tenth nearest image. Differences in brightness and contrast do not
-    matter. Mirrored and shifted copies are not found, and neither are images with ten copies or more.
+    distance is at most half of the distance to the tenth nearest image (the ratio test). Differences in brightness and
+    contrast do not matter. Mirrored and shifted copies are not found, and neither are images with ten copies or more.
     """
+    # Each step leaves fewer images for the next one: find the nearest image of each, then rule out most of them with a
+    # sample, then make the ratio test with all images.
     vectors = _vectors(images)
     similarities, nearest = _nearest(vectors)
     candidates = (similarities >= _LEAST_CORRELATION).nonzero().flatten()
@@ -68,15 +72,17 @@ def _can_pass_ratio_test(vectors: Tensor, rows: Tensor, distances: Tensor) -> Te
 
     ``distances`` (n,) are those to the nearest vectors. The tenth nearest vector of a sample is at least as far away as
     the tenth nearest of all. So a row that fails with the sample fails with all, and the sample takes a seventh of the
-    time: most images of clothes have a similar one, but only few of them are copies.
+    time. This matters for Fashion-MNIST: most images of clothes have a similar one, but only few of them are copies.
     """
     step = len(vectors) // _SAMPLE
     if step < 2:
         return torch.ones(len(rows), dtype=torch.bool)
     sample = vectors[::step]
     # One more than the reference, because the sample may contain the row itself.
-    kth = [(vectors[part] @ sample.T).topk(_REFERENCE + 1, dim=1).values[:, -1] for part in rows.split(_ROWS_AT_ONCE)]
-    return distances / _distance(torch.cat(kth)).clamp(min=1e-6) <= _LARGEST_RATIO
+    references = [
+        (vectors[part] @ sample.T).topk(_REFERENCE + 1, dim=1).values[:, -1] for part in rows.split(_ROWS_AT_ONCE)
+    ]
+    return distances / _distance(torch.cat(references)).clamp(min=1e-6) <= _LARGEST_RATIO
 
 
 def _distance(similarity: Tensor) -> Tensor:
@@ -100,7 +106,8 @@ def _nearest(vectors: Tensor) -> tuple[Tensor, Tensor]:
     starts = range(0, len(vectors), _ROWS_AT_ONCE)
     for start in starts:
         rows = vectors[start : start + _ROWS_AT_ONCE]
-        # The matrix is symmetric: a block serves its rows and, below the diagonal, its columns.
+        # The matrix of all products is symmetric, so only the blocks on and above its diagonal are computed. A block
+        # gives candidates for its rows, and its columns stand for the rows of the mirrored block.
         for other in range(start, len(vectors), _ROWS_AT_ONCE):
             block = rows @ vectors[other : other + _ROWS_AT_ONCE].T
             if other == start:
@@ -115,6 +122,7 @@ def _nearest(vectors: Tensor) -> tuple[Tensor, Tensor]:
 
 def join_groups(groups: Iterable[Sequence[int]]) -> list[list[int]]:
     """Join groups that share an image; each resulting group is ascending. The method is union-find."""
+    # Each group is a tree. An image that is its own parent is the root of its tree.
     parent: dict[int, int] = {}
 
     def root(image: int) -> int:

@@ -1,6 +1,7 @@
-"""The last hidden layer of many images as points: in two dimensions by PCA and t-SNE, or for TensorBoard's projector.
+"""Turns the last hidden layer of many images into points: in two dimensions by PCA and t-SNE, or for the projector.
 
-Shapes: N images, K classes, D values of the last hidden layer.
+``learned`` draws the points in two dimensions. ``projector`` writes all values for TensorBoard's projector. Shapes: N
+images, K classes, D values of the last hidden layer.
 """
 
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ def panels(hidden: Tensor) -> list[Panel]:
     values = hidden.double().numpy()
     pca = PCA(n_components=2, svd_solver="full").fit(values)
     first, second = (100 * share for share in pca.explained_variance_ratio_)
+    # scikit-learn requires a perplexity below the number of points.
     perplexity = min(_PERPLEXITY, (len(values) - 1) / 3)
     points = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(values)
     return [

@@ -1,5 +1,7 @@
-"""Finds images whose label is probably wrong: confident learning (Northcutt et al., 2021) on predictions of networks
-that were not trained on the images. N is the number of images, K the number of classes.
+"""Finds images whose label is probably wrong, by confident learning (Northcutt et al., 2021). ``data_check`` uses it.
+
+It needs held-out scores: probabilities from networks that did not train on the images. N is the number of images, K the
+number of classes.
 """
 
 import tempfile
@@ -37,7 +39,7 @@ class LabelErrors:
 
 
 def confident_learning(scores: Tensor, labels: Tensor) -> LabelErrors:
-    """Find label errors from out-of-sample probabilities, float (N, K), and given labels, int64 (N,).
+    """Find label errors from held-out scores, float (N, K) in [0, 1], and given labels, int64 (N,).
 
     A class is confident about an image if its probability is at least the mean probability of that class over the
     images that have its label. The likely class is the most probable of the confident ones. An image whose likely class
@@ -98,6 +100,7 @@ def held_out_scores(
         with tempfile.TemporaryDirectory(prefix="digitlab-check-") as folder:
             run = RunFolder(Path(folder) / "run")
             train(config, folder=run.path, overrides=shared)
+            # The command line writes the configuration of a run, ``train`` does not, and the loaders below read it.
             run.write_config(config, shared)
             classifier, data = load_classifier(run, "last"), load_data(run)
         data.setup()

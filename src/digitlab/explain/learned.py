@@ -1,4 +1,7 @@
-"""Figures of what a network has learned: images of its classes, filters and feature maps, and its last hidden layer."""
+"""Draws what a network has learned: images of its classes, filters and feature maps, and its last hidden layer.
+
+``digitlab explain`` calls it.
+"""
 
 from matplotlib.figure import Figure
 from torch import Tensor

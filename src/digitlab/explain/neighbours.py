@@ -1,4 +1,7 @@
-"""Finds the training images that are most similar to an image for a network: the nearest in its last hidden layer."""
+"""Finds the training images that are most similar to an image for a network: the nearest in its last hidden layer.
+
+``predictions`` shows them next to an explained image.
+"""
 
 from dataclasses import dataclass
 

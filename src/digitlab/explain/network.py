@@ -1,6 +1,7 @@
-"""A finished run with everything that explanations need: its network, its layers, and its images.
+"""Loads a finished run with everything that explanations need: its network, its layers, and its images.
 
-Shapes: N images, C channels, H rows, W columns, K classes, D units in the last hidden layer.
+``digitlab explain`` calls it, and the other modules of this package take the loaded run. Shapes: N images, C channels,
+H rows, W columns, K classes, D units in the last hidden layer.
 """
 
 import math

@@ -84,8 +84,12 @@ def explain(run: ExplainedRun, subjects: Subjects, *, target: int | None = None)
 
 
 def empty_colour(run: ExplainedRun) -> Tensor:
-    """Return the colour (C,) in [0, 1] of an image without content: black for figures on black, else the mean."""
+    """Return the colour (C,) in [0, 1] of an image without content.
+
+    It is black if each image of the data set shows one figure on black, such as a digit, otherwise the mean colour.
+    """
     facts = run.classifier.facts
+    # Only data sets of figures on black have a margin around the figure.
     return torch.tensor([0.0] * len(facts.mean) if facts.margin_pixels is not None else facts.mean)
 
 

@@ -31,7 +31,8 @@ def write_projector_files(run: ExplainedRun, embedding: Embedding) -> list[Path]
     """Write vectors, labels and a sprite of the images into the run folder; return the paths, the settings last."""
     folder = run.folder.projector
     names, predicted = [_cell(name) for name in run.class_names], embedding.scores.max(1)
-    # At first TensorBoard shows the first column that has text or, if all are numbers, the first one: the label.
+    # When its page opens, TensorBoard names the points by the first column that contains text. If all columns contain
+    # numbers, it takes the first one. So the label comes first.
     rows = ["label\tpredicted\tconfidence\tcorrect\tnumber"]
     rows += [
         "\t".join([
@@ -65,6 +66,7 @@ def write_projector_files(run: ExplainedRun, embedding: Embedding) -> list[Path]
 def sprite(tiles: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """Join images, uint8 (N, H, W, 3), row by row in a picture that is as square as possible; the rest stays black."""
     count, height, width, _ = tiles.shape
+    # As many columns as the side of a square with the same number of pixels needs, rounded up.
     columns = min(_LARGEST_SPRITE_PIXELS // width, -(-round((count * height * width) ** 0.5) // width))
     return join_images(tiles, columns=columns)
 
