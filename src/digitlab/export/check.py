@@ -1,4 +1,7 @@
-"""Compares an export with the run it comes from, on images of the test set. N images, K classes."""
+"""Compares an export with the run it comes from, on images of the test set, before the export is written.
+
+``run`` and ``demo`` call it. N images, K classes.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -48,7 +51,7 @@ def some_images(images: Tensor) -> Tensor:
 @torch.no_grad()
 def run_probabilities(classifier: Classifier, images: Tensor) -> Tensor:
     """Return the run's probabilities (N, K) of uint8 images, in float32 or float64 even if it was trained in bf16."""
-    # The default settings compute without bf16.
+    # The default settings compute without bf16, as exports do.
     execution, classifier.execution = classifier.execution, Execution()
     try:
         return torch.cat([classifier.loss.scores(classifier(part)) for part in images.split(_BATCH_SIZE)])

@@ -38,7 +38,10 @@ _SCRIPTS = ("resize.js", "picture.js", "runtime.js", "drawing.js", "answers.js",
 
 @dataclass(frozen=True, slots=True)
 class DemoNetwork:
-    """A network of the page: its ONNX model, what the page says about it, and how well it agrees with its run."""
+    """A network of the page: its ONNX model, what the page says about it, and how well it agrees with its run.
+
+    ``facts`` is what the scripts of the page read. ``note`` is a remark about the precision for the user, or None.
+    """
 
     name: str
     classifier: Classifier
@@ -148,6 +151,7 @@ def demo_page(networks: Sequence[DemoNetwork], images: Tensor, labels: Tensor) -
     # A user can draw images that show one figure on black, such as digits, but not photographs.
     pen = first.margin_pixels is not None and first.shape[0] == 1
     runtime = json.loads(_asset("web", "versions.json"))
+    # What the scripts of the page read: the facts as JSON, the blobs as base64.
     facts = {
         "image_shape": first.shape, "margin_pixels": first.margin_pixels, "class_names": first.class_names, "pen": pen,
         "networks": [each.facts for each in networks], "test_labels": labels.tolist(),
@@ -164,7 +168,7 @@ def demo_page(networks: Sequence[DemoNetwork], images: Tensor, labels: Tensor) -
         width=first.shape[2], height=first.shape[1], name_width=min(longest, 12)
     )
     script = '"use strict";\n' + "\n".join(_asset("page", name).decode() for name in _SCRIPTS)
-    # The runtime is a script in a blob, and it runs WebAssembly.
+    # The runtime is loaded as a script from a blob, and it runs WebAssembly. The policy must allow both.
     policy = security_policy(script, images="data: blob:", other_scripts="'wasm-unsafe-eval' blob:")
     title = "Draw, and a network answers" if pen else "Show a picture, and a network answers"
     return environment.get_template("demo.html").render(

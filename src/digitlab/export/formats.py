@@ -27,6 +27,7 @@ PACKAGES: dict[Format, tuple[str, ...]] = {
 
 # The version of the ONNX operators. The newest onnxruntime and the onnxruntime-web of the demo page support it.
 _OPSET = 20
+# From images (N, C, H, W) to probabilities (N, K).
 Evaluate = Callable[[Tensor], Tensor]
 
 
@@ -108,6 +109,7 @@ def read_back(to: Format, content: bytes, network: ExportedNetwork) -> Evaluate:
         case "safetensors":
             from safetensors.torch import load
 
+            # All weights become zero first, so that only those in the file can give the right probabilities.
             loaded = copy.deepcopy(network)
             for tensor in loaded.network.state_dict().values():
                 tensor.zero_()

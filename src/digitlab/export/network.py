@@ -1,5 +1,6 @@
-"""``ExportedNetwork``: a trained network from pixels to probabilities, the only thing that all exports contain.
+"""Makes the network of a run ready for export: a module from pixels to probabilities, and its graph of operations.
 
+ONNX models, PyTorch programs and the demo page contain the graph; a file of weights contains the weights of the module.
 N images, C channels, H rows, W columns, K classes, U units of the last hidden layer.
 """
 
@@ -14,15 +15,16 @@ from digitlab.data.normalise import Normalise
 from digitlab.training.classifier import Classifier
 from digitlab.training.test_time_augmentation import augmented_views
 
-Pixels = Literal["float32", "uint8"]
+Pixels = Literal["float32", "uint8"]  # the dtype of the images that an exported network takes
 
 
 class ExportedNetwork(nn.Module):
     """The network of a classifier in float32 and evaluation mode, from the normalisation to the probabilities.
 
     It uses the averaged weights if there are any, and test-time augmentation if the run had it, like the classifier.
-    The weights are copies. With ``hidden``, it also returns the units of the last hidden layer, which are the input of
-    the last dense layer, unless the network has no dense layer at its end or no other layer with weights.
+    The weights are copies. With ``hidden``, it also returns the units of the last hidden layer, which the demo page
+    draws. They are the input of the last dense layer. They are left out if the network does not end with a dense layer,
+    or if this is its only layer with weights.
     """
 
     def __init__(self, classifier: Classifier, *, hidden: bool = False) -> None:
@@ -41,6 +43,8 @@ class ExportedNetwork(nn.Module):
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Map images (N, C, H, W), uint8 or float in [0, 1], to probabilities (N, K), and units (N, U) if asked."""
         units: list[Tensor] = []
+        # With test-time augmentation, the logits are a weighted sum over several views of each image, such as mirrored
+        # ones. Without it, the only view is the image itself.
         views = augmented_views(self.normalise(images), self.tta)
         if self.last_layer is None:
             outputs = [weight * self.network(view) for view, weight in views]
@@ -52,13 +56,14 @@ class ExportedNetwork(nn.Module):
                 hook.remove()
         logits = torch.stack(outputs).sum(0) if len(outputs) > 1 else outputs[0]
         scores = self.loss.scores(logits)
-        # The first view is the image itself.
+        # The first view is always the image itself, and the page shows the units of that.
         return (scores, units[0].flatten(1)) if units else scores
 
 
 @torch.no_grad()
 def _last_layer(network: nn.Module, shape: tuple[int, int, int]) -> nn.Linear | None:
     """Return the dense layer that computes last, unless it is the only layer with weights."""
+    # A network can call its layers in another order than it lists them, so compute once and note the calls.
     called: list[nn.Module] = []
     layers = [each for each in network.modules() if next(each.parameters(recurse=False), None) is not None]
     hooks = [layer.register_forward_hook(lambda module, *_: called.append(module)) for layer in layers]

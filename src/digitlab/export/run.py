@@ -127,7 +127,7 @@ def test_images(run: RunFolder) -> tuple[Tensor, Tensor]:
 
 
 def precision_note(classifier: Classifier) -> str | None:
-    """Return a sentence for users if the run computed in bf16, which the export does not use; else None."""
+    """Return a sentence for users if the run computes in bf16, which exports do not use, otherwise None."""
     if classifier.execution.autocast_dtype is None:
         return None
     return "the run computes in bf16; the export and its check compute in float32, so metrics can differ a little"
