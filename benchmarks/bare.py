@@ -1,7 +1,8 @@
 """The bare PyTorch loops that ``bench.py`` compares digitlab with: the training step and nothing else.
 
 They have no metrics, no logging, no checks and no validation; the images are one normalised float tensor on the device.
-Of the usual ways to take a mini-batch, ``index_select`` was the fastest.
+They take the images of a mini-batch with ``index_select``, which was the fastest of the usual ways. A workload is a
+network with its data set and update rule; a round trains a new network for a few epochs.
 """
 
 import time
@@ -22,11 +23,11 @@ _OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"sgd": torch.opt
 
 
 class BareLoop:
-    """An eager loop over one workload on ``device``; images and labels are prepared once for all rounds.
+    """An eager loop that trains one workload on ``device``; images and labels are prepared once for all rounds.
 
-    ``threads`` limits the processor threads of PyTorch, None leaves them as they are. ``channels_last`` stores images
-    and filters in that memory format, as digitlab does for networks that convolve. On CUDA, matrix products and
-    convolutions use TF32, as all rows of the benchmark do there.
+    ``threads`` is the number of processor threads that PyTorch uses in a round; None does not change it.
+    ``channels_last`` stores images and filters in that memory format, as digitlab does for networks that convolve. On
+    CUDA, matrix products and convolutions use TF32, as all rows of the benchmark do there.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class BareLoop:
         self.loss = _sigmoid_mse if workload.loss == "mse" else F.cross_entropy
 
     def epoch_seconds(self) -> list[float]:
-        """Train a new network for one round; returns the seconds of each epoch."""
+        """Train a new network for one round; return the seconds of each epoch."""
         seconds = []
         with self._settings():
             model = self.new_model()
@@ -63,17 +64,17 @@ class BareLoop:
         return seconds
 
     def new_model(self) -> nn.Sequential:
-        """The network of the workload on the device, with new initial weights."""
+        """Return the network of the workload on the device, with new initial weights."""
         model = network(self.workload, self.image_shape).to(self.device)
         return model.to(memory_format=torch.channels_last) if self.channels_last else model
 
     def new_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        """The fused optimizer of the workload."""
+        """Return the optimizer of the workload, which updates all parameters in one call (fused)."""
         build = _OPTIMIZERS[self.workload.optimizer]
         return build(model.parameters(), lr=self.workload.learning_rate, fused=True)
 
     def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Callable[[], None]:
-        """A function that trains ``model`` for one epoch."""
+        """Return a function that trains ``model`` for one epoch."""
 
         def epoch() -> None:
             for index in self.new_order().split(self.workload.batch_size):
@@ -82,11 +83,11 @@ class BareLoop:
         return epoch
 
     def new_order(self) -> Tensor:
-        """All images once in random order: indices (N,), int64, on the device."""
+        """Return the indices of all images in random order, int64 (N,), on the device."""
         return torch.randperm(len(self.images), device=self.device)
 
     def step(self, model: nn.Module, optimizer: torch.optim.Optimizer, index: Tensor) -> None:
-        """One update on the images with these indices (n,)."""
+        """Make one update on the images with these indices (n,)."""
         loss = self.loss(model(self.images.index_select(0, index)), self.targets.index_select(0, index))
         loss.backward()
         optimizer.step()
@@ -104,7 +105,7 @@ class BareLoop:
 
 
 class GraphLoop(BareLoop):
-    """The same loop with CUDA graphs by hand: eight updates are captured once and replayed.
+    """The same loop with CUDA graphs that are written by hand: eight updates are captured once and then replayed.
 
     The indices of the mini-batches are copied into a static buffer before each replay. Mini-batches that do not fill
     eight updates use a graph of one update, and the smaller mini-batch at the end of an epoch uses one of its own size.
@@ -114,14 +115,14 @@ class GraphLoop(BareLoop):
     UPDATES = 8
 
     def new_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        """As in ``BareLoop``; Adam keeps its step count on the device, where a graph can increase it."""
+        """Return the optimizer as in ``BareLoop``, but Adam counts its steps on the device, where a graph can do it."""
         build, options = _OPTIMIZERS[self.workload.optimizer], {"fused": True}
         if self.workload.optimizer == "adam" and self.device.type == "cuda":
             options["capturable"] = True
         return build(model.parameters(), lr=self.workload.learning_rate, **options)
 
     def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Callable[[], None]:
-        """Capture the graphs; returns a function that trains ``model`` for one epoch."""
+        """Capture the graphs; return a function that trains ``model`` for one epoch."""
         size, count = self.workload.batch_size, len(self.images)
         shapes = {(self.UPDATES, size), (1, size), (1, count % size)}
         calls = {
@@ -130,6 +131,7 @@ class GraphLoop(BareLoop):
             if shape[1] > 0
         }
 
+        # Blocks of eight mini-batches come first, then single mini-batches, then the smaller one.
         def epoch() -> None:
             order, start = self.new_order(), 0
             for shape, call in calls.items():
@@ -141,7 +143,7 @@ class GraphLoop(BareLoop):
         return epoch
 
     def _capture(self, model: nn.Module, optimizer: torch.optim.Optimizer, buffer: Tensor) -> Callable[[Tensor], None]:
-        """A function that copies indices of the shape of ``buffer`` (updates, n) into it and makes the updates."""
+        """Return a function that copies indices (updates, n) into ``buffer`` (same shape) and makes the updates."""
         run = partial(self._updates, model, optimizer, buffer)
         replay = _captured(run, model, optimizer) if self.device.type == "cuda" else run
 
@@ -157,14 +159,15 @@ class GraphLoop(BareLoop):
 
 
 def _captured(run: Callable[[], None], model: nn.Module, optimizer: torch.optim.Optimizer) -> Callable[[], None]:
-    """Capture ``run`` as a CUDA graph; returns a function that replays it. Weights and optimizer state stay as before.
+    """Capture ``run`` as a CUDA graph; return a function that replays it. Weights and optimizer state stay as before.
 
-    CUDA wants a few runs on another stream first, which allocate what the libraries need. Those change the weights and
-    the moments, so both are put back. The tensors must stay the same ones: graphs keep their addresses.
+    PyTorch requires a few runs on another stream before a capture, in which the libraries allocate what they need. They
+    change the weights and the optimizer state, so both get their old values back. These are copied into the same
+    tensors, because the graph contains the addresses of the tensors.
     """
     parameters = list(model.parameters())
-    weights = [parameter.detach().clone() for parameter in parameters]
-    moments = {
+    old_weights = [parameter.detach().clone() for parameter in parameters]
+    old_state = {
         (parameter, name): value.clone()
         for parameter, state in optimizer.state.items()
         for name, value in state.items()
@@ -180,12 +183,13 @@ def _captured(run: Callable[[], None], model: nn.Module, optimizer: torch.optim.
     with torch.cuda.graph(graph):
         run()
     with torch.no_grad():
-        for parameter, before in zip(parameters, weights, strict=True):
-            parameter.copy_(before)
+        for parameter, old_weight in zip(parameters, old_weights, strict=True):
+            parameter.copy_(old_weight)
         for parameter, state in optimizer.state.items():
             for name, value in state.items():
                 if isinstance(value, Tensor):
-                    value.copy_(moments.get((parameter, name), torch.zeros_like(value)))
+                    # State that the optimizer creates in its first step starts at zero.
+                    value.copy_(old_state.get((parameter, name), torch.zeros_like(value)))
     return graph.replay
 
 
@@ -194,7 +198,7 @@ def _sigmoid_mse(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def network(workload: Workload, image_shape: tuple[int, ...]) -> nn.Sequential:
-    """The network of ``workload``: flat images (N, C · H · W) to logits (N, K), for LeNet (N, C, H, W) to (N, K)."""
+    """Return the network of ``workload``: from images (N, C · H · W), for LeNet (N, C, H, W), to logits (N, K)."""
     activation = _ACTIVATIONS[workload.activation]
     if not workload.hidden:
         return _lenet(image_shape, activation)

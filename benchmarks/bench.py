@@ -1,8 +1,10 @@
 """Compares the speed of digitlab with a bare PyTorch loop: ``benchmarks/bench.py [--only a,c] [--all] [--quick]``.
 
-All rows take turns, a few epochs at a time, so that other work on the machine affects all of them. digitlab and the
-bare loops run in this process. The median time of the training part of an epoch counts. The exit code is 1 if any
-workload misses one of the targets in ``report.py``. A full run is written to ``benchmarks/results/``.
+A row is one way to train: a bare loop, digitlab, digitlab compiled, or a peer such as JAX. All rows take turns,
+a few epochs at a time, so that other work on the machine affects all of them. One turn of each row is a round. digitlab
+and the bare loops run in this process, each peer in its own. The median time of the training part of an epoch counts.
+The exit code is 1 if any workload misses one of the targets in ``report.py``. A full run is written to
+``benchmarks/results/``.
 """
 
 import argparse
@@ -53,20 +55,22 @@ def main() -> int:
         measurements.append(
             measure(workload, device, rounds=options.rounds, compiled=options.compile, peers=options.peers)
         )
-    whole = None
+    command_times = None
     if options.commands:
         print("whole commands", file=sys.stderr)
         size = _QUICK_BATCHES * WORKLOADS[0].batch_size if options.quick else None
-        whole = commands.measure(
+        command_times = commands.measure(
             rounds=options.rounds, peers=bool(options.peers), compiled=options.compile, train_size=size
         )
-    show(measurements, whole)
+    show(measurements, command_times)
     if options.quick:
         print("a short trial: nothing is compared with the targets or written")
         return 0
-    print(write_record(environment_facts(date, device, load_average) | record(measurements, whole), "epochs"))
-    reached = [measurement.passed for measurement in measurements] + ([] if whole is None else [whole.passed])
-    return 0 if all(reached) else 1
+    print(write_record(environment_facts(date, device, load_average) | record(measurements, command_times), "epochs"))
+    passed = [measurement.passed for measurement in measurements]
+    if command_times is not None:
+        passed.append(command_times.passed)
+    return 0 if all(passed) else 1
 
 
 def _options() -> argparse.Namespace:
@@ -117,20 +121,21 @@ def measure(
     turns[DIGITLAB] = partial(digitlab_seconds, workload, device)
     if compiled:
         turns[COMPILED] = partial(digitlab_seconds, workload, device, ["compile=true"])
-        # Compile the library before measuring: one epoch that ends after one chunk.
+        # Compile the library before measuring: an epoch of 32 mini-batches is enough.
         digitlab_seconds(replace(workload, epochs=1), device, ["compile=true", "trainer.limit_train_batches=32"])
     with ExitStack() as processes:
         for name in peers:
             turns[name] = processes.enter_context(PeerProcess(name, workload, device)).epoch_seconds
-        for place in range(rounds):
+        for round_index in range(rounds):
             for name, turn in turns.items():
-                if name not in measurement.skipped and (place == 0 or name not in PEERS or not PEERS[name].once):
+                # A row that could not run once is not tried again.
+                if name not in measurement.skipped and (round_index == 0 or name not in PEERS or not PEERS[name].once):
                     measurement.add(name, turn())
     return measurement
 
 
 def bare_loops(workload: Workload, split: TrainingSplit, device: torch.device) -> dict[str, BareLoop]:
-    """The bare loops by the names of their rows: the plain one, and those that share more of digitlab's setup."""
+    """Return the bare loops by their names: the plain one and those that share more of digitlab's setup."""
     loops = {BARE: BareLoop(workload, split, device)}
     threads = digitlab_threads(workload, tuple(split.images.shape[1:]))
     if device.type == "cpu" and threads != torch.get_num_threads():
@@ -142,14 +147,16 @@ def bare_loops(workload: Workload, split: TrainingSplit, device: torch.device) -
     return loops
 
 
-def digitlab_seconds(workload: Workload, device: torch.device, more: Sequence[str] = ()) -> list[float]:
-    """Training seconds of each epoch of one digitlab run."""
-    return [float(row["train_seconds"]) for row in digitlab_rows(workload, device, more)]
+def digitlab_seconds(workload: Workload, device: torch.device, extra_overrides: Sequence[str] = ()) -> list[float]:
+    """Return the training seconds of each epoch of one digitlab run."""
+    return [float(row["train_seconds"]) for row in digitlab_rows(workload, device, extra_overrides)]
 
 
-def digitlab_rows(workload: Workload, device: torch.device, more: Sequence[str] = ()) -> list[dict[str, str]]:
-    """Train as users do, with progress bar, events, checkpoints and early stopping; returns ``metrics.csv``."""
-    overrides = [*workload.overrides(), "trainer=gpu" if device.type == "cuda" else "trainer=cpu", *more]
+def digitlab_rows(
+    workload: Workload, device: torch.device, extra_overrides: Sequence[str] = ()
+) -> list[dict[str, str]]:
+    """Train as users do, with progress bar, events, checkpoints and early stopping; return the rows of metrics.csv."""
+    overrides = [*workload.overrides(), "trainer=gpu" if device.type == "cuda" else "trainer=cpu", *extra_overrides]
     with tempfile.TemporaryDirectory() as folder:
         with terminal():
             train(compose(overrides), folder=Path(folder), overrides=overrides)

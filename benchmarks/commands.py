@@ -23,10 +23,11 @@ from digitlab.config.compose import ROOT
 from workloads import WORKLOADS, training_split
 
 _HERE = Path(__file__).parent
-_KEY, _EPOCHS = "a", 2
+_KEY, _EPOCHS = "a", 2  # the workload that the commands train, and for how long
+# The names of the commands. The usual Lightning way is the script peers_lightning.py.
 IMPORTS, FIRST_STEP = "import torch, lightning", "train.py until its first step"
 WHOLE, WHOLE_COMPILED, WHOLE_USUAL = "train.py", "train.py compile=true", "the usual Lightning way"
-AT_MOST = 1.25  # FIRST_STEP over IMPORTS
+AT_MOST = 1.25  # the target: the largest ratio of the wall times of FIRST_STEP and IMPORTS
 
 
 class Used(NamedTuple):
@@ -51,6 +52,7 @@ class CommandTimes:
 
     @property
     def ratio(self) -> float:
+        """The time until the first step, divided by the time of the imports that no Lightning program can avoid."""
         return self.median(FIRST_STEP) / self.median(IMPORTS)
 
     @property
@@ -85,12 +87,15 @@ class CommandTimes:
 
 
 def measure(*, rounds: int, peers: bool, compiled: bool, train_size: int | None) -> CommandTimes:
-    """Measure all commands in turn. ``train_size`` shortens training for a trial; usual Lightning runs in one round."""
+    """Measure all commands in turn, ``rounds`` times. The usual Lightning way is slow, so it runs only once.
+
+    ``train_size`` shortens the training for a short trial, without the usual Lightning way.
+    """
     workload = next(workload for workload in WORKLOADS if workload.key == _KEY)
     limit = [] if train_size is None else [f"data.train_size={train_size}"]
     whole = [*workload.overrides(), "trainer=cpu", *limit, f"trainer.max_epochs={_EPOCHS}"]
     turns: dict[str, Callable[[], Used]] = {
-        IMPORTS: partial(use, [sys.executable, "-c", "import os, torch, lightning; os._exit(0)"]),
+        IMPORTS: partial(run_command, [sys.executable, "-c", "import os, torch, lightning; os._exit(0)"]),
         FIRST_STEP: partial(_train, [*whole, "+callbacks.first_step._target_=first_step.FirstStep"]),
         WHOLE: partial(_train, whole),
     }
@@ -103,17 +108,21 @@ def measure(*, rounds: int, peers: bool, compiled: bool, train_size: int | None)
             times.add(name, turn())
     if peers and train_size is None:
         root = training_split(workload).root
-        times.add(WHOLE_USUAL, use([sys.executable, str(_HERE / "peers_lightning.py"), _KEY, root]))
+        times.add(WHOLE_USUAL, run_command([sys.executable, str(_HERE / "peers_lightning.py"), _KEY, root]))
     return times
 
 
 def _train(overrides: Sequence[str]) -> Used:
     with tempfile.TemporaryDirectory() as folder:
-        return use([sys.executable, str(ROOT / "train.py"), *overrides, f"hydra.run.dir={folder}/run"])
+        return run_command([sys.executable, str(ROOT / "train.py"), *overrides, f"hydra.run.dir={folder}/run"])
 
 
-def use(command: Sequence[str], environment: Mapping[str, str] = MappingProxyType({})) -> Used:
-    """Run ``command`` until it ends and return its usage; raises ``CalledProcessError`` if it fails."""
+def run_command(command: Sequence[str], environment: Mapping[str, str] = MappingProxyType({})) -> Used:
+    """Run ``command`` until it ends, and return the time and memory that it used.
+
+    ``environment`` holds additional variables. Raises ``CalledProcessError`` if the command fails.
+    """
+    # These two variables let train.py import the callback in first_step.py.
     path = os.pathsep.join([str(_HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
     variables = os.environ | {"PYTHONPATH": path, "DIGITLAB_ALLOW": "first_step", **environment}
     started_at = time.perf_counter()
@@ -122,4 +131,5 @@ def use(command: Sequence[str], environment: Mapping[str, str] = MappingProxyTyp
     seconds = time.perf_counter() - started_at
     if (code := os.waitstatus_to_exitcode(status)) != 0:
         raise subprocess.CalledProcessError(code, command)
+    # Linux gives the peak memory in KiB.
     return Used(seconds, usage.ru_utime + usage.ru_stime, 1024 * usage.ru_maxrss)

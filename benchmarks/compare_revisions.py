@@ -1,7 +1,8 @@
 """Checks that a refactoring changes no results: ``benchmarks/compare_revisions.py [OLD] [NEW] [--only NAME ...]``.
 
-OLD and NEW are git revisions or folders with a checkout. Both run the cases of ``revision_cases.py`` on the CPU with
-one thread, and what they write must be equal to the bit. The exit code is 1 if anything differs or fails.
+OLD and NEW are git revisions or folders with a checkout. Both run the cases of ``revision_cases.py``, short commands of
+train.py, on the CPU with one thread, and what they write must be equal to the bit. The exit code is 1 if anything
+differs or fails.
 """
 
 import argparse
@@ -45,7 +46,7 @@ def main() -> int:
             pairs.put([Revision(path) for path in checkouts])
             stack.callback(_close, pairs)
         pool = stack.enter_context(ThreadPoolExecutor(options.jobs))
-        differing = sum(pool.map(partial(_judge, pairs=pairs, work=work), cases))
+        differing = sum(pool.map(partial(_compare_case, pairs=pairs, work=work), cases))
     print(f"{len(cases) - differing} of {len(cases)} cases are equal ({time.monotonic() - started_at:.0f} s)")
     return 1 if differing else 0
 
@@ -71,7 +72,7 @@ def _options() -> argparse.Namespace:
 
 @contextmanager
 def _work_folder(*, keep: bool) -> Iterator[Path]:
-    # Resolved, as start_revision.py compares paths.
+    # Resolved, because start_revision.py compares paths.
     folder = Path(tempfile.mkdtemp(prefix="compare-revisions-")).resolve()
     try:
         yield folder
@@ -88,7 +89,7 @@ def _is_checkout(text: str) -> bool:
 
 @contextmanager
 def checkout(text: str, folder: Path) -> Iterator[Path]:
-    """The checkout ``text``, or a git worktree of the revision ``text`` in ``folder`` that is removed afterwards."""
+    """Yield the checkout ``text``, or a git worktree of the revision ``text`` in ``folder``, and remove that again."""
     if _is_checkout(text):
         yield Path(text).resolve()
         return
@@ -108,8 +109,8 @@ def _close(pairs: Queue[list[Revision]]) -> None:
         revision.close()
 
 
-def _judge(case: Case, *, pairs: Queue[list[Revision]], work: Path) -> bool:
-    """Run ``case`` with both revisions and print the outcome; returns whether they differ."""
+def _compare_case(case: Case, *, pairs: Queue[list[Revision]], work: Path) -> bool:
+    """Run ``case`` with both revisions and print the outcome; return whether they differ."""
     pair = pairs.get()
     started_at = time.monotonic()
     folders = [work / side / case.name for side in ("old", "new")]
@@ -152,28 +153,26 @@ def run_case(case: Case, revision: Revision, folder: Path) -> None:
 
 
 def renamed_overrides(overrides: Sequence[str], revision: Revision, folder: Path) -> list[str]:
-    """``overrides`` with the new names of those keys that ``revision`` does not know any more."""
+    """Return ``overrides`` with the new names of those keys that ``revision`` does not know any more."""
     result = list(overrides)
     for old, new in RENAMED_KEYS.items():
-        concerned = [override for override in result if _has_key(override, old)]
-        if not concerned:
+        with_old_key = [override for override in result if _has_key(override, old)]
+        if not with_old_key:
             continue
-        # The names of groups decide which keys there are.
+        # Ask the revision to print its configuration (--cfg) with the old key. It fails if it does not know the key.
+        # The chosen options of groups, such as model=mlp, decide which keys there are, so they are given, too.
         choices = [override for override in overrides if "." not in override.partition("=")[0]]
-        others = [choice for choice in choices if choice not in concerned and "," not in choice]
-        command = ["--cfg", "job", *others, f"{concerned[0].partition('=')[0]}=null"]
-        if revision.start(command, folder):
-            result = [_with_key(override, old, new) if override in concerned else override for override in result]
+        others = [choice for choice in choices if choice not in with_old_key and "," not in choice]
+        command = ["--cfg", "job", *others, f"{with_old_key[0].partition('=')[0]}=null"]
+        if revision.run_train(command, folder):
+            result = [override.replace(old, new, 1) if override in with_old_key else override for override in result]
     return result
 
 
 def _has_key(override: str, key: str) -> bool:
-    found = override.partition("=")[0].lstrip("+~")
-    return found == key or found.startswith(f"{key}.")
-
-
-def _with_key(override: str, old: str, new: str) -> str:
-    return override.replace(old, new, 1)
+    """Check whether an override sets ``key`` or a key under it."""
+    override_key = override.partition("=")[0].lstrip("+~")
+    return override_key == key or override_key.startswith(f"{key}.")
 
 
 if __name__ == "__main__":

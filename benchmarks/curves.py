@@ -1,7 +1,8 @@
 """Measures how the cost of a step grows: ``benchmarks/curves.py [--only width,chunk_length] [--rounds 3] [--quick]``.
 
-It changes one number of workload (a) at a time and runs one command for each point. It measures the time of a training
-step (in a population, per member) and the peak memory of the command, and writes them to ``benchmarks/results/``.
+It changes one number of workload (a) at a time and runs one command for each value (a point of a curve). It measures
+the time of a training step and the peak memory of the command, and writes them to ``benchmarks/results/``. The members
+of a population are networks that train together; there, the time of a step is divided by their number.
 """
 
 import argparse
@@ -20,12 +21,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from commands import use
+from commands import run_command
 from digitlab.config.compose import ROOT
 from records import environment_facts, write_record
-from workloads import WORKLOADS
+from workloads import WORKLOADS, last_of_each_key
 
-_STEPS, _EPOCHS = 400, 4
+_STEPS, _EPOCHS = 400, 4  # the most steps of an epoch, and the epochs of each command
 EAGER, COMPILED, ONE_THREAD, ALL_THREADS = "eager", "compiled", "one thread", "all threads"
 # What each way adds to an ordinary run: an override, and environment variables.
 _WAYS: dict[str, tuple[str, dict[str, str]]] = {
@@ -40,7 +41,7 @@ _WAYS: dict[str, tuple[str, dict[str, str]]] = {
 class Axis:
     """A number that is changed, and the ``ways`` in which each of its values is measured.
 
-    With ``multirun`` each point is a sweep, and the population's time is divided by its members.
+    ``overrides`` returns the overrides for a value. With ``multirun`` each point is a sweep that trains a population.
     """
 
     key: str
@@ -116,38 +117,42 @@ def _options() -> argparse.Namespace:
 
 
 def measure(axis: Axis, *, rounds: int, quick: bool) -> dict[str, Any]:
-    """Medians over ``rounds``; in each round every point has one turn."""
+    """Measure all points of an axis; return the medians over ``rounds``. In each round every point has one turn."""
     values, rounds = (axis.values[:2], 1) if quick else (axis.values, rounds)
-    taken: dict[tuple[int, str], list[tuple[float, int]]] = {}
+    points: dict[tuple[int, str], list[tuple[float, int]]] = {}
     for value in values:
         if COMPILED in axis.ways:
-            point(axis, value, COMPILED)  # compiles the library
+            measure_point(axis, value, COMPILED)  # compiles the library
     for _ in range(rounds):
         for value in values:
             for way in axis.ways:
-                taken.setdefault((value, way), []).append(point(axis, value, way))
+                points.setdefault((value, way), []).append(measure_point(axis, value, way))
     return {
         "key": axis.key, "title": axis.title, "values": values,
         "ways": {
             way: {
-                name: [statistics.median(each[place] for each in taken[value, way]) for value in values]
-                for place, name in enumerate(("microseconds_per_step", "peak_bytes"))
+                name: [statistics.median(point[index] for point in points[value, way]) for value in values]
+                for index, name in enumerate(("microseconds_per_step", "peak_bytes"))
             }
             for way in axis.ways
         },
     }  # fmt: skip
 
 
-def point(axis: Axis, value: int, way: str) -> tuple[float, int]:
-    """Microseconds of the median step, and the peak memory of the process in bytes."""
+def measure_point(axis: Axis, value: int, way: str) -> tuple[float, int]:
+    """Run the command of one point; return the microseconds of a step, and the peak memory of the command in bytes.
+
+    The time of a step is that of the median epoch, divided by its steps.
+    """
     workload = next(workload for workload in WORKLOADS if workload.key == "a")
     overrides = [*workload.overrides(), "trainer=cpu", f"trainer.limit_train_batches={_STEPS}", "test=none"]
     way_override, environment = _WAYS[way]
     overrides += [f"trainer.max_epochs={_EPOCHS}", "early_stopping=null", way_override, *axis.overrides(value)]
-    overrides = list({override.partition("=")[0]: override for override in overrides}.values())
+    overrides = last_of_each_key(overrides)
     with tempfile.TemporaryDirectory() as folder:
-        where = ["-m", f"hydra.sweep.dir={folder}/sweep"] if axis.multirun else [f"hydra.run.dir={folder}/run"]
-        used = use([sys.executable, str(ROOT / "train.py"), *where, *overrides], environment)
+        place = ["-m", f"hydra.sweep.dir={folder}/sweep"] if axis.multirun else [f"hydra.run.dir={folder}/run"]
+        used = run_command([sys.executable, str(ROOT / "train.py"), *place, *overrides], environment)
+        # Each member of a population writes its share of the time.
         table = next(Path(folder).rglob("metrics.csv"))
         with table.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
@@ -159,11 +164,11 @@ def show(row: dict[str, Any]) -> None:
     table = Table(title="Cost of a step of workload (a)")
     for name in (row["title"], *(f"{way}, {unit}" for way in row["ways"] for unit in ("µs a step", "peak MiB"))):
         table.add_column(name, justify="right")
-    for place, value in enumerate(row["values"]):
+    for index, value in enumerate(row["values"]):
         cells = [
             text
             for way in row["ways"].values()
-            for text in (f"{way['microseconds_per_step'][place]:,.0f}", f"{way['peak_bytes'][place] / 2**20:,.0f}")
+            for text in (f"{way['microseconds_per_step'][index]:,.0f}", f"{way['peak_bytes'][index] / 2**20:,.0f}")
         ]
         table.add_row(f"{value:,}", *cells)
     Console(width=None if sys.stdout.isatty() else 120).print(table)

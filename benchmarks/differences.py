@@ -27,7 +27,10 @@ _IGNORED_COLUMNS = ("train_seconds", "images_per_second", "error", "folder")
 
 @dataclass(slots=True)
 class Comparison:
-    """``differences`` and ``notes``, each a line that begins with its position. No differences means equal."""
+    """The result of a comparison: lines that begin with the place to which they refer.
+
+    Without ``differences``, the two are equal. ``notes`` are remarks, for example on something new.
+    """
 
     differences: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -55,13 +58,16 @@ def compare_folders(old: Path, new: Path, *, renamed: Mapping[str, str]) -> Comp
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """The files to compare by relative path; a job of a sweep goes by its number, as its folder name has overrides."""
-    found = {}
+    """Return the files to compare by relative path.
+
+    The folder of a job has the name ``NUMBER_OVERRIDES``. Only the number counts, because keys can have new names.
+    """
+    files = {}
     for path in sorted(folder.rglob("*")):
         if path.name in (*_CHECKPOINTS, "result.json") or path.suffix == ".csv":
             parts = path.relative_to(folder).parts
-            found["/".join(re.sub(r"^(\d+)_.*=.*", r"\1", part) for part in parts)] = path
-    return found
+            files["/".join(re.sub(r"^(\d+)_.*=.*", r"\1", part) for part in parts)] = path
+    return files
 
 
 def _compare_files(old: Path, new: Path, *, renamed: Mapping[str, str]) -> Comparison:
@@ -92,10 +98,10 @@ def compare_tables(old: str, new: str, *, renamed: Mapping[str, str]) -> Compari
 
 def compare_results(old: Mapping[str, Any], new: Mapping[str, Any]) -> Comparison:
     """Compare the parts of two ``result.json`` that belong to the result itself."""
-    return _compare_leaves(dict(_leaves(_chosen(old))), dict(_leaves(_chosen(new))))
+    return _compare_leaves(dict(_leaves(_result_fields(old))), dict(_leaves(_result_fields(new))))
 
 
-def _chosen(result: Mapping[str, Any]) -> dict[str, Any]:
+def _result_fields(result: Mapping[str, Any]) -> dict[str, Any]:
     return {name: result[name] for name in _RESULT_FIELDS if name in result}
 
 
@@ -110,7 +116,7 @@ def compare_checkpoints(old: Mapping[str, Any], new: Mapping[str, Any]) -> Compa
 
 
 def _optimizer(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the other values of the optimizer state, by their paths in it."""
+    """Return the tensors and the other values of the optimizer state, by their paths in it."""
     key = next((key for key in checkpoint if "optimizer" in key), None)
     leaves = [] if key is None else list(_leaves(checkpoint[key]))
     tensors = {name: value for name, value in leaves if isinstance(value, Tensor)}
@@ -118,7 +124,7 @@ def _optimizer(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[s
 
 
 def _leaves(value: Any, name: str = "") -> Iterable[tuple[str, Any]]:
-    """The values in nested dicts and lists with their paths, such as ``0/state/1/exp_avg``."""
+    """Yield the values in nested dicts and lists with their paths, such as ``0/state/1/exp_avg``."""
     if isinstance(value, Mapping):
         entries: Iterable[tuple[Any, Any]] = value.items()
     elif isinstance(value, list | tuple):
@@ -135,7 +141,7 @@ def _compare_leaves(old: Mapping[str, Any], new: Mapping[str, Any]) -> Compariso
     for name, value in old.items():
         if name not in new:
             result.differences.append(f"{name}: is missing in the new revision")
-        # As text, nan is equal to itself, and floats have all their digits.
+        # Compared as text, because nan is then equal to itself. The text of a float has all its digits.
         elif repr(value) != repr(new[name]):
             result.differences.append(f"{name}: {value} became {new[name]}{_distance(value, new[name])}")
     return result
@@ -149,7 +155,11 @@ def _distance(old: Any, new: Any) -> str:
 
 
 def compare_tensors(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> Comparison:
-    """Compare named tensors: by name, or if the names differ, in order among those of the same shape, with a note."""
+    """Compare named tensors.
+
+    If the names differ, the first tensor of a shape is compared with the first of that shape on the other side, the
+    second with the second, and so on. A note then says so.
+    """
     result = Comparison()
     pairs = [(name, name) for name in old]
     if old.keys() != new.keys():
@@ -167,24 +177,25 @@ def compare_tensors(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> Com
 
 
 def _pairs_by_shape(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> list[tuple[str, str]] | None:
-    """Names of tensors that take the same place among those of their shape; None unless both have the same shapes."""
-    waiting: dict[Sequence[int], list[str]] = defaultdict(list)
+    """Return pairs of names: tensors with the same place among those of their shape. None if the shapes differ."""
+    unpaired: dict[Sequence[int], list[str]] = defaultdict(list)
     for name, tensor in new.items():
-        waiting[tensor.shape].append(name)
+        unpaired[tensor.shape].append(name)
     pairs = []
     for name, tensor in old.items():
-        if not waiting[tensor.shape]:
+        if not unpaired[tensor.shape]:
             return None
-        pairs.append((name, waiting[tensor.shape].pop(0)))
-    return None if any(waiting.values()) else pairs
+        pairs.append((name, unpaired[tensor.shape].pop(0)))
+    return None if any(unpaired.values()) else pairs
 
 
 def tensor_difference(old: Tensor, new: Tensor) -> str | None:
-    """None if two tensors have the same dtype, shape and bits (nan included), else what differs and by how much."""
+    """Return what differs between two tensors and by how much; None if dtype, shape and all bits are the same."""
     if old.dtype != new.dtype or old.shape != new.shape:
         return f"{old.dtype} {list(old.shape)} became {new.dtype} {list(new.shape)}"
     if old.numel() == 0:
         return None
+    # The bytes of each value, one value per row. Equal bytes include nan, which is not equal to itself as a number.
     bits = [tensor.reshape(-1).contiguous().view(torch.uint8).view(old.numel(), -1) for tensor in (old, new)]
     if torch.equal(*bits):
         return None

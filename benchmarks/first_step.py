@@ -1,4 +1,4 @@
-"""A callback that ends the process at the start of its first training step; ``commands.py`` times start-up with it."""
+"""Ends the process at the start of its first training step. ``commands.py`` measures with it how long a start takes."""
 
 import os
 from typing import Any

@@ -1,6 +1,7 @@
-"""Lower limits for the time of a step on this machine, shown by ``step_profile.py``.
+"""Estimates lower limits (floors) for the time of a step on this machine, which ``step_profile.py`` shows.
 
-They are the step's arithmetic at the rate of a large matrix product, and its bytes at the rate of a large copy.
+One limit is the arithmetic of the step at the rate of a large matrix product, the other is the bytes that the step
+moves at the rate of a large copy.
 """
 
 import time
@@ -12,12 +13,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from bare import network
 from workloads import Workload
 
-_SIDE, _COPIED_FLOATS, _TRIALS = 1024, 1 << 24, 20
+_SIDE = 1024  # rows and columns of the matrices
+_COPIED_FLOATS = 1 << 24  # 64 MiB, more than a processor's cache
+_TRIALS = 20
 _FLOAT_BYTES = 4
 
 
 def floors(workload: Workload, image_shape: tuple[int, int, int]) -> dict[str, float]:
-    """Microseconds per step by arithmetic and by memory, on all threads, with the best rate of several trials."""
+    """Return the microseconds per step by arithmetic and by memory, on all threads, with the best rate measured."""
     return {
         "arithmetic": 1e6 * _flops(workload, image_shape) / _flops_per_second(),
         "memory": 1e6 * _bytes(workload, image_shape) / _bytes_per_second(),
@@ -25,7 +28,7 @@ def floors(workload: Workload, image_shape: tuple[int, int, int]) -> dict[str, f
 
 
 def _flops(workload: Workload, image_shape: tuple[int, int, int]) -> int:
-    """Operations of a step in matrix products and convolutions, forward and backward."""
+    """Return the operations of a step in matrix products and convolutions, forward and backward."""
     model = network(workload, image_shape)
     shape = (torch.Size(image_shape).numel(),) if workload.hidden else image_shape
     with FlopCounterMode(display=False) as counter:
@@ -34,7 +37,7 @@ def _flops(workload: Workload, image_shape: tuple[int, int, int]) -> int:
 
 
 def _bytes(workload: Workload, image_shape: tuple[int, int, int]) -> int:
-    """Bytes that a step moves.
+    """Return the bytes that a step moves.
 
     Images are read as bytes, written once and read twice as floats. Weights are read in forward, backward and update,
     and written by the update; their gradient is written and read.
@@ -45,12 +48,14 @@ def _bytes(workload: Workload, image_shape: tuple[int, int, int]) -> int:
 
 
 def _flops_per_second() -> float:
-    one, other = torch.rand(2, _SIDE, _SIDE)
-    return 2 * _SIDE**3 / _best_seconds(lambda: one @ other)
+    first, second = torch.rand(2, _SIDE, _SIDE)
+    # A multiplication and an addition for each row, column and term.
+    return 2 * _SIDE**3 / _best_seconds(lambda: first @ second)
 
 
 def _bytes_per_second() -> float:
     source, target = torch.rand(2, _COPIED_FLOATS)
+    # A copy reads and writes each float.
     return 2 * _FLOAT_BYTES * _COPIED_FLOATS / _best_seconds(lambda: target.copy_(source))
 
 

@@ -1,10 +1,10 @@
-"""Does digitlab work on this GPU, how fast is it, and how does it compare? ``python benchmarks/gpu_check.py``.
+"""Checks that digitlab works on this GPU, and measures how fast it is: ``python benchmarks/gpu_check.py``.
 
 ``--stage correct`` (at most 4 minutes) checks correctness, ``rows`` (4 minutes) measures speed, and ``cifar`` (5
-minutes) compares with airbench. ``--device cpu --quick`` is a dry run of everything that makes sense without a GPU.
-``PYTHONPATH=src:benchmarks`` is enough; digitlab need not be installed. Each group of checks runs in a process of its
-own. ``gpu.json`` in ``--out`` is rewritten after every check; what the budget cuts off is marked "not run". The exit
-code is 1 if a check failed or a target was missed.
+minutes) trains on CIFAR-10 and compares with the script airbench94 (Jordan, 2024). ``--device cpu --quick`` is a dry
+run of everything that makes sense without a GPU. ``PYTHONPATH=src:benchmarks`` is enough; digitlab need not be
+installed. Each group of checks runs in a process of its own. ``gpu.json`` in ``--out`` is rewritten after every check;
+a check for which no time remains is marked "not run". The exit code is 1 if a check failed or a target was missed.
 """
 
 import argparse
@@ -41,15 +41,16 @@ def main() -> int:
     ends_at = time.monotonic() + (options.budget or sum(BUDGET_SECONDS[stage] for stage in stages))
     with tempfile.TemporaryDirectory(prefix="gpu-check-", ignore_cleanup_errors=True) as folder:
         # A quick check measures no speed, so all its groups can run at once.
-        for turn in [stages] if options.quick else [[stage] for stage in stages]:
+        for stages_at_once in [stages] if options.quick else [[stage] for stage in stages]:
             # A dry run may take longer beside other work; --budget limits it.
-            limit = ends_at if options.quick else time.monotonic() + max(BUDGET_SECONDS[stage] for stage in turn)
+            stage_ends_at = ends_at if options.quick else time.monotonic() + BUDGET_SECONDS[stages_at_once[0]]
             groups = [
                 GroupProcess(
                     name=group, command=_command(group, options, Path(folder)),
-                    environment=_environment(stage, options.device), out=options.out, ends_at=min(ends_at, limit),
+                    environment=_environment(stage, options.device), out=options.out,
+                    ends_at=min(ends_at, stage_ends_at),
                 )
-                for stage in turn
+                for stage in stages_at_once
                 for group in STAGES[stage]
             ]  # fmt: skip
             report.groups += groups
@@ -92,14 +93,14 @@ def _command(group: str, options: argparse.Namespace, folder: Path) -> Sequence[
 
 def _environment(stage: str, device: str) -> dict[str, str]:
     paths = [str(PROJECT / "src"), str(PROJECT / "benchmarks"), os.environ.get("PYTHONPATH", "")]
-    own = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    variables = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     if device == "cpu":
         # The processes of a dry run share the cores.
-        own["OMP_NUM_THREADS"] = "1"
+        variables["OMP_NUM_THREADS"] = "1"
     if stage == "correct":
         # PyTorch reads this once, before the first matrix product; trainer.deterministic=true needs it.
-        own["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
-    return os.environ | own
+        variables["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    return os.environ | variables
 
 
 class Report:
@@ -148,20 +149,21 @@ class Report:
         counts = {status: sum(check["status"] == status for check in checks.values()) for status in _STATUSES}
         shown = ", ".join(f"{count} {status}" for status, count in counts.items())
         print(f"{shown}; {unmeasured} of {len(targets)} targets not measured -> {self.path}")
+        # A check that misses a target has failed, too.
         return 1 if counts["failed"] else 0
 
     def _checks(self) -> dict[str, dict[str, Any]]:
         return {f"{group.name}: {name}": check for group in self.groups for name, check in group.results.items()}
 
     def _targets(self, checks: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        found = {name: {"value": None, "verdict": "not measured"} for name in TARGETS}
+        targets = {name: {"value": None, "verdict": "not measured"} for name in TARGETS}
         for check in checks.values():
-            found |= check.get("targets", {})
-        return found
+            targets |= check.get("targets", {})
+        return targets
 
 
 def _facts(device_name: str) -> dict[str, Any]:
-    """What all benchmark records contain, and the GPU's compute capability."""
+    """Return the facts that all benchmark records contain, and the GPU's compute capability."""
     import torch
 
     from records import environment_facts

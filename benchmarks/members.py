@@ -1,9 +1,10 @@
 """Compares a step of one member of a population with a bare loop: ``benchmarks/members.py [--only c,a] [--rounds 5]``.
 
-The bare loop of one network, the eager population and the compiled population take turns in this process. It measures
-processor time, which other work on the machine hardly changes, divided by the steps of all members. The time includes
-gathering images, the steps, and counting for the metrics. The exit code is 1 if the compiled population misses its
-target. A full run is written to ``benchmarks/results/``.
+The members of a population are networks that train together as one stacked network. The bare loop of one network, the
+eager population and the compiled population take turns in this process. It measures processor time, which other work on
+the machine hardly changes, divided by the steps of all members. The time includes gathering images, the steps, and
+counting for the metrics. The exit code is 1 if the compiled population misses its target. A full run is written to
+``benchmarks/results/``.
 
 On a GPU it compares 256 members with one member instead, by the wall time until the device has finished.
 """
@@ -41,7 +42,7 @@ from workloads import WORKLOADS, Workload, training_split
 
 # Targets by workload: the step of a compiled member, divided by the step of the bare loop.
 _BARS = {"c": 0.08, "a": 0.60}
-# Steps of a round, or the whole epoch if that is shorter: an epoch of (a) has 430 steps.
+# The steps of a round. If an epoch has fewer, as (a) with 430, a round is an epoch.
 _STEPS = 512
 _TRAINING_IMAGES = 55_000
 # The chunk lengths of the vectorized launcher.
@@ -56,7 +57,11 @@ _ONE = Sweep(key="a", grid=("seed=0",), members=1, epochs=1, bar=_ON_GPU)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """Microseconds of processor time per step of one member (of the bare loop: per step), one number per round."""
+    """The measurements of one sweep. ``bar`` is the target: the largest ratio of ``compiled`` to ``bare``.
+
+    ``bare`` holds the microseconds of processor time per step of the bare loop, one number per round. ``eager`` and
+    ``compiled`` hold those per step of one member of the eager and the compiled population.
+    """
 
     key: str
     members: int
@@ -66,8 +71,8 @@ class Row:
     eager: list[float]
     compiled: list[float]
 
-    def ratio(self, of: list[float]) -> float:
-        return statistics.median(of) / statistics.median(self.bare)
+    def ratio(self, microseconds: list[float]) -> float:
+        return statistics.median(microseconds) / statistics.median(self.bare)
 
     @property
     def passed(self) -> bool:
@@ -78,10 +83,11 @@ class Members:
     """The population of ``sweep``, stacked as by the vectorized launcher, and its mini-batches."""
 
     def __init__(self, sweep: Sweep, *, compiled: bool, device: torch.device, steps: int = _STEPS) -> None:
-        keys = [override.partition("=") for override in sweep.grid]
-        grid = [[f"{key}={value}" for value in values.split(",")] for key, _, values in keys]
-        typed = [[*sweep.fixed, *own] for own in product(*grid)]
-        experiments = [Experiment.from_config(compose(own), typed=own) for own in typed]
+        axes = [override.partition("=") for override in sweep.grid]
+        grid = [[f"{key}={value}" for value in values.split(",")] for key, _, values in axes]
+        overrides_by_member = [[*sweep.fixed, *point] for point in product(*grid)]
+        experiments = [Experiment.from_config(compose(each), typed=each) for each in overrides_by_member]
+        # Members with the same seed are next to each other, because they share their mini-batches.
         experiments.sort(key=lambda experiment: experiment.options.seed)
         data = read_data(experiments[0])
         data.to(device)
@@ -94,15 +100,16 @@ class Members:
         specs = [classifier.member_spec() for classifier in classifiers]
         self.runner = StackedRunner(specs, device=device, acceleration=Acceleration(compiled, graph_capture))
         self._members = len(classifiers)
-        streams = [next(own) for _, own in groupby(plans, key=lambda plan: plan.seed)]
-        self._chunks = [list(data.chunks(plan, Position()))[: steps // self._chunk] for plan in streams]
+        plans_by_seed = [next(same_seed) for _, same_seed in groupby(plans, key=lambda plan: plan.seed)]
+        # For each seed, the chunks of one round. A chunk is a few mini-batches, the unit in which digitlab trains.
+        self._chunks = [list(data.chunks(plan, Position()))[: steps // self._chunk] for plan in plans_by_seed]
         for chunks in zip(*self._chunks, strict=True):
             self.runner.prepare(chunks, first=0, steps_ahead=steps)
         if not self.runner.fused_updates.ready and (compiled or graph_capture):
             raise SystemExit("nothing was compiled or captured: see the warning")
 
-    def run_chunk(self) -> None:
-        """Train on the mini-batches of one round."""
+    def run_round(self) -> None:
+        """Train on the mini-batches of one round, and count the predictions for the metrics."""
         for number, chunks in enumerate(zip(*self._chunks, strict=True)):
             logits, losses, _ = self.runner.run_chunk(chunks, first=number * self._chunk, stop_signal=StopSignal())
             confusions(logits, self.runner.networks.expand_to_members([chunk.labels for chunk in chunks]))
@@ -110,11 +117,13 @@ class Members:
 
     @property
     def steps(self) -> int:
+        """The steps of a round."""
         steps: int = sum(len(chunk.indices) for chunk in self._chunks[0])
         return steps
 
     @property
     def member_steps(self) -> int:
+        """The steps of a round, added up over all members."""
         return self._members * self.steps
 
 
@@ -145,31 +154,35 @@ def main() -> int:
 
 
 def measure(sweep: Sweep, *, rounds: int) -> Row:
-    """Measure the three in turn, after one round of warm-up."""
+    """Measure the bare loop, the eager and the compiled population in turn, after one round of warm-up."""
     workload = next(workload for workload in WORKLOADS if workload.key == sweep.key)
     workload = replace(workload, train_size=min(_STEPS * workload.batch_size, _TRAINING_IMAGES), epochs=1)
     bare = BareLoop(workload, training_split(workload), torch.device("cpu"))
     eager, compiled = (Members(sweep, compiled=each, device=bare.device) for each in (False, True))
     turns: dict[str, tuple[Callable[[], object], int]] = {
         "bare": (bare.epoch_seconds, _steps(workload, bare)),
-        "eager": (eager.run_chunk, eager.member_steps),
-        "compiled": (compiled.run_chunk, compiled.member_steps),
+        "eager": (eager.run_round, eager.member_steps),
+        "compiled": (compiled.run_round, compiled.member_steps),
     }
-    taken: dict[str, list[float]] = {name: [] for name in turns}
+    microseconds: dict[str, list[float]] = {name: [] for name in turns}
     for _ in range(rounds + 1):
         for name, (turn, steps) in turns.items():
             started_at = time.process_time()
             turn()
-            taken[name].append(1e6 * (time.process_time() - started_at) / steps)
+            microseconds[name].append(1e6 * (time.process_time() - started_at) / steps)
     return Row(
         key=sweep.key, members=sweep.members, steps=compiled.steps, bar=_BARS[sweep.key],
-        **{name: values[1:] for name, values in taken.items()},
+        **{name: values[1:] for name, values in microseconds.items()},  # without the warm-up
     )  # fmt: skip
 
 
 def measure_on(device: torch.device, *, rounds: int, many: Sweep = _MANY, steps: int = _STEPS) -> dict[str, Any]:
-    """Median seconds of ``many`` members and of one for the same steps on a GPU, in turn after one round of warm-up."""
-    # In TF32, like the rows of the other benchmarks. A graph keeps the kernels that it captured.
+    """Measure the seconds of ``many`` members and of one for the same steps on a GPU, in turn, after a warm-up round.
+
+    Return the medians, their ratio, and whether it reaches the target.
+    """
+    # In TF32, like the rows of the other benchmarks. Already the constructors need it, because a CUDA graph keeps the
+    # kernels that it captured.
     with float32_products(device, 32):
         turns = {
             name: Members(sweep, compiled=False, device=device, steps=steps)
@@ -179,9 +192,9 @@ def measure_on(device: torch.device, *, rounds: int, many: Sweep = _MANY, steps:
         for _ in range(rounds + 1):
             for name, members in turns.items():
                 started_at = time.perf_counter()
-                members.run_chunk()
+                members.run_round()
                 seconds[name].append(time.perf_counter() - started_at)
-    medians = {f"{name}_seconds": statistics.median(own[1:]) for name, own in seconds.items()}
+    medians = {f"{name}_seconds": statistics.median(values[1:]) for name, values in seconds.items()}
     ratio = medians["many_seconds"] / medians["one_seconds"]
     facts = {"members": many.members, "rounds": rounds, "at_most": _ON_GPU, "ratio": ratio}
     facts["steps"] = turns["one"].steps

@@ -1,6 +1,7 @@
 """Writes the newest results into the tables of ``docs/performance.md``: ``python benchmarks/page.py``.
 
-A table is the text between ``<!-- NAME -->`` and ``<!-- end -->``. A table without results says "Not yet measured".
+A record is a file in ``benchmarks/results/``. A table is the text between ``<!-- NAME -->`` and ``<!-- end -->``. A
+table without results says "Not yet measured".
 """
 
 import re
@@ -21,26 +22,27 @@ def main() -> None:
 
 
 def filled(text: str) -> str:
-    """``text`` with its tables replaced by those of the newest results."""
+    """Return ``text`` with its tables replaced by those of the newest results."""
 
     def block(match: re.Match[str]) -> str:
         begin, name, end = match.groups()
         record = newest_record(name)
-        table = "Not yet measured." if record is None else f"{_TABLES[name](record)}\n\n{_footing(record)}"
+        table = "Not yet measured." if record is None else f"{_TABLES[name](record)}\n\n{_source(record)}"
         return f"{begin}\n{table}\n\n{end}"
 
     return _BLOCK.sub(block, text)
 
 
-def _footing(record: dict[str, Any]) -> str:
-    """One line with hardware, versions, date, commit and load."""
+def _source(record: dict[str, Any]) -> str:
+    """Return the line below a table: hardware, versions, date, commit and load."""
     hardware, versions = record["hardware"], record["versions"] | record.get("peer_versions", {})
-    named = ", ".join(f"{name} {versions[name]}" for name in ("torch", "lightning", "jax", "keras") if name in versions)
+    packages = [name for name in ("torch", "lightning", "jax", "keras") if name in versions]
+    version_text = ", ".join(f"{name} {versions[name]}" for name in packages)
     commit = (record["git_commit"] or "")[:7]
     gpu = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in record.get("gpu", {}).items())
     return (
-        f"{hardware.get('gpu', hardware['cpu'])}, {hardware['cores']} cores; Python {versions['python']}, {named}; "
-        f"{gpu + '; ' if gpu else ''}"
+        f"{hardware.get('gpu', hardware['cpu'])}, {hardware['cores']} cores; "
+        f"Python {versions['python']}, {version_text}; {gpu + '; ' if gpu else ''}"
         f"{record['date'][:10]}, commit {commit}; load average before {record['load_average_before']:.1f}."
     )
 
@@ -55,12 +57,12 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def epochs(record: dict[str, Any]) -> str:
-    """Microseconds per step, one line per row of the benchmark, and then the ratios with their targets."""
+    """Return the microseconds per step, one line per row of the benchmark, and then the ratios with their targets."""
     return _epochs(record[EPOCHS["cpu"]])
 
 
 def epochs_on_gpu(record: dict[str, Any]) -> str:
-    """The same tables for a GPU."""
+    """Return the same tables for a GPU."""
     return _epochs(record[EPOCHS["cuda"]])
 
 
@@ -68,43 +70,44 @@ def _epochs(workloads: Sequence[dict[str, Any]]) -> str:
     names = list(dict.fromkeys(name for each in workloads for name in (*each["rows"], *each["skipped"])))
     rows = [[name, *(_microseconds(each["rows"].get(name)) for each in workloads)] for name in names]
     header = [f"({each['workload']})" for each in workloads]
-    return f"{_markdown(['µs a step', *header], rows)}\n\n{_bars(workloads, header)}"
+    return f"{_markdown(['µs a step', *header], rows)}\n\n{_ratios(workloads, header)}"
 
 
 def _microseconds(row: dict[str, Any] | None) -> str:
     return "–" if row is None else f"{row['microseconds_per_step']:,.0f}"
 
 
-def _bars(workloads: Sequence[dict[str, Any]], header: Sequence[str]) -> str:
+def _ratios(workloads: Sequence[dict[str, Any]], header: Sequence[str]) -> str:
+    """Return the table of ratios, one column per workload, and the list of what differs between the rows."""
     cells: dict[str, dict[str, str]] = {}
     for each in workloads:
-        for bar in each["bars"]:
-            title = f"{bar['row']} over {bar['against']}, at most {bar['at_most']:.2f}"
-            ratio = f"{bar['ratio']:.2f}"
-            cells.setdefault(title, {})[each["workload"]] = ratio if bar["passed"] else f"**{ratio}**"
+        for target in each["bars"]:
+            title = f"{target['row']} over {target['against']}, at most {target['at_most']:.2f}"
+            ratio = f"{target['ratio']:.2f}"
+            cells.setdefault(title, {})[each["workload"]] = ratio if target["passed"] else f"**{ratio}**"
         # Records of earlier versions have neither variants nor setups.
         for pair in each.get("variants", ()):
             cells.setdefault(f"{pair['row']} over {pair['against']}", {})[each["workload"]] = f"{pair['ratio']:.2f}"
-    rows = [[title, *(own.get(each["workload"], "") for each in workloads)] for title, own in cells.items()]
+    rows = [[title, *(ratios.get(each["workload"], "") for each in workloads)] for title, ratios in cells.items()]
     table = _markdown(["ratio of medians (bold: missed)", *header], rows)
     differences = _differences(workloads)
     return f"{table}\n\n{differences}" if differences else table
 
 
 def _differences(workloads: Sequence[dict[str, Any]]) -> str:
-    """What differs between the two rows of each ratio: one item for each pair of rows and each set of differences."""
-    found: dict[tuple[str, str], list[str]] = {}
+    """List what differs between the two rows of each ratio: an item for each pair of rows and set of differences."""
+    keys_by_item: dict[tuple[str, str], list[str]] = {}
     for each in workloads:
         for pair in (*each["bars"], *each.get("variants", ())):
             if "differences" in pair:
-                key = f"{pair['row']} over {pair['against']}", pair["differences"] or "no difference"
-                found.setdefault(key, []).append(f"({each['workload']})")
-    items = [f"- *{title}* {', '.join(keys)}: {text}" for (title, text), keys in found.items()]
+                item = f"{pair['row']} over {pair['against']}", pair["differences"] or "no difference"
+                keys_by_item.setdefault(item, []).append(f"({each['workload']})")
+    items = [f"- *{title}* {', '.join(keys)}: {text}" for (title, text), keys in keys_by_item.items()]
     return "\n".join(["What differs between the two rows of a ratio:", "", *items]) if items else ""
 
 
 def commands(record: dict[str, Any]) -> str:
-    """Wall and processor seconds of whole commands."""
+    """Return the wall and processor seconds of whole commands."""
     measured = record["commands"]
     rows = [
         [
@@ -115,29 +118,29 @@ def commands(record: dict[str, Any]) -> str:
     ]  # fmt: skip
     table = _markdown(["command", "s", "processor s", "rounds"], rows)
     verdict = "held" if measured["passed"] else "missed"
-    bar = f"{measured['start_up_ratio']:.2f}, at most {measured['at_most']} ({verdict})"
-    return f"{table}\n\nUntil the first step over the imports: {bar}."
+    ratio = f"{measured['start_up_ratio']:.2f}, at most {measured['at_most']} ({verdict})"
+    return f"{table}\n\nUntil the first step over the imports: {ratio}."
 
 
 def curves(record: dict[str, Any]) -> str:
-    """One table for each axis."""
+    """Return one table for each number that was changed."""
     tables = []
     for curve in record["curves"]:
         names = [f"{way}, {unit}" for way in curve["ways"] for unit in ("µs a step", "peak MiB")]
         rows = [
-            [f"{value:,}", *(text for way in curve["ways"].values() for text in _point(way, place))]
-            for place, value in enumerate(curve["values"])
+            [f"{value:,}", *(text for way in curve["ways"].values() for text in _point(way, index))]
+            for index, value in enumerate(curve["values"])
         ]
         tables.append(_markdown([curve["title"], *names], rows))
     return "\n\n".join(tables)
 
 
-def _point(way: dict[str, Sequence[float]], place: int) -> tuple[str, str]:
-    return f"{way['microseconds_per_step'][place]:,.0f}", f"{way['peak_bytes'][place] / 2**20:,.0f}"
+def _point(way: dict[str, Sequence[float]], index: int) -> tuple[str, str]:
+    return f"{way['microseconds_per_step'][index]:,.0f}", f"{way['peak_bytes'][index] / 2**20:,.0f}"
 
 
 def profiles(record: dict[str, Any]) -> str:
-    """Microseconds per step of each part, one column per workload and way, and the lower limits."""
+    """Return the microseconds per step of each part, one column per workload and way, and the lower limits."""
     measured = record["profiles"]
     parts = list(dict.fromkeys(part for each in measured for part in each["microseconds_per_step"]))
     header = [f"({each['workload']}){' compiled' if each['compiled'] else ''}" for each in measured]
@@ -154,7 +157,7 @@ def profiles(record: dict[str, Any]) -> str:
 
 
 def members(record: dict[str, Any]) -> str:
-    """Processor time per step of a member, and the target of the compiled population."""
+    """Return the processor time per step of a member, and the target of the compiled population."""
     rows = [
         [
             f"({each['key']}), {each['members']} members",
@@ -167,7 +170,7 @@ def members(record: dict[str, Any]) -> str:
 
 
 def members_on_gpu(record: dict[str, Any]) -> str:
-    """Milliseconds for the steps of many members of (a) and of one member, and the target."""
+    """Return the milliseconds for the steps of many members of (a) and of one member, and the target."""
     measured = record["members_on_gpu"]
     rows = [
         [f"{measured['members']} members", f"{1000 * measured['many_seconds']:.1f}"],

@@ -1,7 +1,8 @@
-"""The peers that ``bench.py`` compares digitlab with. Each takes its turns in its own process.
+"""Runs the peers that ``bench.py`` compares digitlab with: the same training in other libraries or in usual Lightning.
 
-A peer is a class. Its constructor takes a workload and ``cpu`` or ``cuda`` and compiles what has to be compiled; its
-method ``epoch_seconds()`` trains for one round. To add a peer, add an entry to ``PEERS``.
+Each peer takes its turns in its own process. It is a class. Its constructor takes a workload and ``cpu`` or ``cuda``
+and compiles what has to be compiled; its method ``epoch_seconds()`` trains for one round. To add a peer, add an entry
+to ``PEERS``.
 """
 
 import multiprocessing
@@ -20,7 +21,7 @@ from workloads import Workload
 
 class Row(Protocol):
     def epoch_seconds(self) -> list[float]:
-        """Seconds of each epoch of one round."""
+        """Train for one round; return the seconds of each epoch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,24 +38,24 @@ class Peer:
     once: bool = False
 
     def versions(self) -> dict[str, str]:
-        """The versions of the required packages that are installed."""
-        found = {}
+        """Return the versions of the required packages that are installed."""
+        versions = {}
         for package in self.requires:
             try:
-                found[package] = version(package)
+                versions[package] = version(package)
             except PackageNotFoundError:
                 continue
-        return found
+        return versions
 
     def refusal(self, workload: Workload) -> str | None:
-        """Why the peer cannot run ``workload`` (a package is missing, or it has MLPs only), or None."""
+        """Return why the peer cannot run ``workload``: a package is missing, or it has MLPs only. None if it can."""
         if missing := [package for package in self.requires if package not in self.versions()]:
             return f"{', '.join(missing)} not installed: pip install -e '.[bench]'"
         return "for MLPs only" if self.mlp_only and not workload.hidden else None
 
 
-# On a GPU, JAX would take most of the memory when it starts, and the other rows share the GPU. It would also choose
-# another precision of matrix products than PyTorch: all rows multiply in TF32 there. Neither changes anything on a CPU.
+# On a GPU, JAX would take most of the memory when it starts, but the other rows share the GPU. It would also choose
+# another precision of matrix products, but all other rows multiply in TF32. Neither changes anything on a CPU.
 _JAX = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "JAX_DEFAULT_MATMUL_PRECISION": "tensorfloat32"}
 NUMPY, JAX_SCAN, KERAS_JAX, USUAL = "NumPy loop", "JAX scan", "Keras on JAX", "usual Lightning"
 PEERS = {
@@ -83,7 +84,7 @@ class PeerProcess:
         self._process.shutdown()
 
     def epoch_seconds(self) -> list[float] | str:
-        """Seconds of each epoch of one round, or the reason why there are none."""
+        """Let the peer train for one round; return the seconds of each epoch, or the reason why there are none."""
         if reason := self.peer.refusal(self._arguments[1]):
             return reason
         try:
@@ -92,12 +93,15 @@ class PeerProcess:
             return f"failed: {type(error).__name__}: {error}".splitlines()[0]
 
 
-_made: dict[str, Row] = {}  # in the process of a peer: this peer
+# Only the process of a peer uses this: it keeps the peer from one turn to the next.
+_built_peers: dict[str, Row] = {}
 
 
 def _turn(peer: Peer, workload: Workload, device: str) -> list[float]:
-    if peer.target not in _made:
+    """Run in the process of the peer: build it in the first turn, and train for one round."""
+    if peer.target not in _built_peers:
+        # JAX and Keras read the environment when they are imported.
         os.environ |= {**peer.environment, "JAX_PLATFORMS": device}
         module, _, name = peer.target.rpartition(".")
-        _made[peer.target] = getattr(import_module(module), name)(workload, device)
-    return _made[peer.target].epoch_seconds()
+        _built_peers[peer.target] = getattr(import_module(module), name)(workload, device)
+    return _built_peers[peer.target].epoch_seconds()

@@ -1,4 +1,4 @@
-"""A peer: a whole epoch as one jitted ``lax.scan`` in JAX, with as little as possible between step and machine.
+"""A peer: a whole epoch as one jitted ``lax.scan`` in JAX, so that Python does nothing between the steps.
 
 It does what an epoch of digitlab does: bytes are cast and normalised in the step; loss and correct predictions are
 counted. It supports only MLPs with plain gradient descent: XLA's convolutions take four times as long in a loop as
@@ -18,12 +18,12 @@ from jax import Array, lax
 from workloads import CLASSES, TrainingSplit, Workload, training_split
 
 Weights = list[tuple[Array, Array]]
-# Weights, (pixels, labels) and indices (n,) → weights, (sum of the losses, right answers).
+# Weights, (pixels, labels) and indices (n,) → weights, (sum of the losses, number of correct predictions).
 Step = Callable[[Weights, tuple[Array, Array], Array], tuple[Weights, tuple[Array, Array]]]
 
 
 class JaxScan:
-    """Keeps its weights on the device between rounds. The constructor compiles."""
+    """Keeps its weights on the device between rounds. The constructor trains for one epoch, which compiles it."""
 
     def __init__(self, workload: Workload, device: str) -> None:
         split = training_split(workload)
@@ -44,32 +44,36 @@ class JaxScan:
         return seconds
 
     def _train(self) -> tuple[float, int]:
-        """Train for one epoch; returns the sum of the losses over the images and the number of correct predictions."""
+        """Train for one epoch; return the sum of the losses over the images and the number of correct predictions."""
         order = self._random.permutation(len(self._set[0])).astype(np.int32)
-        whole, size = len(order) // self.workload.batch_size, self.workload.batch_size
-        batches, rest = order[: whole * size].reshape(whole, size), order[whole * size :]
-        self._weights, (losses, hits) = self._epoch(self._weights, self._set, batches, rest)
-        return float(losses), int(hits)
+        full_batches, size = len(order) // self.workload.batch_size, self.workload.batch_size
+        batches, rest = order[: full_batches * size].reshape(full_batches, size), order[full_batches * size :]
+        self._weights, (losses, correct) = self._epoch(self._weights, self._set, batches, rest)
+        # JAX computes in the background. These conversions wait until the epoch is over.
+        return float(losses), int(correct)
 
 
 def _epoch(
     step: Step, weights: Weights, images: tuple[Array, Array], batches: Array, rest: Array
 ) -> tuple[Weights, tuple[Array, Array]]:
     """Train on mini-batches ``batches`` (B, n) and then the smaller ``rest`` (m,), both indices into ``images``."""
-    weights, (losses, hits) = lax.scan(lambda weights, index: step(weights, images, index), weights, batches)
-    counts = losses.sum(), hits.sum()
+    weights, (losses, correct) = lax.scan(lambda weights, index: step(weights, images, index), weights, batches)
+    sums = losses.sum(), correct.sum()
     if len(rest):
-        weights, (loss, hit) = step(weights, images, rest)
-        counts = counts[0] + loss, counts[1] + hit
-    return weights, counts
+        weights, (loss_of_rest, correct_in_rest) = step(weights, images, rest)
+        sums = sums[0] + loss_of_rest, sums[1] + correct_in_rest
+    return weights, sums
 
 
 def _step(workload: Workload, split: TrainingSplit) -> Step:
-    """One update as a function of weights, images and labels, and the indices (n,) of a mini-batch."""
-    # Factor and offset that turn bytes into normalised values, in the shape of an image.
+    """Return a function that makes one update with weights, images and labels, and the indices (n,) of a mini-batch."""
     mean, std = (np.array(values)[:, None, None] for values in (split.mean, split.std))
     shape = tuple(split.pixels.shape[1:])
-    scale, shift = (jnp.asarray(np.broadcast_to(v, shape).ravel(), jnp.float32) for v in (1 / (255 * std), -mean / std))
+    # The factor and the offset that turn each byte of a flat image into a normalised value.
+    scale, shift = (
+        jnp.asarray(np.broadcast_to(by_channel, shape).ravel(), jnp.float32)
+        for by_channel in (1 / (255 * std), -mean / std)
+    )
     activation = jax.nn.relu if workload.activation == "relu" else jax.nn.sigmoid
 
     def loss_of(weights: Weights, values: Array, labels: Array) -> tuple[Array, Array]:
@@ -85,7 +89,7 @@ def _step(workload: Workload, split: TrainingSplit) -> Step:
         pixels, labels = (each[index] for each in images)
         values = pixels.astype(jnp.float32) * scale + shift
         (loss, logits), gradients = jax.value_and_grad(loss_of, has_aux=True)(weights, values, labels)
-        weights = jax.tree.map(lambda weight, each: weight - workload.learning_rate * each, weights, gradients)
+        weights = jax.tree.map(lambda weight, slope: weight - workload.learning_rate * slope, weights, gradients)
         return weights, (loss * len(index), jnp.sum(logits.argmax(1) == labels))
 
     return step

@@ -12,7 +12,9 @@ UPDATES_PER_CALL = 8
 
 
 class KerasFit:
-    """The constructor trains for one epoch, which compiles. The backend knows the device from its environment."""
+    """The constructor trains for one epoch, which compiles. It ignores ``device``: Keras's backend reads it from the
+    environment.
+    """
 
     def __init__(self, workload: Workload, device: str) -> None:
         split = training_split(workload)
@@ -37,7 +39,7 @@ class KerasFit:
 
 
 class Clock(keras.callbacks.Callback):
-    """Seconds of each epoch."""
+    """Measures the seconds of each epoch."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -26,7 +26,7 @@ _DATASETS = {"mnist": datasets.MNIST, "cifar10": datasets.CIFAR10}
 
 
 class UsualModule(L.LightningModule):
-    """Automatic optimisation, with one ``self.log`` for each metric and mini-batch."""
+    """Leaves the updates to Lightning (automatic optimisation), and logs each metric in each mini-batch."""
 
     def __init__(self, workload: Workload, image_shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class UsualModule(L.LightningModule):
 
 
 class TrainingClock(L.Callback):
-    """Seconds from the start of each epoch to the end of its last mini-batch, without validation."""
+    """Measures the seconds from the start of each epoch to the end of its last mini-batch, without validation."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -105,7 +105,7 @@ class UsualLightning:
 def fit(
     workload: Workload, loaders: tuple[DataLoader[Any], DataLoader[Any]], *, epochs: int, device: str
 ) -> list[float]:
-    """Seconds of each epoch."""
+    """Train with a new Trainer for ``epochs`` epochs; return the seconds of each."""
     clock = TrainingClock()
     image_shape = tuple(loaders[0].dataset[0][0].shape)
     with tempfile.TemporaryDirectory() as folder:
@@ -143,9 +143,13 @@ def _loaders(
 
 
 def main(key: str, root: str) -> None:
-    """Train workload ``key`` with the usual split and normalisation, without digitlab's."""
+    """Train workload ``key``, which must use MNIST.
+
+    It splits and normalises the images itself, because a usual program would not import digitlab for that.
+    """
     workload = next(workload for workload in WORKLOADS if workload.key == key)
     train_indices, val_indices = torch.randperm(60_000).split((55_000, 5_000))
+    # The mean and the standard deviation of the pixels of MNIST.
     dataset = _dataset(workload, root, [0.1307], [0.3081])
     fit(workload, _loaders(dataset, workload.batch_size, train_indices, val_indices), epochs=2, device="auto")
 

@@ -15,7 +15,7 @@ Array = NDArray[np.float32]
 
 
 class NumpyLoop:
-    """Plain gradient descent on normalised float32 images. It ignores ``device``: NumPy uses the processor."""
+    """Trains by plain gradient descent on normalised float32 images, on the processor whatever ``device`` is."""
 
     def __init__(self, workload: Workload, device: str) -> None:
         split = training_split(workload)
@@ -42,7 +42,8 @@ class NumpyLoop:
         return seconds
 
     def _step(self, images: Array, targets: Array) -> None:
-        """Images (n, D) and one-hot targets (n, K)."""
+        """Make one update on images (n, D) with one-hot targets (n, K), by backpropagation."""
+        # The inputs of each layer.
         inputs = [images]
         for weight, bias in self._layers[:-1]:
             inputs.append(self._activation(inputs[-1] @ weight + bias))
@@ -50,24 +51,26 @@ class NumpyLoop:
         gradient = self._gradient(inputs[-1] @ weight + bias, targets)
         for layer in reversed(range(len(self._layers))):
             weight, bias = self._layers[layer]
-            below = gradient @ weight.T if layer else None
+            # Computed first, because the next lines change the weight in place.
+            input_gradient = gradient @ weight.T if layer else None
             weight -= self.workload.learning_rate * (inputs[layer].T @ gradient)
             bias -= self.workload.learning_rate * gradient.sum(0)
-            if below is not None:
-                gradient = below * self._slope(inputs[layer])
+            if input_gradient is not None:
+                gradient = input_gradient * self._slope(inputs[layer])
 
     def _activation(self, values: Array) -> Array:
         return np.maximum(values, 0) if self.workload.activation == "relu" else _sigmoid(values)
 
     def _slope(self, outputs: Array) -> Array:
-        """The derivative of the activation as a function of its outputs (n, U)."""
+        """Return the derivative of the activation, computed from its outputs (n, U)."""
         return (outputs > 0).astype(np.float32) if self.workload.activation == "relu" else outputs * (1 - outputs)
 
     def _gradient(self, logits: Array, targets: Array) -> Array:
-        """The gradient of the mean loss with respect to the logits (n, K)."""
+        """Return the gradient of the mean loss with respect to the logits (n, K)."""
         if self.workload.loss == "mse":
             outputs = _sigmoid(logits)
             return 2 / outputs.size * (outputs - targets) * outputs * (1 - outputs)
+        # Subtracting the maximum changes no probability and keeps the powers finite.
         powers = np.exp(logits - logits.max(1, keepdims=True))
         return (powers / powers.sum(1, keepdims=True) - targets) / len(logits)
 

@@ -15,7 +15,10 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def environment_facts(date: datetime, device: torch.device, load_average: float) -> dict[str, Any]:
-    """Date, commit, hardware and versions; ``load_average`` is the machine's in the minute before the start."""
+    """Return date, commit, hardware and versions.
+
+    ``load_average`` is the mean number of busy processes in the minute before the measurement: other work disturbs it.
+    """
     facts = {
         "date": date.isoformat(timespec="seconds"),
         "git_commit": environment.git_commit(),
@@ -27,7 +30,7 @@ def environment_facts(date: datetime, device: torch.device, load_average: float)
 
 
 def gpu_facts() -> dict[str, str]:
-    """What speed on a GPU depends on: versions of CUDA, cuDNN and the driver, and the power limit."""
+    """Return what the speed of a GPU depends on: versions of CUDA, cuDNN and the driver, and the power limit."""
     query = ["nvidia-smi", "--query-gpu=driver_version,power.limit", "--format=csv,noheader"]
     try:
         output = subprocess.run(query, capture_output=True, text=True, check=True, timeout=60).stdout
@@ -37,14 +40,14 @@ def gpu_facts() -> dict[str, str]:
 
 
 def parse_driver(output: str) -> dict[str, str]:
-    """Driver version and power limit of the first GPU in what ``nvidia-smi`` prints; ``unknown`` without it."""
+    """Return driver version and power limit of the first GPU from what nvidia-smi prints; ``unknown`` without it."""
     fields = [field.strip() for field in (output.splitlines() or [""])[0].split(",")]
     driver, power = fields if len(fields) == 2 else ("unknown", "unknown")
     return {"driver": driver, "power_limit": power}
 
 
 def write_record(record: dict[str, Any], kind: str) -> Path:
-    """Write ``record``, which includes its environment facts, to ``<date>_<cpu>_<kind>.json``; returns the path."""
+    """Write ``record``, which includes its environment facts, to ``<date>_<cpu>_<kind>.json``; return the path."""
     date = datetime.fromisoformat(record["date"])
     cpu = re.sub(r"[^a-z0-9]+", "-", str(record["hardware"]["cpu"]).lower()).strip("-")
     path = RESULTS / f"{date:%Y-%m-%d_%H-%M-%S}_{cpu}_{kind}.json"
@@ -53,7 +56,7 @@ def write_record(record: dict[str, Any], kind: str) -> Path:
 
 
 def newest_record(key: str) -> dict[str, Any] | None:
-    """The newest record that has ``key``, or None."""
+    """Return the newest record that has ``key``, or None."""
     for path in sorted(RESULTS.glob("*.json"), reverse=True):
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if key in record:

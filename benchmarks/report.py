@@ -1,4 +1,4 @@
-"""The targets of ``bench.py``, its measurements, and the tables and records made from them."""
+"""Holds the targets and the measurements of ``bench.py``, and makes its tables and records from them."""
 
 import statistics
 import sys
@@ -21,8 +21,11 @@ _VARIANTS = (BARE_THREADS, BARE_CHANNELS_LAST, BARE_GRAPH)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bar:
-    """A target: on ``device`` and in ``workloads``, ``row`` takes at most ``at_most`` times as long as ``against``."""
+class Target:
+    """The goal that ``row`` takes at most ``at_most`` times as long as ``against``.
+
+    It applies on ``device`` to ``workloads``, a text of their keys.
+    """
 
     row: str
     against: str
@@ -31,13 +34,13 @@ class Bar:
     device: Literal["cpu", "cuda"] = "cpu"
 
 
-BARS = (
-    Bar(row=DIGITLAB, against=BARE, at_most=1.10, workloads="abcde"),
-    Bar(row=COMPILED, against=BARE, at_most=0.90, workloads="b"),
-    Bar(row=COMPILED, against=JAX_SCAN, at_most=1.25, workloads="acde"),
-    Bar(row=COMPILED, against=KERAS_JAX, at_most=1.00, workloads="abcde"),
-    Bar(row=DIGITLAB, against=BARE, at_most=1 / 3, workloads="acd", device="cuda"),
-    Bar(row=DIGITLAB, against=USUAL, at_most=1 / 20, workloads="acd", device="cuda"),
+TARGETS = (
+    Target(row=DIGITLAB, against=BARE, at_most=1.10, workloads="abcde"),
+    Target(row=COMPILED, against=BARE, at_most=0.90, workloads="b"),
+    Target(row=COMPILED, against=JAX_SCAN, at_most=1.25, workloads="acde"),
+    Target(row=COMPILED, against=KERAS_JAX, at_most=1.00, workloads="abcde"),
+    Target(row=DIGITLAB, against=BARE, at_most=1 / 3, workloads="acd", device="cuda"),
+    Target(row=DIGITLAB, against=USUAL, at_most=1 / 20, workloads="acd", device="cuda"),
 )
 # The key of a record, by device: figures of a GPU have their own table.
 EPOCHS = {"cpu": "epochs", "cuda": "epochs_on_gpu"}
@@ -45,9 +48,11 @@ EPOCHS = {"cpu": "epochs", "cuda": "epochs_on_gpu"}
 
 @dataclass(slots=True, kw_only=True)
 class Measurement:
-    """One workload: for each row the seconds of every epoch, one list per round, or the reason why it was skipped.
+    """The measurements of one workload.
 
-    ``setups`` says how each row computes.
+    A row is one way to train: a bare loop, digitlab or a peer. ``rounds`` has, for each row, one list of seconds per
+    epoch for each round, or ``skipped`` has the reason why there are none. ``setups`` says how each row computes.
+    ``images`` is the number of training images.
     """
 
     workload: Workload
@@ -69,36 +74,37 @@ class Measurement:
         return -(-self.images // self.workload.batch_size)
 
     def epochs(self, row: str) -> list[float]:
-        """Seconds of all epochs of all rounds."""
+        """Return the seconds of all epochs of all rounds."""
         return [seconds for epochs in self.rounds[row] for seconds in epochs]
 
     def median(self, row: str) -> float:
-        """Seconds of the median epoch."""
+        """Return the seconds of the median epoch."""
         return statistics.median(self.epochs(row))
 
     def ratio(self, row: str, against: str = BARE) -> float:
-        """The median of ``row`` divided by the median of ``against``."""
+        """Return the median of ``row`` divided by the median of ``against``."""
         return self.median(row) / self.median(against)
 
     def ratios_by_round(self, row: str, against: str) -> list[float]:
-        """The ratio of each single round, which shows how much noise there is."""
+        """Return the ratio of each single round, which shows how much noise there is."""
+        # A slow peer has fewer rounds than the others.
         pairs = zip(self.rounds[row], self.rounds[against], strict=False)
         return [statistics.median(ours) / statistics.median(theirs) for ours, theirs in pairs]
 
     @property
-    def bars(self) -> list[Bar]:
+    def targets(self) -> list[Target]:
         """The targets for this workload and device whose rows were measured."""
         return [
-            bar
-            for bar in BARS
-            if bar.device == self.device
-            and self.workload.key in bar.workloads
-            and {bar.row, bar.against} <= self.rounds.keys()
+            target
+            for target in TARGETS
+            if target.device == self.device
+            and self.workload.key in target.workloads
+            and {target.row, target.against} <= self.rounds.keys()
         ]
 
     @property
     def variants(self) -> list[tuple[str, str]]:
-        """Pairs of a row of digitlab and a bare loop that shares more of its setup; no bar is about them."""
+        """Pairs of a row of digitlab and a bare loop that shares more of its setup. There are no targets for them."""
         return [
             (row, against)
             for row in (DIGITLAB, COMPILED)
@@ -107,17 +113,17 @@ class Measurement:
         ]
 
     def differences(self, row: str, against: str) -> str:
-        """What differs between the setups of two rows; empty if nothing does, or if it was not recorded."""
+        """Return what differs between the setups of two rows; empty if nothing does, or if it was not recorded."""
         if not {row, against} <= self.setups.keys():
             return ""
         return self.setups[row].differences(self.setups[against])
 
-    def holds(self, bar: Bar) -> bool:
-        return self.ratio(bar.row, bar.against) <= bar.at_most
+    def reaches(self, target: Target) -> bool:
+        return self.ratio(target.row, target.against) <= target.at_most
 
     @property
     def passed(self) -> bool:
-        return all(map(self.holds, self.bars))
+        return all(map(self.reaches, self.targets))
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -127,14 +133,15 @@ class Measurement:
             "images": self.images,
             "steps": self.steps,
             "passed": self.passed,
+            # Records of earlier versions have this key for the targets, too.
             "bars": [
                 {
-                    "row": bar.row, "against": bar.against, "at_most": bar.at_most,
-                    "ratio": self.ratio(bar.row, bar.against),
-                    "ratios_by_round": self.ratios_by_round(bar.row, bar.against), "passed": self.holds(bar),
-                    "differences": self.differences(bar.row, bar.against),
+                    "row": target.row, "against": target.against, "at_most": target.at_most,
+                    "ratio": self.ratio(target.row, target.against),
+                    "ratios_by_round": self.ratios_by_round(target.row, target.against), "passed": self.reaches(target),
+                    "differences": self.differences(target.row, target.against),
                 }
-                for bar in self.bars
+                for target in self.targets
             ],
             "variants": [
                 {
@@ -162,9 +169,9 @@ def show(measurements: list[Measurement], commands: CommandTimes | None) -> None
     console = Console(width=None if sys.stdout.isatty() else 200)
     if measurements:
         console.print(_table(measurements))
-        for bar in BARS:
-            if bar.device == "cuda" and measurements[0].device == "cpu":
-                console.print(f"on a GPU, {bar.row} ≤ {bar.at_most:.2f} × {bar.against}: not measured")
+        for target in TARGETS:
+            if target.device == "cuda" and measurements[0].device == "cpu":
+                console.print(f"on a GPU, {target.row} ≤ {target.at_most:.2f} × {target.against}: not measured")
     if commands is not None:
         console.print(commands.table())
 
@@ -195,19 +202,20 @@ def _cells(measurement: Measurement, row: str) -> list[str]:
         f"{1000 * min(measurement.epochs(row)):.1f}",
         f"{1e6 * median / measurement.steps:,.0f}",
         f"{measurement.ratio(row):.2f}",
-        "\n".join(_verdict(measurement, bar) for bar in measurement.bars if bar.row == row),
+        "\n".join(_verdict(measurement, target) for target in measurement.targets if target.row == row),
         measurement.differences(row, BARE),
     ]
 
 
-def _verdict(measurement: Measurement, bar: Bar) -> str:
-    by_round = measurement.ratios_by_round(bar.row, bar.against)
-    ratio = f"{measurement.ratio(bar.row, bar.against):.2f} ({min(by_round):.2f} … {max(by_round):.2f})"
-    return f"{'reached' if measurement.holds(bar) else 'MISSED'}: {ratio} ≤ {bar.at_most:.2f} × {bar.against}"
+def _verdict(measurement: Measurement, target: Target) -> str:
+    by_round = measurement.ratios_by_round(target.row, target.against)
+    ratio = f"{measurement.ratio(target.row, target.against):.2f} ({min(by_round):.2f} … {max(by_round):.2f})"
+    verdict = "reached" if measurement.reaches(target) else "MISSED"
+    return f"{verdict}: {ratio} ≤ {target.at_most:.2f} × {target.against}"
 
 
 def record(measurements: list[Measurement], commands: CommandTimes | None) -> dict[str, Any]:
-    """The record of measurements on one device, without the environment facts."""
+    """Return the record of measurements on one device, without the environment facts."""
     peers = [peer.versions() for peer in PEERS.values()]
     facts: dict[str, Any] = {
         "peer_versions": {package: version for versions in peers for package, version in versions.items()},

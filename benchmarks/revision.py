@@ -39,8 +39,10 @@ class Revision:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, env=environment
         )
 
-    def start(self, arguments: Sequence[str], folder: Path, variables: Mapping[str, str] = MappingProxyType({})) -> int:
-        """Run train.py in ``folder`` and return its exit code; ``stderr.txt`` there is what it printed."""
+    def run_train(
+        self, arguments: Sequence[str], folder: Path, variables: Mapping[str, str] = MappingProxyType({})
+    ) -> int:
+        """Run train.py in ``folder`` until it ends, and return its exit code. Its output is in ``stderr.txt`` there."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         request = {"arguments": list(arguments), "folder": str(folder), "variables": dict(variables)}
@@ -51,8 +53,11 @@ class Revision:
             raise CommandError(f"{self.path}: its process ended") from error
 
     def train(self, arguments: Sequence[str], folder: Path, *, exit_code: int, stop_at: int | None = None) -> None:
-        """Run train.py; raises ``CommandError`` if it ends with another code than ``exit_code``."""
-        code = self.start(arguments, folder, {} if stop_at is None else {"STOP_AT": str(stop_at)})
+        """Run train.py. Raises ``CommandError`` if it ends with another code than ``exit_code``.
+
+        ``stop_at`` is the mini-batch at whose start the callback in ``stop_midway.py`` stops the run.
+        """
+        code = self.run_train(arguments, folder, {} if stop_at is None else {"STOP_AT": str(stop_at)})
         if code != exit_code:
             lines = (folder / "stderr.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
             raise CommandError(f"exit code {code} in place of {exit_code}: {(lines or ['no message'])[-1]}")

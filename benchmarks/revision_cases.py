@@ -30,8 +30,8 @@ class Case:
     """A command line of train.py, and perhaps a second one that resumes its run.
 
     ``resume`` are the overrides that the second command gets beside ``resume=FOLDER``, None for no second command.
-    ``stop_at`` sends SIGTERM to the first command at the start of that mini-batch, counted from 1. ``fails`` is whether
-    the command must end with 1, because a member of its sweep diverges.
+    ``stop_at`` sends SIGTERM to the first command at the start of that mini-batch, counted from 1. ``fails`` says that
+    the command must end with 1, because a run of its sweep diverges.
     """
 
     name: str
@@ -47,8 +47,8 @@ class Case:
     @property
     def overrides(self) -> list[str]:
         """The overrides without ``-m``; each key occurs once, with its last value."""
-        given = (argument for argument in (*_SMALL, *self.arguments) if argument != "-m")
-        return list({override.partition("=")[0]: override for override in given}.values())
+        overrides = (argument for argument in (*_SMALL, *self.arguments) if argument != "-m")
+        return list({override.partition("=")[0]: override for override in overrides}.values())
 
     @property
     def exit_code(self) -> int:
@@ -59,11 +59,12 @@ class Case:
 
 
 def _case(name: str, arguments: str, *, resume: str | None = None, stop_at: int | None = None) -> Case:
-    more = None if resume is None else tuple(resume.split())
-    return Case(name=name, arguments=tuple(arguments.split()), resume=more, stop_at=stop_at)
+    resume_overrides = None if resume is None else tuple(resume.split())
+    return Case(name=name, arguments=tuple(arguments.split()), resume=resume_overrides, stop_at=stop_at)
 
 
 _SGD = "optimizer=sgd optimizer.momentum=0.9"
+# ``stop_midway`` counts chunks, so a chunk is one mini-batch here.
 _STOP = "+callbacks.stop._target_=stop_midway.StopMidway trainer.chunk_length=1"
 _SINGLE = (
     _case("linear", "model=linear"),

@@ -1,4 +1,4 @@
-"""How each row of ``bench.py`` computes: what must be known to read the ratio of two rows."""
+"""Describes how each row of ``bench.py`` computes, because the ratio of two rows means little without it."""
 
 from dataclasses import asdict, dataclass
 
@@ -6,14 +6,17 @@ import torch
 
 from bare import GraphLoop, network
 from digitlab.engine.cpu_tuning import forward_cost, worthwhile_threads
+from peers import JAX_SCAN, KERAS_JAX, NUMPY, USUAL
 from workloads import Workload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """The circumstances of one row. ``threads`` is the number that the library may use, ``images`` how they are stored.
+    """How one row computes.
 
-    ``arithmetic`` is the type in which matrix products and convolutions multiply.
+    ``threads`` is the number that the library may use, ``layout`` the memory format of images and filters, ``images``
+    how they are stored, and ``arithmetic`` the type in which matrix products and convolutions multiply.
+    ``updates_per_call`` is the number of updates in one call of a compiled function, a CUDA graph or a library.
     """
 
     threads: str
@@ -24,23 +27,25 @@ class Setup:
     counts_metrics: bool = False
 
     def differences(self, other: "Setup") -> str:
-        """What differs from ``other``, such as ``threads: 1, not 2``; empty if nothing does."""
-        ours, theirs = asdict(self), asdict(other)
+        """Return what differs from ``other``, such as ``threads: 1, not 2``; empty if nothing does."""
+        other_values = asdict(other)
         return "; ".join(
-            f"{name.replace('_', ' ')}: {_text(value)}, not {_text(theirs[name])}"
-            for name, value in ours.items()
-            if value != theirs[name]
+            f"{name.replace('_', ' ')}: {_text(value)}, not {_text(other_values[name])}"
+            for name, value in asdict(self).items()
+            if value != other_values[name]
         )
 
 
 def _text(value: object) -> str:
-    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)
 
 
 def bare_setup(
     device: torch.device, *, threads: int | None = None, channels_last: bool = False, graph: bool = False
 ) -> Setup:
-    """The setup of a bare loop."""
+    """Return the setup of a bare loop."""
     return Setup(
         threads=_threads(device, threads or torch.get_num_threads()),
         layout="channels last" if channels_last else "channels first",
@@ -50,7 +55,7 @@ def bare_setup(
 
 
 def digitlab_setup(workload: Workload, image_shape: tuple[int, ...], device: torch.device, *, compiled: bool) -> Setup:
-    """The setup of digitlab, which chooses the threads by the work of a step; images (C, H, W) are stored as bytes."""
+    """Return the setup of digitlab for images (C, H, W). It chooses the threads by the arithmetic of a step."""
     return Setup(
         threads=_threads(device, digitlab_threads(workload, image_shape)),
         layout="channels first" if workload.hidden else "channels last",
@@ -62,26 +67,27 @@ def digitlab_setup(workload: Workload, image_shape: tuple[int, ...], device: tor
 
 
 def digitlab_threads(workload: Workload, image_shape: tuple[int, ...]) -> int:
-    """The threads that digitlab uses for a step of ``workload`` on the processor."""
+    """Return the number of threads that digitlab uses for a step of ``workload`` on the processor."""
     shape = (torch.Size(image_shape).numel(),) if workload.hidden else image_shape
     cost = forward_cost(network(workload, image_shape), shape, torch.zeros(()))
     return worthwhile_threads(cost.flops * workload.batch_size)
 
 
 def peer_setups(device: torch.device) -> dict[str, Setup]:
-    """The setups of the peers, by their names in ``peers.py``."""
+    """Return the setups of the peers, by their names in ``peers.py``."""
     threads, arithmetic = _threads(device, torch.get_num_threads()), _arithmetic(device)
-    own = "chosen by the library"
+    by_library = "chosen by the library"
     return {
-        "NumPy loop": Setup(threads=own),
-        "JAX scan": Setup(
-            threads=own, images="uint8, normalised in the step", arithmetic=arithmetic, updates_per_call="an epoch",
+        NUMPY: Setup(threads=by_library),
+        JAX_SCAN: Setup(
+            threads=by_library, images="uint8, normalised in the step", arithmetic=arithmetic,
+            updates_per_call="an epoch", counts_metrics=True,
+        ),
+        KERAS_JAX: Setup(
+            threads=by_library, layout="channels last", arithmetic=arithmetic, updates_per_call="8",
             counts_metrics=True,
         ),
-        "Keras on JAX": Setup(
-            threads=own, layout="channels last", arithmetic=arithmetic, updates_per_call="8", counts_metrics=True
-        ),
-        "usual Lightning": Setup(
+        USUAL: Setup(
             threads=threads, images="files and workers, normalised by torchvision", arithmetic=arithmetic,
             counts_metrics=True,
         ),

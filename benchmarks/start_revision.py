@@ -4,7 +4,7 @@ Each line on stdin is a request; the answer on stdout is the exit code. Every re
 state is shared except imported packages, whose import takes most of the time of a small run.
 
 The environment has digitlab installed from one checkout. ``hydra_plugins`` is a namespace package: Python would merge
-the plugins of that checkout with those of the one to run. So the other sources leave ``sys.path``.
+the plugins of that checkout with those of the one to run. So all other sources are removed from ``sys.path``.
 """
 
 import importlib.util
@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# A command that takes longer hangs, and SIGALRM ends its process.
+# A command that takes longer counts as hanging, and SIGALRM ends its process.
 _LIMIT_SECONDS = 900
 
 
@@ -37,22 +37,27 @@ def main() -> None:
 
 
 def _import_from_only(sources: Path) -> None:
-    # This folder comes last, so that its modules hide no others.
+    """Remove all other sources of digitlab from ``sys.path``; end with a message if it is still imported from there."""
+    # The folder of this script comes first. It moves to the end, so that its modules hide no others.
     entries = [*sys.path[1:], sys.path[0]]
     sys.path[:] = [entry for entry in entries if Path(entry) == sources or not (Path(entry) / "digitlab").is_dir()]
-    found = importlib.util.find_spec("digitlab")
-    if found is None or found.origin is None or sources not in Path(found.origin).parents:
-        sys.exit(f"{sources}: digitlab would be imported from {found and found.origin}")
+    spec = importlib.util.find_spec("digitlab")
+    if spec is None or spec.origin is None or sources not in Path(spec.origin).parents:
+        sys.exit(f"{sources}: digitlab would be imported from {spec and spec.origin}")
 
 
 def _train(script: Path, request: dict[str, Any]) -> None:
-    """Run ``script`` with ``arguments`` in ``folder``; ``variables`` join the environment, output goes to files."""
+    """Run ``script`` as ``request`` says, with its output in files.
+
+    A request has ``arguments``, the ``folder`` in which the script runs, and additional environment ``variables``.
+    """
     signal.alarm(_LIMIT_SECONDS)
     os.chdir(request["folder"])
     os.environ.update(request["variables"])
+    # 0 is standard input, 1 standard output, 2 standard error. In the parent, 0 and 1 carry requests and answers.
     for number, name in ((0, os.devnull), (1, "stdout.txt"), (2, "stderr.txt")):
-        opened = os.open(name, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(opened, number)
+        descriptor = os.open(name, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(descriptor, number)
     sys.argv = [str(script), *request["arguments"]]
     runpy.run_path(str(script), run_name="__main__")
 

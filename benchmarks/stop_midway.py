@@ -8,7 +8,10 @@ from lightning.pytorch import Callback
 
 
 class StopMidway(Callback):
-    """Stops at the start of chunk number ``STOP_AT``, an environment variable that is not set for resumed runs."""
+    """Stops at the start of the chunk with the number in the environment variable ``STOP_AT``, which resumed runs lack.
+
+    Lightning passes a chunk of mini-batches as one batch. The cases that use this callback set its length to 1.
+    """
 
     def __init__(self) -> None:
         self._chunks = 0

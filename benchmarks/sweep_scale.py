@@ -1,6 +1,8 @@
-"""Measures what a sweep of many jobs costs the command's own process, and what a list of many runs reads.
+"""Measures the cost of a sweep of many jobs in the process of its command, and what a list of many runs reads.
 
-Nothing is trained: the cluster is a script that prints states, and the run folders are small files. Usage:
+The command of a sweep on a Slurm cluster waits for its jobs, keeps the manifest (the list of its runs) and draws a
+progress line. Nothing is trained here: a script that prints states stands for the cluster, and the run folders contain
+small files. Usage:
 
     python benchmarks/sweep_scale.py --jobs 1000 10000 --runs 1000
 """
@@ -28,7 +30,10 @@ from digitlab.sweeps.workers.slurm_pool import SlurmPool, _SlurmTask
 
 @contextmanager
 def timed(name: str, rows: dict[str, float], *, per: int = 1) -> Iterator[None]:
-    """Seconds of processor time of this process and its children, which do not depend on what else runs."""
+    """Measure the processor time in the with block, and store the seconds, divided by ``per``, in ``rows`` as ``name``.
+
+    It is the time of this process and its children, which does not depend on what else runs.
+    """
     before = _processor_seconds()
     yield
     rows[name] = (_processor_seconds() - before) / per
@@ -41,7 +46,12 @@ def _processor_seconds() -> float:
 
 
 def measure_queue(jobs: int, folder: Path, rows: dict[str, float]) -> None:
-    """The main loop of the command while all jobs wait or run."""
+    """Measure the main loop of the command while all jobs wait or run.
+
+    It makes the objects that a sweep has after it submitted its jobs, and sets their attributes from outside, because
+    there is no cluster that could do it.
+    """
+    # A Slurm job array with number 7, of which 256 jobs run. This is what squeue prints.
     states = "".join(f"7_{number}|{'RUNNING' if number < 256 else 'PENDING'}\n" for number in range(jobs))
     (folder / "states").write_text(states)
     squeue = folder / "squeue"
@@ -57,6 +67,7 @@ def measure_queue(jobs: int, folder: Path, rows: dict[str, float]) -> None:
     pool._queue.follow(pool._running)
 
     def ask() -> None:
+        """Ask squeue at once, although the last answer is recent."""
         pool._queue._asked_at = pool._refreshed_at = float("-inf")
         assert not any(task.done() for task in tasks)
 
@@ -70,13 +81,15 @@ def measure_queue(jobs: int, folder: Path, rows: dict[str, float]) -> None:
 
 
 def measure_manifest(jobs: int, folder: Path, rows: dict[str, float]) -> None:
+    """Measure how long it takes to add a job to the manifest, and to read and write a manifest of all jobs."""
     create(folder, ["seed"])
     config = compose(["seed=0"])
-    some = min(jobs, 200)
-    with timed("fingerprint and entry of one job, ms", rows, per=some):
-        add_jobs(folder, ((config, [f"seed={number}"]) for number in range(some)))
+    added = min(jobs, 200)
+    with timed("fingerprint and entry of one job, ms", rows, per=added):
+        add_jobs(folder, ((config, [f"seed={number}"]) for number in range(added)))
     rows["fingerprint and entry of one job, ms"] *= 1000
     manifest = Manifest.read(folder)
+    # Adding all jobs would take too long, so write the file that would result.
     entry = manifest.runs[0]
     runs = [
         {"number": n, "folder": f"{n}_seed={n}", "fingerprint": f"{entry.fingerprint}{n}", "overrides": [f"seed={n}"]}
@@ -94,17 +107,17 @@ def measure_manifest(jobs: int, folder: Path, rows: dict[str, float]) -> None:
 
 
 def measure_progress(jobs: int, folder: Path, rows: dict[str, float]) -> None:
-    """One refresh of the progress line, which reads each unfinished run."""
+    """Measure one refresh of the progress line, which reads each unfinished run."""
     progress = SweepProgress(folder, [[f"seed={number}"] for number in range(jobs)])
     with timed("one refresh of the progress line, s", rows), counted(rows, jobs, "the progress line"):
         progress.update()
 
 
 @contextmanager
-def counted(rows: dict[str, float], runs: int, what: str) -> Iterator[None]:
-    """Count the files that Python opens, per run."""
+def counted(rows: dict[str, float], runs: int, reader: str) -> Iterator[None]:
+    """Count the files that Python opens in the with block, and store the number per run in ``rows``."""
     opened = 0
-    active = True
+    active = True  # Python can't remove an audit hook
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal opened
@@ -114,11 +127,11 @@ def counted(rows: dict[str, float], runs: int, what: str) -> Iterator[None]:
     sys.addaudithook(hook)
     yield
     active = False
-    rows[f"files that {what} opens per run"] = opened / runs
+    rows[f"files that {reader} opens per run"] = opened / runs
 
 
 def make_runs(count: int, folder: Path) -> None:
-    """Finished runs with the files that a list of runs reads."""
+    """Write finished runs with the files that a list of runs reads."""
     config = compose(["seed=0"])
     from omegaconf import OmegaConf
 
@@ -139,7 +152,7 @@ def make_runs(count: int, folder: Path) -> None:
 
 
 def measure_runs(count: int, folder: Path, rows: dict[str, float]) -> None:
-    """``digitlab runs`` in a process of its own; with ``strace``, its system calls."""
+    """Measure ``digitlab runs`` in a process of its own; if strace is installed, count its system calls."""
     make_runs(count, folder)
     with timed(f"find {count} runs, s", rows):
         assert len(find_runs(folder / "outputs")) == count

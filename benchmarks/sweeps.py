@@ -1,7 +1,9 @@
 """Compares the vectorized launcher with the basic one in whole sweeps: ``benchmarks/sweeps.py [--only c,a] [--quick]``.
 
-Each sweep is one command that runs with one launcher and then with the other, on the same data. The time from start to
-table counts. The exit code is 1 if a ratio misses its target. A full run is written to ``benchmarks/results/``.
+The basic launcher trains the runs of a sweep one after another, the vectorized one together, as members of a
+population. Each sweep is one command that runs with one launcher and then with the other, on the same data. The time
+from start to table counts. The exit code is 1 if a ratio misses its target. A full run is written to
+``benchmarks/results/``.
 """
 
 import argparse
@@ -19,14 +21,17 @@ from rich.table import Table
 
 from digitlab.config.compose import ROOT
 from records import environment_facts, write_record
-from workloads import WORKLOADS
+from workloads import WORKLOADS, last_of_each_key
 
 _LAUNCHERS = ("basic", "vectorized")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
-    """A grid over workload ``key``; ``bar`` is the target for the vectorized launcher's time over the basic one's."""
+    """A grid over workload ``key``, with one override for each axis, and the number of its runs, ``members``.
+
+    ``bar`` is the target: the largest ratio of the vectorized launcher's time to the basic one's.
+    """
 
     key: str
     grid: tuple[str, ...]
@@ -75,9 +80,9 @@ def main() -> int:
 
 
 def measure(sweep: Sweep, *, quick: bool) -> dict[str, object]:
-    """Seconds of the whole sweep with both launchers, one after the other."""
+    """Measure the seconds of the whole sweep with both launchers, one after the other."""
     overrides = [*sweep.fixed, *sweep.grid, *(["data.train_size=500", "trainer.max_epochs=1"] if quick else [])]
-    overrides = list({override.partition("=")[0]: override for override in overrides}.values())
+    overrides = last_of_each_key(overrides)
     seconds = {launcher: _sweep_seconds(launcher, overrides) for launcher in _LAUNCHERS}
     ratio = seconds["vectorized"] / seconds["basic"]
     print(f"({sweep.key}) {sweep.members} members: {seconds} ratio {ratio:.3f}", file=sys.stderr)

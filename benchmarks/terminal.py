@@ -1,4 +1,4 @@
-"""A terminal for digitlab's turns in the benchmark, so that it draws its progress bar and its time includes that."""
+"""Provides a terminal while ``bench.py`` measures digitlab, so that its time includes drawing the progress bar."""
 
 import os
 import pty
@@ -23,18 +23,19 @@ def terminal() -> Iterator[None]:
     # The child ends when the last descriptor of its terminal is closed; the with statement waits for that.
     with subprocess.Popen(["cat"], stdin=ours, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
         os.close(ours)
-        kept = os.dup(sys.stdout.fileno()), os.dup(sys.stderr.fileno())
+        original = os.dup(sys.stdout.fileno()), os.dup(sys.stderr.fileno())
         _point_to(theirs, theirs)
         os.close(theirs)
         try:
             yield
         finally:
-            _point_to(*kept)
-            for descriptor in kept:
+            _point_to(*original)
+            for descriptor in original:
                 os.close(descriptor)
 
 
 def _point_to(output: int, error: int) -> None:
+    """Connect standard output and standard error to these descriptors."""
     for stream, descriptor in ((sys.stdout, output), (sys.stderr, error)):
         stream.flush()
         os.dup2(descriptor, stream.fileno())

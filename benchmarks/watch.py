@@ -8,8 +8,8 @@ without the command and an open page; it needs a quiet machine. Usage:
     python benchmarks/watch.py --only cost    # the first part: 90 seconds
     python benchmarks/watch.py --only slowdown --pairs 5
 
-A client that asks as the page does stands in for Chromium with ``--client``, and always in the second part, where a
-browser would compete with the training for the cores. Exits with 1 if a target is missed.
+With ``--client``, and always in the second part, a client that asks for changes as the page does replaces Chromium,
+because a browser would compete with the training for the cores. The exit code is 1 if a target is missed.
 """
 
 import argparse
@@ -34,8 +34,10 @@ from digitlab.core.files import write_atomically
 from digitlab.core.locks import acquire_lock
 from digitlab.results.folder import RunFolder
 
+# Live runs are those that gain epochs during the measurement.
 FINISHED, LIVE, SECONDS = 1000, 10, 60
-LARGEST_PART, LARGEST_RISE = 0.05, 0.01  # of a processor core; of the median training time
+# The targets: the largest share of a processor core, and the largest increase of the median training time.
+LARGEST_SHARE, LARGEST_INCREASE = 0.05, 0.01
 _EPOCH_SECONDS = 2.0
 _COLUMNS = (
     "epoch", "step", "train/accuracy", "train/f1", "train/f1_weighted", "train/loss", "val/accuracy", "val/f1",
@@ -44,14 +46,15 @@ _COLUMNS = (
 
 
 def write_run(folder: Path, config: str, *, epochs: int, finished: bool) -> RunFolder:
+    """Write the files of a run that the command reads, with ``config`` as its configuration."""
     run = RunFolder(folder)
     run.config.parent.mkdir(parents=True)
     run.config.write_text(config)
     run.overrides_file.write_text("- model=mlp\n- optimizer.lr=0.1\n")
     choices = "".join(f"      {name}: {option}\n" for name, option in (("data", "mnist"), ("model", "mlp")))
-    # About as long as the file that Hydra writes.
-    filling = "".join(f"  setting_{number}: some value of it\n" for number in range(150))
-    (run.config.parent / "hydra.yaml").write_text(f"hydra:\n{filling}  runtime:\n    choices:\n{choices}")
+    # These lines make the file about as long as the one that Hydra writes.
+    padding = "".join(f"  setting_{number}: some value of it\n" for number in range(150))
+    (run.config.parent / "hydra.yaml").write_text(f"hydra:\n{padding}  runtime:\n    choices:\n{choices}")
     (run.path / "checkpoints").mkdir()
     write_epochs(run, epochs)
     if finished:
@@ -63,6 +66,7 @@ def write_run(folder: Path, config: str, *, epochs: int, finished: bool) -> RunF
 
 
 def write_epochs(run: RunFolder, epochs: int) -> None:
+    """Replace the metrics of the run by ``epochs`` rows. An epoch has 430 steps, as on MNIST."""
     rows = [",".join([str(epoch), str(430 * epoch), *["0.912345678901"] * 11]) for epoch in range(1, epochs + 1)]
     write_atomically(run.metrics, "\n".join([",".join(_COLUMNS), *rows, ""]).encode())
 
@@ -85,6 +89,7 @@ def watch(root: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 @contextmanager
 def chromium(address: str) -> Iterator[None]:
+    """Open the page in Chromium, without a window, inside the with block."""
     with tempfile.TemporaryDirectory() as profile:
         options = [
             "--headless",
@@ -105,12 +110,12 @@ def chromium(address: str) -> Iterator[None]:
 
 @contextmanager
 def client(address: str) -> Iterator[None]:
-    """Ask for changes once a second, as the page does."""
-    over = threading.Event()
+    """Ask for changes inside the with block as the page does: once a second, and sooner while runs are unread."""
+    end = threading.Event()
 
     def ask() -> None:
         version, pause = 0, 0.0
-        while not over.wait(pause):
+        while not end.wait(pause):
             with urllib.request.urlopen(f"{address}state?since={version}", timeout=30) as answer:
                 state = json.load(answer)
             version, pause = state["version"], 0.05 if state["unread"] else 1.0
@@ -120,18 +125,18 @@ def client(address: str) -> Iterator[None]:
     try:
         yield
     finally:
-        over.set()
+        end.set()
         thread.join()
 
 
 def processor_seconds(process_id: int) -> float:
-    """User and system time of a process so far; Linux only."""
+    """Return the user and system time of a process so far; Linux only."""
     fields = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def measure_cost(root: Path, *, seconds: float, page: Callable[[str], object]) -> float:
-    """The part of a core that the command uses while a page is open, and live runs go on."""
+    """Return the share of a core that the command uses while ``page`` is open and live runs gain epochs."""
     config = OmegaConf.to_yaml(compose(["trainer.max_epochs=1000"]))
     for number in range(FINISHED):
         write_run(root / "mnist-mlp" / f"2026-01-01_00-00-00_{number:08x}", config, epochs=20, finished=True)
@@ -140,28 +145,30 @@ def measure_cost(root: Path, *, seconds: float, page: Callable[[str], object]) -
             write_run(root / "mnist-lenet" / str(number), config, epochs=20, finished=False) for number in range(LIVE)
         ]
         for run in live:
+            # A run that nobody locks would count as killed.
             lock, _ = acquire_lock(run.lock)
             stack.callback(lock.release)
         process, address = stack.enter_context(watch(root))
-        before, begun = processor_seconds(process.pid), time.monotonic()
+        seconds_before, started_at = processor_seconds(process.pid), time.monotonic()
         stack.enter_context(page(address))  # type: ignore[arg-type]
         epochs = 20
-        while time.monotonic() - begun < seconds:
+        while time.monotonic() - started_at < seconds:
             time.sleep(_EPOCH_SECONDS)
             epochs += 1
             for run in live:
                 write_epochs(run, epochs)
-        used, passed = processor_seconds(process.pid) - before, time.monotonic() - begun
+        used_seconds = processor_seconds(process.pid) - seconds_before
+        passed_seconds = time.monotonic() - started_at
         with urllib.request.urlopen(f"{address}state?since=0", timeout=30) as answer:
             runs = json.load(answer)["runs"]
         statuses = [run["status"] for run in runs]
         assert (statuses.count("finished"), statuses.count("running")) == (FINISHED, LIVE), "the page did not read all"
         assert all(run["epochs"] >= epochs - 2 for run in runs if run["status"] == "running"), "the page is late"
-    return used / passed
+    return used_seconds / passed_seconds
 
 
 def measure_slowdown(root: Path, *, pairs: int) -> tuple[list[float], list[float]]:
-    """Training seconds of runs with and without the command and an open page, in turn."""
+    """Train in turn with and without the command and an open page; return both lists of training seconds."""
     times: tuple[list[float], list[float]] = [], []
     for number in range(pairs):
         # Every other pair begins with the other kind, so that a drift of the machine favours neither.
@@ -192,21 +199,22 @@ def main() -> None:
     if arguments.only != "slowdown":
         page = client if arguments.client or shutil.which("chromium") is None else chromium
         with tempfile.TemporaryDirectory() as name:
-            part = measure_cost(Path(name), seconds=arguments.seconds, page=page)
-        missed |= part > LARGEST_PART
+            share = measure_cost(Path(name), seconds=arguments.seconds, page=page)
+        missed |= share > LARGEST_SHARE
         print(
-            f"{100 * part:.2f} % of a core with {FINISHED} finished and {LIVE} live runs over {arguments.seconds:.0f} s"
+            f"{100 * share:.2f} % of a core with {FINISHED} finished and {LIVE} live runs "
+            f"over {arguments.seconds:.0f} s"
         )
-        print(f"  (target: at most {100 * LARGEST_PART:.0f} %; page: {page.__name__})")
+        print(f"  (target: at most {100 * LARGEST_SHARE:.0f} %; page: {page.__name__})")
     if arguments.only != "cost":
         with tempfile.TemporaryDirectory() as name:
             with_watch, without = (
                 statistics.median(each) for each in measure_slowdown(Path(name), pairs=arguments.pairs)
             )
-        rise = with_watch / without - 1
-        missed |= rise > LARGEST_RISE
-        print(f"median training time with watch {with_watch:.3f} s, without {without:.3f} s: {100 * rise:+.2f} %")
-        print(f"  (target: at most {100 * LARGEST_RISE:+.0f} %; {arguments.pairs} alternating pairs)")
+        increase = with_watch / without - 1
+        missed |= increase > LARGEST_INCREASE
+        print(f"median training time with watch {with_watch:.3f} s, without {without:.3f} s: {100 * increase:+.2f} %")
+        print(f"  (target: at most {100 * LARGEST_INCREASE:+.0f} %; {arguments.pairs} alternating pairs)")
     sys.exit(1 if missed else 0)
 
 

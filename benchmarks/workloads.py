@@ -3,6 +3,7 @@
 N images, C channels, height H, width W, K classes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -16,8 +17,8 @@ class Workload:
     """One network, data set and update rule.
 
     ``hidden`` holds the units of an MLP's hidden layers; empty means LeNet (``conf/model/lenet.yaml``). ``loss=mse``
-    compares the sigmoid of the logits with one-hot targets. ``epochs`` is the number of epochs in one round, higher for
-    short ones. ``train_size`` limits the training split for a short trial; None uses all of it.
+    compares the sigmoid of the logits with one-hot targets. ``epochs`` is the number of epochs in one round, higher if
+    an epoch is short. ``train_size`` limits the training split for a short trial; None uses all of it.
     """
 
     key: str
@@ -33,7 +34,7 @@ class Workload:
     train_size: int | None = None
 
     def overrides(self) -> list[str]:
-        """The workload as command-line overrides of ``train.py``."""
+        """Return the workload as command-line overrides of ``train.py``."""
         model = ["model=lenet"]
         if self.hidden:
             model = ["model=mlp", f"model.hidden=[{','.join(map(str, self.hidden))}]"]
@@ -63,6 +64,11 @@ WORKLOADS = (
 )  # fmt: skip
 
 
+def last_of_each_key(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides with each key once, with its last value, because Hydra accepts no key twice."""
+    return list({override.partition("=")[0]: override for override in overrides}.values())
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSplit:
     """The images that digitlab trains on, so that all rows train on the same ones.
@@ -83,7 +89,7 @@ class TrainingSplit:
 
 
 def training_split(workload: Workload) -> TrainingSplit:
-    """The training split of ``workload`` as digitlab reads it; raises ``DataError`` if the files are missing."""
+    """Return the training split of ``workload`` as digitlab reads it. Raises ``DataError`` if the files are missing."""
     # Imported here, because rows that run as a whole command do not need these modules.
     from digitlab.config.compose import compose
     from digitlab.training.experiment import Experiment

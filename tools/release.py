@@ -1,7 +1,7 @@
 """Builds the source distribution and the wheel of a release in ``dist/``, and checks them. ``make release`` runs it.
 
-The wheel is built from the source distribution, so that this contains everything. It is then installed into a new
-environment and used there, in an empty folder.
+The wheel is built from the source distribution, which shows that the latter contains everything. The wheel is then
+installed into a new environment and used there, in an empty folder.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 _ROOT = Path(__file__).resolve().parents[1]
 _DIST = _ROOT / "dist"
 _SMALL = ("trainer=cpu", "trainer.max_epochs=1", "data.train_size=1000", "trainer.progress_bar=false")
-# Files that are no Python modules, and that a wheel without them would miss only when someone uses it.
+# Files that are no Python modules. If one of them were missing, a user would notice it first.
 _NEEDED = (
     "digitlab/conf/train.yaml", "digitlab/conf/hydra/digitlab.yaml", "digitlab/data/mnist/LICENSE.md",
     "digitlab/data/mnist/train-images-idx3-ubyte.gz", "digitlab/report/templates/base.html",
@@ -52,6 +52,7 @@ def _check_sources(version: str) -> None:
 
 
 def _build(version: str) -> Path:
+    """Build both distributions in an empty ``dist/``; return the path of the wheel."""
     shutil.rmtree(_DIST, ignore_errors=True)
     uv = Path(sys.executable).with_name("uv")
     # The build backend is that of .venv, which the lock verified. Without --wheel and --sdist, uv makes both.
@@ -71,9 +72,9 @@ def _check_content(wheel: Path) -> None:
     paths = [re.sub("^conf/", "digitlab/conf/", path.removeprefix("src/")) for path in tracked.stdout.splitlines()]
     if missing := sorted({*paths, *_NEEDED} - names):
         sys.exit(f"{wheel}: lacks {', '.join(missing)}")
-    own = re.compile(r"(digitlab|hydra_plugins|digitlab-[^/]+\.dist-info)/")
-    if strange := sorted(name for name in names if not own.match(name)):
-        sys.exit(f"{wheel}: contains {', '.join(strange)}")
+    allowed = re.compile(r"(digitlab|hydra_plugins|digitlab-[^/]+\.dist-info)/")
+    if others := sorted(name for name in names if not allowed.match(name)):
+        sys.exit(f"{wheel}: contains {', '.join(others)}")
 
 
 def _use(wheel: Path, folder: Path) -> None:
@@ -104,7 +105,10 @@ def _run(command: list[str | Path], folder: Path) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """The environment without variables that would make the checkout visible, or each start compile all modules."""
+    """Return the environment without variables that would make the checkout visible or slow down each start.
+
+    With PYTHONDONTWRITEBYTECODE, each start of Python would compile all modules again.
+    """
     hidden = ("PYTHONPATH", "DIGITLAB_DATA", "DIGITLAB_ALLOW", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE")
     return {name: value for name, value in os.environ.items() if name not in hidden}
 

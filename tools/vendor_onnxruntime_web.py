@@ -39,8 +39,8 @@ def main() -> None:
         contents = _parts(archive) | _licences()
         integrity = "sha512-" + base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
     sums = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-    found = {_PACKAGE: version, "integrity": integrity, "sha256": sums}
-    if options.version is None and found != lock:
+    fetched = {_PACKAGE: version, "integrity": integrity, "sha256": sums}
+    if options.version is None and fetched != lock:
         differing = [name for name, digest in sums.items() if lock["sha256"].get(name) != digest]
         sys.exit(f"{_LOCK}: has other checksums than {_PACKAGE} {version}: {', '.join(differing) or 'the archive'}")
     _TARGET.mkdir(exist_ok=True)
@@ -49,7 +49,7 @@ def main() -> None:
             (_TARGET / name).write_bytes(content)
         else:
             (_TARGET / f"{name}.gz").write_bytes(gzip.compress(content, 9, mtime=0))
-    _LOCK.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    _LOCK.write_text(json.dumps(fetched, indent=2) + "\n", encoding="utf-8")
     print(f"{_PACKAGE} {version}: {', '.join(sorted(contents))} in {_TARGET}")
 
 
@@ -61,6 +61,7 @@ def _fetch(version: str, folder: Path) -> Path:
 
 
 def _parts(archive: Path) -> dict[str, bytes]:
+    """Return the contents of ``_PARTS`` by name."""
     contents = {}
     with tarfile.open(archive) as tar:
         for name in _PARTS:
@@ -72,11 +73,12 @@ def _parts(archive: Path) -> dict[str, bytes]:
 
 
 def _licences() -> dict[str, bytes]:
-    wanted = {f"onnxruntime/{name}": name for name in _LICENCES}
-    found = {wanted[str(path)]: path.locate() for path in files("onnxruntime") or [] if str(path) in wanted}
-    if len(found) < len(_LICENCES):
+    """Return the texts of ``_LICENCES`` by name. End with a message if the Python package is not installed."""
+    names = {f"onnxruntime/{name}": name for name in _LICENCES}
+    paths = {names[str(path)]: path.locate() for path in files("onnxruntime") or [] if str(path) in names}
+    if len(paths) < len(_LICENCES):
         sys.exit("the licences are in the Python package onnxruntime: pip install -e '.[export]'")
-    return {name: Path(str(path)).read_bytes() for name, path in found.items()}
+    return {name: Path(str(path)).read_bytes() for name, path in paths.items()}
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ def test_peers_on_jax_leave_the_memory_of_a_gpu_to_the_other_rows(monkeypatch):
 
     monkeypatch.setattr(peers, "import_module", import_module)
     monkeypatch.setattr(BareLoop, "epoch_seconds", lambda: [1.0])
-    monkeypatch.setattr(peers, "_made", {})
+    monkeypatch.setattr(peers, "_built_peers", {})
     monkeypatch.setattr(os, "environ", dict(os.environ))
     for name in (peers.JAX_SCAN, peers.KERAS_JAX):
         peers._turn(peers.PEERS[name], BY_KEY["a"], "cuda")
@@ -89,14 +89,14 @@ def test_the_rows_of_a_gpu_compute_products_in_tf32(row, monkeypatch):
         steps = 1
 
         def __init__(self, *arguments, **named):
-            self.run_chunk()  # updates are captured here
+            self.run_round()  # updates are captured here
 
-        def run_chunk(self, *arguments):
+        def run_round(self, *arguments):
             seen.append(torch.get_float32_matmul_precision())
 
     if row == "bare":
         workload = replace(BY_KEY["c"], batch_size=10, epochs=1)
-        monkeypatch.setattr(BareLoop, "step", Noting.run_chunk)
+        monkeypatch.setattr(BareLoop, "step", Noting.run_round)
         BareLoop(workload, random_split(workload, 20), CPU).epoch_seconds()
     else:
         monkeypatch.setattr(members, "Members", Noting)
@@ -171,7 +171,7 @@ def test_the_exit_code_is_one_if_a_target_is_missed(monkeypatch, tmp_path, capsy
 
 
 def test_beside_a_ratio_stands_what_differs():
-    text = page._bars([measurement(ratio=1.15).as_dict()], ["(c)"])
+    text = page._ratios([measurement(ratio=1.15).as_dict()], ["(c)"])
     assert "| digitlab over bare loop, at most 1.10 | **1.15** |" in text
     assert "| digitlab over bare loop, digitlab's threads | 2.30 |" in text
     assert "- *digitlab over bare loop* (c): threads: 1, not 2; images: uint8, normalised in the step, not" in text
