@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from rich.table import Table
 
 from digitlab.config.compose import ROOT
-from workloads import WORKLOADS, training_split
+from workloads import training_split, workload_by_key
 
 _HERE = Path(__file__).parent
 _KEY, _EPOCHS = "a", 2  # the workload that the commands train, and for how long
@@ -91,7 +91,7 @@ def measure(*, rounds: int, peers: bool, compiled: bool, train_size: int | None)
 
     ``train_size`` shortens the training for a short trial, without the usual Lightning way.
     """
-    workload = next(workload for workload in WORKLOADS if workload.key == _KEY)
+    workload = workload_by_key(_KEY)
     limit = [] if train_size is None else [f"data.train_size={train_size}"]
     whole = [*workload.overrides(), "trainer=cpu", *limit, f"trainer.max_epochs={_EPOCHS}"]
     turns: dict[str, Callable[[], Used]] = {

@@ -24,7 +24,7 @@ from rich.table import Table
 from commands import run_command
 from digitlab.config.compose import ROOT
 from records import environment_facts, write_record
-from workloads import WORKLOADS, last_of_each_key
+from workloads import last_of_each_key, workload_by_key
 
 _STEPS, _EPOCHS = 400, 4  # the most steps of an epoch, and the epochs of each command
 EAGER, COMPILED, ONE_THREAD, ALL_THREADS = "eager", "compiled", "one thread", "all threads"
@@ -144,7 +144,7 @@ def measure_point(axis: Axis, value: int, way: str) -> tuple[float, int]:
 
     The time of a step is that of the median epoch, divided by its steps.
     """
-    workload = next(workload for workload in WORKLOADS if workload.key == "a")
+    workload = workload_by_key("a")
     overrides = [*workload.overrides(), "trainer=cpu", f"trainer.limit_train_batches={_STEPS}", "test=none"]
     way_override, environment = _WAYS[way]
     overrides += [f"trainer.max_epochs={_EPOCHS}", "early_stopping=null", way_override, *axis.overrides(value)]

@@ -38,7 +38,7 @@ from digitlab.training.experiment import Experiment
 from digitlab.training.setup import initial_classifier, read_data, training_plan
 from records import environment_facts, write_record
 from sweeps import SWEEPS, Sweep
-from workloads import WORKLOADS, Workload, training_split
+from workloads import Workload, training_split, workload_by_key
 
 # Targets by workload: the step of a compiled member, divided by the step of the bare loop.
 _BARS = {"c": 0.08, "a": 0.60}
@@ -155,7 +155,7 @@ def main() -> int:
 
 def measure(sweep: Sweep, *, rounds: int) -> Row:
     """Measure the bare loop, the eager and the compiled population in turn, after one round of warm-up."""
-    workload = next(workload for workload in WORKLOADS if workload.key == sweep.key)
+    workload = workload_by_key(sweep.key)
     workload = replace(workload, train_size=min(_STEPS * workload.batch_size, _TRAINING_IMAGES), epochs=1)
     bare = BareLoop(workload, training_split(workload), torch.device("cpu"))
     eager, compiled = (Members(sweep, compiled=each, device=bare.device) for each in (False, True))

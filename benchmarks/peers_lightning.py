@@ -20,7 +20,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from torchvision import datasets, transforms
 
 from bare import network
-from workloads import CLASSES, WORKLOADS, Workload, training_split
+from workloads import CLASSES, Workload, training_split, workload_by_key
 
 _DATASETS = {"mnist": datasets.MNIST, "cifar10": datasets.CIFAR10}
 
@@ -147,7 +147,7 @@ def main(key: str, root: str) -> None:
 
     It splits and normalises the images itself, because a usual program would not import digitlab for that.
     """
-    workload = next(workload for workload in WORKLOADS if workload.key == key)
+    workload = workload_by_key(key)
     train_indices, val_indices = torch.randperm(60_000).split((55_000, 5_000))
     # The mean and the standard deviation of the pixels of MNIST.
     dataset = _dataset(workload, root, [0.1307], [0.3081])

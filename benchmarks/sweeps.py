@@ -21,7 +21,7 @@ from rich.table import Table
 
 from digitlab.config.compose import ROOT
 from records import environment_facts, write_record
-from workloads import WORKLOADS, last_of_each_key
+from workloads import last_of_each_key, workload_by_key
 
 _LAUNCHERS = ("basic", "vectorized")
 
@@ -42,9 +42,9 @@ class Sweep:
     @property
     def fixed(self) -> list[str]:
         """The overrides that all runs share."""
-        workload = next(workload for workload in WORKLOADS if workload.key == self.key)
         swept = {override.partition("=")[0] for override in self.grid} | {"trainer.max_epochs"}
-        fixed = [override for override in workload.overrides() if override.partition("=")[0] not in swept]
+        overrides = workload_by_key(self.key).overrides()
+        fixed = [override for override in overrides if override.partition("=")[0] not in swept]
         return [*fixed, f"trainer.max_epochs={self.epochs}"]
 
 

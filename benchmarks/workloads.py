@@ -64,6 +64,11 @@ WORKLOADS = (
 )  # fmt: skip
 
 
+def workload_by_key(key: str) -> Workload:
+    """Return the workload whose key, a letter from a to e, is ``key``."""
+    return next(workload for workload in WORKLOADS if workload.key == key)
+
+
 def last_of_each_key(overrides: Sequence[str]) -> list[str]:
     """Return the overrides with each key once, with its last value, because Hydra accepts no key twice."""
     return list({override.partition("=")[0]: override for override in overrides}.values())

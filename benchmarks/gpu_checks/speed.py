@@ -29,7 +29,7 @@ from digitlab.training.loading import load_classifier, load_data, open_run
 from gpu_checks.registry import Context, Group, Measured, replaced, require
 from gpu_checks.runs import counted_replays, start_command, warnings_of
 from sweeps import Sweep
-from workloads import WORKLOADS, Workload, training_split
+from workloads import WORKLOADS, Workload, training_split, workload_by_key
 
 GROUP = Group()
 
@@ -40,7 +40,7 @@ _COMPILE_SECONDS = 120.0
 
 
 def _workload(context: Context, key: str) -> Workload:
-    workload = next(each for each in WORKLOADS if each.key == key)
+    workload = workload_by_key(key)
     if not context.quick:
         return workload
     # For one call of eight updates, two of one update, and a smaller mini-batch at the end.
