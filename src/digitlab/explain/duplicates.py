@@ -96,6 +96,7 @@ def _vectors(images: Tensor) -> Tensor:
     size = (min(side, images.shape[2]), min(side, images.shape[3]))
     vectors = torch.cat([adaptive_avg_pool2d(part.float(), size).flatten(1) for part in images.split(10_000)])
     vectors -= vectors.mean(1, keepdim=True)
+    # An image of one colour has no direction. It becomes the zero vector.
     vectors /= vectors.norm(dim=1, keepdim=True).clamp(min=1e-6)
     return vectors
 

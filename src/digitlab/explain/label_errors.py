@@ -1,4 +1,4 @@
-"""Finds images whose label is probably wrong, by confident learning (Northcutt et al., 2021). ``data_check`` uses it.
+"""Finds images whose label is probably wrong, by confident learning (Northcutt et al., 2021), for ``data_check``.
 
 It needs held-out scores: probabilities from networks that did not train on the images. N is the number of images, K the
 number of classes.
