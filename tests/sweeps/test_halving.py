@@ -6,9 +6,9 @@ from omegaconf import OmegaConf
 from digitlab.core.errors import ConfigError
 from digitlab.population.halving import (
     default_epochs,
-    ended_value,
     halving_epochs,
     refuse_alone,
+    score_of_ended_run,
     setting_of,
     worse_half,
 )
@@ -68,7 +68,7 @@ def test_an_ended_run_counts_if_it_had_ended_by_that_epoch(written_sweep, finish
     overrides = ["seed=1", "optimizer.lr=0.1"]
     (run,) = written_sweep((overrides, finished(0.9) | {"overrides": overrides} | changed))
     expected = None if value is None else (("optimizer.lr=0.1",), value)
-    assert ended_value(run.folder, 2, worst=-1.0) == expected
+    assert score_of_ended_run(run.folder, 2, worst=-1.0) == expected
 
 
 @pytest.mark.parametrize("epochs", [[], [2, 1], [1, 1], [1, 4], [5]])

@@ -1,10 +1,12 @@
-"""Populations: runs that differ only in numbers, trained as one stacked network.
+"""Populations: runs that differ only in numeric settings, trained together as one stacked network.
 
-Each member does what it would do alone, up to rounding. The vectorized launcher calls ``train``. ``grouping`` decides
-which jobs (``job``) train as one population, ``trainer`` trains it with the engine's stacked runner, and ``member`` is
-one run of it. ``cohort`` remembers the members at the beginning, and ``halving`` ends the worse half early.
+Each member, which is one run of a population, does what it would do alone, up to rounding. The vectorized launcher
+makes a ``job`` of each run, groups the jobs into populations with ``grouping``, and calls ``train`` for each
+population. ``trainer`` trains it with the engine's stacked runner. ``member`` is one run of it, and ``testing``
+evaluates members on the test set. ``cohort`` remembers the members at the beginning, and ``halving`` ends the worse
+half early.
 
-Shapes: M members, B mini-batches in a chunk, S mini-batches in a compiled call, n images in a mini-batch, C channels,
-H rows, W columns, K classes. All members with the same seed train on the same stream of mini-batches; members are
-sorted by their streams.
+Shapes: M members, B mini-batches in a chunk, N images of the test set, n images of a mini-batch, K classes. A stream is
+the sequence of mini-batches that one seed gives. Members with the same seed share a stream, and members are sorted by
+their seeds.
 """

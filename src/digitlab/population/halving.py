@@ -1,8 +1,11 @@
 """Successive halving (Jamieson and Talwalkar, 2016): at chosen epochs the worse half of a population stops training.
 
-It compares settings, not single members. A setting is the overrides of a run without its seed, fold and split seed; its
-score is the mean over its members, and all its members stay or stop together. If it compared single members, only those
-with lucky seeds would remain, and the table of a sweep would compare means over different numbers of seeds.
+A population trains several runs together; each of them is a member. Halving compares settings, not single members. A
+setting is the overrides of a run without its seed, fold and split seed. Its score is the mean over its members, and all
+its members stay or stop together. If single members were compared, only those with lucky seeds would remain, and the
+table of a sweep would compare means over different numbers of seeds.
+
+The checks before a sweep and the grouping of jobs use this module, and ``member`` and ``cohort`` during training.
 """
 
 import statistics
@@ -59,7 +62,7 @@ def worse_half(active: Mapping[Setting, Sequence[float]], mode: str) -> set[Sett
     return set(ranked[(len(ranked) + 1) // 2 :])
 
 
-def ended_value(run: RunFolder, epoch: int, worst: float) -> tuple[Setting, float] | None:
+def score_of_ended_run(run: RunFolder, epoch: int, worst: float) -> tuple[Setting, float] | None:
     """Return the setting and the score of a run that had ended by ``epoch``, for example by early stopping.
 
     The score of a failed run is ``worst``. Return None for a run that had not ended, which includes a stopped run,
@@ -71,8 +74,10 @@ def ended_value(run: RunFolder, epoch: int, worst: float) -> tuple[Setting, floa
         # A result with more epochs belongs to a run that was still training at ``epoch``.
         if result["epochs"] > epoch or result["status"] == "stopped" or result.get("halved_after_epoch") is not None:
             return None
-        value = worst if result["status"] == "failed" else monitored(run, result)[1]
-        return setting_of(result["overrides"]), value
+        score = worst
+        if result["status"] != "failed":
+            _, score = monitored(run, result)
+        return setting_of(result["overrides"]), score
     except UNREADABLE:
         return None
 
@@ -82,7 +87,7 @@ def refuse_alone(sizes: Sequence[int], warn: Callable[[str], None]) -> None:
 
     ``sizes`` are the numbers of members of the populations. If only some are 1, call ``warn`` with a message.
     """
-    # A sweep without any run has nothing to refuse.
+    # Without any population, there is nothing to refuse, so the default is a size that is allowed.
     if max(sizes, default=2) < 2:
         allowed = (
             "halves populations, and each of these runs trains alone: hydra.launcher.max_members=N makes populations "

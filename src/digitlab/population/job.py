@@ -1,4 +1,7 @@
-"""``Job``: a run that will train in a population, before it becomes a member. The vectorized launcher makes jobs."""
+"""``Job``: a run of a sweep that waits for training, perhaps in a population. The vectorized launcher makes jobs.
+
+A population trains several runs together. ``grouping`` decides which jobs form one; ``trainer`` makes them its members.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,8 +21,9 @@ from digitlab.training.experiment import Experiment
 class Job:
     """A run to train: its validated configuration, its folder, and the overrides that the user typed.
 
-    It resumes from ``checkpoint``, or begins if that is None. ``rewound`` means that the folder has a newer checkpoint,
-    from which the run does not resume: see ``grouping.align_starts``.
+    ``number`` is its number within the command. ``experiment`` holds the objects that were built from ``config``. The
+    run resumes from ``checkpoint``, or begins if that is None. ``rewound`` means that the folder has a newer
+    checkpoint, from which the run does not resume: see ``grouping.align_starts``.
     """
 
     number: int
@@ -32,7 +36,10 @@ class Job:
 
     @property
     def cohort_members(self) -> tuple[str, ...]:
-        """The folder names of all members of the run's population; empty if it has none or no checkpoint yet."""
+        """The folder names of all members with which the run's population began; empty if that is not known.
+
+        It is not known before the first checkpoint, and a solo run has no population.
+        """
         # The checkpoint of a solo run does not have this entry.
         return () if self.checkpoint is None else tuple(self.checkpoint.get("members", ()))
 
@@ -48,11 +55,10 @@ class Job:
     @property
     def failed(self) -> bool:
         """Whether the run failed when it was trained the last time."""
-        # A run that was killed has no result.
         try:
             return bool(self.folder.read_result()["status"] == "failed")
         except UNREADABLE:
-            return False
+            return False  # for example, a run that was killed has no result
 
     @property
     def halving(self) -> bool:
@@ -63,7 +69,8 @@ class Job:
     def halved_after_epoch(self) -> int | None:
         """The epoch after which halving has ended the run, None if it has not.
 
-        A run can resume like this if it was killed after its last checkpoint and before it wrote its result.
+        A run that halving has ended needs no training. It is a job all the same if it was killed after its last
+        checkpoint and before it wrote its result.
         """
         # If the user has turned halving off in the meantime, the run trains on.
         return self.checkpoint.get("halved_after_epoch") if self.halving and self.checkpoint is not None else None
@@ -74,5 +81,5 @@ def halving_epochs_of(jobs: Sequence[Job]) -> Sequence[int]:
     # All jobs come from one sweep, so the settings of the sweep are the same in each.
     if not jobs[0].halving:
         return ()
-    # Members may train for different numbers of epochs. The longest decides the default.
+    # Members may train for different numbers of epochs. The longest run decides the default, which is used for null.
     return jobs[0].config.sweep.halving_epochs or default_epochs(max(job.experiment.trainer.max_epochs for job in jobs))

@@ -1,4 +1,8 @@
-"""One run of a population: its folder, its state, and its classifier, whose weights are views of the stacked ones."""
+"""``Member``: one run of a population. ``trainer`` makes a member of each job, and calls it after each chunk and epoch.
+
+A population trains the networks of several runs together: their weights are rows of stacked tensors. A member holds
+what belongs to one run: its folder, its metrics, and a classifier whose weights are views of its rows.
+"""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -30,14 +34,16 @@ from digitlab.training.setup import (
     training_plan,
 )
 
-# Returns the "state" of a torch.optim optimizer. A function, because only checkpoints need it and it copies tensors.
-State = Callable[[], dict[int, dict[str, Tensor]]]
+# A function that returns the entry "state" of the ``state_dict`` of a torch.optim optimizer. It copies tensors, so it
+# is called only when a checkpoint is written.
+ReadOptimizerState = Callable[[], dict[int, dict[str, Tensor]]]
 
 
 class Member:
     """Does for one run of a population what Lightning's trainer and ``RunCallback`` do for a solo run.
 
-    ``outcome`` is None until the run ends; then it is the monitored value, or the error that ended the run.
+    All members of a population share ``position`` and ``cohort``. ``outcome`` is None until the run ends; then it is
+    the monitored value, or the error that ended the run.
     """
 
     def __init__(self, job: Job, data: ImageData, *, position: Position, cohort: Cohort) -> None:
@@ -47,7 +53,8 @@ class Member:
         self.classifier = initial_classifier(job.experiment, data, plan=self.plan)
         # This restores weights and counts. The population loads the optimizer's state into its stacked tensors later.
         self.run_state = new_run_state(job.experiment, data, self.classifier, job.folder, checkpoint=job.checkpoint)
-        # A member has no torch.optim optimizer. Its checkpoints contain the groups of the one it would have alone.
+        # A member has no torch.optim optimizer. Its checkpoints contain the parameter groups that the optimizer of its
+        # solo run would have.
         self._param_groups = self.classifier.update.build(self.classifier.network).state_dict()["param_groups"]
         self.outcome: float | Exception | None = None
         self._learning_rate = 0.0
@@ -55,7 +62,7 @@ class Member:
         self._halved_after_epoch = job.halved_after_epoch
 
     def begin(self, samples: npt.NDArray[np.uint8], *, step_threads: int) -> None:
-        """Open the run's files; ``samples`` is a picture of training images, uint8 (rows, columns, RGBA).
+        """Open the run's files; ``samples`` is a picture of training images, uint8 (height, width, 4), for TensorBoard.
 
         ``step_threads`` is the number of threads of the population's updates.
         """
@@ -72,9 +79,10 @@ class Member:
 
     @property
     def score(self) -> tuple[Setting, float]:
-        """The run's setting and its monitored value so far, which halving compares; the worst value if the run failed.
+        """The run's setting (see ``halving``) and its monitored value so far; the worst value if the run failed.
 
-        The value is that of the checkpoint that would be tested now, as in the result of a run that has ended.
+        Halving compares them. The value is that of the checkpoint that would be tested now, because the result of a run
+        that has ended also contains the value of the tested checkpoint.
         """
         failed = isinstance(self.outcome, Exception)
         value = self.job.experiment.monitor.worst if failed else self.run_state.monitored
@@ -82,13 +90,15 @@ class Member:
 
     @property
     def writer(self) -> RunWriter:
+        # ``begin`` has made it.
         assert self.run_state.writer is not None
         return self.run_state.writer
 
     def use_tensors(self, parameters: Sequence[Tensor], buffers: Sequence[Tensor], averages: Sequence[Tensor]) -> None:
         """Make the classifier's tensors views of the given ones, which are rows of the stacked tensors.
 
-        So updates of the stacked tensors also change the classifier.
+        So updates of the stacked tensors also change the classifier. ``averages`` are the averaged weights (EMA), if
+        the run has them.
         """
         _make_views(self.classifier.network, parameters, buffers)
         if self.classifier.average is not None:
@@ -97,8 +107,12 @@ class Member:
     def count(
         self, confusion: Tensor, losses: Sequence[float], sizes: Sequence[int], *, last_learning_rate: float
     ) -> None:
-        """Add a chunk's confusion matrix, int64 (K, K) on the host, mean losses and sizes of its mini-batches."""
-        # Training metrics are counted by the classifier, as in a solo run, so that checkpoints look the same.
+        """Add the results of a chunk, which is a number of consecutive mini-batches, to the training metrics.
+
+        ``confusion`` is its confusion matrix, int64 (K, K) on the CPU. ``losses`` and ``sizes`` are the mean loss and
+        the number of images of each mini-batch.
+        """
+        # The classifier counts training metrics, as in a solo run, so that checkpoints have the same content.
         self.classifier.count(confusion, losses, sizes)
         # The row of an epoch shows the learning rate of its last update.
         self._learning_rate = last_learning_rate
@@ -107,27 +121,33 @@ class Member:
         """Turn the counts of the epoch into training metrics, and start new counts."""
         self.run_state.add_training(self.classifier.take_train_counts())
 
-    def validated(self, counts: Counts, state: State, *, last: bool) -> None:
-        """Add a validation, and save an improvement. The ``last`` validation saves none: the end of the epoch does."""
+    def add_validation(self, counts: Counts, read_optimizer_state: ReadOptimizerState, *, last: bool) -> None:
+        """Add the metrics of a validation, and save the run if they are the best so far.
+
+        After the ``last`` validation of an epoch, ``save_epoch`` saves the run instead.
+        """
         with log_to(self.job.folder.log):
             self.run_state.add_validation(counts)
             if not last:
-                self.run_state.save_improvement(lambda best: self.save(self.plan.position, state, best=best))
+                self.run_state.save_improvement(
+                    lambda best: self.save(self.plan.position, read_optimizer_state, best=best)
+                )
 
     def end_epoch(self) -> None:
-        """Add the row of an epoch, or of its first part if the run ends inside it; ``save_epoch`` comes next."""
+        """Add the metrics of an epoch, or of its first part if the run ends inside it; ``save_epoch`` comes next."""
         with log_to(self.job.folder.log):
             self.run_state.end_epoch(self.classifier.take_train_counts, learning_rate=self._learning_rate)
         if self.job.config.figures.each_epoch:
             send_epoch(self.writer, self.classifier, self.data, self.run_state)
 
-    def save_epoch(self, state: State) -> None:
+    def save_epoch(self, read_optimizer_state: ReadOptimizerState) -> None:
         """Write the checkpoints after an epoch. Several members do this at the same time, in threads."""
-        # A copy, because the members share one position, and it changes only when all of them are saved.
+        # A checkpoint after a complete epoch contains the start of the next one. This changes a copy, because the
+        # members share one position, and it must not change before all of them are saved.
         position = replace(self.plan.position)
         if self.run_state.epoch_is_complete:
             position.next_epoch()
-        self.run_state.save_epoch(lambda best: self.save(position, state, best=best))
+        self.run_state.save_epoch(lambda best: self.save(position, read_optimizer_state, best=best))
 
     @property
     def is_over(self) -> bool:
@@ -138,12 +158,15 @@ class Member:
         """Let halving end the run after ``epoch``."""
         self._halved_after_epoch = epoch
 
-    def save(self, position: Position, state: State, *, best: bool) -> None:
-        """Write a checkpoint in the format of a solo run, so that the run can also resume alone."""
+    def save(self, position: Position, read_optimizer_state: ReadOptimizerState, *, best: bool) -> None:
+        """Write a checkpoint in the format of a solo run, so that the run can also resume alone.
+
+        It is ``best.ckpt`` if ``best``, otherwise ``last.ckpt``.
+        """
         self.run_state.add_losses(self.classifier.take_logged_losses())
         # The stored learning rate is the last one used, which is what a solo run stores.
         groups = [{**group, "lr": self._learning_rate} for group in self._param_groups]
-        optimizer_state = {"state": state(), "param_groups": groups}
+        optimizer_state = {"state": read_optimizer_state(), "param_groups": groups}
         counts = [self.classifier.train_counts]
         content = snapshot(self.classifier, optimizer_state, self.run_state, position=position, train_counts=counts)
         content |= self._cohort.checkpoint_fields()
@@ -151,9 +174,9 @@ class Member:
             content["halved_after_epoch"] = self._halved_after_epoch
         self.writer.checkpoint(content, best=best)
 
-    def stop(self, state: State, error: Exception) -> None:
-        """Save the run after a signal and close its files."""
-        self.save(self.plan.position, state, best=False)
+    def stop(self, read_optimizer_state: ReadOptimizerState, error: Exception) -> None:
+        """Save the run after a signal, which ``error`` describes, and close its files."""
+        self.save(self.plan.position, read_optimizer_state, best=False)
         self._close("stopped", error)
 
     def abandon(self, error: Exception | None) -> None:
@@ -161,10 +184,10 @@ class Member:
 
         Without an error the run continues in another population, and its result is not written.
         """
-        # No file was opened: the population failed before its first chunk.
+        # No file was opened: the population failed before the end of its first chunk.
         if self.run_state.writer is None:
             return
-        # The disk may be full. Then the error that ended the population is the one to report, not this one.
+        # Writing fails too if the disk is full. The caller reports the error that ended the population, not this one.
         with suppress(OSError, MemoryError, RunError):
             if error is not None:
                 self._close("failed", error)
@@ -183,6 +206,7 @@ class Member:
         """Load the checkpoint that the key ``test`` names; return whether the run is to be tested."""
         self._leave_stack()
         try:
+            # With ``figures.each_epoch``, ``end_epoch`` has sent them after every epoch.
             if not self.job.config.figures.each_epoch:
                 send_weights(self.writer, self.classifier)
             return self.run_state.begin_test()
@@ -193,9 +217,9 @@ class Member:
     def finish(self, measured: tuple[dict[str, float], Tensor] | None) -> None:
         """Write the result after ``begin_test``. The result says whether halving ended the run.
 
-        ``measured`` has the metrics and the confusion matrix of the test; None without a test.
+        ``measured`` has the metrics of the test and its confusion matrix, int64 (K, K); None without a test.
         """
-        if self.outcome is not None:  # ``begin_test`` or the test failed
+        if self.outcome is not None:  # ``begin_test`` or the test failed, and the result says so
             return
         try:
             if measured is not None:
@@ -214,7 +238,8 @@ class Member:
                 tensor.data = tensor.data.clone()
 
     def _close(self, status: Status, error: Exception | None) -> dict[str, Any]:
-        # Only the result of a finished run says this, because a run that failed or was stopped is tried again.
+        """Write the result and close the files; return the content of the result."""
+        # Only a finished run counts as ended by halving, because a run that failed or was stopped is tried again.
         halved = status == "finished" and self._halved_after_epoch is not None
         with log_to(self.job.folder.log):
             return self.run_state.conclude(
@@ -227,12 +252,13 @@ class Member:
 def halve_worse_half(active: Sequence[Member], all_members: Sequence[Member], cohort: Cohort, *, epoch: int) -> None:
     """End the members in the worse half of the settings of ``active`` after ``epoch``.
 
-    Several members can have the same setting (see ``setting_of``). Settings whose runs failed rank last.
+    Several members can have the same setting (see ``setting_of``). A setting with a failed run ranks last, because the
+    score of that run is the worst value.
     """
     folder, monitor = all_members[0].job.folder.path.parent, all_members[0].job.experiment.monitor
     current_scores = {member.job.folder.path.name: member.score for member in all_members}
     scores_by_setting = cohort.scores_by_setting(folder, current_scores, epoch=epoch, worst=monitor.worst)
-    # Members that have reached their last step end anyway. Their settings are not halved.
+    # Members that have reached their last step end anyway. A setting is compared only if another member of it remains.
     remaining = [member for member in active if not member.is_over]
     settings = {setting_of(member.job.overrides) for member in remaining}
     worse = worse_half(
@@ -244,9 +270,10 @@ def halve_worse_half(active: Sequence[Member], all_members: Sequence[Member], co
 
 
 def _rewind(job: Job) -> None:
-    """Replace the checkpoints of the folder by ``job.checkpoint``, or remove them if the job begins again.
+    """Replace ``last.ckpt`` and ``previous.ckpt`` by ``job.checkpoint``, or remove them if the job begins again.
 
-    Otherwise, if the run is killed before its next checkpoint, it would resume from the newer one that was skipped.
+    Otherwise, if the run is killed before it writes its next checkpoint, it would resume from the newer checkpoint,
+    which the job has skipped to start at the same step as the other members.
     """
     for path in (job.folder.last, job.folder.previous):
         if job.checkpoint is None:

@@ -35,16 +35,16 @@ def train_together(jobs: Sequence[Job]) -> list[tuple[Job, Exception | None]]:
     """
     allow_members_files(len(jobs))
     with ExitStack() as locks:
-        # If another process works in the folder of a job, this job fails here, and the others train.
-        locked, failed = [], []
+        locked_jobs, failed = [], []
         for job in jobs:
             try:
                 # All folders stay locked until all runs have ended, also while halves of the population train.
                 locks.enter_context(locked_folder(job.folder))
-                locked.append(job)
+                locked_jobs.append(job)
             except RunError as error:
+                # Another process works in the folder. Only this job fails, and the others train.
                 failed.append((job, error))
-        return [*failed, *(_train_locked(locked) if locked else [])]
+        return [*failed, *(_train_locked(locked_jobs) if locked_jobs else [])]
 
 
 def _train_locked(jobs: Sequence[Job]) -> list[tuple[Job, Exception | None]]:
@@ -57,6 +57,7 @@ def _train_locked(jobs: Sequence[Job]) -> list[tuple[Job, Exception | None]]:
     # The error's traceback keeps the population's tensors alive, so memory can be freed only after the except block.
     _release_memory()
     for part in _split_for_memory(unfinished, files_opened=files_opened):
+        # If a part needs too much memory as well, it is split in turn.
         ended += _train_locked(part)
     return ended
 
@@ -87,10 +88,11 @@ class _TooLargeError(Exception):
 
 def _split_for_memory(jobs: Sequence[Job], *, files_opened: bool) -> list[list[Job]]:
     """Split ``jobs`` into two halves, or more parts if they were not all saved at the same step."""
-    largest = -(-len(jobs) // 2)
+    largest = -(-len(jobs) // 2)  # half of the jobs, rounded up
     # If no file was changed, each job starts again where it started before.
     if not files_opened:
         return split(jobs, largest)
+    # Otherwise it resumes from the last checkpoint that the population has written.
     reloaded = [
         replace(
             job,

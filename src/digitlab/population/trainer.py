@@ -2,7 +2,7 @@
 
 A member is one run with its network. ``population.train`` creates a ``Population`` for a group of jobs. For all members
 it does what Lightning's trainer does for a solo run: training, validation, checkpoints, early stopping and signals.
-A chunk is a number of consecutive mini-batches. Members with the same seed share one stream of chunks.
+A chunk is a number of consecutive mini-batches. Members with the same seed train on the same stream of chunks.
 """
 
 import time
@@ -28,7 +28,7 @@ from digitlab.engine.stacked_runner import StackedRunner
 from digitlab.figures.events import samples
 from digitlab.population.cohort import Cohort
 from digitlab.population.job import Job, halving_epochs_of
-from digitlab.population.member import Member, halve_worse_half
+from digitlab.population.member import Member, ReadOptimizerState, halve_worse_half
 from digitlab.population.testing import finish_members
 from digitlab.training.checkpointing import warn_of_other_cpu
 from digitlab.training.setup import read_data
@@ -38,7 +38,7 @@ _CHUNK_LENGTH = 64
 # On a GPU a mini-batch takes a fraction of the time, and the host waits for the device at the end of each chunk.
 _CHUNK_LENGTH_ON_GPU = 256
 # How many members can write their checkpoints at the same time.
-_WRITERS = 8
+_CHECKPOINT_THREADS = 8
 
 
 class Population:
@@ -64,7 +64,7 @@ class Population:
             member.classifier.to(device)
         self.all_members = list(self.members)
         self._halving_epochs = halving_epochs_of(jobs)
-        # Whether the members' files were opened. That happens only after the first chunk, which may not fit in memory.
+        # Files are opened only after the first chunk. If memory runs out in that chunk, they are still unchanged.
         self.files_opened = False
         self._save_every_seconds = self.experiment.checkpoint.every_seconds
         self._saved_at = time.monotonic()
@@ -74,7 +74,7 @@ class Population:
         """Train until all members have ended. Raises ``Interrupted`` after a signal, once all members are saved."""
         if any(member.is_over for member in self.members):
             # An earlier process saved these members at their end, but was killed before it wrote their results.
-            self._begin()
+            self._open_files()
             finish_members([member for member in self.members if member.is_over], self.data, device=self.device)
             self._compact()
         while self.members:
@@ -108,6 +108,7 @@ class Population:
         self._runner: StackedRunner = runner
         # The state saved for a rollback must have the shapes of the new stack.
         self._rollback = Rollback(runner.networks.state_tensors)
+        # One loader for each stream. Members with the same seed are adjacent, and the first of them stands for all.
         streams = groupby(self.members, key=lambda member: member.job.seed)
         self._loaders = [self._loader(next(stream)) for _, stream in streams]
 
@@ -123,7 +124,7 @@ class Population:
 
     def _epoch(self) -> None:
         """Train to the end of the epoch, or until all members have ended."""
-        for chunks in zip(*self._loaders, strict=True):
+        for chunks in zip(*self._loaders, strict=True):  # one chunk of each stream; all cover the same steps
             with self._threads():
                 steps_ahead = max(member.plan.steps_ahead for member in self.members)
                 self._runner.prepare(chunks, first=self.position.total_steps, steps_ahead=steps_ahead)
@@ -132,11 +133,12 @@ class Population:
                     partial(self._run_chunk, chunks), finite=lambda results: not self._faulty_rows(results[1]),
                     state=self._rollback, position=self.position,
                 )  # fmt: skip
-            self._begin()
+            self._open_files()
             with self._timed():
                 self._count(chunks, *results)
             # After a signal, not all mini-batches of the chunk are done.
             complete = self.position.step == chunks[0].step + len(chunks[0].indices)
+            # This comes before the validation, which needs them if a training metric is monitored.
             if chunks[0].last and complete:
                 for member in self._active():
                     member.take_train_metrics()
@@ -172,7 +174,7 @@ class Population:
         for member in active:
             member.run_state.add_seconds(share)
 
-    def _begin(self) -> None:
+    def _open_files(self) -> None:
         """Open the members' files, once; called after the first chunk, when memory is known to suffice."""
         if not self.files_opened:
             sample_images = samples(self.data)
@@ -186,7 +188,7 @@ class Population:
         """Train on ``chunks``; with ``check_each``, undo the update of each faulty member and end its run."""
         if check_each:
             # A member that fails writes its result, so its files must be open.
-            self._begin()
+            self._open_files()
         with self._threads():
             results = self._runner.run_chunk(
                 chunks, first=self.position.total_steps, stop_signal=self.stop_signal,
@@ -196,8 +198,8 @@ class Population:
         return results
 
     def _count(self, chunks: Sequence[Chunk], logits: Tensor, losses: Tensor, rates: Tensor) -> None:
-        """Add the results of ``StackedRunner.run_chunk`` to the training metrics of the members."""
-        sizes = chunks[0].sizes[: len(losses)]
+        """Add what ``StackedRunner.run_chunk`` returned for ``chunks`` to the training metrics of the members."""
+        sizes = chunks[0].sizes[: len(losses)]  # after a signal, there are losses only of the mini-batches done
         image_count = sum(sizes)
         labels = self._runner.networks.expand_to_members([chunk.learnt_labels()[:image_count] for chunk in chunks])
         # Members count on the host. One copy serves all of them, and the host waits here for the losses anyway.
@@ -228,7 +230,7 @@ class Population:
 
     # Between two chunks -----------------------------------------------------------------------------------------------
 
-    def _optimizer_state(self, member: Member) -> Callable[[], dict[int, dict[str, Tensor]]]:
+    def _optimizer_state(self, member: Member) -> ReadOptimizerState:
         """Return a function that reads the optimizer's state of ``member``, for its checkpoint."""
         return partial(self._runner.optimizer.member_state, self.members.index(member), member.classifier.network)
 
@@ -237,7 +239,7 @@ class Population:
         counts = self._runner.evaluate(self.data.val_dataloader())
         for member, member_counts in zip(self.members, counts, strict=True):
             if member.outcome is None:
-                member.validated(member_counts, self._optimizer_state(member), last=last)
+                member.add_validation(member_counts, self._optimizer_state(member), last=last)
 
     def _end_early_stopped(self) -> None:
         """Finish the members that early stopping ends inside an epoch; their patience is given in steps."""
@@ -248,7 +250,7 @@ class Population:
                 finish_members([member], self.data, device=self.device)
 
     def _end_epoch(self) -> None:
-        """Add the row of the epoch for all members, halve, save all, and finish those whose runs are over.
+        """Add the epoch's metrics of all members, halve, save all, and then finish those whose runs are over.
 
         This is also called if the runs end inside an epoch, because of ``max_steps``.
         """
@@ -274,9 +276,9 @@ class Population:
 
     def _save(self, save: Callable[[Member], None]) -> None:
         """Save all active members, several at the same time: they spend the time on waiting for the disk."""
-        with ThreadPoolExecutor(_WRITERS) as writers:
+        with ThreadPoolExecutor(_CHECKPOINT_THREADS) as executor:
             # list() raises the first error, and the end of the with block waits for all other members.
-            list(writers.map(save, self._active()))
+            list(executor.map(save, self._active()))
         self._saved_at = time.monotonic()
 
     def _compact(self) -> None:
