@@ -11,7 +11,7 @@ pytest.importorskip("optuna")
 
 from optuna.exceptions import StorageInternalError
 
-from digitlab.sweeps.search.storage import check_shared_storage, patiently
+from digitlab.sweeps.search.storage import check_shared_storage, retry_until_answered
 from digitlab.sweeps.search.workers import Observer, Worker
 from fixtures.waiting import wait_until
 
@@ -57,11 +57,11 @@ def test_a_call_is_repeated_until_the_database_answers(monkeypatch, caplog):
             raise answer
         return answer
 
-    assert patiently(call) == 3
+    assert retry_until_answered(call) == 3
     assert len(caplog.messages) == 1
     answers[:] = [StorageInternalError("gone")] * 3
     with pytest.raises(RunError, match="does not answer"):
-        patiently(call, seconds=-1)
+        retry_until_answered(call, seconds=-1)
 
 
 def test_a_worker_is_dead_when_its_count_stays_the_same():

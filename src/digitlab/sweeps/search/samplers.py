@@ -1,7 +1,8 @@
-"""The samplers of a search. Each trial has its own sampler, whose seed follows from the number of the trial.
+"""The samplers of a search, which choose the values of each trial. ``sweeps.search.study`` uses them.
 
-So a choice depends only on the earlier trials, and neither on interruptions nor on the process that asks for it.
-``sweeps.search.study`` uses them.
+As in Optuna, a trial is one choice of values for the searched keys. Each trial has its own sampler, whose seed follows
+from the number of the trial. So a choice depends only on the earlier trials, and neither on interruptions nor on the
+process that asks for it.
 """
 
 import itertools
@@ -17,15 +18,17 @@ from optuna.trial import FrozenTrial, TrialState
 from digitlab.sweeps.search.settings import SearchPlan
 from digitlab.sweeps.search.space import Value
 
-# Optuna's attribute of a trial whose parameters were given rather than chosen. Such a trial repeats an earlier one.
+# Optuna's attribute of a trial whose values were given rather than chosen. In digitlab such a trial repeats an earlier
+# one, whose worker (a process that takes part in the search) has died.
 _GIVEN = "fixed_params"
 
 
 class NumberedSampler(BaseSampler):
     """Makes a sampler of the kind in ``plan`` for each trial, and lets it choose.
 
-    Optuna gives a trial its number only when it is asked for, so the sampler can't be made before. If several processes
-    ask at the same time, their trials have different numbers, so they do not make the same choice.
+    ``Study.ask`` first numbers a new trial and then calls the study's sampler, so the sampler of the trial can't be
+    made before. If several processes ask at the same time, their trials have different numbers, so they do not make the
+    same choice.
     """
 
     def __init__(self, plan: SearchPlan) -> None:
@@ -33,10 +36,13 @@ class NumberedSampler(BaseSampler):
         self._newest: dict[int, BaseSampler] = {}
 
     def _sampler(self, number: int) -> BaseSampler:
+        """Return the sampler of the trial with this number."""
         # Only the newest sampler is stored, because a long search has thousands of trials, one after the other.
         if number not in self._newest:
-            self._newest = {number: _sampler(self._plan, number)}
+            self._newest = {number: _new_sampler(self._plan, number)}
         return self._newest[number]
+
+    # Optuna calls the four methods below for each trial.
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         space: dict[str, BaseDistribution] = self._sampler(trial.number).infer_relative_search_space(study, trial)
@@ -57,7 +63,7 @@ class NumberedSampler(BaseSampler):
         self._sampler(trial.number).before_trial(study, trial)
 
 
-def _sampler(plan: SearchPlan, number: int) -> BaseSampler:
+def _new_sampler(plan: SearchPlan, number: int) -> BaseSampler:
     # With a large factor, searches with neighbouring seeds don't use the same seeds for their trials. NumPy takes seeds
     # of 32 bits.
     seed = (plan.settings.seed * 1_000_003 + number) % 2**32
@@ -99,11 +105,12 @@ class _GridSampler(BaseSampler):
         return self._point(earlier)[param_name]
 
     def _point(self, earlier: Sequence[FrozenTrial]) -> Mapping[str, Value]:
-        # A trial that repeats an earlier one has the point of that trial, so it uses up no other.
+        """Return the point of the trial that follows the trials ``earlier``."""
+        # A trial that repeats an earlier one has the point of that trial, so it is not counted.
         index = sum(_GIVEN not in trial.system_attrs for trial in earlier)
         if index < len(self._points):
             return self._points[index]
-        # All points have been given away, but in rare cases the trial of a dead worker could not be queued again. This
-        # trial gets its point.
+        # All points have been given to trials. But in rare cases a worker died before its trial had all its values, so
+        # the trial could not be repeated. This trial gets the point of that one.
         covered = [trial.params for trial in earlier if trial.state != TrialState.FAIL]
         return next((point for point in self._points if point not in covered), self._points[0])

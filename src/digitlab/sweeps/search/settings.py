@@ -1,6 +1,7 @@
 """Checks the settings ``hydra.sweeper.*`` of a search, and its space, before any run starts. It does not import Optuna.
 
-As in Optuna, a trial is one setting that the search chooses. A trial is one run, or one run for each seed.
+``api.preflight`` and the sweeper in ``hydra_plugins.digitlab_optuna`` call it. As in Optuna, a trial is one setting
+that the search chooses. A trial is one run, or one run for each seed.
 """
 
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from digitlab.sweeps.search.space import Space
 _KEY = "hydra.sweeper"
 _TARGET = "hydra_plugins.digitlab_optuna.OptunaSweeper"
 _DEFAULT_TRIALS = 50
-# A sampler that learns from earlier trials needs several rounds: with a single round, it would be a random search.
+# A sampler that learns from earlier trials chooses all trials of a round before it sees their results. So it needs
+# several rounds: with a single one, it would be a random search.
 _MIN_ROUNDS = 5
 
 
@@ -31,7 +33,7 @@ class SearchSettings:
     The samplers are TPE (Bergstra et al., 2011), CMA-ES (Hansen and Ostermeier, 2001), random search (Bergstra and
     Bengio, 2012) and ``grid``, which tries all points of a grid in random order. ``storage`` is the URL of Optuna's
     database; null means a file in the sweep's folder. With a URL, several processes can work on the search; one that
-    gives no sign of life for ``dead_after_s`` seconds counts as dead.
+    does not show for ``dead_after_s`` seconds that it is alive counts as dead.
     """
 
     sampler: Literal["tpe", "random", "cmaes", "grid"]
@@ -44,7 +46,7 @@ class SearchSettings:
 
 @dataclass(frozen=True, slots=True)
 class SearchPlan:
-    """What a search chooses from, and its settings."""
+    """A search before it starts: the ``space`` from which it chooses, and its settings."""
 
     space: Space
     settings: SearchSettings
@@ -68,8 +70,11 @@ class SearchPlan:
         # Both numbers count runs, and each trial has several runs if there are replicates.
         size = max((runs_at_once if n_jobs == "auto" else n_jobs) // self.space.replicates, 1)
         learns = self.settings.sampler in ("tpe", "cmaes")
-        # A number that the user gives is not changed. The limit is rounded up, so a round has at least one trial.
-        return min(size, -(-self.trials // _MIN_ROUNDS)) if learns and n_jobs == "auto" else size
+        # A number that the user gives is not changed.
+        if not learns or n_jobs != "auto":
+            return size
+        # The limit is rounded up, so a round has at least one trial.
+        return min(size, -(-self.trials // _MIN_ROUNDS))
 
 
 def search_plan(config: DictConfig, loader: ConfigLoader, grid: Grid) -> SearchPlan | None:
@@ -78,13 +83,16 @@ def search_plan(config: DictConfig, loader: ConfigLoader, grid: Grid) -> SearchP
     Raises ``ConfigError`` for a bad setting, for a space that can't be searched, and if Optuna is not installed.
     """
     overrides = sweep_overrides(config)
-    if OmegaConf.select(config, f"{_KEY}._target_") != _TARGET:
+    is_search = OmegaConf.select(config, f"{_KEY}._target_") == _TARGET
+    if not is_search and not grid.searched:
+        return None
+    space = Space(loader, overrides)
+    if not is_search:
         # An interval has no list of values, so only a search can choose from it.
-        for parameter in Space(loader, overrides).parameters if grid.searched else ():
+        for parameter in space.parameters:
             if parameter.key in grid.searched:
                 raise ConfigError(parameter.key, parameter.typed, "needs a search: hydra/sweeper=optuna")
         return None
-    space = Space(loader, overrides)
     if not space.parameters:
         allowed = "needs something to choose, for instance optimizer.lr=tag(log,interval(1e-4,1e-1))"
         raise ConfigError("hydra/sweeper", "optuna", allowed)

@@ -1,4 +1,8 @@
-"""The space of a search: makes parameters from the sweep overrides of a command, and overrides from chosen values."""
+"""The space of a search: the keys and values from which it chooses. ``search.settings`` and ``search.study`` use it.
+
+It makes the space from the overrides of a command. From the values that the search has chosen, it makes the overrides
+of the runs. A trial is one choice of values; it is one run, or one run for each replicate, such as each seed.
+"""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,9 +21,9 @@ Value = str | int | float
 
 # A number from an interval is rounded to this many significant digits. So it is short in the names of folders and in
 # tables, and precise enough for a search.
-_SIGNIFICANT_DIGITS = 4
-# For a number from a range, so many digits remove only the rounding errors of adding steps.
-_EXACT_DIGITS = 12
+_INTERVAL_DIGITS = 4
+# A number from a range is rounded to so many digits, which removes only the rounding errors of adding steps.
+_RANGE_DIGITS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,7 @@ class Numbers:
 
     @property
     def whole(self) -> bool:
+        # 0 stands for a missing step, which does not count.
         return all(isinstance(number, int) for number in (self.low, self.high, self.step or 0))
 
 
@@ -50,7 +55,7 @@ class Parameter:
 
     @property
     def grid(self) -> list[Value] | None:
-        """All values; None if they are those of an interval, which are infinitely many."""
+        """All values; None for an interval of real numbers, which has infinitely many."""
         if self.numbers is None:
             return list(self.choices)
         low, high, step = self.numbers.low, self.numbers.high, self.numbers.step
@@ -63,9 +68,9 @@ class Parameter:
     def override(self, value: Value) -> str:
         if isinstance(value, float):
             assert self.numbers is not None
-            digits = _SIGNIFICANT_DIGITS if self.numbers.step is None else _EXACT_DIGITS
+            digits = _INTERVAL_DIGITS if self.numbers.step is None else _RANGE_DIGITS
             rounded = float(f"{value:.{digits}g}")
-            # A rounded number can lie outside of the bounds. The study would refuse it when it resumes.
+            # A rounded number can lie outside of the bounds that the user gave, so it is moved back.
             value = min(max(rounded, self.numbers.low), self.numbers.high)
         return f"{self.key}={value}"
 
@@ -80,7 +85,7 @@ class Space:
     def __init__(self, loader: ConfigLoader, overrides: Sequence[str]) -> None:
         self.parameters: list[Parameter] = []
         self.replicate_overrides: dict[str, list[str]] = {}
-        # The fixed override of each key, in typed order. It is an empty text for swept keys.
+        # All keys in typed order, each with its fixed override, or with an empty text if the key is swept.
         self._fixed_overrides: dict[str, str] = {}
         for key, override in parse_overrides(loader, overrides).items():
             if not override.is_sweep_override():
@@ -99,7 +104,7 @@ class Space:
 
     @property
     def grid_size(self) -> int | None:
-        """The number of points in the space, or None if it contains an interval."""
+        """The number of points in the space, or None if it is infinite."""
         grids = [parameter.grid for parameter in self.parameters]
         return None if None in grids else math.prod(len(grid or ()) for grid in grids)
 
@@ -110,7 +115,8 @@ class Space:
     def jobs(self, chosen: Mapping[str, Value]) -> list[list[str]]:
         """Return the overrides of the runs of one trial, one run for each replicate."""
         chosen_overrides = {parameter.key: [parameter.override(chosen[parameter.key])] for parameter in self.parameters}
-        # Keys stay in the order they were typed, as Hydra keeps it: later overrides win.
+        # Keys stay in typed order, as in Hydra, because later overrides win. A key is fixed, searched, or a replicate
+        # key such as the seed.
         choices = [
             [text] if text else chosen_overrides.get(key) or self.replicate_overrides[key]
             for key, text in self._fixed_overrides.items()
@@ -123,6 +129,7 @@ class Space:
 
 
 def _replicates(override: Override) -> list[str]:
+    """Return one override for each value of a swept seed, fold or split seed."""
     key = override.get_key_element()
     if not override.is_discrete_sweep():
         allowed = "must be a list such as 0,1,2: each trial runs with all of them and is judged by their mean"
@@ -168,6 +175,7 @@ def _range(key: str, typed: str, numbers: Iterable[float], value: RangeSweep, *,
 
 
 def _check_log_scale(key: str, typed: str, numbers: Numbers) -> Numbers:
+    """Return ``numbers``. Raises ``ConfigError`` if they are to be on a logarithmic scale and can't be."""
     if numbers.log and numbers.low <= 0:
         raise ConfigError(key, typed, "must be above 0 for tag log")
     if numbers.log and numbers.step not in (None, 1):
@@ -176,4 +184,5 @@ def _check_log_scale(key: str, typed: str, numbers: Numbers) -> Numbers:
 
 
 def _typed(override: Override) -> str:
+    """Return the text of the values on the command line."""
     return str(override.input_line).partition("=")[2]

@@ -1,4 +1,7 @@
-"""Opens the database of a search, refuses those that do not work, and waits while a database server restarts."""
+"""Opens the database in which ``study`` stores a search, and waits while a database server restarts.
+
+It also refuses databases that several processes can't share. As in Optuna, a study is the stored state of a search.
+"""
 
 import logging
 import time
@@ -19,17 +22,19 @@ T = TypeVar("T")
 
 _KEY = "hydra.sweeper.storage"
 _SERVERS = ("postgresql", "mysql", "mariadb")
-# Their locks are missing, or a lock on one machine is invisible on another. Names as in ``mount_of``.
+# SQLite can't be shared on these file systems: they have no locks, or other machines do not see a lock. The names are
+# those that ``mount_of`` returns.
 _NETWORK_FILE_SYSTEMS = (
     "nfs", "cifs", "smb", "lustre", "beegfs", "gpfs", "ceph", "glusterfs", "afs", "orangefs", "pvfs2", "panfs",
     "fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs", "wekafs",
 )  # fmt: skip
-# Messages of processes that create the same tables at the same time.
-_RACES = ("already exists", "duplicate", "unique", "locked", "deadlock")
-_RACE_TRIES = 20
-# SQLite's own limit of 5 s is too short for several processes that write.
+# Words in the errors of processes that create the same tables at the same time, and how often and after which pause
+# such a process tries again.
+_RACE_WORDS = ("already exists", "duplicate", "unique", "locked", "deadlock")
+_RACE_TRIES, _RACE_PAUSE_SECONDS = 20, 0.25
+# How long a process waits for the lock of a file. SQLite's own limit of 5 s is too short if several processes write.
 _SQLITE_LOCK_SECONDS = 60
-# The time that a database server has to restart.
+# The time that a database server has to restart, and the pause between two attempts to reach it.
 _OUTAGE_SECONDS = 600.0
 _RETRY_SECONDS = 2.0
 
@@ -49,15 +54,20 @@ def open_study(url: str, name: str, *, direction: Literal["minimize", "maximize"
             # These are errors of SQLAlchemy, or of the database's driver, which may be missing.
             causes = f"{error} {error.__cause__ or ''}"
             # Processes that start together may create the same tables, and all but one fail. The next try succeeds.
-            if attempt + 1 < _RACE_TRIES and any(word in causes.lower() for word in _RACES):
-                time.sleep(0.25)
+            if attempt + 1 < _RACE_TRIES and any(word in causes.lower() for word in _RACE_WORDS):
+                time.sleep(_RACE_PAUSE_SECONDS)
                 continue
-            reason = " ".join(str(error).split()).partition(" (Background on")[0]
-            raise ConfigError(_KEY, _without_password(url), f"can't be opened: {reason}") from error
-    raise AssertionError
+            raise ConfigError(_KEY, _without_password(url), f"can't be opened: {_one_line(error)}") from error
+    raise AssertionError  # never reached: the last attempt returns or raises
+
+
+def _one_line(error: BaseException) -> str:
+    """Return the message of ``error`` in one line, without the link to an explanation that SQLAlchemy appends."""
+    return " ".join(str(error).split()).partition(" (Background on")[0]
 
 
 def _engine_settings(url: str) -> dict[str, object]:
+    """Return the arguments of SQLAlchemy's ``create_engine`` for the database at ``url``."""
     if url.startswith("sqlite"):
         return {"connect_args": {"timeout": _SQLITE_LOCK_SECONDS}}
     # Connections break when the server restarts; each one is tested before it is used.
@@ -95,8 +105,11 @@ def check_shared_storage(url: str) -> None:
         raise ConfigError(_KEY, url, allowed)
 
 
-def patiently(call: Callable[[], T], *, seconds: float = _OUTAGE_SECONDS) -> T:
-    """Call until the database answers. Raises ``RunError`` if it does not for ``seconds``."""
+def retry_until_answered(call: Callable[[], T], *, seconds: float = _OUTAGE_SECONDS) -> T:
+    """Make ``call``, which uses the database, until the database answers; return the result of ``call``.
+
+    Raises ``RunError`` if the database does not answer for ``seconds``.
+    """
     deadline = time.monotonic() + seconds
     warned = False
     while True:
@@ -104,7 +117,7 @@ def patiently(call: Callable[[], T], *, seconds: float = _OUTAGE_SECONDS) -> T:
             return call()
         except StorageInternalError as error:
             # Optuna raises this if the database fails, for example while the server restarts. Waiting helps only then.
-            reason = " ".join(str(error.__cause__ or error).split()).partition(" (Background on")[0]
+            reason = _one_line(error.__cause__ or error)
             if time.monotonic() > deadline:
                 message = f"the database of the search does not answer ({reason}): give the same command"
                 raise RunError(message) from None

@@ -1,7 +1,9 @@
-"""Keeps the state of a search in an Optuna database: asks for settings and stores their results.
+"""Stores a search in an Optuna database: asks Optuna for trials and tells it their results.
 
-If the process is killed, the same command resumes with the trials that were running. Several processes can share a
-search: see ``SharedStudy``.
+A trial is one choice of values for the searched keys, and a study is the stored state of a search with all its trials.
+The sweeper in ``hydra_plugins.digitlab_optuna`` calls ``round`` and ``tell`` in turn until the search is over. If the
+process is killed, the same command resumes with the trials that were running. Several processes, called workers, can
+share a search: see ``SharedStudy``.
 """
 
 import logging
@@ -20,7 +22,7 @@ from digitlab.core.errors import ConfigError
 from digitlab.sweeps.search.samplers import NumberedSampler
 from digitlab.sweeps.search.settings import SearchPlan
 from digitlab.sweeps.search.space import Parameter, Space, Value
-from digitlab.sweeps.search.storage import check_shared_storage, open_study, patiently
+from digitlab.sweeps.search.storage import check_shared_storage, open_study, retry_until_answered
 from digitlab.sweeps.search.workers import Observer, Worker
 
 log = logging.getLogger(__name__)
@@ -30,15 +32,15 @@ _DATABASE = "search.db"
 _FOLDER = "folder"
 # The name of the study's attribute that holds what must be equal for its trials to be comparable.
 _IDENTITY = "search"
-# The names of attributes of a trial of a shared search: the worker that runs it, and whether it was taken out of the
-# search, because its worker died or because there were enough trials.
+# The names of attributes of a trial of a shared search: the worker that runs it, and whether it was discarded (taken
+# out of the search), because its worker died or because there were enough trials.
 _WORKER, _DISCARDED = "worker", "put_back"
 # How often a worker without a trial looks for one.
 _IDLE_SECONDS = 1.0
 
 
 class Study:
-    """The study of the sweep in ``folder``, stored in a file there or in the database of the settings.
+    """The study of the sweep in ``folder``, stored in a file there or in the database of the settings in ``plan``.
 
     ``fingerprint`` is that of the configuration without the searched keys, and ``metric`` is the monitored metric.
     Raises ``ConfigError`` if the stored study is about something else or if its database can't be opened.
@@ -69,7 +71,7 @@ class Study:
             return
         stored, current = stored_identity["searched"], identity["searched"]
         if stored == current and stored_identity["fingerprint"] != identity["fingerprint"]:
-            # The spaces are equal but the configurations differ, so compare the fixed overrides.
+            # The spaces are equal but the configurations differ, so compare the fixed overrides (``key=value``).
             stored, current = (
                 dict(text.split("=", 1) for text in each["fixed"]) for each in (stored_identity, identity)
             )
@@ -90,10 +92,10 @@ class Study:
         return sum(trial.state.is_finished() for trial in self._trials())
 
     def round(self, size: int) -> dict[int, dict[str, Value]]:
-        """Return at most ``size`` settings to try next, by trial number; none if the search is over.
+        """Return the values of at most ``size`` trials to run next, by trial number; none if the search is over.
 
         Trials that a killed process has left come first. Rounds end at multiples of ``size``, so that an interruption
-        does not shift them: a sampler that learns would otherwise make other choices.
+        does not shift them. If it did, a sampler that learns would have seen other results and would choose otherwise.
         """
         chosen = {trial.number: dict(trial.params) for trial in self._trials() if self._is_unfinished(trial)}
         ended = self.ended
@@ -105,11 +107,12 @@ class Study:
         return chosen
 
     def _is_unfinished(self, trial: FrozenTrial) -> bool:
-        # Trials of other folders that share the database are left out, and one whose process died before it stored its
-        # folder.
+        """Return whether a process that worked in this folder was killed while it ran ``trial``."""
+        # A trial without a folder is left out: its process died in ``_ask``, perhaps before all its values were stored.
         return bool(trial.state == TrialState.RUNNING and trial.user_attrs.get(_FOLDER) == str(self._folder.resolve()))
 
     def _ask(self) -> optuna.Trial:
+        """Let Optuna choose the values of a new trial, and mark it with the folder of this sweep."""
         self._study.sampler = NumberedSampler(self._plan)
         trial = self._study.ask(self._distributions)
         # ``_is_unfinished`` finds the trial by this mark if this process is killed.
@@ -134,8 +137,9 @@ class Study:
 class SharedStudy(Study):
     """A study on which several processes work at the same time, on one machine or on several.
 
-    Each trial is run by one worker. A worker does not wait for the trials of the others; when no new trial is left, it
-    stays until all have ended, because it takes over those of a worker that dies.
+    These processes are workers, and each trial is run by one of them. A worker does not wait for the trials of the
+    others. Only when no new trial is left, it stays until all have ended, because it takes over the trials of a worker
+    that dies.
     """
 
     def __init__(self, folder: Path, plan: SearchPlan, *, fingerprint: str, metric: str) -> None:
@@ -152,7 +156,7 @@ class SharedStudy(Study):
         return sum(trial.state.is_finished() for trial in self._counted())
 
     def round(self, size: int) -> dict[int, dict[str, Value]]:
-        """Return at most ``size`` settings to try next, by trial number; none if all trials of the search have ended.
+        """Return the values of at most ``size`` trials to run next, by trial number; none if all trials have ended.
 
         While other workers run the last trials, it waits, because it takes over the trials of a worker that dies.
         """
@@ -163,16 +167,17 @@ class SharedStudy(Study):
             time.sleep(_IDLE_SECONDS)
 
     def _claim(self, size: int) -> dict[int, dict[str, Value]]:
-        """Ask for at most ``size`` trials, and return their settings by trial number."""
+        """Take at most ``size`` trials for this worker, and return their values by trial number."""
         chosen: dict[int, dict[str, Value]] = {}
-        # A trial of a dead worker never ends, so the search would never end if nobody ran it again.
+        # First, because a trial of a dead worker never ends, and neither would the search if nobody ran it again.
         self._put_back_lost_trials()
         while len(chosen) < size:
             trials = self._counted()
-            # If there are enough trials, ask only if one of them waits. Then Optuna returns that one and no new one.
+            # A trial waits if it was put back. If there are enough trials, ask only for a waiting one: if there is one,
+            # Optuna returns it instead of a new one.
             if len(trials) >= self._plan.trials and not any(trial.state == TrialState.WAITING for trial in trials):
                 break
-            trial = patiently(self._ask)
+            trial = retry_until_answered(self._ask)
             # Two workers that ask for the last trial at the same time get two trials, so the later one is discarded.
             if sum(other.number < trial.number for other in self._counted()) >= self._plan.trials:
                 self._discard(trial.number)
@@ -186,8 +191,8 @@ class SharedStudy(Study):
         return trial
 
     def _put_back_lost_trials(self) -> None:
-        """Queue the trials of dead workers again."""
-        attributes = patiently(lambda: self._study.user_attrs)
+        """Queue the trials of dead workers again: discard each of them, and add a waiting trial with its values."""
+        attributes = retry_until_answered(lambda: self._study.user_attrs)
         for trial in self._trials():
             # If a worker died between asking for a trial and marking it, the trial has no worker's name.
             worker = trial.user_attrs.get(_WORKER, f"trial {trial.number}")
@@ -196,10 +201,11 @@ class SharedStudy(Study):
             # If several workers find the trial, only the one that discards it may queue it again.
             if not self._observer.is_dead(worker, attributes) or not self._discard(trial.number):
                 continue
-            # If a worker died before it had stored all parameters, ``_claim`` asks for a new trial instead.
+            # If a worker died before it had stored all values, there is nothing to repeat: ``_claim`` asks for a new
+            # trial instead.
             if trial.params.keys() == self._distributions.keys():
                 log.warning("the worker of trial %d has died: the trial is run again", trial.number)
-                patiently(partial(self._study.enqueue_trial, trial.params))
+                retry_until_answered(partial(self._study.enqueue_trial, trial.params))
 
     def _discard(self, number: int) -> bool:
         """Take a trial out of the search; False if another worker did so first, or if the trial has ended."""
@@ -215,7 +221,7 @@ class SharedStudy(Study):
             except UpdateFinishedTrialError:
                 return False
 
-        return patiently(discard)
+        return retry_until_answered(discard)
 
     def _counted(self) -> list[FrozenTrial]:
         """Return the trials that count towards the search: all that were not taken out of it."""
@@ -226,15 +232,15 @@ class SharedStudy(Study):
         ]
 
     def _trials(self) -> list[FrozenTrial]:
-        return patiently(super()._trials)
+        return retry_until_answered(super()._trials)
 
     def tell(self, number: int, value: float | None) -> None:
         """Store the monitored value of a trial; None means that the trial failed."""
         try:
-            patiently(lambda: super(SharedStudy, self).tell(number, value))
+            retry_until_answered(lambda: super(SharedStudy, self).tell(number, value))
         except (UpdateFinishedTrialError, ValueError):
-            # Other workers took this one for dead and queued the trial again. The worker that gets it will find the
-            # finished run, so no result is lost.
+            # Other workers wrongly counted this one as dead and queued the trial again. The worker that gets it will
+            # find the finished run, so no result is lost.
             if not self._is_finished(number):
                 raise
 
@@ -253,6 +259,7 @@ class SharedStudy(Study):
 
 
 def _distribution(parameter: Parameter) -> BaseDistribution:
+    """Return Optuna's description of the values of a searched key."""
     numbers = parameter.numbers
     if numbers is None:
         return CategoricalDistribution(parameter.choices)

@@ -1,4 +1,7 @@
-"""The workers of a shared search, which are processes. Each shows that it is alive and finds out which are dead.
+"""The workers of a shared search: the processes that work on it, on one machine or on several. ``study`` uses it.
+
+Each worker takes trials from the study, which is stored in a database, and runs them. If a worker dies, the others run
+its trials again. So each worker shows that it is alive (``Worker``) and finds out which others are dead (``Observer``).
 
 Each worker regularly increases a number in the attributes of the study; this is its heartbeat. A worker is dead if its
 number stays the same for a while. The clocks of the machines need not agree, because every observer measures this time
@@ -26,7 +29,10 @@ _BEATS = 6
 
 
 class Worker:
-    """This process as a worker of the study with ``study_id``; ``start`` begins the beats and ``stop`` ends them."""
+    """This process as a worker of the study with ``study_id``; ``start`` begins the beats and ``stop`` ends them.
+
+    Observers count a worker as dead after ``dead_after`` seconds without a beat.
+    """
 
     def __init__(self, storage: RDBStorage, study_id: int, *, dead_after: float) -> None:
         # The name has a random part, because the system can give a new worker the process id of a dead one.
@@ -53,12 +59,14 @@ class Worker:
 
     def _write(self, count: int) -> None:
         started, since = time.monotonic(), self._answering_since
-        # If the database does not answer, the call below takes long or raises an error. This value holds until then.
+        # While the call below waits for an answer, the database counts as not answering. If the call raises an error,
+        # this remains so until a later beat succeeds.
         self._answering_since = math.inf
         self._storage.set_study_user_attr(self._study_id, _PREFIX + self.name, count)
         now = time.monotonic()
-        # After a failed or slow beat, the database counts as answering only from now on.
-        self._answering_since = since if since < started and now - started < self._interval else now
+        # If the last beat failed (``since`` is infinite) or this one was slow, the database answers only from now on.
+        last_beat_succeeded, fast = since < started, now - started < self._interval
+        self._answering_since = since if last_beat_succeeded and fast else now
 
     def answering_since(self) -> float:
         """Return the time (of ``time.monotonic``) since which the database has answered every beat of this worker.
@@ -68,9 +76,9 @@ class Worker:
         return self._answering_since
 
     def stop(self) -> None:
-        """End the beats and tell the others that the trials of this worker are free."""
+        """End the beats and tell the others that they can take over the trials of this worker."""
         self._stop_requested.set()
-        # A beat that is still being written would overwrite the value that says that this worker has ended.
+        # Wait for a beat that is still being written, because it would overwrite the number for "ended" below.
         if self._thread.is_alive():
             self._thread.join()
         try:
@@ -80,10 +88,11 @@ class Worker:
 
 
 class Observer:
-    """Decides which workers are dead, by the attributes of the study. A worker is silent while its number is the same.
+    """Decides which workers are dead, by their numbers in the attributes of the study.
 
-    A worker is dead after ``dead_after`` seconds of silence. Silence is counted only since the time that
-    ``answering_since`` returns, because before that the database did not answer. ``clock`` gives the time in seconds.
+    A worker is silent while its number stays the same, and dead after ``dead_after`` seconds of silence. Silence is
+    counted only since the time that ``answering_since`` returns, because before that the database did not answer.
+    ``clock`` gives the time in seconds; only tests replace it.
     """
 
     def __init__(
@@ -98,13 +107,16 @@ class Observer:
         self._seen: dict[str, tuple[object, float]] = {}
 
     def is_dead(self, worker: str, attributes: Mapping[str, Any]) -> bool:
-        """Return whether ``worker`` is dead. Call it repeatedly, because silence is measured between two calls."""
+        """Return whether the worker of this name is dead, by the ``attributes`` of the study.
+
+        Call it repeatedly, because silence is measured between two calls.
+        """
         count = attributes.get(_PREFIX + worker)
         if count == _ENDED or _process_is_gone(worker):
             return True
         now = self._clock()
         seen = self._seen.get(worker)
-        # When a number is seen for the first time, it may be old or new. Only a later call can decide.
+        # Nobody knows how long ago a number was written that is seen for the first time. Only a later call can decide.
         if seen is None or seen[0] != count:
             self._seen[worker] = count, now
             return False
@@ -114,6 +126,7 @@ class Observer:
 
 def _process_is_gone(worker: str) -> bool:
     """Return whether the worker was a process of this machine that has ended. Then nobody needs to wait for beats."""
+    # ``Worker`` makes the name: machine/process id/random part.
     machine, _, rest = worker.partition("/")
-    number = rest.partition("/")[0]
-    return machine == machine_name() and number.isdecimal() and process_is_gone(int(number))
+    process_id = rest.partition("/")[0]
+    return machine == machine_name() and process_id.isdecimal() and process_is_gone(int(process_id))
