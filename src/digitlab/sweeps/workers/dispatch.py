@@ -1,6 +1,7 @@
-"""The main loop of a sweep whose jobs run in other processes: it starts them and collects their returns.
+"""The main loop of a sweep whose jobs run in other processes: it starts them and collects the returns of the jobs.
 
-After a signal, it makes all processes save their runs. ``sweeps.workers.launcher`` uses it.
+After a signal, it makes all processes save their runs. ``sweeps.workers.launcher`` uses it. A batch is the jobs that
+one process runs, and the return of a job is Hydra's ``JobReturn``.
 """
 
 import time
@@ -28,12 +29,13 @@ def run_jobs(batches: Sequence[JobBatch], pool: Pool) -> Iterator[tuple[JobBatch
             while waiting or running:
                 if stop_signal.received is None:
                     running += pool.start(waiting)
-                # The processes get only one signal, because a second one would kill a process that is still saving.
+                # The processes get only one signal, because a second one would kill a process that is still saving. The
+                # loop then continues until all of them have ended.
                 elif not stopped:
                     waiting.clear()
                     pool.stop(running)
                     stopped = True
-                # There is no way to wait for any of several tasks that works with joblib, submitit and SLURM.
+                # Each task is asked in turn, because joblib, submitit and SLURM have no common way to wait for several.
                 ended = [task for task in running if task.done()]
                 for task in ended:
                     running.remove(task)

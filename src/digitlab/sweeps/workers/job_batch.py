@@ -1,7 +1,8 @@
-"""The jobs that one process of a sweep runs: a single job, or the jobs of one population.
+"""``JobBatch``: the jobs that one process of a sweep runs, which are a single job or the jobs of one population.
 
-The process can be on this machine or a job of the cluster SLURM, where submitit starts it. Most of this module makes
-sure that runs are saved, and the process exits correctly, when a signal ends it.
+``sweeps.workers.launcher`` makes batches, and the pools start a process for each. The process can be on this machine or
+a job of the cluster SLURM, where submitit starts it. Most of this module makes sure that runs are saved, and the
+process exits correctly, when a signal ends it.
 """
 
 import os
@@ -28,9 +29,9 @@ from digitlab.core.processes import time_limit_signal
 class JobBatch:
     """The jobs of one process. The sweep's command pickles this object, and the process calls it.
 
-    ``launcher`` is set up already and runs the jobs as it would in the process of the command. ``folders`` are the run
-    folders of the jobs. ``state`` holds Hydra's singletons and resolvers, ``environment`` the environment variables of
-    the process.
+    ``numbers`` are the numbers of the jobs in the sweep's command, and ``folders`` their run folders. ``launcher`` is
+    set up already and runs the jobs as it would in the process of the command. ``state`` holds Hydra's singletons and
+    resolvers, ``environment`` the environment variables of the process.
     """
 
     numbers: Sequence[int]
@@ -53,7 +54,7 @@ class JobBatch:
             return self.launcher.launch(self.overrides, self.numbers[0])
 
     def checkpoint(self) -> Any:
-        """Return the work that submitit queues again at the time limit of a job. Submitit calls this method.
+        """Return the work for which submitit queues the job again at its time limit. Submitit calls this method.
 
         It is the same batch, because each run resumes from its own checkpoint.
         """
@@ -88,26 +89,28 @@ def _saved_on_signal() -> Iterator[None]:
     SLURM sends SIGTERM to a job that it preempts or cancels. Shortly before the time limit of a job it sends SIGUSR2,
     for which submitit has a handler. Unless the job was cancelled, it returns to the queue and later resumes its runs.
 
-    A run that trains has its own handler of SIGTERM, which saves the run and exits. The handlers here are used between
-    runs, and for SIGUSR2.
+    A run that trains has its own handler of SIGTERM, which saves the run and exits. The handler of SIGTERM here serves
+    the time between runs. The handler of SIGUSR2 raises SIGTERM, so that the run is saved, and calls submitit's handler
+    only after that.
     """
     from digitlab.core.signals import second_signal_ignored
 
     time_limit, former_sigterm = time_limit_signal(), signal.getsignal(signal.SIGTERM)
     # Submitit's handler queues the job again and ends the process at once, so it must be called last.
     submitit_handler = None if time_limit is None else signal.getsignal(time_limit)
+    # The arguments of each call at the time limit, with which submitit's handler is called later.
     time_limit_calls: list[tuple[int, FrameType | None]] = []
     in_cluster = os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
 
     def exit_on_sigterm(number: int, frame: FrameType | None) -> None:
-        # The cluster may send SIGTERM again, which must not interrupt what is done on the way out.
+        # The cluster may send SIGTERM again, which must not interrupt the steps that follow.
         if in_cluster:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         sys.exit(128 + number)
 
     def save_at_time_limit(number: int, frame: FrameType | None) -> None:
         time_limit_calls.append((number, frame))
-        # SIGTERM makes a run save and exit. The ``except`` below catches the exit.
+        # SIGTERM makes the run save and exit, by its own handler or the one above. The ``except`` below catches this.
         signal.raise_signal(signal.SIGTERM)
 
     # The default action of SIGTERM ends the process without running any ``finally``.
@@ -118,6 +121,7 @@ def _saved_on_signal() -> Iterator[None]:
         with second_signal_ignored() if in_cluster else nullcontext():
             yield
     except SystemExit as stop:
+        # Other codes do not come from a signal.
         if stop.code not in (128 + signal.SIGINT, 128 + signal.SIGTERM):
             raise
         # The runs are saved now, so submitit may queue the job again and end this process.
@@ -147,8 +151,8 @@ def _end_after_saving(queue_again: Callable[[], object] | None, *, in_cluster: b
 def _leave_job() -> NoReturn:
     """End the job of a cluster after a signal, without a result.
 
-    The command asks SLURM for the state of the job. If SLURM neither cancels nor requeues the job, it would count this
-    exit as a failure, so the job is put back into the queue here.
+    The command of the sweep waits for a result and asks SLURM for the state of the job. If SLURM neither cancels nor
+    requeues the job, it counts this exit as a failure. So in this case the job is put back into the queue here.
     """
     from digitlab.sweeps.workers.slurm_queue import own_job_runs, queue_again
 

@@ -1,4 +1,7 @@
-"""The base class of launchers that use other processes: finds unfinished jobs, sends them out, handles the outcomes."""
+"""The base class of the launchers that run jobs in other processes: ``joblib``, ``submitit_local``, ``submitit_slurm``.
+
+It finds the jobs whose runs have not finished, runs them in a pool of processes, and handles the outcomes.
+"""
 
 import copy
 import logging
@@ -25,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class WorkersLauncher(JobLauncher):
-    """Runs each job in another process; ``run_groups`` does so with groups of jobs, for the launcher ``vectorized``."""
+    """Runs each job in another process. For the launcher ``vectorized``, ``run_groups`` runs a population in each."""
 
     @abstractmethod
     def pool(self, *, under: str = "hydra.launcher") -> Pool:
@@ -42,7 +45,7 @@ class WorkersLauncher(JobLauncher):
         unfinished = []
         for job in jobs:
             # Hydra also creates the run folder here. A finished run needs no process and no place in the queue.
-            job_return = self.run(job.config, lambda _: finished_value(_own_folder()))
+            job_return = self.run(job.config, lambda _: finished_value(_current_run_folder()))
             if job_return.return_value is None:
                 unfinished.append([job])
             else:
@@ -56,9 +59,9 @@ class WorkersLauncher(JobLauncher):
     def run_groups(
         self, groups: Iterable[Sequence[PreparedJob]], pool: Pool, launcher: BasicLauncher
     ) -> Iterator[tuple[PreparedJob, JobReturn]]:
-        """Run each group in one process, with ``launcher``; yield each job with its return when its group ends.
+        """Run each group of jobs in one process; yield each job with its return when its group ends.
 
-        After a signal, ends this process when all runs are saved.
+        In the other process, ``launcher`` runs the jobs. After a signal, ends this process when all runs are saved.
         """
         from digitlab.core.signals import Interrupted
 
@@ -75,20 +78,21 @@ class WorkersLauncher(JobLauncher):
                         _log_failures(returns)
                 yield from zip((jobs[number] for number in batch.numbers), returns, strict=True)
         except Interrupted as stop:
-            # If it were raised, Hydra would count the job as failed and print a traceback.
+            # If the exception left this method, Hydra would print a traceback.
             exit_with(stop)
 
     def _job_batches(self, groups: Iterable[Sequence[PreparedJob]], launcher: BasicLauncher) -> list[JobBatch]:
         assert self.hydra_context is not None
         assert self.task_function is not None
-        # The configuration is changed only for the other processes.
+        # A copy, because the change below is only for the other processes.
         config = copy.deepcopy(self.config)
         assert config is not None
         with read_write(config.hydra.sweep):
-            # Freeze the name, which another process might resolve differently, for example with ``sweep.fresh``.
+            # This replaces the interpolation by its value. Another process might resolve it differently, for example
+            # with ``sweep.fresh``, which starts a new folder.
             config.hydra.sweep.dir = str(config.hydra.sweep.dir)
         launcher.setup(hydra_context=self.hydra_context, task_function=self.task_function, config=config)
-        # After ``setup``: the other process gets Hydra's globals as they are when a job is about to run.
+        # This comes after ``setup``, so that the other process gets Hydra's global objects as they are before a job.
         state = Singleton.get_state()
         return [
             JobBatch(
@@ -102,13 +106,14 @@ class WorkersLauncher(JobLauncher):
         ]
 
     def _return_without_result(self, config: DictConfig, error: RunError) -> JobReturn:
-        """Make the return of a job whose process died. The run may have finished before."""
+        """Return the outcome of a job whose process died with ``error``. The run may have finished before."""
 
         def find_outcome(task_config: DictConfig) -> float | None:
-            folder = _own_folder()
+            folder = _current_run_folder()
             value = finished_value(folder)
             if value is None:
-                # The result of an earlier attempt would hide this failure.
+                # ``failing_task`` writes no result if there is one, so that of an earlier attempt would hide this
+                # failure.
                 RunFolder(folder).result.unlink(missing_ok=True)
                 failing_task(error)(task_config)
             return value
@@ -116,12 +121,13 @@ class WorkersLauncher(JobLauncher):
         return self.run(config, find_outcome)
 
 
-def _own_folder() -> Path:
+def _current_run_folder() -> Path:
+    """Return the run folder of the job that Hydra is running in this process."""
     return Path(HydraConfig.get().runtime.output_dir)
 
 
 def _folder(config: DictConfig) -> Path:
-    """Return the run folder of a job. Its name is known, because ``launch`` has run the job once in this process."""
+    """Return the run folder of a job. Hydra has set it, because ``launch`` has run the job once in this process."""
     return Path(config.hydra.runtime.output_dir)
 
 

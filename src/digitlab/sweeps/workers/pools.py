@@ -1,6 +1,7 @@
 """Pools of processes that run the job batches of a sweep on this machine, with joblib or with submitit.
 
-The protocols ``Pool`` and ``Task`` also hold for the pool of a cluster, which is in ``slurm_pool``.
+A batch is the jobs of one process. The launchers in ``hydra_plugins`` make a pool, and ``dispatch`` uses it. The
+protocols ``Pool`` and ``Task`` also hold for the pool of a cluster, which is in ``slurm_pool``.
 """
 
 import os
@@ -18,7 +19,6 @@ from digitlab.sweeps.workers.job_batch import JobBatch
 _POLL_SECONDS = 0.05
 # After it is asked to stop, a process has this time to save its runs and end.
 _GRACE_SECONDS = 60.0
-
 
 _PROCESS_DIED = (
     "its process was killed, probably because memory ran out: use fewer processes (hydra.launcher.n_jobs) and give the "
@@ -48,7 +48,7 @@ class Pool(Protocol):
     shares_terminal: bool
 
     def start(self, waiting: list[JobBatch]) -> Sequence[Task]:
-        """Start as many batches of ``waiting`` as there are free processes, and remove them from the list.
+        """Start as many batches of ``waiting`` as the pool has room for, and remove them from the list.
 
         Raises ``RunError`` if a cluster refuses them.
         """
@@ -56,10 +56,13 @@ class Pool(Protocol):
     def stop(self, running: Sequence[Task]) -> None:
         """Ask the processes to save their runs and end."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """End the processes that would outlive this pool. Called after the last task, and after errors."""
 
 
 class _JoblibTask:
+    """A batch in the process of ``slot``; ``future`` is the executor's ``Future`` of its returns."""
+
     def __init__(self, batch: JobBatch, slot: "_Slot", future: Any) -> None:
         self.batch, self.slot, self._future = batch, slot, future
 
@@ -83,7 +86,7 @@ class _JoblibTask:
 
 
 class _Slot:
-    """Holds one process of the pool, and starts a new one if it dies.
+    """A place for one process of the joblib pool, with its share of the machine; a new process replaces a dead one.
 
     The process runs one batch after another, so that it imports torch only once.
     """
@@ -91,7 +94,7 @@ class _Slot:
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = environment
         self._executor: Any = None
-        self._pid: Any = None
+        self._process_id: Any = None
         self.task: _JoblibTask | None = None
 
     def start(self, batch: JobBatch) -> _JoblibTask:
@@ -100,14 +103,15 @@ class _Slot:
         if self._executor is None:
             # An executor with a single process: if it dies, we know which batch it was running.
             self._executor = ProcessPoolExecutor(max_workers=1, initializer=_start_worker, initargs=(os.getpid(),))
-            self._pid = self._executor.submit(os.getpid)
+            # A future, because the process is only starting.
+            self._process_id = self._executor.submit(os.getpid)
         self.task = _JoblibTask(batch, self, self._executor.submit(batch.with_environment(self._environment)))
         return self.task
 
     def terminate(self) -> None:
         """Ask the process to save its runs and end; it may take a while."""
         try:
-            ask_to_stop(self._pid.result(timeout=_GRACE_SECONDS))
+            ask_to_stop(self._process_id.result(timeout=_GRACE_SECONDS))
         except Exception:
             self.shut_down()  # the process has not started, or is dead already
 
@@ -136,8 +140,8 @@ class JoblibPool:
 
     def __init__(self, environments: Sequence[Mapping[str, str]]) -> None:
         self._slots = [_Slot(environment) for environment in environments]
-        # joblib replaces a process whose memory has grown after a job, as it does when that imports torch, and warns of
-        # it in a thread of its own.
+        # joblib replaces a process if a job has increased its memory, and the first job does so by importing torch.
+        # It warns of this from a thread of its own at any time, so the filter stays in force.
         warnings.filterwarnings("ignore", message="A worker stopped while some jobs", category=UserWarning)
 
     def start(self, waiting: list[JobBatch]) -> Sequence[Task]:
@@ -156,8 +160,10 @@ class JoblibPool:
 
 
 class _SubmititTask:
-    def __init__(self, batch: JobBatch, job: Any, slot: int = 0) -> None:
-        self.batch, self.job, self.slot = batch, job, slot
+    """A batch whose process is submitit's ``job``."""
+
+    def __init__(self, batch: JobBatch, job: Any) -> None:
+        self.batch, self.job = batch, job
 
     def done(self) -> bool:
         return bool(self.job.done())
@@ -180,6 +186,7 @@ class SubmititLocalPool:
 
     def __init__(self, executor: Any, environments: Sequence[Mapping[str, str]]) -> None:
         self._executor, self._environments = executor, environments
+        # The last task of each slot, which is an index of ``environments``.
         self._tasks: dict[int, _SubmititTask] = {}
 
     def start(self, waiting: list[JobBatch]) -> Sequence[Task]:
@@ -187,17 +194,18 @@ class SubmititLocalPool:
         started = []
         for slot in free[: len(waiting)]:
             batch = waiting.pop(0)
+            # The new process inherits this, so that it gets only one signal after Ctrl-C (see ``sigint_blocked``).
             with sigint_blocked():
                 job = self._executor.submit(batch.with_environment(self._environments[slot]))
-            self._tasks[slot] = _SubmititTask(batch, job, slot)
+            self._tasks[slot] = _SubmititTask(batch, job)
             started.append(self._tasks[slot])
         return started
 
     def stop(self, running: Sequence[Task]) -> None:
         for task in self._tasks.values():
             if not task.done():
-                # Job.cancel() kills the process after a second, which is too little time to save. On SIGTERM, submitit
-                # only passes the signal on to the run.
+                # Submitit's ``Job.cancel`` kills the process after a second, which is too little time to save. Here the
+                # id of a job is that of its process, and on SIGTERM submitit passes the signal on to the run.
                 ask_to_stop(int(task.job.job_id))
 
     def close(self) -> None:

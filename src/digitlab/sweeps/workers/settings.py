@@ -1,4 +1,4 @@
-"""Checks the settings ``hydra.launcher.*`` of the launchers that use other processes."""
+"""Checks the settings ``hydra.launcher.*`` of the launchers that use other processes: see ``hydra_plugins``."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
@@ -20,8 +20,9 @@ class JoblibSettings:
 
 @settings
 class LocalSettings:
-    """``n_jobs`` as in ``JoblibSettings``. After ``timeout_min`` minutes a job saves and restarts, at most
-    ``max_num_timeout`` times.
+    """``n_jobs`` processes run at once, as in ``JoblibSettings``.
+
+    After ``timeout_min`` minutes a job saves its run and restarts, at most ``max_num_timeout`` times.
     """
 
     n_jobs: PositiveInt | Literal["auto"]
@@ -31,7 +32,7 @@ class LocalSettings:
 
 @settings
 class SlurmSettings:
-    """What each job asks the cluster for. If a setting is null, the cluster decides.
+    """The resources and options of each job on a SLURM cluster. If a setting is null, the cluster decides.
 
     A job saves its run ``signal_delay_s`` seconds before its ``timeout_min`` minutes end, and is queued again, at most
     ``max_num_timeout`` times. At most ``array_parallelism`` jobs run at once. ``setup`` are shell commands before the
@@ -54,7 +55,10 @@ class SlurmSettings:
 
 
 def checked_settings(cls: type[T], given: Mapping[str, Any], *, under: str) -> T:
-    """Build ``cls`` from ``given``, the node at config key ``under``. Raises ``ConfigError`` that names the key."""
+    """Build ``cls``, a class above, from ``given``, the configuration at the key ``under``.
+
+    Raises ``ConfigError``, which names the key, if a value is not allowed.
+    """
     # Lists and mappings from the configuration are objects of OmegaConf, which the strict checks would refuse.
     values = OmegaConf.to_container(OmegaConf.create(dict(given)))
     assert isinstance(values, dict)

@@ -1,4 +1,4 @@
-"""Divides one machine among the jobs that run at once. A slot is the GPU and the threads that one job may use.
+"""Divides one machine among the jobs that run at once. A slot is the share of one job: its GPU and its threads.
 
 The launchers in ``hydra_plugins`` that use other processes on this machine call it.
 """
@@ -31,7 +31,8 @@ def slot_environment(
 ) -> dict[str, str]:
     """Return the environment variables to add to ``given`` for a job in ``slot``: its GPU and its number of threads.
 
-    If there are more slots than GPUs, several slots share a GPU. A number of threads in ``given`` is not changed.
+    ``slot`` is in [0, ``slots``). If there are more slots than GPUs, several slots share a GPU. A number of threads in
+    ``given`` is not changed.
     """
     # Without a limit, every job would start a thread for each core, and the threads would wait for each other.
     environment = {} if "OMP_NUM_THREADS" in given else {"OMP_NUM_THREADS": str(max(1, cores // slots))}

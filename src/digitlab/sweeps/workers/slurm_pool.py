@@ -1,7 +1,10 @@
-"""The pool whose processes are jobs of a SLURM cluster, submitted through submitit as arrays."""
+"""The pool whose processes are jobs of a SLURM cluster; the launcher ``submitit_slurm`` makes it.
+
+Submitit submits the jobs as arrays: many jobs with one command, of which only some run at once. A batch is what one job
+of the cluster does: one job of the sweep, or the jobs of one population.
+"""
 
 import json
-import logging
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -18,16 +21,14 @@ from digitlab.sweeps.workers.job_batch import JobBatch
 from digitlab.sweeps.workers.pools import Task
 from digitlab.sweeps.workers.slurm_queue import ALIVE, SlurmQueue, array_size, cancel, read_states
 
-log = logging.getLogger(__name__)
-
 _POLL_SECONDS = 1.0
-# A file that a node wrote can appear on another one this much later (the attribute cache of NFS).
+# A file that one machine wrote can appear on another one this much later (the attribute cache of NFS).
 _FILE_DELAY_SECONDS = 15.0
 # If the queue was full, jobs are submitted again after this time.
 _FULL_QUEUE_SECONDS = 60.0
 
-# What a message says about a job that ended without a result, by SLURM's state or a state that this module gives.
-# {under} is the configuration's node of the launcher.
+# The part of a message that says how a job ended that left no result. The keys are SLURM's states, ``FORGOTTEN`` of
+# ``slurm_queue``, and two that ``SlurmPool.outcome`` adds. {under} is the key of the launcher's configuration.
 _ENDS = {
     "CANCELLED": "was cancelled",
     "TIMEOUT": "reached its time limit before it could be queued again: raise {under}.timeout_min",
@@ -39,11 +40,12 @@ _ENDS = {
     "FAILED_ITSELF": "failed",
     "TIMED_OUT": "reached its time limit more than {under}.max_num_timeout times: raise that or {under}.timeout_min",
 }
+# The same for all other states.
+_DIED = "died ({state}), perhaps because memory ran out ({under}.mem_gb)"
 # Submitit writes these words into the log of a job that has reached its time limit more than ``max_num_timeout`` times.
 _TIMED_OUT = "timed-out too many times"
-_DIED = "died ({state}), perhaps because memory ran out ({under}.mem_gb)"
 
-# SLURM's reasons to refuse a job, and the settings to change. The first that matches counts.
+# Patterns of SLURM's reasons to refuse a job, and the settings to check. The first pattern that matches counts.
 _REFUSALS = {
     r"memory": "mem_gb",
     r"qos|submit limit": "qos and the limits of the cluster",
@@ -75,9 +77,10 @@ class _SlurmTask:
 class SlurmPool:
     """Submitit's ``executor`` for a cluster: submits all batches at once, in as few arrays as the cluster allows.
 
-    ``folder`` is where submitit keeps the files of the jobs. It also holds ``queue.json``, the jobs by their run
-    folders, so that a command that is killed and given again finds the jobs that are still in the queue. ``under`` is
-    the configuration's node of the launcher, for messages.
+    ``environment`` has the environment variables of all jobs. ``folder`` is where submitit keeps the files of the jobs.
+    It also holds ``queue.json``, the jobs by their run folders, so that a command that is killed and given again finds
+    the jobs that are still in the queue. At most ``parallel`` jobs run at once. ``under`` is the key of the launcher's
+    configuration, for messages.
     """
 
     poll_seconds = _POLL_SECONDS
@@ -93,8 +96,9 @@ class SlurmPool:
         self._queue = SlurmQueue()
         self._running: dict[str, _SlurmTask] = {}
         self._ended: set[str] = set()
-        # When a job was first seen to have ended without a result.
+        # The time at which each job was first seen to have ended without a result.
         self._missing_since: dict[str, float] = {}
+        # After a full queue, the time at which jobs are submitted again; and the time of the last ``_refresh``.
         self._retry_at = self._refreshed_at = 0.0
 
     def start(self, waiting: list[JobBatch]) -> Sequence[Task]:
@@ -102,6 +106,7 @@ class SlurmPool:
         if not waiting or time.monotonic() < self._retry_at:
             return []
         started: list[_SlurmTask] = []
+        # Only the first call looks for jobs of an earlier command, because all batches are still waiting then.
         if not self._adopted:
             self._adopted = True
             started = self._adopt(waiting)
@@ -133,8 +138,8 @@ class SlurmPool:
 
         known = self._known_jobs.read()
         ids = {known[_key(batch)] for batch in waiting if _key(batch) in known}
-        # If the controller does not answer, nothing is taken over. New jobs then wait until the old ones have unlocked
-        # the run folders.
+        # If the controller does not answer, nothing is taken over. New jobs are submitted then, and each waits until
+        # the old job has unlocked the run folders (see ``job_batch``).
         states = (read_states(ids) if ids else {}) or {}
         alive = {job_id for job_id, state in states.items() if state in ALIVE}
         adopted = [batch for batch in waiting if known.get(_key(batch)) in alive]
@@ -149,7 +154,7 @@ class SlurmPool:
 
         self._executor.update_parameters(slurm_array_parallelism=parallel)
         try:
-            # Submitit prints the lines of sbatch; the error has them too.
+            # Submitit prints the lines of sbatch to stderr. The error contains them too, so they are not shown twice.
             with redirect_stderr(StringIO()), self._executor.batch():
                 jobs = [self._executor.submit(batch.with_environment(self._environment)) for batch in batches]
         except (FailedJobError, FailedSubmissionError) as error:
@@ -159,13 +164,15 @@ class SlurmPool:
     def _refusal(self, message: str) -> str:
         """Return one line with SLURM's reason and the setting to change."""
         lines = [line.removeprefix("sbatch: ").removeprefix("error: ").strip() for line in message.splitlines()]
+        # ``dict.fromkeys`` removes repeated lines and keeps their order.
         reason = "; ".join(dict.fromkeys(line for line in lines if line)) or "sbatch gave no reason"
-        matching = (names for words, names in _REFUSALS.items() if re.search(words, reason, re.IGNORECASE))
+        matching = (names for pattern, names in _REFUSALS.items() if re.search(pattern, reason, re.IGNORECASE))
         settings = next(matching, "partition, account, qos and the resources").format(under=self._under)
         return f"SLURM refused the jobs ({reason}): check {self._under}.{settings}, then give the same command"
 
     def _refresh(self) -> None:
-        """Find out which jobs have ended. All tasks call this, but it asks the cluster only once in a while."""
+        """Find out which jobs have ended. All tasks call this, but it works only once in a round of ``dispatch``."""
+        # ``dispatch`` asks all tasks in turn and then pauses for ``_POLL_SECONDS``.
         if time.monotonic() - self._refreshed_at < _POLL_SECONDS / 2:
             return
         self._refreshed_at = time.monotonic()
@@ -177,7 +184,7 @@ class SlurmPool:
                 continue
             if _result_file(task).exists():
                 self._end(job_id)
-                # A job that the cluster has queued again after its end has nothing left to do.
+                # A job that has its result and waits was queued again after its end, and has nothing left to do.
                 if self._queue.state(job_id) in ALIVE - {"RUNNING", "COMPLETING"}:
                     cancel([job_id])
             elif self._queue.has_ended(job_id):
@@ -207,12 +214,13 @@ class SlurmPool:
                 # Submitit's own message is a traceback and advice about Python objects that the user doesn't have.
                 state = "FAILED_ITSELF"
         path = Path(task.job.paths.stderr)
-        last = _last_lines(path)
+        last_lines = _last_lines(path)
         # SLURM only says that such a job failed. Submitit writes the reason into the job's log.
-        if _TIMED_OUT in last:
+        if _TIMED_OUT in last_lines:
             state = "TIMED_OUT"
         end = _ENDS.get(state, _DIED).format(state=state, under=self._under)
-        return RunError(f"its job {task.job_id} {end}; {path}" + (f" ends with: {last}" if last else " is empty"))
+        log_end = f" ends with: {last_lines}" if last_lines else " is empty"
+        return RunError(f"its job {task.job_id} {end}; {path}{log_end}")
 
     def stop(self, running: Sequence[Task]) -> None:
         # Cancelling sends SIGTERM first, and the jobs save their runs.
@@ -223,7 +231,7 @@ class SlurmPool:
 
 
 class _KnownJobs:
-    """The file that says which job of the cluster works on which run folders, for a later command."""
+    """The file ``queue.json``: it says, for a later command, which job of the cluster works on which run folders."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -260,6 +268,6 @@ def _last_lines(path: Path, *, lines: int = 3, max_characters: int = 300) -> str
     except OSError:
         return ""
     log_lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("submitit ")]
-    # The lines of srun and slurmstepd repeat what SLURM's state says.
+    # The lines of srun and slurmstepd only repeat SLURM's state, so they are used only if there are no others.
     job_lines = [line for line in log_lines if not line.startswith(("srun:", "slurmstepd:"))]
     return " | ".join((job_lines or log_lines)[-lines:])[-max_characters:]

@@ -1,7 +1,8 @@
 """Asks SLURM for the states of a sweep's jobs and cancels them. Used by the pool of ``slurm_pool``.
 
-Submitit asks ``sacct`` alone, which small clusters don't have: they keep no accounting. ``squeue`` answers everywhere,
-for all jobs of the sweep with one call, so no file is read for a job that waits or runs.
+Submitit asks only ``sacct``, which needs accounting, and small clusters have none. ``squeue`` answers everywhere, for
+all jobs of the sweep with one call, so no file is read for a job that waits or runs. Jobs are submitted as arrays, many
+with one command. The id of such a job is ``12_3``: job 3 of the array 12.
 """
 
 import logging
@@ -34,12 +35,16 @@ ALIVE = frozenset(
 # The state of a job that neither squeue nor sacct knows. SLURM forgets a job minutes after its end.
 FORGOTTEN = "FORGOTTEN"
 
+# A command of SLURM that takes longer counts as not answered.
 _COMMAND_SECONDS = 60.0
-_MIN_INTERVAL_SECONDS, _MAX_INTERVAL_SECONDS = 2.0, 15.0
-# The interval grows to this part of the time since the last change, so that a long wait costs little.
+# The interval between two questions is this part of the time since a state last changed, within the two limits. So a
+# long wait costs the controller little.
 _INTERVAL_PART = 1 / 30
-# The number of jobs in one array where the cluster does not tell: one less than SLURM's default of MaxArraySize.
+_MIN_INTERVAL_SECONDS, _MAX_INTERVAL_SECONDS = 2.0, 15.0
+# The number of jobs in one array if the cluster does not say: one less than SLURM's default of MaxArraySize.
 _DEFAULT_ARRAY_SIZE = 1000
+# So many ids fit into one command line, whose length is limited.
+_IDS_PER_COMMAND = 1000
 
 
 class SlurmQueue:
@@ -58,6 +63,7 @@ class SlurmQueue:
         self._warned = False
 
     def follow(self, job_ids: Iterable[str]) -> None:
+        """Add jobs whose states ``refresh`` asks for."""
         # A job counts as waiting until the first answer, because the controller may not know it yet.
         self._states |= dict.fromkeys(job_ids, "PENDING")
         self._changed_at = self._clock()
@@ -98,7 +104,7 @@ class SlurmQueue:
             else:
                 # The first report is not certain: SLURM may report an end shortly before it queues the job again.
                 self._ends_seen[job_id] = self._ends_seen.get(job_id, 0) + 1
-            # The second report of an end makes it certain, so it counts as a change.
+            # The second report of an end makes it certain (see ``has_ended``), so it counts as a change.
             if state != self._states[job_id] or self._ends_seen.get(job_id) == 2:
                 changed.add(job_id)
             self._states[job_id] = state
@@ -122,15 +128,17 @@ def read_states(job_ids: Iterable[str]) -> dict[str, str] | None:
     states = _parse(out)
     missing = [job_id for job_id in asked_ids if job_id not in states]
     if missing:
+        # sacct also answers for other jobs of the same arrays. For them, the answer of squeue counts.
         states = _recorded_ends(missing) | states
     return {job_id: states.get(job_id, FORGOTTEN) for job_id in asked_ids}
 
 
 def _recorded_ends(job_ids: Sequence[str]) -> dict[str, str]:
-    """Return how jobs ended by SLURM's accounting (``sacct``); nothing if the cluster has none."""
+    """Return the states in which jobs ended, by SLURM's accounting (``sacct``); nothing if the cluster has none."""
     arrays = ",".join(dict.fromkeys(job_id.partition("_")[0] for job_id in job_ids))
     code, out, _ = _run(["sacct", "--noheader", "--allocations", "--parsable2", "--format=JobID,State", "-j", arrays])
-    # A job that the controller has forgotten does not run, whatever sacct says: its end may not have been recorded.
+    # A state in which a job has not ended is left out: its end was not recorded, because a job that the controller has
+    # forgotten does not run.
     return {job_id: state for job_id, state in _parse(out).items() if state not in ALIVE} if code == 0 else {}
 
 
@@ -143,23 +151,22 @@ def _parse(text: str) -> dict[str, str]:
 def cancel(job_ids: Iterable[str]) -> None:
     """Cancel jobs. Those that run get SIGTERM, and SIGKILL after the cluster's ``KillWait`` seconds."""
     all_ids = list(job_ids)
-    # The length of a command line is limited.
-    for start in range(0, len(all_ids), 1000):
-        _run(["scancel", "--quiet", *all_ids[start : start + 1000]])
+    for start in range(0, len(all_ids), _IDS_PER_COMMAND):
+        _run(["scancel", "--quiet", *all_ids[start : start + _IDS_PER_COMMAND]])
 
 
 def array_size() -> int:
     """Return the largest number of jobs that the cluster accepts as one array."""
     _, out, _ = _run(["scontrol", "show", "config"])
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", out, re.MULTILINE)
-    # Arrays are numbered from 0, and SLURM counts the highest number.
-    return max(int(found[1]) - 1, 1) if found else _DEFAULT_ARRAY_SIZE
+    limit = re.search(r"^MaxArraySize\s*=\s*(\d+)", out, re.MULTILINE)
+    # Indices start at 0, and the highest one must be below MaxArraySize. One job less than the limit always fits.
+    return max(int(limit[1]) - 1, 1) if limit else _DEFAULT_ARRAY_SIZE
 
 
 def own_job_runs(environment: Mapping[str, str]) -> bool:
     """Return whether SLURM counts the job of this process as running, although it has received a signal.
 
-    If the cluster cancels the job or has queued it again, the job counts as ending.
+    If the cluster cancels the job or has queued it again, the job has another state.
     """
     job_id = _own_job_id(environment)
     if job_id is None:
@@ -183,6 +190,7 @@ def _own_job_id(environment: Mapping[str, str]) -> str | None:
 
 
 def _run(command: Sequence[str]) -> tuple[int, str, str]:
+    """Run a command of SLURM; return its exit code, stdout and stderr."""
     try:
         ended = subprocess.run(command, capture_output=True, text=True, timeout=_COMMAND_SECONDS)
     except (OSError, subprocess.TimeoutExpired) as error:
