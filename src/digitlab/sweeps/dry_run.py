@@ -1,6 +1,7 @@
-"""``sweep.dry_run=true``: shows what a sweep would run and about how much time and memory that takes.
+"""``sweep.dry_run=true``: shows which runs a sweep would train and about how much time and memory that takes.
 
-``api.preflight`` calls it in place of the sweep. It leaves no file behind.
+``api.preflight`` calls it in place of the sweep. It leaves no file behind. Existing runs are found by their entries in
+the sweep's manifest, the list of its runs.
 """
 
 import statistics
@@ -67,7 +68,7 @@ def dry_run(
     ``all_rows``, only the first 20 runs are listed. Raises what training the first run raises.
     """
     planned = _plan(folder, jobs, loader, config_name)
-    # A stopped run counts in full, although it resumes. So the estimate is too high rather than too low.
+    # A stopped run counts in full, although it would resume. So the estimate is too high rather than too low.
     unfinished = [each for each in planned if not each.finished]
     summary = [f"{len(planned)} runs, {len(planned) - len(unfinished)} of them finished before"]
     if unfinished and "max_members" in launcher:
@@ -85,14 +86,15 @@ def dry_run(
 def dry_run_search(folder: Path, plan: SearchPlan, loader: ConfigLoader, config_name: str | None) -> None:
     """Print the space of the search in ``folder``, its number of runs, and estimates of time and memory.
 
-    Raises what training an example of these runs raises.
+    A trial is one choice of values by the search; it is one run, or several with different seeds. Raises what training
+    an example of these runs raises.
     """
     rows = [[parameter.key, parameter.typed] for parameter in plan.space.parameters]
     print_table(["key", "chosen from"], rows, title=str(folder), words=2)
     existing_runs = read_runs(folder) if manifest_file(folder).exists() else []
     finished = sum(run.status == "finished" for run in existing_runs)
     print(f"{plan.trials} trials by {plan.settings.sampler}: {plan.runs} runs, {finished} of them finished before")
-    # Nobody knows what the search will choose, so one example stands for every run.
+    # Nobody knows what the search will choose, so the list repeats one example, once for each unfinished run.
     unfinished = _plan(folder, [plan.space.example()], loader, config_name) * (plan.runs - finished)
     if unfinished:
         print(_estimate(existing_runs, unfinished))
@@ -101,9 +103,10 @@ def dry_run_search(folder: Path, plan: SearchPlan, loader: ConfigLoader, config_
 def _plan(
     folder: Path, jobs: Sequence[Sequence[str]], loader: ConfigLoader, config_name: str | None
 ) -> list[PlannedRun]:
+    """Compose ``jobs``, given by their overrides, and find the existing run of each in ``folder``."""
     existing_runs: dict[str, SweepRun] = {}
     if manifest_file(folder).exists():
-        # The manifest also identifies runs by their fingerprints, so these are the runs that the sweep would resume.
+        # The sweep identifies runs by the fingerprints of their configurations too, so it would resume the same runs.
         existing_runs = {run.entry.fingerprint: run for run in read_runs(folder)}
     # One composer for all jobs, because it composes only once what they have in common.
     composer = JobComposer(loader, config_name)
@@ -130,20 +133,25 @@ def _print_runs(folder: Path, planned: Sequence[PlannedRun]) -> None:
 
 
 def _populations(unfinished: Sequence[PlannedRun], max_members: int | str) -> str:
-    """Return in one line how the launcher ``vectorized`` would group the runs."""
+    """Return in one line how the launcher ``vectorized`` would group the runs.
+
+    It trains runs that differ only in numbers together, as a population. ``max_members`` is its limit or ``auto``.
+    """
     # These import torch, which takes seconds. A dry run with the basic launcher does not need them.
     from digitlab.population.grouping import populations
     from digitlab.population.job import Job
     from digitlab.training.experiment import Experiment
 
     jobs = []
-    # Numbers continue after those of existing runs, as they do when the sweep itself resumes.
+    # ``populations`` checks a new sweep with halving, which it knows by job 0. So no job gets this number if some of
+    # these runs exist already.
     first = sum(each.run is not None for each in unfinished)
     for number, each in enumerate(_with_progress(unfinished, "grouping the runs"), start=first):
         try:
             experiment = Experiment.from_config(each.config, typed=each.overrides)
         except ConfigError:
             continue  # this run will fail on its own, so it is in no population
+        # This folder does not exist, so grouping finds no earlier attempt at the run.
         folder = RunFolder(Path(str(number)))
         jobs.append(
             Job(number=number, config=each.config, experiment=experiment, folder=folder, overrides=each.overrides)
@@ -158,7 +166,7 @@ def _populations(unfinished: Sequence[PlannedRun], max_members: int | str) -> st
 
 def _estimate(existing_runs: Sequence[SweepRun], unfinished: Sequence[PlannedRun]) -> str:
     """Measure the first of the unfinished runs, and return estimates of time and memory in one line."""
-    # Whole runs of this sweep tell more than a short measurement.
+    # The times of whole runs of this sweep are more reliable than a short measurement.
     epoch_seconds = [
         run.result["train_seconds"] / run.result["epochs"] for run in existing_runs if run.result.get("epochs")
     ]
@@ -192,7 +200,7 @@ def _training_images(config: DictConfig) -> int:
 def _measure(config: DictConfig) -> tuple[dict[str, Any], str | None]:
     """Train the first mini-batches of ``config``; return the result and the peak memory of this process as text.
 
-    The text is None if the system does not tell it.
+    The text is None if the system does not say how much memory a process has used.
     """
     import torch
 
@@ -214,7 +222,7 @@ def _measure(config: DictConfig) -> tuple[dict[str, Any], str | None]:
     # A folder outside outputs/, so that no command mistakes this training for a run.
     with TemporaryDirectory() as folder:
         result = train(short_config, folder=Path(folder), overrides=[]).result
-    # The peak of the whole process includes the imports, as it will in each process of the sweep.
+    # The peak of this process includes the imports, which each process of the sweep needs as well.
     peak = peak_memory_bytes()
     memory = None if peak is None else f"{peak / 2**20:.0f} MiB"
     device = torch.device(result["hardware"]["device"])

@@ -1,7 +1,8 @@
 """The effect of each swept value, measured by comparing runs that differ in nothing else.
 
-The tables and figures of a sweep show it. A plain mean over all runs with a value would also contain the effect of the
-other settings. So differences are paired: two runs form a pair if they differ in one key only.
+``sweeps.table`` calls it, and the tables and figures of a sweep show the result. A plain mean over all runs with a
+value would also contain the effect of the other settings. So differences are paired: two runs form a pair if they
+differ in one key only.
 """
 
 import math
@@ -30,7 +31,8 @@ class Observation:
     """One finished run: its swept values by key, and ``measured``, its monitored value.
 
     ``replicate`` holds the values of keys such as the seed. ``halved_after_epoch`` is the epoch after which halving
-    ended the run, or None. Two runs form a pair only if they agree in both, so that they have trained equally long.
+    (which ends the worse runs of a sweep early) ended the run, or None. Two runs form a pair only if they agree in
+    both. So they have the same random draws and have trained equally long.
     """
 
     setting: Mapping[str, Value]
@@ -43,9 +45,10 @@ class Observation:
 class ValueEffect:
     """The effect of one value of a key, or of one bin of numbers, on the monitored metric.
 
-    ``summary`` is over all runs with the value (for a bin, over its settings). Summaries of two values are comparable
-    only in a complete grid. ``difference`` is over the pairs with the key's reference value: this value minus the
-    reference. It is None for the reference itself and for a value without pairs. ``value`` is None for a bin.
+    ``label`` is the value or the bin as text; ``value`` is None for a bin. ``summary`` is over all runs with the value
+    (for a bin, over its settings). Summaries of two values are comparable only in a complete grid. ``difference`` is
+    over the pairs with the key's reference value: this value minus the reference. It is None for the reference itself
+    and for a value without pairs.
     """
 
     label: str
@@ -81,11 +84,11 @@ def value_effects(
         is_reference = reference is not None and value == reference[0]
         effects.append(
             ValueEffect(
-                show(value),
-                value,
-                Summary.of(measured[value], within=within),
-                Summary.of(differences) if differences and not is_reference else None,
-                is_reference,
+                label=show(value),
+                value=value,
+                summary=Summary.of(measured[value], within=within),
+                difference=Summary.of(differences) if differences and not is_reference else None,
+                is_reference=is_reference,
             )
         )
     return effects
@@ -105,6 +108,7 @@ class _Block:
 
 
 def _blocks(observations: Sequence[Observation], key: str) -> list[_Block]:
+    """Group the runs that agree in all keys except ``key``, and return the groups of at least two."""
     blocks: dict[_Shared, dict[Value, float]] = defaultdict(dict)
     for each in observations:
         others = tuple((name, value) for name, value in each.setting.items() if name != key)
@@ -113,7 +117,7 @@ def _blocks(observations: Sequence[Observation], key: str) -> list[_Block]:
 
 
 def _differences(blocks: Iterable[_Block], value: Value, reference: Value) -> list[float]:
-    """Return ``value`` minus ``reference`` for each seed, without differences that are not finite.
+    """Return ``value`` minus ``reference`` for each replicate (seed), without differences that are not finite.
 
     Runs with the same seed are not independent, so their differences are averaged. Counted singly, they would make the
     interval too narrow. If all runs have one seed, there is one difference for each block.
@@ -132,7 +136,10 @@ def _differences(blocks: Iterable[_Block], value: Value, reference: Value) -> li
 def _reference(
     values: Sequence[Value], blocks: Sequence[_Block], direction: Literal["min", "max"]
 ) -> tuple[Value] | None:
-    """Return a tuple with the best value of the key, because None is a value too; None if there are no pairs."""
+    """Return a tuple of the best value of the key; None if there are no pairs.
+
+    It is a tuple because None can also be a value of the key.
+    """
     if not blocks:
         return None
     # Means are comparable only over blocks that have every value. If there are none, all blocks are used.
@@ -147,6 +154,7 @@ def _reference(
 
 
 def _needs_bins(values: Sequence[Value], blocks: Sequence[_Block]) -> bool:
+    """Return whether the values are many numbers without pairs, whose effects are shown in bins."""
     if len(values) <= _MAX_SINGLE_VALUES or not all(is_number(value) for value in values):
         return False
     # If all runs are in one block, an effect for each value would only repeat the table of settings.
@@ -164,13 +172,15 @@ def _bin_effects(
         replicates[setting].append(each.measured)
         value_of[setting] = each.setting[key]
     # Bins of nearly equal numbers of values, because a search samples some regions much more densely than others.
-    count = min(max(len(values) // _VALUES_PER_BIN, _MIN_BINS), _MAX_BINS)
-    edges = [len(values) * part // count for part in range(count + 1)]
+    bins = min(max(len(values) // _VALUES_PER_BIN, _MIN_BINS), _MAX_BINS)
+    edges = [len(values) * number // bins for number in range(bins + 1)]
     effects = []
     for first, end in pairwise(edges):
-        inside = set(values[first:end])
-        # So a setting with three seeds does not count three times as much as one with a single seed.
-        means = [statistics.fmean(measured) for setting, measured in replicates.items() if value_of[setting] in inside]
+        bin_values = set(values[first:end])
+        # The mean of each setting, so that one with three seeds does not count three times as much as one with one.
+        means = [
+            statistics.fmean(measured) for setting, measured in replicates.items() if value_of[setting] in bin_values
+        ]
         label = f"{show(values[first])} to {show(values[end - 1])}"
         effects.append(ValueEffect(label, None, Summary.of(means, within=within)))
     return effects

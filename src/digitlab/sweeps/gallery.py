@@ -1,6 +1,7 @@
 """Makes the figures of a sweep from its table and its runs' curves and saves them; ``digitlab sweep`` calls it.
 
-``digitlab.figures.sweeps`` draws; this module only collects the numbers.
+``digitlab.figures.sweeps`` draws; this module only collects the numbers. The figures that show a whole sweep at once
+are made in ``summary_figures``.
 """
 
 import itertools
@@ -35,9 +36,9 @@ def write_figures(
 ) -> list[Path]:
     """Draw all figures of ``table`` into ``folder`` and return their paths; at least one run must have finished.
 
-    If the sweep covers several data sets, each has a subfolder. ``importances`` holds those of the keys by the names of
-    the tables of the data sets, if they were computed. ``width`` is that of a paper's column or page; None means the
-    usual size.
+    If the sweep covers several data sets, each has a subfolder and a table of its own. ``importances`` maps the name of
+    such a table to the importance of its keys, if that was computed. ``width`` is that of a paper's column or page;
+    None means the usual size.
     """
     # In one figure of MNIST and CIFAR-10, the scale would hide all differences within each data set.
     parts = table.by_data_set()
@@ -64,6 +65,7 @@ def _figures(table: SweepTable, importances: Importances | None) -> Iterator[tup
     # The figures of two keys show whether the effect of one depends on the other.
     keys_with_few_values = [key for key in table.keys if len(values[key]) <= _MAX_HEAT_MAP_VALUES]
     for one, other in itertools.combinations(keys_with_few_values, 2):
+        # By the values of both keys, the monitored values of the finished runs and the number of failed runs.
         groups = pair_groups(table, one, other)
         means = {pair: Summary.of(measured).mean for pair, (measured, _) in groups.items() if measured}
         figure = pair_figure(
@@ -85,9 +87,10 @@ def tried_values(table: SweepTable, key: str) -> list[Value]:
 
 
 def _effects(table: SweepTable, key: str) -> list[Effect]:
-    """Return each value of ``key`` with its runs. The error bar is the interval of the paired difference.
+    """Return each value of ``key`` with its runs, for the figure of this key.
 
-    An interval over all runs with a value would mostly show how much the other settings differ.
+    Its error bar is the interval of the difference to the best value, over pairs of runs (see ``effects``). An interval
+    over all runs with the value would mostly show how much the other settings differ.
     """
     # The effects of bins are left out, because a bin has no single value.
     differences: dict[Value, Summary | None] = {
@@ -116,6 +119,7 @@ def _histories(table: SweepTable) -> list[tuple[str, list[tuple[int, float]]]]:
     metric = table.metric or ""
     histories = []
     for row in table.rows:
+        # The last part of a key is enough in a legend: lr for optimizer.lr.
         name = ", ".join(f"{key.rpartition('.')[2]}={show(v)}" for key, v in zip(table.keys, row.setting, strict=True))
         for run in row.runs:
             history = [

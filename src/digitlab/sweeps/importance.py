@@ -1,6 +1,7 @@
-"""How much each swept key matters for the monitored metric, by Optuna's evaluators, with bootstrap intervals.
+"""Computes how much each swept key matters for the monitored metric, by Optuna's evaluators.
 
-``digitlab sweep --importance`` prints it and the report of a sweep shows it. It needs the extra ``search``.
+``digitlab sweep --importance`` prints it and the report of a sweep shows it. It needs the extra ``search``. The 95 %
+intervals come from the bootstrap: the importance is computed again from runs that are drawn with replacement.
 """
 
 import math
@@ -24,12 +25,13 @@ if TYPE_CHECKING:
 HINT = f"the importance of keys needs Optuna: {how_to_install('search')}"
 # With fewer runs, the importance of a key would be chance.
 _FEWEST_RUNS = 8
+# The number of bootstrap samples, and the seed of their draws and of the random forest.
 _RESAMPLES, _SEED = 40, 0
 # The number of trees of the random forest and their depth. Optuna's default of 64 trees would take four times as long
 # for each bootstrap sample.
 _TREES, _DEPTH = 16, 16
-# PED-ANOVA compares the best fifth of the runs with all runs, but at least five runs (Watanabe et al., 2023).
-_GOOD_RUNS, _GOOD_SHARE = 5, 0.2
+# PED-ANOVA (Watanabe et al., 2023) compares the best runs with all runs: here the best fifth, but at least five runs.
+_GOOD_SHARE, _MIN_GOOD_RUNS = 0.2, 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,7 @@ def importances(table: SweepTable, *, resamples: int | None = None) -> Importanc
     random = np.random.default_rng(_SEED)
     resamples = _RESAMPLES if resamples is None else resamples
     samples = [evaluate(random.integers(len(used_runs), size=len(used_runs))) for _ in range(resamples)]
+    # The limits of the middle 95 % of the samples: float64 (2, keys).
     bounds = np.quantile(np.array([[each[key] for key in table.keys] for each in samples]), (0.025, 0.975), axis=0)
     # The estimate can lie a little outside of its bootstrap interval, so the interval is extended to contain it.
     keys = [
@@ -109,6 +112,7 @@ class _Evaluator:
         # Optuna would log a line for every sample, because each is a study.
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._keys, self._values = table.keys, values
+        # Optuna's evaluators take trials, so each run becomes a trial with its swept values and its measured value.
         settings = [table.values[run.entry.number] for run in runs]
         distributions = {key: _distribution([each[key] for each in settings]) for key in table.keys}
         smaller = metric_direction(table.metric or "") == "min"
@@ -123,7 +127,7 @@ class _Evaluator:
         if find_spec("sklearn") is None:
             from optuna.importance import PedAnovaImportanceEvaluator
 
-            share = min(max(_GOOD_SHARE, _GOOD_RUNS / len(runs)), 1.0)
+            share = min(max(_GOOD_SHARE, _MIN_GOOD_RUNS / len(runs)), 1.0)
             self._evaluator: Any = PedAnovaImportanceEvaluator(target_quantile=share)
             self.method = f"PED-ANOVA (Watanabe et al., 2023) of the best {100 * share:.0f} % of the runs"
         else:
@@ -138,6 +142,7 @@ class _Evaluator:
         # If all runs of the sample have the same value, there is no variance to explain, and all keys are equal.
         if np.ptp(self._values[list(indices)]) == 0:
             return dict.fromkeys(self._keys, 1 / len(self._keys))
+        # A study in memory that contains the runs of the sample.
         study = optuna.create_study(direction=self._direction)
         study.add_trials([self._trials[index] for index in indices])
         importance_by_key: Mapping[str, float] = self._evaluator.evaluate(study, params=list(self._keys))
@@ -151,6 +156,7 @@ def _distribution(values: Sequence[Value]) -> "BaseDistribution":
 
     distinct = list(dict.fromkeys(values))
     numbers = [float(value) for value in distinct if is_number(value)]
+    # A range of numbers needs at least two, and nothing but numbers.
     if len(numbers) < len(distinct) or len(numbers) < 2:
         # The choices are text, because Optuna does not tell True from 1.
         return CategoricalDistribution(list(dict.fromkeys(str(value) for value in distinct)))

@@ -1,7 +1,8 @@
 """Composes the configurations of many jobs quickly; the dry run uses it.
 
-Hydra takes about 0.3 s per job. Jobs that choose the same config groups differ only in a few values. So Hydra composes
-the first of them, which serves as the template; the others are copies of the template with their own values.
+Hydra takes about 0.3 s per job. Jobs that choose the same options of config groups differ only in a few values. So
+Hydra composes the first of them, which serves as the template; the others are copies of the template with their own
+values.
 """
 
 import copy
@@ -31,7 +32,8 @@ class JobComposer:
         """
         overrides = self._parser.parse_overrides(list(job))
         sets_one_value = [self._sets_one_value(override) for override in overrides]
-        # Jobs share a template if their overrides are equal, apart from the values that are simply replaced.
+        # Jobs share a template if their overrides are equal, apart from the values that are simply replaced. So the key
+        # of the template has only the name of such an override, and the whole text of any other.
         template_key = tuple(
             override.key_or_group if one_value else str(override.input_line)
             for override, one_value in zip(overrides, sets_one_value, strict=True)
@@ -54,5 +56,5 @@ class JobComposer:
         if key not in self._is_group:
             self._is_group[key] = bool(self._loader.get_group_options(key, ObjectType.CONFIG))
         is_change = override.type == OverrideType.CHANGE  # "key=value", which neither adds nor deletes a key
-        # A mapping is merged into the node, so the keys that the job of the template put there would stay.
+        # A mapping is merged into the existing one, so keys that only the job of the template has would stay there.
         return is_change and not self._is_group[key] and not isinstance(override.value(), dict)

@@ -1,6 +1,7 @@
 """Reports the failure of a run, or of one job of a sweep, to the user.
 
-``train.py`` wraps what Hydra runs in ``report_failure``. Nothing here imports torch when it is loaded.
+``train.py`` puts the function that Hydra calls for each job inside ``report_failure``. Loading this module does not
+import torch.
 """
 
 import json
@@ -31,7 +32,7 @@ def in_sweep() -> bool:
 
 @contextmanager
 def report_failure() -> Iterator[None]:
-    """Wrap the training of a single run or of one job of a sweep, and report its failure.
+    """Run the with block, which trains a single run or one job of a sweep, and report its failure.
 
     The failure of a single run ends the process, and so does a signal. A failed job of a sweep is reported at once and
     marked as failed in its ``result.json``, and ``SweepError`` is raised. The other jobs continue, and the table at the
@@ -40,7 +41,7 @@ def report_failure() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # Any other error is a bug, and its traceback helps to find it.
+        # The message of digitlab's own errors says what is wrong. Any other error is a bug, and its traceback helps.
         expected = isinstance(error, DigitlabError)
         single_run = not in_sweep()
         # Exit codes above 128 come from signals. Without this, Hydra would continue with the next job after Ctrl-C.

@@ -1,6 +1,6 @@
 """Lists the jobs of a sweep from its command line, as overrides, before any job is composed.
 
-``api.preflight`` uses it to check a sweep before it starts; searches use its parsers.
+``api.preflight`` uses it to check a sweep before it starts. A search (``hydra/sweeper=optuna``) uses its parsers.
 """
 
 import itertools
@@ -19,14 +19,15 @@ from digitlab.core.errors import ConfigError
 class Grid:
     """The values that the overrides of a sweep give to each key.
 
-    ``keys`` are the swept keys. ``searched`` are those with an interval, from which only a search can choose. Raises
-    ``ConfigError`` for a key without a value, or with the same value twice.
+    ``keys`` are the swept keys, those with several values. ``searched`` are those with an interval, from which only a
+    search can choose. Raises ``ConfigError`` for a key without a value, or with the same value twice.
     """
 
     def __init__(self, loader: ConfigLoader, overrides: Sequence[str]) -> None:
         self._loader = loader
         self.searched: list[str] = []
         self.keys: list[str] = []
+        # For each key its overrides, ``key=value``: one for each of its values.
         self._choices: dict[str, list[str]] = {}
         for key, override in parse_overrides(loader, overrides).items():
             if not override.is_sweep_override():
@@ -39,7 +40,8 @@ class Grid:
                 self._choices[key] = [f"{key}={value.start}"]
             else:
                 self._choices[key] = [f"{key}={value}" for value in distinct_values(override)]
-            # With one value, such as choice(0.1), the key is the same in all jobs (see config/command_line.py).
+            # A key with one value, such as choice(0.1), is the same in all jobs. ``config.command_line`` makes such
+            # choices.
             if isinstance(value, IntervalSweep) or len(self._choices[key]) > 1:
                 self.keys.append(key)
 
@@ -52,7 +54,8 @@ class Grid:
         """Return the overrides of one job for each combination of options of the swept config groups.
 
         Which keys exist depends only on these options, so one value of every other key is enough to check whether the
-        overrides fit. The exception is ``trainer.strategy``: its values are all listed, because ``ddp`` can't be swept.
+        keys of the overrides exist. The exception is ``trainer.strategy``: its values are all listed, so that the check
+        finds ``ddp``, which can't be swept.
         """
         choices = [
             values

@@ -1,6 +1,7 @@
-"""What all launchers in ``hydra_plugins`` share: they compose jobs, add them to the manifest and run them.
+"""The base class of all launchers in ``hydra_plugins``. It composes, lists and runs the jobs of a sweep.
 
-They run jobs with Hydra's own ``run_job``, so folders, logs and callbacks are the same for all launchers.
+The list is the manifest, a file in the sweep's folder. ``JobLauncher`` runs jobs with Hydra's own ``run_job``, so
+folders, logs and callbacks are the same for all launchers.
 """
 
 from collections.abc import Sequence
@@ -34,7 +35,7 @@ class SlimReturn(JobReturn):
     """The outcome of a job without its configurations, because thousands of them would fill the memory.
 
     Reading the value of a failed job raises its error unchanged. Hydra's own class would also print the error, which
-    the user has seen when the job failed.
+    the user saw already when the job failed.
     """
 
     @property
@@ -53,7 +54,10 @@ def slim_return(job_return: JobReturn) -> SlimReturn:
 
 
 class CachingLoader(ConfigLoaderImpl):
-    """Composes each job only once: Hydra's sweeper composes all jobs to check them, and the launcher reuses these."""
+    """Composes each job only once.
+
+    Hydra's sweeper composes all jobs to check them, and the launcher reuses these configurations.
+    """
 
     def __init__(self, config_search_path: ConfigSearchPath) -> None:
         super().__init__(config_search_path)
@@ -73,7 +77,7 @@ class CachingLoader(ConfigLoaderImpl):
 
 
 class JobLauncher(BasicLauncher):
-    """The base class of our launchers; subclasses say in ``launch`` how the jobs run."""
+    """The base class of digitlab's launchers. Each subclass has its own ``launch``, which Hydra calls with the jobs."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         # Hydra calls this before its sweeper composes the jobs, so the sweeper already uses this loader.
@@ -82,8 +86,8 @@ class JobLauncher(BasicLauncher):
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def prepare(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[PreparedJob]:
-        """Compose the jobs, add them to the sweep's manifest, and set up logging as it is between two jobs."""
-        # Hydra's own launcher makes the next three calls too, before its first job.
+        """Compose the jobs, add them to the sweep's manifest, and set up the logging of the command."""
+        # Hydra's own launcher makes these calls too, before its first job.
         setup_globals()
         assert self.config is not None
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
@@ -93,7 +97,7 @@ class JobLauncher(BasicLauncher):
         ]
         # All jobs are added before the first one runs, because the manifest names their folders. If the command is
         # killed later, the list is complete.
-        if names_runs(self.config.hydra.sweep):
+        if names_runs(self.config.hydra.sweep):  # not if the user typed ``hydra.sweep.subdir``
             path = Path(str(self.config.hydra.sweep.dir))
             add_jobs(path, ((job.config, run_overrides(command_line_overrides(job.config.hydra))) for job in jobs))
         return jobs
@@ -104,6 +108,7 @@ class JobLauncher(BasicLauncher):
         return self._loader.pop_sweep_config(self.config, list(overrides))
 
     def _numbered(self, number: int, overrides: Sequence[str]) -> DictConfig:
+        """Compose a job and put its number into the configuration."""
         config = self.compose(overrides)
         with open_dict(config):
             # Hydra's own launcher sets these too. The names of folders and logs contain them.
@@ -111,7 +116,11 @@ class JobLauncher(BasicLauncher):
         return config
 
     def run(self, config: DictConfig, task: TaskFunction) -> JobReturn:
-        """Run a job as Hydra does, but without telling Hydra's callbacks; ``announce`` tells them when it has ended."""
+        """Run ``task`` as a job of Hydra, but without telling Hydra's callbacks; ``announce`` does that afterwards.
+
+        Launchers also use this to create the folder of a job, to check whether its run has finished, or to report an
+        error, with other tasks than training.
+        """
         return self._run(config, task, Callbacks())
 
     def run_with_callbacks(self, config: DictConfig) -> JobReturn:
@@ -136,8 +145,8 @@ class JobLauncher(BasicLauncher):
         """Tell Hydra's callbacks about a job that has ended."""
         assert self.hydra_context is not None
         assert self.task_function is not None
-        # Callbacks expect a start and then the end of each job. The jobs of a population start together, so both calls
-        # are made when the job has ended.
+        # Callbacks expect the start and then the end of each job, one job after another. Jobs of a population and jobs
+        # in other processes overlap, so both calls are made when the job has ended.
         self.hydra_context.callbacks.on_job_start(config=config, task_function=self.task_function)
         self.hydra_context.callbacks.on_job_end(config=config, job_return=job_return)
 

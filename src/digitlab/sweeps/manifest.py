@@ -1,8 +1,9 @@
 """The manifest of a sweep, ``sweep.json``: the number, folder and overrides of each run.
 
-It does not store how far a run got; only the run's own folder says that. A run is identified by the fingerprint of its
-configuration. So the same command, or another command that contains some of the same runs, finds the runs that exist
-and resumes them. Nothing here imports torch.
+Launchers add runs to it, and everything that shows or resumes a sweep reads it. It does not store how far a run got;
+only the run's own folder says that. A run is identified by the fingerprint of its configuration, a digest of its
+values. So the same command, or another command that contains some of the same runs, finds the runs that exist and
+resumes them. Nothing here imports torch.
 """
 
 import hashlib
@@ -41,7 +42,7 @@ class Manifest:
     """The runs of the sweep in ``path``, ordered by number. The number of a run never changes.
 
     ``keys`` are the keys that the last command swept; their values form the names of new folders. ``halving`` says
-    whether the last command ended the worse runs early.
+    whether the last command ends the worse runs early (``sweep.halving``).
     """
 
     path: Path
@@ -80,9 +81,11 @@ class Manifest:
         # A wrong path is a mistake on the command line. A damaged file is not, so it has another class of error below.
         except (FileNotFoundError, NotADirectoryError):
             reason = f"is no sweep: it has no {file.name}" if path.is_dir() else "there is no such folder"
-            found = [*path.glob(f"*/{file.name}"), *path.glob(f"sweeps/*/{file.name}")]
-            if sweeps := sorted(found, key=lambda each: each.stat().st_mtime):
-                reason += f"; the newest sweep in it is {sweeps[-1].parent.relative_to(path)}"
+            # The user may have given a folder of sweeps, or the folder ``outputs`` above it.
+            manifests = [*path.glob(f"*/{file.name}"), *path.glob(f"sweeps/*/{file.name}")]
+            if manifests:
+                newest = sorted(manifests, key=lambda each: each.stat().st_mtime)[-1]
+                reason += f"; the newest sweep in it is {newest.parent.relative_to(path)}"
             elif (path / ".hydra").is_dir():
                 reason += "; this is the folder of a run"
             raise ConfigError("SWEEP_FOLDER", path, reason) from None
@@ -100,7 +103,7 @@ class Manifest:
         write_atomically(manifest_file(self.path), json.dumps(content, indent=1).encode() + b"\n")
 
     def with_run(self, fingerprint: str, overrides: Sequence[str]) -> "Manifest":
-        """Return the manifest with one more run."""
+        """Return the manifest with one more run, which gets the next number and a folder name."""
         # The numbers of existing folders count too: if the manifest was lost, a new run must not use an old folder.
         numbers = [entry.number for entry in self.runs] + list(_folder_numbers(self.path))
         number = max(numbers, default=-1) + 1
@@ -187,7 +190,10 @@ def add_missing(folder: Path, config: DictConfig, overrides: Sequence[str]) -> N
 
 
 def _with_entry(manifest: Manifest, digest: str, overrides: Sequence[str]) -> tuple[Manifest, Entry]:
-    """Return the manifest with the run of fingerprint ``digest``, and that run's entry with the new ``overrides``."""
+    """Return the manifest with the run of fingerprint ``digest``, and its entry.
+
+    If the manifest has the run already, the new ``overrides`` replace those of its entry.
+    """
     # A run is identified by its configuration, whatever text was typed and wherever the job is in the grid.
     existing = next((entry for entry in manifest.runs if entry.fingerprint == digest), None)
     if existing is None:

@@ -1,7 +1,7 @@
 """Reads which runs the last command of a sweep plans, from the file that Hydra writes when the command starts.
 
-``digitlab watch`` uses it: the manifest grows while a sweep runs, so it cannot say how many runs are to come. Nothing
-here imports torch.
+``digitlab watch`` uses it: the manifest, the list of runs in the sweep's folder, grows while a sweep runs, so it cannot
+say how many runs are to come. Nothing here imports torch.
 """
 
 from pathlib import Path
@@ -23,9 +23,10 @@ def command_file(path: Path) -> Path:
 
 
 def planned_jobs(path: Path) -> set[tuple[str, ...]] | int | None:
-    """Return the overrides of all jobs of the last command of the sweep in ``path``; for a search, its number of runs.
+    """Return the overrides of all jobs of the last command of the sweep in ``path``.
 
-    Return None if that is not known, for example because values were given as ``glob(*)``.
+    If it was a search, which chooses its jobs later, return the number of its runs. Return None if that is not known,
+    for example because values were given as ``glob(*)``.
     """
     try:
         config = OmegaConf.load(command_file(path))

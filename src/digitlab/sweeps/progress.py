@@ -1,6 +1,7 @@
 """The progress line of a running sweep: runs done, failed and left, the best run so far, the time left.
 
 ``sweeps.session`` shows it. It reads the run folders, so it works with every launcher and for runs in other processes.
+The manifest, the list of the sweep's runs, says which folders these are.
 """
 
 import re
@@ -32,7 +33,8 @@ class SweepProgress:
     """Counts the runs of the sweep in ``path`` that have ended.
 
     ``jobs`` are the overrides of the runs in the command. For a search they are None, because it has not chosen them
-    yet; then all runs of the sweep count and ``planned_runs`` is their planned number.
+    yet; then all runs of the sweep count and ``planned_runs`` is their planned number. Call ``update`` first; the
+    properties then describe the sweep as it was at the last update.
     """
 
     def __init__(self, path: Path, jobs: Sequence[Sequence[str]] | None, planned_runs: int | None = None) -> None:
@@ -41,12 +43,12 @@ class SweepProgress:
         self.total = planned_runs if self.jobs is None else len(self.jobs)
         self.started_at = time.time()
         self._ended: dict[int, SweepRun] = {}
-        # All parts are by run number and in [0, 1]: the trained part of each unfinished run, and the part of each run
-        # that was trained since this command started. The second gives the pace, so it leaves out earlier commands.
+        # Both are by run number, with values in [0, 1]: the trained part of each unfinished run, and the part of each
+        # run that was trained since this command started. The second gives the pace, so it leaves out earlier commands.
         self._unfinished_parts: dict[int, float] = {}
         self._trained_since_start: dict[int, float] = {}
         manifest = Manifest.read(path)
-        # The parts before the first job starts. All later progress is due to this command.
+        # The trained part of each run before the first job starts. All later progress is due to this command.
         self._trained_before_start = {entry.number: _trained_part(manifest.folder(entry)) for entry in manifest.runs}
 
     def update(self) -> None:
@@ -92,19 +94,25 @@ class SweepProgress:
         return max(finished, key=_score, default=None)
 
     def seconds_left(self, now: float) -> float | None:
-        """Return the estimated time left at the pace since the command started; None before anything was trained."""
-        trained = sum(self._trained_since_start.values())
-        if self.left is None or trained <= 0:
+        """Return the estimated time left at the pace since the command started; None before anything was trained.
+
+        ``now`` is a time of ``time.time``.
+        """
+        trained_runs = sum(self._trained_since_start.values())
+        if self.left is None or trained_runs <= 0:
             return None
-        return (now - self.started_at) / trained * (self.left - sum(self._unfinished_parts.values()))
+        seconds_per_run = (now - self.started_at) / trained_runs
+        # Parts of the runs that are left have been trained already.
+        return seconds_per_run * (self.left - sum(self._unfinished_parts.values()))
 
     def text(self) -> str:
-        parts = [f"{self.done} done", f"{self.failed} failed"]
-        parts += [] if self.left is None else [f"{self.left} left"]
+        """Return the text of the line, for example ``3 done · 0 failed · 5 left · 2 min 05 s left``."""
+        words = [f"{self.done} done", f"{self.failed} failed"]
+        words += [] if self.left is None else [f"{self.left} left"]
         if self.best is not None and self.best.value is not None:
-            parts.append(f"best single run: {self.best.entry.number}, {self.best.metric} {self.best.value:.4f}")
+            words.append(f"best single run: {self.best.entry.number}, {self.best.metric} {self.best.value:.4f}")
         seconds = self.seconds_left(time.time()) if self.left else None
-        return " · ".join(parts if seconds is None else [*parts, f"{duration(seconds)} left"])
+        return " · ".join(words if seconds is None else [*words, f"{duration(seconds)} left"])
 
 
 def _trained_part(folder: RunFolder) -> float:
@@ -112,6 +120,7 @@ def _trained_part(folder: RunFolder) -> float:
     try:
         # A pattern instead of a YAML parser, because this runs twice a second for each unfinished run.
         max_epochs = re.search(r"^ +max_epochs: (\d+)", folder.config.read_text(encoding="utf-8"), re.MULTILINE)
+        # ``metrics.csv`` has a line for each epoch after its header.
         epochs = folder.metrics.read_bytes().count(b"\n") - 1
     except OSError:
         return 0.0
@@ -157,17 +166,19 @@ class ProgressLine:
             task = progress.add_task(counts.path.name[:30], total=counts.total, text="")
             pause = _REFRESH_SECONDS
             while not self._stop_requested.wait(pause):
-                started = time.monotonic()
+                reading_started = time.monotonic()
                 try:
                     counts.update()
                 except (OSError, DigitlabError):
                     continue  # another process may be writing; the next refresh reads again
-                pause = max(_REFRESH_SECONDS, (time.monotonic() - started) / _READING_PART)
+                reading_seconds = time.monotonic() - reading_started
+                pause = max(_REFRESH_SECONDS, reading_seconds / _READING_PART)
                 progress.update(task, completed=counts.done + counts.failed, text=counts.text(), refresh=True)
 
     def _draw_in_notebook(self) -> None:
         counts, line = self._counts, NotebookLine()
-        line.show(counts.path.name)  # from the thread of the cell, so that the notebook knows where the line belongs
+        # Shown first by the thread of the cell, so that the notebook knows where the line belongs.
+        line.show(counts.path.name)
 
         def draw() -> None:
             stop = False

@@ -1,4 +1,7 @@
-"""The settings of a sweep as a table for a paper: LaTeX, Markdown or CSV. ``digitlab sweep --table`` prints it."""
+"""Makes a table for a paper from the settings of a sweep: LaTeX, Markdown or CSV. ``digitlab sweep --table`` prints it.
+
+A setting is the swept values of a run without its seed, fold and split seed; the statistics are over its runs.
+"""
 
 import csv
 import io
@@ -26,9 +29,9 @@ def publication_table(table: SweepTable, table_format: TableFormat) -> str:
     """Return a table of the settings of each data set, best first.
 
     The columns are the swept values, mean ± standard deviation of the monitored metric and of its counterpart on the
-    test set, and n, the number of runs. The best setting by the monitored metric is bold. Percentages are in per cent.
-    CSV has unrounded numbers, shares instead of percentages, and separate columns for mean and standard deviation. The
-    LaTeX table needs the package booktabs.
+    test set, and n, the number of runs. The best setting by the monitored metric is bold. Metrics such as the accuracy
+    are in per cent. In CSV they are shares in [0, 1], numbers are not rounded, and mean and standard deviation have
+    separate columns. The LaTeX table needs the package booktabs.
     """
     parts = table.by_data_set()
     if table_format == "csv":
@@ -59,14 +62,14 @@ def _csv(parts: Sequence[SweepTable]) -> str:
     # A CSV file has one header, so it has the columns of all data sets. Cells that a data set lacks stay empty.
     keys = list(dict.fromkeys(key for part in parts for key in part.keys))
     metrics = list(dict.fromkeys(name for part in parts for name in _shown_metrics(part)))
-    data = ["data set"] if len(parts) > 1 else []
-    columns = [*data, *keys, *(f"{name} {what}" for name in metrics for what in ("mean", "sd")), "n"]
+    data_set_column = ["data set"] if len(parts) > 1 else []
+    columns = [*data_set_column, *keys, *(f"{name} {what}" for name in metrics for what in ("mean", "sd")), "n"]
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     for part in parts:
         for row in part.rows:
             cells: dict[str, object] = dict(zip(part.keys, map(show, row.setting), strict=True))
-            cells |= {"n": _count(row.summary)} | ({"data set": part.name} if data else {})
+            cells |= {"n": _count(row.summary)} | ({"data set": part.name} if data_set_column else {})
             for name, summary in zip(_shown_metrics(part), _summaries(row, _shown_metrics(part)), strict=True):
                 if summary is not None:
                     cells |= {f"{name} mean": summary.mean, f"{name} sd": "" if summary.sd is None else summary.sd}

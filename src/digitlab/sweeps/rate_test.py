@@ -1,4 +1,4 @@
-"""Suggests a learning rate from a range test, a sweep with ``sweep=lr_range`` that trains a short run for each rate.
+"""Suggests a learning rate from a range test: a sweep with ``sweep=lr_range``, which trains a short run for each rate.
 
 All runs start from the same weights and use the same mini-batches. Smith (2017) instead raises the rate within one run,
 where the loss at a rate depends on the rates before it. ``sweeps.report`` prints the suggestion, and
@@ -54,6 +54,7 @@ def rate_tests(table: SweepTable) -> list[RateTest]:
     """Return a test for each combination of the other swept values; no test if the sweep is not ``sweep=lr_range``."""
     if _RATE not in table.keys or not any(_is_range_test(run) for run in table.runs):
         return []
+    # By the name of the test and by the rate, the losses of the runs with different seeds.
     losses: dict[str, dict[float, list[float | None]]] = {}
     for run in table.runs:
         rate = table.values[run.entry.number][_RATE]
@@ -64,7 +65,7 @@ def rate_tests(table: SweepTable) -> list[RateTest]:
         name = ", ".join(f"{key}={show(value)}" for key, value in others)
         losses.setdefault(name, {}).setdefault(float(rate), []).append(_last_loss(run))
     return [
-        rate_test(name, {rate: _mean(of_seeds) for rate, of_seeds in by_rate.items()})
+        rate_test(name, {rate: _mean(losses_of_seeds) for rate, losses_of_seeds in by_rate.items()})
         for name, by_rate in losses.items()
     ]
 
@@ -99,10 +100,11 @@ def _mean(losses: Sequence[float | None]) -> float | None:
 
 
 def rate_test(name: str, losses: Mapping[float, float | None]) -> RateTest:
-    """Evaluate the losses by rate, by the rules in ``RateTest``.
+    """Evaluate ``losses``, a loss for each rate, by the rules in ``RateTest``.
 
     If the rate grows within one run, the usual choice is the rate at which the loss falls fastest. If each rate has a
-    run, that choice is too small: it is only the smallest rate at which a few hundred mini-batches teach anything.
+    run of its own, that choice is too small: it is only the smallest rate at which the network learns anything from a
+    few hundred mini-batches.
     """
     rates = sorted(losses)
     ordered = [losses[rate] for rate in rates]
@@ -110,7 +112,8 @@ def rate_test(name: str, losses: Mapping[float, float | None]) -> RateTest:
     start = ordered[0] if ordered else None
     if start is None or len(rates) < _FEWEST_RATES:
         return test
-    # A loss above that of the smallest rate, or none after divergence, shows only that the rate is too large.
+    # If the loss is above that of the smallest rate, or the run diverged, the rate is too large; by how much does not
+    # matter, so these losses are set to the same value.
     capped = [start if loss is None else min(loss, start) for loss in ordered]
     lowest = min(range(len(rates)), key=capped.__getitem__)
     fall = start - capped[lowest]

@@ -1,6 +1,7 @@
 """Prints the tables of a sweep, and writes them to ``sweep.csv`` (one row for each run) and ``sweep.md``.
 
-A sweep uses it at its end, and so do ``digitlab sweep`` and the HTML report.
+A sweep uses it at its end, and so do ``digitlab sweep`` and the HTML report. A setting is the swept values of a run
+without its seed, fold and split seed. The runs of one setting are its replicates.
 """
 
 import json
@@ -20,7 +21,7 @@ from digitlab.sweeps.state import SweepRun
 from digitlab.sweeps.statistics import Summary
 from digitlab.sweeps.table import Row, SweepTable
 
-# The terminal shows this many rows of a long table; sweep.md has all rows.
+# The terminal shows at most this many rows of a table; sweep.md has all rows.
 _SHOWN_ROWS = 20
 
 EFFECTS_TITLE = (
@@ -34,7 +35,8 @@ _UNPAIRED_NOTE = (
 
 def print_report(table: SweepTable) -> None:
     """Print the settings, the effects, the best runs and the failures to stdout, one block for each data set."""
-    # Accuracies on different data sets cannot be ranked, so each data set has its own tables.
+    # Accuracies on different data sets cannot be ranked, so each data set has its own tables. In them, the first
+    # columns contain words; ``words`` is their number.
     for part in table.by_data_set():
         columns, rows = settings_table(part)
         shown = rows[:_SHOWN_ROWS]
@@ -79,8 +81,8 @@ def command(run: SweepRun) -> str:
 def settings_table(table: SweepTable) -> tuple[list[str], list[list[str]]]:
     """Return column names and one row of text for each setting, best first.
 
-    The columns are the swept values, the statistics of the monitored metric, the test metrics, and the numbers of the
-    runs.
+    The columns are the swept values, the statistics of the monitored metric (mean, standard deviation, 95 % interval
+    of the mean, number of runs), the test metrics, the checkpoints that were tested, and the numbers of the runs.
     """
     halving = any(row.halved for row in table.rows)
     test_metrics = _test_metrics(table)
@@ -93,7 +95,7 @@ def settings_table(table: SweepTable) -> tuple[list[str], list[list[str]]]:
 def _without_empty(
     columns: list[str], rows: list[list[str]], *, optional: Sequence[str]
 ) -> tuple[list[str], list[list[str]]]:
-    """Leave out the ``optional`` columns that are empty in all rows, such as the deviation without replicates."""
+    """Leave out the ``optional`` columns that are empty in all rows, such as the deviation if settings have one run."""
     indices = [index for index, name in enumerate(columns) if name not in optional or any(row[index] for row in rows)]
     return [columns[index] for index in indices], [[row[index] for index in indices] for row in rows]
 
@@ -107,6 +109,7 @@ def _test_metrics(table: SweepTable) -> list[str]:
 
 
 def _setting_cells(row: Row, test_metrics: Sequence[str], *, halving: bool) -> list[str]:
+    """Return the cells of one setting in the order of the columns of ``settings_table``."""
     test_cells = [_mean_and_deviation(row.test_summary(name)) for name in test_metrics]
     failed = str(row.failed) if row.failed else ""
     halved = [",".join(map(str, row.halved))] if halving else []
@@ -134,6 +137,7 @@ def effects_table(table: SweepTable) -> tuple[list[str], list[list[str]]]:
 
 
 def _effect_cells(effect: ValueEffect) -> list[str]:
+    """Return the cells of a value in the order of the columns of ``effects_table``, without the key."""
     mean = [effect.label, f"{effect.summary.mean:.4f}", str(effect.summary.count)]
     if effect.is_reference:
         return [*mean, "reference", "", ""]
@@ -146,6 +150,7 @@ def _effect_cells(effect: ValueEffect) -> list[str]:
 
 
 def _effect_notes(table: SweepTable) -> list[str]:
+    """Return a note for the table of effects if it has a value without pairs of runs."""
     unpaired = any(
         effect.difference is None and not effect.is_reference
         for effects in table.effects.values()
@@ -155,6 +160,7 @@ def _effect_notes(table: SweepTable) -> list[str]:
 
 
 def _summary_cells(summary: Summary | None) -> list[str]:
+    """Return the four cells of the monitored metric: mean, standard deviation, interval, number of runs."""
     if summary is None:
         return ["", "", "", "0"]
     mean, count = f"{summary.mean:.4f}", str(summary.count)
@@ -176,7 +182,7 @@ def _best_lines(table: SweepTable) -> list[str]:
     run = table.winner
     if run is None:
         return ["no run has finished"]
-    # The setting comes first, because its mean predicts the result of another run.
+    # The setting comes first, because its mean predicts the result of another run. The rows are sorted by rank.
     row = table.rows[0]
     count = 0 if row.summary is None else row.summary.count
     replicates = f"mean of {count} runs" if count > 1 else "1 run"
@@ -236,6 +242,7 @@ def _unsuccessful(table: SweepTable) -> list[str]:
 
 
 def _run_row(table: SweepTable, run: SweepRun) -> tables.Row:
+    """Return the row of a run in ``sweep.csv`` and in the JSON form: column names and values."""
     row: tables.Row = {"number": run.entry.number, "status": run.status, "data": table.data_sets[run.entry.number]}
     # Seeds and folds belong to no setting, but they distinguish the rows of replicates.
     shown = {*table.keys, *REPLICATE_KEYS}
@@ -255,22 +262,24 @@ def _markdown(table: SweepTable) -> str:
     for part in per_data_set:
         # With several data sets, each has a section of its own and its headings are one level lower.
         several = len(per_data_set) > 1
-        mark = "###" if several else "##"
+        heading = "###" if several else "##"
         parts += [f"## {part.name}"] if several else []
         parts.append(_markdown_table(*settings_table(part), words=len(part.keys)))
         if part.effects:
-            parts += [f"{mark} Effect of each value", f"{EFFECTS_TITLE.partition(': ')[2].capitalize()}."]
+            # The heading is the first part of the title, and its explanation becomes a paragraph.
+            parts += [f"{heading} Effect of each value", f"{EFFECTS_TITLE.partition(': ')[2].capitalize()}."]
             parts += [_markdown_table(*effects_table(part), words=2), *_effect_notes(part)]
-        parts += [f"{mark} Best setting and best run", "```\n" + "\n".join(_best_lines(part)) + "\n```"]
+        parts += [f"{heading} Best setting and best run", "```\n" + "\n".join(_best_lines(part)) + "\n```"]
         parts += _limit_notes(part)
         if rates := rate_test_lines(part):
-            parts += [f"{mark} Learning-rate range test", "```\n" + "\n".join(rates) + "\n```"]
+            parts += [f"{heading} Learning-rate range test", "```\n" + "\n".join(rates) + "\n```"]
         if lines := _unsuccessful(part):
-            parts += [f"{mark} Not finished", "```\n" + "\n".join(lines) + "\n```"]
+            parts += [f"{heading} Not finished", "```\n" + "\n".join(lines) + "\n```"]
     return "\n\n".join(parts) + "\n"
 
 
 def _markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, words: int) -> str:
+    """Return a Markdown table whose first ``words`` columns contain words, the others numbers."""
     # The colon aligns numbers to the right, as on the terminal.
     rule = ["---" if number < words else "---:" for number in range(len(columns))]
     lines = [columns, rule, *([cell.replace("|", "\\|") for cell in row] for row in rows)]

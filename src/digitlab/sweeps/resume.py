@@ -1,6 +1,7 @@
-"""Trains the run of a job of a sweep to its end. If the run has finished before, there is nothing to do.
+"""Trains the run of one job of a sweep to its end. If the run has finished before, there is nothing to do.
 
-So the same command resumes a sweep. ``train.py`` and the launchers use it. This module imports torch only to train.
+So the same command resumes a sweep. ``train.py`` and the launchers use it. This module imports torch only to train. The
+manifest is the file in the sweep's folder that lists its runs.
 """
 
 from pathlib import Path
@@ -47,7 +48,8 @@ def finished_value(folder: Path) -> float | None:
         if manifest.entry(folder.name) is None:
             return None
         result = run.read_result()
-        # Without halving, the user asks for the whole run, so a shortened one must continue.
+        # Without halving (``sweep.halving``, which ends the worse runs early), the user asks for the whole run, so a
+        # shortened one must continue.
         if result.get("halved_after_epoch") is not None and not manifest.halving:
             return None
         return monitored(run, result)[1] if result["status"] == "finished" else None

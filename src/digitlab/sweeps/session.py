@@ -1,6 +1,7 @@
 """The sweep that this process runs: it locks the folder before the first job and prints the table at the end.
 
-``api.preflight`` starts it and ``train.py`` ends it. The jobs may run in this process or in others.
+``api.preflight`` starts it, and ``cli.train`` or ``api.commands`` ends it. The jobs may run in this process or in
+others.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,8 +26,9 @@ class SweepSession:
     """A running sweep in ``path`` over ``keys``; ``jobs`` are the overrides of its jobs.
 
     For a search, ``jobs`` is None, because it has not chosen them yet, and ``planned_runs`` is the number of its runs.
-    With ``halving``, the worse runs end early. With ``shared``, other processes may run this sweep too. With
-    ``allow_divergence``, a run that diverges does not make the sweep fail.
+    With ``halving``, the worse runs end early; the manifest, the file that lists the runs, stores this. With
+    ``shared``, other processes may run this sweep too. With ``allow_divergence``, a run that diverges does not make the
+    sweep fail.
 
     Raises ``RunError`` if another process runs this sweep or if its manifest is damaged.
     """
@@ -43,7 +45,7 @@ class SweepSession:
         allow_divergence: bool = False,
     ) -> None:
         self.path, self.allow_divergence = path, allow_divergence
-        # Without the sweep's own overrides, as the manifest stores them, so that the two can be compared.
+        # Without overrides of ``sweep.*``, because the manifest stores jobs without them, and the two are compared.
         self.jobs = None if jobs is None else [tuple(run_overrides(job)) for job in jobs]
         self._lock: BaseFileLock | None = None
         if not shared:
@@ -68,8 +70,8 @@ class SweepSession:
             self._lock.release()
 
 
-# ``preflight`` starts the sweep and ``train.py`` ends it. Hydra runs in between and passes no object from one to the
-# other, so the sweep is stored here. The list has at most one item.
+# ``preflight`` starts the sweep and ``cli.train`` or ``api.commands`` ends it. Hydra runs in between and passes no
+# object from one to the other, so the sweep is stored here. The list has at most one item.
 _running: list[SweepSession] = []
 
 
@@ -112,8 +114,8 @@ def _report(session: SweepSession) -> None:
 
     # The progress line would draw over the table.
     session.line.stop()
-    # Read from the folders rather than from Hydra's returns: this also covers runs of other processes and of earlier
-    # commands, and runs that a launcher of another package trained.
+    # Read from the folders and not from the returns of Hydra's jobs: so the table also has the runs of other processes
+    # and of earlier commands, and runs that a launcher of another package trained.
     runs = read_runs(session.path)
     table = SweepTable(session.path.name, runs)
     write_report(table, session.path)

@@ -18,8 +18,9 @@ class SweepSettings:
 
     ``name`` names its folder. By default the name is made from the command, so that the same command finds its sweep.
     ``fresh`` starts a new sweep next to the existing one. ``dry_run`` shows what would run and runs nothing; ``all``
-    lists every run. With ``halving``, the worse half of a population leaves it after each of ``halving_epochs``. With
-    ``allow_divergence``, a run whose loss stops being finite does not make the sweep fail.
+    lists every run. With ``halving``, the worse half of a population, which is a group of runs that train together,
+    stops after each of ``halving_epochs``. With ``allow_divergence``, a run whose loss stops being finite does not make
+    the sweep fail.
     """
 
     name: str | None
@@ -54,9 +55,10 @@ class SweepSettings:
 
 
 def sweep_settings(node: dict[str, Any], typed: Sequence[str]) -> SweepSettings:
-    """Check the node ``sweep``; ``typed`` are the overrides of the node ``hydra``, some of which conflict with it.
+    """Check ``node``, the configuration at the key ``sweep``.
 
-    Raises ``ConfigError`` for an invalid or conflicting setting.
+    ``typed`` are the overrides of keys below ``hydra``, some of which conflict with it. Raises ``ConfigError`` for an
+    invalid or conflicting setting.
     """
     try:
         checked = SweepSettings(**node)
@@ -83,6 +85,7 @@ def sweep_settings(node: dict[str, Any], typed: Sequence[str]) -> SweepSettings:
 def refuse_without_sweep(overrides: Sequence[str]) -> None:
     """Raise ``ConfigError`` if a single run has overrides of a sweep: usually the user has forgotten ``-m``."""
     for override in overrides:
+        # ``run_overrides`` drops the overrides of a sweep.
         if not run_overrides([override]):
             key, _, value = override.lstrip("+").partition("=")
             raise ConfigError(key, value, "is a setting of a sweep: add -m to the command")

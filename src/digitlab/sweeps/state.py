@@ -1,6 +1,7 @@
 """Reads the state of each run of a sweep from the run folders. Nothing here imports torch.
 
-The manifest lists the runs; only a run's own folder says how far it has trained.
+The table, the progress line and the reports of a sweep use it. The manifest, a file in the sweep's folder, only lists
+the runs; a run's own folder says how far it has trained.
 """
 
 from dataclasses import dataclass, field
@@ -41,7 +42,7 @@ class SweepRun:
     def metrics(self) -> dict[str, float | None]:
         """The metrics of the tested checkpoint, without those of single classes."""
         metrics: dict[str, float | None] = self.result.get("metrics", {})
-        # Ten columns for single classes would make the others hard to find in every table.
+        # In every table, one column for each class would make the other columns hard to find.
         return {name: value for name, value in metrics.items() if "class_accuracy" not in name}
 
     @property
@@ -71,10 +72,10 @@ class SweepRun:
     def read_data_set(self) -> str | None:
         """Return the name of the data set (see ``results.data_set``); None if the run has not started."""
         try:
-            # Runs of older versions do not store the chosen options.
             name = read_data_set_name(self.folder)
             if name:
                 return name
+            # A run of an older version does not store its chosen options, but its configuration names the class.
             data = self.folder.read_plain_config()["data"]
             return data_set_name(str(data.get("source", data)["_target_"]).rpartition(".")[2], data)
         except UNREADABLE:

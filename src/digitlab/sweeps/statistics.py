@@ -1,4 +1,7 @@
-"""Mean, standard deviation and confidence interval of a few measurements, for example of one run with several seeds."""
+"""Mean, standard deviation and confidence interval of a few measurements, for example of one run with several seeds.
+
+The tables and figures of sweeps use it, and so do the course reports in ``reproduce``.
+"""
 
 import math
 import statistics
@@ -28,17 +31,20 @@ class Summary:
         lies within the same bounds.
         """
         count, mean = len(values), statistics.fmean(values)
-        # A diverged run has an infinite value, which has no spread.
+        # A diverged run has an infinite value, so the mean is infinite and there is no standard deviation.
         if count == 1 or not math.isfinite(mean):
             return cls(count, mean)
         sd = statistics.stdev(values, xbar=mean)
-        half = student_quantile(count - 1) * sd / math.sqrt(count)
-        return cls(count, mean, sd, (max(mean - half, within[0]), min(mean + half, within[1])))
+        half_width = student_quantile(count - 1) * sd / math.sqrt(count)
+        return cls(count, mean, sd, (max(mean - half_width, within[0]), min(mean + half_width, within[1])))
 
 
 @lru_cache
 def student_quantile(degrees: float, probability: float = 0.975) -> float:
-    """Return the quantile of Student's t distribution with ``degrees`` of freedom at ``probability``, in (0, 1)."""
+    """Return the quantile of Student's t distribution with ``degrees`` of freedom at ``probability``, in (0, 1).
+
+    With the default, plus and minus the quantile are the limits of a 95 % interval.
+    """
     # Imported late because most commands don't need it. scipy.stats.t.ppf calls this function but imports more slowly.
     from scipy.special import stdtrit
 

@@ -1,4 +1,4 @@
-"""The figures that show a whole sweep: parallel coordinates, importance, contours, learning curve, range test.
+"""The figures that show a whole sweep: parallel coordinates, importance of keys, contours, learning curve, range test.
 
 ``sweeps.gallery`` saves them, and the report of a sweep shows them. ``digitlab.figures`` draws; this module only
 collects the numbers.
@@ -26,15 +26,15 @@ from digitlab.sweeps.rate_test import RateTest, rate_tests
 from digitlab.sweeps.statistics import Summary
 from digitlab.sweeps.table import SweepTable
 
-_SIZE = "data.train_size"
-# More lines of a learning curve are hard to tell apart.
+_TRAIN_SIZE = "data.train_size"
+# More lines in the figure of learning curves are hard to tell apart.
 _MAX_CURVES = 6
 
 
 def summary_figures(table: SweepTable, importances: Importances | None) -> Iterator[tuple[str, Figure]]:
     """Yield the name and the drawing of each figure that makes sense for the sweep.
 
-    ``importances`` are those of the keys if they were computed. At least one run must have finished.
+    ``importances`` says how much each key matters, if that was computed. At least one run must have finished.
     """
     assert table.metric is not None
     if len(table.keys) > 1:
@@ -51,6 +51,7 @@ def summary_figures(table: SweepTable, importances: Importances | None) -> Itera
 
 
 def _parallel(table: SweepTable, metric: str) -> Figure:
+    """Return parallel coordinates: an axis for each key, and a line through the values of each setting."""
     finished = [(row.setting, row.summary.mean) for row in table.rows if row.summary is not None]
     # A setting whose runs have all failed has no value, but the figure shows that it was tried.
     failed = [row.setting for row in table.rows if row.summary is None and row.failed]
@@ -98,12 +99,12 @@ def _learning_curves(table: SweepTable) -> list[tuple[str, list[CurvePoint]]]:
 
     Return an empty list if the sweep does not vary the number of training images.
     """
-    if _SIZE not in table.keys:
+    if _TRAIN_SIZE not in table.keys:
         return []
     curves: dict[str, list[CurvePoint]] = {}
     for row in table.rows:
         values = dict(zip(table.keys, row.setting, strict=True))
-        size = values.pop(_SIZE)
+        size = values.pop(_TRAIN_SIZE)
         if row.summary is not None and is_number(size):
             name = ", ".join(f"{key}={show(value)}" for key, value in values.items())
             curve = curves.setdefault(name, [])

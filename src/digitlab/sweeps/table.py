@@ -1,7 +1,8 @@
 """The result of a sweep: its settings from best to worst, the effect of each swept value, and the best runs.
 
-Used by ``sweeps.report``, ``sweeps.gallery`` and the HTML reports. Everything is ranked by the monitored metric and
-never by the test set.
+A setting is the swept values of a run without its seed, fold and split seed; it usually has several runs. Everything is
+ranked by the monitored metric and never by the test set. ``sweeps.report``, ``sweeps.gallery`` and the HTML reports use
+this module.
 """
 
 import math
@@ -26,7 +27,7 @@ Setting = tuple[Value, ...]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One setting: its values in the order of ``SweepTable.keys``, its runs, and the summary of the finished ones."""
+    """One setting: its values in the order of ``SweepTable.keys``, its runs, and statistics of the finished runs."""
 
     setting: Setting
     runs: list[SweepRun]
@@ -38,7 +39,7 @@ class Row:
 
     @property
     def halved(self) -> list[int]:
-        """The epochs after which halving ended runs of this setting."""
+        """The epochs after which halving, which ends worse runs early, ended runs of this setting."""
         epochs = {run.result.get("halved_after_epoch") for run in self.runs}
         return sorted(epoch for epoch in epochs if epoch is not None)
 
@@ -106,7 +107,7 @@ class SweepTable:
         return tuple(self.values[run.entry.number][key] for key in self.keys)
 
     def compared(self, runs: Iterable[SweepRun]) -> list[float]:
-        """Return the monitored values of those of ``runs`` that finished and monitor ``metric``."""
+        """Return the monitored values of those of ``runs`` that are compared: they finished and monitor ``metric``."""
         return [run.value for run in self._comparable(runs) if run.value is not None]
 
     def _comparable(self, runs: Iterable[SweepRun]) -> list[SweepRun]:
@@ -135,6 +136,7 @@ class SweepTable:
         for setting, runs in groups.items():
             values = self.compared(runs)
             rows.append(Row(setting, runs, Summary.of(values, within=self._bounds) if values else None))
+        # The sign with which lower is better, because sorting is in ascending order.
         sign = 1 if self._direction == "min" else -1
 
         def rank(row: Row) -> tuple[int, float]:
@@ -169,6 +171,7 @@ class SweepTable:
         return self._best(self.runs)
 
     def _best(self, runs: Iterable[SweepRun]) -> SweepRun | None:
+        # The sign with which higher is better.
         sign = -1 if self._direction == "min" else 1
         return max(self._comparable(runs), key=lambda run: sign * (run.value or 0.0), default=None)
 
@@ -179,7 +182,7 @@ class SweepTable:
 def _values(overrides: Sequence[str]) -> dict[str, Value]:
     """Return the values that the overrides of a run set, by key."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
-    # The table has one column for the three forms key=1, +key=1 and ~key.
+    # The forms key=1, +key=1 and ~key set the same key, so the table has one column for them.
     return {each.get_key_element().lstrip("+~"): _hashable(each.value()) for each in parsed}
 
 
