@@ -130,6 +130,7 @@ class JobLauncher(BasicLauncher):
         return self._run(config, self.task_function, self.hydra_context.callbacks)
 
     def _run(self, config: DictConfig, task: TaskFunction, callbacks: Callbacks) -> JobReturn:
+        """Run ``task`` as a job of Hydra, which creates its folder and tells ``callbacks``; return its outcome."""
         assert self.hydra_context is not None
         assert self.config is not None
         job_return = run_job(

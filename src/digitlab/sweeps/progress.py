@@ -143,6 +143,7 @@ class ProgressLine:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
+        """Begin to draw. Nothing is drawn if stderr is neither a terminal nor a notebook."""
         if in_notebook():
             self._draw_in_notebook()
             return
@@ -155,6 +156,7 @@ class ProgressLine:
             self._thread.start()
 
     def _draw(self, console: "Console") -> None:
+        """Draw the line on a terminal until ``stop`` is called."""
         from rich.progress import BarColumn, Progress, TextColumn
 
         counts = self._counts

@@ -55,6 +55,7 @@ class SweepSession:
         self.line = ProgressLine(SweepProgress(path, self.jobs, planned_runs))
 
     def _take_lock(self) -> None:
+        """Lock the folder of the sweep. Raises ``RunError`` if another process has locked it."""
         path = self.path
         # The kernel releases the lock however this process ends, so a killed sweep can be resumed at once.
         try:
@@ -82,7 +83,7 @@ def start_sweep(session: SweepSession) -> None:
 
 
 def running_path() -> list[Path]:
-    """Return a list with the folder of the sweep that this process runs; it is empty if there is none."""
+    """Return the folder of the sweep that this process runs as a list of one, or an empty list if there is none."""
     return [session.path for session in _running[:1]]
 
 
@@ -109,6 +110,7 @@ def report_sweep_at_end() -> Iterator[None]:
 
 
 def _report(session: SweepSession) -> None:
+    """Write and print the table of the sweep. Raises ``SweepError`` if a run of this command has failed."""
     from digitlab.sweeps.report import print_report, write_report
     from digitlab.sweeps.table import SweepTable
 
@@ -123,8 +125,8 @@ def _report(session: SweepSession) -> None:
         print_report(table)
         print(session.path)
     # Runs of earlier commands in the same folder may have failed too, but they are no failure of this command.
-    own_runs = [run for run in runs if session.jobs is None or tuple(run.entry.overrides) in session.jobs]
-    failed = [run for run in own_runs if run.status == "failed" and not (session.allow_divergence and run.diverged)]
+    command_runs = [run for run in runs if session.jobs is None or tuple(run.entry.overrides) in session.jobs]
+    failed = [run for run in command_runs if run.status == "failed" and not (session.allow_divergence and run.diverged)]
     if failed:
-        lines = [f"{session.path}: {len(failed)} of {len(own_runs)} jobs failed"]
+        lines = [f"{session.path}: {len(failed)} of {len(command_runs)} jobs failed"]
         raise SweepError("\n  ".join([*lines, *(f"{run.entry.folder}: {run.error}" for run in failed)]))

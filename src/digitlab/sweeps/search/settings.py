@@ -113,6 +113,7 @@ def _settings(config: DictConfig) -> SearchSettings:
 
 
 def _check_sampler(sampler: str, space: Space) -> None:
+    """Raise ``ConfigError`` if the sampler can't choose from the space."""
     if sampler == "cmaes" and sum(parameter.numbers is not None for parameter in space.parameters) < 2:
         allowed = (
             "needs at least two intervals or ranges, because it moves along numbers: use hydra.sweeper.sampler=tpe"

@@ -138,6 +138,7 @@ def _replicates(override: Override) -> list[str]:
 
 
 def _parameter(key: str, override: Override) -> Parameter:
+    """Return the parameter of a swept key. Raises ``ConfigError`` if a search can't choose its value."""
     typed, value = _typed(override), override.value()
     # With another metric in each trial, the study would compare a loss with an accuracy.
     if key.startswith("monitor."):

@@ -103,8 +103,8 @@ class Observer:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._dead_after, self._answering_since, self._clock = dead_after, answering_since, clock
-        # The last count of each worker and when it was first seen here.
-        self._seen: dict[str, tuple[object, float]] = {}
+        # The last number of each worker and the time at which this process first saw it.
+        self._last_seen: dict[str, tuple[object, float]] = {}
 
     def is_dead(self, worker: str, attributes: Mapping[str, Any]) -> bool:
         """Return whether the worker of this name is dead, by the ``attributes`` of the study.
@@ -115,13 +115,14 @@ class Observer:
         if count == _ENDED or _process_is_gone(worker):
             return True
         now = self._clock()
-        seen = self._seen.get(worker)
+        last_seen = self._last_seen.get(worker)
         # Nobody knows how long ago a number was written that is seen for the first time. Only a later call can decide.
-        if seen is None or seen[0] != count:
-            self._seen[worker] = count, now
+        if last_seen is None or last_seen[0] != count:
+            self._last_seen[worker] = count, now
             return False
+        _, first_seen_at = last_seen
         # While the database did not answer, no worker could write. That time does not count as silence.
-        return now - max(seen[1], self._answering_since()) > self._dead_after
+        return now - max(first_seen_at, self._answering_since()) > self._dead_after
 
 
 def _process_is_gone(worker: str) -> bool:

@@ -82,6 +82,7 @@ class WorkersLauncher(JobLauncher):
             exit_with(stop)
 
     def _job_batches(self, groups: Iterable[Sequence[PreparedJob]], launcher: BasicLauncher) -> list[JobBatch]:
+        """Return a batch for each group; in the other process, ``launcher`` runs its jobs."""
         assert self.hydra_context is not None
         assert self.task_function is not None
         # A copy, because the change below is only for the other processes.
