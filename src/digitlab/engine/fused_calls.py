@@ -44,14 +44,16 @@ class BoundCall(NamedTuple):
 class FusedCalls:
     """Makes calls that update ``networks`` in place.
 
-    ``settings`` are the members' settings in the form in which the library takes them. By default, those that sweeps
-    usually vary are tensors. The library then does not contain their values, and other sweeps can use it, too.
+    ``settings`` are the members' settings for the library; by default they are taken from ``networks``. There, those
+    that sweeps usually vary are tensors, which are arguments of the library. So the library does not contain their
+    values, and other sweeps can use it, too.
     """
 
     def __init__(self, networks: StackedNetworks, settings: MemberSettings | None = None) -> None:
         self._networks = networks
-        # Eager kernels are faster if settings that are equal in all members are plain numbers. A compiled library would
-        # contain these numbers, so it takes tensors.
+        # There are two forms of the update rule. In ``optimizer.rule``, a setting that is equal in all members is a
+        # plain number, because eager kernels are then faster. A library would contain that number, so it gets
+        # ``compiled_rule``, which has a tensor instead.
         default = MemberSettings(networks.compiled_rule, networks.loss.smoothing, networks.clip_norm)
         self._compiled_settings = settings or default
         self._eager_settings = default._replace(rule=networks.optimizer.rule)
@@ -67,8 +69,8 @@ class FusedCalls:
         same_masks = (self._networks.masks is None) == (networks.masks is None)
         if not same_masks or self._networks.optimizer.state.entries.keys() != networks.optimizer.state.entries.keys():
             return None
-        # The settings are selected and not stacked again: a new stack would store a setting in another form if the
-        # remaining members agree in it.
+        # Select the settings of the remaining members; do not stack them again. A new stack could have a plain number
+        # where the library takes a tensor, for example if weight decay is 0 in all remaining members.
         return FusedCalls(networks, map_tensors(self._compiled_settings, lambda rows: rows.index_select(0, members)))
 
     def inputs(self, streams: Sequence[tuple[Tensor, Tensor]], first: int, rates: Tensor, ema_weight: Tensor) -> Inputs:
@@ -90,9 +92,9 @@ class FusedCalls:
     def library(self, example: ChunkIO, *, may_compile: bool) -> CompiledCall:
         """Load the library for calls with mini-batches like those of ``example``, or compile it.
 
-        ``example`` has as many mini-batches as a call. A call trains the members of one stream, whatever their number.
-        So one library serves all streams of a population, also after members have left. Raises ``CompilerError`` if it
-        cannot be compiled, or if it does not exist and ``may_compile`` is false.
+        ``example`` has as many mini-batches as a call. A call of the library trains the members of one stream, whatever
+        their number. So one library serves all streams of a population, also after members have left. Raises
+        ``CompilerError`` if it cannot be compiled, or if it does not exist and ``may_compile`` is false.
         """
         steps, is_solo = len(example.losses), self._networks.is_solo
         state = self._state(compiled=True)
@@ -105,7 +107,9 @@ class FusedCalls:
             inputs = Inputs(pixels, targets, *map_tensors(inputs_of_members, _repeat_first_member))
         state_tensors = tensors_in(state)
 
-        # The tensors themselves serve as examples: tracing copies no data and uses only their shapes and dtypes.
+        # ``compile_or_load`` needs examples of one update to compute the name of the library, and examples of all
+        # updates to compile it. The second dimension of each input counts the updates. The tensors themselves serve as
+        # examples: tracing copies no data and uses only their shapes and dtypes.
         def examples(updates: int) -> list[Tensor]:
             return [*state_tensors, *self._shared, *(tensor[:, :updates].contiguous() for tensor in inputs.tensors)]
 
@@ -137,11 +141,11 @@ class FusedCalls:
         return calls
 
     def capture(self, example: ChunkIO, library: CompiledCall | None, graph_capture: GraphCapture) -> list[BoundCall]:
-        """Return a CUDA graph of ``library``, for a solo run, or of the eager kernels for all streams at once.
+        """Return one call: a CUDA graph of ``library``, or of the eager kernels of all streams if that is None.
 
-        A trial replay makes the updates of ``example``, which are then undone. It uses real data and learning rates, so
-        that the weights change and a wrong replay is noticed. Raises ``CudaGraphError`` if the replay is wrong or the
-        capture fails.
+        A population has no library here, because it is compiled only on a CPU. A trial replay makes the updates of
+        ``example``, which are then undone. It uses real data and learning rates, so that the weights change and a wrong
+        replay is noticed. Raises ``CudaGraphError`` if the replay is wrong or the capture fails.
         """
         call = library
         if call is None:
@@ -183,8 +187,9 @@ class FusedCalls:
         return self.inputs(streams, example.first, rates, ema_weight)
 
 
-# A CUDA graph keeps the functions alive that the next two functions return. So these refer to their arguments alone,
-# and not to ``FusedCalls`` (``UpdateFunction`` explains why).
+# The next two functions stand outside of ``FusedCalls``, because a CUDA graph keeps the functions alive that they
+# return. A reference to ``FusedCalls`` in these would keep the stacked weights on the device for too long (see
+# ``UpdateFunction``).
 
 
 def _taking_list(function: FlatFunction) -> CompiledCall:

@@ -38,8 +38,8 @@ from digitlab.optim.optimizers import RULE_OF
 _SAVED_SECONDS_ALONE = 250e-6
 _SAVED_SECONDS_PER_MEMBER = 10e-6
 # After members have left a population, its updates are captured again only if at least this many updates are still to
-# come. Warm-up, capture and trial replay make eight updates half a dozen times, eagerly for the most part. The number
-# is an estimate of how many replayed updates take as long.
+# come. A capture costs about six calls of eight updates (warm-up, capture, trial replay), most of them eager. In that
+# time, a graph could replay roughly this number of updates (an estimate).
 _MIN_STEPS_TO_RECAPTURE = 100
 
 
@@ -134,7 +134,8 @@ class FusedUpdates:
         """Return the parts that ``chunk`` has once all calls are made.
 
         They are: mini-batches before the first whole call, whole calls, full mini-batches that are left after them, and
-        a smaller mini-batch at the end of the epoch. Empty parts are left out.
+        a smaller mini-batch at the end of the epoch. Empty parts are left out. A whole call starts at a multiple of S
+        in the epoch, so only a chunk that starts elsewhere has mini-batches before it, for example in a resumed run.
         """
         count, steps = len(chunk.indices), self._steps(chunk)
         # A call has one mini-batch size, so the smaller mini-batch runs eagerly.
