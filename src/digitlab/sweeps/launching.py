@@ -1,7 +1,7 @@
-"""The base class of all launchers in ``hydra_plugins``. It composes, lists and runs the jobs of a sweep.
+"""``JobLauncher``, the base class of all launchers in ``hydra_plugins``: it composes, lists and runs jobs of a sweep.
 
-The list is the manifest, a file in the sweep's folder. ``JobLauncher`` runs jobs with Hydra's own ``run_job``, so
-folders, logs and callbacks are the same for all launchers.
+The list is the manifest, a file in the sweep's folder that assigns each run its folder. ``JobLauncher`` runs jobs with
+Hydra's own ``run_job``, so folders, logs and callbacks are the same for all launchers.
 """
 
 from collections.abc import Sequence
@@ -86,7 +86,10 @@ class JobLauncher(BasicLauncher):
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def prepare(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[PreparedJob]:
-        """Compose the jobs, add them to the sweep's manifest, and set up the logging of the command."""
+        """Compose the jobs, add them to the sweep's manifest, and set up the logging of the command.
+
+        The launcher ``basic`` prepares one job at a time, all others prepare the whole sweep at once.
+        """
         # Hydra's own launcher makes these calls too, before its first job.
         setup_globals()
         assert self.config is not None
@@ -95,9 +98,9 @@ class JobLauncher(BasicLauncher):
             PreparedJob(number, overrides, self._numbered(number, overrides))
             for number, overrides in enumerate(job_overrides, initial_job_idx)
         ]
-        # All jobs are added before the first one runs, because the manifest names their folders. If the command is
-        # killed later, the list is complete.
-        if names_runs(self.config.hydra.sweep):  # not if the user typed ``hydra.sweep.subdir``
+        # A job must be in the manifest before it runs: its folder, ``hydra.sweep.subdir``, is looked up there. If the
+        # user typed another ``hydra.sweep.subdir``, the manifest is not used.
+        if names_runs(self.config.hydra.sweep):
             path = Path(str(self.config.hydra.sweep.dir))
             add_jobs(path, ((job.config, run_overrides(command_line_overrides(job.config.hydra))) for job in jobs))
         return jobs

@@ -1,6 +1,7 @@
-"""Mean, standard deviation and confidence interval of a few measurements, for example of one run with several seeds.
+"""Mean, standard deviation and confidence interval of a few measurements, for example of the runs of one setting.
 
-The tables and figures of sweeps use it, and so do the course reports in ``reproduce``.
+These runs differ only in the seed or fold. The tables and figures of sweeps use this module, and so do the course
+reports in ``reproduce``.
 """
 
 import math
