@@ -98,7 +98,7 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.received: int | None = None
-        # The handlers before this context. They are empty in a thread, where no handler is installed.
+        # The handlers before this context, by signal. Empty outside the main thread, where no handler is installed.
         self._previous: dict[int, Any] = {}
         self._stopper: Stopper | None = None
 
@@ -132,7 +132,8 @@ class StopSignal:
     def obey(self, trainer: Trainer, *, save: Callable[[], None] | None = None) -> None:
         """Call ``save`` and raise ``Interrupted`` if any process of ``trainer`` received a signal.
 
-        Every process must call this method, because they wait for each other here.
+        Under DDP, every process must call this method, because they wait for each other here. The error says
+        nothing about the run. So ``train`` raises it again, with the folder and the command that resumes the run.
         """
         # The processes agree: if only one of them stopped, the others would wait for it forever.
         if trainer.strategy.reduce_boolean_decision(self.received is not None, all=False):

@@ -1,7 +1,7 @@
 """Loads a finished run: its network with the weights of a checkpoint, and its data set.
 
-Python users call ``load`` as ``digitlab.load``. The ``digitlab`` command uses the other functions. Shapes: N images, C
-channels, H rows, W columns, K classes.
+Python users call ``load`` as ``digitlab.load``. The analyses of finished runs, such as ``digitlab evaluate``, use
+the other functions. Shapes: N images, C channels, H rows, W columns, K classes.
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ from digitlab.training.settings import Execution
 def load(folder: str | Path, *, checkpoint: CheckpointName = "best") -> tuple[Classifier, ImageData]:
     """Return the classifier of a run, in eval mode, and its data set with the run's split, both on the CPU.
 
-    ``model(images)`` takes uint8 images (N, C, H, W), such as ``data.test_set.images``, and returns logits (N, K).
+    ``classifier(images)`` takes uint8 images (N, C, H, W), such as ``data.test_set.images``, and returns logits (N, K).
     Raises ``ConfigError`` if ``folder`` is not a run folder, ``RunError`` for a missing or damaged checkpoint, and
     ``DataError`` if the data set can't be obtained.
     """
@@ -97,7 +97,8 @@ def load_data(run: RunFolder, name: str | None = None) -> ImageData:
 def require_fit(classifier: Classifier, data: ImageData) -> None:
     """Raise ``ConfigError`` unless ``data`` has the image shape and the number of classes of ``classifier``.
 
-    If it is the data set of the run, for example a folder, it must also have the same class names.
+    If ``data`` is the data set of the run, it must also have the same class names. Those of a data set that the user
+    made, a folder of pictures for each class, may have changed since the run.
     """
     facts, source = classifier.facts, data.source
     shape, classes = tuple(facts.image_shape), len(facts.class_names)

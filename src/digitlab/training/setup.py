@@ -1,7 +1,7 @@
 """The steps at the start of a run: read the data, then make the plan, the classifier, the run state and the writer.
 
-``Run`` calls them in this order for a run that trains alone, and ``population`` for each of its members, the runs that
-it trains together.
+``Run`` calls them in this order for a run that trains alone. A population, which trains several runs (its members)
+together, reads the data once for all and takes the other steps for each member. ``summarise`` then shows the network.
 """
 
 import logging
@@ -76,7 +76,8 @@ def initial_classifier(
     """Return the classifier with the initial weights of its seed, fitted to training images if its network needs that.
 
     ``plan`` is by default one that starts at the beginning of the run. With ``resumed`` nothing is fitted, because the
-    weights of a checkpoint will replace the initial ones.
+    weights of a checkpoint will replace the initial ones. The parts of the run that ``experiment`` has built already,
+    its loss, optimizer and schedule, are used and not built again.
     """
     source, settings = data.source, experiment.trainer
     facts = DataFacts(
