@@ -1,7 +1,8 @@
 """Checks the values of a configuration before torch is imported, so that a wrong value is reported at once.
 
-The check before a run (``preflight``) calls this first. ``Experiment.from_config`` repeats these checks and makes all
-other checks.
+The check before a run (``preflight``) calls this first. ``check_node`` needs no torch, because it reads the annotations
+in the source files of the classes and does not import them. ``Experiment.from_config`` repeats these checks and makes
+all other checks.
 """
 
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from digitlab.config.annotations import check_node
 from digitlab.config.compose import plain, unresolved
 from digitlab.config.metrics import check_monitor
 
-# The classes of the settings in nodes without a _target_, which names the class in all other nodes.
+# The classes of the settings in nodes without a ``_target_``. A node with a ``_target_`` names its class there.
 _CLASSES = {
     "monitor": "digitlab.training.early_stopping.Monitor",
     "early_stopping": "digitlab.training.early_stopping.EarlyStopping",
@@ -38,6 +39,8 @@ def check_values(config: DictConfig) -> None:
         if isinstance(value, DictConfig):
             nodes[name] = plain(value, name)
         else:
+            # Among these are nodes that are switched off, such as early_stopping=null. ``check_node`` skips them,
+            # because the class of the top level has no settings with their names.
             top_level[name] = value
     check_node(top_level, "", _TOP_LEVEL_CLASS)
     for name, node in nodes.items():

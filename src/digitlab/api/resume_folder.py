@@ -11,7 +11,7 @@ from digitlab.results.folder import RunFolder, find_runs
 def check_resume_folder(folder: str) -> None:
     """Raise ``ConfigError`` if ``folder`` is not a run folder. The message names the most similar run folder."""
     path = Path(folder).expanduser()
-    # A run that was killed before its first checkpoint has only this file, and it can be resumed.
+    # The configuration is enough: a run that was killed before its first checkpoint resumes from the beginning.
     if RunFolder(path).config.exists():
         return
     if not path.exists():

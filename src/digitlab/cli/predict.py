@@ -42,6 +42,7 @@ def predict(
         raise ConfigError("--csv", tables[0], f"the option takes no file; write into one with > {tables[0]}")
     run = open_run(folder)
     classifier = load_classifier(run, checkpoint)
+    # Pictures must become like the images of the run's data set: in shape, and upright if the run made its digits so.
     facts, deskewed = classifier.facts, run.read_deskew()
     readable: dict[Path, Tensor] = {}  # a picture that is given twice is classified once
     paths = picture_files(images)

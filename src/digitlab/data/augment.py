@@ -1,8 +1,8 @@
 """The augmentations that ``conf/augment/`` offers: random changes of the training images before they are normalised.
 
 Each is a settings class that implements ``augment_base.Augmentation``: it takes and returns the images of a mini-batch,
-float (N, C, H, W) in [0, 1], with one independent draw for each image. Lengths are in pixels. C channels, H rows, W
-columns, K classes.
+float (N, C, H, W) in [0, 1], with one independent draw for each image. Its ``stage`` decides when ``Compose`` applies
+it, if a run has several. Lengths are in pixels. C channels, H rows, W columns, K classes.
 """
 
 import math
@@ -82,7 +82,7 @@ class Flip(Augmentation):
         """With ``alternating``, return an augmentation that mirrors the images whose turn it is in this epoch."""
         if not self.alternating:
             return self
-        # The coin of an image is the same in all epochs. In every second epoch, the exclusive or reverses the result.
+        # The coin of an image is the same in all epochs. In every second epoch, ``^`` (exclusive or) reverses it.
         coins = coin_flips(stream_seed("flip", context.seed), context.indices)
         return _Mirror(coins ^ (context.epoch % 2 == 1))
 

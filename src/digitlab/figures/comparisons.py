@@ -1,6 +1,6 @@
-"""Learning curves of several settings in one figure, as in the course reports R4 and R5.
+"""Learning curves of several settings in one figure, as in the course report R5.
 
-``digitlab reproduce --figures`` draws such a figure for each sweep and for the variants of a baseline in these reports.
+``digitlab reproduce --figures`` draws such a figure for each sweep of R5, and for the variants of its baseline.
 A setting is one choice of values, and its runs differ only in the seed.
 """
 

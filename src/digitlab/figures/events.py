@@ -25,7 +25,10 @@ _SAMPLES_PER_CLASS = 5
 
 
 def samples(data: ImageData) -> npt.NDArray[np.uint8]:
-    """Draw a few training images of each class: uint8 (rows, columns, RGBA)."""
+    """Draw a few training images of each class: uint8 (rows, columns, RGBA).
+
+    ``send_samples`` sends the picture. A population draws it once for all members.
+    """
     from digitlab.figures.samples import first_of_each_class, sample_grid
     from digitlab.figures.style import pixels
 

@@ -24,13 +24,12 @@ _NORMAL_97_5 = 1.959964  # the 97.5 % quantile of the normal distribution
 
 
 def precision_recall(scores: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
-    """Return precision and recall, float (M,), at every threshold, from the highest score to the lowest.
+    """Return precision and recall, float64 (different scores,), at every threshold, from the highest to the lowest.
 
-    ``scores`` is float (N,), ``positive`` bool (N,). M is the number of different scores: images with equal scores
-    share one point.
+    ``scores`` is float (N,), ``positive`` bool (N,). Each different score is a threshold, and images with at least this
+    score are predicted to be positive. So images with equal scores share one point.
     """
-    # At each threshold, the images from the first in this order to the last one above the threshold are predicted to be
-    # positive.
+    # In the order of falling scores, the positive predictions at a threshold are the images up to a certain one.
     ranked = scores.sort(descending=True, stable=True)
     true_positives = positive[ranked.indices].cumsum(0).double()
     predicted_positives = torch.arange(1, len(scores) + 1, dtype=torch.float64)
@@ -50,7 +49,7 @@ def precision_recall_figure(scores: Tensor, labels: Tensor, *, class_names: Sequ
     """Draw precision against recall, one-vs-rest, one curve for each class that occurs in ``labels``.
 
     If there are many classes, only those with the lowest average precision have colours and names; the others are grey.
-    Both axes end at 100 % and start where they show the bend of every curve; the axis labels give the start.
+    Both axes end at 100 %. They start above 0 if this still shows the bend of every curve; then their labels say so.
     """
     occurring = labels.unique().tolist()
     curves = {label: precision_recall(scores[:, label], labels == label) for label in occurring}
@@ -60,7 +59,7 @@ def precision_recall_figure(scores: Tensor, labels: Tensor, *, class_names: Sequ
     named = sorted(lowest_first[:_MOST_NAMED_OF_MANY]) if many else occurring
     figure = Figure(figsize=(5.4, max(3.5, 0.19 * len(named) + 0.5)), layout="constrained")
     axes = figure.add_subplot()
-    # The bend of a curve is where the smaller of precision and recall is largest.
+    # The bend of a curve, near its upper right corner, is where the smaller of precision and recall is largest.
     bend_percent = min((100 * float(torch.minimum(*curve).max()) for curve in curves.values()), default=100.0)
     # The named curves come last, above the others.
     for label in [*(other for other in occurring if other not in named), *named]:
@@ -123,8 +122,8 @@ def reliability_figure(scores: Tensor, labels: Tensor, *, title: str) -> Figure:
 def wilson_interval(hits: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     """Return the ends of the 95 % interval of Wilson (1927) for the share of ``hits`` in ``counts``.
 
-    ``hits``, ``counts`` and the ends have shape (M,); the ends are float64 in [0, 1]. Other than the usual interval, it
-    has a width even if all or none are hits. If a count is 0, both ends are nan.
+    ``hits``, ``counts`` and the ends have one value for each bin; the ends are float64 in [0, 1]. Unlike the usual
+    interval, it has a width even if all or none are hits. If a count is 0, both ends are nan.
     """
     share, total = hits.double() / counts, counts.double()
     centre = (share + _NORMAL_97_5**2 / (2 * total)) / (1 + _NORMAL_97_5**2 / total)
