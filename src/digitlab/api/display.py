@@ -6,7 +6,8 @@ from matplotlib.figure import Figure
 
 from digitlab.figures.style import encode
 
-# A cell is about 900 pixels wide, and the notebook's file contains the picture.
+# At this resolution most figures fit into a cell, which is about 900 pixels wide. More pixels would only make the
+# notebook's file larger, because it contains the pictures.
 _DOTS_PER_INCH = 96
 
 

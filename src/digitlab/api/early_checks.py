@@ -1,8 +1,8 @@
 """Checks the values of a configuration before torch is imported, so that a wrong value is reported at once.
 
-The check before a run (``preflight``) calls this first. ``check_node`` needs no torch, because it reads the annotations
-in the source files of the classes and does not import them. ``Experiment.from_config`` repeats these checks and makes
-all other checks.
+The classes of the settings are in modules that import torch. ``check_node`` does not import them: it reads the types
+and ranges in their source files. The check before a run (``preflight``) calls ``check_values`` first.
+``Experiment.from_config`` repeats these checks and makes all other checks.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from digitlab.config.annotations import check_node
 from digitlab.config.compose import plain, unresolved
 from digitlab.config.metrics import check_monitor
 
-# The classes of the settings in nodes without a ``_target_``. A node with a ``_target_`` names its class there.
+# The key ``_target_`` of a node names the class of its settings. These nodes have no such key.
 _CLASSES = {
     "monitor": "digitlab.training.early_stopping.Monitor",
     "early_stopping": "digitlab.training.early_stopping.EarlyStopping",
@@ -26,7 +26,11 @@ _TOP_LEVEL_CLASS = "digitlab.training.experiment.RunOptions"
 
 
 def check_values(config: DictConfig) -> None:
-    """Raise ``ConfigError`` for the first setting whose value has a wrong type or lies outside its range."""
+    """Raise ``ConfigError`` for the first setting whose value has a wrong type or lies outside its range.
+
+    Also raise it for a ``${…}`` that cannot be resolved, for a monitored metric that does not exist, and for a mode
+    that is not the direction of that metric.
+    """
     nodes, top_level = {}, {}
     for name in map(str, config):
         # The nodes hydra and sweep describe the command, not the run.

@@ -1,8 +1,9 @@
 """The augmentations that ``conf/augment/`` offers: random changes of the training images before they are normalised.
 
 Each is a settings class that implements ``augment_base.Augmentation``: it takes and returns the images of a mini-batch,
-float (N, C, H, W) in [0, 1], with one independent draw for each image. Its ``stage`` decides when ``Compose`` applies
-it, if a run has several. Lengths are in pixels. C channels, H rows, W columns, K classes.
+float (N, C, H, W) in [0, 1], and their targets, with one independent draw for each image. Targets are classes, int64
+(N,), or class probabilities, float (N, K), if images were mixed. If a run has several augmentations, ``Compose``
+applies them in the order of their ``stage``. Lengths are in pixels. C channels, H rows, W columns, K classes.
 """
 
 import math

@@ -1,6 +1,6 @@
-"""``Cifar10Source``: CIFAR-10, downloaded, unpacked and read. ``conf/data/cifar10.yaml`` names it.
+"""Downloads, unpacks and reads CIFAR-10. ``conf/data/cifar10.yaml`` names ``Cifar10Source``.
 
-CIFAR-10 calls its files batches; each holds 10,000 images. They are no mini-batches.
+CIFAR-10 calls its files batches: each contains 10,000 images. They are not the mini-batches of the training.
 """
 
 from collections.abc import Mapping
@@ -61,6 +61,7 @@ class Cifar10Source(Source):
                 fetch([url + self.archive for url in self.mirrors], archive, verify=verify)
             except DataError as error:
                 raise not_obtainable(self, root, (folder, archive), error, f"{self.archive} into {root}") from error
+        # digitlab does not read the file of ``META``, but torchvision needs it in the same folder.
         extract(archive, folder, {**TRAIN_BATCHES, **TEST_BATCHES, **META})
 
     def read(self, root: Path) -> tuple[ImageSet, ImageSet]:

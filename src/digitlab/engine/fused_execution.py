@@ -133,17 +133,18 @@ class FusedUpdates:
     def _planned_parts(self, chunk: Chunk) -> list[Part]:
         """Return the parts that ``chunk`` has once all calls are made.
 
-        They are: mini-batches before the first whole call, whole calls, full mini-batches that are left after them, and
-        a smaller mini-batch at the end of the epoch. Empty parts are left out. A whole call starts at a multiple of S
-        in the epoch, so only a chunk that starts elsewhere has mini-batches before it, for example in a resumed run.
+        They are: mini-batches before the first call, those of the calls, full mini-batches that are left after them,
+        and a smaller mini-batch at the end of the epoch. Empty parts are left out. The first step of a call, counted
+        in the epoch, is a multiple of S, so that a resumed run makes the same calls. A chunk may start between two
+        multiples, for example after a validation.
         """
         count, steps = len(chunk.indices), self._steps(chunk)
         # A call has one mini-batch size, so the smaller mini-batch runs eagerly.
         full = leading_full_batches(chunk)
         begin, end = (min(index, full) for index in chunk.full_executions(steps))
-        # The full mini-batches before and after whole calls are too few for a call. A graph of one update, which takes
-        # little time to capture, can train on them. A library of one update would take half a minute to compile, so
-        # they run eagerly instead.
+        # The full mini-batches before and after the calls are too few for another call. A graph of one update, which
+        # takes little time to capture, can train on them. A library of one update would take half a minute to compile,
+        # so they run eagerly instead.
         single = 1 if self._graph_capture is not None and not self._compiling else 0
         parts = Part(0, begin, single), Part(begin, end, steps), Part(end, full, single), Part(full, count, 0)
         return [part for part in parts if part.begin < part.end]
@@ -206,7 +207,10 @@ class FusedUpdates:
         return next((part for part in self._planned_parts(chunk) if part.steps and part.steps not in self._calls), None)
 
     def _log(self, error: CompilerError) -> None:
-        """Log that a part of the acceleration is not used: as a warning if the user has asked for it."""
+        """Log that updates are not compiled or not captured.
+
+        This can be a warning only if the user asked for compiling with ``compile=true`` or if a capture has failed.
+        """
         fall_back(error, asked=self._acceleration.compiling is True or isinstance(error, CudaGraphError))
 
     def _decide_whether_to_compile(self, steps: int, steps_ahead: int) -> None:

@@ -46,7 +46,8 @@ def send_samples(writer: RunWriter, picture: npt.NDArray[np.uint8]) -> None:
 def send_epoch(writer: RunWriter, classifier: Classifier, data: ImageData, run_state: RunState) -> None:
     """Send every figure of ``digitlab figures``, drawn from the current network and the validation images.
 
-    Send histograms of the weights and, if there are validation images, precision-recall curves as well.
+    Send histograms of the weights and, if there are validation images, precision-recall curves as well. This is called
+    after each epoch if the key ``figures.each_epoch`` is true.
     """
     from digitlab.figures.gallery import FIGURES, NotApplicableError
     from digitlab.figures.run_data import collect_run_data, curves

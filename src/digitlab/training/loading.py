@@ -1,7 +1,7 @@
 """Loads a finished run: its network with the weights of a checkpoint, and its data set.
 
-Python users call ``load`` as ``digitlab.load``. The analyses of finished runs, such as ``digitlab evaluate``, use
-the other functions. Shapes: N images, C channels, H rows, W columns, K classes.
+``digitlab.load`` calls ``load``. The ``digitlab`` command, the Python class ``Run``, figures, explanations and exports
+use the other functions. Shapes: N images, C channels, H rows, W columns, K classes.
 """
 
 from pathlib import Path

@@ -30,8 +30,9 @@ class RunState:
     ``epoch_seconds`` are the metrics and the training time of the current epoch so far. A resumed run gets ``rows`` and
     ``epoch_seconds`` from its checkpoint.
 
-    In an epoch, the caller adds seconds, metrics and losses as it measures them. At its end it calls ``end_epoch`` and
-    then ``save_epoch``; at the end of the run ``begin_test``, ``add_test`` and ``conclude``.
+    In an epoch, the caller adds seconds, metrics and losses as it measures them. At the end of an epoch it calls
+    ``add_training``, then ``add_validation`` (in this order, because the monitored metric may be one of training), then
+    ``end_epoch`` and ``save_epoch``. At the end of the run it calls ``begin_test``, ``add_test`` and ``conclude``.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class RunState:
         # because a writer changes files.
         self.writer: RunWriter | None = None
         self._test, self._validating = test, validating
+        # The plan contains the position of the run, which advances with each update.
         self._plan = classifier.plan
         # The images on which this epoch has trained, for its images per second.
         self._images = 0
@@ -127,8 +129,8 @@ class RunState:
         # Without validations, the ends of epochs are the only moments with a monitored value.
         if not self._validating:
             self._track()
-        # If the run ends inside an epoch, its last checkpoint is one inside that epoch, which contains the seconds of
-        # the part that was trained.
+        # If the run ends inside an epoch, the checkpoint that comes next belongs to that epoch, so it must contain the
+        # seconds of the part that was trained.
         if self.epoch_is_complete:
             self.epoch_seconds = 0.0
 

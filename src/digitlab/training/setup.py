@@ -88,6 +88,7 @@ def initial_classifier(
     )  # fmt: skip
     # The seed alone decides the initial weights, whatever random numbers this process has drawn before.
     torch.manual_seed(stream_seed("init", experiment.options.seed))
+    # ``experiment.parts`` are the loss, the optimizer settings and the schedule, so nothing is built twice.
     execution = Execution(
         plan=plan or training_plan(experiment, data), parts=experiment.parts,
         precision=settings.precision, compiling=experiment.options.compile, cuda_graphs=settings.cuda_graphs,
