@@ -1,6 +1,7 @@
 """``digitlab watch`` as a command: its address, a real run, and how it ends."""
 
 import json
+import os
 import signal
 import time
 import urllib.request
@@ -40,6 +41,8 @@ def test_the_command_answers_until_ctrl_c_and_then_ends_well_within_a_second(tmp
     assert address.startswith("http://127.0.0.1:")
     with urllib.request.urlopen(f"{address}state", timeout=30) as answer:
         assert json.load(answer)["runs"] == []
+    # Trainings go first: a higher number is a lower priority.
+    assert os.getpriority(os.PRIO_PROCESS, child.pid) > os.getpriority(os.PRIO_PROCESS, 0)
     begun = time.monotonic()
     child.send_signal(signal.SIGINT)
     ended = child.wait(hung_seconds=30)

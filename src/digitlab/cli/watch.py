@@ -28,6 +28,7 @@ def watch(
     The command only reads: it changes nothing under the folder and does not disturb a training.
     """
     from digitlab.config.compose import ROOT
+    from digitlab.core.system import let_others_go_first
     from digitlab.watch.laboratory import Laboratory
     from digitlab.watch.server import WatchApp, WatchServer
 
@@ -35,6 +36,8 @@ def watch(
         raise ConfigError("--root", root, "there is no such folder")
     folder = (ROOT / "outputs" if root is None else root).resolve()
     server = WatchServer(WatchApp(Laboratory(folder)), port=port)
+    # A training that uses all cores would wait for this process otherwise: its threads wait for each other.
+    let_others_go_first()
     print(f"watching {folder} until you press Ctrl-C:")
     print(server.address, flush=True)
     if open_browser:

@@ -27,6 +27,8 @@ _INSTRUCTION_SETS = (
     "sse4_1", "sse4_2", "avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512bw", "avx512vl", "avx512dq",
     "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8", "asimd", "asimdhp", "sve", "bf16",
 )  # fmt: skip
+# Added to the niceness of a process: beside busy processes of normal priority, it gets about a tenth of a core.
+_LOWER_PRIORITY = 10
 
 
 def mount_of(path: Path, *, mounts: Path = MOUNTS) -> tuple[str, frozenset[str]] | None:
@@ -200,6 +202,15 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError, TypeError):
         return False
     return all(mallopt(option, _LARGEST) for option in (_MMAP_THRESHOLD, _TRIM_THRESHOLD))
+
+
+def let_others_go_first() -> None:
+    """Lower the priority of this process, so that it uses a processor core only while busy processes leave it one.
+
+    Windows has other priorities; there, nothing changes.
+    """
+    if sys.platform != "win32":
+        os.nice(_LOWER_PRIORITY)
 
 
 def user_cache_folder() -> Path:
