@@ -22,7 +22,8 @@ _SHOWN_ROWS = 20  # A notebook shows at most this many settings.
 class Sweep:
     """One sweep, read from its folder when the object is made.
 
-    A setting is a combination of values of the swept keys. Runs of one setting differ only in the seed or the split.
+    A setting is a combination of values of the swept keys. Runs of one setting differ only in the seed, the fold or the
+    split seed.
     Raises ``ConfigError`` or ``RunError`` if ``folder`` is not the folder of a sweep.
     """
 
@@ -95,8 +96,10 @@ class Sweep:
         finished = sum(run.status == "finished" for run in self._runs)
         status = f"{finished} of {len(self._runs)} runs finished"
         parts = [html.heading(self.path.name, status, self.path)]
+        # One table for each data set, because values on different data sets can't be ranked.
         for part in self._table.by_data_set():
             columns, rows = settings_table(part)
+            # The first columns contain words: the values of the swept keys. The others contain numbers.
             parts.append(html.table(columns, rows[:_SHOWN_ROWS], words=len(part.keys)))
             if len(rows) > _SHOWN_ROWS:
                 parts.append(f"<div>the best {_SHOWN_ROWS} of {len(rows)} settings</div>")
@@ -113,6 +116,7 @@ def _effect_row(effect: ValueEffect) -> dict[str, Any]:
     interval = None if difference is None else difference.interval
     low, high = (None, None) if interval is None else interval
     return {
+        # A bin of numbers has no single value, only a label.
         "value": effect.label if effect.value is None else effect.value,
         "mean": effect.summary.mean, "sd": effect.summary.sd, "runs": effect.summary.count,
         "reference": effect.is_reference,

@@ -45,5 +45,6 @@ def watch(
 
         webbrowser.open(server.address)
     server.serve()
-    # Before a process ends, Python searches all objects for garbage. That takes longer than everything else at the end.
+    # Before a process ends, Python searches all objects for garbage, except frozen ones. This search would take longer
+    # than everything else at the end.
     gc.freeze()

@@ -14,9 +14,10 @@ from digitlab.results.folder import RunFolder
 
 
 def compare_images(groups: Sequence[Group]) -> tuple[list[str], list[str]]:
-    """Return the sentence of McNemar's test, which compares two runs image by image, and a note if it is not possible.
+    """Compare two runs image by image with McNemar's test.
 
-    Both lists are empty unless there are two groups of one run each.
+    The first list contains the result, as one sentence. If the test is not possible, the first list is empty, and the
+    second one contains a note that says why. Both are empty unless there are two groups of one run each.
     """
     if len(groups) != 2 or any(len(group.runs) != 1 for group in groups):
         return [], []

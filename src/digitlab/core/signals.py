@@ -55,7 +55,7 @@ class Stopper:
 
     def add(self, listener: StopSignal) -> None:
         self._listeners.append(listener)
-        # ``stop`` may have been called while the data was still downloaded, before there was a listener.
+        # ``stop`` may have been called before there was a listener, for example while the data was being downloaded.
         if self._requested:
             listener.received = signal.SIGINT
 
@@ -94,7 +94,10 @@ def second_signal_ignored() -> Iterator[None]:
 
 
 class StopSignal:
-    """A context manager that stores the first SIGINT or SIGTERM in ``received``. A second signal ends the process."""
+    """A context manager that stores the first SIGINT or SIGTERM in ``received``.
+
+    A second signal ends the process, except within ``second_signal_ignored``.
+    """
 
     def __init__(self) -> None:
         self.received: int | None = None

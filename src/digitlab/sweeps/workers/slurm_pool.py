@@ -1,7 +1,8 @@
-"""The pool whose processes are jobs of a SLURM cluster; the launcher ``submitit_slurm`` makes it.
+"""The pool whose processes are jobs of a SLURM cluster. The launcher ``submitit_slurm`` makes it; ``dispatch`` uses it.
 
-Submitit submits the jobs as arrays: many jobs with one command, of which only some run at once. A batch is what one job
-of the cluster does: one job of the sweep, or the jobs of one population.
+A pool starts processes for batches, and tells ``dispatch`` when they have ended and how. A batch is what one job of the
+cluster does: one job of the sweep, or the jobs of one population. Submitit submits the jobs as arrays: many jobs with
+one command, of which only some run at once.
 """
 
 import json
@@ -27,8 +28,8 @@ _FILE_DELAY_SECONDS = 15.0
 # If the queue was full, jobs are submitted again after this time.
 _FULL_QUEUE_SECONDS = 60.0
 
-# The part of a message that says how a job ended that left no result. The keys are SLURM's states, ``FORGOTTEN`` of
-# ``slurm_queue``, and two that ``SlurmPool.outcome`` adds. {under} is the key of the launcher's configuration.
+# If a job left no result, this part of the message says how the job ended. The keys are SLURM's states, ``FORGOTTEN``
+# of ``slurm_queue``, and two that ``SlurmPool.outcome`` adds. {under} is the key of the launcher's configuration.
 _ENDS = {
     "CANCELLED": "was cancelled",
     "TIMEOUT": "reached its time limit before it could be queued again: raise {under}.timeout_min",
@@ -75,12 +76,12 @@ class _SlurmTask:
 
 
 class SlurmPool:
-    """Submitit's ``executor`` for a cluster: submits all batches at once, in as few arrays as the cluster allows.
+    """A ``Pool`` that submits all batches at once by submitit's ``executor``, in as few arrays as the cluster allows.
 
     ``environment`` has the environment variables of all jobs. ``folder`` is where submitit keeps the files of the jobs.
-    It also holds ``queue.json``, the jobs by their run folders, so that a command that is killed and given again finds
-    the jobs that are still in the queue. At most ``parallel`` jobs run at once. ``under`` is the key of the launcher's
-    configuration, for messages.
+    It also holds ``queue.json``, which says which job works on which run folders. So if the command is killed and given
+    again, it finds the jobs that are still in the queue. At most ``parallel`` jobs run at once. ``under`` is the key of
+    the launcher's configuration, for messages.
     """
 
     poll_seconds = _POLL_SECONDS
@@ -171,8 +172,8 @@ class SlurmPool:
         return f"SLURM refused the jobs ({reason}): check {self._under}.{settings}, then give the same command"
 
     def _refresh(self) -> None:
-        """Find out which jobs have ended. All tasks call this, but it works only once in a round of ``dispatch``."""
-        # ``dispatch`` asks all tasks in turn and then pauses for ``_POLL_SECONDS``.
+        """Find out which jobs have ended. All tasks call this, but only the first call in a round does something."""
+        # In a round, ``dispatch`` asks all tasks in turn. Then it pauses for ``_POLL_SECONDS``.
         if time.monotonic() - self._refreshed_at < _POLL_SECONDS / 2:
             return
         self._refreshed_at = time.monotonic()
@@ -184,7 +185,8 @@ class SlurmPool:
                 continue
             if _result_file(task).exists():
                 self._end(job_id)
-                # A job that has its result and waits was queued again after its end, and has nothing left to do.
+                # If a job has its result and waits in the queue, the cluster has queued it again after its end. It has
+                # nothing left to do.
                 if self._queue.state(job_id) in ALIVE - {"RUNNING", "COMPLETING"}:
                     cancel([job_id])
             elif self._queue.has_ended(job_id):
@@ -215,7 +217,7 @@ class SlurmPool:
                 state = "FAILED_ITSELF"
         path = Path(task.job.paths.stderr)
         last_lines = _last_lines(path)
-        # SLURM only says that such a job failed. Submitit writes the reason into the job's log.
+        # If a job reached its time limit too often, SLURM says only that it failed. Submitit's log has the reason.
         if _TIMED_OUT in last_lines:
             state = "TIMED_OUT"
         end = _ENDS.get(state, _DIED).format(state=state, under=self._under)
