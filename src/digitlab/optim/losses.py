@@ -1,4 +1,4 @@
-"""Losses: they compute the mean loss of a mini-batch from logits and targets, and confidences in classes from logits.
+"""Losses. They compute the mean loss of a mini-batch from logits and targets, and convert logits to confidences.
 
 ``conf/loss/`` names them; ``training`` and ``engine`` call them. Targets are *encoded* first: converted from labels to
 the form that the loss takes. N images, K classes.
@@ -79,8 +79,8 @@ class WeightedCrossEntropy(Loss):
 
     The mean is the sum of the images' losses divided by the sum of their weights: the weight of an image is that of its
     class, or 1 if it is a mixture of images. Encoded targets are (N, K + 1): the smoothed class probabilities times the
-    class weights, and then the weight of the image. Targets are an input of compiled updates, so these work with any
-    class weights without compiling again.
+    class weights, and then the weight of the image. Targets are an input of compiled updates, so a compiled update
+    works with any class weights.
     """
 
     def __init__(self, *, weights: Sequence[float], label_smoothing: float = 0.0) -> None:

@@ -1,7 +1,8 @@
 """Trains the runs of the rows for ``digitlab reproduce``. It skips finished runs and continues after a failure.
 
 A row is a recipe (a file in ``conf/experiment``) with some overrides. The runs of a row differ in their seed, or in the
-fold of a cross-validation. This number, which counts from 0, is the ``replicate``.
+fold of a cross-validation. The seed or fold counts from 0 and is called ``replicate``. The executor of a row says how
+its runs are trained: with Lightning as other runs, or by ``executors``, for example in NumPy.
 """
 
 import logging
@@ -101,6 +102,7 @@ def _run(row: Row, folder: RunFolder, replicate: int, *, quick: bool) -> bool:
         # The run failed or was stopped before its first checkpoint, or its executor writes no checkpoints.
         shutil.rmtree(folder.path)
     _write_hydra_files(folder, config, choices, overrides)
+    # If other processes use the machine now, the training time of the run says nothing about the program.
     with log_to(folder.log), LoadMeter() as load:
         if row.executor == "lightning":
             _train(config, folder, overrides, resume=can_resume)

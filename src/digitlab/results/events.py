@@ -1,7 +1,7 @@
-"""Truncates the TensorBoard event files of a run when it resumes, to the sizes that they had at the checkpoint.
+"""The TensorBoard event files of a run: where they are, and how they are truncated when the run resumes.
 
-A resumed run repeats all steps after its checkpoint and writes their events again. If the files were not truncated,
-these events would be there twice.
+A resumed run repeats all steps after its checkpoint and writes their events again. These events would be there twice,
+so ``RunWriter`` first truncates the files to their sizes at the checkpoint. ``growing_losses`` finds the files here.
 """
 
 import logging
@@ -39,8 +39,9 @@ def event_bytes(folder: Path) -> dict[str, int]:
 def cut_events(folder: Path, kept_bytes: Mapping[str, int]) -> None:
     """Truncate the event files to ``kept_bytes``, which ``event_bytes`` returned, and remove files that are not in it.
 
-    Event files are not synchronised to the disk, because that takes as long as writing the checkpoint. After a power
-    cut a file can therefore be shorter than at the checkpoint. A warning then reports how many bytes are missing.
+    A run that starts from the beginning keeps none. Event files are not synchronised to the disk, because that takes as
+    long as writing the checkpoint. After a power cut a file can therefore be shorter than at the checkpoint. A warning
+    then reports how many bytes are missing.
     """
     # At first every file counts as completely lost, so that a file that does not exist any more is reported too.
     lost_bytes = dict(kept_bytes)

@@ -206,10 +206,10 @@ class Classifier(LightningModule):
     def training_step(self, chunk: Chunk, batch_idx: int) -> None:
         """Make one update for each mini-batch of the chunk.
 
-        Raises ``RunError`` if a loss, gradient or updated weight is not finite; the weights are then those before that
-        update.
+        Raises ``RunError`` if a loss, gradient or weight is not finite; the weights are then those before the update.
         """
         images = chunk.plan.batch_size / self.trainer.world_size  # of each mini-batch in this process
+        # On the CPU, steps with large tensors are faster if freed memory is kept; small steps need fewer threads.
         if self.device.type == "cpu":
             keep_large_memory(int(images * self.forward_cost.largest_output * self.normalise.scale.element_size()))
         self.step_threads = worthwhile_threads(images * self.forward_cost.flops)
@@ -221,7 +221,7 @@ class Classifier(LightningModule):
         self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total.completed += len(losses)
 
     def _ddp_backward(self, loss: Tensor, weight: float) -> None:
-        # Lightning averages gradients over the processes here, also if a training_step makes several updates.
+        # Lightning averages gradients here. The weight makes up for unequal shares of images (``Chunk.minibatches``).
         self.manual_backward(loss * weight)
         # Each process has computed the running statistics of batch norm from its own images.
         for buffer in statistics_of(self.network):

@@ -1,4 +1,4 @@
-"""Checks a composed configuration and builds the parts of a run, without reading images or allocating weights.
+"""Checks a composed configuration and builds the parts of a run, without reading images.
 
 The constructors are the schema: building each part checks its settings. Solo runs, populations and the checks before a
 sweep use it. A node is a part of the configuration that has keys of its own, such as ``model``.
@@ -63,7 +63,10 @@ class Ema:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Experiment:
-    """The parts of a run. ``network`` is on torch's meta device: it has shapes, and no memory for weights.
+    """The parts of a run.
+
+    ``network`` tells the layers and their sizes, and is not trained. It is on torch's meta device, without memory for
+    weights; only a network that a Python user passed is on the CPU. ``figures`` draws the figures of the run.
 
     ``hyper_parameters`` are the arguments of the classifier, without the facts about its data. They are plain values
     and are stored in checkpoints. A run resumes only from a checkpoint with the same hyper-parameters.

@@ -206,8 +206,9 @@ class RunState:
     ) -> dict[str, Any]:
         """Write ``result.json`` and close the files of the writer; return the content of ``result.json``.
 
-        Without a test the metrics are those of the best checkpoint so far. ``threads`` is the number of threads of the
-        updates; ``more`` are further entries.
+        Without a test the metrics are those of the best checkpoint so far. ``split_fingerprint`` identifies the split
+        into training and validation images. ``threads`` is the number of threads of the updates; ``more`` are further
+        entries.
         """
         # The rows of a resumed run include those from before the stop, so the result describes the whole run.
         best, rows, metrics = self.best_tracker.best, self.rows, self._tested_metrics

@@ -144,7 +144,7 @@ def new_run_state(
 ) -> RunState:
     """Return the state of a run at its beginning, or at ``checkpoint``, which is also loaded into ``classifier``.
 
-    It has no writer yet. Raises what ``restore`` raises.
+    It has no writer yet. Raises ``RunError`` if the run can't continue from ``checkpoint`` (see ``restore``).
     """
     validating = len(data.val_indices) > 0
     # The tracker gets the history of the monitored metric, so that the best value and the patience are as before the
