@@ -28,7 +28,7 @@ class EmnistSource(MnistLike):
     """
 
     name = "emnist"
-    margin_pixels = 2  # Cohen et al. (2017)
+    margin_pixels = 2  # the width of the black margin around each figure, by Cohen et al. (2017)
     counts: ClassVar[Mapping[str, int]] = {
         "byclass": 697_932, "bymerge": 697_932, "balanced": 112_800, "letters": 124_800, "digits": 240_000,
         "mnist": 60_000,
@@ -64,7 +64,7 @@ class EmnistSource(MnistLike):
 
 
 class EmnistData(ImageData):
-    """The data module of EMNIST, with its ``split``; the other arguments are those of ``ImageData``."""
+    """The data module of EMNIST. It adds ``split`` to the arguments of ``ImageData``, so ``data.split`` is a key."""
 
     @checked
     def __init__(

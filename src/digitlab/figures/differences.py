@@ -24,7 +24,8 @@ _LONGEST_NAME = 30
 class PairedValues:
     """One comparison: the values of both groups pair by pair, and the mean of first minus second with its interval.
 
-    ``pairs`` is empty for groups that are not paired; ``interval`` is None for a single pair.
+    ``first`` and ``second`` are the names of the groups, such as ``optimizer.lr=0.1``. ``pairs`` is empty for groups
+    that are not paired; ``interval`` is None for a single pair.
     """
 
     first: str
@@ -108,5 +109,8 @@ def _settings(name: str) -> list[str]:
 
 
 def _keep_end(name: str, letters: int = _LONGEST_NAME) -> str:
-    """Shorten a long name and keep its end, where the names of runs in one sweep differ. ``letters`` is the limit."""
+    """Shorten a long name to ``letters``, and escape it so that Matplotlib reads no formula in it.
+
+    The end is kept, because the names of runs in one sweep differ there.
+    """
     return literal(name if len(name) <= letters else "…" + name[1 - letters :])

@@ -33,9 +33,10 @@ class Panel:
 
 @styled
 def embedding_figure(panels: Sequence[Panel], labels: Tensor, *, class_names: Sequence[str], title: str) -> Figure:
-    """Draw the panels side by side; the name of each class is at the median of its points, or a little above it.
+    """Draw a panel for each of ``panels``; the name of each class is at the median of its points, or a little above it.
 
-    ``labels`` is int64 (N,), the classes of the points.
+    The panels are side by side, or one below the other if the figure is for a column of a paper. ``labels`` is int64
+    (N,), the classes of the points.
     """
     columns = panel_columns(len(panels))
     rows = -(-len(panels) // columns)
