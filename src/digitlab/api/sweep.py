@@ -47,7 +47,7 @@ class Sweep:
 
     @property
     def table(self) -> Any:
-        """One row per run, with its settings, status, monitored value and metrics: a data frame or a list of dicts."""
+        """One row per run, with the values of the keys on the command line, its status and its metrics."""
         return to_frame([self._row(run) for run in self._runs])
 
     def _row(self, run: SweepRun) -> dict[str, Any]:
@@ -57,11 +57,12 @@ class Sweep:
 
     @property
     def effects(self) -> dict[str, Any]:
-        """For each swept key, the effect of each value on the monitored metric: a data frame or a list of dicts.
+        """For each swept key except seeds and folds, a table: the effect of each value on the monitored metric.
 
-        A row has the mean, the standard deviation and the number of runs with the value. ``difference`` is the mean
-        difference to the ``reference``, the best value, over pairs of runs that differ in this key alone; its 95 %
-        interval goes from ``low`` to ``high``.
+        A row has the mean, the standard deviation and the number of the runs with one value. ``reference`` is True for
+        the best value. For the others, ``difference`` is this value minus the best one: the mean over ``pairs`` of runs
+        that differ in this key alone. Its 95 % interval goes from ``low`` to ``high``. If the values are many numbers,
+        as after a search, a row is about a range of them; then ``runs`` counts settings, and there are no differences.
         """
         return {key: to_frame([_effect_row(each) for each in effects]) for key, effects in self._table.effects.items()}
 

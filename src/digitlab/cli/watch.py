@@ -45,6 +45,6 @@ def watch(
 
         webbrowser.open(server.address)
     server.serve()
-    # Before a process ends, Python searches all objects for garbage, except frozen ones. This search would take longer
-    # than everything else at the end.
+    # When a process ends, Python searches all objects for garbage, and the user would wait for it after Ctrl-C.
+    # ``freeze`` leaves the objects out of the search.
     gc.freeze()

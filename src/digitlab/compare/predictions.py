@@ -14,10 +14,10 @@ from digitlab.results.folder import RunFolder
 
 
 def compare_images(groups: Sequence[Group]) -> tuple[list[str], list[str]]:
-    """Compare two runs image by image with McNemar's test.
+    """Compare two runs image by image with McNemar's test; return sentences and notes.
 
-    The first list contains the result, as one sentence. If the test is not possible, the first list is empty, and the
-    second one contains a note that says why. Both are empty unless there are two groups of one run each.
+    There is one sentence with the result, or, if the test is not possible, one note that says why. Both lists are empty
+    unless there are two groups of one run each. Call ``compare_groups`` before: it refuses runs on different data sets.
     """
     if len(groups) != 2 or any(len(group.runs) != 1 for group in groups):
         return [], []
@@ -42,7 +42,8 @@ def _compare(first: ComparedRun, second: ComparedRun) -> McNemar | str:
     labels = _test_labels(first.folder)
     if len(labels) != counts[0]:
         return f"the runs were tested on {counts[0]} of {len(labels)} images"
-    # No label has the index of the class "none" (data.unknown_class), so a prediction of it counts as wrong.
+    # A network may have an additional class "none" for images of no class (see ``digitlab.data.unknown_class``). No
+    # test image has this label, so the prediction "none" counts as wrong.
     first_correct, second_correct = (each.argmax(1) == labels for each in probabilities)
     return mcnemar(first_correct, second_correct)
 

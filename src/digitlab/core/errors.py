@@ -1,6 +1,7 @@
 """The errors that digitlab raises on purpose. Each has a message of one line and an exit code.
 
-Every package raises them. ``core.exit`` and ``train.py`` print the message and end the process with the exit code.
+Every package raises them. ``core.exit``, for ``train.py``, and ``digitlab.cli`` print the message and end the process
+with the exit code.
 """
 
 import traceback

@@ -1,7 +1,7 @@
-"""EMNIST: handwritten letters and digits, divided into classes in six ways, with a data module of its own.
+"""EMNIST: handwritten letters and digits, divided into classes in six ways; the key ``data.split`` chooses one.
 
-``conf/data/emnist.yaml`` names ``EmnistData``. ``EmnistSource`` reads the files with a class of torchvision, as the
-sources in ``torchvision_sources`` do.
+``conf/data/emnist.yaml`` names ``EmnistData``, a data module of its own because of this key. ``EmnistSource`` reads the
+files with a class of torchvision, as the sources in ``torchvision_sources`` do.
 """
 
 import string

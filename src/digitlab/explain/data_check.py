@@ -29,8 +29,9 @@ EXACT, NEAR, LABEL = "exact copies", "near copies", "doubtful labels"
 class Finding:
     """One finding about the image with this ``number``.
 
-    ``other`` is the image of which it is a copy, ``suggested`` the label that is more likely. ``value`` is the
-    correlation of a near copy, or the margin by which the suggested label is more probable, in [0, 1].
+    ``kind`` is one of the constants above. ``other`` is the image of which it is a copy, ``suggested`` the label that
+    is more likely. ``value`` is the correlation of a near copy, or the margin by which the suggested label is more
+    probable, in [0, 1].
     """
 
     kind: str

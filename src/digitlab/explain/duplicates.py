@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-# Images are reduced before they are compared, so that noise and compression hardly matter. By the number of channels,
-# the pixels on a side of a reduced image.
+# Images are reduced before they are compared, so that noise and compression hardly matter. The number of pixels on each
+# side of a reduced image, by the number of channels.
 _REDUCED_PIXELS = {1: 14, 3: 8}
 _LEAST_CORRELATION = 0.9
 # Lowe's ratio test (2004): the nearest image must be this much nearer than the tenth nearest. Without it, all straight

@@ -1,7 +1,7 @@
 """A figure of comparisons between two groups of runs: their pairs, and their difference with its 95 % interval.
 
-A pair is one run of each group; the two have the same seed, and differ only in what the groups differ in. ``digitlab
-compare --figure``, the report of a sweep and the Python API show the figure.
+A pair is one run of each group: both have the same seed, and the same values of all settings in which the groups do
+not differ. ``digitlab compare --figure``, the report of a sweep and the Python API show the figure.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""Trains the runs of the rows for ``digitlab reproduce``. It skips finished runs and continues after a failure.
+"""Trains the runs of ``digitlab reproduce``, which compares them with the values in course reports, row by row.
 
 A row is a recipe (a file in ``conf/experiment``) with some overrides. The runs of a row differ in their seed, or in the
 fold of a cross-validation. The seed or fold counts from 0 and is called ``replicate``. The executor of a row says how
@@ -124,9 +124,10 @@ def _train(config: DictConfig, folder: RunFolder, overrides: Sequence[str], *, r
 
 
 def _changed_keys(stored: DictConfig, current: DictConfig) -> list[str]:
-    """Return the keys that both configurations have with different values, except data folder and accelerator.
+    """Return the keys that both configurations have with different values.
 
-    Keys that only one of them has are ignored, because another version of digitlab can have other keys.
+    The data folder and the accelerator are left out, because they belong to a machine and not to a recipe. Keys that
+    only one configuration has are ignored, because another version of digitlab can have other keys.
     """
     # ``walk`` gives the dotted keys. A group such as ``data`` is a dict, whose values have keys of their own.
     before, after = (dict(walk(OmegaConf.to_container(each, resolve=False))) for each in (stored, current))
@@ -164,7 +165,7 @@ def _run_without_lightning(row: Row, folder: RunFolder, config: DictConfig, *, q
 def compose(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
     """Return the configuration of ``train.py OVERRIDES``, and the chosen option of each config group by its name.
 
-    The configuration has no progress bar. Hydra's own errors are raised unchanged.
+    The progress bar is turned off. Hydra's own errors are raised unchanged.
     """
     register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3", job_name="train"):

@@ -1,7 +1,8 @@
-"""The TensorBoard event files of a run: where they are, and how they are truncated when the run resumes.
+"""Finds the TensorBoard event files of a run, and truncates them to their sizes at the checkpoint when a run resumes.
 
-A resumed run repeats all steps after its checkpoint and writes their events again. These events would be there twice,
-so ``RunWriter`` first truncates the files to their sizes at the checkpoint. ``growing_losses`` finds the files here.
+A resumed run repeats all steps after its checkpoint and writes their events again. If the files were not truncated,
+these events would be there twice. ``results.writer`` stores the sizes in each checkpoint and truncates the files.
+Figures and live pages find the curves of a run with the other functions.
 """
 
 import logging

@@ -116,7 +116,7 @@ class Classifier(LightningModule):
     def restore(
         self, weights: Mapping[str, Tensor], optimizer_state: dict[str, Any], train_counts: Counts | None
     ) -> None:
-        """Set the state of a run to that of a checkpoint; without ``train_counts`` this process counts from zero."""
+        """Set the state to that of a checkpoint. ``train_counts`` is None if another process of DDP has all counts."""
         self.load_state_dict(weights)
         self._optimizer_state = optimizer_state
         if train_counts is not None:
@@ -231,7 +231,7 @@ class Classifier(LightningModule):
     def _count_chunk(self, chunk: Chunk, logits: Tensor, losses: Sequence[float]) -> None:
         sizes = chunk.sizes[: len(losses)]  # after a signal, not all mini-batches of the chunk are done
         image_count = sum(sizes)
-        labels = chunk.learnt_labels()[:image_count]
+        labels = chunk.learnt_labels()[:image_count]  # a mixed image has the label with the larger weight
         self.count(confusions(logits[:image_count].unsqueeze(0), labels.unsqueeze(0))[0], losses, sizes)
 
     def count(self, confusion: Tensor, losses: Sequence[float], sizes: Sequence[int]) -> None:

@@ -1,7 +1,8 @@
 """The steps at the start of a run: read the data, then make the plan, the classifier, the run state and the writer.
 
-``Run`` calls them in this order for a run that trains alone. A population, which trains several runs (its members)
-together, reads the data once for all and takes the other steps for each member. ``summarise`` then shows the network.
+``training.run.Run`` calls them in this order for a run that trains alone. A population, which trains several runs (its
+members) together, reads the data once for all and takes the other steps for each member. ``summarise`` then shows the
+network.
 """
 
 import logging
@@ -88,7 +89,6 @@ def initial_classifier(
     )  # fmt: skip
     # The seed alone decides the initial weights, whatever random numbers this process has drawn before.
     torch.manual_seed(stream_seed("init", experiment.options.seed))
-    # ``experiment.parts`` are the loss, the optimizer settings and the schedule, so nothing is built twice.
     execution = Execution(
         plan=plan or training_plan(experiment, data), parts=experiment.parts,
         precision=settings.precision, compiling=experiment.options.compile, cuda_graphs=settings.cuda_graphs,
@@ -130,7 +130,11 @@ def training_plan(experiment: Experiment, data: ImageData, position: Position | 
 
 
 def run_writer(config: DictConfig, folder: RunFolder, *, checkpoint: Mapping[str, Any] | None) -> RunWriter:
-    """Return the writer of a run. The configuration that it shows has no values of environment variables."""
+    """Return the writer of a run. The configuration that it shows has no values of environment variables.
+
+    If the run resumes from ``checkpoint``, the writer removes metrics and events that are newer. So call this only when
+    nothing before the training can fail any more.
+    """
     return RunWriter(folder, config=without_environment(config), checkpoint=checkpoint)
 
 

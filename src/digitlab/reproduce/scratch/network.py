@@ -142,7 +142,7 @@ def glorot(units: Sequence[int], activations: Sequence[Activation], *, seed: int
     """Make layers from ``units[0]`` pixels to ``units[-1]`` classes: uniform weights (Glorot, 2010), biases of 0."""
     random = np.random.default_rng(seed)
     layers = []
-    # Neighbours in ``units`` are the inputs and outputs of a layer, so ``units`` has one item more than the others.
+    # Neighbours in ``units`` are the inputs and outputs of a layer. So ``units`` is longer than ``activations`` by one.
     for fan_in, fan_out, activation in zip(units, units[1:], activations, strict=False):
         bound = np.sqrt(6 / (fan_in + fan_out))
         layers.append(Dense(random.uniform(-bound, bound, (fan_in, fan_out)), np.zeros(fan_out), activation))

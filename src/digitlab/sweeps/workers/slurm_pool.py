@@ -118,8 +118,8 @@ class SlurmPool:
             try:
                 tasks = self._submit(waiting[:size], parallel)
             except RunError as refused:
-                # A full queue has room again when jobs of this sweep have ended. Any other refusal ends the command,
-                # and then none of its jobs may stay in the queue.
+                # If the queue is full and has jobs of this sweep, wait: it has room again when they have ended. Any
+                # other refusal ends the command, and then none of its jobs may stay in the queue.
                 if not (self._running or started) or not _QUEUE_FULL.search(str(refused)):
                     cancel(self._running | {task.job_id: task for task in started})
                     raise
