@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from digitlab.compare.groups import Group, Value
+from digitlab.compare.groups import Group
 from digitlab.compare.statistics import (
     RESAMPLES,
     Difference,
@@ -22,6 +22,7 @@ from digitlab.compare.statistics import (
 from digitlab.config.metrics import metric_direction
 from digitlab.config.replicates import REPLICATE_KEYS
 from digitlab.config.suggestions import nearest
+from digitlab.config.values import Value
 from digitlab.core.errors import ConfigError, show
 from digitlab.results.data_set import data_set_name
 

@@ -14,12 +14,11 @@ from typing import Any
 from digitlab.config.fingerprint import with_effect
 from digitlab.config.replicates import REPLICATE_KEYS
 from digitlab.config.suggestions import full_keys, nearest
+from digitlab.config.values import Value
 from digitlab.core.errors import ConfigError, show
 from digitlab.results.folder import RunFolder, find_runs
 from digitlab.results.outcome import UNREADABLE
 from digitlab.results.table import run_limits
-
-Value = str | int | float | bool | None
 
 # 12 groups make 66 comparisons. With more, the correction for their number would hide most differences.
 _MAX_GROUPS = 12

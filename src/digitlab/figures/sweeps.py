@@ -18,6 +18,7 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from digitlab.config.values import Value
 from digitlab.figures.formatting import metric_scale, needs_log_scale
 from digitlab.figures.style import (
     BACKGROUND_COLOUR,
@@ -30,8 +31,6 @@ from digitlab.figures.style import (
     styled,
     text_colour_on,
 )  # fmt: skip
-
-Value = str | int | float | bool | None
 
 # Styles of the best settings: (colour, line style, marker).
 _BEST_STYLES = ((BLUE, "-", "o"), (ORANGE, "--", "s"), (GREEN, ":", "^"), (PURPLE, "-.", "D"))

@@ -13,11 +13,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, TypeGuard
 
+from digitlab.config.values import Value
 from digitlab.core.errors import show
 from digitlab.sweeps.statistics import Summary
-
-# A swept value in Python's types. A list becomes its text, because lists can't be dictionary keys.
-Value = str | int | float | bool | None
 
 # Up to this many numbers, the table has a row for each number, even if each occurs only once.
 _MAX_SINGLE_VALUES = 8

@@ -10,12 +10,13 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from digitlab.config.values import Value
 from digitlab.core.errors import show
 from digitlab.core.files import write_atomically
 from digitlab.figures.style import Format, Width, encode, figure_width
 from digitlab.figures.sweeps import Effect, curve_figure, effect_figure, pair_figure
 from digitlab.results.history import read_history
-from digitlab.sweeps.effects import Value, in_order
+from digitlab.sweeps.effects import in_order
 from digitlab.sweeps.importance import Importances
 from digitlab.sweeps.manifest import folder_name
 from digitlab.sweeps.statistics import Summary

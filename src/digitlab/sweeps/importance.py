@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from digitlab.config.metrics import metric_direction
+from digitlab.config.values import Value
 from digitlab.core.extras import how_to_install
 from digitlab.figures.formatting import needs_log_scale
-from digitlab.sweeps.effects import Value, is_number
+from digitlab.sweeps.effects import is_number
 from digitlab.sweeps.state import SweepRun
 from digitlab.sweeps.table import SweepTable
 

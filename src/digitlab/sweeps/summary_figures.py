@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from matplotlib.figure import Figure
 
+from digitlab.config.values import Value
 from digitlab.core.errors import show
 from digitlab.figures.analysis import (
     CurvePoint,
@@ -20,7 +21,7 @@ from digitlab.figures.analysis import (
     rate_figure,
 )
 from digitlab.figures.sweeps import parallel_figure
-from digitlab.sweeps.effects import Value, in_order, is_number
+from digitlab.sweeps.effects import in_order, is_number
 from digitlab.sweeps.importance import Importances
 from digitlab.sweeps.rate_test import RateTest, rate_tests
 from digitlab.sweeps.statistics import Summary

@@ -16,9 +16,10 @@ from omegaconf import OmegaConf
 
 from digitlab.config.metrics import metric_direction
 from digitlab.config.replicates import REPLICATE_KEYS
+from digitlab.config.values import Value
 from digitlab.core.errors import DigitlabError, show
 from digitlab.results.data_set import data_set_name
-from digitlab.sweeps.effects import Observation, Value, ValueEffect, value_effects
+from digitlab.sweeps.effects import Observation, ValueEffect, value_effects
 from digitlab.sweeps.state import SweepRun
 from digitlab.sweeps.statistics import Summary
 
