@@ -7,7 +7,6 @@ members of a population do not use this callback: they call the functions of ``f
 
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
@@ -15,7 +14,7 @@ from digitlab.config.schema import checked
 from digitlab.data.chunks import Chunk
 from digitlab.data.module import ImageData
 from digitlab.figures.batch_log import BatchLogger
-from digitlab.figures.events import samples, send_epoch, send_samples, send_test, send_weights
+from digitlab.figures.events import samples, send_epoch, send_samples, send_test, send_weights, tested
 from digitlab.results.writer import RunWriter
 from digitlab.training.classifier import Classifier
 from digitlab.training.run_callback import RunCallback
@@ -83,8 +82,7 @@ class FigureCallback(Callback):
             self._batch_logger = BatchLogger(writer.folder, classifier)
             self._batch_logger.stop()
         if self._batch_logger is not None:
-            scores, labels = torch.cat(classifier.test_scores).cpu(), torch.cat(classifier.test_labels).cpu()
-            self._batch_logger.add_test(scores, labels, batch_size=_data(trainer).batch_size)
+            self._batch_logger.add_test(*tested(classifier), batch_size=_data(trainer).batch_size)
             self._batch_logger.save()
         send_test(writer, classifier)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from digitlab.data.module import ImageData
 from digitlab.results.writer import RunWriter
@@ -74,13 +75,18 @@ def send_weights(writer: RunWriter, classifier: Classifier) -> None:
 
 def send_test(writer: RunWriter, classifier: Classifier) -> None:
     """Send the confusion matrix and the precision-recall curves of the test that has just finished."""
-    scores, labels = torch.cat(classifier.test_scores).cpu(), torch.cat(classifier.test_labels).cpu()
+    scores, labels = tested(classifier)
     names, step = tuple(classifier.facts.class_names), classifier.position.total_steps
     title = f"{classifier.facts.title}, {type(classifier.network).__name__}: test images"
     confusion = classifier.evaluation.confusion.cpu()
     renderer = _confusion_renderer(names, title)
     writer.picture("confusion_matrix", renderer.pixels(confusion), step=step)
     writer.precision_recall(scores.float(), labels, names, step=step)
+
+
+def tested(classifier: Classifier) -> tuple[Tensor, Tensor]:
+    """Return the scores (N, K) and the labels, int64 (N,), of the test that has just finished, on the CPU."""
+    return torch.cat(classifier.test_scores).cpu(), torch.cat(classifier.test_labels).cpu()
 
 
 @lru_cache(maxsize=1)
