@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from digitlab.figures.style import LINE_STYLES, styled
+from digitlab.figures.style import LINE_STYLES, panel_grid, styled
 
 # Metrics in the order of their panels, with the axis labels. Accuracies are in [0, 1] and are drawn in per cent.
 _PANELS = {
@@ -43,10 +43,10 @@ def settings_figure(settings: Sequence[Setting], *, title: str) -> Figure:
     """
     panels = [metric for metric in _PANELS if any(setting.curves.get(metric) for setting in settings)]
     legend_inches = 0.17 * len(settings) + 0.2  # one line of text for each setting
-    figure = Figure(figsize=(6.8, 2.3 * -(-len(panels) // 2) + legend_inches + 0.3), layout="constrained")
+    rows, columns = panel_grid(len(panels), most_columns=2)
+    figure = Figure(figsize=(6.8, 2.3 * rows + legend_inches + 0.3), layout="constrained")
     figure.suptitle(title, x=0.01, ha="left")
-    columns = min(2, len(panels))
-    grid = figure.subplots(-(-len(panels) // columns), columns, squeeze=False).flat
+    grid = figure.subplots(rows, columns, squeeze=False).flat
     handles: dict[str, Line2D] = {}
     for metric, axes in zip(panels, grid, strict=True):
         for setting, line_style, marker in zip(settings, itertools.cycle(LINE_STYLES), itertools.cycle(_MARKERS)):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from digitlab.figures.confused import most_confused
 from digitlab.figures.images import prediction_caption
-from digitlab.figures.style import panel_columns, pixels, short, styled, text_colour_on
+from digitlab.figures.style import panel_grid, pixels, short, styled, text_colour_on
 from digitlab.figures.tiles import Caption, tiles_figure
 
 _NUMBER_POINTS = 5.5  # font size of the numbers in the cells
@@ -139,8 +139,7 @@ def _frame(scale_ends: tuple[float, float], class_names: Sequence[str], title: s
     ``scale_ends`` are the upper ends of the colour scales of counts and of per cent.
     """
     side_inches = max(3.0, _cell_inches(len(class_names)) * len(class_names) + 1.0)
-    columns = panel_columns(2)
-    rows = 2 // columns
+    rows, columns = panel_grid(2)
     figure = Figure(figsize=(columns * side_inches + 1.2, rows * side_inches + 0.4), layout="compressed")
     figure.suptitle(title, x=0.01, ha="left")
     counts, shares = figure.subplots(rows, columns, squeeze=False).flat

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from digitlab.figures.formatting import metric_scale
-from digitlab.figures.style import BLUE, ORANGE, TEXT_COLOUR, literal, styled
+from digitlab.figures.style import BLUE, ORANGE, TEXT_COLOUR, literal, panel_grid, styled
 
 # Only the pairs of this many comparisons are drawn, because more panels would be too small to read. The differences of
 # all comparisons are drawn below them.
@@ -45,8 +45,7 @@ def difference_figure(comparisons: Sequence[PairedValues], *, metric: str) -> Fi
     """
     factor, label = metric_scale(metric)
     paired = [comparison for comparison in comparisons if comparison.pairs][:_MAX_PANELS]
-    columns = min(3, max(1, len(paired)))
-    rows = -(-len(paired) // columns)
+    rows, columns = panel_grid(len(paired), most_columns=3)
     differences_inches = 0.34 * len(comparisons) + 1.05
     figure = Figure(figsize=(max(5.0, 2.3 * columns), 2.3 * rows + differences_inches), layout="constrained")
     if paired:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from torch import Tensor
 
-from digitlab.figures.style import BACKGROUND_COLOUR, LINE_STYLES, TEXT_COLOUR, panel_columns, short, styled
+from digitlab.figures.style import BACKGROUND_COLOUR, LINE_STYLES, TEXT_COLOUR, panel_grid, short, styled
 
 _PANEL_INCHES = 4.2
 _MARKERS = "os^Dv<>pPX*"
@@ -38,8 +38,7 @@ def embedding_figure(panels: Sequence[Panel], labels: Tensor, *, class_names: Se
     The panels are side by side, or one below the other if the figure is for a column of a paper. ``labels`` is int64
     (N,), the classes of the points.
     """
-    columns = panel_columns(len(panels))
-    rows = -(-len(panels) // columns)
+    rows, columns = panel_grid(len(panels))
     figure = Figure(figsize=(_PANEL_INCHES * columns + 1.2, _PANEL_INCHES * rows), layout="constrained")
     axes_grid = figure.subplots(rows, columns, squeeze=False)
     occurring = labels.unique().tolist()

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from torch import Tensor
 
-from digitlab.figures.style import BLUE, ORANGE, PURPLE, SPLIT_NAMES, SPLIT_STYLES, TEXT_COLOUR, panel_columns, styled
+from digitlab.figures.style import BLUE, ORANGE, PURPLE, SPLIT_NAMES, SPLIT_STYLES, TEXT_COLOUR, panel_grid, styled
 
 # The curve of one metric on one split: pairs of (epoch or iteration, value).
 Curve = Sequence[tuple[float, float]]
@@ -136,8 +136,7 @@ def batch_accuracy_figure(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tens
 
 def _panels(count: int, panel_inches: tuple[float, float]) -> tuple[Figure, list[Axes]]:
     """Make a figure with ``count`` panels side by side, or below each other in a column of a paper."""
-    columns = panel_columns(count)
-    rows = -(-count // columns)
+    rows, columns = panel_grid(count)
     figure = Figure(figsize=(panel_inches[0] * columns, panel_inches[1] * rows), layout="constrained")
     return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 

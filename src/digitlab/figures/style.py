@@ -149,9 +149,13 @@ def width_inches() -> float | None:
     return None if width is None else WIDTH_INCHES[width]
 
 
-def panel_columns(panels: int) -> int:
-    """Return how many panels of a figure fit side by side: one in a column of a paper, otherwise all."""
-    return 1 if _width.get() == "column" else panels
+def panel_grid(panels: int, *, most_columns: int | None = None) -> tuple[int, int]:
+    """Return the numbers of rows and columns in which a figure shows its ``panels``.
+
+    At most ``most_columns`` are side by side (None: all); in a column of a paper, they are below each other.
+    """
+    columns = 1 if _width.get() == "column" else max(1, min(panels, most_columns or panels))
+    return -(-panels // columns), columns
 
 
 @styled
