@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from omegaconf import DictConfig, OmegaConf
 
-from digitlab.config.cli_errors import split_override
+from digitlab.config.overrides import split_override
 from digitlab.core.errors import ConfigError, show
 
 # Only a sweep uses these parts of Hydra's configuration. hydra/launcher chooses an option, hydra.launcher is its node.

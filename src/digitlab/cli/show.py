@@ -32,9 +32,9 @@ def show(
 
     With --check, examine its images and labels, print a table, and write a contact sheet and a list of findings.
     """
-    from digitlab.config.cli_errors import split_override
     from digitlab.config.command_line import read_arguments
     from digitlab.config.compose import ROOT, compose
+    from digitlab.config.overrides import split_override
     from digitlab.core.files import write_atomically
     from digitlab.figures.samples import first_of_each_class, sample_grid
     from digitlab.figures.style import encode

@@ -16,6 +16,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from digitlab.config.overrides import split_override
 from digitlab.config.place import train_command
 from digitlab.config.quoting import character_to_quote, shell_form
 from digitlab.config.suggestions import (
@@ -127,12 +128,6 @@ def _may_be_names(override: Override, *, several: bool) -> bool:
     names = value if several and isinstance(value, list) else [value]
     # An option is the name of a file in conf/, and never an interpolation such as ${model}.
     return all(isinstance(name, str) and "$" not in name for name in names)
-
-
-def split_override(override: str) -> tuple[str, str]:
-    """Return the key of an override, without a leading + or ~, and its value."""
-    key, _, value = override.lstrip("+~").partition("=")
-    return key, value
 
 
 def group_names(groups: Path) -> list[str]:
