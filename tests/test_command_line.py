@@ -164,6 +164,10 @@ def test_the_name_of_a_sweep_may_be_any_name_of_a_folder(name):
     assert compose(read_arguments(["sweep.name=null"])).sweep.name is None
 
 
+def test_a_path_is_quoted_after_a_prefix_too():
+    assert quote_path("++data.path=größe") == "++data.path='größe'"
+
+
 @pytest.mark.parametrize(
     "override", ["data.root=/data/x", "data.root='/ö'", "seed=0,1", "model.hidden=[64", "resume=/ö"]
 )

@@ -189,10 +189,11 @@ def rows_of(table):
     return table if isinstance(table, list) else [dict(zip(table.columns, row, strict=True)) for row in table.values]
 
 
-def test_launchers_with_other_processes_are_refused(small, images):
+@pytest.mark.parametrize("launcher", ["hydra/launcher=joblib", "++hydra.launcher.over=joblib"])
+def test_launchers_with_other_processes_are_refused(launcher, small, images):
     local = type("Local", (Net,), {"__qualname__": "test.<locals>.Local"})
     with pytest.raises(digitlab.ConfigError, match="other processes can't build the network: Local is defined inside"):
-        digitlab.sweep(*small, "seed=0,1", "hydra/launcher=joblib", model=local, data=images)
+        digitlab.sweep(*small, "seed=0,1", launcher, model=local, data=images)
 
 
 @pytest.mark.sample(2)

@@ -100,6 +100,7 @@ def test_two_trainings_in_one_process_have_the_same_bits(run, tmp_path):
         ("model=nope", "model=nope"),
         ("model.init=x", "model.init=x: must be"),
         ("resume=x", "digitlab.resume"),
+        ("++resume=x", "digitlab.resume"),
         ("-m", "digitlab.sweep"),
     ],
 )

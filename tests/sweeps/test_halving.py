@@ -44,7 +44,7 @@ def test_the_worse_half_of_the_settings_leaves(count, mode):
 
 
 def test_replicates_leave_together_by_their_mean():
-    assert setting_of(["seed=0", "optimizer.lr=0.1"]) == setting_of(["optimizer.lr=0.1", "seed=1"])
+    assert setting_of(["seed=0", "optimizer.lr=0.1"]) == setting_of(["optimizer.lr=0.1", "++seed=1"])
     assert setting_of(["data.fold=0", "data.split_seed=1", "optimizer.lr=0.1"]) == ("optimizer.lr=0.1",)
     assert worse_half({("a",): [0.9, 0.1], ("b",): [0.6, 0.6]}, "max") == {("a",)}
 

@@ -44,6 +44,7 @@ def test_a_bad_setting_is_refused(node, key):
     ("node", "typed"),
     [
         ({}, "hydra.sweep.subdir=x"),
+        ({}, "++hydra.sweep.subdir=x"),
         ({}, "hydra.sweeper.max_batch_size=2"),
         ({"name": "mine"}, "hydra.sweep.dir=/elsewhere"),
         ({"fresh": True}, "hydra.sweep.dir=/elsewhere"),
@@ -52,11 +53,12 @@ def test_a_bad_setting_is_refused(node, key):
 def test_hydra_settings_that_conflict_with_the_sweep_are_refused(node, typed):
     with pytest.raises(ConfigError) as caught:
         sweep_settings(DEFAULT | node, [typed])
-    assert f"{caught.value.key}={caught.value.value}" == typed
+    assert f"{caught.value.key}={caught.value.value}" == typed.lstrip("+")
 
 
 def test_a_single_run_refuses_settings_of_a_sweep():
     refuse_without_sweep(["seed=1", "sweep=five_factors", "+sweeping=1"])
-    with pytest.raises(ConfigError, match="add -m") as caught:
-        refuse_without_sweep(["seed=1", "sweep.name=mine"])
-    assert (caught.value.key, caught.value.value) == ("sweep.name", "mine")
+    for override in ("sweep.name=mine", "++sweep.name=mine"):
+        with pytest.raises(ConfigError, match="add -m") as caught:
+            refuse_without_sweep(["seed=1", override])
+        assert (caught.value.key, caught.value.value) == ("sweep.name", "mine")

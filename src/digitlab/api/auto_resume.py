@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from digitlab.config.compose import compose
 from digitlab.config.fingerprint import differences, fingerprint
+from digitlab.config.overrides import split_override
 from digitlab.core.errors import ConfigError, DigitlabError
 from digitlab.results.folder import RunFolder, find_runs
 
@@ -41,7 +42,7 @@ def find_resume_target(arguments: Sequence[str]) -> ResumeTarget:
     overrides = [argument for argument in arguments if argument.partition("=")[0] != "resume"]
     config, folder = _compose_with_folder(overrides)
     # The user named the folder, so a run with other settings there is a mistake, not one of many to choose from.
-    if any(override.startswith("hydra.run.dir=") for override in overrides):
+    if any(split_override(override)[0] == "hydra.run.dir" for override in overrides):
         run = RunFolder(folder)
         if not run.config.exists():
             return ResumeTarget(None, overrides)

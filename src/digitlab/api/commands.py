@@ -23,6 +23,7 @@ from digitlab.api.run import Run
 from digitlab.api.running import stoppable_by_folder
 from digitlab.api.sweep import Sweep
 from digitlab.config.compose import ROOT
+from digitlab.config.overrides import split_override
 from digitlab.config.quoting import in_quotes
 from digitlab.core.encoding import unencodable_replaced
 from digitlab.core.errors import ConfigError, RunError
@@ -110,7 +111,7 @@ def sweep(
     a warning says so. Raises what ``train`` raises for mistakes that concern the whole sweep.
     """
     _check_overrides(overrides)
-    if any(override.partition("=")[0] == "sweep.dry_run" for override in overrides):
+    if any(split_override(override)[0] == "sweep.dry_run" for override in overrides):
         raise ConfigError("sweep.dry_run", True, "use the command: python train.py -m ... sweep.dry_run=true")
     user_overrides = [*overrides, *([] if name is None else [f"sweep.name={in_quotes(str(name))}"])]
     sweep_folders: list[Path] = []  # stays empty if the sweep does not start
@@ -156,8 +157,7 @@ def resume(
         _remember(path, model)
     arguments = [] if max_epochs is None else [f"trainer.max_epochs={max_epochs}"]
     stopper = Stopper() if stopper is None else stopper
-    stoppable = _stoppable(stopper, needs_model=model is not None)
-    with _exclusive_training(), stoppable, stoppable_by_folder(path, stopper):
+    with _exclusive_training(), _stoppable(stopper, needs_model=model is not None), stoppable_by_folder(path, stopper):
         return Run(resume_folder(str(path), arguments).folder)
 
 
@@ -242,9 +242,9 @@ def _log_how_to_resume(objects: OwnObjects, *, also_print: bool) -> None:
 def _refuse_other_processes(overrides: Sequence[str], reason_to_pass_again: str) -> None:
     """Raise ``ConfigError`` if the overrides choose a launcher that would train in other processes."""
     # With hydra.launcher.over, the launcher ``vectorized`` passes its populations on to another launcher.
-    for override in overrides:
-        key, _, value = override.lstrip("+").partition("=")
-        if (key == "hydra/launcher" and value not in ("basic", "vectorized")) or key == "hydra.launcher.over":
+    in_this_process = {"hydra/launcher": ("basic", "vectorized"), "hydra.launcher.over": ("null",)}
+    for key, value in map(split_override, overrides):
+        if value not in in_this_process.get(key, (value,)):
             raise ConfigError(key, value, f"other processes can't build the network: {reason_to_pass_again}")
 
 
@@ -294,7 +294,7 @@ def _check_overrides(overrides: tuple[str, ...]) -> None:
     for override in overrides:
         if not isinstance(override, str):
             raise ConfigError("", override, 'overrides are texts, as in digitlab.train("model=mlp", "seed=1")')
-        if override.partition("=")[0] == "resume":
-            raise ConfigError("resume", override.partition("=")[2], "use digitlab.resume(folder)")
+        if split_override(override)[0] == "resume":
+            raise ConfigError("resume", split_override(override)[1], "use digitlab.resume(folder)")
         if override.startswith("-"):
             raise ConfigError("", override, "is an option of the command; use digitlab.sweep(...) instead of -m")

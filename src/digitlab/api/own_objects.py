@@ -15,6 +15,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 
 from digitlab.config import compose
+from digitlab.config.overrides import split_override
 from digitlab.core.errors import ConfigError
 
 # The name of an option that cannot be named after a class.
@@ -100,5 +101,5 @@ def _store(group: str, name: str, node: dict[str, Any], added_options: list[tupl
 
 def _data_root(overrides: Sequence[str]) -> Path:
     """Return the folder of data sets that the overrides choose."""
-    chosen = [override for override in overrides if override.partition("=")[0] == "data.root"]
+    chosen = [override for override in overrides if split_override(override)[0] == "data.root"]
     return Path(str(compose.compose(chosen).data.root)).expanduser()

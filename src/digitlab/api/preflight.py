@@ -26,6 +26,7 @@ from digitlab.api.no_effect import (
 )
 from digitlab.config.cli_errors import command_line_overrides
 from digitlab.config.compose import COMPOSITION_ERRORS, composition_error, plain
+from digitlab.config.overrides import split_override
 from digitlab.core.errors import ConfigError, DigitlabError
 from digitlab.core.exit import exit_with
 from digitlab.results.folder import RunFolder
@@ -119,7 +120,7 @@ def _explain_experiment(error: DigitlabError, overrides: Sequence[str]) -> Digit
     """
     if not isinstance(error, ConfigError) or not error.allowed.startswith("no such key"):
         return error
-    typed = dict(override.partition("=")[::2] for override in overrides)
+    typed = dict(map(split_override, overrides))
     group = error.key.partition(".")[0]
     if "experiment" not in typed or group not in typed or error.key in typed:
         return error

@@ -9,6 +9,8 @@ import shlex
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+from digitlab.config.overrides import split_override
+
 # Keys whose value is a path or the name of a folder; in a sweep it can be several. The value of a folder of Hydra is
 # always one path.
 _PATH_KEYS = ("data.root", "data.path", "sweep.name")
@@ -27,10 +29,10 @@ def quote_path(override: str) -> str:
     with a comma is also unchanged, because it can be several values of a sweep, except for ``hydra.run.dir`` and
     ``hydra.sweep.dir``, which are always one path. ``resume`` never reaches Hydra, so it needs no quotes.
     """
-    key, _, value = override.partition("=")
+    key, value = split_override(override)
     if not value or value[0] in "'\"$" or key == "resume" or not _needs_quotes(override, key, value):
         return override
-    quoted = f"{key}={in_quotes(value)}"
+    quoted = override.removesuffix(value) + in_quotes(value)
     # If quotes do not help either, the error message must show what the user typed.
     return quoted if _read_by_hydra(quoted) == value else override
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from digitlab.config.compose import compose
+from digitlab.config.overrides import split_override
 from digitlab.figures.run_data import predict_split
 from digitlab.results.folder import RunFolder
 from digitlab.training import train
@@ -85,7 +86,7 @@ def held_out_scores(
     setting.
     """
     fits_lenet = min(image_shape[1:]) >= _SMALLEST_FOR_LENET
-    user_keys = {override.partition("=")[0] for override in overrides}
+    user_keys = {split_override(override)[0] for override in overrides}
     defaults = ["model=lenet" if fits_lenet else "model=mlp", *_TRAINING]
     # Leave out the defaults that the user sets: by the key itself, by its group, or by an experiment.
     set_keys = {*user_keys, *_SET_BY_EXPERIMENT} if "experiment" in user_keys else user_keys

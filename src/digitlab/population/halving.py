@@ -11,6 +11,7 @@ The checks before a sweep and the grouping of jobs use this module, and ``member
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 
+from digitlab.config.overrides import split_override
 from digitlab.config.replicates import REPLICATE_KEYS
 from digitlab.core.errors import ConfigError
 from digitlab.results.folder import RunFolder
@@ -21,7 +22,7 @@ Setting = tuple[str, ...]
 
 def setting_of(overrides: Sequence[str]) -> Setting:
     """Return the setting of a run: its ``overrides`` without those of seed, fold and split seed."""
-    return tuple(override for override in overrides if override.partition("=")[0] not in REPLICATE_KEYS)
+    return tuple(override for override in overrides if split_override(override)[0] not in REPLICATE_KEYS)
 
 
 def default_epochs(max_epochs: int) -> list[int]:

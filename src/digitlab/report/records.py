@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from digitlab.config.metrics import metric_direction
+from digitlab.config.overrides import split_override
 from digitlab.core.errors import show
 from digitlab.results.checkpoint_name import tested_checkpoint
 from digitlab.results.data_set import data_set_name
@@ -201,7 +202,6 @@ def rank_runs(records: Sequence[ReportedRun]) -> list[ReportedRun]:
 
 def differing_settings(records: Sequence[ReportedRun]) -> list[str]:
     """Return the keys among data set, model and all overrides whose values differ between the runs."""
-    parts = [override.lstrip("+").partition("=") for record in records for override in record.overrides]
-    overridden = (key for key, equals, _ in parts if equals and not key.startswith(_IGNORED_OVERRIDES))
-    keys = dict.fromkeys([*GROUPS, *overridden])
+    overridden = (split_override(override)[0] for record in records for override in record.overrides)
+    keys = dict.fromkeys([*GROUPS, *(key for key in overridden if not key.startswith(_IGNORED_OVERRIDES))])
     return [key for key in keys if len({show(record.setting(key)) for record in records}) > 1]

@@ -27,6 +27,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from digitlab.config.given import GIVEN
+from digitlab.config.overrides import split_override
 from digitlab.core.files import write_atomically
 from digitlab.results.checkpoint import write_checkpoint
 from digitlab.results.events import LOSS_TAG, SUBFOLDERS, cut_events, event_bytes
@@ -189,7 +190,7 @@ class RunWriter:
         values = {name: values[name] for name in sorted(values, key=lambda name: name != monitored)}
         values = {f"result/{name}": value for name, value in values.items() if "class_accuracy" not in name}
         values = {name: float(value) for name, value in values.items() if value is not None and math.isfinite(value)}
-        overridden_keys = [override.lstrip("+~").partition("=")[0] for override in result["overrides"]]
+        overridden_keys = [split_override(override)[0] for override in result["overrides"]]
         # Three summaries: the names of settings and metrics, the values of the settings, and the end of the run.
         experiment, start, end = hparams(_settings_by_name(self.config, overridden_keys), values)
         overridden_names = {_short_name(key) for key in overridden_keys}

@@ -17,6 +17,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from digitlab.config.fingerprint import fingerprint
+from digitlab.config.overrides import split_override
 from digitlab.core.errors import ConfigError, RunError
 from digitlab.core.files import write_atomically
 from digitlab.results.folder import RunFolder
@@ -217,7 +218,7 @@ def names_runs(sweep: object) -> bool:
 
 def run_overrides(overrides: Sequence[str]) -> list[str]:
     """Return the overrides of a job without those that describe its sweep (``sweep.*``)."""
-    return [override for override in overrides if not override.lstrip("+").startswith("sweep.")]
+    return [override for override in overrides if not split_override(override)[0].startswith("sweep.")]
 
 
 def folder_name(text: str) -> str:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from omegaconf import DictConfig
 from pydantic import ValidationError
 
+from digitlab.config.overrides import split_override
 from digitlab.config.schema import PositiveInt, refusal, settings
 from digitlab.core.errors import ConfigError
 from digitlab.population.halving import halving_epochs
@@ -66,7 +67,7 @@ def sweep_settings(node: dict[str, Any], typed: Sequence[str]) -> SweepSettings:
         raise refusal(error, of=SweepSettings, given=node).under("sweep") from error
     # Some of Hydra's own settings contradict the manifest or the settings ``sweep.*``.
     for override in typed:
-        key, _, value = override.partition("=")
+        key, value = split_override(override)
         if key == "hydra.sweep.subdir":
             raise ConfigError(key, value, "can't be set: the manifest of the sweep names the folders of its runs")
         if key == "hydra.sweeper.max_batch_size" and value != "null":
@@ -87,5 +88,4 @@ def refuse_without_sweep(overrides: Sequence[str]) -> None:
     for override in overrides:
         # ``run_overrides`` drops the overrides of a sweep.
         if not run_overrides([override]):
-            key, _, value = override.lstrip("+").partition("=")
-            raise ConfigError(key, value, "is a setting of a sweep: add -m to the command")
+            raise ConfigError(*split_override(override), "is a setting of a sweep: add -m to the command")

@@ -19,6 +19,7 @@ from digitlab.config.cli_errors import command_line_overrides
 from digitlab.config.compose import build, plain, unresolved
 from digitlab.config.given import GIVEN
 from digitlab.config.metrics import check_monitor
+from digitlab.config.overrides import split_override
 from digitlab.config.schema import NonNegativeInt, refusal, settings
 from digitlab.config.suggestions import unknown
 from digitlab.core.errors import ConfigError
@@ -285,7 +286,7 @@ def _monitor_and_early_stopping(
         return monitor, early_stopping
     # The defaults in conf/ are for runs with validation, so they are ignored. Settings that the user typed are refused.
     for override in typed:
-        key, _, value = override.lstrip("+").partition("=")
+        key, value = split_override(override)
         sets_early_stopping = key.partition(".")[0] == "early_stopping" and early_stopping is not None
         if sets_early_stopping or (key == "monitor.metric" and monitor.metric.startswith("val/")):
             raise ConfigError(key, value, "needs a validation set, and data.val_size is 0")
