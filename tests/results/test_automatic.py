@@ -1,10 +1,14 @@
-"""``resume=auto`` finds the newest run of the same configuration that can be resumed, and no other run."""
+"""``resume=auto`` finds the newest run of the same configuration that can be resumed, and no other run.
+
+If ``resume=FOLDER`` gives a wrong folder, the message names the run that the user probably means.
+"""
 
 import json
 import os
 
 import pytest
 
+from digitlab.api import resume_folder
 from digitlab.api.auto_resume import find_resume_target
 from digitlab.config import compose as config
 from digitlab.config.compose import compose
@@ -85,3 +89,15 @@ def test_a_named_folder_is_resumed_or_refused_with_the_differences(begun):
 def test_a_sweep_is_rejected(begun, argument):
     with pytest.raises(ConfigError, match=f"^resume=auto: can't be combined with {argument}"):
         find_resume_target([*TYPED, "resume=auto", argument])
+
+
+def test_a_wrong_folder_gives_the_run_that_is_meant(begun, tmp_path, monkeypatch):
+    monkeypatch.setattr(resume_folder, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    begun("10-00", *TYPED)
+    newest = begun("11-00", *TYPED)
+    resume_folder.check_resume_folder(str(newest.path))
+    with pytest.raises(ConfigError, match=r"the most similar run folder is outputs/mnist-linear/11-00$"):
+        resume_folder.check_resume_folder("outputs/mnist-linear/11-0")
+    with pytest.raises(ConfigError, match=r"its newest run is outputs/mnist-linear/11-00$"):
+        resume_folder.check_resume_folder("outputs/mnist-linear")

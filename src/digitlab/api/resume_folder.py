@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from digitlab.config.compose import ROOT
-from digitlab.config.suggestions import similar_names
+from digitlab.config.suggestions import similar_folder
 from digitlab.core.errors import ConfigError
 from digitlab.results.folder import RunFolder, find_runs
 
@@ -15,15 +15,9 @@ def check_resume_folder(folder: str) -> None:
     if RunFolder(path).config.exists():
         return
     if not path.exists():
-        runs = [_shown(run.path) for run in find_runs(ROOT / "outputs")]
-        hint = f"; the most similar run folder is {similar_names(folder, runs)[0]}" if runs else ""
+        hint = similar_folder(folder, [run.path for run in find_runs(ROOT / "outputs")], kind="run folder")
         raise ConfigError("resume", folder, f"there is no such folder{hint}")
     # In a sweep or in the folder of a data set and a model, the user probably wants one of its runs.
-    runs = [_shown(run.path) for run in find_runs(path)] if path.is_dir() else []
-    hint = f"; its newest run is {runs[-1]}" if runs else ""
+    runs = find_runs(path)
+    hint = f"; its newest run is {Path(folder) / runs[-1].path.relative_to(path)}" if runs else ""
     raise ConfigError("resume", folder, f"is no run folder: it has no .hydra/config.yaml{hint}")
-
-
-def _shown(path: Path) -> str:
-    current = Path.cwd()
-    return str(path.relative_to(current)) if path.is_relative_to(current) else str(path)

@@ -78,14 +78,13 @@ def sweep(
 def _require_sweep(folder: Path) -> None:
     """Raise ``ConfigError`` if there is no such folder. The message names the most similar sweep in ``outputs/``."""
     from digitlab.config.compose import ROOT
-    from digitlab.config.suggestions import similar_names
-    from digitlab.core.files import relative_path
+    from digitlab.config.suggestions import similar_folder
     from digitlab.sweeps.manifest import manifest_file
 
     if folder.expanduser().exists():
         return
-    sweeps = [relative_path(path) for path in (ROOT / "outputs" / "sweeps").glob("*") if manifest_file(path).exists()]
-    hint = f"; the most similar sweep is {similar_names(folder.name, sweeps)[0]}" if sweeps else ""
+    sweeps = [path for path in (ROOT / "outputs" / "sweeps").glob("*") if manifest_file(path).exists()]
+    hint = similar_folder(folder.name, sweeps, kind="sweep")
     raise ConfigError("SWEEP_FOLDER", folder, f"there is no such folder{hint}")
 
 

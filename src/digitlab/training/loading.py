@@ -10,9 +10,8 @@ import torch
 from omegaconf import DictConfig
 
 from digitlab.config.compose import ROOT, build, compose, plain, register_resolvers
-from digitlab.config.suggestions import similar_names
+from digitlab.config.suggestions import similar_folder
 from digitlab.core.errors import ConfigError, RunError
-from digitlab.core.files import relative_path
 from digitlab.data.module import ImageData
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.checkpoint_name import CheckpointName
@@ -53,9 +52,8 @@ def _why_no_folder(path: Path, folder: str | Path) -> str:
     """Say why ``path`` is no folder. ``folder`` is the path as the user gave it, to find a similar run folder."""
     if path.exists():
         return "is a file: give the folder of the run"
-    runs = [relative_path(run.path) for run in find_runs(ROOT / "outputs")]
-    hint = f"; the most similar run folder is {similar_names(str(folder), runs)[0]}" if runs else ""
-    return f"there is no such folder{hint}"
+    runs = [run.path for run in find_runs(ROOT / "outputs")]
+    return "there is no such folder" + similar_folder(str(folder), runs, kind="run folder")
 
 
 def load_classifier(run: RunFolder, checkpoint: CheckpointName = "best") -> Classifier:
