@@ -9,9 +9,9 @@ from omegaconf import DictConfig
 from digitlab.api import html
 from digitlab.api.frames import to_frame
 from digitlab.api.running import stopper_of
-from digitlab.config.suggestions import nearest
+from digitlab.config.suggestions import not_one_of
 from digitlab.core.durations import duration
-from digitlab.core.errors import ConfigError, RunError
+from digitlab.core.errors import RunError
 from digitlab.results.checkpoint_name import CheckpointName
 from digitlab.results.folder import RunFolder
 from digitlab.results.history import read_history
@@ -135,7 +135,7 @@ class Run:
         from digitlab.figures.run_data import read_run_data
 
         if name not in FIGURES:
-            raise ConfigError("figure", name, f"must be one of {', '.join(FIGURES)}{nearest(name, FIGURES)}")
+            raise not_one_of("figure", name, FIGURES)
         try:
             figure = FIGURES[name](read_run_data(self._folder))
         except NotApplicableError as reason:

@@ -90,11 +90,10 @@ def explain(
 
 
 def _class_index(run: "ExplainedRun", name: str) -> int:
-    from digitlab.config.suggestions import nearest
+    from digitlab.config.suggestions import not_one_of
 
     if name not in run.class_names:
-        allowed = f"must be one of {', '.join(run.class_names)}{nearest(name, run.class_names)}"
-        raise ConfigError("--class", name, allowed)
+        raise not_one_of("--class", name, run.class_names)
     return run.class_names.index(name)
 
 

@@ -43,8 +43,7 @@ def figures(
 
     Print the path of each figure, or the reason why the figure does not apply to the run. Progress goes to stderr.
     """
-    from digitlab.config.suggestions import nearest
-    from digitlab.core.errors import ConfigError
+    from digitlab.config.suggestions import not_one_of
     from digitlab.figures.gallery import figure_names, make_figures, require_no_overwrite
     from digitlab.figures.gifs import GifOptions
     from digitlab.figures.run_data import read_rows, read_run_data
@@ -59,7 +58,7 @@ def figures(
     out = run.figures if out is None else out
     for name in classes or []:
         if name not in names:
-            raise ConfigError("--class", name, f"must be one of {', '.join(names)}{nearest(name, names)}")
+            raise not_one_of("--class", name, names)
     only = None if not only else [_figure_name(name) for name in dict.fromkeys(only)]
     file_names = figure_names(names, file_format.value, only=only)
     if not force:
@@ -92,11 +91,10 @@ def _figure_name(name: str) -> str:
 
     Raises ``ConfigError`` if there is no such figure.
     """
-    from digitlab.config.suggestions import nearest
-    from digitlab.core.errors import ConfigError
+    from digitlab.config.suggestions import not_one_of
     from digitlab.figures.gallery import FIGURES
 
     figure = name.partition(".")[0]
     if figure not in FIGURES:
-        raise ConfigError("--only", name, f"must be one of {', '.join(FIGURES)}{nearest(name, list(FIGURES))}")
+        raise not_one_of("--only", name, FIGURES)
     return figure

@@ -5,7 +5,7 @@ Checkpoints, sweeps, tables and reports use it. This module does not import torc
 
 from typing import Literal
 
-from digitlab.config.suggestions import nearest
+from digitlab.config.suggestions import not_one_of
 from digitlab.core.errors import ConfigError
 
 Direction = Literal["min", "max"]
@@ -33,7 +33,7 @@ def metric_direction(metric: str) -> Direction:
 def check_monitor(metric: str, mode: str) -> None:
     """Raise ``ConfigError`` if a run can't monitor ``metric``, or if ``mode`` is not its direction."""
     if metric not in MONITORS:
-        raise ConfigError("monitor.metric", metric, f"must be one of {', '.join(MONITORS)}{nearest(metric, MONITORS)}")
+        raise not_one_of("monitor.metric", metric, MONITORS)
     direction = metric_direction(metric)
     if mode != direction:
         raise ConfigError("monitor.mode", mode, f"must be {direction} for monitor.metric={metric}")

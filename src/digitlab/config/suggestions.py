@@ -76,6 +76,12 @@ def nearest(name: str, names: Iterable[str]) -> str:
     return f" (did you mean `{similar[0]}`?)" if similar else ""
 
 
+def not_one_of(key: str, value: str, names: Iterable[str]) -> ConfigError:
+    """Return the error for a ``value`` of ``key`` that is not among ``names``; it may suggest one of them."""
+    names = list(names)
+    return ConfigError(key, value, f"must be one of {', '.join(names)}{nearest(value, names)}")
+
+
 def _words(name: str) -> list[str]:
     return sorted(re.findall(r"[^\W_]+", name))
 

@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from digitlab.config.schema import Fraction, NonNegativeFloat, settings
-from digitlab.config.suggestions import nearest
+from digitlab.config.suggestions import not_one_of
 from digitlab.core.errors import ConfigError
 from digitlab.data.augment import Affine, Augmentation, Batch, Blur, Compose, Cutout, Noise, Shift, Stage
 from digitlab.data.strokes import dilate, erode
@@ -102,7 +102,7 @@ def corruptions(kind: str, severity: int | None = None) -> dict[int, Augmentatio
         ConfigError: there is no corruption of this name, or ``severity`` is not in 1 … 5.
     """
     if kind not in CORRUPTIONS:
-        raise ConfigError("--corrupt", kind, f"must be one of {', '.join(CORRUPTIONS)}{nearest(kind, CORRUPTIONS)}")
+        raise not_one_of("--corrupt", kind, CORRUPTIONS)
     by_severity = dict(zip(SEVERITIES, CORRUPTIONS[kind], strict=True))
     if severity is None:
         return {0: Compose([])} | by_severity

@@ -15,8 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from digitlab.config.metrics import metric_direction
-from digitlab.config.suggestions import nearest
-from digitlab.core.errors import ConfigError
+from digitlab.config.suggestions import not_one_of
 from digitlab.core.files import relative_path
 from digitlab.results.data_set import read_data_set_name
 from digitlab.results.folder import RunFolder
@@ -122,7 +121,7 @@ def sort_rows(rows: Sequence[Row], metric: str) -> list[Row]:
     """
     numbers = {name for row in rows for name, value in row.items() if isinstance(value, int | float)}
     if metric not in numbers:
-        raise ConfigError("--sort", metric, f"must be one of {', '.join(sorted(numbers))}{nearest(metric, numbers)}")
+        raise not_one_of("--sort", metric, sorted(numbers))
     sign = 1 if metric_direction(metric) == "min" else -1
 
     def rank(row: Row) -> tuple[str, int, float]:
