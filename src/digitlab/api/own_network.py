@@ -31,7 +31,7 @@ _PLAIN = (type(None), bool, int, float, str)
 
 @dataclass(frozen=True, slots=True)
 class OwnNetwork:
-    """A network that the user passed: the name of its class, and its node in the configuration.
+    """A network that the user passed: the name of its class, its node in the configuration, and what builds it.
 
     ``reason_to_pass_again`` says why another process can't build the network unless the user passes it again; None if
     it can.
@@ -39,6 +39,7 @@ class OwnNetwork:
 
     name: str
     node: dict[str, Any]
+    builder: GivenNetwork
     reason_to_pass_again: str | None
 
 
@@ -81,21 +82,22 @@ def remember_for_run(config: DictConfig, model: Any) -> None:
         raise ConfigError(
             "model", network.name, f"is not the network of the run, {target}: its layers or its code differ"
         )
-    remember(str(identifier), GivenNetwork.of_class(model) if kind == "class" else _copying_builder(model))
+    remember(str(identifier), network.builder)
 
 
 def _from_object(network: nn.Module) -> OwnNetwork:
     """Remember a network with its weights and return its node. Raises ``ConfigError`` if it can't be copied."""
     network_class = type(network)
     try:
-        prototype = copy.deepcopy(network)
+        builder = _copying_builder(network)
     except Exception as error:
         reason = " ".join(str(error).split())
         raise ConfigError("model", network_class.__name__, f"can't be copied: {reason}; pass its class") from error
-    identifier = f"object:{_digest(_layers(prototype))}:{_digest(_weights(prototype))}"
-    remember(identifier, _copying_builder(prototype))
+    identifier = f"object:{_digest(_layers(network))}:{_digest(_weights(network))}"
+    remember(identifier, builder)
+    node = {"_target_": _name_of(network_class), GIVEN: identifier}
     reason = "its network is an object; only a class that is defined in a module can be found again by its name"
-    return OwnNetwork(network_class.__name__, {"_target_": _name_of(network_class), GIVEN: identifier}, reason)
+    return OwnNetwork(network_class.__name__, node, builder, reason)
 
 
 def _copying_builder(network: nn.Module) -> GivenNetwork:
@@ -129,8 +131,9 @@ def _from_class(network_class: type[nn.Module], settings: dict[str, Any]) -> Own
     if unknown := [name for name in settings if name not in parameters]:
         raise ConfigError(f"model.{unknown[0]}", settings[unknown[0]], f"no such setting of {network_class.__name__}")
     node[GIVEN] = f"class:{_digest(_code_of(network_class))}"
-    remember(node[GIVEN], GivenNetwork.of_class(network_class))
-    return OwnNetwork(network_class.__name__, node, _not_importable(network_class))
+    builder = GivenNetwork.of_class(network_class)
+    remember(node[GIVEN], builder)
+    return OwnNetwork(network_class.__name__, node, builder, _not_importable(network_class))
 
 
 def _not_importable(network_class: type) -> str | None:
