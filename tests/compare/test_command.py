@@ -25,6 +25,14 @@ def test_two_runs_are_compared_image_by_image(tmp_path, write_run, digitlab, dat
     assert "do not choose settings by it" in out
 
 
+def test_a_note_on_the_test_of_single_images_is_on_stdout_like_all_others(tmp_path, write_run, digitlab):
+    for name in ("good", "bad"):
+        write_run(tmp_path / name, accuracy=0.9)
+    code, out, err = digitlab("compare", tmp_path / "good", tmp_path / "bad")
+    assert (code, err) == (0, "")
+    assert "note: no test of single images: good has no readable test_predictions.npz\n" in out
+
+
 def test_the_figure_is_written_once(tmp_path, write_run, digitlab):
     for name, gain in (("a", 0.0), ("b", 0.01)):
         for seed in range(5):

@@ -1,6 +1,5 @@
 """``digitlab compare``: say whether one run, sweep or setting is better than another, with statistics."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -51,9 +50,7 @@ def compare(
     image_sentences, image_notes = compare_images(groups)
     for line in [*(f"{sentence(comparison)}." for comparison in comparisons), *image_sentences]:
         print(line)
-    for note in image_notes:
-        print(f"note: {note}", file=sys.stderr)
-    for note in dict.fromkeys(note for each in comparisons for note in each.notes):
+    for note in dict.fromkeys([*(note for each in comparisons for note in each.notes), *image_notes]):
         print(f"note: {note}")
     if figure is not None:
         from digitlab.compare.drawing import comparison_figure
