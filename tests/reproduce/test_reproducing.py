@@ -74,6 +74,11 @@ def test_a_run_of_another_recipe_is_reported_and_kept(made, tmp_path):
     assert folder.result.exists()
 
 
+def test_changed_keys_keep_the_order_of_the_configuration():
+    stored, current = (OmegaConf.create({"model": dict.fromkeys("hgfedcba", value), "old": 1}) for value in (0, 1))
+    assert runner._changed_keys(stored, current) == [f"model.{key}" for key in "hgfedcba"]
+
+
 @pytest.mark.sample(2)
 @pytest.mark.parametrize("stopped_at", ["the first epoch", "the test"])
 def test_a_stopped_run_is_resumed(made, tmp_path, stopped_at):

@@ -133,8 +133,9 @@ def _changed_keys(stored: DictConfig, current: DictConfig) -> list[str]:
     before, after = (dict(walk(OmegaConf.to_container(each, resolve=False))) for each in (stored, current))
     return [
         key
-        for key in before.keys() & after.keys()
-        if before[key] != after[key]
+        for key in before
+        if key in after
+        and before[key] != after[key]
         and not isinstance(before[key], dict)
         and key not in ("data.root", "trainer.accelerator")
     ]
