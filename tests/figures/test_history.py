@@ -69,7 +69,7 @@ def test_nll_is_drawn_with_its_running_mean():
 
 def test_a_run_shorter_than_the_running_mean_can_be_drawn():
     (axes,) = nll_figure(torch.tensor([4.0, 2.0]), mean_over=50, title="title").axes
-    assert lines(axes)["mean of 50"] == ([2], [3])
+    assert lines(axes)["mean of 2"] == ([2], [3])
 
 
 def test_changed_weights_has_one_point_per_mini_batch():

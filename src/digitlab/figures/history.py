@@ -67,19 +67,20 @@ def _draw(axes: Axes, points: Curve, split: str, scale: float) -> None:
 def nll_figure(nll: Tensor, *, mean_over: int, title: str) -> Figure:
     """Draw the negative log-likelihood of each mini-batch and its running mean over ``mean_over`` mini-batches.
 
-    ``nll`` is float (iterations,), the mean over each mini-batch, in nats.
+    If there are fewer mini-batches, the mean is over all of them. ``nll`` is float (iterations,), the mean over each
+    mini-batch, in nats.
     """
     figure, axes = _single_panel(title)
     steps = range(1, len(nll) + 1)
     axes.plot(steps, nll.numpy(), color=SPLIT_STYLES["train"][0], linewidth=0.5, alpha=0.6, label="a mini-batch")
-    running_mean = nll.unfold(0, min(mean_over, len(nll)), 1).mean(1)
-    label = f"mean of {mean_over}"
+    window = min(mean_over, len(nll))
+    running_mean = nll.unfold(0, window, 1).mean(1)
     axes.plot(
         steps[len(nll) - len(running_mean) :],
         running_mean.numpy(),
         color=SPLIT_STYLES["val"][0],
         linewidth=1.6,
-        label=label,
+        label=f"mean of {window}",
     )
     axes.set_xlabel("iteration (mini-batch)")
     axes.set_ylabel("−log p(true class) in nats")
