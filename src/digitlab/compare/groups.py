@@ -6,7 +6,8 @@ that each run tested. This module does not import torch, so the command starts q
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,17 @@ class Group:
     left_out: Mapping[str, int] = field(default_factory=dict)
     source: str | None = None
 
+    @classmethod
+    def of(cls, name: str, outcomes: Iterable[ComparedRun | str]) -> "Group":
+        """Make the group of the runs in ``outcomes``; the texts are the reasons why other runs are left out."""
+        runs, left_out = list[ComparedRun](), Counter[str]()
+        for each in outcomes:
+            if isinstance(each, str):
+                left_out[each] += 1
+            else:
+                runs.append(each)
+        return cls(name=name, runs=runs, left_out=left_out)
+
 
 def read_groups(folders: Sequence[Path], *, key: str | None = None, where: Sequence[str] = ()) -> list[Group]:
     """Return one group for each folder; with ``key``, one group for each of its values in all folders together.
@@ -120,20 +132,14 @@ def _read(folder: Path, name: str, conditions: Sequence[tuple[str, str]]) -> Gro
     run_folders = find_runs(path)
     if not run_folders:
         raise ConfigError("FOLDER", folder, "contains no run folder")
-    runs, left_out, readable = [], dict[str, int](), []
-    for run in run_folders:
-        run_or_reason = read_run(run)
-        if isinstance(run_or_reason, ComparedRun):
-            readable.append(run_or_reason)
-            # A condition that the run does not meet is a reason to leave it out.
-            run_or_reason = _unmet_condition(run_or_reason, conditions) or run_or_reason
-        if isinstance(run_or_reason, str):
-            left_out[run_or_reason] = left_out.get(run_or_reason, 0) + 1
-        else:
-            runs.append(run_or_reason)
-    # All readable runs are checked, because the conditions have left out all runs if none has the key.
+    outcomes = [read_run(run) for run in run_folders]
+    # All readable runs are checked, because the conditions leave out all runs if none has the key.
+    readable = [each for each in outcomes if isinstance(each, ComparedRun)]
     _check_keys(readable, [key for key, _ in conditions], "--where")
-    return Group(name=name, runs=runs, left_out=left_out)
+    # A condition that a run does not meet is a reason to leave it out.
+    return Group.of(
+        name, (each if isinstance(each, str) else _unmet_condition(each, conditions) or each for each in outcomes)
+    )
 
 
 def read_run(run: RunFolder) -> ComparedRun | str:
@@ -214,10 +220,9 @@ def _by_value(groups: Sequence[Group], key: str) -> list[Group]:
     if len(by_value) > _MAX_GROUPS:
         allowed = f"has {len(by_value)} values; at most {_MAX_GROUPS} can be compared: digitlab sweep shows all values"
         raise ConfigError("--key", key, allowed)
-    left_out: dict[str, int] = {}
+    left_out = Counter[str]()
     for group in groups:
-        for reason, count in group.left_out.items():
-            left_out[reason] = left_out.get(reason, 0) + count
+        left_out.update(group.left_out)
     # ``left_out`` does not tell which value a left-out run had. So all new groups get the same counts and the same
     # ``source``, which makes their notes equal, and equal notes are shown once.
     source = ", ".join(group.name for group in groups)

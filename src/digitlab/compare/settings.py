@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from digitlab.compare.comparison import Comparison, compare_with_reference
-from digitlab.compare.groups import ComparedRun, Group, read_run
+from digitlab.compare.groups import Group, read_run
 from digitlab.core.errors import ConfigError, show
 from digitlab.sweeps.table import Row, SweepTable
 
@@ -65,16 +65,11 @@ def compare_settings(table: SweepTable) -> SettingComparisons | str:
 
 def _group(table: SweepTable, row: Row, metric: str) -> Group:
     """Return the complete runs of a setting that have a finite value of ``metric``; count the others by reason."""
-    runs, left_out = list[ComparedRun](), dict[str, int]()
-    for run in row.runs:
-        run_or_reason = read_run(run.folder)
-        if isinstance(run_or_reason, str):
-            left_out[run_or_reason] = left_out.get(run_or_reason, 0) + 1
-        elif run_or_reason.value(metric) is not None:
-            runs.append(run_or_reason)
-        else:
-            left_out["diverged"] = left_out.get("diverged", 0) + 1
-    return Group(name=_name(table, row), runs=runs, left_out=left_out)
+    outcomes = (read_run(run.folder) for run in row.runs)
+    return Group.of(
+        _name(table, row),
+        ("diverged" if not isinstance(each, str) and each.value(metric) is None else each for each in outcomes),
+    )
 
 
 def _name(table: SweepTable, row: Row) -> str:
