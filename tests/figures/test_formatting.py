@@ -2,7 +2,7 @@
 
 import pytest
 
-from digitlab.figures.formatting import format_confidence, metric_scale, zoomed_label, zoomed_start
+from digitlab.figures.formatting import format_confidence, format_mean, metric_scale, zoomed_label, zoomed_start
 
 
 @pytest.mark.parametrize(
@@ -17,6 +17,12 @@ def test_accuracies_are_shown_in_per_cent_and_losses_are_not():
     assert metric_scale("val/accuracy") == (100, "val/accuracy in %")
     assert metric_scale("test accuracy") == (100, "test accuracy in %")
     assert metric_scale("val/loss") == (1, "val/loss")
+
+
+def test_a_mean_has_the_standard_deviation_of_several_runs():
+    assert format_mean(0.97123, 0.00104, percent=True) == "97.12 ± 0.10"
+    assert format_mean(0.97123, 0.00104, percent=False) == "0.9712 ± 0.0010"
+    assert format_mean(0.97123, None, percent=True) == "97.12"
 
 
 @pytest.mark.parametrize(("lowest", "start"), [(99.98, 99.9), (98, 95), (92, 80), (40, 0)])

@@ -25,6 +25,12 @@ def metric_scale(metric: str) -> tuple[float, str]:
     return (100.0, f"{metric} in %") if is_percentage(metric) else (1.0, metric)
 
 
+def format_mean(mean: float, sd: float | None, *, percent: bool) -> str:
+    """Return ``97.12 ± 0.10``, mean ± standard deviation, in per cent or with four decimals; ``sd`` may be None."""
+    factor, digits = (100, 2) if percent else (1, 4)
+    return " ± ".join(f"{factor * value:.{digits}f}" for value in (mean, sd) if value is not None)
+
+
 def format_confidence(confidence: float) -> str:
     """Format a confidence in [0, 1] in per cent, with enough digits that the text is not 100 %: ``99.997 %``.
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from digitlab.config.compose import CONF
 from digitlab.core.files import write_atomically
+from digitlab.figures.formatting import format_mean
 from digitlab.reproduce.registry import rows
 from digitlab.reproduce.table import Measured, MetricLine
 from digitlab.reproduce.verdicts import Sample
@@ -102,8 +103,8 @@ def is_share(metric: str) -> bool:
 
 def spread(sample: Sample, *, percent: bool) -> str:
     """Return "mean ± standard deviation"; only the mean if there is one value, and an empty text if there is none."""
-    parts = [_number(sample.mean, percent=percent), _number(sample.sd, percent=percent)]
-    return " ± ".join(filter(None, parts))
+    mean, sd = sample.mean, sample.sd
+    return "" if math.isnan(mean) else format_mean(mean, None if math.isnan(sd) else sd, percent=percent)
 
 
 def _number(value: float | None, *, percent: bool, signed: bool = False) -> str:

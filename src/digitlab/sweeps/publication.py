@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from digitlab.core.errors import show
-from digitlab.figures.formatting import is_percentage
+from digitlab.figures.formatting import format_mean, is_percentage
 from digitlab.sweeps.statistics import Summary
 from digitlab.sweeps.table import Row, SweepTable
 
@@ -153,6 +153,4 @@ def _mean_and_sd(metric: str, summary: Summary | None) -> str:
         return _WITHOUT_RUNS
     if not math.isfinite(summary.mean):
         return "diverged"
-    factor, digits = (100, 2) if is_percentage(metric) else (1, 4)
-    mean = f"{factor * summary.mean:.{digits}f}"
-    return mean if summary.sd is None else f"{mean} ± {factor * summary.sd:.{digits}f}"
+    return format_mean(summary.mean, summary.sd, percent=is_percentage(metric))

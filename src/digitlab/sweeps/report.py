@@ -172,9 +172,8 @@ def _summary_cells(summary: Summary | None) -> list[str]:
 
 
 def _mean_and_deviation(summary: Summary | None) -> str:
-    if summary is None:
-        return ""
-    return f"{summary.mean:.4f}" + ("" if summary.sd is None else f" ±{summary.sd:.4f}")
+    mean, sd, *_ = _summary_cells(summary)
+    return f"{mean} {sd}".rstrip()
 
 
 def _best_lines(table: SweepTable) -> list[str]:
