@@ -8,7 +8,7 @@ import csv
 import io
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from digitlab.config.compose import CONF
@@ -17,6 +17,7 @@ from digitlab.figures.formatting import format_mean
 from digitlab.reproduce.registry import rows
 from digitlab.reproduce.table import Measured, MetricLine
 from digitlab.reproduce.verdicts import Sample
+from digitlab.results.table import markdown_table
 
 _COLUMNS = ("recipe", "", "metric", "report", "ours", "n", "difference", "verdict", "seconds", "parameters")
 _RULES = """\
@@ -62,17 +63,12 @@ def markdown(measured: Measured) -> str:
         for line in measured.finding_lines()
     ]
     parts = [
-        _table(_COLUMNS, lines),
-        _table(("report", "finding", "differences", "verdict"), findings),
+        markdown_table(_COLUMNS, lines, words=len(_COLUMNS)),
+        markdown_table(("report", "finding", "differences", "verdict"), findings, words=4),
         _RULES,
         "Machines: " + ("; ".join(measured.hardware()) or "none yet") + ".",
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def _table(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    all_lines = [columns, ["---"] * len(columns), *lines]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in all_lines)
 
 
 def _cells(line: MetricLine) -> list[str]:

@@ -1,4 +1,6 @@
-"""Prints the metrics of a run and the list of runs, as tables, CSV or JSON. This module does not import torch."""
+"""Prints the metrics of a run and the list of runs, as tables, CSV or JSON; writes tables in Markdown.
+
+This module does not import torch."""
 
 import csv
 import io
@@ -42,6 +44,13 @@ def print_table(
         # Above the table: as its title, rich would break the words at the width of the table.
         console.print(title, style="italic", soft_wrap=True)
     console.print(table)
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, words: int) -> str:
+    """Return the same table in Markdown, without a newline at its end. In cells, ``|`` must be escaped already."""
+    # The colon aligns numbers to the right.
+    rule = ["---" if number < words else "---:" for number in range(len(columns))]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (columns, rule, *rows))
 
 
 def print_metrics(metrics: Mapping[str, float | None], *, title: str) -> None:

@@ -11,6 +11,7 @@ from typing import Literal
 
 from digitlab.core.errors import show
 from digitlab.figures.formatting import format_mean, is_percentage
+from digitlab.results.table import markdown_table
 from digitlab.sweeps.statistics import Summary
 from digitlab.sweeps.table import Row, SweepTable
 
@@ -80,13 +81,12 @@ def _csv(parts: Sequence[SweepTable]) -> str:
 def _markdown(table: SweepTable) -> str:
     metrics = _shown_metrics(table)
     columns = [*table.keys, *(_title(name) for name in metrics), "n"]
-    rule = ["---"] * len(table.keys) + ["---:"] * (len(metrics) + 1)
-    lines = [columns, rule]
+    rows = []
     for number, row in enumerate(table.rows):
         cells = [_mean_and_sd(name, each) for name, each in zip(metrics, _summaries(row, metrics), strict=True)]
         cells = [f"**{cell}**" if _is_best(number, row) else cell for cell in cells]
-        lines.append([*(_plain(show(value)) for value in row.setting), *cells, str(_count(row.summary))])
-    return f"{_caption(table)}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        rows.append([*(_plain(show(value)) for value in row.setting), *cells, str(_count(row.summary))])
+    return f"{_caption(table)}\n\n{markdown_table(columns, rows, words=len(table.keys))}\n"
 
 
 def _plain(text: str) -> str:

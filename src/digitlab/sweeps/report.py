@@ -278,8 +278,4 @@ def _markdown(table: SweepTable) -> str:
 
 
 def _markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, words: int) -> str:
-    """Return a Markdown table whose first ``words`` columns contain words, the others numbers."""
-    # The colon aligns numbers to the right, as on the terminal.
-    rule = ["---" if number < words else "---:" for number in range(len(columns))]
-    lines = [columns, rule, *([cell.replace("|", "\\|") for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return tables.markdown_table(columns, [[cell.replace("|", "\\|") for cell in row] for row in rows], words=words)
