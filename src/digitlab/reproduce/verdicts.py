@@ -13,7 +13,7 @@ from typing import Literal
 
 from digitlab.reproduce.findings import Claim, Finding, Quantity
 from digitlab.reproduce.rows import Metric
-from digitlab.sweeps.statistics import student_quantile
+from digitlab.sweeps.statistics import half_width, student_quantile
 
 # ``reached`` and ``short`` are for reported values, ``holds``, ``fails`` and ``undecided`` for findings. The text is
 # empty if there is nothing to decide.
@@ -54,7 +54,7 @@ def reached(metric: Metric, ours: Sample) -> Verdict:
         return ""
     shortfall = (ours.mean - metric.target) * (1 if metric.lower_is_better else -1)
     # One run does not say how large its own error is, so its value has to be as good.
-    allowed = 0.0 if ours.n == 1 else student_quantile(ours.n - 1) * ours.standard_error
+    allowed = 0.0 if ours.n == 1 else half_width(ours.n, ours.sd)
     return "reached" if shortfall <= allowed else "short"
 
 

@@ -36,8 +36,13 @@ class Summary:
         if count == 1 or not math.isfinite(mean):
             return cls(count, mean)
         sd = statistics.stdev(values, xbar=mean)
-        half_width = student_quantile(count - 1) * sd / math.sqrt(count)
-        return cls(count, mean, sd, (max(mean - half_width, within[0]), min(mean + half_width, within[1])))
+        half = half_width(count, sd)
+        return cls(count, mean, sd, (max(mean - half, within[0]), min(mean + half, within[1])))
+
+
+def half_width(count: int, sd: float) -> float:
+    """Return half the width of Student's 95 % confidence interval of a mean of two values or more."""
+    return student_quantile(count - 1) * sd / math.sqrt(count)
 
 
 @lru_cache
