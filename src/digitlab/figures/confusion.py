@@ -85,8 +85,13 @@ def _scale_ends(confusion: Tensor) -> tuple[float, float]:
     Rounding lets many matrices share a frame of ``ConfusionRenderer``.
     """
     errors = confusion.clone().fill_diagonal_(0)
-    largest_percent = float((100 * errors / confusion.sum(1, keepdim=True).clamp(min=1)).max())
+    largest_percent = float(_percent_of_rows(confusion).fill_diagonal_(0).max())
     return _rounded_up(float(errors.max())), _rounded_up(largest_percent)
+
+
+def _percent_of_rows(confusion: Tensor) -> Tensor:
+    """Return each count in per cent of its row, the images of its true class: float (K, K); 0 in an empty row."""
+    return 100 * confusion / confusion.sum(1, keepdim=True).clamp(min=1)
 
 
 def _rounded_up(value: float) -> float:
@@ -177,10 +182,9 @@ def _maps(figure: Figure, confusion: Tensor) -> Iterator[tuple[Axes, npt.NDArray
 
     Cells with 0 have no number. With more than ``_MOST_NUMBERED_CLASSES`` classes, no cell has one.
     """
-    percent = 100 * confusion / confusion.sum(1, keepdim=True).clamp(min=1)
     diagonal = np.eye(len(confusion), dtype=bool)
     for axes, values, number_format in zip(
-        figure.axes[:2], (confusion.float(), percent), ("{:.0f}", "{:.1f}"), strict=True
+        figure.axes[:2], (confusion.float(), _percent_of_rows(confusion)), ("{:.0f}", "{:.1f}"), strict=True
     ):
         errors = np.ma.masked_array(values.numpy(), diagonal)
         colours = axes.images[0].to_rgba(errors)
