@@ -7,17 +7,15 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
+from digitlab.results.config_scan import scan_config
 from digitlab.results.folder import RunFolder
 
 # Data sets with the same name can differ in these keys: "path" is a folder of pictures, "split" a split of EMNIST.
 _KEYS = ("path", "split")
-# If a Python user passes arrays of images, digitlab stores them in a folder that is named after their digest.
+# If a Python user passes arrays of images, digitlab stores them in a folder that is named after their digest. This key
+# has the path of one of the files.
+_FILE_OF_ARRAYS = "data.source.train_images"
 _DIGEST_OF_ARRAYS = re.compile(r"/own/(\w{8})\w*/train-images")
-# The node ``data`` in config.yaml with all its lines, and a line of it that contains one of _KEYS.
-_NODE = re.compile(r"^data:\n((?:[ #].*\n)+)", re.MULTILINE)
-_LINE = re.compile(rf"^  ({'|'.join(_KEYS)}): (.+)$", re.MULTILINE)
 
 
 def data_set_name(choice: str, data: Mapping[str, Any]) -> str:
@@ -38,16 +36,7 @@ def read_data_set_name(run: RunFolder) -> str | None:
     choice = run.read_choices().get("data")
     if choice is None:
         return None
-    # The file is not parsed as YAML, because that would take most of the time of a list of a thousand runs.
     text = run.config.read_text(encoding="utf-8") if run.config.exists() else ""
-    node = _NODE.search(text)
-    values = {} if node is None else {key: _scalar(value) for key, value in _LINE.findall(node[1])}
-    # The name of the folder of arrays is anywhere in the text of the node.
-    return data_set_name(choice, values | {"source": node and node[1]})
-
-
-def _scalar(text: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text  # a long value continues on the next line; its beginning is enough
+    values = scan_config(text, [*(f"data.{key}" for key in _KEYS), _FILE_OF_ARRAYS])
+    node = {key.removeprefix("data."): value for key, value in values.items()}
+    return data_set_name(choice, node | {"source": values.get(_FILE_OF_ARRAYS)})

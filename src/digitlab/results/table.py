@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import math
-import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from rich.table import Table
 from digitlab.config.metrics import metric_direction
 from digitlab.config.suggestions import not_one_of
 from digitlab.core.files import relative_path
+from digitlab.results.config_scan import scan_config
 from digitlab.results.data_set import read_data_set_name
 from digitlab.results.folder import RunFolder
 
@@ -111,14 +111,14 @@ def run_row(run: RunFolder) -> Row:
 
 
 # A run with one of these settings has been trained, validated or tested on only a part of the images.
-_LIMITS = re.compile(r"^  ((?:limit_(?:train|val|test)|overfit)_batches): (?!null\b)(\S+)", re.MULTILINE)
+_LIMITS = ("limit_train_batches", "limit_val_batches", "limit_test_batches", "overfit_batches")
 
 
 def run_limits(run: RunFolder) -> str | None:
     """Return the settings that limit the mini-batches of a run, such as ``limit_test_batches=10``; None without any."""
-    # The file is not parsed as YAML, because that would take most of the time of a list of a thousand runs.
     text = run.config.read_text(encoding="utf-8") if run.config.exists() else ""
-    return " ".join(f"{name}={value}" for name, value in _LIMITS.findall(text)) or None
+    values = scan_config(text, [f"trainer.{name}" for name in _LIMITS])
+    return " ".join(f"{key.removeprefix('trainer.')}={value}" for key, value in values.items()) or None
 
 
 def sort_rows(rows: Sequence[Row], metric: str) -> list[Row]:

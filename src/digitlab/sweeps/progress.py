@@ -4,7 +4,6 @@
 The manifest, the list of the sweep's runs, says which folders these are.
 """
 
-import re
 import sys
 import threading
 import time
@@ -16,6 +15,7 @@ from digitlab.config.metrics import metric_direction
 from digitlab.core.durations import duration
 from digitlab.core.errors import DigitlabError
 from digitlab.core.notebook import NotebookLine, in_notebook
+from digitlab.results.config_scan import scan_config
 from digitlab.results.folder import RunFolder
 from digitlab.sweeps.manifest import Manifest
 from digitlab.sweeps.state import SweepRun, read_run
@@ -27,6 +27,7 @@ _REFRESH_SECONDS = 0.5
 # At most this part of the time is spent on reading: with thousands of unfinished runs, or on a slow file system, the
 # line is drawn less often.
 _READING_PART = 0.05
+_MAX_EPOCHS = "trainer.max_epochs"
 
 
 class SweepProgress:
@@ -118,13 +119,12 @@ class SweepProgress:
 def _trained_part(folder: RunFolder) -> float:
     """Return the trained part of a run in [0, 1], by its epochs. Early stopping can end a run before it reaches 1."""
     try:
-        # A pattern instead of a YAML parser, because this runs twice a second for each unfinished run.
-        max_epochs = re.search(r"^ +max_epochs: (\d+)", folder.config.read_text(encoding="utf-8"), re.MULTILINE)
+        max_epochs = scan_config(folder.config.read_text(encoding="utf-8"), [_MAX_EPOCHS]).get(_MAX_EPOCHS, "")
         # ``metrics.csv`` has a line for each epoch after its header.
         epochs = folder.metrics.read_bytes().count(b"\n") - 1
     except OSError:
         return 0.0
-    return 0.0 if max_epochs is None else min(epochs / int(max_epochs[1]), 1.0)
+    return min(epochs / int(max_epochs), 1.0) if max_epochs.isdecimal() else 0.0
 
 
 def _score(run: SweepRun) -> float:
