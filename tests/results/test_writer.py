@@ -1,4 +1,4 @@
-"""The writer, alone and in a whole run: events as TensorBoard reads them, metrics.csv, result.json."""
+"""The writer alone: events as TensorBoard reads them, metrics.csv, result.json. No run is trained."""
 
 import csv
 import json
@@ -8,7 +8,6 @@ import threading
 import pytest
 import torch
 from omegaconf import OmegaConf
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
@@ -19,20 +18,9 @@ from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
 from digitlab.results.graph import network_graph
 from digitlab.results.writer import RunWriter
-from digitlab.training import train
+from fixtures.written import curve, events, experiment_summary, hyper_parameters, rows
 
-RUN = (
-    "model=linear",
-    "trainer=cpu",
-    "trainer.progress_bar=false",
-    "trainer.max_epochs=3",
-    "trainer.val_every_steps=10",
-    "trainer.log_every_steps=5",
-    "data.train_size=1600",
-    "data.val_size=300",
-    "optimizer.lr=0.01",
-    "seed=5",
-)
+CONFIGURATION = ("model=linear", "data.train_size=1600", "optimizer.lr=0.01", "seed=5")
 RESULT = {
     "status": "finished",
     "metrics": {"val/accuracy": 0.9, "test/f1": 0.8, "test/loss": math.nan, "test/class_accuracy/7": 0.5},
@@ -42,34 +30,6 @@ RESULT = {
     "images_per_second": 1000.0,
     "overrides": ["model=linear", "optimizer.lr=0.01", "ema.decay=0.5", "trainer.max_epochs=3"],
 }
-
-
-def events(path):
-    """The events in this folder, without those of its subfolders."""
-    accumulator = EventAccumulator(str(path), size_guidance={"scalars": 0, "tensors": 0})
-    return accumulator.Reload()
-
-
-def curve(path, tag):
-    return [(event.step, pytest.approx(event.value, rel=1e-6)) for event in events(path).Scalars(tag)]
-
-
-def experiment_summary(path):
-    content = events(path).summary_metadata["_hparams_/experiment"].plugin_data.content
-    return HParamsPluginData.FromString(content).experiment
-
-
-def hyper_parameters(path):
-    """The hyper-parameters and the names of the metrics that TensorBoard's table of runs shows."""
-    metadata = {tag: found.plugin_data.content for tag, found in events(path).summary_metadata.items()}
-    start = HParamsPluginData.FromString(metadata["_hparams_/session_start_info"]).session_start_info
-    experiment = HParamsPluginData.FromString(metadata["_hparams_/experiment"]).experiment
-    values = {name: getattr(value, value.WhichOneof("kind")) for name, value in start.hparams.items()}
-    return values, {info.name.tag for info in experiment.metric_infos}
-
-
-def rows(folder):
-    return list(csv.DictReader(folder.metrics.read_text(encoding="utf-8").splitlines()))
 
 
 def row(epoch, **metrics):
@@ -90,7 +50,7 @@ def folder(run_folder):
 
 @pytest.fixture(scope="module")
 def config():
-    return OmegaConf.to_container(compose(RUN), resolve=True)
+    return OmegaConf.to_container(compose(CONFIGURATION), resolve=True)
 
 
 @pytest.fixture
@@ -241,63 +201,3 @@ def test_the_confusion_matrix_has_one_row_per_true_class(writer, folder):
     writer.confusion(torch.tensor([[5, 1], [0, 7]]), ["cat", "a,b"])
     lines = list(csv.reader(folder.confusion.read_text().splitlines()))
     assert lines == [["true \\ predicted", "cat", "a,b"], ["cat", "5", "1"], ["a,b", "0", "7"]]
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A whole run: three epochs of 13 mini-batches, validated after 10, 13, 20, 26, 30 and 39."""
-    return train(compose(RUN), folder=tmp_path_factory.mktemp("run"), overrides=RUN)
-
-
-def test_result_json_has_all_promised_entries(finished):
-    result = RunFolder(finished.folder).read_result()
-    promised = (
-        "metrics", "best_epoch", "epochs", "train_seconds", "images_per_second", "parameters", "seed", "overrides",
-        "split_fingerprint", "command", "versions", "git_commit", "hardware", "status", "tested",
-    )  # fmt: skip
-    assert set(promised) <= result.keys()
-    assert result == finished.result
-    assert (result["status"], result["epochs"], result["seed"], result["parameters"]) == ("finished", 3, 5, 7850)
-    assert result["best_epoch"] in (1, 2, 3)
-    assert result["overrides"][0] == "model=linear"
-    assert result["command"].startswith("python train.py model=linear ")
-    assert {"python", "torch", "lightning", "digitlab"} <= result["versions"].keys()
-    assert {"cpu", "cores", "memory_gib", "device"} <= result["hardware"].keys()
-    assert len(result["split_fingerprint"]) == 16
-
-
-def test_the_metrics_of_a_result_are_those_of_the_tested_checkpoint(finished):
-    best = read_checkpoint(RunFolder(finished.folder).best)
-    metrics = finished.result["metrics"]
-    assert metrics["val/accuracy"] == best["metrics"]["val/accuracy"] == finished.monitored
-    assert finished.monitored == max(
-        point["value"] for point in read_checkpoint(RunFolder(finished.folder).last)["history"]
-    )
-    for name in ("loss", "accuracy", "f1", "f1_weighted"):
-        assert {f"val/{name}", f"test/{name}"} <= metrics.keys()
-
-
-def test_the_training_time_of_a_run_is_the_sum_of_its_epochs(finished):
-    table = rows(RunFolder(finished.folder))
-    seconds = [float(found["train_seconds"]) for found in table]
-    assert finished.result["train_seconds"] == pytest.approx(sum(seconds))
-    speeds = [float(found["images_per_second"]) for found in table]
-    assert speeds == pytest.approx([1600 / each for each in seconds])
-    assert finished.result["images_per_second"] == sorted(speeds)[1]
-
-
-def test_the_curves_of_a_run_are_its_rows(finished):
-    table = rows(RunFolder(finished.folder))
-    assert [(found["epoch"], found["step"]) for found in table] == [("1", "13"), ("2", "26"), ("3", "39")]
-    for split, tag in (("train", "loss"), ("train", "accuracy"), ("train", "f1"), ("val", "loss"), ("val", "accuracy")):
-        points = dict(curve(finished.folder / ("val" if split == "val" else ""), tag))
-        assert [points[int(found["step"])] for found in table] == [float(found[f"{split}/{tag}"]) for found in table]
-    assert [step for step, _ in curve(finished.folder / "val", "loss")] == [10, 13, 20, 26, 30, 39]
-    assert [step for step, _ in curve(finished.folder, "loss_step")] == [5, 10, 15, 20, 25, 30, 35]
-
-
-def test_the_hyper_parameters_of_a_run_have_its_test_metrics(finished):
-    _, metrics = hyper_parameters(finished.folder)
-    assert {"result/val/accuracy", "result/test/accuracy", "result/test/f1"} <= metrics
-    [(step, best)] = curve(finished.folder, "result/test/accuracy")
-    assert (step, best) == (39, finished.result["metrics"]["test/accuracy"])
