@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from digitlab.core.system import keep_freed_memory
+from digitlab.models.layers import evaluating
 
 # One more thread saves time only if the forward pass of a step has at least this much work for it, in multiplications
 # and additions.
@@ -39,7 +40,7 @@ class ForwardCost(NamedTuple):
 
 def forward_cost(network: nn.Module, image_shape: Sequence[int], example: Tensor) -> ForwardCost:
     """Measure ``network``, which does not change, on one image (C, H, W) with the device and dtype of ``example``."""
-    was_training, sizes = network.training, [0]
+    sizes = [0]
 
     def append_size(module: nn.Module, arguments: Any, output: Any) -> None:
         if isinstance(output, Tensor):
@@ -47,12 +48,11 @@ def forward_cost(network: nn.Module, image_shape: Sequence[int], example: Tensor
 
     hooks = [module.register_forward_hook(append_size) for module in network.modules()]
     try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            network.eval()(torch.zeros(1, *image_shape, dtype=example.dtype, device=example.device))
+        with evaluating(network), torch.no_grad(), FlopCounterMode(display=False) as counter:
+            network(torch.zeros(1, *image_shape, dtype=example.dtype, device=example.device))
     finally:
         for hook in hooks:
             hook.remove()
-    network.train(was_training)
     return ForwardCost(int(counter.get_total_flops()), max(sizes))
 
 

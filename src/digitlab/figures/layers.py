@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from digitlab.figures.style import BLUE, GREEN, PURPLE, TEXT_COLOUR, styled
 from digitlab.figures.tiles import blank_axes
+from digitlab.models.layers import evaluating
 
 # The height of a row, the widest bar, the width of the figure, and the height of the title. All lengths and positions
 # in the figure are in inches.
@@ -54,11 +55,11 @@ def layers_of(network: nn.Module, image_shape: tuple[int, int, int]) -> list[Lay
 
     # Modules that contain other modules only call them, so they are not layers of the diagram.
     handles = [add_hook(name, layer) for name, layer in network.named_modules() if not list(layer.children())]
-    training, first_parameter = network.training, next(network.parameters())
+    first_parameter = next(network.parameters())
     try:
-        network.eval()(torch.zeros(1, *image_shape, dtype=first_parameter.dtype, device=first_parameter.device))
+        with evaluating(network):
+            network(torch.zeros(1, *image_shape, dtype=first_parameter.dtype, device=first_parameter.device))
     finally:
-        network.train(training)
         for handle in handles:
             handle.remove()
     return called

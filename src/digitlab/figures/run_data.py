@@ -20,6 +20,7 @@ from digitlab.data.source import ImageSet
 from digitlab.engine.metrics import confusions
 from digitlab.figures.batch_log import BatchLog, read_batch_log
 from digitlab.figures.history import Curve, Curves
+from digitlab.models.layers import evaluating
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.events import LOSS_TAG, curves_folder
 from digitlab.results.folder import RunFolder
@@ -129,15 +130,10 @@ def collect_run_data(
 
 @torch.no_grad()
 def predict_split(classifier: Classifier, data: ImageData, split: Split) -> tuple[Tensor, Tensor, Tensor]:
-    """Return images (N, C, H, W), labels (N,) and scores (N, K) of a split, on the CPU.
-
-    Restores the training or evaluation mode of ``classifier``.
-    """
-    training = classifier.training
-    classifier.eval()
+    """Return images (N, C, H, W), labels (N,) and scores (N, K) of a split, on the CPU."""
     batches = list(data.evaluation_loader(split))
-    scores = [classifier.loss.scores(classifier(batch.images)).cpu() for batch in batches]
-    classifier.train(training)
+    with evaluating(classifier):
+        scores = [classifier.loss.scores(classifier(batch.images)).cpu() for batch in batches]
     if not batches:
         empty = data.train_set.images[:0].cpu()
         return empty, torch.zeros(0, dtype=torch.int64), torch.zeros(0, len(classifier.facts.class_names))

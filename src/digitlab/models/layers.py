@@ -1,9 +1,11 @@
-"""Parts that the networks share: activations, initial weights, and two things that ``training`` asks networks for.
+"""Parts that the networks share: activations, initial weights, and what other packages ask networks for.
 
-These are a part that is fitted to images before the first update (``FittedToImages``), and the statistics that training
-changes (``statistics_of``).
+These are a part that is fitted to images before the first update (``FittedToImages``), the statistics that training
+changes (``statistics_of``), and evaluation mode for a while (``evaluating``).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -41,6 +43,22 @@ def statistics_of(network: nn.Module) -> list[Tensor]:
         for name, buffer in module.named_buffers(recurse=False)
         if buffer.is_floating_point() and name not in getattr(module, "constant_buffers", ())
     ]
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Set all modules of ``network`` to evaluation mode inside the with block; then each gets its former mode again.
+
+    ``network.train(mode)`` would give all modules the same mode, but a user's network may keep some of them in
+    evaluation mode during training, such as a batch norm whose statistics shall not change.
+    """
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def initialise(network: nn.Module, *, init: Init, scale: float) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from digitlab.core.errors import ConfigError
+from digitlab.models.layers import evaluating
 
 
 def initialise_lazy_layers(network: nn.Module, image_shape: Sequence[int]) -> None:
@@ -56,15 +57,10 @@ def returns_probabilities(network: nn.Module, image_shape: Sequence[int]) -> boo
 
 @torch.no_grad()
 def _outputs(network: nn.Module, images: Tensor) -> Tensor:
-    """Evaluate ``network`` in evaluation mode, and then give each module its former mode again."""
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
+    """Return the outputs of ``network`` in evaluation mode; its modules keep their modes."""
+    with evaluating(network):
         outputs: Tensor = network(images)
-        return outputs
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    return outputs
 
 
 def _position(error: Exception) -> str:

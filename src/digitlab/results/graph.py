@@ -18,6 +18,8 @@ from tensorboard.compat.proto.versions_pb2 import VersionDef  # type: ignore[att
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from digitlab.models.layers import evaluating
+
 
 def network_graph(network: nn.Module, image_shape: tuple[int, int, int]) -> Any:
     """Return the ``GraphDef`` of ``network`` for one image of shape (C, H, W): a node for each operation on the image.
@@ -31,7 +33,7 @@ def network_graph(network: nn.Module, image_shape: tuple[int, int, int]) -> Any:
     states = {**dict(network.named_parameters()), **dict(network.named_buffers())}
     meta_states = {name: tensor.detach().to("meta") for name, tensor in states.items()}
     recorder = _Recorder(images)
-    with _evaluating(network), recorder.layers(network), torch.no_grad(), recorder:
+    with evaluating(network), recorder.layers(network), torch.no_grad(), recorder:
         outputs = torch.func.functional_call(network, meta_states, (images,))
     recorder.add("output", "output", [outputs], [outputs])
     # The version of the graph format that TensorBoard's own function writes.
@@ -86,14 +88,3 @@ class _Recorder(TorchDispatchMode):
         attributes = {"_output_shapes": AttrValue(list=AttrValue.ListValue(shape=shapes))}
         self.nodes.append(NodeDef(name=name, op=operation, input=sources, attr=attributes))
         self._sources |= {id(each): (name, each) for each in outputs}
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    modes = [(layer, layer.training) for layer in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for layer, training in modes:
-            layer.training = training
