@@ -7,6 +7,7 @@ masks are drawn before they are called. ``StackedNetworks`` and ``VmapStack`` us
 
 import copy
 from collections.abc import Sequence
+from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -101,19 +102,24 @@ def network_with_most_dropout(networks: Sequence[nn.Module]) -> nn.Module:
     A network with rate 0 may lack a dropout layer that others have. With this template, it gets the layer, and its mask
     is all ones.
     """
-    return max(networks, key=lambda network: sum(isinstance(layer, nn.Dropout) for layer in network.modules()))
+    return max(networks, key=lambda network: sum(map(is_dropout, network.modules())))
 
 
 def dropout_rate(network: nn.Module) -> float:
     """Return the rate that all dropout layers of ``network`` have; 0 if there are none."""
-    return next((layer.p for layer in network.modules() if isinstance(layer, nn.Dropout)), 0.0)
+    return next((layer.p for layer in network.modules() if is_dropout(layer)), 0.0)
+
+
+def is_dropout(layer: nn.Module) -> TypeGuard[nn.Dropout]:
+    """Return whether a mask can take the place of ``layer``. A subclass may do something else than ``nn.Dropout``."""
+    return type(layer) is nn.Dropout
 
 
 def replace_dropout(template: nn.Module, replacement: type[nn.Module] = MaskedDropout) -> nn.Module:
     """Return a copy of ``template`` with a ``replacement`` in place of each ``nn.Dropout``."""
     network = copy.deepcopy(template)
     for name, layer in list(network.named_modules()):
-        if isinstance(layer, nn.Dropout):
+        if is_dropout(layer):
             parent, _, attribute = name.rpartition(".")
             setattr(network.get_submodule(parent), attribute, replacement())
     return network

@@ -27,10 +27,11 @@ from digitlab.engine.aot_cache import (
 from digitlab.engine.chunk_io import ChunkIO, leading_full_batches
 from digitlab.engine.cuda_graph import CudaGraphError, GraphCapture
 from digitlab.engine.dense_stack import DenseStack
+from digitlab.engine.fusable import require_fusable
 from digitlab.engine.fused_calls import BoundCall, FusedCalls
 from digitlab.engine.fused_update import Outputs
 from digitlab.engine.member_spec import MemberSpec
-from digitlab.engine.stacked_networks import StackedNetworks, has_hooks
+from digitlab.engine.stacked_networks import StackedNetworks
 from digitlab.optim.optimizers import RULE_OF
 
 # For compile=auto: the time that compiling saves in each update of a solo run with a small network, and in each update
@@ -116,14 +117,15 @@ class FusedUpdates:
         """Return updates that change the tensors of the network of ``spec`` and of its ``optimizer`` in place.
 
         Raises ``CompilerError`` if the optimizer is a class of the user's own, which has no functional rule. A subclass
-        of a known optimizer may have another update, so it is refused, too.
+        of a known optimizer may have another update, so it is refused, too. Also raises what ``require_fusable`` raises
+        for a network of the user's own.
         """
         if not abilities(spec.device).float64:
             # Learning rates are float64 inputs, so that they equal those of the eager step to the last bit.
             raise CompilerError("learning rates are float64, which this device does not have")
         if type(spec.optimizer) not in RULE_OF:
             raise CompilerError(f"{type(spec.optimizer).__name__} has no compiled form")
-        _refuse_hooks(has_hooks(spec.network))
+        require_fusable(spec.network, spec.image_shape)
         return cls(StackedNetworks([spec], device=spec.device, shared_with=optimizer), acceleration)
 
     def parts(self, chunk: Chunk) -> list[Part]:
@@ -254,7 +256,7 @@ class FusedUpdates:
 
         They are calls of a library, or of a CUDA graph, which contains the library or the eager kernels.
         """
-        _refuse_hooks(self._networks.has_hooks)
+        self._networks.refuse_hooks()
         library = self._library(example) if self._compiling else None
         if self._graph_capture is not None:
             try:
@@ -279,12 +281,6 @@ class FusedUpdates:
             self._compiling = False
             self._log(error)
             return None
-
-
-def _refuse_hooks(hooks_exist: bool) -> None:
-    # Neither a library nor a graph calls hooks, so a user's hook would silently not be called.
-    if hooks_exist:
-        raise CompilerError("forward hooks watch the layers")
 
 
 def _by_call(table: Tensor, steps: int) -> Tensor:

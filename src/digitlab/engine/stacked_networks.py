@@ -13,22 +13,18 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from digitlab.engine.cpu_tuning import forward_cost
 from digitlab.engine.dense_stack import DenseStack
 from digitlab.engine.dropout_masks import make_dropout_masks, network_with_most_dropout
+from digitlab.engine.fusable import refuse_hooks
 from digitlab.engine.member_spec import MemberSpec
 from digitlab.engine.stacked_loss import MemberLosses, StackedLoss
 from digitlab.engine.stacked_optimizer import LearningRates, StackedOptimizer, StackedRule, ema_weights
 from digitlab.engine.stacked_update import StackedUpdate
 from digitlab.engine.stacking import stack_tensors, stack_values, view_as_stack
 from digitlab.engine.vmap_stack import VmapStack
-
-
-def has_hooks(network: nn.Module) -> bool:
-    """Return whether a layer of ``network`` has a forward hook."""
-    return any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
 
 
 class StackedNetworks:
@@ -110,10 +106,9 @@ class StackedNetworks:
             autocast_dtype=autocast_dtype,
         )  # fmt: skip
 
-    @property
-    def has_hooks(self) -> bool:
-        """Whether a layer of the networks has a forward hook."""
-        return has_hooks(self._template)
+    def refuse_hooks(self) -> None:
+        """Raise ``CompilerError`` if the networks have hooks: see ``fusable``."""
+        refuse_hooks(self._template)
 
     def member_tensors(self, member: int) -> Iterator[list[Tensor]]:
         """Yield the parameters, the buffers and the averaged parameters of a member, as views of the stacks."""
