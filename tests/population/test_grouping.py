@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from digitlab.api.own_objects import own_objects
 from digitlab.config.compose import compose
+from digitlab.models import MLP
 from digitlab.population import grouping
 from digitlab.population.grouping import allow_members_files, group_key, populations, preferred_members, split
 from digitlab.population.job import Job
@@ -84,6 +86,15 @@ def test_runs_that_differ_in_more_than_numbers_do_not_share_a_population(overrid
 def test_runs_that_cannot_be_stacked_train_alone(override: str) -> None:
     job = _job(override)
     assert group_key(job.config, job.experiment) is None
+
+
+def test_a_network_of_digitlab_that_the_user_has_changed_trains_alone() -> None:
+    network = MLP(image_shape=(1, 28, 28), classes=10, hidden=[8])
+    network.hidden[0].requires_grad_(False)
+    with own_objects([], model=network, data=None, test_data=None, class_names=None) as own:
+        job = _job(*own.overrides)
+        assert type(job.experiment.network) is MLP
+        assert group_key(job.config, job.experiment) is None
 
 
 def test_populations_have_at_most_max_members_and_contain_every_job() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from digitlab.config.given import GIVEN
 from digitlab.core.errors import RunError
 from digitlab.core.system import allow_open_files, open_file_limits
 from digitlab.engine.dense_stack import DenseStack
@@ -73,6 +74,8 @@ def group_key(config: DictConfig, experiment: Experiment) -> str | None:
         or config.figures.log_batches
         or experiment.options.tta is not None
         or type(experiment.network) not in _NETWORKS
+        # An object of one of these classes that a Python user passed may have been changed: a frozen or replaced layer.
+        or GIVEN in experiment.hyper_parameters["model"]
         or type(parts.loss) not in STACKABLE
         or type(parts.optimizer) not in RULE_OF
     )
