@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import re
 import socket
 import time
 
@@ -79,6 +80,20 @@ def test_a_process_has_the_lock_until_it_dies(without_locks, run_folder, holder,
     other.kill()
     other.wait()
     # The file of a dead process does not keep the folder busy.
+    with locked_folder(RunFolder(run_folder)):
+        pass
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("without_locks", ["nolock"], indirect=True)
+def test_the_lock_of_a_container_that_was_started_again_under_its_name_expires(without_locks, run_folder, holder):
+    """The new container has other process ids, so nobody can see that the former process is dead."""
+    former = holder(socket.gethostname())
+    former.kill()
+    former.wait()
+    lock = run_folder / ".lock"
+    # What filelock would have written in another namespace of process ids.
+    lock.write_text(re.sub(r"host=.*", f"host={socket.gethostname()}?pidns-1", lock.read_text()))
     with locked_folder(RunFolder(run_folder)):
         pass
 

@@ -7,7 +7,7 @@ regularly to show that it is alive, and removes at the end.
 
 import errno
 import re
-import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -41,11 +41,11 @@ def acquire_lock(path: Path, *, timeout: float = -1) -> tuple[BaseFileLock, bool
 
     Without such locks, the file itself is a lease: it counts as locked as long as it exists, and contains the name of
     its owner, a process. If the owner has died, the next process that wants the lock removes the file: at once on the
-    same machine, on another one when the lease expires.
+    same machine and in the same container, otherwise when the lease expires.
 
     Waits at most ``timeout`` seconds, or without a limit if ``timeout`` is negative. It waits longer only to find out
-    whether a process on another machine has died. Raises ``filelock.Timeout``, a ``TimeoutError``, if the file is still
-    locked then, and ``OSError`` if it cannot be opened.
+    whether a process on another machine or in another container has died. Raises ``filelock.Timeout``, a
+    ``TimeoutError``, if the file is still locked then, and ``OSError`` if it cannot be opened.
     """
     created = False
     if not _locks_are_local(path):
@@ -72,13 +72,23 @@ def _acquire_lease(path: Path, timeout: float) -> BaseFileLock:
     try:
         lease.acquire(timeout=timeout)
     except Timeout:
-        # An owner on this machine is alive, because filelock removes the lease of one that is not. filelock appends "?"
-        # and a number to the host name of a process in a container.
-        if lease.owner is not None and lease.owner.hostname.partition("?")[0] == socket.gethostname():
+        # filelock removes the lease of an owner that it can see to be dead, so an owner on this machine is alive.
+        if lease.owner is not None and lease.owner.hostname == _machine_of_leases():
             raise
-        # The owner is on another machine. If it has died, its lease expires within this time.
+        # The owner is on another machine, or it was in a container that may have been started again under the same host
+        # name since then. If it has died, its lease expires within this time.
         lease.acquire(timeout=1.2 * _LEASE_SECONDS)
     return lease
+
+
+def _machine_of_leases() -> str | None:
+    """Return the name that filelock writes into a lease of this process: that of the machine and of the container.
+
+    It is read from a lease, because only filelock knows it: on Linux, it adds the namespace of the process ids to the
+    host name. Processes with the same name see each other's process ids.
+    """
+    with tempfile.TemporaryDirectory() as folder, SoftFileLease(Path(folder) / "lease") as lease:
+        return None if lease.owner is None else lease.owner.hostname
 
 
 def _locks_are_local(path: Path) -> bool:
