@@ -127,6 +127,12 @@ def test_the_folders_of_the_splits_are_used(folder: Folder) -> None:
     assert data.train_indices.max() < 24 <= data.val_indices.min()
 
 
+def test_a_test_set_without_pictures_is_refused(folder: Folder) -> None:
+    with pytest.raises(ConfigError, match="must be a count from 1 to 15 or a fraction in") as caught:
+        experiment(f"data.path={folder(a=9, b=8)}", "data.test_size=0.0")
+    assert caught.value.key == "data.test_size"
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [

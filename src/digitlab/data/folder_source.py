@@ -69,7 +69,8 @@ class FolderSource(Source):
         self._size, self._channels, self._skip_broken = size, channels, skip_broken
         self.train_files, self.test_files = self.folders.train, self.folders.test
         if self.test_files is None:
-            self.train_files, self.test_files = hold_out(self.train_files, test_size or _DEFAULT_TEST_SIZE)
+            share = _DEFAULT_TEST_SIZE if test_size is None else test_size
+            self.train_files, self.test_files = hold_out(self.train_files, share)
         elif test_size is not None:
             raise ConfigError("test_size", test_size, f"must be null, because {self.folders.root} has a test folder")
         if self.folders.val is not None:
