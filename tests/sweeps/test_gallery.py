@@ -143,6 +143,14 @@ def test_each_setting_is_a_line_that_ends_at_its_metric():
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["x", "y", "val/accuracy"]
 
 
+@pytest.mark.parametrize(("metric", "order"), [("val/accuracy", [0, 0.5, 1]), ("val/loss", [1, 0.5, 0])])
+def test_the_best_setting_is_drawn_on_top(metric, order):
+    settings = [(("b",), 0.7), (("a",), 0.5), (("c",), 0.9)]
+    figure = parallel_figure(settings, keys=("x",), metric=metric, values=(["a", "b", "c"],))
+    # Matplotlib draws lines in the order of this list.
+    assert [line.get_ydata()[-1] for line in figure.axes[0].lines[:3]] == pytest.approx(order)
+
+
 def test_curves_name_the_best_settings_in_order():
     histories = [(f"setting {rank}", [(1, 0.5), (2, 0.9 - rank / 100)]) for rank in range(6)]
     figure = curve_figure(histories, metric="val/accuracy")

@@ -18,6 +18,7 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from digitlab.config.metrics import metric_direction
 from digitlab.config.values import Value
 from digitlab.figures.formatting import metric_scale, needs_log_scale
 from digitlab.figures.style import (
@@ -204,8 +205,9 @@ def parallel_figure(
         ]
         axes.plot(range(len(heights)), heights, ":", color=ORANGE, zorder=1)
         axes.plot([len(keys)], [_FAILED_END], "x", **_FAILED_MARK)
-    # The line with the highest metric comes last, on top of the others.
-    for setting, measured in sorted(settings, key=lambda each: each[1]):
+    # The best setting comes last, on top of the others.
+    smaller_is_better = metric_direction(metric) == "min"
+    for setting, measured in sorted(settings, key=lambda each: each[1], reverse=smaller_is_better):
         heights = [_height(value, key_values) for value, key_values in zip(setting, values, strict=True)]
         share = float(scale(factor * measured))
         axes.plot(range(len(heights) + 1), [*heights, share], color=_LOW_TO_HIGH(share), alpha=0.9)
