@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from digitlab.core.errors import ConfigError
-from digitlab.data.splits import fingerprint, split_counts, split_indices
+from digitlab.data.splits import split_counts, split_fingerprint, split_indices
 
 # The class sizes of MNIST's training set; the order of the labels does not matter here.
 MNIST_SIZES = (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949)
@@ -75,18 +75,20 @@ def test_smaller_training_sets_are_subsets_and_validation_does_not_change() -> N
 
 def test_the_default_split_never_changes() -> None:
     # All results so far use this split; if this number changes, later results cannot be compared with them.
-    assert fingerprint(*split()) == "3549b34e6ea0de25"
+    assert split_fingerprint(*split()) == "3549b34e6ea0de25"
     torch.manual_seed(3)
     np.random.seed(3)
-    assert fingerprint(*split()) == fingerprint(*split(LABELS.to(torch.uint8)))
+    assert split_fingerprint(*split()) == split_fingerprint(*split(LABELS.to(torch.uint8)))
 
 
 def test_another_seed_gives_another_split() -> None:
-    assert len({fingerprint(*split(split_seed=seed)) for seed in range(20)}) == 20
+    assert len({split_fingerprint(*split(split_seed=seed)) for seed in range(20)}) == 20
 
 
 def test_a_fraction_and_its_count_are_the_same_split() -> None:
-    assert fingerprint(*split(val_size=0.1, train_size=0.25)) == fingerprint(*split(val_size=6000, train_size=13_500))
+    assert split_fingerprint(*split(val_size=0.1, train_size=0.25)) == split_fingerprint(
+        *split(val_size=6000, train_size=13_500)
+    )
 
 
 def test_without_validation_all_images_are_for_training() -> None:
@@ -147,7 +149,7 @@ def test_each_fold_is_stratified(folds: int) -> None:
 
 
 def test_val_size_and_fold_do_not_change_other_folds() -> None:
-    assert fingerprint(*split(val_size=1, folds=5)) == fingerprint(*split(val_size=0.5, folds=5))
+    assert split_fingerprint(*split(val_size=1, folds=5)) == split_fingerprint(*split(val_size=0.5, folds=5))
     assert split_counts(60_001, classes=10, val_size=1, train_size=None, folds=5, fold=4) == (48_000, 12_001)
     train, val = split(folds=5, fold=3, train_size=1000)
     assert (len(train), len(val)) == (1000, 12_000)
@@ -167,8 +169,8 @@ def test_folds_out_of_range_are_refused_without_data(key: str, settings_: dict[s
 
 def test_a_fingerprint_depends_on_where_training_ends_and_validation_begins() -> None:
     left, right = (
-        fingerprint(torch.tensor([1, 2]), torch.tensor([3])),
-        fingerprint(torch.tensor([1]), torch.tensor([2, 3])),
+        split_fingerprint(torch.tensor([1, 2]), torch.tensor([3])),
+        split_fingerprint(torch.tensor([1]), torch.tensor([2, 3])),
     )
     assert left != right
     assert len(left) == 16

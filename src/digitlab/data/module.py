@@ -22,7 +22,7 @@ from digitlab.data.chunks import ChunkLoader, ChunkPlan, Position
 from digitlab.data.deskew import deskew
 from digitlab.data.evaluation import EvaluationLoader
 from digitlab.data.source import ImageSet, Source
-from digitlab.data.splits import fingerprint, split_counts, split_indices
+from digitlab.data.splits import split_counts, split_fingerprint, split_indices
 
 # Lightning imports Matplotlib, which needs a writable folder, and the import is faster without garbage collection. It
 # may be the first import of Lightning: the parent process of a sweep imports ``data`` without ``training``.
@@ -138,7 +138,7 @@ class ImageData(LightningDataModule):
                 ImageSet(deskew(images.images), images.labels) for images in (self.train_set, self.test_set)
             )
         self.train_indices, self.val_indices = self._split()
-        self.split_fingerprint = fingerprint(self.train_indices, self.val_indices)
+        self.split_fingerprint = split_fingerprint(self.train_indices, self.val_indices)
         if self.overfit_batches is not None:
             self.train_indices = self.train_indices[: self.overfit_batches * self.batch_size]
             self.val_indices = self.train_indices

@@ -136,7 +136,7 @@ def split_indices(
     return torch.from_numpy(np.sort(train)), torch.from_numpy(np.sort(val))
 
 
-def fingerprint(train_indices: Tensor, val_indices: Tensor) -> str:
+def split_fingerprint(train_indices: Tensor, val_indices: Tensor) -> str:
     """Return 16 hexadecimal digits that identify a split.
 
     Two runs have the same fingerprint if and only if they train and validate on the same images.
