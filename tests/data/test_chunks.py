@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from digitlab.data import chunks
+from digitlab.data import chunks, pace
 from digitlab.data.augment import Compose, MixUp, Noise
 from digitlab.data.chunks import ChunkLoader, ChunkPlan, Position
 from digitlab.data.evaluation import EvaluationLoader
@@ -158,6 +159,17 @@ def test_a_chunk_ends_when_validation_is_due(length):
     # After 16, 20 and 24 mini-batches of the run, and after the last of the epoch.
     assert ends == [16, 20, 24, 26]
     assert [chunk.last for chunk in found] == [False] * (len(found) - 1) + [True]
+
+
+def test_a_validation_inside_an_epoch_does_not_count_as_time_of_a_chunk(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(pace, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    lengths = []
+    for chunk in loader(1000, plan=replace(PLAN, batch_size=1, chunk_length=None, val_every_steps=64)):
+        lengths.append(len(chunk.indices))
+        # A chunk takes about as long as it should, so the first length, 32, stays.
+        clock[0] += 10.15 if chunk.validate else 0.15
+    assert lengths == [32] * 31 + [8]
 
 
 @given(count=st.integers(4, 100), batch_size=st.integers(4, 40), world_size=st.integers(1, 2))

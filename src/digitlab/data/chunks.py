@@ -267,11 +267,12 @@ class ChunkLoader:
         epoch, step, total = self.position.epoch, self.position.step, self.position.total_steps
         batches = self.batches(epoch)
         pace = self._pace
-        pace.begin_epoch()
+        # Before the first chunk of an epoch comes the validation of the last epoch.
+        validate = True
         while step < len(batches) and (self.plan.max_steps is None or total < self.plan.max_steps):
             # Chunks end at multiples of their length in the epoch, also after a resume. So a resumed run divides the
             # epoch into the same compiled calls as an uninterrupted one, and gets the same numbers.
-            length = pace.chunk_length()
+            length = pace.chunk_length(after_validation=validate)
             length = min(length - step % length, len(batches) - step)
             if self.plan.max_steps is not None:
                 length = min(length, self.plan.max_steps - total)
@@ -279,11 +280,11 @@ class ChunkLoader:
                 length = min(length, self.plan.val_every_steps - total % self.plan.val_every_steps)
             indices = tuple(batches[step : step + length])
             total += length
-            validation_due = self.plan.val_every_steps is not None and total % self.plan.val_every_steps == 0
             last = step + length == len(batches) or total == self.plan.max_steps
+            validate = last or (self.plan.val_every_steps is not None and total % self.plan.val_every_steps == 0)
             yield Chunk(
                 images=self.images, indices=indices, augment=self.augment, classes=self.classes, plan=self.plan,
-                epoch=epoch, step=step, validate=validation_due or last, last=last,
+                epoch=epoch, step=step, validate=validate, last=last,
             )  # fmt: skip
             step += length
 

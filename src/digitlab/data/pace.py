@@ -27,17 +27,17 @@ class ChunkPace:
         self._length = self.FIRST_LENGTH
         self._last_call_at: float | None = None
 
-    def begin_epoch(self) -> None:
-        """Forget the time of the last call: the time until the first call of an epoch includes a validation."""
-        self._last_call_at = None
+    def chunk_length(self, *, after_validation: bool) -> int:
+        """Return the number of mini-batches of the next chunk; call this once for each chunk.
 
-    def chunk_length(self) -> int:
-        """Return the number of mini-batches of the next chunk; call this once for each chunk."""
+        ``after_validation`` says whether a validation came since the last call.
+        """
         if self._fixed is not None:
             return self._fixed
         now = time.perf_counter()
-        # One chunk is trained on between two calls, so the time since the last call is that of a chunk.
-        if self._last_call_at is not None:
+        # One chunk is trained on between two calls, so the time since the last call is that of a chunk, unless a
+        # validation belongs to it.
+        if self._last_call_at is not None and not after_validation:
             seconds = now - self._last_call_at
             if seconds < self._TARGET_SECONDS / 2:
                 self._length = min(2 * self._length, self._MAX_LENGTH)
