@@ -5,7 +5,7 @@ import torch
 
 from digitlab.core.errors import ConfigError, DigitlabError, RunError
 from digitlab.core.exit import exit_with
-from digitlab.core.memory import device_memory
+from digitlab.core.memory import report_out_of_memory
 from digitlab.training.resuming import resume
 
 # The weights take 116 MB and training needs several copies: memory that the process has freed before is not enough.
@@ -31,17 +31,17 @@ def test_a_run_that_needs_too_much_memory_gives_one_line(ready, in_child, tmp_pa
 
 
 def test_other_errors_are_not_changed():
-    with pytest.raises(RuntimeError, match="must match the size") as caught, device_memory():
+    with pytest.raises(RuntimeError, match="must match the size") as caught, report_out_of_memory():
         torch.zeros(2) + torch.zeros(3)
     assert not isinstance(caught.value, RunError)
 
 
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("too many"), RuntimeError("std::bad_alloc")])
 def test_all_errors_about_memory_are_recognised(error):
-    with pytest.raises(RunError, match=r"^out of memory: .* \(.+\)$"), device_memory():
+    with pytest.raises(RunError, match=r"^out of memory: .* \(.+\)$"), report_out_of_memory():
         raise error
 
 
 def test_too_little_memory_while_building_a_part_is_not_a_wrong_setting():
-    with pytest.raises(RunError, match=r"^out of memory: "), device_memory():
+    with pytest.raises(RunError, match=r"^out of memory: "), report_out_of_memory():
         raise ConfigError("model", "MLP", "can't be built") from RuntimeError("std::bad_alloc")

@@ -19,7 +19,7 @@ _SIGNS_OF_NO_MEMORY = (
 
 
 @contextmanager
-def device_memory() -> Iterator[None]:
+def report_out_of_memory() -> Iterator[None]:
     """Turn an out-of-memory error in the with block, of the device or of the host, into a ``RunError``."""
     try:
         yield

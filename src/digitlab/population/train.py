@@ -15,7 +15,7 @@ from digitlab.core.errors import RunError
 from digitlab.core.exit import sigterm_exits
 from digitlab.core.files import disk_faults
 from digitlab.core.logging import quiet_libraries
-from digitlab.core.memory import device_memory, out_of_memory
+from digitlab.core.memory import out_of_memory, report_out_of_memory
 from digitlab.core.signals import Interrupted, StopSignal
 from digitlab.engine.device import float32_products
 from digitlab.population.grouping import align_starts, allow_members_files, device_of, split
@@ -113,7 +113,7 @@ def _train_once(jobs: Sequence[Job]) -> list[tuple[Job, Exception | None]]:
     stop_signal = StopSignal()
     population: Population | None = None
     try:
-        with quiet_libraries(), device_memory(), disk_faults(jobs[0].folder.path.parent):
+        with quiet_libraries(), report_out_of_memory(), disk_faults(jobs[0].folder.path.parent):
             # All jobs have the same data, device and precision, so the settings of the first one hold for all.
             experiment = jobs[0].experiment
             device = device_of(experiment)

@@ -23,7 +23,7 @@ from digitlab.core.errors import DigitlabError, RunError
 from digitlab.core.exit import sigterm_exits
 from digitlab.core.files import disk_faults
 from digitlab.core.logging import quiet_libraries
-from digitlab.core.memory import device_memory
+from digitlab.core.memory import report_out_of_memory
 from digitlab.core.notebook import in_notebook
 from digitlab.core.ranks import first_process_reports, is_first_process, lost_process_reported
 from digitlab.core.signals import Interrupted, StopSignal
@@ -85,7 +85,7 @@ def train(
     # With several processes (DDP), only the first one locks the folder.
     with locked_folder(run_folder) if is_first_process() else nullcontext():
         try:
-            with quiet_libraries(), device_memory(), disk_faults(run_folder.path):
+            with quiet_libraries(), report_out_of_memory(), disk_faults(run_folder.path):
                 return _train(config, run_folder, overrides=overrides, resume=resume)
         except (DigitlabError, KeyboardInterrupt, SystemExit):
             # The folder of a resumed run belongs to the user, even if the run was killed before its first checkpoint.
