@@ -67,9 +67,13 @@ class Optimizer:
         """
         decayed: list[nn.Parameter] = []
         if self.weight_decay:
-            decayed = _weights(network, ["*"] if self.decay_layers is None else self.decay_layers, "decay_layers")
+            decayed = self._decayed_weights(network)
         candidates = (decayed, self.weight_decay), (_without(network.parameters(), decayed), 0.0)
         return [{"params": parameters, "weight_decay": decay} for parameters, decay in candidates if parameters]
+
+    def _decayed_weights(self, network: nn.Module) -> list[nn.Parameter]:
+        """Return the weights of ``decay_layers``; raises ``ConfigError`` as ``build``."""
+        return _weights(network, ["*"] if self.decay_layers is None else self.decay_layers, "decay_layers")
 
     @property
     def shared(self) -> dict[str, Any]:
@@ -165,7 +169,7 @@ class Muon(Optimizer):
         sgd_weights = _weights(network, self.sgd_layers, "sgd_layers")
         muon_weights = _without(_weights(network, ["*"], ""), sgd_weights)
         others = _without(network.parameters(), [*muon_weights, *sgd_weights])  # biases and normalisation layers
-        decayed = _weights(network, ["*"] if self.decay_layers is None else self.decay_layers, "decay_layers")
+        decayed = self._decayed_weights(network)
         bias_lr = self.sgd_lr if self.bias_lr is None else self.bias_lr
         kinds = (
             (muon_weights, self.weight_decay, self._rule_settings(self.lr, self.momentum, self.iterations)),
