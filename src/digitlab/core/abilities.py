@@ -57,6 +57,11 @@ class DeviceAbilities:
     # Returns the name of the hardware model, for example "NVIDIA H100".
     model_name: Callable[[torch.device], str] | None = None
 
+    @property
+    def widest_float(self) -> torch.dtype:
+        """float64, or float32 on devices that do not have it (Apple's)."""
+        return torch.float64 if self.float64 else torch.float32
+
 
 # The keys are device types, as in ``torch.device.type``.
 ABILITIES = {

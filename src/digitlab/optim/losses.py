@@ -98,8 +98,8 @@ class WeightedCrossEntropy(Loss):
     def _weights(self, device: torch.device) -> Tensor:
         """Return the weights of the K classes on ``device``."""
         if device not in self._weights_by_device:
-            # Float64, so that a run in double precision does not start from rounded weights.
-            dtype = torch.float64 if abilities(device).float64 else torch.float32
+            # If possible float64, so that a run in double precision does not start from rounded weights.
+            dtype = abilities(device).widest_float
             self._weights_by_device[device] = torch.tensor(self.weights, dtype=dtype, device=device)
         return self._weights_by_device[device]
 

@@ -58,7 +58,9 @@ def counts_steps(rule: RuleName) -> bool:
 def init_state(rule: RuleName, parameters: Sequence[Tensor], *, momentum: Number = 0.0) -> RuleState:
     """Return the state before the first update, with the tensors of ``entry_names``, on the parameters' device."""
     names = entry_names(rule, momentum=momentum)
-    step = torch.zeros((), dtype=_step_dtype(parameters[0].device), device=parameters[0].device)
+    device = parameters[0].device
+    # In float64, the bias corrections of Adam, which are computed from the number of updates, are exact.
+    step = torch.zeros((), dtype=abilities(device).widest_float, device=device)
     return RuleState(step, {name: [torch.zeros_like(p, requires_grad=False) for p in parameters] for name in names})
 
 
@@ -75,8 +77,3 @@ def to_optimizer_state(rule: RuleName, state: RuleState, *, member: int | None =
         if counts_steps(rule):
             entries[i]["step"] = state.step.to(torch.float32, copy=True)
     return entries
-
-
-def _step_dtype(device: torch.device) -> torch.dtype:
-    """Return float64, which makes the bias corrections of Adam exact, or float32 on devices without it (Apple's)."""
-    return torch.float64 if abilities(device).float64 else torch.float32
