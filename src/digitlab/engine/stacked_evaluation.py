@@ -13,6 +13,7 @@ from digitlab.data.evaluation import EvaluationBatch
 from digitlab.engine.dense_stack import DenseStack
 from digitlab.engine.dropout_masks import network_with_most_dropout
 from digitlab.engine.metrics import Counts, confusions
+from digitlab.engine.population_stack import population_stack
 from digitlab.engine.stacked_loss import StackedLoss
 from digitlab.engine.stacking import stack_tensors
 from digitlab.engine.vmap_stack import VmapStack
@@ -20,14 +21,10 @@ from digitlab.engine.vmap_stack import VmapStack
 
 def stack_networks(networks: Sequence[nn.Module]) -> DenseStack | VmapStack:
     """Stack copies of the tensors of ``networks`` for an evaluation, in which all get the same images."""
-    template = network_with_most_dropout(networks)
     parameters = stack_tensors([list(network.parameters()) for network in networks])
     buffers = stack_tensors([list(network.buffers()) for network in networks])
-    sizes = [len(networks)]
-    if DenseStack.fits(template):
-        return DenseStack(template, parameters, buffers=buffers, stream_sizes=sizes)
-    one_by_one = parameters[0].device.type == "cpu"
-    return VmapStack(template, parameters, buffers=buffers, stream_sizes=sizes, one_by_one=one_by_one)
+    template = network_with_most_dropout(networks)
+    return population_stack(template, parameters, buffers=buffers, stream_sizes=[len(networks)])
 
 
 @torch.no_grad()

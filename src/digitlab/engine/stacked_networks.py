@@ -20,6 +20,7 @@ from digitlab.engine.dense_stack import DenseStack
 from digitlab.engine.dropout_masks import make_dropout_masks, network_with_most_dropout
 from digitlab.engine.fusable import refuse_hooks
 from digitlab.engine.member_spec import MemberSpec
+from digitlab.engine.population_stack import population_stack
 from digitlab.engine.stacked_loss import MemberLosses, StackedLoss
 from digitlab.engine.stacked_optimizer import LearningRates, StackedOptimizer, StackedRule, ema_weights
 from digitlab.engine.stacked_update import StackedUpdate
@@ -95,15 +96,17 @@ class StackedNetworks:
 
     def _stack(self, parameters: list[Tensor], autocast_dtype: torch.dtype | None) -> DenseStack | VmapStack:
         """Return the stack, which computes logits and gradients, with ``parameters`` (M, ...)."""
-        if not self.is_solo and DenseStack.fits(self._template):
-            # A faster form for dense networks: one matrix product computes the first layers of all members of a stream.
-            return DenseStack(self._template, parameters, buffers=self.buffers, stream_sizes=self.stream_sizes)
+        with_masks = self.masks is not None
+        if not self.is_solo:
+            # Populations do not use autocast.
+            return population_stack(
+                self._template, parameters, buffers=self.buffers, stream_sizes=self.stream_sizes, with_masks=with_masks
+            )
         # A solo run calls its network as it is, even a dense one. Stacked products would not be faster, but they would
         # add up in another order, so results would differ from those of the eager step in the last bits.
         return VmapStack(
-            self._template, parameters, buffers=self.buffers, stream_sizes=self.stream_sizes,
-            one_by_one=self.is_solo or self.device.type == "cpu", with_masks=self.masks is not None,
-            autocast_dtype=autocast_dtype,
+            self._template, parameters, buffers=self.buffers, stream_sizes=self.stream_sizes, one_by_one=True,
+            with_masks=with_masks, autocast_dtype=autocast_dtype,
         )  # fmt: skip
 
     def refuse_hooks(self) -> None:
