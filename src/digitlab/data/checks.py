@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from digitlab.core.errors import DataError
+from digitlab.data.sampling import every_nth
 from digitlab.data.source import ImageSet
 
 # The pixels of at most this many images are looked at, evenly spread over the data set.
@@ -125,7 +126,7 @@ def _axis_warnings(images: Tensor) -> Iterator[str]:
             "store them as (N, C, H, W)"
         )
         return
-    values = _sample(images, _AXIS_SAMPLE_IMAGES).flatten(1).short()
+    values = every_nth(images, _AXIS_SAMPLE_IMAGES).flatten(1).short()
     if 1 < channels <= _MAX_CHANNELS < width and _difference(values, channels) < _AXIS_FACTOR * _difference(values, 1):
         yield "the values look like (N, H, W, C) under a header that says (N, C, H, W); store channels before rows"
     elif height != width and _difference(values, height) < _AXIS_FACTOR * _difference(values, width):
@@ -147,7 +148,7 @@ def _pixel_warnings(images: Tensor, name: str) -> Iterator[str]:
     """Yield warnings about a sample of ``images``, uint8 (N, C, H, W); ``name`` says which set they are."""
     if not len(images):
         return
-    pixels = _sample(images).flatten(1)
+    pixels = every_nth(images, _SAMPLE_IMAGES).flatten(1)
     largest = int(pixels.max())
     if largest == 1:
         yield f"the largest pixel of the {name} images is 1 of 255; if pixels were in [0, 1], store them times 255"
@@ -162,13 +163,8 @@ def _pixel_warnings(images: Tensor, name: str) -> Iterator[str]:
 def _all_equal(images: Tensor) -> bool:
     """Return whether all ``images`` of the sample are equal, if there are at least two."""
     # Compare 20 images at a time: in a usual data set, the first 20 differ, and ``all`` stops there.
-    parts = _sample(images).split(20)
+    parts = every_nth(images, _SAMPLE_IMAGES).split(20)
     return len(images) > 1 and all(bool((part == images[0]).all()) for part in parts)
-
-
-def _sample(images: Tensor, count: int = _SAMPLE_IMAGES) -> Tensor:
-    """Return at most ``count`` of the ``images``, evenly spread over the set, as a view."""
-    return images[:: -(-len(images) // count)]  # every n-th image, with n rounded up
 
 
 def _listed(names: Sequence[str]) -> str:

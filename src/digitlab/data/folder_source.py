@@ -19,6 +19,7 @@ from digitlab.core.system import memory_bytes
 from digitlab.data.class_folders import PictureFile, hold_out, list_class_folders
 from digitlab.data.module import ImageData
 from digitlab.data.picture_files import Pictures, colours_and_common_size, read_pictures
+from digitlab.data.sampling import every_nth
 from digitlab.data.source import ImageSet, Source
 
 # Without data.size, pictures are scaled to this number of pixels a side, unless all have one size that is not larger.
@@ -82,8 +83,7 @@ class FolderSource(Source):
         """(C, H, W) of all images after scaling."""
         has_colours, size = True, None
         if self._size is None or self._channels is None:
-            # Every n-th file, with n rounded up.
-            files = self.train_files[:: -(-len(self.train_files) // _SAMPLED_FILES)]
+            files = every_nth(self.train_files, _SAMPLED_FILES)
             has_colours, size = colours_and_common_size(self.folders.root, [file.path for file in files])
         if size is None or max(size) > _DEFAULT_SIZE:
             size = _DEFAULT_SIZE, _DEFAULT_SIZE

@@ -19,6 +19,7 @@ from digitlab.core.ranks import process_rank
 from digitlab.core.signals import StopSignal
 from digitlab.data.chunks import ChunkPlan, Position
 from digitlab.data.module import ImageData
+from digitlab.data.sampling import every_nth
 from digitlab.data.seeding import stream_seed
 from digitlab.engine.training_plan import TrainingPlan
 from digitlab.models import FittedToImages
@@ -104,8 +105,8 @@ def initial_classifier(
             type(classifier.network).__name__,
         )
     if isinstance(classifier.network, FittedToImages) and not resumed:
-        # Take every n-th image, n rounded up, because the images of a user's data set may be sorted by class.
-        sample = data.train_indices[:: -(-len(data.train_indices) // _FITTED_IMAGES)]
+        # Not the first images, because those of a user's data set may be sorted by class.
+        sample = every_nth(data.train_indices, _FITTED_IMAGES)
         classifier.network.fit_to(classifier.normalise(data.train_set.images[sample].cpu()))
         # The averaged network was copied from the network before the fit.
         if classifier.average is not None:
