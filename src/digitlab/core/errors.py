@@ -65,6 +65,12 @@ class ConfigError(DigitlabError, ValueError):
         return ConfigError(f"{prefix}.{self.key}" if self.key else prefix, self.value, self.allowed)
 
 
+def listed(names: Sequence[str], *, most: int = 5, separator: str = ", ") -> str:
+    """Return the first ``most`` of ``names`` for a message, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return separator.join(names[:most]) + more
+
+
 def show(value: object) -> str:
     """Return ``value`` as a user would type it on the command line."""
     if value is None or isinstance(value, bool):

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from digitlab.core.errors import DataError
+from digitlab.core.errors import DataError, listed
 from digitlab.data.sampling import every_nth
 from digitlab.data.source import ImageSet
 
@@ -93,7 +93,7 @@ def _refuse_missing_classes(train: Tensor, test: Tensor, *, title: str, class_na
     missing = [name for name, trained, tested in zip(class_names, train, test, strict=True) if tested and not trained]
     if missing:
         raise DataError(
-            f"{title}: the test set has images of {_listed(missing)}, but the training set has none; add training "
+            f"{title}: the test set has images of class {listed(missing)}, but the training set has none; add training "
             "images of each class, or leave its images out of the test set"
         )
 
@@ -107,8 +107,8 @@ def _label_warnings(train: Tensor, test: Tensor, *, class_names: Sequence[str]) 
             "extra name from class_names"
         )
     elif empty:
-        names = _listed([class_names[index] for index in empty])
-        yield f"no image of {names}; remove what does not occur from class_names, or check the labels"
+        names = listed([class_names[index] for index in empty])
+        yield f"no image of class {names}; remove what does not occur from class_names, or check the labels"
 
 
 def _axis_warnings(images: Tensor) -> Iterator[str]:
@@ -165,9 +165,3 @@ def _all_equal(images: Tensor) -> bool:
     # Compare 20 images at a time: in a usual data set, the first 20 differ, and ``all`` stops there.
     parts = every_nth(images, _SAMPLE_IMAGES).split(20)
     return len(images) > 1 and all(bool((part == images[0]).all()) for part in parts)
-
-
-def _listed(names: Sequence[str]) -> str:
-    """Return class names for a message: the first five, and how many more there are."""
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return f"class {', '.join(names[:5])}{more}"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from digitlab.core.errors import ConfigError
+from digitlab.core.errors import ConfigError, listed
 from digitlab.data.own_images import picture_extensions
 from digitlab.data.splits import stratified
 
@@ -244,9 +244,8 @@ def _require_pictures(root: Path, class_names: Sequence[str], pictures: Mapping[
         reason = "; it has no files of a format that digitlab reads, such as PNG or JPEG"
         raise ConfigError("path", str(root), f"has class folders, but no pictures{reason}")
     if empty:
-        more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
-        names = ", ".join(empty[:5])
-        raise ConfigError("path", str(root), f"the class folder {names}{more} has no pictures; fill it or remove it")
+        names = listed(empty)
+        raise ConfigError("path", str(root), f"the class folder {names} has no pictures; fill it or remove it")
     for split, files in pictures.items():
         if not files:
             raise ConfigError("path", str(root), f"has a folder for the split {split} without pictures")

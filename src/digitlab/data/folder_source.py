@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 
 from digitlab.config.schema import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, checked
-from digitlab.core.errors import ConfigError, DataError
+from digitlab.core.errors import ConfigError, DataError, listed
 from digitlab.core.system import memory_bytes
 from digitlab.data.class_folders import PictureFile, hold_out, list_class_folders
 from digitlab.data.module import ImageData
@@ -143,8 +143,8 @@ class FolderSource(Source):
         if not pictures.broken:
             return
         named = [f"{_printable(files[index].path)} ({reason})" for index, reason in pictures.broken.items()]
-        more = f" and {len(named) - _MAX_NAMED_FILES} more" if len(named) > _MAX_NAMED_FILES else ""
-        problem = f"{len(named)} of {len(files):,} pictures can't be read: {'; '.join(named[:_MAX_NAMED_FILES])}{more}"
+        names = listed(named, most=_MAX_NAMED_FILES, separator="; ")
+        problem = f"{len(named)} of {len(files):,} pictures can't be read: {names}"
         if not self._skip_broken:
             remedy = "replace or remove them, or leave them out with data.skip_broken=true"
             raise DataError(f"{self.folders.root}: {problem}; {remedy}")

@@ -8,7 +8,7 @@ from typing import Literal
 
 from digitlab.config.schema import PositiveFloat
 from digitlab.config.suggestions import nearest
-from digitlab.core.errors import ConfigError
+from digitlab.core.errors import ConfigError, listed
 
 # The keys of the dictionary are class names. YAML and Hydra read names such as 7 or true as numbers and truth values.
 ClassWeights = Literal["balanced"] | dict[str | int | float | bool, PositiveFloat]
@@ -49,9 +49,8 @@ def _as_text(name: object) -> str:
 
 
 def _no_such_class(name: str, class_names: Sequence[str]) -> str:
-    more = f" and {len(class_names) - _MAX_LISTED_CLASSES} more" if len(class_names) > _MAX_LISTED_CLASSES else ""
-    listed = ", ".join(class_names[:_MAX_LISTED_CLASSES])
-    return f"there is no class {name}{nearest(name, class_names)}; the classes are {listed}{more}"
+    names = listed(class_names, most=_MAX_LISTED_CLASSES)
+    return f"there is no class {name}{nearest(name, class_names)}; the classes are {names}"
 
 
 def is_weighted(node: Mapping[str, object]) -> bool:
