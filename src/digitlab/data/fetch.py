@@ -10,7 +10,6 @@ import logging
 import os
 import socket
 import ssl
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -20,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from digitlab.core.errors import DataError
 from digitlab.core.files import move_into_place
+from digitlab.data.progress import progress_bar
 
 _BLOCK_BYTES = 1 << 16
 _MAX_BYTES = 1 << 30  # the largest file has 562 MB; no mirror may send more than this limit
@@ -104,9 +103,9 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _progress(name: str) -> Progress:
-    """Return a progress bar on stderr with one task; it shows nothing if stderr is not a terminal."""
+    """Return a progress bar with one task, the download of the file ``name``."""
     columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    progress = Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+    progress = progress_bar(*columns)
     progress.add_task(name, total=None)
     return progress
 

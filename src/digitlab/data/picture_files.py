@@ -8,7 +8,6 @@ import hashlib
 import json
 import logging
 import os
-import sys
 import tempfile
 import time
 import zipfile
@@ -21,14 +20,13 @@ import numpy as np
 import PIL
 import torch
 from PIL import Image
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 
 from digitlab.core.errors import DataError
 from digitlab.core.files import move_into_place
 from digitlab.core.system import user_cache_folder
 from digitlab.data.own_images import as_data_set_image, decode, picture_warnings, read_bytes
+from digitlab.data.progress import progress_bar
 
 # Increase this number when digitlab begins to convert the same files to other pixels. Then old caches are not used.
 _CACHE_VERSION = 1
@@ -111,16 +109,11 @@ def _read_all(root: Path, paths: Sequence[str], image_shape: tuple[int, int, int
 
     # Threads run in parallel, because Pillow releases Python's global lock while it decodes and scales.
     threads = min(os.cpu_count() or 1, _MAX_THREADS)
-    with picture_warnings(), _progress() as progress, ThreadPoolExecutor(threads) as pool:
+    with picture_warnings(), progress_bar() as progress, ThreadPoolExecutor(threads) as pool:
         bar = progress.add_task("reading pictures", total=len(paths))
         for _ in pool.map(read, range(len(paths))):
             progress.advance(bar)
     return Pictures(images=images, digests=digests, broken=dict(sorted(broken.items())))
-
-
-def _progress() -> Progress:
-    """Return a progress bar on stderr; it shows nothing if stderr is not a terminal."""
-    return Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
 
 
 def cache_folder() -> Path:
