@@ -2,12 +2,13 @@
 
 import errno
 import os
+import secrets
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 
@@ -41,22 +42,35 @@ def write_atomically(path: Path, content: bytes, *, keep: Path | None = None) ->
     This also holds after a power cut. If ``keep`` is given (a path in the same folder), the old file is kept under
     that name. Raises ``RunError`` if the file cannot be written; the old file is then unchanged.
     """
-    # The temporary file is in the same folder, because a rename is atomic only within one file system.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY_SUFFIX}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            if keep is not None:
-                _link(path, keep)
-            move_into_place(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with atomic_file(path, keep=keep) as file:
+            file.write(content)
     except OSError as error:
         raise RunError(f"{path}: can't be written: {error.strerror or error}") from error
+
+
+@contextmanager
+def atomic_file(path: Path, *, keep: Path | None = None) -> Iterator[BinaryIO]:
+    """Yield a temporary file in the folder of ``path``, which must exist; at the end of the block it replaces ``path``.
+
+    Readers see the old file or the new one, never a part. If the block raises, the old file is unchanged. ``keep`` is
+    as in ``write_atomically``. Raises ``OSError``.
+    """
+    # In the same folder, because a rename is atomic only within one file system. The name is random, because several
+    # machines can write the same file at the same time, for example of a data set, by processes with the same id.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_TEMPORARY_SUFFIX}")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if keep is not None:
+            _link(path, keep)
+        # After the file is closed, because Windows moves no open files.
+        move_into_place(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def move_into_place(part: Path, path: Path) -> None:

@@ -6,10 +6,8 @@ three functions and classes that these files need, and the result is checked aft
 """
 
 import io
-import os
 import pickle
 import tarfile
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from digitlab.core.errors import DataError, MissingDataError
-from digitlab.core.files import move_into_place
+from digitlab.core.files import atomic_file
 from digitlab.data.checksum import check_file
 
 # File names and their SHA-256. `batches.meta` holds the class names; only torchvision needs it.
@@ -146,18 +144,11 @@ def _extract_member(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path,
     source = tar.extractfile(member) if member.isreg() else None
     if source is None or member.size > _MAX_MEMBER_BYTES:
         raise DataError(f"{tar.name!s}: refused, {member.name} is no regular file of at most {_MAX_MEMBER_BYTES} bytes")
-    with source, tempfile.NamedTemporaryFile(dir=target.parent, prefix=f"{target.name}.", delete=False) as temporary:
-        try:
-            while block := source.read(1 << 20):
-                temporary.write(block)
-            temporary.flush()
-            os.fsync(temporary.fileno())
-            _check_member(tar, member, Path(temporary.name), sha256)
-            os.chmod(temporary.name, 0o644)  # only the owner can read a temporary file, but data sets are often shared
-            move_into_place(Path(temporary.name), target)
-        except BaseException:
-            os.unlink(temporary.name)
-            raise
+    with source, atomic_file(target) as file:
+        while block := source.read(1 << 20):
+            file.write(block)
+        file.flush()
+        _check_member(tar, member, Path(file.name), sha256)
 
 
 def _check_member(tar: tarfile.TarFile, member: tarfile.TarInfo, file: Path, sha256: str) -> None:

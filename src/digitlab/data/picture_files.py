@@ -8,7 +8,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 import time
 import zipfile
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from digitlab.core.errors import DataError
-from digitlab.core.files import move_into_place
+from digitlab.core.files import atomic_file
 from digitlab.core.system import user_cache_folder
 from digitlab.data.own_images import as_data_set_image, decode, picture_warnings, read_bytes
 from digitlab.data.progress import progress_bar
@@ -165,13 +164,7 @@ def _store(cache: Path, pictures: Pictures) -> None:
         if room < 0:
             return
         facts = json.dumps({"digests": pictures.digests, "broken": pictures.broken})
-        descriptor, temporary = tempfile.mkstemp(dir=cache.parent, prefix=f".{cache.stem}.")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                np.savez(file, images=pictures.images.numpy(), facts=np.array(facts))
-            move_into_place(Path(temporary), cache)  # after the file is closed, because Windows moves no open files
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        with atomic_file(cache) as file:
+            np.savez(file, images=pictures.images.numpy(), facts=np.array(facts))
     except OSError as error:
         _log.info("%s: the pictures are not kept for later runs (%s)", cache.parent, error)
