@@ -1,0 +1,27 @@
+"""A hook of MkDocs: small changes to the HTML of each page, so that pictures and code are readable on a phone.
+
+``mkdocs.yml`` names this file.
+"""
+
+import re
+from typing import Any
+
+_PICTURE = re.compile(r'<img\b[^>]*\bsrc="([^":]+)"[^>]*>')
+_BLOCK = re.compile(r"(<pre\b.*?</pre>)", re.DOTALL)
+_CODE = re.compile(r"<code>([^<]+)</code>")
+_OPTION = re.compile(r"(?<![\w-])--?[a-z][\w-]*")
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """MkDocs calls this with the HTML of each page. The pictures of notebooks have no file, so they get no link."""
+    html = _PICTURE.sub(r'<a href="\1">\g<0></a>', html)  # a click opens the picture alone, in its full size
+    parts = _BLOCK.split(html)
+    parts[::2] = [_CODE.sub(_breakable, part) for part in parts[::2]]
+    return "".join(parts)
+
+
+def _breakable(code: re.Match[str]) -> str:
+    """Return the code with places for line breaks: after = , ( and /, but not within an option such as --out."""
+    text = re.sub(r"([=,(/])(?=[^\s/])", r"\1<wbr>", code[1])
+    text = _OPTION.sub(r'<span class="option">\g<0></span>', text)
+    return f"<code>{text}</code>"
