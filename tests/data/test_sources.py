@@ -15,7 +15,7 @@ from torch import Tensor
 from digitlab.core.errors import ConfigError, DataError
 from digitlab.data.source import ImageSet, Source
 from digitlab.data.sources import Cifar10Source, FashionMnistSource, IdxSource, MnistSource
-from digitlab.data.splits import fingerprint, split_indices
+from digitlab.data.splits import split_fingerprint, split_indices
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_mnist_needs_only_the_package(tmp_path: Path) -> None:
     assert (tuple(train.images.shape), tuple(test.images.shape)) == ((60_000, 1, 28, 28), (10_000, 1, 28, 28))
     assert list(tmp_path.iterdir()) == []
     indices = split_indices(train.labels, val_size=5000, train_size=None, split_seed=0)
-    assert fingerprint(*indices) == "5427f8fcee276167"  # the default split, on which MNIST's results rest
+    assert split_fingerprint(*indices) == "5427f8fcee276167"  # the default split, on which MNIST's results rest
 
 
 def idx(*shape: int, start: int = 0, values: int = 256) -> bytes:
