@@ -34,7 +34,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def commands() -> list[list[str]]:
     blocks = re.findall(r"^```sh\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    return [shlex.split(line) for line in "".join(blocks).splitlines()]
+    return [shlex.split(line) for line in re.sub(r"\\\n\s*", " ", "".join(blocks)).splitlines()]
 
 
 @pytest.mark.extra
