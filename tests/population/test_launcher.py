@@ -105,16 +105,16 @@ def test_a_bad_job_and_a_diverging_member_do_not_stop_the_others(train_py: Comma
 def test_runs_whose_population_failed_keep_their_results_and_can_resume(
     train_py: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    validated = Member.validated
+    add_validation = Member.add_validation
 
     def broken(member: Member, *arguments: Any, last: bool) -> None:
         if member.plan.position.epoch == 1:
             raise ValueError("nobody expected that")
-        validated(member, *arguments, last=last)
+        add_validation(member, *arguments, last=last)
 
     command = (*_SWEEP, "seed=0,1", f"hydra.sweep.dir={tmp_path / 'sweep'}")
     with monkeypatch.context() as patch:
-        patch.setattr(Member, "validated", broken)
+        patch.setattr(Member, "add_validation", broken)
         assert train_py(*command).returncode == 1
     runs = [run for _, run in sorted(_runs(tmp_path / "sweep").items())]
     for seed, run in enumerate(runs):
