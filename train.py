@@ -12,6 +12,8 @@ try:
     from digitlab.cli.train import run
 except ModuleNotFoundError as error:
     sys.exit(f"{sys.executable} has no {error.name}: run `make train`, or start .venv/bin/python train.py")
+except KeyboardInterrupt:  # Ctrl-C in the first second
+    sys.exit(130)
 
 if __name__ == "__main__":
     run()

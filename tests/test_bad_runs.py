@@ -167,3 +167,16 @@ def test_a_folder_with_a_run_is_not_overwritten(train_py, one_line, tmp_path):
     assert one_line(again.stderr)
     assert again.stderr.startswith(f"hydra.run.dir={folder}: holds a run")
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("", "contains other runs, such as sweep/0: choose a new folder inside it"), ("file", "is a file: choose a new")],
+)
+def test_a_folder_that_is_not_for_a_run_is_refused(train_py, one_line, tmp_path, name, reason):
+    (tmp_path / "sweep" / "0" / ".hydra").mkdir(parents=True)
+    (tmp_path / "file").touch()
+    ended = train_py("debug=fast", f"hydra.run.dir={tmp_path / name}")
+    assert (ended.returncode, one_line(ended.stderr)) == (2, True), ended.stderr
+    assert reason in ended.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "sweep"]

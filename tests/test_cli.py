@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra.errors import HydraException
 from PIL import Image
 
 from digitlab.data.sources import MnistSource
@@ -224,6 +225,8 @@ def test_predict_names_the_class_of_each_file_and_each_file_that_is_none(
         ("evaluate x --corrupt blur --severity 2 --force", "--force: has no effect"),
         ("evaluate x --data data=mnist", "--data=data=mnist: must be a name: write --data mnist"),
         ("compare x y --force", "--force: has no effect: without --figure nothing is written"),
+        ("compare x y --key a --metric m --key b", "--key a and b: the option has one value: give it once"),
+        ("report x --out=x.html --out y.html", "--out x.html and y.html: the option has one value: give it once"),
         ("report x --out x.pdf", "--out=x.pdf: must end in .html"),
         ("predict x a.png --csv out.csv", "--csv=out.csv: the option takes no file; write into one with > out.csv"),
         ("show data = mnist", "data = mnist: must be written data=mnist, with no spaces around ="),
@@ -254,3 +257,20 @@ def test_the_version_is_that_of_digitlab(capsys: pytest.CaptureFixture[str], mon
         monkeypatch.setattr(sys, "argv", [command, "--version"])
         start()
         assert capsys.readouterr().out.startswith("digitlab 0.")
+
+
+def test_ctrl_c_while_a_message_is_made_ends_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    from digitlab.cli import train
+
+    def refused() -> None:
+        raise HydraException
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "train_or_sweep", refused)
+    monkeypatch.setattr(train, "composition_error", interrupted)
+    monkeypatch.setattr(sys, "argv", ["train.py", "seed=1"])
+    with pytest.raises(SystemExit) as ended:
+        train.run()
+    assert ended.value.code == 130

@@ -228,3 +228,11 @@ def test_make_rejects_variables_that_it_does_not_pass_on(words, passed):
     ended = subprocess.run(["make", "help", *words], cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert (ended.returncode == 0) == passed
     assert passed or 'write make help ARGS="model=lenet"' in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("key", "option"), [("hydra.sweeper.n_trials", "hydra/sweeper=optuna"), ("optimizer.momentum", "optimizer=sgd")]
+)
+def test_a_key_of_another_option_names_that_option(key, option):
+    text = message(f"{key}=6").partition("it exists with ")[2]
+    assert option in text.split(" or ")

@@ -16,8 +16,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from digitlab.api.commands import compare_runs, load, resume, runs, sweep, train
-    from digitlab.api.commands import open_folder as open
+    from digitlab.api.commands import resume, sweep, train
+    from digitlab.api.opening import compare_runs, load, runs
+    from digitlab.api.opening import open_folder as open
     from digitlab.api.run import Run
     from digitlab.api.sweep import Sweep
     from digitlab.config.compose import allow
@@ -36,11 +37,11 @@ _SOURCES = {
     "Sweep": ("digitlab.api.sweep", "Sweep"),
     "allow": ("digitlab.config.compose", "allow"),
     # Not "compare": that is the name of a subpackage, and importing the subpackage would replace the function here.
-    "compare_runs": ("digitlab.api.commands", "compare_runs"),
-    "load": ("digitlab.api.commands", "load"),
-    "open": ("digitlab.api.commands", "open_folder"),
+    "compare_runs": ("digitlab.api.opening", "compare_runs"),
+    "load": ("digitlab.api.opening", "load"),
+    "open": ("digitlab.api.opening", "open_folder"),
     "resume": ("digitlab.api.commands", "resume"),
-    "runs": ("digitlab.api.commands", "runs"),
+    "runs": ("digitlab.api.opening", "runs"),
     "sweep": ("digitlab.api.commands", "sweep"),
     "train": ("digitlab.api.commands", "train"),
 }

@@ -20,6 +20,16 @@ SIDE, CLASSES = 8, 3
 SMALL = ("trainer=cpu", "trainer.max_epochs=2", "trainer.progress_bar=false", "optimizer.lr=0.01")
 
 
+class Detached(nn.Sequential):
+    """A network whose output torch can't follow back to its weights."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(SIDE * SIDE, 3))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images).detach()
+
+
 class Net(nn.Module):
     """A dense network that takes the facts of its data and a setting."""
 
@@ -200,6 +210,7 @@ def test_launchers_with_other_processes_are_refused(launcher, small, images):
         (nn.Sequential(nn.Flatten(), nn.Linear(50, 3)), r"can't take images of shape \(N, 1, 8, 8\): RuntimeError"),
         (nn.Flatten(), r"must return logits.*\(2, 64\)"),
         (nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.ZeroPad1d((0, 2))), "has no weights to train"),
+        (Detached, "its output does not depend on its weights: leave out detach"),
         (partial(Net, hidden=nn.ReLU), "model.hidden=.*must be a number"),
         (partial(Net, hiden=3), "model.hiden=3: no such setting of Net"),
         (partial(Net, hidden=-1), "model=Net: can't be built"),

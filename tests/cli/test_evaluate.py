@@ -121,7 +121,8 @@ def test_the_help_names_every_corruption(digitlab):
 def test_a_run_without_an_epoch_has_no_checkpoint(digitlab, run):
     shutil.rmtree(run / "checkpoints")
     code, out, err = digitlab("evaluate", run, "--corrupt", "noise")
-    assert (code, out, err) == (1, "", f"{run}/checkpoints/best.ckpt: there is no such checkpoint\n")
+    message = "there is no such checkpoint: no epoch is finished, or the file was deleted"
+    assert (code, out, err) == (1, "", f"{run}/checkpoints/best.ckpt: {message}\n")
 
 
 def test_a_checkpoint_of_another_data_set_is_refused(digitlab, run):

@@ -234,3 +234,10 @@ def test_gif_names_contain_the_class_names(fashion, tmp_path):
     options = GifOptions(images=2, batch_size=1, steps_per_frame=1)
     assert all(reason is None for _, reason in make_gifs(read_run_data(RunFolder(fashion)), tmp_path, options))
     assert (tmp_path / "learning_weights_0_t_shirt_top.gif").exists()
+
+
+def test_an_empty_table_of_epochs_says_how_to_write_it_again(digitlab, run):
+    (run / "metrics.csv").write_text("")
+    code, out, err = digitlab("figures", run, "--only", "history_epochs")
+    assert (code, out) == (1, "")
+    assert err == f"{run}/metrics.csv: has no epoch, so there is nothing to draw; resume={run} writes it again\n"

@@ -62,6 +62,12 @@ def test_several_runs_need_a_file_name(runs: list[package.Run], digitlab: Comman
     assert (code, out, err) == (2, "", "--out: must name the output file if several runs are given\n")
 
 
+def test_a_run_is_shown_once(runs: list[package.Run], digitlab: Command, tmp_path: Path) -> None:
+    first = runs[0].path
+    code, out, err = digitlab("demo", *(run.path for run in runs), f"{first}/.", "--out", tmp_path / "demo.html")
+    assert (code, out, err) == (2, "", f"RUN_FOLDER={first}: is given twice: give each run once\n")
+
+
 def test_networks_for_other_images_are_refused(
     runs: list[package.Run], train_tiny: Callable[..., package.Run], pictures: Path, digitlab: Command, tmp_path: Path
 ) -> None:

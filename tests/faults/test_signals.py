@@ -63,7 +63,7 @@ def test_the_running_runs_of_a_stopped_sweep_are_saved(begun, tmp_path, launcher
     ended = process.wait()
     error = ended.stderr
     assert ended.code == 130, error
-    assert "stopped by SIGINT" in error
+    assert error.endswith("stopped by SIGINT: the unfinished runs are saved; the same command resumes them\n"), error
     assert "Traceback" not in error
     under_way = [RunFolder(path.parent) for path in (tmp_path / "sweep").glob("*/result.json")]
     assert len(under_way) == (1 if launcher == "basic" else 2)

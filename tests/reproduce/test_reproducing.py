@@ -148,6 +148,34 @@ def test_the_command_writes_the_tables(made):
     assert all(f"`{name}`" in text for name in rows())
 
 
+def test_the_command_says_first_how_many_runs_are_missing(made, digitlab, tmp_path):
+    root = shutil.copytree(made, tmp_path / "root")
+    code, out, err = digitlab("reproduce", QUICK[0], QUICK[1], "--quick", "--seeds", "2", "--root", root)
+    assert (code, err) == (0, f"1 of 4 runs of 2 rows are missing in {root}\n")
+    assert out.splitlines()[0] == f"{QUICK[1]} 1: done"
+    code, out, err = digitlab("reproduce", QUICK[0], "--quick", "--root", root)
+    assert (code, err) == (0, f"0 of 1 runs of 1 rows are missing in {root}\n")
+
+
+def test_all_rows_begin_with_the_time_they_take(monkeypatch, digitlab, tmp_path):
+    monkeypatch.setattr(runner, "make_runs", lambda *_, **__: iter([]))
+    code, _, err = digitlab("reproduce", "--root", tmp_path)
+    assert code == 0
+    assert "rows are missing" in err
+    assert "three hours on one core" in err
+    assert "digitlab reproduce NAME" in err
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}"])
+def test_a_run_with_a_damaged_result_counts_as_missing_and_is_completed(made, tmp_path, content):
+    folder = run_folder(tmp_path, rows()["r3_sigmoid30_mse"], 0)
+    shutil.copytree(run_folder(made, rows()["r3_sigmoid30_mse"], 0).path, folder.path)
+    folder.result.write_text(content)
+    assert Measured(tmp_path).outcomes["r3_sigmoid30_mse"] == []
+    assert quick(tmp_path, "r3_sigmoid30_mse") == [("r3_sigmoid30_mse", 0, None)]
+    assert len(Measured(tmp_path).outcomes["r3_sigmoid30_mse"]) == 1
+
+
 def test_headers_change_only_where_something_was_measured(made, tmp_path):
     shutil.copytree(CONF / "experiment", tmp_path / "experiment")
     written = write_headers(Measured(made), tmp_path / "experiment")

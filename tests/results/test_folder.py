@@ -1,5 +1,6 @@
 """The run folder: unique names, what counts as a run, and which folders are removed."""
 
+import numpy as np
 import pytest
 
 from digitlab.core.errors import ConfigError
@@ -13,13 +14,29 @@ def begun(path, config="model: {}\n"):
 
 
 @pytest.mark.parametrize(
-    "config", [None, "a: [", "- a list", "seed: 0", ""], ids=["none", "no YAML", "a list", "no model", "empty"]
+    ("config", "message"),
+    [
+        (None, "is no run folder: it has no .hydra/config.yaml"),
+        ("- a list", "is no run folder: its .hydra/config.yaml is not one of digitlab's"),
+        ("seed: 0", "is no run folder"),
+        ("a: [", r"is a damaged run folder: its .hydra/config.yaml can't be read \("),
+        ("", "its .hydra/config.yaml is empty; copy it from where this folder came from"),
+    ],
+    ids=["none", "a list", "no model", "no YAML", "empty"],
 )
-def test_a_folder_without_a_run_is_refused(tmp_path, config):
+def test_a_folder_without_a_run_is_refused(tmp_path, config, message):
     folder = RunFolder(tmp_path / "run") if config is None else begun(tmp_path / "run", config)
     for read in (folder.read_config, folder.read_plain_config):
-        with pytest.raises(ConfigError, match="is no run folder"):
+        with pytest.raises(ConfigError, match=message):
             read()
+
+
+def test_a_run_without_its_configuration_says_how_to_write_it_again(tmp_path):
+    folder = begun(tmp_path)
+    folder.config.unlink()
+    folder.result.write_text("{}")
+    with pytest.raises(ConfigError, match=f"is missing;.* with --cfg job > {folder.config}"):
+        folder.read_config()
 
 
 def test_the_overrides_are_read_back_as_typed(tmp_path):
@@ -52,3 +69,27 @@ def test_runs_are_found_at_any_depth_but_not_inside_one_another(tmp_path):
     (tmp_path / "no run").mkdir()
     found = [run.path for run in find_runs(tmp_path)]
     assert sorted(found) == sorted(paths)
+
+
+@pytest.mark.parametrize("size", [0, 10, 300, 700])
+def test_cut_predictions_raise_one_kind_of_error(tmp_path, size):
+    run = RunFolder(tmp_path)
+    np.savez(run.test_predictions, probabilities=np.zeros((50, 10), np.float16))
+    assert run.read_test_predictions().shape == (50, 10)
+    run.test_predictions.write_bytes(run.test_predictions.read_bytes()[:size])
+    with pytest.raises((OSError, ValueError)):
+        run.read_test_predictions()
+
+
+@pytest.mark.parametrize("name", ["Best", "first", None])
+def test_there_are_two_checkpoints(tmp_path, name):
+    with pytest.raises(ConfigError, match=r"checkpoint=.*: must be best or last"):
+        RunFolder(tmp_path).checkpoint(name)
+
+
+@pytest.mark.parametrize("content", ["", "{", "nonsense"])
+def test_a_damaged_result_says_how_to_write_it_again(tmp_path, content):
+    run = RunFolder(tmp_path)
+    run.result.write_text(content)
+    with pytest.raises(ValueError, match=f"result.json is damaged .*: resume={tmp_path} writes it again"):
+        run.read_result()

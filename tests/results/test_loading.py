@@ -84,7 +84,7 @@ def test_the_error_names_a_folder_without_a_run(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"{tmp_path}: is no run folder"):
         load(tmp_path)
     (tmp_path / "sweep" / "0_seed=0" / ".hydra").mkdir(parents=True)
-    with pytest.raises(ConfigError, match=r"the newest run in it is .*sweep/0_seed=0"):
+    with pytest.raises(ConfigError, match=r"its newest run is .*sweep/0_seed=0"):
         load(tmp_path / "sweep")
     with pytest.raises(ConfigError, match="nowhere: there is no such folder"):
         load(tmp_path / "nowhere")
@@ -118,3 +118,15 @@ def test_a_checkpoint_may_name_only_networks_of_allowed_packages(run: RunFolder,
     torch.save(content, path)
     with pytest.raises(DigitlabError, match="DIGITLAB_ALLOW"):
         load_classifier(open_run(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("kept", "hint"), [("last.ckpt", "last.ckpt is there: choose the checkpoint last"), (None, "no epoch is finished")]
+)
+def test_a_missing_checkpoint_names_the_other_one(tmp_path: Path, kept: str | None, hint: str) -> None:
+    run = RunFolder(tmp_path)
+    run.last.parent.mkdir()
+    if kept is not None:
+        (run.last.parent / kept).touch()
+    with pytest.raises(RunError, match=f"best.ckpt: there is no such checkpoint: {hint}"):
+        load_classifier(run)

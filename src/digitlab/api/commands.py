@@ -1,4 +1,4 @@
-"""The functions that Python users call: ``train``, ``sweep``, ``resume`` …. Each does the same as its command.
+"""The functions with which Python users train: ``train``, ``sweep`` and ``resume``. Each does the same as its command.
 
 A run has the same configuration, checks, folder and results, to the last bit, as ``python train.py`` with the same
 overrides. A mistake raises ``ConfigError`` with the text that the command prints.
@@ -11,36 +11,28 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from digitlab.api.frames import to_frame
+from digitlab.api.arguments import brief, explain_unknown_arguments, given_path
 from digitlab.api.hydra_app import hydra_app
+from digitlab.api.opening import remember_network
 from digitlab.api.own_objects import OwnObjects, own_objects
+from digitlab.api.resume_folder import check_resume_folder
 from digitlab.api.run import Run
 from digitlab.api.running import stoppable_by_folder
 from digitlab.api.sweep import Sweep
-from digitlab.config.compose import ROOT
 from digitlab.config.overrides import split_override
 from digitlab.config.quoting import in_quotes
 from digitlab.core.encoding import unencodable_replaced
 from digitlab.core.errors import ConfigError, RunError
 from digitlab.core.signals import Interrupted, Stopper
-from digitlab.results.checkpoint_name import CheckpointName
-from digitlab.results.folder import RunFolder, find_runs
 from digitlab.results.lock import remove_unstarted_folders
-from digitlab.results.table import run_row
 from digitlab.sweeps.job_failures import SweepError, report_failure
-from digitlab.sweeps.manifest import manifest_file
 from digitlab.sweeps.resume import complete_run
 from digitlab.sweeps.session import report_sweep_at_end, running_path
-
-if TYPE_CHECKING:
-    from digitlab.api.comparisons import Comparisons
-    from digitlab.data import ImageData
-    from digitlab.training import Classifier
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +40,7 @@ log = logging.getLogger(__name__)
 _training_lock = threading.Lock()
 
 
+@explain_unknown_arguments("digitlab.train")
 def train(
     *overrides: str,
     model: Any = None,
@@ -74,9 +67,11 @@ def train(
     _check_overrides(overrides)
     if isinstance(model, list | tuple):
         raise ConfigError("model", f"{len(model)} networks", "digitlab.sweep(model=[...]) trains several")
-    user_overrides = [*overrides, *([] if folder is None else [f"hydra.run.dir={in_quotes(str(folder))}"])]
+    user_overrides = list(overrides)
+    if folder is not None:
+        user_overrides.append(f"hydra.run.dir={in_quotes(str(given_path(folder)))}")
     run_folders: list[Path] = []  # ``task`` adds one
-    stopper = Stopper() if stopper is None else stopper
+    stopper = Stopper() if stopper is None else _checked_stopper(stopper)
     context = own_objects(user_overrides, model=model, data=data, test_data=test_data, class_names=class_names)
     with _exclusive_training(), context as objects:
 
@@ -94,6 +89,7 @@ def train(
     return Run(run_folders[0])
 
 
+@explain_unknown_arguments("digitlab.sweep")
 def sweep(
     *overrides: str,
     model: Any = None,
@@ -114,6 +110,7 @@ def sweep(
     if any(split_override(override)[0] == "sweep.dry_run" for override in overrides):
         raise ConfigError("sweep.dry_run", True, "use the command: python train.py -m ... sweep.dry_run=true")
     user_overrides = [*overrides, *([] if name is None else [f"sweep.name={in_quotes(str(name))}"])]
+    stopper = None if stopper is None else _checked_stopper(stopper)
     sweep_folders: list[Path] = []  # stays empty if the sweep does not start
 
     def task(config: DictConfig) -> float:
@@ -142,6 +139,7 @@ def sweep(
     return Sweep(sweep_folders[0])
 
 
+@explain_unknown_arguments("digitlab.resume")
 def resume(
     folder: str | Path, *, max_epochs: int | None = None, model: Any = None, stopper: Stopper | None = None
 ) -> Run:
@@ -152,80 +150,15 @@ def resume(
     """
     from digitlab.training.resuming import resume as resume_folder
 
-    path = Path(folder).expanduser()
+    path = given_path(folder)
+    check_resume_folder(str(path))
     if model is not None:
-        _remember(path, model)
+        remember_network(path, model)
     arguments = [] if max_epochs is None else [f"trainer.max_epochs={max_epochs}"]
-    stopper = Stopper() if stopper is None else stopper
-    with _exclusive_training(), _stoppable(stopper, needs_model=model is not None), stoppable_by_folder(path, stopper):
+    stopper = Stopper() if stopper is None else _checked_stopper(stopper)
+    stoppable = _stoppable(stopper, needs_model=model is not None)
+    with _exclusive_training(), stoppable, stoppable_by_folder(path, stopper):
         return Run(resume_folder(str(path), arguments).folder)
-
-
-def load(
-    folder: str | Path, *, checkpoint: CheckpointName = "best", model: Any = None
-) -> "tuple[Classifier, ImageData]":
-    """Return the classifier of a run, in eval mode, and its data set with the run's split, both on the CPU.
-
-    ``classifier(images)`` takes uint8 images (N, C, H, W), such as ``data.test_set.images``, and returns logits (N, K).
-    ``model`` is as in ``resume``. Raises ``ConfigError`` if ``folder`` is not a run folder, ``RunError`` for a missing
-    or damaged checkpoint, and ``DataError`` if the data set can't be obtained.
-    """
-    from digitlab.training.loading import load as load_folder
-
-    if model is not None:
-        _remember(Path(folder).expanduser(), model)
-    return load_folder(folder, checkpoint=checkpoint)
-
-
-def runs(root: str | Path | None = None) -> Any:
-    """Return all runs under ``root`` (by default ``outputs/``), the oldest first: a data frame or a list of dicts.
-
-    A folder that cannot be read has the status ``unreadable``.
-    """
-    rows = []
-    for run in find_runs(ROOT / "outputs" if root is None else Path(root)):
-        try:
-            rows.append(run_row(run))
-        except (OSError, ValueError):
-            rows.append({"status": "unreadable", "folder": str(run.path)})
-    return to_frame(rows)
-
-
-def open_folder(folder: str | Path, *, model: Any = None) -> Run | Sweep:
-    """Return the run or the sweep in ``folder``; ``model`` is as in ``resume``; for a sweep, all its runs get it.
-
-    Raises ``ConfigError`` if the folder is neither.
-    """
-    path = Path(folder).expanduser()
-    opened = Sweep(path) if manifest_file(path).exists() else Run(path)
-    if model is not None:
-        for run in opened.runs if isinstance(opened, Sweep) else [opened]:
-            _remember(run.path, model)
-    return opened
-
-
-def compare_runs(
-    *runs: Run | Sweep | str | Path, key: str | None = None, metric: str | None = None, where: Sequence[str] = ()
-) -> "Comparisons":
-    """Compare groups of finished runs with statistics, as ``digitlab compare`` does.
-
-    ``runs`` are runs, sweeps, or folders that contain runs: one group each. With ``key``, for example
-    ``"optimizer.lr"``, the runs of all of them are grouped by its value instead. ``metric`` is by default the one that
-    the runs monitor. ``where`` keeps the runs with these settings: ``where=["optimizer=adam"]``. Raises ``ConfigError``
-    if the runs can't be compared.
-    """
-    from digitlab.api.comparisons import Comparisons
-
-    folders = [each.path if isinstance(each, Run | Sweep) else Path(each) for each in runs]
-    if not folders:
-        raise ConfigError("runs", "none", "give two runs, sweeps or folders, or one sweep and key=...")
-    return Comparisons(folders, key=key, metric=metric, where=where)
-
-
-def _remember(path: Path, model: Any) -> None:
-    from digitlab.api.own_network import remember_for_run
-
-    remember_for_run(RunFolder(path).read_config(), model)
 
 
 def _log_how_to_resume(objects: OwnObjects, *, also_print: bool) -> None:
@@ -293,8 +226,17 @@ def _check_overrides(overrides: tuple[str, ...]) -> None:
     """Raise ``ConfigError`` for overrides that are not texts, and for ``resume=`` and options such as ``-m``."""
     for override in overrides:
         if not isinstance(override, str):
-            raise ConfigError("", override, 'overrides are texts, as in digitlab.train("model=mlp", "seed=1")')
-        if split_override(override)[0] == "resume":
-            raise ConfigError("resume", split_override(override)[1], "use digitlab.resume(folder)")
+            hint = "; put a * before the list of texts" if isinstance(override, list | tuple) else ""
+            allowed = f'overrides are texts, as in digitlab.train("model=mlp", "seed=1"){hint}'
+            raise ConfigError("", brief(override), allowed)
+        key, value = split_override(override)
+        if key == "resume":
+            raise ConfigError("resume", value, "use digitlab.resume(folder)")
         if override.startswith("-"):
             raise ConfigError("", override, "is an option of the command; use digitlab.sweep(...) instead of -m")
+
+
+def _checked_stopper(stopper: object) -> Stopper:
+    if not isinstance(stopper, Stopper):
+        raise ConfigError("stopper", brief(stopper), "must be a digitlab.Stopper()")
+    return stopper

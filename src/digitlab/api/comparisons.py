@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from digitlab.api import html
+from digitlab.api.arguments import brief, options_as_arguments
 from digitlab.api.frames import to_frame
 from digitlab.compare.comparison import Comparison, compare_groups, monitored_metric
 from digitlab.compare.groups import read_groups
 from digitlab.compare.predictions import compare_images
 from digitlab.compare.wording import sentence, test_set_warning
+from digitlab.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,9 +34,14 @@ class Comparisons:
     def __init__(
         self, folders: Sequence[Path], *, key: str | None = None, metric: str | None = None, where: Sequence[str] = ()
     ) -> None:
-        groups = read_groups(folders, key=key, where=where)
-        self.metric = metric or monitored_metric(groups)
-        self._comparisons = compare_groups(groups, self.metric)
+        where = [where] if isinstance(where, str) else list(where)
+        for name, value in (("key", key or ""), ("metric", metric or ""), *(("where", each) for each in where)):
+            if not isinstance(value, str):
+                raise ConfigError(name, brief(value), "must be a text, such as optimizer=adam for where")
+        with options_as_arguments():
+            groups = read_groups(folders, key=key, where=where)
+            self.metric = metric or monitored_metric(groups)
+            self._comparisons = compare_groups(groups, self.metric)
         self.sentences = [f"{sentence(each)}." for each in self._comparisons]
         self.notes = list(dict.fromkeys(note for each in self._comparisons for note in each.notes))
         image_sentences, image_notes = compare_images(groups)

@@ -11,8 +11,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from digitlab.config.annotations import check_node
-from digitlab.config.compose import plain, unresolved
+from digitlab.config.compose import plain
 from digitlab.config.metrics import check_monitor
+from digitlab.config.values import unresolved
 
 # The key ``_target_`` of a node names the class of its settings. These nodes have no such key.
 _CLASSES = {

@@ -22,7 +22,11 @@ def as_pixels(images: Any, *, facts: DataFacts, deskewed: bool) -> Tensor:
     wrong shape, type or range of values.
     """
     if isinstance(images, list | tuple) and any(isinstance(each, str | Path | Image.Image) for each in images):
-        return torch.cat([as_pixels(each, facts=facts, deskewed=deskewed) for each in images])
+        parts = [as_pixels(each, facts=facts, deskewed=deskewed) for each in images]
+        if any(part.is_floating_point() for part in parts):
+            # ``torch.cat`` would turn bytes into floats from 0 to 255.
+            parts = [part / 255 if part.dtype == torch.uint8 else part for part in parts]
+        return torch.cat(parts)
     channels, height, width = facts.image_shape
     if isinstance(images, str | Path | Image.Image):
         shape = (channels, height, width)
@@ -46,15 +50,29 @@ def _tensor(images: Any) -> Tensor:
     if isinstance(images, Tensor):
         return images.detach().cpu()
     if isinstance(images, list | tuple):
-        return torch.stack([_tensor(each) for each in images])
-    return torch.from_numpy(np.ascontiguousarray(images))
+        parts = [_tensor(each) for each in images]
+        if not parts:
+            raise ConfigError("images", "[]", "must have at least one image")
+        shapes = list(dict.fromkeys(tuple(part.shape) for part in parts))
+        if len(shapes) > 1:
+            raise ConfigError("images", f"{shapes[0]} and {shapes[1]}", "must all have the same shape")
+        return torch.stack(parts)
+    try:
+        return torch.from_numpy(np.ascontiguousarray(images))
+    except (TypeError, ValueError) as error:
+        allowed = "must be a path, a picture of PIL, an array or a tensor, or a list of these"
+        raise ConfigError("images", f"<{type(images).__name__}>", allowed) from error
 
 
 def _require_range(pixels: Tensor) -> None:
     if pixels.dtype == torch.uint8:
         return
     if not pixels.is_floating_point():
-        raise ConfigError("images", str(pixels.dtype), "must be uint8 in 0..255 or floats in [0, 1]")
+        dtype = str(pixels.dtype).removeprefix("torch.")
+        hint = ': write images.astype("uint8")' if "int" in dtype else ""
+        raise ConfigError("images", dtype, f"must be uint8 in 0..255 or floats in [0, 1]{hint}")
+    if pixels.numel() and not bool(pixels.isfinite().all()):
+        raise ConfigError("images", "nan" if bool(pixels.isnan().any()) else "inf", "every pixel must be a number")
     if pixels.numel() and not (pixels.min() >= 0 and pixels.max() <= 1):
         value_range = f"from {pixels.min():.3g} to {pixels.max():.3g}"
         raise ConfigError("images", value_range, "floats must lie in [0, 1]: divide 0..255 by 255")

@@ -6,7 +6,7 @@ sweep share one copy.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from digitlab.api.arguments import brief
 from digitlab.api.own_arrays import as_images
 from digitlab.api.own_labels import as_labels, label_names
 from digitlab.core.errors import ConfigError
@@ -89,7 +90,9 @@ def _read(data: Any, key: str) -> tuple[_LabelledImages, list[str] | None]:
     if not isinstance(data, list | tuple):
         data = _pair_of_data_set(data, key)
     if len(data) != 2:
-        raise ConfigError(key, f"{len(data)} items", "must be a pair (images, labels) or a torch data set")
+        of_pairs = bool(data) and all(isinstance(each, tuple) and len(each) == 2 for each in data)
+        hint = ": write images, labels = zip(*data), and pass (images, labels)" if of_pairs else ""
+        raise ConfigError(key, f"{len(data)} items", f"must be a pair (images, labels) or a torch data set{hint}")
     images, labels = as_images(data[0], key), as_labels(data[1], key)
     if not len(images):
         raise ConfigError(key, "0 images", "must have images")
@@ -109,15 +112,33 @@ def _pair_of_data_set(data: Any, key: str) -> tuple[Any, Any]:
             return tensors[0], tensors[1]
     if isinstance(data, torch.utils.data.DataLoader):
         raise ConfigError(key, "<DataLoader>", "must be the data set itself: pass loader.dataset")
-    if not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
-        allowed = 'must be a pair (images, labels), a torch data set with a length, or the name of one, as "mnist"'
-        raise ConfigError(key, f"<{type(data).__name__}>", allowed)
+    # These have a length and items, too, but their items are characters, rows, columns or entries.
+    is_no_data_set = isinstance(data, str | Mapping | np.ndarray | Tensor | Path) or hasattr(data, "to_numpy")
+    if is_no_data_set or not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
+        or_name = ', or the name of one, as "mnist"' if key == "data" else ""
+        allowed = f"must be a pair (images, labels) or a torch data set with a length{or_name}"
+        if isinstance(data, Iterator):
+            allowed += ": write images, labels = zip(*data), and pass (images, labels)"
+        if isinstance(data, Path):
+            allowed += f"; for a folder of pictures, data=folder data.path={data} are overrides"
+        raise ConfigError(key, brief(data), allowed)
     try:
-        items = [(np.asarray(image), int(label)) for image, label in (data[index] for index in range(len(data)))]
+        pairs = (_pair(data[index]) for index in range(len(data)))
+        items = [(np.asarray(image), _label(label)) for image, label in pairs]
     except Exception as error:  # the user's code can raise anything
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise ConfigError(key, f"<{type(data).__name__}>", f"each item must be (image, label): {reason}") from error
-    return [image for image, _ in items], np.array([label for _, label in items], dtype=np.int64)
+    return [image for image, _ in items], [label for _, label in items]
+
+
+def _pair(item: Any) -> Any:
+    if isinstance(item, Mapping):  # unpacking it would give its keys
+        raise TypeError(f"it is a dict of {', '.join(map(str, item))}")
+    return item
+
+
+def _label(label: Any) -> int | str:
+    return label if isinstance(label, str) else int(label)
 
 
 def _with_numbers(part: _LabelledImages, names: Sequence[str], key: str) -> _LabelledImages:

@@ -1,12 +1,13 @@
 """Checks the labels that a Python user passes and names their classes. Wrong labels raise an error of one line."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from digitlab.api.arguments import brief
 from digitlab.core.errors import ConfigError
 
 # Label files hold one byte for each label.
@@ -18,16 +19,26 @@ def as_labels(labels: Any, key: str) -> Tensor | list[str]:
 
     Raises ``ConfigError`` for anything else, such as floats or one-hot rows; ``key`` is the name in its message.
     """
-    values = labels.numpy(force=True) if isinstance(labels, Tensor) else np.asarray(labels)
+    if isinstance(labels, Iterator):
+        raise ConfigError(key, f"labels <{type(labels).__name__}>", "can be read only once: pass list(labels)")
+    try:
+        values = labels.numpy(force=True) if isinstance(labels, Tensor) else np.asarray(labels)
+    except ValueError as error:  # lists of different lengths
+        raise ConfigError(key, "labels", "must be one number each, (N,)") from error
     if values.ndim == 2 and values.shape[1] > 1:
         raise ConfigError(key, f"labels {values.shape}", "must be one number each, (N,): write labels.argmax(1)")
+    if values.ndim == 2:
+        array = "labels.to_numpy()" if hasattr(labels, "to_numpy") else "labels"
+        raise ConfigError(key, f"labels {values.shape}", f"must be one number each, (N,): write {array}.reshape(-1)")
     if values.ndim != 1:
         raise ConfigError(key, f"labels {values.shape}", "must be one number each, (N,)")
     # NumPy's kinds: U and T are texts, O is Python objects, i and u are whole numbers, f is floats.
     if values.dtype.kind in "UT" or (values.dtype.kind == "O" and all(isinstance(each, str) for each in values)):
         return [str(each) for each in values]
     if values.dtype.kind not in "iu":
-        hint = "write labels.astype(int)" if values.dtype.kind == "f" else "or the names of the classes"
+        if missing := [number for number, each in enumerate(values) if each is None or str(each) == "nan"]:
+            raise ConfigError(key, f"label {values[missing[0]]}", f"image {missing[0]} has no label: leave it out")
+        hint = "write labels.astype(int)" if values.dtype.kind in "fb" else "or the names of the classes"
         raise ConfigError(key, f"labels of {values.dtype}", f"must be whole numbers, 0 … K - 1: {hint}")
     return torch.from_numpy(values.astype(np.int64))
 
@@ -42,12 +53,13 @@ def label_names(labels: Sequence[Tensor | list[str]], names: Sequence[str] | Non
     if any(are_texts) != all(are_texts):
         raise ConfigError("test_data", "labels", "must be texts in both parts of the data, or numbers in both")
     if names is not None:
-        names = [str(name) for name in names]
+        if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name for name in names):
+            raise ConfigError("class_names", brief(names), 'must be a list of texts, such as ["cat", "dog"]')
         if len(set(names)) < len(names) or not 2 <= len(names) <= _MAX_CLASSES:
             raise ConfigError("class_names", names, f"must be from 2 to {_MAX_CLASSES} names, each of them once")
         if unknown := sorted({each for part in labels if not isinstance(part, Tensor) for each in part} - set(names)):
             raise ConfigError("data", f"label {unknown[0]}", f"is not among class_names: {', '.join(names)}")
-        return names
+        return list(names)
     distinct = sorted({each for part in labels for each in (part.tolist() if isinstance(part, Tensor) else part)})
     if not any(are_texts):
         _refuse_gaps(distinct)

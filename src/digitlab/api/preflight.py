@@ -31,10 +31,14 @@ from digitlab.core.errors import ConfigError, DigitlabError
 from digitlab.core.exit import exit_with
 from digitlab.results.folder import RunFolder
 from digitlab.results.lock import lock_folder
+from digitlab.results.run_hints import nearby_runs
 from digitlab.sweeps.jobs import Grid, sweep_overrides
 from digitlab.sweeps.search.settings import SearchPlan, search_plan
 from digitlab.sweeps.session import SweepSession, start_sweep
 from digitlab.sweeps.settings import refuse_without_sweep, sweep_settings
+
+# The search for other runs in the folder of a new one takes no longer.
+_SEARCH_SECONDS = 0.3
 
 
 class Preflight(Callback):
@@ -149,10 +153,17 @@ def _refuse_existing_run(folder: str) -> None:
     run = RunFolder(Path(folder))
     if run.result.exists() or run.last.exists():
         raise ConfigError("hydra.run.dir", folder, f"holds a run: choose another folder, or type resume={folder}")
+    # Commands do not look for runs inside a run folder, so these would disappear from all tables.
+    others, _ = nearby_runs(run.path, seconds=_SEARCH_SECONDS)
+    if others and others != [run]:
+        allowed = f"contains other runs, such as {others[0].path.relative_to(run.path)}: choose a new folder inside it"
+        raise ConfigError("hydra.run.dir", folder, allowed)
 
 
 def _make_folder(key: str, folder: str) -> None:
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise ConfigError(key, folder, "is a file: choose a new folder") from error
     except OSError as error:
         raise ConfigError(key, folder, f"can't be made: {error.strerror}") from error

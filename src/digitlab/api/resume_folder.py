@@ -1,23 +1,17 @@
-"""Checks the folder of ``resume=FOLDER`` before torch is imported. ``train.py`` calls it."""
+"""Checks the folder of ``resume=FOLDER`` before torch is imported. ``train.py`` and ``digitlab.resume`` call it."""
 
 from pathlib import Path
 
-from digitlab.config.compose import ROOT
-from digitlab.config.suggestions import similar_folder
 from digitlab.core.errors import ConfigError
-from digitlab.results.folder import RunFolder, find_runs
+from digitlab.results.folder import RunFolder
+from digitlab.results.run_hints import why_no_run
 
 
 def check_resume_folder(folder: str) -> None:
-    """Raise ``ConfigError`` if ``folder`` is not a run folder. The message names the most similar run folder."""
+    """Raise ``ConfigError`` if ``folder`` is not a run folder. The message names the run that is probably meant."""
     path = Path(folder).expanduser()
-    # The configuration is enough: a run that was killed before its first checkpoint resumes from the beginning.
-    if RunFolder(path).config.exists():
-        return
-    if not path.exists():
-        hint = similar_folder(folder, [run.path for run in find_runs(ROOT / "outputs")], kind="run folder")
-        raise ConfigError("resume", folder, f"there is no such folder{hint}")
-    # In a sweep or in the folder of a data set and a model, the user probably wants one of its runs.
-    runs = find_runs(path)
-    hint = f"; its newest run is {Path(folder) / runs[-1].path.relative_to(path)}" if runs else ""
-    raise ConfigError("resume", folder, f"is no run folder: it has no .hydra/config.yaml{hint}")
+    try:
+        # A run that was killed before its first checkpoint has only this file, and it can be resumed.
+        RunFolder(path).read_plain_config()
+    except ConfigError as error:
+        raise ConfigError("resume", folder, why_no_run(path, error.allowed)) from error

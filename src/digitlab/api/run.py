@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from digitlab.api import html
+from digitlab.api.arguments import brief, given_path, options_as_arguments
 from digitlab.api.frames import to_frame
 from digitlab.api.running import stopper_of
 from digitlab.config.suggestions import not_one_of
 from digitlab.core.durations import duration
-from digitlab.core.errors import RunError
+from digitlab.core.errors import ConfigError, RunError
 from digitlab.results.checkpoint_name import CheckpointName
 from digitlab.results.folder import RunFolder
 from digitlab.results.history import read_history
+from digitlab.results.run_hints import why_no_run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,8 +35,11 @@ class Run:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self._folder = RunFolder(Path(folder).expanduser().resolve())
-        self._folder.read_plain_config()
+        self._folder = RunFolder(given_path(folder).resolve())
+        try:
+            self._folder.read_plain_config()
+        except ConfigError as error:
+            raise ConfigError("folder", folder, why_no_run(self.path, error.allowed)) from error
 
     @property
     def path(self) -> Path:
@@ -134,8 +139,8 @@ class Run:
         from digitlab.figures.gallery import FIGURES, NotApplicableError
         from digitlab.figures.run_data import read_run_data
 
-        if name not in FIGURES:
-            raise not_one_of("figure", name, FIGURES)
+        if not isinstance(name, str) or name not in FIGURES:
+            raise not_one_of("figure", brief(name), FIGURES)
         try:
             figure = FIGURES[name](read_run_data(self._folder))
         except NotApplicableError as reason:
@@ -163,6 +168,8 @@ class Run:
         from digitlab.core.extras import require_packages
 
         require_packages("explain", "captum", value="Run.explain")
+        if not isinstance(count, int) or count < 1:
+            raise ConfigError("count", brief(count), "must be a whole number from 1")
         from digitlab.api.display import shown_in_notebooks
         from digitlab.api.inputs import as_pixels
         from digitlab.explain.network import read_explained_run
@@ -180,8 +187,9 @@ class Run:
         """Write the HTML report, by default ``report.html`` in the run folder, and return its path."""
         from digitlab.report.gather import write_report
 
-        path = self.path / "report.html" if out is None else Path(out)
-        write_report([self.path], path, force=True)
+        path = self.path / "report.html" if out is None else given_path(out, "out")
+        with options_as_arguments():
+            write_report([self.path], path, force=True)
         return path
 
     def export(
@@ -200,8 +208,9 @@ class Run:
         from digitlab.export.run import export_run
         from digitlab.training.loading import open_run
 
-        path = None if out is None else Path(out)
-        return export_run(open_run(self.path), to, path, checkpoint=checkpoint, pixels=pixels, force=True).path
+        path = None if out is None else given_path(out, "out")
+        with options_as_arguments():
+            return export_run(open_run(self.path), to, path, checkpoint=checkpoint, pixels=pixels, force=True).path
 
     def __repr__(self) -> str:
         result = self._result_so_far()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from digitlab.api import html
+from digitlab.api.arguments import given_path
 from digitlab.api.frames import to_frame
 from digitlab.api.run import Run
 from digitlab.core.errors import ConfigError
@@ -28,7 +29,7 @@ class Sweep:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.path = Path(folder).expanduser().resolve()
+        self.path = given_path(folder).resolve()
         self._runs = read_runs(self.path)
 
     @property

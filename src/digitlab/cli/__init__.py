@@ -44,12 +44,14 @@ def main() -> None:
     if sys.argv[1:] in (["--version"], ["-V"]):
         print_version()
         return
-    from digitlab.cli.commands import app
-
     try:
+        from digitlab.cli.commands import app
+
         with flush_stdout():
             # Without the standalone mode, Typer raises usage errors instead of printing them.
             sys.exit(app(standalone_mode=False) or 0)
+    except KeyboardInterrupt:  # while modules are imported; Typer catches it later
+        sys.exit(130)
     except DigitlabError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)

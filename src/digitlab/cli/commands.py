@@ -21,6 +21,7 @@ from digitlab.cli import (  # noqa: F401
     watch,
 )  # fmt: skip
 from digitlab.cli.app import app
+from digitlab.cli.repeated_options import StrictCommand
 
 __all__ = ["app"]
 
@@ -33,3 +34,7 @@ def train(context: typer.Context) -> None:
     # ``digitlab.cli.main`` passes this command to Hydra, so Typer never calls the function. The function exists only to
     # list ``train`` in ``digitlab --help``.
     raise AssertionError(f"digitlab train {' '.join(context.args)} did not reach Hydra")
+
+
+for registered in app.registered_commands:
+    registered.cls = StrictCommand

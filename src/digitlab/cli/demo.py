@@ -35,7 +35,11 @@ def demo(
     if out is None and len(folders) > 1:
         raise ConfigError("", "--out", "must name the output file if several runs are given")
     out = folders[0] / "demo.html" if out is None else out
-    for network in write_demo([open_run(folder) for folder in folders], out, checkpoint=checkpoint, force=force):
+    runs = [open_run(folder) for folder in folders]
+    for number, run in enumerate(runs):
+        if run in runs[:number]:
+            raise ConfigError("RUN_FOLDER", folders[number], "is given twice: give each run once")
+    for network in write_demo(runs, out, checkpoint=checkpoint, force=force):
         print(f"{network.name}: {network.agreement}", file=sys.stderr)
         if network.note:
             print(f"note: {network.name}: {network.note}", file=sys.stderr)

@@ -26,8 +26,6 @@ def report(
 
     if out is None and len(folders) > 1:
         raise ConfigError("", "--out", "must name the output file if several folders are given")
-    if out is not None and out.suffix not in (".html", ".htm"):
-        raise ConfigError("--out", out, "must end in .html: a report is a web page; browsers print it as PDF")
     out = folders[0] / "report.html" if out is None else out
     for line in write_report(folders, out, force=force, progress=print_progress):
         print(line, file=sys.stderr)

@@ -27,6 +27,7 @@ def runs(
     With --sort, each data set has a ranking of its own. Complete runs come first, then those cut short by debug=limit.
     """
     from digitlab.config.compose import ROOT
+    from digitlab.core.files import error_text
     from digitlab.results.folder import find_runs
     from digitlab.results.table import Row, print_runs, rows_json, run_row, runs_csv, sort_rows
 
@@ -39,7 +40,7 @@ def runs(
         try:
             rows.append(run_row(run))
         except (OSError, ValueError) as error:
-            print(f"{run.path}: cannot be read: {error}", file=sys.stderr)
+            print(f"{run.path}: cannot be read: {error_text(error)}", file=sys.stderr)
     if not rows:
         print(f"no runs under {root}", file=sys.stderr)
         if as_json:

@@ -89,6 +89,14 @@ def resume_value(arguments: list[str]) -> str:
 
 def run() -> None:
     """Run the command. Exit codes: 0 finished, 2 invalid configuration, 130 or 143 after a signal, 1 other failures."""
+    try:
+        _run()
+    except KeyboardInterrupt:
+        # Ctrl-C before the run has installed its signal handlers. There is nothing to save yet.
+        sys.exit(130)
+
+
+def _run() -> None:
     arguments = sys.argv[1:]
     try:
         with sigterm_exits(), flush_stdout():
@@ -114,9 +122,6 @@ def run() -> None:
         exit_with(error)
     except COMPOSITION_ERRORS as error:
         exit_with(composition_error(error, [argument for argument in arguments if not argument.startswith("-")]))
-    except KeyboardInterrupt:
-        # Ctrl-C before the run has installed its signal handlers. There is nothing to save yet.
-        sys.exit(130)
     finally:
         # If the command failed after it had made and locked a run folder, but before training, remove this folder. If
         # the module is not loaded, there is no lock, and importing it would only delay the error message.

@@ -19,6 +19,7 @@ from digitlab.config.values import Value
 from digitlab.core.errors import ConfigError, show
 from digitlab.results.folder import RunFolder, find_runs
 from digitlab.results.outcome import UNREADABLE
+from digitlab.results.run_hints import why_no_runs
 from digitlab.results.table import run_limits
 
 # 12 groups make 66 comparisons. With more, the correction for their number would hide most differences.
@@ -131,7 +132,7 @@ def _read(folder: Path, name: str, conditions: Sequence[tuple[str, str]]) -> Gro
         raise ConfigError("FOLDER", folder, "there is no such folder")
     run_folders = find_runs(path)
     if not run_folders:
-        raise ConfigError("FOLDER", folder, "contains no run folder")
+        raise ConfigError("FOLDER", folder, why_no_runs(path))
     outcomes = [read_run(run) for run in run_folders]
     # All readable runs are checked, because the conditions leave out all runs if none has the key.
     readable = [each for each in outcomes if isinstance(each, ComparedRun)]

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from digitlab.compare.groups import ComparedRun, Group
 from digitlab.compare.statistics import McNemar, mcnemar
+from digitlab.core.errors import DataError
 from digitlab.results.folder import RunFolder
 
 
@@ -39,7 +40,10 @@ def _compare(first: ComparedRun, second: ComparedRun) -> McNemar | str:
     counts = len(probabilities[0]), len(probabilities[1])
     if counts[0] != counts[1]:
         return f"the runs were tested on {counts[0]} and {counts[1]} images"
-    labels = _test_labels(first.folder)
+    try:
+        labels = _test_labels(first.folder)
+    except DataError as error:  # the runs themselves have been compared without the data set
+        return str(error)
     if len(labels) != counts[0]:
         return f"the runs were tested on {counts[0]} of {len(labels)} images"
     # A network may have an additional class "none" for images of no class (see ``digitlab.data.unknown_class``). No

@@ -30,6 +30,7 @@ from digitlab.config.metrics import metric_direction
 from digitlab.config.place import own_conf, packaged_conf, project_root
 from digitlab.config.quoting import quote_path
 from digitlab.config.suggestions import nearest, unknown
+from digitlab.config.values import unresolved
 from digitlab.core.errors import ConfigError, DigitlabError
 
 # The folder that holds data/ and outputs/, the folder of digitlab's configuration, and the one of the configuration
@@ -291,10 +292,3 @@ def without_environment(config: DictConfig) -> dict[str, Any]:
         OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
-
-
-def unresolved(error: OmegaConfBaseException, key: str) -> ConfigError:
-    """Return the error for a value at or below ``key`` that is ``???`` or whose interpolation fails."""
-    parent, name = error.parent_node, error.key
-    value = parent._get_node(name) if OmegaConf.is_config(parent) else None
-    return ConfigError(error.full_key or key, getattr(value, "_value", lambda: "?")(), str(error.msg).splitlines()[0])

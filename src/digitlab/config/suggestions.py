@@ -131,8 +131,13 @@ def full_keys(name: str, keys: Iterable[str]) -> list[str]:
 
 
 def options_with(key: str, groups: Path) -> list[str]:
-    """Return the options whose files in ``conf/`` define ``key``: ``optimizer.momentum`` gives ``optimizer=sgd``, …"""
-    group = key.partition(".")[0]
+    """Return the options whose files in ``conf/`` define ``key``: ``optimizer.momentum`` gives ``optimizer=sgd``, …
+
+    ``hydra.sweeper.n_trials`` gives ``hydra/sweeper=optuna``.
+    """
+    of_hydra = key.startswith("hydra.")
+    key = key.removeprefix("hydra.")
+    group = f"{'hydra/' * of_hydra}{key.partition('.')[0]}"
     return [f"{group}={name}" for name, keys in _keys_of_options(groups / group).items() if key in keys]
 
 

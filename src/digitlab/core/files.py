@@ -117,6 +117,13 @@ def require_writable(path: Path, *, option: str, force: bool) -> None:
         raise ConfigError(option, path, "must be a file in an existing folder")
 
 
+def error_text(error: Exception) -> str:
+    """Return the text of ``error`` in one line; for an error of the file system, its file and the reason."""
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split())
+
+
 def relative_path(path: Path) -> str:
     """Return ``path`` relative to the current folder; unchanged if Windows has it on another drive."""
     try:

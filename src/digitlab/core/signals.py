@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
 
+# The end of the message of a sweep that a signal stopped.
+RUNS_SAVED = ": the unfinished runs are saved; the same command resumes them"
+
+
 class Interrupted(DigitlabError):
     """Signal ``number`` stopped the run, and the run was saved.
 

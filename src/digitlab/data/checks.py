@@ -51,7 +51,7 @@ def check_data_set(
     counts = [torch.bincount(images.labels, minlength=len(class_names)) for images in (train, test)]
     _refuse_missing_classes(*counts, title=title, class_names=class_names)
     if _all_equal(train.images):
-        raise DataError(f"{title}: all training images are equal; write the images to the file again")
+        raise DataError(f"{title}: all training images are equal; check how they were made")
     warnings = [*_label_warnings(*counts, class_names=class_names), *_axis_warnings(train.images)]
     for name, images in (("training", train), ("test", test)):
         warnings += _pixel_warnings(images.images, name)
@@ -157,7 +157,7 @@ def _pixel_warnings(images: Tensor, name: str) -> Iterator[str]:
     if blank > _MAX_BLANK_SHARE * len(pixels):
         yield f"{blank} of {len(pixels)} {name} images looked at have one value in all pixels; check how they were made"
     if name != "training" and _all_equal(images):
-        yield f"all {name} images are equal; write the images to the file again"
+        yield f"all {name} images are equal; check how they were made"
 
 
 def _all_equal(images: Tensor) -> bool:

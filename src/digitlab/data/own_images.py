@@ -79,6 +79,8 @@ def read_own_image(path: Path, *, image_shape: tuple[int, int, int], margin_pixe
 def read_bytes(path: Path) -> bytes:
     """Return the content of a picture file; raise ``DataError``, without the path, if that is impossible."""
     try:
+        if path.is_dir():
+            raise DataError("is a folder: give the pictures in it")
         if path.stat().st_size > _MAX_FILE_BYTES:
             raise DataError(f"too large, more than {_MAX_FILE_BYTES:,} bytes")
         return path.read_bytes()

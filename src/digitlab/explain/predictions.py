@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -65,10 +66,12 @@ def confident_mistakes(run: ExplainedRun, *, count: int) -> Subjects:
 
 def _predictions(run: ExplainedRun) -> tuple[Tensor, Tensor, Tensor]:
     """Return images, labels and scores of the split; the scores of a test come from the file that the run wrote."""
-    if run.split == "test" and run.folder.test_predictions.exists():
-        scores = torch.from_numpy(run.folder.read_test_predictions()).float()
-        test_set = run.data.test_set
-        return test_set.images[: len(scores)], test_set.labels[: len(scores)], scores
+    if run.split == "test":
+        # Without a readable file, the predictions are computed again.
+        with suppress(OSError, KeyError, ValueError):
+            scores = torch.from_numpy(run.folder.read_test_predictions()).float()
+            test_set = run.data.test_set
+            return test_set.images[: len(scores)], test_set.labels[: len(scores)], scores
     return predict_split(run.classifier, run.data, run.split)
 
 

@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import get_args
 
 from torch import Tensor
 
@@ -46,6 +47,9 @@ def export_run(
         ConfigError: a package is missing, the file exists and ``force`` is off, or the run deskews its images.
         RunError: the network cannot be exported, or the export computes other probabilities.
     """
+    for option, value, allowed in (("--to", to, get_args(Format)), ("--input", pixels, get_args(Pixels))):
+        if value not in allowed:  # the command line has checked it before, Python users may mistype it
+            raise ConfigError(option, value, f"must be one of {', '.join(allowed)}")
     require_packages("export", *PACKAGES[to], key="--to", value=to)
     if to == "safetensors" and pixels != "float32":
         raise ConfigError(

@@ -96,9 +96,15 @@ def read_run_data(run: RunFolder) -> RunData:
 
 def read_rows(run: RunFolder) -> list[dict[str, float]]:
     """Return the rows of ``metrics.csv``, one per epoch. Raises ``RunError`` if no epoch is finished, or for damage."""
-    if not run.metrics.exists() or not run.best.exists():
+    if missing := [path for path in (run.metrics, run.best) if not path.is_file()]:
+        if run.last.is_file() or run.result.is_file():
+            text = f"there is no such file: no epoch is finished, or the file was deleted; resume={run.path} continues"
+            raise RunError(f"{missing[0]}: {text}")
         raise RunError(f"{run.path}: no epoch is finished, so there is nothing to draw")
-    return [row.columns for row in read_history(run)]
+    rows = [row.columns for row in read_history(run)]
+    if not rows:
+        raise RunError(f"{run.metrics}: has no epoch, so there is nothing to draw; resume={run.path} writes it again")
+    return rows
 
 
 def collect_run_data(

@@ -3,6 +3,7 @@
 Shapes: N images, C channels, H rows, W columns, K classes.
 """
 
+import copy
 import traceback
 from collections.abc import Sequence
 
@@ -17,7 +18,8 @@ from digitlab.models.layers import evaluating
 def initialise_lazy_layers(network: nn.Module, image_shape: Sequence[int]) -> None:
     """Give layers such as ``nn.LazyLinear`` their weights, by evaluating the network on one image (C, H, W)."""
     if any(is_lazy(tensor) for tensor in [*network.parameters(), *network.buffers()]):
-        _outputs(network, torch.zeros(1, *image_shape))
+        with torch.no_grad():
+            _outputs(network, torch.zeros(1, *image_shape))
 
 
 def require_logits(network: nn.Module, image_shape: Sequence[int], classes: int) -> None:
@@ -27,7 +29,7 @@ def require_logits(network: nn.Module, image_shape: Sequence[int], classes: int)
     """
     name, shape = type(network).__name__, ", ".join(map(str, image_shape))
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
             initialise_lazy_layers(network, image_shape)
             logits = _outputs(network, torch.rand(2, *image_shape))
     except Exception as error:  # the user's code can raise anything
@@ -41,6 +43,19 @@ def require_logits(network: nn.Module, image_shape: Sequence[int], classes: int)
         raise ConfigError("model", name, f"{expected}; it returns {actual}")
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise ConfigError("model", name, "has no weights to train")
+    if not _has_gradient(network, image_shape):
+        allowed = "its output does not depend on its weights: leave out detach() and torch.no_grad() in forward"
+        raise ConfigError("model", name, allowed)
+
+
+def _has_gradient(network: nn.Module, image_shape: Sequence[int]) -> bool:
+    """Return whether torch follows the computation from the weights to the output, as training needs it."""
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        images = torch.rand(2, *image_shape)
+        if _outputs(network, images).requires_grad:
+            return True
+        # Some networks leave gradients out in evaluation mode only. A copy, because training mode can change buffers.
+        return bool(copy.deepcopy(network).train()(images).requires_grad)
 
 
 def returns_probabilities(network: nn.Module, image_shape: Sequence[int]) -> bool:
@@ -51,11 +66,11 @@ def returns_probabilities(network: nn.Module, image_shape: Sequence[int]) -> boo
     # Four different images. They are not random, so that the state of the random generator does not change.
     pixels = torch.linspace(-1, 1, 4 * int(torch.Size(image_shape).numel())).view(4, *image_shape)
     weight = next(network.parameters())
-    outputs = _outputs(network, pixels.to(weight.device, weight.dtype))
+    with torch.no_grad():
+        outputs = _outputs(network, pixels.to(weight.device, weight.dtype))
     return bool((outputs >= 0).all()) and torch.allclose(outputs.sum(1), torch.ones_like(outputs[:, 0]), atol=1e-4)
 
 
-@torch.no_grad()
 def _outputs(network: nn.Module, images: Tensor) -> Tensor:
     """Return the outputs of ``network`` in evaluation mode; its modules keep their modes."""
     with evaluating(network):

@@ -4,6 +4,7 @@ A population trains the networks of several runs together: their weights are row
 what belongs to one run: its folder, its metrics, and a classifier whose weights are views of its rows.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -33,6 +34,8 @@ from digitlab.training.setup import (
     summarise,
     training_plan,
 )
+
+log = logging.getLogger(__name__)
 
 # A function that returns the entry "state" of the ``state_dict`` of a torch.optim optimizer. It copies tensors, so it
 # is called only when a checkpoint is written.
@@ -242,6 +245,9 @@ class Member:
         # Only a finished run counts as ended by halving, because a run that failed or was stopped is tried again.
         halved = status == "finished" and self._halved_after_epoch is not None
         with log_to(self.job.folder.log):
+            hint = self.run_state.learning_hint() if status == "finished" else None
+            if hint is not None:
+                log.info(hint)
             return self.run_state.conclude(
                 status, error, device=self.classifier.device, split_fingerprint=self.data.split_fingerprint,
                 overrides=self.job.overrides, threads=self._step_threads,

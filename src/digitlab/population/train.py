@@ -16,7 +16,7 @@ from digitlab.core.exit import sigterm_exits
 from digitlab.core.files import disk_faults
 from digitlab.core.logging import quiet_libraries
 from digitlab.core.memory import out_of_memory, report_out_of_memory
-from digitlab.core.signals import Interrupted, StopSignal
+from digitlab.core.signals import RUNS_SAVED, Interrupted, StopSignal
 from digitlab.engine.device import float32_products
 from digitlab.population.grouping import align_starts, allow_members_files, device_of, split
 from digitlab.population.job import Job
@@ -123,8 +123,7 @@ def _train_once(jobs: Sequence[Job]) -> list[tuple[Job, Exception | None]]:
             with stop_signal, float32_products(device, experiment.trainer.precision):
                 population.train()
     except Interrupted as interrupted:
-        where = ": the unfinished runs are saved; the same command resumes them"
-        raise Interrupted(interrupted.number, where) from None
+        raise Interrupted(interrupted.number, RUNS_SAVED) from None
     except Exception as error:
         members = [] if population is None else population.all_members
         # Members that ended before the error keep their results. Only the others continue or fail.

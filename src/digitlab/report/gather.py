@@ -7,13 +7,14 @@ from pathlib import Path
 from yaml import YAMLError
 
 from digitlab.core.errors import ConfigError, RunError
-from digitlab.core.files import require_writable, write_atomically
+from digitlab.core.files import error_text, require_writable, write_atomically
 from digitlab.report.images import ImageBrowser, browsers_of
 from digitlab.report.page import Picture, run_page, runs_page
 from digitlab.report.records import ReportedRun, read_record
 from digitlab.report.sweep_analysis import analyse_sweep
 from digitlab.report.tables import Table, read_sweep, sweep_tables, sweep_winner, tables_in
 from digitlab.results.folder import RunFolder, find_runs
+from digitlab.results.run_hints import why_no_runs
 
 
 def write_report(
@@ -27,6 +28,8 @@ def write_report(
     with links relative to ``out``. Raises ``ConfigError`` if a folder does not exist or contains no run, or if ``out``
     exists and ``force`` is off; ``RunError`` if no run has a finished epoch or none can be read.
     """
+    if out.suffix not in (".html", ".htm"):
+        raise ConfigError("--out", out, "must end in .html: a report is a web page; browsers print it as PDF")
     roots = [folder.resolve() for folder in folders]
     runs = _runs(roots)
     require_writable(out, option="--out", force=force)
@@ -64,7 +67,7 @@ def _runs(roots: Sequence[Path]) -> list[RunFolder]:
             raise ConfigError("FOLDER", root, "there is no such folder")
         runs_here = find_runs(root)
         if not runs_here:
-            raise ConfigError("FOLDER", root, "contains no run folder")
+            raise ConfigError("FOLDER", root, why_no_runs(root))
         runs |= {run.path: run for run in runs_here}
     return list(runs.values())
 
@@ -76,7 +79,7 @@ def _read_records(runs: Sequence[RunFolder], names_relative_to: Path) -> tuple[l
         try:
             records.append(read_record(run, names_relative_to=names_relative_to))
         except (OSError, ValueError, YAMLError, RunError) as error:
-            skipped.append(f"{run.path}: cannot be read: {' '.join(str(error).split())}")
+            skipped.append(f"{run.path}: cannot be read: {error_text(error)}")
     return records, skipped
 
 

@@ -175,11 +175,14 @@ def _is_result(result: Any) -> bool:
 def _read_confusion(path: Path) -> Confusion | None:
     if not path.exists():
         return None
-    with path.open(encoding="utf-8", newline="") as file:
-        (_, *names), *rows = csv.reader(file)
-    counts = [[int(value) for value in row[1:]] for row in rows]
-    if [len(row) for row in counts] != [len(names)] * len(names):
-        raise ValueError(f"{path.name} is not a square matrix")
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            (_, *names), *rows = csv.reader(file)
+        counts = [[int(value) for value in row[1:]] for row in rows]
+        if [len(row) for row in counts] != [len(names)] * len(names):
+            raise ValueError("it is not a square matrix")
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{path.name} is damaged ({error}); resume={path.parent} tests the run again") from error
     return Confusion(names, counts)
 
 

@@ -12,6 +12,7 @@ from digitlab.core.errors import DIVERGED
 from digitlab.reproduce.load import ran_alone
 from digitlab.results.folder import RunFolder
 from digitlab.results.history import read_history
+from digitlab.results.outcome import UNREADABLE
 
 Curve = Sequence[float]
 
@@ -59,12 +60,18 @@ class RunOutcome:
 
 
 def read_outcome(run: RunFolder) -> RunOutcome | None:
-    """Return the outcome of a run that finished or diverged; None if it is missing or ended in another way.
+    """Return the outcome of a run that finished or diverged; None if it is missing, damaged, or ended in another way.
 
-    A run diverges if its loss is not finite. That is a result of the recipe, so it counts, and no other failure does.
+    A run diverges if its loss is not finite. That is a result of the recipe, so it counts, and no other failure does. A
+    run with a damaged file was killed, or its folder was changed. The same command resumes it.
     """
-    if not run.result.exists():
+    try:
+        return _read(run)
+    except UNREADABLE:
         return None
+
+
+def _read(run: RunFolder) -> RunOutcome | None:
     result = run.read_result()
     diverged = result["status"] == "failed" and result.get("error", "").endswith(DIVERGED)
     if result["status"] != "finished" and not diverged:

@@ -97,7 +97,7 @@ def newest_usable_checkpoint(run: RunFolder, *, hyper_parameters: Mapping[str, A
         return checkpoint
     # An unusable checkpoint may still be repaired or evaluated, so the run does not start again and overwrite it.
     if errors:
-        raise errors[0]
+        raise RunError(f"{errors[0]}; to start the run again, move {run.last.parent} away")
     return None
 
 

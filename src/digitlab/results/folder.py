@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
@@ -43,6 +43,9 @@ class RunFolder:
         return self.path / "checkpoints" / "previous.ckpt"
 
     def checkpoint(self, name: CheckpointName) -> Path:
+        """Return the path of a checkpoint. Raises ``ConfigError`` for a name that Python users may have mistyped."""
+        if name not in get_args(CheckpointName):
+            raise ConfigError("checkpoint", name, f"must be {' or '.join(get_args(CheckpointName))}")
         return self.last if name == "last" else self.best
 
     @property
@@ -156,13 +159,25 @@ class RunFolder:
 
     def _read_config(self, read: Callable[[Path], Any], kind: type[T]) -> T:
         """Return what ``read`` makes of the configuration. Raises ``ConfigError`` unless that is a valid ``kind``."""
+        if not self.config.exists() and not (self.config.parent.exists() or self.last.exists()):
+            raise ConfigError("", str(self.path), "is no run folder: it has no .hydra/config.yaml")
         try:
             config = read(self.config)
         except Exception as error:  # the file system, YAML and OmegaConf raise exceptions of many classes
-            raise ConfigError("", str(self.path), "is no run folder: it has no readable .hydra/config.yaml") from error
+            missing = isinstance(error, FileNotFoundError)
+            raise self._damaged("is missing" if missing else f"can't be read ({type(error).__name__})") from error
+        if not config:
+            raise self._damaged("is empty")
         if not isinstance(config, kind) or "model" not in config:
             raise ConfigError("", str(self.path), "is no run folder: its .hydra/config.yaml is not one of digitlab's")
         return config
+
+    def _damaged(self, reason: str) -> ConfigError:
+        """Return the error for a run folder without a readable configuration; ``reason`` says what is wrong with it."""
+        restore = "; copy it from where this folder came from"
+        if self.result.exists():
+            restore += f", or write it again: the command in {self.result.name} with --cfg job > {self.config}"
+        return ConfigError("", str(self.path), f"is a damaged run folder: its .hydra/config.yaml {reason}{restore}")
 
     def read_overrides(self) -> list[str]:
         """Return the overrides of the command that started the run; none if it was not started from a command line."""
@@ -188,7 +203,11 @@ class RunFolder:
 
     def read_result(self) -> dict[str, Any]:
         """Return the content of ``result.json``. Raises ``OSError`` or ``ValueError`` if it can't be read."""
-        result: dict[str, Any] = json.loads(self.result.read_text(encoding="utf-8"))
+        try:
+            result: dict[str, Any] = json.loads(self.result.read_text(encoding="utf-8"))
+        except ValueError as error:
+            reason = f"{self.result.name} is damaged ({error}): resume={self.path} writes it again"
+            raise ValueError(reason) from error
         return result
 
     def read_test_predictions(self) -> "npt.NDArray[np.float16]":
@@ -196,10 +215,17 @@ class RunFolder:
 
         Raises ``OSError``, ``KeyError`` or ``ValueError`` if they can't be read.
         """
-        import numpy as np  # lists of runs do not need it
+        import zipfile  # lists of runs need neither of these
+        import zlib
 
-        with np.load(self.test_predictions, allow_pickle=False) as file:
-            scores: npt.NDArray[np.float16] = file["probabilities"]
+        import numpy as np
+
+        try:
+            # If the file is damaged, ``np.load`` does not close a file that it has opened itself.
+            with self.test_predictions.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+                scores: npt.NDArray[np.float16] = file["probabilities"]
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise ValueError(f"{self.test_predictions} is damaged") from error
         if scores.ndim != 2:
             raise ValueError("probabilities must be a table")
         return scores

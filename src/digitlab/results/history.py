@@ -85,7 +85,9 @@ def _extend(rows: list[EpochRow], table: Iterator[list[str]], columns: Sequence[
         rows.extend(_row(cells, columns) for cells in table if cells)
     except (ValueError, KeyError, csv.Error) as error:
         line_number = len(rows) + 2  # the first line holds the names of the columns
-        raise RunError(f"{run.metrics}, line {line_number}: can't be read: {error}") from error
+        raise RunError(
+            f"{run.metrics}, line {line_number}: can't be read: {error}; resume={run.path} writes the file again"
+        ) from error
 
 
 def _row(cells: Sequence[str], columns: Sequence[str]) -> EpochRow:

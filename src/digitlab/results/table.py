@@ -61,7 +61,7 @@ def print_metrics(metrics: Mapping[str, float | None], *, title: str) -> None:
     metrics = {name: value for name, value in metrics.items() if "class_accuracy" not in name}
     splits = [split for split in ("train", "val", "test") if any(name.startswith(f"{split}/") for name in metrics)]
     names = dict.fromkeys(name.partition("/")[2] for name in metrics)
-    rows = [[name, *(_number(metrics.get(f"{split}/{name}")) for split in splits)] for name in names]
+    rows = [[name, *(format_number(metrics.get(f"{split}/{name}")) for split in splits)] for name in names]
     print_table(["metric", *splits], rows, title=title)
 
 
@@ -85,7 +85,8 @@ def _checkpoint_title(result: Mapping[str, Any]) -> str:
     )
 
 
-def _number(value: float | None) -> str:
+def format_number(value: float | None) -> str:
+    """Return a metric with four decimals, a very large one with three digits, and None as an empty text."""
     if value is None:
         return ""
     # The loss of a run that diverges can have twenty digits.
@@ -166,7 +167,7 @@ def print_runs(rows: Sequence[Row], *, metric: str | None = None) -> None:
 def _cell(name: str, value: str | int | float | None) -> str:
     if name == "train_seconds" and isinstance(value, int | float):
         return f"{value:.1f}"
-    return _number(value) if isinstance(value, float) else "" if value is None else str(value)
+    return format_number(value) if isinstance(value, float) else "" if value is None else str(value)
 
 
 def rows_json(rows: Sequence[Row]) -> str:

@@ -17,6 +17,7 @@ from digitlab.config.cli_errors import command_line_overrides
 from digitlab.core.errors import DigitlabError, RunError
 from digitlab.core.exit import exit_with
 from digitlab.core.files import write_atomically
+from digitlab.core.signals import RUNS_SAVED, Interrupted
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,9 @@ def report_failure() -> Iterator[None]:
         # The message of digitlab's own errors says what is wrong. Any other error is a bug, and its traceback helps.
         expected = isinstance(error, DigitlabError)
         single_run = not in_sweep()
+        if isinstance(error, Interrupted) and not single_run:
+            # The message of the run would say how to resume this run alone.
+            error = Interrupted(error.number, RUNS_SAVED)
         # Exit codes above 128 come from signals. Without this, Hydra would continue with the next job after Ctrl-C.
         if isinstance(error, DigitlabError) and (single_run or error.exit_code > 128):
             exit_with(error)

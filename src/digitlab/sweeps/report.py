@@ -237,7 +237,9 @@ def _unsuccessful(table: SweepTable) -> list[str]:
     """Return lines on the runs that failed or have not finished."""
     lines = [f"failed: run {run.entry.number}: {run.error}" for run in table.failures()]
     unfinished = [str(run.entry.number) for run in table.runs if run.status in ("stopped", "unfinished")]
-    return [*lines, *([f"not finished: runs {', '.join(unfinished)}"] if unfinished else [])]
+    if unfinished:
+        lines.append(f"not finished: runs {', '.join(unfinished)}; the command that started them resumes them")
+    return lines
 
 
 def _run_row(table: SweepTable, run: SweepRun) -> tables.Row:

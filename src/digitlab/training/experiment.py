@@ -16,12 +16,13 @@ from pydantic import Field, ValidationError
 from torch import nn
 
 from digitlab.config.cli_errors import command_line_overrides
-from digitlab.config.compose import build, plain, unresolved
+from digitlab.config.compose import build, plain
 from digitlab.config.given import GIVEN
 from digitlab.config.metrics import check_monitor
 from digitlab.config.overrides import split_override
 from digitlab.config.schema import NonNegativeInt, refusal, settings
 from digitlab.config.suggestions import unknown
+from digitlab.config.values import unresolved
 from digitlab.core.errors import ConfigError
 from digitlab.core.system import memory_bytes
 from digitlab.data.augment import Augmentation, Compose

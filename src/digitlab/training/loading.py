@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
-from digitlab.config.compose import ROOT, build, compose, plain, register_resolvers
-from digitlab.config.suggestions import similar_folder
+from digitlab.config.compose import build, compose, plain, register_resolvers
 from digitlab.core.errors import ConfigError, RunError
 from digitlab.data.module import ImageData
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.checkpoint_name import CheckpointName
-from digitlab.results.folder import RunFolder, find_runs
+from digitlab.results.folder import RunFolder
+from digitlab.results.run_hints import why_no_run
 from digitlab.training.classifier import Classifier
 from digitlab.training.settings import Execution
 
@@ -40,20 +40,8 @@ def open_run(folder: str | Path) -> RunFolder:
     try:
         run.read_config()
     except ConfigError as error:
-        reason = error.allowed if run.path.is_dir() else _why_no_folder(run.path, folder)
-        # The user may have given the folder of a sweep, or that of all runs with one data set and one model.
-        if runs := find_runs(run.path):
-            reason += f"; the newest run in it is {Path(folder) / runs[-1].path.relative_to(run.path)}"
-        raise ConfigError("RUN_FOLDER", folder, reason) from error
+        raise ConfigError("RUN_FOLDER", folder, why_no_run(run.path, error.allowed)) from error
     return run
-
-
-def _why_no_folder(path: Path, folder: str | Path) -> str:
-    """Say why ``path`` is no folder. ``folder`` is the path as the user gave it, to find a similar run folder."""
-    if path.exists():
-        return "is a file: give the folder of the run"
-    runs = [run.path for run in find_runs(ROOT / "outputs")]
-    return "there is no such folder" + similar_folder(str(folder), runs, kind="run folder")
 
 
 def load_classifier(run: RunFolder, checkpoint: CheckpointName = "best") -> Classifier:
@@ -62,8 +50,16 @@ def load_classifier(run: RunFolder, checkpoint: CheckpointName = "best") -> Clas
     Raises ``RunError`` if the checkpoint is missing or does not fit the network, ``ConfigError`` if it names a network
     of a package that is not allowed.
     """
-    path = run.checkpoint(checkpoint)
-    content = read_checkpoint(path)
+    path, other = run.checkpoint(checkpoint), run.checkpoint("best" if checkpoint == "last" else "last")
+    if not path.exists():
+        hint = f"{other.name} is there: choose the checkpoint {other.stem}"
+        hint = hint if other.exists() else "no epoch is finished, or the file was deleted"
+        raise RunError(f"{path}: there is no such checkpoint: {hint}")
+    try:
+        content = read_checkpoint(path)
+    except RunError as error:
+        hint = f"; the other checkpoint is {other.stem}" if other.is_file() else ""
+        raise RunError(f"{error}{hint}") from error
     try:
         precision = run.read_config().trainer.precision
         # The network is built with random weights, which the checkpoint then replaces. These draws must not change the

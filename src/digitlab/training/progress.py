@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from digitlab.core.durations import duration
 from digitlab.core.notebook import NotebookLine
 from digitlab.data.chunks import Chunk
+from digitlab.results.table import format_number
 from digitlab.results.writer import Row
 from digitlab.training.classifier import Classifier
 
@@ -71,9 +72,8 @@ class EpochBar(Callback):
         # After the last chunk of an epoch the counts are reset, and the row of the epoch contains their metrics.
         if not batch.last:
             metrics = pl_module.train_counts.metrics()
-            fields["metrics"] = (
-                f"loss {metrics['loss']:.4f} · accuracy {metrics['accuracy']:.4f}{self._validation_text}"
-            )
+            loss = format_number(metrics["loss"])
+            fields["metrics"] = f"loss {loss} · accuracy {metrics['accuracy']:.4f}{self._validation_text}"
         self._progress.update(self._task, completed=batch.step + len(batch.indices), **fields)
         self._progress.refresh()
 
@@ -81,7 +81,8 @@ class EpochBar(Callback):
         if self._progress is not None:
             row = self._rows[-1]
             self._validation_text = f" · val/accuracy {row['val/accuracy']:.4f}" if "val/accuracy" in row else ""
-            metrics = f"loss {row['train/loss']:.4f} · accuracy {row['train/accuracy']:.4f}{self._validation_text}"
+            loss = format_number(row["train/loss"])
+            metrics = f"loss {loss} · accuracy {row['train/accuracy']:.4f}{self._validation_text}"
             self._progress.update(self._task, metrics=metrics)
             # A finished line is printed above the bar and never redrawn: redrawing all lines of a long run with each
             # refresh would take longer than its epochs.
@@ -137,7 +138,7 @@ class NotebookProgress(Callback):
         assert isinstance(pl_module, Classifier)
         self._shown_at = now
         metrics, steps = pl_module.train_counts.metrics(), pl_module.plan.steps_per_epoch
-        parts = [f"train/loss {metrics['loss']:.4f}", f"train/accuracy {metrics['accuracy']:.4f}"]
+        parts = [f"train/loss {format_number(metrics['loss'])}", f"train/accuracy {metrics['accuracy']:.4f}"]
         self._show(trainer, f"step {batch.step + len(batch.indices)}/{steps}", *parts)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -167,4 +168,4 @@ class NotebookProgress(Callback):
 
 def _metrics(row: Row) -> list[str]:
     """Return the texts of the metrics in the line of an epoch, without those that ``row`` lacks."""
-    return [f"{name} {row[name]:.4f}" for name in _METRICS_IN_LINES if name in row]
+    return [f"{name} {format_number(row[name])}" for name in _METRICS_IN_LINES if name in row]

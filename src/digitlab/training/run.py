@@ -204,6 +204,10 @@ class Run:
             status, error, device=self.trainer.strategy.root_device, split_fingerprint=self.data.split_fingerprint,
             overrides=self.overrides, threads=self.classifier.step_threads,
         )  # fmt: skip
+        hint = self.run_state.learning_hint() if status == "finished" else None
+        if hint is not None and is_first_process():
+            # In a sweep, whose runs have no progress bar, a table shows all values.
+            log.log(logging.WARNING if self.experiment.trainer.progress_bar else logging.INFO, hint)
 
     def fit(self) -> None:
         """Train until the last step or early stopping. If a resumed run is complete already, only draw the figures."""

@@ -20,6 +20,7 @@ from digitlab.results.result import CheckpointMetrics, Status, run_result
 from digitlab.results.writer import Row, RunWriter
 from digitlab.training.classifier import Classifier
 from digitlab.training.early_stopping import BestTracker, MonitorValue
+from digitlab.training.learning_hint import guess_loss, learning_hint
 
 
 class RunState:
@@ -232,6 +233,11 @@ class RunState:
             self.writer.result(result, step=self._plan.position.total_steps)
             self.writer.close()
         return result
+
+    def learning_hint(self) -> str | None:
+        """Return one line if the network has hardly learned anything, else None."""
+        classes = len(self.classifier.facts.class_names)
+        return learning_hint(self.rows, guess_loss=guess_loss(self.classifier.loss, classes), classes=classes)
 
     def monitored_in(self, result: Mapping[str, Any]) -> float:
         """Return the monitored value in what ``conclude`` returned; the worst value if it is nan or missing."""

@@ -19,7 +19,7 @@ def run_jobs(batches: Sequence[JobBatch], pool: Pool) -> Iterator[tuple[JobBatch
 
     Raises ``Interrupted`` after SIGINT or SIGTERM, when all processes have saved their runs and ended.
     """
-    from digitlab.core.signals import Interrupted, StopSignal
+    from digitlab.core.signals import RUNS_SAVED, Interrupted, StopSignal
 
     waiting = list(batches)
     running: list[Task] = []
@@ -49,4 +49,4 @@ def run_jobs(batches: Sequence[JobBatch], pool: Pool) -> Iterator[tuple[JobBatch
         finally:
             pool.close()
         if stop_signal.received is not None:
-            raise Interrupted(stop_signal.received)
+            raise Interrupted(stop_signal.received, RUNS_SAVED)

@@ -1,0 +1,88 @@
+"""Hints for error messages about a folder that is no run folder: which run the user probably means.
+
+Commands that take a run folder use it. The search is short, because the folder can be any: a home folder, or ``/``.
+This module does not import torch.
+"""
+
+import os
+import time
+from collections import deque
+from pathlib import Path
+
+from digitlab.config.compose import ROOT
+from digitlab.config.suggestions import similar_names
+from digitlab.core.errors import ConfigError
+from digitlab.results.folder import RunFolder
+
+# After this time, the message appears with what was found.
+_SECONDS = 2.0
+
+
+def why_no_run(folder: Path, reason: str) -> str:
+    """Return why ``folder`` is no run folder, and the run that the user probably means.
+
+    ``reason`` is the answer for a folder that exists.
+    """
+    if not folder.exists():
+        return f"there is no such folder{_similar_run(folder)}"
+    runs_above = [path for path in folder.resolve().parents if RunFolder(path).config.exists()]
+    if runs_above:
+        return f"is inside a run folder: give {_shown(RunFolder(runs_above[0]))}"
+    if not folder.is_dir():
+        return "is a file: give the folder of the run"
+    return f"{reason}{_newest_run(folder)}"
+
+
+def why_no_runs(folder: Path) -> str:
+    """Return why no run was found in ``folder``, which exists: there is none, or ``folder`` is a damaged run folder."""
+    try:
+        RunFolder(folder).read_plain_config()
+    except ConfigError as error:
+        if RunFolder(folder).last.exists():
+            return error.allowed
+    return "contains no run folder"
+
+
+def _similar_run(folder: Path) -> str:
+    """Return ``; the most similar run folder is …`` for a folder that does not exist; empty without any run."""
+    runs, _ = nearby_runs(ROOT / "outputs")
+    return f"; the most similar run folder is {similar_names(str(folder), map(_shown, runs))[0]}" if runs else ""
+
+
+def _newest_run(folder: Path) -> str:
+    """Return ``; its newest run is …`` for a folder that contains runs at any depth; empty if it has none."""
+    if (folder / ".hydra").exists():
+        return ""  # it is a run folder itself, which is damaged
+    runs, complete = nearby_runs(folder)
+    if runs:
+        within = "" if complete else f" that was found in {_SECONDS:g} seconds"
+        return f"; its newest run{within} is {_shown(runs[-1])}"
+    return "" if complete else f"; no run folder was found in it in {_SECONDS:g} seconds"
+
+
+def nearby_runs(root: Path, *, seconds: float = _SECONDS) -> tuple[list[RunFolder], bool]:
+    """Return run folders under ``root``, the newest last, and whether these are all.
+
+    The search starts near ``root`` and ends after ``seconds``. ``results.folder.find_runs`` has no such limit.
+    """
+    started: list[tuple[float, Path]] = []
+    waiting = deque([root])
+    ends_at = time.monotonic() + seconds
+    while waiting and time.monotonic() < ends_at:
+        folder = waiting.popleft()
+        try:
+            started.append(((folder / ".hydra").stat().st_mtime, folder))
+            continue  # there are no run folders inside a run folder
+        except OSError:
+            pass
+        try:
+            with os.scandir(folder) as entries:
+                waiting.extend(Path(entry) for entry in entries if entry.is_dir(follow_symlinks=False))
+        except OSError:
+            continue  # the user may not read this folder, or it is a file
+    return [RunFolder(path) for _, path in sorted(started)], not waiting
+
+
+def _shown(run: RunFolder) -> str:
+    current = Path.cwd()
+    return str(run.path.relative_to(current) if run.path.is_relative_to(current) else run.path)
