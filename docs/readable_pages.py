@@ -23,7 +23,7 @@ def on_page_content(html: str, **_: Any) -> str:
 
 
 def _breakable(code: re.Match[str]) -> str:
-    """Return the code with places for line breaks: after = , ( and /, but not within an option such as --out."""
-    text = re.sub(r"([=,(/])(?=[^\s/])", r"\1<wbr>", code[1])
+    """Return the code with places for line breaks: in long code after = , ( and /, in an option such as --out none."""
+    text = re.sub(r"([=,(/])(?=[^\s/])", r"\1<wbr>", code[1]) if len(code[1]) > 20 else code[1]
     text = _OPTION.sub(r'<span class="option">\g<0></span>', text)
     return f"<code>{text}</code>"
