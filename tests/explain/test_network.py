@@ -15,7 +15,7 @@ from digitlab.explain import class_images
 from digitlab.explain.embedding import embed, panels
 from digitlab.explain.neighbours import nearest_training_images
 from digitlab.explain.network import as_floats, outputs_of
-from digitlab.explain.projector import most_points, sprite, write_projector_files
+from digitlab.explain.projector import class_cell, most_points, sprite, write_projector_files
 
 
 def test_the_last_hidden_layer_gives_the_logits_through_the_last_dense_layer(lenet):
@@ -102,6 +102,11 @@ def test_a_sprite_is_nearly_square_and_holds_the_images_row_by_row():
     assert most_points((28, 32)) == (8192 // 28) * (8192 // 32)
 
 
+def test_the_projectors_table_has_a_text_for_every_class():
+    names = {"7": "class 7", "-1.5": "class -1.5", "a\tcat\n": "a cat", "none": "none"}
+    assert [class_cell(name) for name in names] == list(names.values())
+
+
 @pytest.fixture
 def projector(lenet, lenet_folder):
     """TensorBoard's projector on the folder of the run, with the files that digitlab wrote."""
@@ -131,5 +136,9 @@ def test_tensorboard_loads_the_vectors_labels_and_sprite_of_the_projector(lenet,
     np.testing.assert_allclose(vectors, embedding.hidden.numpy(), rtol=1e-4, atol=1e-4)
     header, *rows = get("/metadata", run="run", name=name).data.decode().splitlines()
     assert header.split("\t")[:2] == ["label", "predicted"]
-    assert [row.split("\t")[0] for row in rows] == [lenet.class_names[label] for label in embedding.labels.tolist()]
+    # TensorBoard names points by the first column with text. A digit alone is a number, so "class" is in front of it.
+    assert [row.split("\t")[0] for row in rows] == [
+        f"class {lenet.class_names[label]}" for label in embedding.labels.tolist()
+    ]
+    assert {row.split("\t")[1] for row in rows} <= {f"class {name}" for name in lenet.class_names}
     assert get("/sprite_image", run="run", name=name).data.startswith(b"\x89PNG")

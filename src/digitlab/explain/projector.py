@@ -30,9 +30,9 @@ def most_points(image_size: tuple[int, int]) -> int:
 def write_projector_files(run: ExplainedRun, embedding: Embedding) -> list[Path]:
     """Write vectors, labels and a sprite of the images into the run folder; return the paths, the settings last."""
     folder = run.folder.projector
-    names, predicted = [_cell(name) for name in run.class_names], embedding.scores.max(1)
-    # When its page opens, TensorBoard names the points by the first column that contains text. If all columns contain
-    # numbers, it takes the first one. So the label comes first.
+    names, predicted = [class_cell(name) for name in run.class_names], embedding.scores.max(1)
+    # When its page opens, TensorBoard names the points by the first column that contains text. The label comes first,
+    # and ``class_cell`` makes it a text.
     rows = ["label\tpredicted\tconfidence\tcorrect\tnumber"]
     rows += [
         "\t".join([
@@ -77,6 +77,14 @@ def _png(pixels: npt.NDArray[np.uint8]) -> bytes:
     return file.getvalue()
 
 
-def _cell(text: str) -> str:
-    """Return ``text`` without tabs and line breaks, which would end a cell of the table."""
-    return " ".join(text.split())
+def class_cell(name: str) -> str:
+    """Return the name of a class as a cell of the table: without tabs and line breaks, which would end the cell.
+
+    A number becomes ``class 7``. Otherwise TensorBoard would name the points by the next column with text, "correct".
+    """
+    cell = " ".join(name.split())
+    try:
+        float(cell)
+    except ValueError:
+        return cell
+    return f"class {cell}"
