@@ -68,6 +68,17 @@ def test_a_run_is_shown_once(runs: list[package.Run], digitlab: Command, tmp_pat
     assert (code, out, err) == (2, "", f"RUN_FOLDER={first}: is given twice: give each run once\n")
 
 
+@pytest.mark.parametrize("missing", ["onnx", "onnxscript", "onnxruntime"])
+def test_without_its_packages_the_extra_is_named(
+    runs: list[package.Run], digitlab: Command, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    monkeypatch.setattr("digitlab.core.extras.find_spec", lambda name: None if name == missing else object())
+    code, out, err = digitlab("demo", runs[0].path)
+    install = "run pip install -e '.[export]' in the project's folder"
+    assert (code, out, err) == (2, "", f"digitlab demo: needs {missing}: {install}\n")
+    assert not (runs[0].path / "demo.html").exists()
+
+
 def test_networks_for_other_images_are_refused(
     runs: list[package.Run], train_tiny: Callable[..., package.Run], pictures: Path, digitlab: Command, tmp_path: Path
 ) -> None:
