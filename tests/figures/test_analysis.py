@@ -25,6 +25,9 @@ def test_each_key_has_a_bar_with_its_interval():
     ends = [segment[:, 0].tolist() for segment in intervals.lines[2][0].get_segments()]
     assert ends == [pytest.approx([60, 90]), pytest.approx([10, 40])]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["optimizer.lr", "model.dropout"]
+    assert axes.get_title(loc="left") == "fANOVA"
+    (axes,) = importance_figure(keys, metric="val/accuracy", method="fANOVA (source)", left_out=2).axes
+    assert axes.get_title(loc="left") == "fANOVA; without 2 failed or diverged runs"
 
 
 # The values of a plane over the logarithm of x, so that linear interpolation is exact; one corner is missing.
@@ -53,11 +56,15 @@ def test_contours_stay_within_the_hull_of_the_points():
 
 
 def test_points_are_shown_and_failed_ones_marked():
-    figure = contour_figure([*POINTS, Point(1e-1, 0.5, None)], keys=("x", "y"), metric="val/loss", others=())
-    circles, crosses = figure.axes[0].lines
+    points = [*POINTS[1:], Point(*CORNERS[0], POINTS[0].value, 1), Point(1e-1, 0.5, None, 2)]
+    figure = contour_figure(points, keys=("x", "y"), metric="val/loss", others=())
+    circles, crosses, orange = figure.axes[0].lines
     assert sorted(zip(*circles.get_data(), strict=True)) == sorted(CORNERS)
     assert list(zip(*crosses.get_data(), strict=True)) == [(0.1, 0.5)]
-    assert "crosses: failed (1)" in figure.axes[0].get_title(loc="left")
+    assert list(zip(*orange.get_data(), strict=True)) == [CORNERS[0]]
+    assert figure.axes[0].get_title(loc="left").splitlines()[1:] == [
+        "crosses: all runs failed (1)", "orange edge: some runs failed (1)",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -114,12 +121,19 @@ def test_failed_runs_are_marked_in_the_figures_of_keys():
     assert sorted(line.get_xdata()[0] for line in axes.lines if line.get_marker() == "x") == [0.1, 0.2]
     figure = pair_figure(
         {(0, "a"): 0.5}, counts={(0, "a"): 1, (1, "a"): 0}, keys=("x", "y"), metric="val/loss", values=([0, 1], ["a"]),
-        failed={(1, "a"): 3},
+        failed={(0, "a"): 1, (1, "a"): 3},
     )  # fmt: skip
-    assert {text.get_text() for text in figure.axes[0].texts} == {"0.5000\nn=1", "3 failed"}
+    assert {text.get_text() for text in figure.axes[0].texts} == {"0.5000\nn=1, 1 failed", "3 failed"}
     figure = parallel_figure(
-        [((0, "a"), 0.5), ((1, "a"), 0.7)], keys=("x", "y"), metric="m", values=([0, 1], ["a", "b"]), failed=[(1, "b")]
-    )
+        [((0, "a"), 0.5), ((1, "a"), 0.7)], keys=("x", "y"), metric="m", values=([0, 1], ["a", "b"]),
+        failed={(1, "b"): 2, (1, "a"): 1},
+    )  # fmt: skip
     dotted = [line for line in figure.axes[0].lines if line.get_linestyle() == ":"]
     assert [line.get_ydata()[:2].tolist() for line in dotted] == [[1, 1]]
-    assert "settings without a finished run (1)" in figure.axes[0].get_title(loc="left")
+    # The cross of the setting of which no run finished is below the axis, the other one at the end of its line.
+    crosses = [line.get_ydata()[0] for line in figure.axes[0].lines if line.get_marker() == "x"]
+    assert crosses[0] < 0
+    assert crosses[1:] == [1]
+    title = figure.axes[0].get_title(loc="left")
+    assert "settings without a finished run (1)" in title
+    assert title.endswith("crosses: settings with failed runs (3 runs)")

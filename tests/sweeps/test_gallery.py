@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from digitlab.figures.style import encode, figure_width, pixels
 from digitlab.figures.sweeps import Effect, curve_figure, effect_figure, pair_figure, parallel_figure
@@ -101,6 +102,16 @@ def test_wide_ranges_get_a_logarithmic_axis_unless_labels_would_collide(values, 
         f"{value if isinstance(value, str) else f'{value:g}'}\nn=2" for value in values
     ]
     assert axes.get_xlabel() == ("key" if scale == "linear" else "key (logarithmic axis)")
+
+
+@pytest.mark.parametrize("count", [13, 25])
+def test_labels_of_many_values_are_turned_so_that_they_do_not_overlap(count):
+    rates = [float(f"{rate:.2g}") for rate in np.geomspace(1e-5, 10, count)]
+    figure = effect_figure(effects(*rates), key="optimizer.lr", metric="val/loss")
+    FigureCanvasAgg(figure).draw()  # which places the text
+    boxes = [label.get_window_extent() for label in figure.axes[0].get_xticklabels()]
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == [f"{rate:g}, n=2" for rate in rates]
+    assert not any(one.overlaps(other) for one, other in itertools.pairwise(boxes))
 
 
 def test_a_heat_map_prints_each_mean_in_its_cell_and_leaves_gaps():

@@ -39,10 +39,13 @@ _HEADROOM = 0.25
 
 
 @styled
-def importance_figure(keys: Sequence[tuple[str, float, tuple[float, float]]], *, metric: str, method: str) -> Figure:
+def importance_figure(
+    keys: Sequence[tuple[str, float, tuple[float, float]]], *, metric: str, method: str, left_out: int = 0
+) -> Figure:
     """Draw a bar for each key with its 95 % interval; ``keys`` are (key, share in [0, 1], interval), largest first.
 
-    The title is ``method``, the name of the method that computed the shares, up to the first bracket.
+    The title is ``method``, the name of the method that computed the shares, up to the first bracket, and the number of
+    runs that are ``left_out``.
     """
     figure = Figure(figsize=(5.2, 0.9 + 0.34 * len(keys)), layout="constrained")
     axes = figure.add_subplot()
@@ -55,17 +58,23 @@ def importance_figure(keys: Sequence[tuple[str, float, tuple[float, float]]], *,
     axes.set_ylim(len(keys) - 0.5, -0.5)
     axes.set_xlim(0, 100)
     axes.grid(visible=False, axis="y")
-    axes.set(xlabel=f"importance for {metric} in %; line: 95 % interval", title=f"{method.partition(' (')[0]}")
+    left_out_note = f"; without {left_out} failed or diverged run{'s' * (left_out > 1)}" if left_out else ""
+    axes.set_xlabel(f"importance for {metric} in %; line: 95 % interval")
+    axes.set_title(f"{method.partition(' (')[0]}{left_out_note}")
     return figure
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """The mean of a metric where two keys have the values ``x`` and ``y``; None if all runs there failed."""
+    """The mean of a metric where two keys have the values ``x`` and ``y``; None if all runs there failed.
+
+    ``failed`` is the number of failed runs there.
+    """
 
     x: float
     y: float
     value: float | None
+    failed: int = 0
 
 
 def can_be_contoured(points: Sequence[Point]) -> bool:
@@ -90,8 +99,8 @@ def _scaled(points: Sequence[Point], axis: str) -> npt.NDArray[np.float64]:
 def contour_figure(points: Sequence[Point], *, keys: tuple[str, str], metric: str, others: Sequence[str]) -> Figure:
     """Draw the metric over two keys: linear interpolation between the points, and nothing outside their convex hull.
 
-    ``points`` satisfy ``can_be_contoured``. Points without a value are marked as failed. ``others`` are the keys over
-    which the values are means.
+    ``points`` satisfy ``can_be_contoured``. Points without a value have a cross, and points where some runs failed have
+    an orange edge. ``others`` are the keys over which the values are means.
     """
     finished = [point for point in points if point.value is not None]
     failed = [point for point in points if point.value is None]
@@ -124,9 +133,16 @@ def contour_figure(points: Sequence[Point], *, keys: tuple[str, str], metric: st
     if failed:
         failed_coordinates = [point.x for point in failed], [point.y for point in failed]
         axes.plot(*failed_coordinates, "x", color=ORANGE, markersize=7, markeredgewidth=2, zorder=4, clip_on=False)
+    partly = [point for point in finished if point.failed]
+    if partly:
+        partly_coordinates = [point.x for point in partly], [point.y for point in partly]
+        style: dict[str, Any] = {"color": "white", "markeredgecolor": ORANGE, "markeredgewidth": 2}
+        axes.plot(*partly_coordinates, "o", markersize=6, zorder=4, clip_on=False, **style)
     mean_note = f", mean over {', '.join(others)}" if others else ""
-    failed_note = f"; crosses: failed ({len(failed)})" if failed else ""
-    axes.set(xlabel=keys[0], ylabel=keys[1], title=f"circles: the settings{failed_note};\nlinear in between{mean_note}")
+    notes = [f"crosses: all runs failed ({len(failed)})"] * bool(failed)
+    notes += [f"orange edge: some runs failed ({len(partly)})"] * bool(partly)
+    axes.set(xlabel=keys[0], ylabel=keys[1])
+    axes.set_title("\n".join([f"circles: the settings; linear in between{mean_note}", *notes]))
     axes.grid(visible=False)
     return figure
 

@@ -40,6 +40,8 @@ _LOW_TO_HIGH = LinearSegmentedColormap.from_list("low to high", [ORANGE, BLUE])
 _FAILED_MARK: dict[str, Any] = {"color": ORANGE, "markersize": 6, "markeredgewidth": 2, "zorder": 4}
 # The heights of the cross as shares of the axis: in ``effect_figure``, and in ``parallel_figure``.
 _FAILED_HEIGHT, _FAILED_END = 0.05, -0.08
+# The figure of one key in inches: its width, about the width of its axis, and the space that text needs.
+_EFFECT_WIDTH, _EFFECT_AXIS_WIDTH, _LETTER_WIDTH, _LINE_HEIGHT, _MAX_EFFECT_WIDTH = 4.2, 3.4, 0.06, 0.2, 12.0
 _LABEL_OFFSET = 0.06  # distance of a value's label from its height, in heights of the axis
 
 
@@ -69,10 +71,11 @@ def effect_figure(
     says what the intervals are of.
     """
     factor, metric_label = metric_scale(metric)
-    figure = Figure(figsize=(4.2, 3.0), layout="constrained")
+    figure = Figure(figsize=(_EFFECT_WIDTH, 3.0), layout="constrained")
     axes = figure.add_subplot()
     counts = [f"n={len(each.measured)}" + (f"\n{each.failed} failed" if each.failed else "") for each in effects]
     positions = _x_positions(axes, [effect.value for effect in effects], key, counts)
+    _turn_crowded_labels(figure, axes, positions)
     mean_positions, means, error_bars = [], [], []
     for position, effect in zip(positions, effects, strict=True):
         values = [factor * value for value in effect.measured]
@@ -134,6 +137,18 @@ def _x_positions(axes: Axes, values: Sequence[Value], key: str, counts: Sequence
     return numbers
 
 
+def _turn_crowded_labels(figure: Figure, axes: Axes, positions: Sequence[float]) -> None:
+    """Turn the labels of the x axis by 90 degrees if they would overlap, and widen the figure until they fit."""
+    labels = [label.get_text() for label in axes.get_xticklabels()]
+    longest = max(len(line) for label in labels for line in label.splitlines())
+    gap = _smallest_gap(axes.xaxis.get_transform().transform(np.array(positions)).tolist())
+    if len(labels) == 1 or gap * _EFFECT_AXIS_WIDTH >= (longest + 1) * _LETTER_WIDTH:
+        return
+    axes.set_xticks(positions, [label.replace("\n", ", ") for label in labels], rotation=90)
+    frame_width = _EFFECT_WIDTH - _EFFECT_AXIS_WIDTH
+    figure.set_figwidth(min(max(_EFFECT_WIDTH, frame_width + _LINE_HEIGHT / gap), _MAX_EFFECT_WIDTH))
+
+
 def _smallest_gap(positions: Sequence[float]) -> float:
     """Return the smallest distance of neighbours as a share of the whole range. If it is small, labels overlap."""
     ordered = sorted(positions)
@@ -173,6 +188,7 @@ def pair_figure(
             axes.text(column, row, f"{failures} failed", ha="center", va="center", color=ORANGE, fontsize=7)
         if np.isfinite(mean):
             text = f"{mean:.{2 if factor > 1 else 4}f}\nn={counts[columns[column], rows[row]]}"
+            text += f", {failures} failed" if failures else ""
             colour = text_colour_on(tuple(image.to_rgba(np.asarray(mean))))
             axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7)
     figure.colorbar(image, ax=axes, label=metric_label)
@@ -186,31 +202,37 @@ def parallel_figure(
     keys: Sequence[str],
     metric: str,
     values: Sequence[list[Value]],
-    failed: Sequence[Sequence[Value]] = (),
+    failed: Mapping[tuple[Value, ...], int] | None = None,
 ) -> Figure:
     """Draw parallel coordinates: one line per setting crosses one vertical axis per key and ends at its metric.
 
     ``settings`` are pairs of (values in the order of ``keys``, metric). ``values`` holds the ordered values of each
-    key, which lie at equal distances on its axis. The colour of a line shows the metric as well. The lines of
-    ``failed`` settings, of which no run finished, are dotted and end below the axis of the metric.
+    key, which lie at equal distances on its axis. The colour of a line shows the metric as well. ``failed`` holds the
+    number of failed runs of a setting; its line ends with a cross. If no run of the setting finished, the line is
+    dotted and ends below the axis of the metric.
     """
     factor, metric_label = metric_scale(metric)
     scale = Normalize(*_colour_range([factor * measured for _, measured in settings]))
     figure = Figure(figsize=(1.9 + 1.25 * (len(keys) + 1), 3.4), layout="constrained")
     axes = figure.add_subplot()
-    for setting in failed:
+    failed = failed or {}
+    finished = {tuple(setting) for setting, _ in settings}
+    unfinished = [setting for setting in failed if setting not in finished]
+    for lost in unfinished:
         heights = [
-            *(_height(value, key_values) for value, key_values in zip(setting, values, strict=True)),
+            *(_height(value, key_values) for value, key_values in zip(lost, values, strict=True)),
             _FAILED_END,
         ]
         axes.plot(range(len(heights)), heights, ":", color=ORANGE, zorder=1)
-        axes.plot([len(keys)], [_FAILED_END], "x", **_FAILED_MARK)
+        axes.plot([len(keys)], [_FAILED_END], "x", clip_on=False, **_FAILED_MARK)
     # The best setting comes last, on top of the others.
     smaller_is_better = metric_direction(metric) == "min"
     for setting, measured in sorted(settings, key=lambda each: each[1], reverse=smaller_is_better):
         heights = [_height(value, key_values) for value, key_values in zip(setting, values, strict=True)]
         share = float(scale(factor * measured))
         axes.plot(range(len(heights) + 1), [*heights, share], color=_LOW_TO_HIGH(share), alpha=0.9)
+        if tuple(setting) in failed:
+            axes.plot([len(keys)], [share], "x", clip_on=False, **_FAILED_MARK)
     for column, key_values in enumerate(values):
         axes.axvline(column, color=TEXT_COLOUR, linewidth=0.6, zorder=0)
         for value in key_values:
@@ -221,7 +243,8 @@ def parallel_figure(
             axes.text(column, height + offset, str(value), ha="center", va="center", bbox=box)
     axes.set_xticks(range(len(keys) + 1), [*keys, metric])
     axes.set_yticks([])
-    failed_note = f";\ndotted: settings without a finished run ({len(failed)})" if failed else ""
+    failed_note = f";\ndotted: settings without a finished run ({len(unfinished)})" if unfinished else ""
+    failed_note += f";\ncrosses: settings with failed runs ({sum(failed.values())} runs)" if failed else ""
     axes.set(xlim=(-0.3, len(keys) + 0.05), ylim=(-0.14, 1.14))
     axes.set_title(f"one line per setting, coloured by its mean metric{failed_note}")
     axes.grid(visible=False)

@@ -42,7 +42,10 @@ def summary_figures(table: SweepTable, importances: Importances | None) -> Itera
         yield "settings", _parallel(table, table.metric)
     if importances is not None:
         keys = [(each.key, each.share, each.interval) for each in importances.keys]
-        yield "importance", importance_figure(keys, metric=table.metric, method=importances.method)
+        yield (
+            "importance",
+            importance_figure(keys, metric=table.metric, method=importances.method, left_out=importances.left_out),
+        )
     if (contour := _contour(table, table.metric, importances)) is not None:
         yield contour
     if curves := _learning_curves(table):
@@ -55,8 +58,8 @@ def _parallel(table: SweepTable, metric: str) -> Figure:
     """Return parallel coordinates: an axis for each key, and a line through the values of each setting."""
     finished = [(row.setting, row.summary.mean) for row in table.rows if row.summary is not None]
     # A setting whose runs have all failed has no value, but the figure shows that it was tried.
-    failed = [row.setting for row in table.rows if row.summary is None and row.failed]
-    tried = [*(setting for setting, _ in finished), *failed]
+    failed = {row.setting: row.failed for row in table.rows if row.failed}
+    tried = dict.fromkeys([*(setting for setting, _ in finished), *failed])
     values = [in_order(setting[index] for setting in tried) for index in range(len(table.keys))]
     return parallel_figure(finished, keys=table.keys, metric=metric, values=values, failed=failed)
 
@@ -77,7 +80,7 @@ def _contour(table: SweepTable, metric: str, importances: Importances | None) ->
         assert is_number(x)
         assert is_number(y)
         if measured or failed:
-            points.append(Point(float(x), float(y), Summary.of(measured).mean if measured else None))
+            points.append(Point(float(x), float(y), Summary.of(measured).mean if measured else None, failed))
     if not can_be_contoured(points):
         return None
     others = [key for key in table.keys if key not in keys]
