@@ -39,7 +39,8 @@ def layers_figure(run: ExplainedRun, image: Tensor) -> Figure:
     maps = {name: output[0] for name, output in outputs_of(run, convolutions, as_floats(image[None])).items()}
     return feature_maps_figure(
         image, maps, filters=first, columns=_MAPS_PER_CONVOLUTION,
-        title=f"filters of the first convolution and feature maps of each convolution: {run.title}",
+        title=f"filters of the first convolution and feature maps of each convolution: {run.title}. Maps: red is "
+        "positive, blue negative; each map has its own scale",
     )  # fmt: skip
 
 
