@@ -86,6 +86,7 @@ def test_the_curve_of_a_live_run_grows(browser, address, tmp_path, training):
     browser.visit(address)
     assert wait_for(browser, "document.querySelector('.card .spark path') && document.title").endswith("1 run training")
     assert wait_for(browser, "/at most .* left/.test(document.body.innerText)")
+    assert browser.run("leftText(now() - 5, ' left')") == "ends soon"
     assert faults(browser, address) == []
 
 
@@ -128,6 +129,27 @@ def test_hostile_names_are_text_and_the_page_fits_the_screen(browser, address, t
         assert browser.run("window.taken") is None
         assert browser.run("document.querySelectorAll('img, script[src]').length") == 0
         assert faults(browser, address) == []
+
+
+def test_single_values_have_the_colours_of_their_runs_and_a_failed_run_no_empty_charts(
+    browser, address, tmp_path, begin_sweep
+):
+    runs = begin_sweep(tmp_path / "s", [(f"seed={seed}",) for seed in range(4)])
+    for seed, run in enumerate(runs[:3]):
+        write_epochs(run, [0.1 * (1 + seed)])
+        write_result(run, "finished", 0.1 * (1 + seed))
+    write_result(runs[3], "failed", error="RunError: too hot")
+    browser.visit(f"{address}#sweep=s")
+    dots = "[...document.querySelectorAll('.chartbox path.single')]"
+    wait_for(browser, f"{dots}.length == 3")
+    assert browser.run(f"new Set({dots}.map(dot => getComputedStyle(dot).stroke)).size") == 3
+    charts = "[...document.querySelectorAll('.charts figure')].filter(each => each.offsetHeight > 0).length"
+    browser.visit(f"{address}#run=s%2F3_seed%3D3")
+    wait_for(browser, "document.body.innerText.includes('too hot')")
+    assert browser.run(charts) == 0
+    browser.visit(f"{address}#run=s%2F0_seed%3D0")
+    wait_for(browser, f"{charts} > 0")
+    assert faults(browser, address) == []
 
 
 def test_a_table_is_filtered_sorted_and_left_with_the_keyboard(browser, address, tmp_path, begin_sweep):

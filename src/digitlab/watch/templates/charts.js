@@ -81,7 +81,8 @@ function drawChart(box, {lines, xLabel, metric, percent = isPercentage(metric), 
     const path = places.map(([px, py], number) => `${number ? "L" : "M"}${px.toFixed(1)} ${py.toFixed(1)}`).join("");
     line.node = svgNode("path", {d: path, class: line.css});
     svg.append(line.node);
-    if (places.length === 1) svg.append(svgNode("circle", {cx: places[0][0], cy: places[0][1], r: 3, class: "single"}));
+    // A single value is no line. Round ends turn a path without length into a dot in the colour of the line.
+    if (places.length === 1) svg.append(svgNode("path", {d: `${path}h0`, class: `${line.css} single`}));
   }
   svg.setAttribute("aria-label", `${metric} against ${xLabel}: ` + shown.slice(0, 4).map(line => {
     const [px, py] = line.points[line.points.length - 1];

@@ -31,14 +31,14 @@ function duration(seconds) {
   return all >= 60 ? `${Math.floor(all / 60)} min ${String(all % 60).padStart(2, "0")} s` : `${all} s`;
 }
 
-// Text that tick() keeps up to date.
-function timeLeft(endsAt) {
-  return endsAt ? make("span", {"data-ends": endsAt}, leftText(endsAt)) : null;
+// Text that tick() keeps up to date. The word stands after a time.
+function timeLeft(endsAt, word = "") {
+  return endsAt ? make("span", {"data-ends": endsAt, "data-word": word}, leftText(endsAt, word)) : null;
 }
 
-function leftText(endsAt) {
+function leftText(endsAt, word) {
   const seconds = endsAt - now();
-  return seconds > 0 ? `at most ${duration(seconds)}` : "ends soon";
+  return seconds > 0 ? `at most ${duration(seconds)}${word}` : "ends soon";
 }
 
 function statusText(run) {
@@ -184,19 +184,17 @@ function sweepCounts({found}, sweep) {
 function sweepCard(sweep) {
   const state = sweepState(sweep);
   return make("a", {class: "card", href: address("sweep", sweep.id)}, make("strong", {}, shortName(sweep.id)), sweepBar(state),
-    make("span", {class: "row"}, make("span", {}, sweepCounts(state, sweep)), sweep.running ? cardTime(sweep.ends_at) : null),
+    make("span", {class: "row"}, make("span", {}, sweepCounts(state, sweep)), sweep.running ? timeLeft(sweep.ends_at, " left") : null),
     state.best && make("span", {class: "row"}, make("span", {class: "faint"}, `best ${state.best.metric}`),
       make("span", {class: "value"}, metricText(state.best.metric, state.best.value))),
     sweep.note && make("span", {class: "status failed"}, sweep.note));
 }
 
-const cardTime = endsAt => endsAt ? make("span", {}, timeLeft(endsAt), " left") : null;
-
 function runCard(run) {
   return make("a", {class: "card", href: address("run", run.id)},
     make("strong", {}, `${run.model || "run"} on ${run.data || "?"}`), make("span", {class: "faint"}, run.overrides.join(" ") || shortName(run.id)),
     progressBar([["", part(run)]], `epoch ${epochText(run)}`), sparkline(run.curve),
-    make("span", {class: "row"}, make("span", {}, `epoch ${epochText(run)}`), cardTime(run.ends_at)),
+    make("span", {class: "row"}, make("span", {}, `epoch ${epochText(run)}`), timeLeft(run.ends_at, " left")),
     make("span", {class: "row"}, make("span", {class: "faint"}, `best ${run.metric}`), make("span", {class: "value"}, metricText(run.metric, run.value))));
 }
 
@@ -325,7 +323,10 @@ function updateRun(parts, id) {
       parts.charts.append(make("figure", {}, make("figcaption", {}, title, legend), box));
       parts.boxes.set(title, box);
     }
-    drawChart(parts.boxes.get(title), chart);
+    const box = parts.boxes.get(title);
+    // A run that is over gets no more values, so an empty chart would stay empty.
+    box.parentNode.hidden = run.status !== "running" && !chart.lines.some(line => line.points.length);
+    drawChart(box, chart);
   }
 }
 
@@ -453,7 +454,7 @@ async function ask() {
 }
 
 function tick() {
-  for (const node of document.querySelectorAll("[data-ends]")) node.textContent = leftText(+node.dataset.ends);
+  for (const node of document.querySelectorAll("[data-ends]")) node.textContent = leftText(+node.dataset.ends, node.dataset.word);
 }
 
 window.addEventListener("hashchange", show);
