@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from digitlab.data.source import ImageSet
-from digitlab.explain import duplicates
+from digitlab.explain import data_check, duplicates
 from digitlab.explain.data_check import CONSTANT, CUT, EXACT, FAINT, LABEL, NEAR, check_images, table
 from digitlab.explain.duplicates import exact_duplicates, join_groups, near_duplicates
 from digitlab.explain.label_errors import HeldOutScores, confident_learning
@@ -121,6 +121,24 @@ def test_every_planted_finding_is_counted_in_its_set(planted):
     assert rows["test images with any copy in the training set"] == ["", "2"]
 
 
+def test_only_the_most_doubtful_labels_of_each_set_are_listed(photographs, monkeypatch):
+    monkeypatch.setattr(data_check, "_LISTED_IN_SMALL_SETS", 2)
+    labels = torch.arange(200) % 2
+    scores = 0.2 + 0.6 * torch.nn.functional.one_hot(labels, 2)
+    for number, confidence in ((3, 0.8), (40, 0.95), (77, 0.85), (101, 0.9), (170, 0.99)):
+        scores[number, labels[number]], scores[number, 1 - labels[number]] = 1 - confidence, confidence
+    held_out = HeldOutScores(train=scores[:150], test=scores[150:], accuracy=0.97, model="LeNet", epochs=5)
+    sets = ImageSet(photographs[:150], labels[:150]), ImageSet(photographs[150:], labels[150:])
+    checked = check_images(*sets, pictures=True, held_out=held_out, progress=lambda text: None)
+    assert checked.doubted == (4, 1)
+    assert [finding.number for finding in checked.findings if finding.kind == LABEL] == [170, 40, 101]
+    assert checked.count(LABEL) == (2, 1)
+
+
+def test_the_list_grows_with_the_set():
+    assert [data_check.most_listed(count) for count in (200, 10_000, 50_000)] == [100, 100, 500]
+
+
 @pytest.mark.extra
 def test_the_command_prints_a_table_and_writes_a_sheet_and_a_list(digitlab, pictures, tmp_path, monkeypatch):
     monkeypatch.setattr("digitlab.config.compose.ROOT", tmp_path)
@@ -128,7 +146,7 @@ def test_the_command_prints_a_table_and_writes_a_sheet_and_a_list(digitlab, pict
     code, out, err = digitlab("show", "--check", *small, "trainer=cpu")
     assert code == 0, err
     assert "doubtful labels" in out
-    assert "3 networks (LeNet, 1 epochs)" in out
+    assert "3 networks (LeNet, 1 epoch)" in out
     assert err.count("training network") == 3
     sheet, listed = tmp_path / "outputs/show/folder_check.png", tmp_path / "outputs/show/folder_check.csv"
     assert sheet.read_bytes().startswith(b"\x89PNG")

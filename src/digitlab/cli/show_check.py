@@ -41,12 +41,19 @@ def check(data: "ImageData", overrides: Sequence[str], *, folder: Path) -> None:
     if held_out is None:
         print("labels are not checked: this needs folds, and a data set with its own validation images has none")
     else:
+        epochs = f"{held_out.epochs} epoch{'s' * (held_out.epochs != 1)}"
         print(
-            f"Labels are checked with {FOLDS} networks ({held_out.model}, {held_out.epochs} epochs); each"
+            f"Labels are checked with {FOLDS} networks ({held_out.model}, {epochs}); each"
             " predicts the third of the training images that it did not see. Together they predict"
             f" {100 * held_out.accuracy:.1f} % of the training labels. With better networks, fewer correct labels are"
             " on the list."
         )
+        if checked.doubted != checked.count(data_check.LABEL):
+            in_train, in_test = checked.doubted
+            print(
+                f"The networks doubt {in_train:,} training and {in_test:,} test labels. Only the most doubtful ones are"
+                " on the list: at most 1 % of the images of a set, or 100 in a small set."
+            )
     for name, content in (
         (f"{source.name}_check.csv", data_check.as_csv(checked, source.class_names).encode()),
         (f"{source.name}_check.png", encode(_sheet(checked, data))),

@@ -20,6 +20,9 @@ from digitlab.explain.label_errors import HeldOutScores, confident_learning
 _LEAST_CONTRAST = 16
 # Decoding a truncated file leaves a flat lower part. A picture is reported if at least this share of its rows is flat.
 _CUT_SHARE = 0.25
+# In each set, the list has at most this share of the images as doubtful labels, but up to so many in a small set. A
+# weak network doubts many correct labels. These have small margins, and nobody looks through thousands of images.
+_LISTED_SHARE, _LISTED_IN_SMALL_SETS = 0.01, 100
 
 CONSTANT, FAINT, CUT = "constant images", "faint images", "images with a flat lower part"
 EXACT, NEAR, LABEL = "exact copies", "near copies", "doubtful labels"
@@ -47,6 +50,8 @@ class DataCheck:
 
     ``overlap[EXACT]`` counts the test images with an exact copy in the training set, ``overlap[NEAR]`` those with any
     copy there, and ``contradictions`` the groups of copies with different labels. ``labels`` is int64 (N + n,).
+    ``doubted`` are the numbers of labels in each set that confident learning doubts; ``findings`` has only the most
+    doubtful of them, the number that ``most_listed`` returns.
     ``held_out`` is None if labels were not checked. ``pictures`` says whether a flat lower part was looked for.
     """
 
@@ -54,6 +59,7 @@ class DataCheck:
     overlap: Mapping[str, int]
     contradictions: int
     labels: Tensor
+    doubted: tuple[int, int]
     train_count: int
     held_out: HeldOutScores | None
     pictures: bool
@@ -94,12 +100,14 @@ def check_images(
     findings += [Finding(kind=NEAR, number=second, other=first, value=value) for first, second, value in pairs]
     groups = join_groups([*exact, *((first, second) for first, second, _ in pairs)])
     train_count = len(train.labels)
+    doubted = 0, 0
     if held_out is not None:
-        findings += _label_findings(held_out, train.labels.cpu(), test.labels.cpu())
+        label_findings, doubted = _label_findings(held_out, train.labels.cpu(), test.labels.cpu())
+        findings += label_findings
     return DataCheck(
         findings=findings, overlap={EXACT: _overlap(exact, train_count), NEAR: _overlap(groups, train_count)},
         contradictions=sum(len({int(labels[number]) for number in group}) > 1 for group in groups),
-        labels=labels, train_count=train_count, held_out=held_out, pictures=pictures,
+        labels=labels, doubted=doubted, train_count=train_count, held_out=held_out, pictures=pictures,
     )  # fmt: skip
 
 
@@ -119,21 +127,28 @@ def _broken_images(images: Tensor, *, pictures: bool) -> list[Finding]:
     return [Finding(kind=kind, number=number) for kind, mask in masks for number in mask.nonzero().flatten().tolist()]
 
 
-def _label_findings(held_out: HeldOutScores, train_labels: Tensor, test_labels: Tensor) -> list[Finding]:
-    """Check the labels of each set on its own.
+def most_listed(images: int) -> int:
+    """Return how many doubtful labels of a set of so many images the list has at most."""
+    return max(_LISTED_IN_SMALL_SETS, round(_LISTED_SHARE * images))
+
+
+def _label_findings(
+    held_out: HeldOutScores, train_labels: Tensor, test_labels: Tensor
+) -> tuple[list[Finding], tuple[int, int]]:
+    """Check the labels of each set on its own. Return the most doubtful ones, and the numbers of doubtful ones.
 
     The scores of test images are means over several networks, so they need other thresholds of confidence.
     """
-    findings = []
+    findings, doubted = list[Finding](), list[int]()
     for scores, labels, start in ((held_out.train, train_labels, 0), (held_out.test, test_labels, len(train_labels))):
         errors = confident_learning(scores, labels)
+        doubted.append(len(errors.indices))
+        listed = [values[: most_listed(len(labels))] for values in (errors.indices, errors.suggested, errors.margins)]
         findings += [
             Finding(kind=LABEL, number=number + start, suggested=suggested, value=margin)
-            for number, suggested, margin in zip(
-                errors.indices.tolist(), errors.suggested.tolist(), errors.margins.tolist(), strict=True
-            )
+            for number, suggested, margin in zip(*(values.tolist() for values in listed), strict=True)
         ]
-    return sorted(findings, key=lambda finding: -(finding.value or 0))
+    return sorted(findings, key=lambda finding: -(finding.value or 0)), (doubted[0], doubted[1])
 
 
 def table(check: DataCheck) -> list[list[str]]:
