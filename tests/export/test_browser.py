@@ -100,6 +100,8 @@ def test_strokes_are_answered_as_predict_answers(
     assert shown == [
         run.model().facts.class_names[found.argmax()] for run, found in zip(runs, answers(browser), strict=True)
     ]
+    lefts = "[...document.querySelector('.bars').querySelectorAll('.bar')].map((bar) => bar.getBoundingClientRect().x)"
+    assert browser.run(f"new Set({lefts}).size") == 1, "the bars begin at one line"
     browser.run_until("announcement.textContent.includes('per cent')")
     # A network of so few updates may need no part of a figure at all, and says so.
     assert re.search("Hiding the|No part is needed", browser.run("document.querySelector('.occlusion').ariaLabel"))
@@ -237,6 +239,7 @@ def test_photographs_have_no_pen_but_test_images(browser: Any, colour_run: Run, 
     page = demo([colour_run], tmp_path)
     opened(browser, page)
     assert browser.run("document.getElementById('pen-width')") is None
+    assert "No picture leaves your device." in browser.run("document.body.innerText")
     browser.click("#images button:nth-child(3)")
     settle(browser)
     pixels = np.array(browser.run("[...testImage(2)]"), dtype=np.uint8).reshape(3, 32, 32)
