@@ -171,6 +171,11 @@ def test_too_few_seeds_say_what_they_could_show(tmp_path, write_run):
     assert text.startswith("No difference shown between")
     assert "3 pairs usually can't show less than" in text
     assert "12 could show" in text
+    for seed, accuracy in enumerate((0.6, 0.9)):
+        write_run(tmp_path / "c" / str(seed), f"seed={seed}", accuracy=accuracy)
+        write_run(tmp_path / "d" / str(seed), f"seed={seed}", accuracy=0.5)
+    (comparison,) = compared(tmp_path / "c", tmp_path / "d")
+    assert "2 pairs usually can't show any difference; 8 could show" in sentence(comparison)
 
 
 def test_single_runs_have_no_p_value(tmp_path, write_run):

@@ -53,11 +53,13 @@ def _detectable_text(comparison: Comparison) -> str:
     # The smallest p-value of several comparisons must be below this level to be significant after Holm's correction.
     level = SIGNIFICANT / comparison.tests
     now, later = (
-        _amount(detectable_difference(count, difference.sd, paired=difference.paired, level=level), metric)
-        for count in counts
+        detectable_difference(count, difference.sd, paired=difference.paired, level=level) for count in counts
     )
     unit = "pairs" if difference.paired else "runs each"
-    return f". {counts[0]} {unit} usually can't show less than {now}; {counts[1]} could show {later}"
+    # Two shares of images differ by at most 1, so no difference is large enough.
+    least = "any difference" if is_percentage(metric) and now > 1 else f"less than {_amount(now, metric)}"
+    more = "" if is_percentage(metric) and later > 1 else f"; {counts[1]} could show {_amount(later, metric)}"
+    return f". {counts[0]} {unit} usually can't show {least}{more}"
 
 
 def _improvement(value: float, metric: str) -> float:
