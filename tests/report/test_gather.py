@@ -210,6 +210,19 @@ def test_the_page_of_a_sweep_compares_its_best_setting_with_the_others(sweep):
     assert picture.startswith("The best setting against the others: lr=0.3 is 10.05 points better than lr=0.2")
 
 
+def test_a_note_about_a_setting_keeps_the_name_of_its_key(make_run, tmp_path):
+    entries = []
+    for number, (rate, seed) in enumerate(itertools.product(("0.1", "0.2"), (0, 1, 2))):
+        overrides = [f"optimizer.lr={rate}", f"seed={seed}"]
+        failed = {"result": True, "error": "RunError: too hot"} if number == 2 else {"accuracy": 0.5 + seed / 100}
+        make_run(tmp_path / str(number), *overrides, **failed)
+        entries.append(Entry(number, str(number), str(number), overrides))
+    Manifest(tmp_path, entries, ["optimizer.lr", "seed"]).write()
+    write_report([tmp_path], tmp_path / "report.html")
+    text = " ".join(" ".join(read(tmp_path / "report.html").words).split())
+    assert "lr=0.1: 1 run failed" in text
+
+
 def test_a_sweep_without_seeds_says_why_nothing_is_compared(make_run, tmp_path):
     entries = []
     for number, rate in enumerate((0.1, 0.2)):

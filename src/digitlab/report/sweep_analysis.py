@@ -69,7 +69,8 @@ def analyse_sweep(sweep: SweepTable) -> SweepAnalysis:
 
 
 def _capitalised(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    """Start ``text`` with a capital letter, unless it starts with a setting such as ``lr=0.1``."""
+    return text if "=" in text.partition(" ")[0] else text[:1].upper() + text[1:]
 
 
 def _importance_table(importance: Importances, suffix: str) -> Table:
