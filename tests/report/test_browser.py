@@ -194,6 +194,7 @@ def test_images_are_filtered_by_class_and_by_run(browser, tested_sweep):
             f"(document.querySelector('select.{name}'))"
         )
 
+    assert browser.run("getComputedStyle(document.querySelector('select.run')).opacity") == "1"
     choose("true", "7")
     first = browser.run(f"[...{TILES}].map(tile => tile.getAttribute('aria-label'))")
     assert all("true class 7, predicted " in label and "predicted 7" not in label for label in first)
