@@ -66,11 +66,11 @@ def test_hidden_folders_and_files_are_ignored(tmp_path: Path) -> None:
 def test_a_class_that_a_split_lacks_keeps_its_index(tmp_path: Path, names: tuple[str, str, str]) -> None:
     train, val, test = names
     make(tmp_path, f"{train}/a/1.png", f"{train}/b/1.png", f"{train}/c/1.png", f"{val}/b/1.png", f"{test}/c/2.png")
-    make(tmp_path, "readme/text.md", "cover.jpg")
+    make(tmp_path, "readme/text.md", "cover.jpg", f"{train}/1.png", f"{test}/2.png", f"{test}/notes.txt")
     folders = list_class_folders(tmp_path)
     assert folders.class_names == ("a", "b", "c")
     assert [file.label for file in folders.train] == [0, 1, 2]
-    assert folders.ignored == {"folder readme": 1}
+    assert folders.ignored == {"folder readme": 1, "pictures outside of class folders": 2}
     assert (folders.val, folders.test) == ([PictureFile(f"{val}/b/1.png", 1)], [PictureFile(f"{test}/c/2.png", 2)])
 
 
