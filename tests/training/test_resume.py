@@ -173,6 +173,16 @@ def test_optimiser_state_in_other_groups_is_refused(run, older, one_line):
     assert one_line(str(caught.value))
 
 
+def test_a_run_does_not_continue_on_changed_images(run, one_line):
+    path = run("trainer.max_epochs=1", name="stopped").folder.last
+    checkpoint = read_checkpoint(path)
+    checkpoint["hyper_parameters"]["data"]["fingerprint"] = "of other files"
+    write_checkpoint(path, checkpoint)
+    with pytest.raises(RunError, match=r"last\.ckpt: the files of the data set MNIST have changed") as caught:
+        run("trainer.max_epochs=2", name="stopped", resume=True)
+    assert one_line(str(caught.value))
+
+
 def test_a_users_callback_continues_with_its_state(run, interrupted, tmp_path):
     record = f"+callbacks.record={{_target_: run_callbacks.EpochRecord, path: {tmp_path}/losses.json}}"
     whole = run(*STATEFUL, record)

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from digitlab.training.early_stopping import BestTracker, EarlyStopping, Monitor, MonitorValue
+from digitlab.training.run_state import RunState
 
 MAX, MIN = Monitor(metric="val/accuracy", mode="max"), Monitor(metric="val/loss", mode="min")
 
@@ -76,3 +77,12 @@ def test_a_replayed_history_gives_the_same_selection():
     for point in whole.history[2:]:
         parts.update(point)
     assert (parts.best, parts.should_stop) == (whole.best, whole.should_stop) == (whole.history[1], True)
+
+
+@pytest.mark.parametrize(("tested", "value"), [("best", 0.9), ("none", 0.9), ("last", 0.7)])
+def test_members_are_compared_by_the_checkpoint_that_would_be_tested(tested, value):
+    state = object.__new__(RunState)  # the property reads nothing else
+    state._test, state.best_tracker = tested, best_tracker(0.5, 0.9, 0.7)
+    assert state.monitored == value
+    state.best_tracker = best_tracker()
+    assert state.monitored == MAX.worst

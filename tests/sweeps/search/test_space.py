@@ -102,6 +102,7 @@ def test_the_points_of_a_grid_give_one_job_each(loader):
         ("optimizer.lr=tag(log,choice(0.1,0.01))", "no order"),
         ("optimizer.lr=tag(lin,interval(0,1))", "tag lin is unknown"),
         ("data.batch_size=tag(log,range(8,64,8))", "step 1"),
+        ("optimizer.lr=tag(log,range(0.5,4,0.5))", "step 1"),
         ("data.batch_size=range(8,8)", "no value"),
         ("monitor.metric=val/loss,val/accuracy", "one metric"),
         ("seed=interval(0,1)", "mean"),
