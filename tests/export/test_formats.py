@@ -141,7 +141,7 @@ def test_exporting_from_the_command_line(
 
 def test_without_its_packages_the_extra_is_named(mlp: package.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("digitlab.core.extras.find_spec", lambda name: None if name == "onnxscript" else object())
-    with pytest.raises(ConfigError, match=r"^--to=onnx: needs onnxscript: run pip install -e '\.\[export\]'"):
+    with pytest.raises(ConfigError, match=r"^to=onnx: needs onnxscript: run pip install -e '\.\[export\]'"):
         mlp.export("onnx")
 
 

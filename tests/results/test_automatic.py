@@ -13,6 +13,7 @@ from digitlab.api.auto_resume import find_resume_target
 from digitlab.config import compose as config
 from digitlab.config.compose import compose
 from digitlab.core.errors import ConfigError
+from digitlab.results import run_hints
 from digitlab.results.checkpoint import write_checkpoint
 from digitlab.results.folder import RunFolder
 
@@ -92,7 +93,7 @@ def test_a_sweep_is_rejected(begun, argument):
 
 
 def test_a_wrong_folder_gives_the_run_that_is_meant(begun, tmp_path, monkeypatch):
-    monkeypatch.setattr(resume_folder, "ROOT", tmp_path)
+    monkeypatch.setattr(run_hints, "ROOT", tmp_path)
     monkeypatch.chdir(tmp_path)
     begun("10-00", *TYPED)
     newest = begun("11-00", *TYPED)
