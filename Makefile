@@ -73,7 +73,7 @@ test-extra: $(DEV) ## run what `make test` leaves out: compiler, documentation, 
 # The selection for every change (.ci/run). While tests wait for the cluster, the other process goes on.
 test-extra-short: $(DEV) ## run a part of test-extra and test-cluster: the tests marked short, and one instruction set
 	$(PYTEST) --dist loadgroup -m "(extra or cluster) and short" -rs $(ARGS)
-	$(MAKE) test-instruction-sets INSTRUCTION_SETS=default:SSE41:none:1
+	INSTRUCTION_SETS=default:SSE41:none:1 $(MAKE) test-instruction-sets
 
 test-cluster: $(DEV) ## run the tests that need SLURM and database servers on this machine, as root
 	$(PYTEST) --dist loadgroup -m cluster tests/cluster $(ARGS)
@@ -94,7 +94,7 @@ mutations: $(DEV) ## do the tests find random bugs? ARGS="--count 60 --seed 1"; 
 
 # The sets that torch and oneDNN can be limited to, with one and with two threads. Instruction sets that the processor
 # lacks are skipped. Only files with such tests are collected.
-INSTRUCTION_SETS := default:SSE41:none:1 avx2:AVX2:avx2:1 avx512:AVX512_CORE:avx512bw:1 avx2:AVX2:avx2:2
+INSTRUCTION_SETS ?= default:SSE41:none:1 avx2:AVX2:avx2:1 avx512:AVX512_CORE:avx512bw:1 avx2:AVX2:avx2:2
 NUMERIC_TESTS = $(shell grep -rl --include="test_*.py" "mark.numerics" tests)
 
 test-instruction-sets: $(DEV) ## run the tests that depend on rounding with each instruction set
