@@ -79,9 +79,11 @@ def _check_content(wheel: Path) -> None:
 
 def _use(wheel: Path, folder: Path) -> None:
     """Install the wheel into a new environment, then train, sweep, list and start a project in an empty folder."""
-    _run([sys.executable, "-m", "venv", folder / "venv"], folder)
+    # Python's own venv would bring an old setuptools, which cannot build the dependency that exists only as sources.
+    uv_program = Path(sys.executable).with_name("uv")
+    _run([uv_program, "venv", "--quiet", "--python", sys.executable, folder / "venv"], folder)
     scripts = folder / "venv" / ("Scripts" if os.name == "nt" else "bin")
-    uv = [Path(sys.executable).with_name("uv"), "pip", "install", "--quiet", "--python", scripts / "python"]
+    uv = [uv_program, "pip", "install", "--quiet", "--python", scripts / "python"]
     _run([*uv, "setuptools"], folder)
     _run([*uv, "--require-hashes", "--no-build-isolation", "-r", _ROOT / "requirements-dev.lock"], folder)
     _run([*uv, "--no-deps", wheel], folder)
