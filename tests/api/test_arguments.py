@@ -11,7 +11,7 @@ import digitlab
 from digitlab.api.inputs import as_pixels
 from digitlab.api.own_arrays import as_images
 from digitlab.api.own_data import own_data
-from digitlab.training.settings import DataFacts
+from fixtures.facts import MNIST_FACTS
 
 IMAGES, LABELS = np.zeros((6, 8, 8), np.uint8), [0, 1] * 3
 
@@ -130,12 +130,6 @@ def test_pictures_of_pil_are_images():
     assert torch.equal(as_images(pictures, "data"), as_images(IMAGES, "data"))
 
 
-FACTS = DataFacts(
-    name="mnist", title="MNIST", image_shape=[1, 28, 28], class_names=list("0123456789"), mean=[0.1], std=[0.3],
-    margin_pixels=4,
-)  # fmt: skip
-
-
 @pytest.mark.parametrize(
     ("images", "message"),
     [
@@ -149,13 +143,13 @@ FACTS = DataFacts(
 )
 def test_images_for_a_prediction_are_refused_in_one_line(images, message, one_line):
     with pytest.raises(digitlab.ConfigError, match=message) as raised:
-        as_pixels(images, facts=FACTS, deskewed=False)
+        as_pixels(images, facts=MNIST_FACTS, deskewed=False)
     assert one_line(str(raised.value))
 
 
 def test_a_folder_is_no_picture(tmp_path):
     with pytest.raises(digitlab.DataError, match="is a folder: give the pictures in it"):
-        as_pixels(tmp_path, facts=FACTS, deskewed=False)
+        as_pixels(tmp_path, facts=MNIST_FACTS, deskewed=False)
 
 
 def test_bytes_and_floats_in_one_list_have_the_same_range(tmp_path):
@@ -163,6 +157,6 @@ def test_bytes_and_floats_in_one_list_have_the_same_range(tmp_path):
     picture[8:20, 12:15] = 255
     Image.fromarray(picture).save(tmp_path / "1.png")
     path, array = tmp_path / "1.png", picture / 255.0
-    pixels = as_pixels([path, array], facts=FACTS, deskewed=False)
+    pixels = as_pixels([path, array], facts=MNIST_FACTS, deskewed=False)
     assert pixels.shape == (2, 1, 28, 28)
     assert pixels[0].max() == pixels[1].max() == 1

@@ -26,7 +26,7 @@ import digitlab
 from digitlab.api.frames import to_frame
 from digitlab.api.inputs import as_pixels
 from digitlab.results.checkpoint import read_checkpoint
-from digitlab.training.settings import DataFacts
+from fixtures.facts import MNIST_FACTS
 
 SMALL = (
     "model=linear", "trainer=cpu", "data.train_size=300", "data.val_size=100", "trainer.max_epochs=2",
@@ -125,12 +125,6 @@ def test_predictions_of_paths_pictures_arrays_and_tensors_agree(run, tmp_path):
     torch.testing.assert_close(run.predict(paths), run.predict([Image.open(path) for path in paths]))
 
 
-FACTS = DataFacts(
-    name="mnist", title="MNIST", image_shape=[1, 28, 28], class_names=list("0123456789"), mean=[0.1], std=[0.3],
-    margin_pixels=4,
-)  # fmt: skip
-
-
 @pytest.mark.parametrize(
     ("images", "message"),
     [
@@ -141,7 +135,7 @@ FACTS = DataFacts(
 )
 def test_images_of_another_kind_are_refused(images, message):
     with pytest.raises(digitlab.ConfigError, match=message):
-        as_pixels(images, facts=FACTS, deskewed=False)
+        as_pixels(images, facts=MNIST_FACTS, deskewed=False)
 
 
 def test_figures_and_reports(run, tmp_path):

@@ -164,7 +164,8 @@ def test_compiled_gradients_are_as_exact_as_eager_ones_in_float32(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(compiling, "_STEPS_OF_SMALL_NETWORKS", 2)
-    # At a rate of one, and then of nothing, what is missing of the weights is the gradient.
+    # With plain SGD and the rates 1 and 0, the first update subtracts the gradient and the second one nothing. So the
+    # difference of the weights is the gradient.
     monkeypatch.setattr(LearningRates, "table", lambda *_: torch.tensor([[1.0] * 3, [0.0] * 3], dtype=torch.float64))
     gradients = []
     sizes = ("data.batch_size=30", "data.train_size=1920")

@@ -121,8 +121,8 @@ def read_states(job_ids: Iterable[str]) -> dict[str, str] | None:
     # With these options there is a line for each job of an array, and for jobs that have ended in the last minutes.
     options = ["--noheader", "--array", "--states=all", "--format=%i|%T"]
     code, out, error = _run(["squeue", *options, f"--jobs={arrays}"])
-    # If squeue has forgotten the only job that it is asked for, it reports an invalid id. Of several jobs, it omits the
-    # forgotten ones.
+    # squeue forgets jobs some minutes after their end. For a single forgotten job it reports an invalid id. From an
+    # answer about several jobs it leaves out the forgotten ones.
     if code != 0 and "Invalid job id" not in error:
         return None
     states = _parse(out)
