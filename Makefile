@@ -195,17 +195,19 @@ $(LOCKED): requirements.lock requirements-dev.lock
 		$(PIP) install --require-hashes --no-build-isolation -r requirements.lock
 	@touch $@
 
-# Without an index, nothing can be installed that the lock lacks: a missing dependency is an error here.
+# Without an index, nothing can be installed that the lock lacks: a missing dependency is an error here. Two processes
+# compile bytecode, each on a core. They begin with other packages, and where they meet, the second one finds it compiled.
 $(INSTALLED): pyproject.toml setup.py $(LOCKED)
-	$(PIP) install --quiet --no-index --no-build-isolation -e '.[launchers,search]' || \
+	$(UV_INSTALL) --quiet --no-index -e '.[launchers,search]' || \
 		{ echo "does requirements.lock hold what pyproject.toml asks for? \`make lock\` rewrites it" >&2; exit 1; }
-	@$(COMPILE_BYTECODE) "import digitlab.training, digitlab.cli.commands, digitlab.figures.style, digitlab.api.commands"
+	@$(COMPILE_BYTECODE) "import scipy.stats, matplotlib.pyplot, sympy, networkx, hydra, pydantic, tensorboard, aiohttp, rich" & \
+		$(COMPILE_BYTECODE) "import torch, lightning, digitlab.training, digitlab.cli.commands, digitlab.figures.style, digitlab.api.commands" && wait
 	@touch $@
 
 $(DEV): requirements-dev.lock $(INSTALLED)
 	$(UV_INSTALL) --require-hashes -r requirements-dev.lock || \
 		$(PIP) install --require-hashes --no-build-isolation -r requirements-dev.lock
-	$(PIP) install --quiet --no-index --no-build-isolation -e '.[dev]' || \
+	$(UV_INSTALL) --quiet --no-index -e '.[dev]' || \
 		{ echo "does requirements-dev.lock hold what pyproject.toml asks for? \`make lock\` rewrites it" >&2; exit 1; }
 	@$(COMPILE_BYTECODE) "import digitlab.report.page, digitlab.reproduce.runner, hypothesis, optuna, pytest, tensorboard.backend, torch._inductor.compile_fx"
 	@touch $@
