@@ -230,13 +230,15 @@ def test_an_error_names_a_folder_that_cannot_be_created(mirror: Mirror, tmp_path
 
 @pytest.mark.runs
 def test_two_simultaneous_processes_download_once(mirror: Mirror, target: Path) -> None:
-    # The module alone, not its package, which would import torch and Lightning in each.
+    # An empty package in place of ``digitlab.data``, which would import torch and Lightning in each process.
     code = (
-        "import runpy, sys; from pathlib import Path; "
-        "fetch = runpy.run_path(sys.argv[1])['fetch']; "
+        "import sys, types; from pathlib import Path; "
+        "package = sys.modules['digitlab.data'] = types.ModuleType('digitlab.data'); package.__path__ = [sys.argv[1]]; "
+        "from digitlab.data.fetch import fetch; "
         "fetch([sys.argv[2]], Path(sys.argv[3]), verify=lambda path: None)"
     )
-    command = [sys.executable, "-c", code, str(fetch_module.__file__), mirror("leisurely"), str(target)]
+    folder = Path(str(fetch_module.__file__)).parent
+    command = [sys.executable, "-c", code, str(folder), mirror("leisurely"), str(target)]
     processes = [subprocess.Popen(command) for _ in range(2)]
     assert [process.wait(600) for process in processes] == [0, 0]
     assert target.read_bytes() == BODY
