@@ -5,6 +5,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -180,18 +181,13 @@ def test_picture_files_are_answered_as_predict_answers(
     assert browser.complaints == []
 
 
-@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (3, 40, 30)])
-@pytest.mark.parametrize("margin", [4, 0, None])
-def test_pictures_are_converted_to_the_same_pixels(
-    browser: Any, page: Path, shape: tuple[int, int, int], margin: int | None
-) -> None:
+@pytest.mark.parametrize("name", [*PICTURES, "grey"])
+def test_pictures_are_converted_to_the_same_pixels(browser: Any, page: Path, name: str) -> None:
+    picture = Image.new("RGB", (50, 60), "grey") if name == "grey" else PICTURES[name]()
     opened(browser, page)
-    # The photograph has a million pixels, whose way into the page takes most of the time, so it is converted once.
-    once = (shape, margin) == ((1, 28, 28), 4)
-    pictures = [make() for name, make in PICTURES.items() if name != "photo" or once]
-    for picture in (*pictures, Image.new("RGB", (50, 60), "grey")):
-        content = base64.b64encode(picture.convert("RGBA").tobytes()).decode()
-        browser.run(f"window.content = Uint8Array.from(atob('{content}'), (letter) => letter.charCodeAt(0))")
+    content = base64.b64encode(picture.convert("RGBA").tobytes()).decode()
+    browser.run(f"window.content = Uint8Array.from(atob('{content}'), (letter) => letter.charCodeAt(0))")
+    for shape, margin in product([(1, 28, 28), (3, 32, 32), (3, 40, 30)], [4, 0, None]):
         found = browser.run(
             f"(() => {{ const picture = {{data: content, width: {picture.width}, height: {picture.height}}}; try {{"
             f" return [...asDataSetImage(picture, {list(shape)}, {json.dumps(margin)})];"
