@@ -37,10 +37,11 @@ dev: $(DEV) ## add the tools for tests, lint and documentation to .venv
 train: $(INSTALLED) ## run train.py with ARGS, for instance ARGS="model=lenet trainer.max_epochs=10"
 	.venv/bin/python train.py $(ARGS)
 
-# Two test processes with one thread each: more threads would compete for the same cores. With worksteal, each takes half
-# of the tests in their order, so that the tests of a file share its runs, and at the end a part of what the other one has
-# left. With loadgroup, tests with the same mark xdist_group, which share a server, run in one process.
-PYTEST := OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --durations=10
+# Three test processes with one thread each, for two cores: tests also wait for the disk and for other processes. More
+# threads would compete for the same cores. With worksteal, each takes a third of the tests in their order, so that the
+# tests of a file share its runs, and at the end a part of what another one has left. With loadgroup, tests with the same
+# mark xdist_group, which share a server, run in one process.
+PYTEST := OMP_NUM_THREADS=1 .venv/bin/pytest -n 3 --durations=10
 
 # mypy uses one core, so the tests begin while it works.
 test: $(DEV) ## run lint, types and the tests; ARGS go to pytest
@@ -66,7 +67,7 @@ main-tests: $(DEV)
 unit-tests: $(DEV)
 	$(PYTEST) --dist worksteal -m unit $(ARGS)
 
-# With the short tests of the cluster: while these wait for SLURM, the other process goes on.
+# With the short tests of the cluster: while these wait for SLURM, the other processes go on.
 test-extra: $(DEV) ## run what `make test` leaves out: compiler, documentation, browser, pretended GPU, cluster, instruction sets
 	$(PYTEST) --dist loadgroup -m "extra or (cluster and short)" -rs $(ARGS)
 	$(MAKE) test-instruction-sets
