@@ -1,8 +1,8 @@
 """Lets a run use networks and images that a Python user passes to ``digitlab.train`` or ``digitlab.sweep``.
 
-While the run or sweep is composed, each object is an option of Hydra's group ``model`` or ``data``, as if it had a file
-in ``conf/``. So all other settings, checks and folder names work as with the options in ``conf/``. If a file has the
-same name, Hydra would use the file, so the object gets another name.
+While the run or sweep is composed, each object is an option of Hydra's group ``model=`` or ``data=``, as if it had a
+file in ``conf/``. So all other settings, checks and folder names work as with the options in ``conf/``. If a file has
+the same name, Hydra would use the file, so the object gets another name.
 """
 
 import re

@@ -26,8 +26,9 @@ from digitlab.core.errors import ConfigError
 def read_arguments(arguments: Sequence[str]) -> list[str]:
     """Return the arguments in the form that Hydra needs: options first, and paths in quotes where necessary.
 
-    In a sweep, some overrides ``KEY=VALUE`` become ``KEY=choice(VALUE)``: see ``_defer_to_jobs``. Raises
-    ``ConfigError`` for unknown options, spaces around ``=``, and overrides that cannot be parsed.
+    In a sweep, some overrides ``KEY=VALUE`` become ``KEY=choice(VALUE)``, so that Hydra applies them only to the jobs,
+    not to the configuration of the whole sweep, in which the key may be missing. Raises ``ConfigError`` for unknown
+    options, spaces around ``=``, and overrides that cannot be parsed.
     """
     if "-sc" in arguments or "--shell-completion" in arguments:
         return list(arguments)  # for tab completion: the last word may be incomplete, so nothing is checked

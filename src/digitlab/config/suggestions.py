@@ -125,7 +125,7 @@ def nearest_option(group: str, name: str, names: Sequence[str]) -> str:
 
 
 def full_keys(name: str, keys: Iterable[str]) -> list[str]:
-    """Return the keys that ``name`` can stand for: those that end in ``.name``, else that of ``_COMMON_NAMES``."""
+    """Return the keys that ``name`` can stand for: those that end in ``.name``, else the one of its common name."""
     ending_keys = [key for key in keys if key.endswith(f".{name}")]
     return ending_keys or [key for common, key in _COMMON_NAMES.items() if common == name]
 

@@ -18,7 +18,7 @@ _QUIET_WARNINGS = (
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Hide Lightning's start messages and the warnings in ``_QUIET_WARNINGS``.
+    """Hide Lightning's start messages and those of its warnings that do not concern the user.
 
     If the disk is full, also hide the errors of ``logging`` and of TensorBoard's threads. The run then ends with a
     message of one line anyway, because its next checkpoint cannot be written.

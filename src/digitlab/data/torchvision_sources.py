@@ -58,7 +58,7 @@ class TorchvisionSource(Source):
     def open(self, root: Path, *, train: bool, download: bool = False) -> Any:
         """Return torchvision's object for the training or test set; with ``download`` it first unpacks the archives.
 
-        It may warn, print and raise any error: ``_open_quietly`` calls it.
+        It may warn, print and raise any error; the caller hides the output and raises ``DataError``.
         """
 
     @abstractmethod

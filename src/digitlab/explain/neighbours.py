@@ -29,8 +29,8 @@ class Neighbours:
 def nearest_training_images(run: ExplainedRun, pixels: Tensor, *, count: int) -> Neighbours:
     """Find the ``count`` training images whose last hidden layers are nearest to those of ``pixels`` (N, C, H, W).
 
-    If the training split is large, only ``_MOST_CANDIDATES`` images, spread evenly over it, are compared. Fewer images
-    are found if there are fewer candidates.
+    With more than 10,000 training images, only 10,000 of them, spread evenly over the split, are compared. Fewer than
+    ``count`` are found if there are fewer candidates.
 
     The cosine ignores the length of a hidden layer, which mainly says how sure the network is.
     """
