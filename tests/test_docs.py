@@ -11,14 +11,19 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
+import typer
 from omegaconf import OmegaConf
 from PIL import Image, ImageDraw
 
+import digitlab
+from digitlab.cli.commands import app
 from digitlab.config.compose import compose, walk
 from digitlab.training.experiment import Experiment
+from fixtures.browser import Browser
 
 PROJECT = Path(__file__).parents[1]
 PACKAGE = PROJECT / "src" / "digitlab"
@@ -27,6 +32,34 @@ SHORT = (
     "trainer=cpu trainer.progress_bar=false data.train_size=300 data.val_size=100 trainer.limit_test_batches=2"
     " trainer.max_epochs=1"
 )
+# The texts of a page whose contrast is below 4.5 (large text: 3), with the background that is behind them.
+PALE_TEXT = """(() => {
+  const numbers = color => { const found = color.match(/[\\d.]+/g).map(Number); found[3] ??= 1; return found; };
+  const over = (upper, lower) => upper.map((value, i) => i < 3 ? value * upper[3] + lower[i] * (1 - upper[3]) : 1);
+  const behind = element => {
+    if (element === null) return [255, 255, 255, 1];
+    const own = numbers(getComputedStyle(element).backgroundColor);
+    return own[3] === 1 ? own : over(own, behind(element.parentElement));
+  };
+  const opacity = element => element === null ? 1 : getComputedStyle(element).opacity * opacity(element.parentElement);
+  const luminance = color => [0.2126, 0.7152, 0.0722].reduce((sum, weight, i) => {
+    const value = color[i] / 255;
+    return sum + weight * (value <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4);
+  }, 0);
+  const pale = new Set();
+  const texts = document.createTreeWalker(document.querySelector('article'), NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) {
+    const element = texts.currentNode.parentElement, style = getComputedStyle(element);
+    const text = texts.currentNode.textContent.trim(), visible = opacity(element);
+    if (!text || !element.getClientRects().length || visible < 0.05) continue;
+    const background = behind(element), color = numbers(style.color);
+    color[3] *= visible;
+    const [bright, dark] = [luminance(over(color, background)), luminance(background)].sort((a, b) => b - a);
+    const size = parseFloat(style.fontSize);
+    if ((bright + 0.05) / (dark + 0.05) < (size >= 24 ? 3 : 4.5)) pale.add(`${element.className}: ${text}`);
+  }
+  return [...pale];
+})()"""
 # Commands that prepare the shell, and jobs of the Makefile: those that exist need no other check here.
 PREPARATION = re.compile(r"source \.venv/bin/activate$|make (?P<target>[a-z-]+)$")
 
@@ -234,6 +267,47 @@ def test_links_lead_to_files(page: Path) -> None:
     assert {link for link in missing if "reference/api/" not in link} == set()
 
 
+@pytest.mark.parametrize(
+    "page", [PROJECT / "README.md", *sorted((PROJECT / "docs").rglob("*.md"))], ids=lambda page: page.name
+)
+def test_commands_and_options_of_digitlab_exist(page: Path) -> None:
+    """Those in blocks and in the text: of ``digitlab COMMAND --option``, and an option that stands alone."""
+    options = {
+        name: {"--help", *(option for parameter in command.params for option in parameter.opts)}
+        for name, command in typer.main.get_command(app).commands.items()  # type: ignore[attr-defined]
+    }
+    every = set().union(*options.values())
+    text = re.sub(r"\s*\\\n\s*", " ", page.read_text(encoding="utf-8"))
+    blocks = re.findall(r"^```(?:sh|text|powershell)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    texts = re.sub(r"^```\w*\n.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    codes = [*"".join(blocks).splitlines(), *(code.replace("\n", " ") for code in re.findall(r"`([^`]+)`", texts))]
+    for code in codes:
+        words = re.split(r" [#|>;] ?", code)[0].split()
+        if words[:1] == ["digitlab"] and len(words) > 1 and words[1].isalpha() and words[1].islower():
+            assert words[1] in options, code
+            if words[1] != "train":
+                assert {word for word in words if word.startswith("--")} <= options[words[1]], code
+        elif words[:1] and words[0].startswith("--") and page.parent.name == "guide":
+            assert words[0] in every, code
+
+
+@pytest.mark.parametrize(
+    "page", [PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / "docs").rglob("*.md"))], ids=lambda page: page.name
+)
+def test_lines_of_code_fit_the_page(page: Path) -> None:
+    """A block of a page shows 77 columns; longer commands wrap, which is harder to read."""
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    # PowerShell has another sign for the continuation of a line.
+    lines = [line for kind, block in blocks if kind != "powershell" for line in block.splitlines()]
+    assert [line for line in lines if len(line) > 77] == []
+
+
+def test_the_page_about_the_python_api_has_every_public_name() -> None:
+    pytest.importorskip("mkdocs", reason="needs the extra docs")
+    sections = runpy.run_path(str(PROJECT / "docs/api_pages.py"))["USER_API"]
+    assert sorted(name for names in sections.values() for name in names) == sorted(digitlab.__all__)
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The documentation, built as ``make docs`` builds it."""
@@ -267,5 +341,46 @@ def test_the_site_can_be_searched_from_disk(site: Path) -> None:
 
 
 @pytest.mark.extra
-def test_the_site_documents_functions_from_their_docstrings(site: Path) -> None:
+def test_links_of_the_site_lead_to_pages_and_headings(site: Path) -> None:
+    """Also those of notebooks and docstrings, which MkDocs does not check."""
+    pages = {path: path.read_text(encoding="utf-8") for path in site.rglob("*.html") if path.name != "404.html"}
+    names = {path: set(re.findall(r"\bid=\"([^\"]+)\"", text)) for path, text in pages.items()}
+    broken = []
+    for path, text in pages.items():
+        for target in re.findall(r"<a\b[^>]*\bhref=\"([^\":]+)\"", text):
+            file, _, anchor = unquote(target).partition("#")
+            there = (path.parent / file).resolve() if file else path
+            if not there.exists() or (anchor and there in names and anchor not in names[there]):
+                broken.append(f"{path.relative_to(site)}: {target}")
+    assert broken == []
+
+
+@pytest.mark.extra
+def test_the_site_documents_functions_and_constructors_from_their_docstrings(site: Path) -> None:
     assert 'id="digitlab.training.loading.load"' in (site / "reference/api/training.html").read_text(encoding="utf-8")
+    page = (site / "reference/api/models.html").read_text(encoding="utf-8")
+    lenet = page.partition('id="digitlab.models.cnn.LeNet"')[2].partition("</pre>")[0]
+    assert re.findall(r"image_shape|classes|dropout", lenet) == ["image_shape", "classes", "dropout"]
+    # A name in a docstring is a link to what it means.
+    link = r'<a [^>]*href="core.html#digitlab.core.errors.ConfigError"[^>]*><code>ConfigError</code></a>'
+    assert re.search(link, (site / "reference/api/digitlab.html").read_text(encoding="utf-8"))
+
+
+@pytest.mark.extra
+@pytest.mark.parametrize(
+    "name",
+    ["tutorial.html", "guide/data.html", "notebooks/3_sweep.html", "reference/api/models.html"],
+)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pages_fit_a_phone_and_their_text_is_readable(site: Path, browser: Browser, name: str, scheme: str) -> None:
+    """Wide tables and code scroll within themselves; text has the contrast of WCAG 2.1 level AA, 4.5 to 1."""
+    browser.prefer(scheme)
+    for _ in range(2):
+        browser.open(site / name, width=390, phone=True)
+        browser.run("localStorage.clear()")  # the page remembers the colour scheme of its first visit
+    assert browser.run("document.querySelector('[data-md-color-scheme]').dataset.mdColorScheme") == (
+        "slate" if scheme == "dark" else "default"
+    )
+    assert browser.run("document.documentElement.scrollWidth") == 390
+    assert browser.run("[...document.images].filter(image => !image.naturalWidth).map(image => image.src)") == []
+    assert browser.run(PALE_TEXT) == []
