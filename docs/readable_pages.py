@@ -9,12 +9,14 @@ from typing import Any
 _PICTURE = re.compile(r'<img\b[^>]*\bsrc="([^":]+)"[^>]*>')
 _BLOCK = re.compile(r"(<pre\b.*?</pre>)", re.DOTALL)
 _CODE = re.compile(r"<code>([^<]+)</code>")
+_KEYS = re.compile(r"<table>(?=\s*<thead>\s*<tr>\s*<th[^>]*>key</th>).*?</table>", re.DOTALL)
 _NUMBER = re.compile(r"(?<=\d) (?=%)|(?<=\d) (?=[±×] \d)|(?<=\d [±×]) (?=\d)")
 _OPTION = re.compile(r"(?<![\w-])--?[a-z][\w-]*")
 
 
 def on_page_content(html: str, **_: Any) -> str:
     """MkDocs calls this with the HTML of each page. The pictures of notebooks have no file, so they get no link."""
+    html = _KEYS.sub(r'<div class="keys">\g<0></div>', html)  # on a phone, each row of such a table is a block
     html = _PICTURE.sub(r'<a href="\1">\g<0></a>', html)  # a click opens the picture alone, in its full size
     parts = _BLOCK.split(html)
     # A no-break space: 92.3 ± 0.1, 28 × 28 and 95 % stay on one line.
