@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from commands import run_command
 from digitlab.config.compose import ROOT
+from digitlab.results.table import wide_console
 from records import environment_facts, write_record
 from workloads import last_of_each_key, workload_by_key
 
@@ -171,7 +171,7 @@ def show(row: dict[str, Any]) -> None:
             for text in (f"{way['microseconds_per_step'][index]:,.0f}", f"{way['peak_bytes'][index] / 2**20:,.0f}")
         ]
         table.add_row(f"{value:,}", *cells)
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    wide_console().print(table)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ from itertools import groupby, product
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from bare import BareLoop
@@ -34,6 +33,7 @@ from digitlab.engine.device import float32_products
 from digitlab.engine.fused_execution import Acceleration
 from digitlab.engine.metrics import confusions
 from digitlab.engine.stacked_runner import StackedRunner
+from digitlab.results.table import wide_console
 from digitlab.training.experiment import Experiment
 from digitlab.training.setup import initial_classifier, read_data, training_plan
 from records import environment_facts, write_record
@@ -216,7 +216,7 @@ def show(rows: list[Row]) -> None:
             f"{row.ratio(row.eager):.3f}", f"{medians['compiled']:.1f}", f"{row.ratio(row.compiled):.3f}",
             f"{row.bar:.2f}", "reached" if row.passed else "missed",
         )  # fmt: skip
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    wide_console().print(table)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,13 @@
 """Holds the targets and the measurements of ``bench.py``, and makes its tables and records from them."""
 
 import statistics
-import sys
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from rich.console import Console
 from rich.table import Table
 
 from commands import CommandTimes
+from digitlab.results.table import wide_console
 from peers import JAX_SCAN, KERAS_JAX, PEERS, USUAL
 from setups import Setup
 from workloads import Workload
@@ -165,8 +164,7 @@ class Measurement:
 
 def show(measurements: list[Measurement], commands: CommandTimes | None) -> None:
     """Print one table of the workloads and one of the commands."""
-    # Without a terminal rich would assume 80 columns.
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    console = wide_console()
     if measurements:
         console.print(_table(measurements))
         for target in TARGETS:

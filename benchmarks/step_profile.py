@@ -19,13 +19,13 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from bench import digitlab_rows
 from digitlab.data.chunks import Chunk
 from digitlab.engine.eager import TrainStep
 from digitlab.engine.fused_execution import FusedUpdates
+from digitlab.results.table import wide_console
 from digitlab.training import classifier
 from floors import floors
 from records import environment_facts, write_record
@@ -155,7 +155,7 @@ def show(profiles: list[dict[str, Any]]) -> None:
     for name in ("arithmetic", "memory"):
         cells = (each.get("floors", {}).get(name) for each in profiles)
         table.add_row(f"floor by {name}", *("" if cell is None else f"{cell:,.0f}" for cell in cells))
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    wide_console().print(table)
 
 
 if __name__ == "__main__":

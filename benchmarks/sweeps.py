@@ -16,10 +16,10 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from digitlab.config.compose import ROOT
+from digitlab.results.table import wide_console
 from records import environment_facts, write_record
 from workloads import last_of_each_key, workload_by_key
 
@@ -109,7 +109,7 @@ def show(rows: list[dict[str, object]]) -> None:
             f"({row['key']})", str(row["members"]), str(row["epochs"]), f"{seconds['basic']:.1f}",
             f"{seconds['vectorized']:.1f}", f"{row['ratio']:.3f}", f"{row['bar']:.3f}", verdict,
         )  # fmt: skip
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    wide_console().print(table)
 
 
 if __name__ == "__main__":

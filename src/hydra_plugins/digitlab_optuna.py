@@ -16,11 +16,12 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
-from hydra.types import HydraContext, RunMode, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
 
 from digitlab.config.fingerprint import fingerprint
 from digitlab.core.errors import ConfigError
+from digitlab.sweeps.job_composer import compose_job
 from digitlab.sweeps.jobs import Grid, sweep_overrides
 
 if TYPE_CHECKING:
@@ -112,12 +113,7 @@ class OptunaSweeper(Sweeper):
     def _compose(self, overrides: Sequence[str]) -> DictConfig:
         assert self.config is not None
         assert self.hydra_context is not None
-        config = self.hydra_context.config_loader.load_configuration(
-            self.config.hydra.job.config_name, list(overrides), run_mode=RunMode.RUN
-        )
-        with open_dict(config):
-            del config["hydra"]
-        return config
+        return compose_job(self.hydra_context.config_loader, self.config.hydra.job.config_name, overrides)
 
 
 def _mean(replicates: Sequence[JobReturn]) -> float | None:

@@ -63,6 +63,18 @@ def settings(cls: type[T]) -> type[T]:
     return cast(type[T], dataclass(config=_STRICT, frozen=True, kw_only=True)(cls))
 
 
+def settings_from(cls: type[T], values: Mapping[str, Any], key: str) -> T:
+    """Return ``cls(**values)``, a settings class. ``key`` is the dotted path of its node, or empty for the top level.
+
+    Raises ``ConfigError`` with the whole path of the setting if a value is not allowed.
+    """
+    try:
+        return cls(**values)
+    except ValidationError as error:
+        config_error = refusal(error, of=cls, given=values)
+        raise (config_error.under(key) if key else config_error) from error
+
+
 def refusal(error: ValidationError, *, of: Any, given: Mapping[str, Any]) -> ConfigError:
     """Return a ``ConfigError`` that says what is allowed, for the first of pydantic's errors about ``of(**given)``.
 

@@ -28,6 +28,13 @@ Row = dict[str, str | int | float | None]
 _SHOWN = ("val/accuracy", "val/loss", "test/accuracy")
 
 
+def wide_console() -> Console:
+    """Return a console for tables on stdout. Into a pipe or a file it writes lines of up to 400 columns."""
+    # A pipe has no width, and text that is folded at 80 columns can't be searched. Markup is off because values may
+    # contain brackets, such as lists of layers.
+    return Console(width=None if sys.stdout.isatty() else 400, markup=False, emoji=False, highlight=False)
+
+
 def print_table(
     columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None, words: int = 1
 ) -> None:
@@ -37,9 +44,7 @@ def print_table(
         table.add_column(name, justify="left" if number < words else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    # A pipe has no width, and text that is folded at 80 columns can't be searched. Markup is off because values may
-    # contain brackets, such as lists of layers.
-    console = Console(width=None if sys.stdout.isatty() else 400, markup=False, emoji=False, highlight=False)
+    console = wide_console()
     if title is not None:
         # Above the table: as its title, rich would break the words at the width of the table.
         console.print(title, style="italic", soft_wrap=True)

@@ -16,6 +16,17 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 
+def compose_job(loader: ConfigLoader, config_name: str | None, job: Sequence[str]) -> DictConfig:
+    """Return the configuration of the job with the overrides ``job``, without the node ``hydra``.
+
+    ``config_name`` names Hydra's primary config. If Hydra cannot compose it, its error is raised.
+    """
+    config = loader.load_configuration(config_name, list(job), run_mode=RunMode.RUN)
+    with open_dict(config):
+        del config["hydra"]
+    return config
+
+
 class JobComposer:
     """Composes the configurations of the jobs of one command; ``config_name`` names Hydra's primary config."""
 
@@ -26,10 +37,7 @@ class JobComposer:
         self._is_group: dict[str, bool] = {}
 
     def compose(self, job: Sequence[str]) -> DictConfig:
-        """Return the configuration of the job with the overrides ``job``, without the node ``hydra``.
-
-        If Hydra cannot compose it, its error is raised.
-        """
+        """Return what ``compose_job`` returns, and raise what it raises."""
         overrides = self._parser.parse_overrides(list(job))
         sets_one_value = [self._sets_one_value(override) for override in overrides]
         # Jobs share a template if their overrides are equal, apart from the values that are simply replaced. So the key
@@ -39,10 +47,7 @@ class JobComposer:
             for override, one_value in zip(overrides, sets_one_value, strict=True)
         )
         if template_key not in self._templates:
-            config = self._loader.load_configuration(self._config_name, list(job), run_mode=RunMode.RUN)
-            with open_dict(config):
-                del config["hydra"]
-            self._templates[template_key] = config
+            self._templates[template_key] = compose_job(self._loader, self._config_name, job)
         config = copy.deepcopy(self._templates[template_key])
         # Hydra sets the values in the same way and in the same order.
         for override, one_value in zip(overrides, sets_one_value, strict=True):

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from omegaconf import DictConfig
-from pydantic import ValidationError
 
 from digitlab.config.overrides import split_override
-from digitlab.config.schema import PositiveInt, refusal, settings
+from digitlab.config.schema import PositiveInt, settings, settings_from
 from digitlab.core.errors import ConfigError
 from digitlab.population.halving import halving_epochs
 from digitlab.sweeps.manifest import folder_name, run_overrides
@@ -61,10 +60,7 @@ def sweep_settings(node: dict[str, Any], typed: Sequence[str]) -> SweepSettings:
     ``typed`` are the overrides of keys below ``hydra``, some of which conflict with it. Raises ``ConfigError`` for an
     invalid or conflicting setting.
     """
-    try:
-        checked = SweepSettings(**node)
-    except ValidationError as error:
-        raise refusal(error, of=SweepSettings, given=node).under("sweep") from error
+    checked = settings_from(SweepSettings, node, "sweep")
     # Some of Hydra's own settings contradict the manifest or the settings ``sweep.*``.
     for override in typed:
         key, value = split_override(override)

@@ -6,13 +6,13 @@ sweep use it. A node is a part of the configuration that has keys of its own, su
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import torch
 from lightning.pytorch import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import Field, ValidationError
+from pydantic import Field
 from torch import nn
 
 from digitlab.config.cli_errors import command_line_overrides
@@ -20,7 +20,7 @@ from digitlab.config.compose import build, plain
 from digitlab.config.given import GIVEN
 from digitlab.config.metrics import check_monitor
 from digitlab.config.overrides import split_override
-from digitlab.config.schema import NonNegativeInt, refusal, settings
+from digitlab.config.schema import NonNegativeInt, settings, settings_from
 from digitlab.config.suggestions import unknown
 from digitlab.config.values import unresolved
 from digitlab.core.errors import ConfigError
@@ -35,8 +35,6 @@ from digitlab.training.accelerator import cuda_problem
 from digitlab.training.early_stopping import EarlyStopping, Monitor
 from digitlab.training.settings import CheckpointSettings, LearningParts, TrainerSettings
 from digitlab.training.test_time_augmentation import TestTimeAugmentation
-
-T = TypeVar("T")
 
 # The keys of the nodes. All other keys are the single values of ``RunOptions``.
 _NODES = (
@@ -119,7 +117,7 @@ class Experiment:
             allowed = f"must be {trainer.devices} or more, because {trainer.devices} processes share each mini-batch"
             raise ConfigError("data.batch_size", data.batch_size, allowed)
         monitor, early_stopping = _monitor_and_early_stopping(
-            _settings(Monitor, nodes["monitor"], "monitor"),
+            settings_from(Monitor, nodes["monitor"], "monitor"),
             None if stopping is None else _early_stopping(stopping),
             without_validation=data.val_size == 0,
             typed=typed,
@@ -132,14 +130,14 @@ class Experiment:
             hyper_parameters={
                 "model": nodes["model"],
                 **learning,
-                "ema_decay": _settings(Ema, nodes["ema"], "ema").decay,
+                "ema_decay": settings_from(Ema, nodes["ema"], "ema").decay,
                 "gradient_clip_norm": trainer.gradient_clip_norm,
                 "tta": options.tta,
             },
             trainer=trainer,
             monitor=monitor,
             early_stopping=early_stopping,
-            checkpoint=_settings(CheckpointSettings, nodes["checkpoint"], "checkpoint"),
+            checkpoint=settings_from(CheckpointSettings, nodes["checkpoint"], "checkpoint"),
             callbacks=[build(node, f"callbacks.{name}", Callback) for name, node in nodes["callbacks"].items()],
             figures=build(nodes["figures"], "figures", Callback),
         )
@@ -166,24 +164,15 @@ def _value(config: DictConfig, key: str) -> Any:
         raise unresolved(error, key) from error
 
 
-def _settings(cls: type[T], values: dict[str, Any], key: str) -> T:
-    """Build a settings class. ``key`` is the dotted path of its node, or empty; it is part of the ``ConfigError``."""
-    try:
-        return cls(**values)
-    except ValidationError as error:
-        config_error = refusal(error, of=cls, given=values)
-        raise (config_error.under(key) if key else config_error) from error
-
-
 def _early_stopping(node: Any) -> EarlyStopping:
     if not isinstance(node, DictConfig):
         allowed = "must be null, which turns it off, or be set key by key, as early_stopping.patience=5"
         raise ConfigError("early_stopping", node, allowed)
-    return _settings(EarlyStopping, plain(node, "early_stopping"), "early_stopping")
+    return settings_from(EarlyStopping, plain(node, "early_stopping"), "early_stopping")
 
 
 def _options(config: DictConfig) -> RunOptions:
-    options = _settings(RunOptions, {name: _value(config, name) for name in RunOptions.__dataclass_fields__}, "")
+    options = settings_from(RunOptions, {name: _value(config, name) for name in RunOptions.__dataclass_fields__}, "")
     if options.resume is not None:
         # train.py handles resume= before composing. Here it would start a new run that looks like a resumed one.
         raise ConfigError("resume", options.resume, "must be given on the command line of a single run, without +")

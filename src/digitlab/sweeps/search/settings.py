@@ -9,10 +9,9 @@ from typing import Literal
 
 from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig, OmegaConf
-from pydantic import ValidationError
 
 from digitlab.config.compose import plain
-from digitlab.config.schema import NonNegativeInt, PositiveFloat, PositiveInt, refusal, settings
+from digitlab.config.schema import NonNegativeInt, PositiveFloat, PositiveInt, settings, settings_from
 from digitlab.core.errors import ConfigError
 from digitlab.core.extras import require_packages
 from digitlab.sweeps.jobs import Grid, sweep_overrides
@@ -106,10 +105,7 @@ def _settings(config: DictConfig) -> SearchSettings:
     node = plain(config.hydra.sweeper, _KEY)
     # These two belong to Hydra: the class of the sweeper, and the overrides of the group ``sweep``.
     given = {name: value for name, value in node.items() if name not in ("_target_", "params")}
-    try:
-        return SearchSettings(**given)
-    except ValidationError as error:
-        raise refusal(error, of=SearchSettings, given=given).under(_KEY) from error
+    return settings_from(SearchSettings, given, _KEY)
 
 
 def _check_sampler(sampler: str, space: Space) -> None:

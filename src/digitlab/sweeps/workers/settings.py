@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
 from omegaconf import OmegaConf
-from pydantic import ValidationError
 
-from digitlab.config.schema import NonNegativeInt, PositiveFloat, PositiveInt, refusal, settings
+from digitlab.config.schema import NonNegativeInt, PositiveFloat, PositiveInt, settings, settings_from
 
 T = TypeVar("T")
 
@@ -62,7 +61,4 @@ def checked_settings(cls: type[T], given: Mapping[str, Any], *, under: str) -> T
     # Lists and mappings from the configuration are objects of OmegaConf, which the strict checks would refuse.
     values = OmegaConf.to_container(OmegaConf.create(dict(given)))
     assert isinstance(values, dict)
-    try:
-        return cls(**{str(name): value for name, value in values.items()})
-    except ValidationError as error:
-        raise refusal(error, of=cls, given=given).under(under) from error
+    return settings_from(cls, {str(name): value for name, value in values.items()}, under)
