@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from digitlab.config.suggestions import similar_folder
 from digitlab.results import run_hints
 from digitlab.results.run_hints import nearby_runs, why_no_run, why_no_runs
 
@@ -77,3 +78,12 @@ def test_a_damaged_run_is_told_from_a_folder_without_runs(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.ckpt").touch()
     assert why_no_runs(tmp_path).startswith("is a damaged run folder: its .hydra/config.yaml is missing")
+
+
+def test_hints_show_a_folder_outside_the_current_one_with_its_whole_path(tmp_path, monkeypatch):
+    run = begun(tmp_path / "outputs" / "mnist-mlp" / "2")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setattr(run_hints, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert why_no_run(tmp_path / "mlp", "").endswith(f"; the most similar run folder is {run}")
+    assert similar_folder("mlp", [run], kind="sweep") == f"; the most similar sweep is {run}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from digitlab.core.errors import ConfigError
-from digitlab.core.files import read_yaml, relative_path
+from digitlab.core.files import read_yaml, short_path
 
 # Keys that have a new name. Error messages about the old name give the new one.
 RENAMED_KEYS = {"test_views": "tta", "figures.iterations": "figures.log_batches"}
@@ -160,9 +160,9 @@ def similar_names(name: str, names: Iterable[str], count: int = 3) -> list[str]:
 def similar_folder(name: str, folders: Iterable[Path], *, kind: str) -> str:
     """Return ``; the most similar KIND is FOLDER``, the end of a message about a folder ``name`` that does not exist.
 
-    FOLDER is one of ``folders``, relative to the current folder. Return an empty string if there are none.
+    FOLDER is one of ``folders``, as ``short_path`` shows it. Return an empty string if there are none.
     """
-    paths = [relative_path(folder) for folder in folders]
+    paths = [short_path(folder) for folder in folders]
     return f"; the most similar {kind} is {similar_names(name, paths)[0]}" if paths else ""
 
 

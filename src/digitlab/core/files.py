@@ -20,6 +20,8 @@ _TEMPORARY_SUFFIX = ".tmp"
 # Errors that the disk causes, not the program. In this order: the disk is full, over its quota, read-only, without
 # permission (two errors), or broken; the file is too large.
 _DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG}
+# Errors of a file in the place of a folder, or of a folder in the place of a file.
+_WRONG_KIND = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR}
 
 # The errors of file systems that can't synchronise a folder, such as some network file systems.
 _CANNOT_SYNCHRONISE = {errno.EINVAL, errno.EBADF}
@@ -47,7 +49,7 @@ def write_atomically(path: Path, content: bytes, *, keep: Path | None = None) ->
         with atomic_file(path, keep=keep) as file:
             file.write(content)
     except OSError as error:
-        raise RunError(f"{path}: can't be written: {error.strerror or error}") from error
+        raise RunError(f"{path}: can't be written: {write_failure(error)}") from error
 
 
 @contextmanager
@@ -117,6 +119,24 @@ def require_writable(path: Path, *, option: str, force: bool) -> None:
         raise ConfigError(option, path, "must be a file in an existing folder")
 
 
+def write_failure(error: OSError) -> str:
+    """Return why a file or folder can't be written; if a file is in the place of a folder, or the reverse, which one.
+
+    The text may follow the path of the file and a colon.
+    """
+    # If a file can't be renamed, the second name is the one that is taken.
+    name = error.filename2 or error.filename
+    if error.errno in _WRONG_KIND and isinstance(name, str | os.PathLike):
+        path = Path(name)
+        # In a path through a file, that file is the first of these that exists.
+        taken = next(each for each in (path, *path.parents) if each.exists())
+        if error.errno == errno.EISDIR:
+            return f"{path} is a folder where a file is needed: move it away"
+        if not taken.is_dir():
+            return f"{taken} is a file where a folder is needed: move it away"
+    return error.strerror or str(error)
+
+
 def error_text(error: Exception) -> str:
     """Return the text of ``error`` in one line; for an error of the file system, its file and the reason."""
     if isinstance(error, OSError) and error.filename:
@@ -132,6 +152,13 @@ def relative_path(path: Path) -> str:
         return str(path)
 
 
+def short_path(path: Path) -> str:
+    """Return the path that messages show: relative if ``path`` is inside the current folder, else absolute."""
+    # A relative path with several ".." is harder to read than an absolute one.
+    relative = relative_path(path)
+    return os.path.abspath(path) if relative.startswith("..") else relative
+
+
 def remove_parts(folder: Path) -> None:
     """Remove temporary files that killed processes left in ``folder``. No process may be writing there."""
     for part in folder.glob(f".*{_TEMPORARY_SUFFIX}"):
@@ -140,10 +167,15 @@ def remove_parts(folder: Path) -> None:
 
 @contextmanager
 def disk_faults(place: Path | str) -> Iterator[None]:
-    """Turn a disk error in the with block into a ``RunError`` that names the file, or ``place`` if that is unknown."""
+    """Turn a disk error in the with block into a ``RunError`` that names the file, or ``place`` if that is unknown.
+
+    A file in the place of a folder, or the reverse, counts as one.
+    """
     try:
         yield
     except OSError as error:
+        if error.errno in _WRONG_KIND:
+            raise RunError(write_failure(error)) from error
         if error.errno not in _DISK_FAULTS:
             raise
         raise RunError(f"{error.filename or place}: {error.strerror}") from error

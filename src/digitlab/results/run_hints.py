@@ -10,8 +10,9 @@ from collections import deque
 from pathlib import Path
 
 from digitlab.config.compose import ROOT
-from digitlab.config.suggestions import similar_names
+from digitlab.config.suggestions import similar_folder
 from digitlab.core.errors import ConfigError
+from digitlab.core.files import short_path
 from digitlab.results.folder import RunFolder
 
 # After this time, the message appears with what was found.
@@ -27,7 +28,7 @@ def why_no_run(folder: Path, reason: str) -> str:
         return f"there is no such folder{_similar_run(folder)}"
     runs_above = [path for path in folder.resolve().parents if RunFolder(path).config.exists()]
     if runs_above:
-        return f"is inside a run folder: give {_shown(RunFolder(runs_above[0]))}"
+        return f"is inside a run folder: give {short_path(runs_above[0])}"
     if not folder.is_dir():
         return "is a file: give the folder of the run"
     return f"{reason}{_newest_run(folder)}"
@@ -46,7 +47,7 @@ def why_no_runs(folder: Path) -> str:
 def _similar_run(folder: Path) -> str:
     """Return ``; the most similar run folder is …`` for a folder that does not exist; empty without any run."""
     runs, _ = nearby_runs(ROOT / "outputs")
-    return f"; the most similar run folder is {similar_names(str(folder), map(_shown, runs))[0]}" if runs else ""
+    return similar_folder(str(folder), [run.path for run in runs], kind="run folder")
 
 
 def _newest_run(folder: Path) -> str:
@@ -56,7 +57,7 @@ def _newest_run(folder: Path) -> str:
     runs, complete = nearby_runs(folder)
     if runs:
         within = "" if complete else f" that was found in {_SECONDS:g} seconds"
-        return f"; its newest run{within} is {_shown(runs[-1])}"
+        return f"; its newest run{within} is {short_path(runs[-1].path)}"
     return "" if complete else f"; no run folder was found in it in {_SECONDS:g} seconds"
 
 
@@ -81,8 +82,3 @@ def nearby_runs(root: Path, *, seconds: float = _SECONDS) -> tuple[list[RunFolde
         except OSError:
             continue  # the user may not read this folder, or it is a file
     return [RunFolder(path) for _, path in sorted(started)], not waiting
-
-
-def _shown(run: RunFolder) -> str:
-    current = Path.cwd()
-    return str(run.path.relative_to(current) if run.path.is_relative_to(current) else run.path)

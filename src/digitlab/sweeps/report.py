@@ -13,7 +13,7 @@ from pathlib import Path
 from digitlab.config.place import train_command
 from digitlab.config.replicates import REPLICATE_KEYS
 from digitlab.core.errors import show
-from digitlab.core.files import relative_path, write_atomically
+from digitlab.core.files import short_path, write_atomically
 from digitlab.results import table as tables
 from digitlab.sweeps.effects import ValueEffect
 from digitlab.sweeps.rate_test import rate_tests, suggestion_lines
@@ -197,7 +197,7 @@ def _best_lines(table: SweepTable) -> list[str]:
     lines += [
         f"best single run of this setting{chance}: {_run_text(run)}",
         f"  test set:   {test or 'not measured (test=none)'}",
-        f"  checkpoint: {_short_path(run.folder.checkpoint(run.tested_checkpoint or 'best'))}",
+        f"  checkpoint: {short_path(run.folder.checkpoint(run.tested_checkpoint or 'best'))}",
         f"  again:      {command(run)}",
     ]
     # Readers look for the highest value in the table, so a line says which run and setting have it.
@@ -214,12 +214,6 @@ def _setting_text(table: SweepTable, run: SweepRun) -> str:
 def _run_text(run: SweepRun) -> str:
     assert run.value is not None
     return f"run {run.entry.number}, {run.metric} {run.value:.4f} ({run.checkpoint_text})"
-
-
-def _short_path(path: Path) -> str:
-    # A path with several ".." is harder to read than a complete one.
-    relative = relative_path(path)
-    return str(path) if relative.startswith("..") else relative
 
 
 def _limit_notes(table: SweepTable) -> list[str]:
