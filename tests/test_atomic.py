@@ -9,7 +9,7 @@ import time
 import pytest
 
 from digitlab.core.errors import RunError
-from digitlab.core.files import remove_parts, write_atomically
+from digitlab.core.files import disk_faults, remove_parts, write_atomically
 
 _WRITE_FOREVER = """
 import sys, itertools
@@ -50,6 +50,19 @@ def test_a_failed_write_leaves_no_temporary_file(tmp_path):
 def test_missing_parent_folders_are_created(tmp_path):
     write_atomically(tmp_path / "a" / "b" / "file", b"new")
     assert (tmp_path / "a" / "b" / "file").read_bytes() == b"new"
+
+
+def test_a_file_in_the_place_of_a_folder_is_named_and_the_reverse(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "file" / "new", tmp_path / "file" / "deeper" / "new"):
+        with pytest.raises(RunError, match=f"{tmp_path / 'file'} is a file where a folder is needed: move it away$"):
+            write_atomically(path, b"")
+    with pytest.raises(RunError, match=f"{tmp_path / 'folder'} is a folder where a file is needed: move it away$"):
+        write_atomically(tmp_path / "folder", b"")
+    for wrong in (tmp_path / "file" / "new", tmp_path / "folder"):
+        with pytest.raises(RunError, match="where a f[a-z]+ is needed"), disk_faults(tmp_path):
+            wrong.open("wb")
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from digitlab.config.cli_errors import command_line_overrides
 from digitlab.core.errors import ConfigError
 from digitlab.core.exit import exit_with
 from digitlab.results.folder import RunFolder
+from digitlab.sweeps.job_failures import SweepError
 from digitlab.sweeps.launching import JobLauncher, PreparedJob, failing_task, slim_return
 from digitlab.sweeps.manifest import run_overrides
 from digitlab.sweeps.resume import finished_value
@@ -119,8 +120,11 @@ class VectorizedLauncher(JobLauncher):
 
 
 def _ended(done: JobReturn) -> bool:
-    """Whether a registered job is done. A job that failed here runs alone, so that it fails as a solo run does."""
-    return done.status == JobStatus.COMPLETED
+    """Whether a registered job is done. A job that failed here runs alone, so that it fails as a solo run does.
+
+    The exception is a job whose folder can't be written: ``JobLauncher.run`` has reported its failure already.
+    """
+    return done.status == JobStatus.COMPLETED or isinstance(done._return_value, SweepError)
 
 
 def _job(number: int, config: DictConfig, folder: RunFolder) -> Job:

@@ -272,3 +272,46 @@ def test_a_long_command_has_a_short_folder_name_of_its_own(folder_of):
     folders = [folder_of("model.hidden=[64,32]", "data.root=/a/long/way", f"data.batch_size={n}") for n in (64, 128)]
     assert len(set(folders)) == 2
     assert all(len(os.path.basename(folder)) <= 100 for folder in folders)
+
+
+@pytest.mark.parametrize("launcher", ["basic", "vectorized", "joblib"])
+@pytest.mark.parametrize("taken", ["folder", ".hydra", "train.log"])
+def test_a_file_in_the_place_of_a_run_folder_fails_only_this_job(sweep, sweep_py, launcher, taken):
+    run = next(sweep.glob("0_*"))
+    if taken == "train.log":
+        # As for a run that was killed, because the files of a finished run are not written again.
+        (run / "result.json").unlink()
+        (run / taken).unlink()
+        (run / taken).mkdir()
+        wrong = f"{run / taken} is a folder where a file is needed"
+    else:
+        shutil.rmtree(run)
+        wrong = run if taken == "folder" else run / taken
+        wrong.parent.mkdir(exist_ok=True)
+        wrong.touch()
+        wrong = f"{wrong} is a file where a folder is needed"
+    ended = sweep_py(*GRID, f"hydra/launcher={launcher}", folder=sweep)
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr
+    assert ended.stderr.count(f"{run.name} failed: {wrong}") == 1
+    assert f"{sweep}: 1 of 4 jobs failed" in ended.stderr
+    assert [row["status"] for row in table(sweep)] == ["failed", "finished", "finished", "finished"]
+
+
+@pytest.mark.parametrize(
+    ("taken", "reason"),
+    [
+        ("outputs", "is a file where a folder is needed: move it away"),
+        ("outputs/sweep/multirun.yaml", "is a folder where a file is needed: move it away"),
+        ("outputs/sweep/.running.lock", "is a folder where a file is needed: move it away"),
+    ],
+)
+def test_a_sweep_whose_place_is_taken_is_refused_in_one_line(sweep_py, one_line, tmp_path, taken, reason):
+    path = tmp_path / taken
+    if "folder where" in reason:
+        path.mkdir(parents=True)
+    else:
+        path.touch()
+    ended = sweep_py(*GRID, folder=tmp_path / "outputs" / "sweep")
+    assert one_line(ended.stderr), ended.stderr
+    assert f"{path} {reason}" in ended.stderr

@@ -29,6 +29,7 @@ from digitlab.config.compose import COMPOSITION_ERRORS, composition_error, plain
 from digitlab.config.overrides import split_override
 from digitlab.core.errors import ConfigError, DigitlabError
 from digitlab.core.exit import exit_with
+from digitlab.core.files import disk_faults, write_failure
 from digitlab.results.folder import RunFolder
 from digitlab.results.lock import lock_folder
 from digitlab.results.run_hints import nearby_runs
@@ -102,10 +103,11 @@ class Preflight(Callback):
                 jobs, planned_runs = (grid.jobs(), None) if plan is None else (None, plan.runs)
                 # Several processes can run one search together if its trials are in a storage, such as a database.
                 shared = plan is not None and plan.settings.storage is not None
-                session = SweepSession(
-                    folder, grid.keys, jobs, planned_runs=planned_runs, halving=sweep.halving, shared=shared,
-                    allow_divergence=sweep.allow_divergence,
-                )  # fmt: skip
+                with disk_faults(folder):
+                    session = SweepSession(
+                        folder, grid.keys, jobs, planned_runs=planned_runs, halving=sweep.halving, shared=shared,
+                        allow_divergence=sweep.allow_divergence,
+                    )  # fmt: skip
                 start_sweep(session)
                 return
             all_rows = sweep.dry_run == "all"
@@ -166,4 +168,4 @@ def _make_folder(key: str, folder: str) -> None:
     except FileExistsError as error:
         raise ConfigError(key, folder, "is a file: choose a new folder") from error
     except OSError as error:
-        raise ConfigError(key, folder, f"can't be made: {error.strerror}") from error
+        raise ConfigError(key, folder, f"can't be made: {write_failure(error)}") from error

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from digitlab.core.errors import DataError
-from digitlab.core.files import move_into_place
+from digitlab.core.files import move_into_place, write_failure
 from digitlab.data.progress import progress_bar
 
 _BLOCK_BYTES = 1 << 16
@@ -83,7 +83,7 @@ def fetch(
                 move_into_place(part, path)
                 return
     except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from error
+        raise DataError(f"{path}: cannot be written ({write_failure(error)})") from error
     raise DataError("\n".join(failures))
 
 

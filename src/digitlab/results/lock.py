@@ -8,7 +8,7 @@ from pathlib import Path
 from filelock import BaseFileLock, Timeout
 
 from digitlab.core.errors import RunError
-from digitlab.core.files import remove_parts
+from digitlab.core.files import remove_parts, write_failure
 from digitlab.core.locks import acquire_lock
 from digitlab.results.folder import RunFolder
 
@@ -41,7 +41,7 @@ def lock_folder(run: RunFolder, *, new: bool = False) -> None:
     except Timeout:
         raise BusyError(f"{run.path}: another process is working on this run") from None
     except OSError as error:
-        raise RunError(f"{run.path}: can't be written: {error.strerror or error}") from error
+        raise RunError(f"{run.path}: can't be written: {write_failure(error)}") from error
     _locks[key] = lock, run if new else None
 
 

@@ -13,12 +13,14 @@ from hydra._internal.callbacks import Callbacks
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from digitlab.config.cli_errors import command_line_overrides
-from digitlab.sweeps.job_failures import report_failure
+from digitlab.core.files import disk_faults
+from digitlab.sweeps.job_failures import SweepError, report_failure
 from digitlab.sweeps.manifest import add_jobs, names_runs, run_overrides
 
 
@@ -136,11 +138,20 @@ class JobLauncher(BasicLauncher):
         """Run ``task`` as a job of Hydra, which creates its folder and tells ``callbacks``; return its outcome."""
         assert self.hydra_context is not None
         assert self.config is not None
-        job_return = run_job(
-            hydra_context=HydraContext(config_loader=self.hydra_context.config_loader, callbacks=callbacks),
-            task_function=task, config=config,
-            job_dir_key="hydra.sweep.dir", job_subdir_key="hydra.sweep.subdir",
-        )  # fmt: skip
+        try:
+            job_return = run_job(
+                hydra_context=HydraContext(config_loader=self.hydra_context.config_loader, callbacks=callbacks),
+                task_function=task, config=config,
+                job_dir_key="hydra.sweep.dir", job_subdir_key="hydra.sweep.subdir",
+            )  # fmt: skip
+        except (OSError, ValueError) as error:
+            # ``run_job`` returns the errors of the task, so this one comes from the folder of the job or Hydra's files
+            # in it. The other jobs have folders of their own and continue. Python's logging turns the error of a log
+            # file into a ``ValueError``.
+            disk_error = error if isinstance(error, OSError) else error.__cause__
+            if not isinstance(disk_error, OSError):
+                raise
+            job_return = _failed_before_start(config, disk_error)
         # The job has set up its own logging; this sets up that of the command again.
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         return job_return
@@ -153,6 +164,21 @@ class JobLauncher(BasicLauncher):
         # in other processes overlap, so both calls are made when the job has ended.
         self.hydra_context.callbacks.on_job_start(config=config, task_function=self.task_function)
         self.hydra_context.callbacks.on_job_end(config=config, job_return=job_return)
+
+
+def _failed_before_start(config: DictConfig, error: OSError) -> JobReturn:
+    """Report the failure of a job whose folder can't be made or written, and return its outcome, a ``SweepError``."""
+    # ``run_job`` has restored the configuration of the command.
+    command_config = HydraConfig.instance().cfg
+    HydraConfig.instance().set_config(config)
+    try:
+        with report_failure(), disk_faults(config.hydra.runtime.output_dir):
+            raise error
+    except SweepError as failure:
+        overrides = command_line_overrides(config.hydra)
+        return JobReturn(overrides=overrides, status=JobStatus.FAILED, _return_value=failure)
+    finally:
+        HydraConfig.instance().cfg = command_config
 
 
 def failing_task(error: Exception) -> TaskFunction:

@@ -89,13 +89,18 @@ def read_runs(path: Path) -> list[SweepRun]:
 
 
 def read_run(folder: RunFolder, entry: Entry) -> SweepRun:
-    """Return the current state of one run; its status is ``unfinished`` if it has no readable ``result.json``."""
+    """Return the current state of one run; its status is ``unfinished`` if it has no readable ``result.json``.
+
+    If a file is in the place of its folder, no command can resume the run, so it has failed.
+    """
     try:
         result = folder.read_result()
         # A run that has not finished gets no value, so that tables do not rank it. ``result`` has its metrics.
         if result["status"] != "finished":
             return SweepRun(entry, folder, result["status"], error=result.get("error"), result=result)
         metric, value = monitored(folder, result)
+    except NotADirectoryError:
+        return SweepRun(entry, folder, "failed", error=f"{folder.path} is a file where a folder is needed")
     except UNREADABLE:
         # The run has not ended, or it was killed while it wrote the file. In both cases, the same command resumes it.
         return SweepRun(entry, folder, "unfinished")

@@ -46,7 +46,7 @@ class WorkersLauncher(JobLauncher):
         for job in jobs:
             # Hydra also creates the run folder here. A finished run needs no process and no place in the queue.
             job_return = self.run(job.config, lambda _: finished_value(_current_run_folder()))
-            if job_return.return_value is None:
+            if job_return.status == JobStatus.COMPLETED and job_return.return_value is None:
                 unfinished.append([job])
             else:
                 self.announce(job.config, job_return)
