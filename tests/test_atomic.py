@@ -61,7 +61,7 @@ def test_a_file_in_the_place_of_a_folder_is_named_and_the_reverse(tmp_path):
     with pytest.raises(RunError, match=f"{tmp_path / 'folder'} is a folder where a file is needed: move it away$"):
         write_atomically(tmp_path / "folder", b"")
     for wrong in (tmp_path / "file" / "new", tmp_path / "folder"):
-        with pytest.raises(RunError, match="where a f[a-z]+ is needed"), disk_faults(tmp_path):
+        with pytest.raises(RunError, match=r"where a f[a-z]+ is needed"), disk_faults(tmp_path):
             wrong.open("wb")
 
 

@@ -1,6 +1,7 @@
 """Runs are paired by what they share, and comparisons that make no sense are refused in one line."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -262,6 +263,58 @@ def test_groups_are_refused_in_one_line(sweep, tmp_path):
         with pytest.raises(ConfigError) as caught:
             read_groups(folders, **options)
         assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "model.hidden=[64,64]", "model.hidden=[64, 64]", "optimizer.lr=1e-3", "optimizer.lr=1e-3,7",
+        "optimizer.betas=[9e-1,0.999]", "trainer.gradient_clip_norm=null", "trainer.gradient_clip_norm=None",
+        "model.batch_norm=True", "model.batch_norm=true", "optimizer='adam'", "test=best",
+    ],
+)  # fmt: skip
+def test_a_condition_is_typed_as_the_setting_is(tmp_path, write_run, condition):
+    settings = ("model.hidden=[64,64]", "optimizer.lr=0.001", "model.batch_norm=true", "seed=1")
+    others = ("model.hidden=[64]", "optimizer.lr=0.01", "seed=0", "optimizer=sgd")
+    others += ("trainer.gradient_clip_norm=1", "model.batch_norm=false", "test=last")
+    for name in "ab":
+        write_run(tmp_path / name / "wanted", *settings, accuracy=0.9)
+        write_run(tmp_path / name / "other", *others, accuracy=0.9)
+    for group in read_groups([tmp_path / "a", tmp_path / "b"], where=[condition]):
+        assert [run.folder.path.name for run in group.runs] == ["wanted"]
+        assert group.reasons() == {f"without {condition}": 1}
+
+
+def test_conditions_that_no_run_meets_name_the_settings_of_the_runs(sweep):
+    with pytest.raises(ConfigError, match=r"without optimizer=Adam: optimizer=adam; optimizer=sgd\)"):
+        read_groups([sweep], key="optimizer.lr", where=["optimizer=Adam"])
+    for condition in ("optimizer==adam", "optimizer!=adam", "optimizer.lr>=0.1"):
+        with pytest.raises(ConfigError, match="must be KEY=VALUE"):
+            read_groups([sweep], key="optimizer.lr", where=[condition])
+
+
+def test_an_unreadable_run_is_named_with_the_reason(tmp_path, write_run):
+    runs = {name: write_run(tmp_path / "a" / name, accuracy=0.9) for name in ("damaged", "empty", "lost", "other")}
+    write_run(tmp_path / "b" / "0", accuracy=0.8)
+    (runs["damaged"] / "result.json").write_text("{")
+    (runs["empty"] / "result.json").write_text("{}")
+    (runs["lost"] / ".hydra" / "hydra.yaml").unlink()
+    (runs["other"] / "result.json").write_text("[]")
+    with pytest.raises(ConfigError) as caught:
+        read_groups([tmp_path / "a", tmp_path / "b"])
+    message = str(caught.value)
+    assert message.startswith("FOLDER=a: contains no run to compare (4 unreadable: damaged: result.json is damaged (")
+    assert "empty: 'status' is missing in its files" in message
+    write_run(tmp_path / "a" / "good", accuracy=0.9)
+    (comparison,) = compared(tmp_path / "a", tmp_path / "b")
+    (note,) = [note for note in comparison.notes if "unreadable" in note]
+    assert note.startswith("a: 4 runs unreadable: ")
+    assert note.endswith("and 1 more, not counted")
+    for name in ("damaged", "empty"):
+        shutil.rmtree(runs[name])
+    with pytest.raises(ConfigError, match=r"other: result.json or .* is not one of digitlab's") as caught:
+        read_groups([tmp_path / "a"], key="optimizer.lr", where=["seed=7"])
+    assert "lost: hydra.yaml: No such file or directory" in str(caught.value)
 
 
 def test_a_limited_test_counts_only_for_validation_metrics(tmp_path, write_run):

@@ -240,7 +240,7 @@ def _notes(group: Group, values: Mapping[PairKey, float], metric: str) -> list[s
     """Return notes on the runs of the group that are not compared; ``values`` are the values of those that are."""
     notes = [
         f"{group.source or group.name}: {_runs(count)} {reason}, not counted"
-        for reason, count in group.left_out.items()
+        for reason, count in group.reasons().items()
     ]
     without_value = sum(run.value(metric) is None for run in group.runs)
     if without_value:

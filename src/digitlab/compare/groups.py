@@ -4,21 +4,20 @@
 that each run tested. This module does not import torch, so the command starts quickly.
 """
 
-import json
 import math
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from digitlab.compare.conditions import Condition
 from digitlab.config.fingerprint import with_effect
 from digitlab.config.replicates import REPLICATE_KEYS
 from digitlab.config.suggestions import full_keys, nearest
 from digitlab.config.values import Value
-from digitlab.core.errors import ConfigError, show
+from digitlab.core.errors import ConfigError, listed, show
 from digitlab.results.folder import RunFolder, find_runs
-from digitlab.results.outcome import UNREADABLE
+from digitlab.results.outcome import UNREADABLE, unreadable_reason
 from digitlab.results.run_hints import why_no_runs
 from digitlab.results.table import run_limits
 
@@ -56,29 +55,57 @@ class ComparedRun:
         return self.choices[key] if key in self.choices else self.settings.get(key)
 
 
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A run that is not compared.
+
+    ``reason`` is one that several runs can share, such as ``failed``; ``detail`` says more about this run. ``setting``
+    is what the run has in place of the setting that ``--where`` demands.
+    """
+
+    reason: str
+    detail: str = ""
+    setting: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
     """The runs of one folder, or with one value of a key, which are compared with the runs of other groups.
 
-    ``left_out`` counts the runs that are not compared, by reason: ``{"failed": 2}``. These are runs of this group, or,
-    if ``source`` is given, of all groups together; then ``source`` names the folders that the groups were made from.
+    ``left_out`` are the runs that are not compared. These are runs of this group, or, if ``source`` is given, of all
+    groups together; then ``source`` names the folders that the groups were made from.
     """
 
     name: str
     runs: Sequence[ComparedRun]
-    left_out: Mapping[str, int] = field(default_factory=dict)
+    left_out: Sequence[LeftOut] = ()
     source: str | None = None
 
     @classmethod
-    def of(cls, name: str, outcomes: Iterable[ComparedRun | str]) -> "Group":
-        """Make the group of the runs in ``outcomes``; the texts are the reasons why other runs are left out."""
-        runs, left_out = list[ComparedRun](), Counter[str]()
+    def of(cls, name: str, outcomes: Iterable[ComparedRun | LeftOut]) -> "Group":
+        """Make the group of the runs in ``outcomes``."""
+        runs, left_out = list[ComparedRun](), list[LeftOut]()
         for each in outcomes:
-            if isinstance(each, str):
-                left_out[each] += 1
+            if isinstance(each, LeftOut):
+                left_out.append(each)
             else:
                 runs.append(each)
         return cls(name=name, runs=runs, left_out=left_out)
+
+    def reasons(self, *, with_settings: bool = False) -> dict[str, int]:
+        """Return the number of runs that are left out, by reason with a few details: ``{"failed": 2}``.
+
+        ``with_settings`` adds which settings these runs have.
+        """
+        by_reason: dict[str, list[LeftOut]] = {}
+        for each in self.left_out:
+            by_reason.setdefault(each.reason, []).append(each)
+        counts = {}
+        for reason, runs in by_reason.items():
+            texts = dict.fromkeys(each.detail or (each.setting if with_settings else "") for each in runs)
+            details = listed([text for text in texts if text], most=3, separator="; ")
+            counts[f"{reason}: {details}" if details else reason] = len(runs)
+        return counts
 
 
 def read_groups(folders: Sequence[Path], *, key: str | None = None, where: Sequence[str] = ()) -> list[Group]:
@@ -88,7 +115,7 @@ def read_groups(folders: Sequence[Path], *, key: str | None = None, where: Seque
     only runs that meet all of them are compared. Raises ``ConfigError`` for fewer than two groups, and for a group
     without a finished run.
     """
-    conditions = [_condition(text) for text in where]
+    conditions = [Condition.parse(text) for text in where]
     names = _names(folders)
     groups = [_read(folder, names[folder], conditions) for folder in folders]
     if key is not None:
@@ -97,9 +124,16 @@ def read_groups(folders: Sequence[Path], *, key: str | None = None, where: Seque
         raise ConfigError("FOLDER", folders[0], "one folder is no comparison: give two, or one sweep and --key KEY")
     for group in groups:
         if not group.runs:
-            reasons = ", ".join(f"{count} {reason}" for reason, count in group.left_out.items())
-            raise ConfigError("FOLDER", group.name, f"contains no run to compare ({reasons or 'no runs'})")
+            reasons = _text([group]) or "no runs"
+            raise ConfigError("FOLDER", group.name, f"contains no run to compare ({reasons})")
     return groups
+
+
+def _text(groups: Sequence[Group]) -> str:
+    """Return the numbers and reasons of the runs that are left out, for an error message."""
+    return ", ".join(
+        f"{count} {reason}" for group in groups for reason, count in group.reasons(with_settings=True).items()
+    )
 
 
 def _names(folders: Sequence[Path]) -> dict[Path, str]:
@@ -117,15 +151,7 @@ def _names(folders: Sequence[Path]) -> dict[Path, str]:
     return {folder: str(path) for folder, path in resolved.items()}
 
 
-def _condition(text: str) -> tuple[str, str]:
-    """Split a condition into key and value. Raises ``ConfigError`` if it is not ``KEY=VALUE``."""
-    key, equals, value = text.partition("=")
-    if not (key and equals):
-        raise ConfigError("--where", text, "must be KEY=VALUE, for example optimizer.lr=0.1")
-    return key, value
-
-
-def _read(folder: Path, name: str, conditions: Sequence[tuple[str, str]]) -> Group:
+def _read(folder: Path, name: str, conditions: Sequence[Condition]) -> Group:
     """Return the group of all runs in ``folder``. Raises ``ConfigError`` if there are none, or for unknown keys."""
     path = folder.expanduser().resolve()
     if not path.is_dir():
@@ -136,62 +162,53 @@ def _read(folder: Path, name: str, conditions: Sequence[tuple[str, str]]) -> Gro
     outcomes = [read_run(run) for run in run_folders]
     # All readable runs are checked, because the conditions leave out all runs if none has the key.
     readable = [each for each in outcomes if isinstance(each, ComparedRun)]
-    _check_keys(readable, [key for key, _ in conditions], "--where")
+    _check_keys(readable, [condition.key for condition in conditions], "--where")
     # A condition that a run does not meet is a reason to leave it out.
     return Group.of(
-        name, (each if isinstance(each, str) else _unmet_condition(each, conditions) or each for each in outcomes)
+        name, (each if isinstance(each, LeftOut) else _unmet_condition(each, conditions) or each for each in outcomes)
     )
 
 
-def read_run(run: RunFolder) -> ComparedRun | str:
+def read_run(run: RunFolder) -> ComparedRun | LeftOut:
     """Return the run, or the reason why it is not compared, such as ``failed`` or ``unfinished``."""
+    if not run.result.exists():
+        return LeftOut("unfinished")
     try:
         result = run.read_result()
         if result["status"] != "finished":
-            return str(result["status"])
+            return LeftOut(str(result["status"]))
         # Halving, which ends the worse runs of a sweep early, ended this one. It trained for fewer epochs than others.
         if result.get("halved_after_epoch") is not None:
-            return "ended early by halving"
+            return LeftOut("ended early by halving")
         limits = (run_limits(run) or "").split()
         # A limit of the test affects only metrics of the test set: ``ComparedRun.value`` leaves these out.
         if any(not limit.startswith("limit_test_batches=") for limit in limits):
-            return "limited to some mini-batches"
+            return LeftOut("limited to some mini-batches")
         config = run.read_plain_config()
         return ComparedRun(
             folder=run, settings=dict(_leaves(with_effect(config))), choices=run.read_choices(),
             metrics={name: None if value is None else float(value) for name, value in result["metrics"].items()},
         )  # fmt: skip
-    except FileNotFoundError:
-        return "unfinished"
-    except UNREADABLE:
-        return "unreadable"
+    except UNREADABLE as error:
+        return LeftOut("unreadable", f"{run.path.name}: {unreadable_reason(error)}")
 
 
 def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Value]]:
-    """Yield the dotted key and the value of each setting; lists become JSON."""
+    """Yield the dotted key and the value of each setting; lists become text, as a user types them."""
     if isinstance(node, Mapping) and node:
         for name, value in node.items():
             yield from _leaves(value, f"{prefix}.{name}" if prefix else str(name))
     else:
-        yield prefix, node if node is None or isinstance(node, str | int | float | bool) else json.dumps(node)
+        yield prefix, node if node is None or isinstance(node, str | int | float | bool) else show(node)
 
 
-def _unmet_condition(run: ComparedRun, conditions: Sequence[tuple[str, str]]) -> str | None:
+def _unmet_condition(run: ComparedRun, conditions: Sequence[Condition]) -> LeftOut | None:
     """Return the first condition that the run does not meet, as a reason to leave it out; None if it meets all."""
-    for key, wanted in conditions:
-        if not _equal(run.value_of(key), wanted):
-            return f"without {key}={wanted}"
+    for condition in conditions:
+        value = run.value_of(condition.key)
+        if not condition.holds(value):
+            return LeftOut(f"without {condition.key}={condition.text}", setting=f"{condition.key}={show(value)}")
     return None
-
-
-def _equal(value: Value, text: str) -> bool:
-    """Whether the text that the user typed means ``value``. Numbers are compared as numbers: 1e-1 means 0.1."""
-    if show(value) == text:
-        return True
-    try:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isclose(value, float(text))
-    except ValueError:
-        return False
 
 
 def _check_keys(runs: Sequence[ComparedRun], keys: Sequence[str], option: str) -> None:
@@ -215,17 +232,16 @@ def _by_value(groups: Sequence[Group], key: str) -> list[Group]:
     for run in runs:
         by_value.setdefault(run.value_of(key), []).append(run)
     if len(by_value) < 2:
-        reasons = ", ".join(f"{count} {reason}" for group in groups for reason, count in group.left_out.items())
-        settings = ", ".join(f"{key}={show(value)}" for value in by_value) or reasons or "there is no finished run"
+        settings = (
+            ", ".join(f"{key}={show(value)}" for value in by_value) or _text(groups) or "there is no finished run"
+        )
         raise ConfigError("--key", key, f"must have at least two values in finished runs ({settings})")
     if len(by_value) > _MAX_GROUPS:
         allowed = f"has {len(by_value)} values; at most {_MAX_GROUPS} can be compared: digitlab sweep shows all values"
         raise ConfigError("--key", key, allowed)
-    left_out = Counter[str]()
-    for group in groups:
-        left_out.update(group.left_out)
-    # ``left_out`` does not tell which value a left-out run had. So all new groups get the same counts and the same
-    # ``source``, which makes their notes equal, and equal notes are shown once.
+    # It is not known which value a left-out run had. So all new groups get the same runs and the same ``source``, which
+    # makes their notes equal, and equal notes are shown once.
+    left_out = [each for group in groups for each in group.left_out]
     source = ", ".join(group.name for group in groups)
     return [
         Group(name=f"{key}={show(value)}", runs=same_value, left_out=left_out, source=source)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from digitlab.compare.comparison import Comparison, compare_with_reference
-from digitlab.compare.groups import Group, read_run
+from digitlab.compare.groups import ComparedRun, Group, LeftOut, read_run
 from digitlab.core.errors import ConfigError, show
 from digitlab.sweeps.table import Row, SweepTable
 
@@ -68,7 +68,10 @@ def _group(table: SweepTable, row: Row, metric: str) -> Group:
     outcomes = (read_run(run.folder) for run in row.runs)
     return Group.of(
         _name(table, row),
-        ("diverged" if not isinstance(each, str) and each.value(metric) is None else each for each in outcomes),
+        (
+            LeftOut("diverged") if isinstance(each, ComparedRun) and each.value(metric) is None else each
+            for each in outcomes
+        ),
     )
 
 

@@ -5,14 +5,29 @@ does not import torch.
 """
 
 import math
+from pathlib import Path
 from typing import Any
 
 from digitlab.config.metrics import metric_direction
-from digitlab.core.errors import DigitlabError
+from digitlab.core.errors import ConfigError, DigitlabError
+from digitlab.core.files import error_text
 from digitlab.results.folder import RunFolder
 
 # The exceptions that reading a run can raise if its result or configuration is missing, damaged or not digitlab's.
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, DigitlabError)
+
+
+def unreadable_reason(error: Exception) -> str:
+    """Return in one line why a run can't be read; ``error`` is one of ``UNREADABLE``."""
+    if isinstance(error, ConfigError):
+        return error.allowed
+    if isinstance(error, OSError):
+        return f"{Path(error.filename).name if error.filename else 'a file'}: {error.strerror or error}"
+    if isinstance(error, KeyError):
+        return f"{error} is missing in its files"
+    if isinstance(error, TypeError | AttributeError):
+        return "result.json or .hydra/config.yaml is not one of digitlab's"
+    return error_text(error)
 
 
 def monitored(run: RunFolder, result: dict[str, Any]) -> tuple[str, float]:
