@@ -41,6 +41,16 @@ def test_a_sweep_without_a_finished_run_says_so(sweep, written_sweep, tmp_path):
     assert "not finished: runs 0, 1" in shown
 
 
+def test_a_run_that_cannot_be_read_is_listed_with_the_reason(sweep, written_sweep, finished, tmp_path):
+    written_sweep((["seed=0"], finished(0.5)), (["seed=1"], finished(0.5)), (["seed=2"], {}))
+    result = next((tmp_path / "sweep").glob("1_*")) / "result.json"
+    result.write_text("{")
+    shown = sweep(tmp_path / "sweep")
+    assert "not finished: runs 1, 2" in shown
+    assert "  run 1 can't be read: result.json is damaged (" in shown
+    assert "run 2 can't" not in shown
+
+
 def test_a_missing_empty_or_damaged_sweep_is_refused_in_one_line(sweep, tmp_path):
     with pytest.raises(ConfigError, match="there is no such folder"):
         sweep(tmp_path / "missing")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from digitlab.core.number_list import number_list
 from digitlab.sweeps.report import command, effects_table, print_report, settings_table, write_report
 from digitlab.sweeps.table import SweepTable
 
@@ -121,6 +122,23 @@ def test_each_setting_shows_mean_and_deviation_of_the_test_metric(written_sweep,
     )
     columns, rows = settings_table(SweepTable("s", runs))
     assert [cells(columns, row)["test/accuracy"] for row in rows] == ["0.7500 ±0.0707", "0.6000"]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"),
+    [
+        ([0], "0"), ([1, 0], "0, 1"), ([0, 1, 2], "0 to 2"), ([3, 7, 8, 9], "3, 7 to 9"), (range(100), "0 to 99"),
+        (range(0, 200, 2), "100 from 0 to 198"), ([5, 5, 1], "1, 5"),
+    ],
+)  # fmt: skip
+def test_long_lists_of_run_numbers_are_shortened(numbers, text):
+    assert number_list(list(numbers)) == text
+
+
+def test_a_setting_with_many_seeds_shows_the_range_of_its_runs(written_sweep, finished):
+    runs = written_sweep(*(([f"seed={seed}"], finished(0.5)) for seed in range(8)))
+    columns, (row,) = settings_table(SweepTable("s", runs))
+    assert (cells(columns, row)["n"], cells(columns, row)["runs"]) == ("8", "0 to 7")
 
 
 def test_columns_that_no_row_fills_are_left_out(written_sweep, finished):

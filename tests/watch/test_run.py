@@ -125,6 +125,7 @@ def test_a_result_that_is_damaged_counts_as_none(run, watched, content):
     run.result.write_text(content)
     watched.update(locked_inodes(), time.time())
     assert watched.record["status"] == "unfinished"
+    assert "result.json" in watched.record["note"]
 
 
 def test_a_damaged_table_is_noted_and_a_folder_that_is_gone_is_told(run, watched):

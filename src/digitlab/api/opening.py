@@ -15,6 +15,7 @@ from digitlab.config.compose import ROOT
 from digitlab.core.errors import ConfigError
 from digitlab.results.checkpoint_name import CheckpointName
 from digitlab.results.folder import RunFolder, find_runs
+from digitlab.results.outcome import unreadable_reason
 from digitlab.results.table import run_row
 from digitlab.sweeps.manifest import manifest_file
 
@@ -46,7 +47,8 @@ def load(
 def runs(root: str | Path | None = None) -> Any:
     """Return all runs under ``root`` (by default ``outputs/``), the oldest first: a data frame or a list of dicts.
 
-    A folder that cannot be read has the status ``unreadable``. Raises ``ConfigError`` if ``root`` is not a folder.
+    A folder that cannot be read has the status ``unreadable``, and the reason as its ``error``. Raises ``ConfigError``
+    if ``root`` is not a folder.
     """
     path = ROOT / "outputs" if root is None else given_path(root, "root")
     if root is not None and not path.is_dir():
@@ -55,8 +57,8 @@ def runs(root: str | Path | None = None) -> Any:
     for run in find_runs(path):
         try:
             rows.append(run_row(run))
-        except (OSError, ValueError):
-            rows.append({"status": "unreadable", "folder": str(run.path)})
+        except (OSError, ValueError) as error:
+            rows.append({"status": "unreadable", "error": unreadable_reason(error), "folder": str(run.path)})
     return to_frame(rows)
 
 

@@ -23,7 +23,7 @@ from digitlab.config.metrics import metric_direction
 from digitlab.config.replicates import REPLICATE_KEYS
 from digitlab.config.suggestions import nearest
 from digitlab.config.values import Value
-from digitlab.core.errors import ConfigError, show
+from digitlab.core.errors import ConfigError, listed, show
 from digitlab.results.data_set import data_set_name
 
 # These keys decide which images validate. A validation metric can be compared only if the runs agree in them. They may
@@ -276,7 +276,7 @@ def _settings_of(group: Group, key: str) -> set[Value]:
 
 
 def _text(settings: set[Value]) -> str:
-    return ",".join(sorted(map(show, settings)))
+    return listed(sorted(map(show, settings)), separator=",")
 
 
 def _no_partner_reason(first: Group, second: Group, varying: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ from digitlab.config.place import train_command
 from digitlab.config.replicates import REPLICATE_KEYS
 from digitlab.core.errors import show
 from digitlab.core.files import short_path, write_atomically
+from digitlab.core.number_list import number_list
 from digitlab.results import table as tables
 from digitlab.sweeps.effects import ValueEffect
 from digitlab.sweeps.rate_test import rate_tests, suggestion_lines
@@ -113,7 +114,7 @@ def _setting_cells(row: Row, test_metrics: Sequence[str], *, halving: bool) -> l
     test_cells = [_mean_and_deviation(row.test_summary(name)) for name in test_metrics]
     failed = str(row.failed) if row.failed else ""
     halved = [",".join(map(str, row.halved))] if halving else []
-    numbers = ",".join(str(run.entry.number) for run in row.runs)
+    numbers = number_list([run.entry.number for run in row.runs])
     settings = [*map(show, row.setting), *_summary_cells(row.summary), *test_cells]
     return [*settings, _checkpoints(row), failed, *halved, numbers]
 
@@ -230,9 +231,13 @@ def _limit_notes(table: SweepTable) -> list[str]:
 def _unsuccessful(table: SweepTable) -> list[str]:
     """Return lines on the runs that failed or have not finished."""
     lines = [f"failed: run {run.entry.number}: {run.error}" for run in table.failures()]
-    unfinished = [str(run.entry.number) for run in table.runs if run.status in ("stopped", "unfinished")]
+    unfinished = [run for run in table.runs if run.status in ("stopped", "unfinished")]
     if unfinished:
-        lines.append(f"not finished: runs {', '.join(unfinished)}; the command that started them resumes them")
+        numbers = number_list([run.entry.number for run in unfinished])
+        lines.append(f"not finished: runs {numbers}; the command that started them resumes them")
+    # The error of a stopped run is the signal that stopped it.
+    damaged = [run for run in unfinished if run.status == "unfinished" and run.error is not None]
+    lines += [f"  run {run.entry.number} can't be read: {run.error}" for run in damaged]
     return lines
 
 

@@ -12,7 +12,7 @@ from digitlab.core.errors import DIVERGED
 from digitlab.results.checkpoint_name import CheckpointName
 from digitlab.results.data_set import data_set_name, read_data_set_name
 from digitlab.results.folder import RunFolder
-from digitlab.results.outcome import UNREADABLE, monitored
+from digitlab.results.outcome import UNREADABLE, monitored, unreadable_reason
 from digitlab.sweeps.manifest import Entry, Manifest
 
 
@@ -91,7 +91,8 @@ def read_runs(path: Path) -> list[SweepRun]:
 def read_run(folder: RunFolder, entry: Entry) -> SweepRun:
     """Return the current state of one run; its status is ``unfinished`` if it has no readable ``result.json``.
 
-    If a file is in the place of its folder, no command can resume the run, so it has failed.
+    If that file exists, the reason is in ``error``. If a file is in the place of the folder, no command can resume the
+    run, so it has failed.
     """
     try:
         result = folder.read_result()
@@ -101,7 +102,8 @@ def read_run(folder: RunFolder, entry: Entry) -> SweepRun:
         metric, value = monitored(folder, result)
     except NotADirectoryError:
         return SweepRun(entry, folder, "failed", error=f"{folder.path} is a file where a folder is needed")
-    except UNREADABLE:
-        # The run has not ended, or it was killed while it wrote the file. In both cases, the same command resumes it.
-        return SweepRun(entry, folder, "unfinished")
+    except UNREADABLE as error:
+        # The run has not ended, or its files were damaged since then. In both cases, the same command resumes it.
+        reason = unreadable_reason(error) if folder.result.exists() else None
+        return SweepRun(entry, folder, "unfinished", error=reason)
     return SweepRun(entry, folder, "finished", metric=metric, value=value, result=result)

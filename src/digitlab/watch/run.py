@@ -15,7 +15,7 @@ from digitlab.core.errors import RunError
 from digitlab.results.config_scan import scan_config
 from digitlab.results.folder import RunFolder
 from digitlab.results.history import EpochRow, GrowingHistory
-from digitlab.results.outcome import UNREADABLE, measured_metric
+from digitlab.results.outcome import UNREADABLE, measured_metric, unreadable_reason
 from digitlab.sweeps.manifest import Entry
 from digitlab.watch.tree import is_settled
 
@@ -52,7 +52,9 @@ class WatchedRun:
         self._settings: dict[str, str] = {}
         self._choices: Mapping[str, str] = {}
         self._overrides: Sequence[str] = ()
+        # What is wrong with ``metrics.csv`` and with ``result.json``.
         self._note: str | None = None
+        self._result_note: str | None = None
         # The time of change of the folder when it was last read, in ns since 1970, and the result of ``is_settled``.
         self._changed_ns: int | None = None
         self._settled = False
@@ -159,11 +161,16 @@ class WatchedRun:
             self._signatures.pop("config", None)  # Hydra may be writing the files, so the next update reads them again
 
     def _read_result(self) -> None:
+        self.result, self._result_note = {}, None
         try:
             result = self.folder.read_result()
-            self.result = result if isinstance(result.get("metrics"), dict) else {}
-        except UNREADABLE:
-            self.result = {}
+            if not isinstance(result.get("metrics"), dict):
+                raise ValueError("result.json is not one of digitlab's")
+            self.result = result
+        except UNREADABLE as error:
+            # A missing file is no mistake: a run that resumes removes that of the last attempt.
+            if self.folder.result.exists():
+                self._result_note = unreadable_reason(error)
         self.result_written_at = self._changed_at("result") if self.result else None
 
     def read_history(self) -> None:
@@ -258,7 +265,7 @@ class WatchedRun:
             "number": None if self.entry is None else self.entry.number,
             "status": self.status,
             "error": result.get("error") if self.ended else None,
-            "note": self._note,
+            "note": self._note or self._result_note,
             "data": self._choices.get("data"),
             "model": self._choices.get("model"),
             "population": self.entry is not None and self._choices.get("hydra/launcher") == "vectorized",
