@@ -40,3 +40,10 @@ def test_runs_of_different_length_are_averaged_over_the_common_epochs():
     ragged = Setting("ragged", {"train/loss": [[2.0, 1.0, 9.0], [1.0, 0.0]]})
     (line,) = settings_figure([ragged], title="title").axes[0].lines
     np.testing.assert_allclose(line.get_ydata(), [1.5, 0.5])
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 4])
+def test_any_number_of_metrics_has_as_many_panels(count):
+    metrics = ("train/loss", "val/loss", "train/accuracy", "val/accuracy")[:count]
+    drawn = settings_figure([Setting("a", {metric: [[0.5, 0.6]] for metric in metrics})], title="title")
+    assert len(drawn.axes) == count

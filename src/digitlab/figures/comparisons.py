@@ -46,9 +46,12 @@ def settings_figure(settings: Sequence[Setting], *, title: str) -> Figure:
     rows, columns = panel_grid(len(panels), most_columns=2)
     figure = Figure(figsize=(6.8, 2.3 * rows + legend_inches + 0.3), layout="constrained")
     figure.suptitle(title, x=0.01, ha="left")
-    grid = figure.subplots(rows, columns, squeeze=False).flat
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
+    # Three panels leave one place of the grid empty.
+    for axes in grid[len(panels) :]:
+        axes.remove()
     handles: dict[str, Line2D] = {}
-    for metric, axes in zip(panels, grid, strict=True):
+    for metric, axes in zip(panels, grid, strict=False):
         for setting, line_style, marker in zip(settings, itertools.cycle(LINE_STYLES), itertools.cycle(_MARKERS)):
             if curves := setting.curves.get(metric):
                 handles[setting.name] = _draw(axes, curves, (*line_style, marker), 100 if "accuracy" in metric else 1)

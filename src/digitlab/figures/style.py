@@ -152,10 +152,11 @@ def width_inches() -> float | None:
 def panel_grid(panels: int, *, most_columns: int | None = None) -> tuple[int, int]:
     """Return the numbers of rows and columns in which a figure shows its ``panels``.
 
-    At most ``most_columns`` are side by side (None: all); in a column of a paper, they are below each other.
+    At most ``most_columns`` are side by side (None: all); in a column of a paper, they are below each other. Without
+    any panel there is one place, which stays empty.
     """
     columns = 1 if _width.get() == "column" else max(1, min(panels, most_columns or panels))
-    return -(-panels // columns), columns
+    return max(1, -(-panels // columns)), columns
 
 
 @styled
