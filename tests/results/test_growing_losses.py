@@ -1,12 +1,14 @@
 """Losses that are read from event files while these grow, against TensorBoard's own reader."""
 
+import itertools
 import random
 
 import numpy as np
 import pytest
+from tensorboard.summary.writer import event_file_writer
 
 from digitlab.figures.run_data import event_curves
-from digitlab.results.events import event_bytes
+from digitlab.results.events import EVENT_FILES, event_bytes, event_files
 from digitlab.results.folder import RunFolder
 from digitlab.results.growing_losses import GrowingLosses
 from digitlab.results.writer import RunWriter
@@ -46,6 +48,32 @@ def test_after_any_part_of_the_file_a_growing_reader_equals_a_new_one_and_no_hal
         assert growing.losses == new.losses
         assert growing.losses == {step: pytest.approx(1 / (step + 1)) for step in range(len(growing.losses))}
     assert len(growing.losses) == 60
+
+
+def test_files_of_the_same_second_are_read_in_the_order_of_their_counters(tmp_path):
+    run = RunFolder(tmp_path)
+    for counter, loss in ((9, 0.5), (10, 0.25), (101, 0.125)):
+        writer = RunWriter(RunFolder(tmp_path / str(counter)), config={"seed": 0})
+        writer.losses([(counter, loss), (7, loss)])
+        writer.close()
+        (path,) = (tmp_path / str(counter)).glob(EVENT_FILES)
+        path.rename(tmp_path / f"events.out.tfevents.1700000000.machine-12.7.{counter}")
+    assert [path.suffix for _, path in event_files(tmp_path)] == [".9", ".10", ".101"]
+    reader = GrowingLosses(run)
+    reader.update()
+    assert list(reader.losses.items()) == [(7, 0.125), (9, 0.5), (10, 0.25), (101, 0.125)]
+
+
+def test_tensorboard_reads_the_file_of_a_resumed_run_last(tmp_path, monkeypatch):
+    counters = itertools.count(9)
+    monkeypatch.setattr(event_file_writer._global_uid, "get", lambda: next(counters))
+    names = []
+    for _ in range(3):
+        run = RunFolder(tmp_path)
+        checkpoint = {"rows": [], "events": event_bytes(run.path), "global_step": 1} if names else None
+        RunWriter(run, config={"seed": 0}, checkpoint=checkpoint).close()
+        names.append(max(path.name for path in tmp_path.glob(EVENT_FILES)))
+    assert names == [path.name for _, path in event_files(tmp_path) if path.parent == tmp_path]
 
 
 def test_files_that_a_resumed_run_has_cut_are_read_anew_and_later_files_count(written, tmp_path):

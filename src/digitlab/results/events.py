@@ -7,6 +7,7 @@ Figures and live pages find the curves of a run with the other functions.
 
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -15,6 +16,9 @@ log = logging.getLogger(__name__)
 # Folders with event files, relative to the run folder: training curves are in the run folder itself, validation curves
 # in val/. TensorBoard lists each folder as a run, and draws the curves of all runs with the same tag in one chart.
 SUBFOLDERS = ("", "val")
+
+# The names of event files: the second, the machine, the process and a counter follow.
+EVENT_FILES = "events.out.tfevents.*"
 
 # The tag of the training loss of single mini-batches.
 LOSS_TAG = "loss_step"
@@ -26,10 +30,18 @@ def curves_folder(folder: Path, split: str) -> Path:
 
 
 def event_files(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Yield every event file: its path relative to the run folder, as text, and its path."""
+    """Yield every event file: its path relative to the run folder, as text, and its path; the oldest first."""
     for subfolder in SUBFOLDERS:
-        for path in sorted((folder / subfolder).glob("events.out.tfevents.*")):
+        for path in sorted((folder / subfolder).glob(EVENT_FILES), key=lambda path: _numbers(path.name)):
             yield path.relative_to(folder).as_posix(), path
+
+
+def _numbers(name: str) -> list[int | str]:
+    """Return the name of an event file with its numbers as such: the second, the process, and a counter at the end.
+
+    As text, the counter 9 would follow the counter 10 of the same second.
+    """
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 def event_bytes(folder: Path) -> dict[str, int]:

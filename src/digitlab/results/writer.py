@@ -9,8 +9,10 @@ import io
 import json
 import logging
 import math
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +32,7 @@ from digitlab.config.given import GIVEN
 from digitlab.config.overrides import split_override
 from digitlab.core.files import write_atomically
 from digitlab.results.checkpoint import write_checkpoint
-from digitlab.results.events import LOSS_TAG, SUBFOLDERS, cut_events, event_bytes
+from digitlab.results.events import EVENT_FILES, LOSS_TAG, SUBFOLDERS, cut_events, event_bytes
 from digitlab.results.folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -70,7 +72,7 @@ class RunWriter:
         # Each writer starts a thread and opens a file. If one of them fails (full disk), the others must be closed.
         with ExitStack() as opened_files:
             for name in SUBFOLDERS:
-                events = SummaryWriter(str(folder.path / name), purge_step=purge_step, max_queue=1000, flush_secs=30)
+                events = _open_events(folder.path / name, purge_step)
                 opened_files.callback(events.close)
                 self._events[name] = events
             if checkpoint is None:
@@ -212,6 +214,26 @@ class RunWriter:
     def close(self) -> None:
         for events in self._events.values():
             events.close()
+
+
+def _open_events(folder: Path, purge_step: int | None) -> SummaryWriter:
+    """Return a writer of a new event file, which TensorBoard reads after the files that are in ``folder`` already."""
+    before = set(folder.glob(EVENT_FILES))
+    events = SummaryWriter(str(folder), purge_step=purge_step, max_queue=1000, flush_secs=30)
+    new = set(folder.glob(EVENT_FILES)) - before
+    # TensorBoard sorts the names as text, so among files of the same second it reads the counter 10 before 9.
+    if any(old.name > path.name and _second(old) == _second(path) for path in new for old in before):
+        events.close()
+        for path in new:
+            path.unlink()
+        # The name of a file of the next second follows all others.
+        time.sleep(1 - time.time() % 1)
+        events = SummaryWriter(str(folder), purge_step=purge_step, max_queue=1000, flush_secs=30)
+    return events
+
+
+def _second(event_file: Path) -> str:
+    return event_file.name.split(".")[3]
 
 
 def _finite(value: Any) -> Any:
