@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from digitlab.api import html
 from digitlab.results.folder import RunFolder
-from digitlab.results.table import print_result, print_runs, print_table, run_row, sort_rows
+from digitlab.results.table import markdown_table, print_result, print_runs, print_table, run_row, sort_rows
 
 
 def test_words_in_brackets_are_printed_as_they_are(capsys):
@@ -13,6 +14,18 @@ def test_words_in_brackets_are_printed_as_they_are(capsys):
     print_table(["key"], [[word] for word in words], title="runs/[old]")
     printed = capsys.readouterr().out
     assert [word for word in [*words, "runs/[old]"] if word not in printed] == []
+
+
+def test_words_are_aligned_left_and_numbers_right_also_behind_numbers(capsys):
+    columns, rows = (
+        ["file", "confidence", "runner-up", "confidence"],
+        [["a.png", "0.9", "one", "0.1"], ["b", "1", "b", "0"]],
+    )
+    print_table(columns, rows, words=("file", "runner-up"))
+    line = capsys.readouterr().out.splitlines()[-2]
+    assert [cell[1:-1] for cell in line.strip("│").split("│")] == ["b    ", "         1", "b        ", "         0"]
+    assert markdown_table(columns, rows, words=("file", "runner-up")).splitlines()[1] == "| --- | ---: | --- | ---: |"
+    assert html.table(columns, rows, words=("file", "runner-up")).count("text-align:left") == 6
 
 
 def row(folder, **values):

@@ -4,10 +4,11 @@ It needs no style sheet, because a notebook may show it on any page: all styles 
 """
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from digitlab.config.compose import ROOT
+from digitlab.results.table import contain_words
 
 # Only the page's own colours: the text inherits its colour, and half-transparent grey lines show on any background.
 _CELL = "padding:0.2em 0.8em;border-bottom:1px solid rgba(128,128,128,0.35);background:none;color:inherit;min-width:0"
@@ -15,11 +16,12 @@ _TABLE = "border-collapse:collapse;margin:0.5em 0;font-variant-numeric:tabular-n
 _SMALL = "opacity:0.7;font-size:0.85em"
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, words: int) -> str:
-    """Return a table. The first ``words`` columns contain words (aligned left), the others numbers (aligned right)."""
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, words: int | Collection[str]) -> str:
+    """Return a table; ``words`` is as in ``contain_words``. Without names in ``columns``, it has no head."""
+    left = contain_words(columns or [""] * len(rows[0]), words)
 
     def cell_html(tag: str, column: int, text: str) -> str:
-        align = "left" if column < words else "right;white-space:nowrap"
+        align = "left" if left[column] else "right;white-space:nowrap"
         return f'<{tag} style="{_CELL};text-align:{align}">{html.escape(text)}</{tag}>'
 
     def row_html(tag: str, texts: Sequence[str]) -> str:

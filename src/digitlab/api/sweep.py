@@ -93,7 +93,7 @@ class Sweep:
 
     def _repr_html_(self) -> str:
         """Return what notebooks show: the settings from best to worst, the effect of each value, the failed runs."""
-        from digitlab.sweeps.report import EFFECTS_TITLE, effects_table, settings_table
+        from digitlab.sweeps.report import EFFECTS_TITLE, effects_table, settings_table, settings_words
 
         finished = sum(run.status == "finished" for run in self._runs)
         status = f"{finished} of {len(self._runs)} runs finished"
@@ -101,8 +101,7 @@ class Sweep:
         # One table for each data set, because values on different data sets can't be ranked.
         for part in self._table.by_data_set():
             columns, rows = settings_table(part)
-            # The first columns contain words: the values of the swept keys. The others contain numbers.
-            parts.append(html.table(columns, rows[:_SHOWN_ROWS], words=len(part.keys)))
+            parts.append(html.table(columns, rows[:_SHOWN_ROWS], words=settings_words(part)))
             if len(rows) > _SHOWN_ROWS:
                 parts.append(f"<div>the best {_SHOWN_ROWS} of {len(rows)} settings</div>")
             if any(part.effects.values()):

@@ -127,7 +127,8 @@ def _draw(run: "ExplainedRun", what: What, subjects: "Subjects | None", *, targe
         return learned.layers_figure(run, subjects.pixels[0])
     explanation = predictions.explain(run, subjects, target=target)
     columns = ["image", "predicted", "confidence", "true class", "nearest training images"]
-    print_table(columns, predictions.lines(run, explanation), words=5, title=run.title)
+    words = [name for name in columns if name != "confidence"]
+    print_table(columns, predictions.lines(run, explanation), words=words, title=run.title)
     return predictions.figure(run, explanation)
 
 

@@ -57,7 +57,8 @@ def predict(
             _print_csv(list(readable), scores, facts.class_names)
         else:
             columns = ["file", "class", "confidence", "runner-up", "confidence"]
-            print_table(columns, _rankings(list(readable), scores, facts.class_names), words=2)
+            rows = _rankings(list(readable), scores, facts.class_names)
+            print_table(columns, rows, words=("file", "class", "runner-up"))
     if len(readable) < len(set(paths)):
         sys.exit(1)
 

@@ -8,7 +8,7 @@ import json
 import math
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,16 @@ def wide_console() -> Console:
 
 
 def print_table(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None, words: int = 1
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    title: str | None = None,
+    words: int | Collection[str] = 1,
 ) -> None:
-    """Print a table under its title. The first ``words`` columns contain words (aligned left), the others numbers."""
+    """Print a table under its title; ``words`` is as in ``contain_words``."""
     table = Table()
-    for number, name in enumerate(columns):
-        table.add_column(name, justify="left" if number < words else "right", overflow="fold")
+    for name, left in zip(columns, contain_words(columns, words), strict=True):
+        table.add_column(name, justify="left" if left else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
     console = wide_console()
@@ -51,10 +55,20 @@ def print_table(
     console.print(table)
 
 
-def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, words: int) -> str:
+def contain_words(columns: Sequence[str], words: int | Collection[str]) -> list[bool]:
+    """Return for each column whether it contains words, which are aligned left, or numbers, which are aligned right.
+
+    ``words`` is the number of the first columns that contain words, or the names of all columns that do.
+    """
+    if isinstance(words, int):
+        return [number < words for number in range(len(columns))]
+    return [name in words for name in columns]
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, words: int | Collection[str]) -> str:
     """Return the same table in Markdown, without a newline at its end. In cells, ``|`` must be escaped already."""
     # The colon aligns numbers to the right.
-    rule = ["---" if number < words else "---:" for number in range(len(columns))]
+    rule = ["---" if left else "---:" for left in contain_words(columns, words)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (columns, rule, *rows))
 
 

@@ -7,7 +7,7 @@ without its seed, fold and split seed. The runs of one setting are its replicate
 import json
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from digitlab.config.place import train_command
@@ -36,13 +36,12 @@ _UNPAIRED_NOTE = (
 
 def print_report(table: SweepTable) -> None:
     """Print the settings, the effects, the best runs and the failures to stdout, one block for each data set."""
-    # Accuracies on different data sets cannot be ranked, so each data set has its own tables. In them, the first
-    # columns contain words; ``words`` is their number.
+    # Accuracies on different data sets cannot be ranked, so each data set has its own tables.
     for part in table.by_data_set():
         columns, rows = settings_table(part)
         shown = rows[:_SHOWN_ROWS]
         hint = f", the best {len(shown)} of {len(rows)} settings (all in sweep.md)" if len(rows) > len(shown) else ""
-        tables.print_table(columns, shown, title=f"{part.name}{hint}", words=len(part.keys))
+        tables.print_table(columns, shown, title=f"{part.name}{hint}", words=settings_words(part))
         if part.effects:
             tables.print_table(*effects_table(part), title=EFFECTS_TITLE, words=2)
         for line in [*_effect_notes(part), *_best_lines(part), *_limit_notes(part), *_unsuccessful(part)]:
@@ -91,6 +90,11 @@ def settings_table(table: SweepTable) -> tuple[list[str], list[list[str]]]:
     columns += ["checkpoint", "failed", *(["halved after epoch"] if halving else [])]
     rows = [_setting_cells(row, test_metrics, halving=halving) for row in table.rows]
     return _without_empty([*columns, "runs"], rows, optional=("sd", "95 % interval", "checkpoint", "failed"))
+
+
+def settings_words(table: SweepTable) -> list[str]:
+    """Return the columns of ``settings_table`` that contain words; the others contain numbers."""
+    return [*table.keys, "checkpoint", "runs"]
 
 
 def _without_empty(
@@ -264,7 +268,7 @@ def _markdown(table: SweepTable) -> str:
         several = len(per_data_set) > 1
         heading = "###" if several else "##"
         parts += [f"## {part.name}"] if several else []
-        parts.append(_markdown_table(*settings_table(part), words=len(part.keys)))
+        parts.append(_markdown_table(*settings_table(part), words=settings_words(part)))
         if part.effects:
             # The heading is the first part of the title, and its explanation becomes a paragraph.
             parts += [f"{heading} Effect of each value", f"{EFFECTS_TITLE.partition(': ')[2].capitalize()}."]
@@ -278,5 +282,5 @@ def _markdown(table: SweepTable) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, words: int) -> str:
+def _markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, words: int | Collection[str]) -> str:
     return tables.markdown_table(columns, [[cell.replace("|", "\\|") for cell in row] for row in rows], words=words)
