@@ -129,16 +129,9 @@ def _ended(done: JobReturn) -> bool:
 
 def _job(number: int, config: DictConfig, folder: RunFolder) -> Job:
     """The job of a run folder. If this raises ``ConfigError`` or ``RunError``, the job runs alone and fails there."""
-    from digitlab.population.job import Job
-    from digitlab.results.checkpoint import newest_usable_checkpoint
-    from digitlab.training.experiment import Experiment
+    from digitlab.population.job import read_job
 
-    overrides = run_overrides(command_line_overrides())
-    experiment = Experiment.from_config(config, typed=overrides)
-    checkpoint = newest_usable_checkpoint(folder, hyper_parameters=experiment.hyper_parameters)
-    return Job(
-        number=number, config=config, experiment=experiment, folder=folder, overrides=overrides, checkpoint=checkpoint
-    )
+    return read_job(number, config, folder, overrides=run_overrides(command_line_overrides()))
 
 
 def _populations(jobs: Sequence[Job], most: int | None) -> list[list[Job]]:

@@ -142,6 +142,12 @@ def test_a_damaged_last_checkpoint_is_reported_and_the_previous_one_is_used(two_
     assert not caplog.records
 
 
+def test_a_command_that_only_looks_repairs_nothing(two_saves, caplog):
+    two_saves.last.write_bytes(b"")
+    assert newest_usable_checkpoint(two_saves, hyper_parameters=HERE, repair=False)["epoch"] == 1
+    assert (two_saves.last.read_bytes(), caplog.records) == (b"", [])
+
+
 def test_without_a_usable_checkpoint_the_error_names_the_last_one(two_saves):
     for path in (two_saves.last, two_saves.previous):
         path.write_bytes(b"")

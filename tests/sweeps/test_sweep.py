@@ -220,6 +220,17 @@ def test_a_dry_run_of_many_runs_lists_twenty_and_ends_with_the_answer(tmp_path, 
     assert sum("seed=" in line for line in ended.stdout.splitlines()) == 30
 
 
+def test_a_dry_run_refuses_halving_exactly_if_the_sweep_does(sweep, tmp_path, sweep_py):
+    # Two optimizers form no population, so nothing can be halved. In the old folder, the first run has finished.
+    alone = ("optimizer=adam,sgd", "optimizer.lr=0.1", "seed=0", "sweep.halving=true")
+    for folder, code in ((tmp_path / "new", 2), (sweep, 0)):
+        dry = sweep_py(*alone, "sweep.dry_run=true", folder=folder)
+        real = sweep_py(*alone, folder=folder)
+        assert (dry.returncode, real.returncode) == (code, code)
+        assert [line for line in dry.stderr.splitlines() if line not in real.stderr] == []
+    assert "no populations; 1 runs one by one" in dry.stdout
+
+
 def test_a_dry_run_knows_which_runs_have_finished(sweep, sweep_py):
     before = files(sweep)
     ended = sweep_py("optimizer.lr=0.01,0.3", "seed=0", "sweep.dry_run=true", folder=sweep)
@@ -274,8 +285,10 @@ def test_a_long_command_has_a_short_folder_name_of_its_own(folder_of):
     assert all(len(os.path.basename(folder)) <= 100 for folder in folders)
 
 
-@pytest.mark.parametrize("launcher", ["basic", "vectorized", "joblib"])
-@pytest.mark.parametrize("taken", ["folder", ".hydra", "train.log"])
+@pytest.mark.parametrize(
+    ("launcher", "taken"),
+    [("basic", "folder"), ("vectorized", "folder"), ("joblib", "folder"), ("basic", ".hydra"), ("basic", "train.log")],
+)
 def test_a_file_in_the_place_of_a_run_folder_fails_only_this_job(sweep, sweep_py, launcher, taken):
     run = next(sweep.glob("0_*"))
     if taken == "train.log":

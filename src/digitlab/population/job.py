@@ -1,6 +1,7 @@
-"""``Job``: a run of a sweep that waits for training, perhaps in a population. The vectorized launcher makes jobs.
+"""``Job``: a run of a sweep that waits for training, perhaps in a population.
 
-A population trains several runs together. ``grouping`` decides which jobs form one; ``trainer`` makes them its members.
+The vectorized launcher makes jobs with ``read_job``, and so does the dry run of a sweep. A population trains several
+runs together. ``grouping`` decides which jobs form one; ``trainer`` makes them its members.
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from digitlab.data.chunks import Position
 from digitlab.population.halving import default_epochs
+from digitlab.results.checkpoint import newest_usable_checkpoint
 from digitlab.results.folder import RunFolder
 from digitlab.results.outcome import UNREADABLE
 from digitlab.training.checkpointing import saved_position
@@ -74,6 +76,21 @@ class Job:
         """
         # If the user has turned halving off in the meantime, the run trains on.
         return self.checkpoint.get("halved_after_epoch") if self.halving and self.checkpoint is not None else None
+
+
+def read_job(
+    number: int, config: DictConfig, folder: RunFolder, *, overrides: Sequence[str], repair: bool = True
+) -> Job:
+    """Return the job that trains the run in ``folder``, which may be missing; see ``Job`` for the arguments.
+
+    ``repair`` is as in ``newest_usable_checkpoint``. Raises ``ConfigError`` for a bad setting, and ``RunError`` if all
+    checkpoints in the folder are unusable.
+    """
+    experiment = Experiment.from_config(config, typed=overrides)
+    checkpoint = newest_usable_checkpoint(folder, hyper_parameters=experiment.hyper_parameters, repair=repair)
+    return Job(
+        number=number, config=config, experiment=experiment, folder=folder, overrides=overrides, checkpoint=checkpoint
+    )
 
 
 def halving_epochs_of(jobs: Sequence[Job]) -> Sequence[int]:

@@ -72,12 +72,14 @@ def _verify(content: io.BytesIO) -> None:
     content.seek(0)
 
 
-def newest_usable_checkpoint(run: RunFolder, *, hyper_parameters: Mapping[str, Any]) -> dict[str, Any] | None:
+def newest_usable_checkpoint(
+    run: RunFolder, *, hyper_parameters: Mapping[str, Any], repair: bool = True
+) -> dict[str, Any] | None:
     """Return the newest checkpoint that the run can resume from, or None if the run has no checkpoint yet.
 
     A checkpoint is unusable if it is damaged, or if its hyper-parameters differ from ``hyper_parameters``. If this is
-    true for ``last.ckpt``, a warning names it, and ``previous.ckpt`` replaces it. Raises ``RunError`` if there are
-    checkpoints and all of them are unusable.
+    true for ``last.ckpt``, a warning names it, and ``previous.ckpt`` replaces it, unless ``repair`` is off. Raises
+    ``RunError`` if there are checkpoints and all of them are unusable.
     """
     errors: list[RunError] = []
     for path in (run.last, run.previous):
@@ -89,7 +91,7 @@ def newest_usable_checkpoint(run: RunFolder, *, hyper_parameters: Mapping[str, A
         except RunError as error:
             errors.append(error)
             continue
-        if path != run.last:
+        if path != run.last and repair:
             log.warning("%s; resuming from %s", errors[0] if errors else f"{run.last}: is missing", path.name)
             # The next save keeps last.ckpt as previous.ckpt. If last.ckpt stayed damaged, that would replace the only
             # usable file by a damaged one.

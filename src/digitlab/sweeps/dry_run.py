@@ -19,7 +19,7 @@ from rich.progress import track
 
 from digitlab.config.fingerprint import fingerprint
 from digitlab.core.durations import duration
-from digitlab.core.errors import ConfigError
+from digitlab.core.errors import ConfigError, RunError
 from digitlab.core.system import peak_memory_bytes
 from digitlab.results.folder import RunFolder
 from digitlab.results.table import print_table
@@ -46,7 +46,11 @@ class PlannedRun:
 
     @property
     def finished(self) -> bool:
-        return self.run is not None and self.run.status == "finished"
+        """Whether the sweep has nothing to train here. Without halving, it continues a run that halving has ended."""
+        if self.run is None or self.run.status != "finished":
+            return False
+        halving = bool(OmegaConf.select(self.config, "sweep.halving"))
+        return halving or self.run.result.get("halved_after_epoch") is None
 
     @property
     def epochs(self) -> int:
@@ -72,7 +76,7 @@ def dry_run(
     unfinished = [each for each in planned if not each.finished]
     summary = [f"{len(planned)} runs, {len(planned) - len(unfinished)} of them finished before"]
     if unfinished and "max_members" in launcher:
-        summary.append(_populations(unfinished, launcher.max_members))
+        summary.append(_populations(folder, planned, launcher.max_members))
     if unfinished:
         summary.append(_estimate([each.run for each in planned if each.run is not None], unfinished))
     # The summary comes last, where the terminal shows it.
@@ -132,34 +136,31 @@ def _print_runs(folder: Path, planned: Sequence[PlannedRun]) -> None:
     print_table(["run", "state", "overrides"], rows, title=str(folder), words=3)
 
 
-def _populations(unfinished: Sequence[PlannedRun], max_members: int | str) -> str:
-    """Return in one line how the launcher ``vectorized`` would group the runs.
+def _populations(sweep: Path, planned: Sequence[PlannedRun], max_members: int | str) -> str:
+    """Return in one line how the launcher ``vectorized`` would group the runs of the folder ``sweep``.
 
     It trains runs that differ only in numbers together, as a population. ``max_members`` is its limit or ``auto``.
+    Raises ``ConfigError`` if the launcher would refuse the runs.
     """
     # These import torch, which takes seconds. A dry run with the basic launcher does not need them.
     from digitlab.population.grouping import populations
-    from digitlab.population.job import Job
-    from digitlab.training.experiment import Experiment
+    from digitlab.population.job import read_job
 
-    jobs = []
-    # ``populations`` checks a new sweep with halving, which it knows by job 0. So no job gets this number if some of
-    # these runs exist already.
-    first = sum(each.run is not None for each in unfinished)
-    for number, each in enumerate(_with_progress(unfinished, "grouping the runs"), start=first):
+    jobs, unfinished_count = [], 0
+    for number, each in enumerate(_with_progress(planned, "grouping the runs")):
+        if each.finished:
+            continue
+        unfinished_count += 1
+        # A new run has no folder yet, and no folder has this name.
+        folder = RunFolder(sweep / f".new_{number}") if each.run is None else each.run.folder
         try:
-            experiment = Experiment.from_config(each.config, typed=each.overrides)
-        except ConfigError:
+            jobs.append(read_job(number, each.config, folder, overrides=each.overrides, repair=False))
+        except (ConfigError, RunError):
             continue  # this run will fail on its own, so it is in no population
-        # This folder does not exist, so grouping finds no earlier attempt at the run.
-        folder = RunFolder(Path(str(number)))
-        jobs.append(
-            Job(number=number, config=each.config, experiment=experiment, folder=folder, overrides=each.overrides)
-        )
-    # The launcher uses the same function, so the sweep will have the same groups.
+    # The launcher makes the same jobs and calls the same function, so the sweep will have the same groups.
     groups = populations(jobs, max_members=None if isinstance(max_members, str) else max_members)
     sizes = sorted((len(group) for group in groups if len(group) > 1), reverse=True)
-    single_runs = len(unfinished) - sum(sizes)
+    single_runs = unfinished_count - sum(sizes)
     populations_text = f"{len(sizes)} populations of {', '.join(map(str, sizes))} runs" if sizes else "no populations"
     return f"{populations_text}; {single_runs} runs one by one"
 

@@ -54,7 +54,9 @@ def report_failure() -> Iterator[None]:
         if single_run:
             raise
         folder = Path(HydraConfig.get().runtime.output_dir)
-        log.error("%s failed: %s", folder.name, error, exc_info=not expected)
+        # The terminal comes before the log file in the folder, and what is wrong may be that file.
+        with suppress(OSError):
+            log.error("%s failed: %s", folder.name, error, exc_info=not expected)
         from digitlab.results.lock import BusyError
 
         # If the folder is locked, another process trains the run and writes its result.

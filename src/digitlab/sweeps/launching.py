@@ -144,14 +144,10 @@ class JobLauncher(BasicLauncher):
                 task_function=task, config=config,
                 job_dir_key="hydra.sweep.dir", job_subdir_key="hydra.sweep.subdir",
             )  # fmt: skip
-        except (OSError, ValueError) as error:
+        except OSError as error:
             # ``run_job`` returns the errors of the task, so this one comes from the folder of the job or Hydra's files
-            # in it. The other jobs have folders of their own and continue. Python's logging turns the error of a log
-            # file into a ``ValueError``.
-            disk_error = error if isinstance(error, OSError) else error.__cause__
-            if not isinstance(disk_error, OSError):
-                raise
-            job_return = _failed_before_start(config, disk_error)
+            # in it. The other jobs have folders of their own and continue.
+            job_return = _failed_before_start(config, error)
         # The job has set up its own logging; this sets up that of the command again.
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         return job_return
