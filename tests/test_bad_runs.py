@@ -55,9 +55,15 @@ def test_an_invalid_setting_ends_train_py_with_one_line_and_code_2(argument, lin
         (["model=mlp,linear", "model.dropout=0,0.2"], "model.dropout=0"),
         (["trainer=cpu,ddp"], "trainer.strategy=ddp"),
         (["optimizer.lr=[0.1,0.2"], "optimizer.lr=[0.1,0.2"),
+        (["optimizer.lr=fast", "seed=0,1"], "optimizer.lr=fast"),
+        (["model.hidden=[64,x]", "seed=0,1"], "model.hidden=[64,x]"),
+        (["model._target_=digitlab.models.Nothing", "seed=0,1"], "model._target_=digitlab.models.Nothing"),
+        (["model._target_=os.system", "model.dropout=0,0.1"], "model._target_=os.system"),
+        (["+callbacks.mine._target_=digitlab.models.MLP", "seed=0,1"], "callbacks.mine._target_=digitlab.models.MLP"),
+        (["+callbacks.mine._target_=lightning.Nothing", "seed=0,1"], "callbacks.mine._target_=lightning.Nothing"),
     ],
 )
-def test_an_invalid_key_of_a_sweep_is_reported_before_its_first_job(arguments, key, rejected_by_train_py):
+def test_a_mistake_in_all_jobs_of_a_sweep_is_reported_before_the_first_one(arguments, key, rejected_by_train_py):
     ended = rejected_by_train_py("-m", *arguments, sweep=True)
     assert ended.stderr.startswith(f"{key}: ")
     assert ended.returncode == 2

@@ -1,8 +1,9 @@
 """Checks the composed configuration before Hydra creates a folder, so that a rejected command leaves nothing behind.
 
 Hydra imports and calls the class ``Preflight`` at the start of a run or sweep (``callbacks.preflight`` in
-``conf/hydra/digitlab.yaml``). At the start of a sweep it checks which keys exist. The values are checked at the start
-of each job, so that a wrong value fails only its own job. With ``sweep.dry_run`` it also makes the dry run.
+``conf/hydra/digitlab.yaml``). At the start of a sweep it checks which keys exist, and the values that all jobs share.
+The swept values are checked at the start of each job, so that a wrong one fails only its own job. With
+``sweep.dry_run`` it also makes the dry run.
 """
 
 import sys
@@ -24,6 +25,7 @@ from digitlab.api.no_effect import (
     refuse_sweep_settings,
     refuse_without_effect,
 )
+from digitlab.api.sweep_checks import check_shared_settings
 from digitlab.config.cli_errors import command_line_overrides
 from digitlab.config.compose import COMPOSITION_ERRORS, composition_error, plain
 from digitlab.config.overrides import split_override
@@ -33,6 +35,7 @@ from digitlab.core.files import disk_faults, write_failure
 from digitlab.results.folder import RunFolder
 from digitlab.results.lock import lock_folder
 from digitlab.results.run_hints import nearby_runs
+from digitlab.sweeps.job_composer import compose_job
 from digitlab.sweeps.jobs import Grid, sweep_overrides
 from digitlab.sweeps.search.settings import SearchPlan, search_plan
 from digitlab.sweeps.session import SweepSession, start_sweep
@@ -82,8 +85,11 @@ class Preflight(Callback):
         checked_job = overrides  # the overrides that Hydra composes now, for its errors
         try:
             grid = Grid(loader, overrides)  # all values of each key
+            first_job: DictConfig | None = None
             for checked_job in grid.group_combinations():
                 composed = loader.load_configuration(config_name, checked_job, run_mode=RunMode.RUN)
+                # The first combination has the first value of every key, as the first job has.
+                first_job = composed if first_job is None else first_job
                 refuse_without_effect(checked_job, composed, swept=grid.keys)
                 if OmegaConf.select(composed, "trainer.strategy") == "ddp":
                     allowed = "can't be swept with -m: each of its processes would launch the whole sweep"
@@ -94,6 +100,10 @@ class Preflight(Callback):
             refuse_run_folder(config)
             folder = Path(config.hydra.sweep.dir)
             plan = search_plan(config, loader, grid)  # None if the sweep is no search
+            if first_job is not None:
+                check_shared_settings(
+                    first_job, lambda: compose_job(loader, config_name, grid.jobs()[-1]), overrides, swept=grid.keys
+                )
             if plan is None and not grid.keys:
                 # The user has probably forgotten a list of values. Train the run anyway, in the folder of a sweep.
                 print("nothing is swept: no key has several values, so this is a sweep of one run", file=sys.stderr)

@@ -50,6 +50,15 @@ def check_node(node: Mapping[str, Any], key: str, target: str | None = None) -> 
             check_value(path, value, annotation)
 
 
+def is_class_of_digitlab(target: str) -> bool:
+    """Return whether the dotted name ``target`` is that of a class in digitlab's source files."""
+    module, _, name = target.rpartition(".")
+    try:
+        return isinstance(_definition(module, name)[1], ast.ClassDef)
+    except _UnknownError:
+        return False
+
+
 def _annotations(target: str) -> dict[str, tuple[str, ast.expr]]:
     """Return the annotation of each setting of a class, and the module in which to evaluate it.
 

@@ -1,0 +1,57 @@
+"""Checks the settings that all jobs of a sweep share, before the first job starts; ``preflight`` calls it.
+
+A value that differs between the jobs is checked at the start of each job instead, so that a wrong one fails only its
+own job.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+
+from omegaconf import DictConfig, OmegaConf
+
+from digitlab.api.early_checks import check_values
+from digitlab.config.annotations import is_class_of_digitlab
+from digitlab.config.compose import walk
+from digitlab.config.overrides import split_override
+from digitlab.core.errors import ConfigError, DigitlabError
+
+
+def check_shared_settings(
+    first_job: DictConfig,
+    compose_last_job: Callable[[], DictConfig],
+    overrides: Sequence[str],
+    *,
+    swept: Collection[str],
+) -> None:
+    """Raise the error of a setting that every job has: a wrong value, or a ``_target_`` that can't be used.
+
+    ``overrides`` are those of the command, and ``swept`` the keys whose values differ between its jobs.
+    """
+    error = _error(first_job, overrides)
+    if error is None or (isinstance(error, ConfigError) and error.key in swept):
+        return
+    # The last job has other values of all swept keys. If it has the same error, these values are not the reason.
+    if str(_error(compose_last_job(), overrides)) == str(error):
+        raise error
+
+
+def _error(config: DictConfig, overrides: Sequence[str]) -> DigitlabError | None:
+    """Return the error of the configuration of a job, or None."""
+    try:
+        check_values(config)
+        if _names_own_class(config, overrides):
+            # Only building an object shows whether its class can be used. This imports torch, which takes seconds.
+            from digitlab.training.experiment import Experiment
+
+            Experiment.from_config(config, typed=overrides)
+    except DigitlabError as error:
+        return error
+    return None
+
+
+def _names_own_class(config: DictConfig, overrides: Sequence[str]) -> bool:
+    """Return whether a ``_target_`` was typed, or names a class that is not one of digitlab's."""
+    if any(split_override(override)[0].endswith("._target_") for override in overrides):
+        return True
+    nodes = OmegaConf.to_container(config, resolve=False)
+    targets = ((path, target) for path, target in walk(nodes) if path.endswith("._target_"))
+    return any(not path.startswith("hydra.") and not is_class_of_digitlab(str(target)) for path, target in targets)
