@@ -1,5 +1,6 @@
 """Arguments of ``train.py`` before Hydra reads them: typing errors, quoting, and the order of options."""
 
+import re
 import shlex
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import sys
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from digitlab.api.sweep_checks import check_shared_settings
 from digitlab.config.command_line import read_arguments, undeferred
 from digitlab.config.compose import ROOT, compose
 from digitlab.config.quoting import in_quotes, quote_path, shell_form
@@ -236,3 +238,58 @@ def test_make_rejects_variables_that_it_does_not_pass_on(words, passed):
 def test_a_key_of_another_option_names_that_option(key, option):
     text = message(f"{key}=6").partition("it exists with ")[2]
     assert option in text.split(" or ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("train model=mlp", "train: is not needed: leave it out"),
+        ("resume", "resume: must be written resume=RUN_FOLDER, or resume=auto"),
+        ("debug", "debug: must be written debug=NAME, where NAME is one of fast, limit, overfit, profile"),
+        ("--config-name=x", "--config-name: digitlab has one configuration"),
+        ("-cn x", "--config-name: digitlab has one configuration"),
+        ("--config-path x", "--config-path: digitlab's own configuration is always used"),
+        ("--config-dir /nowhere", "--config-dir=/nowhere: there is no such folder"),
+        ("--experimental-rerun x", "--experimental-rerun: is not supported"),
+        ("--shell-completion", "--shell-completion: must say what to do"),
+        ("--package model", "--package: has no effect without --cfg"),
+        ("model=mlp --resolve", "--resolve: has no effect without --cfg"),
+        ("--dry-run", "--dry-run: no such option: write sweep.dry_run=true"),
+        ("--resume", "--resume: no such option: write resume=VALUE"),
+        ("-m seed=1 2 3", "seed=1 2: several values of a sweep are written -m seed=1,2, without spaces"),
+        ("-m seed=1, 2, 3", "seed=1, 2,: several values of a sweep are written -m seed=1,2, without spaces"),
+        ("optimizer.lr=logspace(-4,-1)", "there is no function logspace; values are written choice(1,2), range(1,5)"),
+        ("optimizer.lr=interval(a,b)", "can't be read: wrong arguments of interval; values are written"),
+        ("hydra/sweeper=random", "hydra/sweeper=random: must be one of basic, optuna (did you mean `optuna hydra."),
+        ("hydra/launcher=slurm", "hydra/launcher=slurm: must be one of basic, joblib, "),
+        ("hydra/launcher=slurm", "(did you mean `submitit_slurm`?)"),
+        ("hydra.sweeper=optuna", "is chosen with a slash: write hydra/sweeper=optuna"),
+        ("launcher=joblib", "launcher=joblib: no such key: write hydra/launcher=joblib"),
+        ("n_trials=5", "n_trials=5: no such key: write hydra.sweeper.n_trials=5"),
+        ("loss=BCE", "(did you mean `cross_entropy`?)"),
+        ("model=all", "(all of them: -m 'model=glob(*)')"),
+        ("callbacks.x._target_=lightning.X", "no such callback: a new one is written with a +"),
+        ("callbacks=[a]", "callbacks=[a]: has keys of its own, set one by one: +callbacks.NAME._target_=VALUE"),
+        ("ema=[1]", "ema=[1]: has keys of its own, set one by one: ema.decay=VALUE"),
+    ],
+)
+def test_settings_and_options_of_hydra_and_other_programs_are_answered_in_one_line(arguments, words, one_line):
+    line = message(*arguments.split())
+    assert words in line
+    assert one_line(line)
+
+
+def test_a_space_inside_quotes_before_the_equals_sign_is_named():
+    assert message("model =lenet") == "model =lenet: must be written model=lenet, with no spaces around ="
+
+
+@pytest.mark.parametrize(("value", "written"), [("1-5", "range(1,6)"), ("1..5", "range(1,6)"), ("[1,2,3]", "1,2,3")])
+def test_several_values_of_a_sweep_in_another_form_are_written_in_the_error(value, written):
+    overrides = [f"seed={value}"]
+    with pytest.raises(ConfigError, match=re.escape(f"; several values are written seed={written}")):
+        check_shared_settings(compose(overrides), lambda: compose(overrides), overrides, swept=())
+
+
+def test_an_error_that_only_some_jobs_have_is_left_to_them():
+    check_shared_settings(compose(["seed=-1"]), compose, ["model=mlp"], swept=())
+    check_shared_settings(compose(["seed=-1"]), lambda: compose(["seed=-1"]), ["seed=-1,-1"], swept=["seed"])

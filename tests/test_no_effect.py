@@ -88,3 +88,4 @@ def test_a_sweep_without_a_list_of_values_says_that_nothing_is_swept(train_py, t
     line = "nothing is swept: no key has several values, so this is a sweep of one run\n"
     assert (ended.returncode, ended.stderr) == (0, line)
     assert train_py(*command, "seed=0,1").stderr == ""
+    assert train_py(*command, "seed=0,1", "seed=2,3").stderr == "seed=0,1: has no effect, because seed=2,3 follows\n"

@@ -95,17 +95,14 @@ def notes_without_effect(overrides: Sequence[str], config: DictConfig) -> list[s
 
     These are no errors, because ``debug=fast`` and other short runs have them.
     """
-    notes: list[str] = []
+    notes = notes_on_repeated(overrides)
     last_overrides = {split_override(override)[0]: override for override in overrides}
     epochs, stopping = config.trainer.max_epochs, config.early_stopping
     milestones = config.scheduler.get("milestones_epochs")
     late_milestones = milestones and min(milestones) >= epochs
     long_patience = stopping is not None and stopping.unit == "epochs" and stopping.patience >= epochs
     for override in overrides:
-        key = split_override(override)[0]
-        if override != last_overrides[key]:
-            notes.append(f"{override}: has no effect, because {last_overrides[key]} follows")
-        reason = None
+        key, reason = split_override(override)[0], None
         if late_milestones and override in ("scheduler=steps", last_overrides.get(_MILESTONES)):
             reason = f"scheduler.milestones_epochs={show(milestones)} are not before the end"
         if long_patience and key == "early_stopping.patience":
@@ -113,3 +110,10 @@ def notes_without_effect(overrides: Sequence[str], config: DictConfig) -> list[s
         if reason is not None:
             notes.append(f"{override}: has no effect, because {reason}: trainer.max_epochs is {epochs}")
     return notes
+
+
+def notes_on_repeated(overrides: Sequence[str]) -> list[str]:
+    """Return a line for each override of a key that a later one sets to another value."""
+    last_overrides = {split_override(override)[0]: override for override in overrides}
+    later = [(override, last_overrides[split_override(override)[0]]) for override in overrides]
+    return [f"{override}: has no effect, because {last} follows" for override, last in later if override != last]

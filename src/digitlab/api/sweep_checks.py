@@ -4,6 +4,7 @@ A value that differs between the jobs is checked at the start of each job instea
 own job.
 """
 
+import re
 from collections.abc import Callable, Collection, Sequence
 
 from omegaconf import DictConfig, OmegaConf
@@ -31,7 +32,22 @@ def check_shared_settings(
         return
     # The last job has other values of all swept keys. If it has the same error, these values are not the reason.
     if str(_error(compose_last_job(), overrides)) == str(error):
-        raise error
+        raise _with_form_of_values(error, overrides)
+
+
+def _with_form_of_values(error: DigitlabError, overrides: Sequence[str]) -> DigitlabError:
+    """Return ``error``; if its value was meant as several values of a sweep, the message says how they are written."""
+    typed = dict(map(split_override, overrides))
+    if not isinstance(error, ConfigError) or error.key not in typed:
+        return error
+    value, form = typed[error.key], None
+    if match := re.fullmatch(r"(\d+)(?:-|:|\.\.+)(\d+)", value):
+        form = f"range({match[1]},{int(match[2]) + 1})"
+    elif value.startswith("[") and "a list" not in error.allowed:
+        form = value.strip("[]")
+    if form is None:
+        return error
+    return ConfigError(error.key, error.value, f"{error.allowed}; several values are written {error.key}={form}")
 
 
 def _error(config: DictConfig, overrides: Sequence[str]) -> DigitlabError | None:

@@ -16,9 +16,9 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from digitlab.config.hydra_options import refuse_node_as_option
 from digitlab.config.overrides import split_override
 from digitlab.config.place import train_command
-from digitlab.config.quoting import character_to_quote, shell_form
 from digitlab.config.suggestions import (
     RENAMED_KEYS,
     full_keys,
@@ -30,6 +30,7 @@ from digitlab.config.suggestions import (
     similar_names,
     unknown,
 )
+from digitlab.config.unreadable_values import unreadable_value
 from digitlab.core.errors import ConfigError
 from digitlab.core.files import read_yaml
 
@@ -71,50 +72,32 @@ def check_overrides(overrides: Iterable[str], groups: Path) -> None:
     for text in overrides:
         key, value = split_override(text)
         if not key or ("=" not in text and not text.startswith("~")):
-            raise ConfigError("", text, f"must be written {_required_form(text, groups)}")
+            raise ConfigError("", text, _required_form(text, groups))
+        if key != key.strip():
+            raise ConfigError("", text, f"must be written {key.strip()}={value.strip()}, with no spaces around =")
+        refuse_node_as_option(key, value)
         try:
             override = parser.parse_override(text)
         except HydraException as error:
-            raise _unreadable(key, value) from error
+            raise unreadable_value(key, value) from error
         if key in group_names(groups) and not _may_be_names(override, several=key in _LIST_GROUPS):
             raise _no_such_name(key, value, _options(groups / key))
 
 
 def _required_form(text: str, groups: Path) -> str:
-    """Return ``KEY=VALUE`` and what the user may have meant: ``data=mnist`` by ``mnist``, ``seed=1`` by ``seed:1``."""
+    """Return how an override is written, and what the user may have meant: ``data=mnist`` by ``mnist``."""
+    if text in ("train", "fit", "python", "train.py"):
+        return "is not needed: leave it out"
+    if text == "resume":
+        return "must be written resume=RUN_FOLDER, or resume=auto for the newest run with the same settings"
+    if text in group_names(groups):
+        return f"must be written {text}=NAME, where NAME is one of {', '.join(_options(groups / text))}"
     suggestions = [f"{group}={text}" for group in group_names(groups) if text in _options(groups / group)]
     if match := re.fullmatch(r"([A-Za-z_.]+):(\S+)", text):
         suggestions = [f"{match[1]}={match[2]}"]
-    return f"KEY=VALUE (did you mean `{suggestions[0]}`?)" if suggestions else "KEY=VALUE"
-
-
-def _unreadable(key: str, value: str) -> ConfigError:
-    """Return the error for a value that Hydra's grammar rejects, with the first correction below that fits."""
-    # Two settings stand in one argument, as in "seed=1, model=mlp".
-    if match := re.search(r"^([^'\"\[{]*?)[\s,;]+([A-Za-z_.]+=\S.*)$", value):
-        allowed = f"settings are separated by spaces outside quotes: {key}={match[1]} {match[2]}"
-        return ConfigError(key, value, allowed)
-    if re.search("[“”„‘’‚«»]", value):
-        corrected = re.sub("[“”„‘’‚«»]", "", value)
-        return ConfigError(key, value, f"has typographic quotes: write {key}={corrected}")
-    # There is one = or one comma too many, as in seed==1 or model.hidden=[64,,64].
-    corrected = re.sub(r",+(?=[],])", "", value.lstrip("=").strip(","))
-    if corrected != value and corrected and character_to_quote(corrected) is None:
-        kind = "= is written once" if value.startswith("=") else "a comma stands between two values"
-        return ConfigError(key, value, f"can't be read: {kind}; write {key}={corrected}")
-    # A list is written (64,64) or [64;64].
-    if re.fullmatch(r"\(.*\)|\[[^,]*;.*\]", value):
-        return ConfigError(key, value, f"can't be read: a list is written {as_list(value)}, a number without brackets")
-    character = character_to_quote(value)
-    if character is None or value.startswith("="):
-        return ConfigError(key, value, "can't be read: brackets and quotes must be closed, a list is written [64,64]")
-    return ConfigError(key, value, f"{character} must be in quotes; in a shell, write {shell_form(key, value)}")
-
-
-def as_list(text: str) -> str:
-    """Return ``[64,64]`` for ``(64, 64)``, ``[64 64]`` or ``[64;64]``."""
-    items = re.split(r"[\s,;]+", text.strip("[](){} ,;"))
-    return f"[{','.join(items)}]"
+    return (
+        f"must be written KEY=VALUE (did you mean `{suggestions[0]}`?)" if suggestions else "must be written KEY=VALUE"
+    )
 
 
 def _may_be_names(override: Override, *, several: bool) -> bool:
@@ -187,9 +170,13 @@ def explain_hydra_error(
     text = " ".join(str(error).split())
     values = dict(split_override(override) for override in overrides)
     if isinstance(error, OverrideParseException):
-        return ConfigError("", error.override, f"must be written {_required_form(error.override, groups)}")
+        return ConfigError("", error.override, _required_form(error.override, groups))
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, name = error.missing_cfg_file.partition("/")
+        # The groups of Hydra itself have two parts, as hydra/sweeper.
+        parts = error.missing_cfg_file.split("/")
+        group, name = (
+            "/".join(part) for part in (parts[: 1 + (parts[0] == "hydra")], parts[1 + (parts[0] == "hydra") :])
+        )
         return _no_such_name(group, name, error.options or _options(groups / group))
     if match := re.search(r"Could not (override|append|delete)[^']*'([^']+)'", text):
         key = match[2]
@@ -210,10 +197,19 @@ def explain_hydra_error(
         return _several_values(match[1], values.get(match[1], ""))
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return ConfigError(error.full_key, values.get(error.full_key, "?"), str(error.msg).splitlines()[0])
+    if match := re.search(r"Error merging override ([\w.]+)=", text):
+        return _not_a_node(match[1], values, keys)
     # Hydra's other errors name no key. If an override removes a key, that is the likely cause.
-    if removals := [override for override in overrides if override.startswith("~")]:
-        return ConfigError(split_override(removals[0])[0], None, "must be given")
-    return ConfigError("", "the configuration", f"can't be composed: {text}")
+    removed = [split_override(override)[0] for override in overrides if override.startswith("~")]
+    unknown_cause = ConfigError("", "the configuration", f"can't be composed: {text}")
+    return ConfigError(removed[0], None, "must be given") if removed else unknown_cause
+
+
+def _not_a_node(key: str, values: Mapping[str, str], keys: Sequence[str]) -> ConfigError:
+    """Return the error for a value, such as a list, in the place of the node ``key``."""
+    names = [each for each in keys if each.startswith(f"{key}.")] or [f"+{key}.NAME._target_"]
+    allowed = f"has keys of its own, set one by one: {'=VALUE, '.join(names)}=VALUE"
+    return ConfigError(key, values.get(key, "?"), allowed)
 
 
 def _several_values(key: str, value: str) -> ConfigError:
@@ -233,6 +229,9 @@ def _no_such_key(key: str, values: Mapping[str, str], keys: Sequence[str], group
     """
     if key in keys:  # the override is ~KEY=VALUE, and VALUE is not the value of the key
         return ConfigError(key, values.get(key), "must be given: it can't be removed")
+    if key.startswith("callbacks."):
+        allowed = f"no such callback: a new one is written with a +, as +callbacks.{key.split('.')[1]}._target_=CLASS"
+        return ConfigError(key, values.get(key, "?"), allowed)
     if key in RENAMED_KEYS:
         return ConfigError(key, values.get(key, "?"), f"is now {RENAMED_KEYS[key]}")
     parent, _, name = key.rpartition(".")

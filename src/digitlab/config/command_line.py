@@ -5,21 +5,24 @@
 """
 
 import argparse
+import re
 from collections.abc import Sequence
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
 from digitlab.config.cli_errors import (
-    as_list,
     check_overrides,
     group_names,
     refuse_conflicting_options,
     swept_values,
 )
-from digitlab.config.compose import CONF, known_keys
+from digitlab.config.compose import CONF, compose, known_keys
+from digitlab.config.hydra_options import check_completion, check_config_folder, refuse_unused_options
 from digitlab.config.quoting import quote_path
 from digitlab.config.suggestions import full_keys, nearest, option_keys
+from digitlab.config.unreadable_values import as_list
 from digitlab.core.errors import ConfigError
 
 
@@ -31,9 +34,12 @@ def read_arguments(arguments: Sequence[str]) -> list[str]:
     options, spaces around ``=``, and overrides that cannot be parsed.
     """
     if "-sc" in arguments or "--shell-completion" in arguments:
+        check_completion(arguments)
         return list(arguments)  # for tab completion: the last word may be incomplete, so nothing is checked
     options, overrides = _split(arguments)
     refuse_conflicting_options(options)
+    actions = get_args_parser()._option_string_actions
+    refuse_unused_options({action.dest for word in options if word[0] == "-" and (action := _action(word, actions))})
     overrides = [quote_path(override) for override in overrides]
     check_overrides(overrides, CONF)
     if "-m" in options or "--multirun" in options:
@@ -65,6 +71,7 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         if not word.startswith("-"):
             _refuse_spaces(word, unread)
             _refuse_divided_list(word, unread)
+            _refuse_divided_values(word, overrides)
             overrides.append(word)
             continue
         action = _action(word, actions)
@@ -116,6 +123,8 @@ def _check_option(word: str, following: str, action: argparse.Action) -> None:
         equals, value = "=", following
     if equals and choices and value not in choices:
         raise ConfigError(name, value, allowed)
+    if action.dest == "config_dir":
+        check_config_folder(value or word.removeprefix("-cd"))
 
 
 def _refuse_divided_list(word: str, following: Sequence[str]) -> None:
@@ -132,6 +141,15 @@ def _refuse_divided_list(word: str, following: Sequence[str]) -> None:
         if closing in each:
             text = " ".join(words)
             raise ConfigError("", text, f"must be written {key}={as_list(text.partition('=')[2])}, without spaces")
+
+
+def _refuse_divided_values(word: str, overrides: Sequence[str]) -> None:
+    """Raise ``ConfigError`` for ``seed=1 2``, in which the second ``word`` belongs to the last of the ``overrides``."""
+    if overrides and re.fullmatch(r"[-\d.,e]+", word) and re.search(r"=\S*\d,?$", overrides[-1]):
+        values = f"{overrides[-1].rstrip(',')},{word.strip(',')}"
+        raise ConfigError(
+            "", f"{overrides[-1]} {word}", f"several values of a sweep are written -m {values}, without spaces"
+        )
 
 
 def _refuse_spaces(word: str, following: Sequence[str]) -> None:
@@ -165,6 +183,8 @@ def _no_such_option(word: str, following: str) -> ConfigError:
     if not value and following and "=" not in following and not following.startswith("-"):
         word, value = f"{word} {following}", following
     keys = _keys_of(name)
+    if keys and not value:  # --dry-run means sweep.dry_run=true
+        value = "true" if isinstance(OmegaConf.select(compose(), keys[0]), bool) else "VALUE"
     hint = f"write {' or '.join(f'{key}={value}' for key in keys)}" if keys else "settings are written KEY=VALUE"
     return ConfigError("", word, f"no such option: {hint}")
 

@@ -25,13 +25,17 @@ _COMMON_NAMES = {
     "epoch": "trainer.max_epochs", "cuda": "trainer", "gpu": "trainer", "exp": "experiment", "units": "model.hidden",
     "neurons": "model.hidden", "decay": "optimizer.weight_decay", "validation": "data.val_size",
     "validation_split": "data.val_size", "val_split": "data.val_size", "early_stop": "early_stopping.patience",
-    "trainer.device": "trainer.accelerator", "max_lr": "optimizer.lr",
+    "trainer.device": "trainer.accelerator", "max_lr": "optimizer.lr", "sweeper": "hydra/sweeper",
+    "launcher": "hydra/launcher", "n_trials": "hydra.sweeper.n_trials", "trials": "hydra.sweeper.n_trials",
+    "sampler": "hydra.sweeper.sampler", "n_jobs": "hydra.launcher.n_jobs", "jobs": "hydra.launcher.n_jobs",
+    "workers": "hydra.launcher.n_jobs", "max_members": "hydra.launcher.max_members",
 }  # fmt: skip
 
 # Settings that other programs have and digitlab does not need.
 _NOT_NEEDED = {
     "num_workers": "digitlab keeps all images in memory and has no worker processes",
     "pin_memory": "digitlab keeps all images on the training device",
+    "direction": "a search improves monitor.metric, whose direction digitlab knows",
     "shuffle": "training images are always shuffled, and the seed decides how",
 }
 
@@ -50,7 +54,11 @@ _COMMON_OPTIONS = {
         "dense": "mlp", "conv": "cnn",
     },
     "data": {"fmnist": "fashion_mnist"},
-    "loss": {"nll": "cross_entropy", "ce": "cross_entropy", "softmax": "cross_entropy", "l2": "mse"},
+    "loss": {
+        "nll": "cross_entropy", "ce": "cross_entropy", "softmax": "cross_entropy", "l2": "mse", "bce": "cross_entropy",
+        "nll_loss": "cross_entropy", "crossentropyloss": "cross_entropy", "categorical_crossentropy": "cross_entropy",
+        "mse_loss": "mse", "mseloss": "mse",
+    },
     "trainer": {"cuda": "gpu", "mps": "auto"},
     "augment": {
         "rotate": "affine", "rotation": "affine", "crop": "shift", "hflip": "flip",
@@ -59,6 +67,14 @@ _COMMON_OPTIONS = {
     "scheduler": {
         "step": "steps", "none": "constant", "null": "constant", "cosine_annealing": "cosine",
         "cosineannealinglr": "cosine",
+    },
+    "hydra/launcher": {
+        "slurm": "submitit_slurm", "submitit": "submitit_local", "local": "submitit_local", "parallel": "joblib",
+        "multiprocessing": "joblib", "population": "vectorized", "vmap": "vectorized",
+    },
+    "hydra/sweeper": {
+        "random": "optuna hydra.sweeper.sampler=random", "tpe": "optuna hydra.sweeper.sampler=tpe",
+        "bayes": "optuna hydra.sweeper.sampler=tpe", "grid": "basic", "ax": "optuna", "nevergrad": "optuna",
     },
 }  # fmt: skip
 
@@ -120,6 +136,8 @@ def not_needed(key: str) -> str | None:
 
 def nearest_option(group: str, name: str, names: Sequence[str]) -> str:
     """Return `` (did you mean `gpu`?)`` for ``trainer=cuda``, a name that other programs use; else as ``nearest``."""
+    if name in ("all", "*"):
+        return f" (all of them: -m '{group}=glob(*)')"
     common = _COMMON_OPTIONS.get(group, {}).get(name.casefold())
     return f" (did you mean `{common}`?)" if common is not None else nearest(name, names)
 

@@ -1,0 +1,52 @@
+"""Refuses options and settings of Hydra that digitlab does not use, or that Hydra would answer with a traceback.
+
+``command_line`` calls it for the arguments of ``train.py`` before Hydra reads them.
+"""
+
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from digitlab.config.place import train_command
+from digitlab.core.errors import ConfigError
+
+# Options of Hydra by their name in its parser, and what to do instead.
+_UNUSED = {
+    "config_name": "digitlab has one configuration: choose options of its groups, as experiment=NAME",
+    "config_path": "digitlab's own configuration is always used: --config-dir FOLDER adds options of your own",
+    "experimental_rerun": "is not supported: resume=RUN_FOLDER continues a run, and its result.json has the command",
+}
+# These options show a part of the configuration, so they need --cfg or --info.
+_OF_CFG = ("package", "resolve")
+# What Hydra's tab completion can do.
+_COMPLETION = ("install=", "uninstall=", "query=")
+
+
+def refuse_unused_options(dests: Collection[str]) -> None:
+    """Raise ``ConfigError`` for an option that has no effect; ``dests`` are the names in Hydra's parser."""
+    for dest, reason in _UNUSED.items():
+        if dest in dests:
+            raise ConfigError("", f"--{dest.replace('_', '-')}", reason)
+    for dest in _OF_CFG:
+        if dest in dests and not {"cfg", "info"} & set(dests):
+            raise ConfigError("", f"--{dest}", "has no effect without --cfg: write --cfg job too")
+
+
+def check_config_folder(folder: str) -> None:
+    """Raise ``ConfigError`` if the value of ``--config-dir`` is no folder."""
+    if not Path(folder).is_dir():
+        raise ConfigError("--config-dir", folder, "there is no such folder; it holds groups, as FOLDER/model/mine.yaml")
+
+
+def check_completion(arguments: Sequence[str]) -> None:
+    """Raise ``ConfigError`` for a command for tab completion that does not say what to do."""
+    if not any(argument.startswith(_COMPLETION) for argument in arguments):
+        command = " ".join([*train_command(), "--shell-completion"])
+        raise ConfigError("", "--shell-completion", f"must say what to do: {command} install=bash (or zsh, or fish)")
+
+
+def refuse_node_as_option(key: str, value: str) -> None:
+    """Raise ``ConfigError`` for ``hydra.sweeper=optuna``: options of Hydra's groups are chosen with a slash."""
+    group = re.fullmatch(r"hydra\.(sweeper|launcher)", key)
+    if group is not None and re.fullmatch(r"\w+", value):
+        raise ConfigError(key, value, f"is chosen with a slash: write hydra/{group[1]}={value}")
