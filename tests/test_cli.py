@@ -231,11 +231,67 @@ def test_predict_names_the_class_of_each_file_and_each_file_that_is_none(
         ("predict x a.png --csv out.csv", "--csv=out.csv: the option takes no file; write into one with > out.csv"),
         ("show data = mnist", "data = mnist: must be written data=mnist, with no spaces around ="),
         ("init /proc/mylab_x", "NAME=/proc/mylab_x: can't be made"),
+        ("init my-lab", "first a letter, for example my_lab"),
+        ("help", "digitlab: No such command 'help'; write digitlab --help"),
+        ("version", "digitlab: No such command 'version'; write digitlab --version"),
+        ("-v", "digitlab: No such option: -v; write digitlab --version"),
+        ("watch outputs", "write digitlab watch --root outputs"),
+        ("sweep x --table", "digitlab sweep: Option '--table' requires an argument; digitlab sweep --help"),
+        ("sweep x --latex", "digitlab sweep: No such option: --latex; write --table latex"),
+        ("export x --format=onnx", "write --to"),
+        ("evaluate x --gpu", "write --device cuda"),
+        ("sweep optimizer.lr=0.1,0.2", "is no folder: a sweep starts with python train.py -m optimizer.lr=0.1,0.2"),
+        ("compare optimizer=adam optimizer=sgd", "is no folder: settings in one folder are compared with --key KEY"),
         ("reproduce r9", "NAME=r9: there is no such row; the most similar of"),
     ],
 )
 def test_a_wrong_command_line_is_answered_in_one_line(
     digitlab: Digitlab, one_line: Callable[[str], bool], words: str, message: str
+) -> None:
+    code, out, err = digitlab(*words.split())
+    assert (code, out) == (2, "")
+    assert message in err
+    assert one_line(err), err
+
+
+@pytest.fixture
+def laboratory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with a sweep of one run, a file and an empty folder; it is the current folder."""
+    run = tmp_path / "outputs" / "sweeps" / "rates" / "0"
+    (run / ".hydra").mkdir(parents=True)
+    (run / ".hydra" / "config.yaml").write_text("model: {}")
+    (run.parent / "sweep.json").write_text("{}")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("digitlab.config.compose.ROOT", tmp_path)
+    monkeypatch.setattr("digitlab.results.run_hints.ROOT", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("sweep notes.txt", "SWEEP_FOLDER=notes.txt: is a file: give the folder of a sweep"),
+        ("sweep outputs/sweeps/rates/sweep.json", "sweep.json: is a file: give outputs/sweeps/rates"),
+        ("sweep outputs/sweeps/rates/0", "is a run of the sweep outputs/sweeps/rates: give that one"),
+        ("sweep rate", "there is no such folder; the most similar sweep is outputs/sweeps/rates"),
+        ("runs notes.txt", "FOLDER=notes.txt: is a file: give a folder"),
+        ("runs rates", "there is no such folder; the most similar folder with runs is outputs/sweeps/rates"),
+        ("watch --root notes.txt", "--root=notes.txt: is a file: give a folder"),
+        ("watch --root rates", "--root=rates: there is no such folder; the most similar folder with runs is outputs"),
+        ("compare outputs notes.txt", "FOLDER=notes.txt: is a file: give a folder"),
+        ("compare rates empty", "FOLDER=rates: there is no such folder; the most similar folder with runs is outputs"),
+        ("report notes.txt", "FOLDER=notes.txt: is a file: give a folder"),
+        ("report outputs/rates", "FOLDER=outputs/rates: there is no such folder; the most similar folder with runs is"),
+        ("evaluate outputs/sweeps/rates", "is no run folder: it has no .hydra/config.yaml; its newest run is outputs"),
+        ("demo rates", "RUN_FOLDER=rates: there is no such folder; the most similar run folder is outputs/sweeps"),
+        ("export notes.txt --to onnx", "RUN_FOLDER=notes.txt: is a file: give the folder of the run"),
+        ("predict 3.png outputs/sweeps/rates/0", "the run folder comes first: write digitlab predict outputs/sweeps"),
+    ],
+)
+def test_a_wrong_kind_of_folder_is_answered_in_one_line(
+    digitlab: Digitlab, one_line: Callable[[str], bool], laboratory: Path, words: str, message: str
 ) -> None:
     code, out, err = digitlab(*words.split())
     assert (code, out) == (2, "")

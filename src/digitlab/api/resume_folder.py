@@ -5,11 +5,19 @@ from pathlib import Path
 from digitlab.core.errors import ConfigError
 from digitlab.results.folder import RunFolder
 from digitlab.results.run_hints import why_no_run
+from digitlab.sweeps.manifest import manifest_file
+
+# What users write who want to resume their newest run.
+_NEWEST = ("true", "yes", "last", "latest", "newest", "1")
 
 
 def check_resume_folder(folder: str) -> None:
     """Raise ``ConfigError`` if ``folder`` is not a run folder. The message names the run that is probably meant."""
     path = Path(folder).expanduser()
+    if folder.lower() in _NEWEST and not path.exists():
+        raise ConfigError("resume", folder, "must be a run folder, or auto for the newest run with the same settings")
+    if manifest_file(path).is_file():
+        raise ConfigError("resume", folder, "is a sweep: the command that started it resumes it")
     try:
         # A run that was killed before its first checkpoint has only this file, and it can be resumed.
         RunFolder(path).read_plain_config()

@@ -87,7 +87,8 @@ class Run:
 
         Called with pixels (N, C, H, W), uint8 or float in [0, 1], it returns logits (N, K).
         """
-        from digitlab.training.loading import load_classifier, open_run
+        from digitlab.results.run_hints import open_run
+        from digitlab.training.loading import load_classifier
 
         return load_classifier(open_run(self.path), checkpoint)
 
@@ -206,7 +207,7 @@ class Run:
         Raises ``ConfigError`` if the extra ``export`` is missing and ``RunError`` if the network can't be exported.
         """
         from digitlab.export.run import export_run
-        from digitlab.training.loading import open_run
+        from digitlab.results.run_hints import open_run
 
         path = None if out is None else given_path(out, "out")
         with options_as_arguments():

@@ -29,8 +29,7 @@ def demo(
     The page shows probabilities, which parts of an image matter, and hidden units. You can also guess the classes of
     test images. Needs the extra "export".
     """
-    from digitlab.export.demo import write_demo
-    from digitlab.training.loading import open_run
+    from digitlab.results.run_hints import open_run
 
     if out is None and len(folders) > 1:
         raise ConfigError("", "--out", "must name the output file if several runs are given")
@@ -39,6 +38,9 @@ def demo(
     for number, run in enumerate(runs):
         if run in runs[:number]:
             raise ConfigError("RUN_FOLDER", folders[number], "is given twice: give each run once")
+    # Imported late, because it imports torch, which takes seconds: the errors above appear at once.
+    from digitlab.export.demo import write_demo
+
     for network in write_demo(runs, out, checkpoint=checkpoint, force=force):
         print(f"{network.name}: {network.agreement}", file=sys.stderr)
         if network.note:

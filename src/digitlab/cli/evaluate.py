@@ -58,8 +58,7 @@ def evaluate(
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing figure.")] = False,
 ) -> None:
     """Test a run's checkpoint on the whole official test set, on corrupted or on out-of-distribution images."""
-    from digitlab.core.logging import quiet_libraries
-    from digitlab.training.loading import load_classifier, load_data, open_run, require_fit
+    from digitlab.results.run_hints import open_run
 
     if severity is not None and corrupt is None:
         raise ConfigError("--severity", severity, "needs --corrupt")
@@ -68,6 +67,10 @@ def evaluate(
     if data is not None and "=" in data:
         raise ConfigError("--data", data, f"must be a name: write --data {data.rpartition('=')[2]}")
     run = open_run(folder)
+    # Imported late, because they import torch, which takes seconds: the errors above appear at once.
+    from digitlab.core.logging import quiet_libraries
+    from digitlab.training.loading import load_classifier, load_data, require_fit
+
     classifier = load_classifier(run, checkpoint)
     images = load_data(run, data)
     require_fit(classifier, images)

@@ -62,9 +62,7 @@ def explain(
 
     require_packages("explain", "captum", "sklearn", value="digitlab explain")
     from digitlab.core.files import write_atomically
-    from digitlab.explain.network import read_explained_run
-    from digitlab.figures.style import encode
-    from digitlab.training.loading import open_run
+    from digitlab.results.run_hints import open_run
 
     run_folder = open_run(folder)
     chosen = list(dict.fromkeys(what or [What.PREDICTIONS]))
@@ -75,6 +73,10 @@ def explain(
         output_files.append(run_folder.projector_config)
     if not force and (existing := [path for path in output_files if path.exists()]):
         raise ConfigError("", existing[0], "already exists: --force overwrites it")
+    # Imported late, because they import torch, which takes seconds: the errors above appear at once.
+    from digitlab.explain.network import read_explained_run
+    from digitlab.figures.style import encode
+
     run = read_explained_run(run_folder)
     target = None if class_name is None else _class_index(run, class_name)
     needs_images = What.PREDICTIONS in chosen or What.LAYERS in chosen

@@ -47,10 +47,13 @@ def export(
     Before the command writes the file, it compares the export with the run on up to 1,000 test images. The metadata of
     the file contains the class names. --to onnx and --to safetensors need the extra "export".
     """
-    from digitlab.export.run import export_run
-    from digitlab.training.loading import open_run
+    from digitlab.results.run_hints import open_run
 
-    exported = export_run(open_run(folder), to.value, out, checkpoint=checkpoint, pixels=pixels.value, force=force)
+    # The imports that follow take seconds, so a wrong folder is reported before them.
+    run = open_run(folder)
+    from digitlab.export.run import export_run
+
+    exported = export_run(run, to.value, out, checkpoint=checkpoint, pixels=pixels.value, force=force)
     print(exported.agreement)
     if exported.note:
         print(f"note: {exported.note}")

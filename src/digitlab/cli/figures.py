@@ -47,7 +47,8 @@ def figures(
     from digitlab.figures.gallery import figure_names, make_figures, require_no_overwrite
     from digitlab.figures.gifs import GifOptions
     from digitlab.figures.run_data import read_rows, read_run_data
-    from digitlab.training.loading import load_data, open_run
+    from digitlab.results.run_hints import open_run
+    from digitlab.training.loading import load_data
 
     options = GifOptions(images=gif_images, batch_size=gif_batch, steps_per_frame=gif_every)
     _refuse_options_without_effect(options, only=only, classes=classes)

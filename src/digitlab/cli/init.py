@@ -1,6 +1,7 @@
 """``digitlab init``: make a small project with a network, a data set, a test and a notebook of its own."""
 
 import keyword
+import re
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -46,7 +47,10 @@ def init(
 
 def _refuse_name(name: str) -> None:
     if not (name.isidentifier() and name.isascii()) or keyword.iskeyword(name):
-        raise ConfigError("NAME", name, "must be a name for a Python package: letters, digits and _, first a letter")
+        similar = "_".join(re.findall(r"[A-Za-z0-9]+", name)).lower()
+        hint = f", for example {similar}" if similar.isidentifier() and not keyword.iskeyword(similar) else ""
+        allowed = f"must be a name for a Python package: letters, digits and _, first a letter{hint}"
+        raise ConfigError("NAME", name, allowed)
     if name in ("conf", "data", "outputs", "tests", "train"):
         raise ConfigError("NAME", name, "is the name of a folder or file within the project: choose another name")
     if name in sys.stdlib_module_names or find_spec(name) is not None:

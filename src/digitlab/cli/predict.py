@@ -34,13 +34,17 @@ def predict(
 
     A folder stands for the pictures directly in it, sorted by name.
     """
-    from digitlab.api.inputs import as_pixels
-    from digitlab.results.table import print_table
-    from digitlab.training.loading import load_classifier, open_run
+    from digitlab.results.run_hints import open_run
 
     if csv and (tables := [path for path in images if path.suffix == ".csv" and not path.exists()]):
         raise ConfigError("--csv", tables[0], f"the option takes no file; write into one with > {tables[0]}")
+    _refuse_other_order(folder, images)
     run = open_run(folder)
+    # Imported late, because they import torch, which takes seconds: the errors above appear at once.
+    from digitlab.api.inputs import as_pixels
+    from digitlab.results.table import print_table
+    from digitlab.training.loading import load_classifier
+
     classifier = load_classifier(run, checkpoint)
     # Pictures must become like the images of the run's data set: in shape, and upright if the run made its digits so.
     facts, deskewed = classifier.facts, run.read_deskew()
@@ -61,6 +65,14 @@ def predict(
             print_table(columns, rows, words=("file", "class", "runner-up"))
     if len(readable) < len(set(paths)):
         sys.exit(1)
+
+
+def _refuse_other_order(folder: Path, images: Sequence[Path]) -> None:
+    """Raise ``ConfigError`` if the run folder comes after the pictures."""
+    last = images[-1]
+    if not folder.is_dir() and (last / ".hydra").is_dir():
+        words = " ".join(map(str, (last, folder, *images[:-1])))
+        raise ConfigError("RUN_FOLDER", folder, f"the run folder comes first: write digitlab predict {words}")
 
 
 def picture_files(paths: Sequence[Path]) -> list[Path]:

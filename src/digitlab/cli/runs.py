@@ -61,7 +61,11 @@ def _given_folder(folder: Path | None, root: Path | None) -> Path | None:
     if folder is not None and root is not None:
         raise ConfigError("--root", root, f"can't be given together with the folder {folder}")
     given = folder if root is None else root
-    if given is not None and not given.is_dir():
-        hint = f"; write into a file with > {given}" if given.suffix in (".csv", ".json") else ""
-        raise ConfigError("FOLDER" if root is None else "--root", given, f"there is no such folder{hint}")
+    option = "FOLDER" if root is None else "--root"
+    if given is not None and given.suffix in (".csv", ".json") and not given.is_dir():
+        raise ConfigError(option, given, f"there is no such folder; write into a file with > {given}")
+    if given is not None:
+        from digitlab.results.run_hints import require_folder
+
+        require_folder(given, option)
     return given

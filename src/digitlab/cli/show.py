@@ -35,10 +35,6 @@ def show(
     from digitlab.config.command_line import read_arguments
     from digitlab.config.compose import ROOT, compose
     from digitlab.config.overrides import split_override
-    from digitlab.core.files import write_atomically
-    from digitlab.figures.samples import first_of_each_class, sample_grid
-    from digitlab.figures.style import encode
-    from digitlab.training.experiment import Experiment
 
     overrides = read_arguments(overrides or [])
     config = compose(overrides)
@@ -46,6 +42,12 @@ def show(
         key, value = split_override(override)
         if not check and key.partition(".")[0] not in ("data", "augment", "seed", "experiment", "hydra"):
             raise ConfigError(key, value, "has no effect: this command uses only data, augment, seed and experiment")
+    # Imported late, because they import torch, which takes seconds: the errors above appear at once.
+    from digitlab.core.files import write_atomically
+    from digitlab.figures.samples import first_of_each_class, sample_grid
+    from digitlab.figures.style import encode
+    from digitlab.training.experiment import Experiment
+
     data = Experiment.from_config(config, typed=overrides).data
     data.prepare_data()
     data.setup()

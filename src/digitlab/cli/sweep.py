@@ -78,11 +78,23 @@ def sweep(
 def _require_sweep(folder: Path) -> None:
     """Raise ``ConfigError`` if there is no such folder. The message names the most similar sweep in ``outputs/``."""
     from digitlab.config.compose import ROOT
+    from digitlab.config.place import train_command
     from digitlab.config.suggestions import similar_folder
+    from digitlab.core.files import short_path
     from digitlab.sweeps.manifest import manifest_file
 
-    if folder.expanduser().exists():
+    path = folder.expanduser().resolve()
+    if path.is_dir():
+        if (path / ".hydra").is_dir() and manifest_file(path.parent).exists():
+            raise ConfigError("SWEEP_FOLDER", folder, f"is a run of the sweep {short_path(path.parent)}: give that one")
         return
+    if path.exists():
+        of_sweep = manifest_file(path.parent).exists()
+        hint = short_path(path.parent) if of_sweep else "the folder of a sweep"
+        raise ConfigError("SWEEP_FOLDER", folder, f"is a file: give {hint}")
+    if "=" in folder.name:
+        command = " ".join([*train_command(), "-m", str(folder)])
+        raise ConfigError("SWEEP_FOLDER", folder, f"is no folder: a sweep starts with {command}")
     sweeps = [path for path in (ROOT / "outputs" / "sweeps").glob("*") if manifest_file(path).exists()]
     hint = similar_folder(folder.name, sweeps, kind="sweep")
     raise ConfigError("SWEEP_FOLDER", folder, f"there is no such folder{hint}")

@@ -9,6 +9,17 @@ from typing import Any
 
 from digitlab.config.place import train_command
 
+# Options that other programs have, and those that these commands have instead.
+_OTHER_OPTIONS = {
+    ("export", "--format"): "--to", ("demo", "--output"): "--out", ("report", "--output"): "--out",
+    ("figures", "--output"): "--out", ("export", "--output"): "--out", ("explain", "--output"): "--out",
+    ("compare", "--output"): "--figure", ("compare", "--out"): "--figure", ("compare", "--filter"): "--where",
+    ("compare", "--by"): "--key", ("runs", "--order"): "--sort", ("runs", "--sort-by"): "--sort",
+    ("watch", "--logdir"): "--root", ("watch", "--dir"): "--root", ("watch", "--browser"): "--open",
+    ("sweep", "--latex"): "--table latex", ("sweep", "--csv"): "--table csv",
+    ("evaluate", "--ood"): "--out-of-distribution", ("evaluate", "--dataset"): "--data",
+    ("evaluate", "--gpu"): "--device cuda", ("figures", "--name"): "--only",
+}  # fmt: skip
 # Names that other programs give to these commands.
 _OTHER_NAMES = {
     "list": "runs", "ls": "runs", "test": "evaluate", "plot": "figures", "draw": "figures", "classify": "predict",
@@ -27,7 +38,8 @@ def is_usage_error(error: Exception) -> bool:
 def usage_line(error: Any) -> str:
     """Return the line for a usage error; for a command without any arguments, its help text."""
     context = getattr(error, "ctx", None)
-    command = "digitlab" if context is None else str(context.command_path)
+    # An option without its value has no context.
+    command = " ".join(["digitlab", *sys.argv[1:2]]) if context is None else str(context.command_path)
     if type(error).__name__ == "NoArgsIsHelpError" and context is not None:
         return str(context.get_help())
     message = " ".join(str(error.format_message()).replace("Value error, ", "").split()).rstrip(".")
@@ -48,9 +60,17 @@ def _with_value(match: re.Match[str]) -> str:
 def _hint(message: str) -> str | None:
     """Return what the user may have meant by a command or option that does not exist; None for other messages."""
     train = " ".join(train_command())
+    extra = re.match(r"Got unexpected extra arguments?\(?s?\)? \(?([^)]+)\)?", message)
+    if extra is not None and sys.argv[1:2] == ["watch"]:
+        return f"write digitlab watch --root {extra[1]}"
     match = re.match(r"No such (?:command|option:?) '?([^' ]+)", message)
     if match is None or "Did you mean" in message:
         return None
+    name = match[1].partition("=")[0] if match[1].startswith("--") else match[1]
+    if (option := _OTHER_OPTIONS.get((sys.argv[1], name))) is not None:
+        return f"write {option}"
+    if name in ("help", "version", "-v", "-V"):
+        return f"write digitlab --{'help' if name == 'help' else 'version'}"
     name = match[1]
     if name in ("-m", "--multirun") or "=" in name.lstrip("-"):
         return f"settings of a training belong after {train}"

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from digitlab.cli.app import app
-from digitlab.core.errors import ConfigError
 
 # TensorBoard's usual port is 6006.
 _PORT = 6007
@@ -29,12 +28,11 @@ def watch(
     """
     from digitlab.config.compose import ROOT
     from digitlab.core.system import let_others_go_first
+    from digitlab.results.run_hints import require_folder
     from digitlab.watch.laboratory import Laboratory
     from digitlab.watch.server import WatchApp, WatchServer
 
-    if root is not None and not root.is_dir():
-        raise ConfigError("--root", root, "there is no such folder")
-    folder = (ROOT / "outputs" if root is None else root).resolve()
+    folder = ROOT / "outputs" if root is None else require_folder(root, "--root")
     server = WatchServer(WatchApp(Laboratory(folder)), port=port)
     # A training that uses all cores would wait for this process otherwise: its threads wait for each other.
     let_others_go_first()

@@ -18,7 +18,7 @@ from digitlab.config.values import Value
 from digitlab.core.errors import ConfigError, listed, show
 from digitlab.results.folder import RunFolder, find_runs
 from digitlab.results.outcome import UNREADABLE, unreadable_reason
-from digitlab.results.run_hints import why_no_runs
+from digitlab.results.run_hints import require_folder, why_no_runs
 from digitlab.results.table import run_limits
 
 # 12 groups make 66 comparisons. With more, the correction for their number would hide most differences.
@@ -153,9 +153,9 @@ def _names(folders: Sequence[Path]) -> dict[Path, str]:
 
 def _read(folder: Path, name: str, conditions: Sequence[Condition]) -> Group:
     """Return the group of all runs in ``folder``. Raises ``ConfigError`` if there are none, or for unknown keys."""
-    path = folder.expanduser().resolve()
-    if not path.is_dir():
-        raise ConfigError("FOLDER", folder, "there is no such folder")
+    if not folder.exists() and "=" in folder.name:
+        raise ConfigError("FOLDER", folder, "is no folder: settings in one folder are compared with --key KEY")
+    path = require_folder(folder, "FOLDER")
     run_folders = find_runs(path)
     if not run_folders:
         raise ConfigError("FOLDER", folder, why_no_runs(path))

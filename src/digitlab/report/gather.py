@@ -14,7 +14,7 @@ from digitlab.report.records import ReportedRun, read_record
 from digitlab.report.sweep_analysis import analyse_sweep
 from digitlab.report.tables import Table, read_sweep, sweep_tables, sweep_winner, tables_in
 from digitlab.results.folder import RunFolder, find_runs
-from digitlab.results.run_hints import why_no_runs
+from digitlab.results.run_hints import require_folder, why_no_runs
 
 
 def write_report(
@@ -30,7 +30,7 @@ def write_report(
     """
     if out.suffix not in (".html", ".htm"):
         raise ConfigError("--out", out, "must end in .html: a report is a web page; browsers print it as PDF")
-    roots = [folder.resolve() for folder in folders]
+    roots = [require_folder(folder, "FOLDER") for folder in folders]
     runs = _runs(roots)
     require_writable(out, option="--out", force=force)
     names_relative_to = Path(os.path.commonpath(roots))
@@ -60,11 +60,9 @@ def write_report(
 
 
 def _runs(roots: Sequence[Path]) -> list[RunFolder]:
-    """Return all runs under the folders, each once. Raises ``ConfigError`` if a folder is missing or has no run."""
+    """Return all runs under the folders, each once. Raises ``ConfigError`` if a folder has no run."""
     runs: dict[Path, RunFolder] = {}
     for root in roots:
-        if not root.is_dir():
-            raise ConfigError("FOLDER", root, "there is no such folder")
         runs_here = find_runs(root)
         if not runs_here:
             raise ConfigError("FOLDER", root, why_no_runs(root))

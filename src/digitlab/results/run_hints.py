@@ -1,7 +1,7 @@
-"""Hints for error messages about a folder that is no run folder: which run the user probably means.
+"""Opens the folder that the user gives as a run; if it is none, the error says which run is probably meant.
 
 Commands that take a run folder use it. The search is short, because the folder can be any: a home folder, or ``/``.
-This module does not import torch.
+This module does not import torch, so a wrong folder is reported at once.
 """
 
 import os
@@ -17,6 +17,30 @@ from digitlab.results.folder import RunFolder
 
 # After this time, the message appears with what was found.
 _SECONDS = 2.0
+
+
+def open_run(folder: str | Path) -> RunFolder:
+    """Return the run in ``folder``. Raises ``ConfigError`` if it is not a run folder."""
+    run = RunFolder(Path(folder).expanduser().resolve())
+    try:
+        run.read_config()
+    except ConfigError as error:
+        raise ConfigError("RUN_FOLDER", folder, why_no_run(run.path, error.allowed)) from error
+    return run
+
+
+def require_folder(folder: Path, option: str) -> Path:
+    """Return the absolute path of ``folder``, the value of ``option``. Raises ``ConfigError`` if it is no folder."""
+    path = folder.expanduser().resolve()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise ConfigError(option, folder, "is a file: give a folder")
+    runs, _ = nearby_runs(ROOT / "outputs")
+    # Sweeps and folders of runs can be given too.
+    folders = dict.fromkeys(each for run in runs for each in (run.path, run.path.parent))
+    hint = similar_folder(str(folder), folders, kind="folder with runs")
+    raise ConfigError(option, folder, f"there is no such folder{hint}")
 
 
 def why_no_run(folder: Path, reason: str) -> str:

@@ -89,6 +89,8 @@ class Manifest:
                 reason += f"; the newest sweep in it is {newest.parent.relative_to(path)}"
             elif (path / ".hydra").is_dir():
                 reason += "; this is the folder of a run"
+            elif path.is_dir() and next(path.glob("*/.hydra"), None) is not None:
+                reason += f"; it contains runs: digitlab runs {path}"
             raise ConfigError("SWEEP_FOLDER", path, reason) from None
         except (OSError, ValueError, TypeError, KeyError) as error:
             reason = f"is damaged ({type(error).__name__}): move it away, and the same command starts the sweep anew"

@@ -15,7 +15,7 @@ from digitlab.data.module import ImageData
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.checkpoint_name import CheckpointName
 from digitlab.results.folder import RunFolder
-from digitlab.results.run_hints import why_no_run
+from digitlab.results.run_hints import open_run
 from digitlab.training.classifier import Classifier
 from digitlab.training.settings import Execution
 
@@ -32,16 +32,6 @@ def load(folder: str | Path, *, checkpoint: CheckpointName = "best") -> tuple[Cl
     data = load_data(run)
     data.setup()
     return classifier, data
-
-
-def open_run(folder: str | Path) -> RunFolder:
-    """Return the run in ``folder``. Raises ``ConfigError`` if it is not a run folder."""
-    run = RunFolder(Path(folder).expanduser().resolve())
-    try:
-        run.read_config()
-    except ConfigError as error:
-        raise ConfigError("RUN_FOLDER", folder, why_no_run(run.path, error.allowed)) from error
-    return run
 
 
 def load_classifier(run: RunFolder, checkpoint: CheckpointName = "best") -> Classifier:
