@@ -1,5 +1,6 @@
 """Wrong arguments of the Python functions: one line names the argument, the value, and what the user probably means."""
 
+import importlib.metadata
 from pathlib import Path
 
 import numpy as np
@@ -55,13 +56,23 @@ def test_an_unknown_argument_says_how_to_write_it(function, arguments, message):
         (lambda folder: digitlab.compare_runs(folder, 5), "runs=5: must be a path"),
         (lambda folder: digitlab.compare_runs(folder / "x", folder), "runs=.*: there is no such folder"),
         (lambda folder: digitlab.compare_runs(folder, where=[5]), "where=5: must be a text"),
+        (lambda folder: digitlab.runs(folder / "file"), "root=.*: is a file: give a folder"),
+        (lambda folder: digitlab.Sweep(folder), "folder=.*: is no sweep"),
+        (lambda folder: digitlab.compare_runs(folder, where={"model": 5, "": 1}), "where==1: must be KEY=VALUE"),
+        (lambda folder: digitlab.train("-m"), r"-m: is an option of the command; use digitlab.sweep\(...\)"),
+        (lambda folder: digitlab.train("--help"), "--help: is an option of the command; Python functions have"),
         (lambda folder: digitlab.compare_runs(folder, where="optimizer"), "where=optimizer: must be KEY=VALUE"),
     ],
 )
 def test_a_wrong_argument_is_refused_in_one_line(call, message, tmp_path, one_line):
+    (tmp_path / "file").touch()
     with pytest.raises(digitlab.ConfigError, match=message) as raised:
         call(tmp_path)
     assert one_line(str(raised.value))
+
+
+def test_the_package_knows_its_version():
+    assert digitlab.__version__ == importlib.metadata.version("digitlab")
 
 
 class Pictures(torch.utils.data.Dataset):

@@ -27,4 +27,6 @@ def test_several_folders_need_an_output_file(digitlab, run, tmp_path):
 
 def test_a_wrong_folder_gives_one_line(digitlab, tmp_path):
     assert digitlab("report", tmp_path) == (2, "", f"FOLDER={tmp_path}: contains no run folder\n")
-    assert digitlab("report", tmp_path / "x") == (2, "", f"FOLDER={tmp_path}/x: there is no such folder\n")
+    code, out, err = digitlab("report", tmp_path / "x")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"FOLDER={tmp_path}/x: there is no such folder")

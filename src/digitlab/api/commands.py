@@ -233,7 +233,9 @@ def _check_overrides(overrides: tuple[str, ...]) -> None:
         if key == "resume":
             raise ConfigError("resume", value, "use digitlab.resume(folder)")
         if override.startswith("-"):
-            raise ConfigError("", override, "is an option of the command; use digitlab.sweep(...) instead of -m")
+            sweep = override in ("-m", "--multirun")
+            allowed = "use digitlab.sweep(...)" if sweep else "Python functions have arguments: help(digitlab.train)"
+            raise ConfigError("", override, f"is an option of the command; {allowed}")
 
 
 def _checked_stopper(stopper: object) -> Stopper:

@@ -3,7 +3,7 @@
 ``digitlab.compare_runs`` and ``Sweep.compare`` return it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from digitlab.compare.comparison import Comparison, compare_groups, monitored_me
 from digitlab.compare.groups import read_groups
 from digitlab.compare.predictions import compare_images
 from digitlab.compare.wording import sentence, test_set_warning
-from digitlab.core.errors import ConfigError
+from digitlab.core.errors import ConfigError, show
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,8 +32,15 @@ class Comparisons:
     """
 
     def __init__(
-        self, folders: Sequence[Path], *, key: str | None = None, metric: str | None = None, where: Sequence[str] = ()
+        self,
+        folders: Sequence[Path],
+        *,
+        key: str | None = None,
+        metric: str | None = None,
+        where: Sequence[str] | Mapping[str, Any] = (),
     ) -> None:
+        if isinstance(where, Mapping):
+            where = [f"{name}={show(value)}" for name, value in where.items()]
         where = [where] if isinstance(where, str) else list(where)
         for name, value in (("key", key or ""), ("metric", metric or ""), *(("where", each) for each in where)):
             if not isinstance(value, str):

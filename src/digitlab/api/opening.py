@@ -3,7 +3,7 @@
 A mistake raises ``ConfigError`` with the text that the command prints.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from digitlab.core.errors import ConfigError
 from digitlab.results.checkpoint_name import CheckpointName
 from digitlab.results.folder import RunFolder, find_runs
 from digitlab.results.outcome import unreadable_reason
+from digitlab.results.run_hints import require_folder
 from digitlab.results.table import run_row
 from digitlab.sweeps.manifest import manifest_file
 
@@ -50,9 +51,7 @@ def runs(root: str | Path | None = None) -> Any:
     A folder that cannot be read has the status ``unreadable``, and the reason as its ``error``. Raises ``ConfigError``
     if ``root`` is not a folder.
     """
-    path = ROOT / "outputs" if root is None else given_path(root, "root")
-    if root is not None and not path.is_dir():
-        raise ConfigError("root", root, "there is no such folder")
+    path = ROOT / "outputs" if root is None else require_folder(given_path(root, "root"), "root")
     rows = []
     for run in find_runs(path):
         try:
@@ -78,14 +77,17 @@ def open_folder(folder: str | Path, *, model: Any = None) -> Run | Sweep:
 
 @explain_unknown_arguments("digitlab.compare_runs")
 def compare_runs(
-    *runs: Run | Sweep | str | Path, key: str | None = None, metric: str | None = None, where: Sequence[str] = ()
+    *runs: Run | Sweep | str | Path,
+    key: str | None = None,
+    metric: str | None = None,
+    where: Sequence[str] | Mapping[str, Any] = (),
 ) -> "Comparisons":
     """Compare groups of finished runs with statistics, as ``digitlab compare`` does.
 
     ``runs`` are runs, sweeps, or folders that contain runs: one group each. With ``key``, for example
     ``"optimizer.lr"``, the runs of all of them are grouped by its value instead. ``metric`` is by default the one that
-    the runs monitor. ``where`` keeps the runs with these settings: ``where=["optimizer=adam"]``. Raises ``ConfigError``
-    if the runs can't be compared.
+    the runs monitor. ``where`` keeps the runs with these settings: ``where={"optimizer": "adam"}``, or as texts,
+    ``where=["optimizer=adam"]``. Raises ``ConfigError`` if the runs can't be compared.
     """
     from digitlab.api.comparisons import Comparisons
 

@@ -1,6 +1,6 @@
 """``Sweep``: a sweep's runs and tables as a Python object. ``digitlab.sweep`` and ``digitlab.open`` return it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,10 @@ class Sweep:
 
     def __init__(self, folder: str | Path) -> None:
         self.path = given_path(folder).resolve()
-        self._runs = read_runs(self.path)
+        try:
+            self._runs = read_runs(self.path)
+        except ConfigError as error:
+            raise ConfigError("folder", folder, error.allowed) from error
 
     @property
     def runs(self) -> list[Run]:
@@ -73,12 +76,14 @@ class Sweep:
         winner = self._table.winner
         return None if winner is None else Run(winner.folder.path)
 
-    def compare(self, key: str | None = None, *, metric: str | None = None, where: Sequence[str] = ()) -> "Comparisons":
+    def compare(
+        self, key: str | None = None, *, metric: str | None = None, where: Sequence[str] | Mapping[str, Any] = ()
+    ) -> "Comparisons":
         """Compare the values of a swept key with statistics, as ``digitlab compare FOLDER --key KEY`` does.
 
         ``key`` may be left out if only one was swept, besides seeds and folds. ``metric`` is by default the monitored
-        one. ``where`` keeps the runs with these settings: ``where=["optimizer=adam"]``. Raises ``ConfigError`` if the
-        runs can't be compared.
+        one. ``where`` keeps the runs with these settings: ``where={"optimizer": "adam"}``, or as texts,
+        ``where=["optimizer=adam"]``. Raises ``ConfigError`` if the runs can't be compared.
         """
         from digitlab.api.comparisons import Comparisons
 
