@@ -1,14 +1,11 @@
 """``digitlab figures``: draw every figure of a finished run."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from digitlab.cli.app import FileFormat, Folder, WidthOption, app, print_progress, refuse_without_effect
-
-if TYPE_CHECKING:
-    from digitlab.figures.gifs import GifOptions
 
 # With the other defaults, this makes 100 frames: one with the initial weights, and one after each step.
 _GIF_IMAGES = 99
@@ -44,15 +41,17 @@ def figures(
     Print the path of each figure, or the reason why the figure does not apply to the run. Progress goes to stderr.
     """
     from digitlab.config.suggestions import not_one_of
+    from digitlab.results.run_hints import open_run
+
+    _refuse_options_without_effect(gif_images, gif_batch=gif_batch, gif_every=gif_every, only=only, classes=classes)
+    run = open_run(folder)
+    # Imported late, because they import torch, which takes seconds: the errors above appear at once.
     from digitlab.figures.gallery import figure_names, make_figures, require_no_overwrite
     from digitlab.figures.gifs import GifOptions
     from digitlab.figures.run_data import read_rows, read_run_data
-    from digitlab.results.run_hints import open_run
     from digitlab.training.loading import load_data
 
     options = GifOptions(images=gif_images, batch_size=gif_batch, steps_per_frame=gif_every)
-    _refuse_options_without_effect(options, only=only, classes=classes)
-    run = open_run(folder)
     # Called only for its error: a run without a finished epoch has nothing to draw. This check is quick.
     read_rows(run)
     names = load_data(run).source.class_names
@@ -76,14 +75,16 @@ def figures(
         print(out / name if reason is None else f"skipped: {name}: {reason}", flush=True)
 
 
-def _refuse_options_without_effect(options: "GifOptions", *, only: list[str] | None, classes: list[str] | None) -> None:
+def _refuse_options_without_effect(
+    gif_images: int, *, gif_batch: int, gif_every: int, only: list[str] | None, classes: list[str] | None
+) -> None:
     """Raise ``ConfigError`` for options of GIFs if none is drawn, and for ``--class`` if no figure shows classes."""
-    step_options = {"gif_batch": options.batch_size != 1, "gif_every": options.steps_per_frame != 1}
+    step_options = {"gif_batch": gif_batch != 1, "gif_every": gif_every != 1}
     if only:
-        refuse_without_effect("--only draws no GIFs", gif_images=options.images != _GIF_IMAGES, **step_options)
-        if all(_figure_name(name) != "weights_units" for name in only):
+        refuse_without_effect("--only draws no GIFs", gif_images=gif_images != _GIF_IMAGES, **step_options)
+        if all(name.partition(".")[0] != "weights_units" for name in only):
             refuse_without_effect("only weights_units and GIFs show hidden units", **{"class": bool(classes)})
-    elif options.images == 0:
+    elif gif_images == 0:
         refuse_without_effect("--gif-images 0 draws no GIFs", **step_options)
 
 

@@ -81,6 +81,7 @@ def _require_sweep(folder: Path) -> None:
     from digitlab.config.place import train_command
     from digitlab.config.suggestions import similar_folder
     from digitlab.core.files import short_path
+    from digitlab.results.run_hints import placeholder_hint
     from digitlab.sweeps.manifest import manifest_file
 
     path = folder.expanduser().resolve()
@@ -92,6 +93,8 @@ def _require_sweep(folder: Path) -> None:
         of_sweep = manifest_file(path.parent).exists()
         hint = short_path(path.parent) if of_sweep else "the folder of a sweep"
         raise ConfigError("SWEEP_FOLDER", folder, f"is a file: give {hint}")
+    if hint := placeholder_hint(folder):
+        raise ConfigError("SWEEP_FOLDER", folder, hint)
     if "=" in folder.name:
         command = " ".join([*train_command(), "-m", str(folder)])
         raise ConfigError("SWEEP_FOLDER", folder, f"is no folder: a sweep starts with {command}")

@@ -15,6 +15,8 @@ from digitlab.core.errors import ConfigError
 from digitlab.core.files import short_path
 from digitlab.results.folder import RunFolder
 
+# Words of the documentation that stand for a folder.
+_PLACEHOLDERS = ("RUN_FOLDER", "SWEEP_FOLDER", "FOLDER")
 # After this time, the message appears with what was found.
 _SECONDS = 2.0
 
@@ -36,11 +38,22 @@ def require_folder(folder: Path, option: str) -> Path:
         return path
     if path.exists():
         raise ConfigError(option, folder, "is a file: give a folder")
+    if hint := placeholder_hint(folder):
+        raise ConfigError(option, folder, hint)
     runs, _ = nearby_runs(ROOT / "outputs")
     # Sweeps and folders of runs can be given too.
     folders = dict.fromkeys(each for run in runs for each in (run.path, run.path.parent))
     hint = similar_folder(str(folder), folders, kind="folder with runs")
     raise ConfigError(option, folder, f"there is no such folder{hint}")
+
+
+def placeholder_hint(folder: Path) -> str | None:
+    """Return what to write instead of a word of the documentation, such as ``RUN_FOLDER``; None for another folder."""
+    if folder.name.strip("<>{}…").upper() not in _PLACEHOLDERS:
+        return None
+    runs, _ = nearby_runs(ROOT / "outputs")
+    newest = f"; the newest run is {short_path(runs[-1].path)}" if runs else ""
+    return f"stands for a folder, which a training prints in its last line{newest}"
 
 
 def why_no_run(folder: Path, reason: str) -> str:
@@ -49,7 +62,7 @@ def why_no_run(folder: Path, reason: str) -> str:
     ``reason`` is the answer for a folder that exists.
     """
     if not folder.exists():
-        return f"there is no such folder{_similar_run(folder)}"
+        return placeholder_hint(folder) or f"there is no such folder{_similar_run(folder)}"
     runs_above = [path for path in folder.resolve().parents if RunFolder(path).config.exists()]
     if runs_above:
         return f"is inside a run folder: give {short_path(runs_above[0])}"
