@@ -293,3 +293,31 @@ def test_several_values_of_a_sweep_in_another_form_are_written_in_the_error(valu
 def test_an_error_that_only_some_jobs_have_is_left_to_them():
     check_shared_settings(compose(["seed=-1"]), compose, ["model=mlp"], swept=())
     check_shared_settings(compose(["seed=-1"]), lambda: compose(["seed=-1"]), ["seed=-1,-1"], swept=["seed"])
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "content", "words"),
+    [
+        ("model", "binary.yaml", b"\xff\xfe", "binary.yaml: is no text in UTF-8"),
+        ("model", "list.yaml", b"- a", "list.yaml: must contain keys with values"),
+        ("model", "text.yaml", b"text", "text.yaml: must contain keys with values"),
+        ("model", "word.yaml", b"defaults: base", "word.yaml: defaults must be a list"),
+        ("model", "number.yaml", b"defaults:\n  - 3", "number.yaml: defaults must be a list"),
+        ("model", "other.yml", b"", "model=other: the name of its file must end in .yaml: "),
+        ("experiment", "mine.yaml", b"model: lenet", "mine.yaml: must begin with the line `# @package _global_`"),
+    ],
+)
+def test_a_wrong_file_of_the_users_project_is_named(group, name, content, words, tmp_path, monkeypatch, one_line):
+    (tmp_path / "conf" / group).mkdir(parents=True)
+    (tmp_path / "conf" / group / name).write_bytes(content)
+    monkeypatch.setattr("digitlab.config.cli_errors.own_conf", lambda root: tmp_path / "conf")
+    line = message(f"{group}={name.partition('.')[0]}")
+    assert words in line
+    assert one_line(line)
+
+
+def test_an_override_without_a_slash_in_a_file_is_named(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\ndefaults:\n  - override model: lenet\n")
+    line = message(f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine")
+    assert line == "override model: is written with a slash in the defaults of your file: `- override /model: NAME`"

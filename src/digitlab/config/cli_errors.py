@@ -16,11 +16,11 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from digitlab.config.hydra_options import refuse_node_as_option
+from digitlab.config.hydra_options import misplaced_key, refuse_node_as_option
 from digitlab.config.overrides import split_override
-from digitlab.config.place import train_command
+from digitlab.config.own_files import check_own_files
+from digitlab.config.place import own_conf, project_root, train_command
 from digitlab.config.suggestions import (
-    RENAMED_KEYS,
     full_keys,
     nearest,
     nearest_option,
@@ -80,8 +80,11 @@ def check_overrides(overrides: Iterable[str], groups: Path) -> None:
             override = parser.parse_override(text)
         except HydraException as error:
             raise unreadable_value(key, value) from error
-        if key in group_names(groups) and not _may_be_names(override, several=key in _LIST_GROUPS):
-            raise _no_such_name(key, value, _options(groups / key))
+        if key in group_names(groups):
+            if not _may_be_names(override, several=key in _LIST_GROUPS):
+                raise _no_such_name(key, value, _options(groups / key))
+            if (own := own_conf(project_root())) is not None:
+                check_own_files(key, re.findall(r"[^\s,\[\]()]+", value), own)
 
 
 def _required_form(text: str, groups: Path) -> str:
@@ -229,11 +232,8 @@ def _no_such_key(key: str, values: Mapping[str, str], keys: Sequence[str], group
     """
     if key in keys:  # the override is ~KEY=VALUE, and VALUE is not the value of the key
         return ConfigError(key, values.get(key), "must be given: it can't be removed")
-    if key.startswith("callbacks."):
-        allowed = f"no such callback: a new one is written with a +, as +callbacks.{key.split('.')[1]}._target_=CLASS"
-        return ConfigError(key, values.get(key, "?"), allowed)
-    if key in RENAMED_KEYS:
-        return ConfigError(key, values.get(key, "?"), f"is now {RENAMED_KEYS[key]}")
+    if (error := misplaced_key(key, values.get(key, "?"))) is not None:
+        return error
     parent, _, name = key.rpartition(".")
     siblings = [path.removeprefix(f"{parent}.") for path in keys if path.startswith(f"{parent}.")]
     siblings = [path for path in siblings if "." not in path and path != "_target_"]

@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from digitlab.config.place import train_command
+from digitlab.config.suggestions import RENAMED_KEYS
 from digitlab.core.errors import ConfigError
 
 # Options of Hydra by their name in its parser, and what to do instead.
@@ -50,3 +51,15 @@ def refuse_node_as_option(key: str, value: str) -> None:
     group = re.fullmatch(r"hydra\.(sweeper|launcher)", key)
     if group is not None and re.fullmatch(r"\w+", value):
         raise ConfigError(key, value, f"is chosen with a slash: write hydra/{group[1]}={value}")
+
+
+def misplaced_key(key: str, value: str) -> ConfigError | None:
+    """Return the error for a ``key`` without an option of its own that has to be written in another way, or None."""
+    if "@" in key:  # the full name of a group in the list of defaults of a file
+        name = key.rpartition("@")[2]
+        allowed = f"is written with a slash in the defaults of your file: `- override /{name}: NAME`"
+        return ConfigError("", f"override {name}", allowed)
+    if key.startswith("callbacks."):
+        new_key = f"+callbacks.{key.split('.')[1]}._target_"
+        return ConfigError(key, value, f"no such callback: a new one is written with a +, as {new_key}=CLASS")
+    return ConfigError(key, value, f"is now {RENAMED_KEYS[key]}") if key in RENAMED_KEYS else None
