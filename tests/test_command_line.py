@@ -8,6 +8,7 @@ import sys
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from digitlab.api.early_checks import check_values
 from digitlab.api.sweep_checks import check_shared_settings
 from digitlab.config.command_line import read_arguments, undeferred
 from digitlab.config.compose import ROOT, compose
@@ -266,6 +267,9 @@ def test_a_key_of_another_option_names_that_option(key, option):
         ("hydra.sweeper=optuna", "is chosen with a slash: write hydra/sweeper=optuna"),
         ("launcher=joblib", "launcher=joblib: no such key: write hydra/launcher=joblib"),
         ("n_trials=5", "n_trials=5: no such key: write hydra.sweeper.n_trials=5"),
+        ("trainer.logger=wandb", "no such key: every run writes TensorBoard events and metrics.csv into its folder"),
+        ("trainer.fast_dev_run=true", "no such key: debug=fast tries a run with three mini-batches"),
+        ("scheduler=cosine scheduler.T_max=9", "no such key: every schedule ends with the last epoch"),
         ("loss=BCE", "(did you mean `cross_entropy`?)"),
         ("model=all", "(all of them: -m 'model=glob(*)')"),
         ("callbacks.x._target_=lightning.X", "no such callback: a new one is written with a +"),
@@ -314,6 +318,20 @@ def test_a_wrong_file_of_the_users_project_is_named(group, name, content, words,
     line = message(f"{group}={name.partition('.')[0]}")
     assert words in line
     assert one_line(line)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("model.dropout=50%", "must be a number in [0, 1): write 0.5"),
+        ("seed=007", "must be a whole number of 0 or more: write 7"),
+        ("trainer.precision=16-mixed", "(did you mean `bf16`?)"),
+        ("monitor.metric=test/accuracy", "by the test set would look better than the network is: val/accuracy serves"),
+    ],
+)
+def test_a_value_in_another_form_is_answered_with_the_right_one(override, words):
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        check_values(compose([override]))
 
 
 def test_an_override_without_a_slash_in_a_file_is_named(tmp_path):

@@ -108,13 +108,22 @@ def _error_for_value(key: str, value: object, annotation: Any, first: ErrorDetai
         return ConfigError(key, value, first["msg"])
     names = [show(name) for name in _literals(annotation)]
     hint = ", and finite" if first["type"] == "finite_number" else nearest_value(show(value), names)
-    if first["type"] in ("int_type", "float_type") and isinstance(value, str) and _is_number(value):
-        hint = ", and this is text: a number is written without quotes"
+    if first["type"] in ("int_type", "float_type") and isinstance(value, str):
+        hint = _number_hint(value) or hint
     if first["type"] == "int_type" and isinstance(value, float) and value.is_integer():
         hint = f": write {value:.0f}"
     if first["type"] == "list_type" and _is_valid([value], annotation):
         hint = f": write [{show(value)}]"
     return ConfigError(key, value, f"must be {describe(annotation)}{hint}")
+
+
+def _number_hint(text: str) -> str | None:
+    """Return how the number in ``text`` is written; None if it is not a number."""
+    if text.endswith("%") and _is_number(text[:-1]):
+        return f": write {float(text[:-1]) / 100:g}"
+    if text.isdecimal() and text != "0" and text.startswith("0"):
+        return f": write {int(text)}"
+    return ", and this is text: a number is written without quotes" if _is_number(text) else None
 
 
 def _is_valid(value: object, annotation: Any) -> bool:

@@ -35,6 +35,15 @@ _COMMON_NAMES = {
 _NOT_NEEDED = {
     "num_workers": "digitlab keeps all images in memory and has no worker processes",
     "pin_memory": "digitlab keeps all images on the training device",
+    "logger": "every run writes TensorBoard events and metrics.csv into its folder",
+    "wandb": "every run writes TensorBoard events and metrics.csv into its folder",
+    "tensorboard": "every run writes TensorBoard events into its folder",
+    "download": "a data set that is missing is downloaded when a run needs it",
+    "fast_dev_run": "debug=fast tries a run with three mini-batches",
+    "max_time": "a run that Ctrl-C stops is saved, and resume=RUN_FOLDER continues it",
+    "save_top_k": "a run keeps the best and the last checkpoint",
+    "T_max": "every schedule ends with the last epoch",
+    "drop_last": "the last mini-batch of an epoch may be smaller, and all images are used",
     "direction": "a search improves monitor.metric, whose direction digitlab knows",
     "shuffle": "training images are always shuffled, and the seed decides how",
 }
@@ -42,7 +51,8 @@ _NOT_NEEDED = {
 # Values that other programs give to settings, and the values that mean the same here.
 _COMMON_VALUES = {
     "gpu": "cuda", "xavier": "glorot", "kaiming": "he", "bfloat16": "bf16", "half": "bf16", "float32": "32",
-    "fp32": "32", "float64": "64", "fp64": "64", "double": "64", "minmax": "unit", "standardize": "standard",
+    "fp32": "32", "16": "bf16", "fp16": "bf16", "float16": "bf16", "16-mixed": "bf16", "bf16-mixed": "bf16",
+    "float64": "64", "fp64": "64", "double": "64", "minmax": "unit", "standardize": "standard",
 }  # fmt: skip
 
 # Names that other programs give to options of groups, and what to write here.
