@@ -231,6 +231,17 @@ def test_predict_names_the_class_of_each_file_and_each_file_that_is_none(
         ("predict x a.png --csv out.csv", "--csv=out.csv: the option takes no file; write into one with > out.csv"),
         ("show data = mnist", "data = mnist: must be written data=mnist, with no spaces around ="),
         ("init /proc/mylab_x", "NAME=/proc/mylab_x: can't be made"),
+        ("plot x", "digitlab: No such command 'plot'; did you mean figures?"),
+        ("rm x", "digitlab: No such command 'rm'; a run is a folder: rm -r RUN_FOLDER removes it"),
+        ("config", "digitlab: No such command 'config'; write python train.py --cfg job"),
+        ("runs -h", "digitlab runs: No such option: -h; write digitlab runs --help"),
+        ("runs model=mlp", "FOLDER=model=mlp: is no folder: this command lists all runs"),
+        ("watch 6008", "write digitlab watch --port 6008"),
+        ("sweep x y", "digitlab compare compares several sweeps"),
+        ("figures x y", "give one run at a time"),
+        ("evaluate x data=mnist", "write --data mnist"),
+        ("explain x --what layers,classes", "give the option once for each value"),
+        ("init .", "NAME=.: is there already and is not empty: choose another name"),
         ("init my-lab", "first a letter, for example my_lab"),
         ("help", "digitlab: No such command 'help'; write digitlab --help"),
         ("version", "digitlab: No such command 'version'; write digitlab --version"),
@@ -242,6 +253,7 @@ def test_predict_names_the_class_of_each_file_and_each_file_that_is_none(
         ("evaluate x --gpu", "write --device cuda"),
         ("sweep optimizer.lr=0.1,0.2", "is no folder: a sweep starts with python train.py -m optimizer.lr=0.1,0.2"),
         ("compare optimizer=adam optimizer=sgd", "is no folder: settings in one folder are compared with --key KEY"),
+        ("reproduce all", "NAME=all: is written without any name: digitlab reproduce makes all rows"),
         ("reproduce r9", "NAME=r9: there is no such row; the most similar of"),
     ],
 )
@@ -302,6 +314,11 @@ def test_a_wrong_kind_of_folder_is_answered_in_one_line(
     assert (code, out) == (2, "")
     assert message in err
     assert one_line(err), err
+
+
+def test_an_empty_argument_is_refused_because_it_would_be_the_current_folder(digitlab: Digitlab) -> None:
+    for words in (["report", ""], ["runs", ""], ["runs", "--root", ""]):
+        assert digitlab(*words) == (2, "", "'': an argument is empty: write the folder, file or value\n")
 
 
 def test_without_arguments_the_help_is_shown(digitlab: Digitlab) -> None:

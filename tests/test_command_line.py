@@ -245,6 +245,8 @@ def test_a_key_of_another_option_names_that_option(key, option):
     ("arguments", "words"),
     [
         ("train model=mlp", "train: is not needed: leave it out"),
+        ("/", "/: is a folder: write resume=/ to continue a run"),
+        ("conf/model/mine.yaml", "conf/model/mine.yaml: is a file: an option is chosen by name, as model=mine"),
         ("resume", "resume: must be written resume=RUN_FOLDER, or resume=auto"),
         ("debug", "debug: must be written debug=NAME, where NAME is one of fast, limit, overfit, profile"),
         ("--config-name=x", "--config-name: digitlab has one configuration"),

@@ -25,7 +25,7 @@ import platform
 import sys
 from importlib.metadata import version
 
-from digitlab.core.errors import DigitlabError
+from digitlab.core.errors import ConfigError, DigitlabError
 from digitlab.core.files import flush_stdout
 
 
@@ -45,6 +45,9 @@ def main() -> None:
         print_version()
         return
     try:
+        if "" in sys.argv[1:]:
+            # An empty path would be the current folder. Usually it is a variable of the shell without a value.
+            raise ConfigError("", "''", "an argument is empty: write the folder, file or value")
         from digitlab.cli.commands import app
 
         with flush_stdout():

@@ -29,10 +29,10 @@ def init(
     ],
 ) -> None:
     """Make a project that uses digitlab: train.py, conf/, a network, a data set, a test, a notebook and a README."""
-    name = folder.resolve().name
-    _refuse_name(name)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError("NAME", folder, "is there already and is not empty: choose another name")
+    name = folder.resolve().name
+    _refuse_name(name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

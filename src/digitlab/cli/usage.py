@@ -23,7 +23,17 @@ _OTHER_OPTIONS = {
 # Names that other programs give to these commands.
 _OTHER_NAMES = {
     "list": "runs", "ls": "runs", "test": "evaluate", "plot": "figures", "draw": "figures", "classify": "predict",
-    "fit": "train", "new": "init", "serve": "watch", "dashboard": "watch", "onnx": "export",
+    "fit": "train", "new": "init", "serve": "watch", "dashboard": "watch", "onnx": "export", "status": "watch",
+    "accuracy": "evaluate", "score": "evaluate", "data": "show",
+}  # fmt: skip
+
+
+# Commands that digitlab does not have, and what to do instead.
+_OTHER_WAYS = {
+    "rm": "a run is a folder: rm -r RUN_FOLDER removes it", "delete": "a run is a folder: rm -r RUN_FOLDER removes it",
+    "clean": "all runs are in outputs/", "stop": "Ctrl-C in its terminal stops a training and saves it",
+    "resume": "write {train} resume=RUN_FOLDER", "config": "write {train} --cfg job",
+    "tensorboard": "write make tensorboard",
 }  # fmt: skip
 
 
@@ -43,6 +53,8 @@ def usage_line(error: Any) -> str:
     if type(error).__name__ == "NoArgsIsHelpError" and context is not None:
         return str(context.get_help())
     message = " ".join(str(error.format_message()).replace("Value error, ", "").split()).rstrip(".")
+    # Typer compares only letters, so a name that other programs use counts more.
+    message = re.sub(rf"^(No such command '(?:{'|'.join(_OTHER_NAMES)})')\. Did you mean .*", r"\1", message)
     message = re.sub(
         r"^Invalid value for '(--[\w-]+)': Input should be (a valid \w+|[^,;]*)[^;]*$", _with_value, message
     )
@@ -60,22 +72,34 @@ def _with_value(match: re.Match[str]) -> str:
 def _hint(message: str) -> str | None:
     """Return what the user may have meant by a command or option that does not exist; None for other messages."""
     train = " ".join(train_command())
-    extra = re.match(r"Got unexpected extra arguments?\(?s?\)? \(?([^)]+)\)?", message)
-    if extra is not None and sys.argv[1:2] == ["watch"]:
-        return f"write digitlab watch --root {extra[1]}"
+    if (extra := re.match(r"Got unexpected extra arguments?\(?s?\)? \((\S+)", message)) is not None:
+        return _extra_hint(extra[1].rstrip(")"))
+    if re.search(r"'\S+,\S+' is not one of", message):
+        return "give the option once for each value"
     match = re.match(r"No such (?:command|option:?) '?([^' ]+)", message)
-    if match is None or "Did you mean" in message:
+    if match is None:
         return None
     name = match[1].partition("=")[0] if match[1].startswith("--") else match[1]
     if (option := _OTHER_OPTIONS.get((sys.argv[1], name))) is not None:
         return f"write {option}"
-    if name in ("help", "version", "-v", "-V"):
-        return f"write digitlab --{'help' if name == 'help' else 'version'}"
-    name = match[1]
-    if name in ("-m", "--multirun") or "=" in name.lstrip("-"):
+    if name in ("-m", "--multirun") or "=" in match[1].lstrip("-"):
         return f"settings of a training belong after {train}"
-    if name == "resume":
-        return f"write {train} resume=RUN_FOLDER"
-    if name == "tensorboard":
-        return "write make tensorboard"
+    if name in ("help", "-h", "-help"):
+        return f"write {' '.join(['digitlab', *[word for word in sys.argv[1:2] if word != name]])} --help"
+    if name in ("version", "-v", "-V"):
+        return "write digitlab --version"
+    if name in _OTHER_WAYS:
+        return _OTHER_WAYS[name].format(train=train)
     return f"did you mean {_OTHER_NAMES[name]}?" if name in _OTHER_NAMES else None
+
+
+def _extra_hint(word: str) -> str | None:
+    """Return what the user may have meant by ``word``, an argument too many."""
+    command = sys.argv[1]
+    if command == "watch":
+        return f"write digitlab watch {'--port' if word.isdecimal() else '--root'} {word}"
+    if command == "evaluate" and word.startswith("data="):
+        return f"write --data {word.partition('=')[2]}"
+    if command == "sweep":
+        return "digitlab compare compares several sweeps"
+    return "give one run at a time" if command in ("figures", "evaluate", "export") else None

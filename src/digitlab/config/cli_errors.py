@@ -93,8 +93,12 @@ def _required_form(text: str, groups: Path) -> str:
         return "is not needed: leave it out"
     if text == "resume":
         return "must be written resume=RUN_FOLDER, or resume=auto for the newest run with the same settings"
+    if text.endswith((".yaml", ".yml")):
+        return f"is a file: an option is chosen by name, as {Path(text).parent.name or 'GROUP'}={Path(text).stem}"
     if text in group_names(groups):
         return f"must be written {text}=NAME, where NAME is one of {', '.join(_options(groups / text))}"
+    if Path(text).is_dir():
+        return f"is a folder: write resume={text} to continue a run"
     suggestions = [f"{group}={text}" for group in group_names(groups) if text in _options(groups / group)]
     if match := re.fullmatch(r"([A-Za-z_.]+):(\S+)", text):
         suggestions = [f"{match[1]}={match[2]}"]

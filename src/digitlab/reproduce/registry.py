@@ -34,6 +34,8 @@ def select_rows(names: list[str]) -> list[Row]:
         matching = {row.name: row for row in rows().values() if name in (row.name, row.experiment)}
         if name in rows():
             matching = {name: rows()[name]}
+        if name == "all":
+            raise ConfigError("NAME", name, "is written without any name: digitlab reproduce makes all rows")
         if not matching:
             similar = ", ".join(similar_names(name, rows()))
             allowed = f"there is no such row; the most similar of {len(rows())} are {similar}"
