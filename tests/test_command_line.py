@@ -310,6 +310,7 @@ def test_an_error_that_only_some_jobs_have_is_left_to_them():
         ("model", "word.yaml", b"defaults: base", "word.yaml: defaults must be a list"),
         ("model", "number.yaml", b"defaults:\n  - 3", "number.yaml: defaults must be a list"),
         ("model", "other.yml", b"", "model=other: the name of its file must end in .yaml: "),
+        ("experiment", "late.yaml", b"# mine\n# @package _global_\nseed: 5", "late.yaml: must begin with the line"),
         ("experiment", "mine.yaml", b"model: lenet", "mine.yaml: must begin with the line `# @package _global_`"),
     ],
 )

@@ -3,6 +3,7 @@
 Hydra would answer these mistakes with a traceback, or would accept a file that has no effect. ``cli_errors`` calls it.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ def _check_file(path: Path, *, is_global: bool) -> None:
     defaults: Any = (content or {}).get("defaults", [])
     if not isinstance(defaults, list) or not all(isinstance(each, str | Mapping) for each in defaults):
         raise ConfigError("", path, "defaults must be a list, such as `- override /model: lenet` in a line of its own")
-    if is_global and not path.read_text(encoding="utf-8").lstrip().startswith(_PACKAGE):
+    # Hydra does not read the line if it follows another comment.
+    if is_global and not re.match(r"\s*#\s*@package\s", path.read_text(encoding="utf-8")):
         reason = "so that its keys are those of the whole configuration"
         raise ConfigError("", path, f"must begin with the line `{_PACKAGE}`, {reason}")
