@@ -5,6 +5,7 @@ import resource
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import pytest
 
@@ -65,19 +66,22 @@ def test_a_file_in_the_place_of_a_folder_is_named_and_the_reverse(tmp_path):
             wrong.open("wb")
 
 
-@pytest.fixture
-def file_size_limit():
-    """``file_size_limit(n)`` limits all files to n bytes, which has the same effect as a full disk."""
+@contextmanager
+def file_size_limit(limit):
+    """Limit all files to ``limit`` bytes, which has the same effect as a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_failed_write_names_the_file_and_keeps_the_old_one(tmp_path, one_line, file_size_limit):
+def test_a_failed_write_names_the_file_and_keeps_the_old_one(tmp_path, one_line):
     path = tmp_path / "file"
     write_atomically(path, b"old")
-    file_size_limit(1000)
-    with pytest.raises(RunError, match="file: can't be written: ") as caught:
+    # Not for the whole test, because pytest may write its own output to a file.
+    with file_size_limit(1000), pytest.raises(RunError, match="file: can't be written: ") as caught:
         write_atomically(path, b"n" * 2000, keep=tmp_path / "kept")
     assert one_line(str(caught.value))
     assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [("file", b"old")]
