@@ -52,9 +52,7 @@ class WatchedRun:
         self._settings: dict[str, str] = {}
         self._choices: Mapping[str, str] = {}
         self._overrides: Sequence[str] = ()
-        # What is wrong with ``metrics.csv`` and with ``result.json``.
-        self._note: str | None = None
-        self._result_note: str | None = None
+        self._notes: dict[str, str] = {}  # what is wrong with a file, by its name; empty if nothing
         # The time of change of the folder when it was last read, in ns since 1970, and the result of ``is_settled``.
         self._changed_ns: int | None = None
         self._settled = False
@@ -161,25 +159,21 @@ class WatchedRun:
             self._signatures.pop("config", None)  # Hydra may be writing the files, so the next update reads them again
 
     def _read_result(self) -> None:
-        self.result, self._result_note = {}, None
         try:
             result = self.folder.read_result()
-            if not isinstance(result.get("metrics"), dict):
-                raise ValueError("result.json is not one of digitlab's")
-            self.result = result
+            self.result, self._notes["result"] = result | {"metrics": dict(result["metrics"])}, ""
         except UNREADABLE as error:
-            # A missing file is no mistake: a run that resumes removes that of the last attempt.
-            if self.folder.result.exists():
-                self._result_note = unreadable_reason(error)
+            exists = self.folder.result.exists()  # a run that resumes removes the result of its last attempt
+            self.result, self._notes["result"] = {}, unreadable_reason(error) if exists else ""
         self.result_written_at = self._changed_at("result") if self.result else None
 
     def read_history(self) -> None:
         """Read the new rows of ``metrics.csv``, one for each epoch. A damaged line becomes a note in the record."""
-        self._note = None
+        self._notes["metrics"] = ""
         try:
             self.history.update()
         except (OSError, RunError) as error:
-            self._note = str(error)
+            self._notes["metrics"] = str(error)
         if self.history.generation != self._history_generation:
             # The run has resumed from an earlier epoch or started again, so the pace is measured anew.
             self._history_generation, self._first_seen = self.history.generation, None
@@ -265,7 +259,7 @@ class WatchedRun:
             "number": None if self.entry is None else self.entry.number,
             "status": self.status,
             "error": result.get("error") if self.ended else None,
-            "note": self._note or self._result_note,
+            "note": "; ".join(filter(None, self._notes.values())) or None,
             "data": self._choices.get("data"),
             "model": self._choices.get("model"),
             "population": self.entry is not None and self._choices.get("hydra/launcher") == "vectorized",
