@@ -304,7 +304,7 @@ def test_an_unreadable_run_is_named_with_the_reason(tmp_path, write_run):
         read_groups([tmp_path / "a", tmp_path / "b"])
     message = str(caught.value)
     assert message.startswith("FOLDER=a: contains no run to compare (4 unreadable: damaged: result.json is damaged (")
-    assert "empty: 'status' is missing in its files" in message
+    assert "empty: result.json or .hydra/config.yaml has no 'status'" in message
     write_run(tmp_path / "a" / "good", accuracy=0.9)
     (comparison,) = compared(tmp_path / "a", tmp_path / "b")
     (note,) = [note for note in comparison.notes if "unreadable" in note]

@@ -24,7 +24,7 @@ def unreadable_reason(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"{Path(error.filename).name if error.filename else 'a file'}: {error.strerror or error}"
     if isinstance(error, KeyError):
-        return f"{error} is missing in its files"
+        return f"result.json or .hydra/config.yaml has no {error}"
     if isinstance(error, TypeError | AttributeError):
         return "result.json or .hydra/config.yaml is not one of digitlab's"
     return error_text(error)
