@@ -289,6 +289,8 @@ def laboratory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("sweep outputs/sweeps/rates/sweep.json", "sweep.json: is a file: give outputs/sweeps/rates"),
         ("sweep outputs/sweeps/rates/0", "is a run of the sweep outputs/sweeps/rates: give that one"),
         ("sweep rate", "there is no such folder; the most similar sweep is outputs/sweeps/rates"),
+        ("sweep outputs/sweeps/lr=0.1", "there is no such folder; the most similar sweep is outputs/sweeps/rates"),
+        ("compare outputs/0_lr=0.1 empty", "FOLDER=outputs/0_lr=0.1: there is no such folder; the most similar folder"),
         ("runs notes.txt", "FOLDER=notes.txt: is a file: give a folder"),
         ("runs rates", "there is no such folder; the most similar folder with runs is outputs/sweeps/rates"),
         ("watch --root notes.txt", "--root=notes.txt: is a file: give a folder"),

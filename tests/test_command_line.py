@@ -261,6 +261,7 @@ def test_a_key_of_another_option_names_that_option(key, option):
         ("--resume", "--resume: no such option: write resume=VALUE"),
         ("-m seed=1 2 3", "seed=1 2: several values of a sweep are written -m seed=1,2, without spaces"),
         ("-m seed=1, 2, 3", "seed=1, 2,: several values of a sweep are written -m seed=1,2, without spaces"),
+        ("seed=1 e", "e: must be written KEY=VALUE"),
         ("optimizer.lr=logspace(-4,-1)", "there is no function logspace; values are written choice(1,2), range(1,5)"),
         ("optimizer.lr=interval(a,b)", "can't be read: wrong arguments of interval; values are written"),
         ("hydra/sweeper=random", "hydra/sweeper=random: must be one of basic, optuna (did you mean `optuna hydra."),

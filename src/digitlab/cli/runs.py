@@ -64,7 +64,7 @@ def _given_folder(folder: Path | None, root: Path | None) -> Path | None:
     option = "FOLDER" if root is None else "--root"
     if given is not None and given.suffix in (".csv", ".json") and not given.is_dir():
         raise ConfigError(option, given, f"there is no such folder; write into a file with > {given}")
-    if given is not None and "=" in given.name and not given.exists():
+    if given is not None and "=" in str(given) and len(given.parts) == 1 and not given.exists():
         raise ConfigError(
             option, given, "is no folder: this command lists all runs, --json gives them to other programs"
         )

@@ -95,10 +95,11 @@ def _require_sweep(folder: Path) -> None:
         raise ConfigError("SWEEP_FOLDER", folder, f"is a file: give {hint}")
     if hint := placeholder_hint(folder):
         raise ConfigError("SWEEP_FOLDER", folder, hint)
-    if "=" in folder.name:
+    sweeps = [path for path in (ROOT / "outputs" / "sweeps").glob("*") if manifest_file(path).exists()]
+    # In a longer path, or in the name of a sweep, "=" belongs to the name.
+    if "=" in str(folder) and len(folder.parts) == 1 and folder.name not in {sweep.name for sweep in sweeps}:
         command = " ".join([*train_command(), "-m", str(folder)])
         raise ConfigError("SWEEP_FOLDER", folder, f"is no folder: a sweep starts with {command}")
-    sweeps = [path for path in (ROOT / "outputs" / "sweeps").glob("*") if manifest_file(path).exists()]
     hint = similar_folder(folder.name, sweeps, kind="sweep")
     raise ConfigError("SWEEP_FOLDER", folder, f"there is no such folder{hint}")
 

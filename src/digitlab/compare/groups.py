@@ -153,7 +153,8 @@ def _names(folders: Sequence[Path]) -> dict[Path, str]:
 
 def _read(folder: Path, name: str, conditions: Sequence[Condition]) -> Group:
     """Return the group of all runs in ``folder``. Raises ``ConfigError`` if there are none, or for unknown keys."""
-    if not folder.exists() and "=" in folder.name:
+    # In a longer path, "=" belongs to the name of a run of a sweep.
+    if not folder.exists() and "=" in str(folder) and len(folder.parts) == 1:
         raise ConfigError("FOLDER", folder, "is no folder: settings in one folder are compared with --key KEY")
     path = require_folder(folder, "FOLDER")
     run_folders = find_runs(path)

@@ -39,7 +39,9 @@ def read_arguments(arguments: Sequence[str]) -> list[str]:
     options, overrides = _split(arguments)
     refuse_conflicting_options(options)
     actions = get_args_parser()._option_string_actions
-    refuse_unused_options({action.dest for word in options if word[0] == "-" and (action := _action(word, actions))})
+    refuse_unused_options(
+        {action.dest for word in options if word.startswith("-") and (action := _action(word, actions))}
+    )
     overrides = [quote_path(override) for override in overrides]
     check_overrides(overrides, CONF)
     if "-m" in options or "--multirun" in options:
@@ -145,7 +147,7 @@ def _refuse_divided_list(word: str, following: Sequence[str]) -> None:
 
 def _refuse_divided_values(word: str, overrides: Sequence[str]) -> None:
     """Raise ``ConfigError`` for ``seed=1 2``, in which the second ``word`` belongs to the last of the ``overrides``."""
-    if overrides and re.fullmatch(r"[-\d.,e]+", word) and re.search(r"=\S*\d,?$", overrides[-1]):
+    if overrides and re.fullmatch(r"[\d.][-\d.,e]*", word) and re.search(r"=\S*\d,?$", overrides[-1]):
         values = f"{overrides[-1].rstrip(',')},{word.strip(',')}"
         raise ConfigError(
             "", f"{overrides[-1]} {word}", f"several values of a sweep are written -m {values}, without spaces"
