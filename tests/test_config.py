@@ -121,6 +121,13 @@ def test_only_classes_of_allowed_packages_are_built(target):
         build({"_target_": target}, "model", nn.Module)
 
 
+def test_a_class_without_its_package_is_answered_with_the_form_of_a_whole_path():
+    with pytest.raises(
+        ConfigError, match=r"callbacks\.x\._target_=EarlyStopping: must lie in .*; write the whole path, as"
+    ):
+        build({"_target_": "EarlyStopping"}, "callbacks.x", object)
+
+
 def test_a_user_package_is_allowed_by_an_environment_variable(monkeypatch, tmp_path):
     (tmp_path / "users_package.py").write_text(
         "class Part:\n    def __init__(self, *, size):\n        self.size = size\n"

@@ -249,10 +249,9 @@ def _class(target: str, key: str, kind: type[T]) -> type[T]:
     """Import the class ``target``. Raises ``ConfigError`` if it is not allowed or not a subclass of ``kind``."""
     allowed = [*_ALLOWED_PACKAGES, *_allowed_by_user()]
     if target.partition(".")[0] not in allowed:
-        whole = "" if "." in target else "be written with its package, as lightning.pytorch.callbacks.Timer, and "
-        raise ConfigError(
-            key, target, f"must {whole}lie in {', '.join(allowed)}, or in a package named by DIGITLAB_ALLOW"
-        )
+        hint = "" if "." in target else "; write the whole path, as lightning.pytorch.callbacks.Timer"
+        packages = f"{', '.join(allowed)}, or in a package named by DIGITLAB_ALLOW"
+        raise ConfigError(key, target, f"must lie in {packages}{hint}")
     module_name, _, name = target.rpartition(".")
     try:
         module = import_module(module_name)
