@@ -53,6 +53,18 @@ def test_curves_without_a_fall_have_no_suggestion(losses, reason):
     assert reason in line
 
 
+def test_a_run_without_a_readable_history_is_left_out_and_does_not_count_as_diverged(written_sweep, finished):
+    runs = written_sweep(*(([f"optimizer.lr={rate}"], finished(0.5)) for rate in (0.1, 0.2)))
+    (runs[0].folder.path / "metrics.csv").write_text("epoch,step,val/loss\n1,5,0.25\n")
+    (runs[1].folder.path / "metrics.csv").write_text("damaged")
+    for run in runs:
+        text = "runtime:\n  choices:\n    sweep: lr_range\n"
+        (run.folder.path / ".hydra" / "hydra.yaml").write_text(text)
+    (test,) = rate_tests(SweepTable("s", runs))
+    assert (test.rates, test.losses, test.diverged, test.unreadable) == ([0.1], [0.25], 0, 1)
+    assert "; 1 runs are left out, because their metrics.csv is missing or damaged" in suggestion_lines(test)[0]
+
+
 def test_a_population_with_diverged_rates_ends_well_and_suggests_a_rate(sweep_py, tmp_path):
     folder = tmp_path / "sweep"
     ended = sweep_py(

@@ -7,6 +7,7 @@ where the loss at a rate depends on the rates before it. ``sweeps.report`` print
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -35,7 +36,8 @@ class RateTest:
     ``losses`` has None for a rate at which a run diverged. ``lowest`` is the rate with the lowest loss. ``useful`` is
     the range of rates around it, (smallest, largest), whose losses exceed the lowest loss by at most a tenth of the
     fall; the fall is the loss at the smallest rate minus the lowest loss. ``suggested`` is the geometric mean of the
-    two rates in ``useful``. These three are None if the loss does not fall or there are too few rates.
+    two rates in ``useful``. These three are None if the loss does not fall or there are too few rates. ``unreadable``
+    is the number of runs that are left out because their history can't be read.
     """
 
     name: str
@@ -44,6 +46,7 @@ class RateTest:
     lowest: float | None = None
     useful: tuple[float, float] | None = None
     suggested: float | None = None
+    unreadable: int = 0
 
     @property
     def diverged(self) -> int:
@@ -56,6 +59,7 @@ def rate_tests(table: SweepTable) -> list[RateTest]:
         return []
     # By the name of the test and by the rate, the losses of the runs with different seeds.
     losses: dict[str, dict[float, list[float | None]]] = {}
+    unreadable = Counter[str]()
     for run in table.runs:
         rate = table.values[run.entry.number][_RATE]
         # A divergence is a result of the rate. Other failures and unfinished runs say nothing about it.
@@ -63,9 +67,16 @@ def rate_tests(table: SweepTable) -> list[RateTest]:
             continue
         others = ((key, value) for key, value in zip(table.keys, table.setting(run), strict=True) if key != _RATE)
         name = ", ".join(f"{key}={show(value)}" for key, value in others)
-        losses.setdefault(name, {}).setdefault(float(rate), []).append(_last_loss(run))
+        by_rate = losses.setdefault(name, {})
+        try:
+            by_rate.setdefault(float(rate), []).append(_last_loss(run))
+        except (*UNREADABLE, IndexError):
+            unreadable[name] += 1
     return [
-        rate_test(name, {rate: _mean(losses_of_seeds) for rate, losses_of_seeds in by_rate.items()})
+        replace(
+            rate_test(name, {rate: _mean(of_seeds) for rate, of_seeds in by_rate.items() if of_seeds}),
+            unreadable=unreadable[name],
+        )
         for name, by_rate in losses.items()
     ]
 
@@ -80,15 +91,12 @@ def _is_range_test(run: SweepRun) -> bool:
 def _last_loss(run: SweepRun) -> float | None:
     """Return the last validation loss of a run, or the last training loss if it has no validation.
 
-    Return None if the run diverged or its history can't be read.
+    Return None if the run diverged. Raises ``UNREADABLE`` or ``IndexError`` if its history can't be read.
     """
     if run.diverged:
         return None
-    try:
-        values = read_history(run.folder)[-1].values
-        loss = values.get("val/loss", values.get("train/loss", math.nan))
-    except (*UNREADABLE, IndexError):
-        return None
+    values = read_history(run.folder)[-1].values
+    loss = values.get("val/loss", values.get("train/loss", math.nan))
     return loss if math.isfinite(loss) else None
 
 
@@ -135,6 +143,8 @@ def suggestion_lines(test: RateTest) -> list[str]:
     """Return the lines that tell the user the result and the suggested rate, or why there is no suggestion."""
     where = f" ({test.name})" if test.name else ""
     diverged = f"; {test.diverged} of {len(test.rates)} rates diverged" if test.diverged else ""
+    if test.unreadable:
+        diverged += f"; {test.unreadable} runs are left out, because their metrics.csv is missing or damaged"
     if test.lowest is None or test.useful is None or test.suggested is None:
         few = f"there are too few rates ({len(test.rates)}, and at least {_FEWEST_RATES} are needed)"
         reason = "the loss does not fall at any rate" if len(test.rates) >= _FEWEST_RATES else few
