@@ -62,7 +62,7 @@ def test_a_run_without_a_readable_history_is_left_out_and_does_not_count_as_dive
         (run.folder.path / ".hydra" / "hydra.yaml").write_text(text)
     (test,) = rate_tests(SweepTable("s", runs))
     assert (test.rates, test.losses, test.diverged, test.unreadable) == ([0.1], [0.25], 0, 1)
-    assert "; 1 runs are left out, because their metrics.csv is missing or damaged" in suggestion_lines(test)[0]
+    assert "; without 1 run whose metrics.csv can't be read" in suggestion_lines(test)[0]
 
 
 def test_a_population_with_diverged_rates_ends_well_and_suggests_a_rate(sweep_py, tmp_path):

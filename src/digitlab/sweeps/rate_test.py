@@ -144,7 +144,7 @@ def suggestion_lines(test: RateTest) -> list[str]:
     where = f" ({test.name})" if test.name else ""
     diverged = f"; {test.diverged} of {len(test.rates)} rates diverged" if test.diverged else ""
     if test.unreadable:
-        diverged += f"; {test.unreadable} runs are left out, because their metrics.csv is missing or damaged"
+        diverged += f"; without {test.unreadable} run{'s' * (test.unreadable != 1)} whose metrics.csv can't be read"
     if test.lowest is None or test.useful is None or test.suggested is None:
         few = f"there are too few rates ({len(test.rates)}, and at least {_FEWEST_RATES} are needed)"
         reason = "the loss does not fall at any rate" if len(test.rates) >= _FEWEST_RATES else few
