@@ -144,9 +144,10 @@ def _populations(sweep: Path, planned: Sequence[PlannedRun], max_members: int | 
     """
     # These import torch, which takes seconds. A dry run with the basic launcher does not need them.
     from digitlab.population.grouping import populations
-    from digitlab.population.job import read_job
+    from digitlab.population.job import Job, read_job
 
-    jobs, unfinished_count = [], 0
+    jobs: list[Job] = []
+    unfinished_count = 0
     for number, each in enumerate(_with_progress(planned, "grouping the runs")):
         if each.finished:
             continue
