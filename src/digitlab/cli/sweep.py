@@ -93,8 +93,8 @@ def _require_sweep(folder: Path) -> None:
         of_sweep = manifest_file(path.parent).exists()
         hint = short_path(path.parent) if of_sweep else "the folder of a sweep"
         raise ConfigError("SWEEP_FOLDER", folder, f"is a file: give {hint}")
-    if hint := placeholder_hint(folder):
-        raise ConfigError("SWEEP_FOLDER", folder, hint)
+    if (meaning := placeholder_hint(folder)) is not None:
+        raise ConfigError("SWEEP_FOLDER", folder, meaning)
     sweeps = [path for path in (ROOT / "outputs" / "sweeps").glob("*") if manifest_file(path).exists()]
     # In a longer path, or in the name of a sweep, "=" belongs to the name.
     if "=" in str(folder) and len(folder.parts) == 1 and folder.name not in {sweep.name for sweep in sweeps}:
