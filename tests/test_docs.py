@@ -302,6 +302,20 @@ def test_lines_of_code_fit_the_page(page: Path) -> None:
     assert [line for line in lines if len(line) > 77] == []
 
 
+def test_pages_are_changed_for_phones_but_their_blocks_of_code_are_not() -> None:
+    change = runpy.run_path(str(PROJECT / "docs/readable_pages.py"))["on_page_content"]
+    cells = "<td><code>r4_mlp_500_300_l2_2.0e-6</code></td><td><code>r1_pure</code></td>"
+    assert change(cells) == cells.replace("mlp_500_300_l2_", "mlp_<wbr>500_<wbr>300_<wbr>l2_<wbr>").replace(
+        "r4_", "r4_<wbr>"
+    )
+    table = "<table>\n<thead>\n<tr>\n<th>key</th>\n</tr></thead></table>"
+    assert change(table) == f'<div class="keys">{table}</div>'
+    assert change("97.81 ± 0.20 of 28 × 28, 95 %") == "97.81\u00a0±\u00a00.20 of 28\u00a0×\u00a028, 95\u00a0%"
+    assert change('<img alt="A run" src="../images/a.png">').startswith('<a href="../images/a.png"><img')
+    block = "<pre><code>1 × 2, python train.py -m optimizer.lr=0.1,0.01</code></pre>"
+    assert change(block) == block
+
+
 def test_the_page_about_the_python_api_has_every_public_name() -> None:
     pytest.importorskip("mkdocs", reason="needs the extra docs")
     sections = runpy.run_path(str(PROJECT / "docs/api_pages.py"))["USER_API"]
