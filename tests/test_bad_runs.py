@@ -177,10 +177,15 @@ def test_a_folder_with_a_run_is_not_overwritten(train_py, one_line, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("", "contains other runs, such as sweep/0: choose a new folder inside it"), ("file", "is a file: choose a new")],
+    [
+        ("", "contains other runs, such as sweep/0: choose a new folder inside it"),
+        ("file", "is a file: choose a new"),
+        ("sweep/0/new", "sweep/0, where no command finds it: choose another folder"),
+    ],
 )
 def test_a_folder_that_is_not_for_a_run_is_refused(train_py, one_line, tmp_path, name, reason):
     (tmp_path / "sweep" / "0" / ".hydra").mkdir(parents=True)
+    (tmp_path / "sweep" / "0" / ".hydra" / "config.yaml").write_text("model: {}")
     (tmp_path / "file").touch()
     ended = train_py("debug=fast", f"hydra.run.dir={tmp_path / name}")
     assert (ended.returncode, one_line(ended.stderr)) == (2, True), ended.stderr

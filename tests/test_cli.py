@@ -254,6 +254,7 @@ def test_predict_names_the_class_of_each_file_and_each_file_that_is_none(
         ("evaluate x --gpu", "write --device cuda"),
         ("sweep optimizer.lr=0.1,0.2", "is no folder: a sweep starts with python train.py -m optimizer.lr=0.1,0.2"),
         ("compare optimizer=adam optimizer=sgd", "is no folder: settings in one folder are compared with --key KEY"),
+        ("demo x --out page", "--out=page: must end in .html: the demo is a web page"),
         ("reproduce all", "NAME=all: is written without any name: digitlab reproduce makes all rows"),
         ("reproduce r9", "NAME=r9: there is no such row; the most similar of"),
     ],

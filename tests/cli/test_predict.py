@@ -7,6 +7,8 @@ import os
 import pytest
 from PIL import Image
 
+from digitlab.cli.predict import picture_files
+from digitlab.core.errors import ConfigError
 from digitlab.data.sources import MnistSource
 
 
@@ -48,3 +50,7 @@ def test_csv_has_one_column_per_class_and_the_confidence_is_their_maximum(digitl
 def test_a_folder_without_pictures_is_an_error(digitlab, run, tmp_path):
     code, out, err = digitlab("predict", run, tmp_path)
     assert (code, out, err) == (2, "", f"IMAGE={tmp_path}: this folder contains no picture\n")
+    (tmp_path / "cats").mkdir()
+    (tmp_path / "cats" / "1.png").touch()
+    with pytest.raises(ConfigError, match=f"but folders such as {tmp_path / 'cats'} do: give these$"):
+        picture_files([tmp_path])

@@ -134,9 +134,10 @@ def test_exporting_from_the_command_line(
     code, out, err = digitlab("export", mlp.path, "--to", "safetensors", "--input", "uint8")
     assert (code, out) == (2, "")
     assert err.startswith("--input=uint8: has no effect with --to safetensors")
-    code, out, err = digitlab("export", mlp.path, "--to", "onnx", "--out", mlp.path / "network.pt2")
-    assert (code, out) == (2, "")
-    assert err.endswith("network.pt2: must end in .onnx, because --to onnx writes such a file\n")
+    for name in ("network.pt2", "network.pt"):
+        code, out, err = digitlab("export", mlp.path, "--to", "onnx", "--out", mlp.path / name)
+        assert (code, out) == (2, "")
+        assert err.endswith(f"{name}: must end in .onnx, because --to onnx writes such a file\n")
 
 
 def test_without_its_packages_the_extra_is_named(mlp: package.Run, monkeypatch: pytest.MonkeyPatch) -> None:

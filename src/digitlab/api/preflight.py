@@ -32,7 +32,7 @@ from digitlab.config.compose import COMPOSITION_ERRORS, composition_error, plain
 from digitlab.config.overrides import split_override
 from digitlab.core.errors import ConfigError, DigitlabError
 from digitlab.core.exit import exit_with
-from digitlab.core.files import disk_faults, write_failure
+from digitlab.core.files import disk_faults, short_path, write_failure
 from digitlab.results.folder import RunFolder
 from digitlab.results.lock import lock_folder
 from digitlab.results.run_hints import nearby_runs
@@ -70,6 +70,7 @@ class Preflight(Callback):
 
             Experiment.from_config(config)
             refuse_without_effect(overrides, config)
+            _refuse_inside_run("hydra.run.dir", config.hydra.run.dir)
             _refuse_existing_run(config.hydra.run.dir)
             _make_folder("hydra.run.dir", config.hydra.run.dir)
             if is_first_process():
@@ -110,6 +111,7 @@ class Preflight(Callback):
             if plan is None and not grid.keys:
                 # The user has probably forgotten a list of values. Train the run anyway, in the folder of a sweep.
                 print("nothing is swept: no key has several values, so this is a sweep of one run", file=sys.stderr)
+            _refuse_inside_run("hydra.sweep.dir", config.hydra.sweep.dir)
             if not sweep.dry_run:
                 _make_folder("hydra.sweep.dir", config.hydra.sweep.dir)
                 # A search chooses its jobs while it runs, so only their number is known.
@@ -162,6 +164,25 @@ def _dry_run(
         dry_run_search(folder, plan, loader, config_name)
     else:
         dry_run(folder, plan, loader, config_name, launcher=launcher, all_rows=all_rows)
+
+
+def _refuse_inside_run(key: str, folder: str) -> None:
+    """Raise ``ConfigError`` for a folder inside a run folder: no command looks for runs there."""
+    for parent in Path(folder).absolute().parents:
+        if _is_run(RunFolder(parent)):
+            allowed = f"is inside the run folder {short_path(parent)}, where no command finds it: choose another folder"
+            raise ConfigError(key, folder, allowed)
+
+
+def _is_run(run: RunFolder) -> bool:
+    # Other programs that use Hydra have such a folder, too, but another configuration in it.
+    if not run.config.exists():
+        return False
+    try:
+        run.read_plain_config()
+    except ConfigError:
+        return False
+    return True
 
 
 def _refuse_existing_run(folder: str) -> None:

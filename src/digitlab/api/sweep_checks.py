@@ -28,17 +28,17 @@ def check_shared_settings(
     ``overrides`` are those of the command, and ``swept`` the keys whose values differ between its jobs.
     """
     error = _error(first_job, overrides)
-    if error is None or (isinstance(error, ConfigError) and error.key in swept):
+    if error is None or error.key in swept:
         return
     # The last job has other values of all swept keys. If it has the same error, these values are not the reason.
     if str(_error(compose_last_job(), overrides)) == str(error):
         raise _with_form_of_values(error, overrides)
 
 
-def _with_form_of_values(error: DigitlabError, overrides: Sequence[str]) -> DigitlabError:
+def _with_form_of_values(error: ConfigError, overrides: Sequence[str]) -> ConfigError:
     """Return ``error``; if its value was meant as several values of a sweep, the message says how they are written."""
     typed = dict(map(split_override, overrides))
-    if not isinstance(error, ConfigError) or error.key not in typed:
+    if error.key not in typed:
         return error
     value, form = typed[error.key], None
     if match := re.fullmatch(r"(\d+)(?:-|:|\.\.+)(\d+)", value):
@@ -50,17 +50,23 @@ def _with_form_of_values(error: DigitlabError, overrides: Sequence[str]) -> Digi
     return ConfigError(error.key, error.value, f"{error.allowed}; several values are written {error.key}={form}")
 
 
-def _error(config: DictConfig, overrides: Sequence[str]) -> DigitlabError | None:
+def _error(config: DictConfig, overrides: Sequence[str]) -> ConfigError | None:
     """Return the error of the configuration of a job, or None."""
     try:
         check_values(config)
-        if _names_own_class(config, overrides):
-            # Only building an object shows whether its class can be used. This imports torch, which takes seconds.
-            from digitlab.training.experiment import Experiment
-
-            Experiment.from_config(config, typed=overrides)
-    except DigitlabError as error:
+    except ConfigError as error:
         return error
+    if not _names_own_class(config, overrides):
+        return None
+    try:
+        # Only building an object shows whether its class can be used. This imports torch, which takes seconds.
+        from digitlab.training.experiment import Experiment
+
+        Experiment.from_config(config, typed=overrides)
+    except DigitlabError as error:
+        # Other errors can depend on the machine, such as a missing GPU, and the jobs may run on another one.
+        if isinstance(error, ConfigError) and (error.key.startswith("callbacks.") or error.key.endswith("_target_")):
+            return error
     return None
 
 

@@ -34,6 +34,8 @@ def demo(
     if out is None and len(folders) > 1:
         raise ConfigError("", "--out", "must name the output file if several runs are given")
     out = folders[0] / "demo.html" if out is None else out
+    if out.suffix not in (".html", ".htm"):
+        raise ConfigError("--out", out, "must end in .html: the demo is a web page")
     runs = [open_run(folder) for folder in folders]
     for number, run in enumerate(runs):
         if run in runs[:number]:

@@ -90,7 +90,9 @@ def picture_files(paths: Sequence[Path]) -> list[Path]:
             continue
         pictures = sorted(each for each in path.iterdir() if each.is_file() and each.suffix.lower() in extensions)
         if not pictures:
-            raise ConfigError("IMAGE", path, "this folder contains no picture")
+            inner = next((each.parent for each in path.glob("*/*") if each.suffix.lower() in extensions), None)
+            hint = "" if inner is None else f", but folders such as {inner} do: give these"
+            raise ConfigError("IMAGE", path, f"this folder contains no picture{hint}")
         files += pictures
     return files
 

@@ -224,6 +224,8 @@ def _require_classes(root: Path, split_folders: Mapping[str, str], class_names: 
     folder = root / split_folders["train"]
     if len(class_names) > 1:
         return
+    if not class_names and not folder.is_dir():
+        raise ConfigError("path", str(folder), "there is no such folder")
     if not class_names:
         pictures = sum(_stray_pictures(folder).values())
         problem = f"has {pictures} pictures but no class folders" if pictures else "has no class folders with pictures"

@@ -23,6 +23,9 @@ from digitlab.results.folder import RunFolder
 from digitlab.training.classifier import Classifier
 from digitlab.training.loading import load_classifier, load_data
 
+# The ends of files of other formats, which no export writes.
+_OTHER_SUFFIXES = (".pt", ".pth", ".ckpt", ".pb", ".h5", ".tflite")
+
 
 @dataclass(frozen=True, slots=True)
 class Exported:
@@ -56,7 +59,7 @@ def export_run(
             "--input", pixels, "has no effect with --to safetensors, which writes only weights: leave it out"
         )
     out = run.path / f"network{SUFFIXES[to]}" if out is None else out
-    if out.suffix in SUFFIXES.values() and out.suffix != SUFFIXES[to]:
+    if out.suffix in (*SUFFIXES.values(), *_OTHER_SUFFIXES) and out.suffix != SUFFIXES[to]:
         raise ConfigError("--out", out, f"must end in {SUFFIXES[to]}, because --to {to} writes such a file")
     require_writable(out, option="--out", force=force)
     classifier = load_for_export(run, checkpoint)
