@@ -39,11 +39,31 @@ def test_an_unknown_argument_says_how_to_write_it(function, arguments, message):
 
 
 @pytest.mark.parametrize(
+    ("method", "arguments", "named", "message"),
+    [
+        (digitlab.Run.figure, (), {}, "Run.figure: missing a required argument: 'name'; its arguments are name$"),
+        (digitlab.Run.stop, (1,), {}, "Run.stop: too many positional arguments; its arguments are none$"),
+        (digitlab.Run.evaluate, (), {"data": "mnist"}, "data=mnist: Run.evaluate has no such argument; it has checkpo"),
+        (digitlab.Run.explain, (), {"counts": 3}, "counts=3: Run.explain has no such.*did you mean `count`"),
+        (digitlab.Sweep.compare, (), {"keys": "seed"}, "keys=seed: Sweep.compare has no such.*did you mean `key`"),
+        (digitlab.resume, ("trainer.max_epochs=5",), {}, "digitlab.resume: too many positional .* are folder, max_ep"),
+    ],
+)
+def test_a_method_says_which_arguments_it_has(method, arguments, named, message):
+    with pytest.raises(TypeError, match=message):
+        method("run", *arguments, **named)
+
+
+@pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda folder: digitlab.train({"model": "mlp"}), "<dict>: overrides are texts"),
         (lambda folder: digitlab.train(["model=mlp"]), r"<list>: overrides are texts.*put a \* before the list"),
         (lambda folder: digitlab.train(folder=5), "folder=5: must be a path"),
+        (lambda folder: digitlab.train("hydra.run.dir=a", folder="b"), "folder=b: can't be given .*hydra.run.dir="),
+        (lambda folder: digitlab.sweep("sweep.name=a", name="b"), "name=b: can't be given .*sweep.name="),
+        (lambda folder: digitlab.allow(5), "package=5: must be the name of a package"),
+        (lambda folder: digitlab.allow("my-lab"), "package=my-lab: must be the name of a package"),
         (lambda folder: digitlab.train(stopper="x"), r"stopper=x: must be a digitlab.Stopper\(\)"),
         (lambda folder: digitlab.resume(None), "folder=null: must be a path"),
         (lambda folder: digitlab.resume(""), "folder='': must be a path"),
@@ -52,6 +72,13 @@ def test_an_unknown_argument_says_how_to_write_it(function, arguments, message):
         (lambda folder: digitlab.open(folder / "x"), "there is no such folder"),
         (lambda folder: digitlab.load(3), "folder=3: must be a path"),
         (lambda folder: digitlab.Sweep(3), "folder=3: must be a path"),
+        (lambda folder: digitlab.Sweep(folder / "x"), "folder=.*: there is no such folder"),
+        (lambda folder: digitlab.load(folder), "folder=.*: is no run folder"),
+        (lambda folder: digitlab.open("x" * 300), "folder=x*: is no path: File name too long"),
+        (lambda folder: digitlab.resume("a\0b"), r"folder=a\\x00b: is no path: embedded null byte"),
+        (lambda folder: digitlab.compare_runs(folder, where=5), "where=5: must be a list of texts"),
+        (lambda folder: digitlab.compare_runs(folder, where={"a": 1}), "where=<dict>: must be a list of texts"),
+        (lambda folder: digitlab.compare_runs(folder, metric=5), "metric=5: must be a text, such as val/accuracy"),
         (lambda folder: digitlab.runs(folder / "x"), "root=.*: there is no such folder"),
         (lambda folder: digitlab.compare_runs(folder, 5), "runs=5: must be a path"),
         (lambda folder: digitlab.compare_runs(folder / "x", folder), "runs=.*: there is no such folder"),
@@ -147,6 +174,8 @@ def test_pictures_of_pil_are_images():
         ([], r"images=\[\]: must have at least one image"),
         (None, "images=<NoneType>: must be a path, a picture of PIL, an array"),
         ({"a": 1}, "images=<dict>: must be a path"),
+        (5, "images=<int>: must be a path"),
+        (np.zeros((28, 28, 3)), r"images=shape \(28, 28, 3\): must have shape \(1, 28, 28\)"),
         ([np.zeros((28, 28)), np.zeros((27, 28))], "must all have the same shape"),
         (np.full((28, 28), np.nan), "images=nan: every pixel must be a number"),
         (np.zeros((28, 28), int), r"images=int64: .*write images.astype\(\"uint8\"\)"),
@@ -156,6 +185,14 @@ def test_images_for_a_prediction_are_refused_in_one_line(images, message, one_li
     with pytest.raises(digitlab.ConfigError, match=message) as raised:
         as_pixels(images, facts=MNIST_FACTS, deskewed=False)
     assert one_line(str(raised.value))
+
+
+@pytest.mark.parametrize(
+    ("images", "message"), [("a\0b", r"^a\\x00b: no such file"), (Image.new("L", (0, 0)), "has no pixels")]
+)
+def test_a_picture_without_a_file_or_pixels_is_refused(images, message):
+    with pytest.raises(digitlab.DataError, match=message):
+        as_pixels(images, facts=MNIST_FACTS, deskewed=False)
 
 
 def test_a_folder_is_no_picture(tmp_path):

@@ -5,6 +5,7 @@ import io
 import struct
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -194,3 +195,32 @@ def test_a_damaged_header_does_not_allocate_memory(tmp_path: Path) -> None:
         assert tracemalloc.get_traced_memory()[1] < 8 << 20
     finally:
         tracemalloc.stop()
+
+
+def test_a_picture_without_numbers_is_refused(tmp_path: Path) -> None:
+    pixels = np.zeros((20, 20), np.float32)
+    pixels[5:15, 9:12] = 1
+    as_data_set_image(Image.fromarray(pixels), **MNIST)
+    pixels[3, 3] = np.nan
+    with pytest.raises(DataError, match="has pixels that are no numbers"):
+        as_data_set_image(Image.fromarray(pixels), **MNIST)
+
+
+@pytest.mark.parametrize("facts", [MNIST, CIFAR])
+def test_a_pixel_format_that_cannot_be_converted_is_refused(facts: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match="has the pixel format La, which can't be converted"):
+        as_data_set_image(Image.new("La", (20, 20)), **facts)
+
+
+@pytest.mark.parametrize("facts", [MNIST, CIFAR])
+def test_a_picture_in_lab_colours_is_like_one_in_rgb(facts: dict[str, Any]) -> None:
+    lightness = drawing()
+    zero = Image.new("L", lightness.size, 128)  # the middle of the other two axes: no colour
+    lab, grey = Image.merge("LAB", [lightness, zero, zero]), Image.merge("RGB", [lightness] * 3)
+    assert difference(as_data_set_image(lab, **facts), as_data_set_image(grey, **facts)) < 3
+
+
+def test_a_device_without_an_end_is_not_read_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("digitlab.data.own_images._MAX_FILE_BYTES", 1000)
+    with pytest.raises(DataError, match="/dev/zero: too large, more than 1,000 bytes"):
+        read_own_image(Path("/dev/zero"), **MNIST)

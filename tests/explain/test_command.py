@@ -98,3 +98,5 @@ def test_a_run_in_python_explains_images_and_mistakes(lenet_folder, lenet):
     one = run.explain(count=1)
     assert len(one.axes[0].images) == 8
     assert one._repr_png_()[0].startswith(b"\x89PNG"), "a notebook shows a picture"
+    with pytest.raises(lab.ConfigError, match=r"images=shape \(0, 1, 28, 28\): must have at least one image"):
+        run.explain(images[:0])

@@ -1,6 +1,7 @@
 """Exported networks compute what their runs compute, in other programs: onnxruntime, torch.export and ten lines."""
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import digitlab as package
 from digitlab.config.compose import ROOT
 from digitlab.core.errors import ConfigError, RunError
 from digitlab.data.sources import MnistSource
+from digitlab.export import formats
 from digitlab.export.network import ExportedNetwork
 from digitlab.training.settings import Execution
 
@@ -148,7 +150,7 @@ def test_without_its_packages_the_extra_is_named(mlp: package.Run, monkeypatch: 
 
 def test_a_run_on_deskewed_images_is_refused(train_tiny: Callable[..., package.Run], tmp_path: Path) -> None:
     run = train_tiny(tmp_path / "run", "model=linear", "data.deskew=true")
-    with pytest.raises(ConfigError, match=r"RUN_FOLDER=.*trained with data.deskew=true"):
+    with pytest.raises(ConfigError, match=r"folder=.*trained with data.deskew=true"):
         run.export("onnx")
 
 
@@ -212,3 +214,10 @@ def test_a_network_that_is_no_graph_is_refused_in_one_line(
     run = train_tiny(tmp_path / "run", model=Undecided)
     with pytest.raises(RunError, match=r"^Undecided: torch.export can't express this network as a graph: .*$"):
         run.export("torch")
+
+
+def test_onnxruntime_reports_nothing_about_its_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    with pytest.raises(Exception, match=r"(?i)protobuf"):
+        formats._onnx_function(b"no model")
+    assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"

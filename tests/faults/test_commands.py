@@ -1,5 +1,6 @@
 """``digitlab`` commands on a full or read-only disk: one line that names the file, and exit code 1."""
 
+import io
 import os
 import shutil
 import sys
@@ -93,12 +94,18 @@ def test_a_list_on_a_full_disk_gives_one_line(listed):
 
 @pytest.fixture
 def train_into(train_py_here, in_child, tmp_path):
-    """``train_into(file, ...)`` runs train.py with an open file as its standard output."""
+    """``train_into(file, ...)`` runs train.py with an open file as its standard output.
 
-    def run(file, *arguments):
+    ``unbuffered`` writes each piece of text at once, as with PYTHONUNBUFFERED.
+    """
+
+    def run(file, *arguments, unbuffered=False):
         def act():
             os.dup2(file, 1)
-            sys.stdout = os.fdopen(1, "w", buffering=1 << 20, closefd=False)
+            if unbuffered:
+                sys.stdout = io.TextIOWrapper(os.fdopen(1, "wb", buffering=0, closefd=False), write_through=True)
+            else:
+                sys.stdout = os.fdopen(1, "w", buffering=1 << 20, closefd=False)
             place = f"hydra.sweep.dir={tmp_path}/sweep" if "-m" in arguments else f"hydra.run.dir={tmp_path}/run"
             train_py_here(*arguments, "debug=fast", place)
 
@@ -132,6 +139,14 @@ def test_a_closed_pipe_gives_no_message(listed, unread):
     assert ended.stderr == ""
 
 
-def test_a_run_with_a_closed_pipe_finishes_without_a_message(train_into, tmp_path, unread):
-    assert train_into(unread).stderr == ""
-    assert (tmp_path / "run" / "result.json").exists()
+@pytest.mark.parametrize("unbuffered", [False, True])
+def test_a_run_with_a_closed_pipe_finishes_without_a_message(train_into, tmp_path, unread, unbuffered):
+    assert train_into(unread, unbuffered=unbuffered).stderr == ""
+    assert RunFolder(tmp_path / "run").read_result()["status"] == "finished"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no disk that is always full")
+def test_a_run_whose_output_is_not_buffered_finishes_on_a_full_disk(train_into, tmp_path):
+    ended = train_into(os.open("/dev/full", os.O_WRONLY), unbuffered=True)
+    assert (ended.code, ended.stderr) == (1, "standard output: No space left on device\n")
+    assert RunFolder(tmp_path / "run").read_result()["status"] == "finished"

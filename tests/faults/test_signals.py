@@ -6,9 +6,11 @@ import time
 
 import pytest
 
-from digitlab.core.signals import StopSignal
+from digitlab.core.exit import sigterm_exits
+from digitlab.core.signals import Interrupted, StopSignal
 from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
+from digitlab.sweeps.session import SweepSession, report_sweep_at_end, start_sweep
 from fixtures.children import Child
 
 LONG = (
@@ -68,6 +70,21 @@ def test_the_running_runs_of_a_stopped_sweep_are_saved(begun, tmp_path, launcher
     under_way = [RunFolder(path.parent) for path in (tmp_path / "sweep").glob("*/result.json")]
     assert len(under_way) == (1 if launcher == "basic" else 2)
     assert all(stopped(run) for run in under_way)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_between_two_runs_of_a_sweep_says_how_to_resume(tmp_path, number, code):
+    def end_of_a_run():
+        os.kill(os.getpid(), number)
+        time.sleep(5)
+
+    start_sweep(SweepSession(tmp_path, ["seed"], [], planned_runs=None, halving=False))
+    with pytest.raises(Interrupted) as caught, sigterm_exits(), report_sweep_at_end():
+        end_of_a_run()
+    text = f"stopped by {number.name}: the unfinished runs are saved; the same command resumes them"
+    assert (str(caught.value), caught.value.exit_code) == (text, code)
+    with pytest.raises(SystemExit), report_sweep_at_end():  # without a sweep, nothing changes
+        raise SystemExit(code)
 
 
 def test_a_second_signal_ends_the_process_at_once(tmp_path):

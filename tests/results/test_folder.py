@@ -31,6 +31,19 @@ def test_a_folder_without_a_run_is_refused(tmp_path, config, message):
             read()
 
 
+@pytest.mark.parametrize("lines", [1, 2, 3, 4])
+@pytest.mark.parametrize("first", ["model", "data"])
+def test_a_configuration_that_was_cut_off_is_damaged(tmp_path, lines, first):
+    others = ["data", "model", "loss", "optimizer", "trainer"]
+    others.remove(first)
+    sections = [first, *others]
+    folder = begun(tmp_path, "".join(f"{name}: {{}}\n" for name in sections[:lines]))
+    folder.last.parent.mkdir()
+    folder.last.touch()
+    with pytest.raises(ConfigError, match=f"config.yaml has no section {sections[lines]}; copy it"):
+        folder.read_config()
+
+
 def test_a_run_without_its_configuration_says_how_to_write_it_again(tmp_path):
     folder = begun(tmp_path)
     folder.config.unlink()

@@ -5,18 +5,21 @@ import inspect
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from digitlab.config.compose import compose
 from digitlab.config.suggestions import nearest
 from digitlab.core.errors import ConfigError, show
+from digitlab.core.files import expand_home, path_text
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 _PLAIN = (type(None), bool, int, float, str)
+# The arguments of Python users whose option or word on the command line has another name.
+_ARGUMENTS = {"--input": "pixels", "FOLDER": "runs", "RUN_FOLDER": "folder", "SWEEP_FOLDER": "folder"}
 
 
 def brief(value: object) -> str:
@@ -27,12 +30,20 @@ def brief(value: object) -> str:
 def given_path(folder: Any, argument: str = "folder") -> Path:
     """Return the path of a folder or file, given as a text, as a path, or as a ``Run`` or ``Sweep``.
 
-    Raises ``ConfigError``, which names the ``argument``, for anything else.
+    Raises ``ConfigError``, which names the ``argument``, for anything else, and for a text that can't be a path.
     """
     path = getattr(folder, "path", folder)
-    if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+    text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
+    if not isinstance(text, str) or not text:
         raise ConfigError(argument, brief(folder) or "''", "must be a path, as a text or a pathlib.Path")
-    return Path(path).expanduser()
+    try:
+        with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            os.stat(text)
+    except (OSError, ValueError) as error:
+        # The text is too long, or contains the character 0.
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(argument, path_text(text), f"is no path: {reason}") from error
+    return expand_home(text)
 
 
 @contextmanager
@@ -41,31 +52,41 @@ def options_as_arguments() -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        allowed = error.allowed.replace("--key KEY", "key=...")
+        allowed = re.sub(r"--to (\w+)", r'to="\1"', error.allowed.replace("--key KEY", "key=..."))
         # compare_runs(SWEEP, "optimizer.lr")
         if error.key == "FOLDER" and re.fullmatch(r"\w+(\.\w+)*", str(error.value)) and "no such folder" in allowed:
             allowed += f'; the values of a key are compared with key="{error.value}"'
-        name = {"--input": "pixels", "FOLDER": "runs"}.get(error.key, error.key.removeprefix("--"))
+        name = _ARGUMENTS.get(error.key, error.key.removeprefix("--"))
         raise ConfigError(name, error.value, allowed) from error
 
 
 def explain_unknown_arguments(name: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Return a decorator for the function that users call by ``name``.
+    """Return a decorator for the function or method that users call by ``name``.
 
-    If the function gets an argument that it does not have, a ``TypeError`` says how to write it. For
-    ``digitlab.train(lr=0.1)``, whose settings are texts, this is ``"optimizer.lr=0.1"``.
+    If it gets an argument that it does not have, a ``TypeError`` says how to write it. For ``digitlab.train(lr=0.1)``,
+    whose settings are texts, this is ``"optimizer.lr=0.1"``. The same error says which arguments are missing or too
+    many.
     """
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
-        parameters = inspect.signature(function).parameters
-        # Those that begin with * have no name for callers.
-        names = [name for name, parameter in parameters.items() if parameter.kind != parameter.VAR_POSITIONAL]
+        signature = inspect.signature(function)
+        parameters = signature.parameters
+        # Those that begin with * have no name for callers, and callers of a method do not pass its object.
+        names = [
+            name
+            for name, parameter in parameters.items()
+            if parameter.kind != parameter.VAR_POSITIONAL and name != "self"
+        ]
 
         @functools.wraps(function)
         def checked(*arguments: P.args, **named: P.kwargs) -> T:
             for argument, value in named.items():
                 if argument not in names:
                     raise TypeError(_unknown(name, argument, value, names, takes_settings="overrides" in parameters))
+            try:
+                signature.bind(*arguments, **named)
+            except TypeError as error:
+                raise TypeError(f"{name}: {error}; its arguments are {', '.join(names) or 'none'}") from None
             return function(*arguments, **named)
 
         return checked

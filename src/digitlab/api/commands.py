@@ -28,6 +28,7 @@ from digitlab.config.overrides import split_override
 from digitlab.config.quoting import in_quotes
 from digitlab.core.encoding import unencodable_replaced
 from digitlab.core.errors import ConfigError, RunError
+from digitlab.core.files import require_current_folder
 from digitlab.core.signals import Interrupted, Stopper
 from digitlab.results.lock import remove_unstarted_folders
 from digitlab.sweeps.job_failures import SweepError, report_failure
@@ -68,6 +69,7 @@ def train(
     if isinstance(model, list | tuple):
         raise ConfigError("model", f"{len(model)} networks", "digitlab.sweep(model=[...]) trains several")
     user_overrides = list(overrides)
+    _refuse_twice("folder", folder, "hydra.run.dir", overrides)
     if folder is not None:
         user_overrides.append(f"hydra.run.dir={in_quotes(str(given_path(folder)))}")
     run_folders: list[Path] = []  # ``task`` adds one
@@ -109,6 +111,7 @@ def sweep(
     _check_overrides(overrides)
     if any(split_override(override)[0] == "sweep.dry_run" for override in overrides):
         raise ConfigError("sweep.dry_run", True, "use the command: python train.py -m ... sweep.dry_run=true")
+    _refuse_twice("name", name, "sweep.name", overrides)
     user_overrides = [*overrides, *([] if name is None else [f"sweep.name={in_quotes(str(name))}"])]
     stopper = None if stopper is None else _checked_stopper(stopper)
     sweep_folders: list[Path] = []  # stays empty if the sweep does not start
@@ -187,10 +190,11 @@ def _exclusive_training() -> Iterator[None]:
 
     A run seeds the random state, and the user's own random numbers must not depend on that. While the training runs,
     characters that stdout can't show are replaced. Raises ``RunError`` if another thread of this process is training,
-    because trainings share the random state and Hydra's globals.
+    because trainings share the random state and Hydra's globals, or if the current folder has been removed.
     """
     import torch
 
+    require_current_folder()
     if not _training_lock.acquire(blocking=False):
         raise RunError("this process trains already in another thread: wait for it, or stop it")
     try:
@@ -236,6 +240,12 @@ def _check_overrides(overrides: tuple[str, ...]) -> None:
             sweep = override in ("-m", "--multirun")
             allowed = "use digitlab.sweep(...)" if sweep else "Python functions have arguments: help(digitlab.train)"
             raise ConfigError("", override, f"is an option of the command; {allowed}")
+
+
+def _refuse_twice(argument: str, value: object, key: str, overrides: Sequence[str]) -> None:
+    """Raise ``ConfigError`` if both ``argument`` and an override of ``key`` are given: one would have no effect."""
+    if value is not None and any(split_override(override)[0] == key for override in overrides):
+        raise ConfigError(argument, brief(value), f"can't be given together with {key}=, which means the same")
 
 
 def _checked_stopper(stopper: object) -> Stopper:

@@ -41,10 +41,13 @@ class Comparisons:
     ) -> None:
         if isinstance(where, Mapping):
             where = [f"{name}={show(value)}" for name, value in where.items()]
+        if not isinstance(where, Sequence):
+            raise ConfigError("where", brief(where), 'must be a dict, or a list of texts such as ["optimizer=adam"]')
         where = [where] if isinstance(where, str) else list(where)
         for name, value in (("key", key or ""), ("metric", metric or ""), *(("where", each) for each in where)):
             if not isinstance(value, str):
-                raise ConfigError(name, brief(value), "must be a text, such as optimizer=adam for where")
+                example = "optimizer=adam" if name == "where" else "optimizer.lr" if name == "key" else "val/accuracy"
+                raise ConfigError(name, brief(value), f"must be a text, such as {example}")
         with options_as_arguments():
             groups = read_groups(folders, key=key, where=where)
             self.metric = metric or monitored_metric(groups)

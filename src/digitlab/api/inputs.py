@@ -41,7 +41,7 @@ def as_pixels(images: Any, *, facts: DataFacts, deskewed: bool) -> Tensor:
         pixels = pixels.unsqueeze(-3)
     if pixels.shape[-3:] != (channels, height, width) or pixels.ndim not in (3, 4):
         expected = f"must have shape {(channels, height, width)} or (N, {channels}, {height}, {width})"
-        raise ConfigError("images", tuple(pixels.shape), expected)
+        raise ConfigError("images", f"shape {tuple(pixels.shape)}", expected)
     _require_range(pixels)
     return pixels.reshape(-1, channels, height, width)
 
@@ -57,11 +57,14 @@ def _tensor(images: Any) -> Tensor:
         if len(shapes) > 1:
             raise ConfigError("images", f"{shapes[0]} and {shapes[1]}", "must all have the same shape")
         return torch.stack(parts)
+    allowed = "must be a path, a picture of PIL, an array or a tensor, or a list of these"
+    refusal = ConfigError("images", f"<{type(images).__name__}>", allowed)
+    if np.ndim(images) == 0:
+        raise refusal
     try:
         return torch.from_numpy(np.ascontiguousarray(images))
     except (TypeError, ValueError) as error:
-        allowed = "must be a path, a picture of PIL, an array or a tensor, or a list of these"
-        raise ConfigError("images", f"<{type(images).__name__}>", allowed) from error
+        raise refusal from error
 
 
 def _require_range(pixels: Tensor) -> None:

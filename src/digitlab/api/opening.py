@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from digitlab.api.arguments import explain_unknown_arguments, given_path
+from digitlab.api.arguments import explain_unknown_arguments, given_path, options_as_arguments
 from digitlab.api.frames import to_frame
 from digitlab.api.run import Run
 from digitlab.api.sweep import Sweep
@@ -17,7 +17,7 @@ from digitlab.results.checkpoint_name import CheckpointName
 from digitlab.results.folder import RunFolder, find_runs
 from digitlab.results.outcome import unreadable_reason
 from digitlab.results.run_hints import require_folder
-from digitlab.results.table import run_row
+from digitlab.results.table import Row, run_row
 from digitlab.sweeps.manifest import manifest_file
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ def load(
     path = given_path(folder)
     if model is not None:
         remember_network(path, model)
-    return load_folder(path, checkpoint=checkpoint)
+    with options_as_arguments():
+        return load_folder(path, checkpoint=checkpoint)
 
 
 @explain_unknown_arguments("digitlab.runs")
@@ -52,8 +53,12 @@ def runs(root: str | Path | None = None) -> Any:
     if ``root`` is not a folder.
     """
     path = ROOT / "outputs" if root is None else require_folder(given_path(root, "root"), "root")
-    rows = []
-    for run in find_runs(path):
+    rows: list[Row] = []
+
+    def add_unreadable(error: OSError) -> None:
+        rows.append({"status": "unreadable", "error": unreadable_reason(error), "folder": str(error.filename)})
+
+    for run in find_runs(path, unreadable=add_unreadable if path.exists() else None):
         try:
             rows.append(run_row(run))
         except (OSError, ValueError) as error:

@@ -17,6 +17,7 @@ from hydra.core.config_store import ConfigStore
 from digitlab.config import compose
 from digitlab.config.overrides import split_override
 from digitlab.core.errors import ConfigError
+from digitlab.core.files import expand_home
 
 # The name of an option that cannot be named after a class.
 _OWN = "own"
@@ -102,4 +103,4 @@ def _store(group: str, name: str, node: dict[str, Any], added_options: list[tupl
 def _data_root(overrides: Sequence[str]) -> Path:
     """Return the folder of data sets that the overrides choose."""
     chosen = [override for override in overrides if split_override(override)[0] == "data.root"]
-    return Path(str(compose.compose(chosen).data.root)).expanduser()
+    return expand_home(str(compose.compose(chosen).data.root))

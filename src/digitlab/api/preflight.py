@@ -32,7 +32,7 @@ from digitlab.config.compose import COMPOSITION_ERRORS, composition_error, plain
 from digitlab.config.overrides import split_override
 from digitlab.core.errors import ConfigError, DigitlabError
 from digitlab.core.exit import exit_with
-from digitlab.core.files import disk_faults, short_path, write_failure
+from digitlab.core.files import disk_faults, require_text, short_path, write_failure
 from digitlab.results.folder import RunFolder
 from digitlab.results.lock import lock_folder
 from digitlab.results.run_hints import nearby_runs
@@ -60,23 +60,24 @@ class Preflight(Callback):
         # Hydra does the same in its next step. Here it is needed earlier, to resolve the folder names below.
         HydraConfig.instance().set_config(config)
         try:
-            overrides = command_line_overrides(config.hydra)
-            refuse_empty_folders([*overrides, *config.hydra.overrides.hydra])
-            refuse_sweep_settings(overrides, config)
-            refuse_without_sweep(overrides)
-            check_values(config)
-            # Imported here, so that the errors above do not wait for torch.
-            from digitlab.training.experiment import Experiment
+            with disk_faults("the folder of the run"):
+                overrides = command_line_overrides(config.hydra)
+                refuse_empty_folders([*overrides, *config.hydra.overrides.hydra])
+                refuse_sweep_settings(overrides, config)
+                refuse_without_sweep(overrides)
+                check_values(config)
+                # Imported here, so that the errors above do not wait for torch.
+                from digitlab.training.experiment import Experiment
 
-            Experiment.from_config(config)
-            refuse_without_effect(overrides, config)
-            _refuse_inside_run("hydra.run.dir", config.hydra.run.dir)
-            _refuse_existing_run(config.hydra.run.dir)
-            _make_folder("hydra.run.dir", config.hydra.run.dir)
-            if is_first_process():
-                for note in notes_without_effect(overrides, config):
-                    print(note, file=sys.stderr)
-                lock_folder(RunFolder(Path(config.hydra.run.dir)), new=True)  # ``train`` unlocks it
+                Experiment.from_config(config)
+                refuse_without_effect(overrides, config)
+                _refuse_inside_run("hydra.run.dir", config.hydra.run.dir)
+                _refuse_existing_run(config.hydra.run.dir)
+                _make_folder("hydra.run.dir", config.hydra.run.dir)
+                if is_first_process():
+                    for note in notes_without_effect(overrides, config):
+                        print(note, file=sys.stderr)
+                    lock_folder(RunFolder(Path(config.hydra.run.dir)), new=True)  # ``train`` unlocks it
         except DigitlabError as error:
             exit_with(_explain_experiment(error, command_line_overrides(config.hydra)))
 
@@ -86,47 +87,47 @@ class Preflight(Callback):
         overrides = sweep_overrides(config)
         checked_job = overrides  # the overrides that Hydra composes now, for its errors
         try:
-            grid = Grid(loader, overrides)  # all values of each key
-            first_job: DictConfig | None = None
-            for checked_job in grid.group_combinations():
-                composed = loader.load_configuration(config_name, checked_job, run_mode=RunMode.RUN)
-                # The first combination has the first value of every key, as the first job has.
-                first_job = composed if first_job is None else first_job
-                refuse_without_effect(checked_job, composed, swept=grid.keys)
-                if OmegaConf.select(composed, "trainer.strategy") == "ddp":
-                    allowed = "can't be swept with -m: each of its processes would launch the whole sweep"
-                    raise ConfigError("trainer.strategy", "ddp", allowed)
-            sweep = sweep_settings(plain(config.sweep, "sweep"), config.hydra.overrides.hydra)
-            sweep.check_halving(config)
-            refuse_empty_folders([*command_line_overrides(config.hydra), *config.hydra.overrides.hydra])
-            refuse_run_folder(config)
-            folder = Path(config.hydra.sweep.dir)
-            plan = search_plan(config, loader, grid)  # None if the sweep is no search
-            if first_job is not None:
-                check_shared_settings(
-                    first_job, lambda: compose_job(loader, config_name, grid.jobs()[-1]), overrides, swept=grid.keys
-                )
-            for note in notes_on_repeated(command_line_overrides(config.hydra)):
-                print(note, file=sys.stderr)
-            if plan is None and not grid.keys:
-                # The user has probably forgotten a list of values. Train the run anyway, in the folder of a sweep.
-                print("nothing is swept: no key has several values, so this is a sweep of one run", file=sys.stderr)
-            _refuse_inside_run("hydra.sweep.dir", config.hydra.sweep.dir)
-            if not sweep.dry_run:
-                _make_folder("hydra.sweep.dir", config.hydra.sweep.dir)
-                # A search chooses its jobs while it runs, so only their number is known.
-                jobs, planned_runs = (grid.jobs(), None) if plan is None else (None, plan.runs)
-                # Several processes can run one search together if its trials are in a storage, such as a database.
-                shared = plan is not None and plan.settings.storage is not None
-                with disk_faults(folder):
+            with disk_faults("the folder of the sweep"):
+                grid = Grid(loader, overrides)  # all values of each key
+                first_job: DictConfig | None = None
+                for checked_job in grid.group_combinations():
+                    composed = loader.load_configuration(config_name, checked_job, run_mode=RunMode.RUN)
+                    # The first combination has the first value of every key, as the first job has.
+                    first_job = composed if first_job is None else first_job
+                    refuse_without_effect(checked_job, composed, swept=grid.keys)
+                    if OmegaConf.select(composed, "trainer.strategy") == "ddp":
+                        allowed = "can't be swept with -m: each of its processes would launch the whole sweep"
+                        raise ConfigError("trainer.strategy", "ddp", allowed)
+                sweep = sweep_settings(plain(config.sweep, "sweep"), config.hydra.overrides.hydra)
+                sweep.check_halving(config)
+                refuse_empty_folders([*command_line_overrides(config.hydra), *config.hydra.overrides.hydra])
+                refuse_run_folder(config)
+                folder = Path(config.hydra.sweep.dir)
+                plan = search_plan(config, loader, grid)  # None if the sweep is no search
+                if first_job is not None:
+                    check_shared_settings(
+                        first_job, lambda: compose_job(loader, config_name, grid.jobs()[-1]), overrides, swept=grid.keys
+                    )
+                for note in notes_on_repeated(command_line_overrides(config.hydra)):
+                    print(note, file=sys.stderr)
+                if plan is None and not grid.keys:
+                    # The user has probably forgotten a list of values. Train the run anyway, in the folder of a sweep.
+                    print("nothing is swept: no key has several values, so this is a sweep of one run", file=sys.stderr)
+                _refuse_inside_run("hydra.sweep.dir", config.hydra.sweep.dir)
+                if not sweep.dry_run:
+                    _make_folder("hydra.sweep.dir", config.hydra.sweep.dir)
+                    # A search chooses its jobs while it runs, so only their number is known.
+                    jobs, planned_runs = (grid.jobs(), None) if plan is None else (None, plan.runs)
+                    # Several processes can run one search together if its trials are in a storage, such as a database.
+                    shared = plan is not None and plan.settings.storage is not None
                     session = SweepSession(
                         folder, grid.keys, jobs, planned_runs=planned_runs, halving=sweep.halving, shared=shared,
                         allow_divergence=sweep.allow_divergence,
                     )  # fmt: skip
-                start_sweep(session)
-                return
-            all_rows = sweep.dry_run == "all"
-            _dry_run(folder, plan or grid.jobs(), config_name, config.hydra.launcher, all_rows=all_rows)
+                    start_sweep(session)
+                    return
+                all_rows = sweep.dry_run == "all"
+                _dry_run(folder, plan or grid.jobs(), config_name, config.hydra.launcher, all_rows=all_rows)
         except COMPOSITION_ERRORS as error:
             exit_with(composition_error(error, checked_job))
         except DigitlabError as error:
@@ -197,6 +198,7 @@ def _refuse_existing_run(folder: str) -> None:
 
 
 def _make_folder(key: str, folder: str) -> None:
+    require_text(Path(folder), key=key)
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:

@@ -1,8 +1,7 @@
 """Checks the folder of ``resume=FOLDER`` before torch is imported. ``train.py`` and ``digitlab.resume`` call it."""
 
-from pathlib import Path
-
 from digitlab.core.errors import ConfigError
+from digitlab.core.files import expand_home
 from digitlab.results.folder import RunFolder
 from digitlab.results.run_hints import why_no_run
 from digitlab.sweeps.manifest import manifest_file
@@ -13,7 +12,7 @@ _NEWEST = ("true", "yes", "last", "latest", "newest", "1")
 
 def check_resume_folder(folder: str) -> None:
     """Raise ``ConfigError`` if ``folder`` is not a run folder. The message names the run that is probably meant."""
-    path = Path(folder).expanduser()
+    path = expand_home(folder)
     if folder.lower() in _NEWEST and not path.exists():
         raise ConfigError("resume", folder, "must be a run folder, or auto for the newest run with the same settings")
     if manifest_file(path).is_file():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from digitlab.api import html
-from digitlab.api.arguments import brief, given_path, options_as_arguments
+from digitlab.api.arguments import brief, explain_unknown_arguments, given_path, options_as_arguments
 from digitlab.api.frames import to_frame
 from digitlab.api.running import stopper_of
 from digitlab.config.suggestions import not_one_of
@@ -82,6 +82,7 @@ class Run:
         """The composed configuration, for example ``run.config.optimizer.lr``."""
         return self._folder.read_config()
 
+    @explain_unknown_arguments("Run.model")
     def model(self, checkpoint: CheckpointName = "best") -> "Classifier":
         """The trained classifier in evaluation mode, on the CPU. Raises ``RunError`` without a readable checkpoint.
 
@@ -92,6 +93,7 @@ class Run:
 
         return load_classifier(open_run(self.path), checkpoint)
 
+    @explain_unknown_arguments("Run.data")
     def data(self) -> "ImageData":
         """The data set of the run, read from disk and split: ``train_set``, ``val_indices``, ``test_set`` and so on.
 
@@ -103,6 +105,7 @@ class Run:
         data.setup()
         return data
 
+    @explain_unknown_arguments("Run.predict")
     def predict(self, images: Any, checkpoint: CheckpointName = "best") -> "Tensor":
         """The probabilities of the classes, float (N, K), for one image or several.
 
@@ -121,6 +124,7 @@ class Run:
         with torch.no_grad():
             return classifier.loss.scores(classifier(pixels))
 
+    @explain_unknown_arguments("Run.evaluate")
     def evaluate(self, checkpoint: CheckpointName = "best") -> dict[str, float]:
         """Metrics of a checkpoint on the whole official test set, keyed ``test/accuracy`` and so on."""
         from digitlab.core.logging import quiet_libraries
@@ -131,6 +135,7 @@ class Run:
             # ``self.data()`` would read the images, and the evaluation reads them again.
             return evaluate(self.model(checkpoint), load_data(self._folder))
 
+    @explain_unknown_arguments("Run.figure")
     def figure(self, name: str) -> "Figure":
         """One of the figures of ``digitlab figures``, for example ``confusion_matrix``, as a Matplotlib figure.
 
@@ -148,6 +153,7 @@ class Run:
             raise RunError(f"{self.path}: no figure {name}: {reason}") from reason
         return shown_in_notebooks(figure, f"{name.replace('_', ' ')} of {self._title()}")
 
+    @explain_unknown_arguments("Run.stop")
     def stop(self) -> None:
         """Stop the training of this run, which must run in another thread of this process.
 
@@ -159,6 +165,7 @@ class Run:
             raise RunError(f"{self.path}: this process does not train this run, so it can't stop it")
         stopper.stop()
 
+    @explain_unknown_arguments("Run.explain")
     def explain(self, images: Any = None, *, count: int = 8) -> "Figure":
         """A figure of the pixels that decide a prediction, and of the nearest training images (``digitlab explain``).
 
@@ -169,7 +176,7 @@ class Run:
         from digitlab.core.extras import require_packages
 
         require_packages("explain", "captum", value="Run.explain")
-        if not isinstance(count, int) or count < 1:
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise ConfigError("count", brief(count), "must be a whole number from 1")
         from digitlab.api.display import shown_in_notebooks
         from digitlab.api.inputs import as_pixels
@@ -181,9 +188,12 @@ class Run:
             subjects = confident_mistakes(run, count=count)
         else:
             pixels = as_pixels(images, facts=run.classifier.facts, deskewed=self._folder.read_deskew())
+            if not len(pixels):
+                raise ConfigError("images", f"shape {tuple(pixels.shape)}", "must have at least one image")
             subjects = Subjects(pixels=pixels, names=[f"image {number}" for number in range(len(pixels))])
         return shown_in_notebooks(figure(run, explain(run, subjects)), f"explanations of {self._title()}")
 
+    @explain_unknown_arguments("Run.report")
     def report(self, out: str | Path | None = None) -> Path:
         """Write the HTML report, by default ``report.html`` in the run folder, and return its path."""
         from digitlab.report.gather import write_report
@@ -193,6 +203,7 @@ class Run:
             write_report([self.path], path, force=True)
         return path
 
+    @explain_unknown_arguments("Run.export")
     def export(
         self,
         to: "Format" = "onnx",

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from digitlab.api import html
-from digitlab.api.arguments import given_path
+from digitlab.api.arguments import explain_unknown_arguments, given_path, options_as_arguments
 from digitlab.api.frames import to_frame
 from digitlab.api.run import Run
 from digitlab.core.errors import ConfigError
@@ -30,10 +30,11 @@ class Sweep:
 
     def __init__(self, folder: str | Path) -> None:
         self.path = given_path(folder).resolve()
-        try:
-            self._runs = read_runs(self.path)
-        except ConfigError as error:
-            raise ConfigError("folder", folder, error.allowed) from error
+        with options_as_arguments():
+            try:
+                self._runs = read_runs(self.path)
+            except ConfigError as error:
+                raise ConfigError("folder", folder, error.allowed) from error
 
     @property
     def runs(self) -> list[Run]:
@@ -76,6 +77,7 @@ class Sweep:
         winner = self._table.winner
         return None if winner is None else Run(winner.folder.path)
 
+    @explain_unknown_arguments("Sweep.compare")
     def compare(
         self, key: str | None = None, *, metric: str | None = None, where: Sequence[str] | Mapping[str, Any] = ()
     ) -> "Comparisons":

@@ -26,7 +26,8 @@ import sys
 from importlib.metadata import version
 
 from digitlab.core.errors import ConfigError, DigitlabError
-from digitlab.core.files import flush_stdout
+from digitlab.core.files import flush_stdout, require_current_folder
+from digitlab.core.streams import open_missing_streams
 
 
 def print_version() -> None:
@@ -34,8 +35,14 @@ def print_version() -> None:
     print(f"digitlab {version('digitlab')}, Python {platform.python_version()}")
 
 
+def _is_damaged_configuration(error: Exception) -> bool:
+    """Whether OmegaConf, which commands read the configuration of a run with, raised ``error``."""
+    return type(error).__module__.partition(".")[0] == "omegaconf"
+
+
 def main() -> None:
     """Entry point of the command. Print a ``DigitlabError`` or a usage error as one line, and exit with its code."""
+    open_missing_streams()
     if sys.argv[1:2] == ["train"]:
         from digitlab.cli.train import run_as_subcommand
 
@@ -45,6 +52,7 @@ def main() -> None:
         print_version()
         return
     try:
+        require_current_folder()
         if "" in sys.argv[1:]:
             # An empty path would be the current folder. Usually it is a variable of the shell without a value.
             raise ConfigError("", "''", "an argument is empty: write the folder, file or value")
@@ -61,6 +69,10 @@ def main() -> None:
     except Exception as error:
         from digitlab.cli.usage import is_usage_error, usage_line
 
+        if _is_damaged_configuration(error):
+            reason = str(error).partition("\n")[0]
+            print(f"the configuration of the run is damaged or of another version: {reason}", file=sys.stderr)
+            sys.exit(1)
         if not is_usage_error(error):
             raise
         print(usage_line(error), file=sys.stderr)

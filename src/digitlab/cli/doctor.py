@@ -112,7 +112,7 @@ def _system() -> Facts:
         "memory GiB": None if memory is None else round(memory / 2**30, 1),
         "open files": "no limit" if files == sys.maxsize else files,
         "file names": sys.getfilesystemencoding(),
-        "output": sys.stdout.encoding,
+        "output": getattr(sys.stdout, "encoding", None),
         "compiler": next(filter(None, map(shutil.which, _COMPILERS)), "none, which compile=true needs"),
     }
 
@@ -142,9 +142,13 @@ def _folders() -> Facts:
     caches: dict[str, Path | None] = {"compiled code": None, "pictures": None}
     with suppress(RuntimeError):  # no home folder
         caches = {"compiled code": aot_cache.cache_folder(), "pictures": picture_files.cache_folder()}
+    try:
+        temporary: Path | None = Path(tempfile.gettempdir())
+    except FileNotFoundError:  # none can be written
+        temporary = None
     places: dict[str, Path | None] = {
         "project": ROOT, "configuration": CONF, "own configuration": OWN_CONF, "data": Path(compose().data.root),
-        "runs": ROOT / "outputs", **caches, "temporary files": Path(tempfile.gettempdir()),
+        "runs": ROOT / "outputs", **caches, "temporary files": temporary,
     }  # fmt: skip
     return {name: "none" if path is None else _described(path) for name, path in places.items()}
 

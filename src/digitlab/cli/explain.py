@@ -32,7 +32,9 @@ def explain(
     images: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="IMAGE…", help="Your own pictures or folders of pictures.  [default: the most confident mistakes]"
+            metavar="IMAGE…",
+            readable=False,
+            help="Your own pictures or folders of pictures.  [default: the most confident mistakes]",
         ),
     ] = None,
     what: Annotated[
@@ -61,7 +63,7 @@ def explain(
     from digitlab.core.extras import require_packages
 
     require_packages("explain", "captum", "sklearn", value="digitlab explain")
-    from digitlab.core.files import write_atomically
+    from digitlab.core.files import require_writable_folder, write_atomically
     from digitlab.results.run_hints import open_run
 
     run_folder = open_run(folder)
@@ -73,6 +75,7 @@ def explain(
         output_files.append(run_folder.projector_config)
     if not force and (existing := [path for path in output_files if path.exists()]):
         raise ConfigError("", existing[0], "already exists: --force overwrites it")
+    require_writable_folder(output_files[0], option="--out")
     # Imported late, because they import torch, which takes seconds: the errors above appear at once.
     from digitlab.explain.network import read_explained_run
     from digitlab.figures.style import encode
@@ -103,13 +106,14 @@ def _subjects(run: "ExplainedRun", images: list[Path], *, count: int) -> "Subjec
     """Return the user's own images, prepared as ``digitlab predict`` does, or the most confident mistakes."""
     from digitlab.api.inputs import as_pixels
     from digitlab.cli.predict import picture_files
+    from digitlab.core.files import path_text
     from digitlab.explain.predictions import Subjects, confident_mistakes
 
     if not images:
         return confident_mistakes(run, count=count)
     paths = picture_files(images)
     pixels = as_pixels(paths, facts=run.classifier.facts, deskewed=run.folder.read_deskew())
-    return Subjects(pixels=pixels, names=[str(path) for path in paths])
+    return Subjects(pixels=pixels, names=[path_text(path) for path in paths])
 
 
 def _draw(run: "ExplainedRun", what: What, subjects: "Subjects | None", *, target: int | None, points: int) -> "Figure":

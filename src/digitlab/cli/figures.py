@@ -41,6 +41,7 @@ def figures(
     Print the path of each figure, or the reason why the figure does not apply to the run. Progress goes to stderr.
     """
     from digitlab.config.suggestions import not_one_of
+    from digitlab.core.files import require_writable_folder
     from digitlab.results.run_hints import open_run
 
     _refuse_options_without_effect(gif_images, gif_batch=gif_batch, gif_every=gif_every, only=only, classes=classes)
@@ -63,6 +64,7 @@ def figures(
     file_names = figure_names(names, file_format.value, only=only)
     if not force:
         require_no_overwrite(out, file_names)
+    require_writable_folder(out / file_names[0], option="--out")
     class_indices = [names.index(name) for name in classes] if classes else None
     # A generator: it draws a figure only when ``next`` asks for it, so the line on stderr says what is drawn now.
     drawing = make_figures(

@@ -23,7 +23,9 @@ def predict(
     folder: Folder,
     images: Annotated[
         list[Path],
-        typer.Argument(metavar="IMAGE…", help="Pictures of any format, size and polarity, or folders of pictures."),
+        typer.Argument(
+            metavar="IMAGE…", readable=False, help="Pictures of any format, size and polarity, or folders of pictures."
+        ),
     ],
     checkpoint: CheckpointOption = "best",
     csv: Annotated[
@@ -108,11 +110,12 @@ def _scores(classifier: "Classifier", images: "dict[Path, Tensor]") -> "Tensor":
 
 def _rankings(paths: Sequence[Path], scores: "Tensor", class_names: Sequence[str]) -> list[list[str]]:
     """Return one row per picture: its path, and the two classes with the highest confidences."""
+    from digitlab.core.files import path_text
     from digitlab.figures.formatting import format_confidence
 
     values, indices = scores.topk(2, dim=1)
     return [
-        [str(path), class_names[first], format_confidence(high), class_names[second], format_confidence(low)]
+        [path_text(path), class_names[first], format_confidence(high), class_names[second], format_confidence(low)]
         for path, (high, low), (first, second) in zip(paths, values.tolist(), indices.tolist(), strict=True)
     ]
 

@@ -36,7 +36,8 @@ def runs(
     root = _given_folder(folder, root)
     root = ROOT / "outputs" if root is None else root
     rows: list[Row] = []
-    for run in find_runs(root):
+    # ``outputs`` itself is missing before the first run.
+    for run in find_runs(root, unreadable=_report_unreadable if root.exists() else None):
         try:
             rows.append(run_row(run))
         except (OSError, ValueError) as error:
@@ -54,6 +55,10 @@ def runs(
         print(runs_csv(rows), end="")
     else:
         print_runs(rows, metric=sort)
+
+
+def _report_unreadable(error: OSError) -> None:
+    print(f"{error.filename}: cannot be read: {error.strerror}", file=sys.stderr)
 
 
 def _given_folder(folder: Path | None, root: Path | None) -> Path | None:

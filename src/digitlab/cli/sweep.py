@@ -7,6 +7,7 @@ import typer
 
 from digitlab.cli.app import FileFormat, WidthOption, app, refuse_without_effect
 from digitlab.core.errors import ConfigError
+from digitlab.core.files import expand_home
 
 if TYPE_CHECKING:
     from digitlab.sweeps.importance import Importances
@@ -46,7 +47,7 @@ def sweep(
         refuse_without_effect(reason, importance=importance, **figure_options)
     if not figures:
         refuse_without_effect("--no-figures draws none", **figure_options)
-    path = folder.expanduser().resolve()
+    path = expand_home(folder).resolve()
     _require_sweep(folder)
     table = SweepTable(path.name, read_runs(path))
     if not table.runs:
@@ -59,8 +60,11 @@ def sweep(
         print(publication_table(table, table_format), end="")
         return
     by_data_set = _importances(table) if importance else {}
-    write_report(table, path)
-    print_report(table)
+    try:
+        write_report(table, path)
+    finally:
+        # Also if another user owns the folder.
+        print_report(table)
     _print_importances(by_data_set)
     if figures and table.metric is not None:
         from digitlab.sweeps.gallery import write_figures
@@ -84,7 +88,7 @@ def _require_sweep(folder: Path) -> None:
     from digitlab.results.run_hints import placeholder_hint
     from digitlab.sweeps.manifest import manifest_file
 
-    path = folder.expanduser().resolve()
+    path = expand_home(folder).resolve()
     if path.is_dir():
         if (path / ".hydra").is_dir() and manifest_file(path.parent).exists():
             raise ConfigError("SWEEP_FOLDER", folder, f"is a run of the sweep {short_path(path.parent)}: give that one")

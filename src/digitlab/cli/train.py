@@ -17,7 +17,8 @@ from digitlab.config.compose import COMPOSITION_ERRORS, CONF, composition_error,
 from digitlab.config.quoting import unquote
 from digitlab.core.errors import DigitlabError
 from digitlab.core.exit import exit_with, sigterm_exits
-from digitlab.core.files import flush_stdout
+from digitlab.core.files import flush_stdout, require_current_folder
+from digitlab.core.streams import open_missing_streams
 
 register_resolvers()
 # With this setting Hydra raises exceptions. Without it, Hydra would print its own report and exit with 1.
@@ -89,6 +90,7 @@ def resume_value(arguments: list[str]) -> str:
 
 def run() -> None:
     """Run the command. Exit codes: 0 finished, 2 invalid configuration, 130 or 143 after a signal, 1 other failures."""
+    open_missing_streams()
     try:
         _run()
     except KeyboardInterrupt:
@@ -100,6 +102,7 @@ def _run() -> None:
     arguments = sys.argv[1:]
     try:
         with sigterm_exits(), flush_stdout():
+            require_current_folder()
             if resume_value(arguments) == "auto":
                 # DDP starts the other processes of a run with sys.argv. They must resume the folder found here.
                 arguments = sys.argv[1:] = resolve_auto_resume(arguments)

@@ -16,6 +16,7 @@ from digitlab.config.replicates import REPLICATE_KEYS
 from digitlab.config.suggestions import full_keys, nearest
 from digitlab.config.values import Value
 from digitlab.core.errors import ConfigError, listed, show
+from digitlab.core.files import expand_home
 from digitlab.results.folder import RunFolder, find_runs
 from digitlab.results.outcome import UNREADABLE, unreadable_reason
 from digitlab.results.run_hints import require_folder, why_no_runs
@@ -141,7 +142,7 @@ def _names(folders: Sequence[Path]) -> dict[Path, str]:
 
     For example ``adam`` and ``sgd``, or ``first/adam`` and ``second/adam``.
     """
-    resolved = {folder: folder.expanduser().resolve() for folder in folders}
+    resolved = {folder: expand_home(folder).resolve() for folder in folders}
     if len(set(resolved.values())) < len(folders):
         raise ConfigError("FOLDER", folders[0], "is given twice: give each folder once")
     for depth in range(1, max(len(path.parts) for path in resolved.values()) + 1):
@@ -157,10 +158,12 @@ def _read(folder: Path, name: str, conditions: Sequence[Condition]) -> Group:
     if not folder.exists() and "=" in str(folder) and len(folder.parts) == 1:
         raise ConfigError("FOLDER", folder, "is no folder: settings in one folder are compared with --key KEY")
     path = require_folder(folder, "FOLDER")
-    run_folders = find_runs(path)
+    unreadable: list[OSError] = []
+    run_folders = find_runs(path, unreadable=unreadable.append)
     if not run_folders:
         raise ConfigError("FOLDER", folder, why_no_runs(path))
-    outcomes = [read_run(run) for run in run_folders]
+    # A folder that this user may not read counts as one run.
+    outcomes = [*(read_run(run) for run in run_folders), *("unreadable" for _ in unreadable)]
     # All readable runs are checked, because the conditions leave out all runs if none has the key.
     readable = [each for each in outcomes if isinstance(each, ComparedRun)]
     _check_keys(readable, [condition.key for condition in conditions], "--where")

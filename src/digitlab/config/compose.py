@@ -238,6 +238,8 @@ def _cause(error: Exception) -> str:
 
 def allow(package: str) -> None:
     """Let configurations and checkpoints name classes of ``package``, in this process and in those that it starts."""
+    if not isinstance(package, str) or not package.isidentifier():
+        raise ConfigError("package", package, "must be the name of a package, such as mylab")
     os.environ[_ALLOWED_BY_USER] = ",".join(dict.fromkeys([*_allowed_by_user(), package]))
 
 

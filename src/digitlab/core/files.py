@@ -17,9 +17,13 @@ from digitlab.core.errors import ConfigError, RunError
 
 # Files are written under a name with this end, and renamed when they are complete.
 _TEMPORARY_SUFFIX = ".tmp"
-# Errors that the disk causes, not the program. In this order: the disk is full, over its quota, read-only, without
-# permission (two errors), or broken; the file is too large.
-_DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG}
+# Errors that the machine causes, not the program. In this order: the disk is full, over its quota, read-only, without
+# permission (two errors), or broken; the file is too large; this process or all processes have too many files open; a
+# file server has lost the file.
+_DISK_FAULTS = {
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG,
+    errno.EMFILE, errno.ENFILE, errno.ESTALE,
+}  # fmt: skip
 # Errors of a file in the place of a folder, or of a folder in the place of a file.
 _WRONG_KIND = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR}
 
@@ -111,12 +115,69 @@ def _synchronise_folder(folder: Path) -> None:
 def require_writable(path: Path, *, option: str, force: bool) -> None:
     """Raise ``ConfigError`` unless ``path``, the value of ``option``, is a file that a command may write.
 
-    Its folder must exist, and the file must be new unless ``force`` is on.
+    Its folder must exist, and the file must be new unless ``force`` is on. Raises ``RunError`` if the folder can't be
+    written.
     """
     if path.exists() and not force:
         raise ConfigError(option, path, "already exists: --force overwrites it")
     if path.is_dir() or not path.parent.is_dir():
         raise ConfigError(option, path, "must be a file in an existing folder")
+    require_writable_folder(path, option=option)
+
+
+def require_writable_folder(path: Path, *, option: str) -> None:
+    """Raise ``RunError`` if no file can be made at ``path``; call it before the slow work whose result belongs there.
+
+    Missing folders count as writable if they can be made. ``option`` chooses another place.
+    """
+    import tempfile
+
+    folder = next(each for each in path.absolute().parents if each.is_dir())
+    try:
+        # Opening a file is the only sure test: a folder may be on a read-only file system.
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        message = f"{path}: can't be written: {error.strerror or error}; {option} chooses another place"
+        raise RunError(message) from error
+
+
+def require_current_folder() -> None:
+    """Raise ``RunError`` if somebody has removed the current folder: relative paths then lead nowhere."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        message = "the current folder has been removed: change to another one, for example with cd ~"
+        raise RunError(message) from None
+
+
+def require_text(path: Path, *, key: str) -> None:
+    """Raise ``ConfigError`` if ``path``, the value of ``key``, has bytes that are no text: TensorBoard can't write it.
+
+    In such a path, Python stands for these bytes with surrogates.
+    """
+    try:
+        os.path.abspath(path).encode()
+    except UnicodeEncodeError:
+        encoding = sys.getfilesystemencoding()
+        hint = "" if encoding == "utf-8" else ", or set LC_ALL=C.UTF-8 if the name is text in UTF-8"
+        allowed = f"has bytes that are no text in {encoding}: choose another folder{hint}"
+        raise ConfigError(key, os.path.abspath(path), allowed) from None
+
+
+def expand_home(path: Path | str) -> Path:
+    """Return ``path`` with the home folder in place of ~ or ~NAME; unchanged if there is no such folder."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
+def path_text(path: Path | str) -> str:
+    """Return ``path`` for a message or a table, in one line: as Python writes characters that do not print."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in str(path)
+    )
 
 
 def write_failure(error: OSError) -> str:
@@ -169,13 +230,19 @@ def remove_parts(folder: Path) -> None:
 def disk_faults(place: Path | str) -> Iterator[None]:
     """Turn a disk error in the with block into a ``RunError`` that names the file, or ``place`` if that is unknown.
 
-    A file in the place of a folder, or the reverse, counts as one.
+    A file in the place of a folder, or the reverse, counts as one. A name that is too long becomes a ``ConfigError``,
+    because only the user can have chosen it.
     """
     try:
         yield
     except OSError as error:
         if error.errno in _WRONG_KIND:
             raise RunError(write_failure(error)) from error
+        if error.errno == errno.ENAMETOOLONG:
+            raise ConfigError("", error.filename or place, "this name is too long for a file") from error
+        if error.filename is None and "temporary directory" in str(error):
+            message = f"{error.strerror}: set TMPDIR to a folder that can be written"
+            raise RunError(message) from error
         if error.errno not in _DISK_FAULTS:
             raise
         raise RunError(f"{error.filename or place}: {error.strerror}") from error

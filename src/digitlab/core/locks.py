@@ -73,7 +73,7 @@ def _acquire_lease(path: Path, timeout: float) -> BaseFileLock:
         lease.acquire(timeout=timeout)
     except Timeout:
         # filelock removes the lease of an owner that it can see to be dead, so an owner on this machine is alive.
-        if lease.owner is not None and lease.owner.hostname == _machine_of_leases():
+        if lease.owner is not None and lease.owner.hostname == _machine_of_leases(path.parent):
             raise
         # The owner is on another machine, or it was in a container that may have been started again under the same host
         # name since then. If it has died, its lease expires within this time.
@@ -81,13 +81,13 @@ def _acquire_lease(path: Path, timeout: float) -> BaseFileLock:
     return lease
 
 
-def _machine_of_leases() -> str | None:
+def _machine_of_leases(folder: Path) -> str | None:
     """Return the name that filelock writes into a lease of this process: that of the machine and of the container.
 
-    It is read from a lease, because only filelock knows it: on Linux, it adds the namespace of the process ids to the
-    host name. Processes with the same name see each other's process ids.
+    It is read from a lease that exists in ``folder`` for a moment, because only filelock knows it: on Linux, it adds
+    the namespace of the process ids to the host name. Processes with the same name see each other's process ids.
     """
-    with tempfile.TemporaryDirectory() as folder, SoftFileLease(Path(folder) / "lease") as lease:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as name, SoftFileLease(Path(name) / "lease") as lease:
         return None if lease.owner is None else lease.owner.hostname
 
 

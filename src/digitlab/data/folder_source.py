@@ -15,6 +15,7 @@ from pydantic import Field
 
 from digitlab.config.schema import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, checked
 from digitlab.core.errors import ConfigError, DataError, listed
+from digitlab.core.files import expand_home, path_text
 from digitlab.core.system import memory_bytes
 from digitlab.data.class_folders import PictureFile, hold_out, list_class_folders
 from digitlab.data.module import ImageData
@@ -63,7 +64,7 @@ class FolderSource(Source):
         test_size: PositiveInt | Fraction | None = None,
         skip_broken: bool = False,
     ) -> None:
-        self.folders = list_class_folders(_resolve_folder(Path(path).expanduser()))
+        self.folders = list_class_folders(_resolve_folder(expand_home(path)))
         self.class_names = self.folders.class_names
         # Matplotlib reads the text between two dollar signs as a formula.
         self.title = (self.folders.root.name or str(self.folders.root)).replace("$", "_")
@@ -142,7 +143,7 @@ class FolderSource(Source):
     def _report_broken(self, files: Sequence[PictureFile], pictures: Pictures) -> None:
         if not pictures.broken:
             return
-        named = [f"{_printable(files[index].path)} ({reason})" for index, reason in pictures.broken.items()]
+        named = [f"{path_text(files[index].path)} ({reason})" for index, reason in pictures.broken.items()]
         names = listed(named, most=_MAX_NAMED_FILES, separator="; ")
         problem = f"{len(named)} of {len(files):,} pictures can't be read: {names}"
         if not self._skip_broken:
@@ -186,7 +187,7 @@ class FolderData(ImageData):
         if path is None:
             raise ConfigError("path", None, "must be a folder with a folder of pictures for each class")
         source = FolderSource(
-            path=_find_folder(Path(path).expanduser(), Path(root).expanduser()), size=size, channels=channels,
+            path=_find_folder(expand_home(path), expand_home(root)), size=size, channels=channels,
             test_size=test_size, skip_broken=skip_broken,
         )  # fmt: skip
         if source.val_count is not None:
@@ -235,8 +236,3 @@ def _fingerprint(files: Sequence[PictureFile], digests: Sequence[str], parts: Ma
     for file, file_digest in zip(files, digests, strict=True):
         digest.update(f"{file.path}\0{file_digest}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()[:16]
-
-
-def _printable(path: str) -> str:
-    """Replace bytes of a file name that are not UTF-8, so that messages can show it."""
-    return path.encode(errors="surrogateescape").decode("utf-8", "replace")

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from digitlab.config.schema import NonNegativeInt, checked
 from digitlab.core.errors import ConfigError, DataError
+from digitlab.core.files import expand_home
 from digitlab.data.checks import wrong_label
 from digitlab.data.idx import check_label_count, idx_shape, image_shape, read_idx
 from digitlab.data.source import ImageSet, Source
@@ -40,8 +41,8 @@ class IdxSource(Source):
         self.margin_pixels = margin_pixels
         if not 2 <= len(set(self.class_names)) == len(self.class_names) <= 256:
             raise ConfigError("class_names", list(class_names), "must be from 2 to 256 names, each of them once")
-        self._train = Path(train_images).expanduser(), Path(train_labels).expanduser()
-        self._test = Path(test_images).expanduser(), Path(test_labels).expanduser()
+        self._train = expand_home(train_images), expand_home(train_labels)
+        self._test = expand_home(test_images), expand_home(test_labels)
 
     @cached_property
     def image_shape(self) -> tuple[int, int, int]:

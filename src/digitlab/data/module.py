@@ -6,7 +6,6 @@ set is used for testing only. A chunk is several consecutive mini-batches that L
 """
 
 import math
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 from digitlab.config.schema import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, checked
 from digitlab.core.abilities import abilities
 from digitlab.core.fast_import import gc_paused
+from digitlab.core.files import expand_home
 from digitlab.core.matplotlib_folder import matplotlib_importable
 from digitlab.data.augment import Compose
 from digitlab.data.checks import check_data_set
@@ -71,7 +71,7 @@ class ImageData(LightningDataModule):
     ) -> None:
         super().__init__()
         self.source = source
-        self.root = Path(root).expanduser()
+        self.root = expand_home(root)
         self.batch_size = batch_size
         self.val_size, self.train_size, self.split_seed = val_size, train_size, split_seed
         self.folds, self.fold = folds, fold

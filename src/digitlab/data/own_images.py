@@ -19,6 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from digitlab.core.errors import DataError
+from digitlab.core.files import path_text
 
 # Before the search for the figure, a picture is reduced to at most this many pixels a side. That averages out noise and
 # the grain of paper.
@@ -30,6 +31,7 @@ _MIN_CONTRAST_SHARE = 0.05
 _MIN_CONTRAST = 0.04
 # A file with more bytes than this (512 MiB) is not read, because the whole file is read into memory.
 _MAX_FILE_BYTES = 1 << 29
+_BLOCK_BYTES = 1 << 18
 
 
 @cache
@@ -73,7 +75,7 @@ def read_own_image(path: Path, *, image_shape: tuple[int, int, int], margin_pixe
             picture = decode(read_bytes(path))
             return as_data_set_image(picture, image_shape=image_shape, margin_pixels=margin_pixels)
     except DataError as error:
-        raise DataError(f"{path}: {error}") from error
+        raise DataError(f"{path_text(path)}: {error}") from error
 
 
 def read_bytes(path: Path) -> bytes:
@@ -81,10 +83,18 @@ def read_bytes(path: Path) -> bytes:
     try:
         if path.is_dir():
             raise DataError("is a folder: give the pictures in it")
+        too_large = DataError(f"too large, more than {_MAX_FILE_BYTES:,} bytes")
         if path.stat().st_size > _MAX_FILE_BYTES:
-            raise DataError(f"too large, more than {_MAX_FILE_BYTES:,} bytes")
-        return path.read_bytes()
-    except FileNotFoundError as error:
+            raise too_large
+        content = bytearray()
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK_BYTES):
+                content += block
+                # Devices and pipes have the size 0, whatever their content.
+                if len(content) > _MAX_FILE_BYTES:
+                    raise too_large
+        return bytes(content)
+    except (FileNotFoundError, ValueError) as error:  # Python refuses a path that contains the character 0
         raise DataError("no such file") from error
     except OSError as error:
         raise DataError(f"can't be read: {error.strerror or error}") from error
@@ -102,7 +112,7 @@ def decode(content: bytes) -> Image.Image:
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise DataError(f"too large, more than {Image.MAX_IMAGE_PIXELS} pixels") from error
     except UnidentifiedImageError as error:
-        raise DataError("no picture in a known format") from error
+        raise DataError("no picture in a known format" if content else "is empty") from error
     except Exception as error:  # damaged files raise different exceptions in each format
         raise DataError(f"can't be read: {' '.join(str(error).split()) or type(error).__name__}") from error
 
@@ -118,20 +128,33 @@ def as_data_set_image(picture: Image.Image, *, image_shape: tuple[int, int, int]
     its centre of mass is, as in MNIST (LeCun et al., 1998).
 
     Raises:
-        DataError: the picture is blank, or the data set has neither 1 nor 3 channels.
+        DataError: the picture is blank, empty or of a rare pixel format, or the data set has neither 1 nor 3 channels.
     """
     channels, height, width = image_shape
     if channels not in (1, 3):
         raise DataError(f"pictures have 1 or 3 channels, and the data set has {channels}")
+    if 0 in picture.size:
+        raise DataError("has no pixels")
+    converted = _converted(picture, "L" if channels == 1 else "RGB")
     if margin_pixels is None or channels == 3:
-        fitted = ImageOps.fit(_without_transparency(picture).convert("L" if channels == 1 else "RGB"), (width, height))
+        fitted = ImageOps.fit(converted, (width, height))
         return torch.from_numpy(np.array(fitted)).view(height, width, channels).permute(2, 0, 1).contiguous()
     size_inside_margin = (height - 2 * margin_pixels, width - 2 * margin_pixels)
-    figure = _scaled(_figure(_without_transparency(picture).convert("L")), size_inside_margin)
+    figure = _scaled(_figure(converted), size_inside_margin)
     image = torch.zeros(1, height, width)
     top, left = _position(figure, (height, width), by_mass=margin_pixels > 0)
     image[0, top : top + figure.shape[0], left : left + figure.shape[1]] = figure
     return (image * 255).round().byte()
+
+
+def _converted(picture: Image.Image, mode: str) -> Image.Image:
+    """Return the picture without transparency in Pillow's ``mode``; raise ``DataError`` if Pillow can't convert it."""
+    try:
+        opaque = _without_transparency(picture)
+        # Pillow can convert LAB only to colours.
+        return (opaque.convert("RGB") if opaque.mode == "LAB" else opaque).convert(mode)
+    except ValueError as error:
+        raise DataError(f"has the pixel format {picture.mode}, which can't be converted") from error
 
 
 def _without_transparency(picture: Image.Image) -> Image.Image:
@@ -146,6 +169,8 @@ def _without_transparency(picture: Image.Image) -> Image.Image:
         # formats I, and pictures of 8 bits can have the mode I, too. So take the smallest usual value of white that no
         # pixel exceeds, or the largest pixel if there is none.
         values = np.asarray(picture, dtype=np.float64)
+        if not np.isfinite(values).all():
+            raise DataError("has pixels that are no numbers")
         white_values = {"F": (1, 255, 65535), "I": (255, 65535)}.get(picture.mode, (65535,))
         white = next((value for value in white_values if values.max() <= value), values.max())
         return Image.fromarray((values.clip(0) * (255 / white)).round().astype(np.uint8))

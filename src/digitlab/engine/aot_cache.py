@@ -129,8 +129,8 @@ def compile_or_load(
         name = _fingerprint(function(1), arguments, dynamic, steps)
     except Exception as error:
         raise _as_compiler_error(error) from error
-    path = _writable_cache_folder() / f"{name}.pt2"
     try:
+        path = _writable_cache_folder() / f"{name}.pt2"
         # Runs of a sweep that start at the same time compile once; the others wait for the lock.
         with FileLock(path.with_suffix(".lock")):
             if not path.exists():

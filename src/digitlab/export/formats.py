@@ -7,6 +7,7 @@ import copy
 import io
 import json
 import logging
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -118,6 +119,8 @@ def read_back(to: Format, content: bytes, network: ExportedNetwork) -> Evaluate:
 
 
 def _onnx_function(content: bytes) -> Evaluate:
+    # Without this, onnxruntime sends facts about its use to Microsoft, and stores an identifier in the home folder.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])

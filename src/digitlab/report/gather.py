@@ -31,11 +31,13 @@ def write_report(
     if out.suffix not in (".html", ".htm"):
         raise ConfigError("--out", out, "must end in .html: a report is a web page; browsers print it as PDF")
     roots = [require_folder(folder, "FOLDER") for folder in folders]
-    runs = _runs(roots)
+    unreadable_folders: list[str] = []
+    runs = _runs(roots, unreadable_folders)
     require_writable(out, option="--out", force=force)
     names_relative_to = Path(os.path.commonpath(roots))
     progress(f"reading {len(runs)} run{'s' * (len(runs) != 1)}")
     records, skipped = _read_records(runs, names_relative_to)
+    skipped += unreadable_folders
     if not records:
         raise RunError("; ".join(skipped))
     if not any(record.epochs for record in records):
@@ -55,15 +57,21 @@ def write_report(
             records, roots, links_from=out.parent.resolve(), browsers=browsers, progress=progress
         )
         skipped += [*not_applicable, *unreadable]
-    write_atomically(out, page.encode())
+    # A path can have bytes that are no text.
+    write_atomically(out, page.encode(errors="backslashreplace"))
     return skipped
 
 
-def _runs(roots: Sequence[Path]) -> list[RunFolder]:
-    """Return all runs under the folders, each once. Raises ``ConfigError`` if a folder has no run."""
+def _runs(roots: Sequence[Path], unreadable: list[str]) -> list[RunFolder]:
+    """Return all runs under the folders, each once, and add a message to ``unreadable`` for each unreadable folder.
+
+    Raises ``ConfigError`` if a folder has no run.
+    """
     runs: dict[Path, RunFolder] = {}
     for root in roots:
-        runs_here = find_runs(root)
+        runs_here = find_runs(
+            root, unreadable=lambda error: unreadable.append(f"{error.filename}: cannot be read: {error.strerror}")
+        )
         if not runs_here:
             raise ConfigError("FOLDER", root, why_no_runs(root))
         runs |= {run.path: run for run in runs_here}

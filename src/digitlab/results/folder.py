@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", dict[Any, Any], DictConfig)
 
+# The sections of a configuration without which no network or data set can be built.
+_SECTIONS = ("data", "model", "loss", "optimizer", "trainer")
+
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
@@ -125,6 +128,9 @@ class RunFolder:
         ``ConfigError`` if the folder is not a run folder.
         """
         config = self._read_config(OmegaConf.load, DictConfig)
+        # A file that was cut off between two lines is still YAML.
+        if missing := [name for name in _SECTIONS if not OmegaConf.is_dict(config.get(name))]:
+            raise self._damaged(f"has no section {missing[0]}")
         data = OmegaConf.to_container(config, resolve=False).get("data")  # type: ignore[union-attr]
         path = data.get("path") if isinstance(data, dict) else None
         if isinstance(path, str) and not os.path.isabs(path):
@@ -168,6 +174,8 @@ class RunFolder:
             raise self._damaged("is missing" if missing else f"can't be read ({type(error).__name__})") from error
         if not config:
             raise self._damaged("is empty")
+        if isinstance(config, kind) and "model" not in config and self.last.exists():
+            raise self._damaged("has no section model")
         if not isinstance(config, kind) or "model" not in config:
             raise ConfigError("", str(self.path), "is no run folder: its .hydra/config.yaml is not one of digitlab's")
         return config
@@ -242,10 +250,13 @@ class RunFolder:
             parent.rmdir()
 
 
-def find_runs(root: Path) -> list[RunFolder]:
-    """Return all run folders under ``root`` in the order in which they were started, finished or not."""
+def find_runs(root: Path, *, unreadable: Callable[[OSError], object] | None = None) -> list[RunFolder]:
+    """Return all run folders under ``root`` in the order in which they were started, finished or not.
+
+    ``unreadable`` is called for each folder whose content this user may not read.
+    """
     started = []
-    for path, folders, _ in os.walk(root):
+    for path, folders, _ in os.walk(root, onerror=unreadable):
         if ".hydra" in folders:
             started_at = os.stat(os.path.join(path, ".hydra")).st_mtime
             started.append((started_at, path))

@@ -12,7 +12,7 @@ from pathlib import Path
 from digitlab.config.compose import ROOT
 from digitlab.config.suggestions import similar_folder
 from digitlab.core.errors import ConfigError
-from digitlab.core.files import short_path
+from digitlab.core.files import expand_home, short_path
 from digitlab.results.folder import RunFolder
 
 # Words of the documentation that stand for a folder.
@@ -23,7 +23,7 @@ _SECONDS = 2.0
 
 def open_run(folder: str | Path) -> RunFolder:
     """Return the run in ``folder``. Raises ``ConfigError`` if it is not a run folder."""
-    run = RunFolder(Path(folder).expanduser().resolve())
+    run = RunFolder(expand_home(folder).resolve())
     try:
         run.read_config()
     except ConfigError as error:
@@ -33,7 +33,7 @@ def open_run(folder: str | Path) -> RunFolder:
 
 def require_folder(folder: Path, option: str) -> Path:
     """Return the absolute path of ``folder``, the value of ``option``. Raises ``ConfigError`` if it is no folder."""
-    path = folder.expanduser().resolve()
+    path = expand_home(folder).resolve()
     if path.is_dir():
         return path
     if path.exists():

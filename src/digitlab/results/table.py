@@ -18,6 +18,7 @@ from rich.table import Table
 from digitlab.config.metrics import metric_direction
 from digitlab.config.suggestions import not_one_of
 from digitlab.core.files import relative_path
+from digitlab.core.streams import is_terminal
 from digitlab.results.config_scan import scan_config
 from digitlab.results.data_set import read_data_set_name
 from digitlab.results.folder import RunFolder
@@ -32,7 +33,7 @@ def wide_console() -> Console:
     """Return a console for tables on stdout. Into a pipe or a file it writes lines of up to 400 columns."""
     # A pipe has no width, and text that is folded at 80 columns can't be searched. Markup is off because values may
     # contain brackets, such as lists of layers.
-    return Console(width=None if sys.stdout.isatty() else 400, markup=False, emoji=False, highlight=False)
+    return Console(width=None if is_terminal(sys.stdout) else 400, markup=False, emoji=False, highlight=False)
 
 
 def print_table(

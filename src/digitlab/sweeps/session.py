@@ -4,6 +4,7 @@
 others.
 """
 
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,8 +12,10 @@ from pathlib import Path
 from filelock import BaseFileLock, Timeout
 
 from digitlab.core.errors import RunError
+from digitlab.core.exit import ReportedExit
 from digitlab.core.locks import acquire_lock
 from digitlab.core.notebook import in_notebook
+from digitlab.core.signals import RUNS_SAVED, Interrupted
 from digitlab.sweeps.job_failures import SweepError
 from digitlab.sweeps.manifest import create, run_overrides
 from digitlab.sweeps.progress import ProgressLine, SweepProgress
@@ -91,7 +94,8 @@ def running_path() -> list[Path]:
 def report_sweep_at_end() -> Iterator[None]:
     """Run the command in the ``with`` block. If it was a sweep, write and print its table at the end.
 
-    Raises ``SweepError``, which names the failed runs, after all other runs have ended.
+    Raises ``SweepError``, which names the failed runs, after all other runs have ended, and ``Interrupted`` after a
+    signal between two runs. A run that receives a signal reports it itself.
     """
     try:
         try:
@@ -100,6 +104,11 @@ def report_sweep_at_end() -> Iterator[None]:
             # Hydra raises the error of the first failed job. The report below names all failed jobs instead.
             if not _running:
                 raise
+        except (KeyboardInterrupt, SystemExit) as stop:
+            number = _signal_of(stop)
+            if number is None or not _running:
+                raise
+            raise Interrupted(number, RUNS_SAVED) from None
         if _running:
             # The user also wants the table of the finished runs if others have failed.
             _report(_running[0])
@@ -107,6 +116,15 @@ def report_sweep_at_end() -> Iterator[None]:
         while _running:
             # Stop the progress line and release the lock even if the report fails, for example on a full disk.
             _running.pop().close()
+
+
+def _signal_of(stop: BaseException) -> int | None:
+    """Return the number of the signal that raised ``stop``; None if there was none, or if it has been reported."""
+    if isinstance(stop, KeyboardInterrupt):
+        return signal.SIGINT
+    if isinstance(stop, SystemExit) and not isinstance(stop, ReportedExit) and stop.code == 128 + signal.SIGTERM:
+        return signal.SIGTERM
+    return None
 
 
 def _report(session: SweepSession) -> None:
@@ -120,10 +138,13 @@ def _report(session: SweepSession) -> None:
     # and of earlier commands, and runs that a launcher of another package trained.
     runs = read_runs(session.path)
     table = SweepTable(session.path.name, runs)
-    write_report(table, session.path)
-    if not in_notebook():  # a notebook shows the returned ``Sweep`` as a table
-        print_report(table)
-        print(session.path)
+    try:
+        write_report(table, session.path)
+    finally:
+        # Also on a full disk. A notebook shows the returned ``Sweep`` as a table.
+        if not in_notebook():
+            print_report(table)
+            print(session.path)
     # Runs of earlier commands in the same folder may have failed too, but they are no failure of this command.
     command_runs = [run for run in runs if session.jobs is None or tuple(run.entry.overrides) in session.jobs]
     failed = [run for run in command_runs if run.status == "failed" and not (session.allow_divergence and run.diverged)]

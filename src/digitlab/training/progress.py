@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from digitlab.core.durations import duration
 from digitlab.core.notebook import NotebookLine
+from digitlab.core.streams import is_terminal
 from digitlab.data.chunks import Chunk
 from digitlab.results.table import format_number
 from digitlab.results.writer import Row
@@ -42,7 +43,7 @@ class EpochBar(Callback):
         self._prints_lines = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._prints_lines = trainer.is_global_zero and not sys.stdout.isatty()
+        self._prints_lines = trainer.is_global_zero and not is_terminal(sys.stdout)
         console = Console(file=sys.stderr)
         if not console.is_terminal or not trainer.is_global_zero:
             return

@@ -21,7 +21,7 @@ from digitlab.config.cli_errors import command_line_overrides
 from digitlab.config.place import train_command
 from digitlab.core.errors import DigitlabError, RunError
 from digitlab.core.exit import sigterm_exits
-from digitlab.core.files import disk_faults
+from digitlab.core.files import disk_faults, require_text
 from digitlab.core.logging import quiet_libraries
 from digitlab.core.memory import report_out_of_memory
 from digitlab.core.notebook import in_notebook
@@ -80,6 +80,7 @@ def train(
     if overrides is None:
         overrides = command_line_overrides()
     run_folder = RunFolder(Path(HydraConfig.get().runtime.output_dir) if folder is None else Path(folder))
+    require_text(run_folder.path, key="hydra.run.dir")
     with disk_faults(run_folder.path):
         run_folder.path.mkdir(parents=True, exist_ok=True)
     # With several processes (DDP), only the first one locks the folder.
@@ -240,7 +241,8 @@ class Run:
         summary = summarise(self.classifier, self.run_state.writer)
         # In a notebook the progress is a single line.
         if self.experiment.trainer.progress_bar and not in_notebook():
-            with disk_faults("standard output"):
+            # A full disk or a closed pipe must not end the run. The table at its end reports the error.
+            with suppress(OSError):
                 print(summary)
 
     def test(self) -> None:

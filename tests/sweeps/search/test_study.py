@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from digitlab.core.errors import ConfigError
+from digitlab.core.errors import ConfigError, RunError
 
 pytest.importorskip("optuna")
 
@@ -122,3 +122,13 @@ def test_a_database_that_cannot_be_opened_is_refused_in_one_line(storage, study)
         study(f"storage={storage}")
     assert caught.value.key == "hydra.sweeper.storage"
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"no database", None], ids=["text", "a folder"])
+def test_a_damaged_file_says_how_to_start_again(content, study, tmp_path, one_line):
+    file = tmp_path / "search.db"
+    file.mkdir() if content is None else file.write_bytes(content)
+    with pytest.raises(RunError, match=f"^{file}: can't be opened: .*move this file away") as caught:
+        study()
+    assert one_line(str(caught.value))
+    assert "SQL:" not in str(caught.value)

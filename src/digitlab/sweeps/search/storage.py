@@ -62,8 +62,8 @@ def open_study(url: str, name: str, *, direction: Literal["minimize", "maximize"
 
 
 def _one_line(error: BaseException) -> str:
-    """Return the message of ``error`` in one line, without the link to an explanation that SQLAlchemy appends."""
-    return " ".join(str(error).split()).partition(" (Background on")[0]
+    """Return the message of ``error`` in one line, without what SQLAlchemy appends: its query and a link."""
+    return " ".join(str(error).split()).partition(" (Background on")[0].partition(" [SQL: ")[0]
 
 
 def _engine_settings(url: str) -> dict[str, object]:

@@ -18,7 +18,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from digitlab.config.metrics import metric_direction
-from digitlab.core.errors import ConfigError
+from digitlab.core.errors import ConfigError, RunError
 from digitlab.sweeps.search.samplers import NumberedSampler
 from digitlab.sweeps.search.settings import SearchPlan
 from digitlab.sweeps.search.space import Parameter, Space, Value
@@ -43,7 +43,8 @@ class Study:
     """The study of the sweep in ``folder``, stored in a file there or in the database of the settings in ``plan``.
 
     ``fingerprint`` is that of the configuration without the searched keys, and ``metric`` is the monitored metric.
-    Raises ``ConfigError`` if the stored study is about something else or if its database can't be opened.
+    Raises ``ConfigError`` if the stored study is about something else or if its database can't be opened, and
+    ``RunError`` if its file in ``folder`` is damaged.
     """
 
     def __init__(self, folder: Path, plan: SearchPlan, *, fingerprint: str, metric: str) -> None:
@@ -54,10 +55,17 @@ class Study:
         self._distributions = {parameter.key: _distribution(parameter) for parameter in space.parameters}
         # The study has the name of the sweep's folder, without its path. So processes on several machines find the same
         # study in a shared database, even if their folders have different paths.
-        self._study, self._storage = open_study(
-            settings.storage or f"sqlite:///{folder.resolve() / _DATABASE}", folder.name,
-            direction="minimize" if metric_direction(metric) == "min" else "maximize",
-        )  # fmt: skip
+        file = folder.resolve() / _DATABASE
+        try:
+            self._study, self._storage = open_study(
+                settings.storage or f"sqlite:///{file}", folder.name,
+                direction="minimize" if metric_direction(metric) == "min" else "maximize",
+            )  # fmt: skip
+        except ConfigError as error:
+            if settings.storage is not None:
+                raise
+            how = "to start the search again, move this file away; finished runs are not trained again"
+            raise RunError(f"{file}: {error.allowed}: {how}") from error
         self._refuse_different_search(
             {"fingerprint": fingerprint, "searched": _searched(space, metric), "fixed": space.fixed()}
         )
