@@ -163,7 +163,8 @@ def _read(folder: Path, name: str, conditions: Sequence[Condition]) -> Group:
     if not run_folders:
         raise ConfigError("FOLDER", folder, why_no_runs(path))
     # A folder that this user may not read counts as one run.
-    outcomes = [*(read_run(run) for run in run_folders), *("unreadable" for _ in unreadable)]
+    left_out = [LeftOut("unreadable", f"{Path(error.filename).name}: {error.strerror}") for error in unreadable]
+    outcomes = [*(read_run(run) for run in run_folders), *left_out]
     # All readable runs are checked, because the conditions leave out all runs if none has the key.
     readable = [each for each in outcomes if isinstance(each, ComparedRun)]
     _check_keys(readable, [condition.key for condition in conditions], "--where")
