@@ -62,6 +62,16 @@ def test_hidden_folders_and_files_are_ignored(tmp_path: Path) -> None:
     assert folders.ignored == {}
 
 
+def test_pipes_and_links_to_devices_are_not_waited_for(tmp_path: Path) -> None:
+    make(tmp_path, "cat/1.png", "dog/1.png")
+    os.mkfifo(tmp_path / "cat" / "pipe.png")
+    (tmp_path / "cat" / "device.png").symlink_to("/dev/zero")
+    (tmp_path / "dog" / "broken.png").symlink_to("nowhere")
+    folders = list_class_folders(tmp_path)
+    assert [file.path for file in folders.train] == ["cat/1.png", "dog/1.png", "dog/broken.png"]
+    assert folders.ignored == {"no regular file": 2}
+
+
 @pytest.mark.parametrize("names", [("train", "val", "test"), ("Training", "valid", "Testing")])
 def test_a_class_that_a_split_lacks_keeps_its_index(tmp_path: Path, names: tuple[str, str, str]) -> None:
     train, val, test = names

@@ -7,6 +7,7 @@
 import hashlib
 import os
 import re
+import stat
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -189,11 +190,21 @@ def _pictures(root: Path, folder: str, ignored: Counter[str]) -> Iterable[str]:
             extension = os.path.splitext(name)[1].lower()
             if _hidden(name):
                 continue
-            if extension in picture_extensions():
+            if _is_no_file(os.path.join(current, name)):
+                ignored["no regular file"] += 1
+            elif extension in picture_extensions():
                 paths.append(f"{relative}/{name}")
             else:
                 ignored[extension or "no extension"] += 1
     return sorted(paths, key=lambda path: [natural_order(part) for part in path.split("/")])
+
+
+def _is_no_file(path: str) -> bool:
+    """Return whether ``path`` is a pipe, a socket or a device, on which reading could wait for ever."""
+    try:
+        return not stat.S_ISREG(os.stat(path).st_mode)
+    except OSError:
+        return False  # a broken link, for example, which is reported when it is read
 
 
 def _stray_pictures(folder: Path) -> Counter[str]:
