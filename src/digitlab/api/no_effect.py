@@ -6,6 +6,7 @@ A setting without effect is nearly always a mistake: the ``-m`` is missing, or a
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from digitlab.config.overrides import split_override
@@ -117,3 +118,13 @@ def notes_on_repeated(overrides: Sequence[str]) -> list[str]:
     last_overrides = {split_override(override)[0]: override for override in overrides}
     later = [(override, last_overrides[split_override(override)[0]]) for override in overrides]
     return [f"{override}: has no effect, because {last} follows" for override, last in later if override != last]
+
+
+def notes_on_lost_values(overrides: Sequence[str]) -> list[str]:
+    """Return the lines of ``notes_on_repeated`` about overrides with several values: these runs of a sweep are lost."""
+    parser = OverridesParser.create()
+    return [
+        note
+        for note in notes_on_repeated(overrides)
+        if parser.parse_override(note.partition(": has no effect")[0]).is_sweep_override()
+    ]

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from digitlab.api.early_checks import check_values
 from digitlab.api.no_effect import (
-    notes_on_repeated,
+    notes_on_lost_values,
     notes_without_effect,
     refuse_empty_folders,
     refuse_run_folder,
@@ -108,7 +108,7 @@ class Preflight(Callback):
                     check_shared_settings(
                         first_job, lambda: compose_job(loader, config_name, grid.jobs()[-1]), overrides, swept=grid.keys
                     )
-                for note in notes_on_repeated(command_line_overrides(config.hydra)):
+                for note in notes_on_lost_values(command_line_overrides(config.hydra)):
                     print(note, file=sys.stderr)
                 if plan is None and not grid.keys:
                     # The user has probably forgotten a list of values. Train the run anyway, in the folder of a sweep.
