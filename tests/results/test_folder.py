@@ -100,6 +100,14 @@ def test_there_are_two_checkpoints(tmp_path, name):
         RunFolder(tmp_path).checkpoint(name)
 
 
+@pytest.mark.parametrize("content", ["[]", "3", '{"metrics": 3}'])
+def test_a_result_of_another_program_is_refused(tmp_path, content):
+    run = RunFolder(tmp_path)
+    run.result.write_text(content)
+    with pytest.raises(ValueError, match=r"^result\.json is not one of digitlab's$"):
+        run.read_result()
+
+
 @pytest.mark.parametrize("content", ["", "{", "nonsense"])
 def test_a_damaged_result_says_how_to_write_it_again(tmp_path, content):
     run = RunFolder(tmp_path)

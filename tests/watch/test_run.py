@@ -8,7 +8,8 @@ import pytest
 
 from digitlab.core.locks import locked_inodes
 from digitlab.results.lock import locked_folder
-from digitlab.watch.run import WatchedRun, thinned
+from digitlab.watch.curves import thinned
+from digitlab.watch.run import WatchedRun
 from fixtures.run_files import write_epochs, write_result
 
 NOW = 1_000_000.0

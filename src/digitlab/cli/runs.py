@@ -27,8 +27,8 @@ def runs(
     With --sort, each data set has a ranking of its own. Complete runs come first, then those cut short by debug=limit.
     """
     from digitlab.config.compose import ROOT
-    from digitlab.core.files import error_text
     from digitlab.results.folder import find_runs
+    from digitlab.results.outcome import unreadable_reason
     from digitlab.results.table import Row, print_runs, rows_json, run_row, runs_csv, sort_rows
 
     if csv and as_json:
@@ -41,7 +41,7 @@ def runs(
         try:
             rows.append(run_row(run))
         except (OSError, ValueError) as error:
-            print(f"{run.path}: cannot be read: {error_text(error)}", file=sys.stderr)
+            print(f"{run.path}: cannot be read: {unreadable_reason(error)}", file=sys.stderr)
     if not rows:
         print(f"no runs under {root}", file=sys.stderr)
         if as_json:
@@ -65,16 +65,14 @@ def _given_folder(folder: Path | None, root: Path | None) -> Path | None:
     """Return the one of both that was given. Raises ``ConfigError`` if both are given or there is no such folder."""
     if folder is not None and root is not None:
         raise ConfigError("--root", root, f"can't be given together with the folder {folder}")
-    given = folder if root is None else root
-    option = "FOLDER" if root is None else "--root"
-    if given is not None and given.suffix in (".csv", ".json") and not given.is_dir():
+    given, option = (folder, "FOLDER") if root is None else (root, "--root")
+    if given is None:
+        return None
+    if given.suffix in (".csv", ".json") and not given.is_dir():
         raise ConfigError(option, given, f"there is no such folder; write into a file with > {given}")
-    if given is not None and "=" in str(given) and len(given.parts) == 1 and not given.exists():
-        raise ConfigError(
-            option, given, "is no folder: this command lists all runs, --json gives them to other programs"
-        )
-    if given is not None:
-        from digitlab.results.run_hints import require_folder
+    if "=" in str(given) and len(given.parts) == 1 and not given.exists():
+        allowed = "is no folder: this command lists all runs; other programs can select some from --json"
+        raise ConfigError(option, given, allowed)
+    from digitlab.results.run_hints import require_folder
 
-        require_folder(given, option)
-    return given
+    return require_folder(given, option)

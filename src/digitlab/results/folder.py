@@ -212,10 +212,12 @@ class RunFolder:
     def read_result(self) -> dict[str, Any]:
         """Return the content of ``result.json``. Raises ``OSError`` or ``ValueError`` if it can't be read."""
         try:
-            result: dict[str, Any] = json.loads(self.result.read_text(encoding="utf-8"))
+            result = json.loads(self.result.read_text(encoding="utf-8"))
         except ValueError as error:
             reason = f"{self.result.name} is damaged ({error}): resume={self.path} writes it again"
             raise ValueError(reason) from error
+        if not isinstance(result, dict) or not isinstance(result.get("metrics", {}), dict):
+            raise ValueError(f"{self.result.name} is not one of digitlab's")
         return result
 
     def read_test_predictions(self) -> "npt.NDArray[np.float16]":

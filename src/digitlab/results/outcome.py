@@ -23,10 +23,11 @@ def unreadable_reason(error: Exception) -> str:
         return error.allowed
     if isinstance(error, OSError):
         return f"{Path(error.filename).name if error.filename else 'a file'}: {error.strerror or error}"
+    files = "result.json or .hydra/config.yaml"  # those that the caller has read
     if isinstance(error, KeyError):
-        return f"result.json or .hydra/config.yaml has no {error}"
+        return f"{files} has no {error}"
     if isinstance(error, TypeError | AttributeError):
-        return "result.json or .hydra/config.yaml is not one of digitlab's"
+        return f"{files} is not one of digitlab's"
     return error_text(error)
 
 

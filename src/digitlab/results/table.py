@@ -123,8 +123,6 @@ def run_row(run: RunFolder) -> Row:
     row: Row = {"status": "unfinished", "data": read_data_set_name(run), "model": choices.get("model")}
     row |= {"seed": None, "epochs": None}
     result = run.read_result() if run.result.exists() else {}
-    if not isinstance(result, dict) or not isinstance(result.get("metrics", {}), dict):
-        raise ValueError("result.json is not one of digitlab's")
     row |= {name: result[name] for name in ("status", "seed", "epochs") if name in result}
     row |= {name: value for name, value in result.get("metrics", {}).items() if "class_accuracy" not in name}
     row["limits"] = run_limits(run)

@@ -12,7 +12,8 @@ from typing import Any
 
 from digitlab.core.locks import locked_inodes
 from digitlab.results.growing_losses import GrowingLosses
-from digitlab.watch.run import WatchedRun, row_record, thinned
+from digitlab.watch.curves import row_record, thinned
+from digitlab.watch.run import WatchedRun
 from digitlab.watch.sweep import WatchedSweep
 from digitlab.watch.tree import RunTree
 

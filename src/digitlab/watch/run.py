@@ -14,9 +14,10 @@ from digitlab.config.metrics import metric_direction
 from digitlab.core.errors import RunError
 from digitlab.results.config_scan import scan_config
 from digitlab.results.folder import RunFolder
-from digitlab.results.history import EpochRow, GrowingHistory
+from digitlab.results.history import GrowingHistory
 from digitlab.results.outcome import UNREADABLE, measured_metric, unreadable_reason
 from digitlab.sweeps.manifest import Entry
+from digitlab.watch.curves import thinned
 from digitlab.watch.tree import is_settled
 
 # The name of the report that ``digitlab report`` writes into a folder.
@@ -281,20 +282,3 @@ class WatchedRun:
             "changed_at": self._changed_at("result") or self._changed_at("metrics") or self._changed_at("config"),
             "report": self._signatures.get("report") is not None,
         }
-
-
-def thinned(points: list[tuple[int, float]], max_points: int) -> list[tuple[int, float]]:
-    """Return a curve with at most ``max_points`` of its ``points`` (x, y).
-
-    If there are more, each group of neighbours becomes one point with the mean y, and with the x of the last of them.
-    """
-    size = math.ceil(len(points) / max_points)
-    if size <= 1:
-        return points
-    groups = [points[start : start + size] for start in range(0, len(points), size)]
-    return [(group[-1][0], sum(value for _, value in group) / len(group)) for group in groups]
-
-
-def row_record(row: EpochRow) -> dict[str, float]:
-    """Return the metrics of an epoch as plain values for the page."""
-    return {"epoch": row.epoch, "step": row.step} | dict(row.values)
