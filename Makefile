@@ -37,10 +37,10 @@ dev: $(DEV) ## add the tools for tests, lint and documentation to .venv
 train: $(INSTALLED) ## run train.py with ARGS, for instance ARGS="model=lenet trainer.max_epochs=10"
 	.venv/bin/python train.py $(ARGS)
 
-# Three test processes with one thread each, for two cores: tests also wait for the disk and for other processes. More
-# threads would compete for the same cores. With worksteal, each takes a third of the tests in their order, so that the
-# tests of a file share its runs, and at the end a part of what another one has left. With loadgroup, tests with the same
-# mark xdist_group, which share a server, run in one process.
+# Three test processes for two cores, because some tests wait for the disk or for another process. Each has one thread:
+# more threads would compete for the same cores. With worksteal, each process takes a third of the tests in their order, so
+# that the tests of a file share its runs; a process that is done takes tests that another one has left. With loadgroup,
+# tests with the same mark xdist_group, which share a server, run in one process.
 PYTEST := OMP_NUM_THREADS=1 .venv/bin/pytest -n 3 --durations=10
 
 # mypy uses one core, so the tests begin while it works.
@@ -67,7 +67,7 @@ main-tests: $(DEV)
 unit-tests: $(DEV)
 	$(PYTEST) --dist worksteal -m unit $(ARGS)
 
-# With the short tests of the cluster: while these wait for SLURM, the other processes go on.
+# This includes the short tests of the cluster. While they wait for SLURM, the other processes run other tests.
 test-extra: $(DEV) ## run what `make test` leaves out: compiler, documentation, browser, pretended GPU, cluster, instruction sets
 	$(PYTEST) --dist loadgroup -m "extra or (cluster and short)" -rs $(ARGS)
 	$(MAKE) test-instruction-sets
@@ -193,12 +193,12 @@ $(LOCKED): requirements.lock requirements-dev.lock
 	@touch $@
 
 # Without an index, nothing can be installed that the lock lacks: a missing dependency is an error here. Two processes
-# compile bytecode, each on a core. They begin with other packages, and where they meet, the second one finds it compiled.
+# compile bytecode, each on a core. They start with different packages, so that they rarely compile the same file.
 $(INSTALLED): pyproject.toml setup.py $(LOCKED)
 	$(UV_INSTALL) --quiet --no-index -e '.[launchers,search]' || \
 		{ echo "does requirements.lock hold what pyproject.toml asks for? \`make lock\` rewrites it" >&2; exit 1; }
-	@$(COMPILE_BYTECODE) "import scipy.stats, matplotlib.pyplot, sympy, networkx, hydra, pydantic, tensorboard, aiohttp, rich" & \
-		$(COMPILE_BYTECODE) "import torch, lightning, digitlab.training, digitlab.cli.commands, digitlab.figures.style, digitlab.api.commands" && wait
+	@$(COMPILE_BYTECODE) "import scipy.stats, matplotlib.pyplot, sympy, networkx, hydra, pydantic, tensorboard, aiohttp, rich" & other=$$!; \
+		$(COMPILE_BYTECODE) "import torch, lightning, digitlab.training, digitlab.cli.commands, digitlab.figures.style, digitlab.api.commands" && wait $$other
 	@touch $@
 
 $(DEV): requirements-dev.lock $(INSTALLED)

@@ -1,4 +1,4 @@
-"""An extension of Griffe, which reads ``src/`` for the API reference: links in docstrings, and more constructors.
+"""Extends Griffe, which reads ``src/`` for the API reference: docstrings get links, and settings get constructors.
 
 ``mkdocs.yml`` names this file. A name in a docstring, such as ``ConfigError`` or ``layers.initialise``, leads to the
 class, function or module that it means there; names of parameters stay as they are.
@@ -14,10 +14,10 @@ _CODE = re.compile(r"``([A-Za-z_][\w.]*)``")
 
 
 class LinksAndConstructors(griffe.Extension):
-    """Makes links of the names in docstrings, and shows which settings the classes with ``@settings`` take."""
+    """Turns names in docstrings into links, and shows the arguments of classes with ``@settings``."""
 
     def on_package(self, *, pkg: griffe.Module, loader: griffe.GriffeLoader, **_: Any) -> None:
-        """Griffe calls this when it has read a whole package, and before it makes the constructors of dataclasses."""
+        """Change what Griffe has read. It calls this before it makes the constructors of dataclasses."""
         objects = list(_objects(pkg))
         for each in objects:
             if isinstance(each, griffe.Class):
@@ -38,7 +38,7 @@ class LinksAndConstructors(griffe.Extension):
 
 
 def _show_settings(each: griffe.Class) -> None:
-    """Let Griffe take a class with ``@settings`` for the dataclass that it is, and leave out private fields."""
+    """Tell Griffe that a class with ``@settings`` is a dataclass, and leave out its private fields."""
     for number, decorator in enumerate(each.decorators):
         if decorator.callable_path == "digitlab.config.schema.settings":
             function = griffe.ExprName("dataclasses.dataclass")
@@ -50,7 +50,7 @@ def _show_settings(each: griffe.Class) -> None:
 
 
 def _shorten_annotations(each: griffe.Function) -> None:
-    """Leave the metadata out of ``Annotated[type, ...]``: for a command, the texts that its ``--help`` shows."""
+    """Replace ``Annotated[type, ...]`` by the type. For a command, the rest is the text that ``--help`` shows."""
     for parameter in each.parameters:
         annotation = parameter.annotation
         if isinstance(annotation, griffe.ExprSubscript) and annotation.canonical_path == "typing.Annotated":
@@ -114,7 +114,7 @@ def _in_scope(name: str, each: griffe.Object) -> Iterator[str]:
 
 
 def _own_names(each: griffe.Object) -> set[str]:
-    """Return the names of the parameters and attributes, which are no links in the docstring of their owner."""
+    """Return the names of parameters and attributes of the object, which do not become links in its docstring."""
     names: set[str] = set()
     if each.is_function:
         names |= {parameter.name for parameter in each.parameters}
