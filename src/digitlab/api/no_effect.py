@@ -114,7 +114,7 @@ def notes_without_effect(overrides: Sequence[str], config: DictConfig) -> list[s
 
 
 def notes_on_repeated(overrides: Sequence[str]) -> list[str]:
-    """Return a line for each override of a key that a later one sets to another value."""
+    """Return a line for each override whose key a later override sets to another value."""
     last_overrides = {split_override(override)[0]: override for override in overrides}
     later = [(override, last_overrides[split_override(override)[0]]) for override in overrides]
     return [f"{override}: has no effect, because {last} follows" for override, last in later if override != last]

@@ -40,7 +40,7 @@ from digitlab.sweeps.job_composer import compose_job
 from digitlab.sweeps.jobs import Grid, sweep_overrides
 from digitlab.sweeps.search.settings import SearchPlan, search_plan
 from digitlab.sweeps.session import SweepSession, start_sweep
-from digitlab.sweeps.settings import refuse_without_sweep, sweep_settings
+from digitlab.sweeps.settings import SweepSettings, refuse_without_sweep, sweep_settings
 
 # The search for other runs in the folder of a new one takes no longer.
 _SEARCH_SECONDS = 0.3
@@ -89,25 +89,20 @@ class Preflight(Callback):
         try:
             with disk_faults("the folder of the sweep"):
                 grid = Grid(loader, overrides)  # all values of each key
-                first_job: DictConfig | None = None
+                composed: list[DictConfig] = []
                 for checked_job in grid.group_combinations():
-                    composed = loader.load_configuration(config_name, checked_job, run_mode=RunMode.RUN)
-                    # The first combination has the first value of every key, as the first job has.
-                    first_job = composed if first_job is None else first_job
-                    refuse_without_effect(checked_job, composed, swept=grid.keys)
-                    if OmegaConf.select(composed, "trainer.strategy") == "ddp":
-                        allowed = "can't be swept with -m: each of its processes would launch the whole sweep"
-                        raise ConfigError("trainer.strategy", "ddp", allowed)
+                    composed.append(loader.load_configuration(config_name, checked_job, run_mode=RunMode.RUN))
+                    _check_combination(checked_job, composed[-1], grid)
                 sweep = sweep_settings(plain(config.sweep, "sweep"), config.hydra.overrides.hydra)
                 sweep.check_halving(config)
                 refuse_empty_folders([*command_line_overrides(config.hydra), *config.hydra.overrides.hydra])
                 refuse_run_folder(config)
                 folder = Path(config.hydra.sweep.dir)
                 plan = search_plan(config, loader, grid)  # None if the sweep is no search
-                if first_job is not None:
-                    check_shared_settings(
-                        first_job, lambda: compose_job(loader, config_name, grid.jobs()[-1]), overrides, swept=grid.keys
-                    )
+                # The first combination has the first value of every key, as the first job has.
+                check_shared_settings(
+                    composed[0], lambda: compose_job(loader, config_name, grid.jobs()[-1]), overrides, swept=grid.keys
+                )
                 for note in notes_on_lost_values(command_line_overrides(config.hydra)):
                     print(note, file=sys.stderr)
                 if plan is None and not grid.keys:
@@ -115,16 +110,7 @@ class Preflight(Callback):
                     print("nothing is swept: no key has several values, so this is a sweep of one run", file=sys.stderr)
                 _refuse_inside_run("hydra.sweep.dir", config.hydra.sweep.dir)
                 if not sweep.dry_run:
-                    _make_folder("hydra.sweep.dir", config.hydra.sweep.dir)
-                    # A search chooses its jobs while it runs, so only their number is known.
-                    jobs, planned_runs = (grid.jobs(), None) if plan is None else (None, plan.runs)
-                    # Several processes can run one search together if its trials are in a storage, such as a database.
-                    shared = plan is not None and plan.settings.storage is not None
-                    session = SweepSession(
-                        folder, grid.keys, jobs, planned_runs=planned_runs, halving=sweep.halving, shared=shared,
-                        allow_divergence=sweep.allow_divergence,
-                    )  # fmt: skip
-                    start_sweep(session)
+                    _start(folder, sweep, grid, plan)
                     return
                 all_rows = sweep.dry_run == "all"
                 _dry_run(folder, plan or grid.jobs(), config_name, config.hydra.launcher, all_rows=all_rows)
@@ -133,6 +119,29 @@ class Preflight(Callback):
         except DigitlabError as error:
             exit_with(error)
         sys.exit(0)  # after a dry run: otherwise Hydra would start the jobs
+
+
+def _check_combination(overrides: Sequence[str], config: DictConfig, grid: Grid) -> None:
+    """Raise ``ConfigError`` if a job with these overrides, and so this ``config``, can't be part of a sweep."""
+    refuse_without_effect(overrides, config, swept=grid.keys)
+    if OmegaConf.select(config, "trainer.strategy") == "ddp":
+        allowed = "can't be swept with -m: each of its processes would launch the whole sweep"
+        raise ConfigError("trainer.strategy", "ddp", allowed)
+
+
+def _start(folder: Path, sweep: SweepSettings, grid: Grid, plan: SearchPlan | None) -> None:
+    """Make the folder of the sweep and start its session. ``plan`` is None if the sweep is no search."""
+    _make_folder("hydra.sweep.dir", str(folder))
+    # A search chooses its jobs while it runs, so only their number is known.
+    jobs, planned_runs = (grid.jobs(), None) if plan is None else (None, plan.runs)
+    # Several processes can run one search together if its trials are in a storage, such as a database.
+    shared = plan is not None and plan.settings.storage is not None
+    with disk_faults(folder):
+        session = SweepSession(
+            folder, grid.keys, jobs, planned_runs=planned_runs, halving=sweep.halving, shared=shared,
+            allow_divergence=sweep.allow_divergence,
+        )  # fmt: skip
+    start_sweep(session)
 
 
 def _explain_experiment(error: DigitlabError, overrides: Sequence[str]) -> DigitlabError:

@@ -23,9 +23,11 @@ def check_shared_settings(
     *,
     swept: Collection[str],
 ) -> None:
-    """Raise the error of a setting that every job has: a wrong value, or a ``_target_`` that can't be used.
+    """Raise an error that every job would have: a wrong value, or a ``_target_`` that can't be used.
 
-    ``overrides`` are those of the command, and ``swept`` the keys whose values differ between its jobs.
+    ``first_job`` is the configuration of the first job, and ``compose_last_job`` returns that of the last one. It is
+    called only if the first job has an error. ``overrides`` are those of the command; ``swept`` are the keys whose
+    values differ between its jobs.
     """
     error = _error(first_job, overrides)
     if error is None or error.key in swept:
@@ -36,7 +38,7 @@ def check_shared_settings(
 
 
 def _with_form_of_values(error: ConfigError, overrides: Sequence[str]) -> ConfigError:
-    """Return ``error``; if its value was meant as several values of a sweep, the message says how they are written."""
+    """Return ``error``. If its value was probably meant as several values, the message says how these are written."""
     typed = dict(map(split_override, overrides))
     if error.key not in typed:
         return error
@@ -44,7 +46,7 @@ def _with_form_of_values(error: ConfigError, overrides: Sequence[str]) -> Config
     if match := re.fullmatch(r"(\d+)(?:-|:|\.\.+)(\d+)", value):
         form = f"range({match[1]},{int(match[2]) + 1})"
     elif value.startswith("[") and "a list" not in error.allowed:
-        form = value.strip("[]")
+        form = value[1:-1]
     if form is None:
         return error
     return ConfigError(error.key, error.value, f"{error.allowed}; several values are written {error.key}={form}")
