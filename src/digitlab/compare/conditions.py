@@ -1,6 +1,6 @@
-"""The conditions of ``digitlab compare --where KEY=VALUE``: which runs of a folder are compared.
+"""The conditions of ``digitlab compare --where KEY=VALUE``, which choose the runs that are compared.
 
-A value is read as on the command line of a training, so that it may be typed here as it was typed there.
+Values are written as in the command of a training.
 """
 
 import math
@@ -24,7 +24,7 @@ class Condition:
 
     @classmethod
     def parse(cls, condition: str) -> "Condition":
-        """Split ``KEY=VALUE``. Raises ``ConfigError`` if ``condition`` has another form."""
+        """Read ``KEY=VALUE``. Raises ``ConfigError`` if ``condition`` has another form."""
         key, equals, text = condition.partition("=")
         if not (key and equals) or key[-1] in "!<>" or text.startswith("="):
             raise ConfigError("--where", condition, "must be KEY=VALUE, for example optimizer.lr=0.1")
@@ -35,6 +35,7 @@ class Condition:
         return show(value) == self.text or any(_equal(_read(show(value)), each) for each in self._values())
 
     def _values(self) -> list[Any]:
+        """Return the values that the user typed, as Hydra reads them; the text itself if Hydra can't read it."""
         try:
             override = OverridesParser.create().parse_override(f"key={self.text}")
             return list(override.sweep_iterator()) if override.is_discrete_sweep() else [override.value()]
@@ -53,8 +54,8 @@ def _read(text: str) -> Any:
 def _equal(value: Any, wanted: Any) -> bool:
     """Return whether two values mean the same. Numbers are compared as numbers, also inside lists: 1e-1 means 0.1."""
     if value is None or isinstance(value, bool):
-        # Python users write None, True and False.
-        return value is wanted or show(value) == _lower(wanted) or (value is None and _lower(wanted) == "none")
+        # Python users write None, True and False, which Hydra reads as the texts "None", "True" and "False".
+        return show(wanted).lower() in (show(value), str(value).lower())
     if isinstance(value, int | float):
         return isinstance(wanted, int | float) and not isinstance(wanted, bool) and math.isclose(value, wanted)
     if isinstance(value, Mapping) and isinstance(wanted, Mapping):
@@ -62,10 +63,6 @@ def _equal(value: Any, wanted: Any) -> bool:
     if _is_list(value) and _is_list(wanted):
         return len(value) == len(wanted) and all(map(_equal, value, wanted))
     return show(value) == show(wanted)
-
-
-def _lower(value: Any) -> str:
-    return show(value).lower()
 
 
 def _is_list(value: Any) -> bool:

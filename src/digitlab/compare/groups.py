@@ -60,8 +60,8 @@ class ComparedRun:
 class LeftOut:
     """A run that is not compared.
 
-    ``reason`` is one that several runs can share, such as ``failed``; ``detail`` says more about this run. ``setting``
-    is what the run has in place of the setting that ``--where`` demands.
+    ``reason`` can be the same for several runs, such as ``failed``; ``detail`` says more about this run. If the reason
+    is a condition of ``--where``, ``setting`` is what the run has instead.
     """
 
     reason: str
@@ -94,9 +94,9 @@ class Group:
         return cls(name=name, runs=runs, left_out=left_out)
 
     def reasons(self, *, with_settings: bool = False) -> dict[str, int]:
-        """Return the number of runs that are left out, by reason with a few details: ``{"failed": 2}``.
+        """Return how many runs are left out for each reason: ``{"failed": 2}``. The reason contains a few details.
 
-        ``with_settings`` adds which settings these runs have.
+        ``with_settings`` adds the settings that these runs have instead of the wanted ones.
         """
         by_reason: dict[str, list[LeftOut]] = {}
         for each in self.left_out:
@@ -125,13 +125,13 @@ def read_groups(folders: Sequence[Path], *, key: str | None = None, where: Seque
         raise ConfigError("FOLDER", folders[0], "one folder is no comparison: give two, or one sweep and --key KEY")
     for group in groups:
         if not group.runs:
-            reasons = _text([group]) or "no runs"
+            reasons = _left_out_text([group]) or "no runs"
             raise ConfigError("FOLDER", group.name, f"contains no run to compare ({reasons})")
     return groups
 
 
-def _text(groups: Sequence[Group]) -> str:
-    """Return the numbers and reasons of the runs that are left out, for an error message."""
+def _left_out_text(groups: Sequence[Group]) -> str:
+    """Return how many runs are left out, and why, for an error message."""
     return ", ".join(
         f"{count} {reason}" for group in groups for reason, count in group.reasons(with_settings=True).items()
     )
@@ -237,9 +237,8 @@ def _by_value(groups: Sequence[Group], key: str) -> list[Group]:
     for run in runs:
         by_value.setdefault(run.value_of(key), []).append(run)
     if len(by_value) < 2:
-        settings = (
-            ", ".join(f"{key}={show(value)}" for value in by_value) or _text(groups) or "there is no finished run"
-        )
+        settings = ", ".join(f"{key}={show(value)}" for value in by_value)
+        settings = settings or _left_out_text(groups) or "there is no finished run"
         raise ConfigError("--key", key, f"must have at least two values in finished runs ({settings})")
     if len(by_value) > _MAX_GROUPS:
         allowed = f"has {len(by_value)} values; at most {_MAX_GROUPS} can be compared: digitlab sweep shows all values"
