@@ -245,18 +245,21 @@ def test_a_key_of_another_option_names_that_option(key, option):
     ("arguments", "words"),
     [
         ("train model=mlp", "train: is not needed: leave it out"),
-        ("/", "/: is a folder: write resume=/ to continue a run"),
-        ("conf/model/mine.yaml", "conf/model/mine.yaml: is a file: an option is chosen by name, as model=mine"),
+        ("/", "/: must be written KEY=VALUE"),
+        ("conf/model/mine.yaml", "conf/model/mine.yaml: names a file: an option is chosen by its name, as model=mine"),
         ("resume", "resume: must be written resume=RUN_FOLDER, or resume=auto"),
         ("debug", "debug: must be written debug=NAME, where NAME is one of fast, limit, overfit, profile"),
         ("--config-name=x", "--config-name: digitlab has one configuration"),
         ("-cn x", "--config-name: digitlab has one configuration"),
         ("--config-path x", "--config-path: digitlab's own configuration is always used"),
         ("--config-dir /nowhere", "--config-dir=/nowhere: there is no such folder"),
+        ("--config-dir=", "--config-dir=: there is no such folder"),
         ("--experimental-rerun x", "--experimental-rerun: is not supported"),
         ("--shell-completion", "--shell-completion: must say what to do"),
         ("--package model", "--package: has no effect without --cfg"),
         ("model=mlp --resolve", "--resolve: has no effect without --cfg"),
+        ("--info=config --resolve", "--resolve: has no effect without --cfg"),
+        ("model@x=lenet", "model@x=lenet: no such key (did you mean `model`?)"),
         ("--dry-run", "--dry-run: no such option: write sweep.dry_run=true"),
         ("--resume", "--resume: no such option: write resume=VALUE"),
         ("-m seed=1 2 3", "seed=1 2: several values of a sweep are written -m seed=1,2, without spaces"),
@@ -274,7 +277,7 @@ def test_a_key_of_another_option_names_that_option(key, option):
         ("trainer.fast_dev_run=true", "no such key: debug=fast tries a run with three mini-batches"),
         ("scheduler=cosine scheduler.T_max=9", "no such key: every schedule ends with the last epoch"),
         ("loss=BCE", "(did you mean `cross_entropy`?)"),
-        ("model=all", "(all of them: -m 'model=glob(*)')"),
+        ("model=all", "(a run for each of them: -m 'model=glob(*)')"),
         ("callbacks.x._target_=lightning.X", "no such callback: a new one is written with a +"),
         ("callbacks=[a]", "callbacks=[a]: has keys of its own, set one by one: +callbacks.NAME._target_=VALUE"),
         ("ema=[1]", "ema=[1]: has keys of its own, set one by one: ema.decay=VALUE"),
@@ -288,6 +291,18 @@ def test_settings_and_options_of_hydra_and_other_programs_are_answered_in_one_li
 
 def test_a_space_inside_quotes_before_the_equals_sign_is_named():
     assert message("model =lenet") == "model =lenet: must be written model=lenet, with no spaces around ="
+    assert message("+new = 5") == "+new = 5: must be written +new=5, with no spaces around ="
+    assert message("+ new=5") == "+ new=5: must be written +new=5, with no spaces around ="
+
+
+def test_groups_that_no_sweep_tries_as_a_whole_get_no_such_hint():
+    assert message("trainer=all") == "trainer=all: must be one of auto, cpu, ddp, gpu"
+
+
+def test_the_folder_of_a_run_and_an_empty_word_are_explained(tmp_path):
+    (tmp_path / ".hydra").mkdir()
+    assert message(str(tmp_path)) == f"{tmp_path}: is the folder of a run: write resume={tmp_path} to continue it"
+    assert message("") == "'': an argument is empty: leave it out"
 
 
 @pytest.mark.parametrize(("value", "written"), [("1-5", "range(1,6)"), ("1..5", "range(1,6)"), ("[1,2,3]", "1,2,3")])
@@ -305,13 +320,14 @@ def test_an_error_that_only_some_jobs_have_is_left_to_them():
 @pytest.mark.parametrize(
     ("group", "name", "content", "words"),
     [
-        ("model", "binary.yaml", b"\xff\xfe", "binary.yaml: is no text in UTF-8"),
+        ("model", "binary.yaml", b"\xff\xfe", "binary.yaml: is not text in UTF-8"),
         ("model", "list.yaml", b"- a", "list.yaml: must contain keys with values"),
         ("model", "text.yaml", b"text", "text.yaml: must contain keys with values"),
         ("model", "word.yaml", b"defaults: base", "word.yaml: defaults must be a list"),
         ("model", "number.yaml", b"defaults:\n  - 3", "number.yaml: defaults must be a list"),
         ("model", "other.yml", b"", "model=other: the name of its file must end in .yaml: "),
         ("experiment", "late.yaml", b"# mine\n# @package _global_\nseed: 5", "late.yaml: must begin with the line"),
+        ("experiment", "bom.yaml", b"\xef\xbb\xbf# @package _global_\nseed: 5", "begins with a byte order mark"),
         ("experiment", "mine.yaml", b"model: lenet", "mine.yaml: must begin with the line `# @package _global_`"),
     ],
 )
@@ -330,7 +346,10 @@ def test_a_wrong_file_of_the_users_project_is_named(group, name, content, words,
         ("model.dropout=50%", "must be a number in [0, 1): write 0.5"),
         ("seed=007", "must be a whole number of 0 or more: write 7"),
         ("trainer.precision=16-mixed", "(did you mean `bf16`?)"),
-        ("monitor.metric=test/accuracy", "by the test set would look better than the network is: val/accuracy serves"),
+        ("seed=50%", "seed=50%: must be a whole number of 0 or more"),
+        ("model.dropout=150%", "model.dropout=150%: must be a number in [0, 1)"),
+        ("monitor.metric=test/accuracy", "must be another metric, such as val/accuracy: a network that is chosen by"),
+        ("monitor.metric=test/speed", "must be one of val/loss, "),
     ],
 )
 def test_a_value_in_another_form_is_answered_with_the_right_one(override, words):

@@ -26,12 +26,10 @@ _OTHER_NAMES = {
     "fit": "train", "new": "init", "serve": "watch", "dashboard": "watch", "onnx": "export", "status": "watch",
     "accuracy": "evaluate", "score": "evaluate", "data": "show",
 }  # fmt: skip
-
-
 # Commands that digitlab does not have, and what to do instead.
 _OTHER_WAYS = {
     "rm": "a run is a folder: rm -r RUN_FOLDER removes it", "delete": "a run is a folder: rm -r RUN_FOLDER removes it",
-    "clean": "all runs are in outputs/", "stop": "Ctrl-C in its terminal stops a training and saves it",
+    "clean": "all runs are folders in outputs/", "stop": "Ctrl-C in its terminal stops a training and saves it",
     "resume": "write {train} resume=RUN_FOLDER", "config": "write {train} --cfg job",
     "tensorboard": "write make tensorboard",
 }  # fmt: skip
@@ -53,8 +51,9 @@ def usage_line(error: Any) -> str:
     if type(error).__name__ == "NoArgsIsHelpError" and context is not None:
         return str(context.get_help())
     message = " ".join(str(error.format_message()).replace("Value error, ", "").split()).rstrip(".")
-    # Typer compares only letters, so a name that other programs use counts more.
-    message = re.sub(rf"^(No such command '(?:{'|'.join(_OTHER_NAMES)})')\. Did you mean .*", r"\1", message)
+    # Typer suggests the command with the most similar letters. The command with this meaning is the better answer.
+    known = "|".join((*_OTHER_NAMES, *_OTHER_WAYS))
+    message = re.sub(rf"^(No such command '(?:{known})')\. Did you mean .*", r"\1", message)
     message = re.sub(
         r"^Invalid value for '(--[\w-]+)': Input should be (a valid \w+|[^,;]*)[^;]*$", _with_value, message
     )
@@ -74,7 +73,8 @@ def _hint(message: str) -> str | None:
     train = " ".join(train_command())
     if (extra := re.match(r"Got unexpected extra arguments?\(?s?\)? \((\S+)", message)) is not None:
         return _extra_hint(extra[1].rstrip(")"))
-    if re.search(r"'\S+,\S+' is not one of", message):
+    # Of the options with a list of allowed values, only this one can be repeated.
+    if re.search(r"'--what': '\S+,\S+' is not one of", message):
         return "give the option once for each value"
     match = re.match(r"No such (?:command|option:?) '?([^' ]+)", message)
     if match is None:
@@ -83,7 +83,7 @@ def _hint(message: str) -> str | None:
     if (option := _OTHER_OPTIONS.get((sys.argv[1], name))) is not None:
         return f"write {option}"
     if name in ("-m", "--multirun") or "=" in match[1].lstrip("-"):
-        return f"settings of a training belong after {train}"
+        return _settings_hint()
     if name in ("help", "-h", "-help"):
         return f"write {' '.join(['digitlab', *[word for word in sys.argv[1:2] if word != name]])} --help"
     if name in ("version", "-v", "-V"):
@@ -93,13 +93,19 @@ def _hint(message: str) -> str | None:
     return f"did you mean {_OTHER_NAMES[name]}?" if name in _OTHER_NAMES else None
 
 
+def _settings_hint() -> str:
+    return f"settings of a training belong after {' '.join(train_command())}"
+
+
 def _extra_hint(word: str) -> str | None:
     """Return what the user may have meant by ``word``, an argument too many."""
     command = sys.argv[1]
-    if command == "watch":
-        return f"write digitlab watch {'--port' if word.isdecimal() else '--root'} {word}"
     if command == "evaluate" and word.startswith("data="):
         return f"write --data {word.partition('=')[2]}"
+    if "=" in word:
+        return _settings_hint()
+    if command == "watch":
+        return f"write digitlab watch {'--port' if word.isdecimal() else '--root'} {word}"
     if command == "sweep":
         return "digitlab compare compares several sweeps"
     return "give one run at a time" if command in ("figures", "evaluate", "export") else None

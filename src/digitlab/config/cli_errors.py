@@ -5,6 +5,7 @@ as ``sgd``, are its options: ``optimizer=sgd`` chooses one. In all functions, ``
 module does not import torch.
 """
 
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -72,9 +73,11 @@ def check_overrides(overrides: Iterable[str], groups: Path) -> None:
     for text in overrides:
         key, value = split_override(text)
         if not key or ("=" not in text and not text.startswith("~")):
-            raise ConfigError("", text, _required_form(text, groups))
+            raise ConfigError("", text or "''", _required_form(text, groups))
         if key != key.strip():
-            raise ConfigError("", text, f"must be written {key.strip()}={value.strip()}, with no spaces around =")
+            written_key, equals, _ = text.partition("=")
+            written = f"{''.join(written_key.split())}{equals}{value.strip()}"
+            raise ConfigError("", text, f"must be written {written}, with no spaces around =")
         refuse_node_as_option(key, value)
         try:
             override = parser.parse_override(text)
@@ -89,22 +92,24 @@ def check_overrides(overrides: Iterable[str], groups: Path) -> None:
 
 def _required_form(text: str, groups: Path) -> str:
     """Return how an override is written, and what the user may have meant: ``data=mnist`` by ``mnist``."""
+    if not text:
+        return "an argument is empty: leave it out"
     if text in ("train", "fit", "python", "train.py"):
         return "is not needed: leave it out"
     if text == "resume":
         return "must be written resume=RUN_FOLDER, or resume=auto for the newest run with the same settings"
     if text.endswith((".yaml", ".yml")):
-        return f"is a file: an option is chosen by name, as {Path(text).parent.name or 'GROUP'}={Path(text).stem}"
+        group = Path(text).parent.name or "GROUP"
+        return f"names a file: an option is chosen by its name, as {group}={Path(text).stem}"
     if text in group_names(groups):
         return f"must be written {text}=NAME, where NAME is one of {', '.join(_options(groups / text))}"
-    if Path(text).is_dir():
-        return f"is a folder: write resume={text} to continue a run"
+    if os.path.isdir(os.path.join(text, ".hydra")):  # unlike ``Path.is_dir``, it also accepts very long texts
+        return f"is the folder of a run: write resume={text} to continue it"
     suggestions = [f"{group}={text}" for group in group_names(groups) if text in _options(groups / group)]
     if match := re.fullmatch(r"([A-Za-z_.]+):(\S+)", text):
         suggestions = [f"{match[1]}={match[2]}"]
-    return (
-        f"must be written KEY=VALUE (did you mean `{suggestions[0]}`?)" if suggestions else "must be written KEY=VALUE"
-    )
+    hint = f" (did you mean `{suggestions[0]}`?)" if suggestions else ""
+    return f"must be written KEY=VALUE{hint}"
 
 
 def _may_be_names(override: Override, *, several: bool) -> bool:
@@ -179,12 +184,9 @@ def explain_hydra_error(
     if isinstance(error, OverrideParseException):
         return ConfigError("", error.override, _required_form(error.override, groups))
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        # The groups of Hydra itself have two parts, as hydra/sweeper.
-        parts = error.missing_cfg_file.split("/")
-        group, name = (
-            "/".join(part) for part in (parts[: 1 + (parts[0] == "hydra")], parts[1 + (parts[0] == "hydra") :])
-        )
-        return _no_such_name(group, name, error.options or _options(groups / group))
+        # The names of Hydra's own groups have two parts, as hydra/sweeper.
+        of_hydra, group, name = re.findall(r"^(hydra/)?([^/]+)/?(.*)", error.missing_cfg_file)[0]
+        return _no_such_name(of_hydra + group, name, error.options or _options(groups / f"{of_hydra}{group}"))
     if match := re.search(r"Could not (override|append|delete)[^']*'([^']+)'", text):
         key = match[2]
         if match[1] == "append":
@@ -208,12 +210,12 @@ def explain_hydra_error(
         return _not_a_node(match[1], values, keys)
     # Hydra's other errors name no key. If an override removes a key, that is the likely cause.
     removed = [split_override(override)[0] for override in overrides if override.startswith("~")]
-    unknown_cause = ConfigError("", "the configuration", f"can't be composed: {text}")
-    return ConfigError(removed[0], None, "must be given") if removed else unknown_cause
+    any_cause = ConfigError("", "the configuration", f"can't be composed: {text}")
+    return ConfigError(removed[0], None, "must be given") if removed else any_cause
 
 
 def _not_a_node(key: str, values: Mapping[str, str], keys: Sequence[str]) -> ConfigError:
-    """Return the error for a value, such as a list, in the place of the node ``key``."""
+    """Return the error for ``KEY=VALUE`` if the key is a node, so that it has keys of its own and no value."""
     names = [each for each in keys if each.startswith(f"{key}.")] or [f"+{key}.NAME._target_"]
     allowed = f"has keys of its own, set one by one: {'=VALUE, '.join(names)}=VALUE"
     return ConfigError(key, values.get(key, "?"), allowed)
@@ -236,7 +238,7 @@ def _no_such_key(key: str, values: Mapping[str, str], keys: Sequence[str], group
     """
     if key in keys:  # the override is ~KEY=VALUE, and VALUE is not the value of the key
         return ConfigError(key, values.get(key), "must be given: it can't be removed")
-    if (error := misplaced_key(key, values.get(key, "?"))) is not None:
+    if (error := misplaced_key(key, values.get(key))) is not None:
         return error
     parent, _, name = key.rpartition(".")
     siblings = [path.removeprefix(f"{parent}.") for path in keys if path.startswith(f"{parent}.")]

@@ -126,7 +126,7 @@ def _check_option(word: str, following: str, action: argparse.Action) -> None:
     if equals and choices and value not in choices:
         raise ConfigError(name, value, allowed)
     if action.dest == "config_dir":
-        check_config_folder(value or word.removeprefix("-cd"))
+        check_config_folder(value if equals else word.removeprefix("-cd"))
 
 
 def _refuse_divided_list(word: str, following: Sequence[str]) -> None:
@@ -149,9 +149,8 @@ def _refuse_divided_values(word: str, overrides: Sequence[str]) -> None:
     """Raise ``ConfigError`` for ``seed=1 2``, in which the second ``word`` belongs to the last of the ``overrides``."""
     if overrides and re.fullmatch(r"[\d.][-\d.,e]*", word) and re.search(r"=\S*\d,?$", overrides[-1]):
         values = f"{overrides[-1].rstrip(',')},{word.strip(',')}"
-        raise ConfigError(
-            "", f"{overrides[-1]} {word}", f"several values of a sweep are written -m {values}, without spaces"
-        )
+        allowed = f"several values of a sweep are written -m {values}, without spaces"
+        raise ConfigError("", f"{overrides[-1]} {word}", allowed)
 
 
 def _refuse_spaces(word: str, following: Sequence[str]) -> None:

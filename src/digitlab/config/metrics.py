@@ -32,11 +32,10 @@ def metric_direction(metric: str) -> Direction:
 
 def check_monitor(metric: str, mode: str) -> None:
     """Raise ``ConfigError`` if a run can't monitor ``metric``, or if ``mode`` is not its direction."""
-    if metric.startswith("test/"):
-        allowed = (
-            f"a choice by the test set would look better than the network is: val/{metric.partition('/')[2]} serves"
-        )
-        raise ConfigError("monitor.metric", metric, allowed)
+    val_metric = f"val/{metric.removeprefix('test/')}"
+    if metric.startswith("test/") and val_metric in MONITORS:
+        reason = "a network that is chosen by its result on the test set looks better there than it is"
+        raise ConfigError("monitor.metric", metric, f"must be another metric, such as {val_metric}: {reason}")
     if metric not in MONITORS:
         raise not_one_of("monitor.metric", metric, MONITORS)
     direction = metric_direction(metric)

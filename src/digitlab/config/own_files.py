@@ -19,9 +19,10 @@ _PACKAGE = "# @package _global_"
 
 
 def check_own_files(group: str, names: Iterable[str], folder: Path) -> None:
-    """Raise ``ConfigError`` if the file of an option ``names`` of ``group`` in ``folder`` can't be used.
+    """Raise ``ConfigError`` if an option that the user chooses has a file that can't be used.
 
-    A name without a file is no mistake here, because it can be an option of digitlab. Hydra reports wrong YAML.
+    ``names`` are the chosen options of ``group``, and ``folder`` is the user's ``conf/``. A name without a file there
+    is no mistake here, because it can be an option of digitlab. Hydra reports wrong YAML.
     """
     for name in names:
         path = folder / group / f"{name}.yaml"
@@ -35,7 +36,7 @@ def _check_file(path: Path, *, is_global: bool) -> None:
     try:
         content = read_yaml(path)
     except UnicodeDecodeError as error:
-        raise ConfigError("", path, "is no text in UTF-8: save it in this encoding") from error
+        raise ConfigError("", path, "is not text in UTF-8: save it in this encoding") from error
     except (OSError, YAMLError):
         return
     if content is not None and not isinstance(content, Mapping):
@@ -43,7 +44,11 @@ def _check_file(path: Path, *, is_global: bool) -> None:
     defaults: Any = (content or {}).get("defaults", [])
     if not isinstance(defaults, list) or not all(isinstance(each, str | Mapping) for each in defaults):
         raise ConfigError("", path, "defaults must be a list, such as `- override /model: lenet` in a line of its own")
-    # Hydra does not read the line if it follows another comment.
-    if is_global and not re.match(r"\s*#\s*@package\s", path.read_text(encoding="utf-8")):
+    text = path.read_text(encoding="utf-8")
+    # Some editors on Windows write this mark. Hydra then ignores the first line.
+    if is_global and text.startswith("\ufeff"):
+        raise ConfigError("", path, "begins with a byte order mark: save it as UTF-8 without one")
+    # Hydra ignores this line if another comment comes before it.
+    if is_global and not re.match(r"\s*#\s*@package\s", text):
         reason = "so that its keys are those of the whole configuration"
         raise ConfigError("", path, f"must begin with the line `{_PACKAGE}`, {reason}")

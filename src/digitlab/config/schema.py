@@ -109,7 +109,7 @@ def _error_for_value(key: str, value: object, annotation: Any, first: ErrorDetai
     names = [show(name) for name in _literals(annotation)]
     hint = ", and finite" if first["type"] == "finite_number" else nearest_value(show(value), names)
     if first["type"] in ("int_type", "float_type") and isinstance(value, str):
-        hint = _number_hint(value) or hint
+        hint = _number_hint(value, annotation) or hint
     if first["type"] == "int_type" and isinstance(value, float) and value.is_integer():
         hint = f": write {value:.0f}"
     if first["type"] == "list_type" and _is_valid([value], annotation):
@@ -117,12 +117,13 @@ def _error_for_value(key: str, value: object, annotation: Any, first: ErrorDetai
     return ConfigError(key, value, f"must be {describe(annotation)}{hint}")
 
 
-def _number_hint(text: str) -> str | None:
-    """Return how the number in ``text`` is written; None if it is not a number."""
+def _number_hint(text: str, annotation: Any) -> str | None:
+    """Return how the number in ``text`` is written if ``annotation`` allows it; None if ``text`` is not a number."""
     if text.endswith("%") and _is_number(text[:-1]):
-        return f": write {float(text[:-1]) / 100:g}"
+        share = float(text[:-1]) / 100
+        return f": write {share:g}" if _is_valid(share, annotation) else None
     if text.isdecimal() and text != "0" and text.startswith("0"):
-        return f": write {int(text)}"
+        return f": write {int(text)}" if _is_valid(int(text), annotation) else None
     return ", and this is text: a number is written without quotes" if _is_number(text) else None
 
 

@@ -88,6 +88,9 @@ _COMMON_OPTIONS = {
     },
 }  # fmt: skip
 
+# Groups whose options can all be tried in one sweep.
+_SWEPT_AS_A_WHOLE = ("loss", "model", "optimizer", "scheduler")
+
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """Return `` (did you mean `lenet`?)`` for ``lenett`` or ``LeNet``, or an empty string if no name is similar.
@@ -146,14 +149,14 @@ def not_needed(key: str) -> str | None:
 
 def nearest_option(group: str, name: str, names: Sequence[str]) -> str:
     """Return `` (did you mean `gpu`?)`` for ``trainer=cuda``, a name that other programs use; else as ``nearest``."""
-    if name in ("all", "*"):
-        return f" (all of them: -m '{group}=glob(*)')"
+    if name in ("all", "*") and group in _SWEPT_AS_A_WHOLE:
+        return f" (a run for each of them: -m '{group}=glob(*)')"
     common = _COMMON_OPTIONS.get(group, {}).get(name.casefold())
     return f" (did you mean `{common}`?)" if common is not None else nearest(name, names)
 
 
 def full_keys(name: str, keys: Iterable[str]) -> list[str]:
-    """Return the keys that ``name`` can stand for: those that end in ``.name``, else the one of its common name."""
+    """Return the keys that ``name`` can stand for: those that end in ``.name``, else the one in ``_COMMON_NAMES``."""
     ending_keys = [key for key in keys if key.endswith(f".{name}")]
     return ending_keys or [key for common, key in _COMMON_NAMES.items() if common == name]
 

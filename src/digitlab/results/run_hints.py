@@ -15,7 +15,7 @@ from digitlab.core.errors import ConfigError
 from digitlab.core.files import expand_home, short_path
 from digitlab.results.folder import RunFolder
 
-# Words of the documentation that stand for a folder.
+# Words that stand for a folder in the documentation.
 _PLACEHOLDERS = ("RUN_FOLDER", "SWEEP_FOLDER", "FOLDER")
 # After this time, the message appears with what was found.
 _SECONDS = 2.0
@@ -48,12 +48,12 @@ def require_folder(folder: Path, option: str) -> Path:
 
 
 def placeholder_hint(folder: Path) -> str | None:
-    """Return what to write instead of a word of the documentation, such as ``RUN_FOLDER``; None for another folder."""
+    """Return what the user must write instead of ``RUN_FOLDER`` or a similar word; None for any other folder."""
     if folder.name.strip("<>{}…").upper() not in _PLACEHOLDERS:
         return None
     runs, _ = nearby_runs(ROOT / "outputs")
     newest = f"; the newest run is {short_path(runs[-1].path)}" if runs else ""
-    return f"stands for a folder, which a training prints in its last line{newest}"
+    return f"stands for a folder: the last line that a training prints is the folder of its run{newest}"
 
 
 def why_no_run(folder: Path, reason: str) -> str:
