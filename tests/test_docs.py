@@ -32,7 +32,7 @@ SHORT = (
     "trainer=cpu trainer.progress_bar=false data.train_size=300 data.val_size=100 trainer.limit_test_batches=2"
     " trainer.max_epochs=1"
 )
-# The texts of a page whose contrast is below 4.5 (large text: 3), with the background that is behind them.
+# JavaScript that lists the texts of a page whose contrast with their background is below 4.5 (large text: below 3).
 PALE_TEXT = """(() => {
   const numbers = color => { const found = color.match(/[\\d.]+/g).map(Number); found[3] ??= 1; return found; };
   const over = (upper, lower) => upper.map((value, i) => i < 3 ? value * upper[3] + lower[i] * (1 - upper[3]) : 1);
@@ -271,7 +271,7 @@ def test_links_lead_to_files(page: Path) -> None:
     "page", [PROJECT / "README.md", *sorted((PROJECT / "docs").rglob("*.md"))], ids=lambda page: page.name
 )
 def test_commands_and_options_of_digitlab_exist(page: Path) -> None:
-    """Those in blocks and in the text: of ``digitlab COMMAND --option``, and an option that stands alone."""
+    """Check what is in blocks and in the text: ``digitlab COMMAND --option``, and options that stand alone."""
     options = {
         name: {"--help", *(option for parameter in command.params for option in parameter.opts)}
         for name, command in typer.main.get_command(app).commands.items()  # type: ignore[attr-defined]

@@ -17,7 +17,7 @@ _SMALL = "opacity:0.7;font-size:0.85em"
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, words: int | Collection[str]) -> str:
-    """Return a table; ``words`` is as in ``contain_words``. Without names in ``columns``, it has no head."""
+    """Return a table, without a head if ``columns`` is empty. ``words`` is as in ``results.table.contain_words``."""
     left = contain_words(columns or [""] * len(rows[0]), words)
 
     def cell_html(tag: str, column: int, text: str) -> str:

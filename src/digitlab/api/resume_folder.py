@@ -6,7 +6,7 @@ from digitlab.results.folder import RunFolder
 from digitlab.results.run_hints import why_no_run
 from digitlab.sweeps.manifest import manifest_file
 
-# What users write who want to resume their newest run.
+# Values that users write to resume their newest run.
 _NEWEST = ("true", "yes", "last", "latest", "newest", "1")
 
 

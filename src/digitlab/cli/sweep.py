@@ -80,7 +80,7 @@ def sweep(
 
 
 def _require_sweep(folder: Path) -> None:
-    """Raise ``ConfigError`` if there is no such folder. The message names the most similar sweep in ``outputs/``."""
+    """Raise ``ConfigError`` if ``folder`` can't be that of a sweep. The message says what is probably meant."""
     from digitlab.config.compose import ROOT
     from digitlab.config.place import train_command
     from digitlab.config.suggestions import similar_folder

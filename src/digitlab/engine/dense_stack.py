@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from digitlab.models import MLP, Linear
 
-# Mini-batches with fewer images than this multiply the other way round in the first layer: see ``_first_products``.
+# With fewer images than this in a mini-batch, the first layer multiplies the transposed matrices (``_first_products``).
 _FEW_IMAGES = 16
 
 
@@ -119,8 +119,8 @@ class DenseStack:
         """Return the outputs of the first layer, with its bias if it has one: (M, U, n)."""
         members, units, _ = self._weights[0].shape
         pairs = zip(self._weights[0].flatten(0, 1).split(self._stream_rows), self._images, strict=True)
-        # With few images, a product of the BLAS library is slow if they are its columns: 540 rows of weights times 10
-        # images took 2.5 times as long as the images times the weights, together with the copy that turns the result.
+        # A product with only a few columns is slow in the BLAS library. That of 540 rows of weights and 10 images took
+        # 2.5 times as long as the transposed product, although the result of the latter must be transposed and copied.
         if images < _FEW_IMAGES:
             products = torch.cat([(stream @ rows.T).T.contiguous() for rows, stream in pairs])
         else:

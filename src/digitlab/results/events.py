@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 # in val/. TensorBoard lists each folder as a run, and draws the curves of all runs with the same tag in one chart.
 SUBFOLDERS = ("", "val")
 
-# The names of event files: the second, the machine, the process and a counter follow.
+# The names of event files. In place of the * are the second, the machine, the process and a counter.
 EVENT_FILES = "events.out.tfevents.*"
 
 # The tag of the training loss of single mini-batches.
@@ -37,9 +37,9 @@ def event_files(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _numbers(name: str) -> list[int | str]:
-    """Return the name of an event file with its numbers as such: the second, the process, and a counter at the end.
+    """Return a sort key for the names of event files, in which numbers are compared as numbers.
 
-    As text, the counter 9 would follow the counter 10 of the same second.
+    The last number is a counter. As text, 9 would come after 10.
     """
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 

@@ -226,7 +226,7 @@ def _open_events(folder: Path, purge_step: int | None) -> SummaryWriter:
         events.close()
         for path in new:
             path.unlink()
-        # The name of a file of the next second follows all others.
+        # In the next second, the name of a new file comes after all others.
         time.sleep(1 - time.time() % 1)
         events = SummaryWriter(str(folder), purge_step=purge_step, max_queue=1000, flush_secs=30)
     return events

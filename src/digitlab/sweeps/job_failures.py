@@ -54,7 +54,7 @@ def report_failure() -> Iterator[None]:
         if single_run:
             raise
         folder = Path(HydraConfig.get().runtime.output_dir)
-        # The terminal comes before the log file in the folder, and what is wrong may be that file.
+        # The error may be that the log file in the folder can't be written. The terminal gets the message first.
         with suppress(OSError):
             log.error("%s failed: %s", folder.name, error, exc_info=not expected)
         from digitlab.results.lock import BusyError
