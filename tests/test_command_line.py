@@ -277,6 +277,8 @@ def test_a_key_of_another_option_names_that_option(key, option):
         ("trainer.fast_dev_run=true", "no such key: debug=fast tries a run with three mini-batches"),
         ("scheduler=cosine scheduler.T_max=9", "no such key: every schedule ends with the last epoch"),
         ("loss=BCE", "(did you mean `cross_entropy`?)"),
+        ("trainer=gpu,cpu", "trainer=gpu,cpu: is several values: add -m, and each of them is a run"),
+        ("augment=flip,shift", "is several values: with -m each value is a run; one list is [flip,shift]"),
         ("model=all", "(a run for each of them: -m 'model=glob(*)')"),
         ("callbacks.x._target_=lightning.X", "no such callback: a new one is written with a +"),
         ("callbacks=[a]", "callbacks=[a]: has keys of its own, set one by one: +callbacks.NAME._target_=VALUE"),

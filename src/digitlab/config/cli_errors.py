@@ -203,7 +203,8 @@ def explain_hydra_error(
         allowed = "is there already: write it without the +" if added else "is given twice"
         return ConfigError(key, values.get(key), allowed)
     if match := re.search(r"(?:Ambiguous value for argument|Sweep parameters) '([^'=]+)=", text):
-        return _several_values(match[1], values.get(match[1], ""))
+        one_name = match[1] in group_names(groups) and match[1] not in _LIST_GROUPS
+        return _several_values(match[1], values.get(match[1], ""), may_be_list=not one_name)
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return ConfigError(error.full_key, values.get(error.full_key, "?"), str(error.msg).splitlines()[0])
     if match := re.search(r"Error merging override ([\w.]+)=", text):
@@ -221,8 +222,8 @@ def _not_a_node(key: str, values: Mapping[str, str], keys: Sequence[str]) -> Con
     return ConfigError(key, values.get(key, "?"), allowed)
 
 
-def _several_values(key: str, value: str) -> ConfigError:
-    if "(" in value:
+def _several_values(key: str, value: str, *, may_be_list: bool) -> ConfigError:
+    if "(" in value or not may_be_list:
         return ConfigError(key, value, "is several values: add -m, and each of them is a run")
     allowed = f"is several values: with -m each value is a run; one list is [{value}]"
     # A decimal comma. In seed=0,1 and data.fold=0,1 nobody means one.
