@@ -60,8 +60,12 @@ def sweep_command() -> Callable[..., list[str]]:
     """``sweep_command("seed=0,1", folder=...)`` is a command that sweeps small runs; ``small=False`` adds nothing."""
 
     def command(*arguments: str, folder: Path, small: bool = True) -> list[str]:
-        small_ones = SMALL if small else ()
-        return [sys.executable, str(ROOT / "train.py"), "-m", *small_ones, *arguments, f"hydra.sweep.dir={folder}"]
+        # An argument takes the place of a small one with its key: train.py prints a note about keys that are repeated.
+        given = {each.partition("=")[0]: each for each in arguments}
+        small_ones = {each.partition("=")[0]: each for each in SMALL if small}
+        words = [given.get(key, each) for key, each in small_ones.items()]
+        words += [each for each in arguments if each.partition("=")[0] not in small_ones]
+        return [sys.executable, str(ROOT / "train.py"), "-m", *words, f"hydra.sweep.dir={folder}"]
 
     return command
 
