@@ -47,12 +47,12 @@ def test_splits_and_lines_differ_in_more_than_colour():
 
 
 @pytest.mark.parametrize(
-    ("panels", "most_columns", "screen"), [(3, None, (1, 3)), (2, 3, (1, 2)), (7, 3, (3, 3)), (0, 3, (0, 1))]
+    ("panels", "most_columns", "screen"), [(3, None, (1, 3)), (2, 3, (1, 2)), (7, 3, (3, 3)), (0, 3, (1, 1))]
 )
 def test_panels_are_side_by_side_or_in_a_column_of_a_paper_below_each_other(panels, most_columns, screen):
     assert style.panel_grid(panels, most_columns=most_columns) == screen
     with figure_width("column"):
-        assert style.panel_grid(panels, most_columns=most_columns) == (panels, 1)
+        assert style.panel_grid(panels, most_columns=most_columns) == (max(panels, 1), 1)
 
 
 def test_a_styled_figure_is_white_and_matplotlib_keeps_its_settings():
