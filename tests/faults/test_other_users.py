@@ -105,11 +105,13 @@ def test_python_users_see_folders_that_cannot_be_read(shared, secret):
         table = package.runs(shared)
         rows = table.to_dict("records") if hasattr(table, "to_dict") else table
         print([(row["status"], row["folder"]) for row in rows if row["status"] == "unreadable"])
-        print(dict(groups._read(shared, "shared", []).left_out))
+        print([(run.reason, run.detail) for run in groups._read(shared, "shared", []).left_out])
 
     package.runs(shared)  # imports pandas, which may be in the home folder of this process's user
     ended = Child(without_rights(act)).wait()
-    assert ended.stdout == f"[('unreadable', '{secret}')]\n{{'unreadable': 1}}\n", ended.stderr
+    assert ended.stdout == f"[('unreadable', '{secret}')]\n[('unreadable', 'secret: Permission denied')]\n", (
+        ended.stderr
+    )
 
 
 def test_a_folder_that_cannot_be_read_is_named_and_the_other_runs_are_listed(shared, secret, as_other_user):

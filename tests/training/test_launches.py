@@ -91,7 +91,8 @@ def test_a_captured_update_has_few_operations(
     assert per_update <= _WITHOUT_RULE + most[not fused_rules], count
 
 
-@pytest.mark.parametrize(("optimizer", "most"), [("sgd", 57), ("adam", 105)])
+# One of them is a copy that only a CPU needs, after the first product of so few images.
+@pytest.mark.parametrize(("optimizer", "most"), [("sgd", 58), ("adam", 106)])
 def test_a_populations_captured_update_has_few_operations(
     stacked: Callable[..., Any], graph_capture: Any, counted: list[Counter[str]], optimizer: str, most: int
 ) -> None:

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from digitlab.models import MLP, Linear
 
-# With fewer images than this in a mini-batch, the first layer multiplies the transposed matrices (``_first_products``).
+# With fewer images than this in a mini-batch, the first layer multiplies the transposed matrices on a CPU, as
+# ``_first_products`` explains.
 _FEW_IMAGES = 16
 
 
@@ -119,9 +120,10 @@ class DenseStack:
         """Return the outputs of the first layer, with its bias if it has one: (M, U, n)."""
         members, units, _ = self._weights[0].shape
         pairs = zip(self._weights[0].flatten(0, 1).split(self._stream_rows), self._images, strict=True)
-        # A product with only a few columns is slow in the BLAS library. That of 540 rows of weights and 10 images took
-        # 2.5 times as long as the transposed product, although the result of the latter must be transposed and copied.
-        if images < _FEW_IMAGES:
+        # A product with only a few columns is slow in a CPU's BLAS library. That of 540 rows of weights and 10 images
+        # took 2.5 times as long as the transposed product, although the result of the latter must be transposed and
+        # copied.
+        if images < _FEW_IMAGES and self._weights[0].device.type == "cpu":
             products = torch.cat([(stream @ rows.T).T.contiguous() for rows, stream in pairs])
         else:
             products = torch.cat([rows @ stream.T for rows, stream in pairs])
