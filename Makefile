@@ -37,11 +37,10 @@ dev: $(DEV) ## add the tools for tests, lint and documentation to .venv
 train: $(INSTALLED) ## run train.py with ARGS, for instance ARGS="model=lenet trainer.max_epochs=10"
 	.venv/bin/python train.py $(ARGS)
 
-# Three test processes for two cores, because some tests wait for the disk or for another process. Each has one thread:
-# more threads would compete for the same cores. With worksteal, each process takes a third of the tests in their order, so
-# that the tests of a file share its runs; a process that is done takes tests that another one has left. With loadgroup,
-# tests with the same mark xdist_group, which share a server, run in one process.
-PYTEST := OMP_NUM_THREADS=1 .venv/bin/pytest -n 3 --durations=10
+# Two test processes with one thread each: more threads would compete for the same cores. With worksteal, each takes half
+# of the tests in their order, so that the tests of a file share its runs, and at the end a part of what the other one has
+# left. With loadgroup, tests with the same mark xdist_group, which share a server, run in one process.
+PYTEST := OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --durations=10
 
 # mypy uses one core, so the tests begin while it works.
 test: $(DEV) ## run lint, types and the tests; ARGS go to pytest
@@ -67,9 +66,9 @@ main-tests: $(DEV)
 unit-tests: $(DEV)
 	$(PYTEST) --dist worksteal -m unit $(ARGS)
 
-# This includes the short tests of the cluster. While they wait for SLURM, the other processes run other tests.
+# This includes the short tests of the cluster. While a process waits for SLURM or a browser, the others compute.
 test-extra: $(DEV) ## run what `make test` leaves out: compiler, documentation, browser, pretended GPU, cluster, instruction sets
-	$(PYTEST) --dist loadgroup -m "extra or (cluster and short)" -rs $(ARGS)
+	$(PYTEST) -n 3 --dist loadgroup -m "extra or (cluster and short)" -rs $(ARGS)
 	$(MAKE) test-instruction-sets
 
 test-cluster: $(DEV) ## run all tests that need SLURM and database servers on this machine, as root

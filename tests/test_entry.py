@@ -70,9 +70,11 @@ def test_run_folders_are_next_to_train_py_and_unique_even_in_the_same_instant(tr
         assert folder.startswith(str(ROOT / "outputs" / "mnist-mlp"))
 
 
-def test_a_run_prints_its_result_and_its_folder_and_nothing_else(train_py_process, tmp_path):
+# A new process takes ten seconds, a forked one has imported everything.
+@pytest.mark.parametrize("process", ["train_py", pytest.param("train_py_process", marks=pytest.mark.extra)])
+def test_a_run_prints_its_result_and_its_folder_and_nothing_else(process, request, tmp_path):
     folder = tmp_path / "run"
-    ended = train_py_process("debug=fast", f"hydra.run.dir={folder}")
+    ended = request.getfixturevalue(process)("debug=fast", f"hydra.run.dir={folder}")
     assert ended.returncode == 0
     assert ended.stderr == ""
     assert "accuracy" in ended.stdout

@@ -220,6 +220,7 @@ def test_a_dry_run_of_many_runs_lists_twenty_and_ends_with_the_answer(tmp_path, 
     assert sum("seed=" in line for line in ended.stdout.splitlines()) == 30
 
 
+@pytest.mark.extra
 def test_a_dry_run_refuses_halving_exactly_if_the_sweep_does(sweep, tmp_path, sweep_py):
     # Two optimizers form no population, so nothing can be halved. In the old folder, the first run has finished.
     alone = ("optimizer=adam,sgd", "optimizer.lr=0.1", "seed=0", "sweep.halving=true")
