@@ -1,6 +1,7 @@
 """Commands that start without standard streams, without a current folder, or with names that are no file names."""
 
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -83,7 +84,8 @@ def test_a_name_that_is_too_long_is_reported_in_one_line(command, tmp_path, one_
     ended = shell(command.replace("NAME", "x" * 300), tmp_path)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert one_line(ended.stderr)
-    assert ended.stderr.endswith("xxx: this name is too long for a file\n") or "xxx/.hydra" in ended.stderr
+    # Some commands look for a file in the folder first.
+    assert re.search(r"xxx(/[.\w/]+)?: this name is too long for a file\n$", ended.stderr)
 
 
 def test_too_many_open_files_are_reported_in_one_line(tmp_path):
