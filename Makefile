@@ -195,13 +195,11 @@ $(LOCKED): requirements.lock requirements-dev.lock
 		$(PIP) install --require-hashes --no-build-isolation -r requirements.lock
 	@touch $@
 
-# Without an index, nothing can be installed that the lock lacks: a missing dependency is an error here. Two processes
-# compile bytecode, each on a core. They start with different packages, so that they rarely compile the same file.
+# Without an index, nothing can be installed that the lock lacks: a missing dependency is an error here.
 $(INSTALLED): pyproject.toml setup.py $(LOCKED)
 	$(UV_INSTALL) --quiet --no-index -e '.[launchers,search]' || \
 		{ echo "does requirements.lock hold what pyproject.toml asks for? \`make lock\` rewrites it" >&2; exit 1; }
-	@$(COMPILE_BYTECODE) "import scipy.stats, matplotlib.pyplot, sympy, networkx, hydra, pydantic, tensorboard, aiohttp, rich" & other=$$!; \
-		$(COMPILE_BYTECODE) "import torch, lightning, digitlab.training, digitlab.cli.commands, digitlab.figures.style, digitlab.api.commands" && wait $$other
+	@$(COMPILE_BYTECODE) "import digitlab.training, digitlab.cli.commands, digitlab.figures.style, digitlab.api.commands"
 	@touch $@
 
 $(DEV): requirements-dev.lock $(INSTALLED)
