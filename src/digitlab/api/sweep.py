@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from digitlab.api import html
-from digitlab.api.arguments import explain_unknown_arguments, given_path, options_as_arguments
+from digitlab.api.arguments import explain_unknown_arguments, given_path
 from digitlab.api.frames import to_frame
 from digitlab.api.run import Run
 from digitlab.core.errors import ConfigError
@@ -30,11 +30,10 @@ class Sweep:
 
     def __init__(self, folder: str | Path) -> None:
         self.path = given_path(folder).resolve()
-        with options_as_arguments():
-            try:
-                self._runs = read_runs(self.path)
-            except ConfigError as error:
-                raise ConfigError("folder", folder, error.allowed) from error
+        try:
+            self._runs = read_runs(self.path)
+        except ConfigError as error:
+            raise ConfigError("folder", folder, error.allowed) from error
 
     @property
     def runs(self) -> list[Run]:
